@@ -1,0 +1,105 @@
+"""What the two tiers say to each other: plain data and one protocol, with neither torch, ray nor fastapi."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Want = Literal["tokens", "latents", "both"]
+Size = tuple[int, int, int]  # frames, height, width in pixels
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the service knows of one bundle; the body of `GET /models/{id}`.
+
+    Args:
+        id: the bundle's name, as callers use it.
+        hash: content hash of the bundle (64 hex digits); tokens travel with it.
+        kind: "vq" (tokens) or "vae" (latents).
+        codebook_size: number of codes of a VQ bundle, None for a VAE.
+        latent_channels: channels of a latent vector.
+        patch, temporal_patch: pixels and frames behind one latent position.
+        temporal_order: "causal" or "published".
+        streaming: whether long clips may be encoded in chunks.
+        parameters: number of weights.
+        device, dtype: where and in what precision the replicas run it.
+        licence: licence of the weights, or None if the bundle does not say.
+    """
+
+    id: str
+    hash: str
+    kind: Literal["vq", "vae"]
+    codebook_size: int | None
+    latent_channels: int
+    patch: int
+    temporal_patch: int
+    temporal_order: Literal["causal", "published"]
+    streaming: bool
+    parameters: int
+    device: str
+    dtype: str
+    licence: str | None = None
+
+    def grid(self, size: Size) -> Size:
+        """Latent grid (t, h, w) of a clip of `size` (frames, height, width), padding included."""
+        frames, height, width = size
+        return 1 + -(-(frames - 1) // self.temporal_patch), -(-height // self.patch), -(-width // self.patch)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The card as JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Where a request spent its time in the tokenizer tier, milliseconds, and how much company it had."""
+
+    queue_ms: float
+    compute_ms: float
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The answer of `Backend.encode`.
+
+    Args:
+        tokens: int32 (t, h, w), or None.
+        latents: float32 (t, h, w, c), or None.
+    """
+
+    tokens: NDArray[np.int32] | None
+    latents: NDArray[np.float32] | None
+    timing: Timing
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The answer of `Backend.decode` and `Backend.reconstruct`: uint8 RGB pixels (T, H, W, 3)."""
+
+    pixels: NDArray[np.uint8]
+    timing: Timing
+
+
+class Backend(Protocol):
+    """The tokenizer tier as the HTTP tier sees it. Every method may raise `ProblemError`."""
+
+    async def models(self) -> list[ModelCard]:
+        """The bundles that are served, the default one first."""
+        ...
+
+    async def encode(self, model: str, pixels: NDArray[np.uint8], want: Want) -> Encoded:
+        """Encode uint8 RGB pixels (T, H, W, 3), 1 <= T; any T, H, W: the model pads and says so in its grid."""
+        ...
+
+    async def decode(self, model: str, codes: NDArray[Any], size: Size | None) -> Decoded:
+        """Decode tokens int (t, h, w) or latents float (t, h, w, c); crop to `size` where it is given."""
+        ...
+
+    async def reconstruct(self, model: str, pixels: NDArray[np.uint8]) -> Decoded:
+        """Encode, then decode in one visit; the answer has the shape of `pixels`."""
+        ...

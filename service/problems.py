@@ -1,0 +1,102 @@
+"""Errors as RFC 9457 problem documents: one exception, one table of what can go wrong at the public edge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+# slug -> (HTTP status, title). A caller branches on the slug; the status follows from it.
+PROBLEMS: dict[str, tuple[int, str]] = {
+    "malformed-body": (400, "The body is not what its content type says"),
+    "bad-header": (400, "A header cannot be understood"),
+    "missing-part": (400, "A required part of the request is missing"),
+    "unknown-model": (404, "No such model"),
+    "not-found": (404, "No such resource"),
+    "method-not-allowed": (405, "This resource does not support that method"),
+    "not-acceptable": (406, "No representation fits the Accept header"),
+    "slow-body": (408, "The body did not arrive in time"),
+    "body-too-large": (413, "The body is over its limit"),
+    "unsupported-media-type": (415, "This content type is not supported"),
+    "unsupported-container": (415, "This container format is not supported"),
+    "unsupported-codec": (415, "This codec is not supported"),
+    "unsupported-encoding": (415, "This content encoding is not supported"),
+    "invalid-options": (422, "An option is invalid"),
+    "corrupt-media": (422, "The media cannot be decoded"),
+    "no-video-stream": (422, "The file holds no pictures"),
+    "too-many-pixels": (422, "The picture is over its pixel limit"),
+    "too-many-frames": (422, "The clip is over its frame limit"),
+    "too-many-tokens": (422, "The request is over its token limit"),
+    "too-long": (422, "The clip is over its duration limit"),
+    "decode-budget": (422, "Decoding the media takes too much"),
+    "invalid-tensor": (422, "A tensor does not fit its description"),
+    "token-out-of-range": (422, "A token is outside the codebook"),
+    "bad-grid": (422, "The token grid does not fit the model"),
+    "model-mismatch": (422, "The tokens were made by another bundle"),
+    "internal": (500, "Something went wrong on our side"),
+    "overloaded": (503, "The service is at its capacity"),
+    "draining": (503, "The service is shutting down"),
+    "not-ready": (503, "The service is not ready"),
+    "gpu-memory": (503, "The accelerator is out of memory"),
+    "deadline-exceeded": (504, "The deadline passed"),
+}
+
+
+@dataclass
+class ProblemError(Exception):
+    """A refusal that the caller should see.
+
+    Args:
+        slug: a key of `PROBLEMS`.
+        detail: one sentence for the caller; it may carry numbers, never the caller's own input.
+        limit, actual: the bound that was broken and the value that broke it, where both are numbers.
+        errors: up to 20 `{"pointer": ..., "detail": ...}` entries for invalid options.
+        retry_after_seconds: when trying again makes sense.
+    """
+
+    slug: str
+    detail: str
+    limit: float | None = None
+    actual: float | None = None
+    errors: list[dict[str, str]] = field(default_factory=list)
+    retry_after_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.slug not in PROBLEMS:
+            raise ValueError(f"unknown problem slug {self.slug!r}")
+        super().__init__(self.slug, self.detail)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # crosses process borders whole
+        fields = (self.slug, self.detail, self.limit, self.actual, self.errors, self.retry_after_seconds)
+        return (type(self), fields)
+
+    def __str__(self) -> str:
+        return f"{self.slug}: {self.detail}"
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that goes with the slug."""
+        return PROBLEMS[self.slug][0]
+
+    def document(self, request_id: str) -> dict[str, Any]:
+        """The RFC 9457 body.
+
+        Args:
+            request_id: the id that the response also carries as `X-Request-ID`.
+        """
+        status, title = PROBLEMS[self.slug]
+        body: dict[str, Any] = {
+            "type": f"/problems/{self.slug}",
+            "title": title,
+            "status": status,
+            "detail": self.detail,
+            "instance": f"urn:request:{request_id}",
+            "code": self.slug,
+            "request_id": request_id,
+        }
+        optional = {
+            "limit": self.limit,
+            "actual": self.actual,
+            "errors": self.errors[:20] or None,
+            "retry_after_seconds": self.retry_after_seconds,
+        }
+        return body | {key: value for key, value in optional.items() if value is not None}

@@ -1,0 +1,62 @@
+"""Every setting of the service, with its default, its unit and its reason; read from `OMNITOK_*` variables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 2**20
+
+
+class Limits(BaseModel):
+    """What one request may cost. All of it is enforced while reading and decoding, and shown by `GET /limits`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image_bytes: int = Field(20 * MIB, gt=0, description="body of an image request, bytes")
+    video_bytes: int = Field(64 * MIB, gt=0, description="body of a video request, bytes")
+    tensor_bytes: int = Field(64 * MIB, gt=0, description="body of a msgpack, npy, npz or safetensors request, bytes")
+    json_bytes: int = Field(8 * MIB, gt=0, description="body of a JSON request, bytes; base64 is for small things")
+    body_seconds: float = Field(30.0, gt=0, description="time for the whole body to arrive, seconds")
+    image_pixels: int = Field(40_000_000, gt=0, description="pixels of a still picture")
+    image_side: int = Field(16_384, gt=0, description="longer side of a still picture, pixels")
+    video_pixels: int = Field(4096 * 2176, gt=0, description="pixels of a video frame")
+    video_side: int = Field(8_192, gt=0, description="longer side of a video frame, pixels")
+    demuxed_packets: int = Field(9_000, gt=0, description="packets read from a container")
+    decoded_frames: int = Field(1_200, gt=0, description="frames decoded from one file")
+    animation_frames: int = Field(256, gt=0, description="frames decoded from an animated picture")
+    decoded_pixels: int = Field(1_500_000_000, gt=0, description="pixels decoded from one file, all frames together")
+    kept_frames: int = Field(129, gt=0, description="frames of one request after sampling")
+    kept_pixels: int = Field(2048 * 2048, gt=0, description="pixels of one frame that goes to the model")
+    duration_seconds: float = Field(120.0, gt=0, description="duration of a clip, seconds")
+    streams: int = Field(8, gt=0, description="streams of a container")
+    decode_seconds: float = Field(10.0, gt=0, description="wall and CPU time to decode one file, seconds")
+    worker_memory_bytes: int = Field(2 * 1024 * MIB, gt=0, description="address space of a media worker, bytes")
+    tokens: int = Field(65_536, gt=0, description="latent positions of one request")
+    json_tokens: int = Field(16_384, gt=0, description="tokens that a JSON answer may hold")
+
+
+class Settings(BaseSettings):
+    """The service's configuration; `OMNITOK_PORT=9000` or `OMNITOK_LIMITS__KEPT_FRAMES=33` changes one value."""
+
+    model_config = SettingsConfigDict(env_prefix="OMNITOK_", env_nested_delimiter="__", frozen=True, extra="forbid")
+
+    bundles: tuple[Path, ...] = Field((Path("bundles/demo-vq"),), description="bundle folders; the first is the default")
+    host: str = Field("127.0.0.1", description="address to listen on; loopback unless a firewall stands in front")
+    port: int = Field(8000, ge=0, le=65535)
+    metrics_port: int = Field(8080, ge=0, le=65535, description="Prometheus port; never the public one")
+    ingress_replicas: int = Field(2, ge=1, description="two, so that the death of one leaves nobody waiting")
+    tokenizer_replicas: int = Field(1, ge=1, description="one per GPU")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    torch_threads: int = Field(2, ge=1, description="CPU threads of one tokenizer replica")
+    media_workers: int = Field(2, ge=1, description="decoding processes of one ingress replica")
+    max_batch_tokens: int = Field(16_384, gt=0, description="latent positions of one batch")
+    max_batch_requests: int = Field(32, gt=0)
+    max_queue_tokens: int = Field(262_144, gt=0, description="latent positions waiting in one replica before it refuses")
+    request_seconds: float = Field(60.0, gt=0, description="deadline of one request, seconds")
+    tries: int = Field(3, ge=1, description="attempts of an idempotent call when a replica dies under it")
+    limits: Limits = Limits()
