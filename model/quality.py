@@ -1,0 +1,93 @@
+"""How close two pictures are: PSNR and SSIM of frames, on pixels that lie channels last."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+Pixels = Tensor | NDArray[np.uint8] | NDArray[np.float32]
+
+SSIM_WINDOW = 11  # side of the Gaussian window, pixels
+SSIM_SIGMA = 1.5
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+
+
+def psnr(reference: Pixels, candidate: Pixels) -> Tensor:
+    """Peak signal-to-noise ratio of every frame, 10 log10(peak^2 / MSE).
+
+    Args:
+        reference: (..., H, W, C), uint8 in [0, 255] (peak 255) or float in a range of width 1 (peak 1).
+        candidate: same shape and kind.
+
+    Returns:
+        float64 (...), decibels; infinity where the frames are equal.
+
+    Raises:
+        ValueError: the two differ in shape or kind, or have fewer than three axes.
+    """
+    first, second = _comparable(reference, candidate)
+    return -10.0 * torch.log10((first - second).square().mean(dim=(-3, -2, -1)))
+
+
+def ssim(reference: Pixels, candidate: Pixels) -> Tensor:
+    """Structural similarity of every frame, averaged over positions and channels.
+
+    A Gaussian window of 11x11 with standard deviation 1.5, population statistics, K1 = 0.01 and K2 = 0.03; only windows
+    that lie wholly inside the frame count. Each colour channel is compared by itself.
+
+    Args:
+        reference: (..., H, W, C) with H, W >= 11, uint8 in [0, 255] or float in a range of width 1.
+        candidate: same shape and kind.
+
+    Returns:
+        float64 (...), at most 1.
+
+    Raises:
+        ValueError: the two differ in shape or kind, have fewer than three axes, or are smaller than the window.
+
+    Source: Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural similarity",
+    IEEE Transactions on Image Processing 13(4), 2004, equation 13 and section III-C.
+    """
+    first, second = _comparable(reference, candidate)
+    height, width, channels = first.shape[-3:]
+    if min(height, width) < SSIM_WINDOW:
+        raise ValueError(f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, not {height}x{width}")
+    pairs = zip(
+        first.reshape(-1, height, width, channels), second.reshape(-1, height, width, channels), strict=True
+    )  # one frame at a time, since the five maps of a long clip would fill the memory
+    scores = [_ssim_of_frame(a, b) for a, b in pairs]
+    return torch.stack(scores).reshape(first.shape[:-3]) if scores else first.new_zeros(first.shape[:-3])
+
+
+def _comparable(reference: Pixels, candidate: Pixels) -> tuple[Tensor, Tensor]:
+    """Both as float64 with peak 1; double precision also keeps a GPU from rounding to TF32."""
+    first, second = torch.as_tensor(reference), torch.as_tensor(candidate)
+    if first.shape != second.shape or first.ndim < 3:
+        raise ValueError(
+            f"frames of shape (..., H, W, C) are compared, not {tuple(first.shape)} and {tuple(second.shape)}"
+        )
+    byte = first.dtype == torch.uint8
+    if byte != (second.dtype == torch.uint8) or not (
+        byte or (first.is_floating_point() and second.is_floating_point())
+    ):
+        raise ValueError(f"frames are both uint8 or both float, not {first.dtype} and {second.dtype}")
+    scale = 1 / 255 if byte else 1.0
+    return first.double() * scale, second.double() * scale
+
+
+def _ssim_of_frame(first: Tensor, second: Tensor) -> Tensor:
+    offsets = torch.arange(SSIM_WINDOW, dtype=first.dtype, device=first.device) - SSIM_WINDOW // 2
+    kernel = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
+    kernel = kernel / kernel.sum()
+    maps = torch.stack([first, second, first * first, second * second, first * second])  # (5, H, W, C)
+    maps = maps.permute(0, 3, 1, 2).flatten(0, 1)[:, None]
+    maps = F.conv2d(F.conv2d(maps, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
+    mean_a, mean_b, square_a, square_b, product = maps.squeeze(1).unflatten(0, (5, -1))
+    var_a, var_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
+    c1, c2 = SSIM_K1**2, SSIM_K2**2
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
+    contrast = (2 * covariance + c2) / (var_a + var_b + c2)
+    return (luminance * contrast).mean()
