@@ -1,0 +1,315 @@
+"""What `/encode` answers and `/decode` takes: tokens or latents with their description, in five media types."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from service.containers import read_npy, read_npz, read_safetensors
+from service.problems import ProblemError
+from service.wire import pack, pack_tensor, read_json, unpack, unpack_tensor
+
+MSGPACK = "application/msgpack"
+JSON = "application/json"
+SAFETENSORS = "application/vnd.safetensors"
+NPZ = "application/x-npz"
+NPY = "application/x-npy"
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Extent = Annotated[int, Field(ge=1, le=2**20)]
+Name = Annotated[str, Field(max_length=256)]
+Strict = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ClipSize(BaseModel):
+    """Extents in pixels of what was encoded, before the model's own padding."""
+
+    model_config = Strict
+    frames: Extent
+    height: Extent
+    width: Extent
+
+    def as_tuple(self) -> tuple[int, int, int]:
+        """(frames, height, width)."""
+        return self.frames, self.height, self.width
+
+
+class SourceMeta(BaseModel):
+    """What the media file was. `sampled_pts` holds the kept frames' times, seconds."""
+
+    model_config = Strict
+    media_type: Name
+    codec: Name | None
+    width: int
+    height: int
+    frames_in: int | None
+    fps: Finite | None
+    duration_s: Finite | None
+    sampled_pts: Annotated[list[Finite], Field(max_length=4096)]
+
+
+class PreprocessMeta(BaseModel):
+    """What was done to each picture, enough to invert it.
+
+    Args:
+        resize: (height, width) that the picture was scaled to, or None.
+        crop: (top, left, height, width) cut from the scaled picture, or None.
+        pad: (top, left, height, width): where the scaled picture lies inside the padded one, or None.
+    """
+
+    model_config = Strict
+    resize: Annotated[list[int], Field(min_length=2, max_length=2)] | None
+    crop: Annotated[list[int], Field(min_length=4, max_length=4)] | None
+    pad: Annotated[list[int], Field(min_length=4, max_length=4)] | None
+
+
+class TimingMeta(BaseModel):
+    """Milliseconds spent on decoding the media, waiting for a batch, computing, and in all."""
+
+    model_config = Strict
+    decode_ms: Finite
+    queue_ms: Finite
+    compute_ms: Finite
+    total_ms: Finite
+
+
+class EncodeMeta(BaseModel):
+    """The description that travels with tokens and latents; every field may be missing in hand-made bodies.
+
+    Args:
+        id: request id.
+        model: name of the bundle; `bundle`: its content hash, 64 hex digits; `kind`: its head.
+        grid: latent positions [t, h, w].
+        codebook_size: number of codes, None for a VAE.
+        size: extents of the encoded pixels; `fps`: their rate, frames per second, None for a picture.
+    """
+
+    model_config = Strict
+    id: Name | None = None
+    model: Name | None = None
+    bundle: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    kind: Literal["vq", "vae"] | None = None
+    grid: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
+    codebook_size: int | None = None
+    size: ClipSize | None = None
+    fps: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
+    source: SourceMeta | None = None
+    preprocess: PreprocessMeta | None = None
+    timing: TimingMeta | None = None
+
+
+@dataclass(frozen=True)
+class EncodeResult:
+    """Tokens or latents, or both, and what they describe.
+
+    Args:
+        meta: the description.
+        tokens: integers (t, h, w), or None.
+        latents: float16 or float32 (t, h, w, c), or None.
+
+    Raises:
+        ProblemError: `invalid-tensor` or `bad-grid` when the parts do not fit each other.
+    """
+
+    meta: EncodeMeta
+    tokens: NDArray[Any] | None = None
+    latents: NDArray[Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens is None and self.latents is None:
+            raise ProblemError("missing-part", "neither tokens nor latents are there")
+        if self.tokens is not None and (self.tokens.ndim != 3 or self.tokens.dtype.kind not in "iu"):
+            raise ProblemError("invalid-tensor", "tokens must be integers of shape (t, h, w)")
+        if self.latents is not None and (self.latents.ndim != 4 or self.latents.dtype.kind != "f"):
+            raise ProblemError("invalid-tensor", "latents must be floats of shape (t, h, w, c)")
+        grids = {tensor.shape[:3] for tensor in (self.tokens, self.latents) if tensor is not None}
+        if self.meta.grid is not None:
+            grids.add(tuple(self.meta.grid))
+        if len(grids) > 1:
+            raise ProblemError("bad-grid", "tokens, latents and the grid in the metadata differ in shape")
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Latent positions (t, h, w)."""
+        tensor = self.latents if self.tokens is None else self.tokens
+        assert tensor is not None
+        t, h, w = tensor.shape[:3]
+        return t, h, w
+
+    def dump(self, media_type: str) -> bytes:
+        """The bytes of this result.
+
+        Args:
+            media_type: a key of `FORMS`.
+        """
+        return FORMS[media_type].dump(self)
+
+    @classmethod
+    def load(cls, data: bytes, media_type: str, max_bytes: int = 2**31 - 1) -> EncodeResult:
+        """The result in `data`, which may be hostile.
+
+        Args:
+            data: the whole body.
+            media_type: a key of `FORMS`.
+            max_bytes: the most that its arrays may hold once inflated.
+
+        Raises:
+            ProblemError: for anything wrong with the bytes.
+        """
+        return FORMS[media_type].load(data, max_bytes)
+
+
+@dataclass(frozen=True)
+class Form:
+    """One serialisation: how to write it and how to read it."""
+
+    dump: Callable[[EncodeResult], bytes]
+    load: Callable[[bytes, int], EncodeResult]
+
+
+def parse_meta(fields: dict[str, Any]) -> EncodeMeta:
+    """The description in plain data.
+
+    Raises:
+        ProblemError: `invalid-options`, naming the fields but never their values.
+    """
+    try:
+        return EncodeMeta.model_validate(fields)
+    except ValidationError as error:
+        raise ProblemError("invalid-options", "the metadata is invalid", errors=pointers(error, EncodeMeta)) from error
+
+
+def pointers(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
+    """Up to 20 problem-document entries that name known fields and say what is wrong, and echo nothing.
+
+    Args:
+        error: what pydantic raised.
+        model: the model that it raised for.
+    """
+    entries = []
+    for item in error.errors(include_url=False, include_context=False, include_input=False)[:20]:
+        first = str(item["loc"][0]) if item["loc"] else ""
+        # A name that is not ours is input, and is not echoed.
+        pointer = "/" + "/".join(str(part) for part in item["loc"]) if first in model.model_fields else "/"
+        if item["type"] == "extra_forbidden":
+            pointer, detail = pointer.rpartition("/")[0] or "/", "there is a field that is not known here"
+        elif item["type"] == "value_error":
+            detail = "the value is not valid"
+        else:
+            detail = item["msg"]
+        entries.append({"pointer": pointer[:128], "detail": detail[:256]})
+    return entries
+
+
+def _tensors(result: EncodeResult) -> dict[str, NDArray[Any]]:
+    pairs = {"tokens": result.tokens, "latents": result.latents}
+    return {name: np.ascontiguousarray(array) for name, array in pairs.items() if array is not None}
+
+
+def _build(tensors: dict[str, NDArray[Any]], fields: dict[str, Any]) -> EncodeResult:
+    if not set(tensors) <= {"tokens", "latents"}:
+        raise ProblemError("invalid-tensor", "only tensors named tokens and latents are known")
+    return EncodeResult(parse_meta(fields), tensors.get("tokens"), tensors.get("latents"))
+
+
+def _dump_msgpack(result: EncodeResult) -> bytes:
+    envelopes = {name: pack_tensor(array) for name, array in _tensors(result).items()}
+    return pack(result.meta.model_dump() | envelopes)
+
+
+def _load_msgpack(data: bytes, max_bytes: int) -> EncodeResult:
+    fields = unpack(data, max_bytes)
+    names = [name for name in ("tokens", "latents") if fields.get(name) is not None]
+    tensors = {name: unpack_tensor(fields[name], name) for name in names}
+    return _build(tensors, {key: value for key, value in fields.items() if key not in ("tokens", "latents")})
+
+
+def _dump_json(result: EncodeResult) -> bytes:
+    lists = {name: array.tolist() for name, array in _tensors(result).items()}
+    return json.dumps(result.meta.model_dump() | lists, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _load_json(data: bytes, max_bytes: int) -> EncodeResult:
+    fields = read_json(data)
+    pairs = {name: fields.pop(name, None) for name in ("tokens", "latents")}
+    return _build({name: _nested(value, name) for name, value in pairs.items() if value is not None}, fields)
+
+
+def _nested(value: object, name: str) -> NDArray[Any]:
+    if not isinstance(value, list):
+        raise ProblemError("invalid-tensor", f"{name} must be nested lists of numbers in JSON")
+    try:
+        array = np.array(value)
+        kind = array.dtype.kind
+        if kind not in "iuf" or array.size == 0:
+            raise ValueError("not numbers")
+        with np.errstate(over="ignore"):
+            return array.astype(np.float32) if kind == "f" or name == "latents" else array.astype(np.int64)
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ProblemError("invalid-tensor", f"{name} must be full nested lists of numbers") from error
+
+
+def _dump_safetensors(result: EncodeResult) -> bytes:
+    return bytes(safetensors.numpy.save(_tensors(result), metadata={"meta": result.meta.model_dump_json()}))
+
+
+def _load_safetensors(data: bytes, max_bytes: int) -> EncodeResult:
+    return _build(*read_safetensors(data))
+
+
+def _dump_npz(result: EncodeResult) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, meta=np.array(result.meta.model_dump_json()), **_tensors(result))
+    return file.getvalue()
+
+
+def _load_npz(data: bytes, max_bytes: int) -> EncodeResult:
+    return _build(*read_npz(data, max_bytes))
+
+
+def _dump_npy(result: EncodeResult) -> bytes:
+    if result.tokens is None:
+        raise ProblemError("not-acceptable", "npy holds tokens only, and this answer has none")
+    file = io.BytesIO()
+    np.save(file, np.ascontiguousarray(result.tokens), allow_pickle=False)
+    return file.getvalue()
+
+
+def _load_npy(data: bytes, max_bytes: int) -> EncodeResult:
+    return EncodeResult(EncodeMeta(), tokens=read_npy(data, "tokens"))
+
+
+FORMS: dict[str, Form] = {
+    MSGPACK: Form(_dump_msgpack, _load_msgpack),
+    JSON: Form(_dump_json, _load_json),
+    SAFETENSORS: Form(_dump_safetensors, _load_safetensors),
+    NPZ: Form(_dump_npz, _load_npz),
+    NPY: Form(_dump_npy, _load_npy),
+}
+
+
+def sniff_form(head: bytes) -> str | None:
+    """The media type of a result by its first bytes, or None.
+
+    Args:
+        head: the first 16 bytes or more.
+    """
+    if head.startswith(b"PK\x03\x04"):
+        return NPZ
+    if head.startswith(b"\x93NUMPY"):
+        return NPY
+    if head[8:9] == b"{" and head[4:8] == b"\0\0\0\0":
+        return SAFETENSORS
+    if head.lstrip()[:1] == b"{":
+        return JSON
+    if head and (0x80 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+        return MSGPACK
+    return None
