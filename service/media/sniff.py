@@ -1,0 +1,102 @@
+"""Media types by magic bytes: the content decides what a file is, never its name or its label."""
+
+from __future__ import annotations
+
+import re
+
+from service.problems import ProblemError
+
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
+VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska")
+MEDIA_TYPES = IMAGE_TYPES + VIDEO_TYPES
+
+# Types whose files the same demuxer reads and that writers label either way.
+FAMILIES = {
+    "video/quicktime": "video/mp4",
+    "video/x-m4v": "video/mp4",
+    "video/x-matroska": "video/webm",
+    "video/matroska": "video/webm",
+    "image/jpg": "image/jpeg",
+    "image/apng": "image/png",
+}
+
+HEAD_BYTES = 4096
+
+_MP4_BRAND = re.compile(
+    rb"iso[m2-9]|mp4[12]|avc1|hvc1|hev1|av01|M4V[ HP]|dash|msnv|msdh|mmp4|f4v |3g[2p][0-9a-z]|XAVC|cmf[2cf]|piff"
+)
+# QuickTime files older than brands start with one of these boxes.
+_QUICKTIME_BOXES = (b"moov", b"mdat", b"wide")
+
+
+def sniff(head: bytes) -> str | None:
+    """Media type of a file.
+
+    Args:
+        head: the first bytes of the file; `HEAD_BYTES` are enough.
+
+    Returns:
+        One of `MEDIA_TYPES`, or None if the bytes are none of these.
+    """
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image/webp"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return _ebml_doctype(head[4:64])
+    if head[4:8] == b"ftyp":
+        return _iso_brand(head)
+    if head[4:8] in _QUICKTIME_BOXES:
+        return "video/quicktime"
+    return None
+
+
+def identify(data: bytes | memoryview, declared: str | None) -> str:
+    """Media type of a body, held against what its sender declared.
+
+    Args:
+        data: the whole file.
+        declared: the sender's media type, parameters such as `; codecs=` allowed; None if it gave none.
+
+    Returns:
+        One of `MEDIA_TYPES`.
+
+    Raises:
+        ProblemError: "malformed-body" for an empty file, "unsupported-media-type" for an unknown format or a label
+            that disagrees with the content.
+    """
+    if not len(data):
+        raise ProblemError("malformed-body", "The media is empty: 0 bytes arrived.")
+    found = sniff(bytes(data[:HEAD_BYTES]))
+    if found is None:
+        raise ProblemError("unsupported-media-type", f"The media is none of {', '.join(MEDIA_TYPES)} by its content.")
+    if declared is not None:
+        label = declared.split(";")[0].strip().lower()
+        if FAMILIES.get(label, label) != FAMILIES.get(found, found):
+            raise ProblemError(
+                "unsupported-media-type", f"The media was declared as another type than its content, which is {found}."
+            )
+    return found
+
+
+def _ebml_doctype(head: bytes) -> str | None:
+    if b"\x42\x82\x84webm" in head:
+        return "video/webm"
+    return "video/x-matroska" if b"\x42\x82\x88matroska" in head else None
+
+
+def _iso_brand(head: bytes) -> str | None:
+    """Major brand first; files with an odd major brand say what else they are among the compatible ones."""
+    length = int.from_bytes(head[:4], "big")
+    brands = [head[8:12]] + [head[i : i + 4] for i in range(16, min(length, len(head), 128), 4)]
+    if brands[0] == b"qt  ":
+        return "video/quicktime"
+    if brands[0] in (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"M4A ", b"M4B ", b"crx "):
+        return None
+    if any(_MP4_BRAND.fullmatch(brand) for brand in brands):
+        return "video/mp4"
+    return "video/quicktime" if b"qt  " in brands else None

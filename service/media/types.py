@@ -1,0 +1,150 @@
+"""What the media worker is asked for and what it gives back: plain frozen data, no codecs."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.problems import ProblemError
+
+Fit = Literal["cover", "contain", "stretch"]
+Sampling = Literal["first", "uniform", "stride"]
+
+
+@dataclass(frozen=True)
+class MediaOptions:
+    """How a picture or clip becomes frames.
+
+    Args:
+        size: (height, width) of the frames in pixels, or None to keep the source's.
+        fit: "cover" fills `size` and crops the middle, "contain" fits inside and pads with black, "stretch" ignores
+            the aspect ratio.
+        frames: the most frames to keep; None keeps all.
+        sampling: "first" keeps the first frames, "stride" every `stride`-th, "uniform" spreads `frames` evenly.
+        stride: step of "stride" sampling, frames.
+        start_s, end_s: window of a clip, seconds from its first frame, start included and end excluded. A still
+            picture has no time: window and sampling do not apply to it.
+        animated: read all frames of an animated GIF, PNG or WebP instead of its first.
+
+    Raises:
+        ProblemError: "invalid-options" for a value out of its range.
+    """
+
+    size: tuple[int, int] | None = None
+    fit: Fit = "cover"
+    frames: int | None = None
+    sampling: Sampling = "first"
+    stride: int = 1
+    start_s: float | None = None
+    end_s: float | None = None
+    animated: bool = False
+
+    def __post_init__(self) -> None:
+        faults: dict[str, str] = {}
+        if self.size is not None and not (len(self.size) == 2 and all(side >= 1 for side in self.size)):
+            faults["size"] = "must be two positive numbers, height and width"
+        if self.fit not in get_args(Fit):
+            faults["fit"] = f"must be one of {', '.join(get_args(Fit))}"
+        if self.sampling not in get_args(Sampling):
+            faults["sampling"] = f"must be one of {', '.join(get_args(Sampling))}"
+        if self.frames is not None and self.frames < 1:
+            faults["frames"] = "must be at least 1"
+        if self.stride < 1:
+            faults["stride"] = "must be at least 1"
+        for name in ("start_s", "end_s"):
+            seconds = getattr(self, name)
+            if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
+                faults[name] = "must be a finite number of seconds, at least 0"
+        if not faults and self.end_s is not None and self.end_s <= (self.start_s or 0.0):
+            faults["end_s"] = "must be later than start_s"
+        if faults:
+            errors = [{"pointer": f"/{name}", "detail": detail} for name, detail in faults.items()]
+            names = ", ".join(faults)
+            raise ProblemError("invalid-options", f"Media options out of range: {names}.", errors=errors)
+
+
+@dataclass(frozen=True)
+class SourceInfo:
+    """What the file was.
+
+    Args:
+        media_type: media type by its content.
+        codec: name of the codec, such as "h264" or "png".
+        width, height: size as displayed (rotation applied), pixels.
+        frames_in: frames that were decoded to answer; of a still picture 1.
+        fps: average frame rate of the file, frames per second; None for a still picture.
+        duration_s: duration of the file, seconds; None for a still picture or where nothing tells it.
+        sampled_pts: time of each kept frame, seconds from the clip's first frame.
+    """
+
+    media_type: str
+    codec: str
+    width: int
+    height: int
+    frames_in: int
+    fps: float | None
+    duration_s: float | None
+    sampled_pts: list[float]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """What was done to every frame, in this order, enough to invert it.
+
+    Args:
+        resize: (height, width) of the resized picture, None if it kept its size.
+        crop: (top, left, height, width) of the part of the resized picture that was kept, None for all.
+        pad: (top, left, height, width): where the resized picture lies inside the black frame, and the size of
+            that frame; None for no padding.
+    """
+
+    resize: tuple[int, int] | None = None
+    crop: tuple[int, int, int, int] | None = None
+    pad: tuple[int, int, int, int] | None = None
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Decoded media.
+
+    Args:
+        pixels: uint8 RGB (T, H, W, 3).
+        source: what the file was.
+        preprocess: what was done to each frame.
+        is_video: whether this is a clip (a video, or an animation read as one), even if one frame was kept.
+    """
+
+    pixels: NDArray[np.uint8]
+    source: SourceInfo
+    preprocess: Preprocess
+    is_video: bool
+
+    @property
+    def fps(self) -> float | None:
+        """Rate of the kept frames, frames per second: the source's, corrected for sampling. None for a still picture."""
+        times = self.source.sampled_pts
+        if self.is_video and len(times) > 1 and times[-1] > times[0]:
+            return (len(times) - 1) / (times[-1] - times[0])
+        return self.source.fps
+
+
+def source_from(data: dict[str, Any]) -> SourceInfo:
+    """Rebuild a `SourceInfo` from the plain data of a worker's answer.
+
+    Raises:
+        TypeError, ValueError: the data has other fields or kinds of values.
+    """
+    optional = {name: None if data[name] is None else float(data[name]) for name in ("fps", "duration_s")}
+    return SourceInfo(
+        media_type=str(data["media_type"]),
+        codec=str(data["codec"]),
+        width=int(data["width"]),
+        height=int(data["height"]),
+        frames_in=int(data["frames_in"]),
+        sampled_pts=[float(seconds) for seconds in data["sampled_pts"]],
+        **optional,
+    )
