@@ -1,0 +1,214 @@
+"""Which items run together and in what order: a state machine without threads, clocks or tensors of its own.
+
+Items of equal key run together. Keys take turns (deficit round robin): on each visit a key earns one batch budget of
+credit, and its head item runs as soon as the credit covers it, so neither a stream of images nor one long clip can
+starve the other. Nothing waits for company: a batch is what has gathered while the previous one ran.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from service.problems import ProblemError
+
+Op = Literal["encode", "decode", "reconstruct"]
+StopReason = Literal["drained", "count", "budget"]
+
+RATE_MEMORY = 0.8  # weight of the past in the drain rate; about five batches are remembered
+RETRY_AFTER_SECONDS = (1.0, 60.0)
+SHRUNKEN_KEYS = 256  # keys come from callers' shapes, so what is remembered of them is bounded
+
+
+@dataclass(frozen=True)
+class Key:
+    """What must be equal for items to share a batch.
+
+    Args:
+        model: name of the bundle.
+        op: what is done.
+        kind: what the payload holds.
+        frames, height, width: size of the pixels that go in or come out.
+    """
+
+    model: str
+    op: Op
+    kind: Literal["pixels", "tokens", "latents"]
+    frames: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One request.
+
+    Args:
+        id: unique among the items of one batcher.
+        key: what it may share a batch with.
+        cost: latent positions, at least 1.
+        deadline: time after which it must not start, seconds on the caller's clock.
+        payload: handed on untouched.
+    """
+
+    id: int
+    key: Key
+    cost: int
+    deadline: float
+    payload: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Items of one key that run together; `stop_reason` says why there are no more of them."""
+
+    key: Key
+    items: tuple[Item, ...]
+    cost: int
+    stop_reason: StopReason
+    started: float
+
+
+@dataclass
+class _Queue:
+    items: dict[int, Item] = field(default_factory=dict)  # in order of arrival
+    credit: int = 0
+
+
+class Batcher:
+    """Queues per key and the choice of the next batch. One batch runs at a time.
+
+    Args:
+        max_tokens: latent positions of one batch; a larger item runs alone.
+        max_requests: items of one batch.
+        max_queue_tokens: latent positions that may wait; an empty queue takes any item.
+    """
+
+    def __init__(self, max_tokens: int, max_requests: int, max_queue_tokens: int) -> None:
+        if min(max_tokens, max_requests, max_queue_tokens) < 1:
+            raise ValueError(f"bounds must be positive: {max_tokens=} {max_requests=} {max_queue_tokens=}")
+        self.max_tokens = max_tokens
+        self.max_requests = max_requests
+        self.max_queue_tokens = max_queue_tokens
+        self.queued_tokens = 0
+        self.running: Batch | None = None
+        self._queues: dict[Key, _Queue] = {}  # only keys with items, and exactly the keys of the ring
+        self._ring: deque[Key] = deque()
+        self._keys: dict[int, Key] = {}  # item id -> key, for the items that wait
+        self._budgets: dict[Key, int] = {}  # keys that ran out of memory at the full budget
+        self._rate: float | None = None  # tokens per second
+
+    @property
+    def queued_requests(self) -> int:
+        """Items that wait."""
+        return len(self._keys)
+
+    def budget(self, key: Key) -> int:
+        """Latent positions that a batch of `key` may hold now."""
+        return self._budgets.get(key, self.max_tokens)
+
+    def submit(self, item: Item) -> None:
+        """Admit an item or refuse it at once.
+
+        Raises:
+            ProblemError: `overloaded`, with the time that the queue needs to drain.
+        """
+        if item.id in self._keys or item.cost < 1:
+            raise ValueError(f"item {item.id} of cost {item.cost} is queued already or costs nothing")
+        if self._keys and self.queued_tokens + item.cost > self.max_queue_tokens:
+            raise ProblemError(
+                "overloaded",
+                "The queue is full.",
+                limit=self.max_queue_tokens,
+                actual=self.queued_tokens + item.cost,
+                retry_after_seconds=self.retry_after(),
+            )
+        if item.key not in self._queues:
+            self._queues[item.key] = _Queue()
+            self._ring.append(item.key)
+        self._queues[item.key].items[item.id] = item
+        self._keys[item.id] = item.key
+        self.queued_tokens += item.cost
+
+    def cancel(self, item_id: int) -> bool:
+        """Forget a waiting item; False if it does not wait (any more)."""
+        if item_id not in self._keys:
+            return False
+        self._remove(item_id)
+        return True
+
+    def expire(self, now: float) -> list[Item]:
+        """Take out and return the waiting items whose deadline has come."""
+        late = [item for queue in self._queues.values() for item in queue.items.values() if item.deadline <= now]
+        for item in late:
+            self._remove(item.id)
+        return late
+
+    def next_batch(self, now: float) -> Batch | None:
+        """Start the next batch, or None if nothing waits. Call `expire` first; `complete` must follow."""
+        if self.running is not None:
+            raise RuntimeError("the previous batch has not completed")
+        while self._ring and self.running is None:
+            key = self._ring[0]
+            self._ring.rotate(-1)
+            queue = self._queues[key]
+            queue.credit += self.max_tokens
+            if next(iter(queue.items.values())).cost <= queue.credit:
+                self.running = self._form(key, queue, now)
+        return self.running
+
+    def complete(self, now: float) -> None:
+        """Say that the running batch has ended, well or not."""
+        if self.running is None:
+            raise RuntimeError("no batch is running")
+        batch, self.running = self.running, None
+        rate = batch.cost / max(now - batch.started, 1e-6)
+        self._rate = rate if self._rate is None else RATE_MEMORY * self._rate + (1 - RATE_MEMORY) * rate
+        if batch.key in self._budgets and batch.stop_reason == "budget":
+            self._grow(batch.key)
+
+    def shrink(self, key: Key, cost: int) -> None:
+        """Halve the budget of `key` after a batch of `cost` did not fit into memory; success regrows it slowly."""
+        self._budgets.pop(key, None)
+        self._budgets[key] = max(1, cost // 2)
+        if len(self._budgets) > SHRUNKEN_KEYS:
+            del self._budgets[next(iter(self._budgets))]
+
+    def retry_after(self) -> float:
+        """Seconds until the present queue has drained, from the rate of the last batches."""
+        least, most = RETRY_AFTER_SECONDS
+        return least if self._rate is None else min(most, max(least, self.queued_tokens / self._rate))
+
+    def _form(self, key: Key, queue: _Queue, now: float) -> Batch:
+        budget, cost = self.budget(key), 0
+        taken: list[Item] = []
+        stop_reason: StopReason = "drained"
+        for item in queue.items.values():
+            if len(taken) == self.max_requests:
+                stop_reason = "count"
+                break
+            if taken and cost + item.cost > budget:
+                stop_reason = "budget"
+                break
+            taken.append(item)
+            cost += item.cost
+        queue.credit = 0
+        for item in taken:
+            self._remove(item.id)
+        return Batch(key, tuple(taken), cost, stop_reason, now)
+
+    def _remove(self, item_id: int) -> None:
+        key = self._keys.pop(item_id)
+        queue = self._queues[key]
+        self.queued_tokens -= queue.items.pop(item_id).cost
+        if not queue.items:
+            del self._queues[key]
+            self._ring.remove(key)
+
+    def _grow(self, key: Key) -> None:
+        grown = self._budgets[key] + max(1, self.max_tokens // 16)
+        if grown >= self.max_tokens:
+            del self._budgets[key]
+        else:
+            self._budgets[key] = grown

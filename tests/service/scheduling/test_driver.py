@@ -1,0 +1,186 @@
+"""The driver with real threads and a scripted engine: who gets which answer when things go right and wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from service.problems import ProblemError
+from service.scheduling.batcher import Batch, Batcher, Key
+from service.scheduling.driver import DeviceFault, Driver, OutOfMemory
+
+KEY = Key("m", "encode", "pixels", 1, 8, 8)
+OTHER = Key("m", "decode", "tokens", 1, 8, 8)
+
+
+@dataclass
+class Engine:
+    """Doubles its payloads; the first batch waits for `gate`."""
+
+    fails: Callable[[Sequence[Any]], Exception | None] = lambda payloads: None
+    gate: threading.Event = field(default_factory=threading.Event)
+    entered: threading.Event = field(default_factory=threading.Event)
+    batches: list[list[Any]] = field(default_factory=list)
+    threads: set[int] = field(default_factory=set)
+
+    def run(self, key: Key, payloads: Sequence[Any]) -> Sequence[Any]:
+        self.entered.set()
+        self.gate.wait()
+        self.threads.add(threading.get_ident())
+        self.batches.append(list(payloads))
+        if (error := self.fails(payloads)) is not None:
+            raise error
+        return [2 * payload for payload in payloads]
+
+
+@dataclass
+class Reports:
+    batches: list[Batch] = field(default_factory=list)
+    queues: list[tuple[int, int]] = field(default_factory=list)
+
+    def queue(self, requests: int, tokens: int) -> None:
+        self.queues.append((requests, tokens))
+
+    def batch(self, batch: Batch, seconds: float) -> None:
+        self.batches.append(batch)
+
+
+@dataclass
+class Rig:
+    engine: Engine
+    batcher: Batcher
+    reports: Reports
+    driver: Driver
+
+    async def occupy(self) -> asyncio.Task[Any]:
+        """Make the engine busy with one item until the gate opens."""
+        task = asyncio.create_task(self.driver.submit(OTHER, 1, 0, 60))
+        await asyncio.to_thread(self.engine.entered.wait)
+        return task
+
+    async def crowd(self, payloads: Sequence[Any], cost: int = 1) -> list[asyncio.Task[Any]]:
+        """Submit items that have to wait, so that they form batches."""
+        tasks = [asyncio.create_task(self.driver.submit(KEY, cost, payload, 60)) for payload in payloads]
+        await asyncio.sleep(0)
+        return tasks
+
+
+@pytest.fixture
+async def rig() -> AsyncIterator[Rig]:
+    engine, batcher, reports = Engine(), Batcher(64, 8, 1000), Reports()
+    driver = Driver(engine.run, batcher, reports)
+    yield Rig(engine, batcher, reports, driver)
+    engine.gate.set()
+    driver.close()
+
+
+async def test_what_arrives_while_a_batch_runs_forms_the_next(rig: Rig) -> None:
+    first = await rig.occupy()
+    crowd = await rig.crowd(range(10))
+    rig.engine.gate.set()
+    answers = await asyncio.gather(first, *crowd)
+    assert [result for result, _ in answers] == [0, *(2 * n for n in range(10))]
+    assert rig.engine.batches == [[0], list(range(8)), [8, 9]]
+    assert [timing.batch_size for _, timing in answers] == [1] + [8] * 8 + [2] * 2
+    assert len(rig.engine.threads) == 1
+    assert rig.engine.threads != {threading.get_ident()}
+    assert [batch.stop_reason for batch in rig.reports.batches] == ["drained", "count", "drained"]
+    assert rig.reports.queues[-1] == (0, 0)
+
+
+async def test_only_the_poisonous_item_fails(rig: Rig) -> None:
+    rig.engine.fails = lambda payloads: ValueError("poison") if 3 in payloads else None
+    first = await rig.occupy()
+    crowd = await rig.crowd(range(6))
+    rig.engine.gate.set()
+    answers = await asyncio.gather(first, *crowd, return_exceptions=True)
+    assert isinstance(answers[4], ValueError)
+    assert [answer[0] for n, answer in enumerate(answers) if n != 4] == [0, 0, 2, 4, 8, 10]
+
+
+async def test_out_of_memory_halves_the_batch_and_the_budget(rig: Rig) -> None:
+    rig.engine.fails = lambda payloads: OutOfMemory() if len(payloads) > 2 else None
+    first = await rig.occupy()
+    crowd = await rig.crowd(range(8), cost=8)
+    rig.engine.gate.set()
+    answers = await asyncio.gather(first, *crowd)
+    assert [result for result, _ in answers] == [0, *(2 * n for n in range(8))]
+    assert rig.batcher.budget(KEY) == 32
+    assert rig.batcher.budget(OTHER) == 64
+
+
+async def test_an_item_too_large_for_memory_is_refused_alone(rig: Rig) -> None:
+    rig.engine.fails = lambda payloads: OutOfMemory() if 5 in payloads else None
+    first = await rig.occupy()
+    crowd = await rig.crowd(range(8))
+    rig.engine.gate.set()
+    answers = await asyncio.gather(first, *crowd, return_exceptions=True)
+    assert isinstance(answers[6], ProblemError)
+    assert answers[6].slug == "gpu-memory"
+    assert sum(isinstance(answer, Exception) for answer in answers) == 1
+
+
+async def test_a_device_fault_fails_the_batch_and_is_remembered(rig: Rig) -> None:
+    rig.engine.fails = lambda payloads: DeviceFault("illegal access") if 3 in payloads else None
+    first = await rig.occupy()
+    crowd = await rig.crowd(range(4))
+    rig.engine.gate.set()
+    answers = await asyncio.gather(first, *crowd, return_exceptions=True)
+    assert all(isinstance(answer, DeviceFault) for answer in answers[1:])
+    assert rig.driver.fault is answers[1]
+    assert len(rig.engine.batches) == 2, "a broken device is not tried again"
+
+
+async def test_a_cancelled_caller_leaves_the_queue(rig: Rig) -> None:
+    first = await rig.occupy()
+    crowd = await rig.crowd(range(3))
+    crowd[1].cancel()
+    await asyncio.gather(crowd[1], return_exceptions=True)
+    assert rig.batcher.queued_requests == 2
+    first.cancel()  # running: its result is dropped, the engine goes on
+    rig.engine.gate.set()
+    answers = await asyncio.gather(crowd[0], crowd[2])
+    assert [result for result, _ in answers] == [0, 4]
+    assert rig.engine.batches == [[0], [0, 2]]
+
+
+async def test_a_late_item_is_answered_while_the_engine_is_busy(rig: Rig) -> None:
+    first = await rig.occupy()
+    with pytest.raises(ProblemError) as late:
+        await rig.driver.submit(KEY, 1, 1, 0.02)
+    assert late.value.slug == "deadline-exceeded"
+    assert rig.driver.busy_seconds > 0
+    rig.engine.gate.set()
+    assert (await first)[0] == 0
+    assert rig.engine.batches == [[0]]
+
+
+async def test_a_full_queue_refuses_at_once(rig: Rig) -> None:
+    first = await rig.occupy()
+    crowd = await rig.crowd([1], cost=1000)
+    with pytest.raises(ProblemError) as refused:
+        await rig.driver.submit(KEY, 1, 2, 60)
+    assert refused.value.slug == "overloaded"
+    rig.engine.gate.set()
+    assert [answer[0] for answer in await asyncio.gather(first, *crowd)] == [0, 2]
+
+
+async def test_an_engine_that_loses_answers_is_an_error_for_each(rig: Rig) -> None:
+    rig.engine.gate.set()
+    driver = Driver(lambda key, payloads: [], Batcher(8, 8, 8), rig.reports)
+    with pytest.raises(RuntimeError, match="answered 0 of 1"):
+        await driver.submit(KEY, 1, 0, 60)
+    driver.close()
+
+
+async def test_closing_refuses_what_waits(rig: Rig) -> None:
+    first = await rig.occupy()
+    crowd = await rig.crowd(range(2))
+    rig.driver.close()
+    answers = await asyncio.gather(first, *crowd, return_exceptions=True)
+    assert {answer.slug for answer in answers} == {"draining"}
