@@ -31,6 +31,9 @@ class Limits(BaseModel):
     decoded_pixels: int = Field(1_500_000_000, gt=0, description="pixels decoded from one file, all frames together")
     kept_frames: int = Field(129, gt=0, description="frames of one request after sampling")
     kept_pixels: int = Field(2048 * 2048, gt=0, description="pixels of one frame that goes to the model")
+    clip_pixels: int = Field(
+        2**26, gt=0, description="pixels of one request after sampling and resizing, all frames together"
+    )
     duration_seconds: float = Field(120.0, gt=0, description="duration of a clip, seconds")
     streams: int = Field(8, gt=0, description="streams of a container")
     decode_seconds: float = Field(10.0, gt=0, description="wall and CPU time to decode one file, seconds")
@@ -44,7 +47,9 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="OMNITOK_", env_nested_delimiter="__", frozen=True, extra="forbid")
 
-    bundles: tuple[Path, ...] = Field((Path("bundles/demo-vq"),), description="bundle folders; the first is the default")
+    bundles: tuple[Path, ...] = Field(
+        (Path("bundles/demo-vq"),), description="bundle folders; the first is the default"
+    )
     host: str = Field("127.0.0.1", description="address to listen on; loopback unless a firewall stands in front")
     port: int = Field(8000, ge=0, le=65535)
     metrics_port: int = Field(8080, ge=0, le=65535, description="Prometheus port; never the public one")
@@ -56,7 +61,9 @@ class Settings(BaseSettings):
     media_workers: int = Field(2, ge=1, description="decoding processes of one ingress replica")
     max_batch_tokens: int = Field(16_384, gt=0, description="latent positions of one batch")
     max_batch_requests: int = Field(32, gt=0)
-    max_queue_tokens: int = Field(262_144, gt=0, description="latent positions waiting in one replica before it refuses")
+    max_queue_tokens: int = Field(
+        262_144, gt=0, description="latent positions waiting in one replica before it refuses"
+    )
     request_seconds: float = Field(60.0, gt=0, description="deadline of one request, seconds")
     tries: int = Field(3, ge=1, description="attempts of an idempotent call when a replica dies under it")
     limits: Limits = Limits()

@@ -75,7 +75,7 @@ class SourceInfo:
         media_type: media type by its content.
         codec: name of the codec, such as "h264" or "png".
         width, height: size as displayed (rotation applied), pixels.
-        frames_in: frames that were decoded to answer; of a still picture 1.
+        frames_in: frames of the file, by its packets; of a still picture 1.
         fps: average frame rate of the file, frames per second; None for a still picture.
         duration_s: duration of the file, seconds; None for a still picture or where nothing tells it.
         sampled_pts: time of each kept frame, seconds from the clip's first frame.
@@ -125,7 +125,7 @@ class Frames:
 
     @property
     def fps(self) -> float | None:
-        """Rate of the kept frames, frames per second: the source's, corrected for sampling. None for a still picture."""
+        """Rate of the kept frames, frames per second: the source's corrected for sampling; None for a still."""
         times = self.source.sampled_pts
         if self.is_video and len(times) > 1 and times[-1] > times[0]:
             return (len(times) - 1) / (times[-1] - times[0])

@@ -1,0 +1,105 @@
+"""The limits of hostile media as checks: each names its limit, what broke it, and what the caller can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from service.problems import ProblemError
+
+if TYPE_CHECKING:
+    from service.settings import Limits
+
+
+def check_bytes(limits: Limits, size: int, is_video: bool) -> None:
+    """Refuse a body of `size` bytes that is over the limit of its kind with "body-too-large"."""
+    limit = limits.video_bytes if is_video else limits.image_bytes
+    if size > limit:
+        kind = "A video" if is_video else "A picture"
+        raise ProblemError("body-too-large", f"{kind} may have {limit} bytes.", limit=limit, actual=size)
+
+
+def check_picture(limits: Limits | None, height: int, width: int, is_video: bool) -> None:
+    """Refuse a picture or frame of (height, width) pixels before it is decoded with "too-many-pixels"."""
+    if limits is None:
+        return
+    side_limit = limits.video_side if is_video else limits.image_side
+    pixel_limit = limits.video_pixels if is_video else limits.image_pixels
+    what = "video frame" if is_video else "picture"
+    if max(height, width) > side_limit:
+        raise ProblemError(
+            "too-many-pixels",
+            f"The longer side of a {what} may have {side_limit} pixels; this one has {max(height, width)}.",
+            limit=side_limit,
+            actual=max(height, width),
+        )
+    if height * width > pixel_limit:
+        raise ProblemError(
+            "too-many-pixels",
+            f"A {what} may have {pixel_limit} pixels; this one has {height}x{width} = {height * width}.",
+            limit=pixel_limit,
+            actual=height * width,
+        )
+
+
+def check_decoded(limits: Limits | None, frames: int, frame_pixels: int, is_video: bool) -> None:
+    """Refuse a clip whose decoding takes more than `frames` frames of `frame_pixels` pixels allow.
+
+    Raises:
+        ProblemError: "too-many-frames" or "decode-budget".
+    """
+    if limits is None:
+        return
+    frame_limit = limits.decoded_frames if is_video else limits.animation_frames
+    if frames > frame_limit:
+        way = "choose a shorter window with `start_s` and `end_s`, or" if is_video else "leave out `animated`, or"
+        raise ProblemError(
+            "too-many-frames",
+            f"At most {frame_limit} frames are decoded from one file; {way} send a shorter clip.",
+            limit=frame_limit,
+            actual=frames,
+        )
+    if frames * frame_pixels > limits.decoded_pixels:
+        raise ProblemError(
+            "decode-budget",
+            f"At most {limits.decoded_pixels} pixels are decoded from one file, all frames together; "
+            "send a shorter or smaller clip.",
+            limit=limits.decoded_pixels,
+            actual=frames * frame_pixels,
+        )
+
+
+def check_kept(limits: Limits | None, frames: int, frame_pixels: int) -> None:
+    """Refuse a request that would keep more frames, or more pixels in all, than one request may.
+
+    Raises:
+        ProblemError: "too-many-frames" or "too-many-pixels".
+    """
+    if limits is None:
+        return
+    if frames > limits.kept_frames:
+        raise ProblemError(
+            "too-many-frames",
+            f"One request may keep {limits.kept_frames} frames; this one keeps {frames}. Ask for fewer with `frames`, "
+            "for a part with `start_s` and `end_s`, or for every n-th frame with `sampling=stride` and `stride`.",
+            limit=limits.kept_frames,
+            actual=frames,
+        )
+    if frames * frame_pixels > limits.clip_pixels:
+        raise ProblemError(
+            "too-many-pixels",
+            f"One request may keep {limits.clip_pixels} pixels, all frames together; this one keeps "
+            f"{frames} frames of {frame_pixels}. Ask for a smaller `size` or for fewer `frames`.",
+            limit=limits.clip_pixels,
+            actual=frames * frame_pixels,
+        )
+
+
+def check_duration(limits: Limits | None, seconds: float | None) -> None:
+    """Refuse a clip longer than `limits.duration_seconds` with "too-long"."""
+    if limits is not None and seconds is not None and seconds > limits.duration_seconds:
+        raise ProblemError(
+            "too-long",
+            f"A clip may last {limits.duration_seconds:g} s; this one lasts {seconds:.1f} s.",
+            limit=limits.duration_seconds,
+            actual=seconds,
+        )

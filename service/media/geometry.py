@@ -1,0 +1,133 @@
+"""Resize, crop and pad: one plan per clip, applied to each frame as it is read, so that memory stays small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from service.media.types import Fit, Preprocess
+from service.problems import ProblemError
+
+if TYPE_CHECKING:
+    from service.settings import Limits
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels of the source
+
+# Pillow first shrinks by whole factors while the picture stays this much larger than asked: fast, and hardly visible.
+REDUCING_GAP = 3.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How frames of one size become frames of another.
+
+    Args:
+        height, width: the source's size as displayed, pixels.
+        target: (height, width) that the cropped source is resampled to.
+        box: the part of the source that is resampled, source pixels.
+        preprocess: the same as a caller sees it.
+    """
+
+    height: int
+    width: int
+    target: tuple[int, int]
+    box: Box
+    preprocess: Preprocess
+
+    @property
+    def out(self) -> tuple[int, int]:
+        """(height, width) of the frames that come out."""
+        pad = self.preprocess.pad
+        return self.target if pad is None else (pad[2], pad[3])
+
+    def image(self, picture: Image.Image) -> Image.Image:
+        """Resample a picture of any mode; one that was decoded at a reduced scale lands on the same pixels.
+
+        Args:
+            picture: the source, upright; its size may be a fraction of the planned one.
+        """
+        height, width = self.target
+        if picture.size == (width, height) and (self.height, self.width) == self.target:
+            return picture
+        scale_x, scale_y = picture.width / self.width, picture.height / self.height
+        left, top, right, bottom = self.box
+        box = (
+            left * scale_x,
+            top * scale_y,
+            min(right * scale_x, picture.width),
+            min(bottom * scale_y, picture.height),
+        )
+        return picture.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
+
+    def frame(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resample and pad one frame.
+
+        Args:
+            pixels: uint8 RGB (H, W, 3).
+
+        Returns:
+            uint8 RGB, contiguous, of size `out`.
+        """
+        if pixels.shape[:2] != self.target or (self.height, self.width) != self.target:
+            pixels = np.asarray(self.image(Image.fromarray(pixels)))
+        pad = self.preprocess.pad
+        if pad is None:
+            return np.ascontiguousarray(pixels)
+        canvas = np.zeros((pad[2], pad[3], 3), np.uint8)
+        canvas[pad[0] : pad[0] + pixels.shape[0], pad[1] : pad[1] + pixels.shape[1]] = pixels
+        return canvas
+
+
+def plan(height: int, width: int, size: tuple[int, int] | None, fit: Fit, limits: Limits | None) -> Plan:
+    """Plan for frames of (height, width) pixels.
+
+    Args:
+        height, width: source size as displayed, pixels.
+        size: (height, width) to reach, None to keep the source's.
+        fit: how, see `MediaOptions`.
+        limits: bounds, None for trusted files.
+
+    Raises:
+        ProblemError: "too-many-pixels" if the frames that come out are over `limits.kept_pixels`.
+    """
+    out = (height, width) if size is None else size
+    if limits is not None and out[0] * out[1] > limits.kept_pixels:
+        raise ProblemError(
+            "too-many-pixels",
+            f"Frames of {out[0]}x{out[1]} pixels are over the model's limit of {limits.kept_pixels} pixels a frame; "
+            "ask for a smaller `size`.",
+            limit=limits.kept_pixels,
+            actual=out[0] * out[1],
+        )
+    whole: Box = (0, 0, width, height)
+    if size is None or size == (height, width):
+        return Plan(height, width, (height, width), whole, Preprocess())
+    if fit == "stretch":
+        return Plan(height, width, size, whole, Preprocess(resize=size))
+    ratios = (size[0] / height, size[1] / width)
+    scale = max(ratios) if fit == "cover" else min(ratios)
+    # The side that decides the scale is met exactly, whatever the rounding of the other does.
+    scaled = tuple(
+        side if ratio == scale else max(1, round(length * scale))
+        for side, ratio, length in zip(size, ratios, (height, width), strict=True)
+    )
+    if fit == "contain":
+        inner = (min(scaled[0], size[0]), min(scaled[1], size[1]))
+        pad = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2, *size) if inner != size else None
+        return Plan(height, width, inner, whole, Preprocess(resize=inner, pad=pad))
+    resized = (max(scaled[0], size[0]), max(scaled[1], size[1]))
+    top, left = (resized[0] - size[0]) // 2, (resized[1] - size[1]) // 2
+    # The crop is taken in source coordinates: a thin strip scaled up whole would be a bomb of its own.
+    box = (
+        left * width / resized[1],
+        top * height / resized[0],
+        (left + size[1]) * width / resized[1],
+        (top + size[0]) * height / resized[0],
+    )
+    crop = (top, left, *size) if resized != size else None
+    resize = resized if resized != (height, width) else None
+    return Plan(height, width, size, box, Preprocess(resize=resize, crop=crop))
