@@ -1,0 +1,21 @@
+"""The model's operators: one folder each, plain torch as the definition of truth, faster forms beside it."""
+
+from kernels.dispatch import BackendUnavailableError, Choice, use_backend
+from kernels.peg import peg
+from kernels.spatial_attention import RopeTable, rope_table, spatial_attention
+from kernels.temporal_attention import temporal_attention
+from kernels.vq import vq_assign
+from kernels.window_attention import window_attention
+
+__all__ = [
+    "BackendUnavailableError",
+    "Choice",
+    "RopeTable",
+    "peg",
+    "rope_table",
+    "spatial_attention",
+    "temporal_attention",
+    "use_backend",
+    "vq_assign",
+    "window_attention",
+]

@@ -1,0 +1,111 @@
+"""Which form of an operator runs: an argument, a context manager or `OMNITOK_KERNELS`, in that order."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Generic, ParamSpec
+
+from torch import Tensor
+
+P = ParamSpec("P")
+
+BACKENDS = ("auto", "triton", "sdpa", "reference")
+ENVIRONMENT = "OMNITOK_KERNELS"
+
+_chosen: ContextVar[str | None] = ContextVar("omnitok_kernels", default=None)
+
+
+class BackendUnavailableError(RuntimeError):
+    """A backend was demanded by name and cannot run this call."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One implementation of an operator.
+
+    Args:
+        run: the implementation, with the operator's own signature.
+        refuse: says in a few words why it cannot run a call, or None if it can.
+    """
+
+    run: Callable[..., Tensor]
+    refuse: Callable[..., str | None] = lambda *args, **kwargs: None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What `Operator.explain` answers: the backend that runs, and why each other one does not."""
+
+    backend: str
+    because: str
+    refused: Mapping[str, str]
+
+
+class Operator(Generic[P]):
+    """An operator with several forms, tried in the order in which they were given; the last must take every call.
+
+    Args:
+        name: the operator's name, for errors.
+        signature: a function with the public signature and docstring; it is never run.
+        forms: backend name to `Form`, best first; must hold "reference".
+    """
+
+    def __init__(self, name: str, signature: Callable[P, Tensor], forms: Mapping[str, Form]) -> None:
+        if "reference" not in forms or set(forms) - set(BACKENDS):
+            raise ValueError(f"{name}: forms {sorted(forms)} must hold 'reference' and be among {BACKENDS}")
+        self.name = name
+        self.forms = dict(forms)
+        self.__doc__ = signature.__doc__
+        self.__wrapped__ = signature
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return self.forms[self._select(args, kwargs).backend].run(*args, **kwargs)
+
+    def run_on(self, backend: str, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        """Run with one backend for this call.
+
+        Raises:
+            BackendUnavailableError: that backend cannot run this call.
+        """
+        with use_backend(backend):
+            return self(*args, **kwargs)
+
+    def explain(self, *args: P.args, **kwargs: P.kwargs) -> Choice:
+        """Say which form would run this call, and why the others would not."""
+        return self._select(args, kwargs)
+
+    def _select(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Choice:
+        wanted = _chosen.get() or os.environ.get(ENVIRONMENT) or "auto"
+        if wanted not in BACKENDS:
+            raise BackendUnavailableError(f"{ENVIRONMENT}={wanted!r} is none of {', '.join(BACKENDS)}")
+        if wanted != "auto" and wanted not in self.forms and wanted != "sdpa":
+            raise BackendUnavailableError(f"{self.name} has no {wanted} form, only {', '.join(self.forms)}")
+        refused: dict[str, str] = {}
+        for backend, form in self.forms.items():
+            # sdpa names the library's fast path; an operator that has none runs its reference there.
+            if wanted not in ("auto", backend) and not (wanted == "sdpa" and backend == "reference"):
+                refused[backend] = f"{wanted} was asked for"
+                continue
+            reason = form.refuse(*args, **kwargs)
+            if reason is None:
+                return Choice(backend, "first that can" if wanted == "auto" else "asked for", refused)
+            if wanted == backend:
+                raise BackendUnavailableError(f"{self.name} cannot run on {backend}: {reason}")
+            refused[backend] = reason
+        raise BackendUnavailableError(f"{self.name}: no form can run this call: {refused}")
+
+
+@contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Run every operator in this context on one backend ("auto", "triton", "sdpa" or "reference")."""
+    if backend not in BACKENDS:
+        raise BackendUnavailableError(f"{backend!r} is none of {', '.join(BACKENDS)}")
+    token = _chosen.set(backend)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)

@@ -1,0 +1,42 @@
+"""The definition of the positional convolution: a sum of 27 shifted products, channels last."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def peg(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    past: Tensor | None = None,
+    causal: bool = True,
+    order: Literal["causal", "published"] = "causal",
+) -> Tensor:
+    batch, frames, height, width, channels = x.shape
+    if past is not None and (order == "published" or not causal):
+        raise ValueError("frames are carried over only by a causal convolution in causal order")
+    if order == "published" and frames > 1:
+        scrambled = x.permute(0, 2, 3, 1, 4).reshape(x.shape)
+        out = peg(scrambled, weight, bias, causal=causal)
+        return out.reshape(batch, height, width, frames, channels).permute(0, 3, 1, 2, 4)
+
+    before = 2 if causal else 1
+    if past is not None:
+        taps, around = range(3), torch.cat((past, x), dim=1)
+    elif frames == 1:
+        taps, around = range(before, before + 1), x  # the other taps would see only padding
+    else:
+        taps, around = range(3), F.pad(x, (0, 0, 0, 0, 0, 0, before, 2 - before))
+    around = F.pad(around, (0, 0, 1, 1, 1, 1))
+    out = x + bias
+    for start, t in enumerate(taps):
+        for y in range(3):
+            for z in range(3):
+                shifted = around[:, start : start + frames, y : y + height, z : z + width]
+                out = out + shifted * weight[t, y, z]
+    return out

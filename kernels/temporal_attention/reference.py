@@ -1,0 +1,46 @@
+"""The definition of temporal attention, readable and on any device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.spatial_attention.reference import LOGIT_SCALE, cosine
+
+
+def time_bias(
+    queries: int, keys: int, causal: bool, window: int | None, slopes: Tensor | None, like: Tensor
+) -> Tensor | None:
+    """Additive logits (H or 1, queries, keys) of the last `queries` of `keys` frames; None where all is allowed."""
+    if window is not None and not causal:
+        raise ValueError(f"a temporal window of {window} frames needs causal attention")
+    key = torch.arange(keys, device=like.device)
+    distance = key[keys - queries :, None] - key[None, :]
+    bias = torch.zeros(1, queries, keys, dtype=like.dtype, device=like.device)
+    if slopes is not None:
+        bias = bias - slopes.to(like.dtype)[:, None, None] * distance.abs()
+    if causal:
+        bias = bias.masked_fill(distance < 0, -torch.inf)
+    if window is not None:
+        bias = bias.masked_fill(distance >= window, -torch.inf)
+    return bias if causal or slopes is not None else None
+
+
+def temporal_attention(
+    q: Tensor,
+    kv: Tensor,
+    q_scale: Tensor,
+    k_scale: Tensor,
+    past_kv: Tensor | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    kv = kv if past_kv is None else torch.cat((past_kv, kv), dim=1)
+    k, v = kv.unbind(4)  # (B, K, h, w, H, D)
+    q, k = cosine(q, q_scale), cosine(k, k_scale)
+    logits = LOGIT_SCALE * torch.einsum("bqyxnd,bkyxnd->byxnqk", q, k)
+    bias = time_bias(q.shape[1], k.shape[1], causal, window, slopes, logits)
+    if bias is not None:
+        logits = logits + bias
+    return torch.einsum("byxnqk,bkyxnd->bqyxnd", logits.softmax(-1), v.to(logits.dtype)).to(v.dtype)

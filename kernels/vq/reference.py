@@ -1,0 +1,19 @@
+"""The definition of code assignment, in slices so that the distance matrix stays small."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ROWS = 16_384  # distances of this many vectors at a time: 512 MiB for 8,192 codes in float32
+
+
+def vq_assign(z: Tensor, codebook: Tensor) -> Tensor:
+    dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
+    codes = codebook.to(dtype)
+    half_squares = 0.5 * codes.square().sum(-1)
+    # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e ; argmin takes the first of equal values
+    rows = z.to(dtype).reshape(-1, z.shape[-1]).split(ROWS)
+    return torch.cat([torch.addmm(half_squares, part, codes.T, alpha=-1).argmin(-1) for part in rows]).view(
+        z.shape[:-1]
+    )

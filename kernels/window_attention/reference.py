@@ -1,0 +1,35 @@
+"""The definition of window attention: full attention under a mask that keeps each window to itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def relative_index(rows: Tensor, columns: Tensor, window: int) -> Tensor:
+    """Row of the bias table for every (query, key) pair of positions less than `window` apart.
+
+    Args:
+        rows, columns: int64 (N,), coordinates of the positions.
+        window: side of a window.
+
+    Returns:
+        int64 (N, N).
+    """
+    dy = rows[:, None] - rows[None, :]
+    dx = columns[:, None] - columns[None, :]
+    return (dy + window - 1) * (2 * window - 1) + dx + window - 1
+
+
+def window_attention(qkv: Tensor, bias_table: Tensor, window: int) -> Tensor:
+    height, width = qkv.shape[2:4]
+    q, k, v = qkv.flatten(2, 3).unbind(3)  # (B, T, N, H, D)
+    rows = torch.arange(height, device=qkv.device).repeat_interleave(width)
+    columns = torch.arange(width, device=qkv.device).repeat(height)
+    window_id = rows // window * width + columns // window
+    apart = window_id[:, None] != window_id[None, :]
+    index = relative_index(rows, columns, window).masked_fill(apart, 0)
+    logits = (q.transpose(2, 3) @ k.permute(0, 1, 3, 4, 2)) * q.shape[-1] ** -0.5
+    logits = logits + bias_table[index].permute(2, 0, 1)
+    out = logits.masked_fill(apart, -torch.inf).softmax(-1).to(v.dtype) @ v.transpose(2, 3)
+    return out.transpose(2, 3).unflatten(2, (height, width))

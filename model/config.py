@@ -1,0 +1,186 @@
+"""What a tokenizer is made of: frozen configs, their checks, and the table of named ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A configuration that describes no tokenizer."""
+
+
+def _strict(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    known = {field.name for field in fields(cls)}
+    if unknown := sorted(set(data) - known):
+        raise ConfigError(f"unknown {cls.__name__} keys {unknown}; known are {sorted(known)}")
+    return dict(data)
+
+
+@dataclass(frozen=True)
+class VQConfig:
+    """The discrete head: factorised codes looked up by nearest distance.
+
+    Args:
+        codes: codebook size.
+        dim: width of a code.
+    """
+
+    codes: int = 8192
+    dim: int = 8
+
+    def __post_init__(self) -> None:
+        if self.codes < 2 or self.dim < 1:
+            raise ConfigError(
+                f"a codebook needs at least 2 codes of at least 1 dimension, not {self.codes} x {self.dim}"
+            )
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """The continuous head: a diagonal Gaussian per latent position.
+
+    Args:
+        dim: channels of a latent.
+    """
+
+    dim: int = 8
+
+    def __post_init__(self) -> None:
+        if self.dim < 1:
+            raise ConfigError(f"a latent needs at least 1 channel, not {self.dim}")
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """Geometry of an encoder, a decoder and the head between them (section 3.1.1; reference.md, Tokenizer).
+
+    Args:
+        width: channels of a token inside the network.
+        heads, head_dim: attention heads and their width.
+        patch, temporal_patch: pixels and frames per latent position; the first frame stands alone.
+        encoder_blocks, decoder_blocks: one letter per spatial layer: "t" full attention, "w" window attention.
+        temporal_layers: temporal layers in the encoder and again in the decoder.
+        window: side of an attention window, in tokens.
+        spatial_position: "rope", or "rel" (a learned bias where `additive_bias` says so, else none).
+        additive_bias: add the learned spatial bias ("rel" layers) and linear temporal penalties, as files trained
+            without fused attention need.
+        temporal_order: "causal", or "published" for released weights, whose temporal positional convolution
+            reads scrambled memory and sees later frames.
+        causal_attention, causal_peg: whether temporal attention and positional convolutions see only the past.
+        temporal_window: latent frames that a frame attends to, itself included; None for all.
+        head: VQ or VAE.
+    """
+
+    width: int = 512
+    heads: int = 8
+    head_dim: int = 64
+    patch: int = 8
+    temporal_patch: int = 4
+    encoder_blocks: str = "ttww"
+    decoder_blocks: str = "tttt"
+    temporal_layers: int = 4
+    window: int = 8
+    spatial_position: Literal["rope", "rel"] = "rope"
+    additive_bias: bool = False
+    temporal_order: Literal["causal", "published"] = "causal"
+    causal_attention: bool = True
+    causal_peg: bool = True
+    temporal_window: int | None = None
+    head: VQConfig | VAEConfig = VQConfig()
+
+    def __post_init__(self) -> None:
+        counts = ("width", "heads", "head_dim", "patch", "temporal_patch", "temporal_layers", "window")
+        for name in counts:
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+        for name in ("encoder_blocks", "decoder_blocks"):
+            blocks = getattr(self, name)
+            if not blocks or set(blocks) - set("tw"):
+                raise ConfigError(f"{name} must be letters 't' and 'w', not {blocks!r}")
+        if self.spatial_position not in ("rope", "rel"):
+            raise ConfigError(f"spatial_position must be 'rope' or 'rel', not {self.spatial_position!r}")
+        if self.temporal_order not in ("causal", "published"):
+            raise ConfigError(f"temporal_order must be 'causal' or 'published', not {self.temporal_order!r}")
+        if self.spatial_position == "rope" and self.head_dim % 4:
+            raise ConfigError(f"rotary positions need a head_dim divisible by 4, not {self.head_dim}")
+        if self.temporal_window is not None and (self.temporal_window < 1 or not self.causal_attention):
+            raise ConfigError(f"temporal_window {self.temporal_window} must be positive and needs causal_attention")
+
+    @property
+    def is_vq(self) -> bool:
+        """Whether codes are discrete tokens."""
+        return isinstance(self.head, VQConfig)
+
+    @property
+    def streams(self) -> bool:
+        """Whether clips can be encoded in chunks: nothing may see later frames."""
+        return self.temporal_order == "causal" and self.causal_attention and self.causal_peg
+
+    @property
+    def feed_forward(self) -> int:
+        """Inner width of the feed-forward layers: two thirds of four times the width, rounded down."""
+        return int(4 * (2 / 3) * self.width)
+
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """Latent grid (t, h, w) of a clip, padding included.
+
+        Args:
+            frames, height, width: size of the clip in pixels, each at least 1.
+        """
+        if min(frames, height, width) < 1:
+            raise ValueError(f"a clip needs at least one frame and one pixel, not {frames} x {height} x {width}")
+        return 1 + -(-(frames - 1) // self.temporal_patch), -(-height // self.patch), -(-width // self.patch)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The config as JSON-ready data; `from_dict` reads it back."""
+        data = asdict(self)
+        data["head"] = {"kind": "vq" if self.is_vq else "vae"} | data["head"]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TokenizerConfig:
+        """Build a config from JSON data.
+
+        Raises:
+            ConfigError: unknown keys, or values that describe no tokenizer.
+        """
+        values = _strict(cls, data)
+        try:
+            if "head" in values:
+                head = dict(values["head"])
+                heads: dict[str, type[VQConfig] | type[VAEConfig]] = {"vq": VQConfig, "vae": VAEConfig}
+                kind = head.pop("kind", None)
+                if kind not in heads:
+                    raise ConfigError(f"head.kind must be 'vq' or 'vae', not {kind!r}")
+                values["head"] = heads[kind](**_strict(heads[kind], head))
+            return cls(**values)
+        except TypeError as error:
+            raise ConfigError(f"a value has the wrong type: {error}") from error
+
+
+_published = TokenizerConfig(temporal_order="published")
+_debug = TokenizerConfig(
+    width=32,
+    heads=2,
+    head_dim=16,
+    encoder_blocks="tw",
+    decoder_blocks="wt",
+    temporal_layers=1,
+    window=4,
+    temporal_window=3,
+    head=VQConfig(codes=64, dim=4),
+)
+
+CONFIGS: dict[str, TokenizerConfig] = {
+    # as released: full attention in half of the encoder and all of the decoder, scrambled temporal positions
+    "published": _published,
+    # as the paper's text says (section 4): window attention in every spatial layer, causal in time
+    "paper": TokenizerConfig(encoder_blocks="wwww", decoder_blocks="wwww"),
+    # half the width and truly causal; a window in time lets clips of any length stream in constant memory
+    "demo": replace(_published, width=256, heads=4, temporal_order="causal", temporal_window=5),
+    # milliseconds on a CPU; for tests
+    "debug": _debug,
+}
