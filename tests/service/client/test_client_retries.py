@@ -1,0 +1,204 @@
+"""The client against a server that misbehaves: what it repeats, what it does not, and what it says in the end."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.client import Client, ServiceError
+from service.problems import ProblemError
+from service.result import MSGPACK, EncodeMeta, EncodeResult
+
+RESULT = EncodeResult(EncodeMeta(bundle="a" * 64), tokens=np.arange(8, dtype=np.int32).reshape(2, 2, 2))
+
+
+@dataclass
+class Reply:
+    """One scripted answer; status 0 drops the connection."""
+
+    status: int
+    body: bytes = b"plain text from a proxy"
+    headers: dict[str, str] = field(default_factory=lambda: {"Content-Type": "text/plain"})
+
+
+def good() -> Reply:
+    return Reply(200, RESULT.dump(MSGPACK), {"Content-Type": MSGPACK})
+
+
+def problem(slug: str, **headers: str) -> Reply:
+    error = ProblemError(slug, "this is the detail")
+    body = json.dumps(error.document("req-1")).encode()
+    return Reply(error.status, body, {"Content-Type": "application/problem+json", **headers})
+
+
+@dataclass
+class Flaky:
+    """A server that plays a script, one reply a request, and remembers what it was sent."""
+
+    url: str
+    script: list[Reply] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def flaky() -> Iterator[Flaky]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            record.bodies.append(self.rfile.read(int(self.headers.get("Content-Length", 0))))
+            record.headers.append(dict(self.headers))
+            record.paths.append(self.path)
+            reply = record.script.pop(0)
+            if reply.status == 0:
+                self.close_connection = True
+                return
+            self.send_response(reply.status)
+            for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(reply.body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    record = Flaky(f"http://127.0.0.1:{server.server_address[1]}")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield record
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def client(flaky: Flaky, waits: list[float], retries: int = 4) -> Client:
+    return Client(flaky.url, retries=retries, sleep=waits.append)
+
+
+@pytest.mark.parametrize(
+    "passing",
+    [
+        Reply(0),
+        Reply(408),
+        Reply(500),
+        Reply(502),
+        Reply(503),
+        Reply(504),
+        problem("overloaded", **{"Retry-After": "1"}),
+        problem("draining", **{"Retry-After": "2"}),
+    ],
+    ids=lambda reply: f"{reply.status}-{len(reply.headers)}",
+)
+def test_what_passes_is_tried_again_with_the_same_body(flaky: Flaky, passing: Reply) -> None:
+    flaky.script = [passing, passing, good()]
+    waits: list[float] = []
+    with client(flaky, waits) as c:
+        result = c.encode(b"\x89PNG\r\n\x1a\nrest", size="128")
+    assert result.tokens is not None
+    assert (result.tokens == RESULT.tokens).all()
+    assert flaky.bodies == [b"\x89PNG\r\n\x1a\nrest"] * 3
+    assert flaky.paths == ["/encode?size=128"] * 3
+    assert {headers["Content-Type"] for headers in flaky.headers} == {"image/png"}
+    asked = float(passing.headers.get("Retry-After", 0))
+    assert len(waits) == 2
+    assert all(asked + 0.125 * 2**n <= wait <= asked + 0.25 * 2**n for n, wait in enumerate(waits))
+
+
+@pytest.mark.parametrize(
+    "slug",
+    ["corrupt-media", "unknown-model", "body-too-large", "slow-body", "internal", "deadline-exceeded", "gpu-memory"],
+)
+def test_what_would_fail_again_is_not_repeated(flaky: Flaky, slug: str) -> None:
+    flaky.script = [problem(slug)]
+    waits: list[float] = []
+    with client(flaky, waits) as c, pytest.raises(ServiceError) as caught:
+        c.encode(b"whatever")
+    assert waits == []
+    assert caught.value.code == slug
+    assert caught.value.status == ProblemError(slug, "").status
+    assert caught.value.problem is not None
+    assert "this is the detail" in str(caught.value)
+    assert "req-1" in str(caught.value)
+
+
+def test_attempts_are_bounded_and_the_last_problem_is_told(flaky: Flaky) -> None:
+    flaky.script = [Reply(502), Reply(0), problem("overloaded", **{"Retry-After": "1"})]
+    waits: list[float] = []
+    with client(flaky, waits, retries=2) as c, pytest.raises(ServiceError) as caught:
+        c.encode(b"whatever")
+    assert len(waits) == 2
+    assert caught.value.code == "overloaded"
+
+
+def test_a_server_that_asks_for_too_long_a_wait_is_not_waited_for(flaky: Flaky) -> None:
+    flaky.script = [problem("overloaded", **{"Retry-After": "3600"})]
+    waits: list[float] = []
+    with client(flaky, waits) as c, pytest.raises(ServiceError):
+        c.encode(b"whatever")
+    assert waits == []
+
+
+def test_waits_double_up_to_their_bound(flaky: Flaky) -> None:
+    flaky.script = [Reply(502)] * 11
+    waits: list[float] = []
+    with client(flaky, waits, retries=10) as c, pytest.raises(ServiceError):
+        c.encode(b"whatever")
+    bounds = [min(0.25 * 2**n, 30.0) for n in range(10)]
+    assert all(bound / 2 <= wait <= bound for wait, bound in zip(waits, bounds, strict=True))
+
+
+def test_a_file_is_sent_whole_and_anew_for_every_attempt(flaky: Flaky, tmp_path: Path) -> None:
+    path = tmp_path / "clip.gif"
+    path.write_bytes(b"GIF89a" + bytes(700_000))
+    flaky.script = [Reply(0), Reply(503), good()]
+    with client(flaky, []) as c:
+        c.encode(path)
+    assert [len(body) for body in flaky.bodies] == [700_006] * 3
+    assert {headers["Content-Length"] for headers in flaky.headers} == {"700006"}
+    assert not any("Transfer-Encoding" in headers for headers in flaky.headers)
+
+
+def test_no_server_is_one_clear_error() -> None:
+    waits: list[float] = []
+    with Client("http://127.0.0.1:9", retries=1, sleep=waits.append) as c, pytest.raises(ServiceError) as caught:
+        c.models()
+    assert len(waits) == 1
+    assert caught.value.status is None
+    assert "127.0.0.1:9" in str(caught.value)
+    with Client("http://127.0.0.1:9", sleep=waits.append) as c:
+        assert c.ready() is False
+    assert len(waits) == 1
+
+
+@pytest.mark.parametrize(
+    "broken", [Reply(503, b"{not json", {"Content-Type": "application/problem+json"}), Reply(418, b"", {})]
+)
+def test_an_answer_that_is_no_problem_document_still_names_its_status(flaky: Flaky, broken: Reply) -> None:
+    flaky.script = [broken]
+    with client(flaky, [], retries=0) as c, pytest.raises(ServiceError, match=str(broken.status)) as caught:
+        c.encode(b"whatever")
+    assert caught.value.problem is None
+
+
+def test_an_answer_that_is_no_result_is_a_problem(flaky: Flaky) -> None:
+    flaky.script = [Reply(200, b"<html>", {"Content-Type": "text/html"})]
+    with client(flaky, []) as c, pytest.raises(ProblemError):
+        c.encode(b"whatever")
+
+
+@pytest.mark.parametrize("package", ["torch", "ray", "fastapi"])
+def test_the_client_imports_without(package: str) -> None:
+    program = f"import sys; sys.modules[{package!r}] = None; import service.client"
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
