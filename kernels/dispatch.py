@@ -1,4 +1,8 @@
-"""Which form of an operator runs: an argument, a context manager or `OMNITOK_KERNELS`, in that order."""
+"""Which form of an operator runs: an argument, a context manager or `OMNITOK_KERNELS`, in that order.
+
+`triton` is our own kernels, `sdpa` torch's fused library calls, `reference` the readable definition; `auto` takes the
+first of these that can run the call.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec
 
+import torch
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -45,6 +50,14 @@ class Choice:
     refused: Mapping[str, str]
 
 
+@torch.compiler.assume_constant_result  # a compiled graph keeps the choice that it was traced with
+def _wanted() -> str:
+    wanted = _chosen.get() or os.environ.get(ENVIRONMENT) or "auto"
+    if wanted not in BACKENDS:
+        raise BackendUnavailableError(f"{ENVIRONMENT}={wanted!r} is none of {', '.join(BACKENDS)}")
+    return wanted
+
+
 class Operator(Generic[P]):
     """An operator with several forms, tried in the order in which they were given; the last must take every call.
 
@@ -79,14 +92,12 @@ class Operator(Generic[P]):
         return self._select(args, kwargs)
 
     def _select(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Choice:
-        wanted = _chosen.get() or os.environ.get(ENVIRONMENT) or "auto"
-        if wanted not in BACKENDS:
-            raise BackendUnavailableError(f"{ENVIRONMENT}={wanted!r} is none of {', '.join(BACKENDS)}")
+        wanted = _wanted()
         if wanted != "auto" and wanted not in self.forms and wanted != "sdpa":
             raise BackendUnavailableError(f"{self.name} has no {wanted} form, only {', '.join(self.forms)}")
         refused: dict[str, str] = {}
         for backend, form in self.forms.items():
-            # sdpa names the library's fast path; an operator that has none runs its reference there.
+            # where torch has no library call for an operator, its reference stands in
             if wanted not in ("auto", backend) and not (wanted == "sdpa" and backend == "reference"):
                 refused[backend] = f"{wanted} was asked for"
                 continue

@@ -5,7 +5,7 @@ from typing import Literal
 from torch import Tensor
 
 from kernels.dispatch import Form, Operator
-from kernels.peg import reference
+from kernels.peg import library, reference
 
 
 def _signature(
@@ -33,6 +33,6 @@ def _signature(
     raise NotImplementedError
 
 
-peg = Operator("peg", _signature, {"reference": Form(reference.peg)})
+peg = Operator("peg", _signature, {"sdpa": Form(library.peg, library.refuse), "reference": Form(reference.peg)})
 
 __all__ = ["peg"]
