@@ -67,18 +67,23 @@ class Plan:
         """Resample and pad one frame.
 
         Args:
-            pixels: uint8 RGB (H, W, 3).
+            pixels: uint8 RGB (H, W, 3), upright.
 
         Returns:
             uint8 RGB, contiguous, of size `out`.
         """
         if pixels.shape[:2] != self.target or (self.height, self.width) != self.target:
             pixels = np.asarray(self.image(Image.fromarray(pixels)))
-        pad = self.preprocess.pad
-        if pad is None:
+        return self.pad(pixels)
+
+    def pad(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Lay a frame of size `target` into its black surround; uint8 RGB (H, W, 3) to the same, of size `out`."""
+        place = self.preprocess.pad
+        if place is None:
             return np.ascontiguousarray(pixels)
-        canvas = np.zeros((pad[2], pad[3], 3), np.uint8)
-        canvas[pad[0] : pad[0] + pixels.shape[0], pad[1] : pad[1] + pixels.shape[1]] = pixels
+        top, left, height, width = place
+        canvas = np.zeros((height, width, 3), np.uint8)
+        canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         return canvas
 
 

@@ -14,6 +14,8 @@ from service.problems import ProblemError
 Fit = Literal["cover", "contain", "stretch"]
 Sampling = Literal["first", "uniform", "stride"]
 
+_RATE_TOLERANCE = 0.02
+
 
 @dataclass(frozen=True)
 class MediaOptions:
@@ -128,8 +130,15 @@ class Frames:
         """Rate of the kept frames, frames per second: the source's corrected for sampling; None for a still."""
         times = self.source.sampled_pts
         if self.is_video and len(times) > 1 and times[-1] > times[0]:
-            return (len(times) - 1) / (times[-1] - times[0])
+            return rate((len(times) - 1) / (times[-1] - times[0]), self.source.fps)
         return self.source.fps
+
+
+def rate(measured: float, nominal: float | None) -> float:
+    """The nominal frame rate where the measured one is the same but for rounded time stamps; else the measured one."""
+    if nominal is not None and abs(measured - nominal) < _RATE_TOLERANCE * nominal:
+        return nominal
+    return measured
 
 
 def source_from(data: dict[str, Any]) -> SourceInfo:

@@ -1,0 +1,272 @@
+"""Videos through FFmpeg: opened so that nothing but the given bytes is ever read, decoded under limits."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+
+import av
+import numpy as np
+from av.video.reformatter import Colorspace
+from numpy.typing import NDArray
+
+from service.media.bounds import check_decoded, check_duration, check_kept, check_picture
+from service.media.geometry import Plan, plan
+from service.media.source import FrameReader, choose
+from service.media.types import MediaOptions, Preprocess, SourceInfo, rate
+from service.problems import ProblemError
+
+if TYPE_CHECKING:
+    from service.settings import Limits
+
+CODECS = ("h264", "hevc", "vp8", "vp9", "av1")
+DEMUXERS = {"video/mp4": "mov", "video/quicktime": "mov", "video/webm": "matroska", "video/x-matroska": "matroska"}
+
+# Decoders round sizes up to whole coding blocks before they compare with max_pixels; the exact limit is ours to check.
+_BLOCK_ALLOWANCE = 1.25
+_UNSPECIFIED_COLORSPACE = 2
+_HD_HEIGHT = 720
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over the packets tells, before anything is decoded.
+
+    Args:
+        pts: time stamps of the shown frames, ascending, in units of `time_base` seconds.
+        order: (time stamp, is a key frame) of every packet in file order.
+        codec: canonical codec name.
+        height, width: coded size by the header, pixels.
+        fps: average rate, frames per second; None if nothing tells it.
+        duration_s: seconds.
+    """
+
+    pts: list[int]
+    order: list[tuple[int, bool]]
+    time_base: Fraction
+    codec: str
+    height: int
+    width: int
+    fps: float | None
+    duration_s: float
+
+
+class ClipReader(FrameReader):
+    """Frames of a video file.
+
+    Args:
+        file: the open file; its name, if it has one, is never looked at.
+        media_type: one of `DEMUXERS`, from the file's content.
+        options: window, sampling and size.
+        limits: bounds, None for trusted files.
+
+    Raises:
+        ProblemError: anything wrong with the file, or a limit that it breaks.
+    """
+
+    is_video = True
+
+    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: Limits | None) -> None:
+        self._file, self._media_type, self._options, self._limits = file, media_type, options, limits
+        with self._open() as (container, stream):
+            self._survey = self._read_packets(container, stream)
+        pts, base = self._survey.pts, self._survey.time_base
+        chosen = choose([float((stamp - pts[0]) * base) for stamp in pts], options)
+        self._targets = [pts[index] for index in chosen]
+        self.expected = len(chosen)
+        self._sampled: list[float] = []
+        self._plan: Plan | None = None
+        self._first_packet = self._key_packet_before(self._targets[0])
+        self._check_cost()
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess() if self._plan is None else self._plan.preprocess
+
+    def info(self) -> SourceInfo:
+        survey = self._survey
+        height, width = (survey.height, survey.width) if self._plan is None else (self._plan.height, self._plan.width)
+        return SourceInfo(
+            media_type=self._media_type,
+            codec=survey.codec,
+            width=width,
+            height=height,
+            frames_in=len(survey.pts),
+            fps=survey.fps,
+            duration_s=survey.duration_s,
+            sampled_pts=list(self._sampled),
+        )
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        targets, first = self._targets, self._survey.pts[0]
+        position = 0  # of the next target
+        with self._open() as (container, stream):
+            for frame in self._decode(container, stream):
+                if frame.pts is None or frame.pts < targets[position]:
+                    continue
+                pixels = upright(rgb(frame), frame.rotation)
+                if self._plan is None:
+                    height, width = pixels.shape[:2]
+                    self._plan = plan(height, width, self._options.size, self._options.fit, self._limits)
+                self._sampled.append(float((frame.pts - first) * self._survey.time_base))
+                yield self._plan.frame(pixels)
+                # A frame that never came must not shift the ones after it.
+                position = max(position + 1, bisect_right(targets, frame.pts))
+                if position >= len(targets):
+                    return
+        if position == 0:
+            self._fail("none of its frames can be decoded")
+
+    def _check_cost(self) -> None:
+        """Refuse by the packets alone what decoding would refuse after much work."""
+        survey, last = self._survey, self._targets[-1]
+        needed = sum(stamp <= last for stamp, _ in survey.order[self._first_packet :])
+        check_decoded(self._limits, needed, survey.height * survey.width, is_video=True)
+        height, width = (survey.height, survey.width) if self._options.size is None else self._options.size
+        plan(survey.height, survey.width, self._options.size, self._options.fit, self._limits)
+        check_kept(self._limits, self.expected, height * width)
+
+    def _key_packet_before(self, stamp: int) -> int:
+        """Index of the packet from which decoding must begin to show the frame at `stamp`."""
+        keys = [index for index, (pts, is_key) in enumerate(self._survey.order) if is_key and pts <= stamp]
+        return keys[-1] if keys else 0
+
+    def _read_packets(self, container: Any, stream: Any) -> Survey:
+        limits, order, shown = self._limits, [], []
+        ends = 0
+        for packet in container.demux(stream):
+            if packet.size == 0:
+                continue
+            if packet.is_corrupt:
+                self._fail("it is cut off")
+            if packet.pts is None:
+                self._fail("its frames have no time stamps")
+            order.append((packet.pts, packet.is_keyframe))
+            if not packet.is_discard:
+                shown.append(packet.pts)
+                ends = max(ends, packet.pts + (packet.duration or 0))
+            if limits is not None and len(order) > limits.demuxed_packets:
+                raise ProblemError(
+                    "decode-budget",
+                    f"At most {limits.demuxed_packets} packets are read from one file.",
+                    limit=limits.demuxed_packets,
+                    actual=len(order),
+                )
+        if not shown:
+            raise ProblemError("no-video-stream", "The video stream of the file holds no frames.")
+        shown.sort()
+        base = stream.time_base
+        measured = float((ends - shown[0]) * base)
+        check_duration(limits, measured)
+        span = float((shown[-1] - shown[0]) * base)
+        nominal = float(stream.average_rate or 0) or None
+        return Survey(
+            pts=shown,
+            order=order,
+            time_base=base,
+            codec=stream.codec_context.codec.canonical_name,
+            height=stream.codec_context.height,
+            width=stream.codec_context.width,
+            fps=rate((len(shown) - 1) / span, nominal) if span > 0 else nominal,
+            duration_s=measured if measured > span else span,
+        )
+
+    def _decode(self, container: Any, stream: Any) -> Iterator[Any]:
+        context, limits = stream.codec_context, self._limits
+        # The only place where the decoder obeys these; as options of `av.open` they are silently ignored.
+        context.options = {"threads": "1"}
+        if limits is not None:
+            context.options |= {"max_pixels": str(int(limits.video_pixels * _BLOCK_ALLOWANCE))}
+        stream.thread_type = "NONE"
+        context.thread_count = 1
+        frames = pixels = 0
+        for index, packet in enumerate(container.demux(stream)):
+            if index < self._first_packet and packet.size:
+                continue
+            for frame in packet.decode():
+                frames += 1
+                pixels = max(pixels, frame.height * frame.width)
+                check_picture(limits, frame.height, frame.width, is_video=True)
+                check_decoded(limits, frames, pixels, is_video=True)
+                if frame.is_corrupt:
+                    self._fail("a frame is damaged")
+                yield frame
+
+    @contextmanager
+    def _open(self) -> Iterator[tuple[Any, Any]]:
+        """The container and its first video stream; every failure inside becomes a problem."""
+        try:
+            self._file.seek(0)
+            with open_container(self._file, self._media_type, self._limits) as container:
+                yield container, self._video_stream(container)
+        except (ProblemError, MemoryError):
+            raise
+        except Exception as error:  # damaged files raise UnicodeDecodeError, IndexError, LookupError and more
+            if isinstance(error, OSError) and error.errno == 12:
+                raise MemoryError from error
+            self._fail("it is damaged or cut off", error)
+
+    def _video_stream(self, container: Any) -> Any:
+        limits = self._limits
+        if limits is not None and len(container.streams) > limits.streams:
+            raise ProblemError(
+                "decode-budget",
+                f"A file may hold {limits.streams} streams; this one has {len(container.streams)}.",
+                limit=limits.streams,
+                actual=len(container.streams),
+            )
+        check_duration(limits, None if container.duration is None else container.duration / av.time_base)
+        if not container.streams.video:
+            raise ProblemError("no-video-stream", "The file holds no video stream.")
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        if context is None or context.codec.canonical_name not in CODECS:
+            raise ProblemError("unsupported-codec", f"The video codec is none of {', '.join(CODECS)}.")
+        check_picture(limits, context.height, context.width, is_video=True)
+        return stream
+
+    def _fail(self, why: str, cause: Exception | None = None) -> NoReturn:
+        raise ProblemError("corrupt-media", f"The {self._media_type} file cannot be decoded: {why}.") from cause
+
+
+class _Nameless:
+    """The reading half of a file, without its name: FFmpeg guesses formats and relative paths from names."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _refuse_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
+    raise PermissionError("media may not open other files")
+
+
+def open_container(file: BinaryIO, media_type: str, limits: Limits | None) -> Any:
+    """Open a container with one pinned demuxer, no protocol and no way to open anything else."""
+    return av.open(
+        _Nameless(file),
+        format=DEMUXERS[media_type],
+        container_options={"format_whitelist": DEMUXERS[media_type], "protocol_whitelist": "none"},
+        io_open=_refuse_open,
+        timeout=None if limits is None else limits.decode_seconds,
+    )
+
+
+def rgb(frame: Any) -> NDArray[np.uint8]:
+    """uint8 RGB (H, W, 3) of a decoded frame; untagged high-definition frames count as BT.709, as players do."""
+    untagged_hd = frame.colorspace == _UNSPECIFIED_COLORSPACE and frame.height >= _HD_HEIGHT
+    return frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU709 if untagged_hd else None)
+
+
+def upright(pixels: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
+    """Turn a frame by the file's display matrix.
+
+    Args:
+        pixels: uint8 (H, W, 3).
+        rotation: degrees counterclockwise; rounded to quarter turns.
+    """
+    turns = round(rotation / 90) % 4
+    return pixels if turns == 0 else np.ascontiguousarray(np.rot90(pixels, turns))

@@ -1,0 +1,45 @@
+"""One door to every kind of media: `open_frames` reads pictures through Pillow and videos through FFmpeg."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+from service.media.clips import ClipReader
+from service.media.sniff import HEAD_BYTES, VIDEO_TYPES, identify
+from service.media.source import FrameReader
+from service.media.stills import AnimationReader, StillReader
+from service.media.types import MediaOptions
+
+if TYPE_CHECKING:
+    from service.settings import Limits
+
+
+def open_frames(
+    file: BinaryIO, limits: Limits | None, options: MediaOptions | None = None, declared: str | None = None
+) -> FrameReader:
+    """Open media for reading frame by frame in constant memory.
+
+    Args:
+        file: an open, seekable binary file at any position; the caller closes it after the last frame.
+        limits: bounds that hold while reading; None for a trusted file of the user's own.
+        options: size, window and sampling; None keeps everything as it is.
+        declared: media type that the sender gave, None if it gave none.
+
+    Returns:
+        An iterable of uint8 RGB frames (H, W, 3) that also tells what the file was.
+
+    Raises:
+        ProblemError: the file is none of the supported types, is damaged, or breaks a limit. Iterating raises it too.
+    """
+    options = options or MediaOptions()
+    file.seek(0)
+    media_type = identify(file.read(HEAD_BYTES), declared)
+    file.seek(0)
+    if media_type in VIDEO_TYPES:
+        return ClipReader(file, media_type, options, limits)
+    if options.animated:
+        animation = AnimationReader(file, media_type, options, limits)
+        if animation.is_video:
+            return animation
+        file.seek(0)
+    return StillReader(file, media_type, options, limits)

@@ -1,0 +1,246 @@
+"""Pictures through Pillow: any mode, orientation and profile becomes upright sRGB on white."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+
+from service.media.bounds import check_decoded, check_kept, check_picture
+from service.media.geometry import Plan, plan
+from service.media.source import FrameReader, choose
+from service.media.types import MediaOptions, Preprocess, SourceInfo
+from service.problems import ProblemError
+
+if TYPE_CHECKING:
+    from service.settings import Limits
+
+FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP", "image/gif": "GIF"}
+
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+# A JPEG is decoded at a fraction of its size only while it stays this much larger than what is asked for.
+_DRAFT_GAP = 2
+# Browsers show frames that claim no duration for this long.
+_DEFAULT_FRAME_MS = 100.0
+
+
+class StillReader(FrameReader):
+    """The one frame of a picture, or the first of an animation.
+
+    Args:
+        file: the open file.
+        media_type: one of `FORMATS`, from the file's content.
+        options: size and fit.
+        limits: bounds, None for trusted files.
+
+    Raises:
+        ProblemError: anything wrong with the file, or a limit that it breaks.
+    """
+
+    is_video = False
+    expected = 1
+
+    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: Limits | None) -> None:
+        self._media_type = media_type
+        with reading(media_type, limits):
+            self._image = open_picture(file, media_type, limits)
+            self._orientation = orientation(self._image)
+            width, height = self._image.size
+        if self._orientation in _SIDEWAYS:
+            height, width = width, height
+        self._plan = plan(height, width, options.size, options.fit, limits)
+        self._limits = limits
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self._plan.preprocess
+
+    def info(self) -> SourceInfo:
+        return still_info(self._media_type, self._plan)
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        with reading(self._media_type, self._limits):
+            image = self._image
+            if self._media_type == "image/jpeg":
+                image.draft(None, self._draft_size())
+            image.load()
+            pixels = convert(image, self._plan, self._orientation)
+        yield pixels
+
+    def _draft_size(self) -> tuple[int, int]:
+        left, top, right, bottom = self._plan.box
+        height, width = self._plan.target
+        scale = _DRAFT_GAP * max(height / (bottom - top), width / (right - left))
+        return int(self._image.width * scale) + 1, int(self._image.height * scale) + 1
+
+
+class AnimationReader(FrameReader):
+    """Frames of an animated GIF, PNG or WebP; `is_video` is false if the file turns out to hold one picture.
+
+    Args, Raises: as `StillReader`.
+    """
+
+    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: Limits | None) -> None:
+        self._media_type, self._limits = media_type, limits
+        self._file = file
+        with reading(media_type, limits):
+            image = open_picture(file, media_type, limits)
+            pixels = image.width * image.height
+            starts = [0.0]
+            for _ in frames_of(image):
+                check_decoded(limits, len(starts), pixels, is_video=False)
+                shown_ms = image.info.get("duration") or _DEFAULT_FRAME_MS
+                starts.append(starts[-1] + float(shown_ms) / 1000)
+        self._duration_s = starts.pop()
+        self._plan = plan(image.height, image.width, options.size, options.fit, limits)
+        self.is_video = len(starts) > 1
+        self._count = len(starts)
+        self._chosen = choose(starts, options) if self.is_video else [0]
+        self._times = [starts[index] for index in self._chosen]
+        self.expected = len(self._chosen)
+        check_kept(limits, self.expected, self._plan.out[0] * self._plan.out[1])
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self._plan.preprocess
+
+    def info(self) -> SourceInfo:
+        return SourceInfo(
+            media_type=self._media_type,
+            codec=FORMATS[self._media_type].lower(),
+            width=self._plan.width,
+            height=self._plan.height,
+            frames_in=self._count,
+            fps=self._count / self._duration_s,
+            duration_s=self._duration_s,
+            sampled_pts=self._times,
+        )
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        with reading(self._media_type, self._limits):
+            self._file.seek(0)
+            image = open_picture(self._file, self._media_type, self._limits)
+            keep = set(self._chosen)
+            for index in frames_of(image):
+                if index in keep:
+                    yield convert(image, self._plan, upright=1)
+                if index == self._chosen[-1]:
+                    return
+
+
+@contextmanager
+def reading(media_type: str, limits: Limits | None) -> Iterator[None]:
+    """Turn whatever Pillow raises into a problem."""
+    try:
+        yield
+    except (ProblemError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        limit = Image.MAX_IMAGE_PIXELS if limits is None else limits.image_pixels
+        raise ProblemError(
+            "too-many-pixels", f"A picture may have {limit} pixels; this one has more.", limit
+        ) from error
+    except Exception as error:  # damaged pictures raise OSError, SyntaxError, ValueError, struct.error and more
+        raise ProblemError(
+            "corrupt-media", f"The {media_type} file cannot be decoded: it is damaged or cut off."
+        ) from error
+
+
+def open_picture(file: BinaryIO, media_type: str, limits: Limits | None) -> Image.Image:
+    """Read the header with one pinned format and check the size that it states."""
+    image = Image.open(file, formats=(FORMATS[media_type],))
+    check_picture(limits, image.height, image.width, is_video=False)
+    return image
+
+
+def frames_of(image: Image.Image) -> Iterator[int]:
+    """Decode the frames of an animation in place, one after the other; yields their indices."""
+    index = 0
+    while True:
+        try:
+            image.seek(index)
+        except EOFError:
+            return
+        image.load()
+        yield index
+        index += 1
+
+
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8; damaged metadata counts as upright, as in browsers."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return 1
+
+
+def convert(image: Image.Image, plan: Plan, upright: int) -> NDArray[np.uint8]:
+    """A loaded picture of any mode as an upright sRGB frame of the planned size.
+
+    Args:
+        image: the picture; it may have been decoded at a reduced scale.
+        plan: the geometry, for the upright picture.
+        upright: EXIF orientation.
+
+    Returns:
+        uint8 RGB (H, W, 3).
+    """
+    profile = image.info.get("icc_profile")
+    picture = continuous(image)
+    if upright in _TURNS:
+        picture = picture.transpose(_TURNS[upright])
+    picture = on_white(plan.image(picture))
+    return plan.pad(np.asarray(to_srgb(picture, profile)))
+
+
+def continuous(image: Image.Image) -> Image.Image:
+    """The picture in a mode that can be resampled: no palette, no bitmap, 8 bits a channel, transparency as alpha."""
+    if image.mode.startswith("I"):
+        high = np.asarray(image).astype(np.int64).clip(0, 0xFFFF) >> 8
+        return Image.fromarray(high.astype(np.uint8))
+    if image.mode in ("P", "PA") or "transparency" in image.info:
+        has_alpha = image.mode == "PA" or "transparency" in image.info
+        return image.convert("RGBA" if has_alpha else "RGB")
+    return image.convert("L") if image.mode == "1" else image
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """Composite on white where there is alpha."""
+    if picture.mode not in ("RGBA", "LA"):
+        return picture
+    picture = picture.convert("RGBA")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture).convert("RGB")
+
+
+def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """Apply an embedded profile; one that is damaged or of another colour space is ignored, as in browsers."""
+    if profile:
+        try:
+            embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(picture, embedded, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+            converted = None
+        if converted is not None:
+            return converted
+    return picture.convert("RGB")
+
+
+def still_info(media_type: str, plan: Plan) -> SourceInfo:
+    """What a still picture was."""
+    return SourceInfo(media_type, FORMATS[media_type].lower(), plan.width, plan.height, 1, None, None, [0.0])
