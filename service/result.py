@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.containers import read_npy, read_npz, read_safetensors
+from service.media.types import Preprocess, SourceInfo
 from service.problems import ProblemError
 from service.wire import pack, pack_tensor, read_json, unpack, unpack_tensor
 
@@ -25,6 +26,7 @@ NPY = "application/x-npy"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Extent = Annotated[int, Field(ge=1, le=2**20)]
+Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Name = Annotated[str, Field(max_length=256)]
 Strict = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -55,6 +57,11 @@ class SourceMeta(BaseModel):
     duration_s: Finite | None
     sampled_pts: Annotated[list[Finite], Field(max_length=4096)]
 
+    @classmethod
+    def of(cls, source: SourceInfo) -> SourceMeta:
+        """The same facts as metadata."""
+        return cls(**asdict(source))
+
 
 class PreprocessMeta(BaseModel):
     """What was done to each picture, enough to invert it.
@@ -69,6 +76,12 @@ class PreprocessMeta(BaseModel):
     resize: Annotated[list[int], Field(min_length=2, max_length=2)] | None
     crop: Annotated[list[int], Field(min_length=4, max_length=4)] | None
     pad: Annotated[list[int], Field(min_length=4, max_length=4)] | None
+
+    @classmethod
+    def of(cls, preprocess: Preprocess) -> PreprocessMeta:
+        """The same steps as metadata."""
+        steps = asdict(preprocess)
+        return cls(**{name: None if step is None else list(step) for name, step in steps.items()})
 
 
 class TimingMeta(BaseModel):
@@ -95,7 +108,7 @@ class EncodeMeta(BaseModel):
     model_config = Strict
     id: Name | None = None
     model: Name | None = None
-    bundle: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    bundle: Hash | None = None
     kind: Literal["vq", "vae"] | None = None
     grid: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
     codebook_size: int | None = None
@@ -201,10 +214,8 @@ def pointers(error: ValidationError, model: type[BaseModel]) -> list[dict[str, s
         pointer = "/" + "/".join(str(part) for part in item["loc"]) if first in model.model_fields else "/"
         if item["type"] == "extra_forbidden":
             pointer, detail = pointer.rpartition("/")[0] or "/", "there is a field that is not known here"
-        elif item["type"] == "value_error":
-            detail = "the value is not valid"
         else:
-            detail = item["msg"]
+            detail = item["msg"].removeprefix("Value error, ")
         entries.append({"pointer": pointer[:128], "detail": detail[:256]})
     return entries
 

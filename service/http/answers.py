@@ -1,0 +1,63 @@
+"""Problem documents as responses, whatever raised them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.problems import ProblemError
+
+PROBLEM_TYPE = "application/problem+json"
+BY_STATUS = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable"}
+
+
+class ClientGoneError(Exception):
+    """The client closed its connection; there is nobody to answer."""
+
+
+def problem_response(error: ProblemError, request_id: str, close: bool) -> Response:
+    """The answer to a refused request.
+
+    Args:
+        error: the refusal.
+        request_id: the id of the request.
+        close: whether unread bytes of the body make the connection unusable.
+    """
+    headers = {"Vary": "Accept"}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
+    if close:
+        headers["Connection"] = "close"
+    body = json.dumps(error.document(request_id)).encode()
+    return Response(body, status_code=error.status, headers=headers, media_type=PROBLEM_TYPE)
+
+
+async def on_problem(request: Request, error: Exception) -> Response:
+    """Answer a `ProblemError`."""
+    assert isinstance(error, ProblemError)
+    request.state.problem = error.slug
+    unread = request.method == "POST" and not getattr(request.state, "body_read", False)
+    return problem_response(error, request.state.request_id, close=unread)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer what the router itself refuses: unknown paths and methods."""
+    assert isinstance(error, HTTPException)
+    if error.status_code not in BY_STATUS:
+        raise error
+    detail = "this path or method does not exist here; /openapi.json lists what does"
+    response = await on_problem(request, ProblemError(BY_STATUS[error.status_code], detail))
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+async def on_validation_error(request: Request, error: Exception) -> Response:
+    """Answer what FastAPI finds wrong with path or query parameters, without echoing them."""
+    assert isinstance(error, RequestValidationError)
+    return await on_problem(request, ProblemError("invalid-options", "a parameter of the path or query is invalid"))

@@ -1,0 +1,157 @@
+"""Request bodies, read piece by piece under a cap of bytes and a cap of time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from python_multipart.multipart import parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from service.http.answers import ClientGoneError
+from service.media.sniff import FAMILIES, IMAGE_TYPES, MEDIA_TYPES, VIDEO_TYPES
+from service.negotiate import MSGPACK_ALIASES
+from service.problems import ProblemError
+from service.result import FORMS, JSON, MSGPACK
+from service.settings import Limits
+
+OCTETS = "application/octet-stream"
+MULTIPART = "multipart/form-data"
+MEDIA_BODY_TYPES = (*MEDIA_TYPES, OCTETS, MULTIPART, MSGPACK, JSON)
+CODES_BODY_TYPES = (*FORMS, OCTETS, MULTIPART)
+MULTIPART_OVERHEAD = 2**16
+MAX_CONTENT_TYPE = 512
+ALIASES = MSGPACK_ALIASES | FAMILIES
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ContentType:
+    """A media type in lower case, aliases resolved, and the boundary of a multipart body."""
+
+    media_type: str
+    boundary: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Body:
+    """A whole request body and what it says it is."""
+
+    content_type: ContentType
+    data: bytes
+
+
+def parse_content_type(header: str | None, supported: tuple[str, ...]) -> ContentType:
+    """What a `Content-Type` header says; none at all means bytes that are sniffed.
+
+    Args:
+        header: its value, of a request or of a part of one.
+        supported: the media types that are understood here.
+
+    Raises:
+        ProblemError: `unsupported-media-type`, listing `supported`.
+    """
+    if header is None:
+        return ContentType(OCTETS)
+    name, parameters = parse_options_header(header[:MAX_CONTENT_TYPE])
+    media_type = name.decode("latin-1").strip().lower()
+    if media_type not in supported:
+        media_type = ALIASES.get(media_type, media_type)
+    if media_type not in supported:
+        raise ProblemError("unsupported-media-type", f"send one of {', '.join(supported)}")
+    return ContentType(media_type, parameters.get(b"boundary") if media_type == MULTIPART else None)
+
+
+def byte_cap(media_type: str, limits: Limits, of_media: bool) -> int:
+    """The most bytes that a body of this type may have.
+
+    Args:
+        media_type: a supported type.
+        limits: the service's limits.
+        of_media: whether the route takes media (or tokens).
+    """
+    if media_type == JSON:
+        return limits.json_bytes
+    if media_type in IMAGE_TYPES:
+        return limits.image_bytes
+    if media_type in VIDEO_TYPES:
+        return limits.video_bytes
+    if media_type in (OCTETS, MULTIPART):
+        inner = max(limits.image_bytes, limits.video_bytes) if of_media else limits.tensor_bytes
+        return inner + (MULTIPART_OVERHEAD if media_type == MULTIPART else 0)
+    return limits.tensor_bytes
+
+
+async def read_body(request: Request, limits: Limits, of_media: bool) -> Body:
+    """Read the body of a request.
+
+    Args:
+        request: not read so far.
+        limits: caps of bytes and seconds.
+        of_media: whether the route takes media (or tokens).
+
+    Raises:
+        ProblemError: `unsupported-media-type`, `unsupported-encoding`, `bad-header`, `body-too-large`, `slow-body`,
+            or `malformed-body` for an empty one.
+        ClientGoneError: the connection closed first.
+    """
+    if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        raise ProblemError("unsupported-encoding", "send the body without a content encoding")
+    if len(request.headers.getlist("content-type")) > 1:
+        raise ProblemError("bad-header", "Content-Type occurs twice")
+    supported = MEDIA_BODY_TYPES if of_media else CODES_BODY_TYPES
+    content_type = parse_content_type(request.headers.get("content-type"), supported)
+    cap = byte_cap(content_type.media_type, limits, of_media)
+    declared = request.headers.get("content-length")
+    if declared is not None:
+        if not (declared.isascii() and declared.isdecimal() and len(declared) <= 18):
+            raise ProblemError("bad-header", "Content-Length is not a number of bytes")
+        if int(declared) > cap:
+            raise _too_large(cap, int(declared))
+    data = bytearray()
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > cap:
+                    raise _too_large(cap, len(data))
+    except TimeoutError as error:
+        detail = f"the body must arrive within {limits.body_seconds:g} s"
+        raise ProblemError("slow-body", detail, limit=limits.body_seconds) from error
+    except ClientDisconnect as error:
+        raise ClientGoneError from error
+    request.state.body_read = True
+    if not data:
+        raise ProblemError("malformed-body", "the body is empty")
+    return Body(content_type, bytes(data))
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do the work of a request whose body is read, and stop as soon as its client leaves.
+
+    Raises:
+        ClientGoneError: the client left; the work is cancelled and over.
+    """
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnection(request))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        task.cancel()
+        watcher.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def _disconnection(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _too_large(cap: int, actual: int) -> ProblemError:
+    return ProblemError("body-too-large", f"a body of this type has at most {cap} bytes", limit=cap, actual=actual)

@@ -1,0 +1,115 @@
+"""The outermost layer, plain ASGI: request id, counts, one log line, and a problem document for every surprise."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.http.answers import ClientGoneError, problem_response
+from service.http.log import event
+from service.http.metrics import HttpMetrics
+from service.problems import ProblemError
+
+REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+ROUTES = frozenset({"encode", "decode", "reconstruct", "models", "limits", "health", "version", "problems", "docs"})
+GONE = 499
+
+
+class RequestMiddleware:
+    """Wraps the whole application.
+
+    Args:
+        app: what it wraps.
+        metrics: where finished requests are counted.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of any ASGI kind."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        await _Exchange(self._app, self._metrics, scope, receive, send).run()
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app, self._metrics = app, metrics
+        self._scope, self._receive, self._send = scope, receive, send
+        self._started = time.perf_counter()
+        self._bytes_in = self._bytes_out = 0
+        self._status: int | None = None
+        given = Headers(scope=scope).get("x-request-id", "")
+        self._id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        # A server may share one state among requests; this request gets its own.
+        self._state = dict(scope.get("state") or {}) | {"request_id": self._id, "started": self._started}
+        scope["state"] = self._state
+
+    async def run(self) -> None:
+        route = route_label(self._scope["path"])
+        self._metrics.in_flight(route, 1)
+        try:
+            await self._app(self._scope, self._count_in, self._count_out)
+        except ClientGoneError:
+            self._status = GONE
+        except Exception as error:
+            event(logging.ERROR, "internal", {"request_id": self._id, "route": route}, error)
+            if self._status is not None:
+                raise
+            self._state["problem"] = "internal"
+            refusal = ProblemError("internal", f"the service failed; its log has the cause under {self._id}")
+            await problem_response(refusal, self._id, close=True)(self._scope, self._count_in, self._count_out)
+        finally:
+            # Nothing was sent: the server gave the request up because its client left.
+            code = GONE if self._status is None else self._status
+            seconds = time.perf_counter() - self._started
+            method = self._scope["method"] if self._scope["method"] in METHODS else "other"
+            self._metrics.in_flight(route, -1)
+            self._metrics.observe(route, method, str(code), seconds, self._bytes_in, self._bytes_out)
+            fields = {
+                "request_id": self._id,
+                "route": route,
+                "method": method,
+                "status": code,
+                "problem": self._state.get("problem"),
+                "model": self._state.get("model"),
+                "milliseconds": round(1000 * seconds, 2),
+                "bytes_in": self._bytes_in,
+                "bytes_out": self._bytes_out,
+            }
+            event(logging.INFO, "request", {key: value for key, value in fields.items() if value is not None})
+
+    async def _count_in(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._bytes_in += len(message.get("body", b""))
+        return message
+
+    async def _count_out(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            MutableHeaders(scope=message)["X-Request-ID"] = self._id
+        elif message["type"] == "http.response.body":
+            self._bytes_out += len(message.get("body", b""))
+        await self._send(message)
+
+
+def route_label(path: str) -> str:
+    """The route of a path, from a closed set, with version prefix and parameters removed."""
+    head, *rest = path.strip("/").split("/")
+    if head == "v1" and rest:
+        head, *rest = rest
+    if head == "health" and rest in (["live"], ["ready"]):
+        return f"/health/{rest[0]}"
+    return f"/{head}" if head in ROUTES else "other"

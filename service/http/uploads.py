@@ -1,0 +1,229 @@
+"""What a request body holds, whichever of its forms it takes: media, an array, or tokens; and options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from service.http.body import CODES_BODY_TYPES, MULTIPART, OCTETS, Body, parse_content_type
+from service.media.bounds import check_bytes, check_kept
+from service.media.sniff import HEAD_BYTES, MEDIA_TYPES, sniff
+from service.problems import ProblemError
+from service.result import FORMS, JSON, MSGPACK, EncodeResult, sniff_form
+from service.settings import Limits
+from service.wire import from_base64, read_json, tensor_from, unpack, unpack_tensor
+
+MAX_OPTIONS_BYTES = 16_384
+MAX_PART_HEADERS = 8
+MAX_PART_HEADER_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class MediaUpload:
+    """Pixels to encode.
+
+    Args:
+        media: bytes of a picture or clip, or None.
+        declared: what the caller says they are, or None if it does not say.
+        array: uint8 RGB (T, H, W, 3), or None.
+        options: the `options` value of the body, not validated yet.
+    """
+
+    media: bytes | None = None
+    declared: str | None = None
+    array: NDArray[np.uint8] | None = None
+    options: object = None
+
+
+@dataclass(frozen=True)
+class CodesUpload:
+    """Tokens or latents to decode, and the `options` value of the body."""
+
+    result: EncodeResult
+    options: object = None
+
+
+def parse_media(body: Body, limits: Limits) -> MediaUpload:
+    """The media or the array in the body of `/encode` and `/reconstruct`.
+
+    Raises:
+        ProblemError: for anything wrong with it.
+    """
+    media_type = body.content_type.media_type
+    if media_type == MULTIPART:
+        parts = _parts(body, "media")
+        part = parts["media"]
+        declared = parse_content_type(part.content_type, (*MEDIA_TYPES, OCTETS)).media_type
+        upload = MediaUpload(bytes(part.data), _declared(declared), options=_options(parts))
+    elif media_type == MSGPACK:
+        upload = _from_map(unpack(body.data, limits.tensor_bytes), in_json=False)
+    elif media_type == JSON:
+        upload = _from_map(read_json(body.data), in_json=True)
+    else:
+        upload = MediaUpload(body.data, _declared(media_type))
+    if upload.media is not None:
+        kind = sniff(upload.media[:HEAD_BYTES]) or ""
+        check_bytes(limits, len(upload.media), is_video=not kind.startswith("image/"))
+    if upload.array is not None:
+        return MediaUpload(array=_check_array(upload.array, limits), options=upload.options)
+    return upload
+
+
+def parse_codes(body: Body, limits: Limits) -> CodesUpload:
+    """The tokens or latents in the body of `/decode`.
+
+    Raises:
+        ProblemError: for anything wrong with them.
+    """
+    media_type, data, options = body.content_type.media_type, body.data, None
+    if media_type == MULTIPART:
+        parts = _parts(body, "tokens")
+        part = parts["tokens"]
+        data, options = bytes(part.data), _options(parts)
+        media_type = parse_content_type(part.content_type, (*FORMS, OCTETS)).media_type
+    if media_type == OCTETS:
+        found = sniff_form(data[:64])
+        if found is None:
+            raise ProblemError("unsupported-media-type", f"send one of {', '.join(CODES_BODY_TYPES)}")
+        media_type = found
+    if media_type == JSON and len(data) > limits.json_bytes:
+        raise ProblemError("body-too-large", "this is too much for JSON", limit=limits.json_bytes, actual=len(data))
+    return CodesUpload(EncodeResult.load(data, media_type, limits.tensor_bytes), options)
+
+
+def _from_map(fields: dict[str, Any], in_json: bool) -> MediaUpload:
+    if not set(fields) <= {"media", "array", "options"} or ("media" in fields) == ("array" in fields):
+        raise ProblemError("missing-part", "the body holds either media or array, perhaps options, and nothing else")
+    options = fields.get("options")
+    if "array" in fields:
+        array = fields["array"]
+        if not in_json:
+            return MediaUpload(array=unpack_tensor(array, "array"), options=options)
+        if not isinstance(array, dict) or set(array) != {"dtype", "shape", "data"}:
+            raise ProblemError("invalid-tensor", "array must be an object of exactly dtype, shape and data")
+        data = from_base64(array["data"], "array.data")
+        return MediaUpload(array=tensor_from(data, array["dtype"], array["shape"], "array"), options=options)
+    media = from_base64(fields["media"], "media") if in_json else fields["media"]
+    if not isinstance(media, bytes):
+        raise ProblemError("malformed-body", "media must be bytes")
+    return MediaUpload(media, options=options)
+
+
+def _declared(media_type: str) -> str | None:
+    return None if media_type == OCTETS else media_type
+
+
+def _check_array(array: NDArray[Any], limits: Limits) -> NDArray[np.uint8]:
+    if array.dtype != np.uint8:
+        raise ProblemError("invalid-tensor", "array must be |u1: RGB values from 0 to 255, not scaled")
+    if array.ndim not in (3, 4) or array.shape[-1] != 3:
+        raise ProblemError("invalid-tensor", "array must be (height, width, 3) or (frames, height, width, 3)")
+    clip = array if array.ndim == 4 else array[None]
+    frames, height, width = clip.shape[:3]
+    if height * width > limits.kept_pixels:
+        detail = f"a frame has at most {limits.kept_pixels} pixels"
+        raise ProblemError("too-many-pixels", detail, limits.kept_pixels, height * width)
+    check_kept(limits, frames, height * width)
+    return clip
+
+
+@dataclass
+class _Part:
+    name: str
+    content_type: str | None
+    data: bytearray
+
+
+def _options(parts: dict[str, _Part]) -> object:
+    if "options" not in parts:
+        return None
+    data = parts["options"].data
+    if len(data) > MAX_OPTIONS_BYTES:
+        raise ProblemError("body-too-large", "the options are too long", MAX_OPTIONS_BYTES, len(data))
+    return read_json(data, "the part options")
+
+
+def _parts(body: Body, main: str) -> dict[str, _Part]:
+    """The parts of a multipart body by name: `main`, and perhaps `options`."""
+    if not body.content_type.boundary:
+        raise ProblemError("malformed-body", "the multipart body has no boundary in its Content-Type")
+    reader = _PartReader((main, "options"))
+    try:
+        parser = MultipartParser(
+            body.content_type.boundary,
+            reader.callbacks(),
+            max_header_count=MAX_PART_HEADERS,
+            max_header_size=MAX_PART_HEADER_BYTES,
+        )
+        parser.write(body.data)
+        parser.finalize()
+    except (FormParserError, ValueError) as error:
+        raise ProblemError("malformed-body", "the body is not valid multipart/form-data") from error
+    if not reader.ended:
+        raise ProblemError("malformed-body", "the multipart body ends before its closing boundary")
+    if main not in reader.parts:
+        raise ProblemError("missing-part", f"the body has no part named {main}")
+    if not reader.parts[main].data:
+        raise ProblemError("malformed-body", f"the part {main} is empty")
+    return reader.parts
+
+
+class _PartReader:
+    """Collects the parts that are expected, each once, and refuses the rest."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+        self.parts: dict[str, _Part] = {}
+        self.ended = False
+        self._headers: dict[str, str] = {}
+        self._field = self._value = b""
+        self._part: _Part | None = None
+
+    def callbacks(self) -> Any:
+        """The hooks of the streaming parser."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self._headers = {}
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        self._headers[self._field.decode("latin-1").lower()] = self._value.decode("latin-1")
+        self._field = self._value = b""
+
+    def _headers_finished(self) -> None:
+        _, parameters = parse_options_header(self._headers.get("content-disposition"))
+        name = parameters.get(b"name", b"").decode("latin-1")
+        if name not in self._names:
+            raise ProblemError("malformed-body", f"the parts here are {' and '.join(self._names)}")
+        if name in self.parts:
+            raise ProblemError("malformed-body", f"the part {name} occurs twice")
+        if self._headers.get("content-transfer-encoding", "binary").strip().lower() not in ("binary", "8bit", "7bit"):
+            raise ProblemError("unsupported-encoding", "send each part without a transfer encoding")
+        self._part = _Part(name, self._headers.get("content-type"), bytearray())
+        self.parts[name] = self._part
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        assert self._part is not None
+        self._part.data += data[start:end]
+
+    def _end(self) -> None:
+        self.ended = True

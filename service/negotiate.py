@@ -1,0 +1,94 @@
+"""Content negotiation: the `Accept` header against what a route can answer (RFC 9110, section 12.5.1)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from service.problems import ProblemError
+from service.result import MSGPACK
+
+MAX_ACCEPT_CHARS = 4096
+MAX_RANGES = 64
+TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+RANGE = re.compile(rf"({TOKEN})/({TOKEN})")
+QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+PARAMETER = re.compile(rf'({TOKEN})=({TOKEN}|"[^"]*")')
+MSGPACK_ALIASES = {"application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK}
+
+
+def parse_accept(header: str | None) -> list[tuple[str, float]]:
+    """Media ranges and their weights; a missing or empty header accepts everything.
+
+    Raises:
+        ProblemError: `bad-header`.
+    """
+    if header is None or not header.strip():
+        return [("*/*", 1.0)]
+    parts = [part.strip() for part in header.split(",")]
+    if len(header) > MAX_ACCEPT_CHARS or len(parts) > MAX_RANGES:
+        raise ProblemError("bad-header", "the Accept header is too long", limit=MAX_ACCEPT_CHARS, actual=len(header))
+    return [_range(part) for part in parts if part]
+
+
+def choose(header: str | None, offers: Sequence[str]) -> str | None:
+    """The best offer, or None when none is acceptable.
+
+    Args:
+        header: the `Accept` header.
+        offers: media types, the server's favourite first.
+
+    Raises:
+        ProblemError: `bad-header`.
+    """
+    ranges = parse_accept(header)
+    best, best_weight = None, 0.0
+    for offer in offers:
+        weight = _weight(offer, ranges)
+        if weight > best_weight:
+            best, best_weight = offer, weight
+    return best
+
+
+def require(header: str | None, offers: Sequence[str], reason: str) -> str:
+    """The best offer.
+
+    Args:
+        header: the `Accept` header.
+        offers: media types, the server's favourite first.
+        reason: what the answer is, for the refusal.
+
+    Raises:
+        ProblemError: `not-acceptable`, listing the offers; `bad-header`.
+    """
+    chosen = choose(header, offers)
+    if chosen is None:
+        raise ProblemError("not-acceptable", f"{reason} can be sent as {', '.join(offers)}")
+    return chosen
+
+
+def _range(text: str) -> tuple[str, float]:
+    name, *parameters = (part.strip() for part in text.split(";"))
+    match = RANGE.fullmatch(name)
+    if match is None or (match[1] == "*" and match[2] != "*"):
+        raise ProblemError("bad-header", "the Accept header holds something that is not a media range")
+    weight = 1.0
+    for parameter in filter(None, parameters):
+        pair = PARAMETER.fullmatch(parameter)
+        if pair is None:
+            raise ProblemError("bad-header", "the Accept header holds a malformed parameter")
+        if pair[1].lower() == "q":
+            if QVALUE.fullmatch(pair[2]) is None:
+                raise ProblemError("bad-header", "a q-value in the Accept header is not between 0 and 1")
+            weight = float(pair[2])
+    name = name.lower()
+    return MSGPACK_ALIASES.get(name, name), weight
+
+
+def _weight(offer: str, ranges: list[tuple[str, float]]) -> float:
+    """The weight of the most specific range that matches."""
+    for pattern in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
+        weights = [weight for name, weight in ranges if name == pattern]
+        if weights:
+            return max(weights)
+    return 0.0

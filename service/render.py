@@ -1,0 +1,69 @@
+"""Pixels as answers: pictures, clips and raw frames, and how close two clips are."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.contract import ModelCard
+from service.media.pool import MediaPool
+from service.result import MSGPACK, NPY
+from service.wire import pack, pack_tensor
+
+PICTURES = ("image/png", "image/jpeg", "image/webp")
+CLIPS = ("video/mp4", "video/webm", "image/gif")
+RAW = (MSGPACK, NPY)
+DEFAULT_FPS = 25.0
+
+
+def pixel_offers(frames: int) -> tuple[str, ...]:
+    """Media types that can hold this many frames, the default first.
+
+    Args:
+        frames: at least 1.
+    """
+    return (*PICTURES, *CLIPS, *RAW) if frames == 1 else (*CLIPS, *RAW)
+
+
+async def render(
+    pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None, card: ModelCard, media: MediaPool
+) -> bytes:
+    """The body of an answer that consists of pixels.
+
+    Args:
+        pixels: uint8 RGB (T, H, W, 3).
+        media_type: one of `pixel_offers(T)`.
+        fps: rate of a clip, frames per second.
+        quality: 1 to 100 for lossy pictures, or None for the default.
+        card: the bundle that made the pixels.
+        media: the pool that compresses pictures and clips.
+    """
+    if media_type in RAW:
+        return await asyncio.to_thread(_raw, pixels, media_type, fps, card)
+    return await media.encode(pixels, media_type, fps, quality)
+
+
+def _raw(pixels: NDArray[np.uint8], media_type: str, fps: float, card: ModelCard) -> bytes:
+    if media_type == NPY:
+        file = io.BytesIO()
+        np.save(file, pixels, allow_pickle=False)
+        return file.getvalue()
+    return pack({"pixels": pack_tensor(pixels), "fps": fps, "model": card.id, "bundle": card.hash})
+
+
+def psnr(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Peak signal-to-noise ratio, dB; infinite for equal clips.
+
+    Args:
+        first, second: uint8, of equal shape, range 0 to 255.
+    """
+    total = 0.0
+    for one, other in zip(first, second, strict=True):  # a frame at a time keeps the copies small
+        difference = one.astype(np.int32) - other
+        total += float(np.square(difference).sum())
+    return math.inf if total == 0 else 10 * math.log10(255**2 * first.size / total)
