@@ -1,0 +1,5 @@
+"""The `omnitok` command."""
+
+from service.cli.app import main
+
+__all__ = ["main"]

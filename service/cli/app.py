@@ -1,0 +1,57 @@
+"""The commands put together, and how their failures are told."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from service.cli.convert import convert
+from service.cli.decode import decode
+from service.cli.encode import encode
+from service.cli.errors import CommandError
+from service.cli.models import models
+from service.cli.reconstruct import reconstruct
+from service.cli.rooms import Commands
+from service.cli.serve import serve
+from service.problems import ProblemError
+
+app = typer.Typer(
+    name="omnitok",
+    cls=Commands,
+    help="Images and videos to tokens or latents, and back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for command in (serve, encode, decode, reconstruct, models, convert):
+    app.command()(command)
+
+
+def main() -> None:
+    """Run `omnitok`: exit code 0 when done, 1 with one sentence on stderr, 2 for wrong usage, 130 when interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except CommandError as error:
+        _fail(str(error))
+    except ProblemError as error:
+        _fail("; ".join([error.detail, *(f"{entry['pointer']}: {entry['detail']}" for entry in error.errors)]))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+
+
+def _fail(sentence: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), sentence))
+    sys.exit(1)
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    """Turn SIGTERM into an exit that unwinds, so that no temporary file stays behind."""
+    sys.exit(128 + signum)

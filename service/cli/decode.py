@@ -1,0 +1,85 @@
+"""`omnitok decode`: a file of tokens or latents becomes a picture, a clip or an array of pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.cli.errors import CommandError
+from service.cli.options import (
+    PIXEL_SUFFIXES,
+    BundleOption,
+    DeviceOption,
+    ModelOption,
+    ServerOption,
+    choose_bundle,
+    refuse_both,
+    type_of,
+)
+
+if TYPE_CHECKING:
+    from service.cli.options import Device
+    from service.result import EncodeResult
+
+
+def decode(
+    tokens: Annotated[Path, typer.Argument(help="What `omnitok encode` or the service wrote.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(PIXEL_SUFFIXES)}.")],
+    bundle: BundleOption = None,
+    server: ServerOption = None,
+    model: ModelOption = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.1, max=240, help="Frames per second. [default: those of the source, or 25]")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Decode tokens or latents into an image or a video."""
+    refuse_both(server, bundle, model)
+    media_type = type_of(out, PIXEL_SUFFIXES, "--out")
+    result = _read_result(tokens)
+    if server is not None:
+        _decode_remotely(result, server, model, out, media_type, fps)
+    else:
+        _decode_here(result, choose_bundle(bundle), device, out, fps)
+
+    from rich.console import Console
+
+    Console(highlight=False, soft_wrap=True).print(f"{out}: {out.stat().st_size} bytes")
+
+
+def _read_result(path: Path) -> EncodeResult:
+    """The tokens or latents in a file, whatever its suffix."""
+    from service.result import EncodeResult, sniff_form
+
+    data = path.read_bytes()
+    form = sniff_form(data[:16])
+    if form is None:
+        raise CommandError(f"{path} is no file of tokens: neither npz, safetensors, msgpack, JSON nor npy")
+    return EncodeResult.load(data, form)
+
+
+def _decode_here(result: EncodeResult, bundle: Path, device: Device, out: Path, fps: float | None) -> None:
+    from service.cli.local import LocalTokenizer
+    from service.cli.pixels import writing_pixels
+    from service.cli.progress import tracked
+    from service.render import DEFAULT_FPS
+
+    tokenizer = LocalTokenizer(bundle, device)
+    frames = tokenizer.size(result)[0]
+    with writing_pixels(out, frames, fps or result.meta.fps or DEFAULT_FPS) as write:
+        for part in tracked(tokenizer.decode(result), f"decoding to {out.name}", frames, len):
+            write(part)
+
+
+def _decode_remotely(
+    result: EncodeResult, server: str, model: str | None, out: Path, media_type: str, fps: float | None
+) -> None:
+    from service.cli.files import replacing
+    from service.cli.remote import client, query
+
+    with client(server) as connection:
+        data = connection.decode(result, accept=media_type, **query({"model": model, "fps": fps}, None))
+    with replacing(out) as file:
+        file.write(data)

@@ -1,0 +1,111 @@
+"""MEDIA of the command line as frames: files of the user's own, so without the service's limits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.cli.errors import CommandError
+from service.media.geometry import plan
+from service.media.reader import open_frames
+from service.media.source import FrameReader, choose
+from service.media.types import MediaOptions, Preprocess, SourceInfo
+
+# The times of more frames than this would outgrow the headers of the files that carry them.
+MAX_TIMES = 2048
+
+
+class ArrayReader(FrameReader):
+    """Frames of a `.npy` file, which is read as they are asked for.
+
+    Args:
+        file: the open file.
+        options: size, sampling; an array has no times, so no window.
+
+    Raises:
+        CommandError: the file holds no pixels, or the options ask for times.
+    """
+
+    def __init__(self, file: BinaryIO, options: MediaOptions) -> None:
+        if options.start_s is not None or options.end_s is not None:
+            raise CommandError("a .npy file has no times, so --start and --end do not apply")
+        try:
+            array = np.load(file.name, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise CommandError(f"{file.name} is no .npy file of plain numbers: {error}") from error
+        if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
+            raise CommandError(
+                f"{file.name} holds {array.dtype} {array.shape}; "
+                "pixels are uint8 of shape (H, W, 3) or (T, H, W, 3), none of them 0"
+            )
+        self.is_video = array.ndim == 4
+        self._pixels = array if self.is_video else array[None]
+        self._chosen = choose(range(len(self._pixels)), options) if self.is_video else [0]
+        height, width = self._pixels.shape[1:3]
+        self._plan = plan(height, width, options.size, options.fit, None)
+        self.expected = len(self._chosen)
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self._plan.preprocess
+
+    def info(self) -> SourceInfo:
+        return SourceInfo(
+            "application/x-npy", "raw", self._plan.width, self._plan.height, len(self._pixels), None, None, []
+        )
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        for index in self._chosen:
+            yield self._plan.frame(np.array(self._pixels[index]))
+
+
+@contextmanager
+def open_media(path: Path, options: MediaOptions) -> Iterator[FrameReader]:
+    """Open an image, a video or a `.npy` file for reading frame by frame.
+
+    Raises:
+        CommandError, ProblemError: the file cannot be used, and why.
+        OSError: it cannot be opened.
+    """
+    with path.open("rb") as file:
+        yield ArrayReader(file, options) if is_array(path) else open_frames(file, None, options)
+
+
+def is_array(path: Path) -> bool:
+    """Whether a path names an array of pixels."""
+    return path.suffix.lower() == ".npy"
+
+
+def rate(reader: FrameReader) -> float | None:
+    """Frames per second of the kept frames, after the last one was read; None where nothing tells."""
+    info = reader.info()
+    times = info.sampled_pts
+    if reader.is_video and len(times) > 1 and times[-1] > times[0]:
+        return (len(times) - 1) / (times[-1] - times[0])
+    return info.fps
+
+
+def source_of(reader: FrameReader) -> SourceInfo:
+    """What the file was, after the last frame was read; the times of very long clips are left out."""
+    info = reader.info()
+    times = [round(time, 6) for time in info.sampled_pts] if len(info.sampled_pts) <= MAX_TIMES else []
+    return replace(info, sampled_pts=times)
+
+
+def planned_rate(reader: FrameReader, options: MediaOptions) -> float | None:
+    """Frames per second that the kept frames will have, before the first one is read; None where nothing tells."""
+    info = reader.info()
+    if info.fps is None:
+        return None
+    if options.sampling == "stride":
+        return info.fps / options.stride
+    if options.sampling == "uniform" and info.duration_s is not None:
+        end = info.duration_s if options.end_s is None else min(options.end_s, info.duration_s)
+        return min(info.fps, reader.expected / (end - (options.start_s or 0.0)))
+    return info.fps

@@ -1,0 +1,64 @@
+"""`omnitok models`: what can be encoded with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.cli.errors import CommandError
+from service.cli.options import ServerOption, choose_bundle, refuse_both
+
+if TYPE_CHECKING:
+    from service.contract import ModelCard
+
+
+def models(
+    bundle: Annotated[list[Path] | None, typer.Option("--bundle", "-b", help="Bundle folder; repeat for more.")] = None,
+    server: ServerOption = None,
+) -> None:
+    """List the bundles of a service, or describe bundle folders."""
+    if server is not None:
+        refuse_both(server, bundle[0] if bundle else None, None)
+        from service.cli.remote import client
+
+        with client(server) as connection:
+            cards = connection.models()
+    else:
+        cards = _read(bundle or [choose_bundle(None)])
+    _print(cards)
+
+
+def _read(bundles: list[Path]) -> list[ModelCard]:
+    from model import BundleError
+    from service.engine import Engine
+
+    try:
+        return Engine(bundles, device="cpu", dtype="float32", threads=1).cards
+    except (BundleError, ValueError) as error:
+        raise CommandError(str(error)) from error
+
+
+def _print(cards: list[ModelCard]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "model", "kind", "codes", "channels", "patch", "time", "streams", "weights", "runs on", "licence", "hash"
+    )
+    for card in cards:
+        table.add_row(
+            card.id,
+            card.kind,
+            "-" if card.codebook_size is None else str(card.codebook_size),
+            str(card.latent_channels),
+            f"{card.temporal_patch}x{card.patch}x{card.patch}",
+            card.temporal_order,
+            "yes" if card.streaming else "no",
+            f"{card.parameters / 1e6:.1f} M",
+            f"{card.device} {card.dtype}",
+            card.licence or "-",
+            card.hash[:12],
+        )
+    Console().print(table)

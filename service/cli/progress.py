@@ -1,0 +1,46 @@
+"""Progress on stderr, in frames and frames per second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+Item = TypeVar("Item")
+
+
+class _FramesPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} frames/s", style="progress.data.speed")
+
+
+def one(item: object) -> int:
+    """Each item is one frame."""
+    return 1
+
+
+def tracked(items: Iterable[Item], label: str, total: int, frames: Callable[[Item], int] = one) -> Iterator[Item]:
+    """Pass items on and show how many frames have passed.
+
+    Args:
+        items: frames, or parts of a clip.
+        label: what is being done.
+        total: how many frames are expected.
+        frames: how many frames an item is.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _FramesPerSecond(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        for item in items:
+            yield item
+            progress.advance(task, frames(item))

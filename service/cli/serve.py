@@ -1,0 +1,41 @@
+"""`omnitok serve`: the whole service on this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from service.cli.errors import CommandError
+from service.cli.options import Device
+
+
+def serve(
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option("--bundle", "-b", help="Bundle folder; repeat for more, the default first."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Tokenizer replicas: one per GPU. [default: 1]")] = None,
+    device: Annotated[Device | None, typer.Option(help="Where the tokenizers run. [default: auto]")] = None,
+) -> None:
+    """Start the service and stay until Ctrl-C. What is not given here comes from OMNITOK_* variables."""
+    from service.deployment import serve_forever
+    from service.settings import Settings
+
+    given: dict[str, Any] = {
+        "bundles": tuple(bundle) if bundle else None,
+        "host": host,
+        "port": port,
+        "tokenizer_replicas": replicas,
+        "device": device,
+    }
+    try:
+        settings = Settings(**{key: value for key, value in given.items() if value is not None})
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise CommandError(f"the settings are invalid: {wrong}") from error
+    serve_forever(settings)
