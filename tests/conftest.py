@@ -1,0 +1,32 @@
+"""Shared by every test: a fixed random order of examples, few threads, and tables at the end of the run."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would only wait for each other
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "project", deadline=None, derandomize=True, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("project")
+
+TABLES = pytest.StashKey[dict[str, list[str]]]()
+
+
+@pytest.fixture
+def table(request: pytest.FixtureRequest):
+    """A function that adds a row to a named table, printed when the run ends: `table(title, row)`."""
+    tables = request.config.stash.setdefault(TABLES, {})
+    return lambda title, row: tables.setdefault(title, []).append(row)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for title, rows in terminalreporter.config.stash.get(TABLES, {}).items():
+        terminalreporter.section(title)
+        for row in rows:
+            terminalreporter.write_line(row)

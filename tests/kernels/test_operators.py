@@ -1,0 +1,181 @@
+"""Every form of an operator equals its reference, and the references have right gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+import kernels
+from kernels import BackendUnavailableError, rope_table, use_backend
+from kernels.spatial_attention.rope import rotate
+from model import CONFIGS, OmniTokenizer
+
+small = st.integers(1, 3)
+grid = st.integers(1, 11)
+seeds = st.integers(0, 2**31 - 1)
+HEADS, DIM = 2, 8
+
+
+def both(operator, *args, **kwargs) -> None:
+    torch.testing.assert_close(
+        operator.run_on("sdpa", *args, **kwargs), operator.run_on("reference", *args, **kwargs), rtol=1e-5, atol=1e-5
+    )
+
+
+@given(seeds, small, small, grid, grid, st.booleans(), st.booleans())
+def test_spatial_attention(seed, batch, frames, height, width, with_rope, with_bias):
+    torch.manual_seed(seed)
+    qkv = torch.randn(batch, frames, height, width, 3, HEADS, DIM)  # queries and keys as strided views of one buffer
+    scales = torch.rand(2, DIM) + 0.5
+    bias = torch.randn(HEADS, height * width, height * width) if with_bias else None
+    rope = rope_table(height, width, DIM) if with_rope else None
+    both(kernels.spatial_attention, qkv[..., 0, :, :], qkv[..., 1:, :, :], *scales, rope=rope, bias=bias)
+
+
+@given(seeds, small, small, grid, grid, st.integers(1, 5))
+def test_window_attention(seed, batch, frames, height, width, window):
+    torch.manual_seed(seed)
+    qkv = torch.randn(batch, frames, height, width, 3, HEADS, DIM)
+    table = torch.randn((2 * window - 1) ** 2, HEADS)
+    both(kernels.window_attention, qkv, table, window)
+
+
+@given(seeds, small, st.integers(1, 9), small, st.integers(0, 6), st.booleans(), st.data())
+def test_temporal_attention(seed, batch, frames, side, past, causal, data):
+    torch.manual_seed(seed)
+    window = data.draw(st.none() | st.integers(1, 6)) if causal else None
+    slopes = data.draw(st.none() | st.just(torch.rand(HEADS)))
+    q = torch.randn(batch, frames, side, side, HEADS, DIM)
+    kv = torch.randn(batch, frames, side, side, 2, HEADS, DIM)
+    past_kv = torch.randn(batch, past, side, side, 2, HEADS, DIM) if past else None
+    scales = torch.rand(2, DIM) + 0.5
+    both(kernels.temporal_attention, q, kv, *scales, past_kv=past_kv, causal=causal, window=window, slopes=slopes)
+
+
+@given(seeds, small, st.integers(1, 6), grid, grid, st.sampled_from(["causal", "both", "published", "carried"]))
+def test_peg(seed, batch, frames, height, width, kind):
+    torch.manual_seed(seed)
+    x, weight, bias = torch.randn(batch, frames, height, width, 6), torch.randn(3, 3, 3, 6), torch.randn(6)
+    past = torch.randn(batch, 2, height, width, 6) if kind == "carried" else None
+    order = "published" if kind == "published" else "causal"
+    both(kernels.peg, x, weight, bias, past=past, causal=kind != "both", order=order)
+
+
+@given(seeds, st.integers(1, 40), st.integers(2, 50), st.integers(1, 8))
+def test_vq_assignment_is_the_nearest_code(seed, rows, codes, dim):
+    torch.manual_seed(seed)
+    z, codebook = torch.randn(rows, dim), torch.randn(codes, dim)
+    distances = torch.cdist(z.double(), codebook.double())
+    chosen = distances.gather(1, kernels.vq_assign(z, codebook)[:, None])[:, 0]
+    assert (chosen - distances.min(1).values).max() < 1e-5
+
+
+def test_vq_assignment_takes_the_lowest_index_among_equals():
+    codebook = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
+    z = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.5, 0.5]])
+    assert kernels.vq_assign(z, codebook).tolist() == [0, 1, 0]
+
+
+def test_windows_keep_to_themselves():
+    torch.manual_seed(0)
+    qkv = torch.randn(1, 1, 6, 6, 3, HEADS, DIM)
+    changed = qkv.clone()
+    changed[:, :, :4, :4] += 1
+    table = torch.zeros(49, HEADS)
+    before, after = (kernels.window_attention(x, table, 4) for x in (qkv, changed))
+    assert torch.equal(before[:, :, 4:], after[:, :, 4:])
+    assert torch.equal(before[:, :, :, 4:], after[:, :, :, 4:])
+
+
+def test_rotary_logits_depend_on_offsets_alone():
+    table = rope_table(6, 7, DIM)
+    vector = F.normalize(torch.randn(DIM), dim=0).expand(42, 1, DIM)
+    turned = rotate(vector, table)
+    logits = (turned[:, 0] @ turned[:, 0].T).view(6, 7, 6, 7)
+    torch.testing.assert_close(logits[0, 0, 2, 3], logits[3, 2, 5, 5])
+    torch.testing.assert_close(logits[1, 4, 1, 1], logits[4, 5, 4, 2])
+
+
+GRADIENTS = {
+    "spatial": lambda d: (
+        lambda q, kv, s, t: kernels.spatial_attention(q, kv, s, t, rope=_double(rope_table(2, 3, DIM))),
+        [d(1, 2, 2, 3, 1, DIM), d(1, 2, 2, 3, 2, 1, DIM), d(DIM), d(DIM)],
+    ),
+    "window": lambda d: (lambda x, b: kernels.window_attention(x, b, 2), [d(1, 1, 3, 3, 3, 1, 4), d(9, 1)]),
+    "temporal": lambda d: (
+        lambda q, kv, s, t, p: kernels.temporal_attention(q, kv, s, t, past_kv=p, window=3),
+        [d(1, 3, 1, 2, 1, 4), d(1, 3, 1, 2, 2, 1, 4), d(4), d(4), d(1, 2, 1, 2, 2, 1, 4)],
+    ),
+    "peg": lambda d: (lambda x, w, b: kernels.peg(x, w, b), [d(1, 2, 2, 3, 2), d(3, 3, 3, 2), d(2)]),
+}
+
+
+def _double(table):
+    return type(table)(*(x.double() for x in table))
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_reference_gradients(name):
+    torch.manual_seed(0)
+    function, inputs = GRADIENTS[name](lambda *shape: torch.randn(*shape, dtype=torch.float64, requires_grad=True))
+    with use_backend("reference"):
+        assert torch.autograd.gradcheck(function, inputs)
+
+
+def test_the_choice_is_explained():
+    x = torch.randn(1, 1, 4, 4, 3, HEADS, DIM)
+    table = torch.zeros(49, HEADS)
+    assert kernels.window_attention.explain(x, table, 4).backend == "sdpa"
+    with use_backend("reference"):
+        choice = kernels.window_attention.explain(x, table, 4)
+    assert (choice.backend, choice.because) == ("reference", "asked for")
+    assert choice.refused == {"sdpa": "reference was asked for"}
+
+
+def test_the_environment_chooses(monkeypatch):
+    x = torch.randn(1, 1, 4, 4, 3, HEADS, DIM)
+    monkeypatch.setenv("OMNITOK_KERNELS", "reference")
+    assert kernels.window_attention.explain(x, torch.zeros(49, HEADS), 4).backend == "reference"
+    with use_backend("sdpa"):  # the nearer word wins
+        assert kernels.window_attention.explain(x, torch.zeros(49, HEADS), 4).backend == "sdpa"
+
+
+def test_what_cannot_run_is_refused(monkeypatch):
+    x = torch.randn(1, 1, 4, 4, 3, HEADS, DIM)
+    with pytest.raises(BackendUnavailableError, match="no triton form"):
+        kernels.window_attention.run_on("triton", x, torch.zeros(49, HEADS), 4)
+    with pytest.raises(BackendUnavailableError, match="'fast'"), use_backend("fast"):
+        pass
+    monkeypatch.setenv("OMNITOK_KERNELS", "quick")
+    with pytest.raises(BackendUnavailableError, match="quick"):
+        kernels.vq_assign(torch.zeros(1, 2), torch.zeros(2, 2))
+
+
+def test_an_operator_without_library_form_runs_its_reference_there():
+    with use_backend("sdpa"):
+        assert kernels.vq_assign.explain(torch.zeros(1, 2), torch.zeros(2, 2)).backend == "reference"
+
+
+def test_carrying_frames_needs_causal_order():
+    x, weight, bias = torch.zeros(1, 1, 2, 2, 4), torch.zeros(3, 3, 3, 4), torch.zeros(4)
+    for backend in ("sdpa", "reference"):
+        with pytest.raises(ValueError, match="carried over"):
+            kernels.peg.run_on(backend, x, weight, bias, past=torch.zeros(1, 2, 2, 2, 4), order="published")
+
+
+def test_a_window_needs_causal_attention():
+    q, kv = torch.zeros(1, 2, 1, 1, 1, 4), torch.zeros(1, 2, 1, 1, 2, 1, 4)
+    with pytest.raises(ValueError, match="causal"):
+        kernels.temporal_attention(q, kv, torch.ones(4), torch.ones(4), causal=False, window=2)
+
+
+def test_the_network_compiles_whole():
+    torch.manual_seed(0)
+    encoder = OmniTokenizer(CONFIGS["debug"]).eval().encoder
+    pixels = torch.rand(1, 5, 24, 40, 3) - 0.5
+    with torch.no_grad():
+        compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(pixels), encoder(pixels), rtol=1e-4, atol=1e-4)

@@ -1,0 +1,131 @@
+"""A bundle loads as it was saved, or not at all."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import CONFIGS, BundleError, OmniTokenizer, VAEConfig, load_bundle, save_bundle
+
+
+@pytest.fixture(params=["vq", "vae"])
+def tokenizer(request) -> OmniTokenizer:
+    torch.manual_seed(1)
+    config = CONFIGS["debug"]
+    return OmniTokenizer(config if request.param == "vq" else replace(config, head=VAEConfig(4))).eval()
+
+
+@pytest.fixture
+def bundle(tokenizer, tmp_path) -> Path:
+    save_bundle(tmp_path / "tiny", tokenizer, "# Tiny\n", licence="CC0-1.0")
+    return tmp_path / "tiny"
+
+
+def test_save_then_load_gives_the_same_bits(tokenizer, bundle):
+    loaded = load_bundle(bundle)
+    assert loaded.name == "tiny"
+    assert loaded.licence == "CC0-1.0"
+    assert loaded.config == tokenizer.config
+    ours, theirs = tokenizer.state_dict(), loaded.tokenizer.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    pixels = torch.randint(0, 256, (1, 5, 16, 24, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        # the last bit of a matrix product may follow the alignment of its buffers
+        torch.testing.assert_close(tokenizer.encode(pixels), loaded.tokenizer.encode(pixels), rtol=0, atol=1e-6)
+
+
+def test_the_hash_follows_the_content(tokenizer, bundle, tmp_path):
+    first = load_bundle(bundle).hash
+    assert save_bundle(tmp_path / "copy", tokenizer, "another card", licence="CC0-1.0") == first
+    with torch.no_grad():
+        tokenizer.encoder.spatial.norm_out.bias[0] += 1e-3
+    assert save_bundle(tmp_path / "other", tokenizer, "# Tiny\n", licence="CC0-1.0") != first
+
+
+def test_half_precision_storage_rounds_once(tokenizer, tmp_path):
+    save_bundle(tmp_path / "half", tokenizer, "", dtype=torch.float16)
+    loaded = load_bundle(tmp_path / "half").tokenizer
+    again = save_bundle(tmp_path / "again", loaded, "", dtype=torch.float16)
+    assert load_bundle(tmp_path / "half").hash == again
+    assert all(v.dtype == torch.float32 for v in loaded.state_dict().values())
+
+
+def test_the_head_keeps_full_precision(bundle):
+    loaded = load_bundle(bundle, dtype=torch.bfloat16).tokenizer
+    assert loaded.dtype == torch.bfloat16
+    assert all(p.dtype == torch.float32 for p in loaded.head.parameters())
+    with torch.inference_mode():
+        out = loaded.reconstruct(torch.randint(0, 256, (1, 1, 16, 16, 3), dtype=torch.uint8))
+    assert out.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("place", [0.0, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_changed_byte_is_found(bundle, file, place):
+    data = bytearray((bundle / file).read_bytes())
+    where = min(int(place * len(data)), len(data) - 2)  # the config's last byte is a line end
+    data[where] ^= 1
+    (bundle / file).write_bytes(data)
+    with pytest.raises(BundleError) as caught:
+        load_bundle(bundle)
+    assert "\n" not in str(caught.value)
+
+
+def rewrite(bundle: Path, **changes: object) -> None:
+    record = json.loads((bundle / "config.json").read_text())
+    (bundle / "config.json").write_text(json.dumps(record | changes))
+
+
+def break_truncate(bundle: Path) -> None:
+    data = (bundle / "model.safetensors").read_bytes()
+    (bundle / "model.safetensors").write_bytes(data[: len(data) // 2])
+
+
+def break_pickle(bundle: Path) -> None:
+    torch.save({"a": torch.zeros(1)}, bundle / "model.safetensors")
+
+
+BREAKS = {
+    "no weights": (lambda b: (b / "model.safetensors").unlink(), "has no model.safetensors"),
+    "no config": (lambda b: (b / "config.json").unlink(), "has no config.json"),
+    "truncated": (break_truncate, "is damaged"),
+    "another kind": (break_pickle, "is damaged"),
+    "not JSON": (lambda b: (b / "config.json").write_text("{"), "is not JSON"),
+    "a list": (lambda b: (b / "config.json").write_text("[]"), "exactly the keys"),
+    "unknown key": (lambda b: rewrite(b, colour="red"), "exactly the keys"),
+    "future format": (lambda b: rewrite(b, format="omnitok-tokenizer/9"), "this version reads"),
+    "edited": (lambda b: rewrite(b, licence="none"), "changed after it was written"),
+}
+
+
+@pytest.mark.parametrize("kind", BREAKS)
+def test_broken_bundles_get_one_sentence(bundle, kind):
+    damage, message = BREAKS[kind]
+    damage(bundle)
+    with pytest.raises(BundleError, match=message) as caught:
+        load_bundle(bundle)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_folder_gets_one_sentence(tmp_path):
+    with pytest.raises(BundleError, match="no such folder"):
+        load_bundle(tmp_path / "absent")
+
+
+def test_nothing_else_is_overwritten(tokenizer, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "diary.txt").write_text("dear diary")
+    with pytest.raises(BundleError, match="not replaced"):
+        save_bundle(tmp_path / "notes", tokenizer, "")
+    assert [p.name for p in tmp_path.iterdir()] == ["notes"]
+
+
+def test_a_bundle_replaces_a_bundle(tokenizer, bundle):
+    save_bundle(bundle, tokenizer, "new card")
+    assert (bundle / "README.md").read_text() == "new card"
+    assert [p.name for p in bundle.parent.iterdir()] == ["tiny"]

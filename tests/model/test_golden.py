@@ -1,0 +1,81 @@
+"""Published checkpoints give the published numbers, straight from the file and through a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from kernels import use_backend
+from model import OmniTokenizer, convert_checkpoint, load_bundle, load_published
+from model.pixels import to_float
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+CHECKPOINTS = ("vq_rope", "vq_rope_casual", "vq_rel_nosdpa", "vae_rope")
+LATENT_BOUND, RECONSTRUCTION_BOUND, MARGIN = 1e-5, 1e-4, 1e-5
+
+
+def channels_last(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, T, H, W) or (B, C, H, W) to (B, T, H, W, C)."""
+    return (x if x.dim() == 5 else x.unsqueeze(2)).permute(0, 2, 3, 4, 1)
+
+
+@pytest.fixture(params=["file", "bundle"])
+def route(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(params=CHECKPOINTS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def tokenizer(name: str, route: str, tmp_path: Path) -> OmniTokenizer:
+    source, additive = GOLDEN / f"{name}.ckpt", name == "vq_rel_nosdpa"
+    if route == "file":
+        return load_published(source, additive)[0]
+    report = convert_checkpoint(source, tmp_path / name, additive)
+    bundle = load_bundle(tmp_path / name)
+    assert bundle.hash == report.hash
+    return bundle.tokenizer
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+@pytest.mark.parametrize("kind", ["image", "video"])
+@torch.inference_mode()
+def test_published_numbers(name, route, kind, backend, tokenizer, table):
+    expected = load_file(GOLDEN / f"{name}.safetensors")
+    pixels = expected[f"{kind}_u8"].reshape(1, -1, *expected[f"{kind}_u8"].shape[-3:])
+    with use_backend(backend):
+        if tokenizer.config.is_vq:
+            latent_error = (tokenizer.encode_latents(pixels) - channels_last(expected[f"{kind}_latent"])).abs().max()
+            tokens, wanted = tokenizer.encode(pixels), expected[f"{kind}_tokens"].long()
+            clear = expected[f"{kind}_margin"].view_as(wanted) > MARGIN
+            wrong = int((tokens != wanted)[clear].sum())
+            counted = f"{int(clear.sum())}/{wanted.numel()} clear tokens, {wrong} wrong"
+            codes, reconstruction = tokenizer.head.lookup(wanted), expected[f"{kind}_recon"]
+        else:
+            embed = tokenizer.encoder(to_float(pixels, torch.float32))
+            moments = torch.cat(tokenizer.head.moments(embed), dim=-1)
+            latent_error = (moments - channels_last(expected[f"{kind}_moments"])).abs().max()
+            wrong, counted = 0, "moments"
+            codes, reconstruction = tokenizer.encode(pixels), expected[f"{kind}_recon_from_mean"]
+        pixels_out = tokenizer.decoder(tokenizer.head.expand(codes))
+    pixel_error = (pixels_out - channels_last(reconstruction)).abs().max()
+    table(
+        "published checkpoints: greatest differences",
+        f"{name:16} {route:7} {kind:6} {backend:10} latent {latent_error:.1e}  pixels {pixel_error:.1e}  {counted}",
+    )
+    assert latent_error <= LATENT_BOUND
+    assert pixel_error <= RECONSTRUCTION_BOUND
+    assert wrong == 0
+
+
+def test_file_name_decides_the_additive_bias(tmp_path):
+    file = tmp_path / "imagenet_only.ckpt"
+    file.write_bytes((GOLDEN / "vq_rel_nosdpa.ckpt").read_bytes())
+    assert load_published(file)[0].config.additive_bias
+    assert not load_published(GOLDEN / "vq_rel_nosdpa.ckpt")[0].config.additive_bias
