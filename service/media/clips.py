@@ -177,10 +177,9 @@ class ClipReader(FrameReader):
 
     def _decode(self, container: Any, stream: Any) -> Iterator[Any]:
         context, limits = stream.codec_context, self._limits
-        # The only place where the decoder obeys these; as options of `av.open` they are silently ignored.
-        context.options = {"threads": "1"}
         if limits is not None:
-            context.options |= {"max_pixels": str(int(limits.video_pixels * _BLOCK_ALLOWANCE))}
+            # The only place where the decoder obeys it: as an option of `av.open` it is silently ignored.
+            context.options = {"max_pixels": str(int(limits.video_pixels * _BLOCK_ALLOWANCE))}
         stream.thread_type = "NONE"
         context.thread_count = 1
         frames = pixels = 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels of the source
 
 # Pillow first shrinks by whole factors while the picture stays this much larger than asked: fast, and hardly visible.
-REDUCING_GAP = 3.0
+REDUCING_GAP = 2.0
 
 
 @dataclass(frozen=True)

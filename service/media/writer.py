@@ -24,6 +24,7 @@ _MAX_FPS = 240
 _BT709 = 1
 _LIMITED_RANGE = 1
 _GIF_COLOURS = 256
+_PALETTE_SIDE = 64
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ _FORMATS = {
         "mp4",
         "libx264",
         "yuv420p",
-        {"crf": "17", "preset": "veryfast", "threads": "1"},
+        {"crf": "17", "preset": "veryfast"},
         {"movflags": "frag_keyframe+empty_moov+default_base_moof"},
         multiple=2,
     ),
@@ -53,7 +54,7 @@ _FORMATS = {
         "webm",
         "libvpx-vp9",
         "yuv420p",
-        {"crf": "18", "b": "0", "deadline": "realtime", "cpu-used": "6", "threads": "1"},
+        {"crf": "18", "b": "0", "deadline": "realtime", "cpu-used": "6"},
     ),
     # Browsers slow down frames that are shown for less than 0.02 s.
     "image/gif": _Format("gif", "gif", "pal8", {}, max_fps=50),
@@ -145,9 +146,7 @@ class VideoWriter:
         rate = Fraction(min(fps, chosen.max_fps)).limit_denominator(1001) or Fraction(fps).limit_denominator(10**6)
         if not rate:
             raise ValueError(f"fps must be at least 1e-6, got {fps}")
-        self._container: Any = av.open(
-            file, "w", format=chosen.muxer, container_options=dict[str, object](chosen.container_options)
-        )
+        self._container: Any = av.open(file, "w", format=chosen.muxer, container_options=chosen.container_options)
         sides = (height + self._padding[0][1], width + self._padding[1][1])
         self._stream = _add_stream(self._container, chosen, rate, *sides)
 
@@ -206,7 +205,12 @@ def _add_stream(container: Any, chosen: _Format, rate: Fraction, height: int, wi
 
 def _palette_frame(pixels: NDArray[np.uint8]) -> Any:
     """A frame with the 256 colours that suit it best; FFmpeg's own palette is fixed and coarse."""
-    quantised = Image.fromarray(pixels).quantize(_GIF_COLOURS, dither=Image.Dither.NONE)
+    image = Image.fromarray(pixels)
+    sample = image
+    if image.getcolors(_GIF_COLOURS) is None:  # the cost of choosing colours grows with their number
+        sides = (min(image.width, _PALETTE_SIDE), min(image.height, _PALETTE_SIDE))
+        sample = image.resize(sides, Image.Resampling.NEAREST)
+    quantised = image.quantize(palette=sample.quantize(_GIF_COLOURS), dither=Image.Dither.NONE)
     colours = np.asarray(quantised.getpalette("RGB"), np.uint8).reshape(-1, 3)
     palette = np.full((_GIF_COLOURS, 4), 255, np.uint8)  # ARGB
     palette[: len(colours), 1:] = colours

@@ -1,0 +1,172 @@
+"""The pool's side of one worker process: start it, give it tasks, believe nothing it says, end it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import service
+from service.media.channel import Channel, ClosedError
+from service.media.types import Frames, MediaOptions, Preprocess, source_from
+from service.problems import ProblemError
+from service.settings import Limits
+
+_START_SECONDS = 60.0
+# Writing is our own work on bounded input, so its bound only has to end a hang.
+_ENCODE_SECONDS = 30.0
+_MAX_FILE_OVERHEAD = 2**20
+
+_BOOT = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv[2])
+from service.media.worker import main
+main(int(sys.argv[1]))
+"""
+
+
+class OutOfMemoryError(Exception):
+    """The worker reached its memory limit and ends itself."""
+
+
+class WorkerProcess:
+    """One worker. Its methods block: they are for a thread of the pool, except `kill`, which is for any.
+
+    Args:
+        limits: what a task may cost.
+        directory: an empty directory to live in.
+
+    Raises:
+        RuntimeError: the process does not start.
+    """
+
+    def __init__(self, limits: Limits, directory: Path) -> None:
+        self._limits = limits
+        self.tasks = 0
+        ours, theirs = socket.socketpair()
+        self._channel = Channel(ours)
+        # No environment, no site folder, no session or descriptor in common with the service.
+        command = [sys.executable, "-I", "-S", "-B", "-c", _BOOT, str(theirs.fileno()), json.dumps(_import_path())]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            cwd=directory,
+            env={"OPENBLAS_NUM_THREADS": "1"},  # its threads would eat the address space
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        theirs.close()
+        try:
+            self._channel.deadline = time.monotonic() + _START_SECONDS
+            self._channel.send({"limits": limits.model_dump(), "parent": os.getpid()})
+            self._expect("ready")
+        except (ClosedError, TimeoutError) as error:
+            self.kill()
+            self.reap()
+            raise RuntimeError(f"a media worker did not start: {error}") from error
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    def decode(self, data: bytes, media_type: str, options: MediaOptions) -> Frames:
+        """Decode one file.
+
+        Raises:
+            ProblemError: the file's fault.
+            ClosedError, TimeoutError, OutOfMemoryError: the worker is lost.
+        """
+        seconds = self._limits.decode_seconds
+        task = {"op": "decode", "bytes": len(data), "media_type": media_type, "options": asdict(options)}
+        self._begin(task, data, seconds)
+        pixels, count = np.empty((0, 0, 0, 3), np.uint8), 0
+        header = self._expect("begin", "end")
+        if header["kind"] == "begin":
+            pixels = np.empty(self._checked_shape(header.get("shape")), np.uint8)
+            header = self._expect("frame", "end")
+        while header["kind"] == "frame":
+            if count == len(pixels):
+                raise ClosedError("more frames than announced")
+            self._channel.receive_into(memoryview(pixels[count]).cast("B"))
+            count += 1
+            header = self._expect("frame", "end")
+        if count == 0:
+            raise ProblemError("corrupt-media", "None of the frames of the file can be decoded.")
+        try:
+            places = {name: value and tuple(map(int, value)) for name, value in header["preprocess"].items()}
+            return Frames(pixels[:count], source_from(header["source"]), Preprocess(**places), bool(header["is_video"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ClosedError(f"an answer is incomplete: {error}") from error
+
+    def encode(self, pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None) -> bytes:
+        """Encode one result; errors as `decode`."""
+        pixels = np.ascontiguousarray(pixels)
+        task = {"op": "encode", "bytes": pixels.nbytes, "shape": pixels.shape}
+        task |= {"media_type": media_type, "fps": fps, "quality": quality}
+        self._begin(task, pixels.data, _ENCODE_SECONDS)
+        size = self._expect("file").get("bytes")
+        if not isinstance(size, int) or not 0 < size <= 2 * pixels.nbytes + _MAX_FILE_OVERHEAD:
+            raise ClosedError(f"a file of {size} bytes is not what {pixels.nbytes} bytes of pixels become")
+        return self._channel.receive_bytes(size)
+
+    def kill(self) -> None:
+        """End the process at once; a thread inside a task sees `ClosedError`."""
+        self._process.kill()
+
+    def reap(self) -> str:
+        """Wait for the end of a lost process, forced if need be; the reason: "cpu" or "crash"."""
+        try:
+            code = self._process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._channel.close()
+        return "cpu" if code == -signal.SIGXCPU else "crash"
+
+    def _begin(self, task: dict[str, Any], payload: bytes | memoryview, seconds: float) -> None:
+        self.tasks += 1
+        self._channel.deadline = time.monotonic() + seconds
+        self._channel.send(task | {"seconds": seconds}, payload)
+
+    def _expect(self, *kinds: str) -> dict[str, Any]:
+        header = self._channel.receive()
+        kind = header.pop("kind", None)
+        if kind == "problem":
+            try:
+                problem = ProblemError(**header)
+            except (TypeError, ValueError) as error:
+                raise ClosedError(f"a problem is none of ours: {error}") from error
+            raise problem
+        if kind == "out-of-memory":
+            raise OutOfMemoryError
+        if kind not in kinds:
+            raise ClosedError(f"expected {' or '.join(kinds)}")
+        return header | {"kind": kind}
+
+    def _checked_shape(self, shape: Any) -> tuple[int, int, int, int]:
+        limits = self._limits
+        if not (isinstance(shape, list) and len(shape) == 4 and all(isinstance(n, int) and n > 0 for n in shape)):
+            raise ClosedError("a shape is none")
+        frames, height, width, channels = shape
+        fits = height * width <= limits.kept_pixels and frames * height * width <= limits.clip_pixels
+        if not (fits and frames <= limits.kept_frames and channels == 3):
+            raise ClosedError("a shape is over the limits")
+        return frames, height, width, channels
+
+
+def _import_path() -> list[str]:
+    """Where the worker finds the same modules: our own path made absolute, and the folder that holds `service`."""
+    home = Path(next(iter(service.__path__))).resolve().parent
+    return [str(home), *(os.path.abspath(entry) for entry in sys.path)]

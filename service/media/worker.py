@@ -1,0 +1,122 @@
+"""The process that touches hostile bytes: one task at a time over a socket, disposable at any moment.
+
+It imports FFmpeg, Pillow and numpy, and neither torch, ray nor fastapi.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import socket
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import av.logging
+import numpy as np
+from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+
+from service.media import sandbox
+from service.media.channel import Channel, ClosedError
+from service.media.reader import open_frames
+from service.media.types import MediaOptions
+from service.media.writer import IMAGE_OUTPUTS, encode_image, encode_video
+from service.problems import ProblemError
+
+if TYPE_CHECKING:
+    from service.settings import Limits
+
+PLUGINS = (GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
+
+
+def main(descriptor: int) -> None:
+    """Serve tasks until the socket closes.
+
+    Args:
+        descriptor: number of the inherited socket; its first message is the set-up.
+    """
+    channel = Channel(socket.socket(fileno=descriptor))
+    setup = channel.receive()
+    # The settings themselves would bring pydantic, which costs a worker as much as everything else together.
+    limits = cast("Limits", SimpleNamespace(**setup["limits"]))
+    Image.MAX_IMAGE_PIXELS = limits.image_pixels
+    Image.init()
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    av.logging.set_level(None)
+    sandbox.enter(limits.worker_memory_bytes, setup["parent"])
+    channel.send({"kind": "ready"})
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 2)  # until here a failed start could say why
+    os.close(nowhere)
+    tasks: dict[str, Callable[[Channel, dict[str, Any], Limits], None]] = {"decode": decode, "encode": encode}
+    while True:
+        try:
+            task = channel.receive()
+        except ClosedError:
+            return
+        sandbox.allow_cpu(task["seconds"])
+        if not answer(channel, limits, task, tasks[task["op"]]):
+            return
+
+
+def answer(
+    channel: Channel, limits: Limits, task: dict[str, Any], run: Callable[[Channel, dict[str, Any], Limits], None]
+) -> bool:
+    """Run a task and send its answer or its problem; whether this process is fit for another one."""
+    try:
+        run(channel, task, limits)
+    except ProblemError as problem:
+        channel.send({"kind": "problem"} | problem_fields(problem))
+    except (MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            raise
+        # What the failed allocation left behind is anyone's guess.
+        channel.send({"kind": "out-of-memory"})
+        return False
+    return True
+
+
+def decode(channel: Channel, task: dict[str, Any], limits: Limits) -> None:
+    """Answer "begin" with the shape, one "frame" after the other, then "end" with what the file was."""
+    data = channel.receive_bytes(task["bytes"])
+    options = task["options"]
+    if options["size"] is not None:
+        options["size"] = tuple(options["size"])
+    reader = open_frames(io.BytesIO(data), limits, MediaOptions(**options), task["media_type"])
+    begun = False
+    for frame in reader:
+        if not begun:
+            channel.send({"kind": "begin", "shape": [reader.expected, *frame.shape]})
+            begun = True
+        channel.send({"kind": "frame"}, frame.data)
+    channel.send(
+        {
+            "kind": "end",
+            "source": asdict(reader.info()),
+            "preprocess": asdict(reader.preprocess),
+            "is_video": reader.is_video,
+        }
+    )
+
+
+def encode(channel: Channel, task: dict[str, Any], limits: Limits) -> None:
+    """Answer "file" with its size and its bytes."""
+    data = channel.receive_bytes(task["bytes"])
+    pixels = np.frombuffer(data, np.uint8).reshape(task["shape"])
+    try:
+        if task["media_type"] in IMAGE_OUTPUTS:
+            file = encode_image(pixels, task["media_type"], task["quality"])
+        else:
+            file = encode_video(pixels, task["media_type"], task["fps"])
+    except ValueError as error:
+        raise ProblemError("invalid-options", f"The result cannot be written: {error}.") from error
+    channel.send({"kind": "file", "bytes": len(file)}, file)
+
+
+def problem_fields(problem: ProblemError) -> dict[str, Any]:
+    """A problem as plain data for `ProblemError(**fields)`."""
+    names = ("slug", "detail", "limit", "actual", "errors", "retry_after_seconds")
+    return {name: getattr(problem, name) for name in names}
