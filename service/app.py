@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from importlib.resources import files
 
@@ -38,25 +37,16 @@ def create_app(backend: Backend, media: MediaPool, settings: Settings, metrics: 
 
     Args:
         backend: the tokenizer tier.
-        media: the media pool; the application's lifespan starts and stops it.
+        media: the media pool, which its owner starts and stops.
         settings: limits and deadlines.
         metrics: where requests are counted; None counts nothing.
     """
     configure()
 
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        await media.start()
-        try:
-            yield
-        finally:
-            await media.stop()
-
     app = FastAPI(
         title="OmniTokenizer service",
         description="Images and videos to tokens or latents, and back.",
         version=version("omnitok"),
-        lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,

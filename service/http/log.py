@@ -35,6 +35,8 @@ def configure() -> None:
         LOGGER.addHandler(handler)
         LOGGER.setLevel(logging.INFO)
         LOGGER.propagate = False
+        # The multipart parser warns of every malformed body; the request's own line says so already.
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 def event(level: int, name: str, fields: dict[str, Any], error: BaseException | None = None) -> None:

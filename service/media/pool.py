@@ -59,6 +59,13 @@ class MediaPool:
         self._waiting = 0
         self._stopping = False
         self._releases: set[asyncio.Task[None]] = set()
+        self._slots: list[_Slot] = []
+
+    @property
+    def alive(self) -> bool:
+        """Whether the pool has started, is not stopping, and a process of it runs."""
+        workers = [slot.worker for slot in self._slots]
+        return not self._stopping and any(worker is not None and worker.alive for worker in workers)
 
     async def start(self) -> None:
         """Start all processes.

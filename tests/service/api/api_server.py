@@ -1,0 +1,156 @@
+"""A real server for the HTTP tests: uvicorn on loopback, the real media pool, and a tokenizer tier over numpy."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import numpy as np
+import uvicorn
+from numpy.typing import NDArray
+
+from service.app import create_app
+from service.contract import Decoded, Encoded, ModelCard, Size, Timing, Want
+from service.media.pool import MediaPool
+from service.settings import Settings
+
+TIMING = Timing(queue_ms=1.0, compute_ms=2.0, batch_size=1)
+
+
+def _card(name: str, kind: Any, codes: int | None, channels: int, digit: str) -> ModelCard:
+    return ModelCard(name, digit * 64, kind, codes, channels, 8, 4, "causal", True, 1, "cpu", "float32")
+
+
+VQ, VAE = _card("blocks-vq", "vq", 512, 3, "a"), _card("blocks-vae", "vae", None, 3, "b")
+
+
+class BlockBackend:
+    """A tokenizer without a network: a latent is the mean colour of its block, a token that colour in 9 bits.
+
+    `stall`, where it is set, is awaited before each answer, and `cancelled` counts the calls that were given up there.
+    """
+
+    def __init__(self) -> None:
+        self.cards = [VQ, VAE]
+        self.stall: Callable[[], Awaitable[None]] | None = None
+        self.cancelled = 0
+
+    async def models(self) -> list[ModelCard]:
+        return self.cards
+
+    async def encode(self, model: str, pixels: NDArray[np.uint8], want: Want) -> Encoded:
+        await self._wait()
+        latents = self._latents(pixels)
+        return Encoded(
+            self._tokens(latents) if want != "latents" else None, latents if want != "tokens" else None, TIMING
+        )
+
+    async def decode(self, model: str, codes: NDArray[Any], size: Size | None) -> Decoded:
+        await self._wait()
+        assert codes.dtype == (np.int32 if model == VQ.id else np.float32)
+        return Decoded(self._pixels(codes, size), TIMING)
+
+    async def reconstruct(self, model: str, pixels: NDArray[np.uint8]) -> Decoded:
+        await self._wait()
+        latents = self._latents(pixels)
+        codes = self._tokens(latents) if model == VQ.id else latents
+        frames, height, width = pixels.shape[:3]
+        return Decoded(self._pixels(codes, (frames, height, width)), TIMING)
+
+    async def _wait(self) -> None:
+        try:
+            if self.stall is not None:
+                await self.stall()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+    def _latents(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        frames, height, width = pixels.shape[:3]
+        t, h, w = VQ.grid((frames, height, width))
+        pads = ((0, 4 * (t - 1) + 1 - frames), (0, 8 * h - height), (0, 8 * w - width), (0, 0))
+        padded = np.pad(pixels, pads, mode="edge").astype(np.float32)
+        blocks = padded[::4].reshape(t, h, 8, w, 8, 3)
+        return (blocks.mean(axis=(2, 4)) / 255 - 0.5).astype(np.float32)
+
+    def _tokens(self, latents: NDArray[np.float32]) -> NDArray[np.int32]:
+        levels = np.clip(((latents + 0.5) * 8).astype(np.int32), 0, 7)
+        return levels[..., 0] * 64 + levels[..., 1] * 8 + levels[..., 2]
+
+    def _pixels(self, codes: NDArray[Any], size: Size | None) -> NDArray[np.uint8]:
+        if codes.ndim == 3:
+            levels = np.stack([codes // 64, codes // 8 % 8, codes % 8], axis=-1)
+            colours = (levels + 0.5) / 8
+        else:
+            colours = codes + 0.5
+        blocks = np.clip(colours * 255, 0, 255).astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)
+        pixels = np.concatenate([blocks[:1], blocks[1:].repeat(4, axis=0)])
+        return pixels if size is None else pixels[: size[0], : size[1], : size[2]]
+
+
+class Counts:
+    """Keeps what the middleware reports."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str, str]] = Counter()
+        self.flying: Counter[str] = Counter()
+        self.bytes_in = self.bytes_out = 0
+
+    def observe(self, route: str, method: str, code: str, seconds: float, bytes_in: int, bytes_out: int) -> None:
+        self.requests[route, method, code] += 1
+        self.bytes_in += bytes_in
+        self.bytes_out += bytes_out
+
+    def in_flight(self, route: str, change: int) -> None:
+        self.flying[route] += change
+
+
+class Server:
+    """What a test needs of a running server."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.backend, self.counts = BlockBackend(), Counts()
+        self.media = MediaPool(settings.limits, workers=2)
+        app = create_app(self.backend, self.media, settings, self.counts)
+        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
+        self._uvicorn = uvicorn.Server(config)
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
+
+    async def _main(self) -> None:
+        await self.media.start()
+        try:
+            await self._uvicorn.serve()
+        finally:
+            await self.media.stop()
+
+    @property
+    def port(self) -> int:
+        return self._uvicorn.servers[0].sockets[0].getsockname()[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        while not self._uvicorn.started:
+            if not self._thread.is_alive():
+                raise RuntimeError("the server did not start")
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._uvicorn.should_exit = True
+        self._thread.join()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until a condition holds, and fail when it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never held"
+        time.sleep(0.01)

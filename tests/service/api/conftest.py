@@ -1,0 +1,29 @@
+"""One server for all tests of the HTTP tier."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import httpx
+from api_server import Server
+from bad_inputs import LIMITS
+
+from service.settings import Settings
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    with Server(Settings(limits=LIMITS)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def http(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
