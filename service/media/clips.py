@@ -257,7 +257,7 @@ def open_container(file: BinaryIO, media_type: str, limits: Limits | None) -> An
 def rgb(frame: Any) -> NDArray[np.uint8]:
     """uint8 RGB (H, W, 3) of a decoded frame; untagged high-definition frames count as BT.709, as players do."""
     untagged_hd = frame.colorspace == _UNSPECIFIED_COLORSPACE and frame.height >= _HD_HEIGHT
-    return frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU709 if untagged_hd else None)
+    return frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU709 if untagged_hd else None, threads=1)
 
 
 def upright(pixels: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:

@@ -186,7 +186,7 @@ class VideoWriter:
         padded = np.pad(pixels, self._padding, mode="edge") if any(map(any, self._padding)) else pixels
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(padded), format="rgb24")
         return frame.reformat(
-            format=self._stream.pix_fmt, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+            format=self._stream.pix_fmt, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG, threads=1
         )
 
 
