@@ -18,6 +18,7 @@ from service.media.bounds import check_decoded, check_duration, check_kept, chec
 from service.media.geometry import Plan, plan
 from service.media.source import FrameReader, choose
 from service.media.types import MediaOptions, Preprocess, SourceInfo, rate
+from service.media.whole import is_whole
 from service.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class ClipReader(FrameReader):
 
     def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: Limits | None) -> None:
         self._file, self._media_type, self._options, self._limits = file, media_type, options, limits
+        if not is_whole(file, media_type):
+            self._fail("it is cut off")
         with self._open() as (container, stream):
             self._survey = self._read_packets(container, stream)
         pts, base = self._survey.pts, self._survey.time_base
@@ -202,11 +205,11 @@ class ClipReader(FrameReader):
             self._file.seek(0)
             with open_container(self._file, self._media_type, self._limits) as container:
                 yield container, self._video_stream(container)
+        except av.error.MemoryError as error:  # mostly a damaged size field; FFmpeg stays sound
+            raise ProblemError("decode-budget", "Decoding the file asks for more memory than one may take.") from error
         except (ProblemError, MemoryError):
             raise
         except Exception as error:  # damaged files raise UnicodeDecodeError, IndexError, LookupError and more
-            if isinstance(error, OSError) and error.errno == 12:
-                raise MemoryError from error
             self._fail("it is damaged or cut off", error)
 
     def _video_stream(self, container: Any) -> Any:
