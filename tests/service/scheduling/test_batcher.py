@@ -32,7 +32,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.running: dict[int, Item] = {}
         self.patience: dict[int, int] = {}  # batches of others that an item may still see before it starts
 
-    @rule(key=st.sampled_from(KEYS), cost=st.integers(1, 100), patience=st.floats(0.5, 50))
+    @rule(key=st.sampled_from(KEYS), cost=st.integers(1, 9) | st.integers(10, 100), patience=st.floats(0.5, 50))
     def submit(self, key: Key, cost: int, patience: float) -> None:
         item = Item(self.next_id, key, cost, self.now + patience)
         self.next_id += 1
@@ -49,6 +49,11 @@ class BatcherMachine(RuleBasedStateMachine):
         ahead = [other for other in self.waiting.values() if other.key == key]
         visits = sum(math.ceil(other.cost / self.batcher.max_tokens) for other in ahead)
         self.patience[item.id] = visits * len(KEYS)
+
+    @rule(key=st.sampled_from(KEYS), costs=st.lists(st.integers(1, 9), min_size=2, max_size=8))
+    def submit_crowd(self, key: Key, costs: list[int]) -> None:
+        for cost in costs:
+            self.submit(key, cost, 50.0)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -173,6 +178,15 @@ def test_a_misfit_stays_at_the_front() -> None:
     for number, cost in enumerate([4, 4, 4, 1]):
         batcher.submit(item(number, KEYS[0], cost))
     assert drain(batcher) == [[0, 1], [2, 3]]
+
+
+def test_a_turn_that_is_not_used_up_is_not_saved_for_later() -> None:
+    batcher = Batcher(10, 1, 1000)
+    for number, cost in enumerate([1, 1, 1, 40]):
+        batcher.submit(item(number, KEYS[0], cost))
+    for number in range(4, 10):
+        batcher.submit(item(number, KEYS[1], 10))
+    assert drain(batcher) == [[0], [4], [1], [5], [2], [6], [7], [8], [9], [3]]
 
 
 def test_the_retry_time_is_the_time_to_drain() -> None:

@@ -1,0 +1,94 @@
+"""The tokenizer tier inside one process: the contract's calls as items of the driver."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.contract import Decoded, Encoded, ModelCard, Size, Want
+from service.problems import ProblemError
+from service.scheduling.batcher import Batcher, Key, Op
+from service.scheduling.driver import Driver, Observer, Run
+from service.settings import Settings
+
+
+class WorkObserver(Observer, Protocol):
+    """What the tokenizer tier reports of its work."""
+
+    def done(self, op: Op, frames: int, tokens: int) -> None:
+        """One request has been answered."""
+
+
+class LocalBackend:
+    """Queues, batches and runs requests in this process; a `contract.Backend` whose calls also take a deadline.
+
+    Args:
+        cards: the bundles that `run` knows, the default one first.
+        run: runs a batch, as `Engine.run` does; called on one thread of its own.
+        settings: budgets of batches and of the queue, and the deadline.
+        observer: where work is reported.
+    """
+
+    def __init__(self, cards: list[ModelCard], run: Run, settings: Settings, observer: WorkObserver) -> None:
+        self._cards = {card.id: card for card in cards}
+        self._seconds = settings.request_seconds
+        self._observer = observer
+        batcher = Batcher(settings.max_batch_tokens, settings.max_batch_requests, settings.max_queue_tokens)
+        self.driver = Driver(run, batcher, observer)
+
+    async def models(self) -> list[ModelCard]:
+        """The bundles that are served, the default one first."""
+        return list(self._cards.values())
+
+    async def encode(self, model: str, pixels: NDArray[np.uint8], want: Want, seconds: float | None = None) -> Encoded:
+        """Encode uint8 RGB pixels (T, H, W, 3).
+
+        Args:
+            model: id of a bundle.
+            pixels: uint8 (T, H, W, 3).
+            want: which codes to return; a VAE has latents only.
+            seconds: time left, the service's own deadline if None.
+        Raises:
+            ProblemError: `unknown-model`, `invalid-options`, and what the driver raises.
+        """
+        card = self._card(model)
+        if card.kind == "vae" and want != "latents":
+            raise ProblemError("invalid-options", "A VAE bundle has latents and no tokens.")
+        key = Key(card.id, "encode", "pixels", *_size(pixels))
+        (tokens, latents), timing = await self._submit(card, key, pixels, seconds)
+        return Encoded(tokens if want != "latents" else None, latents if want != "tokens" else None, timing)
+
+    async def decode(self, model: str, codes: NDArray[Any], size: Size | None, seconds: float | None = None) -> Decoded:
+        """Decode integer tokens (t, h, w) or float latents (t, h, w, c), cropped to `size` (frames, height, width)."""
+        card = self._card(model)
+        kind: Literal["tokens", "latents"] = "latents" if codes.dtype.kind == "f" else "tokens"
+        t, h, w = codes.shape[:3]
+        whole = 1 + (t - 1) * card.temporal_patch, h * card.patch, w * card.patch
+        pixels, timing = await self._submit(card, Key(card.id, "decode", kind, *(size or whole)), codes, seconds)
+        return Decoded(pixels, timing)
+
+    async def reconstruct(self, model: str, pixels: NDArray[np.uint8], seconds: float | None = None) -> Decoded:
+        """Encode and decode uint8 RGB pixels (T, H, W, 3) in one visit."""
+        card = self._card(model)
+        key = Key(card.id, "reconstruct", "pixels", *_size(pixels))
+        reconstruction, timing = await self._submit(card, key, pixels, seconds)
+        return Decoded(reconstruction, timing)
+
+    def _card(self, model: str) -> ModelCard:
+        if model not in self._cards:
+            raise ProblemError("unknown-model", "This service has no bundle of that name.")
+        return self._cards[model]
+
+    async def _submit(self, card: ModelCard, key: Key, payload: Any, seconds: float | None) -> Any:
+        t, h, w = card.grid((key.frames, key.height, key.width))
+        cost = t * h * w
+        answer = await self.driver.submit(key, cost, payload, self._seconds if seconds is None else seconds)
+        self._observer.done(key.op, key.frames, cost)
+        return answer
+
+
+def _size(pixels: NDArray[np.uint8]) -> Size:
+    frames, height, width, _ = pixels.shape
+    return frames, height, width

@@ -1,0 +1,185 @@
+"""The service on a Ray cluster: what is deployed, and a cluster of this machine alone to deploy it on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import ray
+from ray import serve
+from rich.console import Console
+
+from service.settings import Settings
+from service.tiers import Ingress, Tokenizer
+
+APP_NAME = "omnitok"
+LOGICAL_CPUS = 0.1  # what a replica reserves; threads and workers are bounded by the settings, not by Ray's accounting
+TOKENIZER_REQUESTS = 1024  # above what the queue's own bound in tokens admits of common sizes
+ROUTER_REQUESTS = 256  # waiting in one ingress replica for a tokenizer replica to take them
+INGRESS_REQUESTS = 256
+OBJECT_BYTES = 512 * 2**20  # arrays on their way between the tiers
+START_SECONDS = 180.0
+LOGS = "/tmp/ray/session_latest/logs"
+RAY_GRACE_SECONDS = 30.0  # Ray's own limit on a request lies this far above ours, so that ours speaks first
+
+
+class StartError(OSError):
+    """The service cannot start; the message is one sentence for the person at the terminal."""
+
+
+def application(settings: Settings) -> serve.Application:
+    """Both tiers, ready to be deployed on a Ray cluster.
+
+    Raises:
+        StartError: a bundle folder is missing.
+    """
+    settings = _find_bundles(settings)
+    gpus = settings.device == "cuda" or (settings.device == "auto" and _cluster_has_gpus())
+    common: dict[str, Any] = {
+        "health_check_period_s": 2,
+        "health_check_timeout_s": 10,
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "graceful_shutdown_timeout_s": settings.request_seconds,
+        "max_constructor_retry_count": 2,
+    }
+    tokenizer = serve.deployment(
+        num_replicas=settings.tokenizer_replicas,
+        max_ongoing_requests=TOKENIZER_REQUESTS,
+        max_queued_requests=ROUTER_REQUESTS,
+        ray_actor_options={"num_cpus": LOGICAL_CPUS, "num_gpus": 1 if gpus else 0},
+        **common,
+    )(Tokenizer)
+    ingress = serve.deployment(
+        num_replicas=settings.ingress_replicas,
+        max_ongoing_requests=INGRESS_REQUESTS,
+        ray_actor_options={"num_cpus": LOGICAL_CPUS},
+        **common,
+    )(serve.ingress()(Ingress))
+    return ingress.bind(tokenizer.bind(settings), settings)
+
+
+def build(args: dict[str, Any]) -> serve.Application:
+    """The application as `serve deploy` and `serve run` want it.
+
+    Args:
+        args: fields of `Settings`; what is missing comes from `OMNITOK_*` variables.
+    """
+    return application(Settings(**args))
+
+
+@contextlib.contextmanager
+def cluster(settings: Settings, logical_cpus: int | None = None, object_bytes: int = OBJECT_BYTES) -> Iterator[None]:
+    """A Ray cluster of this machine alone, with Serve listening where the settings say.
+
+    Args:
+        settings: host and ports.
+        logical_cpus: what Ray may hand out; the machine's number of cores if None.
+        object_bytes: shared memory for arrays on their way between the tiers, bytes.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    limits = settings.limits
+    seconds = limits.body_seconds + limits.decode_seconds + settings.request_seconds + RAY_GRACE_SECONDS
+    ray.init(
+        address="local",
+        num_cpus=logical_cpus,
+        object_store_memory=object_bytes,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _metrics_export_port=settings.metrics_port,
+    )
+    try:
+        serve.start(
+            http_options={"host": settings.host, "port": settings.port, "request_timeout_s": seconds},
+            logging_config={"enable_access_log": False},
+        )
+        yield
+    finally:
+        # Ray reports the end of its own controller as a failure, on the terminal of whoever stops it.
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            serve.shutdown()
+            ray.shutdown()
+
+
+def deploy(settings: Settings) -> None:
+    """Put the application on the running cluster and wait until it answers.
+
+    Raises:
+        StartError: a replica cannot start; the message holds Ray's reason.
+    """
+    try:
+        serve.run(application(settings), name=APP_NAME, route_prefix="/")
+    except RuntimeError as error:
+        raise StartError(f"the service cannot start: {_reason() or error}") from error
+    ready = f"http://{settings.host}:{settings.port}/health/ready"
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(ready, timeout=10).status_code == 200:
+                return
+        time.sleep(0.1)
+    raise StartError(f"{ready} did not say 200 within {START_SECONDS:.0f} s")
+
+
+def serve_forever(settings: Settings) -> None:
+    """Run the whole service on this machine until Ctrl-C or SIGTERM.
+
+    Raises:
+        StartError: a port is taken, a bundle is missing, or a replica cannot start.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    settings = _find_bundles(settings)
+    for port in (settings.port, settings.metrics_port):
+        _check_free(settings.host, port)
+    logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        with console.status("starting"):
+            stack.enter_context(cluster(settings))
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray has set a handler of its own
+            deploy(settings)
+        url, metrics = f"http://{settings.host}:{settings.port}", f"http://{settings.host}:{settings.metrics_port}"
+        console.print(
+            f"[bold green]ready on {url}[/]  documentation {url}/docs  metrics {metrics}/metrics  logs {LOGS}"
+        )
+        while True:
+            signal.pause()
+    console.print("stopped")
+
+
+def _find_bundles(settings: Settings) -> Settings:
+    bundles = tuple(path.resolve() for path in settings.bundles)  # replicas may have another working directory
+    for path in bundles:
+        if not (path / "config.json").is_file():
+            raise StartError(f"{path} is not a bundle: it has no config.json")
+    return settings.model_copy(update={"bundles": bundles})
+
+
+def _reason() -> str:
+    """The first message of a deployment that failed, its last line only."""
+    for app in serve.status().applications.values():
+        for deployment in app.deployments.values():
+            lines = deployment.message.strip().splitlines()
+            if "UNHEALTHY" in deployment.status or "FAILED" in deployment.status:
+                return lines[-1] if lines else ""
+    return ""
+
+
+def _check_free(host: str, port: int) -> None:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise StartError(f"cannot listen on port {port} of {host}: {error.strerror}") from error
+
+
+def _cluster_has_gpus() -> bool:
+    return ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0

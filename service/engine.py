@@ -1,0 +1,117 @@
+"""The tokenizers of one replica: batches of arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model import Bundle, VQConfig, load_bundle
+from service.contract import ModelCard
+from service.scheduling.batcher import Key
+from service.scheduling.driver import DeviceFault, OutOfMemory
+
+WARM_UP_SIDE = 64  # pixels; enough to load every library that a real request needs
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Engine:
+    """Loads bundles onto one device and runs batches of equal shape on them.
+
+    Args:
+        bundles: bundle folders; the first is the default model.
+        device: "cpu", "cuda", or "auto" for CUDA where there is one.
+        dtype: "float32" or "bfloat16"; vectors are assigned to codes in float32 either way.
+        threads: CPU threads.
+    Raises:
+        BundleError: a folder is no usable bundle.
+        ValueError: two bundles share a name.
+    """
+
+    def __init__(self, bundles: Sequence[Path], device: str, dtype: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(device)
+        self._bundles: dict[str, Bundle] = {}
+        for path in bundles:
+            bundle = load_bundle(path, device, DTYPES[dtype])
+            if bundle.name in self._bundles:
+                raise ValueError(f"two bundles are named {bundle.name!r}")
+            self._bundles[bundle.name] = bundle
+        self.cards = [self._card(bundle, dtype) for bundle in self._bundles.values()]
+
+    def warm_up(self) -> None:
+        """Run a tiny picture and a tiny clip through every bundle, so that the first caller does not pay for it."""
+        for card in self.cards:
+            for frames in (1, 1 + card.temporal_patch):
+                pixels = np.zeros((frames, WARM_UP_SIDE, WARM_UP_SIDE, 3), np.uint8)
+                size = frames, WARM_UP_SIDE, WARM_UP_SIDE
+                [(tokens, latents)] = self.run(Key(card.id, "encode", "pixels", *size), [pixels])
+                if tokens is not None:
+                    self.run(Key(card.id, "decode", "tokens", *size), [tokens])
+                self.run(Key(card.id, "decode", "latents", *size), [latents])
+
+    def run(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
+        """Run one batch.
+
+        Args:
+            key: the model, what to do, and the pixels' size.
+            payloads: uint8 pixels (T, H, W, 3), integer tokens (t, h, w) or float latents (t, h, w, c), all alike.
+        Returns:
+            encode: (int32 tokens (t, h, w) or None for a VAE, float32 latents (t, h, w, c)) per item;
+            decode, reconstruct: uint8 pixels (T, H, W, 3) per item.
+        Raises:
+            OutOfMemory: the batch is too large for the device.
+            DeviceFault: the device is unusable from this process.
+        """
+        try:
+            with torch.inference_mode():
+                return self._compute(key, payloads)
+        except torch.OutOfMemoryError:
+            pass  # leaving the handler frees the tensors that the traceback holds
+        except torch.AcceleratorError as error:
+            raise DeviceFault(str(error)) from None
+        torch.cuda.empty_cache()
+        raise OutOfMemory(f"{len(payloads)} x {key}")
+
+    def _compute(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
+        tokenizer = self._bundles[key.model].tokenizer
+        batch = self._load(key, np.stack(payloads))
+        if key.op == "encode":
+            latents = tokenizer.encode_latents(batch)
+            vectors = latents.float().cpu().numpy()
+            if not tokenizer.config.is_vq:
+                return [(None, vector) for vector in vectors]
+            tokens = tokenizer.quantize(latents).int().cpu().numpy()
+            return list(zip(tokens, vectors, strict=True))
+        if key.op == "reconstruct":
+            return list(tokenizer.reconstruct(batch).cpu().numpy())
+        return list(tokenizer.decode(batch, (key.frames, key.height, key.width)).cpu().numpy())
+
+    def _load(self, key: Key, batch: NDArray[Any]) -> Tensor:
+        dtype = {"pixels": np.uint8, "tokens": np.int64, "latents": np.float32}[key.kind]
+        return torch.from_numpy(batch.astype(dtype, copy=False)).to(self._device)
+
+    def _card(self, bundle: Bundle, dtype: str) -> ModelCard:
+        config = bundle.config
+        return ModelCard(
+            id=bundle.name,
+            hash=bundle.hash,
+            kind="vq" if config.is_vq else "vae",
+            codebook_size=config.head.codes if isinstance(config.head, VQConfig) else None,
+            latent_channels=config.head.dim,
+            patch=config.patch,
+            temporal_patch=config.temporal_patch,
+            temporal_order=config.temporal_order,
+            streaming=config.streams,
+            parameters=sum(parameter.numel() for parameter in bundle.tokenizer.parameters()),
+            device=str(self._device),
+            dtype=dtype,
+            licence=bundle.licence,
+        )

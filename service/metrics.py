@@ -1,0 +1,129 @@
+"""What every replica counts, on Ray's exporter, where each name carries the prefix `ray_` and each series its replica.
+
+| Name | Kind, labels |
+| --- | --- |
+| `omnitok_http_requests_total` | counter: route, method, code |
+| `omnitok_http_request_duration_seconds` | histogram: route |
+| `omnitok_http_requests_in_flight` | gauge: route |
+| `omnitok_http_request_bytes_total`, `omnitok_http_response_bytes_total` | counter: route |
+| `omnitok_media_results_total` | counter: kind, container, result |
+| `omnitok_media_worker_restarts_total` | counter: reason |
+| `omnitok_retries_total` | counter |
+| `omnitok_queue_requests`, `omnitok_queue_tokens` | gauge |
+| `omnitok_batches_total` | counter: op, stop_reason |
+| `omnitok_batch_requests` | histogram: op |
+| `omnitok_batch_duration_seconds` | histogram: op |
+| `omnitok_tokens_encoded_total`, `omnitok_tokens_decoded_total`, `omnitok_frames_total` | counter |
+
+Labels take values from fixed lists only: never ids, model names or anything that a caller wrote. The exporter's view
+lags by up to ten seconds.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Mapping
+from typing import Any
+
+from ray.serve import metrics
+
+from service.scheduling.batcher import Batch, Op
+
+REQUEST_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0]
+BATCH_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
+BATCH_SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
+
+
+def _counter(name: str, description: str, *labels: str) -> metrics.Counter:
+    tag_keys: Any = labels  # Ray annotates a tuple of exactly one
+    return metrics.Counter(name, description, tag_keys)
+
+
+class TokenizerMetrics:
+    """The tokenizer tier's; a `backend.WorkObserver`."""
+
+    def __init__(self) -> None:
+        self._queue_requests = metrics.Gauge("omnitok_queue_requests", "Requests that wait in this replica")
+        self._queue_tokens = metrics.Gauge("omnitok_queue_tokens", "Latent positions that wait in this replica")
+        self._batches = _counter("omnitok_batches_total", "Batches run", "op", "stop_reason")
+        self._batch_requests = metrics.Histogram("omnitok_batch_requests", "Requests per batch", BATCH_SIZES, ("op",))
+        self._batch_seconds = metrics.Histogram(
+            "omnitok_batch_duration_seconds", "Time of a batch", BATCH_SECONDS, ("op",)
+        )
+        self._encoded = _counter("omnitok_tokens_encoded_total", "Latent positions encoded")
+        self._decoded = _counter("omnitok_tokens_decoded_total", "Latent positions decoded")
+        self._frames = _counter("omnitok_frames_total", "Frames encoded or decoded")
+        self.queue(0, 0)
+
+    def queue(self, requests: int, tokens: int) -> None:
+        """The queue has changed to this length."""
+        self._queue_requests.set(requests)
+        self._queue_tokens.set(tokens)
+
+    def batch(self, batch: Batch, seconds: float) -> None:
+        """A batch has ended after `seconds`."""
+        op: dict[str, str] = {"op": batch.key.op}
+        self._batches.inc(tags=op | {"stop_reason": batch.stop_reason})
+        self._batch_requests.observe(len(batch.items), tags=op)
+        self._batch_seconds.observe(seconds, tags=op)
+
+    def done(self, op: Op, frames: int, tokens: int) -> None:
+        """One request has been answered."""
+        self._frames.inc(frames)
+        if op != "decode":
+            self._encoded.inc(tokens)
+        if op != "encode":
+            self._decoded.inc(tokens)
+
+
+class IngressMetrics:
+    """The HTTP tier's; an `http.metrics.HttpMetrics`."""
+
+    def __init__(self) -> None:
+        self._requests = _counter("omnitok_http_requests_total", "Requests answered", "route", "method", "code")
+        self._seconds = metrics.Histogram(
+            "omnitok_http_request_duration_seconds", "Time of a request", REQUEST_SECONDS, ("route",)
+        )
+        self._in_flight = metrics.Gauge("omnitok_http_requests_in_flight", "Requests not yet answered", ("route",))
+        self._bytes_in = _counter("omnitok_http_request_bytes_total", "Bytes of request bodies", "route")
+        self._bytes_out = _counter("omnitok_http_response_bytes_total", "Bytes of response bodies", "route")
+        self._media = _counter("omnitok_media_results_total", "Files decoded or refused", "kind", "container", "result")
+        self._restarts = _counter("omnitok_media_worker_restarts_total", "Media workers replaced", "reason")
+        self._retries = _counter("omnitok_retries_total", "Calls repeated because a tokenizer replica was lost")
+        self._now_in_flight: Tally[str] = Tally()
+        self._media_seen: Tally[tuple[str, str, str]] = Tally()
+        self._restarts_seen: Tally[str] = Tally()
+
+    def observe(self, route: str, method: str, code: str, seconds: float, bytes_in: int, bytes_out: int) -> None:
+        """One request is over."""
+        self._requests.inc(tags={"route": route, "method": method, "code": code})
+        self._seconds.observe(seconds, tags={"route": route})
+        if bytes_in:
+            self._bytes_in.inc(bytes_in, tags={"route": route})
+        if bytes_out:
+            self._bytes_out.inc(bytes_out, tags={"route": route})
+
+    def in_flight(self, route: str, change: int) -> None:
+        """A request began (+1) or ended (-1)."""
+        self._now_in_flight[route] += change
+        self._in_flight.set(self._now_in_flight[route], tags={"route": route})
+
+    def retried(self) -> None:
+        """A call is repeated because its replica was lost."""
+        self._retries.inc()
+
+    def media(self, results: Mapping[tuple[str, str, str], int], restarts: Mapping[str, int]) -> None:
+        """Take over what the media pool has counted since it started.
+
+        Args:
+            results: (kind, container, result) -> files.
+            restarts: reason -> workers replaced.
+        """
+        for labels, count in results.items():
+            if more := count - self._media_seen[labels]:
+                self._media.inc(more, tags=dict(zip(("kind", "container", "result"), labels, strict=True)))
+                self._media_seen[labels] = count
+        for reason, count in restarts.items():
+            if more := count - self._restarts_seen[reason]:
+                self._restarts.inc(more, tags={"reason": reason})
+                self._restarts_seen[reason] = count

@@ -1,0 +1,186 @@
+"""The two tiers on Ray Serve: ingress replicas that speak HTTP, tokenizer replicas that hold the weights."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable
+from typing import Any, TypeVar
+
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from ray.exceptions import NodeDiedError, ObjectLostError, ObjectStoreFullError, RayActorError, WorkerCrashedError
+from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from service.app import create_app
+from service.backend import LocalBackend
+from service.contract import Decoded, Encoded, ModelCard, Size, Want
+from service.media.pool import MediaPool
+from service.metrics import IngressMetrics, TokenizerMetrics
+from service.problems import ProblemError
+from service.scheduling.driver import DeviceFault
+from service.settings import Settings
+
+FIRST_BACKOFF_SECONDS = 0.05
+CARDS_SECONDS = 5.0  # how long the list of bundles is believed; readiness follows from it
+STALL_FACTOR = 3  # deadlines that one batch may take before its replica counts as stuck
+MEDIA_REPORT_SECONDS = 2.0
+
+# The replica took the call down with it, so nobody has seen an answer, and every call may be repeated.
+LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, ReplicaUnavailableError, DeviceFault)
+
+Answer = TypeVar("Answer", Encoded, Decoded)
+
+log = logging.getLogger("ray.serve")
+
+
+class Tokenizer:
+    """One tokenizer replica. Refusals are returned, not raised: Ray would log each as a failure of the replica."""
+
+    def __init__(self, settings: Settings) -> None:
+        from service.engine import Engine  # only tokenizer replicas pay for torch
+
+        engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
+        engine.warm_up()
+        self._backend = LocalBackend(engine.cards, engine.run, settings, TokenizerMetrics())
+        self._stall_seconds = STALL_FACTOR * settings.request_seconds
+
+    async def models(self) -> list[ModelCard]:
+        """The bundles that this replica serves."""
+        return await self._backend.models()
+
+    async def encode(self, *arguments: Any) -> Encoded | ProblemError:
+        """`LocalBackend.encode`."""
+        return await self._answer(self._backend.encode(*arguments))
+
+    async def decode(self, *arguments: Any) -> Decoded | ProblemError:
+        """`LocalBackend.decode`."""
+        return await self._answer(self._backend.decode(*arguments))
+
+    async def reconstruct(self, *arguments: Any) -> Decoded | ProblemError:
+        """`LocalBackend.reconstruct`."""
+        return await self._answer(self._backend.reconstruct(*arguments))
+
+    async def check_health(self) -> None:
+        """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
+        driver = self._backend.driver
+        if driver.fault is not None:
+            raise RuntimeError("the accelerator is unusable") from driver.fault
+        if driver.busy_seconds > self._stall_seconds:
+            raise RuntimeError(f"a batch has been running for {driver.busy_seconds:.0f} s")
+
+    async def _answer(self, work: Awaitable[Answer]) -> Answer | ProblemError:
+        try:
+            return await work
+        except ProblemError as problem:
+            return problem
+        except DeviceFault:  # raised, so that the caller asks another replica
+            raise
+        except Exception:
+            log.exception("a request failed")
+            return ProblemError("internal", "The tokenizer failed on this request.")
+
+
+class RayBackend:
+    """The tokenizer tier behind a deployment handle; a `contract.Backend`.
+
+    Args:
+        handle: the `Tokenizer` deployment.
+        settings: the deadline of a request and how often it is tried.
+        metrics: counts repeated calls.
+    """
+
+    def __init__(self, handle: DeploymentHandle, settings: Settings, metrics: IngressMetrics) -> None:
+        self._handle = handle
+        self._settings = settings
+        self._metrics = metrics
+        self._cards: list[ModelCard] = []
+        self._cards_until = 0.0
+        self._asking = asyncio.Lock()
+
+    async def models(self) -> list[ModelCard]:
+        """The bundles that are served, the default one first; a living replica said so in the last few seconds."""
+        clock = asyncio.get_running_loop().time
+        async with self._asking:
+            if clock() >= self._cards_until:
+                self._cards = await self._call("models")
+                self._cards_until = clock() + CARDS_SECONDS
+            return self._cards
+
+    async def encode(self, model: str, pixels: NDArray[Any], want: Want) -> Encoded:
+        """Encode uint8 RGB pixels (T, H, W, 3)."""
+        return await self._call("encode", model, pixels, want)
+
+    async def decode(self, model: str, codes: NDArray[Any], size: Size | None) -> Decoded:
+        """Decode tokens (t, h, w) or latents (t, h, w, c)."""
+        return await self._call("decode", model, codes, size)
+
+    async def reconstruct(self, model: str, pixels: NDArray[Any]) -> Decoded:
+        """Encode and decode uint8 RGB pixels (T, H, W, 3)."""
+        return await self._call("reconstruct", model, pixels)
+
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._settings.request_seconds
+        for attempt in range(self._settings.tries):
+            if attempt:
+                self._metrics.retried()
+                await asyncio.sleep(FIRST_BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1))
+            left = deadline - clock()
+            try:
+                answer = await self._once(deadline, method, *arguments, *([left] if arguments else []))
+            except LOST as error:
+                log.warning("a tokenizer replica was lost under a request: %s", type(error).__name__)
+                continue
+            if isinstance(answer, ProblemError):
+                raise answer
+            return answer
+        raise ProblemError(
+            "not-ready",
+            "Every replica that took the request was lost.",
+            actual=self._settings.tries,
+            retry_after_seconds=1,
+        )
+
+    async def _once(self, deadline: float, method: str, *arguments: Any) -> Any:
+        response = getattr(self._handle, method).remote(*arguments)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await response
+        except TimeoutError:
+            response.cancel()
+            raise ProblemError("deadline-exceeded", "The deadline passed before the tokenizer answered.") from None
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except (BackPressureError, ObjectStoreFullError):
+            detail = "Every tokenizer replica is busy."
+            raise ProblemError("overloaded", detail, retry_after_seconds=1) from None
+
+
+class Ingress:
+    """One ingress replica: HTTP, media decoding and rendering."""
+
+    def __init__(self, tokenizer: DeploymentHandle, settings: Settings) -> None:
+        self._settings = settings
+        self._metrics = IngressMetrics()
+        self._media = MediaPool(settings.limits, settings.media_workers)
+        self._backend = RayBackend(tokenizer, settings, self._metrics)
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """Called by Ray Serve when the replica starts; what this returns is what it serves."""
+        await self._media.start()
+        self._reporter = asyncio.create_task(self._report_media())
+        return create_app(self._backend, self._media, self._settings, self._metrics)
+
+    async def __del__(self) -> None:
+        """Called by Ray Serve when the replica has drained."""
+        self._reporter.cancel()
+        await self._media.stop()
+
+    async def _report_media(self) -> None:
+        while True:
+            self._metrics.media(self._media.results, self._media.restarts)
+            await asyncio.sleep(MEDIA_REPORT_SECONDS)

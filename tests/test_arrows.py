@@ -1,0 +1,111 @@
+"""Who may import whom. Imports are read from the source, lazy ones included; the client is also run without torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("kernels", "model", "training", "service")
+MAY_IMPORT = {
+    "kernels": {"kernels"},
+    "model": {"kernels", "model"},
+    "training": {"kernels", "model", "training"},
+    "service": {"kernels", "model", "service"},
+}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for room in ROOMS
+    for path in sorted((ROOT / room).rglob("*.py"))
+}
+RAY = {"service.deployment", "service.tiers", "service.metrics"}
+USES_MODEL = {"service.engine"}  # and the command, which works offline
+
+
+@cache
+def imports(module: str) -> frozenset[str]:
+    """Every module and name that `module` imports anywhere, dotted."""
+    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            up = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*up, *([node.module] if node.module else [])])
+            found |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+    return frozenset(found)
+
+
+def reached(module: str) -> Iterator[str]:
+    """Everything outside the project that importing `module` can load, followed through the project."""
+    seen, waiting = set(), [module]
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        parents = [current.rsplit(".", depth)[0] for depth in range(1, current.count(".") + 1)]
+        waiting += [parent for parent in parents if parent in MODULES]
+        for name in imports(current):
+            owner = next((part for part in (name, name.rpartition(".")[0]) if part in MODULES), None)
+            if owner is not None:
+                waiting.append(owner)
+            elif name.split(".")[0] not in ROOMS:
+                yield name.split(".")[0]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_only_what_lies_before_them(room: str) -> None:
+    wrong = {
+        (module, name)
+        for module in MODULES
+        if module.split(".")[0] == room
+        for name in imports(module)
+        if name.split(".")[0] in ROOMS and name.split(".")[0] not in MAY_IMPORT[room]
+    }
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        *(name for name in MODULES if name.startswith("service.scheduling")),
+        "service.backend",
+        "service.media.worker",
+        "service.media.pool",
+        "service.contract",
+        "service.problems",
+    ],
+)
+def test_scheduler_and_media_worker_need_no_framework(module: str) -> None:
+    assert not {"torch", "ray", "fastapi"} & set(reached(module))
+
+
+def test_only_the_deployment_knows_ray() -> None:
+    users = {module for module in MODULES if "ray" in {name.split(".")[0] for name in imports(module)}}
+    assert users == RAY
+
+
+def test_only_the_engine_and_the_command_know_the_model() -> None:
+    users = {
+        module
+        for module in MODULES
+        if module.startswith("service.") and {"model", "torch"} & {name.split(".")[0] for name in imports(module)}
+    }
+    assert {module for module in users if not module.startswith("service.cli.")} == USES_MODEL
+
+
+def test_the_client_works_where_there_is_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('torch', 'ray', 'fastapi', 'model'): sys.modules[name] = None\n"
+        "import service.client\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
