@@ -63,9 +63,8 @@ class MediaPool:
 
     @property
     def alive(self) -> bool:
-        """Whether the pool has started, is not stopping, and a process of it runs."""
-        workers = [slot.worker for slot in self._slots]
-        return not self._stopping and any(worker is not None and worker.alive for worker in workers)
+        """Whether the pool has started and is not stopping; a process that died is replaced by the next task."""
+        return bool(self._slots) and not self._stopping
 
     async def start(self) -> None:
         """Start all processes.

@@ -121,11 +121,13 @@ class Server:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
 
     async def _main(self) -> None:
+        self.loop = asyncio.get_running_loop()
         await self.media.start()
         try:
             await self._uvicorn.serve()
         finally:
-            await self.media.stop()
+            if self.media.alive:
+                await self.media.stop()
 
     @property
     def port(self) -> int:

@@ -53,7 +53,7 @@ MEDIA = [
     Case("truncated jpeg", 422, "corrupt-media", "/encode", raw(cut(picture("JPEG"), 0.6)), JPEG),
     Case("truncated webp", 422, "corrupt-media", "/encode", raw(cut(picture("WEBP"), 0.6)), WEBP),
     Case("truncated gif", 422, "corrupt-media", "/encode", raw(cut(animation(1), 0.6)), GIF),
-    Case("truncated mp4", 422, "no-video-stream", "/encode", lambda target: cut(clip(), 0.6), MP4),
+    Case("truncated mp4", 422, "corrupt-media", "/encode", lambda target: cut(clip(), 0.6), MP4),
     Case("truncated fragmented mp4", 422, "corrupt-media", "/encode", lambda target: cut(fragmented(), 0.6), MP4),
     Case("mp4 of which the header is left", 422, "corrupt-media", "/encode", raw(FTYP), MP4),
     Case("webm of which the header is left", 422, "corrupt-media", "/encode", raw(lambda: _webm()[:96]), WEBM),

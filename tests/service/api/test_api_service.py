@@ -1,0 +1,246 @@
+"""What the service says of itself, and how it behaves when something other than the request goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import msgpack
+import pytest
+from api_media import clip, picture, scene
+from api_server import VAE, VQ, Server, eventually
+from bad_inputs import LIMITS
+
+from service.http.log import LOGGER, JsonLines
+from service.http.openapi import describe
+from service.problems import PROBLEMS, ProblemError
+from service.requests import DecodeOptions, EncodeOptions, ReconstructOptions
+from service.settings import Settings
+from service.wire import pack_tensor
+
+PNG = {"Content-Type": "image/png"}
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+def fresh() -> Iterator[tuple[Server, httpx.Client]]:
+    """A server of this test's own, to be broken."""
+    with Server(Settings(limits=LIMITS)) as server:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            yield server, client
+        eventually(lambda: not any(server.counts.flying.values()))
+
+
+@pytest.fixture
+def lines() -> Iterator[list[dict[str, object]]]:
+    """The service's log, parsed."""
+    seen: list[dict[str, object]] = []
+
+    class Keep(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            seen.append(json.loads(JsonLines().format(record)))
+
+    handler = Keep()
+    LOGGER.addHandler(handler)
+    yield seen
+    LOGGER.removeHandler(handler)
+
+
+def problem(response: httpx.Response, slug: str) -> dict[str, object]:
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    assert (response.status_code, response.json()["code"]) == (PROBLEMS[slug][0], slug)
+    return response.json()
+
+
+def test_failure_of_ours_is_told_by_its_id_only(fresh: tuple[Server, httpx.Client], lines: list) -> None:
+    server, http = fresh
+
+    async def fail() -> None:
+        raise RuntimeError("a secret of the implementation")
+
+    server.backend.stall = fail
+    response = http.post("/encode", content=picture(), headers=PNG | {"X-Request-ID": "abc-1"})
+    document = problem(response, "internal")
+    assert document["request_id"] == response.headers["x-request-id"] == "abc-1"
+    assert "secret" not in response.text
+    failure, request = (line for line in lines if line["request_id"] == "abc-1")
+    assert "a secret of the implementation" in str(failure["traceback"])
+    assert (request["status"], request["problem"]) == (500, "internal")
+    server.backend.stall = None
+    assert http.post("/encode", content=picture(), headers=PNG).status_code == 200
+
+
+def test_deadline_ends_the_work() -> None:
+    with Server(Settings(limits=LIMITS, request_seconds=0.5)) as server, httpx.Client(base_url=server.url) as http:
+        server.backend.stall = forever
+        array = msgpack.packb({"array": pack_tensor(scene(1, 8, 8))})
+        response = http.post("/encode", content=array, headers={"Content-Type": "application/msgpack"})
+        assert problem(response, "deadline-exceeded")["limit"] == 0.5
+        assert server.backend.cancelled == 1
+
+
+def test_client_that_leaves_ends_the_work(server: Server) -> None:
+    arrived: list[bool] = []
+
+    async def stall() -> None:
+        arrived.append(True)
+        await forever()
+
+    before = server.counts.requests["/encode", "POST", "499"]
+    server.backend.stall = stall
+    try:
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            head = "POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png"
+            connection.sendall(f"{head}\r\nContent-Length: {len(picture())}\r\n\r\n".encode() + picture())
+            eventually(lambda: bool(arrived))
+        eventually(lambda: server.counts.requests["/encode", "POST", "499"] == before + 1)
+        assert server.backend.cancelled == 1
+    finally:
+        server.backend.stall = None
+
+
+def test_client_that_leaves_within_its_body_is_counted(server: Server) -> None:
+    before = server.counts.requests["/decode", "POST", "499"]
+    with socket.create_connection(("127.0.0.1", server.port)) as connection:
+        head = b"POST /decode HTTP/1.1\r\nHost: x\r\nContent-Type: application/msgpack\r\nContent-Length: 99\r\n\r\n"
+        connection.sendall(head + b"some")
+        eventually(lambda: server.counts.flying["/decode"] == 1)
+    eventually(lambda: server.counts.requests["/decode", "POST", "499"] == before + 1)
+
+
+def test_refusal_of_the_tokenizer_tier_comes_through(fresh: tuple[Server, httpx.Client]) -> None:
+    server, http = fresh
+
+    async def refuse() -> None:
+        raise ProblemError("overloaded", "the queue is full", limit=8, actual=9, retry_after_seconds=2.2)
+
+    server.backend.stall = refuse
+    response = http.post("/reconstruct", content=picture(), headers=PNG)
+    document = problem(response, "overloaded")
+    assert response.headers["retry-after"] == "3"
+    assert (document["limit"], document["actual"], document["retry_after_seconds"]) == (8, 9, 2.2)
+
+
+def test_every_one_of_many_requests_gets_one_answer(server: Server, http: httpx.Client) -> None:
+    def send(index: int) -> tuple[int, str | None]:
+        response = http.post("/encode", content=[picture(), clip()][index % 2])
+        return response.status_code, response.json()["code"] if response.status_code != 200 else None
+
+    with ThreadPoolExecutor(40) as threads:
+        answers = Counter(threads.map(send, range(120)))
+    assert set(answers) <= {(200, None), (503, "overloaded")}
+    assert answers[200, None] >= 10
+    assert http.post("/encode", content=picture()).status_code == 200
+
+
+def test_readiness_follows_the_tiers_and_liveness_does_not(fresh: tuple[Server, httpx.Client]) -> None:
+    server, http = fresh
+    assert http.get("/health/ready").json() == {"status": "ready"}
+    server.backend.cards = []
+    problem(http.get("/health/ready"), "not-ready")
+    server.backend.cards = [VQ]
+    assert http.get("/health/ready").status_code == 200
+    asyncio.run_coroutine_threadsafe(server.media.stop(), server.loop).result()
+    assert problem(http.get("/health/ready"), "not-ready")["retry_after_seconds"] == 1
+    assert http.get("/health/live").json() == {"status": "live"}
+    problem(http.post("/encode", content=picture(), headers=PNG), "draining")
+
+
+def test_models_limits_and_version(http: httpx.Client) -> None:
+    assert http.get("/models").json() == {"default": VQ.id, "models": [VQ.as_dict(), VAE.as_dict()]}
+    assert http.get(f"/models/{VAE.id}").json() == VAE.as_dict()
+    assert http.get("/limits").json() == LIMITS.model_dump() | {"request_seconds": 60.0}
+    assert re.fullmatch(r"\d+\.\d+.*", http.get("/version").json()["version"])
+    for slug, (status, title) in PROBLEMS.items():
+        assert http.get(f"/problems/{slug}").json() == {"type": f"/problems/{slug}", "status": status, "title": title}
+
+
+def test_version_prefix_reaches_the_same_routes(http: httpx.Client, server: Server) -> None:
+    assert http.get("/v1/models").json() == http.get("/models").json()
+    answer = http.post("/v1/encode", content=picture(), headers=PNG)
+    assert http.post("/v1/decode", content=answer.content, headers={"Content-Type": "application/msgpack"}).is_success
+    assert "/encode" in http.get("/openapi.json").json()["paths"]
+    assert not any(path.startswith("/v1") for path in http.get("/openapi.json").json()["paths"])
+
+
+@pytest.mark.parametrize("given", ["a", "A-b.c_9", "x" * 128])
+def test_request_id_is_kept(http: httpx.Client, given: str) -> None:
+    answer = http.get("/health/live", headers={"X-Request-ID": given})
+    assert answer.headers.get_list("x-request-id") == [given]
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "{}", "a,b", "ä"])
+def test_odd_request_id_is_replaced(http: httpx.Client, given: str) -> None:
+    answer = http.get("/health/live", headers={"X-Request-ID": given.encode()})
+    assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+def test_connection_lives_after_an_answer_and_dies_with_an_unread_body(http: httpx.Client) -> None:
+    assert "connection" not in http.post("/encode", content=picture(), headers=PNG).headers
+    assert "connection" not in http.post("/encode?size=0", content=picture(), headers=PNG).headers
+    assert (
+        http.post("/encode", content=picture(), headers={"Content-Type": "text/plain"}).headers["connection"] == "close"
+    )
+
+
+def test_one_log_line_a_request_without_its_content(http: httpx.Client, server: Server, lines: list) -> None:
+    http.post("/encode?size=32", files={"media": ("holiday-in-rome.png", picture(), "image/png")})
+    eventually(lambda: len(lines) == 1)
+    line = lines[0]
+    assert set(line) == {
+        "time", "level", "event", "request_id", "route", "method", "status", "model", "milliseconds", "bytes_in",
+        "bytes_out",
+    }  # fmt: skip
+    assert (line["route"], line["method"], line["status"], line["model"]) == ("/encode", "POST", 200, VQ.id)
+    assert int(str(line["bytes_in"])) > len(picture())
+    assert "rome" not in json.dumps(line)
+
+
+def test_metrics_have_closed_labels(http: httpx.Client, server: Server) -> None:
+    for path in ("/secret/1", "/secret/2", "/v1/models/x", "/problems/y", "/health/live/z"):
+        http.get(path)
+    http.request("PROPFIND", "/encode")
+    eventually(lambda: not any(server.counts.flying.values()))
+    routes = {"/encode", "/decode", "/reconstruct", "/models", "/limits", "/version", "/problems", "/docs", "/health",
+              "/health/live", "/health/ready", "other"}  # fmt: skip
+    assert {route for route, _, _ in server.counts.requests} <= routes
+    assert server.counts.requests["/encode", "other", "405"] == 1
+    assert server.counts.bytes_in > 0
+    assert server.counts.bytes_out > 0
+
+
+def test_docs_need_nothing_from_elsewhere(http: httpx.Client) -> None:
+    page = http.get("/docs").text
+    addresses = re.findall(r"""(?:src|href)=["']([^"']+)""", page)
+    assert len(addresses) == 3
+    for address in addresses:
+        assert address.startswith("/docs/assets/")
+        assert http.get(address).status_code == 200
+
+
+def test_openapi_describes_options_and_bodies(http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    for path, options in (("/encode", EncodeOptions), ("/decode", DecodeOptions), ("/reconstruct", ReconstructOptions)):
+        operation = paths[path]["post"]
+        assert {parameter["name"] for parameter in operation["parameters"]} == set(options.model_fields)
+        assert "multipart/form-data" in operation["requestBody"]["content"]
+        assert "application/problem+json" in operation["responses"]["default"]["content"]
+    sizes = [p["schema"] for p in describe(EncodeOptions, True, True)["parameters"] if p["name"] == "size"]
+    assert sizes[0]["type"] == "string"
+
+
+def test_application_needs_neither_torch_nor_ray() -> None:
+    code = "import sys, service.app; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
