@@ -1,0 +1,84 @@
+"""What a file is follows from its bytes, whatever its sender says."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from media_samples import animation, pattern, picture, video
+
+from service.media.sniff import MEDIA_TYPES, identify, sniff
+from service.problems import ProblemError
+
+CLIP = pattern(2, 16, 16)
+FILES = {
+    "image/png": picture(CLIP[0], "PNG"),
+    "image/jpeg": picture(CLIP[0], "JPEG"),
+    "image/webp": picture(CLIP[0], "WEBP"),
+    "image/gif": animation(CLIP, "GIF"),
+    "video/mp4": video(CLIP),
+    "video/quicktime": video(CLIP, container="mov"),
+    "video/x-matroska": video(CLIP, container="matroska"),
+    "video/webm": video(CLIP, "libvpx-vp9", "webm", options={"deadline": "realtime"}),
+}
+
+
+def test_every_type_has_a_sample() -> None:
+    assert set(FILES) == set(MEDIA_TYPES)
+
+
+@pytest.mark.parametrize("media_type", FILES)
+def test_content_tells_the_type(media_type: str) -> None:
+    assert sniff(FILES[media_type]) == media_type
+    assert identify(FILES[media_type], media_type) == media_type
+    assert identify(FILES[media_type], None) == media_type
+
+
+@pytest.mark.parametrize("media_type", FILES)
+@pytest.mark.parametrize("declared", [*MEDIA_TYPES, "text/plain", ""])
+def test_a_label_must_be_of_the_family(media_type: str, declared: str) -> None:
+    families = [{"video/mp4", "video/quicktime"}, {"video/webm", "video/x-matroska"}]
+    same = media_type == declared or any({media_type, declared} <= family for family in families)
+    if same:
+        assert identify(FILES[media_type], declared) == media_type
+    else:
+        with pytest.raises(ProblemError) as caught:
+            identify(FILES[media_type], declared)
+        assert caught.value.slug == "unsupported-media-type"
+        assert caught.value.status == 415
+
+
+def test_parameters_and_case_of_a_label_do_not_matter() -> None:
+    assert identify(FILES["video/mp4"], 'Video/MP4; codecs="avc1.42E01E"') == "video/mp4"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf",
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+        b"\0\0\0\x18ftypM4A \0\0\0\0isommp42",
+        b"\0\0\0\x14ftyp\0\0\0\0\0\0\0\0",
+        b"\x1a\x45\xdf\xa3\x9f\x42\x82\x84evil",
+        b"RIFF\0\0\0\0AVI LIST",
+        b"II*\0",
+        b"BM",
+        b"%!PS-Adobe-3.0 EPSF-3.0",
+        b"#EXTM3U",
+        b"PK\x03\x04",
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    ],
+)
+def test_other_formats_are_nothing_to_us(head: bytes) -> None:
+    assert sniff(head) is None
+
+
+def test_an_empty_body_says_so() -> None:
+    with pytest.raises(ProblemError, match="empty") as caught:
+        identify(b"", "image/png")
+    assert caught.value.slug == "malformed-body"
+
+
+@given(st.binary(max_size=64))
+def test_any_bytes_have_at_most_one_known_type(head: bytes) -> None:
+    assert sniff(head) in (None, *MEDIA_TYPES)
