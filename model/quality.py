@@ -64,7 +64,7 @@ def ssim(reference: Pixels, candidate: Pixels) -> Tensor:
 
 def _comparable(reference: Pixels, candidate: Pixels) -> tuple[Tensor, Tensor]:
     """Both as float64 with peak 1; double precision also keeps a GPU from rounding to TF32."""
-    first, second = torch.as_tensor(reference), torch.as_tensor(candidate)
+    first, second = _tensor(reference), _tensor(candidate)
     if first.shape != second.shape or first.ndim < 3:
         raise ValueError(
             f"frames of shape (..., H, W, C) are compared, not {tuple(first.shape)} and {tuple(second.shape)}"
@@ -76,6 +76,11 @@ def _comparable(reference: Pixels, candidate: Pixels) -> tuple[Tensor, Tensor]:
         raise ValueError(f"frames are both uint8 or both float, not {first.dtype} and {second.dtype}")
     scale = 1 / 255 if byte else 1.0
     return first.double() * scale, second.double() * scale
+
+
+def _tensor(pixels: Pixels) -> Tensor:
+    # torch cannot mark a tensor read-only, so a read-only array is copied
+    return pixels if isinstance(pixels, Tensor) else torch.from_numpy(np.require(pixels, requirements="W"))
 
 
 def _ssim_of_frame(first: Tensor, second: Tensor) -> Tensor:

@@ -43,6 +43,8 @@ def main() -> None:
         _fail(str(error))
     except ProblemError as error:
         _fail("; ".join([error.detail, *(f"{entry['pointer']}: {entry['detail']}" for entry in error.errors)]))
+    except MemoryError:
+        _fail("the memory of this machine does not suffice; use a smaller --size or fewer --frames")
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
 

@@ -51,13 +51,17 @@ def decode(
 
 def _read_result(path: Path) -> EncodeResult:
     """The tokens or latents in a file, whatever its suffix."""
+    from service.problems import ProblemError
     from service.result import EncodeResult, sniff_form
 
     data = path.read_bytes()
     form = sniff_form(data[:16])
     if form is None:
         raise CommandError(f"{path} is no file of tokens: neither npz, safetensors, msgpack, JSON nor npy")
-    return EncodeResult.load(data, form)
+    try:
+        return EncodeResult.load(data, form)
+    except ProblemError as error:
+        raise CommandError(f"{path} is no sound file of tokens: {error.detail}") from error
 
 
 def _decode_here(result: EncodeResult, bundle: Path, device: Device, out: Path, fps: float | None) -> None:

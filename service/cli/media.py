@@ -16,6 +16,7 @@ from service.media.geometry import plan
 from service.media.reader import open_frames
 from service.media.source import FrameReader, choose
 from service.media.types import MediaOptions, Preprocess, SourceInfo
+from service.problems import ProblemError
 
 # The times of more frames than this would outgrow the headers of the files that carry them.
 MAX_TIMES = 2048
@@ -70,11 +71,14 @@ def open_media(path: Path, options: MediaOptions) -> Iterator[FrameReader]:
     """Open an image, a video or a `.npy` file for reading frame by frame.
 
     Raises:
-        CommandError, ProblemError: the file cannot be used, and why.
+        CommandError: the file cannot be used, and why; iterating raises it too.
         OSError: it cannot be opened.
     """
-    with path.open("rb") as file:
-        yield ArrayReader(file, options) if is_array(path) else open_frames(file, None, options)
+    try:
+        with path.open("rb") as file:
+            yield ArrayReader(file, options) if is_array(path) else open_frames(file, None, options)
+    except ProblemError as error:
+        raise CommandError(f"{path}: {error.detail}") from error
 
 
 def is_array(path: Path) -> bool:

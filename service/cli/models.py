@@ -44,21 +44,15 @@ def _print(cards: list[ModelCard]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "model", "kind", "codes", "channels", "patch", "time", "streams", "weights", "runs on", "licence", "hash"
-    )
+    table = Table("model", "codes", "patch", "time", "weights", "licence", "hash")
     for card in cards:
         table.add_row(
             card.id,
-            card.kind,
-            "-" if card.codebook_size is None else str(card.codebook_size),
-            str(card.latent_channels),
+            f"{card.latent_channels} channels" if card.codebook_size is None else str(card.codebook_size),
             f"{card.temporal_patch}x{card.patch}x{card.patch}",
-            card.temporal_order,
-            "yes" if card.streaming else "no",
+            "streams" if card.streaming else "whole clips",
             f"{card.parameters / 1e6:.1f} M",
-            f"{card.device} {card.dtype}",
             card.licence or "-",
             card.hash[:12],
         )
-    Console().print(table)
+    Console(soft_wrap=True).print(table)

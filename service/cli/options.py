@@ -57,10 +57,13 @@ def type_of(path: Path, types: dict[str, str], option: str) -> str:
 
     Raises:
         typer.BadParameter: the suffix is none of these.
+        CommandError: there is no folder to write it into; told before any work is done.
     """
     media_type = types.get(path.suffix.lower())
     if media_type is None:
         raise typer.BadParameter(f"{path.name!r} ends in none of {', '.join(types)}", param_hint=option)
+    if not path.parent.is_dir():
+        raise CommandError(f"{path.parent} is no folder, so {path.name} cannot be written there")
     return media_type
 
 

@@ -39,7 +39,8 @@ def tracked(items: Iterable[Item], label: str, total: int, frames: Callable[[Ite
         _FramesPerSecond(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(label, total=total)
         for item in items:
             yield item

@@ -23,7 +23,6 @@ def serve(
     device: Annotated[Device | None, typer.Option(help="Where the tokenizers run. [default: auto]")] = None,
 ) -> None:
     """Start the service and stay until Ctrl-C. What is not given here comes from OMNITOK_* variables."""
-    from service.deployment import serve_forever
     from service.settings import Settings
 
     given: dict[str, Any] = {
@@ -38,4 +37,6 @@ def serve(
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise CommandError(f"the settings are invalid: {wrong}") from error
+    from service.deployment import serve_forever
+
     serve_forever(settings)
