@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1")
 DEMUXERS = {"video/mp4": "mov", "video/quicktime": "mov", "video/webm": "matroska", "video/x-matroska": "matroska"}
 
-# Decoders round sizes up to whole coding blocks before they compare with max_pixels; the exact limit is ours to check.
-_BLOCK_ALLOWANCE = 1.25
+# Decoders round sides up to whole blocks before they compare with max_pixels; the exact limit is ours to check.
+_BLOCK_FACTOR, _BLOCK_PIXELS = 1.25, 128 * 128
 _UNSPECIFIED_COLORSPACE = 2
 _HD_HEIGHT = 720
 
@@ -182,7 +182,7 @@ class ClipReader(FrameReader):
         context, limits = stream.codec_context, self._limits
         if limits is not None:
             # The only place where the decoder obeys it: as an option of `av.open` it is silently ignored.
-            context.options = {"max_pixels": str(int(limits.video_pixels * _BLOCK_ALLOWANCE))}
+            context.options = {"max_pixels": str(int(limits.video_pixels * _BLOCK_FACTOR) + _BLOCK_PIXELS)}
         stream.thread_type = "NONE"
         context.thread_count = 1
         frames = pixels = 0
