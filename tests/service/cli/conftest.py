@@ -21,12 +21,12 @@ from PIL import Image
 
 from model import CONFIGS, OmniTokenizer, TokenizerConfig, VAEConfig, save_bundle
 from service.app import create_app
+from service.backend import LocalBackend
 from service.cli import main
-from service.contract import Decoded, Encoded, ModelCard, Size, Timing, Want
 from service.engine import Engine
 from service.media.pool import MediaPool
 from service.media.writer import encode_video
-from service.scheduling.batcher import Key
+from service.scheduling.batcher import Batch, Op
 from service.settings import Settings
 
 VARIANTS: dict[str, TokenizerConfig] = {
@@ -101,39 +101,24 @@ def omnitok(
     signal.signal(signal.SIGTERM, handler)
 
 
-class EngineBackend:
-    """The tokenizer tier without a cluster: one engine, one request at a time."""
+class Unobserved:
+    """Takes reports and keeps none."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._timing = Timing(queue_ms=0.0, compute_ms=1.0, batch_size=1)
+    def queue(self, requests: int, tokens: int) -> None: ...
 
-    async def models(self) -> list[ModelCard]:
-        return self._engine.cards
+    def batch(self, batch: Batch, seconds: float) -> None: ...
 
-    async def encode(self, model: str, pixels: NDArray[np.uint8], want: Want) -> Encoded:
-        frames, height, width = pixels.shape[:3]
-        [(tokens, latents)] = self._engine.run(Key(model, "encode", "pixels", frames, height, width), [pixels])
-        return Encoded(None if want == "latents" else tokens, None if want == "tokens" else latents, self._timing)
-
-    async def decode(self, model: str, codes: NDArray[Any], size: Size | None) -> Decoded:
-        assert size is not None
-        kind: Any = "tokens" if codes.ndim == 3 else "latents"
-        return Decoded(self._engine.run(Key(model, "decode", kind, *size), [codes])[0], self._timing)
-
-    async def reconstruct(self, model: str, pixels: NDArray[np.uint8]) -> Decoded:
-        frames, height, width = pixels.shape[:3]
-        key = Key(model, "reconstruct", "pixels", frames, height, width)
-        return Decoded(self._engine.run(key, [pixels])[0], self._timing)
+    def done(self, op: Op, frames: int, tokens: int) -> None: ...
 
 
 @pytest.fixture(scope="session")
 def server(bundles: Path) -> Iterator[str]:
-    """The URL of the HTTP tier on loopback, over the debug and the VAE bundle."""
+    """The URL of both tiers in one process on loopback, with the debug and the VAE bundle."""
     engine = Engine([bundles / "debug", bundles / "vae"], device="cpu", dtype="float32", threads=1)
     settings = Settings()
+    backend = LocalBackend(engine.cards, engine.run, settings, Unobserved())
     pool = MediaPool(settings.limits, workers=1)
-    app = create_app(EngineBackend(engine), pool, settings)
+    app = create_app(backend, pool, settings)
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
 
     async def serve() -> None:
@@ -141,6 +126,7 @@ def server(bundles: Path) -> Iterator[str]:
         try:
             await uvicorn_server.serve()
         finally:
+            backend.driver.close()
             await pool.stop()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
