@@ -1,0 +1,191 @@
+"""The files of deploy/, the Dockerfile and the compose files agree with each other and with the service."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from ray.util.metrics import Histogram, Metric
+
+from service.metrics import IngressMetrics, TokenizerMetrics
+from service.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+COMPOSE = ROOT / "docker-compose.yml"
+GPU = DEPLOY / "docker-compose.gpu.yml"
+
+# Ray's own, as seen on the exporter of Ray 2.60; tests/deploy/test_compose_live.py asks a real Prometheus for them.
+RAY_METRICS = {
+    "ray_serve_deployment_replica_healthy": {"deployment"},
+    "ray_node_mem_used": set(),
+    "ray_node_mem_total": set(),
+    "ray_node_cpu_utilization": set(),
+    "up": {"job"},
+}
+ADDED_LABELS = {"replica", "deployment", "instance"}  # by Ray and Prometheus, to every series of the service
+
+
+def load(path: Path) -> Any:
+    return yaml.safe_load(path.read_text())
+
+
+def generator() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("dashboard", DEPLOY / "grafana" / "dashboard.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@functools.cache
+def known_metrics() -> dict[str, set[str]]:
+    """Every series name that may be asked for, and its labels: the service's as the replicas make them, and Ray's."""
+    known = dict(RAY_METRICS)
+    for observer in (TokenizerMetrics(), IngressMetrics()):
+        for metric in vars(observer).values():
+            if isinstance(metric, Metric):
+                name, labels = f"ray_{metric.info['name']}", set(metric.info["tag_keys"])
+                if isinstance(metric, Histogram):
+                    name, labels = f"{name}_bucket", labels | {"le"}
+                known[name] = labels | ADDED_LABELS
+    return known
+
+
+def dashboard_queries() -> list[str]:
+    return [target["expr"] for panel in generator().dashboard()["panels"] for target in panel.get("targets", [])]
+
+
+def alert_queries() -> list[str]:
+    return [rule["expr"] for group in load(DEPLOY / "prometheus" / "alerts.yml")["groups"] for rule in group["rules"]]
+
+
+def metric_names(query: str) -> set[str]:
+    return set(re.findall(r"\b(ray_\w+|up)\b", query))
+
+
+def test_the_dashboard_is_what_its_generator_writes() -> None:
+    module = generator()
+    assert module.TARGET.read_text() == module.render()
+
+
+@pytest.mark.parametrize("query", [*dashboard_queries(), *alert_queries()])
+def test_queries_ask_for_metrics_and_labels_that_exist(query: str) -> None:
+    known = known_metrics()
+    names = metric_names(query)
+    assert names
+    assert names <= known.keys()
+    used = {label.strip() for by in re.findall(r"by \(([^)]*)\)", query) for label in by.split(",")}
+    used |= set(re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"', query))
+    for name in names:
+        assert used <= known[name] | ADDED_LABELS
+
+
+def test_every_metric_of_the_service_is_on_the_dashboard() -> None:
+    own = {name for name in known_metrics() if name.startswith("ray_omnitok_")}
+    assert own
+    assert own <= set().union(*map(metric_names, dashboard_queries()))
+
+
+def test_panels_lie_side_by_side() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in generator().dashboard()["panels"]:
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert not cells & taken
+        assert place["x"] + place["w"] <= 24
+        taken |= cells
+
+
+def test_prometheus_scrapes_the_service_and_keeps_what_is_asked_for() -> None:
+    config = load(DEPLOY / "prometheus" / "prometheus.yml")
+    job = next(job for job in config["scrape_configs"] if job["job_name"] == "omnitok")
+    (target,) = job["static_configs"][0]["targets"]
+    host, port = target.split(":")
+    assert host in load(COMPOSE)["services"]
+    assert f"OMNITOK_METRICS_PORT={port}" in (ROOT / "Dockerfile").read_text()
+    keep = next(rule["regex"] for rule in job["metric_relabel_configs"] if rule.get("action") == "keep")
+    for query in [*dashboard_queries(), *alert_queries()]:
+        for name in metric_names(query) - {"up"}:
+            assert re.fullmatch(keep, name), name
+    for file in config["rule_files"]:
+        assert (DEPLOY / "prometheus" / file).is_file()
+
+
+def test_grafana_finds_the_dashboard_and_its_data_source() -> None:
+    provisioning = DEPLOY / "grafana" / "provisioning"
+    (source,) = load(provisioning / "datasources" / "prometheus.yml")["datasources"]
+    assert source["uid"] == generator().DATASOURCE["uid"]
+    services = load(COMPOSE)["services"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in services
+    (provider,) = load(provisioning / "dashboards" / "omnitok.yml")["providers"]
+    path = provider["options"]["path"]
+    assert f"./deploy/grafana/dashboards:{path}:ro" in services["grafana"]["volumes"]
+    assert services["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{path}/omnitok.json"
+
+
+def test_only_three_ports_are_published_and_on_loopback_only() -> None:
+    published = [port for service in load(COMPOSE)["services"].values() for port in service.get("ports", [])]
+    assert sorted(int(port.rsplit(":", 1)[1]) for port in published) == [3000, 8000, 9090]
+    assert all(port.startswith("127.0.0.1:") for port in published)
+    assert all("ports" not in service for service in load(GPU)["services"].values())
+
+
+@pytest.mark.parametrize("name", ["api", "prometheus", "grafana"])
+def test_containers_are_confined(name: str) -> None:
+    service = load(COMPOSE)["services"][name]
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["mem_limit"]
+    assert not service.keys() & {"privileged", "network_mode", "pid", "cap_add"}
+
+
+@pytest.mark.parametrize("path", [COMPOSE, GPU])
+def test_settings_passed_to_the_container_exist(path: Path) -> None:
+    names = load(path)["services"]["api"]["environment"]
+    assert {name.removeprefix("OMNITOK_").lower() for name in names} <= Settings.model_fields.keys()
+
+
+def test_the_image_runs_the_command_as_nobody_special() -> None:
+    final = (ROOT / "Dockerfile").read_text().rsplit("\nFROM ", 1)[1]
+    assert re.search(r"^USER 10001:10001$", final, re.MULTILINE)
+    assert final.index("USER ") < final.index("ENTRYPOINT")
+    assert re.search(r'^ENTRYPOINT \["omnitok"\]\nCMD \["serve"\]$', final, re.MULTILINE)
+    for name in re.findall(r"\bOMNITOK_(\w+)=", final):
+        assert name.lower() in Settings.model_fields
+
+
+def test_what_the_image_copies_enters_the_build() -> None:
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied: set[str] = set()
+    for line in re.findall(r"^COPY (?!--from)(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE):
+        copied |= set(line.split()[:-1])
+    assert copied == let_in
+    assert all((ROOT / name).exists() for name in copied)
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, which comes with Prometheus")
+def test_prometheus_accepts_its_configuration_and_the_alerts_fire() -> None:
+    subprocess.run(["promtool", "check", "config", str(DEPLOY / "prometheus" / "prometheus.yml")], check=True)
+    subprocess.run(["promtool", "test", "rules", str(Path(__file__).parent / "alerts_test.yml")], check=True)
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="needs docker-compose; no engine")
+def test_compose_accepts_the_gpu_variant() -> None:
+    command = ["docker-compose", "--project-directory", str(ROOT), "-f", str(COMPOSE), "-f", str(GPU), "config"]
+    merged = yaml.safe_load(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    api = merged["services"]["api"]
+    assert api["image"] == "omnitok:cuda"
+    assert api["build"]["args"] == {"TORCH": "cuda"}
+    assert api["deploy"]["resources"]["reservations"]["devices"][0]["capabilities"] == ["gpu"]
+    assert api["read_only"] is True
