@@ -74,11 +74,11 @@ class MediaPool:
         """
         self._directory = Path(tempfile.mkdtemp(prefix="media-"))
         self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="media")
-        self._slots = [_Slot(self._spawn) for _ in range(self.workers)]
+        self._slots = [_Slot() for _ in range(self.workers)]
         self._idle: asyncio.Queue[_Slot] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         try:
-            await asyncio.gather(*(loop.run_in_executor(self._threads, slot.fill) for slot in self._slots))
+            await asyncio.gather(*(loop.run_in_executor(self._threads, self._fit_worker, slot) for slot in self._slots))
         except BaseException:
             await self.stop()
             raise
@@ -176,10 +176,8 @@ class MediaPool:
         await asyncio.wait([future])
         future.exception()
         try:
-            if not self._stopping and not slot.fit:
-                if slot.worker is not None and slot.worker.alive:
-                    self._lost("recycled")
-                await asyncio.get_running_loop().run_in_executor(self._threads, slot.fill)
+            if not self._stopping:
+                await asyncio.get_running_loop().run_in_executor(self._threads, self._fit_worker, slot)
         except RuntimeError:
             logger.exception("a media worker did not start; the next task tries again")
         self._idle.put_nowait(slot)
@@ -189,7 +187,7 @@ class MediaPool:
         if data is not None and self._blocklist.holds(data):
             raise ProblemError("corrupt-media", "This file has crashed the decoder before.")
         for _ in range(_ATTEMPTS):
-            worker = slot.fill()
+            worker = self._fit_worker(slot)
             if slot.abandoned:  # while the process started
                 break
             try:
@@ -222,8 +220,17 @@ class MediaPool:
             raise ProblemError("corrupt-media", "The file crashed the decoder.")
         raise ProblemError("internal", "The result could not be written.")
 
-    def _spawn(self) -> WorkerProcess:
-        return WorkerProcess(self.limits, self._directory)
+    def _fit_worker(self, slot: _Slot) -> WorkerProcess:
+        """In a thread: the slot's process, or a fresh one if it has died or has served long enough."""
+        worker = slot.worker
+        if worker is not None and worker.alive and worker.tasks < _TASKS_PER_WORKER:
+            return worker
+        if worker is not None:
+            ended = "cancelled" if slot.abandoned else "crash"
+            self._lost("recycled" if worker.alive else ended)
+            slot.end()
+        slot.worker = WorkerProcess(self.limits, self._directory)
+        return slot.worker
 
     def _lost(self, reason: str) -> None:
         with self._lock:
@@ -233,20 +240,9 @@ class MediaPool:
 class _Slot:
     """A place for one process at a time."""
 
-    def __init__(self, spawn: Callable[[], WorkerProcess]) -> None:
-        self._spawn = spawn
+    def __init__(self) -> None:
         self.worker: WorkerProcess | None = None
         self.abandoned = False
-
-    @property
-    def fit(self) -> bool:
-        return self.worker is not None and self.worker.alive and self.worker.tasks < _TASKS_PER_WORKER
-
-    def fill(self) -> WorkerProcess:
-        if not self.fit or self.worker is None:
-            self.end()
-            self.worker = self._spawn()
-        return self.worker
 
     def abandon(self) -> None:
         """From the event loop: end the process under the task, whose result nobody wants any more."""

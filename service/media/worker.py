@@ -109,6 +109,8 @@ def encode(channel: Channel, task: dict[str, Any], limits: Limits) -> None:
     try:
         if task["media_type"] in IMAGE_OUTPUTS:
             file = encode_image(pixels, task["media_type"], task["quality"])
+        elif task["quality"] is not None:
+            raise ValueError(f"quality is for lossy pictures, not for {task['media_type']}")
         else:
             file = encode_video(pixels, task["media_type"], task["fps"])
     except ValueError as error:

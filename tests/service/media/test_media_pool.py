@@ -1,0 +1,335 @@
+"""Workers that are killed, hang or run out of memory cost one answer at most, and the pool goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media_samples import pattern, picture, png_bomb, psnr, video, workers
+
+from service.media import pool as pool_module
+from service.media import process
+from service.media.blocklist import Blocklist
+from service.media.pool import MediaPool
+from service.media.types import Frames, MediaOptions
+from service.problems import ProblemError
+from service.settings import Limits
+
+MIB = 2**20
+CLIP = pattern(9, 32, 48)
+MP4 = video(CLIP)
+WHOLE = MediaOptions()
+
+
+@asynccontextmanager
+async def running(limits: Limits | None = None, count: int = 1) -> AsyncIterator[MediaPool]:
+    pool = MediaPool(limits or Limits(), count)
+    await pool.start()
+    assert len(workers()) == count
+    try:
+        yield pool
+    finally:
+        await pool.stop()
+        assert workers() == []
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that is bound to happen; the test's own timeout ends a wait for what never does."""
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+async def refusal(awaitable: asyncio.Future[Frames] | asyncio.Task[Frames]) -> ProblemError:
+    with pytest.raises(ProblemError) as caught:
+        await awaitable
+    return caught.value
+
+
+def start(pool: MediaPool, data: bytes = MP4, options: MediaOptions = WHOLE) -> asyncio.Task[Frames]:
+    return asyncio.create_task(pool.decode(data, None, options))
+
+
+async def test_many_tasks_at_once_each_get_their_own_answer() -> None:
+    async with running(count=2) as pool:
+        clips = [pattern(2 + index, 16, 16 + 2 * index) for index in range(8)]
+        answers = await asyncio.gather(*(start(pool, video(clip)) for clip in clips))
+        for clip, answer in zip(clips, answers, strict=True):
+            assert psnr(answer.pixels, clip) > 25
+        assert pool.results == {("decode", "mp4", "ok"): 8}
+        assert not pool.restarts
+
+
+async def test_results_are_written_and_read_back() -> None:
+    async with running() as pool:
+        for media_type in ("video/mp4", "video/webm", "image/gif"):
+            file = await pool.encode(CLIP, media_type, 24.0)
+            frames = await pool.decode(file, media_type, MediaOptions(animated=True))
+            assert frames.pixels.shape == CLIP.shape
+            assert frames.is_video
+        for media_type in ("image/png", "image/jpeg", "image/webp"):
+            file = await pool.encode(CLIP[:1, ::-1], media_type, 24.0, None if media_type == "image/png" else 90)
+            frames = await pool.decode(file, media_type, WHOLE)
+            assert psnr(frames.pixels, CLIP[:1, ::-1]) > 28
+            assert not frames.is_video
+        for pixels, media_type, quality in ((CLIP, "image/png", None), (CLIP, "video/mp4", 50), (CLIP, "text/html", 1)):
+            with pytest.raises(ProblemError) as caught:
+                await pool.encode(pixels, media_type, 24.0, quality)
+            assert caught.value.slug == "invalid-options"
+        assert pool.results["encode", "mp4", "ok"] == 1
+        assert not pool.restarts
+
+
+async def test_a_problem_crosses_the_border_whole_and_costs_no_process() -> None:
+    async with running(Limits(kept_frames=8)) as pool:
+        before = workers()
+        problem = await refusal(start(pool))
+        assert (problem.slug, problem.limit, problem.actual) == ("too-many-frames", 8, 9)
+        assert "`frames`" in problem.detail
+        problem = await refusal(start(pool, options=MediaOptions(start_s=9.0)))
+        assert problem.errors[0]["pointer"] == "/start_s"
+        assert workers() == before
+        assert pool.results["decode", "mp4", "too-many-frames"] == 1
+
+
+async def test_a_worker_that_is_killed_once_loses_nothing() -> None:
+    async with running() as pool:
+        (worker,) = workers()
+        os.kill(worker, signal.SIGSTOP)
+        task = start(pool)
+        await asyncio.sleep(0.02)
+        os.kill(worker, signal.SIGKILL)
+        assert (await task).pixels.shape == CLIP.shape
+        assert pool.restarts == {"crash": 1}
+        assert worker not in workers()
+
+
+async def test_a_file_that_crashes_two_workers_is_refused_at_once_from_then_on() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 320, 480, 3), dtype=np.uint8)
+    slow = video(noise)
+    async with running() as pool:
+        task = start(pool, slow, MediaOptions(size=(64, 64)))
+        for crash in (1, 2):
+            await until(lambda: any(map(busy, workers())))
+            os.kill(workers()[0], signal.SIGSEGV)
+            await until(lambda crash=crash: pool.restarts["crash"] == crash)  # type: ignore[misc]
+        problem = await refusal(task)
+        assert problem.slug == "corrupt-media"
+        again = await refusal(start(pool, slow))
+        assert "before" in again.detail
+        assert pool.restarts == {"crash": 2}
+        assert (await start(pool)).pixels.shape == CLIP.shape
+
+
+async def test_a_worker_that_hangs_is_ended_by_the_clock() -> None:
+    async with running(Limits(decode_seconds=0.3)) as pool:
+        (worker,) = workers()
+        os.kill(worker, signal.SIGSTOP)
+        problem = await refusal(start(pool))
+        assert (problem.slug, problem.limit) == ("decode-budget", 0.3)
+        assert pool.restarts == {"timeout": 1}
+        await until(lambda: len(workers()) == 1 and workers() != [worker])
+    async with running() as pool:
+        assert (await start(pool)).pixels.shape == CLIP.shape
+
+
+async def test_a_worker_that_eats_memory_is_stopped_by_the_kernel() -> None:
+    async with running(Limits(worker_memory_bytes=320 * MIB)) as pool:
+        problem = await refusal(start(pool, png_bomb(6000), MediaOptions(size=(64, 64))))
+        assert problem.slug == "decode-budget"
+        assert pool.restarts == {"memory": 1}
+        assert (await start(pool)).pixels.shape == CLIP.shape
+
+
+def test_a_worker_that_eats_processor_time_is_stopped_by_the_kernel() -> None:
+    code = "from service.media import sandbox; sandbox.allow_cpu(0)\nwhile True: pass"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path.cwd(), check=False).returncode == -signal.SIGXCPU
+
+
+async def test_cancelling_ends_the_work() -> None:
+    async with running() as pool:
+        (worker,) = workers()
+        os.kill(worker, signal.SIGSTOP)
+        running_task, waiting_task = start(pool), start(pool)
+        await asyncio.sleep(0.05)
+        running_task.cancel()
+        waiting_task.cancel()
+        for task in (running_task, waiting_task):
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert (await start(pool)).pixels.shape == CLIP.shape
+        assert pool.restarts == {"cancelled": 1}
+        assert worker not in workers()
+
+
+async def test_a_full_queue_refuses_and_then_drains() -> None:
+    async with running() as pool:
+        (worker,) = workers()
+        os.kill(worker, signal.SIGSTOP)
+        accepted = [start(pool) for _ in range(5)]  # one runs, four wait
+        await asyncio.sleep(0)
+        problem = await refusal(start(pool))
+        assert (problem.slug, problem.status) == ("overloaded", 503)
+        assert problem.retry_after_seconds is not None
+        os.kill(worker, signal.SIGCONT)
+        for answer in await asyncio.gather(*accepted):
+            assert answer.pixels.shape == CLIP.shape
+        assert pool.results["decode", "mp4", "overloaded"] == 1
+
+
+async def test_stopping_refuses_what_runs_and_what_waits() -> None:
+    async with running() as pool:
+        os.kill(workers()[0], signal.SIGSTOP)
+        tasks = [start(pool) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        home = Path(f"/proc/{workers()[0]}/cwd").resolve()
+        await pool.stop()
+        for task in tasks:
+            assert (await refusal(task)).slug == "draining"
+        assert not home.exists()
+        assert (await refusal(start(pool))).slug == "draining"
+
+
+async def test_workers_are_replaced_after_their_share_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_TASKS_PER_WORKER", 3)
+    async with running() as pool:
+        seen = set()
+        for _ in range(7):
+            await start(pool)
+            await until(lambda: len(workers()) == 1)
+            seen.update(workers())
+        await until(lambda: pool.restarts == {"recycled": 2})
+        assert len(seen) >= 2
+
+
+async def test_a_worker_has_nothing_that_it_does_not_need() -> None:
+    async with running() as pool:
+        await start(pool)
+        await start(pool, picture(CLIP[0], "PNG"))
+        await pool.encode(CLIP, "video/mp4", 24.0)
+        (worker,) = workers()
+        home = Path(f"/proc/{worker}")
+        limits = {line[:26].strip(): line[26:].split() for line in (home / "limits").read_text().splitlines()}
+        assert limits["Max address space"][0] == str(Limits().worker_memory_bytes)
+        assert limits["Max file size"][0] == limits["Max core file size"][0] == limits["Max processes"][0] == "0"
+        assert int(limits["Max open files"][0]) <= 16
+        assert limits["Max cpu time"][0] != "unlimited"
+        assert (home / "environ").read_bytes() in (b"", b"OPENBLAS_NUM_THREADS=1\0")
+        targets = [os.readlink(entry) for entry in (home / "fd").iterdir()]
+        assert sorted(target.split(":")[0] for target in targets) == ["/dev/null"] * 3 + ["socket"]
+        status = (home / "status").read_text()
+        assert "NoNewPrivs:\t1" in status
+        assert "Threads:\t1\n" in status
+        loaded = (home / "maps").read_text()
+        assert "libavcodec" in loaded
+        assert not [name for name in ("torch", "ray/_raylet", "pydantic_core") if name in loaded]
+        assert list((home / "cwd").resolve().iterdir()) == []
+
+
+def test_workers_die_with_a_service_that_is_killed() -> None:
+    code = """
+import asyncio, os, signal, sys
+sys.path.insert(0, "tests/service/media")
+from media_samples import workers
+from service.media.pool import MediaPool
+from service.settings import Limits
+async def main():
+    pool = MediaPool(Limits(), 2)
+    await pool.start()
+    print(*workers(), flush=True)
+    for worker in workers():
+        os.kill(worker, signal.SIGSTOP)
+    os.kill(os.getpid(), signal.SIGKILL)
+asyncio.run(main())
+"""
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    pids = done.stdout.split()
+    assert len(pids) == 2
+    while any(alive(Path(f"/proc/{pid}")) for pid in pids):
+        time.sleep(0.01)
+
+
+ONE_PIXEL = """channel.send({"kind": "begin", "shape": [1, 1, 1, 3]})
+channel.send({"kind": "frame"}, b"abc")
+"""
+LIES = {
+    "no message": 'channel.send_raw(b"\\xff" * 64)',
+    "no JSON": 'channel.send_raw(b"\\1\\0\\0\\0{")',
+    "no map": "channel.send([1])",
+    "unknown kind": 'channel.send({"kind": "surprise"})',
+    "unknown problem": 'channel.send({"kind": "problem", "slug": "x", "detail": "y"})',
+    "endless shape": 'channel.send({"kind": "begin", "shape": [129, 100000, 100000, 3]})',
+    "negative shape": 'channel.send({"kind": "begin", "shape": [-1, 8, 8, 3]})',
+    "no shape": 'channel.send({"kind": "begin"})',
+    "too many frames": ONE_PIXEL + 'channel.send({"kind": "frame"}, b"abc")',
+    "no facts": ONE_PIXEL + 'channel.send({"kind": "end"})',
+    "silence": "",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+async def test_nothing_a_captured_worker_says_is_believed(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    captured = f"""# service.media.worker, captured
+import json, socket, sys
+sys.path[:] = json.loads(sys.argv[2])
+from service.media.channel import Channel
+sock = socket.socket(fileno=int(sys.argv[1]))
+channel = Channel(sock)
+channel.send_raw = sock.sendall
+channel.receive()
+channel.send({{"kind": "ready"}})
+channel.receive_bytes(channel.receive()["bytes"])
+{LIES[lie]}
+"""
+    monkeypatch.setattr(process, "_BOOT", captured)
+    async with running() as pool:
+        assert (await refusal(start(pool))).slug == "corrupt-media"
+        assert pool.restarts == {"crash": 2}
+
+
+async def test_a_worker_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_BOOT", "# service.media.worker\nraise SystemExit(3)")
+    with pytest.raises(RuntimeError, match="did not start"):
+        await MediaPool(Limits(), 1).start()
+    assert workers() == []
+
+
+def test_the_blocklist_forgets() -> None:
+    now = 0.0
+    blocked = Blocklist(clock=lambda: now, size=2, seconds=10)
+    blocked.add(b"one")
+    assert blocked.holds(b"one")
+    assert not blocked.holds(b"two")
+    assert not blocked.holds(b"longer")
+    blocked.add(b"two")
+    blocked.add(b"six")
+    assert [blocked.holds(data) for data in (b"one", b"two", b"six")] == [False, True, True]
+    now = 10.0
+    assert not blocked.holds(b"six")
+
+
+def alive(home: Path) -> bool:
+    """Whether a process runs, rather than being gone or waiting to be reaped."""
+    try:
+        return (home / "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def busy(worker: int) -> bool:
+    """Whether a worker has begun a task: only then does its bound on processor time exist."""
+    try:
+        lines = Path(f"/proc/{worker}/limits").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.startswith("Max cpu time") and line.split()[3] != "unlimited" for line in lines)
