@@ -16,7 +16,7 @@
 | `omnitok_tokens_encoded_total`, `omnitok_tokens_decoded_total`, `omnitok_frames_total` | counter |
 
 Labels take values from fixed lists only: never ids, model names or anything that a caller wrote. The exporter's view
-lags by up to ten seconds.
+lags by up to ten seconds, and it forgets a gauge that has not been set for twenty: `refresh` sets each of them again.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ class TokenizerMetrics:
 
     def queue(self, requests: int, tokens: int) -> None:
         """The queue has changed to this length."""
+        self._now_queued = (requests, tokens)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Say again how long the queue is, so that a queue that stands still stays in sight."""
+        requests, tokens = self._now_queued
         self._queue_requests.set(requests)
         self._queue_tokens.set(tokens)
 
@@ -107,6 +113,11 @@ class IngressMetrics:
         """A request began (+1) or ended (-1)."""
         self._now_in_flight[route] += change
         self._in_flight.set(self._now_in_flight[route], tags={"route": route})
+
+    def refresh(self) -> None:
+        """Say again what is in flight, so that a request that takes long stays in sight."""
+        for route, count in self._now_in_flight.items():
+            self._in_flight.set(count, tags={"route": route})
 
     def retried(self) -> None:
         """A call is repeated because its replica was lost."""

@@ -26,7 +26,7 @@ from service.settings import Settings
 FIRST_BACKOFF_SECONDS = 0.05
 CARDS_SECONDS = 5.0  # how long the list of bundles is believed; readiness follows from it
 STALL_FACTOR = 3  # deadlines that one batch may take before its replica counts as stuck
-MEDIA_REPORT_SECONDS = 2.0
+REPORT_SECONDS = 2.0
 
 # The replica took the call down with it, so nobody has seen an answer, and every call may be repeated.
 LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, ReplicaUnavailableError, DeviceFault)
@@ -44,7 +44,8 @@ class Tokenizer:
 
         engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
         engine.warm_up()
-        self._backend = LocalBackend(engine.cards, engine.run, settings, TokenizerMetrics())
+        self._metrics = TokenizerMetrics()
+        self._backend = LocalBackend(engine.cards, engine.run, settings, self._metrics)
         self._stall_seconds = STALL_FACTOR * settings.request_seconds
 
     async def models(self) -> list[ModelCard]:
@@ -65,6 +66,7 @@ class Tokenizer:
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
+        self._metrics.refresh()  # Ray calls this every few seconds
         driver = self._backend.driver
         if driver.fault is not None:
             raise RuntimeError("the accelerator is unusable") from driver.fault
@@ -172,7 +174,7 @@ class Ingress:
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """Called by Ray Serve when the replica starts; what this returns is what it serves."""
         await self._media.start()
-        self._reporter = asyncio.create_task(self._report_media())
+        self._reporter = asyncio.create_task(self._report())
         return create_app(self._backend, self._media, self._settings, self._metrics)
 
     async def __del__(self) -> None:
@@ -180,7 +182,8 @@ class Ingress:
         self._reporter.cancel()
         await self._media.stop()
 
-    async def _report_media(self) -> None:
+    async def _report(self) -> None:
         while True:
             self._metrics.media(self._media.results, self._media.restarts)
-            await asyncio.sleep(MEDIA_REPORT_SECONDS)
+            self._metrics.refresh()
+            await asyncio.sleep(REPORT_SECONDS)
