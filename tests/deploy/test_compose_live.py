@@ -1,0 +1,229 @@
+"""The image, built and run with Prometheus by a real Docker engine. Slow, and a first build fetches gigabytes, so:
+
+    OMNITOK_DOCKER_TESTS=1 pytest tests/deploy/test_compose_live.py
+
+`OMNITOK_DOCKER_BUILD="--network host --build-arg TORCH_CPU_INDEX="` adds options to `docker build`. Grafana is not run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+import httpx
+import msgpack
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+HEALTHY_SECONDS = 240
+METRICS_SECONDS = 120
+SIZE = (96, 128)  # height, width
+FRAMES = 17
+EVENTLESS = {"Repeated calls", "Media workers replaced"}  # panels of what must not have happened here
+
+
+def _engine() -> bool:
+    return (
+        shutil.which("docker") is not None and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    )
+
+
+pytestmark = [
+    pytest.mark.skipif("OMNITOK_DOCKER_TESTS" not in os.environ, reason="set OMNITOK_DOCKER_TESTS=1 to build and run"),
+    pytest.mark.timeout(1800),
+]
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The running containers: where they answer, and how compose is told about them."""
+
+    api: str
+    prometheus: str
+    compose: tuple[str, ...]
+    environment: dict[str, str]
+
+    def run(self, *arguments: str) -> str:
+        command = [*self.compose, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=self.environment).stdout
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        container = self.run("ps", "-aq", service).strip()
+        text = subprocess.run(["docker", "inspect", container], check=True, capture_output=True, text=True).stdout
+        return json.loads(text)[0]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    if not _engine():
+        pytest.fail("OMNITOK_DOCKER_TESTS is set, but no Docker engine answers")
+    options = shlex.split(os.environ.get("OMNITOK_DOCKER_BUILD", ""))
+    subprocess.run(["docker", "build", *options, "-t", "omnitok:cpu", str(ROOT)], check=True)
+    program = ["docker-compose"] if shutil.which("docker-compose") else ["docker", "compose"]
+    api, prometheus = free_port(), free_port()
+    stack = Stack(
+        f"http://127.0.0.1:{api}",
+        f"http://127.0.0.1:{prometheus}",
+        (*program, "--project-directory", str(ROOT), "-f", str(ROOT / "docker-compose.yml"), "-p", "omnitok-test"),
+        {**os.environ, "API_PORT": str(api), "PROMETHEUS_PORT": str(prometheus)},
+    )
+    try:
+        stack.run("up", "-d", "--no-build", "api", "prometheus")
+        for service in ("api", "prometheus"):
+            deadline = time.monotonic() + HEALTHY_SECONDS
+            while (health := stack.inspect(service)["State"]["Health"]["Status"]) != "healthy":
+                assert time.monotonic() < deadline, f"{service} is {health}: {stack.run('logs', service)}"
+                time.sleep(1)
+        yield stack
+    finally:
+        stack.run("down", "--volumes")
+
+
+def picture(form: str) -> bytes:
+    """A smooth picture, so that a tokenizer trained on photographs can draw it."""
+    rows, columns = np.mgrid[0 : SIZE[0], 0 : SIZE[1]]
+    pixels = np.stack([rows * 2, columns, 255 - columns], axis=-1).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, form)
+    return file.getvalue()
+
+
+def clip() -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width = SIZE
+        stream.pix_fmt = "yuv420p"
+        first = np.asarray(Image.open(io.BytesIO(picture("png"))))
+        for index in range(FRAMES):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.roll(first, 2 * index, axis=1))))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def curl(folder: Path, url: str, body: Path, *options: str) -> bytes:
+    """The answer to a POST of the file `body`, as a reader of the documentation would ask for it."""
+    answer = folder / "answer"
+    command = ["curl", "--silent", "--show-error", "--fail-with-body", "--data-binary", f"@{body}", *options, url]
+    subprocess.run([*command, "--output", str(answer)], check=True)
+    return answer.read_bytes()
+
+
+@pytest.mark.parametrize("form", ["png", "jpeg"])
+def test_a_picture_becomes_tokens_and_a_picture_again(stack: Stack, tmp_path: Path, form: str) -> None:
+    photo, tokens = tmp_path / f"photo.{form}", tmp_path / "tokens.msgpack"
+    photo.write_bytes(picture(form))
+    tokens.write_bytes(curl(tmp_path, f"{stack.api}/encode", photo, "-H", f"content-type: image/{form}"))
+    encoded = msgpack.unpackb(tokens.read_bytes())
+    assert encoded["tokens"]["shape"] == [1, SIZE[0] // 8, SIZE[1] // 8]
+    options = ("-H", "content-type: application/msgpack", "-H", "accept: image/png")
+    back = Image.open(io.BytesIO(curl(tmp_path, f"{stack.api}/decode", tokens, *options)))
+    assert back.format == "PNG"
+    assert back.size == (SIZE[1], SIZE[0])
+
+
+def test_a_clip_becomes_tokens_and_a_clip_again(stack: Stack, tmp_path: Path) -> None:
+    video, tokens = tmp_path / "clip.mp4", tmp_path / "tokens.msgpack"
+    video.write_bytes(clip())
+    tokens.write_bytes(curl(tmp_path, f"{stack.api}/encode", video, "-H", "content-type: video/mp4"))
+    encoded = msgpack.unpackb(tokens.read_bytes())
+    assert encoded["tokens"]["shape"] == [1 + (FRAMES - 1) // 4, SIZE[0] // 8, SIZE[1] // 8]
+    options = ("-H", "content-type: application/msgpack", "-H", "accept: video/mp4")
+    with av.open(io.BytesIO(curl(tmp_path, f"{stack.api}/decode", tokens, *options)), "r") as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert [frame.shape for frame in frames] == [(*SIZE, 3)] * FRAMES
+
+
+def test_the_container_is_confined(stack: Stack) -> None:
+    api = stack.inspect("api")
+    assert api["HostConfig"]["ReadonlyRootfs"] is True
+    assert api["HostConfig"]["CapDrop"] == ["ALL"]
+    assert "no-new-privileges:true" in api["HostConfig"]["SecurityOpt"]
+    bindings = [entry for entries in api["NetworkSettings"]["Ports"].values() for entry in entries or []]
+    assert [(entry["HostIp"], entry["HostPort"]) for entry in bindings] == [("127.0.0.1", stack.api.rsplit(":", 1)[1])]
+    assert stack.run("exec", "-T", "api", "id", "-u").strip() == "10001"
+    assert "haproxy" in stack.run("exec", "-T", "api", "sh", "-c", "cat /proc/[0-9]*/comm")
+
+
+def test_prometheus_answers_every_query_of_the_dashboard(stack: Stack) -> None:
+    asyncio.run(_traffic(stack.api))
+    queries = _queries()
+    assert {title for title, _ in queries} > EVENTLESS
+    with httpx.Client(base_url=stack.prometheus, timeout=10) as client:
+        deadline = time.monotonic() + METRICS_SECONDS
+        while empty := {title for title, query in queries if not _ask(client, query)} - EVENTLESS:
+            assert time.monotonic() < deadline, f"no data for {empty}"
+            time.sleep(2)
+        replicas = _ask(client, "count by (deployment) (ray_serve_deployment_replica_healthy == 1)")
+        assert {row["metric"]["deployment"]: row["value"][1] for row in replicas} == {"Ingress": "2", "Tokenizer": "1"}
+        both = _ask(client, "count (count by (replica) (ray_omnitok_http_requests_total))")
+        assert both[0]["value"][1] == "2"
+        encoded = _ask(client, 'sum (ray_omnitok_http_requests_total{route="/encode", code="200"})')
+        assert float(encoded[0]["value"][1]) >= 40
+        rules = client.get("/api/v1/rules").raise_for_status().json()["data"]["groups"]
+        alerts = [rule for group in rules for rule in group["rules"]]
+        assert alerts
+        assert {rule["health"] for rule in alerts} == {"ok"}
+        assert {rule["state"] for rule in alerts} == {"inactive"}
+
+
+def test_sigterm_ends_the_service_in_time(stack: Stack) -> None:
+    stack.run("stop", "api")
+    state = stack.inspect("api")["State"]
+    assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
+
+
+async def _traffic(url: str) -> None:
+    """Equal pictures at once, clips, round trips and refusals: something for every panel to show."""
+    png, mp4 = picture("png"), clip()
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+
+        async def post(path: str, body: bytes, kind: str, expected: int, accept: str = "application/msgpack") -> bytes:
+            answer = await client.post(path, content=body, headers={"content-type": kind, "accept": accept})
+            assert answer.status_code == expected, answer.text
+            return answer.content
+
+        for _ in range(4):
+            tokens = await asyncio.gather(*(post("/encode", png, "image/png", 200) for _ in range(10)))
+            await asyncio.gather(*(post("/decode", one, "application/msgpack", 200, "image/png") for one in tokens))
+            await post("/encode", mp4, "video/mp4", 200)
+            await post("/reconstruct", mp4, "video/mp4", 200, "video/mp4")
+            await post("/encode", b"not a picture", "image/png", 415)
+            await asyncio.sleep(12)  # a rate needs two scrapes that differ
+
+
+def _queries() -> list[tuple[str, str]]:
+    """(panel, PromQL) of the dashboard, with Grafana's own variable replaced as Grafana would."""
+    file = ROOT / "deploy" / "grafana" / "dashboards" / "omnitok.json"
+    panels = json.loads(file.read_text())["panels"]
+    return [
+        (panel["title"], target["expr"].replace("$__rate_interval", "5m"))
+        for panel in panels
+        for target in panel.get("targets", [])
+    ]
+
+
+def _ask(client: httpx.Client, query: str) -> list[dict[str, Any]]:
+    answer = client.get("/api/v1/query", params={"query": query})
+    assert answer.status_code == 200, f"{query}: {answer.text}"
+    return answer.json()["data"]["result"]
