@@ -7,7 +7,6 @@ from importlib.metadata import version
 from importlib.resources import files
 
 from fastapi import APIRouter, FastAPI
-from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
@@ -16,7 +15,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from service.contract import Backend
-from service.http.answers import on_http_exception, on_problem, on_validation_error
+from service.http.answers import on_http_exception, on_problem
 from service.http.info import info_router
 from service.http.log import configure
 from service.http.metrics import HttpMetrics, NoMetrics
@@ -54,7 +53,6 @@ def create_app(backend: Backend, media: MediaPool, settings: Settings, metrics: 
     app.add_middleware(RequestMiddleware, metrics=metrics or NoMetrics())
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
-    app.add_exception_handler(RequestValidationError, on_validation_error)
     for router in (_work_router(TokenizerRoutes(backend, media, settings)), info_router(backend, media, settings)):
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 
-from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -55,9 +54,3 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response
-
-
-async def on_validation_error(request: Request, error: Exception) -> Response:
-    """Answer what FastAPI finds wrong with path or query parameters, without echoing them."""
-    assert isinstance(error, RequestValidationError)
-    return await on_problem(request, ProblemError("invalid-options", "a parameter of the path or query is invalid"))

@@ -96,6 +96,21 @@ def test_every_media_type_in_every_request_form(post: Post, form: str, kind: str
     assert result.tokens.dtype == np.uint16
 
 
+@pytest.mark.parametrize(
+    ("label", "make"),
+    [
+        ("image/jpg", lambda: picture("JPEG")),
+        ("IMAGE/PNG; charset=binary", picture),
+        ("video/x-m4v", clip),
+        ("video/mp4; codecs=avc1", clip),
+        ("video/matroska", lambda: clip(9, container="matroska")),
+        ("video/quicktime", clip),
+    ],
+)
+def test_labels_that_mean_the_same(post: Post, label: str, make: Callable[[], bytes]) -> None:
+    assert encoded(post("/encode", content=make(), headers={"Content-Type": label})).meta.bundle == VQ.hash
+
+
 def test_lossless_picture_gives_the_tokens_of_its_pixels(post: Post) -> None:
     pixels = scene(1, 48, 64)
     for request in (
