@@ -23,16 +23,13 @@ from typing import Any
 
 import av
 import httpx
-import msgpack
-import numpy as np
 import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 HEALTHY_SECONDS = 240
 METRICS_SECONDS = 120
-SIZE = (96, 128)  # height, width
-FRAMES = 17
+HERE = "http://127.0.0.1:8000"  # in the README
 EVENTLESS = {"Repeated calls", "Media workers replaced"}  # panels of what must not have happened here
 
 
@@ -99,59 +96,29 @@ def stack() -> Iterator[Stack]:
         stack.run("down", "--volumes")
 
 
-def picture(form: str) -> bytes:
-    """A smooth picture, so that a tokenizer trained on photographs can draw it."""
-    rows, columns = np.mgrid[0 : SIZE[0], 0 : SIZE[1]]
-    pixels = np.stack([rows * 2, columns, 255 - columns], axis=-1).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, form)
-    return file.getvalue()
+@pytest.fixture
+def answers(stack: Stack, tmp_path: Path) -> Path:
+    """The folder that holds what the README's curl lines wrote, run as they stand there."""
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("curl ")]
+    assert len(lines) >= 6
+    for line in lines:
+        words = [*shlex.split(line.replace(HERE, stack.api)), "--fail-with-body", "--noproxy", "*"]
+        subprocess.run(words, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    return tmp_path
 
 
-def clip() -> bytes:
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=25)
-        stream.height, stream.width = SIZE
-        stream.pix_fmt = "yuv420p"
-        first = np.asarray(Image.open(io.BytesIO(picture("png"))))
-        for index in range(FRAMES):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.roll(first, 2 * index, axis=1))))
-        container.mux(stream.encode())
-    return file.getvalue()
+def test_the_curl_lines_of_the_readme(answers: Path) -> None:
+    samples = ROOT / "docs" / "samples"
+    for name, original in {"igloo-decoded.png": "igloo.png", "photo-decoded.jpg": "igloo.jpg"}.items():
+        with Image.open(answers / name) as picture, Image.open(samples / original) as source:
+            assert (picture.format, picture.size) == (source.format, source.size)
+    assert _frames(answers / "flight-decoded.mp4") == _frames(samples / "flight.mp4")
 
 
-def curl(folder: Path, url: str, body: Path, *options: str) -> bytes:
-    """The answer to a POST of the file `body`, as a reader of the documentation would ask for it."""
-    answer = folder / "answer"
-    command = ["curl", "--silent", "--show-error", "--fail-with-body", "--data-binary", f"@{body}", *options, url]
-    subprocess.run([*command, "--output", str(answer)], check=True)
-    return answer.read_bytes()
-
-
-@pytest.mark.parametrize("form", ["png", "jpeg"])
-def test_a_picture_becomes_tokens_and_a_picture_again(stack: Stack, tmp_path: Path, form: str) -> None:
-    photo, tokens = tmp_path / f"photo.{form}", tmp_path / "tokens.msgpack"
-    photo.write_bytes(picture(form))
-    tokens.write_bytes(curl(tmp_path, f"{stack.api}/encode", photo, "-H", f"content-type: image/{form}"))
-    encoded = msgpack.unpackb(tokens.read_bytes())
-    assert encoded["tokens"]["shape"] == [1, SIZE[0] // 8, SIZE[1] // 8]
-    options = ("-H", "content-type: application/msgpack", "-H", "accept: image/png")
-    back = Image.open(io.BytesIO(curl(tmp_path, f"{stack.api}/decode", tokens, *options)))
-    assert back.format == "PNG"
-    assert back.size == (SIZE[1], SIZE[0])
-
-
-def test_a_clip_becomes_tokens_and_a_clip_again(stack: Stack, tmp_path: Path) -> None:
-    video, tokens = tmp_path / "clip.mp4", tmp_path / "tokens.msgpack"
-    video.write_bytes(clip())
-    tokens.write_bytes(curl(tmp_path, f"{stack.api}/encode", video, "-H", "content-type: video/mp4"))
-    encoded = msgpack.unpackb(tokens.read_bytes())
-    assert encoded["tokens"]["shape"] == [1 + (FRAMES - 1) // 4, SIZE[0] // 8, SIZE[1] // 8]
-    options = ("-H", "content-type: application/msgpack", "-H", "accept: video/mp4")
-    with av.open(io.BytesIO(curl(tmp_path, f"{stack.api}/decode", tokens, *options)), "r") as container:
-        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    assert [frame.shape for frame in frames] == [(*SIZE, 3)] * FRAMES
+def _frames(path: Path) -> list[tuple[int, ...]]:
+    with av.open(io.BytesIO(path.read_bytes()), "r") as container:
+        return [frame.to_ndarray(format="rgb24").shape for frame in container.decode(video=0)]
 
 
 def test_the_container_is_confined(stack: Stack) -> None:
@@ -195,7 +162,8 @@ def test_sigterm_ends_the_service_in_time(stack: Stack) -> None:
 
 async def _traffic(url: str) -> None:
     """Equal pictures at once, clips, round trips and refusals: something for every panel to show."""
-    png, mp4 = picture("png"), clip()
+    samples = ROOT / "docs" / "samples"
+    png, mp4 = (samples / "igloo.png").read_bytes(), (samples / "flight.mp4").read_bytes()
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
 
         async def post(path: str, body: bytes, kind: str, expected: int, accept: str = "application/msgpack") -> bytes:
