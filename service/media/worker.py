@@ -6,8 +6,10 @@ It imports FFmpeg, Pillow and numpy, and neither torch, ray nor fastapi.
 from __future__ import annotations
 
 import errno
+import importlib
 import io
 import os
+import pkgutil
 import socket
 import warnings
 from collections.abc import Callable
@@ -15,9 +17,9 @@ from dataclasses import asdict
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-import av.logging
+import av
 import numpy as np
-from PIL import GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
+from PIL import Image
 
 from service.media import sandbox
 from service.media.channel import Channel, ClosedError
@@ -28,8 +30,6 @@ from service.problems import ProblemError
 
 if TYPE_CHECKING:
     from service.settings import Limits
-
-PLUGINS = (GifImagePlugin, JpegImagePlugin, PngImagePlugin, WebPImagePlugin)
 
 
 def main(descriptor: int) -> None:
@@ -43,12 +43,12 @@ def main(descriptor: int) -> None:
     # The settings themselves would bring pydantic, which costs a worker as much as everything else together.
     limits = cast("Limits", SimpleNamespace(**setup["limits"]))
     Image.MAX_IMAGE_PIXELS = limits.image_pixels
-    Image.init()
+    load_codecs()
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     av.logging.set_level(None)
+    nowhere = os.open(os.devnull, os.O_RDWR)
     sandbox.enter(limits.worker_memory_bytes, setup["parent"])
     channel.send({"kind": "ready"})
-    nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 2)  # until here a failed start could say why
     os.close(nowhere)
     tasks: dict[str, Callable[[Channel, dict[str, Any], Limits], None]] = {"decode": decode, "encode": encode}
@@ -60,6 +60,14 @@ def main(descriptor: int) -> None:
         sandbox.allow_cpu(task["seconds"])
         if not answer(channel, limits, task, tasks[task["op"]]):
             return
+
+
+def load_codecs() -> None:
+    """Import what Pillow and PyAV would import on first use: inside the sandbox no file can be opened."""
+    Image.init()
+    for module in pkgutil.walk_packages(av.__path__, "av."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 def answer(
