@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import av
 import numpy as np
+from av.stream import Disposition
 from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
@@ -57,7 +58,7 @@ class Survey:
 
 
 class ClipReader(FrameReader):
-    """Frames of a video file.
+    """Frames of the first video stream of a file; cover pictures do not count. Pixels are taken to be square.
 
     Args:
         file: the open file; its name, if it has one, is never looked at.
@@ -222,9 +223,10 @@ class ClipReader(FrameReader):
                 actual=len(container.streams),
             )
         check_duration(limits, None if container.duration is None else container.duration / av.time_base)
-        if not container.streams.video:
+        streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+        if not streams:
             raise ProblemError("no-video-stream", "The file holds no video stream.")
-        stream = container.streams.video[0]
+        stream = streams[0]
         context = stream.codec_context
         if context is None or context.codec.canonical_name not in CODECS:
             raise ProblemError("unsupported-codec", f"The video codec is none of {', '.join(CODECS)}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -59,7 +60,10 @@ class MediaPool:
         self._waiting = 0
         self._stopping = False
         self._releases: set[asyncio.Task[None]] = set()
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="media")
+        self._idle: asyncio.Queue[_Slot] = asyncio.Queue()
         self._slots: list[_Slot] = []
+        self._directory = Path(os.devnull)
 
     @property
     def alive(self) -> bool:
@@ -73,9 +77,7 @@ class MediaPool:
             RuntimeError: one of them does not start.
         """
         self._directory = Path(tempfile.mkdtemp(prefix="media-"))
-        self._threads = ThreadPoolExecutor(self.workers, thread_name_prefix="media")
         self._slots = [_Slot() for _ in range(self.workers)]
-        self._idle: asyncio.Queue[_Slot] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         try:
             await asyncio.gather(*(loop.run_in_executor(self._threads, self._fit_worker, slot) for slot in self._slots))
@@ -94,7 +96,8 @@ class MediaPool:
         await asyncio.to_thread(self._threads.shutdown)
         for slot in self._slots:
             slot.end()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        if self._directory.is_dir():
+            shutil.rmtree(self._directory, ignore_errors=True)
 
     async def decode(self, data: bytes, declared: str | None, options: MediaOptions) -> Frames:
         """Decode a picture or clip.
@@ -178,9 +181,10 @@ class MediaPool:
         try:
             if not self._stopping:
                 await asyncio.get_running_loop().run_in_executor(self._threads, self._fit_worker, slot)
-        except RuntimeError:
+        except Exception:
             logger.exception("a media worker did not start; the next task tries again")
-        self._idle.put_nowait(slot)
+        finally:
+            self._idle.put_nowait(slot)
 
     def _run(self, slot: _Slot, task: Callable[[WorkerProcess], Result], data: bytes | None) -> Result:
         """In a thread: the task on this slot's process, and once more on a fresh one if the process crashes."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -69,6 +70,25 @@ def video(
             file.mux(sound.encode(None))
         for stream in streams:
             file.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def with_cover(pixels: NDArray[np.uint8]) -> bytes:
+    """An mp4 whose first stream is a cover picture and whose second is the clip."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as file:
+        cover: Any = file.add_stream("mjpeg", rate=24)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        stream: Any = file.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = pixels.shape[2], pixels.shape[1], "yuv420p"
+        stream.options = dict(X264)
+        black = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        file.mux(cover.encode(black.reformat(format="yuvj420p")))
+        file.mux(cover.encode(None))
+        for picture in pixels:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode(None))
     return buffer.getvalue()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from media_samples import audio_only, pattern, psnr, rotated, video
+from media_samples import audio_only, pattern, psnr, rotated, video, with_cover
 from numpy.typing import NDArray
 
 from service.media.reader import open_frames
@@ -77,6 +77,11 @@ def test_sound_and_further_tracks_are_skipped() -> None:
     assert which(pixels) == list(range(17))
     assert frames.source.frames_in == 17
     assert read(video(CLIP[:2], tracks=3))[0].shape == (2, 64, 96, 3)
+
+
+def test_a_cover_picture_is_no_clip() -> None:
+    pixels, _ = read(with_cover(CLIP))
+    assert which(pixels) == list(range(17))
 
 
 def test_a_display_matrix_is_applied() -> None:

@@ -55,6 +55,7 @@ def test_processor_time_is_bounded_by_the_kernel() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGXCPU
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 async def test_the_sandbox_changes_no_picture() -> None:
     """Everything that a decoder loads late, it must have loaded before."""
     photo = CLIP[0]

@@ -112,6 +112,7 @@ def test_a_large_jpeg_shrinks_to_the_right_picture() -> None:
     assert psnr(frame, np.asarray(expected)) > 34
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_counts_as_upright() -> None:
     data = picture(PHOTO, "JPEG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff garbage")
     assert read(data)[0].shape == PHOTO.shape
