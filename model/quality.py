@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 Pixels = Tensor | NDArray[np.uint8] | NDArray[np.float32]
 
@@ -84,15 +85,20 @@ def _tensor(pixels: Pixels) -> Tensor:
 
 
 def _ssim_of_frame(first: Tensor, second: Tensor) -> Tensor:
-    offsets = torch.arange(SSIM_WINDOW, dtype=first.dtype, device=first.device) - SSIM_WINDOW // 2
-    kernel = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
-    kernel = kernel / kernel.sum()
-    maps = torch.stack([first, second, first * first, second * second, first * second])  # (5, H, W, C)
-    maps = maps.permute(0, 3, 1, 2).flatten(0, 1)[:, None]
-    maps = F.conv2d(F.conv2d(maps, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))
-    mean_a, mean_b, square_a, square_b, product = maps.squeeze(1).unflatten(0, (5, -1))
+    maps = (first, second, first * first, second * second, first * second)
+    mean_a, mean_b, square_a, square_b, product = (_blur(_blur(values, 0), 1) for values in maps)
     var_a, var_b, covariance = square_a - mean_a**2, square_b - mean_b**2, product - mean_a * mean_b
     c1, c2 = SSIM_K1**2, SSIM_K2**2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     contrast = (2 * covariance + c2) / (var_a + var_b + c2)
     return (luminance * contrast).mean()
+
+
+def _blur(values: Tensor, axis: int) -> Tensor:
+    """Gaussian means over the windows along one axis; shifted sums, since library convolutions are slow in float64."""
+    size = values.shape[axis] - SSIM_WINDOW + 1
+    weights = [math.exp(-((offset - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_SIGMA**2)) for offset in range(SSIM_WINDOW)]
+    means = values.narrow(axis, 0, size) * (weights[0] / sum(weights))
+    for offset in range(1, SSIM_WINDOW):
+        means.add_(values.narrow(axis, offset, size), alpha=weights[offset] / sum(weights))
+    return means
