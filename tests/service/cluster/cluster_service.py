@@ -1,0 +1,78 @@
+"""The running service as its callers and its operator see it."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from model import OmniTokenizer, load_bundle
+from service.contract import ModelCard
+from service.settings import Settings
+
+Labels = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service on a real cluster, with HTTP and metrics on ports of its own."""
+
+    settings: Settings
+    bundle: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.settings.port}"
+
+    @cached_property
+    def tokenizer(self) -> OmniTokenizer:
+        """The network that the replicas run, in this process."""
+        return load_bundle(self.bundle).tokenizer
+
+    @cached_property
+    def card(self) -> ModelCard:
+        """What the service says of its default bundle."""
+        answer: dict[str, Any] = httpx.get(f"{self.url}/models", timeout=60).json()
+        return ModelCard(**answer["models"][0])
+
+    def metrics(self, name: str) -> dict[Labels, float]:
+        """Samples of one metric as Ray's exporter shows them now."""
+        text = httpx.get(f"http://127.0.0.1:{self.settings.metrics_port}/metrics", timeout=10).text
+        samples: dict[Labels, float] = {}
+        for line in text.splitlines():
+            if line.startswith(f"ray_omnitok_{name}{{"):
+                labels, _, value = line.partition("{")[2].rpartition("} ")
+                pairs = (part.partition("=") for part in labels.split(","))
+                samples[frozenset((key, text.strip('"')) for key, _, text in pairs)] = float(value)
+        return samples
+
+    def total(self, name: str, **labels: str) -> float:
+        """Sum over all replicas of the samples that carry these labels."""
+        return sum(value for key, value in self.metrics(name).items() if labels.items() <= dict(key).items())
+
+    def processes(self, deployment: str) -> set[int]:
+        """Process ids of the replicas of one deployment."""
+        listing = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+        rows = (line.split(None, 1) for line in listing.splitlines())
+        return {int(pid) for pid, command in rows if command.startswith(f"ray::ServeReplica:omnitok:{deployment}")}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something that must become true; the bound only ends a failing test."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not become true"
+        time.sleep(0.2)

@@ -1,0 +1,68 @@
+"""A replica that is killed under load costs no request, and comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+from api_media import picture
+from cluster_service import Service, eventually
+
+from service.result import EncodeResult
+
+REQUESTS = 600
+CLIENTS = 8
+
+
+def test_no_request_fails_when_a_tokenizer_replica_is_killed(service: Service) -> None:
+    """Two tokenizer replicas under steady load; SIGKILL for one of them after a third of the requests."""
+    before = service.processes("Tokenizer")
+    assert len(before) == 2
+    victim = min(before)
+    halfway = threading.Event()
+    answered = iter(range(1, REQUESTS + 1))
+    body = picture(height=128, width=128)
+    local = threading.local()
+
+    def request(number: int) -> tuple[int, bytes]:
+        if not hasattr(local, "client"):
+            local.client = httpx.Client(base_url=service.url, timeout=60)
+        answer = local.client.post("/encode", content=body, headers={"Content-Type": "image/png"})
+        if next(answered) == REQUESTS // 3:
+            halfway.set()
+        return answer.status_code, answer.content
+
+    def kill() -> None:
+        halfway.wait()
+        os.kill(victim, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with ThreadPoolExecutor(CLIENTS) as clients:
+        answers = list(clients.map(request, range(REQUESTS)))
+    killer.join()
+
+    failed = [(status, content[:200]) for status, content in answers if status != 200]
+    assert not failed
+    tokens = {EncodeResult.load(content, "application/msgpack").tokens.tobytes() for _, content in answers}
+    assert len(tokens) == 1, "an answer belongs to another request"
+
+    def replaced() -> bool:
+        now = service.processes("Tokenizer")
+        return len(now) == 2 and victim not in now
+
+    eventually(replaced)
+
+    seen: set[str] = set()
+
+    def new_replica_works() -> bool:
+        with httpx.Client(base_url=service.url, timeout=60) as client:
+            for _ in range(8):
+                client.post("/encode", content=body, headers={"Content-Type": "image/png"}).raise_for_status()
+        seen.update(dict(labels)["replica"] for labels in service.metrics("batches_total"))
+        return len(seen) == 3
+
+    eventually(new_replica_works)
