@@ -1,0 +1,13 @@
+"""`python -m training`: the training commands on machines that have not installed the service."""
+
+import typer
+
+from training.cli import data, evaluate, train
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(data, name="data")
+app.command()(train)
+app.command()(evaluate)
+
+if __name__ == "__main__":
+    app()

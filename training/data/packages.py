@@ -1,0 +1,94 @@
+"""Packages that carry pictures, clips and games: fetched by their own clients, unpacked, never installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from training.errors import TrainingError
+
+PROCGEN = (
+    "procgen-mirror==0.10.7",
+    "gym3==0.3.3",
+    "gym==0.26.2",
+    "gym-notices==0.1.0",
+    "cloudpickle==3.1.2",
+    "cffi==2.1.1",
+    "pycparser==3.12",
+    "filelock==4.2.12",
+    "imageio==2.38.1",
+)
+
+
+def debian_package(name: str, cache: Path) -> Path:
+    """Folder with the unpacked files of a Debian package, fetched by apt where the cache lacks it.
+
+    Args:
+        name: the package.
+        cache: folder for downloads; it survives between builds.
+
+    Raises:
+        TrainingError: apt or dpkg is missing or failed.
+    """
+    folder = cache / "debian" / name
+    if folder.is_dir():
+        return folder
+    scratch = _scratch(folder)
+    _run(["apt-get", "-q", "download", name], scratch)
+    archives = list(scratch.glob("*.deb"))
+    if len(archives) != 1:
+        raise TrainingError(f"apt-get download {name} left {len(archives)} archives in {scratch}")
+    _run(["dpkg", "-x", archives[0].name, "files"], scratch)
+    (scratch / "files").rename(folder)
+    shutil.rmtree(scratch)
+    return folder
+
+
+def wheel(requirement: str, cache: Path) -> Path:
+    """Folder with the unpacked files of a Python package, fetched by pip where the cache lacks it.
+
+    Args:
+        requirement: name and version, `name==version`.
+        cache: folder for downloads.
+    """
+    return _pip_target(cache / "python" / requirement, [requirement])
+
+
+def procgen_path(cache: Path) -> Path | None:
+    """Folder to put on the import path for Procgen, or None if it is installed already.
+
+    Its metadata asks for an old numpy that it does not need, so its parts are fetched one by one without dependencies.
+    """
+    if importlib.util.find_spec("procgen") is not None:
+        return None
+    return _pip_target(cache / "python" / "procgen", list(PROCGEN))
+
+
+def _pip_target(folder: Path, requirements: list[str]) -> Path:
+    if not folder.is_dir():
+        scratch = _scratch(folder)
+        command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--target", "files"]
+        _run([*command, *requirements], scratch)
+        (scratch / "files").rename(folder)
+        shutil.rmtree(scratch)
+    return folder
+
+
+def _scratch(folder: Path) -> Path:
+    scratch = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    return scratch
+
+
+def _run(command: list[str], folder: Path) -> None:
+    try:
+        subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise TrainingError(f"`{command[0]}` is needed to fetch demo data and is not on this machine") from error
+    except subprocess.CalledProcessError as error:
+        last = (error.stderr or error.stdout).strip().splitlines()[-1:] or ["no message"]
+        raise TrainingError(f"`{' '.join(command)}` failed: {last[0]}") from error

@@ -1,0 +1,143 @@
+"""Training photographs: which files of the packages are ones, and square crops of them at several scales."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from training.data.packages import debian_package
+from training.errors import TrainingError
+
+SCALES = (288, 384, 512, 768, 1024)  # short side that a picture is brought to before a crop is cut
+LEAST_STAMP = 160  # smaller cut-outs are left out
+
+# Wallpaper and sample packages hold more drawings than photographs: these were chosen by eye.
+PLASMA = (
+    "Autumn", "BytheWater", "ColdRipple", "ColorfulCups", "DarkestHour", "EveningGlow", "FallenLeaf", "Kite",
+    "OneStandsOut", "Path", "summer_1am",
+)  # fmt: skip
+OPENCV = (
+    "aero1", "aero3", "aloeL", "apple", "baboon", "basketball1", "board", "box_in_scene", "building", "butterfly",
+    "fruits", "graf1", "HappyFish", "home", "leuvenA", "licenseplate_motion", "messi5", "orange", "rubberwhale1",
+    "smarties", "squirrel_cls", "stuff",
+)  # fmt: skip
+STAMPS = ("animals", "food", "plants", "household", "hobbies", "clothes", "vehicles")
+
+
+def scenes(cache: Path) -> list[Path]:
+    """Photographs of the wallpaper packages and of opencv-doc, the largest file of each.
+
+    Args:
+        cache: where packages are kept.
+    """
+    found = sorted(debian_package("mate-backgrounds", cache).rglob("backgrounds/mate/nature/*.jpg"))
+    plasma = debian_package("plasma-workspace-wallpapers", cache)
+    for name in PLASMA:
+        sizes = [file for file in plasma.rglob(f"{name}/contents/images/*") if file.suffix in (".jpg", ".png")]
+        found += sorted(sizes, key=lambda file: file.stat().st_size)[-1:]
+    lomiri = debian_package("lomiri-wallpapers-16.04", cache)
+    found += sorted(file for file in lomiri.rglob("*.jpg") if not file.is_symlink())
+    found += sorted(debian_package("lomiri-wallpapers-20.04", cache).rglob("Kleiber*.jpg"))
+    samples = debian_package("opencv-doc", cache)
+    for name in OPENCV:
+        found += sorted(samples.rglob(f"data/{name}.*"))[:1]
+    return found
+
+
+def stamps(cache: Path) -> list[Path]:
+    """Cut-out objects of Tux Paint, most of them photographs, mirrored copies left out.
+
+    Args:
+        cache: where packages are kept.
+    """
+    root = debian_package("tuxpaint-stamps-default", cache)
+    files = [file for folder in STAMPS for file in sorted(root.rglob(f"stamps/{folder}/**/*.png"))]
+    return [file for file in files if not file.stem.endswith("_mirror") and min(Image.open(file).size) >= LEAST_STAMP]
+
+
+def open_picture(path: Path, mode: str) -> Image.Image:
+    """Read a picture whole, in a Pillow mode.
+
+    Raises:
+        TrainingError: the file is no readable picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            return picture.convert(mode)
+    except (UnidentifiedImageError, OSError) as error:
+        raise TrainingError(f"{path} is no readable picture: {error}") from error
+
+
+def random_crop(picture: Image.Image, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
+    """A random square of a picture at one of `SCALES`; uint8 (size, size, 3).
+
+    Args:
+        picture: RGB, of any size.
+        size: side of the crop in pixels.
+        random: draws scale and place.
+    """
+    short = min(picture.size)
+    scale = min(int(random.choice(SCALES)), max(short, size)) / short
+    width, height = (max(size, round(edge * scale)) for edge in picture.size)
+    left, top = int(random.integers(0, width - size + 1)), int(random.integers(0, height - size + 1))
+    across, down = picture.width / width, picture.height / height
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))
+
+
+def placed(stamp: Image.Image, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
+    """A cut-out on a plain ground of a random colour, filling most of the square; uint8 (size, size, 3).
+
+    Args:
+        stamp: RGBA.
+        size: side of the square in pixels.
+        random: draws scale and colour.
+    """
+    cut = stamp.crop(stamp.getchannel("A").getbbox() or (0, 0, *stamp.size))
+    scale = size * random.uniform(0.7, 1.2) / max(cut.size)
+    cut = cut.resize((max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), Image.Resampling.LANCZOS)
+    ground = Image.new("RGBA", (size, size), (*random.integers(0, 256, 3).tolist(), 255))
+    ground.alpha_composite(
+        cut.crop((0, 0, min(cut.width, size), min(cut.height, size))),
+        (max(0, (size - cut.width) // 2), max(0, (size - cut.height) // 2)),
+    )
+    return np.asarray(ground.convert("RGB"))
+
+
+def crops(
+    pictures: list[Path], cut_outs: list[Path], size: int, per_picture: int, random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Several crops of every picture, then one square with each cut-out.
+
+    Args:
+        pictures: photographs.
+        cut_outs: pictures with transparent surroundings.
+        size: side in pixels.
+        per_picture: crops of each photograph.
+        random: draws everything.
+
+    Returns:
+        uint8 (N, 1, size, size, 3).
+
+    Raises:
+        TrainingError: a file is no readable picture, or there are none.
+    """
+    found: list[NDArray[np.uint8]] = []
+    for path in pictures:
+        picture = open_picture(path, "RGB")
+        found += [random_crop(picture, size, random) for _ in range(per_picture)]
+    found += [placed(open_picture(path, "RGBA"), size, random) for path in cut_outs]
+    if not found:
+        raise TrainingError("there are no pictures to crop: the packages hold none of the expected files")
+    return np.stack(found)[:, None]
+
+
+def square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """The largest centred square of a picture, resized; uint8 (size, size, 3)."""
+    short = min(picture.size)
+    left, top = (picture.width - short) / 2, (picture.height - short) / 2
+    box = (left, top, left + short, top + short)
+    return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))

@@ -1,0 +1,29 @@
+"""Pictures for people: originals over reconstructions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+GAP = 4
+
+
+def rows_of(*rows: NDArray[np.uint8]) -> Image.Image:
+    """Lay out rows of equal pictures, each uint8 (N, H, W, 3), on white."""
+    count, height, width = rows[0].shape[:3]
+    sheet = Image.new("RGB", (count * (width + GAP) - GAP, len(rows) * (height + GAP) - GAP), "white")
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            sheet.paste(Image.fromarray(picture), (x * (width + GAP), y * (height + GAP)))
+    return sheet
+
+
+def write(picture: Image.Image, path: Path) -> None:
+    """Write a picture under a temporary name first; the suffix decides the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".tmp-{path.name}")
+    picture.save(fresh)
+    fresh.replace(path)
