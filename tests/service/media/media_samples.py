@@ -73,30 +73,18 @@ def video(
     return buffer.getvalue()
 
 
-def with_cover(pixels: NDArray[np.uint8]) -> bytes:
-    """An mp4 whose first stream is a cover picture and whose second is the clip."""
-    buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4") as file:
-        cover: Any = file.add_stream("mjpeg", rate=24)
-        cover.width, cover.height, cover.pix_fmt = 16, 16, "yuvj420p"
-        cover.disposition = Disposition.attached_pic
-        stream: Any = file.add_stream("libx264", rate=24)
-        stream.width, stream.height, stream.pix_fmt = pixels.shape[2], pixels.shape[1], "yuv420p"
-        stream.options = dict(X264)
-        black = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
-        file.mux(cover.encode(black.reformat(format="yuvj420p")))
-        file.mux(cover.encode(None))
-        for picture in pixels:
-            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        file.mux(stream.encode(None))
-    return buffer.getvalue()
-
-
-def audio_only() -> bytes:
-    """An mp4 with sound and no picture."""
+def audio_only(cover: bool = False) -> bytes:
+    """An mp4 with sound and, on request, a cover picture, but no clip."""
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as file:
         stream: Any = file.add_stream("aac", rate=44_100)
+        if cover:
+            front: Any = file.add_stream("mjpeg", rate=24)
+            front.width, front.height, front.pix_fmt = 16, 16, "yuvj420p"
+            front.disposition = Disposition.attached_pic
+            black = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+            file.mux(front.encode(black.reformat(format="yuvj420p")))
+            file.mux(front.encode(None))
         file.mux(stream.encode(_silence()))
         file.mux(stream.encode(None))
     return buffer.getvalue()

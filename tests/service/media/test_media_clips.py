@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from media_samples import audio_only, pattern, psnr, rotated, video, with_cover
+from media_samples import audio_only, pattern, psnr, rotated, video
 from numpy.typing import NDArray
 
 from service.media.reader import open_frames
@@ -77,11 +77,6 @@ def test_sound_and_further_tracks_are_skipped() -> None:
     assert which(pixels) == list(range(17))
     assert frames.source.frames_in == 17
     assert read(video(CLIP[:2], tracks=3))[0].shape == (2, 64, 96, 3)
-
-
-def test_a_cover_picture_is_no_clip() -> None:
-    pixels, _ = read(with_cover(CLIP))
-    assert which(pixels) == list(range(17))
 
 
 def test_a_display_matrix_is_applied() -> None:
@@ -228,11 +223,12 @@ def test_a_header_that_lies_about_its_size_does_not_fool_the_decoder() -> None:
     ("data", "slug"),
     [
         (audio_only(), "no-video-stream"),
+        (audio_only(cover=True), "no-video-stream"),
         (video(CLIP, "mpeg4"), "unsupported-codec"),
         (video(CLIP, "mjpeg", "matroska", pixel_format="yuvj420p", options={}), "unsupported-codec"),
         (video(CLIP[:1], tracks=9), "decode-budget"),
     ],
-    ids=["audio only", "mpeg4", "mjpeg", "nine tracks"],
+    ids=["audio only", "audio with a cover", "mpeg4", "mjpeg", "nine tracks"],
 )
 def test_files_without_a_usable_stream(data: bytes, slug: str) -> None:
     assert refused(data).slug == slug
