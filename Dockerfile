@@ -23,8 +23,9 @@ RUN case "$TORCH" in \
     esac && pip install -c constraints.txt "$@" torch
 
 # The dependencies come before the source, so that a change of the source does not fetch them again.
-COPY pyproject.toml README.md LICENSE ./
-RUN pip install -c constraints.txt ".[haproxy]"
+COPY pyproject.toml ./
+RUN touch README.md && pip install -c constraints.txt ".[haproxy]"
+COPY README.md LICENSE ./
 COPY kernels kernels
 COPY model model
 COPY service service

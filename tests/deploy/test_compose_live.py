@@ -103,8 +103,10 @@ def answers(stack: Stack, tmp_path: Path) -> Path:
     lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("curl ")]
     assert len(lines) >= 6
     for line in lines:
-        words = [*shlex.split(line.replace(HERE, stack.api)), "--fail-with-body", "--noproxy", "*"]
-        subprocess.run(words, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+        words = [*shlex.split(line.replace(HERE, stack.api)), "--noproxy", "*", "--write-out", "%{stderr}%{http_code}"]
+        run = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+        written = tmp_path / words[words.index("-o") + 1] if "-o" in words else None
+        assert (run.returncode, run.stderr) == (0, "200"), (line, written.read_bytes() if written else run.stdout)
     return tmp_path
 
 
