@@ -24,7 +24,7 @@ def test_no_request_fails_when_a_tokenizer_replica_is_killed(service: Service) -
     victim = min(before)
     halfway = threading.Event()
     answered = iter(range(1, REQUESTS + 1))
-    body = picture(height=128, width=128)
+    body = picture(height=256, width=256)  # large enough to keep both replicas busy
     local = threading.local()
 
     def request(number: int) -> tuple[int, bytes]:
