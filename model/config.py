@@ -60,6 +60,8 @@ class TokenizerConfig:
         width: channels of a token inside the network.
         heads, head_dim: attention heads and their width.
         patch, temporal_patch: pixels and frames per latent position; the first frame stands alone.
+        patch_norm: normalise each patch before it is embedded, as the published model does. That takes away its
+            mean and contrast, which no later layer can know: the same network reconstructs far better without it.
         encoder_blocks, decoder_blocks: one letter per spatial layer: "t" full attention, "w" window attention.
         temporal_layers: temporal layers in the encoder and again in the decoder.
         window: side of an attention window, in tokens.
@@ -78,6 +80,7 @@ class TokenizerConfig:
     head_dim: int = 64
     patch: int = 8
     temporal_patch: int = 4
+    patch_norm: bool = True
     encoder_blocks: str = "ttww"
     decoder_blocks: str = "tttt"
     temporal_layers: int = 4
@@ -166,6 +169,7 @@ _debug = TokenizerConfig(
     width=32,
     heads=2,
     head_dim=16,
+    patch_norm=False,
     encoder_blocks="tw",
     decoder_blocks="wt",
     temporal_layers=1,
@@ -179,8 +183,8 @@ CONFIGS: dict[str, TokenizerConfig] = {
     "published": _published,
     # as the paper's text says (section 4): window attention in every spatial layer, causal in time
     "paper": TokenizerConfig(encoder_blocks="wwww", decoder_blocks="wwww"),
-    # half the width and truly causal; a window in time lets clips of any length stream in constant memory
-    "demo": replace(_published, width=256, heads=4, temporal_order="causal", temporal_window=5),
+    # half the width, patches embedded as they are, truly causal; a window in time lets any clip stream
+    "demo": replace(_published, width=256, heads=4, patch_norm=False, temporal_order="causal", temporal_window=5),
     # milliseconds on a CPU; for tests
     "debug": _debug,
 }

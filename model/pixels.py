@@ -60,11 +60,11 @@ def pad_space(pixels: Tensor, patch: int) -> Tensor:
 
 
 class _Embed(nn.Module):
-    """Patch vectors to tokens: LayerNorm, Linear, LayerNorm (reference.md, Tokenizer 1)."""
+    """Patch vectors to tokens: LayerNorm (where the model has it), Linear, LayerNorm (reference.md, Tokenizer 1)."""
 
-    def __init__(self, values: int, width: int) -> None:
+    def __init__(self, values: int, width: int, norm: bool) -> None:
         super().__init__()
-        self.norm_in = nn.LayerNorm(values)
+        self.norm_in = nn.LayerNorm(values) if norm else nn.Identity()
         self.proj = nn.Linear(values, width)
         self.norm_out = nn.LayerNorm(width)
 
@@ -79,8 +79,8 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.patch, self.frames = config.patch, config.temporal_patch
         values = 3 * config.patch**2
-        self.first = _Embed(values, config.width)
-        self.later = _Embed(values * config.temporal_patch, config.width)
+        self.first = _Embed(values, config.width, config.patch_norm)
+        self.later = _Embed(values * config.temporal_patch, config.width, config.patch_norm)
 
     def _patches(self, pixels: Tensor, frames: int) -> Tensor:
         """(B, T, H, W, 3) to (B, T/frames, h, w, 3*frames*p*p), each vector ordered (colour, frame, row, column)."""
