@@ -34,13 +34,14 @@ def straight_through(vectors: Tensor, codes: Tensor) -> Tensor:
     return vectors + (codes - vectors).detach()
 
 
-def vq_step(tokenizer: OmniTokenizer, pixels: Tensor, recipe: Recipe) -> Step:
+def vq_step(tokenizer: OmniTokenizer, pixels: Tensor, recipe: Recipe, quantise: bool) -> Step:
     """Encode, quantise, decode and compare.
 
     Args:
         tokenizer: a VQ model in training.
         pixels: float (B, T, H, W, 3) in [-0.5, 0.5], T = 1 + k * temporal_patch, H and W multiples of the patch.
         recipe: the weights of the terms.
+        quantise: whether the decoder sees codes; if not, it sees the vectors, and equation 1 is left out.
     """
     head = tokenizer.head
     assert isinstance(head, VQHead)
@@ -49,8 +50,9 @@ def vq_step(tokenizer: OmniTokenizer, pixels: Tensor, recipe: Recipe) -> Step:
     codes = head.lookup(tokens)
     codebook_loss = F.mse_loss(codes, vectors.detach())
     commitment = F.mse_loss(vectors, codes.detach())
-    out = tokenizer.decoder(head.expand(straight_through(vectors, codes))).float()
+    out = tokenizer.decoder(head.expand(straight_through(vectors, codes) if quantise else vectors)).float()
     squared = F.mse_loss(out, pixels)
-    loss = recipe.l2 * squared + recipe.codebook * codebook_loss + recipe.commitment * commitment
-    loss = loss + recipe.l1 * F.l1_loss(out, pixels)
+    loss = recipe.l2 * squared + recipe.l1 * F.l1_loss(out, pixels)
+    if quantise:
+        loss = loss + recipe.codebook * codebook_loss + recipe.commitment * commitment
     return Step(loss, squared.detach(), commitment.detach(), vectors.detach().flatten(0, -2), tokens.flatten())

@@ -16,8 +16,10 @@ class Recipe:
         images, clips: items of an image step and of a clip step.
         side: pixels of a training square.
         large_every: every so many image steps are done at twice the side with a quarter of the items; 0 for never.
-        learning_rate: peak, reached after `warmup` of the run and brought to zero by a cosine.
-        warmup: share of the run.
+        learning_rate: peak, reached after `warmup` steps and brought to zero by a cosine over the run.
+        warmup: steps; not a share of the time, much of which may go into compiling.
+        plain: steps before quantisation sets in. Equation 1 only pulls vectors and codes together: from a random start
+            they would meet in one point, so the decoder first learns to need vectors that differ.
         betas: of Adam (section 4).
         clip_norm: bound of the gradient's norm.
         l1, l2: weights of the absolute and squared reconstruction errors, pixels in [-0.5, 0.5].
@@ -32,8 +34,9 @@ class Recipe:
     clips: int
     side: int = 128
     large_every: int = 4
-    learning_rate: float = 1e-3
-    warmup: float = 0.03
+    learning_rate: float = 6e-4
+    warmup: int = 500
+    plain: int = 1000
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
     l1: float = 2.0
@@ -56,6 +59,15 @@ _demo = Recipe(tokenizer=CONFIGS["demo"], images=96, clips=16)
 RECIPES: dict[str, Recipe] = {
     "demo": _demo,
     "debug": replace(
-        _demo, tokenizer=CONFIGS["debug"], images=4, clips=2, side=32, revive_after=10, ema=0.9, learning_rate=3e-3
+        _demo,
+        tokenizer=CONFIGS["debug"],
+        images=4,
+        clips=2,
+        side=32,
+        revive_after=10,
+        ema=0.9,
+        learning_rate=3e-3,
+        warmup=10,
+        plain=20,
     ),
 }

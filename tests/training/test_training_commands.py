@@ -1,0 +1,84 @@
+"""The commands, from data on disk to a bundle that loads, and the figures of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from typer.testing import CliRunner
+
+from model import load_bundle
+from training.__main__ import app
+from training.data import open_set
+from training.evaluate import perplexity
+
+run = CliRunner()
+
+
+def test_train_pauses_resumes_and_writes_a_bundle_that_loads(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = ["train", "debug", "--data", str(data), "--out", str(out), "--steps", "30", "--device", "cpu"]
+    paused = run.invoke(app, [*command, "--pause-after", "0.01"])
+    assert paused.exit_code == 0, paused.output
+    assert "--resume goes on" in paused.output
+    again = run.invoke(app, command)
+    assert again.exit_code == 1
+    assert "holds a run already" in again.output
+    finished = run.invoke(app, [*command, "--resume"])
+    assert finished.exit_code == 0, finished.output
+
+    bundle = load_bundle(out / "bundle")
+    assert bundle.licence == "Apache-2.0"
+    assert {weight.dtype for weight in bundle.tokenizer.parameters()} == {torch.float32}
+    pixels = open_set(data / "held-out/camera-128").pixels()[:1]
+    restored = bundle.tokenizer.reconstruct(pixels)
+    assert restored.shape == pixels.shape
+    card = (out / "bundle" / "README.md").read_text()
+    assert "30 steps" in card
+    assert "CREDITS.md" in card
+    assert list((out / "samples").glob("*.png"))
+    assert list((out / "tensorboard").iterdir())
+
+    scored = run.invoke(app, ["evaluate", str(out / "bundle"), "--data", str(data), "--out", str(tmp_path / "scores")])
+    assert scored.exit_code == 0, scored.output
+    record = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
+    assert record["bundle"] == bundle.hash
+    assert record["results"]["photographs, 128x128"]["items"] == 12
+    assert 0 < record["results"]["all held-out tokens"]["usage"] <= 1
+    with Image.open(tmp_path / "scores" / "camera-128.png") as picture:
+        assert picture.height == 2 * 64 + 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "nothing"], "no recipe"),
+        (["train", "debug", "--data", "EMPTY"], "no data set"),
+        (["train", "debug", "--data", "EMPTY", "--steps", "3", "--seconds", "4"], "not both"),
+        (["train", "debug", "--resume", "--data", "DATA", "--out", "EMPTY"], "no checkpoint"),
+        (["evaluate", "EMPTY", "--data", "DATA"], "no bundle"),
+        (["data", "build", "imagenet"], "no data set"),
+        (["data", "build", "demo", "--set", "train/nothing"], "no sets"),
+        (["data", "build", "demo", "--scale", "-1"], "positive"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(
+    arguments: list[str], message: str, data: Path, tmp_path: Path
+) -> None:
+    places = {"EMPTY": str(tmp_path / "empty"), "DATA": str(data)}
+    result = run.invoke(app, [places.get(argument, argument) for argument in arguments])
+    assert result.exit_code == 1
+    assert message in result.output
+    assert "Traceback" not in result.output
+
+
+@given(histogram=st.lists(st.integers(0, 50), min_size=1, max_size=20).filter(any))
+def test_perplexity_lies_between_one_and_the_codes_used(histogram: list[int]) -> None:
+    counts = np.array(histogram)
+    assert 1 - 1e-9 <= perplexity(counts) <= (counts > 0).sum() + 1e-9
