@@ -13,6 +13,8 @@ from service.scheduling.batcher import Batcher, Key, Op
 from service.scheduling.driver import Driver, Observer, Run
 from service.settings import Settings
 
+STALL_FACTOR = 3  # deadlines that one batch may take before the engine counts as stuck
+
 
 class WorkObserver(Observer, Protocol):
     """What the tokenizer tier reports of its work."""
@@ -36,7 +38,22 @@ class LocalBackend:
         self._seconds = settings.request_seconds
         self._observer = observer
         batcher = Batcher(settings.max_batch_tokens, settings.max_batch_requests, settings.max_queue_tokens)
-        self.driver = Driver(run, batcher, observer)
+        self._driver = Driver(run, batcher, observer)
+
+    def check_health(self) -> None:
+        """Tell whether this process can still work.
+
+        Raises:
+            RuntimeError: the accelerator is broken, or a batch does not end.
+        """
+        if self._driver.fault is not None:
+            raise RuntimeError("the accelerator is unusable") from self._driver.fault
+        if self._driver.busy_seconds > STALL_FACTOR * self._seconds:
+            raise RuntimeError(f"a batch has been running for {self._driver.busy_seconds:.0f} s")
+
+    def close(self) -> None:
+        """Refuse what waits, and start nothing more."""
+        self._driver.close()
 
     async def models(self) -> list[ModelCard]:
         """The bundles that are served, the default one first."""
@@ -84,7 +101,7 @@ class LocalBackend:
     async def _submit(self, card: ModelCard, key: Key, payload: Any, seconds: float | None) -> Any:
         t, h, w = card.grid((key.frames, key.height, key.width))
         cost = t * h * w
-        answer = await self.driver.submit(key, cost, payload, self._seconds if seconds is None else seconds)
+        answer = await self._driver.submit(key, cost, payload, self._seconds if seconds is None else seconds)
         self._observer.done(key.op, key.frames, cost)
         return answer
 

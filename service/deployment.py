@@ -42,7 +42,7 @@ def application(settings: Settings) -> serve.Application:
         StartError: a bundle folder is missing.
     """
     settings = _find_bundles(settings)
-    gpus = settings.device == "cuda" or (settings.device == "auto" and _cluster_has_gpus())
+    gpus = _gpus_wanted(settings)
     common: dict[str, Any] = {
         "health_check_period_s": 2,
         "health_check_timeout_s": 10,
@@ -54,7 +54,7 @@ def application(settings: Settings) -> serve.Application:
         num_replicas=settings.tokenizer_replicas,
         max_ongoing_requests=TOKENIZER_REQUESTS,
         max_queued_requests=ROUTER_REQUESTS,
-        ray_actor_options={"num_cpus": LOGICAL_CPUS, "num_gpus": 1 if gpus else 0},
+        ray_actor_options={"num_cpus": LOGICAL_CPUS, "num_gpus": min(gpus, 1)},
         **common,
     )(Tokenizer)
     ingress = serve.deployment(
@@ -115,6 +115,8 @@ def deploy(settings: Settings) -> None:
     Raises:
         StartError: a replica cannot start; the message holds Ray's reason.
     """
+    if _gpus_wanted(settings) > _gpus_there():  # Ray would wait for more of them to turn up
+        raise StartError(f"{_gpus_wanted(settings)} tokenizer replicas need a GPU each, and there are {_gpus_there()}")
     try:
         serve.run(application(settings), name=APP_NAME, route_prefix="/")
     except RuntimeError as error:
@@ -181,5 +183,10 @@ def _check_free(host: str, port: int) -> None:
             raise StartError(f"cannot listen on port {port} of {host}: {error.strerror}") from error
 
 
-def _cluster_has_gpus() -> bool:
-    return ray.is_initialized() and ray.cluster_resources().get("GPU", 0) > 0
+def _gpus_wanted(settings: Settings) -> int:
+    use = settings.device == "cuda" or (settings.device == "auto" and _gpus_there() > 0)
+    return settings.tokenizer_replicas if use else 0
+
+
+def _gpus_there() -> int:
+    return int(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else 0

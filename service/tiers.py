@@ -25,7 +25,6 @@ from service.settings import Settings
 
 FIRST_BACKOFF_SECONDS = 0.05
 CARDS_SECONDS = 5.0  # how long the list of bundles is believed; readiness follows from it
-STALL_FACTOR = 3  # deadlines that one batch may take before its replica counts as stuck
 REPORT_SECONDS = 2.0
 
 # The replica took the call down with it, so nobody has seen an answer, and every call may be repeated.
@@ -46,7 +45,6 @@ class Tokenizer:
         engine.warm_up()
         self._metrics = TokenizerMetrics()
         self._backend = LocalBackend(engine.cards, engine.run, settings, self._metrics)
-        self._stall_seconds = STALL_FACTOR * settings.request_seconds
 
     async def models(self) -> list[ModelCard]:
         """The bundles that this replica serves."""
@@ -67,11 +65,11 @@ class Tokenizer:
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
         self._metrics.refresh()  # Ray calls this every few seconds
-        driver = self._backend.driver
-        if driver.fault is not None:
-            raise RuntimeError("the accelerator is unusable") from driver.fault
-        if driver.busy_seconds > self._stall_seconds:
-            raise RuntimeError(f"a batch has been running for {driver.busy_seconds:.0f} s")
+        self._backend.check_health()
+
+    def __del__(self) -> None:
+        """Called by Ray Serve when the replica has drained."""
+        self._backend.close()
 
     async def _answer(self, work: Awaitable[Answer]) -> Answer | ProblemError:
         try:

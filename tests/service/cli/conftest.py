@@ -126,7 +126,7 @@ def server(bundles: Path) -> Iterator[str]:
         try:
             await uvicorn_server.serve()
         finally:
-            backend.driver.close()
+            backend.close()
             await pool.stop()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))

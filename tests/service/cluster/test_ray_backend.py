@@ -1,0 +1,137 @@
+"""What the ingress does when a tokenizer replica is lost, busy or late; the handle is scripted, no cluster runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError, WorkerCrashedError
+from ray.serve.exceptions import BackPressureError
+
+from service.contract import Decoded, Timing
+from service.problems import ProblemError
+from service.scheduling.driver import DeviceFault
+from service.settings import Settings
+from service.tiers import RayBackend
+
+PIXELS = np.zeros((1, 8, 8, 3), np.uint8)
+ANSWER = Decoded(PIXELS, Timing(0, 0, 1))
+LOST = [
+    ActorDiedError(),
+    ActorUnavailableError("gone", None),
+    WorkerCrashedError(),
+    RayTaskError("f", "traceback", DeviceFault("broken")).as_instanceof_cause(),
+]
+
+
+@dataclass
+class Response:
+    work: Coroutine[Any, Any, Any]
+    cancelled: bool = False
+
+    def __await__(self) -> Any:
+        return self.work.__await__()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@dataclass
+class Handle:
+    """Answers the calls of any method from a script: results, exceptions to raise, or an event to wait for."""
+
+    script: list[Any]
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    responses: list[Response] = field(default_factory=list)
+
+    def __getattr__(self, name: str) -> Handle:
+        return self
+
+    def remote(self, *arguments: Any) -> Response:
+        self.calls.append(arguments)
+        self.responses.append(Response(self._play(self.script[len(self.calls) - 1])))
+        return self.responses[-1]
+
+    async def _play(self, line: Any) -> Any:
+        if isinstance(line, asyncio.Event):
+            await line.wait()
+        if isinstance(line, BaseException) and not isinstance(line, ProblemError):
+            raise line
+        return line
+
+
+class Retries:
+    count = 0
+
+    def retried(self) -> None:
+        self.count += 1
+
+
+def make(*script: Any, **settings: Any) -> tuple[RayBackend, Handle, Retries]:
+    handle, retries = Handle(list(script)), Retries()
+    arguments: Any = (handle, Settings(bundles=(), **settings), retries)
+    return RayBackend(*arguments), handle, retries
+
+
+@pytest.mark.parametrize("error", LOST, ids=lambda error: type(error).__name__)
+async def test_a_lost_replica_costs_a_retry(error: Exception) -> None:
+    backend, handle, retries = make(error, error, ANSWER)
+    assert await backend.reconstruct("m", PIXELS) is ANSWER
+    assert retries.count == 2
+    assert handle.calls[2][-1] < handle.calls[0][-1], "the time left shrinks"
+
+
+async def test_tries_are_bounded() -> None:
+    backend, handle, _ = make(*[ActorDiedError()] * 3, ANSWER)
+    with pytest.raises(ProblemError) as failed:
+        await backend.reconstruct("m", PIXELS)
+    assert failed.value.slug == "not-ready"
+    assert len(handle.calls) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "slug"),
+    [
+        (ProblemError("gpu-memory", "The request does not fit into memory."), "gpu-memory"),
+        (BackPressureError(1, 1), "overloaded"),
+    ],
+)
+async def test_refusals_come_through_and_are_not_repeated(line: Exception, slug: str) -> None:
+    backend, handle, _ = make(line)
+    with pytest.raises(ProblemError) as refused:
+        await backend.decode("m", np.zeros((1, 1, 1), np.int32), None)
+    assert refused.value.slug == slug
+    assert len(handle.calls) == 1
+
+
+async def test_the_deadline_ends_and_cancels_the_call() -> None:
+    backend, handle, _ = make(asyncio.Event(), request_seconds=0.05)
+    with pytest.raises(ProblemError) as late:
+        await backend.encode("m", PIXELS, "tokens")
+    assert late.value.slug == "deadline-exceeded"
+    assert handle.responses[0].cancelled
+
+
+async def test_a_cancelled_caller_cancels_the_call() -> None:
+    backend, handle, _ = make(asyncio.Event())
+    task = asyncio.create_task(backend.encode("m", PIXELS, "tokens"))
+    await until(lambda: bool(handle.calls))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert handle.responses[0].cancelled
+
+
+async def test_cards_are_asked_for_once_by_a_crowd() -> None:
+    backend, handle, _ = make(["card"])
+    assert await asyncio.gather(*(backend.models() for _ in range(20))) == [["card"]] * 20
+    assert len(handle.calls) == 1
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0)

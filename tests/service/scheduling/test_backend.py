@@ -1,0 +1,178 @@
+"""The tokenizer tier in one process, with the real engine: the answers are the network's, for both heads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model import CONFIGS, BundleError, OmniTokenizer, VAEConfig, load_bundle, save_bundle
+from service import backend as backend_module
+from service.backend import LocalBackend
+from service.engine import Engine
+from service.problems import ProblemError
+from service.scheduling.batcher import Batch, Key
+from service.scheduling.driver import DeviceFault, OutOfMemory
+from service.settings import Settings
+
+SETTINGS = Settings(bundles=())
+
+
+@dataclass
+class Work:
+    done_: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def queue(self, requests: int, tokens: int) -> None: ...
+
+    def batch(self, batch: Batch, seconds: float) -> None: ...
+
+    def done(self, op: str, frames: int, tokens: int) -> None:
+        self.done_.append((op, frames, tokens))
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("bundles")
+    for name, config in {"vq": CONFIGS["debug"], "vae": replace(CONFIGS["debug"], head=VAEConfig(3))}.items():
+        save_bundle(root / name, OmniTokenizer(config).eval(), card="Random weights for tests.")
+    return [root / "vq", root / "vae"]
+
+
+@pytest.fixture(scope="module")
+def engine(bundles: list[Path]) -> Engine:
+    engine = Engine(bundles, "cpu", "float32", 1)
+    engine.warm_up()
+    return engine
+
+
+@pytest.fixture
+def backend(engine: Engine) -> Iterator[LocalBackend]:
+    backend = LocalBackend(engine.cards, engine.run, SETTINGS, Work())
+    yield backend
+    backend.close()
+
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 21, 35, 3), np.uint8)
+
+
+async def test_cards_tell_what_the_bundles_are(backend: LocalBackend, bundles: list[Path]) -> None:
+    vq, vae = await backend.models()
+    assert (vq.id, vq.kind, vq.codebook_size, vq.latent_channels) == ("vq", "vq", 64, 4)
+    assert (vae.id, vae.kind, vae.codebook_size, vae.latent_channels) == ("vae", "vae", None, 3)
+    assert [vq.hash, vae.hash] == [load_bundle(path).hash for path in bundles]
+    assert (vq.device, vq.dtype, vq.streaming) == ("cpu", "float32", True)
+
+
+async def test_vq_answers_are_the_networks(backend: LocalBackend, bundles: list[Path]) -> None:
+    tokenizer = load_bundle(bundles[0]).tokenizer
+    with torch.inference_mode():
+        batch = torch.from_numpy(PIXELS)[None]
+        tokens, latents = tokenizer.encode(batch)[0].numpy(), tokenizer.encode_latents(batch)[0].numpy()
+        pixels = tokenizer.reconstruct(batch)[0].numpy()
+        whole = tokenizer.decode(torch.from_numpy(tokens)[None])[0].numpy()
+    both = await backend.encode("vq", PIXELS, "both")
+    assert both.tokens is not None
+    assert both.tokens.dtype == np.int32
+    np.testing.assert_array_equal(both.tokens, tokens)
+    np.testing.assert_allclose(both.latents, latents, atol=1e-6)
+    only_tokens, only_latents = (
+        await backend.encode("vq", PIXELS, "tokens"),
+        await backend.encode("vq", PIXELS, "latents"),
+    )
+    assert (only_tokens.latents, only_latents.tokens) == (None, None)
+    np.testing.assert_array_equal((await backend.decode("vq", both.tokens, (6, 21, 35))).pixels, pixels)
+    np.testing.assert_array_equal((await backend.decode("vq", both.tokens.astype(np.uint16), None)).pixels, whole)
+    np.testing.assert_array_equal((await backend.decode("vq", both.latents, (6, 21, 35))).pixels, pixels)
+    np.testing.assert_array_equal((await backend.reconstruct("vq", PIXELS)).pixels, pixels)
+
+
+async def test_vae_answers_are_the_networks(backend: LocalBackend, bundles: list[Path]) -> None:
+    tokenizer = load_bundle(bundles[1]).tokenizer
+    with torch.inference_mode():
+        batch = torch.from_numpy(PIXELS)[None]
+        mean, pixels = tokenizer.encode(batch)[0].numpy(), tokenizer.reconstruct(batch)[0].numpy()
+    encoded = await backend.encode("vae", PIXELS, "latents")
+    assert encoded.tokens is None
+    np.testing.assert_allclose(encoded.latents, mean, atol=1e-6)
+    np.testing.assert_array_equal((await backend.decode("vae", encoded.latents, (6, 21, 35))).pixels, pixels)
+    with pytest.raises(ProblemError, match="no tokens"):
+        await backend.encode("vae", PIXELS, "both")
+
+
+async def test_a_batch_equals_its_items(backend: LocalBackend) -> None:
+    clips = np.random.default_rng(1).integers(0, 256, (7, 5, 16, 24, 3), np.uint8)
+    alone = [(await backend.encode("vq", clip, "tokens")).tokens for clip in clips]
+    together = await asyncio.gather(*(backend.encode("vq", clip, "tokens") for clip in clips))
+    assert max(answer.timing.batch_size for answer in together) > 1
+    for one, answer in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(answer.tokens, one)
+
+
+async def test_work_is_counted_in_frames_and_latent_positions(engine: Engine) -> None:
+    work = Work()
+    backend = LocalBackend(engine.cards, engine.run, SETTINGS, work)
+    encoded = await backend.encode("vq", PIXELS, "tokens")
+    await backend.decode("vq", encoded.tokens, None)
+    await backend.reconstruct("vq", PIXELS)
+    backend.close()
+    assert work.done_ == [("encode", 6, 45), ("decode", 9, 45), ("reconstruct", 6, 45)]
+
+
+async def test_an_unknown_model_is_refused(backend: LocalBackend) -> None:
+    with pytest.raises(ProblemError) as refused:
+        await backend.encode("other", PIXELS, "tokens")
+    assert refused.value.slug == "unknown-model"
+
+
+async def test_health_follows_the_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, entered = threading.Event(), threading.Event()
+
+    def run(key: Key, payloads: Sequence[Any]) -> Sequence[Any]:
+        entered.set()
+        gate.wait()
+        raise DeviceFault("illegal access")
+
+    backend = LocalBackend(engine.cards, run, SETTINGS, Work())
+    task = asyncio.create_task(backend.reconstruct("vq", PIXELS))
+    await asyncio.to_thread(entered.wait)
+    backend.check_health()
+    monkeypatch.setattr(backend_module, "STALL_FACTOR", 0)
+    with pytest.raises(RuntimeError, match="has been running"):
+        backend.check_health()
+    gate.set()
+    with pytest.raises(DeviceFault):
+        await task
+    with pytest.raises(RuntimeError, match="unusable"):
+        backend.check_health()
+    backend.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [(torch.OutOfMemoryError("full"), OutOfMemory), (torch.AcceleratorError("broken"), DeviceFault)],
+)
+def test_failures_of_the_device_have_names(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception]
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(OmniTokenizer, "encode_latents", fail)
+    with pytest.raises(expected) as raised:
+        engine.run(Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS])
+    assert raised.value.__context__ is None or expected is DeviceFault, "the failed batch's tensors are still held"
+
+
+def test_bundles_must_load_and_have_names_of_their_own(bundles: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two bundles are named 'vq'"):
+        Engine([bundles[0], bundles[0]], "cpu", "float32", 1)
+    with pytest.raises(BundleError):
+        Engine([tmp_path], "cpu", "float32", 1)
