@@ -34,9 +34,9 @@ class Recipe:
     clips: int
     side: int = 128
     large_every: int = 4
-    learning_rate: float = 6e-4
+    learning_rate: float = 8e-4
     warmup: int = 500
-    plain: int = 1000
+    plain: int = 300
     betas: tuple[float, float] = (0.9, 0.99)
     clip_norm: float = 1.0
     l1: float = 2.0

@@ -194,7 +194,10 @@ class Trainer:
             quantise = self.step > self.recipe.plain
             if self.step == self.recipe.plain + 1:
                 self._start_codebook()
-            result = vq_step(self.tokenizer, pixels, self.recipe, quantise)
+            # large images are rare: compiling their graphs would take longer than they do
+            large = pixels.shape[2] > self.recipe.side
+            with torch.compiler.set_stance("force_eager" if large else "default"):
+                result = vq_step(self.tokenizer, pixels, self.recipe, quantise)
         self.optimizer.zero_grad(set_to_none=True)
         result.loss.backward()
         nn.utils.clip_grad_norm_(self.tokenizer.parameters(), self.recipe.clip_norm)
