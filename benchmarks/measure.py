@@ -1,0 +1,73 @@
+"""Clocks and limits: what the machine is, how long a call takes, how fast a matrix product can be here."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, fastest and slowest of some runs, milliseconds."""
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+def device() -> torch.device:
+    """The accelerator if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def describe_machine() -> str:
+    """Hardware, versions and commit, one line each."""
+    if torch.cuda.is_available():
+        hardware = torch.cuda.get_device_name()
+    else:
+        hardware = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return (
+        f"hardware: {hardware}\n"
+        f"versions: Python {platform.python_version()}, torch {torch.__version__}\n"
+        f"commit: {commit.stdout.strip() or 'unknown'}"
+    )
+
+
+def time_call(call: Callable[[], Any], runs: int) -> Spread:
+    """Time a call, the device's queue drained before and after each run.
+
+    Args:
+        call: what is timed.
+        runs: how often, after two runs that are not counted.
+    """
+    cuda = torch.cuda.is_available()
+    times = []
+    for run in range(runs + 2):
+        if cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        if cuda:
+            torch.cuda.synchronize()
+        if run >= 2:
+            times.append(1e3 * (time.perf_counter() - start))
+    times.sort()
+    return Spread(times[len(times) // 2], times[0], times[-1])
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """FLOP/s of a large square matrix product on random data: the ceiling of this machine and precision."""
+    where = device()
+    side = 8192 if where.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
+    return 2 * side**3 / (time_call(lambda: a @ b, 5).median * 1e-3)
