@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from model import load_bundle
+from model.quality import psnr
 from training.__main__ import app
 from training.data import open_set
 from training.evaluate import perplexity
@@ -53,6 +54,18 @@ def test_train_pauses_resumes_and_writes_a_bundle_that_loads(data: Path, tmp_pat
     assert 0 < record["results"]["all held-out tokens"]["usage"] <= 1
     with Image.open(tmp_path / "scores" / "camera-128.png") as picture:
         assert picture.height == 2 * 64 + 4
+
+
+def test_the_bundle_of_this_repository_restores_photographs() -> None:
+    """The originals of the model card's picture, eight squares of 128 pixels four apart, were never trained on."""
+    root = Path(__file__).parents[2]
+    with Image.open(root / "docs/images/held-out-photographs.webp") as picture:
+        sheet = torch.from_numpy(np.array(picture.convert("RGB")))
+    originals = torch.stack([sheet[:128, left : left + 128] for left in range(0, 8 * 132, 132)])[:, None]
+    bundle = load_bundle(root / "bundles/demo-vq")
+    with torch.inference_mode():
+        restored = bundle.tokenizer.reconstruct(originals)
+    assert psnr(originals, restored).mean() > 20
 
 
 @pytest.mark.parametrize(
