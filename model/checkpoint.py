@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import collections
 import pickle
+import tarfile
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
+
+# The interpreter of pickles that is written in Python: its opcodes can be replaced, those of the compiled one cannot.
+_PythonUnpickler: Any = pickle._Unpickler
 
 
 class CheckpointError(ValueError):
@@ -17,7 +21,7 @@ class CheckpointError(ValueError):
 
 
 class _Inert(type):
-    """A class that a pickle may name but not call: trainers store callback classes as dictionary keys."""
+    """A class that a pickle may name but not use: trainers store callback classes as dictionary keys."""
 
     def __call__(cls, *args: object, **kwargs: object) -> NoReturn:
         raise CheckpointError(f"refused: the checkpoint would call {cls.__module__}.{cls.__qualname__} on load")
@@ -45,15 +49,42 @@ _STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Cha
 _ALLOWED |= {("torch", f"{kind}Storage"): getattr(torch, f"{kind}Storage") for kind in _STORAGES}
 
 
-class _Unpickler(pickle.Unpickler):
+_BUILDABLE = (argparse.Namespace, collections.OrderedDict)  # state dicts carry versions as attributes
+
+
+class _Unpickler(_PythonUnpickler):
     """Resolves the names above; every other name becomes an inert class."""
+
+    dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
 
     def find_class(self, module: str, name: str) -> Any:
         return _ALLOWED.get((module, name)) or _Inert(module, name)
 
+    def _build(self) -> None:
+        """Set plain attributes of a namespace or a state dict; a class, a function or anything else stays as it is."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        plain = type(state) is dict and all(type(key) is str and not key.startswith("__") for key in state)
+        if type(target) not in _BUILDABLE or not plain:
+            raise CheckpointError(f"refused: the checkpoint would change a {type(target).__name__} on load")
+        vars(target).update(state)
+
+    dispatch[pickle.BUILD[0]] = _build
+
 
 def _load(file: Any, **kwargs: Any) -> Any:
     return _Unpickler(file, **kwargs).load()
+
+
+def _refuse_programs(path: Path) -> None:
+    """Refuse what torch.load would read by other code than the unpickler above: scripted modules and tar archives."""
+    with path.open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+    if zipped:
+        if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
+            raise CheckpointError("refused: it is a scripted module, which is a program and no checkpoint")
+    elif tarfile.is_tarfile(path):
+        raise CheckpointError("refused: it is a tar archive, which no released model is")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -74,6 +105,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     # torch.load asks this stand-in for the pickle module to do all unpickling, in its zip and its older format alike.
     restricted = SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="restricted_pickle")
     try:
+        _refuse_programs(path)
         data = torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error

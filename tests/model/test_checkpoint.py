@@ -6,6 +6,7 @@ import builtins
 import os
 import pickle
 import subprocess
+import tarfile
 import zipfile
 from argparse import Namespace
 from pathlib import Path
@@ -68,11 +69,88 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path, kind, where, old
     assert "\n" not in str(caught.value)
 
 
-def test_namespaces_cannot_smuggle_methods(tmp_path):
-    """A pickle may set any attribute of an allowed object; none of them is ever called."""
-    file = tmp_path / "odd.ckpt"
-    torch.save({"args": Namespace(__setstate__="x", __call__="y")}, file)
-    assert vars(read_checkpoint(file)["args"])["__call__"] == "y"
+def write_pickle(opcodes: tuple[bytes, ...], file: Path) -> None:
+    """A zip as torch writes it, around a pickle written by hand, as an attacker would."""
+    data = b"\x80\x02" + b"".join(opcodes) + b"."
+    torch.save({"epoch": 1}, file)
+    with zipfile.ZipFile(file) as archive:
+        names = {info.filename: archive.read(info) for info in archive.infolist()}
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in names.items():
+            archive.writestr(name, data if name.endswith("data.pkl") else content)
+
+
+NAMESPACE = b"cargparse\nNamespace\n"
+ONE_ATTRIBUTE = b"}U\x01aK\x07s"  # {"a": 7}
+
+
+@pytest.mark.parametrize(
+    ("opcodes", "message"),
+    [
+        ((NAMESPACE, ONE_ATTRIBUTE, b"b"), "change a type"),
+        ((b"ctorch._utils\n_rebuild_tensor_v2\n", ONE_ATTRIBUTE, b"b"), "change a function"),
+        ((NAMESPACE, b")\x81", b"N", ONE_ATTRIBUTE, b"\x86b"), "change a Namespace"),
+        ((NAMESPACE, b")\x81", b"}U\x0c__setstate__K\x07s", b"b"), "change a Namespace"),
+        ((b"cos\nsystem\n", ONE_ATTRIBUTE, b"b"), "change a"),
+    ],
+    ids=["a class", "a function", "slots", "a method", "a foreign class"],
+)
+def test_nothing_of_this_process_is_changed(tmp_path, opcodes, message):
+    file = tmp_path / "evil.ckpt"
+    write_pickle(opcodes, file)
+    with pytest.raises(CheckpointError, match=f"refused: the checkpoint would {message}"):
+        read_checkpoint(file)
+    assert not hasattr(Namespace, "a")
+    assert not hasattr(torch._utils._rebuild_tensor_v2, "a")
+
+
+def test_state_dicts_keep_their_attributes(tmp_path):
+    file = tmp_path / "state.ckpt"
+    torch.save({"state_dict": torch.nn.Linear(2, 2).state_dict(), "args": Namespace(a=1)}, file)
+    read = read_checkpoint(file)
+    assert read["state_dict"]._metadata[""] == {"version": 1}
+    assert read["args"] == Namespace(a=1)
+
+
+class Program(torch.nn.Module):
+    """A scripted module that touches a file when it is made."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.path, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.path = state[0]
+        self.training = state[1]
+        torch.from_file(self.path, True, 4)
+
+    def forward(self) -> int:
+        return 1
+
+
+def test_a_scripted_module_is_refused_and_does_not_run(tmp_path):
+    marker, file = tmp_path / "ran", tmp_path / "program.ckpt"
+    torch.jit.save(torch.jit.script(Program(str(marker))), file)
+    marker.unlink(missing_ok=True)
+    with pytest.raises(CheckpointError, match="scripted module"):
+        read_checkpoint(file)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.FIFOTYPE], ids=["link", "pipe"])
+def test_tar_archives_are_refused_unread(tmp_path, kind):
+    file = tmp_path / "old.ckpt"
+    with tarfile.open(file, "w") as archive:
+        member = tarfile.TarInfo("storages")
+        member.type, member.linkname = kind, str(tmp_path / "secret")
+        archive.addfile(member)
+    with pytest.raises(CheckpointError, match="tar archive"):
+        read_checkpoint(file)
 
 
 def test_names_of_classes_are_harmless(tmp_path):
@@ -120,7 +198,7 @@ def test_broken_files_get_one_sentence(tmp_path, kind):
 def test_other_archives_get_one_sentence(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("hello.txt", "hi")
-    with pytest.raises(CheckpointError):
+    with pytest.raises(CheckpointError, match="no whole checkpoint"):
         read_checkpoint(tmp_path / "a.zip")
 
 
