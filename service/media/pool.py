@@ -32,7 +32,9 @@ Result = TypeVar("Result")
 
 # Leaks in codecs stay small if no process lives long.
 _TASKS_PER_WORKER = 200
-_QUEUE_PER_WORKER = 4
+_QUEUE_PER_WORKER = 16
+# What waits is held in memory; a single task of any size may always wait.
+_QUEUE_BYTES_PER_WORKER = 128 * 2**20
 _RETRY_AFTER_SECONDS = 1.0
 # A crash may be the machine's fault once; the same file crashing a second, fresh worker is the file's.
 _ATTEMPTS = 2
@@ -57,7 +59,7 @@ class MediaPool:
         self.restarts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._blocklist = Blocklist()
-        self._waiting = 0
+        self._waiting = self._waiting_bytes = 0
         self._stopping = False
         self._releases: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="media")
@@ -115,7 +117,7 @@ class MediaPool:
             media_type = identify(data, declared)
             container = media_type.split("/")[1]
             check_bytes(self.limits, len(data), media_type in VIDEO_TYPES)
-            frames = await self._submit(lambda worker: worker.decode(data, media_type, options), data)
+            frames = await self._submit(lambda worker: worker.decode(data, media_type, options), len(data), data)
         except ProblemError as problem:
             self.results["decode", container, problem.slug] += 1
             raise
@@ -136,15 +138,15 @@ class MediaPool:
         """
         container = media_type.split("/")[-1]
         try:
-            file = await self._submit(lambda worker: worker.encode(pixels, media_type, fps, quality), None)
+            file = await self._submit(lambda worker: worker.encode(pixels, media_type, fps, quality), pixels.nbytes)
         except ProblemError as problem:
             self.results["encode", container, problem.slug] += 1
             raise
         self.results["encode", container, "ok"] += 1
         return file
 
-    async def _submit(self, task: Callable[[WorkerProcess], Result], data: bytes | None) -> Result:
-        slot = await self._acquire()
+    async def _submit(self, task: Callable[[WorkerProcess], Result], size: int, data: bytes | None = None) -> Result:
+        slot = await self._acquire(size)
         if self._stopping:
             self._idle.put_nowait(slot)  # for the next one that waits, to be told the same
             raise ProblemError("draining", "The service is shutting down.")
@@ -161,18 +163,22 @@ class MediaPool:
                 slot.abandon()
             raise
 
-    async def _acquire(self) -> _Slot:
-        if self._idle.empty() and self._waiting >= _QUEUE_PER_WORKER * self.workers:
+    async def _acquire(self, size: int) -> _Slot:
+        too_many = self._waiting >= _QUEUE_PER_WORKER * self.workers
+        too_large = self._waiting > 0 and self._waiting_bytes + size > _QUEUE_BYTES_PER_WORKER * self.workers
+        if self._idle.empty() and (too_many or too_large):
             raise ProblemError(
                 "overloaded",
-                f"{self._waiting} files wait for {self.workers} decoders already.",
+                f"{self._waiting} files of {self._waiting_bytes} bytes wait for {self.workers} media workers already.",
                 retry_after_seconds=_RETRY_AFTER_SECONDS,
             )
         self._waiting += 1
+        self._waiting_bytes += size
         try:
             return await self._idle.get()
         finally:
             self._waiting -= 1
+            self._waiting_bytes -= size
 
     async def _release(self, slot: _Slot, future: asyncio.Future[Result]) -> None:
         """Give a slot back with a fit process in it, after the answer has left."""

@@ -169,7 +169,7 @@ async def test_a_full_queue_refuses_and_then_drains() -> None:
     async with running() as pool:
         (worker,) = workers()
         os.kill(worker, signal.SIGSTOP)
-        accepted = [start(pool) for _ in range(5)]  # one runs, four wait
+        accepted = [start(pool) for _ in range(17)]  # one runs, sixteen wait
         await asyncio.sleep(0)
         problem = await refusal(start(pool))
         assert (problem.slug, problem.status) == ("overloaded", 503)
@@ -178,6 +178,25 @@ async def test_a_full_queue_refuses_and_then_drains() -> None:
         for answer in await asyncio.gather(*accepted):
             assert answer.pixels.shape == CLIP.shape
         assert pool.results["decode", "mp4", "overloaded"] == 1
+
+
+async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "_QUEUE_BYTES_PER_WORKER", 2 * len(MP4))
+    async with running() as pool:
+        (worker,) = workers()
+        os.kill(worker, signal.SIGSTOP)
+        accepted = [start(pool) for _ in range(3)]  # one runs, two wait
+        await asyncio.sleep(0)
+        assert (await refusal(start(pool))).slug == "overloaded"
+        os.kill(worker, signal.SIGCONT)
+        await asyncio.gather(*accepted)
+        monkeypatch.setattr(pool_module, "_QUEUE_BYTES_PER_WORKER", 1)
+        (worker,) = workers()
+        os.kill(worker, signal.SIGSTOP)
+        accepted = [start(pool) for _ in range(2)]  # the first that waits may be of any size
+        await asyncio.sleep(0)
+        os.kill(worker, signal.SIGCONT)
+        await asyncio.gather(*accepted)
 
 
 async def test_stopping_refuses_what_runs_and_what_waits() -> None:
