@@ -15,6 +15,8 @@ from service.wire import read_json, tensor_from
 MAX_NPY_HEADER = 4096
 MAX_SAFETENSORS_HEADER = 65_536
 MAX_MEMBERS = 8
+ZIP_ENTRY = b"PK\x01\x02"
+MAX_ZIP_ENTRIES = 64  # more than members, since packed data may hold the signature by chance
 SAFETENSORS_DTYPES = {"U8": "|u1", "U16": "<u2", "U32": "<u4", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4"}
 
 
@@ -99,6 +101,8 @@ def _safetensors(header: dict[str, Any], buffer: memoryview) -> dict[str, NDArra
 
 
 def _members(data: bytes, max_bytes: int) -> dict[str, bytes]:
+    if data.count(ZIP_ENTRY) > MAX_ZIP_ENTRIES:  # `ZipFile` builds an object for each before anyone can count them
+        raise ProblemError("malformed-body", f"an npz holds at most {MAX_MEMBERS} members")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             entries = archive.infolist()

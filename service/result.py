@@ -113,7 +113,7 @@ class EncodeMeta(BaseModel):
     grid: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
     codebook_size: int | None = None
     size: ClipSize | None = None
-    fps: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
+    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     source: SourceMeta | None = None
     preprocess: PreprocessMeta | None = None
     timing: TimingMeta | None = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import tracemalloc
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +21,7 @@ from api_server import VAE, VQ, BlockBackend
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.problems import ProblemError
 from service.result import FORMS, MSGPACK, EncodeResult, sniff_form
 from service.wire import pack_tensor, unpack_tensor
 
@@ -273,3 +276,29 @@ def test_server_timing_names_every_phase(post: Post) -> None:
     phases = dict(part.split(";dur=") for part in header.split(", "))
     assert list(phases) == ["decode", "queue", "compute", "render"]
     assert (float(phases["queue"]), float(phases["compute"])) == (1.0, 2.0)
+
+
+def test_a_rate_that_no_player_knows_is_told_and_not_written(post: Post, http: httpx.Client) -> None:
+    fast = clip(frames=5, fps=15_000)
+    answer = post("/encode", headers={"Content-Type": "video/mp4"}, content=fast)
+    fps = EncodeResult.load(answer.content, MSGPACK).meta.fps
+    assert fps is not None
+    assert fps > 1_000
+    headers = {"Content-Type": MSGPACK, "Accept": "video/mp4"}
+    refused = http.post("/decode", headers=headers, content=answer.content)
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid-options")
+    assert http.post("/decode?fps=25", headers=headers, content=answer.content).status_code == 200
+
+
+def test_a_zip_of_many_entries_is_refused_before_they_are_listed() -> None:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for index in range(5_000):
+            archive.writestr(str(index), b"")
+    tracemalloc.start()
+    with pytest.raises(ProblemError) as refused:
+        EncodeResult.load(file.getvalue(), "application/x-npz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert refused.value.slug == "malformed-body"
+    assert peak < 2 * len(file.getvalue()), "the entries were listed"
