@@ -17,6 +17,7 @@ from torch import Tensor
 
 from model.config import ConfigError, TokenizerConfig
 from model.tokenizer import OmniTokenizer
+from model.weights import WeightsError, build_tokenizer
 
 FORMAT = "omnitok-tokenizer/1"
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
@@ -62,7 +63,7 @@ def save_bundle(
     licence: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> str:
-    """Write a bundle; the folder appears whole or not at all.
+    """Write a bundle; a folder that is there is a whole one, old or new.
 
     Args:
         path: folder to write; an existing bundle there is replaced, anything else is refused.
@@ -78,8 +79,7 @@ def save_bundle(
         BundleError: `path` exists and is no bundle.
     """
     path = Path(path)
-    if path.exists() and any(path.iterdir() if path.is_dir() else [path]) and not (path / CONFIG_FILE).is_file():
-        raise BundleError(f"{path} exists and is no bundle: not replaced")
+    _check_replaceable(path)
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tokenizer.state_dict().items()}
     weights = save_safetensors(tensors)
     record: dict[str, Any] = {
@@ -96,10 +96,29 @@ def save_bundle(
         (fresh / WEIGHTS_FILE).write_bytes(weights)
         (fresh / CARD_FILE).write_text(card, encoding="utf-8")
         (fresh / CONFIG_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        old = Path(scratch) / "old"
         if path.exists():
-            path.rename(Path(scratch) / "old")
-        fresh.rename(path)
+            path.rename(old)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
     return record["hash"]
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuse to write over anything but a bundle or an empty folder."""
+    if not path.exists() and not path.is_symlink():
+        return
+    if path.is_symlink() or not path.is_dir():
+        raise BundleError(f"{path} exists and is no folder: not replaced")
+    names = {entry.name for entry in path.iterdir()}
+    if names - {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}:
+        raise BundleError(f"{path} exists and is no bundle, or holds more than one: not replaced")
+    if names:
+        _read_record(path)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
@@ -109,7 +128,7 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path} is no bundle: it has no {CONFIG_FILE}")
     try:
         record = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path / CONFIG_FILE} is not JSON: {error}") from error
     keys = {"format", "licence", "tokenizer", "weights_sha256", "hash"}
     if not isinstance(record, dict) or set(record) != keys:
@@ -118,6 +137,8 @@ def _read_record(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path} has format {record['format']!r}; this version reads {FORMAT!r}")
     if record["hash"] != _content_hash(record):
         raise BundleError(f"{path / CONFIG_FILE} was changed after it was written: its hash does not fit")
+    if record["licence"] is not None and not isinstance(record["licence"], str):
+        raise BundleError(f"{path / CONFIG_FILE}: licence must be a text or null")
     return record
 
 
@@ -150,15 +171,11 @@ def load_bundle(path: str | Path, device: str | torch.device = "cpu", dtype: tor
     weights = _read_weights(path, record["weights_sha256"])
     try:
         config = TokenizerConfig.from_dict(record["tokenizer"])
+        tokenizer = build_tokenizer(config, weights)
     except ConfigError as error:
         raise BundleError(f"{path / CONFIG_FILE}: {error}") from error
-    tokenizer = OmniTokenizer(config)
-    wanted = {name: value.shape for name, value in tokenizer.state_dict().items()}
-    given = {name: value.shape for name, value in weights.items()}
-    if wanted != given:
-        wrong = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
-        raise BundleError(f"{path / WEIGHTS_FILE} does not fit the config in {len(wrong)} tensors: {wrong[:8]}")
-    tokenizer.load_state_dict(weights)
+    except WeightsError as error:
+        raise BundleError(f"{path / WEIGHTS_FILE}: {error}") from error
     tokenizer.encoder.to(dtype)
     tokenizer.decoder.to(dtype)
     tokenizer.to(device).eval().requires_grad_(False)

@@ -11,11 +11,24 @@ class ConfigError(ValueError):
     """A configuration that describes no tokenizer."""
 
 
-def _strict(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
+def _strict(cls: type, data: Any) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{cls.__name__} must be a mapping, not {type(data).__name__}")
     known = {field.name for field in fields(cls)}
     if unknown := sorted(set(data) - known):
         raise ConfigError(f"unknown {cls.__name__} keys {unknown}; known are {sorted(known)}")
     return dict(data)
+
+
+MOST = 2**20  # of anything that is counted; a config comes from a file that may be broken
+MOST_LAYERS = 64
+
+
+def _check_counts(config: Any, names: tuple[str, ...], least: int = 1, most: int = MOST) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if type(value) is not int or not least <= value <= most:
+            raise ConfigError(f"{name} must be an integer from {least} to {most}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -31,10 +44,8 @@ class VQConfig:
     dim: int = 8
 
     def __post_init__(self) -> None:
-        if self.codes < 2 or self.dim < 1:
-            raise ConfigError(
-                f"a codebook needs at least 2 codes of at least 1 dimension, not {self.codes} x {self.dim}"
-            )
+        _check_counts(self, ("codes",), least=2)
+        _check_counts(self, ("dim",))
 
 
 @dataclass(frozen=True)
@@ -48,8 +59,7 @@ class VAEConfig:
     dim: int = 8
 
     def __post_init__(self) -> None:
-        if self.dim < 1:
-            raise ConfigError(f"a latent needs at least 1 channel, not {self.dim}")
+        _check_counts(self, ("dim",))
 
 
 @dataclass(frozen=True)
@@ -94,23 +104,27 @@ class TokenizerConfig:
     head: VQConfig | VAEConfig = VQConfig()
 
     def __post_init__(self) -> None:
-        counts = ("width", "heads", "head_dim", "patch", "temporal_patch", "temporal_layers", "window")
-        for name in counts:
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name} must be a positive integer, not {value!r}")
+        _check_counts(self, ("width", "heads", "head_dim", "patch", "temporal_patch", "window"))
+        _check_counts(self, ("temporal_layers",), most=MOST_LAYERS)
+        for name in ("patch_norm", "additive_bias", "causal_attention", "causal_peg"):
+            if type(getattr(self, name)) is not bool:
+                raise ConfigError(f"{name} must be true or false, not {getattr(self, name)!r}")
         for name in ("encoder_blocks", "decoder_blocks"):
             blocks = getattr(self, name)
-            if not blocks or set(blocks) - set("tw"):
-                raise ConfigError(f"{name} must be letters 't' and 'w', not {blocks!r}")
+            if not isinstance(blocks, str) or not 1 <= len(blocks) <= MOST_LAYERS or set(blocks) - set("tw"):
+                raise ConfigError(f"{name} must be 1 to {MOST_LAYERS} letters 't' and 'w', not {blocks!r}")
         if self.spatial_position not in ("rope", "rel"):
             raise ConfigError(f"spatial_position must be 'rope' or 'rel', not {self.spatial_position!r}")
         if self.temporal_order not in ("causal", "published"):
             raise ConfigError(f"temporal_order must be 'causal' or 'published', not {self.temporal_order!r}")
         if self.spatial_position == "rope" and self.head_dim % 4:
             raise ConfigError(f"rotary positions need a head_dim divisible by 4, not {self.head_dim}")
-        if self.temporal_window is not None and (self.temporal_window < 1 or not self.causal_attention):
-            raise ConfigError(f"temporal_window {self.temporal_window} must be positive and needs causal_attention")
+        if self.temporal_window is not None:
+            _check_counts(self, ("temporal_window",))
+            if not self.causal_attention:
+                raise ConfigError(f"temporal_window {self.temporal_window} needs causal_attention")
+        if not isinstance(self.head, VQConfig | VAEConfig):
+            raise ConfigError(f"head must be a VQConfig or a VAEConfig, not {self.head!r}")
 
     @property
     def is_vq(self) -> bool:
@@ -151,17 +165,16 @@ class TokenizerConfig:
             ConfigError: unknown keys, or values that describe no tokenizer.
         """
         values = _strict(cls, data)
-        try:
-            if "head" in values:
-                head = dict(values["head"])
-                heads: dict[str, type[VQConfig] | type[VAEConfig]] = {"vq": VQConfig, "vae": VAEConfig}
-                kind = head.pop("kind", None)
-                if kind not in heads:
-                    raise ConfigError(f"head.kind must be 'vq' or 'vae', not {kind!r}")
-                values["head"] = heads[kind](**_strict(heads[kind], head))
-            return cls(**values)
-        except TypeError as error:
-            raise ConfigError(f"a value has the wrong type: {error}") from error
+        if "head" in values:
+            if not isinstance(values["head"], Mapping):
+                raise ConfigError(f"head must be a mapping, not {values['head']!r}")
+            head = dict(values["head"])
+            heads: dict[Any, type[VQConfig] | type[VAEConfig]] = {"vq": VQConfig, "vae": VAEConfig}
+            kind = head.pop("kind", None)
+            if not isinstance(kind, str) or kind not in heads:
+                raise ConfigError(f"head.kind must be 'vq' or 'vae', not {kind!r}")
+            values["head"] = heads[kind](**_strict(heads[kind], head))
+        return cls(**values)
 
 
 _published = TokenizerConfig(temporal_order="published")

@@ -12,17 +12,25 @@ class PixelError(ValueError):
     """Pixels of a shape, type or range that the model does not take."""
 
 
-def check_pixels(pixels: Tensor) -> None:
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_pixels(pixels: Tensor, may_be_empty: bool = False) -> None:
     """Refuse anything but uint8 (B, T, H, W, 3), or floats of that shape in [-0.5, 0.5].
+
+    Args:
+        pixels: what is checked.
+        may_be_empty: whether T may be 0, as at the end of a stream.
 
     Raises:
         PixelError: with the shape, type or range that was given.
     """
-    if pixels.dim() != 5 or pixels.shape[-1] != 3 or 0 in pixels.shape:
+    sizes = [size for axis, size in enumerate(pixels.shape) if axis != 1 or not may_be_empty]
+    if pixels.dim() != 5 or pixels.shape[-1] != 3 or 0 in sizes:
         raise PixelError(f"pixels must have shape (B, T, H, W, 3), none of them 0, not {tuple(pixels.shape)}")
-    if pixels.dtype == torch.uint8:
+    if pixels.dtype == torch.uint8 or pixels.shape[1] == 0:
         return
-    if not pixels.is_floating_point():
+    if pixels.dtype not in FLOATS:
         raise PixelError(f"pixels must be uint8, or floats in [-0.5, 0.5], not {pixels.dtype}")
     low, high = pixels.aminmax()
     if not (low >= -0.5 and high <= 0.5):

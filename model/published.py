@@ -14,6 +14,7 @@ from model.bundle import save_bundle
 from model.checkpoint import CheckpointError, read_checkpoint
 from model.config import ConfigError, TokenizerConfig, VAEConfig, VQConfig
 from model.tokenizer import OmniTokenizer
+from model.weights import WeightsError, build_tokenizer
 
 
 class ConversionError(ValueError):
@@ -47,6 +48,7 @@ _FIXED = {
     "use_external_codebook": False,
     "ff_mult": 4.0,
     "l2_code": True,
+    "codebook_type": "vq",
     "logitslaplace_weight": 0.0,
 }
 
@@ -143,10 +145,15 @@ def read_flags(args: Namespace, additive_bias: bool) -> TokenizerConfig:
             raise ConversionError(f"flag {name}={flags[name]!r} is not supported, only {only!r}")
 
     def causal(what: str) -> bool:
-        return bool(flags.get(f"causal_in_{what}", flags.get(f"casual_in_{what}", False)))
+        spellings = {bool(flags[name]) for name in (f"causal_in_{what}", f"casual_in_{what}") if name in flags}
+        if len(spellings) > 1:
+            raise ConversionError(f"the two spellings of causal_in_{what} disagree")
+        return spellings == {True}
+
+    def blocks(name: str) -> str:
+        return flags[name] if name in flags else "t" * int(flags["spatial_depth"])
 
     try:
-        depth = flags["spatial_depth"]
         dim = flags["codebook_dim"]
         return TokenizerConfig(
             width=flags["embedding_dim"],
@@ -154,8 +161,8 @@ def read_flags(args: Namespace, additive_bias: bool) -> TokenizerConfig:
             head_dim=flags["dim_head"],
             patch=flags["patch_size"],
             temporal_patch=flags["temporal_patch_size"],
-            encoder_blocks=flags.get("enc_block", "t" * depth),
-            decoder_blocks=flags.get("dec_block", "t" * depth),
+            encoder_blocks=blocks("enc_block"),
+            decoder_blocks=blocks("dec_block"),
             temporal_layers=flags["temporal_depth"],
             window=flags.get("twod_window_size", 4),
             spatial_position=flags.get("spatial_pos", "rel"),
@@ -167,7 +174,7 @@ def read_flags(args: Namespace, additive_bias: bool) -> TokenizerConfig:
         )
     except KeyError as error:
         raise ConversionError(f"the checkpoint's flags lack {error.args[0]!r}") from error
-    except ConfigError as error:
+    except (ConfigError, TypeError, ValueError) as error:
         raise ConversionError(f"the checkpoint's flags describe no tokenizer: {error}") from error
 
 
@@ -186,6 +193,8 @@ def _sort_keys(state: Mapping[str, Tensor], config: TokenizerConfig) -> tuple[di
     dropped: dict[str, str] = {}
     unknown: list[str] = []
     for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ConversionError(f"state_dict holds {key!r}: {type(value).__name__}, not tensors by name")
         reason = next((why for pattern, why in rules if re.fullmatch(pattern, key)), None)
         name = rename(key, config.is_vq)
         if reason is not None:
@@ -194,7 +203,8 @@ def _sort_keys(state: Mapping[str, Tensor], config: TokenizerConfig) -> tuple[di
             unknown.append(key)
         else:
             # depthwise kernels are stored (C, 1, 3, 3, 3); ours are channels last like everything else
-            kept[name] = value[:, 0].permute(1, 2, 3, 0) if name.endswith("peg.weight") else value
+            depthwise = name.endswith("peg.weight") and value.dim() == 5
+            kept[name] = value[:, 0].permute(1, 2, 3, 0) if depthwise else value
     if unknown:
         raise ConversionError(f"{len(unknown)} unknown keys: {', '.join(unknown)}")
     return kept, dropped
@@ -229,21 +239,10 @@ def load_published(path: str | Path, additive_bias: bool | None = None) -> tuple
     try:
         config = read_flags(args, additive_bias)
         kept, dropped = _sort_keys(state, config)
-        tokenizer = OmniTokenizer(config)
-        expected = tokenizer.state_dict()
-        if missing := sorted(expected.keys() - kept.keys()):
-            raise ConversionError(f"{len(missing)} missing keys (by our names): {', '.join(missing)}")
-        if extra := sorted(kept.keys() - expected.keys()):
-            raise ConversionError(f"{len(extra)} keys of layers that the flags do not describe: {', '.join(extra)}")
-        for name, value in kept.items():
-            if value.shape != expected[name].shape:
-                raise ConversionError(
-                    f"{name} has shape {tuple(value.shape)}, the flags describe {tuple(expected[name].shape)}"
-                )
-    except ConversionError as error:
+        tokenizer = build_tokenizer(config, kept)
+    except (ConversionError, WeightsError) as error:
         raise ConversionError(f"{path}: {error}") from error
-    tokenizer.load_state_dict(kept)
-    return tokenizer.eval().requires_grad_(False), dropped
+    return tokenizer, dropped
 
 
 def convert_checkpoint(

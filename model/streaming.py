@@ -20,27 +20,41 @@ class EncoderState:
     """State of `OmniTokenizer.encode_chunk`.
 
     Args:
-        pending: pixels (B, r, H, W, 3) that fill no temporal patch yet, spatial padding included.
+        pending: pixels (B, r, H, W, 3) that fill no temporal patch yet.
         frames: frames encoded so far.
         blocks: what each block carries.
+        finished: whether the last chunk was the final one.
     """
 
     pending: Tensor
     frames: int
     blocks: Sequence[BlockState]
+    finished: bool = False
 
     def join(self, pixels: Tensor) -> Tensor:
         """The pending frames followed by new ones.
 
         Raises:
-            StreamError: the new ones have another size, batch or type.
+            StreamError: the clip has ended, or the new ones have another size, batch or type.
         """
+        if self.finished:
+            raise StreamError("the clip has ended: its final chunk was encoded, and padding may follow its last frame")
         old, new = self.pending, pixels
         if old.shape[:1] + old.shape[2:] != new.shape[:1] + new.shape[2:] or old.dtype != new.dtype:
             raise StreamError(
                 f"a chunk of {tuple(new.shape)} {new.dtype} does not continue a clip of {tuple(old.shape)} {old.dtype}"
             )
         return torch.cat((old, new), dim=1)
+
+
+def check_depth(blocks: Sequence[BlockState], expected: int) -> None:
+    """Refuse the state of a model with another number of blocks.
+
+    Raises:
+        StreamError: with both numbers.
+    """
+    if len(blocks) != expected:
+        raise StreamError(f"a state of {len(blocks)} blocks belongs to another model: this one has {expected}")
 
 
 @dataclass(frozen=True)

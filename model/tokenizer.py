@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from model.config import TokenizerConfig
 from model.heads import VAEHead, VQHead
 from model.layers import BlockState
-from model.pixels import PatchEmbed, ToPixels, check_pixels, pad_space, pad_to, to_float, to_uint8
-from model.streaming import DecoderState, EncoderState, StreamError
+from model.pixels import FLOATS, PatchEmbed, ToPixels, check_pixels, pad_space, pad_to, to_float, to_uint8
+from model.streaming import DecoderState, EncoderState, StreamError, check_depth
 from model.transformer import Stack
 
 
@@ -120,6 +120,8 @@ class OmniTokenizer(nn.Module):
         """Vectors (..., d) to the tokens (...) of their nearest codes; VQ only."""
         if not isinstance(self.head, VQHead):
             raise CodeError("a VAE has no codebook to quantise with")
+        if not latents.is_floating_point():
+            raise CodeError(f"floating-point vectors are quantised, not {latents.dtype}")
         self._check_codes(latents)
         return self.head.assign(latents)
 
@@ -148,6 +150,7 @@ class OmniTokenizer(nn.Module):
 
     def reconstruct(self, pixels: Tensor) -> Tensor:
         """Encode and decode; uint8 of the shape of `pixels`."""
+        check_pixels(pixels)
         frames, height, width = pixels.shape[1:4]
         return self.decode(self.encode(pixels), (frames, height, width))
 
@@ -157,7 +160,7 @@ class OmniTokenizer(nn.Module):
         """Encode the next frames of a clip; any split of a clip gives the tokens of the whole.
 
         Args:
-            pixels: as for `encode`, any number of frames.
+            pixels: as for `encode`, any number of frames; none where the clip only ends.
             state: what the chunk before returned; None starts a clip.
             final: pad the frames that fill no temporal patch and encode them too.
 
@@ -165,27 +168,27 @@ class OmniTokenizer(nn.Module):
             The codes that became complete, as from `encode` (t may be 0), and the state for the next chunk.
 
         Raises:
-            StreamError: the model sees later frames, or the chunk does not continue the state's clip.
+            StreamError: the model sees later frames, the clip has ended, or the chunk does not continue it.
             PixelError: pixels of another shape, type or range.
         """
         self._check_streams()
-        check_pixels(pixels)
-        height, width = pixels.shape[2:4]
-        pixels = pad_space(pixels, self.config.patch)
+        check_pixels(pixels, may_be_empty=state is not None)
         if state is None:
             state = EncoderState(pixels[:, :0], 0, self.encoder.initial())
+        check_depth(state.blocks, len(self.encoder.initial()))
         waiting = state.join(pixels)
         head, group = int(state.frames == 0), self.config.temporal_patch
-        if final:
+        if final and waiting.shape[1] > head:
             waiting = pad_to(waiting, 1, head + -(-(waiting.shape[1] - head) // group) * group)
-        take = head + (waiting.shape[1] - head) // group * group
+        take = max(0, head + (waiting.shape[1] - head) // group * group)
         ready, rest = waiting[:, :take], waiting[:, take:].clone()
         if take == 0:
-            _, rows, columns = self.grid(1, height, width)
-            empty = self.encoder.embed.first.proj.weight.new_zeros(len(pixels), 0, rows, columns, self.config.width)
-            return self._to_codes(empty, None), EncoderState(rest, state.frames, state.blocks)
-        embed, blocks = self.encoder.chunk(to_float(ready, self.dtype), bool(head), state.blocks)
-        return self._to_codes(embed, None), EncoderState(rest, state.frames + take, blocks)
+            _, rows, columns = self.grid(1, *waiting.shape[2:4])
+            empty = self.encoder.embed.first.proj.weight.new_zeros(len(waiting), 0, rows, columns, self.config.width)
+            return self._to_codes(empty, None), EncoderState(rest, state.frames, state.blocks, final)
+        ready = to_float(pad_space(ready, self.config.patch), self.dtype)
+        embed, blocks = self.encoder.chunk(ready, bool(head), state.blocks)
+        return self._to_codes(embed, None), EncoderState(rest, state.frames + take, blocks, final)
 
     def decode_chunk(self, codes: Tensor, state: DecoderState | None = None) -> tuple[Tensor, DecoderState]:
         """Decode the next latent frames of a clip; any split gives the pixels of the whole.
@@ -205,6 +208,7 @@ class OmniTokenizer(nn.Module):
         self._check_codes(codes)
         if state is None:
             state = DecoderState(tuple(codes.shape[:1] + codes.shape[2:4]), 0, self.decoder.initial())
+        check_depth(state.blocks, len(self.decoder.initial()))
         state.check(codes)
         pixels, blocks = self.decoder.chunk(self._from_codes(codes), state.frames == 0, state.blocks)
         return to_uint8(pixels), DecoderState(state.shape, state.frames + codes.shape[1], blocks)
@@ -226,7 +230,7 @@ class OmniTokenizer(nn.Module):
 
     def _from_codes(self, codes: Tensor) -> Tensor:
         if isinstance(self.head, VQHead):
-            tokens = self.head.assign(codes) if codes.is_floating_point() else codes
+            tokens = self.head.assign(codes) if codes.is_floating_point() else codes.long()
             codes = self.head.lookup(tokens)
         return self.head.expand(codes).to(self.dtype)
 
@@ -238,10 +242,14 @@ class OmniTokenizer(nn.Module):
         if vector and codes.shape[-1] != self.config.head.dim:
             raise CodeError(f"latents need {self.config.head.dim} channels, not {codes.shape[-1]}")
         if vector:
+            if codes.dtype not in FLOATS or not codes.isfinite().all():
+                raise CodeError(f"latents must be finite numbers, not {codes.dtype} with infinities or NaN among them")
             return
+        if codes.dtype == torch.bool or codes.is_complex():
+            raise CodeError(f"tokens must be integers, not {codes.dtype}")
         if not isinstance(self.head, VQHead):
             raise CodeError(f"a VAE decodes floating-point latents, not {codes.dtype}")
-        low, high = (int(x) for x in codes.aminmax())
+        low, high = (int(x) for x in codes.long().aminmax())
         if low < 0 or high >= len(self.head.codebook):
             raise CodeError(f"tokens must lie in [0, {len(self.head.codebook)}), not [{low}, {high}]")
 

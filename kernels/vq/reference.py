@@ -14,6 +14,6 @@ def vq_assign(z: Tensor, codebook: Tensor) -> Tensor:
     half_squares = 0.5 * codes.square().sum(-1)
     # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e ; argmin takes the first of equal values
     rows = z.to(dtype).reshape(-1, z.shape[-1]).split(ROWS)
-    return torch.cat([torch.addmm(half_squares, part, codes.T, alpha=-1).argmin(-1) for part in rows]).view(
-        z.shape[:-1]
-    )
+    with torch.autocast(z.device.type, enabled=False):  # which would compare in half precision
+        nearest = [torch.addmm(half_squares, part, codes.T, alpha=-1).argmin(-1) for part in rows]
+    return torch.cat(nearest).view(z.shape[:-1])

@@ -20,9 +20,16 @@ HEADS, DIM = 2, 8
 
 
 def both(operator, *args, **kwargs) -> None:
-    torch.testing.assert_close(
-        operator.run_on("sdpa", *args, **kwargs), operator.run_on("reference", *args, **kwargs), rtol=1e-5, atol=1e-5
-    )
+    """Outputs and every gradient."""
+    tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
+    for x in tensors:
+        x.requires_grad_()
+    results = []
+    for backend in ("sdpa", "reference"):
+        out = operator.run_on(backend, *args, **kwargs)
+        torch.manual_seed(0)
+        results.append((out, torch.autograd.grad(out, tensors, torch.randn(out.shape), allow_unused=True)))
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
 
 
 @given(seeds, small, small, grid, grid, st.booleans(), st.booleans())
@@ -77,6 +84,14 @@ def test_vq_assignment_takes_the_lowest_index_among_equals():
     codebook = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [1.0, 0.0]])
     z = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.5, 0.5]])
     assert kernels.vq_assign(z, codebook).tolist() == [0, 1, 0]
+
+
+def test_vq_assignment_is_exact_under_autocast():
+    torch.manual_seed(0)
+    z, codebook = (F.normalize(torch.randn(n, 8), dim=-1) for n in (512, 4096))
+    plain = kernels.vq_assign(z, codebook)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(kernels.vq_assign(z, codebook), plain)
 
 
 def test_windows_keep_to_themselves():

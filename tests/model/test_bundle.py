@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from model import CONFIGS, BundleError, OmniTokenizer, VAEConfig, load_bundle, save_bundle
+from model.bundle import _content_hash
 
 
 @pytest.fixture(params=["vq", "vae"])
@@ -123,6 +124,57 @@ def test_nothing_else_is_overwritten(tokenizer, tmp_path):
     with pytest.raises(BundleError, match="not replaced"):
         save_bundle(tmp_path / "notes", tokenizer, "")
     assert [p.name for p in tmp_path.iterdir()] == ["notes"]
+
+
+def test_a_project_with_a_config_is_no_bundle(tokenizer, tmp_path):
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "config.json").write_text("{}")
+    with pytest.raises(BundleError, match="exactly the keys"):
+        save_bundle(tmp_path / "project", tokenizer, "")
+    assert (tmp_path / "project" / "config.json").read_text() == "{}"
+
+
+def test_files_beside_a_bundle_are_kept(tokenizer, bundle):
+    (bundle / "notes.txt").write_text("mine")
+    with pytest.raises(BundleError, match="not replaced"):
+        save_bundle(bundle, tokenizer, "")
+    assert (bundle / "notes.txt").read_text() == "mine"
+
+
+def test_links_are_not_replaced(tokenizer, bundle, tmp_path):
+    (tmp_path / "link").symlink_to(bundle)
+    with pytest.raises(BundleError, match="no folder"):
+        save_bundle(tmp_path / "link", tokenizer, "")
+
+
+def test_a_failed_replacement_leaves_the_old_bundle(tokenizer, bundle, monkeypatch):
+    before, rename = load_bundle(bundle).hash, Path.rename
+
+    def fail_for_the_fresh_one(self: Path, target: Path) -> Path:
+        if self.name == "bundle":
+            raise OSError("disk gone")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_the_fresh_one)
+    with pytest.raises(OSError, match="disk gone"):
+        save_bundle(bundle, tokenizer, "new card")
+    assert load_bundle(bundle).hash == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tokenizer": 3}, "must be a mapping"),
+        ({"tokenizer": {"width": 10**6}}, "tensors"),
+        ({"licence": [1]}, "licence must be"),
+    ],
+)
+def test_a_config_with_a_right_hash_is_still_checked(bundle, change, message):
+    record = json.loads((bundle / "config.json").read_text()) | change
+    record["hash"] = _content_hash(record)
+    (bundle / "config.json").write_text(json.dumps(record))
+    with pytest.raises(BundleError, match=message):
+        load_bundle(bundle)
 
 
 def test_a_bundle_replaces_a_bundle(tokenizer, bundle):

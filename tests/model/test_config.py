@@ -29,29 +29,43 @@ def test_named_geometries():
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "message"),
     [
-        {"width": 0},
-        {"heads": 2.5},
-        {"window": True},
-        {"encoder_blocks": "tx"},
-        {"decoder_blocks": ""},
-        {"spatial_position": "sine"},
-        {"temporal_order": "reversed"},
-        {"head_dim": 6},
-        {"temporal_window": 0},
-        {"temporal_window": 2, "causal_attention": False},
-        {"colour": "red"},
-        {"head": {"kind": "gan"}},
-        {"head": {"kind": "vq", "codes": 1}},
-        {"head": {"kind": "vae", "dim": 0}},
-        {"head": {"kind": "vae", "codes": 7}},
-        {"head": 3},
+        ({"width": 0}, "width must be an integer"),
+        ({"width": 10**9}, "width must be an integer"),
+        ({"encoder_blocks": "t" * 65}, "encoder_blocks"),
+        ({"heads": 2.5}, "heads must be an integer"),
+        ({"window": True}, "window must be an integer"),
+        ({"patch_norm": "false"}, "patch_norm must be true or false"),
+        ({"causal_attention": "no"}, "causal_attention must be true or false"),
+        ({"encoder_blocks": "tx"}, "encoder_blocks"),
+        ({"encoder_blocks": ["t", "w"]}, "encoder_blocks"),
+        ({"decoder_blocks": ""}, "decoder_blocks"),
+        ({"spatial_position": "sine"}, "spatial_position"),
+        ({"temporal_order": "reversed"}, "temporal_order"),
+        ({"head_dim": 6}, "divisible by 4"),
+        ({"temporal_window": 0}, "temporal_window must be an integer"),
+        ({"temporal_window": 2.5}, "temporal_window must be an integer"),
+        ({"temporal_window": 2, "causal_attention": False}, "needs causal_attention"),
+        ({"colour": "red"}, r"unknown TokenizerConfig keys \['colour'\]"),
+        ({"head": {"kind": "gan"}}, "head.kind"),
+        ({"head": {"kind": ["vq"]}}, "head.kind"),
+        ({"head": {"kind": "vq", "codes": 1}}, "codes must be an integer from 2"),
+        ({"head": {"kind": "vq", "codes": 64.5}}, "codes must be an integer"),
+        ({"head": {"kind": "vae", "dim": 0}}, "dim must be an integer"),
+        ({"head": {"kind": "vae", "codes": 7}}, r"unknown VAEConfig keys \['codes'\]"),
+        ({"head": 3}, "head must be a mapping"),
+        ({"head": [["kind", "vq"]]}, "head must be a mapping"),
     ],
 )
-def test_nonsense_is_refused(change):
-    with pytest.raises(ConfigError):
+def test_nonsense_is_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
         TokenizerConfig.from_dict(CONFIGS["debug"].to_dict() | change)
+
+
+def test_a_config_is_a_mapping():
+    with pytest.raises(ConfigError, match="not int"):
+        TokenizerConfig.from_dict(3)
 
 
 def test_slopes_of_linear_penalties():
@@ -90,11 +104,30 @@ def test_wrong_pixels_are_refused(tokenizer, pixels, message):
         (torch.zeros(1, 2, 2, dtype=torch.int64), "tokens"),
         (torch.zeros(1, 0, 2, 2, dtype=torch.int64), "none of them 0"),
         (torch.zeros(1, 1, 2, 2, 3), "4 channels, not 3"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.bool), "bool"),
+        (torch.full((1, 1, 2, 2, 4), float("nan")), "finite"),
+        (torch.full((1, 1, 2, 2, 4), float("inf")), "finite"),
     ],
 )
 def test_wrong_codes_are_refused(tokenizer, codes, message):
     with pytest.raises(CodeError, match=message):
         tokenizer.decode(codes)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.int64])
+def test_tokens_of_any_integer_type_decode_alike(tokenizer, dtype):
+    tokens = torch.arange(4).view(1, 1, 2, 2)
+    assert torch.equal(tokenizer.decode(tokens.to(dtype)), tokenizer.decode(tokens))
+
+
+def test_only_vectors_are_quantised(tokenizer):
+    with pytest.raises(CodeError, match="floating-point"):
+        tokenizer.quantize(torch.zeros(1, 1, 2, 2, dtype=torch.int64))
+
+
+def test_only_clips_are_reconstructed(tokenizer):
+    with pytest.raises(PixelError, match="shape"):
+        tokenizer.reconstruct(torch.zeros(8, 8, 3, dtype=torch.uint8))
 
 
 def test_a_size_of_another_grid_is_refused(tokenizer):
@@ -120,6 +153,26 @@ def test_a_stream_takes_one_clip(tokenizer):
     _, state = tokenizer.encode_chunk(torch.zeros(1, 2, 8, 8, 3, dtype=torch.uint8))
     with pytest.raises(StreamError, match="does not continue"):
         tokenizer.encode_chunk(torch.zeros(1, 2, 16, 8, 3, dtype=torch.uint8), state)
+    _, state = tokenizer.encode_chunk(torch.zeros(1, 2, 8, 16, 3, dtype=torch.uint8))
+    with pytest.raises(StreamError, match="does not continue"):  # the same grid, another width
+        tokenizer.encode_chunk(torch.zeros(1, 2, 8, 9, 3, dtype=torch.uint8), state)
+    with pytest.raises(StreamError, match="another model"):
+        OmniTokenizer(dataclasses.replace(CONFIGS["debug"], temporal_layers=2)).encode_chunk(
+            torch.zeros(1, 2, 8, 16, 3, dtype=torch.uint8), state
+        )
     _, state = tokenizer.decode_chunk(torch.zeros(1, 1, 2, 2, dtype=torch.int64))
     with pytest.raises(StreamError, match="does not continue"):
         tokenizer.decode_chunk(torch.zeros(1, 1, 2, 3, dtype=torch.int64), state)
+
+
+def test_a_finished_stream_takes_no_more(tokenizer):
+    _, state = tokenizer.encode_chunk(torch.zeros(1, 3, 8, 8, 3, dtype=torch.uint8), final=True)
+    with pytest.raises(StreamError, match="final"):
+        tokenizer.encode_chunk(torch.zeros(1, 1, 8, 8, 3, dtype=torch.uint8), state)
+
+
+def test_a_stream_may_end_without_further_frames(tokenizer):
+    pixels = torch.randint(0, 256, (1, 3, 8, 8, 3), dtype=torch.uint8)
+    first, state = tokenizer.encode_chunk(pixels)
+    rest, _ = tokenizer.encode_chunk(pixels[:, :0], state, final=True)
+    assert torch.equal(torch.cat((first, rest), dim=1), tokenizer.encode(pixels))

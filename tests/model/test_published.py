@@ -10,6 +10,7 @@ import torch
 
 from model import ConversionError, convert_checkpoint, load_published
 from model.checkpoint import read_checkpoint
+from model.published import read_flags
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -40,37 +41,83 @@ def test_unknown_keys_are_all_listed(tmp_path, checkpoint):
 
 def test_missing_keys_are_all_listed(tmp_path, checkpoint):
     del checkpoint["state_dict"]["pre_vq_conv.1.bias"], checkpoint["state_dict"]["codebook.embeddings"]
-    with pytest.raises(ConversionError, match=r"2 missing keys .*head\.codebook, head\.to_code\.bias"):
+    with pytest.raises(ConversionError, match=r"2 tensors are missing: head\.codebook, head\.to_code\.bias"):
         load_published(write(checkpoint, tmp_path))
 
 
 def test_layers_beyond_the_flags_are_listed(tmp_path, checkpoint):
     extra = "encoder.enc_temporal_transformer.layers.7.1.q_scale"
     checkpoint["state_dict"][extra] = torch.zeros(16)
-    with pytest.raises(ConversionError, match=r"flags do not describe: encoder\.temporal\.blocks\.7"):
+    with pytest.raises(ConversionError, match=r"does not describe: encoder\.temporal\.blocks\.7"):
         load_published(write(checkpoint, tmp_path))
 
 
 def test_misshapen_tensors_are_refused(tmp_path, checkpoint):
     checkpoint["state_dict"]["codebook.embeddings"] = torch.zeros(12, 8)
-    with pytest.raises(ConversionError, match=r"head\.codebook has shape \(12, 8\)"):
+    with pytest.raises(ConversionError, match=r"head\.codebook is torch\.float32 \(12, 8\), not \(256, 8\)"):
         load_published(write(checkpoint, tmp_path))
 
 
-@pytest.mark.parametrize(("flag", "value"), [("patch_embed", "cnn"), ("gen_upscale", 2), ("ff_mult", 2.0)])
+@pytest.mark.parametrize(
+    ("flag", "value"), [("patch_embed", "cnn"), ("gen_upscale", 2), ("ff_mult", 2.0), ("codebook_type", "lfq")]
+)
 def test_flags_that_would_change_the_numbers_are_refused(tmp_path, checkpoint, flag, value):
     setattr(checkpoint["hyper_parameters"]["args"], flag, value)
     with pytest.raises(ConversionError, match=flag):
         load_published(write(checkpoint, tmp_path))
 
 
-def test_absent_flags_take_their_old_defaults(tmp_path, checkpoint):
-    args = checkpoint["hyper_parameters"]["args"]
-    checkpoint["hyper_parameters"]["args"] = Namespace(
-        **{k: v for k, v in vars(args).items() if k not in ("enc_block", "dec_block", "use_vae", "spatial_pos")}
-    )
-    # the weights are of "tw" blocks, the default is all "t": the error shows that the default was taken
-    with pytest.raises(ConversionError, match="missing keys"):
+def test_absent_flags_take_their_old_defaults():
+    sizes = {"embedding_dim": 32, "heads": 2, "dim_head": 16, "patch_size": 8, "temporal_patch_size": 4}
+    sizes |= {"temporal_depth": 2, "codebook_dim": 8, "n_codes": 256}
+    config = read_flags(Namespace(**sizes, spatial_depth=3), additive_bias=False)
+    assert (config.encoder_blocks, config.decoder_blocks) == ("ttt", "ttt")
+    assert (config.window, config.spatial_position, config.is_vq) == (4, "rel", True)
+    assert not config.causal_attention
+    assert not config.causal_peg
+    blocks = read_flags(Namespace(**sizes, enc_block="tw", dec_block="t"), additive_bias=False)
+    assert (blocks.encoder_blocks, blocks.decoder_blocks) == ("tw", "t")
+
+
+def test_spellings_that_disagree_are_refused(tmp_path, checkpoint):
+    checkpoint["hyper_parameters"]["args"].causal_in_peg = False
+    with pytest.raises(ConversionError, match="two spellings of causal_in_peg disagree"):
+        load_published(write(checkpoint, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("n_codes", "many"), ("codebook_dim", None), ("embedding_dim", 2.5), ("enc_block", ["t"]), ("heads", "2")],
+)
+def test_flags_of_a_wrong_type_are_refused(tmp_path, checkpoint, flag, value):
+    setattr(checkpoint["hyper_parameters"]["args"], flag, value)
+    with pytest.raises(ConversionError, match="describe no tokenizer"):
+        load_published(write(checkpoint, tmp_path))
+
+
+def test_a_size_beyond_any_memory_is_refused_unbuilt(tmp_path, checkpoint):
+    checkpoint["hyper_parameters"]["args"].embedding_dim = 10**6
+    with pytest.raises(ConversionError, match="do not fit the config"):
+        load_published(write(checkpoint, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("text", "not tensors by name"),
+        (torch.zeros(256, 8, dtype=torch.int64), "is torch.int64"),
+        (torch.full((256, 8), float("nan")), "infinities or NaN: head.codebook"),
+    ],
+)
+def test_values_that_are_no_weights_are_refused(tmp_path, checkpoint, value, message):
+    checkpoint["state_dict"]["codebook.embeddings"] = value
+    with pytest.raises(ConversionError, match=message):
+        load_published(write(checkpoint, tmp_path))
+
+
+def test_a_misshapen_convolution_is_refused(tmp_path, checkpoint):
+    checkpoint["state_dict"]["encoder.enc_temporal_transformer.layers.0.0.dsconv.weight"] = torch.zeros(3)
+    with pytest.raises(ConversionError, match="do not fit the config"):
         load_published(write(checkpoint, tmp_path))
 
 
