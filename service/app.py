@@ -21,6 +21,7 @@ from service.http.log import configure
 from service.http.metrics import HttpMetrics, NoMetrics
 from service.http.middleware import RequestMiddleware
 from service.http.openapi import describe
+from service.http.request_id import RequestId
 from service.http.work import TokenizerRoutes
 from service.media.pool import MediaPool
 from service.problems import ProblemError
@@ -51,6 +52,7 @@ def create_app(backend: Backend, media: MediaPool, settings: Settings, metrics: 
         redirect_slashes=False,
     )
     app.add_middleware(RequestMiddleware, metrics=metrics or NoMetrics())
+    app.add_middleware(RequestId)  # the last one added is the outermost
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     for router in (_work_router(TokenizerRoutes(backend, media, settings)), info_router(backend, media, settings)):

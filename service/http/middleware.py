@@ -1,28 +1,26 @@
-"""The outermost layer, plain ASGI: request id, counts, one log line, and a problem document for every surprise."""
+"""The layer around all routes, plain ASGI: counts, one log line, and a problem document for every surprise."""
 
 from __future__ import annotations
 
 import logging
-import re
 import time
-import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.answers import ClientGoneError, problem_response
 from service.http.log import event
 from service.http.metrics import HttpMetrics
+from service.http.request_id import HEADER
 from service.problems import ProblemError
 
-REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 ROUTES = frozenset({"encode", "decode", "reconstruct", "models", "limits", "health", "version", "problems", "docs"})
 GONE = 499
 
 
 class RequestMiddleware:
-    """Wraps the whole application.
+    """Wraps the application; `RequestId` wraps this.
 
     Args:
         app: what it wraps.
@@ -50,8 +48,7 @@ class _Exchange:
         self._started = time.perf_counter()
         self._bytes_in = self._bytes_out = 0
         self._status: int | None = None
-        given = Headers(scope=scope).get("x-request-id", "")
-        self._id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        self._id = Headers(scope=scope)[HEADER]
         # A server may share one state among requests; this request gets its own.
         self._state = dict(scope.get("state") or {}) | {"request_id": self._id, "started": self._started}
         scope["state"] = self._state
@@ -99,7 +96,6 @@ class _Exchange:
     async def _count_out(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            MutableHeaders(scope=message)["X-Request-ID"] = self._id
         elif message["type"] == "http.response.body":
             self._bytes_out += len(message.get("body", b""))
         await self._send(message)

@@ -1,0 +1,45 @@
+"""One id for each request, the same in the request, in the answer and in the log."""
+
+from __future__ import annotations
+
+import re
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADER = "X-Request-ID"
+WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class RequestId:
+    """Keeps the caller's id if it is well-formed and the only one, makes one otherwise, and answers with just that.
+
+    Args:
+        app: what it wraps; it finds the id among the request's headers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of any ASGI kind."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).getlist(HEADER)
+        request_id = given[0] if len(given) == 1 and WELL_FORMED.fullmatch(given[0]) else uuid.uuid4().hex
+        MutableHeaders(scope=scope)[HEADER] = request_id
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        await self._app(scope, receive, answer)
+
+
+def before_ray() -> list[Middleware]:
+    """For Ray's HTTP servers, which read the id as it came and add theirs to every answer."""
+    return [Middleware(RequestId)]
