@@ -64,6 +64,9 @@ class Settings(BaseSettings):
     max_queue_tokens: int = Field(
         262_144, gt=0, description="latent positions waiting in one replica before it refuses"
     )
+    held_body_bytes: int = Field(
+        512 * MIB, gt=0, description="bodies that one ingress replica holds at a time, all requests together, bytes"
+    )
     request_seconds: float = Field(60.0, gt=0, description="deadline of one request, seconds")
     tries: int = Field(3, ge=1, description="attempts of an idempotent call when a replica dies under it")
     limits: Limits = Limits()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,6 +43,35 @@ class Body:
 
     content_type: ContentType
     data: bytes
+
+
+class BodyRoom:
+    """What the bodies of all requests of this process may take together, so that a crowd cannot exhaust its memory.
+
+    Args:
+        limit: bytes; a body that is alone may take more.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._held = limit, 0
+
+    @contextmanager
+    def taken(self) -> Iterator[Callable[[int], None]]:
+        """A function that takes bytes, or raises `overloaded`; all of them are given back at the end."""
+        mine = 0
+
+        def take(size: int) -> None:
+            nonlocal mine
+            if self._held > mine and self._held + size > self._limit:
+                detail = f"the service holds {self._held} bytes of other bodies already"
+                raise ProblemError("overloaded", detail, limit=self._limit, retry_after_seconds=1)
+            self._held += size
+            mine += size
+
+        try:
+            yield take
+        finally:
+            self._held -= mine
 
 
 def parse_content_type(header: str | None, supported: tuple[str, ...]) -> ContentType:
@@ -85,17 +115,18 @@ def byte_cap(media_type: str, limits: Limits, of_media: bool) -> int:
     return limits.tensor_bytes
 
 
-async def read_body(request: Request, limits: Limits, of_media: bool) -> Body:
+async def read_body(request: Request, limits: Limits, of_media: bool, take: Callable[[int], None]) -> Body:
     """Read the body of a request.
 
     Args:
         request: not read so far.
         limits: caps of bytes and seconds.
         of_media: whether the route takes media (or tokens).
+        take: called with the size of each piece before it is kept; see `BodyRoom`.
 
     Raises:
         ProblemError: `unsupported-media-type`, `unsupported-encoding`, `bad-header`, `body-too-large`, `slow-body`,
-            or `malformed-body` for an empty one.
+            `overloaded`, or `malformed-body` for an empty one.
         ClientGoneError: the connection closed first.
     """
     if request.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
@@ -115,9 +146,10 @@ async def read_body(request: Request, limits: Limits, of_media: bool) -> Body:
     try:
         async with asyncio.timeout(limits.body_seconds):
             async for chunk in request.stream():
+                if len(data) + len(chunk) > cap:
+                    raise _too_large(cap, len(data) + len(chunk))
+                take(len(chunk))
                 data += chunk
-                if len(data) > cap:
-                    raise _too_large(cap, len(data))
     except TimeoutError as error:
         detail = f"the body must arrive within {limits.body_seconds:g} s"
         raise ProblemError("slow-body", detail, limit=limits.body_seconds) from error

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.contract import Backend, Encoded, ModelCard, Timing, Want
-from service.http.body import Body, read_body, while_connected
+from service.http.body import Body, BodyRoom, read_body, while_connected
 from service.http.uploads import MediaUpload, parse_codes, parse_media
 from service.media.pool import MediaPool
 from service.media.types import Preprocess, SourceInfo
@@ -79,6 +79,7 @@ class TokenizerRoutes:
     def __init__(self, backend: Backend, media: MediaPool, settings: Settings) -> None:
         self._backend, self._media = backend, media
         self._limits, self._seconds = settings.limits, settings.request_seconds
+        self._room = BodyRoom(settings.held_body_bytes)
 
     async def encode(self, request: Request) -> Response:
         """Image or video to tokens, latents, or both."""
@@ -94,8 +95,9 @@ class TokenizerRoutes:
 
     async def _answer(self, request: Request, of_media: bool, work: Any) -> Response:
         parse_accept(request.headers.get("accept"))  # a header that makes no sense is refused before the body is read
-        body = await read_body(request, self._limits, of_media)
-        return await while_connected(request, self._in_time(work(request, body)))
+        with self._room.taken() as take:
+            body = await read_body(request, self._limits, of_media, take)
+            return await while_connected(request, self._in_time(work(request, body)))
 
     async def _in_time(self, work: Coroutine[Any, Any, Response]) -> Response:
         try:

@@ -91,6 +91,23 @@ def test_deadline_ends_the_work() -> None:
         assert server.backend.cancelled == 1
 
 
+def test_bodies_together_are_bounded() -> None:
+    body = picture()
+    settings = Settings(limits=LIMITS, held_body_bytes=2 * len(body))
+    with Server(settings) as server, httpx.Client(base_url=server.url, timeout=60) as http:
+        assert http.post("/encode", content=picture(height=256, width=256), headers=PNG).status_code == 200
+        with socket.create_connection(("127.0.0.1", server.port)) as connection:
+            size = 2 * len(body)
+            head = f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {size}\r\n\r\n"
+            connection.sendall(head.encode() + bytes(size - 1))
+            eventually(lambda: server.counts.flying["/encode"] == 1)
+            eventually(lambda: http.post("/encode", content=body, headers=PNG).status_code == 503)
+            response = http.post("/encode", content=body, headers=PNG)
+            assert problem(response, "overloaded")["limit"] == 2 * len(body)
+        eventually(lambda: http.post("/encode", content=body, headers=PNG).status_code == 200)
+        eventually(lambda: not any(server.counts.flying.values()))
+
+
 def test_client_that_leaves_ends_the_work(server: Server) -> None:
     arrived: list[bool] = []
 
@@ -185,6 +202,12 @@ def test_request_id_is_kept(http: httpx.Client, given: str) -> None:
 def test_odd_request_id_is_replaced(http: httpx.Client, given: str) -> None:
     answer = http.get("/health/live", headers={"X-Request-ID": given.encode()})
     assert re.fullmatch(r"[0-9a-f]{32}", answer.headers["x-request-id"])
+
+
+def test_two_request_ids_are_none(http: httpx.Client) -> None:
+    answer = http.get("/health/live", headers=[("X-Request-ID", "one"), ("X-Request-ID", "two")])
+    (chosen,) = answer.headers.get_list("x-request-id")
+    assert re.fullmatch(r"[0-9a-f]{32}", chosen)
 
 
 def test_connection_lives_after_an_answer_and_dies_with_an_unread_body(http: httpx.Client) -> None:
