@@ -8,6 +8,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -85,6 +87,7 @@ def cluster(settings: Settings, logical_cpus: int | None = None, object_bytes: i
         object_bytes: shared memory for arrays on their way between the tiers, bytes.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "service.http.request_id.before_ray"
     limits = settings.limits
     seconds = limits.body_seconds + limits.decode_seconds + settings.request_seconds + RAY_GRACE_SECONDS
     ray.init(
@@ -125,7 +128,7 @@ def deploy(settings: Settings) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
-            if httpx.get(ready, timeout=10).status_code == 200:
+            if httpx.get(ready, timeout=10, trust_env=False).status_code == 200:  # no proxy lies between
                 return
         time.sleep(0.1)
     raise StartError(f"{ready} did not say 200 within {START_SECONDS:.0f} s")
@@ -135,12 +138,13 @@ def serve_forever(settings: Settings) -> None:
     """Run the whole service on this machine until Ctrl-C or SIGTERM.
 
     Raises:
-        StartError: a port is taken, a bundle is missing, or a replica cannot start.
+        StartError: a port is taken, a bundle is missing or damaged, or a replica cannot start.
     """
     console = Console(soft_wrap=True, highlight=False)
     settings = _find_bundles(settings)
     for port in (settings.port, settings.metrics_port):
         _check_free(settings.host, port)
+    _check_bundles(settings)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         with console.status("starting"):
@@ -162,6 +166,20 @@ def _find_bundles(settings: Settings) -> Settings:
         if not (path / "config.json").is_file():
             raise StartError(f"{path} is not a bundle: it has no config.json")
     return settings.model_copy(update={"bundles": bundles})
+
+
+def _check_bundles(settings: Settings) -> None:
+    """Load each bundle once, in a process of its own: Ray takes long to give up replicas that cannot start."""
+    code = (
+        "import sys, model\n"
+        "try: [model.load_bundle(path) for path in sys.argv[1:]]\n"
+        "except model.BundleError as error: sys.exit(str(error))"
+    )
+    command = [sys.executable, "-c", code, *map(str, settings.bundles)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+        raise StartError(f"the service cannot start: {reason}")
 
 
 def _reason() -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cluster_service import free_port
 
+from model import CONFIGS, OmniTokenizer, save_bundle
+from service import deployment
 from service.deployment import StartError, build, serve_forever
 from service.settings import Settings
 
@@ -32,6 +34,18 @@ def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
         serve_forever(settings)
     with pytest.raises(StartError, match="none is not a bundle"):
         build({"bundles": [str(tmp_path / "none")]})
+
+
+def test_a_damaged_bundle_is_named_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deployment, "cluster", lambda settings: pytest.fail("Ray was started"))
+    bundle = tmp_path / "tiny"
+    save_bundle(bundle, OmniTokenizer(CONFIGS["debug"]).eval(), card="Random weights for tests.")
+    weights = bytearray((bundle / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (bundle / "model.safetensors").write_bytes(weights)
+    settings = Settings(bundles=(bundle,), port=free_port(), metrics_port=free_port())
+    with pytest.raises(StartError, match=r"model\.safetensors is damaged"):
+        serve_forever(settings)
 
 
 def test_the_builder_takes_settings_and_nothing_else(bundle: Path) -> None:
