@@ -99,7 +99,7 @@ def test_requests_of_one_shape_share_batches_and_get_their_own_answers(service: 
         expected = [service.tokenizer.encode(torch.from_numpy(pixels)[None])[0].numpy() for pixels in pictures]
     for answer, tokens in zip(answers, expected, strict=True):
         np.testing.assert_array_equal(EncodeResult.load(answer.content, MSGPACK).tokens, tokens)
-    # Ray's exporter makes the sum of a histogram up from its buckets, so the buckets are asked: not all held one request.
+    # The exporter makes sums up from buckets, so the buckets are asked: not every batch held one request.
     eventually(lambda: service.total("batch_requests_count") > service.total("batch_requests_bucket", le="1.0") > 0)
 
 
