@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.peg.reference import check_past
+
 
 def refuse(x: Tensor, *args: Any, **kwargs: Any) -> str | None:
     """Depthwise convolution in three dimensions has a slow backward on CUDA; the sum of taps compiles to one kernel."""
@@ -25,8 +27,7 @@ def peg(
     order: Literal["causal", "published"] = "causal",
 ) -> Tensor:
     batch, frames, height, width, channels = x.shape
-    if past is not None and (order == "published" or not causal):
-        raise ValueError("frames are carried over only by a causal convolution in causal order")
+    check_past(past, causal, order)
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     before = 2 if causal else 1
     if frames == 1 and past is None:  # the other frames' taps would see only padding

@@ -9,6 +9,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def check_past(past: Tensor | None, causal: bool, order: str) -> None:
+    """Refuse frames of an earlier chunk where a later frame is seen too.
+
+    Raises:
+        ValueError: the convolution is not causal, or in published order.
+    """
+    if past is not None and (order == "published" or not causal):
+        raise ValueError("frames are carried over only by a causal convolution in causal order")
+
+
 def peg(
     x: Tensor,
     weight: Tensor,
@@ -18,8 +28,7 @@ def peg(
     order: Literal["causal", "published"] = "causal",
 ) -> Tensor:
     batch, frames, height, width, channels = x.shape
-    if past is not None and (order == "published" or not causal):
-        raise ValueError("frames are carried over only by a causal convolution in causal order")
+    check_past(past, causal, order)
     if order == "published" and frames > 1:
         scrambled = x.permute(0, 2, 3, 1, 4).reshape(x.shape)
         out = peg(scrambled, weight, bias, causal=causal)
