@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,9 +14,7 @@ from training.trainer import describe
 LICENCE = "Apache-2.0"
 
 
-def model_card(
-    name: str, recipe: Recipe, steps: int, seconds: float, machine: str, figures: str = "Not measured yet."
-) -> str:
+def model_card(name: str, recipe: Recipe, steps: int, seconds: float, machine: str) -> str:
     """The card of a bundle.
 
     Args:
@@ -25,7 +22,6 @@ def model_card(
         recipe: what was trained.
         steps, seconds: how long.
         machine: what it ran on.
-        figures: Markdown of the held-out figures, as `figures_table` makes it.
     """
     settings = describe(recipe)
     tokenizer = settings.pop("tokenizer")
@@ -46,7 +42,7 @@ frames of the games. Clips: random play of sixteen Procgen games, and pans over 
 
 ## Figures
 
-{figures}
+Not measured yet: `omnitok evaluate` writes them as `figures.md`.
 
 ## Recipe
 
@@ -66,19 +62,6 @@ published weights. Faces, text and dense texture lose detail.
 
 Weights: {LICENCE}. The training pictures keep their own licences (see the credits).
 """
-
-
-def figures_table(results: dict[str, dict[str, Any]]) -> str:
-    """Held-out figures as a Markdown table.
-
-    Args:
-        results: what `training.evaluate.evaluate` returns.
-    """
-    lines = ["| held-out set | items | PSNR, dB | SSIM | codes used | perplexity |", "|---|---|---|---|---|---|"]
-    for title, row in results.items():
-        quality = (f"{row['items']}", f"{row['psnr']:.2f}", f"{row['ssim']:.3f}") if "psnr" in row else ("", "", "")
-        lines.append(f"| {title} | {' | '.join(quality)} | {row['usage']:.1%} | {row['perplexity']:,.0f} |")
-    return "\n".join(lines)
 
 
 def machine_name(device: torch.device) -> str:

@@ -15,6 +15,7 @@ from model import OmniTokenizer, VQConfig, load_bundle
 from model.quality import psnr, ssim
 from training.data import open_set
 from training.data.sets import replace_file
+from training.devices import device_of
 from training.errors import TrainingError
 from training.pictures import rows_of, write
 
@@ -122,8 +123,21 @@ def evaluate(tokenizer: OmniTokenizer, data: Path) -> dict[str, dict[str, float]
     return results
 
 
+def figures_table(results: dict[str, dict[str, float]]) -> str:
+    """Held-out figures as a Markdown table.
+
+    Args:
+        results: what `evaluate` returns.
+    """
+    lines = ["| held-out set | items | PSNR, dB | SSIM | codes used | perplexity |", "|---|---|---|---|---|---|"]
+    for title, row in results.items():
+        quality = (f"{row['items']}", f"{row['psnr']:.2f}", f"{row['ssim']:.3f}") if "psnr" in row else ("", "", "")
+        lines.append(f"| {title} | {' | '.join(quality)} | {row['usage']:.1%} | {row['perplexity']:,.0f} |")
+    return "\n".join(lines)
+
+
 def evaluate_bundle(bundle: Path, data: Path, out: Path, device: str) -> dict[str, dict[str, float]]:
-    """Score a bundle; write `evaluation.json` and a picture of originals over reconstructions for every set.
+    """Score a bundle; write `evaluation.json`, `figures.md` for its card, and pictures of every set.
 
     Args:
         bundle: folder of a VQ bundle.
@@ -136,9 +150,9 @@ def evaluate_bundle(bundle: Path, data: Path, out: Path, device: str) -> dict[st
 
     Raises:
         BundleError: the bundle cannot be loaded.
-        TrainingError: it is no VQ bundle, or a held-out set is missing or damaged.
+        TrainingError: it is no VQ bundle, there is no such device, or a held-out set is missing or damaged.
     """
-    loaded = load_bundle(bundle, device)
+    loaded = load_bundle(bundle, device_of(device))
     if not loaded.config.is_vq:
         raise TrainingError(f"{bundle} is a VAE bundle: there is no codebook to evaluate")
     results = evaluate(loaded.tokenizer, data)
@@ -147,6 +161,7 @@ def evaluate_bundle(bundle: Path, data: Path, out: Path, device: str) -> dict[st
         write(comparison(loaded.tokenizer, pixels), out / f"{Path(name).name}.png")
     record = {"bundle": loaded.hash, "results": results}
     replace_file(out / "evaluation.json", json.dumps(record, indent=2).encode() + b"\n")
+    replace_file(out / "figures.md", figures_table(results).encode() + b"\n")
     return results
 
 
