@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from training.errors import TrainingError
@@ -34,7 +35,7 @@ def told() -> Iterator[None]:
     try:
         yield
     except (TrainingError, BundleError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {error}", highlight=False)
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(1) from error
 
 
@@ -66,11 +67,16 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,
     steps: Annotated[int | None, typer.Option(help="Length of the run in steps.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Length in seconds of training; 428 by default.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Length in seconds of training; 428 if neither is given.")
+    ] = None,
     pause_after: Annotated[float | None, typer.Option(help="Stop with a checkpoint after this many seconds.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one by default.")] = None,
 ) -> None:
-    """Train a tokenizer and write its bundle to OUT/bundle."""
+    """Train a tokenizer and write its bundle to OUT/bundle. Needs the extra `train` of the package.
+
+    A resumed run keeps the length that it was begun with.
+    """
     import math
 
     import torch
@@ -80,18 +86,19 @@ def train(
     from training.card import LICENCE, machine_name, model_card
     from training.data import open_set
     from training.data.demo import GAMES, PHOTOGRAPHS
+    from training.devices import device_of
     from training.trainer import CHECKPOINT_FILE, Budget, Trainer
     from training.watch import Watch
 
     with told():
         chosen = _recipe(recipe)
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = device_of(device)
+        given = None if steps is None and seconds is None else Budget(steps, seconds)
+        if pause_after is not None and not pause_after > 0:
+            raise TrainingError(f"a run pauses after a positive number of seconds, not {pause_after}")
         folder = out or Path("runs") / recipe
         if not resume and (folder / CHECKPOINT_FILE).exists():
             raise TrainingError(f"{folder} holds a run already: resume it or choose another folder")
-        if steps is not None and seconds is not None:
-            raise TrainingError(f"a run has a length in steps or in seconds, not both: {steps} and {seconds}")
-        budget = Budget(steps=steps) if steps is not None else Budget(seconds=seconds or DEFAULT_SECONDS)
         console = Console(stderr=True, soft_wrap=True)
         watch = Watch(data, console)
         photographs, clips = (open_set(data / name).pixels() for name in (PHOTOGRAPHS, GAMES))
@@ -99,6 +106,7 @@ def train(
         trainer = Trainer(chosen, batches, folder, where, compile_blocks=where.type == "cuda")
         if resume:
             trainer.resume()
+        budget = given or trainer.budget or Budget(seconds=DEFAULT_SECONDS)
         done = trainer.run(budget, math.inf if pause_after is None else pause_after, observe=watch, console=console)
         if not done:
             typer.echo(f"stopped at step {trainer.step}; --resume goes on")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
 from model import OmniTokenizer, VQHead
@@ -22,7 +23,7 @@ from training.losses import vq_step
 from training.recipes import Recipe
 from training.stopping import stop_requests
 
-FORMAT = "omnitok-training/1"
+FORMAT = "omnitok-training/2"
 CHECKPOINT_FILE = "checkpoint.pt"
 LOG_EVERY = 50  # steps; each log waits for the device
 
@@ -34,6 +35,9 @@ class Budget:
     Args:
         steps: optimiser steps.
         seconds: time in the loop, all resumed parts together.
+
+    Raises:
+        TrainingError: neither or both are set, or the length is not positive and finite.
     """
 
     steps: int | None = None
@@ -41,7 +45,15 @@ class Budget:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
-            raise ValueError(f"a budget is steps or seconds, not steps={self.steps} and seconds={self.seconds}")
+            raise TrainingError(
+                f"a run is so many steps or seconds long, not steps={self.steps} and seconds={self.seconds}"
+            )
+        length = self.steps if self.steps is not None else self.seconds
+        if length is None or not 0 < length < math.inf:
+            raise TrainingError(f"the length of a run must be positive and finite, not {self}")
+
+    def __str__(self) -> str:
+        return f"{self.steps} steps" if self.steps is not None else f"{self.seconds:g} seconds"
 
     def spent(self, steps: int, seconds: float) -> float:
         """Share of the budget that is used up."""
@@ -69,6 +81,9 @@ class Trainer:
         out: folder of the run: `checkpoint.pt`, `metrics.csv`, TensorBoard curves.
         device: where.
         compile_blocks: compile the transformer's blocks.
+
+    Raises:
+        TrainingError: TensorBoard is not installed.
     """
 
     def __init__(
@@ -89,6 +104,7 @@ class Trainer:
             head.codebook, average_head.codebook, self.optimizer, recipe.revive_after, batches.generator
         )
         self.step, self.seconds = 0, 0.0
+        self.budget: Budget | None = None  # known once the run has begun
         out.mkdir(parents=True, exist_ok=True)
         self.journal = Journal(out)
         if compile_blocks:
@@ -105,7 +121,7 @@ class Trainer:
         """Train until the budget is spent, or for `stop_after` more seconds.
 
         Args:
-            budget: of the whole run, resumed parts included.
+            budget: of the whole run, resumed parts included, which all have the same.
             stop_after: seconds after which to save and return.
             save_every: seconds between checkpoints.
             observe: called whenever a checkpoint was written.
@@ -115,12 +131,19 @@ class Trainer:
             Whether the budget is spent. SIGINT and SIGTERM end the run early, with a checkpoint.
 
         Raises:
-            TrainingError: the loss is no longer a number, or a checkpoint cannot be written.
+            TrainingError: the loss or a weight is no longer a number, a checkpoint cannot be written, or the run that
+                was resumed has another budget.
         """
+        if self.budget is not None and budget != self.budget:
+            # the learning rate has followed the first budget so far: it would jump
+            raise TrainingError(f"{self.out} is a run of {self.budget}, not of {budget}: resume it with its own length")
+        self.budget = budget
+        self.journal.rewind(self.step)
         console = console or Console(stderr=True)
         begun = clock = saved = time.monotonic()
         logged_step, logged = self.step, clock
-        with stop_requests() as stop:
+        with stop_requests() as stop, _progress(console) as progress:
+            bar = progress.add_task("", total=1.0, step=self.step, rate=0.0)
             while (share := budget.spent(self.step, self.seconds)) < 1 and clock - begun < stop_after and not stop:
                 for group in self.optimizer.param_groups:
                     group["lr"] = learning_rate(self.recipe, self.step, share)
@@ -134,6 +157,8 @@ class Trainer:
                     logged_step, logged = self.step, time.monotonic()
                     self.journal.training(row)
                     console.print(_line(row, share), highlight=False)
+                    progress.update(bar, rate=row["rate"])
+                progress.update(bar, completed=budget.spent(self.step, self.seconds), step=self.step)
                 if clock - saved > save_every:
                     self.save()
                     saved = time.monotonic()
@@ -145,10 +170,21 @@ class Trainer:
         return budget.spent(self.step, self.seconds) >= 1
 
     def save(self) -> None:
-        """Write everything that the run needs to go on, under a temporary name first."""
+        """Write everything that the run needs to go on, under a temporary name first.
+
+        Raises:
+            TrainingError: a weight or a moment of the optimiser is no number, or the file cannot be written; the last
+                checkpoint stays.
+        """
+        if broken := self._not_finite():
+            raise TrainingError(
+                f"{broken} is not finite at step {self.step}, so that {self.out} keeps its last checkpoint: "
+                "lower the learning rate of the recipe"
+            )
         state = {
             "format": FORMAT,
             "recipe": repr(self.recipe),
+            "budget": asdict(self.budget) if self.budget else None,
             "tokenizer": self.tokenizer.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -169,7 +205,7 @@ class Trainer:
         """Go on from the run's checkpoint.
 
         Raises:
-            TrainingError: there is none, it is damaged, or it belongs to another recipe.
+            TrainingError: there is none, it is damaged, or it belongs to another format or recipe.
         """
         path = self.out / CHECKPOINT_FILE
         if not path.is_file():
@@ -178,14 +214,28 @@ class Trainer:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in many ways
             raise TrainingError(f"{path} is no whole checkpoint: {error}".splitlines()[0]) from error
-        if state.get("format") != FORMAT or state["recipe"] != repr(self.recipe):
-            raise TrainingError(f"{path} was written by another recipe: {state.get('recipe')}")
+        if state.get("format") != FORMAT:
+            raise TrainingError(f"{path} has the format {state.get('format')!r}, not {FORMAT!r}")
+        if state["recipe"] != repr(self.recipe):
+            raise TrainingError(f"{path} was written by another recipe: {state['recipe']}")
         self.tokenizer.load_state_dict(state["tokenizer"])
         self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.keeper.last_used.copy_(state["last_used"])
         self.batches.restore(state["generator"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.budget = Budget(**state["budget"]) if state["budget"] else None
+
+    def _not_finite(self) -> str | None:
+        """Name of the first tensor of a checkpoint that holds an infinity or no number."""
+        named = [("weight " + name, value) for name, value in self.tokenizer.state_dict().items()]
+        named += [("averaged weight " + name, value) for name, value in self.average.state_dict().items()]
+        for name, parameter in self.tokenizer.named_parameters():
+            moments = self.optimizer.state.get(parameter, {})
+            named += [(f"Adam's {kind} of {name}", value) for kind, value in moments.items()]
+        # one transfer from the device, not one per tensor
+        finite = torch.stack([value.isfinite().all().to(self.device) for _, value in named]).tolist()
+        return next((name for (name, _), whole in zip(named, finite, strict=True) if not whole), None)
 
     def _train_step(self) -> tuple[Tensor, Tensor, Tensor]:
         self.step += 1
@@ -249,6 +299,15 @@ class Trainer:
             for stack in (part.spatial, part.temporal):
                 for block in stack.blocks:
                     block.compile(dynamic=False)
+
+
+def _progress(console: Console) -> Progress:
+    """One line that follows the run on a terminal, below the lines of the log."""
+    columns = (
+        TextColumn("step {task.fields[step]}"), BarColumn(), TaskProgressColumn("{task.percentage:.1f} %"),
+        TextColumn("{task.fields[rate]:.1f} steps/s"), TimeElapsedColumn(),
+    )  # fmt: skip
+    return Progress(*columns, console=console, disable=not console.is_terminal)
 
 
 def _line(row: dict[str, Any], share: float) -> str:

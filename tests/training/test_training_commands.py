@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,12 @@ def test_train_pauses_resumes_and_writes_a_bundle_that_loads(data: Path, tmp_pat
     again = run.invoke(app, command)
     assert again.exit_code == 1
     assert "holds a run already" in again.output
-    finished = run.invoke(app, [*command, "--resume"])
+    longer = run.invoke(app, [*command, "--resume", "--steps", "31"])
+    assert longer.exit_code == 1
+    assert "is a run of 30 steps, not of 31 steps" in longer.output
+    finished = run.invoke(
+        app, ["train", "debug", "--data", str(data), "--out", str(out), "--device", "cpu", "--resume"]
+    )
     assert finished.exit_code == 0, finished.output
 
     bundle = load_bundle(out / "bundle")
@@ -52,6 +58,11 @@ def test_train_pauses_resumes_and_writes_a_bundle_that_loads(data: Path, tmp_pat
     assert record["bundle"] == bundle.hash
     assert record["results"]["photographs, 128x128"]["items"] == 12
     assert 0 < record["results"]["all held-out tokens"]["usage"] <= 1
+    title, items, decibels, *_ = (
+        (tmp_path / "scores" / "figures.md").read_text().splitlines()[2].strip("| ").split(" | ")
+    )
+    assert (title, int(items)) == ("photographs, 128x128", 12)
+    assert float(decibels) == pytest.approx(record["results"][title]["psnr"], abs=0.01)
     with Image.open(tmp_path / "scores" / "camera-128.png") as picture:
         assert picture.height == 2 * 64 + 4
 
@@ -73,7 +84,17 @@ def test_the_bundle_of_this_repository_restores_photographs() -> None:
     [
         (["train", "nothing"], "no recipe"),
         (["train", "debug", "--data", "EMPTY"], "no data set"),
-        (["train", "debug", "--data", "EMPTY", "--steps", "3", "--seconds", "4"], "not both"),
+        (["train", "debug", "--data", "EMPTY", "--steps", "3", "--seconds", "4"], "steps or seconds"),
+        (["train", "debug", "--data", "DATA", "--steps", "0"], "positive"),
+        (["train", "debug", "--data", "DATA", "--steps", "-3"], "positive"),
+        (["train", "debug", "--data", "DATA", "--seconds", "0"], "positive"),
+        (["train", "debug", "--data", "DATA", "--seconds", "-0.5"], "positive"),
+        (["train", "debug", "--data", "DATA", "--seconds", "nan"], "positive"),
+        (["train", "debug", "--data", "DATA", "--pause-after", "0"], "positive"),
+        (["train", "debug", "--data", "DATA", "--device", "tpu0"], "no device 'tpu0'"),
+        (["train", "debug", "--data", "DATA", "--device", "meta"], "no device 'meta'"),
+        (["train", "debug", "--data", "DATA", "--device", "cuda:99"], "not in this machine"),
+        (["evaluate", "EMPTY", "--data", "DATA", "--device", "tpu0"], "no device 'tpu0'"),
         (["train", "debug", "--resume", "--data", "DATA", "--out", "EMPTY"], "no checkpoint"),
         (["evaluate", "EMPTY", "--data", "DATA"], "no bundle"),
         (["data", "build", "imagenet"], "no data set"),
@@ -88,6 +109,15 @@ def test_what_cannot_be_done_is_said_in_one_sentence(
     result = run.invoke(app, [places.get(argument, argument) for argument in arguments])
     assert result.exit_code == 1
     assert message in result.output
+    assert "Traceback" not in result.output
+
+
+def test_without_tensorboard_the_extra_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # makes its import fail, as where it is not installed
+    result = run.invoke(app, ["train", "debug", "--data", str(data), "--out", str(tmp_path / "run"), "--steps", "3"])
+    assert result.exit_code == 1
+    assert "pip install omnitok[train]" in result.output
     assert "Traceback" not in result.output
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +16,7 @@ from rich.console import Console
 from model import OmniTokenizer
 from training.batches import Batches
 from training.errors import TrainingError
+from training.journal import METRICS_FILE
 from training.recipes import RECIPES
 from training.trainer import CHECKPOINT_FILE, Budget, Trainer, learning_rate
 
@@ -137,6 +141,90 @@ def test_a_loss_that_is_no_number_ends_the_run(batches: Batches, tmp_path: Path)
         trainer.run(Budget(steps=5), console=QUIET)
 
 
+@pytest.mark.parametrize("where", ["weight", "averaged weight", "moment"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_is_never_replaced_by_one_that_is_not_finite(
+    batches: Batches, tmp_path: Path, where: str, value: float
+) -> None:
+    trainer = trainer_of(batches, tmp_path)
+    trainer.run(Budget(steps=2), console=QUIET)
+    kept = (tmp_path / CHECKPOINT_FILE).read_bytes()
+    weight = trainer.tokenizer.decoder.pixels.first.bias
+    broken = {
+        "weight": weight,
+        "averaged weight": trainer.average.decoder.pixels.first.bias,
+        "moment": trainer.optimizer.state[weight]["exp_avg_sq"],
+    }
+    with torch.no_grad():
+        broken[where][0] = value
+    with pytest.raises(TrainingError, match="not finite at step 2"):
+        trainer.save()
+    assert (tmp_path / CHECKPOINT_FILE).read_bytes() == kept
+
+
+def test_a_run_that_breaks_between_two_logs_shows_nobody_its_weights(batches: Batches, tmp_path: Path) -> None:
+    trainer = trainer_of(batches, tmp_path, plain=0)
+    seen: list[Trainer] = []
+
+    def spoil(step: int, *_: object) -> None:
+        if step == 2:
+            trainer.average.decoder.pixels.first.bias.data.fill_(float("nan"))
+
+    trainer.keeper.update = spoil  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match="not finite at step 3"):
+        trainer.run(Budget(steps=3), observe=seen.append, console=QUIET)
+    assert not seen
+    assert not (tmp_path / CHECKPOINT_FILE).exists()
+
+
+def steps_told(out: Path) -> list[int]:
+    with (out / METRICS_FILE).open(newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+def test_a_run_that_crashed_past_its_checkpoint_tells_each_step_once(batches: Batches, tmp_path: Path) -> None:
+    first = trainer_of(batches, tmp_path)
+    first.budget = Budget(steps=110)
+    for _ in range(60):
+        first._train_step()
+    first.save()
+    row = {"kind": "images", "seconds": 1.0}
+    for step in (1, 50, 100):  # it went on to step 100, and was killed while it wrote one row more
+        first.journal.training({"step": step, **row})
+    with first.journal.path.open("a") as file:
+        file.write("1")
+    second = trainer_of(batches, tmp_path)
+    second.resume()
+    second.journal.rewind(second.step)
+    assert steps_told(tmp_path) == [1, 50]
+    assert first.journal.path.read_bytes().endswith(b"\n")
+    second.journal.training({"step": 100, **row})
+    assert steps_told(tmp_path) == [1, 50, 100]
+
+
+def test_a_run_that_begins_anew_tells_only_of_itself(batches: Batches, tmp_path: Path) -> None:
+    """One that crashed before its first checkpoint leaves figures behind, and nothing to resume."""
+    trainer_of(batches, tmp_path).journal.training({"step": 1, "kind": "images"})
+    trainer_of(batches, tmp_path).run(Budget(steps=2), console=QUIET)
+    assert steps_told(tmp_path) == [1]
+    assert len((tmp_path / METRICS_FILE).read_text().splitlines()) == 2
+
+
+def test_a_resumed_run_has_the_length_that_it_was_begun_with(batches: Batches, tmp_path: Path) -> None:
+    trainer_of(batches, tmp_path).run(Budget(steps=40), stop_after=1e-6, console=QUIET)
+    later = trainer_of(batches, tmp_path)
+    later.resume()
+    assert later.budget == Budget(steps=40)
+    with pytest.raises(TrainingError, match="a run of 40 steps, not of 9 seconds"):
+        later.run(Budget(seconds=9.0), console=QUIET)
+
+
+def test_a_terminal_shows_how_far_a_run_is(batches: Batches, tmp_path: Path) -> None:
+    shown = io.StringIO()
+    trainer_of(batches, tmp_path).run(Budget(steps=3), console=Console(file=shown, force_terminal=True, width=120))
+    assert re.search(r"step 3\b.*100\.0 %.*steps/s", shown.getvalue())
+
+
 def test_pictures_smaller_than_a_window_are_refused(batches: Batches) -> None:
     with pytest.raises(TrainingError, match="too small"):
         Batches(batches.photos[:, :40, :40], batches.clips, batches.side, CPU, seed=0)
@@ -144,5 +232,11 @@ def test_pictures_smaller_than_a_window_are_refused(batches: Batches) -> None:
 
 @pytest.mark.parametrize(("steps", "seconds"), [(None, None), (3, 4.0)])
 def test_a_budget_is_one_of_two(steps: int | None, seconds: float | None) -> None:
-    with pytest.raises(ValueError, match="steps or seconds"):
+    with pytest.raises(TrainingError, match="steps or seconds"):
         Budget(steps=steps, seconds=seconds)
+
+
+@pytest.mark.parametrize("length", [0, -1, float("nan"), float("inf")])
+def test_a_budget_is_positive_and_finite(length: float) -> None:
+    with pytest.raises(TrainingError, match="positive"):
+        Budget(seconds=length)
