@@ -57,6 +57,6 @@ USER 10001:10001
 # The metrics port and Ray's own ports are for the private network only.
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["python3", "-c", \
-    "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"OMNITOK_PORT\"]}/health/ready', timeout=4)"]
+    "import os, urllib.request as r; r.build_opener(r.ProxyHandler({})).open(f'http://127.0.0.1:{os.environ[\"OMNITOK_PORT\"]}/health/ready', timeout=4)"]
 ENTRYPOINT ["omnitok"]
 CMD ["serve"]

@@ -24,7 +24,7 @@ from service.scheduling.driver import DeviceFault
 from service.settings import Settings
 
 FIRST_BACKOFF_SECONDS = 0.05
-CARDS_SECONDS = 5.0  # how long the list of bundles is believed; readiness follows from it
+CARDS_SECONDS = 5.0  # how long the list of bundles is believed, and how long it is waited for; readiness follows
 REPORT_SECONDS = 2.0
 
 # The replica took the call down with it, so nobody has seen an answer, and every call may be repeated.
@@ -105,7 +105,7 @@ class RayBackend:
         clock = asyncio.get_running_loop().time
         async with self._asking:
             if clock() >= self._cards_until:
-                self._cards = await self._call("models")
+                self._cards = await self._call("models", seconds=CARDS_SECONDS)
                 self._cards_until = clock() + CARDS_SECONDS
             return self._cards
 
@@ -121,9 +121,9 @@ class RayBackend:
         """Encode and decode uint8 RGB pixels (T, H, W, 3)."""
         return await self._call("reconstruct", model, pixels)
 
-    async def _call(self, method: str, *arguments: Any) -> Any:
+    async def _call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self._settings.request_seconds
+        deadline = clock() + (seconds or self._settings.request_seconds)
         for attempt in range(self._settings.tries):
             if attempt:
                 self._metrics.retried()
@@ -135,6 +135,8 @@ class RayBackend:
                 log.warning("a tokenizer replica was lost under a request: %s", type(error).__name__)
                 continue
             if isinstance(answer, ProblemError):
+                if answer.slug == "draining":  # this replica goes; another one stays
+                    continue
                 raise answer
             return answer
         raise ProblemError(

@@ -41,6 +41,10 @@ class _Ran:
     out_of_memory: bool
 
 
+def _draining() -> ProblemError:
+    return ProblemError("draining", "This replica is shutting down.", retry_after_seconds=1)
+
+
 class Driver:
     """Runs what the batcher chooses, one batch at a time.
 
@@ -59,6 +63,7 @@ class Driver:
         self._waiting: dict[int, asyncio.Future[tuple[Any, Timing]]] = {}
         self._arrived: dict[int, float] = {}
         self._ids = itertools.count()
+        self._closed = False
 
     @property
     def busy_seconds(self) -> float:
@@ -77,10 +82,12 @@ class Driver:
         Returns:
             the result and where the time went.
         Raises:
-            ProblemError: `overloaded`, `deadline-exceeded`, `gpu-memory`.
+            ProblemError: `overloaded`, `deadline-exceeded`, `gpu-memory`, `draining`.
             DeviceFault: the accelerator broke while the item ran.
             Exception: what `run` raised for this very item.
         """
+        if self._closed:
+            raise _draining()
         loop = asyncio.get_running_loop()
         item = Item(next(self._ids), key, cost, time.monotonic() + seconds, payload)
         self._batcher.submit(item)
@@ -99,9 +106,10 @@ class Driver:
 
     def close(self) -> None:
         """Refuse what waits and let the thread end after the running batch."""
+        self._closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
         for item_id in list(self._waiting):
-            self._answer(item_id, ProblemError("draining", "This replica is shutting down.", retry_after_seconds=1))
+            self._answer(item_id, _draining())
 
     def _expire(self) -> None:
         for item in self._batcher.expire(time.monotonic()):

@@ -85,6 +85,12 @@ async def test_a_lost_replica_costs_a_retry(error: Exception) -> None:
     assert handle.calls[2][-1] < handle.calls[0][-1], "the time left shrinks"
 
 
+async def test_a_replica_that_drains_costs_a_retry() -> None:
+    backend, _, retries = make(ProblemError("draining", "This replica is shutting down."), ANSWER)
+    assert await backend.encode("tiny", PIXELS, "tokens") == ANSWER
+    assert retries.count == 1
+
+
 async def test_tries_are_bounded() -> None:
     backend, handle, _ = make(*[ActorDiedError()] * 3, ANSWER)
     with pytest.raises(ProblemError) as failed:

@@ -184,3 +184,6 @@ async def test_closing_refuses_what_waits(rig: Rig) -> None:
     rig.driver.close()
     answers = await asyncio.gather(first, *crowd, return_exceptions=True)
     assert {answer.slug for answer in answers} == {"draining"}
+    with pytest.raises(ProblemError) as late:
+        await rig.driver.submit(KEY, 1, 0, 60)
+    assert late.value.slug == "draining"
