@@ -29,7 +29,7 @@ class BackendUnavailableError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Form:
+class Form(Generic[P]):
     """One implementation of an operator.
 
     Args:
@@ -37,7 +37,7 @@ class Form:
         refuse: says in a few words why it cannot run a call, or None if it can.
     """
 
-    run: Callable[..., Tensor]
+    run: Callable[P, Tensor]
     refuse: Callable[..., str | None] = lambda *args, **kwargs: None
 
 
@@ -63,17 +63,16 @@ class Operator(Generic[P]):
 
     Args:
         name: the operator's name, for errors.
-        signature: a function with the public signature and docstring; it is never run.
-        forms: backend name to `Form`, best first; must hold "reference".
+        forms: backend name to `Form`, best first; must hold "reference", whose docstring is the operator's.
     """
 
-    def __init__(self, name: str, signature: Callable[P, Tensor], forms: Mapping[str, Form]) -> None:
+    def __init__(self, name: str, forms: Mapping[str, Form[P]]) -> None:
         if "reference" not in forms or set(forms) - set(BACKENDS):
             raise ValueError(f"{name}: forms {sorted(forms)} must hold 'reference' and be among {BACKENDS}")
         self.name = name
         self.forms = dict(forms)
-        self.__doc__ = signature.__doc__
-        self.__wrapped__ = signature
+        self.__doc__ = forms["reference"].run.__doc__
+        self.__wrapped__ = forms["reference"].run
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         return self.forms[self._select(args, kwargs).backend].run(*args, **kwargs)

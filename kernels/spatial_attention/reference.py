@@ -27,6 +27,18 @@ def cosine(x: Tensor, scale: Tensor, rope: RopeTable | None = None) -> Tensor:
 def spatial_attention(
     q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, rope: RopeTable | None = None, bias: Tensor | None = None
 ) -> Tensor:
+    """Cosine attention within each frame: rotate, l2-normalise, scale, then softmax(8 q k^T + bias) v.
+
+    Args:
+        q (Tensor): shape (B, T, h, w, H, D).
+        kv (Tensor): shape (B, T, h, w, 2, H, D), keys then values; may be strided.
+        q_scale, k_scale (Tensor): shape (D,), learned.
+        rope (RopeTable): cosines and sines of the positions of an h x w grid, or None.
+        bias (Tensor): additive logits, shape (H, h*w, h*w), or None.
+
+    Returns:
+        Tensor: shape (B, T, h, w, H, D), dtype of `kv`.
+    """
     k, v = kv.flatten(2, 3).unbind(3)  # (B, T, N, H, D)
     q, k = cosine(q.flatten(2, 3), q_scale, rope), cosine(k, k_scale, rope)
     logits = LOGIT_SCALE * (q.transpose(2, 3) @ k.permute(0, 1, 3, 4, 2))  # (B, T, H, N, N)

@@ -36,6 +36,20 @@ def temporal_attention(
     window: int | None = None,
     slopes: Tensor | None = None,
 ) -> Tensor:
+    """Cosine attention of each position over its own past: l2-normalise, scale, softmax(8 q k^T - slope |i - j|) v.
+
+    Args:
+        q (Tensor): shape (B, T, h, w, H, D).
+        kv (Tensor): shape (B, T, h, w, 2, H, D), keys then values, as projected; may be strided.
+        q_scale, k_scale (Tensor): shape (D,), learned.
+        past_kv (Tensor): shape (B, P, h, w, 2, H, D), the `kv` of the P frames before these, or None.
+        causal (bool): whether a frame sees only itself and earlier ones.
+        window (int): number of frames that a frame attends to, itself included, or None for all; causal only.
+        slopes (Tensor): shape (H,), linear distance penalties, or None.
+
+    Returns:
+        Tensor: shape (B, T, h, w, H, D), dtype of `kv`.
+    """
     kv = kv if past_kv is None else torch.cat((past_kv, kv), dim=1)
     k, v = kv.unbind(4)  # (B, K, h, w, H, D)
     q, k = cosine(q, q_scale), cosine(k, k_scale)

@@ -9,6 +9,15 @@ ROWS = 16_384  # distances of this many vectors at a time: 512 MiB for 8,192 cod
 
 
 def vq_assign(z: Tensor, codebook: Tensor) -> Tensor:
+    """Index of the code at the smallest squared distance; the lowest index wins ties.
+
+    Args:
+        z (Tensor): shape (..., d), any float dtype; compared in float32 (float64 stays).
+        codebook (Tensor): shape (K, d).
+
+    Returns:
+        Tensor: int64, shape (...).
+    """
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     codes = codebook.to(dtype)
     half_squares = 0.5 * codes.square().sum(-1)

@@ -22,6 +22,19 @@ def relative_index(rows: Tensor, columns: Tensor, window: int) -> Tensor:
 
 
 def window_attention(qkv: Tensor, bias_table: Tensor, window: int) -> Tensor:
+    """Attention among the tokens of each window: softmax(q k^T / sqrt(D) + bias) v.
+
+    Windows are cut from the top left; where the grid does not divide, the last ones are smaller.
+
+    Args:
+        qkv (Tensor): shape (B, T, h, w, 3, H, D).
+        bias_table (Tensor): shape ((2*window - 1)^2, H); row (dy + window - 1) * (2*window - 1) + dx + window - 1 is
+            the bias for a query dy rows and dx columns after its key.
+        window (int): side of a window, in tokens.
+
+    Returns:
+        Tensor: shape (B, T, h, w, H, D), dtype of `qkv`.
+    """
     height, width = qkv.shape[2:4]
     q, k, v = qkv.flatten(2, 3).unbind(3)  # (B, T, N, H, D)
     rows = torch.arange(height, device=qkv.device).repeat_interleave(width)
