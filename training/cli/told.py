@@ -1,0 +1,24 @@
+"""How commands tell of what they cannot go on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from training.errors import TrainingError
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Turn what training cannot go on with into one sentence and exit code 1."""
+    from model import BundleError
+
+    try:
+        yield
+    except (TrainingError, BundleError) as error:
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        raise typer.Exit(1) from error
