@@ -1,4 +1,4 @@
-"""The losses of VQ training (section 3.1.2, equation 1)."""
+"""One forward pass of VQ training (section 3.1.2, equation 1)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import OmniTokenizer, VQHead
+from training.losses.quantization import straight_through
 from training.recipes import Recipe
 
 
@@ -27,11 +28,6 @@ class Step(NamedTuple):
     commitment: Tensor
     vectors: Tensor
     tokens: Tensor
-
-
-def straight_through(vectors: Tensor, codes: Tensor) -> Tensor:
-    """The codes' values with the vectors' gradient."""
-    return vectors + (codes - vectors).detach()
 
 
 def vq_step(tokenizer: OmniTokenizer, pixels: Tensor, recipe: Recipe, quantise: bool) -> Step:
