@@ -1,0 +1,81 @@
+"""Weights of the judging networks: files that a user names, checked against the network key by key."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import TypeVar
+from zipfile import BadZipFile
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from training.errors import TrainingError
+
+SHOWN = 4  # keys named in a refusal
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a weights file by name, on the CPU.
+
+    Args:
+        path: `.safetensors`, or a PyTorch file of tensors only (`.pth`, `.pt`), which is read without running its pickle.
+
+    Raises:
+        TrainingError: there is no such file, or it is damaged or holds anything but named tensors.
+    """
+    if not path.is_file():
+        raise TrainingError(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, BadZipFile, RuntimeError, OSError, EOFError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TrainingError(f"{path} is no file of weights: {reason}") from error
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+    ):
+        raise TrainingError(f"{path} does not hold a dictionary of named tensors")
+    return dict(state)
+
+
+def load_weights(network: Network, path: Path) -> Network:
+    """Fill a network from a file; it comes back in evaluation mode, in float32, without gradients.
+
+    Every key must be there, none may be left over, and every shape must fit. Batch counters of normalisation layers are
+    not weights: they are ignored where a file has them.
+
+    Args:
+        network: whose `state_dict` names the keys.
+        path: as for `read_weights`.
+
+    Raises:
+        TrainingError: the file cannot be read or belongs to another network.
+    """
+    given = {name: value for name, value in read_weights(path).items() if not _counter(name)}
+    wanted = {name: value for name, value in network.state_dict().items() if not _counter(name)}
+    kind = type(network).__name__
+    if missing := sorted(wanted.keys() - given.keys()):
+        raise TrainingError(f"{path} holds no weights of {kind}: it lacks {_some(missing)}")
+    if unknown := sorted(given.keys() - wanted.keys()):
+        raise TrainingError(f"{path} holds weights that {kind} has not: {_some(unknown)}")
+    for name, value in wanted.items():
+        if given[name].shape != value.shape:
+            raise TrainingError(f"{path}: {name} has shape {tuple(given[name].shape)}, {kind} has {tuple(value.shape)}")
+        if not given[name].isfinite().all():
+            raise TrainingError(f"{path}: {name} holds values that are not finite")
+    network.load_state_dict({name: value.float() for name, value in given.items()}, strict=False)
+    return network.float().eval().requires_grad_(False)
+
+
+def _counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
