@@ -22,7 +22,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """Tensors of a weights file by name, on the CPU.
 
     Args:
-        path: `.safetensors`, or a PyTorch file of tensors only (`.pth`, `.pt`), which is read without running its pickle.
+        path: `.safetensors`, or a PyTorch file of tensors only (`.pth`, `.pt`); no code in it is run.
 
     Raises:
         TrainingError: there is no such file, or it is damaged or holds anything but named tensors.
