@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
+from training.data.kinds import KINDS, Kind
 from training.errors import TrainingError
-
-Kind = Literal["images", "clips"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Draw:
     frames: int
 
     def __post_init__(self) -> None:
-        if self.kind not in ("images", "clips") or min(self.side, self.count, self.frames) < 1 or self.first < 0:
+        if self.kind not in KINDS or min(self.side, self.count, self.frames) < 1 or self.first < 0:
             raise TrainingError(f"no batch can be drawn as {self}")
         if self.kind == "images" and self.frames != 1:
             raise TrainingError(f"an image has one frame, not {self.frames}")

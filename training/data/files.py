@@ -1,0 +1,206 @@
+"""A user's own files: folders of images or videos, or tar shards of them, each item one file."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.kinds import KINDS, Kind, kind_of
+from training.data.labels import Labels, classify, find_label_file
+from training.data.tars import Member, index_tar
+from training.errors import TrainingError
+
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
+
+class Names:
+    """Millions of names in one block of bytes: quick to hand to another process.
+
+    Args:
+        names: file names, of any encoding that the system has.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+        self._text = b"".join(encoded)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = int(self._ends[index - 1]) if index else 0
+        return os.fsdecode(self._text[start : int(self._ends[index])])
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The files of one kind, in the order of their names, whether they lie in folders or in shards.
+
+    Args:
+        kind: images or clips.
+        root: folder that names start from.
+        names: of the items, relative to `root`, or inside a shard.
+        shards: paths of the tar files.
+        shard: int64 (N), index in `shards`, -1 for a file of its own.
+        offset, size: int64 (N), where the bytes of an item are in its shard; 0 for a file of its own.
+        classes: names that the labels count from 0, or empty where items have no class.
+        labels: int64 (N), class of every item, or (0) where there are none.
+    """
+
+    kind: Kind
+    root: Path
+    names: Names
+    shards: tuple[Path, ...]
+    shard: NDArray[np.int64]
+    offset: NDArray[np.int64]
+    size: NDArray[np.int64]
+    classes: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def place(self, index: int) -> str:
+        """Where an item is, for people."""
+        shard = int(self.shard[index])
+        return str((self.root if shard < 0 else self.shards[shard]) / self.names[index])
+
+    def open(self, index: int) -> Section:
+        """The bytes of an item as a file that is open for reading.
+
+        Raises:
+            OSError: the file is gone or cannot be read.
+        """
+        if (shard := int(self.shard[index])) < 0:
+            return Section(self.root / self.names[index])
+        return Section(self.shards[shard], int(self.offset[index]), int(self.size[index]))
+
+
+class Section(io.RawIOBase):
+    """Part of a file, read as a file. It has no name, as a decoder could take a name for an address.
+
+    Args:
+        path: of the file.
+        offset, size: of the part in bytes; the whole file if there is no size.
+    """
+
+    def __init__(self, path: Path, offset: int = 0, size: int | None = None) -> None:
+        self._file = path.open("rb", buffering=0)
+        self._offset, self._at = offset, 0
+        self._size = os.fstat(self._file.fileno()).st_size if size is None else size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        room = memoryview(buffer)[: max(0, self._size - self._at)]
+        count = os.preadv(self._file.fileno(), [room], self._offset + self._at) if len(room) else 0
+        self._at += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a folder holds.
+
+    Args:
+        images, clips: the files of each kind, or none.
+        damaged: shards that end early or are none, with the reason.
+        other: how many files were of neither kind, by suffix.
+    """
+
+    images: Source | None
+    clips: Source | None
+    damaged: tuple[tuple[str, str], ...]
+    other: dict[str, int]
+
+
+def find(root: Path) -> Found:
+    """List the files below a folder, or in a tar file. Hidden files are left out, links are followed.
+
+    A class is named by the first folder of a name, by `labels.csv` or `labels.tsv` in `root`, or by WebDataset's
+    `.cls` members beside the items.
+
+    Args:
+        root: a folder, or one tar file.
+
+    Raises:
+        TrainingError: no such folder, a compressed shard, or labels that are wrong.
+    """
+    if not root.exists():
+        raise TrainingError(f"{root} does not exist")
+    paths = [root] if root.is_file() else [root / name for name in _walk(root)]
+    base = root.parent if root.is_file() else root
+    tars = tuple(path for path in paths if path.name.lower().endswith(".tar"))
+    if compressed := next((path for path in paths if path.name.lower().endswith(COMPRESSED_TARS)), None):
+        raise TrainingError(f"{compressed} is compressed, so its items cannot be read in any order: unpack it to .tar")
+    members = [Member(str(path.relative_to(base)), -1, 0, 0, None) for path in paths if path not in set(tars)]
+    damaged = []
+    for number, path in enumerate(tars):
+        inside, problem = index_tar(path, number)
+        members += inside
+        if problem:
+            damaged.append((str(path), problem))
+    # by name: shards of a folder count its files as the folder does, however they are cut
+    members.sort(key=lambda member: (os.fsencode(member.name), member.shard))
+    label_file = find_label_file(base)
+    known = [member for member in members if kind_of(member.name)]
+    labels = classify(known, label_file)
+    other = Counter(_suffix(member.name) for member in members if not kind_of(member.name))
+    if label_file is not None:
+        other[label_file.suffix] -= 1
+    images, clips = (_source(kind, base, known, tars, labels) for kind in KINDS)
+    return Found(images, clips, tuple(damaged), dict(+other))
+
+
+def _source(kind: Kind, root: Path, members: list[Member], shards: tuple[Path, ...], labels: Labels) -> Source | None:
+    chosen = [index for index, member in enumerate(members) if kind_of(member.name) == kind]
+    if not chosen:
+        return None
+    table = np.array([(members[i].shard, members[i].offset, members[i].size) for i in chosen], np.int64)
+    shard, offset, size = np.ascontiguousarray(table.T)
+    of = np.array([labels.of[i] for i in chosen] if labels.of else [], np.int64)
+    return Source(
+        kind, root, Names([members[i].name for i in chosen]), shards, shard, offset, size, labels.classes, of
+    )  # fmt: skip
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+def _walk(root: Path) -> Iterator[str]:
+    """Names of the files below a folder; each folder is entered once, though links may lead there again."""
+    entered = set()
+    for folder, inside, names in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        fresh = (status.st_dev, status.st_ino) not in entered
+        entered.add((status.st_dev, status.st_ino))
+        inside[:] = sorted(name for name in inside if fresh and not name.startswith("."))
+        if fresh:
+            yield from (os.path.relpath(os.path.join(folder, name), root) for name in names if name[0] != ".")

@@ -1,0 +1,92 @@
+"""Class labels of files: from a table beside them, from the shards, or from folder names."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.data.tars import Member
+from training.errors import TrainingError
+
+LABEL_FILES = {"labels.csv": ",", "labels.tsv": "\t"}
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Classes by name, and the class of every item.
+
+    Args:
+        classes: names that labels count from 0, sorted; empty where items have no class.
+        of: the label of every item, empty where there are no classes.
+    """
+
+    classes: tuple[str, ...]
+    of: tuple[int, ...]
+
+
+def find_label_file(root: Path) -> Path | None:
+    """The table of labels of a folder, if it has one.
+
+    Raises:
+        TrainingError: there are two.
+    """
+    found = [root / name for name in LABEL_FILES if (root / name).is_file()]
+    if len(found) > 1:
+        raise TrainingError(f"{root} has both {found[0].name} and {found[1].name}: keep one")
+    return found[0] if found else None
+
+
+def classify(members: Sequence[Member], table: Path | None) -> Labels:
+    """Give every item its class.
+
+    Args:
+        members: the items.
+        table: two columns `path,label`, for every item; or None, then labels that shards give, else the first folder
+            of each name, else no classes.
+
+    Raises:
+        TrainingError: a line of the table is wrong, or some items have a class and others none.
+    """
+    if table is not None:
+        given = _read(table, {member.name for member in members})
+        named = [given.get(member.name) for member in members]
+        source = table.name
+    elif any(member.label is not None for member in members):
+        named, source = [member.label for member in members], "the shards"
+    else:
+        named = [member.name.split("/")[0] if "/" in member.name else None for member in members]
+        if None in named:  # files lie in the top folder: folders are no classes
+            return Labels((), ())
+    if missing := [member.name for member, name in zip(members, named, strict=True) if name is None]:
+        raise TrainingError(f"{len(missing)} files have no label in {source}: {missing[0]!r} is the first")
+    names = {name for name in named if name is not None}
+    whole = all(name.isdecimal() for name in names)
+    classes = sorted(names, key=lambda name: (int(name), name) if whole else (0, name))
+    number = {name: index for index, name in enumerate(classes)}
+    return Labels(tuple(classes), tuple(number[name] for name in named if name is not None))
+
+
+def _read(table: Path, known: set[str]) -> dict[str, str]:
+    """Labels by path; what is wrong is named with its line."""
+    labels: dict[str, str] = {}
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainingError(f"{table} cannot be read as text: {error}") from error
+    lines = csv.reader(text.splitlines(), delimiter=LABEL_FILES[table.name])
+    for row in lines:
+        where = f"{table}, line {lines.line_num}"
+        if not row or (lines.line_num == 1 and [cell.strip().lower() for cell in row] == ["path", "label"]):
+            continue
+        if len(row) != 2:
+            raise TrainingError(f"{where}: two columns are wanted, path and label, not {len(row)}: {row}")
+        path, label = row[0].strip(), row[1].strip()
+        if path not in known:
+            raise TrainingError(f"{where}: there is no image or video {path!r}")
+        if not label:
+            raise TrainingError(f"{where}: {path!r} has the empty label {row[1]!r}")
+        if labels.setdefault(path, label) != label:
+            raise TrainingError(f"{where}: {path!r} has the label {label!r}, but {labels[path]!r} in a line above")
+    return labels
