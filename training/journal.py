@@ -50,7 +50,8 @@ class Journal:
         """Record one step: a line of the table, and a curve for each figure of its kind of batch.
 
         Args:
-            row: `step`, first, `kind` ("images" or "clips") and figures, the same keys every time.
+            row: `step`, first, `kind` ("images" or "clips") and figures, the same keys every time; None for a figure
+                that this step has not.
         """
         fresh = not self.path.exists() or not self.path.stat().st_size
         with self.path.open("a", newline="") as file:
@@ -58,7 +59,8 @@ class Journal:
             if fresh:
                 writer.writeheader()
             writer.writerow(row)
-        self.scalars(row["kind"], {name: row[name] for name in row if name not in ("step", "kind")}, row["step"])
+        figures = {name: row[name] for name in row if name not in ("step", "kind") and row[name] is not None}
+        self.scalars(row["kind"], figures, row["step"])
 
     def scalars(self, group: str, figures: dict[str, float], step: int) -> None:
         """Record curves `group/name` at a step."""

@@ -1,322 +1,246 @@
-"""The training loop: resumable, on a budget of steps or of seconds."""
+"""The loop of one stage: resumable, on a budget of steps or of seconds, on any number of ranks."""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from itertools import tee
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
 
-from model import OmniTokenizer, VQHead
-from training.batches import Batches
-from training.codebook import CodebookKeeper
+from model import OmniTokenizer
+from training.checkpoint import read_checkpoint, write_checkpoint
+from training.codebook import usage
+from training.distributed import Ranks
 from training.errors import TrainingError
+from training.feeds.draw import Draw, Feed, Kind
 from training.journal import Journal
-from training.losses import vq_step
-from training.recipes import Recipe
+from training.learner import Learner
+from training.losses.perceptual import Perceptual
+from training.progress import line_of, progress_on
+from training.recipes import Recipe, Stage
+from training.schedule import Budget, check_shares, discriminator_rate, draws, learning_rate, phase_of
+from training.step import TrainingStep
 from training.stopping import stop_requests
 
-FORMAT = "omnitok-training/2"
-CHECKPOINT_FILE = "checkpoint.pt"
 LOG_EVERY = 50  # steps; each log waits for the device
+SAVE_EVERY = 120.0  # seconds
+COLUMNS = (
+    "step", "kind", "seconds", "side", "psnr", "loss", "squared_error", "commitment", "kl", "perceptual",
+    "image_adversarial", "image_features", "image_discriminator",
+    "video_adversarial", "video_features", "video_discriminator",
+    "gradient", "learning_rate", "usage", "perplexity", "steps_per_second",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Budget:
-    """How long a run is: exactly one of the two is set. The learning rate follows the share that is spent.
+class Start:
+    """What a stage takes over.
 
     Args:
-        steps: optimiser steps.
-        seconds: time in the loop, all resumed parts together.
-
-    Raises:
-        TrainingError: neither or both are set, or the length is not positive and finite.
+        tokenizer: with the stage's head, on its device.
+        codebook: whether its codes were learned, so that the stage quantises from its first step.
+        discriminators: weights of the stage before's.
+        drawn: items of each kind that the run has drawn.
     """
 
-    steps: int | None = None
-    seconds: float | None = None
-
-    def __post_init__(self) -> None:
-        if (self.steps is None) == (self.seconds is None):
-            raise TrainingError(
-                f"a run is so many steps or seconds long, not steps={self.steps} and seconds={self.seconds}"
-            )
-        length = self.steps if self.steps is not None else self.seconds
-        if length is None or not 0 < length < math.inf:
-            raise TrainingError(f"the length of a run must be positive and finite, not {self}")
-
-    def __str__(self) -> str:
-        return f"{self.steps} steps" if self.steps is not None else f"{self.seconds:g} seconds"
-
-    def spent(self, steps: int, seconds: float) -> float:
-        """Share of the budget that is used up."""
-        return steps / self.steps if self.steps is not None else seconds / (self.seconds or 1.0)
-
-
-def learning_rate(recipe: Recipe, step: int, share: float) -> float:
-    """Linear warm-up over the first steps, times a cosine to zero over the budget (section 4).
-
-    Args:
-        recipe: peak and warm-up.
-        step: steps done.
-        share: share of the budget that is spent.
-    """
-    warm = min(1.0, (step + 1) / recipe.warmup)
-    return recipe.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+    tokenizer: OmniTokenizer
+    codebook: bool = False
+    discriminators: dict[str, Tensor] = field(default_factory=dict)
+    drawn: dict[Kind, int] = field(default_factory=lambda: {"images": 0, "clips": 0})
 
 
 class Trainer:
-    """Trains one VQ tokenizer.
+    """Trains one stage.
 
     Args:
-        recipe: what is trained and how.
-        batches: draws the data.
-        out: folder of the run: `checkpoint.pt`, `metrics.csv`, TensorBoard curves.
-        device: where.
-        compile_blocks: compile the transformer's blocks.
+        recipe: of the run.
+        stage: one of its stages.
+        start: what it begins with; a resumed stage needs the tokenizer's geometry alone.
+        feed: gives the batches, on the tokenizer's device.
+        out: folder of the stage: `checkpoint.pt`, `metrics.csv`, TensorBoard curves.
+        ranks: the processes that train together.
+        perceptual: the perceptual distance, where the stage has one.
 
     Raises:
-        TrainingError: TensorBoard is not installed.
+        TrainingError: TensorBoard is not installed, or a batch does not divide among the ranks.
     """
 
     def __init__(
-        self, recipe: Recipe, batches: Batches, out: Path, device: torch.device, compile_blocks: bool = False
+        self,
+        recipe: Recipe,
+        stage: Stage,
+        start: Start,
+        feed: Feed,
+        out: Path,
+        ranks: Ranks | None = None,
+        perceptual: Perceptual | None = None,
     ) -> None:
-        self.recipe, self.batches, self.out, self.device = recipe, batches, out, device
-        torch.manual_seed(recipe.seed)
-        self.tokenizer = OmniTokenizer(recipe.tokenizer).to(device)
-        self.average = OmniTokenizer(recipe.tokenizer).to(device).requires_grad_(False)
-        self.average.load_state_dict(self.tokenizer.state_dict())
-        self.optimizer = torch.optim.Adam(
-            self.tokenizer.parameters(), lr=recipe.learning_rate, betas=recipe.betas, fused=device.type == "cuda"
-        )
-        head, average_head = self.tokenizer.head, self.average.head
-        assert isinstance(head, VQHead)
-        assert isinstance(average_head, VQHead)
-        self.keeper = CodebookKeeper(
-            head.codebook, average_head.codebook, self.optimizer, recipe.revive_after, batches.generator
-        )
+        self.recipe, self.stage, self.feed, self.out = recipe, stage, feed, out
+        self.ranks = ranks or Ranks()
+        check_shares(stage, self.ranks.world)
+        self.learner = Learner(start.tokenizer, stage, recipe.seed, start.discriminators)
+        self.device = self.learner.device
+        self.train_step = TrainingStep(self.learner, stage, recipe.seed, self.ranks, perceptual)
         self.step, self.seconds = 0, 0.0
-        self.budget: Budget | None = None  # known once the run has begun
-        out.mkdir(parents=True, exist_ok=True)
-        self.journal = Journal(out)
-        if compile_blocks:
-            self._compile()
+        self.drawn = dict(start.drawn)
+        self.started, self.plain = start.codebook, 0 if start.codebook else stage.plain
+        self.budget: Budget | None = None  # known once the stage has begun
+        self.journal: Journal | None = None
+        if self.ranks.writes:
+            out.mkdir(parents=True, exist_ok=True)
+            self.journal = Journal(out)
+        if self.device.type == "cuda":
+            _compile(self.learner.tokenizer)
 
     def run(
         self,
         budget: Budget,
         stop_after: float = math.inf,
-        save_every: float = 120.0,
+        save_every: float = SAVE_EVERY,
+        log_every: int = LOG_EVERY,
         observe: Callable[[Trainer], None] | None = None,
         console: Console | None = None,
     ) -> bool:
         """Train until the budget is spent, or for `stop_after` more seconds.
 
         Args:
-            budget: of the whole run, resumed parts included, which all have the same.
+            budget: of the whole stage, resumed parts included, which all have the same.
             stop_after: seconds after which to save and return.
             save_every: seconds between checkpoints.
-            observe: called whenever a checkpoint was written.
+            log_every: steps between lines of the table.
+            observe: called by rank 0 whenever a checkpoint was written.
             console: where progress is printed.
 
         Returns:
-            Whether the budget is spent. SIGINT and SIGTERM end the run early, with a checkpoint.
+            Whether the budget is spent. SIGINT and SIGTERM to any rank end the run early, with a checkpoint.
 
         Raises:
-            TrainingError: the loss or a weight is no longer a number, a checkpoint cannot be written, or the run that
+            TrainingError: the loss or a weight is no longer a number, a checkpoint cannot be written, or the stage that
                 was resumed has another budget.
         """
         if self.budget is not None and budget != self.budget:
             # the learning rate has followed the first budget so far: it would jump
             raise TrainingError(f"{self.out} is a run of {self.budget}, not of {budget}: resume it with its own length")
         self.budget = budget
-        self.journal.rewind(self.step)
-        console = console or Console(stderr=True)
+        if self.journal is not None:
+            self.journal.rewind(self.step)
+        if self.step == 0:
+            self.save()  # what the stage took over is then on disk, and a full disk shows at once
+        plan = draws(self.stage, self.recipe.seed, self.step, self.drawn, budget.steps)
+        mine, ahead = tee(plan)
+        batches = self.feed.stream(ahead)
+        console = console or Console(stderr=True, quiet=not self.ranks.writes)
         begun = clock = saved = time.monotonic()
-        logged_step, logged = self.step, clock
-        with stop_requests() as stop, _progress(console) as progress:
-            bar = progress.add_task("", total=1.0, step=self.step, rate=0.0)
-            while (share := budget.spent(self.step, self.seconds)) < 1 and clock - begun < stop_after and not stop:
-                for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(self.recipe, self.step, share)
-                error, commitment, tokens = self._train_step()
+        logged = (self.step, clock)
+        stopping = False
+        with stop_requests() as stop, progress_on(console, self.step) as progress:
+            while (share := budget.spent(self.step, self.seconds)) < 1 and not stopping:
+                draw = next(mine)
+                figures = self._step(draw, next(batches), share)
                 now = time.monotonic()
-                self.seconds += now - clock
+                wanted = bool(stop) or now - begun >= stop_after
+                stopping, self.seconds = self.ranks.agree(wanted, self.seconds + now - clock)
                 clock = now
-                if self.step % LOG_EVERY == 0 or self.step == 1:
-                    row = self._row(error, commitment, tokens)
-                    row |= {"rate": (self.step - logged_step) / max(time.monotonic() - logged, 1e-9)}
-                    logged_step, logged = self.step, time.monotonic()
-                    self.journal.training(row)
-                    console.print(_line(row, share), highlight=False)
-                    progress.update(bar, rate=row["rate"])
-                progress.update(bar, completed=budget.spent(self.step, self.seconds), step=self.step)
+                if self.step % log_every == 0 or self.step == 1:
+                    row = self._row(draw, figures, share)
+                    row["steps_per_second"] = (self.step - logged[0]) / max(time.monotonic() - logged[1], 1e-9)
+                    logged = (self.step, time.monotonic())
+                    if self.journal is not None:
+                        self.journal.training(row)
+                    console.print(line_of(self.stage.name, row, share), highlight=False)
+                progress(budget.spent(self.step, self.seconds), self.step)
                 if clock - saved > save_every:
-                    self.save()
+                    self._checkpoint(observe)
                     saved = time.monotonic()
-                    if observe is not None:
-                        observe(self)
-        self.save()
-        if observe is not None:
-            observe(self)
+        self._checkpoint(observe)
         return budget.spent(self.step, self.seconds) >= 1
 
     def save(self) -> None:
-        """Write everything that the run needs to go on, under a temporary name first.
+        """Write everything that the stage needs to go on; rank 0 does.
 
         Raises:
-            TrainingError: a weight or a moment of the optimiser is no number, or the file cannot be written; the last
+            TrainingError: a weight or a moment of an optimiser is no number, or the file cannot be written; the last
                 checkpoint stays.
         """
-        if broken := self._not_finite():
+        if not self.ranks.writes:
+            return
+        if broken := self.learner.not_finite():
             raise TrainingError(
                 f"{broken} is not finite at step {self.step}, so that {self.out} keeps its last checkpoint: "
                 "lower the learning rate of the recipe"
             )
         state = {
-            "format": FORMAT,
-            "recipe": repr(self.recipe),
-            "budget": asdict(self.budget) if self.budget else None,
-            "tokenizer": self.tokenizer.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "last_used": self.keeper.last_used,
-            "generator": self.batches.state(),
+            "recipe": self.recipe.to_dict(),
+            "stage": self.stage.name,
+            "budget": self.budget.to_dict() if self.budget else None,
             "step": self.step,
             "seconds": self.seconds,
+            "drawn": dict(self.drawn),
+            "plain": self.plain,
+            "started": self.started,
+            "learner": self.learner.state(),
         }
-        fresh = self.out / f".{CHECKPOINT_FILE}.tmp"
-        try:
-            torch.save(state, fresh)
-        except (OSError, RuntimeError) as error:  # a full disk
-            fresh.unlink(missing_ok=True)
-            raise TrainingError(f"{self.out} takes no checkpoint: {error}; the last one is whole") from error
-        fresh.replace(self.out / CHECKPOINT_FILE)
+        write_checkpoint(self.out, state)
 
     def resume(self) -> None:
-        """Go on from the run's checkpoint.
+        """Go on from the stage's checkpoint.
 
         Raises:
-            TrainingError: there is none, it is damaged, or it belongs to another format or recipe.
+            TrainingError: there is none, it is damaged, or it belongs to another format, recipe or stage.
         """
-        path = self.out / CHECKPOINT_FILE
-        if not path.is_file():
-            raise TrainingError(f"{path}: there is no checkpoint to resume from")
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file fails in many ways
-            raise TrainingError(f"{path} is no whole checkpoint: {error}".splitlines()[0]) from error
-        if state.get("format") != FORMAT:
-            raise TrainingError(f"{path} has the format {state.get('format')!r}, not {FORMAT!r}")
-        if state["recipe"] != repr(self.recipe):
-            raise TrainingError(f"{path} was written by another recipe: {state['recipe']}")
-        self.tokenizer.load_state_dict(state["tokenizer"])
-        self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.keeper.last_used.copy_(state["last_used"])
-        self.batches.restore(state["generator"])
-        self.step, self.seconds = state["step"], state["seconds"]
+        state = read_checkpoint(self.out, self.recipe.to_dict(), self.stage.name)
+        self.learner.restore(state["learner"])
+        self.step, self.seconds, self.drawn = state["step"], state["seconds"], state["drawn"]
+        self.plain, self.started = state["plain"], state["started"]
         self.budget = Budget(**state["budget"]) if state["budget"] else None
 
-    def _not_finite(self) -> str | None:
-        """Name of the first tensor of a checkpoint that holds an infinity or no number."""
-        named = [("weight " + name, value) for name, value in self.tokenizer.state_dict().items()]
-        named += [("averaged weight " + name, value) for name, value in self.average.state_dict().items()]
-        for name, parameter in self.tokenizer.named_parameters():
-            moments = self.optimizer.state.get(parameter, {})
-            named += [(f"Adam's {kind} of {name}", value) for kind, value in moments.items()]
-        # one transfer from the device, not one per tensor
-        finite = torch.stack([value.isfinite().all().to(self.device) for _, value in named]).tolist()
-        return next((name for (name, _), whole in zip(named, finite, strict=True) if not whole), None)
+    def _checkpoint(self, observe: Callable[[Trainer], None] | None) -> None:
+        self.save()
+        if observe is not None and self.ranks.writes:
+            observe(self)
 
-    def _train_step(self) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, draw: Draw, pixels: Tensor, share: float) -> dict[str, Tensor]:
         self.step += 1
-        pixels = self._draw()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            quantise = self.step > self.recipe.plain
-            if self.step == self.recipe.plain + 1:
-                self._start_codebook()
-            # large images are rare: compiling their graphs would take longer than they do
-            large = pixels.shape[2] > self.recipe.side
-            with torch.compiler.set_stance("force_eager" if large else "default"):
-                result = vq_step(self.tokenizer, pixels, self.recipe, quantise)
-        self.optimizer.zero_grad(set_to_none=True)
-        result.loss.backward()
-        nn.utils.clip_grad_norm_(self.tokenizer.parameters(), self.recipe.clip_norm)
-        self.optimizer.step()
-        self._average()
-        if quantise:
-            self.keeper.update(self.step, result.tokens, result.vectors)
-        return result.squared_error, result.commitment, result.tokens
+        stage, step = self.stage, self.step
+        rates = learning_rate(stage, step, share), discriminator_rate(stage, step, share)
+        self.learner.set_clock(step, *rates)
+        phase = phase_of(stage, step, self.plain)
+        if phase.quantise and not self.started:
+            self.train_step.start_codebook(pixels)
+            self.started = True
+        figures = self.train_step(pixels, phase)
+        self.drawn[draw.kind] += draw.count
+        return figures
 
-    def _draw(self) -> Tensor:
-        """Images in odd steps, clips in even ones (section 4: image and video data in turn)."""
-        if self.step % 2 == 0:
-            return self.batches.videos(self.recipe.clips)
-        turn = self.recipe.large_every
-        large = bool(turn) and (self.step // 2) % turn == turn - 1
-        return self.batches.images(max(1, self.recipe.images // 4) if large else self.recipe.images, large)
-
-    @torch.no_grad()
-    def _start_codebook(self) -> None:
-        head = self.tokenizer.head
-        assert isinstance(head, VQHead)
-        pixels = self.batches.images(self.recipe.images)
-        self.keeper.start(head.project(self.tokenizer.encoder(pixels)).flatten(0, -2))
-
-    @torch.no_grad()
-    def _average(self) -> None:
-        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))  # the first weights are soon forgotten
-        ours: list[Tensor] = list(self.average.parameters())
-        theirs: list[Tensor] = list(self.tokenizer.parameters())
-        torch._foreach_lerp_(ours, theirs, 1 - decay)
-
-    def _row(self, error: Tensor, commitment: Tensor, tokens: Tensor) -> dict[str, Any]:
-        mean = float(error)
-        if not math.isfinite(mean):
-            raise TrainingError(f"the loss is {mean} at step {self.step}: lower the learning rate of the recipe")
-        return {
-            "step": self.step,
-            "seconds": round(self.seconds, 1),
-            "kind": "clips" if self.step % 2 == 0 else "images",
-            "psnr": -10 * math.log10(max(mean, 1e-12)),
-            "commitment": float(commitment),
-            "batch_codes": len(tokens.unique()),
-        }
-
-    def _compile(self) -> None:
-        """Compile block by block: blocks of a kind share their code, so a shape is compiled three times, not 16."""
-        torch._dynamo.config.recompile_limit = 64
-        for part in (self.tokenizer.encoder, self.tokenizer.decoder):
-            for stack in (part.spatial, part.temporal):
-                for block in stack.blocks:
-                    block.compile(dynamic=False)
+    def _row(self, draw: Draw, figures: dict[str, Tensor], share: float) -> dict[str, Any]:
+        """A line of the table: means over the ranks, the codebook's use since the line before."""
+        row: dict[str, Any] = dict.fromkeys(COLUMNS)
+        row |= {"step": self.step, "kind": draw.kind, "seconds": round(self.seconds, 1), "side": draw.side}
+        row["learning_rate"] = learning_rate(self.stage, self.step, share)
+        values = torch.stack([figures[name] for name in figures])
+        self.ranks.average_([values])
+        row |= dict(zip(figures, values.tolist(), strict=True))
+        if not math.isfinite(row["loss"]):
+            raise TrainingError(f"the loss is {row['loss']} at step {self.step}: lower the learning rate of the recipe")
+        row["psnr"] = -10 * math.log10(max(row["squared_error"], 1e-12))
+        if self.learner.keeper is not None and self.started:
+            used, perplexity = usage(self.learner.keeper.read_uses())
+            row |= {"usage": float(used), "perplexity": float(perplexity)}
+        return row
 
 
-def _progress(console: Console) -> Progress:
-    """One line that follows the run on a terminal, below the lines of the log."""
-    columns = (
-        TextColumn("step {task.fields[step]}"), BarColumn(), TaskProgressColumn("{task.percentage:.1f} %"),
-        TextColumn("{task.fields[rate]:.1f} steps/s"), TimeElapsedColumn(),
-    )  # fmt: skip
-    return Progress(*columns, console=console, disable=not console.is_terminal)
-
-
-def _line(row: dict[str, Any], share: float) -> str:
-    return (
-        f"step {row['step']:>6} {share:6.1%}  {row['kind']:>6} PSNR {row['psnr']:5.2f} dB  "
-        f"commitment {row['commitment']:.4f}  codes in batch {row['batch_codes']}  {row['rate']:.1f} steps/s"
-    )
-
-
-def describe(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as JSON-ready data, for the model card."""
-    return asdict(recipe) | {"tokenizer": recipe.tokenizer.to_dict()}
+def _compile(tokenizer: OmniTokenizer) -> None:
+    """Compile block by block: blocks of a kind share their code, so a shape is compiled three times, not 16."""
+    torch._dynamo.config.recompile_limit = 64
+    for part in (tokenizer.encoder, tokenizer.decoder):
+        for stack in (part.spatial, part.temporal):
+            for block in stack.blocks:
+                assert isinstance(block, nn.Module)
+                block.compile(dynamic=False)

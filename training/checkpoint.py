@@ -1,0 +1,80 @@
+"""The checkpoint of a stage: one file that holds everything which the rest of the stage depends on.
+
+There is no random state in it: every draw follows from the seed, the step and the counters of items, which are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.errors import TrainingError
+
+FORMAT = "omnitok-training/3"
+CHECKPOINT_FILE = "checkpoint.pt"
+KEYS = {"format", "recipe", "stage", "budget", "step", "seconds", "drawn", "plain", "started", "learner"}
+
+
+def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint under a temporary name first, so that the last one stays whole until this one is.
+
+    Args:
+        folder: of the stage.
+        state: everything but the format.
+
+    Raises:
+        TrainingError: the file cannot be written, as on a full disk; the last checkpoint is whole.
+    """
+    fresh = folder / f".{CHECKPOINT_FILE}.tmp"
+    try:
+        torch.save({"format": FORMAT} | state, fresh)
+        fresh.replace(folder / CHECKPOINT_FILE)
+    except (OSError, RuntimeError) as error:
+        fresh.unlink(missing_ok=True)
+        raise TrainingError(f"{folder} takes no checkpoint: {error}; the last one is whole") from error
+
+
+def read_checkpoint(folder: Path, recipe: dict[str, Any], stage: str) -> dict[str, Any]:
+    """Read the checkpoint of a stage, onto the CPU.
+
+    Args:
+        folder: of the stage.
+        recipe: which must have written it, as `Recipe.to_dict` gives it.
+        stage: name of the stage, likewise.
+
+    Raises:
+        TrainingError: there is none, it is damaged, or it belongs to another format, recipe or stage.
+    """
+    path = folder / CHECKPOINT_FILE
+    if not path.is_file():
+        raise TrainingError(f"{path}: there is no checkpoint to resume from")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        found = state.get("format")
+    except Exception as error:  # a damaged file fails in many ways
+        raise TrainingError(f"{path} is no whole checkpoint: {error}".splitlines()[0]) from error
+    if found != FORMAT:
+        raise TrainingError(f"{path} has the format {found!r}, not {FORMAT!r}")
+    if set(state) != KEYS:
+        raise TrainingError(f"{path} is no whole checkpoint: keys {sorted(set(state) ^ KEYS)} are missing or unknown")
+    if state["stage"] != stage:
+        raise TrainingError(f"{path} belongs to stage {state['stage']!r}, not {stage!r}")
+    if state["recipe"] != recipe:
+        raise TrainingError(
+            f"{path} was written by another recipe, which differs in {_differences(state['recipe'], recipe)}"
+        )
+    return state
+
+
+def _differences(old: Any, new: Any, path: str = "") -> str:
+    """Names of the settings in which two recipes differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(set(old) | set(new))
+        parts = [_differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys]
+    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        parts = [_differences(a, b, f"{path}[{index}]") for index, (a, b) in enumerate(zip(old, new, strict=True))]
+    else:
+        return "" if old == new else f"{path} ({old!r}, now {new!r})"
+    return ", ".join(part for part in parts if part)

@@ -1,0 +1,109 @@
+"""Several processes that train one tokenizer: what they must agree on, and how they do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from training.devices import device_of
+from training.errors import TrainingError
+
+TIMEOUT = timedelta(minutes=20)  # compiling for a new resolution may take one rank minutes longer than another
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run; alone by default, where every method is the identity.
+
+    Args:
+        rank, world: this process among all of them.
+        control: group of small messages between hosts' memories, so that no rank waits for its device.
+    """
+
+    rank: int = 0
+    world: int = 1
+    control: dist.ProcessGroup | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def average_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors of one type and device by their means over the ranks."""
+        if self.world == 1 or not tensors:
+            return
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        dist.all_reduce(flat)
+        flat.div_(self.world)
+        parts = flat.split([tensor.numel() for tensor in tensors])
+        torch._foreach_copy_(list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The ranks' tensors of one shape behind each other, rank 0 first: a batch as one process would hold it."""
+        if self.world == 1:
+            return tensor
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.world)]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    def agree(self, stop: bool, seconds: float) -> tuple[bool, float]:
+        """Whether any rank was asked to stop, and the time by rank 0's clock: all ranks get the same answer."""
+        if self.world == 1:
+            return stop, seconds
+        message = torch.tensor([float(stop), seconds if self.rank == 0 else 0.0], dtype=torch.float64)
+        dist.all_reduce(message, group=self.control)
+        return bool(message[0] > 0), float(message[1])
+
+    def wait(self) -> None:
+        """Until every rank is here."""
+        if self.world > 1:
+            dist.barrier(group=self.control)
+
+
+@contextmanager
+def open_ranks(name: str | None) -> Iterator[tuple[Ranks, torch.device]]:
+    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or stay alone.
+
+    Args:
+        name: device by name, as for `device_of`; of several CUDA ranks each takes the device of its LOCAL_RANK.
+
+    Yields:
+        The ranks and this process's device.
+
+    Raises:
+        TrainingError: no such device, or an environment that names no rank.
+    """
+    world = _number("WORLD_SIZE", 1)
+    if world == 1:
+        yield Ranks(), device_of(name)
+        return
+    rank, local = _number("RANK", None), _number("LOCAL_RANK", 0)
+    device = device_of(name)
+    if device.type == "cuda":
+        device = device_of(f"cuda:{local}")
+        torch.cuda.set_device(device)
+    if not 0 <= rank < world:
+        raise TrainingError(f"RANK is {rank} of {world} processes")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world, timeout=TIMEOUT)
+    try:
+        yield Ranks(rank, world, dist.new_group(backend="gloo", timeout=TIMEOUT)), device
+    finally:
+        dist.destroy_process_group()
+
+
+def _number(variable: str, default: int | None) -> int:
+    text = os.environ.get(variable)
+    if text is None and default is not None:
+        return default
+    try:
+        return int(text or "")
+    except ValueError as error:
+        raise TrainingError(f"{variable} is {text!r}, not a number: start several processes with torchrun") from error

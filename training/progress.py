@@ -1,0 +1,58 @@
+"""What a person sees of a run: a line that follows it, and one per row of its table."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+
+@contextmanager
+def progress_on(console: Console, step: int) -> Iterator[Callable[[float, int], None]]:
+    """A line below the log on a terminal, none elsewhere.
+
+    Args:
+        console: where.
+        step: the steps that were done before.
+
+    Yields:
+        A function that is told the share of the stage that is done, and the step.
+    """
+    columns = (
+        TextColumn("step {task.fields[step]}"), BarColumn(), TaskProgressColumn("{task.percentage:.1f} %"),
+        TextColumn("{task.fields[rate]:.1f} steps/s"), TimeElapsedColumn(),
+    )  # fmt: skip
+    begun = time.monotonic()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=1.0, step=step, rate=0.0)
+
+        def tell(share: float, now: int) -> None:
+            rate = (now - step) / max(time.monotonic() - begun, 1e-9)
+            progress.update(bar, completed=share, step=now, rate=rate)
+
+        yield tell
+
+
+def line_of(stage: str, row: dict[str, Any], share: float) -> str:
+    """A row of the table for people.
+
+    Args:
+        stage: its name.
+        row: of `Trainer`'s table.
+        share: of the stage that is done.
+    """
+    parts = [
+        f"{stage} step {row['step']:>6} {share:6.1%}",
+        f"{row['kind']:>6} of {row['side']}",
+        f"PSNR {row['psnr']:5.2f} dB",
+        f"loss {row['loss']:.4f}",
+    ]
+    if row["usage"] is not None:
+        parts.append(f"codes {row['usage']:.1%}, perplexity {row['perplexity']:.0f}")
+    if row["kl"] is not None:
+        parts.append(f"KL {row['kl']:.0f}")
+    return "  ".join([*parts, f"{row['steps_per_second']:.1f} steps/s"])
