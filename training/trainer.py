@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import Tensor
 
 from model import OmniTokenizer
+from training.acceleration import CapturedStep, compile_blocks
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.codebook import usage
 from training.distributed import Ranks
@@ -26,7 +27,7 @@ from training.losses.perceptual import Perceptual
 from training.progress import line_of, progress_on
 from training.recipes import Recipe, Stage
 from training.schedule import Budget, check_shares, discriminator_rate, draws, learning_rate, phase_of
-from training.step import TrainingStep
+from training.step import Phase, TrainingStep
 from training.stopping import stop_requests
 
 LOG_EVERY = 50  # steps; each log waits for the device
@@ -67,6 +68,7 @@ class Trainer:
         out: folder of the stage: `checkpoint.pt`, `metrics.csv`, TensorBoard curves.
         ranks: the processes that train together.
         perceptual: the perceptual distance, where the stage has one.
+        compiled: compile the transformer's blocks on a CUDA device, which takes half a minute for each shape of batch.
 
     Raises:
         TrainingError: TensorBoard is not installed, or a batch does not divide among the ranks.
@@ -81,6 +83,7 @@ class Trainer:
         out: Path,
         ranks: Ranks | None = None,
         perceptual: Perceptual | None = None,
+        compiled: bool = True,
     ) -> None:
         self.recipe, self.stage, self.feed, self.out = recipe, stage, feed, out
         self.ranks = ranks or Ranks()
@@ -96,8 +99,10 @@ class Trainer:
         if self.ranks.writes:
             out.mkdir(parents=True, exist_ok=True)
             self.journal = Journal(out)
+        self.compiled = compiled
+        self.call: Callable[[Tensor, Phase], dict[str, Tensor]] = self.train_step
         if self.device.type == "cuda":
-            _compile(self.learner.tokenizer)
+            self.call = self._accelerated()
 
     def run(
         self,
@@ -201,6 +206,12 @@ class Trainer:
         self.plain, self.started = state["plain"], state["started"]
         self.budget = Budget(**state["budget"]) if state["budget"] else None
 
+    def _accelerated(self) -> Callable[[Tensor, Phase], dict[str, Tensor]]:
+        if self.compiled:
+            compile_blocks(self.learner.tokenizer)
+        # collective operations of several ranks are left out of graphs
+        return CapturedStep(self.train_step) if self.ranks.world == 1 else self.train_step
+
     def _checkpoint(self, observe: Callable[[Trainer], None] | None) -> None:
         self.save()
         if observe is not None and self.ranks.writes:
@@ -215,7 +226,7 @@ class Trainer:
         if phase.quantise and not self.started:
             self.train_step.start_codebook(pixels)
             self.started = True
-        figures = self.train_step(pixels, phase)
+        figures = self.call(pixels, phase)
         self.drawn[draw.kind] += draw.count
         return figures
 
@@ -234,13 +245,3 @@ class Trainer:
             used, perplexity = usage(self.learner.keeper.read_uses())
             row |= {"usage": float(used), "perplexity": float(perplexity)}
         return row
-
-
-def _compile(tokenizer: OmniTokenizer) -> None:
-    """Compile block by block: blocks of a kind share their code, so a shape is compiled three times, not 16."""
-    torch._dynamo.config.recompile_limit = 64
-    for part in (tokenizer.encoder, tokenizer.decoder):
-        for stack in (part.spatial, part.temporal):
-            for block in stack.blocks:
-                assert isinstance(block, nn.Module)
-                block.compile(dynamic=False)

@@ -1,0 +1,99 @@
+"""The training step at the published geometry: milliseconds, share of the matrix-product ceiling, peak memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import device, matmul_rate, time_call
+from benchmarks.tokenizer import count_flops
+from model import CONFIGS, OmniTokenizer
+from training.acceleration import CapturedStep, compile_blocks
+from training.learner import Learner
+from training.losses.perceptual import perceptual_loss
+from training.recipes import Discriminators, LossWeights, Stage
+from training.step import Phase, TrainingStep
+
+GENERATOR = Stage(name="generator", head="vq", steps=1, images=8, losses=LossWeights(l1=1.0, l2=0.0))
+"""What the published code was timed with: encoder, VQ, decoder, L1, backward, Adam."""
+
+FULL = replace(
+    GENERATOR,
+    name="full",
+    losses=replace(
+        GENERATOR.losses, perceptual=1.0, perceptual_network="vgg", image_adversarial=0.1, feature_matching=1.0
+    ),
+    discriminators=Discriminators(),
+)
+
+CLIPS = replace(GENERATOR, name="generator, clips", images=0, clips=8)
+
+
+def run(vgg: Path | None, runs: int) -> None:
+    """Print one table: each step as it is, compiled, and compiled and captured.
+
+    Args:
+        vgg: weights of the perceptual trunk, from `omnitok data networks`; without them the full step is left out.
+        runs: timed runs of each cell.
+    """
+    where = device()
+    if where.type != "cuda":
+        Console().print("the training step is timed on a CUDA device only")
+        return
+    ceiling = matmul_rate(torch.bfloat16)
+    table = Table(title=f"training step, published geometry, bf16; matrix products reach {ceiling / 1e12:.0f} TFLOP/s")
+    for column in (
+        "step",
+        "batch",
+        "as it is, ms",
+        "compiled, ms",
+        "compiled and captured, ms",
+        "of ceiling",
+        "peak GB",
+    ):
+        table.add_column(column, justify="left" if column == "step" else "right")
+    cases = [(GENERATOR, (8, 1, 256, 256)), (CLIPS, (8, 17, 128, 128))]
+    if vgg is not None:
+        cases.insert(1, (FULL, (8, 1, 256, 256)))
+    for stage, shape in cases:
+        table.add_row(stage.name, "x".join(map(str, shape)), *_row(stage, shape, vgg, runs, ceiling))
+    Console(width=150).print(table)
+
+
+def _row(stage: Stage, shape: tuple[int, ...], vgg: Path | None, runs: int, ceiling: float) -> list[str]:
+    where = device()
+    torch.manual_seed(0)
+    fresh = OmniTokenizer(CONFIGS["published"]).to(where)
+    pixels = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, device=where)
+    phase = Phase(quantise=True, adversarial=stage.adversarial, discriminate=stage.adversarial)
+
+    def step_of(tokenizer: OmniTokenizer) -> TrainingStep:
+        perceptual = perceptual_loss(stage.losses.perceptual_network, vgg)
+        learner = Learner(tokenizer, stage, seed=0)
+        learner.set_clock(1, 1e-4, 1e-4)
+        return TrainingStep(learner, stage, 0, perceptual=None if perceptual is None else perceptual.to(where))
+
+    plain = _calls(step_of(copy.deepcopy(fresh)), pixels, phase)
+    flops = count_flops(plain)
+    as_it_is = time_call(plain, runs)
+    compile_blocks(fresh)
+    compiled = step_of(fresh)
+    eager = time_call(_calls(compiled, pixels, phase), runs)
+    captured = CapturedStep(compiled)
+    for _ in range(4):
+        captured(pixels, phase)
+    torch.cuda.reset_peak_memory_stats()
+    replayed = time_call(lambda: captured(pixels, phase), runs)
+    peak = torch.cuda.max_memory_reserved() / 1e9
+    share = flops / (replayed.median * 1e-3) / ceiling
+    return [str(as_it_is), str(eager), str(replayed), f"{share:.0%}", f"{peak:.1f}"]
+
+
+def _calls(step: TrainingStep, pixels: torch.Tensor, phase: Phase) -> Callable[[], object]:
+    return lambda: step(pixels, phase)
