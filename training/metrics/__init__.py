@@ -1,0 +1,1 @@
+"""What is measured of reconstructions beside PSNR and SSIM, which are `model.quality`."""
