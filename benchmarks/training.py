@@ -32,7 +32,7 @@ FULL = replace(
     discriminators=Discriminators(),
 )
 
-CLIPS = replace(GENERATOR, name="generator, clips", images=0, clips=8)
+CLIPS = replace(GENERATOR, name="generator-clips", images=0, clips=8)
 
 
 def run(vgg: Path | None, runs: int) -> None:
