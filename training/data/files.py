@@ -53,6 +53,7 @@ class Source:
         offset, size: int64 (N), where the bytes of an item are in its shard; 0 for a file of its own.
         classes: names that the labels count from 0, or empty where items have no class.
         labels: int64 (N), class of every item, or (0) where there are none.
+        damaged: shards that end early or are none, with the reason.
     """
 
     kind: Kind
@@ -64,6 +65,7 @@ class Source:
     size: NDArray[np.int64]
     classes: tuple[str, ...]
     labels: NDArray[np.int64]
+    damaged: tuple[tuple[str, str], ...]
 
     def __len__(self) -> int:
         return len(self.names)
@@ -174,11 +176,18 @@ def find(root: Path) -> Found:
     other = Counter(_suffix(member.name) for member in members if not kind_of(member.name))
     if label_file is not None:
         other[label_file.suffix] -= 1
-    images, clips = (_source(kind, base, known, tars, labels) for kind in KINDS)
+    images, clips = (_source(kind, base, known, tars, labels, tuple(damaged)) for kind in KINDS)
     return Found(images, clips, tuple(damaged), dict(+other))
 
 
-def _source(kind: Kind, root: Path, members: list[Member], shards: tuple[Path, ...], labels: Labels) -> Source | None:
+def _source(
+    kind: Kind,
+    root: Path,
+    members: list[Member],
+    shards: tuple[Path, ...],
+    labels: Labels,
+    damaged: tuple[tuple[str, str], ...],
+) -> Source | None:
     chosen = [index for index, member in enumerate(members) if kind_of(member.name) == kind]
     if not chosen:
         return None
@@ -186,7 +195,7 @@ def _source(kind: Kind, root: Path, members: list[Member], shards: tuple[Path, .
     shard, offset, size = np.ascontiguousarray(table.T)
     of = np.array([labels.of[i] for i in chosen] if labels.of else [], np.int64)
     return Source(
-        kind, root, Names([members[i].name for i in chosen]), shards, shard, offset, size, labels.classes, of
+        kind, root, Names([members[i].name for i in chosen]), shards, shard, offset, size, labels.classes, of, damaged
     )  # fmt: skip
 
 

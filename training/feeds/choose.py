@@ -6,9 +6,12 @@ from pathlib import Path
 
 import torch
 
+from training.data.files import Source, find
+from training.data.kinds import IMAGE_SUFFIXES, VIDEO_FORMATS
 from training.data.sets import INFO_FILE, open_set
 from training.errors import TrainingError
 from training.feeds.draw import Feed
+from training.feeds.files import FilesFeed
 from training.feeds.resident import ResidentFeed
 
 
@@ -25,8 +28,8 @@ def open_feed(
 
     Args:
         data: either holds sets of pixels below `train/`, as `omnitok data build demo` writes them, which are taken into
-            the device's memory; or holds a user's own files: `images/` and `clips/` or `videos/`, each with files in
-            any folders or in tar shards, which are decoded as they are drawn.
+            the device's memory; or holds a user's own files (see `find_sources`), in any folders or in tar shards,
+            which are decoded as they are drawn.
         device: where batches are wanted.
         seed: of the draws.
         rank, ranks: this process among those that share every draw.
@@ -37,9 +40,38 @@ def open_feed(
         TrainingError: the folder holds no data, or sets that do not fit in the device's memory.
     """
     folders = sorted(path.parent for path in (data / "train").glob(f"*/{INFO_FILE}"))
-    if not folders:
-        raise TrainingError(f"{data} holds no sets below train/")
-    sets = [open_set(folder) for folder in folders]
-    photos = [held.shards for held in sets if held.info.frames == 1]
-    clips = [held.shards for held in sets if held.info.frames > 1]
-    return ResidentFeed(photos, clips, device, seed, rank, ranks)
+    if folders:
+        sets = [open_set(folder) for folder in folders]
+        photos = [held.shards for held in sets if held.info.frames == 1]
+        clips = [held.shards for held in sets if held.info.frames > 1]
+        return ResidentFeed(photos, clips, device, seed, rank, ranks)
+    sources = find_sources(data)
+    return FilesFeed(*sources, device, seed, rank, ranks, workers, fps)
+
+
+def find_sources(data: Path) -> tuple[Source | None, Source | None]:
+    """The images and the clips of a folder of files.
+
+    Args:
+        data: holds `images/` and `clips/` or `videos/`; or, without these, files of either kind or tar shards of them.
+
+    Raises:
+        TrainingError: the folder does not exist or holds neither, or has labels that are wrong.
+    """
+    images, clips = data / "images", [data / name for name in ("clips", "videos") if (data / name).is_dir()]
+    if len(clips) > 1:
+        raise TrainingError(f"{data} has both clips/ and videos/: keep one")
+    if not images.is_dir() and not clips:
+        found = find(data)
+        sources = found.images, found.clips
+    else:
+        sources = (
+            find(images).images if images.is_dir() else None,
+            find(clips[0]).clips if clips else None,
+        )
+    if sources == (None, None):
+        raise TrainingError(
+            f"{data} holds no data: no sets of pixels below train/, no images ({', '.join(sorted(IMAGE_SUFFIXES))}), "
+            f"no videos ({', '.join(VIDEO_FORMATS)}) and no tar shards of them"
+        )
+    return sources

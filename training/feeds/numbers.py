@@ -40,10 +40,11 @@ def order(seed: int, kind: Kind, size: int, items: range) -> NDArray[np.int64]:
         size: number of sources.
         items: their numbers, in steps of 1.
     """
-    epochs = range(items.start // size, -(-items.stop // size))
-    chosen = np.concatenate([_permutation(seed, kind, size, epoch) for epoch in epochs])
-    start = items.start - epochs.start * size
-    return chosen[start : start + len(items)]
+    parts = []
+    for epoch in range(items.start // size, -(-items.stop // size)):
+        inside = slice(max(0, items.start - epoch * size), items.stop - epoch * size)
+        parts.append(_permutation(seed, kind, size, epoch)[inside])
+    return np.concatenate(parts)
 
 
 def _philox(seed: int, kind: Kind, counter: list[int]) -> np.random.Philox:
