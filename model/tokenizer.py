@@ -116,6 +116,12 @@ class OmniTokenizer(nn.Module):
         embed = self._embed(pixels)
         return self.head.project(embed) if isinstance(self.head, VQHead) else self.head.moments(embed)[0]
 
+    def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode to the mean and log variance of Gaussian latents, each (B, t, h, w, c); VAE only."""
+        if not isinstance(self.head, VAEHead):
+            raise CodeError("a VQ model has no Gaussian latents")
+        return self.head.moments(self._embed(pixels))
+
     def quantize(self, latents: Tensor) -> Tensor:
         """Vectors (..., d) to the tokens (...) of their nearest codes; VQ only."""
         if not isinstance(self.head, VQHead):
