@@ -3,3 +3,9 @@
 
 class TrainingError(ValueError):
     """Data, a recipe or a checkpoint that training cannot go on with."""
+
+
+def one_line(error: Exception) -> str:
+    """An exception for people: its first line, or its name where it says nothing."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__

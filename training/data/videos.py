@@ -53,6 +53,11 @@ class Video:
         """Frames per second on average."""
         return float(self._stream.average_rate or UNTIMED_RATE)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels."""
+        return self._stream.width, self._stream.height
+
     def from_time(self, time: float) -> Iterator[tuple[float, Any]]:
         """Frames from the one on the screen at `time`, or an earlier one, to the end: the same as in a whole decode."""
         for aim in (time, time - SEEK_MARGIN):

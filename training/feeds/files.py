@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from training.data import stills, videos
 from training.data.files import Source
 from training.data.kinds import Kind
-from training.errors import TrainingError
+from training.errors import TrainingError, one_line
 from training.feeds.draw import Draw
 from training.feeds.numbers import order, uniforms
 
@@ -227,20 +227,12 @@ def decode(
         Exception: many kinds, for files that are damaged, gone, or not what their names say.
     """
     with source.open(index) as file:
-        if not len(file):
-            raise TrainingError("it is empty")
         if source.kind == "images":
             made = stills.square(file.read(), side, numbers[PLACE])[None]
         else:
             suffix = os.path.splitext(source.names[index])[1]
             made = videos.clip(file, suffix, side, frames, fps, numbers[TIME], numbers[PLACE])
     return made[:, :, ::-1] if numbers[FLIP] < 0.5 else made
-
-
-def one_line(error: Exception) -> str:
-    """An exception for people: its first line, or its name where it says nothing."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 @dataclass
