@@ -4,64 +4,120 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from training.recipes import Recipe
-from training.trainer import describe
-
-LICENCE = "Apache-2.0"
+from model import TokenizerConfig, VQConfig
+from training.recipes import Recipe, Stage
 
 
-def model_card(name: str, recipe: Recipe, steps: int, seconds: float, machine: str) -> str:
-    """The card of a bundle.
+def model_card(
+    name: str,
+    recipe: Recipe,
+    config: TokenizerConfig,
+    history: Sequence[str],
+    machine: str,
+    trained_on: Sequence[str] = (),
+) -> str:
+    """The card of a bundle, Markdown.
 
     Args:
-        name: the recipe's name.
-        recipe: what was trained.
-        steps, seconds: how long.
-        machine: what it ran on.
+        name: of the bundle.
+        recipe: of the run.
+        config: the bundle's geometry.
+        history: how its weights came about, a sentence a stage, the last one last.
+        machine: what it was trained on.
+        trained_on: sentences that say what the data is.
     """
-    settings = describe(recipe)
-    tokenizer = settings.pop("tokenizer")
-    rows = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
-    head, patch = tokenizer["head"], tokenizer["patch"]
+    told = {line.partition(":")[0].removeprefix("stage ") for line in history}
+    stages = [stage for stage in recipe.stages if stage.name in told]
+    causal = "causal in time" if config.streams else "for whole clips, as its temporal layers see later frames"
+    licence = recipe.licence or "not stated: whoever trained it decides, as far as the data allows"
     return f"""# {name}
 
-A joint image and video tokenizer after OmniTokenizer: width {tokenizer["width"]}, {patch}x{patch}
-pixels and {tokenizer["temporal_patch"]} frames per token after a first frame of its own, {head["codes"]:,} codes of
-{head["dim"]} dimensions, causal in time. Trained from scratch by `omnitok train {name}` for {steps:,} steps
-({seconds:,.0f} s) on {machine}, code at {code_version()}. The weights are the run's moving average, in half precision.
+A joint image and video tokenizer after OmniTokenizer, {causal}: width {config.width}, {config.patch}x{config.patch}
+pixels and {config.temporal_patch} frames per latent position after a first frame of its own, {_head(config)}.
+The weights are the run's moving average, in half precision.
+
+## Training
+
+On {machine}, code at {code_version()}:
+
+{_bullets(history)}
 
 ## Data
 
-Built by `omnitok data build demo`. Images: crops of about sixty photographs, Tux Paint stamps on plain ground, and
-frames of the games. Clips: random play of sixteen Procgen games, and pans over the photographs. Sources and authors:
-`training/data/CREDITS.md`. The held-out photographs, camera recordings and game levels were never trained on.
+{_bullets(trained_on or ["not described"])}
 
 ## Figures
 
 Not measured yet: `omnitok evaluate` writes them as `figures.md`.
 
-## Recipe
+## Losses
 
-Losses: L1 and L2 reconstruction, codebook and commitment terms of the paper's equation 1. No adversarial or perceptual
-loss, so fine texture comes out smooth.
+{_bullets([_losses(stage) for stage in stages])}
 
-| setting | value |
-| --- | --- |
-{rows}
+## Settings
+
+{_table(stages)}
 
 ## Limits
 
-A small model of a short training on few photographs: good enough to show the service at work, no substitute for the
-published weights. Faces, text and dense texture lose detail.
+What the data does not show, the model has not learned; the figures hold for data like that of the evaluation.
 
 ## Licence
 
-Weights: {LICENCE}. The training pictures keep their own licences (see the credits).
+Weights: {licence}. The training data keeps its own licences.
 """
+
+
+def _head(config: TokenizerConfig) -> str:
+    if isinstance(config.head, VQConfig):
+        return f"{config.head.codes:,} codes of {config.head.dim} dimensions"
+    return f"Gaussian latents of {config.head.dim} channels"
+
+
+def _losses(stage: Stage) -> str:
+    """A sentence on what a stage minimises."""
+    losses = stage.losses
+    terms = {"L2": losses.l2, "L1": losses.l1}
+    if stage.head == "vae":
+        terms |= {"KL divergence (equation 2)": losses.kl}
+    else:
+        learned = stage.codebook_rule == "gradient"
+        terms |= {"codebook (equation 1)": losses.codebook if learned else 0.0, "commitment": losses.commitment}
+    terms |= {f"perceptual ({losses.perceptual_network})": losses.perceptual}
+    if stage.adversarial:
+        terms |= {"image adversarial": losses.image_adversarial}
+        terms |= {"video adversarial": losses.video_adversarial if stage.clips else 0.0}
+        terms |= {"feature matching within these": losses.feature_matching}
+    told = ", ".join(f"{term} {weight:g}" for term, weight in terms.items() if weight)
+    return f"{stage.name}: {told}"
+
+
+def _table(stages: Sequence[Stage]) -> str:
+    """The other settings of the stages, side by side."""
+    columns = [dict(_settings(stage)) for stage in stages]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    lines = [f"| setting | {' | '.join(stage.name for stage in stages)} |", "| --- " * (len(stages) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(str(column.get(name, '')) for column in columns)} |" for name in names]
+    return "\n".join(lines)
+
+
+def _settings(stage: Stage) -> Iterator[tuple[str, object]]:
+    for name, value in asdict(stage).items():
+        if name == "discriminators":
+            if stage.adversarial:
+                yield from ((f"discriminators: {key}", setting) for key, setting in value.items())
+        elif name not in ("name", "steps", "losses"):
+            yield name, ", ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 def machine_name(device: torch.device) -> str:

@@ -14,7 +14,9 @@ from training.errors import TrainingError
 
 FORMAT = "omnitok-training/3"
 CHECKPOINT_FILE = "checkpoint.pt"
-KEYS = {"format", "recipe", "stage", "budget", "step", "seconds", "drawn", "plain", "started", "learner"}
+KEYS = {
+    "format", "recipe", "stage", "budget", "step", "seconds", "ranks", "drawn", "plain", "started", "history", "learner"
+}  # fmt: skip
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:

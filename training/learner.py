@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ class Learner:
 def _discriminators(stage: Stage, seed: int) -> nn.ModuleDict:
     """The discriminators that a stage's weights and kinds of data call for, the same on every rank."""
     losses, settings = stage.losses, stage.discriminators
-    dims = {"image": 2} if losses.image_adversarial else {}
+    dims: dict[str, Literal[2, 3]] = {"image": 2} if losses.image_adversarial else {}
     if losses.video_adversarial and stage.clips:
         dims["video"] = 3
     with torch.random.fork_rng(devices=[]):

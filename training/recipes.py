@@ -179,6 +179,7 @@ class Recipe:
         tokenizer: the geometry, with the VQ head; a VAE stage has as many latent channels as a code has dimensions.
         stages: in the order of training; each takes over the weights of the one before.
         seed: of weights, data and draws.
+        licence: of the weights, where the recipe has data of its own; None where that is for the data's owner to say.
 
     Raises:
         TrainingError: no VQ head, no stages, two of one name, or sides and frames that do not fit the patches.
@@ -187,6 +188,7 @@ class Recipe:
     tokenizer: TokenizerConfig
     stages: tuple[Stage, ...]
     seed: int = 0
+    licence: str | None = None
 
     def __post_init__(self) -> None:
         if not self.tokenizer.is_vq:
@@ -232,7 +234,7 @@ def _demo() -> Recipe:
     )  # fmt: skip
     joint = replace(image, name="joint", steps=8_000, clips=16, sides=(64, 128, 192, 256), plain=0)
     kl = replace(joint, name="kl", head="vae", steps=4_000, learning_rate=4e-4)
-    return Recipe(CONFIGS["demo"], (image, joint, kl))
+    return Recipe(CONFIGS["demo"], (image, joint, kl), licence="Apache-2.0")
 
 
 def _paper() -> Recipe:

@@ -101,21 +101,30 @@ def draws(stage: Stage, seed: int, step: int, drawn: dict[Kind, int], last: int 
         yield draw
 
 
+def every_draw(stage: Stage) -> list[Draw]:
+    """One draw of each kind and size that a stage has."""
+    kinds: list[tuple[Kind, int]] = []
+    if stage.images:
+        kinds.append(("images", 1))
+    if stage.clips:
+        kinds.append(("clips", stage.frames))
+    sides = sorted(set(stage.sides))
+    return [Draw(kind, side, stage.items(kind, side), 0, frames) for kind, frames in kinds for side in sides]
+
+
 def check_shares(stage: Stage, world: int) -> None:
     """Refuse batches that ranks and micro-batches cannot share equally.
 
     Raises:
         TrainingError: with the batch that does not divide.
     """
-    kinds: list[Kind] = [kind for kind in ("images", "clips") if getattr(stage, kind)]
-    for kind in kinds:
-        for side in stage.sides:
-            if stage.items(kind, side) % (world * stage.accumulate):
-                raise TrainingError(
-                    f"stage {stage.name} draws {stage.items(kind, side)} {kind} of {side} pixels, which {world} ranks "
-                    f"of {stage.accumulate} micro-batches do not share equally; set `multiple` to a multiple of "
-                    f"{world * stage.accumulate}"
-                )
+    parts = world * stage.accumulate
+    for draw in every_draw(stage):
+        if draw.count % parts:
+            raise TrainingError(
+                f"stage {stage.name} draws {draw.count} {draw.kind} of {draw.side} pixels, which {world} ranks of "
+                f"{stage.accumulate} micro-batches do not share equally: set `multiple` to a multiple of {parts}"
+            )
 
 
 def _cosine(share: float) -> float:

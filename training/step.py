@@ -209,9 +209,10 @@ class TrainingStep:
         """What each discriminator sees, channels first: frames for the image's, whole clips for the video's."""
         discriminators = self.learner.discriminators
         if "image" in discriminators:
-            yield "image", *(self._frames(x, first).permute(0, 3, 1, 2) for x in (pixels, out))
+            real, fake = self._frames(pixels, first), self._frames(out, first)
+            yield "image", real.permute(0, 3, 1, 2), fake.permute(0, 3, 1, 2)
         if "video" in discriminators and pixels.shape[1] > 1:
-            yield "video", *(x.permute(0, 4, 1, 2, 3) for x in (pixels, out))
+            yield "video", pixels.permute(0, 4, 1, 2, 3), out.permute(0, 4, 1, 2, 3)
 
     def _frames(self, pixels: Tensor, first: int) -> Tensor:
         """Frames (N, H, W, 3) of images or clips (n, T, H, W, 3); of a clip a few, drawn anew for each step."""
@@ -242,10 +243,11 @@ class TrainingStep:
         """Move the averaged weights towards the trained ones; the first weights are soon forgotten."""
         step = self.learner.step
         share = 1 - ((1 + step) / (10 + step)).clamp(max=self.stage.ema)
-        ours = list(self.learner.average.parameters())
-        difference = torch._foreach_sub(list(self.learner.tokenizer.parameters()), ours)
+        ours: list[Tensor] = list(self.learner.average.parameters())
+        theirs: list[Tensor] = list(self.learner.tokenizer.parameters())
+        difference = torch._foreach_sub(theirs, ours)
         torch._foreach_mul_(difference, share)
-        torch._foreach_add_(ours, difference)
+        torch._foreach_add_(ours, list(difference))
 
     def _autocast(self) -> torch.autocast:
         enabled = self.stage.precision == "bf16" and self.device.type == "cuda"

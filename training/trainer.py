@@ -49,12 +49,14 @@ class Start:
         codebook: whether its codes were learned, so that the stage quantises from its first step.
         discriminators: weights of the stage before's.
         drawn: items of each kind that the run has drawn.
+        history: sentences on what came before, for the model card.
     """
 
     tokenizer: OmniTokenizer
     codebook: bool = False
     discriminators: dict[str, Tensor] = field(default_factory=dict)
     drawn: dict[Kind, int] = field(default_factory=lambda: {"images": 0, "clips": 0})
+    history: tuple[str, ...] = ()
 
 
 class Trainer:
@@ -92,7 +94,7 @@ class Trainer:
         self.device = self.learner.device
         self.train_step = TrainingStep(self.learner, stage, recipe.seed, self.ranks, perceptual)
         self.step, self.seconds = 0, 0.0
-        self.drawn = dict(start.drawn)
+        self.drawn, self.before = dict(start.drawn), start.history
         self.started, self.plain = start.codebook, 0 if start.codebook else stage.plain
         self.budget: Budget | None = None  # known once the stage has begun
         self.journal: Journal | None = None
@@ -190,6 +192,8 @@ class Trainer:
             "drawn": dict(self.drawn),
             "plain": self.plain,
             "started": self.started,
+            "history": list(self.before),
+            "ranks": self.ranks.world,
             "learner": self.learner.state(),
         }
         write_checkpoint(self.out, state)
@@ -203,7 +207,7 @@ class Trainer:
         state = read_checkpoint(self.out, self.recipe.to_dict(), self.stage.name)
         self.learner.restore(state["learner"])
         self.step, self.seconds, self.drawn = state["step"], state["seconds"], state["drawn"]
-        self.plain, self.started = state["plain"], state["started"]
+        self.plain, self.started, self.before = state["plain"], state["started"], tuple(state["history"])
         self.budget = Budget(**state["budget"]) if state["budget"] else None
 
     def _accelerated(self) -> Callable[[Tensor, Phase], dict[str, Tensor]]:
@@ -211,6 +215,10 @@ class Trainer:
             compile_blocks(self.learner.tokenizer)
         # collective operations of several ranks are left out of graphs
         return CapturedStep(self.train_step) if self.ranks.world == 1 else self.train_step
+
+    def history(self) -> tuple[str, ...]:
+        """Sentences on how the weights came about, this stage last."""
+        return _history(self.before, self.stage.name, self.step, self.seconds, self.ranks.world)
 
     def _checkpoint(self, observe: Callable[[Trainer], None] | None) -> None:
         self.save()
@@ -245,3 +253,20 @@ class Trainer:
             used, perplexity = usage(self.learner.keeper.read_uses())
             row |= {"usage": float(used), "perplexity": float(perplexity)}
         return row
+
+
+def finished(state: dict[str, Any], tokenizer: OmniTokenizer) -> Start:
+    """What the next stage takes over from the checkpoint of a stage that is done.
+
+    Args:
+        state: as `read_checkpoint` gives it.
+        tokenizer: of that stage's geometry and head; receives its averaged weights.
+    """
+    learner = state["learner"]
+    tokenizer.load_state_dict(learner["average"])
+    told = _history(tuple(state["history"]), state["stage"], state["step"], state["seconds"], state["ranks"])
+    return Start(tokenizer, state["started"], learner["discriminators"], state["drawn"], told)
+
+
+def _history(before: tuple[str, ...], stage: str, steps: int, seconds: float, ranks: int) -> tuple[str, ...]:
+    return (*before, f"stage {stage}: {steps:,} steps in {seconds:,.0f} s on {ranks} device{'s' * (ranks > 1)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,63 +14,77 @@ from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from training.recipes import Recipe
+    from training.schedule import Budget
 
-DEFAULT_SECONDS = 428.0  # what the bundle of this repository was given on one H100
+SAVE_EVERY, LOG_EVERY = 120.0, 50
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of the recipe: demo or debug.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data.")] = Path("data/demo"),
+    recipe: Annotated[str, typer.Argument(help="Name of the recipe: demo, paper-imagenet-ucf or debug.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the data; data/RECIPE by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's checkpoint.")] = False,
-    steps: Annotated[int | None, typer.Option(help="Length of the run in steps.")] = None,
-    seconds: Annotated[
-        float | None, typer.Option(help="Length in seconds of training; 428 if neither is given.")
+    stage: Annotated[str | None, typer.Option(help="Run this stage alone.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="Bundle to begin from, of either head.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    steps: Annotated[
+        int | None, typer.Option(help="Length in steps of what is run; the stages share it as in the recipe.")
     ] = None,
+    seconds: Annotated[float | None, typer.Option(help="Length in seconds of training, shared likewise.")] = None,
     pause_after: Annotated[float | None, typer.Option(help="Stop with a checkpoint after this many seconds.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one by default.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes of each rank that decode files; by default one per core less one.")
+    ] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames per second of clips; as recorded by default.")] = None,
+    perceptual_weights: Annotated[
+        Path, typer.Option(help="VGG16 of `omnitok data networks`, or LPIPS weights, where the recipe asks for them.")
+    ] = Path("data/networks/vgg16.safetensors"),
+    save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = SAVE_EVERY,
+    log_every: Annotated[int, typer.Option(help="Steps between lines of the table.")] = LOG_EVERY,
 ) -> None:
-    """Train a tokenizer and write its bundle to OUT/bundle. Needs the extra `train` of the package.
+    """Train a tokenizer through the stages of a recipe. Needs the extra `train` of the package.
 
-    A resumed run keeps the length that it was begun with.
+    Each stage has a folder OUT/<number>-<stage>; the bundles of the run are OUT/RECIPE-vq and OUT/RECIPE-vae. A stage
+    that is done is not run again, and a resumed run keeps its lengths. `torchrun -m training train ...` runs on several
+    GPUs.
     """
     import math
 
-    import torch
-
-    from model import save_bundle
-    from training.batches import Batches
-    from training.card import LICENCE, machine_name, model_card
-    from training.data import open_set
-    from training.data.demo import GAMES, PHOTOGRAPHS
-    from training.devices import device_of
-    from training.trainer import CHECKPOINT_FILE, Budget, Trainer
-    from training.watch import Watch
+    from training.distributed import open_ranks
+    from training.feeds import open_feed
+    from training.stages import Plan, run_recipe
+    from training.watch import Watch, watched_sets
 
     with told():
         chosen = _recipe(recipe)
-        where = device_of(device)
-        given = None if steps is None and seconds is None else Budget(steps, seconds)
-        if pause_after is not None and not pause_after > 0:
-            raise TrainingError(f"a run pauses after a positive number of seconds, not {pause_after}")
-        folder = out or Path("runs") / recipe
-        if not resume and (folder / CHECKPOINT_FILE).exists():
-            raise TrainingError(f"{folder} holds a run already: resume it or choose another folder")
-        console = Console(stderr=True, soft_wrap=True)
-        watch = Watch(data, console)
-        photographs, clips = (open_set(data / name).pixels() for name in (PHOTOGRAPHS, GAMES))
-        batches = Batches(photographs[:, 0], clips, chosen.side, where, chosen.seed)
-        trainer = Trainer(chosen, batches, folder, where, compile_blocks=where.type == "cuda")
-        if resume:
-            trainer.resume()
-        budget = given or trainer.budget or Budget(seconds=DEFAULT_SECONDS)
-        done = trainer.run(budget, math.inf if pause_after is None else pause_after, observe=watch, console=console)
-        if not done:
-            typer.echo(f"stopped at step {trainer.step}; --resume goes on")
-            return
-        card = model_card(recipe, chosen, trainer.step, trainer.seconds, machine_name(where))
-        save_bundle(folder / "bundle", trainer.average, card, licence=LICENCE, dtype=torch.float16)
-        typer.echo(f"wrote {folder / 'bundle'}")
+        for name, value in (("--pause-after", pause_after), ("--save-every", save_every), ("--log-every", log_every)):
+            if value is not None and not value > 0:
+                raise TrainingError(f"{name} must be positive, not {value}")
+        data = data or Path("data") / recipe
+        stages = chosen.stages if stage is None else (chosen.stage(stage),)
+        plan = Plan(
+            name=recipe,
+            recipe=chosen,
+            out=out or Path("runs") / recipe,
+            only=stage,
+            source=source,
+            resume=resume,
+            lengths=_lengths(chosen, stage, steps, seconds),
+            stop_after=math.inf if pause_after is None else pause_after,
+            save_every=save_every,
+            log_every=log_every,
+            perceptual_weights=perceptual_weights,
+            trained_on=_sources(data),
+        )
+        with open_ranks(device) as (ranks, where):
+            console = Console(stderr=True, quiet=not ranks.writes, soft_wrap=True)
+            decoders = max(0, (os.cpu_count() or 1) - 1) if workers is None else workers
+            feed = open_feed(data, where, chosen.seed, ranks.rank, ranks.world, decoders, fps)
+            try:
+                watch = Watch(watched_sets(data, feed, stages), console)
+                run_recipe(plan, feed, where, ranks, watch, console)
+            finally:
+                feed.close()
 
 
 def _recipe(name: str) -> Recipe:
@@ -78,3 +93,32 @@ def _recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise TrainingError(f"there is no recipe {name!r}; known are {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def _lengths(recipe: Recipe, only: str | None, steps: int | None, seconds: float | None) -> dict[str, Budget]:
+    """A length shared among the stages as they share the recipe's steps; none where none is given."""
+    from training.schedule import Budget
+
+    if steps is None and seconds is None:
+        return {}
+    Budget(steps, seconds)  # which refuses what is no length
+    stages = [stage for stage in recipe.stages if only in (None, stage.name)]
+    whole = sum(stage.steps for stage in stages)
+    return {
+        stage.name: Budget(
+            None if steps is None else max(1, round(steps * stage.steps / whole)),
+            None if seconds is None else seconds * stage.steps / whole,
+        )
+        for stage in stages
+    }
+
+
+def _sources(data: Path) -> tuple[str, ...]:
+    """What the data is, in sentences: the sets' own, or the name of a user's folder."""
+    from training.data.sets import INFO_FILE, open_set
+
+    sets = [open_set(path.parent) for path in sorted((data / "train").glob(f"*/{INFO_FILE}"))]
+    if not sets:
+        return (f"files of the folder {data.resolve().name}",)
+    told = [f"{held.info.name}, {len(held):,} items: {held.info.source}" for held in sets]
+    return (*told, "sources and authors of the sets of `omnitok data build`: `training/data/CREDITS.md`")
