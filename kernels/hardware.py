@@ -1,0 +1,37 @@
+"""Where our Triton kernels can run at all."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+_HAS_TRITON = find_spec("triton") is not None  # found, not imported: a CPU build of torch comes without it
+
+
+@torch.compiler.assume_constant_result
+def _capability(index: int) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def refuse_triton(*tensors: Tensor | None) -> str | None:
+    """Say why Triton kernels cannot run on these tensors, or None if they can.
+
+    Args:
+        tensors: the floating inputs of an operator, the main one first; None is skipped.
+    """
+    if not _HAS_TRITON:
+        return "triton is not installed"
+    for x in tensors:
+        if x is None:
+            continue
+        if not x.is_cuda:
+            return f"{x.device.type} tensors"
+        if x.dtype not in DTYPES:
+            return f"{x.dtype} is not one of bfloat16, float16, float32"
+        if _capability(x.device.index) < (8, 0):
+            return "the GPU is older than compute capability 8.0"
+    return None

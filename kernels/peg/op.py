@@ -1,0 +1,124 @@
+"""The positional convolution as custom operators: opaque to the compiler, differentiable, Triton on CUDA.
+
+Elsewhere the operators run the reference, so that their registration can be tested without a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from kernels.hardware import refuse_triton
+from kernels.peg import gradients, reference
+from kernels.peg.reference import check_past
+
+
+def _order(published: bool) -> Literal["causal", "published"]:
+    return "published" if published else "causal"
+
+
+@torch.library.custom_op("omnitok::peg", mutates_args=(), device_types="cpu")
+def peg_forward(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, causal: bool, published: bool) -> Tensor:
+    """The operator; arguments as `reference.peg`'s."""
+    out = reference.peg(x, weight, bias, past, causal, _order(published))
+    return out.to(x.dtype).contiguous()
+
+
+@peg_forward.register_kernel("cuda")
+def _(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, causal: bool, published: bool) -> Tensor:
+    from kernels.peg import launch
+
+    return launch.convolve(x, weight, bias, past, causal, published)
+
+
+@peg_forward.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, causal: bool, published: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("omnitok::peg_input_gradient", mutates_args=(), device_types="cpu")
+def input_gradient(grad: Tensor, weight: Tensor, causal: bool, published: bool) -> Tensor:
+    """Gradient of the input (B, T, h, w, C) from that of the output."""
+    return gradients.input_gradient(grad, weight, causal, published).to(grad.dtype).contiguous()
+
+
+@input_gradient.register_kernel("cuda")
+def _(grad: Tensor, weight: Tensor, causal: bool, published: bool) -> Tensor:
+    from kernels.peg import launch
+
+    return launch.convolve(grad, weight, None, None, causal, published, backward=True)
+
+
+@input_gradient.register_fake
+def _(grad: Tensor, weight: Tensor, causal: bool, published: bool) -> Tensor:
+    return grad.new_empty(grad.shape)
+
+
+@torch.library.custom_op("omnitok::peg_weight_gradient", mutates_args=(), device_types="cpu")
+def weight_gradient(
+    x: Tensor, grad: Tensor, past: Tensor | None, causal: bool, published: bool
+) -> tuple[Tensor, Tensor]:
+    """Gradients of weight (3, 3, 3, C) and bias (C,), float32, from that of the output."""
+    return gradients.weight_gradient(x, grad, past, causal, published)
+
+
+@weight_gradient.register_kernel("cuda")
+def _(x: Tensor, grad: Tensor, past: Tensor | None, causal: bool, published: bool) -> tuple[Tensor, Tensor]:
+    from kernels.peg import launch
+
+    return launch.weight_gradient(x, grad, past, causal, published)
+
+
+@weight_gradient.register_fake
+def _(x: Tensor, grad: Tensor, past: Tensor | None, causal: bool, published: bool) -> tuple[Tensor, Tensor]:
+    channels = x.shape[-1]
+    weight = torch.empty((3, 3, 3, channels), dtype=torch.float32, device=x.device)
+    return weight, torch.empty((channels,), dtype=torch.float32, device=x.device)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, bias, past, ctx.causal, ctx.published = inputs
+    ctx.save_for_backward(x, weight, past)
+    ctx.bias_dtype = bias.dtype
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, weight, past = ctx.saved_tensors
+    wants_x, wants_weight, wants_bias, wants_past = ctx.needs_input_grad[:4]
+    d_x = d_weight = d_bias = d_past = None
+    if past is not None and (wants_x or wants_past):
+        # the frames carried over are outputs nobody saw: their gradient is zero, what flows to them is not
+        whole = torch.cat((torch.zeros_like(past, dtype=grad.dtype), grad), dim=1)
+        found = input_gradient(whole, weight, ctx.causal, ctx.published)
+        d_past, d_x = found[:, :2].to(past.dtype), found[:, 2:]
+    elif wants_x:
+        d_x = input_gradient(grad, weight, ctx.causal, ctx.published)
+    if wants_weight or wants_bias:
+        d_weight, d_bias = weight_gradient(x, grad, past, ctx.causal, ctx.published)
+        d_weight, d_bias = d_weight.to(weight.dtype), d_bias.to(ctx.bias_dtype)
+    return d_x, d_weight, d_bias, d_past, None, None
+
+
+peg_forward.register_autograd(_backward, setup_context=_save)
+
+
+def refuse(
+    x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None = None, *args: Any, **kwargs: Any
+) -> str | None:
+    """Say why the kernels cannot run this call."""
+    return refuse_triton(x, weight, bias, past)
+
+
+def peg(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    past: Tensor | None = None,
+    causal: bool = True,
+    order: Literal["causal", "published"] = "causal",
+) -> Tensor:
+    """The operator on our kernels."""
+    check_past(past, causal, order)
+    return peg_forward(x, weight, bias, past, causal, order == "published")
