@@ -16,7 +16,7 @@ def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
         real_logits: float (N, ...), its logits for pictures of the data.
         fake_logits: float (N, ...), its logits for reconstructions; detach what they were computed from.
     """
-    return 0.5 * (F.relu(1.0 - real_logits.float()).mean() + F.relu(1.0 + fake_logits.float()).mean())
+    return 0.5 * (F.relu(1.0 - _full(real_logits)).mean() + F.relu(1.0 + _full(fake_logits)).mean())
 
 
 def hinge_generator(fake_logits: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def hinge_generator(fake_logits: Tensor) -> Tensor:
     Args:
         fake_logits: float (N, ...), the discriminator's logits for reconstructions.
     """
-    return -fake_logits.float().mean()
+    return -_full(fake_logits).mean()
 
 
 def feature_matching(real_features: Sequence[Tensor], fake_features: Sequence[Tensor]) -> Tensor:
@@ -36,6 +36,11 @@ def feature_matching(real_features: Sequence[Tensor], fake_features: Sequence[Te
         fake_features: float (N, C, ...) per layer, for their reconstructions, in the same order.
     """
     distances = [
-        F.l1_loss(fake.float(), real.detach().float()) for real, fake in zip(real_features, fake_features, strict=True)
+        F.l1_loss(_full(fake), _full(real.detach())) for real, fake in zip(real_features, fake_features, strict=True)
     ]
     return torch.stack(distances).mean()
+
+
+def _full(x: Tensor) -> Tensor:
+    """Float32 or better: what autocast left in half precision is not averaged in it."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

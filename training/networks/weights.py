@@ -46,9 +46,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def load_weights(network: Network, path: Path) -> Network:
     """Fill a network from a file; it comes back in evaluation mode, in float32, without gradients.
 
-    Every key must be there, none may be left over, and every shape must fit. Batch counters of normalisation layers are
-    not weights: they are ignored where a file has them.
-
     Args:
         network: whose `state_dict` names the keys.
         path: as for `read_weights`.
@@ -56,7 +53,24 @@ def load_weights(network: Network, path: Path) -> Network:
     Raises:
         TrainingError: the file cannot be read or belongs to another network.
     """
-    given = {name: value for name, value in read_weights(path).items() if not _counter(name)}
+    return fill(network, read_weights(path), path)
+
+
+def fill(network: Network, state: dict[str, Tensor], path: Path) -> Network:
+    """Fill a network with tensors that were read; it comes back as from `load_weights`.
+
+    Every key must be there, none may be left over, and every shape must fit. Batch counters of normalisation layers are
+    not weights: they are ignored where a file has them.
+
+    Args:
+        network: whose `state_dict` names the keys.
+        state: the tensors by name.
+        path: where they were read, for refusals.
+
+    Raises:
+        TrainingError: the tensors belong to another network.
+    """
+    given = {name: value for name, value in state.items() if not _counter(name)}
     wanted = {name: value for name, value in network.state_dict().items() if not _counter(name)}
     kind = type(network).__name__
     if missing := sorted(wanted.keys() - given.keys()):
