@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels import BackendUnavailableError, rope_table, use_backend
+from kernels.dispatch import Form, Operator
 from kernels.spatial_attention.rope import rotate
 from model import CONFIGS, OmniTokenizer
 
@@ -147,7 +148,8 @@ def test_the_choice_is_explained():
     with use_backend("reference"):
         choice = kernels.window_attention.explain(x, table, 4)
     assert (choice.backend, choice.because) == ("reference", "asked for")
-    assert choice.refused == {"sdpa": "reference was asked for"}
+    assert choice.refused == {"triton": "reference was asked for", "sdpa": "reference was asked for"}
+    assert kernels.window_attention.explain(x, table, 4).refused == {"triton": "cpu tensors"}
 
 
 def test_the_environment_chooses(monkeypatch):
@@ -161,6 +163,8 @@ def test_the_environment_chooses(monkeypatch):
 def test_what_cannot_run_is_refused(monkeypatch):
     x = torch.randn(1, 1, 4, 4, 3, HEADS, DIM)
     with pytest.raises(BackendUnavailableError, match="no triton form"):
+        Operator("twice", {"reference": Form(lambda x: 2 * x)}).run_on("triton", x)
+    with pytest.raises(BackendUnavailableError, match="cannot run on triton: cpu tensors"):
         kernels.window_attention.run_on("triton", x, torch.zeros(49, HEADS), 4)
     with pytest.raises(BackendUnavailableError, match="'fast'"), use_backend("fast"):
         pass

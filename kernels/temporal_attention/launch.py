@@ -1,0 +1,120 @@
+"""Launches of temporal attention's kernels: grids, strides and tiles. Imports triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.spatial_attention.reference import LOGIT_SCALE
+from kernels.temporal_attention.triton_kernels import temporal_attention_bwd_kernel, temporal_attention_fwd_kernel
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a program owns: (pixel, head) rows, over its warps."""
+
+    rows: int
+    warps: int
+
+
+# Four of head_dim's 64 channels stay in each thread backward: 165 registers for 5 frames; forward eight and 112.
+FORWARD = Tile(rows=16, warps=4)
+BACKWARD = Tile(rows=8, warps=4)
+
+
+def forward(
+    q: Tensor,
+    kv: Tensor,
+    q_scale: Tensor,
+    k_scale: Tensor,
+    past_kv: Tensor | None,
+    slopes: Tensor | None,
+    causal: bool,
+    window: int | None,
+    tile: Tile = FORWARD,
+) -> Tensor:
+    """Run the operator; arguments are those of `reference.temporal_attention`."""
+    call = _Call(q, kv, past_kv, slopes, causal, window, tile)
+    out = torch.empty(q.shape, dtype=kv.dtype, device=kv.device)
+    if out.numel():
+        with torch.cuda.device_of(kv):
+            temporal_attention_fwd_kernel[call.grid](
+                *call.tensors, q_scale.contiguous(), k_scale.contiguous(), call.slopes, out,
+                *call.sizes, **call.constants, num_warps=tile.warps,
+            )  # fmt: skip
+    return out
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    kv: Tensor,
+    q_scale: Tensor,
+    k_scale: Tensor,
+    past_kv: Tensor | None,
+    slopes: Tensor | None,
+    causal: bool,
+    window: int | None,
+    tile: Tile = BACKWARD,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of q, kv, q_scale, k_scale and past_kv (empty without one) from that of the output."""
+    call = _Call(q, kv, past_kv, slopes, causal, window, tile)
+    dq, dkv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, kv))
+    dpast = torch.empty((0,) if past_kv is None else past_kv.shape, dtype=kv.dtype, device=kv.device)
+    parts = torch.empty((call.grid[0] * call.grid[1], call.lanes), dtype=torch.float32, device=q.device)
+    if dq.numel():
+        with torch.cuda.device_of(kv):
+            temporal_attention_bwd_kernel[call.grid](
+                *call.tensors, q_scale.contiguous(), k_scale.contiguous(), call.slopes,
+                grad.contiguous(), dq, dkv, dpast, parts, *call.sizes, **call.constants, num_warps=tile.warps,
+            )  # fmt: skip
+    # of the product of both scales; programs are added in a fixed order
+    dweight = parts.sum(0)[: q.shape[-1]] * LOGIT_SCALE
+    return dq, dkv, (dweight * k_scale).to(q_scale.dtype), (dweight * q_scale).to(k_scale.dtype), dpast
+
+
+class _Call:
+    """What both launches share: evenly spaced tensors, the grid, run-time sizes and compile-time constants."""
+
+    def __init__(
+        self,
+        q: Tensor,
+        kv: Tensor,
+        past_kv: Tensor | None,
+        slopes: Tensor | None,
+        causal: bool,
+        window: int | None,
+        tile: Tile,
+    ) -> None:
+        batch, frames, height, width, heads, dim = q.shape
+        rows = height * width * heads
+        q, kv = _regular(q), _regular(kv)
+        self.tensors = (q, kv, kv if past_kv is None else _regular(past_kv))
+        self.slopes = q if slopes is None else slopes.contiguous()
+        self.grid = (-(-rows // tile.rows), batch)
+        self.sizes = [rows]
+        for x in self.tensors:
+            self.sizes += [x.stride(0), x.stride(1), x.stride(3) if width > 1 else x.stride(2)]
+        self.lanes = max(16, 1 << (dim - 1).bit_length())
+        self.constants = {
+            "HEADS": heads,
+            "DIM": dim,
+            "LANES": self.lanes,
+            "FRAMES": frames,
+            "PAST": 0 if past_kv is None else past_kv.shape[1],
+            "CAUSAL": causal,
+            "WINDOW": window or 0,
+            "SLOPED": slopes is not None,
+            "LOGIT_SCALE": LOGIT_SCALE,
+            "ROWS": tile.rows,
+        }
+
+
+def _regular(x: Tensor) -> Tensor:
+    """x (B, T, h, w, ..., H, D) if its pixels are evenly spaced and each is one run of memory, else a copy."""
+    height, width, heads, dim = x.shape[2], x.shape[3], x.shape[-2], x.shape[-1]
+    run = x.stride(-1) == 1 and (heads == 1 or x.stride(-2) == dim) and (x.ndim == 6 or x.stride(-3) == heads * dim)
+    even = height == 1 or width == 1 or x.stride(2) == width * x.stride(3)
+    return x if run and even else x.clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,206 @@
+"""Triton kernels of temporal attention: a position's keys stay in registers, no matrix units, one pass over memory.
+
+A program owns ROWS (pixel, head) rows of one batch item, which are contiguous where the projection is; frames and keys
+are unrolled. Backward computes the probabilities again. With unit vectors u, w = scale * q_scale * k_scale,
+logits s_ij = sum_d w_d uq_id uk_jd, probabilities p and the upstream gradient g:
+
+    ds_ij = p_ij (g_i.v_j - sum_j p_ij g_i.v_j)
+    dv_j  = sum_i p_ij g_i
+    duq_i = w sum_j ds_ij uk_j,   dq_i = (duq_i - uq_i (uq_i.duq_i)) / |q_i|,   likewise dk_j
+    dw    = sum_ij ds_ij uq_i uk_j, from which both learned scales take their gradient
+
+Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` places.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
+SMALLEST_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
+
+
+@triton.constexpr_function
+def in_sight(query: int, key: int, causal: bool, window: int) -> bool:
+    """Whether a frame attends to another; `window` 0 is none."""
+    return (not causal or key <= query) and (window == 0 or query - key < window)
+
+
+@triton.jit
+def inverse_norm(b_x):
+    """1 / |x| of each row of a tile (ROWS, LANES), float32, bounded where x is zero."""
+    b_x = b_x.to(tl.float32)
+    return 1.0 / tl.maximum(tl.sqrt(tl.sum(b_x * b_x, 1)), SMALLEST_NORM)
+
+
+@triton.jit
+def unit_gradient(b_du, b_unit, b_inverse):
+    """Gradient of x from that of x / |x|, tiles (ROWS, LANES); the norm counts as constant where it was bounded."""
+    b_along = tl.where(b_inverse < 1.0 / SMALLEST_NORM, tl.sum(b_du * b_unit, 1), 0.0)
+    return (b_du - b_unit * b_along[:, None]) * b_inverse[:, None]
+
+
+@triton.jit(do_not_specialize=["rows"])
+def temporal_attention_fwd_kernel(
+    q, kv, past, q_scale, k_scale, slopes, out,
+    rows, q_batch, q_time, q_pixel, kv_batch, kv_time, kv_pixel, past_batch, past_time, past_pixel,
+    HEADS: tl.constexpr, DIM: tl.constexpr, LANES: tl.constexpr, FRAMES: tl.constexpr, PAST: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SLOPED: tl.constexpr, LOGIT_SCALE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Output of one tile; strides are those of batch items, frames and pixels."""
+    i_batch = tl.program_id(1).to(tl.int64)
+    o_row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    o_dim = tl.arange(0, LANES)
+    o_pixel, o_head = (o_row // HEADS).to(tl.int64), o_row % HEADS
+    m_row = o_row < rows
+    # (ROWS, LANES)
+    mask = m_row[:, None] & (o_dim < DIM)[None, :]
+    o_inner = o_head[:, None] * DIM + o_dim[None, :]
+    b_weight = tl.load(q_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
+    b_weight *= tl.load(k_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
+    b_weight *= LOGIT_SCALE * LOG2_E
+    if SLOPED:
+        b_slope = tl.load(slopes + o_head).to(tl.float32) * LOG2_E
+
+    keys, values, inverses = (), (), ()
+    for t in tl.static_range(PAST + FRAMES):
+        if t < PAST:
+            p_key = past + i_batch * past_batch + t * past_time.to(tl.int64) + o_pixel[:, None] * past_pixel + o_inner
+        else:
+            p_key = kv + i_batch * kv_batch + (t - PAST) * kv_time.to(tl.int64) + o_pixel[:, None] * kv_pixel + o_inner
+        keys += (tl.load(p_key, mask=mask, other=0.0),)
+        values += (tl.load(p_key + HEADS * DIM, mask=mask, other=0.0),)
+    for t in tl.static_range(PAST + FRAMES):
+        inverses += (inverse_norm(keys[t]),)
+
+    for i in tl.static_range(FRAMES):
+        p_q = q + i_batch * q_batch + i * q_time.to(tl.int64) + o_pixel[:, None] * q_pixel + o_inner
+        b_q = tl.load(p_q, mask=mask, other=0.0)
+        b_q = b_q.to(tl.float32) * inverse_norm(b_q)[:, None] * b_weight[None, :]
+        # (ROWS,) each, base 2
+        b_top = tl.full((ROWS,), float("-inf"), tl.float32)
+        logits = ()
+        for j in tl.static_range(PAST + FRAMES):
+            b_logit = tl.full((ROWS,), float("-inf"), tl.float32)
+            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+                b_logit = tl.sum(b_q * keys[j].to(tl.float32), 1) * inverses[j]
+                if SLOPED:
+                    b_logit -= b_slope * (PAST + i - j if PAST + i > j else j - PAST - i)
+                b_top = tl.maximum(b_top, b_logit)
+            logits += (b_logit,)
+        b_sum = tl.zeros((ROWS,), tl.float32)
+        b_out = tl.zeros((ROWS, LANES), tl.float32)
+        for j in tl.static_range(PAST + FRAMES):
+            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+                b_p = tl.exp2(logits[j] - b_top)
+                b_sum += b_p
+                b_out += b_p[:, None] * values[j].to(tl.float32)
+        b_out *= (1.0 / b_sum)[:, None]
+        p_out = out + (i_batch * FRAMES + i) * rows * DIM + o_row[:, None].to(tl.int64) * DIM + o_dim[None, :]
+        tl.store(p_out, b_out.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def temporal_attention_bwd_kernel(
+    q, kv, past, q_scale, k_scale, slopes, grad, dq, dkv, dpast, dweight,
+    rows, q_batch, q_time, q_pixel, kv_batch, kv_time, kv_pixel, past_batch, past_time, past_pixel,
+    HEADS: tl.constexpr, DIM: tl.constexpr, LANES: tl.constexpr, FRAMES: tl.constexpr, PAST: tl.constexpr,
+    CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SLOPED: tl.constexpr, LOGIT_SCALE: tl.constexpr, ROWS: tl.constexpr,
+):  # fmt: skip
+    """Gradients of one tile; each program writes its part of dw (programs, LANES)."""
+    i_batch = tl.program_id(1).to(tl.int64)
+    o_row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    o_dim = tl.arange(0, LANES)
+    o_pixel, o_head = (o_row // HEADS).to(tl.int64), o_row % HEADS
+    # (ROWS, LANES)
+    mask = (o_row < rows)[:, None] & (o_dim < DIM)[None, :]
+    o_inner = o_head[:, None] * DIM + o_dim[None, :]
+    b_weight = tl.load(q_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
+    b_weight *= tl.load(k_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
+    b_weight *= LOGIT_SCALE
+    if SLOPED:
+        b_slope = tl.load(slopes + o_head).to(tl.float32) * LOG2_E
+
+    keys, values, inverse_keys = (), (), ()
+    for t in tl.static_range(PAST + FRAMES):
+        if t < PAST:
+            p_key = past + i_batch * past_batch + t * past_time.to(tl.int64) + o_pixel[:, None] * past_pixel + o_inner
+        else:
+            p_key = kv + i_batch * kv_batch + (t - PAST) * kv_time.to(tl.int64) + o_pixel[:, None] * kv_pixel + o_inner
+        keys += (tl.load(p_key, mask=mask, other=0.0),)
+        values += (tl.load(p_key + HEADS * DIM, mask=mask, other=0.0),)
+    for t in tl.static_range(PAST + FRAMES):
+        inverse_keys += (inverse_norm(keys[t]),)
+
+    # contiguous rows of q's and the output's shape: frame i of this batch item starts at (i_batch * FRAMES + i) * rows
+    o_own = o_row[:, None].to(tl.int64) * DIM + o_dim[None, :]
+    queries, inverse_queries, grads = (), (), ()
+    probabilities, dlogits = (), ()  # (ROWS,) each, of query i and key j at i * (PAST + FRAMES) + j
+    b_dweight = tl.zeros((ROWS, LANES), tl.float32)
+    for i in tl.static_range(FRAMES):
+        p_q = q + i_batch * q_batch + i * q_time.to(tl.int64) + o_pixel[:, None] * q_pixel + o_inner
+        queries += (tl.load(p_q, mask=mask, other=0.0),)
+        grads += (tl.load(grad + (i_batch * FRAMES + i) * rows * DIM + o_own, mask=mask, other=0.0),)
+        inverse_queries += (inverse_norm(queries[i]),)
+        b_q = queries[i].to(tl.float32) * inverse_queries[i][:, None]
+        b_grad = grads[i].to(tl.float32)
+        b_top = tl.full((ROWS,), float("-inf"), tl.float32)
+        logits = ()
+        for j in tl.static_range(PAST + FRAMES):
+            b_logit = tl.full((ROWS,), float("-inf"), tl.float32)
+            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+                b_logit = tl.sum(b_q * b_weight[None, :] * keys[j].to(tl.float32), 1) * (inverse_keys[j] * LOG2_E)
+                if SLOPED:
+                    b_logit -= b_slope * (PAST + i - j if PAST + i > j else j - PAST - i)
+                b_top = tl.maximum(b_top, b_logit)
+            logits += (b_logit,)
+        b_sum = tl.zeros((ROWS,), tl.float32)
+        for j in tl.static_range(PAST + FRAMES):
+            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+                b_sum += tl.exp2(logits[j] - b_top)
+        b_scale = 1.0 / b_sum
+        b_delta = tl.zeros((ROWS,), tl.float32)
+        dprobabilities = ()
+        for j in tl.static_range(PAST + FRAMES):
+            b_p = tl.zeros((ROWS,), tl.float32)
+            b_dp = tl.zeros((ROWS,), tl.float32)
+            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+                b_p = tl.exp2(logits[j] - b_top) * b_scale
+                b_dp = tl.sum(b_grad * values[j].to(tl.float32), 1)
+                b_delta += b_p * b_dp
+            probabilities += (b_p,)
+            dprobabilities += (b_dp,)
+        b_sum_keys = tl.zeros((ROWS, LANES), tl.float32)
+        for j in tl.static_range(PAST + FRAMES):
+            b_ds = tl.zeros((ROWS,), tl.float32)
+            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+                b_ds = probabilities[i * (PAST + FRAMES) + j] * (dprobabilities[j] - b_delta)
+                b_sum_keys += (b_ds * inverse_keys[j])[:, None] * keys[j].to(tl.float32)
+            dlogits += (b_ds,)
+        b_dweight += b_sum_keys * b_q
+        b_dq = unit_gradient(b_sum_keys * b_weight[None, :], b_q, inverse_queries[i])
+        tl.store(dq + (i_batch * FRAMES + i) * rows * DIM + o_own, b_dq.to(dq.dtype.element_ty), mask=mask)
+
+    o_pair = o_pixel[:, None] * (2 * HEADS * DIM) + o_inner
+    for j in tl.static_range(PAST + FRAMES):
+        b_sum_queries = tl.zeros((ROWS, LANES), tl.float32)
+        b_dv = tl.zeros((ROWS, LANES), tl.float32)
+        for i in tl.static_range(FRAMES):
+            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+                b_ds = dlogits[i * (PAST + FRAMES) + j]
+                b_sum_queries += (b_ds * inverse_queries[i])[:, None] * queries[i].to(tl.float32)
+                b_dv += probabilities[i * (PAST + FRAMES) + j][:, None] * grads[i].to(tl.float32)
+        b_key = keys[j].to(tl.float32) * inverse_keys[j][:, None]
+        b_dk = unit_gradient(b_sum_queries * b_weight[None, :], b_key, inverse_keys[j])
+        if j < PAST:
+            p_dkey = dpast + (i_batch * PAST + j) * rows * (2 * DIM) + o_pair
+        else:
+            p_dkey = dkv + (i_batch * FRAMES + j - PAST) * rows * (2 * DIM) + o_pair
+        tl.store(p_dkey, b_dk.to(dkv.dtype.element_ty), mask=mask)
+        tl.store(p_dkey + HEADS * DIM, b_dv.to(dkv.dtype.element_ty), mask=mask)
+
+    i_program = i_batch * tl.num_programs(0) + tl.program_id(0)
+    tl.store(dweight + i_program * LANES + o_dim, tl.sum(b_dweight, 0))

@@ -1,0 +1,94 @@
+"""Launches of window attention's kernels: grids and tiles. Imports triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.window_attention.triton_kernels import (
+    window_attention_bwd_kernel,
+    window_attention_fold_kernel,
+    window_attention_fwd_kernel,
+)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """How windows are shared out.
+
+    Args:
+        programs: so many at most, over all heads; each goes through consecutive windows of one head.
+        warps: of a program.
+        stages: windows in flight in a program.
+    """
+
+    programs: int
+    warps: int
+    stages: int
+
+
+FORWARD = Tile(programs=2048, warps=4, stages=1)
+BACKWARD = Tile(programs=512, warps=4, stages=1)
+# products in float32 run outside of the matrix units, where a tile spills the registers of fewer warps
+FORWARD_FLOAT32 = Tile(programs=2048, warps=16, stages=1)
+BACKWARD_FLOAT32 = Tile(programs=512, warps=16, stages=1)
+
+
+def forward(qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = None) -> Tensor:
+    """Run the operator; arguments are those of `reference.window_attention`."""
+    tile = tile or (FORWARD_FLOAT32 if qkv.dtype == torch.float32 else FORWARD)
+    qkv, (batch, frames, height, width, _, heads, dim) = qkv.contiguous(), qkv.shape
+    out = torch.empty((batch, frames, height, width, heads, dim), dtype=qkv.dtype, device=qkv.device)
+    if out.numel():
+        grid, sizes, constants = _geometry(qkv, window, tile)
+        with torch.cuda.device_of(qkv):
+            window_attention_fwd_kernel[grid](
+                qkv, bias_table.contiguous(), out, *sizes, dim**-0.5, **constants, num_warps=tile.warps
+            )
+    return out
+
+
+def backward(
+    grad: Tensor, qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = None
+) -> tuple[Tensor, Tensor]:
+    """Gradients of qkv and bias_table from that of the output."""
+    tile = tile or (BACKWARD_FLOAT32 if qkv.dtype == torch.float32 else BACKWARD)
+    qkv = qkv.contiguous()
+    dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    if not dqkv.numel():
+        return dqkv, torch.zeros_like(bias_table, memory_format=torch.contiguous_format)
+    grid, sizes, constants = _geometry(qkv, window, tile)
+    heads, tokens = grid[0], constants["TOKENS"]
+    parts = torch.empty((grid[1], heads, tokens, tokens), dtype=torch.float32, device=qkv.device)
+    dtable = torch.empty(bias_table.shape, dtype=torch.float32, device=qkv.device)
+    with torch.cuda.device_of(qkv):
+        window_attention_bwd_kernel[grid](
+            qkv, bias_table.contiguous(), grad.contiguous(), dqkv, parts, *sizes, qkv.shape[-1] ** -0.5, **constants,
+            num_warps=tile.warps,
+        )  # fmt: skip
+        # programs are added in a fixed order, so that the same bits come at every run
+        window_attention_fold_kernel[(dtable.shape[0], heads)](
+            parts.sum(0), dtable, HEADS=heads, SIDE=window, TOKENS=tokens, num_warps=1
+        )
+    return dqkv, dtable.to(bias_table.dtype)
+
+
+def _geometry(qkv: Tensor, window: int, tile: Tile) -> tuple[tuple[int, int], list[int], dict[str, Any]]:
+    """The grid over (heads, programs of a head), run-time sizes and compile-time constants."""
+    batch, frames, height, width, _, heads, dim = qkv.shape
+    down, across = -(-height // window), -(-width // window)
+    windows = batch * frames * down * across
+    share = -(-windows * heads // tile.programs)
+    constants: dict[str, Any] = {
+        "HEADS": heads,
+        "DIM": dim,
+        "LANES": max(16, 1 << (dim - 1).bit_length()),
+        "SIDE": window,
+        "TOKENS": max(16, 1 << (window * window - 1).bit_length()),
+        "PRECISION": "ieee" if qkv.dtype == torch.float32 else "tf32",
+        "STAGES": tile.stages,
+    }
+    return (heads, -(-windows // share)), [height, width, down, across, windows, share], constants
