@@ -1,10 +1,15 @@
-"""How well a tokenizer reconstructs: PSNR, SSIM, codebook usage and perplexity of held-out sets."""
+"""How well a tokenizer reconstructs: PSNR and SSIM, the use of its codes or latents, and what networks say."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,18 +18,21 @@ from PIL import Image
 
 from model import OmniTokenizer, VQConfig, load_bundle
 from model.quality import psnr, ssim
-from training.data import open_set
+from training.card import code_version, machine_name
 from training.data.sets import replace_file
 from training.devices import device_of
 from training.errors import TrainingError
+from training.metrics.bench import Bench, NetworkPaths
+from training.metrics.codebook import CodebookUse
+from training.metrics.judges import Figure
+from training.metrics.latents import LatentStatistics
 from training.pictures import rows_of, write
+from training.sources import Items, items_of
+from training.tables import figures_markdown
 
-HELD_OUT = {
-    "photographs, 128x128": "held-out/photographs-128",
-    "photographs, 256x256": "held-out/photographs-256",
-    "camera clips, 17x128x128": "held-out/camera-128",
-    "unseen game levels, 17x128x128": "held-out/procgen-128",
-}
+BEST_PSNR = 100.0  # decibels of a frame that came back unchanged, whose own figure is infinite
+SHOWN = 8  # pictures in a row of a sheet
+PACKAGES = ("torch", "numpy", "pillow", "av")
 
 
 @dataclass(frozen=True)
@@ -32,152 +40,218 @@ class Scores:
     """Scores of one set; PSNR and SSIM are means over items, an item's being the mean over its frames.
 
     Args:
+        title: of the set.
         items, frames: how many were compared.
         psnr: decibels.
         ssim: at most 1.
-        usage: share of the codebook that the set's tokens use.
-        perplexity: 2 to the entropy of the set's tokens, in bits.
+        codes: `CodebookUse.figures` or `LatentStatistics.figures`.
+        figures: of networks.
+        broken: files that could not be read.
     """
 
+    title: str
     items: int
     frames: int
     psnr: float
     ssim: float
-    usage: float
-    perplexity: float
+    codes: dict[str, Any]
+    figures: tuple[Figure, ...]
+    broken: tuple[str, ...]
 
 
-def read_held_out(data: Path) -> dict[str, NDArray[np.uint8]]:
-    """The held-out sets under a data folder, each uint8 (N, T, H, W, 3).
+@dataclass(frozen=True)
+class Evaluation:
+    """What was found of a bundle.
 
-    Raises:
-        TrainingError: one is missing or damaged.
+    Args:
+        is_vq: whether it has a codebook.
+        sets: scores of each set.
+        codes: of all sets together.
+        missing: figures that were left out, with the file that they need.
     """
-    return {title: open_set(data / name).pixels().numpy() for title, name in HELD_OUT.items()}
+
+    is_vq: bool
+    sets: tuple[Scores, ...]
+    codes: dict[str, Any]
+    missing: dict[str, Path]
 
 
 @torch.inference_mode()
-def reconstruct(
-    tokenizer: OmniTokenizer, pixels: NDArray[np.uint8], batch: int = 8
-) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Tokens and reconstructions of a set.
-
-    Args:
-        tokenizer: a VQ model in evaluation mode.
-        pixels: uint8 (N, T, H, W, 3).
-        batch: items at a time.
-
-    Returns:
-        uint8 of the shape of `pixels`, and all tokens, flat.
-    """
-    device = next(tokenizer.parameters()).device
-    frames, height, width = pixels.shape[1:4]
-    out, tokens = [], []
-    for start in range(0, len(pixels), batch):
-        part = torch.from_numpy(pixels[start : start + batch]).to(device)
-        codes = tokenizer.encode(part)
-        out.append(tokenizer.decode(codes, (frames, height, width)).cpu().numpy())
-        tokens.append(codes.flatten().cpu().numpy())
-    return np.concatenate(out), np.concatenate(tokens)
-
-
-def score(tokenizer: OmniTokenizer, pixels: NDArray[np.uint8]) -> tuple[Scores, NDArray[np.int64]]:
-    """Scores of one set, and its tokens."""
-    config = tokenizer.config.head
-    assert isinstance(config, VQConfig)
-    out, tokens = reconstruct(tokenizer, pixels)
-    counts = np.bincount(tokens, minlength=config.codes)
-    scores = Scores(
-        items=len(pixels),
-        frames=len(pixels) * pixels.shape[1],
-        psnr=float(psnr(pixels, out).mean()),
-        ssim=float(ssim(pixels, out).mean()),
-        usage=float((counts > 0).mean()),
-        perplexity=perplexity(counts),
-    )
-    return scores, tokens
-
-
-def perplexity(counts: NDArray[np.int64]) -> float:
-    """2 to the entropy, in bits, of a histogram of tokens."""
-    shares = counts[counts > 0] / counts.sum()
-    return float(2.0 ** -(shares * np.log2(shares)).sum())
-
-
-def evaluate(tokenizer: OmniTokenizer, data: Path) -> dict[str, dict[str, float]]:
-    """Scores of every held-out set, and codebook figures of all of them together."""
-    results: dict[str, dict[str, float]] = {}
-    everything = []
-    for name, pixels in read_held_out(data).items():
-        scores, tokens = score(tokenizer, pixels)
-        results[name] = asdict(scores)
-        everything.append(tokens)
-    config = tokenizer.config.head
-    assert isinstance(config, VQConfig)
-    counts = np.bincount(np.concatenate(everything), minlength=config.codes)
-    results["all held-out tokens"] = {
-        "tokens": int(counts.sum()),
-        "usage": float((counts > 0).mean()),
-        "perplexity": perplexity(counts),
-    }
-    return results
-
-
-def figures_table(results: dict[str, dict[str, float]]) -> str:
-    """Held-out figures as a Markdown table.
-
-    Args:
-        results: what `evaluate` returns.
-    """
-    lines = ["| held-out set | items | PSNR, dB | SSIM | codes used | perplexity |", "|---|---|---|---|---|---|"]
-    for title, row in results.items():
-        quality = (f"{row['items']}", f"{row['psnr']:.2f}", f"{row['ssim']:.3f}") if "psnr" in row else ("", "", "")
-        lines.append(f"| {title} | {' | '.join(quality)} | {row['usage']:.1%} | {row['perplexity']:,.0f} |")
-    return "\n".join(lines)
-
-
-def evaluate_bundle(bundle: Path, data: Path, out: Path, device: str) -> dict[str, dict[str, float]]:
-    """Score a bundle; write `evaluation.json`, `figures.md` for its card, and pictures of every set.
-
-    Args:
-        bundle: folder of a VQ bundle.
-        data: folder of the data.
-        out: folder of the results.
-        device: where to run.
-
-    Returns:
-        What `evaluate` returns.
-
-    Raises:
-        BundleError: the bundle cannot be loaded.
-        TrainingError: it is no VQ bundle, there is no such device, or a held-out set is missing or damaged.
-    """
-    loaded = load_bundle(bundle, device_of(device))
-    if not loaded.config.is_vq:
-        raise TrainingError(f"{bundle} is a VAE bundle: there is no codebook to evaluate")
-    results = evaluate(loaded.tokenizer, data)
-    for name in HELD_OUT.values():
-        pixels = open_set(data / name).pixels().numpy()
-        write(comparison(loaded.tokenizer, pixels), out / f"{Path(name).name}.png")
-    record = {"bundle": loaded.hash, "results": results}
-    replace_file(out / "evaluation.json", json.dumps(record, indent=2).encode() + b"\n")
-    replace_file(out / "figures.md", figures_table(results).encode() + b"\n")
-    return results
-
-
-def comparison(tokenizer: OmniTokenizer, pixels: NDArray[np.uint8], shown: int = 8) -> Image.Image:
-    """Originals over reconstructions: evenly spread images, or frames of a clip in the middle of the set.
+def reconstruct(tokenizer: OmniTokenizer, pixels: torch.Tensor, codes: CodebookUse | LatentStatistics) -> torch.Tensor:
+    """Encode and decode; a VAE decodes the mean of its latents.
 
     Args:
         tokenizer: in evaluation mode.
-        pixels: uint8 (N, T, H, W, 3).
-        shown: pictures in a row.
+        pixels: uint8 (N, T, H, W, 3) on its device.
+        codes: takes in the codes on the way.
+
+    Returns:
+        uint8 of the shape of `pixels`.
     """
-    count, frames = pixels.shape[:2]
-    items = [count // 2] if frames > 1 else np.linspace(0, count - 1, min(shown, count)).round().astype(int)
-    original = pixels[items]
-    decoded = reconstruct(tokenizer, original)[0]
-    if frames == 1:
-        return rows_of(original[:, 0], decoded[:, 0])
-    steps = np.linspace(0, frames - 1, min(shown, frames)).round().astype(int)
-    return rows_of(original[0, steps], decoded[0, steps])
+    frames, height, width = pixels.shape[1:4]
+    if isinstance(codes, CodebookUse):
+        latents = tokenizer.encode(pixels)
+        codes.update(latents)
+    else:
+        latents, logvar = tokenizer.encode_moments(pixels)
+        codes.update(latents, logvar)
+    return tokenizer.decode(latents, (frames, height, width))
+
+
+def codes_of(tokenizer: OmniTokenizer) -> CodebookUse | LatentStatistics:
+    """An empty record of what the tokenizer's head gives."""
+    head = tokenizer.config.head
+    return CodebookUse(head.codes) if isinstance(head, VQConfig) else LatentStatistics(head.dim)
+
+
+@torch.inference_mode()
+def score(
+    tokenizer: OmniTokenizer, items: Items, bench: Bench
+) -> tuple[Scores, CodebookUse | LatentStatistics, Image.Image]:
+    """Scores of one set, its codes, and a picture: originals over reconstructions.
+
+    Args:
+        tokenizer: in evaluation mode.
+        items: the set.
+        bench: the networks that judge.
+
+    Raises:
+        TrainingError: none of the items could be read.
+    """
+    device = next(tokenizer.parameters()).device
+    judges, codes = bench.judges(items.frames), codes_of(tokenizer)
+    decibels: list[float] = []
+    similarity: list[float] = []
+    sheet = _Sheet(len(items), items.frames)
+    for batch in items.batches():
+        pixels = torch.from_numpy(batch).to(device)
+        restored = reconstruct(tokenizer, pixels, codes)
+        decibels += psnr(pixels, restored).clamp_max(BEST_PSNR).mean(dim=1).tolist()
+        similarity += ssim(pixels, restored).mean(dim=1).tolist()
+        for judge in judges:
+            judge.update(pixels, restored)
+        sheet.update(batch, restored.cpu().numpy())
+    count = len(decibels)
+    if not count:
+        raise TrainingError(f"none of the {len(items)} {items.title} could be read; the first is {items.broken[0]}")
+    found = Scores(
+        title=items.title,
+        items=count,
+        frames=count * items.frames,
+        psnr=float(np.mean(decibels)),
+        ssim=float(np.mean(similarity)),
+        codes=codes.figures(),
+        figures=tuple(figure for judge in judges for figure in judge.figures()),
+        broken=tuple(items.broken),
+    )
+    return found, codes, sheet.picture()
+
+
+class _Sheet:
+    """Keeps a few items on the way: images spread over the set, or a clip in the middle of it.
+
+    The first item is kept in any case, for where files cannot be read there are fewer than were listed.
+    """
+
+    def __init__(self, count: int, frames: int) -> None:
+        places = [count // 2] if frames > 1 else np.linspace(0, count - 1, min(SHOWN, count)).round().astype(int)
+        self.places, self.frames, self.seen = set(map(int, places)), frames, 0
+        self.rows: tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]] = ([], [])
+
+    def update(self, originals: NDArray[np.uint8], restored: NDArray[np.uint8]) -> None:
+        for pair in zip(originals, restored, strict=True):
+            if self.seen in self.places or not self.seen:
+                for row, item in zip(self.rows, pair, strict=True):
+                    if self.frames > 1:
+                        row.clear()
+                    steps = np.linspace(0, self.frames - 1, min(SHOWN, self.frames)).round().astype(int)
+                    row += list(item[steps])
+            self.seen += 1
+
+    def picture(self) -> Image.Image:
+        return rows_of(*(np.stack(row) for row in self.rows))
+
+
+def evaluate(
+    tokenizer: OmniTokenizer, sets: Sequence[Items], bench: Bench
+) -> tuple[Evaluation, dict[str, Image.Image]]:
+    """Scores of every set, and of all of their codes together; pictures by the sets' names."""
+    scores, pictures, together = [], {}, codes_of(tokenizer)
+    for items in sets:
+        found, codes, picture = score(tokenizer, items, bench)
+        scores.append(found)
+        together.add(codes)  # type: ignore[arg-type]  # of one tokenizer, so of one kind
+        pictures[items.name] = picture
+    return Evaluation(tokenizer.config.is_vq, tuple(scores), together.figures(), bench.missing), pictures
+
+
+def evaluate_bundle(
+    bundle: Path,
+    data: Path,
+    out: Path,
+    device: str,
+    networks: NetworkPaths,
+    side: int = 256,
+    frames: int = 17,
+    limit: int | None = None,
+) -> Evaluation:
+    """Score a bundle; write `evaluation.json`, `figures.md` for its card, and pictures of every set.
+
+    Args:
+        bundle: folder of the bundle.
+        data: as for `items_of`.
+        out: folder of the results.
+        device: where to run.
+        networks: files of the judging networks.
+        side, frames, limit: as for `items_of`.
+
+    Raises:
+        BundleError: the bundle cannot be loaded.
+        TrainingError: there is no such device, nothing to evaluate on, or a network's file is wrong.
+    """
+    where = device_of(device)
+    loaded = load_bundle(bundle, where)
+    sets = items_of(data, side, frames, limit)
+    bench = Bench(networks, where)
+    found, pictures = evaluate(loaded.tokenizer, sets, bench)
+    out.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        write(picture, out / f"{name}.png")
+    record = {
+        "bundle": loaded.hash,
+        "head": "vq" if found.is_vq else "vae",
+        "data": str(data),
+        "preprocessing": [
+            "sets as built; files: centre squares of the shorter side, antialiased bicubic, videos from their start at "
+            "their own rate",
+            "PSNR and SSIM on 8-bit RGB, means over frames, then over items; a VAE decodes the mean of its latents",
+            *bench.words(),
+        ],
+        "networks": {kind: {"file": path.name, "sha256": _digest(path)} for kind, path in bench.files.items()},
+        "left out": {figures: str(path) for figures, path in found.missing.items()},
+        "versions": {"code": code_version(), "python": platform.python_version(), **_versions()},
+        "machine": machine_name(where),
+        "results": [asdict(scores) for scores in found.sets],
+        "all": found.codes,
+    }
+    replace_file(out / "evaluation.json", json.dumps(record, indent=2).encode() + b"\n")
+    replace_file(out / "figures.md", figures_markdown(found).encode() + b"\n")
+    return found
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of the files of a folder in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

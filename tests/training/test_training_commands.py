@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,7 +15,6 @@ from model import load_bundle
 from model.quality import psnr
 from training.__main__ import app
 from training.data import open_set
-from training.evaluate import perplexity
 
 run = CliRunner()
 
@@ -52,20 +48,6 @@ def test_train_pauses_resumes_and_writes_a_bundle_that_loads(data: Path, tmp_pat
     assert list((out / "samples").glob("*.png"))
     assert list((out / "tensorboard").iterdir())
 
-    scored = run.invoke(app, ["evaluate", str(out / "bundle"), "--data", str(data), "--out", str(tmp_path / "scores")])
-    assert scored.exit_code == 0, scored.output
-    record = json.loads((tmp_path / "scores" / "evaluation.json").read_text())
-    assert record["bundle"] == bundle.hash
-    assert record["results"]["photographs, 128x128"]["items"] == 12
-    assert 0 < record["results"]["all held-out tokens"]["usage"] <= 1
-    title, items, decibels, *_ = (
-        (tmp_path / "scores" / "figures.md").read_text().splitlines()[2].strip("| ").split(" | ")
-    )
-    assert (title, int(items)) == ("photographs, 128x128", 12)
-    assert float(decibels) == pytest.approx(record["results"][title]["psnr"], abs=0.01)
-    with Image.open(tmp_path / "scores" / "camera-128.png") as picture:
-        assert picture.height == 2 * 64 + 4
-
 
 def test_the_bundle_of_this_repository_restores_photographs() -> None:
     """The originals of the model card's picture, eight squares of 128 pixels four apart, were never trained on."""
@@ -94,9 +76,7 @@ def test_the_bundle_of_this_repository_restores_photographs() -> None:
         (["train", "debug", "--data", "DATA", "--device", "tpu0"], "no device 'tpu0'"),
         (["train", "debug", "--data", "DATA", "--device", "meta"], "no device 'meta'"),
         (["train", "debug", "--data", "DATA", "--device", "cuda:99"], "not in this machine"),
-        (["evaluate", "EMPTY", "--data", "DATA", "--device", "tpu0"], "no device 'tpu0'"),
         (["train", "debug", "--resume", "--data", "DATA", "--out", "EMPTY"], "no checkpoint"),
-        (["evaluate", "EMPTY", "--data", "DATA"], "no bundle"),
         (["data", "build", "imagenet"], "no data set"),
         (["data", "build", "demo", "--set", "train/nothing"], "no sets"),
         (["data", "build", "demo", "--scale", "-1"], "positive"),
@@ -119,9 +99,3 @@ def test_without_tensorboard_the_extra_is_named(data: Path, tmp_path: Path, monk
     assert result.exit_code == 1
     assert "pip install omnitok[train]" in result.output
     assert "Traceback" not in result.output
-
-
-@given(histogram=st.lists(st.integers(0, 50), min_size=1, max_size=20).filter(any))
-def test_perplexity_lies_between_one_and_the_codes_used(histogram: list[int]) -> None:
-    counts = np.array(histogram)
-    assert 1 - 1e-9 <= perplexity(counts) <= (counts > 0).sum() + 1e-9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,20 +11,74 @@ from rich.table import Table
 
 from training.cli.told import told
 
+if TYPE_CHECKING:
+    from training.evaluate import Evaluation
+
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a VQ bundle.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data.")] = Path("data/demo"),
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, VQ or VAE.")],
+    data: Annotated[
+        Path, typer.Argument(help="Data folder with held-out sets, or any folder of images and videos.")
+    ] = Path("data/demo"),
     out: Annotated[Path, typer.Option(help="Folder for figures and pictures.")] = Path("runs/evaluation"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    side: Annotated[int, typer.Option(help="Pixels of the squares that a user's files are cut to.")] = 256,
+    frames: Annotated[int, typer.Option(help="Frames of the clips that a user's videos are cut to.")] = 17,
+    items: Annotated[int | None, typer.Option(help="At most so many items of each set, evenly spread.")] = None,
+    networks: Annotated[Path, typer.Option(help="Folder of `omnitok data networks`.")] = Path("data/networks"),
+    inception: Annotated[Path | None, typer.Option(help="Weights of the FID Inception-v3, for rFID.")] = None,
+    i3d: Annotated[Path | None, typer.Option(help="Weights of Inception-I3D (Kinetics-400), for rFVD.")] = None,
+    lpips: Annotated[Path | None, typer.Option(help="Weights of LPIPS on VGG16: a file or a folder.")] = None,
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Instead: PSNR by resolution and by frame, with plots.")
+    ] = False,
 ) -> None:
-    """Measure a bundle on held-out data: PSNR, SSIM, codebook usage and perplexity."""
+    """Measure reconstructions: PSNR, SSIM, the use of codes or latents, and distances of networks' features.
+
+    Without weights of the standard networks the packaged ones give figures of their own: FID-lite, KID-lite, FVD-lite
+    and the VGG distance.
+    """
     from training.evaluate import evaluate_bundle
+    from training.metrics.bench import NetworkPaths
+    from training.sweep import sweep_bundle
 
     with told():
-        results = evaluate_bundle(bundle, data, out, device)
-    table = Table("held-out set", "items", "PSNR, dB", "SSIM", "codes used", "perplexity")
-    for title, row in results.items():
-        quality = (str(row["items"]), f"{row['psnr']:.2f}", f"{row['ssim']:.3f}") if "psnr" in row else ("", "", "")
-        table.add_row(title, *quality, f"{row['usage']:.1%}", f"{row['perplexity']:,.0f}")
-    Console().print(table)
+        if sweep:
+            _tell_sweep(sweep_bundle(bundle, data, out, device))
+        else:
+            paths = NetworkPaths(networks, inception, i3d, lpips)
+            _tell(evaluate_bundle(bundle, data, out, device, paths, side, frames, items))
+    typer.echo(f"wrote {out}")
+
+
+def _tell(found: Evaluation) -> None:
+    from training.tables import notes, terminal_tables
+
+    console = Console()
+    for part in (*terminal_tables(found), *notes(found)):
+        console.print(part, highlight=False)
+    for scores in found.sets:
+        for sentence in scores.broken:
+            console.print(f"left out: {sentence}", highlight=False, markup=False)
+    for figures, path in found.missing.items():
+        console.print(f"without {figures}: {path} is missing, `omnitok data networks` brings it", highlight=False)
+
+
+def _tell_sweep(records: dict[str, dict[str, Any]]) -> None:
+    console = Console()
+    resolution, frames = records["psnr-by-resolution"], records["psnr-by-frame"]
+    table = Table("side, pixels", "PSNR, dB", "middle half")
+    for side, row in resolution["psnr"].items():
+        table.add_row(side, f"{row['mean']:.2f}", f"{row['lower quartile']:.2f} to {row['upper quartile']:.2f}")
+    console.print(table)
+    curve = frames["psnr"]["whole"]
+    alike = frames["equal codes"] and not frames["largest pixel difference"]
+    console.print(
+        f"{frames['items']} clips of {len(curve)} frames: first frame {curve[0]:.2f} dB, last {curve[-1]:.2f} dB; "
+        f"in chunks of {frames['chunk']} frames "
+        + ("the same codes and pixels" if alike else f"DIFFERENT by up to {frames['largest pixel difference']} levels"),
+        highlight=False,
+    )
+    steps = frames["mean absolute PSNR step, dB"]
+    told_steps = ", ".join(f"{value:.3f} {where}" for where, value in steps.items() if value is not None)
+    console.print(f"mean absolute PSNR step from frame to frame, dB: {told_steps}", highlight=False)

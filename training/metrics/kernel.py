@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from training.errors import TrainingError
 
-SUBSETS = 32
+SUBSETS = 10
 SUBSET_SIZE = 1000
 
 
