@@ -51,6 +51,8 @@ DEMO = (
     SetPlan("held-out/procgen-128", "procgen", FRAMES, 128, 16, 8),
     SetPlan(PHOTOGRAPHS, "crops", 1, 256, 8, 14),
     SetPlan(GAMES, "procgen", FRAMES, 128, 160, 50),
+    SetPlan("held-out/photographs-512", "natural", 1, 512, 1, 0),
+    SetPlan("held-out/camera-65", "camera", 65, 128, 1, 0),
 )
 
 SOURCES = {

@@ -22,7 +22,7 @@ WINDOWS = 12  # clips taken from each recording, spread over its length
 
 
 def photographs(cache: Path, size: int) -> NDArray[np.uint8]:
-    """Centre squares of the natural photographs of gcompris-qt-data.
+    """Centre squares of the natural photographs of gcompris-qt-data that are large enough.
 
     Args:
         cache: where packages are kept.
@@ -36,7 +36,7 @@ def photographs(cache: Path, size: int) -> NDArray[np.uint8]:
         square(picture, size)
         for name in PHOTOGRAPHS
         for picture in embedded_webp((folder / f"{name}.rcc").read_bytes())
-        if min(picture.size) >= LEAST_SIDE
+        if min(picture.size) >= max(LEAST_SIDE, size)
     ]
     return np.stack(pictures)[:, None]
 
