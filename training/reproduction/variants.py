@@ -1,0 +1,101 @@
+"""The trainings that tables 7 to 10 compare, as variants of one small recipe; all have the same budget.
+
+A quarter of the paper's geometry: 64 pixels where it has 256, a grid of 8x8 tokens with windows of 4x4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from model import TokenizerConfig, VQConfig
+from training.errors import TrainingError
+from training.feeds.draw import Draw
+from training.recipes import LossWeights, Recipe, Stage
+from training.schedule import draws
+
+STEPS = 1_600  # of the two VQ stages together; KL fine-tuning takes half as many again
+SIDE, MULTI_SIDES = 64, (48, 64, 96)
+IMAGES, CLIPS = 80, 16  # of a step at `SIDE`: 5,120 tokens either way
+
+TOKENIZER = TokenizerConfig(
+    width=128, heads=2, head_dim=64, patch_norm=False, encoder_blocks="ww", decoder_blocks="ww", temporal_layers=2,
+    window=4, head=VQConfig(codes=2048, dim=8),
+)  # fmt: skip
+PLAIN_SPACE = replace(TOKENIZER, encoder_blocks="tt", decoder_blocks="tt")
+PLAIN_TIME = replace(TOKENIZER, causal_attention=False, causal_peg=False)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One training.
+
+    Args:
+        name: of its folder and in tables.
+        words: what it is, for people.
+        recipe: how it is trained.
+        shown: the stages whose bundles are measured.
+    """
+
+    name: str
+    words: str
+    recipe: Recipe
+    shown: tuple[str, ...]
+
+
+def variants(steps: int = STEPS, seed: int = 0) -> dict[str, Variant]:
+    """Every training of tables 7 to 10, once.
+
+    Trainings of one stage spend `steps` on it; those of two spend half on each. The two orders of table 10 add a third
+    stage of half as many steps.
+
+    Args:
+        steps: even, at least 2.
+        seed: of weights, data and draws.
+
+    Raises:
+        TrainingError: the steps do not halve.
+    """
+    if steps < 2 or steps % 2:
+        raise TrainingError(f"steps are shared by two stages: an even number from 2, not {steps}")
+    warmup = max(1, min(200, steps // 10))
+    image = Stage(
+        name="image", head="vq", steps=steps, images=IMAGES, sides=(SIDE,), base_side=SIDE, learning_rate=1e-3,
+        warmup=warmup, ema=0.995, losses=LossWeights(l2=20.0, l1=2.0), revive_after=100, plain=warmup,
+    )  # fmt: skip
+    video = replace(image, name="video", images=0, clips=CLIPS)
+    first = replace(image, steps=steps // 2)
+    joint = replace(first, name="joint", clips=CLIPS, plain=0)
+    multi = replace(joint, sides=MULTI_SIDES)
+
+    def variant(name: str, words: str, *stages: Stage, of: TokenizerConfig = TOKENIZER, shown: int = 1) -> Variant:
+        return Variant(name, words, Recipe(of, stages, seed), tuple(stage.name for stage in stages[-shown:]))
+
+    vae, vq = replace(multi, name="kl", head="vae"), replace(multi, name="vq")
+    listed = (
+        variant("image-fix", "images at 64 pixels", image),
+        variant("image-multi", "images at 48, 64 and 96 pixels", replace(image, sides=MULTI_SIDES)),
+        variant("video-fix", "clips at 64 pixels", video),
+        variant("video-multi", "clips at 48, 64 and 96 pixels", replace(video, sides=MULTI_SIDES)),
+        variant("joint-fix", "images, then images and clips, at 64 pixels", first, joint),
+        variant("joint-multi", "images at 64 pixels, then images and clips at 48, 64 and 96; then KL",
+                first, multi, vae, shown=2),
+        variant("image-fix-plain", "as image-fix, every spatial layer with full attention", image, of=PLAIN_SPACE),
+        variant("joint-multi-plain", "as joint-multi without KL, time with full attention", first, multi,
+                of=PLAIN_TIME),
+        variant("kl-first", "as joint-multi with KL in the first two stages; then VQ",
+                replace(first, head="vae"), replace(multi, head="vae"), vq, shown=2),
+    )  # fmt: skip
+    return {entry.name: entry for entry in listed}
+
+
+def batches(recipe: Recipe) -> Iterator[Draw]:
+    """All batches of a run, stage after stage."""
+    for stage in recipe.stages:
+        yield from draws(stage, recipe.seed, 0, {"images": 0, "clips": 0}, stage.steps)
+
+
+def tokens(recipe: Recipe, draw: Draw) -> int:
+    """Positions of the latent grids of a batch."""
+    t, h, w = recipe.tokenizer.grid(draw.frames, draw.side, draw.side)
+    return draw.count * t * h * w
