@@ -41,6 +41,7 @@ class Operation:
         checked: small and odd shapes whose output and gradients are compared with the reference in float64.
         timed: the shapes of the network.
         baselines: name to what torch offers for the same call, honest and with the copies that it needs.
+        compilable: those of the baselines that are timed under torch.compile too.
         gradients: names of the inputs that receive gradients; none for an operator without.
         full_precision: names of the inputs that stay float32 whatever the dtype under test.
         candidates: launches of other configurations for the same inputs, by name; timed beside the chosen one.
@@ -54,6 +55,7 @@ class Operation:
     checked: tuple[Case, ...]
     timed: tuple[Case, ...]
     baselines: Mapping[str, Callable[..., Tensor]]
+    compilable: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     gradients: tuple[str, ...] = ()
     full_precision: frozenset[str] = frozenset()
     candidates: Callable[[Inputs], Mapping[str, Callable[[], Any]]] = field(default=lambda inputs: {})

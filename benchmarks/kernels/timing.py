@@ -126,7 +126,7 @@ def time_case(operation: Operation, case: Case, dtype: torch.dtype, compile_base
 
     Args:
         operation, case, dtype: what is called.
-        compile_baseline: whether torch.compile of the reference is timed where the case asks for it.
+        compile_baseline: whether torch.compile is timed where the case asks for it.
     """
     first = operation.draw(case, dtype, seed=0)
     out = operation.ours(**first).detach()
@@ -137,7 +137,8 @@ def time_case(operation: Operation, case: Case, dtype: torch.dtype, compile_base
     runs = {"ours": operation.ours, **operation.baselines}
     if case.compiled and compile_baseline:
         torch._dynamo.reset()
-        runs["torch.compile"] = torch.compile(operation.reference, dynamic=False)
+        for name, run in {"reference": operation.reference, **operation.compilable}.items():
+            runs[f"torch.compile {name}"] = torch.compile(run, dynamic=False)
 
     times = {name: _attempt([_forward(run, inputs) for inputs in draws]) for name, run in runs.items()}
     variants: dict[str, list[Callable[[], Any]]] = {}

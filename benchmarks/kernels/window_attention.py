@@ -1,0 +1,80 @@
+"""Window attention: torch has no call for it; partition, its fused attention with a bias, and reversal come closest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+import kernels
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal
+from kernels.window_attention import reference, sdpa
+
+
+def _make(
+    batch: int, frames: int, height: int, width: int, heads: int = 8, dim: int = 64, window: int = 8
+) -> Callable[[torch.Generator], Inputs]:
+    def make(generator: torch.Generator) -> Inputs:
+        return {
+            "qkv": normal(generator, batch, frames, height, width, 3, heads, dim),
+            "bias_table": normal(generator, (2 * window - 1) ** 2, heads),
+            "window": window,
+        }
+
+    return make
+
+
+def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
+    """Launches of other shares, warps and stages; the gradients alone, beside them."""
+    from kernels.window_attention import launch
+
+    values = [x.detach() if isinstance(x, torch.Tensor) else x for x in inputs.values()]
+    grad = values[0][:, :, :, :, 0].contiguous()
+    found: dict[str, Callable[[], Any]] = {}
+    for programs, warps, stages in (
+        (1 << 30, 4, 1),
+        (2048, 4, 1),
+        (1024, 4, 2),
+        (528, 4, 2),
+        (396, 4, 3),
+        (2048, 8, 1),
+    ):
+        tile = launch.Tile(programs, warps, stages)
+        found[f"forward {programs}/{warps}/{stages}"] = lambda tile=tile: launch.forward(*values, tile=tile)
+    for programs, warps, stages in ((256, 4, 1), (512, 4, 1), (512, 8, 1), (264, 4, 2), (264, 8, 2), (1024, 4, 1)):
+        tile = launch.Tile(programs, warps, stages)
+        found[f"backward {programs}/{warps}/{stages}"] = lambda tile=tile: launch.backward(grad, *values, tile=tile)
+    return found
+
+
+OPERATION = Operation(
+    name="window_attention",
+    operator=kernels.window_attention,
+    reference=reference.window_attention,
+    checked=(
+        Case("one window", _make(1, 1, 8, 8, heads=1)),
+        Case("ragged 9x21", _make(2, 1, 9, 21)),
+        Case("smaller than a window, 3x5", _make(1, 2, 3, 5, heads=3, dim=32)),
+        Case("head_dim 72, 16x9", _make(1, 1, 16, 9, heads=2, dim=72)),
+        Case("windows of 4, 6x10", _make(2, 2, 6, 10, heads=2, dim=16, window=4)),
+        Case("windows of 7, 14x9", _make(1, 2, 14, 9, heads=4, dim=32, window=7)),
+        Case("clip of 5, 16x24", _make(1, 5, 16, 24, heads=4)),
+        Case("image 256, B 4", _make(4, 1, 32, 32)),
+    ),
+    timed=(
+        Case("image 256, B 1", _make(1, 1, 32, 32)),
+        Case("image 256, B 16", _make(16, 1, 32, 32), compiled=True),
+        Case("image 256, B 64", _make(64, 1, 32, 32)),
+        Case("clip 17x128, B 8", _make(8, 5, 16, 16)),
+        Case("clip 17x256, B 8", _make(8, 5, 32, 32), compiled=True),
+        Case("demo image 128, B 96", _make(96, 1, 16, 16, heads=4)),
+        Case("demo clip 17x128, B 16", _make(16, 5, 16, 16, heads=4)),
+        Case("ragged image 216, B 16", _make(16, 1, 27, 27)),
+    ),
+    baselines={"sdpa": sdpa.window_attention},
+    compilable={"sdpa": sdpa.window_attention},
+    gradients=("qkv", "bias_table"),
+    full_precision=frozenset({"bias_table"}),
+    candidates=candidates,
+)
