@@ -154,6 +154,12 @@ class Stage:
             raise TrainingError(f"stage {self.name} trains on {self.images} images and {self.clips} clips a step")
         if not self.sides or min(self.sides) < 1:
             raise TrainingError(f"stage {self.name} needs sides in pixels, not {self.sides}")
+        smallest = 3 * 2**self.discriminators.layers
+        if self.adversarial and min(self.sides) < smallest:
+            raise TrainingError(
+                f"stage {self.name}: discriminators of {self.discriminators.layers} layers need squares of at least "
+                f"{smallest} pixels, not {min(self.sides)}"
+            )
         if min(self.learning_rate, self.clip_norm) <= 0:
             raise TrainingError(f"stage {self.name}: learning rate and gradient bound must be above 0")
         if not all(0 <= value < 1 for value in (*self.betas, self.ema, self.codebook_decay)):

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import Batches
 from training.data.sets import SetInfo, write_info, write_shard
-from training.recipes import RECIPES
+from training.feeds.resident import ResidentFeed
 
 SETS = {
     "train/photographs-256": (1, 64),
@@ -45,10 +44,11 @@ def data(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture
-def batches() -> Batches:
-    """Batches of the debug recipe from squares in memory."""
-    recipe = RECIPES["debug"]
-    photographs = torch.from_numpy(moving_squares(24, 1, 2 * recipe.side, 0)[:, 0])
-    clips = torch.from_numpy(moving_squares(12, 5, 2 * recipe.side, 1))
-    return Batches(photographs, clips, recipe.side, torch.device("cpu"), seed=0)
+@pytest.fixture(scope="session")
+def feed() -> ResidentFeed:
+    """Squares in memory, enough for every draw of the debug recipe."""
+    photographs, clips = (
+        torch.from_numpy(moving_squares(count, frames, 64, seed))
+        for seed, (count, frames) in enumerate([(24, 1), (12, 5)])
+    )
+    return ResidentFeed([[photographs]], [[clips]], torch.device("cpu"), seed=0)

@@ -1,95 +1,139 @@
-"""Equation 1's pieces: gradients, unit codes, dead codes."""
+"""The codebook's keeper: unit codes, dead codes, codes learned by averages, figures of use."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
 
-from model import CONFIGS, OmniTokenizer, VQHead
-from training.batches import Batches
-from training.codebook import CodebookKeeper
-from training.losses import straight_through, vq_step
+from training.codebook import CodebookKeeper, usage
 from training.recipes import RECIPES
 
-
-@pytest.fixture
-def head() -> VQHead:
-    torch.manual_seed(0)
-    head = OmniTokenizer(CONFIGS["debug"]).head
-    assert isinstance(head, VQHead)
-    return head
+CODES, DIM = 64, 4
+STAGE = replace(RECIPES["debug"].stage("image"), revive_after=4, codebook_decay=0.5)
 
 
-def keeper_of(head: VQHead, patience: int) -> tuple[CodebookKeeper, torch.nn.Parameter, torch.optim.Adam]:
-    average = torch.nn.Parameter(head.codebook.detach().clone())
-    optimizer = torch.optim.Adam(head.parameters(), lr=1e-2)
-    head.codebook.grad = torch.randn_like(head.codebook)
-    optimizer.step()
-    generator = torch.Generator().manual_seed(0)
-    return CodebookKeeper(head.codebook, average, optimizer, patience, generator), average, optimizer
+class Book:
+    """A codebook, its average, an optimiser that has moments, and their keeper."""
+
+    def __init__(self, rule: str = "gradient") -> None:
+        torch.manual_seed(0)
+        self.codes = nn.Parameter(F.normalize(torch.randn(CODES, DIM), dim=-1), requires_grad=rule == "gradient")
+        self.average = nn.Parameter(self.codes.detach().clone(), requires_grad=False)
+        self.optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1)), self.codes], lr=1e-2)
+        if rule == "gradient":
+            self.codes.grad = torch.randn(CODES, DIM)
+            self.optimizer.step()
+        self.keeper = CodebookKeeper(self.codes, self.average, replace(STAGE, codebook_rule=rule), seed=0)
+
+    def update(self, step: int, tokens: Tensor, vectors: Tensor) -> None:
+        self.keeper.update(torch.tensor(step), tokens, vectors, self.optimizer)
 
 
-def test_straight_through_has_the_codes_values_and_the_vectors_gradient() -> None:
-    vectors, codes = torch.randn(5, 4, requires_grad=True), torch.randn(5, 4, requires_grad=True)
-    weight = torch.randn(5, 4)
-    out = straight_through(vectors, codes)
-    torch.testing.assert_close(out, codes)
-    (out * weight).sum().backward()
-    assert vectors.grad is not None
-    torch.testing.assert_close(vectors.grad, weight)
-    assert codes.grad is None
+def unit(count: int, seed: int = 1) -> Tensor:
+    return F.normalize(torch.randn(count, DIM, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def test_each_term_reaches_only_its_side(batches: Batches) -> None:
-    """The codebook term moves codes alone; reconstruction and commitment never touch them."""
-    torch.manual_seed(0)
-    tokenizer = OmniTokenizer(CONFIGS["debug"])
-    recipe = RECIPES["debug"]
-    result = vq_step(tokenizer, batches.images(4), recipe, quantise=True)
-    result.loss.backward()
-    head = tokenizer.head
-    assert isinstance(head, VQHead)
-    codes = head.codebook.detach()
-    used = codes[result.tokens]
-    expected = torch.zeros_like(codes).index_add_(0, result.tokens, 2 * (used - result.vectors) / used.numel())
-    assert head.codebook.grad is not None
-    torch.testing.assert_close(head.codebook.grad, recipe.codebook * expected)
-    reached = tokenizer.encoder.embed.first.proj.weight.grad
-    assert reached is not None
-    assert reached.abs().max() > 0
+def distance_to(vectors: Tensor, codes: Tensor) -> Tensor:
+    return (codes[:, None] - vectors).norm(dim=-1).amin(-1)
 
 
-def test_codes_stay_on_the_unit_sphere(head: VQHead) -> None:
-    keeper, _, _ = keeper_of(head, patience=10)
-    vectors = F.normalize(torch.randn(100, 4), dim=-1)
-    keeper.update(1, head.assign(vectors).flatten(), vectors)
-    torch.testing.assert_close(head.codebook.norm(dim=-1), torch.ones(64))
+@pytest.mark.parametrize("rule", ["gradient", "ema"])
+def test_codes_stay_on_the_unit_sphere(rule: str) -> None:
+    book = Book(rule)
+    book.update(1, torch.randint(CODES, (100,)), unit(100))
+    for codes in (book.codes, book.average):
+        torch.testing.assert_close(codes.detach().norm(dim=-1), torch.ones(CODES))
 
 
-def test_a_dead_code_moves_to_an_encoder_output_and_forgets_its_past(head: VQHead) -> None:
-    keeper, average, optimizer = keeper_of(head, patience=4)
-    vectors = F.normalize(torch.randn(100, 4), dim=-1)
-    alive = torch.arange(40)
+@pytest.mark.parametrize("rule", ["gradient", "ema"])
+def test_a_dead_code_moves_to_a_vector_and_forgets_its_past(rule: str) -> None:
+    book, vectors = Book(rule), unit(100)
+    alive = torch.arange(40).repeat(3)[:100]
     for step in range(1, 5):
-        keeper.update(step, alive, vectors)
-    before = optimizer.state[head.codebook]
-    dead = head.codebook[40:]
-    distance = (dead[:, None] - vectors).norm(dim=-1).amin(-1)
-    assert distance.max() < 1e-6
+        book.update(step, alive, vectors)
+    dead = book.codes.detach()[40:]
+    assert distance_to(vectors, dead).max() < 1e-6
     assert len(dead.unique(dim=0)) == len(dead)
-    torch.testing.assert_close(average[40:].data, dead.data)
-    for moment in ("exp_avg", "exp_avg_sq"):
-        assert before[moment][40:].abs().max() == 0
-        assert before[moment][:40].abs().min() > 0
+    assert distance_to(vectors, book.codes.detach()[:40]).min() > 1e-6 or rule == "ema"
+    torch.testing.assert_close(book.average.detach()[40:], dead)
+    if rule == "gradient":
+        for moment in ("exp_avg", "exp_avg_sq"):
+            assert book.optimizer.state[book.codes][moment][40:].abs().max() == 0
+            assert book.optimizer.state[book.codes][moment][:40].abs().min() > 0
 
 
-def test_a_code_in_use_is_left_alone(head: VQHead) -> None:
-    keeper, average, _ = keeper_of(head, patience=4)
-    head.codebook.data = F.normalize(head.codebook.data, dim=-1)
-    codes, averaged = head.codebook.detach().clone(), average.detach().clone()
-    vectors = F.normalize(torch.randn(100, 4), dim=-1)
+def test_averages_of_a_dead_code_do_not_pull_a_revived_one_back() -> None:
+    """Sums and counts that were left as they were would undo the revival in the next step."""
+    book, vectors = Book("ema"), unit(100)
+    for step in range(1, 5):
+        book.update(step, torch.arange(40).repeat(3)[:100], vectors)
+    revived = book.codes.detach()[40:].clone()
+    book.update(5, torch.arange(40).repeat(3)[:100], vectors)
+    torch.testing.assert_close(book.codes.detach()[40:], revived)
+    assert book.keeper.counts[40:].max() <= 1
+
+
+def test_averages_draw_a_code_to_the_vectors_that_choose_it() -> None:
+    book = Book("ema")
+    vectors = F.normalize(torch.tensor([1.0, 0, 0, 0]) + 0.05 * unit(50), dim=-1)
+    before = book.codes.detach().clone()
+    for step in range(1, 4):
+        book.update(step, torch.full((50,), 7), vectors)
+    target = F.normalize(vectors.sum(0), dim=-1)
+    assert (book.codes[7].detach() - target).norm() < 0.05
+    others = torch.arange(CODES) != 7
+    torch.testing.assert_close(book.codes.detach()[others], before[others])
+
+
+def test_a_code_in_use_is_left_alone() -> None:
+    book = Book()
+    book.codes.data = F.normalize(book.codes.data, dim=-1)
+    codes, averaged = book.codes.detach().clone(), book.average.detach().clone()
     for step in range(1, 9):
-        keeper.update(step, torch.arange(64), vectors)
-    torch.testing.assert_close(head.codebook.detach(), codes)
-    torch.testing.assert_close(average.detach(), averaged)
+        book.update(step, torch.arange(CODES), unit(CODES))
+    torch.testing.assert_close(book.codes.detach(), codes)
+    torch.testing.assert_close(book.average.detach(), averaged)
+
+
+@given(count=st.integers(1, 300), step=st.integers(0, 10_000))
+def test_a_codebook_starts_from_different_vectors_of_the_batch(count: int, step: int) -> None:
+    book, vectors = Book(), unit(count)
+    book.keeper.start(vectors, torch.tensor(step))
+    assert distance_to(vectors, book.codes.detach()).max() < 1e-6
+    assert len(book.codes.detach().unique(dim=0)) == min(count, CODES)
+    assert torch.equal(book.codes, book.average)
+    assert (book.keeper.last_used == step).all()
+
+
+def test_other_steps_and_seeds_give_other_places() -> None:
+    book, vectors = Book(), unit(1000)
+    starts = []
+    for step in (1, 2):
+        book.keeper.start(vectors, torch.tensor(step))
+        starts.append(book.codes.detach().clone())
+    assert not torch.equal(*starts)
+
+
+def test_uses_are_counted_between_readings() -> None:
+    book = Book()
+    for step in (1, 2):
+        book.update(step, torch.tensor([3, 3, 5]), unit(3))
+    uses = book.keeper.read_uses()
+    assert (uses[3], uses[5], uses.sum()) == (4, 2, 6)
+    assert book.keeper.read_uses().sum() == 0
+
+
+@given(histogram=st.lists(st.integers(0, 50), min_size=1, max_size=20).filter(any))
+def test_perplexity_lies_between_one_and_the_codes_in_use(histogram: list[int]) -> None:
+    share, perplexity = usage(torch.tensor(histogram))
+    used = sum(count > 0 for count in histogram)
+    assert float(share) == pytest.approx(used / len(histogram))
+    assert 1 - 1e-9 <= float(perplexity) <= used + 1e-9
+    even = usage(torch.tensor([int(count > 0) for count in histogram]))[1]
+    assert float(even) == pytest.approx(used)

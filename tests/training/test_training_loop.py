@@ -1,4 +1,4 @@
-"""The loop: it learns, it resumes to the same bits, it says what is wrong."""
+"""The loop of a stage: it learns, it resumes to the same bits, it says what is wrong."""
 
 from __future__ import annotations
 
@@ -8,173 +8,52 @@ import re
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from model import OmniTokenizer
-from training.batches import Batches
+from training import checkpoint
+from training.checkpoint import CHECKPOINT_FILE
 from training.errors import TrainingError
+from training.feeds.draw import Draw
+from training.feeds.resident import ResidentFeed
+from training.handover import with_head
 from training.journal import METRICS_FILE
-from training.recipes import RECIPES
-from training.trainer import CHECKPOINT_FILE, Budget, Trainer, learning_rate
+from training.recipes import RECIPES, LossWeights
+from training.schedule import Budget
+from training.step import Phase
+from training.trainer import Start, Trainer
 
-CPU = torch.device("cpu")
 QUIET = Console(quiet=True)
+DEBUG = RECIPES["debug"]
+BARE = {"losses": LossWeights(l2=20.0, l1=2.0)}  # no discriminators, which triple the time of a step
 
 
-def fresh(batches: Batches) -> Batches:
-    return Batches(batches.photos, batches.clips, batches.side, CPU, seed=0)
-
-
-def trainer_of(batches: Batches, out: Path, **changes: object) -> Trainer:
-    return Trainer(replace(RECIPES["debug"], **changes), fresh(batches), out, CPU)
-
-
-def error_of(trainer: Trainer) -> float:
-    """Mean squared error of the trained weights on one fixed batch."""
-    pixels = fresh(trainer.batches).images(16)
-    with torch.inference_mode():
-        restored = trainer.tokenizer.decode(trainer.tokenizer.encode(pixels)).float() / 255 - 0.5
-    return float((restored - pixels).square().mean())
-
-
-def test_training_lowers_the_error(batches: Batches, tmp_path: Path) -> None:
-    trainer = trainer_of(batches, tmp_path)
-    before = error_of(trainer)
-    trainer.run(Budget(steps=150), console=QUIET)
-    assert error_of(trainer) < 0.4 * before
-
-
-def test_codes_stay_spread_once_quantisation_sets_in(batches: Batches, tmp_path: Path) -> None:
-    trainer = trainer_of(batches, tmp_path)
-    trainer.run(Budget(steps=100), console=QUIET)
-    pixels = fresh(batches).images(32)
-    with torch.inference_mode():
-        assert len(trainer.average.encode(pixels).unique()) > 16  # of 64; a collapsed codebook uses one or two
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_what_is_trained_can_see_how_bright_a_patch_is(name: str) -> None:
-    """A norm over each patch would hide its mean, and with it most of what a reconstruction has to get right."""
+def trainer_of(feed: ResidentFeed, out: Path, stage: str = "joint", **changes: Any) -> Trainer:
+    """A trainer of a stage of the debug recipe from random weights, with changed settings."""
+    changed = replace(DEBUG.stage(stage), **changes)
+    recipe = replace(DEBUG, stages=tuple(changed if old.name == stage else old for old in DEBUG.stages))
     torch.manual_seed(0)
-    tokenizer = OmniTokenizer(RECIPES[name].tokenizer)
-    dark = torch.randint(20, 60, (1, 1, 32, 32, 3), dtype=torch.uint8)
-    with torch.inference_mode():
-        change = tokenizer.encode_latents(dark + 150) - tokenizer.encode_latents(dark)
-    assert change.abs().max() > 0.01
+    tokenizer = OmniTokenizer(with_head(recipe.tokenizer, changed.head))
+    return Trainer(recipe, changed, Start(tokenizer), feed, out)
 
 
-def test_a_resumed_run_equals_one_that_never_stopped(batches: Batches, tmp_path: Path) -> None:
-    whole = trainer_of(batches, tmp_path / "whole")
-    assert whole.run(Budget(steps=45), console=QUIET)
-
-    first = trainer_of(batches, tmp_path / "parts")
-    for _ in range(17):  # stopped in the middle of everything: by the budget's schedule, not by its end
-        for group in first.optimizer.param_groups:
-            group["lr"] = learning_rate(first.recipe, first.step, first.step / 45)
-        first._train_step()
-    first.save()
-    second = trainer_of(batches, tmp_path / "parts")
-    second.resume()
-    assert second.step == 17
-    assert second.run(Budget(steps=45), console=QUIET)
-
-    for mine, theirs in ((whole.tokenizer, second.tokenizer), (whole.average, second.average)):
-        theirs_state = theirs.state_dict()
-        assert all(torch.equal(value, theirs_state[name]) for name, value in mine.state_dict().items())
-    assert torch.equal(whole.batches.state(), second.batches.state())
+def equal(first: Any, second: Any) -> bool:
+    """Whether two checkpoints hold the same, bit for bit, but for the time that they took."""
+    if isinstance(first, dict):
+        same = first.keys() == second.keys()
+        return same and all(equal(first[key], second[key]) for key in first if key != "seconds")
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return torch.equal(first, second) if isinstance(first, Tensor) else first == second
 
 
-def test_sigterm_ends_the_run_with_a_checkpoint(batches: Batches, tmp_path: Path) -> None:
-    trainer = trainer_of(batches, tmp_path, plain=0)
-    trainer.keeper.update = lambda *args: signal.raise_signal(signal.SIGTERM)  # type: ignore[method-assign]
-    assert not trainer.run(Budget(steps=1000), console=QUIET)
-    assert trainer.step == 1
-    later = trainer_of(batches, tmp_path, plain=0)
-    later.resume()
-    assert later.step == 1
-
-
-def test_a_checkpoint_of_another_recipe_is_refused(batches: Batches, tmp_path: Path) -> None:
-    trainer_of(batches, tmp_path).save()
-    with pytest.raises(TrainingError, match="another recipe"):
-        trainer_of(batches, tmp_path, commitment=0.5).resume()
-
-
-@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 half a file"])
-def test_a_damaged_checkpoint_is_named(batches: Batches, tmp_path: Path, content: bytes) -> None:
-    (tmp_path / CHECKPOINT_FILE).write_bytes(content)
-    with pytest.raises(TrainingError, match=str(tmp_path / CHECKPOINT_FILE)):
-        trainer_of(batches, tmp_path).resume()
-
-
-def test_there_must_be_a_checkpoint_to_resume(batches: Batches, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="no checkpoint"):
-        trainer_of(batches, tmp_path).resume()
-
-
-def test_a_full_disk_leaves_the_last_checkpoint_whole(
-    batches: Batches, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer = trainer_of(batches, tmp_path)
-    trainer.save()
-    kept = (tmp_path / CHECKPOINT_FILE).read_bytes()
-
-    def full(state: object, path: Path) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(TrainingError, match="No space left"):
-        trainer.save()
-    assert (tmp_path / CHECKPOINT_FILE).read_bytes() == kept
-    assert [path.name for path in tmp_path.glob("*.pt*")] == [CHECKPOINT_FILE]
-
-
-def test_a_loss_that_is_no_number_ends_the_run(batches: Batches, tmp_path: Path) -> None:
-    trainer = trainer_of(batches, tmp_path)
-    with torch.no_grad():
-        trainer.tokenizer.decoder.pixels.first.bias.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="step 1"):
-        trainer.run(Budget(steps=5), console=QUIET)
-
-
-@pytest.mark.parametrize("where", ["weight", "averaged weight", "moment"])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_checkpoint_is_never_replaced_by_one_that_is_not_finite(
-    batches: Batches, tmp_path: Path, where: str, value: float
-) -> None:
-    trainer = trainer_of(batches, tmp_path)
-    trainer.run(Budget(steps=2), console=QUIET)
-    kept = (tmp_path / CHECKPOINT_FILE).read_bytes()
-    weight = trainer.tokenizer.decoder.pixels.first.bias
-    broken = {
-        "weight": weight,
-        "averaged weight": trainer.average.decoder.pixels.first.bias,
-        "moment": trainer.optimizer.state[weight]["exp_avg_sq"],
-    }
-    with torch.no_grad():
-        broken[where][0] = value
-    with pytest.raises(TrainingError, match="not finite at step 2"):
-        trainer.save()
-    assert (tmp_path / CHECKPOINT_FILE).read_bytes() == kept
-
-
-def test_a_run_that_breaks_between_two_logs_shows_nobody_its_weights(batches: Batches, tmp_path: Path) -> None:
-    trainer = trainer_of(batches, tmp_path, plain=0)
-    seen: list[Trainer] = []
-
-    def spoil(step: int, *_: object) -> None:
-        if step == 2:
-            trainer.average.decoder.pixels.first.bias.data.fill_(float("nan"))
-
-    trainer.keeper.update = spoil  # type: ignore[method-assign]
-    with pytest.raises(TrainingError, match="not finite at step 3"):
-        trainer.run(Budget(steps=3), observe=seen.append, console=QUIET)
-    assert not seen
-    assert not (tmp_path / CHECKPOINT_FILE).exists()
+def state_of(out: Path) -> dict[str, Any]:
+    return torch.load(out / CHECKPOINT_FILE, weights_only=True)
 
 
 def steps_told(out: Path) -> list[int]:
@@ -182,61 +61,232 @@ def steps_told(out: Path) -> list[int]:
         return [int(row["step"]) for row in csv.DictReader(file)]
 
 
-def test_a_run_that_crashed_past_its_checkpoint_tells_each_step_once(batches: Batches, tmp_path: Path) -> None:
-    first = trainer_of(batches, tmp_path)
-    first.budget = Budget(steps=110)
-    for _ in range(60):
-        first._train_step()
-    first.save()
-    row = {"kind": "images", "seconds": 1.0}
-    for step in (1, 50, 100):  # it went on to step 100, and was killed while it wrote one row more
-        first.journal.training({"step": step, **row})
+def error_of(trainer: Trainer) -> float:
+    """Mean squared error of the averaged weights on one fixed batch."""
+    pixels = next(trainer.feed.stream([Draw("images", 32, 16, 0, 1)]))
+    with torch.inference_mode():
+        restored = trainer.learner.average.reconstruct(pixels)
+    return float((restored.float() / 255 - pixels.float() / 255).square().mean())
+
+
+def test_training_lowers_the_error_and_spreads_the_codes(feed: ResidentFeed, tmp_path: Path) -> None:
+    trainer = trainer_of(feed, tmp_path, "image", **BARE)
+    before = error_of(trainer)
+    trainer.run(Budget(steps=80), console=QUIET)
+    assert error_of(trainer) < 0.4 * before
+    pixels = next(feed.stream([Draw("images", 32, 32, 0, 1)]))
+    with torch.inference_mode():
+        assert len(trainer.learner.average.encode(pixels).unique()) > 16  # of 64; a collapsed codebook uses one or two
+
+
+def test_codes_learned_by_averages_stay_spread_too(feed: ResidentFeed, tmp_path: Path) -> None:
+    trainer = trainer_of(feed, tmp_path, "image", codebook_rule="ema", codebook_decay=0.9, **BARE)
+    before = error_of(trainer)
+    trainer.run(Budget(steps=80), console=QUIET)
+    assert error_of(trainer) < 0.5 * before
+    assert "codebook" not in [name for name, p in trainer.learner.tokenizer.head.named_parameters() if p.requires_grad]
+
+
+@pytest.mark.parametrize(
+    ("stage", "changes", "cut"),
+    [
+        ("joint", {"plain": 4}, 2),
+        ("joint", {"plain": 4}, 9),
+        ("joint", {"codebook_rule": "ema"}, 6),
+        ("kl", {"accumulate": 2}, 6),
+    ],
+)
+def test_a_resumed_stage_equals_one_that_never_stopped(
+    feed: ResidentFeed, tmp_path: Path, stage: str, changes: dict[str, Any], cut: int
+) -> None:
+    """Through the start of the codebook, revivals, and the start of the discriminators; weights, moments, all."""
+    settings = DEBUG.stage(stage).discriminators
+    changes = {"revive_after": 4, "discriminators": replace(settings, start=6, every=2)} | changes
+    whole = trainer_of(feed, tmp_path / "whole", stage, **changes)
+    assert whole.run(Budget(steps=12), log_every=1, console=QUIET)
+
+    first = trainer_of(feed, tmp_path / "parts", stage, **changes)
+    take = first._step
+
+    def stopping(draw: Draw, pixels: Tensor, share: float) -> dict[str, Tensor]:
+        figures = take(draw, pixels, share)
+        if first.step == cut:
+            signal.raise_signal(signal.SIGTERM)
+        return figures
+
+    first._step = stopping  # type: ignore[method-assign]
+    assert not first.run(Budget(steps=12), log_every=1, console=QUIET)
+    second = trainer_of(feed, tmp_path / "parts", stage, **changes)
+    torch.manual_seed(99)  # a resumed process has another random state: nothing may depend on it
+    second.resume()
+    assert second.step == cut
+    assert second.run(Budget(steps=12), log_every=1, console=QUIET)
+    assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+    told = [(tmp_path / name / METRICS_FILE).read_text().splitlines() for name in ("whole", "parts")]
+    assert len(told[0]) == len(told[1]) == 13
+
+
+def test_a_checkpoint_of_other_bits_is_seen(feed: ResidentFeed, tmp_path: Path) -> None:
+    """The comparison above can fail: at one bit of any state."""
+    trainer = trainer_of(feed, tmp_path, discriminators=replace(DEBUG.stage("joint").discriminators, start=0))
+    trainer.run(Budget(steps=3), console=QUIET)
+    state = state_of(tmp_path)
+    learner = trainer.learner
+    assert learner.discriminator_optimizer is not None
+    assert learner.keeper is not None
+    head = learner.tokenizer.head.from_code.bias
+    places: list[Tensor] = [
+        head,
+        learner.average.head.from_code.bias,
+        learner.optimizer.state[head]["exp_avg_sq"],
+        next(learner.discriminators.parameters()),
+        next(iter(learner.discriminator_optimizer.state.values()))["exp_avg"],
+        learner.keeper.last_used,
+    ]
+    for place in places:
+        kept = place.detach().clone()
+        place.detach()[(0,) * place.dim()] += 1
+        trainer.save()
+        assert not equal(state, state_of(tmp_path))
+        place.detach().copy_(kept)
+    trainer.save()
+    assert equal(state, state_of(tmp_path))
+
+
+def test_a_checkpoint_of_another_recipe_or_stage_is_refused(feed: ResidentFeed, tmp_path: Path) -> None:
+    trainer_of(feed, tmp_path).save()
+    with pytest.raises(
+        TrainingError, match=r"another recipe, which differs in stages\[1\]\.revive_after \(10, now 9\)"
+    ):
+        trainer_of(feed, tmp_path, revive_after=9).resume()
+    with pytest.raises(TrainingError, match="belongs to stage 'joint', not 'image'"):
+        trainer_of(feed, tmp_path, "image").resume()
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 half a file"])
+def test_a_damaged_checkpoint_is_named(feed: ResidentFeed, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CHECKPOINT_FILE).write_bytes(content)
+    with pytest.raises(TrainingError, match=str(tmp_path / CHECKPOINT_FILE)):
+        trainer_of(feed, tmp_path).resume()
+
+
+def test_there_must_be_a_checkpoint_to_resume(feed: ResidentFeed, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no checkpoint"):
+        trainer_of(feed, tmp_path).resume()
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    feed: ResidentFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(feed, tmp_path)
+    trainer.save()
+    kept = (tmp_path / CHECKPOINT_FILE).read_bytes()
+
+    def full(state: object, path: Path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(TrainingError, match="No space left"):
+        trainer.save()
+    assert (tmp_path / CHECKPOINT_FILE).read_bytes() == kept
+    assert [path.name for path in tmp_path.glob("*.pt*")] + list(tmp_path.glob(".*")) == [CHECKPOINT_FILE]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(feed: ResidentFeed, tmp_path: Path) -> None:
+    trainer = trainer_of(feed, tmp_path, **BARE)
+    trainer.run(Budget(steps=2), console=QUIET)
+    later = trainer_of(feed, tmp_path, **BARE)
+    later.resume()
+    later.budget = None
+    with torch.no_grad():
+        later.learner.tokenizer.decoder.pixels.first.bias.fill_(float("nan"))
+    with pytest.raises(TrainingError, match="the loss is nan at step 3"):
+        later.run(Budget(steps=5), log_every=1, console=QUIET)
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("weight", "nan"), ("averaged weight", "inf"), ("moment", "inf"), ("discriminator", "nan"), ("codebook", "inf")],
+)
+def test_a_checkpoint_is_never_replaced_by_one_that_is_not_finite(
+    feed: ResidentFeed, tmp_path: Path, where: str, value: str
+) -> None:
+    trainer = trainer_of(feed, tmp_path, codebook_rule="ema")
+    trainer.run(Budget(steps=2), console=QUIET)
+    kept = (tmp_path / CHECKPOINT_FILE).read_bytes()
+    learner = trainer.learner
+    weight = learner.tokenizer.decoder.pixels.first.bias
+    assert learner.keeper is not None
+    broken = {
+        "weight": weight,
+        "averaged weight": learner.average.decoder.pixels.first.bias,
+        "moment": learner.optimizer.state[weight]["exp_avg_sq"],
+        "discriminator": next(learner.discriminators.parameters()),
+        "codebook": learner.keeper.counts,
+    }
+    with torch.no_grad():
+        broken[where][(0,) * broken[where].dim()] = float(value)
+    with pytest.raises(TrainingError, match="not finite at step 2"):
+        trainer.save()
+    assert (tmp_path / CHECKPOINT_FILE).read_bytes() == kept
+
+
+def test_a_run_that_breaks_between_two_logs_shows_nobody_its_weights(feed: ResidentFeed, tmp_path: Path) -> None:
+    trainer = trainer_of(feed, tmp_path, **BARE)
+    seen: list[int] = []
+    take = trainer.call
+
+    def spoil(pixels: Tensor, phase: Phase) -> dict[str, Tensor]:
+        figures = take(pixels, phase)
+        if trainer.step == 2:
+            trainer.learner.average.decoder.pixels.first.bias.data.fill_(float("nan"))
+        return figures
+
+    trainer.call = spoil
+    with pytest.raises(TrainingError, match="not finite at step 3"):
+        trainer.run(Budget(steps=3), observe=lambda it: seen.append(it.step), console=QUIET)
+    assert not seen
+    assert state_of(tmp_path)["step"] == 0
+
+
+def test_a_run_that_crashed_past_its_checkpoint_tells_each_step_once(feed: ResidentFeed, tmp_path: Path) -> None:
+    first = trainer_of(feed, tmp_path, **BARE)
+    first.run(Budget(steps=60), stop_after=1e-9, console=QUIET)
+    assert first.journal is not None
+    for step in (50, 100):  # it went on to step 100, and was killed while it wrote one row more
+        first.journal.training({"step": step, "kind": "images"})
     with first.journal.path.open("a") as file:
         file.write("1")
-    second = trainer_of(batches, tmp_path)
+    second = trainer_of(feed, tmp_path, **BARE)
     second.resume()
-    second.journal.rewind(second.step)
+    second.run(Budget(steps=60), console=QUIET)
     assert steps_told(tmp_path) == [1, 50]
-    assert first.journal.path.read_bytes().endswith(b"\n")
-    second.journal.training({"step": 100, **row})
-    assert steps_told(tmp_path) == [1, 50, 100]
+    assert (tmp_path / METRICS_FILE).read_bytes().endswith(b"\n")
 
 
-def test_a_run_that_begins_anew_tells_only_of_itself(batches: Batches, tmp_path: Path) -> None:
+def test_a_stage_that_begins_anew_tells_only_of_itself(feed: ResidentFeed, tmp_path: Path) -> None:
     """One that crashed before its first checkpoint leaves figures behind, and nothing to resume."""
-    trainer_of(batches, tmp_path).journal.training({"step": 1, "kind": "images"})
-    trainer_of(batches, tmp_path).run(Budget(steps=2), console=QUIET)
+    journal = trainer_of(feed, tmp_path, **BARE).journal
+    assert journal is not None
+    journal.training({"step": 1, "kind": "images"})
+    trainer_of(feed, tmp_path, **BARE).run(Budget(steps=2), console=QUIET)
     assert steps_told(tmp_path) == [1]
     assert len((tmp_path / METRICS_FILE).read_text().splitlines()) == 2
 
 
-def test_a_resumed_run_has_the_length_that_it_was_begun_with(batches: Batches, tmp_path: Path) -> None:
-    trainer_of(batches, tmp_path).run(Budget(steps=40), stop_after=1e-6, console=QUIET)
-    later = trainer_of(batches, tmp_path)
+def test_a_resumed_stage_has_the_length_that_it_was_begun_with(feed: ResidentFeed, tmp_path: Path) -> None:
+    trainer_of(feed, tmp_path, **BARE).run(Budget(steps=40), stop_after=1e-6, console=QUIET)
+    later = trainer_of(feed, tmp_path, **BARE)
     later.resume()
     assert later.budget == Budget(steps=40)
     with pytest.raises(TrainingError, match="a run of 40 steps, not of 9 seconds"):
         later.run(Budget(seconds=9.0), console=QUIET)
 
 
-def test_a_terminal_shows_how_far_a_run_is(batches: Batches, tmp_path: Path) -> None:
+def test_a_terminal_shows_how_far_a_run_is(feed: ResidentFeed, tmp_path: Path) -> None:
     shown = io.StringIO()
-    trainer_of(batches, tmp_path).run(Budget(steps=3), console=Console(file=shown, force_terminal=True, width=120))
+    console = Console(file=shown, force_terminal=True, width=120)
+    trainer_of(feed, tmp_path, **BARE).run(Budget(steps=3), console=console)
     assert re.search(r"step 3\b.*100\.0 %.*steps/s", shown.getvalue())
-
-
-def test_pictures_smaller_than_a_window_are_refused(batches: Batches) -> None:
-    with pytest.raises(TrainingError, match="too small"):
-        Batches(batches.photos[:, :40, :40], batches.clips, batches.side, CPU, seed=0)
-
-
-@pytest.mark.parametrize(("steps", "seconds"), [(None, None), (3, 4.0)])
-def test_a_budget_is_one_of_two(steps: int | None, seconds: float | None) -> None:
-    with pytest.raises(TrainingError, match="steps or seconds"):
-        Budget(steps=steps, seconds=seconds)
-
-
-@pytest.mark.parametrize("length", [0, -1, float("nan"), float("inf")])
-def test_a_budget_is_positive_and_finite(length: float) -> None:
-    with pytest.raises(TrainingError, match="positive"):
-        Budget(seconds=length)
+    assert re.search(r"joint step\s+1\s.*PSNR", shown.getvalue())

@@ -4,10 +4,8 @@ from training.losses.adversarial import feature_matching, hinge_discriminator, h
 from training.losses.gaussian import gaussian_kl
 from training.losses.quantization import quantization, straight_through
 from training.losses.reconstruction import reconstruction
-from training.losses.vq_step import Step, vq_step
 
 __all__ = [
-    "Step",
     "feature_matching",
     "gaussian_kl",
     "hinge_discriminator",
@@ -15,5 +13,4 @@ __all__ = [
     "quantization",
     "reconstruction",
     "straight_through",
-    "vq_step",
 ]

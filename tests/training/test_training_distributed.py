@@ -1,0 +1,112 @@
+"""Two processes that share each batch train as one does: the same losses, weights and codebook statistics."""
+
+from __future__ import annotations
+
+import csv
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from model import OmniTokenizer
+from training.checkpoint import CHECKPOINT_FILE
+from training.data import open_set
+from training.distributed import Ranks, open_ranks
+from training.feeds.resident import ResidentFeed
+from training.handover import with_head
+from training.recipes import RECIPES, Recipe
+from training.schedule import Budget
+from training.trainer import Start, Trainer
+
+ROOT = Path(__file__).parents[2]
+STEPS = 20
+
+
+def recipe_of(rule: str) -> Recipe:
+    """Every part of a step within 20: no quantisation, quantisation, adversarial, revivals."""
+    debug = RECIPES["debug"]
+    joint = debug.stage("joint")
+    stage = replace(
+        joint, images=8, clips=4, multiple=4, plain=4, revive_after=4, codebook_rule=rule, learning_rate=1e-3,
+        discriminators=replace(joint.discriminators, start=8),
+    )  # fmt: skip
+    return replace(debug, stages=(stage, replace(stage, name="kl", head="vae")))
+
+
+def train(data: Path, out: Path, rule: str, head: str, ranks: Ranks, device: torch.device) -> Trainer:
+    """Train a stage on this process's share."""
+    recipe = recipe_of(rule)
+    stage = next(stage for stage in recipe.stages if stage.head == head)
+    sets = [[list(open_set(data / "train" / name).shards)] for name in ("photographs-256", "procgen-128")]
+    feed = ResidentFeed(sets[0], sets[1], device, recipe.seed, ranks.rank, ranks.world)
+    torch.manual_seed(recipe.seed)
+    trainer = Trainer(recipe, stage, Start(OmniTokenizer(with_head(recipe.tokenizer, head))), feed, out, ranks)
+    trainer.run(Budget(steps=STEPS), log_every=1, console=Console(quiet=True))
+    return trainer
+
+
+def start_ranks(world: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
+    """This file as `world` processes, with the environment that torchrun gives."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    return [
+        subprocess.Popen(
+            [sys.executable, __file__, *arguments],
+            env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+
+
+def rows(out: Path) -> list[dict[str, str]]:
+    with (out / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_two_ranks_train_as_one_with_twice_the_batch(data: Path, tmp_path: Path) -> None:
+    runs = [("gradient", "vq"), ("ema", "vq"), ("gradient", "vae")]
+    names = [f"{rule}-{head}" for rule, head in runs]
+    processes = start_ranks(2, [str(data), str(tmp_path / "two"), *names])
+    for (rule, head), name in zip(runs, names, strict=True):
+        train(data, tmp_path / "one" / name, rule, head, Ranks(), torch.device("cpu"))
+    told = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+
+    for name in names:
+        one, two = rows(tmp_path / "one" / name), rows(tmp_path / "two" / name)
+        assert len(one) == len(two) == STEPS
+        compared = 0
+        for mine, theirs in zip(one, two, strict=True):
+            for column in set(mine) - {"kind", "seconds", "steps_per_second"}:
+                if mine[column] or theirs[column]:
+                    assert float(theirs[column]) == pytest.approx(float(mine[column]), rel=1e-5, abs=1e-5), (
+                        name,
+                        column,
+                        mine,
+                    )
+                    compared += 1
+        assert compared > 10 * STEPS
+        states = [torch.load(tmp_path / side / name / CHECKPOINT_FILE, weights_only=True) for side in ("one", "two")]
+        assert states[0]["drawn"] == states[1]["drawn"]
+        books = [state["learner"]["codebook"] for state in states]
+        if books[0] is not None:
+            assert set(books[0]) >= {"last_used", "uses"}
+            for key, value in books[0].items():
+                np.testing.assert_allclose(books[1][key], value, atol=1e-5)
+
+
+if __name__ == "__main__":
+    with open_ranks("cpu") as (ranks, device):
+        for name in sys.argv[3:]:
+            rule, head = name.split("-")
+            train(Path(sys.argv[1]), Path(sys.argv[2]) / name, rule, head, ranks, device)

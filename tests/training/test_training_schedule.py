@@ -1,0 +1,187 @@
+"""Recipes and the plan that follows from them: what each step is depends on its number alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model import CONFIGS, OmniTokenizer
+from training.draws import normal, word, words
+from training.errors import TrainingError
+from training.recipes import MULTI_SIDES, RECIPES, Discriminators, LossWeights, Recipe, Stage
+from training.schedule import (
+    Budget,
+    check_shares,
+    discriminator_rate,
+    draw_of,
+    draws,
+    every_draw,
+    learning_rate,
+    phase_of,
+)
+
+PAPER = RECIPES["paper-imagenet-ucf"]
+JOINT = PAPER.stage("joint")
+NOTHING = {"images": 0, "clips": 0}
+
+
+def test_the_paper_is_as_in_section_4() -> None:
+    assert [stage.name for stage in PAPER.stages] == ["image", "joint", "kl"]
+    assert [stage.head for stage in PAPER.stages] == ["vq", "vq", "vae"]
+    assert all(stage.steps == 500_000 and stage.learning_rate == 1e-3 for stage in PAPER.stages)
+    assert all(stage.betas == (0.9, 0.99) and stage.frames == 17 for stage in PAPER.stages)
+    assert [stage.sides for stage in PAPER.stages] == [(256,), MULTI_SIDES, MULTI_SIDES]
+    losses = PAPER.stages[0].losses
+    assert (losses.codebook, losses.commitment, losses.kl) == (1, 1, 1e-6)
+    assert (PAPER.tokenizer.width, PAPER.tokenizer.head.dim, PAPER.tokenizer.streams) == (512, 8, True)
+
+
+@pytest.mark.parametrize("name", ["demo", "debug"])
+def test_what_is_trained_can_see_how_bright_a_patch_is(name: str) -> None:
+    """A norm over each patch would hide its mean, and with it most of what a reconstruction has to get right."""
+    torch.manual_seed(0)
+    tokenizer = OmniTokenizer(RECIPES[name].tokenizer)
+    dark = torch.randint(20, 60, (1, 1, 32, 32, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        change = tokenizer.encode_latents(dark + 150) - tokenizer.encode_latents(dark)
+    assert change.abs().max() > 0.01
+
+
+@given(first=st.integers(0, 200), count=st.integers(1, 50))
+def test_the_plan_can_be_taken_up_anywhere(first: int, count: int) -> None:
+    whole = list(islice(draws(JOINT, 3, 0, NOTHING, None), first + count))
+    drawn = dict(NOTHING)
+    for draw in whole[:first]:
+        assert draw.first == drawn[draw.kind]
+        drawn[draw.kind] += draw.count
+    assert list(draws(JOINT, 3, first, drawn, first + count)) == whole[first:]
+
+
+def test_images_and_clips_take_turns_at_every_side() -> None:
+    plan = list(draws(JOINT, 0, 0, NOTHING, 400))
+    assert [draw.kind for draw in plan[:4]] == ["images", "clips", "images", "clips"]
+    assert {(draw.kind, draw.side) for draw in plan} == {(d.kind, d.side) for d in every_draw(JOINT)}
+    assert {(draw.kind, draw.frames) for draw in plan} == {("images", 1), ("clips", 17)}
+    alone = replace(JOINT, images=0)
+    assert {draw.kind for draw in draws(alone, 0, 0, NOTHING, 10)} == {"clips"}
+
+
+@given(side=st.sampled_from(MULTI_SIDES), kind=st.sampled_from(["images", "clips"]))
+def test_tokens_of_a_step_stay_about_constant(side: int, kind: str) -> None:
+    tokens = JOINT.items(kind, side) * side**2
+    assert tokens == pytest.approx(JOINT.items(kind, JOINT.base_side) * JOINT.base_side**2, rel=0.25)
+    assert JOINT.items(kind, side) % JOINT.multiple == 0
+
+
+@given(step=st.integers(1, 1000))
+def test_rates_warm_up_and_fall_to_zero(step: int) -> None:
+    stage = replace(JOINT, warmup=100, discriminators=Discriminators(start=200, every=3))
+    rate, other = (f(stage, step, (step - 1) / 1000) for f in (learning_rate, discriminator_rate))
+    assert 0 < rate <= stage.learning_rate
+    assert (other > 0) == (step > 200)
+    assert rate == learning_rate(stage, step, (step - 1) / 1000)
+    assert learning_rate(stage, step, 1.0) == pytest.approx(0, abs=1e-12)
+    if step < 100:
+        assert rate < learning_rate(stage, step + 1, (step - 1) / 1000)
+
+
+def test_phases_set_in_where_the_stage_says() -> None:
+    stage = replace(JOINT, discriminators=Discriminators(start=10, every=3))
+    phases = {step: phase_of(stage, step, plain=4) for step in range(1, 30)}
+    assert [step for step, phase in phases.items() if not phase.quantise] == [1, 2, 3, 4]
+    assert [step for step, phase in phases.items() if not phase.adversarial] == list(range(1, 11))
+    assert [step for step, phase in phases.items() if phase.discriminate] == [11, 14, 17, 20, 23, 26, 29]
+    vae = replace(stage, head="vae", losses=LossWeights())
+    assert {phase_of(vae, step, plain=0) for step in range(1, 30)} == {(False, False, False)}
+
+
+def test_a_video_discriminator_needs_clips() -> None:
+    losses = LossWeights(video_adversarial=0.1)
+    assert not Stage("a", "vq", 1, images=4, losses=losses).adversarial
+    assert Stage("a", "vq", 1, clips=4, losses=losses).adversarial
+
+
+def test_ranks_and_micro_batches_share_batches_equally() -> None:
+    check_shares(JOINT, 8)
+    with pytest.raises(TrainingError, match=r"draws \d+ images of \d+ pixels, which 3 ranks of 1 micro-batches"):
+        check_shares(JOINT, 3)
+    with pytest.raises(TrainingError, match="set `multiple` to a multiple of 32"):
+        check_shares(replace(JOINT, accumulate=4), 8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "Joint stage"}, "small letters"),
+        ({"head": "gan"}, "head is vq or vae"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"images": 0, "clips": 0}, "0 images and 0 clips"),
+        ({"sides": ()}, "needs sides"),
+        ({"learning_rate": 0.0}, "above 0"),
+        ({"ema": 1.0}, "decays lie in"),
+        ({"codebook_rule": "kmeans"}, "codebook_rule is"),
+        ({"sides": (16,)}, "need squares of at least 24 pixels"),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        replace(JOINT, **changes)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: LossWeights(l2=-1.0), "l2 must be"),
+        (lambda: LossWeights(l2=0.0), "l1 or l2"),
+        (lambda: LossWeights(perceptual=1.0), "perceptual weight of 1.0"),
+        (lambda: Discriminators(every=0), "no discriminators"),
+        (lambda: Discriminators(channels=40), "no discriminators"),
+        (lambda: Recipe(CONFIGS["paper"], ()), "different names"),
+        (lambda: Recipe(CONFIGS["paper"], (JOINT, JOINT)), "different names"),
+        (lambda: Recipe(CONFIGS["paper"], (replace(JOINT, sides=(100,)),)), "no multiples of the patch"),
+        (lambda: Recipe(CONFIGS["paper"], (replace(JOINT, frames=16),)), r"1 \+ k \* 4 frames"),
+        (lambda: PAPER.stage("video"), "known are image, joint, kl"),
+        (lambda: Budget(), "steps or seconds"),
+        (lambda: Budget(3, 4.0), "steps or seconds"),
+        (lambda: Budget(steps=0), "positive"),
+        (lambda: Budget(seconds=float("nan")), "positive"),
+    ],
+)
+def test_what_describes_no_training_is_refused(build: object, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        build()  # type: ignore[operator]
+
+
+@given(seed=st.integers(0, 2**40), step=st.integers(0, 10**6), first=st.integers(0, 10**6), cut=st.integers(0, 40))
+def test_random_numbers_follow_from_their_place(seed: int, step: int, first: int, cut: int) -> None:
+    """So R ranks draw what one would, and a resumed run what an uninterrupted one would."""
+    clock = torch.tensor(step)
+    whole = words(seed, 1, clock, first, 40)
+    assert torch.equal(
+        whole, torch.cat((words(seed, 1, clock, first, cut), words(seed, 1, clock, first + cut, 40 - cut)))
+    )
+    assert whole.min() >= 0
+    assert whole.max() < 2**32
+    parts = [normal(seed, clock, first + i, torch.Size((1, 3, 2))) for i in range(2)]
+    assert torch.equal(normal(seed, clock, first, torch.Size((2, 3, 2))), torch.cat(parts))
+
+
+def test_random_numbers_are_spread_as_they_should_be() -> None:
+    noise = normal(0, torch.tensor(5), 0, torch.Size((100, 1000)))
+    assert abs(float(noise.mean())) < 0.02
+    assert float(noise.std()) == pytest.approx(1, abs=0.02)
+    assert float(noise.abs().max()) < 7
+    other = normal(0, torch.tensor(6), 0, torch.Size((100, 1000)))
+    assert abs(float((noise * other).mean())) < 0.02
+    sides = [word(0, 3, step) % 5 for step in range(5000)]
+    assert all(abs(sides.count(side) / 5000 - 0.2) < 0.03 for side in range(5))
+
+
+def test_a_draw_knows_its_place_in_the_data() -> None:
+    draw = draw_of(JOINT, 0, 2, {"images": 7, "clips": 40})
+    assert (draw.kind, draw.first, draw.frames) == ("clips", 40, 17)

@@ -1,0 +1,213 @@
+"""One step: which term moves what, micro-batches, discriminators, and that nothing in it waits for a value."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from model import OmniTokenizer, VQHead
+from training.feeds.draw import Draw
+from training.feeds.resident import ResidentFeed
+from training.handover import with_head
+from training.learner import Learner
+from training.losses.perceptual import Perceptual
+from training.recipes import RECIPES, LossWeights, Stage
+from training.step import Phase, TrainingStep
+
+RECIPE = RECIPES["debug"]
+STAGE = replace(RECIPE.stage("joint"), images=8, clips=4, warmup=1)
+PLAIN = LossWeights(l2=1.0)
+ALL = Phase(quantise=True, adversarial=True, discriminate=True)
+
+
+def step_of(stage: Stage, perceptual: Perceptual | None = None) -> TrainingStep:
+    torch.manual_seed(0)
+    learner = Learner(OmniTokenizer(with_head(RECIPE.tokenizer, stage.head)), stage, 0)
+    step = TrainingStep(learner, stage, 0, perceptual=perceptual)
+    learner.set_clock(1, stage.learning_rate, stage.discriminators.learning_rate)
+    return step
+
+
+@pytest.fixture(scope="module")
+def images(feed: ResidentFeed) -> Tensor:
+    return next(feed.stream([Draw("images", 32, 8, 0, 1)]))
+
+
+@pytest.fixture(scope="module")
+def clips(feed: ResidentFeed) -> Tensor:
+    return next(feed.stream([Draw("clips", 32, 4, 0, 5)]))
+
+
+def weights(module: nn.Module) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def same(first: list[Tensor], second: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+class Darkness(Perceptual):
+    """A perceptual distance that shows which frames it was given."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+        self.seen: list[Tensor] = []
+
+    def forward(self, out: Tensor, pixels: Tensor) -> Tensor:
+        self.seen.append(pixels)
+        return (out - pixels).abs().mean()
+
+
+def test_each_term_reaches_only_its_side(images: Tensor) -> None:
+    """The codebook term moves codes alone; reconstruction and commitment never touch them."""
+    stage = replace(STAGE, losses=replace(PLAIN, codebook=0.7))
+    step = step_of(stage)
+    head = step.learner.tokenizer.head
+    assert isinstance(head, VQHead)
+    codes = head.codebook.detach().clone()
+    with torch.no_grad():
+        vectors = head.project(step.learner.tokenizer.encoder(images.float() / 255 - 0.5)).flatten(0, -2)
+        tokens = head.assign(vectors)
+    step(images, Phase(quantise=True))
+    used = codes[tokens]
+    expected = torch.zeros_like(codes).index_add_(0, tokens, 2 * (used - vectors) / used.numel())
+    assert head.codebook.grad is not None
+    gradients = torch.cat([p.grad.flatten() for p in step.learner.parameters() if p.grad is not None])
+    cosine = torch.cosine_similarity(head.codebook.grad.flatten(), expected.flatten(), dim=0)
+    assert float(cosine) == pytest.approx(1, abs=1e-5)  # the length was clipped with all others
+    assert float(gradients.norm()) <= stage.clip_norm * (1 + 1e-5)
+    reached = step.learner.tokenizer.encoder.embed.first.proj.weight.grad
+    assert reached is not None
+    assert reached.abs().max() > 0
+
+
+def test_without_quantisation_codes_rest(images: Tensor) -> None:
+    step = step_of(STAGE)
+    head = step.learner.tokenizer.head
+    assert isinstance(head, VQHead)
+    before = head.codebook.detach().clone()
+    figures = step(images, Phase(quantise=False))
+    assert torch.equal(head.codebook.detach(), before)
+    assert "commitment" not in figures
+
+
+@pytest.mark.parametrize(("head", "rule"), [("vq", "gradient"), ("vq", "ema"), ("vae", "gradient")])
+def test_micro_batches_equal_one_batch(images: Tensor, clips: Tensor, head: str, rule: str) -> None:
+    stage = replace(STAGE, head=head, codebook_rule=rule, learning_rate=1e-4)
+    whole, parts = step_of(stage), step_of(replace(stage, accumulate=2))
+    phase = ALL._replace(quantise=head == "vq")
+    for number in (1, 2):
+        results = []
+        for step in (whole, parts):
+            step.learner.set_clock(number, 1e-4, 1e-4)
+            results.append(step(images, phase) | {f"clip {k}": v for k, v in step(clips, phase).items()})
+        for name, value in results[0].items():
+            torch.testing.assert_close(results[1][name], value, rtol=1e-3, atol=1e-5)
+    for mine, theirs in zip(weights(whole.learner.tokenizer), weights(parts.learner.tokenizer), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
+    if whole.learner.keeper is not None and parts.learner.keeper is not None:
+        assert torch.equal(whole.learner.keeper.uses, parts.learner.keeper.uses)
+
+
+def test_each_side_of_the_game_moves_its_own_weights(clips: Tensor) -> None:
+    step = step_of(STAGE)
+    learner = step.learner
+    judges = weights(learner.discriminators)
+    figures = step(clips, Phase(quantise=True, adversarial=True))
+    assert same(judges, weights(learner.discriminators))
+    assert {"image_adversarial", "video_adversarial", "image_features", "video_features"} <= set(figures)
+    assert all(parameter.requires_grad for parameter in learner.discriminators.parameters())
+
+    figures = step(clips, ALL)
+    assert not same(judges, weights(learner.discriminators))
+    assert {"image_discriminator", "video_discriminator"} <= set(figures)
+    tokenizer = weights(learner.tokenizer)
+    step.discriminate((clips,), [torch.zeros(clips.shape)])
+    assert same(tokenizer, weights(learner.tokenizer))
+
+
+def test_images_are_no_concern_of_the_video_discriminator(images: Tensor) -> None:
+    figures = step_of(STAGE)(images, ALL)
+    assert "image_discriminator" in figures
+    assert not [name for name in figures if name.startswith("video")]
+
+
+def test_the_discriminators_change_what_the_tokenizer_learns(clips: Tensor) -> None:
+    silent, judged = step_of(STAGE), step_of(STAGE)
+    silent(clips, Phase(quantise=True))
+    judged(clips, Phase(quantise=True, adversarial=True))
+    assert not same(weights(silent.learner.tokenizer), weights(judged.learner.tokenizer))
+
+
+def test_the_perceptual_distance_sees_frames_of_the_batch(images: Tensor, clips: Tensor) -> None:
+    losses = replace(PLAIN, perceptual=0.5, perceptual_network="vgg", clip_frames=3)
+    darkness = Darkness()
+    step = step_of(replace(STAGE, losses=losses), darkness)
+    plain = step_of(replace(STAGE, losses=PLAIN))
+    figures, without = step(images, Phase(quantise=False)), plain(images, Phase(quantise=False))
+    torch.testing.assert_close(figures["loss"], without["loss"] + 0.5 * figures["perceptual"])
+    assert darkness.seen[0].shape == (8, 32, 32, 3)
+    frames = []
+    for number in (2, 3):
+        step.learner.set_clock(number, 1e-4, 0)
+        step(clips, Phase(quantise=False))
+        frames.append(darkness.seen[-1])
+        assert frames[-1].shape == (12, 32, 32, 3)
+        known = clips.float().flatten(0, 1) / 255 - 0.5
+        for place, frame in enumerate(frames[-1]):  # each clip's own frames, in the order of the clips
+            first = place // 3 * clips.shape[1]
+            assert min(float((frame - own).abs().max()) for own in known[first : first + clips.shape[1]]) < 1e-6
+    assert not torch.equal(*frames)
+
+
+def test_the_average_follows_the_weights(images: Tensor) -> None:
+    step = step_of(replace(STAGE, ema=0.5))
+    before = weights(step.learner.average)
+    step(images, Phase(quantise=False))
+    share = 1 - min(0.5, 2 / 11)
+    for old, now, trained in zip(before, weights(step.learner.average), weights(step.learner.tokenizer), strict=True):
+        torch.testing.assert_close(now, old + share * (trained - old))
+
+
+def test_latents_are_drawn_anew_for_each_step_and_again_the_same(images: Tensor) -> None:
+    stage = replace(STAGE, head="vae", losses=PLAIN, learning_rate=1e-9)
+    losses = []
+    for number in (1, 1, 2):
+        step = step_of(stage)
+        step.learner.set_clock(number, 0.0, 0.0)
+        losses.append(float(step(images, Phase(quantise=False))["loss"]))
+    assert losses[0] == losses[1] != losses[2]
+
+
+class NoQuestions(TorchDispatchMode):
+    """Refuses operations whose answer a CPU must wait for, or whose result has a size that only the values tell."""
+
+    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "equal.default", "is_nonzero")
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = str(func)
+        if any(f"aten.{waiting}" in name or f"aten._{waiting}" in name for waiting in self.WAITING):
+            raise AssertionError(f"{name} waits for the device")
+        if "aten.index" in name and any(
+            isinstance(x, Tensor) and x.dtype == torch.bool for x in pytree.tree_leaves(args[1:2])
+        ):
+            raise AssertionError(f"{name} by a mask waits for the device")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("head", "rule"), [("vq", "gradient"), ("vq", "ema"), ("vae", "gradient")])
+def test_nothing_in_a_step_waits_for_a_value(images: Tensor, clips: Tensor, head: str, rule: str) -> None:
+    """So that a CPU runs ahead of its GPU, and the step can be captured in a graph."""
+    step = step_of(replace(STAGE, head=head, codebook_rule=rule, accumulate=2))
+    with NoQuestions():
+        for pixels in (images, clips):
+            step(pixels, ALL._replace(quantise=head == "vq"))
+    for question in (lambda: float(torch.ones(())), lambda: images[images > 3], lambda: bool(torch.ones(()) > 0)):
+        with pytest.raises(AssertionError, match="waits"), NoQuestions():
+            question()
