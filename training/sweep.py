@@ -39,7 +39,9 @@ class Streamed:
         whole, chunked: PSNR of every frame, float64 (N, T).
         borders: numbers of the frames that begin a decoded chunk, the first left out.
         equal_codes: whether both ways gave the same codes, bit for bit.
-        largest_difference: between the pixels of both ways, in levels of 0 to 255.
+        largest_difference: between the pixels of both ways, in levels of 0 to 255; 1 is rounding, for the same sums are
+            taken in another order.
+        differing: share of the pixels' values that differ.
     """
 
     whole: Values
@@ -47,6 +49,7 @@ class Streamed:
     borders: tuple[int, ...]
     equal_codes: bool
     largest_difference: int
+    differing: float
 
 
 @torch.inference_mode()
@@ -91,7 +94,7 @@ def by_frame(tokenizer: OmniTokenizer, clips: Tensor, chunk: int = CHUNK) -> Str
     whole: list[Values] = []
     chunked: list[Values] = []
     borders: tuple[int, ...] = ()
-    equal, largest = True, 0
+    equal, largest, differing = True, 0, 0
     for batch in clips.split(max(1, PIXELS_AT_ONCE // clips[0, ..., 0].numel())):
         pixels = batch.to(device)
         codes = tokenizer.encode(pixels)
@@ -100,10 +103,12 @@ def by_frame(tokenizer: OmniTokenizer, clips: Tensor, chunk: int = CHUNK) -> Str
         streamed = torch.cat([part for _, part in stream], dim=1)[:, : pixels.shape[1]]
         borders = tuple(int(n) for n in np.cumsum([part.shape[1] for _, part in stream])[:-1])
         equal = equal and torch.equal(codes, torch.cat([part for part, _ in stream], dim=1))
-        largest = max(largest, int((streamed.int() - restored.int()).abs().max()))
+        difference = (streamed.int() - restored.int()).abs()
+        largest, differing = max(largest, int(difference.max())), differing + int((difference > 0).sum())
         for parts, out in ((whole, restored), (chunked, streamed)):
             parts.append(psnr(pixels, out).clamp_max(BEST_PSNR).cpu().numpy())
-    return Streamed(np.concatenate(whole), np.concatenate(chunked), borders, equal, largest)
+    share = differing / clips.numel()
+    return Streamed(np.concatenate(whole), np.concatenate(chunked), borders, equal, largest, share)
 
 
 def _stream(tokenizer: OmniTokenizer, pixels: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -181,6 +186,7 @@ def sweep_bundle(bundle: Path, data: Path, out: Path, device: str) -> dict[str, 
             "chunks begin at": streamed.borders,
             "equal codes": streamed.equal_codes,
             "largest pixel difference": streamed.largest_difference,
+            "share of pixels that differ": streamed.differing,
             "mean absolute PSNR step, dB": seam(streamed, loaded.tokenizer.config.temporal_patch),
             "psnr": {
                 "whole": streamed.whole.mean(axis=0).tolist(),

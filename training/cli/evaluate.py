@@ -72,11 +72,11 @@ def _tell_sweep(records: dict[str, dict[str, Any]]) -> None:
         table.add_row(side, f"{row['mean']:.2f}", f"{row['lower quartile']:.2f} to {row['upper quartile']:.2f}")
     console.print(table)
     curve = frames["psnr"]["whole"]
-    alike = frames["equal codes"] and not frames["largest pixel difference"]
+    codes = "the same codes" if frames["equal codes"] else "OTHER codes"
     console.print(
         f"{frames['items']} clips of {len(curve)} frames: first frame {curve[0]:.2f} dB, last {curve[-1]:.2f} dB; "
-        f"in chunks of {frames['chunk']} frames "
-        + ("the same codes and pixels" if alike else f"DIFFERENT by up to {frames['largest pixel difference']} levels"),
+        f"in chunks of {frames['chunk']} frames {codes}, pixels at most {frames['largest pixel difference']} of 255 "
+        f"levels apart ({frames['share of pixels that differ']:.1e} of them)",
         highlight=False,
     )
     steps = frames["mean absolute PSNR step, dB"]
