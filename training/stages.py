@@ -169,6 +169,13 @@ def _check_run(plan: Plan, bundle: Bundle | None, waiting: list[Stage]) -> Plan:
     if begun and not plan.resume:
         raise TrainingError(f"{plan.out} holds a run already, with stage {begun[0]} begun: resume it or choose another")
     kept = {name: Budget(**length) for name, length in record["lengths"].items()}
+    for name in begun:
+        length = kept.get(name) or Budget(plan.recipe.stage(name).steps)
+        if plan.lengths.get(name, length) != length:
+            raise TrainingError(
+                f"stage {name} in {plan.out} was begun as a run of {length}, not of {plan.lengths[name]}: "
+                "resume it with its own length"
+            )
     return replace(plan, lengths=kept | dict(plan.lengths))
 
 

@@ -19,34 +19,29 @@ from training.data import open_set
 run = CliRunner()
 
 
-def test_train_pauses_resumes_and_writes_a_bundle_that_loads(data: Path, tmp_path: Path) -> None:
+def test_train_on_sets_for_seconds_pauses_resumes_and_writes_bundles(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    command = ["train", "debug", "--data", str(data), "--out", str(out), "--steps", "30", "--device", "cpu"]
-    paused = run.invoke(app, [*command, "--pause-after", "0.01"])
+    command = ["train", "debug", "--data", str(data), "--out", str(out), "--device", "cpu"]
+    paused = run.invoke(app, [*command, "--seconds", "1.5", "--pause-after", "0.01"])
     assert paused.exit_code == 0, paused.output
-    assert "--resume goes on" in paused.output
+    assert "of stage image; --resume goes on" in paused.output
     again = run.invoke(app, command)
     assert again.exit_code == 1
     assert "holds a run already" in again.output
-    longer = run.invoke(app, [*command, "--resume", "--steps", "31"])
+    longer = run.invoke(app, [*command, "--resume", "--steps", "30"])
     assert longer.exit_code == 1
-    assert "is a run of 30 steps, not of 31 steps" in longer.output
-    finished = run.invoke(
-        app, ["train", "debug", "--data", str(data), "--out", str(out), "--device", "cpu", "--resume"]
-    )
+    assert "was begun as a run of 0.5 seconds, not of 10 steps" in longer.output
+    finished = run.invoke(app, [*command, "--resume"])
     assert finished.exit_code == 0, finished.output
 
-    bundle = load_bundle(out / "bundle")
-    assert bundle.licence == "Apache-2.0"
-    assert {weight.dtype for weight in bundle.tokenizer.parameters()} == {torch.float32}
-    pixels = open_set(data / "held-out/camera-128").pixels()[:1]
-    restored = bundle.tokenizer.reconstruct(pixels)
-    assert restored.shape == pixels.shape
-    card = (out / "bundle" / "README.md").read_text()
-    assert "30 steps" in card
-    assert "CREDITS.md" in card
-    assert list((out / "samples").glob("*.png"))
-    assert list((out / "tensorboard").iterdir())
+    for name in ("debug-vq", "debug-vae"):
+        bundle = load_bundle(out / name)
+        assert {weight.dtype for weight in bundle.tokenizer.parameters()} == {torch.float32}
+        pixels = open_set(data / "held-out/camera-128").pixels()[:1]
+        assert bundle.tokenizer.reconstruct(pixels).shape == pixels.shape
+        assert "CREDITS.md" in (out / name / "README.md").read_text()
+    watched = {path.name.partition("-")[2] for path in (out / "3-kl" / "samples").glob("*.png")}
+    assert watched == {"photographs-128.png", "photographs-256.png", "camera-128.png", "procgen-128.png"}
 
 
 def test_the_bundle_of_this_repository_restores_photographs() -> None:
@@ -65,8 +60,9 @@ def test_the_bundle_of_this_repository_restores_photographs() -> None:
     ("arguments", "message"),
     [
         (["train", "nothing"], "no recipe"),
-        (["train", "debug", "--data", "EMPTY"], "no data set"),
-        (["train", "debug", "--data", "EMPTY", "--steps", "3", "--seconds", "4"], "steps or seconds"),
+        (["train", "debug", "--data", "EMPTY"], "does not exist"),
+        (["train", "debug", "--data", "DATA", "--steps", "3", "--seconds", "4"], "steps or seconds"),
+        (["train", "demo", "--data", "DATA", "--out", "EMPTY"], "no set of images has 128 pixels"),
         (["train", "debug", "--data", "DATA", "--steps", "0"], "positive"),
         (["train", "debug", "--data", "DATA", "--steps", "-3"], "positive"),
         (["train", "debug", "--data", "DATA", "--seconds", "0"], "positive"),
@@ -76,7 +72,8 @@ def test_the_bundle_of_this_repository_restores_photographs() -> None:
         (["train", "debug", "--data", "DATA", "--device", "tpu0"], "no device 'tpu0'"),
         (["train", "debug", "--data", "DATA", "--device", "meta"], "no device 'meta'"),
         (["train", "debug", "--data", "DATA", "--device", "cuda:99"], "not in this machine"),
-        (["train", "debug", "--resume", "--data", "DATA", "--out", "EMPTY"], "no checkpoint"),
+        (["train", "debug", "--resume", "--data", "DATA", "--out", "EMPTY"], "no run to resume"),
+        (["train", "paper-imagenet-ucf", "--data", "DATA", "--perceptual-weights", "EMPTY"], "no weights file"),
         (["data", "build", "imagenet"], "no data set"),
         (["data", "build", "demo", "--set", "train/nothing"], "no sets"),
         (["data", "build", "demo", "--scale", "-1"], "positive"),
