@@ -93,6 +93,7 @@ class Stage:
         images, clips: items of an image step and of a clip step at `base_side`, over all ranks and micro-batches; 0 for
             none. Where both are above 0, images and clips take turns, images first (section 4: "iteratively").
         sides: sides of the squares in pixels, one of which is drawn for each step.
+        clip_sides: the same for clips, where the data has smaller ones; none for those of `sides`.
         base_side: the side at which items are counted. Another side s has (base_side / s)^2 times the items, rounded
             to a multiple of `multiple`, so that tokens per step stay about constant.
         multiple: every batch is a multiple of this, which ranks times micro-batches must divide.
@@ -122,6 +123,7 @@ class Stage:
     images: int = 0
     clips: int = 0
     sides: tuple[int, ...] = (256,)
+    clip_sides: tuple[int, ...] = ()
     base_side: int = 256
     multiple: int = 1
     frames: int = 17
@@ -152,13 +154,14 @@ class Stage:
                 raise TrainingError(f"stage {self.name}: {name} must be at least 1, not {getattr(self, name)}")
         if min(self.images, self.clips, self.plain) < 0 or self.images + self.clips == 0:
             raise TrainingError(f"stage {self.name} trains on {self.images} images and {self.clips} clips a step")
-        if not self.sides or min(self.sides) < 1:
-            raise TrainingError(f"stage {self.name} needs sides in pixels, not {self.sides}")
+        sides = (*self.sides, *self.clip_sides)
+        if not self.sides or min(sides) < 1:
+            raise TrainingError(f"stage {self.name} needs sides in pixels, not {sides}")
         smallest = 3 * 2**self.discriminators.layers
-        if self.adversarial and min(self.sides) < smallest:
+        if self.adversarial and min(sides) < smallest:
             raise TrainingError(
                 f"stage {self.name}: discriminators of {self.discriminators.layers} layers need squares of at least "
-                f"{smallest} pixels, not {min(self.sides)}"
+                f"{smallest} pixels, not {min(sides)}"
             )
         if min(self.learning_rate, self.clip_norm) <= 0:
             raise TrainingError(f"stage {self.name}: learning rate and gradient bound must be above 0")
@@ -169,6 +172,10 @@ class Stage:
     def adversarial(self) -> bool:
         """Whether any discriminator has a part in this stage."""
         return self.losses.image_adversarial > 0 or (self.losses.video_adversarial > 0 and self.clips > 0)
+
+    def sides_of(self, kind: Literal["images", "clips"]) -> tuple[int, ...]:
+        """Sides that a step of a kind may have."""
+        return self.clip_sides or self.sides if kind == "clips" else self.sides
 
     def items(self, kind: Literal["images", "clips"], side: int) -> int:
         """Items of a step of a kind at a side, over all ranks and micro-batches."""
@@ -204,7 +211,7 @@ class Recipe:
             raise TrainingError(f"a recipe has stages of different names, not {names}")
         patch, temporal = self.tokenizer.patch, self.tokenizer.temporal_patch
         for stage in self.stages:
-            if wrong := [side for side in (*stage.sides, stage.base_side) if side % patch]:
+            if wrong := [side for side in (*stage.sides, *stage.clip_sides, stage.base_side) if side % patch]:
                 raise TrainingError(f"stage {stage.name}: sides {wrong} are no multiples of the patch {patch}")
             if (stage.frames - 1) % temporal:
                 raise TrainingError(f"stage {stage.name}: clips have 1 + k * {temporal} frames, not {stage.frames}")
@@ -238,7 +245,9 @@ def _demo() -> Recipe:
         name="image", head="vq", steps=6_000, images=96, sides=(128,), base_side=128, multiple=2,
         learning_rate=8e-4, warmup=500, plain=300, losses=LossWeights(l2=20.0, l1=2.0),
     )  # fmt: skip
-    joint = replace(image, name="joint", steps=8_000, clips=16, sides=(64, 128, 192, 256), plain=0)
+    joint = replace(
+        image, name="joint", steps=8_000, clips=16, sides=(64, 128, 192, 256), clip_sides=(64, 96, 128), plain=0
+    )
     kl = replace(joint, name="kl", head="vae", steps=4_000, learning_rate=4e-4)
     return Recipe(CONFIGS["demo"], (image, joint, kl), licence="Apache-2.0")
 

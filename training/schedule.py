@@ -87,7 +87,8 @@ def draw_of(stage: Stage, seed: int, step: int, drawn: dict[Kind, int]) -> Draw:
         drawn: items of each kind that the run drew before.
     """
     kind: Kind = "images" if stage.images and (step % 2 or not stage.clips) else "clips"
-    side = stage.sides[word(seed, SIDES, step) % len(stage.sides)]
+    sides = stage.sides_of(kind)
+    side = sides[word(seed, SIDES, step) % len(sides)]
     return Draw(kind, side, stage.items(kind, side), drawn[kind], 1 if kind == "images" else stage.frames)
 
 
@@ -108,8 +109,11 @@ def every_draw(stage: Stage) -> list[Draw]:
         kinds.append(("images", 1))
     if stage.clips:
         kinds.append(("clips", stage.frames))
-    sides = sorted(set(stage.sides))
-    return [Draw(kind, side, stage.items(kind, side), 0, frames) for kind, frames in kinds for side in sides]
+    return [
+        Draw(kind, side, stage.items(kind, side), 0, frames)
+        for kind, frames in kinds
+        for side in sorted(set(stage.sides_of(kind)))
+    ]
 
 
 def check_shares(stage: Stage, world: int) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import os
+import signal
 import socket
 import subprocess
 import sys
+import unittest.mock
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from model import OmniTokenizer
 from training.checkpoint import CHECKPOINT_FILE
@@ -104,9 +108,30 @@ def test_two_ranks_train_as_one_with_twice_the_batch(data: Path, tmp_path: Path)
             for key, value in books[0].items():
                 np.testing.assert_allclose(books[1][key], value, atol=1e-5)
 
+    # the signal went to rank 1 alone, after its fourth step; rank 0 writes for both
+    stopped = torch.load(tmp_path / "two" / "stopped" / CHECKPOINT_FILE, weights_only=True)
+    assert stopped["step"] == 4
+    assert [f"stopped at {stopped['step']}" in text for text in told] == [True, True]
+
+
+def stop_one_rank(data: Path, out: Path, ranks: Ranks, device: torch.device) -> None:
+    """Send rank 1 a SIGTERM in the middle of a long run."""
+
+    def interrupted(trainer: Trainer, *arguments: Any) -> dict[str, Tensor]:
+        figures = take(trainer, *arguments)
+        if ranks.rank == 1 and trainer.step == 4:
+            signal.raise_signal(signal.SIGTERM)
+        return figures
+
+    take = Trainer._step
+    with unittest.mock.patch.object(Trainer, "_step", interrupted):
+        trainer = train(data, out, "gradient", "vq", ranks, device)
+    print(f"stopped at {trainer.step}")
+
 
 if __name__ == "__main__":
     with open_ranks("cpu") as (ranks, device):
         for name in sys.argv[3:]:
             rule, head = name.split("-")
             train(Path(sys.argv[1]), Path(sys.argv[2]) / name, rule, head, ranks, device)
+        stop_one_rank(Path(sys.argv[1]), Path(sys.argv[2]) / "stopped", ranks, device)

@@ -67,6 +67,10 @@ def test_images_and_clips_take_turns_at_every_side() -> None:
     assert [draw.kind for draw in plan[:4]] == ["images", "clips", "images", "clips"]
     assert {(draw.kind, draw.side) for draw in plan} == {(d.kind, d.side) for d in every_draw(JOINT)}
     assert {(draw.kind, draw.frames) for draw in plan} == {("images", 1), ("clips", 17)}
+    smaller = replace(JOINT, clip_sides=(64, 128))
+    plan = list(draws(smaller, 0, 0, NOTHING, 400))
+    assert {draw.side for draw in plan if draw.kind == "clips"} == {64, 128}
+    assert {draw.side for draw in plan if draw.kind == "images"} == set(MULTI_SIDES)
     alone = replace(JOINT, images=0)
     assert {draw.kind for draw in draws(alone, 0, 0, NOTHING, 10)} == {"clips"}
 
