@@ -67,7 +67,6 @@ class FeatureDistance(nn.Module):
 
 def _unit(features: Tensor) -> Tensor:
     features = features.to(torch.promote_types(features.dtype, torch.float32))
-    # vector_norm has gradient 0 at 0, where the root of a sum has none.
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + _EPSILON)
 
 
