@@ -242,13 +242,11 @@ def _plain(value: Any) -> Any:
 def _demo() -> Recipe:
     """A small causal tokenizer: minutes on one GPU for each stage."""
     image = Stage(
-        name="image", head="vq", steps=6_000, images=96, sides=(128,), base_side=128, multiple=2,
+        name="image", head="vq", steps=3_000, images=96, sides=(128,), base_side=128, multiple=2,
         learning_rate=8e-4, warmup=500, plain=300, losses=LossWeights(l2=20.0, l1=2.0),
     )  # fmt: skip
-    joint = replace(
-        image, name="joint", steps=8_000, clips=16, sides=(64, 128, 192, 256), clip_sides=(64, 96, 128), plain=0
-    )
-    kl = replace(joint, name="kl", head="vae", steps=4_000, learning_rate=4e-4)
+    joint = replace(image, name="joint", steps=16_000, clips=16, sides=(64, 128, 256), clip_sides=(128,), plain=0)
+    kl = replace(joint, name="kl", head="vae", steps=6_000, learning_rate=4e-4)
     return Recipe(CONFIGS["demo"], (image, joint, kl), licence="Apache-2.0")
 
 
