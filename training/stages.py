@@ -215,7 +215,9 @@ def _start(plan: Plan, stage: Stage, feed: Feed, bundle: Bundle | None, device: 
         return Start(OmniTokenizer(config).to(device))
     if bundle is not None:
         source = bundle.tokenizer
-        taken = Start(source, history=(f"begun from the bundle {bundle.name}, {bundle.hash[:12]}",))
+        taken = Start(
+            source, codebook=source.config.is_vq, history=(f"begun from the bundle {bundle.name}, {bundle.hash[:12]}",)
+        )
     else:
         before = recipe.stages[index - 1]
         if not plan.is_done(before):
@@ -228,7 +230,7 @@ def _start(plan: Plan, stage: Stage, feed: Feed, bundle: Bundle | None, device: 
     source.to(device)
     pixels = next(iter(feed.stream([draw_of(stage, recipe.seed, 1, taken.drawn)])))
     tokenizer = hand_over(source, config, pixels, ranks)
-    return replace(taken, tokenizer=tokenizer, codebook=source.config.is_vq and config.is_vq)
+    return replace(taken, tokenizer=tokenizer, codebook=taken.codebook and config.is_vq)
 
 
 def _source_of(plan: Plan) -> str | None:

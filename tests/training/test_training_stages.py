@@ -160,6 +160,15 @@ def test_what_is_done_is_not_done_again(files: Path, copy: Path) -> None:
     assert (copy / "2-joint" / "checkpoint.pt").stat().st_mtime_ns == before
 
 
+def test_a_codebook_that_was_never_started_is_not_taken_over(files: Path, tmp_path: Path) -> None:
+    for stage, length in (("image", 3), ("joint", 2)):
+        result = train("--data", files, "--out", tmp_path, "--stage", stage, "--steps", length)
+        assert result.exit_code == 0, result.output
+    image, joint = (state_of(tmp_path / folder) for folder in STAGES[:2])
+    assert (image["started"], joint["started"]) == (False, True)
+    assert int(joint["learner"]["codebook"]["last_used"].min()) == 1  # every code was placed then
+
+
 def test_kl_fine_tuning_begins_close_to_what_was_learned(whole: Path) -> None:
     """A stage's first step is measured before it changes anything."""
     for folder in ("2-joint", "3-kl"):
