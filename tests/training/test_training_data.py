@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from training.data import held_out, open_set, photographs, procgen
+from training.data import held_out, open_set, packages, photographs, procgen, vizdoom
 from training.data.demo import DEMO, Job, SetPlan, build_demo, run_job, scaled
 from training.data.sets import SetInfo, shard_path, write_info, write_shard
 from training.errors import TrainingError
@@ -84,14 +85,25 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8 not a picture")
     with pytest.raises(TrainingError, match=r"broken\.jpg"):
-        photographs.crops([broken], [], 64, 1, np.random.default_rng(0))
+        photographs.crops([broken], [], [], 64, 1, np.random.default_rng(0))
     with pytest.raises(TrainingError, match="no pictures"):
-        photographs.crops([], [], 64, 1, np.random.default_rng(0))
+        photographs.crops([], [], [], 64, 1, np.random.default_rng(0))
 
 
-def test_crops_are_made_from_a_cache_of_packages(tmp_path: Path) -> None:
-    """The whole path of one set: packages on disk, jobs, shards, a second build that changes nothing."""
-    cache = tmp_path / "cache"
+@given(width=st.integers(20, 700), height=st.integers(20, 700), size=st.sampled_from([64, 300, 400]))
+def test_crops_keep_the_shape_of_what_they_show(width: int, height: int, size: int) -> None:
+    """A disc in the middle of a large picture stays round, whatever the size of the crop."""
+    picture = Image.new("RGB", (width + 700, height + 700))
+    random = np.random.default_rng(width)
+    ramp = np.indices((picture.height, picture.width)).transpose(1, 2, 0) / 8  # grows alike in both directions
+    picture = Image.fromarray(np.concatenate([ramp, ramp[..., :1]], axis=2).astype(np.uint8))
+    crop = photographs.random_crop(picture, size, random).astype(float)
+    down, across = crop[-8:, :, 0].mean() - crop[:8, :, 0].mean(), crop[:, -8:, 1].mean() - crop[:, :8, 1].mean()
+    assert abs(down - across) < 3
+
+
+def small_cache(cache: Path) -> dict[str, int]:
+    """A cache with one small picture for every package; returns how many pictures of each sort it holds."""
     places = {
         "mate-backgrounds": "usr/share/backgrounds/mate/nature/Flower.jpg",
         "plasma-workspace-wallpapers": "usr/share/wallpapers/Autumn/contents/images/2560x1600.jpg",
@@ -100,14 +112,30 @@ def test_crops_are_made_from_a_cache_of_packages(tmp_path: Path) -> None:
         "opencv-doc": "usr/share/doc/opencv-doc/examples/data/fruits.jpg",
         "tuxpaint-stamps-default": "usr/share/tuxpaint/stamps/animals/birds/owl.png",
     }
+    for package, (folder, names) in photographs.SAMPLES.items():
+        places[package] = f"{folder}/{names[0].replace('*', 'rocks')}.png"
     for seed, (package, place) in enumerate(places.items()):
         path = cache / "debian" / package / place
         path.parent.mkdir(parents=True)
-        picture(400, 300, seed).convert("RGBA" if path.suffix == ".png" else "RGB").save(path)
-    plan = SetPlan("train/photographs-256", "crops", 1, 32, 2, 3)
+        picture(400, 300, seed).convert("RGBA" if "stamps" in package else "RGB").save(path)
+    archive = cache / "debian/ufoai-textures/usr/share/games/ufoai/base/0textures.pk3"
+    archive.parent.mkdir(parents=True)
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, side in (("rock1", 512), ("rock1_nm", 512), ("rock2", 256), ("logo", 512)):
+            buffer = io.BytesIO()
+            picture(side, side).save(buffer, "PNG")
+            file.writestr(f"textures/tex_nature/{name}.png", buffer.getvalue())
+    return {"scenes": len(places) - 1, "textures": 1, "stamps": 1}  # no maps of surfaces, small or other pictures
+
+
+def test_crops_are_made_from_a_cache_of_packages(tmp_path: Path) -> None:
+    """The whole path of one set: packages on disk, jobs, shards, a second build that changes nothing."""
+    cache = tmp_path / "cache"
+    held = small_cache(cache)
+    plan = SetPlan("train/photographs-256", "crops", 1, 32, 2, 8)
     build_demo(tmp_path / "data", cache, [plan], workers=1)
     built = open_set(tmp_path / "data" / plan.name)
-    assert len(built) == 5 * 3 + 1
+    assert len(built) == held["scenes"] * 8 + held["textures"] * 2 + held["stamps"]
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "data").rglob("*.npy")}
     shard_path(tmp_path / "data" / plan.name, 1).unlink()
     build_demo(tmp_path / "data", cache, [plan], workers=1)
@@ -115,6 +143,26 @@ def test_crops_are_made_from_a_cache_of_packages(tmp_path: Path) -> None:
     assert np.array_equal(built.pixels().numpy(), again.pixels().numpy())
     kept = shard_path(tmp_path / "data" / plan.name, 0)
     assert kept.stat().st_mtime_ns == stamps[kept]
+
+
+def test_large_crops_come_from_large_photographs(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    small_cache(cache)
+    path = cache / "debian/mate-backgrounds/usr/share/backgrounds/mate/nature/Large.jpg"
+    picture(1200, 800).save(path)
+    assert photographs.large_scenes(cache) == [path]
+    job = Job(SetPlan("train/photographs-384", "large", 1, 384, 1, 3), 0, tmp_path / "data", cache, None)
+    write_info(tmp_path / "data" / job.plan.name, SetInfo("photographs-384", 1, 384, 384, (), "cut"))
+    run_job(job)
+    assert len(open_set(tmp_path / "data" / job.plan.name)) == 3
+
+
+def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    archive = tmp_path / "0textures.pk3"
+    archive.write_bytes(b"PK no archive")
+    with pytest.raises(TrainingError, match=r"0textures\.pk3 is no readable archive"):
+        packages.unzipped(archive)
+    assert not archive.with_suffix(".files").exists()
 
 
 def test_held_out_photographs_are_carved_from_resource_files(tmp_path: Path) -> None:
@@ -169,6 +217,32 @@ def test_shrinking_averages(step: int, value: int) -> None:
 def test_held_out_levels_lie_above_the_trained_ones() -> None:
     first, count = procgen.TRAIN_LEVELS
     assert procgen.HELD_OUT_LEVELS[0] >= first + count
+
+
+def test_walks_are_kept_only_where_the_lit_picture_moves() -> None:
+    still = np.full((3, 8, 8, 3), 100, np.uint8)
+    moving = still + np.arange(3, dtype=np.uint8)[:, None, None, None] * 10
+    assert vizdoom.moves(moving)
+    assert not vizdoom.moves(still)
+    assert not vizdoom.moves(moving - 100)  # too dark
+
+
+def test_held_out_maps_are_not_walked_in_training() -> None:
+    assert set(vizdoom.HELD_OUT_MAPS) < set(vizdoom.MAPS)
+    assert set(vizdoom.TRAIN_MAPS) == set(vizdoom.MAPS) - set(vizdoom.HELD_OUT_MAPS)
+
+
+def test_the_first_held_out_sets_keep_their_seeds() -> None:
+    """Seeds count from places: a set that moves would be recorded anew and scores could not be compared."""
+    names = [plan.name for plan in DEMO]
+    assert names[:6] == [
+        "held-out/photographs-128",
+        "held-out/photographs-256",
+        "held-out/camera-128",
+        "held-out/procgen-128",
+        "train/photographs-256",
+        "train/procgen-128",
+    ]
 
 
 def test_every_set_keeps_at_least_one_item_when_scaled_down() -> None:

