@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +55,17 @@ def _bytes_of_distances(inputs: Inputs) -> int:
     return 4 * inputs["z"].numel() // inputs["z"].shape[-1] * inputs["codebook"].shape[0]
 
 
+def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
+    """Other tiles."""
+    from kernels.vq import launch
+
+    found: dict[str, Callable[[], Any]] = {}
+    for numbers in ((8, 8, 4), (16, 8, 4), (32, 8, 4), (32, 4, 4), (64, 8, 8)):
+        tile = launch.Tile(*numbers)
+        found[f"tile {numbers}"] = lambda tile=tile: launch.assign(**inputs, tile=tile)
+    return found
+
+
 OPERATION = Operation(
     name="vq_assign",
     operator=kernels.vq_assign,
@@ -75,5 +87,6 @@ OPERATION = Operation(
     baselines={"distance matrix": distance_matrix},
     full_precision=frozenset({"z", "codebook"}),
     compare=compare,
+    candidates=candidates,
     scratch=_bytes_of_distances,
 )

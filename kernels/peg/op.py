@@ -1,6 +1,6 @@
-"""The positional convolution as custom operators: opaque to the compiler, differentiable, Triton on CUDA.
+"""The positional convolution as custom operators: opaque to the compiler, differentiable.
 
-Elsewhere the operators run the reference, so that their registration can be tested without a GPU.
+The launches are imported when they are first called, since a machine without a GPU need not have triton.
 """
 
 from __future__ import annotations
@@ -11,23 +11,12 @@ import torch
 from torch import Tensor
 
 from kernels.hardware import refuse_triton
-from kernels.peg import gradients, reference
 from kernels.peg.reference import check_past
 
 
-def _order(published: bool) -> Literal["causal", "published"]:
-    return "published" if published else "causal"
-
-
-@torch.library.custom_op("omnitok::peg", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("omnitok::peg", mutates_args=())
 def peg_forward(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, causal: bool, published: bool) -> Tensor:
     """The operator; arguments as `reference.peg`'s."""
-    out = reference.peg(x, weight, bias, past, causal, _order(published))
-    return out.to(x.dtype).contiguous()
-
-
-@peg_forward.register_kernel("cuda")
-def _(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, causal: bool, published: bool) -> Tensor:
     from kernels.peg import launch
 
     return launch.convolve(x, weight, bias, past, causal, published)
@@ -38,14 +27,9 @@ def _(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, causal: bool
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("omnitok::peg_input_gradient", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("omnitok::peg_input_gradient", mutates_args=())
 def input_gradient(grad: Tensor, weight: Tensor, causal: bool, published: bool) -> Tensor:
     """Gradient of the input (B, T, h, w, C) from that of the output."""
-    return gradients.input_gradient(grad, weight, causal, published).to(grad.dtype).contiguous()
-
-
-@input_gradient.register_kernel("cuda")
-def _(grad: Tensor, weight: Tensor, causal: bool, published: bool) -> Tensor:
     from kernels.peg import launch
 
     return launch.convolve(grad, weight, None, None, causal, published, backward=True)
@@ -56,16 +40,11 @@ def _(grad: Tensor, weight: Tensor, causal: bool, published: bool) -> Tensor:
     return grad.new_empty(grad.shape)
 
 
-@torch.library.custom_op("omnitok::peg_weight_gradient", mutates_args=(), device_types="cpu")
+@torch.library.custom_op("omnitok::peg_weight_gradient", mutates_args=())
 def weight_gradient(
     x: Tensor, grad: Tensor, past: Tensor | None, causal: bool, published: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients of weight (3, 3, 3, C) and bias (C,), float32, from that of the output."""
-    return gradients.weight_gradient(x, grad, past, causal, published)
-
-
-@weight_gradient.register_kernel("cuda")
-def _(x: Tensor, grad: Tensor, past: Tensor | None, causal: bool, published: bool) -> tuple[Tensor, Tensor]:
     from kernels.peg import launch
 
     return launch.weight_gradient(x, grad, past, causal, published)

@@ -176,7 +176,7 @@ def _load_frame(source_ptr, frame, T, y, x, m_tile, o_c, m_c, H, W, C: tl.conste
     ).to(tl.float32)  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["T", "items", "share"])
+@triton.jit(do_not_specialize=["T", "H", "W", "items", "share"])
 def peg_weight_kernel(
     x_ptr, grad_ptr, partial_ptr, T, H, W, items, share,
     C: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr,

@@ -1,8 +1,8 @@
 """Nearest code of each vector (section 3.1.1; reference.md, Tokenizer 8)."""
 
 from kernels.dispatch import Form, Operator
-from kernels.vq import reference
+from kernels.vq import op, reference
 
-vq_assign = Operator("vq_assign", {"reference": Form(reference.vq_assign)})
+vq_assign = Operator("vq_assign", {"triton": Form(op.vq_assign, op.refuse), "reference": Form(reference.vq_assign)})
 
 __all__ = ["vq_assign"]

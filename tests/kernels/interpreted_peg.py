@@ -1,0 +1,109 @@
+"""The positional convolution in Triton's interpreter; `test_peg_triton.py` runs this file in a process of its own."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from poison import poisoned
+
+from kernels.peg import launch, op, reference
+
+
+@pytest.fixture(autouse=True)
+def _small_tiles():
+    """Tiles of few elements, which the interpreter walks in reasonable time; clips of more than 3 frames take two."""
+    with (
+        mock.patch.object(launch, "IMAGE", launch.Tile(1, 4, 8, 16, 4)),
+        mock.patch.object(launch, "CLIP", launch.Tile(3, 2, 4, 16, 4)),
+        mock.patch.object(launch, "IMAGE_WEIGHT", launch.Share(8, 16, 4, 3)),
+        mock.patch.object(launch, "CLIP_WEIGHT", launch.Share(4, 16, 4, 2)),
+    ):
+        yield
+
+
+def draw(shape, kind="causal", dtype=torch.float32):
+    torch.manual_seed(0)
+    batch, _, height, width, channels = shape
+    x, weight, bias = torch.randn(shape), torch.randn(3, 3, 3, channels) / 5, torch.randn(channels)
+    past = torch.randn(batch, 2, height, width, channels) if kind == "carried" else None
+    tensors = [None if t is None else t.to(dtype) for t in (x, weight, bias, past)]
+    return *tensors, kind != "both", "published" if kind == "published" else "causal"
+
+
+def results(function, *inputs):
+    """Output and every gradient, the upstream one drawn from a fixed seed."""
+    inputs = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in inputs]
+    tensors = [t for t in inputs if isinstance(t, torch.Tensor)]
+    out = function(*inputs)
+    gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    return out.detach(), *torch.autograd.grad(out, tensors, gradient)
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind"),
+    [
+        ((1, 1, 5, 3, 24), "causal"),  # channels that the tile does not divide
+        ((2, 1, 4, 8, 16), "both"),
+        ((1, 1, 3, 2, 16), "published"),
+        ((1, 1, 1, 5, 16), "carried"),
+        ((1, 2, 3, 1, 16), "causal"),
+        ((1, 3, 2, 3, 16), "both"),
+        ((1, 3, 1, 5, 16), "published"),
+        ((1, 5, 1, 2, 8), "causal"),
+        ((1, 5, 2, 1, 16), "published"),
+        ((1, 5, 1, 1, 16), "carried"),
+    ],
+)
+def test_equals_the_reference(shape, kind):
+    inputs = draw(shape, kind)
+    with poisoned():
+        ours = results(op.peg, *inputs)
+    torch.testing.assert_close(ours, results(reference.peg, *inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision():
+    inputs = draw((1, 2, 2, 3, 16), "carried", torch.float16)
+    ours = results(op.peg, *inputs)
+    exact = results(reference.peg, *(t.double() if isinstance(t, torch.Tensor) else t for t in inputs))
+    assert {t.dtype for t in ours} == {torch.float16}
+    torch.testing.assert_close([t.double() for t in ours], list(exact), rtol=2e-3, atol=4e-3)
+
+
+def test_strided_input():
+    x, *rest = draw((1, 2, 3, 4, 16))
+    crossed = x.permute(4, 2, 1, 3, 0).contiguous().permute(4, 2, 1, 3, 0)
+    assert not crossed.is_contiguous()
+    assert torch.equal(op.peg(crossed, *rest), op.peg(x, *rest))
+
+
+def test_no_items():
+    out, dx, dweight, dbias = results(op.peg, *draw((0, 2, 3, 4, 16)))
+    assert out.shape == dx.shape == (0, 2, 3, 4, 16)
+    assert not dweight.any()
+    assert not dbias.any()
+
+
+def test_only_the_gradients_that_are_wanted():
+    x, weight, bias, *rest = draw((1, 2, 3, 3, 16))
+    with mock.patch.object(launch, "weight_gradient", side_effect=AssertionError):
+        torch.autograd.grad(op.peg(x.requires_grad_(), weight, bias, *rest).sum(), x)
+
+
+def test_operator_is_registered_well():
+    x, weight, bias, past, causal, _ = draw((1, 1, 2, 3, 16), "carried")
+    tensors = [t.requires_grad_() for t in (x, weight, bias, past)]
+    torch.library.opcheck(op.peg_forward, (*tensors, causal, False))
+
+
+def test_gradients_are_registered_well():
+    x, weight, _, past, causal, _ = draw((1, 1, 2, 3, 16), "carried")
+    torch.library.opcheck(op.input_gradient, (x, weight, causal, False))
+    torch.library.opcheck(op.weight_gradient, (x, x, past, causal, False))
+
+
+def test_compiles_whole():
+    inputs = draw((1, 1, 3, 3, 16))
+    compiled = torch.compile(op.peg, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(results(compiled, *inputs), results(op.peg, *inputs))

@@ -1,0 +1,80 @@
+"""Code assignment in Triton's interpreter; `test_vq_triton.py` runs this file in a process of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kernels.vq import launch, op
+
+
+def draw(rows, codes, dim, dtype=torch.float32):
+    torch.manual_seed(0)
+    return F.normalize(torch.randn(rows, dim), dim=-1).to(dtype), torch.rand(codes, 1) * torch.randn(codes, dim)
+
+
+def exact(z, codebook):
+    """A search in float64; argmin on the CPU takes the first of equal values."""
+    return (z.double()[:, None] - codebook.double()).square().sum(-1).argmin(-1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize(
+    ("rows", "codes", "dim"), [(1, 1, 4), (7, 5, 8), (33, 300, 4), (40, 1000, 8), (19, 257, 16), (9, 70, 32)]
+)
+def test_equals_a_search_in_float64(rows, codes, dim, dtype):
+    z, codebook = draw(rows, codes, dim, dtype)
+    assert torch.equal(op.vq_assign(z, codebook), exact(z, codebook))
+
+
+def test_taller_tiles_answer_alike():
+    z, codebook = draw(70, 300, 8)
+    assert torch.equal(launch.assign(z, codebook, launch.Tile(32, 4, 4)), exact(z, codebook))
+
+
+def test_the_lowest_of_equal_codes_wins():
+    z, codebook = draw(24, 96, 8)
+    repeated = torch.cat((codebook, codebook.flip(0), codebook))
+    assert torch.equal(op.vq_assign(z, repeated), exact(z, codebook))
+    assert not op.vq_assign(z, torch.ones(70, 8)).any()
+
+
+def test_near_ties_are_decided_by_exact_differences():
+    """Pairs of codes so close that rounding of a score would choose between them."""
+    torch.manual_seed(0)
+    codebook = F.normalize(torch.randn(256, 8), dim=-1)
+    codebook = torch.cat((codebook, codebook + 3e-7 * torch.randn_like(codebook)))
+    z = F.normalize(codebook[:64] + 0.05 * torch.randn(64, 8), dim=-1)
+    distances = (z.double()[:, None] - codebook.double()).norm(dim=-1)
+    chosen = distances.gather(1, op.vq_assign(z, codebook)[:, None])[:, 0]
+    assert ((chosen - distances.min(1).values) / chosen).max() < 1e-6
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_values_that_are_no_numbers_still_give_an_index():
+    z, codebook = draw(9, 40, 8)
+    z[0], z[1, 3], z[2] = torch.nan, torch.inf, 0
+    found = op.vq_assign(z, codebook)
+    assert ((found >= 0) & (found < 40)).all()
+    assert torch.equal(found[2:], exact(z, codebook)[2:])
+
+
+def test_leading_shapes_and_strides():
+    z, codebook = draw(24, 50, 8)
+    wanted = op.vq_assign(z, codebook)
+    assert torch.equal(op.vq_assign(z.view(2, 1, 3, 4, 8), codebook), wanted.view(2, 1, 3, 4))
+    assert torch.equal(op.vq_assign(z.T.contiguous().T, codebook.T.contiguous().T), wanted)
+    assert op.vq_assign(z[:0], codebook).shape == (0,)
+
+
+def test_operator_is_registered_well():
+    torch.library.opcheck(op.assign, draw(5, 40, 8))
+
+
+def test_compiles_whole_and_stops_gradients():
+    z, codebook = draw(5, 40, 8)
+    compiled = torch.compile(op.vq_assign, fullgraph=True, backend="aot_eager")
+    found = compiled(z.requires_grad_(), codebook.requires_grad_())
+    assert torch.equal(found, exact(z, codebook))
+    assert not found.requires_grad

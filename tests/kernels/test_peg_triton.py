@@ -1,0 +1,75 @@
+"""The kernels of the positional convolution without a GPU: interpreted in a process of their own, and compiled ahead."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ahead import compiled_for, spilled
+
+import kernels
+from kernels import BackendUnavailableError
+from kernels.peg import launch, op
+
+HERE = Path(__file__).parent
+
+
+def test_interpreted_kernels_equal_their_reference():
+    call = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", HERE / "interpreted_peg.py"]
+    done = subprocess.run(
+        call,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        cwd=HERE.parents[1],
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 16
+
+
+def launch_clip(dtype: torch.dtype) -> None:
+    x, weight, bias = torch.zeros(1, 5, 8, 8, 512, dtype=dtype), torch.zeros(3, 3, 3, 512), torch.zeros(512)
+    launch.convolve(x, weight, bias, None, True, False)
+    launch.weight_gradient(x, x, None, True, False)
+
+
+def launch_image(dtype: torch.dtype) -> None:
+    x, weight, bias = torch.zeros(1, 1, 8, 8, 512, dtype=dtype), torch.zeros(3, 3, 3, 512), torch.zeros(512)
+    launch.convolve(x, weight, bias, None, True, False)
+    launch.convolve(x, weight, None, None, True, False, backward=True)
+    launch.weight_gradient(x, x, None, True, False)
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.parametrize(
+    ("capability", "dtype", "run", "distinct"),
+    [
+        (80, torch.bfloat16, launch_clip, 2),
+        (80, torch.float32, launch_clip, 2),
+        (90, torch.bfloat16, launch_clip, 2),
+        (90, torch.float32, launch_clip, 2),
+        (90, torch.bfloat16, launch_image, 3),
+    ],
+)
+def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, run, distinct):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with compiled_for(capability) as compiled:
+        run(dtype)
+    assert len({kernel.hash for kernel in compiled}) == distinct
+    if capability == 90 and dtype == torch.bfloat16:
+        assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+
+
+def test_what_is_refused():
+    x, weight, bias = torch.zeros(1, 1, 2, 2, 8), torch.zeros(3, 3, 3, 8), torch.zeros(8)
+    assert op.refuse(x, weight, bias) == "cpu tensors"
+    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+        kernels.peg.run_on("triton", x, weight, bias)
+    with pytest.raises(ValueError, match="carried over"):
+        op.peg(x, weight, bias, past=torch.zeros(1, 2, 2, 2, 8), causal=False)

@@ -1,0 +1,58 @@
+"""The kernels of code assignment without a GPU: interpreted in a process of their own, and compiled ahead."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ahead import compiled_for, spilled
+
+import kernels
+from kernels import BackendUnavailableError
+from kernels.vq import launch, op
+
+HERE = Path(__file__).parent
+
+
+def test_interpreted_kernels_equal_their_reference():
+    call = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", HERE / "interpreted_vq.py"]
+    done = subprocess.run(
+        call,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        cwd=HERE.parents[1],
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 16
+
+
+def launch_all(dtype: torch.dtype) -> None:
+    for rows in (8, launch.FEW_ROWS + 1):
+        launch.assign(torch.zeros(rows, 4, dtype=dtype), torch.zeros(8192, 4, dtype=dtype))
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
+    run, distinct = launch_all, 3  # the table of codes is the same
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with compiled_for(capability) as compiled:
+        run(dtype)
+    assert len({kernel.hash for kernel in compiled}) == distinct
+    if capability == 90 and dtype == torch.bfloat16:
+        assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+
+
+def test_what_is_refused():
+    assert "6 dimensions" in op.refuse(torch.zeros(1, 6), torch.zeros(3, 6))
+    assert op.refuse(torch.zeros(1, 8), torch.zeros(3, 8)) == "cpu tensors"
+    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+        kernels.vq_assign.run_on("triton", torch.zeros(1, 8), torch.zeros(3, 8))
