@@ -1,0 +1,49 @@
+"""Compile what a launch would launch, for a GPU that is not there; see also `interpreted_*.py`."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import JITFunction, driver
+
+
+@contextmanager
+def compiled_for(capability: int) -> Iterator[list[Any]]:
+    """Within, kernels compile for a compute capability (90 is 9.0) instead of running; yields what was compiled."""
+    compiled: list[Any] = []
+    run = JITFunction.run
+
+    def compile_only(self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        compiled.append(run(self, *args, grid=grid, warmup=True, **kwargs))
+        return compiled[-1]
+
+    absent = SimpleNamespace(
+        get_current_device=lambda: capability,  # each has kernels of its own
+        get_current_stream=lambda device: 0,
+        get_current_target=lambda: GPUTarget("cuda", capability, 32),
+    )
+    before = driver._active
+    driver.set_active(absent)
+    try:
+        with mock.patch.object(JITFunction, "run", compile_only):
+            yield compiled
+    finally:
+        driver._active = before
+
+
+def spilled(kernel: Any, folder: Path) -> int:
+    """Bytes of stack per thread of a compiled kernel: registers that did not fit."""
+    binary = folder / "kernel.cubin"
+    binary.write_bytes(kernel.asm["cubin"])
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    listing = subprocess.run([tool, "--dump-resource-usage", binary], capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"STACK:(\d+)", listing)[1])

@@ -1,0 +1,103 @@
+"""Window attention in Triton's interpreter; `test_attention_triton.py` runs this file in a process of its own."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from poison import poisoned
+
+from kernels.window_attention import launch, op, reference
+
+
+def results(function, qkv, table, window):
+    """Output and every gradient, the upstream one drawn from a fixed seed."""
+    tensors = [x.detach().requires_grad_() for x in (qkv, table)]
+    out = function(*tensors, window)
+    gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    return out.detach(), *torch.autograd.grad(out, tensors, gradient)
+
+
+def draw(batch, frames, height, width, heads, dim, window, dtype=torch.float32):
+    torch.manual_seed(0)
+    qkv = torch.randn(batch, frames, height, width, 3, heads, dim).to(dtype)
+    return qkv, torch.randn((2 * window - 1) ** 2, heads), window
+
+
+@pytest.mark.parametrize(
+    ("shape", "window"),
+    [
+        ((1, 1, 8, 16, 1, 64), 8),
+        ((1, 1, 6, 5, 1, 32), 5),  # a window of one row
+        ((2, 1, 3, 5, 1, 16), 6),  # smaller than a window
+        ((1, 2, 1, 1, 3, 16), 3),
+        ((1, 1, 5, 9, 2, 24), 4),  # head_dim that is no power of two
+        ((1, 1, 6, 7, 1, 72), 7),  # tile that the window does not fill
+        ((1, 1, 3, 2, 2, 8), 1),
+    ],
+)
+def test_equals_the_reference(shape, window):
+    inputs = draw(*shape, window)
+    with poisoned():
+        ours = results(op.run, *inputs)
+    torch.testing.assert_close(ours, results(reference.window_attention, *inputs), rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision():
+    inputs = draw(1, 1, 5, 7, 1, 32, 5, torch.float16)
+    torch.testing.assert_close(
+        results(op.run, *inputs), results(reference.window_attention, *inputs), rtol=4e-3, atol=4e-3
+    )
+
+
+@pytest.mark.parametrize("programs", [1, 2, 3])
+def test_programs_share_windows(programs):
+    """However windows are cut into programs, also where the last gets fewer."""
+    qkv, table, window = draw(1, 1, 6, 13, 1, 16, 4)
+    tile = launch.Tile(programs, 4, 1)
+    with (
+        mock.patch.object(launch, "FORWARD_FLOAT32", tile),
+        mock.patch.object(launch, "BACKWARD_FLOAT32", tile),
+        poisoned(),
+    ):
+        ours = results(op.run, qkv, table, window)
+    torch.testing.assert_close(ours, results(reference.window_attention, qkv, table, window), rtol=1e-5, atol=1e-5)
+
+
+def test_strided_input_and_gradient():
+    qkv, table, window = draw(1, 1, 2, 3, 2, 16, 2)
+    crossed = qkv.permute(5, 4, 3, 2, 1, 0, 6).contiguous().permute(5, 4, 3, 2, 1, 0, 6)
+    torch.testing.assert_close(
+        results(op.run, crossed, table.T.contiguous().T, window), results(op.run, qkv, table, window)
+    )
+    out = op.run(qkv.requires_grad_(), table, window)
+    broadcast, whole = torch.ones(16).expand(out.shape), torch.ones(out.shape)
+    one, other = (torch.autograd.grad(out, qkv, gradient, retain_graph=True) for gradient in (broadcast, whole))
+    torch.testing.assert_close(one, other)
+
+
+def test_queries_of_zero_average_by_the_bias():
+    qkv, table, window = draw(1, 1, 4, 4, 1, 16, 4)
+    qkv[:, :, :, :, 0] = 0
+    out = op.run(qkv, torch.zeros_like(table), window)
+    torch.testing.assert_close(out, qkv[:, :, :, :, 2].mean((2, 3), keepdim=True).expand_as(out))
+
+
+def test_no_items():
+    qkv, table, window = draw(0, 1, 4, 4, 1, 16, 4)
+    out, dqkv, dtable = results(op.run, qkv, table, window)
+    assert (out.shape, dqkv.shape) == ((0, 1, 4, 4, 1, 16), qkv.shape)
+    assert not dtable.any()
+
+
+def test_operator_is_registered_well():
+    qkv, table, window = draw(1, 1, 2, 3, 1, 16, 2)
+    torch.library.opcheck(op.window_attention_backward, (torch.randn(1, 1, 2, 3, 1, 16), qkv, table, window))
+    torch.library.opcheck(op.window_attention, (qkv.requires_grad_(), table.requires_grad_(), window))
+
+
+def test_compiles_whole():
+    inputs = draw(1, 1, 2, 3, 1, 16, 2)
+    compiled = torch.compile(op.run, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(results(compiled, *inputs), results(op.run, *inputs))

@@ -1,0 +1,104 @@
+"""The Triton kernels of attention without a GPU: interpreted in a process of their own, and compiled ahead of time."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ahead import compiled_for, spilled
+
+from kernels.temporal_attention import launch as temporal
+from kernels.temporal_attention import op as temporal_op
+from kernels.window_attention import launch as window
+from kernels.window_attention import op as window_op
+
+HERE = Path(__file__).parent
+MOST_SHARED = 163 * 1024  # bytes of a program on compute capability 8.0
+
+
+def test_interpreted_kernels_equal_their_references():
+    files = [HERE / "interpreted_window.py", HERE / "interpreted_temporal.py"]
+    call = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", *map(str, files)]
+    interpreting = os.environ | {"TRITON_INTERPRET": "1"}
+    done = subprocess.run(call, env=interpreting, capture_output=True, text=True, cwd=HERE.parents[1], check=False)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 30
+
+
+def launch_window(dtype: torch.dtype) -> None:
+    qkv = torch.zeros(1, 1, 9, 9, 3, 8, 64, dtype=dtype)
+    window.forward(qkv, torch.zeros(225, 8), 8)
+    window.backward(qkv[..., 0, :, :], qkv, torch.zeros(225, 8), 8)
+
+
+def launch_temporal(dtype: torch.dtype) -> None:
+    frames = 5 if dtype == torch.bfloat16 else 3
+    q, kv = torch.zeros(1, frames, 3, 3, 8, 64, dtype=dtype), torch.zeros(1, frames, 3, 3, 2, 8, 64, dtype=dtype)
+    scale = torch.ones(64)
+    temporal.forward(q, kv, scale, scale, None, None, True, None)
+    temporal.backward(q, q, kv, scale, scale, None, None, True, None)
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [(80, torch.bfloat16), (80, torch.float32), (90, torch.bfloat16)], ids=str
+)
+@pytest.mark.parametrize(("launch", "kernels"), [(launch_window, 3), (launch_temporal, 2)], ids=["window", "temporal"])
+def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, launch, kernels):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with compiled_for(capability) as compiled:
+        launch(dtype)
+    assert len(compiled) == kernels
+    assert all(kernel.metadata.shared <= MOST_SHARED for kernel in compiled)
+    if capability == 90 and dtype == torch.bfloat16:
+        assert [spilled(kernel, tmp_path) for kernel in compiled] == [0] * kernels
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU, for what is refused there."""
+
+    is_cuda = True
+    device = torch.device("cuda", 0)
+
+
+def on_gpu(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype).as_subclass(OnGpu)
+
+
+@pytest.fixture
+def _gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (9, 0))
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_refusals_of_window_attention():
+    table = on_gpu(225, 2, dtype=torch.float32)
+    assert window_op.refuse(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 8) is None
+    assert "wider than 8" in window_op.refuse(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 9)
+    assert "head_dim 20" in window_op.refuse(on_gpu(1, 1, 8, 8, 3, 2, 20), table, 8)
+    assert "float64" in window_op.refuse(on_gpu(1, 1, 8, 8, 3, 2, 64, dtype=torch.float64), table, 8)
+    assert window_op.refuse(torch.zeros(1, 1, 8, 8, 3, 2, 64), torch.zeros(225, 2), 8) == "cpu tensors"
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_refusals_of_temporal_attention():
+    def refuse(frames: int = 5, past: int = 0, dim: int = 64, dtype: torch.dtype = torch.bfloat16, **kwargs):
+        q, kv = on_gpu(1, frames, 2, 2, 2, dim, dtype=dtype), on_gpu(1, frames, 2, 2, 2, 2, dim)
+        past_kv = on_gpu(1, past, 2, 2, 2, 2, dim) if past else None
+        scale = on_gpu(dim, dtype=torch.float32)
+        return temporal_op.refuse(q, kv, scale, scale, past_kv, **kwargs)
+
+    assert refuse(frames=4, past=4) is None
+    assert "9 keys" in refuse(past=4)
+    assert "head_dim 136" in refuse(dim=136)
+    assert "dtype" in refuse(dtype=torch.float32)
+    assert "causal" in refuse(causal=False, window=2)
+    slopes = on_gpu(2, dtype=torch.float32).requires_grad_()
+    assert "slopes" in refuse(slopes=slopes)
+    with torch.no_grad():
+        assert refuse(slopes=slopes) is None
