@@ -4,36 +4,42 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.kernels.accuracy import Check, check
+from benchmarks.kernels.accuracy import Check, check, evaluate
 from benchmarks.kernels.behaviour import CHECKS
-from benchmarks.kernels.operation import Operation
+from benchmarks.kernels.operation import Case, Operation
 from benchmarks.kernels.registry import OPERATIONS
 from benchmarks.kernels.timing import COPY_RATE, Row, time_case
 from benchmarks.measure import describe_machine
 
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+PARTS = ("bfloat16", "float16", "float32", "behaviour", "warm")  # each proved in a process of its own
 
 
-def prove(operation: Operation) -> list[Check]:
-    """Every check of one operator; one that raises has failed."""
-    jobs: list[tuple[str, Callable[[], Check]]] = [
-        (f"{case.name}, {dtype}", lambda case=case, dtype=dtype: check(operation, case, dtype))
-        for dtype in DTYPES
-        for case in operation.checked
-    ]
-    jobs += [
-        (behaviour.__name__, lambda behaviour=behaviour: behaviour(operation, operation.checked[-1], torch.bfloat16))
-        for behaviour in CHECKS
-    ]
+def prove(operation: Operation, part: str) -> list[Check]:
+    """The checks of one operator in one dtype, or of its behaviour; one that raises has failed.
+
+    "warm" checks nothing: it compiles what will be timed into Triton's cache on disk.
+    """
+    jobs: list[tuple[str, Callable[[], Check]]] = []
+    if part == "behaviour":
+        jobs = [(law.__name__, partial(law, operation, operation.checked[-1], torch.bfloat16)) for law in CHECKS]
+    elif part == "warm":
+        jobs = [(f"launch of {case.name}", partial(launch_all, operation, case)) for case in operation.timed]
+    else:
+        dtype = getattr(torch, part)
+        jobs = [(f"{case.name}, {part}", partial(check, operation, case, dtype)) for case in operation.checked]
     results = []
     for name, job in jobs:
         try:
@@ -42,6 +48,45 @@ def prove(operation: Operation) -> list[Check]:
             traceback.print_exc()
             results.append(Check(operation.name, name, [f"{type(error).__name__}: {str(error)[:200]}"]))
     return results
+
+
+def launch_all(operation: Operation, case: Case) -> Check:
+    """Launch once whatever of ours will be timed on a case."""
+    inputs = operation.draw(case, torch.bfloat16, seed=0)
+    evaluate(operation.ours, operation, inputs, seed=0)
+    for launch in operation.candidates(inputs).values():
+        launch()
+    torch.cuda.synchronize()
+    return Check(operation.name, f"launch of {case.name}")
+
+
+def prove_all(operations: list[Operation]) -> list[Check]:
+    """Every check of every operator, all parts at once: most of their time is compilation, which wants the cores."""
+    alone = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}  # the processes are the threads
+    with tempfile.TemporaryDirectory() as folder:
+        running = []
+        for operation in operations:
+            for part in PARTS:
+                path = Path(folder) / f"{operation.name}-{part}.json"
+                call = [
+                    sys.executable,
+                    "-m",
+                    "benchmarks.kernels",
+                    "--prove",
+                    operation.name,
+                    part,
+                    "--json",
+                    str(path),
+                ]
+                running.append((operation.name, part, path, subprocess.Popen(call, env=alone)))
+        found = []
+        for name, part, path, process in running:
+            process.wait()
+            if path.exists():
+                found += [Check(**result) for result in json.loads(path.read_text())["checks"]]
+            else:
+                found.append(Check(name, part, [f"its process ended with {process.returncode}"]))
+    return found
 
 
 def summary(operation: Operation, checks: list[Check]) -> str:
@@ -86,36 +131,49 @@ def main() -> None:
     """Prove and time the operators; the exit status is 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where the figures are written")
-    parser.add_argument("--only", nargs="+", choices=[operation.name for operation in OPERATIONS], help="operators")
+    names = [operation.name for operation in OPERATIONS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="operators")
     parser.add_argument(
-        "--seconds", type=float, default=150.0, help="torch.compile baselines are left out past 60 %% of it"
+        "--seconds", type=float, default=150.0, help="past 60 %% of it nothing is left to torch.compile"
     )
+    parser.add_argument("--prove", nargs=2, metavar=("OPERATOR", "PART"), help=f"one part alone: {', '.join(PARTS)}")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("the kernels need a GPU, and there is none here")
-    start = time.monotonic()
-    print(describe_machine())
-    chosen = [operation for operation in OPERATIONS if arguments.only is None or operation.name in arguments.only]
-    checks: list[Check] = []
-    rows: list[Row] = []
-    for operation in chosen:
-        found = prove(operation)
-        checks += found
-        print(summary(operation, found), f"[{time.monotonic() - start:.0f} s]", flush=True)
-    for operation in chosen:
-        for case in operation.timed:
-            in_time = time.monotonic() - start < 0.6 * arguments.seconds
-            try:
-                rows += time_case(operation, case, torch.bfloat16, compile_baseline=in_time)
-            except Exception:
-                traceback.print_exc()
-                checks.append(Check(operation.name, f"timing of {case.name}", ["raised"]))
-            torch.cuda.empty_cache()
-    print_table(rows)
-    print(f"{time.monotonic() - start:.0f} s; * timed without a CUDA graph")
+    if arguments.prove:
+        name, part = arguments.prove
+        checks = prove(next(operation for operation in OPERATIONS if operation.name == name), part)
+        rows: list[Row] = []
+    else:
+        chosen = [operation for operation in OPERATIONS if operation.name in arguments.only]
+        checks, rows = run(chosen, arguments.seconds)
     if arguments.json:
         _write(arguments.json, checks, rows)
     sys.exit(any(result.wrong for result in checks))
+
+
+def run(operations: list[Operation], seconds: float) -> tuple[list[Check], list[Row]]:
+    """Prove, then time, and print both."""
+    start = time.monotonic()
+    print(describe_machine(), flush=True)
+    checks = prove_all(operations)
+    for operation in operations:
+        print(summary(operation, [result for result in checks if result.operation == operation.name]))
+    print(f"proved in {time.monotonic() - start:.0f} s", flush=True)
+    rows: list[Row] = []
+    for operation in operations:
+        for case in operation.timed:
+            in_time = time.monotonic() - start < 0.6 * seconds
+            try:
+                rows += time_case(operation, case, torch.bfloat16, compile_baseline=in_time)
+            except Exception as error:
+                traceback.print_exc()
+                checks.append(Check(operation.name, f"timing of {case.name}", [str(error)[:200]]))
+            torch.cuda.empty_cache()
+        print(f"{operation.name} timed, {time.monotonic() - start:.0f} s since the start", flush=True)
+    print_table(rows)
+    print(f"{time.monotonic() - start:.0f} s; * timed without a CUDA graph")
+    return checks, rows
 
 
 def _write(path: Path, checks: list[Check], rows: list[Row]) -> None:

@@ -85,7 +85,7 @@ OPERATION = Operation(
         Case("65,536 vectors", _make((64, 1, 32, 32), 8192, 8)),
     ),
     baselines={"distance matrix": distance_matrix},
-    full_precision=frozenset({"z", "codebook"}),
+    full_precision=frozenset({"codebook"}),
     compare=compare,
     candidates=candidates,
     scratch=_bytes_of_distances,

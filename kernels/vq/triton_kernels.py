@@ -19,7 +19,7 @@ import triton.language as tl
 
 @triton.jit(do_not_specialize=["K"])
 def codebook_kernel(codebook_ptr, table_ptr, K, padded, D: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Codes by dimension, then half their squared norms: (D + 1, padded) float32; infinitely far where there is none."""
+    """Codes by dimension, then half their squared norms: (D + 1, padded) float32; infinite where there is none."""
     o_k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     m_k = o_k < K
     b_half = tl.zeros((BLOCK_K,), tl.float32)

@@ -1,4 +1,4 @@
-"""The kernels of the positional convolution without a GPU: interpreted in a process of their own, and compiled ahead."""
+"""The kernels of the positional convolution without a GPU: interpreted in a process of their own, compiled ahead."""
 
 from __future__ import annotations
 
