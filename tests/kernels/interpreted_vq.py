@@ -19,9 +19,16 @@ def exact(z, codebook):
     return (z.double()[:, None] - codebook.double()).square().sum(-1).argmin(-1)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize(
-    ("rows", "codes", "dim"), [(1, 1, 4), (7, 5, 8), (33, 300, 4), (40, 1000, 8), (19, 257, 16), (9, 70, 32)]
+    ("rows", "codes", "dim", "dtype"),
+    [
+        (1, 1, 4, torch.float32),
+        (7, 5, 8, torch.float16),
+        (33, 300, 4, torch.float32),
+        (18, 600, 8, torch.float32),
+        (9, 257, 16, torch.float16),
+        (9, 70, 32, torch.float32),
+    ],
 )
 def test_equals_a_search_in_float64(rows, codes, dim, dtype):
     z, codebook = draw(rows, codes, dim, dtype)

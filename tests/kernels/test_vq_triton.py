@@ -30,7 +30,7 @@ def test_interpreted_kernels_equal_their_reference():
         check=False,
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 16
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 12
 
 
 def launch_all(dtype: torch.dtype) -> None:
