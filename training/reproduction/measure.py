@@ -162,7 +162,7 @@ def measure(job: Measurement) -> dict[str, Any]:
     record = read_record(job.run / RECORD_FILE)
     number = list(record["stages"]).index(job.stage) + 1
     tokenizer = load_bundle(job.run / f"{number}-{job.stage}" / "bundle", device).tokenizer
-    kinds = {kind for stage in record["stages"].values() for kind in stage["curves"]}
+    kinds = {kind for stage in record["recipe"]["stages"] for kind in ("images", "clips") if stage[kind]}
     found: dict[str, dict[str, Any]] = {}
     for held in HELD_OUT:
         if held.kind not in kinds:

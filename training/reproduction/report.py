@@ -144,8 +144,8 @@ def _chance(results: Results) -> str:
     seeds = len(results.seeds)
     return (
         f"With {seeds} seeds the ranges of two trainings that do not differ lie apart in {by_chance(seeds):.0%} of "
-        "cases, half of them in the direction of the claim: a single verdict is weak evidence, several figures that say "
-        "the same are more."
+        "cases, half of them in the direction of the claim: a single verdict is weak evidence, several figures that "
+        "say the same are more."
     )
 
 
