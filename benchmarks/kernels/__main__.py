@@ -34,7 +34,8 @@ def prove(operation: Operation, part: str) -> list[Check]:
     """
     jobs: list[tuple[str, Callable[[], Check]]] = []
     if part == "behaviour":
-        jobs = [(law.__name__, partial(law, operation, operation.checked[-1], torch.bfloat16)) for law in CHECKS]
+        typical = operation.checked[-1:]
+        jobs = [(law.__name__, partial(law, operation, case, torch.bfloat16)) for case in typical for law in CHECKS]
     elif part == "warm":
         jobs = [(f"launch of {case.name}", partial(launch_all, operation, case)) for case in operation.timed]
     else:

@@ -38,7 +38,8 @@ class Operation:
         name: the operator's.
         operator: from `kernels`.
         reference: its definition in plain torch, compared in float64 and timed under torch.compile.
-        checked: small and odd shapes whose output and gradients are compared with the reference in float64.
+        checked: small and odd shapes whose output and gradients are compared with the reference in float64; none for
+            an operator that is only timed.
         timed: the shapes of the network.
         baselines: name to what torch offers for the same call, honest and with the copies that it needs.
         compilable: those of the baselines that are timed under torch.compile too.

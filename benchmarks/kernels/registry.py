@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.kernels import peg, temporal_attention, vq, window_attention
+from benchmarks.kernels import peg, spatial_attention, temporal_attention, vq, window_attention
 from benchmarks.kernels.operation import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -10,4 +10,6 @@ OPERATIONS: tuple[Operation, ...] = (
     vq.OPERATION,
     window_attention.OPERATION,
     temporal_attention.OPERATION,
+    spatial_attention.COSINE,
+    spatial_attention.OPERATION,
 )

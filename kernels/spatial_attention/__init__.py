@@ -1,12 +1,16 @@
 """Full attention over the positions of each frame (section 3.1.1; reference.md, Tokenizer 5)."""
 
 from kernels.dispatch import Form, Operator
-from kernels.spatial_attention import reference, sdpa
+from kernels.spatial_attention import op, reference, sdpa
 from kernels.spatial_attention.rope import RopeTable, rope_table
 
 spatial_attention = Operator(
     "spatial_attention",
-    {"sdpa": Form(sdpa.spatial_attention), "reference": Form(reference.spatial_attention)},
+    {
+        "triton": Form(op.run, op.refuse),
+        "sdpa": Form(sdpa.spatial_attention),
+        "reference": Form(reference.spatial_attention),
+    },
 )
 
 __all__ = ["RopeTable", "rope_table", "spatial_attention"]

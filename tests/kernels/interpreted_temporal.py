@@ -82,7 +82,10 @@ def test_vectors_of_zero():
 
 @pytest.mark.parametrize("tile", [launch.Tile(4, 1), launch.Tile(32, 4)])
 def test_tiles(tile):
-    with mock.patch.object(launch.forward, "__defaults__", (tile,)):
+    with (
+        mock.patch.object(launch.forward, "__defaults__", (tile,)),
+        mock.patch.object(launch.backward, "__defaults__", (tile,)),
+    ):
         compare(draw(2, 1, batch=2, height=1))
 
 

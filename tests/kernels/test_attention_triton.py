@@ -12,6 +12,8 @@ import pytest
 import torch
 from ahead import compiled_for, spilled
 
+from kernels.spatial_attention import launch as spatial
+from kernels.spatial_attention import op as spatial_op
 from kernels.temporal_attention import launch as temporal
 from kernels.temporal_attention import op as temporal_op
 from kernels.window_attention import launch as window
@@ -22,7 +24,7 @@ MOST_SHARED = 163 * 1024  # bytes of a program on compute capability 8.0
 
 
 def test_interpreted_kernels_equal_their_references():
-    files = [HERE / "interpreted_window.py", HERE / "interpreted_temporal.py"]
+    files = [HERE / f"interpreted_{name}.py" for name in ("window", "temporal", "spatial")]
     call = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", *map(str, files)]
     interpreting = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run(call, env=interpreting, capture_output=True, text=True, cwd=HERE.parents[1], check=False)
@@ -44,11 +46,21 @@ def launch_temporal(dtype: torch.dtype) -> None:
     temporal.backward(q, q, kv, scale, scale, None, None, True, None)
 
 
+def launch_spatial(dtype: torch.dtype) -> None:
+    x, scale, table = torch.zeros(1, 9, 8, 64, dtype=dtype), torch.ones(64), torch.zeros(9, 32)
+    spatial.forward(x, scale, table, table)
+    spatial.backward(x, x, scale, table, table)
+
+
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
 @pytest.mark.parametrize(
     ("capability", "dtype"), [(80, torch.bfloat16), (80, torch.float32), (90, torch.bfloat16)], ids=str
 )
-@pytest.mark.parametrize(("launch", "kernels"), [(launch_window, 3), (launch_temporal, 2)], ids=["window", "temporal"])
+@pytest.mark.parametrize(
+    ("launch", "kernels"),
+    [(launch_window, 3), (launch_temporal, 2), (launch_spatial, 2)],
+    ids=["window", "temporal", "spatial"],
+)
 def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, launch, kernels):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     with compiled_for(capability) as compiled:
@@ -102,3 +114,15 @@ def test_refusals_of_temporal_attention():
     assert "slopes" in refuse(slopes=slopes)
     with torch.no_grad():
         assert refuse(slopes=slopes) is None
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_refusals_of_spatial_attention():
+    def refuse(dim: int = 64, dtype: torch.dtype = torch.bfloat16, batch: int = 1):
+        q, kv = on_gpu(batch, 1, 1, 1, 1, dim, dtype=dtype), on_gpu(batch, 1, 1, 1, 2, 1, dim)
+        return spatial_op.refuse(q, kv, on_gpu(dim), on_gpu(dim))
+
+    assert refuse() is None
+    assert "head_dim 20" in refuse(dim=20)
+    assert "dtype" in refuse(dtype=torch.float32)
+    assert "70000 frames" in refuse(dim=8, batch=70_000)

@@ -1,0 +1,111 @@
+"""Spatial attention: our kernels prepare queries and keys, torch's fused attention does the rest.
+
+The preparation is an operation of its own, held to float64. The whole is only timed: its attention is torch's, which
+rounds queries and keys to bfloat16 and whose gradients differ from run to run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import kernels
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
+from kernels.dispatch import Form, Operator
+from kernels.spatial_attention import RopeTable, op, reference, rope_table, sdpa
+
+
+def cosine(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+    """The preparation in plain torch."""
+    rope = None if cos is None or sin is None else RopeTable(cos, sin)
+    return reference.cosine(x, scale, rope).to(x.dtype)
+
+
+def ours(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+    """The preparation in our kernels."""
+    return op.cosine(x, scale, cos, sin)
+
+
+def _make_rows(
+    frames: int, height: int, width: int, heads: int = 8, dim: int = 64, rotated: bool = True
+) -> Callable[[torch.Generator], Inputs]:
+    def make(generator: torch.Generator) -> Inputs:
+        rope = rope_table(height, width, dim, generator.device) if rotated else None
+        return {
+            "x": normal(generator, frames, height * width, heads, dim),
+            "scale": uniform(generator, dim, low=0.5, high=1.5),
+            "cos": rope and rope.cos,
+            "sin": rope and rope.sin,
+        }
+
+    return make
+
+
+def _make(batch: int, frames: int, height: int, width: int, heads: int = 8) -> Callable[[torch.Generator], Inputs]:
+    def make(generator: torch.Generator) -> Inputs:
+        return {
+            "q": normal(generator, batch, frames, height, width, heads, 64),
+            "kv": normal(generator, batch, frames, height, width, 2, heads, 64),
+            "q_scale": uniform(generator, 64, low=0.5, high=1.5),
+            "k_scale": uniform(generator, 64, low=0.5, high=1.5),
+            "rope": rope_table(height, width, 64, generator.device),
+        }
+
+    return make
+
+
+def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
+    """Launches of other rows and warps; the gradients alone, beside them."""
+    from kernels.spatial_attention import launch
+
+    values = [x if x is None else x.detach() for x in inputs.values()]
+    found: dict[str, Callable[[], Any]] = {}
+    for rows, warps in ((16, 4), (32, 4), (64, 4), (64, 8)):
+        tile = launch.Tile(rows, warps)
+        found[f"forward {rows}/{warps}"] = lambda tile=tile: launch.forward(*values, tile=tile)
+        found[f"backward {rows}/{warps}"] = lambda tile=tile: launch.backward(values[0], *values, tile=tile)
+    return found
+
+
+COSINE = Operation(
+    name="cosine",
+    operator=Operator("cosine", {"triton": Form(ours), "reference": Form(cosine)}),
+    reference=cosine,
+    checked=(
+        Case("3x5", _make_rows(2, 3, 5)),
+        Case("7x3, 3 heads of 32", _make_rows(1, 7, 3, heads=3, dim=32)),
+        Case("5x5, 2 heads of 72", _make_rows(3, 5, 5, heads=2, dim=72)),
+        Case("9x7, not rotated", _make_rows(2, 9, 7, rotated=False)),
+        Case("16x16", _make_rows(10, 16, 16)),
+    ),
+    timed=(
+        Case("image 256, B 16", _make_rows(16, 32, 32), compiled=True),
+        Case("clip 17x256, B 8", _make_rows(40, 32, 32)),
+        Case("demo image 128, B 96", _make_rows(96, 16, 16, heads=4)),
+    ),
+    baselines={"eager": cosine},
+    gradients=("x", "scale"),
+    full_precision=frozenset({"scale", "cos", "sin"}),
+    candidates=candidates,
+)
+
+OPERATION = Operation(
+    name="spatial_attention",
+    operator=kernels.spatial_attention,
+    reference=reference.spatial_attention,
+    checked=(),
+    timed=(
+        Case("image 256, B 1", _make(1, 1, 32, 32)),
+        Case("image 256, B 16", _make(16, 1, 32, 32), compiled=True),
+        Case("clip 17x128, B 8", _make(8, 5, 16, 16)),
+        Case("clip 17x256, B 8", _make(8, 5, 32, 32)),
+        Case("demo image 128, B 96", _make(96, 1, 16, 16, heads=4)),
+    ),
+    baselines={"sdpa": sdpa.spatial_attention},
+    compilable={"sdpa": sdpa.spatial_attention},
+    gradients=("q", "kv", "q_scale", "k_scale"),
+    full_precision=frozenset({"q_scale", "k_scale"}),
+)

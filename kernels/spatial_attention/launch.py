@@ -1,0 +1,78 @@
+"""Launches of the kernels that prepare queries and keys: grids, strides and tiles. Imports triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kernels.spatial_attention.triton_kernels import cosine_bwd_kernel, cosine_fwd_kernel
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a program owns: (position, head) rows, over its warps."""
+
+    rows: int
+    warps: int
+
+
+FORWARD = Tile(rows=32, warps=4)
+BACKWARD = Tile(rows=32, warps=4)
+
+
+def forward(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, tile: Tile = FORWARD) -> Tensor:
+    """Rotate, l2-normalise and scale x (F, N, H, D) as `reference.cosine` does; the result is contiguous."""
+    x = _regular(x)
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if out.numel():
+        grid, sizes, constants = _geometry(x, cos, tile)
+        with torch.cuda.device_of(x):
+            cosine_fwd_kernel[grid](
+                x, scale.contiguous(), *_tables(x, cos, sin), out, *sizes, **constants, num_warps=tile.warps
+            )
+    return out
+
+
+def backward(
+    grad: Tensor, x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, tile: Tile = BACKWARD
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and scale from that of the result."""
+    x = _regular(x)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    grid, sizes, constants = _geometry(x, cos, tile)
+    parts = torch.empty((grid[0] * grid[1], constants["LANES"]), dtype=torch.float32, device=x.device)
+    if dx.numel():
+        with torch.cuda.device_of(x):
+            cosine_bwd_kernel[grid](
+                grad.contiguous(), x, scale.contiguous(), *_tables(x, cos, sin), dx, parts, *sizes, **constants,
+                num_warps=tile.warps,
+            )  # fmt: skip
+    # programs are added in a fixed order, so that the same bits come at every run
+    return dx, parts.sum(0)[: x.shape[-1]].to(scale.dtype)
+
+
+def _tables(x: Tensor, cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor, Tensor]:
+    return (x, x) if cos is None or sin is None else (cos.contiguous(), sin.contiguous())
+
+
+def _regular(x: Tensor) -> Tensor:
+    """x (F, N, H, D) if each of its pixels is one run of memory, else a copy."""
+    heads, dim = x.shape[-2:]
+    run = x.stride(-1) == 1 and (heads == 1 or x.stride(-2) == dim)
+    return x if run else x.clone(memory_format=torch.contiguous_format)
+
+
+def _geometry(x: Tensor, cos: Tensor | None, tile: Tile) -> tuple[tuple[int, int], list[int], dict[str, Any]]:
+    """The grid over (tiles of a frame, frames), run-time sizes and compile-time constants."""
+    frames, positions, heads, dim = x.shape
+    constants = {
+        "HEADS": heads,
+        "DIM": dim,
+        "LANES": max(16, 1 << (dim - 1).bit_length()),
+        "ROTATED": cos is not None,
+        "ROWS": tile.rows,
+    }
+    return (-(-positions * heads // tile.rows), frames), [positions * heads, x.stride(0), x.stride(1)], constants

@@ -1,0 +1,81 @@
+"""The preparation of queries and keys in Triton's interpreter; `test_attention_triton.py` runs this file."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from poison import poisoned
+
+from kernels.spatial_attention import launch, op, reference, rope_table
+
+
+def results(function, *tensors, **options):
+    """Output and every gradient, the upstream one drawn from a fixed seed."""
+    tensors = [x.detach().requires_grad_() for x in tensors]
+    out = function(*tensors, **options)
+    gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
+    return out.detach(), *torch.autograd.grad(out, tensors, gradient)
+
+
+def draw(batch=1, frames=1, height=2, width=3, heads=2, dim=16, dtype=torch.float32):
+    """q and kv as views of one projection, then both scales."""
+    torch.manual_seed(0)
+    qkv = torch.randn(batch, frames, height, width, 3, heads, dim).to(dtype)
+    return qkv[..., 0, :, :], qkv[..., 1:, :, :], *(torch.rand(2, dim) + 0.5)
+
+
+def compare(tensors, tolerance=2e-5, **options):
+    with poisoned():
+        ours = results(op.run, *tensors, **options)
+    right = results(reference.spatial_attention, *tensors, **options)
+    torch.testing.assert_close(ours, right, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("shape", "rotated"), [((1, 2, 3, 5, 2, 16), True), ((2, 1, 4, 3, 3, 24), True), ((1, 1, 1, 3, 1, 72), False)]
+)
+def test_equals_the_reference(shape, rotated):
+    compare(draw(*shape), rope=rope_table(*shape[2:4], shape[-1]) if rotated else None)
+
+
+def test_bias():
+    compare(draw(), bias=torch.randn(2, 6, 6))
+
+
+def test_half_precision():
+    compare(draw(dim=32, dtype=torch.float16), tolerance=4e-3, rope=rope_table(2, 3, 32))
+
+
+def test_vectors_of_zero():
+    q, kv, *scales = draw()
+    q[:, :, 0, 1], kv[:, :, 1, 1] = 0, 0
+    compare((q, kv, *scales), rope=rope_table(2, 3, 16))
+
+
+@pytest.mark.parametrize("tile", [launch.Tile(4, 1), launch.Tile(64, 4)])
+def test_tiles(tile):
+    with (
+        mock.patch.object(launch.forward, "__defaults__", (tile,)),
+        mock.patch.object(launch.backward, "__defaults__", (tile,)),
+    ):
+        compare(draw(frames=2), rope=rope_table(2, 3, 16))
+
+
+def test_strided_heads():
+    q, kv, *scales = draw()
+    crossed = q.transpose(-1, -2).contiguous().transpose(-1, -2)
+    torch.testing.assert_close(results(op.run, crossed, kv, *scales), results(op.run, q, kv, *scales))
+
+
+def test_operator_is_registered_well():
+    x, scale, table = torch.randn(1, 6, 2, 16), torch.rand(16), rope_table(2, 3, 16)
+    torch.library.opcheck(op.cosine_backward, (torch.randn(1, 6, 2, 16), x, scale, *table))
+    torch.library.opcheck(op.cosine, (x.requires_grad_(), scale.requires_grad_(), None, None))
+
+
+def test_compiles_whole():
+    tensors, rope = draw(), rope_table(2, 3, 16)
+    compiled = torch.compile(op.run, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(results(compiled, *tensors, rope=rope), results(op.run, *tensors, rope=rope))
