@@ -22,6 +22,7 @@ ITEMS = {"images": 24, "clips": 6}  # of each set, evenly spread
 SHOWN = 8  # pictures in a row
 MOVING = 4  # clips beside each other
 FRAME_MS = 125
+LARGEST = 640_000  # pixels of an item in a set that is watched: more would make every checkpoint wait
 
 
 def watched_sets(data: Path, feed: Feed, stages: tuple[Stage, ...]) -> dict[str, Tensor]:
@@ -38,9 +39,10 @@ def watched_sets(data: Path, feed: Feed, stages: tuple[Stage, ...]) -> dict[str,
     Raises:
         TrainingError: a held-out set is damaged, or the feed cannot draw.
     """
-    folders = sorted(path.parent for path in (data / "held-out").glob(f"*/{INFO_FILE}"))
-    if folders:
-        return {folder.name: _spread(open_set(folder).pixels()) for folder in folders}
+    held = [open_set(path.parent) for path in sorted((data / "held-out").glob(f"*/{INFO_FILE}"))]
+    sizes = [one.info.frames * one.info.height * one.info.width for one in held]
+    if watched := [one for one, size in zip(held, sizes, strict=True) if size <= LARGEST]:
+        return {one.info.name: _spread(one.pixels()) for one in watched}
     largest: dict[str, Draw] = {}
     for stage in stages:
         for draw in every_draw(stage):

@@ -7,8 +7,9 @@ from kernels.spatial_attention.rope import RopeTable, rope_table
 spatial_attention = Operator(
     "spatial_attention",
     {
-        "triton": Form(op.run, op.refuse),
+        # compiled blocks fuse what ours does as well: it must be shown to win before it comes first
         "sdpa": Form(sdpa.spatial_attention),
+        "triton": Form(op.run, op.refuse),
         "reference": Form(reference.spatial_attention),
     },
 )

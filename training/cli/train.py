@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -33,7 +33,8 @@ def train(
     pause_after: Annotated[float | None, typer.Option(help="Stop with a checkpoint after this many seconds.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one by default.")] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes of each rank that decode files; by default one per core less one.")
+        int | None,
+        typer.Option(help="Processes of each rank that decode files; by default its share of the cores less one."),
     ] = None,
     fps: Annotated[float | None, typer.Option(help="Frames per second of clips; as recorded by default.")] = None,
     perceptual_weights: Annotated[
@@ -78,13 +79,25 @@ def train(
         )
         with open_ranks(device) as (ranks, where):
             console = Console(stderr=True, quiet=not ranks.writes, soft_wrap=True)
-            decoders = max(0, (os.cpu_count() or 1) - 1) if workers is None else workers
+            here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine's cores
+            decoders = max(0, (os.cpu_count() or 1) // here - 1) if workers is None else workers
             feed = open_feed(data, where, chosen.seed, ranks.rank, ranks.world, decoders, fps)
             try:
                 watch = Watch(watched_sets(data, feed, stages), console)
                 run_recipe(plan, feed, where, ranks, watch, console)
             finally:
                 feed.close()
+                _tell_data(feed.report(), console)
+
+
+def _tell_data(report: dict[str, Any], console: Console) -> None:
+    """What the feed met: items and their rates, time stood still for data, files that were skipped."""
+    broken = report.pop("broken", [])
+    console.print(
+        "data: " + ", ".join(f"{name} {value}" for name, value in report.items()), highlight=False, markup=False
+    )
+    for entry in broken:
+        console.print(f"skipped {entry['file']}: {entry['reason']}", highlight=False, markup=False)
 
 
 def _recipe(name: str) -> Recipe:
