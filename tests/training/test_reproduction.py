@@ -164,7 +164,7 @@ def canned(better: float, seeds: int = 2) -> Results:
             for stage in variant.shown:
                 lead = better if (name, stage) == ("joint-multi", "kl") else 0.0
                 values = {"PSNR": 20 + lead + 0.01 * seed, "SSIM": 0.5, "usage": 0.9, "items": 9}
-                values |= {key: 50 - lead + 0.01 * seed for key in ("FID-lite", "FVD-lite", "VGG distance")}
+                values |= dict.fromkeys(("FID-lite", "FVD-lite", "VGG distance"), 50 - lead + 0.01 * seed)
                 values["half splits"] = {"FID-lite": 12.5}
                 figures[stage] = dict.fromkeys((held.name for held in HELD_OUT), values)
             curves = {"images": {"step": [1, 5], "psnr": [10.0, 20.0], "loss": [3.0, 1.0]}}
@@ -184,7 +184,7 @@ def test_the_report_says_what_the_figures_say(tmp_path: Path) -> None:
         assert set(found.values()) == {better, equal}
         page = write_report(results, tmp_path / "docs").read_text()
         for claim in CLAIMS:
-            [line] = [line for line in page.splitlines() if line.startswith(f"- {claim.words} Paper")]
+            [line] = [line for line in page.splitlines() if line.startswith(f"| {claim.words[:-1]} |")]
             assert f"**{results.verdict(claim)}**" in line
         assert "55.01" in page or "45.01" in page
     assert canned(0.0).table_verdict(8) == "within seed spread"

@@ -38,7 +38,6 @@ def train(
 
     from training.errors import TrainingError
     from training.reproduction.run import Job, run_all
-    from training.reproduction.sharing import threads_each
     from training.reproduction.variants import STEPS, variants
 
     with told():
@@ -51,12 +50,9 @@ def train(
         if pause_after is not None and not pause_after > 0:
             raise TrainingError(f"--pause-after must be positive, not {pause_after}")
         deadline = math.inf if pause_after is None else time.time() + pause_after
-        threads = threads_each(max(1, parallel))
         # the longest first, so that none is left to run alone; a whole seed before the next
         names = sorted((name for name in known if not only or name in only), key=lambda name: -len(known[name].shown))
-        jobs = [
-            Job(name, seed, length, data, out, device, threads, deadline) for seed in range(seeds) for name in names
-        ]
+        jobs = [Job(name, seed, length, data, out, device, deadline) for seed in range(seeds) for name in names]
         whole = run_all(jobs, parallel, Console(stderr=True, soft_wrap=True))
     typer.echo(f"{len(jobs)} runs are done in {out}" if whole else "stopped; the same command goes on")
 
@@ -75,10 +71,9 @@ def measure(
 
     from training.data.sets import replace_file
     from training.reproduction.measure import gather, measure_all, measurements
-    from training.reproduction.sharing import threads_each
 
     with told():
-        jobs = measurements(out, data, networks, device, threads_each(max(1, parallel)))
+        jobs = measurements(out, data, networks, device)
         measure_all(jobs, parallel, Console(stderr=True, soft_wrap=True))
         figures.parent.mkdir(parents=True, exist_ok=True)
         replace_file(figures, json.dumps(gather(out)).encode() + b"\n")

@@ -96,7 +96,6 @@ class Measurement:
         data: folder of the data.
         networks: folder of `omnitok data networks`.
         device: by name; CUDA where there is one if None.
-        threads: of a process that computes on the CPU.
     """
 
     run: Path
@@ -104,7 +103,6 @@ class Measurement:
     data: Path
     networks: Path
     device: str | None = None
-    threads: int = 1
 
     @property
     def path(self) -> Path:
@@ -112,9 +110,7 @@ class Measurement:
         return self.run / f"figures-{self.stage}.json"
 
 
-def measurements(
-    out: Path, data: Path, networks: Path, device: str | None = None, threads: int = 1
-) -> list[Measurement]:
+def measurements(out: Path, data: Path, networks: Path, device: str | None = None) -> list[Measurement]:
     """The bundles that tables show, of all runs below `out` that are done.
 
     Raises:
@@ -123,7 +119,7 @@ def measurements(
     found = []
     for path in sorted(out.glob(f"*/{RECORD_FILE}")):
         shown = read_record(path)["shown"]
-        found += [Measurement(path.parent, stage, data, networks, device, threads) for stage in shown]
+        found += [Measurement(path.parent, stage, data, networks, device) for stage in shown]
     if not found:
         raise TrainingError(f"{out} holds no run that is done: `omnitok reproduce train` comes first")
     return found
@@ -152,8 +148,6 @@ _benches: dict[tuple[Path, Path, str], tuple[Bench, dict[str, Reduced]]] = {}  #
 def measure(job: Measurement) -> dict[str, Any]:
     """Figures of one bundle on the sets of the kinds that its run trained on; written beside the bundle."""
     device = device_of(job.device)
-    if device.type == "cpu":
-        torch.set_num_threads(job.threads)
     key = job.data, job.networks, str(device)
     if key not in _benches:
         bench = Bench(NetworkPaths(job.networks), device)

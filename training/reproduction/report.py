@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import torch
 
 from model import CONFIGS, OmniTokenizer, TokenizerConfig
 from training.data.sets import replace_file
 from training.reproduction.charts import draw_all
-from training.reproduction.paper import ABLATIONS, CLAIMS, Ablation, Claim, Entry
+from training.reproduction.paper import ABLATIONS, CLAIMS, TRIED, Ablation, Claim, Entry
 from training.reproduction.results import Results, Trial, mean
 from training.reproduction.variants import CLIPS, IMAGES, MULTI_SIDES, SIDE, TOKENIZER, variants
 from training.reproduction.verdict import RULE, by_chance
 
 REPORT_FILE = "reproduction.md"
+WIDTH = 120
 CANNOT_TELL = f"""\
 - **The published figures themselves.** The tokenizer has {{size:.1f}} million parameters where the paper's geometry
   has {{paper:.0f}}, a run takes minutes where the paper's took two weeks on eight A100, and the data is a demo set.
@@ -58,7 +60,7 @@ def write_report(results: Results, docs: Path) -> Path:
         _setup(results),
         links["curves"],
         "## Rule",
-        f"{RULE} {_chance(results)}",
+        fill(f"{RULE} {_chance(results)}", WIDTH),
     ]
     for ablation in ABLATIONS:
         number = ablation.number
@@ -66,7 +68,7 @@ def write_report(results: Results, docs: Path) -> Path:
             f"## Table {number}: {ablation.title.lower()}",
             _table(results, ablation),
             links[f"table-{number}"],
-            "\n".join(_reading(results, claim) for claim in CLAIMS if claim.table == number),
+            _claims(results, [claim for claim in CLAIMS if claim.table == number]),
             f"Table {number}: **{results.table_verdict(number)}**.",
         ]
     parts += ["## What this scale cannot tell", _cannot_tell(results)]
@@ -85,9 +87,9 @@ are made with a small tokenizer. Everything on this page is written by the last 
 
 ```bash
 omnitok data build demo && omnitok data networks
-omnitok reproduce train --steps {steps} --seeds {len(results.seeds)}   # runs/reproduction
-omnitok reproduce measure                        # docs/reproduction.json
-omnitok reproduce report                         # this page and its pictures
+omnitok reproduce train --steps {steps} --seeds {len(results.seeds)}  # the runs
+omnitok reproduce measure                           # docs/reproduction.json
+omnitok reproduce report                            # this page and its pictures
 ```"""
 
 
@@ -110,7 +112,7 @@ def _setup(results: Results) -> str:
     machines = ", ".join(sorted({run["machine"] for run in results.runs}))
     commits = ", ".join(sorted({run["commit"] for run in results.runs}))
     listed = "\n".join(f"| {variant.name} | {variant.words} |" for variant in variants().values())
-    return f"""\
+    words = f"""\
 Width {TOKENIZER.width}, {TOKENIZER.heads} heads of {TOKENIZER.head_dim}, {len(TOKENIZER.encoder_blocks)} spatial and
 {TOKENIZER.temporal_layers} temporal layers on each side, {TOKENIZER.patch}x{TOKENIZER.patch} pixels and
 {TOKENIZER.temporal_patch} frames per token, 2,048 codes of 8 dimensions. Pictures have a quarter of the paper's sides:
@@ -118,7 +120,9 @@ Width {TOKENIZER.width}, {TOKENIZER.heads} heads of {TOKENIZER.head_dim}, {len(T
 {IMAGES} images or {CLIPS} clips of 17 frames at {SIDE} pixels, or about as many tokens at another side ({spread}
 tokens a step, by run). Every run has the same number of steps; runs of two stages spend half on each, and the third
 stage of table 10 adds half as many. Losses: L2, L1 and equations 1 and 2. Seeds:
-{", ".join(map(str, results.seeds))}. Trained on {machines}; code at {commits}.
+{", ".join(map(str, results.seeds))}. Trained on {machines}; code at {commits}."""
+    return f"""\
+{fill(words, WIDTH)}
 
 | run | trained on |
 |---|---|
@@ -165,25 +169,38 @@ def _table(results: Results, ablation: Ablation) -> str:
     return "\n".join(lines)
 
 
-def _reading(results: Results, claim: Claim) -> str:
-    """A claim, its figures and its verdict."""
-    sign = "<" if claim.relation == "better" else "≈"
-    trials = "; ".join(_trial(trial) for trial in results.trials(claim))
-    return (
-        f"- {claim.words} Paper: {claim.paper[0]:.2f} {sign} {claim.paper[1]:.2f}. Here "
-        f"{_label(claim.first)} against {_label(claim.second)}: {trials}. **{results.verdict(claim)}**. {claim.limits}"
-    )
+def _claims(results: Results, claims: Sequence[Claim]) -> str:
+    """What the paper's figures say, what ours do, and what bears on it."""
+    tried = list(dict.fromkeys(place for claim in claims for place in TRIED[claim.kind]))
+    heads = [f"{held_out} {figure}" for held_out, figure in tried]
+    lines = [
+        "| claim of the paper | its figures | our runs | " + " | ".join(heads) + " | verdict |",
+        "|" + "---|" * (4 + len(heads)),
+    ]
+    for claim in claims:
+        sign = "<" if claim.relation == "better" else "≈"
+        trials = {(trial.held_out, trial.figure): _trial(trial) for trial in results.trials(claim)}
+        cells = [
+            claim.words[:-1],
+            f"{claim.paper[0]:.2f} {sign} {claim.paper[1]:.2f}",
+            f"{_label(claim.first)} : {_label(claim.second)}",
+            *(trials.get(place, "") for place in tried),
+            f"**{results.verdict(claim)}**",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    limits = dict.fromkeys(claim.limits for claim in claims)
+    return "\n".join([*lines, "", *(f"- {words}" for words in limits)])
 
 
 def _trial(trial: Trial) -> str:
     if not trial.first or not trial.second:
-        return f"{trial.held_out} {trial.figure} not measured"
+        return "not measured"
     values = " : ".join(_number(mean(values), trial.figure) for values in (trial.first, trial.second))
-    return f"{trial.held_out} {trial.figure} {values} ({trial.verdict})"
+    return f"{values}, {trial.verdict}"
 
 
 def _label(entry: Entry) -> str:
-    return f"{entry.variant} after {entry.stage}"
+    return f"{entry.variant} ({entry.stage})"
 
 
 def _cell(values: Sequence[float], figure: str) -> str:

@@ -46,7 +46,6 @@ class Job:
         data: folder of the data.
         out: folder of the reproduction; the run has the folder `<variant>-<seed>` in it.
         device: by name; CUDA where there is one if None.
-        threads: of a process that computes on the CPU.
         deadline: time since the epoch at which to stop with a checkpoint.
     """
 
@@ -56,7 +55,6 @@ class Job:
     data: Path
     out: Path
     device: str | None = None
-    threads: int = 1
     deadline: float = math.inf
 
     @property
@@ -115,8 +113,6 @@ def run_job(job: Job) -> bool:
     if left <= 0:
         return False
     device = device_of(job.device)
-    if device.type == "cpu":
-        torch.set_num_threads(job.threads)
     variant = job.variant
     plan = Plan(
         name=job.name,

@@ -31,6 +31,8 @@ def share(work: Callable[[Job], Result], jobs: Sequence[Job], parallel: int) -> 
         for job in jobs:
             yield job, work(job)
         return
+    # read by PyTorch and numpy when a process starts: by default each would take all cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // parallel)))
     # spawned, not forked: a CUDA context does not survive a fork
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(parallel, len(jobs)), mp_context=context) as pool:
@@ -41,8 +43,3 @@ def share(work: Callable[[Job], Result], jobs: Sequence[Job], parallel: int) -> 
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def threads_each(parallel: int) -> int:
-    """Threads of a process when several share the cores."""
-    return max(1, len(os.sched_getaffinity(0)) // parallel)
