@@ -1,8 +1,7 @@
-"""Pictures of the results: curves of training, and bars for every table with a point for each seed."""
+"""Pictures of the results: curves of training, and for every table the mean and range of a figure over the seeds."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,7 +70,7 @@ def _points(stages: dict[str, dict], kind: str) -> list[tuple[float, float]]:
 
 
 def _bars(results: Results, ablation: Ablation, path: Path) -> None:
-    """A panel for each of our columns; bars are means, points are seeds."""
+    """A panel for each of our columns."""
     columns = ablation.columns
     figure = _figure(2.6 * len(columns), 0.45 * len(ablation.rows) + 1.6)
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
@@ -86,15 +85,17 @@ def _bars(results: Results, ablation: Ablation, path: Path) -> None:
 
 
 def _panel(axis: Axes, rows: Sequence[Sequence[float]]) -> None:
-    everything = list(itertools.chain(*rows))
+    """A bar over the range of the seeds, a point for each, a stroke at their mean.
+
+    Bars from zero would hide the differences, and cut ones would magnify them.
+    """
     for place, values in enumerate(rows):
         if values:
-            axis.barh(place, mean(values), height=0.6, color="C0", alpha=0.45)
+            axis.barh(place, max(values) - min(values), left=min(values), height=0.5, color="C0", alpha=0.3)
             axis.plot(values, [place] * len(values), "k.", markersize=5)
-    if everything:
-        # bars begin where differences can be seen; the axis says where that is
-        margin = 0.25 * (max(everything) - min(everything)) or 0.05 * abs(max(everything)) or 1.0
-        axis.set_xlim(min(everything) - 2 * margin, max(everything) + margin)
+            axis.plot([mean(values)] * 2, [place - 0.3, place + 0.3], color="C0", linewidth=2)
+    axis.use_sticky_edges = False  # of the bars, at which margins would end
+    axis.margins(x=0.15)
     axis.grid(axis="x", alpha=0.3)
 
 

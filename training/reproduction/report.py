@@ -87,9 +87,9 @@ are made with a small tokenizer. Everything on this page is written by the last 
 
 ```bash
 omnitok data build demo && omnitok data networks
-omnitok reproduce train --steps {steps} --seeds {len(results.seeds)}  # the runs
-omnitok reproduce measure                           # docs/reproduction.json
-omnitok reproduce report                            # this page and its pictures
+omnitok reproduce train --steps {steps} --seeds {len(results.seeds)}
+omnitok reproduce measure
+omnitok reproduce report
 ```"""
 
 

@@ -68,11 +68,11 @@ class Results:
 
     def verdict(self, claim: Claim) -> Verdict:
         """On a claim."""
-        return join(trial.verdict for trial in self.trials(claim))
+        return join([trial.verdict for trial in self.trials(claim)])
 
     def table_verdict(self, number: int) -> Verdict:
         """On a table of the paper."""
-        return join(self.verdict(claim) for claim in CLAIMS if claim.table == number)
+        return join([self.verdict(claim) for claim in CLAIMS if claim.table == number])
 
 
 def read_results(path: Path) -> Results:

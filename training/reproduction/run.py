@@ -26,7 +26,7 @@ from training.journal import METRICS_FILE
 from training.recipes import Stage
 from training.reproduction.sharing import share
 from training.reproduction.variants import Variant, batches, tokens, variants
-from training.stages import Plan, run_recipe
+from training.stages import RUN_FILE, Plan, run_recipe
 
 RECORD_FILE = "record.json"
 FORMAT = "omnitok-reproduction/1"
@@ -118,7 +118,7 @@ def run_job(job: Job) -> bool:
         name=job.name,
         recipe=variant.recipe,
         out=job.folder,
-        resume=job.folder.exists(),
+        resume=(job.folder / RUN_FILE).is_file(),
         stop_after=left,
         save_every=math.inf,
         log_every=_log_every(variant.recipe.stages),

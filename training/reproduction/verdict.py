@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 Verdict = Literal["agrees", "disagrees", "mixed", "within seed spread", "too few seeds"]
@@ -18,9 +18,9 @@ RULE = (
     "*disagrees* when every seed is beaten, and is *within seed spread* when the ranges touch. A claim that two are "
     f"equal agrees when their means differ by less than {EQUAL_DECIBELS:g} dB of PSNR or {EQUAL_SHARE:.0%} of a "
     "distance, disagrees when they differ by more and the ranges do not touch, and is within seed spread otherwise. "
-    "A claim that is tried on several figures agrees or disagrees when at least one figure does and none says the "
-    "opposite, and is *mixed* when figures contradict each other; the verdict on a table joins those on its claims in "
-    "the same way."
+    "A claim that is tried on several figures agrees or disagrees when more than half of them do and none says the "
+    "opposite, is *mixed* when figures contradict each other, and within seed spread otherwise; the verdict on a table "
+    "joins those on its claims in the same way."
 )
 
 
@@ -48,13 +48,16 @@ def verdict(
     return "disagrees" if above or below else "within seed spread"
 
 
-def join(verdicts: Iterable[Verdict]) -> Verdict:
+def join(verdicts: Sequence[Verdict]) -> Verdict:
     """One verdict of several."""
-    found = set(verdicts)
-    if "mixed" in found or {"agrees", "disagrees"} <= found:
+    agree, disagree = verdicts.count("agrees"), verdicts.count("disagrees")
+    if "mixed" in verdicts or (agree and disagree):
         return "mixed"
-    order: tuple[Verdict, ...] = ("agrees", "disagrees", "within seed spread")
-    return next((one for one in order if one in found), "too few seeds")
+    if 2 * agree > len(verdicts):
+        return "agrees"
+    if 2 * disagree > len(verdicts):
+        return "disagrees"
+    return "too few seeds" if verdicts.count("too few seeds") == len(verdicts) else "within seed spread"
 
 
 def by_chance(seeds: int) -> float:
