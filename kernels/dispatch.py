@@ -1,7 +1,7 @@
 """Which form of an operator runs: an argument, a context manager or `OMNITOK_KERNELS`, in that order.
 
 `triton` is our own kernels, `sdpa` torch's fused library calls, `reference` the readable definition; `auto` takes the
-first of these that can run the call.
+first that can run the call, in the order in which the operator names its forms.
 """
 
 from __future__ import annotations

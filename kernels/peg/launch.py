@@ -77,28 +77,29 @@ def convolve(
     tile = tile or (IMAGE if frames == 1 else CLIP)
     block = min(tile.frames, frames)
     pieces = -(-height // tile.rows) * -(-width // tile.columns) * -(-frames // block) * -(-channels // tile.channels)
-    peg_kernel[(batch * pieces,)](
-        x,
-        x if past is None else past.to(x.dtype).contiguous(),
-        weight,
-        weight if bias is None else bias,
-        out,
-        frames,
-        height,
-        width,
-        C=channels,
-        FRAMES=block,
-        ROWS=tile.rows,
-        BLOCK_X=tile.columns,
-        BLOCK_C=tile.channels,
-        LATER=0 if causal else 1,
-        BACKWARD=backward,
-        CARRIED=past is not None,
-        WHOLE=block == frames,
-        SCRAMBLED=frames if published and frames > 1 else 0,
-        num_warps=tile.warps,
-        **({} if tile.registers is None else {"maxnreg": tile.registers}),
-    )
+    with torch.cuda.device_of(x):
+        peg_kernel[(batch * pieces,)](
+            x,
+            x if past is None else past.to(x.dtype).contiguous(),
+            weight,
+            weight if bias is None else bias,
+            out,
+            frames,
+            height,
+            width,
+            C=channels,
+            FRAMES=block,
+            ROWS=tile.rows,
+            BLOCK_X=tile.columns,
+            BLOCK_C=tile.channels,
+            LATER=0 if causal else 1,
+            BACKWARD=backward,
+            CARRIED=past is not None,
+            WHOLE=block == frames,
+            SCRAMBLED=frames if published and frames > 1 else 0,
+            num_warps=tile.warps,
+            **({} if tile.registers is None else {"maxnreg": tile.registers}),
+        )
     return out
 
 
@@ -132,24 +133,25 @@ def weight_gradient(
     programs = -(-items // each)
     partial = torch.empty((programs, 28, channels), dtype=torch.float32, device=x.device)
     if programs:
-        peg_weight_kernel[(programs * blocks,)](
-            seen,
-            grad,
-            partial,
-            frames,
-            height,
-            width,
-            items,
-            each,
-            C=channels,
-            BLOCK_X=share.columns,
-            BLOCK_C=share.channels,
-            LATER=0 if causal else 1,
-            CARRIED=int(past is not None),
-            IMAGE=image,
-            SCRAMBLED=frames if published and frames > 1 else 0,
-            num_warps=share.warps,
-        )
+        with torch.cuda.device_of(x):
+            peg_weight_kernel[(programs * blocks,)](
+                seen,
+                grad,
+                partial,
+                frames,
+                height,
+                width,
+                items,
+                each,
+                C=channels,
+                BLOCK_X=share.columns,
+                BLOCK_C=share.channels,
+                LATER=0 if causal else 1,
+                CARRIED=int(past is not None),
+                IMAGE=image,
+                SCRAMBLED=frames if published and frames > 1 else 0,
+                num_warps=share.warps,
+            )
     if not image:
         sums = partial.sum(0)
         return sums[:27].view(3, 3, 3, channels), sums[27].clone()

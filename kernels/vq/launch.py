@@ -54,19 +54,20 @@ def assign(z: Tensor, codebook: Tensor, tile: Tile | None = None) -> Tensor:
         return out
     padded = -(-codes // TABLE) * TABLE
     table = torch.empty((dim + 1, padded), dtype=torch.float32, device=z.device)
-    codebook_kernel[(padded // TABLE,)](codebook, table, codes, padded, D=dim, BLOCK_K=TABLE, num_warps=4)
     tile = tile or choose(rows, dim)
-    vq_assign_kernel[(-(-rows // tile.rows),)](
-        z,
-        table,
-        out,
-        rows,
-        K=codes,
-        PADDED=padded,
-        D=dim,
-        BLOCK_M=tile.rows,
-        BLOCK_K=COLUMNS,
-        GROUP=tile.group,
-        num_warps=tile.warps,
-    )
+    with torch.cuda.device_of(z):
+        codebook_kernel[(padded // TABLE,)](codebook, table, codes, padded, D=dim, BLOCK_K=TABLE, num_warps=4)
+        vq_assign_kernel[(-(-rows // tile.rows),)](
+            z,
+            table,
+            out,
+            rows,
+            K=codes,
+            PADDED=padded,
+            D=dim,
+            BLOCK_M=tile.rows,
+            BLOCK_K=COLUMNS,
+            GROUP=tile.group,
+            num_warps=tile.warps,
+        )
     return out

@@ -190,3 +190,8 @@ def test_frames_that_are_too_large_are_refused(folder: Path, monkeypatch: pytest
     monkeypatch.setattr(videos, "MAX_PIXELS", 1000)
     with pytest.raises(TrainingError, match="its frames of 96x64 pixels are too large"):
         clip(Section(folder / "plain.mp4"), ".mp4", 32, 5, None, 0.5, 0.5)
+
+
+def test_strips_that_would_become_sheets_are_refused() -> None:
+    with pytest.raises(TrainingError, match="frames of 40000x16 pixels are too narrow for squares of 128"):
+        videos.squares([av.VideoFrame(40_000, 16, "rgb24")], 128, 0.5)

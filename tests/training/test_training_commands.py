@@ -15,6 +15,7 @@ from model import load_bundle
 from model.quality import psnr
 from training.__main__ import app
 from training.data import open_set
+from training.journal import Journal
 
 run = CliRunner()
 
@@ -95,4 +96,16 @@ def test_without_tensorboard_the_extra_is_named(data: Path, tmp_path: Path, monk
     result = run.invoke(app, ["train", "debug", "--data", str(data), "--out", str(tmp_path / "run"), "--steps", "3"])
     assert result.exit_code == 1
     assert "pip install omnitok[train]" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_a_table_that_cannot_be_written_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(journal: Journal, row: dict[str, object]) -> None:
+        raise OSError(28, "No space left on device", str(journal.path))
+
+    monkeypatch.setattr(Journal, "training", full)
+    result = run.invoke(app, ["train", "debug", "--data", str(data), "--out", str(tmp_path / "run"), "--steps", "3"])
+    assert result.exit_code == 1
+    assert "No space left on device" in result.output
+    assert "metrics.csv" in result.output
     assert "Traceback" not in result.output

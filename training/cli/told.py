@@ -19,6 +19,6 @@ def told() -> Iterator[None]:
 
     try:
         yield
-    except (TrainingError, BundleError) as error:
+    except (TrainingError, BundleError, OSError) as error:  # the last as of a full disk, with the file's name
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(1) from error

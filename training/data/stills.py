@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 
 import numpy as np
@@ -50,8 +51,10 @@ def square(data: bytes, side: int, where: float) -> NDArray[np.uint8]:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd metadata
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
         with _open(data) as image:
+            # not left to Pillow's warning, as filters of warnings are shared by threads
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise TrainingError(f"its {image.width}x{image.height} pixels are too many")
             return _square(image, side, where)
 
 

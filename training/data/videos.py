@@ -186,6 +186,8 @@ def squares(frames: list[Any], side: int, where: float) -> NDArray[np.uint8]:
     first = frames[0]
     scale = side / min(first.width, first.height)
     width, height = (max(side, round(length * scale)) for length in (first.width, first.height))
+    if width * height > MAX_PIXELS:  # a strip of few rows would become a sheet
+        raise TrainingError(f"its frames of {first.width}x{first.height} pixels are too narrow for squares of {side}")
     left, top = (math.floor(where * (length - side + 1)) for length in (width, height))
     turns = round(first.rotation / 90) % 4
     converter = VideoReformatter()
