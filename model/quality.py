@@ -15,6 +15,8 @@ SSIM_WINDOW = 11  # side of the Gaussian window, pixels
 SSIM_SIGMA = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 
+BEST_PSNR = 100.0  # decibels of a frame that came back unchanged, whose own figure is infinite
+
 
 def psnr(reference: Pixels, candidate: Pixels) -> Tensor:
     """Peak signal-to-noise ratio of every frame, 10 log10(peak^2 / MSE).

@@ -5,6 +5,7 @@ There is no random state in it: every draw follows from the seed, the step and t
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,10 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     """
     fresh = folder / f".{CHECKPOINT_FILE}.tmp"
     try:
-        torch.save({"format": FORMAT} | state, fresh)
+        with fresh.open("wb") as file:
+            torch.save({"format": FORMAT} | state, file)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave the new name without its bytes
         fresh.replace(folder / CHECKPOINT_FILE)
     except (OSError, RuntimeError) as error:
         fresh.unlink(missing_ok=True)

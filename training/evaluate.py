@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model import OmniTokenizer, VQConfig, load_bundle
-from model.quality import psnr, ssim
+from model.quality import BEST_PSNR, psnr, ssim
 from training.card import code_version, machine_name
 from training.data.sets import replace_file
 from training.devices import device_of
@@ -30,7 +30,6 @@ from training.pictures import rows_of, write
 from training.sources import Items, items_of
 from training.tables import figures_markdown
 
-BEST_PSNR = 100.0  # decibels of a frame that came back unchanged, whose own figure is infinite
 SHOWN = 8  # pictures in a row of a sheet
 PACKAGES = ("torch", "numpy", "pillow", "av")
 
@@ -189,7 +188,7 @@ def evaluate_bundle(
     bundle: Path,
     data: Path,
     out: Path,
-    device: str,
+    device: str | None,
     networks: NetworkPaths,
     side: int = 256,
     frames: int = 17,

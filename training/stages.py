@@ -123,9 +123,11 @@ def run_recipe(
             continue
         for draw in every_draw(stage):
             feed.check(draw)
+        begun_before = plan.has_begun(stage)
+        ranks.wait()  # until every rank has seen whether the stage was begun, which rank 0 changes
         start = _start(plan, stage, feed, bundle if stage is wanted[0] else None, device, ranks)
         trainer = Trainer(plan.recipe, stage, start, feed, plan.folder(stage), ranks, perceptual[stage.name])
-        if plan.has_begun(stage):
+        if begun_before:
             trainer.resume()
         budget = plan.lengths.get(stage.name) or trainer.budget or Budget(stage.steps)
         left = plan.stop_after - (time.monotonic() - begun)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from model import DecoderState, EncoderState, OmniTokenizer, load_bundle
-from model.quality import psnr
+from model.quality import BEST_PSNR, psnr
 from training.data import open_set
 from training.data.photographs import square
 from training.data.sets import replace_file
@@ -27,7 +27,6 @@ from training.sources import PIXELS_AT_ONCE
 PHOTOGRAPHS, CLIPS = "held-out/photographs-512", "held-out/camera-65"
 SIDES = (64, 96, 128, 192, 256, 320, 384, 512)
 CHUNK = 9  # frames that a stream brings at a time: no multiple of the temporal patch, so that some wait for the next
-BEST_PSNR = 100.0
 Values = NDArray[np.float64]
 
 
@@ -147,7 +146,7 @@ def seam(streamed: Streamed, group: int) -> dict[str, float | None]:
     return {name: float(steps[chosen].mean()) if chosen.any() else None for name, chosen in kinds.items()}
 
 
-def sweep_bundle(bundle: Path, data: Path, out: Path, device: str) -> dict[str, dict[str, Any]]:
+def sweep_bundle(bundle: Path, data: Path, out: Path, device: str | None) -> dict[str, dict[str, Any]]:
     """Sweep a bundle over sizes; write `psnr-by-resolution` and `psnr-by-frame`, each as .json and .png.
 
     Args:

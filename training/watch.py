@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from model.quality import psnr
+from model.quality import BEST_PSNR, psnr
 from training.data.sets import INFO_FILE, open_set
 from training.feeds.draw import Draw, Feed
 from training.pictures import rows_of, write
@@ -71,7 +71,7 @@ class Watch:
         for name, pixels in self.sets.items():
             parts = [average.reconstruct(part.to(trainer.device)).cpu() for part in pixels.split(4)]
             out = torch.cat(parts)
-            figures[name] = float(psnr(pixels, out).clamp_max(100).mean())
+            figures[name] = float(psnr(pixels, out).clamp_max(BEST_PSNR).mean())
             stem = f"{trainer.step:07d}-{name.replace(' ', '-')}"
             frames = pixels.shape[1]
             rows = [x[:, 0] if frames == 1 else x[len(x) // 2, :: -(-frames // SHOWN)] for x in (pixels, out)]

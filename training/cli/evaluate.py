@@ -21,7 +21,7 @@ def evaluate(
         Path, typer.Argument(help="Data folder with held-out sets, or any folder of images and videos.")
     ] = Path("data/demo"),
     out: Annotated[Path, typer.Option(help="Folder for figures and pictures.")] = Path("runs/evaluation"),
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one by default.")] = None,
     side: Annotated[int, typer.Option(help="Pixels of the squares that a user's files are cut to.")] = 256,
     frames: Annotated[int, typer.Option(help="Frames of the clips that a user's videos are cut to.")] = 17,
     items: Annotated[int | None, typer.Option(help="At most so many items of each set, evenly spread.")] = None,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from training.schedule import Budget
 
 SAVE_EVERY, LOG_EVERY = 120.0, 50
+TOLD = 10  # broken files
 
 
 def train(
@@ -96,8 +97,10 @@ def _tell_data(report: dict[str, Any], console: Console) -> None:
     console.print(
         "data: " + ", ".join(f"{name} {value}" for name, value in report.items()), highlight=False, markup=False
     )
-    for entry in broken:
+    for entry in broken[:TOLD]:
         console.print(f"skipped {entry['file']}: {entry['reason']}", highlight=False, markup=False)
+    if len(broken) > TOLD:
+        console.print(f"and {len(broken) - TOLD} broken files more: `omnitok data inspect` lists them", highlight=False)
 
 
 def _recipe(name: str) -> Recipe:

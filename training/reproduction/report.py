@@ -231,9 +231,10 @@ def _runs(results: Results) -> str:
         used = [f"{sets['photographs-64']['usage']:.0%}" for sets in run["figures"].values() if _has_usage(sets)]
         size = f"{run['steps']:,} | {run['tokens'] / 1e6:.1f} | {run['seconds']:,.0f}"
         lines.append(f"| {run['variant']} | {run['seed']} | {size} | {told} | {', '.join(used) or '-'} |")
-    return "\n".join(lines) + (
-        "\n\nSeconds are of training, while several runs shared the device: they do not compare speeds."
-    )
+    words = ["Seconds are of training, while several runs shared the device: they do not compare speeds."]
+    if unmeasured := [f"{run['variant']} of seed {run['seed']}" for run in results.runs if not run["figures"]]:
+        words.append(f"No bundle of these runs was measured on held-out sets: {', '.join(unmeasured)}.")
+    return "\n".join([*lines, "", fill(" ".join(words), WIDTH)])
 
 
 def _has_usage(sets: dict[str, dict[str, float]]) -> bool:

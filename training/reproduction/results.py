@@ -67,12 +67,14 @@ class Results:
         return found
 
     def verdict(self, claim: Claim) -> Verdict:
-        """On a claim."""
-        return join([trial.verdict for trial in self.trials(claim)])
+        """On a claim, by the figures that were measured of both."""
+        tried = [trial.verdict for trial in self.trials(claim) if trial.first and trial.second]
+        return join(tried) if tried else "too few seeds"
 
     def table_verdict(self, number: int) -> Verdict:
-        """On a table of the paper."""
-        return join([self.verdict(claim) for claim in CLAIMS if claim.table == number])
+        """On a table of the paper, by the claims that had seeds enough."""
+        verdicts = [self.verdict(claim) for claim in CLAIMS if claim.table == number]
+        return join([verdict for verdict in verdicts if verdict != "too few seeds"] or ["too few seeds"])
 
 
 def read_results(path: Path) -> Results:

@@ -18,9 +18,9 @@ RULE = (
     "*disagrees* when every seed is beaten, and is *within seed spread* when the ranges touch. A claim that two are "
     f"equal agrees when their means differ by less than {EQUAL_DECIBELS:g} dB of PSNR or {EQUAL_SHARE:.0%} of a "
     "distance, disagrees when they differ by more and the ranges do not touch, and is within seed spread otherwise. "
-    "A claim that is tried on several figures agrees or disagrees when more than half of them do and none says the "
-    "opposite, is *mixed* when figures contradict each other, and within seed spread otherwise; the verdict on a table "
-    "joins those on its claims in the same way."
+    "A claim that is tried on several figures agrees or disagrees when more than half of those that were measured do "
+    "and none says the opposite, is *mixed* when figures contradict each other, and within seed spread otherwise; the "
+    "verdict on a table joins those on its claims in the same way."
 )
 
 
