@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import resource
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,6 @@ from rich.console import Console
 from torch import Tensor
 
 from model import OmniTokenizer
-from training import checkpoint
 from training.checkpoint import CHECKPOINT_FILE
 from training.errors import TrainingError
 from training.feeds.draw import Draw
@@ -175,20 +175,18 @@ def test_there_must_be_a_checkpoint_to_resume(feed: ResidentFeed, tmp_path: Path
         trainer_of(feed, tmp_path).resume()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole(
-    feed: ResidentFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_grow_leaves_the_last_checkpoint_whole(feed: ResidentFeed, tmp_path: Path) -> None:
+    """The kernel refuses bytes beyond a limit, as it does where a disk is full."""
     trainer = trainer_of(feed, tmp_path)
     trainer.save()
     kept = (tmp_path / CHECKPOINT_FILE).read_bytes()
-
-    def full(state: object, path: Path) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint.torch, "save", full)
-    with pytest.raises(TrainingError, match="No space left"):
-        trainer.save()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(kept) // 2, hard))
+    try:
+        with pytest.raises(TrainingError, match=r"takes no checkpoint.*the last one is whole"):
+            trainer.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / CHECKPOINT_FILE).read_bytes() == kept
     assert [path.name for path in tmp_path.glob("*.pt*")] + list(tmp_path.glob(".*")) == [CHECKPOINT_FILE]
 

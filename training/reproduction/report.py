@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
+from typing import get_args
 
 import torch
 
@@ -17,10 +18,11 @@ from training.reproduction.charts import draw_all
 from training.reproduction.paper import ABLATIONS, CLAIMS, TRIED, Ablation, Claim, Entry
 from training.reproduction.results import Results, Trial, mean
 from training.reproduction.variants import CLIPS, IMAGES, MULTI_SIDES, SIDE, TOKENIZER, variants
-from training.reproduction.verdict import RULE, by_chance
+from training.reproduction.verdict import RULE, Verdict, by_chance
 
 REPORT_FILE = "reproduction.md"
 WIDTH = 120
+KINDS: tuple[Verdict, ...] = get_args(Verdict)
 CANNOT_TELL = f"""\
 - **The published figures themselves.** The tokenizer has {{size:.1f}} million parameters where the paper's geometry
   has {{paper:.0f}}, a run takes minutes where the paper's took two weeks on eight A100, and the data is a demo set.
@@ -94,10 +96,11 @@ omnitok reproduce report
 
 
 def _summary(results: Results) -> str:
-    lines = ["| table | compares | verdict | claims: agree, disagree, mixed, within seed spread |", "|---|---|---|---|"]
+    heads = "claims: agree, disagree, mixed, within seed spread, too few seeds"
+    lines = [f"| table | compares | verdict | {heads} |", "|---|---|---|---|"]
     for ablation in ABLATIONS:
         verdicts = [results.verdict(claim) for claim in CLAIMS if claim.table == ablation.number]
-        counts = [verdicts.count(kind) for kind in ("agrees", "disagrees", "mixed", "within seed spread")]
+        counts = [verdicts.count(kind) for kind in KINDS]
         told = f"{results.table_verdict(ablation.number)} | {', '.join(map(str, counts))}"
         lines.append(f"| {ablation.number} | {ablation.title.lower()} | {told} |")
     for kind, words in (("agrees", "Agrees with the paper"), ("disagrees", "Does not agree"), ("mixed", "Mixed")):

@@ -20,7 +20,7 @@ RULE = (
     "distance, disagrees when they differ by more and the ranges do not touch, and is within seed spread otherwise. "
     "A claim that is tried on several figures agrees or disagrees when more than half of those that were measured do "
     "and none says the opposite, is *mixed* when figures contradict each other, and within seed spread otherwise; the "
-    "verdict on a table joins those on its claims in the same way."
+    "verdict on a table joins those on its claims in the same way, if half of them had seeds enough."
 )
 
 
