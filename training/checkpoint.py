@@ -6,12 +6,13 @@ There is no random state in it: every draw follows from the seed, the step and t
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from training.errors import TrainingError
+from training.errors import TrainingError, one_line
 
 FORMAT = "omnitok-training/3"
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -39,7 +40,10 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         fresh.replace(folder / CHECKPOINT_FILE)
     except (OSError, RuntimeError) as error:
         fresh.unlink(missing_ok=True)
-        raise TrainingError(f"{folder} takes no checkpoint: {error}; the last one is whole") from error
+        free = shutil.disk_usage(folder).free / 1e6
+        raise TrainingError(
+            f"{folder} takes no checkpoint ({free:,.0f} MB are free there): {one_line(error)}; the last one is whole"
+        ) from error
 
 
 def read_checkpoint(folder: Path, recipe: dict[str, Any], stage: str) -> dict[str, Any]:
