@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from ahead import compiled_for, spilled
+from interpret import passed_interpreted
 
 from kernels.spatial_attention import launch as spatial
 from kernels.spatial_attention import op as spatial_op
@@ -19,17 +16,11 @@ from kernels.temporal_attention import op as temporal_op
 from kernels.window_attention import launch as window
 from kernels.window_attention import op as window_op
 
-HERE = Path(__file__).parent
 MOST_SHARED = 163 * 1024  # bytes of a program on compute capability 8.0
 
 
 def test_interpreted_kernels_equal_their_references():
-    files = [HERE / f"interpreted_{name}.py" for name in ("window", "temporal", "spatial")]
-    call = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", *map(str, files)]
-    interpreting = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(call, env=interpreting, capture_output=True, text=True, cwd=HERE.parents[1], check=False)
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) > 30
+    assert passed_interpreted("window", "temporal", "spatial") > 30
 
 
 def launch_window(dtype: torch.dtype) -> None:
