@@ -1,6 +1,8 @@
-"""Which device a command runs on."""
+"""Which device a command runs on, and how many cores it may use."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -28,3 +30,8 @@ def device_of(name: str | None) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise TrainingError(f"the device {name!r} is not in this machine: PyTorch sees {count} CUDA devices")
     return device
+
+
+def cores() -> int:
+    """Cores that this process may use, which a container or a scheduler may have bounded."""
+    return len(os.sched_getaffinity(0))

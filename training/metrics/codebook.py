@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.codebook import usage
+
 
 class CodebookUse:
     """Counts tokens as they come.
@@ -37,5 +39,4 @@ class CodebookUse:
 
 def perplexity(counts: NDArray[np.int64]) -> float:
     """2 to the entropy, in bits, of a histogram of tokens."""
-    shares = counts[counts > 0] / counts.sum()
-    return float(2.0 ** -(shares * np.log2(shares)).sum())
+    return float(usage(torch.from_numpy(counts))[1])

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
+from training.devices import cores
 from training.errors import TrainingError
 
 Job = TypeVar("Job")
@@ -32,7 +33,7 @@ def share(work: Callable[[Job], Result], jobs: Sequence[Job], parallel: int) -> 
             yield job, work(job)
         return
     # read by PyTorch and numpy when a process starts: by default each would take all cores
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // parallel)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // parallel)))
     # spawned, not forked: a CUDA context does not survive a fork
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(parallel, len(jobs)), mp_context=context) as pool:
