@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,15 +14,32 @@ import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal
 from kernels.vq import reference
 
+TILES = (
+    (64, 128, 16, 4, 3),
+    (64, 128, 8, 4, 3),
+    (64, 256, 8, 4, 3, 224),
+    (64, 128, 1, 4, 3),
+    (64, 128, 2, 4, 4),
+    (64, 256, 1, 4, 3, 224),
+    (128, 128, 1, 8, 3),
+    (128, 128, 2, 8, 3),
+    (128, 128, 2, 8, 4),
+    (128, 256, 2, 8, 3, 224),
+)
 NEAR = 1e-6  # two distances that differ by less, relatively, are a near-tie
 
 
-def _make(rows: tuple[int, ...], codes: int, dim: int, duplicates: bool = False) -> Callable[[torch.Generator], Inputs]:
+def _make(
+    rows: tuple[int, ...], codes: int, dim: int, duplicates: bool = False, length: float = 1.0
+) -> Callable[[torch.Generator], Inputs]:
     def make(generator: torch.Generator) -> Inputs:
         codebook = normal(generator, codes, dim)
         if duplicates:
             codebook[codes // 2 :] = codebook[: codes - codes // 2]
-        return {"z": F.normalize(normal(generator, *rows, dim), dim=-1), "codebook": F.normalize(codebook, dim=-1)}
+        return {
+            "z": F.normalize(normal(generator, *rows, dim), dim=-1),
+            "codebook": length * F.normalize(codebook, dim=-1),
+        }
 
     return make
 
@@ -56,14 +74,22 @@ def _bytes_of_distances(inputs: Inputs) -> int:
 
 
 def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
-    """Other tiles."""
+    """Other tiles, each with the codebook laid out at every call; and one whose codebook was laid out before."""
     from kernels.vq import launch
 
-    found: dict[str, Callable[[], Any]] = {}
-    for numbers in ((8, 8, 4), (16, 8, 4), (32, 8, 4), (32, 4, 4), (64, 8, 8)):
-        tile = launch.Tile(*numbers)
-        found[f"tile {numbers}"] = lambda tile=tile: launch.assign(**inputs, tile=tile)
+    z, codebook = inputs["z"], inputs["codebook"]
+    table = launch.prepare(codebook)
+    found: dict[str, Callable[[], Any]] = {"prepared": lambda: launch.assign(z, *table, len(codebook))}
+    for numbers in TILES:
+        if numbers[2] > 1 or z.numel() > codebook.numel():
+            found[f"tile {numbers}"] = partial(_with_tile, z, codebook, launch.Tile(*numbers))
     return found
+
+
+def _with_tile(z: Tensor, codebook: Tensor, tile: Any) -> Tensor:
+    from kernels.vq import launch
+
+    return launch.assign(z, *launch.prepare(codebook), len(codebook), tile)
 
 
 OPERATION = Operation(
@@ -74,6 +100,7 @@ OPERATION = Operation(
         Case("7 vectors, 5 codes", _make((7,), 5, 8)),
         Case("1x3x5x7, 1000 codes of 4", _make((1, 3, 5, 7), 1000, 4)),
         Case("duplicate codes", _make((2, 1, 16, 16), 512, 8, duplicates=True)),
+        Case("short codes", _make((5, 100), 3000, 8, length=0.02)),
         Case("codes of 16", _make((333,), 2048, 16)),
         Case("codes of 32", _make((1025,), 8192, 32)),
         Case("16,384 vectors", _make((16, 1, 32, 32), 8192, 8)),

@@ -2,7 +2,9 @@
 
 from kernels.dispatch import Form, Operator
 from kernels.vq import op, reference
+from kernels.vq.op import prepare
+from kernels.vq.reference import CodeTable
 
 vq_assign = Operator("vq_assign", {"triton": Form(op.vq_assign, op.refuse), "reference": Form(reference.vq_assign)})
 
-__all__ = ["vq_assign"]
+__all__ = ["CodeTable", "prepare", "vq_assign"]

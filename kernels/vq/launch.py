@@ -7,67 +7,123 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.vq.triton_kernels import codebook_kernel, vq_assign_kernel
+from kernels.tuning import tuned
+from kernels.vq.triton_kernels import LANES, codebook_kernel, merge_kernel, vq_assign_kernel
 
 
 @dataclass(frozen=True)
 class Tile:
-    """Vectors of a program, codes to a group of which one score is kept, and warps."""
+    """Vectors of a program, codes at a time (128 or 256), shares of the codebook, warps, stages of the pipeline.
+
+    Args:
+        registers: the most that a thread may take; fewer let more programs in.
+    """
 
     rows: int
-    group: int
+    codes: int
+    shares: int
     warps: int
+    stages: int
+    registers: int = 128
 
 
-COLUMNS = 32  # one code for each lane of a warp at a time
-TABLE = 256  # codes are padded to a multiple of this
+GROUP = 16  # codes of which one score is kept
+BLOCK = LANES.value * GROUP
+PADDED_TO = 256  # the widest tile
+MERGED = 128  # vectors of a program that merges shares
 FEW_ROWS = 4096
+SEARCHED = 512  # codes at a time for a vector that is compared with all
+PROGRAMS = 256  # two for each multiprocessor, so that one computes scores while another takes minima
 
 
-def choose(rows: int, dim: int) -> Tile:
-    """Few vectors are spread over all multiprocessors; many take taller tiles, which read the codes less often.
+def inner(dim: int) -> int:
+    """Products of a score: three for each dimension, two for the norm, padded for the tensor core."""
+    return 1 << (3 * dim + 1).bit_length()
+
+
+def choose(rows: int) -> Tile:
+    """Few vectors share the codebook out among programs; many take taller tiles, which read it less often.
 
     Args:
         rows: vectors in all.
-        dim: of a code; rows x dim / 4 registers of each thread hold the vectors.
     """
-    group = min(8, 64 // dim)
-    return Tile(rows=8 if rows <= FEW_ROWS else min(32, 256 // dim), group=group, warps=4)
+    if rows <= FEW_ROWS:
+        return Tile(rows=64, codes=128, shares=min(16, -(-PROGRAMS * 64 // rows)), warps=4, stages=3)
+    shares = 2 if rows <= 128 * PROGRAMS // 2 else 1
+    return Tile(rows=128, codes=128, shares=shares, warps=8, stages=3)
 
 
-def assign(z: Tensor, codebook: Tensor, tile: Tile | None = None) -> Tensor:
+def empty_table(codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Memory for what `prepare` answers."""
+    codes, dim = codebook.shape
+    padded = -(-codes // PADDED_TO) * PADDED_TO
+    pieces = torch.empty((padded, inner(dim)), dtype=torch.float16, device=codebook.device)
+    return pieces, torch.empty((padded // GROUP, dim, GROUP), dtype=torch.float32, device=codebook.device)
+
+
+def prepare(codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay a codebook out for `assign`.
+
+    Args:
+        codebook (Tensor): shape (K, d).
+
+    Returns:
+        Tensor: pieces of the scores, float16, shape (K padded, products).
+        Tensor: codes by group, float32, shape (groups, d, GROUP).
+    """
+    codebook = codebook.contiguous()
+    codes, dim = codebook.shape
+    pieces, exact = empty_table(codebook)
+    with torch.cuda.device_of(codebook):
+        codebook_kernel[(pieces.shape[0] // BLOCK,)](
+            codebook, pieces, exact, codes, D=dim, INNER=inner(dim), GROUP=GROUP, num_warps=4
+        )
+    return pieces, exact
+
+
+def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int, tile: Tile | None = None) -> Tensor:
     """Index of the nearest code, the lowest among equals.
 
     Args:
         z (Tensor): shape (..., d).
-        codebook (Tensor): shape (K, d).
+        pieces, exact (Tensor): from `prepare`.
+        codes (int): K, the codes that there are.
         tile (Tile): instead of the chosen one.
 
     Returns:
         Tensor: int64, shape (...).
     """
-    z, codebook = z.contiguous(), codebook.contiguous()
-    codes, dim = codebook.shape
+    z = z.contiguous()
+    dim = z.shape[-1]
     rows = z.numel() // dim
     out = torch.empty(z.shape[:-1], dtype=torch.int64, device=z.device)
     if rows == 0:
         return out
-    padded = -(-codes // TABLE) * TABLE
-    table = torch.empty((dim + 1, padded), dtype=torch.float32, device=z.device)
-    tile = tile or choose(rows, dim)
+    tile = tile or tuned("vq_assign", z.dtype, rows, choose(rows))
+    padded = pieces.shape[0]
+    share = -(-padded // (tile.codes * tile.shares)) * tile.codes
+    shares = -(-padded // share)
+    keys = torch.empty((shares, rows), dtype=torch.int64, device=z.device) if shares > 1 else out
     with torch.cuda.device_of(z):
-        codebook_kernel[(padded // TABLE,)](codebook, table, codes, padded, D=dim, BLOCK_K=TABLE, num_warps=4)
-        vq_assign_kernel[(-(-rows // tile.rows),)](
+        vq_assign_kernel[(-(-rows // tile.rows), shares)](
             z,
-            table,
-            out,
+            pieces,
+            exact,
+            keys,
             rows,
             K=codes,
             PADDED=padded,
+            SHARE=share,
             D=dim,
+            INNER=inner(dim),
+            GROUP=GROUP,
             BLOCK_M=tile.rows,
-            BLOCK_K=COLUMNS,
-            GROUP=tile.group,
+            BLOCK_K=tile.codes,
+            SEARCH=SEARCHED,
+            STAGES=tile.stages,
             num_warps=tile.warps,
+            maxnreg=tile.registers,
         )
+        if shares > 1:
+            merge_kernel[(-(-rows // MERGED),)](keys, out, rows, SHARES=shares, BLOCK_M=MERGED, num_warps=4)
     return out

@@ -1,6 +1,6 @@
-"""Code assignment as a custom operator: opaque to the compiler, without a gradient.
+"""Code assignment as custom operators: opaque to the compiler, without a gradient.
 
-The launch is imported when it is first called, since a machine without a GPU need not have triton.
+The launches are imported when they are first called, since a machine without a GPU need not have triton.
 """
 
 from __future__ import annotations
@@ -9,30 +9,56 @@ import torch
 from torch import Tensor
 
 from kernels.hardware import refuse_triton
+from kernels.vq.reference import CodeTable
 
 DIMS = (4, 8, 16, 32)
 
 
-@torch.library.custom_op("omnitok::vq_assign", mutates_args=())
-def assign(z: Tensor, codebook: Tensor) -> Tensor:
-    """The operator; arguments as `reference.vq_assign`'s."""
+@torch.library.custom_op("omnitok::vq_prepare", mutates_args=())
+def lay_out(codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Pieces of scores and codes by group of a codebook (K, d)."""
     from kernels.vq import launch
 
-    return launch.assign(z, codebook)
+    return launch.prepare(codebook)
+
+
+@lay_out.register_fake
+def _(codebook: Tensor) -> tuple[Tensor, Tensor]:
+    from kernels.vq import launch
+
+    return launch.empty_table(codebook)
+
+
+@torch.library.custom_op("omnitok::vq_assign", mutates_args=())
+def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int) -> Tensor:
+    """Indices (...) of vectors (..., d) among the first `codes` of a table."""
+    from kernels.vq import launch
+
+    return launch.assign(z, pieces, exact, codes)
 
 
 @assign.register_fake
-def _(z: Tensor, codebook: Tensor) -> Tensor:
+def _(z: Tensor, pieces: Tensor, exact: Tensor, codes: int) -> Tensor:
     return z.new_empty(z.shape[:-1], dtype=torch.int64)
 
 
-def refuse(z: Tensor, codebook: Tensor) -> str | None:
+def refuse(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> str | None:
     """Say why the kernel cannot run this call."""
     if codebook.shape[-1] not in DIMS:
         return f"codes of {codebook.shape[-1]} dimensions are not among {DIMS}"
     return refuse_triton(z, codebook)
 
 
-def vq_assign(z: Tensor, codebook: Tensor) -> Tensor:
+def prepare(codebook: Tensor) -> CodeTable | None:
+    """Lay out a codebook that stays as it is, once for many calls; None where the kernel cannot run.
+
+    Args:
+        codebook (Tensor): shape (K, d).
+    """
+    return None if refuse(codebook, codebook) else CodeTable(*lay_out(codebook.detach()))
+
+
+def vq_assign(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> Tensor:
     """The operator on our kernel; indices have no gradient."""
-    return assign(z.detach(), codebook.detach())
+    pieces, exact = table or lay_out(codebook.detach())
+    return assign(z.detach(), pieces, exact, codebook.shape[0])

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 ROWS = 16_384  # distances of this many vectors at a time: 512 MiB for 8,192 codes in float32
 
 
-def vq_assign(z: Tensor, codebook: Tensor) -> Tensor:
+class CodeTable(NamedTuple):
+    """A codebook laid out for the kernel by `prepare`.
+
+    Args:
+        pieces (Tensor): what scores are made of, float16.
+        exact (Tensor): what differences are made of, float32.
+    """
+
+    pieces: Tensor
+    exact: Tensor
+
+
+def vq_assign(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> Tensor:
     """Index of the code at the smallest squared distance; the lowest index wins ties.
 
     Args:
         z (Tensor): shape (..., d), any float dtype; compared in float32 (float64 stays).
         codebook (Tensor): shape (K, d).
+        table (CodeTable): `prepare(codebook)`, which spares the kernel a launch; nothing else depends on it.
 
     Returns:
         Tensor: int64, shape (...).

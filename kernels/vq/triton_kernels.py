@@ -1,117 +1,189 @@
-"""Triton kernels of code assignment: a running minimum over groups of codes; no distance is ever written.
+"""Triton kernels of code assignment: scores on the tensor cores, decisions by exact differences.
 
-Scores |e|^2 / 2 - z.e are a chain of float32 FMAs, exact but for rounding, and decide between groups of codes. Within
-the best group, squared differences decide, whose relative error is that of a few roundings whatever the distance. Where
-another group is so close that rounding could have decided, all codes of the tile are compared by squared differences.
+A score |e|^2 / 2 - z.e is one row of products: each number of z and of e is the sum of two float16 pieces, and the row
+[zh, zh, zl, 1, 1] times the column [-eh, -el, -eh, half, rest of half] leaves out no more than the tensor core itself
+rounds away. Only the best score of each group of GROUP codes is kept, one minimum for each pair of vector and code.
 
-Prefixes: `b_` tiles, `o_` offsets, `m_` masks.
+Scores decide between groups. Within the best group squared differences in float32 decide, whose relative error is that
+of a few roundings whatever the distance; and a vector for which another group is so close that the rounding of scores
+could have decided is compared with every code by squared differences.
+
+Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` indices.
 """
 
-# The language of kernels is not Python: its values have no Python types, and its tuples know no unpacking.
+# The language of kernels is not Python: its values have no Python types.
 # mypy: ignore-errors
-# ruff: noqa: RUF005
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-
-@triton.jit(do_not_specialize=["K"])
-def codebook_kernel(codebook_ptr, table_ptr, K, padded, D: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Codes by dimension, then half their squared norms: (D + 1, padded) float32; infinite where there is none."""
-    o_k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
-    m_k = o_k < K
-    b_half = tl.zeros((BLOCK_K,), tl.float32)
-    for d in tl.static_range(D):
-        b_e = tl.load(codebook_ptr + o_k * D + d, mask=m_k, other=0.0).to(tl.float32)
-        b_half += 0.5 * b_e * b_e
-        tl.store(table_ptr + d * padded + o_k, b_e)
-    tl.store(table_ptr + D * padded + o_k, tl.where(m_k, b_half, float("inf")))
+LANES = tl.constexpr(8)  # columns of a tensor core's result that neighbouring threads hold: groups stay within a thread
+LARGEST_HALF = tl.constexpr(60000.0)  # half a squared norm that float16 still holds
 
 
 @triton.jit
-def _squared_distance(b_z, codes, PADDED: tl.constexpr, D: tl.constexpr):
-    """|z - e|^2 summed from differences."""
-    b_gap = b_z[0] - tl.load(codes)
-    b_sum = b_gap * b_gap
-    for d in tl.static_range(1, D):
-        b_gap = b_z[d] - tl.load(codes + d * PADDED)
-        b_sum += b_gap * b_gap
+def codebook_kernel(
+    codebook_ptr, pieces_ptr, codes_ptr, K,
+    D: tl.constexpr, INNER: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
+    """Lay out the codes of one block of LANES groups, for scores and for differences.
+
+    Column i * LANES + c of a block holds code c * GROUP + i, so that the columns of equal remainder are a group. Where
+    there is no code the score is infinite; a code too long for float16 scores minus infinity, which no vector trusts.
+
+    Args:
+        codebook_ptr: (K, D).
+        pieces_ptr: (blocks * LANES * GROUP, INNER) float16.
+        codes_ptr: (blocks * LANES, D, GROUP) float32, infinite where there is no code.
+    """
+    i_block = tl.program_id(0) * (LANES * GROUP)
+    o_column = tl.arange(0, LANES * GROUP)
+    o_code = i_block + (o_column % LANES) * GROUP + o_column // LANES
+    m_code = o_code < K
+    b_half = tl.zeros((LANES * GROUP,), tl.float32)
+    for d in tl.static_range(D):
+        b_e = tl.load(codebook_ptr + o_code * D + d, mask=m_code, other=0.0).to(tl.float32)
+        b_half += 0.5 * b_e * b_e
+        p_code = codes_ptr + (o_code // GROUP * D + d) * GROUP + o_code % GROUP
+        tl.store(p_code, tl.where(m_code, b_e, float("inf")))
+    m_fits = b_half <= LARGEST_HALF  # not of a NaN either
+    b_half = tl.where(m_fits, b_half, float("-inf"))
+    b_half = tl.where(m_code, b_half, float("inf"))
+    b_high = b_half.to(tl.float16)
+    b_low = tl.where(m_fits & m_code, b_half - b_high.to(tl.float32), 0.0).to(tl.float16)
+    # [LANES * GROUP, INNER]
+    o_inner = tl.arange(0, INNER)
+    m_e = (m_code & m_fits)[:, None] & (o_inner < 3 * D)[None, :]
+    b_e = tl.load(codebook_ptr + o_code[:, None] * D + (o_inner % D)[None, :], mask=m_e, other=0.0).to(tl.float32)
+    b_eh = b_e.to(tl.float16)
+    b_el = (b_e - b_eh.to(tl.float32)).to(tl.float16)
+    b_part = tl.where((o_inner // D == 1)[None, :], -b_el, -b_eh)
+    b_part = tl.where((o_inner == 3 * D)[None, :], b_high[:, None], b_part)
+    b_part = tl.where((o_inner == 3 * D + 1)[None, :], b_low[:, None], b_part)
+    tl.store(pieces_ptr + (i_block + o_column)[:, None] * INNER + o_inner[None, :], b_part)
+
+
+@triton.jit
+def _squared_distances(p_z, m_z, codes_ptr, o_code, m_code, D: tl.constexpr, GROUP: tl.constexpr):
+    """|z - e|^2 summed from differences in one fixed order, so that equal codes are equally far."""
+    b_sum = o_code * 0.0
+    for d in tl.static_range(D):
+        b_z = tl.load(p_z + d, mask=m_z, other=0.0).to(tl.float32)
+        p_code = codes_ptr + (o_code // GROUP * D + d) * GROUP + o_code % GROUP
+        b_gap = b_z - tl.load(p_code, mask=m_code, other=float("inf"))
+        b_sum = tl.fma(b_gap, b_gap, b_sum)
     return b_sum
 
 
 @triton.jit
-def _nearest(b_best, b_index, K):
-    """Least of each row, and the lowest index that has it: [BLOCK_M]."""
-    b_least = tl.min(b_best, axis=1)
-    return b_least, tl.min(tl.where(b_best == b_least[:, None], b_index, K), axis=1)
+def _every_code(p_z, codes_ptr, first, last, D: tl.constexpr, GROUP: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Squared distance and index of the nearest code of one vector, the lowest among equals."""
+    o_k = tl.arange(0, BLOCK_K)
+    b_distance = tl.full((BLOCK_K,), float("inf"), tl.float32)
+    b_index = first + o_k
+    for start in range(first, last, BLOCK_K):
+        b_new = _squared_distances(p_z, True, codes_ptr, start + o_k, start + o_k < last, D, GROUP)
+        m_nearer = b_new < b_distance  # strictly: the lowest index keeps its place
+        b_index = tl.where(m_nearer, start + o_k, b_index)
+        b_distance = tl.where(m_nearer, b_new, b_distance)
+    i_least = tl.min(b_distance, axis=0)
+    return i_least, tl.min(tl.where(b_distance == i_least, b_index, last), axis=0)
+
+
+@triton.jit
+def _unsure(b_square, b_least, D: tl.constexpr, INNER: tl.constexpr):
+    """How far rounding may move two scores of a vector apart.
+
+    A code that rivals the best score is no longer than b_reach. In units of 2^-24 of |z| |e| + |e|^2 / 2, pieces leave
+    out 12, the float32 half norm D + 2, and a tensor core 40 for each 16 products that it aligns and cuts off; pieces
+    below the least float16 leave out 2^-25. Twice that for two scores, and a twentieth for the error of b_reach.
+    """
+    b_norm = tl.sqrt(b_square)
+    b_reach = b_norm + tl.sqrt(tl.maximum(b_square + 2 * b_least, 0.0))
+    b_relative = (2.5 * INNER + D + 14) * 5.9604645e-08 * b_reach * (b_norm + 0.5 * b_reach)
+    return 2.1 * (b_relative + 2.9802322e-08 * (2 + D * (b_norm + b_reach)))
 
 
 @triton.jit(do_not_specialize=["M"])
 def vq_assign_kernel(
-    z_ptr, table_ptr, out_ptr, M, K: tl.constexpr, PADDED: tl.constexpr,
-    D: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, GROUP: tl.constexpr,
+    z_ptr, pieces_ptr, codes_ptr, out_ptr, M, K: tl.constexpr, PADDED: tl.constexpr, SHARE: tl.constexpr,
+    D: tl.constexpr, INNER: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
+    SEARCH: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Index of the nearest code of BLOCK_M vectors.
-
-    Codes start + i and start + i + BLOCK_K, ... form a group of GROUP, of which only the best score is kept.
+    """Nearest code of BLOCK_M vectors among SHARE codes.
 
     Args:
         z_ptr: (M, D).
-        table_ptr: what `codebook_kernel` wrote; PADDED is a multiple of BLOCK_K * GROUP.
-        out_ptr: (M,) int64.
+        pieces_ptr, codes_ptr: what `codebook_kernel` wrote; PADDED codes, of which K are real.
+        out_ptr: (M,) int64 indices where SHARE is PADDED; else (shares, M) int64 keys for `merge_kernel`.
     """
-    o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    i_share = tl.program_id(1)
+    i_first = i_share * SHARE
+    i_last = tl.minimum(i_first + SHARE, PADDED)
+    o_row = tl.arange(0, BLOCK_M)
+    o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + o_row
     m_m = o_m < M
-    o_k = tl.arange(0, BLOCK_K)
-    b_z = ()
-    b_square = tl.zeros((BLOCK_M,), tl.float32)
-    for d in tl.static_range(D):
-        # [BLOCK_M, 1]
-        b_one = tl.load(z_ptr + o_m[:, None] * D + d, mask=m_m[:, None], other=0.0).to(tl.float32)
-        b_square += tl.sum(b_one * b_one, axis=1)
-        b_z = b_z + (b_one,)
-    # [BLOCK_M, BLOCK_K], a column for each group
-    b_best = tl.full((BLOCK_M, BLOCK_K), float("inf"), tl.float32)
+    # [BLOCK_M, INNER]
+    o_inner = tl.arange(0, INNER)
+    m_z = m_m[:, None] & (o_inner < 3 * D)[None, :]
+    b_z = tl.load(z_ptr + o_m[:, None] * D + (o_inner % D)[None, :], mask=m_z, other=0.0).to(tl.float32)
+    b_square = tl.sum(tl.where((o_inner < D)[None, :], b_z * b_z, 0.0), axis=1)
+    b_zh = b_z.to(tl.float16)
+    b_zl = (b_z - b_zh.to(tl.float32)).to(tl.float16)
+    b_left = tl.where((o_inner // D == 2)[None, :], b_zl, b_zh)
+    b_left = tl.where(((o_inner >= 3 * D) & (o_inner < 3 * D + 2))[None, :], tl.full((1, 1), 1.0, tl.float16), b_left)
+    # [BLOCK_M, GROUPS], a column for each group of a tile
+    GROUPS: tl.constexpr = BLOCK_K // GROUP
+    b_best = tl.full((BLOCK_M, GROUPS), float("inf"), tl.float32)
     b_second = b_best
-    b_group = tl.zeros((BLOCK_M, BLOCK_K), tl.int32)
-    for start in range(0, PADDED, BLOCK_K * GROUP):
-        b_low = tl.full((BLOCK_M, BLOCK_K), float("inf"), tl.float32)
-        for i_part in tl.static_range(GROUP):
-            codes = table_ptr + start + i_part * BLOCK_K + o_k[None, :]
-            b_score = tl.load(codes + D * PADDED) + tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-            for d in tl.static_range(D):
-                b_score -= b_z[d] * tl.load(codes + d * PADDED)
-            b_low = tl.minimum(b_low, b_score)
-        b_group = tl.where(b_low < b_best, start, b_group)
+    b_start = tl.zeros((BLOCK_M, GROUPS), tl.int32) + i_first
+    # [INNER, BLOCK_K]
+    p_right = pieces_ptr + tl.arange(0, BLOCK_K)[None, :] * INNER + o_inner[:, None]
+    for start in tl.range(i_first, i_last, BLOCK_K, num_stages=STAGES):
+        b_score = tl.dot(b_left, tl.load(p_right + start * INNER))
+        b_score = tl.reshape(b_score, (BLOCK_M, GROUPS // LANES, GROUP, LANES))
+        b_low = tl.reshape(tl.min(b_score, axis=2), (BLOCK_M, GROUPS))
+        b_start = tl.where(b_low < b_best, start, b_start)
         b_second = tl.minimum(b_second, tl.maximum(b_best, b_low))
         b_best = tl.minimum(b_best, b_low)
-    b_group += o_k[None, :]
-    b_least, b_found = _nearest(b_best, b_group, K)
-    b_next = tl.min(tl.where(b_group == b_found[:, None], b_second, b_best), axis=1)  # of any other group
+    b_code = b_start + tl.arange(0, GROUPS)[None, :] * GROUP
+    b_least = tl.min(b_best, axis=1)
+    b_found = tl.min(tl.where(b_best == b_least[:, None], b_code, i_last - GROUP), axis=1)
+    b_next = tl.min(tl.where(b_code == b_found[:, None], b_second, b_best), axis=1)  # of any other group
 
-    # a code that rivals the best is no longer than b_reach, so that no rounding of its score is larger than b_unsure
-    b_reach = tl.sqrt(b_square) + tl.sqrt(tl.maximum(b_square + 2 * b_least, 0.0))
-    b_unsure = (4 * D + 8) * 5.9604645e-08 * b_reach * (0.5 * b_reach + tl.sqrt(b_square))
-    b_close = (b_next - b_least <= b_unsure) & m_m
-    # [BLOCK_M, 1], the codes of the best group
-    b_code = b_found[:, None]
-    b_chosen = b_code
-    b_nearest = _squared_distance(b_z, table_ptr + b_code, PADDED, D)
-    for i_part in tl.static_range(1, GROUP):
-        b_gap = _squared_distance(b_z, table_ptr + b_code + i_part * BLOCK_K, PADDED, D)
-        b_better = (b_gap < b_nearest) & (b_code + i_part * BLOCK_K < K)
-        b_chosen = tl.where(b_better, b_code + i_part * BLOCK_K, b_chosen)
-        b_nearest = tl.where(b_better, b_gap, b_nearest)
-    b_answer = tl.sum(b_chosen, axis=1)  # of one
-    if tl.max(b_close.to(tl.int32), axis=0) > 0:
-        b_distance = tl.full((BLOCK_M, BLOCK_K), float("inf"), tl.float32)
-        b_index = tl.zeros((BLOCK_M, BLOCK_K), tl.int32)
-        for start in range(0, PADDED, BLOCK_K):
-            b_gaps = _squared_distance(b_z, table_ptr + start + o_k[None, :], PADDED, D)
-            b_nearer = (b_gaps < b_distance) & (start + o_k[None, :] < K)  # strictly: the lowest index keeps its place
-            b_index = tl.where(b_nearer, start, b_index)
-            b_distance = tl.where(b_nearer, b_gaps, b_distance)
-        b_least, b_answer = _nearest(b_distance, b_index + o_k[None, :], K)
-    tl.store(out_ptr + o_m, tl.minimum(b_answer, K - 1).to(tl.int64), mask=m_m)
+    # [BLOCK_M, GROUP], the codes of the best group
+    b_codes = b_found[:, None] + tl.arange(0, GROUP)[None, :]
+    b_gaps = _squared_distances(z_ptr + o_m[:, None] * D, m_m[:, None], codes_ptr, b_codes, True, D, GROUP)
+    b_distance = tl.min(b_gaps, axis=1)
+    b_answer = tl.min(tl.where(b_gaps == b_distance[:, None], b_codes, i_last), axis=1)
+
+    # one vector at a time, since they are few; not (a > b) holds of what is no number too
+    m_close = m_m & ~(b_next - b_least > _unsure(b_square, b_least, D, INNER))
+    for _ in range(tl.sum(m_close.to(tl.int32), axis=0)):
+        i_row = tl.min(tl.where(m_close, o_row, BLOCK_M), axis=0)
+        p_z = z_ptr + (tl.program_id(0).to(tl.int64) * BLOCK_M + i_row) * D
+        i_distance, i_answer = _every_code(p_z, codes_ptr, i_first, i_last, D, GROUP, SEARCH)
+        b_distance = tl.where(o_row == i_row, i_distance, b_distance)
+        b_answer = tl.where(o_row == i_row, i_answer, b_answer)
+        m_close = m_close & (o_row != i_row)
+
+    b_index = tl.minimum(b_answer, K - 1).to(tl.int64)
+    if SHARE < PADDED:
+        # squared distances are not negative, so that their bits order as they do
+        b_key = (b_distance.to(tl.int32, bitcast=True).to(tl.int64) << 32) | b_index
+        tl.store(out_ptr + i_share.to(tl.int64) * M + o_m, b_key, mask=m_m)
+    else:
+        tl.store(out_ptr + o_m, b_index, mask=m_m)
+
+
+@triton.jit(do_not_specialize=["M"])
+def merge_kernel(keys_ptr, out_ptr, M, SHARES: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Index of the nearest among the shares' winners: (SHARES, M) keys to (M,) int64; the lowest index wins ties."""
+    o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    m_m = o_m < M
+    b_key = tl.load(keys_ptr + o_m, mask=m_m, other=0)
+    for i_share in tl.static_range(1, SHARES):
+        b_key = tl.minimum(b_key, tl.load(keys_ptr + i_share * M.to(tl.int64) + o_m, mask=m_m, other=0))
+    tl.store(out_ptr + o_m, b_key & 0xFFFFFFFF, mask=m_m)

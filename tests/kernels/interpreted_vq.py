@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.vq import launch, op
+from kernels.vq import CodeTable, launch, op
 
 
 def draw(rows, codes, dim, dtype=torch.float32):
@@ -35,9 +35,40 @@ def test_equals_a_search_in_float64(rows, codes, dim, dtype):
     assert torch.equal(op.vq_assign(z, codebook), exact(z, codebook))
 
 
-def test_taller_tiles_answer_alike():
-    z, codebook = draw(70, 300, 8)
-    assert torch.equal(launch.assign(z, codebook, launch.Tile(32, 4, 4)), exact(z, codebook))
+@pytest.mark.parametrize("numbers", [(128, 256, 1, 8, 3), (64, 128, 3, 4, 3), (16, 256, 2, 4, 2)])
+def test_other_tiles_and_shares_answer_alike(numbers):
+    z, codebook = draw(140, 700, 8)
+    found = launch.assign(z, *launch.prepare(codebook), 700, launch.Tile(*numbers))
+    assert torch.equal(found, exact(z, codebook))
+
+
+def test_a_prepared_table_answers_alike():
+    z, codebook = draw(20, 300, 8)
+    table = CodeTable(*op.lay_out(codebook))
+    assert torch.equal(op.vq_assign(z, codebook, table), exact(z, codebook))
+
+
+def test_equal_codes_of_two_shares_give_the_lowest():
+    z, codebook = draw(24, 128, 8)
+    table = launch.prepare(torch.cat((codebook, codebook, codebook.flip(0), codebook)))
+    assert torch.equal(launch.assign(z, *table, 512, launch.Tile(32, 128, 4, 4, 2)), exact(z, codebook))
+
+
+@pytest.mark.parametrize("length", [1e-6, 1e-3, 100.0, 1e4])
+def test_codes_of_any_length(length):
+    """Beneath float16's least numbers and beyond its largest too."""
+    z, codebook = draw(20, 300, 8)
+    assert torch.equal(op.vq_assign(length * z, length * codebook), exact(length * z, length * codebook))
+    mixed = torch.cat((codebook, length * codebook))
+    assert torch.equal(op.vq_assign(z, mixed), exact(z, mixed))
+
+
+def test_vectors_too_long_for_half_precision():
+    z, codebook = draw(20, 300, 8)
+    z[::2] *= 1e6
+    distances = (z.double()[:, None] - codebook.double()).norm(dim=-1)
+    chosen = distances.gather(1, op.vq_assign(z, codebook)[:, None])[:, 0]
+    assert ((chosen - distances.min(1).values) / chosen).max() < 1e-6
 
 
 def test_the_lowest_of_equal_codes_wins():
@@ -76,7 +107,9 @@ def test_leading_shapes_and_strides():
 
 
 def test_operator_is_registered_well():
-    torch.library.opcheck(op.assign, draw(5, 40, 8))
+    z, codebook = draw(5, 40, 8)
+    torch.library.opcheck(op.assign, (z, *op.lay_out(codebook), 40))
+    assert [part.shape for part in op.lay_out(codebook)] == [part.shape for part in launch.empty_table(codebook)]
 
 
 def test_compiles_whole_and_stops_gradients():
