@@ -2,6 +2,7 @@
 
 from kernels.dispatch import BackendUnavailableError, Choice, use_backend
 from kernels.peg import peg
+from kernels.projection import vq_project
 from kernels.spatial_attention import RopeTable, rope_table, spatial_attention
 from kernels.temporal_attention import temporal_attention
 from kernels.vq import vq_assign
@@ -17,5 +18,6 @@ __all__ = [
     "temporal_attention",
     "use_backend",
     "vq_assign",
+    "vq_project",
     "window_attention",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.kernels import peg, spatial_attention, temporal_attention, vq, window_attention
+from benchmarks.kernels import peg, spatial_attention, temporal_attention, vq, vq_project, window_attention
 from benchmarks.kernels.operation import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
     peg.OPERATION,
     vq.OPERATION,
+    vq_project.OPERATION,
     window_attention.OPERATION,
     temporal_attention.OPERATION,
     spatial_attention.COSINE,

@@ -23,7 +23,7 @@ LANES = tl.constexpr(8)  # columns of a tensor core's result that neighbouring t
 LARGEST_HALF = tl.constexpr(60000.0)  # half a squared norm that float16 still holds
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["K"])
 def codebook_kernel(
     codebook_ptr, pieces_ptr, codes_ptr, K,
     D: tl.constexpr, INNER: tl.constexpr, GROUP: tl.constexpr,

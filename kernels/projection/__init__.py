@@ -1,0 +1,8 @@
+"""From the encoder's output to unit vectors or moments, in float32 (section 3.1.2; reference.md, Tokenizer 8)."""
+
+from kernels.dispatch import Form, Operator
+from kernels.projection import op, reference
+
+vq_project = Operator("vq_project", {"triton": Form(op.vq_project, op.refuse), "reference": Form(reference.vq_project)})
+
+__all__ = ["vq_project"]

@@ -1,0 +1,75 @@
+"""Launch of the head's projection. Imports triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.projection.reference import EPSILON, SHORTEST
+from kernels.projection.triton_kernels import project_kernel
+from kernels.tuning import tuned
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Rows and warps of a program, which holds rows x channels / (32 x warps) numbers in each thread."""
+
+    rows: int
+    warps: int
+
+
+FEW_ROWS = 4096
+
+
+def project(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    unit: bool,
+    tile: Tile | None = None,
+) -> Tensor:
+    """Run the projection.
+
+    Args:
+        x (Tensor): shape (..., C).
+        norm_weight, norm_bias (Tensor): shape (C,), or None.
+        weight (Tensor): shape (d, C).
+        bias (Tensor): shape (d,).
+        unit (bool): whether vectors are normalised.
+        tile (Tile): instead of the chosen one.
+
+    Returns:
+        Tensor: float32, shape (..., d).
+    """
+    x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
+    dim, channels = weight.shape
+    rows = x.numel() // channels
+    out = torch.empty((*x.shape[:-1], dim), dtype=torch.float32, device=x.device)
+    if rows == 0:
+        return out
+    tile = tile or tuned("vq_project", x.dtype, rows, Tile(8 if rows <= FEW_ROWS else 16, 4))
+    with torch.cuda.device_of(x):
+        project_kernel[(-(-rows // tile.rows),)](
+            x,
+            x if norm_weight is None else norm_weight.contiguous(),
+            x if norm_bias is None else norm_bias.contiguous(),
+            weight,
+            bias,
+            out,
+            rows,
+            EPSILON=EPSILON,
+            SHORTEST=SHORTEST,
+            C=channels,
+            D=dim,
+            NORM=norm_weight is not None,
+            SHIFT=norm_bias is not None,
+            UNIT=unit,
+            BLOCK_M=tile.rows,
+            BLOCK_C=1 << (channels - 1).bit_length(),
+            num_warps=tile.warps,
+        )
+    return out

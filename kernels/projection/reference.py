@@ -1,0 +1,40 @@
+"""The definition of the head's projection."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPSILON = 1e-5  # of the layer norm
+SHORTEST = 1e-12  # norm below which a vector is not stretched to unit length
+
+
+def vq_project(
+    x: Tensor,
+    norm_weight: Tensor | None,
+    norm_bias: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    unit: bool = True,
+) -> Tensor:
+    """Layer norm, linear and l2 normalisation, all in float32: codes are decided here.
+
+    Args:
+        x (Tensor): shape (..., C), any float dtype (float64 stays).
+        norm_weight, norm_bias (Tensor): shape (C,), of the layer norm; None for one, without weight there is no norm.
+        weight (Tensor): shape (d, C).
+        bias (Tensor): shape (d,).
+        unit: whether vectors are normalised; moments of a Gaussian are not.
+
+    Returns:
+        Tensor: float32, shape (..., d).
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    with torch.autocast(x.device.type, enabled=False):
+        y = x.to(dtype)
+        if norm_weight is not None:
+            shift = None if norm_bias is None else norm_bias.to(dtype)
+            y = F.layer_norm(y, y.shape[-1:], norm_weight.to(dtype), shift, EPSILON)
+        y = F.linear(y, weight.to(dtype), bias.to(dtype))
+        return F.normalize(y, dim=-1, eps=SHORTEST) if unit else y

@@ -1,0 +1,58 @@
+"""Triton kernel of the head's projection: one read of x, everything else in registers.
+
+Prefixes: `b_` tiles, `o_` offsets, `m_` masks.
+"""
+
+# The language of kernels is not Python: its values have no Python types, and its tuples know no unpacking.
+# mypy: ignore-errors
+# ruff: noqa: RUF005
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit(do_not_specialize=["M"])
+def project_kernel(
+    x_ptr, norm_weight_ptr, norm_bias_ptr, weight_ptr, bias_ptr, out_ptr, M,
+    EPSILON: tl.constexpr, SHORTEST: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
+    NORM: tl.constexpr, SHIFT: tl.constexpr, UNIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """Layer norm, linear and l2 normalisation of BLOCK_M rows.
+
+    Args:
+        x_ptr: (M, C).
+        norm_weight_ptr, norm_bias_ptr: (C,), read with NORM and with SHIFT.
+        weight_ptr: (D, C).
+        bias_ptr: (D,).
+        out_ptr: (M, D) float32.
+    """
+    o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
+    m_m = o_m < M
+    o_c = tl.arange(0, BLOCK_C)
+    m_c = o_c < C
+    # [BLOCK_M, BLOCK_C]
+    b_x = tl.load(x_ptr + o_m[:, None] * C + o_c[None, :], mask=m_m[:, None] & m_c[None, :], other=0.0).to(tl.float32)
+    if NORM:
+        b_mean = tl.sum(b_x, axis=1) / C
+        b_x = tl.where(m_c[None, :], b_x - b_mean[:, None], 0.0)
+        b_scale = tl.rsqrt(tl.sum(b_x * b_x, axis=1) / C + EPSILON)
+        b_gain = tl.load(norm_weight_ptr + o_c, mask=m_c, other=0.0).to(tl.float32)
+        b_x = b_x * b_scale[:, None] * b_gain[None, :]
+        if SHIFT:
+            b_x += tl.load(norm_bias_ptr + o_c, mask=m_c, other=0.0).to(tl.float32)[None, :]
+    # [BLOCK_M] for each output
+    b_out = ()
+    b_square = tl.zeros((BLOCK_M,), tl.float32)
+    for d in tl.static_range(D):
+        b_w = tl.load(weight_ptr + d * C + o_c, mask=m_c, other=0.0).to(tl.float32)
+        b_y = tl.sum(b_x * b_w[None, :], axis=1) + tl.load(bias_ptr + d).to(tl.float32)
+        b_square += b_y * b_y
+        b_out = b_out + (b_y,)
+    b_norm = tl.maximum(tl.sqrt_rn(b_square), SHORTEST)
+    for d in tl.static_range(D):
+        b_y = b_out[d]
+        if UNIT:
+            b_y = b_y / b_norm
+        tl.store(out_ptr + o_m * D + d, b_y, mask=m_m)

@@ -1,0 +1,40 @@
+"""The head's projection without a GPU: interpreted in a process of its own, and compiled ahead."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from ahead import compiled_for, spilled
+from interpret import passed_interpreted
+
+import kernels
+from kernels.projection import launch, op
+
+
+def test_interpreted_kernel_equals_its_reference():
+    assert passed_interpreted("projection") >= 20
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernel_compiles_ahead(monkeypatch, tmp_path, capability):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with compiled_for(capability) as compiled:
+        for rows in (8, launch.FEW_ROWS + 1):
+            gain = torch.ones(512)
+            x = torch.zeros(rows, 512, dtype=torch.bfloat16)
+            launch.project(x, gain, gain, torch.zeros(8, 512), torch.zeros(8), True)
+    assert len({kernel.hash for kernel in compiled}) == 2
+    assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+
+
+def test_what_is_refused_runs_on_the_reference():
+    x, weight, bias = torch.randn(3, 16), torch.randn(4, 16, requires_grad=True), torch.randn(4)
+    assert op.refuse(x, None, None, weight, bias) == "it has no gradient"
+    assert op.refuse(x, None, None, torch.zeros(40, 16), bias) == "16 channels to 40 are more than 2048 to 32"
+    assert op.refuse(x, None, None, weight.detach(), bias) == "cpu tensors"
+    units = kernels.vq_project(x, None, None, weight, bias)
+    torch.testing.assert_close(units.norm(dim=-1), torch.ones(3))
+    assert units.requires_grad
