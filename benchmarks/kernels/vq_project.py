@@ -43,7 +43,7 @@ def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
     """Other tiles."""
     from kernels.projection import launch
 
-    numbers = ((4, 1), (4, 4), (8, 2), (8, 4), (16, 4), (16, 8), (32, 8))
+    numbers = ((2, 1), (4, 1), (8, 2), (8, 4), (16, 4), (32, 8))
     return {f"tile {pair}": partial(launch.project, **inputs, tile=launch.Tile(*pair)) for pair in numbers}
 
 

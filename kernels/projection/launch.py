@@ -21,6 +21,7 @@ class Tile:
 
 
 FEW_ROWS = 4096
+PART = 256  # channels that one warp loads at once, so that no sum of a row leaves its warp
 
 
 def project(
@@ -69,7 +70,7 @@ def project(
             SHIFT=norm_bias is not None,
             UNIT=unit,
             BLOCK_M=tile.rows,
-            BLOCK_C=1 << (channels - 1).bit_length(),
+            BLOCK_C=min(PART, 1 << (channels - 1).bit_length()),
             num_warps=tile.warps,
         )
     return out

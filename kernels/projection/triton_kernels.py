@@ -31,23 +31,39 @@ def project_kernel(
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     m_m = o_m < M
     o_c = tl.arange(0, BLOCK_C)
-    m_c = o_c < C
-    # [BLOCK_M, BLOCK_C]
-    b_x = tl.load(x_ptr + o_m[:, None] * C + o_c[None, :], mask=m_m[:, None] & m_c[None, :], other=0.0).to(tl.float32)
+    # [BLOCK_M, BLOCK_C] for each part of the channels
+    b_parts = ()
+    b_total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+    for part in tl.static_range(0, C, BLOCK_C):
+        m_x = m_m[:, None] & (part + o_c < C)[None, :]
+        b_x = tl.load(x_ptr + o_m[:, None] * C + part + o_c[None, :], mask=m_x, other=0.0).to(tl.float32)
+        b_total += b_x
+        b_parts = b_parts + (b_x,)
     if NORM:
-        b_mean = tl.sum(b_x, axis=1) / C
-        b_x = tl.where(m_c[None, :], b_x - b_mean[:, None], 0.0)
-        b_scale = tl.rsqrt(tl.sum(b_x * b_x, axis=1) / C + EPSILON)
-        b_gain = tl.load(norm_weight_ptr + o_c, mask=m_c, other=0.0).to(tl.float32)
-        b_x = b_x * b_scale[:, None] * b_gain[None, :]
-        if SHIFT:
-            b_x += tl.load(norm_bias_ptr + o_c, mask=m_c, other=0.0).to(tl.float32)[None, :]
+        b_mean = tl.sum(b_total, axis=1) / C
+        b_total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+        for part in tl.static_range(0, C, BLOCK_C):
+            b_x = tl.where((part + o_c < C)[None, :], b_parts[part // BLOCK_C] - b_mean[:, None], 0.0)
+            b_total += b_x * b_x
+        b_scale = tl.rsqrt(tl.sum(b_total, axis=1) / C + EPSILON)
+        b_normed = ()
+        for part in tl.static_range(0, C, BLOCK_C):
+            m_c = part + o_c < C
+            b_gain = tl.load(norm_weight_ptr + part + o_c, mask=m_c, other=0.0).to(tl.float32)
+            b_x = (b_parts[part // BLOCK_C] - b_mean[:, None]) * b_scale[:, None] * b_gain[None, :]
+            if SHIFT:
+                b_x += tl.load(norm_bias_ptr + part + o_c, mask=m_c, other=0.0).to(tl.float32)[None, :]
+            b_normed = b_normed + (b_x,)
+        b_parts = b_normed
     # [BLOCK_M] for each output
     b_out = ()
     b_square = tl.zeros((BLOCK_M,), tl.float32)
     for d in tl.static_range(D):
-        b_w = tl.load(weight_ptr + d * C + o_c, mask=m_c, other=0.0).to(tl.float32)
-        b_y = tl.sum(b_x * b_w[None, :], axis=1) + tl.load(bias_ptr + d).to(tl.float32)
+        b_total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+        for part in tl.static_range(0, C, BLOCK_C):
+            b_w = tl.load(weight_ptr + d * C + part + o_c, mask=part + o_c < C, other=0.0).to(tl.float32)
+            b_total += b_parts[part // BLOCK_C] * b_w[None, :]
+        b_y = tl.sum(b_total, axis=1) + tl.load(bias_ptr + d).to(tl.float32)
         b_square += b_y * b_y
         b_out = b_out + (b_y,)
     b_norm = tl.maximum(tl.sqrt_rn(b_square), SHORTEST)

@@ -41,16 +41,20 @@ def inner(dim: int) -> int:
     return 1 << (3 * dim + 1).bit_length()
 
 
-def choose(rows: int) -> Tile:
+def choose(rows: int, dim: int) -> Tile:
     """Few vectors share the codebook out among programs; many take taller tiles, which read it less often.
 
     Args:
         rows: vectors in all.
+        dim: of a code; long ones need more registers.
     """
+    registers = 128 if dim <= 8 else 224
     if rows <= FEW_ROWS:
-        return Tile(rows=64, codes=128, shares=min(16, -(-PROGRAMS * 64 // rows)), warps=4, stages=3)
+        return Tile(
+            rows=64, codes=128, shares=min(16, -(-PROGRAMS * 64 // rows)), warps=4, stages=3, registers=registers
+        )
     shares = 2 if rows <= 128 * PROGRAMS // 2 else 1
-    return Tile(rows=128, codes=128, shares=shares, warps=8, stages=3)
+    return Tile(rows=128, codes=128, shares=shares, warps=8, stages=3, registers=registers)
 
 
 def empty_table(codebook: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,7 +103,7 @@ def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int, tile: Tile | No
     out = torch.empty(z.shape[:-1], dtype=torch.int64, device=z.device)
     if rows == 0:
         return out
-    tile = tile or tuned("vq_assign", z.dtype, rows, choose(rows))
+    tile = tile or tuned("vq_assign", z.dtype, rows, choose(rows, dim))
     padded = pieces.shape[0]
     share = -(-padded // (tile.codes * tile.shares)) * tile.codes
     shares = -(-padded // share)

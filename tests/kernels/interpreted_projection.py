@@ -22,7 +22,7 @@ def right(x, *rest, unit):
 
 @pytest.mark.parametrize("norm", ["both", "weight", "none"])
 @pytest.mark.parametrize("unit", [True, False])
-@pytest.mark.parametrize(("rows", "channels", "dim"), [(1, 16, 1), (19, 48, 8), (33, 64, 32)])
+@pytest.mark.parametrize(("rows", "channels", "dim"), [(1, 16, 1), (19, 48, 8), (33, 64, 32), (3, 600, 2)])
 def test_equals_float64(rows, channels, dim, norm, unit):
     inputs = draw(rows, channels, dim, norm)
     found = op.vq_project(*inputs, unit=unit)
