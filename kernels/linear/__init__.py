@@ -1,0 +1,20 @@
+"""The model's matrix products with what surrounds them, for inference (reference.md, Tokenizer 5 to 7)."""
+
+from kernels.dispatch import Form, Operator
+from kernels.linear import op, reference
+from kernels.linear.reference import Folded, fold
+
+gated_linear = Operator(
+    "gated_linear",
+    {"triton": Form(op.gated_linear, op.refuse_gated), "reference": Form(reference.gated_linear)},
+)
+attention_inputs = Operator(
+    "attention_inputs",
+    {"triton": Form(op.attention_inputs, op.refuse_attention), "reference": Form(reference.attention_inputs)},
+)
+residual_linear = Operator(
+    "residual_linear",
+    {"triton": Form(op.residual_linear, op.refuse_residual), "reference": Form(reference.residual_linear)},
+)
+
+__all__ = ["Folded", "attention_inputs", "fold", "gated_linear", "residual_linear"]

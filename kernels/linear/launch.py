@@ -1,0 +1,158 @@
+"""Launches of the fused products: grids and tiles. Imports triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from kernels.linear.triton_kernels import attention_inputs_kernel, gated_linear_kernel, residual_linear_kernel
+from kernels.tuning import tuned
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The part of the result that a program computes at a time, and how.
+
+    Args:
+        rows, columns: of the tile; a gated product has two such tiles.
+        inner: step along K.
+        warps, stages: of a program, and of its pipeline of loads.
+        programs: that share the tiles out among them, each going on to its next; 0 for one program a tile.
+        descriptors: loads by the tensor memory accelerator (compute capability 9.0 and later).
+    """
+
+    rows: int
+    columns: int
+    inner: int = 64
+    warps: int = 4
+    stages: int = 3
+    programs: int = 0
+    descriptors: bool = False
+
+
+EXACT = Tile(32, 64, inner=32, warps=4, stages=2)  # float32 is multiplied without tensor cores
+FEW_ROWS, SOME_ROWS = 2048, 4096
+
+
+def gated_linear(
+    x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor, tile: Tile | None = None
+) -> Tensor:
+    """`reference.gated_linear` in one kernel."""
+    x, weight, columns = x.contiguous(), weight.contiguous(), weight.shape[0] // 2
+    out = torch.empty((x.shape[0], columns), dtype=x.dtype, device=x.device)
+    if out.numel():
+        tile = tile or tuned("gated_linear", x.dtype, x.shape[0], _gated_default(x))
+        grid, pair, constants = _geometry(x, weight, columns, tile)
+        with torch.cuda.device_of(x):
+            gated_linear_kernel[grid](
+                pair[0], statistics.contiguous(), pair[1], sums.contiguous(), shift.contiguous(), out, x.shape[0],
+                N=columns, **constants,
+            )  # fmt: skip
+    return out
+
+
+def attention_inputs(
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    sums: Tensor,
+    normed: int,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    q_scale: Tensor | None,
+    k_scale: Tensor | None,
+    heads: int,
+    shift: Tensor | None = None,
+    tile: Tile | None = None,
+) -> Tensor:
+    """`reference.attention_inputs` in one kernel."""
+    x, weight, width = x.contiguous(), weight.contiguous(), weight.shape[0] // 3
+    out = torch.empty((x.shape[0], 3, heads, width // heads), dtype=x.dtype, device=x.device)
+    if out.numel():
+        tile = tile or tuned("attention_inputs", x.dtype, x.shape[0], _attention_default(x))
+        while width % tile.columns:  # a tile lies in the queries, the keys or the values
+            tile = replace(tile, columns=tile.columns // 2)
+        grid, pair, constants = _geometry(x, weight, 3 * width, tile)
+        tables = [x if table is None else table.contiguous() for table in (shift, cos, sin, q_scale, k_scale)]
+        with torch.cuda.device_of(x):
+            attention_inputs_kernel[grid](
+                pair[0], statistics.contiguous(), pair[1], sums.contiguous(), *tables, out, x.shape[0],
+                1 if cos is None else cos.shape[0],
+                WIDTH=width, DIM=width // heads, NORMED=normed // width, SHIFTED=shift is not None,
+                COSINE=q_scale is not None, ROTATED=cos is not None, **constants,
+            )  # fmt: skip
+    return out
+
+
+def residual_linear(
+    a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, tile: Tile | None = None
+) -> Tensor:
+    """`reference.residual_linear` in one kernel."""
+    a, weight, columns = a.contiguous(), weight.contiguous(), weight.shape[0]
+    out = torch.empty((a.shape[0], columns), dtype=a.dtype, device=a.device)
+    if out.numel():
+        tile = tile or tuned("residual_linear", a.dtype, a.shape[0], _residual_default(a))
+        grid, pair, constants = _geometry(a, weight, columns, tile)
+        with torch.cuda.device_of(a):
+            residual_linear_kernel[grid](
+                *pair, a if bias is None else bias.contiguous(), residual.contiguous(), out, a.shape[0],
+                N=columns, BIASED=bias is not None, **constants,
+            )  # fmt: skip
+    return out
+
+
+def _gated_default(x: Tensor) -> Tile:
+    if x.dtype == torch.float32:
+        return EXACT
+    if x.shape[0] <= FEW_ROWS:
+        return Tile(64, 64, warps=4, stages=4)
+    return Tile(128, 64, warps=4, stages=3)
+
+
+def _attention_default(x: Tensor) -> Tile:
+    if x.dtype == torch.float32:
+        return EXACT
+    if x.shape[0] <= FEW_ROWS:
+        return Tile(64, 128, warps=4, stages=4)
+    return Tile(128, 128, warps=4, stages=3)
+
+
+def _residual_default(x: Tensor) -> Tile:
+    if x.dtype == torch.float32:
+        return EXACT
+    if x.shape[0] <= FEW_ROWS:
+        return Tile(64, 64, warps=4, stages=4)
+    if x.shape[0] <= SOME_ROWS:
+        return Tile(128, 64, warps=4, stages=4)
+    return Tile(128, 128, warps=4, stages=3)
+
+
+def _geometry(
+    x: Tensor, weight: Tensor, columns: int, tile: Tile
+) -> tuple[tuple[int], tuple[Any, Any], dict[str, Any]]:
+    """The grid, x and the weight as the kernel takes them, and compile-time constants."""
+    tiles = -(-x.shape[0] // tile.rows) * -(-columns // tile.columns)
+    aligned = all(tensor.data_ptr() % 16 == 0 for tensor in (x, weight))
+    described = tile.descriptors and aligned
+    pair: tuple[Any, Any] = (x, weight)
+    if described:
+        pair = (
+            TensorDescriptor.from_tensor(x, [tile.rows, tile.inner]),
+            TensorDescriptor.from_tensor(weight, [tile.columns, tile.inner]),
+        )
+    constants = {
+        "K": x.shape[1],
+        "BLOCK_M": tile.rows,
+        "BLOCK_N": tile.columns,
+        "BLOCK_K": tile.inner,
+        "PERSISTENT": tile.programs > 0,
+        "DESCRIPTORS": described,
+        "PRECISION": "ieee",
+        "num_warps": tile.warps,
+        "num_stages": tile.stages,
+    }
+    return (min(tiles, tile.programs) if tile.programs else tiles,), pair, constants

@@ -1,0 +1,126 @@
+"""The fused products as custom operators: opaque to the compiler, without gradients.
+
+The launches are imported when they are first called, since a machine without a GPU need not have triton.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.hardware import refuse_triton
+
+STEP = 64  # what K must be a multiple of: the loop over it has no masks
+HEAD = 64  # columns of the narrowest tile that holds whole heads
+
+
+@torch.library.custom_op("omnitok::gated_linear", mutates_args=())
+def gated_linear(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> Tensor:
+    from kernels.linear import launch
+
+    return launch.gated_linear(x, statistics, weight, sums, shift)
+
+
+@gated_linear.register_fake
+def _(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0] // 2))
+
+
+@torch.library.custom_op("omnitok::attention_inputs", mutates_args=())
+def attention_inputs(
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    sums: Tensor,
+    normed: int,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    q_scale: Tensor | None,
+    k_scale: Tensor | None,
+    heads: int,
+    shift: Tensor | None = None,
+) -> Tensor:
+    from kernels.linear import launch
+
+    return launch.attention_inputs(x, statistics, weight, sums, normed, cos, sin, q_scale, k_scale, heads, shift)
+
+
+@attention_inputs.register_fake
+def _(
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    sums: Tensor,
+    normed: int,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    q_scale: Tensor | None,
+    k_scale: Tensor | None,
+    heads: int,
+    shift: Tensor | None = None,
+) -> Tensor:
+    return x.new_empty((x.shape[0], 3, heads, weight.shape[0] // (3 * heads)))
+
+
+@torch.library.custom_op("omnitok::residual_linear", mutates_args=())
+def residual_linear(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
+    from kernels.linear import launch
+
+    return launch.residual_linear(a, weight, bias, residual)
+
+
+@residual_linear.register_fake
+def _(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
+    return a.new_empty((a.shape[0], weight.shape[0]))
+
+
+def _refuse(x: Tensor, weight: Tensor, *others: Tensor | None) -> str | None:
+    """Say what no product here can take."""
+    tensors = [tensor for tensor in (x, weight, *others) if tensor is not None]
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return "no gradients"
+    if (reason := refuse_triton(*tensors)) is not None:
+        return reason
+    if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1]:
+        return f"{tuple(x.shape)} and {tuple(weight.shape)} are no matrices that multiply"
+    if weight.dtype != x.dtype:
+        return f"a weight in {weight.dtype} for inputs in {x.dtype}"
+    if x.shape[1] == 0 or x.shape[1] % STEP:
+        return f"{x.shape[1]} columns of x are no multiple of {STEP}"
+    return None
+
+
+def refuse_gated(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> str | None:
+    """Say why the kernel cannot run this call, or None."""
+    return _refuse(x, weight, statistics, sums, shift)
+
+
+def refuse_attention(
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    sums: Tensor,
+    normed: int,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    q_scale: Tensor | None,
+    k_scale: Tensor | None,
+    heads: int,
+    shift: Tensor | None = None,
+) -> str | None:
+    """Say why the kernel cannot run this call, or None."""
+    if (reason := _refuse(x, weight, statistics, sums, cos, sin, q_scale, k_scale, shift)) is not None:
+        return reason
+    width = weight.shape[0] // 3
+    if width % HEAD:
+        return f"{width} query columns are no multiple of {HEAD}"
+    if q_scale is not None and width != heads * HEAD:
+        return f"heads of {width // heads} columns, not {HEAD}"
+    if normed % width:
+        return f"{normed} normalised columns are no multiple of the {width} of the queries"
+    return None
+
+
+def refuse_residual(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> str | None:
+    """Say why the kernel cannot run this call, or None."""
+    return _refuse(a, weight, bias, residual)

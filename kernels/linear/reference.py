@@ -1,0 +1,133 @@
+"""The definition of the fused products, readable and on any device.
+
+A LayerNorm before a product is folded into it (`fold`): with W' = W gamma, s[n] = sum_k W'[n, k] and
+c[n] = (W beta)[n] + bias[n],
+
+    LN(x) W^T + bias = rstd (x W'^T - mean s) + c
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kernels.spatial_attention.reference import cosine
+from kernels.spatial_attention.rope import RopeTable
+
+
+class Folded(NamedTuple):
+    """A product that has taken in the LayerNorm before it.
+
+    Args:
+        weight (Tensor): shape (N, C), in the dtype of the product.
+        sums (Tensor): shape (N,), float32, of the rounded weight's rows.
+        shift (Tensor): shape (N,), float32.
+    """
+
+    weight: Tensor
+    sums: Tensor
+    shift: Tensor
+
+
+def fold(
+    norm_weight: Tensor, norm_bias: Tensor | None, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Folded:
+    """Fold a LayerNorm's weight and bias into the product after it; done once, when weights are loaded.
+
+    Args:
+        norm_weight, norm_bias: the LayerNorm's, shape (C,).
+        weight, bias: the product's, shape (N, C) and (N,).
+        dtype: of the folded weight.
+    """
+    exact = weight.detach().float()
+    rounded = (exact * norm_weight.detach().float()).to(dtype)
+    # sums of what is multiplied, so that a constant row cancels whatever was rounded
+    shift = torch.zeros_like(exact[:, 0]) if norm_bias is None else exact @ norm_bias.detach().float()
+    if bias is not None:
+        shift = shift + bias.detach().float()
+    return Folded(rounded.contiguous(), rounded.float().sum(1), shift.contiguous())
+
+
+def _normed(product: Tensor, statistics: Tensor, sums: Tensor, shift: Tensor | None) -> Tensor:
+    """Correct a product (M, N) for the LayerNorm, in float32 (float64 stays)."""
+    product = product if product.dtype.itemsize == 8 else product.float()
+    mean, rstd = statistics.split(1, dim=1)
+    corrected = rstd * (product - mean * sums)
+    return corrected if shift is None else corrected + shift
+
+
+def gated_linear(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> Tensor:
+    """LayerNorm, two products, and one of them times the GELU of the other: value gelu(gate).
+
+    Args:
+        x (Tensor): shape (M, C).
+        statistics (Tensor): shape (M, 2), float32; mean and 1 / standard deviation of each row of x.
+        weight (Tensor): shape (2 F, C), folded; rows of values, then rows of gates.
+        sums, shift (Tensor): shape (2 F,), float32, from `fold`.
+
+    Returns:
+        Tensor: shape (M, F), dtype of x. The GELU is the exact one.
+    """
+    value, gate = _normed(F.linear(x, weight), statistics, sums, shift).chunk(2, dim=1)
+    return (value * F.gelu(gate)).to(x.dtype)
+
+
+def attention_inputs(
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    sums: Tensor,
+    normed: int,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    q_scale: Tensor | None,
+    k_scale: Tensor | None,
+    heads: int,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """Queries, keys and values of every head in one product.
+
+    Args:
+        x (Tensor): shape (M, C), positions in raster order within each frame.
+        statistics (Tensor): shape (M, 2), float32; mean and 1 / standard deviation of each row of x.
+        weight (Tensor): shape (3 H D, C); rows of queries, keys, values; the first `normed` rows folded.
+        sums (Tensor): shape (3 H D,), float32, from `fold`; those past `normed` are not read.
+        normed (int): output columns that see LayerNorm(x); the others see x.
+        cos, sin (Tensor): shape (P, D / 2), float32, of the P positions of a frame; row m is at m % P; or None.
+        q_scale, k_scale (Tensor): shape (D,); where given, queries and keys are turned, l2-normalised and scaled.
+        heads (int): H.
+        shift (Tensor): shape (3 H D,), float32, from `fold`, of which `normed` are read; None for zeros.
+
+    Returns:
+        Tensor: shape (M, 3, H, D), dtype of x.
+    """
+    product = F.linear(x, weight)
+    corrected = _normed(product[:, :normed], statistics, sums[:normed], None if shift is None else shift[:normed])
+    rest = product[:, normed:].to(corrected.dtype)
+    out = torch.cat((corrected, rest), dim=1).unflatten(1, (3, heads, -1))
+    if q_scale is None or k_scale is None:
+        return out.to(x.dtype)
+    rope = None
+    if cos is not None and sin is not None:
+        repeats = -(-x.shape[0] // cos.shape[0])
+        rope = RopeTable(*(table.repeat(repeats, 1)[: x.shape[0]] for table in (cos, sin)))
+    q, k, v = out.unbind(1)
+    return torch.stack((cosine(q, q_scale, rope), cosine(k, k_scale, rope), v), dim=1).to(x.dtype)
+
+
+def residual_linear(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
+    """A product added to what came before it, in a new tensor.
+
+    Args:
+        a (Tensor): shape (M, K).
+        weight (Tensor): shape (N, K).
+        bias (Tensor): shape (N,), or None.
+        residual (Tensor): shape (M, N).
+
+    Returns:
+        Tensor: shape (M, N), dtype of a: residual + a W^T + bias.
+    """
+    return residual + F.linear(a, weight, bias)

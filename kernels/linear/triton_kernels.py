@@ -1,0 +1,240 @@
+"""Triton kernels of matrix products with what surrounds them: one loop over K, three epilogues.
+
+A program computes one tile (BLOCK_M, BLOCK_N) of the result, or where PERSISTENT every so many of them, so that loads
+for the next tile run during the epilogue of this one. Tiles of one row of tiles follow each other: the weights fit the
+L2 cache whole, so that x is read from memory once. K is a multiple of BLOCK_K; rows past the last are loaded from the
+last one and not stored. With DESCRIPTORS x and the weight come through the tensor memory accelerator.
+
+Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` places.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+SMALLEST_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
+HALF_ROOT: tl.constexpr = tl.constexpr(0.7071067811865476)
+
+
+@triton.jit
+def _product(
+    x, weight, i_row, i_column, M, N: tl.constexpr, K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    GATED: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A tile of x W^T, float32; where GATED also that of the weight's rows N further down."""
+    # (BLOCK_M, BLOCK_N)
+    b_sum = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    b_gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if not DESCRIPTORS:
+        o_k = tl.arange(0, BLOCK_K)
+        o_x = tl.minimum(tl.arange(0, BLOCK_M), M - 1 - i_row)[:, None] * K + o_k[None, :]
+        o_w = tl.minimum(tl.arange(0, BLOCK_N), N - 1 - i_column)[:, None] * K + o_k[None, :]
+        p_x, p_w = x + tl.cast(i_row, tl.int64) * K, weight + i_column * K
+    for k in range(0, K, BLOCK_K):
+        if DESCRIPTORS:
+            b_x, b_w = x.load([i_row, k]), weight.load([i_column, k])
+        else:
+            b_x, b_w = tl.load(p_x + k + o_x), tl.load(p_w + k + o_w)
+        b_sum = tl.dot(b_x, tl.trans(b_w), b_sum, input_precision=PRECISION)
+        if GATED:
+            if DESCRIPTORS:
+                b_w = weight.load([i_column + N, k])
+            else:
+                b_w = tl.load(p_w + N * K + k + o_w)
+            b_gate = tl.dot(b_x, tl.trans(b_w), b_gate, input_precision=PRECISION)
+    return b_sum, b_gate
+
+
+@triton.jit
+def _columns(values, i_column, N: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Values (BLOCK_N,) of a tile's columns, float32; zero past the last."""
+    o_n = i_column + tl.arange(0, BLOCK_N)
+    return tl.load(values + o_n, mask=o_n < N, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def _moments(statistics, i_row, M, BLOCK_M: tl.constexpr):
+    """Mean and 1 / standard deviation (BLOCK_M,) of a tile's rows."""
+    o_m = tl.minimum(i_row + tl.arange(0, BLOCK_M), M - 1)
+    return tl.load(statistics + 2 * o_m), tl.load(statistics + 2 * o_m + 1)
+
+
+@triton.jit
+def _normed(b_sum, b_mean, b_rstd, b_sums, b_shift):
+    """What the product with the normalised rows would have been."""
+    return b_rstd[:, None] * (b_sum - b_mean[:, None] * b_sums[None, :]) + b_shift[None, :]
+
+
+@triton.jit
+def _places(i_row, i_column, M, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Offsets (BLOCK_M, BLOCK_N) of a tile in the result (M, N), and which of them exist."""
+    o_m, o_n = i_row + tl.arange(0, BLOCK_M), i_column + tl.arange(0, BLOCK_N)
+    mask = (o_m < M)[:, None] & (o_n < N)[None, :]
+    return tl.cast(i_row, tl.int64) * N + (tl.arange(0, BLOCK_M)[:, None] * N + o_n[None, :]), mask
+
+
+@triton.jit
+def _gated_tile(
+    i_tile, x, statistics, weight, sums, shift, out, M, N: tl.constexpr, K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    across: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    i_row, i_column = i_tile // across * BLOCK_M, i_tile % across * BLOCK_N
+    b_value, b_gate = _product(
+        x, weight, i_row, i_column, M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, True, DESCRIPTORS, PRECISION
+    )
+    b_mean, b_rstd = _moments(statistics, i_row, M, BLOCK_M)
+    b_sums, b_shift = _columns(sums + N, i_column, N, BLOCK_N), _columns(shift + N, i_column, N, BLOCK_N)
+    b_gate = _normed(b_gate, b_mean, b_rstd, b_sums, b_shift)
+    b_gate = 0.5 * b_gate * (1.0 + tl.math.erf(b_gate * HALF_ROOT))
+    b_sums, b_shift = _columns(sums, i_column, N, BLOCK_N), _columns(shift, i_column, N, BLOCK_N)
+    b_out = _normed(b_value, b_mean, b_rstd, b_sums, b_shift) * b_gate
+    o_out, mask = _places(i_row, i_column, M, N, BLOCK_M, BLOCK_N)
+    tl.store(out + o_out, b_out.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["M"])
+def gated_linear_kernel(
+    x, statistics, weight, sums, shift, out, M, N: tl.constexpr, K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """value gelu(gate) (M, N); the weight's first N rows are values, the others gates."""
+    if PERSISTENT:
+        tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
+        for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+            _gated_tile(
+                i_tile, x, statistics, weight, sums, shift, out, M, N, K,
+                BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION,
+            )  # fmt: skip
+    else:
+        _gated_tile(
+            tl.program_id(0), x, statistics, weight, sums, shift, out, M, N, K,
+            BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION,
+        )  # fmt: skip
+
+
+@triton.jit
+def _angles(table, i_row, positions, BLOCK_M: tl.constexpr, PAIRS: tl.constexpr):
+    """Cosines or sines (BLOCK_M, 1, PAIRS) of the positions of a tile's rows."""
+    o_position = (i_row + tl.arange(0, BLOCK_M)) % positions
+    b_angle = tl.load(table + o_position[:, None] * PAIRS + tl.arange(0, PAIRS)[None, :])
+    return tl.expand_dims(b_angle, 1)
+
+
+@triton.jit
+def _cosine(
+    b_in, scale, cos, sin, i_row, positions,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DIM: tl.constexpr, ROTATED: tl.constexpr,
+):  # fmt: skip
+    """Turn, l2-normalise and scale whole heads (BLOCK_M, BLOCK_N)."""
+    # (BLOCK_M, heads, DIM / 2), the even and the odd channels
+    b_x, b_y = tl.split(tl.reshape(b_in, (BLOCK_M, BLOCK_N // DIM, DIM // 2, 2)))
+    b_inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(b_x * b_x + b_y * b_y, 2)), SMALLEST_NORM)
+    b_x, b_y = b_x * b_inverse[:, :, None], b_y * b_inverse[:, :, None]
+    if ROTATED:
+        b_cos = _angles(cos, i_row, positions, BLOCK_M, DIM // 2)
+        b_sin = _angles(sin, i_row, positions, BLOCK_M, DIM // 2)
+        b_x, b_y = b_x * b_cos - b_y * b_sin, b_x * b_sin + b_y * b_cos
+    b_scale = tl.load(scale + tl.arange(0, BLOCK_N) % DIM).to(tl.float32)
+    return tl.reshape(tl.join(b_x, b_y), (BLOCK_M, BLOCK_N)) * b_scale[None, :]
+
+
+@triton.jit
+def _attention_tile(
+    i_tile, x, statistics, weight, sums, shift, cos, sin, q_scale, k_scale, out, M, positions,
+    WIDTH: tl.constexpr, DIM: tl.constexpr, K: tl.constexpr,
+    NORMED: tl.constexpr, SHIFTED: tl.constexpr, COSINE: tl.constexpr, ROTATED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    N: tl.constexpr = 3 * WIDTH
+    across: tl.constexpr = N // BLOCK_N
+    i_row, i_column = i_tile // across * BLOCK_M, i_tile % across * BLOCK_N
+    i_part = i_column // WIDTH  # a tile lies in the queries, the keys or the values
+    b_out, _ = _product(
+        x, weight, i_row, i_column, M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, False, DESCRIPTORS, PRECISION
+    )
+    if NORMED > 0:
+        b_mean, b_rstd = _moments(statistics, i_row, M, BLOCK_M)
+        b_rstd = tl.where(i_part < NORMED, b_rstd, 1.0)
+        b_sums, b_shift = _columns(sums, i_column, NORMED * WIDTH, BLOCK_N), tl.zeros((BLOCK_N,), tl.float32)
+        if SHIFTED:
+            b_shift = _columns(shift, i_column, NORMED * WIDTH, BLOCK_N)
+        b_out = _normed(b_out, b_mean, b_rstd, b_sums, b_shift)
+    if COSINE:
+        if i_part == 0:
+            b_out = _cosine(b_out, q_scale, cos, sin, i_row, positions, BLOCK_M, BLOCK_N, DIM, ROTATED)
+        elif i_part == 1:
+            b_out = _cosine(b_out, k_scale, cos, sin, i_row, positions, BLOCK_M, BLOCK_N, DIM, ROTATED)
+    o_out, mask = _places(i_row, i_column, M, N, BLOCK_M, BLOCK_N)
+    tl.store(out + o_out, b_out.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["M", "positions"])
+def attention_inputs_kernel(
+    x, statistics, weight, sums, shift, cos, sin, q_scale, k_scale, out, M, positions,
+    WIDTH: tl.constexpr, DIM: tl.constexpr, K: tl.constexpr,
+    NORMED: tl.constexpr, SHIFTED: tl.constexpr, COSINE: tl.constexpr, ROTATED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Queries, keys and values (M, 3, WIDTH); NORMED of the three see the normalised rows. BLOCK_N divides WIDTH."""
+    if PERSISTENT:
+        tiles = tl.cdiv(M, BLOCK_M) * (3 * WIDTH // BLOCK_N)
+        for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+            _attention_tile(
+                i_tile, x, statistics, weight, sums, shift, cos, sin, q_scale, k_scale, out, M, positions,
+                WIDTH, DIM, K, NORMED, SHIFTED, COSINE, ROTATED,
+                BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION,
+            )  # fmt: skip
+    else:
+        _attention_tile(
+            tl.program_id(0), x, statistics, weight, sums, shift, cos, sin, q_scale, k_scale, out, M, positions,
+            WIDTH, DIM, K, NORMED, SHIFTED, COSINE, ROTATED,
+            BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION,
+        )  # fmt: skip
+
+
+@triton.jit
+def _residual_tile(
+    i_tile, a, weight, bias, residual, out, M, N: tl.constexpr, K: tl.constexpr, BIASED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    across: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    i_row, i_column = i_tile // across * BLOCK_M, i_tile % across * BLOCK_N
+    b_out, _ = _product(
+        a, weight, i_row, i_column, M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, False, DESCRIPTORS, PRECISION
+    )
+    if BIASED:
+        b_out += _columns(bias, i_column, N, BLOCK_N)[None, :]
+    o_out, mask = _places(i_row, i_column, M, N, BLOCK_M, BLOCK_N)
+    b_out += tl.load(residual + o_out, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + o_out, b_out.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["M"])
+def residual_linear_kernel(
+    a, weight, bias, residual, out, M, N: tl.constexpr, K: tl.constexpr, BIASED: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """residual + a W^T + bias (M, N)."""
+    if PERSISTENT:
+        tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
+        for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
+            _residual_tile(
+                i_tile, a, weight, bias, residual, out, M, N, K, BIASED,
+                BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION,
+            )  # fmt: skip
+    else:
+        _residual_tile(
+            tl.program_id(0), a, weight, bias, residual, out, M, N, K, BIASED,
+            BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION,
+        )  # fmt: skip

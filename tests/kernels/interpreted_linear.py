@@ -1,0 +1,146 @@
+"""The fused products in Triton's interpreter; `test_linear_triton.py` runs this file in a process of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from poison import poisoned
+
+from kernels.linear import fold, launch, op, reference
+from kernels.spatial_attention import rope_table
+from kernels.spatial_attention.reference import cosine
+from kernels.spatial_attention.rope import RopeTable
+
+WIDTH = 64
+TOLERANCE = {torch.float32: 3e-5, torch.float16: 4e-3}
+TILES = [
+    launch.Tile(16, 64),
+    launch.Tile(32, 64, inner=32, programs=3),
+    launch.Tile(16, 64, descriptors=True),
+    launch.Tile(16, 64, programs=2, descriptors=True),
+]
+
+
+def normal(*shape, dtype=torch.float32, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def layer_norm(rows, columns, dtype=torch.float32, width=WIDTH):
+    """Rows with a mean of their own, their LayerNorm, and a product that has taken it in."""
+    x = (2 * normal(rows, width) + 0.7).to(dtype)
+    norm_weight, norm_bias = 1 + 0.2 * normal(width, seed=1), 0.3 * normal(width, seed=2)
+    weight, bias = normal(columns, width, seed=3) / width**0.5, normal(columns, seed=4)
+    wide = x.float()
+    statistics = torch.stack((wide.mean(1), (wide.var(1, correction=0) + 1e-5).rsqrt()), dim=1)
+    normed = F.layer_norm(wide, (width,), norm_weight, norm_bias)
+    return x, statistics, fold(norm_weight, norm_bias, weight, bias, dtype), F.linear(normed, weight, bias)
+
+
+def close(ours, right, dtype):
+    torch.testing.assert_close(ours.float(), right.float(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+def attention_call(rows=37, heads=2, parts=1, grid=(5, 7), scaled=True, dtype=torch.float32, shifted=True):
+    width = 64 * heads
+    x, statistics, folded, _ = layer_norm(rows, 3 * width, dtype)
+    rope = rope_table(*grid, 64) if grid else (None, None)
+    scales = [0.5 + normal(64, seed=seed).abs() for seed in (5, 6)] if scaled else [None, None]
+    return x, statistics, folded.weight, folded.sums, parts * width, *rope, *scales, heads, (
+        folded.shift if shifted else None
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_folded_layer_norm_is_one(dtype):
+    x, statistics, folded, right = layer_norm(33, 2 * 96, dtype)
+    value, gate = right.chunk(2, dim=1)
+    with poisoned():
+        ours = op.gated_linear(x, statistics, *folded)
+    assert ours.dtype == dtype
+    close(ours, value * F.gelu(gate), dtype)
+
+
+@pytest.mark.parametrize("tile", TILES, ids=str)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 64), (37, 96)])
+def test_gated_tiles(tile, rows, columns):
+    x, statistics, folded, _ = layer_norm(rows, 2 * columns, width=128)
+    with poisoned():
+        ours = launch.gated_linear(x, statistics, *folded, tile=tile)
+    close(ours, reference.gated_linear(x, statistics, *folded), torch.float32)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"grid": None},
+        {"scaled": False, "grid": None, "parts": 3},
+        {"scaled": False, "grid": None, "parts": 0, "heads": 3},
+        {"parts": 3, "heads": 1, "shifted": False},
+        {"dtype": torch.float16},
+    ],
+    ids=str,
+)
+def test_attention_inputs_equal_the_reference(options):
+    call = attention_call(**options)
+    with poisoned():
+        ours = op.attention_inputs(*call)
+    assert ours.shape == (37, 3, options.get("heads", 2), 64)
+    close(ours, reference.attention_inputs(*call), options.get("dtype", torch.float32))
+
+
+@pytest.mark.parametrize("tile", [*TILES, launch.Tile(16, 128), launch.Tile(16, 256)], ids=str)
+def test_attention_tiles(tile):
+    call = attention_call()
+    with poisoned():
+        ours = launch.attention_inputs(*call, tile=tile)
+    close(ours, reference.attention_inputs(*call), torch.float32)
+
+
+def test_queries_see_the_norm_and_the_rest_does_not():
+    x, statistics, folded, right = layer_norm(70, 3 * 64)
+    raw = normal(2 * 64, WIDTH, seed=7)
+    weight = torch.cat((folded.weight[:64], raw))
+    rope, scales = rope_table(5, 7, 64), [0.5 + normal(64, seed=seed).abs() for seed in (5, 6)]
+    twice = RopeTable(*(table.repeat(2, 1) for table in rope))  # two frames
+    q, k, v = op.attention_inputs(x, statistics, weight, folded.sums, 64, *rope, *scales, 1, folded.shift).unbind(1)
+    keys, values = (x @ raw.T).unflatten(1, (2, 1, 64)).unbind(1)
+    close(q, cosine(right[:, :64].unflatten(1, (1, 64)), scales[0], twice), torch.float32)
+    close(k, cosine(keys, scales[1], twice), torch.float32)
+    close(v, values, torch.float32)
+
+
+def test_vectors_of_zero_stay_zero():
+    call = list(attention_call(parts=0))
+    call[0] = torch.zeros_like(call[0])
+    assert not op.attention_inputs(*call).any()
+
+
+@pytest.mark.parametrize("tile", [None, *TILES], ids=str)
+@pytest.mark.parametrize("biased", [True, False])
+def test_residual(tile, biased):
+    a, weight, residual = normal(37, 128), normal(96, 128, seed=1) / 11, normal(37, 96, seed=2)
+    bias = normal(96, seed=3) if biased else None
+    with poisoned():
+        ours = launch.residual_linear(a, weight, bias, residual, tile=tile)
+    close(ours, reference.residual_linear(a, weight, bias, residual), torch.float32)
+
+
+def test_misaligned_rows_go_without_descriptors():
+    a = normal(16 * 64 + 1)[1:].view(16, 64)
+    weight, residual = normal(64, 64, seed=1), normal(16, 64, seed=2)
+    ours = launch.residual_linear(a, weight, None, residual, tile=launch.Tile(16, 64, descriptors=True))
+    close(ours, reference.residual_linear(a, weight, None, residual), torch.float32)
+
+
+def test_no_rows():
+    x, statistics, folded, _ = layer_norm(1, 128)
+    assert op.gated_linear(x[:0], statistics[:0], *folded).shape == (0, 64)
+
+
+def test_operators_are_registered_well():
+    x, statistics, folded, _ = layer_norm(5, 128)
+    torch.library.opcheck(op.gated_linear, (x, statistics, *folded))
+    torch.library.opcheck(op.attention_inputs, attention_call(rows=5, heads=1))
+    torch.library.opcheck(op.residual_linear, (x, folded.weight, None, normal(5, 128)))
