@@ -17,11 +17,12 @@ def _capability(index: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 
-def refuse_triton(*tensors: Tensor | None) -> str | None:
+def refuse_triton(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str | None:
     """Say why Triton kernels cannot run on these tensors, or None if they can.
 
     Args:
-        tensors: the floating inputs of an operator, the main one first; None is skipped.
+        tensors: inputs of an operator, the main one first; None is skipped.
+        dtypes: those that the kernels take.
     """
     if not _HAS_TRITON:
         return "triton is not installed"
@@ -30,8 +31,8 @@ def refuse_triton(*tensors: Tensor | None) -> str | None:
             continue
         if not x.is_cuda:
             return f"{x.device.type} tensors"
-        if x.dtype not in DTYPES:
-            return f"{x.dtype} is not one of bfloat16, float16, float32"
+        if x.dtype not in dtypes:
+            return f"{x.dtype} is not one of {', '.join(str(dtype).removeprefix('torch.') for dtype in dtypes)}"
         if _capability(x.device.index) < (8, 0):
             return "the GPU is older than compute capability 8.0"
     return None

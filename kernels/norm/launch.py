@@ -1,0 +1,62 @@
+"""Launches of LayerNorm's kernels: grids and tiles. Imports triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.norm.triton_kernels import layer_norm_kernel, row_statistics_kernel
+from kernels.tuning import tuned
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a program owns: rows, over its warps."""
+
+    rows: int
+    warps: int
+
+
+FEW_ROWS = 4096  # up to here one row for a program, so that every multiprocessor has some
+FEW = Tile(rows=1, warps=1)
+MANY = Tile(rows=4, warps=1)  # within one warp no sum goes through shared memory
+
+
+def choose(rows: int) -> Tile:
+    """The tile for a number of rows."""
+    return FEW if rows <= FEW_ROWS else MANY
+
+
+def row_statistics(x: Tensor, eps: float, tile: Tile | None = None) -> Tensor:
+    """Run the operator; arguments are those of `reference.row_statistics`."""
+    x, channels = x.contiguous(), x.shape[-1]
+    rows = x.numel() // channels
+    out = torch.empty((*x.shape[:-1], 2), dtype=torch.float32, device=x.device)
+    if rows:
+        tile = tile or tuned("row_statistics", x.dtype, rows, choose(rows))
+        with torch.cuda.device_of(x):
+            row_statistics_kernel[(-(-rows // tile.rows),)](
+                x, out, rows, eps, C=channels, ROWS=tile.rows, LANES=_lanes(channels), num_warps=tile.warps
+            )
+    return out
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, tile: Tile | None = None) -> Tensor:
+    """Run the operator; arguments are those of `reference.layer_norm`."""
+    x, weight, channels = x.contiguous(), weight.contiguous(), x.shape[-1]
+    rows = x.numel() // channels
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if rows:
+        tile = tile or tuned("layer_norm", x.dtype, rows, choose(rows))
+        with torch.cuda.device_of(x):
+            layer_norm_kernel[(-(-rows // tile.rows),)](
+                x, weight, weight if bias is None else bias.contiguous(), out, rows, eps,
+                C=channels, BIASED=bias is not None, ROWS=tile.rows, LANES=_lanes(channels), num_warps=tile.warps,
+            )  # fmt: skip
+    return out
+
+
+def _lanes(channels: int) -> int:
+    return 1 << (channels - 1).bit_length()

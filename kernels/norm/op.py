@@ -1,0 +1,66 @@
+"""LayerNorm as torch operators: what the compiler and CUDA graphs see of the kernels; without gradients.
+
+The launches are imported when they are first called, since a machine without a GPU need not have triton.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kernels.hardware import refuse_triton
+from kernels.norm.reference import EPS
+
+MOST_CHANNELS = 1024  # a row lies in registers
+
+
+def refuse_statistics(x: Tensor, eps: float = EPS) -> str | None:
+    """Say why the kernel cannot run this call, or None."""
+    return _refuse(x)
+
+
+def refuse_layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = EPS) -> str | None:
+    """Say why the kernel cannot run this call, or None."""
+    return _refuse(x, weight, bias)
+
+
+def _refuse(x: Tensor, *weights: Tensor | None) -> str | None:
+    if (reason := refuse_triton(x, *weights)) is not None:
+        return reason
+    if not 0 < x.shape[-1] <= MOST_CHANNELS:
+        return f"{x.shape[-1]} channels; 1 to {MOST_CHANNELS} fit in registers"
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights)):
+        return "it gives no gradients"
+    return None
+
+
+def row_statistics(x: Tensor, eps: float = EPS) -> Tensor:
+    return _row_statistics(x, eps)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = EPS) -> Tensor:
+    return _layer_norm(x, weight, bias, eps)
+
+
+@torch.library.custom_op("omnitok::row_statistics", mutates_args=())
+def _row_statistics(x: Tensor, eps: float) -> Tensor:
+    from kernels.norm import launch
+
+    return launch.row_statistics(x, eps)
+
+
+@_row_statistics.register_fake
+def _(x: Tensor, eps: float) -> Tensor:
+    return torch.empty((*x.shape[:-1], 2), dtype=torch.float32, device=x.device)
+
+
+@torch.library.custom_op("omnitok::layer_norm", mutates_args=())
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    from kernels.norm import launch
+
+    return launch.layer_norm(x, weight, bias, eps)
+
+
+@_layer_norm.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)

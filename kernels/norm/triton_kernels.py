@@ -1,0 +1,64 @@
+"""Triton kernels of LayerNorm: a row lies whole in the registers of a program, so that memory is read once.
+
+The variance is taken from differences to the mean, not from a sum of squares, which would cancel.
+
+Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` places.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _place(rows, C: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
+    """Rows (ROWS,) and channels (LANES,) of this program, offsets and masks (ROWS, LANES) of its elements."""
+    o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    o_channel = tl.arange(0, LANES)
+    mask = (o_row < rows)[:, None] & (o_channel < C)[None, :]
+    return o_row, o_channel, o_row[:, None] * C + o_channel[None, :], mask
+
+
+@triton.jit
+def _center(b_x, m_channel, eps, C: tl.constexpr):
+    """Mean (ROWS,), differences to it (ROWS, LANES), zero past the last channel, and 1 / deviation (ROWS,)."""
+    b_mean = tl.sum(b_x, 1) * (1.0 / C)
+    b_centered = tl.where(m_channel[None, :], b_x - b_mean[:, None], 0.0)
+    b_variance = tl.sum(b_centered * b_centered, 1) * (1.0 / C)
+    return b_mean, b_centered, tl.rsqrt(b_variance + eps)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def row_statistics_kernel(x, out, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
+    """Mean and inverse deviation of ROWS rows, out (rows, 2)."""
+    o_row, o_channel, o_x, mask = _place(rows, C, ROWS, LANES)
+    # (ROWS, LANES)
+    b_x = tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32)
+    b_mean, b_centered, b_inverse = _center(b_x, o_channel < C, eps, C)
+    # (ROWS, 2)
+    o_out = o_row[:, None] * 2 + tl.arange(0, 2)[None, :]
+    tl.store(out + o_out, tl.join(b_mean, b_inverse), mask=(o_row < rows)[:, None])
+
+
+@triton.jit(do_not_specialize=["rows"])
+def layer_norm_kernel(
+    x, weight, bias, out, rows, eps,
+    C: tl.constexpr, BIASED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+):  # fmt: skip
+    """LayerNorm of ROWS rows."""
+    o_row, o_channel, o_x, mask = _place(rows, C, ROWS, LANES)
+    m_channel = o_channel < C
+    # (ROWS, LANES)
+    b_x = tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32)
+    # (LANES,), asked for before the sums wait for b_x
+    b_weight = tl.load(weight + o_channel, mask=m_channel, other=0.0).to(tl.float32)
+    if BIASED:
+        b_bias = tl.load(bias + o_channel, mask=m_channel, other=0.0).to(tl.float32)
+    b_mean, b_centered, b_inverse = _center(b_x, m_channel, eps, C)
+    b_out = b_centered * b_inverse[:, None] * b_weight[None, :]
+    if BIASED:
+        b_out += b_bias[None, :]
+    tl.store(out + o_x, b_out.to(out.dtype.element_ty), mask=mask)

@@ -1,0 +1,13 @@
+"""Pixels as bytes to vectors of patches and back (section 3.1.1, Patchify; reference.md, Tokenizer 1 and 9)."""
+
+from kernels.dispatch import Form, Operator
+from kernels.patches import op, reference
+
+patchify = Operator(
+    "patchify", {"triton": Form(op.patchify, op.refuse_patchify), "reference": Form(reference.patchify)}
+)
+unpatchify = Operator(
+    "unpatchify", {"triton": Form(op.unpatchify, op.refuse_unpatchify), "reference": Form(reference.unpatchify)}
+)
+
+__all__ = ["patchify", "unpatchify"]

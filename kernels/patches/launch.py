@@ -1,0 +1,84 @@
+"""Launches of the kernels between bytes and patches: grids and tiles. Imports triton."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kernels.patches.reference import COLOURS, EPS, clip_shape, patches_shape
+from kernels.patches.triton_kernels import patchify_kernel, unpatchify_kernel
+from kernels.tuning import tuned
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a program owns: patches of so many values of one colour together, a power of two, over its warps."""
+
+    values: int
+    warps: int
+
+
+FEW_VALUES = 2**20  # of one colour; up to here smaller programs, so that every multiprocessor has some
+FEW = Tile(values=512, warps=4)
+MANY = Tile(values=2048, warps=4)
+
+
+def choose(values: int) -> Tile:
+    """The tile for a number of values of one colour."""
+    return FEW if values <= FEW_VALUES else MANY
+
+
+def patchify(
+    pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool, tile: Tile | None = None
+) -> Tensor:
+    """Run the operator; arguments are those of `reference.patchify`."""
+    shape = patches_shape(pixels, patch, frames, first)
+    out = torch.empty(shape, dtype=dtype, device=pixels.device)
+    if out.numel():
+        pixels = _whole_frames(pixels[:, first:])
+        values = out.numel() // COLOURS
+        tile = tile or tuned("patchify", dtype, values, choose(values))
+        columns, programs = _share(shape, patch, frames, tile)
+        with torch.cuda.device_of(pixels):
+            patchify_kernel[(programs,)](
+                pixels, out, *shape[1:4], pixels.stride(0) // 4, EPS,
+                NORMED=normed, FRAMES=frames, SIDE=patch, COLUMNS=columns, num_warps=tile.warps,
+            )  # fmt: skip
+    return out
+
+
+def unpatchify(first: Tensor, later: Tensor | None, patch: int, frames: int, tile: Tile | None = None) -> Tensor:
+    """Run the operator; arguments are those of `reference.unpatchify`."""
+    shape = clip_shape(first, later, patch, frames)
+    out = torch.empty(shape, dtype=torch.uint8, device=first.device)
+    for patches, begin, depth in ((first, 0, 1), (later, 1, frames)):
+        if patches is None or not patches.numel():
+            continue
+        values = patches.numel() // COLOURS
+        chosen = tile or tuned("unpatchify", patches.dtype, values, choose(values))
+        columns, programs = _share(tuple(patches.shape), patch, depth, chosen)
+        with torch.cuda.device_of(out):
+            unpatchify_kernel[(programs,)](
+                patches.contiguous(), out, *patches.shape[1:4], begin, shape[1],
+                FRAMES=depth, SIDE=patch, COLUMNS=columns, num_warps=chosen.warps,
+            )  # fmt: skip
+    return out
+
+
+def _share(shape: tuple[int, ...], patch: int, frames: int, tile: Tile) -> tuple[int, int]:
+    """Patches of a program, no more than a row of them needs, and programs."""
+    batch, times, down, across, _ = shape
+    columns = min(max(1, tile.values // (frames * patch**2)), 1 << (across - 1).bit_length())
+    return columns, batch * times * down * -(-across // columns)
+
+
+def _whole_frames(pixels: Tensor) -> Tensor:
+    """pixels (B, T, H, W, 3) if each item's frames are one run of memory that begins at a word, else a copy."""
+    _, length, height, width, colours = pixels.shape
+    within = (width * colours, colours, 1)
+    frame = pixels.stride(1) if length > 1 else height * width * colours
+    whole = pixels.stride()[2:] == within and frame == height * width * colours
+    words = pixels.stride(0) % 4 == 0 and pixels.storage_offset() % 4 == 0
+    return pixels if whole and words else pixels.clone(memory_format=torch.contiguous_format)

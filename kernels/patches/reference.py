@@ -1,0 +1,91 @@
+"""The definitions of the way from bytes to patch vectors and back, readable and on any device."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+EPS = 1e-5
+COLOURS = 3
+
+
+def patchify(
+    pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool = False
+) -> Tensor:
+    """Cut a clip into patches of `frames` frames and scale its bytes to [-0.5, 0.5].
+
+    Args:
+        pixels (Tensor): uint8, shape (B, T, H, W, 3), H and W multiples of the patch.
+        patch (int): p, height and width of a patch.
+        frames (int): g, frames of a patch.
+        first (int): the frame at which the first patch begins; T - first is a multiple of g.
+        dtype (torch.dtype): of the result.
+        normed (bool): whether each vector is normalised as by a LayerNorm without weight and bias.
+
+    Returns:
+        Tensor: shape (B, (T - first) / g, H / p, W / p, 3 g p p), a vector ordered (colour, frame, row, column).
+
+    Raises:
+        ValueError: sizes that are no multiples, or pixels that are no bytes of three colours.
+    """
+    shape = patches_shape(pixels, patch, frames, first)
+    x = pixels[:, first:].unflatten(3, (shape[3], patch)).unflatten(2, (shape[2], patch))
+    x = x.unflatten(1, (shape[1], frames)).permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(shape)
+    x = x.to(torch.float64 if dtype == torch.float64 else torch.float32) / 255 - 0.5
+    return (F.layer_norm(x, x.shape[-1:], eps=EPS) if normed else x).to(dtype)
+
+
+def unpatchify(first: Tensor, later: Tensor | None, patch: int, frames: int) -> Tensor:
+    """Put patches together to a clip of bytes: each value v to the byte nearest to 255 (v + 0.5), to the even of two.
+
+    Args:
+        first (Tensor): the first frame's vectors, any float dtype, shape (B, 1, h, w, 3 p p).
+        later (Tensor): those of the later frames, shape (B, t, h, w, 3 g p p), each ordered (colour, frame, row,
+            column); or None.
+        patch (int): p, height and width of a patch.
+        frames (int): g, frames of a later patch.
+
+    Returns:
+        Tensor: uint8, shape (B, 1 + t g, h p, w p, 3).
+
+    Raises:
+        ValueError: vectors of another length, or two parts that do not fit together.
+    """
+    clip_shape(first, later, patch, frames)
+    parts = [_clip(first, patch, 1)] + ([] if later is None else [_clip(later, patch, frames)])
+    return torch.cat(parts, dim=1)
+
+
+def _clip(patches: Tensor, patch: int, frames: int) -> Tensor:
+    wide = patches if patches.dtype == torch.float64 else patches.float()
+    pixels = ((wide + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
+    x = pixels.unflatten(-1, (COLOURS, frames, patch, patch))  # (B, t, h, w, 3, frames, p, p)
+    return x.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(1, 2).flatten(2, 3).flatten(3, 4)
+
+
+def patches_shape(pixels: Tensor, patch: int, frames: int, first: int) -> tuple[int, int, int, int, int]:
+    """Shape of the patches of a clip; raises where it cannot be cut so."""
+    if pixels.dtype != torch.uint8 or pixels.dim() != 5 or pixels.shape[-1] != COLOURS:
+        raise ValueError(f"pixels must be uint8 (B, T, H, W, 3), not {pixels.dtype} {tuple(pixels.shape)}")
+    batch, length, height, width, _ = pixels.shape
+    if height % patch or width % patch:
+        raise ValueError(f"{height}x{width} pixels are no multiple of the patch {patch}")
+    if not 0 <= first <= length or (length - first) % frames:
+        raise ValueError(f"{length} frames from frame {first} are no multiple of {frames}")
+    return batch, (length - first) // frames, height // patch, width // patch, COLOURS * frames * patch**2
+
+
+def clip_shape(first: Tensor, later: Tensor | None, patch: int, frames: int) -> tuple[int, int, int, int, int]:
+    """Shape of the clip that patches give; raises where they do not fit together."""
+    values = COLOURS * patch**2
+    if first.dim() != 5 or first.shape[1] != 1 or first.shape[-1] != values:
+        raise ValueError(f"the first frame's patches must be (B, 1, h, w, {values}), not {tuple(first.shape)}")
+    batch, _, down, across, _ = first.shape
+    length = 1
+    if later is not None:
+        wanted = (batch, later.shape[1], down, across, values * frames)
+        if later.shape != wanted or later.dtype != first.dtype:
+            raise ValueError(f"later patches must be {first.dtype} {wanted}, not {later.dtype} {tuple(later.shape)}")
+        length += frames * later.shape[1]
+    return batch, length, down * patch, across * patch, COLOURS
