@@ -4,15 +4,15 @@ from kernels.dispatch import Form, Operator
 from kernels.linear import op, reference
 from kernels.linear.reference import Folded, fold
 
-gated_linear = Operator(
+gated_linear: Operator[...] = Operator(
     "gated_linear",
     {"triton": Form(op.gated_linear, op.refuse_gated), "reference": Form(reference.gated_linear)},
 )
-attention_inputs = Operator(
+attention_inputs: Operator[...] = Operator(
     "attention_inputs",
     {"triton": Form(op.attention_inputs, op.refuse_attention), "reference": Form(reference.attention_inputs)},
 )
-residual_linear = Operator(
+residual_linear: Operator[...] = Operator(
     "residual_linear",
     {"triton": Form(op.residual_linear, op.refuse_residual), "reference": Form(reference.residual_linear)},
 )

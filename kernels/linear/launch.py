@@ -19,9 +19,10 @@ class Tile:
 
     Args:
         rows, columns: of the tile; a gated product has two such tiles.
-        inner: step along K.
+        inner: step along K; halved where K is no multiple of it.
         warps, stages: of a program, and of its pipeline of loads.
-        programs: that share the tiles out among them, each going on to its next; 0 for one program a tile.
+        programs: that share the tiles out among them, each going on to its next; 0 for one program a tile. They need
+            descriptors.
         descriptors: loads by the tensor memory accelerator (compute capability 9.0 and later).
     """
 
@@ -135,9 +136,12 @@ def _geometry(
     x: Tensor, weight: Tensor, columns: int, tile: Tile
 ) -> tuple[tuple[int], tuple[Any, Any], dict[str, Any]]:
     """The grid, x and the weight as the kernel takes them, and compile-time constants."""
+    while x.shape[1] % tile.inner:
+        tile = replace(tile, inner=tile.inner // 2)
     tiles = -(-x.shape[0] // tile.rows) * -(-columns // tile.columns)
     aligned = all(tensor.data_ptr() % 16 == 0 for tensor in (x, weight))
     described = tile.descriptors and aligned
+    persistent = described and tile.programs > 0
     pair: tuple[Any, Any] = (x, weight)
     if described:
         pair = (
@@ -149,10 +153,10 @@ def _geometry(
         "BLOCK_M": tile.rows,
         "BLOCK_N": tile.columns,
         "BLOCK_K": tile.inner,
-        "PERSISTENT": tile.programs > 0,
+        "PERSISTENT": persistent,
         "DESCRIPTORS": described,
         "PRECISION": "ieee",
         "num_warps": tile.warps,
         "num_stages": tile.stages,
     }
-    return (min(tiles, tile.programs) if tile.programs else tiles,), pair, constants
+    return (min(tiles, tile.programs) if persistent else tiles,), pair, constants

@@ -16,7 +16,7 @@ WIDTH = 64
 TOLERANCE = {torch.float32: 3e-5, torch.float16: 4e-3}
 TILES = [
     launch.Tile(16, 64),
-    launch.Tile(32, 64, inner=32, programs=3),
+    launch.Tile(32, 64, inner=32),
     launch.Tile(16, 64, descriptors=True),
     launch.Tile(16, 64, programs=2, descriptors=True),
 ]
@@ -46,8 +46,16 @@ def attention_call(rows=37, heads=2, parts=1, grid=(5, 7), scaled=True, dtype=to
     x, statistics, folded, _ = layer_norm(rows, 3 * width, dtype)
     rope = rope_table(*grid, 64) if grid else (None, None)
     scales = [0.5 + normal(64, seed=seed).abs() for seed in (5, 6)] if scaled else [None, None]
-    return x, statistics, folded.weight, folded.sums, parts * width, *rope, *scales, heads, (
-        folded.shift if shifted else None
+    return (
+        x,
+        statistics,
+        folded.weight,
+        folded.sums,
+        parts * width,
+        *rope,
+        *scales,
+        heads,
+        (folded.shift if shifted else None),
     )
 
 
@@ -125,6 +133,21 @@ def test_residual(tile, biased):
     with poisoned():
         ours = launch.residual_linear(a, weight, bias, residual, tile=tile)
     close(ours, reference.residual_linear(a, weight, bias, residual), torch.float32)
+
+
+def test_wide_steps_are_halved():
+    a, weight, residual = normal(8, 192), normal(64, 192, seed=1), normal(8, 64, seed=2)
+    ours = launch.residual_linear(a, weight, None, residual, tile=launch.Tile(16, 64, inner=128))
+    close(ours, reference.residual_linear(a, weight, None, residual), torch.float32)
+
+
+def test_gelu_in_half_precision_follows_the_exact_one():
+    """Identity rows, so that the gates are a sweep; values are 1."""
+    gates = torch.linspace(-9, 9, 64 * 64).view(64, 64).half()
+    weight, shift = torch.cat((torch.zeros(64, 64), torch.eye(64))).half(), torch.cat((torch.ones(64), torch.zeros(64)))
+    statistics = torch.tensor([0.0, 1.0]).expand(64, 2)
+    found = op.gated_linear(gates, statistics, weight, torch.zeros(128), shift).double()
+    torch.testing.assert_close(found, F.gelu(gates.double()), rtol=2**-11 + 1.5e-4, atol=3e-7)
 
 
 def test_misaligned_rows_go_without_descriptors():

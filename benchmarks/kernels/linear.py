@@ -1,0 +1,210 @@
+"""The fused products; what torch offers is its LayerNorm, cuBLAS, and elementwise kernels around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
+from kernels.linear import attention_inputs, fold, gated_linear, reference, residual_linear
+from kernels.spatial_attention import RopeTable, rope_table
+from kernels.spatial_attention.reference import cosine
+
+EPS = 1e-5
+FULL = frozenset({"statistics", "sums", "shift", "cos", "sin", "q_scale", "k_scale"})
+ROWS = {"image 256, B 1": 1024, "image 256, B 16": 16_384, "image 256, B 64": 65_536,
+        "clip 17x128, B 8": 10_240, "clip 17x256, B 8": 40_960}  # fmt: skip
+
+# rows, columns, step, warps, stages, programs (0: one a tile), descriptors; what spills for sm_90 is left out
+GATED_TILES = [
+    (64, 64, 64, 4, 4), (64, 64, 64, 4, 4, 0, True), (64, 128, 64, 4, 3, 0, True), (128, 64, 64, 4, 3),
+    (128, 64, 64, 4, 3, 0, True), (128, 64, 64, 4, 3, 264, True), (128, 128, 64, 8, 4),
+    (128, 128, 64, 8, 4, 0, True), (128, 128, 64, 8, 4, 132, True), (256, 64, 64, 8, 4, 132, True),
+]  # fmt: skip
+ATTENTION_TILES = [
+    (64, 64, 64, 4, 4, 0, True), (64, 128, 64, 4, 4), (64, 128, 64, 4, 4, 0, True), (128, 128, 64, 4, 3),
+    (128, 128, 64, 4, 3, 0, True), (128, 128, 64, 4, 3, 264, True), (128, 256, 64, 8, 3),
+    (128, 256, 64, 8, 4, 0, True), (128, 256, 64, 8, 3, 132, True), (128, 128, 64, 8, 4, 132, True),
+]  # fmt: skip
+RESIDUAL_TILES = [
+    (64, 64, 128, 4, 4), (64, 64, 64, 4, 6, 0, True), (64, 64, 128, 4, 4, 0, True), (64, 32, 128, 4, 4, 0, True),
+    (128, 128, 64, 4, 3), (128, 128, 64, 4, 3, 0, True), (128, 128, 64, 4, 3, 264, True), (128, 256, 64, 8, 3),
+    (128, 256, 64, 8, 4, 0, True), (128, 256, 64, 8, 3, 132, True),
+]  # fmt: skip
+
+
+def _normed(generator: torch.Generator, rows: int, width: int, columns: int) -> Inputs:
+    """Rows with a mean of their own, their statistics, and a product that has taken their LayerNorm in."""
+    x = 2 * normal(generator, rows, width) + normal(generator, rows, 1)
+    norm_weight, norm_bias = uniform(generator, width, low=0.5, high=1.5), uniform(generator, width)
+    folded = fold(norm_weight, norm_bias, normal(generator, columns, width) / width**0.5, None, torch.bfloat16)
+    return {
+        "x": x,
+        "statistics": torch.stack((x.mean(1), (x.var(1, correction=0) + EPS).rsqrt()), dim=1),
+        "weight": folded.weight.float(),
+        "sums": folded.sums,
+        "shift": folded.shift,
+    }
+
+
+def _gated(rows: int, width: int = 512, hidden: int = 1408) -> Callable[[torch.Generator], Inputs]:
+    return lambda generator: _normed(generator, rows, width, 2 * hidden)
+
+
+def _attention(
+    rows: int,
+    width: int = 512,
+    heads: int = 8,
+    parts: int = 1,
+    grid: tuple[int, int] | None = (32, 32),
+    scaled: bool = True,
+) -> Callable[[torch.Generator], Inputs]:
+    def make(generator: torch.Generator) -> Inputs:
+        found = _normed(generator, rows, width, 3 * heads * 64)
+        rope = rope_table(*grid, 64, generator.device) if grid else None
+        scales = [uniform(generator, 64, low=0.5, high=1.5) if scaled else None for _ in range(2)]
+        return found | {
+            "normed": parts * heads * 64, "cos": rope and rope.cos, "sin": rope and rope.sin,
+            "q_scale": scales[0], "k_scale": scales[1], "heads": heads,
+        }  # fmt: skip
+
+    return make
+
+
+def _residual(rows: int, width: int = 512, inner: int = 1408, biased: bool = False) -> Callable[..., Inputs]:
+    def make(generator: torch.Generator) -> Inputs:
+        return {
+            "a": normal(generator, rows, inner),
+            "weight": normal(generator, width, inner) / inner**0.5,
+            "bias": normal(generator, width) if biased else None,
+            "residual": normal(generator, rows, width),
+        }
+
+    return make
+
+
+def gated_path(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> Tensor:
+    """LayerNorm, one product, and the gate; the LayerNorm's own weight is in the product's."""
+    normed = F.layer_norm(x, x.shape[-1:], eps=EPS)
+    value, gate = F.linear(normed, weight, shift.to(x.dtype)).chunk(2, dim=1)
+    return value * F.gelu(gate)
+
+
+def attention_path(
+    x: Tensor,
+    statistics: Tensor,
+    weight: Tensor,
+    sums: Tensor,
+    normed: int,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    q_scale: Tensor | None,
+    k_scale: Tensor | None,
+    heads: int,
+    shift: Tensor,
+) -> Tensor:
+    """LayerNorm, a product for each kind of input, and the preparation of queries and keys."""
+    first = F.linear(F.layer_norm(x, x.shape[-1:], eps=EPS), weight[:normed], shift[:normed].to(x.dtype))
+    if normed == weight.shape[0]:
+        out = first.unflatten(1, (3, heads, -1))
+        parts = out.unbind(1)
+    else:
+        parts = torch.cat((first, F.linear(x, weight[normed:])), dim=1).unflatten(1, (3, heads, -1)).unbind(1)
+    if q_scale is None or k_scale is None:
+        return torch.stack(parts, dim=1) if normed != weight.shape[0] else out
+    frames = 1 if cos is None else x.shape[0] // cos.shape[0]
+    rope = None if cos is None or sin is None else RopeTable(cos, sin)
+    q, k = (
+        cosine(part.unflatten(0, (frames, -1)), scale, rope).to(x.dtype).flatten(0, 1)
+        for part, scale in zip(parts[:2], (q_scale, k_scale), strict=True)
+    )
+    return torch.stack((q, k, parts[2]), dim=1)
+
+
+def _detached(inputs: Inputs) -> Inputs:
+    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+
+
+def _candidates(operator: str, numbers: list[tuple[Any, ...]]) -> Callable[[Inputs], Mapping[str, Callable[[], Any]]]:
+    """Launches of other tiles: rows x columns, step, warps, stages, programs (0: one a tile), descriptors."""
+
+    def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
+        from kernels.linear import launch
+
+        run, values, found = getattr(launch, operator), _detached(inputs), {}
+        for row in numbers:
+            tile = launch.Tile(*row)
+            name = f"{tile.rows}x{tile.columns} k{tile.inner} w{tile.warps} s{tile.stages}"
+            name += (f" p{tile.programs}" if tile.programs else "") + (" tma" if tile.descriptors else "")
+            found[name] = lambda tile=tile: run(**values, tile=tile)
+        return found
+
+    return candidates
+
+
+GATED = Operation(
+    name="gated_linear",
+    operator=gated_linear,
+    reference=reference.gated_linear,
+    checked=(
+        Case("1 row", _gated(1)),
+        Case("333 rows, 256 to 704", _gated(333, 256, 704)),
+        Case("2,100 rows, 256 to 704", _gated(2100, 256, 704)),
+        Case("2,333 rows, 512 to 1408", _gated(2333)),
+        Case("image 256, B 1", _gated(1024)),
+    ),
+    timed=tuple(Case(name, _gated(rows), compiled=rows == 16_384) for name, rows in ROWS.items()),
+    baselines={"cublas": gated_path},
+    compilable={"cublas": gated_path},
+    full_precision=FULL,
+    candidates=_candidates("gated_linear", GATED_TILES),
+)
+
+ATTENTION = Operation(
+    name="attention_inputs",
+    operator=attention_inputs,
+    reference=reference.attention_inputs,
+    checked=(
+        Case("333 rows, 4 heads, not turned", _attention(333, 256, 4, grid=None)),
+        Case("315 rows, 5x7, 4 heads", _attention(315, 256, 4, grid=(5, 7))),
+        Case("333 rows of windows", _attention(333, parts=3, grid=None, scaled=False)),
+        Case("333 rows of time", _attention(333, 256, 4, grid=None, scaled=False)),
+        Case("2,345 rows, 5x7", _attention(2345, grid=(5, 7))),
+        Case("image 256, B 1", _attention(1024)),
+    ),
+    timed=(
+        *(
+            Case(name, _attention(rows, grid=(16, 16) if "128" in name else (32, 32)), compiled=rows == 16_384)
+            for name, rows in ROWS.items()
+        ),
+        Case("windows, image 256, B 16", _attention(16_384, parts=3, grid=None, scaled=False)),
+    ),
+    baselines={"cublas": attention_path},
+    compilable={"cublas": attention_path},
+    full_precision=FULL,
+    candidates=_candidates("attention_inputs", ATTENTION_TILES),
+)
+
+RESIDUAL = Operation(
+    name="residual_linear",
+    operator=residual_linear,
+    reference=reference.residual_linear,
+    checked=(
+        Case("1 row", _residual(1)),
+        Case("333 rows, 704 to 256, bias", _residual(333, 256, 704, biased=True)),
+        Case("2,333 rows, 512 to 512, bias", _residual(2333, 512, 512, biased=True)),
+        Case("5,001 rows, 1408 to 512", _residual(5001)),
+        Case("image 256, B 1", _residual(1024)),
+    ),
+    timed=(
+        *(Case(name, _residual(rows), compiled=rows == 16_384) for name, rows in ROWS.items()),
+        Case("512 to 512, image 256, B 1", _residual(1024, 512, 512)),
+        Case("512 to 512, image 256, B 16", _residual(16_384, 512, 512)),
+    ),
+    baselines={"cublas": reference.residual_linear},
+    candidates=_candidates("residual_linear", RESIDUAL_TILES),
+)

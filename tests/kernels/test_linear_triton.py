@@ -1,0 +1,125 @@
+"""The fused products without a GPU: interpreted in a process of their own, and compiled ahead; folding and refusals."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ahead import compiled_for, spilled
+from interpret import passed_interpreted
+
+from kernels import BackendUnavailableError
+from kernels.linear import fold, launch, op, reference, residual_linear
+
+MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes of a program
+ROWS = (1024, 16_384)
+
+
+def test_interpreted_kernels_equal_their_reference():
+    assert passed_interpreted("linear") > 30
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+def launch_all(dtype: torch.dtype, tile: launch.Tile | None = None) -> None:
+    """The shapes of the network, with few rows and with many."""
+    for rows in ROWS:
+        x, statistics = zeros(rows, 512, dtype=dtype), zeros(rows, 2)
+        launch.gated_linear(x, statistics, zeros(2816, 512, dtype=dtype), zeros(2816), zeros(2816), tile=tile)
+        weight, tables, scales = zeros(1536, 512, dtype=dtype), [zeros(1024, 32)] * 2, [zeros(64)] * 2
+        launch.attention_inputs(
+            x, statistics, weight, zeros(1536), 512, *tables, *scales, 8, shift=zeros(1536), tile=tile
+        )
+        launch.residual_linear(zeros(rows, 1408, dtype=dtype), zeros(512, 1408, dtype=dtype), None, x, tile=tile)
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.parametrize(
+    ("capability", "dtype", "tile"),
+    [
+        (80, torch.bfloat16, None),
+        (90, torch.float32, None),
+        (90, torch.bfloat16, None),
+        (90, torch.bfloat16, launch.Tile(128, 64, warps=4, stages=4, programs=132, descriptors=True)),
+    ],
+    ids=["sm_80", "float32", "sm_90", "descriptors"],
+)
+def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, tile):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with compiled_for(capability) as compiled:
+        launch_all(dtype, tile)
+    assert {kernel.name for kernel in compiled} == {
+        "gated_linear_kernel", "attention_inputs_kernel", "residual_linear_kernel",
+    }  # fmt: skip
+    assert all(kernel.metadata.shared <= MOST_SHARED[capability] for kernel in compiled)
+    if capability == 90 and dtype == torch.bfloat16:
+        assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+
+
+def test_folding_is_exact_before_rounding():
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(9, 64, generator=generator) + 3, torch.randn(12, 64, generator=generator)
+    gamma, beta, bias = (torch.randn(size, generator=generator) for size in (64, 64, 12))
+    statistics = torch.stack((x.mean(1), (x.var(1, correction=0) + 1e-5).rsqrt()), dim=1)
+    folded = fold(gamma, beta, weight, bias, torch.float32)
+    value, gate = F.linear(F.layer_norm(x, (64,), gamma, beta), weight, bias).chunk(2, dim=1)
+    torch.testing.assert_close(
+        reference.gated_linear(x, statistics, *folded), value * F.gelu(gate), rtol=2e-4, atol=2e-4
+    )
+
+
+def test_sums_are_those_of_the_rounded_weight():
+    folded = fold(torch.rand(64), None, torch.randn(12, 64), None, torch.bfloat16)
+    assert torch.equal(folded.sums, folded.weight.float().sum(1))
+    assert not folded.shift.any()
+
+
+class OnGpu(torch.Tensor):
+    """A tensor that says it is on a GPU, for what is refused there."""
+
+    is_cuda = True
+    device = torch.device("cuda", 0)
+
+
+def on_gpu(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype).as_subclass(OnGpu)
+
+
+@pytest.fixture
+def _gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (9, 0))
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_refusals():
+    def refuse(columns: int = 64, dtype: torch.dtype = torch.bfloat16) -> str | None:
+        return op.refuse_residual(on_gpu(4, columns, dtype=dtype), on_gpu(8, columns), None, on_gpu(4, 8))
+
+    assert refuse() is None
+    assert "multiple of 64" in refuse(96)
+    assert "float16" in refuse(dtype=torch.float16)
+    weight = on_gpu(8, 64).requires_grad_()
+    assert op.refuse_residual(on_gpu(4, 64), weight, None, on_gpu(4, 8)) == "no gradients"
+    with torch.no_grad():
+        assert op.refuse_residual(on_gpu(4, 64), weight, None, on_gpu(4, 8)) is None
+    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+        residual_linear.run_on("triton", zeros(4, 64), zeros(8, 64), None, zeros(4, 8))
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_refusals_of_attention_inputs():
+    def refuse(columns: int = 384, normed: int = 128, heads: int = 2, scaled: bool = True) -> str | None:
+        scale = on_gpu(64) if scaled else None
+        return op.refuse_attention(
+            on_gpu(4, 64), on_gpu(4, 2), on_gpu(columns, 64), on_gpu(columns), normed, None, None, scale, scale, heads
+        )
+
+    assert refuse() is None
+    assert "128 of the queries" in refuse(normed=64)
+    assert "heads of 32" in refuse(heads=4)
+    assert refuse(heads=4, scaled=False) is None
+    assert "32 query columns" in refuse(columns=96)
