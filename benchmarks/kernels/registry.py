@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.kernels import peg, spatial_attention, temporal_attention, vq, vq_project, window_attention
+from benchmarks.kernels import linear, peg, spatial_attention, temporal_attention, vq, vq_project, window_attention
 from benchmarks.kernels.operation import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -13,4 +13,7 @@ OPERATIONS: tuple[Operation, ...] = (
     temporal_attention.OPERATION,
     spatial_attention.COSINE,
     spatial_attention.OPERATION,
+    linear.GATED,
+    linear.ATTENTION,
+    linear.RESIDUAL,
 )

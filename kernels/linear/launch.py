@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
+from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
 from kernels.linear.triton_kernels import attention_inputs_kernel, gated_linear_kernel, residual_linear_kernel
 from kernels.tuning import tuned
