@@ -1,7 +1,11 @@
 """The model's operators: one folder each, plain torch as the definition of truth, faster forms beside it."""
 
 from kernels.dispatch import BackendUnavailableError, Choice, use_backend
+from kernels.linear import Folded, attention_inputs, fold, gated_linear, residual_linear
+from kernels.norm import layer_norm, row_statistics
+from kernels.patches import patchify, unpatchify
 from kernels.peg import peg
+from kernels.projection import vq_project
 from kernels.projection import vq_project
 from kernels.spatial_attention import RopeTable, rope_table, spatial_attention
 from kernels.temporal_attention import temporal_attention
@@ -11,13 +15,23 @@ from kernels.window_attention import window_attention
 __all__ = [
     "BackendUnavailableError",
     "Choice",
+    "Folded",
     "RopeTable",
+    "attention_inputs",
+    "fold",
+    "gated_linear",
+    "layer_norm",
+    "patchify",
     "peg",
+    "residual_linear",
     "rope_table",
+    "row_statistics",
     "spatial_attention",
     "temporal_attention",
+    "unpatchify",
     "use_backend",
     "vq_assign",
+    "vq_project",
     "vq_project",
     "window_attention",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-_HAS_TRITON = find_spec("triton") is not None  # found, not imported: a CPU build of torch comes without it
+HAS_TRITON = find_spec("triton") is not None  # found, not imported: a CPU build of torch comes without it
 
 
 @torch.compiler.assume_constant_result
@@ -24,7 +24,7 @@ def refuse_triton(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] = DTY
         tensors: inputs of an operator, the main one first; None is skipped.
         dtypes: those that the kernels take.
     """
-    if not _HAS_TRITON:
+    if not HAS_TRITON:
         return "triton is not installed"
     for x in tensors:
         if x is None:

@@ -148,7 +148,7 @@ class OmniTokenizer(nn.Module):
         self._check_codes(codes)
         if size is not None and self.grid(*size) != tuple(codes.shape[1:4]):
             raise CodeError(f"size {size} has the grid {self.grid(*size)}, the codes have {tuple(codes.shape[1:4])}")
-        pixels = to_uint8(self.decoder(self._from_codes(codes)))
+        pixels = self._decoded(codes)
         if size is None:
             return pixels
         frames, height, width = size
@@ -233,6 +233,9 @@ class OmniTokenizer(nn.Module):
             return self.head.assign(self.head.project(embed))
         mean, logvar = self.head.moments(embed)
         return mean if generator is None else self.head.sample(mean, logvar, generator)
+
+    def _decoded(self, codes: Tensor) -> Tensor:
+        return to_uint8(self.decoder(self._from_codes(codes)))
 
     def _from_codes(self, codes: Tensor) -> Tensor:
         if isinstance(self.head, VQHead):

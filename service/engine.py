@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import Bundle, VQConfig, load_bundle
-from service.contract import ModelCard
+from model import BATCHES, Bundle, CompiledTokenizer, OmniTokenizer, VQConfig, load_bundle
+from service.contract import ModelCard, Size
 from service.scheduling.batcher import Key
 from service.scheduling.driver import DeviceFault, OutOfMemory
 
@@ -25,7 +26,7 @@ class Engine:
 
     Args:
         bundles: bundle folders; the first is the default model.
-        device: "cpu", "cuda", or "auto" for CUDA where there is one.
+        device: "cpu", "cuda", or "auto" for CUDA where there is one, which runs the compiled tokenizer.
         dtype: "float32" or "bfloat16"; vectors are assigned to codes in float32 either way.
         threads: CPU threads.
     Raises:
@@ -38,16 +39,31 @@ class Engine:
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
-        self._bundles: dict[str, Bundle] = {}
+        self._tokenizers: dict[str, OmniTokenizer] = {}
+        self.cards: list[ModelCard] = []
         for path in bundles:
             bundle = load_bundle(path, device, DTYPES[dtype])
-            if bundle.name in self._bundles:
+            if bundle.name in self._tokenizers:
                 raise ValueError(f"two bundles are named {bundle.name!r}")
-            self._bundles[bundle.name] = bundle
-        self.cards = [self._card(bundle, dtype) for bundle in self._bundles.values()]
+            on_gpu = self._device.type == "cuda"
+            self._tokenizers[bundle.name] = CompiledTokenizer(bundle.tokenizer) if on_gpu else bundle.tokenizer
+            self.cards.append(self._card(bundle, dtype))
 
-    def warm_up(self) -> None:
-        """Run a tiny picture and a tiny clip through every bundle, so that the first caller does not pay for it."""
+    def warm_up(self, sizes: Sequence[Size] = (), batch_tokens: int = 0, batch_requests: int = 0) -> None:
+        """Do now what the first callers would wait for.
+
+        A tiny picture and a tiny clip run through every bundle; on a GPU the usual sizes are captured, in every number
+        of items that a batch may have.
+
+        Args:
+            sizes: (frames, height, width) in pixels.
+            batch_tokens, batch_requests: bounds of a batch.
+        """
+        for tokenizer in self._tokenizers.values():
+            if isinstance(tokenizer, CompiledTokenizer):
+                for size in sizes:
+                    most = min(batch_requests, batch_tokens // math.prod(tokenizer.grid(*size)))
+                    tokenizer.capture(size, [batch for batch in BATCHES if batch <= max(1, most)])
         for card in self.cards:
             for frames in (1, 1 + card.temporal_patch):
                 pixels = np.zeros((frames, WARM_UP_SIDE, WARM_UP_SIDE, 3), np.uint8)
@@ -81,7 +97,7 @@ class Engine:
         raise OutOfMemory(f"{len(payloads)} x {key}")
 
     def _compute(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
-        tokenizer = self._bundles[key.model].tokenizer
+        tokenizer = self._tokenizers[key.model]
         batch = self._load(key, np.stack(payloads))
         if key.op == "encode":
             latents = tokenizer.encode_latents(batch)

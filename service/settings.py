@@ -57,6 +57,10 @@ class Settings(BaseSettings):
     tokenizer_replicas: int = Field(1, ge=1, description="one per GPU")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["float32", "bfloat16"] = "float32"
+    warm_sizes: tuple[tuple[int, int, int], ...] = Field(
+        ((1, 128, 128), (1, 256, 256), (17, 128, 128)),
+        description="frames, height and width that a GPU replica captures before it is ready; others run all the same",
+    )
     torch_threads: int = Field(2, ge=1, description="CPU threads of one tokenizer replica")
     media_workers: int = Field(2, ge=1, description="decoding processes of one ingress replica")
     max_batch_tokens: int = Field(16_384, gt=0, description="latent positions of one batch")

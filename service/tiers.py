@@ -42,7 +42,7 @@ class Tokenizer:
         from service.engine import Engine  # only tokenizer replicas pay for torch
 
         engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
-        engine.warm_up()
+        engine.warm_up(settings.warm_sizes, settings.max_batch_tokens, settings.max_batch_requests)
         self._metrics = TokenizerMetrics()
         self._backend = LocalBackend(engine.cards, engine.run, settings, self._metrics)
 

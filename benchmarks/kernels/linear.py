@@ -90,6 +90,7 @@ def _residual(rows: int, width: int = 512, inner: int = 1408, biased: bool = Fal
 def gated_path(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> Tensor:
     """LayerNorm, one product, and the gate; the LayerNorm's own weight is in the product's."""
     normed = F.layer_norm(x, x.shape[-1:], eps=EPS)
+    weight, shift = (y.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for y in (weight, shift))
     value, gate = F.linear(normed, weight, shift.to(x.dtype)).chunk(2, dim=1)
     return value * F.gelu(gate)
 

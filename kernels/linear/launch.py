@@ -18,7 +18,7 @@ class Tile:
     """The part of the result that a program computes at a time, and how.
 
     Args:
-        rows, columns: of the tile; a gated product has two such tiles.
+        rows, columns: of the tile; of a gated product half of the columns are gates.
         inner: step along K; halved where K is no multiple of it.
         warps, stages: of a program, and of its pipeline of loads.
         programs: that share the tiles out among them, each going on to its next; 0 for one program a tile. They need
@@ -43,15 +43,15 @@ def gated_linear(
     x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor, tile: Tile | None = None
 ) -> Tensor:
     """`reference.gated_linear` in one kernel."""
-    x, weight, columns = x.contiguous(), weight.contiguous(), weight.shape[0] // 2
-    out = torch.empty((x.shape[0], columns), dtype=x.dtype, device=x.device)
+    x, weight, columns = x.contiguous(), weight.contiguous(), weight.shape[0]
+    out = torch.empty((x.shape[0], columns // 2), dtype=x.dtype, device=x.device)
     if out.numel():
         tile = tile or tuned("gated_linear", x.dtype, x.shape[0], _gated_default(x))
         grid, pair, constants = _geometry(x, weight, columns, tile)
         with torch.cuda.device_of(x):
             gated_linear_kernel[grid](
                 pair[0], statistics.contiguous(), pair[1], sums.contiguous(), shift.contiguous(), out, x.shape[0],
-                N=columns, **constants,
+                N=columns // 2, **constants,
             )  # fmt: skip
     return out
 
@@ -110,8 +110,8 @@ def _gated_default(x: Tensor) -> Tile:
     if x.dtype == torch.float32:
         return EXACT
     if x.shape[0] <= FEW_ROWS:
-        return Tile(64, 64, warps=4, stages=4)
-    return Tile(128, 64, warps=4, stages=3)
+        return Tile(64, 128, warps=4, stages=4)
+    return Tile(128, 128, warps=4, stages=3)
 
 
 def _attention_default(x: Tensor) -> Tile:

@@ -65,13 +65,13 @@ def gated_linear(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, sh
     Args:
         x (Tensor): shape (M, C).
         statistics (Tensor): shape (M, 2), float32; mean and 1 / standard deviation of each row of x.
-        weight (Tensor): shape (2 F, C), folded; rows of values, then rows of gates.
+        weight (Tensor): shape (2 F, C), folded; a row of a value and the row of its gate in turn.
         sums, shift (Tensor): shape (2 F,), float32, from `fold`.
 
     Returns:
         Tensor: shape (M, F), dtype of x. The GELU is the exact one.
     """
-    value, gate = _normed(F.linear(x, weight), statistics, sums, shift).chunk(2, dim=1)
+    value, gate = _normed(F.linear(x, weight), statistics, sums, shift).unflatten(1, (-1, 2)).unbind(2)
     return (value * F.gelu(gate)).to(x.dtype)
 
 

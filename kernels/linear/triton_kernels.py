@@ -24,12 +24,11 @@ HALF_ROOT: tl.constexpr = tl.constexpr(0.7071067811865476)
 def _product(
     x, weight, i_row, i_column, M, N: tl.constexpr, K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    GATED: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A tile of x W^T, float32; where GATED also that of the weight's rows N further down."""
+    """A tile of x W^T, float32."""
     # (BLOCK_M, BLOCK_N)
     b_sum = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    b_gate = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if not DESCRIPTORS:
         o_k = tl.arange(0, BLOCK_K)
         o_x = tl.minimum(tl.arange(0, BLOCK_M), M - 1 - i_row)[:, None] * K + o_k[None, :]
@@ -41,10 +40,7 @@ def _product(
         else:
             b_x, b_w = tl.load(p_x + k + o_x), tl.load(p_w + k + o_w)
         b_sum = tl.dot(b_x, tl.trans(b_w), b_sum, input_precision=PRECISION)
-        if GATED:
-            b_w = weight.load([i_column + N, k]) if DESCRIPTORS else tl.load(p_w + N * K + k + o_w)
-            b_gate = tl.dot(b_x, tl.trans(b_w), b_gate, input_precision=PRECISION)
-    return b_sum, b_gate
+    return b_sum
 
 
 @triton.jit
@@ -100,18 +96,16 @@ def _gated_tile(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    across: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
+    across: tl.constexpr = (2 * N + BLOCK_N - 1) // BLOCK_N
     i_row, i_column = i_tile // across * BLOCK_M, i_tile % across * BLOCK_N
-    b_value, b_gate = _product(
-        x, weight, i_row, i_column, M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, True, DESCRIPTORS, PRECISION
-    )
+    b_sum = _product(x, weight, i_row, i_column, M, 2 * N, K, BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION)
     b_mean, b_rstd = _moments(statistics, i_row, M, BLOCK_M)
-    b_sums, b_shift = _columns(sums + N, i_column, N, BLOCK_N), _columns(shift + N, i_column, N, BLOCK_N)
-    b_gate = _normed(b_gate, b_mean, b_rstd, b_sums, b_shift)
-    b_gate = _gelu(b_gate, out.dtype.element_ty == tl.float32)
-    b_sums, b_shift = _columns(sums, i_column, N, BLOCK_N), _columns(shift, i_column, N, BLOCK_N)
-    b_out = _normed(b_value, b_mean, b_rstd, b_sums, b_shift) * b_gate
-    o_out, mask = _places(i_row, i_column, M, N, BLOCK_M, BLOCK_N)
+    b_sums, b_shift = _columns(sums, i_column, 2 * N, BLOCK_N), _columns(shift, i_column, 2 * N, BLOCK_N)
+    b_sum = _normed(b_sum, b_mean, b_rstd, b_sums, b_shift)
+    # (BLOCK_M, BLOCK_N / 2): a value and its gate lie in the same thread
+    b_value, b_gate = tl.split(tl.reshape(b_sum, (BLOCK_M, BLOCK_N // 2, 2)))
+    b_out = b_value * _gelu(b_gate, out.dtype.element_ty == tl.float32)
+    o_out, mask = _places(i_row, i_column // 2, M, N, BLOCK_M, BLOCK_N // 2)
     tl.store(out + o_out, b_out.to(out.dtype.element_ty), mask=mask)
 
 
@@ -121,9 +115,9 @@ def gated_linear_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """value gelu(gate) (M, N); the weight's first N rows are values, the others gates."""
+    """value gelu(gate) (M, N); the weight's rows are values and gates in turn."""
     if PERSISTENT:
-        tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
+        tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(2 * N, BLOCK_N)
         for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
             _gated_tile(
                 i_tile, x, statistics, weight, sums, shift, out, M, N, K,
@@ -173,7 +167,7 @@ def _attention_tile(
     across: tl.constexpr = N // BLOCK_N
     i_row, i_column = i_tile // across * BLOCK_M, i_tile % across * BLOCK_N
     i_part = i_column // WIDTH  # a tile lies in the queries, the keys or the values
-    b_out, _ = _product(x, weight, i_row, i_column, M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, False, DESCRIPTORS, PRECISION)
+    b_out = _product(x, weight, i_row, i_column, M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION)
     if NORMED > 0:
         b_mean, b_rstd = _moments(statistics, i_row, M, BLOCK_M)
         b_rstd = tl.where(i_part < NORMED, b_rstd, 1.0)
@@ -223,7 +217,7 @@ def _residual_tile(
 ):  # fmt: skip
     across: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     i_row, i_column = i_tile // across * BLOCK_M, i_tile % across * BLOCK_N
-    b_out, _ = _product(a, weight, i_row, i_column, M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, False, DESCRIPTORS, PRECISION)
+    b_out = _product(a, weight, i_row, i_column, M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION)
     if BIASED:
         b_out += _columns(bias, i_column, N, BLOCK_N)[None, :]
     o_out, mask = _places(i_row, i_column, M, N, BLOCK_M, BLOCK_N)

@@ -12,7 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import BundleError, CodeError, DecoderState, EncoderState, VQConfig, load_bundle
+from model import (
+    BundleError,
+    CodeError,
+    CompiledTokenizer,
+    DecoderState,
+    EncoderState,
+    VQConfig,
+    load_bundle,
+)
 from service.cli.errors import CommandError
 from service.cli.options import Device
 from service.contract import Size, Want
@@ -44,7 +52,8 @@ class LocalTokenizer:
         with _told():
             loaded = load_bundle(bundle, self._device)
         self.name, self.hash, self.config = loaded.name, loaded.hash, loaded.config
-        self._tokenizer = loaded.tokenizer
+        on_gpu = self._device.type == "cuda"
+        self._tokenizer = CompiledTokenizer(loaded.tokenizer) if on_gpu else loaded.tokenizer
 
     def encode(self, frames: Iterable[Frame], want: Want | None) -> EncodeResult:
         """Encode a picture or a clip.

@@ -1,0 +1,179 @@
+"""The compiled tokenizer on a GPU: time by shape, share of the roofline, memory, and agreement with float32."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Spread
+from kernels import compilations, use_backend
+from model import CONFIGS, CompiledTokenizer, OmniTokenizer, load_bundle
+from model.quality import psnr
+from training.data import open_set
+
+# batch, frames, side: microseconds of encode and decode in the published geometry if every operator ran at 798 TFLOP/s
+# or 3.0 TB/s, whichever takes longer; with attention over one frame merged into one product
+ROOFLINE = {
+    (1, 1, 256): (77, 81),
+    (16, 1, 256): (1165, 1229),
+    (64, 1, 256): (4655, 4910),
+    (64, 1, 128): (1080, 1150),
+    (1, 17, 256): (442, 462),
+    (8, 17, 128): (860, 870),
+    (8, 17, 256): (3530, 3690),
+}
+CALLS = 10  # behind one another between two looks at the clock, as in a busy replica
+
+
+@dataclass(frozen=True)
+class Line:
+    """Figures of one shape.
+
+    Args:
+        shape: batch, frames, side.
+        encode, decode: milliseconds of a call, input and output copies on the device included.
+        eager_encode, eager_decode: of the modules on torch's own operators.
+        memory, eager_memory: bytes that encoding takes beyond weights and input.
+    """
+
+    shape: tuple[int, int, int]
+    encode: Spread
+    decode: Spread
+    eager_encode: Spread
+    eager_decode: Spread
+    memory: int
+    eager_memory: int
+
+
+def run(config: str, runs: int, out: Path | None = None) -> list[Line]:
+    """Print the table of shapes.
+
+    Args:
+        config: name in `model.CONFIGS`.
+        runs: timed runs of each cell.
+        out: where the figures are written as JSON too.
+    """
+    compilations.watch()
+    torch.manual_seed(0)
+    tokenizer = OmniTokenizer(CONFIGS[config]).cuda().eval().requires_grad_(False)
+    tokenizer.encoder.to(torch.bfloat16)
+    tokenizer.decoder.to(torch.bfloat16)
+    start = time.perf_counter()
+    compiled = CompiledTokenizer(tokenizer)
+    lines = []
+    for shape in ROOFLINE:
+        compiled.capture((shape[1], shape[2], shape[2]), (shape[0],))
+    ready, before = time.perf_counter() - start, compilations.count()
+    for shape in ROOFLINE:
+        lines.append(_line(tokenizer, compiled, shape, runs))
+        torch.cuda.empty_cache()
+    late = compilations.count() - before
+    _print(config, lines)
+    print(
+        f"captured {len(ROOFLINE)} shapes in {ready:.1f} s; kernels compiled or loaded by then {before}, later {late}"
+    )
+    if out is not None:
+        out.write_text(
+            json.dumps({"config": config, "ready": ready, "late": late, "lines": [asdict(x) for x in lines]})
+        )
+    return lines
+
+
+@torch.inference_mode()
+def agreement(bundle: Path, pictures: Path, batch: int = 16) -> dict[str, float]:
+    """Tokens that bfloat16 changes against float32, and what that costs in PSNR.
+
+    Args:
+        bundle: of a VQ tokenizer.
+        pictures: a held-out set of images.
+        batch: pictures at a time.
+    """
+    pixels = open_set(pictures).pixels()
+    exact = load_bundle(bundle, "cuda").tokenizer
+    forms = {
+        "float32, kernels": CompiledTokenizer(load_bundle(bundle, "cuda").tokenizer),
+        "bfloat16, torch": load_bundle(bundle, "cuda", torch.bfloat16).tokenizer,
+        "bfloat16, kernels": CompiledTokenizer(load_bundle(bundle, "cuda", torch.bfloat16).tokenizer),
+    }
+    found: dict[str, float] = {}
+    total = 0
+    for part in pixels.split(batch):
+        part = part.cuda()
+        with use_backend("reference"):
+            truth = exact.encode(part)
+            plain = exact.decode(truth)
+        total += truth.numel()
+        found["float32 PSNR"] = found.get("float32 PSNR", 0.0) + float(psnr(plain, part).sum())
+        for name, form in forms.items():
+            with use_backend("sdpa" if "torch" in name else "auto"):
+                tokens = form.encode(part)
+                out = form.decode(tokens)
+            found[f"{name}: flips"] = found.get(f"{name}: flips", 0.0) + int((tokens != truth).sum())
+            found[f"{name}: PSNR"] = found.get(f"{name}: PSNR", 0.0) + float(psnr(out, part).sum())
+    return {name: value / (total if "flips" in name else len(pixels)) for name, value in found.items()}
+
+
+def _line(tokenizer: OmniTokenizer, compiled: CompiledTokenizer, shape: tuple[int, int, int], runs: int) -> Line:
+    batch, frames, side = shape
+    pixels = torch.randint(0, 256, (batch, frames, side, side, 3), dtype=torch.uint8, device="cuda")
+    codes = compiled.encode(pixels)
+    ours = _time(lambda: compiled.encode(pixels), runs), _time(lambda: compiled.decoding(codes), runs)
+    memory = _peak(lambda: compiled.network.encode(pixels))
+    with use_backend("sdpa"), torch.inference_mode():
+        eager = (
+            _time(lambda: tokenizer.encode(pixels), max(3, runs // 4)),
+            _time(lambda: tokenizer.decode(codes), max(3, runs // 4)),
+        )
+        eager_memory = _peak(lambda: tokenizer.encode(pixels))
+    return Line(shape, *ours, *eager, memory, eager_memory)
+
+
+def _time(call: Callable[[], Any], runs: int) -> Spread:
+    """Milliseconds of one call among several behind one another, by the device's clock."""
+    times = []
+    for number in range(runs + 2):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(CALLS):
+            call()
+        end.record()
+        end.synchronize()
+        if number >= 2:
+            times.append(start.elapsed_time(end) / CALLS)
+    times.sort()
+    return Spread(times[len(times) // 2], times[0], times[-1])
+
+
+@torch.inference_mode()
+def _peak(call: Callable[[], Any]) -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _print(config: str, lines: Sequence[Line]) -> None:
+    table = Table(title=f"{config}, bfloat16: milliseconds, median (fastest-slowest)")
+    for column in ("shape", "encode", "of roofline", "decode", "of roofline", "torch encode", "torch decode",
+                   "encode MB", "torch MB"):  # fmt: skip
+        table.add_column(column, justify="right")
+    for line in lines:
+        rooflines = ROOFLINE[line.shape] if config == "published" else (0, 0)
+        table.add_row(
+            "x".join(map(str, line.shape)),
+            str(line.encode), f"{rooflines[0] / 1e3 / line.encode.median:.0%}",
+            str(line.decode), f"{rooflines[1] / 1e3 / line.decode.median:.0%}",
+            str(line.eager_encode), str(line.eager_decode),
+            f"{line.memory / 1e6:.0f}", f"{line.eager_memory / 1e6:.0f}",
+        )  # fmt: skip
+    Console(width=170).print(table)
