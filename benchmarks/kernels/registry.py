@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from benchmarks.kernels import linear, peg, spatial_attention, temporal_attention, vq, vq_project, window_attention
+from benchmarks.kernels import (
+    linear,
+    norm,
+    patches,
+    peg,
+    spatial_attention,
+    temporal_attention,
+    vq,
+    vq_project,
+    window_attention,
+)
 from benchmarks.kernels.operation import Operation
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -16,4 +26,8 @@ OPERATIONS: tuple[Operation, ...] = (
     linear.GATED,
     linear.ATTENTION,
     linear.RESIDUAL,
+    norm.LAYER_NORM,
+    norm.STATISTICS,
+    patches.PATCHIFY,
+    patches.UNPATCHIFY,
 )

@@ -37,7 +37,7 @@ def row_statistics_kernel(x, out, rows, eps, C: tl.constexpr, ROWS: tl.constexpr
     o_row, o_channel, o_x, mask = _place(rows, C, ROWS, LANES)
     # (ROWS, LANES)
     b_x = tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32)
-    b_mean, b_centered, b_inverse = _center(b_x, o_channel < C, eps, C)
+    b_mean, _, b_inverse = _center(b_x, o_channel < C, eps, C)
     # (ROWS, 2)
     o_out = o_row[:, None] * 2 + tl.arange(0, 2)[None, :]
     tl.store(out + o_out, tl.join(b_mean, b_inverse), mask=(o_row < rows)[:, None])
@@ -49,7 +49,7 @@ def layer_norm_kernel(
     C: tl.constexpr, BIASED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """LayerNorm of ROWS rows."""
-    o_row, o_channel, o_x, mask = _place(rows, C, ROWS, LANES)
+    _, o_channel, o_x, mask = _place(rows, C, ROWS, LANES)
     m_channel = o_channel < C
     # (ROWS, LANES)
     b_x = tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32)
@@ -57,7 +57,7 @@ def layer_norm_kernel(
     b_weight = tl.load(weight + o_channel, mask=m_channel, other=0.0).to(tl.float32)
     if BIASED:
         b_bias = tl.load(bias + o_channel, mask=m_channel, other=0.0).to(tl.float32)
-    b_mean, b_centered, b_inverse = _center(b_x, m_channel, eps, C)
+    _, b_centered, b_inverse = _center(b_x, m_channel, eps, C)
     b_out = b_centered * b_inverse[:, None] * b_weight[None, :]
     if BIASED:
         b_out += b_bias[None, :]

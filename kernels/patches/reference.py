@@ -10,9 +10,7 @@ EPS = 1e-5
 COLOURS = 3
 
 
-def patchify(
-    pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool = False
-) -> Tensor:
+def patchify(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool = False) -> Tensor:
     """Cut a clip into patches of `frames` frames and scale its bytes to [-0.5, 0.5].
 
     Args:

@@ -1,0 +1,92 @@
+"""LayerNorm and its statistics, beside what torch offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
+from kernels.norm import layer_norm, reference, row_statistics
+
+TILES = ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 4), (16, 4), (16, 8))
+
+
+def _rows(*shape: int, offset: float = 0.0) -> Callable[[torch.Generator], Inputs]:
+    return lambda generator: {"x": normal(generator, *shape) + offset}
+
+
+def _weighed(*shape: int, offset: float = 0.0, biased: bool = True) -> Callable[[torch.Generator], Inputs]:
+    def make(generator: torch.Generator) -> Inputs:
+        return _rows(*shape, offset=offset)(generator) | {
+            "weight": uniform(generator, shape[-1], low=0.5, high=1.5),
+            "bias": normal(generator, shape[-1]) if biased else None,
+        }
+
+    return make
+
+
+def library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Torch's own kernel."""
+    return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), None if bias is None else bias.to(x.dtype), reference.EPS)
+
+
+def _candidates(name: str) -> Callable[[Inputs], Mapping[str, Callable[[], Any]]]:
+    def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
+        from kernels.norm import launch
+
+        run = getattr(launch, name)
+        tiles = {f"tile {rows}/{warps}": launch.Tile(rows, warps) for rows, warps in TILES}
+        return {
+            label: lambda tile=tile: run(**inputs, eps=reference.EPS, tile=tile)  # type: ignore[misc]
+            for label, tile in tiles.items()
+        }
+
+    return candidates
+
+
+SHAPES = (
+    ("image 256, B 1", 1024, 512),
+    ("image 256, B 16", 16_384, 512),
+    ("image 256, B 64", 65_536, 512),
+    ("clip 17x128, B 8", 10_240, 512),
+    ("clip 17x256, B 8", 40_960, 512),
+    ("demo image 128, B 16", 4096, 256),
+)
+
+LAYER_NORM = Operation(
+    name="layer_norm",
+    operator=layer_norm,
+    reference=reference.layer_norm,
+    checked=(
+        Case("one row of one", _weighed(1, 1)),
+        Case("7 rows of 72", _weighed(7, 72)),
+        Case("33 rows of 683, no bias", _weighed(33, 683, biased=False)),
+        Case("3x5 rows of 1024 around 30", _weighed(3, 5, 1024, offset=30.0)),
+        Case("4,097 rows of 512", _weighed(4097, 512)),
+        Case("300 rows of 256", _weighed(300, 256)),
+    ),
+    timed=tuple(Case(name, _weighed(*shape), compiled=name == "image 256, B 16") for name, *shape in SHAPES),
+    baselines={"F.layer_norm": library},
+    full_precision=frozenset({"weight", "bias"}),
+    candidates=_candidates("layer_norm"),
+)
+
+STATISTICS = Operation(
+    name="row_statistics",
+    operator=row_statistics,
+    reference=reference.row_statistics,
+    checked=(
+        Case("one row of one", _rows(1, 1)),
+        Case("7 rows of 72", _rows(7, 72)),
+        Case("3x5 rows of 1024 around 30", _rows(3, 5, 1024, offset=30.0)),
+        Case("4,097 rows of 512", _rows(4097, 512)),
+        Case("300 rows of 256", _rows(300, 256)),
+    ),
+    timed=tuple(Case(name, _rows(*shape), compiled=name == "image 256, B 16") for name, *shape in SHAPES),
+    baselines={"var_mean": reference.row_statistics},
+    candidates=_candidates("row_statistics"),
+)

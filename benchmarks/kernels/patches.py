@@ -1,0 +1,130 @@
+"""Bytes to patch vectors and back, beside the formula in torch, eager and compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.kernels.accuracy import RMS_RATIO, ROUNDING, TIMES_TORCH
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal
+from kernels.patches import patchify, reference, unpatchify
+
+TILES = ((256, 2), (512, 4), (1024, 4), (2048, 4), (2048, 8), (4096, 4), (4096, 8), (8192, 8))
+
+
+def _clip(
+    batch: int, length: int, height: int, width: int, patch: int = 8, frames: int = 4, first: int = 1,
+    dtype: torch.dtype = torch.bfloat16, normed: bool = True,
+) -> Callable[[torch.Generator], Inputs]:  # fmt: skip
+    def make(generator: torch.Generator) -> Inputs:
+        shape = (batch, length, height, width, 3)
+        pixels = torch.randint(0, 256, shape, generator=generator, device=generator.device, dtype=torch.uint8)
+        return {
+            "pixels": pixels, "patch": patch, "frames": frames, "first": first, "dtype": dtype, "normed": normed,
+        }  # fmt: skip
+
+    return make
+
+
+def _vectors(
+    batch: int, later: int, down: int, across: int, patch: int = 8, frames: int = 4, spread: float = 0.3
+) -> Callable[[torch.Generator], Inputs]:
+    def make(generator: torch.Generator) -> Inputs:
+        run = 3 * patch**2
+        return {
+            "first": spread * normal(generator, batch, 1, down, across, run),
+            "later": spread * normal(generator, batch, later, down, across, run * frames) if later else None,
+            "patch": patch,
+            "frames": frames,
+        }
+
+    return make
+
+
+def compare_vectors(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
+    """Beside float64, with the bounds of the other operators; without norms the same bits as the formula in torch."""
+    right = reference.patchify(**inputs | {"dtype": torch.float64})
+    in_torch = reference.patchify(**inputs)
+    if not inputs["normed"]:
+        differ = int((found != in_torch).sum())
+        return ([f"{differ} of {found.numel()} values differ"] if differ else []), ""
+    error = (found.double() - right).abs().max().item()
+    allowed = TIMES_TORCH * (in_torch.double() - right).abs().max().item()
+    allowed += ROUNDING[inputs["dtype"]] * right.abs().max().item()
+    rms = ((found.double() - right).norm() / right.norm()).item()
+    wrong = [] if error <= allowed else [f"largest error {error:.3g}, allowed {allowed:.3g}"]
+    return wrong + ([] if rms < RMS_RATIO else [f"RMS ratio {rms:.3g}"]), ""
+
+
+def compare_bytes(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
+    """Every byte is that of the formula in torch."""
+    differ = int((found != reference.unpatchify(**inputs)).sum())
+    return ([f"{differ} of {found.numel()} bytes differ"] if differ else []), ""
+
+
+def _candidates(name: str) -> Callable[[Inputs], Mapping[str, Callable[[], Any]]]:
+    def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
+        from kernels.patches import launch
+
+        run = getattr(launch, name)
+        tiles = {f"tile {values}/{warps}": launch.Tile(values, warps) for values, warps in TILES}
+        return {label: lambda tile=tile: run(**inputs, tile=tile) for label, tile in tiles.items()}  # type: ignore[misc]
+
+    return candidates
+
+
+PATCHIFY = Operation(
+    name="patchify",
+    operator=patchify,
+    reference=reference.patchify,
+    checked=(
+        *(
+            Case(f"{name}, {str(dtype).removeprefix('torch.')}{', normed' * normed}", _clip(*sizes, dtype, normed))
+            for dtype in ROUNDING
+            for normed in (False, True)
+            for name, sizes in (
+                ("one patch", (1, 1, 8, 8, 8, 1, 0)),
+                ("5 frames of 24x40", (2, 5, 24, 40, 8, 4, 1)),
+                ("7 frames of 12x20, patch 4, 2 frames", (1, 7, 12, 20, 4, 2, 1)),
+            )
+        ),
+        Case("clip 17x128, B 2", _clip(2, 17, 128, 128)),
+    ),
+    timed=(
+        Case("image 256, B 1", _clip(1, 1, 256, 256, frames=1, first=0)),
+        Case("image 256, B 16", _clip(16, 1, 256, 256, frames=1, first=0), compiled=True),
+        Case("image 256, B 64", _clip(64, 1, 256, 256, frames=1, first=0)),
+        Case("clip 17x128, B 8", _clip(8, 17, 128, 128)),
+        Case("clip 17x256, B 8", _clip(8, 17, 256, 256), compiled=True),
+        Case("clip 17x256, B 8, no norm", _clip(8, 17, 256, 256, normed=False)),
+    ),
+    baselines={"eager": reference.patchify},
+    candidates=_candidates("patchify"),
+    compare=compare_vectors,
+)
+
+UNPATCHIFY = Operation(
+    name="unpatchify",
+    operator=unpatchify,
+    reference=reference.unpatchify,
+    checked=(
+        Case("one patch", _vectors(1, 0, 1, 1)),
+        Case("image 24x40", _vectors(2, 0, 3, 5)),
+        Case("9 frames of 24x40, far out of range", _vectors(2, 2, 3, 5, spread=3.0)),
+        Case("7 frames of 12x20, patch 4, 2 frames", _vectors(1, 3, 3, 5, patch=4, frames=2)),
+        Case("clip 17x128, B 2", _vectors(2, 4, 16, 16)),
+    ),
+    timed=(
+        Case("image 256, B 1", _vectors(1, 0, 32, 32)),
+        Case("image 256, B 16", _vectors(16, 0, 32, 32), compiled=True),
+        Case("image 256, B 64", _vectors(64, 0, 32, 32)),
+        Case("clip 17x128, B 8", _vectors(8, 4, 16, 16)),
+        Case("clip 17x256, B 8", _vectors(8, 4, 32, 32), compiled=True),
+    ),
+    baselines={"eager": reference.unpatchify},
+    candidates=_candidates("unpatchify"),
+    compare=compare_bytes,
+)

@@ -1,0 +1,59 @@
+"""The kernels of LayerNorm without a GPU: interpreted in a process of their own, compiled ahead; what is refused."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from ahead import compiled_for, spilled
+from interpret import passed_interpreted
+
+from kernels import BackendUnavailableError
+from kernels.norm import launch, layer_norm, op, reference, row_statistics
+
+
+def test_interpreted_kernels_equal_their_references():
+    assert passed_interpreted("norm") >= 18
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    weight = torch.zeros(512)
+    with compiled_for(capability) as compiled:
+        for rows in (8, launch.FEW_ROWS + 1):
+            x = torch.zeros(rows, 512, dtype=dtype)
+            launch.layer_norm(x, weight, weight, 1e-5)
+            launch.row_statistics(x, 1e-5)
+    assert len({kernel.hash for kernel in compiled}) == 4
+    if dtype == torch.bfloat16:
+        assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+
+
+def test_the_reference_is_torchs_layer_norm():
+    x, norm = torch.randn(2, 3, 40), torch.nn.LayerNorm(40)
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 1.5)
+        norm.bias.normal_()
+        torch.testing.assert_close(reference.layer_norm(x, norm.weight, norm.bias), norm(x))
+        mean, inverse = reference.row_statistics(x).unbind(-1)
+        torch.testing.assert_close((x - mean[..., None]) * inverse[..., None] * norm.weight + norm.bias, norm(x))
+
+
+def test_what_is_refused(monkeypatch):
+    x, weight = torch.zeros(2, 8), torch.zeros(8)
+    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+        layer_norm.run_on("triton", x, weight, None)
+    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+        row_statistics.run_on("triton", x)
+    monkeypatch.setattr(op, "refuse_triton", lambda *tensors: None)
+    assert op.refuse_layer_norm(x, weight, None) is None
+    assert "1025 channels" in op.refuse_statistics(torch.zeros(1, 1025))
+    weight.requires_grad_()
+    assert "no gradients" in op.refuse_layer_norm(x, weight, None)
+    assert "no gradients" in op.refuse_statistics(torch.zeros(2, 8, requires_grad=True))
+    with torch.no_grad():
+        assert op.refuse_layer_norm(x, weight, None) is None

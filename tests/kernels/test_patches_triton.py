@@ -1,0 +1,89 @@
+"""The kernels of patches without a GPU: interpreted in a process of their own, compiled ahead, and what is refused."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from ahead import compiled_for, spilled
+from interpret import passed_interpreted
+
+from kernels import BackendUnavailableError
+from kernels.patches import launch, op, patchify, reference, unpatchify
+from model import CONFIGS
+from model.pixels import PatchEmbed, ToPixels, to_float, to_uint8
+
+
+def test_interpreted_kernels_equal_their_references():
+    assert passed_interpreted("patches") >= 30
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("capability", [80, 90])
+def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    pixels = torch.zeros(1, 5, 64, 256, 3, dtype=torch.uint8)
+    first, later = (torch.zeros(1, 1, 8, 32, 192 * frames, dtype=dtype) for frames in (1, 4))
+    with compiled_for(capability) as compiled:
+        for tile in (launch.FEW, launch.MANY):
+            for normed in (False, True):
+                launch.patchify(pixels, 8, 1, 0, dtype, normed, tile)
+                launch.patchify(pixels, 8, 4, 1, dtype, normed, tile)
+            launch.unpatchify(first, later, 8, 4, tile)
+    assert len({kernel.hash for kernel in compiled}) == 12
+    if dtype == torch.bfloat16:
+        assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_references_are_the_models_formulas(name):
+    config = CONFIGS[name]
+    p, g = config.patch, config.temporal_patch
+    pixels = torch.randint(0, 256, (2, 1 + g, 2 * p, 3 * p, 3), dtype=torch.uint8)
+    embed, back = PatchEmbed(config), ToPixels(config)
+    vectors = [patchify(pixels[:, :1], p, 1, 0, torch.float32), patchify(pixels, p, g, 1, torch.float32)]
+    scaled = to_float(pixels, torch.float32)
+    assert torch.equal(vectors[0], embed._patches(scaled[:, :1], 1))
+    assert torch.equal(vectors[1], embed._patches(scaled[:, 1:], g))
+    normed = torch.nn.functional.layer_norm(vectors[1], vectors[1].shape[-1:])
+    assert torch.equal(patchify(pixels, p, g, 1, torch.float32, normed=True), normed)
+    assert torch.equal(unpatchify(*vectors, p, g), pixels)
+    noise = [3 * torch.randn_like(x) for x in vectors]
+    right = torch.cat((back._unpatch(noise[0], 1), back._unpatch(noise[1], g)), dim=1)
+    assert torch.equal(unpatchify(*noise, p, g), to_uint8(right))
+
+
+def test_what_does_not_fit():
+    pixels = torch.zeros(1, 5, 16, 24, 3, dtype=torch.uint8)
+    for wrong in (pixels.float(), pixels[0], pixels[..., :2]):
+        with pytest.raises(ValueError, match="must be uint8"):
+            reference.patchify(wrong, 8, 4, 1, torch.float32)
+    with pytest.raises(ValueError, match="16x20 pixels"):
+        reference.patchify(pixels[:, :, :, :20], 8, 4, 1, torch.float32)
+    with pytest.raises(ValueError, match="5 frames from frame 0"):
+        reference.patchify(pixels, 8, 4, 0, torch.float32)
+    first, later = torch.zeros(1, 1, 2, 3, 192), torch.zeros(1, 1, 2, 3, 768)
+    with pytest.raises(ValueError, match="the first frame's patches"):
+        reference.unpatchify(later, None, 8, 4)
+    for other in (first, later.half(), later[:, :, :1]):
+        with pytest.raises(ValueError, match="later patches"):
+            reference.unpatchify(first, other, 8, 4)
+
+
+def test_what_is_refused(monkeypatch):
+    pixels, first = torch.zeros(1, 1, 8, 8, 3, dtype=torch.uint8), torch.zeros(1, 1, 1, 1, 192)
+    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+        patchify.run_on("triton", pixels, 8, 1, 0, torch.float32)
+    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+        unpatchify.run_on("triton", first, None, 8, 4)
+    monkeypatch.setattr(op, "refuse_triton", lambda *tensors, **options: None)
+    assert op.refuse_patchify(pixels, 8, 1, 0, torch.float32) is None
+    assert "patches of 1 x 2 x 2" in op.refuse_patchify(pixels, 2, 1, 0, torch.float32)
+    assert "patches of 3 x 8 x 8" in op.refuse_unpatchify(first, None, 8, 3)
+    assert "float64" in op.refuse_patchify(pixels, 8, 1, 0, torch.float64)
+    first.requires_grad_()
+    assert "no gradients" in op.refuse_unpatchify(first, None, 8, 4)
+    with torch.no_grad():
+        assert op.refuse_unpatchify(first, None, 8, 4) is None
