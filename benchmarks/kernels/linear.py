@@ -90,7 +90,7 @@ def _residual(rows: int, width: int = 512, inner: int = 1408, biased: bool = Fal
 def gated_path(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> Tensor:
     """LayerNorm, one product, and the gate; the LayerNorm's own weight is in the product's.
 
-    A copy puts the weight's rows in torch's order, 3 us; `interleaved_path` goes without and reads with a stride.
+    A copy puts the weight's rows in torch's order; `interleaved_path` goes without and reads with a stride.
     """
     normed = F.layer_norm(x, x.shape[-1:], eps=EPS)
     weight, shift = (y.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for y in (weight, shift))
