@@ -1,4 +1,4 @@
-"""How many Triton kernels this process has compiled or loaded from the cache on disk: none should come while serving."""
+"""How many Triton kernels this process has compiled or loaded from disk: none should come while serving."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def watch() -> None:
     """Begin to count; again is harmless."""
     if not HAS_TRITON:
         return
-    from triton import knobs
+    from triton import knobs  # type: ignore[import-untyped]
 
     if knobs.runtime.jit_post_compile_hook is None:
         knobs.runtime.jit_post_compile_hook = _note

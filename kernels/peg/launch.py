@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.peg.triton_kernels import peg_kernel, peg_weight_kernel
+from kernels.tuning import Search, Size, Trial, tuned
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,15 @@ class Share:
 # 9 taps take 76 of 168 registers, which leaves three programs to a multiprocessor.
 MOST_FRAMES = 5
 IMAGE = Tile(frames=1, rows=4, columns=8, channels=64, warps=4)
-CLIP = Tile(frames=MOST_FRAMES, rows=2, columns=8, channels=64, warps=4, registers=168)
-IMAGE_WEIGHT = Share(columns=16, channels=64, warps=4, programs=1056)
+LARGE_IMAGES, MANY = Tile(frames=1, rows=8, columns=8, channels=64, warps=4), 16_384  # from so many positions
+CLIP = Tile(frames=MOST_FRAMES, rows=4, columns=8, channels=64, warps=4)
+IMAGE_WEIGHT = Share(columns=16, channels=64, warps=4, programs=528)
 CLIP_WEIGHT = Share(columns=8, channels=64, warps=4, programs=396)
+
+
+def choose(rows: int) -> Tile:
+    """The tile for images of so many positions."""
+    return LARGE_IMAGES if rows >= MANY else IMAGE
 
 
 def convolve(
@@ -74,7 +83,10 @@ def convolve(
     out = torch.empty_like(x)
     if out.numel() == 0:
         return out
-    tile = tile or (IMAGE if frames == 1 else CLIP)
+    rows = batch * frames * height * width
+    if tile is None and frames == 1:
+        tile = tuned("peg.image", x.dtype, rows, choose(rows))
+    tile = tile or tuned("peg.clip", x.dtype, rows, CLIP)
     block = min(tile.frames, frames)
     pieces = -(-height // tile.rows) * -(-width // tile.columns) * -(-frames // block) * -(-channels // tile.channels)
     with torch.cuda.device_of(x):
@@ -125,7 +137,10 @@ def weight_gradient(
     grad = grad.contiguous()
     batch, frames, height, width, channels = grad.shape
     image = frames == 1 and past is None
-    share = share or (IMAGE_WEIGHT if image else CLIP_WEIGHT)
+    rows = batch * frames * height * width
+    if share is None and image:
+        share = tuned("peg.weight_image", grad.dtype, rows, IMAGE_WEIGHT)
+    share = share or tuned("peg.weight_clip", grad.dtype, rows, CLIP_WEIGHT)
     seen = x.contiguous() if past is None else torch.cat((past.to(x.dtype), x), dim=1)
     items = batch * height * -(-width // share.columns)
     blocks = -(-channels // share.channels)
@@ -159,3 +174,63 @@ def weight_gradient(
     weight = torch.zeros((3, 3, 3, channels), dtype=torch.float32, device=x.device)
     torch.sum(partial[:, :9], 0, out=weight[before].view(9, channels))
     return weight, partial[:, 27].sum(0)
+
+
+def _make_convolve(images: bool, size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile] | None:
+    if images != (size.frames == 1):
+        return None
+    x, weight, bias = _draw(size, dtype, device)
+    return Trial(
+        dtype,
+        size.rows,
+        choose(size.rows) if images else CLIP,
+        lambda tile: convolve(x, weight, bias, None, True, False, tile=tile),
+    )
+
+
+def _make_weight(images: bool, size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Share] | None:
+    if images != (size.frames == 1):
+        return None
+    x, _, _ = _draw(size, dtype, device)
+    grad = torch.randn_like(x)
+    return Trial(
+        dtype,
+        size.rows,
+        IMAGE_WEIGHT if images else CLIP_WEIGHT,
+        lambda share: weight_gradient(x, grad, None, True, False, share=share),
+    )
+
+
+def _draw(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (size.batch, size.frames, size.height, size.width, size.channels)
+    x, weight = torch.randn(shape, device=device), torch.randn((3, 3, 3, size.channels), device=device) * 27**-0.5
+    return x.to(dtype), weight.to(dtype), torch.randn(size.channels, device=device, dtype=dtype)
+
+
+SEARCHES: tuple[Search[Any], ...] = (
+    Search(
+        "peg.image",
+        tuple(Tile(1, *numbers) for numbers in ((4, 8, 64, 4), (8, 8, 64, 4), (8, 16, 64, 4), (4, 8, 128, 8))),
+        partial(_make_convolve, True),
+    ),
+    Search(
+        "peg.clip",
+        (
+            Tile(5, 4, 8, 64, 4),
+            Tile(5, 2, 8, 64, 4, 168),
+            Tile(5, 2, 8, 64, 4),
+            Tile(3, 4, 8, 64, 4, 168),
+        ),
+        partial(_make_convolve, False),
+    ),
+    Search(
+        "peg.weight_image",
+        tuple(Share(columns, 64, 4, programs) for columns in (8, 16) for programs in (264, 528, 1056)),
+        partial(_make_weight, True),
+    ),
+    Search(
+        "peg.weight_clip",
+        tuple(Share(8, 64, 4, programs) for programs in (264, 396, 528, 792)),
+        partial(_make_weight, False),
+    ),
+)

@@ -7,9 +7,8 @@ from kernels.spatial_attention.rope import RopeTable, rope_table
 spatial_attention = Operator(
     "spatial_attention",
     {
-        # compiled blocks fuse what ours does as well: it must be shown to win before it comes first
-        "sdpa": Form(sdpa.spatial_attention),
         "triton": Form(op.run, op.refuse),
+        "sdpa": Form(sdpa.spatial_attention),
         "reference": Form(reference.spatial_attention),
     },
 )

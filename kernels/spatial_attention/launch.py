@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.spatial_attention.rope import rope_table
 from kernels.spatial_attention.triton_kernels import cosine_bwd_kernel, cosine_fwd_kernel
+from kernels.tuning import Search, Size, Trial, tuned
 
 
 @dataclass(frozen=True)
@@ -19,12 +21,13 @@ class Tile:
     warps: int
 
 
-FORWARD = Tile(rows=32, warps=4)
+FORWARD = Tile(rows=64, warps=8)
 BACKWARD = Tile(rows=32, warps=4)
 
 
-def forward(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, tile: Tile = FORWARD) -> Tensor:
+def forward(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, tile: Tile | None = None) -> Tensor:
     """Rotate, l2-normalise and scale x (F, N, H, D) as `reference.cosine` does; the result is contiguous."""
+    tile = tile or tuned("spatial_attention.forward", x.dtype, x.shape[:2].numel(), FORWARD)
     x = _regular(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if out.numel():
@@ -37,9 +40,10 @@ def forward(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, ti
 
 
 def backward(
-    grad: Tensor, x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, tile: Tile = BACKWARD
+    grad: Tensor, x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and scale from that of the result."""
+    tile = tile or tuned("spatial_attention.backward", x.dtype, x.shape[:2].numel(), BACKWARD)
     x = _regular(x)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     grid, sizes, constants = _geometry(x, cos, tile)
@@ -76,3 +80,29 @@ def _geometry(x: Tensor, cos: Tensor | None, tile: Tile) -> tuple[tuple[int, int
         "ROWS": tile.rows,
     }
     return (-(-positions * heads // tile.rows), frames), [positions * heads, x.stride(0), x.stride(1)], constants
+
+
+def _make_forward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    x, scale, cos, sin, _ = _draw(size, dtype, device)
+    return Trial(dtype, size.rows, FORWARD, lambda tile: forward(x, scale, cos, sin, tile))
+
+
+def _make_backward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    x, scale, cos, sin, grad = _draw(size, dtype, device)
+    return Trial(dtype, size.rows, BACKWARD, lambda tile: backward(grad, x, scale, cos, sin, tile))
+
+
+def _draw(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Keys as they lie beside their values, scales, the table of rotations and a gradient."""
+    rows = (size.batch * size.frames, size.height * size.width)
+    kv = torch.randn((*rows, 2, size.heads, size.head_dim), device=device, dtype=dtype)
+    grad = torch.randn((*rows, size.heads, size.head_dim), device=device, dtype=dtype)
+    rope = rope_table(size.height, size.width, size.head_dim, device)
+    return kv[:, :, 0], torch.rand(size.head_dim, device=device) + 0.5, rope.cos, rope.sin, grad
+
+
+TILES = tuple(Tile(*numbers) for numbers in ((16, 4), (32, 4), (64, 4), (64, 8)))
+SEARCHES = (
+    Search("spatial_attention.forward", TILES, _make_forward),
+    Search("spatial_attention.backward", TILES, _make_backward),
+)

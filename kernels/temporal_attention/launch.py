@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels.spatial_attention.reference import LOGIT_SCALE
 from kernels.temporal_attention.triton_kernels import temporal_attention_bwd_kernel, temporal_attention_fwd_kernel
+from kernels.tuning import Search, Size, Trial, tuned
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,9 @@ class Tile:
     warps: int
 
 
-# Four of head_dim's 64 channels stay in each thread backward: 165 registers for 5 frames; forward eight and 112.
-FORWARD = Tile(rows=16, warps=4)
-BACKWARD = Tile(rows=8, warps=4)
+# eight of head_dim's 64 channels stay in each thread
+FORWARD = Tile(rows=8, warps=2)
+BACKWARD = Tile(rows=8, warps=2)
 
 
 def forward(
@@ -33,9 +34,10 @@ def forward(
     slopes: Tensor | None,
     causal: bool,
     window: int | None,
-    tile: Tile = FORWARD,
+    tile: Tile | None = None,
 ) -> Tensor:
     """Run the operator; arguments are those of `reference.temporal_attention`."""
+    tile = tile or tuned("temporal_attention.forward", q.dtype, q.shape[:4].numel(), FORWARD)
     call = _Call(q, kv, past_kv, slopes, causal, window, tile)
     out = torch.empty(q.shape, dtype=kv.dtype, device=kv.device)
     if out.numel():
@@ -57,9 +59,10 @@ def backward(
     slopes: Tensor | None,
     causal: bool,
     window: int | None,
-    tile: Tile = BACKWARD,
+    tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, kv, q_scale, k_scale and past_kv (empty without one) from that of the output."""
+    tile = tile or tuned("temporal_attention.backward", q.dtype, q.shape[:4].numel(), BACKWARD)
     call = _Call(q, kv, past_kv, slopes, causal, window, tile)
     dq, dkv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, kv))
     dpast = torch.empty((0,) if past_kv is None else past_kv.shape, dtype=kv.dtype, device=kv.device)
@@ -118,3 +121,40 @@ def _regular(x: Tensor) -> Tensor:
     run = x.stride(-1) == 1 and (heads == 1 or x.stride(-2) == dim) and (x.ndim == 6 or x.stride(-3) == heads * dim)
     even = height == 1 or width == 1 or x.stride(2) == width * x.stride(3)
     return x if run and even else x.clone(memory_format=torch.contiguous_format)
+
+
+def _make_forward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile] | None:
+    if size.frames == 1:
+        return None
+    q, kv, scale, _ = _draw(size, dtype, device)
+    return Trial(dtype, size.rows, FORWARD, lambda tile: forward(q, kv, scale, scale, None, None, True, None, tile))
+
+
+def _make_backward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile] | None:
+    if size.frames == 1:
+        return None
+    q, kv, scale, grad = _draw(size, dtype, device)
+    return Trial(
+        dtype, size.rows, BACKWARD, lambda tile: backward(grad, q, kv, scale, scale, None, None, True, None, tile)
+    )
+
+
+def _draw(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    grid, heads = (size.batch, size.frames, size.height, size.width), (size.heads, size.head_dim)
+    qkv = torch.randn((*grid, 3, *heads), device=device, dtype=dtype)
+    grad = torch.randn((*grid, *heads), device=device, dtype=dtype)
+    return qkv[..., 0, :, :], qkv[..., 1:, :, :], torch.rand(size.head_dim, device=device) + 0.5, grad
+
+
+SEARCHES = (
+    Search(
+        "temporal_attention.forward",
+        tuple(Tile(*numbers) for numbers in ((4, 1), (8, 2), (8, 4), (16, 4), (32, 4), (32, 8))),
+        _make_forward,
+    ),
+    Search(
+        "temporal_attention.backward",
+        tuple(Tile(*numbers) for numbers in ((4, 2), (8, 2), (8, 4), (16, 4), (16, 8))),
+        _make_backward,
+    ),
+)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.tuning import Search, Size, Trial, tuned
 from kernels.window_attention.triton_kernels import (
     window_attention_bwd_kernel,
     window_attention_fold_kernel,
@@ -31,15 +32,25 @@ class Tile:
 
 
 FORWARD = Tile(programs=2048, warps=4, stages=1)
-BACKWARD = Tile(programs=512, warps=4, stages=1)
+BACKWARD = Tile(programs=256, warps=4, stages=1)
 # products in float32 run outside of the matrix units, where a tile spills the registers of fewer warps
 FORWARD_FLOAT32 = Tile(programs=2048, warps=16, stages=1)
 BACKWARD_FLOAT32 = Tile(programs=512, warps=16, stages=1)
 
 
+def choose_forward(dtype: torch.dtype) -> Tile:
+    """The tile of the operator for a dtype."""
+    return FORWARD_FLOAT32 if dtype == torch.float32 else FORWARD
+
+
+def choose_backward(dtype: torch.dtype) -> Tile:
+    """The tile of the gradients for a dtype."""
+    return BACKWARD_FLOAT32 if dtype == torch.float32 else BACKWARD
+
+
 def forward(qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = None) -> Tensor:
     """Run the operator; arguments are those of `reference.window_attention`."""
-    tile = tile or (FORWARD_FLOAT32 if qkv.dtype == torch.float32 else FORWARD)
+    tile = tile or tuned("window_attention.forward", qkv.dtype, qkv.shape[:4].numel(), choose_forward(qkv.dtype))
     qkv, (batch, frames, height, width, _, heads, dim) = qkv.contiguous(), qkv.shape
     out = torch.empty((batch, frames, height, width, heads, dim), dtype=qkv.dtype, device=qkv.device)
     if out.numel():
@@ -55,7 +66,7 @@ def backward(
     grad: Tensor, qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of qkv and bias_table from that of the output."""
-    tile = tile or (BACKWARD_FLOAT32 if qkv.dtype == torch.float32 else BACKWARD)
+    tile = tile or tuned("window_attention.backward", qkv.dtype, qkv.shape[:4].numel(), choose_backward(qkv.dtype))
     qkv = qkv.contiguous()
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     if not dqkv.numel():
@@ -92,3 +103,34 @@ def _geometry(qkv: Tensor, window: int, tile: Tile) -> tuple[tuple[int, int], li
         "STAGES": tile.stages,
     }
     return (heads, -(-windows // share)), [height, width, down, across, windows, share], constants
+
+
+def _make_forward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    qkv, table, _ = _draw(size, dtype, device)
+    return Trial(dtype, size.rows, choose_forward(dtype), lambda tile: forward(qkv, table, size.window, tile))
+
+
+def _make_backward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    qkv, table, grad = _draw(size, dtype, device)
+    return Trial(dtype, size.rows, choose_backward(dtype), lambda tile: backward(grad, qkv, table, size.window, tile))
+
+
+def _draw(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    grid, heads = (size.batch, size.frames, size.height, size.width), (size.heads, size.head_dim)
+    qkv = torch.randn((*grid, 3, *heads), device=device, dtype=dtype)
+    table = torch.randn(((2 * size.window - 1) ** 2, size.heads), device=device)
+    return qkv, table, torch.randn((*grid, *heads), device=device, dtype=dtype)
+
+
+SEARCHES = (
+    Search(
+        "window_attention.forward",
+        (Tile(1 << 30, 4, 1), Tile(2048, 4, 1), Tile(1024, 4, 2), Tile(528, 4, 2), Tile(396, 4, 3), Tile(2048, 8, 1)),
+        _make_forward,
+    ),
+    Search(
+        "window_attention.backward",
+        (Tile(256, 4, 1), Tile(512, 4, 1), Tile(264, 4, 2), Tile(264, 8, 2), Tile(1024, 4, 1)),
+        _make_backward,
+    ),
+)
