@@ -10,7 +10,8 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
 from kernels.linear.triton_kernels import attention_inputs_kernel, gated_linear_kernel, residual_linear_kernel
-from kernels.tuning import tuned
+from kernels.spatial_attention.rope import rope_table
+from kernels.tuning import Search, Size, Trial, tuned
 
 
 @dataclass(frozen=True)
@@ -160,3 +161,59 @@ def _geometry(
         "num_stages": tile.stages,
     }
     return (min(tiles, tile.programs) if persistent else tiles,), pair, constants
+
+
+def _make_gated(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    x, statistics, weight, sums = _draw(size, 2 * size.hidden, dtype, device)
+    shift = torch.randn_like(sums)
+    return Trial(
+        dtype, size.rows, _gated_default(x), lambda tile: gated_linear(x, statistics, weight, sums, shift, tile)
+    )
+
+
+def _make_attention(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    x, statistics, weight, sums = _draw(size, 3 * size.channels, dtype, device)
+    rope = rope_table(size.height, size.width, size.head_dim, device)
+    scale = torch.rand(size.head_dim, device=device) + 0.5
+    return Trial(
+        dtype,
+        size.rows,
+        _attention_default(x),
+        lambda tile: attention_inputs(
+            x, statistics, weight, sums, len(sums), rope.cos, rope.sin, scale, scale, size.heads, tile=tile
+        ),
+    )
+
+
+def _make_residual(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    a = torch.randn((size.rows, size.hidden), device=device, dtype=dtype)
+    weight = torch.randn((size.channels, size.hidden), device=device, dtype=dtype) * size.hidden**-0.5
+    residual = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
+    return Trial(dtype, size.rows, _residual_default(a), lambda tile: residual_linear(a, weight, None, residual, tile))
+
+
+def _draw(size: Size, columns: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Rows, their statistics, a folded weight and its sums."""
+    x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
+    weight = torch.randn((columns, size.channels), device=device, dtype=dtype) * size.channels**-0.5
+    statistics = torch.tensor([0.0, 1.0], device=device).repeat(size.rows, 1)
+    return x, statistics, weight, weight.float().sum(1)
+
+
+TILES = (
+    Tile(64, 64, warps=4, stages=4),
+    Tile(64, 128, warps=4, stages=4),
+    Tile(128, 64, warps=4, stages=4),
+    Tile(128, 128, warps=4, stages=3),
+    Tile(64, 64, warps=4, stages=4, descriptors=True),
+    Tile(128, 128, warps=4, stages=3, descriptors=True),
+    Tile(128, 128, warps=4, stages=3, programs=264, descriptors=True),
+    Tile(128, 128, warps=8, stages=4, programs=132, descriptors=True),
+    Tile(128, 256, warps=8, stages=3, programs=132, descriptors=True),
+    Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True),
+)
+SEARCHES = (
+    Search("gated_linear", TILES, _make_gated),
+    Search("attention_inputs", TILES, _make_attention),
+    Search("residual_linear", TILES, _make_residual),
+)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.norm.triton_kernels import layer_norm_kernel, row_statistics_kernel
-from kernels.tuning import tuned
+from kernels.tuning import Search, Size, Trial, tuned
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,18 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, tile:
 
 def _lanes(channels: int) -> int:
     return 1 << (channels - 1).bit_length()
+
+
+def _make_statistics(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
+    return Trial(dtype, size.rows, choose(size.rows), lambda tile: row_statistics(x, 1e-5, tile))
+
+
+def _make_norm(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
+    weight, bias = torch.randn((2, size.channels), device=device, dtype=dtype)
+    return Trial(dtype, size.rows, choose(size.rows), lambda tile: layer_norm(x, weight, bias, 1e-5, tile))
+
+
+TILES = tuple(Tile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (4, 4), (8, 4), (16, 4)))
+SEARCHES = (Search("row_statistics", TILES, _make_statistics), Search("layer_norm", TILES, _make_norm))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from kernels.patches.reference import COLOURS, EPS, clip_shape, patches_shape
 from kernels.patches.triton_kernels import patchify_kernel, unpatchify_kernel
-from kernels.tuning import tuned
+from kernels.tuning import Search, Size, Trial, tuned
 
 
 @dataclass(frozen=True)
@@ -82,3 +83,28 @@ def _whole_frames(pixels: Tensor) -> Tensor:
     whole = pixels.stride()[2:] == within and frame == height * width * colours
     words = pixels.stride(0) % 4 == 0 and pixels.storage_offset() % 4 == 0
     return pixels if whole and words else pixels.clone(memory_format=torch.contiguous_format)
+
+
+def _make_patchify(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    """First frames of images, later ones of clips."""
+    first, frames = (0, 1) if size.frames == 1 else (1, size.temporal_patch)
+    shape = (size.batch, 1 + (size.frames - 1) * size.temporal_patch, size.height * size.patch, size.width * size.patch)
+    pixels = torch.randint(256, (*shape, COLOURS), device=device, dtype=torch.uint8)
+    values = math.prod(patches_shape(pixels, size.patch, frames, first)) // COLOURS
+    return Trial(
+        dtype, values, choose(values), lambda tile: patchify(pixels, size.patch, frames, first, dtype, True, tile)
+    )
+
+
+def _make_unpatchify(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile] | None:
+    if size.frames != 1:  # two launches, each of which looks its tile up as an image's does
+        return None
+    first = torch.randn((size.batch, 1, size.height, size.width, COLOURS * size.patch**2), device=device, dtype=dtype)
+    values = first.numel() // COLOURS
+    return Trial(
+        dtype, values, choose(values), lambda tile: unpatchify(first, None, size.patch, size.temporal_patch, tile)
+    )
+
+
+TILES = tuple(Tile(values, warps) for values in (512, 1024, 2048, 4096) for warps in (4, 8))
+SEARCHES = (Search("patchify", TILES, _make_patchify), Search("unpatchify", TILES, _make_unpatchify))

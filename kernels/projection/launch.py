@@ -9,7 +9,7 @@ from torch import Tensor
 
 from kernels.projection.reference import EPSILON, SHORTEST
 from kernels.projection.triton_kernels import project_kernel
-from kernels.tuning import tuned
+from kernels.tuning import Search, Size, Trial, tuned
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Tile:
     warps: int
 
 
-FEW_ROWS = 4096
+DEFAULT = Tile(rows=4, warps=1)
 PART = 256  # channels that one warp loads at once, so that no sum of a row leaves its warp
 
 
@@ -52,7 +52,7 @@ def project(
     out = torch.empty((*x.shape[:-1], dim), dtype=torch.float32, device=x.device)
     if rows == 0:
         return out
-    tile = tile or tuned("vq_project", x.dtype, rows, Tile(8 if rows <= FEW_ROWS else 16, 4))
+    tile = tile or tuned("vq_project", x.dtype, rows, DEFAULT)
     with torch.cuda.device_of(x):
         project_kernel[(-(-rows // tile.rows),)](
             x,
@@ -74,3 +74,15 @@ def project(
             num_warps=tile.warps,
         )
     return out
+
+
+def _make(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
+    gain, shift = torch.randn((2, size.channels), device=device)
+    weight, bias = torch.randn((size.code_dim, size.channels), device=device), torch.randn(size.code_dim, device=device)
+    return Trial(dtype, size.rows, DEFAULT, lambda tile: project(x, gain, shift, weight, bias, True, tile))
+
+
+SEARCHES = (
+    Search("vq_project", tuple(Tile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (8, 2), (8, 4), (16, 4))), _make),
+)

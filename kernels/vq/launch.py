@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.tuning import tuned
+from kernels.tuning import Search, Size, Trial, tuned
 from kernels.vq.triton_kernels import LANES, codebook_kernel, merge_kernel, vq_assign_kernel
 
 
@@ -42,7 +42,7 @@ def inner(dim: int) -> int:
 
 
 def choose(rows: int, dim: int) -> Tile:
-    """Few vectors share the codebook out among programs; many take taller tiles, which read it less often.
+    """Few vectors share the codebook out among programs.
 
     Args:
         rows: vectors in all.
@@ -51,10 +51,9 @@ def choose(rows: int, dim: int) -> Tile:
     registers = 128 if dim <= 8 else 224
     if rows <= FEW_ROWS:
         return Tile(
-            rows=64, codes=128, shares=min(16, -(-PROGRAMS * 64 // rows)), warps=4, stages=3, registers=registers
+            rows=64, codes=128, shares=min(8, -(-PROGRAMS * 64 // rows)), warps=4, stages=3, registers=registers
         )
-    shares = 2 if rows <= 128 * PROGRAMS // 2 else 1
-    return Tile(rows=128, codes=128, shares=shares, warps=8, stages=3, registers=registers)
+    return Tile(rows=64, codes=128, shares=1, warps=4, stages=3, registers=registers)
 
 
 def empty_table(codebook: Tensor) -> tuple[Tensor, Tensor]:
@@ -131,3 +130,28 @@ def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int, tile: Tile | No
         if shares > 1:
             merge_kernel[(-(-rows // MERGED),)](keys, out, rows, SHARES=shares, BLOCK_M=MERGED, num_warps=4)
     return out
+
+
+def _make(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    """Vectors are float32 whatever the network's dtype."""
+    z, codebook = (
+        torch.nn.functional.normalize(torch.randn((count, size.code_dim), device=device), dim=-1)
+        for count in (size.rows, size.codes)
+    )
+    pieces, exact = prepare(codebook)
+    return Trial(
+        z.dtype, size.rows, choose(size.rows, size.code_dim), lambda tile: assign(z, pieces, exact, size.codes, tile)
+    )
+
+
+SEARCHES = (
+    Search(
+        "vq_assign",
+        (
+            *(Tile(64, 128, shares, 4, stages) for shares in (1, 2, 4, 8, 16) for stages in (3, 4)),
+            *(Tile(64, 256, shares, 4, 3, 224) for shares in (1, 8)),
+            *(Tile(128, 128, shares, 8, 3) for shares in (1, 2, 4)),
+        ),
+        _make,
+    ),
+)
