@@ -17,7 +17,7 @@ from torch import Tensor
 from kernels.tuning import Search, Size, Trial
 
 COLD = 120_000_000  # bytes gone through before one is read again: over twice the L2
-MOST_SETS = 32
+MOST_SETS = 128
 REPLAYS = 15
 WORTH = 0.98  # of the default's time: what is hardly faster is noise
 SLOW = 0.05  # seconds of a round that is repeated thrice only
@@ -68,12 +68,14 @@ class Contest:
 
     def hold(self, size: Size, dtype: torch.dtype, device: torch.device) -> Outcome | None:
         """Time all candidates at a size; None where a call of that size does not launch this."""
+        before = _allocated(device)
         first = self.search.make(size, dtype, device)
         if first is None:
             return None
+        read = _allocated(device) - before
         tiles = self._eligible(first)
         trials = [first]
-        for _ in range(_sets(first) - 1):
+        for _ in range(_sets(first, read) - 1):
             another = self.search.make(size, dtype, device)
             assert another is not None
             trials.append(another)
@@ -168,7 +170,11 @@ def _bound(trial: Trial[Any], tile: Any) -> Callable[[], Any]:
     return lambda: trial.run(tile)
 
 
-def _sets(trial: Trial[Any]) -> int:
-    """Copies of a call's tensors that outgrow the L2, by what one call writes."""
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _sets(trial: Trial[Any], read: int) -> int:
+    """Copies of a call's tensors that outgrow the L2."""
     written = sum(x.numel() * x.element_size() for x in _results(trial.run(trial.default)))
-    return max(2, min(MOST_SETS, -(-COLD // max(1, written))))
+    return max(2, min(MOST_SETS, -(-COLD // max(1, read + written))))
