@@ -26,7 +26,8 @@ def test_kernel_compiles_ahead(monkeypatch, tmp_path, capability):
             gain = torch.ones(512)
             x = torch.zeros(rows, 512, dtype=torch.bfloat16)
             launch.project(x, gain, gain, torch.zeros(8, 512), torch.zeros(8), True)
-    assert len({kernel.hash for kernel in compiled}) == 2
+    assert len(compiled) == 2
+    assert len({kernel.hash for kernel in compiled}) == 1  # the number of rows is no part of a kernel
     assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
 
 
