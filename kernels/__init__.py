@@ -6,7 +6,6 @@ from kernels.norm import layer_norm, row_statistics
 from kernels.patches import patchify, unpatchify
 from kernels.peg import peg
 from kernels.projection import vq_project
-from kernels.projection import vq_project
 from kernels.spatial_attention import RopeTable, rope_table, spatial_attention
 from kernels.temporal_attention import temporal_attention
 from kernels.vq import vq_assign
@@ -31,7 +30,6 @@ __all__ = [
     "unpatchify",
     "use_backend",
     "vq_assign",
-    "vq_project",
     "vq_project",
     "window_attention",
 ]

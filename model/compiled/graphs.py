@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE
 
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 WARM_UPS = 2  # calls before a capture, which load and compile whatever the call needs
@@ -21,10 +25,10 @@ class Graphs:
 
     Args:
         run: takes one tensor, the batch first, and returns tensors with the batch first.
-        pool: shared with other graphs.
+        pool: of memory, shared with other graphs; None where nothing is captured.
     """
 
-    def __init__(self, run: Run, pool: tuple[int, int]) -> None:
+    def __init__(self, run: Run, pool: _POOL_HANDLE | None) -> None:
         self._run = run
         self._pool = pool
         self._captured: dict[tuple[int, ...], dict[int, _Captured]] = {}
@@ -54,7 +58,7 @@ class Graphs:
 class _Captured:
     """One graph with its input and outputs."""
 
-    def __init__(self, run: Run, x: Tensor, pool: tuple[int, int]) -> None:
+    def __init__(self, run: Run, x: Tensor, pool: _POOL_HANDLE | None) -> None:
         self._x = x
         side = torch.cuda.Stream(x.device)
         side.wait_stream(torch.cuda.current_stream(x.device))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import kernels
 from kernels import RopeTable, rope_table
 from kernels.spatial_attention.reference import LOGIT_SCALE
+from kernels.vq import CodeTable, prepare
 from model.compiled.weights import (
     AttentionWeights,
     EmbedWeights,
@@ -29,7 +30,6 @@ from model.compiled.weights import (
 )
 from model.heads import VAEHead, VQHead
 from model.tokenizer import OmniTokenizer
-
 
 MANY, LONG = 32_768, 1024  # rows, and their numbers, from and up to which our product with a residual is the faster
 
@@ -61,7 +61,9 @@ class Network:
         self._to_pixels = tokenizer.decoder.pixels
         self._rope: dict[tuple[int, int, torch.device], RopeTable] = {}
         self._codes: Tensor | None = None
+        self._search: CodeTable | None = None
         if isinstance(self._head, VQHead):
+            self._search = prepare(self._head.codebook)
             self._codes = code_table(self._head.codebook, self._head.from_code, self._dtype)
 
     def encode(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -82,7 +84,7 @@ class Network:
         if isinstance(head, VQHead):
             vectors = kernels.vq_project(x, norm.weight, norm.bias, head.to_code.weight, head.to_code.bias)
             vectors = vectors.view(*grid, -1)
-            return vectors, head.assign(vectors)
+            return vectors, kernels.vq_assign(vectors, head.codebook, table=self._search)
         assert isinstance(head, VAEHead)
         return head.moments(_normed(norm, x).view(*grid, -1))
 
@@ -131,7 +133,7 @@ class Network:
         rope = None if stack.rotary_dim is None else self._table(grid, stack.rotary_dim, x.device)
         for block in stack.blocks:
             if isinstance(block, FullWeights):
-                x = _full(block, x, grid, rope)
+                x = _full(block, x, grid, self._config.heads, rope)
             elif isinstance(block, WindowWeights):
                 x = _window(block, x, grid, self._config.window, self._config.heads)
             else:
@@ -170,9 +172,8 @@ def _inputs(weights: AttentionWeights, x: Tensor, heads: int, rope: RopeTable | 
     )
 
 
-def _full(block: FullWeights, x: Tensor, grid: Grid, rope: RopeTable | None) -> Tensor:
+def _full(block: FullWeights, x: Tensor, grid: Grid, heads: int, rope: RopeTable | None) -> Tensor:
     x = _positions(block.peg, x, grid)
-    heads = block.attention.inputs.weight.shape[0] // (3 * block.attention.q_scale.shape[0])
     qkv = _inputs(block.attention, x, heads, rope, scaled=True)
     q, k, v = qkv.view(grid.batch * grid.frames, grid.height * grid.width, 3, heads, -1).transpose(1, 3).unbind(2)
     mask = None if block.bias is None else block.bias(grid.height, grid.width).to(x.dtype)
@@ -209,7 +210,7 @@ def _feed_forward(weights: FeedForwardWeights, x: Tensor) -> Tensor:
 def _add(x: Tensor, a: Tensor, weight: Tensor) -> Tensor:
     """x + a weight^T; x is not read again.
 
-    In place by the library, which is the faster for long rows and for few of them; else the library would write x twice.
+    In place by the library where that is the faster: for long rows, and for few of them.
     """
     if a.shape[1] <= LONG and len(x) >= MANY:
         return kernels.residual_linear(a, weight, None, x)

@@ -38,7 +38,7 @@ class CompiledTokenizer(OmniTokenizer):
         with torch.inference_mode():
             self.network = Network(self)
         self._device = self.encoder.embed.first.proj.weight.device
-        pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else (0, 0)
+        pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
         self.encoding = Graphs(self.network.encode, pool)
         self.decoding = Graphs(lambda codes: (self.network.decode(codes),), pool)
 

@@ -129,10 +129,10 @@ def _block(block: nn.Module) -> BlockWeights:
     if isinstance(block, WindowBlock):
         return WindowWeights(_window(block.attention), block.attention.bias_table, _feed_forward(block.feed_forward))
     if isinstance(block, TemporalBlock):
-        attention = block.attention
-        values = attention.to_kv.weight.float().chunk(2)[1]
-        still = (attention.to_out.weight.float() @ values).to(attention.to_out.weight.dtype)
-        return TemporalWeights(block.peg, _cosine(attention), still, attention, _feed_forward(block.feed_forward))
+        layer = block.attention
+        values = layer.to_kv.weight.float().chunk(2)[1]
+        still = (layer.to_out.weight.float() @ values).to(layer.to_out.weight.dtype)
+        return TemporalWeights(block.peg, _cosine(layer), still, layer, _feed_forward(block.feed_forward))
     raise TypeError(f"{type(block).__name__} is no block of a tokenizer")
 
 

@@ -80,7 +80,7 @@ def test_floats_and_streams_take_the_modules_way():
     pixels = draw(1, 5, 16, 16)
     floats = pixels.float() / 255 - 0.5
     assert torch.equal(compiled.encode(floats), tokenizer.encode(floats))
-    codes, state = compiled.encode_chunk(pixels)
+    codes, _ = compiled.encode_chunk(pixels)
     assert torch.equal(codes, tokenizer.encode_chunk(pixels)[0])
     assert compiled.decode_chunk(codes)[0].shape == (1, 5, 16, 16, 3)
 
