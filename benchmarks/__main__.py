@@ -5,22 +5,32 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import tokenizer, training
-from benchmarks.measure import describe_machine
+from benchmarks import compiled, tokenizer, training
+from benchmarks.measure import describe_machine, device
+
+TABLES = ("tokenizer", "compiled", "training")
 
 
 def main() -> None:
-    """Time the tokenizer of the named configs, and the training step, on the device that is here."""
+    """Time the tokenizer of the named configs as modules and compiled, and the training step, on the device here."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=("tokenizer", "training"), help="one of the tables")
+    parser.add_argument("--only", choices=TABLES, help="one of the tables")
     parser.add_argument("--configs", nargs="+", default=["demo", "published"], help="named geometries, random weights")
     parser.add_argument("--runs", type=int, default=7, help="timed runs of each cell, after two that are not")
     parser.add_argument("--vgg", type=Path, help="weights of the perceptual trunk, which the full training step needs")
+    parser.add_argument("--out", type=Path, help="folder for the compiled tokenizer's figures (JSON) and plots (PNG)")
     arguments = parser.parse_args()
+    wanted = TABLES if arguments.only is None else (arguments.only,)
     print(describe_machine())
-    if arguments.only != "training":
+    if "tokenizer" in wanted:
         tokenizer.run(arguments.configs, arguments.runs)
-    if arguments.only != "tokenizer":
+    if "compiled" in wanted:
+        if device().type == "cuda":
+            for config in arguments.configs:
+                compiled.run(config, arguments.runs, arguments.out)
+        else:
+            print("the compiled tokenizer is timed on a CUDA device only")
+    if "training" in wanted:
         training.run(arguments.vgg, arguments.runs)
 
 

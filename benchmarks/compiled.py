@@ -168,11 +168,12 @@ def _print(config: str, lines: Sequence[Line]) -> None:
                    "encode MB", "torch MB"):  # fmt: skip
         table.add_column(column, justify="right")
     for line in lines:
-        rooflines = ROOFLINE[line.shape] if config == "published" else (0, 0)
+        shares = ["-", "-"]
+        if config == "published":
+            times = line.encode, line.decode
+            shares = [f"{us / 1e3 / ms.median:.0%}" for us, ms in zip(ROOFLINE[line.shape], times, strict=True)]
         table.add_row(
-            "x".join(map(str, line.shape)),
-            str(line.encode), f"{rooflines[0] / 1e3 / line.encode.median:.0%}",
-            str(line.decode), f"{rooflines[1] / 1e3 / line.decode.median:.0%}",
+            "x".join(map(str, line.shape)), str(line.encode), shares[0], str(line.decode), shares[1],
             str(line.eager_encode), str(line.eager_decode),
             f"{line.memory / 1e6:.0f}", f"{line.eager_memory / 1e6:.0f}",
         )  # fmt: skip

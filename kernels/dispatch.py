@@ -35,10 +35,12 @@ class Form(Generic[P]):
     Args:
         run: the implementation, with the operator's own signature.
         refuse: says in a few words why it cannot run a call, or None if it can.
+        avoid: says likewise why `auto` does not take it although it can, or None.
     """
 
     run: Callable[P, Tensor]
     refuse: Callable[..., str | None] = lambda *args, **kwargs: None
+    avoid: Callable[..., str | None] = lambda *args, **kwargs: None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,8 @@ class Operator(Generic[P]):
                 refused[backend] = f"{wanted} was asked for"
                 continue
             reason = form.refuse(*args, **kwargs)
+            if reason is None and wanted == "auto":
+                reason = form.avoid(*args, **kwargs)
             if reason is None:
                 return Choice(backend, "first that can" if wanted == "auto" else "asked for", refused)
             if wanted == backend:

@@ -172,6 +172,7 @@ GATED = Operation(
     baselines={"cublas": gated_path, "cublas interleaved": interleaved_path},
     compilable={"cublas interleaved": interleaved_path},
     full_precision=FULL,
+    half_only=True,
     candidates=_candidates("gated_linear", GATED_TILES),
 )
 
@@ -197,6 +198,7 @@ ATTENTION = Operation(
     baselines={"cublas": attention_path},
     compilable={"cublas": attention_path},
     full_precision=FULL,
+    half_only=True,
     candidates=_candidates("attention_inputs", ATTENTION_TILES),
 )
 
@@ -217,5 +219,6 @@ RESIDUAL = Operation(
         Case("512 to 512, image 256, B 16", _residual(16_384, 512, 512)),
     ),
     baselines={"cublas": reference.residual_linear},
+    half_only=True,
     candidates=_candidates("residual_linear", RESIDUAL_TILES),
 )

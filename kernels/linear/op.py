@@ -85,6 +85,8 @@ def _refuse(x: Tensor, weight: Tensor, *others: Tensor | None) -> str | None:
         return f"{tuple(x.shape)} and {tuple(weight.shape)} are no matrices that multiply"
     if weight.dtype != x.dtype:
         return f"a weight in {weight.dtype} for inputs in {x.dtype}"
+    if x.dtype == torch.float32:
+        return "the library multiplies float32 faster and rounds less"
     if x.shape[1] == 0 or x.shape[1] % STEP:
         return f"{x.shape[1]} columns of x are no multiple of {STEP}"
     return None

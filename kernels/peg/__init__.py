@@ -7,7 +7,7 @@ peg = Operator(
     "peg",
     {
         "triton": Form(op.peg, op.refuse),
-        "sdpa": Form(library.peg, library.refuse),
+        "sdpa": Form(library.peg, avoid=library.avoid),
         "reference": Form(reference.peg),
     },
 )
