@@ -34,7 +34,13 @@ RUN pip install --no-deps --force-reinstall .
 
 FROM python:3.11-slim-bookworm
 
-RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin omnitok
+# Triton compiles a launcher in C for each kernel, and keeps what it has made where libraries may be loaded from.
+ARG TORCH=cpu
+RUN if [ "$TORCH" = cuda ]; then \
+      apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
+    fi
+RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin omnitok \
+    && install -d -o omnitok -g omnitok /var/cache/omnitok
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY bundles bundles
@@ -44,6 +50,7 @@ COPY bundles bundles
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    TRITON_CACHE_DIR=/var/cache/omnitok/triton \
     OMNITOK_HOST=0.0.0.0 \
     OMNITOK_PORT=8000 \
     OMNITOK_METRICS_PORT=8080 \

@@ -14,22 +14,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Spread
+from benchmarks.plots import draw
+from benchmarks.rooflines import PUBLISHED
 from kernels import compilations, use_backend
 from model import CONFIGS, CompiledTokenizer, OmniTokenizer, load_bundle
 from model.quality import psnr
 from training.data import open_set
 
-# batch, frames, side: microseconds of encode and decode in the published geometry if every operator ran at 798 TFLOP/s
-# or 3.0 TB/s, whichever takes longer; with attention over one frame merged into one product
-ROOFLINE = {
-    (1, 1, 256): (77, 81),
-    (16, 1, 256): (1165, 1229),
-    (64, 1, 256): (4655, 4910),
-    (64, 1, 128): (1080, 1150),
-    (1, 17, 256): (442, 462),
-    (8, 17, 128): (860, 870),
-    (8, 17, 256): (3530, 3690),
-}
 CALLS = 10  # behind one another between two looks at the clock, as in a busy replica
 
 
@@ -59,7 +50,7 @@ def run(config: str, runs: int, out: Path | None = None) -> list[Line]:
     Args:
         config: name in `model.CONFIGS`.
         runs: timed runs of each cell.
-        out: where the figures are written as JSON too.
+        out: folder, made if need be, for the figures as JSON and a plot of them.
     """
     compilations.watch()
     torch.manual_seed(0)
@@ -69,22 +60,30 @@ def run(config: str, runs: int, out: Path | None = None) -> list[Line]:
     start = time.perf_counter()
     compiled = CompiledTokenizer(tokenizer)
     lines = []
-    for shape in ROOFLINE:
+    for shape in PUBLISHED:
         compiled.capture((shape[1], shape[2], shape[2]), (shape[0],))
     ready, before = time.perf_counter() - start, compilations.count()
-    for shape in ROOFLINE:
+    for shape in PUBLISHED:
         lines.append(_line(tokenizer, compiled, shape, runs))
         torch.cuda.empty_cache()
     late = compilations.count() - before
     _print(config, lines)
     print(
-        f"captured {len(ROOFLINE)} shapes in {ready:.1f} s; kernels compiled or loaded by then {before}, later {late}"
+        f"captured {len(PUBLISHED)} shapes in {ready:.1f} s; kernels compiled or loaded by then {before}, later {late}"
     )
     if out is not None:
-        out.write_text(
-            json.dumps({"config": config, "ready": ready, "late": late, "lines": [asdict(x) for x in lines]})
-        )
+        figures = {"config": config, "gpu": torch.cuda.get_device_name(), "ready": ready, "late": late}
+        _write(out, figures | {"lines": [asdict(line) for line in lines]})
     return lines
+
+
+def _write(folder: Path, figures: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"compiled-{figures['config']}.json"
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    partial.replace(path)
+    draw(figures, path.with_suffix(".png"))
 
 
 @torch.inference_mode()
@@ -171,7 +170,7 @@ def _print(config: str, lines: Sequence[Line]) -> None:
         shares = ["-", "-"]
         if config == "published":
             times = line.encode, line.decode
-            shares = [f"{us / 1e3 / ms.median:.0%}" for us, ms in zip(ROOFLINE[line.shape], times, strict=True)]
+            shares = [f"{us / 1e3 / ms.median:.0%}" for us, ms in zip(PUBLISHED[line.shape], times, strict=True)]
         table.add_row(
             "x".join(map(str, line.shape)), str(line.encode), shares[0], str(line.decode), shares[1],
             str(line.eager_encode), str(line.eager_decode),

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kernels import compilations
 from model import BATCHES, Bundle, CompiledTokenizer, OmniTokenizer, VQConfig, load_bundle
 from service.contract import ModelCard, Size
 from service.scheduling.batcher import Key
@@ -35,6 +36,8 @@ class Engine:
     """
 
     def __init__(self, bundles: Sequence[Path], device: str, dtype: str, threads: int) -> None:
+        compilations.watch()
+        self._kernels_when_ready = 0
         torch.set_num_threads(threads)
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -72,6 +75,12 @@ class Engine:
                 if tokens is not None:
                     self.run(Key(card.id, "decode", "tokens", *size), [tokens])
                 self.run(Key(card.id, "decode", "latents", *size), [latents])
+        self._kernels_when_ready = compilations.count()
+
+    @property
+    def late_kernels(self) -> int:
+        """Triton kernels that were compiled or loaded since `warm_up`, while callers waited."""
+        return compilations.count() - self._kernels_when_ready
 
     def run(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
         """Run one batch.

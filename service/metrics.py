@@ -13,6 +13,7 @@
 | `omnitok_batches_total` | counter: op, stop_reason |
 | `omnitok_batch_requests` | histogram: op |
 | `omnitok_batch_duration_seconds` | histogram: op |
+| `omnitok_late_kernels` | gauge |
 | `omnitok_tokens_encoded_total`, `omnitok_tokens_decoded_total`, `omnitok_frames_total` | counter |
 
 Labels take values from fixed lists only: never ids, model names or anything that a caller wrote. The exporter's view
@@ -53,6 +54,9 @@ class TokenizerMetrics:
         self._encoded = _counter("omnitok_tokens_encoded_total", "Latent positions encoded")
         self._decoded = _counter("omnitok_tokens_decoded_total", "Latent positions decoded")
         self._frames = _counter("omnitok_frames_total", "Frames encoded or decoded")
+        self._late = metrics.Gauge(
+            "omnitok_late_kernels", "Triton kernels compiled or loaded since this replica was ready; 0 as it should be"
+        )
         self.queue(0, 0)
 
     def queue(self, requests: int, tokens: int) -> None:
@@ -65,6 +69,10 @@ class TokenizerMetrics:
         requests, tokens = self._now_queued
         self._queue_requests.set(requests)
         self._queue_tokens.set(tokens)
+
+    def late_kernels(self, count: int) -> None:
+        """So many kernels have been compiled or loaded while callers waited."""
+        self._late.set(count)
 
     def batch(self, batch: Batch, seconds: float) -> None:
         """A batch has ended after `seconds`."""

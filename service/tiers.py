@@ -41,7 +41,7 @@ class Tokenizer:
     def __init__(self, settings: Settings) -> None:
         from service.engine import Engine  # only tokenizer replicas pay for torch
 
-        engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
+        self._engine = engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
         engine.warm_up(settings.warm_sizes, settings.max_batch_tokens, settings.max_batch_requests)
         self._metrics = TokenizerMetrics()
         self._backend = LocalBackend(engine.cards, engine.run, settings, self._metrics)
@@ -65,6 +65,7 @@ class Tokenizer:
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
         self._metrics.refresh()  # Ray calls this every few seconds
+        self._metrics.late_kernels(self._engine.late_kernels)
         self._backend.check_health()
 
     def __del__(self) -> None:

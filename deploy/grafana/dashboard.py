@@ -195,6 +195,12 @@ def rows() -> dict[str, list[dict[str, Any]]]:
                 "Calls repeated because a tokenizer replica was lost, since each ingress replica started.",
             ),
             panel(
+                "Kernels compiled late",
+                "short",
+                {"{{replica}}": "sum by (replica) (ray_omnitok_late_kernels)"},
+                "Triton kernels compiled or loaded since a tokenizer replica was ready: 0, or warm-up missed a shape.",
+            ),
+            panel(
                 "Memory",
                 "bytes",
                 {"used": "sum (ray_node_mem_used)", "limit": "sum (ray_node_mem_total)"},

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from kernels import compilations
 from model import CONFIGS, BundleError, OmniTokenizer, VAEConfig, load_bundle, save_bundle
 from service import backend as backend_module
 from service.backend import LocalBackend
@@ -61,6 +62,14 @@ def backend(engine: Engine) -> Iterator[LocalBackend]:
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 21, 35, 3), np.uint8)
+
+
+def test_kernels_are_late_that_come_after_the_warm_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert engine.late_kernels == 0
+    monkeypatch.setattr(compilations, "_seen", ["a kernel of a shape that nobody foresaw"])
+    assert engine.late_kernels == 1
+    engine.warm_up()
+    assert engine.late_kernels == 0
 
 
 async def test_cards_tell_what_the_bundles_are(backend: LocalBackend, bundles: list[Path]) -> None:

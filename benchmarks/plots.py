@@ -1,0 +1,82 @@
+"""`python -m benchmarks.plots FIGURES.json PICTURE.png`: the compiled tokenizer's time against batch and resolution."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rooflines import PUBLISHED
+
+SIZE, DOTS = (13.0, 4.2), 130  # inches, dots per inch
+STYLES = {
+    "encode": ("encode", "o-", "tab:blue"),
+    "decode": ("decode", "s-", "tab:orange"),
+    "eager_encode": ("encode, torch modules", "o:", "tab:gray"),
+    "eager_decode": ("decode, torch modules", "s:", "tab:gray"),
+}
+
+
+def draw(figures: dict[str, Any], path: Path) -> None:
+    """Draw two panels: images of one side in growing batches, and batches of one size at growing sides.
+
+    Args:
+        figures: as `benchmarks.compiled.run` writes them.
+        path: of the PNG; it is written under a temporary name first.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+
+    lines = {tuple(line["shape"]): line for line in figures["lines"]}
+    figure = Figure(figsize=SIZE, dpi=DOTS, layout="constrained")
+    FigureCanvasAgg(figure)
+    by_batch, by_side = figure.subplots(1, 2)
+    batches = sorted(shape for shape in lines if shape[1:] == (1, 256))
+    _curves(by_batch, [shape[0] for shape in batches], batches, lines, figures["config"], "")
+    by_batch.set(xlabel="images of 256x256 in the batch", title="against the batch")
+    for batch, frames, name, thin in ((64, 1, "64 images, ", 1.0), (8, 17, "8 clips of 17 frames, ", 0.45)):
+        shapes = sorted(shape for shape in lines if shape[:2] == (batch, frames))
+        _curves(by_side, [shape[2] for shape in shapes], shapes, lines, figures["config"], name, thin)
+    by_side.set(xlabel="height and width, pixels", title="against the resolution")
+    by_side.set_xticks([128, 256], ["128", "256"])
+    by_side.minorticks_off()
+    for panel in (by_batch, by_side):
+        panel.set(ylabel="milliseconds", yscale="log")
+        panel.grid(True, which="major", alpha=0.3)
+        panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle(f"{figures['config']} geometry, bfloat16, {figures['gpu']}")
+    partial = path.with_name(f".{path.name}.tmp")
+    figure.savefig(partial, format="png")
+    partial.replace(path)
+
+
+def _curves(
+    panel: Any,
+    places: list[int],
+    shapes: list[tuple[int, int, int]],
+    lines: dict[tuple[int, ...], Any],
+    config: str,
+    prefix: str,
+    opacity: float = 1.0,
+) -> None:
+    panel.set_xscale("log", base=2)
+    for name, (label, style, colour) in STYLES.items():
+        times = [lines[shape][name]["median"] for shape in shapes]
+        panel.plot(places, times, style, label=prefix + label, color=colour, alpha=opacity)
+    if config == "published":
+        limits = [PUBLISHED[shape][0] / 1e3 for shape in shapes]
+        panel.plot(places, limits, "k--", label=f"{prefix}roofline of encode", alpha=opacity)
+
+
+def main() -> None:
+    """Draw from a file of figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("figures", type=Path)
+    parser.add_argument("picture", type=Path)
+    arguments = parser.parse_args()
+    draw(json.loads(arguments.figures.read_text(encoding="utf-8")), arguments.picture)
+
+
+if __name__ == "__main__":
+    main()
