@@ -1,4 +1,4 @@
-"""The compiled tokenizer on a GPU: time by shape, share of the roofline, memory, and agreement with float32."""
+"""The compiled tokenizer on a GPU: time by shape, share of the roofline, memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ from benchmarks.measure import Spread
 from benchmarks.plots import draw
 from benchmarks.rooflines import PUBLISHED
 from kernels import compilations, use_backend
-from model import CONFIGS, CompiledTokenizer, OmniTokenizer, load_bundle
-from model.quality import psnr
-from training.data import open_set
+from model import CONFIGS, CompiledTokenizer, OmniTokenizer
 
 CALLS = 10  # behind one another between two looks at the clock, as in a busy replica
 
@@ -84,40 +82,6 @@ def _write(folder: Path, figures: dict[str, Any]) -> None:
     partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
     partial.replace(path)
     draw(figures, path.with_suffix(".png"))
-
-
-@torch.inference_mode()
-def agreement(bundle: Path, pictures: Path, batch: int = 16) -> dict[str, float]:
-    """Tokens that bfloat16 changes against float32, and what that costs in PSNR.
-
-    Args:
-        bundle: of a VQ tokenizer.
-        pictures: a held-out set of images.
-        batch: pictures at a time.
-    """
-    pixels = open_set(pictures).pixels()
-    exact = load_bundle(bundle, "cuda").tokenizer
-    forms = {
-        "float32, kernels": CompiledTokenizer(load_bundle(bundle, "cuda").tokenizer),
-        "bfloat16, torch": load_bundle(bundle, "cuda", torch.bfloat16).tokenizer,
-        "bfloat16, kernels": CompiledTokenizer(load_bundle(bundle, "cuda", torch.bfloat16).tokenizer),
-    }
-    found: dict[str, float] = {}
-    total = 0
-    for part in pixels.split(batch):
-        part = part.cuda()
-        with use_backend("reference"):
-            truth = exact.encode(part)
-            plain = exact.decode(truth)
-        total += truth.numel()
-        found["float32 PSNR"] = found.get("float32 PSNR", 0.0) + float(psnr(plain, part).sum())
-        for name, form in forms.items():
-            with use_backend("sdpa" if "torch" in name else "auto"):
-                tokens = form.encode(part)
-                out = form.decode(tokens)
-            found[f"{name}: flips"] = found.get(f"{name}: flips", 0.0) + int((tokens != truth).sum())
-            found[f"{name}: PSNR"] = found.get(f"{name}: PSNR", 0.0) + float(psnr(out, part).sum())
-    return {name: value / (total if "flips" in name else len(pixels)) for name, value in found.items()}
 
 
 def _line(tokenizer: OmniTokenizer, compiled: CompiledTokenizer, shape: tuple[int, int, int], runs: int) -> Line:

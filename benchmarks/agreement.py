@@ -1,0 +1,75 @@
+"""`python -m benchmarks.agreement BUNDLE PICTURES`: what precision and kernels change in a trained VQ tokenizer."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import describe_machine, device
+from kernels import use_backend
+from model import CompiledTokenizer, OmniTokenizer, load_bundle
+from model.quality import psnr
+from training.data import open_set
+
+TRUTH = "float32, reference operators"
+
+
+@torch.inference_mode()
+def agreement(bundle: Path, pictures: Path, batch: int = 16) -> dict[str, tuple[float, float]]:
+    """The share of tokens that differ from those of float32 on the reference operators, and the PSNR, by form.
+
+    Args:
+        bundle: of a VQ tokenizer.
+        pictures: a held-out set of images.
+        batch: pictures at a time.
+    """
+    where = device()
+    pixels = open_set(pictures).pixels()
+
+    def load(dtype: torch.dtype, compiled: bool) -> OmniTokenizer:
+        tokenizer = load_bundle(bundle, where.type, dtype).tokenizer
+        return CompiledTokenizer(tokenizer) if compiled else tokenizer
+
+    forms = {
+        TRUTH: (load(torch.float32, compiled=False), "reference"),
+        "float32, compiled": (load(torch.float32, compiled=True), "auto"),
+        "bfloat16, torch's operators": (load(torch.bfloat16, compiled=False), "sdpa"),
+        "bfloat16, compiled": (load(torch.bfloat16, compiled=True), "auto"),
+    }
+    flips, quality, total = dict.fromkeys(forms, 0), dict.fromkeys(forms, 0.0), 0
+    for part in pixels.split(batch):
+        part = part.to(where)
+        truth: torch.Tensor | None = None
+        for name, (form, backend) in forms.items():
+            with use_backend(backend):
+                tokens = form.encode(part)
+                out = form.decode(tokens)
+            truth = tokens if truth is None else truth
+            flips[name] += int((tokens != truth).sum())
+            quality[name] += float(psnr(out, part).sum())
+        total += 0 if truth is None else truth.numel()
+    return {name: (flips[name] / total, quality[name] / len(pixels)) for name in forms}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("pictures", type=Path)
+    arguments = parser.parse_args()
+    print(describe_machine())
+    table = Table(title=f"{arguments.bundle.name} on {arguments.pictures.name}")
+    for column in ("form", "tokens that differ", "PSNR, dB", "change, dB"):
+        table.add_column(column, justify="left" if column == "form" else "right")
+    found = agreement(arguments.bundle, arguments.pictures)
+    for name, (flips, quality) in found.items():
+        table.add_row(name, f"{flips:.2%}", f"{quality:.3f}", f"{quality - found[TRUTH][1]:+.4f}")
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
