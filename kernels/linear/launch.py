@@ -47,7 +47,7 @@ def gated_linear(
     x, weight, columns = x.contiguous(), weight.contiguous(), weight.shape[0]
     out = torch.empty((x.shape[0], columns // 2), dtype=x.dtype, device=x.device)
     if out.numel():
-        tile = tile or tuned("gated_linear", x.dtype, x.shape[0], _gated_default(x))
+        tile = tile or tuned("gated_linear", x.dtype, x.shape[0], _wide_default(x))
         grid, pair, constants = _geometry(x, weight, columns, tile)
         with torch.cuda.device_of(x):
             gated_linear_kernel[grid](
@@ -75,7 +75,7 @@ def attention_inputs(
     x, weight, width = x.contiguous(), weight.contiguous(), weight.shape[0] // 3
     out = torch.empty((x.shape[0], 3, heads, width // heads), dtype=x.dtype, device=x.device)
     if out.numel():
-        tile = tile or tuned("attention_inputs", x.dtype, x.shape[0], _attention_default(x))
+        tile = tile or tuned("attention_inputs", x.dtype, x.shape[0], _wide_default(x))
         while width % tile.columns:  # a tile lies in the queries, the keys or the values
             tile = replace(tile, columns=tile.columns // 2)
         grid, pair, constants = _geometry(x, weight, 3 * width, tile)
@@ -107,15 +107,7 @@ def residual_linear(
     return out
 
 
-def _gated_default(x: Tensor) -> Tile:
-    if x.dtype == torch.float32:
-        return EXACT
-    if x.shape[0] <= FEW_ROWS:
-        return Tile(64, 128, warps=4, stages=4)
-    return Tile(128, 128, warps=4, stages=3)
-
-
-def _attention_default(x: Tensor) -> Tile:
+def _wide_default(x: Tensor) -> Tile:
     if x.dtype == torch.float32:
         return EXACT
     if x.shape[0] <= FEW_ROWS:
@@ -167,7 +159,7 @@ def _make_gated(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[T
     x, statistics, weight, sums = _draw(size, 2 * size.hidden, dtype, device)
     shift = torch.randn_like(sums)
     return Trial(
-        dtype, size.rows, _gated_default(x), lambda tile: gated_linear(x, statistics, weight, sums, shift, tile)
+        dtype, size.rows, _wide_default(x), lambda tile: gated_linear(x, statistics, weight, sums, shift, tile)
     )
 
 
@@ -178,7 +170,7 @@ def _make_attention(size: Size, dtype: torch.dtype, device: torch.device) -> Tri
     return Trial(
         dtype,
         size.rows,
-        _attention_default(x),
+        _wide_default(x),
         lambda tile: attention_inputs(
             x, statistics, weight, sums, len(sums), rope.cos, rope.sin, scale, scale, size.heads, tile=tile
         ),
