@@ -75,6 +75,7 @@ def test_failure_of_ours_is_told_by_its_id_only(fresh: tuple[Server, httpx.Clien
     document = problem(response, "internal")
     assert document["request_id"] == response.headers["x-request-id"] == "abc-1"
     assert "secret" not in response.text
+    eventually(lambda: len(lines) == 2)  # a request's own line follows its answer
     failure, request = (line for line in lines if line["request_id"] == "abc-1")
     assert "a secret of the implementation" in str(failure["traceback"])
     assert (request["status"], request["problem"]) == (500, "internal")
