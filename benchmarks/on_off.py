@@ -1,6 +1,7 @@
 """`python -m benchmarks.on_off DATA`: the same training steps with our kernels, once more, and without them.
 
-Two runs with kernels give the noise of a run; the distance to the run without is read against it.
+A second run with kernels says whether a run repeats itself. A third, whose learning rate is greater by a hundred
+thousandth, shows how far the least change drives two runs apart: the distance to the run without is read against it.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from training.schedule import Budget
 from training.stages import Plan, run_recipe
 from training.watch import Watch
 
-RUNS = {"on": "auto", "on again": "auto", "off": "reference"}
+RUNS = {"on": ("auto", 0.0), "on again": ("auto", 0.0), "nudged": ("auto", 1e-5), "off": ("reference", 0.0)}
 LOG_EVERY = 10
 
 
-def train(recipe: str, data: Path, steps: int, out: Path) -> None:
+def train(recipe: str, data: Path, steps: int, nudge: float, out: Path) -> None:
     """Train a recipe's first stage that uses clips, in this process, on the backend that the environment names."""
     whole = RECIPES[recipe]
     stage = next(stage for stage in whole.stages if stage.clips)
-    stage = replace(stage, plain=0, warmup=min(50, steps), sides=stage.sides[:1])
+    rate = stage.learning_rate * (1 + nudge)
+    stage = replace(stage, plain=0, warmup=min(50, steps), sides=stage.sides[:1], learning_rate=rate)
     plan = Plan(
         name="on-off",
         recipe=Recipe(whole.tokenizer, (stage,), seed=0),
@@ -61,25 +63,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, required=True, help="a folder for the runs; it must not hold any")
     parser.add_argument("--one", action="store_true", help="a single run on the backend of the environment")
+    parser.add_argument("--nudge", type=float, default=0.0, help="of that run's learning rate, relative")
     arguments = parser.parse_args()
     if arguments.one:
-        train(arguments.recipe, arguments.data, arguments.steps, arguments.out)
+        train(arguments.recipe, arguments.data, arguments.steps, arguments.nudge, arguments.out)
         return
     print(describe_machine())
     found = {}
-    for name, backend in RUNS.items():
+    for name, (backend, nudge) in RUNS.items():
         out = arguments.out / name.replace(" ", "-")
         call = [sys.executable, "-m", "benchmarks.on_off", str(arguments.data), "--recipe", arguments.recipe]
-        call += ["--steps", str(arguments.steps), "--out", str(out), "--one"]
+        call += ["--steps", str(arguments.steps), "--out", str(out), "--one", "--nudge", str(nudge)]
         subprocess.run(call, env=os.environ | {ENVIRONMENT: backend}, stdout=subprocess.DEVNULL, check=True)
         found[name] = losses(out)
     table = Table(title=f"loss of {arguments.recipe}, kernels on and off")
-    for column in ("step", *RUNS, "on again - on", "off - on"):
+    others = [name for name in RUNS if name != "on"]
+    for column in ("step", *RUNS, *(f"{name} - on" for name in others)):
         table.add_column(column, justify="right")
     for step, loss in found["on"].items():
-        again, off = found["on again"][step], found["off"][step]
-        cells = (loss, again, off, again / loss - 1, off / loss - 1)
-        table.add_row(str(step), *(f"{cell:.5f}" for cell in cells[:3]), *(f"{cell:+.2%}" for cell in cells[3:]))
+        apart = (found[name][step] / loss - 1 for name in others)
+        table.add_row(str(step), *(f"{run[step]:.5f}" for run in found.values()), *(f"{cell:+.2%}" for cell in apart))
     Console(width=120).print(table)
 
 

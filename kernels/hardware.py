@@ -13,7 +13,8 @@ HAS_TRITON = find_spec("triton") is not None  # found, not imported: a CPU build
 
 
 @torch.compiler.assume_constant_result
-def _capability(index: int) -> tuple[int, int]:
+def capability(index: int | None) -> tuple[int, int]:
+    """Compute capability of a GPU."""
     return torch.cuda.get_device_capability(index)
 
 
@@ -33,6 +34,6 @@ def refuse_triton(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] = DTY
             return f"{x.device.type} tensors"
         if x.dtype not in dtypes:
             return f"{x.dtype} is not one of {', '.join(str(dtype).removeprefix('torch.') for dtype in dtypes)}"
-        if _capability(x.device.index) < (8, 0):
+        if capability(x.device.index) < (8, 0):
             return "the GPU is older than compute capability 8.0"
     return None

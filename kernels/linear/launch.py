@@ -10,6 +10,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
 from kernels.linear.triton_kernels import attention_inputs_kernel, gated_linear_kernel, residual_linear_kernel
+from kernels.overlap import overlapped
 from kernels.spatial_attention.rope import rope_table
 from kernels.tuning import Search, Size, Trial, tuned
 
@@ -151,6 +152,7 @@ def _geometry(
         "PRECISION": "ieee",
         "num_warps": tile.warps,
         "num_stages": tile.stages,
+        **overlapped(x),
     }
     return (min(tiles, tile.programs) if persistent else tiles,), pair, constants
 

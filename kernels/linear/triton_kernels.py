@@ -16,6 +16,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.overlap import wait_for_inputs
+
 SMALLEST_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
 HALF_ROOT: tl.constexpr = tl.constexpr(0.7071067811865476)
 
@@ -113,9 +115,10 @@ def _gated_tile(
 def gated_linear_kernel(
     x, statistics, weight, sums, shift, out, M, N: tl.constexpr, K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """value gelu(gate) (M, N); the weight's rows are values and gates in turn."""
+    wait_for_inputs(OVERLAPPED)
     if PERSISTENT:
         tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(2 * N, BLOCK_N)
         for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
@@ -190,9 +193,10 @@ def attention_inputs_kernel(
     WIDTH: tl.constexpr, DIM: tl.constexpr, K: tl.constexpr,
     NORMED: tl.constexpr, SHIFTED: tl.constexpr, COSINE: tl.constexpr, ROTATED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """Queries, keys and values (M, 3, WIDTH); NORMED of the three see the normalised rows. BLOCK_N divides WIDTH."""
+    wait_for_inputs(OVERLAPPED)
     if PERSISTENT:
         tiles = tl.cdiv(M, BLOCK_M) * (3 * WIDTH // BLOCK_N)
         for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
@@ -229,9 +233,10 @@ def _residual_tile(
 def residual_linear_kernel(
     a, weight, bias, residual, out, M, N: tl.constexpr, K: tl.constexpr, BIASED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """residual + a W^T + bias (M, N)."""
+    wait_for_inputs(OVERLAPPED)
     if PERSISTENT:
         tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
         for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.norm.triton_kernels import layer_norm_kernel, row_statistics_kernel
+from kernels.overlap import overlapped
 from kernels.tuning import Search, Size, Trial, tuned
 
 
@@ -38,7 +39,15 @@ def row_statistics(x: Tensor, eps: float, tile: Tile | None = None) -> Tensor:
         tile = tile or tuned("row_statistics", x.dtype, rows, choose(rows))
         with torch.cuda.device_of(x):
             row_statistics_kernel[(-(-rows // tile.rows),)](
-                x, out, rows, eps, C=channels, ROWS=tile.rows, LANES=_lanes(channels), num_warps=tile.warps
+                x,
+                out,
+                rows,
+                eps,
+                C=channels,
+                ROWS=tile.rows,
+                LANES=_lanes(channels),
+                num_warps=tile.warps,
+                **overlapped(x),
             )
     return out
 
@@ -54,6 +63,7 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, tile:
             layer_norm_kernel[(-(-rows // tile.rows),)](
                 x, weight, weight if bias is None else bias.contiguous(), out, rows, eps,
                 C=channels, BIASED=bias is not None, ROWS=tile.rows, LANES=_lanes(channels), num_warps=tile.warps,
+                **overlapped(x),
             )  # fmt: skip
     return out
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.overlap import wait_for_inputs
+
 
 @triton.jit
 def _place(rows, C: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
@@ -32,9 +34,12 @@ def _center(b_x, m_channel, eps, C: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def row_statistics_kernel(x, out, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
+def row_statistics_kernel(
+    x, out, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, OVERLAPPED: tl.constexpr
+):  # fmt: skip
     """Mean and inverse deviation of ROWS rows, out (rows, 2)."""
     o_row, o_channel, o_x, mask = _place(rows, C, ROWS, LANES)
+    wait_for_inputs(OVERLAPPED)
     # (ROWS, LANES)
     b_x = tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32)
     b_mean, _, b_inverse = _center(b_x, o_channel < C, eps, C)
@@ -46,11 +51,12 @@ def row_statistics_kernel(x, out, rows, eps, C: tl.constexpr, ROWS: tl.constexpr
 @triton.jit(do_not_specialize=["rows"])
 def layer_norm_kernel(
     x, weight, bias, out, rows, eps,
-    C: tl.constexpr, BIASED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr,
+    C: tl.constexpr, BIASED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """LayerNorm of ROWS rows."""
     _, o_channel, o_x, mask = _place(rows, C, ROWS, LANES)
     m_channel = o_channel < C
+    wait_for_inputs(OVERLAPPED)
     # (ROWS, LANES)
     b_x = tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32)
     # (LANES,), asked for before the sums wait for b_x

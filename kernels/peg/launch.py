@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.overlap import overlapped
 from kernels.peg.triton_kernels import peg_kernel, peg_weight_kernel
 from kernels.tuning import Search, Size, Trial, tuned
 
@@ -110,6 +111,7 @@ def convolve(
             WHOLE=block == frames,
             SCRAMBLED=frames if published and frames > 1 else 0,
             num_warps=tile.warps,
+            **overlapped(x),
             **({} if tile.registers is None else {"maxnreg": tile.registers}),
         )
     return out

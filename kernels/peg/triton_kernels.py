@@ -16,6 +16,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.overlap import wait_for_inputs
+
 
 @triton.jit
 def _row_of(frame, y, x, H, W, SCRAMBLED: tl.constexpr):
@@ -61,6 +63,7 @@ def peg_kernel(
     x_ptr, past_ptr, weight_ptr, bias_ptr, out_ptr, T, H, W,
     C: tl.constexpr, FRAMES: tl.constexpr, ROWS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr,
     LATER: tl.constexpr, BACKWARD: tl.constexpr, CARRIED: tl.constexpr, WHOLE: tl.constexpr, SCRAMBLED: tl.constexpr,
+    OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """The convolution with its residual, or the gradient of its input.
 
@@ -94,6 +97,7 @@ def peg_kernel(
     x_ptr += i_b * T * size
     out_ptr += i_b * T * size
     past_ptr += i_b * 2 * size
+    wait_for_inputs(OVERLAPPED)
 
     b_start = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
     if not BACKWARD:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.overlap import overlapped
 from kernels.tuning import Search, Size, Trial, tuned
 from kernels.window_attention.triton_kernels import (
     window_attention_bwd_kernel,
@@ -57,7 +58,14 @@ def forward(qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = No
         grid, sizes, constants = _geometry(qkv, window, tile)
         with torch.cuda.device_of(qkv):
             window_attention_fwd_kernel[grid](
-                qkv, bias_table.contiguous(), out, *sizes, dim**-0.5, **constants, num_warps=tile.warps
+                qkv,
+                bias_table.contiguous(),
+                out,
+                *sizes,
+                dim**-0.5,
+                **constants,
+                num_warps=tile.warps,
+                **overlapped(qkv),
             )
     return out
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.overlap import wait_for_inputs
+
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
@@ -47,9 +49,10 @@ def _window_tokens(i_window, height, width, down, across, SIDE: tl.constexpr, TO
 def window_attention_fwd_kernel(
     qkv, table, out, height, width, down, across, windows, share, scale,
     HEADS: tl.constexpr, DIM: tl.constexpr, LANES: tl.constexpr, SIDE: tl.constexpr, TOKENS: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    PRECISION: tl.constexpr, STAGES: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """Output of `share` windows of one head; `scale` multiplies q k^T."""
+    wait_for_inputs(OVERLAPPED)
     i_head = tl.program_id(0)
     o_dim = tl.arange(0, LANES)
     # (TOKENS, TOKENS), base 2
