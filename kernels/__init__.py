@@ -1,8 +1,9 @@
 """The model's operators: one folder each, plain torch as the definition of truth, faster forms beside it."""
 
+from kernels.bounded_attention import EXPONENT_SCALE, bounded_attention
 from kernels.dispatch import BackendUnavailableError, Choice, use_backend
 from kernels.linear import Folded, attention_inputs, fold, gated_linear, residual_linear
-from kernels.norm import layer_norm, row_statistics
+from kernels.norm import inverse_deviation, layer_norm
 from kernels.patches import patchify, unpatchify
 from kernels.peg import peg
 from kernels.projection import vq_project
@@ -12,19 +13,21 @@ from kernels.vq import vq_assign
 from kernels.window_attention import window_attention
 
 __all__ = [
+    "EXPONENT_SCALE",
     "BackendUnavailableError",
     "Choice",
     "Folded",
     "RopeTable",
     "attention_inputs",
+    "bounded_attention",
     "fold",
     "gated_linear",
+    "inverse_deviation",
     "layer_norm",
     "patchify",
     "peg",
     "residual_linear",
     "rope_table",
-    "row_statistics",
     "spatial_attention",
     "temporal_attention",
     "unpatchify",

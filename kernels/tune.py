@@ -31,6 +31,7 @@ OPERATORS = (
     "norm",
     "patches",
     "spatial_attention",
+    "bounded_attention",
 )
 DTYPE = torch.bfloat16  # what a GPU serves and trains in
 GRIDS = ((1, 1, 32, 32), (1, 5, 16, 16), (4, 1, 32, 32), (1, 5, 32, 32), (8, 5, 16, 16), (16, 1, 32, 32),

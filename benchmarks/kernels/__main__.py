@@ -38,7 +38,7 @@ def prove(operation: Operation, part: str) -> list[Check]:
         jobs = [(law.__name__, partial(law, operation, case, torch.bfloat16)) for case in typical for law in CHECKS]
     elif part == "warm":
         jobs = [(f"launch of {case.name}", partial(launch_all, operation, case)) for case in operation.timed]
-    elif part != "float32" or not operation.half_only:
+    elif part in operation.dtypes:
         dtype = getattr(torch, part)
         jobs = [(f"{case.name}, {part}", partial(check, operation, case, dtype)) for case in operation.checked]
     results = []

@@ -15,7 +15,7 @@ from kernels.spatial_attention import RopeTable, rope_table
 from kernels.spatial_attention.reference import cosine
 
 EPS = 1e-5
-FULL = frozenset({"statistics", "sums", "shift", "cos", "sin", "q_scale", "k_scale"})
+FULL = frozenset({"rstd", "shift", "cos", "sin", "q_scale", "k_scale"})
 ROWS = {"image 256, B 1": 1024, "image 256, B 16": 16_384, "image 256, B 64": 65_536,
         "clip 17x128, B 8": 10_240, "clip 17x256, B 8": 40_960}  # fmt: skip
 
@@ -38,15 +38,14 @@ RESIDUAL_TILES = [
 
 
 def _normed(generator: torch.Generator, rows: int, width: int, columns: int) -> Inputs:
-    """Rows with a mean of their own, their statistics, and a product that has taken their LayerNorm in."""
+    """Rows with a mean of their own, their inverse deviations, and a product that has taken their LayerNorm in."""
     x = 2 * normal(generator, rows, width) + normal(generator, rows, 1)
     norm_weight, norm_bias = uniform(generator, width, low=0.5, high=1.5), uniform(generator, width)
     folded = fold(norm_weight, norm_bias, normal(generator, columns, width) / width**0.5, None, torch.bfloat16)
     return {
         "x": x,
-        "statistics": torch.stack((x.mean(1), (x.var(1, correction=0) + EPS).rsqrt()), dim=1),
+        "rstd": (x.var(1, correction=0) + EPS).rsqrt(),
         "weight": folded.weight.float(),
-        "sums": folded.sums,
         "shift": folded.shift,
     }
 
@@ -87,7 +86,7 @@ def _residual(rows: int, width: int = 512, inner: int = 1408, biased: bool = Fal
     return make
 
 
-def gated_path(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> Tensor:
+def gated_path(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     """LayerNorm, one product, and the gate; the LayerNorm's own weight is in the product's.
 
     A copy puts the weight's rows in torch's order; `interleaved_path` goes without and reads with a stride.
@@ -98,7 +97,7 @@ def gated_path(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shif
     return value * F.gelu(gate)
 
 
-def interleaved_path(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> Tensor:
+def interleaved_path(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     """The same on the weight as it is: values and gates lie in turn."""
     normed = F.layer_norm(x, x.shape[-1:], eps=EPS)
     value, gate = F.linear(normed, weight, shift.to(x.dtype)).unflatten(1, (-1, 2)).unbind(2)
@@ -107,9 +106,8 @@ def interleaved_path(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor
 
 def attention_path(
     x: Tensor,
-    statistics: Tensor,
+    rstd: Tensor,
     weight: Tensor,
-    sums: Tensor,
     normed: int,
     cos: Tensor | None,
     sin: Tensor | None,
@@ -172,7 +170,7 @@ GATED = Operation(
     baselines={"cublas": gated_path, "cublas interleaved": interleaved_path},
     compilable={"cublas interleaved": interleaved_path},
     full_precision=FULL,
-    half_only=True,
+    dtypes=("bfloat16", "float16"),
     candidates=_candidates("gated_linear", GATED_TILES),
 )
 
@@ -198,7 +196,7 @@ ATTENTION = Operation(
     baselines={"cublas": attention_path},
     compilable={"cublas": attention_path},
     full_precision=FULL,
-    half_only=True,
+    dtypes=("bfloat16", "float16"),
     candidates=_candidates("attention_inputs", ATTENTION_TILES),
 )
 
@@ -219,6 +217,6 @@ RESIDUAL = Operation(
         Case("512 to 512, image 256, B 16", _residual(16_384, 512, 512)),
     ),
     baselines={"cublas": reference.residual_linear},
-    half_only=True,
+    dtypes=("bfloat16", "float16"),
     candidates=_candidates("residual_linear", RESIDUAL_TILES),
 )

@@ -1,4 +1,4 @@
-"""LayerNorm and its statistics, beside what torch offers."""
+"""LayerNorm and its divisor, beside what torch offers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
-from kernels.norm import layer_norm, reference, row_statistics
+from kernels.norm import inverse_deviation, layer_norm, reference
 
 TILES = ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 4), (16, 4), (16, 8))
 
@@ -75,10 +75,10 @@ LAYER_NORM = Operation(
     candidates=_candidates("layer_norm"),
 )
 
-STATISTICS = Operation(
-    name="row_statistics",
-    operator=row_statistics,
-    reference=reference.row_statistics,
+DEVIATION = Operation(
+    name="inverse_deviation",
+    operator=inverse_deviation,
+    reference=reference.inverse_deviation,
     checked=(
         Case("one row of one", _rows(1, 1)),
         Case("7 rows of 72", _rows(7, 72)),
@@ -87,6 +87,6 @@ STATISTICS = Operation(
         Case("300 rows of 256", _rows(300, 256)),
     ),
     timed=tuple(Case(name, _rows(*shape), compiled=name == "image 256, B 16") for name, *shape in SHAPES),
-    baselines={"var_mean": reference.row_statistics},
-    candidates=_candidates("row_statistics"),
+    baselines={"var": reference.inverse_deviation},
+    candidates=_candidates("inverse_deviation"),
 )

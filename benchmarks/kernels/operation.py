@@ -47,7 +47,7 @@ class Operation:
         full_precision: names of the inputs that stay float32 whatever the dtype under test.
         candidates: launches of other configurations for the same inputs, by name; timed beside the chosen one.
         compare: replaces the comparison with float64: takes inputs and output, returns what is wrong and a remark.
-        half_only: whether float32 is left to torch.
+        dtypes: those that the operator takes on a GPU; others are left to torch.
         scratch: bytes beyond inputs and outputs that one call takes; bounds the number of buffers in rotation.
     """
 
@@ -62,7 +62,7 @@ class Operation:
     full_precision: frozenset[str] = frozenset()
     candidates: Callable[[Inputs], Mapping[str, Callable[[], Any]]] = field(default=lambda inputs: {})
     compare: Callable[[Inputs, Tensor], tuple[list[str], str]] | None = None
-    half_only: bool = False
+    dtypes: tuple[str, ...] = ("bfloat16", "float16", "float32")
     scratch: Callable[[Inputs], int] = field(default=lambda inputs: 0)
 
     def ours(self, **inputs: Any) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.kernels import (
+    bounded_attention,
     linear,
     norm,
     patches,
@@ -23,11 +24,12 @@ OPERATIONS: tuple[Operation, ...] = (
     temporal_attention.OPERATION,
     spatial_attention.COSINE,
     spatial_attention.OPERATION,
+    bounded_attention.OPERATION,
     linear.GATED,
     linear.ATTENTION,
     linear.RESIDUAL,
     norm.LAYER_NORM,
-    norm.STATISTICS,
+    norm.DEVIATION,
     patches.PATCHIFY,
     patches.UNPATCHIFY,
 )

@@ -41,9 +41,7 @@ EXACT = Tile(32, 64, inner=32, warps=4, stages=2)  # float32 is multiplied witho
 FEW_ROWS, SOME_ROWS = 2048, 4096
 
 
-def gated_linear(
-    x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor, tile: Tile | None = None
-) -> Tensor:
+def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor, tile: Tile | None = None) -> Tensor:
     """`reference.gated_linear` in one kernel."""
     x, weight, columns = x.contiguous(), weight.contiguous(), weight.shape[0]
     out = torch.empty((x.shape[0], columns // 2), dtype=x.dtype, device=x.device)
@@ -52,7 +50,7 @@ def gated_linear(
         grid, pair, constants = _geometry(x, weight, columns, tile)
         with torch.cuda.device_of(x):
             gated_linear_kernel[grid](
-                pair[0], statistics.contiguous(), pair[1], sums.contiguous(), shift.contiguous(), out, x.shape[0],
+                pair[0], rstd.contiguous(), pair[1], shift.contiguous(), out, x.shape[0],
                 N=columns // 2, **constants,
             )  # fmt: skip
     return out
@@ -60,9 +58,8 @@ def gated_linear(
 
 def attention_inputs(
     x: Tensor,
-    statistics: Tensor,
+    rstd: Tensor,
     weight: Tensor,
-    sums: Tensor,
     normed: int,
     cos: Tensor | None,
     sin: Tensor | None,
@@ -83,7 +80,7 @@ def attention_inputs(
         tables = [x if table is None else table.contiguous() for table in (shift, cos, sin, q_scale, k_scale)]
         with torch.cuda.device_of(x):
             attention_inputs_kernel[grid](
-                pair[0], statistics.contiguous(), pair[1], sums.contiguous(), *tables, out, x.shape[0],
+                pair[0], rstd.contiguous(), pair[1], *tables, out, x.shape[0],
                 1 if cos is None else cos.shape[0],
                 WIDTH=width, DIM=width // heads, NORMED=normed // width, SHIFTED=shift is not None,
                 COSINE=q_scale is not None, ROTATED=cos is not None, **constants,
@@ -158,15 +155,12 @@ def _geometry(
 
 
 def _make_gated(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
-    x, statistics, weight, sums = _draw(size, 2 * size.hidden, dtype, device)
-    shift = torch.randn_like(sums)
-    return Trial(
-        dtype, size.rows, _wide_default(x), lambda tile: gated_linear(x, statistics, weight, sums, shift, tile)
-    )
+    x, rstd, weight, shift = _draw(size, 2 * size.hidden, dtype, device)
+    return Trial(dtype, size.rows, _wide_default(x), lambda tile: gated_linear(x, rstd, weight, shift, tile))
 
 
 def _make_attention(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
-    x, statistics, weight, sums = _draw(size, 3 * size.channels, dtype, device)
+    x, rstd, weight, _ = _draw(size, 3 * size.channels, dtype, device)
     rope = rope_table(size.height, size.width, size.head_dim, device)
     scale = torch.rand(size.head_dim, device=device) + 0.5
     return Trial(
@@ -174,7 +168,7 @@ def _make_attention(size: Size, dtype: torch.dtype, device: torch.device) -> Tri
         size.rows,
         _wide_default(x),
         lambda tile: attention_inputs(
-            x, statistics, weight, sums, len(sums), rope.cos, rope.sin, scale, scale, size.heads, tile=tile
+            x, rstd, weight, len(weight), rope.cos, rope.sin, scale, scale, size.heads, tile=tile
         ),
     )
 
@@ -187,11 +181,10 @@ def _make_residual(size: Size, dtype: torch.dtype, device: torch.device) -> Tria
 
 
 def _draw(size: Size, columns: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Rows, their statistics, a folded weight and its sums."""
+    """Rows, their inverse deviations, a weight and a shift."""
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
     weight = torch.randn((columns, size.channels), device=device, dtype=dtype) * size.channels**-0.5
-    statistics = torch.tensor([0.0, 1.0], device=device).repeat(size.rows, 1)
-    return x, statistics, weight, weight.float().sum(1)
+    return x, torch.ones(size.rows, device=device), weight, torch.randn(columns, device=device)
 
 
 TILES = (

@@ -15,23 +15,22 @@ HEAD = 64  # columns of the narrowest tile that holds whole heads
 
 
 @torch.library.custom_op("omnitok::gated_linear", mutates_args=())
-def gated_linear(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> Tensor:
+def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     from kernels.linear import launch
 
-    return launch.gated_linear(x, statistics, weight, sums, shift)
+    return launch.gated_linear(x, rstd, weight, shift)
 
 
 @gated_linear.register_fake
-def _(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> Tensor:
+def _(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     return x.new_empty((x.shape[0], weight.shape[0] // 2))
 
 
 @torch.library.custom_op("omnitok::attention_inputs", mutates_args=())
 def attention_inputs(
     x: Tensor,
-    statistics: Tensor,
+    rstd: Tensor,
     weight: Tensor,
-    sums: Tensor,
     normed: int,
     cos: Tensor | None,
     sin: Tensor | None,
@@ -42,15 +41,14 @@ def attention_inputs(
 ) -> Tensor:
     from kernels.linear import launch
 
-    return launch.attention_inputs(x, statistics, weight, sums, normed, cos, sin, q_scale, k_scale, heads, shift)
+    return launch.attention_inputs(x, rstd, weight, normed, cos, sin, q_scale, k_scale, heads, shift)
 
 
 @attention_inputs.register_fake
 def _(
     x: Tensor,
-    statistics: Tensor,
+    rstd: Tensor,
     weight: Tensor,
-    sums: Tensor,
     normed: int,
     cos: Tensor | None,
     sin: Tensor | None,
@@ -92,16 +90,15 @@ def _refuse(x: Tensor, weight: Tensor, *others: Tensor | None) -> str | None:
     return None
 
 
-def refuse_gated(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> str | None:
+def refuse_gated(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> str | None:
     """Say why the kernel cannot run this call, or None."""
-    return _refuse(x, weight, statistics, sums, shift)
+    return _refuse(x, weight, rstd, shift)
 
 
 def refuse_attention(
     x: Tensor,
-    statistics: Tensor,
+    rstd: Tensor,
     weight: Tensor,
-    sums: Tensor,
     normed: int,
     cos: Tensor | None,
     sin: Tensor | None,
@@ -111,7 +108,7 @@ def refuse_attention(
     shift: Tensor | None = None,
 ) -> str | None:
     """Say why the kernel cannot run this call, or None."""
-    if (reason := _refuse(x, weight, statistics, sums, cos, sin, q_scale, k_scale, shift)) is not None:
+    if (reason := _refuse(x, weight, rstd, cos, sin, q_scale, k_scale, shift)) is not None:
         return reason
     width = weight.shape[0] // 3
     if width % HEAD:

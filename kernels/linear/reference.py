@@ -1,9 +1,9 @@
 """The definition of the fused products, readable and on any device.
 
-A LayerNorm before a product is folded into it (`fold`): with W' = W gamma, s[n] = sum_k W'[n, k] and
-c[n] = (W beta)[n] + bias[n],
+A LayerNorm before a product is folded into it (`fold`): with W'[n] = W[n] gamma less its mean over k, which takes the
+mean of x out of every product, and c[n] = (W beta)[n] + bias[n],
 
-    LN(x) W^T + bias = rstd (x W'^T - mean s) + c
+    LN(x) W^T + bias = rstd x W'^T + c
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import Tensor
 from kernels.spatial_attention.reference import cosine
 from kernels.spatial_attention.rope import RopeTable
 
+LEAST = 16  # numbers of a row that share in what rounding it added
+
 
 class Folded(NamedTuple):
     """A product that has taken in the LayerNorm before it.
 
     Args:
-        weight (Tensor): shape (N, C), in the dtype of the product.
-        sums (Tensor): shape (N,), float32, of the rounded weight's rows.
+        weight (Tensor): shape (N, C), in the dtype of the product; each row sums to zero.
         shift (Tensor): shape (N,), float32.
     """
 
     weight: Tensor
-    sums: Tensor
     shift: Tensor
 
 
@@ -43,43 +43,44 @@ def fold(
         dtype: of the folded weight.
     """
     exact = weight.detach().float()
-    rounded = (exact * norm_weight.detach().float()).to(dtype)
-    # sums of what is multiplied, so that a constant row cancels whatever was rounded
+    scaled = exact * norm_weight.detach().float()
+    rounded = (scaled - scaled.mean(1, keepdim=True)).to(dtype).float()
+    # what rounding added to a sum is taken from the row's least numbers, whose own roundings are finer
+    least = rounded.abs().topk(min(LEAST, rounded.shape[1]), largest=False).indices
+    rounded.scatter_add_(1, least, (-rounded.sum(1, keepdim=True) / least.shape[1]).expand_as(least))
     shift = torch.zeros_like(exact[:, 0]) if norm_bias is None else exact @ norm_bias.detach().float()
     if bias is not None:
         shift = shift + bias.detach().float()
-    return Folded(rounded.contiguous(), rounded.float().sum(1), shift.contiguous())
+    return Folded(rounded.to(dtype).contiguous(), shift.contiguous())
 
 
-def _normed(product: Tensor, statistics: Tensor, sums: Tensor, shift: Tensor | None) -> Tensor:
+def _normed(product: Tensor, rstd: Tensor, shift: Tensor | None) -> Tensor:
     """Correct a product (M, N) for the LayerNorm, in float32 (float64 stays)."""
     product = product if product.dtype.itemsize == 8 else product.float()
-    mean, rstd = statistics.split(1, dim=1)
-    corrected = rstd * (product - mean * sums)
+    corrected = rstd[:, None] * product
     return corrected if shift is None else corrected + shift
 
 
-def gated_linear(x: Tensor, statistics: Tensor, weight: Tensor, sums: Tensor, shift: Tensor) -> Tensor:
+def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     """LayerNorm, two products, and one of them times the GELU of the other: value gelu(gate).
 
     Args:
         x (Tensor): shape (M, C).
-        statistics (Tensor): shape (M, 2), float32; mean and 1 / standard deviation of each row of x.
+        rstd (Tensor): shape (M,), float32; 1 / standard deviation of each row of x (`inverse_deviation`).
         weight (Tensor): shape (2 F, C), folded; a row of a value and the row of its gate in turn.
-        sums, shift (Tensor): shape (2 F,), float32, from `fold`.
+        shift (Tensor): shape (2 F,), float32, from `fold`.
 
     Returns:
         Tensor: shape (M, F), dtype of x. The GELU is the exact one.
     """
-    value, gate = _normed(F.linear(x, weight), statistics, sums, shift).unflatten(1, (-1, 2)).unbind(2)
+    value, gate = _normed(F.linear(x, weight), rstd, shift).unflatten(1, (-1, 2)).unbind(2)
     return (value * F.gelu(gate)).to(x.dtype)
 
 
 def attention_inputs(
     x: Tensor,
-    statistics: Tensor,
+    rstd: Tensor,
     weight: Tensor,
-    sums: Tensor,
     normed: int,
     cos: Tensor | None,
     sin: Tensor | None,
@@ -92,9 +93,8 @@ def attention_inputs(
 
     Args:
         x (Tensor): shape (M, C), positions in raster order within each frame.
-        statistics (Tensor): shape (M, 2), float32; mean and 1 / standard deviation of each row of x.
+        rstd (Tensor): shape (M,), float32; 1 / standard deviation of each row of x (`inverse_deviation`).
         weight (Tensor): shape (3 H D, C); rows of queries, keys, values; the first `normed` rows folded.
-        sums (Tensor): shape (3 H D,), float32, from `fold`; those past `normed` are not read.
         normed (int): output columns that see LayerNorm(x); the others see x.
         cos, sin (Tensor): shape (P, D / 2), float32, of the P positions of a frame; row m is at m % P; or None.
         q_scale, k_scale (Tensor): shape (D,); where given, queries and keys are turned, l2-normalised and scaled.
@@ -105,7 +105,7 @@ def attention_inputs(
         Tensor: shape (M, 3, H, D), dtype of x.
     """
     product = F.linear(x, weight)
-    corrected = _normed(product[:, :normed], statistics, sums[:normed], None if shift is None else shift[:normed])
+    corrected = _normed(product[:, :normed], rstd, None if shift is None else shift[:normed])
     rest = product[:, normed:].to(corrected.dtype)
     out = torch.cat((corrected, rest), dim=1).unflatten(1, (3, heads, -1))
     if q_scale is None or k_scale is None:

@@ -1,4 +1,4 @@
-"""LayerNorm over channels, and what a product that has it folded in needs to know of each row; for inference."""
+"""LayerNorm over channels, and the divisor alone for a product that has the rest folded in; for inference."""
 
 from kernels.dispatch import Form, Operator
 from kernels.norm import op, reference
@@ -7,9 +7,9 @@ layer_norm = Operator(
     "layer_norm",
     {"triton": Form(op.layer_norm, op.refuse_layer_norm), "reference": Form(reference.layer_norm)},
 )
-row_statistics = Operator(
-    "row_statistics",
-    {"triton": Form(op.row_statistics, op.refuse_statistics), "reference": Form(reference.row_statistics)},
+inverse_deviation = Operator(
+    "inverse_deviation",
+    {"triton": Form(op.inverse_deviation, op.refuse_deviation), "reference": Form(reference.inverse_deviation)},
 )
 
-__all__ = ["layer_norm", "row_statistics"]
+__all__ = ["inverse_deviation", "layer_norm"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.norm.triton_kernels import layer_norm_kernel, row_statistics_kernel
+from kernels.norm.triton_kernels import inverse_deviation_kernel, layer_norm_kernel
 from kernels.overlap import overlapped
 from kernels.tuning import Search, Size, Trial, tuned
 
@@ -30,15 +30,15 @@ def choose(rows: int) -> Tile:
     return FEW if rows <= FEW_ROWS else MANY
 
 
-def row_statistics(x: Tensor, eps: float, tile: Tile | None = None) -> Tensor:
-    """Run the operator; arguments are those of `reference.row_statistics`."""
+def inverse_deviation(x: Tensor, eps: float, tile: Tile | None = None) -> Tensor:
+    """Run the operator; arguments are those of `reference.inverse_deviation`."""
     x, channels = x.contiguous(), x.shape[-1]
     rows = x.numel() // channels
-    out = torch.empty((*x.shape[:-1], 2), dtype=torch.float32, device=x.device)
+    out = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     if rows:
-        tile = tile or tuned("row_statistics", x.dtype, rows, choose(rows))
+        tile = tile or tuned("inverse_deviation", x.dtype, rows, choose(rows))
         with torch.cuda.device_of(x):
-            row_statistics_kernel[(-(-rows // tile.rows),)](
+            inverse_deviation_kernel[(-(-rows // tile.rows),)](
                 x,
                 out,
                 rows,
@@ -72,9 +72,9 @@ def _lanes(channels: int) -> int:
     return 1 << (channels - 1).bit_length()
 
 
-def _make_statistics(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make_deviation(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
-    return Trial(dtype, size.rows, choose(size.rows), lambda tile: row_statistics(x, 1e-5, tile))
+    return Trial(dtype, size.rows, choose(size.rows), lambda tile: inverse_deviation(x, 1e-5, tile))
 
 
 def _make_norm(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
@@ -84,4 +84,4 @@ def _make_norm(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Ti
 
 
 TILES = tuple(Tile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (4, 4), (8, 4), (16, 4)))
-SEARCHES = (Search("row_statistics", TILES, _make_statistics), Search("layer_norm", TILES, _make_norm))
+SEARCHES = (Search("inverse_deviation", TILES, _make_deviation), Search("layer_norm", TILES, _make_norm))

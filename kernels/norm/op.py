@@ -14,7 +14,7 @@ from kernels.norm.reference import EPS
 MOST_CHANNELS = 1024  # a row lies in registers
 
 
-def refuse_statistics(x: Tensor, eps: float = EPS) -> str | None:
+def refuse_deviation(x: Tensor, eps: float = EPS) -> str | None:
     """Say why the kernel cannot run this call, or None."""
     return _refuse(x)
 
@@ -34,24 +34,24 @@ def _refuse(x: Tensor, *weights: Tensor | None) -> str | None:
     return None
 
 
-def row_statistics(x: Tensor, eps: float = EPS) -> Tensor:
-    return _row_statistics(x, eps)
+def inverse_deviation(x: Tensor, eps: float = EPS) -> Tensor:
+    return _inverse_deviation(x, eps)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = EPS) -> Tensor:
     return _layer_norm(x, weight, bias, eps)
 
 
-@torch.library.custom_op("omnitok::row_statistics", mutates_args=())
-def _row_statistics(x: Tensor, eps: float) -> Tensor:
+@torch.library.custom_op("omnitok::inverse_deviation", mutates_args=())
+def _inverse_deviation(x: Tensor, eps: float) -> Tensor:
     from kernels.norm import launch
 
-    return launch.row_statistics(x, eps)
+    return launch.inverse_deviation(x, eps)
 
 
-@_row_statistics.register_fake
+@_inverse_deviation.register_fake
 def _(x: Tensor, eps: float) -> Tensor:
-    return torch.empty((*x.shape[:-1], 2), dtype=torch.float32, device=x.device)
+    return torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
 
 
 @torch.library.custom_op("omnitok::layer_norm", mutates_args=())

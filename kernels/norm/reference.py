@@ -1,4 +1,4 @@
-"""The definitions of LayerNorm and of its statistics, readable and on any device."""
+"""The definitions of LayerNorm and of its divisor, readable and on any device."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from torch import Tensor
 EPS = 1e-5
 
 
-def row_statistics(x: Tensor, eps: float = EPS) -> Tensor:
-    """What LayerNorm needs to know of each row: its mean and 1 / sqrt(variance + eps).
+def inverse_deviation(x: Tensor, eps: float = EPS) -> Tensor:
+    """What LayerNorm multiplies each row by: 1 / sqrt(variance + eps).
 
     Args:
         x (Tensor): shape (..., C), any float dtype.
         eps (float): added to the variance.
 
     Returns:
-        Tensor: shape (..., 2), mean then inverse deviation, float32 (float64 of a float64 input).
+        Tensor: shape (...), float32 (float64 of a float64 input).
     """
-    variance, mean = torch.var_mean(_wide(x), dim=-1, correction=0)
-    return torch.stack((mean, (variance + eps).rsqrt()), dim=-1)
+    return (_wide(x).var(dim=-1, correction=0) + eps).rsqrt()
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = EPS) -> Tensor:

@@ -26,26 +26,24 @@ def _place(rows, C: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
 
 @triton.jit
 def _center(b_x, m_channel, eps, C: tl.constexpr):
-    """Mean (ROWS,), differences to it (ROWS, LANES), zero past the last channel, and 1 / deviation (ROWS,)."""
+    """Differences to the mean (ROWS, LANES), zero past the last channel, and 1 / deviation (ROWS,)."""
     b_mean = tl.sum(b_x, 1) * (1.0 / C)
     b_centered = tl.where(m_channel[None, :], b_x - b_mean[:, None], 0.0)
     b_variance = tl.sum(b_centered * b_centered, 1) * (1.0 / C)
-    return b_mean, b_centered, tl.rsqrt(b_variance + eps)
+    return b_centered, tl.rsqrt(b_variance + eps)
 
 
 @triton.jit(do_not_specialize=["rows"])
-def row_statistics_kernel(
+def inverse_deviation_kernel(
     x, out, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, OVERLAPPED: tl.constexpr
 ):  # fmt: skip
-    """Mean and inverse deviation of ROWS rows, out (rows, 2)."""
+    """Inverse deviation of ROWS rows, out (rows,)."""
     o_row, o_channel, o_x, mask = _place(rows, C, ROWS, LANES)
     wait_for_inputs(OVERLAPPED)
     # (ROWS, LANES)
     b_x = tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32)
-    b_mean, _, b_inverse = _center(b_x, o_channel < C, eps, C)
-    # (ROWS, 2)
-    o_out = o_row[:, None] * 2 + tl.arange(0, 2)[None, :]
-    tl.store(out + o_out, tl.join(b_mean, b_inverse), mask=(o_row < rows)[:, None])
+    _, b_inverse = _center(b_x, o_channel < C, eps, C)
+    tl.store(out + o_row, b_inverse, mask=o_row < rows)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -63,7 +61,7 @@ def layer_norm_kernel(
     b_weight = tl.load(weight + o_channel, mask=m_channel, other=0.0).to(tl.float32)
     if BIASED:
         b_bias = tl.load(bias + o_channel, mask=m_channel, other=0.0).to(tl.float32)
-    _, b_centered, b_inverse = _center(b_x, m_channel, eps, C)
+    b_centered, b_inverse = _center(b_x, m_channel, eps, C)
     b_out = b_centered * b_inverse[:, None] * b_weight[None, :]
     if BIASED:
         b_out += b_bias[None, :]

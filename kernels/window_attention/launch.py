@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
 from kernels.overlap import overlapped
 from kernels.tuning import Search, Size, Trial, tuned
@@ -25,11 +26,14 @@ class Tile:
         programs: so many at most, over all heads; each goes through consecutive windows of one head.
         warps: of a program.
         stages: windows in flight in a program.
+        descriptors: forward only; loads and stores by the tensor memory accelerator (compute capability 9.0 and
+            later), where side and head_dim are powers of two.
     """
 
     programs: int
     warps: int
     stages: int
+    descriptors: bool = False
 
 
 FORWARD = Tile(programs=2048, warps=4, stages=1)
@@ -56,17 +60,13 @@ def forward(qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = No
     out = torch.empty((batch, frames, height, width, heads, dim), dtype=qkv.dtype, device=qkv.device)
     if out.numel():
         grid, sizes, constants = _geometry(qkv, window, tile)
+        x, y = _described(qkv, out, window) if tile.descriptors and _can_describe(qkv, constants) else (qkv, out)
         with torch.cuda.device_of(qkv):
             window_attention_fwd_kernel[grid](
-                qkv,
-                bias_table.contiguous(),
-                out,
-                *sizes,
-                dim**-0.5,
-                **constants,
-                num_warps=tile.warps,
-                **overlapped(qkv),
-            )
+                x, bias_table.contiguous(), y, *sizes, dim**-0.5, **constants,
+                RAGGED=height % window != 0 or width % window != 0 or constants["TOKENS"] != window**2,
+                DESCRIPTORS=x is not qkv, num_warps=tile.warps, **overlapped(qkv),
+            )  # fmt: skip
     return out
 
 
@@ -113,6 +113,18 @@ def _geometry(qkv: Tensor, window: int, tile: Tile) -> tuple[tuple[int, int], li
     return (heads, -(-windows // share)), [height, width, down, across, windows, share], constants
 
 
+def _can_describe(qkv: Tensor, constants: dict[str, Any]) -> bool:
+    whole = constants["TOKENS"] == constants["SIDE"] ** 2 and constants["LANES"] == constants["DIM"]
+    return whole and qkv.data_ptr() % 16 == 0
+
+
+def _described(qkv: Tensor, out: Tensor, window: int) -> tuple[Any, Any]:
+    """Input and output as frames of windows; what lies outside of a frame is read as zero and not written."""
+    block = [1, window, window, qkv.shape[-1]]
+    x, y = qkv.flatten(0, 1).flatten(3), out.flatten(0, 1).flatten(3)
+    return TensorDescriptor.from_tensor(x, block), TensorDescriptor.from_tensor(y, block)
+
+
 def _make_forward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
     qkv, table, _ = _draw(size, dtype, device)
     return Trial(dtype, size.rows, choose_forward(dtype), lambda tile: forward(qkv, table, size.window, tile))
@@ -133,7 +145,10 @@ def _draw(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor,
 SEARCHES = (
     Search(
         "window_attention.forward",
-        (Tile(1 << 30, 4, 1), Tile(2048, 4, 1), Tile(1024, 4, 2), Tile(528, 4, 2), Tile(396, 4, 3), Tile(2048, 8, 1)),
+        (
+            *(Tile(1 << 30, 4, 1), Tile(2048, 4, 1), Tile(1024, 4, 2), Tile(528, 4, 2), Tile(2048, 8, 1)),
+            *(Tile(2112, 4, 2, True), Tile(1056, 4, 2, True), Tile(1056, 4, 3, True), Tile(528, 4, 2, True)),
+        ),
         _make_forward,
     ),
     Search(

@@ -36,11 +36,17 @@ def _table_rows(SIDE: tl.constexpr, TOKENS: tl.constexpr):
 
 
 @triton.jit
+def _window_corner(i_window, down, across, SIDE: tl.constexpr):
+    """Column, row and frame of a window's first token."""
+    return i_window % across * SIDE, i_window // across % down * SIDE, i_window // (across * down)
+
+
+@triton.jit
 def _window_tokens(i_window, height, width, down, across, SIDE: tl.constexpr, TOKENS: tl.constexpr):
     """Where the tokens (TOKENS,) of a window lie in the flattened (B, T, h, w), and which of them exist."""
-    i_x, i_y, i_frame = i_window % across, i_window // across % down, i_window // (across * down)
+    i_x, i_y, i_frame = _window_corner(i_window, down, across, SIDE)
     o_token = tl.arange(0, TOKENS)
-    o_y, o_x = i_y * SIDE + o_token // SIDE, i_x * SIDE + o_token % SIDE
+    o_y, o_x = i_y + o_token // SIDE, i_x + o_token % SIDE
     m_token = (o_token < SIDE * SIDE) & (o_y < height) & (o_x < width)
     return i_frame.to(tl.int64) * height * width + o_y * width + o_x, m_token
 
@@ -49,9 +55,10 @@ def _window_tokens(i_window, height, width, down, across, SIDE: tl.constexpr, TO
 def window_attention_fwd_kernel(
     qkv, table, out, height, width, down, across, windows, share, scale,
     HEADS: tl.constexpr, DIM: tl.constexpr, LANES: tl.constexpr, SIDE: tl.constexpr, TOKENS: tl.constexpr,
-    PRECISION: tl.constexpr, STAGES: tl.constexpr, OVERLAPPED: tl.constexpr,
+    RAGGED: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
+    OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
-    """Output of `share` windows of one head; `scale` multiplies q k^T."""
+    """Output of `share` windows of one head; `scale` multiplies q k^T. RAGGED: not every token of a tile exists."""
     wait_for_inputs(OVERLAPPED)
     i_head = tl.program_id(0)
     o_dim = tl.arange(0, LANES)
@@ -60,19 +67,29 @@ def window_attention_fwd_kernel(
     first = tl.program_id(1) * share
     for i_window in tl.range(first, min(first + share, windows), num_stages=STAGES):
         o_row, m_token = _window_tokens(i_window, height, width, down, across, SIDE, TOKENS)
-        # (TOKENS, LANES)
         mask = m_token[:, None] & (o_dim < DIM)[None, :]
-        p_q = qkv + o_row[:, None] * (3 * HEADS * DIM) + i_head * DIM + o_dim[None, :]
-        b_q = tl.load(p_q, mask=mask, other=0.0)
-        b_k = tl.load(p_q + HEADS * DIM, mask=mask, other=0.0)
-        b_v = tl.load(p_q + 2 * HEADS * DIM, mask=mask, other=0.0)
+        # (TOKENS, LANES)
+        if DESCRIPTORS:
+            i_x, i_y, i_frame = _window_corner(i_window, down, across, SIDE)
+            b_q = tl.reshape(qkv.load([i_frame, i_y, i_x, i_head * DIM]), (TOKENS, LANES))
+            b_k = tl.reshape(qkv.load([i_frame, i_y, i_x, (HEADS + i_head) * DIM]), (TOKENS, LANES))
+            b_v = tl.reshape(qkv.load([i_frame, i_y, i_x, (2 * HEADS + i_head) * DIM]), (TOKENS, LANES))
+        else:
+            p_q = qkv + o_row[:, None] * (3 * HEADS * DIM) + i_head * DIM + o_dim[None, :]
+            b_q = tl.load(p_q, mask=mask, other=0.0)
+            b_k = tl.load(p_q + HEADS * DIM, mask=mask, other=0.0)
+            b_v = tl.load(p_q + 2 * HEADS * DIM, mask=mask, other=0.0)
         b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION) * (scale * LOG2_E) + b_bias
-        b_s = tl.where(m_token[None, :], b_s, float("-inf"))
+        if RAGGED:
+            b_s = tl.where(m_token[None, :], b_s, float("-inf"))
         b_p = tl.exp2(b_s - tl.max(b_s, 1)[:, None])
         b_sum = tl.sum(b_p, 1)
         b_out = tl.dot(b_p.to(b_v.dtype), b_v, input_precision=PRECISION) / b_sum[:, None]
-        p_out = out + o_row[:, None] * (HEADS * DIM) + i_head * DIM + o_dim[None, :]
-        tl.store(p_out, b_out.to(out.dtype.element_ty), mask=mask)
+        b_out = b_out.to(b_q.dtype)
+        if DESCRIPTORS:
+            out.store([i_frame, i_y, i_x, i_head * DIM], tl.reshape(b_out, (1, SIDE, SIDE, LANES)))
+        else:
+            tl.store(out + o_row[:, None] * (HEADS * DIM) + i_head * DIM + o_dim[None, :], b_out, mask=mask)
 
 
 @triton.jit(do_not_specialize=["height", "width", "down", "across", "windows", "share"])

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import kernels
 from kernels import RopeTable, rope_table
-from kernels.spatial_attention.reference import LOGIT_SCALE
 from kernels.vq import CodeTable, prepare
 from model.compiled.weights import (
     AttentionWeights,
@@ -164,21 +163,18 @@ def _positions(peg: nn.Module, x: Tensor, grid: Grid) -> Tensor:
 def _inputs(weights: AttentionWeights, x: Tensor, heads: int, rope: RopeTable | None, scaled: bool) -> Tensor:
     """Queries, keys and values (M, 3, heads, head_dim)."""
     cos, sin = (None, None) if rope is None else rope
-    weight, sums, shift = weights.inputs
+    weight, shift = weights.inputs
     q_scale, k_scale = (weights.q_scale, weights.k_scale) if scaled else (None, None)
-    statistics = kernels.row_statistics(x)
-    return kernels.attention_inputs(
-        x, statistics, weight, sums, weights.normed, cos, sin, q_scale, k_scale, heads, shift
-    )
+    rstd = kernels.inverse_deviation(x)
+    return kernels.attention_inputs(x, rstd, weight, weights.normed, cos, sin, q_scale, k_scale, heads, shift)
 
 
 def _full(block: FullWeights, x: Tensor, grid: Grid, heads: int, rope: RopeTable | None) -> Tensor:
     x = _positions(block.peg, x, grid)
     qkv = _inputs(block.attention, x, heads, rope, scaled=True)
-    q, k, v = qkv.view(grid.batch * grid.frames, grid.height * grid.width, 3, heads, -1).transpose(1, 3).unbind(2)
-    mask = None if block.bias is None else block.bias(grid.height, grid.width).to(x.dtype)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=LOGIT_SCALE)
-    return _add(x, out.transpose(1, 2).reshape(len(x), -1), block.attention.out)
+    bias = None if block.bias is None else block.bias(grid.height, grid.width)
+    out = kernels.bounded_attention(qkv, grid.height * grid.width, block.bound, bias)
+    return _add(x, out.flatten(1), block.attention.out)
 
 
 def _window(block: WindowWeights, x: Tensor, grid: Grid, window: int, heads: int) -> Tensor:
@@ -203,7 +199,7 @@ def _temporal(block: TemporalWeights, x: Tensor, grid: Grid, heads: int) -> Tens
 
 
 def _feed_forward(weights: FeedForwardWeights, x: Tensor) -> Tensor:
-    hidden = kernels.gated_linear(x, kernels.row_statistics(x), *weights.hidden)
+    hidden = kernels.gated_linear(x, kernels.inverse_deviation(x), *weights.hidden)
     return _add(x, hidden, weights.out)
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels import Folded, fold
+from kernels import EXPONENT_SCALE, Folded, fold
 from model.layers import (
     PEG,
     CosineAttention,
@@ -42,7 +42,7 @@ class AttentionWeights(NamedTuple):
     Args:
         inputs: folded (3 * heads * head_dim, D) matrix of queries, keys and values.
         normed: leading rows that see the normalised input.
-        q_scale, k_scale: (head_dim,), or None in windows.
+        q_scale, k_scale: (head_dim,), or None in windows; what turns logits to exponents of two is in the first.
         out: (D, heads * head_dim).
         out_bias: (D,) or None.
     """
@@ -56,10 +56,16 @@ class AttentionWeights(NamedTuple):
 
 
 class FullWeights(NamedTuple):
-    """A "t" layer; `bias` makes the additive logits of a grid, where the model has them."""
+    """A "t" layer.
+
+    Args:
+        bound: what no exponent of its attention exceeds.
+        bias: makes the additive logits of a grid, where the model has them.
+    """
 
     peg: PEG
     attention: AttentionWeights
+    bound: float
     bias: PositionBias | None
     feed_forward: FeedForwardWeights
 
@@ -124,8 +130,15 @@ def embed_weights(embed: PatchEmbed) -> tuple[EmbedWeights, EmbedWeights]:
 
 def _block(block: nn.Module) -> BlockWeights:
     if isinstance(block, FullBlock):
-        attention = block.attention
-        return FullWeights(block.peg, _cosine(attention), attention.position_bias, _feed_forward(block.feed_forward))
+        attention = _cosine(block.attention)
+        q_scale, k_scale = EXPONENT_SCALE * block.attention.q_scale.float(), block.attention.k_scale.float()
+        return FullWeights(
+            block.peg,
+            attention._replace(q_scale=q_scale, k_scale=k_scale),
+            float((q_scale * k_scale).abs().max()),
+            block.attention.position_bias,
+            _feed_forward(block.feed_forward),
+        )
     if isinstance(block, WindowBlock):
         return WindowWeights(_window(block.attention), block.attention.bias_table, _feed_forward(block.feed_forward))
     if isinstance(block, TemporalBlock):
@@ -141,7 +154,7 @@ def _cosine(attention: SpatialAttention | TemporalAttention) -> AttentionWeights
     q, kv, norm = attention.to_q.weight, attention.to_kv.weight, attention.norm
     queries = fold(norm.weight, norm.bias, q, None, q.dtype)
     raw = kv.new_zeros(len(kv), dtype=torch.float32)
-    inputs = Folded(torch.cat((queries.weight, kv)), torch.cat((queries.sums, raw)), torch.cat((queries.shift, raw)))
+    inputs = Folded(torch.cat((queries.weight, kv)), torch.cat((queries.shift, raw)))
     return AttentionWeights(inputs, len(q), attention.q_scale, attention.k_scale, attention.to_out.weight, None)
 
 

@@ -65,6 +65,21 @@ def test_programs_share_windows(programs):
     torch.testing.assert_close(ours, results(reference.window_attention, qkv, table, window), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width", "side"), [(8, 8, 4), (6, 13, 4), (9, 3, 8)])
+def test_descriptors(height, width, side):
+    """Ragged windows read zeros outside of a frame, not the next frame, and write nothing there."""
+    qkv, table, window = draw(2, 1, height, width, 2, 16, side)
+    with poisoned():
+        ours = launch.forward(qkv, table, window, launch.Tile(3, 4, 2, descriptors=True))
+    torch.testing.assert_close(ours, reference.window_attention(qkv, table, window), rtol=1e-5, atol=1e-5)
+
+
+def test_descriptors_where_no_block_fits():
+    qkv, table, window = draw(1, 1, 5, 7, 2, 24, 3)
+    ours = launch.forward(qkv, table, window, launch.Tile(3, 4, 2, descriptors=True))
+    torch.testing.assert_close(ours, reference.window_attention(qkv, table, window), rtol=1e-5, atol=1e-5)
+
+
 def test_strided_input_and_gradient():
     qkv, table, window = draw(1, 1, 2, 3, 2, 16, 2)
     crossed = qkv.permute(5, 4, 3, 2, 1, 0, 6).contiguous().permute(5, 4, 3, 2, 1, 0, 6)

@@ -9,6 +9,9 @@ import torch
 from ahead import compiled_for, spilled
 from interpret import passed_interpreted
 
+from kernels import BackendUnavailableError, bounded_attention
+from kernels.bounded_attention import launch as bounded
+from kernels.bounded_attention import op as bounded_op
 from kernels.spatial_attention import launch as spatial
 from kernels.spatial_attention import op as spatial_op
 from kernels.temporal_attention import launch as temporal
@@ -20,7 +23,7 @@ MOST_SHARED = 163 * 1024  # bytes of a program on compute capability 8.0
 
 
 def test_interpreted_kernels_equal_their_references():
-    assert passed_interpreted("window", "temporal", "spatial") > 30
+    assert passed_interpreted("window", "temporal", "spatial", "bounded") > 50
 
 
 def launch_window(dtype: torch.dtype) -> None:
@@ -60,6 +63,23 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, launch,
     assert all(kernel.metadata.shared <= MOST_SHARED for kernel in compiled)
     if capability == 90 and dtype == torch.bfloat16:
         assert [spilled(kernel, tmp_path) for kernel in compiled] == [0] * kernels
+
+
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.parametrize(("capability", "descriptors"), [(80, False), (90, False), (90, True)])
+def test_kernels_of_inference_compile_ahead(monkeypatch, tmp_path, capability, descriptors):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    with compiled_for(capability) as compiled:
+        for positions in (1024, 500):
+            tile = bounded.Tile(64 if capability == 80 else 128, 64, descriptors=descriptors)
+            bounded.forward(torch.zeros(2 * positions, 3, 8, 64, dtype=torch.bfloat16), positions, tile)
+        for side in (16, 27):
+            qkv = torch.zeros(1, 1, side, side, 3, 8, 64, dtype=torch.bfloat16)
+            window.forward(qkv, torch.zeros(225, 8), 8, window.Tile(64, 4, 2, descriptors))
+    assert len({kernel.hash for kernel in compiled}) == 4
+    assert all(kernel.metadata.shared <= MOST_SHARED for kernel in compiled)
+    assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+    assert all(("cp.async.bulk.tensor" in kernel.asm["ptx"]) == descriptors for kernel in compiled)
 
 
 class OnGpu(torch.Tensor):
@@ -117,3 +137,31 @@ def test_refusals_of_spatial_attention():
     assert "head_dim 20" in refuse(dim=20)
     assert "dtype" in refuse(dtype=torch.float32)
     assert "70000 frames" in refuse(dim=8, batch=70_000)
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_refusals_of_bounded_attention():
+    def refuse(dtype=torch.bfloat16, dim=64, bound=12.0, bias=None):
+        return bounded_op.refuse(on_gpu(8, 3, 2, dim, dtype=dtype), 4, bound, bias)
+
+    assert refuse() is None
+    assert "has the range" in refuse(dtype=torch.float16)
+    assert "head_dim 48" in refuse(dim=48)
+    assert "up to 61" in refuse(bound=61.0)
+    assert refuse(bound=float("nan")) is not None
+    assert refuse(bias=on_gpu(2, 4, 4)) == "additive logits"
+    assert bounded_op.refuse(on_gpu(8, 3, 2, 64).requires_grad_(), 4, 12.0) == "no gradients"
+    assert bounded_op.avoid(on_gpu(8, 3, 2, 64), 4, 12.0) is None
+    assert "256 positions" in bounded_op.avoid(on_gpu(8192, 3, 2, 64), 256, 12.0)
+    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+        bounded_attention.run_on("triton", torch.zeros(8, 3, 2, 64), 4, 12.0)
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_forms_of_bounded_attention_agree(biased):
+    qkv = torch.randn(3 * 20, 3, 2, 16, generator=torch.Generator().manual_seed(0))
+    bias = torch.randn(2, 20, 20) if biased else None
+    torch.testing.assert_close(
+        bounded_attention.run_on("sdpa", qkv, 20, 99.0, bias),
+        bounded_attention.run_on("reference", qkv, 20, 99.0, bias),
+    )

@@ -10,7 +10,7 @@ from ahead import compiled_for, spilled
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
-from kernels.norm import launch, layer_norm, op, reference, row_statistics
+from kernels.norm import inverse_deviation, launch, layer_norm, op, reference
 
 
 def test_interpreted_kernels_equal_their_references():
@@ -27,7 +27,7 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
         for rows in (8, launch.FEW_ROWS + 1):
             x = torch.zeros(rows, 512, dtype=dtype)
             launch.layer_norm(x, weight, weight, 1e-5)
-            launch.row_statistics(x, 1e-5)
+            launch.inverse_deviation(x, 1e-5)
     assert len({kernel.hash for kernel in compiled}) == 4
     if dtype == torch.bfloat16:
         assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
@@ -39,8 +39,8 @@ def test_the_reference_is_torchs_layer_norm():
         norm.weight.uniform_(0.5, 1.5)
         norm.bias.normal_()
         torch.testing.assert_close(reference.layer_norm(x, norm.weight, norm.bias), norm(x))
-        mean, inverse = reference.row_statistics(x).unbind(-1)
-        torch.testing.assert_close((x - mean[..., None]) * inverse[..., None] * norm.weight + norm.bias, norm(x))
+        centered = (x - x.mean(-1, keepdim=True)) * reference.inverse_deviation(x)[..., None]
+        torch.testing.assert_close(centered * norm.weight + norm.bias, norm(x))
 
 
 def test_what_is_refused(monkeypatch):
@@ -48,12 +48,12 @@ def test_what_is_refused(monkeypatch):
     with pytest.raises(BackendUnavailableError, match="cpu tensors"):
         layer_norm.run_on("triton", x, weight, None)
     with pytest.raises(BackendUnavailableError, match="cpu tensors"):
-        row_statistics.run_on("triton", x)
+        inverse_deviation.run_on("triton", x)
     monkeypatch.setattr(op, "refuse_triton", lambda *tensors: None)
     assert op.refuse_layer_norm(x, weight, None) is None
-    assert "1025 channels" in op.refuse_statistics(torch.zeros(1, 1025))
+    assert "1025 channels" in op.refuse_deviation(torch.zeros(1, 1025))
     weight.requires_grad_()
     assert "no gradients" in op.refuse_layer_norm(x, weight, None)
-    assert "no gradients" in op.refuse_statistics(torch.zeros(2, 8, requires_grad=True))
+    assert "no gradients" in op.refuse_deviation(torch.zeros(2, 8, requires_grad=True))
     with torch.no_grad():
         assert op.refuse_layer_norm(x, weight, None) is None

@@ -1,0 +1,64 @@
+"""Attention over prepared queries and keys, beside torch's own on the same tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
+from kernels import EXPONENT_SCALE, bounded_attention
+from kernels.bounded_attention import reference, sdpa
+
+BOUND = 27.0  # of scales up to 1.5
+# queries, keys, warps, stages, descriptors
+TILES = ((64, 64, 4, 3), (64, 64, 4, 3, True), (64, 128, 4, 3, True), (128, 64, 4, 3, True), (128, 64, 8, 3, True))
+
+
+def _make(frames: int, positions: int, heads: int = 8, dim: int = 64) -> Callable[[torch.Generator], Inputs]:
+    """Unit vectors times scales, as the network's product before it writes them."""
+
+    def make(generator: torch.Generator) -> Inputs:
+        q, k, v = normal(generator, 3, frames * positions, heads, dim)
+        scales = [uniform(generator, dim, low=0.5, high=1.5) for _ in range(2)]
+        q, k = (F.normalize(x, dim=-1) * scale for x, scale in zip((q, k), scales, strict=True))
+        return {"qkv": torch.stack((EXPONENT_SCALE * q, k, v), dim=1), "positions": positions, "bound": BOUND}
+
+    return make
+
+
+def _candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
+    from kernels.bounded_attention import launch
+
+    found: dict[str, Callable[[], Any]] = {}
+    for numbers in TILES:
+        tile = launch.Tile(*numbers)
+        name = f"{tile.rows}x{tile.keys} w{tile.warps} s{tile.stages}" + (" tma" if tile.descriptors else "")
+        found[name] = lambda tile=tile: launch.forward(inputs["qkv"], inputs["positions"], tile)
+    return found
+
+
+OPERATION = Operation(
+    name="bounded_attention",
+    operator=bounded_attention,
+    reference=reference.bounded_attention,
+    checked=(
+        Case("1 position", _make(1, 1, 1)),
+        Case("3 frames of 35, 4 heads", _make(3, 35, 4)),
+        Case("2 frames of 729, 3 heads of 32", _make(2, 729, 3, 32)),
+        Case("7 frames of 512", _make(7, 512)),
+        Case("image 256, B 1", _make(1, 1024)),
+    ),
+    timed=(
+        Case("image 256, B 1", _make(1, 1024)),
+        Case("image 256, B 16", _make(16, 1024), compiled=True),
+        Case("image 256, B 64", _make(64, 1024)),
+        Case("clip 17x256, B 8", _make(40, 1024)),
+    ),
+    baselines={"sdpa": sdpa.bounded_attention},
+    compilable={"sdpa": sdpa.bounded_attention},
+    dtypes=("bfloat16",),
+    candidates=_candidates,
+)

@@ -1,0 +1,63 @@
+"""Attention with bounded logits in Triton's interpreter; `test_attention_triton.py` runs this file."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from poison import poisoned
+
+from kernels import EXPONENT_SCALE
+from kernels.bounded_attention import launch, op, reference
+
+TILES = [launch.Tile(16, 16), launch.Tile(16, 32, descriptors=True), launch.Tile(32, 16, stages=1)]
+BOUND = 12.0
+
+
+def draw(frames=2, positions=24, heads=2, dim=16, scale=EXPONENT_SCALE):
+    qkv = torch.randn((frames * positions, 3, heads, dim), generator=torch.Generator().manual_seed(0))
+    qkv[:, :2] = F.normalize(qkv[:, :2], dim=-1)
+    qkv[:, 0] *= scale
+    return qkv, positions
+
+
+def compare(qkv, positions, tile=None):
+    with poisoned():
+        ours = launch.forward(qkv, positions, tile)
+    right = reference.bounded_attention(qkv.double(), positions, BOUND).float()
+    torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("tile", TILES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 1), (2, 24), (3, 32), (1, 65)], ids=str)
+def test_tiles_and_ragged_frames(tile, shape):
+    compare(*draw(*shape), tile)
+
+
+@pytest.mark.parametrize(("heads", "dim"), [(1, 64), (3, 32)])
+def test_heads(heads, dim):
+    compare(*draw(heads=heads, dim=dim))
+
+
+def test_exponents_as_great_as_are_taken():
+    """Some frames see only the least powers of two, others only the greatest; none vanishes or overflows."""
+    qkv, positions = draw(scale=op.MOST_EXPONENT)
+    direction = torch.zeros(16)
+    direction[0] = 1
+    qkv[:, 1] = direction
+    qkv[:positions, 0], qkv[positions:, 0] = op.MOST_EXPONENT * direction, -op.MOST_EXPONENT * direction
+    compare(qkv, positions)
+
+
+def test_misaligned_rows_go_without_descriptors():
+    qkv, positions = draw()
+    moved = torch.cat((torch.zeros(1), qkv.flatten()))[1:].view_as(qkv)
+    compare(moved, positions, TILES[1])
+
+
+def test_no_rows():
+    assert op.attend(torch.zeros(0, 3, 2, 16), 4).shape == (0, 2, 16)
+
+
+def test_operator_is_registered_well():
+    torch.library.opcheck(op.attend, draw())
