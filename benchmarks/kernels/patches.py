@@ -39,6 +39,8 @@ def _vectors(
             "later": spread * normal(generator, batch, later, down, across, run * frames) if later else None,
             "patch": patch,
             "frames": frames,
+            "first_bias": normal(generator, run),
+            "later_bias": normal(generator, run * frames) if later else None,
         }
 
     return make

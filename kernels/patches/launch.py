@@ -50,11 +50,19 @@ def patchify(
     return out
 
 
-def unpatchify(first: Tensor, later: Tensor | None, patch: int, frames: int, tile: Tile | None = None) -> Tensor:
+def unpatchify(
+    first: Tensor,
+    later: Tensor | None,
+    patch: int,
+    frames: int,
+    first_bias: Tensor | None = None,
+    later_bias: Tensor | None = None,
+    tile: Tile | None = None,
+) -> Tensor:
     """Run the operator; arguments are those of `reference.unpatchify`."""
     shape = clip_shape(first, later, patch, frames)
     out = torch.empty(shape, dtype=torch.uint8, device=first.device)
-    for patches, begin, depth in ((first, 0, 1), (later, 1, frames)):
+    for patches, bias, begin, depth in ((first, first_bias, 0, 1), (later, later_bias, 1, frames)):
         if patches is None or not patches.numel():
             continue
         values = patches.numel() // COLOURS
@@ -62,8 +70,9 @@ def unpatchify(first: Tensor, later: Tensor | None, patch: int, frames: int, til
         columns, programs = _share(tuple(patches.shape), patch, depth, chosen)
         with torch.cuda.device_of(out):
             unpatchify_kernel[(programs,)](
-                patches.contiguous(), out, *patches.shape[1:4], begin, shape[1],
-                FRAMES=depth, SIDE=patch, COLUMNS=columns, num_warps=chosen.warps,
+                patches.contiguous(), out if bias is None else bias.contiguous(), out,
+                *patches.shape[1:4], begin, shape[1],
+                BIASED=bias is not None, FRAMES=depth, SIDE=patch, COLUMNS=columns, num_warps=chosen.warps,
             )  # fmt: skip
     return out
 
@@ -102,7 +111,7 @@ def _make_unpatchify(size: Size, dtype: torch.dtype, device: torch.device) -> Tr
     first = torch.randn((size.batch, 1, size.height, size.width, COLOURS * size.patch**2), device=device, dtype=dtype)
     values = first.numel() // COLOURS
     return Trial(
-        dtype, values, choose(values), lambda tile: unpatchify(first, None, size.patch, size.temporal_patch, tile)
+        dtype, values, choose(values), lambda tile: unpatchify(first, None, size.patch, size.temporal_patch, tile=tile)
     )
 
 

@@ -24,11 +24,20 @@ def refuse_patchify(
     return None if dtype in DTYPES else f"{dtype} is not among {DTYPES}"
 
 
-def refuse_unpatchify(first: Tensor, later: Tensor | None, patch: int, frames: int) -> str | None:
+def refuse_unpatchify(
+    first: Tensor,
+    later: Tensor | None,
+    patch: int,
+    frames: int,
+    first_bias: Tensor | None = None,
+    later_bias: Tensor | None = None,
+) -> str | None:
     """Say why the kernel cannot run this call, or None."""
-    if (reason := refuse_triton(first, later) or _refuse(patch, frames)) is not None:
+    if (reason := refuse_triton(first, later, first_bias, later_bias) or _refuse(patch, frames)) is not None:
         return reason
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (first, later)):
+    if torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (first, later, first_bias, later_bias)
+    ):
         return "bytes give no gradients"
     return None
 
@@ -43,8 +52,15 @@ def patchify(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.d
     return _patchify(pixels, patch, frames, first, dtype, normed)
 
 
-def unpatchify(first: Tensor, later: Tensor | None, patch: int, frames: int) -> Tensor:
-    return _unpatchify(first, later, patch, frames)
+def unpatchify(
+    first: Tensor,
+    later: Tensor | None,
+    patch: int,
+    frames: int,
+    first_bias: Tensor | None = None,
+    later_bias: Tensor | None = None,
+) -> Tensor:
+    return _unpatchify(first, later, patch, frames, first_bias, later_bias)
 
 
 @torch.library.custom_op("omnitok::patchify", mutates_args=())
@@ -60,12 +76,16 @@ def _(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, n
 
 
 @torch.library.custom_op("omnitok::unpatchify", mutates_args=())
-def _unpatchify(first: Tensor, later: Tensor | None, patch: int, frames: int) -> Tensor:
+def _unpatchify(
+    first: Tensor, later: Tensor | None, patch: int, frames: int, first_bias: Tensor | None, later_bias: Tensor | None
+) -> Tensor:
     from kernels.patches import launch
 
-    return launch.unpatchify(first, later, patch, frames)
+    return launch.unpatchify(first, later, patch, frames, first_bias, later_bias)
 
 
 @_unpatchify.register_fake
-def _(first: Tensor, later: Tensor | None, patch: int, frames: int) -> Tensor:
+def _(
+    first: Tensor, later: Tensor | None, patch: int, frames: int, first_bias: Tensor | None, later_bias: Tensor | None
+) -> Tensor:
     return torch.empty(clip_shape(first, later, patch, frames), dtype=torch.uint8, device=first.device)

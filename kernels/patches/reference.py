@@ -34,7 +34,14 @@ def patchify(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.d
     return (F.layer_norm(x, x.shape[-1:], eps=EPS) if normed else x).to(dtype)
 
 
-def unpatchify(first: Tensor, later: Tensor | None, patch: int, frames: int) -> Tensor:
+def unpatchify(
+    first: Tensor,
+    later: Tensor | None,
+    patch: int,
+    frames: int,
+    first_bias: Tensor | None = None,
+    later_bias: Tensor | None = None,
+) -> Tensor:
     """Put patches together to a clip of bytes: each value v to the byte nearest to 255 (v + 0.5), to the even of two.
 
     Args:
@@ -43,6 +50,7 @@ def unpatchify(first: Tensor, later: Tensor | None, patch: int, frames: int) -> 
             column); or None.
         patch (int): p, height and width of a patch.
         frames (int): g, frames of a later patch.
+        first_bias, later_bias (Tensor): added to every vector of either part, in float32; or None.
 
     Returns:
         Tensor: uint8, shape (B, 1 + t g, h p, w p, 3).
@@ -51,12 +59,16 @@ def unpatchify(first: Tensor, later: Tensor | None, patch: int, frames: int) -> 
         ValueError: vectors of another length, or two parts that do not fit together.
     """
     clip_shape(first, later, patch, frames)
-    parts = [_clip(first, patch, 1)] + ([] if later is None else [_clip(later, patch, frames)])
+    parts = [_clip(first, patch, 1, first_bias)]
+    if later is not None:
+        parts.append(_clip(later, patch, frames, later_bias))
     return torch.cat(parts, dim=1)
 
 
-def _clip(patches: Tensor, patch: int, frames: int) -> Tensor:
+def _clip(patches: Tensor, patch: int, frames: int, bias: Tensor | None) -> Tensor:
     wide = patches if patches.dtype == torch.float64 else patches.float()
+    if bias is not None:
+        wide = wide + bias.to(wide.dtype)
     pixels = ((wide + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
     x = pixels.unflatten(-1, (COLOURS, frames, patch, patch))  # (B, t, h, w, 3, frames, p, p)
     return x.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(1, 2).flatten(2, 3).flatten(3, 4)

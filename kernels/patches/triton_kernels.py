@@ -136,10 +136,14 @@ def patchify_kernel(
 
 
 @triton.jit
-def _bytes(p_value, mask, FRAMES: tl.constexpr, SIDE: tl.constexpr, COLUMNS: tl.constexpr):
+def _bytes(
+    p_value, p_bias, mask, BIASED: tl.constexpr, FRAMES: tl.constexpr, SIDE: tl.constexpr, COLUMNS: tl.constexpr
+):  # fmt: skip
     """Bytes of one colour, int32: of each group of four pixels the first to the fourth (LINES, GROUPS)."""
     # (COLUMNS, RUN)
     b_value = tl.load(p_value, mask=mask, other=0.0).to(tl.float32)
+    if BIASED:
+        b_value += tl.load(p_bias).to(tl.float32)
     # between the product and the sum stand the bounds, so that they are not made one operation, which would round once
     b_value = tl.minimum(tl.maximum((b_value + 0.5) * SCALE, 0.0), SCALE)
     b_byte = (b_value + INTEGERS).to(tl.int32, bitcast=True) & 255
@@ -152,8 +156,8 @@ def _bytes(p_value, mask, FRAMES: tl.constexpr, SIDE: tl.constexpr, COLUMNS: tl.
 
 @triton.jit(do_not_specialize=["times", "down", "across", "begin", "length"])
 def unpatchify_kernel(
-    patches, out, times, down, across, begin, length,
-    FRAMES: tl.constexpr, SIDE: tl.constexpr, COLUMNS: tl.constexpr,
+    patches, bias, out, times, down, across, begin, length,
+    BIASED: tl.constexpr, FRAMES: tl.constexpr, SIDE: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Pixels of COLUMNS patches, written from frame `begin` on into clips of `length` frames."""
     i_item, i_time, i_row, i_column = _place(times, down, across, COLUMNS)
@@ -162,11 +166,11 @@ def unpatchify_kernel(
     o_column = i_column + tl.arange(0, COLUMNS)
     i_first = ((i_item * times + i_time) * down + i_row) * across
     p_value = patches + (i_first + o_column)[:, None] * (COLOURS * RUN) + tl.arange(0, RUN)[None, :]
-    m_value = (o_column < across)[:, None]
+    p_bias, m_value = bias + tl.arange(0, RUN)[None, :], (o_column < across)[:, None]
     # (LINES, GROUPS) each
-    r_0, r_1, r_2, r_3 = _bytes(p_value, m_value, FRAMES, SIDE, COLUMNS)
-    g_0, g_1, g_2, g_3 = _bytes(p_value + RUN, m_value, FRAMES, SIDE, COLUMNS)
-    b_0, b_1, b_2, b_3 = _bytes(p_value + 2 * RUN, m_value, FRAMES, SIDE, COLUMNS)
+    r_0, r_1, r_2, r_3 = _bytes(p_value, p_bias, m_value, BIASED, FRAMES, SIDE, COLUMNS)
+    g_0, g_1, g_2, g_3 = _bytes(p_value + RUN, p_bias + RUN, m_value, BIASED, FRAMES, SIDE, COLUMNS)
+    b_0, b_1, b_2, b_3 = _bytes(p_value + 2 * RUN, p_bias + 2 * RUN, m_value, BIASED, FRAMES, SIDE, COLUMNS)
     word_0 = r_0 | (g_0 << 8) | (b_0 << 16) | (r_1 << 24)
     word_1 = g_1 | (b_1 << 8) | (r_2 << 16) | (g_2 << 24)
     word_2 = b_2 | (r_3 << 8) | (g_3 << 16) | (b_3 << 24)

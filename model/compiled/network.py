@@ -119,11 +119,10 @@ class Network:
         x = x.view(grid.batch, grid.frames, grid.height * grid.width, -1)
         first = _batched(x[:, 0], layers.first).view(grid.batch, 1, grid.height, grid.width, -1)
         if grid.frames == 1:
-            return kernels.unpatchify(first, None, patch, group)
+            return kernels.unpatchify(first, None, patch, group, layers.first.bias)
         later = _batched(x[:, 1:].flatten(1, 2), layers.later)
-        return kernels.unpatchify(
-            first, later.view(grid.batch, -1, grid.height, grid.width, later.shape[-1]), patch, group
-        )
+        later = later.view(grid.batch, -1, grid.height, grid.width, later.shape[-1])
+        return kernels.unpatchify(first, later, patch, group, layers.first.bias, layers.later.bias)
 
     def _stack(self, stack: StackWeights, x: Tensor, grid: Grid) -> Tensor:
         return _normed(stack.norm_out, self._blocks(stack, x, grid))
@@ -152,8 +151,8 @@ def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def _batched(x: Tensor, layer: nn.Linear) -> Tensor:
-    """A linear layer on (B, N, D) whose items are apart in memory, without a copy."""
-    return torch.baddbmm(layer.bias.expand(len(x), 1, -1), x, layer.weight.t().expand(len(x), -1, -1))
+    """A linear layer but for its bias on (B, N, D) whose items are apart in memory, without a copy."""
+    return torch.bmm(x, layer.weight.t().expand(len(x), -1, -1))
 
 
 def _positions(peg: nn.Module, x: Tensor, grid: Grid) -> Tensor:

@@ -76,6 +76,16 @@ def test_bytes(patch, frames):
     assert torch.equal(op.unpatchify(first, None, patch, frames), reference.unpatchify(first, None, patch, frames))
 
 
+@pytest.mark.parametrize("biased", [(True, True), (True, False), (False, True)])
+def test_biases(biased):
+    first, later = vectors(8, 4)
+    biases = [torch.randn(x.shape[-1]) if wanted else None for x, wanted in zip((first, later), biased, strict=True)]
+    found = op.unpatchify(first, later, 8, 4, *biases)
+    assert torch.equal(found, reference.unpatchify(first, later, 8, 4, *biases))
+    moved = [x if bias is None else x + bias for x, bias in zip((first, later), biases, strict=True)]
+    assert torch.equal(found, reference.unpatchify(*moved, 8, 4))
+
+
 def test_bytes_of_half_precision_and_strided_vectors():
     first, later = (x[:, :, :, ::2] for x in vectors(8, 4, across=5, dtype=torch.float16))
     assert torch.equal(op.unpatchify(first, later, 8, 4), reference.unpatchify(first, later, 8, 4))
@@ -100,7 +110,7 @@ def test_tiles(tile):
     pixels, (first, later) = clip(5, 8), vectors(8, 4)
     found = launch.patchify(pixels, 8, 4, 1, torch.float32, True, launch.Tile(*tile))
     torch.testing.assert_close(found, reference.patchify(pixels, 8, 4, 1, torch.float32, True), rtol=2e-6, atol=2e-6)
-    found = launch.unpatchify(first, later, 8, 4, launch.Tile(*tile))
+    found = launch.unpatchify(first, later, 8, 4, tile=launch.Tile(*tile))
     assert torch.equal(found, reference.unpatchify(first, later, 8, 4))
 
 
@@ -115,8 +125,8 @@ def test_nothing():
 def test_operators_are_registered_well():
     first, later = vectors(4, 2)
     torch.library.opcheck(op._patchify, (clip(3, 4), 4, 2, 1, torch.float16, True))
-    torch.library.opcheck(op._unpatchify, (first, later, 4, 2))
-    torch.library.opcheck(op._unpatchify, (first, None, 4, 2))
+    torch.library.opcheck(op._unpatchify, (first, later, 4, 2, torch.randn(48), None))
+    torch.library.opcheck(op._unpatchify, (first, None, 4, 2, None, None))
 
 
 def test_compiles_whole():

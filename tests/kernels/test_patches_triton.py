@@ -31,8 +31,10 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
             for normed in (False, True):
                 launch.patchify(pixels, 8, 1, 0, dtype, normed, tile)
                 launch.patchify(pixels, 8, 4, 1, dtype, normed, tile)
-            launch.unpatchify(first, later, 8, 4, tile)
-    assert len({kernel.hash for kernel in compiled}) == 12
+            biases = first[0, 0, 0, 0], later[0, 0, 0, 0]
+            launch.unpatchify(first, later, 8, 4, tile=tile)
+            launch.unpatchify(first, later, 8, 4, *biases, tile)
+    assert len({kernel.hash for kernel in compiled}) == 16
     if dtype == torch.bfloat16:
         assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
 
