@@ -57,6 +57,8 @@ def bounded_attention_kernel(
         b_p = tl.exp2(tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION))
         if RAGGED:
             b_p = tl.where(m_n[None, :], b_p, 0.0)
+            if DESCRIPTORS:  # they read on into the next frame, whose values may be no numbers
+                b_v = tl.where(m_n[:, None], b_v, 0.0)
         b_sum += tl.sum(b_p, 1)
         b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out, input_precision=PRECISION)
     b_out /= b_sum[:, None]

@@ -49,6 +49,17 @@ def test_exponents_as_great_as_are_taken():
     compare(qkv, positions)
 
 
+@pytest.mark.parametrize("tile", TILES, ids=str)
+def test_frames_do_not_touch_each_other(tile):
+    """Where a tile of keys reaches into the next frame, not even its NaN gets through."""
+    qkv, positions = draw(frames=3, positions=20)
+    whole = launch.forward(qkv, positions, tile)
+    qkv[positions : 2 * positions] = torch.nan
+    spoilt = launch.forward(qkv, positions, tile)
+    assert torch.equal(spoilt[:positions], whole[:positions])
+    assert torch.equal(spoilt[2 * positions :], whole[2 * positions :])
+
+
 def test_misaligned_rows_go_without_descriptors():
     qkv, positions = draw()
     moved = torch.cat((torch.zeros(1), qkv.flatten()))[1:].view_as(qkv)
