@@ -64,6 +64,7 @@ def _attention(
 ) -> Callable[[torch.Generator], Inputs]:
     def make(generator: torch.Generator) -> Inputs:
         found = _normed(generator, rows, width, 3 * heads * 64)
+        found["rstd"] = found["rstd"] if parts else None
         rope = rope_table(*grid, 64, generator.device) if grid else None
         scales = [uniform(generator, 64, low=0.5, high=1.5) if scaled else None for _ in range(2)]
         return found | {
@@ -106,7 +107,7 @@ def interleaved_path(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> 
 
 def attention_path(
     x: Tensor,
-    rstd: Tensor,
+    rstd: Tensor | None,
     weight: Tensor,
     normed: int,
     cos: Tensor | None,
@@ -182,6 +183,7 @@ ATTENTION = Operation(
         Case("333 rows, 4 heads, not turned", _attention(333, 256, 4, grid=None)),
         Case("315 rows, 5x7, 4 heads", _attention(315, 256, 4, grid=(5, 7))),
         Case("333 rows of windows", _attention(333, parts=3, grid=None, scaled=False)),
+        Case("315 rows, 5x7, nothing normalised", _attention(315, 256, 4, parts=0, grid=(5, 7))),
         Case("333 rows of time", _attention(333, 256, 4, grid=None, scaled=False)),
         Case("2,345 rows, 5x7", _attention(2345, grid=(5, 7))),
         Case("image 256, B 1", _attention(1024)),

@@ -58,7 +58,7 @@ def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor, tile: T
 
 def attention_inputs(
     x: Tensor,
-    rstd: Tensor,
+    rstd: Tensor | None,
     weight: Tensor,
     normed: int,
     cos: Tensor | None,
@@ -80,7 +80,7 @@ def attention_inputs(
         tables = [x if table is None else table.contiguous() for table in (shift, cos, sin, q_scale, k_scale)]
         with torch.cuda.device_of(x):
             attention_inputs_kernel[grid](
-                pair[0], rstd.contiguous(), pair[1], *tables, out, x.shape[0],
+                pair[0], x if rstd is None else rstd.contiguous(), pair[1], *tables, out, x.shape[0],
                 1 if cos is None else cos.shape[0],
                 WIDTH=width, DIM=width // heads, NORMED=normed // width, SHIFTED=shift is not None,
                 COSINE=q_scale is not None, ROTATED=cos is not None, **constants,

@@ -29,7 +29,7 @@ def _(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
 @torch.library.custom_op("omnitok::attention_inputs", mutates_args=())
 def attention_inputs(
     x: Tensor,
-    rstd: Tensor,
+    rstd: Tensor | None,
     weight: Tensor,
     normed: int,
     cos: Tensor | None,
@@ -47,7 +47,7 @@ def attention_inputs(
 @attention_inputs.register_fake
 def _(
     x: Tensor,
-    rstd: Tensor,
+    rstd: Tensor | None,
     weight: Tensor,
     normed: int,
     cos: Tensor | None,
@@ -97,7 +97,7 @@ def refuse_gated(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> str 
 
 def refuse_attention(
     x: Tensor,
-    rstd: Tensor,
+    rstd: Tensor | None,
     weight: Tensor,
     normed: int,
     cos: Tensor | None,
@@ -110,6 +110,8 @@ def refuse_attention(
     """Say why the kernel cannot run this call, or None."""
     if (reason := _refuse(x, weight, rstd, cos, sin, q_scale, k_scale, shift)) is not None:
         return reason
+    if rstd is None and normed:
+        return f"no inverse deviations for {normed} normalised columns"
     width = weight.shape[0] // 3
     if width % HEAD:
         return f"{width} query columns are no multiple of {HEAD}"

@@ -79,7 +79,7 @@ def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tens
 
 def attention_inputs(
     x: Tensor,
-    rstd: Tensor,
+    rstd: Tensor | None,
     weight: Tensor,
     normed: int,
     cos: Tensor | None,
@@ -93,7 +93,7 @@ def attention_inputs(
 
     Args:
         x (Tensor): shape (M, C), positions in raster order within each frame.
-        rstd (Tensor): shape (M,), float32; 1 / standard deviation of each row of x (`inverse_deviation`).
+        rstd (Tensor): shape (M,), float32; 1 / standard deviation of each row of x; None where `normed` is 0.
         weight (Tensor): shape (3 H D, C); rows of queries, keys, values; the first `normed` rows folded.
         normed (int): output columns that see LayerNorm(x); the others see x.
         cos, sin (Tensor): shape (P, D / 2), float32, of the P positions of a frame; row m is at m % P; or None.
@@ -103,11 +103,18 @@ def attention_inputs(
 
     Returns:
         Tensor: shape (M, 3, H, D), dtype of x.
+
+    Raises:
+        ValueError: no `rstd` for normalised columns.
     """
+    if rstd is None and normed:
+        raise ValueError(f"no inverse deviations for {normed} normalised columns")
     product = F.linear(x, weight)
-    corrected = _normed(product[:, :normed], rstd, None if shift is None else shift[:normed])
-    rest = product[:, normed:].to(corrected.dtype)
-    out = torch.cat((corrected, rest), dim=1).unflatten(1, (3, heads, -1))
+    product = product if product.dtype.itemsize == 8 else product.float()
+    if rstd is not None:
+        corrected = _normed(product[:, :normed], rstd, None if shift is None else shift[:normed])
+        product = torch.cat((corrected, product[:, normed:]), dim=1)
+    out = product.unflatten(1, (3, heads, -1))
     if q_scale is None or k_scale is None:
         return out.to(x.dtype)
     rope = None

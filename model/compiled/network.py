@@ -164,7 +164,7 @@ def _inputs(weights: AttentionWeights, x: Tensor, heads: int, rope: RopeTable | 
     cos, sin = (None, None) if rope is None else rope
     weight, shift = weights.inputs
     q_scale, k_scale = (weights.q_scale, weights.k_scale) if scaled else (None, None)
-    rstd = kernels.inverse_deviation(x)
+    rstd = kernels.inverse_deviation(x) if weights.normed else None
     return kernels.attention_inputs(x, rstd, weight, weights.normed, cos, sin, q_scale, k_scale, heads, shift)
 
 

@@ -41,7 +41,7 @@ class AttentionWeights(NamedTuple):
 
     Args:
         inputs: folded (3 * heads * head_dim, D) matrix of queries, keys and values.
-        normed: leading rows that see the normalised input.
+        normed: leading rows whose product is divided by the deviations of the input and shifted.
         q_scale, k_scale: (head_dim,), or None in windows; what turns logits to exponents of two is in the first.
         out: (D, heads * head_dim).
         out_bias: (D,) or None.
@@ -150,12 +150,17 @@ def _block(block: nn.Module) -> BlockWeights:
 
 
 def _cosine(attention: SpatialAttention | TemporalAttention) -> AttentionWeights:
-    """Queries see the normalised input, keys and values the raw one."""
+    """Queries see the normalised input, keys and values the raw one.
+
+    Where the LayerNorm's bias is zero (the published code does not train it), all that is left of the LayerNorm is in
+    the centred weight: queries are made unit vectors later, which dividing them does not change.
+    """
     q, kv, norm = attention.to_q.weight, attention.to_kv.weight, attention.norm
     queries = fold(norm.weight, norm.bias, q, None, q.dtype)
     raw = kv.new_zeros(len(kv), dtype=torch.float32)
     inputs = Folded(torch.cat((queries.weight, kv)), torch.cat((queries.shift, raw)))
-    return AttentionWeights(inputs, len(q), attention.q_scale, attention.k_scale, attention.to_out.weight, None)
+    normed = len(q) if queries.shift.any() else 0
+    return AttentionWeights(inputs, normed, attention.q_scale, attention.k_scale, attention.to_out.weight, None)
 
 
 def _window(attention: WindowAttention) -> AttentionWeights:

@@ -48,7 +48,7 @@ def attention_call(rows=37, heads=2, parts=1, grid=(5, 7), scaled=True, dtype=to
     scales = [0.5 + normal(64, seed=seed).abs() for seed in (5, 6)] if scaled else [None, None]
     return (
         x,
-        rstd,
+        rstd if parts else None,
         folded.weight,
         parts * width,
         *rope,

@@ -123,6 +123,9 @@ def test_refusals_of_attention_inputs():
 
     assert refuse() is None
     assert "128 of the queries" in refuse(normed=64)
+    assert "for 128 normalised" in op.refuse_attention(
+        on_gpu(4, 64), None, on_gpu(384, 64), 128, None, None, None, None, 2
+    )
     assert "heads of 32" in refuse(heads=4)
     assert refuse(heads=4, scaled=False) is None
     assert "32 query columns" in refuse(columns=96)

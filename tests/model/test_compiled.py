@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from model import CONFIGS, CodeError, CompiledTokenizer, OmniTokenizer, PixelError, VAEConfig
+from model.compiled.weights import stack_weights
 from model.config import TokenizerConfig
 
 DEBUG = CONFIGS["debug"]
@@ -48,6 +49,18 @@ def test_equals_the_modules(kind, shape):
     codes = tokenizer.encode(pixels)
     difference = (tokenizer.decode(codes, shape[1:]).int() - compiled.decode(codes, shape[1:]).int()).abs()
     assert difference.max() <= 1
+
+
+def test_queries_of_norms_without_bias_are_not_divided():
+    """Their length does not matter, so that nothing is measured for it; the result is that of the modules."""
+    tokenizer = OmniTokenizer(replace(DEBUG, encoder_blocks="tw")).eval().requires_grad_(False)
+    for parameter in tokenizer.parameters():
+        if parameter.dim() == 1 and parameter.all():  # weights and scales, not biases, which begin at zero
+            parameter.mul_(1 + 0.2 * torch.rand_like(parameter))
+    stack = stack_weights(tokenizer.encoder.spatial)
+    assert [block.attention.normed > 0 for block in stack.blocks] == [False, True]
+    compiled, pixels = CompiledTokenizer(tokenizer), draw(2, 5, 32, 24)
+    torch.testing.assert_close(compiled.encode_latents(pixels), tokenizer.encode_latents(pixels), rtol=1e-4, atol=2e-5)
 
 
 def test_moments_and_draws_of_a_vae():
