@@ -18,6 +18,11 @@ def capability(index: int | None) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 
 
+def aligned(*tensors: Tensor) -> bool:
+    """Whether tensor descriptors can begin where these tensors do."""
+    return all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+
+
 def refuse_triton(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str | None:
     """Say why Triton kernels cannot run on these tensors, or None if they can.
 

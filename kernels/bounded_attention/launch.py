@@ -10,6 +10,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
 from kernels.bounded_attention.triton_kernels import bounded_attention_kernel
+from kernels.hardware import aligned
 from kernels.overlap import overlapped
 from kernels.tuning import Search, Size, Trial, tuned
 
@@ -35,13 +36,10 @@ class Tile:
 FEW_ROWS = 2048  # up to here smaller tiles, so that every multiprocessor has some
 FEW = Tile(rows=64, keys=64)
 MANY = Tile(rows=128, keys=64)
-EXACT = Tile(rows=32, keys=32, stages=1)  # float32 is multiplied without tensor cores
 
 
-def choose(dtype: torch.dtype, rows: int) -> Tile:
-    """The tile for a dtype and a number of rows."""
-    if dtype == torch.float32:
-        return EXACT
+def choose(rows: int) -> Tile:
+    """The tile for a number of rows."""
     return FEW if rows <= FEW_ROWS else MANY
 
 
@@ -50,9 +48,9 @@ def forward(qkv: Tensor, positions: int, tile: Tile | None = None) -> Tensor:
     qkv, (rows, _, heads, dim) = qkv.contiguous(), qkv.shape
     out = torch.empty((rows, heads, dim), dtype=qkv.dtype, device=qkv.device)
     if out.numel():
-        tile = tile or tuned("bounded_attention", qkv.dtype, rows, choose(qkv.dtype, rows))
+        tile = tile or tuned("bounded_attention", qkv.dtype, rows, choose(rows))
         x: tuple[Any, Any] = (qkv, qkv)
-        described = tile.descriptors and qkv.data_ptr() % 16 == 0
+        described = tile.descriptors and aligned(qkv)
         if described:
             matrix = qkv.view(rows, -1)
             x = (
@@ -63,7 +61,7 @@ def forward(qkv: Tensor, positions: int, tile: Tile | None = None) -> Tensor:
             bounded_attention_kernel[(-(-positions // tile.rows) * heads * (rows // positions),)](
                 *x, out, positions,
                 HEADS=heads, DIM=dim, ROWS=tile.rows, KEYS=tile.keys, RAGGED=positions % tile.keys != 0,
-                DESCRIPTORS=described, PRECISION="ieee", STAGES=tile.stages,
+                DESCRIPTORS=described, STAGES=tile.stages,
                 num_warps=tile.warps, num_stages=tile.stages, **overlapped(qkv),
             )  # fmt: skip
     return out
@@ -72,7 +70,7 @@ def forward(qkv: Tensor, positions: int, tile: Tile | None = None) -> Tensor:
 def _make(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
     qkv = torch.randn((size.rows, 3, size.heads, size.head_dim), device=device).to(dtype) / size.head_dim**0.5
     positions = size.height * size.width
-    return Trial(dtype, size.rows, choose(dtype, size.rows), lambda tile: forward(qkv, positions, tile))
+    return Trial(dtype, size.rows, choose(size.rows), lambda tile: forward(qkv, positions, tile))
 
 
 SEARCHES = (

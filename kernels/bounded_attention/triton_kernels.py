@@ -33,7 +33,7 @@ def _rows(
 def bounded_attention_kernel(
     queries, keys, out, positions,
     HEADS: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, RAGGED: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr, OVERLAPPED: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, STAGES: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """Output of ROWS positions of one head; `queries` and `keys` are both qkv (M, 3 HEADS DIM).
 
@@ -54,13 +54,13 @@ def bounded_attention_kernel(
         b_k = _rows(keys, i_first + i_key, WIDTH + i_head * DIM, m_n, 3 * WIDTH, DIM, KEYS, DESCRIPTORS)
         b_v = _rows(keys, i_first + i_key, 2 * WIDTH + i_head * DIM, m_n, 3 * WIDTH, DIM, KEYS, DESCRIPTORS)
         # (ROWS, KEYS)
-        b_p = tl.exp2(tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION))
+        b_p = tl.exp2(tl.dot(b_q, tl.trans(b_k)))
         if RAGGED:
             b_p = tl.where(m_n[None, :], b_p, 0.0)
             if DESCRIPTORS:  # they read on into the next frame, whose values may be no numbers
                 b_v = tl.where(m_n[:, None], b_v, 0.0)
         b_sum += tl.sum(b_p, 1)
-        b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out, input_precision=PRECISION)
+        b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out)
     b_out /= b_sum[:, None]
     o_out = o_m[:, None] * WIDTH + tl.arange(0, DIM)[None, :]
     p_out = out + tl.cast(i_first, tl.int64) * WIDTH + i_head * DIM

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
+from kernels.hardware import aligned
 from kernels.linear.triton_kernels import attention_inputs_kernel, gated_linear_kernel, residual_linear_kernel
 from kernels.overlap import overlapped
 from kernels.spatial_attention.rope import rope_table
@@ -130,8 +131,7 @@ def _geometry(
     while x.shape[1] % tile.inner:
         tile = replace(tile, inner=tile.inner // 2)
     tiles = -(-x.shape[0] // tile.rows) * -(-columns // tile.columns)
-    aligned = all(tensor.data_ptr() % 16 == 0 for tensor in (x, weight))
-    described = tile.descriptors and aligned
+    described = tile.descriptors and aligned(x, weight)
     persistent = described and tile.programs > 0
     pair: tuple[Any, Any] = (x, weight)
     if described:

@@ -54,9 +54,14 @@ def fold(
     return Folded(rounded.to(dtype).contiguous(), shift.contiguous())
 
 
+def _product(x: Tensor, weight: Tensor) -> Tensor:
+    """x W^T (M, N) in float32 (float64 stays)."""
+    product = F.linear(x, weight)
+    return product if product.dtype.itemsize == 8 else product.float()
+
+
 def _normed(product: Tensor, rstd: Tensor, shift: Tensor | None) -> Tensor:
-    """Correct a product (M, N) for the LayerNorm, in float32 (float64 stays)."""
-    product = product if product.dtype.itemsize == 8 else product.float()
+    """Correct a product (M, N) for the LayerNorm."""
     corrected = rstd[:, None] * product
     return corrected if shift is None else corrected + shift
 
@@ -73,7 +78,7 @@ def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tens
     Returns:
         Tensor: shape (M, F), dtype of x. The GELU is the exact one.
     """
-    value, gate = _normed(F.linear(x, weight), rstd, shift).unflatten(1, (-1, 2)).unbind(2)
+    value, gate = _normed(_product(x, weight), rstd, shift).unflatten(1, (-1, 2)).unbind(2)
     return (value * F.gelu(gate)).to(x.dtype)
 
 
@@ -109,8 +114,7 @@ def attention_inputs(
     """
     if rstd is None and normed:
         raise ValueError(f"no inverse deviations for {normed} normalised columns")
-    product = F.linear(x, weight)
-    product = product if product.dtype.itemsize == 8 else product.float()
+    product = _product(x, weight)
     if rstd is not None:
         corrected = _normed(product[:, :normed], rstd, None if shift is None else shift[:normed])
         product = torch.cat((corrected, product[:, normed:]), dim=1)

@@ -3,10 +3,10 @@
 from kernels.dispatch import Form, Operator
 from kernels.patches import op, reference
 
-patchify = Operator(
+patchify: Operator[...] = Operator(
     "patchify", {"triton": Form(op.patchify, op.refuse_patchify), "reference": Form(reference.patchify)}
 )
-unpatchify = Operator(
+unpatchify: Operator[...] = Operator(
     "unpatchify", {"triton": Form(op.unpatchify, op.refuse_unpatchify), "reference": Form(reference.unpatchify)}
 )
 

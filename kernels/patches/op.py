@@ -48,10 +48,19 @@ def _refuse(patch: int, frames: int) -> str | None:
     return None
 
 
+@torch.library.custom_op("omnitok::patchify", mutates_args=())
 def patchify(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool = False) -> Tensor:
-    return _patchify(pixels, patch, frames, first, dtype, normed)
+    from kernels.patches import launch
+
+    return launch.patchify(pixels, patch, frames, first, dtype, normed)
 
 
+@patchify.register_fake
+def _(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool = False) -> Tensor:
+    return torch.empty(patches_shape(pixels, patch, frames, first), dtype=dtype, device=pixels.device)
+
+
+@torch.library.custom_op("omnitok::unpatchify", mutates_args=())
 def unpatchify(
     first: Tensor,
     later: Tensor | None,
@@ -60,32 +69,18 @@ def unpatchify(
     first_bias: Tensor | None = None,
     later_bias: Tensor | None = None,
 ) -> Tensor:
-    return _unpatchify(first, later, patch, frames, first_bias, later_bias)
-
-
-@torch.library.custom_op("omnitok::patchify", mutates_args=())
-def _patchify(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool) -> Tensor:
-    from kernels.patches import launch
-
-    return launch.patchify(pixels, patch, frames, first, dtype, normed)
-
-
-@_patchify.register_fake
-def _(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool) -> Tensor:
-    return torch.empty(patches_shape(pixels, patch, frames, first), dtype=dtype, device=pixels.device)
-
-
-@torch.library.custom_op("omnitok::unpatchify", mutates_args=())
-def _unpatchify(
-    first: Tensor, later: Tensor | None, patch: int, frames: int, first_bias: Tensor | None, later_bias: Tensor | None
-) -> Tensor:
     from kernels.patches import launch
 
     return launch.unpatchify(first, later, patch, frames, first_bias, later_bias)
 
 
-@_unpatchify.register_fake
+@unpatchify.register_fake
 def _(
-    first: Tensor, later: Tensor | None, patch: int, frames: int, first_bias: Tensor | None, later_bias: Tensor | None
+    first: Tensor,
+    later: Tensor | None,
+    patch: int,
+    frames: int,
+    first_bias: Tensor | None = None,
+    later_bias: Tensor | None = None,
 ) -> Tensor:
     return torch.empty(clip_shape(first, later, patch, frames), dtype=torch.uint8, device=first.device)

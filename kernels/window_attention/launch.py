@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
+from kernels.hardware import aligned
 from kernels.overlap import overlapped
 from kernels.tuning import Search, Size, Trial, tuned
 from kernels.window_attention.triton_kernels import (
@@ -60,12 +61,13 @@ def forward(qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = No
     out = torch.empty((batch, frames, height, width, heads, dim), dtype=qkv.dtype, device=qkv.device)
     if out.numel():
         grid, sizes, constants = _geometry(qkv, window, tile)
-        x, y = _described(qkv, out, window) if tile.descriptors and _can_describe(qkv, constants) else (qkv, out)
+        described = tile.descriptors and _can_describe(qkv, constants)
+        x, y = _described(qkv, out, window) if described else (qkv, out)
         with torch.cuda.device_of(qkv):
             window_attention_fwd_kernel[grid](
                 x, bias_table.contiguous(), y, *sizes, dim**-0.5, **constants,
                 RAGGED=height % window != 0 or width % window != 0 or constants["TOKENS"] != window**2,
-                DESCRIPTORS=x is not qkv, num_warps=tile.warps, **overlapped(qkv),
+                DESCRIPTORS=described, num_warps=tile.warps, **overlapped(qkv),
             )  # fmt: skip
     return out
 
@@ -115,7 +117,7 @@ def _geometry(qkv: Tensor, window: int, tile: Tile) -> tuple[tuple[int, int], li
 
 def _can_describe(qkv: Tensor, constants: dict[str, Any]) -> bool:
     whole = constants["TOKENS"] == constants["SIDE"] ** 2 and constants["LANES"] == constants["DIM"]
-    return whole and qkv.data_ptr() % 16 == 0
+    return whole and aligned(qkv)
 
 
 def _described(qkv: Tensor, out: Tensor, window: int) -> tuple[Any, Any]:

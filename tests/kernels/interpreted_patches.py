@@ -124,9 +124,9 @@ def test_nothing():
 
 def test_operators_are_registered_well():
     first, later = vectors(4, 2)
-    torch.library.opcheck(op._patchify, (clip(3, 4), 4, 2, 1, torch.float16, True))
-    torch.library.opcheck(op._unpatchify, (first, later, 4, 2, torch.randn(48), None))
-    torch.library.opcheck(op._unpatchify, (first, None, 4, 2, None, None))
+    torch.library.opcheck(op.patchify, (clip(3, 4), 4, 2, 1, torch.float16, True))
+    torch.library.opcheck(op.unpatchify, (first, later, 4, 2, torch.randn(48), None))
+    torch.library.opcheck(op.unpatchify, (first, None, 4, 2, None, None))
 
 
 def test_compiles_whole():
