@@ -2,7 +2,7 @@
 
 from kernels.bounded_attention import EXPONENT_SCALE, bounded_attention
 from kernels.dispatch import BackendUnavailableError, Choice, use_backend
-from kernels.linear import Folded, attention_inputs, fold, gated_linear, residual_linear
+from kernels.linear import Folded, attention_inputs, fold, gated_linear, in_turn, residual_linear
 from kernels.norm import inverse_deviation, layer_norm
 from kernels.patches import patchify, unpatchify
 from kernels.peg import peg
@@ -22,6 +22,7 @@ __all__ = [
     "bounded_attention",
     "fold",
     "gated_linear",
+    "in_turn",
     "inverse_deviation",
     "layer_norm",
     "patchify",

@@ -1,7 +1,7 @@
 """Tiles found by `omnitok tune`, by GPU, launch, dtype and rows; never searched while serving.
 
-`configs/<gpu>.json` holds what a search on that GPU found; where it knows nothing, the tile written beside the launch
-is used, which runs anywhere.
+`configs/<gpu>.json` holds what a search on that GPU found; of a launch that it does not know, a GPU with the same
+multiprocessors may; else the tile written beside the launch is used, which runs anywhere.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 FOLDER = Path(__file__).parent / "configs"
-KIN = {"h200": "h100"}  # the same multiprocessors: whose table serves where there is none of its own
+KIN = {"h200": "h100", "h100": "h200"}  # the same multiprocessors
 
 TileT = TypeVar("TileT")
 Table = dict[str, list[dict[str, Any]]]  # launch to entries of dtype, most rows and tile
@@ -131,13 +131,13 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 @cache
 def _recorded(gpu: str | None, name: str, dtype: str) -> list[tuple[int, dict[str, Any]]]:
-    table = next((read_table(path) for path in _paths(gpu) if path.is_file()), {})
-    entries = (entry for entry in table.get(name, []) if entry["dtype"] == dtype)
-    return sorted(((entry["rows"], entry["tile"]) for entry in entries), key=lambda entry: entry[0])
-
-
-def _paths(gpu: str | None) -> list[Path]:
-    return [FOLDER / f"{stem}.json" for stem in (gpu, KIN.get(gpu or "")) if stem]
+    """Most rows and tile of what the first table that knows the launch says of it, in order of rows."""
+    for stem in (gpu, KIN.get(gpu or "")):
+        path = FOLDER / f"{stem}.json"
+        lines = read_table(path).get(name, []) if stem and path.is_file() else []
+        if found := [(line["rows"], line["tile"]) for line in lines if line["dtype"] == dtype]:
+            return sorted(found, key=lambda line: line[0])
+    return []
 
 
 def read_table(path: Path) -> Table:

@@ -19,16 +19,16 @@ FULL = frozenset({"rstd", "shift", "cos", "sin", "q_scale", "k_scale"})
 ROWS = {"image 256, B 1": 1024, "image 256, B 16": 16_384, "image 256, B 64": 65_536,
         "clip 17x128, B 8": 10_240, "clip 17x256, B 8": 40_960}  # fmt: skip
 
-# rows, columns, step, warps, stages, programs (0: one a tile), descriptors; what spills for sm_90 is left out
-GATED_TILES = [
+# rows, columns, step, warps, stages, programs (0: one a tile), descriptors, halved; what spills for sm_90 is left out
+GATED_TILES: list[tuple[Any, ...]] = [
     (64, 128, 64, 4, 4), (64, 128, 64, 4, 4, 0, True), (64, 256, 64, 4, 3, 0, True), (128, 128, 64, 4, 3),
     (128, 128, 64, 4, 3, 0, True), (128, 128, 64, 4, 3, 264, True), (128, 256, 64, 8, 3),
-    (128, 256, 64, 8, 4, 0, True), (128, 256, 64, 8, 3, 132, True), (256, 128, 64, 8, 3, 132, True),
+    (128, 256, 64, 8, 4, 0, True), (128, 256, 64, 8, 3, 132, True), (128, 256, 64, 8, 4, 132, True),
 ]  # fmt: skip
-ATTENTION_TILES = [
+ATTENTION_TILES: list[tuple[Any, ...]] = [
     (64, 64, 64, 4, 4, 0, True), (64, 128, 64, 4, 4), (64, 128, 64, 4, 4, 0, True), (128, 128, 64, 4, 3),
     (128, 128, 64, 4, 3, 0, True), (128, 128, 64, 4, 3, 264, True), (128, 256, 64, 8, 3),
-    (128, 256, 64, 8, 4, 0, True), (128, 256, 64, 8, 3, 132, True), (128, 128, 64, 8, 4, 132, True),
+    (128, 256, 64, 8, 4, 0, True), (128, 256, 64, 8, 3, 132, True), (128, 256, 64, 8, 4, 132, True, True),
 ]  # fmt: skip
 RESIDUAL_TILES = [
     (64, 64, 128, 4, 4), (64, 64, 64, 4, 6, 0, True), (64, 64, 128, 4, 4, 0, True), (64, 32, 128, 4, 4, 0, True),
@@ -93,15 +93,15 @@ def gated_path(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor
     A copy puts the weight's rows in torch's order; `interleaved_path` goes without and reads with a stride.
     """
     normed = F.layer_norm(x, x.shape[-1:], eps=EPS)
-    weight, shift = (y.unflatten(0, (-1, 2)).transpose(0, 1).flatten(0, 1) for y in (weight, shift))
-    value, gate = F.linear(normed, weight, shift.to(x.dtype)).chunk(2, dim=1)
+    weight, shift = (torch.cat(reference.apart(y), dim=1) for y in (weight.t(), shift[None]))
+    value, gate = torch.addmm(shift.to(x.dtype), normed, weight).chunk(2, dim=1)
     return value * F.gelu(gate)
 
 
 def interleaved_path(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
     """The same on the weight as it is: values and gates lie in turn."""
     normed = F.layer_norm(x, x.shape[-1:], eps=EPS)
-    value, gate = F.linear(normed, weight, shift.to(x.dtype)).unflatten(1, (-1, 2)).unbind(2)
+    value, gate = reference.apart(F.linear(normed, weight, shift.to(x.dtype)))
     return value * F.gelu(gate)
 
 
@@ -140,7 +140,7 @@ def _detached(inputs: Inputs) -> Inputs:
 
 
 def _candidates(operator: str, numbers: list[tuple[Any, ...]]) -> Callable[[Inputs], Mapping[str, Callable[[], Any]]]:
-    """Launches of other tiles: rows x columns, step, warps, stages, programs (0: one a tile), descriptors."""
+    """Launches of other tiles: rows x columns, step, warps, stages, programs (0: one a tile), descriptors, halved."""
 
     def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
         from kernels.linear import launch
@@ -150,6 +150,7 @@ def _candidates(operator: str, numbers: list[tuple[Any, ...]]) -> Callable[[Inpu
             tile = launch.Tile(*row)
             name = f"{tile.rows}x{tile.columns} k{tile.inner} w{tile.warps} s{tile.stages}"
             name += (f" p{tile.programs}" if tile.programs else "") + (" tma" if tile.descriptors else "")
+            name += " halved" if tile.halved else ""
             found[name] = lambda tile=tile: run(**values, tile=tile)
         return found
 

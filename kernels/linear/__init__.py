@@ -2,7 +2,7 @@
 
 from kernels.dispatch import Form, Operator
 from kernels.linear import op, reference
-from kernels.linear.reference import Folded, fold
+from kernels.linear.reference import Folded, fold, in_turn
 
 gated_linear: Operator[...] = Operator(
     "gated_linear",
@@ -17,4 +17,4 @@ residual_linear: Operator[...] = Operator(
     {"triton": Form(op.residual_linear, op.refuse_residual), "reference": Form(reference.residual_linear)},
 )
 
-__all__ = ["Folded", "attention_inputs", "fold", "gated_linear", "residual_linear"]
+__all__ = ["Folded", "attention_inputs", "fold", "gated_linear", "in_turn", "residual_linear"]

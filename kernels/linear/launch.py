@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
 from kernels.hardware import aligned
+from kernels.linear.reference import GROUP
 from kernels.linear.triton_kernels import attention_inputs_kernel, gated_linear_kernel, residual_linear_kernel
 from kernels.overlap import overlapped
 from kernels.spatial_attention.rope import rope_table
@@ -26,7 +28,8 @@ class Tile:
         warps, stages: of a program, and of its pipeline of loads.
         programs: that share the tiles out among them, each going on to its next; 0 for one program a tile. They need
             descriptors.
-        descriptors: loads by the tensor memory accelerator (compute capability 9.0 and later).
+        descriptors: loads and stores by the tensor memory accelerator (compute capability 9.0 and later).
+        halved: whether descriptors write a tile in two halves, which leaves shared memory for another stage.
     """
 
     rows: int
@@ -36,6 +39,7 @@ class Tile:
     stages: int = 3
     programs: int = 0
     descriptors: bool = False
+    halved: bool = False
 
 
 EXACT = Tile(32, 64, inner=32, warps=4, stages=2)  # float32 is multiplied without tensor cores
@@ -49,10 +53,11 @@ def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor, tile: T
     if out.numel():
         tile = tile or tuned("gated_linear", x.dtype, x.shape[0], _wide_default(x))
         grid, pair, constants = _geometry(x, weight, columns, tile)
+        written = _written(out, tile.columns // 2, tile, constants["DESCRIPTORS"])
         with torch.cuda.device_of(x):
             gated_linear_kernel[grid](
-                pair[0], rstd.contiguous(), pair[1], shift.contiguous(), out, x.shape[0],
-                N=columns // 2, **constants,
+                pair[0], rstd.contiguous(), pair[1], shift.contiguous(), written, x.shape[0],
+                N=columns // 2, GROUP=GROUP, EXACT=x.dtype != torch.bfloat16, HALVED=tile.halved, **constants,
             )  # fmt: skip
     return out
 
@@ -74,17 +79,19 @@ def attention_inputs(
     x, weight, width = x.contiguous(), weight.contiguous(), weight.shape[0] // 3
     out = torch.empty((x.shape[0], 3, heads, width // heads), dtype=x.dtype, device=x.device)
     if out.numel():
-        tile = tile or tuned("attention_inputs", x.dtype, x.shape[0], _wide_default(x))
+        name = "attention_inputs" if q_scale is None else "attention_inputs.cosine"
+        tile = tile or tuned(name, x.dtype, x.shape[0], _wide_default(x))
         while width % tile.columns:  # a tile lies in the queries, the keys or the values
             tile = replace(tile, columns=tile.columns // 2)
         grid, pair, constants = _geometry(x, weight, 3 * width, tile)
+        written = _written(out.view(len(x), -1), tile.columns, tile, constants["DESCRIPTORS"])
         tables = [x if table is None else table.contiguous() for table in (shift, cos, sin, q_scale, k_scale)]
         with torch.cuda.device_of(x):
             attention_inputs_kernel[grid](
-                pair[0], x if rstd is None else rstd.contiguous(), pair[1], *tables, out, x.shape[0],
+                pair[0], x if rstd is None else rstd.contiguous(), pair[1], *tables, written, x.shape[0],
                 1 if cos is None else cos.shape[0],
                 WIDTH=width, DIM=width // heads, NORMED=normed // width, SHIFTED=shift is not None,
-                COSINE=q_scale is not None, ROTATED=cos is not None, **constants,
+                COSINE=q_scale is not None, ROTATED=cos is not None, HALVED=tile.halved, **constants,
             )  # fmt: skip
     return out
 
@@ -154,22 +161,28 @@ def _geometry(
     return (min(tiles, tile.programs) if persistent else tiles,), pair, constants
 
 
+def _written(out: Tensor, columns: int, tile: Tile, described: bool) -> Any:
+    """A result (M, N) as the kernel takes it, written `columns` at a time, or half as many where halved."""
+    if not described:
+        return out
+    return TensorDescriptor.from_tensor(out, [tile.rows, columns // 2 if tile.halved else columns])
+
+
 def _make_gated(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
     x, rstd, weight, shift = _draw(size, 2 * size.hidden, dtype, device)
     return Trial(dtype, size.rows, _wide_default(x), lambda tile: gated_linear(x, rstd, weight, shift, tile))
 
 
-def _make_attention(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
-    x, rstd, weight, _ = _draw(size, 3 * size.channels, dtype, device)
+def _make_attention(cosine: bool, size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+    x, _, weight, _ = _draw(size, 3 * size.channels, dtype, device)
     rope = rope_table(size.height, size.width, size.head_dim, device)
     scale = torch.rand(size.head_dim, device=device) + 0.5
+    scales, cos, sin = (scale, rope.cos, rope.sin) if cosine else (None, None, None)
     return Trial(
         dtype,
         size.rows,
         _wide_default(x),
-        lambda tile: attention_inputs(
-            x, rstd, weight, len(weight), rope.cos, rope.sin, scale, scale, size.heads, tile=tile
-        ),
+        lambda tile: attention_inputs(x, None, weight, 0, cos, sin, scales, scales, size.heads, tile=tile),
     )
 
 
@@ -198,9 +211,12 @@ TILES = (
     Tile(128, 128, warps=8, stages=4, programs=132, descriptors=True),
     Tile(128, 256, warps=8, stages=3, programs=132, descriptors=True),
     Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True),
+    Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True, halved=True),
+    Tile(128, 128, warps=4, stages=3, programs=264, descriptors=True, halved=True),
 )
 SEARCHES = (
     Search("gated_linear", TILES, _make_gated),
-    Search("attention_inputs", TILES, _make_attention),
+    Search("attention_inputs", TILES, partial(_make_attention, False)),
+    Search("attention_inputs.cosine", TILES, partial(_make_attention, True)),
     Search("residual_linear", TILES, _make_residual),
 )

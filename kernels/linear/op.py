@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.hardware import refuse_triton
+from kernels.linear.reference import GROUP
 
 STEP = 64  # what K must be a multiple of: the loop over it has no masks
 HEAD = 64  # columns of the narrowest tile that holds whole heads
@@ -92,7 +93,11 @@ def _refuse(x: Tensor, weight: Tensor, *others: Tensor | None) -> str | None:
 
 def refuse_gated(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> str | None:
     """Say why the kernel cannot run this call, or None."""
-    return _refuse(x, weight, rstd, shift)
+    if (reason := _refuse(x, weight, rstd, shift)) is not None:
+        return reason
+    if weight.shape[0] % (2 * GROUP):
+        return f"{weight.shape[0]} rows of values and gates are no multiple of {2 * GROUP}"
+    return None
 
 
 def refuse_attention(

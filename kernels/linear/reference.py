@@ -18,6 +18,7 @@ from kernels.spatial_attention.reference import cosine
 from kernels.spatial_attention.rope import RopeTable
 
 LEAST = 16  # numbers of a row that share in what rounding it added
+GROUP = 8  # neighbouring columns of a tensor core's result: with values and gates in turn by so many, a thread has both
 
 
 class Folded(NamedTuple):
@@ -54,6 +55,21 @@ def fold(
     return Folded(rounded.to(dtype).contiguous(), shift.contiguous())
 
 
+def in_turn(rows: Tensor) -> Tensor:
+    """Rows of all values, then of all gates (2 F, ...), in the order of `gated_linear`: GROUP values, then their gates.
+
+    Args:
+        rows: a weight or a bias; F is a multiple of GROUP.
+    """
+    return rows.unflatten(0, (2, -1, GROUP)).transpose(0, 1).flatten(0, 2)
+
+
+def apart(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Values and gates (M, F) of columns (M, 2 F) that lie in turn."""
+    values, gates = columns.unflatten(1, (-1, 2, GROUP)).transpose(1, 2).flatten(2).unbind(1)
+    return values, gates
+
+
 def _product(x: Tensor, weight: Tensor) -> Tensor:
     """x W^T (M, N) in float32 (float64 stays)."""
     product = F.linear(x, weight)
@@ -72,13 +88,13 @@ def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tens
     Args:
         x (Tensor): shape (M, C).
         rstd (Tensor): shape (M,), float32; 1 / standard deviation of each row of x (`inverse_deviation`).
-        weight (Tensor): shape (2 F, C), folded; a row of a value and the row of its gate in turn.
-        shift (Tensor): shape (2 F,), float32, from `fold`.
+        weight (Tensor): shape (2 F, C), folded; rows `in_turn`.
+        shift (Tensor): shape (2 F,), float32, from `fold`, in the same order.
 
     Returns:
         Tensor: shape (M, F), dtype of x. The GELU is the exact one.
     """
-    value, gate = _normed(_product(x, weight), rstd, shift).unflatten(1, (-1, 2)).unbind(2)
+    value, gate = apart(_normed(_product(x, weight), rstd, shift))
     return (value * F.gelu(gate)).to(x.dtype)
 
 

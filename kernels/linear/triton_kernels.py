@@ -3,8 +3,9 @@
 A program computes one tile (BLOCK_M, BLOCK_N) of the result, or where PERSISTENT every so many of them, so that loads
 for the next tile run during the epilogue of this one. Tiles of one row of tiles follow each other: the weights fit the
 L2 cache whole, so that x is read from memory once. K is a multiple of BLOCK_K; rows past the last are loaded from the
-last one and not stored. With DESCRIPTORS x and the weight come through the tensor memory accelerator; loads through
-pointers would not be pipelined by a PERSISTENT program.
+last one and not stored. With DESCRIPTORS x and the weight come through the tensor memory accelerator (loads through
+pointers would not be pipelined by a PERSISTENT program), and results that read no residual leave through it, which runs
+on while the program is at its next tile.
 
 Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` places.
 """
@@ -84,51 +85,68 @@ def _places(i_row, i_column, M, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N:
 
 
 @triton.jit
+def _write(
+    b_out, out, i_row, i_column, M, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    HALVED: tl.constexpr, DESCRIPTORS: tl.constexpr,
+):  # fmt: skip
+    """Write a tile; with DESCRIPTORS where HALVED as two halves, which need half of the shared memory."""
+    if not DESCRIPTORS:
+        o_out, mask = _places(i_row, i_column, M, N, BLOCK_M, BLOCK_N)
+        tl.store(out + o_out, b_out.to(out.dtype.element_ty), mask=mask)
+    elif HALVED:
+        b_left, b_right = tl.split(tl.permute(tl.reshape(b_out, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
+        out.store([i_row, i_column], b_left.to(out.dtype))
+        out.store([i_row, i_column + BLOCK_N // 2], b_right.to(out.dtype))
+    else:
+        out.store([i_row, i_column], b_out.to(out.dtype))
+
+
+@triton.jit
 def _gated_tile(
-    i_tile, x, rstd, weight, shift, out, M, N: tl.constexpr, K: tl.constexpr,
+    i_tile, x, rstd, weight, shift, out, M, N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    EXACT: tl.constexpr, HALVED: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     across: tl.constexpr = (2 * N + BLOCK_N - 1) // BLOCK_N
     i_row, i_column = i_tile // across * BLOCK_M, i_tile % across * BLOCK_N
+    b_rstd = _inverses(rstd, i_row, M, BLOCK_M)  # on its way during the product
     b_sum = _product(x, weight, i_row, i_column, M, 2 * N, K, BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION)
-    b_rstd, b_shift = _inverses(rstd, i_row, M, BLOCK_M), _columns(shift, i_column, 2 * N, BLOCK_N)
-    b_sum = b_rstd[:, None] * b_sum + b_shift[None, :]
-    # (BLOCK_M, BLOCK_N / 2): a value and its gate lie in the same thread
-    b_value, b_gate = tl.split(tl.reshape(b_sum, (BLOCK_M, BLOCK_N // 2, 2)))
-    b_out = _gated(b_value, b_gate, out.dtype.element_ty != tl.bfloat16)
-    o_out, mask = _places(i_row, i_column // 2, M, N, BLOCK_M, BLOCK_N // 2)
-    tl.store(out + o_out, b_out.to(out.dtype.element_ty), mask=mask)
+    b_sum = b_rstd[:, None] * b_sum + _columns(shift, i_column, 2 * N, BLOCK_N)[None, :]
+    # (BLOCK_M, BLOCK_N / 2 / GROUP, GROUP): a value and its gate lie in the same thread
+    b_sum = tl.permute(tl.reshape(b_sum, (BLOCK_M, BLOCK_N // 2 // GROUP, 2, GROUP)), (0, 1, 3, 2))
+    b_value, b_gate = tl.split(b_sum)
+    b_out = tl.reshape(_gated(b_value, b_gate, EXACT), (BLOCK_M, BLOCK_N // 2))
+    _write(b_out, out, i_row, i_column // 2, M, N, BLOCK_M, BLOCK_N // 2, HALVED, DESCRIPTORS)
 
 
 @triton.jit(do_not_specialize=["M"])
 def gated_linear_kernel(
-    x, rstd, weight, shift, out, M, N: tl.constexpr, K: tl.constexpr,
+    x, rstd, weight, shift, out, M, N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    EXACT: tl.constexpr, HALVED: tl.constexpr,
     PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
-    """value gelu(gate) (M, N); the weight's rows are values and gates in turn."""
+    """value gelu(gate) (M, N); the weight's rows are GROUP values and their gates in turn."""
     wait_for_inputs(OVERLAPPED)
     if PERSISTENT:
         tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(2 * N, BLOCK_N)
         for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
             _gated_tile(
-                i_tile, x, rstd, weight, shift, out, M, N, K,
-                BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION,
+                i_tile, x, rstd, weight, shift, out, M, N, K, GROUP,
+                BLOCK_M, BLOCK_N, BLOCK_K, EXACT, HALVED, DESCRIPTORS, PRECISION,
             )  # fmt: skip
     else:
         _gated_tile(
-            tl.program_id(0), x, rstd, weight, shift, out, M, N, K,
-            BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION,
+            tl.program_id(0), x, rstd, weight, shift, out, M, N, K, GROUP,
+            BLOCK_M, BLOCK_N, BLOCK_K, EXACT, HALVED, DESCRIPTORS, PRECISION,
         )  # fmt: skip
 
 
 @triton.jit
 def _angles(table, i_row, positions, BLOCK_M: tl.constexpr, PAIRS: tl.constexpr):
-    """Cosines or sines (BLOCK_M, 1, PAIRS) of the positions of a tile's rows."""
+    """Cosines or sines (BLOCK_M, PAIRS) of the positions of a tile's rows."""
     o_position = (i_row + tl.arange(0, BLOCK_M)) % positions
-    b_angle = tl.load(table + o_position[:, None] * PAIRS + tl.arange(0, PAIRS)[None, :])
-    return tl.expand_dims(b_angle, 1)
+    return tl.load(table + o_position[:, None] * PAIRS + tl.arange(0, PAIRS)[None, :])
 
 
 @triton.jit
@@ -137,13 +155,15 @@ def _cosine(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DIM: tl.constexpr, ROTATED: tl.constexpr,
 ):  # fmt: skip
     """Turn, l2-normalise and scale whole heads (BLOCK_M, BLOCK_N) by b_scale (BLOCK_N,)."""
-    # (BLOCK_M, heads, DIM / 2), the even and the odd channels
-    b_x, b_y = tl.split(tl.reshape(b_in, (BLOCK_M, BLOCK_N // DIM, DIM // 2, 2)))
-    b_inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(b_x * b_x + b_y * b_y, 2)), SMALLEST_NORM)
-    b_x, b_y = b_x * b_inverse[:, :, None], b_y * b_inverse[:, :, None]
-    if ROTATED:
+    if ROTATED:  # both are asked for before the first wait
         b_cos = _angles(cos, i_row, positions, BLOCK_M, DIM // 2)
         b_sin = _angles(sin, i_row, positions, BLOCK_M, DIM // 2)
+    # (BLOCK_M, heads, DIM / 2), the even and the odd channels
+    b_x, b_y = tl.split(tl.reshape(b_in, (BLOCK_M, BLOCK_N // DIM, DIM // 2, 2)))
+    b_inverse = tl.rsqrt(tl.maximum(tl.sum(b_x * b_x + b_y * b_y, 2), SMALLEST_NORM * SMALLEST_NORM))
+    b_x, b_y = b_x * b_inverse[:, :, None], b_y * b_inverse[:, :, None]
+    if ROTATED:
+        b_cos, b_sin = tl.expand_dims(b_cos, 1), tl.expand_dims(b_sin, 1)
         b_x, b_y = b_x * b_cos - b_y * b_sin, b_x * b_sin + b_y * b_cos
     return tl.reshape(tl.join(b_x, b_y), (BLOCK_M, BLOCK_N)) * b_scale[None, :]
 
@@ -154,7 +174,7 @@ def _attention_tile(
     WIDTH: tl.constexpr, DIM: tl.constexpr, K: tl.constexpr,
     NORMED: tl.constexpr, SHIFTED: tl.constexpr, COSINE: tl.constexpr, ROTATED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    HALVED: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     N: tl.constexpr = 3 * WIDTH
     across: tl.constexpr = N // BLOCK_N
@@ -170,8 +190,7 @@ def _attention_tile(
             o_dim = tl.arange(0, BLOCK_N) % DIM
             b_scale = tl.where(i_part == 0, tl.load(q_scale + o_dim), tl.load(k_scale + o_dim)).to(tl.float32)
             b_out = _cosine(b_out, b_scale, cos, sin, i_row, positions, BLOCK_M, BLOCK_N, DIM, ROTATED)
-    o_out, mask = _places(i_row, i_column, M, N, BLOCK_M, BLOCK_N)
-    tl.store(out + o_out, b_out.to(out.dtype.element_ty), mask=mask)
+    _write(b_out, out, i_row, i_column, M, N, BLOCK_M, BLOCK_N, HALVED, DESCRIPTORS)
 
 
 @triton.jit(do_not_specialize=["M", "positions"])
@@ -179,7 +198,7 @@ def attention_inputs_kernel(
     x, rstd, weight, shift, cos, sin, q_scale, k_scale, out, M, positions,
     WIDTH: tl.constexpr, DIM: tl.constexpr, K: tl.constexpr,
     NORMED: tl.constexpr, SHIFTED: tl.constexpr, COSINE: tl.constexpr, ROTATED: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, HALVED: tl.constexpr,
     PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """Queries, keys and values (M, 3, WIDTH); NORMED of the three see the normalised rows. BLOCK_N divides WIDTH."""
@@ -190,13 +209,13 @@ def attention_inputs_kernel(
             _attention_tile(
                 i_tile, x, rstd, weight, shift, cos, sin, q_scale, k_scale, out, M, positions,
                 WIDTH, DIM, K, NORMED, SHIFTED, COSINE, ROTATED,
-                BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION,
+                BLOCK_M, BLOCK_N, BLOCK_K, HALVED, DESCRIPTORS, PRECISION,
             )  # fmt: skip
     else:
         _attention_tile(
             tl.program_id(0), x, rstd, weight, shift, cos, sin, q_scale, k_scale, out, M, positions,
             WIDTH, DIM, K, NORMED, SHIFTED, COSINE, ROTATED,
-            BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION,
+            BLOCK_M, BLOCK_N, BLOCK_K, HALVED, DESCRIPTORS, PRECISION,
         )  # fmt: skip
 
 

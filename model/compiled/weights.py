@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels import EXPONENT_SCALE, Folded, fold
+from kernels import EXPONENT_SCALE, Folded, fold, in_turn
 from model.layers import (
     PEG,
     CosineAttention,
@@ -30,7 +30,7 @@ Attention = TypeVar("Attention", bound=CosineAttention)
 
 
 class FeedForwardWeights(NamedTuple):
-    """Folded (2F, D) matrix of values and gates in turn, and (D, F) output matrix; F padded by units that give zero."""
+    """Folded (2F, D) matrix of values and gates `in_turn`, and (D, F) output matrix; F padded with units of zero."""
 
     hidden: Folded
     out: Tensor
@@ -171,9 +171,8 @@ def _window(attention: WindowAttention) -> AttentionWeights:
 
 def _feed_forward(layer: FeedForward) -> FeedForwardWeights:
     hidden, out = layer.weights(-layer.to_out.in_features % ALIGNMENT)
-    hidden = hidden.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
     norm = layer.norm
-    return FeedForwardWeights(fold(norm.weight, norm.bias, hidden, None, hidden.dtype), out.contiguous())
+    return FeedForwardWeights(fold(norm.weight, norm.bias, in_turn(hidden), None, hidden.dtype), out.contiguous())
 
 
 def code_table(codebook: Tensor, from_code: nn.Linear, dtype: torch.dtype) -> Tensor:

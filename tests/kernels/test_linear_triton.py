@@ -11,7 +11,7 @@ from ahead import compiled_for, spilled
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
-from kernels.linear import fold, launch, op, reference, residual_linear
+from kernels.linear import fold, in_turn, launch, op, reference, residual_linear
 
 MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes of a program
 ROWS = (1024, 16_384)
@@ -43,8 +43,9 @@ def launch_all(dtype: torch.dtype, tile: launch.Tile | None = None) -> None:
         (90, torch.float32, None),
         (90, torch.bfloat16, None),
         (90, torch.bfloat16, launch.Tile(128, 64, warps=4, stages=4, programs=132, descriptors=True)),
+        (90, torch.bfloat16, launch.Tile(128, 128, warps=8, stages=4, programs=132, descriptors=True, halved=True)),
     ],
-    ids=["sm_80", "float32", "sm_90", "descriptors"],
+    ids=["sm_80", "float32", "sm_90", "descriptors", "halved"],
 )
 def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, tile):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -58,13 +59,20 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, tile):
         assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
 
 
+def test_rows_in_turn_give_columns_apart():
+    weight = torch.arange(48.0)[:, None]  # 24 values, then 24 gates
+    values, gates = reference.apart(in_turn(weight).t())
+    assert values.flatten().tolist() == list(range(24))
+    assert gates.flatten().tolist() == list(range(24, 48))
+
+
 def test_folding_is_exact_before_rounding():
     generator = torch.Generator().manual_seed(0)
-    x, weight = torch.randn(9, 64, generator=generator) + 3, torch.randn(12, 64, generator=generator)
-    gamma, beta, bias = (torch.randn(size, generator=generator) for size in (64, 64, 12))
+    x, weight = torch.randn(9, 64, generator=generator) + 3, torch.randn(32, 64, generator=generator)
+    gamma, beta, bias = (torch.randn(size, generator=generator) for size in (64, 64, 32))
     rstd = (x.var(1, correction=0) + 1e-5).rsqrt()
     folded = fold(gamma, beta, weight, bias, torch.float32)
-    value, gate = F.linear(F.layer_norm(x, (64,), gamma, beta), weight, bias).unflatten(1, (-1, 2)).unbind(2)
+    value, gate = reference.apart(F.linear(F.layer_norm(x, (64,), gamma, beta), weight, bias))
     torch.testing.assert_close(reference.gated_linear(x, rstd, *folded), value * F.gelu(gate), rtol=2e-4, atol=2e-4)
 
 

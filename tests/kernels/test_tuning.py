@@ -62,13 +62,23 @@ def test_the_next_larger_number_of_rows_decides(gpu, tmp_path):
     gpu("NVIDIA H100 80GB HBM3")
     assert [rows(count) for count in (1, 100, 101, 1000, 10**6)] == [1, 1, 2, 2, 2]
     assert rows(1, torch.float32) == rows(1, name="op.backward") == 0
-    gpu("NVIDIA H200")  # until it has a table of its own
-    assert rows(1) == 1
-    write_table(tmp_path / "h200.json", "NVIDIA H200", {}, {})
-    gpu("NVIDIA H200")
-    assert rows(1) == 0
     gpu("NVIDIA A100-SXM4-80GB")
     assert rows(1) == 0
+
+
+def test_a_gpu_of_the_same_kind_knows_what_its_own_table_does_not(gpu, tmp_path):
+    write_table(tmp_path / "h100.json", "NVIDIA H100", {}, {"a": [entry(DTYPE, 9, Tile(1))], "b": []})
+
+    def found(name: str, dtype: torch.dtype = DTYPE) -> int:
+        return tuned(name, dtype, 1, Tile(0)).rows
+
+    gpu("NVIDIA H200")
+    assert [found("a"), found("b"), found("c")] == [1, 0, 0]
+    write_table(tmp_path / "h200.json", "NVIDIA H200", {}, {name: [entry(DTYPE, 9, Tile(2))] for name in "bc"})
+    gpu("NVIDIA H200")
+    assert [found("a"), found("b"), found("c"), found("c", torch.float32)] == [1, 2, 2, 0]
+    gpu("NVIDIA H100 80GB HBM3")
+    assert [found("a"), found("b"), found("c")] == [1, 2, 2]
 
 
 def test_tables_are_sorted_and_read_back(tmp_path):
@@ -172,7 +182,10 @@ def test_every_launch_is_searched_once_and_tables_hold_tiles_of_theirs():
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
 def test_trials_launch_and_shipped_tiles_compile(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    shipped = read_table(tuning.FOLDER / "h100.json")
+    shipped: dict[str, list] = {}
+    for path in tuning.FOLDER.glob("*.json"):
+        for name, lines in read_table(path).items():
+            shipped.setdefault(name, []).extend(lines)
     compilations.watch()
     before = compilations.count()
     with compiled_for(90) as compiled:
