@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from benchmarks import compiled, tokenizer, training
-from benchmarks.measure import describe_machine, device
+from benchmarks.measure import describe_machine, device, measure_ceilings
+from benchmarks.rooflines import SHAPES, named
 
 TABLES = ("tokenizer", "compiled", "training")
 
@@ -18,6 +19,15 @@ def main() -> None:
     parser.add_argument("--configs", nargs="+", default=["demo", "published"], help="named geometries, random weights")
     parser.add_argument("--runs", type=int, default=7, help="timed runs of each cell, after two that are not")
     parser.add_argument("--vgg", type=Path, help="weights of the perceptual trunk, which the full training step needs")
+    shapes = {named(shape): shape for shape in SHAPES}
+    parser.add_argument(
+        "--compiled-baseline",
+        nargs="+",
+        choices=list(shapes),
+        default=[],
+        metavar="SHAPE",
+        help=f"where torch.compile is timed too, which takes minutes to compile: {', '.join(shapes)}",
+    )
     parser.add_argument("--out", type=Path, help="folder for the compiled tokenizer's figures (JSON) and plots (PNG)")
     arguments = parser.parse_args()
     wanted = TABLES if arguments.only is None else (arguments.only,)
@@ -26,8 +36,10 @@ def main() -> None:
         tokenizer.run(arguments.configs, arguments.runs)
     if "compiled" in wanted:
         if device().type == "cuda":
+            ceilings = measure_ceilings()
+            baseline = [shapes[name] for name in arguments.compiled_baseline]
             for config in arguments.configs:
-                compiled.run(config, arguments.runs, arguments.out)
+                compiled.run(config, arguments.runs, ceilings, baseline, arguments.out)
         else:
             print("the compiled tokenizer is timed on a CUDA device only")
     if "training" in wanted:

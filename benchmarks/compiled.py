@@ -1,25 +1,28 @@
-"""The compiled tokenizer on a GPU: time by shape, share of the roofline, memory."""
+"""The compiled tokenizer on a GPU: time by shape, share of the roofline, memory; if asked, torch.compile."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
-from benchmarks.measure import Spread
+from benchmarks.measure import Ceilings, Spread
 from benchmarks.plots import draw
-from benchmarks.rooflines import PUBLISHED
+from benchmarks.rooflines import SHAPES, Roofline, Shape, named, roofline
 from kernels import compilations, use_backend
 from model import CONFIGS, CompiledTokenizer, OmniTokenizer
+from model.compiled.graphs import Graphs
 
 CALLS = 10  # behind one another between two looks at the clock, as in a busy replica
+MODE = "max-autotune-no-cudagraphs"  # torch.compile's tuned form; the graph is captured here, as ours is
 
 
 @dataclass(frozen=True)
@@ -28,26 +31,36 @@ class Line:
 
     Args:
         shape: batch, frames, side.
+        roofline: microseconds at the ceilings of the run.
         encode, decode: milliseconds of a call, input and output copies on the device included.
         eager_encode, eager_decode: of the modules on torch's own operators.
         memory, eager_memory: bytes that encoding takes beyond weights and input.
+        baseline_encode, baseline_decode: of the modules under torch.compile, on the kernels that "auto" chooses there
+            and in a CUDA graph, copies included as ours; None where that was not asked for or failed.
     """
 
-    shape: tuple[int, int, int]
+    shape: Shape
+    roofline: Roofline
     encode: Spread
     decode: Spread
     eager_encode: Spread
     eager_decode: Spread
     memory: int
     eager_memory: int
+    baseline_encode: Spread | None = None
+    baseline_decode: Spread | None = None
 
 
-def run(config: str, runs: int, out: Path | None = None) -> list[Line]:
+def run(
+    config: str, runs: int, ceilings: Ceilings, baseline: Sequence[Shape] = (), out: Path | None = None
+) -> list[Line]:
     """Print the table of shapes.
 
     Args:
         config: name in `model.CONFIGS`.
         runs: timed runs of each cell.
+        ceilings: of this GPU, which the rooflines are made of.
+        baseline: shapes, of `SHAPES`, on which torch.compile is timed too; each takes minutes to compile.
         out: folder, made if need be, for the figures as JSON and a plot of them.
     """
     compilations.watch()
@@ -58,20 +71,20 @@ def run(config: str, runs: int, out: Path | None = None) -> list[Line]:
     start = time.perf_counter()
     compiled = CompiledTokenizer(tokenizer)
     lines = []
-    for shape in PUBLISHED:
+    for shape in SHAPES:
         compiled.capture((shape[1], shape[2], shape[2]), (shape[0],))
     ready, before = time.perf_counter() - start, compilations.count()
-    for shape in PUBLISHED:
-        lines.append(_line(tokenizer, compiled, shape, runs))
+    for shape in SHAPES:
+        lines.append(_line(tokenizer, compiled, shape, runs, ceilings))
         torch.cuda.empty_cache()
     late = compilations.count() - before
-    _print(config, lines)
-    print(
-        f"captured {len(PUBLISHED)} shapes in {ready:.1f} s; kernels compiled or loaded by then {before}, later {late}"
-    )
+    # only now: what torch.compile compiles is none of our late kernels
+    lines = [_with_baseline(tokenizer, line, runs) if line.shape in baseline else line for line in lines]
+    _print(config, ceilings, lines)
+    print(f"captured {len(SHAPES)} shapes in {ready:.1f} s; kernels compiled or loaded by then {before}, later {late}")
     if out is not None:
         figures = {"config": config, "gpu": torch.cuda.get_device_name(), "ready": ready, "late": late}
-        _write(out, figures | {"lines": [asdict(line) for line in lines]})
+        _write(out, figures | {"ceilings": asdict(ceilings), "lines": [asdict(line) for line in lines]})
     return lines
 
 
@@ -84,9 +97,13 @@ def _write(folder: Path, figures: dict[str, Any]) -> None:
     draw(figures, path.with_suffix(".png"))
 
 
-def _line(tokenizer: OmniTokenizer, compiled: CompiledTokenizer, shape: tuple[int, int, int], runs: int) -> Line:
+def _pixels(shape: Shape) -> Tensor:
     batch, frames, side = shape
-    pixels = torch.randint(0, 256, (batch, frames, side, side, 3), dtype=torch.uint8, device="cuda")
+    return torch.randint(0, 256, (batch, frames, side, side, 3), dtype=torch.uint8, device="cuda")
+
+
+def _line(tokenizer: OmniTokenizer, compiled: CompiledTokenizer, shape: Shape, runs: int, ceilings: Ceilings) -> Line:
+    pixels = _pixels(shape)
     codes = compiled.encode(pixels)
     ours = _time(lambda: compiled.encode(pixels), runs), _time(lambda: compiled.decoding(codes), runs)
     memory = _peak(lambda: compiled.network.encode(pixels))
@@ -96,7 +113,39 @@ def _line(tokenizer: OmniTokenizer, compiled: CompiledTokenizer, shape: tuple[in
             _time(lambda: tokenizer.decode(codes), max(3, runs // 4)),
         )
         eager_memory = _peak(lambda: tokenizer.encode(pixels))
-    return Line(shape, *ours, *eager, memory, eager_memory)
+    limit = roofline(tokenizer.config, shape, ceilings)
+    return Line(shape, limit, *ours, *eager, memory, eager_memory)
+
+
+def _with_baseline(tokenizer: OmniTokenizer, line: Line, runs: int) -> Line:
+    """The line with the times of the modules under torch.compile."""
+    pixels = _pixels(line.shape)
+    with torch.inference_mode():
+        codes = tokenizer.encode(pixels)
+    encode = _baseline(f"encode {named(line.shape)}", tokenizer.encode, pixels, runs)
+    # without the check of the codes' range, which waits for the device: no graph can hold that, and ours is spared it
+    decode = _baseline(f"decode {named(line.shape)}", tokenizer._decoded, codes, runs)
+    return replace(line, baseline_encode=encode, baseline_decode=decode)
+
+
+def _baseline(name: str, call: Callable[[Tensor], Tensor], example: Tensor, runs: int) -> Spread | None:
+    """Compile a call, capture it and time it; a failure is printed, and None."""
+    torch.cuda.empty_cache()
+    start = time.perf_counter()
+    try:
+        tuned = torch.compile(call, dynamic=False, mode=MODE)
+        graphs = Graphs(lambda x: (tuned(x),), None)
+        # compiled, tuned and captured here; a capture that fails would else leave its own stream the current one
+        with use_backend("auto"), torch.cuda.stream(torch.cuda.current_stream()):
+            graphs.capture(example)
+        print(f"torch.compile, {name}: compiled and captured in {time.perf_counter() - start:.0f} s", flush=True)
+        return _time(lambda: graphs(example), runs)
+    except Exception as error:  # whatever a compiler may raise is a line, not the end of the run
+        print(f"torch.compile, {name}: could not be timed: {(str(error).splitlines() or [repr(error)])[0][:150]}")
+        torch.cuda.synchronize()
+        return None
+    finally:
+        torch._dynamo.reset()
 
 
 def _time(call: Callable[[], Any], runs: int) -> Spread:
@@ -125,19 +174,18 @@ def _peak(call: Callable[[], Any]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def _print(config: str, lines: Sequence[Line]) -> None:
-    table = Table(title=f"{config}, bfloat16: milliseconds, median (fastest-slowest)")
+def _print(config: str, ceilings: Ceilings, lines: Sequence[Line]) -> None:
+    table = Table(title=f"{config}, bfloat16: milliseconds, median (fastest-slowest); rooflines where {ceilings}")
     for column in ("shape", "encode", "of roofline", "decode", "of roofline", "torch encode", "torch decode",
-                   "encode MB", "torch MB"):  # fmt: skip
+                   "torch.compile encode", "torch.compile decode", "encode MB", "torch MB"):  # fmt: skip
         table.add_column(column, justify="right")
     for line in lines:
-        shares = ["-", "-"]
-        if config == "published":
-            times = line.encode, line.decode
-            shares = [f"{us / 1e3 / ms.median:.0%}" for us, ms in zip(PUBLISHED[line.shape], times, strict=True)]
         table.add_row(
-            "x".join(map(str, line.shape)), str(line.encode), shares[0], str(line.decode), shares[1],
+            named(line.shape),
+            str(line.encode), f"{line.roofline.encode / 1e3 / line.encode.median:.0%}",
+            str(line.decode), f"{line.roofline.decode / 1e3 / line.decode.median:.0%}",
             str(line.eager_encode), str(line.eager_decode),
+            str(line.baseline_encode or "-"), str(line.baseline_decode or "-"),
             f"{line.memory / 1e6:.0f}", f"{line.eager_memory / 1e6:.0f}",
         )  # fmt: skip
-    Console(width=170).print(table)
+    Console(width=200).print(table)

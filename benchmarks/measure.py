@@ -1,4 +1,4 @@
-"""Clocks and limits: what the machine is, how long a call takes, how fast a matrix product can be here."""
+"""Clocks and limits: what the machine is, how long a call takes, how fast a copy and a matrix product can be here."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 
 import torch
 
+COPIED = 2_000_000_000  # bytes read by the copy that is timed, and as many written: many times any L2
+COPIES = 11
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -22,6 +25,25 @@ class Spread:
 
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the GPU at hand reached, and shares of the limit are shares of.
+
+    Args:
+        copy: bytes/s of a large copy within the device's memory, those read and those written counted.
+        product: FLOP/s of a large square bfloat16 matrix product.
+    """
+
+    copy: float
+    product: float
+
+    def __str__(self) -> str:
+        return (
+            f"a copy reaches {self.copy / 1e12:.2f} TB/s here, "
+            f"a large bfloat16 matrix product {self.product / 1e12:.0f} TFLOP/s"
+        )
 
 
 def device() -> torch.device:
@@ -71,3 +93,27 @@ def matmul_rate(dtype: torch.dtype) -> float:
     side = 8192 if where.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
     return 2 * side**3 / (time_call(lambda: a @ b, 5).median * 1e-3)
+
+
+def copy_rate() -> float:
+    """Bytes/s, read and written, of copies of `COPIED` bytes within the CUDA device's memory: median by events."""
+    source = torch.ones(COPIED, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    times = []
+    for number in range(COPIES + 2):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        target.copy_(source)
+        end.record()
+        end.synchronize()
+        if number >= 2:
+            times.append(start.elapsed_time(end))
+    times.sort()
+    return 2 * COPIED / (times[len(times) // 2] * 1e-3)
+
+
+def measure_ceilings() -> Ceilings:
+    """Measure both on the present CUDA device, which nothing else should use meanwhile."""
+    ceilings = Ceilings(copy_rate(), matmul_rate(torch.bfloat16))
+    torch.cuda.empty_cache()
+    return ceilings

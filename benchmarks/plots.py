@@ -7,14 +7,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.rooflines import PUBLISHED
-
 SIZE, DOTS = (13.0, 4.2), 130  # inches, dots per inch
 STYLES = {
     "encode": ("encode", "o-", "tab:blue"),
     "decode": ("decode", "s-", "tab:orange"),
     "eager_encode": ("encode, torch modules", "o:", "tab:gray"),
     "eager_decode": ("decode, torch modules", "s:", "tab:gray"),
+    "baseline_encode": ("encode, torch.compile", "o-.", "tab:green"),
+    "baseline_decode": ("decode, torch.compile", "s-.", "tab:green"),
 }
 
 
@@ -33,11 +33,11 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     FigureCanvasAgg(figure)
     by_batch, by_side = figure.subplots(1, 2)
     batches = sorted(shape for shape in lines if shape[1:] == (1, 256))
-    _curves(by_batch, [shape[0] for shape in batches], batches, lines, figures["config"], "")
+    _curves(by_batch, [shape[0] for shape in batches], batches, lines, "")
     by_batch.set(xlabel="images of 256x256 in the batch", title="against the batch")
     for batch, frames, name, thin in ((64, 1, "64 images, ", 1.0), (8, 17, "8 clips of 17 frames, ", 0.45)):
         shapes = sorted(shape for shape in lines if shape[:2] == (batch, frames))
-        _curves(by_side, [shape[2] for shape in shapes], shapes, lines, figures["config"], name, thin)
+        _curves(by_side, [shape[2] for shape in shapes], shapes, lines, name, thin)
     by_side.set(xlabel="height and width, pixels", title="against the resolution")
     by_side.set_xticks([128, 256], ["128", "256"])
     by_side.minorticks_off()
@@ -56,17 +56,17 @@ def _curves(
     places: list[int],
     shapes: list[tuple[int, int, int]],
     lines: dict[tuple[int, ...], Any],
-    config: str,
     prefix: str,
     opacity: float = 1.0,
 ) -> None:
     panel.set_xscale("log", base=2)
     for name, (label, style, colour) in STYLES.items():
-        times = [lines[shape][name]["median"] for shape in shapes]
-        panel.plot(places, times, style, label=prefix + label, color=colour, alpha=opacity)
-    if config == "published":
-        limits = [PUBLISHED[shape][0] / 1e3 for shape in shapes]
-        panel.plot(places, limits, "k--", label=f"{prefix}roofline of encode", alpha=opacity)
+        spreads = [lines[shape][name] for shape in shapes]
+        timed = [(place, spread["median"]) for place, spread in zip(places, spreads, strict=True) if spread is not None]
+        if timed:  # torch.compile is timed only on the shapes that were asked for
+            panel.plot(*zip(*timed, strict=True), style, label=prefix + label, color=colour, alpha=opacity)
+    limits = [lines[shape]["roofline"]["encode"] / 1e3 for shape in shapes]
+    panel.plot(places, limits, "k--", label=f"{prefix}roofline of encode", alpha=opacity)
 
 
 def main() -> None:

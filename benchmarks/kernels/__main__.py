@@ -11,6 +11,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from benchmarks.kernels.accuracy import Check, check, evaluate
 from benchmarks.kernels.behaviour import CHECKS
 from benchmarks.kernels.operation import Case, Operation
 from benchmarks.kernels.registry import OPERATIONS
-from benchmarks.kernels.timing import COPY_RATE, Row, time_case
-from benchmarks.measure import describe_machine
+from benchmarks.kernels.timing import Row, time_case
+from benchmarks.measure import Ceilings, describe_machine, measure_ceilings
 
 PARTS = ("bfloat16", "float16", "float32", "behaviour", "warm")  # each proved in a process of its own
 
@@ -107,10 +108,11 @@ def summary(operation: Operation, checks: list[Check]) -> str:
     return "\n".join(lines)
 
 
-def print_table(rows: list[Row]) -> None:
+def print_table(rows: list[Row], ceilings: Ceilings) -> None:
     """One line per operator, direction and case: our time, its rate, and how many times ours each other one takes."""
-    widths = (20, 19, 28, 24, 7, 7)
-    heads = ("operator", "direction", "case", "ours us (20-80 %)", "TB/s", "of 3.0")
+    print(ceilings)
+    widths = (20, 19, 28, 24, 7, 9)
+    heads = ("operator", "direction", "case", "ours us (20-80 %)", "TB/s", "of copy")
     print("".join(head.ljust(width) for head, width in zip(heads, widths, strict=True)) + "others us (times ours)")
     for row in rows:
         cells = (
@@ -119,7 +121,7 @@ def print_table(rows: list[Row]) -> None:
             row.case,
             row.ours,
             f"{row.rate / 1e12:.2f}",
-            f"{row.rate / COPY_RATE:.0%}",
+            f"{row.rate / ceilings.copy:.0%}",
         )
         others = "; ".join(
             f"{name} {other.median:.1f} ({other.median / row.ours.median:.2f}x)" if other else f"{name} failed"
@@ -144,23 +146,24 @@ def main() -> None:
     if arguments.prove:
         name, part = arguments.prove
         checks = prove(next(operation for operation in OPERATIONS if operation.name == name), part)
-        rows: list[Row] = []
+        times: dict[str, Any] = {}
     else:
         chosen = [operation for operation in OPERATIONS if operation.name in arguments.only]
-        checks, rows = run(chosen, arguments.seconds)
+        checks, times = run(chosen, arguments.seconds)
     if arguments.json:
-        _write(arguments.json, checks, rows)
+        _write(arguments.json, checks, times)
     sys.exit(any(result.wrong for result in checks))
 
 
-def run(operations: list[Operation], seconds: float) -> tuple[list[Check], list[Row]]:
-    """Prove, then time, and print both."""
+def run(operations: list[Operation], seconds: float) -> tuple[list[Check], dict[str, Any]]:
+    """Prove, then time, and print both; returns the checks, and ceilings and times as JSON-ready data."""
     start = time.monotonic()
     print(describe_machine(), flush=True)
     checks = prove_all(operations)
     for operation in operations:
         print(summary(operation, [result for result in checks if result.operation == operation.name]))
     print(f"proved in {time.monotonic() - start:.0f} s", flush=True)
+    ceilings = measure_ceilings()  # not sooner: the proofs share the GPU
     rows: list[Row] = []
     for operation in operations:
         for case in operation.timed:
@@ -172,17 +175,13 @@ def run(operations: list[Operation], seconds: float) -> tuple[list[Check], list[
                 checks.append(Check(operation.name, f"timing of {case.name}", [str(error)[:200]]))
             torch.cuda.empty_cache()
         print(f"{operation.name} timed, {time.monotonic() - start:.0f} s since the start", flush=True)
-    print_table(rows)
+    print_table(rows, ceilings)
     print(f"{time.monotonic() - start:.0f} s; * timed without a CUDA graph")
-    return checks, rows
+    return checks, {"ceilings": asdict(ceilings), "times": [row.as_json(ceilings.copy) for row in rows]}
 
 
-def _write(path: Path, checks: list[Check], rows: list[Row]) -> None:
-    figures: dict[str, Any] = {
-        "machine": describe_machine().splitlines(),
-        "checks": [vars(result) for result in checks],
-        "times": [row.as_json() for row in rows],
-    }
+def _write(path: Path, checks: list[Check], times: dict[str, Any]) -> None:
+    figures = {"machine": describe_machine().splitlines(), "checks": [vars(result) for result in checks]} | times
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(json.dumps(figures, indent=1))
     partial.replace(path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.overlap import overlapped
 from kernels.patches.reference import COLOURS, EPS, clip_shape, patches_shape
 from kernels.patches.triton_kernels import patchify_kernel, unpatchify_kernel
 from kernels.tuning import Search, Size, Trial, tuned
@@ -45,7 +46,7 @@ def patchify(
         with torch.cuda.device_of(pixels):
             patchify_kernel[(programs,)](
                 pixels, out, *shape[1:4], pixels.stride(0) // 4, EPS,
-                NORMED=normed, FRAMES=frames, SIDE=patch, COLUMNS=columns, num_warps=tile.warps,
+                NORMED=normed, FRAMES=frames, SIDE=patch, COLUMNS=columns, num_warps=tile.warps, **overlapped(out),
             )  # fmt: skip
     return out
 
@@ -73,6 +74,7 @@ def unpatchify(
                 patches.contiguous(), out if bias is None else bias.contiguous(), out,
                 *patches.shape[1:4], begin, shape[1],
                 BIASED=bias is not None, FRAMES=depth, SIDE=patch, COLUMNS=columns, num_warps=chosen.warps,
+                **overlapped(out),
             )  # fmt: skip
     return out
 

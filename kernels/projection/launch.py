@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.overlap import overlapped
 from kernels.projection.reference import EPSILON, SHORTEST
 from kernels.projection.triton_kernels import project_kernel
 from kernels.tuning import Search, Size, Trial, tuned
@@ -72,6 +73,7 @@ def project(
             BLOCK_M=tile.rows,
             BLOCK_C=min(PART, 1 << (channels - 1).bit_length()),
             num_warps=tile.warps,
+            **overlapped(x),
         )
     return out
 

@@ -12,12 +12,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.overlap import wait_for_inputs
+
 
 @triton.jit(do_not_specialize=["M"])
 def project_kernel(
     x_ptr, norm_weight_ptr, norm_bias_ptr, weight_ptr, bias_ptr, out_ptr, M,
     EPSILON: tl.constexpr, SHORTEST: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
     NORM: tl.constexpr, SHIFT: tl.constexpr, UNIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
+    OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """Layer norm, linear and l2 normalisation of BLOCK_M rows.
 
@@ -31,6 +34,7 @@ def project_kernel(
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     m_m = o_m < M
     o_c = tl.arange(0, BLOCK_C)
+    wait_for_inputs(OVERLAPPED)
     # [BLOCK_M, BLOCK_C] for each part of the channels
     b_parts = ()
     b_total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.overlap import overlapped
 from kernels.spatial_attention.reference import LOGIT_SCALE
 from kernels.temporal_attention.triton_kernels import temporal_attention_bwd_kernel, temporal_attention_fwd_kernel
 from kernels.tuning import Search, Size, Trial, tuned
@@ -44,7 +45,7 @@ def forward(
         with torch.cuda.device_of(kv):
             temporal_attention_fwd_kernel[call.grid](
                 *call.tensors, q_scale.contiguous(), k_scale.contiguous(), call.slopes, out,
-                *call.sizes, **call.constants, num_warps=tile.warps,
+                *call.sizes, **call.constants, num_warps=tile.warps, **overlapped(kv),
             )  # fmt: skip
     return out
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.overlap import wait_for_inputs
+
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 SMALLEST_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
 
@@ -49,6 +51,7 @@ def temporal_attention_fwd_kernel(
     rows, q_batch, q_time, q_pixel, kv_batch, kv_time, kv_pixel, past_batch, past_time, past_pixel,
     HEADS: tl.constexpr, DIM: tl.constexpr, LANES: tl.constexpr, FRAMES: tl.constexpr, PAST: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SLOPED: tl.constexpr, LOGIT_SCALE: tl.constexpr, ROWS: tl.constexpr,
+    OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """Output of one tile; strides are those of batch items, frames and pixels."""
     i_batch = tl.program_id(1).to(tl.int64)
@@ -59,6 +62,7 @@ def temporal_attention_fwd_kernel(
     # (ROWS, LANES)
     mask = m_row[:, None] & (o_dim < DIM)[None, :]
     o_inner = o_head[:, None] * DIM + o_dim[None, :]
+    wait_for_inputs(OVERLAPPED)
     b_weight = tl.load(q_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
     b_weight *= tl.load(k_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
     b_weight *= LOGIT_SCALE * LOG2_E

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.overlap import overlapped
 from kernels.tuning import Search, Size, Trial, tuned
 from kernels.vq.triton_kernels import LANES, codebook_kernel, merge_kernel, vq_assign_kernel
 
@@ -126,9 +127,12 @@ def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int, tile: Tile | No
             STAGES=tile.stages,
             num_warps=tile.warps,
             maxnreg=tile.registers,
+            **overlapped(z),
         )
         if shares > 1:
-            merge_kernel[(-(-rows // MERGED),)](keys, out, rows, SHARES=shares, BLOCK_M=MERGED, num_warps=4)
+            merge_kernel[(-(-rows // MERGED),)](
+                keys, out, rows, SHARES=shares, BLOCK_M=MERGED, num_warps=4, **overlapped(z)
+            )
     return out
 
 

@@ -19,6 +19,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.overlap import wait_for_inputs
+
 LANES = tl.constexpr(8)  # columns of a tensor core's result that neighbouring threads hold: groups stay within a thread
 LARGEST_HALF = tl.constexpr(60000.0)  # half a squared norm that float16 still holds
 
@@ -110,7 +112,7 @@ def _unsure(b_square, b_least, D: tl.constexpr, INNER: tl.constexpr):
 def vq_assign_kernel(
     z_ptr, pieces_ptr, codes_ptr, out_ptr, M, K: tl.constexpr, PADDED: tl.constexpr, SHARE: tl.constexpr,
     D: tl.constexpr, INNER: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
-    SEARCH: tl.constexpr, STAGES: tl.constexpr,
+    SEARCH: tl.constexpr, STAGES: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """Nearest code of BLOCK_M vectors among SHARE codes.
 
@@ -125,6 +127,7 @@ def vq_assign_kernel(
     o_row = tl.arange(0, BLOCK_M)
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + o_row
     m_m = o_m < M
+    wait_for_inputs(OVERLAPPED)
     # [BLOCK_M, INNER]
     o_inner = tl.arange(0, INNER)
     m_z = m_m[:, None] & (o_inner < 3 * D)[None, :]
@@ -179,10 +182,13 @@ def vq_assign_kernel(
 
 
 @triton.jit(do_not_specialize=["M"])
-def merge_kernel(keys_ptr, out_ptr, M, SHARES: tl.constexpr, BLOCK_M: tl.constexpr):
+def merge_kernel(
+    keys_ptr, out_ptr, M, SHARES: tl.constexpr, BLOCK_M: tl.constexpr, OVERLAPPED: tl.constexpr
+):  # fmt: skip
     """Index of the nearest among the shares' winners: (SHARES, M) keys to (M,) int64; the lowest index wins ties."""
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     m_m = o_m < M
+    wait_for_inputs(OVERLAPPED)
     b_key = tl.load(keys_ptr + o_m, mask=m_m, other=0)
     for i_share in tl.static_range(1, SHARES):
         b_key = tl.minimum(b_key, tl.load(keys_ptr + i_share * M.to(tl.int64) + o_m, mask=m_m, other=0))
