@@ -13,8 +13,14 @@ from kernels import EXPONENT_SCALE, bounded_attention
 from kernels.bounded_attention import reference, sdpa
 
 BOUND = 27.0  # of scales up to 1.5
-# queries, keys, warps, stages, descriptors
-TILES = ((64, 64, 4, 3), (64, 64, 4, 3, True), (64, 128, 4, 3, True), (128, 64, 4, 3, True), (128, 64, 8, 3, True))
+# queries, keys, warps, stages, descriptors, registers
+TILES = (
+    (64, 64, 4, 3),
+    (64, 64, 4, 3, True),
+    (64, 128, 4, 3, True),
+    (128, 64, 8, 3, True),
+    (128, 128, 8, 3, True, 128),
+)
 
 
 def _make(frames: int, positions: int, heads: int = 8, dim: int = 64) -> Callable[[torch.Generator], Inputs]:

@@ -59,10 +59,10 @@ def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
     x, weight, bias = (inputs[name].detach() for name in ("x", "weight", "bias"))
     causal, published = inputs["causal"], inputs["order"] == "published"
     if x.shape[1] == 1:
-        tiles = [(1, 4, 8, 64, 4, None), (1, 8, 8, 64, 4, None), (1, 8, 16, 64, 4, None), (1, 4, 8, 128, 8, None)]
+        tiles = [(1, 4, 4, 4, 64, 4), (1, 8, 4, 4, 64, 4), (1, 4, 2, 4, 64, 4), (1, 4, 4, 4, 128, 4)]
         shares = [(16, 64, 4, 1056), (8, 64, 4, 1056), (8, 64, 4, 528), (16, 64, 4, 528)]
     else:
-        tiles = [(5, 2, 8, 64, 4, 168), (5, 4, 8, 64, 4, None), (5, 2, 8, 64, 4, None), (3, 4, 8, 64, 4, 168)]
+        tiles = [(5, 4, 2, 4, 64, 4, 128), (5, 2, 2, 4, 64, 4, 128), (5, 4, 2, 4, 64, 4, 168)]
         shares = [(8, 64, 4, 396), (8, 64, 4, 792), (8, 128, 8, 396), (8, 64, 4, 1188)]
     found: dict[str, Callable[[], Any]] = {}
     for numbers in tiles:

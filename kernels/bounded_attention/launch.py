@@ -24,6 +24,7 @@ class Tile:
         keys: gone through at a time.
         warps, stages: of a program, and of its pipeline of loads.
         descriptors: loads by the tensor memory accelerator (compute capability 9.0 and later).
+        registers: the most that a thread may take, or None for what the compiler likes; fewer let more programs in.
     """
 
     rows: int
@@ -31,6 +32,7 @@ class Tile:
     warps: int = 4
     stages: int = 3
     descriptors: bool = False
+    registers: int | None = None
 
 
 FEW_ROWS = 2048  # up to here smaller tiles, so that every multiprocessor has some
@@ -63,6 +65,7 @@ def forward(qkv: Tensor, positions: int, tile: Tile | None = None) -> Tensor:
                 HEADS=heads, DIM=dim, ROWS=tile.rows, KEYS=tile.keys, RAGGED=positions % tile.keys != 0,
                 DESCRIPTORS=described, STAGES=tile.stages,
                 num_warps=tile.warps, num_stages=tile.stages, **overlapped(qkv),
+                **({} if tile.registers is None else {"maxnreg": tile.registers}),
             )  # fmt: skip
     return out
 
@@ -78,11 +81,10 @@ SEARCHES = (
         "bounded_attention",
         (
             Tile(64, 64, descriptors=True),
-            Tile(64, 64, stages=4, descriptors=True),
             Tile(64, 128, descriptors=True),
             Tile(128, 64, descriptors=True),
-            Tile(128, 64, stages=4, descriptors=True),
             Tile(128, 64, warps=8, descriptors=True),
+            Tile(128, 128, warps=8, descriptors=True, registers=128),
         ),
         _make,
     ),

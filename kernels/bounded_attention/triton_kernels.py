@@ -15,6 +15,8 @@ import triton.language as tl
 
 from kernels.overlap import wait_for_inputs
 
+LANES: tl.constexpr = tl.constexpr(8)  # columns of a tensor core's result that four threads share
+
 
 @triton.jit
 def _rows(
@@ -47,8 +49,8 @@ def bounded_attention_kernel(
     i_first = i_frame * positions
     o_m, o_n = i_tile * ROWS + tl.arange(0, ROWS), tl.arange(0, KEYS)
     b_q = _rows(queries, i_first + i_tile * ROWS, i_head * DIM, o_m < positions, 3 * WIDTH, DIM, ROWS, DESCRIPTORS)
-    # (ROWS, DIM) and (ROWS,)
-    b_out, b_sum = tl.zeros((ROWS, DIM), tl.float32), tl.zeros((ROWS,), tl.float32)
+    # (ROWS, DIM), and (ROWS, LANES) that are added up last: what neighbouring threads hold
+    b_out, b_sum = tl.zeros((ROWS, DIM), tl.float32), tl.zeros((ROWS, LANES), tl.float32)
     for i_key in tl.range(0, positions, KEYS, num_stages=STAGES):
         m_n = i_key + o_n < positions
         b_k = _rows(keys, i_first + i_key, WIDTH + i_head * DIM, m_n, 3 * WIDTH, DIM, KEYS, DESCRIPTORS)
@@ -59,9 +61,9 @@ def bounded_attention_kernel(
             b_p = tl.where(m_n[None, :], b_p, 0.0)
             if DESCRIPTORS:  # they read on into the next frame, whose values may be no numbers
                 b_v = tl.where(m_n[:, None], b_v, 0.0)
-        b_sum += tl.sum(b_p, 1)
+        b_sum += tl.sum(tl.reshape(b_p, (ROWS, KEYS // LANES, LANES)), 1)
         b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out)
-    b_out /= b_sum[:, None]
+    b_out *= (1.0 / tl.sum(b_sum, 1))[:, None]
     o_out = o_m[:, None] * WIDTH + tl.arange(0, DIM)[None, :]
     p_out = out + tl.cast(i_first, tl.int64) * WIDTH + i_head * DIM
     tl.store(p_out + o_out, b_out.to(out.dtype.element_ty), mask=(o_m < positions)[:, None])

@@ -16,15 +16,20 @@ from kernels.tuning import Search, Size, Trial, tuned
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program of the convolution owns: frames and rows in registers, columns x channels over its warps.
+    """What a program of the convolution owns.
 
     Args:
+        frames, rows, columns: of positions in the registers of each thread.
+        patches: of so many columns beside each other.
+        channels: over the warps together with patches, two to a thread.
+        warps: of a program.
         registers: the most that a thread may take, or None for what the compiler likes; fewer let more programs in.
     """
 
     frames: int
     rows: int
     columns: int
+    patches: int
     channels: int
     warps: int
     registers: int | None = None
@@ -40,19 +45,13 @@ class Share:
     programs: int
 
 
-# 128 contiguous bytes a row of bfloat16; 4 channels of a row stay in each thread, so that 5 frames x 2 rows of sums and
-# 9 taps take 76 of 168 registers, which leaves three programs to a multiprocessor.
+# 128 contiguous bytes a row of bfloat16. Sums of 40 positions x 2 channels of a clip, of which a frame's go when it is
+# written, and 27 x 2 taps keep to 128 registers, which leaves four programs to a multiprocessor.
 MOST_FRAMES = 5
-IMAGE = Tile(frames=1, rows=4, columns=8, channels=64, warps=4)
-LARGE_IMAGES, MANY = Tile(frames=1, rows=8, columns=8, channels=64, warps=4), 16_384  # from so many positions
-CLIP = Tile(frames=MOST_FRAMES, rows=4, columns=8, channels=64, warps=4)
+IMAGE = Tile(frames=1, rows=4, columns=4, patches=4, channels=64, warps=4)
+CLIP = Tile(frames=MOST_FRAMES, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)
 IMAGE_WEIGHT = Share(columns=16, channels=64, warps=4, programs=528)
 CLIP_WEIGHT = Share(columns=8, channels=64, warps=4, programs=396)
-
-
-def choose(rows: int) -> Tile:
-    """The tile for images of so many positions."""
-    return LARGE_IMAGES if rows >= MANY else IMAGE
 
 
 def convolve(
@@ -86,12 +85,12 @@ def convolve(
         return out
     rows = batch * frames * height * width
     if tile is None and frames == 1:
-        tile = tuned("peg.image", x.dtype, rows, choose(rows))
+        tile = tuned("peg.image", x.dtype, rows, IMAGE)
     tile = tile or tuned("peg.clip", x.dtype, rows, CLIP)
-    block = min(tile.frames, frames)
-    pieces = -(-height // tile.rows) * -(-width // tile.columns) * -(-frames // block) * -(-channels // tile.channels)
+    block, across = min(tile.frames, frames), tile.columns * tile.patches
+    down = -(-height // tile.rows) * -(-frames // block)
     with torch.cuda.device_of(x):
-        peg_kernel[(batch * pieces,)](
+        peg_kernel[(-(-width // across) * -(-channels // tile.channels), down, batch)](
             x,
             x if past is None else past.to(x.dtype).contiguous(),
             weight,
@@ -103,8 +102,10 @@ def convolve(
             C=channels,
             FRAMES=block,
             ROWS=tile.rows,
-            BLOCK_X=tile.columns,
+            COLUMNS=tile.columns,
+            PATCHES=tile.patches,
             BLOCK_C=tile.channels,
+            EVEN=height % tile.rows == 0 and width % across == 0 and channels % tile.channels == 0,
             LATER=0 if causal else 1,
             BACKWARD=backward,
             CARRIED=past is not None,
@@ -185,7 +186,7 @@ def _make_convolve(images: bool, size: Size, dtype: torch.dtype, device: torch.d
     return Trial(
         dtype,
         size.rows,
-        choose(size.rows) if images else CLIP,
+        IMAGE if images else CLIP,
         lambda tile: convolve(x, weight, bias, None, True, False, tile=tile),
     )
 
@@ -212,17 +213,14 @@ def _draw(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor,
 SEARCHES: tuple[Search[Any], ...] = (
     Search(
         "peg.image",
-        tuple(Tile(1, *numbers) for numbers in ((4, 8, 64, 4), (8, 8, 64, 4), (8, 16, 64, 4), (4, 8, 128, 8))),
+        tuple(
+            Tile(1, *numbers) for numbers in ((4, 4, 4, 64, 4), (8, 4, 4, 64, 4), (4, 2, 4, 64, 4), (4, 4, 4, 128, 4))
+        ),
         partial(_make_convolve, True),
     ),
     Search(
         "peg.clip",
-        (
-            Tile(5, 4, 8, 64, 4),
-            Tile(5, 2, 8, 64, 4, 168),
-            Tile(5, 2, 8, 64, 4),
-            Tile(3, 4, 8, 64, 4, 168),
-        ),
+        (Tile(5, 4, 2, 4, 64, 4, 128), Tile(5, 2, 2, 4, 64, 4, 128), Tile(5, 4, 4, 4, 64, 4, 168)),
         partial(_make_convolve, False),
     ),
     Search(

@@ -13,6 +13,8 @@ from torch import Tensor
 from kernels.hardware import refuse_triton
 from kernels.peg.reference import check_past
 
+MOST_ITEMS = 65_535  # of the third axis of a grid
+
 
 @torch.library.custom_op("omnitok::peg", mutates_args=())
 def peg_forward(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, causal: bool, published: bool) -> Tensor:
@@ -87,6 +89,8 @@ def refuse(
     x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> str | None:
     """Say why the kernels cannot run this call."""
+    if x.shape[0] > MOST_ITEMS:
+        return f"{x.shape[0]} items, of which a launch takes {MOST_ITEMS}"
     return refuse_triton(x, weight, bias, past)
 
 

@@ -1,8 +1,10 @@
 """Triton kernels of the positional convolution: memory is read once, taps come from the first-level cache.
 
-A program of the convolution keeps the sums of a block of frames and rows in registers and goes through its source rows
-once for each shift in x, so that a load serves up to nine taps; frames before the first and after the last are
-never touched. The gradient of the input is the same walk backwards in time with the taps mirrored in space.
+A thread of the convolution owns ROWS x COLUMNS neighbouring positions x two channels, with the sums of all frames and
+all 27 taps in registers, and goes through the source frames once: a value is loaded and widened once for nine taps in
+space and three in time, offsets and masks are numbers of the whole warp, and a frame is written as soon as no later
+source reaches it. Frames before the first and after the last are never touched. The gradient of the input is the same
+walk backwards in time with the taps mirrored in space.
 
 Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `i_` and `n_` places and their number.
 """
@@ -20,6 +22,18 @@ from kernels.overlap import wait_for_inputs
 
 
 @triton.jit
+def _wide(b):
+    """To float32; bfloat16 in one instruction a value, where the compiler would take three for two."""
+    if b.dtype == tl.bfloat16:
+        b = tl.inline_asm_elementwise(
+            "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;", "=r,=r,r", [b], dtype=tl.int32, is_pure=True, pack=2
+        ).to(tl.float32, bitcast=True)
+    else:
+        b = b.to(tl.float32)
+    return b
+
+
+@triton.jit
 def _row_of(frame, y, x, H, W, SCRAMBLED: tl.constexpr):
     """Row of memory of a position; SCRAMBLED frames are the memory of (h, w, T) read as (T, h, w)."""
     row = (frame * H + y) * W + x
@@ -29,119 +43,174 @@ def _row_of(frame, y, x, H, W, SCRAMBLED: tl.constexpr):
 
 
 @triton.jit
-def _add_frame(
-    sums, b_w, source_ptr, frame, m_x, y, at_x, o_c, m_c, H, W,
-    STEP: tl.constexpr, ROWS: tl.constexpr, FRAMES: tl.constexpr, BEFORE: tl.constexpr,
-    C: tl.constexpr, SCRAMBLED: tl.constexpr,
+def _load_taps(
+    weight_ptr, o_c, m_c, BEFORE: tl.constexpr, BACKWARD: tl.constexpr, ALONE: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
-    """Add what one source frame, shifted in x, gives to every sum that it reaches.
+    """27 taps over (t, y, x), the residual in the centre; of a frame ALONE only the nine that see it."""
+    b_w = ()
+    for tap in tl.static_range(27):
+        if ALONE and tap // 9 != BEFORE:
+            b_w = b_w + (0.0,)
+        else:
+            weights = weight_ptr + (9 * (tap // 9) + 8 - tap % 9 if BACKWARD else tap) * C
+            b_tap = _wide(tl.load(weights + o_c, mask=m_c, other=0.0))
+            if tap == 9 * BEFORE + 4:
+                b_tap += 1.0
+            b_w = b_w + (b_tap,)
+    return b_w
 
-    STEP is its place in the walk relative to the first frame of the sums; `b_w` are the nine taps over (t, y) of this
-    shift.
+
+@triton.jit
+def _add_frame(
+    sums, b_w, source_ptr, frame, y, x, o_c, m_rows, m_columns, m_c, H, W,
+    FIRST: tl.constexpr, LAST: tl.constexpr, TAP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    C: tl.constexpr, EVEN: tl.constexpr, SCRAMBLED: tl.constexpr,
+):  # fmt: skip
+    """Add what a source frame gives to the sums of frames FIRST to LAST: to frame f with tap TAP - f in time.
+
+    `source_ptr` is at the frame's row above the tile; where SCRAMBLED, at the beginning of the clip.
     """
-    rows = ()
+    N: tl.constexpr = ROWS * COLUMNS
     for i_row in tl.static_range(ROWS + 2):
-        at_y = y + (i_row - 1)
-        m_p = m_x & (at_y >= 0) & (at_y < H)
-        o_p = _row_of(frame, at_y, at_x, H, W, SCRAMBLED) * C
-        # [BLOCK_X, BLOCK_C]
-        b_x = tl.load(source_ptr + o_p[:, None] + o_c[None, :], mask=m_p[:, None] & m_c[None, :], other=0.0)
-        rows = rows + (b_x.to(tl.float32),)
-    found = ()
-    for i_t in tl.static_range(FRAMES):
-        for i_row in tl.static_range(ROWS):
-            b_sum = sums[i_t * ROWS + i_row]
-            if STEP + BEFORE - i_t >= 0 and STEP + BEFORE - i_t < 3:  # the tap in time
-                for tap_y in tl.static_range(3):
-                    b_sum += rows[i_row + tap_y] * b_w[3 * (STEP + BEFORE - i_t) + tap_y]
+        values = ()
+        for i_x in tl.static_range(COLUMNS + 2):
+            if SCRAMBLED:
+                at = source_ptr + _row_of(frame, y + (i_row - 1), x + (i_x - 1), H, W, SCRAMBLED) * C + o_c
+            else:
+                at = source_ptr + (x * C + o_c) + (i_x - 1) * C
+            m_x = m_c
+            if not EVEN or i_row == 0 or i_row == ROWS + 1:
+                m_x = m_x & m_rows[i_row]
+            if not EVEN or i_x == 0 or i_x == COLUMNS + 1:
+                m_x = m_x & m_columns[i_x]
+            # [PATCHES, BLOCK_C]
+            values = values + (_wide(tl.load(at, mask=m_x, other=0.0)),)
+        if not SCRAMBLED:
+            source_ptr += W * C
+        found = ()
+        for i in tl.static_range(len(sums)):
+            b_sum = sums[i]
+            if i // N >= FIRST and i // N <= LAST and i_row >= i // COLUMNS % ROWS and i_row < i // COLUMNS % ROWS + 3:
+                for tap_x in tl.static_range(3):
+                    b_tap = b_w[9 * (TAP - i // N) + 3 * (i_row - i // COLUMNS % ROWS) + tap_x]
+                    b_sum = tl.fma(values[i % COLUMNS + tap_x], b_tap, b_sum)
             found = found + (b_sum,)
-    return found
+        sums = found
+    return sums
+
+
+@triton.jit
+def _store_frame(
+    sums, out_ptr, frame, m_frame, y, x, o_c, m_rows, m_columns, m_c, H, W,
+    AT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, C: tl.constexpr,
+    EVEN: tl.constexpr, SCRAMBLED: tl.constexpr,
+):  # fmt: skip
+    """Write the sums of frame AT of the program; `out_ptr` is at that frame's row, or at the clip where SCRAMBLED."""
+    for i in tl.static_range(ROWS * COLUMNS):
+        if SCRAMBLED:
+            at = out_ptr + _row_of(frame, y + i // COLUMNS, x + i % COLUMNS, H, W, SCRAMBLED) * C + o_c
+        else:
+            at = out_ptr + (x * C + o_c) + i % COLUMNS * C
+        b_out = sums[AT * ROWS * COLUMNS + i].to(out_ptr.dtype.element_ty)
+        if EVEN:
+            tl.store(at, b_out)
+        else:
+            tl.store(at, b_out, mask=m_frame & m_rows[i // COLUMNS + 1] & m_columns[i % COLUMNS + 1] & m_c)
+        if not SCRAMBLED and i % COLUMNS == COLUMNS - 1:
+            out_ptr += W * C
 
 
 @triton.jit(do_not_specialize=["T", "H", "W"])
 def peg_kernel(
     x_ptr, past_ptr, weight_ptr, bias_ptr, out_ptr, T, H, W,
-    C: tl.constexpr, FRAMES: tl.constexpr, ROWS: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr,
-    LATER: tl.constexpr, BACKWARD: tl.constexpr, CARRIED: tl.constexpr, WHOLE: tl.constexpr, SCRAMBLED: tl.constexpr,
-    OVERLAPPED: tl.constexpr,
+    C: tl.constexpr, FRAMES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PATCHES: tl.constexpr,
+    BLOCK_C: tl.constexpr, EVEN: tl.constexpr, LATER: tl.constexpr, BACKWARD: tl.constexpr, CARRIED: tl.constexpr,
+    WHOLE: tl.constexpr, SCRAMBLED: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
     """The convolution with its residual, or the gradient of its input.
 
-    A program owns ROWS rows x BLOCK_X columns x BLOCK_C channels of FRAMES frames.
+    A program owns FRAMES x ROWS x (PATCHES * COLUMNS) positions x BLOCK_C channels.
 
     Args:
         x_ptr: (B, T, H, W, C), the input, or the gradient of the output.
         past_ptr: (B, 2, H, W, C), the frames before the first, read if CARRIED.
         out_ptr: as x.
+        EVEN: tiles end where the grid and the channels end, so that only what lies around a tile is masked.
         LATER: how many later frames are seen: 0 causal, 1 otherwise.
         WHOLE: T == FRAMES, so that a program looks for no frame of another.
         SCRAMBLED: the number of frames in published order, 0 in causal order.
     """
     BEFORE: tl.constexpr = 2 - LATER
     n_c: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
-    n_x = tl.cdiv(W, BLOCK_X)
-    n_y = tl.cdiv(H, ROWS)
-    n_t = tl.cdiv(T, FRAMES)
     i_c = tl.program_id(0) % n_c
-    i_p = tl.program_id(0) // n_c
-    i_x = i_p % n_x
-    i_y = (i_p // n_x) % n_y
-    i_t = (i_p // (n_x * n_y)) % n_t
-    i_b = (i_p // (n_x * n_y * n_t)).to(tl.int64)
-
-    x = i_x * BLOCK_X + tl.arange(0, BLOCK_X)
+    # [PATCHES, 1]
+    x = ((tl.program_id(0) // n_c) * PATCHES + tl.arange(0, PATCHES)[:, None]) * COLUMNS
+    i_t, i_y = 0, tl.program_id(1)
+    if not WHOLE:
+        n_t = tl.cdiv(T, FRAMES)
+        i_t, i_y = i_y % n_t, i_y // n_t
     y = i_y * ROWS
-    o_c = i_c * BLOCK_C + tl.arange(0, BLOCK_C)
-    m_c = o_c < C
+    i_b = tl.program_id(2).to(tl.int64)
+    # [PATCHES, BLOCK_C], as everything that is loaded, so that all of it lies alike in the threads
+    o_c = (i_c * BLOCK_C + tl.arange(0, BLOCK_C))[None, :] + tl.zeros((PATCHES, 1), tl.int32)
+    m_c = (o_c < C) | (C % BLOCK_C == 0)
+    m_rows, m_columns = (), ()
+    for i in tl.static_range(ROWS + 2):
+        m_rows = m_rows + ((y + (i - 1) >= 0) & (y + (i - 1) < H),)
+    for i in tl.static_range(COLUMNS + 2):
+        m_columns = m_columns + ((x + (i - 1) >= 0) & (x + (i - 1) < W),)
     size = H * W * C
     x_ptr += i_b * T * size
     out_ptr += i_b * T * size
     past_ptr += i_b * 2 * size
     wait_for_inputs(OVERLAPPED)
 
-    b_start = tl.zeros((BLOCK_X, BLOCK_C), tl.float32)
+    b_w = _load_taps(weight_ptr, o_c, m_c, BEFORE, BACKWARD, FRAMES == 1 and WHOLE and not CARRIED, C)
+    b_start = tl.zeros((PATCHES, BLOCK_C), tl.float32)
     if not BACKWARD:
-        b_start += tl.load(bias_ptr + o_c, mask=m_c, other=0.0).to(tl.float32)[None, :]
+        b_start = _wide(tl.load(bias_ptr + o_c, mask=m_c, other=0.0))
     sums = ()
-    for _ in tl.static_range(FRAMES * ROWS):
+    for _ in tl.static_range(FRAMES * ROWS * COLUMNS):
         sums = sums + (b_start,)
-    for tap_x in range(3):
-        at_x = x + (tap_x - 1)
-        m_x = (at_x >= 0) & (at_x < W)
-        b_w = ()
-        for tap in tl.static_range(9):  # over (t, y)
-            if BACKWARD:
-                weights = weight_ptr + (9 * (tap // 3) + 8 - 3 * (tap % 3) - tap_x) * C
-            else:
-                weights = weight_ptr + (3 * tap + tap_x) * C
-            # [1, BLOCK_C]
-            b_tap = tl.load(weights + o_c[None, :], mask=m_c[None, :], other=0.0).to(tl.float32)
-            if tap == 3 * BEFORE + 1:  # the centre takes the residual along
-                b_tap += tl.where(tap_x == 1, 1.0, 0.0)
-            b_w = b_w + (b_tap,)
-        for step in tl.static_range(-BEFORE if CARRIED or not WHOLE else 0, FRAMES if WHOLE else FRAMES + LATER):
-            place = i_t * FRAMES + step
-            frame = T - 1 - place if BACKWARD else place
-            source_ptr = x_ptr
-            m_frame = m_x
-            if step < 0 and CARRIED:
-                if place < 0:
-                    source_ptr = past_ptr
-                    frame += 2
-            elif not WHOLE:
-                m_frame = m_x & (frame >= 0) & (frame < T)
-            sums = _add_frame(
-                sums, b_w, source_ptr, frame, m_frame, y, at_x, o_c, m_c, H, W,
-                step, ROWS, FRAMES, BEFORE, C, SCRAMBLED,
-            )  # fmt: skip
-    for step in tl.static_range(FRAMES):
+
+    FIRST: tl.constexpr = -BEFORE if CARRIED or not WHOLE else 0
+    END: tl.constexpr = FRAMES if WHOLE else FRAMES + LATER
+    if not SCRAMBLED:  # pointers to the row above the tile and to its first row, which go on from frame to frame
+        frame = i_t * FRAMES
+        frame = T - 1 - frame if BACKWARD else frame
+        out_ptr += (frame * H + y).to(tl.int64) * (W * C)
+        x_ptr += ((frame - FIRST if BACKWARD else frame + FIRST) * H + y - 1).to(tl.int64) * (W * C)
+        past_ptr += ((frame + FIRST + 2) * H + y - 1) * (W * C)
+        size = -size if BACKWARD else size
+    for step in tl.static_range(FIRST, END):
         place = i_t * FRAMES + step
         frame = T - 1 - place if BACKWARD else place
-        for i_row in tl.static_range(ROWS):
-            m_out = (x < W) & (place < T) & (y + i_row < H)
-            o_out = _row_of(frame, y + i_row, x, H, W, SCRAMBLED) * C
-            b_out = sums[step * ROWS + i_row].to(out_ptr.dtype.element_ty)
-            tl.store(out_ptr + o_out[:, None] + o_c[None, :], b_out, mask=m_out[:, None] & m_c[None, :])
+        source_ptr = x_ptr
+        m_seen = m_rows
+        if step < 0 and CARRIED:
+            if place < 0:
+                source_ptr = past_ptr
+        elif not WHOLE:
+            m_seen = ()
+            for i in tl.static_range(ROWS + 2):
+                m_seen = m_seen + (m_rows[i] & (frame >= 0) & (frame < T),)
+        sums = _add_frame(
+            sums, b_w, source_ptr, frame, y, x, o_c, m_seen, m_columns, m_c, H, W,
+            max(0, step - LATER), min(FRAMES - 1, step + BEFORE), step + BEFORE, ROWS, COLUMNS, C,
+            EVEN and (WHOLE or (step < 0 and CARRIED)), SCRAMBLED,
+        )  # fmt: skip
+        for i in tl.static_range(FRAMES):
+            if i + LATER == step or (i + LATER > step and step == END - 1):  # no later source reaches it
+                at_place = i_t * FRAMES + i
+                _store_frame(
+                    sums, out_ptr, T - 1 - at_place if BACKWARD else at_place, at_place < T, y, x, o_c,
+                    m_rows, m_columns, m_c, H, W, i, ROWS, COLUMNS, C, EVEN and WHOLE, SCRAMBLED,
+                )  # fmt: skip
+                if not SCRAMBLED:
+                    out_ptr += size
+        if not SCRAMBLED:
+            x_ptr += size
+            past_ptr += size
 
 
 @triton.jit

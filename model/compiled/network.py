@@ -30,8 +30,6 @@ from model.compiled.weights import (
 from model.heads import VAEHead, VQHead
 from model.tokenizer import OmniTokenizer
 
-MANY, LONG = 32_768, 1024  # rows, and their numbers, from and up to which our product with a residual is the faster
-
 
 class Grid(NamedTuple):
     """Size of the latent grid."""
@@ -203,10 +201,5 @@ def _feed_forward(weights: FeedForwardWeights, x: Tensor) -> Tensor:
 
 
 def _add(x: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-    """x + a weight^T; x is not read again.
-
-    In place by the library where that is the faster: for long rows, and for few of them.
-    """
-    if a.shape[1] <= LONG and len(x) >= MANY:
-        return kernels.residual_linear(a, weight, None, x)
+    """x + a weight^T in place, which the library does faster than a kernel of ours that writes apart."""
     return x.addmm_(a, weight.t())

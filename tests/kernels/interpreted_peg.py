@@ -15,8 +15,8 @@ from kernels.peg import launch, op, reference
 def _small_tiles():
     """Tiles of few elements, which the interpreter walks in reasonable time; clips of more than 3 frames take two."""
     with (
-        mock.patch.object(launch, "IMAGE", launch.Tile(1, 4, 8, 16, 4)),
-        mock.patch.object(launch, "CLIP", launch.Tile(3, 2, 4, 16, 4)),
+        mock.patch.object(launch, "IMAGE", launch.Tile(1, 2, 2, 2, 16, 4)),
+        mock.patch.object(launch, "CLIP", launch.Tile(3, 2, 2, 2, 16, 4)),
         mock.patch.object(launch, "IMAGE_WEIGHT", launch.Share(8, 16, 4, 3)),
         mock.patch.object(launch, "CLIP_WEIGHT", launch.Share(4, 16, 4, 2)),
     ):
@@ -54,6 +54,9 @@ def results(function, *inputs):
         ((1, 5, 1, 2, 8), "causal"),
         ((1, 5, 2, 1, 16), "published"),
         ((1, 5, 1, 1, 16), "carried"),
+        ((1, 3, 2, 4, 16), "causal"),  # whole tiles only
+        ((1, 2, 2, 4, 16), "both"),
+        ((1, 5, 4, 4, 16), "carried"),
     ],
 )
 def test_equals_the_reference(shape, kind):

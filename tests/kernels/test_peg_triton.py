@@ -54,6 +54,7 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, run, di
 def test_what_is_refused():
     x, weight, bias = torch.zeros(1, 1, 2, 2, 8), torch.zeros(3, 3, 3, 8), torch.zeros(8)
     assert op.refuse(x, weight, bias) == "cpu tensors"
+    assert "65536 items" in op.refuse(x.expand(65_536, -1, -1, -1, -1), weight, bias)
     with pytest.raises(BackendUnavailableError, match="cpu tensors"):
         kernels.peg.run_on("triton", x, weight, bias)
     with pytest.raises(ValueError, match="carried over"):
