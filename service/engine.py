@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from service.contract import ModelCard, Size
 from service.scheduling.batcher import Key
 from service.scheduling.driver import DeviceFault, OutOfMemory
 
-WARM_UP_SIDE = 64  # pixels; enough to load every library that a real request needs
+WARM_UP_SIDES = (64, 72)  # pixels; what kernels' tiles divide and what they do not are compiled apart
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -55,8 +56,8 @@ class Engine:
     def warm_up(self, sizes: Sequence[Size] = (), batch_tokens: int = 0, batch_requests: int = 0) -> None:
         """Do now what the first callers would wait for.
 
-        A tiny picture and a tiny clip run through every bundle; on a GPU the usual sizes are captured, in every number
-        of items that a batch may have.
+        Tiny pictures and tiny clips run through every bundle; on a GPU the usual sizes are captured, in every number of
+        items that a batch may have.
 
         Args:
             sizes: (frames, height, width) in pixels.
@@ -68,9 +69,9 @@ class Engine:
                     most = min(batch_requests, batch_tokens // math.prod(tokenizer.grid(*size)))
                     tokenizer.capture(size, [batch for batch in BATCHES if batch <= max(1, most)])
         for card in self.cards:
-            for frames in (1, 1 + card.temporal_patch):
-                pixels = np.zeros((frames, WARM_UP_SIDE, WARM_UP_SIDE, 3), np.uint8)
-                size = frames, WARM_UP_SIDE, WARM_UP_SIDE
+            for frames, side in product((1, 1 + card.temporal_patch), WARM_UP_SIDES):
+                size = frames, side, side
+                pixels = np.zeros((*size, 3), np.uint8)
                 [(tokens, latents)] = self.run(Key(card.id, "encode", "pixels", *size), [pixels])
                 if tokens is not None:
                     self.run(Key(card.id, "decode", "tokens", *size), [tokens])

@@ -56,14 +56,17 @@ def launch_all(operation: Operation, case: Case) -> Check:
     """Launch once whatever of ours will be timed on a case."""
     inputs = operation.draw(case, torch.bfloat16, seed=0)
     evaluate(operation.ours, operation, inputs, seed=0)
-    for launch in operation.candidates(inputs).values():
-        launch()
     torch.cuda.synchronize()
     return Check(operation.name, f"launch of {case.name}")
 
 
-def prove_all(operations: list[Operation]) -> list[Check]:
-    """Every check of every operator, all parts at once: most of their time is compilation, which wants the cores."""
+def prove_all(operations: list[Operation], deadline: float) -> list[Check]:
+    """Every check of every operator, all parts at once: most of their time is compilation, which wants the cores.
+
+    Args:
+        operations: what is proved.
+        deadline: of `time.monotonic`; a part that is not through by then has failed.
+    """
     alone = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}  # the processes are the threads
     with tempfile.TemporaryDirectory() as folder:
         running = []
@@ -83,11 +86,17 @@ def prove_all(operations: list[Operation]) -> list[Check]:
                 running.append((operation.name, part, path, subprocess.Popen(call, env=alone)))
         found = []
         for name, part, path, process in running:
-            process.wait()
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+                ended = f"its process ended with {process.returncode}"
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                ended = "not through in time"
             if path.exists():
                 found += [Check(**result) for result in json.loads(path.read_text())["checks"]]
             else:
-                found.append(Check(name, part, [f"its process ended with {process.returncode}"]))
+                found.append(Check(name, part, [ended]))
     return found
 
 
@@ -137,7 +146,10 @@ def main() -> None:
     names = [operation.name for operation in OPERATIONS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="operators")
     parser.add_argument(
-        "--seconds", type=float, default=150.0, help="past 60 %% of it nothing is left to torch.compile"
+        "--seconds",
+        type=float,
+        default=600.0,
+        help="in all: past 60 %% of it no proof goes on and nothing is left to torch.compile, past all nothing is timed",
     )
     parser.add_argument("--prove", nargs=2, metavar=("OPERATOR", "PART"), help=f"one part alone: {', '.join(PARTS)}")
     arguments = parser.parse_args()
@@ -146,20 +158,26 @@ def main() -> None:
     if arguments.prove:
         name, part = arguments.prove
         checks = prove(next(operation for operation in OPERATIONS if operation.name == name), part)
-        times: dict[str, Any] = {}
+        if arguments.json:
+            _write(arguments.json, checks, {})
     else:
         chosen = [operation for operation in OPERATIONS if operation.name in arguments.only]
-        checks, times = run(chosen, arguments.seconds)
-    if arguments.json:
-        _write(arguments.json, checks, times)
+        checks = run(chosen, arguments.seconds, arguments.json)
     sys.exit(any(result.wrong for result in checks))
 
 
-def run(operations: list[Operation], seconds: float) -> tuple[list[Check], dict[str, Any]]:
-    """Prove, then time, and print both; returns the checks, and ceilings and times as JSON-ready data."""
+def run(operations: list[Operation], seconds: float, path: Path | None) -> list[Check]:
+    """Prove, then time, and print both.
+
+    Args:
+        operations: what is proved and timed.
+        seconds: in all, see `--seconds`.
+        path: where the figures are written, those of one operator after those of another, or None.
+    """
     start = time.monotonic()
+    late = start + 0.6 * seconds
     print(describe_machine(), flush=True)
-    checks = prove_all(operations)
+    checks = prove_all(operations, late)
     for operation in operations:
         print(summary(operation, [result for result in checks if result.operation == operation.name]))
     print(f"proved in {time.monotonic() - start:.0f} s", flush=True)
@@ -167,17 +185,22 @@ def run(operations: list[Operation], seconds: float) -> tuple[list[Check], dict[
     rows: list[Row] = []
     for operation in operations:
         for case in operation.timed:
-            in_time = time.monotonic() - start < 0.6 * seconds
+            if time.monotonic() > start + seconds:
+                print(f"no time is left for {operation.name}, {case.name}")
+                continue
             try:
-                rows += time_case(operation, case, torch.bfloat16, compile_baseline=in_time)
+                rows += time_case(operation, case, torch.bfloat16, compile_baseline=time.monotonic() < late)
             except Exception as error:
                 traceback.print_exc()
                 checks.append(Check(operation.name, f"timing of {case.name}", [str(error)[:200]]))
             torch.cuda.empty_cache()
+        if path is not None:
+            times = [row.as_json(ceilings.copy) for row in rows]
+            _write(path, checks, {"ceilings": asdict(ceilings), "times": times})
         print(f"{operation.name} timed, {time.monotonic() - start:.0f} s since the start", flush=True)
     print_table(rows, ceilings)
     print(f"{time.monotonic() - start:.0f} s; * timed without a CUDA graph")
-    return checks, {"ceilings": asdict(ceilings), "times": [row.as_json(ceilings.copy) for row in rows]}
+    return checks
 
 
 def _write(path: Path, checks: list[Check], times: dict[str, Any]) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +12,6 @@ from kernels import EXPONENT_SCALE, bounded_attention
 from kernels.bounded_attention import reference, sdpa
 
 BOUND = 27.0  # of scales up to 1.5
-# queries, keys, warps, stages, descriptors, registers
-TILES = (
-    (64, 64, 4, 3),
-    (64, 64, 4, 3, True),
-    (64, 128, 4, 3, True),
-    (128, 64, 8, 3, True),
-    (128, 128, 8, 3, True, 128),
-)
 
 
 def _make(frames: int, positions: int, heads: int = 8, dim: int = 64) -> Callable[[torch.Generator], Inputs]:
@@ -33,17 +24,6 @@ def _make(frames: int, positions: int, heads: int = 8, dim: int = 64) -> Callabl
         return {"qkv": torch.stack((EXPONENT_SCALE * q, k, v), dim=1), "positions": positions, "bound": BOUND}
 
     return make
-
-
-def _candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
-    from kernels.bounded_attention import launch
-
-    found: dict[str, Callable[[], Any]] = {}
-    for numbers in TILES:
-        tile = launch.Tile(*numbers)
-        name = f"{tile.rows}x{tile.keys} w{tile.warps} s{tile.stages}" + (" tma" if tile.descriptors else "")
-        found[name] = lambda tile=tile: launch.forward(inputs["qkv"], inputs["positions"], tile)
-    return found
 
 
 OPERATION = Operation(
@@ -66,5 +46,4 @@ OPERATION = Operation(
     baselines={"sdpa": sdpa.bounded_attention},
     compilable={"sdpa": sdpa.bounded_attention},
     dtypes=("bfloat16",),
-    candidates=_candidates,
 )

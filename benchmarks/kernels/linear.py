@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -18,23 +17,6 @@ EPS = 1e-5
 FULL = frozenset({"rstd", "shift", "cos", "sin", "q_scale", "k_scale"})
 ROWS = {"image 256, B 1": 1024, "image 256, B 16": 16_384, "image 256, B 64": 65_536,
         "clip 17x128, B 8": 10_240, "clip 17x256, B 8": 40_960}  # fmt: skip
-
-# rows, columns, step, warps, stages, programs (0: one a tile), descriptors, halved; what spills for sm_90 is left out
-GATED_TILES: list[tuple[Any, ...]] = [
-    (64, 128, 64, 4, 4), (64, 128, 64, 4, 4, 0, True), (64, 256, 64, 4, 3, 0, True), (128, 128, 64, 4, 3),
-    (128, 128, 64, 4, 3, 0, True), (128, 128, 64, 4, 3, 264, True), (128, 256, 64, 8, 3),
-    (128, 256, 64, 8, 4, 0, True), (128, 256, 64, 8, 3, 132, True), (128, 256, 64, 8, 4, 132, True),
-]  # fmt: skip
-ATTENTION_TILES: list[tuple[Any, ...]] = [
-    (64, 64, 64, 4, 4, 0, True), (64, 128, 64, 4, 4), (64, 128, 64, 4, 4, 0, True), (128, 128, 64, 4, 3),
-    (128, 128, 64, 4, 3, 0, True), (128, 128, 64, 4, 3, 264, True), (128, 256, 64, 8, 3),
-    (128, 256, 64, 8, 4, 0, True), (128, 256, 64, 8, 3, 132, True), (128, 256, 64, 8, 4, 132, True, True),
-]  # fmt: skip
-RESIDUAL_TILES = [
-    (64, 64, 128, 4, 4), (64, 64, 64, 4, 6, 0, True), (64, 64, 128, 4, 4, 0, True), (64, 32, 128, 4, 4, 0, True),
-    (128, 128, 64, 4, 3), (128, 128, 64, 4, 3, 0, True), (128, 128, 64, 4, 3, 264, True), (128, 256, 64, 8, 3),
-    (128, 256, 64, 8, 4, 0, True), (128, 256, 64, 8, 3, 132, True),
-]  # fmt: skip
 
 
 def _normed(generator: torch.Generator, rows: int, width: int, columns: int) -> Inputs:
@@ -139,24 +121,6 @@ def _detached(inputs: Inputs) -> Inputs:
     return {name: value.detach() if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
-def _candidates(operator: str, numbers: list[tuple[Any, ...]]) -> Callable[[Inputs], Mapping[str, Callable[[], Any]]]:
-    """Launches of other tiles: rows x columns, step, warps, stages, programs (0: one a tile), descriptors, halved."""
-
-    def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
-        from kernels.linear import launch
-
-        run, values, found = getattr(launch, operator), _detached(inputs), {}
-        for row in numbers:
-            tile = launch.Tile(*row)
-            name = f"{tile.rows}x{tile.columns} k{tile.inner} w{tile.warps} s{tile.stages}"
-            name += (f" p{tile.programs}" if tile.programs else "") + (" tma" if tile.descriptors else "")
-            name += " halved" if tile.halved else ""
-            found[name] = lambda tile=tile: run(**values, tile=tile)
-        return found
-
-    return candidates
-
-
 GATED = Operation(
     name="gated_linear",
     operator=gated_linear,
@@ -173,7 +137,6 @@ GATED = Operation(
     compilable={"cublas interleaved": interleaved_path},
     full_precision=FULL,
     dtypes=("bfloat16", "float16"),
-    candidates=_candidates("gated_linear", GATED_TILES),
 )
 
 ATTENTION = Operation(
@@ -200,7 +163,6 @@ ATTENTION = Operation(
     compilable={"cublas": attention_path},
     full_precision=FULL,
     dtypes=("bfloat16", "float16"),
-    candidates=_candidates("attention_inputs", ATTENTION_TILES),
 )
 
 RESIDUAL = Operation(
@@ -221,5 +183,4 @@ RESIDUAL = Operation(
     ),
     baselines={"cublas": reference.residual_linear},
     dtypes=("bfloat16", "float16"),
-    candidates=_candidates("residual_linear", RESIDUAL_TILES),
 )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +10,6 @@ from torch import Tensor
 
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
 from kernels.norm import inverse_deviation, layer_norm, reference
-
-TILES = ((1, 1), (2, 1), (4, 1), (8, 1), (4, 2), (8, 4), (16, 4), (16, 8))
 
 
 def _rows(*shape: int, offset: float = 0.0) -> Callable[[torch.Generator], Inputs]:
@@ -32,20 +29,6 @@ def _weighed(*shape: int, offset: float = 0.0, biased: bool = True) -> Callable[
 def library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Torch's own kernel."""
     return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), None if bias is None else bias.to(x.dtype), reference.EPS)
-
-
-def _candidates(name: str) -> Callable[[Inputs], Mapping[str, Callable[[], Any]]]:
-    def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
-        from kernels.norm import launch
-
-        run = getattr(launch, name)
-        tiles = {f"tile {rows}/{warps}": launch.Tile(rows, warps) for rows, warps in TILES}
-        return {
-            label: lambda tile=tile: run(**inputs, eps=reference.EPS, tile=tile)  # type: ignore[misc]
-            for label, tile in tiles.items()
-        }
-
-    return candidates
 
 
 SHAPES = (
@@ -72,7 +55,6 @@ LAYER_NORM = Operation(
     timed=tuple(Case(name, _weighed(*shape), compiled=name == "image 256, B 16") for name, *shape in SHAPES),
     baselines={"F.layer_norm": library},
     full_precision=frozenset({"weight", "bias"}),
-    candidates=_candidates("layer_norm"),
 )
 
 DEVIATION = Operation(
@@ -88,5 +70,4 @@ DEVIATION = Operation(
     ),
     timed=tuple(Case(name, _rows(*shape), compiled=name == "image 256, B 16") for name, *shape in SHAPES),
     baselines={"var": reference.inverse_deviation},
-    candidates=_candidates("inverse_deviation"),
 )

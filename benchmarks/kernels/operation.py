@@ -45,7 +45,6 @@ class Operation:
         compilable: those of the baselines that are timed under torch.compile too.
         gradients: names of the inputs that receive gradients; none for an operator without.
         full_precision: names of the inputs that stay float32 whatever the dtype under test.
-        candidates: launches of other configurations for the same inputs, by name; timed beside the chosen one.
         compare: replaces the comparison with float64: takes inputs and output, returns what is wrong and a remark.
         dtypes: those that the operator takes on a GPU; others are left to torch.
         scratch: bytes beyond inputs and outputs that one call takes; bounds the number of buffers in rotation.
@@ -60,7 +59,6 @@ class Operation:
     compilable: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
     gradients: tuple[str, ...] = ()
     full_precision: frozenset[str] = frozenset()
-    candidates: Callable[[Inputs], Mapping[str, Callable[[], Any]]] = field(default=lambda inputs: {})
     compare: Callable[[Inputs, Tensor], tuple[list[str], str]] | None = None
     dtypes: tuple[str, ...] = ("bfloat16", "float16", "float32")
     scratch: Callable[[Inputs], int] = field(default=lambda inputs: 0)

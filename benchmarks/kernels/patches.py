@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -11,8 +10,6 @@ from torch import Tensor
 from benchmarks.kernels.accuracy import RMS_RATIO, ROUNDING, TIMES_TORCH
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal
 from kernels.patches import patchify, reference, unpatchify
-
-TILES = ((256, 2), (512, 4), (1024, 4), (2048, 4), (2048, 8), (4096, 4), (4096, 8), (8192, 8))
 
 
 def _clip(
@@ -64,17 +61,6 @@ def compare_bytes(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
     return ([f"{differ} of {found.numel()} bytes differ"] if differ else []), ""
 
 
-def _candidates(name: str) -> Callable[[Inputs], Mapping[str, Callable[[], Any]]]:
-    def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
-        from kernels.patches import launch
-
-        run = getattr(launch, name)
-        tiles = {f"tile {values}/{warps}": launch.Tile(values, warps) for values, warps in TILES}
-        return {label: lambda tile=tile: run(**inputs, tile=tile) for label, tile in tiles.items()}  # type: ignore[misc]
-
-    return candidates
-
-
 PATCHIFY = Operation(
     name="patchify",
     operator=patchify,
@@ -101,7 +87,6 @@ PATCHIFY = Operation(
         Case("clip 17x256, B 8, no norm", _clip(8, 17, 256, 256, normed=False)),
     ),
     baselines={"eager": reference.patchify},
-    candidates=_candidates("patchify"),
     compare=compare_vectors,
 )
 
@@ -124,6 +109,5 @@ UNPATCHIFY = Operation(
         Case("clip 17x256, B 8", _vectors(8, 4, 32, 32), compiled=True),
     ),
     baselines={"eager": reference.unpatchify},
-    candidates=_candidates("unpatchify"),
     compare=compare_bytes,
 )

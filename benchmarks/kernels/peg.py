@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,32 +52,6 @@ def conv3d_channels_last(**inputs: Any) -> Tensor:
     return conv3d(**inputs, memory_format=torch.channels_last_3d)
 
 
-def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
-    """Other tiles of the convolution, and of the gradient of the weight, which is timed alone beside them."""
-    from kernels.peg import launch
-
-    x, weight, bias = (inputs[name].detach() for name in ("x", "weight", "bias"))
-    causal, published = inputs["causal"], inputs["order"] == "published"
-    if x.shape[1] == 1:
-        tiles = [(1, 4, 4, 4, 64, 4), (1, 8, 4, 4, 64, 4), (1, 4, 2, 4, 64, 4), (1, 4, 4, 4, 128, 4)]
-        shares = [(16, 64, 4, 1056), (8, 64, 4, 1056), (8, 64, 4, 528), (16, 64, 4, 528)]
-    else:
-        tiles = [(5, 4, 2, 4, 64, 4, 128), (5, 2, 2, 4, 64, 4, 128), (5, 4, 2, 4, 64, 4, 168)]
-        shares = [(8, 64, 4, 396), (8, 64, 4, 792), (8, 128, 8, 396), (8, 64, 4, 1188)]
-    found: dict[str, Callable[[], Any]] = {}
-    for numbers in tiles:
-        tile = launch.Tile(*numbers)
-        found[f"tile {numbers}"] = lambda tile=tile: launch.convolve(
-            x, weight, bias, None, causal, published, tile=tile
-        )
-    for numbers in shares:
-        share = launch.Share(*numbers)
-        found[f"weight gradient {numbers}"] = lambda share=share: launch.weight_gradient(
-            x, x, None, causal, published, share=share
-        )
-    return found
-
-
 OPERATION = Operation(
     name="peg",
     operator=kernels.peg,
@@ -106,5 +80,4 @@ OPERATION = Operation(
     ),
     baselines={"conv3d": conv3d, "conv3d channels_last": conv3d_channels_last},
     gradients=("x", "weight", "bias", "past"),
-    candidates=candidates,
 )

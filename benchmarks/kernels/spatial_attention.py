@@ -6,8 +6,7 @@ rounds queries and keys to bfloat16 and whose gradients differ from run to run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -57,19 +56,6 @@ def _make(batch: int, frames: int, height: int, width: int, heads: int = 8) -> C
     return make
 
 
-def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
-    """Launches of other rows and warps; the gradients alone, beside them."""
-    from kernels.spatial_attention import launch
-
-    values = [x if x is None else x.detach() for x in inputs.values()]
-    found: dict[str, Callable[[], Any]] = {}
-    for rows, warps in ((16, 4), (32, 4), (64, 4), (64, 8)):
-        tile = launch.Tile(rows, warps)
-        found[f"forward {rows}/{warps}"] = lambda tile=tile: launch.forward(*values, tile=tile)
-        found[f"backward {rows}/{warps}"] = lambda tile=tile: launch.backward(values[0], *values, tile=tile)
-    return found
-
-
 COSINE = Operation(
     name="cosine",
     operator=Operator("cosine", {"triton": Form(ours), "reference": Form(cosine)}),
@@ -89,7 +75,6 @@ COSINE = Operation(
     baselines={"eager": cosine},
     gradients=("x", "scale"),
     full_precision=frozenset({"scale", "cos", "sin"}),
-    candidates=candidates,
 )
 
 OPERATION = Operation(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
@@ -31,23 +30,6 @@ def _make(
         }
 
     return make
-
-
-def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
-    """Launches of other rows and warps; the gradients alone, beside them."""
-    from kernels.temporal_attention import launch
-
-    names = ("q", "kv", "q_scale", "k_scale", "past_kv", "slopes", "causal", "window")
-    values = [x.detach() if isinstance(x, torch.Tensor) else x for x in (inputs[name] for name in names)]
-    grad = values[0].contiguous()
-    found: dict[str, Callable[[], Any]] = {}
-    for rows, warps in ((16, 4), (8, 2), (32, 4), (32, 8), (8, 4)):
-        tile = launch.Tile(rows, warps)
-        found[f"forward {rows}/{warps}"] = lambda tile=tile: launch.forward(*values, tile=tile)
-    for rows, warps in ((8, 4), (16, 4), (8, 2), (16, 8), (4, 2)):
-        tile = launch.Tile(rows, warps)
-        found[f"backward {rows}/{warps}"] = lambda tile=tile: launch.backward(grad, *values, tile=tile)
-    return found
 
 
 OPERATION = Operation(
@@ -78,5 +60,4 @@ OPERATION = Operation(
     compilable={"sdpa": sdpa.temporal_attention},
     gradients=("q", "kv", "q_scale", "k_scale", "past_kv"),
     full_precision=frozenset({"q_scale", "k_scale", "slopes"}),
-    candidates=candidates,
 )

@@ -42,7 +42,7 @@ class Row:
 
     Args:
         moved: bytes that must move: inputs and outputs once.
-        others: baselines, or other configurations of ours, by name; None where one could not run.
+        others: baselines by name; None where one could not run.
     """
 
     operation: str
@@ -127,7 +127,7 @@ def _both(run: Callable[..., Tensor], operation: Operation, inputs: Inputs, grad
 
 
 def time_case(operation: Operation, case: Case, dtype: torch.dtype, compile_baseline: bool) -> list[Row]:
-    """Time ours, its other configurations and the baselines on one case, forward and with gradients.
+    """Time ours and the baselines on one case, forward and with gradients.
 
     Args:
         operation, case, dtype: what is called.
@@ -146,11 +146,6 @@ def time_case(operation: Operation, case: Case, dtype: torch.dtype, compile_base
             runs[f"torch.compile {name}"] = torch.compile(run, dynamic=False)
 
     times = {name: _attempt([_forward(run, inputs) for inputs in draws]) for name, run in runs.items()}
-    variants: dict[str, list[Callable[[], Any]]] = {}
-    for inputs in draws:
-        for name, call in operation.candidates(inputs).items():
-            variants.setdefault(name, []).append(call)
-    times |= {name: _attempt(calls) for name, calls in variants.items()}
     rows = [_row(operation, "forward", case, times, moved)]
     if operation.gradients:
         gradients = [torch.randn(out.shape, device=out.device).to(out.dtype) for _ in draws]

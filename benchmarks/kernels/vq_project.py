@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -39,14 +37,6 @@ def separate(
     return F.normalize(y, dim=-1) if unit else y
 
 
-def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
-    """Other tiles."""
-    from kernels.projection import launch
-
-    numbers = ((2, 1), (4, 1), (8, 2), (8, 4), (16, 4), (32, 8))
-    return {f"tile {pair}": partial(launch.project, **inputs, tile=launch.Tile(*pair)) for pair in numbers}
-
-
 OPERATION = Operation(
     name="vq_project",
     operator=kernels.vq_project,
@@ -67,5 +57,4 @@ OPERATION = Operation(
     ),
     baselines={"separate calls": separate},
     full_precision=frozenset({"norm_weight", "norm_bias", "weight", "bias"}),
-    candidates=candidates,
 )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
@@ -23,29 +22,6 @@ def _make(
         }
 
     return make
-
-
-def candidates(inputs: Inputs) -> Mapping[str, Callable[[], Any]]:
-    """Launches of other shares, warps and stages; the gradients alone, beside them."""
-    from kernels.window_attention import launch
-
-    values = [x.detach() if isinstance(x, torch.Tensor) else x for x in inputs.values()]
-    grad = values[0][:, :, :, :, 0].contiguous()
-    found: dict[str, Callable[[], Any]] = {}
-    for programs, warps, stages in (
-        (1 << 30, 4, 1),
-        (2048, 4, 1),
-        (1024, 4, 2),
-        (528, 4, 2),
-        (396, 4, 3),
-        (2048, 8, 1),
-    ):
-        tile = launch.Tile(programs, warps, stages)
-        found[f"forward {programs}/{warps}/{stages}"] = lambda tile=tile: launch.forward(*values, tile=tile)
-    for programs, warps, stages in ((256, 4, 1), (512, 4, 1), (512, 8, 1), (264, 4, 2), (264, 8, 2), (1024, 4, 1)):
-        tile = launch.Tile(programs, warps, stages)
-        found[f"backward {programs}/{warps}/{stages}"] = lambda tile=tile: launch.backward(grad, *values, tile=tile)
-    return found
 
 
 OPERATION = Operation(
@@ -76,5 +52,4 @@ OPERATION = Operation(
     compilable={"sdpa": sdpa.window_attention},
     gradients=("qkv", "bias_table"),
     full_precision=frozenset({"bias_table"}),
-    candidates=candidates,
 )
