@@ -149,7 +149,7 @@ def main() -> None:
         "--seconds",
         type=float,
         default=600.0,
-        help="in all: past 60 %% of it no proof goes on and nothing is left to torch.compile, past all nothing is timed",
+        help="in all: past 60 %% of it no proof goes on and torch.compile rests, past all nothing is timed",
     )
     parser.add_argument("--prove", nargs=2, metavar=("OPERATOR", "PART"), help=f"one part alone: {', '.join(PARTS)}")
     arguments = parser.parse_args()

@@ -14,7 +14,10 @@ attention_inputs: Operator[...] = Operator(
 )
 residual_linear: Operator[...] = Operator(
     "residual_linear",
-    {"triton": Form(op.residual_linear, op.refuse_residual), "reference": Form(reference.residual_linear)},
+    {
+        "triton": Form(op.residual_linear, op.refuse_residual, op.avoid_residual),
+        "reference": Form(reference.residual_linear),
+    },
 )
 
 __all__ = ["Folded", "attention_inputs", "fold", "gated_linear", "in_turn", "residual_linear"]

@@ -187,9 +187,8 @@ def _make_attention(cosine: bool, size: Size, dtype: torch.dtype, device: torch.
 
 
 def _make_residual(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
-    a = torch.randn((size.rows, size.hidden), device=device, dtype=dtype)
-    weight = torch.randn((size.channels, size.hidden), device=device, dtype=dtype) * size.hidden**-0.5
-    residual = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
+    a, residual = (torch.randn((size.rows, size.channels), device=device, dtype=dtype) for _ in range(2))
+    weight = torch.randn((size.channels, size.channels), device=device, dtype=dtype) * size.channels**-0.5
     return Trial(dtype, size.rows, _residual_default(a), lambda tile: residual_linear(a, weight, None, residual, tile))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.hardware import refuse_triton
 from kernels.linear.reference import GROUP
 
+LONG = 1024  # numbers of a row, beyond which the library is nearly as fast
 STEP = 64  # what K must be a multiple of: the loop over it has no masks
 HEAD = 64  # columns of the narrowest tile that holds whole heads
 
@@ -130,3 +131,8 @@ def refuse_attention(
 def refuse_residual(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> str | None:
     """Say why the kernel cannot run this call, or None."""
     return _refuse(a, weight, bias, residual)
+
+
+def avoid_residual(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> str | None:
+    """Say where torch's call is hardly slower (H200)."""
+    return f"rows of {a.shape[1]} numbers; torch is nearly as fast beyond {LONG}" if a.shape[1] > LONG else None

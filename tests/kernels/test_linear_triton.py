@@ -119,6 +119,18 @@ def test_refusals():
         assert op.refuse_residual(on_gpu(4, 64), weight, None, on_gpu(4, 8)) is None
     with pytest.raises(BackendUnavailableError, match="cpu tensors"):
         residual_linear.run_on("triton", zeros(4, 64), zeros(8, 64), None, zeros(4, 8))
+    assert "multiple of 16" in op.refuse_gated(on_gpu(4, 64), on_gpu(4), on_gpu(24, 64), on_gpu(24))
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_long_rows_are_left_to_the_library():
+    def explained(columns: int) -> str:
+        with torch.no_grad():
+            call = on_gpu(4, columns), on_gpu(8, columns), None, on_gpu(4, 8)
+            return residual_linear.explain(*call).backend
+
+    assert explained(1024) == "triton"
+    assert explained(1088) == "reference"
 
 
 @pytest.mark.usefixtures("_gpu")
