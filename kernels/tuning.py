@@ -1,7 +1,7 @@
-"""Tiles found by `omnitok tune`, by GPU, launch, dtype and rows; never searched while serving.
+"""Tiles by GPU, launch, dtype and rows; never searched while serving.
 
-`configs/<gpu>.json` holds what a search on that GPU found; of a launch that it does not know, a GPU with the same
-multiprocessors may; else the tile written beside the launch is used, which runs anywhere.
+`configs/<gpu>.json` holds what was fastest on that GPU, as `omnitok tune` writes it; of a launch that it does not know,
+a GPU with the same multiprocessors may; else the tile written beside the launch is used, which runs anywhere.
 """
 
 from __future__ import annotations

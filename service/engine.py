@@ -19,7 +19,7 @@ from service.contract import ModelCard, Size
 from service.scheduling.batcher import Key
 from service.scheduling.driver import DeviceFault, OutOfMemory
 
-WARM_UP_SIDES = (64, 72)  # pixels; what kernels' tiles divide and what they do not are compiled apart
+WARM_UP_SIDES = (128, 136)  # pixels; kernels compile apart for grids that their tiles divide and for others
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -56,8 +56,8 @@ class Engine:
     def warm_up(self, sizes: Sequence[Size] = (), batch_tokens: int = 0, batch_requests: int = 0) -> None:
         """Do now what the first callers would wait for.
 
-        Tiny pictures and tiny clips run through every bundle; on a GPU the usual sizes are captured, in every number of
-        items that a batch may have.
+        Small pictures and clips run through every bundle. On a GPU so do clips of every usual length, and the usual
+        sizes are captured, in every number of items that a batch may have.
 
         Args:
             sizes: (frames, height, width) in pixels.
@@ -69,7 +69,8 @@ class Engine:
                     most = min(batch_requests, batch_tokens // math.prod(tokenizer.grid(*size)))
                     tokenizer.capture(size, [batch for batch in BATCHES if batch <= max(1, most)])
         for card in self.cards:
-            for frames, side in product((1, 1 + card.temporal_patch), WARM_UP_SIDES):
+            usual = {frames for frames, _, _ in sizes} if self._device.type == "cuda" else set()
+            for frames, side in product(sorted({1, 1 + card.temporal_patch} | usual), WARM_UP_SIDES):
                 size = frames, side, side
                 pixels = np.zeros((*size, 3), np.uint8)
                 [(tokens, latents)] = self.run(Key(card.id, "encode", "pixels", *size), [pixels])

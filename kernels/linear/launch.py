@@ -205,17 +205,16 @@ TILES = (
     Tile(128, 64, warps=4, stages=4),
     Tile(128, 128, warps=4, stages=3),
     Tile(64, 64, warps=4, stages=4, descriptors=True),
+    Tile(64, 128, warps=4, stages=4, descriptors=True),
     Tile(128, 128, warps=4, stages=3, descriptors=True),
     Tile(128, 128, warps=4, stages=3, programs=264, descriptors=True),
     Tile(128, 128, warps=8, stages=4, programs=132, descriptors=True),
     Tile(128, 256, warps=8, stages=3, programs=132, descriptors=True),
-    Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True),
-    Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True, halved=True),
-    Tile(128, 128, warps=4, stages=3, programs=264, descriptors=True, halved=True),
 )
+FOURTH = Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True)  # stage, which little memory is left beside
 SEARCHES = (
-    Search("gated_linear", TILES, _make_gated),
-    Search("attention_inputs", TILES, partial(_make_attention, False)),
+    Search("gated_linear", (*TILES, FOURTH), _make_gated),
+    Search("attention_inputs", (*TILES, replace(FOURTH, halved=True)), partial(_make_attention, False)),
     Search("attention_inputs.cosine", TILES, partial(_make_attention, True)),
     Search("residual_linear", TILES, _make_residual),
 )

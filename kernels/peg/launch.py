@@ -21,7 +21,7 @@ class Tile:
     Args:
         frames, rows, columns: of positions in the registers of each thread.
         patches: of so many columns beside each other.
-        channels: over the warps together with patches, two to a thread.
+        channels: over the warps together with patches, two to a thread or four.
         warps: of a program.
         registers: the most that a thread may take, or None for what the compiler likes; fewer let more programs in.
     """
@@ -46,7 +46,8 @@ class Share:
 
 
 # 128 contiguous bytes a row of bfloat16. Sums of 40 positions x 2 channels of a clip, of which a frame's go when it is
-# written, and 27 x 2 taps keep to 128 registers, which leaves four programs to a multiprocessor.
+# written, and 27 x 2 taps keep to 128 registers, which leaves four programs to a multiprocessor. Masks of odd grids
+# and rows in published order do not fit besides: up to 60 numbers of a thread then lie on its stack.
 MOST_FRAMES = 5
 IMAGE = Tile(frames=1, rows=4, columns=4, patches=4, channels=64, warps=4)
 CLIP = Tile(frames=MOST_FRAMES, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)

@@ -13,7 +13,7 @@ from torch import Tensor
 from kernels.hardware import refuse_triton
 from kernels.peg.reference import check_past
 
-MOST_ITEMS = 65_535  # of the third axis of a grid
+MOST = 65_535  # programs along the second and the third axis of a grid
 
 
 @torch.library.custom_op("omnitok::peg", mutates_args=())
@@ -89,8 +89,9 @@ def refuse(
     x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> str | None:
     """Say why the kernels cannot run this call."""
-    if x.shape[0] > MOST_ITEMS:
-        return f"{x.shape[0]} items, of which a launch takes {MOST_ITEMS}"
+    batch, frames, height = x.shape[:3]
+    if batch > MOST or frames * height > MOST:
+        return f"{batch} items of {frames} x {height} rows; a launch takes {MOST} of either"
     return refuse_triton(x, weight, bias, past)
 
 

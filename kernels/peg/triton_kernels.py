@@ -1,6 +1,6 @@
 """Triton kernels of the positional convolution: memory is read once, taps come from the first-level cache.
 
-A thread of the convolution owns ROWS x COLUMNS neighbouring positions x two channels, with the sums of all frames and
+A thread of the convolution owns ROWS x COLUMNS neighbouring positions x a few channels, with the sums of all frames and
 all 27 taps in registers, and goes through the source frames once: a value is loaded and widened once for nine taps in
 space and three in time, offsets and masks are numbers of the whole warp, and a frame is written as soon as no later
 source reaches it. Frames before the first and after the last are never touched. The gradient of the input is the same

@@ -201,5 +201,8 @@ def _feed_forward(weights: FeedForwardWeights, x: Tensor) -> Tensor:
 
 
 def _add(x: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-    """x + a weight^T in place, which the library does faster than a kernel of ours that writes apart."""
+    """x + a weight^T in place, by the library.
+
+    Where there is a bias too, or x itself is what is multiplied, a kernel of ours writes apart and is the faster.
+    """
     return x.addmm_(a, weight.t())

@@ -22,6 +22,7 @@ from model.config import TokenizerConfig
 from service.cli.app import app
 
 CPU = torch.device("cpu")
+MOST_SHARED = 227 * 1024  # bytes of a program on compute capability 9.0
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,7 @@ def test_trials_launch_and_shipped_tiles_compile(monkeypatch, tmp_path):
             for tile in tiles or {trial.default}:
                 trial.run(tile)
     assert len(compiled) >= len(searches())
+    assert all(kernel.metadata.shared <= MOST_SHARED for kernel in compiled)
     assert 0 < compilations.count() - before <= len(compiled)
 
 
