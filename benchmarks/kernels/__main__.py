@@ -25,7 +25,11 @@ from benchmarks.kernels.registry import OPERATIONS
 from benchmarks.kernels.timing import Row, time_case
 from benchmarks.measure import Ceilings, describe_machine, measure_ceilings
 
-PARTS = ("bfloat16", "float16", "float32", "behaviour", "warm")  # each proved in a process of its own
+
+def parts(operation: Operation) -> list[str]:
+    """What is proved of an operator in a process of its own each: "bfloat16", or "bfloat16/0" for one case of it."""
+    numbers = [f"/{number}" for number in range(len(operation.checked))] if operation.slow_to_compile else [""]
+    return [*(dtype + number for dtype in operation.dtypes for number in numbers), "behaviour", "warm"]
 
 
 def prove(operation: Operation, part: str) -> list[Check]:
@@ -39,9 +43,10 @@ def prove(operation: Operation, part: str) -> list[Check]:
         jobs = [(law.__name__, partial(law, operation, case, torch.bfloat16)) for case in typical for law in CHECKS]
     elif part == "warm":
         jobs = [(f"launch of {case.name}", partial(launch_all, operation, case)) for case in operation.timed]
-    elif part in operation.dtypes:
-        dtype = getattr(torch, part)
-        jobs = [(f"{case.name}, {part}", partial(check, operation, case, dtype)) for case in operation.checked]
+    else:
+        dtype, _, number = part.partition("/")
+        cases = operation.checked[int(number) : int(number) + 1] if number else operation.checked
+        jobs = [(f"{case.name}, {dtype}", partial(check, operation, case, getattr(torch, dtype))) for case in cases]
     results = []
     for name, job in jobs:
         try:
@@ -71,8 +76,8 @@ def prove_all(operations: list[Operation], deadline: float) -> list[Check]:
     with tempfile.TemporaryDirectory() as folder:
         running = []
         for operation in operations:
-            for part in PARTS:
-                path = Path(folder) / f"{operation.name}-{part}.json"
+            for part in parts(operation):
+                path = Path(folder) / f"{operation.name}-{part.replace('/', '-')}.json"
                 call = [
                     sys.executable,
                     "-m",
@@ -151,7 +156,7 @@ def main() -> None:
         default=600.0,
         help="in all: past 60 %% of it no proof goes on and torch.compile rests, past all nothing is timed",
     )
-    parser.add_argument("--prove", nargs=2, metavar=("OPERATOR", "PART"), help=f"one part alone: {', '.join(PARTS)}")
+    parser.add_argument("--prove", nargs=2, metavar=("OPERATOR", "PART"), help="one part alone: bfloat16, behaviour")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
         sys.exit("the kernels need a GPU, and there is none here")

@@ -47,6 +47,7 @@ class Operation:
         full_precision: names of the inputs that stay float32 whatever the dtype under test.
         compare: replaces the comparison with float64: takes inputs and output, returns what is wrong and a remark.
         dtypes: those that the operator takes on a GPU; others are left to torch.
+        slow_to_compile: whether each case is proved in a process of its own.
         scratch: bytes beyond inputs and outputs that one call takes; bounds the number of buffers in rotation.
     """
 
@@ -61,6 +62,7 @@ class Operation:
     full_precision: frozenset[str] = frozenset()
     compare: Callable[[Inputs, Tensor], tuple[list[str], str]] | None = None
     dtypes: tuple[str, ...] = ("bfloat16", "float16", "float32")
+    slow_to_compile: bool = False
     scratch: Callable[[Inputs], int] = field(default=lambda inputs: 0)
 
     def ours(self, **inputs: Any) -> Tensor:

@@ -80,4 +80,5 @@ OPERATION = Operation(
     ),
     baselines={"conv3d": conv3d, "conv3d channels_last": conv3d_channels_last},
     gradients=("x", "weight", "bias", "past"),
+    slow_to_compile=True,
 )
