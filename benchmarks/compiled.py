@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import Ceilings, Spread
+from benchmarks.measure import Ceilings, Spread, time_on_device
 from benchmarks.plots import draw
 from benchmarks.rooflines import SHAPES, Roofline, Shape, named, roofline
 from kernels import compilations, use_backend
@@ -149,19 +149,7 @@ def _baseline(name: str, call: Callable[[Tensor], Tensor], example: Tensor, runs
 
 
 def _time(call: Callable[[], Any], runs: int) -> Spread:
-    """Milliseconds of one call among several behind one another, by the device's clock."""
-    times = []
-    for number in range(runs + 2):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(CALLS):
-            call()
-        end.record()
-        end.synchronize()
-        if number >= 2:
-            times.append(start.elapsed_time(end) / CALLS)
-    times.sort()
-    return Spread(times[len(times) // 2], times[0], times[-1])
+    return time_on_device(call, runs, CALLS)
 
 
 @torch.inference_mode()

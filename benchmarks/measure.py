@@ -87,6 +87,28 @@ def time_call(call: Callable[[], Any], runs: int) -> Spread:
     return Spread(times[len(times) // 2], times[0], times[-1])
 
 
+def time_on_device(call: Callable[[], Any], runs: int, calls: int = 1) -> Spread:
+    """Time a call by the CUDA device's clock.
+
+    Args:
+        call: what is timed.
+        runs: how often, after two runs that are not counted.
+        calls: behind one another in each run, of which the mean counts.
+    """
+    times = []
+    for run in range(runs + 2):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        for _ in range(calls):
+            call()
+        end.record()
+        end.synchronize()
+        if run >= 2:
+            times.append(start.elapsed_time(end) / calls)
+    times.sort()
+    return Spread(times[len(times) // 2], times[0], times[-1])
+
+
 def matmul_rate(dtype: torch.dtype) -> float:
     """FLOP/s of a large square matrix product on random data: the ceiling of this machine and precision."""
     where = device()
@@ -99,17 +121,7 @@ def copy_rate() -> float:
     """Bytes/s, read and written, of copies of `COPIED` bytes within the CUDA device's memory: median by events."""
     source = torch.ones(COPIED, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    times = []
-    for number in range(COPIES + 2):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        target.copy_(source)
-        end.record()
-        end.synchronize()
-        if number >= 2:
-            times.append(start.elapsed_time(end))
-    times.sort()
-    return 2 * COPIED / (times[len(times) // 2] * 1e-3)
+    return 2 * COPIED / (time_on_device(lambda: target.copy_(source), COPIES).median * 1e-3)
 
 
 def measure_ceilings() -> Ceilings:

@@ -1,4 +1,4 @@
-"""Where our Triton kernels can run at all."""
+"""Where our Triton kernels can run at all, and what they take for granted there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+LANES = 8  # neighbouring columns of a tensor core's result, of which four threads hold two each; they recur by so many
 
 HAS_TRITON = find_spec("triton") is not None  # found, not imported: a CPU build of torch comes without it
 

@@ -19,7 +19,8 @@ from service.contract import ModelCard, Size
 from service.scheduling.batcher import Key
 from service.scheduling.driver import DeviceFault, OutOfMemory
 
-WARM_UP_SIDES = (128, 136)  # pixels; kernels compile apart for grids that their tiles divide and for others
+WARM_UP_SIDE = 64  # pixels; enough to load every library that a real request needs
+KERNEL_SIDES = (128, 136)  # pixels; kernels compile apart for grids that their tiles divide and for others
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -56,21 +57,24 @@ class Engine:
     def warm_up(self, sizes: Sequence[Size] = (), batch_tokens: int = 0, batch_requests: int = 0) -> None:
         """Do now what the first callers would wait for.
 
-        Small pictures and clips run through every bundle. On a GPU so do clips of every usual length, and the usual
-        sizes are captured, in every number of items that a batch may have.
+        A tiny picture and a tiny clip run through every bundle. On a GPU it is small ones of every usual length, and
+        the usual sizes are captured, in every number of items that a batch may have.
 
         Args:
             sizes: (frames, height, width) in pixels.
             batch_tokens, batch_requests: bounds of a batch.
         """
+        on_gpu = self._device.type == "cuda"
         for tokenizer in self._tokenizers.values():
             if isinstance(tokenizer, CompiledTokenizer):
                 for size in sizes:
                     most = min(batch_requests, batch_tokens // math.prod(tokenizer.grid(*size)))
                     tokenizer.capture(size, [batch for batch in BATCHES if batch <= max(1, most)])
         for card in self.cards:
-            usual = {frames for frames, _, _ in sizes} if self._device.type == "cuda" else set()
-            for frames, side in product(sorted({1, 1 + card.temporal_patch} | usual), WARM_UP_SIDES):
+            lengths = {1, 1 + card.temporal_patch}
+            if on_gpu:
+                lengths |= {frames for frames, _, _ in sizes}
+            for frames, side in product(sorted(lengths), KERNEL_SIDES if on_gpu else (WARM_UP_SIDE,)):
                 size = frames, side, side
                 pixels = np.zeros((*size, 3), np.uint8)
                 [(tokens, latents)] = self.run(Key(card.id, "encode", "pixels", *size), [pixels])

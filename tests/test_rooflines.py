@@ -1,4 +1,4 @@
-"""Rooflines of the tokenizer: the figures of the kernels note (section 1.4), and what must hold for any geometry."""
+"""Rooflines of the tokenizer: figures counted by hand, and what must hold for any geometry."""
 
 from __future__ import annotations
 

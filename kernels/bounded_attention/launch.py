@@ -64,8 +64,7 @@ def forward(qkv: Tensor, positions: int, tile: Tile | None = None) -> Tensor:
                 *x, out, positions,
                 HEADS=heads, DIM=dim, ROWS=tile.rows, KEYS=tile.keys, RAGGED=positions % tile.keys != 0,
                 DESCRIPTORS=described, STAGES=tile.stages,
-                num_warps=tile.warps, num_stages=tile.stages, **overlapped(qkv),
-                **({} if tile.registers is None else {"maxnreg": tile.registers}),
+                num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers, **overlapped(qkv),
             )  # fmt: skip
     return out
 

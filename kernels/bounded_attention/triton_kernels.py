@@ -13,9 +13,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels import hardware
 from kernels.overlap import wait_for_inputs
 
-LANES: tl.constexpr = tl.constexpr(8)  # columns of a tensor core's result that four threads share
+LANES: tl.constexpr = tl.constexpr(hardware.LANES)
 
 
 @triton.jit

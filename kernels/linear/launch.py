@@ -211,10 +211,11 @@ TILES = (
     Tile(128, 128, warps=8, stages=4, programs=132, descriptors=True),
     Tile(128, 256, warps=8, stages=3, programs=132, descriptors=True),
 )
-FOURTH = Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True)  # stage, which little memory is left beside
+# leaves no memory for a whole tile of results: for half of one, as the gate makes or as halved
+DEEP = Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True)
 SEARCHES = (
-    Search("gated_linear", (*TILES, FOURTH), _make_gated),
-    Search("attention_inputs", (*TILES, replace(FOURTH, halved=True)), partial(_make_attention, False)),
+    Search("gated_linear", (*TILES, DEEP), _make_gated),
+    Search("attention_inputs", (*TILES, replace(DEEP, halved=True)), partial(_make_attention, False)),
     Search("attention_inputs.cosine", TILES, partial(_make_attention, True)),
     Search("residual_linear", TILES, _make_residual),
 )

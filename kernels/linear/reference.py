@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.hardware import LANES
 from kernels.spatial_attention.reference import cosine
 from kernels.spatial_attention.rope import RopeTable
 
 LEAST = 16  # numbers of a row that share in what rounding it added
-GROUP = 8  # neighbouring columns of a tensor core's result: with values and gates in turn by so many, a thread has both
+GROUP = LANES  # with values and gates in turn by so many, a thread of a tensor core's result has both
 
 
 class Folded(NamedTuple):

@@ -113,8 +113,8 @@ def convolve(
             WHOLE=block == frames,
             SCRAMBLED=frames if published and frames > 1 else 0,
             num_warps=tile.warps,
+            maxnreg=tile.registers,
             **overlapped(x),
-            **({} if tile.registers is None else {"maxnreg": tile.registers}),
         )
     return out
 

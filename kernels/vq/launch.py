@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.hardware import LANES
 from kernels.overlap import overlapped
 from kernels.tuning import Search, Size, Trial, tuned
-from kernels.vq.triton_kernels import LANES, codebook_kernel, merge_kernel, vq_assign_kernel
+from kernels.vq.triton_kernels import codebook_kernel, merge_kernel, vq_assign_kernel
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Tile:
 
 
 GROUP = 16  # codes of which one score is kept
-BLOCK = LANES.value * GROUP
+BLOCK = LANES * GROUP
 PADDED_TO = 256  # the widest tile
 MERGED = 128  # vectors of a program that merges shares
 FEW_ROWS = 4096
