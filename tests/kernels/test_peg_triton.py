@@ -15,7 +15,7 @@ from kernels.peg import launch, op
 
 
 def test_interpreted_kernels_equal_their_reference():
-    assert passed_interpreted("peg") >= 16
+    assert passed_interpreted("peg") >= 20
 
 
 def launch_clip(dtype: torch.dtype, side: int = 8, published: bool = False) -> None:
