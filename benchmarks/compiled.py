@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import Ceilings, Spread, time_on_device
+from benchmarks.measure import Ceilings, Spread, time_on_device, write_figures
 from benchmarks.plots import draw
 from benchmarks.rooflines import SHAPES, Roofline, Shape, named, roofline
 from kernels import compilations, use_backend
@@ -91,9 +90,7 @@ def run(
 def _write(folder: Path, figures: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"compiled-{figures['config']}.json"
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-    partial.replace(path)
+    write_figures(path, figures)
     draw(figures, path.with_suffix(".png"))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +24,12 @@ class Spread:
     median: float
     low: float
     high: float
+
+    @classmethod
+    def of(cls, times: list[float]) -> Spread:
+        """The spread of the milliseconds of single runs."""
+        times = sorted(times)
+        return cls(times[len(times) // 2], times[0], times[-1])
 
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.low:.2f}-{self.high:.2f})"
@@ -83,8 +91,7 @@ def time_call(call: Callable[[], Any], runs: int) -> Spread:
             torch.cuda.synchronize()
         if run >= 2:
             times.append(1e3 * (time.perf_counter() - start))
-    times.sort()
-    return Spread(times[len(times) // 2], times[0], times[-1])
+    return Spread.of(times)
 
 
 def time_on_device(call: Callable[[], Any], runs: int, calls: int = 1) -> Spread:
@@ -105,8 +112,7 @@ def time_on_device(call: Callable[[], Any], runs: int, calls: int = 1) -> Spread
         end.synchronize()
         if run >= 2:
             times.append(start.elapsed_time(end) / calls)
-    times.sort()
-    return Spread(times[len(times) // 2], times[0], times[-1])
+    return Spread.of(times)
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
@@ -129,3 +135,10 @@ def measure_ceilings() -> Ceilings:
     ceilings = Ceilings(copy_rate(), matmul_rate(torch.bfloat16))
     torch.cuda.empty_cache()
     return ceilings
+
+
+def write_figures(path: Path, figures: dict[str, Any]) -> None:
+    """Write figures as JSON, whole or not at all."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    partial.replace(path)

@@ -23,7 +23,7 @@ from benchmarks.kernels.behaviour import CHECKS
 from benchmarks.kernels.operation import Case, Operation
 from benchmarks.kernels.registry import OPERATIONS
 from benchmarks.kernels.timing import Row, time_case
-from benchmarks.measure import Ceilings, describe_machine, measure_ceilings
+from benchmarks.measure import Ceilings, describe_machine, measure_ceilings, write_figures
 
 
 def parts(operation: Operation) -> list[str]:
@@ -209,10 +209,8 @@ def run(operations: list[Operation], seconds: float, path: Path | None) -> list[
 
 
 def _write(path: Path, checks: list[Check], times: dict[str, Any]) -> None:
-    figures = {"machine": describe_machine().splitlines(), "checks": [vars(result) for result in checks]} | times
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(figures, indent=1))
-    partial.replace(path)
+    proved = {"machine": describe_machine().splitlines(), "checks": [vars(result) for result in checks]}
+    write_figures(path, proved | times)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
 from kernels.hardware import aligned
-from kernels.linear.reference import GROUP
 from kernels.linear.triton_kernels import attention_inputs_kernel, gated_linear_kernel, residual_linear_kernel
 from kernels.overlap import overlapped
 from kernels.spatial_attention.rope import rope_table
@@ -57,7 +56,7 @@ def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor, tile: T
         with torch.cuda.device_of(x):
             gated_linear_kernel[grid](
                 pair[0], rstd.contiguous(), pair[1], shift.contiguous(), written, x.shape[0],
-                N=columns // 2, GROUP=GROUP, EXACT=x.dtype != torch.bfloat16, HALVED=tile.halved, **constants,
+                N=columns // 2, EXACT=x.dtype != torch.bfloat16, HALVED=tile.halved, **constants,
             )  # fmt: skip
     return out
 

@@ -17,8 +17,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels.linear import reference
 from kernels.overlap import wait_for_inputs
 
+GROUP: tl.constexpr = tl.constexpr(reference.GROUP)
 SMALLEST_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
 HALF_ROOT: tl.constexpr = tl.constexpr(0.7071067811865476)
 
@@ -103,7 +105,7 @@ def _write(
 
 @triton.jit
 def _gated_tile(
-    i_tile, x, rstd, weight, shift, out, M, N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr,
+    i_tile, x, rstd, weight, shift, out, M, N: tl.constexpr, K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     EXACT: tl.constexpr, HALVED: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -121,7 +123,7 @@ def _gated_tile(
 
 @triton.jit(do_not_specialize=["M"])
 def gated_linear_kernel(
-    x, rstd, weight, shift, out, M, N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr,
+    x, rstd, weight, shift, out, M, N: tl.constexpr, K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     EXACT: tl.constexpr, HALVED: tl.constexpr,
     PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPPED: tl.constexpr,
@@ -132,12 +134,12 @@ def gated_linear_kernel(
         tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(2 * N, BLOCK_N)
         for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
             _gated_tile(
-                i_tile, x, rstd, weight, shift, out, M, N, K, GROUP,
+                i_tile, x, rstd, weight, shift, out, M, N, K,
                 BLOCK_M, BLOCK_N, BLOCK_K, EXACT, HALVED, DESCRIPTORS, PRECISION,
             )  # fmt: skip
     else:
         _gated_tile(
-            tl.program_id(0), x, rstd, weight, shift, out, M, N, K, GROUP,
+            tl.program_id(0), x, rstd, weight, shift, out, M, N, K,
             BLOCK_M, BLOCK_N, BLOCK_K, EXACT, HALVED, DESCRIPTORS, PRECISION,
         )  # fmt: skip
 

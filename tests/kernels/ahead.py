@@ -15,6 +15,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
+MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory of a program, by compute capability
+
 
 @contextmanager
 def compiled_for(capability: int) -> Iterator[list[Any]]:

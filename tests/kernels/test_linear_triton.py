@@ -7,13 +7,12 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from ahead import compiled_for, spilled
+from ahead import MOST_SHARED, compiled_for, spilled
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
 from kernels.linear import fold, in_turn, launch, op, reference, residual_linear
 
-MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes of a program
 ROWS = (1024, 16_384)
 
 
