@@ -65,17 +65,19 @@ class Engine:
             batch_tokens, batch_requests: bounds of a batch.
         """
         on_gpu = self._device.type == "cuda"
-        for tokenizer in self._tokenizers.values():
-            if isinstance(tokenizer, CompiledTokenizer):
-                for size in sizes:
-                    most = min(batch_requests, batch_tokens // math.prod(tokenizer.grid(*size)))
-                    tokenizer.capture(size, [batch for batch in BATCHES if batch <= max(1, most)])
         for card in self.cards:
             lengths = {1, 1 + card.temporal_patch}
             if on_gpu:
                 lengths |= {frames for frames, _, _ in sizes}
-            for frames, side in product(sorted(lengths), KERNEL_SIDES if on_gpu else (WARM_UP_SIDE,)):
-                size = frames, side, side
+            sides = KERNEL_SIDES if on_gpu else (WARM_UP_SIDE,)
+            small = [(frames, side, side) for frames, side in product(sorted(lengths), sides)]
+            tokenizer = self._tokenizers[card.id]
+            if isinstance(tokenizer, CompiledTokenizer):
+                tokenizer.prepare((1, *size) for size in (*small, *sizes))
+                for size in sizes:
+                    most = min(batch_requests, batch_tokens // math.prod(tokenizer.grid(*size)))
+                    tokenizer.capture(size, [batch for batch in BATCHES if batch <= max(1, most)])
+            for size in small:
                 pixels = np.zeros((*size, 3), np.uint8)
                 [(tokens, latents)] = self.run(Key(card.id, "encode", "pixels", *size), [pixels])
                 if tokens is not None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from kernels import compilations
 from model.compiled.graphs import Graphs
 from model.compiled.network import Network
 from model.heads import VAEHead, VQHead
@@ -43,6 +44,21 @@ class CompiledTokenizer(OmniTokenizer):
         self.decoding = Graphs(lambda codes: (self.network.decode(codes),), pool)
 
     @torch.inference_mode()
+    def prepare(self, shapes: Iterable[tuple[int, int, int, int]]) -> None:
+        """Compile the kernels that encoding and decoding take, all of them side by side; on a CPU there are none.
+
+        Args:
+            shapes: batch, frames, height and width in pixels.
+        """
+        if self._device.type != "cuda":
+            return
+        with torch.cuda.device(self._device), compilations.together():
+            for batch, *size in shapes:
+                pixels, codes = self._examples(batch, self.grid(*size))
+                self.network.encode(pixels)
+                self.network.decode(codes)
+
+    @torch.inference_mode()
     def capture(self, size: tuple[int, int, int], batches: Sequence[int] = BATCHES) -> None:
         """Capture graphs of encoding and decoding images or clips of one size; on a CPU there is nothing to capture.
 
@@ -52,15 +68,20 @@ class CompiledTokenizer(OmniTokenizer):
         """
         if self._device.type != "cuda":
             return
-        frames, rows, columns = self.grid(*size)
-        patch, group = self.config.patch, self.config.temporal_patch
+        self.prepare((batch, *size) for batch in batches)
         for batch in sorted(batches, reverse=True):  # the largest first, so that the others fit into its memory
-            shape = batch, 1 + (frames - 1) * group, rows * patch, columns * patch, 3
-            self.encoding.capture(torch.zeros(shape, dtype=torch.uint8, device=self._device))
-            codes = torch.zeros(batch, frames, rows, columns, dtype=torch.int64, device=self._device)
-            if isinstance(self.head, VAEHead):
-                codes = codes.float()[..., None].repeat(1, 1, 1, 1, self.config.head.dim)
+            pixels, codes = self._examples(batch, self.grid(*size))
+            self.encoding.capture(pixels)
             self.decoding.capture(codes)
+
+    def _examples(self, batch: int, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """Black pixels, and codes or latents of zeros."""
+        frames, height, width = grid
+        shape = 1 + (frames - 1) * self.config.temporal_patch, height * self.config.patch, width * self.config.patch, 3
+        pixels = torch.zeros(batch, *shape, dtype=torch.uint8, device=self._device)
+        if isinstance(self.head, VAEHead):
+            return pixels, torch.zeros(batch, *grid, self.config.head.dim, device=self._device)
+        return pixels, torch.zeros(batch, *grid, dtype=torch.int64, device=self._device)
 
     @torch.inference_mode()
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
