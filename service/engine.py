@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from itertools import product
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels import compilations
+from kernels import compilations, use_backend
 from model import BATCHES, Bundle, CompiledTokenizer, OmniTokenizer, VQConfig, load_bundle
 from service.contract import ModelCard, Size
 from service.scheduling.batcher import Key
@@ -22,6 +23,8 @@ from service.scheduling.driver import DeviceFault, OutOfMemory
 WARM_UP_SIDE = 64  # pixels; enough to load every library that a real request needs
 KERNEL_SIDES = (128, 136)  # pixels; kernels compile apart for grids that their tiles divide and for others
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+log = logging.getLogger("ray.serve")
 
 
 class Engine:
@@ -45,13 +48,15 @@ class Engine:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self._device = torch.device(device)
         self._tokenizers: dict[str, OmniTokenizer] = {}
+        self._compiled: dict[str, CompiledTokenizer] = {}
         self.cards: list[ModelCard] = []
         for path in bundles:
             bundle = load_bundle(path, device, DTYPES[dtype])
             if bundle.name in self._tokenizers:
                 raise ValueError(f"two bundles are named {bundle.name!r}")
-            on_gpu = self._device.type == "cuda"
-            self._tokenizers[bundle.name] = CompiledTokenizer(bundle.tokenizer) if on_gpu else bundle.tokenizer
+            self._tokenizers[bundle.name] = bundle.tokenizer
+            if self._device.type == "cuda":
+                self._compiled[bundle.name] = CompiledTokenizer(bundle.tokenizer)
             self.cards.append(self._card(bundle, dtype))
 
     def warm_up(self, sizes: Sequence[Size] = (), batch_tokens: int = 0, batch_requests: int = 0) -> None:
@@ -64,34 +69,28 @@ class Engine:
             sizes: (frames, height, width) in pixels.
             batch_tokens, batch_requests: bounds of a batch.
         """
-        on_gpu = self._device.type == "cuda"
         for card in self.cards:
             lengths = {1, 1 + card.temporal_patch}
-            if on_gpu:
-                lengths |= {frames for frames, _, _ in sizes}
-            sides = KERNEL_SIDES if on_gpu else (WARM_UP_SIDE,)
-            small = [(frames, side, side) for frames, side in product(sorted(lengths), sides)]
-            tokenizer = self._tokenizers[card.id]
-            if isinstance(tokenizer, CompiledTokenizer):
-                tokenizer.prepare((1, *size) for size in (*small, *sizes))
-                for size in sizes:
-                    most = min(batch_requests, batch_tokens // math.prod(tokenizer.grid(*size)))
-                    tokenizer.capture(size, [batch for batch in BATCHES if batch <= max(1, most)])
-            for size in small:
-                pixels = np.zeros((*size, 3), np.uint8)
-                [(tokens, latents)] = self.run(Key(card.id, "encode", "pixels", *size), [pixels])
-                if tokens is not None:
-                    self.run(Key(card.id, "decode", "tokens", *size), [tokens])
-                self.run(Key(card.id, "decode", "latents", *size), [latents])
+            compiled = self._compiled.get(card.id)
+            if compiled is None:
+                self._try_out(card, [(frames, WARM_UP_SIDE, WARM_UP_SIDE) for frames in sorted(lengths)])
+                continue
+            lengths |= {frames for frames, _, _ in sizes}
+            small = [(frames, side, side) for frames, side in product(sorted(lengths), KERNEL_SIDES)]
+            compiled.prepare((1, *size) for size in (*small, *sizes))
+            for size in sizes:
+                most = min(batch_requests, batch_tokens // math.prod(compiled.grid(*size)))
+                compiled.capture(size, [batch for batch in BATCHES if batch <= max(1, most)])
+            self._try_out(card, small)
         self._kernels_when_ready = compilations.count()
 
     @property
     def late_kernels(self) -> int:
-        """Triton kernels that were compiled or loaded since `warm_up`, while callers waited."""
+        """Triton kernels that were compiled or loaded since `warm_up`."""
         return compilations.count() - self._kernels_when_ready
 
     def run(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
-        """Run one batch.
+        """Run one batch; none waits for a compiler.
 
         Args:
             key: the model, what to do, and the pixels' size.
@@ -105,7 +104,7 @@ class Engine:
         """
         try:
             with torch.inference_mode():
-                return self._compute(key, payloads)
+                return self._compute_now(key, payloads)
         except torch.OutOfMemoryError:
             pass  # leaving the handler frees the tensors that the traceback holds
         except torch.AcceleratorError as error:
@@ -113,8 +112,30 @@ class Engine:
         torch.cuda.empty_cache()
         raise OutOfMemory(f"{len(payloads)} x {key}")
 
-    def _compute(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
-        tokenizer = self._tokenizers[key.model]
+    @torch.inference_mode()
+    def _try_out(self, card: ModelCard, sizes: Sequence[Size]) -> None:
+        tokenizer = self._compiled.get(card.id, self._tokenizers[card.id])
+        for size in sizes:
+            pixels = np.zeros((*size, 3), np.uint8)
+            [(tokens, latents)] = self._compute(tokenizer, Key(card.id, "encode", "pixels", *size), [pixels])
+            if tokens is not None:
+                self._compute(tokenizer, Key(card.id, "decode", "tokens", *size), [tokens])
+            self._compute(tokenizer, Key(card.id, "decode", "latents", *size), [latents])
+
+    def _compute_now(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
+        compiled = self._compiled.get(key.model)
+        if compiled is None:
+            return self._compute(self._tokenizers[key.model], key, payloads)
+        try:
+            with compilations.refused():
+                return self._compute(compiled, key, payloads)
+        except compilations.NotReadyError as missing:
+            log.info("%d x %s: on torch's operators until %s is compiled", len(payloads), key, missing)
+        compiled.prepare([(len(payloads), key.frames, key.height, key.width)], wait=False)
+        with use_backend("sdpa"):
+            return self._compute(self._tokenizers[key.model], key, payloads)
+
+    def _compute(self, tokenizer: OmniTokenizer, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
         batch = self._load(key, np.stack(payloads))
         if key.op == "encode":
             latents = tokenizer.encode_latents(batch)

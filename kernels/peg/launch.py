@@ -51,6 +51,9 @@ class Share:
 MOST_FRAMES = 5
 IMAGE = Tile(frames=1, rows=4, columns=4, patches=4, channels=64, warps=4)
 CLIP = Tile(frames=MOST_FRAMES, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)
+# A program of a longer clip also reads frames of its neighbours: with four rows up to 380 numbers of a thread lie on
+# its stack, and the compiler takes three times as long.
+LONG_CLIP = Tile(frames=MOST_FRAMES, rows=2, columns=2, patches=4, channels=64, warps=4, registers=128)
 IMAGE_WEIGHT = Share(columns=16, channels=64, warps=4, programs=528)
 CLIP_WEIGHT = Share(columns=8, channels=64, warps=4, programs=396)
 
@@ -87,6 +90,8 @@ def convolve(
     rows = batch * frames * height * width
     if tile is None and frames == 1:
         tile = tuned("peg.image", x.dtype, rows, IMAGE)
+    if tile is None and frames > MOST_FRAMES:
+        tile = LONG_CLIP
     tile = tile or tuned("peg.clip", x.dtype, rows, CLIP)
     block, across = min(tile.frames, frames), tile.columns * tile.patches
     down = -(-height // tile.rows) * -(-frames // block)

@@ -44,15 +44,16 @@ class CompiledTokenizer(OmniTokenizer):
         self.decoding = Graphs(lambda codes: (self.network.decode(codes),), pool)
 
     @torch.inference_mode()
-    def prepare(self, shapes: Iterable[tuple[int, int, int, int]]) -> None:
+    def prepare(self, shapes: Iterable[tuple[int, int, int, int]], wait: bool = True) -> None:
         """Compile the kernels that encoding and decoding take, all of them side by side; on a CPU there are none.
 
         Args:
             shapes: batch, frames, height and width in pixels.
+            wait: return when they are ready; else they are compiled in the background.
         """
         if self._device.type != "cuda":
             return
-        with torch.cuda.device(self._device), compilations.together():
+        with torch.cuda.device(self._device), compilations.together(wait):
             for batch, *size in shapes:
                 pixels, codes = self._examples(batch, self.grid(*size))
                 self.network.encode(pixels)

@@ -32,6 +32,12 @@ def launch_published_clip(dtype: torch.dtype) -> None:
     launch_clip(dtype, published=True)
 
 
+def launch_long_clip(dtype: torch.dtype) -> None:
+    launch.convolve(
+        torch.zeros(1, 9, 8, 8, 512, dtype=dtype), torch.zeros(3, 3, 3, 512), torch.zeros(512), None, True, True
+    )
+
+
 def launch_image(dtype: torch.dtype, side: int = 16) -> None:
     x, weight, bias = torch.zeros(1, 1, side, side, 512, dtype=dtype), torch.zeros(3, 3, 3, 512), torch.zeros(512)
     launch.convolve(x, weight, bias, None, True, False)
@@ -53,6 +59,7 @@ def launch_odd_image(dtype: torch.dtype) -> None:
         (90, torch.float32, launch_clip, 2, None),
         (90, torch.bfloat16, launch_odd_clip, 2, 64),
         (90, torch.bfloat16, launch_published_clip, 2, 96),
+        (90, torch.bfloat16, launch_long_clip, 1, 32),
         (90, torch.bfloat16, launch_image, 3, 0),
         (90, torch.bfloat16, launch_odd_image, 3, 0),
     ],

@@ -1,4 +1,4 @@
-"""Tables of tiles: how they are looked up, searched and written; and how many kernels a process compiled."""
+"""Tables of tiles: how they are looked up, searched and written."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 from ahead import MOST_SHARED, compiled_for
-from triton.compiler import CompilationError
 from typer.testing import CliRunner
 
 from kernels import compilations, tuning
-from kernels.norm import launch as norm
 from kernels.search import Contest, Outcome, difference
 from kernels.tune import DTYPE, WIDTHS, Config, hold_all, merge, searches
 from kernels.tuning import Search, Size, Trial, entry, gpu_stem, read_table, tuned, write_table
@@ -210,30 +208,6 @@ def test_trials_launch_and_shipped_tiles_compile(monkeypatch, tmp_path):
     assert len(compiled) >= len(searches())
     assert all(kernel.metadata.shared <= MOST_SHARED[90] for kernel in compiled)
     assert 0 < compilations.count() - before <= len(compiled)
-
-
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
-def test_kernels_compile_together(monkeypatch, tmp_path):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    x, ones = torch.zeros(6, 64), torch.ones(64)
-    compilations.watch()
-    with compiled_for(90) as compiled:
-        before = compilations.count()
-        with compilations.together():
-            for rows in (2, 4, 2):
-                norm.layer_norm(x, ones, ones, 1e-5, tile=norm.Tile(rows, 1))
-            norm.inverse_deviation(x, 1e-5, tile=norm.Tile(3, 1))  # no power of two: it does not compile
-            assert (compilations.count() - before, set(compiled)) == (0, {None})
-        assert compilations.count() - before == 2
-        for rows in (2, 4):
-            norm.layer_norm(x, ones, ones, 1e-5, tile=norm.Tile(rows, 1))
-        assert compilations.count() - before == 2
-        with pytest.raises(CompilationError):  # triton 3.7 keeps it for whoever uses the kernel
-            _ = norm.inverse_deviation(x, 1e-5, tile=norm.Tile(3, 1)), compiled[-1].hash
-        with pytest.raises(ZeroDivisionError), compilations.together():
-            raise ZeroDivisionError
-        norm.layer_norm(x, ones, ones, 1e-5, tile=norm.Tile(8, 1))
-        assert compilations.count() - before == 3
 
 
 @pytest.mark.parametrize(("config", "widths"), WIDTHS.items())

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from kernels import compilations
-from model import CONFIGS, BundleError, OmniTokenizer, VAEConfig, load_bundle, save_bundle
+from model import CONFIGS, BundleError, CompiledTokenizer, OmniTokenizer, VAEConfig, load_bundle, save_bundle
 from service import backend as backend_module
 from service.backend import LocalBackend
 from service.engine import Engine
@@ -70,6 +71,27 @@ def test_kernels_are_late_that_come_after_the_warm_up(engine: Engine, monkeypatc
     assert engine.late_kernels == 1
     engine.warm_up()
     assert engine.late_kernels == 0
+
+
+def test_nobody_waits_for_a_compiler(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the compiled tokenizer cannot run yet runs on the modules, and its kernels are asked for."""
+    asked: list[Any] = []
+
+    class Cold(CompiledTokenizer):
+        def prepare(self, shapes: Any, wait: bool = True) -> None:
+            asked.append((*shapes, wait))
+
+        def encode_latents(self, pixels: Tensor) -> Tensor:
+            raise compilations.NotReadyError("peg_kernel")
+
+    key, pixels = Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS, PIXELS[::-1]]
+    expected = engine.run(key, pixels)
+    monkeypatch.setitem(engine._compiled, "vq", Cold(engine._tokenizers["vq"]))
+    found = engine.run(key, pixels)
+    for (tokens, vectors), (same_tokens, same_vectors) in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(tokens, same_tokens)
+        np.testing.assert_array_equal(vectors, same_vectors)
+    assert asked == [((2, 6, 21, 35), False)]
 
 
 async def test_cards_tell_what_the_bundles_are(backend: LocalBackend, bundles: list[Path]) -> None:
