@@ -71,7 +71,7 @@ class TokenizerMetrics:
         self._queue_tokens.set(tokens)
 
     def late_kernels(self, count: int) -> None:
-        """So many kernels have been compiled or loaded while callers waited."""
+        """So many kernels have been compiled or loaded since the replica was ready."""
         self._late.set(count)
 
     def batch(self, batch: Batch, seconds: float) -> None:
