@@ -1,7 +1,7 @@
 """The model's operators: one folder each, plain torch as the definition of truth, faster forms beside it."""
 
 from kernels.bounded_attention import EXPONENT_SCALE, bounded_attention
-from kernels.dispatch import BackendUnavailableError, Choice, use_backend
+from kernels.dispatch import BackendUnavailableError, Choice, use_backend, wanted_backend
 from kernels.linear import Folded, attention_inputs, fold, gated_linear, in_turn, residual_linear
 from kernels.norm import inverse_deviation, layer_norm
 from kernels.patches import patchify, unpatchify
@@ -35,5 +35,6 @@ __all__ = [
     "use_backend",
     "vq_assign",
     "vq_project",
+    "wanted_backend",
     "window_attention",
 ]

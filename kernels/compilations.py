@@ -1,7 +1,14 @@
-"""Compilation of Triton kernels: many at once before a process serves, none that a caller waits for afterwards."""
+"""Compilation of Triton kernels: many at once before a process serves, none that a caller waits for afterwards.
+
+All of it rests on the hook that Triton asks before it compiles or loads a kernel. Where somebody else has taken that
+hook, kernels are compiled where they are launched, as they would be without this module.
+"""
 
 from __future__ import annotations
 
+import atexit
+import logging
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +19,35 @@ import torch
 
 from kernels.hardware import HAS_TRITON
 
-_seen: list[str] = []
-_begun: set[str] = set()
+LOAD_SECONDS = 0.3  # more than it takes to load a kernel that an earlier process left on disk
+log = logging.getLogger(__name__)
+
+_seen: set[tuple[int, str]] = set()  # GPU and kernel
+_done: dict[tuple[int, str], threading.Event] = {}  # of those that compile in the background, or have
+_slots = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) // 2))  # callers are served meanwhile
+_closing = threading.Event()
+
+
+class _Answer(threading.local):
+    """What a thread answers when it is asked about a missing kernel: True leaves the launch out."""
+
+    to: Callable[..., bool] | None = None
+
+
+_answer = _Answer()
 
 
 class NotReadyError(RuntimeError):
-    """A call needs a kernel that is not compiled yet; the message names it."""
+    """A call needs a kernel that is not compiled yet; the message names it.
+
+    Args:
+        kernel: which.
+        first: whether its compilation has begun with this call.
+    """
+
+    def __init__(self, kernel: str, first: bool) -> None:
+        super().__init__(kernel)
+        self.first = first
 
 
 def count() -> int:
@@ -35,17 +65,23 @@ def watch() -> None:
         knobs.runtime.jit_post_compile_hook = _note
 
 
-def _note(*, repr: str, **rest: Any) -> None:
-    _seen.append(repr)
+def _note(*, compile: dict[str, Any], **rest: Any) -> None:
+    _seen.add((compile["device"], compile["specialization_data"]))
 
 
 @contextmanager
 def refused() -> Iterator[None]:
-    """Within, a launch of this thread whose kernel is missing raises `NotReadyError`; it compiles in the background."""
+    """Within, a launch of this thread whose kernel is missing raises `NotReadyError`; it compiles in the background.
 
-    def refuse(*, repr: str, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
-        _begin(compile["specialization_data"], fn.jit_function)
-        raise NotReadyError(repr)
+    A kernel that is on disk is loaded, and one that could not be compiled in the background is tried again where it is
+    launched, so that its error comes out.
+    """
+
+    def refuse(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
+        first, done = _begin(fn.jit_function, compile)
+        if done.wait(LOAD_SECONDS if first else 0):
+            return False
+        raise NotReadyError(fn.jit_function.__name__, first)
 
     with _asked(refuse):
         yield
@@ -56,15 +92,15 @@ def together(wait: bool = True) -> Iterator[None]:
     """Within, launches of this thread whose kernels are missing do nothing; at the end all of these are compiled.
 
     What such a kernel would have written is left as it was: results within are worth nothing. Kernels are for the
-    present GPU. One that does not compile is passed over here and raises where it is launched.
+    present GPU. One that does not compile is passed over here; its error comes where it is launched.
 
     Args:
         wait: compile side by side on all cores and return when all are ready; else in the background.
     """
-    missing: dict[str, Any] = {}
+    missing: dict[str, tuple[Any, dict[str, Any]]] = {}
 
     def leave_out(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
-        missing[compile["specialization_data"]] = fn.jit_function
+        missing[compile["specialization_data"]] = fn.jit_function, compile
         return True
 
     with _asked(leave_out):
@@ -72,42 +108,66 @@ def together(wait: bool = True) -> Iterator[None]:
     if not missing:
         return
     if not wait:
-        for kernel, function in missing.items():
-            _begin(kernel, function)
+        for function, what in missing.values():
+            _begin(function, what)
         return
     from triton import AsyncCompileMode
 
     # threads do: the passes of the compiler and the assembler run outside the interpreter's lock
     with ThreadPoolExecutor() as pool, AsyncCompileMode(pool, ignore_errors=True):
-        for kernel, function in missing.items():
+        for kernel, (function, _) in missing.items():
             function.preload(kernel)
 
 
-def _begin(kernel: str, function: Any) -> None:
-    """Compile in the background for the present GPU, once: what fails would fail again."""
-    if kernel in _begun:
-        return
-    _begun.add(kernel)
-    gpu = torch.cuda.current_device() if torch.cuda.is_available() else -1
+def _begin(function: Any, what: dict[str, Any]) -> tuple[bool, threading.Event]:
+    """Compile in the background, once for a GPU; says whether it begins now, and what is set when it has ended."""
+    gpu, kernel = what["device"], what["specialization_data"]
+    if (gpu, kernel) in _done:
+        return False, _done[gpu, kernel]
+    done = _done[gpu, kernel] = threading.Event()
 
     def run() -> None:
-        with torch.cuda.device(gpu):  # a thread begins on the first
-            function.preload(kernel)
+        try:
+            # a thread begins on the first GPU
+            with _slots, torch.cuda.device(gpu if torch.cuda.is_available() else -1):
+                if not _closing.is_set():
+                    function.preload(kernel)
+        except Exception:
+            log.exception("%s does not compile", function.__name__)
+        finally:
+            done.set()
 
-    threading.Thread(target=run, name=f"compiling {function.__name__}", daemon=True).start()
+    threading.Thread(target=run, name="compiling", daemon=True).start()
+    return True, done
+
+
+@atexit.register
+def _close() -> None:
+    """Let end what is under way: a thread that comes back from the compiler into a dead interpreter aborts it."""
+    _closing.set()
+    for done in _done.values():
+        done.wait()
 
 
 @contextmanager
 def _asked(answer: Callable[..., bool]) -> Iterator[None]:
-    """Within, `answer` is asked of each kernel that this thread would compile or load: True leaves the launch out."""
-    if not HAS_TRITON:
-        yield
-        return
-    from triton import knobs
-
-    thread, before = threading.get_ident(), knobs.runtime.jit_cache_hook
-    knobs.runtime.jit_cache_hook = lambda **what: threading.get_ident() == thread and answer(**what)
+    """Within, `answer` is asked of each kernel that this thread would compile or load."""
+    before, _answer.to = _answer.to, answer
+    _listen()
     try:
         yield
     finally:
-        knobs.runtime.jit_cache_hook = before
+        _answer.to = before
+
+
+def _listen() -> None:
+    if not HAS_TRITON:
+        return
+    from triton import knobs
+
+    if knobs.runtime.jit_cache_hook is None:
+        knobs.runtime.jit_cache_hook = _ask
+
+
+def _ask(**what: Any) -> bool:
+    return _answer.to is not None and _answer.to(**what)

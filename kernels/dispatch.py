@@ -53,7 +53,8 @@ class Choice:
 
 
 @torch.compiler.assume_constant_result  # a compiled graph keeps the choice that it was traced with
-def _wanted() -> str:
+def wanted_backend() -> str:
+    """The backend that the context or the environment asks for."""
     wanted = _chosen.get() or os.environ.get(ENVIRONMENT) or "auto"
     if wanted not in BACKENDS:
         raise BackendUnavailableError(f"{ENVIRONMENT}={wanted!r} is none of {', '.join(BACKENDS)}")
@@ -93,7 +94,7 @@ class Operator(Generic[P]):
         return self._select(args, kwargs)
 
     def _select(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Choice:
-        wanted = _wanted()
+        wanted = wanted_backend()
         if wanted != "auto" and wanted not in self.forms and wanted != "sdpa":
             raise BackendUnavailableError(f"{self.name} has no {wanted} form, only {', '.join(self.forms)}")
         refused: dict[str, str] = {}

@@ -6,6 +6,7 @@ layers of a network.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -81,23 +82,25 @@ class Contest:
             another = self.search.make(size, dtype, device)
             assert another is not None
             trials.append(another)
-        times = {}
-        for tile in tiles:
-            try:
-                times[tile] = self._timed(trials, tile)
-            except Exception as error:
-                self._leave(tile, error)
-        if first.default not in times:
-            raise RuntimeError(f"{self.search.name}: the default tile could not be timed")
+        times = self._timed(trials, tiles)
         best = min(times, key=lambda tile: times[tile])
         if times[best] <= WORTH * times[first.default]:  # once more in turn: a GPU slows down as it heats
-            times |= {tile: self._timed(trials, tile) for tile in (first.default, best)}
-        if times[best] > WORTH * times[first.default]:
+            times = self._timed(trials, (first.default, best))
+        if times.get(best, math.inf) > WORTH * times[first.default]:
             best = first.default
         return Outcome(first.dtype, first.rows, best, times[first.default], times[best])
 
-    def _timed(self, trials: Sequence[Trial[Any]], tile: Any) -> float:
-        return self.clock([_bound(trial, tile) for trial in trials])
+    def _timed(self, trials: Sequence[Trial[Any]], tiles: Sequence[Any]) -> dict[Any, float]:
+        """Times of those tiles that can be timed, the default among them."""
+        times = {}
+        for tile in tiles:
+            try:
+                times[tile] = self.clock([_bound(trial, tile) for trial in trials])
+            except Exception as error:
+                self._leave(tile, error)
+        if trials[0].default not in times:
+            raise RuntimeError(f"{self.search.name}: the default tile could not be timed")
+        return times
 
     def _eligible(self, trial: Trial[Any]) -> list[Any]:
         """The default and the candidates that agree with it."""

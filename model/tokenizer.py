@@ -116,6 +116,11 @@ class OmniTokenizer(nn.Module):
         embed = self._embed(pixels)
         return self.head.project(embed) if isinstance(self.head, VQHead) else self.head.moments(embed)[0]
 
+    def encode_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode to int64 tokens (B, t, h, w) and the unit vectors (B, t, h, w, d) that they stand for; VQ only."""
+        latents = self.encode_latents(pixels)
+        return self.quantize(latents), latents
+
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode to the mean and log variance of Gaussian latents, each (B, t, h, w, c); VAE only."""
         if not isinstance(self.head, VAEHead):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels import compilations, use_backend
+from kernels import compilations, use_backend, wanted_backend
 from model import BATCHES, Bundle, CompiledTokenizer, OmniTokenizer, VQConfig, load_bundle
 from service.contract import ModelCard, Size
 from service.scheduling.batcher import Key
@@ -90,7 +91,7 @@ class Engine:
         return compilations.count() - self._kernels_when_ready
 
     def run(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
-        """Run one batch; none waits for a compiler.
+        """Run one batch, which waits for no kernel's compilation: torch's operators stand in.
 
         Args:
             key: the model, what to do, and the pixels' size.
@@ -123,27 +124,36 @@ class Engine:
             self._compute(tokenizer, Key(card.id, "decode", "latents", *size), [latents])
 
     def _compute_now(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
+        modules = self._tokenizers[key.model]
         compiled = self._compiled.get(key.model)
-        if compiled is None:
-            return self._compute(self._tokenizers[key.model], key, payloads)
+        if compiled is None or wanted_backend() != "auto":
+            return self._compute(compiled or modules, key, payloads)
         try:
             with compilations.refused():
                 return self._compute(compiled, key, payloads)
         except compilations.NotReadyError as missing:
-            log.info("%d x %s: on torch's operators until %s is compiled", len(payloads), key, missing)
-        compiled.prepare([(len(payloads), key.frames, key.height, key.width)], wait=False)
-        with use_backend("sdpa"):
-            return self._compute(self._tokenizers[key.model], key, payloads)
+            first = missing.first
+            if first:
+                log.warning("%d x %s: torch's operators until %s is compiled", len(payloads), key, missing)
+        answers: list[Any] = []
+        with suppress(torch.OutOfMemoryError), use_backend("sdpa"):
+            for payload in payloads:  # one by one: each takes several times the memory
+                answers += self._compute(modules, key, [payload])
+        if len(answers) < len(payloads):
+            torch.cuda.empty_cache()
+            return self._compute(compiled, key, payloads)
+        if first:
+            with suppress(torch.OutOfMemoryError):
+                compiled.prepare([(len(payloads), key.frames, key.height, key.width)], wait=False)
+        return answers
 
     def _compute(self, tokenizer: OmniTokenizer, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
         batch = self._load(key, np.stack(payloads))
         if key.op == "encode":
-            latents = tokenizer.encode_latents(batch)
-            vectors = latents.float().cpu().numpy()
             if not tokenizer.config.is_vq:
-                return [(None, vector) for vector in vectors]
-            tokens = tokenizer.quantize(latents).int().cpu().numpy()
-            return list(zip(tokens, vectors, strict=True))
+                return [(None, latents) for latents in tokenizer.encode_latents(batch).float().cpu().numpy()]
+            tokens, vectors = tokenizer.encode_both(batch)
+            return list(zip(tokens.int().cpu().numpy(), vectors.float().cpu().numpy(), strict=True))
         if key.op == "reconstruct":
             return list(tokenizer.reconstruct(batch).cpu().numpy())
         return list(tokenizer.decode(batch, (key.frames, key.height, key.width)).cpu().numpy())

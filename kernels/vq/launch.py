@@ -51,11 +51,10 @@ def choose(rows: int, dim: int) -> Tile:
         dim: of a code; long ones need more registers.
     """
     registers = 128 if dim <= 8 else 224
-    if rows <= FEW_ROWS:
-        return Tile(
-            rows=64, codes=128, shares=min(8, -(-PROGRAMS * 64 // rows)), warps=4, stages=3, registers=registers
-        )
-    return Tile(rows=64, codes=128, shares=1, warps=4, stages=3, registers=registers)
+    shares = 1
+    if rows <= FEW_ROWS:  # a power of two: each number of shares is a kernel of its own
+        shares = min(8, 1 << (-(-PROGRAMS * 64 // rows)).bit_length() - 1)
+    return Tile(rows=64, codes=128, shares=shares, warps=4, stages=3, registers=registers)
 
 
 def empty_table(codebook: Tensor) -> tuple[Tensor, Tensor]:

@@ -102,6 +102,14 @@ class CompiledTokenizer(OmniTokenizer):
         return super().encode_latents(pixels) if pixels.dtype != torch.uint8 else self._encoded(pixels)[0]
 
     @torch.inference_mode()
+    def encode_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode to tokens and vectors, as `OmniTokenizer.encode_both` does."""
+        if pixels.dtype != torch.uint8 or not isinstance(self.head, VQHead):
+            return super().encode_both(pixels)
+        vectors, tokens = self._encoded(pixels)
+        return tokens, vectors
+
+    @torch.inference_mode()
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode to mean and log variance, as `OmniTokenizer.encode_moments` does."""
         if pixels.dtype != torch.uint8 or not isinstance(self.head, VAEHead):

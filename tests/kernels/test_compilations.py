@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
-import time
+from pathlib import Path
 
 import pytest
 import torch
 from ahead import compiled_for
 from triton.compiler import CompilationError
+from triton.runtime import JITFunction
 
 from kernels import compilations
 from kernels.norm import launch
 
+HERE = Path(__file__).parent
 X, ONES = torch.zeros(6, 64), torch.ones(64)
 FAR = 60.0  # seconds; a kernel takes a fraction of one
 
@@ -22,14 +26,38 @@ pytestmark = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the in
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
-    """What was launched; kernels of other tests are not known."""
+    """What was launched, in a process that knows no kernel yet."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(compilations, "_begun", set())
     compilations.watch()
-    for kernel in (launch.layer_norm_kernel, launch.inverse_deviation_kernel):
-        kernel.device_caches.clear()
+    forget(monkeypatch)
     with compiled_for(90) as found:
         yield found
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Nothing is compiled in the background before it is set."""
+    gate, preload = threading.Event(), JITFunction.preload
+
+    def wait_and_preload(self, kernel):
+        assert gate.wait(FAR)
+        return preload(self, kernel)
+
+    monkeypatch.setattr(JITFunction, "preload", wait_and_preload)
+    yield gate
+    gate.set()
+
+
+def forget(monkeypatch) -> None:
+    """As in a new process, but for what is on disk."""
+    monkeypatch.setattr(compilations, "_seen", set())
+    monkeypatch.setattr(compilations, "_done", {})
+    for kernel in (launch.layer_norm_kernel, launch.inverse_deviation_kernel):
+        kernel.device_caches.clear()
+
+
+def all_done() -> bool:
+    return all(done.wait(FAR) for done in compilations._done.values())
 
 
 def norm(rows: int) -> None:
@@ -40,35 +68,26 @@ def broken() -> None:
     launch.inverse_deviation(X, 1e-5, tile=launch.Tile(3, 1))  # rows must be a power of two
 
 
-def wait_for(count: int) -> None:
-    end = time.monotonic() + FAR
-    while compilations.count() < count:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 def test_kernels_compile_together(compiled):
-    before = compilations.count()
     with compilations.together():
         for rows in (2, 4, 2):
             norm(rows)
         broken()
-        assert (compilations.count() - before, set(compiled)) == (0, {None})
-    assert compilations.count() - before == 2
+        assert (compilations.count(), set(compiled)) == (0, {None})
+    assert compilations.count() == 2
     for rows in (2, 4):
         norm(rows)
-    assert compilations.count() - before == 2
+    assert compilations.count() == 2
     with pytest.raises(CompilationError):  # triton 3.7 keeps it for whoever uses the kernel
         _ = broken(), compiled[-1].hash
 
 
 def test_what_fails_within_leaves_no_trace(compiled):
-    before = compilations.count()
     with pytest.raises(ZeroDivisionError), compilations.together():
         _ = norm(2), 1 // 0
-    assert compilations.count() == before
+    assert compilations.count() == 0
     norm(2)
-    assert compilations.count() == before + 1
+    assert compilations.count() == 1
 
 
 @torch.library.custom_op("omnitok_tests::norm", mutates_args=())
@@ -77,38 +96,90 @@ def norm_op(x: torch.Tensor) -> torch.Tensor:
     return x.clone()
 
 
-def test_a_missing_kernel_is_refused_and_compiles_in_the_background(compiled):
-    before = compilations.count()
-    with pytest.raises(compilations.NotReadyError, match="layer_norm_kernel"), compilations.refused():
-        norm_op(X)
-    wait_for(before + 1)
+def test_a_missing_kernel_is_refused_and_compiles_in_the_background(compiled, gate):
+    for first in (True, False):
+        with pytest.raises(compilations.NotReadyError, match="layer_norm_kernel") as refusal, compilations.refused():
+            norm_op(X)
+        assert refusal.value.first is first
+    assert compilations.count() == 0
+    gate.set()
+    assert all_done()
     with compilations.refused():
         norm_op(X)
     assert compiled[-1].metadata.name == "layer_norm_kernel"
-    assert compilations.count() == before + 1
+    assert compilations.count() == 1
 
 
-def test_nobody_waits_and_nothing_compiles_twice(compiled):
-    before = compilations.count()
+def test_what_is_on_disk_is_loaded(compiled, monkeypatch):
+    norm(2)
+    forget(monkeypatch)
+    monkeypatch.setattr(compilations, "LOAD_SECONDS", FAR)
+    with compilations.refused():
+        norm(2)
+    assert compilations.count() == 1
+
+
+def test_what_cannot_be_compiled_says_so(compiled, monkeypatch):
+    monkeypatch.setattr(compilations, "LOAD_SECONDS", FAR)
+    for _ in range(2):
+        with pytest.raises(CompilationError), compilations.refused():
+            broken()
+
+
+def test_nobody_waits_and_nothing_compiles_twice(compiled, gate):
     for _ in range(3):
         with compilations.together(wait=False):
             for rows in (2, 4):
                 norm(rows)
-    wait_for(before + 2)
-    for thread in threading.enumerate():
-        if thread.name == "compiling layer_norm_kernel":
-            thread.join(FAR)
-    assert compilations.count() == before + 2
+    assert compilations.count() == 0
+    assert len(compilations._done) == 2
+    gate.set()
+    assert all_done()
+    assert compilations.count() == 2
     with compilations.refused():
         for rows in (2, 4):
             norm(rows)
 
 
-def test_other_threads_compile_as_ever(compiled):
-    before = compilations.count()
+def test_threads_do_not_see_each_other(compiled):
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with compilations.together():
+            entered.set()
+            assert left.wait(FAR)
+        norm(4)
+
+    thread = threading.Thread(target=other)
     with compilations.refused():
-        other = threading.Thread(target=norm, args=(2,))
-        other.start()
-        other.join(FAR)
-        assert compilations.count() == before + 1
-        norm(2)
+        thread.start()
+        assert entered.wait(FAR)
+    norm(2)
+    left.set()
+    thread.join(FAR)
+    assert [kernel.metadata.name for kernel in compiled] == 2 * ["layer_norm_kernel"]
+
+
+def test_a_process_ends_while_a_kernel_compiles(tmp_path):
+    script = """
+import atexit, threading
+atexit.register(lambda: print([done.is_set() for done in compilations._done.values()]))  # the last to be called
+from ahead import compiled_for
+from triton.runtime import JITFunction
+from kernels import compilations
+from test_compilations import norm
+
+begun, preload = threading.Event(), JITFunction.preload
+JITFunction.preload = lambda self, kernel: (begun.set(), preload(self, kernel))
+absent = compiled_for(90)
+absent.__enter__()
+with compilations.together(wait=False):
+    for rows in (1, 2, 4, 8, 16, 32):
+        norm(rows)
+assert begun.wait(60)
+"""
+    where = {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parents[1])))}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | where, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"{6 * [True]}\n", "")

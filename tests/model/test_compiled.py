@@ -63,6 +63,17 @@ def test_queries_of_norms_without_bias_are_not_divided():
     torch.testing.assert_close(compiled.encode_latents(pixels), tokenizer.encode_latents(pixels), rtol=1e-4, atol=2e-5)
 
 
+def test_tokens_and_vectors_come_together():
+    tokenizer, compiled = pair(DEBUG)
+    pixels = draw(2, 5, 32, 24)
+    for form, given in ((tokenizer, pixels), (compiled, pixels), (compiled, pixels.float() / 255 - 0.5)):
+        tokens, vectors = form.encode_both(given)
+        assert torch.equal(tokens, form.encode(given))
+        assert torch.equal(vectors, form.encode_latents(given))
+    with pytest.raises(CodeError, match="no codebook"):
+        pair(KINDS["vae"])[1].encode_both(pixels)
+
+
 def test_moments_and_draws_of_a_vae():
     tokenizer, compiled = pair(KINDS["vae"])
     pixels = draw(2, 1, 16, 24)

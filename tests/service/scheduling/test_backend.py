@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import compilations
+from kernels import compilations, use_backend, wanted_backend
 from model import CONFIGS, BundleError, CompiledTokenizer, OmniTokenizer, VAEConfig, load_bundle, save_bundle
 from service import backend as backend_module
 from service.backend import LocalBackend
@@ -67,31 +67,68 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (6, 21, 35, 3), np.uint8)
 
 def test_kernels_are_late_that_come_after_the_warm_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.late_kernels == 0
-    monkeypatch.setattr(compilations, "_seen", [*compilations._seen, "a kernel of a shape that nobody foresaw"])
+    monkeypatch.setattr(compilations, "_seen", compilations._seen | {(0, "a kernel that nobody foresaw")})
     assert engine.late_kernels == 1
     engine.warm_up()
     assert engine.late_kernels == 0
 
 
-def test_nobody_waits_for_a_compiler(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the compiled tokenizer cannot run yet runs on the modules, and its kernels are asked for."""
-    asked: list[Any] = []
+class Cold(CompiledTokenizer):
+    """Lacks a kernel for the first call."""
 
-    class Cold(CompiledTokenizer):
-        def prepare(self, shapes: Any, wait: bool = True) -> None:
-            asked.append((*shapes, wait))
+    def __init__(self, tokenizer: OmniTokenizer) -> None:
+        super().__init__(tokenizer)
+        self.calls: list[Any] = []
 
-        def encode_latents(self, pixels: Tensor) -> Tensor:
-            raise compilations.NotReadyError("peg_kernel")
+    def prepare(self, shapes: Any, wait: bool = True) -> None:
+        self.calls.append((*shapes, wait))
 
-    key, pixels = Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS, PIXELS[::-1]]
-    expected = engine.run(key, pixels)
-    monkeypatch.setitem(engine._compiled, "vq", Cold(engine._tokenizers["vq"]))
+    def encode_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls.append(len(pixels))
+        if len(self.calls) == 1:
+            raise compilations.NotReadyError("peg_kernel", first=True)
+        return super().encode_both(pixels)
+
+
+@pytest.fixture
+def cold(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Cold:
+    cold = Cold(engine._tokenizers["vq"])
+    monkeypatch.setitem(engine._compiled, "vq", cold)
+    return cold
+
+
+def test_nobody_waits_for_a_compiler(engine: Engine, cold: Cold, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the compiled tokenizer cannot run yet the modules run, one by one, on no kernel of ours."""
+    key, pixels, modules = Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS, PIXELS[::-1]], engine._tokenizers["vq"]
+    seen: list[Any] = []
+
+    def encode_both(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        seen.append((len(pixels), wanted_backend()))
+        return OmniTokenizer.encode_both(modules, pixels)
+
+    monkeypatch.setattr(modules, "encode_both", encode_both)
     found = engine.run(key, pixels)
-    for (tokens, vectors), (same_tokens, same_vectors) in zip(found, expected, strict=True):
+    assert (seen, cold.calls) == ([(1, "sdpa"), (1, "sdpa")], [2, ((2, 6, 21, 35), False)])
+    for (tokens, vectors), (same_tokens, same_vectors) in zip(found, engine.run(key, pixels), strict=True):
         np.testing.assert_array_equal(tokens, same_tokens)
-        np.testing.assert_array_equal(vectors, same_vectors)
-    assert asked == [((2, 6, 21, 35), False)]
+        np.testing.assert_allclose(vectors, same_vectors, atol=1e-5)
+
+
+def test_what_fits_into_no_memory_but_the_compiled_way_waits(
+    engine: Engine, cold: Cold, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(pixels: Tensor) -> tuple[Tensor, Tensor]:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(engine._tokenizers["vq"], "encode_both", too_large)
+    [(tokens, _)] = engine.run(Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS])
+    assert tokens.shape == cold.grid(6, 21, 35)
+    assert cold.calls == [1, 1]
+
+
+def test_a_backend_that_was_asked_for_is_not_replaced(engine: Engine, cold: Cold) -> None:
+    with use_backend("reference"), pytest.raises(compilations.NotReadyError):
+        engine.run(Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS])
 
 
 async def test_cards_tell_what_the_bundles_are(backend: LocalBackend, bundles: list[Path]) -> None:
