@@ -1,0 +1,49 @@
+"""The engine on a GPU, where there is one: what warm-up did not foresee is answered at once, and by kernels later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from kernels import compilations
+from model import CONFIGS, OmniTokenizer, save_bundle
+from service.engine import Engine
+from service.scheduling.batcher import Key
+
+FAR = 240.0  # seconds; a kernel takes up to a tenth of it
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="kernels run on a GPU")
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "kernels"))
+    torch.manual_seed(0)
+    save_bundle(tmp_path / "published", OmniTokenizer(CONFIGS["published"]).eval(), card="Random weights for tests.")
+    engine = Engine([tmp_path / "published"], "cuda", "float32", 1)
+    engine.warm_up([(1, 64, 64)], 1024, 4)
+    return engine
+
+
+def test_unforeseen_shapes_wait_for_no_compiler(engine: Engine) -> None:
+    assert engine.late_kernels == 0
+    name = engine.cards[0].id
+    pixels = np.random.default_rng(0).integers(0, 256, (33, 40, 56, 3), np.uint8)
+    [(tokens, vectors)] = engine.run(Key(name, "encode", "pixels", 33, 40, 56), [pixels])
+    assert not all(done.is_set() for done in compilations._done.values())
+    [frames] = engine.run(Key(name, "decode", "tokens", 33, 40, 56), [tokens])
+    while not all(done.is_set() for done in compilations._done.values()):
+        assert all(done.wait(FAR) for done in list(compilations._done.values()))
+    late = engine.late_kernels
+    assert late > 0
+    with torch.inference_mode(), compilations.refused():  # nothing is missing any more
+        batch = torch.from_numpy(pixels)[None].cuda()
+        ours, close = engine._compiled[name].encode_both(batch)
+        drawn = engine._compiled[name].decode(torch.from_numpy(tokens).long()[None].cuda(), (33, 40, 56))
+    assert engine.late_kernels == late
+    assert (ours[0].cpu().numpy() != tokens).mean() < 0.01
+    np.testing.assert_allclose(close[0].cpu().numpy(), vectors, atol=1e-3)
+    assert np.abs(drawn[0].cpu().numpy().astype(int) - frames).max() <= 1
