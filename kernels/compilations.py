@@ -23,6 +23,7 @@ LOAD_SECONDS = 0.3  # more than it takes to load a kernel that an earlier proces
 log = logging.getLogger(__name__)
 
 _seen: set[tuple[int, str]] = set()  # GPU and kernel
+_failed: set[tuple[int, str]] = set()
 _done: dict[tuple[int, str], threading.Event] = {}  # of those that compile in the background, or have
 _slots = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) // 2))  # callers are served meanwhile
 _closing = threading.Event()
@@ -51,8 +52,8 @@ class NotReadyError(RuntimeError):
 
 
 def count() -> int:
-    """Kernels since `watch` was first called; 0 where triton is not installed."""
-    return len(_seen)
+    """Kernels since `watch` was first called, those that do not compile too; 0 where triton is not installed."""
+    return len(_seen | _failed)
 
 
 def watch() -> None:
@@ -66,20 +67,20 @@ def watch() -> None:
 
 
 def _note(*, compile: dict[str, Any], **rest: Any) -> None:
-    _seen.add((compile["device"], compile["specialization_data"]))
+    _seen.add(_place(compile))
 
 
 @contextmanager
 def refused() -> Iterator[None]:
     """Within, a launch of this thread whose kernel is missing raises `NotReadyError`; it compiles in the background.
 
-    A kernel that is on disk is loaded, and one that could not be compiled in the background is tried again where it is
-    launched, so that its error comes out.
+    A kernel that is on disk is loaded, unless others are compiling. One that does not compile is refused ever after,
+    and the log holds its error.
     """
 
     def refuse(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
         first, done = _begin(fn.jit_function, compile)
-        if done.wait(LOAD_SECONDS if first else 0):
+        if done.wait(LOAD_SECONDS if first else 0) and _place(compile) not in _failed:
             return False
         raise NotReadyError(fn.jit_function.__name__, first)
 
@@ -89,42 +90,42 @@ def refused() -> Iterator[None]:
 
 @contextmanager
 def together(wait: bool = True) -> Iterator[None]:
-    """Within, launches of this thread whose kernels are missing do nothing; at the end all of these are compiled.
+    """Within, launches of this thread whose kernels are missing do nothing; all of these are compiled.
 
     What such a kernel would have written is left as it was: results within are worth nothing. Kernels are for the
     present GPU. One that does not compile is passed over here; its error comes where it is launched.
 
     Args:
-        wait: compile side by side on all cores and return when all are ready; else in the background.
+        wait: compile side by side on all cores at the end and return when all are ready; else in the background.
     """
-    missing: dict[str, tuple[Any, dict[str, Any]]] = {}
+    missing: dict[str, Any] = {}
 
     def leave_out(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
-        missing[compile["specialization_data"]] = fn.jit_function, compile
+        if wait:
+            missing[compile["specialization_data"]] = fn.jit_function
+        else:
+            _begin(fn.jit_function, compile)
         return True
 
     with _asked(leave_out):
         yield
     if not missing:
         return
-    if not wait:
-        for function, what in missing.values():
-            _begin(function, what)
-        return
     from triton import AsyncCompileMode
 
     # threads do: the passes of the compiler and the assembler run outside the interpreter's lock
     with ThreadPoolExecutor() as pool, AsyncCompileMode(pool, ignore_errors=True):
-        for kernel, (function, _) in missing.items():
+        for kernel, function in missing.items():
             function.preload(kernel)
 
 
 def _begin(function: Any, what: dict[str, Any]) -> tuple[bool, threading.Event]:
     """Compile in the background, once for a GPU; says whether it begins now, and what is set when it has ended."""
-    gpu, kernel = what["device"], what["specialization_data"]
-    if (gpu, kernel) in _done:
-        return False, _done[gpu, kernel]
-    done = _done[gpu, kernel] = threading.Event()
+    place = gpu, kernel = _place(what)
+    new = threading.Event()
+    done = _done.setdefault(place, new)
+    if done is not new:
+        return False, done
 
     def run() -> None:
         try:
@@ -133,19 +134,28 @@ def _begin(function: Any, what: dict[str, Any]) -> tuple[bool, threading.Event]:
                 if not _closing.is_set():
                     function.preload(kernel)
         except Exception:
+            _failed.add(place)
             log.exception("%s does not compile", function.__name__)
         finally:
             done.set()
 
-    threading.Thread(target=run, name="compiling", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="compiling", daemon=True).start()
+    except RuntimeError:  # the system gives no thread: another call may try again
+        del _done[place]
+        log.warning("no thread to compile %s", function.__name__)
     return True, done
+
+
+def _place(what: dict[str, Any]) -> tuple[int, str]:
+    return what["device"], what["specialization_data"]
 
 
 @atexit.register
 def _close() -> None:
     """Let end what is under way: a thread that comes back from the compiler into a dead interpreter aborts it."""
     _closing.set()
-    for done in _done.values():
+    for done in list(_done.values()):
         done.wait()
 
 

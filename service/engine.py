@@ -139,13 +139,11 @@ class Engine:
         with suppress(torch.OutOfMemoryError), use_backend("sdpa"):
             for payload in payloads:  # one by one: each takes several times the memory
                 answers += self._compute(modules, key, [payload])
-        if len(answers) < len(payloads):
-            torch.cuda.empty_cache()
-            return self._compute(compiled, key, payloads)
-        if first:
+        too_large = len(answers) < len(payloads)
+        if too_large or first:
             with suppress(torch.OutOfMemoryError):
-                compiled.prepare([(len(payloads), key.frames, key.height, key.width)], wait=False)
-        return answers
+                compiled.prepare([(len(payloads), key.frames, key.height, key.width)], wait=too_large)
+        return self._compute(compiled, key, payloads) if too_large else answers
 
     def _compute(self, tokenizer: OmniTokenizer, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
         batch = self._load(key, np.stack(payloads))

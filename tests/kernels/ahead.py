@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
@@ -36,7 +37,11 @@ def compiled_for(capability: int) -> Iterator[list[Any]]:
     before = driver._active
     driver.set_active(absent)
     try:
-        with mock.patch.object(JITFunction, "run", compile_only):
+        # a GPU that is there is none of these
+        with (
+            mock.patch.object(JITFunction, "run", compile_only),
+            mock.patch.object(torch.cuda, "is_available", return_value=False),
+        ):
             yield compiled
     finally:
         driver._active = before

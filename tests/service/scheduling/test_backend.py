@@ -123,7 +123,7 @@ def test_what_fits_into_no_memory_but_the_compiled_way_waits(
     monkeypatch.setattr(engine._tokenizers["vq"], "encode_both", too_large)
     [(tokens, _)] = engine.run(Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS])
     assert tokens.shape == cold.grid(6, 21, 35)
-    assert cold.calls == [1, 1]
+    assert cold.calls == [1, ((1, 6, 21, 35), True), 1]
 
 
 def test_a_backend_that_was_asked_for_is_not_replaced(engine: Engine, cold: Cold) -> None:
