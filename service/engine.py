@@ -78,10 +78,14 @@ class Engine:
                 continue
             lengths |= {frames for frames, _, _ in sizes}
             small = [(frames, side, side) for frames, side in product(sorted(lengths), KERNEL_SIDES)]
-            compiled.prepare((1, *size) for size in (*small, *sizes))
+            usual = {}
             for size in sizes:
                 most = min(batch_requests, batch_tokens // math.prod(compiled.grid(*size)))
-                compiled.capture(size, [batch for batch in BATCHES if batch <= max(1, most)])
+                usual[size] = [batch for batch in BATCHES if batch <= max(1, most)]
+            shapes = [(batch, *size) for size, batches in usual.items() for batch in batches]
+            compiled.prepare([*((1, *size) for size in small), *shapes])
+            for size, batches in usual.items():
+                compiled.capture(size, batches)
             self._try_out(card, small)
         self._kernels_when_ready = compilations.count()
 

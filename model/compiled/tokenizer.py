@@ -63,13 +63,14 @@ class CompiledTokenizer(OmniTokenizer):
     def capture(self, size: tuple[int, int, int], batches: Sequence[int] = BATCHES) -> None:
         """Capture graphs of encoding and decoding images or clips of one size; on a CPU there is nothing to capture.
 
+        Kernels that `prepare` has not compiled are compiled one after the other.
+
         Args:
             size: frames, height and width in pixels; others that are padded to the same are served as well.
             batches: numbers of items; a batch runs on the next larger one.
         """
         if self._device.type != "cuda":
             return
-        self.prepare((batch, *size) for batch in batches)
         for batch in sorted(batches, reverse=True):  # the largest first, so that the others fit into its memory
             pixels, codes = self._examples(batch, self.grid(*size))
             self.encoding.capture(pixels)
