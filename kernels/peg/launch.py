@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kernels.overlap import overlapped
-from kernels.peg.triton_kernels import peg_kernel, peg_weight_kernel
+from kernels.peg.triton_kernels import peg_clip_kernel, peg_kernel, peg_weight_kernel
 from kernels.tuning import Search, Size, Trial, tuned
 
 
@@ -19,7 +19,8 @@ class Tile:
     """What a program of the convolution owns.
 
     Args:
-        frames, rows, columns: of positions in the registers of each thread.
+        frames: the most whose sums all lie in the registers of each thread; longer clips go frame by frame.
+        rows, columns: of positions in the registers of each thread.
         patches: of so many columns beside each other.
         channels: over the warps together with patches, two to a thread or four.
         warps: of a program.
@@ -51,9 +52,10 @@ class Share:
 MOST_FRAMES = 5
 IMAGE = Tile(frames=1, rows=4, columns=4, patches=4, channels=64, warps=4)
 CLIP = Tile(frames=MOST_FRAMES, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)
-# A program of a longer clip also reads frames of its neighbours: with four rows up to 380 numbers of a thread lie on
-# its stack, and the compiler takes three times as long.
-LONG_CLIP = Tile(frames=MOST_FRAMES, rows=2, columns=2, patches=4, channels=64, warps=4, registers=128)
+# Frame by frame every clip takes 27 products a value, where of five frames the unrolled form takes a fifth fewer.
+LONG_CLIP = Tile(frames=0, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)
+SMALL_LONG_CLIP = Tile(frames=0, rows=2, columns=2, patches=4, channels=64, warps=4, registers=128)
+FEW_PROGRAMS = 300  # do not fill a GPU: half tiles, twice as many
 IMAGE_WEIGHT = Share(columns=16, channels=64, warps=4, programs=528)
 CLIP_WEIGHT = Share(columns=8, channels=64, warps=4, programs=396)
 
@@ -87,41 +89,53 @@ def convolve(
     out = torch.empty_like(x)
     if out.numel() == 0:
         return out
-    rows = batch * frames * height * width
-    if tile is None and frames == 1:
-        tile = tuned("peg.image", x.dtype, rows, IMAGE)
-    if tile is None and frames > MOST_FRAMES:
-        tile = LONG_CLIP
-    tile = tile or tuned("peg.clip", x.dtype, rows, CLIP)
-    block, across = min(tile.frames, frames), tile.columns * tile.patches
-    down = -(-height // tile.rows) * -(-frames // block)
+    scrambled = published and frames > 1
+    tile = tile or _choose(x, backward and scrambled)
+    across = tile.columns * tile.patches
+    grid = -(-width // across) * -(-channels // tile.channels), -(-height // tile.rows), batch
+    unrolled = frames <= tile.frames
+    pointers = x, x if past is None else past.to(x.dtype).contiguous(), weight, weight if bias is None else bias, out
+    sizes = _inverse(frames), height, width
+    options = {
+        "C": channels,
+        "ROWS": tile.rows,
+        "COLUMNS": tile.columns,
+        "PATCHES": tile.patches,
+        "BLOCK_C": tile.channels,
+        "EVEN": height % tile.rows == 0 and width % across == 0 and channels % tile.channels == 0,
+        "LATER": 0 if causal else 1,
+        "BACKWARD": backward,
+        "CARRIED": past is not None,
+        "SCRAMBLED": scrambled,
+        "num_warps": tile.warps,
+        "maxnreg": tile.registers,
+    }
     with torch.cuda.device_of(x):
-        peg_kernel[(-(-width // across) * -(-channels // tile.channels), down, batch)](
-            x,
-            x if past is None else past.to(x.dtype).contiguous(),
-            weight,
-            weight if bias is None else bias,
-            out,
-            frames,
-            height,
-            width,
-            C=channels,
-            FRAMES=block,
-            ROWS=tile.rows,
-            COLUMNS=tile.columns,
-            PATCHES=tile.patches,
-            BLOCK_C=tile.channels,
-            EVEN=height % tile.rows == 0 and width % across == 0 and channels % tile.channels == 0,
-            LATER=0 if causal else 1,
-            BACKWARD=backward,
-            CARRIED=past is not None,
-            WHOLE=block == frames,
-            SCRAMBLED=frames if published and frames > 1 else 0,
-            num_warps=tile.warps,
-            maxnreg=tile.registers,
-            **overlapped(x),
-        )
+        if unrolled:
+            peg_kernel[grid](*pointers, *sizes, FRAMES=frames, **options, **overlapped(x))
+        else:
+            peg_clip_kernel[grid](*pointers, frames, *sizes, **options, **overlapped(x))
     return out
+
+
+def _choose(x: Tensor, frame_by_frame: bool) -> Tile:
+    """The tile for an input, or for one whose registers would not take the unrolled form."""
+    batch, frames, height, width, channels = x.shape
+    rows = batch * frames * height * width
+    if frames == 1:
+        return tuned("peg.image", x.dtype, rows, IMAGE)
+    if frames <= MOST_FRAMES and not frame_by_frame:
+        return tuned("peg.clip", x.dtype, rows, CLIP)
+    tile = LONG_CLIP
+    across = tile.columns * tile.patches
+    programs = -(-width // across) * -(-channels // tile.channels) * -(-height // tile.rows) * batch
+    return SMALL_LONG_CLIP if programs < FEW_PROGRAMS else tile
+
+
+def _inverse(frames: int) -> int:
+    """2**32 / frames rounded up, in the kernels' 32 bits; any number for one frame, which is never scrambled."""
+    inverse = -(-(1 << 32) // frames) & 0xFFFFFFFF
+    return inverse - (1 << 32) if inverse >> 31 else inverse
 
 
 def weight_gradient(
@@ -163,6 +177,7 @@ def weight_gradient(
                 grad,
                 partial,
                 frames,
+                _inverse(frames),
                 height,
                 width,
                 items,
@@ -173,7 +188,7 @@ def weight_gradient(
                 LATER=0 if causal else 1,
                 CARRIED=int(past is not None),
                 IMAGE=image,
-                SCRAMBLED=frames if published and frames > 1 else 0,
+                SCRAMBLED=published and frames > 1,
                 num_warps=share.warps,
             )
     if not image:

@@ -86,12 +86,20 @@ peg_forward.register_autograd(_backward, setup_context=_save)
 
 
 def refuse(
-    x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None = None, *args: Any, **kwargs: Any
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    past: Tensor | None = None,
+    causal: bool = True,
+    order: Literal["causal", "published"] = "causal",
 ) -> str | None:
     """Say why the kernels cannot run this call."""
-    batch, frames, height = x.shape[:3]
-    if batch > MOST or frames * height > MOST:
-        return f"{batch} items of {frames} x {height} rows; a launch takes {MOST} of either"
+    batch, frames, height, width, channels = x.shape
+    if batch > MOST or height > MOST:
+        return f"{batch} items of {height} rows; a launch takes {MOST} of either"
+    # offsets from the beginning of a clip, and the division that finds them
+    if order == "published" and frames * height * width * max(frames, channels) >= 1 << 31:
+        return f"{tuple(x.shape[1:])} does not fit in 32 bits"
     return refuse_triton(x, weight, bias, past)
 
 

@@ -1,10 +1,11 @@
 """Triton kernels of the positional convolution: memory is read once, taps come from the first-level cache.
 
-A thread of the convolution owns ROWS x COLUMNS neighbouring positions x a few channels, with the sums of all frames and
-all 27 taps in registers, and goes through the source frames once: a value is loaded and widened once for nine taps in
-space and three in time, offsets and masks are numbers of the whole warp, and a frame is written as soon as no later
-source reaches it. Frames before the first and after the last are never touched. The gradient of the input is the same
-walk backwards in time with the taps mirrored in space.
+A thread of the convolution owns ROWS x COLUMNS neighbouring positions x a few channels, with all 27 taps in registers,
+and goes through the source frames once: a value is loaded and widened once for nine taps in space and three in time,
+offsets and masks are numbers of the whole warp, and a frame is written as soon as no later source reaches it. Frames
+before the first and after the last are never touched. Of few frames the sums of all are in registers and the walk is
+unrolled; of more it is a loop, and the sums of three frames are. The gradient of the input is the same walk backwards
+in time with the taps mirrored in space.
 
 Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `i_` and `n_` places and their number.
 """
@@ -34,11 +35,15 @@ def _wide(b):
 
 
 @triton.jit
-def _row_of(frame, y, x, H, W, SCRAMBLED: tl.constexpr):
-    """Row of memory of a position; SCRAMBLED frames are the memory of (h, w, T) read as (T, h, w)."""
+def _row_of(frame, y, x, T, inverse, H, W, SCRAMBLED: tl.constexpr):
+    """Row of memory of a position; SCRAMBLED frames are the memory of (h, w, T) read as (T, h, w).
+
+    `inverse` is 2**32 / T rounded up: a product's upper half is then the quotient, of numbers below 2**32 / T.
+    """
     row = (frame * H + y) * W + x
-    if SCRAMBLED > 1:
-        row = (row % SCRAMBLED) * (H * W) + row // SCRAMBLED
+    if SCRAMBLED:
+        place = tl.umulhi(row.to(tl.uint32), inverse.to(tl.uint32)).to(tl.int32)
+        row = (row - place * T) * (H * W) + place
     return row
 
 
@@ -62,7 +67,7 @@ def _load_taps(
 
 @triton.jit
 def _add_frame(
-    sums, b_w, source_ptr, frame, y, x, o_c, m_rows, m_columns, m_c, H, W,
+    sums, b_w, source_ptr, frame, y, x, o_c, m_rows, m_columns, m_c, T, inverse, H, W,
     FIRST: tl.constexpr, LAST: tl.constexpr, TAP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     C: tl.constexpr, EVEN: tl.constexpr, SCRAMBLED: tl.constexpr,
 ):  # fmt: skip
@@ -75,7 +80,7 @@ def _add_frame(
         values = ()
         for i_x in tl.static_range(COLUMNS + 2):
             if SCRAMBLED:
-                at = source_ptr + _row_of(frame, y + (i_row - 1), x + (i_x - 1), H, W, SCRAMBLED) * C + o_c
+                at = source_ptr + _row_of(frame, y + (i_row - 1), x + (i_x - 1), T, inverse, H, W, SCRAMBLED) * C + o_c
             else:
                 at = source_ptr + (x * C + o_c) + (i_x - 1) * C
             m_x = m_c
@@ -101,110 +106,106 @@ def _add_frame(
 
 @triton.jit
 def _store_frame(
-    sums, out_ptr, frame, m_frame, y, x, o_c, m_rows, m_columns, m_c, H, W,
+    sums, out_ptr, frame, m_frame, y, x, o_c, m_rows, m_columns, m_c, T, inverse, H, W,
     AT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, C: tl.constexpr,
     EVEN: tl.constexpr, SCRAMBLED: tl.constexpr,
 ):  # fmt: skip
     """Write the sums of frame AT of the program; `out_ptr` is at that frame's row, or at the clip where SCRAMBLED."""
     for i in tl.static_range(ROWS * COLUMNS):
         if SCRAMBLED:
-            at = out_ptr + _row_of(frame, y + i // COLUMNS, x + i % COLUMNS, H, W, SCRAMBLED) * C + o_c
+            at = out_ptr + _row_of(frame, y + i // COLUMNS, x + i % COLUMNS, T, inverse, H, W, SCRAMBLED) * C + o_c
         else:
             at = out_ptr + (x * C + o_c) + i % COLUMNS * C
         b_out = sums[AT * ROWS * COLUMNS + i].to(out_ptr.dtype.element_ty)
-        if EVEN:
-            tl.store(at, b_out)
-        else:
-            tl.store(at, b_out, mask=m_frame & m_rows[i // COLUMNS + 1] & m_columns[i % COLUMNS + 1] & m_c)
+        m_out = m_frame
+        if not EVEN:
+            m_out = m_out & m_rows[i // COLUMNS + 1] & m_columns[i % COLUMNS + 1] & m_c
+        tl.store(at, b_out, mask=m_out)
         if not SCRAMBLED and i % COLUMNS == COLUMNS - 1:
             out_ptr += W * C
 
 
-@triton.jit(do_not_specialize=["T", "H", "W"])
-def peg_kernel(
-    x_ptr, past_ptr, weight_ptr, bias_ptr, out_ptr, T, H, W,
-    C: tl.constexpr, FRAMES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PATCHES: tl.constexpr,
-    BLOCK_C: tl.constexpr, EVEN: tl.constexpr, LATER: tl.constexpr, BACKWARD: tl.constexpr, CARRIED: tl.constexpr,
-    WHOLE: tl.constexpr, SCRAMBLED: tl.constexpr, OVERLAPPED: tl.constexpr,
-):  # fmt: skip
-    """The convolution with its residual, or the gradient of its input.
-
-    A program owns FRAMES x ROWS x (PATCHES * COLUMNS) positions x BLOCK_C channels.
-
-    Args:
-        x_ptr: (B, T, H, W, C), the input, or the gradient of the output.
-        past_ptr: (B, 2, H, W, C), the frames before the first, read if CARRIED.
-        out_ptr: as x.
-        EVEN: tiles end where the grid and the channels end, so that only what lies around a tile is masked.
-        LATER: how many later frames are seen: 0 causal, 1 otherwise.
-        WHOLE: T == FRAMES, so that a program looks for no frame of another.
-        SCRAMBLED: the number of frames in published order, 0 in causal order.
-    """
-    BEFORE: tl.constexpr = 2 - LATER
+@triton.jit
+def _place(
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, PATCHES: tl.constexpr, BLOCK_C: tl.constexpr, C: tl.constexpr, H, W
+):
+    """Where a program works: its first row, columns and channels, and what of the rows and columns around them is."""
     n_c: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     i_c = tl.program_id(0) % n_c
     # [PATCHES, 1]
     x = ((tl.program_id(0) // n_c) * PATCHES + tl.arange(0, PATCHES)[:, None]) * COLUMNS
-    i_t, i_y = 0, tl.program_id(1)
-    if not WHOLE:
-        n_t = tl.cdiv(T, FRAMES)
-        i_t, i_y = i_y % n_t, i_y // n_t
-    y = i_y * ROWS
-    i_b = tl.program_id(2).to(tl.int64)
+    y = tl.program_id(1) * ROWS
     # [PATCHES, BLOCK_C], as everything that is loaded, so that all of it lies alike in the threads
     o_c = (i_c * BLOCK_C + tl.arange(0, BLOCK_C))[None, :] + tl.zeros((PATCHES, 1), tl.int32)
-    m_c = (o_c < C) | (C % BLOCK_C == 0)
     m_rows, m_columns = (), ()
     for i in tl.static_range(ROWS + 2):
         m_rows = m_rows + ((y + (i - 1) >= 0) & (y + (i - 1) < H),)
     for i in tl.static_range(COLUMNS + 2):
         m_columns = m_columns + ((x + (i - 1) >= 0) & (x + (i - 1) < W),)
-    size = H * W * C
-    x_ptr += i_b * T * size
-    out_ptr += i_b * T * size
-    past_ptr += i_b * 2 * size
-    wait_for_inputs(OVERLAPPED)
+    return y, x, o_c, (o_c < C) | (C % BLOCK_C == 0), m_rows, m_columns
 
-    b_w = _load_taps(weight_ptr, o_c, m_c, BEFORE, BACKWARD, FRAMES == 1 and WHOLE and not CARRIED, C)
-    b_start = tl.zeros((PATCHES, BLOCK_C), tl.float32)
+
+@triton.jit
+def _start(bias_ptr, o_c, m_c, BACKWARD: tl.constexpr, COUNT: tl.constexpr):
+    """Sums before anything is added to them: the bias, or backward zeros."""
+    b_start = tl.zeros(o_c.shape, tl.float32)
     if not BACKWARD:
         b_start = _wide(tl.load(bias_ptr + o_c, mask=m_c, other=0.0))
     sums = ()
-    for _ in tl.static_range(FRAMES * ROWS * COLUMNS):
+    for _ in tl.static_range(COUNT):
         sums = sums + (b_start,)
+    return sums
 
-    FIRST: tl.constexpr = -BEFORE if CARRIED or not WHOLE else 0
-    END: tl.constexpr = FRAMES if WHOLE else FRAMES + LATER
+
+@triton.jit(do_not_specialize=["inverse", "H", "W"])
+def peg_kernel(
+    x_ptr, past_ptr, weight_ptr, bias_ptr, out_ptr, inverse, H, W,
+    C: tl.constexpr, FRAMES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PATCHES: tl.constexpr,
+    BLOCK_C: tl.constexpr, EVEN: tl.constexpr, LATER: tl.constexpr, BACKWARD: tl.constexpr, CARRIED: tl.constexpr,
+    SCRAMBLED: tl.constexpr, OVERLAPPED: tl.constexpr,
+):  # fmt: skip
+    """The convolution of few frames with its residual, or the gradient of its input.
+
+    A program owns FRAMES x ROWS x (PATCHES * COLUMNS) positions x BLOCK_C channels.
+
+    Args:
+        x_ptr: (B, FRAMES, H, W, C), the input, or the gradient of the output.
+        past_ptr: (B, 2, H, W, C), the frames before the first, read if CARRIED.
+        out_ptr: as x.
+        inverse: of FRAMES, see `_row_of`.
+        EVEN: tiles end where the grid and the channels end, so that only what lies around a tile is masked.
+        LATER: how many later frames are seen: 0 causal, 1 otherwise.
+        SCRAMBLED: published order.
+    """
+    BEFORE: tl.constexpr = 2 - LATER
+    y, x, o_c, m_c, m_rows, m_columns = _place(ROWS, COLUMNS, PATCHES, BLOCK_C, C, H, W)
+    i_b = tl.program_id(2).to(tl.int64)
+    size = H * W * C
+    x_ptr += i_b * FRAMES * size
+    out_ptr += i_b * FRAMES * size
+    past_ptr += i_b * 2 * size
+    wait_for_inputs(OVERLAPPED)
+    b_w = _load_taps(weight_ptr, o_c, m_c, BEFORE, BACKWARD, FRAMES == 1 and not CARRIED, C)
+    sums = _start(bias_ptr, o_c, m_c, BACKWARD, FRAMES * ROWS * COLUMNS)
+
+    FIRST: tl.constexpr = -BEFORE if CARRIED else 0
     if not SCRAMBLED:  # pointers to the row above the tile and to its first row, which go on from frame to frame
-        frame = i_t * FRAMES
-        frame = T - 1 - frame if BACKWARD else frame
-        out_ptr += (frame * H + y).to(tl.int64) * (W * C)
-        x_ptr += ((frame - FIRST if BACKWARD else frame + FIRST) * H + y - 1).to(tl.int64) * (W * C)
+        frame = FRAMES - 1 if BACKWARD else 0
+        out_ptr += (frame * H + y) * (W * C)
+        x_ptr += ((frame - FIRST if BACKWARD else frame + FIRST) * H + y - 1) * (W * C)
         past_ptr += ((frame + FIRST + 2) * H + y - 1) * (W * C)
         size = -size if BACKWARD else size
-    for step in tl.static_range(FIRST, END):
-        place = i_t * FRAMES + step
-        frame = T - 1 - place if BACKWARD else place
-        source_ptr = x_ptr
-        m_seen = m_rows
-        if step < 0 and CARRIED:
-            if place < 0:
-                source_ptr = past_ptr
-        elif not WHOLE:
-            m_seen = ()
-            for i in tl.static_range(ROWS + 2):
-                m_seen = m_seen + (m_rows[i] & (frame >= 0) & (frame < T),)
+    for step in tl.static_range(FIRST, FRAMES):
         sums = _add_frame(
-            sums, b_w, source_ptr, frame, y, x, o_c, m_seen, m_columns, m_c, H, W,
-            max(0, step - LATER), min(FRAMES - 1, step + BEFORE), step + BEFORE, ROWS, COLUMNS, C,
-            EVEN and (WHOLE or (step < 0 and CARRIED)), SCRAMBLED,
+            sums, b_w, past_ptr if step < 0 else x_ptr, FRAMES - 1 - step if BACKWARD else step, y, x, o_c,
+            m_rows, m_columns, m_c, FRAMES, inverse, H, W,
+            max(0, step - LATER), min(FRAMES - 1, step + BEFORE), step + BEFORE, ROWS, COLUMNS, C, EVEN, SCRAMBLED,
         )  # fmt: skip
         for i in tl.static_range(FRAMES):
-            if i + LATER == step or (i + LATER > step and step == END - 1):  # no later source reaches it
-                at_place = i_t * FRAMES + i
+            if i + LATER == step or (i + LATER > step and step == FRAMES - 1):  # no later source reaches it
                 _store_frame(
-                    sums, out_ptr, T - 1 - at_place if BACKWARD else at_place, at_place < T, y, x, o_c,
-                    m_rows, m_columns, m_c, H, W, i, ROWS, COLUMNS, C, EVEN and WHOLE, SCRAMBLED,
+                    sums, out_ptr, FRAMES - 1 - i if BACKWARD else i, True, y, x, o_c, m_rows, m_columns, m_c,
+                    FRAMES, inverse, H, W, i, ROWS, COLUMNS, C, EVEN, SCRAMBLED,
                 )  # fmt: skip
                 if not SCRAMBLED:
                     out_ptr += size
@@ -213,9 +214,67 @@ def peg_kernel(
             past_ptr += size
 
 
+@triton.jit(do_not_specialize=["T", "inverse", "H", "W"])
+def peg_clip_kernel(
+    x_ptr, past_ptr, weight_ptr, bias_ptr, out_ptr, T, inverse, H, W,
+    C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PATCHES: tl.constexpr, BLOCK_C: tl.constexpr,
+    EVEN: tl.constexpr, LATER: tl.constexpr, BACKWARD: tl.constexpr, CARRIED: tl.constexpr,
+    SCRAMBLED: tl.constexpr, OVERLAPPED: tl.constexpr,
+):  # fmt: skip
+    """`peg_kernel` for any number of frames: the sums of the three that a source reaches go round in a ring."""
+    BEFORE: tl.constexpr = 2 - LATER
+    ALWAYS: tl.constexpr = LATER == 0 and not CARRIED  # the first source frame completes a frame
+    N: tl.constexpr = ROWS * COLUMNS
+    y, x, o_c, m_c, m_rows, m_columns = _place(ROWS, COLUMNS, PATCHES, BLOCK_C, C, H, W)
+    i_b = tl.program_id(2).to(tl.int64)
+    size = H * W * C
+    x_ptr += i_b * T * size
+    out_ptr += i_b * T * size
+    past_ptr += i_b * 2 * size
+    wait_for_inputs(OVERLAPPED)
+    b_w = _load_taps(weight_ptr, o_c, m_c, BEFORE, BACKWARD, False, C)
+    start = _start(bias_ptr, o_c, m_c, BACKWARD, N)
+    sums = start + start + start
+
+    first = -2 if CARRIED else 0
+    if not SCRAMBLED:  # as in `peg_kernel`
+        frame = T - 1 if BACKWARD else first
+        size = -size if BACKWARD else size
+        x_ptr += (frame * H + y - 1).to(tl.int64) * (W * C)
+        out_ptr += (frame * H + y).to(tl.int64) * (W * C) - LATER * size
+        past_ptr += (y - 1) * (W * C)
+    for place in range(first, T):
+        source_ptr = x_ptr
+        if CARRIED:
+            if place < 0:
+                source_ptr = past_ptr
+            past_ptr += size
+        frame = T - 1 - place if BACKWARD else place
+        sums = _add_frame(
+            sums, b_w, source_ptr, frame, y, x, o_c, m_rows, m_columns, m_c, T, inverse, H, W,
+            0, 2, 2, ROWS, COLUMNS, C, EVEN, SCRAMBLED,
+        )  # fmt: skip
+        _store_frame(
+            sums, out_ptr, frame + LATER if BACKWARD else frame - LATER, ALWAYS or place >= LATER, y, x, o_c,
+            m_rows, m_columns, m_c, T, inverse, H, W, 0, ROWS, COLUMNS, C, EVEN, SCRAMBLED,
+        )  # fmt: skip
+        rest = ()
+        for i in tl.static_range(2 * N):
+            rest = rest + (sums[N + i],)
+        sums = rest + start
+        if not SCRAMBLED:
+            x_ptr += size
+            out_ptr += size
+    if LATER:
+        _store_frame(
+            sums, out_ptr, 0 if BACKWARD else T - 1, True, y, x, o_c, m_rows, m_columns, m_c, T, inverse, H, W,
+            0, ROWS, COLUMNS, C, EVEN, SCRAMBLED,
+        )  # fmt: skip
+
+
 @triton.jit
 def _add_products(
-    sums, b_g0, b_g1, b_g2, source_ptr, frame, y, x, m_tile, o_c, m_c, H, W,
+    sums, b_g0, b_g1, b_g2, source_ptr, frame, y, x, m_tile, o_c, m_c, T, inverse, H, W,
     C: tl.constexpr, LATER: tl.constexpr, IMAGE: tl.constexpr, SCRAMBLED: tl.constexpr,
 ):  # fmt: skip
     """Products of one frame, shifted nine ways, with the output gradients of the frames that it reaches."""
@@ -224,7 +283,7 @@ def _add_products(
         at_y = y + (tap // 3 - 1)
         at_x = x + (tap % 3 - 1)
         m_p = m_tile & (at_y >= 0) & (at_y < H) & (at_x >= 0) & (at_x < W)
-        o_p = _row_of(frame, at_y, at_x, H, W, SCRAMBLED) * C
+        o_p = _row_of(frame, at_y, at_x, T, inverse, H, W, SCRAMBLED) * C
         # [BLOCK_P, BLOCK_C]
         b_x = tl.load(source_ptr + o_p[:, None] + o_c[None, :], mask=m_p[:, None] & m_c[None, :], other=0.0)
         b_x = b_x.to(tl.float32)
@@ -240,18 +299,20 @@ def _add_products(
 
 
 @triton.jit
-def _load_frame(source_ptr, frame, T, y, x, m_tile, o_c, m_c, H, W, C: tl.constexpr, SCRAMBLED: tl.constexpr):
+def _load_frame(
+    source_ptr, frame, T, inverse, y, x, m_tile, o_c, m_c, H, W, C: tl.constexpr, SCRAMBLED: tl.constexpr
+):  # fmt: skip
     """A tile of a frame in float32; zeros where there is no such frame."""
-    o_p = _row_of(frame, y, x, H, W, SCRAMBLED) * C
+    o_p = _row_of(frame, y, x, T, inverse, H, W, SCRAMBLED) * C
     m_p = m_tile & (frame >= 0) & (frame < T)
     return tl.load(
         source_ptr + o_p[:, None] + o_c[None, :], mask=m_p[:, None] & m_c[None, :], other=0.0
     ).to(tl.float32)  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["T", "H", "W", "items", "share"])
+@triton.jit(do_not_specialize=["T", "inverse", "H", "W", "items", "share"])
 def peg_weight_kernel(
-    x_ptr, grad_ptr, partial_ptr, T, H, W, items, share,
+    x_ptr, grad_ptr, partial_ptr, T, inverse, H, W, items, share,
     C: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr,
     LATER: tl.constexpr, CARRIED: tl.constexpr, IMAGE: tl.constexpr, SCRAMBLED: tl.constexpr,
 ):  # fmt: skip
@@ -285,19 +346,21 @@ def peg_weight_kernel(
         x_base = x_ptr + i_b * (T + 2 * CARRIED) * size
         g_base = grad_ptr + i_b * T * size
         if IMAGE:
-            b_g0 = _load_frame(g_base, 0, 1, y, x, m_tile, o_c, m_c, H, W, C, 0)
+            b_g0 = _load_frame(g_base, 0, 1, 0, y, x, m_tile, o_c, m_c, H, W, C, False)
             b_bias += b_g0
-            sums = _add_products(sums, b_g0, b_g0, b_g0, x_base, 0, y, x, m_tile, o_c, m_c, H, W, C, LATER, True, 0)
+            sums = _add_products(
+                sums, b_g0, b_g0, b_g0, x_base, 0, y, x, m_tile, o_c, m_c, 1, 0, H, W, C, LATER, True, False
+            )
         else:
             first = -2 * CARRIED
-            b_g0 = _load_frame(g_base, first - LATER, T, y, x, m_tile, o_c, m_c, H, W, C, SCRAMBLED)
-            b_g1 = _load_frame(g_base, first - LATER + 1, T, y, x, m_tile, o_c, m_c, H, W, C, SCRAMBLED)
+            b_g0 = _load_frame(g_base, first - LATER, T, inverse, y, x, m_tile, o_c, m_c, H, W, C, SCRAMBLED)
+            b_g1 = _load_frame(g_base, first - LATER + 1, T, inverse, y, x, m_tile, o_c, m_c, H, W, C, SCRAMBLED)
             b_bias += b_g0 + b_g1
             for frame in range(first, T):
-                b_g2 = _load_frame(g_base, frame - LATER + 2, T, y, x, m_tile, o_c, m_c, H, W, C, SCRAMBLED)
+                b_g2 = _load_frame(g_base, frame - LATER + 2, T, inverse, y, x, m_tile, o_c, m_c, H, W, C, SCRAMBLED)
                 b_bias += b_g2
                 sums = _add_products(
-                    sums, b_g0, b_g1, b_g2, x_base, frame + 2 * CARRIED, y, x, m_tile, o_c, m_c, H, W,
+                    sums, b_g0, b_g1, b_g2, x_base, frame + 2 * CARRIED, y, x, m_tile, o_c, m_c, T, inverse, H, W,
                     C, LATER, False, SCRAMBLED,
                 )  # fmt: skip
                 b_g0 = b_g1

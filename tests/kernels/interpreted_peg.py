@@ -15,10 +15,14 @@ from kernels.peg import launch, op, reference, triton_kernels
 
 @pytest.fixture(autouse=True)
 def _small_tiles():
-    """Tiles of few elements, which the interpreter walks in reasonable time; clips of more than 3 frames take two."""
+    """Tiles of few elements, which the interpreter walks in reasonable time; over 3 frames go one by one."""
     with (
         mock.patch.object(launch, "IMAGE", launch.Tile(1, 2, 2, 2, 16, 4)),
+        mock.patch.object(launch, "MOST_FRAMES", 3),
         mock.patch.object(launch, "CLIP", launch.Tile(3, 2, 2, 2, 16, 4)),
+        mock.patch.object(launch, "LONG_CLIP", launch.Tile(0, 2, 2, 2, 16, 4)),
+        mock.patch.object(launch, "SMALL_LONG_CLIP", launch.Tile(0, 1, 2, 2, 16, 4)),
+        mock.patch.object(launch, "FEW_PROGRAMS", 2),
         mock.patch.object(launch, "IMAGE_WEIGHT", launch.Share(8, 16, 4, 3)),
         mock.patch.object(launch, "CLIP_WEIGHT", launch.Share(4, 16, 4, 2)),
     ):
@@ -61,6 +65,8 @@ def exact_results(inputs):
         ((1, 5, 1, 2, 8), "causal"),
         ((1, 5, 2, 1, 16), "published"),
         ((1, 5, 1, 1, 16), "carried"),
+        ((2, 4, 3, 2, 16), "published"),  # divisions by a power of two
+        ((1, 7, 3, 5, 8), "both"),
         ((1, 3, 2, 4, 16), "causal"),  # whole tiles only
         ((1, 2, 2, 4, 16), "both"),
         ((1, 5, 4, 4, 16), "carried"),
@@ -71,6 +77,16 @@ def test_equals_the_reference(shape, kind):
     with poisoned():
         ours = results(op.peg, *inputs)
     torch.testing.assert_close(ours, results(reference.peg, *inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3, 5, 7, 64, 129])
+def test_scrambled_rows_are_divided_exactly(frames):
+    """In 32 bits, up to what `refuse` lets through."""
+    inverse = launch._inverse(frames) % (1 << 32)
+    for place in range(0, (1 << 31) // frames, 9973):
+        row = place // frames * frames  # the quotient changes here
+        for near in (max(0, row - 1), row, row + frames - 1):
+            assert frames == 1 or near * inverse >> 32 == near // frames
 
 
 def test_half_precision():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import pytest
@@ -32,10 +33,16 @@ def launch_published_clip(dtype: torch.dtype) -> None:
     launch_clip(dtype, published=True)
 
 
-def launch_long_clip(dtype: torch.dtype) -> None:
-    launch.convolve(
-        torch.zeros(1, 9, 8, 8, 512, dtype=dtype), torch.zeros(3, 3, 3, 512), torch.zeros(512), None, True, True
-    )
+def launch_long_clips(dtype: torch.dtype) -> None:
+    """Of two lengths, in published order and in causal order."""
+    for frames, published in itertools.product((9, 6), (True, False)):
+        x = torch.zeros(4, frames, 32, 32, 512, dtype=dtype)
+        launch.convolve(x, torch.zeros(3, 3, 3, 512), torch.zeros(512), None, True, published)
+
+
+def launch_published_gradient(dtype: torch.dtype) -> None:
+    x = torch.zeros(4, 5, 32, 32, 512, dtype=dtype)
+    launch.convolve(x, torch.zeros(3, 3, 3, 512), None, None, True, True, backward=True)
 
 
 def launch_image(dtype: torch.dtype, side: int = 16) -> None:
@@ -59,7 +66,9 @@ def launch_odd_image(dtype: torch.dtype) -> None:
         (90, torch.float32, launch_clip, 2, None),
         (90, torch.bfloat16, launch_odd_clip, 2, 64),
         (90, torch.bfloat16, launch_published_clip, 2, 96),
-        (90, torch.bfloat16, launch_long_clip, 1, 32),
+        (80, torch.bfloat16, launch_long_clips, 2, None),
+        (90, torch.bfloat16, launch_long_clips, 2, 64),
+        (90, torch.bfloat16, launch_published_gradient, 1, 64),
         (90, torch.bfloat16, launch_image, 3, 0),
         (90, torch.bfloat16, launch_odd_image, 3, 0),
     ],
@@ -78,7 +87,10 @@ def test_what_is_refused():
     x, weight, bias = torch.zeros(1, 1, 2, 2, 8), torch.zeros(3, 3, 3, 8), torch.zeros(8)
     assert op.refuse(x, weight, bias) == "cpu tensors"
     assert "65536 items" in op.refuse(x.expand(65_536, -1, -1, -1, -1), weight, bias)
-    assert "1 x 65536 rows" in op.refuse(x[:, :, :1].expand(-1, -1, 65_536, -1, -1), weight, bias)
+    assert "65536 rows" in op.refuse(x[:, :, :1].expand(-1, -1, 65_536, -1, -1), weight, bias)
+    long = x.expand(-1, 1 << 27, -1, -1, -1)
+    assert op.refuse(long, weight, bias, order="causal") == "cpu tensors"
+    assert "32 bits" in op.refuse(long, weight, bias, order="published")
     with pytest.raises(BackendUnavailableError, match="cpu tensors"):
         kernels.peg.run_on("triton", x, weight, bias)
     with pytest.raises(ValueError, match="carried over"):
