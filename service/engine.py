@@ -23,6 +23,7 @@ from service.scheduling.driver import DeviceFault, OutOfMemory
 
 WARM_UP_SIDE = 64  # pixels; enough to load every library that a real request needs
 KERNEL_SIDES = (128, 136)  # pixels; kernels compile apart for grids that their tiles divide and for others
+LONG = 8  # frames of latents after the first; some kernels take all longer clips as they take these
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 log = logging.getLogger("ray.serve")
@@ -76,7 +77,7 @@ class Engine:
             if compiled is None:
                 self._try_out(card, [(frames, WARM_UP_SIDE, WARM_UP_SIDE) for frames in sorted(lengths)])
                 continue
-            lengths |= {frames for frames, _, _ in sizes}
+            lengths |= {1 + LONG * card.temporal_patch, *(frames for frames, _, _ in sizes)}
             small = [(frames, side, side) for frames, side in product(sorted(lengths), KERNEL_SIDES)]
             usual = {}
             for size in sizes:
