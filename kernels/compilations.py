@@ -1,7 +1,8 @@
 """Compilation of Triton kernels: many at once before a process serves, none that a caller waits for afterwards.
 
 All of it rests on the hook that Triton asks before it compiles or loads a kernel. Where somebody else has taken that
-hook, kernels are compiled where they are launched, as they would be without this module.
+hook, kernels are compiled where they are launched, as they would be without this module. Kernels that are not on disk
+are left to processes of their own, and compiled by a thread of this one where those do not bring them about.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any
 
 import torch
 
+from kernels.compile_server import CompileServer, Job
 from kernels.hardware import HAS_TRITON
 
 LOAD_SECONDS = 0.3  # more than it takes to load a kernel that an earlier process left on disk
@@ -36,6 +39,24 @@ class _Answer(threading.local):
 
 
 _answer = _Answer()
+
+
+class _Wanted(threading.local):
+    """The kernel that a thread is about to load."""
+
+    job: Job | None = None
+
+
+_wanted = _Wanted()
+_server = CompileServer()
+
+
+def _forked() -> None:
+    global _server
+    _server = CompileServer()  # the parent's is the parent's
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class NotReadyError(RuntimeError):
@@ -98,25 +119,65 @@ def together(wait: bool = True) -> Iterator[None]:
     Args:
         wait: compile side by side on all cores at the end and return when all are ready; else in the background.
     """
-    missing: dict[str, Any] = {}
+    missing: dict[tuple[int, str], Any] = {}
 
     def leave_out(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
         if wait:
-            missing[compile["specialization_data"]] = fn.jit_function
+            missing[_place(compile)] = fn.jit_function
         else:
             _begin(fn.jit_function, compile)
         return True
 
     with _asked(leave_out):
         yield
-    if not missing:
-        return
-    from triton import AsyncCompileMode
 
-    # threads do: the passes of the compiler and the assembler run outside the interpreter's lock
-    with ThreadPoolExecutor() as pool, AsyncCompileMode(pool, ignore_errors=True):
-        for kernel, function in missing.items():
+    def load(place: tuple[int, str]) -> None:
+        with suppress(Exception):
+            _load(missing[place], *place)
+
+    if missing:
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(load, missing))
+
+
+def _load(function: Any, gpu: int, kernel: str) -> None:
+    """Load a kernel from disk, or have it compiled first."""
+    from triton import knobs
+    from triton.runtime import driver  # type: ignore[import-untyped]
+
+    if knobs.cache.manager_class is None:
+        knobs.cache.manager_class = _cache()
+    # a thread begins on the first GPU
+    with torch.cuda.device(gpu if torch.cuda.is_available() else -1):
+        target = driver.active.get_current_target()
+        _wanted.job = {
+            "module": function.fn.__module__,
+            "name": function.fn.__name__,
+            "specialization": kernel,
+            "target": (target.backend, target.arch, target.warp_size),
+            "cache": knobs.cache.dir,
+        }
+        try:
             function.preload(kernel)
+        finally:
+            _wanted.job = None
+
+
+@cache
+def _cache() -> type:
+    """Triton's cache on disk, which has what a thread wants compiled by the server if it is not there."""
+    from triton.runtime.cache import FileCacheManager  # type: ignore[import-untyped]
+
+    class Cache(FileCacheManager):
+        def get_group(self, filename: str) -> dict[str, str] | None:
+            found: dict[str, str] | None = super().get_group(filename)
+            job, _wanted.job = _wanted.job, None
+            if found is None and job is not None:
+                _server.compile(job)
+                found = super().get_group(filename)
+            return found
+
+    return Cache
 
 
 def _begin(function: Any, what: dict[str, Any]) -> tuple[bool, threading.Event]:
@@ -129,10 +190,9 @@ def _begin(function: Any, what: dict[str, Any]) -> tuple[bool, threading.Event]:
 
     def run() -> None:
         try:
-            # a thread begins on the first GPU
-            with _slots, torch.cuda.device(gpu if torch.cuda.is_available() else -1):
+            with _slots:
                 if not _closing.is_set():
-                    function.preload(kernel)
+                    _load(function, gpu, kernel)
         except Exception:
             _failed.add(place)
             log.exception("%s does not compile", function.__name__)
@@ -157,6 +217,7 @@ def _close() -> None:
     _closing.set()
     for done in list(_done.values()):
         done.wait()
+    _server.close()
 
 
 @contextmanager

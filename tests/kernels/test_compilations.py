@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from triton.compiler import ASTSource, CompilationError
 from triton.runtime import JITFunction
 
 from kernels import compilations
+from kernels.compile_server import CompileServer, Job
 from kernels.norm import launch
 
 HERE = Path(__file__).parent
@@ -83,6 +86,79 @@ def test_kernels_compile_together(compiled):
         _ = broken(), compiled[-1].hash
 
 
+def never(*args, **kwargs) -> None:
+    raise AssertionError("compiled in this process")
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_processes_compile_what_this_one_only_loads(compiled, monkeypatch, wait):
+    monkeypatch.setattr(ASTSource, "make_ir", never)
+    with compilations.together(wait):
+        for rows in (2, 4):
+            norm(rows)
+    assert all_done()
+    norm(2)
+    norm(4)
+    assert (compilations.count(), compilations._failed) == (2, set())
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """One of this test's own."""
+    server = CompileServer()
+    monkeypatch.setattr(compilations, "_server", server)
+    yield server
+    server.close()
+
+
+def test_without_a_server_a_process_compiles_for_itself(compiled, server, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
+    with compilations.together():
+        norm(2)
+    assert compilations.count() == 1
+
+
+def test_a_server_that_dies_leaves_nobody_waiting(compiled, server):
+    with compilations.together():
+        norm(2)
+    server._process.kill()
+    server._process.wait(FAR)
+    for rows in (4, 8):  # found out, and known
+        with compilations.together():
+            norm(rows)
+    assert compilations.count() == 3
+
+
+def test_a_compiler_that_crashes_takes_nothing_with_it(compiled, server, monkeypatch, tmp_path):
+    (tmp_path / "crashes.py").write_text("import os\nos.abort()\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    server.compile(Job(module="crashes", name="", specialization="", target=("cuda", 90, 32), cache=str(tmp_path)))
+    monkeypatch.setattr(ASTSource, "make_ir", never)
+    with compilations.together():
+        norm(2)
+    assert compilations.count() == 1
+
+
+def test_a_server_ends_with_its_parent(tmp_path):
+    script = """
+import os, signal
+from kernels.compile_server import CompileServer
+server = CompileServer()
+server.compile(dict(module="none", name="", specialization="", target=("cuda", 90, 32), cache=""))
+print(server._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    died = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=FAR, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr
+    deadline = time.monotonic() + FAR
+    while Path(f"/proc/{int(died.stdout)}/cmdline").exists():
+        status = Path(f"/proc/{int(died.stdout)}/status").read_text()
+        if "State:\tZ" in status:  # nobody reaps it here
+            break
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_what_fails_within_leaves_no_trace(compiled):
     with pytest.raises(ZeroDivisionError), compilations.together():
         _ = norm(2), 1 // 0
@@ -115,7 +191,7 @@ def test_what_is_on_disk_is_loaded(compiled, monkeypatch):
     norm(2)
     forget(monkeypatch)
     monkeypatch.setattr(compilations, "LOAD_SECONDS", FAR)
-    monkeypatch.setattr(ASTSource, "make_ir", None)  # whoever compiles fails
+    monkeypatch.setattr(compilations._server, "compile", never)
     with compilations.refused():
         norm(2)
     assert (compilations.count(), compilations._failed) == (1, set())
