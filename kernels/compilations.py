@@ -117,27 +117,32 @@ def together(wait: bool = True) -> Iterator[None]:
     present GPU. One that does not compile is passed over here; its error comes where it is launched.
 
     Args:
-        wait: compile side by side on all cores at the end and return when all are ready; else in the background.
+        wait: compile side by side on all cores and return when all are ready; else in the background.
     """
-    missing: dict[tuple[int, str], Any] = {}
+    if not wait:
+        with _asked(_compile_later):
+            yield
+        return
+    loading: set[tuple[int, str]] = set()
+
+    def load(function: Any, place: tuple[int, str]) -> None:
+        with suppress(Exception):
+            _load(function, *place)
 
     def leave_out(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
-        if wait:
-            missing[_place(compile)] = fn.jit_function
-        else:
-            _begin(fn.jit_function, compile)
+        place = _place(compile)
+        if place not in loading:
+            loading.add(place)
+            pool.submit(load, fn.jit_function, place)
         return True
 
-    with _asked(leave_out):
+    with ThreadPoolExecutor() as pool, _asked(leave_out):
         yield
 
-    def load(place: tuple[int, str]) -> None:
-        with suppress(Exception):
-            _load(missing[place], *place)
 
-    if missing:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(load, missing))
+def _compile_later(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
+    _begin(fn.jit_function, compile)
+    return True
 
 
 def _load(function: Any, gpu: int, kernel: str) -> None:

@@ -96,6 +96,7 @@ class CompileServer:
 
 def main() -> None:
     """Read jobs, a line each, and write a job's number when its process has ended, however that was."""
+    importlib.import_module("triton")  # once for all processes
     answers = os.dup(1)
     os.dup2(2, 1)  # what others print is no answer
     fork = get_context("fork")

@@ -47,9 +47,10 @@ class Share:
 
 
 # 128 contiguous bytes a row of bfloat16. Sums of 40 positions x 2 channels of a clip, of which a frame's go when it is
-# written, and 27 x 2 taps keep to 128 registers, which leaves four programs to a multiprocessor. Masks of odd grids
-# and rows in published order do not fit besides: up to 60 numbers of a thread then lie on its stack.
+# written, and 27 x 2 taps keep to 128 registers, which leaves four programs to a multiprocessor. Rows in published
+# order do not fit besides: up to 20 numbers of a thread then lie on its stack, and up to 260 backward or on odd grids.
 MOST_FRAMES = 5
+MOST_SCRAMBLED_FRAMES = 3  # backward or on odd grids
 IMAGE = Tile(frames=1, rows=4, columns=4, patches=4, channels=64, warps=4)
 CLIP = Tile(frames=MOST_FRAMES, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)
 # Frame by frame every clip takes 27 products a value, where of five frames the unrolled form takes a fifth fewer.
@@ -90,7 +91,7 @@ def convolve(
     if out.numel() == 0:
         return out
     scrambled = published and frames > 1
-    tile = tile or _choose(x, backward and scrambled)
+    tile = tile or _choose(x, scrambled, backward)
     across = tile.columns * tile.patches
     grid = -(-width // across) * -(-channels // tile.channels), -(-height // tile.rows), batch
     unrolled = frames <= tile.frames
@@ -118,18 +119,16 @@ def convolve(
     return out
 
 
-def _choose(x: Tensor, frame_by_frame: bool) -> Tile:
-    """The tile for an input, or for one whose registers would not take the unrolled form."""
+def _choose(x: Tensor, scrambled: bool, backward: bool) -> Tile:
     batch, frames, height, width, channels = x.shape
     rows = batch * frames * height * width
     if frames == 1:
         return tuned("peg.image", x.dtype, rows, IMAGE)
-    if frames <= MOST_FRAMES and not frame_by_frame:
+    even = height % CLIP.rows == 0 and width % (CLIP.columns * CLIP.patches) == 0
+    if frames <= (MOST_SCRAMBLED_FRAMES if scrambled and (backward or not even) else MOST_FRAMES):
         return tuned("peg.clip", x.dtype, rows, CLIP)
-    tile = LONG_CLIP
-    across = tile.columns * tile.patches
-    programs = -(-width // across) * -(-channels // tile.channels) * -(-height // tile.rows) * batch
-    return SMALL_LONG_CLIP if programs < FEW_PROGRAMS else tile
+    across = -(-width // (LONG_CLIP.columns * LONG_CLIP.patches)) * -(-channels // LONG_CLIP.channels)
+    return SMALL_LONG_CLIP if across * -(-height // LONG_CLIP.rows) * batch < FEW_PROGRAMS else LONG_CLIP
 
 
 def _inverse(frames: int) -> int:

@@ -19,6 +19,7 @@ def _small_tiles():
     with (
         mock.patch.object(launch, "IMAGE", launch.Tile(1, 2, 2, 2, 16, 4)),
         mock.patch.object(launch, "MOST_FRAMES", 3),
+        mock.patch.object(launch, "MOST_SCRAMBLED_FRAMES", 2),
         mock.patch.object(launch, "CLIP", launch.Tile(3, 2, 2, 2, 16, 4)),
         mock.patch.object(launch, "LONG_CLIP", launch.Tile(0, 2, 2, 2, 16, 4)),
         mock.patch.object(launch, "SMALL_LONG_CLIP", launch.Tile(0, 1, 2, 2, 16, 4)),

@@ -77,7 +77,6 @@ def test_kernels_compile_together(compiled):
         for rows in (2, 4, 2):
             norm(rows)
         broken()
-        assert (compilations.count(), set(compiled)) == (0, {None})
     assert compilations.count() == 2
     for rows in (2, 4):
         norm(rows)
@@ -159,12 +158,11 @@ os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.05)
 
 
-def test_what_fails_within_leaves_no_trace(compiled):
+def test_what_fails_within_comes_out(compiled):
     with pytest.raises(ZeroDivisionError), compilations.together():
         _ = norm(2), 1 // 0
-    assert compilations.count() == 0
     norm(2)
-    assert compilations.count() == 1
+    assert (compilations.count(), compiled[-1].metadata.name) == (1, "layer_norm_kernel")
 
 
 @torch.library.custom_op("omnitok_tests::norm", mutates_args=())
