@@ -18,7 +18,7 @@ from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import wait
 from types import SimpleNamespace
-from typing import IO, Any, TypedDict
+from typing import Any, TypedDict
 
 
 class Job(TypedDict):
@@ -36,61 +36,76 @@ class Job(TypedDict):
 
 
 class CompileServer:
-    """The server as its parent sees it; begun with the first job, and used from any thread."""
+    """The server as its parent sees it: begun with the first job, begun again after a rest, used from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        idle: seconds without a job after which it ends.
+    """
+
+    def __init__(self, idle: float = 60.0) -> None:
+        self._idle = idle
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._waiting: dict[int, threading.Event] = {}
-        self._ended = False
+        self._closed = False
 
     def compile(self, job: Job) -> None:
         """Return when the kernel is in the cache, or when it does not come there; as many at a time as one likes."""
         number, done = next(self._numbers), threading.Event()
         with self._lock:
             try:
+                stdin = self._begun().stdin
+                assert stdin is not None
                 self._waiting[number] = done
-                self._write(json.dumps([number, job]) + "\n")
+                stdin.write(json.dumps([number, job]) + "\n")
+                stdin.flush()
             except (OSError, RuntimeError):  # no process or no thread can be begun, or this one has ended
-                self._ended = True
+                self._waiting.pop(number, None)
                 return
         done.wait()
 
     def close(self) -> None:
         """End it, and what it is compiling; it is not begun again."""
         with self._lock:
-            self._ended = True
-            if self._process is not None:
-                assert self._process.stdin is not None
+            self._closed, process = True, self._process
+            if process is not None:
+                assert process.stdin is not None
                 with suppress(BrokenPipeError):
-                    self._process.stdin.close()
-                self._process.wait()
+                    process.stdin.close()
+                process.wait()
 
-    def _write(self, line: str) -> None:
-        if self._ended:
+    def _begun(self) -> subprocess.Popen[str]:
+        if self._closed:
             raise BrokenPipeError
         if self._process is None:
             alone = {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", __name__],
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, str(self._idle)],
                 env=os.environ | alone,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
                 start_new_session=True,  # an interrupt is the parent's to answer
             )
-            threading.Thread(target=self._read, args=(self._process.stdout,), name="compiled", daemon=True).start()
-        assert self._process.stdin is not None
-        self._process.stdin.write(line)
-        self._process.stdin.flush()
+            try:
+                threading.Thread(target=self._read, args=(process,), name="compiled", daemon=True).start()
+            except RuntimeError:
+                process.kill()
+                raise
+            self._process = process
+        return self._process
 
-    def _read(self, answers: IO[str]) -> None:
-        for line in answers:
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
             self._waiting.pop(int(line)).set()
+        process.wait()
         with self._lock:
-            self._ended = True
-        for done in list(self._waiting.values()):
+            self._process = None
+            self._closed |= process.returncode != 0  # it would end so again
+            waiting, self._waiting = self._waiting, {}
+        for done in waiting.values():
             done.set()
 
 
@@ -102,8 +117,8 @@ def main() -> None:
     fork = get_context("fork")
     running: dict[int, tuple[int, Any]] = {}
     rest = b""
-    while True:
-        for ready in (end for end in wait([0, *running]) if isinstance(end, int)):
+    while ends := wait([0, *running], None if running else float(sys.argv[1])):
+        for ready in (end for end in ends if isinstance(end, int)):
             if ready in running:
                 number, process = running.pop(ready)
                 process.join()

@@ -121,11 +121,24 @@ def test_a_server_that_dies_leaves_nobody_waiting(compiled, server):
     with compilations.together():
         norm(2)
     server._process.kill()
-    server._process.wait(FAR)
     for rows in (4, 8):  # found out, and known
         with compilations.together():
             norm(rows)
     assert compilations.count() == 3
+
+
+def test_a_server_ends_when_it_is_idle_and_begins_again(compiled, monkeypatch):
+    server = CompileServer(idle=0.1)
+    monkeypatch.setattr(compilations, "_server", server)
+    monkeypatch.setattr(ASTSource, "make_ir", never)
+    for rows in (2, 4):
+        with compilations.together():
+            norm(rows)
+        deadline = time.monotonic() + FAR
+        while server._process is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert compilations.count() == 2
 
 
 def test_a_compiler_that_crashes_takes_nothing_with_it(compiled, server, monkeypatch, tmp_path):
