@@ -28,7 +28,9 @@ log = logging.getLogger(__name__)
 _seen: set[tuple[int, str]] = set()  # GPU and kernel
 _failed: set[tuple[int, str]] = set()
 _done: dict[tuple[int, str], threading.Event] = {}  # of those that compile in the background, or have
-_slots = threading.BoundedSemaphore(max(1, (os.cpu_count() or 2) // 2))  # callers are served meanwhile
+_CORES = os.cpu_count() or 2
+_HALF = max(1, _CORES // 2)
+_slots = threading.BoundedSemaphore(_HALF)  # callers are served meanwhile
 _closing = threading.Event()
 
 
@@ -52,8 +54,12 @@ _server = CompileServer()
 
 
 def _forked() -> None:
-    global _server
-    _server = CompileServer()  # the parent's is the parent's
+    """What the parent has under way is the parent's."""
+    global _server, _slots
+    _server.leave()
+    _server = CompileServer()
+    _slots = threading.BoundedSemaphore(_HALF)
+    _done.clear()
 
 
 os.register_at_fork(after_in_child=_forked)
@@ -113,7 +119,8 @@ def refused() -> Iterator[None]:
 def together(wait: bool = True) -> Iterator[None]:
     """Within, launches of this thread whose kernels are missing do nothing; all of these are compiled.
 
-    What such a kernel would have written is left as it was: results within are worth nothing. Kernels are for the
+    What such a kernel would have written is left as it was, and a kernel that is ready by its next launch runs on that:
+    results within are worth nothing, and no kernel may rely on what it reads (an index, say). Kernels are for the
     present GPU. One that does not compile is passed over here; its error comes where it is launched.
 
     Args:
@@ -124,6 +131,7 @@ def together(wait: bool = True) -> Iterator[None]:
             yield
         return
     loading: set[tuple[int, str]] = set()
+    pool = ThreadPoolExecutor(_CORES)
 
     def load(function: Any, place: tuple[int, str]) -> None:
         with suppress(Exception):
@@ -136,8 +144,13 @@ def together(wait: bool = True) -> Iterator[None]:
             pool.submit(load, fn.jit_function, place)
         return True
 
-    with ThreadPoolExecutor() as pool, _asked(leave_out):
-        yield
+    try:
+        with _asked(leave_out):
+            yield
+        pool.shutdown()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
 
 
 def _compile_later(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
@@ -160,7 +173,7 @@ def _load(function: Any, gpu: int, kernel: str) -> None:
             "name": function.fn.__name__,
             "specialization": kernel,
             "target": (target.backend, target.arch, target.warp_size),
-            "cache": knobs.cache.dir,
+            "cache": os.path.abspath(knobs.cache.dir),
         }
         try:
             function.preload(kernel)
@@ -180,6 +193,8 @@ def _cache() -> type:
             if found is None and job is not None:
                 _server.compile(job)
                 found = super().get_group(filename)
+                if found is None and _closing.is_set():
+                    raise RuntimeError("the process ends")
             return found
 
     return Cache
@@ -200,7 +215,8 @@ def _begin(function: Any, what: dict[str, Any]) -> tuple[bool, threading.Event]:
                     _load(function, gpu, kernel)
         except Exception:
             _failed.add(place)
-            log.exception("%s does not compile", function.__name__)
+            if not _closing.is_set():
+                log.exception("%s does not compile", function.__name__)
         finally:
             done.set()
 
@@ -220,9 +236,9 @@ def _place(what: dict[str, Any]) -> tuple[int, str]:
 def _close() -> None:
     """Let end what is under way: a thread that comes back from the compiler into a dead interpreter aborts it."""
     _closing.set()
+    _server.close()
     for done in list(_done.values()):
         done.wait()
-    _server.close()
 
 
 @contextmanager

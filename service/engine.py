@@ -23,7 +23,7 @@ from service.scheduling.driver import DeviceFault, OutOfMemory
 
 WARM_UP_SIDE = 64  # pixels; enough to load every library that a real request needs
 KERNEL_SIDES = (128, 136)  # pixels; kernels compile apart for grids that their tiles divide and for others
-LONG = 8  # frames of latents after the first; some kernels take all longer clips as they take these
+LONG, MANY = 8, 8  # latent frames after the first, clips: some kernels take any longer clips, few or many, as these
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 log = logging.getLogger("ray.serve")
@@ -77,14 +77,16 @@ class Engine:
             if compiled is None:
                 self._try_out(card, [(frames, WARM_UP_SIDE, WARM_UP_SIDE) for frames in sorted(lengths)])
                 continue
-            lengths |= {1 + LONG * card.temporal_patch, *(frames for frames, _, _ in sizes)}
+            long = 1 + LONG * card.temporal_patch
+            lengths |= {long, *(frames for frames, _, _ in sizes)}
             small = [(frames, side, side) for frames, side in product(sorted(lengths), KERNEL_SIDES)]
             usual = {}
             for size in sizes:
                 most = min(batch_requests, batch_tokens // math.prod(compiled.grid(*size)))
                 usual[size] = [batch for batch in BATCHES if batch <= max(1, most)]
             shapes = [(batch, *size) for size, batches in usual.items() for batch in batches]
-            compiled.prepare([*((1, *size) for size in small), *shapes])
+            shapes += [(1, *size) for size in small] + [(MANY, long, side, side) for side in KERNEL_SIDES]
+            compiled.prepare(shapes)
             for size, batches in usual.items():
                 compiled.capture(size, batches)
             self._try_out(card, small)

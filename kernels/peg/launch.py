@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -86,15 +87,13 @@ def convolve(
         Tensor: shape and dtype of `x`, contiguous.
     """
     x, weight = x.contiguous(), weight.contiguous()
-    batch, frames, height, width, channels = x.shape
+    frames, height, width, channels = x.shape[1:]
     out = torch.empty_like(x)
     if out.numel() == 0:
         return out
     scrambled = published and frames > 1
     tile = tile or _choose(x, scrambled, backward)
-    across = tile.columns * tile.patches
-    grid = -(-width // across) * -(-channels // tile.channels), -(-height // tile.rows), batch
-    unrolled = frames <= tile.frames
+    grid = _grid(x, tile)
     pointers = x, x if past is None else past.to(x.dtype).contiguous(), weight, weight if bias is None else bias, out
     sizes = _inverse(frames), height, width
     options = {
@@ -103,7 +102,7 @@ def convolve(
         "COLUMNS": tile.columns,
         "PATCHES": tile.patches,
         "BLOCK_C": tile.channels,
-        "EVEN": height % tile.rows == 0 and width % across == 0 and channels % tile.channels == 0,
+        "EVEN": _is_even(x, tile),
         "LATER": 0 if causal else 1,
         "BACKWARD": backward,
         "CARRIED": past is not None,
@@ -112,7 +111,7 @@ def convolve(
         "maxnreg": tile.registers,
     }
     with torch.cuda.device_of(x):
-        if unrolled:
+        if frames <= tile.frames:
             peg_kernel[grid](*pointers, *sizes, FRAMES=frames, **options, **overlapped(x))
         else:
             peg_clip_kernel[grid](*pointers, frames, *sizes, **options, **overlapped(x))
@@ -120,15 +119,25 @@ def convolve(
 
 
 def _choose(x: Tensor, scrambled: bool, backward: bool) -> Tile:
-    batch, frames, height, width, channels = x.shape
+    batch, frames, height, width, _ = x.shape
     rows = batch * frames * height * width
     if frames == 1:
         return tuned("peg.image", x.dtype, rows, IMAGE)
-    even = height % CLIP.rows == 0 and width % (CLIP.columns * CLIP.patches) == 0
-    if frames <= (MOST_SCRAMBLED_FRAMES if scrambled and (backward or not even) else MOST_FRAMES):
+    if frames <= (MOST_SCRAMBLED_FRAMES if scrambled and (backward or not _is_even(x, CLIP)) else MOST_FRAMES):
         return tuned("peg.clip", x.dtype, rows, CLIP)
-    across = -(-width // (LONG_CLIP.columns * LONG_CLIP.patches)) * -(-channels // LONG_CLIP.channels)
-    return SMALL_LONG_CLIP if across * -(-height // LONG_CLIP.rows) * batch < FEW_PROGRAMS else LONG_CLIP
+    return SMALL_LONG_CLIP if math.prod(_grid(x, LONG_CLIP)) < FEW_PROGRAMS else LONG_CLIP
+
+
+def _grid(x: Tensor, tile: Tile) -> tuple[int, int, int]:
+    batch, _, height, width, channels = x.shape
+    across = -(-width // (tile.columns * tile.patches))
+    return across * -(-channels // tile.channels), -(-height // tile.rows), batch
+
+
+def _is_even(x: Tensor, tile: Tile) -> bool:
+    """Whether tiles end where the grid and the channels end."""
+    height, width, channels = x.shape[2:]
+    return height % tile.rows == 0 and width % (tile.columns * tile.patches) == 0 and channels % tile.channels == 0
 
 
 def _inverse(frames: int) -> int:

@@ -97,9 +97,9 @@ def refuse(
     batch, frames, height, width, channels = x.shape
     if batch > MOST or height > MOST:
         return f"{batch} items of {height} rows; a launch takes {MOST} of either"
-    # offsets from the beginning of a clip, and the division that finds them
-    if order == "published" and frames * height * width * max(frames, channels) >= 1 << 31:
-        return f"{tuple(x.shape[1:])} does not fit in 32 bits"
+    # of a clip and the two frames before it; and the division that finds rows in published order
+    if (frames + 2) * height * width * max(frames, channels) >= 1 << 31:
+        return f"offsets within {tuple(x.shape[1:])} do not fit in 32 bits"
     return refuse_triton(x, weight, bias, past)
 
 

@@ -221,7 +221,13 @@ def peg_clip_kernel(
     EVEN: tl.constexpr, LATER: tl.constexpr, BACKWARD: tl.constexpr, CARRIED: tl.constexpr,
     SCRAMBLED: tl.constexpr, OVERLAPPED: tl.constexpr,
 ):  # fmt: skip
-    """`peg_kernel` for any number of frames: the sums of the three that a source reaches go round in a ring."""
+    """`peg_kernel` for any number of frames: the sums of the three that a source reaches go round in a ring.
+
+    A program owns ROWS x (PATCHES * COLUMNS) positions of all frames x BLOCK_C channels.
+
+    Args:
+        x_ptr, out_ptr: (B, T, H, W, C), and the others as `peg_kernel`'s.
+    """
     BEFORE: tl.constexpr = 2 - LATER
     ALWAYS: tl.constexpr = LATER == 0 and not CARRIED  # the first source frame completes a frame
     N: tl.constexpr = ROWS * COLUMNS
@@ -240,8 +246,8 @@ def peg_clip_kernel(
     if not SCRAMBLED:  # as in `peg_kernel`
         frame = T - 1 if BACKWARD else first
         size = -size if BACKWARD else size
-        x_ptr += (frame * H + y - 1).to(tl.int64) * (W * C)
-        out_ptr += (frame * H + y).to(tl.int64) * (W * C) - LATER * size
+        x_ptr += (frame * H + y - 1) * (W * C)
+        out_ptr += (frame * H + y) * (W * C) - LATER * size
         past_ptr += (y - 1) * (W * C)
     for place in range(first, T):
         source_ptr = x_ptr
@@ -346,7 +352,7 @@ def peg_weight_kernel(
         x_base = x_ptr + i_b * (T + 2 * CARRIED) * size
         g_base = grad_ptr + i_b * T * size
         if IMAGE:
-            b_g0 = _load_frame(g_base, 0, 1, 0, y, x, m_tile, o_c, m_c, H, W, C, False)
+            b_g0 = _load_frame(g_base, 0, T, inverse, y, x, m_tile, o_c, m_c, H, W, C, False)
             b_bias += b_g0
             sums = _add_products(
                 sums, b_g0, b_g0, b_g0, x_base, 0, y, x, m_tile, o_c, m_c, 1, 0, H, W, C, LATER, True, False

@@ -36,7 +36,7 @@ def draw(shape, kind="causal", dtype=torch.float32):
     x, weight, bias = torch.randn(shape), torch.randn(3, 3, 3, channels) / 5, torch.randn(channels)
     past = torch.randn(batch, 2, height, width, channels) if kind == "carried" else None
     tensors = [None if t is None else t.to(dtype) for t in (x, weight, bias, past)]
-    return *tensors, kind != "both", "published" if kind == "published" else "causal"
+    return *tensors, "both" not in kind, "published" if "published" in kind else "causal"
 
 
 def results(function, *inputs):
@@ -68,6 +68,7 @@ def exact_results(inputs):
         ((1, 5, 1, 1, 16), "carried"),
         ((2, 4, 3, 2, 16), "published"),  # divisions by a power of two
         ((1, 7, 3, 5, 8), "both"),
+        ((1, 5, 2, 3, 8), "published, both"),
         ((1, 3, 2, 4, 16), "causal"),  # whole tiles only
         ((1, 2, 2, 4, 16), "both"),
         ((1, 5, 4, 4, 16), "carried"),
@@ -80,14 +81,14 @@ def test_equals_the_reference(shape, kind):
     torch.testing.assert_close(ours, results(reference.peg, *inputs), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("frames", [1, 2, 3, 5, 7, 64, 129])
+@pytest.mark.parametrize("frames", [2, 3, 5, 7, 64, 129])
 def test_scrambled_rows_are_divided_exactly(frames):
     """In 32 bits, up to what `refuse` lets through."""
     inverse = launch._inverse(frames) % (1 << 32)
     for place in range(0, (1 << 31) // frames, 9973):
         row = place // frames * frames  # the quotient changes here
         for near in (max(0, row - 1), row, row + frames - 1):
-            assert frames == 1 or near * inverse >> 32 == near // frames
+            assert near * inverse >> 32 == near // frames
 
 
 def test_half_precision():

@@ -38,6 +38,15 @@ def compiled(monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def server(monkeypatch):
+    """One of this test's own."""
+    server = CompileServer()
+    monkeypatch.setattr(compilations, "_server", server)
+    yield server
+    server.close()
+
+
+@pytest.fixture
 def gate(monkeypatch):
     """Nothing is compiled in the background before it is set."""
     gate, preload = threading.Event(), JITFunction.preload
@@ -90,7 +99,7 @@ def never(*args, **kwargs) -> None:
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_processes_compile_what_this_one_only_loads(compiled, monkeypatch, wait):
+def test_processes_compile_what_this_one_only_loads(compiled, server, monkeypatch, wait):
     monkeypatch.setattr(ASTSource, "make_ir", never)
     with compilations.together(wait):
         for rows in (2, 4):
@@ -99,15 +108,6 @@ def test_processes_compile_what_this_one_only_loads(compiled, monkeypatch, wait)
     norm(2)
     norm(4)
     assert (compilations.count(), compilations._failed) == (2, set())
-
-
-@pytest.fixture
-def server(monkeypatch):
-    """One of this test's own."""
-    server = CompileServer()
-    monkeypatch.setattr(compilations, "_server", server)
-    yield server
-    server.close()
 
 
 def test_without_a_server_a_process_compiles_for_itself(compiled, server, monkeypatch):
@@ -151,29 +151,69 @@ def test_a_compiler_that_crashes_takes_nothing_with_it(compiled, server, monkeyp
     assert compilations.count() == 1
 
 
-def test_a_server_ends_with_its_parent(tmp_path):
-    script = """
+NOTHING = Job(module="none", name="", specialization="", target=("cuda", 90, 32), cache="")
+
+
+def test_a_server_ends_with_its_parent():
+    script = f"""
 import os, signal
 from kernels.compile_server import CompileServer
-server = CompileServer()
-server.compile(dict(module="none", name="", specialization="", target=("cuda", 90, 32), cache=""))
+server = CompileServer(idle=600)
+server.compile({NOTHING})
 print(server._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    died = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=FAR, check=False)
-    assert died.returncode == -signal.SIGKILL, died.stderr
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as died:
+        server = int(died.stdout.readline())
+        assert died.wait(FAR) == -signal.SIGKILL
     deadline = time.monotonic() + FAR
-    while Path(f"/proc/{int(died.stdout)}/cmdline").exists():
-        status = Path(f"/proc/{int(died.stdout)}/status").read_text()
-        if "State:\tZ" in status:  # nobody reaps it here
-            break
+    while lives(server):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_what_fails_within_comes_out(compiled):
+def lives(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(") ", 1)[1][0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # where nobody reaps it
+
+
+def test_a_fork_of_the_parent_lets_go_of_the_server(server):
+    server.compile(NOTHING)
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(write, b"." if server._process.stdin.closed else b"!")
+        finally:
+            os._exit(0)
+    assert os.read(read, 1) == b"."
+    os.waitpid(child, 0)
+    server.compile(NOTHING)
+    assert server._process.poll() is None
+
+
+@pytest.mark.parametrize(
+    "noise", ["import sys; print('noise', flush=True)", "import os; os.write(int(argument), b'noise\\n')"]
+)
+def test_noise_of_a_server_leaves_nobody_waiting(compiled, server, monkeypatch, tmp_path, noise):
+    argument = "import sys; argument = sys.orig_argv[-2]; "
+    (tmp_path / "sitecustomize.py").write_text(argument + noise)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with compilations.together():
+        norm(2)
+    assert compilations.count() == 1
+
+
+def test_what_fails_within_comes_out_at_once(compiled, gate):
     with pytest.raises(ZeroDivisionError), compilations.together():
         _ = norm(2), 1 // 0
+    gate.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(FAR)
     norm(2)
     assert (compilations.count(), compiled[-1].metadata.name) == (1, "layer_norm_kernel")
 

@@ -88,9 +88,10 @@ def test_what_is_refused():
     assert op.refuse(x, weight, bias) == "cpu tensors"
     assert "65536 items" in op.refuse(x.expand(65_536, -1, -1, -1, -1), weight, bias)
     assert "65536 rows" in op.refuse(x[:, :, :1].expand(-1, -1, 65_536, -1, -1), weight, bias)
-    long = x.expand(-1, 1 << 27, -1, -1, -1)
-    assert op.refuse(long, weight, bias, order="causal") == "cpu tensors"
-    assert "32 bits" in op.refuse(long, weight, bias, order="published")
+    assert op.refuse(x.expand(-1, 1 << 14, -1, -1, -1), weight, bias) == "cpu tensors"
+    assert "do not fit in 32 bits" in op.refuse(x.expand(-1, 1 << 15, -1, -1, -1), weight, bias)  # frames squared
+    large = torch.zeros(1).expand(1, 2, 1 << 10, 1 << 10, 512)
+    assert "do not fit in 32 bits" in op.refuse(large, weight, bias)
     with pytest.raises(BackendUnavailableError, match="cpu tensors"):
         kernels.peg.run_on("triton", x, weight, bias)
     with pytest.raises(ValueError, match="carried over"):
