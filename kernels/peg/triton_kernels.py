@@ -246,8 +246,8 @@ def peg_clip_kernel(
     if not SCRAMBLED:  # as in `peg_kernel`
         frame = T - 1 if BACKWARD else first
         size = -size if BACKWARD else size
-        x_ptr += (frame * H + y - 1) * (W * C)
-        out_ptr += (frame * H + y) * (W * C) - LATER * size
+        x_ptr += (frame * H + y - 1).to(tl.int64) * (W * C)
+        out_ptr += (frame * H + y).to(tl.int64) * (W * C) - LATER * size
         past_ptr += (y - 1) * (W * C)
     for place in range(first, T):
         source_ptr = x_ptr
@@ -351,8 +351,8 @@ def peg_weight_kernel(
         m_tile = x < W
         x_base = x_ptr + i_b * (T + 2 * CARRIED) * size
         g_base = grad_ptr + i_b * T * size
-        if IMAGE:
-            b_g0 = _load_frame(g_base, 0, T, inverse, y, x, m_tile, o_c, m_c, H, W, C, False)
+        if IMAGE:  # T is 1, and nothing is divided by it
+            b_g0 = _load_frame(g_base, 0, 1, 0, y, x, m_tile, o_c, m_c, H, W, C, False)
             b_bias += b_g0
             sums = _add_products(
                 sums, b_g0, b_g0, b_g0, x_base, 0, y, x, m_tile, o_c, m_c, 1, 0, H, W, C, LATER, True, False
