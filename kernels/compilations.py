@@ -14,7 +14,6 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache
 from typing import Any
 
 import torch
@@ -34,22 +33,14 @@ _slots = threading.BoundedSemaphore(_HALF)  # callers are served meanwhile
 _closing = threading.Event()
 
 
-class _Answer(threading.local):
-    """What a thread answers when it is asked about a missing kernel: True leaves the launch out."""
+class _Thread(threading.local):
+    """What a thread answers if a kernel is missing, where True leaves the launch out; and the kernel that it loads."""
 
-    to: Callable[..., bool] | None = None
-
-
-_answer = _Answer()
-
-
-class _Wanted(threading.local):
-    """The kernel that a thread is about to load."""
-
+    answer: Callable[..., bool] | None = None
     job: Job | None = None
 
 
-_wanted = _Wanted()
+_thread = _Thread()
 _server = CompileServer()
 
 
@@ -168,7 +159,7 @@ def _load(function: Any, gpu: int, kernel: str) -> None:
     # a thread begins on the first GPU
     with torch.cuda.device(gpu if torch.cuda.is_available() else -1):
         target = driver.active.get_current_target()
-        _wanted.job = {
+        _thread.job = {
             "module": function.fn.__module__,
             "name": function.fn.__name__,
             "specialization": kernel,
@@ -178,10 +169,9 @@ def _load(function: Any, gpu: int, kernel: str) -> None:
         try:
             function.preload(kernel)
         finally:
-            _wanted.job = None
+            _thread.job = None
 
 
-@cache
 def _cache() -> type:
     """Triton's cache on disk, which has what a thread wants compiled by the server if it is not there."""
     from triton.runtime.cache import FileCacheManager  # type: ignore[import-untyped]
@@ -189,7 +179,7 @@ def _cache() -> type:
     class Cache(FileCacheManager):
         def get_group(self, filename: str) -> dict[str, str] | None:
             found: dict[str, str] | None = super().get_group(filename)
-            job, _wanted.job = _wanted.job, None
+            job, _thread.job = _thread.job, None
             if found is None and job is not None:
                 _server.compile(job)
                 found = super().get_group(filename)
@@ -244,12 +234,12 @@ def _close() -> None:
 @contextmanager
 def _asked(answer: Callable[..., bool]) -> Iterator[None]:
     """Within, `answer` is asked of each kernel that this thread would compile or load."""
-    before, _answer.to = _answer.to, answer
+    before, _thread.answer = _thread.answer, answer
     _listen()
     try:
         yield
     finally:
-        _answer.to = before
+        _thread.answer = before
 
 
 def _listen() -> None:
@@ -262,4 +252,4 @@ def _listen() -> None:
 
 
 def _ask(**what: Any) -> bool:
-    return _answer.to is not None and _answer.to(**what)
+    return _thread.answer is not None and _thread.answer(**what)

@@ -86,12 +86,7 @@ peg_forward.register_autograd(_backward, setup_context=_save)
 
 
 def refuse(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    past: Tensor | None = None,
-    causal: bool = True,
-    order: Literal["causal", "published"] = "causal",
+    x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> str | None:
     """Say why the kernels cannot run this call."""
     batch, frames, height, width, channels = x.shape
