@@ -12,7 +12,7 @@ from rich.table import Table
 from benchmarks.measure import describe_machine, device
 from kernels import use_backend
 from model import CompiledTokenizer, OmniTokenizer, load_bundle
-from model.quality import psnr
+from model.metrics import psnr
 from training.data import open_set
 
 TRUTH = "float32, reference operators"

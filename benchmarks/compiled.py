@@ -16,9 +16,10 @@ from torch import Tensor
 from benchmarks.measure import Ceilings, Spread, time_on_device, write_figures
 from benchmarks.plots import draw
 from benchmarks.rooflines import SHAPES, Roofline, Shape, named, roofline
-from kernels import compilations, use_backend
+from kernels import use_backend
+from kernels.runtime import jit
 from model import CONFIGS, CompiledTokenizer, OmniTokenizer
-from model.compiled.graphs import Graphs
+from model.inference.graphs import Graphs
 
 CALLS = 10  # behind one another between two looks at the clock, as in a busy replica
 MODE = "max-autotune-no-cudagraphs"  # torch.compile's tuned form; the graph is captured here, as ours is
@@ -62,7 +63,7 @@ def run(
         baseline: shapes, of `SHAPES`, on which torch.compile is timed too; each takes minutes to compile.
         out: folder, made if need be, for the figures as JSON and a plot of them.
     """
-    compilations.watch()
+    jit.watch()
     torch.manual_seed(0)
     tokenizer = OmniTokenizer(CONFIGS[config]).cuda().eval().requires_grad_(False)
     tokenizer.encoder.to(torch.bfloat16)
@@ -73,11 +74,11 @@ def run(
     compiled.prepare((batch, frames, side, side) for batch, frames, side in SHAPES)
     for shape in SHAPES:
         compiled.capture((shape[1], shape[2], shape[2]), (shape[0],))
-    ready, before = time.perf_counter() - start, compilations.count()
+    ready, before = time.perf_counter() - start, jit.count()
     for shape in SHAPES:
         lines.append(_line(tokenizer, compiled, shape, runs, ceilings))
         torch.cuda.empty_cache()
-    late = compilations.count() - before
+    late = jit.count() - before
     # only now: what torch.compile compiles is none of our late kernels
     lines = [_with_baseline(tokenizer, line, runs) if line.shape in baseline else line for line in lines]
     _print(config, ceilings, lines)

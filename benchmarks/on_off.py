@@ -18,13 +18,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import describe_machine, device
-from kernels.dispatch import ENVIRONMENT
+from kernels.runtime.dispatch import ENVIRONMENT
+from training.data.loaders import open_feed
 from training.distributed import Ranks
-from training.feeds import open_feed
 from training.recipes import RECIPES, Recipe
+from training.runner import Plan, run_recipe
 from training.schedule import Budget
-from training.stages import Plan, run_recipe
-from training.watch import Watch
+from training.validation import Watch
 
 RUNS = {"on": ("auto", 0.0), "on again": ("auto", 0.0), "nudged": ("auto", 1e-5), "off": ("reference", 0.0)}
 LOG_EVERY = 10

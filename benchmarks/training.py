@@ -14,11 +14,11 @@ from rich.table import Table
 from benchmarks.measure import device, matmul_rate, time_call
 from benchmarks.tokenizer import count_flops
 from model import CONFIGS, OmniTokenizer
-from training.acceleration import CapturedStep, compile_blocks
-from training.learner import Learner
+from training.cuda_graphs import CapturedStep, compile_blocks
 from training.losses.perceptual import perceptual_loss
 from training.recipes import Discriminators, LossWeights, Stage
-from training.step import Phase, TrainingStep
+from training.state import Learner
+from training.tokenizer.step import Phase, TrainingStep
 
 GENERATOR = Stage(name="generator", head="vq", steps=1, images=8, losses=LossWeights(l1=1.0, l2=0.0))
 """What the published code was timed with: encoder, VQ, decoder, L1, backward, Adam."""

@@ -1,13 +1,13 @@
 """The networks and their weights on disk; nothing of HTTP or training."""
 
 from model.bundle import Bundle, BundleError, load_bundle, save_bundle
-from model.compiled import BATCHES, CompiledTokenizer
-from model.config import CONFIGS, ConfigError, TokenizerConfig, VAEConfig, VQConfig
-from model.heads import VAEHead, VQHead
-from model.pixels import PixelError
-from model.published import ConversionError, ConversionReport, convert_checkpoint, load_published
-from model.streaming import DecoderState, EncoderState, StreamError
-from model.tokenizer import CodeError, OmniTokenizer
+from model.convert.omnitokenizer import ConversionError, ConversionReport, convert_checkpoint, load_published
+from model.inference import BATCHES, CompiledTokenizer
+from model.tokenizer.config import CONFIGS, ConfigError, TokenizerConfig, VAEConfig, VQConfig
+from model.tokenizer.heads import VAEHead, VQHead
+from model.tokenizer.patches import PixelError
+from model.tokenizer.streaming import DecoderState, EncoderState, StreamError
+from model.tokenizer.tokenizer import CodeError, OmniTokenizer
 
 __all__ = [
     "BATCHES",

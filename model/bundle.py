@@ -15,9 +15,9 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
-from model.config import ConfigError, TokenizerConfig
-from model.tokenizer import OmniTokenizer
-from model.weights import WeightsError, build_tokenizer
+from model.tokenizer.config import ConfigError, TokenizerConfig
+from model.tokenizer.tokenizer import OmniTokenizer
+from model.tokenizer.weights import WeightsError, build_tokenizer
 
 FORMAT = "omnitok-tokenizer/1"
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"

@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels import compilations, use_backend, wanted_backend
+from kernels import use_backend, wanted_backend
+from kernels.runtime import jit
 from model import BATCHES, Bundle, CompiledTokenizer, OmniTokenizer, VQConfig, load_bundle
 from service.contract import ModelCard, Size
 from service.scheduling.batcher import Key
@@ -43,7 +44,7 @@ class Engine:
     """
 
     def __init__(self, bundles: Sequence[Path], device: str, dtype: str, threads: int) -> None:
-        compilations.watch()
+        jit.watch()
         self._kernels_when_ready = 0
         torch.set_num_threads(threads)
         if device == "auto":
@@ -90,12 +91,12 @@ class Engine:
             for size, batches in usual.items():
                 compiled.capture(size, batches)
             self._try_out(card, small)
-        self._kernels_when_ready = compilations.count()
+        self._kernels_when_ready = jit.count()
 
     @property
     def late_kernels(self) -> int:
         """Triton kernels that were compiled or loaded since `warm_up`."""
-        return compilations.count() - self._kernels_when_ready
+        return jit.count() - self._kernels_when_ready
 
     def run(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
         """Run one batch, which waits for no kernel's compilation: torch's operators stand in.
@@ -136,9 +137,9 @@ class Engine:
         if compiled is None or wanted_backend() != "auto":
             return self._compute(compiled or modules, key, payloads)
         try:
-            with compilations.refused():
+            with jit.refused():
                 return self._compute(compiled, key, payloads)
-        except compilations.NotReadyError as missing:
+        except jit.NotReadyError as missing:
             first = missing.first
             if first:
                 log.warning("%d x %s: torch's operators until %s is compiled", len(payloads), key, missing)

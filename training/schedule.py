@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from training.draws import SIDES, word
+from training.data.loaders.draw import Draw, Kind
 from training.errors import TrainingError
-from training.feeds.draw import Draw, Kind
 from training.recipes import Stage
-from training.step import Phase
+from training.rng import SIDES, word
+from training.tokenizer.step import Phase
 
 
 @dataclass(frozen=True)

@@ -15,20 +15,20 @@ from rich.console import Console
 from torch import Tensor
 
 from model import OmniTokenizer
-from training.acceleration import CapturedStep, compile_blocks
 from training.checkpoint import read_checkpoint, write_checkpoint
-from training.codebook import usage
+from training.cuda_graphs import CapturedStep, compile_blocks
+from training.data.loaders.draw import Draw, Feed, Kind
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.feeds.draw import Draw, Feed, Kind
-from training.journal import Journal
-from training.learner import Learner
+from training.logging import Journal
 from training.losses.perceptual import Perceptual
 from training.progress import line_of, progress_on
 from training.recipes import Recipe, Stage
 from training.schedule import Budget, check_shares, discriminator_rate, draws, learning_rate, phase_of
-from training.step import Phase, TrainingStep
-from training.stopping import stop_requests
+from training.signals import stop_requests
+from training.state import Learner
+from training.tokenizer.codebook import usage
+from training.tokenizer.step import Phase, TrainingStep
 
 LOG_EVERY = 50  # steps; each log waits for the device
 SAVE_EVERY = 120.0  # seconds

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.dispatch import Operator
+from kernels.runtime.dispatch import Operator
 
 Inputs = dict[str, Any]
 

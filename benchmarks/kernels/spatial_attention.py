@@ -13,7 +13,7 @@ from torch import Tensor
 
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
-from kernels.dispatch import Form, Operator
+from kernels.runtime.dispatch import Form, Operator
 from kernels.spatial_attention import RopeTable, op, reference, rope_table, sdpa
 
 

@@ -2,7 +2,7 @@
 
 from kernels.bounded_attention import op, reference, sdpa
 from kernels.bounded_attention.reference import EXPONENT_SCALE
-from kernels.dispatch import Form, Operator
+from kernels.runtime.dispatch import Form, Operator
 
 bounded_attention = Operator(
     "bounded_attention",

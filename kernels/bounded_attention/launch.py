@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
+from kernels.autotune.table import Search, Size, Trial, tuned
 from kernels.bounded_attention.triton_kernels import bounded_attention_kernel
-from kernels.hardware import aligned
-from kernels.overlap import overlapped
-from kernels.tuning import Search, Size, Trial, tuned
+from kernels.runtime.device import aligned
+from kernels.runtime.pdl import overlapped
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.hardware import refuse_triton
+from kernels.runtime.device import refuse_triton
 
 MOST_EXPONENT = 60.0  # sums of so great powers of two, and of their inverses, are far from float32's limits
 DIMS = (16, 32, 64, 128)

@@ -13,10 +13,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels import hardware
-from kernels.overlap import wait_for_inputs
+from kernels.runtime import device
+from kernels.runtime.pdl import wait_for_inputs
 
-LANES: tl.constexpr = tl.constexpr(hardware.LANES)
+LANES: tl.constexpr = tl.constexpr(device.LANES)
 
 
 @triton.jit

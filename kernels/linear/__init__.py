@@ -1,8 +1,8 @@
 """The model's matrix products with what surrounds them, for inference (reference.md, Tokenizer 5 to 7)."""
 
-from kernels.dispatch import Form, Operator
 from kernels.linear import op, reference
 from kernels.linear.reference import Folded, fold, in_turn
+from kernels.runtime.dispatch import Form, Operator
 
 gated_linear: Operator[...] = Operator(
     "gated_linear",

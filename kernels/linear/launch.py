@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
-from kernels.hardware import aligned
+from kernels.autotune.table import Search, Size, Trial, tuned
 from kernels.linear.triton_kernels import attention_inputs_kernel, gated_linear_kernel, residual_linear_kernel
-from kernels.overlap import overlapped
+from kernels.runtime.device import aligned
+from kernels.runtime.pdl import overlapped
 from kernels.spatial_attention.rope import rope_table
-from kernels.tuning import Search, Size, Trial, tuned
 
 
 @dataclass(frozen=True)

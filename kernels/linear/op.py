@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.hardware import refuse_triton
 from kernels.linear.reference import GROUP
+from kernels.runtime.device import refuse_triton
 
 LONG = 1024  # numbers of a row, beyond which ours wins by too little
 STEP = 64  # what K must be a multiple of: the loop over it has no masks

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.hardware import LANES
+from kernels.runtime.device import LANES
 from kernels.spatial_attention.reference import cosine
 from kernels.spatial_attention.rope import RopeTable
 

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from kernels.linear import reference
-from kernels.overlap import wait_for_inputs
+from kernels.runtime.pdl import wait_for_inputs
 
 GROUP: tl.constexpr = tl.constexpr(reference.GROUP)
 SMALLEST_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's

@@ -1,7 +1,7 @@
 """LayerNorm over channels, and the divisor alone for a product that has the rest folded in; for inference."""
 
-from kernels.dispatch import Form, Operator
 from kernels.norm import op, reference
+from kernels.runtime.dispatch import Form, Operator
 
 layer_norm = Operator(
     "layer_norm",

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kernels.autotune.table import Search, Size, Trial, tuned
 from kernels.norm.triton_kernels import inverse_deviation_kernel, layer_norm_kernel
-from kernels.overlap import overlapped
-from kernels.tuning import Search, Size, Trial, tuned
+from kernels.runtime.pdl import overlapped
 
 
 @dataclass(frozen=True)

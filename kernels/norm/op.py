@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.hardware import refuse_triton
 from kernels.norm.reference import EPS
+from kernels.runtime.device import refuse_triton
 
 MOST_CHANNELS = 1024  # a row lies in registers
 

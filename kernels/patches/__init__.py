@@ -1,7 +1,7 @@
 """Pixels as bytes to vectors of patches and back (section 3.1.1, Patchify; reference.md, Tokenizer 1 and 9)."""
 
-from kernels.dispatch import Form, Operator
 from kernels.patches import op, reference
+from kernels.runtime.dispatch import Form, Operator
 
 patchify: Operator[...] = Operator(
     "patchify", {"triton": Form(op.patchify, op.refuse_patchify), "reference": Form(reference.patchify)}

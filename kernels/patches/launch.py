@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.overlap import overlapped
+from kernels.autotune.table import Search, Size, Trial, tuned
 from kernels.patches.reference import COLOURS, EPS, clip_shape, patches_shape
 from kernels.patches.triton_kernels import patchify_kernel, unpatchify_kernel
-from kernels.tuning import Search, Size, Trial, tuned
+from kernels.runtime.pdl import overlapped
 
 
 @dataclass(frozen=True)

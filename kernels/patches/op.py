@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.hardware import DTYPES, refuse_triton
 from kernels.patches.reference import clip_shape, patches_shape
+from kernels.runtime.device import DTYPES, refuse_triton
 
 SIDES = (4, 8, 16)  # whole words of memory, and tiles that are powers of two
 DEPTHS = (1, 2, 4, 8)

@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.overlap import wait_for_inputs
+from kernels.runtime.pdl import wait_for_inputs
 
 COLOURS: tl.constexpr = tl.constexpr(3)
 SCALE: tl.constexpr = tl.constexpr(255.0)

@@ -1,7 +1,7 @@
 """Positional encoding by a depthwise 3x3x3 convolution with a residual (reference.md, Tokenizer 4)."""
 
-from kernels.dispatch import Form, Operator
 from kernels.peg import library, op, reference
+from kernels.runtime.dispatch import Form, Operator
 
 peg = Operator(
     "peg",

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.overlap import overlapped
+from kernels.autotune.table import Search, Size, Trial, tuned
 from kernels.peg.triton_kernels import peg_clip_kernel, peg_kernel, peg_weight_kernel
-from kernels.tuning import Search, Size, Trial, tuned
+from kernels.runtime.pdl import overlapped
 
 
 @dataclass(frozen=True)

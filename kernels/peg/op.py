@@ -10,8 +10,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from kernels.hardware import refuse_triton
 from kernels.peg.reference import check_past
+from kernels.runtime.device import refuse_triton
 
 MOST = 65_535  # programs along the second and the third axis of a grid
 

@@ -1,7 +1,7 @@
 """From the encoder's output to unit vectors or moments, in float32 (section 3.1.2; reference.md, Tokenizer 8)."""
 
-from kernels.dispatch import Form, Operator
 from kernels.projection import op, reference
+from kernels.runtime.dispatch import Form, Operator
 
 vq_project = Operator("vq_project", {"triton": Form(op.vq_project, op.refuse), "reference": Form(reference.vq_project)})
 

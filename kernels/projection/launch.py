@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.overlap import overlapped
+from kernels.autotune.table import Search, Size, Trial, tuned
 from kernels.projection.reference import EPSILON, SHORTEST
 from kernels.projection.triton_kernels import project_kernel
-from kernels.tuning import Search, Size, Trial, tuned
+from kernels.runtime.pdl import overlapped
 
 
 @dataclass(frozen=True)

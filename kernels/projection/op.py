@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.hardware import refuse_triton
+from kernels.runtime.device import refuse_triton
 
 MOST_OUTPUTS = 32
 MOST_CHANNELS = 2048  # of a row that registers hold

@@ -12,7 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.overlap import wait_for_inputs
+from kernels.runtime.pdl import wait_for_inputs
 
 
 @triton.jit(do_not_specialize=["M"])

@@ -1,6 +1,6 @@
 """Full attention over the positions of each frame (section 3.1.1; reference.md, Tokenizer 5)."""
 
-from kernels.dispatch import Form, Operator
+from kernels.runtime.dispatch import Form, Operator
 from kernels.spatial_attention import op, reference, sdpa
 from kernels.spatial_attention.rope import RopeTable, rope_table
 

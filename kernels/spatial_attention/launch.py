@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.autotune.table import Search, Size, Trial, tuned
 from kernels.spatial_attention.rope import rope_table
 from kernels.spatial_attention.triton_kernels import cosine_bwd_kernel, cosine_fwd_kernel
-from kernels.tuning import Search, Size, Trial, tuned
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.hardware import refuse_triton
+from kernels.runtime.device import refuse_triton
 from kernels.spatial_attention.reference import LOGIT_SCALE
 from kernels.spatial_attention.rope import RopeTable
 

@@ -1,6 +1,6 @@
 """Attention along time at each position of the grid (section 3.1.1; reference.md, Tokenizer 5)."""
 
-from kernels.dispatch import Form, Operator
+from kernels.runtime.dispatch import Form, Operator
 from kernels.temporal_attention import op, reference, sdpa
 
 temporal_attention = Operator(

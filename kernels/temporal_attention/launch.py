@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.overlap import overlapped
+from kernels.autotune.table import Search, Size, Trial, tuned
+from kernels.runtime.pdl import overlapped
 from kernels.spatial_attention.reference import LOGIT_SCALE
 from kernels.temporal_attention.triton_kernels import temporal_attention_bwd_kernel, temporal_attention_fwd_kernel
-from kernels.tuning import Search, Size, Trial, tuned
 
 
 @dataclass(frozen=True)

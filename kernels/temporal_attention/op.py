@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.hardware import refuse_triton
+from kernels.runtime.device import refuse_triton
 
 MOST_KEYS = 8  # all of them live in registers
 MOST_DIM = 128

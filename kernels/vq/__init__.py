@@ -1,6 +1,6 @@
 """Nearest code of each vector (section 3.1.1; reference.md, Tokenizer 8)."""
 
-from kernels.dispatch import Form, Operator
+from kernels.runtime.dispatch import Form, Operator
 from kernels.vq import op, reference
 from kernels.vq.op import prepare
 from kernels.vq.reference import CodeTable

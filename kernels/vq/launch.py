@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.hardware import LANES
-from kernels.overlap import overlapped
-from kernels.tuning import Search, Size, Trial, tuned
+from kernels.autotune.table import Search, Size, Trial, tuned
+from kernels.runtime.device import LANES
+from kernels.runtime.pdl import overlapped
 from kernels.vq.triton_kernels import codebook_kernel, merge_kernel, vq_assign_kernel
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.hardware import refuse_triton
+from kernels.runtime.device import refuse_triton
 from kernels.vq.reference import CodeTable
 
 DIMS = (4, 8, 16, 32)

@@ -19,10 +19,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels import hardware
-from kernels.overlap import wait_for_inputs
+from kernels.runtime import device
+from kernels.runtime.pdl import wait_for_inputs
 
-LANES = tl.constexpr(hardware.LANES)  # so that groups stay within a thread
+LANES = tl.constexpr(device.LANES)  # so that groups stay within a thread
 LARGEST_HALF = tl.constexpr(60000.0)  # half a squared norm that float16 still holds
 
 

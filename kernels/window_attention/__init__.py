@@ -1,6 +1,6 @@
 """Attention inside square windows of each frame (section 3.1.1; reference.md, Tokenizer 6)."""
 
-from kernels.dispatch import Form, Operator
+from kernels.runtime.dispatch import Form, Operator
 from kernels.window_attention import op, reference, sdpa
 
 window_attention = Operator(

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
-from kernels.hardware import aligned
-from kernels.overlap import overlapped
-from kernels.tuning import Search, Size, Trial, tuned
+from kernels.autotune.table import Search, Size, Trial, tuned
+from kernels.runtime.device import aligned
+from kernels.runtime.pdl import overlapped
 from kernels.window_attention.triton_kernels import (
     window_attention_bwd_kernel,
     window_attention_fold_kernel,

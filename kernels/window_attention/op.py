@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.hardware import refuse_triton
+from kernels.runtime.device import refuse_triton
 
 MOST_SIDE = 8  # a window is one tile of 64 tokens
 MOST_DIM = 128

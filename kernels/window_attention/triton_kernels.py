@@ -19,7 +19,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.overlap import wait_for_inputs
+from kernels.runtime.pdl import wait_for_inputs
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 

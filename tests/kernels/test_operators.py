@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import kernels
 from kernels import BackendUnavailableError, rope_table, use_backend
-from kernels.dispatch import Form, Operator
+from kernels.runtime.dispatch import Form, Operator
 from kernels.spatial_attention.rope import rotate
 from model import CONFIGS, OmniTokenizer
 

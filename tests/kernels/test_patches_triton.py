@@ -12,7 +12,7 @@ from interpret import passed_interpreted
 from kernels import BackendUnavailableError
 from kernels.patches import launch, op, patchify, reference, unpatchify
 from model import CONFIGS
-from model.pixels import PatchEmbed, ToPixels, to_float, to_uint8
+from model.tokenizer.patches import PatchEmbed, ToPixels, to_float, to_uint8
 
 
 def test_interpreted_kernels_equal_their_references():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from model import CONFIGS, CodeError, ConfigError, OmniTokenizer, PixelError, StreamError, TokenizerConfig, VAEConfig
-from model.layers import alibi_slopes
+from model.tokenizer.layers import alibi_slopes
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from model import CONFIGS
-from model.layers import FeedForward
+from model.tokenizer.layers import FeedForward
 
 
 @pytest.mark.parametrize("spare", [0, 1, 43])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from kernels import use_backend
 from model import CompiledTokenizer, OmniTokenizer, convert_checkpoint, load_bundle, load_published
-from model.pixels import to_float, to_uint8
+from model.tokenizer.patches import to_float, to_uint8
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CHECKPOINTS = ("vq_rope", "vq_rope_casual", "vq_rel_nosdpa", "vae_rope")

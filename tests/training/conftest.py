@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.sets import SetInfo, write_info, write_shard
-from training.feeds.resident import ResidentFeed
+from training.data.loaders.resident import ResidentFeed
+from training.data.shards import SetInfo, write_info, write_shard
 
 SETS = {
     "train/photographs-256": (1, 64),

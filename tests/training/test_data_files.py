@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from training.cli.data import data as command
 from training.data.debug import build_debug
 from training.data.files import Names, Section, Source, find
+from training.data.loaders.choose import find_sources
 from training.errors import TrainingError
-from training.feeds.choose import find_sources
 
 CLI = CliRunner()
 

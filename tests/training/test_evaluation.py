@@ -17,20 +17,20 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from model import CONFIGS, OmniTokenizer, VAEConfig, load_bundle, save_bundle
-from model.quality import psnr, ssim
+from model.metrics import psnr, ssim
 from training.__main__ import app
 from training.data import open_set
-from training.data.sets import SetInfo, write_info, write_shard
+from training.data.shards import SetInfo, write_info, write_shard
 from training.errors import TrainingError
-from training.metrics.bench import Bench, NetworkPaths
-from training.metrics.judges import InceptionJudge, LiteJudge, PairedJudge, VideoJudge
+from training.evaluation.datasets import items_of
+from training.evaluation.set_metrics import InceptionJudge, LiteJudge, PairedJudge, VideoJudge
+from training.evaluation.suite import Bench, NetworkPaths
+from training.evaluation.sweep import Streamed, by_frame, seam
 from training.networks.efficientnet import HEAD, EfficientNetLite0
 from training.networks.i3d import InceptionI3D
 from training.networks.inception import InceptionV3
 from training.networks.lpips import FeatureDistance
 from training.networks.vgg import CHANNELS, LEVELS, VGG16
-from training.sources import items_of
-from training.sweep import Streamed, by_frame, seam
 
 run = CliRunner()
 CPU = torch.device("cpu")

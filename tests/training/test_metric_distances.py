@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.errors import TrainingError
-from training.metrics.codebook import CodebookUse, perplexity
-from training.metrics.features import projection
-from training.metrics.frechet import frechet_distance, frechet_of, gaussian, gaussian_of
-from training.metrics.halves import half_split
-from training.metrics.kernel import kernel_distance, squared_discrepancy
-from training.metrics.latents import LatentStatistics
+from training.evaluation.codebook import CodebookUse, perplexity
+from training.evaluation.features import projection
+from training.evaluation.frechet import frechet_distance, frechet_of, gaussian, gaussian_of
+from training.evaluation.kernel import kernel_distance, squared_discrepancy
+from training.evaluation.latents import LatentStatistics
+from training.evaluation.split_half import half_split
 
 seeds = st.integers(0, 2**32 - 1)
 

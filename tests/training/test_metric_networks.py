@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from training.errors import TrainingError
-from training.metrics.features import motion
-from training.metrics.preprocessing import I3D, INCEPTION, LITE, Preprocessing
+from training.evaluation.features import motion
+from training.evaluation.preprocessing import I3D, INCEPTION, LITE, Preprocessing
 from training.networks.efficientnet import EfficientNetLite0
 from training.networks.i3d import InceptionI3D
 from training.networks.inception import InceptionV3

@@ -15,18 +15,18 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from training.__main__ import app
-from training.data.sets import SetInfo, write_info, write_shard
+from training.data.shards import SetInfo, write_info, write_shard
 from training.errors import TrainingError
 from training.recipes import Recipe
 from training.reproduction import variants as variants_module
 from training.reproduction.measure import HELD_OUT, gather, measure_all, measurements
 from training.reproduction.paper import ABLATIONS, CLAIMS, TRIED, Entry
+from training.reproduction.process_pool import share
 from training.reproduction.report import write_report
 from training.reproduction.results import Results, read_results
 from training.reproduction.run import FORMAT, RECORD_FILE, Job, is_done, run_all
-from training.reproduction.sharing import share
+from training.reproduction.significance import LARGER_IS_BETTER, by_chance, join, verdict
 from training.reproduction.variants import batches, tokens, variants
-from training.reproduction.verdict import LARGER_IS_BETTER, by_chance, join, verdict
 
 QUIET = Console(quiet=True)
 SETS = {

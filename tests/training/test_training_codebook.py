@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from training.codebook import CodebookKeeper, usage
 from training.recipes import RECIPES
+from training.tokenizer.codebook import CodebookKeeper, usage
 
 CODES, DIM = 64, 4
 STAGE = replace(RECIPES["debug"].stage("image"), revive_after=4, codebook_decay=0.5)

@@ -12,10 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from model import load_bundle
-from model.quality import psnr
+from model.metrics import psnr
 from training.__main__ import app
 from training.data import open_set
-from training.journal import Journal
+from training.logging import Journal
 
 run = CliRunner()
 

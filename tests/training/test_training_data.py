@@ -16,7 +16,7 @@ from PIL import Image
 
 from training.data import held_out, open_set, packages, photographs, procgen, vizdoom
 from training.data.demo import DEMO, Job, SetPlan, build_demo, run_job, scaled
-from training.data.sets import SetInfo, shard_path, write_info, write_shard
+from training.data.shards import SetInfo, shard_path, write_info, write_shard
 from training.errors import TrainingError
 
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from model import OmniTokenizer
 from training.checkpoint import CHECKPOINT_FILE
 from training.data import open_set
+from training.data.loaders.resident import ResidentFeed
 from training.distributed import Ranks, open_ranks
-from training.feeds.resident import ResidentFeed
-from training.handover import with_head
+from training.head_transfer import with_head
 from training.recipes import RECIPES, Recipe
 from training.schedule import Budget
 from training.trainer import Start, Trainer

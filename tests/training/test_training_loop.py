@@ -18,14 +18,14 @@ from torch import Tensor
 
 from model import OmniTokenizer
 from training.checkpoint import CHECKPOINT_FILE
+from training.data.loaders.draw import Draw
+from training.data.loaders.resident import ResidentFeed
 from training.errors import TrainingError
-from training.feeds.draw import Draw
-from training.feeds.resident import ResidentFeed
-from training.handover import with_head
-from training.journal import METRICS_FILE
+from training.head_transfer import with_head
+from training.logging import METRICS_FILE
 from training.recipes import RECIPES, LossWeights
 from training.schedule import Budget
-from training.step import Phase
+from training.tokenizer.step import Phase
 from training.trainer import Start, Trainer
 
 QUIET = Console(quiet=True)

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model import CONFIGS, OmniTokenizer
-from training.draws import normal, word, words
 from training.errors import TrainingError
 from training.recipes import MULTI_SIDES, RECIPES, Discriminators, LossWeights, Recipe, Stage
+from training.rng import normal, word, words
 from training.schedule import (
     Budget,
     check_shares,

@@ -12,13 +12,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from model import OmniTokenizer, VQHead
-from training.feeds.draw import Draw
-from training.feeds.resident import ResidentFeed
-from training.handover import with_head
-from training.learner import Learner
+from training.data.loaders.draw import Draw
+from training.data.loaders.resident import ResidentFeed
+from training.head_transfer import with_head
 from training.losses.perceptual import Perceptual
 from training.recipes import RECIPES, LossWeights, Stage
-from training.step import Phase, TrainingStep
+from training.state import Learner
+from training.tokenizer.step import Phase, TrainingStep
 
 RECIPE = RECIPES["debug"]
 STAGE = replace(RECIPE.stage("joint"), images=8, clips=4, warmup=1)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.cli.told import told
+from training.cli.errors import told
 from training.errors import TrainingError
 
 data = typer.Typer(help="Build data sets.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -83,7 +83,7 @@ def inspect(
 ) -> None:
     """Look at a folder before a long run: counts, classes, sizes, broken files, and how fast it decodes."""
     from training.cli.inspection import show_files
-    from training.data.sets import INFO_FILE
+    from training.data.shards import INFO_FILE
     from training.devices import cores
 
     with told():

@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.cli.told import told
+from training.cli.errors import told
 
 if TYPE_CHECKING:
-    from training.evaluate import Evaluation
+    from training.evaluation.evaluate import Evaluation
 
 
 def evaluate(
@@ -38,9 +38,9 @@ def evaluate(
     Without weights of the standard networks the packaged ones give figures of their own: FID-lite, KID-lite, FVD-lite
     and the VGG distance.
     """
-    from training.evaluate import evaluate_bundle
-    from training.metrics.bench import NetworkPaths
-    from training.sweep import sweep_bundle
+    from training.evaluation.evaluate import evaluate_bundle
+    from training.evaluation.suite import NetworkPaths
+    from training.evaluation.sweep import sweep_bundle
 
     with told():
         if sweep:
@@ -52,7 +52,7 @@ def evaluate(
 
 
 def _tell(found: Evaluation) -> None:
-    from training.tables import notes, terminal_tables
+    from training.evaluation.report import notes, terminal_tables
 
     console = Console()
     for part in (*terminal_tables(found), *notes(found)):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from training.cli.told import told
+from training.cli.errors import told
 
 reproduce = typer.Typer(
     help="The paper's ablations (tables 7 to 10) in small.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -69,7 +69,7 @@ def measure(
     """Measure every bundle that a table shows on the held-out sets; write the figures of all runs to one file."""
     import json
 
-    from training.data.sets import replace_file
+    from training.data.shards import replace_file
     from training.reproduction.measure import gather, measure_all, measurements
 
     with told():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from training.cli.told import told
+from training.cli.errors import told
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -52,11 +52,11 @@ def train(
     """
     import math
 
+    from training.data.loaders import open_feed
     from training.devices import cores
     from training.distributed import open_ranks
-    from training.feeds import open_feed
-    from training.stages import Plan, run_recipe
-    from training.watch import Watch, watched_sets
+    from training.runner import Plan, run_recipe
+    from training.validation import Watch, watched_sets
 
     with told():
         chosen = _recipe(recipe)
@@ -132,7 +132,7 @@ def _lengths(recipe: Recipe, only: str | None, steps: int | None, seconds: float
 
 def _sources(data: Path) -> tuple[str, ...]:
     """What the data is, in sentences: the sets' own, or the name of a user's folder."""
-    from training.data.sets import INFO_FILE, open_set
+    from training.data.shards import INFO_FILE, open_set
 
     sets = [open_set(path.parent) for path in sorted((data / "train").glob(f"*/{INFO_FILE}"))]
     if not sets:

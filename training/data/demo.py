@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from training.data import held_out, photographs, procgen, vizdoom
 from training.data.packages import procgen_path, vizdoom_path
-from training.data.sets import SetInfo, shard_path, write_info, write_shard
+from training.data.shards import SetInfo, shard_path, write_info, write_shard
 from training.errors import TrainingError
 
 FRAMES = 17

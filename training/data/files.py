@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.kinds import KINDS, Kind, kind_of
 from training.data.labels import Labels, classify, find_label_file
-from training.data.tars import Member, index_tar
+from training.data.media_types import KINDS, Kind, kind_of
+from training.data.tar_index import Member, index_tar
 from training.errors import TrainingError
 
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.data.tars import Member
+from training.data.tar_index import Member
 from training.errors import TrainingError
 
 LABEL_FILES = {"labels.csv": ",", "labels.tsv": "\t"}

@@ -13,7 +13,7 @@ from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from training.data.files import Section
-from training.data.kinds import VIDEO_FORMATS
+from training.data.media_types import VIDEO_FORMATS
 from training.errors import TrainingError
 
 MAX_PIXELS = 8192 * 4352  # of a frame: 8K, in whole blocks of the decoder

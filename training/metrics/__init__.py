@@ -1,1 +1,1 @@
-"""What is measured of reconstructions beside PSNR and SSIM, which are `model.quality`."""
+"""What is measured of reconstructions beside PSNR and SSIM, which are `model.metrics`."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from training.errors import TrainingError
 from training.reproduction.paper import ABLATIONS, Ablation
 from training.reproduction.results import Results, mean
-from training.reproduction.verdict import LARGER_IS_BETTER
+from training.reproduction.significance import LARGER_IS_BETTER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,13 +15,13 @@ from rich.console import Console
 
 from model import load_bundle
 from training.data import open_set
-from training.data.sets import replace_file
+from training.data.shards import replace_file
 from training.devices import device_of
 from training.errors import TrainingError
-from training.evaluate import score
-from training.metrics.bench import Bench, NetworkPaths
+from training.evaluation.evaluate import score
+from training.evaluation.suite import Bench, NetworkPaths
+from training.reproduction.process_pool import share
 from training.reproduction.run import FORMAT, RECORD_FILE, read_record
-from training.reproduction.sharing import share
 
 AT_ONCE = 16  # items
 

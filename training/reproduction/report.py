@@ -13,12 +13,12 @@ from typing import get_args
 import torch
 
 from model import CONFIGS, OmniTokenizer, TokenizerConfig
-from training.data.sets import replace_file
+from training.data.shards import replace_file
 from training.reproduction.charts import draw_all
 from training.reproduction.paper import ABLATIONS, CLAIMS, TRIED, Ablation, Claim, Entry
 from training.reproduction.results import Results, Trial, mean
+from training.reproduction.significance import RULE, Verdict, by_chance
 from training.reproduction.variants import CLIPS, IMAGES, MULTI_SIDES, SIDE, TOKENIZER, variants
-from training.reproduction.verdict import RULE, Verdict, by_chance
 
 REPORT_FILE = "reproduction.md"
 WIDTH = 120

@@ -11,7 +11,7 @@ from typing import Any
 from training.errors import TrainingError
 from training.reproduction.paper import CLAIMS, TRIED, Claim, Entry
 from training.reproduction.run import FORMAT
-from training.reproduction.verdict import Verdict, join, verdict
+from training.reproduction.significance import Verdict, join, verdict
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from rich.console import Console
 
 from training.card import code_version, machine_name
 from training.checkpoint import read_checkpoint
-from training.data.sets import replace_file
+from training.data.loaders import open_feed
+from training.data.loaders.draw import Feed
+from training.data.shards import replace_file
 from training.devices import device_of
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.feeds import open_feed
-from training.feeds.draw import Feed
-from training.journal import METRICS_FILE
+from training.logging import METRICS_FILE
 from training.recipes import Stage
-from training.reproduction.sharing import share
+from training.reproduction.process_pool import share
 from training.reproduction.variants import Variant, batches, tokens, variants
-from training.stages import RUN_FILE, Plan, run_recipe
+from training.runner import RUN_FILE, Plan, run_recipe
 
 RECORD_FILE = "record.json"
 FORMAT = "omnitok-reproduction/1"

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from model import TokenizerConfig, VQConfig
+from training.data.loaders.draw import Draw
 from training.errors import TrainingError
-from training.feeds.draw import Draw
 from training.recipes import LossWeights, Recipe, Stage
 from training.schedule import draws
 

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from model import load_bundle
-from model.quality import psnr, ssim
+from model.metrics import psnr, ssim
 from service.media.reader import open_frames
 from service.media.types import MediaOptions
 from service.result import NPZ, EncodeResult, sniff_form

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import compilations, use_backend, wanted_backend
+from kernels import use_backend, wanted_backend
+from kernels.runtime import jit
 from model import CONFIGS, BundleError, CompiledTokenizer, OmniTokenizer, VAEConfig, load_bundle, save_bundle
 from service import backend as backend_module
 from service.backend import LocalBackend
@@ -67,7 +68,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (6, 21, 35, 3), np.uint8)
 
 def test_kernels_are_late_that_come_after_the_warm_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.late_kernels == 0
-    monkeypatch.setattr(compilations, "_seen", compilations._seen | {(0, "a kernel that nobody foresaw")})
+    monkeypatch.setattr(jit, "_seen", jit._seen | {(0, "a kernel that nobody foresaw")})
     assert engine.late_kernels == 1
     engine.warm_up()
     assert engine.late_kernels == 0
@@ -86,7 +87,7 @@ class Cold(CompiledTokenizer):
     def encode_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         self.calls.append(len(pixels))
         if len(self.calls) == 1:
-            raise compilations.NotReadyError("peg_kernel", first=True)
+            raise jit.NotReadyError("peg_kernel", first=True)
         return super().encode_both(pixels)
 
 
@@ -127,7 +128,7 @@ def test_what_fits_into_no_memory_but_the_compiled_way_waits(
 
 
 def test_a_backend_that_was_asked_for_is_not_replaced(engine: Engine, cold: Cold) -> None:
-    with use_backend("reference"), pytest.raises(compilations.NotReadyError):
+    with use_backend("reference"), pytest.raises(jit.NotReadyError):
         engine.run(Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS])
 
 

@@ -1,0 +1,1 @@
+"""Tiles of the kernels by GPU: the table, the search, the command `omnitok tune`."""

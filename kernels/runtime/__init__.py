@@ -1,0 +1,1 @@
+"""Machinery that all operators share: dispatch, device checks, compilation, dependent launch."""

@@ -1,0 +1,1 @@
+"""Published checkpoints to bundles; nothing that a checkpoint holds is executed."""

@@ -1,0 +1,334 @@
+"""When kernels are compiled: side by side before a process serves, in the background afterwards; for an absent GPU."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ahead import compiled_for
+from triton.compiler import ASTSource, CompilationError
+from triton.runtime import JITFunction
+
+from kernels.norm import launch
+from kernels.runtime import jit
+from kernels.runtime.compile_server import CompileServer, Job
+
+HERE = Path(__file__).parent
+X, ONES = torch.zeros(6, 64), torch.ones(64)
+FAR = 60.0  # seconds; a kernel takes a fraction of one
+
+pytestmark = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+
+
+@pytest.fixture
+def compiled(monkeypatch, tmp_path):
+    """What was launched, in a process that knows no kernel yet."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    jit.watch()
+    forget(monkeypatch)
+    with compiled_for(90) as found:
+        yield found
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """One of this test's own."""
+    server = CompileServer()
+    monkeypatch.setattr(jit, "_server", server)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    """Nothing is compiled in the background before it is set."""
+    gate, preload = threading.Event(), JITFunction.preload
+
+    def wait_and_preload(self, kernel):
+        assert gate.wait(FAR)
+        return preload(self, kernel)
+
+    monkeypatch.setattr(JITFunction, "preload", wait_and_preload)
+    yield gate
+    gate.set()
+
+
+def forget(monkeypatch) -> None:
+    """As in a new process, but for what is on disk."""
+    monkeypatch.setattr(jit, "_seen", set())
+    monkeypatch.setattr(jit, "_failed", set())
+    monkeypatch.setattr(jit, "_done", {})
+    for kernel in (launch.layer_norm_kernel, launch.inverse_deviation_kernel):
+        kernel.device_caches.clear()
+
+
+def all_done() -> bool:
+    return all(done.wait(FAR) for done in jit._done.values())
+
+
+def norm(rows: int) -> None:
+    launch.layer_norm(X, ONES, ONES, 1e-5, tile=launch.Tile(rows, 1))
+
+
+def broken() -> None:
+    launch.inverse_deviation(X, 1e-5, tile=launch.Tile(3, 1))  # rows must be a power of two
+
+
+def test_kernels_compile_together(compiled):
+    with jit.together():
+        for rows in (2, 4, 2):
+            norm(rows)
+        broken()
+    assert jit.count() == 2
+    for rows in (2, 4):
+        norm(rows)
+    assert jit.count() == 2
+    with pytest.raises(CompilationError):  # triton 3.7 keeps it for whoever uses the kernel
+        _ = broken(), compiled[-1].hash
+
+
+def never(*args, **kwargs) -> None:
+    raise AssertionError("compiled in this process")
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_processes_compile_what_this_one_only_loads(compiled, server, monkeypatch, wait):
+    monkeypatch.setattr(ASTSource, "make_ir", never)
+    with jit.together(wait):
+        for rows in (2, 4):
+            norm(rows)
+    assert all_done()
+    norm(2)
+    norm(4)
+    assert (jit.count(), jit._failed) == (2, set())
+
+
+def test_without_a_server_a_process_compiles_for_itself(compiled, server, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nonexistent")
+    with jit.together():
+        norm(2)
+    assert jit.count() == 1
+
+
+def test_a_server_that_dies_leaves_nobody_waiting(compiled, server):
+    with jit.together():
+        norm(2)
+    server._process.kill()
+    for rows in (4, 8):  # found out, and known
+        with jit.together():
+            norm(rows)
+    assert jit.count() == 3
+
+
+def test_a_server_ends_when_it_is_idle_and_begins_again(compiled, monkeypatch):
+    server = CompileServer(idle=0.1)
+    monkeypatch.setattr(jit, "_server", server)
+    monkeypatch.setattr(ASTSource, "make_ir", never)
+    for rows in (2, 4):
+        with jit.together():
+            norm(rows)
+        deadline = time.monotonic() + FAR
+        while server._process is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert jit.count() == 2
+
+
+def test_a_compiler_that_crashes_takes_nothing_with_it(compiled, server, monkeypatch, tmp_path):
+    (tmp_path / "crashes.py").write_text("import os\nos.abort()\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    server.compile(Job(module="crashes", name="", specialization="", target=("cuda", 90, 32), cache=str(tmp_path)))
+    monkeypatch.setattr(ASTSource, "make_ir", never)
+    with jit.together():
+        norm(2)
+    assert jit.count() == 1
+
+
+NOTHING = Job(module="none", name="", specialization="", target=("cuda", 90, 32), cache="")
+
+
+def test_a_server_ends_with_its_parent():
+    script = f"""
+import os, signal
+from kernels.runtime.compile_server import CompileServer
+server = CompileServer(idle=600)
+server.compile({NOTHING})
+print(server._process.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as died:
+        server = int(died.stdout.readline())
+        assert died.wait(FAR) == -signal.SIGKILL
+    deadline = time.monotonic() + FAR
+    while lives(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def lives(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(") ", 1)[1][0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # where nobody reaps it
+
+
+def test_a_fork_of_the_parent_lets_go_of_the_server(server):
+    server.compile(NOTHING)
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            os.write(write, b"." if server._process.stdin.closed else b"!")
+        finally:
+            os._exit(0)
+    assert os.read(read, 1) == b"."
+    os.waitpid(child, 0)
+    server.compile(NOTHING)
+    assert server._process.poll() is None
+
+
+@pytest.mark.parametrize(
+    "noise", ["import sys; print('noise', flush=True)", "import os; os.write(int(argument), b'noise\\n')"]
+)
+def test_noise_of_a_server_leaves_nobody_waiting(compiled, server, monkeypatch, tmp_path, noise):
+    argument = "import sys; argument = sys.orig_argv[-2]; "
+    (tmp_path / "sitecustomize.py").write_text(argument + noise)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    with jit.together():
+        norm(2)
+    assert jit.count() == 1
+
+
+def test_what_fails_within_comes_out_at_once(compiled, gate):
+    with pytest.raises(ZeroDivisionError), jit.together():
+        _ = norm(2), 1 // 0
+    gate.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(FAR)
+    norm(2)
+    assert (jit.count(), compiled[-1].metadata.name) == (1, "layer_norm_kernel")
+
+
+@torch.library.custom_op("omnitok_tests::norm", mutates_args=())
+def norm_op(x: torch.Tensor) -> torch.Tensor:
+    norm(2)
+    return x.clone()
+
+
+def test_a_missing_kernel_is_refused_and_compiles_in_the_background(compiled, gate):
+    for first in (True, False):
+        with pytest.raises(jit.NotReadyError, match="layer_norm_kernel") as refusal, jit.refused():
+            norm_op(X)
+        assert refusal.value.first is first
+    assert jit.count() == 0
+    gate.set()
+    assert all_done()
+    with jit.refused():
+        norm_op(X)
+    assert compiled[-1].metadata.name == "layer_norm_kernel"
+    assert jit.count() == 1
+
+
+def test_what_is_on_disk_is_loaded(compiled, monkeypatch):
+    norm(2)
+    forget(monkeypatch)
+    monkeypatch.setattr(jit, "LOAD_SECONDS", FAR)
+    monkeypatch.setattr(jit._server, "compile", never)
+    with jit.refused():
+        norm(2)
+    assert (jit.count(), jit._failed) == (1, set())
+
+
+def test_what_cannot_be_compiled_is_refused_once_it_is_known(compiled, monkeypatch, caplog):
+    monkeypatch.setattr(jit, "LOAD_SECONDS", FAR)
+    for _ in range(2):
+        with pytest.raises(jit.NotReadyError), jit.refused():
+            broken()
+    assert jit.count() == 1
+    assert [record.message for record in caplog.records] == ["inverse_deviation_kernel does not compile"]
+    assert caplog.records[0].exc_info[0] is CompilationError
+    with pytest.raises(CompilationError):
+        broken()
+
+
+def test_without_a_thread_another_call_tries_again(compiled, monkeypatch):
+    def start(thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(jit, "LOAD_SECONDS", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        with pytest.raises(jit.NotReadyError), jit.refused():
+            norm(2)
+    assert jit._done == {}
+    monkeypatch.setattr(jit, "LOAD_SECONDS", FAR)
+    with jit.refused():
+        norm(2)
+
+
+def test_nobody_waits_and_nothing_compiles_twice(compiled, gate):
+    for _ in range(3):
+        with jit.together(wait=False):
+            for rows in (2, 4):
+                norm(rows)
+    assert jit.count() == 0
+    assert len(jit._done) == 2
+    gate.set()
+    assert all_done()
+    assert jit.count() == 2
+    with jit.refused():
+        for rows in (2, 4):
+            norm(rows)
+
+
+def test_threads_do_not_see_each_other(compiled):
+    entered, left = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with jit.together():
+            entered.set()
+            assert left.wait(FAR)
+        norm(4)
+
+    thread = threading.Thread(target=other)
+    with jit.refused():
+        thread.start()
+        assert entered.wait(FAR)
+    norm(2)
+    left.set()
+    thread.join(FAR)
+    assert [kernel.metadata.name for kernel in compiled] == 2 * ["layer_norm_kernel"]
+
+
+def test_a_process_ends_while_a_kernel_compiles(tmp_path):
+    script = """
+import atexit, threading
+atexit.register(lambda: print([done.is_set() for done in jit._done.values()]))  # the last to be called
+from ahead import compiled_for
+from triton.runtime import JITFunction
+from kernels.runtime import jit
+from test_compilations import norm
+
+begun, preload = threading.Event(), JITFunction.preload
+JITFunction.preload = lambda self, kernel: (begun.set(), preload(self, kernel))
+absent = compiled_for(90)
+absent.__enter__()
+with jit.together(wait=False):
+    for rows in (1, 2, 4, 8, 16, 32):
+        norm(rows)
+assert begun.wait(60)
+"""
+    where = {"TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join((str(HERE), str(HERE.parents[1])))}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | where, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (0, f"{6 * [True]}\n"), ended.stderr

@@ -1,0 +1,81 @@
+"""From head to head: the decoder sees at first about what it saw before, also between ranks of different data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model import CONFIGS, OmniTokenizer, VAEHead, VQConfig, VQHead
+from model.tokenizer.patches import to_float
+from training.data.loaders.draw import Draw
+from training.data.loaders.resident import ResidentFeed
+from training.distributed import Ranks
+from training.head_transfer import LOGVAR, hand_over, with_head
+
+CONFIG = replace(CONFIGS["debug"], head=VQConfig(codes=512, dim=4))
+
+
+@pytest.fixture
+def pixels(feed: ResidentFeed) -> Tensor:
+    return next(feed.stream([Draw("clips", 32, 8, 0, 5)]))
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """How far b is from a, in units of a's spread."""
+    return float((a - b).square().mean().sqrt() / a.std())
+
+
+@torch.no_grad()
+def test_a_vae_begins_where_the_vq_tokenizer_ended(pixels: Tensor) -> None:
+    torch.manual_seed(0)
+    source = OmniTokenizer(CONFIG)
+    source.head.to_code.weight *= 7  # vectors of any length are normalised away, and must not reach the decoder
+    vae = hand_over(source, with_head(CONFIG, "vae"), pixels, Ranks())
+    assert isinstance(source.head, VQHead)
+    assert isinstance(vae.head, VAEHead)
+    embed = source.encoder(to_float(pixels, torch.float32))
+    torch.testing.assert_close(vae.encoder(to_float(pixels, torch.float32)), embed)
+    unit = source.head.project(embed)
+    mean, logvar = vae.head.moments(embed)
+    assert float(F.cosine_similarity(mean, unit, dim=-1).min()) > 0.9999
+    assert float(mean.square().mean()) == pytest.approx(1, rel=0.2)
+    assert (logvar == LOGVAR).all()
+    before = source.decoder(source.head.expand(unit))
+    after = vae.decoder(vae.head.expand(mean))
+    assert distance(before, after) < 0.2
+    noisy = mean + (0.5 * logvar).exp() * torch.randn(mean.shape)
+    assert distance(after, vae.decoder(vae.head.expand(noisy))) < 0.2
+    # unscaled rows, the careless way, are far off
+    careless = vae.decoder(source.head.expand(source.head.to_code(embed)))
+    assert distance(before, careless) > 2 * distance(before, after)
+
+
+@torch.no_grad()
+def test_a_vq_tokenizer_begins_where_the_vae_ended(pixels: Tensor) -> None:
+    torch.manual_seed(0)
+    source = OmniTokenizer(with_head(CONFIG, "vae"))
+    source.head.to_moments.weight *= 5
+    vq = hand_over(source, CONFIG, pixels, Ranks())
+    assert isinstance(source.head, VAEHead)
+    assert isinstance(vq.head, VQHead)
+    assert vq.config == CONFIG
+    embed = source.encoder(to_float(pixels, torch.float32))
+    mean, _ = source.head.moments(embed)
+    before = source.decoder(source.head.expand(mean))
+    after = vq.decoder(vq.head.expand(vq.head.project(embed)))
+    assert distance(before, after) < 0.3
+
+
+@pytest.mark.parametrize("head", ["vq", "vae"])
+def test_the_same_head_is_taken_over_as_it_is(pixels: Tensor, head: str) -> None:
+    torch.manual_seed(0)
+    source = OmniTokenizer(with_head(CONFIG, head)).requires_grad_(False)
+    taken = hand_over(source, source.config, pixels, Ranks())
+    assert taken is not source
+    assert all(parameter.requires_grad for parameter in taken.parameters())
+    theirs = taken.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in source.state_dict().items())

@@ -1,0 +1,77 @@
+"""Which feed a folder of data calls for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from training.data.files import Source, find
+from training.data.loaders.draw import Feed
+from training.data.loaders.files import FilesFeed
+from training.data.loaders.resident import ResidentFeed
+from training.data.media_types import IMAGE_SUFFIXES, VIDEO_FORMATS
+from training.data.shards import INFO_FILE, open_set
+from training.errors import TrainingError
+
+
+def open_feed(
+    data: Path,
+    device: torch.device,
+    seed: int,
+    rank: int = 0,
+    ranks: int = 1,
+    workers: int = 0,
+    fps: float | None = None,
+) -> Feed:
+    """Open a folder of data.
+
+    Args:
+        data: either holds sets of pixels below `train/`, as `omnitok data build demo` writes them, which are taken into
+            the device's memory; or holds a user's own files (see `find_sources`), in any folders or in tar shards,
+            which are decoded as they are drawn.
+        device: where batches are wanted.
+        seed: of the draws.
+        rank, ranks: this process among those that share every draw.
+        workers: processes that decode files; 0 decodes in this process. Sets of pixels need none.
+        fps: frames per second of clips cut from videos; as recorded if None. Sets of pixels are as they were built.
+
+    Raises:
+        TrainingError: the folder holds no data, or sets that do not fit in the device's memory.
+    """
+    folders = sorted(path.parent for path in (data / "train").glob(f"*/{INFO_FILE}"))
+    if folders:
+        sets = [open_set(folder) for folder in folders]
+        photos = [held.shards for held in sets if held.info.frames == 1]
+        clips = [held.shards for held in sets if held.info.frames > 1]
+        return ResidentFeed(photos, clips, device, seed, rank, ranks)
+    sources = find_sources(data)
+    return FilesFeed(*sources, device, seed, rank, ranks, workers, fps)
+
+
+def find_sources(data: Path) -> tuple[Source | None, Source | None]:
+    """The images and the clips of a folder of files.
+
+    Args:
+        data: holds `images/` and `clips/` or `videos/`; or, without these, files of either kind or tar shards of them.
+
+    Raises:
+        TrainingError: the folder does not exist or holds neither, or has labels that are wrong.
+    """
+    images, clips = data / "images", [data / name for name in ("clips", "videos") if (data / name).is_dir()]
+    if len(clips) > 1:
+        raise TrainingError(f"{data} has both clips/ and videos/: keep one")
+    if not images.is_dir() and not clips:
+        found = find(data)
+        sources = found.images, found.clips
+    else:
+        sources = (
+            find(images).images if images.is_dir() else None,
+            find(clips[0]).clips if clips else None,
+        )
+    if sources == (None, None):
+        raise TrainingError(
+            f"{data} holds no data: no sets of pixels below train/, no images ({', '.join(sorted(IMAGE_SUFFIXES))}), "
+            f"no videos ({', '.join(VIDEO_FORMATS)}) and no tar shards of them"
+        )
+    return sources

@@ -1,0 +1,278 @@
+"""Batches from a user's own files, decoded by worker processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.context import BaseContext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from training.data import stills, videos
+from training.data.files import Source
+from training.data.loaders.draw import Draw
+from training.data.loaders.numbers import order, uniforms
+from training.data.media_types import Kind
+from training.errors import TrainingError, one_line
+
+FLIP, PLACE, TIME = range(3)  # which of an item's numbers decides what
+AHEAD = 2  # draws that each worker prepares in advance
+
+
+class FilesFeed:
+    """Draws from files of images and of videos: random squares, random windows in time, half of them mirrored.
+
+    Every epoch takes every file once, in an order of its own. The square spans the shorter side of the picture; smaller
+    pictures are enlarged. A file that cannot be decoded is listed, and the next one of the epoch's order stands in
+    for it.
+
+    Args:
+        images, clips: the files of each kind, or none.
+        device: where batches are wanted.
+        seed: of the draws.
+        rank, ranks: this process among those that share every draw.
+        workers: processes that decode; 0 decodes in this one.
+        fps: frames per second of clips; as recorded if None.
+
+    Raises:
+        TrainingError: a rate or number of workers that cannot be.
+    """
+
+    def __init__(
+        self,
+        images: Source | None,
+        clips: Source | None,
+        device: torch.device,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        workers: int = 0,
+        fps: float | None = None,
+    ) -> None:
+        if workers < 0 or (fps is not None and not 0 < fps < float("inf")):
+            raise TrainingError(f"files cannot be decoded by {workers} workers at {fps} frames per second")
+        self._sources: dict[Kind, Source] = {source.kind: source for source in (images, clips) if source is not None}
+        self._device, self._rank, self._ranks, self._workers = device, rank, ranks, workers
+        self._draws = _Draws()
+        decoder = Decoder(self._sources, seed, rank, ranks, fps)
+        self._loader: DataLoader[Decoded] | None = DataLoader(
+            decoder,
+            batch_size=None,  # an index is a whole draw, and its item a whole batch
+            sampler=self._draws,
+            collate_fn=_as_is,
+            num_workers=workers,
+            worker_init_fn=_begin_worker,
+            prefetch_factor=AHEAD if workers else None,
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda",
+            multiprocessing_context=_forkserver() if workers else None,
+        )
+        self._running: Generator[Tensor, None, None] | None = None
+        self._tally = _Tally(broken={place: why for source in self._sources.values() for place, why in source.damaged})
+
+    def check(self, draw: Draw) -> None:
+        """Refuse, before a run begins, what could not be drawn.
+
+        Raises:
+            TrainingError: there are no files of this kind, or the items do not divide among the ranks.
+        """
+        draw.share(self._rank, self._ranks)
+        if draw.kind not in self._sources:
+            raise TrainingError(f"the data holds no {draw.kind}, only {' and '.join(self._sources) or 'nothing'}")
+
+    def stream(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
+        """This rank's share of each draw, in order: uint8 (count / ranks, frames, side, side, 3) on the device.
+
+        Raises:
+            TrainingError: as `check`; no file of a kind can be read; or the feed is closed.
+        """
+        if self._loader is None:
+            raise TrainingError("the feed is closed")
+        if self._running is not None:
+            self._running.close()
+        self._draws.draws = self._checked(draws)
+        self._running = self._stream(self._loader)
+        return self._running
+
+    def _checked(self, draws: Iterable[Draw]) -> Iterator[Draw]:
+        for draw in draws:
+            self.check(draw)
+            yield draw
+
+    def _stream(self, loader: DataLoader[Decoded]) -> Generator[Tensor, None, None]:
+        asked = time.perf_counter()
+        for batch in loader:
+            self._tally.waited += time.perf_counter() - asked
+            self._tally.add(batch)
+            if batch.failure:
+                raise TrainingError(batch.failure)
+            yield batch.pixels.to(self._device, non_blocking=True)
+            asked = time.perf_counter()
+
+    def close(self) -> None:
+        """Stop the workers; the feed is not used afterwards."""
+        if self._running is not None:
+            self._running.close()
+        workers = getattr(self._loader, "_iterator", None)
+        if workers is not None:
+            # dropping the last reference would do the same, but an exception on its way may hold one
+            workers._shutdown_workers()
+        self._loader = self._running = None
+
+    def report(self) -> dict[str, Any]:
+        """What was met so far, JSON-ready.
+
+        `broken` lists files and shards that failed, each with its first reason; `skipped` counts how often a file was
+        replaced; for each kind there are the number of files, the items made, and items per second of one worker;
+        `waited_seconds` is how long the trainer stood still for data.
+        """
+        tally = self._tally
+        kinds: dict[str, Any] = {
+            kind: {
+                "files": len(source),
+                "made": tally.made[kind],
+                "per_second_and_worker": round(tally.made[kind] / max(tally.seconds[kind], 1e-9), 1),
+            }
+            for kind, source in self._sources.items()
+        }
+        broken = [{"file": place, "reason": reason} for place, reason in sorted(tally.broken.items())]
+        return {
+            **kinds,
+            "broken": broken,
+            "skipped": tally.skipped,
+            "workers": self._workers,
+            "waited_seconds": round(tally.waited, 3),
+        }
+
+
+class Decoded(NamedTuple):
+    """What a worker makes of a draw.
+
+    Args:
+        kind: of the draw.
+        pixels: uint8 (items, frames, side, side, 3).
+        seconds: that it took.
+        broken: places of files that failed, each with a reason.
+        failure: why there are no pixels, or empty.
+    """
+
+    kind: Kind
+    pixels: Tensor
+    seconds: float
+    broken: list[tuple[str, str]]
+    failure: str
+
+
+class Decoder(Dataset[Decoded]):
+    """Makes one rank's share of a draw, in whichever process it is asked to."""
+
+    def __init__(self, sources: dict[Kind, Source], seed: int, rank: int, ranks: int, fps: float | None) -> None:
+        self.sources, self.seed, self.rank, self.ranks, self.fps = sources, seed, rank, ranks, fps
+
+    def __getitem__(self, draw: Draw) -> Decoded:
+        started = time.perf_counter()
+        share = draw.share(self.rank, self.ranks)
+        pixels = torch.empty(len(share), draw.frames, draw.side, draw.side, 3, dtype=torch.uint8)
+        broken: list[tuple[str, str]] = []
+        for made, number, numbers in zip(pixels.numpy(), share, uniforms(self.seed, draw.kind, share), strict=True):
+            failure = self._fill(made, draw, number, numbers, broken)
+            if failure:
+                return Decoded(draw.kind, pixels[:0], 0.0, broken, failure)
+        return Decoded(draw.kind, pixels, time.perf_counter() - started, broken, "")
+
+    def _fill(
+        self,
+        made: NDArray[np.uint8],
+        draw: Draw,
+        number: int,
+        numbers: NDArray[np.float64],
+        broken: list[tuple[str, str]],
+    ) -> str:
+        """Make one item in place, of its file or of the first after it in its epoch that can be decoded."""
+        source = self.sources[draw.kind]
+        reason, place = "", number % len(source)
+        for after in range(len(source)):
+            turn = number - place + (place + after) % len(source)
+            index = int(order(self.seed, draw.kind, len(source), range(turn, turn + 1))[0])
+            try:
+                made[:] = decode(source, index, draw.side, draw.frames, self.fps, numbers)
+                return ""
+            except Exception as error:  # damaged media fail in every way that there is
+                reason = one_line(error)
+                broken.append((source.place(index), reason))
+        return f"none of the {len(source)} {draw.kind} below {source.root} can be read; the last one: {reason}"
+
+
+def decode(
+    source: Source, index: int, side: int, frames: int, fps: float | None, numbers: NDArray[np.float64]
+) -> NDArray[np.uint8]:
+    """Decode one file to uint8 (frames, side, side, 3).
+
+    Args:
+        source, index: the file.
+        side, frames, fps: of what is made.
+        numbers: in [0, 1), which decide on place, time and mirroring.
+
+    Raises:
+        Exception: many kinds, for files that are damaged, gone, or not what their names say.
+    """
+    with source.open(index) as file:
+        if source.kind == "images":
+            made = stills.square(file.read(), side, numbers[PLACE])[None]
+        else:
+            suffix = os.path.splitext(source.names[index])[1]
+            made = videos.clip(file, suffix, side, frames, fps, numbers[TIME], numbers[PLACE])
+    return made[:, :, ::-1] if numbers[FLIP] < 0.5 else made
+
+
+@dataclass
+class _Tally:
+    """What the batches so far told."""
+
+    made: Counter[Kind] = field(default_factory=Counter)
+    seconds: dict[Kind, float] = field(default_factory=lambda: {"images": 0.0, "clips": 0.0})
+    broken: dict[str, str] = field(default_factory=dict)
+    skipped: int = 0
+    waited: float = 0.0
+
+    def add(self, batch: Decoded) -> None:
+        self.made[batch.kind] += len(batch.pixels)
+        self.seconds[batch.kind] += batch.seconds
+        self.skipped += len(batch.broken)
+        for place, reason in batch.broken:
+            self.broken.setdefault(place, reason)
+
+
+class _Draws:
+    """The draws of the stream that runs, as the sampler of a loader that outlives it."""
+
+    draws: Iterable[Draw] = ()
+
+    def __iter__(self) -> Iterator[Draw]:
+        return iter(self.draws)
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _forkserver() -> BaseContext:
+    """Workers that fork from a process without CUDA and threads, which has imported what they need once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def _begin_worker(_: int) -> None:
+    """Ctrl-C is for the trainer, which closes its feed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,1 @@
+"""Evaluation of tokenizers: PSNR, SSIM, set metrics, sweeps over resolution and length, reports."""

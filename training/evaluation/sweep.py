@@ -1,0 +1,229 @@
+"""One set of weights on every size: PSNR by resolution, and by frame of long clips, whole and streamed in chunks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from model import DecoderState, EncoderState, OmniTokenizer, load_bundle
+from model.metrics import BEST_PSNR, psnr
+from training.data import open_set
+from training.data.photographs import square
+from training.data.shards import replace_file
+from training.devices import device_of
+from training.errors import TrainingError
+from training.evaluation.datasets import PIXELS_AT_ONCE
+from training.plots import Band, Line, plot
+
+PHOTOGRAPHS, CLIPS = "held-out/photographs-512", "held-out/camera-65"
+SIDES = (64, 96, 128, 192, 256, 320, 384, 512)
+CHUNK = 9  # frames that a stream brings at a time: no multiple of the temporal patch, so that some wait for the next
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A clip batch that went through the model whole and in chunks.
+
+    Args:
+        whole, chunked: PSNR of every frame, float64 (N, T).
+        borders: numbers of the frames that begin a decoded chunk, the first left out.
+        equal_codes: whether both ways gave the same codes, bit for bit.
+        largest_difference: between the pixels of both ways, in levels of 0 to 255; 1 is rounding, for the same sums are
+            taken in another order.
+        differing: share of the pixels' values that differ.
+    """
+
+    whole: Values
+    chunked: Values
+    borders: tuple[int, ...]
+    equal_codes: bool
+    largest_difference: int
+    differing: float
+
+
+@torch.inference_mode()
+def by_resolution(tokenizer: OmniTokenizer, photographs: Tensor, sides: tuple[int, ...]) -> dict[int, Values]:
+    """PSNR of photographs that are reduced to each side.
+
+    Args:
+        tokenizer: in evaluation mode.
+        photographs: uint8 (N, 1, S, S, 3) with S at least the largest side; may be mapped from disk.
+        sides: pixels.
+
+    Returns:
+        For each side float64 (N), decibels.
+    """
+    device = next(tokenizer.parameters()).device
+    found: dict[int, Values] = {}
+    for side in sides:
+        parts = []
+        for batch in photographs.split(max(1, PIXELS_AT_ONCE // side**2)):
+            small = np.stack([square(Image.fromarray(picture), side) for picture in batch[:, 0].numpy()])
+            pixels = torch.from_numpy(small)[:, None].to(device)
+            parts.append(psnr(pixels, tokenizer.reconstruct(pixels)).clamp_max(BEST_PSNR)[:, 0].cpu().numpy())
+        found[side] = np.concatenate(parts)
+    return found
+
+
+@torch.inference_mode()
+def by_frame(tokenizer: OmniTokenizer, clips: Tensor, chunk: int = CHUNK) -> Streamed:
+    """PSNR of every frame of clips, encoded and decoded whole, and in chunks.
+
+    Args:
+        tokenizer: in evaluation mode; causal, for it streams.
+        clips: uint8 (N, T, H, W, 3); may be mapped from disk.
+        chunk: frames that the encoder is given at a time.
+
+    Raises:
+        TrainingError: the model sees later frames, so it takes whole clips only.
+    """
+    if not tokenizer.config.streams:
+        raise TrainingError("this model sees later frames: it takes whole clips only, and its sweep has no frames")
+    device = next(tokenizer.parameters()).device
+    whole: list[Values] = []
+    chunked: list[Values] = []
+    borders: tuple[int, ...] = ()
+    equal, largest, differing = True, 0, 0
+    for batch in clips.split(max(1, PIXELS_AT_ONCE // clips[0, ..., 0].numel())):
+        pixels = batch.to(device)
+        codes = tokenizer.encode(pixels)
+        restored = tokenizer.decode(codes, tuple(pixels.shape[1:4]))
+        stream = list(_stream(tokenizer, pixels, chunk))
+        streamed = torch.cat([part for _, part in stream], dim=1)[:, : pixels.shape[1]]
+        borders = tuple(int(n) for n in np.cumsum([part.shape[1] for _, part in stream])[:-1])
+        equal = equal and torch.equal(codes, torch.cat([part for part, _ in stream], dim=1))
+        difference = (streamed.int() - restored.int()).abs()
+        largest, differing = max(largest, int(difference.max())), differing + int((difference > 0).sum())
+        for parts, out in ((whole, restored), (chunked, streamed)):
+            parts.append(psnr(pixels, out).clamp_max(BEST_PSNR).cpu().numpy())
+    share = differing / clips.numel()
+    return Streamed(np.concatenate(whole), np.concatenate(chunked), borders, equal, largest, share)
+
+
+def _stream(tokenizer: OmniTokenizer, pixels: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Codes and pixels of a clip as they become complete."""
+    encoder: EncoderState | None = None
+    decoder: DecoderState | None = None
+    frames, height, width = pixels.shape[1:4]
+    for start in range(0, frames, chunk):
+        codes, encoder = tokenizer.encode_chunk(pixels[:, start : start + chunk], encoder, start + chunk >= frames)
+        if codes.shape[1]:
+            restored, decoder = tokenizer.decode_chunk(codes, decoder)
+            yield codes, restored[:, :, :height, :width]
+
+
+def seam(streamed: Streamed, group: int) -> dict[str, float | None]:
+    """Mean absolute steps of PSNR from frame to frame of the streamed clips, by where they are.
+
+    A chunk begins where a temporal patch begins, so a seam of the stream would show against the other patches' borders.
+
+    Args:
+        streamed: the measured clips.
+        group: frames of a temporal patch after the first frame.
+
+    Returns:
+        Decibels at borders of chunks, at other borders of patches, and within patches; None where there are none.
+    """
+    steps = np.abs(np.diff(streamed.chunked, axis=1)).mean(axis=0)  # steps[i] leads to frame i + 1
+    places = np.arange(1, len(steps) + 1)
+    chunk_border = np.isin(places, streamed.borders)
+    patch_border = (places - 1) % group == 0
+    kinds = {
+        "at chunk borders": chunk_border,
+        "at other patch borders": patch_border & ~chunk_border,
+        "within patches": ~patch_border & ~chunk_border,
+    }
+    return {name: float(steps[chosen].mean()) if chosen.any() else None for name, chosen in kinds.items()}
+
+
+def sweep_bundle(bundle: Path, data: Path, out: Path, device: str | None) -> dict[str, dict[str, Any]]:
+    """Sweep a bundle over sizes; write `psnr-by-resolution` and `psnr-by-frame`, each as .json and .png.
+
+    Args:
+        bundle: folder of the bundle.
+        data: data folder with the sets `held-out/photographs-512` and `held-out/camera-65`.
+        out: folder of the results.
+        device: where to run.
+
+    Returns:
+        The records of the two files, by their names.
+
+    Raises:
+        BundleError: the bundle cannot be loaded.
+        TrainingError: there is no such device, a set is missing or damaged, or the model takes whole clips only.
+    """
+    where = device_of(device)
+    loaded = load_bundle(bundle, where)
+    photographs, clips = (open_set(data / name) for name in (PHOTOGRAPHS, CLIPS))
+    sides = tuple(side for side in SIDES if side <= photographs.info.height)
+    resolution = by_resolution(loaded.tokenizer, photographs.pixels(), sides)
+    streamed = by_frame(loaded.tokenizer, clips.pixels())
+    records: dict[str, dict[str, Any]] = {
+        "psnr-by-resolution": {
+            "bundle": loaded.hash,
+            "set": PHOTOGRAPHS,
+            "items": len(photographs),
+            "preprocessing": "centre squares, reduced with a Lanczos filter",
+            "psnr": {str(side): _summary(values) for side, values in resolution.items()},
+        },
+        "psnr-by-frame": {
+            "bundle": loaded.hash,
+            "set": CLIPS,
+            "items": len(clips),
+            "side": clips.info.height,
+            "chunk": CHUNK,
+            "chunks begin at": streamed.borders,
+            "equal codes": streamed.equal_codes,
+            "largest pixel difference": streamed.largest_difference,
+            "share of pixels that differ": streamed.differing,
+            "mean absolute PSNR step, dB": seam(streamed, loaded.tokenizer.config.temporal_patch),
+            "psnr": {
+                "whole": streamed.whole.mean(axis=0).tolist(),
+                "chunked": streamed.chunked.mean(axis=0).tolist(),
+            },
+        },
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, record in records.items():
+        replace_file(out / f"{name}.json", json.dumps(record, indent=2).encode() + b"\n")
+    _draw(resolution, streamed, out)
+    return records
+
+
+def _summary(values: Values) -> dict[str, float]:
+    lower, upper = np.quantile(values, (0.25, 0.75))
+    return {"mean": float(values.mean()), "lower quartile": float(lower), "upper quartile": float(upper)}
+
+
+def _draw(resolution: dict[int, Values], streamed: Streamed, out: Path) -> None:
+    sides = list(resolution)
+    quartiles = [np.quantile(values, (0.25, 0.75)) for values in resolution.values()]
+    plot(
+        out / "psnr-by-resolution.png",
+        "side, pixels",
+        "PSNR, dB",
+        [Line("mean of the photographs", sides, [float(values.mean()) for values in resolution.values()], "o-")],
+        Band("middle half", sides, [float(q[0]) for q in quartiles], [float(q[1]) for q in quartiles]),
+    )
+    numbers = list(range(streamed.whole.shape[1]))
+    plot(
+        out / "psnr-by-frame.png",
+        "frame",
+        "PSNR, dB",
+        [
+            Line("whole clip", numbers, streamed.whole.mean(axis=0).tolist(), "-"),
+            Line(f"in chunks of {CHUNK} frames", numbers, streamed.chunked.mean(axis=0).tolist(), "."),
+        ],
+        marks=streamed.borders,
+        mark_label="a decoded chunk begins",
+    )

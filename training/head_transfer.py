@@ -1,0 +1,77 @@
+"""From one head to the other: KL fine-tuning of a VQ tokenizer (section 3.1.2), and table 10's other order.
+
+A VQ head works with unit vectors, a VAE head with means of any length. So the layers around the head are scaled by a
+statistic of a batch, and the decoder sees at first about what it saw before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from model import OmniTokenizer, TokenizerConfig, VAEConfig, VAEHead, VQConfig, VQHead
+from model.tokenizer.patches import to_float
+from training.distributed import Ranks
+
+LOGVAR = -6.0  # the new posterior is narrow: a twentieth of the latents' spread
+
+
+def with_head(config: TokenizerConfig, head: str) -> TokenizerConfig:
+    """The geometry with a "vq" or "vae" head; a VAE has as many channels as a code has dimensions."""
+    assert isinstance(config.head, VQConfig)
+    return config if head == "vq" else replace(config, head=VAEConfig(config.head.dim))
+
+
+@torch.no_grad()
+def hand_over(source: OmniTokenizer, config: TokenizerConfig, pixels: Tensor, ranks: Ranks) -> OmniTokenizer:
+    """A tokenizer with the source's encoder and decoder and the head of `config`.
+
+    VQ to VAE: means are the vectors before normalisation, scaled to about unit variance, and log variances start at -6.
+    VAE to VQ: vectors are the means, normalised; the codes are still to be started from a batch.
+
+    Args:
+        source: a trained tokenizer.
+        config: the same geometry, with the head that is wanted.
+        pixels: this rank's share of a batch, uint8 (n, T, H, W, 3), on the source's device.
+        ranks: over which the statistic is taken.
+    """
+    fresh = OmniTokenizer(config).to(next(source.parameters()).device)
+    fresh.encoder.load_state_dict(source.encoder.state_dict())
+    fresh.decoder.load_state_dict(source.decoder.state_dict())
+    old, new = source.head, fresh.head
+    if type(old) is type(new):
+        new.load_state_dict(old.state_dict())
+        return fresh
+    embed = source.encoder(to_float(pixels, torch.float32))
+    if isinstance(old, VQHead) and isinstance(new, VAEHead):
+        vectors = old.to_code(embed)
+        length, square = _lengths(vectors, ranks)
+        dim = vectors.shape[-1]
+        spread = dim**0.5  # of unit vectors, so that each component has about unit variance
+        # the scale at which vectors lie closest to their normalised selves
+        mean_rows = length / square * spread
+        new.to_moments.weight.zero_()
+        new.to_moments.weight[:dim].copy_(old.to_code.weight * mean_rows)
+        new.to_moments.bias[:dim].copy_(old.to_code.bias * mean_rows)
+        new.to_moments.bias[dim:].fill_(LOGVAR)
+        new.from_latent.weight.copy_(old.from_code.weight / spread)
+        new.from_latent.bias.copy_(old.from_code.bias)
+    elif isinstance(old, VAEHead) and isinstance(new, VQHead):
+        mean, _ = old.moments(embed)
+        length, _ = _lengths(mean, ranks)
+        dim = mean.shape[-1]
+        new.to_code.weight.copy_(old.to_moments.weight[:dim])
+        new.to_code.bias.copy_(old.to_moments.bias[:dim])
+        new.from_code.weight.copy_(old.from_latent.weight * length)
+        new.from_code.bias.copy_(old.from_latent.bias)
+    return fresh
+
+
+def _lengths(vectors: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
+    """Mean length and mean squared length of vectors (..., d) over all ranks."""
+    length = vectors.norm(dim=-1)
+    statistics = torch.stack((length.mean(), length.square().mean())).clamp(min=1e-6)
+    ranks.average_([statistics])
+    return statistics[0], statistics[1]

@@ -1,0 +1,75 @@
+"""The figures of a run: a table that any program reads, and TensorBoard curves."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from training.data.shards import replace_file
+from training.errors import TrainingError
+
+METRICS_FILE = "metrics.csv"
+
+
+class Journal:
+    """Writes figures below the folder of a run.
+
+    Args:
+        out: the folder, which exists.
+
+    Raises:
+        TrainingError: TensorBoard is not installed.
+    """
+
+    def __init__(self, out: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+        except ImportError as error:
+            raise TrainingError(
+                "training needs TensorBoard for its curves: install the extra `train`, as in pip install omnitok[train]"
+            ) from error
+        self.path = out / METRICS_FILE
+        self.curves = out / "tensorboard"
+        self.board = SummaryWriter(str(self.curves))
+
+    def rewind(self, step: int) -> None:
+        """Forget what lies past a step: a run that crashed has told more than its checkpoint holds.
+
+        Args:
+            step: the last one to keep; the run goes on with the next.
+        """
+        if self.path.exists():
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            header = b"".join(line for line in lines[:1] if line.endswith(b"\n"))
+            replace_file(self.path, header + b"".join(line for line in lines[1:] if _lies_within(line, step)))
+        self.board.close()
+        self.board = type(self.board)(str(self.curves), purge_step=step + 1)
+
+    def training(self, row: dict[str, Any]) -> None:
+        """Record one step: a line of the table, and a curve for each figure of its kind of batch.
+
+        Args:
+            row: `step`, first, `kind` ("images" or "clips") and figures, the same keys every time; None for a figure
+                that this step has not.
+        """
+        fresh = not self.path.exists() or not self.path.stat().st_size
+        with self.path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+        figures = {name: row[name] for name in row if name not in ("step", "kind") and row[name] is not None}
+        self.scalars(row["kind"], figures, row["step"])
+
+    def scalars(self, group: str, figures: dict[str, float], step: int) -> None:
+        """Record curves `group/name` at a step."""
+        for name, value in figures.items():
+            self.board.add_scalar(f"{group}/{name}", value, step)
+        self.board.flush()
+
+
+def _lies_within(row: bytes, step: int) -> bool:
+    """Whether a line of the table is whole and of this step or an earlier one."""
+    number = row.partition(b",")[0]
+    return row.endswith(b"\n") and number.isdigit() and int(number) <= step
