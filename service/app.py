@@ -14,19 +14,19 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
-from service.contract import Backend
-from service.http.answers import on_http_exception, on_problem
-from service.http.info import info_router
-from service.http.log import configure
-from service.http.metrics import HttpMetrics, NoMetrics
-from service.http.middleware import RequestMiddleware
-from service.http.openapi import describe
-from service.http.request_id import RequestId
-from service.http.work import TokenizerRoutes
+from service.api.errors import on_http_exception, on_problem
+from service.api.info import info_router
+from service.api.log import configure
+from service.api.metrics import HttpMetrics, NoMetrics
+from service.api.middleware import RequestMiddleware
+from service.api.openapi import describe
+from service.api.request_id import RequestId
+from service.api.work import TokenizerRoutes
+from service.errors import ProblemError
 from service.media.pool import MediaPool
-from service.problems import ProblemError
 from service.requests import DecodeOptions, EncodeOptions, ReconstructOptions
 from service.settings import Settings
+from service.types import Backend
 
 ASSETS = "/docs/assets"
 Handler = Callable[[Request], Awaitable[Response]]

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.containers import read_npy
-from service.contract import ModelCard, Want
 from service.media.sniff import HEAD_BYTES, sniff
 from service.result import MSGPACK, NPY, EncodeMeta, EncodeResult
 from service.transport import Call, ServiceError, Transport
+from service.types import ModelCard, Want
 from service.wire import pack, pack_tensor
 
 __all__ = ["Client", "DecodeOptions", "EncodeOptions", "EncodeResult", "ServiceError"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.problems import ProblemError
+from service.errors import ProblemError
 from service.wire import read_json, tensor_from
 
 MAX_NPY_HEADER = 4096

@@ -18,9 +18,9 @@ from torch import Tensor
 from kernels import use_backend, wanted_backend
 from kernels.runtime import jit
 from model import BATCHES, Bundle, CompiledTokenizer, OmniTokenizer, VQConfig, load_bundle
-from service.contract import ModelCard, Size
 from service.scheduling.batcher import Key
-from service.scheduling.driver import DeviceFault, OutOfMemory
+from service.scheduling.executor import DeviceFault, OutOfMemory
+from service.types import ModelCard, Size
 
 WARM_UP_SIDE = 64  # pixels; enough to load every library that a real request needs
 KERNEL_SIDES = (128, 136)  # pixels; kernels compile apart for grids that their tiles divide and for others

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import ModelCard
 from service.media.pool import MediaPool
 from service.result import MSGPACK, NPY
+from service.types import ModelCard
 from service.wire import pack, pack_tensor
 
 PICTURES = ("image/png", "image/jpeg", "image/webp")

@@ -8,10 +8,10 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from service.contract import ModelCard, Size, Want
+from service.errors import ProblemError
 from service.media.types import MediaOptions
-from service.problems import ProblemError
 from service.result import EncodeMeta, Hash, pointers
+from service.types import ModelCard, Size, Want
 
 MAX_QUERY_BYTES = 4096
 MAX_SIDE = 8192

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.containers import read_npy, read_npz, read_safetensors
+from service.errors import ProblemError
 from service.media.types import Preprocess, SourceInfo
-from service.problems import ProblemError
 from service.wire import pack, pack_tensor, read_json, unpack, unpack_tensor
 
 MSGPACK = "application/msgpack"

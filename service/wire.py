@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 from numpy.typing import NDArray
 
-from service.problems import ProblemError
+from service.errors import ProblemError
 
 DTYPES = ("|u1", "<u2", "<u4", "<i4", "<i8", "<f2", "<f4")
 MAX_RANK = 5

@@ -24,7 +24,7 @@ MODULES = {
     for room in ROOMS
     for path in sorted((ROOT / room).rglob("*.py"))
 }
-RAY = {"service.deployment", "service.tiers", "service.metrics"}
+RAY = {"service.cluster.app", "service.cluster.replicas", "service.metrics"}
 USES_MODEL = {"service.engine"}  # and the command, which works offline
 
 
@@ -77,11 +77,11 @@ def test_rooms_import_only_what_lies_before_them(room: str) -> None:
     "module",
     [
         *(name for name in MODULES if name.startswith("service.scheduling")),
-        "service.backend",
+        "service.in_process",
         "service.media.worker",
         "service.media.pool",
-        "service.contract",
-        "service.problems",
+        "service.types",
+        "service.errors",
     ],
 )
 def test_scheduler_and_media_worker_need_no_framework(module: str) -> None:

@@ -16,10 +16,10 @@ from service.cli.decode import decode
 from service.cli.encode import encode
 from service.cli.errors import CommandError
 from service.cli.models import models
+from service.cli.plugins import Commands
 from service.cli.reconstruct import reconstruct
-from service.cli.rooms import Commands
 from service.cli.serve import serve
-from service.problems import ProblemError
+from service.errors import ProblemError
 
 app = typer.Typer(
     name="omnitok",

@@ -51,7 +51,7 @@ def decode(
 
 def _read_result(path: Path) -> EncodeResult:
     """The tokens or latents in a file, whatever its suffix."""
-    from service.problems import ProblemError
+    from service.errors import ProblemError
     from service.result import EncodeResult, sniff_form
 
     data = path.read_bytes()
@@ -65,8 +65,8 @@ def _read_result(path: Path) -> EncodeResult:
 
 
 def _decode_here(result: EncodeResult, bundle: Path, device: Device, out: Path, fps: float | None) -> None:
-    from service.cli.local import LocalTokenizer
-    from service.cli.pixels import writing_pixels
+    from service.cli.offline import LocalTokenizer
+    from service.cli.outputs import writing_pixels
     from service.cli.progress import tracked
     from service.render import DEFAULT_FPS
 
@@ -80,7 +80,7 @@ def _decode_here(result: EncodeResult, bundle: Path, device: Device, out: Path, 
 def _decode_remotely(
     result: EncodeResult, server: str, model: str | None, out: Path, media_type: str, fps: float | None
 ) -> None:
-    from service.cli.files import replacing
+    from service.cli.atomic_write import replacing
     from service.cli.remote import client, query
 
     with client(server) as connection:

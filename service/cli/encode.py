@@ -27,7 +27,7 @@ from service.cli.options import (
     refuse_both,
     type_of,
 )
-from service.contract import Want
+from service.types import Want
 
 if TYPE_CHECKING:
     from service.cli.options import Device
@@ -65,7 +65,7 @@ def encode(
 
     from rich.console import Console
 
-    from service.cli.files import replacing
+    from service.cli.atomic_write import replacing
 
     with replacing(out) as file:
         file.write(result.dump(form))
@@ -77,8 +77,8 @@ def encode(
 def _encode_here(media: Path, bundle: Path, device: Device, output: Want | None, options: MediaOptions) -> EncodeResult:
     from dataclasses import replace
 
-    from service.cli.local import LocalTokenizer
-    from service.cli.media import open_media, rate, source_of
+    from service.cli.inputs import open_media, rate, source_of
+    from service.cli.offline import LocalTokenizer
     from service.cli.progress import tracked
     from service.result import PreprocessMeta, SourceMeta
 
@@ -96,7 +96,7 @@ def _encode_here(media: Path, bundle: Path, device: Device, output: Want | None,
 def _encode_remotely(
     media: Path, server: str, model: str | None, output: Want | None, options: MediaOptions
 ) -> EncodeResult:
-    from service.cli.media import is_array
+    from service.cli.inputs import is_array
     from service.cli.remote import client, query, read_array
 
     chosen = {"model": model, "output": output}

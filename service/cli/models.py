@@ -11,7 +11,7 @@ from service.cli.errors import CommandError
 from service.cli.options import ServerOption, choose_bundle, refuse_both
 
 if TYPE_CHECKING:
-    from service.contract import ModelCard
+    from service.types import ModelCard
 
 
 def models(

@@ -32,7 +32,7 @@ from service.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from service.cli.pixels import Part
+    from service.cli.outputs import Part
     from service.media.source import FrameReader
     from service.media.types import MediaOptions
 
@@ -75,7 +75,7 @@ def reconstruct(
         if server is not None:
             work = stack.enter_context(reconstructing(server, model))
         else:
-            from service.cli.local import LocalTokenizer
+            from service.cli.offline import LocalTokenizer
 
             work = LocalTokenizer(choose_bundle(bundle), device).reconstruct
         scores = [_score(path, options, work, out, side_by_side) for path in media]
@@ -112,7 +112,7 @@ class Score:
 def _score(path: Path, options: MediaOptions, work: Reconstruct, out: Path | None, side_by_side: Path | None) -> Score:
     import numpy as np
 
-    from service.cli.media import open_media
+    from service.cli.inputs import open_media
     from service.cli.progress import tracked
 
     score = Score(path.name)
@@ -132,8 +132,8 @@ def _optional(path: Path | None, reader: FrameReader, options: MediaOptions) -> 
     if path is None:
         yield lambda part: None
         return
-    from service.cli.media import planned_rate
-    from service.cli.pixels import writing_pixels
+    from service.cli.inputs import planned_rate
+    from service.cli.outputs import writing_pixels
     from service.render import DEFAULT_FPS
 
     with writing_pixels(path, reader.expected, planned_rate(reader, options) or DEFAULT_FPS) as write:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.cli.errors import CommandError
-from service.cli.media import open_media
-from service.cli.pixels import Part
+from service.cli.inputs import open_media
+from service.cli.outputs import Part
 from service.client import Client, ServiceError
 from service.media.source import FrameReader
 from service.media.types import MediaOptions

@@ -37,6 +37,6 @@ def serve(
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise CommandError(f"the settings are invalid: {wrong}") from error
-    from service.deployment import serve_forever
+    from service.cluster.app import serve_forever
 
     serve_forever(settings)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from service.problems import ProblemError
+from service.errors import ProblemError
 
 if TYPE_CHECKING:
     from service.settings import Limits

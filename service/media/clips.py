@@ -15,12 +15,12 @@ from av.stream import Disposition
 from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
+from service.errors import ProblemError
 from service.media.bounds import check_decoded, check_duration, check_kept, check_picture
 from service.media.geometry import Plan, plan
 from service.media.source import FrameReader, choose
 from service.media.types import MediaOptions, Preprocess, SourceInfo, rate
 from service.media.whole import is_whole
-from service.problems import ProblemError
 
 if TYPE_CHECKING:
     from service.settings import Limits

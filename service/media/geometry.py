@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from service.errors import ProblemError
 from service.media.types import Fit, Preprocess
-from service.problems import ProblemError
 
 if TYPE_CHECKING:
     from service.settings import Limits

@@ -17,13 +17,13 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import ProblemError
 from service.media.blocklist import Blocklist
 from service.media.bounds import check_bytes
 from service.media.channel import ClosedError
 from service.media.process import OutOfMemoryError, WorkerProcess
 from service.media.sniff import VIDEO_TYPES, identify
 from service.media.types import Frames, MediaOptions
-from service.problems import ProblemError
 from service.settings import Limits
 
 logger = logging.getLogger(__name__)

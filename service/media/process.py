@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import service
+from service.errors import ProblemError
 from service.media.channel import Channel, ClosedError
 from service.media.types import Frames, MediaOptions, Preprocess, source_from
-from service.problems import ProblemError
 from service.settings import Limits
 
 _START_SECONDS = 60.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from service.problems import ProblemError
+from service.errors import ProblemError
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska")

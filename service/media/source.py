@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from service.errors import ProblemError
 from service.media.types import MediaOptions, Preprocess, SourceInfo
-from service.problems import ProblemError
 
 
 class FrameReader(ABC):

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from service.errors import ProblemError
 from service.media.bounds import check_decoded, check_kept, check_picture
 from service.media.geometry import Plan, plan
 from service.media.source import FrameReader, choose
 from service.media.types import MediaOptions, Preprocess, SourceInfo
-from service.problems import ProblemError
 
 if TYPE_CHECKING:
     from service.settings import Limits

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from service.problems import ProblemError
+from service.errors import ProblemError
 
 Fit = Literal["cover", "contain", "stretch"]
 Sampling = Literal["first", "uniform", "stride"]

@@ -21,12 +21,12 @@ import av
 import numpy as np
 from PIL import Image
 
+from service.errors import ProblemError
 from service.media import sandbox
 from service.media.channel import Channel, ClosedError
 from service.media.reader import open_frames
 from service.media.types import MediaOptions
 from service.media.writer import IMAGE_OUTPUTS, encode_image, encode_video
-from service.problems import ProblemError
 
 if TYPE_CHECKING:
     from service.settings import Limits

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from service.problems import ProblemError
+from service.errors import ProblemError
 
 Op = Literal["encode", "decode", "reconstruct"]
 StopReason = Literal["drained", "count", "budget"]

@@ -20,8 +20,8 @@ from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from model import CONFIGS, OmniTokenizer, load_bundle, load_published, save_bundle
-from service.backend import LocalBackend
 from service.engine import Engine
+from service.in_process import LocalBackend
 from service.settings import Settings
 from training.__main__ import app
 from training.data.debug import build_debug

@@ -14,9 +14,9 @@ import uvicorn
 from numpy.typing import NDArray
 
 from service.app import create_app
-from service.contract import Decoded, Encoded, ModelCard, Size, Timing, Want
 from service.media.pool import MediaPool
 from service.settings import Settings
+from service.types import Decoded, Encoded, ModelCard, Size, Timing, Want
 
 TIMING = Timing(queue_ms=1.0, compute_ms=2.0, batch_size=1)
 

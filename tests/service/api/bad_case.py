@@ -19,8 +19,8 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from service.contract import ModelCard
 from service.settings import Limits
+from service.types import ModelCard
 from service.wire import pack_tensor
 
 LIMITS = Limits(

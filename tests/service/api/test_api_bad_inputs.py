@@ -14,7 +14,7 @@ from api_server import VQ, Server, eventually
 from api_traps import FileTrap, PortTrap
 from bad_inputs import CASES, MARKER, Case, Target, send
 
-from service.problems import PROBLEMS
+from service.errors import PROBLEMS
 
 
 @pytest.fixture(scope="module")

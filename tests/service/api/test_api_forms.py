@@ -21,7 +21,7 @@ from api_server import VAE, VQ, BlockBackend
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.problems import ProblemError
+from service.errors import ProblemError
 from service.result import FORMS, MSGPACK, EncodeResult, sniff_form
 from service.wire import pack_tensor, unpack_tensor
 

@@ -14,10 +14,10 @@ from bad_inputs import LIMITS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.http.body import CODES_BODY_TYPES, MEDIA_BODY_TYPES, MULTIPART, Body, ContentType, parse_content_type
-from service.http.uploads import parse_codes, parse_media
-from service.negotiate import choose
-from service.problems import ProblemError
+from service.api.body import CODES_BODY_TYPES, MEDIA_BODY_TYPES, MULTIPART, Body, ContentType, parse_content_type
+from service.api.negotiation import choose
+from service.api.parsing import parse_codes, parse_media
+from service.errors import ProblemError
 from service.render import pixel_offers
 from service.requests import DecodeOptions, EncodeOptions, ReconstructOptions, find_decoder, parse_options
 from service.result import FORMS, ClipSize, EncodeMeta, EncodeResult, sniff_form

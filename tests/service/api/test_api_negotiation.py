@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from service.negotiate import choose, parse_accept, require
-from service.problems import ProblemError
+from service.api.negotiation import choose, parse_accept, require
+from service.errors import ProblemError
 from service.render import pixel_offers
 
 PICTURE, CLIP = pixel_offers(1), pixel_offers(9)

@@ -20,9 +20,9 @@ from api_media import clip, picture, scene
 from api_server import VAE, VQ, Server, eventually
 from bad_inputs import LIMITS
 
-from service.http.log import LOGGER, JsonLines
-from service.http.openapi import describe
-from service.problems import PROBLEMS, ProblemError
+from service.api.log import LOGGER, JsonLines
+from service.api.openapi import describe
+from service.errors import PROBLEMS, ProblemError
 from service.requests import DecodeOptions, EncodeOptions, ReconstructOptions
 from service.settings import Settings
 from service.wire import pack_tensor

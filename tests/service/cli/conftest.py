@@ -21,9 +21,9 @@ from PIL import Image
 
 from model import CONFIGS, OmniTokenizer, TokenizerConfig, VAEConfig, save_bundle
 from service.app import create_app
-from service.backend import LocalBackend
 from service.cli import main
 from service.engine import Engine
+from service.in_process import LocalBackend
 from service.media.pool import MediaPool
 from service.media.writer import encode_video
 from service.scheduling.batcher import Batch, Op

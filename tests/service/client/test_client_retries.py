@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from service.client import Client, ServiceError
-from service.problems import ProblemError
+from service.errors import ProblemError
 from service.result import MSGPACK, EncodeMeta, EncodeResult
 
 RESULT = EncodeResult(EncodeMeta(bundle="a" * 64), tokens=np.arange(8, dtype=np.int32).reshape(2, 2, 2))

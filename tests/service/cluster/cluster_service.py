@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 
 from model import OmniTokenizer, load_bundle
-from service.contract import ModelCard
 from service.settings import Settings
+from service.types import ModelCard
 
 Labels = frozenset[tuple[str, str]]
 

@@ -23,7 +23,7 @@ from service.settings import Settings
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112  the exporter lags by ten seconds
-    from service.deployment import cluster, deploy
+    from service.cluster.app import cluster, deploy
 
     torch.manual_seed(0)
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"

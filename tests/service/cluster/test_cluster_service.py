@@ -15,7 +15,7 @@ from api_media import clip, picture, scene
 from cluster_service import Service, eventually
 from PIL import Image
 
-from service.http.middleware import ROUTES
+from service.api.middleware import ROUTES
 from service.result import EncodeResult
 from service.wire import pack, pack_tensor
 

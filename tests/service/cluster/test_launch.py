@@ -9,8 +9,8 @@ import pytest
 from cluster_service import free_port
 
 from model import CONFIGS, OmniTokenizer, save_bundle
-from service import deployment
-from service.deployment import StartError, build, serve_forever
+from service.cluster import app
+from service.cluster.app import StartError, build, serve_forever
 from service.settings import Settings
 
 
@@ -37,7 +37,7 @@ def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
 
 
 def test_a_damaged_bundle_is_named_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(deployment, "cluster", lambda settings: pytest.fail("Ray was started"))
+    monkeypatch.setattr(app, "cluster", lambda settings: pytest.fail("Ray was started"))
     bundle = tmp_path / "tiny"
     save_bundle(bundle, OmniTokenizer(CONFIGS["debug"]).eval(), card="Random weights for tests.")
     weights = bytearray((bundle / "model.safetensors").read_bytes())

@@ -12,11 +12,11 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError
 
-from service.contract import Decoded, Timing
-from service.problems import ProblemError
-from service.scheduling.driver import DeviceFault
+from service.cluster.replicas import RayBackend
+from service.errors import ProblemError
+from service.scheduling.executor import DeviceFault
 from service.settings import Settings
-from service.tiers import RayBackend
+from service.types import Decoded, Timing
 
 PIXELS = np.zeros((1, 8, 8, 3), np.uint8)
 ANSWER = Decoded(PIXELS, Timing(0, 0, 1))

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from media_samples import audio_only, pattern, psnr, rotated, video
 from numpy.typing import NDArray
 
+from service.errors import ProblemError
 from service.media.reader import open_frames
 from service.media.source import choose
 from service.media.types import Frames, MediaOptions
-from service.problems import ProblemError
 from service.settings import Limits
 
 LIMITS = Limits()

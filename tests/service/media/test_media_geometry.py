@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from media_samples import pattern, psnr
 from PIL import Image
 
+from service.errors import ProblemError
 from service.media.geometry import plan
 from service.media.types import Fit, MediaOptions
-from service.problems import ProblemError
 from service.settings import Limits
 
 sides = st.integers(1, 400)

@@ -17,11 +17,11 @@ import pytest_asyncio
 from hostile_samples import ANIMATED, MP4, WHOLE, corpus, flipped, scripts
 from media_samples import pattern, picture, video, workers
 
+from service.errors import ProblemError
 from service.media.clips import DEMUXERS, open_container
 from service.media.pool import MediaPool
 from service.media.reader import open_frames
 from service.media.types import MediaOptions
-from service.problems import ProblemError
 from service.settings import Limits
 
 LIMITS = Limits()

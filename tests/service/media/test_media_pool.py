@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from media_samples import pattern, picture, png_bomb, psnr, video, workers
 
+from service.errors import ProblemError
 from service.media import pool as pool_module
 from service.media import process
 from service.media.blocklist import Blocklist
 from service.media.pool import MediaPool
 from service.media.types import Frames, MediaOptions
-from service.problems import ProblemError
 from service.settings import Limits
 
 MIB = 2**20

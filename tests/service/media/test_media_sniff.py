@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from media_samples import animation, pattern, picture, video
 
+from service.errors import ProblemError
 from service.media.sniff import MEDIA_TYPES, identify, sniff
-from service.problems import ProblemError
 
 CLIP = pattern(2, 16, 16)
 FILES = {

@@ -10,10 +10,10 @@ from media_samples import animation, pattern, picture, png_bomb, psnr, saved
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+from service.errors import ProblemError
 from service.media.reader import open_frames
 from service.media.source import FrameReader
 from service.media.types import MediaOptions
-from service.problems import ProblemError
 from service.settings import Limits
 
 LIMITS = Limits()

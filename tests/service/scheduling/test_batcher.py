@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.problems import ProblemError
+from service.errors import ProblemError
 from service.scheduling.batcher import Batcher, Item, Key
 
 KEYS = [

@@ -7,11 +7,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.contract import Decoded, Encoded, ModelCard, Size, Want
-from service.problems import ProblemError
+from service.errors import ProblemError
 from service.scheduling.batcher import Batcher, Key, Op
-from service.scheduling.driver import Driver, Observer, Run
+from service.scheduling.executor import Driver, Observer, Run
 from service.settings import Settings
+from service.types import Decoded, Encoded, ModelCard, Size, Want
 
 STALL_FACTOR = 3  # deadlines that one batch may take before the engine counts as stuck
 

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from service.contract import Timing
-from service.problems import ProblemError
+from service.errors import ProblemError
 from service.scheduling.batcher import Batch, Batcher, Item, Key
+from service.types import Timing
 
 Run = Callable[[Key, Sequence[Any]], Sequence[Any]]
 

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.problems import ProblemError
+from service.errors import ProblemError
 
 PROBLEM_TYPE = "application/problem+json"
 BY_STATUS = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable"}

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import typer
 
-from service.cli import rooms
+from service.cli import plugins
 
 Omnitok = Callable[..., Any]
 calls: list[Any] = []
@@ -45,8 +45,8 @@ def house(monkeypatch: pytest.MonkeyPatch) -> None:
         "cellar": f"{__name__}:no_such_name",
         "encode": f"{__name__}:kitchen",
     }
-    found = EntryPoints(EntryPoint(name, value, rooms.GROUP) for name, value in targets.items())
-    monkeypatch.setattr(rooms, "entry_points", lambda **chosen: found.select(**chosen))
+    found = EntryPoints(EntryPoint(name, value, plugins.GROUP) for name, value in targets.items())
+    monkeypatch.setattr(plugins, "entry_points", lambda **chosen: found.select(**chosen))
     calls.clear()
 
 

@@ -8,11 +8,11 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.http.answers import ClientGoneError, problem_response
-from service.http.log import event
-from service.http.metrics import HttpMetrics
-from service.http.request_id import HEADER
-from service.problems import ProblemError
+from service.api.errors import ClientGoneError, problem_response
+from service.api.log import event
+from service.api.metrics import HttpMetrics
+from service.api.request_id import HEADER
+from service.errors import ProblemError
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 ROUTES = frozenset({"encode", "decode", "reconstruct", "models", "limits", "health", "version", "problems", "docs"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from service.problems import ProblemError
+from service.errors import ProblemError
 from service.result import MSGPACK
 
 MAX_ACCEPT_CHARS = 4096

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from service.problems import ProblemError
+from service.errors import ProblemError
 from service.scheduling.batcher import Batch, Batcher, Key
-from service.scheduling.driver import DeviceFault, Driver, OutOfMemory
+from service.scheduling.executor import DeviceFault, Driver, OutOfMemory
 
 KEY = Key("m", "encode", "pixels", 1, 8, 8)
 OTHER = Key("m", "decode", "tokens", 1, 8, 8)

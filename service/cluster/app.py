@@ -19,8 +19,8 @@ import ray
 from ray import serve
 from rich.console import Console
 
+from service.cluster.replicas import Ingress, Tokenizer
 from service.settings import Settings
-from service.tiers import Ingress, Tokenizer
 
 APP_NAME = "omnitok"
 LOGICAL_CPUS = 0.1  # what a replica reserves; threads and workers are bounded by the settings, not by Ray's accounting
@@ -87,7 +87,7 @@ def cluster(settings: Settings, logical_cpus: int | None = None, object_bytes: i
         object_bytes: shared memory for arrays on their way between the tiers, bytes.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "service.http.request_id.before_ray"
+    os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "service.api.request_id.before_ray"
     limits = settings.limits
     seconds = limits.body_seconds + limits.decode_seconds + settings.request_seconds + RAY_GRACE_SECONDS
     ray.init(

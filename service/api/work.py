@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.contract import Backend, Encoded, ModelCard, Timing, Want
-from service.http.body import Body, BodyRoom, read_body, while_connected
-from service.http.uploads import MediaUpload, parse_codes, parse_media
+from service.api.body import Body, BodyRoom, read_body, while_connected
+from service.api.negotiation import parse_accept, require
+from service.api.parsing import MediaUpload, parse_codes, parse_media
+from service.errors import ProblemError
 from service.media.pool import MediaPool
 from service.media.types import Preprocess, SourceInfo
-from service.negotiate import parse_accept, require
-from service.problems import ProblemError
 from service.render import DEFAULT_FPS, pixel_offers, psnr, render
 from service.requests import (
     DecodeOptions,
@@ -44,6 +43,7 @@ from service.result import (
     TimingMeta,
 )
 from service.settings import Settings
+from service.types import Backend, Encoded, ModelCard, Timing, Want
 
 
 @dataclass(frozen=True)

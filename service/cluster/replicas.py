@@ -15,13 +15,13 @@ from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from service.app import create_app
-from service.backend import LocalBackend
-from service.contract import Decoded, Encoded, ModelCard, Size, Want
+from service.errors import ProblemError
+from service.in_process import LocalBackend
 from service.media.pool import MediaPool
 from service.metrics import IngressMetrics, TokenizerMetrics
-from service.problems import ProblemError
-from service.scheduling.driver import DeviceFault
+from service.scheduling.executor import DeviceFault
 from service.settings import Settings
+from service.types import Decoded, Encoded, ModelCard, Size, Want
 
 FIRST_BACKOFF_SECONDS = 0.05
 CARDS_SECONDS = 5.0  # how long the list of bundles is believed, and how long it is waited for; readiness follows

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.cli.errors import CommandError
+from service.errors import ProblemError
 from service.media.geometry import plan
 from service.media.reader import open_frames
 from service.media.source import FrameReader, choose
 from service.media.types import MediaOptions, Preprocess, SourceInfo
-from service.problems import ProblemError
 
 # The times of more frames than this would outgrow the headers of the files that carry them.
 MAX_TIMES = 2048

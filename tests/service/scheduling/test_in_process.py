@@ -17,12 +17,12 @@ from torch import Tensor
 from kernels import use_backend, wanted_backend
 from kernels.runtime import jit
 from model import CONFIGS, BundleError, CompiledTokenizer, OmniTokenizer, VAEConfig, load_bundle, save_bundle
-from service import backend as backend_module
-from service.backend import LocalBackend
+from service import in_process
 from service.engine import Engine
-from service.problems import ProblemError
+from service.errors import ProblemError
+from service.in_process import LocalBackend
 from service.scheduling.batcher import Batch, Key
-from service.scheduling.driver import DeviceFault, OutOfMemory
+from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.settings import Settings
 
 SETTINGS = Settings(bundles=())
@@ -213,7 +213,7 @@ async def test_health_follows_the_engine(engine: Engine, monkeypatch: pytest.Mon
     task = asyncio.create_task(backend.reconstruct("vq", PIXELS))
     await asyncio.to_thread(entered.wait)
     backend.check_health()
-    monkeypatch.setattr(backend_module, "STALL_FACTOR", 0)
+    monkeypatch.setattr(in_process, "STALL_FACTOR", 0)
     with pytest.raises(RuntimeError, match="has been running"):
         backend.check_health()
     gate.set()

@@ -23,8 +23,8 @@ from model import (
 )
 from service.cli.errors import CommandError
 from service.cli.options import Device
-from service.contract import Size, Want
 from service.result import ClipSize, EncodeMeta, EncodeResult
+from service.types import Size, Want
 
 Frame = NDArray[np.uint8]  # (H, W, 3)
 Clip = NDArray[np.uint8]  # (T, H, W, 3)

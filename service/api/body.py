@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from service.http.answers import ClientGoneError
+from service.api.errors import ClientGoneError
+from service.api.negotiation import MSGPACK_ALIASES
+from service.errors import ProblemError
 from service.media.sniff import FAMILIES, IMAGE_TYPES, MEDIA_TYPES, VIDEO_TYPES
-from service.negotiate import MSGPACK_ALIASES
-from service.problems import ProblemError
 from service.result import FORMS, JSON, MSGPACK
 from service.settings import Limits
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from service.contract import Backend
+from service.errors import PROBLEMS, ProblemError
 from service.media.pool import MediaPool
-from service.problems import PROBLEMS, ProblemError
 from service.requests import find_card
 from service.settings import Settings
+from service.types import Backend
 
 
 def info_router(backend: Backend, media: MediaPool, settings: Settings) -> APIRouter:

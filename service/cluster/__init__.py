@@ -1,0 +1,1 @@
+"""The service on Ray: replicas, and the cluster that they run on."""

@@ -1,1 +1,0 @@
-"""What is measured of reconstructions beside PSNR and SSIM, which are `model.metrics`."""
