@@ -1,1 +1,1 @@
-"""What is timed; never a test."""
+"""Timed tables; never a test."""

@@ -37,7 +37,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the GPU at hand reached, and shares of the limit are shares of.
+    """Measured ceilings of this GPU, the base of every share of the limit.
 
     Args:
         copy: bytes/s of a large copy within the device's memory, those read and those written counted.

@@ -21,7 +21,7 @@ from training.state import Learner
 from training.tokenizer.step import Phase, TrainingStep
 
 GENERATOR = Stage(name="generator", head="vq", steps=1, images=8, losses=LossWeights(l1=1.0, l2=0.0))
-"""What the published code was timed with: encoder, VQ, decoder, L1, backward, Adam."""
+"""The step of the published code as it was timed: encoder, VQ, decoder, L1, backward, Adam."""
 
 FULL = replace(
     GENERATOR,

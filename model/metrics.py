@@ -1,4 +1,4 @@
-"""How close two pictures are: PSNR and SSIM of frames, on pixels that lie channels last."""
+"""PSNR and SSIM of frames, channels last."""
 
 from __future__ import annotations
 

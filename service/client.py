@@ -26,7 +26,7 @@ __all__ = ["Client", "DecodeOptions", "EncodeOptions", "EncodeResult", "ServiceE
 
 
 class EncodeOptions(TypedDict, total=False):
-    """How media becomes the pixels that are encoded; what is left out is the service's default.
+    """Options that turn media into the pixels to encode; what is left out is the service's default.
 
     model: id of a bundle. output: tokens, latents or both, for encode. size: "128" or "96x128" (height x width).
     fit: how the picture fills that size. frames: how many to keep, chosen by sampling and stride.
@@ -46,7 +46,7 @@ class EncodeOptions(TypedDict, total=False):
 
 
 class DecodeOptions(TypedDict, total=False):
-    """What pixels are asked of tokens; what is left out comes with the tokens.
+    """Options of the pixels to decode; what is left out comes with the tokens.
 
     model: id of a bundle. frames, height, width: size in pixels to crop to. fps: frames per second of a clip.
     quality: 1 to 100 for lossy pictures.
@@ -186,7 +186,7 @@ class Client:
         return limits
 
     def ready(self) -> bool:
-        """Whether the service answers now; asked once, without retries."""
+        """Return whether the service answers now; asked once, without retries."""
         try:
             self._transport.send(Call("GET", "/health/ready"), retries=0)
         except ServiceError:

@@ -17,7 +17,7 @@ STALL_FACTOR = 3  # deadlines that one batch may take before the engine counts a
 
 
 class WorkObserver(Observer, Protocol):
-    """What the tokenizer tier reports of its work."""
+    """The metrics of the tokenizer tier."""
 
     def done(self, op: Op, frames: int, tokens: int) -> None:
         """One request has been answered."""

@@ -1,4 +1,4 @@
-"""What every replica counts, on Ray's exporter, where each name carries the prefix `ray_` and each series its replica.
+"""Metrics of every replica on Ray's exporter, where each name carries the prefix `ray_` and each series its replica.
 
 | Name | Kind, labels |
 | --- | --- |

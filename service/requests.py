@@ -45,14 +45,14 @@ Seconds = Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)]
 
 
 class RouteOptions(BaseModel):
-    """What every route takes."""
+    """Options of every route."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     model: Model | None = None
 
 
 class MediaRequest(RouteOptions):
-    """How media becomes the pixels that the model sees. None of it applies to raw arrays."""
+    """Options that turn media into the model's pixels. None of it applies to raw arrays."""
 
     size: Sides | None = None
     fit: Literal["cover", "contain", "stretch"] = "cover"
@@ -72,7 +72,7 @@ class MediaRequest(RouteOptions):
         return self
 
     def media(self) -> MediaOptions:
-        """The same for the media workers."""
+        """Return these options in the form of the media workers."""
         return MediaOptions(
             size=self.size,
             fit=self.fit,
@@ -102,7 +102,7 @@ class EncodeOptions(MediaRequest):
     output: Annotated[Want | None, Field(description="default: tokens of a vq bundle, latents of a vae bundle")] = None
 
     def want(self, card: ModelCard) -> Want:
-        """What to compute with the bundle of `card`.
+        """Return the outputs to compute with the bundle of `card`.
 
         Raises:
             ProblemError: `invalid-options` when the bundle has no tokens.

@@ -1,4 +1,4 @@
-"""What `/encode` answers and `/decode` takes: tokens or latents with their description, in five media types."""
+"""Answers of `/encode`, which `/decode` takes back: tokens or latents with their description, in five media types."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ClipSize(BaseModel):
 
 
 class SourceMeta(BaseModel):
-    """What the media file was. `sampled_pts` holds the kept frames' times, seconds."""
+    """The description of the media file. `sampled_pts` holds the kept frames' times, seconds."""
 
     model_config = Strict
     media_type: Name
@@ -59,12 +59,12 @@ class SourceMeta(BaseModel):
 
     @classmethod
     def of(cls, source: SourceInfo) -> SourceMeta:
-        """The same facts as metadata."""
+        """Return the metadata of a source."""
         return cls(**asdict(source))
 
 
 class PreprocessMeta(BaseModel):
-    """What was done to each picture, enough to invert it.
+    """The steps applied to each picture, enough to invert them.
 
     Args:
         resize: (height, width) that the picture was scaled to, or None.
@@ -79,7 +79,7 @@ class PreprocessMeta(BaseModel):
 
     @classmethod
     def of(cls, preprocess: Preprocess) -> PreprocessMeta:
-        """The same steps as metadata."""
+        """Return the metadata of preprocessing steps."""
         steps = asdict(preprocess)
         return cls(**{name: None if step is None else list(step) for name, step in steps.items()})
 

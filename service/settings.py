@@ -12,7 +12,7 @@ MIB = 2**20
 
 
 class Limits(BaseModel):
-    """What one request may cost. All of it is enforced while reading and decoding, and shown by `GET /limits`."""
+    """The limits of one request. All of it is enforced while reading and decoding, and shown by `GET /limits`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

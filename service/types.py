@@ -1,4 +1,4 @@
-"""What the two tiers say to each other: plain data and one protocol, with neither torch, ray nor fastapi."""
+"""Types that the two tiers exchange: plain data and one protocol, with neither torch, ray nor fastapi."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Size = tuple[int, int, int]  # frames, height, width in pixels
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the service knows of one bundle; the body of `GET /models/{id}`.
+    """The service's description of one bundle; the body of `GET /models/{id}`.
 
     Args:
         id: the bundle's name, as callers use it.

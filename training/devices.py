@@ -1,4 +1,4 @@
-"""Which device a command runs on, and how many cores it may use."""
+"""Choice of the device, and the number of usable cores."""
 
 from __future__ import annotations
 

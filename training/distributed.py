@@ -33,7 +33,7 @@ class Ranks:
 
     @property
     def writes(self) -> bool:
-        """Whether this process writes files and prints."""
+        """Return whether this process writes files and prints."""
         return self.rank == 0
 
     def average_(self, tensors: Sequence[Tensor]) -> None:
@@ -55,7 +55,7 @@ class Ranks:
         return torch.cat(parts)
 
     def agree(self, stop: bool, seconds: float) -> tuple[bool, float]:
-        """Whether any rank was asked to stop, and the time by rank 0's clock: all ranks get the same answer."""
+        """Return whether any rank was asked to stop, and the time by rank 0's clock: all ranks get the same answer."""
         if self.world == 1:
             return stop, seconds
         message = torch.tensor([float(stop), seconds if self.rank == 0 else 0.0], dtype=torch.float64)

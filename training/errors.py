@@ -1,4 +1,4 @@
-"""What can go wrong with data, recipes and checkpoints, told in one sentence."""
+"""Errors of data, recipes and checkpoints, one sentence each."""
 
 
 class TrainingError(ValueError):

@@ -70,6 +70,6 @@ class Journal:
 
 
 def _lies_within(row: bytes, step: int) -> bool:
-    """Whether a line of the table is whole and of this step or an earlier one."""
+    """Return whether a line of the table is whole and of this step or an earlier one."""
     number = row.partition(b",")[0]
     return row.endswith(b"\n") and number.isdigit() and int(number) <= step

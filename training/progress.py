@@ -1,4 +1,4 @@
-"""What a person sees of a run: a line that follows it, and one per row of its table."""
+"""Progress of a run on the terminal: a live line, and one line per row of its table."""
 
 from __future__ import annotations
 

@@ -170,7 +170,7 @@ class Stage:
 
     @property
     def adversarial(self) -> bool:
-        """Whether any discriminator has a part in this stage."""
+        """Return whether any discriminator has a part in this stage."""
         return self.losses.image_adversarial > 0 or (self.losses.video_adversarial > 0 and self.clips > 0)
 
     def sides_of(self, kind: Literal["images", "clips"]) -> tuple[int, ...]:
@@ -186,7 +186,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a tokenizer is trained: its geometry and the stages that it goes through.
+    """A training recipe: the tokenizer's geometry and the stages of its training.
 
     Args:
         tokenizer: the geometry, with the VQ head; a VAE stage has as many latent channels as a code has dimensions.

@@ -67,7 +67,7 @@ def _mix_int(x: int) -> int:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """The same on int64 tensors that hold 32-bit words; overflow wraps and leaves the low word right."""
+    """Compute on int64 tensors that hold 32-bit words; overflow wraps and leaves the low word right."""
     x = x ^ (x >> 16)
     x = x * 0x7FEB352D & WORD
     x = x ^ (x >> 15)

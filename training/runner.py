@@ -34,7 +34,7 @@ BUNDLE = "bundle"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run, where, and from what.
+    """The plan of a run: recipe, folder and start.
 
     Args:
         name: of the recipe.
@@ -69,11 +69,11 @@ class Plan:
         return self.out / f"{self.recipe.stages.index(stage) + 1}-{stage.name}"
 
     def has_begun(self, stage: Stage) -> bool:
-        """Whether a stage has a checkpoint, as every stage has from its start."""
+        """Return whether a stage has a checkpoint, as every stage has from its start."""
         return (self.folder(stage) / CHECKPOINT_FILE).is_file()
 
     def is_done(self, stage: Stage) -> bool:
-        """Whether a stage has written its bundle, which it does last."""
+        """Return whether a stage has written its bundle, which it does last."""
         return (self.folder(stage) / BUNDLE / CONFIG_FILE).is_file()
 
 
@@ -207,7 +207,7 @@ def _write_run(plan: Plan, bundle: Bundle | None) -> None:
 
 
 def _start(plan: Plan, stage: Stage, feed: Feed, bundle: Bundle | None, device: torch.device, ranks: Ranks) -> Start:
-    """What a stage begins with: a checkpoint of its own, a bundle, the stage before it, or chance."""
+    """Load the start of a stage: its own checkpoint, a bundle, the stage before it, or random weights."""
     recipe, config = plan.recipe, with_head(plan.recipe.tokenizer, stage.head)
     index = recipe.stages.index(stage)
     torch.manual_seed(recipe.seed)

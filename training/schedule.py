@@ -1,4 +1,4 @@
-"""What happens at each step of a stage: pure functions of its number, so that a resumed run follows the same plan."""
+"""The schedule of a stage: pure functions of the step, so that a resumed run follows the same plan."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from training.tokenizer.step import Phase
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a stage is: exactly one of the two is set. The learning rate follows the share that is spent.
+    """The length of a stage: exactly one of the two is set. The learning rate follows the share that is spent.
 
     Args:
         steps: optimiser steps.
@@ -68,7 +68,7 @@ def discriminator_rate(stage: Stage, step: int, share: float) -> float:
 
 
 def phase_of(stage: Stage, step: int, plain: int) -> Phase:
-    """What step `step` (from 1) consists of, after `plain` steps without quantisation."""
+    """Return the parts of step `step` (from 1), after `plain` steps without quantisation."""
     adversarial = stage.adversarial and step > stage.discriminators.start
     return Phase(
         quantise=stage.head == "vq" and step > plain,

@@ -47,7 +47,7 @@ class Learner:
         )
 
     def parameters(self) -> list[nn.Parameter]:
-        """What the tokenizer's optimiser moves."""
+        """Return the parameters of the tokenizer's optimiser."""
         return [parameter for parameter in self.tokenizer.parameters() if parameter.requires_grad]
 
     def set_clock(self, step: int, rate: float, discriminator_rate: float) -> None:

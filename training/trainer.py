@@ -42,7 +42,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Start:
-    """What a stage takes over.
+    """The state that a stage takes over.
 
     Args:
         tokenizer: with the stage's head, on its device.
@@ -256,7 +256,7 @@ class Trainer:
 
 
 def finished(state: dict[str, Any], tokenizer: OmniTokenizer) -> Start:
-    """What the next stage takes over from the checkpoint of a stage that is done.
+    """Load the next stage's start from the checkpoint of a finished stage.
 
     Args:
         state: as `read_checkpoint` gives it.

@@ -1,4 +1,4 @@
-"""How a run does on data that it is watched on: figures, pictures and moving pictures at every checkpoint."""
+"""Validation of a run at every checkpoint: metrics, pictures and moving pictures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LARGEST = 640_000  # pixels of an item in a set that is watched: more would make
 
 
 def watched_sets(data: Path, feed: Feed, stages: tuple[Stage, ...]) -> dict[str, Tensor]:
-    """What a run is watched on: held-out sets where the data has any, else the first items that the feed draws.
+    """The validation data of a run: held-out sets where the data has any, else the first items of the loader.
 
     Args:
         data: folder of the data.

@@ -27,7 +27,7 @@ from benchmarks.measure import Ceilings, describe_machine, measure_ceilings, wri
 
 
 def parts(operation: Operation) -> list[str]:
-    """What is proved of an operator in a process of its own each: "bfloat16", or "bfloat16/0" for one case of it."""
+    """Names of the proofs of an operator, one process each: "bfloat16", or "bfloat16/0" for one case of it."""
     numbers = [f"/{number}" for number in range(len(operation.checked))] if operation.slow_to_compile else [""]
     return [*(dtype + number for dtype in operation.dtypes for number in numbers), "behaviour", "warm"]
 

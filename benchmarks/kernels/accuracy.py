@@ -19,7 +19,7 @@ ROUNDING = {torch.bfloat16: 2.0**-11, torch.float16: 2.0**-14, torch.float32: 2.
 
 @dataclass
 class Check:
-    """What came of one check.
+    """The result of one check.
 
     Args:
         operation, name: what was checked.
@@ -55,7 +55,7 @@ def inputs_dtype(inputs: Inputs) -> torch.dtype:
 
 
 def in_float64(inputs: Inputs) -> Inputs:
-    """The same values in float64, gradients asked for alike; tuples of tensors too."""
+    """Return the values in float64 with the same `requires_grad`; tuples of tensors too."""
 
     def cast(value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_floating_point():

@@ -1,4 +1,4 @@
-"""What must hold beside the numbers: every element written, streams apart, graphs replayable, compilable once."""
+"""Behaviour of operators: every element written, streams apart, graphs replayable, compilable once."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_poison(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
 
 
 def check_repeatable(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
-    """The same bits at every call, gradients included."""
+    """Require the same bits at every call, gradients included."""
     inputs = operation.draw(case, dtype, seed=2)
     clean = evaluate(operation.ours, operation, inputs, seed=3)
     wrong = {w for _ in range(5) for w in _differ(clean, evaluate(operation.ours, operation, inputs, seed=3))}

@@ -1,4 +1,4 @@
-"""What the proof and the timing of one operator need to know."""
+"""The description of one operator for its proof and its timing."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def conv3d(
 
 
 def conv3d_channels_last(**inputs: Any) -> Tensor:
-    """The same on channels_last_3d memory, which spares the transposes."""
+    """Run the convolution on channels_last_3d memory, which spares the transposes."""
     return conv3d(**inputs, memory_format=torch.channels_last_3d)
 
 

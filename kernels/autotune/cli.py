@@ -52,7 +52,7 @@ WIDTHS = {
 
 
 def searches() -> list[Search[Any]]:
-    """What every operator lets vary; imports triton."""
+    """Return the searches of all operators; imports triton."""
     return [search for name in OPERATORS for search in import_module(f"kernels.{name}.launch").SEARCHES]
 
 

@@ -33,7 +33,7 @@ RAGGED = ((3, 1, 9, 21), (2, 5, 9, 7))
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was found at one number of rows.
+    """The result of a search at one number of rows.
 
     Args:
         dtype, rows: as the launch looks its tile up.

@@ -78,7 +78,7 @@ class Trial(Generic[TileT]):
 
 @dataclass(frozen=True)
 class Search(Generic[TileT]):
-    """What `omnitok tune` varies in one launch; each operator's `launch.py` offers its own as `SEARCHES`.
+    """The parameters that `omnitok tune` varies in one launch; each `launch.py` offers its own as `SEARCHES`.
 
     Args:
         name: in the tables, "<operator>" or "<operator>.<launch>".

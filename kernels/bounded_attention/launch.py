@@ -17,7 +17,7 @@ from kernels.runtime.pdl import overlapped
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program owns.
+    """The tile of one program.
 
     Args:
         rows: queries.

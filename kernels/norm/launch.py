@@ -14,7 +14,7 @@ from kernels.runtime.pdl import overlapped
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program owns: rows, over its warps."""
+    """The tile of one program: rows, over its warps."""
 
     rows: int
     warps: int

@@ -10,7 +10,7 @@ EPS = 1e-5
 
 
 def inverse_deviation(x: Tensor, eps: float = EPS) -> Tensor:
-    """What LayerNorm multiplies each row by: 1 / sqrt(variance + eps).
+    """Return LayerNorm's factor of each row: 1 / sqrt(variance + eps).
 
     Args:
         x (Tensor): shape (..., C), any float dtype.

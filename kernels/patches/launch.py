@@ -16,7 +16,7 @@ from kernels.runtime.pdl import overlapped
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program owns: patches of so many values of one colour together, a power of two, over its warps."""
+    """The tile of one program: patches of so many values of one colour together, a power of two, over its warps."""
 
     values: int
     warps: int

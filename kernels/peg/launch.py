@@ -17,7 +17,7 @@ from kernels.runtime.pdl import overlapped
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program of the convolution owns.
+    """The tile of one program of the convolution.
 
     Args:
         frames: the most whose sums all lie in the registers of each thread; longer clips go frame by frame.
@@ -135,7 +135,7 @@ def _grid(x: Tensor, tile: Tile) -> tuple[int, int, int]:
 
 
 def _is_even(x: Tensor, tile: Tile) -> bool:
-    """Whether tiles end where the grid and the channels end."""
+    """Return whether tiles end where the grid and the channels end."""
     height, width, channels = x.shape[2:]
     return height % tile.rows == 0 and width % (tile.columns * tile.patches) == 0 and channels % tile.channels == 0
 

@@ -20,7 +20,7 @@ def capability(index: int | None) -> tuple[int, int]:
 
 
 def aligned(*tensors: Tensor) -> bool:
-    """Whether tensor descriptors can begin where these tensors do."""
+    """Return whether tensor descriptors can begin where these tensors do."""
     return all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
 
 

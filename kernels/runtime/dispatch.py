@@ -1,4 +1,4 @@
-"""Which form of an operator runs: an argument, a context manager or `OMNITOK_KERNELS`, in that order.
+"""Choice of an operator's form: an argument, a context manager or `OMNITOK_KERNELS`, in that order.
 
 `triton` is our own kernels, `sdpa` torch's fused library calls, `reference` the readable definition; `auto` takes the
 first that can run the call, in the order in which the operator names its forms.
@@ -45,7 +45,7 @@ class Form(Generic[P]):
 
 @dataclass(frozen=True)
 class Choice:
-    """What `Operator.explain` answers: the backend that runs, and why each other one does not."""
+    """The answer of `Operator.explain`: the backend that runs, and why each other one does not."""
 
     backend: str
     because: str

@@ -34,7 +34,7 @@ _closing = threading.Event()
 
 
 class _Thread(threading.local):
-    """What a thread answers if a kernel is missing, where True leaves the launch out; and the kernel that it loads."""
+    """A thread's answer to a missing kernel (True leaves the launch out), and the kernel that it loads."""
 
     answer: Callable[..., bool] | None = None
     job: Job | None = None
@@ -45,7 +45,7 @@ _server = CompileServer()
 
 
 def _forked() -> None:
-    """What the parent has under way is the parent's."""
+    """Forget the compilations of the parent after a fork."""
     global _server, _slots
     _server.leave()
     _server = CompileServer()

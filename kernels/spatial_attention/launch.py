@@ -15,7 +15,7 @@ from kernels.spatial_attention.triton_kernels import cosine_bwd_kernel, cosine_f
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program owns: (position, head) rows, over its warps."""
+    """The tile of one program: (position, head) rows, over its warps."""
 
     rows: int
     warps: int

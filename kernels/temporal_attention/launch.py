@@ -15,7 +15,7 @@ from kernels.temporal_attention.triton_kernels import temporal_attention_bwd_ker
 
 @dataclass(frozen=True)
 class Tile:
-    """What a program owns: (pixel, head) rows, over its warps."""
+    """The tile of one program: (pixel, head) rows, over its warps."""
 
     rows: int
     warps: int
@@ -80,7 +80,7 @@ def backward(
 
 
 class _Call:
-    """What both launches share: evenly spaced tensors, the grid, run-time sizes and compile-time constants."""
+    """Arguments of both launches: evenly spaced tensors, the grid, run-time sizes and compile-time constants."""
 
     def __init__(
         self,

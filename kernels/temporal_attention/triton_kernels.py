@@ -27,7 +27,7 @@ SMALLEST_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normali
 
 @triton.constexpr_function
 def in_sight(query: int, key: int, causal: bool, window: int) -> bool:
-    """Whether a frame attends to another; `window` 0 is none."""
+    """Return whether a frame attends to another; `window` 0 is none."""
     return (not causal or key <= query) and (window == 0 or query - key < window)
 
 

@@ -97,7 +97,7 @@ def _every_code(p_z, codes_ptr, first, last, D: tl.constexpr, GROUP: tl.constexp
 
 @triton.jit
 def _unsure(b_square, b_least, D: tl.constexpr, INNER: tl.constexpr):
-    """How far rounding may move two scores of a vector apart.
+    """Bound the rounding error between two scores of a vector.
 
     A code that rivals the best score is no longer than b_reach. In units of 2^-24 of |z| |e| + |e|^2 / 2, pieces leave
     out 12, the float32 half norm D + 2, and a tensor core 40 for each 16 products that it aligns and cuts off; pieces

@@ -21,7 +21,7 @@ from kernels.window_attention.triton_kernels import (
 
 @dataclass(frozen=True)
 class Tile:
-    """How windows are shared out.
+    """The split of windows among programs.
 
     Args:
         programs: so many at most, over all heads; each goes through consecutive windows of one head.

@@ -23,7 +23,7 @@ class ConversionError(ValueError):
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """What became of a checkpoint.
+    """The report of a conversion.
 
     Args:
         config: the geometry that its flags describe.

@@ -176,5 +176,5 @@ def _feed_forward(layer: FeedForward) -> FeedForwardWeights:
 
 
 def code_table(codebook: Tensor, from_code: nn.Linear, dtype: torch.dtype) -> Tensor:
-    """What the decoder reads for every code, (codes, D): lookup and expansion in one."""
+    """Return the decoder's input for every code, (codes, D): lookup and expansion in one."""
     return F.linear(codebook.float(), from_code.weight.float(), from_code.bias.float()).to(dtype).contiguous()

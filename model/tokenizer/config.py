@@ -1,4 +1,4 @@
-"""What a tokenizer is made of: frozen configs, their checks, and the table of named ones."""
+"""Frozen tokenizer configs, their checks, and the table of named ones."""
 
 from __future__ import annotations
 
@@ -128,12 +128,12 @@ class TokenizerConfig:
 
     @property
     def is_vq(self) -> bool:
-        """Whether codes are discrete tokens."""
+        """Return whether codes are discrete tokens."""
         return isinstance(self.head, VQConfig)
 
     @property
     def streams(self) -> bool:
-        """Whether clips can be encoded in chunks: nothing may see later frames."""
+        """Return whether clips can be encoded in chunks: nothing may see later frames."""
         return self.temporal_order == "causal" and self.causal_attention and self.causal_peg
 
     @property

@@ -14,7 +14,7 @@ from model.tokenizer.config import TokenizerConfig
 
 
 class BlockState(NamedTuple):
-    """What a block carries from one chunk of a clip to the next.
+    """The state of a block between two chunks of a clip.
 
     Args:
         frames: (B, 2, h, w, D), the last inputs of its positional convolution, or None before the first chunk.

@@ -1,4 +1,4 @@
-"""What a stream carries from chunk to chunk: passed in and out, kept nowhere."""
+"""The state of a stream between chunks: passed in and out, kept nowhere."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Encoder(nn.Module):
         return self.temporal(self.spatial(self.embed(pixels))[0])[0]
 
     def chunk(self, pixels: Tensor, starts: bool, states: Sequence[BlockState]) -> tuple[Tensor, list[BlockState]]:
-        """The same for a part of a clip, after the blocks' states."""
+        """Run a part of a clip, after the blocks' states."""
         depth = len(self.spatial.blocks)
         x, spatial = self.spatial(self.embed(pixels, starts), states[:depth])
         x, temporal = self.temporal(x, states[depth:])
@@ -58,7 +58,7 @@ class Decoder(nn.Module):
         return self.pixels(self.spatial(self.temporal(embed)[0])[0])
 
     def chunk(self, embed: Tensor, starts: bool, states: Sequence[BlockState]) -> tuple[Tensor, list[BlockState]]:
-        """The same for a part of a clip, after the blocks' states."""
+        """Run a part of a clip, after the blocks' states."""
         depth = len(self.temporal.blocks)
         x, temporal = self.temporal(embed, states[:depth])
         x, spatial = self.spatial(x, states[depth:])

@@ -46,7 +46,7 @@ class Body:
 
 
 class BodyRoom:
-    """What the bodies of all requests of this process may take together, so that a crowd cannot exhaust its memory.
+    """The budget in bytes of all request bodies that this process holds, so that a crowd cannot exhaust its memory.
 
     Args:
         limit: bytes; a body that is alone may take more.
@@ -75,7 +75,7 @@ class BodyRoom:
 
 
 def parse_content_type(header: str | None, supported: tuple[str, ...]) -> ContentType:
-    """What a `Content-Type` header says; none at all means bytes that are sniffed.
+    """A parsed `Content-Type` header; none at all means bytes that are sniffed.
 
     Args:
         header: its value, of a request or of a part of one.

@@ -47,12 +47,12 @@ def info_router(backend: Backend, media: MediaPool, settings: Settings) -> APIRo
 
     @router.get("/health/live", tags=["health"])
     async def live() -> dict[str, str]:
-        """Whether the process answers at all."""
+        """Answer as long as the process lives."""
         return {"status": "live"}
 
     @router.get("/health/ready", tags=["health"])
     async def ready() -> dict[str, str]:
-        """Whether requests can be served now: a tokenizer replica answers and the media workers are up."""
+        """Answer 200 while requests can be served: a tokenizer replica answers and the media workers are up."""
         if not media.alive:
             raise ProblemError("not-ready", "the media workers are not running", retry_after_seconds=1)
         find_card(await backend.models(), None)
@@ -60,7 +60,7 @@ def info_router(backend: Backend, media: MediaPool, settings: Settings) -> APIRo
 
     @router.get("/problems/{slug}", tags=["service"])
     async def problem(slug: str) -> dict[str, Any]:
-        """What a problem's type means."""
+        """Describe a problem type."""
         if slug not in PROBLEMS:
             raise ProblemError("not-found", f"the problems are {', '.join(PROBLEMS)}")
         status, title = PROBLEMS[slug]

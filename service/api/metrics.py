@@ -1,4 +1,4 @@
-"""What the HTTP tier counts, as a protocol, so that it knows no exporter."""
+"""The metrics of the HTTP tier as a protocol, so that it imports no exporter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request body holds, whichever of its forms it takes: media, an array, or tokens; and options."""
+"""Request bodies of every form to media, an array or tokens, and options."""
 
 from __future__ import annotations
 

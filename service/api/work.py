@@ -240,7 +240,7 @@ def _result(request: Request, card: ModelCard, clip: _Clip, encoded: Encoded) ->
 
 
 def _codes(result: EncodeResult, card: ModelCard) -> NDArray[Any]:
-    """What the bundle decodes: int32 tokens or float32 latents, checked."""
+    """Return the codes that the bundle decodes: int32 tokens or float32 latents, checked."""
     if card.codebook_size is not None:
         if result.tokens is None:
             raise ProblemError("invalid-tensor", f"{card.id} decodes tokens, and only latents came")

@@ -1,4 +1,4 @@
-"""What a command says when it cannot do its work."""
+"""The error of a command, in one sentence for the user."""
 
 from __future__ import annotations
 

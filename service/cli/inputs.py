@@ -82,7 +82,7 @@ def open_media(path: Path, options: MediaOptions) -> Iterator[FrameReader]:
 
 
 def is_array(path: Path) -> bool:
-    """Whether a path names an array of pixels."""
+    """Return whether a path names an array of pixels."""
     return path.suffix.lower() == ".npy"
 
 
@@ -96,7 +96,7 @@ def rate(reader: FrameReader) -> float | None:
 
 
 def source_of(reader: FrameReader) -> SourceInfo:
-    """What the file was, after the last frame was read; the times of very long clips are left out."""
+    """Describe the file after its last frame was read; the times of very long clips are left out."""
     info = reader.info()
     times = [round(time, 6) for time in info.sampled_pts] if len(info.sampled_pts) <= MAX_TIMES else []
     return replace(info, sampled_pts=times)

@@ -226,7 +226,7 @@ class LocalTokenizer:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What the model refuses, in the command's words."""
+    """Turn the model's refusals into the command's errors."""
     try:
         yield
     except (BundleError, CodeError) as error:

@@ -84,7 +84,7 @@ def reconstruct(
 
 @dataclass
 class Score:
-    """How close a reconstruction is.
+    """PSNR and SSIM of a reconstruction.
 
     Args:
         name: of the file.

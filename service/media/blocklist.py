@@ -31,7 +31,7 @@ class Blocklist:
                 self._until.popitem(last=False)
 
     def holds(self, data: bytes) -> bool:
-        """Whether the file is remembered; hashes it only if one of its length is."""
+        """Return whether the file is remembered; hashes it only if one of its length is."""
         with self._lock:
             now = self._clock()
             for key in [key for key, until in self._until.items() if until <= now]:

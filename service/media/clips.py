@@ -36,7 +36,7 @@ _HD_HEIGHT = 720
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over the packets tells, before anything is decoded.
+    """The result of one pass over the packets, before anything is decoded.
 
     Args:
         pts: time stamps of the shown frames, ascending, in units of `time_base` seconds.

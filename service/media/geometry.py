@@ -23,7 +23,7 @@ REDUCING_GAP = 2.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How frames of one size become frames of another.
+    """The geometry that turns frames of one size into frames of another.
 
     Args:
         height, width: the source's size as displayed, pixels.

@@ -69,7 +69,7 @@ class MediaPool:
 
     @property
     def alive(self) -> bool:
-        """Whether the pool has started and is not stopping; a process that died is replaced by the next task."""
+        """Return whether the pool has started and is not stopping; a process that died is replaced by the next task."""
         return bool(self._slots) and not self._stopping
 
     async def start(self) -> None:

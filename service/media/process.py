@@ -78,7 +78,7 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Return whether the process runs."""
         return self._process.poll() is None
 
     def decode(self, data: bytes, media_type: str, options: MediaOptions) -> Frames:

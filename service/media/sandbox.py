@@ -1,4 +1,4 @@
-"""What a worker takes from itself before it sees the first hostile byte."""
+"""The restrictions that a worker puts on itself before it reads the first hostile byte."""
 
 from __future__ import annotations
 

@@ -34,11 +34,11 @@ class FrameReader(ABC):
     @property
     @abstractmethod
     def preprocess(self) -> Preprocess:
-        """What is done to each frame; known from the first frame on."""
+        """Return the steps applied to each frame; known from the first frame on."""
 
     @abstractmethod
     def info(self) -> SourceInfo:
-        """What the file was; complete after the last frame."""
+        """Return the file's description; complete after the last frame."""
 
 
 def choose(times: Sequence[float], options: MediaOptions) -> list[int]:

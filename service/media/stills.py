@@ -242,5 +242,5 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def still_info(media_type: str, plan: Plan) -> SourceInfo:
-    """What a still picture was."""
+    """Describe a still picture."""
     return SourceInfo(media_type, FORMATS[media_type].lower(), plan.width, plan.height, 1, None, None, [0.0])

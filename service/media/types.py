@@ -1,4 +1,4 @@
-"""What the media worker is asked for and what it gives back: plain frozen data, no codecs."""
+"""Requests and answers of the media worker: plain frozen data, no codecs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _RATE_TOLERANCE = 0.02
 
 @dataclass(frozen=True)
 class MediaOptions:
-    """How a picture or clip becomes frames.
+    """Options that turn a picture or clip into frames.
 
     Args:
         size: (height, width) of the frames in pixels, or None to keep the source's.
@@ -71,7 +71,7 @@ class MediaOptions:
 
 @dataclass(frozen=True)
 class SourceInfo:
-    """What the file was.
+    """The description of a file.
 
     Args:
         media_type: media type by its content.
@@ -95,7 +95,7 @@ class SourceInfo:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What was done to every frame, in this order, enough to invert it.
+    """The steps applied to every frame, in this order, enough to invert them.
 
     Args:
         resize: (height, width) of the resized picture, None if it kept its size.

@@ -1,4 +1,4 @@
-"""Whether a container is all there: demuxers take a file that was cut off between two frames for a shorter clip."""
+"""Detection of cut-off containers: demuxers take a file that ends between two frames for a shorter clip."""
 
 from __future__ import annotations
 

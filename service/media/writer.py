@@ -29,7 +29,7 @@ _PALETTE_SIDE = 64
 
 @dataclass(frozen=True)
 class _Format:
-    """How one media type is written. `multiple`: sides are rounded up to it, because the pixel format needs it."""
+    """Parameters of one output media type. `multiple`: sides are rounded up to it, as the pixel format needs it."""
 
     muxer: str
     codec: str

@@ -1,4 +1,4 @@
-"""Which items run together and in what order: a state machine without threads, clocks or tensors of its own.
+"""Batches of waiting items, in order: a state machine without threads, clocks or tensors of its own.
 
 Items of equal key run together. Keys take turns (deficit round robin): on each visit a key earns one batch budget of
 credit, and its head item runs as soon as the credit covers it, so neither a stream of images nor one long clip can
@@ -23,7 +23,7 @@ SHRUNKEN_KEYS = 256  # keys come from callers' shapes, so what is remembered of 
 
 @dataclass(frozen=True)
 class Key:
-    """What must be equal for items to share a batch.
+    """The key that items of one batch share.
 
     Args:
         model: name of the bundle.

@@ -26,7 +26,7 @@ class DeviceFault(Exception):  # noqa: N818
 
 
 class Observer(Protocol):
-    """What the driver reports; called on the event loop."""
+    """The observer of the executor; called on the event loop."""
 
     def queue(self, requests: int, tokens: int) -> None:
         """The queue has changed to this length."""
@@ -67,7 +67,7 @@ class Driver:
 
     @property
     def busy_seconds(self) -> float:
-        """How long the running batch has been running; 0 when idle."""
+        """Return the age of the running batch, seconds; 0 when idle."""
         running = self._batcher.running
         return 0.0 if running is None else time.monotonic() - running.started
 

@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def passed_interpreted(*operators: str) -> int:
-    """How many tests of `interpreted_<operator>.py` pass in a process of their own; all must."""
+    """Run `interpreted_<operator>.py` in a process of its own and count its tests; all must pass."""
     files = [HERE / f"interpreted_{operator}.py" for operator in operators]
     call = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", *map(str, files)]
     interpreting = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

@@ -101,7 +101,7 @@ def test_half_precision():
 
 @triton.jit
 def _wide_without_assembly(b):
-    """What stands in for `_wide`: the interpreter knows no assembly."""
+    """Replace `_wide`: the interpreter runs no assembly."""
     return b.to(tl.float32)
 
 

@@ -90,7 +90,7 @@ def test_tiles(tile):
 
 
 def crossed(x):
-    """The same values, no dimension beside its neighbour in memory."""
+    """Return the values with no dimension next to its neighbour in memory."""
     order = list(range(x.ndim))[::-1]
     return x.permute(order).contiguous().permute(order)
 

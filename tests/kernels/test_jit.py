@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the in
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
-    """What was launched, in a process that knows no kernel yet."""
+    """Return the launches of a process without compiled kernels."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     jit.watch()
     forget(monkeypatch)

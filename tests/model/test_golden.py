@@ -82,7 +82,7 @@ def test_published_numbers(name, route, kind, backend, tokenizer, table):
 @pytest.mark.parametrize("kind", ["image", "video"])
 @torch.inference_mode()
 def test_published_numbers_compiled(name, kind, device, table):
-    """What a GPU serves: prepared weights and, where there is a GPU, our kernels in float32 and a captured graph."""
+    """Return the tokenizer that a GPU serves: prepared weights, float32 kernels and a captured graph where possible."""
     tokenizer = load_published(GOLDEN / f"{name}.ckpt", name == "vq_rel_nosdpa")[0].to(device)
     compiled = CompiledTokenizer(tokenizer)
     expected = {key: value.to(device) for key, value in load_file(GOLDEN / f"{name}.safetensors").items()}

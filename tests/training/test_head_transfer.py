@@ -25,7 +25,7 @@ def pixels(feed: ResidentFeed) -> Tensor:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """How far b is from a, in units of a's spread."""
+    """Return the distance of b from a in units of a's spread."""
     return float((a - b).square().mean().sqrt() / a.std())
 
 

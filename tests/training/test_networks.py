@@ -331,7 +331,7 @@ def test_weights_of_another_network_are_refused(published: dict[str, Tensor], tm
 
 
 class Program:
-    """What a pickle of it would do when opened."""
+    """Create a marker file when unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark

@@ -59,7 +59,7 @@ def copy(whole: Path, tmp_path: Path) -> Path:
 
 
 def equal(first: Any, second: Any) -> bool:
-    """Whether two checkpoints hold the same bits, but for the time that they took."""
+    """Return whether two checkpoints hold the same bits, but for the time that they took."""
     if isinstance(first, dict):
         same = first.keys() == second.keys()
         return same and all(equal(first[key], second[key]) for key in first if key not in ("seconds", "history"))

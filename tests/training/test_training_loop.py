@@ -43,7 +43,7 @@ def trainer_of(feed: ResidentFeed, out: Path, stage: str = "joint", **changes: A
 
 
 def equal(first: Any, second: Any) -> bool:
-    """Whether two checkpoints hold the same, bit for bit, but for the time that they took."""
+    """Return whether two checkpoints hold the same, bit for bit, but for the time that they took."""
     if isinstance(first, dict):
         same = first.keys() == second.keys()
         return same and all(equal(first[key], second[key]) for key in first if key != "seconds")

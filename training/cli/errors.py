@@ -1,4 +1,4 @@
-"""How commands tell of what they cannot go on with."""
+"""Errors of the training commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `omnitok data inspect` prints."""
+"""The tables of `omnitok data inspect`."""
 
 from __future__ import annotations
 

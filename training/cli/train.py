@@ -93,7 +93,7 @@ def train(
 
 
 def _tell_data(report: dict[str, Any], console: Console) -> None:
-    """What the feed met: items and their rates, time stood still for data, files that were skipped."""
+    """Print the loader's report: items and their rates, time stood still for data, files that were skipped."""
     broken = report.pop("broken", [])
     console.print(
         "data: " + ", ".join(f"{name} {value}" for name, value in report.items()), highlight=False, markup=False
@@ -131,7 +131,7 @@ def _lengths(recipe: Recipe, only: str | None, steps: int | None, seconds: float
 
 
 def _sources(data: Path) -> tuple[str, ...]:
-    """What the data is, in sentences: the sets' own, or the name of a user's folder."""
+    """Describe the data in sentences: the sets' own, or the name of a user's folder."""
     from training.data.shards import INFO_FILE, open_set
 
     sets = [open_set(path.parent) for path in sorted((data / "train").glob(f"*/{INFO_FILE}"))]

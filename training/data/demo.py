@@ -70,7 +70,7 @@ SOURCES = {
 
 
 def scaled(plans: Sequence[SetPlan], scale: float) -> tuple[SetPlan, ...]:
-    """The same sets with `scale` times the items in every shard, at least one.
+    """Return the sets with `scale` times the items in every shard, at least one.
 
     Raises:
         TrainingError: a scale that is not positive.

@@ -134,7 +134,7 @@ class Section(io.RawIOBase):
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a folder holds.
+    """The contents of a folder.
 
     Args:
         images, clips: the files of each kind, or none.

@@ -1,4 +1,4 @@
-"""What is measured on and never trained on: natural photographs and clips of real cameras."""
+"""Held-out data, never trained on: natural photographs and clips of real cameras."""
 
 from __future__ import annotations
 

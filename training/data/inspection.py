@@ -1,4 +1,4 @@
-"""What a folder of files holds, found by decoding some of them: to look at before a long run."""
+"""Inspection of a folder by decoding some of its files, before a long run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found of one kind.
+    """Findings about one kind of file.
 
     Args:
         source: the files.
@@ -73,7 +73,7 @@ class Inspection:
         return len(self.whole) / took if took else 0.0
 
     def short(self, fps: float | None) -> int:
-        """How many videos have fewer than 17 frames at a frame rate: their last frame would stay."""
+        """Count the videos with fewer than 17 frames at a frame rate: their last frame would stay."""
         return sum(probe.seconds * (fps or probe.rate) < FRAMES - 0.5 for probe in self.whole)
 
 

@@ -20,7 +20,7 @@ INFO_FILE = "set.json"
 
 @dataclass(frozen=True)
 class SetInfo:
-    """What a set holds.
+    """The description of a set.
 
     Args:
         name: the set's name, which is its folder's.

@@ -63,6 +63,6 @@ def index_tar(path: Path, number: int) -> tuple[list[Member], str | None]:
 
 
 def _key(name: str) -> str:
-    """What the files of one WebDataset sample share: the name up to the first dot behind the folder."""
+    """Return the key of a WebDataset sample: the name up to the first dot behind the folder."""
     folder, _, base = os.path.normpath(name).rpartition("/")
     return f"{folder}/{base.split('.')[0]}"

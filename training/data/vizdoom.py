@@ -64,14 +64,14 @@ def record(name: str, size: int, frames: int, count: int, seed: int, path: Path)
 
 
 def moves(clip: NDArray[np.uint8]) -> bool:
-    """Whether a clip, uint8 (T, H, W, 3), is lit and changes between its frames."""
+    """Return whether a clip, uint8 (T, H, W, 3), is lit and changes between its frames."""
     values = clip.astype(np.int16)
     return bool(values.mean() >= LEAST_LIGHT and np.abs(np.diff(values, axis=0)).mean() >= LEAST_MOTION)
 
 
 @dataclass
 class Gait:
-    """How the walker moves for a while: map units and degrees of each tic."""
+    """A movement of the walker: map units and degrees of each tic."""
 
     forward: float
     sideways: float

@@ -1,4 +1,4 @@
-"""How a set of tokens uses the codebook."""
+"""Codebook usage of a set of tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a bundle is evaluated on: sets of pixels, or a user's own folder of images and videos."""
+"""Datasets of evaluation: sets of pixels, or a user's own folder of images and videos."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class FileItems:
 
 
 def items_of(data: Path, side: int, frames: int, limit: int | None) -> list[Items]:
-    """What there is to evaluate on.
+    """List the datasets of a folder.
 
     Args:
         data: a data folder with `held-out` sets, one set, or any folder of images and videos.

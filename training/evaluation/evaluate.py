@@ -1,4 +1,4 @@
-"""How well a tokenizer reconstructs: PSNR and SSIM, the use of its codes or latents, and what networks say."""
+"""Evaluation of reconstructions: PSNR and SSIM, use of codes or latents, and network metrics."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found of a bundle.
+    """The result of an evaluation.
 
     Args:
         is_vq: whether it has a codebook.

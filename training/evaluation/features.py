@@ -57,7 +57,7 @@ def features_of(network: nn.Module, prepare: Preprocessing, frames: Tensor) -> T
 
 
 def motion(clips: Tensor, step: int) -> Tensor:
-    """What changes over `step` frames, as pictures: twice the absolute difference.
+    """Return the change over `step` frames as pictures: twice the absolute difference.
 
     Args:
         clips: uint8 (N, T, H, W, 3), T above `step`.

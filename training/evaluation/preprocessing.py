@@ -1,4 +1,4 @@
-"""How pixels are prepared for each judging network: pinned here, and recorded in words in every result."""
+"""Preprocessing of pixels for each metric network: pinned here, and recorded in every result."""
 
 from __future__ import annotations
 

@@ -51,14 +51,14 @@ def figures_markdown(found: Evaluation) -> str:
 
 
 def notes(found: Evaluation) -> list[str]:
-    """What a reader of the networks' figures must know."""
+    """Return the caveats of the network metrics."""
     names = {figure.name for scores in found.sets for figure in scores.figures}
     packaged = any("lite" in name or "VGG" in name for name in names)
     return [NOTE] * bool(names) + [NAMING] * packaged
 
 
 def terminal_tables(found: Evaluation) -> list[Table]:
-    """The same for the terminal."""
+    """Return the table for the terminal."""
     tables = []
     for header, rows in (quality_rows(found), network_rows(found)):
         if rows:

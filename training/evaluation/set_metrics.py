@@ -1,4 +1,4 @@
-"""What compares originals with reconstructions through a network; each figure has the name that its network earns.
+"""Metrics between originals and reconstructions through a network, each named after its network.
 
 "FID", "FVD" and "LPIPS" are figures of the networks that their authors published, which a user gives by path. Figures
 of the packaged networks are not comparable with them and say so in their names.
@@ -53,7 +53,7 @@ class Judge(Protocol):
         """Take in items, each uint8 (N, T, H, W, 3) on the network's device."""
 
     def figures(self) -> list[Figure]:
-        """What was found; nothing of fewer than two items."""
+        """Return the metrics; empty below two items."""
 
 
 class InceptionJudge:

@@ -89,7 +89,7 @@ class Bench:
         return judges
 
     def words(self) -> list[str]:
-        """What is fed to each network that is there."""
+        """Describe the preprocessing of each available network."""
         said = [
             judge.words
             for judge, network in ((InceptionJudge, self.inception), (VideoJudge, self.i3d), (LiteJudge, self.lite))

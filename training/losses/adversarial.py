@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """What the discriminator minimises: logits of real patches above 1 and of made ones below -1 cost nothing.
+    """Return the discriminator's loss: logits of real patches above 1 and of made ones below -1 cost nothing.
 
     Args:
         real_logits: float (N, ...), its logits for pictures of the data.
@@ -20,7 +20,7 @@ def hinge_discriminator(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def hinge_generator(fake_logits: Tensor) -> Tensor:
-    """What the tokenizer minimises: minus the mean logit of its reconstructions.
+    """Return the tokenizer's adversarial loss: minus the mean logit of its reconstructions.
 
     Args:
         fake_logits: float (N, ...), the discriminator's logits for reconstructions.

@@ -12,7 +12,7 @@ _GROUPS = 32
 
 
 class Judgement(NamedTuple):
-    """What a discriminator makes of its input.
+    """The output of a discriminator.
 
     Args:
         logits: (N, 1, h, w) or (N, 1, t, h, w), one for each patch; above 0 for what looks like data.

@@ -17,7 +17,7 @@ _EPSILON = 1e-10  # of LPIPS: added to the norms
 
 
 class Heads(nn.Module):
-    """What LPIPS learned: a weight for each channel of each block, 1,472 in all, under the published names."""
+    """Learned weights of LPIPS: one for each channel of each block, 1,472 in all, under the published names."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ CHANNELS = tuple(channels for channels, _ in BLOCKS)
 
 @dataclass(frozen=True)
 class Scaling:
-    """What a trunk was trained on: (x - mean) / std per channel of RGB, for x in [-0.5, 0.5].
+    """The input normalisation of a trunk: (x - mean) / std per channel of RGB, for x in [-0.5, 0.5].
 
     Args:
         mean: subtracted from red, green and blue.

@@ -1,4 +1,4 @@
-"""What the paper says (section 4.4, tables 7 to 10), and which of our trainings answers to which of its rows.
+"""The paper's claims (section 4.4, tables 7 to 10), and our training for each of its rows.
 
 Its figures are rFID on ImageNet and rFVD on clips at 256 pixels. Table 7 has columns of 128 and 256 pixels for each set
 of clips; the second of them agrees with tables 2, 9 and 10.
@@ -56,7 +56,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper's figures say of two trainings.
+    """A comparison of two trainings in the paper.
 
     Args:
         table: of the paper.

@@ -173,7 +173,7 @@ def _table(results: Results, ablation: Ablation) -> str:
 
 
 def _claims(results: Results, claims: Sequence[Claim]) -> str:
-    """What the paper's figures say, what ours do, and what bears on it."""
+    """Return the paper's figures, ours, and the remarks on both."""
     tried = list(dict.fromkeys(place for claim in claims for place in TRIED[claim.kind]))
     heads = [f"{held_out} {figure}" for held_out, figure in tried]
     lines = [

@@ -16,7 +16,7 @@ from training.reproduction.significance import Verdict, join, verdict
 
 @dataclass(frozen=True)
 class Trial:
-    """What one figure on one set says of a claim."""
+    """The evidence of one metric on one set for a claim."""
 
     held_out: str
     figure: str
@@ -26,7 +26,7 @@ class Trial:
 
 
 class Results:
-    """What `gather` collected.
+    """The records that `gather` collected.
 
     Args:
         data: its dictionary.
@@ -51,7 +51,7 @@ class Results:
         return tuple(found[figure] for found in sets if figure in found)
 
     def half_split(self, held_out: str, figure: str) -> float | None:
-        """What the figure says of two random halves of the originals; the same for every tokenizer."""
+        """Return the metric between two random halves of the originals; equal for every tokenizer."""
         for run in self.runs:
             for sets in run["figures"].values():
                 if (value := sets.get(held_out, {}).get("half splits", {}).get(figure)) is not None:

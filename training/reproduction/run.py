@@ -64,7 +64,7 @@ class Job:
 
     @property
     def variant(self) -> Variant:
-        """What is trained."""
+        """Return the recipe of the run."""
         return variants(self.steps, self.seed)[self.name]
 
 
@@ -94,7 +94,7 @@ def run_all(jobs: Sequence[Job], parallel: int, console: Console) -> bool:
 
 
 def is_done(job: Job) -> bool:
-    """Whether a run has its record.
+    """Return whether a run has its record.
 
     Raises:
         TrainingError: the record is of other settings.

@@ -27,7 +27,7 @@ RULE = (
 def verdict(
     first: Sequence[float], second: Sequence[float], figure: str, relation: Literal["better", "equal"]
 ) -> Verdict:
-    """What one figure says of a claim.
+    """The outcome of one metric for a claim.
 
     Args:
         first, second: of every seed.
@@ -61,5 +61,5 @@ def join(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def by_chance(seeds: int) -> float:
-    """How often the ranges of two trainings that do not differ lie apart, in either direction."""
+    """Return the probability that the ranges of two equal trainings do not overlap, in either direction."""
     return 2 / math.comb(2 * seeds, seeds)

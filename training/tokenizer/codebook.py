@@ -82,7 +82,7 @@ class CodebookKeeper(nn.Module):
         self._move(dead, self._places(vectors, step), optimizer)
 
     def read_uses(self) -> Tensor:
-        """How often each code was chosen since this was last asked: int64 (K,)."""
+        """Return the count of each code since the last call: int64 (K,)."""
         uses = self.uses.clone()
         self.uses.zero_()
         return uses

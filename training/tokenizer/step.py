@@ -25,7 +25,7 @@ from training.state import Learner
 
 
 class Phase(NamedTuple):
-    """What a step consists of; known before it runs.
+    """The parts of a step; known before it runs.
 
     Args:
         quantise: the decoder sees codes, and equation 1 holds; a VAE has nothing to quantise.
@@ -39,7 +39,7 @@ class Phase(NamedTuple):
 
 
 class Latents(NamedTuple):
-    """What stands between encoder and decoder.
+    """The head's output between encoder and decoder.
 
     Args:
         embed: (B, t, h, w, D), the decoder's input.
@@ -206,7 +206,7 @@ class TrainingStep:
         return total
 
     def _views(self, pixels: Tensor, out: Tensor, first: int) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """What each discriminator sees, channels first: frames for the image's, whole clips for the video's."""
+        """Return the input of each discriminator, channels first: frames for images, whole clips for videos."""
         discriminators = self.learner.discriminators
         if "image" in discriminators:
             real, fake = self._frames(pixels, first), self._frames(out, first)

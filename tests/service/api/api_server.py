@@ -110,7 +110,7 @@ class Counts:
 
 
 class Server:
-    """What a test needs of a running server."""
+    """A running server under test."""
 
     def __init__(self, settings: Settings) -> None:
         self.backend, self.counts = BlockBackend(), Counts()

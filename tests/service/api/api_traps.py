@@ -26,7 +26,7 @@ class FileTrap:
             raise OSError(ctypes.get_errno(), "inotify_add_watch failed")
 
     def sprung(self) -> bool:
-        """Whether the file was touched since the last call."""
+        """Return whether the file was touched since the last call."""
         try:
             return len(os.read(self._descriptor, 4096)) >= EVENT.size
         except BlockingIOError:
@@ -45,7 +45,7 @@ class PortTrap:
         self.port: int = self._socket.getsockname()[1]
 
     def sprung(self) -> bool:
-        """Whether somebody has connected since the last call."""
+        """Return whether somebody has connected since the last call."""
         try:
             connection, _ = self._socket.accept()
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""What a bad request is, how it is sent, and the builders that its bodies are made with.
+"""Bad requests: their type, their sender, and the builders of their bodies.
 
 `send` speaks HTTP itself, so that a case can stall or lie about lengths.
 """

@@ -1,4 +1,4 @@
-"""What the service says of itself, and how it behaves when something other than the request goes wrong."""
+"""Routes about the service itself, and faults that the request did not cause."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Run:
-    """How a command ended."""
+    """The result of a command."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""What goes wrong is told in one sentence on stderr, with the right exit code, and leaves no file behind."""
+"""Errors take one sentence on stderr, the right exit code, and leave no file behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the README tells people to type works as it stands there."""
+"""Every command of the README works as it is printed there."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Service:
 
     @cached_property
     def card(self) -> ModelCard:
-        """What the service says of its default bundle."""
+        """Return the service's description of its default bundle."""
         answer: dict[str, Any] = httpx.get(f"{self.url}/models", timeout=60).json()
         return ModelCard(**answer["models"][0])
 

@@ -1,4 +1,4 @@
-"""What keeps the service from starting is said in one sentence, before any process is started."""
+"""Errors at start-up take one sentence, before any process is started."""
 
 from __future__ import annotations
 

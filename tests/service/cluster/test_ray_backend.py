@@ -1,4 +1,4 @@
-"""What the ingress does when a tokenizer replica is lost, busy or late; the handle is scripted, no cluster runs."""
+"""The ingress with a lost, busy or late tokenizer replica; the handle is scripted, no cluster runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every media test needs."""
+"""Fixtures of the media tests."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def _zip(content: bytes) -> bytes:
 
 
 def _without_frames(mp4: bytes) -> bytes:
-    """The same file with a sample count of zero in every table of its track."""
+    """Return the file with a sample count of zero in every table of its track."""
     table = mp4.index(b"stsz") + 12
     return mp4[:table] + b"\0\0\0\0" + mp4[table + 4 :]
 

@@ -110,7 +110,7 @@ def animation(pixels: NDArray[np.uint8], kind: str, milliseconds: int = 100) -> 
 
 
 def rotated(mp4: bytes, height: int) -> bytes:
-    """The same mp4 with a display matrix that turns its pictures by a quarter clockwise, as phones write it."""
+    """Return the mp4 with a display matrix that turns its pictures by a quarter clockwise, as phones write it."""
     start = mp4.index(b"tkhd") + 44
     matrix = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, height << 16, 0, 1 << 30)
     return mp4[:start] + matrix + mp4[start + len(matrix) :]

@@ -46,7 +46,7 @@ class Traps:
         assert self._libc.inotify_add_watch(self._watch, str(path).encode(), opened) >= 0
 
     def touched(self) -> list[str]:
-        """What happened since the last call."""
+        """Return the events since the last call."""
         found = []
         with contextlib.suppress(BlockingIOError):
             found.append(f"connection from {self.listener.accept()[1]}")

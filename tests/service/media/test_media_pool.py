@@ -335,7 +335,7 @@ def test_the_blocklist_forgets() -> None:
 
 
 def alive(home: Path) -> bool:
-    """Whether a process runs, rather than being gone or waiting to be reaped."""
+    """Return whether a process runs, rather than being gone or waiting to be reaped."""
     try:
         return (home / "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
@@ -343,7 +343,7 @@ def alive(home: Path) -> bool:
 
 
 def busy(worker: int) -> bool:
-    """Whether a worker has begun a task: only then does its bound on processor time exist."""
+    """Return whether a worker has begun a task: only then does its bound on processor time exist."""
     try:
         lines = Path(f"/proc/{worker}/limits").read_text().splitlines()
     except OSError:

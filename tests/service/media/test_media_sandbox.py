@@ -1,4 +1,4 @@
-"""What a worker cannot do any more, and that it decodes as well as it did before."""
+"""The worker's sandbox: denied calls, and decoding that still works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a file is follows from its bytes, whatever its sender says."""
+"""Media types follow from the bytes, not from the declared type."""
 
 from __future__ import annotations
 

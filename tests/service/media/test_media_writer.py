@@ -1,4 +1,4 @@
-"""What is written can be read again: frame counts, sizes, rates and, within the codec's loss, the pixels."""
+"""Written files read back: frame counts, sizes, rates and, within the codec's loss, the pixels."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def cold(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Cold:
 
 
 def test_nobody_waits_for_a_compiler(engine: Engine, cold: Cold, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the compiled tokenizer cannot run yet the modules run, one by one, on no kernel of ours."""
+    """Shapes that the compiled tokenizer refuses run on the plain modules."""
     key, pixels, modules = Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS, PIXELS[::-1]], engine._tokenizers["vq"]
     seen: list[Any] = []
 

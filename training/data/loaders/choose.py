@@ -1,4 +1,4 @@
-"""Which feed a folder of data calls for."""
+"""Choice of the loader for a folder of data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the trainer asks of its data, and what every source of data answers."""
+"""The protocol between the trainer and every loader."""
 
 from __future__ import annotations
 
@@ -80,4 +80,4 @@ class Feed(Protocol):
         """Stop what works in the background; the feed is not used afterwards."""
 
     def report(self) -> dict[str, Any]:
-        """What was met so far, JSON-ready: broken files, decode rates."""
+        """Return the report so far, JSON-ready: broken files, decode rates."""

@@ -130,7 +130,7 @@ class FilesFeed:
         self._loader = self._running = None
 
     def report(self) -> dict[str, Any]:
-        """What was met so far, JSON-ready.
+        """Return the report so far, JSON-ready.
 
         `broken` lists files and shards that failed, each with its first reason; `skipped` counts how often a file was
         replaced; for each kind there are the number of files, the items made, and items per second of one worker;
@@ -156,7 +156,7 @@ class FilesFeed:
 
 
 class Decoded(NamedTuple):
-    """What a worker makes of a draw.
+    """A batch that a worker decoded.
 
     Args:
         kind: of the draw.
@@ -237,7 +237,7 @@ def decode(
 
 @dataclass
 class _Tally:
-    """What the batches so far told."""
+    """Totals over the batches so far."""
 
     made: Counter[Kind] = field(default_factory=Counter)
     seconds: dict[Kind, float] = field(default_factory=lambda: {"images": 0.0, "clips": 0.0})

@@ -32,7 +32,7 @@ def _permutation(seed: int, kind: Kind, size: int, epoch: int) -> NDArray[np.int
 
 
 def order(seed: int, kind: Kind, size: int, items: range) -> NDArray[np.int64]:
-    """Which of `size` sources each item takes: every epoch of `size` items is a permutation of its own.
+    """Return the source of each item, below `size`: every epoch of `size` items is a permutation of its own.
 
     Args:
         seed: of the run.

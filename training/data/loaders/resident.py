@@ -77,7 +77,7 @@ class ResidentFeed:
         """Nothing works in the background."""
 
     def report(self) -> dict[str, Any]:
-        """What is held: the number of items of every set."""
+        """Return the number of items of every set."""
         return {"photos": [len(data) for data in self.photos], "clips": [len(data) for data in self.clips]}
 
     def _batch(self, draw: Draw) -> Tensor:
@@ -173,7 +173,7 @@ def _assign(sets: Sequence[Tensor], chosen: Array, turns: range) -> Iterator[tup
 
 
 def _turns(share: range, where: Array, mixed: bool) -> range:
-    """How many items of their sort came before those of the share: consecutive, as the mix is regular."""
+    """Count the items of their sort before those of the share: consecutive, as the mix is regular."""
     number = share.start + int(where[0])
     if mixed:
         number = number // MIX if number % MIX == MIX - 1 else number - number // MIX
