@@ -24,7 +24,7 @@ CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "READ
 
 
 class BundleError(ValueError):
-    """A folder that is no sound bundle, in one sentence."""
+    """A folder that is not a sound bundle, in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def save_bundle(
         The content hash.
 
     Raises:
-        BundleError: `path` exists and is no bundle.
+        BundleError: `path` exists and is not a bundle.
     """
     path = Path(path)
     _check_replaceable(path)
@@ -113,19 +113,19 @@ def _check_replaceable(path: Path) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if path.is_symlink() or not path.is_dir():
-        raise BundleError(f"{path} exists and is no folder: not replaced")
+        raise BundleError(f"{path} exists and is not a folder: not replaced")
     names = {entry.name for entry in path.iterdir()}
     if names - {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}:
-        raise BundleError(f"{path} exists and is no bundle, or holds more than one: not replaced")
+        raise BundleError(f"{path} exists and is not a bundle, or holds more than one: not replaced")
     if names:
         _read_record(path)
 
 
 def _read_record(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise BundleError(f"{path} is no bundle: there is no such folder")
+        raise BundleError(f"{path} is not a bundle: there is no such folder")
     if not (path / CONFIG_FILE).is_file():
-        raise BundleError(f"{path} is no bundle: it has no {CONFIG_FILE}")
+        raise BundleError(f"{path} is not a bundle: it has no {CONFIG_FILE}")
     try:
         record = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -145,14 +145,14 @@ def _read_record(path: Path) -> dict[str, Any]:
 def _read_weights(path: Path, expected: str) -> dict[str, Tensor]:
     file = path / WEIGHTS_FILE
     if not file.is_file():
-        raise BundleError(f"{path} is no whole bundle: it has no {WEIGHTS_FILE}")
+        raise BundleError(f"{path} is not a whole bundle: it has no {WEIGHTS_FILE}")
     data = file.read_bytes()
     if _digest(data) != expected:
         raise BundleError(f"{file} is damaged: its content is not what {CONFIG_FILE} was written for")
     try:
         return load_safetensors(data)
     except SafetensorError as error:
-        raise BundleError(f"{file} is no safetensors file: {error}") from error
+        raise BundleError(f"{file} is not a safetensors file: {error}") from error
 
 
 def load_bundle(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Bundle:
@@ -164,7 +164,7 @@ def load_bundle(path: str | Path, device: str | torch.device = "cpu", dtype: tor
         dtype: precision of encoder and decoder; the head stays in float32, since codes are decided there.
 
     Raises:
-        BundleError: the folder is no bundle, or was damaged or changed.
+        BundleError: the folder is not a bundle, or was damaged or changed.
     """
     path = Path(path)
     record = _read_record(path)

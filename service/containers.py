@@ -28,7 +28,7 @@ def read_npy(data: bytes, name: str) -> NDArray[Any]:
         name: what to call the array in an error.
 
     Raises:
-        ProblemError: `malformed-body` when this is no npy file, `invalid-tensor` when its array cannot be used.
+        ProblemError: `malformed-body` when this is not a npy file, `invalid-tensor` when its array cannot be used.
     """
     shape, fortran, dtype, payload = _npy_header(data, name)
     array = tensor_from(payload, dtype.str, shape[::-1] if fortran else shape, name)

@@ -39,7 +39,7 @@ class Engine:
         dtype: "float32" or "bfloat16"; vectors are assigned to codes in float32 either way.
         threads: CPU threads.
     Raises:
-        BundleError: a folder is no usable bundle.
+        BundleError: a folder is not a usable bundle.
         ValueError: two bundles share a name.
     """
 

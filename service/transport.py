@@ -41,7 +41,7 @@ class ServiceError(Exception):
 
     @property
     def code(self) -> str | None:
-        """The problem's slug, such as "too-many-frames"; None when the answer was no problem document."""
+        """The problem's slug, such as "too-many-frames"; None when the answer was not a problem document."""
         return None if self.problem is None else self.problem.get("code")
 
     def __str__(self) -> str:

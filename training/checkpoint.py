@@ -64,11 +64,11 @@ def read_checkpoint(folder: Path, recipe: dict[str, Any], stage: str) -> dict[st
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = state.get("format")
     except Exception as error:  # a damaged file fails in many ways
-        raise TrainingError(f"{path} is no whole checkpoint: {error}".splitlines()[0]) from error
+        raise TrainingError(f"{path} is not a whole checkpoint: {error}".splitlines()[0]) from error
     if found != FORMAT:
         raise TrainingError(f"{path} has the format {found!r}, not {FORMAT!r}")
     if set(state) != KEYS:
-        raise TrainingError(f"{path} is no whole checkpoint: keys {sorted(set(state) ^ KEYS)} are missing or unknown")
+        raise TrainingError(f"{path} is not a whole checkpoint: keys {sorted(set(state) ^ KEYS)} are wrong")
     if state["stage"] != stage:
         raise TrainingError(f"{path} belongs to stage {state['stage']!r}, not {stage!r}")
     if state["recipe"] != recipe:

@@ -212,7 +212,7 @@ class Recipe:
         patch, temporal = self.tokenizer.patch, self.tokenizer.temporal_patch
         for stage in self.stages:
             if wrong := [side for side in (*stage.sides, *stage.clip_sides, stage.base_side) if side % patch]:
-                raise TrainingError(f"stage {stage.name}: sides {wrong} are no multiples of the patch {patch}")
+                raise TrainingError(f"stage {stage.name}: sides {wrong} are not multiples of the patch {patch}")
             if (stage.frames - 1) % temporal:
                 raise TrainingError(f"stage {stage.name}: clips have 1 + k * {temporal} frames, not {stage.frames}")
 

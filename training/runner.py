@@ -101,7 +101,7 @@ def run_recipe(
     Raises:
         TrainingError: the folder holds another run or one that is to be resumed, a stage has nothing to begin from, or
             whatever stops a stage.
-        BundleError: the source is no bundle.
+        BundleError: the source is not a bundle.
     """
     console = console or Console(stderr=True, quiet=not ranks.writes, soft_wrap=True)
     begun = time.monotonic()

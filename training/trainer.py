@@ -173,7 +173,7 @@ class Trainer:
         """Write everything that the stage needs to go on; rank 0 does.
 
         Raises:
-            TrainingError: a weight or a moment of an optimiser is no number, or the file cannot be written; the last
+            TrainingError: a weight or a moment of an optimiser is not a number, or the file cannot be written; the last
                 checkpoint stays.
         """
         if not self.ranks.writes:

@@ -23,7 +23,7 @@ class Tile:
 
     Args:
         rows, columns: of the tile; of a gated product half of the columns are gates.
-        inner: step along K; halved where K is no multiple of it.
+        inner: step along K; halved where K is not a multiple of it.
         warps, stages: of a program, and of its pipeline of loads.
         programs: that share the tiles out among them, each going on to its next; 0 for one program a tile. They need
             descriptors.

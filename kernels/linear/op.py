@@ -88,7 +88,7 @@ def _refuse(x: Tensor, weight: Tensor, *others: Tensor | None) -> str | None:
     if x.dtype == torch.float32:
         return "the library multiplies float32 faster and rounds less"
     if x.shape[1] == 0 or x.shape[1] % STEP:
-        return f"{x.shape[1]} columns of x are no multiple of {STEP}"
+        return f"{x.shape[1]} columns of x are not multiples of {STEP}"
     return None
 
 
@@ -97,7 +97,7 @@ def refuse_gated(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> str 
     if (reason := _refuse(x, weight, rstd, shift)) is not None:
         return reason
     if weight.shape[0] % (2 * GROUP):
-        return f"{weight.shape[0]} rows of values and gates are no multiple of {2 * GROUP}"
+        return f"{weight.shape[0]} rows of values and gates are not multiples of {2 * GROUP}"
     return None
 
 
@@ -120,11 +120,11 @@ def refuse_attention(
         return f"no inverse deviations for {normed} normalised columns"
     width = weight.shape[0] // 3
     if width % HEAD:
-        return f"{width} query columns are no multiple of {HEAD}"
+        return f"{width} query columns are not multiples of {HEAD}"
     if q_scale is not None and width != heads * HEAD:
         return f"heads of {width // heads} columns, not {HEAD}"
     if normed % width:
-        return f"{normed} normalised columns are no multiple of the {width} of the queries"
+        return f"{normed} normalised columns are not multiples of the {width} of the queries"
     return None
 
 

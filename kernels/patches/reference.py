@@ -80,9 +80,9 @@ def patches_shape(pixels: Tensor, patch: int, frames: int, first: int) -> tuple[
         raise ValueError(f"pixels must be uint8 (B, T, H, W, 3), not {pixels.dtype} {tuple(pixels.shape)}")
     batch, length, height, width, _ = pixels.shape
     if height % patch or width % patch:
-        raise ValueError(f"{height}x{width} pixels are no multiple of the patch {patch}")
+        raise ValueError(f"{height}x{width} pixels are not multiples of the patch {patch}")
     if not 0 <= first <= length or (length - first) % frames:
-        raise ValueError(f"{length} frames from frame {first} are no multiple of {frames}")
+        raise ValueError(f"{length} frames from frame {first} are not multiples of {frames}")
     return batch, (length - first) // frames, height // patch, width // patch, COLOURS * frames * patch**2
 
 

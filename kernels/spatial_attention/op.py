@@ -28,7 +28,7 @@ def refuse(
     if q.dtype != kv.dtype:
         return "queries and keys differ in dtype"
     if q.shape[-1] % 8 or q.shape[-1] > MOST_DIM:
-        return f"head_dim {q.shape[-1]} is no multiple of 8 up to {MOST_DIM}"
+        return f"head_dim {q.shape[-1]} is not a multiple of 8 up to {MOST_DIM}"
     if q.shape[0] * q.shape[1] > MOST_FRAMES:
         return f"{q.shape[0] * q.shape[1]} frames; at most {MOST_FRAMES} fit in a grid"
     return None

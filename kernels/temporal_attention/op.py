@@ -36,7 +36,7 @@ def refuse(
     if keys > MOST_KEYS:
         return f"{keys} keys; {MOST_KEYS} fit in registers"
     if q.shape[-1] % 8 or q.shape[-1] > MOST_DIM:
-        return f"head_dim {q.shape[-1]} is no multiple of 8 up to {MOST_DIM}"
+        return f"head_dim {q.shape[-1]} is not a multiple of 8 up to {MOST_DIM}"
     if q.shape[0] > MOST_ITEMS:
         return f"{q.shape[0]} items; at most {MOST_ITEMS} fit in a grid"
     if window is not None and not causal:

@@ -163,7 +163,7 @@ def vq_assign_kernel(
     b_distance = tl.min(b_gaps, axis=1)
     b_answer = tl.min(tl.where(b_gaps == b_distance[:, None], b_codes, i_last), axis=1)
 
-    # one vector at a time, since they are few; not (a > b) holds of what is no number too
+    # one vector at a time, since they are few; not (a > b) holds of what is not a number too
     m_close = m_m & ~(b_next - b_least > _unsure(b_square, b_least, D, INNER))
     for _ in range(tl.sum(m_close.to(tl.int32), axis=0)):
         i_row = tl.min(tl.where(m_close, o_row, BLOCK_M), axis=0)

@@ -23,7 +23,7 @@ def refuse(qkv: Tensor, bias_table: Tensor, window: int) -> str | None:
     if window > MOST_SIDE:
         return f"a window of {window} is wider than {MOST_SIDE}"
     if qkv.shape[-1] % 8 or qkv.shape[-1] > MOST_DIM:
-        return f"head_dim {qkv.shape[-1]} is no multiple of 8 up to {MOST_DIM}"
+        return f"head_dim {qkv.shape[-1]} is not a multiple of 8 up to {MOST_DIM}"
     return None
 
 

@@ -233,7 +233,7 @@ def load_published(path: str | Path, additive_bias: bool | None = None) -> tuple
     args = hyper.get("args") if isinstance(hyper, dict) else None
     state = checkpoint.get("state_dict")
     if not isinstance(args, Namespace) or not isinstance(state, dict):
-        raise ConversionError(f"{path} is no published tokenizer: it lacks 'state_dict' or 'hyper_parameters.args'")
+        raise ConversionError(f"{path} is not a published tokenizer: it lacks 'state_dict' or 'hyper_parameters.args'")
     if additive_bias is None:
         additive_bias = path.stem == "imagenet_only"
     try:
@@ -257,7 +257,7 @@ def convert_checkpoint(
 
     Raises:
         ConversionError: as for `load_published`.
-        BundleError: the destination exists and is no bundle.
+        BundleError: the destination exists and is not a bundle.
     """
     tokenizer, dropped = load_published(source, additive_bias)
     source = Path(source)

@@ -17,7 +17,7 @@ _PythonUnpickler: Any = pickle._Unpickler
 
 
 class CheckpointError(ValueError):
-    """A file that is no readable checkpoint, in one sentence."""
+    """A file that is not a readable checkpoint, in one sentence."""
 
 
 class _Inert(type):
@@ -111,7 +111,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: {error}") from error
     except Exception as error:  # the readers of both formats raise almost anything on a damaged file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} is no whole checkpoint written by torch.save: {reason}") from error
+        raise CheckpointError(f"{path} is not a whole checkpoint written by torch.save: {reason}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint's dictionary")
     return data

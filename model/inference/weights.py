@@ -146,7 +146,7 @@ def _block(block: nn.Module) -> BlockWeights:
         values = layer.to_kv.weight.float().chunk(2)[1]
         still = (layer.to_out.weight.float() @ values).to(layer.to_out.weight.dtype)
         return TemporalWeights(block.peg, _cosine(layer), still, layer, _feed_forward(block.feed_forward))
-    raise TypeError(f"{type(block).__name__} is no block of a tokenizer")
+    raise TypeError(f"{type(block).__name__} is not a block of a tokenizer")
 
 
 def _cosine(attention: SpatialAttention | TemporalAttention) -> AttentionWeights:

@@ -116,7 +116,7 @@ class SpatialAttention(CosineAttention):
 def alibi_slopes(heads: int) -> list[float]:
     """Slopes of linear distance penalties (reference.md, Tokenizer 5).
 
-    For a number of heads that is no power of two: those of the next lower one, then every second of twice that.
+    For a number of heads that is not a power of two: those of the next lower one, then every second of twice that.
     """
     power = 1 << (heads.bit_length() - 1)
     slopes = [2.0 ** (-8 * (i + 1) / power) for i in range(power)]

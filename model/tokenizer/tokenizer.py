@@ -73,8 +73,8 @@ class OmniTokenizer(nn.Module):
     """Turns images and clips into tokens or latents, and back.
 
     Pixels are uint8 RGB (B, T, H, W, 3), or floats in [-0.5, 0.5]; an image is a clip of one frame. Any size and any
-    number of frames is taken: what is no multiple of the patch, or not 1 + k * temporal_patch frames, is padded at the
-    edge; `decode` crops it back when told the size.
+    number of frames is taken: sizes that are not a multiple of the patch, and
+    lengths that are not 1 + k * temporal_patch frames, are padded at the edge; `decode` crops when given the size.
 
     Args:
         config: the geometry.

@@ -57,11 +57,11 @@ def _read_result(path: Path) -> EncodeResult:
     data = path.read_bytes()
     form = sniff_form(data[:16])
     if form is None:
-        raise CommandError(f"{path} is no file of tokens: neither npz, safetensors, msgpack, JSON nor npy")
+        raise CommandError(f"{path} is not a file of tokens: neither npz, safetensors, msgpack, JSON nor npy")
     try:
         return EncodeResult.load(data, form)
     except ProblemError as error:
-        raise CommandError(f"{path} is no sound file of tokens: {error.detail}") from error
+        raise CommandError(f"{path} is not a sound file of tokens: {error.detail}") from error
 
 
 def _decode_here(result: EncodeResult, bundle: Path, device: Device, out: Path, fps: float | None) -> None:

@@ -39,7 +39,7 @@ class ArrayReader(FrameReader):
         try:
             array = np.load(file.name, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
-            raise CommandError(f"{file.name} is no .npy file of plain numbers: {error}") from error
+            raise CommandError(f"{file.name} is not a .npy file of plain numbers: {error}") from error
         if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
             raise CommandError(
                 f"{file.name} holds {array.dtype} {array.shape}; "

@@ -41,7 +41,7 @@ class LocalTokenizer:
         device: where to run it.
 
     Raises:
-        CommandError: the folder is no sound bundle, or the device is not there.
+        CommandError: the folder is not a sound bundle, or the device is not there.
     """
 
     def __init__(self, bundle: Path, device: Device) -> None:

@@ -63,7 +63,7 @@ def type_of(path: Path, types: dict[str, str], option: str) -> str:
     if media_type is None:
         raise typer.BadParameter(f"{path.name!r} ends in none of {', '.join(types)}", param_hint=option)
     if not path.parent.is_dir():
-        raise CommandError(f"{path.parent} is no folder, so {path.name} cannot be written there")
+        raise CommandError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
     return media_type
 
 

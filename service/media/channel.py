@@ -12,7 +12,7 @@ _SOCKET_BUFFER = 2**20
 
 
 class ClosedError(ConnectionError):
-    """The other side is gone, or said something that is no message."""
+    """The other side is gone, or said something that is not a message."""
 
 
 class Channel:
@@ -54,13 +54,13 @@ class Channel:
         """
         size = int.from_bytes(self.receive_bytes(4), "little")
         if size > _HEADER_BYTES:
-            raise ClosedError(f"a header of {size} bytes is no header")
+            raise ClosedError(f"a header of {size} bytes is not a header")
         try:
             header = json.loads(self.receive_bytes(size))
         except ValueError as error:
-            raise ClosedError("a header is no JSON") from error
+            raise ClosedError("a header is not JSON") from error
         if not isinstance(header, dict):
-            raise ClosedError("a header is no map")
+            raise ClosedError("a header is not a map")
         return header
 
     def receive_bytes(self, size: int) -> bytes:

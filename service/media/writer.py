@@ -42,7 +42,7 @@ class _Format:
 
 _FORMATS = {
     # Fragments need no second pass over the file, so that it can go to a pipe; 4:2:0 is what every player shows.
-    # x264's macroblock tree reads memory that nothing has written where the width is no multiple of 128: the same
+    # x264's macroblock tree reads memory that nothing has written where the width is not a multiple of 128: the same
     # frames would give other bytes each time.
     "video/mp4": _Format(
         "mp4",

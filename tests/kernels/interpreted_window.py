@@ -32,7 +32,7 @@ def draw(batch, frames, height, width, heads, dim, window, dtype=torch.float32):
         ((1, 1, 6, 5, 1, 32), 5),  # a window of one row
         ((2, 1, 3, 5, 1, 16), 6),  # smaller than a window
         ((1, 2, 1, 1, 3, 16), 3),
-        ((1, 1, 5, 9, 2, 24), 4),  # head_dim that is no power of two
+        ((1, 1, 5, 9, 2, 24), 4),  # head_dim that is not a power of two
         ((1, 1, 6, 7, 1, 72), 7),  # tile that the window does not fill
         ((1, 1, 3, 2, 2, 8), 1),
     ],

@@ -316,7 +316,7 @@ atexit.register(lambda: print([done.is_set() for done in jit._done.values()]))  
 from ahead import compiled_for
 from triton.runtime import JITFunction
 from kernels.runtime import jit
-from test_compilations import norm
+from test_jit import norm
 
 begun, preload = threading.Event(), JITFunction.preload
 JITFunction.preload = lambda self, kernel: (begun.set(), preload(self, kernel))

@@ -27,7 +27,7 @@ def test_kernel_compiles_ahead(monkeypatch, tmp_path, capability):
             x = torch.zeros(rows, 512, dtype=torch.bfloat16)
             launch.project(x, gain, gain, torch.zeros(8, 512), torch.zeros(8), True)
     assert len(compiled) == 2
-    assert len({kernel.hash for kernel in compiled}) == 1  # the number of rows is no part of a kernel
+    assert len({kernel.hash for kernel in compiled}) == 1  # the number of rows is not part of a kernel
     assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
 
 

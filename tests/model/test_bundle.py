@@ -143,7 +143,7 @@ def test_files_beside_a_bundle_are_kept(tokenizer, bundle):
 
 def test_links_are_not_replaced(tokenizer, bundle, tmp_path):
     (tmp_path / "link").symlink_to(bundle)
-    with pytest.raises(BundleError, match="no folder"):
+    with pytest.raises(BundleError, match="is not a folder"):
         save_bundle(tmp_path / "link", tokenizer, "")
 
 

@@ -134,5 +134,5 @@ def test_misspelt_flags_mean_the_same():
 
 
 def test_other_checkpoints_are_refused(tmp_path):
-    with pytest.raises(ConversionError, match="no published tokenizer"):
+    with pytest.raises(ConversionError, match="is not a published tokenizer"):
         load_published(write({"state_dict": {}}, tmp_path))

@@ -1,4 +1,4 @@
-"""Reading a checkpoint runs nothing, and what is no checkpoint is refused in one sentence."""
+"""Reading a checkpoint runs nothing, and what is not a checkpoint is refused in one sentence."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def cut(data: bytes, share: float) -> bytes:
 
 BROKEN = {
     "empty": lambda good: b"",
-    "text": lambda good: b"this is no checkpoint",
+    "text": lambda good: b"this is not a checkpoint",
     "picture": lambda good: b"\x89PNG\r\n\x1a\n" + bytes(100),
     "half": lambda good: cut(good, 0.5),
     "nearly whole": lambda good: cut(good, 0.999),
@@ -198,7 +198,7 @@ def test_broken_files_get_one_sentence(tmp_path, kind):
 def test_other_archives_get_one_sentence(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("hello.txt", "hi")
-    with pytest.raises(CheckpointError, match="no whole checkpoint"):
+    with pytest.raises(CheckpointError, match="is not a whole checkpoint"):
         read_checkpoint(tmp_path / "a.zip")
 
 

@@ -355,7 +355,7 @@ def test_the_distance_of_the_packaged_trunk_is_never_called_lpips(packaged: Path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["NOTHING", "DATA"], "no bundle"),
+        (["NOTHING", "DATA"], "is not a bundle"),
         (["BUNDLE", "DATA", "--device", "tpu0"], "no device 'tpu0'"),
         (["BUNDLE", "NOTHING"], "does not exist"),
         (["BUNDLE", "EMPTY"], "no images, no videos and no data set"),

@@ -50,7 +50,7 @@ def _cut(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "set.json").unlink(), "no data set"),
+        (lambda folder: (folder / "set.json").unlink(), "is not a data set"),
         (lambda folder: (folder / "set.json").write_text("{"), "does not describe"),
         (lambda folder: (folder / "set.json").write_text('{"name": "x", "colour": 1}'), "unknown or missing"),
         (lambda folder: shard_path(folder, 0).unlink(), "no shards"),
@@ -160,7 +160,7 @@ def test_large_crops_come_from_large_photographs(tmp_path: Path) -> None:
 def test_a_damaged_archive_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     archive = tmp_path / "0textures.pk3"
     archive.write_bytes(b"PK no archive")
-    with pytest.raises(TrainingError, match=r"0textures\.pk3 is no readable archive"):
+    with pytest.raises(TrainingError, match=r"0textures\.pk3 is not a readable archive"):
         packages.unzipped(archive)
     assert not archive.with_suffix(".files").exists()
 
@@ -200,7 +200,7 @@ def test_recordings_become_windows_of_consecutive_frames(tmp_path: Path) -> None
     with pytest.raises(TrainingError, match="fewer than 40"):
         held_out.camera_clips([path], 32, 40)
     path.write_bytes(b"no recording")
-    with pytest.raises(TrainingError, match="no readable recording"):
+    with pytest.raises(TrainingError, match="is not a readable recording"):
         held_out.camera_clips([path], 32, 5)
 
 

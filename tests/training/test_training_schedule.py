@@ -147,7 +147,7 @@ def test_a_stage_that_cannot_be_is_refused(changes: dict[str, object], message: 
         (lambda: Discriminators(channels=40), "no discriminators"),
         (lambda: Recipe(CONFIGS["paper"], ()), "different names"),
         (lambda: Recipe(CONFIGS["paper"], (JOINT, JOINT)), "different names"),
-        (lambda: Recipe(CONFIGS["paper"], (replace(JOINT, sides=(100,)),)), "no multiples of the patch"),
+        (lambda: Recipe(CONFIGS["paper"], (replace(JOINT, sides=(100,)),)), "are not multiples of the patch"),
         (lambda: Recipe(CONFIGS["paper"], (replace(JOINT, frames=16),)), r"1 \+ k \* 4 frames"),
         (lambda: PAPER.stage("video"), "known are image, joint, kl"),
         (lambda: Budget(), "steps or seconds"),

@@ -118,7 +118,7 @@ def _lengths(recipe: Recipe, only: str | None, steps: int | None, seconds: float
 
     if steps is None and seconds is None:
         return {}
-    Budget(steps, seconds)  # which refuses what is no length
+    Budget(steps, seconds)  # which refuses what is not a length
     stages = [stage for stage in recipe.stages if only in (None, stage.name)]
     whole = sum(stage.steps for stage in stages)
     return {

@@ -92,7 +92,7 @@ def camera_clips(paths: list[Path], size: int, frames: int) -> tuple[NDArray[np.
             with av.open(str(path)) as container:
                 pictures = [square(frame.to_image(), size) for frame in container.decode(video=0)]
         except (av.FFmpegError, OSError) as error:
-            raise TrainingError(f"{path} is no readable recording: {error}") from error
+            raise TrainingError(f"{path} is not a readable recording: {error}") from error
         if len(pictures) < frames:
             raise TrainingError(f"{path} has {len(pictures)} frames, fewer than {frames}")
         whole = len(pictures) // frames

@@ -61,7 +61,7 @@ def unzipped(archive: Path) -> Path:
             with zipfile.ZipFile(archive) as file:
                 file.extractall(scratch)
         except (OSError, zipfile.BadZipFile) as error:
-            raise TrainingError(f"{archive} is no readable archive: {error}") from error
+            raise TrainingError(f"{archive} is not a readable archive: {error}") from error
         scratch.rename(folder)
     return folder
 

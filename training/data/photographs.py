@@ -43,7 +43,7 @@ TEXTURES = {
         "concrete", "dirt", "door", "floor", "grass", "hedge", "rock", "rust", "stone", "straw", "wall", "wood",
     ),
 }  # fmt: skip
-TEXTURE_MAPS = ("_nm", "_gm", "_sm")  # endings of what describes a surface and is no picture
+TEXTURE_MAPS = ("_nm", "_gm", "_sm")  # endings of what describes a surface and is not a picture
 LEAST_TEXTURE = 512
 LEAST_LARGE = 720  # short side from which a photograph is large
 STAMPS = ("animals", "food", "plants", "household", "hobbies", "clothes", "vehicles")
@@ -113,13 +113,13 @@ def open_picture(path: Path, mode: str) -> Image.Image:
     """Read a picture whole, in a Pillow mode.
 
     Raises:
-        TrainingError: the file is no readable picture.
+        TrainingError: the file is not a readable picture.
     """
     try:
         with Image.open(path) as picture:
             return picture.convert(mode)
     except (UnidentifiedImageError, OSError) as error:
-        raise TrainingError(f"{path} is no readable picture: {error}") from error
+        raise TrainingError(f"{path} is not a readable picture: {error}") from error
 
 
 def random_crop(picture: Image.Image, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
@@ -181,7 +181,7 @@ def crops(
         uint8 (N, 1, size, size, 3).
 
     Raises:
-        TrainingError: a file is no readable picture, or there are none.
+        TrainingError: a file is not a readable picture, or there are none.
     """
     found: list[NDArray[np.uint8]] = []
     for paths, count in ((pictures, per_picture), (surfaces, max(1, per_picture // 4))):

@@ -89,7 +89,7 @@ def read_results(path: Path) -> Results:
     except (OSError, ValueError) as error:
         raise TrainingError(f"{path} holds no figures: {error}") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise TrainingError(f"{path} is no file of figures of format {FORMAT!r}")
+        raise TrainingError(f"{path} is not a file of figures of format {FORMAT!r}")
     if not data["runs"]:
         raise TrainingError(f"{path} has no runs")
     return Results(data)

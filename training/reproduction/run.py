@@ -138,14 +138,14 @@ def read_record(path: Path) -> dict[str, Any]:
     """A run's record.
 
     Raises:
-        TrainingError: the file is no record.
+        TrainingError: the file is not a record.
     """
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise TrainingError(f"{path} is damaged: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise TrainingError(f"{path} is no record of format {FORMAT!r}")
+        raise TrainingError(f"{path} is not a record of format {FORMAT!r}")
     return record
 
 

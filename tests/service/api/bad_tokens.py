@@ -70,7 +70,7 @@ TOKENS = [
     _decode("nothing to decode", "missing-part", codes(None), status=400),
     _decode("tokens of another bundle", "model-mismatch", codes(NINE, bundle="0" * 64)),
     _decode("two hashes", "model-mismatch", codes(NINE), query="?bundle=" + "0" * 64),
-    _decode("hash that is no hash", "invalid-options", codes(NINE, bundle="../demo")),
+    _decode("hash that is not a hash", "invalid-options", codes(NINE, bundle="../demo")),
     _decode("no hash", "invalid-options", packed(tokens=pack_tensor(NINE))),
     _decode("unknown model for tokens", "unknown-model", codes(NINE), status=404, query="?model=none"),
     _decode("latents for a vq bundle", "invalid-tensor", codes(None, latents=envelope("<f4", [1, 2, 2, 4]))),

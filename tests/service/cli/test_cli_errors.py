@@ -19,17 +19,17 @@ def broken(tmp_path_factory: pytest.TempPathFactory, media: Path) -> Path:
     """A folder of files that are no media."""
     folder = tmp_path_factory.mktemp("broken")
     (folder / "empty.png").write_bytes(b"")
-    (folder / "text.mp4").write_text("this is no video")
+    (folder / "text.mp4").write_text("this is not a video")
     (folder / "cut.png").write_bytes((media / "picture.png").read_bytes()[:80])
     (folder / "cut.mp4").write_bytes((media / "clip.mp4").read_bytes()[:300])
     np.save(folder / "floats.npy", np.zeros((4, 4, 3), np.float32))
     np.save(folder / "flat.npy", np.zeros((4, 4), np.uint8))
     np.save(folder / "empty.npy", np.zeros((0, 4, 4, 3), np.uint8))
     np.save(folder / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    (folder / "text.npy").write_text("this is no array")
-    (folder / "tokens.npz").write_bytes(b"PK\x03\x04 this is no archive")
+    (folder / "text.npy").write_text("this is not an array")
+    (folder / "tokens.npz").write_bytes(b"PK\x03\x04 this is not an archive")
     torch.save({"state_dict": {}}, folder / "other.ckpt")
-    (folder / "text.ckpt").write_text("this is no checkpoint")
+    (folder / "text.ckpt").write_text("this is not a checkpoint")
     return folder
 
 
@@ -47,17 +47,17 @@ REFUSED = [
     ("encode {broken}/text.npy -b {b}/debug -o x.npz", "text.npy"),
     ("encode {m}/clip.npy -b {b}/debug -o x.npz --start 1", "--start"),
     ("encode {m}/clip.mp4 -b {b}/debug -o x.npz --start 99", "No frame"),
-    ("encode {m}/picture.png -b {b}/nothing -o x.npz", "no bundle"),
-    ("encode {m}/picture.png -b {m} -o x.npz", "no bundle"),
+    ("encode {m}/picture.png -b {b}/nothing -o x.npz", "is not a bundle"),
+    ("encode {m}/picture.png -b {m} -o x.npz", "is not a bundle"),
     ("encode {m}/picture.png -b {b}/vae -o x.npz --output tokens", "VAE"),
-    ("encode {m}/picture.png -b {b}/debug -o nowhere/x.npz", "nowhere is no folder"),
+    ("encode {m}/picture.png -b {b}/debug -o nowhere/x.npz", "nowhere is not a folder"),
     ("decode {m}/picture.png -b {b}/debug -o x.png", "picture.png is no"),
     ("decode {broken}/tokens.npz -b {b}/debug -o x.png", "tokens.npz is no"),
     ("decode clip.npz -b {b}/debug -o x.png", "11 frames"),
     ("decode clip.npz -b {b}/whole -o x.mp4", "made by bundle"),
     ("reconstruct {m}/clip.mp4 -b {b}/debug -o x.png", "11 frames"),
     ("reconstruct {m}/picture.png nowhere.png -b {b}/debug", "nowhere.png"),
-    ("models -b {m}", "no bundle"),
+    ("models -b {m}", "is not a bundle"),
     ("models --server http://127.0.0.1:9", "cannot be reached"),
     ("convert {broken}/text.ckpt x", "text.ckpt"),
     ("convert {broken}/other.ckpt x", "other.ckpt"),
