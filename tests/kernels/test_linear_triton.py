@@ -110,7 +110,7 @@ def test_refusals():
         return op.refuse_residual(on_gpu(4, columns, dtype=dtype), on_gpu(8, columns), None, on_gpu(4, 8))
 
     assert refuse() is None
-    assert "multiple of 64" in refuse(96)
+    assert "multiples of 64" in refuse(96)
     assert "float16" in refuse(dtype=torch.float16)
     weight = on_gpu(8, 64).requires_grad_()
     assert op.refuse_residual(on_gpu(4, 64), weight, None, on_gpu(4, 8)) == "no gradients"

@@ -75,7 +75,7 @@ def test_the_bundle_of_this_repository_restores_photographs() -> None:
         (["train", "debug", "--data", "DATA", "--device", "cuda:99"], "not in this machine"),
         (["train", "debug", "--resume", "--data", "DATA", "--out", "EMPTY"], "no run to resume"),
         (["train", "paper-imagenet-ucf", "--data", "DATA", "--perceptual-weights", "EMPTY"], "no weights file"),
-        (["data", "build", "imagenet"], "is not a data set"),
+        (["data", "build", "imagenet"], "no data set"),
         (["data", "build", "demo", "--set", "train/nothing"], "no sets"),
         (["data", "build", "demo", "--scale", "-1"], "positive"),
     ],
