@@ -118,7 +118,7 @@ def test_refusals():
         assert op.refuse_residual(on_gpu(4, 64), weight, None, on_gpu(4, 8)) is None
     with pytest.raises(BackendUnavailableError, match="cpu tensors"):
         residual_linear.run_on("triton", zeros(4, 64), zeros(8, 64), None, zeros(4, 8))
-    assert "multiple of 16" in op.refuse_gated(on_gpu(4, 64), on_gpu(4), on_gpu(24, 64), on_gpu(24))
+    assert "multiples of 16" in op.refuse_gated(on_gpu(4, 64), on_gpu(4), on_gpu(24, 64), on_gpu(24))
 
 
 @pytest.mark.usefixtures("_gpu")
