@@ -6,6 +6,7 @@ import base64
 import binascii
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,6 +26,10 @@ MAX_ARRAY = 4096
 MAX_STRING = 8192
 MAX_ELEMENTS = 65_536
 MAX_JSON_CONTAINERS = 200_000
+
+# The prefix of a data URL (RFC 2397): its length is bounded, and its media type is a claim that nobody trusts.
+DATA_URL = re.compile(r"data:[!-+\--~]{0,256};base64,", re.ASCII | re.IGNORECASE)
+LINE_SPACE = b" \t\r\n"
 
 
 def pack_tensor(array: NDArray[Any]) -> dict[str, Any]:
@@ -162,7 +167,11 @@ def read_json(data: bytes | bytearray | str, what: str = "the body") -> dict[str
 
 
 def from_base64(text: object, name: str) -> bytes:
-    """The bytes behind strict base64.
+    """Decode base64 that may follow the prefix of a data URL and may be wrapped in lines; all else is strict.
+
+    Args:
+        text: such as `iVBORw0K...` or `data:image/png;base64,iVBORw0K...`.
+        name: what the caller calls this text, for the error.
 
     Raises:
         ProblemError: `malformed-body`.
@@ -170,7 +179,9 @@ def from_base64(text: object, name: str) -> bytes:
     if not isinstance(text, str):
         raise ProblemError("malformed-body", f"{name} must be a base64 string")
     try:
-        return base64.b64decode(text, validate=True)
+        prefix = DATA_URL.match(text)
+        encoded = text[prefix.end() if prefix else 0 :].encode("ascii")
+        return base64.b64decode(encoded.translate(None, LINE_SPACE), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ProblemError("malformed-body", f"{name} is not valid base64") from error
 

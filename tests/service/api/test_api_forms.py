@@ -23,7 +23,7 @@ from PIL import Image
 
 from service.errors import ProblemError
 from service.result import FORMS, MSGPACK, EncodeResult, sniff_form
-from service.wire import pack_tensor, unpack_tensor
+from service.wire import from_base64, pack_tensor, unpack_tensor
 
 MSGPACK_ALIASES = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
 CODE_FORMS = [form for form in FORMS if form != "application/x-npy"]
@@ -67,6 +67,10 @@ REQUESTS: dict[str, Callable[[bytes, str], dict[str, Any]]] = {
     "multipart, sniffed": lambda data, kind: {"files": {"media": ("x", data, "application/octet-stream")}},
     "msgpack": lambda data, kind: {"content": msgpack.packb({"media": data}), "headers": {"Content-Type": MSGPACK}},
     "json": lambda data, kind: {"json": {"media": base64.b64encode(data).decode()}},
+    "json, data URL": lambda data, kind: {
+        "json": {"media": f"data:{kind};base64,{base64.b64encode(data).decode()}"},
+    },
+    "json, lines": lambda data, kind: {"json": {"media": base64.encodebytes(data).decode().replace("\n", "\r\n\t ")}},
 }
 MEDIA: dict[str, tuple[Callable[[], bytes], int]] = {
     "image/png": (picture, 1),
@@ -288,6 +292,31 @@ def test_a_rate_that_no_player_knows_is_told_and_not_written(post: Post, http: h
     refused = http.post("/decode", headers=headers, content=answer.content)
     assert (refused.status_code, refused.json()["code"]) == (422, "invalid-options")
     assert http.post("/decode?fps=25", headers=headers, content=answer.content).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "aGk=",
+        "data:;base64,aGk=",
+        "DATA:image/png;BASE64,aGk=",
+        "data:text/plain;charset=utf-8;base64,aG\r\nk=",
+        " aGk=\n",
+    ],
+)
+def test_base64_may_be_a_data_url_or_wrapped(text: str) -> None:
+    assert from_base64(text, "media") == b"hi"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["data:image/png,aGk=", "data:base64,aGk=", "data:image/png;base64;aGk=", "data:a,b;base64,aGk=",
+     "data:" + "x" * 257 + ";base64,aGk=", "data:;base64,data:;base64,aGk=", "file:;base64,aGk=", "data:;base64,aGk",
+     "aGk=aGk=", "aG\vk=", "aG\u00a0k=", "aG-_", "%61Gk="],
+)  # fmt: skip
+def test_base64_is_strict_otherwise(text: str) -> None:
+    with pytest.raises(ProblemError, match="malformed-body"):
+        from_base64(text, "media")
 
 
 def test_a_zip_of_many_entries_is_refused_before_they_are_listed() -> None:
