@@ -12,8 +12,9 @@ MAX_ACCEPT_CHARS = 4096
 MAX_RANGES = 64
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 RANGE = re.compile(rf"({TOKEN})/({TOKEN})")
-QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")
+QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|\.[0-9]{1,3}|1(?:\.0{0,3})?")
 PARAMETER = re.compile(rf'({TOKEN})=({TOKEN}|"[^"]*")')
+ANY = "*/*"
 MSGPACK_ALIASES = {"application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK}
 
 
@@ -24,7 +25,7 @@ def parse_accept(header: str | None) -> list[tuple[str, float]]:
         ProblemError: `bad-header`.
     """
     if header is None or not header.strip():
-        return [("*/*", 1.0)]
+        return [(ANY, 1.0)]
     parts = [part.strip() for part in header.split(",")]
     if len(header) > MAX_ACCEPT_CHARS or len(parts) > MAX_RANGES:
         raise ProblemError("bad-header", "the Accept header is too long", limit=MAX_ACCEPT_CHARS, actual=len(header))
@@ -69,6 +70,8 @@ def require(header: str | None, offers: Sequence[str], reason: str) -> str:
 
 def _range(text: str) -> tuple[str, float]:
     name, *parameters = (part.strip() for part in text.split(";"))
+    if name == "*":
+        name = ANY  # Java's default header says this, and writes its q-values as `.2`
     match = RANGE.fullmatch(name)
     if match is None or (match[1] == "*" and match[2] != "*"):
         raise ProblemError("bad-header", "the Accept header holds something that is not a media range")
@@ -87,7 +90,7 @@ def _range(text: str) -> tuple[str, float]:
 
 def _weight(offer: str, ranges: list[tuple[str, float]]) -> float:
     """The weight of the most specific range that matches."""
-    for pattern in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
+    for pattern in (offer, f"{offer.partition('/')[0]}/*", ANY):
         weights = [weight for name, weight in ranges if name == pattern]
         if weights:
             return max(weights)

@@ -33,6 +33,10 @@ PICTURE, CLIP = pixel_offers(1), pixel_offers(9)
         ("application/vnd.msgpack;q=1.000", "application/msgpack", "application/msgpack"),
         ('image/png;profile="a b";q=0.3, image/webp;q=0.2', "image/png", None),
         ("image/png,,image/jpeg", "image/png", None),
+        ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", "image/jpeg", "image/gif"),
+        ("*", "image/png", "video/mp4"),
+        ("*;q=.2, image/webp;q=.125", "image/png", "video/mp4"),
+        ("*;q=0", None, None),
     ],
 )
 def test_best_offer(header: str | None, picture: str | None, clip: str | None) -> None:
@@ -43,7 +47,8 @@ def test_best_offer(header: str | None, picture: str | None, clip: str | None) -
 @pytest.mark.parametrize(
     "header",
     ["png", "image/", "/png", "*/png", "image/png;q", "image/png;q=1.1", "image/png;q=-1", "image/png;q=1.0000",
-     "image/png;q=a", "a b/c", "image/png image/jpeg", "x/y," * 65, "x/" + "y" * 5000],
+     "image/png;q=a", "image/png;q=.", "image/png;q=.1234", "*/", "**", "*;q=1.1",
+     "a b/c", "image/png image/jpeg", "x/y," * 65, "x/" + "y" * 5000],
 )  # fmt: skip
 def test_nonsense_is_a_bad_header(header: str) -> None:
     with pytest.raises(ProblemError, match="bad-header"):
