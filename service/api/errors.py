@@ -52,5 +52,5 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     detail = "this path or method does not exist here; /openapi.json lists what does"
     response = await on_problem(request, ProblemError(BY_STATUS[error.status_code], detail))
     for name, value in (error.headers or {}).items():
-        response.headers[name] = value
+        response.headers[name] = "GET, HEAD" if (name, value) == ("Allow", "GET") else value
     return response

@@ -52,12 +52,15 @@ class _Exchange:
         # A server may share one state among requests; this request gets its own.
         self._state = dict(scope.get("state") or {}) | {"request_id": self._id, "started": self._started}
         scope["state"] = self._state
+        # HEAD runs as the GET of its path, so that its headers are the same; the answer's body stays here.
+        self._method = scope["method"]
+        self._inner = {**scope, "method": "GET"} if self._method == "HEAD" else scope
 
     async def run(self) -> None:
         route = route_label(self._scope["path"])
         self._metrics.in_flight(route, 1)
         try:
-            await self._app(self._scope, self._count_in, self._count_out)
+            await self._app(self._inner, self._count_in, self._count_out)
         except ClientGoneError:
             self._status = GONE
         except Exception as error:
@@ -71,7 +74,7 @@ class _Exchange:
             # Nothing was sent: the server gave the request up because its client left.
             code = GONE if self._status is None else self._status
             seconds = time.perf_counter() - self._started
-            method = self._scope["method"] if self._scope["method"] in METHODS else "other"
+            method = self._method if self._method in METHODS else "other"
             self._metrics.in_flight(route, -1)
             self._metrics.observe(route, method, str(code), seconds, self._bytes_in, self._bytes_out)
             fields = {
@@ -97,6 +100,8 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self._status = message["status"]
         elif message["type"] == "http.response.body":
+            if self._method == "HEAD":
+                message = {**message, "body": b""}
             self._bytes_out += len(message.get("body", b""))
         await self._send(message)
 

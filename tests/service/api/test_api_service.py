@@ -185,6 +185,33 @@ def test_models_limits_and_version(http: httpx.Client) -> None:
         assert http.get(f"/problems/{slug}").json() == {"type": f"/problems/{slug}", "status": status, "title": title}
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/models", f"/models/{VAE.id}", "/models/none", "/v1/limits", "/version", "/health/live", "/health/ready",
+     "/problems/internal", "/docs", "/openapi.json", "/nowhere", "/encode"],
+)  # fmt: skip
+def test_head_answers_the_headers_of_get_without_its_body(http: httpx.Client, path: str) -> None:
+    fixed = {"X-Request-ID": "same"}
+    get, head = http.get(path, headers=fixed), http.head(path, headers=fixed)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    ours, theirs = ({k: v for k, v in answer.headers.items() if k != "date"} for answer in (head, get))
+    assert ours == theirs
+    assert int(head.headers["content-length"]) == len(get.content) > 0
+
+
+def test_head_is_counted_as_itself_without_bytes(http: httpx.Client, server: Server, lines: list) -> None:
+    before = server.counts.requests["/limits", "HEAD", "200"]
+    http.head("/limits")
+    eventually(lambda: len(lines) == 1)
+    assert (lines[0]["method"], lines[0]["bytes_out"]) == ("HEAD", 0)
+    assert server.counts.requests["/limits", "HEAD", "200"] == before + 1
+
+
+def test_refused_method_lists_the_allowed_ones(http: httpx.Client) -> None:
+    assert http.delete("/models").headers["allow"] == "GET, HEAD"
+    assert http.head("/encode").headers["allow"] == "POST"
+
+
 def test_version_prefix_reaches_the_same_routes(http: httpx.Client, server: Server) -> None:
     assert http.get("/v1/models").json() == http.get("/models").json()
     answer = http.post("/v1/encode", content=picture(), headers=PNG)
