@@ -17,7 +17,21 @@ MAX_SAFETENSORS_HEADER = 65_536
 MAX_MEMBERS = 8
 ZIP_ENTRY = b"PK\x01\x02"
 MAX_ZIP_ENTRIES = 64  # more than members, since packed data may hold the signature by chance
-SAFETENSORS_DTYPES = {"U8": "|u1", "U16": "<u2", "U32": "<u4", "I32": "<i4", "I64": "<i8", "F16": "<f2", "F32": "<f4"}
+SAFETENSORS_DTYPES = {
+    "U8": "|u1",
+    "U16": "<u2",
+    "U32": "<u4",
+    "U64": "<u8",
+    "I8": "|i1",
+    "I16": "<i2",
+    "I32": "<i4",
+    "I64": "<i8",
+    "F16": "<f2",
+    "F32": "<f4",
+    "BF16": "bfloat16",  # numpy has no such type
+}
+# Types that no other form takes travel as these of the same width.
+CARRIERS = {"<u8": "<i8", "|i1": "|u1", "<i2": "<u2", "bfloat16": "<u2"}
 
 
 def read_npy(data: bytes, name: str) -> NDArray[Any]:
@@ -88,7 +102,12 @@ def _safetensors(header: dict[str, Any], buffer: memoryview) -> dict[str, NDArra
             raise ProblemError("malformed-body", "data_offsets point outside the body")
         dtype = entry["dtype"]
         known = SAFETENSORS_DTYPES.get(dtype) if isinstance(dtype, str) else None
-        tensors[name] = tensor_from(buffer[start:end], known, entry["shape"], "a tensor")
+        if known is None:
+            raise ProblemError(
+                "invalid-tensor", f"a safetensors entry has a dtype outside {', '.join(SAFETENSORS_DTYPES)}"
+            )
+        carrier = tensor_from(buffer[start:end], CARRIERS.get(known, known), entry["shape"], "a tensor")
+        tensors[name] = _widened(carrier) if known == "bfloat16" else carrier.view(known)
         spans.append((start, end))
     expected = 0
     for start, end in sorted(spans):
@@ -98,6 +117,11 @@ def _safetensors(header: dict[str, Any], buffer: memoryview) -> dict[str, NDArra
     if expected != len(buffer):
         raise ProblemError("malformed-body", "the safetensors body is longer than its entries say")
     return tensors
+
+
+def _widened(halves: NDArray[Any]) -> NDArray[np.float32]:
+    """Turn the bits of bfloat16 into float32, which begins with the same bits."""
+    return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
 def _members(data: bytes, max_bytes: int) -> dict[str, bytes]:

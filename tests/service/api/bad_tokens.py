@@ -153,8 +153,34 @@ TOKENS = [
     _decode(
         "safetensors of unknown dtype",
         "invalid-tensor",
+        raw(safetensors({"tokens": entry("F8_E4M3", [1, 1, 2], 0, 2)}, bytes(2))),
+        SAFETENSORS,
+    ),
+    _decode(
+        "safetensors of tokens in bfloat16",
+        "invalid-tensor",
         raw(safetensors({"tokens": entry("BF16", [1, 1, 2], 0, 4)}, bytes(4))),
         SAFETENSORS,
+    ),
+    _decode(
+        "safetensors of tokens in a dtype that is no text",
+        "invalid-tensor",
+        raw(safetensors({"tokens": entry("U8", [1, 1, 2], 0, 2) | {"dtype": ["U8"]}}, bytes(2))),
+        SAFETENSORS,
+    ),
+    _decode(
+        "safetensors of a token of 2**64 - 1",
+        "token-out-of-range",
+        raw(safetensors({"tokens": entry("U64", [1, 1, 1], 0, 8)}, b"\xff" * 8)),
+        SAFETENSORS,
+        query=HASH,
+    ),
+    _decode(
+        "safetensors of a token of -1",
+        "token-out-of-range",
+        raw(safetensors({"tokens": entry("I8", [1, 1, 1], 0, 1)}, b"\xff")),
+        SAFETENSORS,
+        query=HASH,
     ),
     _decode("noise of no form", "unsupported-media-type", raw(b"\xff\xfe\xfd" * 9), OCTETS, 415),
 ]

@@ -257,6 +257,29 @@ def test_handmade_tokens_need_only_a_hash(post: Post) -> None:
     np.testing.assert_array_equal(image[0, 8], [239, 239, 239])
 
 
+@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8"])
+def test_safetensors_hold_tokens_of_any_integer_type(post: Post, dtype: str) -> None:
+    tokens = np.array([[[0, 100], [7, 63]]])
+    expected = post("/decode", json={"bundle": VQ.hash, "tokens": tokens.tolist()})
+    body = safetensors.numpy.save({"tokens": tokens.astype(dtype)})
+    headers = {"Content-Type": "application/vnd.safetensors"}
+    assert post("/decode", params={"bundle": VQ.hash}, content=body, headers=headers).content == expected.content
+
+
+def test_safetensors_hold_latents_in_bfloat16(post: Post) -> None:
+    # The upper halves of the float32 bits 3f800000, bf000000, 3e800000.
+    data = np.array([0x3F80, 0xBF00, 0x3E80], "<u2").tobytes()
+    header = json.dumps({"latents": {"dtype": "BF16", "shape": [1, 1, 1, 3], "data_offsets": [0, len(data)]}}).encode()
+    body = len(header).to_bytes(8, "little") + header + data
+    latents = EncodeResult.load(body, "application/vnd.safetensors").latents
+    assert latents is not None
+    assert latents.dtype == np.float32
+    assert latents.tolist() == [[[[1.0, -0.5, 0.25]]]]
+    request = {"params": {"bundle": VAE.hash}, "headers": {"Content-Type": "application/vnd.safetensors"}}
+    expected = post("/decode", content=safetensors.numpy.save({"latents": latents}), **request)
+    assert post("/decode", content=body, **request).content == expected.content
+
+
 def test_tokens_find_their_bundle_by_hash(post: Post) -> None:
     request = {"content": picture(), "headers": {"Content-Type": "image/png"}}
     latents = post("/encode", params={"model": VAE.id}, **request)
