@@ -3,88 +3,65 @@
 from __future__ import annotations
 
 import argparse
-import collections
-import pickle
-import tarfile
+import re
+import warnings
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, ClassVar, NoReturn
+from typing import Any, NoReturn
 
 import torch
-
-# The interpreter of pickles that is written in Python: its opcodes can be replaced, those of the compiled one cannot.
-_PythonUnpickler: Any = pickle._Unpickler
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 
 class CheckpointError(ValueError):
     """A file that is not a readable checkpoint, in one sentence."""
 
 
-class _Inert(type):
-    """A class that a pickle may name but not use: trainers store callback classes as dictionary keys."""
-
-    def __call__(cls, *args: object, **kwargs: object) -> NoReturn:
-        raise CheckpointError(f"refused: the checkpoint would call {cls.__module__}.{cls.__qualname__} on load")
-
-    def __new__(mcs, module: str, name: str) -> _Inert:
-        return super().__new__(mcs, name, (), {"__module__": module, "__new__": mcs._refuse})
-
-    def __init__(cls, module: str, name: str) -> None:
-        super().__init__(name, (), {})
-
-    @staticmethod
-    def _refuse(cls: type, *args: object) -> NoReturn:
-        raise CheckpointError(f"refused: the checkpoint would make a {cls.__module__}.{cls.__qualname__} on load")
+class _Refused(Exception):
+    """A checkpoint that would do more than hold values."""
 
 
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): collections.OrderedDict,
-    ("argparse", "Namespace"): argparse.Namespace,
-    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
-    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
-    ("torch", "Size"): torch.Size,
-    ("torch", "device"): torch.device,
-}
-_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_ALLOWED |= {("torch", f"{kind}Storage"): getattr(torch, f"{kind}Storage") for kind in _STORAGES}
+class _Namespace(argparse.Namespace):
+    """A namespace that a pickle can fill with plain attributes only."""
+
+    def __setstate__(self, state: object) -> None:
+        if type(state) is not dict or not all(type(key) is str and not key.startswith("__") for key in state):
+            raise _Refused("the checkpoint would change an argparse.Namespace on load")
+        vars(self).update(state)
 
 
-_BUILDABLE = (argparse.Namespace, collections.OrderedDict)  # state dicts carry versions as attributes
+# Lightning saves hyper-parameters as a dictionary of its own class, which has moved between its packages.
+_ATTRIBUTE_DICTS = (
+    "lightning_fabric.utilities.data.AttributeDict",
+    "lightning.fabric.utilities.data.AttributeDict",
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "lightning.pytorch.utilities.parsing.AttributeDict",
+)
+_PLAIN = {"argparse.Namespace": _Namespace, **dict.fromkeys(_ATTRIBUTE_DICTS, dict)}
 
 
-class _Unpickler(_PythonUnpickler):
-    """Resolves the names above; every other name becomes an inert class."""
+def _inert(path: str) -> type:
+    """Make a class that a pickle may name but not use: trainers store callback classes as dictionary keys."""
 
-    dispatch: ClassVar[dict[int, Any]] = dict(_PythonUnpickler.dispatch)
+    def refuse(cls: type, *args: object) -> NoReturn:
+        raise _Refused(f"the checkpoint would call {path} on load")
 
-    def find_class(self, module: str, name: str) -> Any:
-        return _ALLOWED.get((module, name)) or _Inert(module, name)
-
-    def _build(self) -> None:
-        """Set plain attributes of a namespace or a state dict; a class, a function or anything else stays as it is."""
-        state = self.stack.pop()
-        target = self.stack[-1]
-        plain = type(state) is dict and all(type(key) is str and not key.startswith("__") for key in state)
-        if type(target) not in _BUILDABLE or not plain:
-            raise CheckpointError(f"refused: the checkpoint would change a {type(target).__name__} on load")
-        vars(target).update(state)
-
-    dispatch[pickle.BUILD[0]] = _build
+    module, _, name = path.rpartition(".")
+    return type(name, (), {"__module__": module, "__new__": refuse})
 
 
-def _load(file: Any, **kwargs: Any) -> Any:
-    return _Unpickler(file, **kwargs).load()
+def _refuse_downloads(path: Path, head: bytes) -> None:
+    """Refuse the files that a download leaves in place of a checkpoint."""
+    if head.startswith(b"version https://git-lfs.github.com/spec/"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file; run `git lfs pull`.")
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"<") and (b"<!doctype html" in text or b"<html" in text):
+        raise CheckpointError(f"{path} is a web page, not a checkpoint; download the file itself.")
 
 
-def _refuse_programs(path: Path) -> None:
-    """Refuse what torch.load would read by other code than the unpickler above: scripted modules and tar archives."""
-    with path.open("rb") as file:
-        zipped = file.read(4) == b"PK\x03\x04"
-    if zipped:
-        if "constants.pkl" in torch._C.PyTorchFileReader(str(path)).get_all_records():
-            raise CheckpointError("refused: it is a scripted module, which is a program and no checkpoint")
-    elif tarfile.is_tarfile(path):
-        raise CheckpointError("refused: it is a tar archive, which no released model is")
+def _reason(error: Exception) -> str:
+    """Return the clause of torch's error that names the fault; the rest advises to switch the protection off."""
+    text = str(error).rsplit("WeightsUnpickler error: ", 1)[-1].strip()
+    return re.split(r"\n|\. ", text, maxsplit=1)[0] or type(error).__name__
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -102,16 +79,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file")
-    # torch.load asks this stand-in for the pickle module to do all unpickling, in its zip and its older format alike.
-    restricted = SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="restricted_pickle")
+    with path.open("rb") as file:
+        head = file.read(1024)
+    _refuse_downloads(path, head)
+    stand_ins = dict(_PLAIN)
     try:
-        _refuse_programs(path)
-        data = torch.load(path, map_location="cpu", weights_only=False, pickle_module=restricted)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    except Exception as error:  # the readers of both formats raise almost anything on a damaged file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path} is not a whole checkpoint written by torch.save: {reason}") from error
+        if head.startswith(b"PK\x03\x04"):  # torch lists the names of no other archive
+            named = get_unsafe_globals_in_checkpoint(path)
+            stand_ins |= {name: _inert(name) for name in named if name not in _PLAIN}
+        with safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols: what cannot be read is refused below
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    except _Refused as error:
+        raise CheckpointError(f"{path}: refused: {error}") from error
+    except Exception as error:  # the readers of both formats raise almost anything on a damaged or hostile file
+        if foreign := re.search(r"GLOBAL (\S+) ", str(error)):
+            raise CheckpointError(f"{path}: refused: the checkpoint would load {foreign[1]}") from error
+        raise CheckpointError(f"{path} is not a whole checkpoint written by torch.save: {_reason(error)}") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint's dictionary")
     return data

@@ -17,7 +17,9 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 @pytest.fixture
 def checkpoint() -> dict:
-    return read_checkpoint(GOLDEN / "vq_rope_casual.ckpt")
+    checkpoint = read_checkpoint(GOLDEN / "vq_rope_casual.ckpt")
+    checkpoint["hyper_parameters"]["args"] = Namespace(**vars(checkpoint["hyper_parameters"]["args"]))
+    return checkpoint
 
 
 def write(checkpoint: dict, tmp_path: Path) -> Path:

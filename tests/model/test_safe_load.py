@@ -87,18 +87,19 @@ ONE_ATTRIBUTE = b"}U\x01aK\x07s"  # {"a": 7}
 @pytest.mark.parametrize(
     ("opcodes", "message"),
     [
-        ((NAMESPACE, ONE_ATTRIBUTE, b"b"), "change a type"),
-        ((b"ctorch._utils\n_rebuild_tensor_v2\n", ONE_ATTRIBUTE, b"b"), "change a function"),
-        ((NAMESPACE, b")\x81", b"N", ONE_ATTRIBUTE, b"\x86b"), "change a Namespace"),
-        ((NAMESPACE, b")\x81", b"}U\x0c__setstate__K\x07s", b"b"), "change a Namespace"),
-        ((b"cos\nsystem\n", ONE_ATTRIBUTE, b"b"), "change a"),
+        ((NAMESPACE, ONE_ATTRIBUTE, b"b"), "but got <class 'type'>"),
+        ((b"ctorch._utils\n_rebuild_tensor_v2\n", ONE_ATTRIBUTE, b"b"), "but got <class 'function'>"),
+        ((NAMESPACE, b")\x81", b"N", ONE_ATTRIBUTE, b"\x86b"), "would change an argparse.Namespace"),
+        ((NAMESPACE, b")\x81", b"}U\x0c__setstate__K\x07s", b"b"), "would change an argparse.Namespace"),
+        ((b"cos\nsystem\n", ONE_ATTRIBUTE, b"b"), "would load os.system"),
+        ((b"cpathlib\nPath\n", ONE_ATTRIBUTE, b"b"), "but got <class 'type'>"),
     ],
-    ids=["a class", "a function", "slots", "a method", "a foreign class"],
+    ids=["a class", "a function", "slots", "a method", "a blocked module", "a foreign class"],
 )
 def test_nothing_of_this_process_is_changed(tmp_path, opcodes, message):
     file = tmp_path / "evil.ckpt"
     write_pickle(opcodes, file)
-    with pytest.raises(CheckpointError, match=f"refused: the checkpoint would {message}"):
+    with pytest.raises(CheckpointError, match=message):
         read_checkpoint(file)
     assert not hasattr(Namespace, "a")
     assert not hasattr(torch._utils._rebuild_tensor_v2, "a")
@@ -137,7 +138,7 @@ def test_a_scripted_module_is_refused_and_does_not_run(tmp_path):
     marker, file = tmp_path / "ran", tmp_path / "program.ckpt"
     torch.jit.save(torch.jit.script(Program(str(marker))), file)
     marker.unlink(missing_ok=True)
-    with pytest.raises(CheckpointError, match="scripted module"):
+    with pytest.raises(CheckpointError, match="torchscript checkpoint"):
         read_checkpoint(file)
     assert not marker.exists()
 
@@ -149,7 +150,7 @@ def test_tar_archives_are_refused_unread(tmp_path, kind):
         member = tarfile.TarInfo("storages")
         member.type, member.linkname = kind, str(tmp_path / "secret")
         archive.addfile(member)
-    with pytest.raises(CheckpointError, match="tar archive"):
+    with pytest.raises(CheckpointError, match=r"legacy \.tar format"):
         read_checkpoint(file)
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import zipfile
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+
+from model.convert.safe_load import read_checkpoint
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 Omnitok = Callable[..., Any]
@@ -55,4 +61,90 @@ def test_a_hostile_pickle_is_refused_and_does_not_run(omnitok: Omnitok, zipped: 
     run = omnitok("convert evil.ckpt bundle")
     assert run.code == 1
     assert run.err.count("\n") == 1
+    assert [path.name for path in Path().iterdir()] == ["evil.ckpt"]
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n"
+POINTER_TEXT = "is a Git LFS pointer, not the file; run `git lfs pull`."
+PAGE_TEXT = "is a web page, not a checkpoint; download the file itself."
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (POINTER, POINTER_TEXT),
+        (b"<!DOCTYPE html><html>Sign in to download</html>", PAGE_TEXT),
+        (b"\xef\xbb\xbf\r\n  <HTML lang=en><body>Quota exceeded", PAGE_TEXT),
+        (b"<?xml version='1.0'?>\n<!-- saved -->\n<!doctype HTML>", PAGE_TEXT),
+    ],
+    ids=["pointer", "page", "capitals", "prolog"],
+)
+def test_what_a_download_left_is_named(omnitok: Omnitok, content: bytes, text: str) -> None:
+    Path("model.ckpt").write_bytes(content)
+    run = omnitok("convert model.ckpt bundle")
+    assert run.code == 1
+    assert f"model.ckpt {text}" in run.err
+    assert run.err.count("\n") == 1
+    assert not Path("bundle").exists()
+
+
+def attribute_dict(module: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a class as Lightning has it, where a pickle would look for it."""
+
+    class AttributeDict(dict[str, Any]):
+        def __getattr__(self, key: str) -> Any:
+            try:
+                return self[key]
+            except KeyError as error:
+                raise AttributeError(key) from error
+
+        def __setattr__(self, key: str, value: Any) -> None:
+            self[key] = value
+
+    AttributeDict.__module__, AttributeDict.__qualname__ = module, "AttributeDict"
+    parts = module.split(".")
+    for length in range(1, len(parts) + 1):
+        name = ".".join(parts[:length])
+        found = ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, found)
+        if length > 1:
+            setattr(sys.modules[".".join(parts[: length - 1])], parts[length - 1], found)
+    sys.modules[module].AttributeDict = AttributeDict  # type: ignore[attr-defined]
+    return AttributeDict
+
+
+@pytest.mark.parametrize("old_format", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "lightning_fabric.utilities.data",
+        "lightning.fabric.utilities.data",
+        "pytorch_lightning.utilities.parsing",
+        "lightning.pytorch.utilities.parsing",
+    ],
+)
+def test_hyper_parameters_of_lightning_are_plain_values(
+    omnitok: Omnitok, monkeypatch: pytest.MonkeyPatch, module: str, old_format: bool
+) -> None:
+    checkpoint = read_checkpoint(GOLDEN / "vq_rope_casual.ckpt")
+    with monkeypatch.context() as installed:
+        kind = attribute_dict(module, installed)
+        args = Namespace(**vars(checkpoint["hyper_parameters"]["args"]))
+        checkpoint["hyper_parameters"] = kind(args=args, nested=kind(depth=2))
+        torch.save(checkpoint, "own.ckpt", _use_new_zipfile_serialization=not old_format)
+        hyper = read_checkpoint("own.ckpt")["hyper_parameters"]  # plain although the class can be found
+    assert (type(hyper), type(hyper["nested"]), hyper["nested"]) == (dict, dict, {"depth": 2})
+    run = omnitok("convert own.ckpt bundle")
+    assert (run.code, run.err) == (0, "")
+    assert "tensors, hash" in run.out
+
+
+def test_a_payload_among_lightnings_hyper_parameters_does_not_run(
+    omnitok: Omnitok, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = attribute_dict("lightning_fabric.utilities.data", monkeypatch)
+    torch.save({"state_dict": {}, "hyper_parameters": kind(args=Payload())}, "evil.ckpt")
+    run = omnitok("convert evil.ckpt bundle")
+    assert run.code == 1
+    assert "refused: the checkpoint would" in run.err
     assert [path.name for path in Path().iterdir()] == ["evil.ckpt"]
