@@ -16,7 +16,7 @@ class CheckpointError(ValueError):
     """A file that is not a readable checkpoint, in one sentence."""
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A checkpoint that would do more than hold values."""
 
 
@@ -25,7 +25,7 @@ class _Namespace(argparse.Namespace):
 
     def __setstate__(self, state: object) -> None:
         if type(state) is not dict or not all(type(key) is str and not key.startswith("__") for key in state):
-            raise _Refused("the checkpoint would change an argparse.Namespace on load")
+            raise _RefusedError("the checkpoint would change an argparse.Namespace on load")
         vars(self).update(state)
 
 
@@ -43,7 +43,7 @@ def _inert(path: str) -> type:
     """Make a class that a pickle may name but not use: trainers store callback classes as dictionary keys."""
 
     def refuse(cls: type, *args: object) -> NoReturn:
-        raise _Refused(f"the checkpoint would call {path} on load")
+        raise _RefusedError(f"the checkpoint would call {path} on load")
 
     module, _, name = path.rpartition(".")
     return type(name, (), {"__module__": module, "__new__": refuse})
@@ -90,7 +90,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         with safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols: what cannot be read is refused below
             data = torch.load(path, map_location="cpu", weights_only=True)
-    except _Refused as error:
+    except _RefusedError as error:
         raise CheckpointError(f"{path}: refused: {error}") from error
     except Exception as error:  # the readers of both formats raise almost anything on a damaged or hostile file
         if foreign := re.search(r"GLOBAL (\S+) ", str(error)):
