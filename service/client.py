@@ -15,8 +15,8 @@ from typing import Any, Literal, Self, TypedDict, Unpack, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from media.media_types import HEAD_BYTES, sniff
 from service.containers import read_npy
-from service.media.sniff import HEAD_BYTES, sniff
 from service.result import MSGPACK, NPY, EncodeMeta, EncodeResult
 from service.transport import Call, ServiceError, Transport
 from service.types import ModelCard, Want

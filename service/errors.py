@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-# slug -> (HTTP status, title). A caller branches on the slug; the status follows from it.
+from media.errors import MediaError
+
+# code -> (HTTP status, title). A caller branches on the code; the status follows from it.
 PROBLEMS: dict[str, tuple[int, str]] = {
     "malformed-body": (400, "The body is not what its content type says"),
     "bad-header": (400, "A header cannot be understood"),
@@ -46,14 +48,14 @@ class ProblemError(Exception):
     """A refusal that the caller should see.
 
     Args:
-        slug: a key of `PROBLEMS`.
+        code: a key of `PROBLEMS`.
         detail: one sentence for the caller; it may carry numbers, never the caller's own input.
         limit, actual: the bound that was broken and the value that broke it, where both are numbers.
         errors: up to 20 `{"pointer": ..., "detail": ...}` entries for invalid options.
         retry_after_seconds: when trying again makes sense.
     """
 
-    slug: str
+    code: str
     detail: str
     limit: float | None = None
     actual: float | None = None
@@ -61,21 +63,26 @@ class ProblemError(Exception):
     retry_after_seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.slug not in PROBLEMS:
-            raise ValueError(f"unknown problem slug {self.slug!r}")
-        super().__init__(self.slug, self.detail)
+        if self.code not in PROBLEMS:
+            raise ValueError(f"unknown problem code {self.code!r}")
+        super().__init__(self.code, self.detail)
+
+    @classmethod
+    def of(cls, error: MediaError) -> Self:
+        """Return the problem of a refusal by `media`."""
+        return cls(error.code, error.detail, error.limit, error.actual, error.errors)
 
     def __reduce__(self) -> tuple[Any, ...]:  # crosses process borders whole
-        fields = (self.slug, self.detail, self.limit, self.actual, self.errors, self.retry_after_seconds)
+        fields = (self.code, self.detail, self.limit, self.actual, self.errors, self.retry_after_seconds)
         return (type(self), fields)
 
     def __str__(self) -> str:
-        return f"{self.slug}: {self.detail}"
+        return f"{self.code}: {self.detail}"
 
     @property
     def status(self) -> int:
-        """The HTTP status that goes with the slug."""
-        return PROBLEMS[self.slug][0]
+        """The HTTP status that goes with the code."""
+        return PROBLEMS[self.code][0]
 
     def document(self, request_id: str) -> dict[str, Any]:
         """The RFC 9457 body.
@@ -83,14 +90,14 @@ class ProblemError(Exception):
         Args:
             request_id: the id that the response also carries as `X-Request-ID`.
         """
-        status, title = PROBLEMS[self.slug]
+        status, title = PROBLEMS[self.code]
         body: dict[str, Any] = {
-            "type": f"/problems/{self.slug}",
+            "type": f"/problems/{self.code}",
             "title": title,
             "status": status,
             "detail": self.detail,
             "instance": f"urn:request:{request_id}",
-            "code": self.slug,
+            "code": self.code,
             "request_id": request_id,
         }
         optional = {

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.media.pool import MediaPool
 from service.result import MSGPACK, NPY
+from service.sandbox.pool import MediaPool
 from service.types import ModelCard
 from service.wire import pack, pack_tensor
 

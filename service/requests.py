@@ -8,8 +8,8 @@ from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from media.types import MediaOptions
 from service.errors import ProblemError
-from service.media.types import MediaOptions
 from service.result import EncodeMeta, Hash, pointers
 from service.types import ModelCard, Size, Want
 

@@ -13,9 +13,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from media.types import Preprocess, SourceInfo
 from service.containers import read_npy, read_npz, read_safetensors
 from service.errors import ProblemError
-from service.media.types import Preprocess, SourceInfo
 from service.wire import pack, pack_tensor, read_json, unpack, unpack_tensor
 
 MSGPACK = "application/msgpack"

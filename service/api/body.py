@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
+from media.media_types import FAMILIES, IMAGE_TYPES, MEDIA_TYPES, VIDEO_TYPES
 from service.api.errors import ClientGoneError
 from service.api.negotiation import MSGPACK_ALIASES
 from service.errors import ProblemError
-from service.media.sniff import FAMILIES, IMAGE_TYPES, MEDIA_TYPES, VIDEO_TYPES
 from service.result import FORMS, JSON, MSGPACK
 from service.settings import Limits
 

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from media.errors import MediaError
 from service.errors import ProblemError
 
 PROBLEM_TYPE = "application/problem+json"
@@ -37,9 +38,11 @@ def problem_response(error: ProblemError, request_id: str, close: bool) -> Respo
 
 
 async def on_problem(request: Request, error: Exception) -> Response:
-    """Answer a `ProblemError`."""
+    """Answer a `ProblemError` or a `MediaError`."""
+    if isinstance(error, MediaError):
+        error = ProblemError.of(error)
     assert isinstance(error, ProblemError)
-    request.state.problem = error.slug
+    request.state.problem = error.code
     unread = request.method == "POST" and not getattr(request.state, "body_read", False)
     return problem_response(error, request.state.request_id, close=unread)
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from media.media_types import MEDIA_TYPES
 from service.api.body import CODES_BODY_TYPES, MEDIA_BODY_TYPES, MULTIPART, OCTETS
 from service.api.errors import PROBLEM_TYPE
-from service.media.sniff import MEDIA_TYPES
 from service.render import CLIPS, PICTURES, RAW
 from service.result import JSON, MSGPACK, NPY, NPZ, SAFETENSORS
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from media.limits import check_bytes, check_kept
+from media.media_types import HEAD_BYTES, MEDIA_TYPES, sniff
 from service.api.body import CODES_BODY_TYPES, MULTIPART, OCTETS, Body, parse_content_type
 from service.errors import ProblemError
-from service.media.bounds import check_bytes, check_kept
-from service.media.sniff import HEAD_BYTES, MEDIA_TYPES, sniff
 from service.result import FORMS, JSON, MSGPACK, EncodeResult, sniff_form
 from service.settings import Limits
 from service.wire import from_base64, read_json, tensor_from, unpack, unpack_tensor

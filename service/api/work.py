@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
+from media.types import Preprocess, SourceInfo
 from service.api.body import Body, BodyRoom, read_body, while_connected
 from service.api.negotiation import parse_accept, require
 from service.api.parsing import MediaUpload, parse_codes, parse_media
 from service.errors import ProblemError
-from service.media.pool import MediaPool
-from service.media.types import Preprocess, SourceInfo
 from service.render import DEFAULT_FPS, pixel_offers, psnr, render
 from service.requests import (
     DecodeOptions,
@@ -42,6 +41,7 @@ from service.result import (
     SourceMeta,
     TimingMeta,
 )
+from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.types import Backend, Encoded, ModelCard, Timing, Want
 

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from media.errors import MediaError
 from service.cli.convert import convert
 from service.cli.decode import decode
 from service.cli.encode import encode
@@ -41,7 +42,7 @@ def main() -> None:
         app()
     except CommandError as error:
         _fail(str(error))
-    except ProblemError as error:
+    except (MediaError, ProblemError) as error:
         _fail("; ".join([error.detail, *(f"{entry['pointer']}: {entry['detail']}" for entry in error.errors)]))
     except MemoryError:
         _fail("the memory of this machine does not suffice; use a smaller --size or fewer --frames")

@@ -51,6 +51,7 @@ def decode(
 
 def _read_result(path: Path) -> EncodeResult:
     """The tokens or latents in a file, whatever its suffix."""
+    from media.errors import MediaError
     from service.errors import ProblemError
     from service.result import EncodeResult, sniff_form
 
@@ -60,7 +61,7 @@ def _read_result(path: Path) -> EncodeResult:
         raise CommandError(f"{path} is not a file of tokens: neither npz, safetensors, msgpack, JSON nor npy")
     try:
         return EncodeResult.load(data, form)
-    except ProblemError as error:
+    except (MediaError, ProblemError) as error:
         raise CommandError(f"{path} is not a sound file of tokens: {error.detail}") from error
 
 

@@ -30,8 +30,8 @@ from service.cli.options import (
 from service.types import Want
 
 if TYPE_CHECKING:
+    from media.types import MediaOptions
     from service.cli.options import Device
-    from service.media.types import MediaOptions
     from service.result import EncodeResult
 
 

@@ -11,12 +11,13 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from media.errors import MediaError
+from media.frame_reader import FrameReader, choose
+from media.reader import open_frames
+from media.resize import plan
+from media.types import MediaOptions, Preprocess, SourceInfo
 from service.cli.errors import CommandError
 from service.errors import ProblemError
-from service.media.geometry import plan
-from service.media.reader import open_frames
-from service.media.source import FrameReader, choose
-from service.media.types import MediaOptions, Preprocess, SourceInfo
 
 # The times of more frames than this would outgrow the headers of the files that carry them.
 MAX_TIMES = 2048
@@ -77,7 +78,7 @@ def open_media(path: Path, options: MediaOptions) -> Iterator[FrameReader]:
     try:
         with path.open("rb") as file:
             yield ArrayReader(file, options) if is_array(path) else open_frames(file, None, options)
-    except ProblemError as error:
+    except (MediaError, ProblemError) as error:
         raise CommandError(f"{path}: {error.detail}") from error
 
 

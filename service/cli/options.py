@@ -10,7 +10,7 @@ import typer
 from service.cli.errors import CommandError
 
 if TYPE_CHECKING:
-    from service.media.types import MediaOptions
+    from media.types import MediaOptions
 
 DEFAULT_BUNDLE = Path("bundles/demo-vq")
 
@@ -96,7 +96,7 @@ def media_options(
     Raises:
         typer.BadParameter: they contradict each other.
     """
-    from service.media.types import MediaOptions
+    from media.types import MediaOptions
 
     if stride != 1 and sampling != "stride":
         raise typer.BadParameter("a stride needs --sampling stride", param_hint="--stride")

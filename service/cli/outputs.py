@@ -10,10 +10,10 @@ from typing import BinaryIO, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from media.write import VideoWriter, encode_image
 from service.cli.atomic_write import replacing
 from service.cli.errors import CommandError
 from service.cli.options import ARRAY_SUFFIX, CLIP_SUFFIXES, PICTURE_SUFFIXES
-from service.media.writer import VideoWriter, encode_image
 
 Part = NDArray[np.uint8]  # (n, H, W, 3)
 

@@ -32,9 +32,9 @@ from service.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from media.frame_reader import FrameReader
+    from media.types import MediaOptions
     from service.cli.outputs import Part
-    from service.media.source import FrameReader
-    from service.media.types import MediaOptions
 
     Reconstruct = Callable[[FrameReader], Iterator[tuple[Part, Part]]]
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from media.frame_reader import FrameReader
+from media.types import MediaOptions
 from service.cli.errors import CommandError
 from service.cli.inputs import open_media
 from service.cli.outputs import Part
 from service.client import Client, ServiceError
-from service.media.source import FrameReader
-from service.media.types import MediaOptions
 
 
 @contextmanager

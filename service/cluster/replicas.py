@@ -17,8 +17,8 @@ from ray.serve.handle import DeploymentHandle
 from service.app import create_app
 from service.errors import ProblemError
 from service.in_process import LocalBackend
-from service.media.pool import MediaPool
 from service.metrics import IngressMetrics, TokenizerMetrics
+from service.sandbox.pool import MediaPool
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
 from service.types import Decoded, Encoded, ModelCard, Size, Want
@@ -136,7 +136,7 @@ class RayBackend:
                 log.warning("a tokenizer replica was lost under a request: %s", type(error).__name__)
                 continue
             if isinstance(answer, ProblemError):
-                if answer.slug == "draining":  # this replica goes; another one stays
+                if answer.code == "draining":  # this replica goes; another one stays
                     continue
                 raise answer
             return answer

@@ -14,7 +14,7 @@ import uvicorn
 from numpy.typing import NDArray
 
 from service.app import create_app
-from service.media.pool import MediaPool
+from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.types import Decoded, Encoded, ModelCard, Size, Timing, Want
 

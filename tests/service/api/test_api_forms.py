@@ -352,5 +352,5 @@ def test_a_zip_of_many_entries_is_refused_before_they_are_listed() -> None:
         EncodeResult.load(file.getvalue(), "application/x-npz")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert refused.value.slug == "malformed-body"
+    assert refused.value.code == "malformed-body"
     assert peak < 2 * len(file.getvalue()), "the entries were listed"

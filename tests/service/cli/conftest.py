@@ -19,13 +19,13 @@ import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
 
+from media.write import encode_video
 from model import CONFIGS, OmniTokenizer, TokenizerConfig, VAEConfig, save_bundle
 from service.app import create_app
 from service.cli import main
 from service.engine import Engine
 from service.in_process import LocalBackend
-from service.media.pool import MediaPool
-from service.media.writer import encode_video
+from service.sandbox.pool import MediaPool
 from service.scheduling.batcher import Batch, Op
 from service.settings import Settings
 

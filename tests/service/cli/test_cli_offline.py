@@ -13,10 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
+from media.reader import open_frames
+from media.types import MediaOptions
 from model import load_bundle
 from model.metrics import psnr, ssim
-from service.media.reader import open_frames
-from service.media.types import MediaOptions
 from service.result import NPZ, EncodeResult, sniff_form
 
 Omnitok = Callable[..., Any]

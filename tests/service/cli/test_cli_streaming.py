@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
+from media.reader import open_frames
+from media.types import MediaOptions
+from media.write import VideoWriter
 from model import load_bundle
-from service.media.reader import open_frames
-from service.media.types import MediaOptions
-from service.media.writer import VideoWriter
 from service.result import NPZ, EncodeResult
 
 SHORT, LONG = 200, 2000

@@ -32,8 +32,8 @@ def test_every_bad_input_gets_its_problem(service: Service, http: httpx.Client, 
     for case in CASES:
         status, headers, body = send("127.0.0.1", service.settings.port, case, target)
         problem = json.loads(body) if headers.get("content-type") == "application/problem+json" else {}
-        if (status, problem.get("code")) != (case.status, case.slug):
-            wrong.append((case.name, (case.status, case.slug), status, body[:200]))
+        if (status, problem.get("code")) != (case.status, case.code):
+            wrong.append((case.name, (case.status, case.code), status, body[:200]))
     assert not wrong
     answer = http.post("/encode", content=picture(), headers={"Content-Type": "image/png"})
     assert answer.status_code == 200

@@ -95,7 +95,7 @@ async def test_tries_are_bounded() -> None:
     backend, handle, _ = make(*[ActorDiedError()] * 3, ANSWER)
     with pytest.raises(ProblemError) as failed:
         await backend.reconstruct("m", PIXELS)
-    assert failed.value.slug == "not-ready"
+    assert failed.value.code == "not-ready"
     assert len(handle.calls) == 3
 
 
@@ -110,7 +110,7 @@ async def test_refusals_come_through_and_are_not_repeated(line: Exception, slug:
     backend, handle, _ = make(line)
     with pytest.raises(ProblemError) as refused:
         await backend.decode("m", np.zeros((1, 1, 1), np.int32), None)
-    assert refused.value.slug == slug
+    assert refused.value.code == slug
     assert len(handle.calls) == 1
 
 
@@ -118,7 +118,7 @@ async def test_the_deadline_ends_and_cancels_the_call() -> None:
     backend, handle, _ = make(asyncio.Event(), request_seconds=0.05)
     with pytest.raises(ProblemError) as late:
         await backend.encode("m", PIXELS, "tokens")
-    assert late.value.slug == "deadline-exceeded"
+    assert late.value.code == "deadline-exceeded"
     assert handle.responses[0].cancelled
 
 

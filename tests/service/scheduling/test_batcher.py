@@ -41,7 +41,7 @@ class BatcherMachine(RuleBasedStateMachine):
         if not fits:
             with pytest.raises(ProblemError) as refused:
                 self.batcher.submit(item)
-            assert refused.value.slug == "overloaded"
+            assert refused.value.code == "overloaded"
             assert 1 <= (refused.value.retry_after_seconds or 0) <= 60
             return
         self.batcher.submit(item)

@@ -121,7 +121,7 @@ async def test_an_item_too_large_for_memory_is_refused_alone(rig: Rig) -> None:
     rig.engine.gate.set()
     answers = await asyncio.gather(first, *crowd, return_exceptions=True)
     assert isinstance(answers[6], ProblemError)
-    assert answers[6].slug == "gpu-memory"
+    assert answers[6].code == "gpu-memory"
     assert sum(isinstance(answer, Exception) for answer in answers) == 1
 
 
@@ -153,7 +153,7 @@ async def test_a_late_item_is_answered_while_the_engine_is_busy(rig: Rig) -> Non
     first = await rig.occupy()
     with pytest.raises(ProblemError) as late:
         await rig.driver.submit(KEY, 1, 1, 0.02)
-    assert late.value.slug == "deadline-exceeded"
+    assert late.value.code == "deadline-exceeded"
     assert rig.driver.busy_seconds > 0
     rig.engine.gate.set()
     assert (await first)[0] == 0
@@ -165,7 +165,7 @@ async def test_a_full_queue_refuses_at_once(rig: Rig) -> None:
     crowd = await rig.crowd([1], cost=1000)
     with pytest.raises(ProblemError) as refused:
         await rig.driver.submit(KEY, 1, 2, 60)
-    assert refused.value.slug == "overloaded"
+    assert refused.value.code == "overloaded"
     rig.engine.gate.set()
     assert [answer[0] for answer in await asyncio.gather(first, *crowd)] == [0, 2]
 
@@ -183,7 +183,7 @@ async def test_closing_refuses_what_waits(rig: Rig) -> None:
     crowd = await rig.crowd(range(2))
     rig.driver.close()
     answers = await asyncio.gather(first, *crowd, return_exceptions=True)
-    assert {answer.slug for answer in answers} == {"draining"}
+    assert {answer.code for answer in answers} == {"draining"}
     with pytest.raises(ProblemError) as late:
         await rig.driver.submit(KEY, 1, 0, 60)
-    assert late.value.slug == "draining"
+    assert late.value.code == "draining"

@@ -198,7 +198,7 @@ async def test_work_is_counted_in_frames_and_latent_positions(engine: Engine) ->
 async def test_an_unknown_model_is_refused(backend: LocalBackend) -> None:
     with pytest.raises(ProblemError) as refused:
         await backend.encode("other", PIXELS, "tokens")
-    assert refused.value.slug == "unknown-model"
+    assert refused.value.code == "unknown-model"
 
 
 async def test_health_follows_the_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

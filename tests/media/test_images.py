@@ -10,10 +10,10 @@ from media_samples import animation, pattern, picture, png_bomb, psnr, saved
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from service.errors import ProblemError
-from service.media.reader import open_frames
-from service.media.source import FrameReader
-from service.media.types import MediaOptions
+from media.errors import MediaError
+from media.frame_reader import FrameReader
+from media.reader import open_frames
+from media.types import MediaOptions
 from service.settings import Limits
 
 LIMITS = Limits()
@@ -153,9 +153,9 @@ def test_pixel_limits_hold_before_anything_is_decoded() -> None:
         (picture(PHOTO, "WEBP"), Limits(image_pixels=100)),
         (animation(pattern(2, 40, 40), "GIF"), Limits(image_side=39)),
     ):
-        with pytest.raises(ProblemError) as caught:
+        with pytest.raises(MediaError) as caught:
             read(data, limits=limits)
-        assert caught.value.slug == "too-many-pixels"
+        assert caught.value.code == "too-many-pixels"
 
 
 def test_animation_limits() -> None:
@@ -167,9 +167,9 @@ def test_animation_limits() -> None:
         (Limits(clip_pixels=6 * 256 - 1), "too-many-pixels"),
     ]
     for limits, slug in cases:
-        with pytest.raises(ProblemError) as caught:
+        with pytest.raises(MediaError) as caught:
             read(data, MediaOptions(animated=True), limits)
-        assert caught.value.slug == slug
+        assert caught.value.code == slug
         assert read(data, MediaOptions(animated=False), limits).shape == (1, 16, 16, 3)
 
 

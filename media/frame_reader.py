@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ProblemError
-from service.media.types import MediaOptions, Preprocess, SourceInfo
+from media.errors import MediaError
+from media.types import MediaOptions, Preprocess, SourceInfo
 
 
 class FrameReader(ABC):
@@ -28,7 +28,7 @@ class FrameReader(ABC):
         """Decode: uint8 RGB frames (H, W, 3), all of one size. To be called once.
 
         Raises:
-            ProblemError: the file is damaged or over a limit.
+            MediaError: the file is damaged or over a limit.
         """
 
     @property
@@ -52,13 +52,13 @@ def choose(times: Sequence[float], options: MediaOptions) -> list[int]:
         Ascending indices into `times`, at least one.
 
     Raises:
-        ProblemError: "invalid-options" if no frame lies in the window.
+        MediaError: "invalid-options" if no frame lies in the window.
     """
     start = 0.0 if options.start_s is None else options.start_s
     end = float("inf") if options.end_s is None else options.end_s
     window = [index for index, time in enumerate(times) if start <= time < end]
     if not window:
-        raise ProblemError(
+        raise MediaError(
             "invalid-options",
             f"No frame lies between start_s and end_s; the last frame is at {times[-1]:.3f} s.",
             errors=[{"pointer": "/start_s", "detail": "no frame at or after this time and before end_s"}],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from service.errors import ProblemError
+from media.errors import MediaError
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska")
@@ -66,18 +66,18 @@ def identify(data: bytes | memoryview, declared: str | None) -> str:
         One of `MEDIA_TYPES`.
 
     Raises:
-        ProblemError: "malformed-body" for an empty file, "unsupported-media-type" for an unknown format or a label
+        MediaError: "malformed-body" for an empty file, "unsupported-media-type" for an unknown format or a label
             that disagrees with the content.
     """
     if not len(data):
-        raise ProblemError("malformed-body", "The media is empty: 0 bytes arrived.")
+        raise MediaError("malformed-body", "The media is empty: 0 bytes arrived.")
     found = sniff(bytes(data[:HEAD_BYTES]))
     if found is None:
-        raise ProblemError("unsupported-media-type", f"The media is none of {', '.join(MEDIA_TYPES)} by its content.")
+        raise MediaError("unsupported-media-type", f"The media is none of {', '.join(MEDIA_TYPES)} by its content.")
     if declared is not None:
         label = declared.split(";")[0].strip().lower()
         if FAMILIES.get(label, label) != FAMILIES.get(found, found):
-            raise ProblemError(
+            raise MediaError(
                 "unsupported-media-type", f"The media was declared as another type than its content, which is {found}."
             )
     return found

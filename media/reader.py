@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO
 
-from service.media.clips import ClipReader
-from service.media.sniff import HEAD_BYTES, VIDEO_TYPES, identify
-from service.media.source import FrameReader
-from service.media.stills import AnimationReader, StillReader
-from service.media.types import MediaOptions
+from media.frame_reader import FrameReader
+from media.images import AnimationReader, StillReader
+from media.media_types import HEAD_BYTES, VIDEO_TYPES, identify
+from media.types import MediaOptions
+from media.video import ClipReader
 
 if TYPE_CHECKING:
-    from service.settings import Limits
+    from media.limits import MediaLimits
 
 
 def open_frames(
-    file: BinaryIO, limits: Limits | None, options: MediaOptions | None = None, declared: str | None = None
+    file: BinaryIO, limits: MediaLimits | None, options: MediaOptions | None = None, declared: str | None = None
 ) -> FrameReader:
     """Open media for reading frame by frame in constant memory.
 
@@ -29,7 +29,7 @@ def open_frames(
         An iterable of uint8 RGB frames (H, W, 3) that also tells what the file was.
 
     Raises:
-        ProblemError: the file is none of the supported types, is damaged, or breaks a limit. Iterating raises it too.
+        MediaError: the file is none of the supported types, is damaged, or breaks a limit. Iterating raises it too.
     """
     options = options or MediaOptions()
     file.seek(0)

@@ -138,7 +138,7 @@ def workers() -> list[int]:
         if entry.name.isdigit():
             try:
                 parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-                if parent == os.getpid() and b"service.media.worker" in (entry / "cmdline").read_bytes():
+                if parent == os.getpid() and b"service.sandbox.worker" in (entry / "cmdline").read_bytes():
                     found.append(int(entry.name))
             except (OSError, IndexError):  # it ended meanwhile
                 continue

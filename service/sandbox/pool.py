@@ -17,13 +17,14 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from media.errors import MediaError
+from media.limits import check_bytes
+from media.media_types import VIDEO_TYPES, identify
+from media.types import Frames, MediaOptions
 from service.errors import ProblemError
-from service.media.blocklist import Blocklist
-from service.media.bounds import check_bytes
-from service.media.channel import ClosedError
-from service.media.process import OutOfMemoryError, WorkerProcess
-from service.media.sniff import VIDEO_TYPES, identify
-from service.media.types import Frames, MediaOptions
+from service.sandbox.blocklist import Blocklist
+from service.sandbox.ipc import ClosedError
+from service.sandbox.process import OutOfMemoryError, WorkerProcess
 from service.settings import Limits
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class MediaPool:
 
     Attributes:
         results: tasks by (what was done: "decode" or "encode", container such as "mp4" or "unknown", "ok" or the
-            problem's slug).
+            problem's code).
         restarts: processes replaced, by reason: "crash", "cpu", "timeout", "memory", "cancelled", "recycled".
     """
 
@@ -114,12 +115,15 @@ class MediaPool:
         """
         container = "unknown"
         try:
-            media_type = identify(data, declared)
-            container = media_type.split("/")[1]
-            check_bytes(self.limits, len(data), media_type in VIDEO_TYPES)
+            try:
+                media_type = identify(data, declared)
+                container = media_type.split("/")[1]
+                check_bytes(self.limits, len(data), media_type in VIDEO_TYPES)
+            except MediaError as error:
+                raise ProblemError.of(error) from error
             frames = await self._submit(lambda worker: worker.decode(data, media_type, options), len(data), data)
         except ProblemError as problem:
-            self.results["decode", container, problem.slug] += 1
+            self.results["decode", container, problem.code] += 1
             raise
         self.results["decode", container, "ok"] += 1
         return frames
@@ -129,7 +133,7 @@ class MediaPool:
 
         Args:
             pixels: uint8 RGB (T, H, W, 3); T is 1 for a picture.
-            media_type: one of `IMAGE_OUTPUTS` or `VIDEO_OUTPUTS` of `service.media.writer`.
+            media_type: one of `IMAGE_OUTPUTS` or `VIDEO_OUTPUTS` of `media.write`.
             fps: frames per second of a clip; a picture has none.
             quality: 1..100 for JPEG and WebP, None for the default.
 
@@ -140,7 +144,7 @@ class MediaPool:
         try:
             file = await self._submit(lambda worker: worker.encode(pixels, media_type, fps, quality), pixels.nbytes)
         except ProblemError as problem:
-            self.results["encode", container, problem.slug] += 1
+            self.results["encode", container, problem.code] += 1
             raise
         self.results["encode", container, "ok"] += 1
         return file

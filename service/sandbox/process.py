@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import service
+from media.types import Frames, MediaOptions, Preprocess, source_from
 from service.errors import ProblemError
-from service.media.channel import Channel, ClosedError
-from service.media.types import Frames, MediaOptions, Preprocess, source_from
+from service.sandbox.ipc import Channel, ClosedError
 from service.settings import Limits
 
 _START_SECONDS = 60.0
@@ -30,7 +30,7 @@ _MAX_FILE_OVERHEAD = 2**20
 _BOOT = """\
 import json, sys
 sys.path[:] = json.loads(sys.argv[2])
-from service.media.worker import main
+from service.sandbox.worker import main
 main(int(sys.argv[1]))
 """
 

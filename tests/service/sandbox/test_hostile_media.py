@@ -17,11 +17,12 @@ import pytest_asyncio
 from hostile_samples import ANIMATED, MP4, WHOLE, corpus, flipped, scripts
 from media_samples import pattern, picture, video, workers
 
+from media.errors import MediaError
+from media.reader import open_frames
+from media.types import MediaOptions
+from media.video import DEMUXERS, open_container
 from service.errors import ProblemError
-from service.media.clips import DEMUXERS, open_container
-from service.media.pool import MediaPool
-from service.media.reader import open_frames
-from service.media.types import MediaOptions
+from service.sandbox.pool import MediaPool
 from service.settings import Limits
 
 LIMITS = Limits()
@@ -64,8 +65,8 @@ def attempt(data: bytes) -> str:
     """Read the file in this process: "accepted" or the problem's slug."""
     try:
         frames = list(open_frames(io.BytesIO(data), LIMITS, MediaOptions(animated=True)))
-    except ProblemError as problem:
-        return problem.slug
+    except MediaError as problem:
+        return problem.code
     return "accepted" if frames else "nothing"
 
 
@@ -102,7 +103,7 @@ async def test_the_whole_corpus_is_refused_by_name(pool: MediaPool, traps: Traps
                 await pool.decode(data, declared, options)
                 slug = "accepted"
             except ProblemError as problem:
-                slug = problem.slug
+                slug = problem.code
             # Fewer frames or a smaller size may be a way to use a file that is too much as a whole.
             if slug not in slugs and not (slugs == ("too-many-frames",) and options.frames):
                 wrong.append((name, slug, slugs))
@@ -180,4 +181,4 @@ def test_bodies_over_their_kind_of_limit_are_refused() -> None:
 
     for data, limit in ((picture(pattern(1, 32, 32)[0], "PNG"), 100), (MP4, 200)):
         problem = asyncio.run(outcome(data))
-        assert (problem.slug, problem.limit, problem.actual) == ("body-too-large", limit, len(data))
+        assert (problem.code, problem.limit, problem.actual) == ("body-too-large", limit, len(data))

@@ -14,7 +14,7 @@ def is_whole(file: BinaryIO, media_type: str) -> bool:
 
     Args:
         file: an open, seekable file; its position is lost.
-        media_type: a video type of `service.media.sniff`.
+        media_type: a video type of `media.media_types`.
 
     Returns:
         False if an element ends beyond the file. A live recording, which states no size, counts as whole.

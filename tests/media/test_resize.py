@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from media_samples import pattern, psnr
 from PIL import Image
 
-from service.errors import ProblemError
-from service.media.geometry import plan
-from service.media.types import Fit, MediaOptions
+from media.errors import MediaError
+from media.resize import plan
+from media.types import Fit, MediaOptions
 from service.settings import Limits
 
 sides = st.integers(1, 400)
@@ -84,9 +84,9 @@ def test_a_thin_strip_does_not_grow_on_its_way_to_a_square() -> None:
 
 
 def test_too_large_frames_name_the_option() -> None:
-    with pytest.raises(ProblemError, match="`size`") as caught:
+    with pytest.raises(MediaError, match="`size`") as caught:
         plan(3000, 3000, None, "cover", Limits())
-    assert caught.value.slug == "too-many-pixels"
+    assert caught.value.code == "too-many-pixels"
     assert caught.value.actual == 9_000_000
 
 
@@ -106,7 +106,7 @@ def test_too_large_frames_name_the_option() -> None:
     ],
 )
 def test_options_out_of_range_are_named(field: str, value: object) -> None:
-    with pytest.raises(ProblemError) as caught:
+    with pytest.raises(MediaError) as caught:
         MediaOptions(**{field: value})  # type: ignore[arg-type]
-    assert caught.value.slug == "invalid-options"
+    assert caught.value.code == "invalid-options"
     assert caught.value.errors[0]["pointer"] == f"/{field}"

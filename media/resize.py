@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.errors import ProblemError
-from service.media.types import Fit, Preprocess
+from media.errors import MediaError
+from media.types import Fit, Preprocess
 
 if TYPE_CHECKING:
-    from service.settings import Limits
+    from media.limits import MediaLimits
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels of the source
 
@@ -87,7 +87,7 @@ class Plan:
         return canvas
 
 
-def plan(height: int, width: int, size: tuple[int, int] | None, fit: Fit, limits: Limits | None) -> Plan:
+def plan(height: int, width: int, size: tuple[int, int] | None, fit: Fit, limits: MediaLimits | None) -> Plan:
     """Plan for frames of (height, width) pixels.
 
     Args:
@@ -97,11 +97,11 @@ def plan(height: int, width: int, size: tuple[int, int] | None, fit: Fit, limits
         limits: bounds, None for trusted files.
 
     Raises:
-        ProblemError: "too-many-pixels" if the frames that come out are over `limits.kept_pixels`.
+        MediaError: "too-many-pixels" if the frames that come out are over `limits.kept_pixels`.
     """
     out = (height, width) if size is None else size
     if limits is not None and out[0] * out[1] > limits.kept_pixels:
-        raise ProblemError(
+        raise MediaError(
             "too-many-pixels",
             f"Frames of {out[0]}x{out[1]} pixels are over the model's limit of {limits.kept_pixels} pixels a frame; "
             "ask for a smaller `size`.",

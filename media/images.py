@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from service.errors import ProblemError
-from service.media.bounds import check_decoded, check_kept, check_picture
-from service.media.geometry import Plan, plan
-from service.media.source import FrameReader, choose
-from service.media.types import MediaOptions, Preprocess, SourceInfo
+from media.errors import MediaError
+from media.frame_reader import FrameReader, choose
+from media.limits import check_decoded, check_kept, check_picture
+from media.resize import Plan, plan
+from media.types import MediaOptions, Preprocess, SourceInfo
 
 if TYPE_CHECKING:
-    from service.settings import Limits
+    from media.limits import MediaLimits
 
 FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP", "image/gif": "GIF"}
 
@@ -49,13 +49,13 @@ class StillReader(FrameReader):
         limits: bounds, None for trusted files.
 
     Raises:
-        ProblemError: anything wrong with the file, or a limit that it breaks.
+        MediaError: anything wrong with the file, or a limit that it breaks.
     """
 
     is_video = False
     expected = 1
 
-    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: Limits | None) -> None:
+    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None) -> None:
         self._media_type = media_type
         with reading(media_type, limits):
             self._image = open_picture(file, media_type, limits)
@@ -95,7 +95,7 @@ class AnimationReader(FrameReader):
     Args, Raises: as `StillReader`.
     """
 
-    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: Limits | None) -> None:
+    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None) -> None:
         self._media_type, self._limits = media_type, limits
         self._file = file
         with reading(media_type, limits):
@@ -144,24 +144,22 @@ class AnimationReader(FrameReader):
 
 
 @contextmanager
-def reading(media_type: str, limits: Limits | None) -> Iterator[None]:
+def reading(media_type: str, limits: MediaLimits | None) -> Iterator[None]:
     """Turn whatever Pillow raises into a problem."""
     try:
         yield
-    except (ProblemError, MemoryError):
+    except (MediaError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = Image.MAX_IMAGE_PIXELS if limits is None else limits.image_pixels
-        raise ProblemError(
-            "too-many-pixels", f"A picture may have {limit} pixels; this one has more.", limit
-        ) from error
+        raise MediaError("too-many-pixels", f"A picture may have {limit} pixels; this one has more.", limit) from error
     except Exception as error:  # damaged pictures raise OSError, SyntaxError, ValueError, struct.error and more
-        raise ProblemError(
+        raise MediaError(
             "corrupt-media", f"The {media_type} file cannot be decoded: it is damaged or cut off."
         ) from error
 
 
-def open_picture(file: BinaryIO, media_type: str, limits: Limits | None) -> Image.Image:
+def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) -> Image.Image:
     """Read the header with one pinned format and check the size that it states."""
     image = Image.open(file, formats=(FORMATS[media_type],))
     check_picture(limits, image.height, image.width, is_video=False)

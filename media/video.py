@@ -15,15 +15,15 @@ from av.stream import Disposition
 from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
-from service.errors import ProblemError
-from service.media.bounds import check_decoded, check_duration, check_kept, check_picture
-from service.media.geometry import Plan, plan
-from service.media.source import FrameReader, choose
-from service.media.types import MediaOptions, Preprocess, SourceInfo, rate
-from service.media.whole import is_whole
+from media.errors import MediaError
+from media.frame_reader import FrameReader, choose
+from media.limits import check_decoded, check_duration, check_kept, check_picture
+from media.resize import Plan, plan
+from media.truncation import is_whole
+from media.types import MediaOptions, Preprocess, SourceInfo, rate
 
 if TYPE_CHECKING:
-    from service.settings import Limits
+    from media.limits import MediaLimits
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1")
 DEMUXERS = {"video/mp4": "mov", "video/quicktime": "mov", "video/webm": "matroska", "video/x-matroska": "matroska"}
@@ -67,12 +67,12 @@ class ClipReader(FrameReader):
         limits: bounds, None for trusted files.
 
     Raises:
-        ProblemError: anything wrong with the file, or a limit that it breaks.
+        MediaError: anything wrong with the file, or a limit that it breaks.
     """
 
     is_video = True
 
-    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: Limits | None) -> None:
+    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None) -> None:
         self._file, self._media_type, self._options, self._limits = file, media_type, options, limits
         if not is_whole(file, media_type):
             self._fail("it is cut off")
@@ -154,14 +154,14 @@ class ClipReader(FrameReader):
                 shown.append(packet.pts)
                 ends = max(ends, packet.pts + (packet.duration or 0))
             if limits is not None and len(order) > limits.demuxed_packets:
-                raise ProblemError(
+                raise MediaError(
                     "decode-budget",
                     f"At most {limits.demuxed_packets} packets are read from one file.",
                     limit=limits.demuxed_packets,
                     actual=len(order),
                 )
         if not shown:
-            raise ProblemError("no-video-stream", "The video stream of the file holds no frames.")
+            raise MediaError("no-video-stream", "The video stream of the file holds no frames.")
         shown.sort()
         base = stream.time_base
         measured = float((ends - shown[0]) * base)
@@ -207,8 +207,8 @@ class ClipReader(FrameReader):
             with open_container(self._file, self._media_type, self._limits) as container:
                 yield container, self._video_stream(container)
         except av.error.MemoryError as error:  # mostly a damaged size field; FFmpeg stays sound
-            raise ProblemError("decode-budget", "Decoding the file asks for more memory than one may take.") from error
-        except (ProblemError, MemoryError):
+            raise MediaError("decode-budget", "Decoding the file asks for more memory than one may take.") from error
+        except (MediaError, MemoryError):
             raise
         except Exception as error:  # damaged files raise UnicodeDecodeError, IndexError, LookupError and more
             self._fail("it is damaged or cut off", error)
@@ -216,7 +216,7 @@ class ClipReader(FrameReader):
     def _video_stream(self, container: Any) -> Any:
         limits = self._limits
         if limits is not None and len(container.streams) > limits.streams:
-            raise ProblemError(
+            raise MediaError(
                 "decode-budget",
                 f"A file may hold {limits.streams} streams; this one has {len(container.streams)}.",
                 limit=limits.streams,
@@ -225,16 +225,16 @@ class ClipReader(FrameReader):
         check_duration(limits, None if container.duration is None else container.duration / av.time_base)
         streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
         if not streams:
-            raise ProblemError("no-video-stream", "The file holds no video stream.")
+            raise MediaError("no-video-stream", "The file holds no video stream.")
         stream = streams[0]
         context = stream.codec_context
         if context is None or context.codec.canonical_name not in CODECS:
-            raise ProblemError("unsupported-codec", f"The video codec is none of {', '.join(CODECS)}.")
+            raise MediaError("unsupported-codec", f"The video codec is none of {', '.join(CODECS)}.")
         check_picture(limits, context.height, context.width, is_video=True)
         return stream
 
     def _fail(self, why: str, cause: Exception | None = None) -> NoReturn:
-        raise ProblemError("corrupt-media", f"The {self._media_type} file cannot be decoded: {why}.") from cause
+        raise MediaError("corrupt-media", f"The {self._media_type} file cannot be decoded: {why}.") from cause
 
 
 class _Nameless:
@@ -248,7 +248,7 @@ def _refuse_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     raise PermissionError("media may not open other files")
 
 
-def open_container(file: BinaryIO, media_type: str, limits: Limits | None) -> Any:
+def open_container(file: BinaryIO, media_type: str, limits: MediaLimits | None) -> Any:
     """Open a container with one pinned demuxer, no protocol and no way to open anything else."""
     return av.open(
         _Nameless(file),

@@ -14,10 +14,10 @@ import pytest
 from media_samples import animation, pattern, picture, saved, video
 from PIL import Image, ImageCms
 
-from service.media import sandbox
-from service.media.pool import MediaPool
-from service.media.reader import open_frames
-from service.media.types import MediaOptions
+from media.reader import open_frames
+from media.types import MediaOptions
+from service.sandbox import restrictions
+from service.sandbox.pool import MediaPool
 from service.settings import Limits
 
 ROOT = Path(__file__).parents[3]
@@ -25,8 +25,8 @@ CLIP = pattern(5, 64, 96)
 
 ATTEMPTS = """
 import os, resource, socket, sys
-from service.media import sandbox
-sandbox.enter(1 << 30, os.getppid())
+from service.sandbox import restrictions
+restrictions.enter(1 << 30, os.getppid())
 def denied(attempt):
     try:
         attempt()
@@ -41,7 +41,7 @@ print(resource.getrlimit(resource.RLIMIT_AS)[0])
 """
 
 
-@pytest.mark.skipif(sandbox.landlock_version() < 4, reason="this kernel has no Landlock with network rules")
+@pytest.mark.skipif(restrictions.landlock_version() < 4, reason="this kernel has no Landlock with network rules")
 def test_files_and_ports_are_out_of_reach(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         command = [sys.executable, "-c", ATTEMPTS, str(tmp_path / "file"), str(listener.getsockname()[1])]
@@ -51,7 +51,7 @@ def test_files_and_ports_are_out_of_reach(tmp_path: Path) -> None:
 
 
 def test_processor_time_is_bounded_by_the_kernel() -> None:
-    code = "from service.media import sandbox; sandbox.allow_cpu(0)\nwhile True: pass"
+    code = "from service.sandbox import restrictions; restrictions.allow_cpu(0)\nwhile True: pass"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGXCPU
 
 

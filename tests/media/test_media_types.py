@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from media_samples import animation, pattern, picture, video
 
-from service.errors import ProblemError
-from service.media.sniff import MEDIA_TYPES, identify, sniff
+from media.errors import MediaError
+from media.media_types import MEDIA_TYPES, identify, sniff
 
 CLIP = pattern(2, 16, 16)
 FILES = {
@@ -42,10 +42,9 @@ def test_a_label_must_be_of_the_family(media_type: str, declared: str) -> None:
     if same:
         assert identify(FILES[media_type], declared) == media_type
     else:
-        with pytest.raises(ProblemError) as caught:
+        with pytest.raises(MediaError) as caught:
             identify(FILES[media_type], declared)
-        assert caught.value.slug == "unsupported-media-type"
-        assert caught.value.status == 415
+        assert caught.value.code == "unsupported-media-type"
 
 
 def test_parameters_and_case_of_a_label_do_not_matter() -> None:
@@ -74,9 +73,9 @@ def test_other_formats_are_nothing_to_us(head: bytes) -> None:
 
 
 def test_an_empty_body_says_so() -> None:
-    with pytest.raises(ProblemError, match="empty") as caught:
+    with pytest.raises(MediaError, match="empty") as caught:
         identify(b"", "image/png")
-    assert caught.value.slug == "malformed-body"
+    assert caught.value.code == "malformed-body"
 
 
 @given(st.binary(max_size=64))

@@ -2,23 +2,70 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from service.errors import ProblemError
-
-if TYPE_CHECKING:
-    from service.settings import Limits
+from media.errors import MediaError
 
 
-def check_bytes(limits: Limits, size: int, is_video: bool) -> None:
+class MediaLimits(Protocol):
+    """The bounds of one file; None in place of it means a trusted file. `service.settings.Limits` has them all.
+
+    Args:
+        image_bytes, video_bytes: size of a file, bytes.
+        image_pixels, image_side: pixels, and longer side in pixels, of a picture.
+        video_pixels, video_side: the same of a video frame.
+        demuxed_packets: packets read from a container.
+        decoded_frames, animation_frames: frames decoded from one video, from one animated picture.
+        decoded_pixels: pixels decoded from one file, all frames together.
+        kept_frames, kept_pixels, clip_pixels: frames kept, pixels of one kept frame, pixels of all of them together.
+        duration_seconds: duration of a clip, seconds.
+        streams: streams of a container.
+        decode_seconds: time to decode one file, seconds.
+    """
+
+    @property
+    def image_bytes(self) -> int: ...
+    @property
+    def video_bytes(self) -> int: ...
+    @property
+    def image_pixels(self) -> int: ...
+    @property
+    def image_side(self) -> int: ...
+    @property
+    def video_pixels(self) -> int: ...
+    @property
+    def video_side(self) -> int: ...
+    @property
+    def demuxed_packets(self) -> int: ...
+    @property
+    def decoded_frames(self) -> int: ...
+    @property
+    def animation_frames(self) -> int: ...
+    @property
+    def decoded_pixels(self) -> int: ...
+    @property
+    def kept_frames(self) -> int: ...
+    @property
+    def kept_pixels(self) -> int: ...
+    @property
+    def clip_pixels(self) -> int: ...
+    @property
+    def duration_seconds(self) -> float: ...
+    @property
+    def streams(self) -> int: ...
+    @property
+    def decode_seconds(self) -> float: ...
+
+
+def check_bytes(limits: MediaLimits, size: int, is_video: bool) -> None:
     """Refuse a body of `size` bytes that is over the limit of its kind with "body-too-large"."""
     limit = limits.video_bytes if is_video else limits.image_bytes
     if size > limit:
         kind = "A video" if is_video else "A picture"
-        raise ProblemError("body-too-large", f"{kind} may have {limit} bytes.", limit=limit, actual=size)
+        raise MediaError("body-too-large", f"{kind} may have {limit} bytes.", limit=limit, actual=size)
 
 
-def check_picture(limits: Limits | None, height: int, width: int, is_video: bool) -> None:
+def check_picture(limits: MediaLimits | None, height: int, width: int, is_video: bool) -> None:
     """Refuse a picture or frame of (height, width) pixels before it is decoded with "too-many-pixels"."""
     if limits is None:
         return
@@ -26,14 +73,14 @@ def check_picture(limits: Limits | None, height: int, width: int, is_video: bool
     pixel_limit = limits.video_pixels if is_video else limits.image_pixels
     what = "video frame" if is_video else "picture"
     if max(height, width) > side_limit:
-        raise ProblemError(
+        raise MediaError(
             "too-many-pixels",
             f"The longer side of a {what} may have {side_limit} pixels; this one has {max(height, width)}.",
             limit=side_limit,
             actual=max(height, width),
         )
     if height * width > pixel_limit:
-        raise ProblemError(
+        raise MediaError(
             "too-many-pixels",
             f"A {what} may have {pixel_limit} pixels; this one has {height}x{width} = {height * width}.",
             limit=pixel_limit,
@@ -41,25 +88,25 @@ def check_picture(limits: Limits | None, height: int, width: int, is_video: bool
         )
 
 
-def check_decoded(limits: Limits | None, frames: int, frame_pixels: int, is_video: bool) -> None:
+def check_decoded(limits: MediaLimits | None, frames: int, frame_pixels: int, is_video: bool) -> None:
     """Refuse a clip whose decoding takes more than `frames` frames of `frame_pixels` pixels allow.
 
     Raises:
-        ProblemError: "too-many-frames" or "decode-budget".
+        MediaError: "too-many-frames" or "decode-budget".
     """
     if limits is None:
         return
     frame_limit = limits.decoded_frames if is_video else limits.animation_frames
     if frames > frame_limit:
         way = "choose a shorter window with `start_s` and `end_s`, or" if is_video else "leave out `animated`, or"
-        raise ProblemError(
+        raise MediaError(
             "too-many-frames",
             f"At most {frame_limit} frames are decoded from one file; {way} send a shorter clip.",
             limit=frame_limit,
             actual=frames,
         )
     if frames * frame_pixels > limits.decoded_pixels:
-        raise ProblemError(
+        raise MediaError(
             "decode-budget",
             f"At most {limits.decoded_pixels} pixels are decoded from one file, all frames together; "
             "send a shorter or smaller clip.",
@@ -68,16 +115,16 @@ def check_decoded(limits: Limits | None, frames: int, frame_pixels: int, is_vide
         )
 
 
-def check_kept(limits: Limits | None, frames: int, frame_pixels: int) -> None:
+def check_kept(limits: MediaLimits | None, frames: int, frame_pixels: int) -> None:
     """Refuse a request that would keep more frames, or more pixels in all, than one request may.
 
     Raises:
-        ProblemError: "too-many-frames" or "too-many-pixels".
+        MediaError: "too-many-frames" or "too-many-pixels".
     """
     if limits is None:
         return
     if frames > limits.kept_frames:
-        raise ProblemError(
+        raise MediaError(
             "too-many-frames",
             f"One request may keep {limits.kept_frames} frames; this one keeps {frames}. Ask for fewer with `frames`, "
             "for a part with `start_s` and `end_s`, or for every n-th frame with `sampling=stride` and `stride`.",
@@ -85,7 +132,7 @@ def check_kept(limits: Limits | None, frames: int, frame_pixels: int) -> None:
             actual=frames,
         )
     if frames * frame_pixels > limits.clip_pixels:
-        raise ProblemError(
+        raise MediaError(
             "too-many-pixels",
             f"One request may keep {limits.clip_pixels} pixels, all frames together; this one keeps "
             f"{frames} frames of {frame_pixels}. Ask for a smaller `size` or for fewer `frames`.",
@@ -94,10 +141,10 @@ def check_kept(limits: Limits | None, frames: int, frame_pixels: int) -> None:
         )
 
 
-def check_duration(limits: Limits | None, seconds: float | None) -> None:
+def check_duration(limits: MediaLimits | None, seconds: float | None) -> None:
     """Refuse a clip longer than `limits.duration_seconds` with "too-long"."""
     if limits is not None and seconds is not None and seconds > limits.duration_seconds:
-        raise ProblemError(
+        raise MediaError(
             "too-long",
             f"A clip may last {limits.duration_seconds:g} s; this one lasts {seconds:.1f} s.",
             limit=limits.duration_seconds,

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ProblemError
+from media.errors import MediaError
 
 Fit = Literal["cover", "contain", "stretch"]
 Sampling = Literal["first", "uniform", "stride"]
@@ -33,7 +33,7 @@ class MediaOptions:
         animated: read all frames of an animated GIF, PNG or WebP instead of its first.
 
     Raises:
-        ProblemError: "invalid-options" for a value out of its range.
+        MediaError: "invalid-options" for a value out of its range.
     """
 
     size: tuple[int, int] | None = None
@@ -66,7 +66,7 @@ class MediaOptions:
         if faults:
             errors = [{"pointer": f"/{name}", "detail": detail} for name, detail in faults.items()]
             names = ", ".join(faults)
-            raise ProblemError("invalid-options", f"Media options out of range: {names}.", errors=errors)
+            raise MediaError("invalid-options", f"Media options out of range: {names}.", errors=errors)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from media_samples import pattern, picture, png_bomb, psnr, video, workers
 
+from media.types import Frames, MediaOptions
 from service.errors import ProblemError
-from service.media import pool as pool_module
-from service.media import process
-from service.media.blocklist import Blocklist
-from service.media.pool import MediaPool
-from service.media.types import Frames, MediaOptions
+from service.sandbox import pool as pool_module
+from service.sandbox import process
+from service.sandbox.blocklist import Blocklist
+from service.sandbox.pool import MediaPool
 from service.settings import Limits
 
 MIB = 2**20
@@ -83,7 +83,7 @@ async def test_results_are_written_and_read_back() -> None:
         for pixels, media_type, quality in ((CLIP, "image/png", None), (CLIP, "video/mp4", 50), (CLIP, "text/html", 1)):
             with pytest.raises(ProblemError) as caught:
                 await pool.encode(pixels, media_type, 24.0, quality)
-            assert caught.value.slug == "invalid-options"
+            assert caught.value.code == "invalid-options"
         assert pool.results["encode", "mp4", "ok"] == 1
         assert not pool.restarts
 
@@ -92,7 +92,7 @@ async def test_a_problem_crosses_the_border_whole_and_costs_no_process() -> None
     async with running(Limits(kept_frames=8)) as pool:
         before = workers()
         problem = await refusal(start(pool))
-        assert (problem.slug, problem.limit, problem.actual) == ("too-many-frames", 8, 9)
+        assert (problem.code, problem.limit, problem.actual) == ("too-many-frames", 8, 9)
         assert "`frames`" in problem.detail
         problem = await refusal(start(pool, options=MediaOptions(start_s=9.0)))
         assert problem.errors[0]["pointer"] == "/start_s"
@@ -122,7 +122,7 @@ async def test_a_file_that_crashes_two_workers_is_refused_at_once_from_then_on()
             os.kill(workers()[0], signal.SIGSEGV)
             await until(lambda crash=crash: pool.restarts["crash"] == crash)  # type: ignore[misc]
         problem = await refusal(task)
-        assert problem.slug == "corrupt-media"
+        assert problem.code == "corrupt-media"
         again = await refusal(start(pool, slow))
         assert "before" in again.detail
         assert pool.restarts == {"crash": 2}
@@ -134,7 +134,7 @@ async def test_a_worker_that_hangs_is_ended_by_the_clock() -> None:
         (worker,) = workers()
         os.kill(worker, signal.SIGSTOP)
         problem = await refusal(start(pool))
-        assert (problem.slug, problem.limit) == ("decode-budget", 0.3)
+        assert (problem.code, problem.limit) == ("decode-budget", 0.3)
         assert pool.restarts == {"timeout": 1}
         await until(lambda: len(workers()) == 1 and workers() != [worker])
     async with running() as pool:
@@ -144,7 +144,7 @@ async def test_a_worker_that_hangs_is_ended_by_the_clock() -> None:
 async def test_a_worker_that_eats_memory_is_stopped_by_the_kernel() -> None:
     async with running(Limits(worker_memory_bytes=320 * MIB)) as pool:
         problem = await refusal(start(pool, png_bomb(6000), MediaOptions(size=(64, 64))))
-        assert problem.slug == "decode-budget"
+        assert problem.code == "decode-budget"
         assert pool.restarts == {"memory": 1}
         assert (await start(pool)).pixels.shape == CLIP.shape
 
@@ -172,7 +172,7 @@ async def test_a_full_queue_refuses_and_then_drains() -> None:
         accepted = [start(pool) for _ in range(17)]  # one runs, sixteen wait
         await asyncio.sleep(0)
         problem = await refusal(start(pool))
-        assert (problem.slug, problem.status) == ("overloaded", 503)
+        assert (problem.code, problem.status) == ("overloaded", 503)
         assert problem.retry_after_seconds is not None
         os.kill(worker, signal.SIGCONT)
         for answer in await asyncio.gather(*accepted):
@@ -187,7 +187,7 @@ async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -
         os.kill(worker, signal.SIGSTOP)
         accepted = [start(pool) for _ in range(3)]  # one runs, two wait
         await asyncio.sleep(0)
-        assert (await refusal(start(pool))).slug == "overloaded"
+        assert (await refusal(start(pool))).code == "overloaded"
         os.kill(worker, signal.SIGCONT)
         await asyncio.gather(*accepted)
         while pool._idle.empty():  # a worker is taken back only after its answer has left
@@ -209,9 +209,9 @@ async def test_stopping_refuses_what_runs_and_what_waits() -> None:
         home = Path(f"/proc/{workers()[0]}/cwd").resolve()
         await pool.stop()
         for task in tasks:
-            assert (await refusal(task)).slug == "draining"
+            assert (await refusal(task)).code == "draining"
         assert not home.exists()
-        assert (await refusal(start(pool))).slug == "draining"
+        assert (await refusal(start(pool))).code == "draining"
 
 
 async def test_workers_are_replaced_after_their_share_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,9 +253,9 @@ async def test_a_worker_has_nothing_that_it_does_not_need() -> None:
 def test_workers_die_with_a_service_that_is_killed() -> None:
     code = """
 import asyncio, os, signal, sys
-sys.path.insert(0, "tests/service/media")
+sys.path.insert(0, "tests/media")
 from media_samples import workers
-from service.media.pool import MediaPool
+from service.sandbox.pool import MediaPool
 from service.settings import Limits
 async def main():
     pool = MediaPool(Limits(), 2)
@@ -295,10 +295,10 @@ LIES = {
 
 @pytest.mark.parametrize("lie", LIES)
 async def test_nothing_a_captured_worker_says_is_believed(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    captured = f"""# service.media.worker, captured
+    captured = f"""# service.sandbox.worker, captured
 import json, socket, sys
 sys.path[:] = json.loads(sys.argv[2])
-from service.media.channel import Channel
+from service.sandbox.ipc import Channel
 sock = socket.socket(fileno=int(sys.argv[1]))
 channel = Channel(sock)
 channel.send_raw = sock.sendall
@@ -309,12 +309,12 @@ channel.receive_bytes(channel.receive()["bytes"])
 """
     monkeypatch.setattr(process, "_BOOT", captured)
     async with running() as pool:
-        assert (await refusal(start(pool))).slug == "corrupt-media"
+        assert (await refusal(start(pool))).code == "corrupt-media"
         assert pool.restarts == {"crash": 2}
 
 
 async def test_a_worker_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_BOOT", "# service.media.worker\nraise SystemExit(3)")
+    monkeypatch.setattr(process, "_BOOT", "# service.sandbox.worker\nraise SystemExit(3)")
     with pytest.raises(RuntimeError, match="did not start"):
         await MediaPool(Limits(), 1).start()
     assert workers() == []

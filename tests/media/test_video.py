@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from media_samples import audio_only, pattern, psnr, rotated, video
 from numpy.typing import NDArray
 
-from service.errors import ProblemError
-from service.media.reader import open_frames
-from service.media.source import choose
-from service.media.types import Frames, MediaOptions
+from media.errors import MediaError
+from media.frame_reader import choose
+from media.reader import open_frames
+from media.types import Frames, MediaOptions
 from service.settings import Limits
 
 LIMITS = Limits()
@@ -40,8 +40,8 @@ def read(
     return pixels, Frames(pixels, reader.info(), reader.preprocess, reader.is_video)
 
 
-def refused(data: bytes, options: MediaOptions | None = None, limits: Limits = LIMITS) -> ProblemError:
-    with pytest.raises(ProblemError) as caught:
+def refused(data: bytes, options: MediaOptions | None = None, limits: Limits = LIMITS) -> MediaError:
+    with pytest.raises(MediaError) as caught:
         read(data, options, limits)
     return caught.value
 
@@ -147,7 +147,7 @@ def test_a_variable_rate_is_averaged() -> None:
 
 def test_a_window_without_frames_is_an_invalid_option() -> None:
     problem = refused(CODECS["h264"], MediaOptions(start_s=5.0))
-    assert problem.slug == "invalid-options"
+    assert problem.code == "invalid-options"
     assert "0.667" in problem.detail
 
 
@@ -175,8 +175,7 @@ def test_a_window_late_in_the_clip_decodes_only_what_it_needs() -> None:
 @pytest.mark.parametrize("name", ["h264", "vp9"])
 def test_limits(name: str, limits: Limits, slug: str) -> None:
     problem = refused(CODECS[name], limits=limits)
-    assert problem.slug == slug
-    assert problem.status == 422
+    assert problem.code == slug
     assert problem.limit is not None
     assert problem.actual is not None
     assert problem.actual > problem.limit
@@ -199,7 +198,7 @@ def test_a_limit_that_is_met_exactly_is_no_problem() -> None:
 
 def test_too_many_frames_says_how_to_ask_for_fewer() -> None:
     problem = refused(video(pattern(140, 16, 16)))
-    assert (problem.slug, problem.limit, problem.actual) == ("too-many-frames", 129, 140)
+    assert (problem.code, problem.limit, problem.actual) == ("too-many-frames", 129, 140)
     assert all(word in problem.detail for word in ("`frames`", "`start_s`", "`stride`"))
 
 
@@ -215,7 +214,7 @@ def test_a_header_that_lies_about_its_size_does_not_fool_the_decoder() -> None:
     entry = data.index(b"avc1", data.index(b"stsd")) + 28
     assert data[entry : entry + 4] == b"\0\x60\0\x40"
     small = data[:entry] + b"\0\x10\0\x10" + data[entry + 4 :]
-    assert refused(small, limits=Limits(video_pixels=4000)).slug == "too-many-pixels"
+    assert refused(small, limits=Limits(video_pixels=4000)).code == "too-many-pixels"
     assert read(small)[0].shape == CLIP.shape
 
 
@@ -231,4 +230,4 @@ def test_a_header_that_lies_about_its_size_does_not_fool_the_decoder() -> None:
     ids=["audio only", "audio with a cover", "mpeg4", "mjpeg", "nine tracks"],
 )
 def test_files_without_a_usable_stream(data: bytes, slug: str) -> None:
-    assert refused(data).slug == slug
+    assert refused(data).code == slug

@@ -21,12 +21,12 @@ import av
 import numpy as np
 from PIL import Image
 
-from service.errors import ProblemError
-from service.media import sandbox
-from service.media.channel import Channel, ClosedError
-from service.media.reader import open_frames
-from service.media.types import MediaOptions
-from service.media.writer import IMAGE_OUTPUTS, encode_image, encode_video
+from media.errors import MediaError
+from media.reader import open_frames
+from media.types import MediaOptions
+from media.write import IMAGE_OUTPUTS, encode_image, encode_video
+from service.sandbox import restrictions
+from service.sandbox.ipc import Channel, ClosedError
 
 if TYPE_CHECKING:
     from service.settings import Limits
@@ -47,7 +47,7 @@ def main(descriptor: int) -> None:
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     av.logging.set_level(None)
     nowhere = os.open(os.devnull, os.O_RDWR)
-    sandbox.enter(limits.worker_memory_bytes, setup["parent"])
+    restrictions.enter(limits.worker_memory_bytes, setup["parent"])
     channel.send({"kind": "ready"})
     os.dup2(nowhere, 2)  # until here a failed start could say why
     os.close(nowhere)
@@ -57,7 +57,7 @@ def main(descriptor: int) -> None:
             task = channel.receive()
         except ClosedError:
             return
-        sandbox.allow_cpu(task["seconds"])
+        restrictions.allow_cpu(task["seconds"])
         if not answer(channel, limits, task, tasks[task["op"]]):
             return
 
@@ -76,7 +76,7 @@ def answer(
     """Run a task and send its answer or its problem; whether this process is fit for another one."""
     try:
         run(channel, task, limits)
-    except ProblemError as problem:
+    except MediaError as problem:
         channel.send({"kind": "problem"} | problem_fields(problem))
     except (MemoryError, OSError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENOMEM:
@@ -122,11 +122,11 @@ def encode(channel: Channel, task: dict[str, Any], limits: Limits) -> None:
         else:
             file = encode_video(pixels, task["media_type"], task["fps"])
     except ValueError as error:
-        raise ProblemError("invalid-options", f"The result cannot be written: {error}.") from error
+        raise MediaError("invalid-options", f"The result cannot be written: {error}.") from error
     channel.send({"kind": "file", "bytes": len(file)}, file)
 
 
-def problem_fields(problem: ProblemError) -> dict[str, Any]:
-    """A problem as plain data for `ProblemError(**fields)`."""
-    names = ("slug", "detail", "limit", "actual", "errors", "retry_after_seconds")
+def problem_fields(problem: MediaError) -> dict[str, Any]:
+    """Return a refusal as plain data for `ProblemError(**fields)`."""
+    names = ("code", "detail", "limit", "actual", "errors")
     return {name: getattr(problem, name) for name in names}
