@@ -35,7 +35,8 @@ _TURNS = {
 _SIDEWAYS = (5, 6, 7, 8)
 # A JPEG is decoded at a fraction of its size only while it stays this much larger than what is asked for.
 _DRAFT_GAP = 2
-# Browsers show frames that claim no duration for this long.
+# Browsers show frames that claim no duration, or one this short, for longer: old files meant "as fast as you can".
+_TOO_SHORT_MS = 10.0
 _DEFAULT_FRAME_MS = 100.0
 
 
@@ -104,8 +105,7 @@ class AnimationReader(FrameReader):
             starts = [0.0]
             for _ in frames_of(image):
                 check_decoded(limits, len(starts), pixels, is_video=False)
-                shown_ms = image.info.get("duration") or _DEFAULT_FRAME_MS
-                starts.append(starts[-1] + float(shown_ms) / 1000)
+                starts.append(starts[-1] + shown_ms(image) / 1000)
         self._duration_s = starts.pop()
         self._plan = plan(image.height, image.width, options.size, options.fit, limits)
         self.is_video = len(starts) > 1
@@ -177,6 +177,12 @@ def frames_of(image: Image.Image) -> Iterator[int]:
         image.load()
         yield index
         index += 1
+
+
+def shown_ms(image: Image.Image) -> float:
+    """How long browsers show the current frame, milliseconds."""
+    claimed = float(image.info.get("duration") or 0)
+    return claimed if claimed > _TOO_SHORT_MS else _DEFAULT_FRAME_MS
 
 
 def orientation(image: Image.Image) -> int:
