@@ -35,6 +35,8 @@ _TURNS = {
 _SIDEWAYS = (5, 6, 7, 8)
 # A JPEG is decoded at a fraction of its size only while it stays this much larger than what is asked for.
 _DRAFT_GAP = 2
+# What Pillow multiplies the samples of shallow grey pictures by.
+_SHALLOW = {"L;2": 85, "L;4": 17}
 # Browsers show frames that claim no duration, or one this short, for longer: old files meant "as fast as you can".
 _TOO_SHORT_MS = 10.0
 _DEFAULT_FRAME_MS = 100.0
@@ -163,7 +165,23 @@ def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) ->
     """Read the header with one pinned format and check the size that it states."""
     image = Image.open(file, formats=(FORMATS[media_type],))
     check_picture(limits, image.height, image.width, is_video=False)
+    scale_key(image)
     return image
+
+
+def scale_key(image: Image.Image) -> None:
+    """Bring a PNG's transparent colour to the depth of Pillow's samples: it is left at the depth of the file."""
+    key = image.info.get("transparency")
+    if image.format != "PNG" or not image.tile:  # type: ignore[attr-defined]
+        return
+    depth = image.tile[0].args  # type: ignore[attr-defined]
+    if image.mode == "L" and isinstance(key, int):
+        scale = _SHALLOW.get(depth, 1)
+        # Bits above the file's depth count for nothing.
+        image.info["transparency"] = key % (255 // scale + 1) * scale
+    elif image.mode == "RGB" and isinstance(key, tuple):
+        # Pillow keeps only the high bytes of deep colours, so that only these can be compared.
+        image.info["transparency"] = tuple(part >> 8 if depth == "RGB;16B" else part & 0xFF for part in key)
 
 
 def frames_of(image: Image.Image) -> Iterator[int]:
@@ -214,12 +232,17 @@ def convert(image: Image.Image, plan: Plan, upright: int) -> NDArray[np.uint8]:
 
 def continuous(image: Image.Image) -> Image.Image:
     """The picture in a mode that can be resampled: no palette, no bitmap, 8 bits a channel, transparency as alpha."""
+    key = image.info.get("transparency")
     if image.mode.startswith("I"):
-        high = np.asarray(image).astype(np.int64).clip(0, 0xFFFF) >> 8
-        return Image.fromarray(high.astype(np.uint8))
-    if image.mode in ("P", "PA") or "transparency" in image.info:
-        has_alpha = image.mode == "PA" or "transparency" in image.info
-        return image.convert("RGBA" if has_alpha else "RGB")
+        deep = np.asarray(image).astype(np.int64).clip(0, 0xFFFF)
+        grey = Image.fromarray((deep >> 8).astype(np.uint8))
+        if key is not None:
+            grey.putalpha(Image.fromarray((deep != key) * np.uint8(255)))
+        return grey
+    if image.mode in ("1", "L") and key is not None:
+        return image.convert("LA")  # still grey, as an embedded profile expects
+    if image.mode in ("P", "PA") or key is not None:
+        return image.convert("RGB" if image.mode == "P" and key is None else "RGBA")
     return image.convert("L") if image.mode == "1" else image
 
 
