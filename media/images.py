@@ -226,8 +226,7 @@ def convert(image: Image.Image, plan: Plan, upright: int) -> NDArray[np.uint8]:
     picture = continuous(image)
     if upright in _TURNS:
         picture = picture.transpose(_TURNS[upright])
-    picture = on_white(plan.image(picture))
-    return plan.pad(np.asarray(to_srgb(picture, profile)))
+    return plan.pad(np.asarray(on_white(plan.image(picture), profile)))
 
 
 def continuous(image: Image.Image) -> Image.Image:
@@ -246,13 +245,21 @@ def continuous(image: Image.Image) -> Image.Image:
     return image.convert("L") if image.mode == "1" else image
 
 
-def on_white(picture: Image.Image) -> Image.Image:
-    """Composite on white where there is alpha."""
+def on_white(picture: Image.Image, profile: bytes | None) -> Image.Image:
+    """The picture in sRGB, composited on white where there is alpha.
+
+    Args:
+        picture: as `continuous` gives it.
+        profile: embedded colour profile, None if there is none.
+    """
     if picture.mode not in ("RGBA", "LA"):
-        return picture
-    picture = picture.convert("RGBA")
+        return to_srgb(picture, profile)
+    # A profile describes the colours without alpha, in the mode that they are stored in, and so comes before the white.
+    *colours, alpha = picture.split()
+    colour = to_srgb(Image.merge("RGB", colours) if len(colours) == 3 else colours[0], profile)
+    colour.putalpha(alpha)
     white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
+    return Image.alpha_composite(white, colour).convert("RGB")
 
 
 def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:

@@ -8,8 +8,9 @@ import zlib
 
 import numpy as np
 import pytest
-from media_samples import animation, pattern
+from media_samples import animation, pattern, saved
 from numpy.typing import NDArray
+from PIL import Image
 
 from service.media.reader import open_frames
 from service.media.source import FrameReader
@@ -18,6 +19,13 @@ from service.settings import Limits
 
 LIMITS = Limits()
 ANIMATED = MediaOptions(animated=True)
+# Greys of 128: depth, colour type, the bytes of one pixel, and chunks.
+GREY = {
+    "L": (8, 0, b"\x80", b""),
+    "L with a transparent colour": (8, 0, b"\x80", struct.pack(">I4sHI", 2, b"tRNS", 3, zlib.crc32(b"tRNS\0\3"))),
+    "LA": (8, 4, b"\x80\xff", b""),
+    "I;16": (16, 0, b"\x80\x80", b""),
+}
 
 
 def opened(data: bytes, options: MediaOptions | None = None) -> FrameReader:
@@ -60,6 +68,46 @@ def test_the_transparent_colour_of_every_depth_is_white(
     frame = read(png(32, 8, depth, colour, row, chunk(b"tRNS", key)))[0]
     assert (frame[:, ::2] == other).all()
     assert (frame[:, 1::2] == 255).all()
+
+
+@pytest.mark.parametrize("kind", [*GREY, "P"])
+def test_a_profile_is_applied_whatever_the_mode(kind: str) -> None:
+    """A linear value of 128 is 188 in sRGB."""
+    if kind == "P":
+        linear = Image.new("RGB", (16, 16), (128, 128, 128)).quantize(4)
+        frame = read(saved(linear, "PNG", icc_profile=profile(b"RGB ")))[0]
+    else:
+        depth, colour, sample, extra = GREY[kind]
+        embedded = chunk(b"iCCP", b"grey\0\0" + zlib.compress(profile(b"GRAY")))
+        frame = read(png(16, 8, depth, colour, sample * 16, embedded + extra))[0]
+    assert np.abs(frame.astype(int) - 188).max() <= 1
+
+
+def test_a_profile_is_applied_to_the_colours_before_they_are_composited() -> None:
+    half = Image.new("RGBA", (16, 16), (128, 128, 128, 128))
+    frame = read(saved(half, "PNG", icc_profile=profile(b"RGB ")))[0]
+    assert np.abs(frame.astype(int) - (188 + 255) / 2).max() <= 1
+
+
+def profile(space: bytes) -> bytes:
+    """A colour profile of gamma 1.0 for grey or RGB pixels."""
+    curve = b"curv" + bytes(8)
+    xyz = {
+        b"wtpt": (0.9642, 1, 0.8249),
+        b"rXYZ": (0.4361, 0.2225, 0.0139),
+        b"gXYZ": (0.3851, 0.7169, 0.0971),
+        b"bXYZ": (0.1431, 0.0606, 0.7139),
+    }
+    names = (b"wtpt",) if space == b"GRAY" else tuple(xyz)
+    tags = [(name, b"XYZ " + bytes(4) + struct.pack(">3i", *[round(v * 65536) for v in xyz[name]])) for name in names]
+    tags += [(name, curve) for name in ((b"kTRC",) if space == b"GRAY" else (b"rTRC", b"gTRC", b"bTRC"))]
+    place, table, body = 132 + 12 * len(tags), b"", b""
+    for name, data in tags:
+        table += struct.pack(">4sII", name, place + len(body), len(data))
+        body += data
+    head = struct.pack(">I4sI4s4s4s12x4s28x", place + len(body), b"lcms", 0x02100000, b"mntr", space, b"XYZ ", b"acsp")
+    white = struct.pack(">3i", 0xF6D6, 0x10000, 0xD32D)
+    return head + white + bytes(48) + struct.pack(">I", len(tags)) + table + body
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
