@@ -103,13 +103,17 @@ class AnimationReader(FrameReader):
         self._file = file
         with reading(media_type, limits):
             image = open_picture(file, media_type, limits)
+            self._orientation = orientation(image)
             pixels = image.width * image.height
             starts = [0.0]
             for _ in frames_of(image):
                 check_decoded(limits, len(starts), pixels, is_video=False)
                 starts.append(starts[-1] + shown_ms(image) / 1000)
         self._duration_s = starts.pop()
-        self._plan = plan(image.height, image.width, options.size, options.fit, limits)
+        height, width = image.height, image.width
+        if self._orientation in _SIDEWAYS:
+            height, width = width, height
+        self._plan = plan(height, width, options.size, options.fit, limits)
         self.is_video = len(starts) > 1
         self._count = len(starts)
         self._chosen = choose(starts, options) if self.is_video else [0]
@@ -140,7 +144,7 @@ class AnimationReader(FrameReader):
             keep = set(self._chosen)
             for index in frames_of(image):
                 if index in keep:
-                    yield convert(image, self._plan, upright=1)
+                    yield convert(image, self._plan, self._orientation)
                 if index == self._chosen[-1]:
                     return
 

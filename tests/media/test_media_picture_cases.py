@@ -89,6 +89,22 @@ def test_a_profile_is_applied_to_the_colours_before_they_are_composited() -> Non
     assert np.abs(frame.astype(int) - (188 + 255) / 2).max() <= 1
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_animations_are_turned_like_stills(kind: str, orientation: int) -> None:
+    clip = pattern(3, 24, 32)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    first, *rest = [Image.fromarray(frame) for frame in clip]
+    data = saved(first, kind, save_all=True, append_images=rest, duration=50, lossless=True, exif=exif)
+    moving = opened(data, ANIMATED)
+    frames = np.stack(list(moving))
+    assert np.array_equal(frames[0], read(data)[0])
+    assert (moving.info().height, moving.info().width) == frames.shape[1:3]
+    assert frames.shape == (3, 32, 24, 3) if orientation > 4 else (3, 24, 32, 3)
+    assert not np.array_equal(frames[0], frames[1])
+
+
 def profile(space: bytes) -> bytes:
     """A colour profile of gamma 1.0 for grey or RGB pixels."""
     curve = b"curv" + bytes(8)
