@@ -35,6 +35,8 @@ _TURNS = {
 _SIDEWAYS = (5, 6, 7, 8)
 # A JPEG is decoded at a fraction of its size only while it stays this much larger than what is asked for.
 _DRAFT_GAP = 2
+# The empty canvas of an animated PNG, for modes that can show it: transparent, or the white that it stands on.
+_BLANKS: dict[str, tuple[float, ...]] = {"L": (255,), "LA": (0, 0), "RGB": (255, 255, 255), "RGBA": (0, 0, 0, 0)}
 # What Pillow multiplies the samples of shallow grey pictures by.
 _SHALLOW = {"L;2": 85, "L;4": 17}
 # Browsers show frames that claim no duration, or one this short, for longer: old files meant "as fast as you can".
@@ -117,7 +119,8 @@ class AnimationReader(FrameReader):
         self.is_video = len(starts) > 1
         self._count = len(starts)
         self._chosen = choose(starts, options) if self.is_video else [0]
-        self._times = [starts[index] for index in self._chosen]
+        # A file that promises an animation may hold no frame of it.
+        self._times = [starts[index] for index in self._chosen] if starts else [0.0]
         self.expected = len(self._chosen)
         check_kept(limits, self.expected, self._plan.out[0] * self._plan.out[1])
 
@@ -190,10 +193,18 @@ def scale_key(image: Image.Image) -> None:
 
 def frames_of(image: Image.Image) -> Iterator[int]:
     """Decode the frames of an animation in place, one after the other; yields their indices."""
+    # A PNG may start with a picture for readers of stills that is no part of its animation.
+    hidden = int(bool(image.info.get("default_image")))
+    if hidden:
+        image.load()
+        blank = _BLANKS.get(image.mode)
+        if blank is not None:
+            # The first frame may be small or transparent; it must not uncover the hidden picture.
+            image.paste(blank, (0, 0, *image.size))
     index = 0
     while True:
         try:
-            image.seek(index)
+            image.seek(index + hidden)
         except EOFError:
             return
         image.load()

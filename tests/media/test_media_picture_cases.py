@@ -101,8 +101,37 @@ def test_animations_are_turned_like_stills(kind: str, orientation: int) -> None:
     frames = np.stack(list(moving))
     assert np.array_equal(frames[0], read(data)[0])
     assert (moving.info().height, moving.info().width) == frames.shape[1:3]
-    assert frames.shape == (3, 32, 24, 3) if orientation > 4 else (3, 24, 32, 3)
+    assert frames.shape == ((3, 32, 24, 3) if orientation > 4 else (3, 24, 32, 3))
     assert not np.array_equal(frames[0], frames[1])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P"])
+def test_the_hidden_picture_of_an_animated_png_is_no_frame(mode: str) -> None:
+    hidden, *shown = [Image.new("RGB", (16, 16), colour) for colour in ("grey", "red", "lime", "blue")]
+    if mode == "P":
+        both = Image.new("RGB", (64, 16))
+        for index, part in enumerate((hidden, *shown)):
+            both.paste(part, (16 * index, 0))
+        palette = both.quantize(4)
+        hidden, *shown = [palette.crop((16 * index, 0, 16 * index + 16, 16)) for index in range(4)]
+    hidden, *shown = [part.convert(mode) for part in (hidden, *shown)]
+    data = saved(hidden, "PNG", save_all=True, append_images=shown, default_image=True, duration=200)
+    moving = opened(data, ANIMATED)
+    expected = np.stack([np.asarray(part.convert("RGB")) for part in shown])
+    assert np.array_equal(np.stack(list(moving)), expected)
+    assert moving.info().frames_in == 3
+    assert moving.info().fps == pytest.approx(5)
+    assert np.array_equal(read(data)[0], np.asarray(hidden.convert("RGB")))
+    assert np.array_equal(read(data, MediaOptions(animated=True, start_s=0.2, frames=1)), expected[1:2])
+
+
+def test_the_hidden_picture_does_not_shine_through() -> None:
+    hidden, shown = Image.new("RGBA", (16, 16), "blue"), Image.new("RGBA", (16, 16))
+    last = Image.new("RGBA", (16, 16), "red")
+    data = saved(hidden, "PNG", save_all=True, append_images=[shown, last], default_image=True, duration=200, blend=1)
+    frames = read(data, ANIMATED)
+    assert (frames[0] == 255).all()
+    assert (frames[1] == (255, 0, 0)).all()
 
 
 def profile(space: bytes) -> bytes:
