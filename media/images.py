@@ -119,7 +119,7 @@ class AnimationReader(FrameReader):
         self.is_video = len(starts) > 1
         self._count = len(starts)
         self._chosen = choose(starts, options) if self.is_video else [0]
-        # A file that promises an animation may hold no frame of it.
+        # A JPEG has no frames.
         self._times = [starts[index] for index in self._chosen] if starts else [0.0]
         self.expected = len(self._chosen)
         check_kept(limits, self.expected, self._plan.out[0] * self._plan.out[1])
@@ -192,7 +192,9 @@ def scale_key(image: Image.Image) -> None:
 
 
 def frames_of(image: Image.Image) -> Iterator[int]:
-    """Decode the frames of an animation in place, one after the other; yields their indices."""
+    """Decode the frames of an animation in place, one after the other; yields their indices, none for a JPEG."""
+    if image.format in ("JPEG", "MPO"):
+        return  # further pictures in the file are previews and other views, not frames
     # A PNG may start with a picture for readers of stills that is no part of its animation.
     hidden = int(bool(image.info.get("default_image")))
     if hidden:

@@ -134,6 +134,18 @@ def test_the_hidden_picture_does_not_shine_through() -> None:
     assert (frames[1] == (255, 0, 0)).all()
 
 
+@pytest.mark.parametrize("options", [None, ANIMATED])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_jpeg_with_a_second_picture_is_one_picture(options: MediaOptions | None, whole: bool) -> None:
+    first, second = Image.new("RGB", (128, 96), "red"), Image.new("RGB", (64, 48), "blue")
+    data = saved(first, "MPO", save_all=True, append_images=[second], quality=95)
+    reader = opened(data if whole else data[: data.rindex(b"\xff\xd8")], options)
+    (frame,) = reader
+    assert not reader.is_video
+    assert frame.shape == (96, 128, 3)
+    assert np.abs(frame.astype(int) - (255, 0, 0)).max() <= 3
+
+
 def profile(space: bytes) -> bytes:
     """A colour profile of gamma 1.0 for grey or RGB pixels."""
     curve = b"curv" + bytes(8)
