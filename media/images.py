@@ -35,6 +35,8 @@ _TURNS = {
 _SIDEWAYS = (5, 6, 7, 8)
 # A JPEG is decoded at a fraction of its size only while it stays this much larger than what is asked for.
 _DRAFT_GAP = 2
+# One row in this many may be missing at the bottom of a JPEG that was cut off.
+_MISSING = 16
 # The empty canvas of an animated PNG, for modes that can show it: transparent, or the white that it stands on.
 _BLANKS: dict[str, tuple[float, ...]] = {"L": (255,), "LA": (0, 0), "RGB": (255, 255, 255), "RGBA": (0, 0, 0, 0)}
 # What Pillow multiplies the samples of shallow grey pictures by.
@@ -61,7 +63,7 @@ class StillReader(FrameReader):
     expected = 1
 
     def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None) -> None:
-        self._media_type = media_type
+        self._media_type, self._file = media_type, file
         with reading(media_type, limits):
             self._image = open_picture(file, media_type, limits)
             self._orientation = orientation(self._image)
@@ -82,10 +84,21 @@ class StillReader(FrameReader):
         with reading(self._media_type, self._limits):
             image = self._image
             if self._media_type == "image/jpeg":
-                image.draft(None, self._draft_size())
+                image = self._jpeg()
             image.load()
             pixels = convert(image, self._plan, self._orientation)
         yield pixels
+
+    def _jpeg(self) -> Image.Image:
+        """Decode a JPEG; one that only lacks its end is shown, as in browsers."""
+        size = self._draft_size()
+        try:
+            self._image.draft(None, size)
+            self._image.load()
+        except OSError:
+            self._file.seek(0)
+            return without_end(self._file.read(), size, self._limits)
+        return self._image
 
     def _draft_size(self) -> tuple[int, int]:
         left, top, right, bottom = self._plan.box
@@ -189,6 +202,35 @@ def scale_key(image: Image.Image) -> None:
     elif image.mode == "RGB" and isinstance(key, tuple):
         # Pillow keeps only the high bytes of deep colours, so that only these can be compared.
         image.info["transparency"] = tuple(part >> 8 if depth == "RGB;16B" else part & 0xFF for part in key)
+
+
+def without_end(data: bytes, size: tuple[int, int], limits: MediaLimits | None) -> Image.Image:
+    """Decode a JPEG whose last bytes are missing.
+
+    Args:
+        data: the file.
+        size: what it may be reduced to, for `Image.draft`.
+        limits: bounds, None for trusted files.
+
+    Returns:
+        The loaded picture; rows that are missing at its bottom, at most one in `_MISSING`, are grey.
+
+    Raises:
+        OSError: more than that is missing, or the file is damaged in another way.
+    """
+    body = data.removesuffix(b"\xff")
+    pictures = []
+    # Where the decoder runs out of data it would read whatever follows: both pictures agree up to there.
+    for tail in (b"", bytes(range(255))):
+        picture = open_picture(io.BytesIO(body + tail + b"\xff\xd9"), "image/jpeg", limits)
+        picture.draft(None, size)
+        picture.load()
+        pictures.append(picture)
+    one, other = map(np.asarray, pictures)
+    different = np.flatnonzero((one != other).reshape(len(one), -1).any(1))
+    if len(different) and (len(one) - different[0]) * _MISSING > len(one):
+        raise OSError("too much of the picture is missing")
+    return pictures[0]
 
 
 def frames_of(image: Image.Image) -> Iterator[int]:

@@ -12,12 +12,14 @@ from media_samples import animation, pattern, saved
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.media.reader import open_frames
-from service.media.source import FrameReader
-from service.media.types import MediaOptions
+from media.reader import open_frames
+from media.frame_reader import FrameReader
+from media.types import MediaOptions
+from media.errors import MediaError
 from service.settings import Limits
 
 LIMITS = Limits()
+PHOTO = pattern(1, 48, 64)[0]
 ANIMATED = MediaOptions(animated=True)
 # Greys of 128: depth, colour type, the bytes of one pixel, and chunks.
 GREY = {
@@ -144,6 +146,34 @@ def test_a_jpeg_with_a_second_picture_is_one_picture(options: MediaOptions | Non
     assert not reader.is_video
     assert frame.shape == (96, 128, 3)
     assert np.abs(frame.astype(int) - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_without_its_end_marker_is_shown(mode: str, progressive: bool) -> None:
+    data = saved(Image.fromarray(PHOTO).convert(mode), "JPEG", quality=95, progressive=progressive)
+    for options in (None, ANIMATED, MediaOptions(size=(24, 32))):
+        for missing in (1, 2):
+            assert np.array_equal(read(data[:-missing], options), read(data, options))
+
+
+def test_a_jpeg_may_lack_its_last_rows_but_no_more() -> None:
+    large = pattern(1, 640, 64)[0]
+    data = saved(Image.fromarray(large), "JPEG", quality=95)
+    whole, cut = read(data)[0], read(data[:-100])[0]
+    assert np.array_equal(cut[:600], whole[:600])
+    assert not np.array_equal(cut, whole)
+    solid = saved(Image.new("RGB", (64, 640), (90, 10, 200)), "JPEG", optimize=True)
+    start = solid.index(b"\xff\xda")
+    start += 2 + int.from_bytes(solid[start + 2 : start + 4], "big")
+    for damaged in (
+        data[: len(data) * 9 // 10],
+        data[: len(data) // 2],
+        solid[:start],
+        solid[: (start + len(solid)) // 2],
+    ):
+        with pytest.raises(MediaError, match="cut off"):
+            read(damaged)
 
 
 def profile(space: bytes) -> bytes:
