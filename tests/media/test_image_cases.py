@@ -12,10 +12,10 @@ from media_samples import animation, pattern, saved
 from numpy.typing import NDArray
 from PIL import Image
 
-from media.reader import open_frames
-from media.frame_reader import FrameReader
-from media.types import MediaOptions
 from media.errors import MediaError
+from media.frame_reader import FrameReader
+from media.reader import open_frames
+from media.types import MediaOptions
 from service.settings import Limits
 
 LIMITS = Limits()
