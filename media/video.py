@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from struct import Struct
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
@@ -32,6 +34,7 @@ DEMUXERS = {"video/mp4": "mov", "video/quicktime": "mov", "video/webm": "matrosk
 _BLOCK_FACTOR, _BLOCK_PIXELS = 1.25, 128 * 128
 _UNSPECIFIED_COLORSPACE = 2
 _HD_HEIGHT = 720
+_MATRIX = Struct("=9i")  # FFmpeg keeps display matrices in the byte order of the machine
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class ClipReader(FrameReader):
             for frame in self._decode(container, stream):
                 if frame.pts is None or frame.pts < targets[position]:
                     continue
-                pixels = upright(rgb(frame), frame.rotation)
+                pixels = upright(rgb(frame), orientation(frame))
                 if self._plan is None:
                     height, width = pixels.shape[:2]
                     self._plan = plan(height, width, self._options.size, self._options.fit, self._limits)
@@ -265,12 +268,29 @@ def rgb(frame: Any) -> NDArray[np.uint8]:
     return frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU709 if untagged_hd else None, threads=1)
 
 
-def upright(pixels: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
-    """Turn a frame by the file's display matrix.
+def orientation(frame: Any) -> tuple[bool, bool, bool]:
+    """Read the display matrix of a frame, which may turn and mirror; `frame.rotation` knows of turns only.
+
+    Returns:
+        Whether to swap rows and columns, then whether to reverse the rows, then whether to reverse the columns.
+    """
+    sides = [bytes(side) for side in frame.side_data if side.type == SideDataType.DISPLAYMATRIX]
+    if not sides or len(sides[0]) < _MATRIX.size:
+        return False, False, False
+    # A stored point (x, y) is shown at (a x + c y, b x + d y), up to a shift; other angles go to the nearest quarter.
+    a, b, _, c, d, *_ = _MATRIX.unpack_from(sides[0])
+    swap = abs(b) + abs(c) > abs(a) + abs(d)
+    return (True, b < 0, c < 0) if swap else (False, d < 0, a < 0)
+
+
+def upright(pixels: NDArray[np.uint8], how: tuple[bool, bool, bool]) -> NDArray[np.uint8]:
+    """Turn and mirror a frame as its display matrix says.
 
     Args:
         pixels: uint8 (H, W, 3).
-        rotation: degrees counterclockwise; rounded to quarter turns.
+        how: as `orientation` gives it.
     """
-    turns = round(rotation / 90) % 4
-    return pixels if turns == 0 else np.ascontiguousarray(np.rot90(pixels, turns))
+    swap, rows, columns = how
+    if swap:
+        pixels = pixels.swapaxes(0, 1)
+    return np.ascontiguousarray(pixels[:: -1 if rows else 1, :: -1 if columns else 1])
