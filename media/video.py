@@ -46,6 +46,7 @@ class Survey:
         order: (time stamp, is a key frame) of every packet in file order.
         codec: canonical codec name.
         height, width: coded size by the header, pixels.
+        aspect: width of a coded pixel over its height.
         fps: average rate, frames per second; None if nothing tells it.
         duration_s: seconds.
     """
@@ -56,12 +57,13 @@ class Survey:
     codec: str
     height: int
     width: int
+    aspect: Fraction
     fps: float | None
     duration_s: float
 
 
 class ClipReader(FrameReader):
-    """Frames of the first video stream of a file; cover pictures do not count. Pixels are taken to be square.
+    """Frames of the first video stream of a file; cover pictures do not count. Pixels come out square.
 
     Args:
         file: the open file; its name, if it has one, is never looked at.
@@ -115,9 +117,12 @@ class ClipReader(FrameReader):
             for frame in self._decode(container, stream):
                 if frame.pts is None or frame.pts < targets[position]:
                     continue
-                pixels = upright(rgb(frame), orientation(frame))
+                how = orientation(frame)
+                pixels = upright(rgb(frame), how)
                 if self._plan is None:
-                    height, width = pixels.shape[:2]
+                    height, width = squared(frame.height, frame.width, self._survey.aspect)
+                    check_picture(self._limits, height, width, is_video=True)
+                    height, width = (width, height) if how[0] else (height, width)
                     self._plan = plan(height, width, self._options.size, self._options.fit, self._limits)
                 self._sampled.append(float((frame.pts - first) * self._survey.time_base))
                 yield self._plan.frame(pixels)
@@ -133,8 +138,10 @@ class ClipReader(FrameReader):
         survey, last = self._survey, self._targets[-1]
         needed = sum(stamp <= last for stamp, _ in survey.order[self._first_packet :])
         check_decoded(self._limits, needed, survey.height * survey.width, is_video=True)
-        height, width = (survey.height, survey.width) if self._options.size is None else self._options.size
-        plan(survey.height, survey.width, self._options.size, self._options.fit, self._limits)
+        shown = squared(survey.height, survey.width, survey.aspect)
+        check_picture(self._limits, *shown, is_video=True)
+        height, width = shown if self._options.size is None else self._options.size
+        plan(*shown, self._options.size, self._options.fit, self._limits)
         check_kept(self._limits, self.expected, height * width)
 
     def _key_packet_before(self, stamp: int) -> int:
@@ -178,6 +185,7 @@ class ClipReader(FrameReader):
             codec=stream.codec_context.codec.canonical_name,
             height=stream.codec_context.height,
             width=stream.codec_context.width,
+            aspect=self._aspect(stream),
             fps=rate((len(shown) - 1) / span, nominal) if span > 0 else nominal,
             duration_s=measured if measured > span else span,
         )
@@ -236,6 +244,12 @@ class ClipReader(FrameReader):
         check_picture(limits, context.height, context.width, is_video=True)
         return stream
 
+    def _aspect(self, stream: Any) -> Fraction:
+        """Width of a coded pixel over its height; FFmpeg guesses that of mp4 tracks from sizes that may be wrong."""
+        coded = stream.codec_context.sample_aspect_ratio
+        stated = None if DEMUXERS[self._media_type] == "mov" else stream.sample_aspect_ratio
+        return Fraction(stated or coded or 1)
+
     def _fail(self, why: str, cause: Exception | None = None) -> NoReturn:
         raise MediaError("corrupt-media", f"The {self._media_type} file cannot be decoded: {why}.") from cause
 
@@ -266,6 +280,17 @@ def rgb(frame: Any) -> NDArray[np.uint8]:
     """uint8 RGB (H, W, 3) of a decoded frame; untagged high-definition frames count as BT.709, as players do."""
     untagged_hd = frame.colorspace == _UNSPECIFIED_COLORSPACE and frame.height >= _HD_HEIGHT
     return frame.to_ndarray(format="rgb24", src_colorspace=Colorspace.ITU709 if untagged_hd else None, threads=1)
+
+
+def squared(height: int, width: int, aspect: Fraction) -> tuple[int, int]:
+    """Size of a stored (height, width) frame with square pixels: one side is stretched, neither is shrunk.
+
+    Args:
+        aspect: width of a stored pixel over its height; nonsense counts as 1.
+    """
+    if aspect <= 0:
+        return height, width
+    return (height, round(width * aspect)) if aspect >= 1 else (round(height / aspect), width)
 
 
 def orientation(frame: Any) -> tuple[bool, bool, bool]:

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from media_samples import pattern, psnr, video
 from numpy.typing import NDArray
+from PIL import Image
 
 from service.media.reader import open_frames
 from service.media.types import MediaOptions
+from service.problems import ProblemError
 from service.settings import Limits
 
 CLIP = pattern(3, 64, 96)
@@ -45,3 +47,30 @@ def with_matrix(mp4: bytes, a: int, b: int, c: int, d: int) -> bytes:
 )
 def test_display_matrices_turn_and_mirror(matrix: tuple[int, int, int, int], shown: NDArray[np.uint8]) -> None:
     assert psnr(read(with_matrix(video(CLIP), *matrix)), shown) > 28
+
+
+def with_aspect(aspect: str) -> bytes:
+    """The clip as an mp4 whose pixels are not square."""
+    sar = {"crf": "10", "preset": "ultrafast", "x264-params": f"sar={aspect}"}
+    return video(CLIP, options=sar)
+
+
+@pytest.mark.parametrize(("aspect", "size"), [("2\\:1", (64, 192)), ("1\\:2", (128, 96)), ("4\\:3", (64, 128))])
+def test_pixels_come_out_square_and_nothing_shrinks(aspect: str, size: tuple[int, int]) -> None:
+    data = with_aspect(aspect)
+    shown = np.stack([np.asarray(Image.fromarray(frame).resize(size[::-1])) for frame in CLIP])
+    reader = open_frames(io.BytesIO(data), Limits(), None)
+    assert psnr(np.stack(list(reader)), shown) > 28
+    assert (reader.info().height, reader.info().width) == size
+    turned = read(with_matrix(data, 0, 1, -1, 0))
+    assert psnr(turned, np.rot90(shown, -1, (1, 2))) > 28
+    assert read(data, MediaOptions(size=(64, 96), fit="cover")).shape == CLIP.shape
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(video_side=191), Limits(video_pixels=64 * 192 - 1), Limits(kept_pixels=64 * 192 - 1)]
+)
+def test_limits_hold_for_the_stretched_frame(limits: Limits) -> None:
+    with pytest.raises(ProblemError) as caught:
+        read(with_aspect("2\\:1"), limits=limits)
+    assert caught.value.slug == "too-many-pixels"
