@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from media.errors import MediaError
+from media.truncation import ebml_size
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska")
@@ -47,7 +48,7 @@ def sniff(head: bytes) -> str | None:
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
-        return _ebml_doctype(head[4:64])
+        return _ebml_doctype(head)
     if head[4:8] == b"ftyp":
         return _iso_brand(head)
     if head[4:8] in _QUICKTIME_BOXES:
@@ -84,9 +85,20 @@ def identify(data: bytes | memoryview, declared: str | None) -> str:
 
 
 def _ebml_doctype(head: bytes) -> str | None:
-    if b"\x42\x82\x84webm" in head:
-        return "video/webm"
-    return "video/x-matroska" if b"\x42\x82\x88matroska" in head else None
+    """Walk the elements of the EBML header, which come in any order, up to the one that names the format."""
+    size, start = ebml_size(head, 4)
+    end = len(head) if size is None else min(start + size, len(head))
+    while start < end and head[start]:
+        content = start + 9 - head[start].bit_length()
+        name = head[start:content]
+        size, content = ebml_size(head, content)
+        if size is None:
+            return None
+        if name == b"\x42\x82":  # may be padded with zeros
+            doctype = head[content : min(content + size, end)].rstrip(b"\0")
+            return {b"webm": "video/webm", b"matroska": "video/x-matroska"}.get(doctype)
+        start = content + size
+    return None
 
 
 def _iso_brand(head: bytes) -> str | None:

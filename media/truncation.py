@@ -43,15 +43,15 @@ def _boxes_fit(file: BinaryIO, end: int) -> bool:
 
 def _segment_fits(file: BinaryIO, end: int) -> bool:
     head = file.read(4096)
-    size, start = _ebml_size(head, len(_EBML))
+    size, start = ebml_size(head, len(_EBML))
     segment = start + (size or 0)
     if head[segment : segment + 4] != _SEGMENT:
         return False
-    size, start = _ebml_size(head, segment + len(_SEGMENT))
+    size, start = ebml_size(head, segment + len(_SEGMENT))
     return size is None or start + size <= end
 
 
-def _ebml_size(head: bytes, start: int) -> tuple[int | None, int]:
+def ebml_size(head: bytes, start: int) -> tuple[int | None, int]:
     """A variable-length size at `start`, None for unknown, and where the content begins."""
     if start >= len(head) or head[start] == 0:
         return None, start + 1

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from service.media.reader import open_frames
+from service.media.sniff import sniff
 from service.media.types import MediaOptions
 from service.problems import ProblemError
 from service.settings import Limits
@@ -74,3 +75,32 @@ def test_limits_hold_for_the_stretched_frame(limits: Limits) -> None:
     with pytest.raises(ProblemError) as caught:
         read(with_aspect("2\\:1"), limits=limits)
     assert caught.value.slug == "too-many-pixels"
+
+
+EBML = b"\x1a\x45\xdf\xa3"
+
+
+@pytest.mark.parametrize("doctype", [b"webm", b"webm\0", b"matroska", b"matroska\0\0"])
+@pytest.mark.parametrize("before", [b"", b"\x42\x86\x81\x01\x42\xf7\x81\x01", b"\xec\x40\x50" + bytes(80)])
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_doctype_stands_anywhere_in_its_header(doctype: bytes, before: bytes, wide: bool) -> None:
+    size = b"\x10\0\0" + bytes([len(doctype)]) if wide else bytes([0x80 | len(doctype)])
+    body = before + b"\x42\x82" + size + doctype + b"\x42\x87\x81\x04"
+    head = EBML + b"\x01" + len(body).to_bytes(7, "big") + body
+    assert sniff(head) == ("video/webm" if b"webm" in doctype else "video/x-matroska")
+
+
+@pytest.mark.parametrize("body", [b"\x42\x82\x84evil", b"\x42\x86\x84webm", b"\x42\x82\xffwebm", b"\0\x42\x82\x84webm"])
+def test_other_ebml_headers_are_nothing_to_us(body: bytes) -> None:
+    assert sniff(EBML + bytes([0x80 | len(body)]) + body) is None
+
+
+def test_a_padded_doctype_is_decoded() -> None:
+    data = video(CLIP, container="matroska")
+    at = data.index(b"\x42\x82\x88matroska")
+    size = data[4:at].index(b"\x42\x86") + 4
+    assert int.from_bytes(data[size - 1 : size], "big") & 0x7F  # the last byte of the header's size
+    longer = (
+        data[: size - 1] + bytes([data[size - 1] + 1]) + data[size:at] + b"\x42\x82\x89matroska\0" + data[at + 11 :]
+    )
+    assert read(longer).shape == CLIP.shape
