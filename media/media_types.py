@@ -23,9 +23,13 @@ FAMILIES = {
 
 HEAD_BYTES = 4096
 
-_MP4_BRAND = re.compile(
-    rb"iso[m2-9]|mp4[12]|avc1|hvc1|hev1|av01|M4V[ HP]|dash|msnv|msdh|mmp4|f4v |3g[2p][0-9a-z]|XAVC|cmf[2cf]|piff"
-)
+# Brands of the same box structure whose files hold pictures or sound only.
+_STILL_BRANDS = frozenset(
+    b"avif avis heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1 miaf MiHE MiHB jpeg jpgs avci avcs".split()
+) | {b"crx ", b"jp2 ", b"jpx ", b"jpm ", b"jxl "}
+_SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ", b"F4A ", b"F4B ")
+_MP4_BRAND = re.compile(rb"iso[m2-9]|mp4[12]|avc1|hvc1|hev1|av01|M4V[ HP]|dash|cmf[2cf]")
+_BRAND = re.compile(rb"[\x20-\x7e]{4}")
 # QuickTime files older than brands start with one of these boxes.
 _QUICKTIME_BOXES = (b"moov", b"mdat", b"wide")
 
@@ -102,13 +106,15 @@ def _ebml_doctype(head: bytes) -> str | None:
 
 
 def _iso_brand(head: bytes) -> str | None:
-    """Major brand first; files with an odd major brand say what else they are among the compatible ones."""
+    """Major brand first: cameras and tools make up their own, so any that is not known as something else is an mp4."""
     length = int.from_bytes(head[:4], "big")
-    brands = [head[8:12]] + [head[i : i + 4] for i in range(16, min(length, len(head), 128), 4)]
-    if brands[0] == b"qt  ":
+    major, others = head[8:12], [head[i : i + 4] for i in range(16, min(length, len(head), 128), 4)]
+    if major == b"qt  ":
         return "video/quicktime"
-    if brands[0] in (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"M4A ", b"M4B ", b"crx "):
+    if length < 16 or major in _STILL_BRANDS or major in _SOUND_BRANDS or not _BRAND.fullmatch(major):
         return None
-    if any(_MP4_BRAND.fullmatch(brand) for brand in brands):
+    if any(_MP4_BRAND.fullmatch(brand) for brand in (major, *others)):
         return "video/mp4"
-    return "video/quicktime" if b"qt  " in brands else None
+    if b"qt  " in others:
+        return "video/quicktime"
+    return None if _STILL_BRANDS.intersection(others) else "video/mp4"
