@@ -11,10 +11,10 @@ from media_samples import pattern, psnr, video
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.media.reader import open_frames
-from service.media.sniff import sniff
-from service.media.types import MediaOptions
-from service.problems import ProblemError
+from media.errors import MediaError
+from media.media_types import sniff
+from media.reader import open_frames
+from media.types import MediaOptions
 from service.settings import Limits
 
 CLIP = pattern(3, 64, 96)
@@ -72,9 +72,9 @@ def test_pixels_come_out_square_and_nothing_shrinks(aspect: str, size: tuple[int
     "limits", [Limits(video_side=191), Limits(video_pixels=64 * 192 - 1), Limits(kept_pixels=64 * 192 - 1)]
 )
 def test_limits_hold_for_the_stretched_frame(limits: Limits) -> None:
-    with pytest.raises(ProblemError) as caught:
+    with pytest.raises(MediaError) as caught:
         read(with_aspect("2\\:1"), limits=limits)
-    assert caught.value.slug == "too-many-pixels"
+    assert caught.value.code == "too-many-pixels"
 
 
 EBML = b"\x1a\x45\xdf\xa3"
