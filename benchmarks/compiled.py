@@ -21,8 +21,8 @@ from kernels.runtime import jit
 from model import CONFIGS, CompiledTokenizer, OmniTokenizer
 from model.inference.graphs import Graphs
 
-CALLS = 10  # behind one another between two looks at the clock, as in a busy replica
-MODE = "max-autotune-no-cudagraphs"  # torch.compile's tuned form; the graph is captured here, as ours is
+CALLS_PER_RUN = 10  # behind one another between two looks at the clock, as in a busy replica
+COMPILE_MODE = "max-autotune-no-cudagraphs"  # torch.compile's tuned form; the graph is captured here, as ours is
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def run(
         baseline: shapes, of `SHAPES`, on which torch.compile is timed too; each takes minutes to compile.
         out: folder, made if need be, for the figures as JSON and a plot of them.
     """
-    jit.watch()
+    jit.count_compilations()
     torch.manual_seed(0)
     tokenizer = OmniTokenizer(CONFIGS[config]).cuda().eval().requires_grad_(False)
     tokenizer.encoder.to(torch.bfloat16)
@@ -74,11 +74,11 @@ def run(
     compiled.prepare((batch, frames, side, side) for batch, frames, side in SHAPES)
     for shape in SHAPES:
         compiled.capture((shape[1], shape[2], shape[2]), (shape[0],))
-    ready, before = time.perf_counter() - start, jit.count()
+    ready, before = time.perf_counter() - start, jit.compilation_count()
     for shape in SHAPES:
         lines.append(_line(tokenizer, compiled, shape, runs, ceilings))
         torch.cuda.empty_cache()
-    late = jit.count() - before
+    late = jit.compilation_count() - before
     # only now: what torch.compile compiles is none of our late kernels
     lines = [_with_baseline(tokenizer, line, runs) if line.shape in baseline else line for line in lines]
     _print(config, ceilings, lines)
@@ -106,7 +106,7 @@ def _line(tokenizer: OmniTokenizer, compiled: CompiledTokenizer, shape: Shape, r
     codes = compiled.encode(pixels)
     ours = _time(lambda: compiled.encode(pixels), runs), _time(lambda: compiled.decoding(codes), runs)
     memory = _peak(lambda: compiled.network.encode(pixels))
-    with use_backend("sdpa"), torch.inference_mode():
+    with use_backend("torch"), torch.inference_mode():
         eager = (
             _time(lambda: tokenizer.encode(pixels), max(3, runs // 4)),
             _time(lambda: tokenizer.decode(codes), max(3, runs // 4)),
@@ -132,7 +132,7 @@ def _baseline(name: str, call: Callable[[Tensor], Tensor], example: Tensor, runs
     torch.cuda.empty_cache()
     start = time.perf_counter()
     try:
-        tuned = torch.compile(call, dynamic=False, mode=MODE)
+        tuned = torch.compile(call, dynamic=False, mode=COMPILE_MODE)
         graphs = Graphs(lambda x: (tuned(x),), None)
         # compiled, tuned and captured here; a capture that fails would else leave its own stream the current one
         with use_backend("auto"), torch.cuda.stream(torch.cuda.current_stream()):
@@ -148,7 +148,7 @@ def _baseline(name: str, call: Callable[[Tensor], Tensor], example: Tensor, runs
 
 
 def _time(call: Callable[[], Any], runs: int) -> Spread:
-    return time_on_device(call, runs, CALLS)
+    return time_on_device(call, runs, CALLS_PER_RUN)
 
 
 @torch.inference_mode()

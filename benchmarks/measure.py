@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-COPIED = 2_000_000_000  # bytes read by the copy that is timed, and as many written: many times any L2
-COPIES = 11
+COPY_BYTES = 2_000_000_000  # bytes read by the copy that is timed, and as many written: many times any L2
+COPY_RUNS = 11
 
 
 @dataclass(frozen=True)
@@ -124,10 +124,10 @@ def matmul_rate(dtype: torch.dtype) -> float:
 
 
 def copy_rate() -> float:
-    """Bytes/s, read and written, of copies of `COPIED` bytes within the CUDA device's memory: median by events."""
-    source = torch.ones(COPIED, dtype=torch.uint8, device="cuda")
+    """Bytes/s, read and written, of copies of `COPY_BYTES` bytes within the CUDA device's memory: median by events."""
+    source = torch.ones(COPY_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
-    return 2 * COPIED / (time_on_device(lambda: target.copy_(source), COPIES).median * 1e-3)
+    return 2 * COPY_BYTES / (time_on_device(lambda: target.copy_(source), COPY_RUNS).median * 1e-3)
 
 
 def measure_ceilings() -> Ceilings:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import describe_machine, device
-from kernels.runtime.dispatch import ENVIRONMENT
+from kernels.runtime.dispatch import BACKEND_ENV
 from training.data.loaders import open_feed
 from training.distributed import Ranks
 from training.recipes import RECIPES, Recipe
@@ -74,7 +74,7 @@ def main() -> None:
         out = arguments.out / name.replace(" ", "-")
         call = [sys.executable, "-m", "benchmarks.on_off", str(arguments.data), "--recipe", arguments.recipe]
         call += ["--steps", str(arguments.steps), "--out", str(out), "--one", "--nudge", str(nudge)]
-        subprocess.run(call, env=os.environ | {ENVIRONMENT: backend}, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(call, env=os.environ | {BACKEND_ENV: backend}, stdout=subprocess.DEVNULL, check=True)
         found[name] = losses(out)
     table = Table(title=f"loss of {arguments.recipe}, kernels on and off")
     others = [name for name in RUNS if name != "on"]

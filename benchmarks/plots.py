@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-SIZE, DOTS = (13.0, 4.2), 130  # inches, dots per inch
+SIZE_INCHES, DOTS_PER_INCH = (13.0, 4.2), 130  # inches, dots per inch
 STYLES = {
     "encode": ("encode", "o-", "tab:blue"),
     "decode": ("decode", "s-", "tab:orange"),
@@ -29,7 +29,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
     from matplotlib.figure import Figure
 
     lines = {tuple(line["shape"]): line for line in figures["lines"]}
-    figure = Figure(figsize=SIZE, dpi=DOTS, layout="constrained")
+    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     by_batch, by_side = figure.subplots(1, 2)
     batches = sorted(shape for shape in lines if shape[1:] == (1, 256))

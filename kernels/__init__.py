@@ -1,12 +1,12 @@
 """The model's operators: one folder each, plain torch as the definition of truth, faster forms beside it."""
 
-from kernels.bounded_attention import EXPONENT_SCALE, bounded_attention
-from kernels.linear import Folded, attention_inputs, fold, gated_linear, in_turn, residual_linear
+from kernels.attention_fixed_max import EXPONENT_SCALE, attention_fixed_max
+from kernels.linear import Folded, attention_inputs, fold, gated_linear, interleave_gates, residual_linear
 from kernels.norm import inverse_deviation, layer_norm
 from kernels.patches import patchify, unpatchify
 from kernels.peg import peg
 from kernels.projection import vq_project
-from kernels.runtime.dispatch import BackendUnavailableError, Choice, use_backend, wanted_backend
+from kernels.runtime.dispatch import BackendUnavailableError, Choice, requested_backend, use_backend
 from kernels.spatial_attention import RopeTable, rope_table, spatial_attention
 from kernels.temporal_attention import temporal_attention
 from kernels.vq import vq_assign
@@ -18,15 +18,16 @@ __all__ = [
     "Choice",
     "Folded",
     "RopeTable",
+    "attention_fixed_max",
     "attention_inputs",
-    "bounded_attention",
     "fold",
     "gated_linear",
-    "in_turn",
+    "interleave_gates",
     "inverse_deviation",
     "layer_norm",
     "patchify",
     "peg",
+    "requested_backend",
     "residual_linear",
     "rope_table",
     "spatial_attention",
@@ -35,6 +36,5 @@ __all__ = [
     "use_backend",
     "vq_assign",
     "vq_project",
-    "wanted_backend",
     "window_attention",
 ]

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kernels import use_backend, wanted_backend
+from kernels import requested_backend, use_backend
 from kernels.runtime import jit
 from model import BATCHES, Bundle, CompiledTokenizer, OmniTokenizer, VQConfig, load_bundle
 from service.scheduling.batcher import Key
@@ -44,7 +44,7 @@ class Engine:
     """
 
     def __init__(self, bundles: Sequence[Path], device: str, dtype: str, threads: int) -> None:
-        jit.watch()
+        jit.count_compilations()
         self._kernels_when_ready = 0
         torch.set_num_threads(threads)
         if device == "auto":
@@ -91,12 +91,12 @@ class Engine:
             for size, batches in usual.items():
                 compiled.capture(size, batches)
             self._try_out(card, small)
-        self._kernels_when_ready = jit.count()
+        self._kernels_when_ready = jit.compilation_count()
 
     @property
     def late_kernels(self) -> int:
         """Triton kernels that were compiled or loaded since `warm_up`."""
-        return jit.count() - self._kernels_when_ready
+        return jit.compilation_count() - self._kernels_when_ready
 
     def run(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
         """Run one batch, which waits for no kernel's compilation: torch's operators stand in.
@@ -134,17 +134,17 @@ class Engine:
     def _compute_now(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
         modules = self._tokenizers[key.model]
         compiled = self._compiled.get(key.model)
-        if compiled is None or wanted_backend() != "auto":
+        if compiled is None or requested_backend() != "auto":
             return self._compute(compiled or modules, key, payloads)
         try:
-            with jit.refused():
+            with jit.raise_if_missing():
                 return self._compute(compiled, key, payloads)
-        except jit.NotReadyError as missing:
+        except jit.KernelNotReadyError as missing:
             first = missing.first
             if first:
                 log.warning("%d x %s: torch's operators until %s is compiled", len(payloads), key, missing)
         answers: list[Any] = []
-        with suppress(torch.OutOfMemoryError), use_backend("sdpa"):
+        with suppress(torch.OutOfMemoryError), use_backend("torch"):
             for payload in payloads:  # one by one: each takes several times the memory
                 answers += self._compute(modules, key, [payload])
         too_large = len(answers) < len(payloads)

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from benchmarks.kernels.operation import Case, Inputs, Operation
 
-RMS_RATIO = 5e-3
-TIMES_TORCH = 2.0  # our largest error may be so many times that of the formula in torch
+RMS_TOL = 5e-3
+MAX_ERROR_RATIO = 2.0  # our largest error may be so many times that of the formula in torch
 # of the largest value, allowed whatever torch's error is: a quarter of a rounding, in float32 two
-ROUNDING = {torch.bfloat16: 2.0**-11, torch.float16: 2.0**-14, torch.float32: 2.0**-23}
+ROUNDING_TOL = {torch.bfloat16: 2.0**-11, torch.float16: 2.0**-14, torch.float32: 2.0**-23}
 
 
 @dataclass
@@ -88,13 +88,13 @@ def check(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
         if found.dtype != torch_has[name].dtype and name != "output":
             result.wrong.append(f"{name} is {found.dtype}, not {torch_has[name].dtype}")
         error = (found.double() - right).abs().max().item()
-        allowed = TIMES_TORCH * (torch_has[name].double() - right).abs().max().item()
-        allowed += ROUNDING[dtype] * right.abs().max().item()
+        allowed = MAX_ERROR_RATIO * (torch_has[name].double() - right).abs().max().item()
+        allowed += ROUNDING_TOL[dtype] * right.abs().max().item()
         rms = ((found.double() - right).norm() / right.norm().clamp_min(1e-30)).item()
         result.figures[f"{name} error / allowed"] = error / max(allowed, 1e-30)
         result.figures[f"{name} rms"] = rms
         if not error <= allowed:
             result.wrong.append(f"{name}: largest error {error:.3g}, allowed {allowed:.3g}")
-        if not rms < RMS_RATIO:
+        if not rms < RMS_TOL:
             result.wrong.append(f"{name}: RMS ratio {rms:.3g}")
     return result

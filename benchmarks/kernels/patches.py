@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.kernels.accuracy import RMS_RATIO, ROUNDING, TIMES_TORCH
+from benchmarks.kernels.accuracy import MAX_ERROR_RATIO, RMS_TOL, ROUNDING_TOL
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal
 from kernels.patches import patchify, reference, unpatchify
 
@@ -48,11 +48,11 @@ def compare_vectors(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
     right = reference.patchify(**inputs | {"dtype": torch.float64})
     in_torch = reference.patchify(**inputs)
     error = (found.double() - right).abs().max().item()
-    allowed = TIMES_TORCH * (in_torch.double() - right).abs().max().item()
-    allowed += ROUNDING[inputs["dtype"]] * right.abs().max().item()
+    allowed = MAX_ERROR_RATIO * (in_torch.double() - right).abs().max().item()
+    allowed += ROUNDING_TOL[inputs["dtype"]] * right.abs().max().item()
     rms = ((found.double() - right).norm() / right.norm()).item()
     wrong = [] if error <= allowed else [f"largest error {error:.3g}, allowed {allowed:.3g}"]
-    return wrong + ([] if rms < RMS_RATIO else [f"RMS ratio {rms:.3g}"]), ""
+    return wrong + ([] if rms < RMS_TOL else [f"RMS ratio {rms:.3g}"]), ""
 
 
 def compare_bytes(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
@@ -68,7 +68,7 @@ PATCHIFY = Operation(
     checked=(
         *(
             Case(f"{name}, {str(dtype).removeprefix('torch.')}{', normed' * normed}", _clip(*sizes, dtype, normed))
-            for dtype in ROUNDING
+            for dtype in ROUNDING_TOL
             for normed in (False, True)
             for name, sizes in (
                 ("one patch", (1, 1, 8, 8, 8, 1, 0)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.kernels import (
-    bounded_attention,
+    attention_fixed_max,
     linear,
     norm,
     patches,
@@ -24,7 +24,7 @@ OPERATIONS: tuple[Operation, ...] = (
     temporal_attention.OPERATION,
     spatial_attention.COSINE,
     spatial_attention.OPERATION,
-    bounded_attention.OPERATION,
+    attention_fixed_max.OPERATION,
     linear.GATED,
     linear.ATTENTION,
     linear.RESIDUAL,

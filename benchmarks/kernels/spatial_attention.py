@@ -13,8 +13,8 @@ from torch import Tensor
 
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
-from kernels.runtime.dispatch import Form, Operator
-from kernels.spatial_attention import RopeTable, op, reference, rope_table, sdpa
+from kernels.runtime.dispatch import Implementation, Operator
+from kernels.spatial_attention import RopeTable, library, op, reference, rope_table
 
 
 def cosine(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
@@ -58,7 +58,7 @@ def _make(batch: int, frames: int, height: int, width: int, heads: int = 8) -> C
 
 COSINE = Operation(
     name="cosine",
-    operator=Operator("cosine", {"triton": Form(ours), "reference": Form(cosine)}),
+    operator=Operator("cosine", {"triton": Implementation(ours), "reference": Implementation(cosine)}),
     reference=cosine,
     checked=(
         Case("3x5", _make_rows(2, 3, 5)),
@@ -89,8 +89,8 @@ OPERATION = Operation(
         Case("clip 17x256, B 8", _make(8, 5, 32, 32)),
         Case("demo image 128, B 96", _make(96, 1, 16, 16, heads=4)),
     ),
-    baselines={"sdpa": sdpa.spatial_attention},
-    compilable={"sdpa": sdpa.spatial_attention},
+    baselines={"torch": library.spatial_attention},
+    compilable={"torch": library.spatial_attention},
     gradients=("q", "kv", "q_scale", "k_scale"),
     full_precision=frozenset({"q_scale", "k_scale"}),
 )

@@ -8,7 +8,7 @@ import torch
 
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
-from kernels.temporal_attention import reference, sdpa
+from kernels.temporal_attention import library, reference
 
 
 def _make(
@@ -56,8 +56,8 @@ OPERATION = Operation(
         Case("demo clip 17x128, B 16", _make(16, 5, 16, 16, heads=4, window=5), compiled=True),
         Case("demo chunk of 4 after 4, 256", _make(4, 4, 32, 32, heads=4, past=4, window=5)),
     ),
-    baselines={"sdpa": sdpa.temporal_attention},
-    compilable={"sdpa": sdpa.temporal_attention},
+    baselines={"torch": library.temporal_attention},
+    compilable={"torch": library.temporal_attention},
     gradients=("q", "kv", "q_scale", "k_scale", "past_kv"),
     full_precision=frozenset({"q_scale", "k_scale", "slopes"}),
 )

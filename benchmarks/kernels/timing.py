@@ -12,11 +12,11 @@ from torch import Tensor
 
 from benchmarks.kernels.operation import Case, Inputs, Operation, tensor_bytes
 
-ROTATED = 120_000_000  # bytes of inputs and outputs gone through before one is seen again: over twice the L2
+L2_FLUSH_BYTES = 120_000_000  # bytes of inputs and outputs gone through before one is seen again: over twice the L2
 REPLAYS = 15
-SLOW = 0.1  # seconds of a round that is repeated thrice only
-MOST_SETS = 48
-MEMORY = 20_000_000_000
+SLOW_ROUND_S = 0.1  # seconds of a round that is repeated thrice only
+MAX_BUFFER_SETS = 48
+BUFFER_BYTES = 20_000_000_000
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def time_calls(calls: list[Callable[[], Any]], replays: int = REPLAYS) -> Time:
     began = time.perf_counter()
     once()
     torch.cuda.synchronize()
-    if time.perf_counter() - began > SLOW:
+    if time.perf_counter() - began > SLOW_ROUND_S:
         replays = 3
     times = []
     for _ in range(replays):
@@ -136,8 +136,8 @@ def time_case(operation: Operation, case: Case, dtype: torch.dtype, compile_base
     first = operation.draw(case, dtype, seed=0)
     out = operation.ours(**first).detach()
     moved = tensor_bytes(*first.values(), out)
-    sets = max(2, min(MOST_SETS, -(-ROTATED // moved)))
-    sets = max(1, min(sets, MEMORY // (4 * moved + operation.scratch(first))))
+    sets = max(2, min(MAX_BUFFER_SETS, -(-L2_FLUSH_BYTES // moved)))
+    sets = max(1, min(sets, BUFFER_BYTES // (4 * moved + operation.scratch(first))))
     draws = [first, *(operation.draw(case, dtype, seed) for seed in range(1, sets))]
     runs = {"ours": operation.ours, **operation.baselines}
     if case.compiled and compile_baseline:

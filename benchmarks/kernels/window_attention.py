@@ -8,7 +8,7 @@ import torch
 
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal
-from kernels.window_attention import reference, sdpa
+from kernels.window_attention import library, reference
 
 
 def _make(
@@ -48,8 +48,8 @@ OPERATION = Operation(
         Case("demo clip 17x128, B 16", _make(16, 5, 16, 16, heads=4)),
         Case("ragged image 216, B 16", _make(16, 1, 27, 27)),
     ),
-    baselines={"sdpa": sdpa.window_attention},
-    compilable={"sdpa": sdpa.window_attention},
+    baselines={"torch": library.window_attention},
+    compilable={"torch": library.window_attention},
     gradients=("qkv", "bias_table"),
     full_precision=frozenset({"bias_table"}),
 )

@@ -17,9 +17,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table as Lines
 
-from kernels.autotune.search import RAGGED, Contest, Outcome, graph_clock
-from kernels.autotune.table import FOLDER, Search, Size, Table, dtype_name, entry, gpu_stem, read_table, write_table
-from kernels.runtime.device import HAS_TRITON
+from kernels.autotune.search import ODD_GRIDS, LaunchTuner, TuneResult, graph_clock
+from kernels.autotune.table import (
+    CONFIG_DIR,
+    ProblemSize,
+    Table,
+    TuningSpace,
+    dtype_name,
+    gpu_stem,
+    read_table,
+    table_entry,
+    write_table,
+)
+from kernels.runtime.device import HAS_TRITON, MIN_CAPABILITY
 
 OPERATORS = (
     "linear",
@@ -31,15 +41,15 @@ OPERATORS = (
     "norm",
     "patches",
     "spatial_attention",
-    "bounded_attention",
+    "attention_fixed_max",
 )
-DTYPE = torch.bfloat16  # what a GPU serves and trains in
+DTYPE = torch.bfloat16  # serving and training use it on a GPU
 GRIDS = ((1, 1, 32, 32), (1, 5, 16, 16), (4, 1, 32, 32), (1, 5, 32, 32), (8, 5, 16, 16), (16, 1, 32, 32),
          (8, 5, 32, 32), (64, 1, 32, 32))  # fmt: skip
 
 
 class Config(StrEnum):
-    """Whose widths the tiles are for."""
+    """A named geometry that sets the widths."""
 
     published = "published"
     demo = "demo"
@@ -51,123 +61,120 @@ WIDTHS = {
 }
 
 
-def searches() -> list[Search[Any]]:
-    """Return the searches of all operators; imports triton."""
-    return [search for name in OPERATORS for search in import_module(f"kernels.{name}.launch").SEARCHES]
+def tuning_spaces() -> list[TuningSpace[Any]]:
+    """Return the tuning spaces of all operators; imports triton."""
+    return [space for name in OPERATORS for space in import_module(f"kernels.{name}.launch").TUNING_SPACES]
 
 
-def sizes(grids: Iterable[tuple[int, int, int, int]], config: Config) -> list[Size]:
-    """Calls of a network on these grids."""
-    return [Size(*grid, **WIDTHS[config]) for grid in grids]
+def sizes(grids: Iterable[tuple[int, int, int, int]], config: Config) -> list[ProblemSize]:
+    """Return the problem sizes of a network on these grids."""
+    return [ProblemSize(*grid, **WIDTHS[config]) for grid in grids]
 
 
 def tune(
-    out: Annotated[Path | None, typer.Option(help="File of tiles; by default the one that this GPU reads.")] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Only this operator; may be repeated.")] = None,
-    seconds: Annotated[float | None, typer.Option(help="Begin nothing more after so long.")] = None,
-    config: Annotated[
-        Config, typer.Option(help="Whose widths the tiles are for; a file holds one.")
-    ] = Config.published,
+    out: Annotated[Path | None, typer.Option(help="Output file; by default the one that this GPU reads.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Tune only this operator; may be repeated.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Start no further size after this time.")] = None,
+    config: Annotated[Config, typer.Option(help="Geometry that sets the widths; a file holds one.")] = Config.published,
 ) -> None:
-    """Find the fastest tiles of every kernel on this GPU, and write them down for serving and training."""
+    """Find the fastest tiles of every kernel on this GPU and save them for serving and training."""
     console = Console(stderr=True, soft_wrap=True)
-    if (reason := _unable()) is not None:
+    if (reason := _unsupported()) is not None:
         _fail(console, reason)
-    wanted = searches()
-    known = sorted({_operator(search) for search in wanted})
+    spaces = tuning_spaces()
+    known = sorted({_operator(space) for space in spaces})
     if unknown := sorted(set(only or ()) - set(known)):
-        _fail(console, f"there is no operator {', '.join(unknown)}; known are {', '.join(known)}")
-    chosen = [search for search in wanted if not only or _operator(search) in only]
+        _fail(console, f"The operators {', '.join(unknown)} are unknown; use some of {', '.join(known)}.")
+    chosen = [space for space in spaces if not only or _operator(space) in only]
     gpu = torch.cuda.get_device_name()
-    path = out or FOLDER / f"{gpu_stem(gpu)}.json"
+    path = out or CONFIG_DIR / f"{gpu_stem(gpu)}.json"
     versions = {"torch": torch.__version__, "triton": import_module("triton").__version__}
     table = read_table(path) if path.is_file() else {}
-    found: dict[str, list[Outcome]] = {}
+    found: dict[str, list[TuneResult]] = {}
 
-    def keep(name: str, outcomes: list[Outcome]) -> None:
-        found[name] = outcomes
-        merge(table, name, outcomes)
+    def save(name: str, results: list[TuneResult]) -> None:
+        found[name] = results
+        merge(table, name, results)
         write_table(path, gpu, versions, table)
 
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    stopped = False
+    interrupted = False
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(chosen) * len(GRIDS))
 
-        def tell(line: str) -> None:
+        def log(line: str) -> None:
             progress.console.print(escape(line), highlight=False)
 
-        def step(name: str) -> None:
+        def on_step(name: str) -> None:
             progress.update(task, description=name, advance=1)
 
         deadline = None if seconds is None else time.monotonic() + seconds
-        contests = [Contest(search, tell, graph_clock) for search in chosen]
+        tuners = [LaunchTuner(space, log, graph_clock) for space in chosen]
         try:
-            hold_all(contests, config, torch.device("cuda"), deadline, step, keep)
+            tune_all(tuners, config, torch.device("cuda"), deadline, on_step, save)
         except KeyboardInterrupt:
-            stopped = True
-    _show(found)
-    console.print(f"{len(found)} of {len(chosen)} launches are written to {path}", highlight=False, markup=False)
-    if stopped:
+            interrupted = True
+    _print_results(found)
+    console.print(f"Saved {len(found)} of {len(chosen)} launches to {path}.", highlight=False, markup=False)
+    if interrupted:
         raise typer.Exit(130)
     if not found:
         raise typer.Exit(1)
 
 
-def hold_all(
-    contests: Sequence[Contest],
+def tune_all(
+    tuners: Sequence[LaunchTuner],
     config: Config,
     device: torch.device,
     deadline: float | None,
-    step: Callable[[str], None],
-    keep: Callable[[str, list[Outcome]], None],
+    on_step: Callable[[str], None],
+    save: Callable[[str, list[TuneResult]], None],
 ) -> None:
-    """Search launch by launch; a launch that is not through at the deadline, or whose default fails, is not kept.
+    """Tune launch by launch; a launch that misses the deadline, or whose default fails, is not saved.
 
     Args:
-        contests: one for each launch.
-        config: whose widths.
+        tuners: one for each launch.
+        config: sets the widths.
         device: where to run.
         deadline: of `time.monotonic`, or None.
-        step: told of every size of a launch.
-        keep: takes the name of a launch that is through, and what was found.
+        on_step: called with the launch's name before each size.
+        save: called with the name and the results of each finished launch.
     """
-    for contest in contests:
-        outcomes: list[Outcome] = []
+    for tuner in tuners:
+        name, results = tuner.space.name, []
         try:
-            contest.qualify(sizes(RAGGED, config), DTYPE, device)
+            tuner.validate(sizes(ODD_GRIDS, config), DTYPE, device)
             for size in sizes(GRIDS, config):
                 if deadline is not None and time.monotonic() > deadline:
                     return
-                step(contest.search.name)
-                outcome = contest.hold(size, DTYPE, device)
-                if outcome is not None:
-                    outcomes.append(outcome)
+                on_step(name)
+                if (result := tuner.tune(size, DTYPE, device)) is not None:
+                    results.append(result)
         except Exception as error:
-            contest.tell(f"{contest.search.name} is left as it was: {type(error).__name__}: {error}")
+            tuner.log(f"{name} keeps its tiles: {type(error).__name__}: {error}")
             continue
-        keep(contest.search.name, outcomes)
+        save(name, results)
 
 
-def merge(table: Table, name: str, outcomes: Sequence[Outcome]) -> None:
-    """Put what was found for a launch in the place of what the table knew, one entry for neighbours that agree."""
-    dtypes = {dtype_name(outcome.dtype) for outcome in outcomes}
+def merge(table: Table, name: str, results: Sequence[TuneResult]) -> None:
+    """Replace a launch's entries by new results; neighbours with equal tiles become one entry."""
+    dtypes = {dtype_name(result.dtype) for result in results}
     entries = [old for old in table.get(name, []) if old["dtype"] not in dtypes]
-    by_rows = {(dtype_name(outcome.dtype), outcome.rows): outcome for outcome in outcomes}
+    by_rows = {(dtype_name(result.dtype), result.rows): result for result in results}
     ordered = [by_rows[key] for key in sorted(by_rows)]
-    for outcome, following in zip(ordered, [*ordered[1:], None], strict=True):
-        if following is None or (following.dtype, following.tile) != (outcome.dtype, outcome.tile):
-            entries.append(entry(outcome.dtype, outcome.rows, outcome.tile))
+    for result, following in zip(ordered, [*ordered[1:], None], strict=True):
+        if following is None or (following.dtype, following.tile) != (result.dtype, result.tile):
+            entries.append(table_entry(result.dtype, result.rows, result.tile))
     table[name] = entries
 
 
-def _unable() -> str | None:
+def _unsupported() -> str | None:
     if not torch.cuda.is_available():
-        return "tiles are found on the GPU that they are for, and this machine has none"
+        return "Tuning needs a GPU, and this machine has none; run it on the GPU that will serve."
     if not HAS_TRITON:
-        return "triton is not installed"
-    if torch.cuda.get_device_capability() < (8, 0):
-        return "the GPU is older than compute capability 8.0"
+        return "Tuning needs triton, which is not installed; install the CUDA build of torch."
+    if (found := torch.cuda.get_device_capability()) < MIN_CAPABILITY:
+        return f"The GPU has compute capability {found[0]}.{found[1]}; the kernels need {MIN_CAPABILITY[0]}.0 or later."
     return None
 
 
@@ -176,15 +183,15 @@ def _fail(console: Console, sentence: str) -> NoReturn:
     raise typer.Exit(1)
 
 
-def _operator(search: Search[Any]) -> str:
-    return search.name.partition(".")[0]
+def _operator(space: TuningSpace[Any]) -> str:
+    return space.name.partition(".")[0]
 
 
-def _show(found: dict[str, list[Outcome]]) -> None:
-    lines = Lines("launch", "rows", "default, us", "found, us", "tile")
-    for name, outcomes in found.items():
-        for outcome in outcomes:
-            numbers = "/".join(str(value) for value in asdict(outcome.tile).values())
-            lines.add_row(name, str(outcome.rows), f"{outcome.before:.1f}", f"{outcome.after:.1f}", numbers)
+def _print_results(found: dict[str, list[TuneResult]]) -> None:
+    lines = Lines("launch", "rows", "default, us", "tuned, us", "tile")
+    for name, results in found.items():
+        for result in results:
+            tile = "/".join(str(value) for value in asdict(result.tile).values())
+            lines.add_row(name, str(result.rows), f"{result.default_us:.1f}", f"{result.best_us:.1f}", tile)
     if found:
         Console().print(lines)

@@ -1,7 +1,6 @@
-"""The search behind `omnitok tune`: one launch at a time, on the GPU that is there.
+"""Tile search for one launch at a time, on the present GPU.
 
-Times are of CUDA graphs that go through more memory than the L2 holds, so that inputs are cold as they are between the
-layers of a network.
+A CUDA graph cycles through more memory than the L2 holds, since inputs are cold between the layers of a network.
 """
 
 from __future__ import annotations
@@ -16,142 +15,142 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import Search, Size, Trial
+from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace
 from kernels.runtime import jit
 
-COLD = 120_000_000  # bytes gone through before one is read again: over twice the L2
-MOST_SETS = 128
+L2_FLUSH_BYTES = 120_000_000  # over twice the L2 of an H100
+MAX_BUFFER_SETS = 128
 REPLAYS = 15
-WORTH = 0.98  # of the default's time: what is hardly faster is noise
-SLOW = 0.05  # seconds of a round that is repeated thrice only
-APART = 5e-3  # of the default's root mean square
-FARTHEST = 2**-5  # of the default's largest value
-OTHER = 1e-4  # of the indices
-# odd grids of which every candidate must make the same as the default
-RAGGED = ((3, 1, 9, 21), (2, 5, 9, 7))
+SLOW_REPLAYS = 3
+SLOW_REPLAY_S = 0.05
+MIN_SPEEDUP = 1.02  # less is noise
+RMS_TOL = 5e-3  # relative to the default's root mean square
+MAX_TOL = 2**-5  # relative to the default's largest value
+INDEX_TOL = 1e-4  # fraction of indices
+ODD_GRIDS = ((3, 1, 9, 21), (2, 5, 9, 7))  # no tile divides them
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TuneResult:
     """The result of a search at one number of rows.
 
     Args:
-        dtype, rows: as the launch looks its tile up.
+        dtype, rows: the key by which the launch looks its tile up.
         tile: the fastest.
-        before, after: microseconds of the default and of the fastest.
+        default_us, best_us: microseconds of the default and of the fastest.
     """
 
     dtype: torch.dtype
     rows: int
     tile: Any
-    before: float
-    after: float
+    default_us: float
+    best_us: float
 
 
 @dataclass
-class Contest:
-    """A search under way: candidates that failed once are not tried again.
+class LaunchTuner:
+    """A search in progress; a candidate that failed once is not tried again.
 
     Args:
-        search: of one launch.
-        tell: takes a sentence about a candidate that is left out.
-        clock: microseconds of one call of some that do the same.
+        space: the candidates of one launch.
+        log: takes a sentence about each candidate that is skipped.
+        clock: returns the microseconds of one call, given equal calls on different buffers.
     """
 
-    search: Search[Any]
-    tell: Callable[[str], None]
+    space: TuningSpace[Any]
+    log: Callable[[str], None]
     clock: Callable[[Sequence[Callable[[], Any]]], float]
-    _out: set[Any] = field(default_factory=set)
+    _failed: set[Any] = field(default_factory=set)
 
-    def qualify(self, sizes: Sequence[Size], dtype: torch.dtype, device: torch.device) -> None:
-        """Leave out what cannot run or computes something else on odd grids."""
+    def validate(self, sizes: Sequence[ProblemSize], dtype: torch.dtype, device: torch.device) -> None:
+        """Skip candidates that cannot run or differ from the default at some size."""
         for size in sizes:
-            if (trial := self.search.make(size, dtype, device)) is not None:
-                self._eligible(trial)
+            if (call := self.space.make(size, dtype, device)) is not None:
+                self._correct_tiles(call)
 
-    def hold(self, size: Size, dtype: torch.dtype, device: torch.device) -> Outcome | None:
-        """Time all candidates at a size; None where a call of that size does not launch this."""
+    def tune(self, size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TuneResult | None:
+        """Time all candidates at a size; None where a call of that size does not use this launch."""
         before = _allocated(device)
-        first = self.search.make(size, dtype, device)
+        first = self.space.make(size, dtype, device)
         if first is None:
             return None
-        read = _allocated(device) - before
-        tiles = self._eligible(first)
-        trials = [first]
-        for _ in range(_sets(first, read) - 1):
-            another = self.search.make(size, dtype, device)
+        input_bytes = _allocated(device) - before
+        tiles = self._correct_tiles(first)
+        calls = [first]
+        for _ in range(_buffer_sets(first, input_bytes) - 1):
+            another = self.space.make(size, dtype, device)
             assert another is not None
-            trials.append(another)
-        times = self._timed(trials, tiles)
+            calls.append(another)
+        times = self._time(calls, tiles)
         best = min(times, key=lambda tile: times[tile])
-        if times[best] <= WORTH * times[first.default]:  # once more in turn: a GPU slows down as it heats
-            times = self._timed(trials, (first.default, best))
-        if times.get(best, math.inf) > WORTH * times[first.default]:
+        if _is_faster(times[best], times[first.default]):  # a second round, since a GPU slows down as it heats
+            times = self._time(calls, (first.default, best))
+        if not _is_faster(times.get(best, math.inf), times[first.default]):
             best = first.default
-        return Outcome(first.dtype, first.rows, best, times[first.default], times[best])
+        return TuneResult(first.dtype, first.rows, best, times[first.default], times[best])
 
-    def _timed(self, trials: Sequence[Trial[Any]], tiles: Sequence[Any]) -> dict[Any, float]:
-        """Times of those tiles that can be timed, the default among them."""
+    def _time(self, calls: Sequence[TunableCall[Any]], tiles: Sequence[Any]) -> dict[Any, float]:
+        """Return the microseconds of each tile that can be timed; the default must be among them."""
         times = {}
         for tile in tiles:
             try:
-                times[tile] = self.clock([_bound(trial, tile) for trial in trials])
+                times[tile] = self.clock([_bind(call, tile) for call in calls])
             except Exception as error:
-                self._leave(tile, error)
-        if trials[0].default not in times:
-            raise RuntimeError(f"{self.search.name}: the default tile could not be timed")
+                self._skip(tile, error)
+        if calls[0].default not in times:
+            raise RuntimeError(f"The default tile of {self.space.name} could not be timed.")
         return times
 
-    def _eligible(self, trial: Trial[Any]) -> list[Any]:
-        """The default and the candidates that agree with it."""
-        with jit.together():
-            for tile in {trial.default, *self.search.candidates} - self._out:
-                with suppress(Exception):  # it is told below, where it runs
-                    trial.run(tile)
-        expected = _results(trial.run(trial.default))
-        agreeing = [trial.default]
-        for tile in dict.fromkeys(self.search.candidates):
-            if tile == trial.default or tile in self._out:
+    def _correct_tiles(self, call: TunableCall[Any]) -> list[Any]:
+        """Return the default and the candidates that agree with it."""
+        with jit.compile_all():
+            for tile in {call.default, *self.space.candidates} - self._failed:
+                with suppress(Exception):  # the next launch of the tile reports it
+                    call.run(tile)
+        expected = _as_list(call.run(call.default))
+        correct = [call.default]
+        for tile in dict.fromkeys(self.space.candidates):
+            if tile == call.default or tile in self._failed:
                 continue
             try:
-                found = _results(trial.run(tile))
-            except Exception as error:  # it may not compile, or ask for more than the GPU has
-                self._leave(tile, error)
+                found = _as_list(call.run(tile))
+            except Exception as error:  # a tile may not compile, or ask for more than the GPU has
+                self._skip(tile, error)
                 continue
-            if (wrong := difference(found, expected)) is None:
-                agreeing.append(tile)
+            if (reason := difference(found, expected)) is None:
+                correct.append(tile)
             else:
-                self._leave(tile, wrong)
-        return agreeing
+                self._skip(tile, reason)
+        return correct
 
-    def _leave(self, tile: Any, reason: object) -> None:
-        self._out.add(tile)
+    def _skip(self, tile: Any, reason: object) -> None:
+        self._failed.add(tile)
         kind = f"{type(reason).__name__}: " if isinstance(reason, Exception) else ""
         line = next(iter(str(reason).strip().splitlines()), "")
-        self.tell(f"{self.search.name}: {tile} is left out: {kind}{line[:200]}")
+        self.log(f"{self.space.name}: skipped {tile}: {kind}{line[:200]}")
 
 
 def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> str | None:
-    """Say how results differ beyond what another order of sums explains, or None."""
+    """Return how results differ by more than another order of sums explains, or None."""
     for ours, theirs in zip(found, expected, strict=True):
         if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            return f"{ours.dtype} {tuple(ours.shape)} instead of {theirs.dtype} {tuple(theirs.shape)}"
+            return f"the result is {ours.dtype} {tuple(ours.shape)} instead of {theirs.dtype} {tuple(theirs.shape)}"
         if not ours.numel():
             continue
         if not theirs.is_floating_point():
-            apart = (ours != theirs).float().mean().item()
-            if apart > OTHER:
-                return f"{apart:.2%} of its results are others"
+            differing = (ours != theirs).float().mean().item()
+            if differing > INDEX_TOL:
+                return f"{differing:.2%} of the indices differ"
             continue
-        gap, size = (ours.double() - theirs.double()).abs(), theirs.double().abs()
-        root, most = ((gap.square().mean() / size.square().mean()).sqrt().item(), (gap.max() / size.max()).item())
-        if gap.any() and not (root <= APART and most <= FARTHEST):  # nan is beyond any bound
-            return f"its results differ by {root:.1e} of their root mean square, {most:.1e} of the largest"
+        error, size = (ours.double() - theirs.double()).abs(), theirs.double().abs()
+        rms, largest = ((error.square().mean() / size.square().mean()).sqrt().item(), (error.max() / size.max()).item())
+        if error.any() and not (rms <= RMS_TOL and largest <= MAX_TOL):  # NaN exceeds any bound
+            return f"the error is {rms:.1e} of the root mean square and {largest:.1e} of the largest value"
     return None
 
 
 def graph_clock(calls: Sequence[Callable[[], Any]]) -> float:
-    """Median microseconds of one call, replayed from a CUDA graph of all."""
+    """Return the median microseconds of one call, replayed from a CUDA graph of all."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -160,35 +159,39 @@ def graph_clock(calls: Sequence[Callable[[], Any]]) -> float:
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = [call() for call in calls]  # outputs stay, so that each call writes memory of its own
-    began = time.perf_counter()
+        outputs = [call() for call in calls]  # kept, so that each call writes its own memory
+    start_s = time.perf_counter()
     graph.replay()
     torch.cuda.synchronize()
     times = []
-    for _ in range(3 if time.perf_counter() - began > SLOW else REPLAYS):
+    for _ in range(SLOW_REPLAYS if time.perf_counter() - start_s > SLOW_REPLAY_S else REPLAYS):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         graph.replay()
         end.record()
         end.synchronize()
         times.append(1e3 * start.elapsed_time(end) / len(calls))
-    del kept
+    del outputs
     return sorted(times)[len(times) // 2]
 
 
-def _results(result: Any) -> list[Tensor]:
+def _is_faster(us: float, default_us: float) -> bool:
+    return us * MIN_SPEEDUP <= default_us
+
+
+def _as_list(result: Any) -> list[Tensor]:
     return [result] if isinstance(result, Tensor) else list(result)
 
 
-def _bound(trial: Trial[Any], tile: Any) -> Callable[[], Any]:
-    return lambda: trial.run(tile)
+def _bind(call: TunableCall[Any], tile: Any) -> Callable[[], Any]:
+    return lambda: call.run(tile)
 
 
 def _allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def _sets(trial: Trial[Any], read: int) -> int:
-    """Copies of a call's tensors that outgrow the L2."""
-    written = sum(x.numel() * x.element_size() for x in _results(trial.run(trial.default)))
-    return max(2, min(MOST_SETS, -(-COLD // max(1, read + written))))
+def _buffer_sets(call: TunableCall[Any], input_bytes: int) -> int:
+    """Return how many copies of a call's tensors exceed the L2."""
+    output_bytes = sum(x.numel() * x.element_size() for x in _as_list(call.run(call.default)))
+    return max(2, min(MAX_BUFFER_SETS, -(-L2_FLUSH_BYTES // max(1, input_bytes + output_bytes))))

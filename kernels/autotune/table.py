@@ -1,7 +1,7 @@
-"""Tiles by GPU, launch, dtype and rows; never searched while serving.
+"""Tables of tiles by GPU, launch, dtype and rows; nothing is searched while serving.
 
-`configs/<gpu>.json` holds what was fastest on that GPU, as `omnitok tune` writes it; of a launch that it does not know,
-a GPU with the same multiprocessors may; else the tile written beside the launch is used, which runs anywhere.
+`configs/<gpu>.json` holds the fastest tiles on that GPU, as `omnitok tune` writes them. A launch that it lacks uses the
+table of a GPU with the same multiprocessors, and then the default beside the launch, which runs anywhere.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-FOLDER = Path(__file__).parent / "configs"
-KIN = {"h200": "h100", "h100": "h200"}  # the same multiprocessors
+CONFIG_DIR = Path(__file__).parent / "configs"
+SAME_SM_GPUS = {"h200": "h100", "h100": "h200"}
 
 TileT = TypeVar("TileT")
-Table = dict[str, list[dict[str, Any]]]  # launch to entries of dtype, most rows and tile
+Table = dict[str, list[dict[str, Any]]]  # launch to entries of dtype, largest number of rows, and tile
 
 
 @dataclass(frozen=True)
-class Size:
-    """A call of the network that launches are tuned for.
+class ProblemSize:
+    """The sizes of a network call for which launches are tuned.
 
     Args:
-        batch, frames, height, width: of the latent grid.
-        channels, heads: width of the network, and heads of attention.
+        batch, frames, height, width: the latent grid.
+        channels, heads: of the network.
         hidden: width between the two products of the feed-forward, padded.
         patch, temporal_patch: pixels and frames of a patch.
         window: side of an attention window.
@@ -61,13 +61,13 @@ class Size:
 
 
 @dataclass(frozen=True)
-class Trial(Generic[TileT]):
-    """One call that can be run with any tile.
+class TunableCall(Generic[TileT]):
+    """A call that can run with any tile.
 
     Args:
-        dtype, rows: as the launch looks its tile up.
-        default: the tile where no table knows better; its result is right.
-        run: launches with a tile on inputs of its own and returns what was computed, a tensor or a tuple of them.
+        dtype, rows: the key by which the launch looks its tile up.
+        default: the tile without a table; its result is correct by definition.
+        run: launches with a tile on its own inputs and returns a tensor or a tuple of them.
     """
 
     dtype: torch.dtype
@@ -77,63 +77,63 @@ class Trial(Generic[TileT]):
 
 
 @dataclass(frozen=True)
-class Search(Generic[TileT]):
-    """The parameters that `omnitok tune` varies in one launch; each `launch.py` offers its own as `SEARCHES`.
+class TuningSpace(Generic[TileT]):
+    """The tiles that `omnitok tune` tries for one launch; each `launch.py` lists its own as `TUNING_SPACES`.
 
     Args:
-        name: in the tables, "<operator>" or "<operator>.<launch>".
-        candidates: tiles beside the default.
-        make: draws the inputs of a call in a dtype on a device; None where a call of that size does not launch this.
+        name: key in the tables, "<operator>" or "<operator>.<launch>".
+        candidates: tiles besides the default.
+        make: draws the inputs of a call; None where a call of that size does not use this launch.
     """
 
     name: str
     candidates: tuple[TileT, ...]
-    make: Callable[[Size, torch.dtype, torch.device], Trial[TileT] | None]
+    make: Callable[[ProblemSize, torch.dtype, torch.device], TunableCall[TileT] | None]
 
 
-def tuned(name: str, dtype: torch.dtype, rows: int, default: TileT) -> TileT:
-    """The tile for a launch: that of the smallest recorded number of rows which is not below `rows`, else the largest.
+def tuned_tile(name: str, dtype: torch.dtype, rows: int, default: TileT) -> TileT:
+    """Return the tile recorded for the smallest number of rows that is at least `rows`, else for the largest.
 
     Args:
-        name: in the table, such as "window_attention.forward".
+        name: of the launch, such as "window_attention.forward".
         dtype: of the main input.
         rows: rows, tokens or vectors of the call.
-        default: a frozen dataclass; used where nothing is recorded.
+        default: a frozen dataclass, returned where the tables lack the launch.
     """
-    return _chosen(present_gpu(), name, dtype, rows, default)
+    return _lookup(current_gpu(), name, dtype, rows, default)
 
 
 @lru_cache(maxsize=4096)
-def _chosen(gpu: str | None, name: str, dtype: torch.dtype, rows: int, default: TileT) -> TileT:
-    found = _recorded(gpu, name, dtype_name(dtype))
-    if not found:
+def _lookup(gpu: str | None, name: str, dtype: torch.dtype, rows: int, default: TileT) -> TileT:
+    entries = _entries(gpu, name, dtype_name(dtype))
+    if not entries:
         return default
-    chosen = next((tile for most, tile in found if most >= rows), found[-1][1])
-    return type(default)(**chosen)
+    tile = next((tile for max_rows, tile in entries if max_rows >= rows), entries[-1][1])
+    return type(default)(**tile)
 
 
 @cache
-def present_gpu() -> str | None:
-    """Stem of the present GPU's table, or None without one."""
+def current_gpu() -> str | None:
+    """Return the stem of the present GPU's table, or None without a GPU."""
     return gpu_stem(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
 
 
 def gpu_stem(name: str) -> str:
-    """Stem of a GPU's table: "h100" for an "NVIDIA H100 80GB HBM3", "a100" for an "NVIDIA A100-SXM4-80GB"."""
+    """Return the stem of a GPU's table, such as "h100" for an "NVIDIA H100 80GB HBM3"."""
     words = name.lower().replace("-", " ").replace("/", " ").split()
     return next((word for word in words if any(sign.isdigit() for sign in word)), "-".join(words))
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """As it stands in a table: "bfloat16"."""
+    """Return a dtype's name in tables, such as "bfloat16"."""
     return str(dtype).removeprefix("torch.")
 
 
 @cache
-def _recorded(gpu: str | None, name: str, dtype: str) -> list[tuple[int, dict[str, Any]]]:
-    """Most rows and tile of what the first table that knows the launch says of it, in order of rows."""
-    for stem in (gpu, KIN.get(gpu or "")):
-        path = FOLDER / f"{stem}.json"
+def _entries(gpu: str | None, name: str, dtype: str) -> list[tuple[int, dict[str, Any]]]:
+    """Return (largest number of rows, tile) of a launch in order of rows, from the first table that has it."""
+    for stem in (gpu, SAME_SM_GPUS.get(gpu or "")):
+        path = CONFIG_DIR / f"{stem}.json"
         lines = read_table(path).get(name, []) if stem and path.is_file() else []
         if found := [(line["rows"], line["tile"]) for line in lines if line["dtype"] == dtype]:
             return sorted(found, key=lambda line: line[0])
@@ -141,19 +141,19 @@ def _recorded(gpu: str | None, name: str, dtype: str) -> list[tuple[int, dict[st
 
 
 def read_table(path: Path) -> Table:
-    """Tiles of a file that `write_table` wrote."""
+    """Read the tiles of a file that `write_table` wrote."""
     table: Table = json.loads(path.read_text(encoding="utf-8"))["tiles"]
     return table
 
 
 def write_table(path: Path, gpu: str, versions: dict[str, str], table: Table) -> None:
-    """Write a file of tiles, whole or not at all: sorted, an entry a line.
+    """Write a file of tiles atomically: sorted, one entry a line.
 
     Args:
-        path: its folder is made.
-        gpu: name of the GPU that they were found on.
-        versions: of what compiled them.
-        table: what was found.
+        path: its folder is created.
+        gpu: name of the GPU on which they were found.
+        versions: of torch and triton.
+        table: the tiles.
     """
     launches = []
     for name, entries in sorted(table.items()):
@@ -162,14 +162,14 @@ def write_table(path: Path, gpu: str, versions: dict[str, str], table: Table) ->
         launches.append(f"  {json.dumps(name)}: [\n{lines}\n  ]")
     head = "".join(f" {json.dumps(key)}: {json.dumps(value)},\n" for key, value in {"gpu": gpu, **versions}.items())
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        written.write_text("{\n" + head + ' "tiles": {\n' + ",\n".join(launches) + "\n }\n}\n", encoding="utf-8")
-        written.replace(path)
+        partial.write_text("{\n" + head + ' "tiles": {\n' + ",\n".join(launches) + "\n }\n}\n", encoding="utf-8")
+        partial.replace(path)
     finally:
-        written.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
-def entry(dtype: torch.dtype, rows: int, tile: Any) -> dict[str, Any]:
-    """A line of a table."""
+def table_entry(dtype: torch.dtype, rows: int, tile: Any) -> dict[str, Any]:
+    """Return one entry of a table."""
     return {"dtype": dtype_name(dtype), "rows": rows, "tile": asdict(tile)}

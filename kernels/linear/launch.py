@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
-from kernels.autotune.table import Search, Size, Trial, tuned
+from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
 from kernels.linear.triton_kernels import attention_inputs_kernel, gated_linear_kernel, residual_linear_kernel
 from kernels.runtime.device import aligned
-from kernels.runtime.pdl import overlapped
+from kernels.runtime.pdl import pdl_options
 from kernels.spatial_attention.rope import rope_table
 
 
@@ -41,8 +41,8 @@ class Tile:
     halved: bool = False
 
 
-EXACT = Tile(32, 64, inner=32, warps=4, stages=2)  # float32 is multiplied without tensor cores
-FEW_ROWS, SOME_ROWS = 2048, 4096
+FLOAT32_TILE = Tile(32, 64, inner=32, warps=4, stages=2)  # float32 is multiplied without tensor cores
+SMALL_MAX_ROWS, MEDIUM_MAX_ROWS = 2048, 4096
 
 
 def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor, tile: Tile | None = None) -> Tensor:
@@ -50,7 +50,7 @@ def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor, tile: T
     x, weight, columns = x.contiguous(), weight.contiguous(), weight.shape[0]
     out = torch.empty((x.shape[0], columns // 2), dtype=x.dtype, device=x.device)
     if out.numel():
-        tile = tile or tuned("gated_linear", x.dtype, x.shape[0], _wide_default(x))
+        tile = tile or tuned_tile("gated_linear", x.dtype, x.shape[0], _wide_default(x))
         grid, pair, constants = _geometry(x, weight, columns, tile)
         written = _written(out, tile.columns // 2, tile, constants["DESCRIPTORS"])
         with torch.cuda.device_of(x):
@@ -79,7 +79,7 @@ def attention_inputs(
     out = torch.empty((x.shape[0], 3, heads, width // heads), dtype=x.dtype, device=x.device)
     if out.numel():
         name = "attention_inputs" if q_scale is None else "attention_inputs.cosine"
-        tile = tile or tuned(name, x.dtype, x.shape[0], _wide_default(x))
+        tile = tile or tuned_tile(name, x.dtype, x.shape[0], _wide_default(x))
         while width % tile.columns:  # a tile lies in the queries, the keys or the values
             tile = replace(tile, columns=tile.columns // 2)
         grid, pair, constants = _geometry(x, weight, 3 * width, tile)
@@ -102,7 +102,7 @@ def residual_linear(
     a, weight, columns = a.contiguous(), weight.contiguous(), weight.shape[0]
     out = torch.empty((a.shape[0], columns), dtype=a.dtype, device=a.device)
     if out.numel():
-        tile = tile or tuned("residual_linear", a.dtype, a.shape[0], _residual_default(a))
+        tile = tile or tuned_tile("residual_linear", a.dtype, a.shape[0], _residual_default(a))
         grid, pair, constants = _geometry(a, weight, columns, tile)
         with torch.cuda.device_of(a):
             residual_linear_kernel[grid](
@@ -114,18 +114,18 @@ def residual_linear(
 
 def _wide_default(x: Tensor) -> Tile:
     if x.dtype == torch.float32:
-        return EXACT
-    if x.shape[0] <= FEW_ROWS:
+        return FLOAT32_TILE
+    if x.shape[0] <= SMALL_MAX_ROWS:
         return Tile(64, 128, warps=4, stages=4)
     return Tile(128, 128, warps=4, stages=3)
 
 
 def _residual_default(x: Tensor) -> Tile:
     if x.dtype == torch.float32:
-        return EXACT
-    if x.shape[0] <= FEW_ROWS:
+        return FLOAT32_TILE
+    if x.shape[0] <= SMALL_MAX_ROWS:
         return Tile(64, 64, warps=4, stages=4)
-    if x.shape[0] <= SOME_ROWS:
+    if x.shape[0] <= MEDIUM_MAX_ROWS:
         return Tile(128, 64, warps=4, stages=4)
     return Tile(128, 128, warps=4, stages=3)
 
@@ -155,7 +155,7 @@ def _geometry(
         "PRECISION": "ieee",
         "num_warps": tile.warps,
         "num_stages": tile.stages,
-        **overlapped(x),
+        **pdl_options(x),
     }
     return (min(tiles, tile.programs) if persistent else tiles,), pair, constants
 
@@ -167,17 +167,17 @@ def _written(out: Tensor, columns: int, tile: Tile, described: bool) -> Any:
     return TensorDescriptor.from_tensor(out, [tile.rows, columns // 2 if tile.halved else columns])
 
 
-def _make_gated(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make_gated(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     x, rstd, weight, shift = _draw(size, 2 * size.hidden, dtype, device)
-    return Trial(dtype, size.rows, _wide_default(x), lambda tile: gated_linear(x, rstd, weight, shift, tile))
+    return TunableCall(dtype, size.rows, _wide_default(x), lambda tile: gated_linear(x, rstd, weight, shift, tile))
 
 
-def _make_attention(cosine: bool, size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make_attention(cosine: bool, size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     x, _, weight, _ = _draw(size, 3 * size.channels, dtype, device)
     rope = rope_table(size.height, size.width, size.head_dim, device)
     scale = torch.rand(size.head_dim, device=device) + 0.5
     scales, cos, sin = (scale, rope.cos, rope.sin) if cosine else (None, None, None)
-    return Trial(
+    return TunableCall(
         dtype,
         size.rows,
         _wide_default(x),
@@ -185,20 +185,22 @@ def _make_attention(cosine: bool, size: Size, dtype: torch.dtype, device: torch.
     )
 
 
-def _make_residual(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make_residual(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     a, residual = (torch.randn((size.rows, size.channels), device=device, dtype=dtype) for _ in range(2))
     weight = torch.randn((size.channels, size.channels), device=device, dtype=dtype) * size.channels**-0.5
-    return Trial(dtype, size.rows, _residual_default(a), lambda tile: residual_linear(a, weight, None, residual, tile))
+    return TunableCall(
+        dtype, size.rows, _residual_default(a), lambda tile: residual_linear(a, weight, None, residual, tile)
+    )
 
 
-def _draw(size: Size, columns: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+def _draw(size: ProblemSize, columns: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Rows, their inverse deviations, a weight and a shift."""
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
     weight = torch.randn((columns, size.channels), device=device, dtype=dtype) * size.channels**-0.5
     return x, torch.ones(size.rows, device=device), weight, torch.randn(columns, device=device)
 
 
-TILES = (
+CANDIDATES = (
     Tile(64, 64, warps=4, stages=4),
     Tile(64, 128, warps=4, stages=4),
     Tile(128, 64, warps=4, stages=4),
@@ -211,10 +213,10 @@ TILES = (
     Tile(128, 256, warps=8, stages=3, programs=132, descriptors=True),
 )
 # leaves no memory for a whole tile of results: for half of one, as the gate makes or as halved
-DEEP = Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True)
-SEARCHES = (
-    Search("gated_linear", (*TILES, DEEP), _make_gated),
-    Search("attention_inputs", (*TILES, replace(DEEP, halved=True)), partial(_make_attention, False)),
-    Search("attention_inputs.cosine", TILES, partial(_make_attention, True)),
-    Search("residual_linear", TILES, _make_residual),
+DEEP_TILE = Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True)
+TUNING_SPACES = (
+    TuningSpace("gated_linear", (*CANDIDATES, DEEP_TILE), _make_gated),
+    TuningSpace("attention_inputs", (*CANDIDATES, replace(DEEP_TILE, halved=True)), partial(_make_attention, False)),
+    TuningSpace("attention_inputs.cosine", CANDIDATES, partial(_make_attention, True)),
+    TuningSpace("residual_linear", CANDIDATES, _make_residual),
 )

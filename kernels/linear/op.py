@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.linear.reference import GROUP
-from kernels.runtime.device import refuse_triton
+from kernels.linear.reference import GATE_GROUP
+from kernels.runtime.device import triton_unsupported
 
-LONG = 1024  # numbers of a row, beyond which ours wins by too little
-STEP = 64  # what K must be a multiple of: the loop over it has no masks
-HEAD = 64  # columns of the narrowest tile that holds whole heads
+TORCH_MIN_INNER = 1024  # numbers of a row, beyond which ours wins by too little
+INNER_MULTIPLE = 64  # what K must be a multiple of: the loop over it has no masks
+HEAD_DIM = 64  # columns of the narrowest tile that holds whole heads
 
 
 @torch.library.custom_op("omnitok::gated_linear", mutates_args=())
@@ -74,12 +74,12 @@ def _(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Tenso
     return a.new_empty((a.shape[0], weight.shape[0]))
 
 
-def _refuse(x: Tensor, weight: Tensor, *others: Tensor | None) -> str | None:
+def _unsupported(x: Tensor, weight: Tensor, *others: Tensor | None) -> str | None:
     """Say what no product here can take."""
     tensors = [tensor for tensor in (x, weight, *others) if tensor is not None]
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return "no gradients"
-    if (reason := refuse_triton(*tensors)) is not None:
+    if (reason := triton_unsupported(*tensors)) is not None:
         return reason
     if x.dim() != 2 or weight.dim() != 2 or x.shape[1] != weight.shape[1]:
         return f"{tuple(x.shape)} and {tuple(weight.shape)} are no matrices that multiply"
@@ -87,21 +87,21 @@ def _refuse(x: Tensor, weight: Tensor, *others: Tensor | None) -> str | None:
         return f"a weight in {weight.dtype} for inputs in {x.dtype}"
     if x.dtype == torch.float32:
         return "the library multiplies float32 faster and rounds less"
-    if x.shape[1] == 0 or x.shape[1] % STEP:
-        return f"{x.shape[1]} columns of x are not multiples of {STEP}"
+    if x.shape[1] == 0 or x.shape[1] % INNER_MULTIPLE:
+        return f"{x.shape[1]} columns of x are not multiples of {INNER_MULTIPLE}"
     return None
 
 
-def refuse_gated(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> str | None:
+def gated_linear_unsupported(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> str | None:
     """Say why the kernel cannot run this call, or None."""
-    if (reason := _refuse(x, weight, rstd, shift)) is not None:
+    if (reason := _unsupported(x, weight, rstd, shift)) is not None:
         return reason
-    if weight.shape[0] % (2 * GROUP):
-        return f"{weight.shape[0]} rows of values and gates are not multiples of {2 * GROUP}"
+    if weight.shape[0] % (2 * GATE_GROUP):
+        return f"{weight.shape[0]} rows of values and gates are not multiples of {2 * GATE_GROUP}"
     return None
 
 
-def refuse_attention(
+def attention_inputs_unsupported(
     x: Tensor,
     rstd: Tensor | None,
     weight: Tensor,
@@ -114,25 +114,29 @@ def refuse_attention(
     shift: Tensor | None = None,
 ) -> str | None:
     """Say why the kernel cannot run this call, or None."""
-    if (reason := _refuse(x, weight, rstd, cos, sin, q_scale, k_scale, shift)) is not None:
+    if (reason := _unsupported(x, weight, rstd, cos, sin, q_scale, k_scale, shift)) is not None:
         return reason
     if rstd is None and normed:
         return f"no inverse deviations for {normed} normalised columns"
     width = weight.shape[0] // 3
-    if width % HEAD:
-        return f"{width} query columns are not multiples of {HEAD}"
-    if q_scale is not None and width != heads * HEAD:
-        return f"heads of {width // heads} columns, not {HEAD}"
+    if width % HEAD_DIM:
+        return f"{width} query columns are not multiples of {HEAD_DIM}"
+    if q_scale is not None and width != heads * HEAD_DIM:
+        return f"heads of {width // heads} columns, not {HEAD_DIM}"
     if normed % width:
         return f"{normed} normalised columns are not multiples of the {width} of the queries"
     return None
 
 
-def refuse_residual(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> str | None:
+def residual_linear_unsupported(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> str | None:
     """Say why the kernel cannot run this call, or None."""
-    return _refuse(a, weight, bias, residual)
+    return _unsupported(a, weight, bias, residual)
 
 
-def avoid_residual(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> str | None:
+def residual_linear_not_preferred(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> str | None:
     """Say where torch's call is as fast, or nearly so (H200)."""
-    return f"rows of {a.shape[1]} numbers; torch is about as fast beyond {LONG}" if a.shape[1] > LONG else None
+    return (
+        f"rows of {a.shape[1]} numbers; torch is about as fast beyond {TORCH_MIN_INNER}"
+        if a.shape[1] > TORCH_MIN_INNER
+        else None
+    )

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.runtime.device import LANES
+from kernels.runtime.device import MMA_COLUMNS
 from kernels.spatial_attention.reference import cosine
 from kernels.spatial_attention.rope import RopeTable
 
-LEAST = 16  # numbers of a row that share in what rounding it added
-GROUP = LANES  # with values and gates in turn by so many, a thread of a tensor core's result has both
+CORRECTED_PER_ROW = 16  # numbers of a row that share in what rounding it added
+GATE_GROUP = MMA_COLUMNS  # with values and gates in turn by so many, a thread of a tensor core's result has both
 
 
 class Folded(NamedTuple):
@@ -48,7 +48,7 @@ def fold(
     scaled = exact * norm_weight.detach().float()
     rounded = (scaled - scaled.mean(1, keepdim=True)).to(dtype).float()
     # what rounding added to a sum is taken from the row's least numbers, whose own roundings are finer
-    least = rounded.abs().topk(min(LEAST, rounded.shape[1]), largest=False).indices
+    least = rounded.abs().topk(min(CORRECTED_PER_ROW, rounded.shape[1]), largest=False).indices
     rounded.scatter_add_(1, least, (-rounded.sum(1, keepdim=True) / least.shape[1]).expand_as(least))
     shift = torch.zeros_like(exact[:, 0]) if norm_bias is None else exact @ norm_bias.detach().float()
     if bias is not None:
@@ -56,18 +56,18 @@ def fold(
     return Folded(rounded.to(dtype).contiguous(), shift.contiguous())
 
 
-def in_turn(rows: Tensor) -> Tensor:
-    """Rows of all values, then of all gates (2 F, ...), in the order of `gated_linear`: GROUP values, then their gates.
+def interleave_gates(rows: Tensor) -> Tensor:
+    """Reorder the rows of a gated product: alternately GATE_GROUP values and their gates, as `gated_linear` takes them.
 
     Args:
-        rows: a weight or a bias; F is a multiple of GROUP.
+        rows: a weight or a bias (2 F, ...), all values before all gates; F is a multiple of GATE_GROUP.
     """
-    return rows.unflatten(0, (2, -1, GROUP)).transpose(0, 1).flatten(0, 2)
+    return rows.unflatten(0, (2, -1, GATE_GROUP)).transpose(0, 1).flatten(0, 2)
 
 
-def apart(columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Values and gates (M, F) of columns (M, 2 F) that lie in turn."""
-    values, gates = columns.unflatten(1, (-1, 2, GROUP)).transpose(1, 2).flatten(2).unbind(1)
+def split_gates(columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Return values and gates (M, F) of interleaved columns (M, 2 F)."""
+    values, gates = columns.unflatten(1, (-1, 2, GATE_GROUP)).transpose(1, 2).flatten(2).unbind(1)
     return values, gates
 
 
@@ -89,13 +89,13 @@ def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tens
     Args:
         x (Tensor): shape (M, C).
         rstd (Tensor): shape (M,), float32; 1 / standard deviation of each row of x (`inverse_deviation`).
-        weight (Tensor): shape (2 F, C), folded; rows `in_turn`.
+        weight (Tensor): shape (2 F, C), folded; rows `interleave_gates`.
         shift (Tensor): shape (2 F,), float32, from `fold`, in the same order.
 
     Returns:
         Tensor: shape (M, F), dtype of x. The GELU is the exact one.
     """
-    value, gate = apart(_normed(_product(x, weight), rstd, shift))
+    value, gate = split_gates(_normed(_product(x, weight), rstd, shift))
     return (value * F.gelu(gate)).to(x.dtype)
 
 

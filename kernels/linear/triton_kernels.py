@@ -20,8 +20,8 @@ import triton.language as tl
 from kernels.linear import reference
 from kernels.runtime.pdl import wait_for_inputs
 
-GROUP: tl.constexpr = tl.constexpr(reference.GROUP)
-SMALLEST_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
+GATE_GROUP: tl.constexpr = tl.constexpr(reference.GATE_GROUP)
+MIN_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
 HALF_ROOT: tl.constexpr = tl.constexpr(0.7071067811865476)
 
 
@@ -114,8 +114,8 @@ def _gated_tile(
     b_rstd = _inverses(rstd, i_row, M, BLOCK_M)  # on its way during the product
     b_sum = _product(x, weight, i_row, i_column, M, 2 * N, K, BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION)
     b_sum = b_rstd[:, None] * b_sum + _columns(shift, i_column, 2 * N, BLOCK_N)[None, :]
-    # (BLOCK_M, BLOCK_N / 2 / GROUP, GROUP): a value and its gate lie in the same thread
-    b_sum = tl.permute(tl.reshape(b_sum, (BLOCK_M, BLOCK_N // 2 // GROUP, 2, GROUP)), (0, 1, 3, 2))
+    # (BLOCK_M, BLOCK_N / 2 / GATE_GROUP, GATE_GROUP): a value and its gate lie in the same thread
+    b_sum = tl.permute(tl.reshape(b_sum, (BLOCK_M, BLOCK_N // 2 // GATE_GROUP, 2, GATE_GROUP)), (0, 1, 3, 2))
     b_value, b_gate = tl.split(b_sum)
     b_out = tl.reshape(_gated(b_value, b_gate, EXACT), (BLOCK_M, BLOCK_N // 2))
     _write(b_out, out, i_row, i_column // 2, M, N, BLOCK_M, BLOCK_N // 2, HALVED, DESCRIPTORS)
@@ -126,10 +126,10 @@ def gated_linear_kernel(
     x, rstd, weight, shift, out, M, N: tl.constexpr, K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     EXACT: tl.constexpr, HALVED: tl.constexpr,
-    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPPED: tl.constexpr,
+    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """value gelu(gate) (M, N); the weight's rows are GROUP values and their gates in turn."""
-    wait_for_inputs(OVERLAPPED)
+    """value gelu(gate) (M, N); the weight's rows are GATE_GROUP values and their gates in turn."""
+    wait_for_inputs(PDL)
     if PERSISTENT:
         tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(2 * N, BLOCK_N)
         for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
@@ -162,7 +162,7 @@ def _cosine(
         b_sin = _angles(sin, i_row, positions, BLOCK_M, DIM // 2)
     # (BLOCK_M, heads, DIM / 2), the even and the odd channels
     b_x, b_y = tl.split(tl.reshape(b_in, (BLOCK_M, BLOCK_N // DIM, DIM // 2, 2)))
-    b_inverse = tl.rsqrt(tl.maximum(tl.sum(b_x * b_x + b_y * b_y, 2), SMALLEST_NORM * SMALLEST_NORM))
+    b_inverse = tl.rsqrt(tl.maximum(tl.sum(b_x * b_x + b_y * b_y, 2), MIN_NORM * MIN_NORM))
     b_x, b_y = b_x * b_inverse[:, :, None], b_y * b_inverse[:, :, None]
     if ROTATED:
         b_cos, b_sin = tl.expand_dims(b_cos, 1), tl.expand_dims(b_sin, 1)
@@ -201,10 +201,10 @@ def attention_inputs_kernel(
     WIDTH: tl.constexpr, DIM: tl.constexpr, K: tl.constexpr,
     NORMED: tl.constexpr, SHIFTED: tl.constexpr, COSINE: tl.constexpr, ROTATED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, HALVED: tl.constexpr,
-    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPPED: tl.constexpr,
+    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Queries, keys and values (M, 3, WIDTH); NORMED of the three see the normalised rows. BLOCK_N divides WIDTH."""
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     if PERSISTENT:
         tiles = tl.cdiv(M, BLOCK_M) * (3 * WIDTH // BLOCK_N)
         for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):
@@ -241,10 +241,10 @@ def _residual_tile(
 def residual_linear_kernel(
     a, weight, bias, residual, out, M, N: tl.constexpr, K: tl.constexpr, BIASED: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, OVERLAPPED: tl.constexpr,
+    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """residual + a W^T + bias (M, N)."""
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     if PERSISTENT:
         tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)
         for i_tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=True):

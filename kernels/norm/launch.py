@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import Search, Size, Trial, tuned
+from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
 from kernels.norm.triton_kernels import inverse_deviation_kernel, layer_norm_kernel
-from kernels.runtime.pdl import overlapped
+from kernels.runtime.pdl import pdl_options
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class Tile:
     warps: int
 
 
-FEW_ROWS = 4096  # up to here one row for a program, so that every multiprocessor has some
-FEW = Tile(rows=1, warps=1)
-MANY = Tile(rows=4, warps=1)  # within one warp no sum goes through shared memory
+SMALL_MAX_ROWS = 4096  # up to here one row for a program, so that every multiprocessor has some
+SMALL_TILE = Tile(rows=1, warps=1)
+LARGE_TILE = Tile(rows=4, warps=1)  # within one warp no sum goes through shared memory
 
 
 def choose(rows: int) -> Tile:
     """The tile for a number of rows."""
-    return FEW if rows <= FEW_ROWS else MANY
+    return SMALL_TILE if rows <= SMALL_MAX_ROWS else LARGE_TILE
 
 
 def inverse_deviation(x: Tensor, eps: float, tile: Tile | None = None) -> Tensor:
@@ -36,7 +36,7 @@ def inverse_deviation(x: Tensor, eps: float, tile: Tile | None = None) -> Tensor
     rows = x.numel() // channels
     out = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     if rows:
-        tile = tile or tuned("inverse_deviation", x.dtype, rows, choose(rows))
+        tile = tile or tuned_tile("inverse_deviation", x.dtype, rows, choose(rows))
         with torch.cuda.device_of(x):
             inverse_deviation_kernel[(-(-rows // tile.rows),)](
                 x,
@@ -45,9 +45,9 @@ def inverse_deviation(x: Tensor, eps: float, tile: Tile | None = None) -> Tensor
                 eps,
                 C=channels,
                 ROWS=tile.rows,
-                LANES=_lanes(channels),
+                BLOCK_C=_block_c(channels),
                 num_warps=tile.warps,
-                **overlapped(x),
+                **pdl_options(x),
             )
     return out
 
@@ -58,30 +58,33 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, tile:
     rows = x.numel() // channels
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if rows:
-        tile = tile or tuned("layer_norm", x.dtype, rows, choose(rows))
+        tile = tile or tuned_tile("layer_norm", x.dtype, rows, choose(rows))
         with torch.cuda.device_of(x):
             layer_norm_kernel[(-(-rows // tile.rows),)](
                 x, weight, weight if bias is None else bias.contiguous(), out, rows, eps,
-                C=channels, BIASED=bias is not None, ROWS=tile.rows, LANES=_lanes(channels), num_warps=tile.warps,
-                **overlapped(x),
+                C=channels, BIASED=bias is not None, ROWS=tile.rows, BLOCK_C=_block_c(channels), num_warps=tile.warps,
+                **pdl_options(x),
             )  # fmt: skip
     return out
 
 
-def _lanes(channels: int) -> int:
+def _block_c(channels: int) -> int:
     return 1 << (channels - 1).bit_length()
 
 
-def _make_deviation(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make_deviation(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
-    return Trial(dtype, size.rows, choose(size.rows), lambda tile: inverse_deviation(x, 1e-5, tile))
+    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: inverse_deviation(x, 1e-5, tile))
 
 
-def _make_norm(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make_norm(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
     weight, bias = torch.randn((2, size.channels), device=device, dtype=dtype)
-    return Trial(dtype, size.rows, choose(size.rows), lambda tile: layer_norm(x, weight, bias, 1e-5, tile))
+    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: layer_norm(x, weight, bias, 1e-5, tile))
 
 
-TILES = tuple(Tile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (4, 4), (8, 4), (16, 4)))
-SEARCHES = (Search("inverse_deviation", TILES, _make_deviation), Search("layer_norm", TILES, _make_norm))
+CANDIDATES = tuple(Tile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (4, 4), (8, 4), (16, 4)))
+TUNING_SPACES = (
+    TuningSpace("inverse_deviation", CANDIDATES, _make_deviation),
+    TuningSpace("layer_norm", CANDIDATES, _make_norm),
+)

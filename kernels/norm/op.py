@@ -9,26 +9,26 @@ import torch
 from torch import Tensor
 
 from kernels.norm.reference import EPS
-from kernels.runtime.device import refuse_triton
+from kernels.runtime.device import triton_unsupported
 
-MOST_CHANNELS = 1024  # a row lies in registers
+MAX_CHANNELS = 1024  # a row lies in registers
 
 
-def refuse_deviation(x: Tensor, eps: float = EPS) -> str | None:
+def inverse_deviation_unsupported(x: Tensor, eps: float = EPS) -> str | None:
     """Say why the kernel cannot run this call, or None."""
-    return _refuse(x)
+    return _unsupported(x)
 
 
-def refuse_layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = EPS) -> str | None:
+def layer_norm_unsupported(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = EPS) -> str | None:
     """Say why the kernel cannot run this call, or None."""
-    return _refuse(x, weight, bias)
+    return _unsupported(x, weight, bias)
 
 
-def _refuse(x: Tensor, *weights: Tensor | None) -> str | None:
-    if (reason := refuse_triton(x, *weights)) is not None:
+def _unsupported(x: Tensor, *weights: Tensor | None) -> str | None:
+    if (reason := triton_unsupported(x, *weights)) is not None:
         return reason
-    if not 0 < x.shape[-1] <= MOST_CHANNELS:
-        return f"{x.shape[-1]} channels; 1 to {MOST_CHANNELS} fit in registers"
+    if not 0 < x.shape[-1] <= MAX_CHANNELS:
+        return f"{x.shape[-1]} channels; 1 to {MAX_CHANNELS} fit in registers"
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *weights)):
         return "it gives no gradients"
     return None

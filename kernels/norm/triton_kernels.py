@@ -16,17 +16,17 @@ from kernels.runtime.pdl import wait_for_inputs
 
 
 @triton.jit
-def _place(rows, C: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr):
-    """Rows (ROWS,) and channels (LANES,) of this program, offsets and masks (ROWS, LANES) of its elements."""
+def _place(rows, C: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Rows (ROWS,) and channels (BLOCK_C,) of this program, offsets and masks (ROWS, BLOCK_C) of its elements."""
     o_row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    o_channel = tl.arange(0, LANES)
+    o_channel = tl.arange(0, BLOCK_C)
     mask = (o_row < rows)[:, None] & (o_channel < C)[None, :]
     return o_row, o_channel, o_row[:, None] * C + o_channel[None, :], mask
 
 
 @triton.jit
 def _center(b_x, m_channel, eps, C: tl.constexpr):
-    """Differences to the mean (ROWS, LANES), zero past the last channel, and 1 / deviation (ROWS,)."""
+    """Differences to the mean (ROWS, BLOCK_C), zero past the last channel, and 1 / deviation (ROWS,)."""
     b_mean = tl.sum(b_x, 1) * (1.0 / C)
     b_centered = tl.where(m_channel[None, :], b_x - b_mean[:, None], 0.0)
     b_variance = tl.sum(b_centered * b_centered, 1) * (1.0 / C)
@@ -35,12 +35,12 @@ def _center(b_x, m_channel, eps, C: tl.constexpr):
 
 @triton.jit(do_not_specialize=["rows"])
 def inverse_deviation_kernel(
-    x, out, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, OVERLAPPED: tl.constexpr
+    x, out, rows, eps, C: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr
 ):  # fmt: skip
     """Inverse deviation of ROWS rows, out (rows,)."""
-    o_row, o_channel, o_x, mask = _place(rows, C, ROWS, LANES)
-    wait_for_inputs(OVERLAPPED)
-    # (ROWS, LANES)
+    o_row, o_channel, o_x, mask = _place(rows, C, ROWS, BLOCK_C)
+    wait_for_inputs(PDL)
+    # (ROWS, BLOCK_C)
     b_x = tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32)
     _, b_inverse = _center(b_x, o_channel < C, eps, C)
     tl.store(out + o_row, b_inverse, mask=o_row < rows)
@@ -49,15 +49,15 @@ def inverse_deviation_kernel(
 @triton.jit(do_not_specialize=["rows"])
 def layer_norm_kernel(
     x, weight, bias, out, rows, eps,
-    C: tl.constexpr, BIASED: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, OVERLAPPED: tl.constexpr,
+    C: tl.constexpr, BIASED: tl.constexpr, ROWS: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """LayerNorm of ROWS rows."""
-    _, o_channel, o_x, mask = _place(rows, C, ROWS, LANES)
+    _, o_channel, o_x, mask = _place(rows, C, ROWS, BLOCK_C)
     m_channel = o_channel < C
-    wait_for_inputs(OVERLAPPED)
-    # (ROWS, LANES)
+    wait_for_inputs(PDL)
+    # (ROWS, BLOCK_C)
     b_x = tl.load(x + o_x, mask=mask, other=0.0).to(tl.float32)
-    # (LANES,), asked for before the sums wait for b_x
+    # (BLOCK_C,), asked for before the sums wait for b_x
     b_weight = tl.load(weight + o_channel, mask=m_channel, other=0.0).to(tl.float32)
     if BIASED:
         b_bias = tl.load(bias + o_channel, mask=m_channel, other=0.0).to(tl.float32)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import Search, Size, Trial, tuned
+from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
 from kernels.patches.reference import COLOURS, EPS, clip_shape, patches_shape
 from kernels.patches.triton_kernels import patchify_kernel, unpatchify_kernel
-from kernels.runtime.pdl import overlapped
+from kernels.runtime.pdl import pdl_options
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class Tile:
     warps: int
 
 
-FEW_VALUES = 2**20  # of one colour; up to here smaller programs, so that every multiprocessor has some
-FEW = Tile(values=512, warps=4)
-MANY = Tile(values=2048, warps=4)
+SMALL_MAX_VALUES = 2**20  # of one colour; up to here smaller programs, so that every multiprocessor has some
+SMALL_TILE = Tile(values=512, warps=4)
+LARGE_TILE = Tile(values=2048, warps=4)
 
 
 def choose(values: int) -> Tile:
     """The tile for a number of values of one colour."""
-    return FEW if values <= FEW_VALUES else MANY
+    return SMALL_TILE if values <= SMALL_MAX_VALUES else LARGE_TILE
 
 
 def patchify(
@@ -41,12 +41,12 @@ def patchify(
     if out.numel():
         pixels = _whole_frames(pixels[:, first:])
         values = out.numel() // COLOURS
-        tile = tile or tuned("patchify", dtype, values, choose(values))
+        tile = tile or tuned_tile("patchify", dtype, values, choose(values))
         columns, programs = _share(shape, patch, frames, tile)
         with torch.cuda.device_of(pixels):
             patchify_kernel[(programs,)](
                 pixels, out, *shape[1:4], pixels.stride(0) // 4, EPS,
-                NORMED=normed, FRAMES=frames, SIDE=patch, COLUMNS=columns, num_warps=tile.warps, **overlapped(out),
+                NORMED=normed, FRAMES=frames, SIDE=patch, COLUMNS=columns, num_warps=tile.warps, **pdl_options(out),
             )  # fmt: skip
     return out
 
@@ -67,14 +67,14 @@ def unpatchify(
         if patches is None or not patches.numel():
             continue
         values = patches.numel() // COLOURS
-        chosen = tile or tuned("unpatchify", patches.dtype, values, choose(values))
+        chosen = tile or tuned_tile("unpatchify", patches.dtype, values, choose(values))
         columns, programs = _share(tuple(patches.shape), patch, depth, chosen)
         with torch.cuda.device_of(out):
             unpatchify_kernel[(programs,)](
                 patches.contiguous(), out if bias is None else bias.contiguous(), out,
                 *patches.shape[1:4], begin, shape[1],
                 BIASED=bias is not None, FRAMES=depth, SIDE=patch, COLUMNS=columns, num_warps=chosen.warps,
-                **overlapped(out),
+                **pdl_options(out),
             )  # fmt: skip
     return out
 
@@ -96,26 +96,29 @@ def _whole_frames(pixels: Tensor) -> Tensor:
     return pixels if whole and words else pixels.clone(memory_format=torch.contiguous_format)
 
 
-def _make_patchify(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make_patchify(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     """First frames of images, later ones of clips."""
     first, frames = (0, 1) if size.frames == 1 else (1, size.temporal_patch)
     shape = (size.batch, 1 + (size.frames - 1) * size.temporal_patch, size.height * size.patch, size.width * size.patch)
     pixels = torch.randint(256, (*shape, COLOURS), device=device, dtype=torch.uint8)
     values = math.prod(patches_shape(pixels, size.patch, frames, first)) // COLOURS
-    return Trial(
+    return TunableCall(
         dtype, values, choose(values), lambda tile: patchify(pixels, size.patch, frames, first, dtype, True, tile)
     )
 
 
-def _make_unpatchify(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile] | None:
+def _make_unpatchify(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile] | None:
     if size.frames != 1:  # two launches, each of which looks its tile up as an image's does
         return None
     first = torch.randn((size.batch, 1, size.height, size.width, COLOURS * size.patch**2), device=device, dtype=dtype)
     values = first.numel() // COLOURS
-    return Trial(
+    return TunableCall(
         dtype, values, choose(values), lambda tile: unpatchify(first, None, size.patch, size.temporal_patch, tile=tile)
     )
 
 
-TILES = tuple(Tile(values, warps) for values in (512, 1024, 2048, 4096) for warps in (4, 8))
-SEARCHES = (Search("patchify", TILES, _make_patchify), Search("unpatchify", TILES, _make_unpatchify))
+CANDIDATES = tuple(Tile(values, warps) for values in (512, 1024, 2048, 4096) for warps in (4, 8))
+TUNING_SPACES = (
+    TuningSpace("patchify", CANDIDATES, _make_patchify),
+    TuningSpace("unpatchify", CANDIDATES, _make_unpatchify),
+)

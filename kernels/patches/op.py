@@ -9,22 +9,22 @@ import torch
 from torch import Tensor
 
 from kernels.patches.reference import clip_shape, patches_shape
-from kernels.runtime.device import DTYPES, refuse_triton
+from kernels.runtime.device import DTYPES, triton_unsupported
 
 SIDES = (4, 8, 16)  # whole words of memory, and tiles that are powers of two
 DEPTHS = (1, 2, 4, 8)
 
 
-def refuse_patchify(
+def patchify_unsupported(
     pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool = False
 ) -> str | None:
     """Say why the kernel cannot run this call, or None."""
-    if (reason := refuse_triton(pixels, dtypes=(torch.uint8,)) or _refuse(patch, frames)) is not None:
+    if (reason := triton_unsupported(pixels, dtypes=(torch.uint8,)) or _unsupported(patch, frames)) is not None:
         return reason
     return None if dtype in DTYPES else f"{dtype} is not among {DTYPES}"
 
 
-def refuse_unpatchify(
+def unpatchify_unsupported(
     first: Tensor,
     later: Tensor | None,
     patch: int,
@@ -33,7 +33,7 @@ def refuse_unpatchify(
     later_bias: Tensor | None = None,
 ) -> str | None:
     """Say why the kernel cannot run this call, or None."""
-    if (reason := refuse_triton(first, later, first_bias, later_bias) or _refuse(patch, frames)) is not None:
+    if (reason := triton_unsupported(first, later, first_bias, later_bias) or _unsupported(patch, frames)) is not None:
         return reason
     if torch.is_grad_enabled() and any(
         x is not None and x.requires_grad for x in (first, later, first_bias, later_bias)
@@ -42,7 +42,7 @@ def refuse_unpatchify(
     return None
 
 
-def _refuse(patch: int, frames: int) -> str | None:
+def _unsupported(patch: int, frames: int) -> str | None:
     if patch not in SIDES or frames not in DEPTHS:
         return f"patches of {frames} x {patch} x {patch}; sides are among {SIDES}, frames among {DEPTHS}"
     return None

@@ -95,14 +95,14 @@ def _spread(b_patch, SIDE: tl.constexpr, COLUMNS: tl.constexpr):
 @triton.jit(do_not_specialize=["times", "down", "across", "item_stride"])
 def patchify_kernel(
     pixels, out, times, down, across, item_stride, eps,
-    NORMED: tl.constexpr, FRAMES: tl.constexpr, SIDE: tl.constexpr, COLUMNS: tl.constexpr, OVERLAPPED: tl.constexpr,
+    NORMED: tl.constexpr, FRAMES: tl.constexpr, SIDE: tl.constexpr, COLUMNS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Vectors of COLUMNS patches; `item_stride` is in words, the frames of an item lie one after the other."""
     i_item, i_time, i_row, i_column = _place(times, down, across, COLUMNS)
     o_word, m_word = _words(i_row, i_column, down, across, FRAMES, SIDE, COLUMNS)
     frame = (down * SIDE).to(tl.int64) * (across * (SIDE // 4)) * COLOURS
     p_word = pixels.to(tl.pointer_type(tl.int32)) + i_item * item_stride + i_time * FRAMES * frame + o_word
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     # (LINES, GROUPS)
     b_0 = tl.load(p_word, mask=m_word, other=0)
     b_1 = tl.load(p_word + 1, mask=m_word, other=0)
@@ -160,7 +160,7 @@ def _bytes(
 @triton.jit(do_not_specialize=["times", "down", "across", "begin", "length"])
 def unpatchify_kernel(
     patches, bias, out, times, down, across, begin, length,
-    BIASED: tl.constexpr, FRAMES: tl.constexpr, SIDE: tl.constexpr, COLUMNS: tl.constexpr, OVERLAPPED: tl.constexpr,
+    BIASED: tl.constexpr, FRAMES: tl.constexpr, SIDE: tl.constexpr, COLUMNS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Pixels of COLUMNS patches, written from frame `begin` on into clips of `length` frames."""
     i_item, i_time, i_row, i_column = _place(times, down, across, COLUMNS)
@@ -170,7 +170,7 @@ def unpatchify_kernel(
     i_first = ((i_item * times + i_time) * down + i_row) * across
     p_value = patches + (i_first + o_column)[:, None] * (COLOURS * RUN) + tl.arange(0, RUN)[None, :]
     p_bias, m_value = bias + tl.arange(0, RUN)[None, :], (o_column < across)[:, None]
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     # (LINES, GROUPS) each
     r_0, r_1, r_2, r_3 = _bytes(p_value, p_bias, m_value, BIASED, FRAMES, SIDE, COLUMNS)
     g_0, g_1, g_2, g_3 = _bytes(p_value + RUN, p_bias + RUN, m_value, BIASED, FRAMES, SIDE, COLUMNS)

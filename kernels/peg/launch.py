@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import Search, Size, Trial, tuned
+from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
 from kernels.peg.triton_kernels import peg_clip_kernel, peg_kernel, peg_weight_kernel
-from kernels.runtime.pdl import overlapped
+from kernels.runtime.pdl import pdl_options
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Share:
+class WeightTile:
     """Columns and channels of a tile of the weight's gradient, warps, and how many programs share the work."""
 
     columns: int
@@ -50,16 +50,16 @@ class Share:
 # 128 contiguous bytes a row of bfloat16. Sums of 40 positions x 2 channels of a clip, of which a frame's go when it is
 # written, and 27 x 2 taps keep to 128 registers, which leaves four programs to a multiprocessor. Rows in published
 # order do not fit besides: up to 20 numbers of a thread then lie on its stack, and up to 260 backward or on odd grids.
-MOST_FRAMES = 5
-MOST_SCRAMBLED_FRAMES = 3  # backward or on odd grids
-IMAGE = Tile(frames=1, rows=4, columns=4, patches=4, channels=64, warps=4)
-CLIP = Tile(frames=MOST_FRAMES, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)
+MAX_UNROLLED_FRAMES = 5
+MAX_UNROLLED_SCRAMBLED_FRAMES = 3  # backward or on odd grids
+IMAGE_TILE = Tile(frames=1, rows=4, columns=4, patches=4, channels=64, warps=4)
+CLIP_TILE = Tile(frames=MAX_UNROLLED_FRAMES, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)
 # Frame by frame every clip takes 27 products a value, where of five frames the unrolled form takes a fifth fewer.
-LONG_CLIP = Tile(frames=0, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)
-SMALL_LONG_CLIP = Tile(frames=0, rows=2, columns=2, patches=4, channels=64, warps=4, registers=128)
-FEW_PROGRAMS = 300  # do not fill a GPU: half tiles, twice as many
-IMAGE_WEIGHT = Share(columns=16, channels=64, warps=4, programs=528)
-CLIP_WEIGHT = Share(columns=8, channels=64, warps=4, programs=396)
+LONG_CLIP_TILE = Tile(frames=0, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)
+SMALL_LONG_CLIP_TILE = Tile(frames=0, rows=2, columns=2, patches=4, channels=64, warps=4, registers=128)
+MIN_PROGRAMS = 300  # do not fill a GPU: half tiles, twice as many
+IMAGE_WEIGHT_TILE = WeightTile(columns=16, channels=64, warps=4, programs=528)
+CLIP_WEIGHT_TILE = WeightTile(columns=8, channels=64, warps=4, programs=396)
 
 
 def convolve(
@@ -112,9 +112,9 @@ def convolve(
     }
     with torch.cuda.device_of(x):
         if frames <= tile.frames:
-            peg_kernel[grid](*pointers, *sizes, FRAMES=frames, **options, **overlapped(x))
+            peg_kernel[grid](*pointers, *sizes, FRAMES=frames, **options, **pdl_options(x))
         else:
-            peg_clip_kernel[grid](*pointers, frames, *sizes, **options, **overlapped(x))
+            peg_clip_kernel[grid](*pointers, frames, *sizes, **options, **pdl_options(x))
     return out
 
 
@@ -122,10 +122,12 @@ def _choose(x: Tensor, scrambled: bool, backward: bool) -> Tile:
     batch, frames, height, width, _ = x.shape
     rows = batch * frames * height * width
     if frames == 1:
-        return tuned("peg.image", x.dtype, rows, IMAGE)
-    if frames <= (MOST_SCRAMBLED_FRAMES if scrambled and (backward or not _is_even(x, CLIP)) else MOST_FRAMES):
-        return tuned("peg.clip", x.dtype, rows, CLIP)
-    return SMALL_LONG_CLIP if math.prod(_grid(x, LONG_CLIP)) < FEW_PROGRAMS else LONG_CLIP
+        return tuned_tile("peg.image", x.dtype, rows, IMAGE_TILE)
+    if frames <= (
+        MAX_UNROLLED_SCRAMBLED_FRAMES if scrambled and (backward or not _is_even(x, CLIP_TILE)) else MAX_UNROLLED_FRAMES
+    ):
+        return tuned_tile("peg.clip", x.dtype, rows, CLIP_TILE)
+    return SMALL_LONG_CLIP_TILE if math.prod(_grid(x, LONG_CLIP_TILE)) < MIN_PROGRAMS else LONG_CLIP_TILE
 
 
 def _grid(x: Tensor, tile: Tile) -> tuple[int, int, int]:
@@ -152,7 +154,7 @@ def weight_gradient(
     past: Tensor | None,
     causal: bool,
     published: bool,
-    share: Share | None = None,
+    tile: WeightTile | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum the gradients of weight and bias in two fixed stages, so that the same bits come at every run.
 
@@ -160,7 +162,7 @@ def weight_gradient(
         x, grad (Tensor): shape (B, T, h, w, C), the input and the gradient of the output.
         past (Tensor): shape (B, 2, h, w, C), or None for zeros.
         causal, published (bool): as the operator's.
-        share (Share): instead of the chosen one.
+        tile (WeightTile): instead of the chosen one.
 
     Returns:
         tuple: float32, shapes (3, 3, 3, C) and (C,).
@@ -169,13 +171,13 @@ def weight_gradient(
     batch, frames, height, width, channels = grad.shape
     image = frames == 1 and past is None
     rows = batch * frames * height * width
-    if share is None and image:
-        share = tuned("peg.weight_image", grad.dtype, rows, IMAGE_WEIGHT)
-    share = share or tuned("peg.weight_clip", grad.dtype, rows, CLIP_WEIGHT)
+    if tile is None and image:
+        tile = tuned_tile("peg.weight_image", grad.dtype, rows, IMAGE_WEIGHT_TILE)
+    tile = tile or tuned_tile("peg.weight_clip", grad.dtype, rows, CLIP_WEIGHT_TILE)
     seen = x.contiguous() if past is None else torch.cat((past.to(x.dtype), x), dim=1)
-    items = batch * height * -(-width // share.columns)
-    blocks = -(-channels // share.channels)
-    each = max(1, -(-items * blocks // share.programs))
+    items = batch * height * -(-width // tile.columns)
+    blocks = -(-channels // tile.channels)
+    each = max(1, -(-items * blocks // tile.programs))
     programs = -(-items // each)
     partial = torch.empty((programs, 28, channels), dtype=torch.float32, device=x.device)
     if programs:
@@ -191,13 +193,13 @@ def weight_gradient(
                 items,
                 each,
                 C=channels,
-                BLOCK_X=share.columns,
-                BLOCK_C=share.channels,
+                BLOCK_X=tile.columns,
+                BLOCK_C=tile.channels,
                 LATER=0 if causal else 1,
                 CARRIED=int(past is not None),
                 IMAGE=image,
                 SCRAMBLED=published and frames > 1,
-                num_warps=share.warps,
+                num_warps=tile.warps,
             )
     if not image:
         sums = partial.sum(0)
@@ -208,58 +210,62 @@ def weight_gradient(
     return weight, partial[:, 27].sum(0)
 
 
-def _make_convolve(images: bool, size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile] | None:
+def _make_convolve(
+    images: bool, size: ProblemSize, dtype: torch.dtype, device: torch.device
+) -> TunableCall[Tile] | None:
     if images != (size.frames == 1):
         return None
     x, weight, bias = _draw(size, dtype, device)
-    return Trial(
+    return TunableCall(
         dtype,
         size.rows,
-        IMAGE if images else CLIP,
+        IMAGE_TILE if images else CLIP_TILE,
         lambda tile: convolve(x, weight, bias, None, True, False, tile=tile),
     )
 
 
-def _make_weight(images: bool, size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Share] | None:
+def _make_weight(
+    images: bool, size: ProblemSize, dtype: torch.dtype, device: torch.device
+) -> TunableCall[WeightTile] | None:
     if images != (size.frames == 1):
         return None
     x, _, _ = _draw(size, dtype, device)
     grad = torch.randn_like(x)
-    return Trial(
+    return TunableCall(
         dtype,
         size.rows,
-        IMAGE_WEIGHT if images else CLIP_WEIGHT,
-        lambda share: weight_gradient(x, grad, None, True, False, share=share),
+        IMAGE_WEIGHT_TILE if images else CLIP_WEIGHT_TILE,
+        lambda tile: weight_gradient(x, grad, None, True, False, tile=tile),
     )
 
 
-def _draw(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     shape = (size.batch, size.frames, size.height, size.width, size.channels)
     x, weight = torch.randn(shape, device=device), torch.randn((3, 3, 3, size.channels), device=device) * 27**-0.5
     return x.to(dtype), weight.to(dtype), torch.randn(size.channels, device=device, dtype=dtype)
 
 
-SEARCHES: tuple[Search[Any], ...] = (
-    Search(
+TUNING_SPACES: tuple[TuningSpace[Any], ...] = (
+    TuningSpace(
         "peg.image",
         tuple(
             Tile(1, *numbers) for numbers in ((4, 4, 4, 64, 4), (8, 4, 4, 64, 4), (4, 2, 4, 64, 4), (4, 4, 4, 128, 4))
         ),
         partial(_make_convolve, True),
     ),
-    Search(
+    TuningSpace(
         "peg.clip",
         (Tile(5, 4, 2, 4, 64, 4, 128), Tile(5, 2, 2, 4, 64, 4, 128), Tile(5, 4, 4, 4, 64, 4, 168)),
         partial(_make_convolve, False),
     ),
-    Search(
+    TuningSpace(
         "peg.weight_image",
-        tuple(Share(columns, 64, 4, programs) for columns in (8, 16) for programs in (264, 528, 1056)),
+        tuple(WeightTile(columns, 64, 4, programs) for columns in (8, 16) for programs in (264, 528, 1056)),
         partial(_make_weight, True),
     ),
-    Search(
+    TuningSpace(
         "peg.weight_clip",
-        tuple(Share(8, 64, 4, programs) for programs in (264, 396, 528, 792)),
+        tuple(WeightTile(8, 64, 4, programs) for programs in (264, 396, 528, 792)),
         partial(_make_weight, False),
     ),
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from kernels.peg.reference import check_past
 
 
-def avoid(x: Tensor, *args: Any, **kwargs: Any) -> str | None:
+def not_preferred(x: Tensor, *args: Any, **kwargs: Any) -> str | None:
     """Depthwise convolution in three dimensions has a slow backward on CUDA; the sum of taps compiles to one kernel."""
     if x.is_cuda and torch.is_grad_enabled():
         return "its backward is slow on CUDA"

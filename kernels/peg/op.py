@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.peg.reference import check_past
-from kernels.runtime.device import refuse_triton
-
-MOST = 65_535  # programs along the second and the third axis of a grid
+from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
 
 
 @torch.library.custom_op("omnitok::peg", mutates_args=())
@@ -85,17 +83,17 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 peg_forward.register_autograd(_backward, setup_context=_save)
 
 
-def refuse(
+def unsupported(
     x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> str | None:
     """Say why the kernels cannot run this call."""
     batch, frames, height, width, channels = x.shape
-    if batch > MOST or height > MOST:
-        return f"{batch} items of {height} rows; a launch takes {MOST} of either"
+    if batch > MAX_GRID_YZ or height > MAX_GRID_YZ:
+        return f"{batch} items of {height} rows; a launch takes {MAX_GRID_YZ} of either"
     # of a clip and the two frames before it; and the division that finds rows in published order
     if (frames + 2) * height * width * max(frames, channels) >= 1 << 31:
         return f"offsets within {tuple(x.shape[1:])} do not fit in 32 bits"
-    return refuse_triton(x, weight, bias, past)
+    return triton_unsupported(x, weight, bias, past)
 
 
 def peg(

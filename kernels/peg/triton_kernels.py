@@ -162,7 +162,7 @@ def peg_kernel(
     x_ptr, past_ptr, weight_ptr, bias_ptr, out_ptr, inverse, H, W,
     C: tl.constexpr, FRAMES: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PATCHES: tl.constexpr,
     BLOCK_C: tl.constexpr, EVEN: tl.constexpr, LATER: tl.constexpr, BACKWARD: tl.constexpr, CARRIED: tl.constexpr,
-    SCRAMBLED: tl.constexpr, OVERLAPPED: tl.constexpr,
+    SCRAMBLED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """The convolution of few frames with its residual, or the gradient of its input.
 
@@ -184,7 +184,7 @@ def peg_kernel(
     x_ptr += i_b * FRAMES * size
     out_ptr += i_b * FRAMES * size
     past_ptr += i_b * 2 * size
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     b_w = _load_taps(weight_ptr, o_c, m_c, BEFORE, BACKWARD, FRAMES == 1 and not CARRIED, C)
     sums = _start(bias_ptr, o_c, m_c, BACKWARD, FRAMES * ROWS * COLUMNS)
 
@@ -219,7 +219,7 @@ def peg_clip_kernel(
     x_ptr, past_ptr, weight_ptr, bias_ptr, out_ptr, T, inverse, H, W,
     C: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PATCHES: tl.constexpr, BLOCK_C: tl.constexpr,
     EVEN: tl.constexpr, LATER: tl.constexpr, BACKWARD: tl.constexpr, CARRIED: tl.constexpr,
-    SCRAMBLED: tl.constexpr, OVERLAPPED: tl.constexpr,
+    SCRAMBLED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """`peg_kernel` for any number of frames: the sums of the three that a source reaches go round in a ring.
 
@@ -237,7 +237,7 @@ def peg_clip_kernel(
     x_ptr += i_b * T * size
     out_ptr += i_b * T * size
     past_ptr += i_b * 2 * size
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     b_w = _load_taps(weight_ptr, o_c, m_c, BEFORE, BACKWARD, False, C)
     start = _start(bias_ptr, o_c, m_c, BACKWARD, N)
     sums = start + start + start

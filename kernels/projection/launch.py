@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import Search, Size, Trial, tuned
-from kernels.projection.reference import EPSILON, SHORTEST
+from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.projection.reference import EPS, MIN_NORM
 from kernels.projection.triton_kernels import project_kernel
-from kernels.runtime.pdl import overlapped
+from kernels.runtime.pdl import pdl_options
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Tile:
     warps: int
 
 
-DEFAULT = Tile(rows=4, warps=1)
-PART = 256  # channels that one warp loads at once, so that no sum of a row leaves its warp
+DEFAULT_TILE = Tile(rows=4, warps=1)
+MAX_BLOCK_C = 256  # channels that one warp loads at once, so that no sum of a row leaves its warp
 
 
 def project(
@@ -53,7 +53,7 @@ def project(
     out = torch.empty((*x.shape[:-1], dim), dtype=torch.float32, device=x.device)
     if rows == 0:
         return out
-    tile = tile or tuned("vq_project", x.dtype, rows, DEFAULT)
+    tile = tile or tuned_tile("vq_project", x.dtype, rows, DEFAULT_TILE)
     with torch.cuda.device_of(x):
         project_kernel[(-(-rows // tile.rows),)](
             x,
@@ -63,28 +63,30 @@ def project(
             bias,
             out,
             rows,
-            EPSILON=EPSILON,
-            SHORTEST=SHORTEST,
+            EPS=EPS,
+            MIN_NORM=MIN_NORM,
             C=channels,
             D=dim,
             NORM=norm_weight is not None,
             SHIFT=norm_bias is not None,
             UNIT=unit,
             BLOCK_M=tile.rows,
-            BLOCK_C=min(PART, 1 << (channels - 1).bit_length()),
+            BLOCK_C=min(MAX_BLOCK_C, 1 << (channels - 1).bit_length()),
             num_warps=tile.warps,
-            **overlapped(x),
+            **pdl_options(x),
         )
     return out
 
 
-def _make(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
     gain, shift = torch.randn((2, size.channels), device=device)
     weight, bias = torch.randn((size.code_dim, size.channels), device=device), torch.randn(size.code_dim, device=device)
-    return Trial(dtype, size.rows, DEFAULT, lambda tile: project(x, gain, shift, weight, bias, True, tile))
+    return TunableCall(dtype, size.rows, DEFAULT_TILE, lambda tile: project(x, gain, shift, weight, bias, True, tile))
 
 
-SEARCHES = (
-    Search("vq_project", tuple(Tile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (8, 2), (8, 4), (16, 4))), _make),
+TUNING_SPACES = (
+    TuningSpace(
+        "vq_project", tuple(Tile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (8, 2), (8, 4), (16, 4))), _make
+    ),
 )

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.runtime.device import refuse_triton
+from kernels.runtime.device import triton_unsupported
 
-MOST_OUTPUTS = 32
-MOST_CHANNELS = 2048  # of a row that registers hold
+MAX_OUTPUTS = 32
+MAX_CHANNELS = 2048  # of a row that registers hold
 
 
 @torch.library.custom_op("omnitok::vq_project", mutates_args=())
@@ -31,7 +31,7 @@ def _(
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=torch.float32)
 
 
-def refuse(
+def unsupported(
     x: Tensor,
     norm_weight: Tensor | None,
     norm_bias: Tensor | None,
@@ -43,9 +43,9 @@ def refuse(
     tensors = [t for t in (x, norm_weight, norm_bias, weight, bias) if t is not None]
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         return "it has no gradient"
-    if weight.shape[0] > MOST_OUTPUTS or weight.shape[1] > MOST_CHANNELS:
-        return f"{weight.shape[1]} channels to {weight.shape[0]} are more than {MOST_CHANNELS} to {MOST_OUTPUTS}"
-    return refuse_triton(*tensors)
+    if weight.shape[0] > MAX_OUTPUTS or weight.shape[1] > MAX_CHANNELS:
+        return f"{weight.shape[1]} channels to {weight.shape[0]} are more than {MAX_CHANNELS} to {MAX_OUTPUTS}"
+    return triton_unsupported(*tensors)
 
 
 def vq_project(

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPSILON = 1e-5  # of the layer norm
-SHORTEST = 1e-12  # norm below which a vector is not stretched to unit length
+EPS = 1e-5  # of the layer norm
+MIN_NORM = 1e-12  # norm below which a vector is not stretched to unit length
 
 
 def vq_project(
@@ -35,6 +35,6 @@ def vq_project(
         y = x.to(dtype)
         if norm_weight is not None:
             shift = None if norm_bias is None else norm_bias.to(dtype)
-            y = F.layer_norm(y, y.shape[-1:], norm_weight.to(dtype), shift, EPSILON)
+            y = F.layer_norm(y, y.shape[-1:], norm_weight.to(dtype), shift, EPS)
         y = F.linear(y, weight.to(dtype), bias.to(dtype))
-        return F.normalize(y, dim=-1, eps=SHORTEST) if unit else y
+        return F.normalize(y, dim=-1, eps=MIN_NORM) if unit else y

@@ -18,9 +18,9 @@ from kernels.runtime.pdl import wait_for_inputs
 @triton.jit(do_not_specialize=["M"])
 def project_kernel(
     x_ptr, norm_weight_ptr, norm_bias_ptr, weight_ptr, bias_ptr, out_ptr, M,
-    EPSILON: tl.constexpr, SHORTEST: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
+    EPS: tl.constexpr, MIN_NORM: tl.constexpr, C: tl.constexpr, D: tl.constexpr,
     NORM: tl.constexpr, SHIFT: tl.constexpr, UNIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
-    OVERLAPPED: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Layer norm, linear and l2 normalisation of BLOCK_M rows.
 
@@ -34,7 +34,7 @@ def project_kernel(
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     m_m = o_m < M
     o_c = tl.arange(0, BLOCK_C)
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     # [BLOCK_M, BLOCK_C] for each part of the channels
     b_parts = ()
     b_total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
@@ -49,7 +49,7 @@ def project_kernel(
         for part in tl.static_range(0, C, BLOCK_C):
             b_x = tl.where((part + o_c < C)[None, :], b_parts[part // BLOCK_C] - b_mean[:, None], 0.0)
             b_total += b_x * b_x
-        b_scale = tl.rsqrt(tl.sum(b_total, axis=1) / C + EPSILON)
+        b_scale = tl.rsqrt(tl.sum(b_total, axis=1) / C + EPS)
         b_normed = ()
         for part in tl.static_range(0, C, BLOCK_C):
             m_c = part + o_c < C
@@ -70,7 +70,7 @@ def project_kernel(
         b_y = tl.sum(b_total, axis=1) + tl.load(bias_ptr + d).to(tl.float32)
         b_square += b_y * b_y
         b_out = b_out + (b_y,)
-    b_norm = tl.maximum(tl.sqrt_rn(b_square), SHORTEST)
+    b_norm = tl.maximum(tl.sqrt_rn(b_square), MIN_NORM)
     for d in tl.static_range(D):
         b_y = b_out[d]
         if UNIT:

@@ -1,4 +1,4 @@
-"""Where our Triton kernels can run at all, and what they take for granted there."""
+"""Requirements of the Triton kernels, and the properties of GPUs on which they rely."""
 
 from __future__ import annotations
 
@@ -8,24 +8,26 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-LANES = 8  # neighbouring columns of a tensor core's result, of which four threads hold two each; they recur by so many
+MIN_CAPABILITY = (8, 0)
+MAX_GRID_YZ = 65_535  # programs along the second or third axis of a grid
+MMA_COLUMNS = 8  # period of a thread's columns in a tensor core's result; four threads hold two each
 
 HAS_TRITON = find_spec("triton") is not None  # found, not imported: a CPU build of torch comes without it
 
 
 @torch.compiler.assume_constant_result
 def capability(index: int | None) -> tuple[int, int]:
-    """Compute capability of a GPU."""
+    """Return the compute capability of a GPU."""
     return torch.cuda.get_device_capability(index)
 
 
 def aligned(*tensors: Tensor) -> bool:
-    """Return whether tensor descriptors can begin where these tensors do."""
+    """Return whether these tensors meet the alignment of tensor descriptors."""
     return all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
 
 
-def refuse_triton(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str | None:
-    """Say why Triton kernels cannot run on these tensors, or None if they can.
+def triton_unsupported(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str | None:
+    """Return why Triton kernels cannot run on these tensors, or None.
 
     Args:
         tensors: inputs of an operator, the main one first; None is skipped.
@@ -40,6 +42,6 @@ def refuse_triton(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] = DTY
             return f"{x.device.type} tensors"
         if x.dtype not in dtypes:
             return f"{x.dtype} is not one of {', '.join(str(dtype).removeprefix('torch.') for dtype in dtypes)}"
-        if capability(x.device.index) < (8, 0):
-            return "the GPU is older than compute capability 8.0"
+        if (found := capability(x.device.index)) < MIN_CAPABILITY:
+            return f"compute capability {found[0]}.{found[1]} is below {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}"
     return None

@@ -1,7 +1,7 @@
-"""Choice of an operator's form: an argument, a context manager or `OMNITOK_KERNELS`, in that order.
+"""Choice of an operator's implementation: an argument, a context manager or `OMNITOK_KERNELS`, in that order.
 
-`triton` is our own kernels, `sdpa` torch's fused library calls, `reference` the readable definition; `auto` takes the
-first that can run the call, in the order in which the operator names its forms.
+`triton` is this project's kernels, `torch` torch's fused library calls, `reference` the readable definition. `auto`
+takes the first implementation that supports the call, in the order in which the operator lists them.
 """
 
 from __future__ import annotations
@@ -18,109 +18,118 @@ from torch import Tensor
 
 P = ParamSpec("P")
 
-BACKENDS = ("auto", "triton", "sdpa", "reference")
-ENVIRONMENT = "OMNITOK_KERNELS"
+BACKENDS = ("auto", "triton", "torch", "reference")
+RENAMED_BACKENDS = {"sdpa": "torch"}
+BACKEND_ENV = "OMNITOK_KERNELS"
 
-_chosen: ContextVar[str | None] = ContextVar("omnitok_kernels", default=None)
+_requested: ContextVar[str | None] = ContextVar("omnitok_kernels", default=None)
 
 
 class BackendUnavailableError(RuntimeError):
-    """A backend was demanded by name and cannot run this call."""
+    """A requested backend that does not exist or cannot run the call."""
 
 
 @dataclass(frozen=True)
-class Form(Generic[P]):
+class Implementation(Generic[P]):
     """One implementation of an operator.
 
     Args:
         run: the implementation, with the operator's own signature.
-        refuse: says in a few words why it cannot run a call, or None if it can.
-        avoid: says likewise why `auto` does not take it although it can, or None.
+        unsupported: returns why it cannot run a call, or None.
+        not_preferred: returns why `auto` skips it although it can run the call, or None.
     """
 
     run: Callable[P, Tensor]
-    refuse: Callable[..., str | None] = lambda *args, **kwargs: None
-    avoid: Callable[..., str | None] = lambda *args, **kwargs: None
+    unsupported: Callable[..., str | None] = lambda *args, **kwargs: None
+    not_preferred: Callable[..., str | None] = lambda *args, **kwargs: None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The answer of `Operator.explain`: the backend that runs, and why each other one does not."""
+    """The answer of `Operator.explain`: the backend that runs, why, and the reason against each one before it."""
 
     backend: str
-    because: str
+    reason: str
     refused: Mapping[str, str]
 
 
-@torch.compiler.assume_constant_result  # a compiled graph keeps the choice that it was traced with
-def wanted_backend() -> str:
-    """The backend that the context or the environment asks for."""
-    wanted = _chosen.get() or os.environ.get(ENVIRONMENT) or "auto"
-    if wanted not in BACKENDS:
-        raise BackendUnavailableError(f"{ENVIRONMENT}={wanted!r} is none of {', '.join(BACKENDS)}")
-    return wanted
+def _check_backend(backend: str, source: str) -> str:
+    """Return a known backend; `source` names where an unknown one came from."""
+    if backend in RENAMED_BACKENDS:
+        raise BackendUnavailableError(f"{source}{backend} was renamed; use {source}{RENAMED_BACKENDS[backend]}.")
+    if backend not in BACKENDS:
+        raise BackendUnavailableError(f"{source}{backend} must be one of {', '.join(BACKENDS)}.")
+    return backend
+
+
+@torch.compiler.assume_constant_result  # a compiled graph keeps the backend that it was traced with
+def requested_backend() -> str:
+    """Return the backend that the context or the environment requests."""
+    return _requested.get() or _check_backend(os.environ.get(BACKEND_ENV) or "auto", f"{BACKEND_ENV}=")
 
 
 class Operator(Generic[P]):
-    """An operator with several forms, tried in the order in which they were given; the last must take every call.
+    """An operator with several implementations, tried in the given order; the last must take every call.
 
     Args:
         name: the operator's name, for errors.
-        forms: backend name to `Form`, best first; must hold "reference", whose docstring is the operator's.
+        implementations: by backend, best first. "reference" is required; its docstring is the operator's.
     """
 
-    def __init__(self, name: str, forms: Mapping[str, Form[P]]) -> None:
-        if "reference" not in forms or set(forms) - set(BACKENDS):
-            raise ValueError(f"{name}: forms {sorted(forms)} must hold 'reference' and be among {BACKENDS}")
+    def __init__(self, name: str, implementations: Mapping[str, Implementation[P]]) -> None:
+        if "reference" not in implementations or set(implementations) - set(BACKENDS):
+            raise ValueError(
+                f"{name} has implementations {sorted(implementations)}; they must be of {BACKENDS[1:]} with reference."
+            )
         self.name = name
-        self.forms = dict(forms)
-        self.__doc__ = forms["reference"].run.__doc__
-        self.__wrapped__ = forms["reference"].run
+        self.implementations = dict(implementations)
+        self.__doc__ = implementations["reference"].run.__doc__
+        self.__wrapped__ = implementations["reference"].run
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        return self.forms[self._select(args, kwargs).backend].run(*args, **kwargs)
+        return self.implementations[self._select(args, kwargs).backend].run(*args, **kwargs)
 
     def run_on(self, backend: str, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        """Run with one backend for this call.
+        """Run this call on one backend.
 
         Raises:
-            BackendUnavailableError: that backend cannot run this call.
+            BackendUnavailableError: that backend cannot run the call.
         """
         with use_backend(backend):
             return self(*args, **kwargs)
 
     def explain(self, *args: P.args, **kwargs: P.kwargs) -> Choice:
-        """Say which form would run this call, and why the others would not."""
+        """Return the implementation that would run this call, and why the ones before it would not."""
         return self._select(args, kwargs)
 
     def _select(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Choice:
-        wanted = wanted_backend()
-        if wanted != "auto" and wanted not in self.forms and wanted != "sdpa":
-            raise BackendUnavailableError(f"{self.name} has no {wanted} form, only {', '.join(self.forms)}")
+        requested = requested_backend()
+        backend = "reference" if requested == "torch" and "torch" not in self.implementations else requested
+        if backend != "auto" and backend not in self.implementations:
+            raise BackendUnavailableError(
+                f"{self.name} has no {backend} implementation; use one of {', '.join(self.implementations)}."
+            )
         refused: dict[str, str] = {}
-        for backend, form in self.forms.items():
-            # where torch has no library call for an operator, its reference stands in
-            if wanted not in ("auto", backend) and not (wanted == "sdpa" and backend == "reference"):
-                refused[backend] = f"{wanted} was asked for"
+        for name, implementation in self.implementations.items():
+            if backend not in ("auto", name):
+                refused[name] = f"{requested} was requested"
                 continue
-            reason = form.refuse(*args, **kwargs)
-            if reason is None and wanted == "auto":
-                reason = form.avoid(*args, **kwargs)
+            reason = implementation.unsupported(*args, **kwargs)
+            if reason is not None and backend == name:
+                raise BackendUnavailableError(f"{self.name} cannot run on {name}: {reason}; use auto instead.")
+            if reason is None and backend == "auto":
+                reason = implementation.not_preferred(*args, **kwargs)
             if reason is None:
-                return Choice(backend, "first that can" if wanted == "auto" else "asked for", refused)
-            if wanted == backend:
-                raise BackendUnavailableError(f"{self.name} cannot run on {backend}: {reason}")
-            refused[backend] = reason
-        raise BackendUnavailableError(f"{self.name}: no form can run this call: {refused}")
+                return Choice(name, "first that supports the call" if backend == "auto" else "requested", refused)
+            refused[name] = reason
+        raise BackendUnavailableError(f"{self.name} has no implementation for this call: {refused}.")
 
 
 @contextmanager
 def use_backend(backend: str) -> Iterator[None]:
-    """Run every operator in this context on one backend ("auto", "triton", "sdpa" or "reference")."""
-    if backend not in BACKENDS:
-        raise BackendUnavailableError(f"{backend!r} is none of {', '.join(BACKENDS)}")
-    token = _chosen.set(backend)
+    """Run every operator in this context on one backend ("auto", "triton", "torch" or "reference")."""
+    token = _requested.set(_check_backend(backend, "backend="))
     try:
         yield
     finally:
-        _chosen.reset(token)
+        _requested.reset(token)

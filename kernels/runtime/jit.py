@@ -1,8 +1,8 @@
-"""Compilation of Triton kernels: many at once before a process serves, none that a caller waits for afterwards.
+"""Compilation of Triton kernels: in parallel before a process serves, in the background afterwards.
 
-All of it rests on the hook that Triton asks before it compiles or loads a kernel. Where somebody else has taken that
-hook, kernels are compiled where they are launched, as they would be without this module. Kernels that are not on disk
-are left to processes of their own, and compiled by a thread of this one where those do not bring them about.
+It rests on the hook that Triton calls before it compiles or loads a kernel. If another library owns that hook, kernels
+compile where they are launched, as they would without this module. Kernels that are not on disk go to the compile
+server; a thread of this process compiles those that it fails to deliver.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ import torch
 from kernels.runtime.compile_server import CompileServer, Job
 from kernels.runtime.device import HAS_TRITON
 
-LOAD_SECONDS = 0.3  # more than it takes to load a kernel that an earlier process left on disk
+LOAD_TIMEOUT_S = 0.3  # loading a kernel from disk takes less
 log = logging.getLogger(__name__)
 
-_seen: set[tuple[int, str]] = set()  # GPU and kernel
-_failed: set[tuple[int, str]] = set()
-_done: dict[tuple[int, str], threading.Event] = {}  # of those that compile in the background, or have
+KernelKey = tuple[int, str]  # index of the GPU, and Triton's specialization
+
+_compiled: set[KernelKey] = set()
+_failed: set[KernelKey] = set()
+_background: dict[KernelKey, threading.Event] = {}  # set when the compilation has ended
 _CORES = os.cpu_count() or 2
-_HALF = max(1, _CORES // 2)
-_slots = threading.BoundedSemaphore(_HALF)  # callers are served meanwhile
+_BACKGROUND_CORES = max(1, _CORES // 2)  # requests are served on the others
+_slots = threading.BoundedSemaphore(_BACKGROUND_CORES)
 _closing = threading.Event()
 
 
 class _Thread(threading.local):
-    """A thread's answer to a missing kernel (True leaves the launch out), and the kernel that it loads."""
+    """A thread's handler of missing kernels (True skips the launch), and the job of the kernel that it loads."""
 
-    answer: Callable[..., bool] | None = None
+    on_miss: Callable[..., bool] | None = None
     job: Job | None = None
 
 
@@ -44,24 +46,24 @@ _thread = _Thread()
 _server = CompileServer()
 
 
-def _forked() -> None:
-    """Forget the compilations of the parent after a fork."""
+def _after_fork() -> None:
+    """Forget the parent's compilations."""
     global _server, _slots
-    _server.leave()
+    _server.detach()
     _server = CompileServer()
-    _slots = threading.BoundedSemaphore(_HALF)
-    _done.clear()
+    _slots = threading.BoundedSemaphore(_BACKGROUND_CORES)
+    _background.clear()
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(after_in_child=_after_fork)
 
 
-class NotReadyError(RuntimeError):
-    """A call needs a kernel that is not compiled yet; the message names it.
+class KernelNotReadyError(RuntimeError):
+    """A call that needs a kernel which is not compiled yet.
 
     Args:
-        kernel: which.
-        first: whether its compilation has begun with this call.
+        kernel: its name, which is the message.
+        first: whether this call started its compilation.
     """
 
     def __init__(self, kernel: str, first: bool) -> None:
@@ -69,74 +71,74 @@ class NotReadyError(RuntimeError):
         self.first = first
 
 
-def count() -> int:
-    """Kernels since `watch` was first called, those that do not compile too; 0 where triton is not installed."""
-    return len(_seen | _failed)
+def compilation_count() -> int:
+    """Return the number of kernels compiled, loaded or failed since `count_compilations`; 0 without triton."""
+    return len(_compiled | _failed)
 
 
-def watch() -> None:
-    """Begin to count; again is harmless."""
+def count_compilations() -> None:
+    """Start to count; may be called again."""
     if not HAS_TRITON:
         return
     from triton import knobs  # type: ignore[import-untyped]
 
     if knobs.runtime.jit_post_compile_hook is None:
-        knobs.runtime.jit_post_compile_hook = _note
+        knobs.runtime.jit_post_compile_hook = _on_compiled
 
 
-def _note(*, compile: dict[str, Any], **rest: Any) -> None:
-    _seen.add(_place(compile))
+def _on_compiled(*, compile: dict[str, Any], **rest: Any) -> None:
+    _compiled.add(_kernel_key(compile))
 
 
 @contextmanager
-def refused() -> Iterator[None]:
-    """Within, a launch of this thread whose kernel is missing raises `NotReadyError`; it compiles in the background.
+def raise_if_missing() -> Iterator[None]:
+    """Make this thread's launches of missing kernels raise `KernelNotReadyError` and compile in the background.
 
-    A kernel that is on disk is loaded, unless others are compiling. One that does not compile is refused ever after,
-    and the log holds its error.
+    A kernel on disk is loaded, unless others are compiling. One that does not compile is refused from then on, and the
+    log holds its error.
     """
 
-    def refuse(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
-        first, done = _begin(fn.jit_function, compile)
-        if done.wait(LOAD_SECONDS if first else 0) and _place(compile) not in _failed:
+    def on_miss(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
+        first, done = _start_background(fn.jit_function, compile)
+        if done.wait(LOAD_TIMEOUT_S if first else 0) and _kernel_key(compile) not in _failed:
             return False
-        raise NotReadyError(fn.jit_function.__name__, first)
+        raise KernelNotReadyError(fn.jit_function.__name__, first)
 
-    with _asked(refuse):
+    with _miss_handler(on_miss):
         yield
 
 
 @contextmanager
-def together(wait: bool = True) -> Iterator[None]:
-    """Within, launches of this thread whose kernels are missing do nothing; all of these are compiled.
+def compile_all(wait: bool = True) -> Iterator[None]:
+    """Skip this thread's launches of missing kernels and compile those kernels for the present GPU.
 
-    What such a kernel would have written is left as it was, and a kernel that is ready by its next launch runs on that:
-    results within are worth nothing, and no kernel may rely on what it reads (an index, say). Kernels are for the
-    present GPU. One that does not compile is passed over here; its error comes where it is launched.
+    Skipped kernels write nothing, and ready ones do run: results inside this context are undefined, and no kernel may
+    depend on the values that it reads (indices, for example). A kernel that does not compile is skipped here; the next
+    launch outside raises its error.
 
     Args:
-        wait: compile side by side on all cores and return when all are ready; else in the background.
+        wait: compile in parallel on all cores and return when all are ready; else in the background.
     """
     if not wait:
-        with _asked(_compile_later):
+        with _miss_handler(_compile_in_background):
             yield
         return
-    loading: set[tuple[int, str]] = set()
+    submitted: set[KernelKey] = set()
     pool = ThreadPoolExecutor(_CORES)
 
-    def load(function: Any, place: tuple[int, str]) -> None:
+    def load(function: Any, key: KernelKey) -> None:
         with suppress(Exception):
-            _load(function, *place)
+            _load(function, *key)
 
-    def leave_out(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
-        place = _place(compile)
-        if place not in loading:
-            loading.add(place)
-            pool.submit(load, fn.jit_function, place)
+    def on_miss(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
+        key = _kernel_key(compile)
+        if key not in submitted:
+            submitted.add(key)
+            pool.submit(load, fn.jit_function, key)
         return True
 
     try:
-        with _asked(leave_out):
+        with _miss_handler(on_miss):
             yield
         pool.shutdown()
     except BaseException:
@@ -144,39 +146,39 @@ def together(wait: bool = True) -> Iterator[None]:
         raise
 
 
-def _compile_later(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
-    _begin(fn.jit_function, compile)
+def _compile_in_background(*, fn: Any, compile: dict[str, Any], **rest: Any) -> bool:
+    _start_background(fn.jit_function, compile)
     return True
 
 
-def _load(function: Any, gpu: int, kernel: str) -> None:
-    """Load a kernel from disk, or have it compiled first."""
+def _load(function: Any, gpu: int, specialization: str) -> None:
+    """Load a kernel from disk, compiling it first if necessary."""
     from triton import knobs
     from triton.runtime import driver  # type: ignore[import-untyped]
 
     if knobs.cache.manager_class is None:
-        knobs.cache.manager_class = _cache()
-    # a thread begins on the first GPU
+        knobs.cache.manager_class = _cache_manager()
+    # a new thread starts on the first GPU
     with torch.cuda.device(gpu if torch.cuda.is_available() else -1):
         target = driver.active.get_current_target()
         _thread.job = {
             "module": function.fn.__module__,
             "name": function.fn.__name__,
-            "specialization": kernel,
+            "specialization": specialization,
             "target": (target.backend, target.arch, target.warp_size),
             "cache": os.path.abspath(knobs.cache.dir),
         }
         try:
-            function.preload(kernel)
+            function.preload(specialization)
         finally:
             _thread.job = None
 
 
-def _cache() -> type:
-    """Triton's cache on disk, which has what a thread wants compiled by the server if it is not there."""
+def _cache_manager() -> type:
+    """Return Triton's disk cache, extended: on a miss it sends the thread's job to the compile server."""
     from triton.runtime.cache import FileCacheManager  # type: ignore[import-untyped]
 
-    class Cache(FileCacheManager):
+    class CacheManager(FileCacheManager):
         def get_group(self, filename: str) -> dict[str, str] | None:
             found: dict[str, str] | None = super().get_group(filename)
             job, _thread.job = _thread.job, None
@@ -184,17 +186,22 @@ def _cache() -> type:
                 _server.compile(job)
                 found = super().get_group(filename)
                 if found is None and _closing.is_set():
-                    raise RuntimeError("the process ends")
+                    raise RuntimeError("The process is exiting; the kernel was not compiled.")
             return found
 
-    return Cache
+    return CacheManager
 
 
-def _begin(function: Any, what: dict[str, Any]) -> tuple[bool, threading.Event]:
-    """Compile in the background, once for a GPU; says whether it begins now, and what is set when it has ended."""
-    place = gpu, kernel = _place(what)
+def _start_background(function: Any, compile: dict[str, Any]) -> tuple[bool, threading.Event]:
+    """Compile in the background, once for each GPU.
+
+    Returns:
+        bool: whether this call started it.
+        Event: set when the compilation has ended.
+    """
+    key = gpu, specialization = _kernel_key(compile)
     new = threading.Event()
-    done = _done.setdefault(place, new)
+    done = _background.setdefault(key, new)
     if done is not new:
         return False, done
 
@@ -202,9 +209,9 @@ def _begin(function: Any, what: dict[str, Any]) -> tuple[bool, threading.Event]:
         try:
             with _slots:
                 if not _closing.is_set():
-                    _load(function, gpu, kernel)
+                    _load(function, gpu, specialization)
         except Exception:
-            _failed.add(place)
+            _failed.add(key)
             if not _closing.is_set():
                 log.exception("%s does not compile", function.__name__)
         finally:
@@ -212,44 +219,44 @@ def _begin(function: Any, what: dict[str, Any]) -> tuple[bool, threading.Event]:
 
     try:
         threading.Thread(target=run, name="compiling", daemon=True).start()
-    except RuntimeError:  # the system gives no thread: another call may try again
-        del _done[place]
+    except RuntimeError:  # the system is out of threads; a later call may succeed
+        del _background[key]
         log.warning("no thread to compile %s", function.__name__)
     return True, done
 
 
-def _place(what: dict[str, Any]) -> tuple[int, str]:
-    return what["device"], what["specialization_data"]
+def _kernel_key(compile: dict[str, Any]) -> KernelKey:
+    return compile["device"], compile["specialization_data"]
 
 
 @atexit.register
 def _close() -> None:
-    """Let end what is under way: a thread that comes back from the compiler into a dead interpreter aborts it."""
+    """Wait for running compilations: a thread that returns from the compiler into a dead interpreter aborts it."""
     _closing.set()
     _server.close()
-    for done in list(_done.values()):
+    for done in list(_background.values()):
         done.wait()
 
 
 @contextmanager
-def _asked(answer: Callable[..., bool]) -> Iterator[None]:
-    """Within, `answer` is asked of each kernel that this thread would compile or load."""
-    before, _thread.answer = _thread.answer, answer
-    _listen()
+def _miss_handler(on_miss: Callable[..., bool]) -> Iterator[None]:
+    """Call `on_miss` for each kernel that this thread would compile or load."""
+    before, _thread.on_miss = _thread.on_miss, on_miss
+    _install_hook()
     try:
         yield
     finally:
-        _thread.answer = before
+        _thread.on_miss = before
 
 
-def _listen() -> None:
+def _install_hook() -> None:
     if not HAS_TRITON:
         return
     from triton import knobs
 
     if knobs.runtime.jit_cache_hook is None:
-        knobs.runtime.jit_cache_hook = _ask
+        knobs.runtime.jit_cache_hook = _cache_hook
 
 
-def _ask(**what: Any) -> bool:
-    return _thread.answer is not None and _thread.answer(**what)
+def _cache_hook(**what: Any) -> bool:
+    return _thread.on_miss is not None and _thread.on_miss(**what)

@@ -1,4 +1,4 @@
-"""Programmatic dependent launch: a kernel is brought up while the one before it still runs. Imports triton."""
+"""Programmatic dependent launch (PDL): a kernel starts while its predecessor still runs. Imports triton."""
 
 # The language of kernels is not Python: its values have no Python types.
 # mypy: ignore-errors
@@ -12,18 +12,18 @@ from triton.language.extra.cuda import gdc_wait
 
 from kernels.runtime.device import capability
 
-HOPPER = (9, 0)
+PDL_MIN_CAPABILITY = (9, 0)
 
 
 @triton.jit
-def wait_for_inputs(OVERLAPPED: tl.constexpr):
-    """Wait until what the kernels before wrote can be read; comes before the first load."""
-    if OVERLAPPED:
+def wait_for_inputs(PDL: tl.constexpr):
+    """Wait for the writes of earlier kernels; must precede the first load."""
+    if PDL:
         gdc_wait()
 
 
-def overlapped(x: Tensor) -> dict[str, bool]:
-    """Options of a launch on x's device of a kernel that begins with `wait_for_inputs`."""
-    if x.is_cuda and capability(x.device.index) >= HOPPER:
-        return {"OVERLAPPED": True, "launch_pdl": True}
-    return {"OVERLAPPED": False}
+def pdl_options(x: Tensor) -> dict[str, bool]:
+    """Return the launch options on x's device for a kernel that calls `wait_for_inputs`."""
+    if x.is_cuda and capability(x.device.index) >= PDL_MIN_CAPABILITY:
+        return {"PDL": True, "launch_pdl": True}
+    return {"PDL": False}

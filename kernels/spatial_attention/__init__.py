@@ -1,15 +1,15 @@
 """Full attention over the positions of each frame (section 3.1.1; reference.md, Tokenizer 5)."""
 
-from kernels.runtime.dispatch import Form, Operator
-from kernels.spatial_attention import op, reference, sdpa
+from kernels.runtime.dispatch import Implementation, Operator
+from kernels.spatial_attention import library, op, reference
 from kernels.spatial_attention.rope import RopeTable, rope_table
 
 spatial_attention = Operator(
     "spatial_attention",
     {
-        "triton": Form(op.run, op.refuse),
-        "sdpa": Form(sdpa.spatial_attention),
-        "reference": Form(reference.spatial_attention),
+        "triton": Implementation(op.run, op.unsupported),
+        "torch": Implementation(library.spatial_attention),
+        "reference": Implementation(reference.spatial_attention),
     },
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import Search, Size, Trial, tuned
+from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
 from kernels.spatial_attention.rope import rope_table
 from kernels.spatial_attention.triton_kernels import cosine_bwd_kernel, cosine_fwd_kernel
 
@@ -21,13 +21,13 @@ class Tile:
     warps: int
 
 
-FORWARD = Tile(rows=64, warps=8)
-BACKWARD = Tile(rows=32, warps=4)
+FORWARD_TILE = Tile(rows=64, warps=8)
+BACKWARD_TILE = Tile(rows=32, warps=4)
 
 
 def forward(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, tile: Tile | None = None) -> Tensor:
     """Rotate, l2-normalise and scale x (F, N, H, D) as `reference.cosine` does; the result is contiguous."""
-    tile = tile or tuned("spatial_attention.forward", x.dtype, x.shape[:2].numel(), FORWARD)
+    tile = tile or tuned_tile("spatial_attention.forward", x.dtype, x.shape[:2].numel(), FORWARD_TILE)
     x = _regular(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if out.numel():
@@ -43,11 +43,11 @@ def backward(
     grad: Tensor, x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of x and scale from that of the result."""
-    tile = tile or tuned("spatial_attention.backward", x.dtype, x.shape[:2].numel(), BACKWARD)
+    tile = tile or tuned_tile("spatial_attention.backward", x.dtype, x.shape[:2].numel(), BACKWARD_TILE)
     x = _regular(x)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     grid, sizes, constants = _geometry(x, cos, tile)
-    parts = torch.empty((grid[0] * grid[1], constants["LANES"]), dtype=torch.float32, device=x.device)
+    parts = torch.empty((grid[0] * grid[1], constants["BLOCK_D"]), dtype=torch.float32, device=x.device)
     if dx.numel():
         with torch.cuda.device_of(x):
             cosine_bwd_kernel[grid](
@@ -75,24 +75,24 @@ def _geometry(x: Tensor, cos: Tensor | None, tile: Tile) -> tuple[tuple[int, int
     constants = {
         "HEADS": heads,
         "DIM": dim,
-        "LANES": max(16, 1 << (dim - 1).bit_length()),
+        "BLOCK_D": max(16, 1 << (dim - 1).bit_length()),
         "ROTATED": cos is not None,
         "ROWS": tile.rows,
     }
     return (-(-positions * heads // tile.rows), frames), [positions * heads, x.stride(0), x.stride(1)], constants
 
 
-def _make_forward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make_forward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     x, scale, cos, sin, _ = _draw(size, dtype, device)
-    return Trial(dtype, size.rows, FORWARD, lambda tile: forward(x, scale, cos, sin, tile))
+    return TunableCall(dtype, size.rows, FORWARD_TILE, lambda tile: forward(x, scale, cos, sin, tile))
 
 
-def _make_backward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make_backward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     x, scale, cos, sin, grad = _draw(size, dtype, device)
-    return Trial(dtype, size.rows, BACKWARD, lambda tile: backward(grad, x, scale, cos, sin, tile))
+    return TunableCall(dtype, size.rows, BACKWARD_TILE, lambda tile: backward(grad, x, scale, cos, sin, tile))
 
 
-def _draw(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Keys as they lie beside their values, scales, the table of rotations and a gradient."""
     rows = (size.batch * size.frames, size.height * size.width)
     kv = torch.randn((*rows, 2, size.heads, size.head_dim), device=device, dtype=dtype)
@@ -101,8 +101,8 @@ def _draw(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor,
     return kv[:, :, 0], torch.rand(size.head_dim, device=device) + 0.5, rope.cos, rope.sin, grad
 
 
-TILES = tuple(Tile(*numbers) for numbers in ((16, 4), (32, 4), (64, 4), (64, 8)))
-SEARCHES = (
-    Search("spatial_attention.forward", TILES, _make_forward),
-    Search("spatial_attention.backward", TILES, _make_backward),
+CANDIDATES = tuple(Tile(*numbers) for numbers in ((16, 4), (32, 4), (64, 4), (64, 8)))
+TUNING_SPACES = (
+    TuningSpace("spatial_attention.forward", CANDIDATES, _make_forward),
+    TuningSpace("spatial_attention.backward", CANDIDATES, _make_backward),
 )

@@ -11,26 +11,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.runtime.device import refuse_triton
+from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
 from kernels.spatial_attention.reference import LOGIT_SCALE
 from kernels.spatial_attention.rope import RopeTable
 
-MOST_DIM = 128
-MOST_FRAMES = 65_535  # programs along the second axis of a grid
+MAX_HEAD_DIM = 128
 
 
-def refuse(
+def unsupported(
     q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, rope: RopeTable | None = None, bias: Tensor | None = None
 ) -> str | None:
     """Say why the kernels cannot run this call, or None."""
-    if (reason := refuse_triton(kv, q, q_scale, k_scale, *(rope or ()), bias)) is not None:
+    if (reason := triton_unsupported(kv, q, q_scale, k_scale, *(rope or ()), bias)) is not None:
         return reason
     if q.dtype != kv.dtype:
         return "queries and keys differ in dtype"
-    if q.shape[-1] % 8 or q.shape[-1] > MOST_DIM:
-        return f"head_dim {q.shape[-1]} is not a multiple of 8 up to {MOST_DIM}"
-    if q.shape[0] * q.shape[1] > MOST_FRAMES:
-        return f"{q.shape[0] * q.shape[1]} frames; at most {MOST_FRAMES} fit in a grid"
+    if q.shape[-1] % 8 or q.shape[-1] > MAX_HEAD_DIM:
+        return f"head_dim {q.shape[-1]} is not a multiple of 8 up to {MAX_HEAD_DIM}"
+    if q.shape[0] * q.shape[1] > MAX_GRID_YZ:
+        return f"{q.shape[0] * q.shape[1]} frames; at most {MAX_GRID_YZ} fit in a grid"
     return None
 
 

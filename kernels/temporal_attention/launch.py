@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import Search, Size, Trial, tuned
-from kernels.runtime.pdl import overlapped
+from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.runtime.pdl import pdl_options
 from kernels.spatial_attention.reference import LOGIT_SCALE
 from kernels.temporal_attention.triton_kernels import temporal_attention_bwd_kernel, temporal_attention_fwd_kernel
 
@@ -22,8 +22,8 @@ class Tile:
 
 
 # eight of head_dim's 64 channels stay in each thread
-FORWARD = Tile(rows=8, warps=2)
-BACKWARD = Tile(rows=8, warps=2)
+FORWARD_TILE = Tile(rows=8, warps=2)
+BACKWARD_TILE = Tile(rows=8, warps=2)
 
 
 def forward(
@@ -38,14 +38,14 @@ def forward(
     tile: Tile | None = None,
 ) -> Tensor:
     """Run the operator; arguments are those of `reference.temporal_attention`."""
-    tile = tile or tuned("temporal_attention.forward", q.dtype, q.shape[:4].numel(), FORWARD)
+    tile = tile or tuned_tile("temporal_attention.forward", q.dtype, q.shape[:4].numel(), FORWARD_TILE)
     call = _Call(q, kv, past_kv, slopes, causal, window, tile)
     out = torch.empty(q.shape, dtype=kv.dtype, device=kv.device)
     if out.numel():
         with torch.cuda.device_of(kv):
             temporal_attention_fwd_kernel[call.grid](
                 *call.tensors, q_scale.contiguous(), k_scale.contiguous(), call.slopes, out,
-                *call.sizes, **call.constants, num_warps=tile.warps, **overlapped(kv),
+                *call.sizes, **call.constants, num_warps=tile.warps, **pdl_options(kv),
             )  # fmt: skip
     return out
 
@@ -63,11 +63,11 @@ def backward(
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, kv, q_scale, k_scale and past_kv (empty without one) from that of the output."""
-    tile = tile or tuned("temporal_attention.backward", q.dtype, q.shape[:4].numel(), BACKWARD)
+    tile = tile or tuned_tile("temporal_attention.backward", q.dtype, q.shape[:4].numel(), BACKWARD_TILE)
     call = _Call(q, kv, past_kv, slopes, causal, window, tile)
     dq, dkv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, kv))
     dpast = torch.empty((0,) if past_kv is None else past_kv.shape, dtype=kv.dtype, device=kv.device)
-    parts = torch.empty((call.grid[0] * call.grid[1], call.lanes), dtype=torch.float32, device=q.device)
+    parts = torch.empty((call.grid[0] * call.grid[1], call.block_d), dtype=torch.float32, device=q.device)
     if dq.numel():
         with torch.cuda.device_of(kv):
             temporal_attention_bwd_kernel[call.grid](
@@ -101,11 +101,11 @@ class _Call:
         self.sizes = [rows]
         for x in self.tensors:
             self.sizes += [x.stride(0), x.stride(1), x.stride(3) if width > 1 else x.stride(2)]
-        self.lanes = max(16, 1 << (dim - 1).bit_length())
+        self.block_d = max(16, 1 << (dim - 1).bit_length())
         self.constants = {
             "HEADS": heads,
             "DIM": dim,
-            "LANES": self.lanes,
+            "BLOCK_D": self.block_d,
             "FRAMES": frames,
             "PAST": 0 if past_kv is None else past_kv.shape[1],
             "CAUSAL": causal,
@@ -124,36 +124,38 @@ def _regular(x: Tensor) -> Tensor:
     return x if run and even else x.clone(memory_format=torch.contiguous_format)
 
 
-def _make_forward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile] | None:
+def _make_forward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile] | None:
     if size.frames == 1:
         return None
     q, kv, scale, _ = _draw(size, dtype, device)
-    return Trial(dtype, size.rows, FORWARD, lambda tile: forward(q, kv, scale, scale, None, None, True, None, tile))
-
-
-def _make_backward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile] | None:
-    if size.frames == 1:
-        return None
-    q, kv, scale, grad = _draw(size, dtype, device)
-    return Trial(
-        dtype, size.rows, BACKWARD, lambda tile: backward(grad, q, kv, scale, scale, None, None, True, None, tile)
+    return TunableCall(
+        dtype, size.rows, FORWARD_TILE, lambda tile: forward(q, kv, scale, scale, None, None, True, None, tile)
     )
 
 
-def _draw(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _make_backward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile] | None:
+    if size.frames == 1:
+        return None
+    q, kv, scale, grad = _draw(size, dtype, device)
+    return TunableCall(
+        dtype, size.rows, BACKWARD_TILE, lambda tile: backward(grad, q, kv, scale, scale, None, None, True, None, tile)
+    )
+
+
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     grid, heads = (size.batch, size.frames, size.height, size.width), (size.heads, size.head_dim)
     qkv = torch.randn((*grid, 3, *heads), device=device, dtype=dtype)
     grad = torch.randn((*grid, *heads), device=device, dtype=dtype)
     return qkv[..., 0, :, :], qkv[..., 1:, :, :], torch.rand(size.head_dim, device=device) + 0.5, grad
 
 
-SEARCHES = (
-    Search(
+TUNING_SPACES = (
+    TuningSpace(
         "temporal_attention.forward",
         tuple(Tile(*numbers) for numbers in ((4, 1), (8, 2), (8, 4), (16, 4), (32, 4), (32, 8))),
         _make_forward,
     ),
-    Search(
+    TuningSpace(
         "temporal_attention.backward",
         tuple(Tile(*numbers) for numbers in ((4, 2), (8, 2), (8, 4), (16, 4), (16, 8))),
         _make_backward,

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.runtime.device import refuse_triton
+from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
 
-MOST_KEYS = 8  # all of them live in registers
-MOST_DIM = 128
-MOST_ITEMS = 65_535  # programs along the second axis of a grid
+MAX_KEYS = 8  # all of them live in registers
+MAX_HEAD_DIM = 128
 
 
-def refuse(
+def unsupported(
     q: Tensor,
     kv: Tensor,
     q_scale: Tensor,
@@ -28,17 +27,17 @@ def refuse(
     slopes: Tensor | None = None,
 ) -> str | None:
     """Say why the kernels cannot run this call, or None."""
-    if (reason := refuse_triton(kv, q, past_kv, q_scale, k_scale, slopes)) is not None:
+    if (reason := triton_unsupported(kv, q, past_kv, q_scale, k_scale, slopes)) is not None:
         return reason
     if q.dtype != kv.dtype or (past_kv is not None and past_kv.dtype != kv.dtype):
         return "queries, keys and carried keys differ in dtype"
     keys = kv.shape[1] + (0 if past_kv is None else past_kv.shape[1])
-    if keys > MOST_KEYS:
-        return f"{keys} keys; {MOST_KEYS} fit in registers"
-    if q.shape[-1] % 8 or q.shape[-1] > MOST_DIM:
-        return f"head_dim {q.shape[-1]} is not a multiple of 8 up to {MOST_DIM}"
-    if q.shape[0] > MOST_ITEMS:
-        return f"{q.shape[0]} items; at most {MOST_ITEMS} fit in a grid"
+    if keys > MAX_KEYS:
+        return f"{keys} keys; {MAX_KEYS} fit in registers"
+    if q.shape[-1] % 8 or q.shape[-1] > MAX_HEAD_DIM:
+        return f"head_dim {q.shape[-1]} is not a multiple of 8 up to {MAX_HEAD_DIM}"
+    if q.shape[0] > MAX_GRID_YZ:
+        return f"{q.shape[0]} items; at most {MAX_GRID_YZ} fit in a grid"
     if window is not None and not causal:
         return "a temporal window needs causal attention"
     if slopes is not None and slopes.requires_grad and torch.is_grad_enabled():

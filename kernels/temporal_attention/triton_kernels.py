@@ -22,26 +22,26 @@ import triton.language as tl
 from kernels.runtime.pdl import wait_for_inputs
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
-SMALLEST_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
+MIN_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
 
 
 @triton.constexpr_function
-def in_sight(query: int, key: int, causal: bool, window: int) -> bool:
+def is_visible(query: int, key: int, causal: bool, window: int) -> bool:
     """Return whether a frame attends to another; `window` 0 is none."""
     return (not causal or key <= query) and (window == 0 or query - key < window)
 
 
 @triton.jit
 def inverse_norm(b_x):
-    """1 / |x| of each row of a tile (ROWS, LANES), float32, bounded where x is zero."""
+    """1 / |x| of each row of a tile (ROWS, BLOCK_D), float32, bounded where x is zero."""
     b_x = b_x.to(tl.float32)
-    return 1.0 / tl.maximum(tl.sqrt(tl.sum(b_x * b_x, 1)), SMALLEST_NORM)
+    return 1.0 / tl.maximum(tl.sqrt(tl.sum(b_x * b_x, 1)), MIN_NORM)
 
 
 @triton.jit
 def unit_gradient(b_du, b_unit, b_inverse):
-    """Gradient of x from that of x / |x|, tiles (ROWS, LANES); the norm counts as constant where it was bounded."""
-    b_along = tl.where(b_inverse < 1.0 / SMALLEST_NORM, tl.sum(b_du * b_unit, 1), 0.0)
+    """Gradient of x from that of x / |x|, tiles (ROWS, BLOCK_D); the norm counts as constant where it was bounded."""
+    b_along = tl.where(b_inverse < 1.0 / MIN_NORM, tl.sum(b_du * b_unit, 1), 0.0)
     return (b_du - b_unit * b_along[:, None]) * b_inverse[:, None]
 
 
@@ -49,20 +49,20 @@ def unit_gradient(b_du, b_unit, b_inverse):
 def temporal_attention_fwd_kernel(
     q, kv, past, q_scale, k_scale, slopes, out,
     rows, q_batch, q_time, q_pixel, kv_batch, kv_time, kv_pixel, past_batch, past_time, past_pixel,
-    HEADS: tl.constexpr, DIM: tl.constexpr, LANES: tl.constexpr, FRAMES: tl.constexpr, PAST: tl.constexpr,
+    HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, FRAMES: tl.constexpr, PAST: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SLOPED: tl.constexpr, LOGIT_SCALE: tl.constexpr, ROWS: tl.constexpr,
-    OVERLAPPED: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Output of one tile; strides are those of batch items, frames and pixels."""
     i_batch = tl.program_id(1).to(tl.int64)
     o_row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    o_dim = tl.arange(0, LANES)
+    o_dim = tl.arange(0, BLOCK_D)
     o_pixel, o_head = (o_row // HEADS).to(tl.int64), o_row % HEADS
     m_row = o_row < rows
-    # (ROWS, LANES)
+    # (ROWS, BLOCK_D)
     mask = m_row[:, None] & (o_dim < DIM)[None, :]
     o_inner = o_head[:, None] * DIM + o_dim[None, :]
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     b_weight = tl.load(q_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
     b_weight *= tl.load(k_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
     b_weight *= LOGIT_SCALE * LOG2_E
@@ -89,16 +89,16 @@ def temporal_attention_fwd_kernel(
         logits = ()
         for j in tl.static_range(PAST + FRAMES):
             b_logit = tl.full((ROWS,), float("-inf"), tl.float32)
-            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+            if is_visible(PAST + i, j, CAUSAL, WINDOW):
                 b_logit = tl.sum(b_q * keys[j].to(tl.float32), 1) * inverses[j]
                 if SLOPED:
                     b_logit -= b_slope * (PAST + i - j if PAST + i > j else j - PAST - i)
                 b_top = tl.maximum(b_top, b_logit)
             logits += (b_logit,)
         b_sum = tl.zeros((ROWS,), tl.float32)
-        b_out = tl.zeros((ROWS, LANES), tl.float32)
+        b_out = tl.zeros((ROWS, BLOCK_D), tl.float32)
         for j in tl.static_range(PAST + FRAMES):
-            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+            if is_visible(PAST + i, j, CAUSAL, WINDOW):
                 b_p = tl.exp2(logits[j] - b_top)
                 b_sum += b_p
                 b_out += b_p[:, None] * values[j].to(tl.float32)
@@ -111,15 +111,15 @@ def temporal_attention_fwd_kernel(
 def temporal_attention_bwd_kernel(
     q, kv, past, q_scale, k_scale, slopes, grad, dq, dkv, dpast, dweight,
     rows, q_batch, q_time, q_pixel, kv_batch, kv_time, kv_pixel, past_batch, past_time, past_pixel,
-    HEADS: tl.constexpr, DIM: tl.constexpr, LANES: tl.constexpr, FRAMES: tl.constexpr, PAST: tl.constexpr,
+    HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, FRAMES: tl.constexpr, PAST: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SLOPED: tl.constexpr, LOGIT_SCALE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one tile; each program writes its part of dw (programs, LANES)."""
+    """Gradients of one tile; each program writes its part of dw (programs, BLOCK_D)."""
     i_batch = tl.program_id(1).to(tl.int64)
     o_row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    o_dim = tl.arange(0, LANES)
+    o_dim = tl.arange(0, BLOCK_D)
     o_pixel, o_head = (o_row // HEADS).to(tl.int64), o_row % HEADS
-    # (ROWS, LANES)
+    # (ROWS, BLOCK_D)
     mask = (o_row < rows)[:, None] & (o_dim < DIM)[None, :]
     o_inner = o_head[:, None] * DIM + o_dim[None, :]
     b_weight = tl.load(q_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
@@ -143,7 +143,7 @@ def temporal_attention_bwd_kernel(
     o_own = o_row[:, None].to(tl.int64) * DIM + o_dim[None, :]
     queries, inverse_queries, grads = (), (), ()
     probabilities, dlogits = (), ()  # (ROWS,) each, of query i and key j at i * (PAST + FRAMES) + j
-    b_dweight = tl.zeros((ROWS, LANES), tl.float32)
+    b_dweight = tl.zeros((ROWS, BLOCK_D), tl.float32)
     for i in tl.static_range(FRAMES):
         p_q = q + i_batch * q_batch + i * q_time.to(tl.int64) + o_pixel[:, None] * q_pixel + o_inner
         queries += (tl.load(p_q, mask=mask, other=0.0),)
@@ -155,7 +155,7 @@ def temporal_attention_bwd_kernel(
         logits = ()
         for j in tl.static_range(PAST + FRAMES):
             b_logit = tl.full((ROWS,), float("-inf"), tl.float32)
-            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+            if is_visible(PAST + i, j, CAUSAL, WINDOW):
                 b_logit = tl.sum(b_q * b_weight[None, :] * keys[j].to(tl.float32), 1) * (inverse_keys[j] * LOG2_E)
                 if SLOPED:
                     b_logit -= b_slope * (PAST + i - j if PAST + i > j else j - PAST - i)
@@ -163,7 +163,7 @@ def temporal_attention_bwd_kernel(
             logits += (b_logit,)
         b_sum = tl.zeros((ROWS,), tl.float32)
         for j in tl.static_range(PAST + FRAMES):
-            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+            if is_visible(PAST + i, j, CAUSAL, WINDOW):
                 b_sum += tl.exp2(logits[j] - b_top)
         b_scale = 1.0 / b_sum
         b_delta = tl.zeros((ROWS,), tl.float32)
@@ -171,16 +171,16 @@ def temporal_attention_bwd_kernel(
         for j in tl.static_range(PAST + FRAMES):
             b_p = tl.zeros((ROWS,), tl.float32)
             b_dp = tl.zeros((ROWS,), tl.float32)
-            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+            if is_visible(PAST + i, j, CAUSAL, WINDOW):
                 b_p = tl.exp2(logits[j] - b_top) * b_scale
                 b_dp = tl.sum(b_grad * values[j].to(tl.float32), 1)
                 b_delta += b_p * b_dp
             probabilities += (b_p,)
             dprobabilities += (b_dp,)
-        b_sum_keys = tl.zeros((ROWS, LANES), tl.float32)
+        b_sum_keys = tl.zeros((ROWS, BLOCK_D), tl.float32)
         for j in tl.static_range(PAST + FRAMES):
             b_ds = tl.zeros((ROWS,), tl.float32)
-            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+            if is_visible(PAST + i, j, CAUSAL, WINDOW):
                 b_ds = probabilities[i * (PAST + FRAMES) + j] * (dprobabilities[j] - b_delta)
                 b_sum_keys += (b_ds * inverse_keys[j])[:, None] * keys[j].to(tl.float32)
             dlogits += (b_ds,)
@@ -190,10 +190,10 @@ def temporal_attention_bwd_kernel(
 
     o_pair = o_pixel[:, None] * (2 * HEADS * DIM) + o_inner
     for j in tl.static_range(PAST + FRAMES):
-        b_sum_queries = tl.zeros((ROWS, LANES), tl.float32)
-        b_dv = tl.zeros((ROWS, LANES), tl.float32)
+        b_sum_queries = tl.zeros((ROWS, BLOCK_D), tl.float32)
+        b_dv = tl.zeros((ROWS, BLOCK_D), tl.float32)
         for i in tl.static_range(FRAMES):
-            if in_sight(PAST + i, j, CAUSAL, WINDOW):
+            if is_visible(PAST + i, j, CAUSAL, WINDOW):
                 b_ds = dlogits[i * (PAST + FRAMES) + j]
                 b_sum_queries += (b_ds * inverse_queries[i])[:, None] * queries[i].to(tl.float32)
                 b_dv += probabilities[i * (PAST + FRAMES) + j][:, None] * grads[i].to(tl.float32)
@@ -207,4 +207,4 @@ def temporal_attention_bwd_kernel(
         tl.store(p_dkey + HEADS * DIM, b_dv.to(dkv.dtype.element_ty), mask=mask)
 
     i_program = i_batch * tl.num_programs(0) + tl.program_id(0)
-    tl.store(dweight + i_program * LANES + o_dim, tl.sum(b_dweight, 0))
+    tl.store(dweight + i_program * BLOCK_D + o_dim, tl.sum(b_dweight, 0))

@@ -1,10 +1,13 @@
 """Nearest code of each vector (section 3.1.1; reference.md, Tokenizer 8)."""
 
-from kernels.runtime.dispatch import Form, Operator
+from kernels.runtime.dispatch import Implementation, Operator
 from kernels.vq import op, reference
 from kernels.vq.op import prepare
 from kernels.vq.reference import CodeTable
 
-vq_assign = Operator("vq_assign", {"triton": Form(op.vq_assign, op.refuse), "reference": Form(reference.vq_assign)})
+vq_assign = Operator(
+    "vq_assign",
+    {"triton": Implementation(op.vq_assign, op.unsupported), "reference": Implementation(reference.vq_assign)},
+)
 
 __all__ = ["CodeTable", "prepare", "vq_assign"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import Search, Size, Trial, tuned
-from kernels.runtime.device import LANES
-from kernels.runtime.pdl import overlapped
+from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.runtime.device import MMA_COLUMNS
+from kernels.runtime.pdl import pdl_options
 from kernels.vq.triton_kernels import codebook_kernel, merge_kernel, vq_assign_kernel
 
 
@@ -30,12 +30,12 @@ class Tile:
 
 
 GROUP = 16  # codes of which one score is kept
-BLOCK = LANES * GROUP
-PADDED_TO = 256  # the widest tile
-MERGED = 128  # vectors of a program that merges shares
-FEW_ROWS = 4096
-SEARCHED = 512  # codes at a time for a vector that is compared with all
-PROGRAMS = 256  # two for each multiprocessor, so that one computes scores while another takes minima
+BLOCK_CODES = MMA_COLUMNS * GROUP
+CODE_MULTIPLE = 256  # the widest tile
+MERGE_ROWS = 128  # vectors of a program that merges shares
+SMALL_MAX_ROWS = 4096
+SEARCH_CODES = 512  # codes at a time for a vector that is compared with all
+TARGET_PROGRAMS = 256  # two for each multiprocessor, so that one computes scores while another takes minima
 
 
 def inner(dim: int) -> int:
@@ -52,15 +52,15 @@ def choose(rows: int, dim: int) -> Tile:
     """
     registers = 128 if dim <= 8 else 224
     shares = 1
-    if rows <= FEW_ROWS:  # a power of two: each number of shares is a kernel of its own
-        shares = min(8, 1 << (-(-PROGRAMS * 64 // rows)).bit_length() - 1)
+    if rows <= SMALL_MAX_ROWS:  # a power of two: each number of shares is a kernel of its own
+        shares = min(8, 1 << (-(-TARGET_PROGRAMS * 64 // rows)).bit_length() - 1)
     return Tile(rows=64, codes=128, shares=shares, warps=4, stages=3, registers=registers)
 
 
 def empty_table(codebook: Tensor) -> tuple[Tensor, Tensor]:
     """Memory for what `prepare` answers."""
     codes, dim = codebook.shape
-    padded = -(-codes // PADDED_TO) * PADDED_TO
+    padded = -(-codes // CODE_MULTIPLE) * CODE_MULTIPLE
     pieces = torch.empty((padded, inner(dim)), dtype=torch.float16, device=codebook.device)
     return pieces, torch.empty((padded // GROUP, dim, GROUP), dtype=torch.float32, device=codebook.device)
 
@@ -79,7 +79,7 @@ def prepare(codebook: Tensor) -> tuple[Tensor, Tensor]:
     codes, dim = codebook.shape
     pieces, exact = empty_table(codebook)
     with torch.cuda.device_of(codebook):
-        codebook_kernel[(pieces.shape[0] // BLOCK,)](
+        codebook_kernel[(pieces.shape[0] // BLOCK_CODES,)](
             codebook, pieces, exact, codes, D=dim, INNER=inner(dim), GROUP=GROUP, num_warps=4
         )
     return pieces, exact
@@ -103,7 +103,7 @@ def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int, tile: Tile | No
     out = torch.empty(z.shape[:-1], dtype=torch.int64, device=z.device)
     if rows == 0:
         return out
-    tile = tile or tuned("vq_assign", z.dtype, rows, choose(rows, dim))
+    tile = tile or tuned_tile("vq_assign", z.dtype, rows, choose(rows, dim))
     padded = pieces.shape[0]
     share = -(-padded // (tile.codes * tile.shares)) * tile.codes
     shares = -(-padded // share)
@@ -123,33 +123,33 @@ def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int, tile: Tile | No
             GROUP=GROUP,
             BLOCK_M=tile.rows,
             BLOCK_K=tile.codes,
-            SEARCH=SEARCHED,
+            SEARCH=SEARCH_CODES,
             STAGES=tile.stages,
             num_warps=tile.warps,
             maxnreg=tile.registers,
-            **overlapped(z),
+            **pdl_options(z),
         )
         if shares > 1:
-            merge_kernel[(-(-rows // MERGED),)](
-                keys, out, rows, SHARES=shares, BLOCK_M=MERGED, num_warps=4, **overlapped(z)
+            merge_kernel[(-(-rows // MERGE_ROWS),)](
+                keys, out, rows, SHARES=shares, BLOCK_M=MERGE_ROWS, num_warps=4, **pdl_options(z)
             )
     return out
 
 
-def _make(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     """Vectors are float32 whatever the network's dtype."""
     z, codebook = (
         torch.nn.functional.normalize(torch.randn((count, size.code_dim), device=device), dim=-1)
         for count in (size.rows, size.codes)
     )
     pieces, exact = prepare(codebook)
-    return Trial(
+    return TunableCall(
         z.dtype, size.rows, choose(size.rows, size.code_dim), lambda tile: assign(z, pieces, exact, size.codes, tile)
     )
 
 
-SEARCHES = (
-    Search(
+TUNING_SPACES = (
+    TuningSpace(
         "vq_assign",
         (
             *(Tile(64, 128, shares, 4, stages) for shares in (1, 2, 4, 8, 16) for stages in (3, 4)),

@@ -8,21 +8,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kernels.runtime.device import refuse_triton
+from kernels.runtime.device import triton_unsupported
 from kernels.vq.reference import CodeTable
 
-DIMS = (4, 8, 16, 32)
+CODE_DIMS = (4, 8, 16, 32)
 
 
 @torch.library.custom_op("omnitok::vq_prepare", mutates_args=())
-def lay_out(codebook: Tensor) -> tuple[Tensor, Tensor]:
+def pack_codebook(codebook: Tensor) -> tuple[Tensor, Tensor]:
     """Pieces of scores and codes by group of a codebook (K, d)."""
     from kernels.vq import launch
 
     return launch.prepare(codebook)
 
 
-@lay_out.register_fake
+@pack_codebook.register_fake
 def _(codebook: Tensor) -> tuple[Tensor, Tensor]:
     from kernels.vq import launch
 
@@ -42,11 +42,11 @@ def _(z: Tensor, pieces: Tensor, exact: Tensor, codes: int) -> Tensor:
     return z.new_empty(z.shape[:-1], dtype=torch.int64)
 
 
-def refuse(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> str | None:
+def unsupported(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> str | None:
     """Say why the kernel cannot run this call."""
-    if codebook.shape[-1] not in DIMS:
-        return f"codes of {codebook.shape[-1]} dimensions are not among {DIMS}"
-    return refuse_triton(z, codebook)
+    if codebook.shape[-1] not in CODE_DIMS:
+        return f"codes of {codebook.shape[-1]} dimensions are not among {CODE_DIMS}"
+    return triton_unsupported(z, codebook)
 
 
 def prepare(codebook: Tensor) -> CodeTable | None:
@@ -55,10 +55,10 @@ def prepare(codebook: Tensor) -> CodeTable | None:
     Args:
         codebook (Tensor): shape (K, d).
     """
-    return None if refuse(codebook, codebook) else CodeTable(*lay_out(codebook.detach()))
+    return None if unsupported(codebook, codebook) else CodeTable(*pack_codebook(codebook.detach()))
 
 
 def vq_assign(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> Tensor:
     """The operator on our kernel; indices have no gradient."""
-    pieces, exact = table or lay_out(codebook.detach())
+    pieces, exact = table or pack_codebook(codebook.detach())
     return assign(z.detach(), pieces, exact, codebook.shape[0])

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ROWS = 16_384  # distances of this many vectors at a time: 512 MiB for 8,192 codes in float32
+CHUNK_ROWS = 16_384  # distances of this many vectors at a time: 512 MiB for 8,192 codes in float32
 
 
 class CodeTable(NamedTuple):
@@ -37,7 +37,7 @@ def vq_assign(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> Te
     codes = codebook.to(dtype)
     half_squares = 0.5 * codes.square().sum(-1)
     # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e ; argmin takes the first of equal values
-    rows = z.to(dtype).reshape(-1, z.shape[-1]).split(ROWS)
+    rows = z.to(dtype).reshape(-1, z.shape[-1]).split(CHUNK_ROWS)
     with torch.autocast(z.device.type, enabled=False):  # which would compare in half precision
         nearest = [torch.addmm(half_squares, part, codes.T, alpha=-1).argmin(-1) for part in rows]
     return torch.cat(nearest).view(z.shape[:-1])

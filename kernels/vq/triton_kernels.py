@@ -22,7 +22,7 @@ import triton.language as tl
 from kernels.runtime import device
 from kernels.runtime.pdl import wait_for_inputs
 
-LANES = tl.constexpr(device.LANES)  # so that groups stay within a thread
+MMA_COLUMNS = tl.constexpr(device.MMA_COLUMNS)  # so that groups stay within a thread
 LARGEST_HALF = tl.constexpr(60000.0)  # half a squared norm that float16 still holds
 
 
@@ -31,21 +31,21 @@ def codebook_kernel(
     codebook_ptr, pieces_ptr, codes_ptr, K,
     D: tl.constexpr, INNER: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip
-    """Lay out the codes of one block of LANES groups, for scores and for differences.
+    """Lay out the codes of one block of MMA_COLUMNS groups, for scores and for differences.
 
-    Column i * LANES + c of a block holds code c * GROUP + i, so that the columns of equal remainder are a group. Where
-    there is no code the score is infinite; a code too long for float16 scores minus infinity, which no vector trusts.
+    Column i * MMA_COLUMNS + c of a block holds code c * GROUP + i: columns of equal remainder form a group. Padding
+    scores infinity. A code too long for float16 scores minus infinity, which forces the exact comparison.
 
     Args:
         codebook_ptr: (K, D).
-        pieces_ptr: (blocks * LANES * GROUP, INNER) float16.
-        codes_ptr: (blocks * LANES, D, GROUP) float32, infinite where there is no code.
+        pieces_ptr: (blocks * MMA_COLUMNS * GROUP, INNER) float16.
+        codes_ptr: (blocks * MMA_COLUMNS, D, GROUP) float32, infinite where there is no code.
     """
-    i_block = tl.program_id(0) * (LANES * GROUP)
-    o_column = tl.arange(0, LANES * GROUP)
-    o_code = i_block + (o_column % LANES) * GROUP + o_column // LANES
+    i_block = tl.program_id(0) * (MMA_COLUMNS * GROUP)
+    o_column = tl.arange(0, MMA_COLUMNS * GROUP)
+    o_code = i_block + (o_column % MMA_COLUMNS) * GROUP + o_column // MMA_COLUMNS
     m_code = o_code < K
-    b_half = tl.zeros((LANES * GROUP,), tl.float32)
+    b_half = tl.zeros((MMA_COLUMNS * GROUP,), tl.float32)
     for d in tl.static_range(D):
         b_e = tl.load(codebook_ptr + o_code * D + d, mask=m_code, other=0.0).to(tl.float32)
         b_half += 0.5 * b_e * b_e
@@ -56,7 +56,7 @@ def codebook_kernel(
     b_half = tl.where(m_code, b_half, float("inf"))
     b_high = b_half.to(tl.float16)
     b_low = tl.where(m_fits & m_code, b_half - b_high.to(tl.float32), 0.0).to(tl.float16)
-    # [LANES * GROUP, INNER]
+    # [MMA_COLUMNS * GROUP, INNER]
     o_inner = tl.arange(0, INNER)
     m_e = (m_code & m_fits)[:, None] & (o_inner < 3 * D)[None, :]
     b_e = tl.load(codebook_ptr + o_code[:, None] * D + (o_inner % D)[None, :], mask=m_e, other=0.0).to(tl.float32)
@@ -113,7 +113,7 @@ def _unsure(b_square, b_least, D: tl.constexpr, INNER: tl.constexpr):
 def vq_assign_kernel(
     z_ptr, pieces_ptr, codes_ptr, out_ptr, M, K: tl.constexpr, PADDED: tl.constexpr, SHARE: tl.constexpr,
     D: tl.constexpr, INNER: tl.constexpr, GROUP: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
-    SEARCH: tl.constexpr, STAGES: tl.constexpr, OVERLAPPED: tl.constexpr,
+    SEARCH: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Nearest code of BLOCK_M vectors among SHARE codes.
 
@@ -128,7 +128,7 @@ def vq_assign_kernel(
     o_row = tl.arange(0, BLOCK_M)
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + o_row
     m_m = o_m < M
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     # [BLOCK_M, INNER]
     o_inner = tl.arange(0, INNER)
     m_z = m_m[:, None] & (o_inner < 3 * D)[None, :]
@@ -147,7 +147,7 @@ def vq_assign_kernel(
     p_right = pieces_ptr + tl.arange(0, BLOCK_K)[None, :] * INNER + o_inner[:, None]
     for start in tl.range(i_first, i_last, BLOCK_K, num_stages=STAGES):
         b_score = tl.dot(b_left, tl.load(p_right + start * INNER))
-        b_score = tl.reshape(b_score, (BLOCK_M, GROUPS // LANES, GROUP, LANES))
+        b_score = tl.reshape(b_score, (BLOCK_M, GROUPS // MMA_COLUMNS, GROUP, MMA_COLUMNS))
         b_low = tl.reshape(tl.min(b_score, axis=2), (BLOCK_M, GROUPS))
         b_start = tl.where(b_low < b_best, start, b_start)
         b_second = tl.minimum(b_second, tl.maximum(b_best, b_low))
@@ -184,12 +184,12 @@ def vq_assign_kernel(
 
 @triton.jit(do_not_specialize=["M"])
 def merge_kernel(
-    keys_ptr, out_ptr, M, SHARES: tl.constexpr, BLOCK_M: tl.constexpr, OVERLAPPED: tl.constexpr
+    keys_ptr, out_ptr, M, SHARES: tl.constexpr, BLOCK_M: tl.constexpr, PDL: tl.constexpr
 ):  # fmt: skip
     """Index of the nearest among the shares' winners: (SHARES, M) keys to (M,) int64; the lowest index wins ties."""
     o_m = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     m_m = o_m < M
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     b_key = tl.load(keys_ptr + o_m, mask=m_m, other=0)
     for i_share in tl.static_range(1, SHARES):
         b_key = tl.minimum(b_key, tl.load(keys_ptr + i_share * M.to(tl.int64) + o_m, mask=m_m, other=0))

@@ -1,14 +1,14 @@
 """Attention inside square windows of each frame (section 3.1.1; reference.md, Tokenizer 6)."""
 
-from kernels.runtime.dispatch import Form, Operator
-from kernels.window_attention import op, reference, sdpa
+from kernels.runtime.dispatch import Implementation, Operator
+from kernels.window_attention import library, op, reference
 
 window_attention = Operator(
     "window_attention",
     {
-        "triton": Form(op.run, op.refuse),
-        "sdpa": Form(sdpa.window_attention),
-        "reference": Form(reference.window_attention),
+        "triton": Implementation(op.run, op.unsupported),
+        "torch": Implementation(library.window_attention),
+        "reference": Implementation(reference.window_attention),
     },
 )
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
-from kernels.autotune.table import Search, Size, Trial, tuned
+from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
 from kernels.runtime.device import aligned
-from kernels.runtime.pdl import overlapped
+from kernels.runtime.pdl import pdl_options
 from kernels.window_attention.triton_kernels import (
     window_attention_bwd_kernel,
     window_attention_fold_kernel,
@@ -37,26 +37,26 @@ class Tile:
     descriptors: bool = False
 
 
-FORWARD = Tile(programs=2048, warps=4, stages=1)
-BACKWARD = Tile(programs=256, warps=4, stages=1)
+FORWARD_TILE = Tile(programs=2048, warps=4, stages=1)
+BACKWARD_TILE = Tile(programs=256, warps=4, stages=1)
 # products in float32 run outside of the matrix units, where a tile spills the registers of fewer warps
-FORWARD_FLOAT32 = Tile(programs=2048, warps=16, stages=1)
-BACKWARD_FLOAT32 = Tile(programs=512, warps=16, stages=1)
+FLOAT32_FORWARD_TILE = Tile(programs=2048, warps=16, stages=1)
+FLOAT32_BACKWARD_TILE = Tile(programs=512, warps=16, stages=1)
 
 
 def choose_forward(dtype: torch.dtype) -> Tile:
     """The tile of the operator for a dtype."""
-    return FORWARD_FLOAT32 if dtype == torch.float32 else FORWARD
+    return FLOAT32_FORWARD_TILE if dtype == torch.float32 else FORWARD_TILE
 
 
 def choose_backward(dtype: torch.dtype) -> Tile:
     """The tile of the gradients for a dtype."""
-    return BACKWARD_FLOAT32 if dtype == torch.float32 else BACKWARD
+    return FLOAT32_BACKWARD_TILE if dtype == torch.float32 else BACKWARD_TILE
 
 
 def forward(qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = None) -> Tensor:
     """Run the operator; arguments are those of `reference.window_attention`."""
-    tile = tile or tuned("window_attention.forward", qkv.dtype, qkv.shape[:4].numel(), choose_forward(qkv.dtype))
+    tile = tile or tuned_tile("window_attention.forward", qkv.dtype, qkv.shape[:4].numel(), choose_forward(qkv.dtype))
     qkv, (batch, frames, height, width, _, heads, dim) = qkv.contiguous(), qkv.shape
     out = torch.empty((batch, frames, height, width, heads, dim), dtype=qkv.dtype, device=qkv.device)
     if out.numel():
@@ -67,7 +67,7 @@ def forward(qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = No
             window_attention_fwd_kernel[grid](
                 x, bias_table.contiguous(), y, *sizes, dim**-0.5, **constants,
                 RAGGED=height % window != 0 or width % window != 0 or constants["TOKENS"] != window**2,
-                DESCRIPTORS=described, num_warps=tile.warps, **overlapped(qkv),
+                DESCRIPTORS=described, num_warps=tile.warps, **pdl_options(qkv),
             )  # fmt: skip
     return out
 
@@ -76,7 +76,7 @@ def backward(
     grad: Tensor, qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor]:
     """Gradients of qkv and bias_table from that of the output."""
-    tile = tile or tuned("window_attention.backward", qkv.dtype, qkv.shape[:4].numel(), choose_backward(qkv.dtype))
+    tile = tile or tuned_tile("window_attention.backward", qkv.dtype, qkv.shape[:4].numel(), choose_backward(qkv.dtype))
     qkv = qkv.contiguous()
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     if not dqkv.numel():
@@ -106,7 +106,7 @@ def _geometry(qkv: Tensor, window: int, tile: Tile) -> tuple[tuple[int, int], li
     constants: dict[str, Any] = {
         "HEADS": heads,
         "DIM": dim,
-        "LANES": max(16, 1 << (dim - 1).bit_length()),
+        "BLOCK_D": max(16, 1 << (dim - 1).bit_length()),
         "SIDE": window,
         "TOKENS": max(16, 1 << (window * window - 1).bit_length()),
         "PRECISION": "ieee" if qkv.dtype == torch.float32 else "tf32",
@@ -116,7 +116,7 @@ def _geometry(qkv: Tensor, window: int, tile: Tile) -> tuple[tuple[int, int], li
 
 
 def _can_describe(qkv: Tensor, constants: dict[str, Any]) -> bool:
-    whole = constants["TOKENS"] == constants["SIDE"] ** 2 and constants["LANES"] == constants["DIM"]
+    whole = constants["TOKENS"] == constants["SIDE"] ** 2 and constants["BLOCK_D"] == constants["DIM"]
     return whole and aligned(qkv)
 
 
@@ -127,25 +127,27 @@ def _described(qkv: Tensor, out: Tensor, window: int) -> tuple[Any, Any]:
     return TensorDescriptor.from_tensor(x, block), TensorDescriptor.from_tensor(y, block)
 
 
-def _make_forward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make_forward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     qkv, table, _ = _draw(size, dtype, device)
-    return Trial(dtype, size.rows, choose_forward(dtype), lambda tile: forward(qkv, table, size.window, tile))
+    return TunableCall(dtype, size.rows, choose_forward(dtype), lambda tile: forward(qkv, table, size.window, tile))
 
 
-def _make_backward(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make_backward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     qkv, table, grad = _draw(size, dtype, device)
-    return Trial(dtype, size.rows, choose_backward(dtype), lambda tile: backward(grad, qkv, table, size.window, tile))
+    return TunableCall(
+        dtype, size.rows, choose_backward(dtype), lambda tile: backward(grad, qkv, table, size.window, tile)
+    )
 
 
-def _draw(size: Size, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     grid, heads = (size.batch, size.frames, size.height, size.width), (size.heads, size.head_dim)
     qkv = torch.randn((*grid, 3, *heads), device=device, dtype=dtype)
     table = torch.randn(((2 * size.window - 1) ** 2, size.heads), device=device)
     return qkv, table, torch.randn((*grid, *heads), device=device, dtype=dtype)
 
 
-SEARCHES = (
-    Search(
+TUNING_SPACES = (
+    TuningSpace(
         "window_attention.forward",
         (
             *(Tile(1 << 30, 4, 1), Tile(2048, 4, 1), Tile(1024, 4, 2), Tile(528, 4, 2), Tile(2048, 8, 1)),
@@ -153,7 +155,7 @@ SEARCHES = (
         ),
         _make_forward,
     ),
-    Search(
+    TuningSpace(
         "window_attention.backward",
         (Tile(256, 4, 1), Tile(512, 4, 1), Tile(264, 4, 2), Tile(264, 8, 2), Tile(1024, 4, 1)),
         _make_backward,

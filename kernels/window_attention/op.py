@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.runtime.device import refuse_triton
+from kernels.runtime.device import triton_unsupported
 
-MOST_SIDE = 8  # a window is one tile of 64 tokens
-MOST_DIM = 128
+MAX_WINDOW = 8  # a window is one tile of 64 tokens
+MAX_HEAD_DIM = 128
 
 
-def refuse(qkv: Tensor, bias_table: Tensor, window: int) -> str | None:
+def unsupported(qkv: Tensor, bias_table: Tensor, window: int) -> str | None:
     """Say why the kernels cannot run this call, or None."""
-    if (reason := refuse_triton(qkv, bias_table)) is not None:
+    if (reason := triton_unsupported(qkv, bias_table)) is not None:
         return reason
-    if window > MOST_SIDE:
-        return f"a window of {window} is wider than {MOST_SIDE}"
-    if qkv.shape[-1] % 8 or qkv.shape[-1] > MOST_DIM:
-        return f"head_dim {qkv.shape[-1]} is not a multiple of 8 up to {MOST_DIM}"
+    if window > MAX_WINDOW:
+        return f"a window of {window} is wider than {MAX_WINDOW}"
+    if qkv.shape[-1] % 8 or qkv.shape[-1] > MAX_HEAD_DIM:
+        return f"head_dim {qkv.shape[-1]} is not a multiple of 8 up to {MAX_HEAD_DIM}"
     return None
 
 

@@ -54,26 +54,26 @@ def _window_tokens(i_window, height, width, down, across, SIDE: tl.constexpr, TO
 @triton.jit(do_not_specialize=["height", "width", "down", "across", "windows", "share"])
 def window_attention_fwd_kernel(
     qkv, table, out, height, width, down, across, windows, share, scale,
-    HEADS: tl.constexpr, DIM: tl.constexpr, LANES: tl.constexpr, SIDE: tl.constexpr, TOKENS: tl.constexpr,
+    HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, SIDE: tl.constexpr, TOKENS: tl.constexpr,
     RAGGED: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
-    OVERLAPPED: tl.constexpr,
+    PDL: tl.constexpr,
 ):  # fmt: skip
     """Output of `share` windows of one head; `scale` multiplies q k^T. RAGGED: not every token of a tile exists."""
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     i_head = tl.program_id(0)
-    o_dim = tl.arange(0, LANES)
+    o_dim = tl.arange(0, BLOCK_D)
     # (TOKENS, TOKENS), base 2
     b_bias = tl.load(table + _table_rows(SIDE, TOKENS) * HEADS + i_head).to(tl.float32) * LOG2_E
     first = tl.program_id(1) * share
     for i_window in tl.range(first, min(first + share, windows), num_stages=STAGES):
         o_row, m_token = _window_tokens(i_window, height, width, down, across, SIDE, TOKENS)
         mask = m_token[:, None] & (o_dim < DIM)[None, :]
-        # (TOKENS, LANES)
+        # (TOKENS, BLOCK_D)
         if DESCRIPTORS:
             i_x, i_y, i_frame = _window_corner(i_window, down, across, SIDE)
-            b_q = tl.reshape(qkv.load([i_frame, i_y, i_x, i_head * DIM]), (TOKENS, LANES))
-            b_k = tl.reshape(qkv.load([i_frame, i_y, i_x, (HEADS + i_head) * DIM]), (TOKENS, LANES))
-            b_v = tl.reshape(qkv.load([i_frame, i_y, i_x, (2 * HEADS + i_head) * DIM]), (TOKENS, LANES))
+            b_q = tl.reshape(qkv.load([i_frame, i_y, i_x, i_head * DIM]), (TOKENS, BLOCK_D))
+            b_k = tl.reshape(qkv.load([i_frame, i_y, i_x, (HEADS + i_head) * DIM]), (TOKENS, BLOCK_D))
+            b_v = tl.reshape(qkv.load([i_frame, i_y, i_x, (2 * HEADS + i_head) * DIM]), (TOKENS, BLOCK_D))
         else:
             p_q = qkv + o_row[:, None] * (3 * HEADS * DIM) + i_head * DIM + o_dim[None, :]
             b_q = tl.load(p_q, mask=mask, other=0.0)
@@ -87,7 +87,7 @@ def window_attention_fwd_kernel(
         b_out = tl.dot(b_p.to(b_v.dtype), b_v, input_precision=PRECISION) / b_sum[:, None]
         b_out = b_out.to(b_q.dtype)
         if DESCRIPTORS:
-            out.store([i_frame, i_y, i_x, i_head * DIM], tl.reshape(b_out, (1, SIDE, SIDE, LANES)))
+            out.store([i_frame, i_y, i_x, i_head * DIM], tl.reshape(b_out, (1, SIDE, SIDE, BLOCK_D)))
         else:
             tl.store(out + o_row[:, None] * (HEADS * DIM) + i_head * DIM + o_dim[None, :], b_out, mask=mask)
 
@@ -95,19 +95,19 @@ def window_attention_fwd_kernel(
 @triton.jit(do_not_specialize=["height", "width", "down", "across", "windows", "share"])
 def window_attention_bwd_kernel(
     qkv, table, grad, dqkv, dbias, height, width, down, across, windows, share, scale,
-    HEADS: tl.constexpr, DIM: tl.constexpr, LANES: tl.constexpr, SIDE: tl.constexpr, TOKENS: tl.constexpr,
+    HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, SIDE: tl.constexpr, TOKENS: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """Gradients of `share` windows of one head; dbias (programs, HEADS, TOKENS, TOKENS) takes the sum of ds."""
     i_head = tl.program_id(0)
-    o_dim, o_token = tl.arange(0, LANES), tl.arange(0, TOKENS)
+    o_dim, o_token = tl.arange(0, BLOCK_D), tl.arange(0, TOKENS)
     # (TOKENS, TOKENS), base 2
     b_bias = tl.load(table + _table_rows(SIDE, TOKENS) * HEADS + i_head).to(tl.float32) * LOG2_E
     b_dbias = tl.zeros((TOKENS, TOKENS), tl.float32)
     first = tl.program_id(1) * share
     for i_window in tl.range(first, min(first + share, windows), num_stages=STAGES):
         o_row, m_token = _window_tokens(i_window, height, width, down, across, SIDE, TOKENS)
-        # (TOKENS, LANES)
+        # (TOKENS, BLOCK_D)
         mask = m_token[:, None] & (o_dim < DIM)[None, :]
         o_qkv = o_row[:, None] * (3 * HEADS * DIM) + i_head * DIM + o_dim[None, :]
         o_grad = o_row[:, None] * (HEADS * DIM) + i_head * DIM + o_dim[None, :]

@@ -170,7 +170,7 @@ def _full(block: FullWeights, x: Tensor, grid: Grid, heads: int, rope: RopeTable
     x = _positions(block.peg, x, grid)
     qkv = _inputs(block.attention, x, heads, rope, scaled=True)
     bias = None if block.bias is None else block.bias(grid.height, grid.width)
-    out = kernels.bounded_attention(qkv, grid.height * grid.width, block.bound, bias)
+    out = kernels.attention_fixed_max(qkv, grid.height * grid.width, block.bound, bias)
     return _add(x, out.flatten(1), block.attention.out)
 
 

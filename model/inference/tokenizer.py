@@ -53,7 +53,7 @@ class CompiledTokenizer(OmniTokenizer):
         """
         if self._device.type != "cuda":
             return
-        with torch.cuda.device(self._device), jit.together(wait):
+        with torch.cuda.device(self._device), jit.compile_all(wait):
             for batch, *size in shapes:
                 pixels, codes = self._examples(batch, self.grid(*size))
                 self.network.encode(pixels)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels import EXPONENT_SCALE, Folded, fold, in_turn
+from kernels import EXPONENT_SCALE, Folded, fold, interleave_gates
 from model.tokenizer.layers import (
     PEG,
     CosineAttention,
@@ -30,7 +30,7 @@ Attention = TypeVar("Attention", bound=CosineAttention)
 
 
 class FeedForwardWeights(NamedTuple):
-    """Folded (2F, D) matrix of values and gates `in_turn`, and (D, F) output matrix; F padded with units of zero."""
+    """Folded (2F, D) matrix of interleaved values and gates, and (D, F) output matrix; F padded with units of zero."""
 
     hidden: Folded
     out: Tensor
@@ -172,7 +172,8 @@ def _window(attention: WindowAttention) -> AttentionWeights:
 def _feed_forward(layer: FeedForward) -> FeedForwardWeights:
     hidden, out = layer.weights(-layer.to_out.in_features % ALIGNMENT)
     norm = layer.norm
-    return FeedForwardWeights(fold(norm.weight, norm.bias, in_turn(hidden), None, hidden.dtype), out.contiguous())
+    folded = fold(norm.weight, norm.bias, interleave_gates(hidden), None, hidden.dtype)
+    return FeedForwardWeights(folded, out.contiguous())
 
 
 def code_table(codebook: Tensor, from_code: nn.Linear, dtype: torch.dtype) -> Tensor:

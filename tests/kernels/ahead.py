@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
-MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory of a program, by compute capability
+MAX_SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory of a program, by compute capability
 
 
 @contextmanager

@@ -62,7 +62,7 @@ def attention_call(rows=37, heads=2, parts=1, grid=(5, 7), scaled=True, dtype=to
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_folded_layer_norm_is_one(dtype):
     x, rstd, folded, right = layer_norm(33, 2 * 96, dtype)
-    value, gate = reference.apart(right)
+    value, gate = reference.split_gates(right)
     with poisoned():
         ours = op.gated_linear(x, rstd, *folded)
     assert ours.dtype == dtype
@@ -144,8 +144,8 @@ def test_wide_steps_are_halved():
 def test_gelu_in_half_precision_follows_the_exact_one():
     """Identity rows, so that the gates are a sweep; values are 1."""
     gates = torch.linspace(-9, 9, 64 * 64).view(64, 64).half()
-    weight = reference.in_turn(torch.cat((torch.zeros(64, 64), torch.eye(64)))).half()
-    shift = reference.in_turn(torch.cat((torch.ones(64), torch.zeros(64))))
+    weight = reference.interleave_gates(torch.cat((torch.zeros(64, 64), torch.eye(64)))).half()
+    shift = reference.interleave_gates(torch.cat((torch.ones(64), torch.zeros(64))))
     found = op.gated_linear(gates, torch.ones(64), weight, shift).double()
     torch.testing.assert_close(found, F.gelu(gates.double()), rtol=2**-11 + 1e-5, atol=3e-7)
 

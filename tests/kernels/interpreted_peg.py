@@ -17,15 +17,15 @@ from kernels.peg import launch, op, reference, triton_kernels
 def _small_tiles():
     """Tiles of few elements, which the interpreter walks in reasonable time; over 3 frames go one by one."""
     with (
-        mock.patch.object(launch, "IMAGE", launch.Tile(1, 2, 2, 2, 16, 4)),
-        mock.patch.object(launch, "MOST_FRAMES", 3),
-        mock.patch.object(launch, "MOST_SCRAMBLED_FRAMES", 2),
-        mock.patch.object(launch, "CLIP", launch.Tile(3, 2, 2, 2, 16, 4)),
-        mock.patch.object(launch, "LONG_CLIP", launch.Tile(0, 2, 2, 2, 16, 4)),
-        mock.patch.object(launch, "SMALL_LONG_CLIP", launch.Tile(0, 1, 2, 2, 16, 4)),
-        mock.patch.object(launch, "FEW_PROGRAMS", 2),
-        mock.patch.object(launch, "IMAGE_WEIGHT", launch.Share(8, 16, 4, 3)),
-        mock.patch.object(launch, "CLIP_WEIGHT", launch.Share(4, 16, 4, 2)),
+        mock.patch.object(launch, "IMAGE_TILE", launch.Tile(1, 2, 2, 2, 16, 4)),
+        mock.patch.object(launch, "MAX_UNROLLED_FRAMES", 3),
+        mock.patch.object(launch, "MAX_UNROLLED_SCRAMBLED_FRAMES", 2),
+        mock.patch.object(launch, "CLIP_TILE", launch.Tile(3, 2, 2, 2, 16, 4)),
+        mock.patch.object(launch, "LONG_CLIP_TILE", launch.Tile(0, 2, 2, 2, 16, 4)),
+        mock.patch.object(launch, "SMALL_LONG_CLIP_TILE", launch.Tile(0, 1, 2, 2, 16, 4)),
+        mock.patch.object(launch, "MIN_PROGRAMS", 2),
+        mock.patch.object(launch, "IMAGE_WEIGHT_TILE", launch.WeightTile(8, 16, 4, 3)),
+        mock.patch.object(launch, "CLIP_WEIGHT_TILE", launch.WeightTile(4, 16, 4, 2)),
     ):
         yield
 
@@ -83,7 +83,7 @@ def test_equals_the_reference(shape, kind):
 
 @pytest.mark.parametrize("frames", [2, 3, 5, 7, 64, 129])
 def test_scrambled_rows_are_divided_exactly(frames):
-    """In 32 bits, up to what `refuse` lets through."""
+    """In 32 bits, up to what `unsupported` lets through."""
     inverse = launch._inverse(frames) % (1 << 32)
     for place in range(0, (1 << 31) // frames, 9973):
         row = place // frames * frames  # the quotient changes here

@@ -44,7 +44,7 @@ def test_other_tiles_and_shares_answer_alike(numbers):
 
 def test_a_prepared_table_answers_alike():
     z, codebook = draw(20, 300, 8)
-    table = CodeTable(*op.lay_out(codebook))
+    table = CodeTable(*op.pack_codebook(codebook))
     assert torch.equal(op.vq_assign(z, codebook, table), exact(z, codebook))
 
 
@@ -108,8 +108,8 @@ def test_leading_shapes_and_strides():
 
 def test_operator_is_registered_well():
     z, codebook = draw(5, 40, 8)
-    torch.library.opcheck(op.assign, (z, *op.lay_out(codebook), 40))
-    assert [part.shape for part in op.lay_out(codebook)] == [part.shape for part in launch.empty_table(codebook)]
+    torch.library.opcheck(op.assign, (z, *op.pack_codebook(codebook), 40))
+    assert [part.shape for part in op.pack_codebook(codebook)] == [part.shape for part in launch.empty_table(codebook)]
 
 
 def test_compiles_whole_and_stops_gradients():

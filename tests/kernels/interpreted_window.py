@@ -57,8 +57,8 @@ def test_programs_share_windows(programs):
     qkv, table, window = draw(1, 1, 6, 13, 1, 16, 4)
     tile = launch.Tile(programs, 4, 1)
     with (
-        mock.patch.object(launch, "FORWARD_FLOAT32", tile),
-        mock.patch.object(launch, "BACKWARD_FLOAT32", tile),
+        mock.patch.object(launch, "FLOAT32_FORWARD_TILE", tile),
+        mock.patch.object(launch, "FLOAT32_BACKWARD_TILE", tile),
         poisoned(),
     ):
         ours = results(op.run, qkv, table, window)

@@ -6,12 +6,13 @@ import os
 
 import pytest
 import torch
-from ahead import MOST_SHARED, compiled_for, spilled
+from absent_gpu import capability, on_gpu
+from ahead import MAX_SHARED_BYTES, compiled_for, spilled
 from interpret import passed_interpreted
 
-from kernels import BackendUnavailableError, bounded_attention
-from kernels.bounded_attention import launch as bounded
-from kernels.bounded_attention import op as bounded_op
+from kernels import BackendUnavailableError, attention_fixed_max
+from kernels.attention_fixed_max import launch as fixed_max
+from kernels.attention_fixed_max import op as fixed_max_op
 from kernels.spatial_attention import launch as spatial
 from kernels.spatial_attention import op as spatial_op
 from kernels.temporal_attention import launch as temporal
@@ -21,7 +22,7 @@ from kernels.window_attention import op as window_op
 
 
 def test_interpreted_kernels_equal_their_references():
-    assert passed_interpreted("window", "temporal", "spatial", "bounded") > 50
+    assert passed_interpreted("window", "temporal", "spatial", "fixed_max") > 50
 
 
 def launch_window(dtype: torch.dtype) -> None:
@@ -46,113 +47,103 @@ def launch_spatial(dtype: torch.dtype) -> None:
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
 @pytest.mark.parametrize(
-    ("capability", "dtype"), [(80, torch.bfloat16), (80, torch.float32), (90, torch.bfloat16)], ids=str
+    ("target", "dtype"), [(80, torch.bfloat16), (80, torch.float32), (90, torch.bfloat16)], ids=str
 )
 @pytest.mark.parametrize(
     ("launch", "kernels"),
     [(launch_window, 3), (launch_temporal, 2), (launch_spatial, 2)],
     ids=["window", "temporal", "spatial"],
 )
-def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, launch, kernels):
+def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype, launch, kernels):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    with compiled_for(capability) as compiled:
+    with compiled_for(target) as compiled:
         launch(dtype)
     assert len(compiled) == kernels
-    assert all(kernel.metadata.shared <= MOST_SHARED[80] for kernel in compiled)
-    if capability == 90 and dtype == torch.bfloat16:
+    assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[80] for kernel in compiled)
+    if target == 90 and dtype == torch.bfloat16:
         assert [spilled(kernel, tmp_path) for kernel in compiled] == [0] * kernels
 
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
-@pytest.mark.parametrize(("capability", "descriptors"), [(80, False), (90, False), (90, True)])
-def test_kernels_of_inference_compile_ahead(monkeypatch, tmp_path, capability, descriptors):
+@pytest.mark.parametrize(("target", "descriptors"), [(80, False), (90, False), (90, True)])
+def test_kernels_of_inference_compile_ahead(monkeypatch, tmp_path, target, descriptors):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    with compiled_for(capability) as compiled:
+    with compiled_for(target) as compiled:
         for positions in (1024, 500):
-            tile = bounded.Tile(64 if capability == 80 else 128, 64, descriptors=descriptors)
-            bounded.forward(torch.zeros(2 * positions, 3, 8, 64, dtype=torch.bfloat16), positions, tile)
+            tile = fixed_max.Tile(64 if target == 80 else 128, 64, descriptors=descriptors)
+            fixed_max.forward(torch.zeros(2 * positions, 3, 8, 64, dtype=torch.bfloat16), positions, tile)
         for side in (16, 27):
             qkv = torch.zeros(1, 1, side, side, 3, 8, 64, dtype=torch.bfloat16)
             window.forward(qkv, torch.zeros(225, 8), 8, window.Tile(64, 4, 2, descriptors))
     assert len({kernel.hash for kernel in compiled}) == 4
-    assert all(kernel.metadata.shared <= MOST_SHARED[80] for kernel in compiled)
+    assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[80] for kernel in compiled)
     assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
     assert all(("cp.async.bulk.tensor" in kernel.asm["ptx"]) == descriptors for kernel in compiled)
 
 
-class OnGpu(torch.Tensor):
-    """A tensor that says it is on a GPU, for what is refused there."""
-
-    is_cuda = True
-    device = torch.device("cuda", 0)
-
-
-def on_gpu(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    return torch.zeros(shape, dtype=dtype).as_subclass(OnGpu)
-
-
 @pytest.fixture
-def _gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (9, 0))
+def _gpu():
+    with capability(9, 0):
+        yield
 
 
 @pytest.mark.usefixtures("_gpu")
 def test_refusals_of_window_attention():
     table = on_gpu(225, 2, dtype=torch.float32)
-    assert window_op.refuse(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 8) is None
-    assert "wider than 8" in window_op.refuse(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 9)
-    assert "head_dim 20" in window_op.refuse(on_gpu(1, 1, 8, 8, 3, 2, 20), table, 8)
-    assert "float64" in window_op.refuse(on_gpu(1, 1, 8, 8, 3, 2, 64, dtype=torch.float64), table, 8)
-    assert window_op.refuse(torch.zeros(1, 1, 8, 8, 3, 2, 64), torch.zeros(225, 2), 8) == "cpu tensors"
+    assert window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 8) is None
+    assert "wider than 8" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 9)
+    assert "head_dim 20" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 20), table, 8)
+    assert "float64" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64, dtype=torch.float64), table, 8)
+    assert window_op.unsupported(torch.zeros(1, 1, 8, 8, 3, 2, 64), torch.zeros(225, 2), 8) == "cpu tensors"
 
 
 @pytest.mark.usefixtures("_gpu")
 def test_refusals_of_temporal_attention():
-    def refuse(frames: int = 5, past: int = 0, dim: int = 64, dtype: torch.dtype = torch.bfloat16, **kwargs):
+    def unsupported(frames: int = 5, past: int = 0, dim: int = 64, dtype: torch.dtype = torch.bfloat16, **kwargs):
         q, kv = on_gpu(1, frames, 2, 2, 2, dim, dtype=dtype), on_gpu(1, frames, 2, 2, 2, 2, dim)
         past_kv = on_gpu(1, past, 2, 2, 2, 2, dim) if past else None
         scale = on_gpu(dim, dtype=torch.float32)
-        return temporal_op.refuse(q, kv, scale, scale, past_kv, **kwargs)
+        return temporal_op.unsupported(q, kv, scale, scale, past_kv, **kwargs)
 
-    assert refuse(frames=4, past=4) is None
-    assert "9 keys" in refuse(past=4)
-    assert "head_dim 136" in refuse(dim=136)
-    assert "dtype" in refuse(dtype=torch.float32)
-    assert "causal" in refuse(causal=False, window=2)
+    assert unsupported(frames=4, past=4) is None
+    assert "9 keys" in unsupported(past=4)
+    assert "head_dim 136" in unsupported(dim=136)
+    assert "dtype" in unsupported(dtype=torch.float32)
+    assert "causal" in unsupported(causal=False, window=2)
     slopes = on_gpu(2, dtype=torch.float32).requires_grad_()
-    assert "slopes" in refuse(slopes=slopes)
+    assert "slopes" in unsupported(slopes=slopes)
     with torch.no_grad():
-        assert refuse(slopes=slopes) is None
+        assert unsupported(slopes=slopes) is None
 
 
 @pytest.mark.usefixtures("_gpu")
 def test_refusals_of_spatial_attention():
-    def refuse(dim: int = 64, dtype: torch.dtype = torch.bfloat16, batch: int = 1):
+    def unsupported(dim: int = 64, dtype: torch.dtype = torch.bfloat16, batch: int = 1):
         q, kv = on_gpu(batch, 1, 1, 1, 1, dim, dtype=dtype), on_gpu(batch, 1, 1, 1, 2, 1, dim)
-        return spatial_op.refuse(q, kv, on_gpu(dim), on_gpu(dim))
+        return spatial_op.unsupported(q, kv, on_gpu(dim), on_gpu(dim))
 
-    assert refuse() is None
-    assert "head_dim 20" in refuse(dim=20)
-    assert "dtype" in refuse(dtype=torch.float32)
-    assert "70000 frames" in refuse(dim=8, batch=70_000)
+    assert unsupported() is None
+    assert "head_dim 20" in unsupported(dim=20)
+    assert "dtype" in unsupported(dtype=torch.float32)
+    assert "70000 frames" in unsupported(dim=8, batch=70_000)
 
 
 @pytest.mark.usefixtures("_gpu")
-def test_refusals_of_bounded_attention():
-    def refuse(dtype=torch.bfloat16, dim=64, bound=12.0, bias=None):
-        return bounded_op.refuse(on_gpu(8, 3, 2, dim, dtype=dtype), 4, bound, bias)
+def test_refusals_of_fixed_max_attention():
+    def unsupported(dtype=torch.bfloat16, dim=64, bound=12.0, bias=None):
+        return fixed_max_op.unsupported(on_gpu(8, 3, 2, dim, dtype=dtype), 4, bound, bias)
 
-    assert refuse() is None
-    assert "has the range" in refuse(dtype=torch.float16)
-    assert "head_dim 48" in refuse(dim=48)
-    assert "up to 61" in refuse(bound=61.0)
-    assert refuse(bound=float("nan")) is not None
-    assert refuse(bias=on_gpu(2, 4, 4)) == "additive logits"
-    assert bounded_op.refuse(on_gpu(8, 3, 2, 64).requires_grad_(), 4, 12.0) == "no gradients"
-    assert bounded_op.avoid(on_gpu(8, 3, 2, 64), 4, 12.0) is None
-    assert "256 positions" in bounded_op.avoid(on_gpu(8192, 3, 2, 64), 256, 12.0)
+    assert unsupported() is None
+    assert "has the range" in unsupported(dtype=torch.float16)
+    assert "head_dim 48" in unsupported(dim=48)
+    assert "up to 61" in unsupported(bound=61.0)
+    assert unsupported(bound=float("nan")) is not None
+    assert unsupported(bias=on_gpu(2, 4, 4)) == "additive logits"
+    assert fixed_max_op.unsupported(on_gpu(8, 3, 2, 64).requires_grad_(), 4, 12.0) == "no gradients"
+    assert fixed_max_op.not_preferred(on_gpu(8, 3, 2, 64), 4, 12.0) is None
+    assert "256 positions" in fixed_max_op.not_preferred(on_gpu(8192, 3, 2, 64), 256, 12.0)
     with pytest.raises(BackendUnavailableError, match="cpu tensors"):
-        bounded_attention.run_on("triton", torch.zeros(8, 3, 2, 64), 4, 12.0)
+        attention_fixed_max.run_on("triton", torch.zeros(8, 3, 2, 64), 4, 12.0)
 
 
 @pytest.mark.parametrize("biased", [False, True])
@@ -160,6 +151,6 @@ def test_forms_of_bounded_attention_agree(biased):
     qkv = torch.randn(3 * 20, 3, 2, 16, generator=torch.Generator().manual_seed(0))
     bias = torch.randn(2, 20, 20) if biased else None
     torch.testing.assert_close(
-        bounded_attention.run_on("sdpa", qkv, 20, 99.0, bias),
-        bounded_attention.run_on("reference", qkv, 20, 99.0, bias),
+        attention_fixed_max.run_on("torch", qkv, 20, 99.0, bias),
+        attention_fixed_max.run_on("reference", qkv, 20, 99.0, bias),
     )

@@ -22,7 +22,7 @@ from kernels.runtime.compile_server import CompileServer, Job
 
 HERE = Path(__file__).parent
 X, ONES = torch.zeros(6, 64), torch.ones(64)
-FAR = 60.0  # seconds; a kernel takes a fraction of one
+TIMEOUT_S = 60.0  # seconds; a kernel takes a fraction of one
 
 pytestmark = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the in
 def compiled(monkeypatch, tmp_path):
     """Return the launches of a process without compiled kernels."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    jit.watch()
+    jit.count_compilations()
     forget(monkeypatch)
     with compiled_for(90) as found:
         yield found
@@ -52,7 +52,7 @@ def gate(monkeypatch):
     gate, preload = threading.Event(), JITFunction.preload
 
     def wait_and_preload(self, kernel):
-        assert gate.wait(FAR)
+        assert gate.wait(TIMEOUT_S)
         return preload(self, kernel)
 
     monkeypatch.setattr(JITFunction, "preload", wait_and_preload)
@@ -62,15 +62,15 @@ def gate(monkeypatch):
 
 def forget(monkeypatch) -> None:
     """As in a new process, but for what is on disk."""
-    monkeypatch.setattr(jit, "_seen", set())
+    monkeypatch.setattr(jit, "_compiled", set())
     monkeypatch.setattr(jit, "_failed", set())
-    monkeypatch.setattr(jit, "_done", {})
+    monkeypatch.setattr(jit, "_background", {})
     for kernel in (launch.layer_norm_kernel, launch.inverse_deviation_kernel):
         kernel.device_caches.clear()
 
 
 def all_done() -> bool:
-    return all(done.wait(FAR) for done in jit._done.values())
+    return all(done.wait(TIMEOUT_S) for done in jit._background.values())
 
 
 def norm(rows: int) -> None:
@@ -82,14 +82,14 @@ def broken() -> None:
 
 
 def test_kernels_compile_together(compiled):
-    with jit.together():
+    with jit.compile_all():
         for rows in (2, 4, 2):
             norm(rows)
         broken()
-    assert jit.count() == 2
+    assert jit.compilation_count() == 2
     for rows in (2, 4):
         norm(rows)
-    assert jit.count() == 2
+    assert jit.compilation_count() == 2
     with pytest.raises(CompilationError):  # triton 3.7 keeps it for whoever uses the kernel
         _ = broken(), compiled[-1].hash
 
@@ -101,30 +101,30 @@ def never(*args, **kwargs) -> None:
 @pytest.mark.parametrize("wait", [True, False])
 def test_processes_compile_what_this_one_only_loads(compiled, server, monkeypatch, wait):
     monkeypatch.setattr(ASTSource, "make_ir", never)
-    with jit.together(wait):
+    with jit.compile_all(wait):
         for rows in (2, 4):
             norm(rows)
     assert all_done()
     norm(2)
     norm(4)
-    assert (jit.count(), jit._failed) == (2, set())
+    assert (jit.compilation_count(), jit._failed) == (2, set())
 
 
 def test_without_a_server_a_process_compiles_for_itself(compiled, server, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/nonexistent")
-    with jit.together():
+    with jit.compile_all():
         norm(2)
-    assert jit.count() == 1
+    assert jit.compilation_count() == 1
 
 
 def test_a_server_that_dies_leaves_nobody_waiting(compiled, server):
-    with jit.together():
+    with jit.compile_all():
         norm(2)
     server._process.kill()
     for rows in (4, 8):  # found out, and known
-        with jit.together():
+        with jit.compile_all():
             norm(rows)
-    assert jit.count() == 3
+    assert jit.compilation_count() == 3
 
 
 def test_a_server_ends_when_it_is_idle_and_begins_again(compiled, monkeypatch):
@@ -132,13 +132,13 @@ def test_a_server_ends_when_it_is_idle_and_begins_again(compiled, monkeypatch):
     monkeypatch.setattr(jit, "_server", server)
     monkeypatch.setattr(ASTSource, "make_ir", never)
     for rows in (2, 4):
-        with jit.together():
+        with jit.compile_all():
             norm(rows)
-        deadline = time.monotonic() + FAR
+        deadline = time.monotonic() + TIMEOUT_S
         while server._process is not None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-    assert jit.count() == 2
+    assert jit.compilation_count() == 2
 
 
 def test_a_compiler_that_crashes_takes_nothing_with_it(compiled, server, monkeypatch, tmp_path):
@@ -146,9 +146,9 @@ def test_a_compiler_that_crashes_takes_nothing_with_it(compiled, server, monkeyp
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     server.compile(Job(module="crashes", name="", specialization="", target=("cuda", 90, 32), cache=str(tmp_path)))
     monkeypatch.setattr(ASTSource, "make_ir", never)
-    with jit.together():
+    with jit.compile_all():
         norm(2)
-    assert jit.count() == 1
+    assert jit.compilation_count() == 1
 
 
 NOTHING = Job(module="none", name="", specialization="", target=("cuda", 90, 32), cache="")
@@ -165,8 +165,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as died:
         server = int(died.stdout.readline())
-        assert died.wait(FAR) == -signal.SIGKILL
-    deadline = time.monotonic() + FAR
+        assert died.wait(TIMEOUT_S) == -signal.SIGKILL
+    deadline = time.monotonic() + TIMEOUT_S
     while lives(server):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -202,20 +202,20 @@ def test_noise_of_a_server_leaves_nobody_waiting(compiled, server, monkeypatch, 
     argument = "import sys; argument = sys.orig_argv[-2]; "
     (tmp_path / "sitecustomize.py").write_text(argument + noise)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    with jit.together():
+    with jit.compile_all():
         norm(2)
-    assert jit.count() == 1
+    assert jit.compilation_count() == 1
 
 
 def test_what_fails_within_comes_out_at_once(compiled, gate):
-    with pytest.raises(ZeroDivisionError), jit.together():
+    with pytest.raises(ZeroDivisionError), jit.compile_all():
         _ = norm(2), 1 // 0
     gate.set()
     for thread in threading.enumerate():
         if thread.name.startswith("ThreadPoolExecutor"):
-            thread.join(FAR)
+            thread.join(TIMEOUT_S)
     norm(2)
-    assert (jit.count(), compiled[-1].metadata.name) == (1, "layer_norm_kernel")
+    assert (jit.compilation_count(), compiled[-1].metadata.name) == (1, "layer_norm_kernel")
 
 
 @torch.library.custom_op("omnitok_tests::norm", mutates_args=())
@@ -226,34 +226,34 @@ def norm_op(x: torch.Tensor) -> torch.Tensor:
 
 def test_a_missing_kernel_is_refused_and_compiles_in_the_background(compiled, gate):
     for first in (True, False):
-        with pytest.raises(jit.NotReadyError, match="layer_norm_kernel") as refusal, jit.refused():
+        with pytest.raises(jit.KernelNotReadyError, match="layer_norm_kernel") as refusal, jit.raise_if_missing():
             norm_op(X)
         assert refusal.value.first is first
-    assert jit.count() == 0
+    assert jit.compilation_count() == 0
     gate.set()
     assert all_done()
-    with jit.refused():
+    with jit.raise_if_missing():
         norm_op(X)
     assert compiled[-1].metadata.name == "layer_norm_kernel"
-    assert jit.count() == 1
+    assert jit.compilation_count() == 1
 
 
 def test_what_is_on_disk_is_loaded(compiled, monkeypatch):
     norm(2)
     forget(monkeypatch)
-    monkeypatch.setattr(jit, "LOAD_SECONDS", FAR)
+    monkeypatch.setattr(jit, "LOAD_TIMEOUT_S", TIMEOUT_S)
     monkeypatch.setattr(jit._server, "compile", never)
-    with jit.refused():
+    with jit.raise_if_missing():
         norm(2)
-    assert (jit.count(), jit._failed) == (1, set())
+    assert (jit.compilation_count(), jit._failed) == (1, set())
 
 
 def test_what_cannot_be_compiled_is_refused_once_it_is_known(compiled, monkeypatch, caplog):
-    monkeypatch.setattr(jit, "LOAD_SECONDS", FAR)
+    monkeypatch.setattr(jit, "LOAD_TIMEOUT_S", TIMEOUT_S)
     for _ in range(2):
-        with pytest.raises(jit.NotReadyError), jit.refused():
+        with pytest.raises(jit.KernelNotReadyError), jit.raise_if_missing():
             broken()
-    assert jit.count() == 1
+    assert jit.compilation_count() == 1
     assert [record.message for record in caplog.records] == ["inverse_deviation_kernel does not compile"]
     assert caplog.records[0].exc_info[0] is CompilationError
     with pytest.raises(CompilationError):
@@ -264,28 +264,28 @@ def test_without_a_thread_another_call_tries_again(compiled, monkeypatch):
     def start(thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(jit, "LOAD_SECONDS", 0)
+    monkeypatch.setattr(jit, "LOAD_TIMEOUT_S", 0)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
-        with pytest.raises(jit.NotReadyError), jit.refused():
+        with pytest.raises(jit.KernelNotReadyError), jit.raise_if_missing():
             norm(2)
-    assert jit._done == {}
-    monkeypatch.setattr(jit, "LOAD_SECONDS", FAR)
-    with jit.refused():
+    assert jit._background == {}
+    monkeypatch.setattr(jit, "LOAD_TIMEOUT_S", TIMEOUT_S)
+    with jit.raise_if_missing():
         norm(2)
 
 
 def test_nobody_waits_and_nothing_compiles_twice(compiled, gate):
     for _ in range(3):
-        with jit.together(wait=False):
+        with jit.compile_all(wait=False):
             for rows in (2, 4):
                 norm(rows)
-    assert jit.count() == 0
-    assert len(jit._done) == 2
+    assert jit.compilation_count() == 0
+    assert len(jit._background) == 2
     gate.set()
     assert all_done()
-    assert jit.count() == 2
-    with jit.refused():
+    assert jit.compilation_count() == 2
+    with jit.raise_if_missing():
         for rows in (2, 4):
             norm(rows)
 
@@ -294,25 +294,25 @@ def test_threads_do_not_see_each_other(compiled):
     entered, left = threading.Event(), threading.Event()
 
     def other() -> None:
-        with jit.together():
+        with jit.compile_all():
             entered.set()
-            assert left.wait(FAR)
+            assert left.wait(TIMEOUT_S)
         norm(4)
 
     thread = threading.Thread(target=other)
-    with jit.refused():
+    with jit.raise_if_missing():
         thread.start()
-        assert entered.wait(FAR)
+        assert entered.wait(TIMEOUT_S)
     norm(2)
     left.set()
-    thread.join(FAR)
+    thread.join(TIMEOUT_S)
     assert [kernel.metadata.name for kernel in compiled] == 2 * ["layer_norm_kernel"]
 
 
 def test_a_process_ends_while_a_kernel_compiles(tmp_path):
     script = """
 import atexit, threading
-atexit.register(lambda: print([done.is_set() for done in jit._done.values()]))  # the last to be called
+atexit.register(lambda: print([done.is_set() for done in jit._background.values()]))  # the last to be called
 from ahead import compiled_for
 from triton.runtime import JITFunction
 from kernels.runtime import jit
@@ -322,7 +322,7 @@ begun, preload = threading.Event(), JITFunction.preload
 JITFunction.preload = lambda self, kernel: (begun.set(), preload(self, kernel))
 absent = compiled_for(90)
 absent.__enter__()
-with jit.together(wait=False):
+with jit.compile_all(wait=False):
     for rows in (1, 2, 4, 8, 16, 32):
         norm(rows)
 assert begun.wait(60)

@@ -7,11 +7,12 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from ahead import MOST_SHARED, compiled_for, spilled
+from absent_gpu import capability, on_gpu
+from ahead import MAX_SHARED_BYTES, compiled_for, spilled
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
-from kernels.linear import fold, in_turn, launch, op, reference, residual_linear
+from kernels.linear import fold, interleave_gates, launch, op, reference, residual_linear
 
 ROWS = (1024, 16_384)
 
@@ -36,7 +37,7 @@ def launch_all(dtype: torch.dtype, tile: launch.Tile | None = None) -> None:
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
 @pytest.mark.parametrize(
-    ("capability", "dtype", "tile"),
+    ("target", "dtype", "tile"),
     [
         (80, torch.bfloat16, None),
         (90, torch.float32, None),
@@ -46,21 +47,21 @@ def launch_all(dtype: torch.dtype, tile: launch.Tile | None = None) -> None:
     ],
     ids=["sm_80", "float32", "sm_90", "descriptors", "halved"],
 )
-def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, tile):
+def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype, tile):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    with compiled_for(capability) as compiled:
+    with compiled_for(target) as compiled:
         launch_all(dtype, tile)
     assert {kernel.name for kernel in compiled} == {
         "gated_linear_kernel", "attention_inputs_kernel", "residual_linear_kernel",
     }  # fmt: skip
-    assert all(kernel.metadata.shared <= MOST_SHARED[capability] for kernel in compiled)
-    if capability == 90 and dtype == torch.bfloat16:
+    assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[target] for kernel in compiled)
+    if target == 90 and dtype == torch.bfloat16:
         assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
 
 
 def test_rows_in_turn_give_columns_apart():
     weight = torch.arange(48.0)[:, None]  # 24 values, then 24 gates
-    values, gates = reference.apart(in_turn(weight).t())
+    values, gates = reference.split_gates(interleave_gates(weight).t())
     assert values.flatten().tolist() == list(range(24))
     assert gates.flatten().tolist() == list(range(24, 48))
 
@@ -71,7 +72,7 @@ def test_folding_is_exact_before_rounding():
     gamma, beta, bias = (torch.randn(size, generator=generator) for size in (64, 64, 32))
     rstd = (x.var(1, correction=0) + 1e-5).rsqrt()
     folded = fold(gamma, beta, weight, bias, torch.float32)
-    value, gate = reference.apart(F.linear(F.layer_norm(x, (64,), gamma, beta), weight, bias))
+    value, gate = reference.split_gates(F.linear(F.layer_norm(x, (64,), gamma, beta), weight, bias))
     torch.testing.assert_close(reference.gated_linear(x, rstd, *folded), value * F.gelu(gate), rtol=2e-4, atol=2e-4)
 
 
@@ -88,37 +89,27 @@ def test_folded_rows_sum_to_zero_after_rounding(width):
     assert (folded.weight.float() - exact).square().mean() < 1.1 * (plain - exact).square().mean()
 
 
-class OnGpu(torch.Tensor):
-    """A tensor that says it is on a GPU, for what is refused there."""
-
-    is_cuda = True
-    device = torch.device("cuda", 0)
-
-
-def on_gpu(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
-    return torch.zeros(shape, dtype=dtype).as_subclass(OnGpu)
-
-
 @pytest.fixture
-def _gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index=None: (9, 0))
+def _gpu():
+    with capability(9, 0):
+        yield
 
 
 @pytest.mark.usefixtures("_gpu")
 def test_refusals():
-    def refuse(columns: int = 64, dtype: torch.dtype = torch.bfloat16) -> str | None:
-        return op.refuse_residual(on_gpu(4, columns, dtype=dtype), on_gpu(8, columns), None, on_gpu(4, 8))
+    def unsupported(columns: int = 64, dtype: torch.dtype = torch.bfloat16) -> str | None:
+        return op.residual_linear_unsupported(on_gpu(4, columns, dtype=dtype), on_gpu(8, columns), None, on_gpu(4, 8))
 
-    assert refuse() is None
-    assert "multiples of 64" in refuse(96)
-    assert "float16" in refuse(dtype=torch.float16)
+    assert unsupported() is None
+    assert "multiples of 64" in unsupported(96)
+    assert "float16" in unsupported(dtype=torch.float16)
     weight = on_gpu(8, 64).requires_grad_()
-    assert op.refuse_residual(on_gpu(4, 64), weight, None, on_gpu(4, 8)) == "no gradients"
+    assert op.residual_linear_unsupported(on_gpu(4, 64), weight, None, on_gpu(4, 8)) == "no gradients"
     with torch.no_grad():
-        assert op.refuse_residual(on_gpu(4, 64), weight, None, on_gpu(4, 8)) is None
+        assert op.residual_linear_unsupported(on_gpu(4, 64), weight, None, on_gpu(4, 8)) is None
     with pytest.raises(BackendUnavailableError, match="cpu tensors"):
         residual_linear.run_on("triton", zeros(4, 64), zeros(8, 64), None, zeros(4, 8))
-    assert "multiples of 16" in op.refuse_gated(on_gpu(4, 64), on_gpu(4), on_gpu(24, 64), on_gpu(24))
+    assert "multiples of 16" in op.gated_linear_unsupported(on_gpu(4, 64), on_gpu(4), on_gpu(24, 64), on_gpu(24))
 
 
 @pytest.mark.usefixtures("_gpu")
@@ -134,17 +125,17 @@ def test_long_rows_are_left_to_the_library():
 
 @pytest.mark.usefixtures("_gpu")
 def test_refusals_of_attention_inputs():
-    def refuse(columns: int = 384, normed: int = 128, heads: int = 2, scaled: bool = True) -> str | None:
+    def unsupported(columns: int = 384, normed: int = 128, heads: int = 2, scaled: bool = True) -> str | None:
         scale = on_gpu(64) if scaled else None
-        return op.refuse_attention(
+        return op.attention_inputs_unsupported(
             on_gpu(4, 64), on_gpu(4), on_gpu(columns, 64), normed, None, None, scale, scale, heads
         )
 
-    assert refuse() is None
-    assert "128 of the queries" in refuse(normed=64)
-    assert "for 128 normalised" in op.refuse_attention(
+    assert unsupported() is None
+    assert "128 of the queries" in unsupported(normed=64)
+    assert "for 128 normalised" in op.attention_inputs_unsupported(
         on_gpu(4, 64), None, on_gpu(384, 64), 128, None, None, None, None, 2
     )
-    assert "heads of 32" in refuse(heads=4)
-    assert refuse(heads=4, scaled=False) is None
-    assert "32 query columns" in refuse(columns=96)
+    assert "heads of 32" in unsupported(heads=4)
+    assert unsupported(heads=4, scaled=False) is None
+    assert "32 query columns" in unsupported(columns=96)

@@ -24,7 +24,7 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     weight = torch.zeros(512)
     with compiled_for(capability) as compiled:
-        for rows in (8, launch.FEW_ROWS + 1):
+        for rows in (8, launch.SMALL_MAX_ROWS + 1):
             x = torch.zeros(rows, 512, dtype=dtype)
             launch.layer_norm(x, weight, weight, 1e-5)
             launch.inverse_deviation(x, 1e-5)
@@ -49,11 +49,11 @@ def test_what_is_refused(monkeypatch):
         layer_norm.run_on("triton", x, weight, None)
     with pytest.raises(BackendUnavailableError, match="cpu tensors"):
         inverse_deviation.run_on("triton", x)
-    monkeypatch.setattr(op, "refuse_triton", lambda *tensors: None)
-    assert op.refuse_layer_norm(x, weight, None) is None
-    assert "1025 channels" in op.refuse_deviation(torch.zeros(1, 1025))
+    monkeypatch.setattr(op, "triton_unsupported", lambda *tensors: None)
+    assert op.layer_norm_unsupported(x, weight, None) is None
+    assert "1025 channels" in op.inverse_deviation_unsupported(torch.zeros(1, 1025))
     weight.requires_grad_()
-    assert "no gradients" in op.refuse_layer_norm(x, weight, None)
-    assert "no gradients" in op.refuse_deviation(torch.zeros(2, 8, requires_grad=True))
+    assert "no gradients" in op.layer_norm_unsupported(x, weight, None)
+    assert "no gradients" in op.inverse_deviation_unsupported(torch.zeros(2, 8, requires_grad=True))
     with torch.no_grad():
-        assert op.refuse_layer_norm(x, weight, None) is None
+        assert op.layer_norm_unsupported(x, weight, None) is None

@@ -1,16 +1,17 @@
-"""Every form of an operator equals its reference, and the references have right gradients."""
+"""Every implementation of an operator equals its reference, and the references have correct gradients."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
+from absent_gpu import capability, on_gpu
 from hypothesis import given
 from hypothesis import strategies as st
 
 import kernels
 from kernels import BackendUnavailableError, rope_table, use_backend
-from kernels.runtime.dispatch import Form, Operator
+from kernels.runtime.dispatch import Implementation, Operator
 from kernels.spatial_attention.rope import rotate
 from model import CONFIGS, OmniTokenizer
 
@@ -26,7 +27,7 @@ def both(operator, *args, **kwargs) -> None:
     for x in tensors:
         x.requires_grad_()
     results = []
-    for backend in ("sdpa", "reference"):
+    for backend in ("torch", "reference"):
         out = operator.run_on(backend, *args, **kwargs)
         torch.manual_seed(0)
         results.append((out, torch.autograd.grad(out, tensors, torch.randn(out.shape), allow_unused=True)))
@@ -144,43 +145,110 @@ def test_reference_gradients(name):
 def test_the_choice_is_explained():
     x = torch.randn(1, 1, 4, 4, 3, HEADS, DIM)
     table = torch.zeros(49, HEADS)
-    assert kernels.window_attention.explain(x, table, 4).backend == "sdpa"
+    assert kernels.window_attention.explain(x, table, 4).backend == "torch"
     with use_backend("reference"):
         choice = kernels.window_attention.explain(x, table, 4)
-    assert (choice.backend, choice.because) == ("reference", "asked for")
-    assert choice.refused == {"triton": "reference was asked for", "sdpa": "reference was asked for"}
+    assert (choice.backend, choice.reason) == ("reference", "requested")
+    assert choice.refused == {"triton": "reference was requested", "torch": "reference was requested"}
     assert kernels.window_attention.explain(x, table, 4).refused == {"triton": "cpu tensors"}
+
+
+def test_auto_skips_an_implementation_that_is_not_preferred():
+    triton = Implementation(lambda x: 3 * x, not_preferred=lambda x: "slow" if x.numel() > 1 else None)
+    operator = Operator("triple", {"triton": triton, "reference": Implementation(lambda x: x + x + x)})
+    choice = operator.explain(torch.ones(2))
+    assert (choice.backend, choice.refused) == ("reference", {"triton": "slow"})
+    assert operator.explain(torch.ones(1)).backend == "triton"
+    with use_backend("triton"):
+        assert operator.explain(torch.ones(2)).backend == "triton"
+
+
+CALLS_ON_GPU = {
+    "attention_fixed_max": lambda: (on_gpu(8, 3, 2, 64), 4, 12.0),
+    "attention_inputs": lambda: (on_gpu(4, 64), None, on_gpu(384, 64), 0, None, None, None, None, 2),
+    "gated_linear": lambda: (on_gpu(4, 64), on_gpu(4), on_gpu(32, 64), on_gpu(32)),
+    "inverse_deviation": lambda: (on_gpu(4, 64),),
+    "layer_norm": lambda: (on_gpu(4, 64), on_gpu(64), None),
+    "patchify": lambda: (on_gpu(1, 1, 8, 8, 3, dtype=torch.uint8), 8, 1, 0, torch.bfloat16),
+    "peg": lambda: (on_gpu(1, 1, 2, 2, 8), on_gpu(3, 3, 3, 8), on_gpu(8)),
+    "residual_linear": lambda: (on_gpu(4, 64), on_gpu(8, 64), None, on_gpu(4, 8)),
+    "spatial_attention": lambda: (on_gpu(1, 1, 2, 2, 2, 64), on_gpu(1, 1, 2, 2, 2, 2, 64), on_gpu(64), on_gpu(64)),
+    "temporal_attention": lambda: (on_gpu(1, 2, 2, 2, 2, 64), on_gpu(1, 2, 2, 2, 2, 2, 64), on_gpu(64), on_gpu(64)),
+    "unpatchify": lambda: (on_gpu(1, 1, 2, 2, 192), None, 8, 4),
+    "vq_assign": lambda: (on_gpu(4, 8), on_gpu(16, 8)),
+    "vq_project": lambda: (on_gpu(4, 64), None, None, on_gpu(8, 64), on_gpu(8)),
+    "window_attention": lambda: (on_gpu(1, 1, 8, 8, 3, 2, 64), on_gpu(225, 2), 8),
+}
+
+
+@pytest.mark.parametrize("name", CALLS_ON_GPU)
+def test_kernels_run_from_compute_capability_8_on(name):
+    operator, call = getattr(kernels, name), CALLS_ON_GPU[name]()
+    with capability(8, 0):
+        assert operator.explain(*call).backend == "triton"
+    with capability(7, 5):
+        choice = operator.explain(*call)
+        assert choice.backend != "triton"
+        assert "7.5 is below 8.0" in choice.refused["triton"]
+
+
+def test_every_operator_is_tried_on_a_gpu():
+    assert set(CALLS_ON_GPU) == {name for name in kernels.__all__ if isinstance(getattr(kernels, name), Operator)}
+
+
+def test_auto_leaves_to_torch_what_torch_does_faster():
+    with capability(9, 0):
+        many_frames = kernels.attention_fixed_max.explain(on_gpu(8192, 3, 2, 64), 256, 12.0)
+        assert (many_frames.backend, many_frames.refused.keys()) == ("torch", {"triton"})
+        long_rows = on_gpu(4, 1088), on_gpu(8, 1088), None, on_gpu(4, 8)
+        assert kernels.residual_linear.explain(*long_rows).backend == "reference"
+
+
+def test_auto_avoids_the_slow_backward_of_the_depthwise_library_call():
+    call = on_gpu(1, 1, 2, 2, 8), on_gpu(3, 3, 3, 8), on_gpu(8)
+    with capability(7, 5):
+        assert kernels.peg.explain(*call).backend == "reference"
+        with torch.no_grad():
+            assert kernels.peg.explain(*call).backend == "torch"
+
+
+def test_renamed_backends_name_their_new_name(monkeypatch):
+    with pytest.raises(BackendUnavailableError, match="use backend=torch"), use_backend("sdpa"):
+        pass
+    monkeypatch.setenv("OMNITOK_KERNELS", "sdpa")
+    with pytest.raises(BackendUnavailableError, match="use OMNITOK_KERNELS=torch"):
+        kernels.vq_assign(torch.zeros(1, 2), torch.zeros(2, 2))
 
 
 def test_the_environment_chooses(monkeypatch):
     x = torch.randn(1, 1, 4, 4, 3, HEADS, DIM)
     monkeypatch.setenv("OMNITOK_KERNELS", "reference")
     assert kernels.window_attention.explain(x, torch.zeros(49, HEADS), 4).backend == "reference"
-    with use_backend("sdpa"):  # the nearer word wins
-        assert kernels.window_attention.explain(x, torch.zeros(49, HEADS), 4).backend == "sdpa"
+    with use_backend("torch"):  # the context overrides the environment
+        assert kernels.window_attention.explain(x, torch.zeros(49, HEADS), 4).backend == "torch"
 
 
 def test_what_cannot_run_is_refused(monkeypatch):
     x = torch.randn(1, 1, 4, 4, 3, HEADS, DIM)
-    with pytest.raises(BackendUnavailableError, match="no triton form"):
-        Operator("twice", {"reference": Form(lambda x: 2 * x)}).run_on("triton", x)
+    with pytest.raises(BackendUnavailableError, match="no triton implementation"):
+        Operator("twice", {"reference": Implementation(lambda x: 2 * x)}).run_on("triton", x)
     with pytest.raises(BackendUnavailableError, match="cannot run on triton: cpu tensors"):
         kernels.window_attention.run_on("triton", x, torch.zeros(49, HEADS), 4)
-    with pytest.raises(BackendUnavailableError, match="'fast'"), use_backend("fast"):
+    with pytest.raises(BackendUnavailableError, match="backend=fast must be one of"), use_backend("fast"):
         pass
     monkeypatch.setenv("OMNITOK_KERNELS", "quick")
-    with pytest.raises(BackendUnavailableError, match="quick"):
+    with pytest.raises(BackendUnavailableError, match="OMNITOK_KERNELS=quick must be one of"):
         kernels.vq_assign(torch.zeros(1, 2), torch.zeros(2, 2))
 
 
-def test_an_operator_without_library_form_runs_its_reference_there():
-    with use_backend("sdpa"):
+def test_an_operator_without_library_call_runs_its_reference_on_torch():
+    with use_backend("torch"):
         assert kernels.vq_assign.explain(torch.zeros(1, 2), torch.zeros(2, 2)).backend == "reference"
 
 
 def test_carrying_frames_needs_causal_order():
     x, weight, bias = torch.zeros(1, 1, 2, 2, 4), torch.zeros(3, 3, 3, 4), torch.zeros(4)
-    for backend in ("sdpa", "reference"):
+    for backend in ("torch", "reference"):
         with pytest.raises(ValueError, match="carried over"):
             kernels.peg.run_on(backend, x, weight, bias, past=torch.zeros(1, 2, 2, 2, 4), order="published")
 

@@ -27,7 +27,7 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
     pixels = torch.zeros(1, 5, 64, 256, 3, dtype=torch.uint8)
     first, later = (torch.zeros(1, 1, 8, 32, 192 * frames, dtype=dtype) for frames in (1, 4))
     with compiled_for(capability) as compiled:
-        for tile in (launch.FEW, launch.MANY):
+        for tile in (launch.SMALL_TILE, launch.LARGE_TILE):
             for normed in (False, True):
                 launch.patchify(pixels, 8, 1, 0, dtype, normed, tile)
                 launch.patchify(pixels, 8, 4, 1, dtype, normed, tile)
@@ -80,12 +80,12 @@ def test_what_is_refused(monkeypatch):
         patchify.run_on("triton", pixels, 8, 1, 0, torch.float32)
     with pytest.raises(BackendUnavailableError, match="cpu tensors"):
         unpatchify.run_on("triton", first, None, 8, 4)
-    monkeypatch.setattr(op, "refuse_triton", lambda *tensors, **options: None)
-    assert op.refuse_patchify(pixels, 8, 1, 0, torch.float32) is None
-    assert "patches of 1 x 2 x 2" in op.refuse_patchify(pixels, 2, 1, 0, torch.float32)
-    assert "patches of 3 x 8 x 8" in op.refuse_unpatchify(first, None, 8, 3)
-    assert "float64" in op.refuse_patchify(pixels, 8, 1, 0, torch.float64)
+    monkeypatch.setattr(op, "triton_unsupported", lambda *tensors, **options: None)
+    assert op.patchify_unsupported(pixels, 8, 1, 0, torch.float32) is None
+    assert "patches of 1 x 2 x 2" in op.patchify_unsupported(pixels, 2, 1, 0, torch.float32)
+    assert "patches of 3 x 8 x 8" in op.unpatchify_unsupported(first, None, 8, 3)
+    assert "float64" in op.patchify_unsupported(pixels, 8, 1, 0, torch.float64)
     first.requires_grad_()
-    assert "no gradients" in op.refuse_unpatchify(first, None, 8, 4)
+    assert "no gradients" in op.unpatchify_unsupported(first, None, 8, 4)
     with torch.no_grad():
-        assert op.refuse_unpatchify(first, None, 8, 4) is None
+        assert op.unpatchify_unsupported(first, None, 8, 4) is None

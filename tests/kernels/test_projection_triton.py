@@ -33,9 +33,9 @@ def test_kernel_compiles_ahead(monkeypatch, tmp_path, capability):
 
 def test_what_is_refused_runs_on_the_reference():
     x, weight, bias = torch.randn(3, 16), torch.randn(4, 16, requires_grad=True), torch.randn(4)
-    assert op.refuse(x, None, None, weight, bias) == "it has no gradient"
-    assert op.refuse(x, None, None, torch.zeros(40, 16), bias) == "16 channels to 40 are more than 2048 to 32"
-    assert op.refuse(x, None, None, weight.detach(), bias) == "cpu tensors"
+    assert op.unsupported(x, None, None, weight, bias) == "it has no gradient"
+    assert op.unsupported(x, None, None, torch.zeros(40, 16), bias) == "16 channels to 40 are more than 2048 to 32"
+    assert op.unsupported(x, None, None, weight.detach(), bias) == "cpu tensors"
     units = kernels.vq_project(x, None, None, weight, bias)
     torch.testing.assert_close(units.norm(dim=-1), torch.ones(3))
     assert units.requires_grad

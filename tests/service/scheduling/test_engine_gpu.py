@@ -41,10 +41,10 @@ def test_unforeseen_shapes_wait_for_no_compiler(engine: Engine, monkeypatch: pyt
     [frames] = engine.run(Key(name, "decode", "tokens", 29, 40, 56), [tokens])
     assert engine.late_kernels == 0
     gate.set()
-    assert all(done.wait(FAR) for done in list(jit._done.values()))
+    assert all(done.wait(FAR) for done in list(jit._background.values()))
     late = engine.late_kernels
     assert late > 0
-    with torch.inference_mode(), jit.refused():  # nothing is missing any more
+    with torch.inference_mode(), jit.raise_if_missing():  # nothing is missing any more
         batch = torch.from_numpy(pixels)[None].cuda()
         ours, close = engine._compiled[name].encode_both(batch)
         drawn = engine._compiled[name].decode(torch.from_numpy(tokens).long()[None].cuda(), (29, 40, 56))

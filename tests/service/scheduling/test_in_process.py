@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kernels import use_backend, wanted_backend
+from kernels import requested_backend, use_backend
 from kernels.runtime import jit
 from model import CONFIGS, BundleError, CompiledTokenizer, OmniTokenizer, VAEConfig, load_bundle, save_bundle
 from service import in_process
@@ -68,7 +68,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (6, 21, 35, 3), np.uint8)
 
 def test_kernels_are_late_that_come_after_the_warm_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.late_kernels == 0
-    monkeypatch.setattr(jit, "_seen", jit._seen | {(0, "a kernel that nobody foresaw")})
+    monkeypatch.setattr(jit, "_compiled", jit._compiled | {(0, "a kernel that nobody foresaw")})
     assert engine.late_kernels == 1
     engine.warm_up()
     assert engine.late_kernels == 0
@@ -87,7 +87,7 @@ class Cold(CompiledTokenizer):
     def encode_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         self.calls.append(len(pixels))
         if len(self.calls) == 1:
-            raise jit.NotReadyError("peg_kernel", first=True)
+            raise jit.KernelNotReadyError("peg_kernel", first=True)
         return super().encode_both(pixels)
 
 
@@ -104,12 +104,12 @@ def test_nobody_waits_for_a_compiler(engine: Engine, cold: Cold, monkeypatch: py
     seen: list[Any] = []
 
     def encode_both(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        seen.append((len(pixels), wanted_backend()))
+        seen.append((len(pixels), requested_backend()))
         return OmniTokenizer.encode_both(modules, pixels)
 
     monkeypatch.setattr(modules, "encode_both", encode_both)
     found = engine.run(key, pixels)
-    assert (seen, cold.calls) == ([(1, "sdpa"), (1, "sdpa")], [2, ((2, 6, 21, 35), False)])
+    assert (seen, cold.calls) == ([(1, "torch"), (1, "torch")], [2, ((2, 6, 21, 35), False)])
     for (tokens, vectors), (same_tokens, same_vectors) in zip(found, engine.run(key, pixels), strict=True):
         np.testing.assert_array_equal(tokens, same_tokens)
         np.testing.assert_allclose(vectors, same_vectors, atol=1e-5)
@@ -128,7 +128,7 @@ def test_what_fits_into_no_memory_but_the_compiled_way_waits(
 
 
 def test_a_backend_that_was_asked_for_is_not_replaced(engine: Engine, cold: Cold) -> None:
-    with use_backend("reference"), pytest.raises(jit.NotReadyError):
+    with use_backend("reference"), pytest.raises(jit.KernelNotReadyError):
         engine.run(Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS])
 
 

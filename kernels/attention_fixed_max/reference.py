@@ -11,7 +11,7 @@ from kernels.spatial_attention.reference import LOGIT_SCALE
 EXPONENT_SCALE = LOGIT_SCALE / math.log(2)  # into the scale of queries, so that exponents of two come out
 
 
-def bounded_attention(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> Tensor:
+def attention_fixed_max(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> Tensor:
     """Attention within each frame, its probabilities in proportion to 2^(q k^T) e^bias.
 
     Args:

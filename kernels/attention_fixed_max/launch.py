@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
-from kernels.autotune.table import Search, Size, Trial, tuned
-from kernels.bounded_attention.triton_kernels import bounded_attention_kernel
+from kernels.attention_fixed_max.triton_kernels import attention_fixed_max_kernel
+from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
 from kernels.runtime.device import aligned
-from kernels.runtime.pdl import overlapped
+from kernels.runtime.pdl import pdl_options
 
 
 @dataclass(frozen=True)
@@ -35,22 +35,22 @@ class Tile:
     registers: int | None = None
 
 
-FEW_ROWS = 2048  # up to here smaller tiles, so that every multiprocessor has some
-FEW = Tile(rows=64, keys=64)
-MANY = Tile(rows=128, keys=64)
+SMALL_MAX_ROWS = 2048  # up to here smaller tiles, so that every multiprocessor has some
+SMALL_TILE = Tile(rows=64, keys=64)
+LARGE_TILE = Tile(rows=128, keys=64)
 
 
 def choose(rows: int) -> Tile:
     """The tile for a number of rows."""
-    return FEW if rows <= FEW_ROWS else MANY
+    return SMALL_TILE if rows <= SMALL_MAX_ROWS else LARGE_TILE
 
 
 def forward(qkv: Tensor, positions: int, tile: Tile | None = None) -> Tensor:
-    """Run the operator; arguments are those of `reference.bounded_attention`."""
+    """Run the operator; arguments are those of `reference.attention_fixed_max`."""
     qkv, (rows, _, heads, dim) = qkv.contiguous(), qkv.shape
     out = torch.empty((rows, heads, dim), dtype=qkv.dtype, device=qkv.device)
     if out.numel():
-        tile = tile or tuned("bounded_attention", qkv.dtype, rows, choose(rows))
+        tile = tile or tuned_tile("attention_fixed_max", qkv.dtype, rows, choose(rows))
         x: tuple[Any, Any] = (qkv, qkv)
         described = tile.descriptors and aligned(qkv)
         if described:
@@ -60,24 +60,24 @@ def forward(qkv: Tensor, positions: int, tile: Tile | None = None) -> Tensor:
                 TensorDescriptor.from_tensor(matrix, [tile.keys, dim]),
             )
         with torch.cuda.device_of(qkv):
-            bounded_attention_kernel[(-(-positions // tile.rows) * heads * (rows // positions),)](
+            attention_fixed_max_kernel[(-(-positions // tile.rows) * heads * (rows // positions),)](
                 *x, out, positions,
                 HEADS=heads, DIM=dim, ROWS=tile.rows, KEYS=tile.keys, RAGGED=positions % tile.keys != 0,
                 DESCRIPTORS=described, STAGES=tile.stages,
-                num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers, **overlapped(qkv),
+                num_warps=tile.warps, num_stages=tile.stages, maxnreg=tile.registers, **pdl_options(qkv),
             )  # fmt: skip
     return out
 
 
-def _make(size: Size, dtype: torch.dtype, device: torch.device) -> Trial[Tile]:
+def _make(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     qkv = torch.randn((size.rows, 3, size.heads, size.head_dim), device=device).to(dtype) / size.head_dim**0.5
     positions = size.height * size.width
-    return Trial(dtype, size.rows, choose(size.rows), lambda tile: forward(qkv, positions, tile))
+    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: forward(qkv, positions, tile))
 
 
-SEARCHES = (
-    Search(
-        "bounded_attention",
+TUNING_SPACES = (
+    TuningSpace(
+        "attention_fixed_max",
         (
             Tile(64, 64, descriptors=True),
             Tile(64, 128, descriptors=True),

@@ -16,7 +16,7 @@ import triton.language as tl
 from kernels.runtime import device
 from kernels.runtime.pdl import wait_for_inputs
 
-LANES: tl.constexpr = tl.constexpr(device.LANES)
+MMA_COLUMNS: tl.constexpr = tl.constexpr(device.MMA_COLUMNS)
 
 
 @triton.jit
@@ -33,16 +33,16 @@ def _rows(
 
 
 @triton.jit(do_not_specialize=["positions"])
-def bounded_attention_kernel(
+def attention_fixed_max_kernel(
     queries, keys, out, positions,
     HEADS: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, RAGGED: tl.constexpr,
-    DESCRIPTORS: tl.constexpr, STAGES: tl.constexpr, OVERLAPPED: tl.constexpr,
+    DESCRIPTORS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Output of ROWS positions of one head; `queries` and `keys` are both qkv (M, 3 HEADS DIM).
 
     Not RAGGED: KEYS divides `positions`.
     """
-    wait_for_inputs(OVERLAPPED)
+    wait_for_inputs(PDL)
     WIDTH: tl.constexpr = HEADS * DIM
     tiles = tl.cdiv(positions, ROWS)
     i_tile, i_pair = tl.program_id(0) % tiles, tl.program_id(0) // tiles
@@ -50,8 +50,8 @@ def bounded_attention_kernel(
     i_first = i_frame * positions
     o_m, o_n = i_tile * ROWS + tl.arange(0, ROWS), tl.arange(0, KEYS)
     b_q = _rows(queries, i_first + i_tile * ROWS, i_head * DIM, o_m < positions, 3 * WIDTH, DIM, ROWS, DESCRIPTORS)
-    # (ROWS, DIM), and (ROWS, LANES) that are added up last: what neighbouring threads hold
-    b_out, b_sum = tl.zeros((ROWS, DIM), tl.float32), tl.zeros((ROWS, LANES), tl.float32)
+    # (ROWS, DIM), and (ROWS, MMA_COLUMNS) that are added up last: what neighbouring threads hold
+    b_out, b_sum = tl.zeros((ROWS, DIM), tl.float32), tl.zeros((ROWS, MMA_COLUMNS), tl.float32)
     for i_key in tl.range(0, positions, KEYS, num_stages=STAGES):
         m_n = i_key + o_n < positions
         b_k = _rows(keys, i_first + i_key, WIDTH + i_head * DIM, m_n, 3 * WIDTH, DIM, KEYS, DESCRIPTORS)
@@ -62,7 +62,7 @@ def bounded_attention_kernel(
             b_p = tl.where(m_n[None, :], b_p, 0.0)
             if DESCRIPTORS:  # they read on into the next frame, whose values may be no numbers
                 b_v = tl.where(m_n[:, None], b_v, 0.0)
-        b_sum += tl.sum(tl.reshape(b_p, (ROWS, KEYS // LANES, LANES)), 1)
+        b_sum += tl.sum(tl.reshape(b_p, (ROWS, KEYS // MMA_COLUMNS, MMA_COLUMNS)), 1)
         b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out)
     b_out *= (1.0 / tl.sum(b_sum, 1))[:, None]
     o_out = o_m[:, None] * WIDTH + tl.arange(0, DIM)[None, :]

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def bounded_attention(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> Tensor:
+def attention_fixed_max(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> Tensor:
     q, k, v = qkv.unflatten(0, (-1, positions)).transpose(1, 3).unbind(2)  # (frames, H, positions, D)
     mask = None if bias is None else bias.to(qkv.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=math.log(2))

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
-from kernels import EXPONENT_SCALE, bounded_attention
-from kernels.bounded_attention import reference, sdpa
+from kernels import EXPONENT_SCALE, attention_fixed_max
+from kernels.attention_fixed_max import library, reference
 
 BOUND = 27.0  # of scales up to 1.5
 
@@ -27,9 +27,9 @@ def _make(frames: int, positions: int, heads: int = 8, dim: int = 64) -> Callabl
 
 
 OPERATION = Operation(
-    name="bounded_attention",
-    operator=bounded_attention,
-    reference=reference.bounded_attention,
+    name="attention_fixed_max",
+    operator=attention_fixed_max,
+    reference=reference.attention_fixed_max,
     checked=(
         Case("1 position", _make(1, 1, 1)),
         Case("3 frames of 35, 4 heads", _make(3, 35, 4)),
@@ -43,7 +43,7 @@ OPERATION = Operation(
         Case("image 256, B 64", _make(64, 1024)),
         Case("clip 17x256, B 8", _make(40, 1024)),
     ),
-    baselines={"sdpa": sdpa.bounded_attention},
-    compilable={"sdpa": sdpa.bounded_attention},
+    baselines={"torch": library.attention_fixed_max},
+    compilable={"torch": library.attention_fixed_max},
     dtypes=("bfloat16",),
 )

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from poison import poisoned
 
 from kernels import EXPONENT_SCALE
-from kernels.bounded_attention import launch, op, reference
+from kernels.attention_fixed_max import launch, op, reference
 
 TILES = [launch.Tile(16, 16), launch.Tile(16, 32, descriptors=True), launch.Tile(32, 16, stages=1)]
 BOUND = 12.0
@@ -24,7 +24,7 @@ def draw(frames=2, positions=24, heads=2, dim=16, scale=EXPONENT_SCALE):
 def compare(qkv, positions, tile=None):
     with poisoned():
         ours = launch.forward(qkv, positions, tile)
-    right = reference.bounded_attention(qkv.double(), positions, BOUND).float()
+    right = reference.attention_fixed_max(qkv.double(), positions, BOUND).float()
     torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-5)
 
 
@@ -41,11 +41,11 @@ def test_heads(heads, dim):
 
 def test_exponents_as_great_as_are_taken():
     """Some frames see only the least powers of two, others only the greatest; none vanishes or overflows."""
-    qkv, positions = draw(scale=op.MOST_EXPONENT)
+    qkv, positions = draw(scale=op.MAX_EXPONENT)
     direction = torch.zeros(16)
     direction[0] = 1
     qkv[:, 1] = direction
-    qkv[:positions, 0], qkv[positions:, 0] = op.MOST_EXPONENT * direction, -op.MOST_EXPONENT * direction
+    qkv[:positions, 0], qkv[positions:, 0] = op.MAX_EXPONENT * direction, -op.MAX_EXPONENT * direction
     compare(qkv, positions)
 
 

@@ -1,0 +1,26 @@
+"""Tensors of a GPU that is not there, for tests of which implementation would run on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest import mock
+
+import torch
+
+
+class _OnGpu(torch.Tensor):
+    is_cuda = True
+    device = torch.device("cuda", 0)
+
+
+def on_gpu(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """Return a tensor that claims to be on a GPU."""
+    return torch.zeros(shape, dtype=dtype).as_subclass(_OnGpu)
+
+
+@contextmanager
+def capability(major: int, minor: int) -> Iterator[None]:
+    """Give the absent GPU a compute capability."""
+    with mock.patch("torch.cuda.get_device_capability", return_value=(major, minor)):
+        yield
