@@ -51,12 +51,12 @@ class Settings(BaseSettings):
         (Path("bundles/demo-vq"),), description="bundle folders; the first is the default"
     )
     host: str = Field("127.0.0.1", description="address to listen on; loopback unless a firewall stands in front")
-    port: int = Field(8000, ge=0, le=65535)
+    port: int = Field(8000, ge=0, le=65535, description="port of the API")
     metrics_port: int = Field(8080, ge=0, le=65535, description="Prometheus port; never the public one")
     ingress_replicas: int = Field(2, ge=1, description="two, so that the death of one leaves nobody waiting")
     tokenizer_replicas: int = Field(1, ge=1, description="one per GPU")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="of the replicas; auto takes a GPU if any")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the networks")
     warm_sizes: tuple[tuple[int, int, int], ...] = Field(
         ((1, 128, 128), (1, 256, 256), (17, 128, 128)),
         description="frames, height and width that a GPU replica captures before it is ready; others run all the same",
@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     torch_threads: int = Field(2, ge=1, description="CPU threads of one tokenizer replica")
     media_workers: int = Field(2, ge=1, description="decoding processes of one ingress replica")
     max_batch_tokens: int = Field(16_384, gt=0, description="latent positions of one batch")
-    max_batch_requests: int = Field(32, gt=0)
+    max_batch_requests: int = Field(32, gt=0, description="requests of one batch")
     max_queue_tokens: int = Field(
         262_144, gt=0, description="latent positions waiting in one replica before it refuses"
     )

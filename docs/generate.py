@@ -1,0 +1,102 @@
+"""`python docs/generate.py`: write docs/settings.md and docs/openapi.json from the code; `--check` compares instead."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from service.app import create_app
+from service.sandbox.pool import MediaPool
+from service.settings import Limits, Settings
+from service.types import Backend
+
+ROOT = Path(__file__).parents[1]
+
+SETTINGS_HEAD = """\
+# Settings
+
+Every setting is an environment variable; values are JSON where they are not plain text. `GET /limits` shows the
+limits in force. `python docs/generate.py` writes this page from `service/settings.py`.
+
+"""
+
+
+def settings_page() -> str:
+    """Return docs/settings.md: one table of settings, one of limits."""
+    own = {name: field for name, field in Settings.model_fields.items() if name != "limits"}
+    return "\n".join(
+        [
+            SETTINGS_HEAD + "## Service",
+            "",
+            *_table("OMNITOK_", own),
+            "",
+            "## Limits of one request",
+            "",
+            *_table("OMNITOK_LIMITS__", Limits.model_fields),
+            "",
+        ]
+    )
+
+
+def openapi_page() -> str:
+    """Return docs/openapi.json."""
+    app = create_app(cast(Backend, None), MediaPool(Limits(), workers=1), Settings())  # neither is used: nothing runs
+    return json.dumps(app.openapi(), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+PAGES = {"docs/settings.md": settings_page, "docs/openapi.json": openapi_page}
+
+
+def _table(prefix: str, fields: dict[str, FieldInfo]) -> list[str]:
+    rows = [
+        f"| `{prefix}{name.upper()}` | `{_default(field.default)}` | {_range(field)} | {field.description} |"
+        for name, field in fields.items()
+    ]
+    return ["| variable | default | range | meaning |", "| --- | --- | --- | --- |", *rows]
+
+
+def _default(value: Any) -> str:
+    if value is PydanticUndefined or isinstance(value, BaseModel):
+        raise ValueError(f"a setting needs a plain default, not {value!r}")
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _range(field: FieldInfo) -> str:
+    choices = get_args(field.annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return ", ".join(f"`{choice}`" for choice in choices)
+    signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+    bounds = [
+        f"{sign} {getattr(bound, name)}"
+        for bound in field.metadata
+        for name, sign in signs.items()
+        if hasattr(bound, name)
+    ]
+    return ", ".join(bounds)
+
+
+def main(check: bool) -> int:
+    """Write the pages, or name those that differ; return the exit code."""
+    stale = [name for name, page in PAGES.items() if not _same(ROOT / name, page())]
+    if check:
+        for name in stale:
+            print(f"{name} differs from the code; run `python docs/generate.py`.", file=sys.stderr)
+        return 1 if stale else 0
+    for name in stale:
+        (ROOT / name).write_text(PAGES[name](), encoding="utf-8")
+        print(f"wrote {name}")
+    return 0
+
+
+def _same(path: Path, text: str) -> bool:
+    return path.is_file() and path.read_text(encoding="utf-8") == text
+
+
+if __name__ == "__main__":
+    sys.exit(main("--check" in sys.argv[1:]))
