@@ -1,4 +1,4 @@
-"""Pixels as bytes to vectors of patches and back (section 3.1.1, Patchify; reference.md, Tokenizer 1 and 9)."""
+"""Pixels as bytes to vectors of patches and back (section 3.1.1, Patchify; docs/model.md, Tokenizer 1 and 9)."""
 
 from kernels.patches import op, reference
 from kernels.runtime.dispatch import Implementation, Operator

@@ -1,4 +1,4 @@
-"""Positional encoding by a depthwise 3x3x3 convolution with a residual (reference.md, Tokenizer 4)."""
+"""Positional encoding by a depthwise 3x3x3 convolution with a residual (docs/model.md, Tokenizer 4)."""
 
 from kernels.peg import library, op, reference
 from kernels.runtime.dispatch import Implementation, Operator

@@ -1,4 +1,4 @@
-"""From the encoder's output to unit vectors or moments, in float32 (section 3.1.2; reference.md, Tokenizer 8)."""
+"""From the encoder's output to unit vectors or moments, in float32 (section 3.1.2; docs/model.md, Tokenizer 8)."""
 
 from kernels.projection import op, reference
 from kernels.runtime.dispatch import Implementation, Operator

@@ -1,4 +1,4 @@
-"""Full attention over the positions of each frame (section 3.1.1; reference.md, Tokenizer 5)."""
+"""Full attention over the positions of each frame (section 3.1.1; docs/model.md, Tokenizer 5)."""
 
 from kernels.runtime.dispatch import Implementation, Operator
 from kernels.spatial_attention import library, op, reference

@@ -1,4 +1,4 @@
-"""Two-dimensional rotary positions (reference.md, Tokenizer 5)."""
+"""Two-dimensional rotary positions (docs/model.md, Tokenizer 5)."""
 
 from __future__ import annotations
 

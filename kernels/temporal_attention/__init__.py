@@ -1,4 +1,4 @@
-"""Attention along time at each position of the grid (section 3.1.1; reference.md, Tokenizer 5)."""
+"""Attention along time at each position of the grid (section 3.1.1; docs/model.md, Tokenizer 5)."""
 
 from kernels.runtime.dispatch import Implementation, Operator
 from kernels.temporal_attention import library, op, reference

@@ -1,4 +1,4 @@
-"""Nearest code of each vector (section 3.1.1; reference.md, Tokenizer 8)."""
+"""Nearest code of each vector (section 3.1.1; docs/model.md, Tokenizer 8)."""
 
 from kernels.runtime.dispatch import Implementation, Operator
 from kernels.vq import op, reference

@@ -1,4 +1,4 @@
-"""Attention inside square windows of each frame (section 3.1.1; reference.md, Tokenizer 6)."""
+"""Attention inside square windows of each frame (section 3.1.1; docs/model.md, Tokenizer 6)."""
 
 from kernels.runtime.dispatch import Implementation, Operator
 from kernels.window_attention import library, op, reference

@@ -1,4 +1,4 @@
-"""Published tokenizer checkpoints to bundles: flags, rename table, and a report of every key (reference.md, Files)."""
+"""Published tokenizer checkpoints to bundles: flags, rename table, and a report of every key (docs/model.md, Files)."""
 
 from __future__ import annotations
 

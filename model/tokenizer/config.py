@@ -64,7 +64,7 @@ class VAEConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Geometry of an encoder, a decoder and the head between them (section 3.1.1; reference.md, Tokenizer).
+    """Geometry of an encoder, a decoder and the head between them (section 3.1.1; docs/model.md, Tokenizer).
 
     Args:
         width: channels of a token inside the network.

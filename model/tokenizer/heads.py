@@ -1,4 +1,4 @@
-"""The two heads between encoder and decoder: discrete codes or Gaussian latents (section 3.1; reference.md, 8)."""
+"""The two heads between encoder and decoder: codes or Gaussian latents (section 3.1; docs/model.md, Tokenizer 8)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The layers of the space-time transformer (section 3.1.1; reference.md, Tokenizer 4 to 7)."""
+"""The layers of the space-time transformer (section 3.1.1; docs/model.md, Tokenizer 4 to 7)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class BlockState(NamedTuple):
 
 
 class PEG(nn.Module):
-    """Positional encoding generator: x + depthwise 3x3x3 convolution (reference.md, Tokenizer 4).
+    """Positional encoding generator: x + depthwise 3x3x3 convolution (docs/model.md, Tokenizer 4).
 
     Args:
         config: the tokenizer.
@@ -46,7 +46,7 @@ class PEG(nn.Module):
 
 
 class CosineAttention(nn.Module):
-    """Projections of the attention whose queries and keys are unit vectors (reference.md, Tokenizer 5).
+    """Projections of the attention whose queries and keys are unit vectors (docs/model.md, Tokenizer 5).
 
     Queries see the normalised input, keys and values the raw one: released weights depend on it.
     """
@@ -72,7 +72,7 @@ class CosineAttention(nn.Module):
 
 
 class PositionBias(nn.Module):
-    """Continuous position bias: an MLP over signed log distances of rows and columns (reference.md, Tokenizer 5)."""
+    """Continuous position bias: an MLP over signed log distances of rows and columns (docs/model.md, Tokenizer 5)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class SpatialAttention(CosineAttention):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """Slopes of linear distance penalties (reference.md, Tokenizer 5).
+    """Slopes of linear distance penalties (docs/model.md, Tokenizer 5).
 
     For a number of heads that is not a power of two: those of the next lower one, then every second of twice that.
     """
@@ -158,7 +158,7 @@ class TemporalAttention(CosineAttention):
 
 
 class WindowAttention(nn.Module):
-    """Attention inside square windows of each frame (reference.md, Tokenizer 6)."""
+    """Attention inside square windows of each frame (docs/model.md, Tokenizer 6)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ class WindowAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """LayerNorm, then a GELU-gated linear unit (reference.md, Tokenizer 7)."""
+    """LayerNorm, then a GELU-gated linear unit (docs/model.md, Tokenizer 7)."""
 
     ALIGNMENT = 64  # values; a GPU multiplies rows of odd length several times more slowly
 

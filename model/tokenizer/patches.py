@@ -68,7 +68,7 @@ def pad_space(pixels: Tensor, patch: int) -> Tensor:
 
 
 class _Embed(nn.Module):
-    """Patch vectors to tokens: LayerNorm (where the model has it), Linear, LayerNorm (reference.md, Tokenizer 1)."""
+    """Patch vectors to tokens: LayerNorm (where the model has it), Linear, LayerNorm (docs/model.md, Tokenizer 1)."""
 
     def __init__(self, values: int, width: int, norm: bool) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class PatchEmbed(nn.Module):
 
 
 class ToPixels(nn.Module):
-    """Tokens to pixels by two linear layers without activation (section 3.1.1; reference.md, Tokenizer 9)."""
+    """Tokens to pixels by two linear layers without activation (section 3.1.1; docs/model.md, Tokenizer 9)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()

@@ -20,7 +20,7 @@ class CodeError(ValueError):
 
 
 class Encoder(nn.Module):
-    """Patch embedding, spatial stack, temporal stack (reference.md, Tokenizer 1 and 2)."""
+    """Patch embedding, spatial stack, temporal stack (docs/model.md, Tokenizer 1 and 2)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Temporal stack, spatial stack, pixels (reference.md, Tokenizer 2 and 9)."""
+    """Temporal stack, spatial stack, pixels (docs/model.md, Tokenizer 2 and 9)."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()

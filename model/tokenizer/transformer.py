@@ -1,4 +1,4 @@
-"""Stacks of spatial and temporal layers, whole or chunk by chunk (section 3.1.1; reference.md, Tokenizer 2 and 3)."""
+"""Stacks of spatial and temporal layers, whole or chunk by chunk (section 3.1.1; docs/model.md, Tokenizer 2 and 3)."""
 
 from __future__ import annotations
 
