@@ -74,6 +74,11 @@ def test_packages_import_only_what_precedes_them(package: str) -> None:
     assert not wrong
 
 
+def test_only_commands_build_demo_data() -> None:
+    users = {module for module in MODULES if any(name.startswith("training.demo_data") for name in imports(module))}
+    assert {module for module in users if not module.startswith("training.demo_data")} == {"training.cli.data"}
+
+
 @pytest.mark.parametrize(
     "module",
     [

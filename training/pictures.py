@@ -1,4 +1,4 @@
-"""Pictures for people: originals over reconstructions."""
+"""Pictures for people (originals over reconstructions) and centre squares of pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 GAP = 4
+
+
+def square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+    """Cut the largest centred square of a picture and resize it; uint8 (size, size, 3)."""
+    short = min(picture.size)
+    left, top = (picture.width - short) / 2, (picture.height - short) / 2
+    box = (left, top, left + short, top + short)
+    return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))
 
 
 def rows_of(*rows: NDArray[np.uint8]) -> Image.Image:

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from training.cli.data import data as command
-from training.data.debug import build_debug
 from training.data.files import Names, Section, Source, find
 from training.data.loaders.choose import find_sources
+from training.demo_data.debug import build_debug
 from training.errors import TrainingError
 
 CLI = CliRunner()

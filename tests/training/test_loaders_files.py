@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from training.data.debug import build_debug
 from training.data.files import Source
 from training.data.loaders import Draw, open_feed
 from training.data.loaders.choose import find_sources
 from training.data.loaders.files import FilesFeed, decode
 from training.data.loaders.numbers import order, uniforms
 from training.data.loaders.resident import ResidentFeed
+from training.demo_data.debug import build_debug
 from training.errors import TrainingError
 
 CPU = torch.device("cpu")

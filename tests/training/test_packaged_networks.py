@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from training.data.networks import (
+from training.demo_data.networks import (
     NETWORKS,
     PackagedNetwork,
     build_network,

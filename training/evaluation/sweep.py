@@ -17,11 +17,11 @@ from torch import Tensor
 from model import DecoderState, EncoderState, OmniTokenizer, load_bundle
 from model.metrics import BEST_PSNR, psnr
 from training.data import open_set
-from training.data.photographs import square
 from training.data.shards import replace_file
 from training.devices import device_of
 from training.errors import TrainingError
 from training.evaluation.datasets import PIXELS_AT_ONCE
+from training.pictures import square
 from training.plots import Band, Line, plot
 
 PHOTOGRAPHS, CLIPS = "held-out/photographs-512", "held-out/camera-65"

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from training.data.packages import wheel
+from training.demo_data.packages import wheel
 from training.errors import TrainingError
 
 # Numbers of the convolutions in torchvision's `vgg16().features`, by block.

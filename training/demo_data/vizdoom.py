@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.procgen import shrink
+from training.demo_data.procgen import shrink
 from training.errors import TrainingError
 
 MAPS = (

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from training.data.packages import debian_package, unzipped
+from training.demo_data.packages import debian_package, unzipped
 from training.errors import TrainingError
 
 SCALES = (288, 384, 512, 768, 1024)  # short side that a picture is brought to before a crop is cut
@@ -192,11 +192,3 @@ def crops(
     if not found:
         raise TrainingError("there are no pictures to crop: the packages hold none of the expected files")
     return np.stack(found)[:, None]
-
-
-def square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
-    """The largest centred square of a picture, resized; uint8 (size, size, 3)."""
-    short = min(picture.size)
-    left, top = (picture.width - short) / 2, (picture.height - short) / 2
-    box = (left, top, left + short, top + short)
-    return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))

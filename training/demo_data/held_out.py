@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.data.packages import debian_package, wheel
-from training.data.photographs import square
+from training.demo_data.packages import debian_package, wheel
 from training.errors import TrainingError
+from training.pictures import square
 
 # Resource files of gcompris-qt-data whose pictures are natural photographs of 512 pixels or more.
 PHOTOGRAPHS = ("erase", "explore_farm_animals", "explore_monuments", "explore_world_animals", "explore_world_music")

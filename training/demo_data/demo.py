@@ -12,9 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from training.data import held_out, photographs, procgen, vizdoom
-from training.data.packages import procgen_path, vizdoom_path
 from training.data.shards import SetInfo, shard_path, write_info, write_shard
+from training.demo_data import held_out, photographs, procgen, vizdoom
+from training.demo_data.packages import procgen_path, vizdoom_path
 from training.errors import TrainingError
 
 FRAMES = 17
