@@ -21,8 +21,8 @@ from bad_case import (
 )
 
 
-def _array(name: str, envelope: Any, slug: str = "invalid-tensor") -> Case:
-    return Case(name, 422, slug, "/encode", packed(array=envelope), MSGPACK)
+def _array(name: str, envelope: Any, code: str = "invalid-tensor") -> Case:
+    return Case(name, 422, code, "/encode", packed(array=envelope), MSGPACK)
 
 
 def _malformed(name: str, body: bytes, headers: dict[str, str] = MSGPACK) -> Case:

@@ -64,7 +64,7 @@ class Case:
 
     Args:
         name: what is wrong with it.
-        status, slug: the answer that it must get.
+        status, code: the answer that it must get.
         body: makes the bytes; a list of them is sent with chunked encoding.
         path: may hold {bundle}.
         length: what Content-Length says, where that is not the length of the body.
@@ -72,7 +72,7 @@ class Case:
 
     name: str
     status: int
-    slug: str
+    code: str
     path: str
     body: Callable[[Target], bytes | list[bytes] | None]
     headers: dict[str, str] = field(default_factory=dict)

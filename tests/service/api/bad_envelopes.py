@@ -91,8 +91,8 @@ ENVELOPES = [
 ]
 
 
-def _options(name: str, query: str, status: int = 422, slug: str = "invalid-options") -> Case:
-    return Case(name, status, slug, f"/encode?{query}", raw(picture), PNG)
+def _options(name: str, query: str, status: int = 422, code: str = "invalid-options") -> Case:
+    return Case(name, status, code, f"/encode?{query}", raw(picture), PNG)
 
 
 OPTIONS = [

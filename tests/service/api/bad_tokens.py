@@ -48,13 +48,13 @@ class _Detonator:
 
 def _decode(
     name: str,
-    slug: str,
+    code: str,
     body: Callable[[Target], bytes],
     headers: dict[str, str] = MSGPACK,
     status: int = 422,
     query: str = "",
 ) -> Case:
-    return Case(name, status, slug, f"/decode{query}", body, headers)
+    return Case(name, status, code, f"/decode{query}", body, headers)
 
 
 HASH = "?bundle={bundle}"

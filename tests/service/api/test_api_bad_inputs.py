@@ -37,7 +37,7 @@ def test_table_names_are_unique_and_all_are_refusals() -> None:
     assert len(CASES) >= 200
     assert [name for name, count in Counter(case.name for case in CASES).items() if count > 1] == []
     for case in CASES:
-        assert PROBLEMS[case.slug][0] == case.status, case.name
+        assert PROBLEMS[case.code][0] == case.status, case.name
         assert 400 <= case.status < 500, case.name
 
 
@@ -46,27 +46,27 @@ def test_bad_input_gets_its_problem(case: Case, server: Server, target: Target) 
     status, headers, body = send("127.0.0.1", server.port, case, target)
     assert headers["content-type"] == "application/problem+json", body[:300]
     problem = json.loads(body)
-    assert (status, problem["code"]) == (case.status, case.slug), problem
-    assert problem["type"] == f"/problems/{case.slug}"
+    assert (status, problem["code"]) == (case.status, case.code), problem
+    assert problem["type"] == f"/problems/{case.code}"
     assert problem["status"] == status
-    assert problem["title"] == PROBLEMS[case.slug][1]
+    assert problem["title"] == PROBLEMS[case.code][1]
     assert problem["instance"] == f"urn:request:{headers['x-request-id']}"
     assert 10 < len(problem["detail"]) < 1000
     assert len(problem.get("errors", [])) <= 20
     # Nothing of the caller's comes back.
     assert not re.search(r"passwd|colour|decoy|Traceback|\.py", body.decode())
-    if case.slug in ("body-too-large", "too-many-pixels", "too-many-frames", "too-many-tokens", "too-long"):
+    if case.code in ("body-too-large", "too-many-pixels", "too-many-frames", "too-many-tokens", "too-long"):
         assert problem["limit"] > 0
-    if case.slug == "model-mismatch":
+    if case.code == "model-mismatch":
         assert "0" * 64 in problem["detail"]
         assert VQ.hash in problem["detail"]
 
 
 def test_server_still_answers(server: Server, http: httpx.Client, target: Target) -> None:
     headers = {"Content-Type": "image/png"}
-    for slug in sorted({case.slug for case in CASES}):
-        case = next(case for case in CASES if case.slug == slug)
-        if case.slug != "slow-body":
+    for code in sorted({case.code for case in CASES}):
+        case = next(case for case in CASES if case.code == code)
+        if case.code != "slow-body":
             send("127.0.0.1", server.port, case, target)
         assert http.post("/encode", content=picture(), headers=headers).status_code == 200
     assert http.get("/health/ready").status_code == 200
