@@ -58,7 +58,7 @@ def _make(batch: int, frames: int, height: int, width: int, heads: int = 8) -> C
 
 COSINE = Operation(
     name="cosine",
-    operator=Operator("cosine", {"triton": Implementation(ours), "reference": Implementation(cosine)}),
+    operator=Operator("cosine", cosine, triton=Implementation(ours)),
     reference=cosine,
     checked=(
         Case("3x5", _make_rows(2, 3, 5)),

@@ -1,4 +1,4 @@
-"""Full attention over packed queries, keys and values whose logits are bounded; for inference (section 3.1.1)."""
+"""Full attention over packed queries, keys and values whose logits have a known bound; for inference."""
 
 from kernels.attention_fixed_max import library, op, reference
 from kernels.attention_fixed_max.reference import EXPONENT_SCALE
@@ -6,11 +6,9 @@ from kernels.runtime.dispatch import Implementation, Operator
 
 attention_fixed_max = Operator(
     "attention_fixed_max",
-    {
-        "triton": Implementation(op.run, op.unsupported, op.not_preferred),
-        "torch": Implementation(library.attention_fixed_max),
-        "reference": Implementation(reference.attention_fixed_max),
-    },
+    reference.attention_fixed_max,
+    triton=Implementation(op.run, op.unsupported, op.not_preferred),
+    torch=Implementation(library.attention_fixed_max),
 )
 
 __all__ = ["EXPONENT_SCALE", "attention_fixed_max"]

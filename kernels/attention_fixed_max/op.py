@@ -1,52 +1,46 @@
-"""Attention with bounded logits as a custom operator: opaque to the compiler, without gradients.
-
-The launch is imported when it is first called, since a machine without a GPU need not have triton.
-"""
+"""Attention with a fixed maximum as a custom operator, without a backward pass."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
 
-MAX_EXPONENT = 60.0  # sums of so great powers of two, and of their inverses, are far from float32's limits
+MAX_EXPONENT = 60.0  # sums of 2^60, and their inverses, are far from float32's limits
 HEAD_DIMS = (16, 32, 64, 128)
-TORCH_MAX_POSITIONS = 256  # up to here torch is faster (H100), where there are more than TORCH_MIN_ROWS rows
+TORCH_MAX_POSITIONS = 256  # torch is faster up to here on an H100, given more than TORCH_MIN_ROWS rows
 TORCH_MIN_ROWS = 4096
 
 
 def unsupported(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> str | None:
-    """Say why the kernel cannot run this call, or None."""
-    if torch.is_grad_enabled() and qkv.requires_grad:
-        return "no gradients"
-    if (reason := triton_unsupported(qkv)) is not None:
+    """Return why the kernel cannot run this call, or None."""
+    if (reason := triton_unsupported(qkv, differentiable=False)) is not None:
         return reason
     if qkv.dtype != torch.bfloat16:
-        return f"{qkv.dtype}, where only bfloat16 has the range for probabilities that are not normalised"
+        return f"{qkv.dtype} must be torch.bfloat16, whose range holds probabilities before normalisation"
     if qkv.shape[-1] not in HEAD_DIMS:
-        return f"head_dim {qkv.shape[-1]} is none of {', '.join(map(str, HEAD_DIMS))}"
+        return f"head_dim={qkv.shape[-1]} must be one of {', '.join(map(str, HEAD_DIMS))}"
     if not bound <= MAX_EXPONENT:
-        return f"exponents up to {bound:.4g}; {MAX_EXPONENT:g} at most"
-    return None if bias is None else "additive logits"
+        return f"bound={bound:.4g} must be at most {MAX_EXPONENT:g}"
+    return None if bias is None else "the kernel adds no bias to the logits"
 
 
 def not_preferred(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> str | None:
-    """Say where torch's call is the faster (H100)."""
+    """Return why torch's call is faster, or None."""
     if positions <= TORCH_MAX_POSITIONS and qkv.shape[0] > TORCH_MIN_ROWS:
-        return f"{positions} positions a frame; torch is faster up to {TORCH_MAX_POSITIONS} where there are many frames"
+        return f"torch is faster for {positions} positions a frame and {qkv.shape[0]} rows"
     return None
 
 
 def run(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> Tensor:
-    return attend(qkv, positions)
+    """Run the kernel, which needs neither the bound nor a bias."""
+    out: Tensor = attend(qkv, positions)
+    return out
 
 
-@torch.library.custom_op("omnitok::attention_fixed_max", mutates_args=())
-def attend(qkv: Tensor, positions: int) -> Tensor:
-    from kernels.attention_fixed_max import launch
-
-    return launch.forward(qkv, positions)
+attend = launch_op("attention_fixed_max", "(Tensor qkv, int positions) -> Tensor", "attention_fixed_max.forward")
 
 
 @attend.register_fake

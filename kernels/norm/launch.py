@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.norm.reference import EPS
 from kernels.norm.triton_kernels import inverse_deviation_kernel, layer_norm_kernel
 from kernels.runtime.pdl import pdl_options
 
@@ -30,7 +31,7 @@ def choose(rows: int) -> Tile:
     return SMALL_TILE if rows <= SMALL_MAX_ROWS else LARGE_TILE
 
 
-def inverse_deviation(x: Tensor, eps: float, tile: Tile | None = None) -> Tensor:
+def inverse_deviation(x: Tensor, eps: float = EPS, tile: Tile | None = None) -> Tensor:
     """Run the operator; arguments are those of `reference.inverse_deviation`."""
     x, channels = x.contiguous(), x.shape[-1]
     rows = x.numel() // channels
@@ -52,7 +53,7 @@ def inverse_deviation(x: Tensor, eps: float, tile: Tile | None = None) -> Tensor
     return out
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float, tile: Tile | None = None) -> Tensor:
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = EPS, tile: Tile | None = None) -> Tensor:
     """Run the operator; arguments are those of `reference.layer_norm`."""
     x, weight, channels = x.contiguous(), weight.contiguous(), x.shape[-1]
     rows = x.numel() // channels
@@ -74,13 +75,13 @@ def _block_c(channels: int) -> int:
 
 def _make_deviation(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
-    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: inverse_deviation(x, 1e-5, tile))
+    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: inverse_deviation(x, tile=tile))
 
 
 def _make_norm(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
     weight, bias = torch.randn((2, size.channels), device=device, dtype=dtype)
-    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: layer_norm(x, weight, bias, 1e-5, tile))
+    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: layer_norm(x, weight, bias, tile=tile))
 
 
 CANDIDATES = tuple(Tile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (4, 4), (8, 4), (16, 4)))

@@ -1,18 +1,17 @@
-"""Pixels as bytes to vectors of patches and back (section 3.1.1, Patchify; docs/model.md, Tokenizer 1 and 9)."""
+"""Pixels as bytes to vectors of patches, and back (docs/model.md, Tokenizer 1 and 9)."""
 
 from kernels.patches import op, reference
 from kernels.runtime.dispatch import Implementation, Operator
 
-patchify: Operator[...] = Operator(
+patchify = Operator(
     "patchify",
-    {"triton": Implementation(op.patchify, op.patchify_unsupported), "reference": Implementation(reference.patchify)},
+    reference.patchify,
+    triton=Implementation(op.patchify, op.patchify_unsupported),
 )
-unpatchify: Operator[...] = Operator(
+unpatchify = Operator(
     "unpatchify",
-    {
-        "triton": Implementation(op.unpatchify, op.unpatchify_unsupported),
-        "reference": Implementation(reference.unpatchify),
-    },
+    reference.unpatchify,
+    triton=Implementation(op.unpatchify, op.unpatchify_unsupported),
 )
 
 __all__ = ["patchify", "unpatchify"]

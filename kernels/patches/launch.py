@@ -33,7 +33,13 @@ def choose(values: int) -> Tile:
 
 
 def patchify(
-    pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool, tile: Tile | None = None
+    pixels: Tensor,
+    patch: int,
+    frames: int,
+    first: int,
+    dtype: torch.dtype,
+    normed: bool = False,
+    tile: Tile | None = None,
 ) -> Tensor:
     """Run the operator; arguments are those of `reference.patchify`."""
     shape = patches_shape(pixels, patch, frames, first)

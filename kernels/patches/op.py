@@ -1,27 +1,48 @@
-"""The way between bytes and patches as torch operators: what the compiler and CUDA graphs see; without gradients.
-
-The launches are imported when they are first called, since a machine without a GPU need not have triton.
-"""
+"""Patchify and unpatchify as custom operators, without backward passes."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kernels.patches.reference import clip_shape, patches_shape
+from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import DTYPES, triton_unsupported
 
-SIDES = (4, 8, 16)  # whole words of memory, and tiles that are powers of two
-DEPTHS = (1, 2, 4, 8)
+PATCH_SIDES = (4, 8, 16)  # whole words of memory, and tiles that are powers of two
+PATCH_FRAMES = (1, 2, 4, 8)
+
+patchify = launch_op(
+    "patchify",
+    "(Tensor pixels, int patch, int frames, int first, ScalarType dtype, bool normed=False) -> Tensor",
+    "patches.patchify",
+)
+unpatchify = launch_op(
+    "unpatchify",
+    "(Tensor first, Tensor? later, int patch, int frames, Tensor? first_bias=None, Tensor? later_bias=None) -> Tensor",
+    "patches.unpatchify",
+)
+
+
+@patchify.register_fake
+def _(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool = False) -> Tensor:
+    return torch.empty(patches_shape(pixels, patch, frames, first), dtype=dtype, device=pixels.device)
+
+
+@unpatchify.register_fake
+def _(first: Tensor, later: Tensor | None, patch: int, frames: int, *biases: Any) -> Tensor:
+    return torch.empty(clip_shape(first, later, patch, frames), dtype=torch.uint8, device=first.device)
 
 
 def patchify_unsupported(
     pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool = False
 ) -> str | None:
-    """Say why the kernel cannot run this call, or None."""
-    if (reason := triton_unsupported(pixels, dtypes=(torch.uint8,)) or _unsupported(patch, frames)) is not None:
-        return reason
-    return None if dtype in DTYPES else f"{dtype} is not among {DTYPES}"
+    """Return why the kernel cannot run this call, or None."""
+    if dtype not in DTYPES:
+        return f"{dtype} must be one of {', '.join(map(str, DTYPES))}"
+    return _unsupported(patch, frames) or triton_unsupported(pixels, dtypes=(torch.uint8,))
 
 
 def unpatchify_unsupported(
@@ -32,55 +53,12 @@ def unpatchify_unsupported(
     first_bias: Tensor | None = None,
     later_bias: Tensor | None = None,
 ) -> str | None:
-    """Say why the kernel cannot run this call, or None."""
-    if (reason := triton_unsupported(first, later, first_bias, later_bias) or _unsupported(patch, frames)) is not None:
-        return reason
-    if torch.is_grad_enabled() and any(
-        x is not None and x.requires_grad for x in (first, later, first_bias, later_bias)
-    ):
-        return "bytes give no gradients"
-    return None
+    """Return why the kernel cannot run this call, or None."""
+    reason = _unsupported(patch, frames)
+    return reason or triton_unsupported(first, later, first_bias, later_bias, differentiable=False)
 
 
 def _unsupported(patch: int, frames: int) -> str | None:
-    if patch not in SIDES or frames not in DEPTHS:
-        return f"patches of {frames} x {patch} x {patch}; sides are among {SIDES}, frames among {DEPTHS}"
+    if patch not in PATCH_SIDES or frames not in PATCH_FRAMES:
+        return f"patch={patch} must be one of {PATCH_SIDES} and frames={frames} one of {PATCH_FRAMES}"
     return None
-
-
-@torch.library.custom_op("omnitok::patchify", mutates_args=())
-def patchify(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool = False) -> Tensor:
-    from kernels.patches import launch
-
-    return launch.patchify(pixels, patch, frames, first, dtype, normed)
-
-
-@patchify.register_fake
-def _(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool = False) -> Tensor:
-    return torch.empty(patches_shape(pixels, patch, frames, first), dtype=dtype, device=pixels.device)
-
-
-@torch.library.custom_op("omnitok::unpatchify", mutates_args=())
-def unpatchify(
-    first: Tensor,
-    later: Tensor | None,
-    patch: int,
-    frames: int,
-    first_bias: Tensor | None = None,
-    later_bias: Tensor | None = None,
-) -> Tensor:
-    from kernels.patches import launch
-
-    return launch.unpatchify(first, later, patch, frames, first_bias, later_bias)
-
-
-@unpatchify.register_fake
-def _(
-    first: Tensor,
-    later: Tensor | None,
-    patch: int,
-    frames: int,
-    first_bias: Tensor | None = None,
-    later_bias: Tensor | None = None,
-) -> Tensor:
-    return torch.empty(clip_shape(first, later, patch, frames), dtype=torch.uint8, device=first.device)

@@ -5,11 +5,9 @@ from kernels.runtime.dispatch import Implementation, Operator
 
 peg = Operator(
     "peg",
-    {
-        "triton": Implementation(op.peg, op.unsupported),
-        "torch": Implementation(library.peg, not_preferred=library.not_preferred),
-        "reference": Implementation(reference.peg),
-    },
+    reference.peg,
+    triton=Implementation(op.peg, op.unsupported),
+    torch=Implementation(library.peg, not_preferred=library.not_preferred),
 )
 
 __all__ = ["peg"]

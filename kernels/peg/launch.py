@@ -118,6 +118,11 @@ def convolve(
     return out
 
 
+def input_gradient(grad: Tensor, weight: Tensor, causal: bool, published: bool) -> Tensor:
+    """Return the gradient of the input (B, T, h, w, C) from that of the output."""
+    return convolve(grad, weight, None, None, causal, published, backward=True)
+
+
 def _choose(x: Tensor, scrambled: bool, backward: bool) -> Tile:
     batch, frames, height, width, _ = x.shape
     rows = batch * frames * height * width

@@ -1,7 +1,4 @@
-"""The positional convolution as custom operators: opaque to the compiler, differentiable.
-
-The launches are imported when they are first called, since a machine without a GPU need not have triton.
-"""
+"""The positional convolution as differentiable custom operators."""
 
 from __future__ import annotations
 
@@ -11,47 +8,32 @@ import torch
 from torch import Tensor
 
 from kernels.peg.reference import check_past
+from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
 
-
-@torch.library.custom_op("omnitok::peg", mutates_args=())
-def peg_forward(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, causal: bool, published: bool) -> Tensor:
-    """The operator; arguments as `reference.peg`'s."""
-    from kernels.peg import launch
-
-    return launch.convolve(x, weight, bias, past, causal, published)
+peg_forward = launch_op(
+    "peg",
+    "(Tensor x, Tensor weight, Tensor bias, Tensor? past, bool causal, bool published) -> Tensor",
+    "peg.convolve",
+)
+input_gradient = launch_op(
+    "peg_input_gradient", "(Tensor grad, Tensor weight, bool causal, bool published) -> Tensor", "peg.input_gradient"
+)
+weight_gradient = launch_op(
+    "peg_weight_gradient",
+    "(Tensor x, Tensor grad, Tensor? past, bool causal, bool published) -> (Tensor, Tensor)",
+    "peg.weight_gradient",
+)
 
 
 @peg_forward.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, causal: bool, published: bool) -> Tensor:
+@input_gradient.register_fake
+def _(x: Tensor, *args: Any) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("omnitok::peg_input_gradient", mutates_args=())
-def input_gradient(grad: Tensor, weight: Tensor, causal: bool, published: bool) -> Tensor:
-    """Gradient of the input (B, T, h, w, C) from that of the output."""
-    from kernels.peg import launch
-
-    return launch.convolve(grad, weight, None, None, causal, published, backward=True)
-
-
-@input_gradient.register_fake
-def _(grad: Tensor, weight: Tensor, causal: bool, published: bool) -> Tensor:
-    return grad.new_empty(grad.shape)
-
-
-@torch.library.custom_op("omnitok::peg_weight_gradient", mutates_args=())
-def weight_gradient(
-    x: Tensor, grad: Tensor, past: Tensor | None, causal: bool, published: bool
-) -> tuple[Tensor, Tensor]:
-    """Gradients of weight (3, 3, 3, C) and bias (C,), float32, from that of the output."""
-    from kernels.peg import launch
-
-    return launch.weight_gradient(x, grad, past, causal, published)
-
-
 @weight_gradient.register_fake
-def _(x: Tensor, grad: Tensor, past: Tensor | None, causal: bool, published: bool) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
     channels = x.shape[-1]
     weight = torch.empty((3, 3, 3, channels), dtype=torch.float32, device=x.device)
     return weight, torch.empty((channels,), dtype=torch.float32, device=x.device)
@@ -86,13 +68,13 @@ peg_forward.register_autograd(_backward, setup_context=_save)
 def unsupported(
     x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> str | None:
-    """Say why the kernels cannot run this call."""
+    """Return why the kernels cannot run this call, or None."""
     batch, frames, height, width, channels = x.shape
     if batch > MAX_GRID_YZ or height > MAX_GRID_YZ:
-        return f"{batch} items of {height} rows; a launch takes {MAX_GRID_YZ} of either"
-    # of a clip and the two frames before it; and the division that finds rows in published order
+        return f"batch={batch} and height={height} must be at most {MAX_GRID_YZ}"
+    # offsets of a clip with two carried frames; and the division that finds rows in published order
     if (frames + 2) * height * width * max(frames, channels) >= 1 << 31:
-        return f"offsets within {tuple(x.shape[1:])} do not fit in 32 bits"
+        return f"offsets within {tuple(x.shape[1:])} exceed 32 bits"
     return triton_unsupported(x, weight, bias, past)
 
 
@@ -104,6 +86,7 @@ def peg(
     causal: bool = True,
     order: Literal["causal", "published"] = "causal",
 ) -> Tensor:
-    """The operator on our kernels."""
+    """Run the kernels; arguments are those of `reference.peg`."""
     check_past(past, causal, order)
-    return peg_forward(x, weight, bias, past, causal, order == "published")
+    out: Tensor = peg_forward(x, weight, bias, past, causal, order == "published")
+    return out

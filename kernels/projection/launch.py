@@ -31,7 +31,7 @@ def project(
     norm_bias: Tensor | None,
     weight: Tensor,
     bias: Tensor,
-    unit: bool,
+    unit: bool = True,
     tile: Tile | None = None,
 ) -> Tensor:
     """Run the projection.
@@ -68,7 +68,7 @@ def project(
             C=channels,
             D=dim,
             NORM=norm_weight is not None,
-            SHIFT=norm_bias is not None,
+            SHIFT=norm_weight is not None and norm_bias is not None,
             UNIT=unit,
             BLOCK_M=tile.rows,
             BLOCK_C=min(MAX_BLOCK_C, 1 << (channels - 1).bit_length()),

@@ -1,33 +1,27 @@
-"""The head's projection as a custom operator: opaque to the compiler, without a gradient.
-
-The launch is imported when it is first called, since a machine without a GPU need not have triton.
-"""
+"""The head's projection as a custom operator, without a backward pass."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
 
 MAX_OUTPUTS = 32
-MAX_CHANNELS = 2048  # of a row that registers hold
+MAX_CHANNELS = 2048  # a row stays in registers
+
+vq_project = launch_op(
+    "vq_project",
+    "(Tensor x, Tensor? norm_weight, Tensor? norm_bias, Tensor weight, Tensor bias, bool unit=True) -> Tensor",
+    "projection.project",
+)
 
 
-@torch.library.custom_op("omnitok::vq_project", mutates_args=())
-def project(
-    x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, weight: Tensor, bias: Tensor, unit: bool
-) -> Tensor:
-    """The operator; arguments as `reference.vq_project`'s."""
-    from kernels.projection import launch
-
-    return launch.project(x, norm_weight, norm_bias, weight, bias, unit)
-
-
-@project.register_fake
-def _(
-    x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, weight: Tensor, bias: Tensor, unit: bool
-) -> Tensor:
+@vq_project.register_fake
+def _(x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, weight: Tensor, *args: Any) -> Tensor:
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=torch.float32)
 
 
@@ -39,22 +33,8 @@ def unsupported(
     bias: Tensor,
     unit: bool = True,
 ) -> str | None:
-    """Say why the kernel cannot run this call."""
-    tensors = [t for t in (x, norm_weight, norm_bias, weight, bias) if t is not None]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return "it has no gradient"
-    if weight.shape[0] > MAX_OUTPUTS or weight.shape[1] > MAX_CHANNELS:
-        return f"{weight.shape[1]} channels to {weight.shape[0]} are more than {MAX_CHANNELS} to {MAX_OUTPUTS}"
-    return triton_unsupported(*tensors)
-
-
-def vq_project(
-    x: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    unit: bool = True,
-) -> Tensor:
-    """The operator on our kernel."""
-    return project(x, norm_weight, None if norm_weight is None else norm_bias, weight, bias, unit)
+    """Return why the kernel cannot run this call, or None."""
+    outputs, channels = weight.shape
+    if outputs > MAX_OUTPUTS or channels > MAX_CHANNELS:
+        return f"d={outputs} must be at most {MAX_OUTPUTS} and C={channels} at most {MAX_CHANNELS}"
+    return triton_unsupported(x, norm_weight, norm_bias, weight, bias, differentiable=False)

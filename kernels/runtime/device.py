@@ -26,22 +26,27 @@ def aligned(*tensors: Tensor) -> bool:
     return all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
 
 
-def triton_unsupported(*tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] = DTYPES) -> str | None:
+def triton_unsupported(
+    *tensors: Tensor | None, dtypes: tuple[torch.dtype, ...] = DTYPES, differentiable: bool = True
+) -> str | None:
     """Return why Triton kernels cannot run on these tensors, or None.
 
     Args:
         tensors: inputs of an operator, the main one first; None is skipped.
         dtypes: those that the kernels take.
+        differentiable: whether the operator has a backward pass.
     """
+    if not differentiable and torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        return "an input requires gradients and the kernel has no backward pass"
     if not HAS_TRITON:
         return "triton is not installed"
     for x in tensors:
         if x is None:
             continue
         if not x.is_cuda:
-            return f"{x.device.type} tensors"
+            return f"the tensors are on {x.device.type}, not on a GPU"
         if x.dtype not in dtypes:
-            return f"{x.dtype} is not one of {', '.join(str(dtype).removeprefix('torch.') for dtype in dtypes)}"
+            return f"{x.dtype} must be one of {', '.join(str(dtype) for dtype in dtypes)}"
         if (found := capability(x.device.index)) < MIN_CAPABILITY:
             return f"compute capability {found[0]}.{found[1]} is below {MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]}"
     return None

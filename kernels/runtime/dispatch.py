@@ -1,7 +1,7 @@
 """Choice of an operator's implementation: an argument, a context manager or `OMNITOK_KERNELS`, in that order.
 
 `triton` is this project's kernels, `torch` torch's fused library calls, `reference` the readable definition. `auto`
-takes the first implementation that supports the call, in the order in which the operator lists them.
+takes the first of these that supports the call.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class BackendUnavailableError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Implementation(Generic[P]):
-    """One implementation of an operator.
+class Implementation:
+    """A faster implementation of an operator.
 
     Args:
         run: the implementation, with the operator's own signature.
@@ -39,7 +39,7 @@ class Implementation(Generic[P]):
         not_preferred: returns why `auto` skips it although it can run the call, or None.
     """
 
-    run: Callable[P, Tensor]
+    run: Callable[..., Tensor]
     unsupported: Callable[..., str | None] = lambda *args, **kwargs: None
     not_preferred: Callable[..., str | None] = lambda *args, **kwargs: None
 
@@ -69,22 +69,28 @@ def requested_backend() -> str:
 
 
 class Operator(Generic[P]):
-    """An operator with several implementations, tried in the given order; the last must take every call.
+    """An operator with up to three implementations, tried in the order triton, torch, reference.
 
     Args:
         name: the operator's name, for errors.
-        implementations: by backend, best first. "reference" is required; its docstring is the operator's.
+        reference: the definition, which takes every call; its docstring is the operator's.
+        triton: this project's kernels.
+        torch: torch's library calls.
     """
 
-    def __init__(self, name: str, implementations: Mapping[str, Implementation[P]]) -> None:
-        if "reference" not in implementations or set(implementations) - set(BACKENDS):
-            raise ValueError(
-                f"{name} has implementations {sorted(implementations)}; they must be of {BACKENDS[1:]} with reference."
-            )
+    def __init__(
+        self,
+        name: str,
+        reference: Callable[P, Tensor],
+        *,
+        triton: Implementation | None = None,
+        torch: Implementation | None = None,
+    ) -> None:
         self.name = name
-        self.implementations = dict(implementations)
-        self.__doc__ = implementations["reference"].run.__doc__
-        self.__wrapped__ = implementations["reference"].run
+        known = {"triton": triton, "torch": torch, "reference": Implementation(reference)}
+        self.implementations = {backend: found for backend, found in known.items() if found is not None}
+        self.__doc__ = reference.__doc__
+        self.__wrapped__ = reference
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         return self.implementations[self._select(args, kwargs).backend].run(*args, **kwargs)
@@ -122,7 +128,7 @@ class Operator(Generic[P]):
             if reason is None:
                 return Choice(name, "first that supports the call" if backend == "auto" else "requested", refused)
             refused[name] = reason
-        raise BackendUnavailableError(f"{self.name} has no implementation for this call: {refused}.")
+        raise AssertionError("The reference takes every call.")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Full attention over the positions of each frame (section 3.1.1; docs/model.md, Tokenizer 5)."""
+"""Full attention over the positions of each frame (docs/model.md, Tokenizer 5)."""
 
 from kernels.runtime.dispatch import Implementation, Operator
 from kernels.spatial_attention import library, op, reference
@@ -6,11 +6,9 @@ from kernels.spatial_attention.rope import RopeTable, rope_table
 
 spatial_attention = Operator(
     "spatial_attention",
-    {
-        "triton": Implementation(op.run, op.unsupported),
-        "torch": Implementation(library.spatial_attention),
-        "reference": Implementation(reference.spatial_attention),
-    },
+    reference.spatial_attention,
+    triton=Implementation(op.run, op.unsupported),
+    torch=Implementation(library.spatial_attention),
 )
 
 __all__ = ["RopeTable", "rope_table", "spatial_attention"]

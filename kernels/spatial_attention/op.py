@@ -1,74 +1,33 @@
-"""Spatial attention with queries and keys prepared by our kernels, then torch's scaled_dot_product_attention.
-
-The launches are imported when they are first called, since a machine without a GPU need not have triton.
-"""
+"""Spatial attention: our kernels prepare queries and keys, torch's scaled_dot_product_attention does the rest."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
-from kernels.spatial_attention.reference import LOGIT_SCALE
+from kernels.spatial_attention.library import attend
 from kernels.spatial_attention.rope import RopeTable
 
 MAX_HEAD_DIM = 128
+ARGS = "Tensor x, Tensor scale, Tensor? cos, Tensor? sin"
 
-
-def unsupported(
-    q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, rope: RopeTable | None = None, bias: Tensor | None = None
-) -> str | None:
-    """Say why the kernels cannot run this call, or None."""
-    if (reason := triton_unsupported(kv, q, q_scale, k_scale, *(rope or ()), bias)) is not None:
-        return reason
-    if q.dtype != kv.dtype:
-        return "queries and keys differ in dtype"
-    if q.shape[-1] % 8 or q.shape[-1] > MAX_HEAD_DIM:
-        return f"head_dim {q.shape[-1]} is not a multiple of 8 up to {MAX_HEAD_DIM}"
-    if q.shape[0] * q.shape[1] > MAX_GRID_YZ:
-        return f"{q.shape[0] * q.shape[1]} frames; at most {MAX_GRID_YZ} fit in a grid"
-    return None
-
-
-def run(
-    q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, rope: RopeTable | None = None, bias: Tensor | None = None
-) -> Tensor:
-    batch, frames, height, width = kv.shape[:4]
-    k, v = kv.flatten(2, 3).flatten(0, 1).unbind(2)  # (B*T, N, H, D)
-    cos, sin = (None, None) if rope is None else rope
-    q, k = cosine(q.flatten(2, 3).flatten(0, 1), q_scale, cos, sin), cosine(k, k_scale, cos, sin)
-    mask = None if bias is None else bias.to(v.dtype)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=LOGIT_SCALE)
-    return out.transpose(1, 2).unflatten(0, (batch, frames)).unflatten(2, (height, width))
-
-
-@torch.library.custom_op("omnitok::cosine", mutates_args=())
-def cosine(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
-    from kernels.spatial_attention import launch
-
-    return launch.forward(x, scale, cos, sin)
-
-
-@torch.library.custom_op("omnitok::cosine_backward", mutates_args=())
-def cosine_backward(
-    grad: Tensor, x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    from kernels.spatial_attention import launch
-
-    return launch.backward(grad, x, scale, cos, sin)
+cosine = launch_op("cosine", f"({ARGS}) -> Tensor", "spatial_attention.forward")
+cosine_backward = launch_op(
+    "cosine_backward", f"(Tensor grad, {ARGS}) -> (Tensor, Tensor)", "spatial_attention.backward"
+)
 
 
 @cosine.register_fake
-def _(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+def _(x: Tensor, *args: Any) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
 @cosine_backward.register_fake
-def _(grad: Tensor, x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor, ...]:
+def _(grad: Tensor, x: Tensor, scale: Tensor, *tables: Any) -> tuple[Tensor, ...]:
     return tuple(torch.empty(y.shape, dtype=y.dtype, device=y.device) for y in (x, scale))
 
 
@@ -81,3 +40,25 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 cosine.register_autograd(_differentiate, setup_context=_save)
+
+
+def unsupported(
+    q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, rope: RopeTable | None = None, bias: Tensor | None = None
+) -> str | None:
+    """Return why the kernels cannot run this call, or None."""
+    if (reason := triton_unsupported(kv, q, q_scale, k_scale, *(rope or ()), bias)) is not None:
+        return reason
+    if q.dtype != kv.dtype:
+        return f"the queries' {q.dtype} must be the keys' {kv.dtype}"
+    if q.shape[-1] % 8 or q.shape[-1] > MAX_HEAD_DIM:
+        return f"head_dim={q.shape[-1]} must be a multiple of 8 up to {MAX_HEAD_DIM}"
+    if q.shape[0] * q.shape[1] > MAX_GRID_YZ:
+        return f"the {q.shape[0] * q.shape[1]} frames of the batch must be at most {MAX_GRID_YZ}"
+    return None
+
+
+def run(
+    q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, rope: RopeTable | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Run the kernels and torch's attention; arguments are those of `reference.spatial_attention`."""
+    return attend(lambda x, scale: cosine(x, scale, *(rope or (None, None))), q, kv, q_scale, k_scale, bias)

@@ -1,15 +1,13 @@
-"""Attention along time at each position of the grid (section 3.1.1; docs/model.md, Tokenizer 5)."""
+"""Attention along time at each position of the grid (docs/model.md, Tokenizer 5)."""
 
 from kernels.runtime.dispatch import Implementation, Operator
 from kernels.temporal_attention import library, op, reference
 
 temporal_attention = Operator(
     "temporal_attention",
-    {
-        "triton": Implementation(op.run, op.unsupported),
-        "torch": Implementation(library.temporal_attention),
-        "reference": Implementation(reference.temporal_attention),
-    },
+    reference.temporal_attention,
+    triton=Implementation(op.temporal_attention, op.unsupported),
+    torch=Implementation(library.temporal_attention),
 )
 
 __all__ = ["temporal_attention"]

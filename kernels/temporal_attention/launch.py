@@ -31,15 +31,15 @@ def forward(
     kv: Tensor,
     q_scale: Tensor,
     k_scale: Tensor,
-    past_kv: Tensor | None,
-    slopes: Tensor | None,
-    causal: bool,
-    window: int | None,
+    past_kv: Tensor | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    slopes: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
     """Run the operator; arguments are those of `reference.temporal_attention`."""
     tile = tile or tuned_tile("temporal_attention.forward", q.dtype, q.shape[:4].numel(), FORWARD_TILE)
-    call = _Call(q, kv, past_kv, slopes, causal, window, tile)
+    call = _Call(q, kv, past_kv, causal, window, slopes, tile)
     out = torch.empty(q.shape, dtype=kv.dtype, device=kv.device)
     if out.numel():
         with torch.cuda.device_of(kv):
@@ -56,15 +56,15 @@ def backward(
     kv: Tensor,
     q_scale: Tensor,
     k_scale: Tensor,
-    past_kv: Tensor | None,
-    slopes: Tensor | None,
-    causal: bool,
-    window: int | None,
+    past_kv: Tensor | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    slopes: Tensor | None = None,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, kv, q_scale, k_scale and past_kv (empty without one) from that of the output."""
     tile = tile or tuned_tile("temporal_attention.backward", q.dtype, q.shape[:4].numel(), BACKWARD_TILE)
-    call = _Call(q, kv, past_kv, slopes, causal, window, tile)
+    call = _Call(q, kv, past_kv, causal, window, slopes, tile)
     dq, dkv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, kv))
     dpast = torch.empty((0,) if past_kv is None else past_kv.shape, dtype=kv.dtype, device=kv.device)
     parts = torch.empty((call.grid[0] * call.grid[1], call.block_d), dtype=torch.float32, device=q.device)
@@ -87,9 +87,9 @@ class _Call:
         q: Tensor,
         kv: Tensor,
         past_kv: Tensor | None,
-        slopes: Tensor | None,
         causal: bool,
         window: int | None,
+        slopes: Tensor | None,
         tile: Tile,
     ) -> None:
         batch, frames, height, width, heads, dim = q.shape
@@ -128,18 +128,14 @@ def _make_forward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -
     if size.frames == 1:
         return None
     q, kv, scale, _ = _draw(size, dtype, device)
-    return TunableCall(
-        dtype, size.rows, FORWARD_TILE, lambda tile: forward(q, kv, scale, scale, None, None, True, None, tile)
-    )
+    return TunableCall(dtype, size.rows, FORWARD_TILE, lambda tile: forward(q, kv, scale, scale, tile=tile))
 
 
 def _make_backward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile] | None:
     if size.frames == 1:
         return None
     q, kv, scale, grad = _draw(size, dtype, device)
-    return TunableCall(
-        dtype, size.rows, BACKWARD_TILE, lambda tile: backward(grad, q, kv, scale, scale, None, None, True, None, tile)
-    )
+    return TunableCall(dtype, size.rows, BACKWARD_TILE, lambda tile: backward(grad, q, kv, scale, scale, tile=tile))
 
 
 def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,13 +1,10 @@
-"""Nearest code of each vector (section 3.1.1; docs/model.md, Tokenizer 8)."""
+"""The nearest code of each vector (docs/model.md, Tokenizer 8)."""
 
 from kernels.runtime.dispatch import Implementation, Operator
 from kernels.vq import op, reference
 from kernels.vq.op import prepare
 from kernels.vq.reference import CodeTable
 
-vq_assign = Operator(
-    "vq_assign",
-    {"triton": Implementation(op.vq_assign, op.unsupported), "reference": Implementation(reference.vq_assign)},
-)
+vq_assign = Operator("vq_assign", reference.vq_assign, triton=Implementation(op.vq_assign, op.unsupported))
 
 __all__ = ["CodeTable", "prepare", "vq_assign"]

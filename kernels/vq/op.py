@@ -1,40 +1,25 @@
-"""Code assignment as custom operators: opaque to the compiler, without a gradient.
-
-The launches are imported when they are first called, since a machine without a GPU need not have triton.
-"""
+"""Code assignment as custom operators; indices have no gradient."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
 from kernels.vq.reference import CodeTable
 
 CODE_DIMS = (4, 8, 16, 32)
 
-
-@torch.library.custom_op("omnitok::vq_prepare", mutates_args=())
-def pack_codebook(codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Pieces of scores and codes by group of a codebook (K, d)."""
-    from kernels.vq import launch
-
-    return launch.prepare(codebook)
+pack_codebook = launch_op("vq_prepare", "(Tensor codebook) -> (Tensor, Tensor)", "vq.prepare")
+assign = launch_op("vq_assign", "(Tensor z, Tensor pieces, Tensor exact, int codes) -> Tensor", "vq.assign")
 
 
 @pack_codebook.register_fake
 def _(codebook: Tensor) -> tuple[Tensor, Tensor]:
-    from kernels.vq import launch
+    from kernels.vq import launch  # a machine without a GPU may lack triton
 
     return launch.empty_table(codebook)
-
-
-@torch.library.custom_op("omnitok::vq_assign", mutates_args=())
-def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int) -> Tensor:
-    """Indices (...) of vectors (..., d) among the first `codes` of a table."""
-    from kernels.vq import launch
-
-    return launch.assign(z, pieces, exact, codes)
 
 
 @assign.register_fake
@@ -43,14 +28,14 @@ def _(z: Tensor, pieces: Tensor, exact: Tensor, codes: int) -> Tensor:
 
 
 def unsupported(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> str | None:
-    """Say why the kernel cannot run this call."""
+    """Return why the kernel cannot run this call, or None."""
     if codebook.shape[-1] not in CODE_DIMS:
-        return f"codes of {codebook.shape[-1]} dimensions are not among {CODE_DIMS}"
+        return f"d={codebook.shape[-1]} must be one of {CODE_DIMS}"
     return triton_unsupported(z, codebook)
 
 
 def prepare(codebook: Tensor) -> CodeTable | None:
-    """Lay out a codebook that stays as it is, once for many calls; None where the kernel cannot run.
+    """Pack a constant codebook once for many calls; None where the kernel cannot run.
 
     Args:
         codebook (Tensor): shape (K, d).
@@ -59,6 +44,7 @@ def prepare(codebook: Tensor) -> CodeTable | None:
 
 
 def vq_assign(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> Tensor:
-    """The operator on our kernel; indices have no gradient."""
+    """Run the kernel; arguments are those of `reference.vq_assign`."""
     pieces, exact = table or pack_codebook(codebook.detach())
-    return assign(z.detach(), pieces, exact, codebook.shape[0])
+    indices: Tensor = assign(z.detach(), pieces, exact, codebook.shape[0])
+    return indices

@@ -1,7 +1,4 @@
-"""Window attention as torch operators: what the compiler, autograd and CUDA graphs see of the kernels.
-
-The launches are imported when they are first called, since a machine without a GPU need not have triton.
-"""
+"""Window attention as a differentiable custom operator."""
 
 from __future__ import annotations
 
@@ -10,43 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
 
 MAX_WINDOW = 8  # a window is one tile of 64 tokens
 MAX_HEAD_DIM = 128
+ARGS = "Tensor qkv, Tensor bias_table, int window"
 
-
-def unsupported(qkv: Tensor, bias_table: Tensor, window: int) -> str | None:
-    """Say why the kernels cannot run this call, or None."""
-    if (reason := triton_unsupported(qkv, bias_table)) is not None:
-        return reason
-    if window > MAX_WINDOW:
-        return f"a window of {window} is wider than {MAX_WINDOW}"
-    if qkv.shape[-1] % 8 or qkv.shape[-1] > MAX_HEAD_DIM:
-        return f"head_dim {qkv.shape[-1]} is not a multiple of 8 up to {MAX_HEAD_DIM}"
-    return None
-
-
-def run(qkv: Tensor, bias_table: Tensor, window: int) -> Tensor:
-    return window_attention(qkv, bias_table, window)
-
-
-@torch.library.custom_op("omnitok::window_attention", mutates_args=())
-def window_attention(qkv: Tensor, bias_table: Tensor, window: int) -> Tensor:
-    from kernels.window_attention import launch
-
-    return launch.forward(qkv, bias_table, window)
-
-
-@torch.library.custom_op("omnitok::window_attention_backward", mutates_args=())
-def window_attention_backward(grad: Tensor, qkv: Tensor, bias_table: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    from kernels.window_attention import launch
-
-    return launch.backward(grad, qkv, bias_table, window)
+window_attention = launch_op("window_attention", f"({ARGS}) -> Tensor", "window_attention.forward")
+window_attention_backward = launch_op(
+    "window_attention_backward", f"(Tensor grad, {ARGS}) -> (Tensor, Tensor)", "window_attention.backward"
+)
 
 
 @window_attention.register_fake
-def _(qkv: Tensor, bias_table: Tensor, window: int) -> Tensor:
+def _(qkv: Tensor, *args: Any) -> Tensor:
     return torch.empty((*qkv.shape[:4], *qkv.shape[5:]), dtype=qkv.dtype, device=qkv.device)
 
 
@@ -65,3 +40,14 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 window_attention.register_autograd(_differentiate, setup_context=_save)
+
+
+def unsupported(qkv: Tensor, bias_table: Tensor, window: int) -> str | None:
+    """Return why the kernels cannot run this call, or None."""
+    if (reason := triton_unsupported(qkv, bias_table)) is not None:
+        return reason
+    if window > MAX_WINDOW:
+        return f"window={window} must be at most {MAX_WINDOW}"
+    if qkv.shape[-1] % 8 or qkv.shape[-1] > MAX_HEAD_DIM:
+        return f"head_dim={qkv.shape[-1]} must be a multiple of 8 up to {MAX_HEAD_DIM}"
+    return None

@@ -50,4 +50,4 @@ def test_tiles_leading_shapes_and_strides():
 
 
 def test_operator_is_registered_well():
-    torch.library.opcheck(op.project, (*draw(5, 16, 4), True))
+    torch.library.opcheck(op.vq_project, (*draw(5, 16, 4), True))

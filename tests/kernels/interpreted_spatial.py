@@ -56,10 +56,7 @@ def test_vectors_of_zero():
 
 @pytest.mark.parametrize("tile", [launch.Tile(4, 1), launch.Tile(64, 4)])
 def test_tiles(tile):
-    with (
-        mock.patch.object(launch.forward, "__defaults__", (tile,)),
-        mock.patch.object(launch.backward, "__defaults__", (tile,)),
-    ):
+    with mock.patch.object(launch, "tuned_tile", return_value=tile):
         compare(draw(frames=2), rope=rope_table(2, 3, 16))
 
 

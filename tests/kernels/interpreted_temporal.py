@@ -31,7 +31,7 @@ def draw(frames, past=0, batch=1, height=2, width=3, heads=2, dim=16, dtype=torc
 
 def compare(tensors, tolerance=2e-5, **options):
     with poisoned():
-        ours = results(op.run, *tensors, **options)
+        ours = results(op.temporal_attention, *tensors, **options)
     right = results(reference.temporal_attention, *tensors, **options)
     torch.testing.assert_close(ours, right, rtol=tolerance, atol=tolerance)
 
@@ -67,7 +67,7 @@ def test_half_precision():
 
 def test_one_frame_is_its_values():
     q, kv, *rest = draw(1)
-    out, dq, _, dq_scale, dk_scale = results(op.run, q, kv, *rest)
+    out, dq, _, dq_scale, dk_scale = results(op.temporal_attention, q, kv, *rest)
     assert torch.equal(out, kv[..., 1, :, :])
     assert not dq.any()
     assert not dq_scale.any()
@@ -82,10 +82,7 @@ def test_vectors_of_zero():
 
 @pytest.mark.parametrize("tile", [launch.Tile(4, 1), launch.Tile(32, 4)])
 def test_tiles(tile):
-    with (
-        mock.patch.object(launch.forward, "__defaults__", (tile,)),
-        mock.patch.object(launch.backward, "__defaults__", (tile,)),
-    ):
+    with mock.patch.object(launch, "tuned_tile", return_value=tile):
         compare(draw(2, 1, batch=2, height=1))
 
 
@@ -98,7 +95,7 @@ def crossed(x):
 @pytest.mark.parametrize("cut", ["merged", "crossed", "columns"])
 def test_strided_input(cut):
     q, kv, q_scale, k_scale, past_kv = draw(2, 2)
-    plain = results(op.run, q, kv, q_scale, k_scale, past_kv)
+    plain = results(op.temporal_attention, q, kv, q_scale, k_scale, past_kv)
     if cut == "merged":
         whole = torch.cat((q.unsqueeze(4), kv), dim=4)
         q, kv = whole[..., 0, :, :], whole[..., 1:, :, :]
@@ -107,7 +104,7 @@ def test_strided_input(cut):
         q, kv, past_kv = (crossed(x) for x in (q, kv, past_kv))
     else:
         q, kv, past_kv = (torch.cat((x, x), dim=3)[:, :, :, : x.shape[3]] for x in (q, kv, past_kv))
-    torch.testing.assert_close(results(op.run, q, kv, q_scale, k_scale, past_kv), plain)
+    torch.testing.assert_close(results(op.temporal_attention, q, kv, q_scale, k_scale, past_kv), plain)
 
 
 def test_merged_projections_are_not_copied():
@@ -118,7 +115,7 @@ def test_merged_projections_are_not_copied():
 
 
 def test_no_items():
-    out, *grads = results(op.run, *draw(2, batch=0))
+    out, *grads = results(op.temporal_attention, *draw(2, batch=0))
     assert out.shape == (0, 2, 2, 3, 2, 16)
     assert not grads[2].any()
 
@@ -126,13 +123,15 @@ def test_no_items():
 def test_operator_is_registered_well():
     tensors, slopes = draw(2, 1, height=1, width=2), torch.tensor([0.5, 0.25])
     grad = torch.randn(tensors[0].shape)
-    torch.library.opcheck(op.temporal_attention_backward, (grad, *tensors, slopes, True, 2))
+    torch.library.opcheck(op.temporal_attention_backward, (grad, *tensors, True, 2, slopes))
     tensors = [x.requires_grad_() for x in tensors]
-    torch.library.opcheck(op.temporal_attention, (*tensors, slopes, True, 2))
-    torch.library.opcheck(op.temporal_attention, (*tensors[:4], None, None, False, None))
+    torch.library.opcheck(op.temporal_attention, (*tensors, True, 2, slopes))
+    torch.library.opcheck(op.temporal_attention, (*tensors[:4], None, False, None, None))
 
 
 def test_compiles_whole():
     tensors = draw(2, 1, height=1)
-    compiled = torch.compile(op.run, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(results(compiled, *tensors, window=2), results(op.run, *tensors, window=2))
+    compiled = torch.compile(op.temporal_attention, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        results(compiled, *tensors, window=2), results(op.temporal_attention, *tensors, window=2)
+    )

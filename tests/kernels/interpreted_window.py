@@ -40,14 +40,14 @@ def draw(batch, frames, height, width, heads, dim, window, dtype=torch.float32):
 def test_equals_the_reference(shape, window):
     inputs = draw(*shape, window)
     with poisoned():
-        ours = results(op.run, *inputs)
+        ours = results(op.window_attention, *inputs)
     torch.testing.assert_close(ours, results(reference.window_attention, *inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision():
     inputs = draw(1, 1, 5, 7, 1, 32, 5, torch.float16)
     torch.testing.assert_close(
-        results(op.run, *inputs), results(reference.window_attention, *inputs), rtol=4e-3, atol=4e-3
+        results(op.window_attention, *inputs), results(reference.window_attention, *inputs), rtol=4e-3, atol=4e-3
     )
 
 
@@ -61,7 +61,7 @@ def test_programs_share_windows(programs):
         mock.patch.object(launch, "FLOAT32_BACKWARD_TILE", tile),
         poisoned(),
     ):
-        ours = results(op.run, qkv, table, window)
+        ours = results(op.window_attention, qkv, table, window)
     torch.testing.assert_close(ours, results(reference.window_attention, qkv, table, window), rtol=1e-5, atol=1e-5)
 
 
@@ -84,9 +84,10 @@ def test_strided_input_and_gradient():
     qkv, table, window = draw(1, 1, 2, 3, 2, 16, 2)
     crossed = qkv.permute(5, 4, 3, 2, 1, 0, 6).contiguous().permute(5, 4, 3, 2, 1, 0, 6)
     torch.testing.assert_close(
-        results(op.run, crossed, table.T.contiguous().T, window), results(op.run, qkv, table, window)
+        results(op.window_attention, crossed, table.T.contiguous().T, window),
+        results(op.window_attention, qkv, table, window),
     )
-    out = op.run(qkv.requires_grad_(), table, window)
+    out = op.window_attention(qkv.requires_grad_(), table, window)
     broadcast, whole = torch.ones(16).expand(out.shape), torch.ones(out.shape)
     one, other = (torch.autograd.grad(out, qkv, gradient, retain_graph=True) for gradient in (broadcast, whole))
     torch.testing.assert_close(one, other)
@@ -95,13 +96,13 @@ def test_strided_input_and_gradient():
 def test_queries_of_zero_average_by_the_bias():
     qkv, table, window = draw(1, 1, 4, 4, 1, 16, 4)
     qkv[:, :, :, :, 0] = 0
-    out = op.run(qkv, torch.zeros_like(table), window)
+    out = op.window_attention(qkv, torch.zeros_like(table), window)
     torch.testing.assert_close(out, qkv[:, :, :, :, 2].mean((2, 3), keepdim=True).expand_as(out))
 
 
 def test_no_items():
     qkv, table, window = draw(0, 1, 4, 4, 1, 16, 4)
-    out, dqkv, dtable = results(op.run, qkv, table, window)
+    out, dqkv, dtable = results(op.window_attention, qkv, table, window)
     assert (out.shape, dqkv.shape) == ((0, 1, 4, 4, 1, 16), qkv.shape)
     assert not dtable.any()
 
@@ -114,5 +115,5 @@ def test_operator_is_registered_well():
 
 def test_compiles_whole():
     inputs = draw(1, 1, 2, 3, 1, 16, 2)
-    compiled = torch.compile(op.run, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(results(compiled, *inputs), results(op.run, *inputs))
+    compiled = torch.compile(op.window_attention, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(results(compiled, *inputs), results(op.window_attention, *inputs))

@@ -35,8 +35,8 @@ def launch_temporal(dtype: torch.dtype) -> None:
     frames = 5 if dtype == torch.bfloat16 else 3
     q, kv = torch.zeros(1, frames, 3, 3, 8, 64, dtype=dtype), torch.zeros(1, frames, 3, 3, 2, 8, 64, dtype=dtype)
     scale = torch.ones(64)
-    temporal.forward(q, kv, scale, scale, None, None, True, None)
-    temporal.backward(q, q, kv, scale, scale, None, None, True, None)
+    temporal.forward(q, kv, scale, scale)
+    temporal.backward(q, q, kv, scale, scale)
 
 
 def launch_spatial(dtype: torch.dtype) -> None:
@@ -91,10 +91,13 @@ def _gpu():
 def test_refusals_of_window_attention():
     table = on_gpu(225, 2, dtype=torch.float32)
     assert window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 8) is None
-    assert "wider than 8" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 9)
-    assert "head_dim 20" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 20), table, 8)
+    assert "window=9 must be at most 8" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 9)
+    assert "head_dim=20" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 20), table, 8)
     assert "float64" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64, dtype=torch.float64), table, 8)
-    assert window_op.unsupported(torch.zeros(1, 1, 8, 8, 3, 2, 64), torch.zeros(225, 2), 8) == "cpu tensors"
+    assert (
+        window_op.unsupported(torch.zeros(1, 1, 8, 8, 3, 2, 64), torch.zeros(225, 2), 8)
+        == "the tensors are on cpu, not on a GPU"
+    )
 
 
 @pytest.mark.usefixtures("_gpu")
@@ -107,7 +110,7 @@ def test_refusals_of_temporal_attention():
 
     assert unsupported(frames=4, past=4) is None
     assert "9 keys" in unsupported(past=4)
-    assert "head_dim 136" in unsupported(dim=136)
+    assert "head_dim=136" in unsupported(dim=136)
     assert "dtype" in unsupported(dtype=torch.float32)
     assert "causal" in unsupported(causal=False, window=2)
     slopes = on_gpu(2, dtype=torch.float32).requires_grad_()
@@ -123,8 +126,8 @@ def test_refusals_of_spatial_attention():
         return spatial_op.unsupported(q, kv, on_gpu(dim), on_gpu(dim))
 
     assert unsupported() is None
-    assert "head_dim 20" in unsupported(dim=20)
-    assert "dtype" in unsupported(dtype=torch.float32)
+    assert "head_dim=20" in unsupported(dim=20)
+    assert "must be the keys' torch.bfloat16" in unsupported(dtype=torch.float32)
     assert "70000 frames" in unsupported(dim=8, batch=70_000)
 
 
@@ -134,20 +137,20 @@ def test_refusals_of_fixed_max_attention():
         return fixed_max_op.unsupported(on_gpu(8, 3, 2, dim, dtype=dtype), 4, bound, bias)
 
     assert unsupported() is None
-    assert "has the range" in unsupported(dtype=torch.float16)
-    assert "head_dim 48" in unsupported(dim=48)
-    assert "up to 61" in unsupported(bound=61.0)
+    assert "whose range" in unsupported(dtype=torch.float16)
+    assert "head_dim=48" in unsupported(dim=48)
+    assert "bound=61 must be at most 60" in unsupported(bound=61.0)
     assert unsupported(bound=float("nan")) is not None
-    assert unsupported(bias=on_gpu(2, 4, 4)) == "additive logits"
-    assert fixed_max_op.unsupported(on_gpu(8, 3, 2, 64).requires_grad_(), 4, 12.0) == "no gradients"
+    assert unsupported(bias=on_gpu(2, 4, 4)) == "the kernel adds no bias to the logits"
+    assert "requires gradients" in fixed_max_op.unsupported(on_gpu(8, 3, 2, 64).requires_grad_(), 4, 12.0)
     assert fixed_max_op.not_preferred(on_gpu(8, 3, 2, 64), 4, 12.0) is None
     assert "256 positions" in fixed_max_op.not_preferred(on_gpu(8192, 3, 2, 64), 256, 12.0)
-    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+    with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         attention_fixed_max.run_on("triton", torch.zeros(8, 3, 2, 64), 4, 12.0)
 
 
 @pytest.mark.parametrize("biased", [False, True])
-def test_forms_of_bounded_attention_agree(biased):
+def test_implementations_of_fixed_max_attention_agree(biased):
     qkv = torch.randn(3 * 20, 3, 2, 16, generator=torch.Generator().manual_seed(0))
     bias = torch.randn(2, 20, 20) if biased else None
     torch.testing.assert_close(

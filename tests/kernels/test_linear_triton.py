@@ -59,7 +59,7 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype, tile):
         assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
 
 
-def test_rows_in_turn_give_columns_apart():
+def test_interleaved_rows_give_interleaved_columns():
     weight = torch.arange(48.0)[:, None]  # 24 values, then 24 gates
     values, gates = reference.split_gates(interleave_gates(weight).t())
     assert values.flatten().tolist() == list(range(24))
@@ -101,15 +101,17 @@ def test_refusals():
         return op.residual_linear_unsupported(on_gpu(4, columns, dtype=dtype), on_gpu(8, columns), None, on_gpu(4, 8))
 
     assert unsupported() is None
-    assert "multiples of 64" in unsupported(96)
+    assert "K=96 must be a multiple of 64" in unsupported(96)
     assert "float16" in unsupported(dtype=torch.float16)
     weight = on_gpu(8, 64).requires_grad_()
-    assert op.residual_linear_unsupported(on_gpu(4, 64), weight, None, on_gpu(4, 8)) == "no gradients"
+    assert "requires gradients" in op.residual_linear_unsupported(on_gpu(4, 64), weight, None, on_gpu(4, 8))
     with torch.no_grad():
         assert op.residual_linear_unsupported(on_gpu(4, 64), weight, None, on_gpu(4, 8)) is None
-    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+    with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         residual_linear.run_on("triton", zeros(4, 64), zeros(8, 64), None, zeros(4, 8))
-    assert "multiples of 16" in op.gated_linear_unsupported(on_gpu(4, 64), on_gpu(4), on_gpu(24, 64), on_gpu(24))
+    assert "24 rows must be a multiple of 16" in op.gated_linear_unsupported(
+        on_gpu(4, 64), on_gpu(4), on_gpu(24, 64), on_gpu(24)
+    )
 
 
 @pytest.mark.usefixtures("_gpu")
@@ -132,10 +134,10 @@ def test_refusals_of_attention_inputs():
         )
 
     assert unsupported() is None
-    assert "128 of the queries" in unsupported(normed=64)
-    assert "for 128 normalised" in op.attention_inputs_unsupported(
+    assert "normed=64 must be a multiple of the 128" in unsupported(normed=64)
+    assert "normed=128 needs rstd" in op.attention_inputs_unsupported(
         on_gpu(4, 64), None, on_gpu(384, 64), 128, None, None, None, None, 2
     )
-    assert "heads of 32" in unsupported(heads=4)
+    assert "head_dim=32 must be 64" in unsupported(heads=4)
     assert unsupported(heads=4, scaled=False) is None
-    assert "32 query columns" in unsupported(columns=96)
+    assert "32 columns of the queries" in unsupported(columns=96)

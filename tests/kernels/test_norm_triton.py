@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from absent_gpu import capability, on_gpu
 from ahead import compiled_for, spilled
 from interpret import passed_interpreted
 
@@ -19,11 +20,11 @@ def test_interpreted_kernels_equal_their_references():
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("capability", [80, 90])
-def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
+@pytest.mark.parametrize("target", [80, 90])
+def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     weight = torch.zeros(512)
-    with compiled_for(capability) as compiled:
+    with compiled_for(target) as compiled:
         for rows in (8, launch.SMALL_MAX_ROWS + 1):
             x = torch.zeros(rows, 512, dtype=dtype)
             launch.layer_norm(x, weight, weight, 1e-5)
@@ -43,17 +44,18 @@ def test_the_reference_is_torchs_layer_norm():
         torch.testing.assert_close(centered * norm.weight + norm.bias, norm(x))
 
 
-def test_what_is_refused(monkeypatch):
+def test_what_is_refused():
     x, weight = torch.zeros(2, 8), torch.zeros(8)
-    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+    with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         layer_norm.run_on("triton", x, weight, None)
-    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+    with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         inverse_deviation.run_on("triton", x)
-    monkeypatch.setattr(op, "triton_unsupported", lambda *tensors: None)
-    assert op.layer_norm_unsupported(x, weight, None) is None
-    assert "1025 channels" in op.inverse_deviation_unsupported(torch.zeros(1, 1025))
-    weight.requires_grad_()
-    assert "no gradients" in op.layer_norm_unsupported(x, weight, None)
-    assert "no gradients" in op.inverse_deviation_unsupported(torch.zeros(2, 8, requires_grad=True))
-    with torch.no_grad():
+    assert "C=1025 must be between" in op.inverse_deviation_unsupported(torch.zeros(1, 1025))
+    with capability(9, 0):
+        x, weight = on_gpu(2, 8), on_gpu(8)
         assert op.layer_norm_unsupported(x, weight, None) is None
+        weight.requires_grad_()
+        assert "requires gradients" in op.layer_norm_unsupported(x, weight, None)
+        assert "requires gradients" in op.inverse_deviation_unsupported(on_gpu(2, 8).requires_grad_())
+        with torch.no_grad():
+            assert op.layer_norm_unsupported(x, weight, None) is None

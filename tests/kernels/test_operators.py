@@ -150,12 +150,12 @@ def test_the_choice_is_explained():
         choice = kernels.window_attention.explain(x, table, 4)
     assert (choice.backend, choice.reason) == ("reference", "requested")
     assert choice.refused == {"triton": "reference was requested", "torch": "reference was requested"}
-    assert kernels.window_attention.explain(x, table, 4).refused == {"triton": "cpu tensors"}
+    assert kernels.window_attention.explain(x, table, 4).refused == {"triton": "the tensors are on cpu, not on a GPU"}
 
 
 def test_auto_skips_an_implementation_that_is_not_preferred():
     triton = Implementation(lambda x: 3 * x, not_preferred=lambda x: "slow" if x.numel() > 1 else None)
-    operator = Operator("triple", {"triton": triton, "reference": Implementation(lambda x: x + x + x)})
+    operator = Operator("triple", lambda x: x + x + x, triton=triton)
     choice = operator.explain(torch.ones(2))
     assert (choice.backend, choice.refused) == ("reference", {"triton": "slow"})
     assert operator.explain(torch.ones(1)).backend == "triton"
@@ -231,8 +231,8 @@ def test_the_environment_chooses(monkeypatch):
 def test_what_cannot_run_is_refused(monkeypatch):
     x = torch.randn(1, 1, 4, 4, 3, HEADS, DIM)
     with pytest.raises(BackendUnavailableError, match="no triton implementation"):
-        Operator("twice", {"reference": Implementation(lambda x: 2 * x)}).run_on("triton", x)
-    with pytest.raises(BackendUnavailableError, match="cannot run on triton: cpu tensors"):
+        Operator("twice", lambda x: 2 * x).run_on("triton", x)
+    with pytest.raises(BackendUnavailableError, match="cannot run on triton: the tensors are on cpu"):
         kernels.window_attention.run_on("triton", x, torch.zeros(49, HEADS), 4)
     with pytest.raises(BackendUnavailableError, match="backend=fast must be one of"), use_backend("fast"):
         pass

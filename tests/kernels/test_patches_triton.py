@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from absent_gpu import capability, on_gpu
 from ahead import compiled_for, spilled
 from interpret import passed_interpreted
 
@@ -21,12 +22,12 @@ def test_interpreted_kernels_equal_their_references():
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("capability", [80, 90])
-def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
+@pytest.mark.parametrize("target", [80, 90])
+def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     pixels = torch.zeros(1, 5, 64, 256, 3, dtype=torch.uint8)
     first, later = (torch.zeros(1, 1, 8, 32, 192 * frames, dtype=dtype) for frames in (1, 4))
-    with compiled_for(capability) as compiled:
+    with compiled_for(target) as compiled:
         for tile in (launch.SMALL_TILE, launch.LARGE_TILE):
             for normed in (False, True):
                 launch.patchify(pixels, 8, 1, 0, dtype, normed, tile)
@@ -74,18 +75,18 @@ def test_what_does_not_fit():
             reference.unpatchify(first, other, 8, 4)
 
 
-def test_what_is_refused(monkeypatch):
+def test_what_is_refused():
     pixels, first = torch.zeros(1, 1, 8, 8, 3, dtype=torch.uint8), torch.zeros(1, 1, 1, 1, 192)
-    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+    with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         patchify.run_on("triton", pixels, 8, 1, 0, torch.float32)
-    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+    with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         unpatchify.run_on("triton", first, None, 8, 4)
-    monkeypatch.setattr(op, "triton_unsupported", lambda *tensors, **options: None)
-    assert op.patchify_unsupported(pixels, 8, 1, 0, torch.float32) is None
-    assert "patches of 1 x 2 x 2" in op.patchify_unsupported(pixels, 2, 1, 0, torch.float32)
-    assert "patches of 3 x 8 x 8" in op.unpatchify_unsupported(first, None, 8, 3)
+    assert "patch=2 must be one of" in op.patchify_unsupported(pixels, 2, 1, 0, torch.float32)
+    assert "frames=3 one of" in op.unpatchify_unsupported(first, None, 8, 3)
     assert "float64" in op.patchify_unsupported(pixels, 8, 1, 0, torch.float64)
-    first.requires_grad_()
-    assert "no gradients" in op.unpatchify_unsupported(first, None, 8, 4)
-    with torch.no_grad():
-        assert op.unpatchify_unsupported(first, None, 8, 4) is None
+    with capability(9, 0):
+        assert op.patchify_unsupported(on_gpu(1, 1, 8, 8, 3, dtype=torch.uint8), 8, 1, 0, torch.float32) is None
+        first = on_gpu(1, 1, 1, 1, 192).requires_grad_()
+        assert "requires gradients" in op.unpatchify_unsupported(first, None, 8, 4)
+        with torch.no_grad():
+            assert op.unpatchify_unsupported(first, None, 8, 4) is None

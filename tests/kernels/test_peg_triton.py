@@ -85,14 +85,16 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, run, di
 
 def test_what_is_refused():
     x, weight, bias = torch.zeros(1, 1, 2, 2, 8), torch.zeros(3, 3, 3, 8), torch.zeros(8)
-    assert op.unsupported(x, weight, bias) == "cpu tensors"
-    assert "65536 items" in op.unsupported(x.expand(65_536, -1, -1, -1, -1), weight, bias)
-    assert "65536 rows" in op.unsupported(x[:, :, :1].expand(-1, -1, 65_536, -1, -1), weight, bias)
-    assert op.unsupported(x.expand(-1, 1 << 14, -1, -1, -1), weight, bias) == "cpu tensors"
-    assert "do not fit in 32 bits" in op.unsupported(x.expand(-1, 1 << 15, -1, -1, -1), weight, bias)  # frames squared
+    assert op.unsupported(x, weight, bias) == "the tensors are on cpu, not on a GPU"
+    assert "batch=65536 and height=2 must be at most 65535" in op.unsupported(
+        x.expand(65_536, -1, -1, -1, -1), weight, bias
+    )
+    assert "height=65536 must be at most" in op.unsupported(x[:, :, :1].expand(-1, -1, 65_536, -1, -1), weight, bias)
+    assert op.unsupported(x.expand(-1, 1 << 14, -1, -1, -1), weight, bias) == "the tensors are on cpu, not on a GPU"
+    assert "exceed 32 bits" in op.unsupported(x.expand(-1, 1 << 15, -1, -1, -1), weight, bias)  # frames squared
     large = torch.zeros(1).expand(1, 2, 1 << 10, 1 << 10, 512)
-    assert "do not fit in 32 bits" in op.unsupported(large, weight, bias)
-    with pytest.raises(BackendUnavailableError, match="cpu tensors"):
+    assert "exceed 32 bits" in op.unsupported(large, weight, bias)
+    with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         kernels.peg.run_on("triton", x, weight, bias)
     with pytest.raises(ValueError, match="carried over"):
         op.peg(x, weight, bias, past=torch.zeros(1, 2, 2, 2, 8), causal=False)
