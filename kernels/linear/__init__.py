@@ -1,4 +1,4 @@
-"""The model's matrix products, fused with the operations around them; for inference (docs/model.md, Tokenizer 5 to 7)."""
+"""The model's matrix products fused with their neighbours, for inference (docs/model.md, Tokenizer 5 to 7)."""
 
 from kernels.linear import op, reference
 from kernels.linear.reference import Folded, fold, interleave_gates
