@@ -1,29 +1,42 @@
-# One stamp builds the environment for every target, so that each of them works on a fresh checkout.
+# Every target installs what it needs first, so that each of them works in a fresh checkout.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install -q -c constraints.txt
+# Two terminals may install at once: the second waits for the first and then finds nothing left to do.
+ALONE := @mkdir -p $(VENV) && $(PYTHON) -c 'import fcntl, os, sys; lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); \
+	os.set_inheritable(lock, True); fcntl.flock(lock, fcntl.LOCK_EX); os.execvp(sys.argv[2], sys.argv[2:])' $(VENV)/.lock
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: serve test lint bench clean
+.PHONY: runtime dev serve test lint bench clean
 
-$(STAMP): pyproject.toml constraints.txt
+runtime:  ## install what serving needs
+	$(ALONE) $(MAKE) --no-print-directory $(VENV)/.runtime
+
+dev:  ## install everything: serving, training, tests, style
+	$(ALONE) $(MAKE) --no-print-directory $(VENV)/.dev
+
+$(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(PIP) -e .
 	@touch $@
 
-serve: $(STAMP)  ## start the service on http://127.0.0.1:8000 with the bundled weights
+$(VENV)/.dev: $(VENV)/.runtime
+	$(PIP) -e ".[dev]"
+	@touch $@
+
+serve: runtime  ## start the service on http://127.0.0.1:8000 with the bundled weights
 	$(BIN)/omnitok serve
 
-test: $(STAMP)  ## run every test
+test: dev  ## run every test
 	$(BIN)/python -m pytest
 
-lint: $(STAMP)  ## style and types
+lint: dev  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(STAMP)  ## print the timing tables
+bench: dev  ## print the timing tables
 	$(BIN)/python -m benchmarks
 
 clean:

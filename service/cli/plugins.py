@@ -1,12 +1,14 @@
-"""Commands of other rooms, found by the entry-point group `omnitok.commands` and imported only when called."""
+"""Commands of other packages, found by the entry-point group `omnitok.commands` and imported when they are called."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
+from importlib.util import find_spec
 from typing import Any
 
 import typer
+from packaging.requirements import Requirement
 from typer.core import TyperCommand, TyperGroup
 
 from service.cli.errors import CommandError
@@ -14,15 +16,20 @@ from service.cli.errors import CommandError
 GROUP = "omnitok.commands"
 
 
-class RoomCommand(TyperCommand):
-    """Stands for another room's command in `omnitok --help`, and becomes that command when it is called."""
+class PluginCommand(TyperCommand):
+    """A placeholder in `omnitok --help`, which becomes the other package's command when it is called."""
 
     def __init__(self, entry: EntryPoint) -> None:
         super().__init__(name=entry.name, help=f"Run `omnitok {entry.name} --help` for its commands and options.")
         self._entry = entry
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """The context of the command that the entry point names."""
+        """Return the context of the command that the entry point names."""
+        if missing := _missing(self._entry):
+            remedy = f"pip install -e '.[{','.join(self._entry.extras)}]'" if self._entry.extras else "pip install -e ."
+            raise CommandError(
+                f"`omnitok {self.name}` needs {', '.join(missing)}, not installed here; run {remedy} in a checkout."
+            )
         try:
             target = self._entry.load()
         except (ImportError, AttributeError) as error:
@@ -31,19 +38,43 @@ class RoomCommand(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """The service's own commands, followed by those of other rooms."""
+    """The service's own commands, followed by those of other packages."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names in the order of the help text."""
-        return [*super().list_commands(ctx), *sorted(entry_points(group=GROUP).names - set(self.commands))]
+        """Return the names of the commands that can run here, in the order of the help text."""
+        names = {entry.name for entry in entry_points(group=GROUP) if not _missing(entry)}
+        return [*super().list_commands(ctx), *sorted(names - set(self.commands))]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """The command of that name, or None."""
+        """Return the command of that name, or None."""
         if own := super().get_command(ctx, cmd_name):
             return own
         for entry in entry_points(group=GROUP, name=cmd_name):
-            return RoomCommand(entry)
+            return PluginCommand(entry)
         return None
+
+
+def _missing(entry: EntryPoint) -> list[str]:
+    """Return the package of the command, or the packages of its extras, if they are not installed."""
+    package = entry.module.partition(".")[0]  # its submodules cannot be looked up without importing it
+    if find_spec(package) is None:
+        return [f"the package {package}"]
+    lines = (entry.dist.requires if entry.dist else None) or []
+    optional = [wanted for wanted in map(Requirement, lines) if not _applies(wanted, "")]
+    chosen = {wanted.name for wanted in optional if any(_applies(wanted, extra) for extra in entry.extras)}
+    return sorted(name for name in chosen if not _installed(name))
+
+
+def _applies(wanted: Requirement, extra: str) -> bool:
+    return wanted.marker is None or wanted.marker.evaluate({"extra": extra})
+
+
+def _installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _command(target: typer.Typer | Callable[..., Any]) -> Any:

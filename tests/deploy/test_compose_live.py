@@ -11,6 +11,7 @@ import asyncio
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -132,6 +133,11 @@ def test_the_container_is_confined(stack: Stack) -> None:
     assert [(entry["HostIp"], entry["HostPort"]) for entry in bindings] == [("127.0.0.1", stack.api.rsplit(":", 1)[1])]
     assert stack.run("exec", "-T", "api", "id", "-u").strip() == "10001"
     assert "haproxy" in stack.run("exec", "-T", "api", "sh", "-c", "cat /proc/[0-9]*/comm")
+
+
+def test_the_command_lists_what_the_image_can_run(stack: Stack) -> None:
+    names = re.findall(r"^\W ([a-z]+)  ", stack.run("exec", "-T", "api", "omnitok", "--help"), re.MULTILINE)
+    assert names == ["serve", "encode", "decode", "reconstruct", "models", "convert"]
 
 
 def test_prometheus_answers_every_query_of_the_dashboard(stack: Stack) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -172,6 +174,35 @@ def test_what_the_image_copies_enters_the_build() -> None:
         copied |= set(line.split()[:-1])
     assert copied == let_in
     assert all((ROOT / name).exists() for name in copied)
+
+
+IN_THE_IMAGE = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+sys.path = [sys.argv[1], *(folder for folder in sys.path if folder != sys.argv[2])]
+from typer.main import get_command
+from service.cli.app import app
+group = get_command(app)
+for name in group.list_commands(None):
+    try:
+        group.main([name, "--help"])
+    except SystemExit as end:
+        assert end.code == 0, name
+    print("listed", name)
+"""
+
+
+def test_the_command_lists_in_the_image_what_it_can_run_there(tmp_path: Path) -> None:
+    for line in re.findall(r"^COPY (?!--from)(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE):
+        for name in line.split()[:-1]:
+            (tmp_path / name).symlink_to(ROOT / name)
+    command = [sys.executable, "-P", "-c", IN_THE_IMAGE, str(tmp_path), str(ROOT)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    assert done.returncode == 0, done.stderr
+    listed = re.findall(r"^listed (\w+)$", done.stdout, re.MULTILINE)
+    assert {"serve", "encode", "convert"} <= set(listed)
+    assert not {"data", "train", "evaluate", "reproduce"} & set(listed)
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, which comes with Prometheus")

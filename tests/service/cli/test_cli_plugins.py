@@ -1,10 +1,12 @@
-"""`omnitok --help` is light, and commands of other rooms come in without being imported first."""
+"""`omnitok --help` is light, and lists commands of other packages without importing them."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
@@ -35,58 +37,74 @@ def kitchen(dish: str) -> None:
     calls.append(dish)
 
 
+@dataclass(frozen=True)
+class Installed:
+    """Installed package metadata, as `importlib.metadata` shows it."""
+
+    requires: tuple[str, ...]
+
+
+METADATA = Installed(
+    (
+        "typer",
+        'numpy>=2; extra == "sums"',
+        'no-such-package>=1; extra == "dreams"',
+        'no-such-package>=1; extra == "elsewhere" and sys_platform == "no-such-platform"',
+    )
+)
+HERE = {
+    "garden": f"{__name__}:garden",
+    "kitchen": f"{__name__}:kitchen",
+    "study": f"{__name__}:kitchen [sums]",
+    "stable": f"{__name__}:kitchen [elsewhere]",
+    "cellar": f"{__name__}:no_such_name",
+}
+NOT_HERE = {
+    "attic": ("no_such_top.cli:attic", "the package no_such_top"),
+    "cloud": (f"{__name__}:kitchen [dreams]", "no-such-package, not installed here; run pip install -e '.[dreams]'"),
+}
+
+
 @pytest.fixture
 def house(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rooms: an app, a function, and two that are not there."""
-    targets = {
-        "garden": f"{__name__}:garden",
-        "kitchen": f"{__name__}:kitchen",
-        "attic": "no_such_package.cli:attic",
-        "cellar": f"{__name__}:no_such_name",
-        "encode": f"{__name__}:kitchen",
-    }
+    """Plugins of all kinds: apps, functions, with and without their packages, and one that takes a command's name."""
+    targets = HERE | {name: target for name, (target, _) in NOT_HERE.items()} | {"encode": f"{__name__}:kitchen"}
     found = EntryPoints(EntryPoint(name, value, plugins.GROUP) for name, value in targets.items())
+    for entry in found:
+        vars(entry).update(dist=METADATA)
     monkeypatch.setattr(plugins, "entry_points", lambda **chosen: found.select(**chosen))
     calls.clear()
 
 
-def test_help_lists_every_room_and_loads_none(omnitok: Omnitok, house: None) -> None:
+def test_help_lists_the_commands_that_can_run_here(omnitok: Omnitok, house: None) -> None:
     run = omnitok("--help")
     assert run.code == 0
-    for name in (
-        "serve",
-        "encode",
-        "decode",
-        "reconstruct",
-        "models",
-        "convert",
-        "garden",
-        "kitchen",
-        "attic",
-        "cellar",
-    ):
-        assert name in run.out
+    listed = re.findall(r"^\W ([a-z]+)  ", run.out, re.MULTILINE)
+    assert listed == ["serve", "encode", "decode", "reconstruct", "models", "convert", *sorted(HERE)]
 
 
-def test_a_room_runs_with_its_own_options(omnitok: Omnitok, house: None) -> None:
+def test_a_plugin_runs_with_its_own_options(omnitok: Omnitok, house: None) -> None:
     assert omnitok("garden dig --depth 3").code == 0
     assert omnitok("garden plant beans").code == 0
     assert omnitok("kitchen soup").code == 0
-    assert calls == [3, "beans", "soup"]
+    assert omnitok("study sums").code == 0
+    assert omnitok("stable oats").code == 0
+    assert calls == [3, "beans", "soup", "sums", "oats"]
     assert "Plant." in omnitok("garden --help").out
     assert "Cook a dish." in omnitok("kitchen --help").out
     assert omnitok("kitchen").code == 2
 
 
-@pytest.mark.parametrize("name", ["attic", "cellar"])
-def test_a_missing_room_is_one_sentence(omnitok: Omnitok, house: None, name: str) -> None:
+@pytest.mark.parametrize(("name", "words"), [("cellar", "no_such_name"), *((n, w) for n, (_, w) in NOT_HERE.items())])
+def test_a_plugin_that_is_not_installed_is_one_sentence(omnitok: Omnitok, house: None, name: str, words: str) -> None:
     run = omnitok(name)
     assert run.code == 1
     assert run.err.count("\n") == 1
     assert f"omnitok {name}" in run.err
+    assert words in run.err
 
 
-def test_no_room_replaces_a_command_of_the_service(omnitok: Omnitok, house: None) -> None:
+def test_no_plugin_replaces_a_command_of_the_service(omnitok: Omnitok, house: None) -> None:
     assert omnitok("encode soup").code == 2
     assert calls == []
 
