@@ -1,4 +1,4 @@
-"""The model's operators: one folder each, plain torch as the definition of truth, faster forms beside it."""
+"""The model's operators: one folder each, plain torch as the definition of truth, with faster implementations."""
 
 from kernels.attention_fixed_max import EXPONENT_SCALE, attention_fixed_max
 from kernels.linear import Folded, attention_inputs, fold, gated_linear, interleave_gates, residual_linear

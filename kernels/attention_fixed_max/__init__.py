@@ -1,4 +1,4 @@
-"""Full attention over packed queries, keys and values whose logits have a known bound; for inference."""
+"""Full attention over packed queries, keys and values with a fixed maximum, for inference (docs/model.md)."""
 
 from kernels.attention_fixed_max import library, op, reference
 from kernels.attention_fixed_max.reference import EXPONENT_SCALE

@@ -1,4 +1,4 @@
-"""Launch of attention with bounded logits: grid and tiles. Imports triton."""
+"""Launch of attention with a fixed maximum: grid and tiles. Imports triton."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Tile:
     """The tile of one program.
 
     Args:
-        rows: queries.
-        keys: gone through at a time.
+        rows: queries of a program.
+        keys: keys of one step of the loop.
         warps, stages: of a program, and of its pipeline of loads.
-        descriptors: loads by the tensor memory accelerator (compute capability 9.0 and later).
-        registers: the most that a thread may take, or None for what the compiler likes; fewer let more programs in.
+        descriptors: use the tensor memory accelerator (compute capability 9.0 and later).
+        registers: limit for a thread, or None; fewer registers let more programs run on a multiprocessor.
     """
 
     rows: int
@@ -35,13 +35,13 @@ class Tile:
     registers: int | None = None
 
 
-SMALL_MAX_ROWS = 2048  # up to here smaller tiles, so that every multiprocessor has some
+SMALL_MAX_ROWS = 2048  # smaller tiles up to here, to occupy every multiprocessor
 SMALL_TILE = Tile(rows=64, keys=64)
 LARGE_TILE = Tile(rows=128, keys=64)
 
 
 def choose(rows: int) -> Tile:
-    """The tile for a number of rows."""
+    """Return the default tile for a number of rows."""
     return SMALL_TILE if rows <= SMALL_MAX_ROWS else LARGE_TILE
 
 

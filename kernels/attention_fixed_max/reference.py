@@ -1,4 +1,4 @@
-"""The definition of attention with bounded logits, readable and on any device."""
+"""The definition of attention with a fixed maximum, on any device."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from torch import Tensor
 
 from kernels.spatial_attention.reference import LOGIT_SCALE
 
-EXPONENT_SCALE = LOGIT_SCALE / math.log(2)  # into the scale of queries, so that exponents of two come out
+EXPONENT_SCALE = LOGIT_SCALE / math.log(2)  # in the queries, since the kernel computes powers of two
 
 
 def attention_fixed_max(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> Tensor:
-    """Attention within each frame, its probabilities in proportion to 2^(q k^T) e^bias.
+    """Attend within each frame, with probabilities proportional to 2^(q k^T) e^bias.
 
     Args:
-        qkv (Tensor): shape (M, 3, H, D); queries, keys and values, prepared but for the softmax; M a multiple of
-            `positions`. `EXPONENT_SCALE` is in the queries.
+        qkv (Tensor): shape (M, 3, H, D); M is a multiple of `positions`. The queries contain `EXPONENT_SCALE`.
         positions (int): rows of a frame.
-        bound (float): what no |q k^T| exceeds, in powers of two. Unit vectors q and k times learned scales s and t keep
-            to max |s t|.
+        bound (float): upper bound of |q k^T|, max |s t| for unit vectors with learned scales s and t.
         bias (Tensor): additive logits, shape (H, positions, positions), or None.
 
     Returns:

@@ -1,9 +1,9 @@
-"""Triton kernel of attention with bounded logits: no running maximum, no division but the last.
+"""Triton kernel of attention with a fixed maximum: no running maximum, one division at the end.
 
-A program owns ROWS queries of one head and frame and goes through the keys of that frame. 2^(q k^T) needs no maximum
-taken off where exponents are small enough for float32; sums and products are added up as they come.
+A program owns ROWS queries of one head and frame, and loops over the keys of that frame. Exponents are small enough for
+float32 without subtracting a maximum, so sums and products accumulate without rescaling.
 
-Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `i_` places.
+Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `i_` indices.
 """
 
 # mypy: ignore-errors
@@ -23,7 +23,7 @@ MMA_COLUMNS: tl.constexpr = tl.constexpr(device.MMA_COLUMNS)
 def _rows(
     x, i_row, i_column, m_row, WIDTH: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, DESCRIPTORS: tl.constexpr
 ):  # fmt: skip
-    """ROWS x DIM numbers of a head from row i_row on; where not DESCRIPTORS, zero outside of m_row (ROWS,)."""
+    """Load (ROWS, DIM) of a head from row i_row on; without DESCRIPTORS, rows outside of m_row (ROWS,) are zero."""
     if DESCRIPTORS:
         b_x = x.load([i_row, i_column])
     else:
@@ -38,9 +38,12 @@ def attention_fixed_max_kernel(
     HEADS: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, KEYS: tl.constexpr, RAGGED: tl.constexpr,
     DESCRIPTORS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Output of ROWS positions of one head; `queries` and `keys` are both qkv (M, 3 HEADS DIM).
+    """Attend for ROWS positions of one head: out = sum_j 2^(q.k_j) v_j / sum_j 2^(q.k_j).
 
-    Not RAGGED: KEYS divides `positions`.
+    Args:
+        queries, keys: both qkv (M, 3 HEADS DIM), as pointers or with descriptors of their tiles.
+        out: (M, HEADS DIM).
+        RAGGED: KEYS does not divide `positions`.
     """
     wait_for_inputs(PDL)
     WIDTH: tl.constexpr = HEADS * DIM
@@ -50,7 +53,7 @@ def attention_fixed_max_kernel(
     i_first = i_frame * positions
     o_m, o_n = i_tile * ROWS + tl.arange(0, ROWS), tl.arange(0, KEYS)
     b_q = _rows(queries, i_first + i_tile * ROWS, i_head * DIM, o_m < positions, 3 * WIDTH, DIM, ROWS, DESCRIPTORS)
-    # (ROWS, DIM), and (ROWS, MMA_COLUMNS) that are added up last: what neighbouring threads hold
+    # (ROWS, DIM); (ROWS, MMA_COLUMNS), reduced after the loop, which saves exchanges between threads
     b_out, b_sum = tl.zeros((ROWS, DIM), tl.float32), tl.zeros((ROWS, MMA_COLUMNS), tl.float32)
     for i_key in tl.range(0, positions, KEYS, num_stages=STAGES):
         m_n = i_key + o_n < positions
@@ -60,7 +63,7 @@ def attention_fixed_max_kernel(
         b_p = tl.exp2(tl.dot(b_q, tl.trans(b_k)))
         if RAGGED:
             b_p = tl.where(m_n[None, :], b_p, 0.0)
-            if DESCRIPTORS:  # they read on into the next frame, whose values may be no numbers
+            if DESCRIPTORS:  # a tile reaches into the next frame, whose values may be NaN
                 b_v = tl.where(m_n[:, None], b_v, 0.0)
         b_sum += tl.sum(tl.reshape(b_p, (ROWS, KEYS // MMA_COLUMNS, MMA_COLUMNS)), 1)
         b_out = tl.dot(b_p.to(b_v.dtype), b_v, b_out)

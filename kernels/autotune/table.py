@@ -1,7 +1,7 @@
 """Tables of tiles by GPU, launch, dtype and rows; nothing is searched while serving.
 
 `configs/<gpu>.json` holds the fastest tiles on that GPU, as `omnitok tune` writes them. A launch that it lacks uses the
-table of a GPU with the same multiprocessors, and then the default beside the launch, which runs anywhere.
+table of a GPU with the same multiprocessors, and then the launch's default, which runs anywhere.
 """
 
 from __future__ import annotations

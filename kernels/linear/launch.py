@@ -19,16 +19,15 @@ from kernels.spatial_attention.rope import rope_table
 
 @dataclass(frozen=True)
 class Tile:
-    """The part of the result that a program computes at a time, and how.
+    """The tile of one program, and its execution.
 
     Args:
-        rows, columns: of the tile; of a gated product half of the columns are gates.
-        inner: step along K; halved where K is not a multiple of it.
+        rows, columns: of the tile; half of a gated product's columns are gates.
+        inner: step along K; the launch halves it until it divides K.
         warps, stages: of a program, and of its pipeline of loads.
-        programs: that share the tiles out among them, each going on to its next; 0 for one program a tile. They need
-            descriptors.
-        descriptors: loads and stores by the tensor memory accelerator (compute capability 9.0 and later).
-        halved: whether descriptors write a tile in two halves, which leaves shared memory for another stage.
+        programs: number of persistent programs, which need descriptors; 0 for one program a tile.
+        descriptors: use the tensor memory accelerator (compute capability 9.0 and later).
+        halved: store a tile through descriptors in two halves, which frees shared memory for another stage.
     """
 
     rows: int
@@ -41,12 +40,12 @@ class Tile:
     halved: bool = False
 
 
-FLOAT32_TILE = Tile(32, 64, inner=32, warps=4, stages=2)  # float32 is multiplied without tensor cores
+FLOAT32_TILE = Tile(32, 64, inner=32, warps=4, stages=2)  # float32 does not use tensor cores
 SMALL_MAX_ROWS, MEDIUM_MAX_ROWS = 2048, 4096
 
 
 def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor, tile: Tile | None = None) -> Tensor:
-    """`reference.gated_linear` in one kernel."""
+    """Run the operator; arguments are those of `reference.gated_linear`."""
     x, weight, columns = x.contiguous(), weight.contiguous(), weight.shape[0]
     out = torch.empty((x.shape[0], columns // 2), dtype=x.dtype, device=x.device)
     if out.numel():
@@ -74,13 +73,13 @@ def attention_inputs(
     shift: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
-    """`reference.attention_inputs` in one kernel."""
+    """Run the operator; arguments are those of `reference.attention_inputs`."""
     x, weight, width = x.contiguous(), weight.contiguous(), weight.shape[0] // 3
     out = torch.empty((x.shape[0], 3, heads, width // heads), dtype=x.dtype, device=x.device)
     if out.numel():
         name = "attention_inputs" if q_scale is None else "attention_inputs.cosine"
         tile = tile or tuned_tile(name, x.dtype, x.shape[0], _wide_default(x))
-        while width % tile.columns:  # a tile lies in the queries, the keys or the values
+        while width % tile.columns:  # a tile must not span queries and keys, or keys and values
             tile = replace(tile, columns=tile.columns // 2)
         grid, pair, constants = _geometry(x, weight, 3 * width, tile)
         written = _written(out.view(len(x), -1), tile.columns, tile, constants["DESCRIPTORS"])
@@ -98,7 +97,7 @@ def attention_inputs(
 def residual_linear(
     a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, tile: Tile | None = None
 ) -> Tensor:
-    """`reference.residual_linear` in one kernel."""
+    """Run the operator; arguments are those of `reference.residual_linear`."""
     a, weight, columns = a.contiguous(), weight.contiguous(), weight.shape[0]
     out = torch.empty((a.shape[0], columns), dtype=a.dtype, device=a.device)
     if out.numel():
@@ -133,7 +132,7 @@ def _residual_default(x: Tensor) -> Tile:
 def _geometry(
     x: Tensor, weight: Tensor, columns: int, tile: Tile
 ) -> tuple[tuple[int], tuple[Any, Any], dict[str, Any]]:
-    """The grid, x and the weight as the kernel takes them, and compile-time constants."""
+    """Return the grid, x and the weight as pointers or descriptors, and compile-time constants."""
     while x.shape[1] % tile.inner:
         tile = replace(tile, inner=tile.inner // 2)
     tiles = -(-x.shape[0] // tile.rows) * -(-columns // tile.columns)
@@ -161,7 +160,7 @@ def _geometry(
 
 
 def _written(out: Tensor, columns: int, tile: Tile, described: bool) -> Any:
-    """A result (M, N) as the kernel takes it, written `columns` at a time, or half as many where halved."""
+    """Return the output (M, N) as a pointer or descriptor for stores of `columns` columns, or half of them."""
     if not described:
         return out
     return TensorDescriptor.from_tensor(out, [tile.rows, columns // 2 if tile.halved else columns])
@@ -194,7 +193,7 @@ def _make_residual(size: ProblemSize, dtype: torch.dtype, device: torch.device) 
 
 
 def _draw(size: ProblemSize, columns: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Rows, their inverse deviations, a weight and a shift."""
+    """Draw rows, their inverse deviations, a weight and a shift."""
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
     weight = torch.randn((columns, size.channels), device=device, dtype=dtype) * size.channels**-0.5
     return x, torch.ones(size.rows, device=device), weight, torch.randn(columns, device=device)
@@ -212,7 +211,7 @@ CANDIDATES = (
     Tile(128, 128, warps=8, stages=4, programs=132, descriptors=True),
     Tile(128, 256, warps=8, stages=3, programs=132, descriptors=True),
 )
-# leaves no memory for a whole tile of results: for half of one, as the gate makes or as halved
+# its stages leave shared memory for half a tile of results, which gating or `halved` makes
 DEEP_TILE = Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True)
 TUNING_SPACES = (
     TuningSpace("gated_linear", (*CANDIDATES, DEEP_TILE), _make_gated),

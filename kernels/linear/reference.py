@@ -1,7 +1,7 @@
-"""The definition of the fused products, readable and on any device.
+"""The definition of the fused products, on any device.
 
-A LayerNorm before a product is folded into it (`fold`): with W'[n] = W[n] gamma less its mean over k, which takes the
-mean of x out of every product, and c[n] = (W beta)[n] + bias[n],
+`fold` merges a LayerNorm into the product after it. Let W'[n] = W[n] gamma minus its mean over k, which removes the
+mean of x from every product, and c[n] = (W beta)[n] + bias[n]. Then
 
     LN(x) W^T + bias = rstd x W'^T + c
 """
@@ -18,12 +18,12 @@ from kernels.runtime.device import MMA_COLUMNS
 from kernels.spatial_attention.reference import cosine
 from kernels.spatial_attention.rope import RopeTable
 
-CORRECTED_PER_ROW = 16  # numbers of a row that share in what rounding it added
-GATE_GROUP = MMA_COLUMNS  # with values and gates in turn by so many, a thread of a tensor core's result has both
+CORRECTED_PER_ROW = 16  # elements of a row that absorb its rounding error
+GATE_GROUP = MMA_COLUMNS  # a thread of a tensor core's result then holds a value and its gate
 
 
 class Folded(NamedTuple):
-    """A product that has taken in the LayerNorm before it.
+    """A product with its LayerNorm folded in.
 
     Args:
         weight (Tensor): shape (N, C), in the dtype of the product; each row sums to zero.
@@ -37,7 +37,7 @@ class Folded(NamedTuple):
 def fold(
     norm_weight: Tensor, norm_bias: Tensor | None, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
 ) -> Folded:
-    """Fold a LayerNorm's weight and bias into the product after it; done once, when weights are loaded.
+    """Fold a LayerNorm's weight and bias into the product after it, once, when weights are loaded.
 
     Args:
         norm_weight, norm_bias: the LayerNorm's, shape (C,).
@@ -47,7 +47,7 @@ def fold(
     exact = weight.detach().float()
     scaled = exact * norm_weight.detach().float()
     rounded = (scaled - scaled.mean(1, keepdim=True)).to(dtype).float()
-    # what rounding added to a sum is taken from the row's least numbers, whose own roundings are finer
+    # the row's smallest elements absorb the rounding error of its sum, since they round most finely
     least = rounded.abs().topk(min(CORRECTED_PER_ROW, rounded.shape[1]), largest=False).indices
     rounded.scatter_add_(1, least, (-rounded.sum(1, keepdim=True) / least.shape[1]).expand_as(least))
     shift = torch.zeros_like(exact[:, 0]) if norm_bias is None else exact @ norm_bias.detach().float()
@@ -72,7 +72,7 @@ def split_gates(columns: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _product(x: Tensor, weight: Tensor) -> Tensor:
-    """x W^T (M, N) in float32 (float64 stays)."""
+    """Return x W^T (M, N) in float32 (float64 stays)."""
     product = F.linear(x, weight)
     return product if product.dtype.itemsize == 8 else product.float()
 
@@ -84,12 +84,12 @@ def _normed(product: Tensor, rstd: Tensor, shift: Tensor | None) -> Tensor:
 
 
 def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
-    """LayerNorm, two products, and one of them times the GELU of the other: value gelu(gate).
+    """Return value gelu(gate), both of them products of LayerNorm(x).
 
     Args:
         x (Tensor): shape (M, C).
         rstd (Tensor): shape (M,), float32; 1 / standard deviation of each row of x (`inverse_deviation`).
-        weight (Tensor): shape (2 F, C), folded; rows `interleave_gates`.
+        weight (Tensor): shape (2 F, C), folded, in the order of `interleave_gates`.
         shift (Tensor): shape (2 F,), float32, from `fold`, in the same order.
 
     Returns:
@@ -111,26 +111,26 @@ def attention_inputs(
     heads: int,
     shift: Tensor | None = None,
 ) -> Tensor:
-    """Queries, keys and values of every head in one product.
+    """Return queries, keys and values of every head from one product.
 
     Args:
         x (Tensor): shape (M, C), positions in raster order within each frame.
         rstd (Tensor): shape (M,), float32; 1 / standard deviation of each row of x; None where `normed` is 0.
         weight (Tensor): shape (3 H D, C); rows of queries, keys, values; the first `normed` rows folded.
-        normed (int): output columns that see LayerNorm(x); the others see x.
+        normed (int): output columns of LayerNorm(x); the others are of x.
         cos, sin (Tensor): shape (P, D / 2), float32, of the P positions of a frame; row m is at m % P; or None.
-        q_scale, k_scale (Tensor): shape (D,); where given, queries and keys are turned, l2-normalised and scaled.
+        q_scale, k_scale (Tensor): shape (D,); if given, queries and keys are rotated, l2-normalised and scaled.
         heads (int): H.
-        shift (Tensor): shape (3 H D,), float32, from `fold`, of which `normed` are read; None for zeros.
+        shift (Tensor): shape (3 H D,), float32, from `fold`; the first `normed` are read; None for zeros.
 
     Returns:
         Tensor: shape (M, 3, H, D), dtype of x.
 
     Raises:
-        ValueError: no `rstd` for normalised columns.
+        ValueError: `normed` without `rstd`.
     """
     if rstd is None and normed:
-        raise ValueError(f"no inverse deviations for {normed} normalised columns")
+        raise ValueError(f"normed={normed} needs rstd; pass inverse_deviation(x).")
     product = _product(x, weight)
     if rstd is not None:
         corrected = _normed(product[:, :normed], rstd, None if shift is None else shift[:normed])
@@ -147,7 +147,7 @@ def attention_inputs(
 
 
 def residual_linear(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
-    """A product added to what came before it, in a new tensor.
+    """Return residual + a W^T + bias in a new tensor.
 
     Args:
         a (Tensor): shape (M, K).
@@ -156,6 +156,6 @@ def residual_linear(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Te
         residual (Tensor): shape (M, N).
 
     Returns:
-        Tensor: shape (M, N), dtype of a: residual + a W^T + bias.
+        Tensor: shape (M, N), dtype of a.
     """
     return residual + F.linear(a, weight, bias)

@@ -1,13 +1,13 @@
-"""Triton kernels of matrix products with what surrounds them: one loop over K, three epilogues.
+"""Triton kernels of fused matrix products: one loop over K, three epilogues.
 
-A program computes one tile (BLOCK_M, BLOCK_N) of the result, or where PERSISTENT every so many of them, so that loads
-for the next tile run during the epilogue of this one. Tiles of one row of tiles follow each other: the weights fit the
-L2 cache whole, so that x is read from memory once. K is a multiple of BLOCK_K; rows past the last are loaded from the
-last one and not stored. With DESCRIPTORS x and the weight come through the tensor memory accelerator (loads through
-pointers would not be pipelined by a PERSISTENT program), and results that read no residual leave through it, which runs
-on while the program is at its next tile.
+A program computes one tile (BLOCK_M, BLOCK_N) of the result. A PERSISTENT program computes several, and loads the next
+tile during the epilogue of this one. Tiles are ordered by rows: the weights fit the L2 cache, and x is read from memory
+once. BLOCK_K divides K. Rows past the last repeat the last one and are not stored.
 
-Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` places.
+With DESCRIPTORS, x and the weight come through the tensor memory accelerator, since Triton does not pipeline a
+PERSISTENT program's loads from pointers. Results without a residual leave through it too, during the next tile.
+
+Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` indices.
 """
 
 # mypy: ignore-errors
@@ -21,8 +21,8 @@ from kernels.linear import reference
 from kernels.runtime.pdl import wait_for_inputs
 
 GATE_GROUP: tl.constexpr = tl.constexpr(reference.GATE_GROUP)
-MIN_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
-HALF_ROOT: tl.constexpr = tl.constexpr(0.7071067811865476)
+MIN_NORM: tl.constexpr = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
+SQRT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 
 
 @triton.jit
@@ -31,7 +31,7 @@ def _product(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """A tile of x W^T, float32."""
+    """Return a tile of x W^T, float32."""
     # (BLOCK_M, BLOCK_N)
     b_sum = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if not DESCRIPTORS:
@@ -50,27 +50,27 @@ def _product(
 
 @triton.jit
 def _columns(values, i_column, N: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Values (BLOCK_N,) of a tile's columns, float32; zero past the last."""
+    """Load the values (BLOCK_N,) of a tile's columns, float32; zero past the last."""
     o_n = i_column + tl.arange(0, BLOCK_N)
     return tl.load(values + o_n, mask=o_n < N, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def _inverses(rstd, i_row, M, BLOCK_M: tl.constexpr):
-    """1 / standard deviation (BLOCK_M,) of a tile's rows."""
+    """Load 1 / standard deviation (BLOCK_M,) of a tile's rows."""
     return tl.load(rstd + tl.minimum(i_row + tl.arange(0, BLOCK_M), M - 1))
 
 
 @triton.jit
 def _gated(b_value, b_gate, EXACT: tl.constexpr):
-    """value gate Phi(gate), where not EXACT with Phi(x) = (1 + tanh(x (a + b x^2))) / 2.
+    """Return value gate Phi(gate) of two tiles, with Phi(x) = (1 + erf(x / sqrt 2)) / 2 if EXACT.
 
-    a and b are fitted: x Phi(x) is off by 2.7e-4 at most, and by that of the GPU's own tanh, half of that; erf takes
-    five times the instructions.
+    Otherwise Phi(x) = (1 + tanh(x (a + b x^2))) / 2 with fitted a and b, since erf takes five times the instructions.
+    The error of x Phi(x) is at most 2.7e-4, plus half of that from the GPU's approximate tanh.
     """
     b_half = 0.5 * b_value * b_gate
     if EXACT:
-        return b_half + b_half * tl.math.erf(b_gate * HALF_ROOT)
+        return b_half + b_half * tl.math.erf(b_gate * SQRT_HALF)
     b_angle = b_gate * (0.8001570760425105 + 0.034700894526956697 * (b_gate * b_gate))
     b_tanh = tl.inline_asm_elementwise(
         "tanh.approx.f32 $0, $1;", "=f,f", [b_angle], dtype=tl.float32, is_pure=True, pack=1
@@ -79,8 +79,8 @@ def _gated(b_value, b_gate, EXACT: tl.constexpr):
 
 
 @triton.jit
-def _places(i_row, i_column, M, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Offsets (BLOCK_M, BLOCK_N) of a tile in the result (M, N), and which of them exist."""
+def _offsets(i_row, i_column, M, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Return the offsets (BLOCK_M, BLOCK_N) of a tile in the result (M, N), and their mask."""
     o_m, o_n = i_row + tl.arange(0, BLOCK_M), i_column + tl.arange(0, BLOCK_N)
     mask = (o_m < M)[:, None] & (o_n < N)[None, :]
     return tl.cast(i_row, tl.int64) * N + (tl.arange(0, BLOCK_M)[:, None] * N + o_n[None, :]), mask
@@ -91,9 +91,9 @@ def _write(
     b_out, out, i_row, i_column, M, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     HALVED: tl.constexpr, DESCRIPTORS: tl.constexpr,
 ):  # fmt: skip
-    """Write a tile; with DESCRIPTORS where HALVED as two halves, which need half of the shared memory."""
+    """Store a tile (BLOCK_M, BLOCK_N); HALVED stores through descriptors take half of the shared memory."""
     if not DESCRIPTORS:
-        o_out, mask = _places(i_row, i_column, M, N, BLOCK_M, BLOCK_N)
+        o_out, mask = _offsets(i_row, i_column, M, N, BLOCK_M, BLOCK_N)
         tl.store(out + o_out, b_out.to(out.dtype.element_ty), mask=mask)
     elif HALVED:
         b_left, b_right = tl.split(tl.permute(tl.reshape(b_out, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1)))
@@ -111,10 +111,10 @@ def _gated_tile(
 ):  # fmt: skip
     across: tl.constexpr = (2 * N + BLOCK_N - 1) // BLOCK_N
     i_row, i_column = i_tile // across * BLOCK_M, i_tile % across * BLOCK_N
-    b_rstd = _inverses(rstd, i_row, M, BLOCK_M)  # on its way during the product
+    b_rstd = _inverses(rstd, i_row, M, BLOCK_M)  # the load overlaps the product
     b_sum = _product(x, weight, i_row, i_column, M, 2 * N, K, BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION)
     b_sum = b_rstd[:, None] * b_sum + _columns(shift, i_column, 2 * N, BLOCK_N)[None, :]
-    # (BLOCK_M, BLOCK_N / 2 / GATE_GROUP, GATE_GROUP): a value and its gate lie in the same thread
+    # (BLOCK_M, BLOCK_N / 2 / GATE_GROUP, GATE_GROUP), a value and its gate in the same thread
     b_sum = tl.permute(tl.reshape(b_sum, (BLOCK_M, BLOCK_N // 2 // GATE_GROUP, 2, GATE_GROUP)), (0, 1, 3, 2))
     b_value, b_gate = tl.split(b_sum)
     b_out = tl.reshape(_gated(b_value, b_gate, EXACT), (BLOCK_M, BLOCK_N // 2))
@@ -128,7 +128,10 @@ def gated_linear_kernel(
     EXACT: tl.constexpr, HALVED: tl.constexpr,
     PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """value gelu(gate) (M, N); the weight's rows are GATE_GROUP values and their gates in turn."""
+    """Compute out (M, N) = value gelu(gate), where (value, gate) = rstd x W^T + shift.
+
+    The weight's rows (2 N, K) alternate between GATE_GROUP values and their gates.
+    """
     wait_for_inputs(PDL)
     if PERSISTENT:
         tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(2 * N, BLOCK_N)
@@ -146,7 +149,7 @@ def gated_linear_kernel(
 
 @triton.jit
 def _angles(table, i_row, positions, BLOCK_M: tl.constexpr, PAIRS: tl.constexpr):
-    """Cosines or sines (BLOCK_M, PAIRS) of the positions of a tile's rows."""
+    """Load the cosines or sines (BLOCK_M, PAIRS) of the positions of a tile's rows."""
     o_position = (i_row + tl.arange(0, BLOCK_M)) % positions
     return tl.load(table + o_position[:, None] * PAIRS + tl.arange(0, PAIRS)[None, :])
 
@@ -156,11 +159,11 @@ def _cosine(
     b_in, b_scale, cos, sin, i_row, positions,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, DIM: tl.constexpr, ROTATED: tl.constexpr,
 ):  # fmt: skip
-    """Turn, l2-normalise and scale whole heads (BLOCK_M, BLOCK_N) by b_scale (BLOCK_N,)."""
-    if ROTATED:  # both are asked for before the first wait
+    """Rotate, l2-normalise and scale whole heads (BLOCK_M, BLOCK_N) by b_scale (BLOCK_N,)."""
+    if ROTATED:  # both loads start before the first wait
         b_cos = _angles(cos, i_row, positions, BLOCK_M, DIM // 2)
         b_sin = _angles(sin, i_row, positions, BLOCK_M, DIM // 2)
-    # (BLOCK_M, heads, DIM / 2), the even and the odd channels
+    # (BLOCK_M, heads, DIM / 2) each, even and odd channels, which rotate in pairs
     b_x, b_y = tl.split(tl.reshape(b_in, (BLOCK_M, BLOCK_N // DIM, DIM // 2, 2)))
     b_inverse = tl.rsqrt(tl.maximum(tl.sum(b_x * b_x + b_y * b_y, 2), MIN_NORM * MIN_NORM))
     b_x, b_y = b_x * b_inverse[:, :, None], b_y * b_inverse[:, :, None]
@@ -181,13 +184,13 @@ def _attention_tile(
     N: tl.constexpr = 3 * WIDTH
     across: tl.constexpr = N // BLOCK_N
     i_row, i_column = i_tile // across * BLOCK_M, i_tile % across * BLOCK_N
-    i_part = i_column // WIDTH  # a tile lies in the queries, the keys or the values
+    i_part = i_column // WIDTH  # 0 queries, 1 keys, 2 values; a tile is in one of them
     b_out = _product(x, weight, i_row, i_column, M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION)
     if NORMED > 0:
         b_out *= tl.where(i_part < NORMED, _inverses(rstd, i_row, M, BLOCK_M), 1.0)[:, None]
         if SHIFTED:
             b_out += _columns(shift, i_column, NORMED * WIDTH, BLOCK_N)[None, :]
-    if COSINE:  # noqa: SIM102, this is known when compiled and the next is not
+    if COSINE:  # noqa: SIM102, a compile-time condition around one at run time
         if i_part < 2:
             o_dim = tl.arange(0, BLOCK_N) % DIM
             b_scale = tl.where(i_part == 0, tl.load(q_scale + o_dim), tl.load(k_scale + o_dim)).to(tl.float32)
@@ -203,7 +206,10 @@ def attention_inputs_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, HALVED: tl.constexpr,
     PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Queries, keys and values (M, 3, WIDTH); NORMED of the three see the normalised rows. BLOCK_N divides WIDTH."""
+    """Compute queries, keys and values (M, 3, WIDTH) = x W^T, the first NORMED of the three as rstd x W^T + shift.
+
+    COSINE queries and keys become s r / |r|, where r is the head's vector, rotated if ROTATED. BLOCK_N divides WIDTH.
+    """
     wait_for_inputs(PDL)
     if PERSISTENT:
         tiles = tl.cdiv(M, BLOCK_M) * (3 * WIDTH // BLOCK_N)
@@ -232,7 +238,7 @@ def _residual_tile(
     b_out = _product(a, weight, i_row, i_column, M, N, K, BLOCK_M, BLOCK_N, BLOCK_K, DESCRIPTORS, PRECISION)
     if BIASED:
         b_out += _columns(bias, i_column, N, BLOCK_N)[None, :]
-    o_out, mask = _places(i_row, i_column, M, N, BLOCK_M, BLOCK_N)
+    o_out, mask = _offsets(i_row, i_column, M, N, BLOCK_M, BLOCK_N)
     b_out += tl.load(residual + o_out, mask=mask, other=0.0).to(tl.float32)
     tl.store(out + o_out, b_out.to(out.dtype.element_ty), mask=mask)
 
@@ -243,7 +249,7 @@ def residual_linear_kernel(
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """residual + a W^T + bias (M, N)."""
+    """Compute out (M, N) = residual + a W^T + bias."""
     wait_for_inputs(PDL)
     if PERSISTENT:
         tiles = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N)

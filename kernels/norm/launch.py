@@ -15,19 +15,19 @@ from kernels.runtime.pdl import pdl_options
 
 @dataclass(frozen=True)
 class Tile:
-    """The tile of one program: rows, over its warps."""
+    """Rows and warps of a program."""
 
     rows: int
     warps: int
 
 
-SMALL_MAX_ROWS = 4096  # up to here one row for a program, so that every multiprocessor has some
+SMALL_MAX_ROWS = 4096  # one row a program up to here, to occupy every multiprocessor
 SMALL_TILE = Tile(rows=1, warps=1)
-LARGE_TILE = Tile(rows=4, warps=1)  # within one warp no sum goes through shared memory
+LARGE_TILE = Tile(rows=4, warps=1)  # sums within one warp avoid shared memory
 
 
 def choose(rows: int) -> Tile:
-    """The tile for a number of rows."""
+    """Return the default tile for a number of rows."""
     return SMALL_TILE if rows <= SMALL_MAX_ROWS else LARGE_TILE
 
 

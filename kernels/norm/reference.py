@@ -1,4 +1,4 @@
-"""The definitions of LayerNorm and of its divisor, readable and on any device."""
+"""The definitions of LayerNorm and of its divisor, on any device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def inverse_deviation(x: Tensor, eps: float = EPS) -> Tensor:
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = EPS) -> Tensor:
-    """LayerNorm over the last dimension, statistics and arithmetic in float32.
+    """Normalise over the last dimension; statistics and arithmetic are in float32.
 
     Args:
         x (Tensor): shape (..., C), any float dtype.

@@ -1,4 +1,4 @@
-"""Launches of the kernels between bytes and patches: grids and tiles. Imports triton."""
+"""Launches of patchify and unpatchify: grids and tiles. Imports triton."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from kernels.runtime.pdl import pdl_options
 
 @dataclass(frozen=True)
 class Tile:
-    """The tile of one program: patches of so many values of one colour together, a power of two, over its warps."""
+    """Values of one colour (a power of two) and warps of a program."""
 
     values: int
     warps: int
 
 
-SMALL_MAX_VALUES = 2**20  # of one colour; up to here smaller programs, so that every multiprocessor has some
+SMALL_MAX_VALUES = 2**20  # smaller programs up to here, to occupy every multiprocessor
 SMALL_TILE = Tile(values=512, warps=4)
 LARGE_TILE = Tile(values=2048, warps=4)
 
 
 def choose(values: int) -> Tile:
-    """The tile for a number of values of one colour."""
+    """Return the default tile for a number of values of one colour."""
     return SMALL_TILE if values <= SMALL_MAX_VALUES else LARGE_TILE
 
 
@@ -86,24 +86,24 @@ def unpatchify(
 
 
 def _share(shape: tuple[int, ...], patch: int, frames: int, tile: Tile) -> tuple[int, int]:
-    """Patches of a program, no more than a row of them needs, and programs."""
+    """Return the patches of a program, at most one row, and the number of programs."""
     batch, times, down, across, _ = shape
     columns = min(max(1, tile.values // (frames * patch**2)), 1 << (across - 1).bit_length())
     return columns, batch * times * down * -(-across // columns)
 
 
 def _whole_frames(pixels: Tensor) -> Tensor:
-    """pixels (B, T, H, W, 3) if each item's frames are one run of memory that begins at a word, else a copy."""
+    """Return pixels (B, T, H, W, 3), copied unless each item's frames are contiguous from a 4-byte boundary."""
     _, length, height, width, colours = pixels.shape
     within = (width * colours, colours, 1)
     frame = pixels.stride(1) if length > 1 else height * width * colours
-    whole = pixels.stride()[2:] == within and frame == height * width * colours
-    words = pixels.stride(0) % 4 == 0 and pixels.storage_offset() % 4 == 0
-    return pixels if whole and words else pixels.clone(memory_format=torch.contiguous_format)
+    contiguous = pixels.stride()[2:] == within and frame == height * width * colours
+    word_aligned = pixels.stride(0) % 4 == 0 and pixels.storage_offset() % 4 == 0
+    return pixels if contiguous and word_aligned else pixels.clone(memory_format=torch.contiguous_format)
 
 
 def _make_patchify(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    """First frames of images, later ones of clips."""
+    """Tune the first frames of images and the later frames of clips."""
     first, frames = (0, 1) if size.frames == 1 else (1, size.temporal_patch)
     shape = (size.batch, 1 + (size.frames - 1) * size.temporal_patch, size.height * size.patch, size.width * size.patch)
     pixels = torch.randint(256, (*shape, COLOURS), device=device, dtype=torch.uint8)
@@ -114,7 +114,7 @@ def _make_patchify(size: ProblemSize, dtype: torch.dtype, device: torch.device) 
 
 
 def _make_unpatchify(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile] | None:
-    if size.frames != 1:  # two launches, each of which looks its tile up as an image's does
+    if size.frames != 1:  # a clip takes two launches, which look up their tiles as images do
         return None
     first = torch.randn((size.batch, 1, size.height, size.width, COLOURS * size.patch**2), device=device, dtype=dtype)
     values = first.numel() // COLOURS

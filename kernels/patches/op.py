@@ -11,7 +11,7 @@ from kernels.patches.reference import clip_shape, patches_shape
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import DTYPES, triton_unsupported
 
-PATCH_SIDES = (4, 8, 16)  # whole words of memory, and tiles that are powers of two
+PATCH_SIDES = (4, 8, 16)  # rows of whole 4-byte words, and tiles that are powers of two
 PATCH_FRAMES = (1, 2, 4, 8)
 
 patchify = launch_op(

@@ -1,4 +1,4 @@
-"""The definitions of the way from bytes to patch vectors and back, readable and on any device."""
+"""The definitions of patchify and unpatchify, on any device."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def patchify(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.d
         frames (int): g, frames of a patch.
         first (int): the frame at which the first patch begins; T - first is a multiple of g.
         dtype (torch.dtype): of the result.
-        normed (bool): whether each vector is normalised as by a LayerNorm without weight and bias.
+        normed (bool): apply a LayerNorm without weight and bias to each vector.
 
     Returns:
         Tensor: shape (B, (T - first) / g, H / p, W / p, 3 g p p), a vector ordered (colour, frame, row, column).
 
     Raises:
-        ValueError: sizes that are no multiples, or pixels that are no bytes of three colours.
+        ValueError: sizes that the patch does not divide, or pixels of another dtype or shape.
     """
     shape = patches_shape(pixels, patch, frames, first)
     x = pixels[:, first:].unflatten(3, (shape[3], patch)).unflatten(2, (shape[2], patch))
@@ -42,21 +42,21 @@ def unpatchify(
     first_bias: Tensor | None = None,
     later_bias: Tensor | None = None,
 ) -> Tensor:
-    """Put patches together to a clip of bytes: each value v to the byte nearest to 255 (v + 0.5), to the even of two.
+    """Assemble patches to a clip of bytes: round(255 (v + 0.5)), half to even, clamped to [0, 255].
 
     Args:
         first (Tensor): the first frame's vectors, any float dtype, shape (B, 1, h, w, 3 p p).
-        later (Tensor): those of the later frames, shape (B, t, h, w, 3 g p p), each ordered (colour, frame, row,
-            column); or None.
+        later (Tensor): the later frames' vectors, shape (B, t, h, w, 3 g p p), or None. Both are ordered (colour,
+            frame, row, column).
         patch (int): p, height and width of a patch.
         frames (int): g, frames of a later patch.
-        first_bias, later_bias (Tensor): added to every vector of either part, in float32; or None.
+        first_bias, later_bias (Tensor): added to the vectors of each part in float32, or None.
 
     Returns:
         Tensor: uint8, shape (B, 1 + t g, h p, w p, 3).
 
     Raises:
-        ValueError: vectors of another length, or two parts that do not fit together.
+        ValueError: vectors of another length, or parts of different shape or dtype.
     """
     clip_shape(first, later, patch, frames)
     parts = [_clip(first, patch, 1, first_bias)]
@@ -75,27 +75,27 @@ def _clip(patches: Tensor, patch: int, frames: int, bias: Tensor | None) -> Tens
 
 
 def patches_shape(pixels: Tensor, patch: int, frames: int, first: int) -> tuple[int, int, int, int, int]:
-    """Shape of the patches of a clip; raises where it cannot be cut so."""
+    """Return the shape of a clip's patches, or raise ValueError."""
     if pixels.dtype != torch.uint8 or pixels.dim() != 5 or pixels.shape[-1] != COLOURS:
-        raise ValueError(f"pixels must be uint8 (B, T, H, W, 3), not {pixels.dtype} {tuple(pixels.shape)}")
+        raise ValueError(f"Pixels must be uint8 (B, T, H, W, 3), not {pixels.dtype} {tuple(pixels.shape)}.")
     batch, length, height, width, _ = pixels.shape
     if height % patch or width % patch:
-        raise ValueError(f"{height}x{width} pixels are not multiples of the patch {patch}")
+        raise ValueError(f"Height {height} and width {width} must be multiples of the patch {patch}.")
     if not 0 <= first <= length or (length - first) % frames:
-        raise ValueError(f"{length} frames from frame {first} are not multiples of {frames}")
+        raise ValueError(f"{length} frames from frame {first} on must be a multiple of {frames}.")
     return batch, (length - first) // frames, height // patch, width // patch, COLOURS * frames * patch**2
 
 
 def clip_shape(first: Tensor, later: Tensor | None, patch: int, frames: int) -> tuple[int, int, int, int, int]:
-    """Shape of the clip that patches give; raises where they do not fit together."""
+    """Return the shape of the clip that patches give, or raise ValueError."""
     values = COLOURS * patch**2
     if first.dim() != 5 or first.shape[1] != 1 or first.shape[-1] != values:
-        raise ValueError(f"the first frame's patches must be (B, 1, h, w, {values}), not {tuple(first.shape)}")
+        raise ValueError(f"The first frame's patches must be (B, 1, h, w, {values}), not {tuple(first.shape)}.")
     batch, _, down, across, _ = first.shape
     length = 1
     if later is not None:
         wanted = (batch, later.shape[1], down, across, values * frames)
         if later.shape != wanted or later.dtype != first.dtype:
-            raise ValueError(f"later patches must be {first.dtype} {wanted}, not {later.dtype} {tuple(later.shape)}")
+            raise ValueError(f"Later patches must be {first.dtype} {wanted}, not {later.dtype} {tuple(later.shape)}.")
         length += frames * later.shape[1]
     return batch, length, down * patch, across * patch, COLOURS

@@ -1,4 +1,4 @@
-"""Launches of the positional convolution's kernels: grids and tile sizes. Imports triton."""
+"""Launches of the positional convolution: grids and tiles. Imports triton."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Tile:
     """The tile of one program of the convolution.
 
     Args:
-        frames: the most whose sums all lie in the registers of each thread; longer clips go frame by frame.
-        rows, columns: of positions in the registers of each thread.
-        patches: of so many columns beside each other.
-        channels: over the warps together with patches, two to a thread or four.
+        frames: largest clip whose sums all fit a thread's registers; longer clips use the loop over frames.
+        rows, columns: positions in the registers of each thread.
+        patches: blocks of `columns` next to each other.
+        channels: of a program; its threads share patches x channels, two or four channels each.
         warps: of a program.
-        registers: the most that a thread may take, or None for what the compiler likes; fewer let more programs in.
+        registers: limit for a thread, or None; fewer registers let more programs run on a multiprocessor.
     """
 
     frames: int
@@ -39,7 +39,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class WeightTile:
-    """Columns and channels of a tile of the weight's gradient, warps, and how many programs share the work."""
+    """Columns, channels and warps of a program of the weight's gradient, and the number of programs."""
 
     columns: int
     channels: int
@@ -47,17 +47,17 @@ class WeightTile:
     programs: int
 
 
-# 128 contiguous bytes a row of bfloat16. Sums of 40 positions x 2 channels of a clip, of which a frame's go when it is
-# written, and 27 x 2 taps keep to 128 registers, which leaves four programs to a multiprocessor. Rows in published
-# order do not fit besides: up to 20 numbers of a thread then lie on its stack, and up to 260 backward or on odd grids.
+# 64 channels are 128 contiguous bytes of bfloat16. Sums of 40 positions and 27 taps for 2 channels fit 128 registers,
+# which allows four programs on a multiprocessor. Published order spills up to 20 registers, and up to 260 backward or
+# on odd grids.
 MAX_UNROLLED_FRAMES = 5
 MAX_UNROLLED_SCRAMBLED_FRAMES = 3  # backward or on odd grids
 IMAGE_TILE = Tile(frames=1, rows=4, columns=4, patches=4, channels=64, warps=4)
 CLIP_TILE = Tile(frames=MAX_UNROLLED_FRAMES, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)
-# Frame by frame every clip takes 27 products a value, where of five frames the unrolled form takes a fifth fewer.
+# The loop over frames takes 27 products a value; unrolling five frames takes a fifth fewer.
 LONG_CLIP_TILE = Tile(frames=0, rows=4, columns=2, patches=4, channels=64, warps=4, registers=128)
 SMALL_LONG_CLIP_TILE = Tile(frames=0, rows=2, columns=2, patches=4, channels=64, warps=4, registers=128)
-MIN_PROGRAMS = 300  # do not fill a GPU: half tiles, twice as many
+MIN_PROGRAMS = 300  # fewer do not fill a GPU, so tiles are halved
 IMAGE_WEIGHT_TILE = WeightTile(columns=16, channels=64, warps=4, programs=528)
 CLIP_WEIGHT_TILE = WeightTile(columns=8, channels=64, warps=4, programs=396)
 
@@ -72,7 +72,7 @@ def convolve(
     backward: bool = False,
     tile: Tile | None = None,
 ) -> Tensor:
-    """Run the convolution, or with `backward` the gradient of its input.
+    """Run the convolution, or the gradient of its input if `backward`.
 
     Args:
         x (Tensor): shape (B, T, h, w, C), the input or the gradient of the output.
@@ -80,8 +80,8 @@ def convolve(
         bias (Tensor): shape (C,); None backward.
         past (Tensor): shape (B, 2, h, w, C), or None for zeros; None backward.
         causal, published (bool): as the operator's.
-        backward (bool): whether time runs backwards and the taps are mirrored.
-        tile (Tile): instead of the chosen one.
+        backward (bool): reverse time and mirror the taps.
+        tile (Tile): overrides the table.
 
     Returns:
         Tensor: shape and dtype of `x`, contiguous.
@@ -148,7 +148,7 @@ def _is_even(x: Tensor, tile: Tile) -> bool:
 
 
 def _inverse(frames: int) -> int:
-    """2**32 / frames rounded up, in the kernels' 32 bits; any number for one frame, which is never scrambled."""
+    """Return 2**32 / frames rounded up, as int32; the value for one frame is unused."""
     inverse = -(-(1 << 32) // frames) & 0xFFFFFFFF
     return inverse - (1 << 32) if inverse >> 31 else inverse
 
@@ -161,13 +161,13 @@ def weight_gradient(
     published: bool,
     tile: WeightTile | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Sum the gradients of weight and bias in two fixed stages, so that the same bits come at every run.
+    """Return the gradients of weight and bias, summed in two stages of fixed order for equal bits at every run.
 
     Args:
         x, grad (Tensor): shape (B, T, h, w, C), the input and the gradient of the output.
         past (Tensor): shape (B, 2, h, w, C), or None for zeros.
         causal, published (bool): as the operator's.
-        tile (WeightTile): instead of the chosen one.
+        tile (WeightTile): overrides the table.
 
     Returns:
         tuple: float32, shapes (3, 3, 3, C) and (C,).
@@ -179,7 +179,7 @@ def weight_gradient(
     if tile is None and image:
         tile = tuned_tile("peg.weight_image", grad.dtype, rows, IMAGE_WEIGHT_TILE)
     tile = tile or tuned_tile("peg.weight_clip", grad.dtype, rows, CLIP_WEIGHT_TILE)
-    seen = x.contiguous() if past is None else torch.cat((past.to(x.dtype), x), dim=1)
+    source = x.contiguous() if past is None else torch.cat((past.to(x.dtype), x), dim=1)
     items = batch * height * -(-width // tile.columns)
     blocks = -(-channels // tile.channels)
     each = max(1, -(-items * blocks // tile.programs))
@@ -188,7 +188,7 @@ def weight_gradient(
     if programs:
         with torch.cuda.device_of(x):
             peg_weight_kernel[(programs * blocks,)](
-                seen,
+                source,
                 grad,
                 partial,
                 frames,

@@ -1,4 +1,4 @@
-"""The positional convolution on torch's depthwise convolutions; channels last is only a matter of strides there."""
+"""The positional convolution on torch's depthwise convolutions, with channels last by strides."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kernels.peg.reference import check_past
 
 
 def not_preferred(x: Tensor, *args: Any, **kwargs: Any) -> str | None:
-    """Depthwise convolution in three dimensions has a slow backward on CUDA; the sum of taps compiles to one kernel."""
+    """Return why the reference is faster, or None."""
     if x.is_cuda and torch.is_grad_enabled():
-        return "its backward is slow on CUDA"
+        return "the backward pass of torch's depthwise convolution is slow on CUDA"
     return None
 
 
@@ -26,11 +26,12 @@ def peg(
     causal: bool = True,
     order: Literal["causal", "published"] = "causal",
 ) -> Tensor:
+    """Run torch's convolution; arguments are those of `reference.peg`."""
     batch, frames, height, width, channels = x.shape
     check_past(past, causal, order)
     weight, bias = weight.to(x.dtype), bias.to(x.dtype)
     before = 2 if causal else 1
-    if frames == 1 and past is None:  # the other frames' taps would see only padding
+    if frames == 1 and past is None:  # the other frames' taps only see padding
         taps = weight[before].permute(2, 0, 1).unsqueeze(1)
         out = F.conv2d(x.squeeze(1).permute(0, 3, 1, 2), taps, bias, padding=1, groups=channels)
         return x + out.permute(0, 2, 3, 1).unsqueeze(1)

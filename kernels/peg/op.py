@@ -50,7 +50,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     wants_x, wants_weight, wants_bias, wants_past = ctx.needs_input_grad[:4]
     d_x = d_weight = d_bias = d_past = None
     if past is not None and (wants_x or wants_past):
-        # the frames carried over are outputs nobody saw: their gradient is zero, what flows to them is not
+        # carried frames have no output here, so their upstream gradient is zero; their own gradient is not
         whole = torch.cat((torch.zeros_like(past, dtype=grad.dtype), grad), dim=1)
         found = input_gradient(whole, weight, ctx.causal, ctx.published)
         d_past, d_x = found[:, :2].to(past.dtype), found[:, 2:]

@@ -10,13 +10,9 @@ from torch import Tensor
 
 
 def check_past(past: Tensor | None, causal: bool, order: str) -> None:
-    """Refuse frames of an earlier chunk where a later frame is seen too.
-
-    Raises:
-        ValueError: the convolution is not causal, or in published order.
-    """
+    """Raise ValueError for frames of an earlier chunk, unless the convolution is causal and in causal order."""
     if past is not None and (order == "published" or not causal):
-        raise ValueError("frames are carried over only by a causal convolution in causal order")
+        raise ValueError(f"past needs causal=True and order='causal', not causal={causal} and order={order!r}.")
 
 
 def peg(
@@ -27,16 +23,16 @@ def peg(
     causal: bool = True,
     order: Literal["causal", "published"] = "causal",
 ) -> Tensor:
-    """x + depthwise convolution of x over (T, h, w), zero padded by 1 in space.
+    """Return x plus the depthwise convolution of x over (T, h, w), zero padded by 1 in space.
 
     Args:
         x (Tensor): shape (B, T, h, w, C).
         weight (Tensor): shape (3, 3, 3, C), taps over (t, y, x).
         bias (Tensor): shape (C,).
         past (Tensor): shape (B, 2, h, w, C), the frames before these, or None for zeros; causal only.
-        causal (bool): whether time is padded 2 before and 0 after, else 1 and 1.
-        order (str): "causal" convolves over (T, h, w) as it is; "published" over the memory of (h, w, T) read as if it
-            were (T, h, w), which the released weights of temporal layers need.
+        causal (bool): pad time by 2 before and 0 after; else by 1 and 1.
+        order (str): "causal" convolves over (T, h, w). "published" reinterprets the memory of (h, w, T) as (T, h, w)
+            first, as the released weights of temporal layers need.
 
     Returns:
         Tensor: shape (B, T, h, w, C), dtype of `x`.
@@ -52,7 +48,7 @@ def peg(
     if past is not None:
         taps, around = range(3), torch.cat((past, x), dim=1)
     elif frames == 1:
-        taps, around = range(before, before + 1), x  # the other taps would see only padding
+        taps, around = range(before, before + 1), x  # the other taps only see padding
     else:
         taps, around = range(3), F.pad(x, (0, 0, 0, 0, 0, 0, before, 2 - before))
     around = F.pad(around, (0, 0, 1, 1, 1, 1))

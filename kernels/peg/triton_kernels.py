@@ -1,16 +1,15 @@
-"""Triton kernels of the positional convolution: memory is read once, taps come from the first-level cache.
+"""Triton kernels of the positional convolution: memory is read once, and neighbours share the first-level cache.
 
-A thread of the convolution owns ROWS x COLUMNS neighbouring positions x a few channels, with all 27 taps in registers,
-and goes through the source frames once: a value is loaded and widened once for nine taps in space and three in time,
-offsets and masks are numbers of the whole warp, and a frame is written as soon as no later source reaches it. Frames
-before the first and after the last are never touched. Of few frames the sums of all are in registers and the walk is
-unrolled; of more it is a loop, and the sums of three frames are. The gradient of the input is the same walk backwards
-in time with the taps mirrored in space.
+A thread owns ROWS x COLUMNS neighbouring positions of a few channels, with all 27 taps in registers, and visits each
+source frame once. A value is loaded and widened once for nine taps in space and three in time. Offsets and masks are
+uniform over a warp. A frame is stored as soon as no later source frame reaches it; frames outside of the clip are not
+read. Short clips keep the sums of all frames in registers and unroll the loop over frames; longer clips keep those of
+three frames. The gradient of the input is the same loop backwards in time with the taps mirrored in space.
 
-Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `i_` and `n_` places and their number.
+Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `i_` indices, `n_` counts.
 """
 
-# The language of kernels is not Python: its values have no Python types, and its tuples know no unpacking.
+# The language of kernels is not Python: its values have no Python types, and its tuples cannot be unpacked.
 # mypy: ignore-errors
 # ruff: noqa: RUF005
 
@@ -24,7 +23,7 @@ from kernels.runtime.pdl import wait_for_inputs
 
 @triton.jit
 def _wide(b):
-    """To float32; bfloat16 in one instruction a value, where the compiler would take three for two."""
+    """Convert to float32; bfloat16 takes one instruction a value, two thirds of the compiler's."""
     if b.dtype == tl.bfloat16:
         b = tl.inline_asm_elementwise(
             "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;", "=r,=r,r", [b], dtype=tl.int32, is_pure=True, pack=2
@@ -36,14 +35,14 @@ def _wide(b):
 
 @triton.jit
 def _row_of(frame, y, x, T, inverse, H, W, SCRAMBLED: tl.constexpr):
-    """Row of memory of a position; SCRAMBLED frames are the memory of (h, w, T) read as (T, h, w).
+    """Return the memory row of a position; SCRAMBLED frames reinterpret the memory of (h, w, T) as (T, h, w).
 
-    `inverse` is 2**32 / T rounded up: a product's upper half is then the quotient, of numbers below 2**32 / T.
+    `inverse` is 2**32 / T rounded up: the upper half of row * inverse is row // T for rows below 2**32 / T.
     """
     row = (frame * H + y) * W + x
     if SCRAMBLED:
-        place = tl.umulhi(row.to(tl.uint32), inverse.to(tl.uint32)).to(tl.int32)
-        row = (row - place * T) * (H * W) + place
+        quotient = tl.umulhi(row.to(tl.uint32), inverse.to(tl.uint32)).to(tl.int32)
+        row = (row - quotient * T) * (H * W) + quotient
     return row
 
 
@@ -51,7 +50,7 @@ def _row_of(frame, y, x, T, inverse, H, W, SCRAMBLED: tl.constexpr):
 def _load_taps(
     weight_ptr, o_c, m_c, BEFORE: tl.constexpr, BACKWARD: tl.constexpr, ALONE: tl.constexpr, C: tl.constexpr
 ):  # fmt: skip
-    """27 taps over (t, y, x), the residual in the centre; of a frame ALONE only the nine that see it."""
+    """Load 27 taps over (t, y, x), the residual added to the centre; of a frame ALONE only its nine."""
     b_w = ()
     for tap in tl.static_range(27):
         if ALONE and tap // 9 != BEFORE:
@@ -71,9 +70,9 @@ def _add_frame(
     FIRST: tl.constexpr, LAST: tl.constexpr, TAP: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     C: tl.constexpr, EVEN: tl.constexpr, SCRAMBLED: tl.constexpr,
 ):  # fmt: skip
-    """Add what a source frame gives to the sums of frames FIRST to LAST: to frame f with tap TAP - f in time.
+    """Add a source frame to the sums of frames FIRST to LAST: to frame f with tap TAP - f in time.
 
-    `source_ptr` is at the frame's row above the tile; where SCRAMBLED, at the beginning of the clip.
+    `source_ptr` points to the frame's row above the tile, or to the start of the clip if SCRAMBLED.
     """
     N: tl.constexpr = ROWS * COLUMNS
     for i_row in tl.static_range(ROWS + 2):
@@ -88,7 +87,7 @@ def _add_frame(
                 m_x = m_x & m_rows[i_row]
             if not EVEN or i_x == 0 or i_x == COLUMNS + 1:
                 m_x = m_x & m_columns[i_x]
-            # [PATCHES, BLOCK_C]
+            # (PATCHES, BLOCK_C)
             values = values + (_wide(tl.load(at, mask=m_x, other=0.0)),)
         if not SCRAMBLED:
             source_ptr += W * C
@@ -110,7 +109,7 @@ def _store_frame(
     AT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, C: tl.constexpr,
     EVEN: tl.constexpr, SCRAMBLED: tl.constexpr,
 ):  # fmt: skip
-    """Write the sums of frame AT of the program; `out_ptr` is at that frame's row, or at the clip where SCRAMBLED."""
+    """Store the sums of frame AT; `out_ptr` points to the frame's row, or to the clip if SCRAMBLED."""
     for i in tl.static_range(ROWS * COLUMNS):
         if SCRAMBLED:
             at = out_ptr + _row_of(frame, y + i // COLUMNS, x + i % COLUMNS, T, inverse, H, W, SCRAMBLED) * C + o_c
@@ -126,16 +125,16 @@ def _store_frame(
 
 
 @triton.jit
-def _place(
+def _program_tile(
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, PATCHES: tl.constexpr, BLOCK_C: tl.constexpr, C: tl.constexpr, H, W
 ):
-    """Where a program works: its first row, columns and channels, and what of the rows and columns around them is."""
+    """Return a program's first row, columns and channels, and masks of the rows and columns around them."""
     n_c: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     i_c = tl.program_id(0) % n_c
-    # [PATCHES, 1]
+    # (PATCHES, 1)
     x = ((tl.program_id(0) // n_c) * PATCHES + tl.arange(0, PATCHES)[:, None]) * COLUMNS
     y = tl.program_id(1) * ROWS
-    # [PATCHES, BLOCK_C], as everything that is loaded, so that all of it lies alike in the threads
+    # (PATCHES, BLOCK_C), as all loads, which gives them one layout over the threads
     o_c = (i_c * BLOCK_C + tl.arange(0, BLOCK_C))[None, :] + tl.zeros((PATCHES, 1), tl.int32)
     m_rows, m_columns = (), ()
     for i in tl.static_range(ROWS + 2):
@@ -146,8 +145,8 @@ def _place(
 
 
 @triton.jit
-def _start(bias_ptr, o_c, m_c, BACKWARD: tl.constexpr, COUNT: tl.constexpr):
-    """Sums before anything is added to them: the bias, or backward zeros."""
+def _initial_sums(bias_ptr, o_c, m_c, BACKWARD: tl.constexpr, COUNT: tl.constexpr):
+    """Return COUNT initial sums: the bias, or zeros if BACKWARD."""
     b_start = tl.zeros(o_c.shape, tl.float32)
     if not BACKWARD:
         b_start = _wide(tl.load(bias_ptr + o_c, mask=m_c, other=0.0))
@@ -164,21 +163,22 @@ def peg_kernel(
     BLOCK_C: tl.constexpr, EVEN: tl.constexpr, LATER: tl.constexpr, BACKWARD: tl.constexpr, CARRIED: tl.constexpr,
     SCRAMBLED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """The convolution of few frames with its residual, or the gradient of its input.
+    """Compute out[p] = x[p] + bias + sum_{tap} weight[tap] x[p + tap] of a short clip, or the gradient of its input.
 
-    A program owns FRAMES x ROWS x (PATCHES * COLUMNS) positions x BLOCK_C channels.
+    A program owns FRAMES x ROWS x (PATCHES * COLUMNS) positions of BLOCK_C channels.
 
     Args:
         x_ptr: (B, FRAMES, H, W, C), the input, or the gradient of the output.
         past_ptr: (B, 2, H, W, C), the frames before the first, read if CARRIED.
-        out_ptr: as x.
+        weight_ptr, bias_ptr: (3, 3, 3, C) and (C,).
+        out_ptr: (B, FRAMES, H, W, C).
         inverse: of FRAMES, see `_row_of`.
-        EVEN: tiles end where the grid and the channels end, so that only what lies around a tile is masked.
-        LATER: how many later frames are seen: 0 causal, 1 otherwise.
+        EVEN: tiles divide the grid and the channels, and only the border around a tile is masked.
+        LATER: number of later frames that an output reads: 0 causal, 1 otherwise.
         SCRAMBLED: published order.
     """
     BEFORE: tl.constexpr = 2 - LATER
-    y, x, o_c, m_c, m_rows, m_columns = _place(ROWS, COLUMNS, PATCHES, BLOCK_C, C, H, W)
+    y, x, o_c, m_c, m_rows, m_columns = _program_tile(ROWS, COLUMNS, PATCHES, BLOCK_C, C, H, W)
     i_b = tl.program_id(2).to(tl.int64)
     size = H * W * C
     x_ptr += i_b * FRAMES * size
@@ -186,10 +186,10 @@ def peg_kernel(
     past_ptr += i_b * 2 * size
     wait_for_inputs(PDL)
     b_w = _load_taps(weight_ptr, o_c, m_c, BEFORE, BACKWARD, FRAMES == 1 and not CARRIED, C)
-    sums = _start(bias_ptr, o_c, m_c, BACKWARD, FRAMES * ROWS * COLUMNS)
+    sums = _initial_sums(bias_ptr, o_c, m_c, BACKWARD, FRAMES * ROWS * COLUMNS)
 
     FIRST: tl.constexpr = -BEFORE if CARRIED else 0
-    if not SCRAMBLED:  # pointers to the row above the tile and to its first row, which go on from frame to frame
+    if not SCRAMBLED:  # pointers advance by one frame a step, cheaper than computing offsets
         frame = FRAMES - 1 if BACKWARD else 0
         out_ptr += (frame * H + y) * (W * C)
         x_ptr += ((frame - FIRST if BACKWARD else frame + FIRST) * H + y - 1) * (W * C)
@@ -202,7 +202,7 @@ def peg_kernel(
             max(0, step - LATER), min(FRAMES - 1, step + BEFORE), step + BEFORE, ROWS, COLUMNS, C, EVEN, SCRAMBLED,
         )  # fmt: skip
         for i in tl.static_range(FRAMES):
-            if i + LATER == step or (i + LATER > step and step == FRAMES - 1):  # no later source reaches it
+            if i + LATER == step or (i + LATER > step and step == FRAMES - 1):  # the last source frame that it reads
                 _store_frame(
                     sums, out_ptr, FRAMES - 1 - i if BACKWARD else i, True, y, x, o_c, m_rows, m_columns, m_c,
                     FRAMES, inverse, H, W, i, ROWS, COLUMNS, C, EVEN, SCRAMBLED,
@@ -221,17 +221,17 @@ def peg_clip_kernel(
     EVEN: tl.constexpr, LATER: tl.constexpr, BACKWARD: tl.constexpr, CARRIED: tl.constexpr,
     SCRAMBLED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """`peg_kernel` for any number of frames: the sums of the three that a source reaches go round in a ring.
+    """Compute `peg_kernel` for any number of frames, with the sums of the three frames that a source frame reaches.
 
-    A program owns ROWS x (PATCHES * COLUMNS) positions of all frames x BLOCK_C channels.
+    A program owns ROWS x (PATCHES * COLUMNS) positions of all frames and BLOCK_C channels.
 
     Args:
-        x_ptr, out_ptr: (B, T, H, W, C), and the others as `peg_kernel`'s.
+        x_ptr, out_ptr: (B, T, H, W, C); the others as in `peg_kernel`.
     """
     BEFORE: tl.constexpr = 2 - LATER
     ALWAYS: tl.constexpr = LATER == 0 and not CARRIED  # the first source frame completes a frame
     N: tl.constexpr = ROWS * COLUMNS
-    y, x, o_c, m_c, m_rows, m_columns = _place(ROWS, COLUMNS, PATCHES, BLOCK_C, C, H, W)
+    y, x, o_c, m_c, m_rows, m_columns = _program_tile(ROWS, COLUMNS, PATCHES, BLOCK_C, C, H, W)
     i_b = tl.program_id(2).to(tl.int64)
     size = H * W * C
     x_ptr += i_b * T * size
@@ -239,7 +239,7 @@ def peg_clip_kernel(
     past_ptr += i_b * 2 * size
     wait_for_inputs(PDL)
     b_w = _load_taps(weight_ptr, o_c, m_c, BEFORE, BACKWARD, False, C)
-    start = _start(bias_ptr, o_c, m_c, BACKWARD, N)
+    start = _initial_sums(bias_ptr, o_c, m_c, BACKWARD, N)
     sums = start + start + start
 
     first = -2 if CARRIED else 0
@@ -249,19 +249,19 @@ def peg_clip_kernel(
         x_ptr += (frame * H + y - 1).to(tl.int64) * (W * C)
         out_ptr += (frame * H + y).to(tl.int64) * (W * C) - LATER * size
         past_ptr += (y - 1) * (W * C)
-    for place in range(first, T):
+    for step in range(first, T):
         source_ptr = x_ptr
         if CARRIED:
-            if place < 0:
+            if step < 0:
                 source_ptr = past_ptr
             past_ptr += size
-        frame = T - 1 - place if BACKWARD else place
+        frame = T - 1 - step if BACKWARD else step
         sums = _add_frame(
             sums, b_w, source_ptr, frame, y, x, o_c, m_rows, m_columns, m_c, T, inverse, H, W,
             0, 2, 2, ROWS, COLUMNS, C, EVEN, SCRAMBLED,
         )  # fmt: skip
         _store_frame(
-            sums, out_ptr, frame + LATER if BACKWARD else frame - LATER, ALWAYS or place >= LATER, y, x, o_c,
+            sums, out_ptr, frame + LATER if BACKWARD else frame - LATER, ALWAYS or step >= LATER, y, x, o_c,
             m_rows, m_columns, m_c, T, inverse, H, W, 0, ROWS, COLUMNS, C, EVEN, SCRAMBLED,
         )  # fmt: skip
         rest = ()
@@ -283,14 +283,14 @@ def _add_products(
     sums, b_g0, b_g1, b_g2, source_ptr, frame, y, x, m_tile, o_c, m_c, T, inverse, H, W,
     C: tl.constexpr, LATER: tl.constexpr, IMAGE: tl.constexpr, SCRAMBLED: tl.constexpr,
 ):  # fmt: skip
-    """Products of one frame, shifted nine ways, with the output gradients of the frames that it reaches."""
+    """Add the products of one frame, shifted nine ways, with the output gradients of the frames that read it."""
     found = ()
     for tap in tl.static_range(9):
         at_y = y + (tap // 3 - 1)
         at_x = x + (tap % 3 - 1)
         m_p = m_tile & (at_y >= 0) & (at_y < H) & (at_x >= 0) & (at_x < W)
         o_p = _row_of(frame, at_y, at_x, T, inverse, H, W, SCRAMBLED) * C
-        # [BLOCK_P, BLOCK_C]
+        # (BLOCK_X, BLOCK_C)
         b_x = tl.load(source_ptr + o_p[:, None] + o_c[None, :], mask=m_p[:, None] & m_c[None, :], other=0.0)
         b_x = b_x.to(tl.float32)
         if IMAGE:
@@ -308,7 +308,7 @@ def _add_products(
 def _load_frame(
     source_ptr, frame, T, inverse, y, x, m_tile, o_c, m_c, H, W, C: tl.constexpr, SCRAMBLED: tl.constexpr
 ):  # fmt: skip
-    """A tile of a frame in float32; zeros where there is no such frame."""
+    """Load a tile (BLOCK_X, BLOCK_C) of a frame in float32; zeros outside of the clip."""
     o_p = _row_of(frame, y, x, T, inverse, H, W, SCRAMBLED) * C
     m_p = m_tile & (frame >= 0) & (frame < T)
     return tl.load(
@@ -322,14 +322,16 @@ def peg_weight_kernel(
     C: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_C: tl.constexpr,
     LATER: tl.constexpr, CARRIED: tl.constexpr, IMAGE: tl.constexpr, SCRAMBLED: tl.constexpr,
 ):  # fmt: skip
-    """Partial sums of the gradients of weight and bias: each program adds up its own rows, in order.
+    """Compute partial sums of dweight[tap] = sum_p grad[p] x[p + tap] and dbias = sum_p grad[p].
+
+    Each program adds up its own rows in order; the launch adds up the programs.
 
     Args:
         x_ptr: (B, T + 2 * CARRIED, H, W, C), the input after the frames before it.
         grad_ptr: (B, T, H, W, C), the gradient of the output.
         partial_ptr: (programs, 28, C) float32; 27 taps over (t, y, x), or with IMAGE the first 9, and the bias last.
-        items: row pieces of BLOCK_X columns over all clips, a piece with all of its frames.
-        share: pieces of each program, one below the other, so that rows are still in the cache.
+        items: segments of BLOCK_X columns of a row, with all frames, over all clips.
+        share: consecutive segments of a program, below each other, which share rows in the cache.
     """
     n_c: tl.constexpr = (C + BLOCK_C - 1) // BLOCK_C
     i_c = tl.program_id(0) % n_c
@@ -351,7 +353,7 @@ def peg_weight_kernel(
         m_tile = x < W
         x_base = x_ptr + i_b * (T + 2 * CARRIED) * size
         g_base = grad_ptr + i_b * T * size
-        if IMAGE:  # T is 1, and nothing is divided by it
+        if IMAGE:  # T is 1 and needs no division
             b_g0 = _load_frame(g_base, 0, 1, 0, y, x, m_tile, o_c, m_c, H, W, C, False)
             b_bias += b_g0
             sums = _add_products(
@@ -373,7 +375,7 @@ def peg_weight_kernel(
                 b_g1 = b_g2
     o_partial = partial_ptr + i_program * 28 * C + o_c
     for tap in tl.static_range(9 if IMAGE else 27):
-        # sums of a clip are kept as (y, x, t)
+        # a clip's sums are ordered (y, x, t)
         row = o_partial + (tap if IMAGE else (tap % 3) * 9 + tap // 3) * C
         tl.store(row, tl.sum(sums[tap], axis=0), mask=m_c)
     tl.store(o_partial + 27 * C, tl.sum(b_bias, axis=0), mask=m_c)

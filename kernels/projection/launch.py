@@ -1,4 +1,4 @@
-"""Launch of the head's projection. Imports triton."""
+"""Launch of the head's projection: grid and tiles. Imports triton."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from kernels.runtime.pdl import pdl_options
 
 @dataclass(frozen=True)
 class Tile:
-    """Rows and warps of a program, which holds rows x channels / (32 x warps) numbers in each thread."""
+    """Rows and warps of a program; each thread holds rows x channels / (32 x warps) values."""
 
     rows: int
     warps: int
 
 
 DEFAULT_TILE = Tile(rows=4, warps=1)
-MAX_BLOCK_C = 256  # channels that one warp loads at once, so that no sum of a row leaves its warp
+MAX_BLOCK_C = 256  # one warp loads them at once, and sums of a row stay within it
 
 
 def project(
@@ -41,8 +41,8 @@ def project(
         norm_weight, norm_bias (Tensor): shape (C,), or None.
         weight (Tensor): shape (d, C).
         bias (Tensor): shape (d,).
-        unit (bool): whether vectors are normalised.
-        tile (Tile): instead of the chosen one.
+        unit (bool): l2-normalise the vectors.
+        tile (Tile): overrides the table.
 
     Returns:
         Tensor: float32, shape (..., d).

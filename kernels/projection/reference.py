@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-EPS = 1e-5  # of the layer norm
-MIN_NORM = 1e-12  # norm below which a vector is not stretched to unit length
+EPS = 1e-5  # of the LayerNorm
+MIN_NORM = 1e-12  # shorter vectors are divided by this instead of their norm
 
 
 def vq_project(
@@ -18,14 +18,14 @@ def vq_project(
     bias: Tensor,
     unit: bool = True,
 ) -> Tensor:
-    """Layer norm, linear and l2 normalisation, all in float32: codes are decided here.
+    """Return normalize(LayerNorm(x) W^T + bias) in float32, since small differences change the nearest code.
 
     Args:
         x (Tensor): shape (..., C), any float dtype (float64 stays).
-        norm_weight, norm_bias (Tensor): shape (C,), of the layer norm; None for one, without weight there is no norm.
+        norm_weight, norm_bias (Tensor): shape (C,), or None; the LayerNorm needs the weight.
         weight (Tensor): shape (d, C).
         bias (Tensor): shape (d,).
-        unit: whether vectors are normalised; moments of a Gaussian are not.
+        unit (bool): l2-normalise the vectors; False for the moments of a Gaussian.
 
     Returns:
         Tensor: float32, shape (..., d).

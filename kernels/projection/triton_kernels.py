@@ -1,9 +1,9 @@
-"""Triton kernel of the head's projection: one read of x, everything else in registers.
+"""Triton kernel of the head's projection: x is read once and stays in registers.
 
 Prefixes: `b_` tiles, `o_` offsets, `m_` masks.
 """
 
-# The language of kernels is not Python: its values have no Python types, and its tuples know no unpacking.
+# The language of kernels is not Python: its values have no Python types, and its tuples cannot be unpacked.
 # mypy: ignore-errors
 # ruff: noqa: RUF005
 
@@ -22,11 +22,11 @@ def project_kernel(
     NORM: tl.constexpr, SHIFT: tl.constexpr, UNIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_C: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """Layer norm, linear and l2 normalisation of BLOCK_M rows.
+    """Compute y = LayerNorm(x) W^T + bias for BLOCK_M rows, and out = y / max(|y|, MIN_NORM) if UNIT.
 
     Args:
         x_ptr: (M, C).
-        norm_weight_ptr, norm_bias_ptr: (C,), read with NORM and with SHIFT.
+        norm_weight_ptr, norm_bias_ptr: (C,), read if NORM and if SHIFT.
         weight_ptr: (D, C).
         bias_ptr: (D,).
         out_ptr: (M, D) float32.
@@ -35,7 +35,7 @@ def project_kernel(
     m_m = o_m < M
     o_c = tl.arange(0, BLOCK_C)
     wait_for_inputs(PDL)
-    # [BLOCK_M, BLOCK_C] for each part of the channels
+    # (BLOCK_M, BLOCK_C) for each part of the channels, kept for the second pass over them
     b_parts = ()
     b_total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for part in tl.static_range(0, C, BLOCK_C):
@@ -59,7 +59,7 @@ def project_kernel(
                 b_x += tl.load(norm_bias_ptr + part + o_c, mask=m_c, other=0.0).to(tl.float32)[None, :]
             b_normed = b_normed + (b_x,)
         b_parts = b_normed
-    # [BLOCK_M] for each output
+    # (BLOCK_M,) for each output, kept until their norm is known
     b_out = ()
     b_square = tl.zeros((BLOCK_M,), tl.float32)
     for d in tl.static_range(D):

@@ -15,7 +15,7 @@ from kernels.spatial_attention.triton_kernels import cosine_bwd_kernel, cosine_f
 
 @dataclass(frozen=True)
 class Tile:
-    """The tile of one program: (position, head) rows, over its warps."""
+    """Rows of (position, head) and warps of a program."""
 
     rows: int
     warps: int
@@ -42,7 +42,7 @@ def forward(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, ti
 def backward(
     grad: Tensor, x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x and scale from that of the result."""
+    """Return the gradients of x and scale from that of the result."""
     tile = tile or tuned_tile("spatial_attention.backward", x.dtype, x.shape[:2].numel(), BACKWARD_TILE)
     x = _regular(x)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -54,7 +54,7 @@ def backward(
                 grad.contiguous(), x, scale.contiguous(), *_tables(x, cos, sin), dx, parts, *sizes, **constants,
                 num_warps=tile.warps,
             )  # fmt: skip
-    # programs are added in a fixed order, so that the same bits come at every run
+    # programs are added in a fixed order, for equal bits at every run
     return dx, parts.sum(0)[: x.shape[-1]].to(scale.dtype)
 
 
@@ -63,14 +63,14 @@ def _tables(x: Tensor, cos: Tensor | None, sin: Tensor | None) -> tuple[Tensor, 
 
 
 def _regular(x: Tensor) -> Tensor:
-    """x (F, N, H, D) if each of its pixels is one run of memory, else a copy."""
+    """Return x (F, N, H, D), copied unless each position is contiguous."""
     heads, dim = x.shape[-2:]
     run = x.stride(-1) == 1 and (heads == 1 or x.stride(-2) == dim)
     return x if run else x.clone(memory_format=torch.contiguous_format)
 
 
 def _geometry(x: Tensor, cos: Tensor | None, tile: Tile) -> tuple[tuple[int, int], list[int], dict[str, Any]]:
-    """The grid over (tiles of a frame, frames), run-time sizes and compile-time constants."""
+    """Return the grid (tiles of a frame, frames), run-time sizes and compile-time constants."""
     frames, positions, heads, dim = x.shape
     constants = {
         "HEADS": heads,
@@ -93,7 +93,7 @@ def _make_backward(size: ProblemSize, dtype: torch.dtype, device: torch.device) 
 
 
 def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Keys as they lie beside their values, scales, the table of rotations and a gradient."""
+    """Draw keys as a strided view of keys and values, a scale, the rotary tables and a gradient."""
     rows = (size.batch * size.frames, size.height * size.width)
     kv = torch.randn((*rows, 2, size.heads, size.head_dim), device=device, dtype=dtype)
     grad = torch.randn((*rows, size.heads, size.head_dim), device=device, dtype=dtype)

@@ -1,4 +1,4 @@
-"""The definition of spatial attention, readable and on any device."""
+"""The definition of spatial attention, on any device."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from kernels.spatial_attention.rope import RopeTable, rotate
 
-LOGIT_SCALE = 8.0  # constant of the published model; q and k are unit vectors times learned scales
+LOGIT_SCALE = 8.0  # a constant of the published model
 
 
 def cosine(x: Tensor, scale: Tensor, rope: RopeTable | None = None) -> Tensor:
@@ -27,11 +27,11 @@ def cosine(x: Tensor, scale: Tensor, rope: RopeTable | None = None) -> Tensor:
 def spatial_attention(
     q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, rope: RopeTable | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """Cosine attention within each frame: rotate, l2-normalise, scale, then softmax(8 q k^T + bias) v.
+    """Return softmax(8 q k^T + bias) v within each frame, for rotated, l2-normalised and scaled q and k.
 
     Args:
         q (Tensor): shape (B, T, h, w, H, D).
-        kv (Tensor): shape (B, T, h, w, 2, H, D), keys then values; may be strided.
+        kv (Tensor): shape (B, T, h, w, 2, H, D), keys and values; may be strided.
         q_scale, k_scale (Tensor): shape (D,), learned.
         rope (RopeTable): cosines and sines of the positions of an h x w grid, or None.
         bias (Tensor): additive logits, shape (H, h*w, h*w), or None.

@@ -9,22 +9,22 @@ from torch import Tensor
 
 
 class RopeTable(NamedTuple):
-    """Cosine and sine of every position's angles, each float32 of shape (h*w, D/2)."""
+    """Cosines and sines of every position's angles, each float32 of shape (h*w, D/2)."""
 
     cos: Tensor
     sin: Tensor
 
 
 def rope_table(height: int, width: int, head_dim: int, device: torch.device | None = None) -> RopeTable:
-    """Angles of an h x w grid in raster order: pair 2i turns with the column, pair 2i + 1 with the row.
+    """Return the angles of an h x w grid in raster order: pair 2i rotates by column, pair 2i + 1 by row.
 
     Args:
         height, width: the latent grid.
         head_dim: D, a multiple of 4; frequencies are 10000^(-4i/D) for i < D/4.
-        device: where the tables live.
+        device: of the tables.
     """
     if head_dim % 4:
-        raise ValueError(f"two-dimensional rotary positions need a head_dim divisible by 4, not {head_dim}")
+        raise ValueError(f"head_dim={head_dim} must be a multiple of 4 for two-dimensional rotary positions.")
     exponents = torch.arange(0, head_dim, 4, dtype=torch.float32, device=device) / head_dim
     frequencies = 10000.0**-exponents
     columns = torch.arange(width, dtype=torch.float32, device=device).repeat(height)
@@ -34,7 +34,7 @@ def rope_table(height: int, width: int, head_dim: int, device: torch.device | No
 
 
 def rotate(x: Tensor, rope: RopeTable) -> Tensor:
-    """Turn adjacent channel pairs by their position's angle.
+    """Rotate adjacent channel pairs by their position's angle.
 
     Args:
         x: (..., N, H, D) float32, positions in raster order.

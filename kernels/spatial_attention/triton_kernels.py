@@ -1,11 +1,11 @@
 """Triton kernels that prepare queries or keys: rotate, l2-normalise and scale in one pass over memory.
 
-A program owns ROWS (position, head) rows; a row's channels are split into the pairs that turn together. With the
-turned vector r, its unit u = r / |r|, the learned scale s and the upstream gradient g, backward takes du = s g,
+A program owns ROWS (position, head) rows and splits their channels into the pairs that rotate together. Let r be the
+rotated vector, u = r / |r|, s the learned scale and g the upstream gradient. Forward computes s u. Backward computes
 
-    dr = (du - u (u.du)) / |r|, turned back for dx,  ds = sum g u
+    du = s g,  dr = (du - u (u.du)) / |r|, rotated back for dx,  ds = sum g u
 
-Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` places; `_x` and `_y` are the halves of a pair.
+Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` indices; `_x` and `_y` are the halves of a pair.
 """
 
 # mypy: ignore-errors
@@ -15,18 +15,18 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-MIN_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
+MIN_NORM: tl.constexpr = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
 
 
 @triton.jit
 def _pairs(b_x, ROWS: tl.constexpr, BLOCK_D: tl.constexpr):
-    """The even and the odd channels (ROWS, BLOCK_D / 2) of a tile (ROWS, BLOCK_D), float32."""
+    """Return the even and the odd channels (ROWS, BLOCK_D / 2) of a tile (ROWS, BLOCK_D), float32."""
     return tl.split(tl.reshape(b_x.to(tl.float32), (ROWS, BLOCK_D // 2, 2)))
 
 
 @triton.jit
 def _angles(cos, sin, o_position, m_row, DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Cosines and sines (ROWS, BLOCK_D / 2) of the rows' positions."""
+    """Load the cosines and sines (ROWS, BLOCK_D / 2) of the rows' positions."""
     o_pair = tl.arange(0, BLOCK_D // 2)
     o_angle = o_position[:, None] * (DIM // 2) + o_pair[None, :]
     m_angle = m_row[:, None] & (o_pair < DIM // 2)[None, :]
@@ -38,7 +38,13 @@ def cosine_fwd_kernel(
     x, scale, cos, sin, out, rows, x_frame, x_pixel,
     HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, ROTATED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """One tile of one frame; strides of x are those of frames and pixels."""
+    """Compute out = s r / |r| for ROWS rows of a frame, where r is x, rotated if ROTATED.
+
+    Args:
+        x: (frames, positions, HEADS, DIM), strides `x_frame` and `x_pixel`; a position is contiguous.
+        scale: (DIM,). cos, sin: (positions, DIM / 2).
+        out: (frames, rows, DIM).
+    """
     i_frame = tl.program_id(1).to(tl.int64)
     o_row, o_dim = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
     m_row = o_row < rows
@@ -62,7 +68,12 @@ def cosine_bwd_kernel(
     grad, x, scale, cos, sin, dx, dscale, rows, x_frame, x_pixel,
     HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, ROTATED: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one tile; each program writes its part of dscale (programs, BLOCK_D)."""
+    """Compute dx of ROWS rows, and the program's part of dscale.
+
+    Args:
+        grad, dx: (frames, rows, DIM); the others as in `cosine_fwd_kernel`.
+        dscale: (programs, BLOCK_D) float32; the launch adds up the programs.
+    """
     i_frame = tl.program_id(1).to(tl.int64)
     o_row, o_dim = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
     m_row = o_row < rows
@@ -81,7 +92,7 @@ def cosine_bwd_kernel(
     i_program = i_frame * tl.num_programs(0) + tl.program_id(0)
     tl.store(dscale + i_program * BLOCK_D + o_dim, tl.sum(b_grad * b_unit, 0))
     b_du = b_grad * tl.load(scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)[None, :]
-    # where the norm was bounded it counts as constant
+    # a norm below MIN_NORM is constant
     b_along = tl.where(b_inverse < 1.0 / MIN_NORM, tl.sum(b_du * b_unit, 1), 0.0)
     b_dx, b_dy = _pairs((b_du - b_unit * b_along[:, None]) * b_inverse[:, None], ROWS, BLOCK_D)
     if ROTATED:

@@ -1,4 +1,4 @@
-"""Launches of temporal attention's kernels: grids, strides and tiles. Imports triton."""
+"""Launches of temporal attention: grids, strides and tiles. Imports triton."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from kernels.temporal_attention.triton_kernels import temporal_attention_bwd_ker
 
 @dataclass(frozen=True)
 class Tile:
-    """The tile of one program: (pixel, head) rows, over its warps."""
+    """Rows of (pixel, head) and warps of a program."""
 
     rows: int
     warps: int
 
 
-# eight of head_dim's 64 channels stay in each thread
+# each thread holds eight of 64 channels, which avoids spills
 FORWARD_TILE = Tile(rows=8, warps=2)
 BACKWARD_TILE = Tile(rows=8, warps=2)
 
@@ -62,7 +62,7 @@ def backward(
     slopes: Tensor | None = None,
     tile: Tile | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of q, kv, q_scale, k_scale and past_kv (empty without one) from that of the output."""
+    """Return the gradients of q, kv, q_scale, k_scale and past_kv (empty without one) from that of the output."""
     tile = tile or tuned_tile("temporal_attention.backward", q.dtype, q.shape[:4].numel(), BACKWARD_TILE)
     call = _Call(q, kv, past_kv, causal, window, slopes, tile)
     dq, dkv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, kv))
@@ -74,13 +74,13 @@ def backward(
                 *call.tensors, q_scale.contiguous(), k_scale.contiguous(), call.slopes,
                 grad.contiguous(), dq, dkv, dpast, parts, *call.sizes, **call.constants, num_warps=tile.warps,
             )  # fmt: skip
-    # of the product of both scales; programs are added in a fixed order
+    # of the product of both scales; programs are added in a fixed order, for equal bits at every run
     dweight = parts.sum(0)[: q.shape[-1]] * LOGIT_SCALE
     return dq, dkv, (dweight * k_scale).to(q_scale.dtype), (dweight * q_scale).to(k_scale.dtype), dpast
 
 
 class _Call:
-    """Arguments of both launches: evenly spaced tensors, the grid, run-time sizes and compile-time constants."""
+    """The arguments that both launches share: tensors, the grid, run-time sizes and compile-time constants."""
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class _Call:
 
 
 def _regular(x: Tensor) -> Tensor:
-    """x (B, T, h, w, ..., H, D) if its pixels are evenly spaced and each is one run of memory, else a copy."""
+    """Return x (B, T, h, w, ..., H, D), copied unless its pixels are evenly spaced and contiguous."""
     height, width, heads, dim = x.shape[2], x.shape[3], x.shape[-2], x.shape[-1]
     run = x.stride(-1) == 1 and (heads == 1 or x.stride(-2) == dim) and (x.ndim == 6 or x.stride(-3) == heads * dim)
     even = height == 1 or width == 1 or x.stride(2) == width * x.stride(3)

@@ -20,6 +20,7 @@ def temporal_attention(
     window: int | None = None,
     slopes: Tensor | None = None,
 ) -> Tensor:
+    """Run torch's attention; arguments are those of `reference.temporal_attention`."""
     kv = kv if past_kv is None else torch.cat((past_kv, kv), dim=1)
     batch, _, height, width = kv.shape[:4]
     k, v = kv.unbind(4)

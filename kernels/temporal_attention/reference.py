@@ -1,4 +1,4 @@
-"""The definition of temporal attention, readable and on any device."""
+"""The definition of temporal attention, on any device."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kernels.spatial_attention.reference import LOGIT_SCALE, cosine
 def time_bias(
     queries: int, keys: int, causal: bool, window: int | None, slopes: Tensor | None, like: Tensor
 ) -> Tensor | None:
-    """Additive logits (H or 1, queries, keys) of the last `queries` of `keys` frames; None where all is allowed."""
+    """Return additive logits (H or 1, queries, keys) of the last `queries` of `keys` frames; None if all are 0."""
     if window is not None and not causal:
-        raise ValueError(f"a temporal window of {window} frames needs causal attention")
+        raise ValueError(f"window={window} needs causal attention; set causal=True or window=None.")
     key = torch.arange(keys, device=like.device)
     distance = key[keys - queries :, None] - key[None, :]
     bias = torch.zeros(1, queries, keys, dtype=like.dtype, device=like.device)
@@ -36,16 +36,16 @@ def temporal_attention(
     window: int | None = None,
     slopes: Tensor | None = None,
 ) -> Tensor:
-    """Cosine attention of each position over its own past: l2-normalise, scale, softmax(8 q k^T - slope |i - j|) v.
+    """Return softmax(8 q k^T - slope |i - j|) v over the frames of each position, for normalised and scaled q and k.
 
     Args:
         q (Tensor): shape (B, T, h, w, H, D).
-        kv (Tensor): shape (B, T, h, w, 2, H, D), keys then values, as projected; may be strided.
+        kv (Tensor): shape (B, T, h, w, 2, H, D), keys and values as projected; may be strided.
         q_scale, k_scale (Tensor): shape (D,), learned.
         past_kv (Tensor): shape (B, P, h, w, 2, H, D), the `kv` of the P frames before these, or None.
-        causal (bool): whether a frame sees only itself and earlier ones.
-        window (int): number of frames that a frame attends to, itself included, or None for all; causal only.
-        slopes (Tensor): shape (H,), linear distance penalties, or None.
+        causal (bool): attend to this frame and earlier ones only.
+        window (int): number of frames attended to, this one included, or None for all; causal only.
+        slopes (Tensor): shape (H,), penalty a frame of distance, or None.
 
     Returns:
         Tensor: shape (B, T, h, w, H, D), dtype of `kv`.

@@ -1,15 +1,15 @@
-"""Triton kernels of temporal attention: a position's keys stay in registers, no matrix units, one pass over memory.
+"""Triton kernels of temporal attention: a position's keys stay in registers, and memory is read once.
 
-A program owns ROWS (pixel, head) rows of one batch item, which are contiguous where the projection is; frames and keys
-are unrolled. Backward computes the probabilities again. With unit vectors u, w = scale * q_scale * k_scale,
-logits s_ij = sum_d w_d uq_id uk_jd, probabilities p and the upstream gradient g:
+A program owns ROWS (pixel, head) rows of one batch item and unrolls frames and keys; the few keys do not fill tensor
+cores. Let uq and uk be unit vectors, w = 8 q_scale k_scale, s_ij = sum_d w_d uq_id uk_jd - slope |i - j|,
+p = softmax(s), and g the upstream gradient. Forward computes out_i = sum_j p_ij v_j. Backward recomputes p:
 
     ds_ij = p_ij (g_i.v_j - sum_j p_ij g_i.v_j)
     dv_j  = sum_i p_ij g_i
-    duq_i = w sum_j ds_ij uk_j,   dq_i = (duq_i - uq_i (uq_i.duq_i)) / |q_i|,   likewise dk_j
-    dw    = sum_ij ds_ij uq_i uk_j, from which both learned scales take their gradient
+    duq_i = w sum_j ds_ij uk_j,   dq_i = (duq_i - uq_i (uq_i.duq_i)) / |q_i|,   dk_j by analogy
+    dw    = sum_ij ds_ij uq_i uk_j, for the gradients of both scales
 
-Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` places.
+Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` indices.
 """
 
 # mypy: ignore-errors
@@ -22,25 +22,25 @@ import triton.language as tl
 from kernels.runtime.pdl import wait_for_inputs
 
 LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
-MIN_NORM: tl.constexpr = tl.constexpr(1e-12)  # torch.nn.functional.normalize's
+MIN_NORM: tl.constexpr = tl.constexpr(1e-12)  # as torch.nn.functional.normalize
 
 
 @triton.constexpr_function
 def is_visible(query: int, key: int, causal: bool, window: int) -> bool:
-    """Return whether a frame attends to another; `window` 0 is none."""
+    """Return whether a frame attends to another; `window` 0 means no window."""
     return (not causal or key <= query) and (window == 0 or query - key < window)
 
 
 @triton.jit
 def inverse_norm(b_x):
-    """1 / |x| of each row of a tile (ROWS, BLOCK_D), float32, bounded where x is zero."""
+    """Return 1 / max(|x|, MIN_NORM) of each row of a tile (ROWS, BLOCK_D), float32."""
     b_x = b_x.to(tl.float32)
     return 1.0 / tl.maximum(tl.sqrt(tl.sum(b_x * b_x, 1)), MIN_NORM)
 
 
 @triton.jit
 def unit_gradient(b_du, b_unit, b_inverse):
-    """Gradient of x from that of x / |x|, tiles (ROWS, BLOCK_D); the norm counts as constant where it was bounded."""
+    """Return the gradient of x from that of x / |x|, tiles (ROWS, BLOCK_D); a norm below MIN_NORM is constant."""
     b_along = tl.where(b_inverse < 1.0 / MIN_NORM, tl.sum(b_du * b_unit, 1), 0.0)
     return (b_du - b_unit * b_along[:, None]) * b_inverse[:, None]
 
@@ -53,7 +53,14 @@ def temporal_attention_fwd_kernel(
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SLOPED: tl.constexpr, LOGIT_SCALE: tl.constexpr, ROWS: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """Output of one tile; strides are those of batch items, frames and pixels."""
+    """Compute out_i = sum_j softmax_j(s_ij) v_j for ROWS rows.
+
+    Args:
+        q: (B, FRAMES, h, w, HEADS, DIM). kv, past: (B, FRAMES or PAST, h, w, 2, HEADS, DIM). Strides are of batch
+            items, frames and pixels.
+        q_scale, k_scale, slopes: (DIM,), (DIM,), (HEADS,).
+        out: (B, FRAMES, rows, DIM), rows = h w HEADS.
+    """
     i_batch = tl.program_id(1).to(tl.int64)
     o_row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     o_dim = tl.arange(0, BLOCK_D)
@@ -84,7 +91,7 @@ def temporal_attention_fwd_kernel(
         p_q = q + i_batch * q_batch + i * q_time.to(tl.int64) + o_pixel[:, None] * q_pixel + o_inner
         b_q = tl.load(p_q, mask=mask, other=0.0)
         b_q = b_q.to(tl.float32) * inverse_norm(b_q)[:, None] * b_weight[None, :]
-        # (ROWS,) each, base 2
+        # (ROWS,) each, in base 2, since exp2 is one instruction
         b_top = tl.full((ROWS,), float("-inf"), tl.float32)
         logits = ()
         for j in tl.static_range(PAST + FRAMES):
@@ -114,7 +121,12 @@ def temporal_attention_bwd_kernel(
     HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, FRAMES: tl.constexpr, PAST: tl.constexpr,
     CAUSAL: tl.constexpr, WINDOW: tl.constexpr, SLOPED: tl.constexpr, LOGIT_SCALE: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of one tile; each program writes its part of dw (programs, BLOCK_D)."""
+    """Compute dq, dkv and dpast of ROWS rows, and the program's part of dw.
+
+    Args:
+        grad, dq: (B, FRAMES, rows, DIM). dkv, dpast: (B, FRAMES or PAST, h, w, 2, HEADS, DIM).
+        dweight: (programs, BLOCK_D) float32; the launch adds up the programs.
+    """
     i_batch = tl.program_id(1).to(tl.int64)
     o_row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     o_dim = tl.arange(0, BLOCK_D)
@@ -139,10 +151,10 @@ def temporal_attention_bwd_kernel(
     for t in tl.static_range(PAST + FRAMES):
         inverse_keys += (inverse_norm(keys[t]),)
 
-    # contiguous rows of q's and the output's shape: frame i of this batch item starts at (i_batch * FRAMES + i) * rows
+    # (ROWS, BLOCK_D), within a frame of the contiguous grad and dq
     o_own = o_row[:, None].to(tl.int64) * DIM + o_dim[None, :]
     queries, inverse_queries, grads = (), (), ()
-    probabilities, dlogits = (), ()  # (ROWS,) each, of query i and key j at i * (PAST + FRAMES) + j
+    probabilities, dlogits = (), ()  # (ROWS,) each; the index of query i and key j is i * (PAST + FRAMES) + j
     b_dweight = tl.zeros((ROWS, BLOCK_D), tl.float32)
     for i in tl.static_range(FRAMES):
         p_q = q + i_batch * q_batch + i * q_time.to(tl.int64) + o_pixel[:, None] * q_pixel + o_inner

@@ -1,4 +1,4 @@
-"""Launches of code assignment. Imports triton."""
+"""Launches of code assignment: grids and tiles. Imports triton."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from kernels.vq.triton_kernels import codebook_kernel, merge_kernel, vq_assign_k
 
 @dataclass(frozen=True)
 class Tile:
-    """Vectors of a program, codes at a time (128 or 256), shares of the codebook, warps, stages of the pipeline.
+    """The tile of one program.
 
     Args:
-        registers: the most that a thread may take; fewer let more programs in.
+        rows: vectors of a program.
+        codes: codes of one step of the loop, 128 or 256.
+        shares: parts of the codebook, each searched by other programs.
+        warps, stages: of a program, and of its pipeline of loads.
+        registers: limit for a thread; fewer registers let more programs run on a multiprocessor.
     """
 
     rows: int
@@ -29,36 +33,36 @@ class Tile:
     registers: int = 128
 
 
-GROUP = 16  # codes of which one score is kept
+GROUP = 16  # codes that share one running minimum
 BLOCK_CODES = MMA_COLUMNS * GROUP
 CODE_MULTIPLE = 256  # the widest tile
-MERGE_ROWS = 128  # vectors of a program that merges shares
+MERGE_ROWS = 128
 SMALL_MAX_ROWS = 4096
-SEARCH_CODES = 512  # codes at a time for a vector that is compared with all
-TARGET_PROGRAMS = 256  # two for each multiprocessor, so that one computes scores while another takes minima
+SEARCH_CODES = 512  # codes of one step of the exact search
+TARGET_PROGRAMS = 256  # two on a multiprocessor: one computes scores while the other takes minima
 
 
 def inner(dim: int) -> int:
-    """Products of a score: three for each dimension, two for the norm, padded for the tensor core."""
+    """Return the products of a score: three a dimension and two for the norm, padded to a power of two."""
     return 1 << (3 * dim + 1).bit_length()
 
 
 def choose(rows: int, dim: int) -> Tile:
-    """Few vectors share the codebook out among programs.
+    """Return the default tile; the codebook is split where there are few vectors.
 
     Args:
-        rows: vectors in all.
-        dim: of a code; long ones need more registers.
+        rows: number of vectors.
+        dim: of a code; long codes need more registers.
     """
     registers = 128 if dim <= 8 else 224
     shares = 1
-    if rows <= SMALL_MAX_ROWS:  # a power of two: each number of shares is a kernel of its own
+    if rows <= SMALL_MAX_ROWS:  # a power of two, since each number of shares compiles a kernel
         shares = min(8, 1 << (-(-TARGET_PROGRAMS * 64 // rows)).bit_length() - 1)
     return Tile(rows=64, codes=128, shares=shares, warps=4, stages=3, registers=registers)
 
 
 def empty_table(codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Memory for what `prepare` answers."""
+    """Return uninitialised tensors of the shapes that `prepare` returns."""
     codes, dim = codebook.shape
     padded = -(-codes // CODE_MULTIPLE) * CODE_MULTIPLE
     pieces = torch.empty((padded, inner(dim)), dtype=torch.float16, device=codebook.device)
@@ -66,7 +70,7 @@ def empty_table(codebook: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def prepare(codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Lay a codebook out for `assign`.
+    """Pack a codebook for `assign`.
 
     Args:
         codebook (Tensor): shape (K, d).
@@ -86,13 +90,13 @@ def prepare(codebook: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int, tile: Tile | None = None) -> Tensor:
-    """Index of the nearest code, the lowest among equals.
+    """Return the index of the nearest code; the lowest index wins ties.
 
     Args:
         z (Tensor): shape (..., d).
         pieces, exact (Tensor): from `prepare`.
-        codes (int): K, the codes that there are.
-        tile (Tile): instead of the chosen one.
+        codes (int): K.
+        tile (Tile): overrides the table.
 
     Returns:
         Tensor: int64, shape (...).
@@ -137,7 +141,7 @@ def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int, tile: Tile | No
 
 
 def _make(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    """Vectors are float32 whatever the network's dtype."""
+    """Draw float32 vectors, the dtype of the projection's output."""
     z, codebook = (
         torch.nn.functional.normalize(torch.randn((count, size.code_dim), device=device), dim=-1)
         for count in (size.rows, size.codes)

@@ -1,4 +1,4 @@
-"""The definition of code assignment, in slices so that the distance matrix stays small."""
+"""The definition of code assignment, in chunks that bound the distance matrix."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK_ROWS = 16_384  # distances of this many vectors at a time: 512 MiB for 8,192 codes in float32
+CHUNK_ROWS = 16_384  # 512 MiB of distances for 8,192 codes in float32
 
 
 class CodeTable(NamedTuple):
-    """A codebook laid out for the kernel by `prepare`.
+    """A codebook packed for the kernel by `prepare`.
 
     Args:
-        pieces (Tensor): what scores are made of, float16.
-        exact (Tensor): what differences are made of, float32.
+        pieces (Tensor): float16 factors of the scores.
+        exact (Tensor): float32 codes for exact differences.
     """
 
     pieces: Tensor
@@ -23,12 +23,12 @@ class CodeTable(NamedTuple):
 
 
 def vq_assign(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> Tensor:
-    """Index of the code at the smallest squared distance; the lowest index wins ties.
+    """Return the index of the code at the smallest squared distance; the lowest index wins ties.
 
     Args:
         z (Tensor): shape (..., d), any float dtype; compared in float32 (float64 stays).
         codebook (Tensor): shape (K, d).
-        table (CodeTable): `prepare(codebook)`, which spares the kernel a launch; nothing else depends on it.
+        table (CodeTable): `prepare(codebook)`, which saves a launch and changes nothing else.
 
     Returns:
         Tensor: int64, shape (...).
@@ -38,6 +38,6 @@ def vq_assign(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> Te
     half_squares = 0.5 * codes.square().sum(-1)
     # argmin |z - e|^2 = argmin |e|^2 / 2 - z.e ; argmin takes the first of equal values
     rows = z.to(dtype).reshape(-1, z.shape[-1]).split(CHUNK_ROWS)
-    with torch.autocast(z.device.type, enabled=False):  # which would compare in half precision
+    with torch.autocast(z.device.type, enabled=False):  # autocast would compare in half precision
         nearest = [torch.addmm(half_squares, part, codes.T, alpha=-1).argmin(-1) for part in rows]
     return torch.cat(nearest).view(z.shape[:-1])

@@ -1,4 +1,4 @@
-"""Launches of window attention's kernels: grids and tiles. Imports triton."""
+"""Launches of window attention: grids and tiles. Imports triton."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Tile:
     """The split of windows among programs.
 
     Args:
-        programs: so many at most, over all heads; each goes through consecutive windows of one head.
+        programs: upper limit over all heads; each program loops over consecutive windows of one head.
         warps: of a program.
         stages: windows in flight in a program.
-        descriptors: forward only; loads and stores by the tensor memory accelerator (compute capability 9.0 and
-            later), where side and head_dim are powers of two.
+        descriptors: forward only: use the tensor memory accelerator (compute capability 9.0 and later), if side and
+            head_dim are powers of two.
     """
 
     programs: int
@@ -39,18 +39,18 @@ class Tile:
 
 FORWARD_TILE = Tile(programs=2048, warps=4, stages=1)
 BACKWARD_TILE = Tile(programs=256, warps=4, stages=1)
-# products in float32 run outside of the matrix units, where a tile spills the registers of fewer warps
+# float32 products run outside of the tensor cores, where a tile spills the registers of fewer warps
 FLOAT32_FORWARD_TILE = Tile(programs=2048, warps=16, stages=1)
 FLOAT32_BACKWARD_TILE = Tile(programs=512, warps=16, stages=1)
 
 
 def choose_forward(dtype: torch.dtype) -> Tile:
-    """The tile of the operator for a dtype."""
+    """Return the default tile of the forward pass for a dtype."""
     return FLOAT32_FORWARD_TILE if dtype == torch.float32 else FORWARD_TILE
 
 
 def choose_backward(dtype: torch.dtype) -> Tile:
-    """The tile of the gradients for a dtype."""
+    """Return the default tile of the backward pass for a dtype."""
     return FLOAT32_BACKWARD_TILE if dtype == torch.float32 else BACKWARD_TILE
 
 
@@ -75,7 +75,7 @@ def forward(qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = No
 def backward(
     grad: Tensor, qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of qkv and bias_table from that of the output."""
+    """Return the gradients of qkv and bias_table from that of the output."""
     tile = tile or tuned_tile("window_attention.backward", qkv.dtype, qkv.shape[:4].numel(), choose_backward(qkv.dtype))
     qkv = qkv.contiguous()
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
@@ -90,7 +90,7 @@ def backward(
             qkv, bias_table.contiguous(), grad.contiguous(), dqkv, parts, *sizes, qkv.shape[-1] ** -0.5, **constants,
             num_warps=tile.warps,
         )  # fmt: skip
-        # programs are added in a fixed order, so that the same bits come at every run
+        # programs are added in a fixed order, for equal bits at every run
         window_attention_fold_kernel[(dtable.shape[0], heads)](
             parts.sum(0), dtable, HEADS=heads, SIDE=window, TOKENS=tokens, num_warps=1
         )
@@ -98,7 +98,7 @@ def backward(
 
 
 def _geometry(qkv: Tensor, window: int, tile: Tile) -> tuple[tuple[int, int], list[int], dict[str, Any]]:
-    """The grid over (heads, programs of a head), run-time sizes and compile-time constants."""
+    """Return the grid (heads, programs of a head), run-time sizes and compile-time constants."""
     batch, frames, height, width, _, heads, dim = qkv.shape
     down, across = -(-height // window), -(-width // window)
     windows = batch * frames * down * across
@@ -121,7 +121,7 @@ def _can_describe(qkv: Tensor, constants: dict[str, Any]) -> bool:
 
 
 def _described(qkv: Tensor, out: Tensor, window: int) -> tuple[Any, Any]:
-    """Input and output as frames of windows; what lies outside of a frame is read as zero and not written."""
+    """Return descriptors of windows; positions outside of a frame are loaded as zero and not stored."""
     block = [1, window, window, qkv.shape[-1]]
     x, y = qkv.flatten(0, 1).flatten(3), out.flatten(0, 1).flatten(3)
     return TensorDescriptor.from_tensor(x, block), TensorDescriptor.from_tensor(y, block)

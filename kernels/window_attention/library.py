@@ -10,6 +10,7 @@ from kernels.window_attention.reference import relative_index
 
 
 def window_attention(qkv: Tensor, bias_table: Tensor, window: int) -> Tensor:
+    """Run torch's attention on padded windows; arguments are those of `reference.window_attention`."""
     batch, frames, height, width = qkv.shape[:4]
     bottom, right = -height % window, -width % window
     padded = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, right, 0, bottom)) if bottom or right else qkv
@@ -18,8 +19,8 @@ def window_attention(qkv: Tensor, bias_table: Tensor, window: int) -> Tensor:
     tiles = tiles.transpose(3, 4).flatten(4, 5)  # (B, T, down, across, y*x, 3, H, D)
     q, k, v = tiles.flatten(0, 1).permute(4, 0, 1, 2, 5, 3, 6)  # each (B*T, down, across, H, y*x, D)
 
-    place = torch.arange(window, device=qkv.device)
-    index = relative_index(place.repeat_interleave(window), place.repeat(window), window)
+    offset = torch.arange(window, device=qkv.device)
+    index = relative_index(offset.repeat_interleave(window), offset.repeat(window), window)
     mask = bias_table[index].permute(2, 0, 1).to(q.dtype)  # (H, y*x, y*x)
     if bottom or right:
         row = torch.arange(height + bottom, device=qkv.device).view(down, 1, window, 1)

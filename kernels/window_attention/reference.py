@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def relative_index(rows: Tensor, columns: Tensor, window: int) -> Tensor:
-    """Row of the bias table for every (query, key) pair of positions less than `window` apart.
+    """Return the bias table's row for every (query, key) pair of positions that share a window.
 
     Args:
         rows, columns: int64 (N,), coordinates of the positions.
@@ -22,9 +22,9 @@ def relative_index(rows: Tensor, columns: Tensor, window: int) -> Tensor:
 
 
 def window_attention(qkv: Tensor, bias_table: Tensor, window: int) -> Tensor:
-    """Attention among the tokens of each window: softmax(q k^T / sqrt(D) + bias) v.
+    """Return softmax(q k^T / sqrt(D) + bias) v among the tokens of each window.
 
-    Windows are cut from the top left; where the grid does not divide, the last ones are smaller.
+    Windows start at the top left; the last ones are smaller if the window does not divide the grid.
 
     Args:
         qkv (Tensor): shape (B, T, h, w, 3, H, D).
@@ -40,9 +40,9 @@ def window_attention(qkv: Tensor, bias_table: Tensor, window: int) -> Tensor:
     rows = torch.arange(height, device=qkv.device).repeat_interleave(width)
     columns = torch.arange(width, device=qkv.device).repeat(height)
     window_id = rows // window * width + columns // window
-    apart = window_id[:, None] != window_id[None, :]
-    index = relative_index(rows, columns, window).masked_fill(apart, 0)
+    masked = window_id[:, None] != window_id[None, :]
+    index = relative_index(rows, columns, window).masked_fill(masked, 0)
     logits = (q.transpose(2, 3) @ k.permute(0, 1, 3, 4, 2)) * q.shape[-1] ** -0.5
     logits = logits + bias_table[index].permute(2, 0, 1)
-    out = logits.masked_fill(apart, -torch.inf).softmax(-1).to(v.dtype) @ v.transpose(2, 3)
+    out = logits.masked_fill(masked, -torch.inf).softmax(-1).to(v.dtype) @ v.transpose(2, 3)
     return out.transpose(2, 3).unflatten(2, (height, width))

@@ -1,15 +1,15 @@
-"""Triton kernels of window attention: partition and reversal are addresses, a window and head is one tile.
+"""Triton kernels of window attention: partition by addresses, one tile for a window and head.
 
-A program owns one head and a run of windows. Token n of a window stands at row n // SIDE and column n % SIDE; tokens
-outside of the grid, and those that only fill the tile up to TOKENS, are masked. A window is never empty, so that no
-softmax is. With logits s, probabilities p and the upstream gradient g, backward computes p again and takes
+A program owns one head and a run of windows. Token n of a window is at row n // SIDE and column n % SIDE. Masks exclude
+tokens outside of the grid and the padding of the tile to TOKENS; every window keeps a token for its softmax. Forward
+computes out = p v with p = softmax(s), s = scale q k^T + bias. Backward recomputes p; with the upstream gradient g,
 
     dp = g v^T,  ds = p (dp - rowsum(p dp)),  dq = scale ds k,  dk = scale ds^T q,  dv = p^T g
 
-The bias gets the sum of ds over windows: each program writes its own, and `window_attention_fold_kernel` gathers those
-of equal offset after they were added in a fixed order.
+The gradient of the bias is the sum of ds over windows. Each program stores its own sum, the launch adds them in a fixed
+order, and `window_attention_fold_kernel` adds up the pairs of equal offset.
 
-Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` places.
+Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` indices.
 """
 
 # mypy: ignore-errors
@@ -26,7 +26,7 @@ LOG2_E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def _table_rows(SIDE: tl.constexpr, TOKENS: tl.constexpr):
-    """Rows (TOKENS, TOKENS) of the bias table of each query and key; row 0 for those that only fill the tile."""
+    """Return the bias table's rows (TOKENS, TOKENS) for each query and key; row 0 for padding."""
     o_token = tl.arange(0, TOKENS)
     o_y, o_x = o_token // SIDE, o_token % SIDE
     o_dy = o_y[:, None] - o_y[None, :] + SIDE - 1
@@ -37,13 +37,13 @@ def _table_rows(SIDE: tl.constexpr, TOKENS: tl.constexpr):
 
 @triton.jit
 def _window_corner(i_window, down, across, SIDE: tl.constexpr):
-    """Column, row and frame of a window's first token."""
+    """Return the column, row and frame of a window's first token."""
     return i_window % across * SIDE, i_window // across % down * SIDE, i_window // (across * down)
 
 
 @triton.jit
 def _window_tokens(i_window, height, width, down, across, SIDE: tl.constexpr, TOKENS: tl.constexpr):
-    """Where the tokens (TOKENS,) of a window lie in the flattened (B, T, h, w), and which of them exist."""
+    """Return the indices (TOKENS,) of a window's tokens in the flattened (B, T, h, w), and their mask."""
     i_x, i_y, i_frame = _window_corner(i_window, down, across, SIDE)
     o_token = tl.arange(0, TOKENS)
     o_y, o_x = i_y + o_token // SIDE, i_x + o_token % SIDE
@@ -58,11 +58,16 @@ def window_attention_fwd_kernel(
     RAGGED: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, STAGES: tl.constexpr,
     PDL: tl.constexpr,
 ):  # fmt: skip
-    """Output of `share` windows of one head; `scale` multiplies q k^T. RAGGED: not every token of a tile exists."""
+    """Compute out = softmax(scale q k^T + bias) v for `share` windows of one head.
+
+    Args:
+        qkv: (B, T, h, w, 3 HEADS DIM). table: ((2 SIDE - 1)^2, HEADS). out: (B, T, h, w, HEADS DIM).
+        RAGGED: some tiles contain masked tokens.
+    """
     wait_for_inputs(PDL)
     i_head = tl.program_id(0)
     o_dim = tl.arange(0, BLOCK_D)
-    # (TOKENS, TOKENS), base 2
+    # (TOKENS, TOKENS), in base 2, since exp2 is one instruction
     b_bias = tl.load(table + _table_rows(SIDE, TOKENS) * HEADS + i_head).to(tl.float32) * LOG2_E
     first = tl.program_id(1) * share
     for i_window in tl.range(first, min(first + share, windows), num_stages=STAGES):
@@ -98,10 +103,15 @@ def window_attention_bwd_kernel(
     HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, SIDE: tl.constexpr, TOKENS: tl.constexpr,
     PRECISION: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of `share` windows of one head; dbias (programs, HEADS, TOKENS, TOKENS) takes the sum of ds."""
+    """Compute dqkv of `share` windows of one head, and their sum of ds.
+
+    Args:
+        grad: (B, T, h, w, HEADS DIM). dqkv: as qkv; the others as in `window_attention_fwd_kernel`.
+        dbias: (programs, HEADS, TOKENS, TOKENS) float32.
+    """
     i_head = tl.program_id(0)
     o_dim, o_token = tl.arange(0, BLOCK_D), tl.arange(0, TOKENS)
-    # (TOKENS, TOKENS), base 2
+    # (TOKENS, TOKENS), in base 2, since exp2 is one instruction
     b_bias = tl.load(table + _table_rows(SIDE, TOKENS) * HEADS + i_head).to(tl.float32) * LOG2_E
     b_dbias = tl.zeros((TOKENS, TOKENS), tl.float32)
     first = tl.program_id(1) * share
@@ -123,7 +133,7 @@ def window_attention_bwd_kernel(
         b_dv = tl.dot(tl.trans(b_p.to(b_q.dtype)), b_grad, input_precision=PRECISION)
         tl.store(dqkv + 2 * HEADS * DIM + o_qkv, b_dv.to(dqkv.dtype.element_ty), mask=mask)
         b_dp = tl.dot(b_grad, tl.trans(b_v), input_precision=PRECISION)
-        # zero in the rows of missing queries, whose upstream gradient was loaded as zero
+        # (TOKENS, TOKENS), zero in the rows of masked queries, since their b_grad is zero
         b_ds = b_p * (b_dp - tl.sum(b_p * b_dp, 1)[:, None])
         b_dbias += b_ds
         b_ds = (b_ds * scale).to(b_q.dtype)
@@ -139,8 +149,11 @@ def window_attention_bwd_kernel(
 def window_attention_fold_kernel(
     dbias, dtable, HEADS: tl.constexpr, SIDE: tl.constexpr, TOKENS: tl.constexpr
 ):  # fmt: skip
-    """Row program_id(0) of dtable ((2 SIDE - 1)^2, HEADS), head program_id(1): dbias (HEADS, TOKENS, TOKENS) summed
-    over the pairs of that offset."""
+    """Compute dtable[offset, head] = sum of dbias[head, query, key] over the pairs of that offset.
+
+    Args:
+        dbias: (HEADS, TOKENS, TOKENS). dtable: ((2 SIDE - 1)^2, HEADS); the programs are its rows and heads.
+    """
     i_offset, i_head = tl.program_id(0), tl.program_id(1)
     dy, dx = i_offset // (2 * SIDE - 1) - SIDE + 1, i_offset % (2 * SIDE - 1) - SIDE + 1
     o_key = tl.arange(0, TOKENS)

@@ -249,7 +249,7 @@ def test_an_operator_without_library_call_runs_its_reference_on_torch():
 def test_carrying_frames_needs_causal_order():
     x, weight, bias = torch.zeros(1, 1, 2, 2, 4), torch.zeros(3, 3, 3, 4), torch.zeros(4)
     for backend in ("torch", "reference"):
-        with pytest.raises(ValueError, match="carried over"):
+        with pytest.raises(ValueError, match="past needs causal=True"):
             kernels.peg.run_on(backend, x, weight, bias, past=torch.zeros(1, 2, 2, 2, 4), order="published")
 
 

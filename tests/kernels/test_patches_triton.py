@@ -63,15 +63,15 @@ def test_what_does_not_fit():
     for wrong in (pixels.float(), pixels[0], pixels[..., :2]):
         with pytest.raises(ValueError, match="must be uint8"):
             reference.patchify(wrong, 8, 4, 1, torch.float32)
-    with pytest.raises(ValueError, match="16x20 pixels"):
+    with pytest.raises(ValueError, match="width 20 must be multiples of the patch 8"):
         reference.patchify(pixels[:, :, :, :20], 8, 4, 1, torch.float32)
     with pytest.raises(ValueError, match="5 frames from frame 0"):
         reference.patchify(pixels, 8, 4, 0, torch.float32)
     first, later = torch.zeros(1, 1, 2, 3, 192), torch.zeros(1, 1, 2, 3, 768)
-    with pytest.raises(ValueError, match="the first frame's patches"):
+    with pytest.raises(ValueError, match="The first frame's patches"):
         reference.unpatchify(later, None, 8, 4)
     for other in (first, later.half(), later[:, :, :1]):
-        with pytest.raises(ValueError, match="later patches"):
+        with pytest.raises(ValueError, match="Later patches"):
             reference.unpatchify(first, other, 8, 4)
 
 
