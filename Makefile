@@ -11,10 +11,10 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: runtime dev serve test lint bench clean
 
 runtime:  ## install what serving needs
-	$(ALONE) $(MAKE) --no-print-directory $(VENV)/.runtime
+	$(ALONE) $(MAKE) -s $(VENV)/.runtime
 
 dev:  ## install everything: serving, training, tests, style
-	$(ALONE) $(MAKE) --no-print-directory $(VENV)/.dev
+	$(ALONE) $(MAKE) -s $(VENV)/.dev
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

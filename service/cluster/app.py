@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -29,7 +30,6 @@ ROUTER_REQUESTS = 256  # waiting in one ingress replica for a tokenizer replica 
 INGRESS_REQUESTS = 256
 OBJECT_BYTES = 512 * 2**20  # arrays on their way between the tiers
 START_SECONDS = 180.0
-LOGS = "/tmp/ray/session_latest/logs"
 RAY_GRACE_SECONDS = 30.0  # Ray's own limit on a request lies this far above ours, so that ours speaks first
 
 
@@ -78,8 +78,8 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 
 @contextlib.contextmanager
-def cluster(settings: Settings, logical_cpus: int | None = None, object_bytes: int = OBJECT_BYTES) -> Iterator[None]:
-    """A Ray cluster of this machine alone, with Serve listening where the settings say.
+def cluster(settings: Settings, logical_cpus: int | None = None, object_bytes: int = OBJECT_BYTES) -> Iterator[Path]:
+    """Run a Ray cluster of this machine alone, with Serve listening where the settings say; yield its folder of logs.
 
     Args:
         settings: host and ports.
@@ -90,7 +90,7 @@ def cluster(settings: Settings, logical_cpus: int | None = None, object_bytes: i
     os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "service.api.request_id.before_ray"
     limits = settings.limits
     seconds = limits.body_seconds + limits.decode_seconds + settings.request_seconds + RAY_GRACE_SECONDS
-    ray.init(
+    context: Any = ray.init(
         address="local",
         num_cpus=logical_cpus,
         object_store_memory=object_bytes,
@@ -104,7 +104,7 @@ def cluster(settings: Settings, logical_cpus: int | None = None, object_bytes: i
             http_options={"host": settings.host, "port": settings.port, "request_timeout_s": seconds},
             logging_config={"enable_access_log": False},
         )
-        yield
+        yield Path(context.address_info["session_dir"]) / "logs"  # `session_latest` may be another cluster's
     finally:
         # Ray reports the end of its own controller as a failure, on the terminal of whoever stops it.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -148,12 +148,12 @@ def serve_forever(settings: Settings) -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         with console.status("starting"):
-            stack.enter_context(cluster(settings))
+            logs = stack.enter_context(cluster(settings))
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray has set a handler of its own
             deploy(settings)
         url, metrics = f"http://{settings.host}:{settings.port}", f"http://{settings.host}:{settings.metrics_port}"
         console.print(
-            f"[bold green]ready on {url}[/]  documentation {url}/docs  metrics {metrics}/metrics  logs {LOGS}"
+            f"[bold green]ready on {url}[/]  documentation {url}/docs  metrics {metrics}/metrics  logs {logs}"
         )
         while True:
             signal.pause()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import time
@@ -58,10 +59,14 @@ class Service:
         return sum(value for key, value in self.metrics(name).items() if labels.items() <= dict(key).items())
 
     def processes(self, deployment: str) -> set[int]:
-        """Process ids of the replicas of one deployment."""
-        listing = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
-        rows = (line.split(None, 1) for line in listing.splitlines())
-        return {int(pid) for pid, command in rows if command.startswith(f"ray::ServeReplica:omnitok:{deployment}")}
+        """Process ids of the replicas of one deployment, among the descendants of this process only."""
+        listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+        rows = [line.split(None, 2) for line in listing.splitlines()]
+        ours = {str(os.getpid())}
+        while found := {pid for pid, parent, _ in rows if parent in ours} - ours:
+            ours |= found
+        title = f"ray::ServeReplica:omnitok:{deployment}"
+        return {int(pid) for pid, _, command in rows if pid in ours and command.startswith(title)}
 
 
 def free_port() -> int:
