@@ -1,1 +1,1 @@
-"""Timed tables; never a test."""
+"""Timed tables; never tests."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.agreement BUNDLE PICTURES`: what precision and kernels change in a trained VQ tokenizer."""
+"""`python -m benchmarks.agreement BUNDLE PICTURES`: effect of precision and kernels on a trained VQ tokenizer."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TRUTH = "float32, reference operators"
 
 @torch.inference_mode()
 def agreement(bundle: Path, pictures: Path, batch: int = 16) -> dict[str, tuple[float, float]]:
-    """The share of tokens that differ from those of float32 on the reference operators, and the PSNR, by form.
+    """Return, by variant, the share of tokens that differ from float32 on the reference operators, and the PSNR.
 
     Args:
         bundle: of a VQ tokenizer.
         pictures: a held-out set of images.
-        batch: pictures at a time.
+        batch: images of one call.
     """
     where = device()
     pixels = open_set(pictures).pixels()
@@ -34,25 +34,25 @@ def agreement(bundle: Path, pictures: Path, batch: int = 16) -> dict[str, tuple[
         tokenizer = load_bundle(bundle, where.type, dtype).tokenizer
         return CompiledTokenizer(tokenizer) if compiled else tokenizer
 
-    forms = {
+    variants = {
         TRUTH: (load(torch.float32, compiled=False), "reference"),
         "float32, compiled": (load(torch.float32, compiled=True), "auto"),
         "bfloat16, torch's operators": (load(torch.bfloat16, compiled=False), "torch"),
         "bfloat16, compiled": (load(torch.bfloat16, compiled=True), "auto"),
     }
-    flips, quality, total = dict.fromkeys(forms, 0), dict.fromkeys(forms, 0.0), 0
+    flips, quality, total = dict.fromkeys(variants, 0), dict.fromkeys(variants, 0.0), 0
     for part in pixels.split(batch):
         part = part.to(where)
         truth: torch.Tensor | None = None
-        for name, (form, backend) in forms.items():
+        for name, (tokenizer, backend) in variants.items():
             with use_backend(backend):
-                tokens = form.encode(part)
-                out = form.decode(tokens)
+                tokens = tokenizer.encode(part)
+                out = tokenizer.decode(tokens)
             truth = tokens if truth is None else truth
             flips[name] += int((tokens != truth).sum())
             quality[name] += float(psnr(out, part).sum())
         total += 0 if truth is None else truth.numel()
-    return {name: (flips[name] / total, quality[name] / len(pixels)) for name in forms}
+    return {name: (flips[name] / total, quality[name] / len(pixels)) for name in variants}
 
 
 def main() -> None:
@@ -63,8 +63,8 @@ def main() -> None:
     arguments = parser.parse_args()
     print(describe_machine())
     table = Table(title=f"{arguments.bundle.name} on {arguments.pictures.name}")
-    for column in ("form", "tokens that differ", "PSNR, dB", "change, dB"):
-        table.add_column(column, justify="left" if column == "form" else "right")
+    for column in ("variant", "tokens that differ", "PSNR, dB", "change, dB"):
+        table.add_column(column, justify="left" if column == "variant" else "right")
     found = agreement(arguments.bundle, arguments.pictures)
     for name, (flips, quality) in found.items():
         table.add_row(name, f"{flips:.2%}", f"{quality:.3f}", f"{quality - found[TRUTH][1]:+.4f}")

@@ -1,4 +1,4 @@
-"""The compiled tokenizer on a GPU: time by shape, share of the roofline, memory; if asked, torch.compile."""
+"""Table of the compiled tokenizer on a GPU: time by shape, share of the roofline, memory; torch.compile on request."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import Ceilings, Spread, time_on_device, write_figures
+from benchmarks.measure import Ceilings, Spread, time_on_device, write_json
 from benchmarks.plots import draw
-from benchmarks.rooflines import SHAPES, Roofline, Shape, named, roofline
+from benchmarks.rooflines import SHAPES, Roofline, Shape, roofline, shape_name
 from kernels import use_backend
 from kernels.runtime import jit
 from model import CONFIGS, CompiledTokenizer, OmniTokenizer
 from model.inference.graphs import Graphs
 
-CALLS_PER_RUN = 10  # behind one another between two looks at the clock, as in a busy replica
-COMPILE_MODE = "max-autotune-no-cudagraphs"  # torch.compile's tuned form; the graph is captured here, as ours is
+CALLS_PER_RUN = 10  # back to back, as in a busy replica
+COMPILE_MODE = "max-autotune-no-cudagraphs"  # the graph is captured here, as for our tokenizer
 
 
 @dataclass(frozen=True)
 class Line:
-    """Figures of one shape.
+    """The results of one shape.
 
     Args:
         shape: batch, frames, side.
         roofline: microseconds at the ceilings of the run.
-        encode, decode: milliseconds of a call, input and output copies on the device included.
-        eager_encode, eager_decode: of the modules on torch's own operators.
+        encode, decode: milliseconds of a call, including input and output copies on the device.
+        eager_encode, eager_decode: of the modules on torch's operators.
         memory, eager_memory: bytes that encoding takes beyond weights and input.
-        baseline_encode, baseline_decode: of the modules under torch.compile, on the kernels that "auto" chooses there
-            and in a CUDA graph, copies included as ours; None where that was not asked for or failed.
+        baseline_encode, baseline_decode: of the modules under torch.compile with backend "auto", in a CUDA graph,
+            including copies; None if not requested or failed.
     """
 
     shape: Shape
@@ -59,9 +59,9 @@ def run(
     Args:
         config: name in `model.CONFIGS`.
         runs: timed runs of each cell.
-        ceilings: of this GPU, which the rooflines are made of.
-        baseline: shapes, of `SHAPES`, on which torch.compile is timed too; each takes minutes to compile.
-        out: folder, made if need be, for the figures as JSON and a plot of them.
+        ceilings: of this GPU, for the rooflines.
+        baseline: shapes among `SHAPES` to time under torch.compile too; each compiles for minutes.
+        out: folder for the results as JSON and a plot; created if missing.
     """
     jit.count_compilations()
     torch.manual_seed(0)
@@ -79,21 +79,21 @@ def run(
         lines.append(_line(tokenizer, compiled, shape, runs, ceilings))
         torch.cuda.empty_cache()
     late = jit.compilation_count() - before
-    # only now: what torch.compile compiles is none of our late kernels
+    # last, since kernels of torch.compile must not count as late
     lines = [_with_baseline(tokenizer, line, runs) if line.shape in baseline else line for line in lines]
     _print(config, ceilings, lines)
-    print(f"captured {len(SHAPES)} shapes in {ready:.1f} s; kernels compiled or loaded by then {before}, later {late}")
+    print(f"captured {len(SHAPES)} shapes in {ready:.1f} s with {before} kernels; {late} kernels were compiled later")
     if out is not None:
-        figures = {"config": config, "gpu": torch.cuda.get_device_name(), "ready": ready, "late": late}
-        _write(out, figures | {"ceilings": asdict(ceilings), "lines": [asdict(line) for line in lines]})
+        results = {"config": config, "gpu": torch.cuda.get_device_name(), "ready": ready, "late": late}
+        _write(out, results | {"ceilings": asdict(ceilings), "lines": [asdict(line) for line in lines]})
     return lines
 
 
-def _write(folder: Path, figures: dict[str, Any]) -> None:
+def _write(folder: Path, results: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"compiled-{figures['config']}.json"
-    write_figures(path, figures)
-    draw(figures, path.with_suffix(".png"))
+    path = folder / f"compiled-{results['config']}.json"
+    write_json(path, results)
+    draw(results, path.with_suffix(".png"))
 
 
 def _pixels(shape: Shape) -> Tensor:
@@ -117,29 +117,29 @@ def _line(tokenizer: OmniTokenizer, compiled: CompiledTokenizer, shape: Shape, r
 
 
 def _with_baseline(tokenizer: OmniTokenizer, line: Line, runs: int) -> Line:
-    """The line with the times of the modules under torch.compile."""
+    """Return the line with the times of the modules under torch.compile."""
     pixels = _pixels(line.shape)
     with torch.inference_mode():
         codes = tokenizer.encode(pixels)
-    encode = _baseline(f"encode {named(line.shape)}", tokenizer.encode, pixels, runs)
-    # without the check of the codes' range, which waits for the device: no graph can hold that, and ours is spared it
-    decode = _baseline(f"decode {named(line.shape)}", tokenizer._decoded, codes, runs)
+    encode = _baseline(f"encode {shape_name(line.shape)}", tokenizer.encode, pixels, runs)
+    # without the check of the codes' range: it waits for the device, which a graph cannot capture
+    decode = _baseline(f"decode {shape_name(line.shape)}", tokenizer._decoded, codes, runs)
     return replace(line, baseline_encode=encode, baseline_decode=decode)
 
 
 def _baseline(name: str, call: Callable[[Tensor], Tensor], example: Tensor, runs: int) -> Spread | None:
-    """Compile a call, capture it and time it; a failure is printed, and None."""
+    """Compile a call, capture it and time it; print a failure and return None."""
     torch.cuda.empty_cache()
     start = time.perf_counter()
     try:
         tuned = torch.compile(call, dynamic=False, mode=COMPILE_MODE)
         graphs = Graphs(lambda x: (tuned(x),), None)
-        # compiled, tuned and captured here; a capture that fails would else leave its own stream the current one
+        # the stream context restores the current stream if a capture fails
         with use_backend("auto"), torch.cuda.stream(torch.cuda.current_stream()):
             graphs.capture(example)
         print(f"torch.compile, {name}: compiled and captured in {time.perf_counter() - start:.0f} s", flush=True)
         return _time(lambda: graphs(example), runs)
-    except Exception as error:  # whatever a compiler may raise is a line, not the end of the run
+    except Exception as error:  # a failed baseline must not end the run
         print(f"torch.compile, {name}: could not be timed: {(str(error).splitlines() or [repr(error)])[0][:150]}")
         torch.cuda.synchronize()
         return None
@@ -168,7 +168,7 @@ def _print(config: str, ceilings: Ceilings, lines: Sequence[Line]) -> None:
         table.add_column(column, justify="right")
     for line in lines:
         table.add_row(
-            named(line.shape),
+            shape_name(line.shape),
             str(line.encode), f"{line.roofline.encode / 1e3 / line.encode.median:.0%}",
             str(line.decode), f"{line.roofline.decode / 1e3 / line.decode.median:.0%}",
             str(line.eager_encode), str(line.eager_decode),

@@ -1,4 +1,4 @@
-"""Clocks and limits: what the machine is, how long a call takes, how fast a copy and a matrix product can be here."""
+"""Clocks, and the ceilings of this machine: rates of a large copy and a large matrix product."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-COPY_BYTES = 2_000_000_000  # bytes read by the copy that is timed, and as many written: many times any L2
+COPY_BYTES = 2_000_000_000  # many times any L2
 COPY_RUNS = 11
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median, fastest and slowest of some runs, milliseconds."""
+    """The median, fastest and slowest of several runs, in milliseconds."""
 
     median: float
     low: float
@@ -27,7 +27,7 @@ class Spread:
 
     @classmethod
     def of(cls, times: list[float]) -> Spread:
-        """The spread of the milliseconds of single runs."""
+        """Return the spread of the milliseconds of single runs."""
         times = sorted(times)
         return cls(times[len(times) // 2], times[0], times[-1])
 
@@ -37,10 +37,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """Measured ceilings of this GPU, the base of every share of the limit.
+    """The measured ceilings of this GPU, the base of every share of the limit.
 
     Args:
-        copy: bytes/s of a large copy within the device's memory, those read and those written counted.
+        copy: bytes/s read and written by a large copy within the device's memory.
         product: FLOP/s of a large square bfloat16 matrix product.
     """
 
@@ -55,12 +55,12 @@ class Ceilings:
 
 
 def device() -> torch.device:
-    """The accelerator if there is one."""
+    """Return the CUDA device if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def describe_machine() -> str:
-    """Hardware, versions and commit, one line each."""
+    """Return hardware, versions and commit, one line each."""
     if torch.cuda.is_available():
         hardware = torch.cuda.get_device_name()
     else:
@@ -74,11 +74,11 @@ def describe_machine() -> str:
 
 
 def time_call(call: Callable[[], Any], runs: int) -> Spread:
-    """Time a call, the device's queue drained before and after each run.
+    """Time a call, and drain the device's queue before and after each run.
 
     Args:
-        call: what is timed.
-        runs: how often, after two runs that are not counted.
+        call: the timed function.
+        runs: number of timed runs, after two warm-up runs.
     """
     cuda = torch.cuda.is_available()
     times = []
@@ -95,12 +95,12 @@ def time_call(call: Callable[[], Any], runs: int) -> Spread:
 
 
 def time_on_device(call: Callable[[], Any], runs: int, calls: int = 1) -> Spread:
-    """Time a call by the CUDA device's clock.
+    """Time a call by CUDA events.
 
     Args:
-        call: what is timed.
-        runs: how often, after two runs that are not counted.
-        calls: behind one another in each run, of which the mean counts.
+        call: the timed function.
+        runs: number of timed runs, after two warm-up runs.
+        calls: number of back-to-back calls in a run; their mean counts.
     """
     times = []
     for run in range(runs + 2):
@@ -116,7 +116,7 @@ def time_on_device(call: Callable[[], Any], runs: int, calls: int = 1) -> Spread
 
 
 def matmul_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of a large square matrix product on random data: the ceiling of this machine and precision."""
+    """Return the FLOP/s of a large square matrix product on random data, the ceiling of this precision."""
     where = device()
     side = 8192 if where.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
@@ -124,21 +124,21 @@ def matmul_rate(dtype: torch.dtype) -> float:
 
 
 def copy_rate() -> float:
-    """Bytes/s, read and written, of copies of `COPY_BYTES` bytes within the CUDA device's memory: median by events."""
+    """Return the median bytes/s, read and written, of copies of `COPY_BYTES` within the CUDA device's memory."""
     source = torch.ones(COPY_BYTES, dtype=torch.uint8, device="cuda")
     target = torch.empty_like(source)
     return 2 * COPY_BYTES / (time_on_device(lambda: target.copy_(source), COPY_RUNS).median * 1e-3)
 
 
 def measure_ceilings() -> Ceilings:
-    """Measure both on the present CUDA device, which nothing else should use meanwhile."""
+    """Measure both on the current CUDA device, which must be otherwise idle."""
     ceilings = Ceilings(copy_rate(), matmul_rate(torch.bfloat16))
     torch.cuda.empty_cache()
     return ceilings
 
 
-def write_figures(path: Path, figures: dict[str, Any]) -> None:
-    """Write figures as JSON, whole or not at all."""
+def write_json(path: Path, results: dict[str, Any]) -> None:
+    """Write results as JSON, atomically."""
     partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
     partial.replace(path)

@@ -1,7 +1,7 @@
-"""`python -m benchmarks.on_off DATA`: the same training steps with our kernels, once more, and without them.
+"""`python -m benchmarks.on_off DATA`: losses of equal training runs with and without our kernels.
 
-A second run with kernels says whether a run repeats itself. A third, whose learning rate is greater by a hundred
-thousandth, shows how far the least change drives two runs apart: the distance to the run without is read against it.
+A second run with kernels shows whether training is deterministic. A third raises the learning rate by 1e-5, which shows
+the effect of the smallest perturbation; compare the run without kernels with it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOG_EVERY = 10
 
 
 def train(recipe: str, data: Path, steps: int, nudge: float, out: Path) -> None:
-    """Train a recipe's first stage that uses clips, in this process, on the backend that the environment names."""
+    """Train a recipe's first stage with clips in this process, on the backend of the environment."""
     whole = RECIPES[recipe]
     stage = next(stage for stage in whole.stages if stage.clips)
     rate = stage.learning_rate * (1 + nudge)
@@ -49,21 +49,21 @@ def train(recipe: str, data: Path, steps: int, nudge: float, out: Path) -> None:
 
 
 def losses(out: Path) -> dict[int, float]:
-    """Step to loss of a run."""
+    """Return the loss by step of a run."""
     (path,) = out.glob("*/metrics.csv")
     with path.open(encoding="utf-8") as lines:
         return {int(row["step"]): float(row["loss"]) for row in csv.DictReader(lines)}
 
 
 def main() -> None:
-    """Run all three, each in a process of its own, and print their losses."""
+    """Run each variant in its own process and print the losses."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path, help="a data folder, as `omnitok data build` makes it")
     parser.add_argument("--recipe", choices=sorted(RECIPES), default="demo")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--out", type=Path, required=True, help="a folder for the runs; it must not hold any")
-    parser.add_argument("--one", action="store_true", help="a single run on the backend of the environment")
-    parser.add_argument("--nudge", type=float, default=0.0, help="of that run's learning rate, relative")
+    parser.add_argument("--out", type=Path, required=True, help="an output folder without earlier runs")
+    parser.add_argument("--one", action="store_true", help="one run on the backend of the environment")
+    parser.add_argument("--nudge", type=float, default=0.0, help="relative change of that run's learning rate")
     arguments = parser.parse_args()
     if arguments.one:
         train(arguments.recipe, arguments.data, arguments.steps, arguments.nudge, arguments.out)
@@ -81,8 +81,8 @@ def main() -> None:
     for column in ("step", *RUNS, *(f"{name} - on" for name in others)):
         table.add_column(column, justify="right")
     for step, loss in found["on"].items():
-        apart = (found[name][step] / loss - 1 for name in others)
-        table.add_row(str(step), *(f"{run[step]:.5f}" for run in found.values()), *(f"{cell:+.2%}" for cell in apart))
+        changes = (found[name][step] / loss - 1 for name in others)
+        table.add_row(str(step), *(f"{run[step]:.5f}" for run in found.values()), *(f"{cell:+.2%}" for cell in changes))
     Console(width=120).print(table)
 
 

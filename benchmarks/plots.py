@@ -1,4 +1,4 @@
-"""`python -m benchmarks.plots FIGURES.json PICTURE.png`: the compiled tokenizer's time against batch and resolution."""
+"""`python -m benchmarks.plots RESULTS.json PLOT.png`: plot of the compiled tokenizer's time by batch and resolution."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ STYLES = {
 }
 
 
-def draw(figures: dict[str, Any], path: Path) -> None:
-    """Draw two panels: images of one side in growing batches, and batches of one size at growing sides.
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Draw two panels: time by batch for images of one size, and time by size for one batch.
 
     Args:
-        figures: as `benchmarks.compiled.run` writes them.
-        path: of the PNG; it is written under a temporary name first.
+        results: as `benchmarks.compiled.run` writes them.
+        path: of the PNG, written atomically.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure
 
-    lines = {tuple(line["shape"]): line for line in figures["lines"]}
+    lines = {tuple(line["shape"]): line for line in results["lines"]}
     figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     by_batch, by_side = figure.subplots(1, 2)
@@ -45,7 +45,7 @@ def draw(figures: dict[str, Any], path: Path) -> None:
         panel.set(ylabel="milliseconds", yscale="log")
         panel.grid(True, which="major", alpha=0.3)
         panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(f"{figures['config']} geometry, bfloat16, {figures['gpu']}")
+    figure.suptitle(f"{results['config']} geometry, bfloat16, {results['gpu']}")
     partial = path.with_name(f".{path.name}.tmp")
     figure.savefig(partial, format="png")
     partial.replace(path)
@@ -63,19 +63,19 @@ def _curves(
     for name, (label, style, colour) in STYLES.items():
         spreads = [lines[shape][name] for shape in shapes]
         timed = [(place, spread["median"]) for place, spread in zip(places, spreads, strict=True) if spread is not None]
-        if timed:  # torch.compile is timed only on the shapes that were asked for
+        if timed:  # torch.compile is timed on the requested shapes only
             panel.plot(*zip(*timed, strict=True), style, label=prefix + label, color=colour, alpha=opacity)
     limits = [lines[shape]["roofline"]["encode"] / 1e3 for shape in shapes]
     panel.plot(places, limits, "k--", label=f"{prefix}roofline of encode", alpha=opacity)
 
 
 def main() -> None:
-    """Draw from a file of figures."""
+    """Draw from a file of results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("figures", type=Path)
-    parser.add_argument("picture", type=Path)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("plot", type=Path)
     arguments = parser.parse_args()
-    draw(json.loads(arguments.figures.read_text(encoding="utf-8")), arguments.picture)
+    draw(json.loads(arguments.results.read_text(encoding="utf-8")), arguments.plot)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The least time that encoding and decoding can take on a GPU: each operator at its limit, one behind the other.
+"""Roofline of encoding and decoding on a GPU: the sum of every operator's limit.
 
-An operator is one kernel that touches every operand once and is as fast as the slower of its arithmetic, at the rate of
-a large matrix product, and its traffic, at the rate of a copy. Weights are read once a call.
+An operator is one kernel that touches every operand once. Its limit is the slower of its arithmetic, at the rate of a
+large matrix product, and its memory traffic, at the rate of a copy. Weights are read once a call.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ SHAPES: tuple[Shape, ...] = (
     (8, 17, 128),
     (8, 17, 256),
 )
-"""Batch, frames, side in pixels of what is timed."""
+"""The timed shapes: batch, frames, side in pixels."""
 
 
-def named(shape: Shape) -> str:
-    """As it stands in tables and on the command line: 16x1x256."""
+def shape_name(shape: Shape) -> str:
+    """Return a shape's name in tables and on the command line, such as 16x1x256."""
     return "x".join(map(str, shape))
 
 
 @dataclass(frozen=True)
 class Roofline:
-    """Microseconds of one call."""
+    """The microseconds of one call at the ceilings."""
 
     encode: float
     decode: float
 
 
 class Work(NamedTuple):
-    """FLOPs, and bytes read and written, of one kernel."""
+    """The FLOPs of one kernel, and the bytes that it reads and writes."""
 
     flops: float
     moved: float
 
 
 def roofline(config: TokenizerConfig, shape: Shape, ceilings: Ceilings) -> Roofline:
-    """The least time of uint8 pixels to codes and of codes to uint8 pixels, the networks in bfloat16.
+    """Return the roofline of uint8 pixels to codes, and of codes to uint8 pixels, for networks in bfloat16.
 
     Args:
         config: the geometry.
@@ -65,14 +65,14 @@ def _microseconds(kernels: Iterator[Work], ceilings: Ceilings) -> float:
 
 
 def _kernel(rows: int, flops: float, values: int, weights: int = 0, others: int = 0) -> Work:
-    """Count a kernel.
+    """Return the work of a kernel.
 
     Args:
         rows: tokens.
         flops: per row.
-        values: bfloat16 numbers read and written, per row.
-        weights: bfloat16 numbers read once.
-        others: bytes read and written beside them, per row: pixels, tokens, latents.
+        values: bfloat16 values read and written per row.
+        weights: bfloat16 values read once.
+        others: other bytes read and written per row: pixels, tokens, latents.
     """
     return Work(rows * flops, 2 * (rows * values + weights) + rows * others)
 
@@ -98,21 +98,21 @@ class _Counts:
         return self.config.heads * self.config.head_dim
 
     def encode(self) -> Iterator[Work]:
-        """Pixels to codes."""
+        """Yield the kernels from pixels to codes."""
         yield from self._pixels()
         yield from self._spatial(self.config.encoder_blocks)
         yield from self._temporal()
         yield self._to_codes()
 
     def decode(self) -> Iterator[Work]:
-        """Codes to pixels."""
+        """Yield the kernels from codes to pixels."""
         yield self._from_codes()
         yield from self._temporal()
         yield from self._spatial(self.config.decoder_blocks)
         yield from self._pixels()
 
     def _pixels(self) -> Iterator[Work]:
-        """Patches to tokens or tokens to patches, which costs the same; first frames have weights of their own."""
+        """Yield patches to tokens, or tokens to patches at equal cost; first frames have their own weights."""
         width = self.config.width
         for latents, frames in ((1, 1), (self.frames - 1, self.config.temporal_patch)):
             if latents:
@@ -159,35 +159,35 @@ class _Counts:
         yield self._norm()
 
     def _frames_seen(self) -> float:
-        """Keys of a temporal query, on average."""
+        """Return the mean number of keys of a temporal query."""
         if not self.config.causal_attention:
             return self.frames
-        most = self.config.temporal_window or self.frames
-        return sum(min(frame + 1, most) for frame in range(self.frames)) / self.frames
+        limit = self.config.temporal_window or self.frames
+        return sum(min(frame + 1, limit) for frame in range(self.frames)) / self.frames
 
     def _positions(self) -> Work:
-        """The depthwise convolution with its residual; a single frame meets 9 of the 27 taps."""
+        """Return the depthwise convolution with its residual; a single frame uses 9 of the 27 taps."""
         taps, width = 9 if self.frames == 1 else 27, self.config.width
         return _kernel(self.rows, 2 * taps * width, 2 * width, 28 * width)
 
     def _attention(self, keys: float, bias: int) -> Iterator[Work]:
-        """LayerNorm with the products to queries, keys and values; attention; the product out with its residual."""
+        """Yield LayerNorm with the products to queries, keys and values; attention; the output product."""
         width, inner = self.config.width, self.inner
         yield _kernel(self.rows, 6 * width * inner, width + 3 * inner, 3 * width * inner)
         yield _kernel(self.rows, 4 * keys * inner, 4 * inner, bias)
         yield _kernel(self.rows, 2 * width * inner, inner + 2 * width, width * inner)
 
     def _feed_forward(self) -> Iterator[Work]:
-        """LayerNorm with the gated product, and the product out with its residual."""
+        """Yield LayerNorm with the gated product, and the output product with its residual."""
         width, hidden = self.config.width, self.config.feed_forward
         yield _kernel(self.rows, 4 * width * hidden, width + hidden, 2 * width * hidden)
         yield _kernel(self.rows, 2 * width * hidden, hidden + 2 * width, width * hidden)
 
     def _norm(self) -> Work:
-        return _kernel(self.rows, 0, 2 * self.config.width)  # its arithmetic hides behind its traffic
+        return _kernel(self.rows, 0, 2 * self.config.width)  # memory-bound
 
 
 def _mean_keys(side: int, window: int) -> float:
-    """Positions in the window of a position along one axis, on average; the last window may hold fewer."""
+    """Return the mean number of positions in a position's window along one axis; the last may be smaller."""
     whole, rest = divmod(side, window)
     return (whole * window**2 + rest**2) / side

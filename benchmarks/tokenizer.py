@@ -1,4 +1,4 @@
-"""Encode and decode of whole batches: milliseconds, frames per second, share of the matrix-product ceiling."""
+"""Table of encoding and decoding batches: milliseconds, frames per second, share of the matrix-product ceiling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DTYPES = {"cuda": (torch.float32, torch.bfloat16), "cpu": (torch.float32,)}
 
 
 def count_flops(call: Callable[[], Any]) -> int:
-    """Floating-point operations of the matrix products, attention and convolutions of a call."""
+    """Return the FLOPs of the matrix products, attention and convolutions of a call."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops()

@@ -1,4 +1,4 @@
-"""The training step at the published geometry: milliseconds, share of the matrix-product ceiling, peak memory."""
+"""Table of the training step at the published geometry: milliseconds, share of the ceiling, peak memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from training.state import Learner
 from training.tokenizer.step import Phase, TrainingStep
 
 GENERATOR = Stage(name="generator", head="vq", steps=1, images=8, losses=LossWeights(l1=1.0, l2=0.0))
-"""The step of the published code as it was timed: encoder, VQ, decoder, L1, backward, Adam."""
+"""The step of the published code: encoder, VQ, decoder, L1, backward, Adam."""
 
 FULL = replace(
     GENERATOR,
@@ -36,22 +36,22 @@ CLIPS = replace(GENERATOR, name="generator-clips", images=0, clips=8)
 
 
 def run(vgg: Path | None, runs: int) -> None:
-    """Print one table: each step as it is, compiled, and compiled and captured.
+    """Print one table: each step eager, compiled, and compiled and captured.
 
     Args:
-        vgg: weights of the perceptual trunk, from `omnitok data networks`; without them the full step is left out.
+        vgg: weights of the perceptual network, from `omnitok data networks`; without them the full step is skipped.
         runs: timed runs of each cell.
     """
     where = device()
     if where.type != "cuda":
-        Console().print("the training step is timed on a CUDA device only")
+        Console().print("The training step needs a CUDA device; its table is skipped.")
         return
     ceiling = matmul_rate(torch.bfloat16)
     table = Table(title=f"training step, published geometry, bf16; matrix products reach {ceiling / 1e12:.0f} TFLOP/s")
     for column in (
         "step",
         "batch",
-        "as it is, ms",
+        "eager, ms",
         "compiled, ms",
         "compiled and captured, ms",
         "of ceiling",
@@ -79,12 +79,12 @@ def _row(stage: Stage, shape: tuple[int, ...], vgg: Path | None, runs: int, ceil
         learner.set_clock(1, 1e-4, 1e-4)
         return TrainingStep(learner, stage, 0, perceptual=None if perceptual is None else perceptual.to(where))
 
-    plain = _calls(step_of(copy.deepcopy(fresh)), pixels, phase)
-    flops = count_flops(plain)
-    as_it_is = time_call(plain, runs)
+    eager_step = _calls(step_of(copy.deepcopy(fresh)), pixels, phase)
+    flops = count_flops(eager_step)
+    eager = time_call(eager_step, runs)
     compile_blocks(fresh)
     compiled = step_of(fresh)
-    eager = time_call(_calls(compiled, pixels, phase), runs)
+    compiled_time = time_call(_calls(compiled, pixels, phase), runs)
     captured = CapturedStep(compiled)
     for _ in range(4):
         captured(pixels, phase)
@@ -92,7 +92,7 @@ def _row(stage: Stage, shape: tuple[int, ...], vgg: Path | None, runs: int, ceil
     replayed = time_call(lambda: captured(pixels, phase), runs)
     peak = torch.cuda.max_memory_reserved() / 1e9
     share = flops / (replayed.median * 1e-3) / ceiling
-    return [str(as_it_is), str(eager), str(replayed), f"{share:.0%}", f"{peak:.1f}"]
+    return [str(eager), str(compiled_time), str(replayed), f"{share:.0%}", f"{peak:.1f}"]
 
 
 def _calls(step: TrainingStep, pixels: torch.Tensor, phase: Phase) -> Callable[[], object]:

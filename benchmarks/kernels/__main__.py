@@ -1,4 +1,4 @@
-"""`python -m benchmarks.kernels`: prove every operator on this GPU, time it, print one table."""
+"""`python -m benchmarks.kernels`: check and time every operator on this GPU, and print one table."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from benchmarks.kernels.behaviour import CHECKS
 from benchmarks.kernels.operation import Case, Operation
 from benchmarks.kernels.registry import OPERATIONS
 from benchmarks.kernels.timing import Row, time_case
-from benchmarks.measure import Ceilings, describe_machine, measure_ceilings, write_figures
+from benchmarks.measure import Ceilings, describe_machine, measure_ceilings, write_json
 
 
 def parts(operation: Operation) -> list[str]:
-    """Names of the proofs of an operator, one process each: "bfloat16", or "bfloat16/0" for one case of it."""
+    """Return the parts of an operator's checks, one process each: "bfloat16", or "bfloat16/0" for one case."""
     numbers = [f"/{number}" for number in range(len(operation.checked))] if operation.slow_to_compile else [""]
     return [*(dtype + number for dtype in operation.dtypes for number in numbers), "behaviour", "warm"]
 
 
-def prove(operation: Operation, part: str) -> list[Check]:
-    """The checks of one operator in one dtype, or of its behaviour; one that raises has failed.
+def run_part(operation: Operation, part: str) -> list[Check]:
+    """Run one part of an operator's checks; one that raises has failed.
 
-    "warm" checks nothing: it compiles what will be timed into Triton's cache on disk.
+    The part "warm" only compiles the timed cases into Triton's disk cache.
     """
     jobs: list[tuple[str, Callable[[], Check]]] = []
     if part == "behaviour":
         typical = operation.checked[-1:]
-        jobs = [(law.__name__, partial(law, operation, case, torch.bfloat16)) for case in typical for law in CHECKS]
+        jobs = [(rule.__name__, partial(rule, operation, case, torch.bfloat16)) for case in typical for rule in CHECKS]
     elif part == "warm":
         jobs = [(f"launch of {case.name}", partial(launch_all, operation, case)) for case in operation.timed]
     else:
@@ -58,46 +58,38 @@ def prove(operation: Operation, part: str) -> list[Check]:
 
 
 def launch_all(operation: Operation, case: Case) -> Check:
-    """Launch once whatever of ours will be timed on a case."""
+    """Launch every kernel that will be timed on a case."""
     inputs = operation.draw(case, torch.bfloat16, seed=0)
     evaluate(operation.ours, operation, inputs, seed=0)
     torch.cuda.synchronize()
     return Check(operation.name, f"launch of {case.name}")
 
 
-def prove_all(operations: list[Operation], deadline: float) -> list[Check]:
-    """Every check of every operator, all parts at once: most of their time is compilation, which wants the cores.
+def check_all(operations: list[Operation], deadline: float) -> list[Check]:
+    """Run every check of every operator in parallel processes, since compilation takes most of the time.
 
     Args:
-        operations: what is proved.
-        deadline: of `time.monotonic`; a part that is not through by then has failed.
+        operations: the operators.
+        deadline: of `time.monotonic`; an unfinished part has failed.
     """
-    alone = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}  # the processes are the threads
+    # the processes already use every core
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     with tempfile.TemporaryDirectory() as folder:
         running = []
         for operation in operations:
             for part in parts(operation):
                 path = Path(folder) / f"{operation.name}-{part.replace('/', '-')}.json"
-                call = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.kernels",
-                    "--prove",
-                    operation.name,
-                    part,
-                    "--json",
-                    str(path),
-                ]
-                running.append((operation.name, part, path, subprocess.Popen(call, env=alone)))
+                call = [sys.executable, "-m", "benchmarks.kernels", "--part", operation.name, part, "--json", str(path)]
+                running.append((operation.name, part, path, subprocess.Popen(call, env=environment)))
         found = []
         for name, part, path, process in running:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
-                ended = f"its process ended with {process.returncode}"
+                ended = f"its process exited with {process.returncode}"
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-                ended = "not through in time"
+                ended = "the deadline passed"
             if path.exists():
                 found += [Check(**result) for result in json.loads(path.read_text())["checks"]]
             else:
@@ -106,28 +98,26 @@ def prove_all(operations: list[Operation], deadline: float) -> list[Check]:
 
 
 def summary(operation: Operation, checks: list[Check]) -> str:
-    """One line for the checks of an operator and one for each that failed."""
+    """Return one line for the checks of an operator and one for each failure."""
     worst: dict[str, float] = {}
     for result in checks:
-        for name, value in result.figures.items():
+        for name, value in result.ratios.items():
             kind = name.split(" ", 1)[1]
             worst[kind] = max(worst.get(kind, 0.0), value)
-    failed = [result for result in checks if result.wrong]
-    figures = ", ".join(f"worst {name} {value:.3g}" for name, value in worst.items())
-    lines = [
-        f"{operation.name}: {len(checks) - len(failed)} of {len(checks)} checks hold" + (figures and f"; {figures}")
-    ]
+    failed = [result for result in checks if result.failures]
+    ratios = ", ".join(f"worst {name} {value:.3g}" for name, value in worst.items())
+    lines = [f"{operation.name}: {len(checks) - len(failed)} of {len(checks)} checks pass" + (ratios and f"; {ratios}")]
     lines += [f"  {result.name}: {result.remark}" for result in checks if result.remark]
-    lines += [f"  FAILED {result.name}: {'; '.join(result.wrong)}" for result in failed]
+    lines += [f"  FAILED {result.name}: {'; '.join(result.failures)}" for result in failed]
     return "\n".join(lines)
 
 
 def print_table(rows: list[Row], ceilings: Ceilings) -> None:
-    """One line per operator, direction and case: our time, its rate, and how many times ours each other one takes."""
+    """Print one line per operator, direction and case: our time, its rate, and the baselines relative to it."""
     print(ceilings)
     widths = (20, 19, 28, 24, 7, 9)
-    heads = ("operator", "direction", "case", "ours us (20-80 %)", "TB/s", "of copy")
-    print("".join(head.ljust(width) for head, width in zip(heads, widths, strict=True)) + "others us (times ours)")
+    titles = ("operator", "direction", "case", "ours us (20-80 %)", "TB/s", "of copy")
+    print("".join(head.ljust(width) for head, width in zip(titles, widths, strict=True)) + "others us (times ours)")
     for row in rows:
         cells = (
             row.operation,
@@ -145,56 +135,56 @@ def print_table(rows: list[Row], ceilings: Ceilings) -> None:
 
 
 def main() -> None:
-    """Prove and time the operators; the exit status is 1 if a check failed."""
+    """Check and time the operators; the exit status is 1 if a check failed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, help="where the figures are written")
+    parser.add_argument("--json", type=Path, help="output file of the results")
     names = [operation.name for operation in OPERATIONS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="operators")
     parser.add_argument(
         "--seconds",
         type=float,
         default=600.0,
-        help="in all: past 60 %% of it no proof goes on and torch.compile rests, past all nothing is timed",
+        help="total time; checks and torch.compile may take 60 %% of it",
     )
-    parser.add_argument("--prove", nargs=2, metavar=("OPERATOR", "PART"), help="one part alone: bfloat16, behaviour")
+    parser.add_argument("--part", nargs=2, metavar=("OPERATOR", "PART"), help="run one part only: bfloat16, behaviour")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
-        sys.exit("the kernels need a GPU, and there is none here")
-    if arguments.prove:
-        name, part = arguments.prove
-        checks = prove(next(operation for operation in OPERATIONS if operation.name == name), part)
+        sys.exit("The kernels need a GPU, and this machine has none.")
+    if arguments.part:
+        name, part = arguments.part
+        checks = run_part(next(operation for operation in OPERATIONS if operation.name == name), part)
         if arguments.json:
             _write(arguments.json, checks, {})
     else:
         chosen = [operation for operation in OPERATIONS if operation.name in arguments.only]
         checks = run(chosen, arguments.seconds, arguments.json)
-    sys.exit(any(result.wrong for result in checks))
+    sys.exit(any(result.failures for result in checks))
 
 
 def run(operations: list[Operation], seconds: float, path: Path | None) -> list[Check]:
     """Prove, then time, and print both.
 
     Args:
-        operations: what is proved and timed.
+        operations: the operators.
         seconds: in all, see `--seconds`.
-        path: where the figures are written, those of one operator after those of another, or None.
+        path: output file of the results, those of one operator after those of another, or None.
     """
     start = time.monotonic()
-    late = start + 0.6 * seconds
+    checks_deadline = start + 0.6 * seconds
     print(describe_machine(), flush=True)
-    checks = prove_all(operations, late)
+    checks = check_all(operations, checks_deadline)
     for operation in operations:
         print(summary(operation, [result for result in checks if result.operation == operation.name]))
-    print(f"proved in {time.monotonic() - start:.0f} s", flush=True)
-    ceilings = measure_ceilings()  # not sooner: the proofs share the GPU
+    print(f"checked in {time.monotonic() - start:.0f} s", flush=True)
+    ceilings = measure_ceilings()  # after the checks, which share the GPU
     rows: list[Row] = []
     for operation in operations:
         for case in operation.timed:
             if time.monotonic() > start + seconds:
-                print(f"no time is left for {operation.name}, {case.name}")
+                print(f"skipped {operation.name}, {case.name}: no time is left")
                 continue
             try:
-                rows += time_case(operation, case, torch.bfloat16, compile_baseline=time.monotonic() < late)
+                rows += time_case(operation, case, torch.bfloat16, compile_baseline=time.monotonic() < checks_deadline)
             except Exception as error:
                 traceback.print_exc()
                 checks.append(Check(operation.name, f"timing of {case.name}", [str(error)[:200]]))
@@ -204,13 +194,13 @@ def run(operations: list[Operation], seconds: float, path: Path | None) -> list[
             _write(path, checks, {"ceilings": asdict(ceilings), "times": times})
         print(f"{operation.name} timed, {time.monotonic() - start:.0f} s since the start", flush=True)
     print_table(rows, ceilings)
-    print(f"{time.monotonic() - start:.0f} s; * timed without a CUDA graph")
+    print(f"{time.monotonic() - start:.0f} s; * without a CUDA graph")
     return checks
 
 
 def _write(path: Path, checks: list[Check], times: dict[str, Any]) -> None:
-    proved = {"machine": describe_machine().splitlines(), "checks": [vars(result) for result in checks]}
-    write_figures(path, proved | times)
+    checked = {"machine": describe_machine().splitlines(), "checks": [vars(result) for result in checks]}
+    write_json(path, checked | times)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Attention over prepared queries and keys, beside torch's own on the same tensors."""
+"""Attention with a fixed maximum against torch's attention on the same tensors."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from benchmarks.kernels.operation import Case, Inputs, Operation, normal, unifor
 from kernels import EXPONENT_SCALE, attention_fixed_max
 from kernels.attention_fixed_max import library, reference
 
-BOUND = 27.0  # of scales up to 1.5
+BOUND = 27.0  # for scales up to 1.5
 
 
 def _make(frames: int, positions: int, heads: int = 8, dim: int = 64) -> Callable[[torch.Generator], Inputs]:
-    """Unit vectors times scales, as the network's product before it writes them."""
+    """Draw unit vectors times scales, as `attention_inputs` returns them."""
 
     def make(generator: torch.Generator) -> Inputs:
         q, k, v = normal(generator, 3, frames * positions, heads, dim)

@@ -1,4 +1,4 @@
-"""Behaviour of operators: every element written, streams apart, graphs replayable, compilable once."""
+"""Checks of behaviour: every element is written, streams are independent, graphs replay, one compilation suffices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kernels import use_backend
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Fill memory that is asked for without a value with NaN, or with the lowest integer."""
+    """Fill uninitialised memory with NaN, or with the lowest integer."""
 
     def fill(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def filled(*args: Any, **kwargs: Any) -> Tensor:
@@ -41,7 +41,7 @@ def _differ(one: dict[str, Tensor], other: dict[str, Tensor]) -> list[str]:
 
 
 def check_poison(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
-    """Outputs must not depend on what their memory held."""
+    """Check that outputs do not depend on uninitialised memory."""
     inputs = operation.draw(case, dtype, seed=2)
     clean = evaluate(operation.ours, operation, inputs, seed=3)
     with poisoned():
@@ -50,32 +50,32 @@ def check_poison(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
 
 
 def check_repeatable(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
-    """Require the same bits at every call, gradients included."""
+    """Check that every call gives equal bits, gradients included."""
     inputs = operation.draw(case, dtype, seed=2)
     clean = evaluate(operation.ours, operation, inputs, seed=3)
-    wrong = {w for _ in range(5) for w in _differ(clean, evaluate(operation.ours, operation, inputs, seed=3))}
-    return Check(operation.name, f"same bits again, {case.name}", sorted(wrong))
+    failures = {w for _ in range(5) for w in _differ(clean, evaluate(operation.ours, operation, inputs, seed=3))}
+    return Check(operation.name, f"same bits again, {case.name}", sorted(failures))
 
 
 def check_streams(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
-    """Calls on two streams at once must not see each other."""
+    """Check that concurrent calls on two streams are independent."""
     draws = [operation.draw(case, dtype, seed) for seed in (4, 5)]
     alone = [evaluate(operation.ours, operation, inputs, seed=6) for inputs in draws]
     streams = [torch.cuda.Stream() for _ in draws]
     torch.cuda.synchronize()
-    wrong: set[str] = set()
+    failures: set[str] = set()
     for _ in range(10):
-        together = []
+        concurrent = []
         for stream, inputs in zip(streams, draws, strict=True):
             with torch.cuda.stream(stream):
-                together.append(evaluate(operation.ours, operation, inputs, seed=6))
+                concurrent.append(evaluate(operation.ours, operation, inputs, seed=6))
         torch.cuda.synchronize()
-        wrong |= {w for one, other in zip(alone, together, strict=True) for w in _differ(one, other)}
-    return Check(operation.name, f"two streams, {case.name}", sorted(wrong))
+        failures |= {w for one, other in zip(alone, concurrent, strict=True) for w in _differ(one, other)}
+    return Check(operation.name, f"two streams, {case.name}", sorted(failures))
 
 
 def check_graph(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
-    """A captured graph replayed with other inputs must answer as a plain call does."""
+    """Check that a captured graph, replayed with other inputs, equals a call."""
     inputs, others = (operation.draw(case, dtype, seed) for seed in (7, 8))
     result = Check(operation.name, f"graph replay, {case.name}")
     wanted = evaluate(operation.ours, operation, others, seed=9)
@@ -103,12 +103,12 @@ def check_graph(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
         graph.replay()
     torch.cuda.synchronize()
     if not all(torch.equal(a, b) for a, b in zip(captured, right, strict=True)):
-        result.wrong.append("a replay with other inputs differs from a plain call")
+        result.failures.append("a replay with other inputs differs from a call")
     return result
 
 
 def check_compile(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
-    """torch.compile must take the whole call, once for a shape, and change nothing."""
+    """Check that torch.compile takes the whole call, once for a shape, and changes nothing."""
     result = Check(operation.name, f"torch.compile, {case.name}")
     torch._dynamo.reset()
     compiled = torch.compile(lambda **inputs: operation.operator(**inputs), fullgraph=True, dynamic=False)
@@ -117,7 +117,7 @@ def check_compile(operation: Operation, case: Case, dtype: torch.dtype) -> Check
             inputs = operation.draw(case, dtype, seed)
             plain = evaluate(operation.ours, operation, inputs, seed=12)
             found = evaluate(compiled, operation, inputs, seed=12)
-            result.wrong += _differ(plain, found)
+            result.failures += _differ(plain, found)
     torch._dynamo.reset()
     return result
 

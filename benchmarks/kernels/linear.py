@@ -1,4 +1,4 @@
-"""The fused products; what torch offers is its LayerNorm, cuBLAS, and elementwise kernels around them."""
+"""The fused products against torch's LayerNorm, cuBLAS and elementwise kernels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = {"image 256, B 1": 1024, "image 256, B 16": 16_384, "image 256, B 64": 65
 
 
 def _normed(generator: torch.Generator, rows: int, width: int, columns: int) -> Inputs:
-    """Rows with a mean of their own, their inverse deviations, and a product that has taken their LayerNorm in."""
+    """Draw rows of various means, their inverse deviations, and a product with the LayerNorm folded in."""
     x = 2 * normal(generator, rows, width) + normal(generator, rows, 1)
     norm_weight, norm_bias = uniform(generator, width, low=0.5, high=1.5), uniform(generator, width)
     folded = fold(norm_weight, norm_bias, normal(generator, columns, width) / width**0.5, None, torch.bfloat16)
@@ -70,9 +70,9 @@ def _residual(rows: int, width: int = 512, inner: int = 1408, biased: bool = Fal
 
 
 def gated_path(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
-    """LayerNorm, one product, and the gate; the LayerNorm's own weight is in the product's.
+    """Run LayerNorm, one product with the LayerNorm's weight folded in, and the gate.
 
-    The weight is taken as if its rows were in torch's order, all values before all gates: the same work without a copy.
+    The weight's rows count as all values before all gates, which is the same work without a copy.
     """
     normed = F.layer_norm(x, x.shape[-1:], eps=EPS)
     value, gate = F.linear(normed, weight, shift.to(x.dtype)).chunk(2, dim=1)
@@ -91,7 +91,7 @@ def attention_path(
     heads: int,
     shift: Tensor,
 ) -> Tensor:
-    """LayerNorm, a product for each kind of input, and the preparation of queries and keys."""
+    """Run LayerNorm, a product for each kind of input, and the preparation of queries and keys."""
     first = F.linear(F.layer_norm(x, x.shape[-1:], eps=EPS), weight[:normed], shift[:normed].to(x.dtype))
     if normed == weight.shape[0]:
         out = first.unflatten(1, (3, heads, -1))
@@ -136,7 +136,7 @@ ATTENTION = Operation(
     operator=attention_inputs,
     reference=reference.attention_inputs,
     checked=(
-        Case("333 rows, 4 heads, not turned", _attention(333, 256, 4, grid=None)),
+        Case("333 rows, 4 heads, not rotated", _attention(333, 256, 4, grid=None)),
         Case("315 rows, 5x7, 4 heads", _attention(315, 256, 4, grid=(5, 7))),
         Case("333 rows of windows", _attention(333, parts=3, grid=None, scaled=False)),
         Case("315 rows, 5x7, nothing normalised", _attention(315, 256, 4, parts=0, grid=(5, 7))),

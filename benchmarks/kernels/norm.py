@@ -1,4 +1,4 @@
-"""LayerNorm and its divisor, beside what torch offers."""
+"""LayerNorm and its divisor against torch's calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _weighed(*shape: int, offset: float = 0.0, biased: bool = True) -> Callable[
 
 
 def library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Torch's own kernel."""
+    """Run torch's kernel."""
     return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), None if bias is None else bias.to(x.dtype), reference.EPS)
 
 

@@ -1,4 +1,4 @@
-"""Bytes to patch vectors and back, beside the formula in torch, eager and compiled."""
+"""Patchify and unpatchify against the reference, eager and compiled."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def _vectors(
 
 
 def compare_vectors(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
-    """Beside float64, with the bounds of the other operators."""
+    """Compare with float64 under the bounds of the other operators."""
     right = reference.patchify(**inputs | {"dtype": torch.float64})
     in_torch = reference.patchify(**inputs)
     error = (found.double() - right).abs().max().item()
     allowed = MAX_ERROR_RATIO * (in_torch.double() - right).abs().max().item()
     allowed += ROUNDING_TOL[inputs["dtype"]] * right.abs().max().item()
     rms = ((found.double() - right).norm() / right.norm()).item()
-    wrong = [] if error <= allowed else [f"largest error {error:.3g}, allowed {allowed:.3g}"]
-    return wrong + ([] if rms < RMS_TOL else [f"RMS ratio {rms:.3g}"]), ""
+    failures = [] if error <= allowed else [f"largest error {error:.3g}, allowed {allowed:.3g}"]
+    return failures + ([] if rms < RMS_TOL else [f"RMS ratio {rms:.3g}"]), ""
 
 
 def compare_bytes(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
-    """Every byte is that of the formula in torch."""
+    """Require every byte of the reference."""
     differ = int((found != reference.unpatchify(**inputs)).sum())
     return ([f"{differ} of {found.numel()} bytes differ"] if differ else []), ""
 

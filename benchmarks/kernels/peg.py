@@ -1,4 +1,4 @@
-"""The positional convolution: nn.Conv3d with its padding and transposes is what the published code runs."""
+"""The positional convolution against the published code: nn.Conv3d with padding and transposes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _make(*shape: int, kind: str = "causal") -> Callable[[torch.Generator], Inpu
 def conv3d(
     x: Tensor, weight: Tensor, bias: Tensor, past: Tensor | None, causal: bool, order: str, memory_format: Any = None
 ) -> Tensor:
-    """The published path: to channels first, pad in time, depthwise Conv3d, back, residual."""
+    """Run the published code: channels first, padding in time, depthwise Conv3d, channels last, residual."""
     shape = x.shape
     if order == "published":
         x = x.permute(0, 2, 3, 1, 4).reshape(shape)
@@ -48,7 +48,7 @@ def conv3d(
 
 
 def conv3d_channels_last(**inputs: Any) -> Tensor:
-    """Run the convolution on channels_last_3d memory, which spares the transposes."""
+    """Run the convolution on channels_last_3d memory, which avoids the transposes."""
     return conv3d(**inputs, memory_format=torch.channels_last_3d)
 
 

@@ -1,4 +1,4 @@
-"""The operators that are proved and timed."""
+"""The operators to check and time."""
 
 from __future__ import annotations
 

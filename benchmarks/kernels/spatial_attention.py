@@ -1,7 +1,7 @@
 """Spatial attention: our kernels prepare queries and keys, torch's fused attention does the rest.
 
-The preparation is an operation of its own, held to float64. The whole is only timed: its attention is torch's, which
-rounds queries and keys to bfloat16 and whose gradients differ from run to run.
+The preparation is a separate operation, compared with float64. The whole is only timed, since torch's attention rounds
+queries and keys to bfloat16 and its gradients are not deterministic.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from kernels.spatial_attention import RopeTable, library, op, reference, rope_ta
 
 
 def cosine(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
-    """The preparation in plain torch."""
+    """Run the preparation of the reference."""
     rope = None if cos is None or sin is None else RopeTable(cos, sin)
     return reference.cosine(x, scale, rope).to(x.dtype)
 
 
 def ours(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
-    """The preparation in our kernels."""
+    """Run the preparation of our kernels."""
     return op.cosine(x, scale, cos, sin)
 
 

@@ -1,4 +1,4 @@
-"""Temporal attention: torch's fused attention over positions as batch rows, with the transposes that it needs."""
+"""Temporal attention against torch's fused attention, with positions as batch rows and the necessary transposes."""
 
 from __future__ import annotations
 

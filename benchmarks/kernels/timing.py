@@ -1,8 +1,7 @@
-"""Times with a cold L2: a CUDA graph runs over more than 100 MB of inputs in rotation, and its replays are timed."""
+"""Times with a cold L2: the median replay of a CUDA graph that cycles through more buffers than the L2 holds."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,20 +10,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.kernels.operation import Case, Inputs, Operation, tensor_bytes
+from kernels.autotune.search import L2_FLUSH_BYTES, event_times, graph_times
 
-L2_FLUSH_BYTES = 120_000_000  # bytes of inputs and outputs gone through before one is seen again: over twice the L2
-REPLAYS = 15
-SLOW_ROUND_S = 0.1  # seconds of a round that is repeated thrice only
 MAX_BUFFER_SETS = 48
 BUFFER_BYTES = 20_000_000_000
 
 
 @dataclass(frozen=True)
 class Time:
-    """Microseconds of one call: median, and the 20th and 80th percentile of the replays.
+    """The microseconds of one call: median, and the 20th and 80th percentile of the replays.
 
     Args:
-        graphed: whether the calls were replayed from a CUDA graph, so that no launch from Python counts.
+        graphed: the calls were replayed from a CUDA graph, without Python's launches.
     """
 
     median: float
@@ -38,11 +35,11 @@ class Time:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """One row of the table.
 
     Args:
-        moved: bytes that must move: inputs and outputs once.
-        others: baselines by name; None where one could not run.
+        moved: bytes of inputs and outputs.
+        others: baselines by name; None if one could not run.
     """
 
     operation: str
@@ -58,53 +55,22 @@ class Row:
         return self.moved / self.ours.median * 1e6
 
     def as_json(self, copy: float) -> dict[str, Any]:
-        """Plain values, with the share of the bytes a second that a copy reaches."""
+        """Return plain values, with the share of a copy's bytes a second."""
         return asdict(self) | {"bytes_per_second": self.rate, "share_of_copy": self.rate / copy}
 
 
-def time_calls(calls: list[Callable[[], Any]], replays: int = REPLAYS) -> Time:
-    """Time one round over the calls, again and again; an answer is microseconds of one call.
+def time_calls(calls: list[Callable[[], Any]]) -> Time:
+    """Time one call, given equal calls on different buffers."""
 
-    Args:
-        calls: the same call on different buffers.
-        replays: rounds.
-    """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for call in calls[:2]:
+    def run() -> None:
+        for call in calls:
             call()
-    torch.cuda.current_stream().wait_stream(side)
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    kept: list[Any] = []  # outputs stay, so that each call writes memory of its own
-    graphed = True
+
     try:
-        with torch.cuda.graph(graph):
-            kept.extend(call() for call in calls)
-        once = graph.replay
-    except RuntimeError:  # something in a baseline cannot be captured
+        times, graphed = graph_times(calls), True
+    except RuntimeError:  # a baseline that cannot be captured
         torch.cuda.synchronize()
-        graphed = False
-
-        def once() -> None:
-            for call in calls:
-                call()
-
-    began = time.perf_counter()
-    once()
-    torch.cuda.synchronize()
-    if time.perf_counter() - began > SLOW_ROUND_S:
-        replays = 3
-    times = []
-    for _ in range(replays):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        once()
-        end.record()
-        end.synchronize()
-        times.append(1e3 * start.elapsed_time(end) / len(calls))
-    times.sort()
+        times, graphed = event_times(run, len(calls)), False
     return Time(times[len(times) // 2], times[len(times) // 5], times[-1 - len(times) // 5], graphed)
 
 
@@ -130,8 +96,8 @@ def time_case(operation: Operation, case: Case, dtype: torch.dtype, compile_base
     """Time ours and the baselines on one case, forward and with gradients.
 
     Args:
-        operation, case, dtype: what is called.
-        compile_baseline: whether torch.compile is timed where the case asks for it.
+        operation, case, dtype: the call.
+        compile_baseline: time torch.compile if the case requests it.
     """
     first = operation.draw(case, dtype, seed=0)
     out = operation.ours(**first).detach()
@@ -161,7 +127,7 @@ def time_case(operation: Operation, case: Case, dtype: torch.dtype, compile_base
 def _attempt(calls: list[Callable[[], Any]]) -> Time | None:
     try:
         return time_calls(calls)
-    except RuntimeError as error:  # a baseline that does not run is a line in the table, not the end of it
+    except RuntimeError as error:  # a failed baseline must not end the run
         print(f"  could not be timed: {str(error).splitlines()[0][:150]}")
         torch.cuda.synchronize()
         return None
@@ -170,5 +136,5 @@ def _attempt(calls: list[Callable[[], Any]]) -> Time | None:
 def _row(operation: Operation, direction: str, case: Case, times: dict[str, Time | None], moved: int) -> Row:
     ours = times.pop("ours")
     if ours is None:
-        raise RuntimeError(f"{operation.name} could not be timed on {case.name}")
+        raise RuntimeError(f"{operation.name} could not be timed on {case.name}.")
     return Row(operation.name, direction, case.name, ours, moved, times)

@@ -1,4 +1,4 @@
-"""Code assignment: what is replaced is the distance matrix."""
+"""Code assignment against the distance matrix of the published code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal
 from kernels.vq import CodeTable, prepare, reference
 
-NEAR = 1e-6  # two distances that differ by less, relatively, are a near-tie
+NEAR_TIE_TOL = 1e-6  # relative to the smallest distance
 
 
 def _make(
@@ -33,7 +33,7 @@ def _make(
 
 
 def distance_matrix(z: Tensor, codebook: Tensor, table: CodeTable | None) -> Tensor:
-    """The published form: all squared distances, then the smallest."""
+    """Run the published code: all squared distances, then the smallest."""
     rows = z.float().reshape(-1, z.shape[-1])
     codes = codebook.float()
     squares = rows.square().sum(1, keepdim=True) + codes.square().sum(1) - 2 * rows @ codes.T
@@ -41,7 +41,7 @@ def distance_matrix(z: Tensor, codebook: Tensor, table: CodeTable | None) -> Ten
 
 
 def compare(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
-    """Every index must be that of a float64 search, or of a near-tie with it; equal codes give the lowest."""
+    """Require the index of a float64 search or of a near-tie; equal codes give the lowest."""
     z = inputs["z"].detach().double().reshape(-1, inputs["z"].shape[-1])
     codebook = inputs["codebook"].detach().double()
     wrong = near = 0
@@ -51,7 +51,7 @@ def compare(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
         first = (distances == best[:, None]).int().argmax(1)  # the lowest index among equals
         other = chosen != first
         gap = distances.gather(1, chosen[:, None])[:, 0] - best
-        wrong += int((other & (gap >= NEAR * best)).sum()) + int((other & (gap == 0)).sum())
+        wrong += int((other & (gap >= NEAR_TIE_TOL * best)).sum()) + int((other & (gap == 0)).sum())
         near += int((other & (gap > 0)).sum())
     total = found.numel()
     return ([f"{wrong} of {total} indices are wrong"] if wrong else []), f"{near} near-ties of {total} differ"
@@ -77,7 +77,7 @@ OPERATION = Operation(
     ),
     timed=(
         Case("16,384 vectors", _make((16, 1, 32, 32), 8192, 8), compiled=True),
-        # as the compiled tokenizer calls it, with a codebook that was laid out once
+        # as the compiled tokenizer calls it, with a codebook packed once
         Case("1,024 vectors, prepared", _make((1, 1, 32, 32), 8192, 8, prepared=True)),
         Case("16,384 vectors, prepared", _make((16, 1, 32, 32), 8192, 8, prepared=True)),
         Case("65,536 vectors, prepared", _make((64, 1, 32, 32), 8192, 8, prepared=True)),

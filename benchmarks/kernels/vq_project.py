@@ -1,4 +1,4 @@
-"""The head's projection: what is replaced rounds between the layer norm and the linear layer."""
+"""The head's projection against separate calls, which round between the LayerNorm and the linear layer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _make(rows: int, channels: int, dim: int, unit: bool = True, norm: bool = Tr
 def separate(
     x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, weight: Tensor, bias: Tensor, unit: bool
 ) -> Tensor:
-    """One library call after another, the layer norm in the dtype of x."""
+    """Run separate library calls, the LayerNorm in the dtype of x."""
     if norm_weight is not None and norm_bias is not None:
         x = F.layer_norm(x, x.shape[-1:], norm_weight.to(x.dtype), norm_bias.to(x.dtype))
     y = F.linear(x.float(), weight, bias)

@@ -1,4 +1,4 @@
-"""Window attention: torch has no call for it; partition, its fused attention with a bias, and reversal come closest."""
+"""Window attention against torch's fused attention with partition, a bias and reversal."""
 
 from __future__ import annotations
 

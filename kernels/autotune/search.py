@@ -151,28 +151,41 @@ def difference(found: Sequence[Tensor], expected: Sequence[Tensor]) -> str | Non
 
 def graph_clock(calls: Sequence[Callable[[], Any]]) -> float:
     """Return the median microseconds of one call, replayed from a CUDA graph of all."""
+    times = graph_times(calls)
+    return times[len(times) // 2]
+
+
+def graph_times(calls: Sequence[Callable[[], Any]]) -> list[float]:
+    """Return the sorted microseconds of one call, an element for each replay of a CUDA graph of all calls."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        calls[0]()
+        for call in calls[:2]:
+            call()
     torch.cuda.current_stream().wait_stream(side)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         outputs = [call() for call in calls]  # kept, so that each call writes its own memory
+    times = event_times(graph.replay, len(calls))
+    del outputs
+    return times
+
+
+def event_times(run: Callable[[], Any], count: int) -> list[float]:
+    """Return the sorted microseconds of each of `count` calls that `run` makes, an element for each repetition."""
     start_s = time.perf_counter()
-    graph.replay()
+    run()
     torch.cuda.synchronize()
     times = []
     for _ in range(SLOW_REPLAYS if time.perf_counter() - start_s > SLOW_REPLAY_S else REPLAYS):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
-        graph.replay()
+        run()
         end.record()
         end.synchronize()
-        times.append(1e3 * start.elapsed_time(end) / len(calls))
-    del outputs
-    return sorted(times)[len(times) // 2]
+        times.append(1e3 * start.elapsed_time(end) / count)
+    return sorted(times)
 
 
 def _is_faster(us: float, default_us: float) -> bool:
