@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import repeat
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -15,7 +17,7 @@ from media.errors import MediaError
 from media.frame_reader import FrameReader, choose
 from media.limits import check_decoded, check_kept, check_picture
 from media.resize import Plan, plan
-from media.types import MediaOptions, Preprocess, SourceInfo
+from media.types import MediaOptions, Preprocess, SourceInfo, View
 
 if TYPE_CHECKING:
     from media.limits import MediaLimits
@@ -54,6 +56,7 @@ class StillReader(FrameReader):
         media_type: one of `FORMATS`, from the file's content.
         options: size and fit.
         limits: bounds, None for trusted files.
+        view: place of the crop and, of an animation, of the clip.
 
     Raises:
         MediaError: anything wrong with the file, or a limit that it breaks.
@@ -62,7 +65,9 @@ class StillReader(FrameReader):
     is_video = False
     expected = 1
 
-    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None) -> None:
+    def __init__(
+        self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, view: View
+    ) -> None:
         self._media_type, self._file = media_type, file
         with reading(media_type, limits):
             self._image = open_picture(file, media_type, limits)
@@ -70,7 +75,7 @@ class StillReader(FrameReader):
             width, height = self._image.size
         if self._orientation in _SIDEWAYS:
             height, width = width, height
-        self._plan = plan(height, width, options.size, options.fit, limits)
+        self._plan = plan(height, width, options.size, options.fit, limits, view.place)
         self._limits = limits
 
     @property
@@ -113,7 +118,9 @@ class AnimationReader(FrameReader):
     Args, Raises: as `StillReader`.
     """
 
-    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None) -> None:
+    def __init__(
+        self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, view: View
+    ) -> None:
         self._media_type, self._limits = media_type, limits
         self._file = file
         with reading(media_type, limits):
@@ -128,10 +135,10 @@ class AnimationReader(FrameReader):
         height, width = image.height, image.width
         if self._orientation in _SIDEWAYS:
             height, width = width, height
-        self._plan = plan(height, width, options.size, options.fit, limits)
+        self._plan = plan(height, width, options.size, options.fit, limits, view.place)
         self.is_video = len(starts) > 1
         self._count = len(starts)
-        self._chosen = choose(starts, options) if self.is_video else [0]
+        self._chosen = choose(starts, options, view) if self.is_video else [0]
         # A JPEG has no frames.
         self._times = [starts[index] for index in self._chosen] if starts else [0.0]
         self.expected = len(self._chosen)
@@ -157,10 +164,10 @@ class AnimationReader(FrameReader):
         with reading(self._media_type, self._limits):
             self._file.seek(0)
             image = open_picture(self._file, self._media_type, self._limits)
-            keep = set(self._chosen)
+            copies = Counter(self._chosen)
             for index in frames_of(image):
-                if index in keep:
-                    yield convert(image, self._plan, self._orientation)
+                if index in copies:
+                    yield from repeat(convert(image, self._plan, self._orientation), copies[index])
                 if index == self._chosen[-1]:
                     return
 

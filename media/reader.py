@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from media.frame_reader import FrameReader
 from media.images import AnimationReader, StillReader
 from media.media_types import HEAD_BYTES, VIDEO_TYPES, identify
-from media.types import MediaOptions
+from media.types import MediaOptions, View
 from media.video import ClipReader
 
 if TYPE_CHECKING:
@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 def open_frames(
-    file: BinaryIO, limits: MediaLimits | None, options: MediaOptions | None = None, declared: str | None = None
+    file: BinaryIO,
+    limits: MediaLimits | None,
+    options: MediaOptions | None = None,
+    declared: str | None = None,
+    view: View | None = None,
 ) -> FrameReader:
     """Open media for reading frame by frame in constant memory.
 
@@ -24,6 +28,7 @@ def open_frames(
         limits: bounds that hold while reading; None for a trusted file of the user's own.
         options: size, window and sampling; None keeps everything as it is.
         declared: media type that the sender gave, None if it gave none.
+        view: place of the crop and of the clip, and its rate; None takes the middle, from the start, as recorded.
 
     Returns:
         An iterable of uint8 RGB frames (H, W, 3) that also tells what the file was.
@@ -31,15 +36,15 @@ def open_frames(
     Raises:
         MediaError: the file is none of the supported types, is damaged, or breaks a limit. Iterating raises it too.
     """
-    options = options or MediaOptions()
+    options, view = options or MediaOptions(), view or View()
     file.seek(0)
     media_type = identify(file.read(HEAD_BYTES), declared)
     file.seek(0)
     if media_type in VIDEO_TYPES:
-        return ClipReader(file, media_type, options, limits)
+        return ClipReader(file, media_type, options, limits, view)
     if options.animated:
-        animation = AnimationReader(file, media_type, options, limits)
+        animation = AnimationReader(file, media_type, options, limits, view)
         if animation.is_video:
             return animation
         file.seek(0)
-    return StillReader(file, media_type, options, limits)
+    return StillReader(file, media_type, options, limits, view)

@@ -87,7 +87,9 @@ class Plan:
         return canvas
 
 
-def plan(height: int, width: int, size: tuple[int, int] | None, fit: Fit, limits: MediaLimits | None) -> Plan:
+def plan(
+    height: int, width: int, size: tuple[int, int] | None, fit: Fit, limits: MediaLimits | None, place: float = 0.5
+) -> Plan:
     """Plan for frames of (height, width) pixels.
 
     Args:
@@ -95,6 +97,7 @@ def plan(height: int, width: int, size: tuple[int, int] | None, fit: Fit, limits
         size: (height, width) to reach, None to keep the source's.
         fit: how, see `MediaOptions`.
         limits: bounds, None for trusted files.
+        place: place of the crop of "cover" along the side that is cut, from 0 (left or top) to 1.
 
     Raises:
         MediaError: "too-many-pixels" if the frames that come out are over `limits.kept_pixels`.
@@ -125,7 +128,7 @@ def plan(height: int, width: int, size: tuple[int, int] | None, fit: Fit, limits
         pad = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2, *size) if inner != size else None
         return Plan(height, width, inner, whole, Preprocess(resize=inner, pad=pad))
     resized = (max(scaled[0], size[0]), max(scaled[1], size[1]))
-    top, left = (resized[0] - size[0]) // 2, (resized[1] - size[1]) // 2
+    top, left = int(place * (resized[0] - size[0])), int(place * (resized[1] - size[1]))
     # The crop is taken in source coordinates: a thin strip scaled up whole would be a bomb of its own.
     box = (
         left * width / resized[1],

@@ -70,6 +70,29 @@ class MediaOptions:
 
 
 @dataclass(frozen=True)
+class View:
+    """The place of a training sample in its file; the default is what a caller of the service gets.
+
+    Args:
+        place: place of the crop of `fit="cover"` along the side that is cut, from 0 (left or top) to 1.
+        start: place of the kept frames in the window, from 0 (its first frames) up to 1, excluded.
+        fps: rate of the kept frames, frames per second: the frame nearest to each tick, instead of `sampling`.
+            A clip slower than that repeats frames. None keeps the file's rate.
+
+    Raises:
+        ValueError: a value is out of its range.
+    """
+
+    place: float = 0.5
+    start: float = 0.0
+    fps: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.place <= 1 and 0 <= self.start < 1 and (self.fps is None or 0 < self.fps < math.inf)):
+            raise ValueError(f"{self} is out of range: 0 <= place <= 1, 0 <= start < 1 and a positive, finite fps.")
+
+
+@dataclass(frozen=True)
 class SourceInfo:
     """The description of a file.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import repeat
 from struct import Struct
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
@@ -22,7 +23,7 @@ from media.frame_reader import FrameReader, choose
 from media.limits import check_decoded, check_duration, check_kept, check_picture
 from media.resize import Plan, plan
 from media.truncation import is_whole
-from media.types import MediaOptions, Preprocess, SourceInfo, rate
+from media.types import MediaOptions, Preprocess, SourceInfo, View, rate
 
 if TYPE_CHECKING:
     from media.limits import MediaLimits
@@ -70,6 +71,7 @@ class ClipReader(FrameReader):
         media_type: one of `DEMUXERS`, from the file's content.
         options: window, sampling and size.
         limits: bounds, None for trusted files.
+        view: place of the crop and of the clip, and its rate.
 
     Raises:
         MediaError: anything wrong with the file, or a limit that it breaks.
@@ -77,14 +79,17 @@ class ClipReader(FrameReader):
 
     is_video = True
 
-    def __init__(self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None) -> None:
+    def __init__(
+        self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, view: View
+    ) -> None:
         self._file, self._media_type, self._options, self._limits = file, media_type, options, limits
+        self._place = view.place
         if not is_whole(file, media_type):
             self._fail("it is cut off")
         with self._open() as (container, stream):
             self._survey = self._read_packets(container, stream)
         pts, base = self._survey.pts, self._survey.time_base
-        chosen = choose([float((stamp - pts[0]) * base) for stamp in pts], options)
+        chosen = choose([float((stamp - pts[0]) * base) for stamp in pts], options, view)
         self._targets = [pts[index] for index in chosen]
         self.expected = len(chosen)
         self._sampled: list[float] = []
@@ -123,11 +128,13 @@ class ClipReader(FrameReader):
                     height, width = squared(frame.height, frame.width, self._survey.aspect)
                     check_picture(self._limits, height, width, is_video=True)
                     height, width = (width, height) if how[0] else (height, width)
-                    self._plan = plan(height, width, self._options.size, self._options.fit, self._limits)
-                self._sampled.append(float((frame.pts - first) * self._survey.time_base))
-                yield self._plan.frame(pixels)
+                    size, fit = self._options.size, self._options.fit
+                    self._plan = plan(height, width, size, fit, self._limits, self._place)
+                copies = bisect_right(targets, targets[position]) - position
+                self._sampled += [float((frame.pts - first) * self._survey.time_base)] * copies
+                yield from repeat(self._plan.frame(pixels), copies)
                 # A frame that never came must not shift the ones after it.
-                position = max(position + 1, bisect_right(targets, frame.pts))
+                position = max(position + copies, bisect_right(targets, frame.pts))
                 if position >= len(targets):
                     return
         if position == 0:

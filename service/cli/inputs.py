@@ -15,7 +15,7 @@ from media.errors import MediaError
 from media.frame_reader import FrameReader, choose
 from media.reader import open_frames
 from media.resize import plan
-from media.types import MediaOptions, Preprocess, SourceInfo
+from media.types import MediaOptions, Preprocess, SourceInfo, View
 from service.cli.errors import CommandError
 from service.errors import ProblemError
 
@@ -48,7 +48,7 @@ class ArrayReader(FrameReader):
             )
         self.is_video = array.ndim == 4
         self._pixels = array if self.is_video else array[None]
-        self._chosen = choose(range(len(self._pixels)), options) if self.is_video else [0]
+        self._chosen = choose(range(len(self._pixels)), options, View()) if self.is_video else [0]
         height, width = self._pixels.shape[1:3]
         self._plan = plan(height, width, options.size, options.fit, None)
         self.expected = len(self._chosen)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from media.errors import MediaError
 from media.frame_reader import choose
 from media.reader import open_frames
-from media.types import Frames, MediaOptions
+from media.types import Frames, MediaOptions, View
 from service.settings import Limits
 
 LIMITS = Limits()
@@ -120,7 +120,7 @@ def test_sampling_keeps_the_right_frames(name: str, options: MediaOptions, expec
 )
 def test_sampling_laws(count: int, frames: int | None, sampling: str, stride: int) -> None:
     times = [index / 25 for index in range(count)]
-    chosen = choose(times, MediaOptions(frames=frames, sampling=sampling, stride=stride))  # type: ignore[arg-type]
+    chosen = choose(times, MediaOptions(frames=frames, sampling=sampling, stride=stride), View())  # type: ignore[arg-type]
     assert chosen == sorted(set(chosen))
     assert chosen[0] == 0
     available = -(-count // stride) if sampling == "stride" else count
