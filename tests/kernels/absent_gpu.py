@@ -1,4 +1,4 @@
-"""Tensors of a GPU that is not there, for tests of which implementation would run on it."""
+"""Tensors on an absent GPU, to test the choice of an implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compile what a launch would launch, for a GPU that is not there; see also `interpreted_*.py`."""
+"""Ahead-of-time compilation of launches for an absent GPU."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
-MAX_SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # bytes of shared memory of a program, by compute capability
+MAX_SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # of a program, by compute capability
 
 
 @contextmanager
 def compiled_for(capability: int) -> Iterator[list[Any]]:
-    """Within, kernels compile for a compute capability (90 is 9.0) instead of running; yields what was compiled."""
+    """Compile kernels for a compute capability (90 is 9.0) instead of running them; yield them."""
     compiled: list[Any] = []
     run = JITFunction.run
 
@@ -30,14 +30,14 @@ def compiled_for(capability: int) -> Iterator[list[Any]]:
         return compiled[-1]
 
     absent = SimpleNamespace(
-        get_current_device=lambda: capability,  # each has kernels of its own
+        get_current_device=lambda: capability,  # one device for each capability, with separate kernels
         get_current_stream=lambda device: 0,
         get_current_target=lambda: GPUTarget("cuda", capability, 32),
     )
     before = driver._active
     driver.set_active(absent)
     try:
-        # a GPU that is there is none of these
+        # a present GPU must not be used
         with (
             mock.patch.object(JITFunction, "run", compile_only),
             mock.patch.object(torch.cuda, "is_available", return_value=False),
@@ -47,8 +47,8 @@ def compiled_for(capability: int) -> Iterator[list[Any]]:
         driver._active = before
 
 
-def spilled(kernel: Any, folder: Path) -> int:
-    """Bytes of stack per thread of a compiled kernel: registers that did not fit."""
+def spill_bytes(kernel: Any, folder: Path) -> int:
+    """Return the stack bytes per thread of a compiled kernel: its spilled registers."""
     binary = folder / "kernel.cubin"
     binary.write_bytes(kernel.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

@@ -1,4 +1,4 @@
-"""Runs tests of kernels in Triton's interpreter, which must be chosen before a kernel is imported."""
+"""Tests of kernels in Triton's interpreter, which must be enabled before a kernel is imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HERE = Path(__file__).parent
 
 
 def passed_interpreted(*operators: str) -> int:
-    """Run `interpreted_<operator>.py` in a process of its own and count its tests; all must pass."""
+    """Run `interpreted_<operator>.py` in a new process and return the number of tests; all must pass."""
     files = [HERE / f"interpreted_{operator}.py" for operator in operators]
     call = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "addopts=", *map(str, files)]
     interpreting = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}

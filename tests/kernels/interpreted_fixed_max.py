@@ -1,4 +1,4 @@
-"""Attention with bounded logits in Triton's interpreter; `test_attention_triton.py` runs this file."""
+"""Attention with a fixed maximum in Triton's interpreter; run by `test_attention_triton.py` in a new process."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_heads(heads, dim):
     compare(*draw(heads=heads, dim=dim))
 
 
-def test_exponents_as_great_as_are_taken():
-    """Some frames see only the least powers of two, others only the greatest; none vanishes or overflows."""
+def test_largest_supported_exponents():
+    """One frame has only the smallest powers of two, the other only the largest."""
     qkv, positions = draw(scale=op.MAX_EXPONENT)
     direction = torch.zeros(16)
     direction[0] = 1
@@ -50,25 +50,25 @@ def test_exponents_as_great_as_are_taken():
 
 
 @pytest.mark.parametrize("tile", TILES, ids=str)
-def test_frames_do_not_touch_each_other(tile):
-    """Where a tile of keys reaches into the next frame, not even its NaN gets through."""
+def test_frames_are_independent(tile):
+    """A tile of keys that reaches into the next frame does not read its NaN."""
     qkv, positions = draw(frames=3, positions=20)
     whole = launch.forward(qkv, positions, tile)
     qkv[positions : 2 * positions] = torch.nan
-    spoilt = launch.forward(qkv, positions, tile)
-    assert torch.equal(spoilt[:positions], whole[:positions])
-    assert torch.equal(spoilt[2 * positions :], whole[2 * positions :])
+    changed = launch.forward(qkv, positions, tile)
+    assert torch.equal(changed[:positions], whole[:positions])
+    assert torch.equal(changed[2 * positions :], whole[2 * positions :])
 
 
-def test_misaligned_rows_go_without_descriptors():
+def test_misaligned_rows_do_not_use_descriptors():
     qkv, positions = draw()
     moved = torch.cat((torch.zeros(1), qkv.flatten()))[1:].view_as(qkv)
     compare(moved, positions, TILES[1])
 
 
-def test_no_rows():
+def test_empty_inputs():
     assert op.attend(torch.zeros(0, 3, 2, 16), 4).shape == (0, 2, 16)
 
 
-def test_operator_is_registered_well():
+def test_operator_passes_opcheck():
     torch.library.opcheck(op.attend, draw())

@@ -1,4 +1,4 @@
-"""The fused products in Triton's interpreter; `test_linear_triton.py` runs this file in a process of its own."""
+"""The fused products in Triton's interpreter; run by `test_linear_triton.py` in a new process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def normal(*shape, dtype=torch.float32, seed=0):
 
 
 def layer_norm(rows, columns, dtype=torch.float32, width=WIDTH):
-    """Rows with a mean of their own, their LayerNorm, and a product that has taken it in."""
+    """Draw rows, their inverse deviations, a product with LayerNorm folded in, and the expected result."""
     x = (2 * normal(rows, width) + 0.7).to(dtype)
     norm_weight, norm_bias = 1 + 0.2 * normal(width, seed=1), 0.3 * normal(width, seed=2)
     weight, bias = normal(columns, width, seed=3) / width**0.5, normal(columns, seed=4)
@@ -60,7 +60,7 @@ def attention_call(rows=37, heads=2, parts=1, grid=(5, 7), scaled=True, dtype=to
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_a_folded_layer_norm_is_one(dtype):
+def test_a_folded_layer_norm_equals_layer_norm(dtype):
     x, rstd, folded, right = layer_norm(33, 2 * 96, dtype)
     value, gate = reference.split_gates(right)
     with poisoned():
@@ -106,7 +106,7 @@ def test_attention_tiles(tile):
     close(ours, reference.attention_inputs(*call), torch.float32)
 
 
-def test_queries_see_the_norm_and_the_rest_does_not():
+def test_only_queries_are_normalised():
     x, rstd, folded, right = layer_norm(70, 3 * 64)
     raw = normal(2 * 64, WIDTH, seed=7)
     weight = torch.cat((folded.weight[:64], raw))
@@ -135,14 +135,14 @@ def test_residual(tile, biased):
     close(ours, reference.residual_linear(a, weight, bias, residual), torch.float32)
 
 
-def test_wide_steps_are_halved():
+def test_inner_steps_are_halved_until_they_divide():
     a, weight, residual = normal(8, 192), normal(64, 192, seed=1), normal(8, 64, seed=2)
     ours = launch.residual_linear(a, weight, None, residual, tile=launch.Tile(16, 64, inner=128))
     close(ours, reference.residual_linear(a, weight, None, residual), torch.float32)
 
 
-def test_gelu_in_half_precision_follows_the_exact_one():
-    """Identity rows, so that the gates are a sweep; values are 1."""
+def test_gelu_in_half_precision_is_accurate():
+    """Identity rows make the gates a sweep; values are 1."""
     gates = torch.linspace(-9, 9, 64 * 64).view(64, 64).half()
     weight = reference.interleave_gates(torch.cat((torch.zeros(64, 64), torch.eye(64)))).half()
     shift = reference.interleave_gates(torch.cat((torch.ones(64), torch.zeros(64))))
@@ -150,19 +150,19 @@ def test_gelu_in_half_precision_follows_the_exact_one():
     torch.testing.assert_close(found, F.gelu(gates.double()), rtol=2**-11 + 1e-5, atol=3e-7)
 
 
-def test_misaligned_rows_go_without_descriptors():
+def test_misaligned_rows_do_not_use_descriptors():
     a = normal(16 * 64 + 1)[1:].view(16, 64)
     weight, residual = normal(64, 64, seed=1), normal(16, 64, seed=2)
     ours = launch.residual_linear(a, weight, None, residual, tile=launch.Tile(16, 64, descriptors=True))
     close(ours, reference.residual_linear(a, weight, None, residual), torch.float32)
 
 
-def test_no_rows():
+def test_empty_inputs():
     x, rstd, folded, _ = layer_norm(1, 128)
     assert op.gated_linear(x[:0], rstd[:0], *folded).shape == (0, 64)
 
 
-def test_operators_are_registered_well():
+def test_operators_pass_opcheck():
     x, rstd, folded, _ = layer_norm(5, 128)
     torch.library.opcheck(op.gated_linear, (x, rstd, *folded))
     torch.library.opcheck(op.attention_inputs, attention_call(rows=5, heads=1))

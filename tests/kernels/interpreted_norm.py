@@ -1,4 +1,4 @@
-"""LayerNorm in Triton's interpreter; `test_norm_triton.py` runs this file in a process of its own."""
+"""LayerNorm in Triton's interpreter; run by `test_norm_triton.py` in a new process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_no_bias():
     compare(x, weight, None)
 
 
-def test_another_epsilon():
+def test_other_epsilon():
     compare(*draw(5, 40), eps=0.25)
 
 
@@ -64,20 +64,20 @@ def test_strided_rows():
     compare(x[::2, ::2], weight[::2], bias[::2])
 
 
-def test_no_rows():
+def test_empty_inputs():
     x, weight, bias = draw(0, 16)
     assert op.layer_norm(x, weight, bias).shape == (0, 16)
     assert op.inverse_deviation(x).shape == (0,)
 
 
-def test_operators_are_registered_well():
+def test_operators_pass_opcheck():
     x, weight, bias = draw(3, 24)
     torch.library.opcheck(op.layer_norm, (x, weight, bias, 1e-5))
     torch.library.opcheck(op.layer_norm, (x, weight, None, 1e-5))
     torch.library.opcheck(op.inverse_deviation, (x, 1e-5))
 
 
-def test_compiles_whole():
+def test_compiles_without_graph_breaks():
     x, weight, bias = draw(3, 24)
     compiled = torch.compile(op.layer_norm, fullgraph=True, backend="aot_eager")
     assert torch.equal(compiled(x, weight, bias), op.layer_norm(x, weight, bias))

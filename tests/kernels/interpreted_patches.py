@@ -1,4 +1,4 @@
-"""Bytes to patches and back in Triton's interpreter; `test_patches_triton.py` runs this file in its own process."""
+"""Patchify and unpatchify in Triton's interpreter; run by `test_patches_triton.py` in a new process."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def test_bytes_of_half_precision_and_strided_vectors():
     assert torch.equal(op.unpatchify(first, later, 8, 4), reference.unpatchify(first, later, 8, 4))
 
 
-def test_halves_go_to_the_even_and_the_far_are_bounded():
+def test_rounding_half_to_even_and_clamping():
     values = torch.linspace(-2, 2, 192)
     values[:8] = torch.tensor([0.5, 1.5, 2.5, 253.5, 254.5, -torch.inf, torch.inf, 3e38]) / 255 - 0.5
     first = values.view(1, 1, 1, 1, 192)
     assert torch.equal(op.unpatchify(first, None, 8, 4), reference.unpatchify(first, None, 8, 4))
 
 
-def test_every_byte_comes_back():
+def test_bytes_survive_the_round_trip():
     pixels = clip(5, 8)
     first = op.patchify(pixels[:, :1], 8, 1, 0, torch.float16)
     later = op.patchify(pixels, 8, 4, 1, torch.float16)
@@ -114,7 +114,7 @@ def test_tiles(tile):
     assert torch.equal(found, reference.unpatchify(first, later, 8, 4))
 
 
-def test_nothing():
+def test_empty_inputs():
     assert op.patchify(clip(1, 8), 8, 4, 1, torch.float32).shape == (2, 0, 2, 3, 768)
     first, later = vectors(8, 4, batch=0)
     assert op.unpatchify(first, later, 8, 4).shape == (0, 9, 16, 24, 3)
@@ -122,14 +122,14 @@ def test_nothing():
     assert torch.equal(op.unpatchify(first, later, 8, 4), reference.unpatchify(first, None, 8, 4))
 
 
-def test_operators_are_registered_well():
+def test_operators_pass_opcheck():
     first, later = vectors(4, 2)
     torch.library.opcheck(op.patchify, (clip(3, 4), 4, 2, 1, torch.float16, True))
     torch.library.opcheck(op.unpatchify, (first, later, 4, 2, torch.randn(48), None))
     torch.library.opcheck(op.unpatchify, (first, None, 4, 2, None, None))
 
 
-def test_compiles_whole():
+def test_compiles_without_graph_breaks():
     pixels = clip(3, 4)
 
     def there_and_back(pixels):

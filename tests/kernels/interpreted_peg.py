@@ -1,4 +1,4 @@
-"""The positional convolution in Triton's interpreter; `test_peg_triton.py` runs this file in a process of its own."""
+"""The positional convolution in Triton's interpreter; run by `test_peg_triton.py` in a new process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kernels.peg import launch, op, reference, triton_kernels
 
 @pytest.fixture(autouse=True)
 def _small_tiles():
-    """Tiles of few elements, which the interpreter walks in reasonable time; over 3 frames go one by one."""
+    """Use small tiles, since the interpreter is slow; clips of more than 3 frames use the loop over frames."""
     with (
         mock.patch.object(launch, "IMAGE_TILE", launch.Tile(1, 2, 2, 2, 16, 4)),
         mock.patch.object(launch, "MAX_UNROLLED_FRAMES", 3),
@@ -40,7 +40,7 @@ def draw(shape, kind="causal", dtype=torch.float32):
 
 
 def results(function, *inputs):
-    """Output and every gradient, the upstream one drawn from a fixed seed."""
+    """Return output and every gradient, the upstream one drawn from a fixed seed."""
     inputs = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in inputs]
     tensors = [t for t in inputs if isinstance(t, torch.Tensor)]
     out = function(*inputs)
@@ -49,7 +49,7 @@ def results(function, *inputs):
 
 
 def exact_results(inputs):
-    """The reference's in float64."""
+    """Return the reference's results in float64."""
     return results(reference.peg, *(t.double() if isinstance(t, torch.Tensor) else t for t in inputs))
 
 
@@ -83,7 +83,7 @@ def test_equals_the_reference(shape, kind):
 
 @pytest.mark.parametrize("frames", [2, 3, 5, 7, 64, 129])
 def test_scrambled_rows_are_divided_exactly(frames):
-    """In 32 bits, up to what `unsupported` lets through."""
+    """The division holds for every row that `unsupported` admits."""
     inverse = launch._inverse(frames) % (1 << 32)
     for place in range(0, (1 << 31) // frames, 9973):
         row = place // frames * frames  # the quotient changes here
@@ -101,7 +101,7 @@ def test_half_precision():
 
 @triton.jit
 def _wide_without_assembly(b):
-    """Replace `_wide`: the interpreter runs no assembly."""
+    """Replace `_wide`, since the interpreter cannot run assembly."""
     return b.to(tl.float32)
 
 
@@ -133,32 +133,32 @@ def test_strided_input():
     assert torch.equal(op.peg(crossed, *rest), op.peg(x, *rest))
 
 
-def test_no_items():
+def test_empty_batch():
     out, dx, dweight, dbias = results(op.peg, *draw((0, 2, 3, 4, 16)))
     assert out.shape == dx.shape == (0, 2, 3, 4, 16)
     assert not dweight.any()
     assert not dbias.any()
 
 
-def test_only_the_gradients_that_are_wanted():
+def test_unneeded_gradients_are_not_computed():
     x, weight, bias, *rest = draw((1, 2, 3, 3, 16))
     with mock.patch.object(launch, "weight_gradient", side_effect=AssertionError):
         torch.autograd.grad(op.peg(x.requires_grad_(), weight, bias, *rest).sum(), x)
 
 
-def test_operator_is_registered_well():
+def test_operator_passes_opcheck():
     x, weight, bias, past, causal, _ = draw((1, 1, 2, 3, 16), "carried")
     tensors = [t.requires_grad_() for t in (x, weight, bias, past)]
     torch.library.opcheck(op.peg_forward, (*tensors, causal, False))
 
 
-def test_gradients_are_registered_well():
+def test_gradients_pass_opcheck():
     x, weight, _, past, causal, _ = draw((1, 1, 2, 3, 16), "carried")
     torch.library.opcheck(op.input_gradient, (x, weight, causal, False))
     torch.library.opcheck(op.weight_gradient, (x, x, past, causal, False))
 
 
-def test_compiles_whole():
+def test_compiles_without_graph_breaks():
     inputs = draw((1, 1, 3, 3, 16))
     compiled = torch.compile(op.peg, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(results(compiled, *inputs), results(op.peg, *inputs))

@@ -1,4 +1,4 @@
-"""The head's projection in Triton's interpreter; `test_projection_triton.py` runs this file in a process of its own."""
+"""The head's projection in Triton's interpreter; run by `test_projection_triton.py` in a new process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_equals_float64(rows, channels, dim, norm, unit):
     torch.testing.assert_close(found.double(), right(*inputs, unit=unit), rtol=1e-5, atol=3e-6)
 
 
-def test_half_precision_comes_in_and_full_goes_out():
+def test_half_precision_input_gives_float32_output():
     inputs = draw(5, 48, 8, dtype=torch.float16)
     found = op.vq_project(*inputs)
     assert found.dtype == torch.float32
@@ -49,5 +49,5 @@ def test_tiles_leading_shapes_and_strides():
     assert op.vq_project(x[:0], *rest).shape == (0, 4)
 
 
-def test_operator_is_registered_well():
+def test_operator_passes_opcheck():
     torch.library.opcheck(op.vq_project, (*draw(5, 16, 4), True))

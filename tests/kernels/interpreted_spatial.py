@@ -1,4 +1,4 @@
-"""The preparation of queries and keys in Triton's interpreter; `test_attention_triton.py` runs this file."""
+"""The preparation of queries and keys in Triton's interpreter; run by `test_attention_triton.py` in a new process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kernels.spatial_attention import launch, op, reference, rope_table
 
 
 def results(function, *tensors, **options):
-    """Output and every gradient, the upstream one drawn from a fixed seed."""
+    """Return output and every gradient, the upstream one drawn from a fixed seed."""
     tensors = [x.detach().requires_grad_() for x in tensors]
     out = function(*tensors, **options)
     gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
@@ -20,7 +20,7 @@ def results(function, *tensors, **options):
 
 
 def draw(batch=1, frames=1, height=2, width=3, heads=2, dim=16, dtype=torch.float32):
-    """q and kv as views of one projection, then both scales."""
+    """Draw q and kv as views of one projection, and both scales."""
     torch.manual_seed(0)
     qkv = torch.randn(batch, frames, height, width, 3, heads, dim).to(dtype)
     return qkv[..., 0, :, :], qkv[..., 1:, :, :], *(torch.rand(2, dim) + 0.5)
@@ -66,13 +66,13 @@ def test_strided_heads():
     torch.testing.assert_close(results(op.run, crossed, kv, *scales), results(op.run, q, kv, *scales))
 
 
-def test_operator_is_registered_well():
+def test_operator_passes_opcheck():
     x, scale, table = torch.randn(1, 6, 2, 16), torch.rand(16), rope_table(2, 3, 16)
     torch.library.opcheck(op.cosine_backward, (torch.randn(1, 6, 2, 16), x, scale, *table))
     torch.library.opcheck(op.cosine, (x.requires_grad_(), scale.requires_grad_(), None, None))
 
 
-def test_compiles_whole():
+def test_compiles_without_graph_breaks():
     tensors, rope = draw(), rope_table(2, 3, 16)
     compiled = torch.compile(op.run, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(results(compiled, *tensors, rope=rope), results(op.run, *tensors, rope=rope))

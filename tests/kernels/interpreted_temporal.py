@@ -1,4 +1,4 @@
-"""Temporal attention in Triton's interpreter; `test_attention_triton.py` runs this file in a process of its own."""
+"""Temporal attention in Triton's interpreter; run by `test_attention_triton.py` in a new process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kernels.temporal_attention import launch, op, reference
 
 
 def results(function, *tensors, **options):
-    """Output and every gradient, the upstream one drawn from a fixed seed; None stays None."""
+    """Return output and every gradient, the upstream one drawn from a fixed seed; None stays None."""
     tensors = [x if x is None else x.detach().requires_grad_() for x in tensors]
     out = function(*tensors, **options)
     gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
@@ -21,7 +21,7 @@ def results(function, *tensors, **options):
 
 
 def draw(frames, past=0, batch=1, height=2, width=3, heads=2, dim=16, dtype=torch.float32):
-    """q, kv, q_scale, k_scale, past_kv."""
+    """Draw q, kv, q_scale, k_scale and past_kv."""
     torch.manual_seed(0)
     q = torch.randn(batch, frames, height, width, heads, dim).to(dtype)
     kv = torch.randn(batch, frames, height, width, 2, heads, dim).to(dtype)
@@ -65,7 +65,7 @@ def test_half_precision():
     compare(draw(5, height=1, dim=32, dtype=torch.float16), tolerance=4e-3)
 
 
-def test_one_frame_is_its_values():
+def test_attention_over_one_frame_returns_its_values():
     q, kv, *rest = draw(1)
     out, dq, _, dq_scale, dk_scale = results(op.temporal_attention, q, kv, *rest)
     assert torch.equal(out, kv[..., 1, :, :])
@@ -87,7 +87,7 @@ def test_tiles(tile):
 
 
 def crossed(x):
-    """Return the values with no dimension next to its neighbour in memory."""
+    """Return a copy with its dimensions reversed in memory."""
     order = list(range(x.ndim))[::-1]
     return x.permute(order).contiguous().permute(order)
 
@@ -114,13 +114,13 @@ def test_merged_projections_are_not_copied():
     assert launch._regular(kv) is kv
 
 
-def test_no_items():
+def test_empty_batch():
     out, *grads = results(op.temporal_attention, *draw(2, batch=0))
     assert out.shape == (0, 2, 2, 3, 2, 16)
     assert not grads[2].any()
 
 
-def test_operator_is_registered_well():
+def test_operator_passes_opcheck():
     tensors, slopes = draw(2, 1, height=1, width=2), torch.tensor([0.5, 0.25])
     grad = torch.randn(tensors[0].shape)
     torch.library.opcheck(op.temporal_attention_backward, (grad, *tensors, True, 2, slopes))
@@ -129,7 +129,7 @@ def test_operator_is_registered_well():
     torch.library.opcheck(op.temporal_attention, (*tensors[:4], None, False, None, None))
 
 
-def test_compiles_whole():
+def test_compiles_without_graph_breaks():
     tensors = draw(2, 1, height=1)
     compiled = torch.compile(op.temporal_attention, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""Code assignment in Triton's interpreter; `test_vq_triton.py` runs this file in a process of its own."""
+"""Code assignment in Triton's interpreter; run by `test_vq_triton.py` in a new process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def draw(rows, codes, dim, dtype=torch.float32):
 
 
 def exact(z, codebook):
-    """A search in float64; argmin on the CPU takes the first of equal values."""
+    """Search in float64; argmin on the CPU returns the first of equal values."""
     return (z.double()[:, None] - codebook.double()).square().sum(-1).argmin(-1)
 
 
@@ -36,19 +36,19 @@ def test_equals_a_search_in_float64(rows, codes, dim, dtype):
 
 
 @pytest.mark.parametrize("numbers", [(128, 256, 1, 8, 3), (64, 128, 3, 4, 3), (16, 256, 2, 4, 2)])
-def test_other_tiles_and_shares_answer_alike(numbers):
+def test_tiles_and_shares_agree(numbers):
     z, codebook = draw(140, 700, 8)
     found = launch.assign(z, *launch.prepare(codebook), 700, launch.Tile(*numbers))
     assert torch.equal(found, exact(z, codebook))
 
 
-def test_a_prepared_table_answers_alike():
+def test_a_prepared_table_gives_equal_indices():
     z, codebook = draw(20, 300, 8)
     table = CodeTable(*op.pack_codebook(codebook))
     assert torch.equal(op.vq_assign(z, codebook, table), exact(z, codebook))
 
 
-def test_equal_codes_of_two_shares_give_the_lowest():
+def test_the_lowest_of_equal_codes_in_two_shares_wins():
     z, codebook = draw(24, 128, 8)
     table = launch.prepare(torch.cat((codebook, codebook, codebook.flip(0), codebook)))
     assert torch.equal(launch.assign(z, *table, 512, launch.Tile(32, 128, 4, 4, 2)), exact(z, codebook))
@@ -56,7 +56,7 @@ def test_equal_codes_of_two_shares_give_the_lowest():
 
 @pytest.mark.parametrize("length", [1e-6, 1e-3, 100.0, 1e4])
 def test_codes_of_any_length(length):
-    """Beneath float16's least numbers and beyond its largest too."""
+    """Lengths include those below float16's least number and above its largest."""
     z, codebook = draw(20, 300, 8)
     assert torch.equal(op.vq_assign(length * z, length * codebook), exact(length * z, length * codebook))
     mixed = torch.cat((codebook, length * codebook))
@@ -79,7 +79,7 @@ def test_the_lowest_of_equal_codes_wins():
 
 
 def test_near_ties_are_decided_by_exact_differences():
-    """Pairs of codes so close that rounding of a score would choose between them."""
+    """Pairs of codes are closer than the rounding of a score."""
     torch.manual_seed(0)
     codebook = F.normalize(torch.randn(256, 8), dim=-1)
     codebook = torch.cat((codebook, codebook + 3e-7 * torch.randn_like(codebook)))
@@ -90,7 +90,7 @@ def test_near_ties_are_decided_by_exact_differences():
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_values_that_are_no_numbers_still_give_an_index():
+def test_nan_and_infinity_give_valid_indices():
     z, codebook = draw(9, 40, 8)
     z[0], z[1, 3], z[2] = torch.nan, torch.inf, 0
     found = op.vq_assign(z, codebook)
@@ -106,13 +106,13 @@ def test_leading_shapes_and_strides():
     assert op.vq_assign(z[:0], codebook).shape == (0,)
 
 
-def test_operator_is_registered_well():
+def test_operator_passes_opcheck():
     z, codebook = draw(5, 40, 8)
     torch.library.opcheck(op.assign, (z, *op.pack_codebook(codebook), 40))
     assert [part.shape for part in op.pack_codebook(codebook)] == [part.shape for part in launch.empty_table(codebook)]
 
 
-def test_compiles_whole_and_stops_gradients():
+def test_compiles_without_graph_breaks_and_stops_gradients():
     z, codebook = draw(5, 40, 8)
     compiled = torch.compile(op.vq_assign, fullgraph=True, backend="aot_eager")
     found = compiled(z.requires_grad_(), codebook.requires_grad_())

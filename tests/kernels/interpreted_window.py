@@ -1,4 +1,4 @@
-"""Window attention in Triton's interpreter; `test_attention_triton.py` runs this file in a process of its own."""
+"""Window attention in Triton's interpreter; run by `test_attention_triton.py` in a new process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kernels.window_attention import launch, op, reference
 
 
 def results(function, qkv, table, window):
-    """Output and every gradient, the upstream one drawn from a fixed seed."""
+    """Return output and every gradient, the upstream one drawn from a fixed seed."""
     tensors = [x.detach().requires_grad_() for x in (qkv, table)]
     out = function(*tensors, window)
     gradient = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(out.dtype)
@@ -53,7 +53,7 @@ def test_half_precision():
 
 @pytest.mark.parametrize("programs", [1, 2, 3])
 def test_programs_share_windows(programs):
-    """However windows are cut into programs, also where the last gets fewer."""
+    """The last program may get fewer windows."""
     qkv, table, window = draw(1, 1, 6, 13, 1, 16, 4)
     tile = launch.Tile(programs, 4, 1)
     with (
@@ -67,14 +67,14 @@ def test_programs_share_windows(programs):
 
 @pytest.mark.parametrize(("height", "width", "side"), [(8, 8, 4), (6, 13, 4), (9, 3, 8)])
 def test_descriptors(height, width, side):
-    """Ragged windows read zeros outside of a frame, not the next frame, and write nothing there."""
+    """Windows at the border load zeros outside of the frame and store nothing there."""
     qkv, table, window = draw(2, 1, height, width, 2, 16, side)
     with poisoned():
         ours = launch.forward(qkv, table, window, launch.Tile(3, 4, 2, descriptors=True))
     torch.testing.assert_close(ours, reference.window_attention(qkv, table, window), rtol=1e-5, atol=1e-5)
 
 
-def test_descriptors_where_no_block_fits():
+def test_descriptors_fall_back_where_blocks_do_not_fit():
     qkv, table, window = draw(1, 1, 5, 7, 2, 24, 3)
     ours = launch.forward(qkv, table, window, launch.Tile(3, 4, 2, descriptors=True))
     torch.testing.assert_close(ours, reference.window_attention(qkv, table, window), rtol=1e-5, atol=1e-5)
@@ -93,27 +93,27 @@ def test_strided_input_and_gradient():
     torch.testing.assert_close(one, other)
 
 
-def test_queries_of_zero_average_by_the_bias():
+def test_zero_queries_average_the_values():
     qkv, table, window = draw(1, 1, 4, 4, 1, 16, 4)
     qkv[:, :, :, :, 0] = 0
     out = op.window_attention(qkv, torch.zeros_like(table), window)
     torch.testing.assert_close(out, qkv[:, :, :, :, 2].mean((2, 3), keepdim=True).expand_as(out))
 
 
-def test_no_items():
+def test_empty_batch():
     qkv, table, window = draw(0, 1, 4, 4, 1, 16, 4)
     out, dqkv, dtable = results(op.window_attention, qkv, table, window)
     assert (out.shape, dqkv.shape) == ((0, 1, 4, 4, 1, 16), qkv.shape)
     assert not dtable.any()
 
 
-def test_operator_is_registered_well():
+def test_operator_passes_opcheck():
     qkv, table, window = draw(1, 1, 2, 3, 1, 16, 2)
     torch.library.opcheck(op.window_attention_backward, (torch.randn(1, 1, 2, 3, 1, 16), qkv, table, window))
     torch.library.opcheck(op.window_attention, (qkv.requires_grad_(), table.requires_grad_(), window))
 
 
-def test_compiles_whole():
+def test_compiles_without_graph_breaks():
     inputs = draw(1, 1, 2, 3, 1, 16, 2)
     compiled = torch.compile(op.window_attention, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(results(compiled, *inputs), results(op.window_attention, *inputs))

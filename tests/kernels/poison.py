@@ -1,4 +1,4 @@
-"""Memory that is asked for without a value holds NaN, so that an element nobody writes shows."""
+"""Uninitialised memory full of NaN, which reveals elements that a kernel does not write."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def _filled(*args: Any, **kwargs: Any) -> torch.Tensor:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Within, `torch.empty` is full of NaN."""
+    """Fill the memory of `torch.empty` with NaN."""
     with mock.patch("torch.empty", _filled):
         yield

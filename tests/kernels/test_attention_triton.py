@@ -1,4 +1,4 @@
-"""The Triton kernels of attention without a GPU: interpreted in a process of their own, and compiled ahead of time."""
+"""The kernels of attention without a GPU: interpreted, compiled ahead of time, and refusals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 from absent_gpu import capability, on_gpu
-from ahead import MAX_SHARED_BYTES, compiled_for, spilled
+from ahead import MAX_SHARED_BYTES, compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError, attention_fixed_max
@@ -45,7 +45,7 @@ def launch_spatial(dtype: torch.dtype) -> None:
     spatial.backward(x, x, scale, table, table)
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
 @pytest.mark.parametrize(
     ("target", "dtype"), [(80, torch.bfloat16), (80, torch.float32), (90, torch.bfloat16)], ids=str
 )
@@ -61,10 +61,10 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype, launch, ker
     assert len(compiled) == kernels
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[80] for kernel in compiled)
     if target == 90 and dtype == torch.bfloat16:
-        assert [spilled(kernel, tmp_path) for kernel in compiled] == [0] * kernels
+        assert [spill_bytes(kernel, tmp_path) for kernel in compiled] == [0] * kernels
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
 @pytest.mark.parametrize(("target", "descriptors"), [(80, False), (90, False), (90, True)])
 def test_kernels_of_inference_compile_ahead(monkeypatch, tmp_path, target, descriptors):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -77,7 +77,7 @@ def test_kernels_of_inference_compile_ahead(monkeypatch, tmp_path, target, descr
             window.forward(qkv, torch.zeros(225, 8), 8, window.Tile(64, 4, 2, descriptors))
     assert len({kernel.hash for kernel in compiled}) == 4
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[80] for kernel in compiled)
-    assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+    assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
     assert all(("cp.async.bulk.tensor" in kernel.asm["ptx"]) == descriptors for kernel in compiled)
 
 
@@ -88,7 +88,7 @@ def _gpu():
 
 
 @pytest.mark.usefixtures("_gpu")
-def test_refusals_of_window_attention():
+def test_unsupported_calls_of_window_attention():
     table = on_gpu(225, 2, dtype=torch.float32)
     assert window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 8) is None
     assert "window=9 must be at most 8" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 9)
@@ -101,7 +101,7 @@ def test_refusals_of_window_attention():
 
 
 @pytest.mark.usefixtures("_gpu")
-def test_refusals_of_temporal_attention():
+def test_unsupported_calls_of_temporal_attention():
     def unsupported(frames: int = 5, past: int = 0, dim: int = 64, dtype: torch.dtype = torch.bfloat16, **kwargs):
         q, kv = on_gpu(1, frames, 2, 2, 2, dim, dtype=dtype), on_gpu(1, frames, 2, 2, 2, 2, dim)
         past_kv = on_gpu(1, past, 2, 2, 2, 2, dim) if past else None
@@ -120,7 +120,7 @@ def test_refusals_of_temporal_attention():
 
 
 @pytest.mark.usefixtures("_gpu")
-def test_refusals_of_spatial_attention():
+def test_unsupported_calls_of_spatial_attention():
     def unsupported(dim: int = 64, dtype: torch.dtype = torch.bfloat16, batch: int = 1):
         q, kv = on_gpu(batch, 1, 1, 1, 1, dim, dtype=dtype), on_gpu(batch, 1, 1, 1, 2, 1, dim)
         return spatial_op.unsupported(q, kv, on_gpu(dim), on_gpu(dim))
@@ -132,7 +132,7 @@ def test_refusals_of_spatial_attention():
 
 
 @pytest.mark.usefixtures("_gpu")
-def test_refusals_of_fixed_max_attention():
+def test_unsupported_calls_of_fixed_max_attention():
     def unsupported(dtype=torch.bfloat16, dim=64, bound=12.0, bias=None):
         return fixed_max_op.unsupported(on_gpu(8, 3, 2, dim, dtype=dtype), 4, bound, bias)
 

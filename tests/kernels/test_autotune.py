@@ -1,4 +1,4 @@
-"""Tables of tiles: how they are looked up, searched and written."""
+"""Tables of tiles: lookup, search and files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Tile:
 
 @pytest.fixture
 def gpu(monkeypatch, tmp_path):
-    """Tables in a folder of their own, for a GPU whose name can be given."""
+    """Yield a function that names the present GPU; tables are in a temporary folder."""
 
     def present(name: str) -> None:
         monkeypatch.setattr(table, "current_gpu", lambda: gpu_stem(name))
@@ -55,7 +55,7 @@ def gpu(monkeypatch, tmp_path):
     table._entries.cache_clear()
 
 
-def test_names_of_gpus():
+def test_gpu_stems():
     assert gpu_stem("NVIDIA H100 80GB HBM3") == "h100"
     assert gpu_stem("NVIDIA A100-SXM4-80GB") == "a100"
     assert gpu_stem("NVIDIA GeForce RTX 4090") == "4090"
@@ -99,7 +99,7 @@ def test_tables_are_sorted_and_read_back(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_neighbours_that_agree_are_one_entry():
+def test_neighbours_with_equal_tiles_become_one_entry():
     found = [TuneResult(torch.bfloat16, rows, Tile(tile), 2.0, 1.0) for rows, tile in ((1, 7), (4, 7), (8, 9), (16, 7))]
     table = {"other": [], "op": [table_entry(torch.bfloat16, 3, Tile(1)), table_entry(torch.float32, 3, Tile(1))]}
     merge(table, "op", found)
@@ -172,7 +172,7 @@ def test_unfinished_launches_are_not_saved():
     assert list(saved) == ["op"]
 
 
-def test_differences():
+def test_difference_reports_errors_beyond_the_tolerance():
     x = torch.randn(1000)
     assert difference([x], [x]) is None
     assert difference([x + 1e-4], [x]) is None
@@ -200,7 +200,7 @@ def test_every_launch_has_one_tuning_space_and_tables_hold_its_tiles():
             assert len({(line["dtype"], line["rows"]) for line in entries}) == len(entries)
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
 def test_calls_launch_and_shipped_tiles_compile(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     shipped: dict[str, list] = {}
@@ -223,7 +223,7 @@ def test_calls_launch_and_shipped_tiles_compile(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("config", "widths"), WIDTHS.items())
-def test_widths_are_those_of_the_networks(config, widths):
+def test_widths_match_the_configs(config, widths):
     if config == Config.demo:
         raw = json.loads((table.CONFIG_DIR.parents[2] / "bundles/demo-vq/config.json").read_text())["tokenizer"]
         network = TokenizerConfig.from_dict(raw)

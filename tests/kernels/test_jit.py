@@ -1,4 +1,4 @@
-"""When kernels are compiled: side by side before a process serves, in the background afterwards; for an absent GPU."""
+"""Compilation of kernels in parallel and in the background, for an absent GPU."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from kernels.runtime.compile_server import CompileServer, Job
 
 HERE = Path(__file__).parent
 X, ONES = torch.zeros(6, 64), torch.ones(64)
-TIMEOUT_S = 60.0  # seconds; a kernel takes a fraction of one
+TIMEOUT_S = 60.0  # a kernel takes a fraction of a second
 
-pytestmark = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+pytestmark = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
 
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
-    """Return the launches of a process without compiled kernels."""
+    """Yield the kernels that are launched, starting without compiled ones."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     jit.count_compilations()
     forget(monkeypatch)
@@ -39,7 +39,7 @@ def compiled(monkeypatch, tmp_path):
 
 @pytest.fixture
 def server(monkeypatch):
-    """One of this test's own."""
+    """Return a compile server for this test only."""
     server = CompileServer()
     monkeypatch.setattr(jit, "_server", server)
     yield server
@@ -48,7 +48,7 @@ def server(monkeypatch):
 
 @pytest.fixture
 def gate(monkeypatch):
-    """Nothing is compiled in the background before it is set."""
+    """Return an event that background compilation waits for."""
     gate, preload = threading.Event(), JITFunction.preload
 
     def wait_and_preload(self, kernel):
@@ -61,7 +61,7 @@ def gate(monkeypatch):
 
 
 def forget(monkeypatch) -> None:
-    """As in a new process, but for what is on disk."""
+    """Forget compiled kernels, except those on disk."""
     monkeypatch.setattr(jit, "_compiled", set())
     monkeypatch.setattr(jit, "_failed", set())
     monkeypatch.setattr(jit, "_background", {})
@@ -81,7 +81,7 @@ def broken() -> None:
     launch.inverse_deviation(X, 1e-5, tile=launch.Tile(3, 1))  # rows must be a power of two
 
 
-def test_kernels_compile_together(compiled):
+def test_kernels_compile_in_parallel(compiled):
     with jit.compile_all():
         for rows in (2, 4, 2):
             norm(rows)
@@ -90,7 +90,7 @@ def test_kernels_compile_together(compiled):
     for rows in (2, 4):
         norm(rows)
     assert jit.compilation_count() == 2
-    with pytest.raises(CompilationError):  # triton 3.7 keeps it for whoever uses the kernel
+    with pytest.raises(CompilationError):  # triton 3.7 defers the error to the kernel's first use
         _ = broken(), compiled[-1].hash
 
 
@@ -99,7 +99,7 @@ def never(*args, **kwargs) -> None:
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_processes_compile_what_this_one_only_loads(compiled, server, monkeypatch, wait):
+def test_the_server_compiles_and_this_process_only_loads(compiled, server, monkeypatch, wait):
     monkeypatch.setattr(ASTSource, "make_ir", never)
     with jit.compile_all(wait):
         for rows in (2, 4):
@@ -117,17 +117,17 @@ def test_without_a_server_a_process_compiles_for_itself(compiled, server, monkey
     assert jit.compilation_count() == 1
 
 
-def test_a_server_that_dies_leaves_nobody_waiting(compiled, server):
+def test_a_killed_server_blocks_no_caller(compiled, server):
     with jit.compile_all():
         norm(2)
     server._process.kill()
-    for rows in (4, 8):  # found out, and known
+    for rows in (4, 8):  # at the first failure, and after it
         with jit.compile_all():
             norm(rows)
     assert jit.compilation_count() == 3
 
 
-def test_a_server_ends_when_it_is_idle_and_begins_again(compiled, monkeypatch):
+def test_an_idle_server_exits_and_restarts(compiled, monkeypatch):
     server = CompileServer(idle=0.1)
     monkeypatch.setattr(jit, "_server", server)
     monkeypatch.setattr(ASTSource, "make_ir", never)
@@ -141,7 +141,7 @@ def test_a_server_ends_when_it_is_idle_and_begins_again(compiled, monkeypatch):
     assert jit.compilation_count() == 2
 
 
-def test_a_compiler_that_crashes_takes_nothing_with_it(compiled, server, monkeypatch, tmp_path):
+def test_a_crash_of_the_compiler_is_contained(compiled, server, monkeypatch, tmp_path):
     (tmp_path / "crashes.py").write_text("import os\nos.abort()\n")
     monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
     server.compile(Job(module="crashes", name="", specialization="", target=("cuda", 90, 32), cache=str(tmp_path)))
@@ -154,7 +154,7 @@ def test_a_compiler_that_crashes_takes_nothing_with_it(compiled, server, monkeyp
 NOTHING = Job(module="none", name="", specialization="", target=("cuda", 90, 32), cache="")
 
 
-def test_a_server_ends_with_its_parent():
+def test_a_server_exits_with_its_parent():
     script = f"""
 import os, signal
 from kernels.runtime.compile_server import CompileServer
@@ -177,10 +177,10 @@ def lives(process: int) -> bool:
         state = Path(f"/proc/{process}/stat").read_text().rsplit(") ", 1)[1][0]
     except FileNotFoundError:
         return False
-    return state != "Z"  # where nobody reaps it
+    return state != "Z"  # a zombie has exited
 
 
-def test_a_fork_of_the_parent_lets_go_of_the_server(server):
+def test_a_fork_detaches_from_the_server(server):
     server.compile(NOTHING)
     read, write = os.pipe()
     child = os.fork()
@@ -198,7 +198,7 @@ def test_a_fork_of_the_parent_lets_go_of_the_server(server):
 @pytest.mark.parametrize(
     "noise", ["import sys; print('noise', flush=True)", "import os; os.write(int(argument), b'noise\\n')"]
 )
-def test_noise_of_a_server_leaves_nobody_waiting(compiled, server, monkeypatch, tmp_path, noise):
+def test_unexpected_output_of_the_server_blocks_no_caller(compiled, server, monkeypatch, tmp_path, noise):
     argument = "import sys; argument = sys.orig_argv[-2]; "
     (tmp_path / "sitecustomize.py").write_text(argument + noise)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
@@ -207,7 +207,7 @@ def test_noise_of_a_server_leaves_nobody_waiting(compiled, server, monkeypatch, 
     assert jit.compilation_count() == 1
 
 
-def test_what_fails_within_comes_out_at_once(compiled, gate):
+def test_an_error_in_the_context_is_raised_at_once(compiled, gate):
     with pytest.raises(ZeroDivisionError), jit.compile_all():
         _ = norm(2), 1 // 0
     gate.set()
@@ -238,7 +238,7 @@ def test_a_missing_kernel_is_refused_and_compiles_in_the_background(compiled, ga
     assert jit.compilation_count() == 1
 
 
-def test_what_is_on_disk_is_loaded(compiled, monkeypatch):
+def test_a_kernel_on_disk_is_loaded(compiled, monkeypatch):
     norm(2)
     forget(monkeypatch)
     monkeypatch.setattr(jit, "LOAD_TIMEOUT_S", TIMEOUT_S)
@@ -248,7 +248,7 @@ def test_what_is_on_disk_is_loaded(compiled, monkeypatch):
     assert (jit.compilation_count(), jit._failed) == (1, set())
 
 
-def test_what_cannot_be_compiled_is_refused_once_it_is_known(compiled, monkeypatch, caplog):
+def test_a_kernel_that_does_not_compile_stays_refused(compiled, monkeypatch, caplog):
     monkeypatch.setattr(jit, "LOAD_TIMEOUT_S", TIMEOUT_S)
     for _ in range(2):
         with pytest.raises(jit.KernelNotReadyError), jit.raise_if_missing():
@@ -260,7 +260,7 @@ def test_what_cannot_be_compiled_is_refused_once_it_is_known(compiled, monkeypat
         broken()
 
 
-def test_without_a_thread_another_call_tries_again(compiled, monkeypatch):
+def test_a_later_call_retries_if_no_thread_could_start(compiled, monkeypatch):
     def start(thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -275,7 +275,7 @@ def test_without_a_thread_another_call_tries_again(compiled, monkeypatch):
         norm(2)
 
 
-def test_nobody_waits_and_nothing_compiles_twice(compiled, gate):
+def test_background_compilation_runs_once(compiled, gate):
     for _ in range(3):
         with jit.compile_all(wait=False):
             for rows in (2, 4):
@@ -290,7 +290,7 @@ def test_nobody_waits_and_nothing_compiles_twice(compiled, gate):
             norm(rows)
 
 
-def test_threads_do_not_see_each_other(compiled):
+def test_contexts_apply_to_one_thread(compiled):
     entered, left = threading.Event(), threading.Event()
 
     def other() -> None:
@@ -309,10 +309,10 @@ def test_threads_do_not_see_each_other(compiled):
     assert [kernel.metadata.name for kernel in compiled] == 2 * ["layer_norm_kernel"]
 
 
-def test_a_process_ends_while_a_kernel_compiles(tmp_path):
+def test_a_process_exits_while_a_kernel_compiles(tmp_path):
     script = """
 import atexit, threading
-atexit.register(lambda: print([done.is_set() for done in jit._background.values()]))  # the last to be called
+atexit.register(lambda: print([done.is_set() for done in jit._background.values()]))  # runs last
 from ahead import compiled_for
 from triton.runtime import JITFunction
 from kernels.runtime import jit

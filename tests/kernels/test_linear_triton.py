@@ -1,4 +1,4 @@
-"""The fused products without a GPU: interpreted in a process of their own, and compiled ahead; folding and refusals."""
+"""The fused products without a GPU: interpreted, compiled ahead of time, and refusals."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from absent_gpu import capability, on_gpu
-from ahead import MAX_SHARED_BYTES, compiled_for, spilled
+from ahead import MAX_SHARED_BYTES, compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
@@ -26,7 +26,7 @@ def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 def launch_all(dtype: torch.dtype, tile: launch.Tile | None = None) -> None:
-    """The shapes of the network, with few rows and with many."""
+    """Launch the shapes of the network, with few rows and with many."""
     for rows in ROWS:
         x, rstd = zeros(rows, 512, dtype=dtype), zeros(rows)
         launch.gated_linear(x, rstd, zeros(2816, 512, dtype=dtype), zeros(2816), tile=tile)
@@ -35,7 +35,7 @@ def launch_all(dtype: torch.dtype, tile: launch.Tile | None = None) -> None:
         launch.residual_linear(zeros(rows, 1408, dtype=dtype), zeros(512, 1408, dtype=dtype), None, x, tile=tile)
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
 @pytest.mark.parametrize(
     ("target", "dtype", "tile"),
     [
@@ -56,7 +56,7 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype, tile):
     }  # fmt: skip
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[target] for kernel in compiled)
     if target == 90 and dtype == torch.bfloat16:
-        assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+        assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
 
 
 def test_interleaved_rows_give_interleaved_columns():
@@ -78,7 +78,7 @@ def test_folding_is_exact_before_rounding():
 
 @pytest.mark.parametrize("width", [256, 512])
 def test_folded_rows_sum_to_zero_after_rounding(width):
-    """So that a mean of x, however great, leaves nothing in the product."""
+    """A mean of x must leave nothing in the product."""
     generator = torch.Generator().manual_seed(width)
     gamma, weight = torch.rand(width, generator=generator) + 0.5, torch.randn(12, width, generator=generator) + 0.3
     folded = fold(gamma, None, weight, None, torch.bfloat16)
@@ -96,7 +96,7 @@ def _gpu():
 
 
 @pytest.mark.usefixtures("_gpu")
-def test_refusals():
+def test_unsupported_calls():
     def unsupported(columns: int = 64, dtype: torch.dtype = torch.bfloat16) -> str | None:
         return op.residual_linear_unsupported(on_gpu(4, columns, dtype=dtype), on_gpu(8, columns), None, on_gpu(4, 8))
 
@@ -115,7 +115,7 @@ def test_refusals():
 
 
 @pytest.mark.usefixtures("_gpu")
-def test_long_rows_are_left_to_the_library():
+def test_auto_leaves_long_rows_to_torch():
     def explained(columns: int) -> str:
         with torch.no_grad():
             call = on_gpu(4, columns), on_gpu(8, columns), None, on_gpu(4, 8)
@@ -126,7 +126,7 @@ def test_long_rows_are_left_to_the_library():
 
 
 @pytest.mark.usefixtures("_gpu")
-def test_refusals_of_attention_inputs():
+def test_unsupported_calls_of_attention_inputs():
     def unsupported(columns: int = 384, normed: int = 128, heads: int = 2, scaled: bool = True) -> str | None:
         scale = on_gpu(64) if scaled else None
         return op.attention_inputs_unsupported(

@@ -1,4 +1,4 @@
-"""The kernels of LayerNorm without a GPU: interpreted in a process of their own, compiled ahead; what is refused."""
+"""The kernels of LayerNorm without a GPU: interpreted, compiled ahead of time, and refusals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 from absent_gpu import capability, on_gpu
-from ahead import compiled_for, spilled
+from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
@@ -18,7 +18,7 @@ def test_interpreted_kernels_equal_their_references():
     assert passed_interpreted("norm") >= 18
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("target", [80, 90])
 def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype):
@@ -31,7 +31,7 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype):
             launch.inverse_deviation(x, 1e-5)
     assert len({kernel.hash for kernel in compiled}) == 4
     if dtype == torch.bfloat16:
-        assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+        assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
 
 
 def test_the_reference_is_torchs_layer_norm():
@@ -44,7 +44,7 @@ def test_the_reference_is_torchs_layer_norm():
         torch.testing.assert_close(centered * norm.weight + norm.bias, norm(x))
 
 
-def test_what_is_refused():
+def test_unsupported_calls():
     x, weight = torch.zeros(2, 8), torch.zeros(8)
     with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         layer_norm.run_on("triton", x, weight, None)

@@ -22,7 +22,7 @@ HEADS, DIM = 2, 8
 
 
 def both(operator, *args, **kwargs) -> None:
-    """Outputs and every gradient."""
+    """Compare outputs and every gradient of both backends."""
     tensors = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)]
     for x in tensors:
         x.requires_grad_()
@@ -96,7 +96,7 @@ def test_vq_assignment_is_exact_under_autocast():
         assert torch.equal(kernels.vq_assign(z, codebook), plain)
 
 
-def test_windows_keep_to_themselves():
+def test_windows_are_independent():
     torch.manual_seed(0)
     qkv = torch.randn(1, 1, 6, 6, 3, HEADS, DIM)
     changed = qkv.clone()
@@ -107,7 +107,7 @@ def test_windows_keep_to_themselves():
     assert torch.equal(before[:, :, :, 4:], after[:, :, :, 4:])
 
 
-def test_rotary_logits_depend_on_offsets_alone():
+def test_rotary_logits_depend_on_offsets_only():
     table = rope_table(6, 7, DIM)
     vector = F.normalize(torch.randn(DIM), dim=0).expand(42, 1, DIM)
     turned = rotate(vector, table)
@@ -192,7 +192,7 @@ def test_kernels_run_from_compute_capability_8_on(name):
         assert "7.5 is below 8.0" in choice.refused["triton"]
 
 
-def test_every_operator_is_tried_on_a_gpu():
+def test_every_operator_has_a_call_on_a_gpu():
     assert set(CALLS_ON_GPU) == {name for name in kernels.__all__ if isinstance(getattr(kernels, name), Operator)}
 
 
@@ -228,7 +228,7 @@ def test_the_environment_chooses(monkeypatch):
         assert kernels.window_attention.explain(x, torch.zeros(49, HEADS), 4).backend == "torch"
 
 
-def test_what_cannot_run_is_refused(monkeypatch):
+def test_requested_backends_that_cannot_run_are_errors(monkeypatch):
     x = torch.randn(1, 1, 4, 4, 3, HEADS, DIM)
     with pytest.raises(BackendUnavailableError, match="no triton implementation"):
         Operator("twice", lambda x: 2 * x).run_on("triton", x)
@@ -259,7 +259,7 @@ def test_a_window_needs_causal_attention():
         kernels.temporal_attention(q, kv, torch.ones(4), torch.ones(4), causal=False, window=2)
 
 
-def test_the_network_compiles_whole():
+def test_the_network_compiles_without_graph_breaks():
     torch.manual_seed(0)
     encoder = OmniTokenizer(CONFIGS["debug"]).eval().encoder
     pixels = torch.rand(1, 5, 24, 40, 3) - 0.5

@@ -1,4 +1,4 @@
-"""The kernels of patches without a GPU: interpreted in a process of their own, compiled ahead, and what is refused."""
+"""The kernels of patches without a GPU: interpreted, compiled ahead of time, and refusals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 from absent_gpu import capability, on_gpu
-from ahead import compiled_for, spilled
+from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
@@ -20,7 +20,7 @@ def test_interpreted_kernels_equal_their_references():
     assert passed_interpreted("patches") >= 30
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("target", [80, 90])
 def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype):
@@ -37,11 +37,11 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype):
             launch.unpatchify(first, later, 8, 4, *biases, tile)
     assert len({kernel.hash for kernel in compiled}) == 16
     if dtype == torch.bfloat16:
-        assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+        assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_references_are_the_models_formulas(name):
+def test_references_equal_the_model(name):
     config = CONFIGS[name]
     p, g = config.patch, config.temporal_patch
     pixels = torch.randint(0, 256, (2, 1 + g, 2 * p, 3 * p, 3), dtype=torch.uint8)
@@ -58,7 +58,7 @@ def test_references_are_the_models_formulas(name):
     assert torch.equal(unpatchify(*noise, p, g), to_uint8(right))
 
 
-def test_what_does_not_fit():
+def test_shapes_that_do_not_fit():
     pixels = torch.zeros(1, 5, 16, 24, 3, dtype=torch.uint8)
     for wrong in (pixels.float(), pixels[0], pixels[..., :2]):
         with pytest.raises(ValueError, match="must be uint8"):
@@ -75,7 +75,7 @@ def test_what_does_not_fit():
             reference.unpatchify(first, other, 8, 4)
 
 
-def test_what_is_refused():
+def test_unsupported_calls():
     pixels, first = torch.zeros(1, 1, 8, 8, 3, dtype=torch.uint8), torch.zeros(1, 1, 1, 1, 192)
     with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         patchify.run_on("triton", pixels, 8, 1, 0, torch.float32)

@@ -1,4 +1,4 @@
-"""The kernels of the positional convolution without a GPU: interpreted in a process of their own, compiled ahead."""
+"""The kernels of the positional convolution without a GPU: interpreted, compiled ahead of time, and refusals."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 
 import pytest
 import torch
-from ahead import compiled_for, spilled
+from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 import kernels
@@ -34,7 +34,7 @@ def launch_published_clip(dtype: torch.dtype) -> None:
 
 
 def launch_long_clips(dtype: torch.dtype) -> None:
-    """Of two lengths, in published order and in causal order."""
+    """Launch two lengths, in published order and in causal order."""
     for frames, published in itertools.product((9, 6), (True, False)):
         x = torch.zeros(4, frames, 32, 32, 512, dtype=dtype)
         launch.convolve(x, torch.zeros(3, 3, 3, 512), torch.zeros(512), None, True, published)
@@ -56,7 +56,7 @@ def launch_odd_image(dtype: torch.dtype) -> None:
     launch_image(dtype, side=9)
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
 @pytest.mark.parametrize(
     ("capability", "dtype", "run", "distinct", "stack"),
     [
@@ -74,16 +74,16 @@ def launch_odd_image(dtype: torch.dtype) -> None:
     ],
 )
 def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, run, distinct, stack):
-    """`stack`: bytes of a thread's registers that may lie there."""
+    """`stack` is the largest number of spilled bytes."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     with compiled_for(capability) as compiled:
         run(dtype)
     assert len({kernel.hash for kernel in compiled}) == distinct
     if stack is not None:
-        assert max(spilled(kernel, tmp_path) for kernel in compiled) <= stack
+        assert max(spill_bytes(kernel, tmp_path) for kernel in compiled) <= stack
 
 
-def test_what_is_refused():
+def test_unsupported_calls():
     x, weight, bias = torch.zeros(1, 1, 2, 2, 8), torch.zeros(3, 3, 3, 8), torch.zeros(8)
     assert op.unsupported(x, weight, bias) == "the tensors are on cpu, not on a GPU"
     assert "batch=65536 and height=2 must be at most 65535" in op.unsupported(

@@ -1,4 +1,4 @@
-"""The head's projection without a GPU: interpreted in a process of its own, and compiled ahead."""
+"""The kernel of the head's projection without a GPU: interpreted, compiled ahead of time, and refusals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from ahead import compiled_for, spilled
+from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 import kernels
@@ -17,7 +17,7 @@ def test_interpreted_kernel_equals_its_reference():
     assert passed_interpreted("projection") >= 20
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernel_compiles_ahead(monkeypatch, tmp_path, capability):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
@@ -28,10 +28,10 @@ def test_kernel_compiles_ahead(monkeypatch, tmp_path, capability):
             launch.project(x, gain, gain, torch.zeros(8, 512), torch.zeros(8), True)
     assert len(compiled) == 2
     assert len({kernel.hash for kernel in compiled}) == 1  # the number of rows is not part of a kernel
-    assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+    assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
 
 
-def test_what_is_refused_runs_on_the_reference():
+def test_unsupported_calls_run_on_the_reference():
     x, weight, bias = torch.randn(3, 16), torch.randn(4, 16, requires_grad=True), torch.randn(4)
     assert "requires gradients" in op.unsupported(x, None, None, weight, bias)
     assert op.unsupported(x, None, None, torch.zeros(40, 16), bias) == "d=40 must be at most 32 and C=16 at most 2048"

@@ -1,4 +1,4 @@
-"""The kernels of code assignment without a GPU: interpreted in a process of their own, and compiled ahead."""
+"""The kernels of code assignment without a GPU: interpreted, compiled ahead of time, and refusals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 import pytest
 import torch
-from ahead import compiled_for, spilled
+from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 import kernels
@@ -23,7 +23,7 @@ def launch_all(dtype: torch.dtype) -> None:
         launch.assign(torch.zeros(rows, 8, dtype=dtype), *launch.prepare(torch.zeros(8192, 8)), 8192)
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter takes the compiler's place")
+@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
 @pytest.mark.parametrize("capability", [80, 90])
 def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
@@ -32,10 +32,10 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
         launch_all(dtype)
     assert len({kernel.hash for kernel in compiled}) == 4  # with the table of codes and the merging of shares
     if capability == 90 and dtype == torch.bfloat16:
-        assert {spilled(kernel, tmp_path) for kernel in compiled} == {0}
+        assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
 
 
-def test_what_is_refused():
+def test_unsupported_calls():
     assert "d=6 must be one of" in op.unsupported(torch.zeros(1, 6), torch.zeros(3, 6))
     assert op.unsupported(torch.zeros(1, 8), torch.zeros(3, 8)) == "the tensors are on cpu, not on a GPU"
     with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
