@@ -22,7 +22,13 @@ from media.types import MediaOptions, Preprocess, SourceInfo, View
 if TYPE_CHECKING:
     from media.limits import MediaLimits
 
-FORMATS = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP", "image/gif": "GIF"}
+FORMATS = {
+    "image/png": "PNG",
+    "image/jpeg": "JPEG",
+    "image/webp": "WEBP",
+    "image/gif": "GIF",
+    "image/bmp": "BMP",
+}
 
 _ORIENTATION = 0x0112
 _TURNS = {

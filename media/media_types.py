@@ -7,7 +7,7 @@ import re
 from media.errors import MediaError
 from media.truncation import ebml_size
 
-IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska")
 MEDIA_TYPES = IMAGE_TYPES + VIDEO_TYPES
 
@@ -19,9 +19,13 @@ FAMILIES = {
     "video/matroska": "video/webm",
     "image/jpg": "image/jpeg",
     "image/apng": "image/png",
+    "image/x-ms-bmp": "image/bmp",
 }
 
 HEAD_BYTES = 4096
+
+# Sizes of the second header of a BMP, whose first two bytes alone say little.
+_BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
 # Brands of the same box structure whose files hold pictures or sound only.
 _STILL_BRANDS = frozenset(
@@ -51,6 +55,8 @@ def sniff(head: bytes) -> str | None:
         return "image/gif"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
+        return "image/bmp"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return _ebml_doctype(head)
     if head[4:8] == b"ftyp":

@@ -38,6 +38,32 @@ def test_lossy_pictures_come_back_close(kind: str) -> None:
     assert psnr(read(picture(PHOTO, kind, quality=95))[0], PHOTO) > 33
 
 
+@pytest.mark.parametrize("mode", ["RGB", "P", "L", "1"])
+def test_bitmap_files_of_every_mode(mode: str) -> None:
+    image = Image.fromarray(PHOTO).convert(mode)
+    assert np.array_equal(read(saved(image, "BMP"))[0], np.asarray(image.convert("RGB")))
+
+
+def test_two_letters_are_no_bitmap_file() -> None:
+    with pytest.raises(MediaError) as caught:
+        read(b"BM" + bytes(200))
+    assert caught.value.code == "unsupported-media-type"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+def test_reduction_is_antialiased_by_every_route(kind: str) -> None:
+    """A fine chessboard becomes even grey, through JPEG's own reduction as through resizing."""
+    board = (np.indices((512, 512)).sum(0) % 2 * 255).astype(np.uint8)
+    made = read(picture(board, kind), MediaOptions(size=(48, 48))).astype(int)
+    assert np.abs(made - 128).max() <= 6
+
+
+def test_pictures_smaller_than_asked_are_enlarged() -> None:
+    quarters = np.repeat(np.repeat(np.array([[0, 80], [160, 255]], np.uint8), 4, 0), 4, 1)
+    made = read(picture(quarters, "PNG"), MediaOptions(size=(32, 32)))[0, [8, 8, 24, 24], [8, 24, 8, 24], 0]
+    assert np.abs(made.astype(int) - [0, 80, 160, 255]).max() <= 8
+
+
 def test_grey_becomes_three_equal_channels() -> None:
     grey = PHOTO[..., 0]
     for data in (picture(grey, "PNG"), picture(grey, "JPEG", quality=100)):

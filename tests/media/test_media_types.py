@@ -16,6 +16,7 @@ FILES = {
     "image/jpeg": picture(CLIP[0], "JPEG"),
     "image/webp": picture(CLIP[0], "WEBP"),
     "image/gif": animation(CLIP, "GIF"),
+    "image/bmp": picture(CLIP[0], "BMP"),
     "video/mp4": video(CLIP),
     "video/quicktime": video(CLIP, container="mov"),
     "video/x-matroska": video(CLIP, container="matroska"),

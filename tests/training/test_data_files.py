@@ -5,14 +5,21 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import shutil
+import struct
 import tarfile
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from typer.testing import CliRunner
 
+from media.errors import MediaError
+from media.types import View
 from training.cli.data import data as command
 from training.data.files import Names, Section, Source, find
 from training.data.loaders.choose import find_sources
@@ -20,6 +27,7 @@ from training.demo_data.debug import build_debug
 from training.errors import TrainingError
 
 CLI = CliRunner()
+SAMPLES = Path(__file__).parents[2] / "docs" / "samples"
 
 
 @pytest.fixture(scope="module")
@@ -259,7 +267,7 @@ def test_debug_data_is_built_and_inspected(tmp_path: Path) -> None:
         "broken │ 1",
         "it is empty",
         "1.75",
-        "none of JPEG",
+        "none of image/png",
     ):
         assert words in text, words
     for path in (root / "clips").rglob("*.mp4"):
@@ -278,3 +286,51 @@ def test_built_sets_are_inspected_by_their_lists(data: Path) -> None:
     result = CLI.invoke(command, ["inspect", str(data)])
     assert result.exit_code == 0
     assert "train/procgen-128" in result.output
+
+
+def test_items_are_read_as_squares(tmp_path: Path) -> None:
+    line = np.arange(192, dtype=np.uint8)
+    Image.fromarray(np.broadcast_to(line, (64, 192)).copy()).save(tmp_path / "line.png")
+    source = images(tmp_path)
+    assert source.read(0, 64, 17).pixels.shape == (1, 64, 64, 3)  # an image has one frame
+    for place in (0.0, 0.5, 1.0):
+        made = source.read(0, 64, 1, View(place=place)).pixels
+        assert np.array_equal(made, np.broadcast_to(line[int(128 * place) :][:64, None], (1, 64, 64, 3)))
+
+
+def test_an_animated_image_shows_its_first_frame(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
+    first.save(tmp_path / "a.png", save_all=True, append_images=[second], duration=100)
+    assert (images(tmp_path).read(0, 16, 1).pixels == (255, 0, 0)).all()
+
+
+def png_header(side: int) -> bytes:
+    """A PNG that says how large it is and holds nothing."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"hello, I am a text file", "none of"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "none of"),
+        (b"\x89PNG\r\n\x1a\n", "damaged or cut off"),
+        (png_header(20_000), "too-many-pixels"),
+    ],
+)
+def test_damaged_items_are_refused(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises((TrainingError, MediaError), match=reason):
+        images(tmp_path).read(0, 32, 1)
+
+
+def test_a_clip_with_the_name_of_an_image_is_refused(tmp_path: Path) -> None:
+    shutil.copy(SAMPLES / "flight.mp4", tmp_path / "flight.png")
+    with pytest.raises(TrainingError, match="it is a clip, and its name says otherwise"):
+        images(tmp_path).read(0, 32, 1)

@@ -12,11 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from media.reader import open_frames
+from media.types import Frames, MediaOptions, View
 from training.data.labels import Labels, classify, find_label_file
 from training.data.media_types import KINDS, Kind, kind_of
 from training.data.tar_index import Member, index_tar
 from training.errors import TrainingError
 
+READ_BYTES = 1 << 16  # headers are read in many small steps
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
@@ -90,6 +93,33 @@ class Source:
             file.close()
             raise TrainingError("it is empty")
         return file
+
+    def read(self, index: int, side: int, frames: int, view: View | None = None) -> Frames:
+        """Decode an item to squares that span the shorter side of the picture.
+
+        Args:
+            index: number of the item.
+            side: pixels of the squares.
+            frames: of a clip; the last one is held where there are fewer. An image has one.
+            view: place of the squares and of the clip, and its rate; by default the middle and the first frames.
+
+        Raises:
+            OSError: the file is gone or cannot be read.
+            MediaError: it is damaged, or not of a type that is read.
+            TrainingError: it is empty, or not of the kind that its name says.
+        """
+        is_clip = self.kind == "clips"
+        count = frames if is_clip else 1
+        with io.BufferedReader(self.open(index), READ_BYTES) as file:
+            options = MediaOptions(size=(side, side), frames=count, animated=is_clip)
+            reader = open_frames(file, None, options, view=view)
+            if reader.is_video != is_clip:
+                raise TrainingError(
+                    f"it is {'a clip' if reader.is_video else 'one picture'}, and its name says otherwise"
+                )
+            shown = np.stack(list(reader))
+        held = shown[np.minimum(np.arange(count), len(shown) - 1)]
+        return Frames(held, reader.info(), reader.preprocess, is_clip)
 
 
 class Section(io.RawIOBase):

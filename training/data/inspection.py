@@ -12,7 +12,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from training.data import stills, videos
+from training.data import videos
 from training.data.files import Source
 from training.errors import one_line
 
@@ -119,13 +119,11 @@ def probe(source: Source, index: int, fps: float | None) -> Probe:
     """Decode one file at 256 pixels, a video in the middle of its length."""
     place = source.place(index)
     try:
+        started = time.perf_counter()
+        if source.kind == "images":
+            info = source.read(index, SIDE, 1).source
+            return Probe(place, "", info.width, info.height, took=time.perf_counter() - started)
         with source.open(index) as file:
-            started = time.perf_counter()
-            if source.kind == "images":
-                data = file.read()
-                stills.square(data, SIDE, 0.5)
-                took = time.perf_counter() - started
-                return Probe(place, "", *stills.size(data), took=took)
             suffix = os.path.splitext(place)[1]
             videos.clip(file, suffix, SIDE, FRAMES, fps, 0.5, 0.5)
             took = time.perf_counter() - started

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import open_set, stills, videos
+from training.data import open_set, videos
 from training.data.files import Source, find
 from training.data.shards import INFO_FILE, PixelSet
 from training.devices import cores
@@ -108,9 +108,9 @@ class FileItems:
     def _read(self, index: int) -> NDArray[np.uint8] | None:
         place = self._files.place(index)
         try:
+            if self._files.kind == "images":
+                return self._files.read(index, self.side, 1).pixels
             with self._files.open(index) as file:
-                if self._files.kind == "images":
-                    return stills.square(file.read(), self.side, CENTRE)[None]
                 suffix = os.path.splitext(place)[1]
                 return videos.clip(file, suffix, self.side, self.frames, None, when=0.0, where=CENTRE)
         except Exception as error:  # decoders raise many kinds for damaged files

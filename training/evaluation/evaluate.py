@@ -221,7 +221,7 @@ def evaluate_bundle(
         "head": "vq" if found.is_vq else "vae",
         "data": str(data),
         "preprocessing": [
-            "sets as built; files: centre squares of the shorter side, antialiased bicubic, videos from their start at "
+            "sets as built; files: centre squares of the shorter side, Lanczos filter, videos from their start at "
             "their own rate, the last frame repeated where they end early",
             "PSNR and SSIM on 8-bit RGB, means over frames, then over items; a VAE decodes the mean of its latents",
             *bench.words(),

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.data import stills, videos
+from media.types import View
+from training.data import videos
 from training.data.files import Source
 from training.data.loaders.draw import Draw
 from training.data.loaders.numbers import order, uniforms
@@ -226,10 +227,10 @@ def decode(
     Raises:
         Exception: many kinds, for files that are damaged, gone, or not what their names say.
     """
-    with source.open(index) as file:
-        if source.kind == "images":
-            made = stills.square(file.read(), side, numbers[PLACE])[None]
-        else:
+    if source.kind == "images":
+        made = source.read(index, side, frames, View(place=numbers[PLACE])).pixels
+    else:
+        with source.open(index) as file:
             suffix = os.path.splitext(source.names[index])[1]
             made = videos.clip(file, suffix, side, frames, fps, numbers[TIME], numbers[PLACE])
     return made[:, :, ::-1] if numbers[FLIP] < 0.5 else made
