@@ -4,12 +4,10 @@ import typer
 
 from training.cli.data import data
 from training.cli.evaluate import evaluate
-from training.cli.reproduce import reproduce
 from training.cli.train import train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(data, name="data")
-app.add_typer(reproduce, name="reproduce")
 app.command()(train)
 app.command()(evaluate)
 

@@ -31,20 +31,16 @@ class Variant:
     """One training.
 
     Args:
-        name: of its folder and in tables.
-        words: what it is, for people.
-        recipe: how it is trained.
+        recipe: the stages.
         shown: the stages whose bundles are measured.
     """
 
-    name: str
-    words: str
     recipe: Recipe
     shown: tuple[str, ...]
 
 
 def variants(steps: int = STEPS, seed: int = 0) -> dict[str, Variant]:
-    """Every training of tables 7 to 10, once.
+    """Return every training of tables 7 to 10, once, by name.
 
     Trainings of one stage spend `steps` on it; those of two spend half on each. The two orders of table 10 add a third
     stage of half as many steps.
@@ -57,7 +53,7 @@ def variants(steps: int = STEPS, seed: int = 0) -> dict[str, Variant]:
         TrainingError: the steps do not halve.
     """
     if steps < 2 or steps % 2:
-        raise TrainingError(f"steps are shared by two stages: an even number from 2, not {steps}")
+        raise TrainingError(f"steps={steps} must be an even number from 2: two stages share them.")
     warmup = max(1, min(200, steps // 10))
     image = Stage(
         name="image", head="vq", steps=steps, images=IMAGES, sides=(SIDE,), base_side=SIDE, learning_rate=1e-3,
@@ -68,34 +64,31 @@ def variants(steps: int = STEPS, seed: int = 0) -> dict[str, Variant]:
     joint = replace(first, name="joint", clips=CLIPS, plain=0)
     multi = replace(joint, sides=MULTI_SIDES)
 
-    def variant(name: str, words: str, *stages: Stage, of: TokenizerConfig = TOKENIZER, shown: int = 1) -> Variant:
-        return Variant(name, words, Recipe(of, stages, seed), tuple(stage.name for stage in stages[-shown:]))
-
     vae, vq = replace(multi, name="kl", head="vae"), replace(multi, name="vq")
-    listed = (
-        variant("image-fix", "images at 64 pixels", image),
-        variant("image-multi", "images at 48, 64 and 96 pixels", replace(image, sides=MULTI_SIDES)),
-        variant("video-fix", "clips at 64 pixels", video),
-        variant("video-multi", "clips at 48, 64 and 96 pixels", replace(video, sides=MULTI_SIDES)),
-        variant("joint-fix", "images, then images and clips, at 64 pixels", first, joint),
-        variant("joint-multi", "images at 64 pixels, then images and clips at 48, 64 and 96; then KL",
-                first, multi, vae, shown=2),
-        variant("image-fix-plain", "as image-fix, every spatial layer with full attention", image, of=PLAIN_SPACE),
-        variant("joint-multi-plain", "as joint-multi without KL, time with full attention", first, multi,
-                of=PLAIN_TIME),
-        variant("kl-first", "as joint-multi with KL in the first two stages; then VQ",
-                replace(first, head="vae"), replace(multi, head="vae"), vq, shown=2),
-    )  # fmt: skip
-    return {entry.name: entry for entry in listed}
+
+    def variant(*stages: Stage, of: TokenizerConfig = TOKENIZER, shown: int = 1) -> Variant:
+        return Variant(Recipe(of, stages, seed), tuple(stage.name for stage in stages[-shown:]))
+
+    return {
+        "image-fix": variant(image),
+        "image-multi": variant(replace(image, sides=MULTI_SIDES)),
+        "video-fix": variant(video),
+        "video-multi": variant(replace(video, sides=MULTI_SIDES)),
+        "joint-fix": variant(first, joint),
+        "joint-multi": variant(first, multi, vae, shown=2),
+        "image-fix-plain": variant(image, of=PLAIN_SPACE),
+        "joint-multi-plain": variant(first, multi, of=PLAIN_TIME),
+        "kl-first": variant(replace(first, head="vae"), replace(multi, head="vae"), vq, shown=2),
+    }
 
 
 def batches(recipe: Recipe) -> Iterator[Draw]:
-    """All batches of a run, stage after stage."""
+    """Yield all batches of a run, stage after stage."""
     for stage in recipe.stages:
         yield from draws(stage, recipe.seed, 0, {"images": 0, "clips": 0}, stage.steps)
 
 
 def tokens(recipe: Recipe, draw: Draw) -> int:
-    """Positions of the latent grids of a batch."""
+    """Count the positions of the latent grids of a batch."""
     t, h, w = recipe.tokenizer.grid(draw.frames, draw.side, draw.side)
     return draw.count * t * h * w
