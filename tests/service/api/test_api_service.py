@@ -58,6 +58,12 @@ def lines() -> Iterator[list[dict[str, object]]]:
     LOGGER.removeHandler(handler)
 
 
+def lines_of(request_id: str, lines: list[dict[str, object]], count: int) -> list[dict[str, object]]:
+    """Wait for the log lines of one request; those of an earlier test's may still be on their way."""
+    eventually(lambda: [line["request_id"] for line in lines].count(request_id) == count)
+    return [line for line in lines if line["request_id"] == request_id]
+
+
 def problem(response: httpx.Response, slug: str) -> dict[str, object]:
     assert response.headers["content-type"] == "application/problem+json", response.text
     assert (response.status_code, response.json()["code"]) == (PROBLEMS[slug][0], slug)
@@ -75,8 +81,7 @@ def test_failure_of_ours_is_told_by_its_id_only(fresh: tuple[Server, httpx.Clien
     document = problem(response, "internal")
     assert document["request_id"] == response.headers["x-request-id"] == "abc-1"
     assert "secret" not in response.text
-    eventually(lambda: len(lines) == 2)  # a request's own line follows its answer
-    failure, request = (line for line in lines if line["request_id"] == "abc-1")
+    failure, request = lines_of("abc-1", lines, 2)  # a request's own line follows its answer
     assert "a secret of the implementation" in str(failure["traceback"])
     assert (request["status"], request["problem"]) == (500, "internal")
     server.backend.stall = None
@@ -201,9 +206,9 @@ def test_head_answers_the_headers_of_get_without_its_body(http: httpx.Client, pa
 
 def test_head_is_counted_as_itself_without_bytes(http: httpx.Client, server: Server, lines: list) -> None:
     before = server.counts.requests["/limits", "HEAD", "200"]
-    http.head("/limits")
-    eventually(lambda: len(lines) == 1)
-    assert (lines[0]["method"], lines[0]["bytes_out"]) == ("HEAD", 0)
+    http.head("/limits", headers={"X-Request-ID": "head"})
+    (line,) = lines_of("head", lines, 1)
+    assert (line["method"], line["bytes_out"]) == ("HEAD", 0)
     assert server.counts.requests["/limits", "HEAD", "200"] == before + 1
 
 
@@ -247,9 +252,9 @@ def test_connection_lives_after_an_answer_and_dies_with_an_unread_body(http: htt
 
 
 def test_one_log_line_a_request_without_its_content(http: httpx.Client, server: Server, lines: list) -> None:
-    http.post("/encode?size=32", files={"media": ("holiday-in-rome.png", picture(), "image/png")})
-    eventually(lambda: len(lines) == 1)
-    line = lines[0]
+    files = {"media": ("holiday-in-rome.png", picture(), "image/png")}
+    http.post("/encode?size=32", files=files, headers={"X-Request-ID": "upload"})
+    (line,) = lines_of("upload", lines, 1)
     assert set(line) == {
         "time", "level", "event", "request_id", "route", "method", "status", "model", "milliseconds", "bytes_in",
         "bytes_out",
