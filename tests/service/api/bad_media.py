@@ -65,7 +65,7 @@ MEDIA = [
     Case("zip archive", 415, "unsupported-media-type", "/encode", raw(npz(x=b"x")), OCTETS),
     Case("program", 415, "unsupported-media-type", "/encode", raw(b"\x7fELF" + bytes(99)), OCTETS),
     Case("PostScript", 415, "unsupported-media-type", "/encode", raw(b"%!PS-Adobe-3.0 EPSF-3.0\n"), OCTETS),
-    Case("BMP", 415, "unsupported-media-type", "/encode", raw(lambda: picture("BMP")), OCTETS),
+    Case("PPM", 415, "unsupported-media-type", "/encode", raw(lambda: picture("PPM")), OCTETS),
     Case("HLS with a file", 415, "unsupported-media-type", "/encode", _script(HLS, True), OCTETS),
     Case("HLS with a URL", 415, "unsupported-media-type", "/encode", _script(HLS, False), OCTETS),
     Case("HLS called mp4", 415, "unsupported-media-type", "/encode", _script(HLS, True), MP4),
