@@ -11,8 +11,10 @@ from rich.table import Table
 
 from benchmarks.measure import describe_machine, device
 from kernels import use_backend
-from model import CompiledTokenizer, OmniTokenizer, load_bundle
+from model.bundle import load_bundle
+from model.inference.tokenizer import CompiledTokenizer
 from model.metrics import psnr
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.data import open_set
 
 TRUTH = "float32, reference operators"

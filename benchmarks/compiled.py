@@ -18,8 +18,10 @@ from benchmarks.plots import draw
 from benchmarks.rooflines import SHAPES, Roofline, Shape, roofline, shape_name
 from kernels import use_backend
 from kernels.runtime import jit
-from model import CONFIGS, CompiledTokenizer, OmniTokenizer
 from model.inference.graphs import Graphs
+from model.inference.tokenizer import CompiledTokenizer
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
 
 CALLS_PER_RUN = 10  # back to back, as in a busy replica
 COMPILE_MODE = "max-autotune-no-cudagraphs"  # the graph is captured here, as for our tokenizer

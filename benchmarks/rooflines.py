@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks.measure import Ceilings
-from model import TokenizerConfig, VQConfig
+from model.tokenizer.config import TokenizerConfig, VQConfig
 
 Shape = tuple[int, int, int]
 

@@ -11,7 +11,8 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import Spread, device, matmul_rate, time_call
-from model import CONFIGS, OmniTokenizer
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
 
 SHAPES = {  # batch, frames, height, width
     "cuda": ((1, 1, 256, 256), (16, 1, 256, 256), (64, 1, 256, 256), (8, 17, 128, 128), (8, 17, 256, 256)),

@@ -13,7 +13,8 @@ from rich.table import Table
 
 from benchmarks.measure import device, matmul_rate, time_call
 from benchmarks.tokenizer import count_flops
-from model import CONFIGS, OmniTokenizer
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.cuda_graphs import CapturedStep, compile_blocks
 from training.losses.perceptual import perceptual_loss
 from training.recipes import Discriminators, LossWeights, Stage

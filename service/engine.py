@@ -17,7 +17,10 @@ from torch import Tensor
 
 from kernels import requested_backend, use_backend
 from kernels.runtime import jit
-from model import BATCHES, Bundle, CompiledTokenizer, OmniTokenizer, VQConfig, load_bundle
+from model.bundle import Bundle, load_bundle
+from model.inference.tokenizer import BATCHES, CompiledTokenizer
+from model.tokenizer.config import VQConfig
+from model.tokenizer.tokenizer import OmniTokenizer
 from service.scheduling.batcher import Key
 from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.types import ModelCard, Size

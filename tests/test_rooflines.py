@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.measure import Ceilings
 from benchmarks.rooflines import SHAPES, Shape, roofline
-from model import CONFIGS, VAEConfig, VQConfig
+from model.tokenizer.config import CONFIGS, VAEConfig, VQConfig
 
 H100 = Ceilings(copy=3.0e12, product=798e12)
 PUBLISHED = CONFIGS["published"]

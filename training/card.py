@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from model import TokenizerConfig, VQConfig
+from model.tokenizer.config import TokenizerConfig, VQConfig
 from training.recipes import Recipe, Stage
 
 

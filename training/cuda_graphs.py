@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model import OmniTokenizer
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.tokenizer.step import Phase, TrainingStep
 
 EAGER_USES = 2  # of each kind of step before its capture: they compile, choose algorithms and make optimiser state

@@ -11,8 +11,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from model import OmniTokenizer, TokenizerConfig, VAEConfig, VAEHead, VQConfig, VQHead
+from model.tokenizer.config import TokenizerConfig, VAEConfig, VQConfig
+from model.tokenizer.heads import VAEHead, VQHead
 from model.tokenizer.patches import to_float
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.distributed import Ranks
 
 LOGVAR = -6.0  # the new posterior is narrow: a twentieth of the latents' spread

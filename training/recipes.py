@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from model import CONFIGS, TokenizerConfig
+from model.tokenizer.config import CONFIGS, TokenizerConfig
 from training.errors import TrainingError
 
 MULTI_SIDES = (128, 192, 256, 320, 384)  # section 4: resolutions of joint training

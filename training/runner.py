@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from model import Bundle, OmniTokenizer, TokenizerConfig, VQConfig, load_bundle, save_bundle
-from model.bundle import CONFIG_FILE
+from model.bundle import CONFIG_FILE, Bundle, load_bundle, save_bundle
+from model.tokenizer.config import TokenizerConfig, VQConfig
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.card import machine_name, model_card
 from training.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from training.data.loaders.draw import Feed

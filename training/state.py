@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from model import OmniTokenizer, VQHead
+from model.tokenizer.heads import VQHead
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.networks.discriminators import PatchDiscriminator
 from training.recipes import Stage
 from training.tokenizer.codebook import CodebookKeeper

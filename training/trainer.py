@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from model import OmniTokenizer
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.cuda_graphs import CapturedStep, compile_blocks
 from training.data.loaders.draw import Draw, Feed, Kind

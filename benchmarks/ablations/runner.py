@@ -19,7 +19,7 @@ from rich.console import Console
 
 from benchmarks.ablations.held_out import HELD_OUT, load
 from benchmarks.ablations.variants import Variant, batches, tokens, variants
-from model import load_bundle
+from model.bundle import load_bundle
 from training.card import code_version, machine_name
 from training.checkpoint import read_checkpoint
 from training.data.loaders import open_feed

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from model import TokenizerConfig, VQConfig
+from model.tokenizer.config import TokenizerConfig, VQConfig
 from training.data.loaders.draw import Draw
 from training.errors import TrainingError
 from training.recipes import LossWeights, Recipe, Stage

@@ -24,7 +24,8 @@ def convert(
     """Turn a published tokenizer checkpoint into a bundle, without running anything that the file holds."""
     from rich.console import Console
 
-    from model import BundleError, ConversionError, convert_checkpoint
+    from model.bundle import BundleError
+    from model.convert.omnitokenizer import ConversionError, convert_checkpoint
 
     try:
         report = convert_checkpoint(source, destination, additive_bias)

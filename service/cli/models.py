@@ -31,7 +31,7 @@ def models(
 
 
 def _read(bundles: list[Path]) -> list[ModelCard]:
-    from model import BundleError
+    from model.bundle import BundleError
     from service.engine import Engine
 
     try:

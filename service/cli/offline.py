@@ -12,15 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model import (
-    BundleError,
-    CodeError,
-    CompiledTokenizer,
-    DecoderState,
-    EncoderState,
-    VQConfig,
-    load_bundle,
-)
+from model.bundle import BundleError, load_bundle
+from model.inference.tokenizer import CompiledTokenizer
+from model.tokenizer.config import VQConfig
+from model.tokenizer.streaming import DecoderState, EncoderState
+from model.tokenizer.tokenizer import CodeError
 from service.cli.errors import CommandError
 from service.cli.options import Device
 from service.result import ClipSize, EncodeMeta, EncodeResult

@@ -171,9 +171,10 @@ def _find_bundles(settings: Settings) -> Settings:
 def _check_bundles(settings: Settings) -> None:
     """Load each bundle once, in a process of its own: Ray takes long to give up replicas that cannot start."""
     code = (
-        "import sys, model\n"
-        "try: [model.load_bundle(path) for path in sys.argv[1:]]\n"
-        "except model.BundleError as error: sys.exit(str(error))"
+        "import sys\n"
+        "from model.bundle import BundleError, load_bundle\n"
+        "try: [load_bundle(path) for path in sys.argv[1:]]\n"
+        "except BundleError as error: sys.exit(str(error))"
     )
     command = [sys.executable, "-c", code, *map(str, settings.bundles)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

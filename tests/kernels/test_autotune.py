@@ -27,8 +27,7 @@ from kernels.autotune.table import (
     write_table,
 )
 from kernels.runtime import jit
-from model import CONFIGS
-from model.tokenizer.config import TokenizerConfig
+from model.tokenizer.config import CONFIGS, TokenizerConfig
 from service.cli.app import app
 
 CPU = torch.device("cpu")

@@ -13,7 +13,8 @@ import kernels
 from kernels import BackendUnavailableError, rope_table, use_backend
 from kernels.runtime.dispatch import Implementation, Operator
 from kernels.spatial_attention.rope import rotate
-from model import CONFIGS, OmniTokenizer
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
 
 small = st.integers(1, 3)
 grid = st.integers(1, 11)

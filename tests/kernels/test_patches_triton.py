@@ -12,7 +12,7 @@ from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
 from kernels.patches import launch, op, patchify, reference, unpatchify
-from model import CONFIGS
+from model.tokenizer.config import CONFIGS
 from model.tokenizer.patches import PatchEmbed, ToPixels, to_float, to_uint8
 
 

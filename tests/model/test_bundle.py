@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import CONFIGS, BundleError, OmniTokenizer, VAEConfig, load_bundle, save_bundle
-from model.bundle import _content_hash
+from model.bundle import BundleError, _content_hash, load_bundle, save_bundle
+from model.tokenizer.config import CONFIGS, VAEConfig
+from model.tokenizer.tokenizer import OmniTokenizer
 
 
 @pytest.fixture(params=["vq", "vae"])

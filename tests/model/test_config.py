@@ -8,8 +8,11 @@ import json
 import pytest
 import torch
 
-from model import CONFIGS, CodeError, ConfigError, OmniTokenizer, PixelError, StreamError, TokenizerConfig, VAEConfig
+from model.tokenizer.config import CONFIGS, ConfigError, TokenizerConfig, VAEConfig
 from model.tokenizer.layers import alibi_slopes
+from model.tokenizer.patches import PixelError
+from model.tokenizer.streaming import StreamError
+from model.tokenizer.tokenizer import CodeError, OmniTokenizer
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model import ConversionError, convert_checkpoint, load_published
-from model.convert.omnitokenizer import read_flags
+from model.convert.omnitokenizer import ConversionError, convert_checkpoint, load_published, read_flags
 from model.convert.safe_load import read_checkpoint
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model import CONFIGS
+from model.tokenizer.config import CONFIGS
 from model.tokenizer.layers import FeedForward
 
 

@@ -9,8 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from kernels import use_backend
-from model import CompiledTokenizer, OmniTokenizer, convert_checkpoint, load_bundle, load_published
+from model.bundle import load_bundle
+from model.convert.omnitokenizer import convert_checkpoint, load_published
+from model.inference.tokenizer import CompiledTokenizer
 from model.tokenizer.patches import to_float, to_uint8
+from model.tokenizer.tokenizer import OmniTokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CHECKPOINTS = ("vq_rope", "vq_rope_casual", "vq_rel_nosdpa", "vae_rope")

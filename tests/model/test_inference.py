@@ -7,9 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model import CONFIGS, CodeError, CompiledTokenizer, OmniTokenizer, PixelError, VAEConfig
+from model.inference.tokenizer import CompiledTokenizer
 from model.inference.weights import stack_weights
-from model.tokenizer.config import TokenizerConfig
+from model.tokenizer.config import CONFIGS, TokenizerConfig, VAEConfig
+from model.tokenizer.patches import PixelError
+from model.tokenizer.tokenizer import CodeError, OmniTokenizer
 
 DEBUG = CONFIGS["debug"]
 KINDS = {

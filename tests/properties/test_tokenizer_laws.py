@@ -12,7 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import CONFIGS, OmniTokenizer, TokenizerConfig, VAEConfig, VQConfig, load_bundle, save_bundle
+from model.bundle import load_bundle, save_bundle
+from model.tokenizer.config import CONFIGS, TokenizerConfig, VAEConfig, VQConfig
+from model.tokenizer.tokenizer import OmniTokenizer
 
 HEADS = {"vq": VQConfig(codes=64, dim=4), "vae": VAEConfig(dim=4)}
 SHAPES = {

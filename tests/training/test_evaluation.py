@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from model import CONFIGS, OmniTokenizer, VAEConfig, load_bundle, save_bundle
+from model.bundle import load_bundle, save_bundle
 from model.metrics import psnr, ssim
+from model.tokenizer.config import CONFIGS, VAEConfig
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app
 from training.data import open_set
 from training.data.shards import SetInfo, write_info, write_shard

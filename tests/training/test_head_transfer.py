@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model import CONFIGS, OmniTokenizer, VAEHead, VQConfig, VQHead
+from model.tokenizer.config import CONFIGS, VQConfig
+from model.tokenizer.heads import VAEHead, VQHead
 from model.tokenizer.patches import to_float
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.data.loaders.draw import Draw
 from training.data.loaders.resident import ResidentFeed
 from training.distributed import Ranks

@@ -19,7 +19,10 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from model import CONFIGS, OmniTokenizer, load_bundle, load_published, save_bundle
+from model.bundle import load_bundle, save_bundle
+from model.convert.omnitokenizer import load_published
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine import Engine
 from service.in_process import LocalBackend
 from service.settings import Settings

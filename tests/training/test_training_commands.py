@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from model import load_bundle
+from model.bundle import load_bundle
 from model.metrics import psnr
 from training.__main__ import app
 from training.data import open_set

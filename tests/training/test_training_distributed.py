@@ -19,7 +19,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from model import OmniTokenizer
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.checkpoint import CHECKPOINT_FILE
 from training.data import open_set
 from training.data.loaders.resident import ResidentFeed

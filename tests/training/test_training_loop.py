@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from model import OmniTokenizer
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.checkpoint import CHECKPOINT_FILE
 from training.data.loaders.draw import Draw
 from training.data.loaders.resident import ResidentFeed

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model import CONFIGS, OmniTokenizer
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.errors import TrainingError
 from training.recipes import MULTI_SIDES, RECIPES, Discriminators, LossWeights, Recipe, Stage
 from training.rng import normal, word, words

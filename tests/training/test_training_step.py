@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from model import OmniTokenizer, VQHead
+from model.tokenizer.heads import VQHead
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.data.loaders.draw import Draw
 from training.data.loaders.resident import ResidentFeed
 from training.head_transfer import with_head

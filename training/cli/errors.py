@@ -15,7 +15,7 @@ from training.errors import TrainingError
 @contextmanager
 def told() -> Iterator[None]:
     """Turn what training cannot go on with into one sentence and exit code 1."""
-    from model import BundleError
+    from model.bundle import BundleError
 
     try:
         yield

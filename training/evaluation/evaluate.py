@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from model import OmniTokenizer, VQConfig, load_bundle
+from model.bundle import load_bundle
 from model.metrics import BEST_PSNR, psnr, ssim
+from model.tokenizer.config import VQConfig
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.card import code_version, machine_name
 from training.data.shards import replace_file
 from training.devices import device_of

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from model import DecoderState, EncoderState, OmniTokenizer, load_bundle
+from model.bundle import load_bundle
 from model.metrics import BEST_PSNR, psnr
+from model.tokenizer.streaming import DecoderState, EncoderState
+from model.tokenizer.tokenizer import OmniTokenizer
 from training.data import open_set
 from training.data.shards import replace_file
 from training.devices import device_of

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from model import VQHead
+from model.tokenizer.heads import VQHead
 from model.tokenizer.patches import to_float
 from training import losses
 from training.distributed import Ranks

@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from media.write import encode_video
-from model import CONFIGS, OmniTokenizer, TokenizerConfig, VAEConfig, save_bundle
+from model.bundle import save_bundle
+from model.tokenizer.config import CONFIGS, TokenizerConfig, VAEConfig
+from model.tokenizer.tokenizer import OmniTokenizer
 from service.app import create_app
 from service.cli import main
 from service.engine import Engine

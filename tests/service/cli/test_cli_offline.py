@@ -15,7 +15,7 @@ from PIL import Image
 
 from media.reader import open_frames
 from media.types import MediaOptions
-from model import load_bundle
+from model.bundle import load_bundle
 from model.metrics import psnr, ssim
 from service.result import NPZ, EncodeResult, sniff_form
 

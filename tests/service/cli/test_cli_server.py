@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import load_bundle
+from model.bundle import load_bundle
 from service.client import Client, ServiceError
 from service.result import NPZ, EncodeResult
 

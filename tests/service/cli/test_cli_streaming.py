@@ -18,7 +18,7 @@ import torch
 from media.reader import open_frames
 from media.types import MediaOptions
 from media.write import VideoWriter
-from model import load_bundle
+from model.bundle import load_bundle
 from service.result import NPZ, EncodeResult
 
 SHORT, LONG = 200, 2000

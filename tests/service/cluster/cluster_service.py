@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 
-from model import OmniTokenizer, load_bundle
+from model.bundle import load_bundle
+from model.tokenizer.tokenizer import OmniTokenizer
 from service.settings import Settings
 from service.types import ModelCard
 

@@ -16,7 +16,9 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "api")]
 from bad_inputs import LIMITS
 from cluster_service import Service, free_port
 
-from model import CONFIGS, OmniTokenizer, save_bundle
+from model.bundle import save_bundle
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
 from service.settings import Settings
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from cluster_service import free_port
 
-from model import CONFIGS, OmniTokenizer, save_bundle
+from model.bundle import save_bundle
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
 from service.cluster import app
 from service.cluster.app import StartError, build, serve_forever
 from service.settings import Settings

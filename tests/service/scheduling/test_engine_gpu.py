@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from kernels.runtime import jit
-from model import CONFIGS, OmniTokenizer, save_bundle
+from model.bundle import save_bundle
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine import Engine
 from service.scheduling.batcher import Key
 

@@ -16,7 +16,10 @@ from torch import Tensor
 
 from kernels import requested_backend, use_backend
 from kernels.runtime import jit
-from model import CONFIGS, BundleError, CompiledTokenizer, OmniTokenizer, VAEConfig, load_bundle, save_bundle
+from model.bundle import BundleError, load_bundle, save_bundle
+from model.inference.tokenizer import CompiledTokenizer
+from model.tokenizer.config import CONFIGS, VAEConfig
+from model.tokenizer.tokenizer import OmniTokenizer
 from service import in_process
 from service.engine import Engine
 from service.errors import ProblemError
