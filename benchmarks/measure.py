@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from training.atomic_write import replace_file
+
 COPY_BYTES = 2_000_000_000  # many times any L2
 COPY_RUNS = 11
 
@@ -139,6 +141,4 @@ def measure_ceilings() -> Ceilings:
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
     """Write results as JSON, atomically."""
-    partial = path.with_name(path.name + ".tmp")
-    partial.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    partial.replace(path)
+    replace_file(path, json.dumps(results, indent=1).encode())

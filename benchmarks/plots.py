@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-SIZE_INCHES, DOTS_PER_INCH = (13.0, 4.2), 130  # inches, dots per inch
+from training.plots import plotting
+
+SIZE_INCHES = (13.0, 4.2)
 STYLES = {
     "encode": ("encode", "o-", "tab:blue"),
     "decode": ("decode", "s-", "tab:orange"),
@@ -25,30 +27,23 @@ def draw(results: dict[str, Any], path: Path) -> None:
         results: as `benchmarks.compiled.run` writes them.
         path: of the PNG, written atomically.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
-    from matplotlib.figure import Figure
-
     lines = {tuple(line["shape"]): line for line in results["lines"]}
-    figure = Figure(figsize=SIZE_INCHES, dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)
-    by_batch, by_side = figure.subplots(1, 2)
-    batches = sorted(shape for shape in lines if shape[1:] == (1, 256))
-    _curves(by_batch, [shape[0] for shape in batches], batches, lines, "")
-    by_batch.set(xlabel="images of 256x256 in the batch", title="against the batch")
-    for batch, frames, name, thin in ((64, 1, "64 images, ", 1.0), (8, 17, "8 clips of 17 frames, ", 0.45)):
-        shapes = sorted(shape for shape in lines if shape[:2] == (batch, frames))
-        _curves(by_side, [shape[2] for shape in shapes], shapes, lines, name, thin)
-    by_side.set(xlabel="height and width, pixels", title="against the resolution")
-    by_side.set_xticks([128, 256], ["128", "256"])
-    by_side.minorticks_off()
-    for panel in (by_batch, by_side):
-        panel.set(ylabel="milliseconds", yscale="log")
-        panel.grid(True, which="major", alpha=0.3)
-        panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    figure.suptitle(f"{results['config']} geometry, bfloat16, {results['gpu']}")
-    partial = path.with_name(f".{path.name}.tmp")
-    figure.savefig(partial, format="png")
-    partial.replace(path)
+    with plotting(path, SIZE_INCHES) as figure:
+        by_batch, by_side = figure.subplots(1, 2)
+        batches = sorted(shape for shape in lines if shape[1:] == (1, 256))
+        _curves(by_batch, [shape[0] for shape in batches], batches, lines, "")
+        by_batch.set(xlabel="images of 256x256 in the batch", title="against the batch")
+        for batch, frames, name, thin in ((64, 1, "64 images, ", 1.0), (8, 17, "8 clips of 17 frames, ", 0.45)):
+            shapes = sorted(shape for shape in lines if shape[:2] == (batch, frames))
+            _curves(by_side, [shape[2] for shape in shapes], shapes, lines, name, thin)
+        by_side.set(xlabel="height and width, pixels", title="against the resolution")
+        by_side.set_xticks([128, 256], ["128", "256"])
+        by_side.minorticks_off()
+        for panel in (by_batch, by_side):
+            panel.set(ylabel="milliseconds", yscale="log")
+            panel.grid(True, which="major", alpha=0.3)
+            panel.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        figure.suptitle(f"{results['config']} geometry, bfloat16, {results['gpu']}")
 
 
 def _curves(

@@ -15,7 +15,7 @@ SSIM_WINDOW = 11  # side of the Gaussian window, pixels
 SSIM_SIGMA = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
 
-BEST_PSNR = 100.0  # decibels of a frame that came back unchanged, whose own figure is infinite
+BEST_PSNR = 100.0  # dB; an unchanged frame has infinitely many, which no mean survives
 
 
 def psnr(reference: Pixels, candidate: Pixels) -> Tensor:
@@ -26,13 +26,18 @@ def psnr(reference: Pixels, candidate: Pixels) -> Tensor:
         candidate: same shape and kind.
 
     Returns:
-        float64 (...), decibels; infinity where the frames are equal.
+        float64 (...), decibels, at most `BEST_PSNR`.
 
     Raises:
         ValueError: the two differ in shape or kind, or have fewer than three axes.
     """
     first, second = _comparable(reference, candidate)
-    return -10.0 * torch.log10((first - second).square().mean(dim=(-3, -2, -1)))
+    return decibels((first - second).square().mean(dim=(-3, -2, -1)))
+
+
+def decibels(squared_error: Tensor) -> Tensor:
+    """Return the PSNR of mean squared errors at peak 1, at most `BEST_PSNR`."""
+    return (-10.0 * torch.log10(squared_error)).clamp_max(BEST_PSNR)
 
 
 def ssim(reference: Pixels, candidate: Pixels) -> Tensor:

@@ -5,13 +5,13 @@ There is no random state in it: every draw follows from the seed, the step and t
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from training.atomic_write import replacing
 from training.errors import TrainingError, one_line
 
 FORMAT = "omnitok-training/3"
@@ -31,15 +31,10 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     Raises:
         TrainingError: the file cannot be written, as on a full disk; the last checkpoint is whole.
     """
-    fresh = folder / f".{CHECKPOINT_FILE}.tmp"
     try:
-        with fresh.open("wb") as file:
+        with replacing(folder / CHECKPOINT_FILE) as fresh, fresh.open("wb") as file:
             torch.save({"format": FORMAT} | state, file)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the new name without its bytes
-        fresh.replace(folder / CHECKPOINT_FILE)
     except (OSError, RuntimeError) as error:
-        fresh.unlink(missing_ok=True)
         free = shutil.disk_usage(folder).free / 1e6
         raise TrainingError(
             f"{folder} takes no checkpoint ({free:,.0f} MB are free there): {one_line(error)}; the last one is whole"

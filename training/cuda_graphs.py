@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model.inference.graphs import aside, captured
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.tokenizer.step import Phase, TrainingStep
 
@@ -23,14 +24,15 @@ def compile_blocks(tokenizer: OmniTokenizer) -> None:
                 block.compile(dynamic=False)
 
 
+_Graph = tuple[torch.cuda.CUDAGraph, Tensor, dict[str, Tensor]]  # with its own input and output
+
+
 @dataclass
 class _Kind:
-    """One kind of step: how often it was used, and its graph with the graph's own input and output."""
+    """One kind of step: how often it was used, and its graph."""
 
     uses: int = 0
-    graph: torch.cuda.CUDAGraph | None = None
-    pixels: Tensor | None = None
-    figures: dict[str, Tensor] | None = None
+    graph: _Graph | None = None
 
 
 class CapturedStep:
@@ -54,30 +56,16 @@ class CapturedStep:
         kind = self.kinds.setdefault((pixels.shape, phase), _Kind())
         kind.uses += 1
         if kind.uses <= EAGER_USES:
-            return self._aside(pixels, phase)
+            with aside(self.stream):
+                return self.step(pixels, phase)
         if kind.graph is None:
-            self._record(kind, pixels, phase)
-        assert kind.graph is not None
-        assert kind.pixels is not None
-        assert kind.figures is not None
-        kind.pixels.copy_(pixels, non_blocking=True)
-        kind.graph.replay()
-        return kind.figures
-
-    def _aside(self, pixels: Tensor, phase: Phase) -> dict[str, Tensor]:
-        """Run on a stream of our own, as memory that is touched before a capture must not belong to the default one."""
-        current = torch.cuda.current_stream(self.step.device)
-        self.stream.wait_stream(current)
-        with torch.cuda.stream(self.stream):
-            figures = self.step(pixels, phase)
-        current.wait_stream(self.stream)
+            kind.graph = self._record(pixels.clone(), phase)
+        graph, own_pixels, figures = kind.graph
+        own_pixels.copy_(pixels, non_blocking=True)
+        graph.replay()
         return figures
 
-    def _record(self, kind: _Kind, pixels: Tensor, phase: Phase) -> None:
-        """Capture the step; nothing of it runs yet."""
-        kind.pixels = pixels.clone()
-        graph = torch.cuda.CUDAGraph()
-        # other threads may use the device meanwhile: the loader's pins memory
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
-            kind.figures = self.step(kind.pixels, phase)
-        kind.graph = graph
+    def _record(self, pixels: Tensor, phase: Phase) -> _Graph:
+        # the loader's thread pins memory meanwhile
+        graph, figures = captured(lambda: self.step(pixels, phase), self.pool, self.stream, "thread_local")
+        return graph, pixels, figures

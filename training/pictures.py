@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from training.atomic_write import replacing
 
 GAP = 4
 
@@ -29,9 +32,8 @@ def rows_of(*rows: NDArray[np.uint8]) -> Image.Image:
     return sheet
 
 
-def write(picture: Image.Image, path: Path) -> None:
-    """Write a picture under a temporary name first; the suffix decides the format."""
+def write(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Write a picture as a whole; the suffix decides the format, `options` are those of Pillow."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".tmp-{path.name}")
-    picture.save(fresh)
-    fresh.replace(path)
+    with replacing(path) as fresh:
+        picture.save(fresh, **options)

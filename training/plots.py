@@ -1,54 +1,28 @@
-"""Line plots of evaluations, drawn without a display."""
+"""Plots drawn without a display."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from training.atomic_write import replacing
 from training.errors import TrainingError
 
-SIZE = (7.0, 4.0)  # inches
-DOTS = 150  # per inch
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 150
 
 
-@dataclass(frozen=True)
-class Line:
-    """A curve: its name, its points, and matplotlib's format of it."""
-
-    label: str
-    x: Sequence[float]
-    y: Sequence[float]
-    style: str
-
-
-@dataclass(frozen=True)
-class Band:
-    """An area between two curves."""
-
-    label: str
-    x: Sequence[float]
-    low: Sequence[float]
-    high: Sequence[float]
-
-
-def plot(
-    path: Path,
-    x: str,
-    y: str,
-    lines: Sequence[Line],
-    band: Band | None = None,
-    marks: Sequence[float] = (),
-    mark_label: str = "",
-) -> None:
-    """Draw curves into a PNG, under a temporary name first.
+@contextmanager
+def plotting(path: Path, size: tuple[float, float] = (7.0, 4.0)) -> Iterator[Figure]:
+    """Give a figure to draw on, which is written when the block ends well.
 
     Args:
-        path: of the picture.
-        x, y: names of the axes.
-        lines: the curves.
-        band: an area behind them.
-        marks: places on the x axis that get a vertical line, explained by `mark_label`.
+        path: of the picture; its suffix decides the format.
+        size: width and height in inches.
 
     Raises:
         TrainingError: matplotlib is not installed.
@@ -60,18 +34,8 @@ def plot(
         raise TrainingError(
             "plots need matplotlib: install the extra `train`, as in pip install omnitok[train]"
         ) from error
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for number, place in enumerate(marks):
-        axes.axvline(place, color="0.85", zorder=0, label="_" if number else mark_label)
-    if band is not None:
-        axes.fill_between(band.x, band.low, band.high, alpha=0.15, label=band.label)
-    for line in lines:
-        axes.plot(line.x, line.y, line.style, label=line.label)
-    axes.set(xlabel=x, ylabel=y)
-    axes.grid(axis="y", alpha=0.3)
-    axes.legend(frameon=False)
-    fresh = path.with_name(f".tmp-{path.name}")
-    figure.savefig(fresh, dpi=DOTS, format="png")
-    fresh.replace(path)
+    yield figure
+    with replacing(path) as fresh:
+        figure.savefig(fresh)

@@ -16,10 +16,10 @@ from rich.console import Console
 from model.bundle import CONFIG_FILE, Bundle, load_bundle, save_bundle
 from model.tokenizer.config import TokenizerConfig, VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
+from training.atomic_write import replace_file
 from training.card import machine_name, model_card
 from training.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from training.data.loaders.draw import Feed
-from training.data.shards import replace_file
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.head_transfer import hand_over, with_head

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from model.metrics import decibels
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.cuda_graphs import CapturedStep, compile_blocks
@@ -248,7 +249,7 @@ class Trainer:
         row |= dict(zip(figures, values.tolist(), strict=True))
         if not math.isfinite(row["loss"]):
             raise TrainingError(f"the loss is {row['loss']} at step {self.step}: lower the learning rate of the recipe")
-        row["psnr"] = -10 * math.log10(max(row["squared_error"], 1e-12))
+        row["psnr"] = float(decibels(torch.tensor(row["squared_error"])))
         if self.learner.keeper is not None and self.started:
             used, perplexity = usage(self.learner.keeper.read_uses())
             row |= {"usage": float(used), "perplexity": float(perplexity)}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from model.metrics import BEST_PSNR, psnr
+from model.metrics import psnr
 from training.data.loaders.draw import Draw, Feed
 from training.data.shards import INFO_FILE, open_set
 from training.pictures import rows_of, write
@@ -71,7 +71,7 @@ class Watch:
         for name, pixels in self.sets.items():
             parts = [average.reconstruct(part.to(trainer.device)).cpu() for part in pixels.split(4)]
             out = torch.cat(parts)
-            figures[name] = float(psnr(pixels, out).clamp_max(BEST_PSNR).mean())
+            figures[name] = float(psnr(pixels, out).mean())
             stem = f"{trainer.step:07d}-{name.replace(' ', '-')}"
             frames = pixels.shape[1]
             rows = [x[:, 0] if frames == 1 else x[len(x) // 2, :: -(-frames // SHOWN)] for x in (pixels, out)]
@@ -92,7 +92,5 @@ def _spread(pixels: Tensor) -> Tensor:
 def _write_moving(originals: NDArray[np.uint8], restored: NDArray[np.uint8], path: Path) -> None:
     """Clips over their reconstructions (N, T, H, W, 3) as an animation."""
     frames = [rows_of(originals[:, time], restored[:, time]) for time in range(originals.shape[1])]
-    fresh = path.with_name(f".tmp-{path.name}")
     first, *others = frames
-    first.save(fresh, save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=90)
-    fresh.replace(path)
+    write(first, path, save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=90)

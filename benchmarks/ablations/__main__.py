@@ -14,8 +14,8 @@ from rich.console import Console
 from benchmarks.ablations.runner import Job, gather, read_json, run_all
 from benchmarks.ablations.tables import TABLES, markdown
 from benchmarks.ablations.variants import STEPS, variants
+from training.atomic_write import replace_file
 from training.cli.errors import told
-from training.data.shards import replace_file
 from training.errors import TrainingError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)

@@ -20,11 +20,11 @@ from rich.console import Console
 from benchmarks.ablations.held_out import HELD_OUT, load
 from benchmarks.ablations.variants import Variant, batches, tokens, variants
 from model.bundle import load_bundle
+from training.atomic_write import replace_file
 from training.card import code_version, machine_name
 from training.checkpoint import read_checkpoint
 from training.data.loaders import open_feed
 from training.data.loaders.draw import Feed
-from training.data.shards import replace_file
 from training.devices import cores, device_of
 from training.distributed import Ranks
 from training.errors import TrainingError

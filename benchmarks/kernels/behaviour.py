@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.kernels.accuracy import Check, evaluate
 from benchmarks.kernels.operation import Case, Inputs, Operation
 from kernels import use_backend
+from model.inference.graphs import aside, captured
 
 
 @contextmanager
@@ -87,14 +88,9 @@ def check_graph(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
         return [out, *(torch.autograd.grad(out, asked, gradient) if asked else ())]
 
     right = call(others)
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
+    with aside(torch.cuda.Stream()):
         call(inputs)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = call(inputs)
+    graph, replayed = captured(lambda: call(inputs))
     with torch.no_grad():
         for name, value in inputs.items():
             if isinstance(value, Tensor):
@@ -102,7 +98,7 @@ def check_graph(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
     for _ in range(2):
         graph.replay()
     torch.cuda.synchronize()
-    if not all(torch.equal(a, b) for a, b in zip(captured, right, strict=True)):
+    if not all(torch.equal(a, b) for a, b in zip(replayed, right, strict=True)):
         result.failures.append("a replay with other inputs differs from a call")
     return result
 

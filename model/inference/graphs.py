@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,8 +13,45 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
 
+Out = TypeVar("Out")
 Run = Callable[[Tensor], tuple[Tensor, ...]]
 WARM_UPS = 2  # calls before a capture, which load and compile whatever the call needs
+
+
+@contextmanager
+def aside(stream: torch.cuda.Stream) -> Iterator[None]:
+    """Run a block on another stream, between the work before it and after it on the current one.
+
+    Memory that is touched before a capture must not belong to the default stream.
+    """
+    current = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(current)
+    with torch.cuda.stream(stream):
+        yield
+    current.wait_stream(stream)
+
+
+def captured(
+    run: Callable[[], Out],
+    pool: _POOL_HANDLE | None = None,
+    stream: torch.cuda.Stream | None = None,
+    errors: str = "global",
+) -> tuple[torch.cuda.CUDAGraph, Out]:
+    """Capture a call that has been warmed up; nothing of it runs yet.
+
+    Args:
+        run: the call, on tensors that stay where they are.
+        pool: of memory, shared with other graphs.
+        stream: to capture on; one of torch's own by default.
+        errors: "thread_local" lets other threads use the device meanwhile.
+
+    Returns:
+        The graph, and the outputs that each replay fills.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode=errors):
+        out = run()
+    return graph, out
 
 
 class Graphs:
@@ -60,15 +98,10 @@ class _Captured:
 
     def __init__(self, run: Run, x: Tensor, pool: _POOL_HANDLE | None) -> None:
         self._x = x
-        side = torch.cuda.Stream(x.device)
-        side.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(side):
+        with aside(torch.cuda.Stream(x.device)):
             for _ in range(WARM_UPS):
                 run(x)
-        torch.cuda.current_stream(x.device).wait_stream(side)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
-            self._out = run(x)
+        self._graph, self._out = captured(lambda: run(x), pool)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         self._x[: len(x)].copy_(x)

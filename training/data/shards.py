@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.atomic_write import replace_file, replacing
 from training.errors import TrainingError
 
 INFO_FILE = "set.json"
@@ -43,13 +43,6 @@ def write_info(folder: Path, info: SetInfo) -> None:
     replace_file(folder / INFO_FILE, json.dumps(asdict(info), indent=2).encode() + b"\n")
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, then rename it into place."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    scratch.write_bytes(data)
-    scratch.replace(path)
-
-
 def shard_path(folder: Path, index: int) -> Path:
     """File of shard `index`."""
     return folder / f"{index:05d}.npy"
@@ -67,10 +60,8 @@ def write_shard(folder: Path, index: int, pixels: NDArray[np.uint8], labels: Seq
     path = shard_path(folder, index)
     if labels:
         replace_file(path.with_suffix(".labels.json"), json.dumps(list(labels)).encode())
-    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with scratch.open("wb") as file:
-        np.save(file, pixels)
-    scratch.replace(path)
+    with replacing(path) as fresh:
+        np.save(fresh, pixels)
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import av
 from PIL import Image
 
+from training.atomic_write import replacing
 from training.errors import TrainingError
 
 SAMPLES = Path(__file__).parents[2] / "docs" / "samples"
@@ -48,19 +48,16 @@ def build_debug(out: Path, samples: Path = SAMPLES) -> None:
 
 def _write_image(path: Path, image: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{os.getpid()}.{path.name}")
-    image.save(scratch)
-    scratch.replace(path)
+    with replacing(path) as fresh:
+        image.save(fresh)
 
 
 def _write_clip(path: Path, frames: list[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{os.getpid()}.{path.name}")
-    with av.open(str(scratch), "w") as container:
+    with replacing(path) as fresh, av.open(str(fresh), "w") as container:
         stream = container.add_stream("libx264", rate=12, options={"crf": "18"})
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuv420p"
         for image in frames:
             container.mux(stream.encode(av.VideoFrame.from_image(image.resize(SIZE))))
         container.mux(stream.encode(None))
-    scratch.replace(path)

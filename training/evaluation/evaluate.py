@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.bundle import load_bundle
-from model.metrics import BEST_PSNR, psnr, ssim
+from model.metrics import psnr, ssim
 from model.tokenizer.config import VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
+from training.atomic_write import replace_file
 from training.card import code_version, machine_name
-from training.data.shards import replace_file
 from training.devices import device_of
 from training.errors import TrainingError
 from training.evaluation.codebook import CodebookUse
@@ -127,7 +127,7 @@ def score(
     for batch in items.batches():
         pixels = torch.from_numpy(batch).to(device)
         restored = reconstruct(tokenizer, pixels, codes)
-        decibels += psnr(pixels, restored).clamp_max(BEST_PSNR).mean(dim=1).tolist()
+        decibels += psnr(pixels, restored).mean(dim=1).tolist()
         similarity += ssim(pixels, restored).mean(dim=1).tolist()
         for judge in judges:
             judge.update(pixels, restored)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,16 +15,19 @@ from PIL import Image
 from torch import Tensor
 
 from model.bundle import load_bundle
-from model.metrics import BEST_PSNR, psnr
+from model.metrics import psnr
 from model.tokenizer.streaming import DecoderState, EncoderState
 from model.tokenizer.tokenizer import OmniTokenizer
+from training.atomic_write import replace_file
 from training.data import open_set
-from training.data.shards import replace_file
 from training.devices import device_of
 from training.errors import TrainingError
 from training.evaluation.datasets import PIXELS_AT_ONCE
 from training.pictures import square
-from training.plots import Band, Line, plot
+from training.plots import plotting
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PHOTOGRAPHS, CLIPS = "held-out/photographs-512", "held-out/camera-65"
 SIDES = (64, 96, 128, 192, 256, 320, 384, 512)
@@ -72,7 +75,7 @@ def by_resolution(tokenizer: OmniTokenizer, photographs: Tensor, sides: tuple[in
         for batch in photographs.split(max(1, PIXELS_AT_ONCE // side**2)):
             small = np.stack([square(Image.fromarray(picture), side) for picture in batch[:, 0].numpy()])
             pixels = torch.from_numpy(small)[:, None].to(device)
-            parts.append(psnr(pixels, tokenizer.reconstruct(pixels)).clamp_max(BEST_PSNR)[:, 0].cpu().numpy())
+            parts.append(psnr(pixels, tokenizer.reconstruct(pixels))[:, 0].cpu().numpy())
         found[side] = np.concatenate(parts)
     return found
 
@@ -107,7 +110,7 @@ def by_frame(tokenizer: OmniTokenizer, clips: Tensor, chunk: int = CHUNK) -> Str
         difference = (streamed.int() - restored.int()).abs()
         largest, differing = max(largest, int(difference.max())), differing + int((difference > 0).sum())
         for parts, out in ((whole, restored), (chunked, streamed)):
-            parts.append(psnr(pixels, out).clamp_max(BEST_PSNR).cpu().numpy())
+            parts.append(psnr(pixels, out).cpu().numpy())
     share = differing / clips.numel()
     return Streamed(np.concatenate(whole), np.concatenate(chunked), borders, equal, largest, share)
 
@@ -208,24 +211,22 @@ def _summary(values: Values) -> dict[str, float]:
 
 
 def _draw(resolution: dict[int, Values], streamed: Streamed, out: Path) -> None:
-    sides = list(resolution)
-    quartiles = [np.quantile(values, (0.25, 0.75)) for values in resolution.values()]
-    plot(
-        out / "psnr-by-resolution.png",
-        "side, pixels",
-        "PSNR, dB",
-        [Line("mean of the photographs", sides, [float(values.mean()) for values in resolution.values()], "o-")],
-        Band("middle half", sides, [float(q[0]) for q in quartiles], [float(q[1]) for q in quartiles]),
-    )
-    numbers = list(range(streamed.whole.shape[1]))
-    plot(
-        out / "psnr-by-frame.png",
-        "frame",
-        "PSNR, dB",
-        [
-            Line("whole clip", numbers, streamed.whole.mean(axis=0).tolist(), "-"),
-            Line(f"in chunks of {CHUNK} frames", numbers, streamed.chunked.mean(axis=0).tolist(), "."),
-        ],
-        marks=streamed.borders,
-        mark_label="a decoded chunk begins",
-    )
+    sides, means = list(resolution), [values.mean() for values in resolution.values()]
+    lower, upper = np.transpose([np.quantile(values, (0.25, 0.75)) for values in resolution.values()])
+    with plotting(out / "psnr-by-resolution.png") as figure:
+        axes = figure.add_subplot(xlabel="side, pixels", ylabel="PSNR, dB")
+        axes.fill_between(sides, lower, upper, alpha=0.15, label="middle half")
+        axes.plot(sides, means, "o-", label="mean of the photographs")
+        _finish(axes)
+    with plotting(out / "psnr-by-frame.png") as figure:
+        axes = figure.add_subplot(xlabel="frame", ylabel="PSNR, dB")
+        for number, border in enumerate(streamed.borders):
+            axes.axvline(border, color="0.85", zorder=0, label="_" if number else "a decoded chunk begins")
+        axes.plot(streamed.whole.mean(axis=0), "-", label="whole clip")
+        axes.plot(streamed.chunked.mean(axis=0), ".", label=f"in chunks of {CHUNK} frames")
+        _finish(axes)
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False)

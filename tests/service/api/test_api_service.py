@@ -100,7 +100,10 @@ def test_deadline_ends_the_work() -> None:
 def test_bodies_together_are_bounded() -> None:
     body = picture()
     limits = LIMITS.model_copy(update={"body_seconds": 60.0})  # the body that holds the others up must not time out
-    with Server(Settings(limits=limits, held_body_bytes=2 * len(body))) as server, httpx.Client(base_url=server.url, timeout=60) as http:
+    with (
+        Server(Settings(limits=limits, held_body_bytes=2 * len(body))) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
         assert http.post("/encode", content=picture(height=256, width=256), headers=PNG).status_code == 200
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             size = 2 * len(body)

@@ -1,0 +1,31 @@
+"""Files that are either there and whole, or not there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary path to write, which takes the place of `path` when the block ends well.
+
+    Args:
+        path: the file to write; its folder must exist. The temporary name has its suffix, which decides formats.
+    """
+    fresh = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield fresh
+        with fresh.open("rb") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the new name without its bytes
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file as a whole."""
+    with replacing(path) as fresh:
+        fresh.write_bytes(data)
