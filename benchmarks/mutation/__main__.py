@@ -48,7 +48,7 @@ def main() -> None:
         try:
             for row in run(ROOT, Path(work), left, arguments.out, arguments.jobs, arguments.limit):
                 rows.append(row)
-                console.print(f"{len(rows)}/{len(keys)} {row.outcome} {row.path}:{row.line} {row.test}", markup=False, soft_wrap=True)
+                print(f"{len(rows)}/{len(keys)} {row.outcome} {row.path}:{row.line} {row.test}", flush=True)
         except BaselineError as error:
             sys.exit(f"error: {error}")
     print_tables(console, rows)
