@@ -13,7 +13,7 @@ from benchmarks.measure import describe_machine, device
 from kernels import use_backend
 from model.bundle import load_bundle
 from model.inference.tokenizer import CompiledTokenizer
-from model.metrics import psnr
+from model.metrics.psnr import psnr
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.data import open_set
 
@@ -52,7 +52,7 @@ def agreement(bundle: Path, pictures: Path, batch: int = 16) -> dict[str, tuple[
                 out = tokenizer.decode(tokens)
             truth = tokens if truth is None else truth
             flips[name] += int((tokens != truth).sum())
-            quality[name] += float(psnr(out, part).sum())
+            quality[name] += float(psnr(out.cpu(), part.cpu()).sum())
         total += 0 if truth is None else truth.numel()
     return {name: (flips[name] / total, quality[name] / len(pixels)) for name in variants}
 

@@ -56,7 +56,7 @@ def roofline(config: TokenizerConfig, shape: Shape, ceilings: Ceilings) -> Roofl
         ceilings: of the GPU.
     """
     batch, frames, side = shape
-    counts = _Counts(config, batch, *config.grid(frames, side, side))
+    counts = _Counts(config, batch, *config.geometry.grid((frames, side, side)))
     return Roofline(_microseconds(counts.encode(), ceilings), _microseconds(counts.decode(), ceilings))
 
 

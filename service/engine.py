@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import product
@@ -86,7 +85,7 @@ class Engine:
             small = [(frames, side, side) for frames, side in product(sorted(lengths), KERNEL_SIDES)]
             usual = {}
             for size in sizes:
-                most = min(batch_requests, batch_tokens // math.prod(compiled.grid(*size)))
+                most = min(batch_requests, batch_tokens // card.geometry.positions(size))
                 usual[size] = [batch for batch in BATCHES if batch <= max(1, most)]
             shapes = [(batch, *size) for size, batches in usual.items() for batch in batches]
             shapes += [(1, *size) for size in small] + [(MANY, long, side, side) for side in KERNEL_SIDES]

@@ -82,8 +82,8 @@ class LocalBackend:
         card = self._card(model)
         kind: Literal["tokens", "latents"] = "latents" if codes.dtype.kind == "f" else "tokens"
         t, h, w = codes.shape[:3]
-        whole = 1 + (t - 1) * card.temporal_patch, h * card.patch, w * card.patch
-        pixels, timing = await self._submit(card, Key(card.id, "decode", kind, *(size or whole)), codes, seconds)
+        size = size or card.geometry.size((t, h, w))
+        pixels, timing = await self._submit(card, Key(card.id, "decode", kind, *size), codes, seconds)
         return Decoded(pixels, timing)
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8], seconds: float | None = None) -> Decoded:
@@ -99,8 +99,7 @@ class LocalBackend:
         return self._cards[model]
 
     async def _submit(self, card: ModelCard, key: Key, payload: Any, seconds: float | None) -> Any:
-        t, h, w = card.grid((key.frames, key.height, key.width))
-        cost = t * h * w
+        cost = card.geometry.positions((key.frames, key.height, key.width))
         answer = await self._driver.submit(key, cost, payload, self._seconds if seconds is None else seconds)
         self._observer.done(key.op, key.frames, cost)
         return answer

@@ -1,11 +1,9 @@
-"""Pixels as answers: pictures, clips and raw frames, and how close two clips are."""
+"""Pixels as answers: pictures, clips and raw frames."""
 
 from __future__ import annotations
 
 import asyncio
 import io
-import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,16 +52,3 @@ def _raw(pixels: NDArray[np.uint8], media_type: str, fps: float, card: ModelCard
         np.save(file, pixels, allow_pickle=False)
         return file.getvalue()
     return pack({"pixels": pack_tensor(pixels), "fps": fps, "model": card.id, "bundle": card.hash})
-
-
-def psnr(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Peak signal-to-noise ratio, dB; infinite for equal clips.
-
-    Args:
-        first, second: uint8, of equal shape, range 0 to 255.
-    """
-    total = 0.0
-    for one, other in zip(first, second, strict=True):  # a frame at a time keeps the copies small
-        difference = one.astype(np.int32) - other
-        total += float(np.square(difference).sum())
-    return math.inf if total == 0 else 10 * math.log10(255**2 * first.size / total)

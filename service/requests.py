@@ -141,13 +141,11 @@ class DecodeOptions(RouteOptions):
         Raises:
             ProblemError: `bad-grid` when no clip of that size has this grid.
         """
-        t, h, w = grid
-        full = (1 + (t - 1) * card.temporal_patch, h * card.patch, w * card.patch)
-        base = meta.size.as_tuple() if meta.size else full
+        base = meta.size.as_tuple() if meta.size else card.geometry.size(grid)
         size = (self.frames or base[0], self.height or base[1], self.width or base[2])
-        if card.grid(size) != grid:
-            shape, expected = "x".join(map(str, size)), "x".join(map(str, card.grid(size)))
-            detail = f"a clip of {shape} (frames, height, width) has the grid {expected}, not {t}x{h}x{w}"
+        if (expected := card.geometry.grid(size)) != grid:
+            shape, has, given = ("x".join(map(str, extents)) for extents in (size, expected, grid))
+            detail = f"a clip of {shape} (frames, height, width) has the grid {has}, not {given}"
             raise ProblemError("bad-grid", detail)
         return size
 

@@ -8,8 +8,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.geometry import Geometry, Size
+
 Want = Literal["tokens", "latents", "both"]
-Size = tuple[int, int, int]  # frames, height, width in pixels
 
 
 @dataclass(frozen=True)
@@ -44,10 +45,10 @@ class ModelCard:
     dtype: str
     licence: str | None = None
 
-    def grid(self, size: Size) -> Size:
-        """Latent grid (t, h, w) of a clip of `size` (frames, height, width), padding included."""
-        frames, height, width = size
-        return 1 + -(-(frames - 1) // self.temporal_patch), -(-height // self.patch), -(-width // self.patch)
+    @property
+    def geometry(self) -> Geometry:
+        """Return the correspondence of pixels and latent positions."""
+        return Geometry(self.patch, self.temporal_patch)
 
     def as_dict(self) -> dict[str, Any]:
         """The card as JSON-ready data."""

@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from model.metrics import decibels
+from model.metrics.psnr import decibels
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.cuda_graphs import CapturedStep, compile_blocks
@@ -249,7 +249,7 @@ class Trainer:
         row |= dict(zip(figures, values.tolist(), strict=True))
         if not math.isfinite(row["loss"]):
             raise TrainingError(f"the loss is {row['loss']} at step {self.step}: lower the learning rate of the recipe")
-        row["psnr"] = float(decibels(torch.tensor(row["squared_error"])))
+        row["psnr"] = float(decibels(row["squared_error"]))
         if self.learner.keeper is not None and self.started:
             used, perplexity = usage(self.learner.keeper.read_uses())
             row |= {"usage": float(used), "perplexity": float(perplexity)}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
-from model.metrics import psnr
+from model.metrics.psnr import psnr
 from training.data.loaders.draw import Draw, Feed
 from training.data.shards import INFO_FILE, open_set
 from training.pictures import rows_of, write

@@ -90,5 +90,4 @@ def batches(recipe: Recipe) -> Iterator[Draw]:
 
 def tokens(recipe: Recipe, draw: Draw) -> int:
     """Count the positions of the latent grids of a batch."""
-    t, h, w = recipe.tokenizer.grid(draw.frames, draw.side, draw.side)
-    return draw.count * t * h * w
+    return draw.count * recipe.tokenizer.geometry.positions((draw.frames, draw.side, draw.side))

@@ -98,7 +98,7 @@ class Network:
 
     def _embed(self, pixels: Tensor) -> tuple[Tensor, Grid]:
         batch, frames, height, width = pixels.shape[:4]
-        grid = Grid(batch, *self._config.grid(frames, height, width))
+        grid = Grid(batch, *self._config.geometry.grid((frames, height, width)))
         first = self._patches(self._first, pixels[:, :1], 1, 0)
         if frames == 1:
             return first, grid

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from kernels.runtime import jit
+from model.geometry import Size
 from model.inference.graphs import Graphs
 from model.inference.network import Network
 from model.tokenizer.heads import VAEHead, VQHead
-from model.tokenizer.patches import check_pixels, pad_space, pad_to
+from model.tokenizer.patches import check_pixels, pad_clip
 from model.tokenizer.tokenizer import CodeError, OmniTokenizer
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
@@ -55,12 +56,12 @@ class CompiledTokenizer(OmniTokenizer):
             return
         with torch.cuda.device(self._device), jit.compile_all(wait):
             for batch, *size in shapes:
-                pixels, codes = self._examples(batch, self.grid(*size))
+                pixels, codes = self._examples(batch, (size[0], size[1], size[2]))
                 self.network.encode(pixels)
                 self.network.decode(codes)
 
     @torch.inference_mode()
-    def capture(self, size: tuple[int, int, int], batches: Sequence[int] = BATCHES) -> None:
+    def capture(self, size: Size, batches: Sequence[int] = BATCHES) -> None:
         """Capture graphs of encoding and decoding images or clips of one size; on a CPU there is nothing to capture.
 
         Kernels that `prepare` has not compiled are compiled one after the other.
@@ -72,15 +73,14 @@ class CompiledTokenizer(OmniTokenizer):
         if self._device.type != "cuda":
             return
         for batch in sorted(batches, reverse=True):  # the largest first, so that the others fit into its memory
-            pixels, codes = self._examples(batch, self.grid(*size))
+            pixels, codes = self._examples(batch, size)
             self.encoding.capture(pixels)
             self.decoding.capture(codes)
 
-    def _examples(self, batch: int, grid: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+    def _examples(self, batch: int, size: Size) -> tuple[Tensor, Tensor]:
         """Black pixels, and codes or latents of zeros."""
-        frames, height, width = grid
-        shape = 1 + (frames - 1) * self.config.temporal_patch, height * self.config.patch, width * self.config.patch, 3
-        pixels = torch.zeros(batch, *shape, dtype=torch.uint8, device=self._device)
+        grid = self.config.geometry.grid(size)
+        pixels = torch.zeros(batch, *self.config.geometry.size(grid), 3, dtype=torch.uint8, device=self._device)
         if isinstance(self.head, VAEHead):
             return pixels, torch.zeros(batch, *grid, self.config.head.dim, device=self._device)
         return pixels, torch.zeros(batch, *grid, dtype=torch.int64, device=self._device)
@@ -120,9 +120,7 @@ class CompiledTokenizer(OmniTokenizer):
 
     def _encoded(self, pixels: Tensor) -> tuple[Tensor, ...]:
         check_pixels(pixels)
-        pixels = pad_space(pixels, self.config.patch)
-        frames = 1 + (self.grid(*pixels.shape[1:4])[0] - 1) * self.config.temporal_patch
-        return self.encoding(pad_to(pixels, 1, frames).contiguous())
+        return self.encoding(pad_clip(pixels, self.config.geometry).contiguous())
 
     def _decoded(self, codes: Tensor) -> Tensor:
         if isinstance(self.head, VQHead):

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from model.geometry import Geometry
+
 
 class ConfigError(ValueError):
     """A configuration that describes no tokenizer."""
@@ -141,15 +143,10 @@ class TokenizerConfig:
         """Inner width of the feed-forward layers: two thirds of four times the width, rounded down."""
         return int(4 * (2 / 3) * self.width)
 
-    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Latent grid (t, h, w) of a clip, padding included.
-
-        Args:
-            frames, height, width: size of the clip in pixels, each at least 1.
-        """
-        if min(frames, height, width) < 1:
-            raise ValueError(f"a clip needs at least one frame and one pixel, not {frames} x {height} x {width}")
-        return 1 + -(-(frames - 1) // self.temporal_patch), -(-height // self.patch), -(-width // self.patch)
+    @property
+    def geometry(self) -> Geometry:
+        """Return the correspondence of pixels and latent positions."""
+        return Geometry(self.patch, self.temporal_patch)
 
     def to_dict(self) -> dict[str, Any]:
         """The config as JSON-ready data; `from_dict` reads it back."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from model.geometry import Geometry
 from model.tokenizer.config import TokenizerConfig
 
 
@@ -60,11 +61,17 @@ def pad_to(pixels: Tensor, axis: int, size: int) -> Tensor:
     return pixels.index_select(axis, index)
 
 
-def pad_space(pixels: Tensor, patch: int) -> Tensor:
+def pad_space(pixels: Tensor, geometry: Geometry) -> Tensor:
     """Pad height and width of (B, T, H, W, 3) at the bottom and right to multiples of the patch."""
     height, width = pixels.shape[2:4]
-    pixels = pad_to(pixels, 2, -(-height // patch) * patch)
-    return pad_to(pixels, 3, -(-width // patch) * patch)
+    _, height, width = geometry.padded((1, height, width))
+    return pad_to(pad_to(pixels, 2, height), 3, width)
+
+
+def pad_clip(pixels: Tensor, geometry: Geometry) -> Tensor:
+    """Pad whole clips (B, T, H, W, 3) at the end, the bottom and the right to what a latent grid covers."""
+    frames, height, width = pixels.shape[1:4]
+    return pad_to(pad_space(pixels, geometry), 1, geometry.padded((frames, height, width))[0])
 
 
 class _Embed(nn.Module):

@@ -10,7 +10,17 @@ from torch import Tensor, nn
 from model.tokenizer.config import TokenizerConfig
 from model.tokenizer.heads import VAEHead, VQHead
 from model.tokenizer.layers import BlockState
-from model.tokenizer.patches import FLOATS, PatchEmbed, ToPixels, check_pixels, pad_space, pad_to, to_float, to_uint8
+from model.tokenizer.patches import (
+    FLOATS,
+    PatchEmbed,
+    ToPixels,
+    check_pixels,
+    pad_clip,
+    pad_space,
+    pad_to,
+    to_float,
+    to_uint8,
+)
 from model.tokenizer.streaming import DecoderState, EncoderState, StreamError, check_depth
 from model.tokenizer.transformer import Stack
 
@@ -92,10 +102,6 @@ class OmniTokenizer(nn.Module):
         """Precision of encoder and decoder; the head may keep a higher one."""
         return self.encoder.embed.first.proj.weight.dtype
 
-    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
-        """Latent grid (t, h, w) of a clip, padding included."""
-        return self.config.grid(frames, height, width)
-
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Encode whole images or clips.
 
@@ -151,8 +157,8 @@ class OmniTokenizer(nn.Module):
             CodeError: codes of another shape, type or range; a size that belongs to another grid.
         """
         self._check_codes(codes)
-        if size is not None and self.grid(*size) != tuple(codes.shape[1:4]):
-            raise CodeError(f"size {size} has the grid {self.grid(*size)}, the codes have {tuple(codes.shape[1:4])}")
+        if size is not None and (grid := self.config.geometry.grid(size)) != tuple(codes.shape[1:4]):
+            raise CodeError(f"size {size} has the grid {grid}, the codes have {tuple(codes.shape[1:4])}")
         pixels = self._decoded(codes)
         if size is None:
             return pixels
@@ -194,10 +200,11 @@ class OmniTokenizer(nn.Module):
         take = max(0, head + (waiting.shape[1] - head) // group * group)
         ready, rest = waiting[:, :take], waiting[:, take:].clone()
         if take == 0:
-            _, rows, columns = self.grid(1, *waiting.shape[2:4])
+            height, width = waiting.shape[2:4]
+            _, rows, columns = self.config.geometry.grid((1, height, width))
             empty = self.encoder.embed.first.proj.weight.new_zeros(len(waiting), 0, rows, columns, self.config.width)
             return self._to_codes(empty, None), EncoderState(rest, state.frames, state.blocks, final)
-        ready = to_float(pad_space(ready, self.config.patch), self.dtype)
+        ready = to_float(pad_space(ready, self.config.geometry), self.dtype)
         embed, blocks = self.encoder.chunk(ready, bool(head), state.blocks)
         return self._to_codes(embed, None), EncoderState(rest, state.frames + take, blocks, final)
 
@@ -226,10 +233,7 @@ class OmniTokenizer(nn.Module):
 
     def _embed(self, pixels: Tensor) -> Tensor:
         check_pixels(pixels)
-        pixels = pad_space(pixels, self.config.patch)
-        latent_frames = self.grid(*pixels.shape[1:4])[0]
-        pixels = pad_to(pixels, 1, 1 + (latent_frames - 1) * self.config.temporal_patch)
-        return self.encoder(to_float(pixels, self.dtype))
+        return self.encoder(to_float(pad_clip(pixels, self.config.geometry), self.dtype))
 
     def _to_codes(self, embed: Tensor, generator: torch.Generator | None) -> Tensor:
         if isinstance(self.head, VQHead):

@@ -14,11 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from media.types import Preprocess, SourceInfo
+from model.metrics.psnr import psnr
 from service.api.body import Body, BodyRoom, read_body, while_connected
 from service.api.negotiation import parse_accept, require
 from service.api.parsing import MediaUpload, parse_codes, parse_media
 from service.errors import ProblemError
-from service.render import DEFAULT_FPS, pixel_offers, psnr, render
+from service.render import DEFAULT_FPS, pixel_offers, render
 from service.requests import (
     DecodeOptions,
     EncodeOptions,
@@ -160,7 +161,7 @@ class TokenizerRoutes:
         fps = options.fps or clip.fps or DEFAULT_FPS
         data = await render(decoded.pixels, media_type, fps, options.quality, card, self._media)
         response = self._respond(data, media_type, card, clip.decode_ms, decoded.timing, rendering)
-        response.headers["X-Omnitok-PSNR"] = f"{quality:.4f}"
+        response.headers["X-Omnitok-PSNR"] = f"{quality.mean():.4f}"
         return response
 
     async def _pixels(self, upload: MediaUpload, options: MediaRequest) -> _Clip:
@@ -174,7 +175,7 @@ class TokenizerRoutes:
         return _Clip(frames.pixels, decode_ms, frames.fps, frames.source, frames.preprocess)
 
     def _check_tokens(self, card: ModelCard, size: tuple[int, int, int]) -> int:
-        t, h, w = card.grid(size)
+        t, h, w = card.geometry.grid(size)
         if t * h * w > self._limits.tokens:
             detail = f"the grid {t}x{h}x{w} is over {self._limits.tokens} positions; use a smaller size or fewer frames"
             raise ProblemError("too-many-tokens", detail, self._limits.tokens, t * h * w)
@@ -225,7 +226,7 @@ def _result(request: Request, card: ModelCard, clip: _Clip, encoded: Encoded) ->
         model=card.id,
         bundle=card.hash,
         kind=card.kind,
-        grid=list(card.grid(clip.size)),
+        grid=list(card.geometry.grid(clip.size)),
         codebook_size=card.codebook_size,
         size=ClipSize(frames=frames, height=height, width=width),
         fps=clip.fps,

@@ -74,7 +74,7 @@ class LocalTokenizer:
             model=self.name,
             bundle=self.hash,
             kind="vq" if config.is_vq else "vae",
-            grid=list(config.grid(*size.as_tuple())),
+            grid=list(config.geometry.grid(size.as_tuple())),
             codebook_size=config.head.codes if isinstance(config.head, VQConfig) else None,
             size=size,
         )
@@ -127,11 +127,10 @@ class LocalTokenizer:
                 f"the tokens were made by bundle {made_by} ({result.meta.model}), not by {self.hash} ({self.name})"
             )
         t, h, w = result.grid
-        patch, temporal_patch = self.config.patch, self.config.temporal_patch
         if result.meta.size is None:
-            return 1 + (t - 1) * temporal_patch, h * patch, w * patch
+            return self.config.geometry.size((t, h, w))
         size = result.meta.size.as_tuple()
-        grid = self.config.grid(*size)
+        grid = self.config.geometry.grid(size)
         if grid != (t, h, w):
             raise CommandError(f"a clip of {size} (frames, height, width) has the grid {grid}, not {(t, h, w)}")
         return size

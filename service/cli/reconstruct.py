@@ -101,7 +101,8 @@ class Score:
 
     def add(self, original: Part, copy: Part) -> None:
         """Measure a part of the clip."""
-        from model.metrics import SSIM_WINDOW, psnr, ssim
+        from model.metrics.psnr import psnr
+        from model.metrics.ssim import SSIM_WINDOW, ssim
 
         self.height, self.width = original.shape[1:3]
         self.psnr += psnr(original, copy).tolist()

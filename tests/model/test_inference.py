@@ -125,4 +125,4 @@ def test_nothing_is_captured_on_a_cpu():
     _, compiled = pair(DEBUG)
     compiled.prepare([(1, 1, 16, 16)])
     compiled.capture((1, 16, 16))
-    assert compiled.encode(draw(1, 1, 16, 16)).shape == (1, 1, *compiled.grid(1, 16, 16)[1:])
+    assert compiled.encode(draw(1, 1, 16, 16)).shape == (1, 1, *compiled.config.geometry.grid((1, 16, 16))[1:])

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.metrics import BEST_PSNR, psnr, ssim
+from model.metrics.psnr import BEST_PSNR, psnr
+from model.metrics.ssim import ssim
 
 RNG = np.random.default_rng(0)
 
@@ -21,7 +22,7 @@ def picture(*shape: int) -> np.ndarray:
 
 def test_equal_pictures_are_perfect() -> None:
     clip = picture(3, 16, 20)
-    assert torch.equal(psnr(clip, clip), torch.full((3,), BEST_PSNR, dtype=torch.float64))
+    assert psnr(clip, clip).tolist() == [BEST_PSNR] * 3
     torch.testing.assert_close(ssim(clip, clip), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
@@ -38,9 +39,9 @@ def test_symmetric_bounded_and_the_same_for_bytes_and_floats(seed: int, height: 
     a, b = (rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8) for _ in range(2))
     for measure in (psnr, ssim):
         forward = measure(a, b)
-        torch.testing.assert_close(forward, measure(b, a))
+        np.testing.assert_allclose(forward, measure(b, a))
         as_floats = measure(torch.from_numpy(a) / 255, torch.from_numpy(b) / 255)
-        torch.testing.assert_close(forward, as_floats, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(forward, as_floats, rtol=1e-5, atol=1e-5)
     assert (ssim(a, b).abs() <= 1 + 1e-9).all()
 
 
@@ -49,7 +50,7 @@ def test_frames_are_scored_one_by_one() -> None:
     for measure in (psnr, ssim):
         whole = measure(a, b)
         assert whole.shape == (2, 3)
-        torch.testing.assert_close(whole[1, 2], measure(a[1, 2], b[1, 2]))
+        np.testing.assert_allclose(whole[1, 2], measure(a[1, 2], b[1, 2]))
 
 
 def test_more_noise_scores_lower() -> None:

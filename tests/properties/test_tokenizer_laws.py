@@ -74,7 +74,7 @@ def test_law_1_the_future_changes_no_latent(shape, head, seed, count, height, wi
     """Changing frame j changes no latent before the one that holds j."""
     tokenizer = model(shape, head)
     changed_frame = data.draw(st.integers(0, count - 1))
-    first_touched = tokenizer.grid(changed_frame + 1, height, width)[0] - 1
+    first_touched = tokenizer.config.geometry.grid((changed_frame + 1, height, width))[0] - 1
     pixels = clip(seed, count, height, width)
     changed = pixels.clone()
     changed[:, changed_frame:] = 255 - changed[:, changed_frame:]
@@ -151,7 +151,7 @@ def test_law_4_a_batch_is_its_items(shape, head, seed, count, height, width, bat
 def test_law_4_an_odd_size_is_the_crop_of_its_padding(shape, head, seed, count, height, width):
     tokenizer = model(shape, head)
     pixels = clip(seed, count, height, width)
-    t, h, w = tokenizer.grid(count, height, width)
+    t, h, w = tokenizer.config.geometry.grid((count, height, width))
     padded = pixels
     for axis, size in ((1, 1 + 4 * (t - 1)), (2, 8 * h), (3, 8 * w)):
         edge = padded.narrow(axis, padded.shape[axis] - 1, 1)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from model.bundle import load_bundle, save_bundle
-from model.metrics import psnr, ssim
+from model.metrics.psnr import psnr
+from model.metrics.ssim import ssim
 from model.tokenizer.config import CONFIGS, VAEConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app

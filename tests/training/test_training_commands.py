@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from model.bundle import load_bundle
-from model.metrics import psnr
+from model.metrics.psnr import psnr
 from training.__main__ import app
 from training.data import open_set
 from training.logging import Journal

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from model.bundle import load_bundle
-from model.metrics import psnr, ssim
+from model.metrics.psnr import psnr
+from model.metrics.ssim import ssim
 from model.tokenizer.config import VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.atomic_write import replace_file
@@ -127,11 +128,12 @@ def score(
     for batch in items.batches():
         pixels = torch.from_numpy(batch).to(device)
         restored = reconstruct(tokenizer, pixels, codes)
-        decibels += psnr(pixels, restored).mean(dim=1).tolist()
+        copies = restored.cpu().numpy()
+        decibels += psnr(batch, copies).mean(axis=1).tolist()
         similarity += ssim(pixels, restored).mean(dim=1).tolist()
         for judge in judges:
             judge.update(pixels, restored)
-        sheet.update(batch, restored.cpu().numpy())
+        sheet.update(batch, copies)
     count = len(decibels)
     if not count:
         raise TrainingError(f"none of the {len(items)} {items.title} could be read; the first is {items.broken[0]}")

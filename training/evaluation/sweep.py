@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.bundle import load_bundle
-from model.metrics import psnr
+from model.metrics.psnr import psnr
 from model.tokenizer.streaming import DecoderState, EncoderState
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.atomic_write import replace_file
@@ -75,7 +75,7 @@ def by_resolution(tokenizer: OmniTokenizer, photographs: Tensor, sides: tuple[in
         for batch in photographs.split(max(1, PIXELS_AT_ONCE // side**2)):
             small = np.stack([square(Image.fromarray(picture), side) for picture in batch[:, 0].numpy()])
             pixels = torch.from_numpy(small)[:, None].to(device)
-            parts.append(psnr(pixels, tokenizer.reconstruct(pixels))[:, 0].cpu().numpy())
+            parts.append(psnr(small[:, None], tokenizer.reconstruct(pixels).cpu())[:, 0])
         found[side] = np.concatenate(parts)
     return found
 
@@ -110,7 +110,7 @@ def by_frame(tokenizer: OmniTokenizer, clips: Tensor, chunk: int = CHUNK) -> Str
         difference = (streamed.int() - restored.int()).abs()
         largest, differing = max(largest, int(difference.max())), differing + int((difference > 0).sum())
         for parts, out in ((whole, restored), (chunked, streamed)):
-            parts.append(psnr(pixels, out).cpu().numpy())
+            parts.append(psnr(batch, out.cpu()))
     share = differing / clips.numel()
     return Streamed(np.concatenate(whole), np.concatenate(chunked), borders, equal, largest, share)
 

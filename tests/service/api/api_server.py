@@ -71,7 +71,7 @@ class BlockBackend:
 
     def _latents(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         frames, height, width = pixels.shape[:3]
-        t, h, w = VQ.grid((frames, height, width))
+        t, h, w = VQ.geometry.grid((frames, height, width))
         pads = ((0, 4 * (t - 1) + 1 - frames), (0, 8 * h - height), (0, 8 * w - width), (0, 0))
         padded = np.pad(pixels, pads, mode="edge").astype(np.float32)
         blocks = padded[::4].reshape(t, h, 8, w, 8, 3)

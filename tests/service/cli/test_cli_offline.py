@@ -16,7 +16,8 @@ from PIL import Image
 from media.reader import open_frames
 from media.types import MediaOptions
 from model.bundle import load_bundle
-from model.metrics import psnr, ssim
+from model.metrics.psnr import psnr
+from model.metrics.ssim import ssim
 from service.result import NPZ, EncodeResult, sniff_form
 
 Omnitok = Callable[..., Any]

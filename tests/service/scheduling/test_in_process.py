@@ -126,7 +126,7 @@ def test_what_fits_into_no_memory_but_the_compiled_way_waits(
 
     monkeypatch.setattr(engine._tokenizers["vq"], "encode_both", too_large)
     [(tokens, _)] = engine.run(Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS])
-    assert tokens.shape == cold.grid(6, 21, 35)
+    assert tokens.shape == cold.config.geometry.grid((6, 21, 35))
     assert cold.calls == [1, ((1, 6, 21, 35), True), 1]
 
 

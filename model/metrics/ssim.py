@@ -1,4 +1,4 @@
-"""PSNR and SSIM of frames, channels last."""
+"""SSIM of frames, channels last, on the device that holds them."""
 
 from __future__ import annotations
 
@@ -9,35 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.metrics.psnr import check_comparable
+
 Pixels = Tensor | NDArray[np.uint8] | NDArray[np.float32]
 
 SSIM_WINDOW = 11  # side of the Gaussian window, pixels
 SSIM_SIGMA = 1.5
 SSIM_K1, SSIM_K2 = 0.01, 0.03
-
-BEST_PSNR = 100.0  # dB; an unchanged frame has infinitely many, which no mean survives
-
-
-def psnr(reference: Pixels, candidate: Pixels) -> Tensor:
-    """Peak signal-to-noise ratio of every frame, 10 log10(peak^2 / MSE).
-
-    Args:
-        reference: (..., H, W, C), uint8 in [0, 255] (peak 255) or float in a range of width 1 (peak 1).
-        candidate: same shape and kind.
-
-    Returns:
-        float64 (...), decibels, at most `BEST_PSNR`.
-
-    Raises:
-        ValueError: the two differ in shape or kind, or have fewer than three axes.
-    """
-    first, second = _comparable(reference, candidate)
-    return decibels((first - second).square().mean(dim=(-3, -2, -1)))
-
-
-def decibels(squared_error: Tensor) -> Tensor:
-    """Return the PSNR of mean squared errors at peak 1, at most `BEST_PSNR`."""
-    return (-10.0 * torch.log10(squared_error)).clamp_max(BEST_PSNR)
 
 
 def ssim(reference: Pixels, candidate: Pixels) -> Tensor:
@@ -73,15 +51,8 @@ def ssim(reference: Pixels, candidate: Pixels) -> Tensor:
 def _comparable(reference: Pixels, candidate: Pixels) -> tuple[Tensor, Tensor]:
     """Both as float64 with peak 1; double precision also keeps a GPU from rounding to TF32."""
     first, second = _tensor(reference), _tensor(candidate)
-    if first.shape != second.shape or first.ndim < 3:
-        raise ValueError(
-            f"frames of shape (..., H, W, C) are compared, not {tuple(first.shape)} and {tuple(second.shape)}"
-        )
-    byte = first.dtype == torch.uint8
-    if byte != (second.dtype == torch.uint8) or not (
-        byte or (first.is_floating_point() and second.is_floating_point())
-    ):
-        raise ValueError(f"frames are both uint8 or both float, not {first.dtype} and {second.dtype}")
+    kinds = [str(frames.dtype).removeprefix("torch.") for frames in (first, second)]
+    byte = check_comparable(tuple(first.shape), tuple(second.shape), *kinds)
     scale = 1 / 255 if byte else 1.0
     return first.double() * scale, second.double() * scale
 
