@@ -1,13 +1,14 @@
-"""Bundles: the folder in which a trained tokenizer travels. One writer, one loader, never pickle."""
+"""Bundles: folders with a typed config, safetensors and a model card. One writer, one loader, never pickle."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -19,7 +20,9 @@ from model.tokenizer.config import ConfigError, TokenizerConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from model.tokenizer.weights import WeightsError, build_tokenizer
 
-FORMAT = "omnitok-tokenizer/1"
+Kind = Literal["tokenizer", "generator"]
+FORMATS: dict[Kind, str] = {"tokenizer": "omnitok-tokenizer/1", "generator": "omnitok-generator/1"}
+HASH = re.compile("[0-9a-f]{64}")
 CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
 
 
@@ -28,8 +31,82 @@ class BundleError(ValueError):
 
 
 @dataclass(frozen=True)
+class BundleConfig:
+    """The config of a bundle of any kind, `config.json` on disk.
+
+    Args:
+        kind: "tokenizer", or "generator" for a network over the codes of a tokenizer.
+        network: the network's config as JSON-ready data.
+        weights_sha256: hash of the weights, 64 hex digits.
+        licence: licence of the weights, or None if not stated.
+        tokenizer_hash: content hash of the tokenizer bundle whose codes a generator makes; None for a tokenizer.
+
+    Raises:
+        BundleError: a value is out of its range.
+    """
+
+    kind: Kind
+    network: dict[str, Any]
+    weights_sha256: str
+    licence: str | None = None
+    tokenizer_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise BundleError(f"A bundle is a {' or a '.join(get_args(Kind))}, not {self.kind!r}.")
+        if self.licence is not None and not isinstance(self.licence, str):
+            raise BundleError(f"The licence must be a text or null, not {self.licence!r}.")
+        if not _is_hash(self.weights_sha256):
+            raise BundleError(f"weights_sha256 must be 64 hex digits, not {self.weights_sha256!r}.")
+        if self.kind == "generator" and not _is_hash(self.tokenizer_hash):
+            raise BundleError(f"A generator names its tokenizer by 64 hex digits, not {self.tokenizer_hash!r}.")
+        if self.kind == "tokenizer" and self.tokenizer_hash is not None:
+            raise BundleError(f"A tokenizer names no other tokenizer, and this one names {self.tokenizer_hash!r}.")
+
+    @property
+    def hash(self) -> str:
+        """Return the content hash of config and weights, 64 hex digits."""
+        return _digest(json.dumps(self._body(), sort_keys=True, separators=(",", ":")).encode())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record that `config.json` holds."""
+        return self._body() | {"hash": self.hash}
+
+    @classmethod
+    def from_dict(cls, record: object) -> BundleConfig:
+        """Return the config in a record.
+
+        Raises:
+            BundleError: another format, unknown or missing keys, or a record that its hash does not fit.
+        """
+        if not isinstance(record, dict) or "format" not in record:
+            raise BundleError("A bundle's config is a map that names its format.")
+        kinds = [kind for kind, name in FORMATS.items() if name == record["format"]]
+        if not kinds:
+            raise BundleError(f"The format is {record['format']!r}; this version reads {', '.join(FORMATS.values())}.")
+        kind = kinds[0]
+        keys = {"format", "licence", kind, "weights_sha256", "hash"}
+        keys |= {"tokenizer_hash"} if kind == "generator" else set()
+        if set(record) != keys:
+            raise BundleError(f"The config of a {kind} must hold exactly the keys {sorted(keys)}.")
+        config = cls(kind, record[kind], record["weights_sha256"], record["licence"], record.get("tokenizer_hash"))
+        if record["hash"] != config.hash:
+            raise BundleError("The config was changed after it was written: its hash does not fit.")
+        return config
+
+    def _body(self) -> dict[str, Any]:
+        body = {
+            "format": FORMATS[self.kind],
+            "licence": self.licence,
+            self.kind: self.network,
+            "weights_sha256": self.weights_sha256,
+        }
+        return body | ({"tokenizer_hash": self.tokenizer_hash} if self.kind == "generator" else {})
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """A loaded bundle.
+    """A loaded tokenizer bundle.
 
     Args:
         name: the folder's name.
@@ -50,10 +127,8 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _content_hash(record: dict[str, Any]) -> str:
-    """Hash of a config record without its own `hash`; the record holds the hash of the weights."""
-    body = {key: value for key, value in record.items() if key != "hash"}
-    return _digest(json.dumps(body, sort_keys=True, separators=(",", ":")).encode())
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and HASH.fullmatch(value) is not None
 
 
 def save_bundle(
@@ -82,20 +157,14 @@ def save_bundle(
     _check_replaceable(path)
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tokenizer.state_dict().items()}
     weights = save_safetensors(tensors)
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "licence": licence,
-        "tokenizer": tokenizer.config.to_dict(),
-        "weights_sha256": _digest(weights),
-    }
-    record["hash"] = _content_hash(record)
+    config = BundleConfig("tokenizer", tokenizer.config.to_dict(), _digest(weights), licence)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         fresh = Path(scratch) / "bundle"
         fresh.mkdir()
         (fresh / WEIGHTS_FILE).write_bytes(weights)
         (fresh / CARD_FILE).write_text(card, encoding="utf-8")
-        (fresh / CONFIG_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        (fresh / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
         old = Path(scratch) / "old"
         if path.exists():
             path.rename(old)
@@ -105,7 +174,7 @@ def save_bundle(
             if old.exists():
                 old.rename(path)
             raise
-    return record["hash"]
+    return config.hash
 
 
 def _check_replaceable(path: Path) -> None:
@@ -118,10 +187,15 @@ def _check_replaceable(path: Path) -> None:
     if names - {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}:
         raise BundleError(f"{path} exists and is not a bundle, or holds more than one: not replaced")
     if names:
-        _read_record(path)
+        read_config(path)
 
 
-def _read_record(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> BundleConfig:
+    """Return the config of a bundle of any kind, whose weights are not read.
+
+    Raises:
+        BundleError: the folder holds no sound config.
+    """
     if not path.is_dir():
         raise BundleError(f"{path} is not a bundle: there is no such folder")
     if not (path / CONFIG_FILE).is_file():
@@ -130,16 +204,10 @@ def _read_record(path: Path) -> dict[str, Any]:
         record = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path / CONFIG_FILE} is not JSON: {error}") from error
-    keys = {"format", "licence", "tokenizer", "weights_sha256", "hash"}
-    if not isinstance(record, dict) or set(record) != keys:
-        raise BundleError(f"{path / CONFIG_FILE} must hold exactly the keys {sorted(keys)}")
-    if record["format"] != FORMAT:
-        raise BundleError(f"{path} has format {record['format']!r}; this version reads {FORMAT!r}")
-    if record["hash"] != _content_hash(record):
-        raise BundleError(f"{path / CONFIG_FILE} was changed after it was written: its hash does not fit")
-    if record["licence"] is not None and not isinstance(record["licence"], str):
-        raise BundleError(f"{path / CONFIG_FILE}: licence must be a text or null")
-    return record
+    try:
+        return BundleConfig.from_dict(record)
+    except BundleError as error:
+        raise BundleError(f"{path / CONFIG_FILE}: {error}") from error
 
 
 def _read_weights(path: Path, expected: str) -> dict[str, Tensor]:
@@ -156,7 +224,7 @@ def _read_weights(path: Path, expected: str) -> dict[str, Tensor]:
 
 
 def load_bundle(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Bundle:
-    """Load a bundle.
+    """Load a tokenizer bundle.
 
     Args:
         path: the folder.
@@ -164,13 +232,15 @@ def load_bundle(path: str | Path, device: str | torch.device = "cpu", dtype: tor
         dtype: precision of encoder and decoder; the head stays in float32, since codes are decided there.
 
     Raises:
-        BundleError: the folder is not a bundle, or was damaged or changed.
+        BundleError: the folder is not a tokenizer bundle, or was damaged or changed.
     """
     path = Path(path)
-    record = _read_record(path)
-    weights = _read_weights(path, record["weights_sha256"])
+    record = read_config(path)
+    if record.kind != "tokenizer":
+        raise BundleError(f"{path} is a {record.kind} of tokenizer {record.tokenizer_hash}; name a tokenizer bundle.")
+    weights = _read_weights(path, record.weights_sha256)
     try:
-        config = TokenizerConfig.from_dict(record["tokenizer"])
+        config = TokenizerConfig.from_dict(record.network)
         tokenizer = build_tokenizer(config, weights)
     except ConfigError as error:
         raise BundleError(f"{path / CONFIG_FILE}: {error}") from error
@@ -179,4 +249,4 @@ def load_bundle(path: str | Path, device: str | torch.device = "cpu", dtype: tor
     tokenizer.encoder.to(dtype)
     tokenizer.decoder.to(dtype)
     tokenizer.to(device).eval().requires_grad_(False)
-    return Bundle(path.resolve().name, record["hash"], config, record["licence"], tokenizer)
+    return Bundle(path.resolve().name, record.hash, config, record.licence, tokenizer)

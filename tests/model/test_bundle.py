@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.bundle import BundleError, _content_hash, load_bundle, save_bundle
+from model.bundle import BundleConfig, BundleError, load_bundle, read_config, save_bundle
 from model.tokenizer.config import CONFIGS, VAEConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 
@@ -98,7 +98,7 @@ BREAKS = {
     "truncated": (break_truncate, "is damaged"),
     "another kind": (break_pickle, "is damaged"),
     "not JSON": (lambda b: (b / "config.json").write_text("{"), "is not JSON"),
-    "a list": (lambda b: (b / "config.json").write_text("[]"), "exactly the keys"),
+    "a list": (lambda b: (b / "config.json").write_text("[]"), "names its format"),
     "unknown key": (lambda b: rewrite(b, colour="red"), "exactly the keys"),
     "future format": (lambda b: rewrite(b, format="omnitok-tokenizer/9"), "this version reads"),
     "edited": (lambda b: rewrite(b, licence="none"), "changed after it was written"),
@@ -130,7 +130,7 @@ def test_nothing_else_is_overwritten(tokenizer, tmp_path):
 def test_a_project_with_a_config_is_no_bundle(tokenizer, tmp_path):
     (tmp_path / "project").mkdir()
     (tmp_path / "project" / "config.json").write_text("{}")
-    with pytest.raises(BundleError, match="exactly the keys"):
+    with pytest.raises(BundleError, match="names its format"):
         save_bundle(tmp_path / "project", tokenizer, "")
     assert (tmp_path / "project" / "config.json").read_text() == "{}"
 
@@ -163,19 +163,56 @@ def test_a_failed_replacement_leaves_the_old_bundle(tokenizer, bundle, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"tokenizer": 3}, "must be a mapping"),
-        ({"tokenizer": {"width": 10**6}}, "tensors"),
-        ({"licence": [1]}, "licence must be"),
-    ],
+    ("network", "message"), [(3, "must be a mapping"), ({"width": 10**6}, "tensors"), ({"depth": 1}, "unknown")]
 )
-def test_a_config_with_a_right_hash_is_still_checked(bundle, change, message):
-    record = json.loads((bundle / "config.json").read_text()) | change
-    record["hash"] = _content_hash(record)
-    (bundle / "config.json").write_text(json.dumps(record))
+def test_a_config_with_a_right_hash_is_still_checked(bundle, network, message):
+    config = replace(read_config(bundle), network=network)
+    (bundle / "config.json").write_text(json.dumps(config.to_dict()))
     with pytest.raises(BundleError, match=message):
         load_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"licence": [1]}, "licence must be"),
+        ({"weights_sha256": "abc"}, "64 hex digits"),
+        ({"kind": "generator"}, "names its tokenizer"),
+        ({"tokenizer_hash": "f" * 64}, "names no other"),
+        ({"kind": "discriminator"}, "tokenizer or a generator"),
+    ],
+)
+def test_a_config_refuses_values_out_of_range(bundle, change, message):
+    with pytest.raises(BundleError, match=message):
+        replace(read_config(bundle), **change)
+
+
+def test_a_generator_names_its_tokenizer(bundle):
+    tokenizer_hash = load_bundle(bundle).hash
+    config = BundleConfig("generator", {"layers": 2}, "0" * 64, tokenizer_hash=tokenizer_hash)
+    assert BundleConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert replace(config, tokenizer_hash="f" * 64).hash != config.hash
+    (bundle / "config.json").write_text(json.dumps(config.to_dict()))
+    assert read_config(bundle) == config
+    with pytest.raises(BundleError, match=f"generator of tokenizer {tokenizer_hash}"):
+        load_bundle(bundle)
+
+
+def test_a_tokenizer_holds_no_field_of_a_generator(bundle):
+    rewrite(bundle, tokenizer_hash="f" * 64)
+    with pytest.raises(BundleError, match="exactly the keys"):
+        load_bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("name", "content_hash"),
+    [
+        ("demo-vq", "648162106ad271de1c077cbe99cfb39bcf06732078e0ff857bfa8d5e46ab53db"),
+        ("demo-vae", "18f3d2977b395158968a164a516e3e9f631e41a05cc70856b05fe4b29e9073a5"),
+    ],
+)
+def test_bundles_of_earlier_versions_keep_their_hash(name, content_hash):
+    assert read_config(Path(__file__).parents[2] / "bundles" / name).hash == content_hash
 
 
 def test_a_bundle_replaces_a_bundle(tokenizer, bundle):
