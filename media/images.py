@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image
 
+from media.colour import on_white
 from media.errors import MediaError
 from media.frame_reader import FrameReader, choose
 from media.limits import check_decoded, check_kept, check_picture
+from media.orientation import UPRIGHT, Orientation, from_exif
 from media.resize import Plan, plan
 from media.types import MediaOptions, Preprocess, SourceInfo, View
 
@@ -31,16 +33,6 @@ FORMATS = {
 }
 
 _ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = (5, 6, 7, 8)
 # A JPEG is decoded at a fraction of its size only while it stays this much larger than what is asked for.
 _DRAFT_GAP = 2
 # One row in this many may be missing at the bottom of a JPEG that was cut off.
@@ -78,9 +70,7 @@ class StillReader(FrameReader):
         with reading(media_type, limits):
             self._image = open_picture(file, media_type, limits)
             self._orientation = orientation(self._image)
-            width, height = self._image.size
-        if self._orientation in _SIDEWAYS:
-            height, width = width, height
+            height, width = self._orientation.size(self._image.height, self._image.width)
         self._plan = plan(height, width, options.size, options.fit, limits, view.place)
         self._limits = limits
 
@@ -138,9 +128,7 @@ class AnimationReader(FrameReader):
                 check_decoded(limits, len(starts), pixels, is_video=False)
                 starts.append(starts[-1] + shown_ms(image) / 1000)
         self._duration_s = starts.pop()
-        height, width = image.height, image.width
-        if self._orientation in _SIDEWAYS:
-            height, width = width, height
+        height, width = self._orientation.size(image.height, image.width)
         self._plan = plan(height, width, options.size, options.fit, limits, view.place)
         self.is_video = len(starts) > 1
         self._count = len(starts)
@@ -275,29 +263,27 @@ def shown_ms(image: Image.Image) -> float:
     return claimed if claimed > _TOO_SHORT_MS else _DEFAULT_FRAME_MS
 
 
-def orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; damaged metadata counts as upright, as in browsers."""
+def orientation(image: Image.Image) -> Orientation:
+    """Read the EXIF orientation; damaged metadata counts as upright, as in browsers."""
     try:
-        return int(image.getexif().get(_ORIENTATION, 1))
+        return from_exif(int(image.getexif().get(_ORIENTATION, 1)))
     except Exception:
-        return 1
+        return UPRIGHT
 
 
-def convert(image: Image.Image, plan: Plan, upright: int) -> NDArray[np.uint8]:
+def convert(image: Image.Image, plan: Plan, upright: Orientation) -> NDArray[np.uint8]:
     """A loaded picture of any mode as an upright sRGB frame of the planned size.
 
     Args:
         image: the picture; it may have been decoded at a reduced scale.
         plan: the geometry, for the upright picture.
-        upright: EXIF orientation.
+        upright: the way from stored to shown pixels.
 
     Returns:
         uint8 RGB (H, W, 3).
     """
     profile = image.info.get("icc_profile")
-    picture = continuous(image)
-    if upright in _TURNS:
-        picture = picture.transpose(_TURNS[upright])
+    picture = upright.picture(continuous(image))
     return plan.pad(np.asarray(on_white(plan.image(picture), profile)))
 
 
@@ -315,36 +301,6 @@ def continuous(image: Image.Image) -> Image.Image:
     if image.mode in ("P", "PA") or key is not None:
         return image.convert("RGB" if image.mode == "P" and key is None else "RGBA")
     return image.convert("L") if image.mode == "1" else image
-
-
-def on_white(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """The picture in sRGB, composited on white where there is alpha.
-
-    Args:
-        picture: as `continuous` gives it.
-        profile: embedded colour profile, None if there is none.
-    """
-    if picture.mode not in ("RGBA", "LA"):
-        return to_srgb(picture, profile)
-    # A profile describes the colours without alpha, in the mode that they are stored in, and so comes before the white.
-    *colours, alpha = picture.split()
-    colour = to_srgb(Image.merge("RGB", colours) if len(colours) == 3 else colours[0], profile)
-    colour.putalpha(alpha)
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, colour).convert("RGB")
-
-
-def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
-    """Apply an embedded profile; one that is damaged or of another colour space is ignored, as in browsers."""
-    if profile:
-        try:
-            embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            converted = ImageCms.profileToProfile(picture, embedded, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            converted = None
-        if converted is not None:
-            return converted
-    return picture.convert("RGB")
 
 
 def still_info(media_type: str, plan: Plan) -> SourceInfo:

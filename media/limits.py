@@ -18,7 +18,7 @@ class MediaLimits(Protocol):
         decoded_frames, animation_frames: frames decoded from one video, from one animated picture.
         decoded_pixels: pixels decoded from one file, all frames together.
         kept_frames, kept_pixels, clip_pixels: frames kept, pixels of one kept frame, pixels of all of them together.
-        duration_seconds: duration of a clip, seconds.
+        duration_seconds: duration of a clip, or of the window of it that is asked for, seconds.
         streams: streams of a container.
         decode_seconds: time to decode one file, seconds.
     """
@@ -142,11 +142,12 @@ def check_kept(limits: MediaLimits | None, frames: int, frame_pixels: int) -> No
 
 
 def check_duration(limits: MediaLimits | None, seconds: float | None) -> None:
-    """Refuse a clip longer than `limits.duration_seconds` with "too-long"."""
+    """Refuse a clip or window longer than `limits.duration_seconds` with "too-long"."""
     if limits is not None and seconds is not None and seconds > limits.duration_seconds:
         raise MediaError(
             "too-long",
-            f"A clip may last {limits.duration_seconds:g} s; this one lasts {seconds:.1f} s.",
+            f"A clip may last {limits.duration_seconds:g} s; this one lasts {seconds:.1f} s. "
+            "Ask for a part with `start_s` and `end_s`.",
             limit=limits.duration_seconds,
             actual=seconds,
         )

@@ -8,15 +8,20 @@ from media.errors import MediaError
 from media.truncation import ebml_size
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
-VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska")
+VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo")
 MEDIA_TYPES = IMAGE_TYPES + VIDEO_TYPES
 
 # Types whose files the same demuxer reads and that writers label either way.
 FAMILIES = {
     "video/quicktime": "video/mp4",
     "video/x-m4v": "video/mp4",
+    "video/3gpp": "video/mp4",
+    "video/3gpp2": "video/mp4",
     "video/x-matroska": "video/webm",
     "video/matroska": "video/webm",
+    "video/avi": "video/x-msvideo",
+    "video/msvideo": "video/x-msvideo",
+    "video/vnd.avi": "video/x-msvideo",
     "image/jpg": "image/jpeg",
     "image/apng": "image/png",
     "image/x-ms-bmp": "image/bmp",
@@ -34,8 +39,36 @@ _STILL_BRANDS = frozenset(
 _SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ", b"F4A ", b"F4B ")
 _MP4_BRAND = re.compile(rb"iso[m2-9]|mp4[12]|avc1|hvc1|hev1|av01|M4V[ HP]|dash|cmf[2cf]")
 _BRAND = re.compile(rb"[\x20-\x7e]{4}")
-# QuickTime files older than brands start with one of these boxes.
+# QuickTime files older than brands start with one of these boxes; the second kind may come before brands too.
 _QUICKTIME_BOXES = (b"moov", b"mdat", b"wide")
+_FILLER_BOXES = (b"free", b"skip", b"pnot", b"PICT", b"uuid", b"wide")
+
+# Names of formats that are not read: (position, bytes there, name).
+_OTHERS = (
+    (0, b"RIFF", "another RIFF file than WebP or AVI"),
+    (0, b"\x1a\x45\xdf\xa3", "another EBML file than WebM or Matroska"),
+    (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
+    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (0, b"II*\0", "a TIFF picture"),
+    (0, b"MM\0*", "a TIFF picture"),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"FLV", "a Flash video"),
+    (0, b"OggS", "an Ogg file"),
+    (0, b"\x30\x26\xb2\x75", "a Windows Media file"),
+    (0, b"\0\0\x01\xba", "an MPEG program stream"),
+    (0, b"\0\0\0\x01", "a raw video stream without a container"),
+    (188, b"G", "an MPEG transport stream"),
+    (0, b"ID3", "sound"),
+    (0, b"fLaC", "sound"),
+    (0, b"%PDF", "a PDF document"),
+    (0, b"%!PS", "a PostScript document"),
+    (0, b"PK\x03\x04", "a ZIP archive"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"version https://git-lfs", "a Git LFS pointer, not the file"),
+    (0, b"#EXTM3U", "a playlist"),
+    (0, b"<", "a text in HTML, SVG or XML"),
+)
 
 
 def sniff(head: bytes) -> str | None:
@@ -59,11 +92,9 @@ def sniff(head: bytes) -> str | None:
         return "image/bmp"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return _ebml_doctype(head)
-    if head[4:8] == b"ftyp":
-        return _iso_brand(head)
-    if head[4:8] in _QUICKTIME_BOXES:
-        return "video/quicktime"
-    return None
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "video/x-msvideo"
+    return _iso_boxes(head)
 
 
 def identify(data: bytes | memoryview, declared: str | None) -> str:
@@ -84,7 +115,10 @@ def identify(data: bytes | memoryview, declared: str | None) -> str:
         raise MediaError("malformed-body", "The media is empty: 0 bytes arrived.")
     found = sniff(bytes(data[:HEAD_BYTES]))
     if found is None:
-        raise MediaError("unsupported-media-type", f"The media is none of {', '.join(MEDIA_TYPES)} by its content.")
+        raise MediaError(
+            "unsupported-media-type",
+            f"The media is {describe(bytes(data[:HEAD_BYTES]))}; accepted are {', '.join(MEDIA_TYPES)}.",
+        )
     if declared is not None:
         label = declared.split(";")[0].strip().lower()
         if FAMILIES.get(label, label) != FAMILIES.get(found, found):
@@ -92,6 +126,17 @@ def identify(data: bytes | memoryview, declared: str | None) -> str:
                 "unsupported-media-type", f"The media was declared as another type than its content, which is {found}."
             )
     return found
+
+
+def describe(head: bytes) -> str:
+    """Name a format that is not read, by the first bytes of a file."""
+    if head[4:8] == b"ftyp":
+        major = head[8:12]
+        if major in _SOUND_BRANDS:
+            return "sound"
+        return "an AVIF picture" if major in (b"avif", b"avis") else "a HEIF picture or another file of its family"
+    names = (name for position, magic, name in _OTHERS if head.startswith(magic, position))
+    return next(names, "of a format that is not known here")
 
 
 def _ebml_doctype(head: bytes) -> str | None:
@@ -109,6 +154,21 @@ def _ebml_doctype(head: bytes) -> str | None:
             return {b"webm": "video/webm", b"matroska": "video/x-matroska"}.get(doctype)
         start = content + size
     return None
+
+
+def _iso_boxes(head: bytes) -> str | None:
+    """Skip what fills the space before the first box that tells the format."""
+    start = 0
+    while head[start + 4 : start + 8] in _FILLER_BOXES:
+        size = int.from_bytes(head[start : start + 4], "big")
+        following = head[start + size + 4 : start + size + 8]
+        if size < 8 or following not in (*_FILLER_BOXES, *_QUICKTIME_BOXES, b"ftyp"):
+            break
+        start += size
+    kind = head[start + 4 : start + 8]
+    if kind == b"ftyp":
+        return _iso_brand(head[start:])
+    return "video/quicktime" if kind in _QUICKTIME_BOXES else None
 
 
 def _iso_brand(head: bytes) -> str | None:

@@ -7,6 +7,8 @@ from typing import BinaryIO
 
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 _ESSENTIAL_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
+# Writers count the head of a RIFF chunk and its padding or not.
+_RIFF_SLACK = 9
 
 
 def is_whole(file: BinaryIO, media_type: str) -> bool:
@@ -21,7 +23,9 @@ def is_whole(file: BinaryIO, media_type: str) -> bool:
     """
     end = file.seek(0, os.SEEK_END)
     file.seek(0)
-    return _segment_fits(file, end) if media_type in ("video/webm", "video/x-matroska") else _boxes_fit(file, end)
+    if media_type in ("video/webm", "video/x-matroska"):
+        return _segment_fits(file, end)
+    return _chunks_fit(file, end) if media_type == "video/x-msvideo" else _boxes_fit(file, end)
 
 
 def _boxes_fit(file: BinaryIO, end: int) -> bool:
@@ -39,6 +43,19 @@ def _boxes_fit(file: BinaryIO, end: int) -> bool:
             return kind not in _ESSENTIAL_BOXES
         start += size
     return True
+
+
+def _chunks_fit(file: BinaryIO, end: int) -> bool:
+    """Walk the RIFF chunks of an AVI file; recorders that were switched off leave a size of 0."""
+    start = 0
+    while end - start >= 8:
+        file.seek(start)
+        head = file.read(8)
+        size = int.from_bytes(head[4:], "little")
+        if head[:4] != b"RIFF" or not size:
+            return True
+        start += 8 + size + size % 2
+    return start <= end + _RIFF_SLACK
 
 
 def _segment_fits(file: BinaryIO, end: int) -> bool:

@@ -25,7 +25,7 @@ class Limits(BaseModel):
     image_side: int = Field(16_384, gt=0, description="longer side of a still picture, pixels")
     video_pixels: int = Field(4096 * 2176, gt=0, description="pixels of a video frame")
     video_side: int = Field(8_192, gt=0, description="longer side of a video frame, pixels")
-    demuxed_packets: int = Field(9_000, gt=0, description="packets read from a container")
+    demuxed_packets: int = Field(108_000, gt=0, description="packets read from a container; an hour at 30 a second")
     decoded_frames: int = Field(1_200, gt=0, description="frames decoded from one file")
     animation_frames: int = Field(256, gt=0, description="frames decoded from an animated picture")
     decoded_pixels: int = Field(1_500_000_000, gt=0, description="pixels decoded from one file, all frames together")
@@ -34,7 +34,7 @@ class Limits(BaseModel):
     clip_pixels: int = Field(
         2**26, gt=0, description="pixels of one request after sampling and resizing, all frames together"
     )
-    duration_seconds: float = Field(120.0, gt=0, description="duration of a clip, seconds")
+    duration_seconds: float = Field(120.0, gt=0, description="duration of a clip, or of its window, seconds")
     streams: int = Field(8, gt=0, description="streams of a container")
     decode_seconds: float = Field(10.0, gt=0, description="wall and CPU time to decode one file, seconds")
     worker_memory_bytes: int = Field(2 * 1024 * MIB, gt=0, description="address space of a media worker, bytes")

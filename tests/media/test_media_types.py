@@ -21,6 +21,7 @@ FILES = {
     "video/quicktime": video(CLIP, container="mov"),
     "video/x-matroska": video(CLIP, container="matroska"),
     "video/webm": video(CLIP, "libvpx-vp9", "webm", options={"deadline": "realtime"}),
+    "video/x-msvideo": video(CLIP, "mpeg4", "avi", options={}),
 }
 
 
@@ -60,7 +61,7 @@ def test_parameters_and_case_of_a_label_do_not_matter() -> None:
         b"\0\0\0\x18ftypM4A \0\0\0\0isommp42",
         b"\0\0\0\x14ftyp\0\0\0\0\0\0\0\0",
         b"\x1a\x45\xdf\xa3\x9f\x42\x82\x84evil",
-        b"RIFF\0\0\0\0AVI LIST",
+        b"RIFF\0\0\0\0WAVEfmt ",
         b"II*\0",
         b"BM",
         b"%!PS-Adobe-3.0 EPSF-3.0",
@@ -71,6 +72,44 @@ def test_parameters_and_case_of_a_label_do_not_matter() -> None:
 )
 def test_other_formats_are_nothing_to_us(head: bytes) -> None:
     assert sniff(head) is None
+
+
+@pytest.mark.parametrize(
+    ("head", "found"),
+    [
+        (b"%PDF-1.7", "a PDF document"),
+        (b"FLV\x01\x05", "a Flash video"),
+        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf", "an AVIF picture"),
+        (b"\0\0\0\x18ftypM4A \0\0\0\0isommp42", "sound"),
+        (b"G" + bytes(187) + b"G" + bytes(187), "an MPEG transport stream"),
+        (b"<!DOCTYPE html>", "a text in HTML"),
+        (bytes(range(64)), "not known here"),
+    ],
+)
+def test_a_refusal_names_what_was_found_and_what_is_accepted(head: bytes, found: str) -> None:
+    with pytest.raises(MediaError) as caught:
+        identify(head, None)
+    assert caught.value.code == "unsupported-media-type"
+    assert found in caught.value.detail
+    assert all(media_type in caught.value.detail for media_type in MEDIA_TYPES)
+
+
+@pytest.mark.parametrize("filler", [b"free", b"skip", b"wide", b"uuid"])
+def test_filler_before_the_brand_is_skipped(filler: bytes) -> None:
+    gap = (16).to_bytes(4, "big") + filler + bytes(8)
+    assert sniff(gap + gap + FILES["video/mp4"]) == "video/mp4"
+    assert sniff(gap + (99).to_bytes(4, "big") + b"moov") == "video/quicktime"
+
+
+@pytest.mark.parametrize("label", ["video/avi", "video/vnd.avi", "video/msvideo"])
+def test_every_label_of_an_avi_fits(label: str) -> None:
+    assert identify(FILES["video/x-msvideo"], label) == "video/x-msvideo"
+
+
+@pytest.mark.parametrize("label", ["video/3gpp", "video/3gpp2", "video/x-m4v"])
+def test_relatives_of_mp4_fit(label: str) -> None:
+    data = FILES["video/mp4"]
+    assert identify(data[:8] + b"3gp5" + data[12:], label) == "video/mp4"
 
 
 def test_an_empty_body_says_so() -> None:

@@ -21,6 +21,7 @@ from service.settings import Limits
 LIMITS = Limits()
 CLIP = pattern(17, 64, 96)
 FAST_VPX = {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "2M"}
+FINE = {"b": "8M", "qmax": "2"}
 CODECS = {
     "h264": video(CLIP),
     "h264 in mov": video(CLIP, container="mov"),
@@ -29,6 +30,10 @@ CODECS = {
     "vp8": video(CLIP, "libvpx", "webm", options=FAST_VPX),
     "vp9": video(CLIP, "libvpx-vp9", "webm", options=FAST_VPX),
     "av1": video(CLIP, "libsvtav1", options={"preset": "10", "crf": "15"}),
+    "mpeg4": video(CLIP, "mpeg4", options=FINE),
+    "mpeg4 in avi": video(CLIP, "mpeg4", "avi", options=FINE),
+    "mpeg4 with B-frames in avi": video(CLIP, "mpeg4", "avi", options=FINE | {"bf": "2"}),
+    "h264 in avi": video(CLIP, container="avi"),
 }
 
 
@@ -64,6 +69,14 @@ def test_every_codec_gives_every_frame(name: str) -> None:
     assert source.duration_s == pytest.approx(17 / 24, abs=0.01)
     assert source.sampled_pts == pytest.approx(np.arange(17) / 24, abs=0.001)
     assert frames.is_video
+
+
+def test_h263_of_an_old_phone() -> None:
+    clip = pattern(17, 96, 128)  # one of the few sizes that the codec has
+    pixels, frames = read(video(clip, "h263", "3gp", options=FINE))
+    assert pixels.shape == (17, 96, 140, 3)  # its pixels are 12:11 by definition
+    assert len(frames.source.sampled_pts) == 17
+    assert (frames.source.media_type, frames.source.codec) == ("video/mp4", "h263")
 
 
 def test_high_bit_depth_and_full_chroma() -> None:
@@ -214,6 +227,9 @@ def test_a_header_that_lies_about_its_size_does_not_fool_the_decoder() -> None:
     entry = data.index(b"avc1", data.index(b"stsd")) + 28
     assert data[entry : entry + 4] == b"\0\x60\0\x40"
     small = data[:entry] + b"\0\x10\0\x10" + data[entry + 4 :]
+    track = data.index(b"tkhd") + 80
+    assert data[track : track + 8] == b"\0\x60\0\0\0\x40\0\0"
+    small = small[:track] + b"\0\x10\0\0\0\x10\0\0" + small[track + 8 :]
     assert refused(small, limits=Limits(video_pixels=4000)).code == "too-many-pixels"
     assert read(small)[0].shape == CLIP.shape
 
@@ -223,11 +239,11 @@ def test_a_header_that_lies_about_its_size_does_not_fool_the_decoder() -> None:
     [
         (audio_only(), "no-video-stream"),
         (audio_only(cover=True), "no-video-stream"),
-        (video(CLIP, "mpeg4"), "unsupported-codec"),
+        (video(CLIP[:2], "prores", "mov", options={}, pixel_format="yuv422p10le"), "unsupported-codec"),
         (video(CLIP, "mjpeg", "matroska", pixel_format="yuvj420p", options={}), "unsupported-codec"),
         (video(CLIP[:1], tracks=9), "decode-budget"),
     ],
-    ids=["audio only", "audio with a cover", "mpeg4", "mjpeg", "nine tracks"],
+    ids=["audio only", "audio with a cover", "prores", "mjpeg", "nine tracks"],
 )
 def test_files_without_a_usable_stream(data: bytes, slug: str) -> None:
     assert refused(data).code == slug

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import struct
+from fractions import Fraction
+from typing import Any
 
+import av
 import numpy as np
 import pytest
-from media_samples import pattern, psnr, video
+from media_samples import X264, audio_only, pattern, psnr, video
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -75,6 +78,97 @@ def test_limits_hold_for_the_stretched_frame(limits: Limits) -> None:
     with pytest.raises(MediaError) as caught:
         read(with_aspect("2\\:1"), limits=limits)
     assert caught.value.code == "too-many-pixels"
+
+
+def with_pasp(width: int, height: int) -> bytes:
+    """An mp4 whose container states another pixel aspect ratio than its codec, which says 3:2."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as file:
+        stream: Any = file.add_stream("libx264", rate=24, options=X264)
+        stream.height, stream.width, stream.pix_fmt = *CLIP.shape[1:3], "yuv420p"
+        stream.codec_context.sample_aspect_ratio = Fraction(3, 2)
+        for pixels in CLIP:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        file.mux(stream.encode(None))
+    data = buffer.getvalue()
+    at = data.index(b"pasp") + 4
+    assert struct.unpack_from(">II", data, at) == (3, 2)
+    return data[:at] + struct.pack(">II", width, height) + data[at + 8 :]
+
+
+@pytest.mark.parametrize(
+    ("pasp", "size"), [((2, 1), (64, 192)), ((1, 2), (128, 96)), ((1, 1), (64, 96)), ((1008, 1000), (64, 96))]
+)
+def test_the_aspect_of_the_container_is_what_players_show(pasp: tuple[int, int], size: tuple[int, int]) -> None:
+    assert read(with_pasp(*pasp)).shape == (3, *size, 3)
+
+
+@pytest.mark.parametrize("pasp", [(10**6, 1), (1, 10**6)])
+def test_limits_hold_for_absurd_aspects(pasp: tuple[int, int]) -> None:
+    with pytest.raises(MediaError) as caught:
+        read(with_pasp(*pasp))
+    assert caught.value.code == "too-many-pixels"
+
+
+@pytest.mark.parametrize("pasp", [(0, 0), (1, 0), (0, 1), (2**31, 1), (1, 2**32 - 1)])
+def test_nonsense_for_an_aspect_counts_for_nothing(pasp: tuple[int, int]) -> None:
+    assert read(with_pasp(*pasp)).shape in ((3, 64, 96, 3), (3, 64, 144, 3))
+
+
+def test_only_the_window_counts_for_the_duration() -> None:
+    frames = pattern(150, 16, 16)
+    data = video(frames, fps=1, options={"crf": "20", "g": "10"})
+    with pytest.raises(MediaError) as caught:
+        read(data)
+    assert caught.value.code == "too-long"
+    assert "`end_s`" in caught.value.detail
+    assert len(read(data, MediaOptions(frames=17, end_s=10.0))) == 10
+    assert len(read(data, MediaOptions(start_s=100.0))) == 50
+    with pytest.raises(MediaError) as caught:
+        read(data, MediaOptions(start_s=10.0, end_s=1000.0, frames=3))
+    assert caught.value.actual == pytest.approx(140.0)
+
+
+def test_a_short_window_of_a_long_clip_is_read() -> None:
+    one = video(np.zeros((1, 16, 16, 3), np.uint8))
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(one)) as source, av.open(buffer, "w", format="mp4") as target:
+        (packet,) = (packet for packet in source.demux(video=0) if packet.size)
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for number in range(20_000):
+            repeated = av.Packet(bytes(packet))
+            repeated.stream, repeated.time_base, repeated.is_keyframe = copy, Fraction(1, 24), True
+            repeated.pts = repeated.dts = number
+            target.mux_one(repeated)
+    assert len(read(buffer.getvalue(), MediaOptions(start_s=400.0, end_s=500.0, frames=17))) == 17
+
+
+def test_a_refused_codec_is_named() -> None:
+    data = video(CLIP, "prores", "mov", options={}, pixel_format="yuv422p10le")
+    with pytest.raises(MediaError, match=r"codec is prores; accepted are h264, .*mpeg4") as caught:
+        read(data)
+    assert caught.value.code == "unsupported-codec"
+
+
+def test_a_file_without_moving_pictures_says_what_it_holds() -> None:
+    with pytest.raises(MediaError, match="holds audio and cover pictures") as caught:
+        read(audio_only(cover=True))
+    assert caught.value.code == "no-video-stream"
+
+
+def test_titles_in_old_encodings_do_not_matter() -> None:
+    data = video(CLIP, "mpeg4", "avi", options={"b": "8M"})
+    at = data.index(b"ISFT") + 8
+    assert len(read(data[:at] + b"\xe9\xff" + data[at + 2 :])) == 3
+
+
+@pytest.mark.parametrize("missing", [10, 1000])
+def test_an_avi_that_was_cut_off_is_refused(missing: int) -> None:
+    data = video(CLIP, "mpeg4", "avi", options={"b": "8M"})
+    with pytest.raises(MediaError) as caught:
+        read(data[:-missing])
+    assert caught.value.code == "corrupt-media"
+    assert len(read(data[:4] + bytes(4) + data[8:])) == 3  # as recorders leave it that were switched off
 
 
 EBML = b"\x1a\x45\xdf\xa3"

@@ -24,6 +24,7 @@ WHOLE = {
     "video/quicktime": video(CLIP, container="mov"),
     "video/webm": WEBM,
     "video/x-matroska": video(CLIP, container="matroska"),
+    "video/x-msvideo": video(CLIP, "mpeg4", "avi", options={"qscale": "2"}),
 }
 ANIMATED = {kind: animation(CLIP, kind) for kind in ("GIF", "PNG", "WEBP")}
 
@@ -80,6 +81,7 @@ def corpus(decoy: Path, port: int) -> list[Hostile]:
         ("video/mp4", b"\0\0\0\x18ftypisom\0\0\2\0isomiso2"),
         ("video/quicktime", b"\0\0\0\x08wide"),
         ("video/webm", b"\x1a\x45\xdf\xa3\x9f\x42\x82\x84webm"),
+        ("video/x-msvideo", b"RIFF\0\0\0\0AVI LIST"),
         ("image/gif", b"GIF89a"),
         ("image/jpeg", b"\xff\xd8\xff"),
     ):
@@ -108,7 +110,7 @@ def corpus(decoy: Path, port: int) -> list[Hostile]:
         Hostile("jpeg as mp4", WHOLE["image/jpeg"], "video/mp4", UNKNOWN),
         Hostile("webm as gif", WEBM, "image/gif", UNKNOWN),
         Hostile("audio only", audio_only(), "video/mp4", ("no-video-stream",)),
-        Hostile("mpeg4 codec", video(CLIP, "mpeg4"), "video/mp4", ("unsupported-codec",)),
+        Hostile("prores codec", _prores(), "video/quicktime", ("unsupported-codec",)),
         Hostile("no frames", _without_frames(MP4), "video/mp4", (*CORRUPT, "no-video-stream")),
         Hostile("nine streams", video(CLIP[:1], tracks=9), "video/mp4", ("decode-budget",)),
         Hostile("png bomb", png_bomb(12_000), "image/png", ("too-many-pixels",)),
@@ -131,6 +133,10 @@ def flipped(seed: int, data: bytes) -> bytes:
     for position in rng.integers(0, len(noisy), 4):
         noisy[position] ^= 1 << int(rng.integers(0, 8))
     return bytes(noisy)
+
+
+def _prores() -> bytes:
+    return video(CLIP, "prores", "mov", options={}, pixel_format="yuv422p10le")
 
 
 def _zip(content: bytes) -> bytes:

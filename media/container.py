@@ -1,0 +1,109 @@
+"""Containers of clips through FFmpeg: opened so that nothing but the given bytes is ever read."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+
+import av
+from av.stream import Disposition
+
+from media.errors import MediaError
+
+if TYPE_CHECKING:
+    from media.limits import MediaLimits
+
+CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263")
+DEMUXERS = ("mov", "matroska", "avi")
+
+# FFmpeg's own decoders of these drop the alpha channel.
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+# Decoders round sides up to whole blocks before they compare with max_pixels; the exact limit is ours to check.
+_BLOCK_FACTOR, _BLOCK_PIXELS = 1.25, 128 * 128
+# Ratios of sizes that were rounded to whole blocks: players show such pixels as squares.
+_SQUARE_TOLERANCE = Fraction(1, 50)
+
+
+class _Nameless:
+    """The reading half of a file, without its name: FFmpeg guesses formats and relative paths from names."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+
+def _refuse_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
+    raise PermissionError("media may not open other files")
+
+
+def open_container(file: BinaryIO, limits: MediaLimits | None) -> Any:
+    """Open a container in one of `DEMUXERS`, by its content, with no protocol and no way to open anything else."""
+    return av.open(
+        _Nameless(file),
+        container_options={"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "none"},
+        io_open=_refuse_open,
+        metadata_errors="ignore",  # titles in old encodings
+        timeout=None if limits is None else limits.decode_seconds,
+    )
+
+
+def video_stream(container: Any, limits: MediaLimits | None) -> Any:
+    """Return the first stream with moving pictures; cover pictures do not count.
+
+    Raises:
+        MediaError: "decode-budget", "no-video-stream" or "unsupported-codec".
+    """
+    if limits is not None and len(container.streams) > limits.streams:
+        raise MediaError(
+            "decode-budget",
+            f"A file may hold {limits.streams} streams; this one has {len(container.streams)}.",
+            limit=limits.streams,
+            actual=len(container.streams),
+        )
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        others = sorted({stream.type for stream in container.streams if stream.type != "video"})
+        pictures = ["cover pictures"] if container.streams.video else []
+        found = " and ".join([*others, *pictures]) or "nothing"
+        raise MediaError("no-video-stream", f"The file holds no video stream; it holds {found}.")
+    stream = next((stream for stream in streams if codec_name(stream) in CODECS), None)
+    if stream is None:
+        raise MediaError(
+            "unsupported-codec", f"The video codec is {codec_name(streams[0])}; accepted are {', '.join(CODECS)}."
+        )
+    return stream
+
+
+def codec_name(stream: Any) -> str:
+    """Return the canonical name of a stream's codec."""
+    return "unknown" if stream.codec_context is None else stream.codec_context.codec.canonical_name
+
+
+def decoder(stream: Any, limits: MediaLimits | None) -> Any:
+    """Return a codec context that decodes a stream in one thread, with its alpha channel."""
+    context = stream.codec_context
+    name = codec_name(stream)
+    if name in _ALPHA_DECODERS and stream.metadata.get("alpha_mode") == "1":
+        context = av.CodecContext.create(_ALPHA_DECODERS[name], "r")
+    context.thread_type = "NONE"
+    context.thread_count = 1
+    if limits is not None:
+        # The only place where the decoder obeys it: as an option of `av.open` it is silently ignored.
+        context.options = {"max_pixels": str(int(limits.video_pixels * _BLOCK_FACTOR) + _BLOCK_PIXELS)}
+    return context
+
+
+def pixel_aspect(stream: Any) -> Fraction:
+    """Return the width of a stored pixel over its height, as the container or else the codec states it."""
+    stated = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+    if not stated or stated <= 0 or abs(stated - 1) <= _SQUARE_TOLERANCE:
+        return Fraction(1)
+    return Fraction(stated)
+
+
+def squared(height: int, width: int, aspect: Fraction) -> tuple[int, int]:
+    """Size of a stored (height, width) frame with square pixels: one side is stretched, neither is shrunk.
+
+    Args:
+        aspect: width of a stored pixel over its height.
+    """
+    return (height, round(width * aspect)) if aspect >= 1 else (round(height / aspect), width)

@@ -1,0 +1,69 @@
+"""The eight orientations in which cameras store pictures and clips."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+_MATRIX = Struct("=9i")  # FFmpeg keeps display matrices in the byte order of the machine
+
+
+class Orientation(NamedTuple):
+    """The way from stored to shown pixels.
+
+    Args:
+        swap: rows and columns change places, first of all.
+        rows: the rows are then reversed.
+        columns: the columns are then reversed.
+    """
+
+    swap: bool = False
+    rows: bool = False
+    columns: bool = False
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the shown (height, width) of stored ones."""
+        return (width, height) if self.swap else (height, width)
+
+    def frame(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Turn and mirror a frame: uint8 (H, W, C) to the same, contiguous."""
+        if self.swap:
+            pixels = pixels.swapaxes(0, 1)
+        return np.ascontiguousarray(pixels[:: -1 if self.rows else 1, :: -1 if self.columns else 1])
+
+    def picture(self, image: Image.Image) -> Image.Image:
+        """Turn and mirror a picture of any mode."""
+        return image if self == UPRIGHT else image.transpose(_TRANSPOSES[self])
+
+
+UPRIGHT = Orientation()
+_TRANSPOSES = {
+    Orientation(columns=True): Image.Transpose.FLIP_LEFT_RIGHT,
+    Orientation(rows=True, columns=True): Image.Transpose.ROTATE_180,
+    Orientation(rows=True): Image.Transpose.FLIP_TOP_BOTTOM,
+    Orientation(swap=True): Image.Transpose.TRANSPOSE,
+    Orientation(swap=True, columns=True): Image.Transpose.ROTATE_270,
+    Orientation(swap=True, rows=True, columns=True): Image.Transpose.TRANSVERSE,
+    Orientation(swap=True, rows=True): Image.Transpose.ROTATE_90,
+}
+_EXIF = dict(enumerate(_TRANSPOSES, start=2))
+
+
+def from_exif(value: int) -> Orientation:
+    """Return the orientation of an EXIF tag, 1 to 8; anything else counts as upright, as in browsers."""
+    return _EXIF.get(value, UPRIGHT)
+
+
+def from_matrix(matrix: bytes) -> Orientation:
+    """Return the orientation of a display matrix of FFmpeg; other angles go to the nearest quarter turn."""
+    if len(matrix) < _MATRIX.size:
+        return UPRIGHT
+    # A stored point (x, y) is shown at (a x + c y, b x + d y), up to a shift.
+    a, b, _, c, d, *_ = _MATRIX.unpack_from(matrix)
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        return Orientation(swap=True, rows=b < 0, columns=c < 0)
+    return Orientation(rows=d < 0, columns=a < 0)

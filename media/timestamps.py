@@ -1,0 +1,113 @@
+"""The time of every frame of a clip, from time stamps that may be missing, out of order or of undecodable packets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+MAX_REORDERED_FRAMES = 16  # the most that a decoder of H.264 or HEVC holds back
+# Frames per second of a stream that states none.
+DEFAULT_FPS = 25.0
+
+
+@dataclass(frozen=True)
+class Packet:
+    """One packet of the video stream.
+
+    Args:
+        pts: time stamp, units of the stream; None if the file gives none.
+        is_key: decoding can begin here.
+        is_shown: a frame comes of it that is meant to be seen.
+        duration: units of the stream; 0 if the file gives none.
+    """
+
+    pts: int | None
+    is_key: bool
+    is_shown: bool
+    duration: int
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The frames of a clip that can be decoded, in the order in which they are shown.
+
+    Args:
+        marks: ascending; the time stamp by which each decoded frame is recognised, or its number if `by_number`.
+        times: seconds from the first frame, ascending.
+        by_number: frames are recognised by their number in a decode from the first packet, not by their time stamp.
+        is_complete: False if the timeline ends before the clip does.
+    """
+
+    marks: Sequence[int]
+    times: list[float]
+    by_number: bool = False
+    is_complete: bool = True
+
+
+def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool) -> Timeline | None:
+    """Read the times of a clip off its packets, which is right for nearly all files.
+
+    Args:
+        packets: in file order.
+        base: seconds in a unit of the time stamps.
+        reorders: the decoder may put frames into another order.
+
+    Returns:
+        None if only decoding shows which frames there are, and when: stamps are missing or repeated, or they ascend
+        through a stream whose frames are stored in another order than they are shown, so that they cannot be theirs.
+    """
+    first_key = next((index for index, packet in enumerate(packets) if packet.is_key), None)
+    if first_key is None:
+        return None
+    begin = packets[first_key].pts
+    stamps = [packet.pts for packet in packets[first_key:] if packet.is_shown]
+    known = [stamp for stamp in stamps if stamp is not None]
+    if begin is None or len(known) < len(stamps):
+        return None
+    # Frames that are shown before the first key frame refer to ones that the file does not hold.
+    marks = sorted(stamp for stamp in known if stamp >= begin)
+    if len(set(known)) < len(known) or (reorders and len(known) > 1 and known == marks):
+        return None
+    return Timeline(marks, [float((mark - marks[0]) * base) for mark in marks])
+
+
+def from_frames(stamps: Sequence[int | None], base: Fraction, fps: float | None, is_complete: bool) -> Timeline:
+    """Read the times of a clip off its decoded frames.
+
+    Args:
+        stamps: time stamp of each frame in the order in which the decoder gives them, which is that of showing them;
+            None where it has none.
+        base: seconds in a unit of the time stamps.
+        fps: frames per second, for frames without a neighbour that has a stamp; None if unknown.
+        is_complete: the clip has no further frames.
+    """
+    numbers = np.arange(len(stamps))
+    places = [number for number, stamp in enumerate(stamps) if stamp is not None]
+    known = np.sort([float(stamp * base) for stamp in stamps if stamp is not None])
+    step = 1 / (fps or DEFAULT_FPS)
+    if len(places):
+        times = np.interp(numbers, places, known)
+        times += step * (np.minimum(numbers - places[0], 0) + np.maximum(numbers - places[-1], 0))
+    else:
+        times = numbers * step
+    return Timeline(range(len(stamps)), (times - times[0]).tolist(), by_number=True, is_complete=is_complete)
+
+
+def duration(packets: Sequence[Packet], base: Fraction, timeline: Timeline) -> float:
+    """Return the seconds from the first frame to the end of the last.
+
+    Args:
+        packets: in file order.
+        base: seconds in a unit of the time stamps.
+        timeline: of the same clip.
+    """
+    timed = [
+        (packet.pts, packet.pts + packet.duration) for packet in packets if packet.is_shown and packet.pts is not None
+    ]
+    if not timed:
+        return timeline.times[-1]
+    begin = min(start for start, _ in timed) if timeline.by_number else timeline.marks[0]
+    return max(timeline.times[-1], float((max(end for _, end in timed) - begin) * base))

@@ -1,0 +1,185 @@
+"""Clips keep all of their frames, in order and in time, when time stamps of their packets are missing or wrong."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from media_samples import pattern, psnr, video
+
+from media.errors import MediaError
+from media.reader import open_frames
+from media.timestamps import Packet, from_frames, from_packets
+from media.types import MediaOptions, SourceInfo
+from service.settings import Limits
+
+CLIP = pattern(30, 48, 64)
+GOP = 10
+B_FRAMES = {"crf": "10", "bf": "2", "g": str(GOP), "x264-params": f"b-adapt=0:scenecut=0:keyint={GOP}:min-keyint={GOP}"}
+NO_B_FRAMES = {"crf": "10", "bf": "0", "g": str(GOP), "x264-params": "scenecut=0"}
+
+
+def which(data: bytes, limits: Limits | None = None, **options: object) -> tuple[list[int], SourceInfo]:
+    """Read a clip and name for each of its frames the one of `CLIP` that it is closest to."""
+    reader = open_frames(io.BytesIO(data), limits or Limits(), MediaOptions(**options))  # type: ignore[arg-type]
+    frames = [int(np.argmax([psnr(frame, original) for original in CLIP])) for frame in reader]
+    return frames, reader.info()
+
+
+def remuxed(data: bytes, edit: Callable[[list[av.Packet]], Iterable[av.Packet]], container: str = "matroska") -> bytes:
+    """The clip with its packets edited between two containers."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format=container) as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        packets = [packet for packet in source.demux(stream) if packet.size]
+        for packet in edit(packets):
+            packet.stream = copy
+            target.mux_one(packet)
+    return buffer.getvalue()
+
+
+def in_file_order(packets: list[av.Packet]) -> list[av.Packet]:
+    stamps = sorted(packet.pts or 0 for packet in packets)
+    for packet, stamp in zip(packets, stamps, strict=True):
+        packet.pts = packet.dts = stamp
+    return packets
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4"])
+def test_stamps_in_file_order_lose_no_frame(container: str) -> None:
+    data = remuxed(video(CLIP, options=B_FRAMES), in_file_order, container)
+    frames, info = which(data)
+    assert frames == list(range(30))
+    assert info.frames_in == 30
+    assert info.sampled_pts == pytest.approx(np.arange(30) / 24, abs=0.002)
+    assert info.fps == pytest.approx(24, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"frames": 17}, list(range(17))),
+        ({"frames": 4, "sampling": "uniform"}, [0, 10, 19, 29]),
+        ({"start_s": 0.49, "end_s": 0.6}, [12, 13, 14]),
+        ({"sampling": "stride", "stride": 7}, [0, 7, 14, 21, 28]),
+    ],
+)
+def test_sampling_with_stamps_in_file_order(options: dict[str, object], expected: list[int]) -> None:
+    data = remuxed(video(CLIP, options=B_FRAMES), in_file_order)
+    assert which(data, **options)[0] == expected
+
+
+def test_a_window_bounds_the_work_on_irregular_clips() -> None:
+    clip = video(pattern(90, 48, 64), options=B_FRAMES)
+    data = remuxed(clip, in_file_order)
+    frames, info = which(data, Limits(decoded_frames=45), end_s=0.5)
+    assert frames == list(range(12))
+    assert info.frames_in == 90
+    assert info.duration_s == pytest.approx(90 / 24, abs=0.05)
+    with pytest.raises(MediaError) as caught:
+        which(data, Limits(decoded_frames=45))
+    assert caught.value.code == "too-many-frames"
+
+
+@pytest.mark.parametrize("lost", [1, 4, 9])
+@pytest.mark.parametrize("coding", [NO_B_FRAMES, B_FRAMES])
+def test_frames_before_the_first_key_frame_are_not_chosen(lost: int, coding: dict[str, str]) -> None:
+    data = remuxed(video(CLIP, options=coding), lambda packets: packets[lost:])
+    frames, info = which(data, frames=17)
+    assert frames == list(range(GOP, GOP + 17))
+    assert info.frames_in == 20
+    assert info.sampled_pts == pytest.approx(np.arange(17) / 24, abs=0.002)
+    assert which(data, frames=3, sampling="uniform")[0] == [10, 20, 29]
+
+
+def test_leading_frames_of_an_open_group_are_not_chosen() -> None:
+    coding = {"crf": "10", "bf": "2", "x264-params": "b-adapt=0:scenecut=0:keyint=12:min-keyint=12:open-gop=1"}
+    whole = video(CLIP, container="matroska", options=coding)
+
+    def cut(packets: list[av.Packet]) -> list[av.Packet]:
+        second = [index for index, packet in enumerate(packets) if packet.is_keyframe][1]
+        assert any((packet.pts or 0) < (packets[second].pts or 0) for packet in packets[second:])
+        return packets[second:]
+
+    frames, info = which(remuxed(whole, cut), frames=17)
+    assert frames == list(range(frames[0], frames[0] + 17))
+    assert info.sampled_pts[0] == 0
+
+
+def test_an_avi_gives_no_time_stamps_of_its_own() -> None:
+    """Its packets have a place in the file only, which is not that of their frames."""
+    frames, info = which(video(CLIP, options=B_FRAMES, container="avi"))
+    assert frames == list(range(30))
+    assert info.sampled_pts == pytest.approx(np.arange(30) / 24, abs=0.002)
+
+
+def test_hidden_frames_are_not_counted() -> None:
+    """One frame of a VP8 clip only serves as a reference."""
+    fast = {"deadline": "realtime", "cpu-used": "8", "crf": "10", "b": "2M"}
+
+    def hide(packets: list[av.Packet]) -> Iterable[av.Packet]:
+        for index, packet in enumerate(packets):
+            if index == 5:
+                data = bytearray(bytes(packet))
+                data[0] &= ~0x10
+                hidden = av.Packet(bytes(data))
+                hidden.pts, hidden.dts, hidden.time_base = packet.pts, packet.dts, packet.time_base
+                yield hidden
+            else:
+                yield packet
+
+    frames, info = which(remuxed(video(CLIP, "libvpx", "webm", options=fast), hide, "webm"), frames=17)
+    assert frames == [*range(5), *range(6, 18)]
+    assert info.frames_in == 29
+
+
+TICK = Fraction(1, 1000)
+
+
+def packets(stamps: list[int | None], keys: tuple[int, ...] = (0,)) -> list[Packet]:
+    return [Packet(stamp, index in keys, True, 0) for index, stamp in enumerate(stamps)]
+
+
+@pytest.mark.parametrize(
+    ("stamps", "keys", "reorders"),
+    [
+        ([0, None, 80], (0,), False),
+        ([None, 40, 80], (0,), False),
+        ([0, 40, 40], (0,), False),
+        ([0, 40, 80], (0,), True),
+        ([0, 40, 80], (), False),
+    ],
+)
+def test_only_decoding_can_tell(stamps: list[int | None], keys: tuple[int, ...], reorders: bool) -> None:
+    assert from_packets(packets(stamps, keys), TICK, reorders) is None
+
+
+@given(st.permutations(range(12)), st.integers(0, 10**9))
+def test_packets_of_a_sound_file_give_their_stamps(order: list[int], begin: int) -> None:
+    stamps = [begin, *(begin + 40 * (number + 1) for number in order)]
+    timeline = from_packets(packets(list(stamps)), TICK, order != sorted(order))
+    assert timeline is not None
+    assert list(timeline.marks) == sorted(stamps)
+    assert timeline.times == pytest.approx(np.arange(13) * 0.04)
+
+
+@given(st.lists(st.one_of(st.none(), st.integers(0, 5000)), min_size=1, max_size=40))
+def test_decoded_frames_always_get_ascending_times(stamps: list[int | None]) -> None:
+    timeline = from_frames(stamps, TICK, 25.0, is_complete=True)
+    assert len(timeline.times) == len(timeline.marks) == len(stamps)
+    assert timeline.times[0] == 0
+    assert min(np.diff(timeline.times), default=0) >= 0
+
+
+@given(st.sets(st.integers(0, 29), max_size=25))
+def test_missing_stamps_are_filled_at_the_rate_of_the_clip(missing: set[int]) -> None:
+    stamps: list[int | None] = [None if number in missing else 40 * number for number in range(30)]
+    timeline = from_frames(stamps, TICK, 25.0, is_complete=True)
+    assert timeline.times == pytest.approx(np.arange(30) * 0.04)
