@@ -58,10 +58,11 @@ def test_the_curl_lines(checkout: None, server: str) -> None:
         assert signature in Path(name).read_bytes()[:16]
 
 
-def test_the_python_block(checkout: None, server: str, capsys: pytest.CaptureFixture[str]) -> None:
-    [program] = [block for kind, block in BLOCKS if kind == "python"]
+def test_the_python_blocks(checkout: None, server: str, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {}
-    exec(program.replace(HERE, server), names)
+    for program in (block for kind, block in BLOCKS if kind == "python"):
+        exec(program.replace(HERE, server), names)
     assert names["frames"].shape == (17, 128, 128, 3)
     assert names["picture"].shape == (1, 128, 128, 3)
+    assert len(names["results"]) == 2
     assert "unsupported-media-type" in capsys.readouterr().out

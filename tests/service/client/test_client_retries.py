@@ -1,4 +1,4 @@
-"""The client against a server that misbehaves: what it repeats, what it does not, and what it says in the end."""
+"""Both clients against a server that misbehaves: what they repeat, what they do not, and the error in the end."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from client_kinds import Connect
 
-from service.client import Client, ServiceError
+from service.client import ServiceError
 from service.errors import ProblemError
 from service.result import MSGPACK, EncodeMeta, EncodeResult
 
@@ -83,10 +84,6 @@ def flaky() -> Iterator[Flaky]:
     server.server_close()
 
 
-def client(flaky: Flaky, waits: list[float], retries: int = 4) -> Client:
-    return Client(flaky.url, retries=retries, sleep=waits.append)
-
-
 @pytest.mark.parametrize(
     "passing",
     [
@@ -101,10 +98,10 @@ def client(flaky: Flaky, waits: list[float], retries: int = 4) -> Client:
     ],
     ids=lambda reply: f"{reply.status}-{len(reply.headers)}",
 )
-def test_what_passes_is_tried_again_with_the_same_body(flaky: Flaky, passing: Reply) -> None:
+def test_what_passes_is_tried_again_with_the_same_body(connect: Connect, flaky: Flaky, passing: Reply) -> None:
     flaky.script = [passing, passing, good()]
     waits: list[float] = []
-    with client(flaky, waits) as c:
+    with connect(flaky.url, waits) as c:
         result = c.encode(b"\x89PNG\r\n\x1a\nrest", size="128")
     assert result.tokens is not None
     assert (result.tokens == RESULT.tokens).all()
@@ -120,10 +117,10 @@ def test_what_passes_is_tried_again_with_the_same_body(flaky: Flaky, passing: Re
     "slug",
     ["corrupt-media", "unknown-model", "body-too-large", "slow-body", "internal", "deadline-exceeded", "gpu-memory"],
 )
-def test_what_would_fail_again_is_not_repeated(flaky: Flaky, slug: str) -> None:
+def test_what_would_fail_again_is_not_repeated(connect: Connect, flaky: Flaky, slug: str) -> None:
     flaky.script = [problem(slug)]
     waits: list[float] = []
-    with client(flaky, waits) as c, pytest.raises(ServiceError) as caught:
+    with connect(flaky.url, waits) as c, pytest.raises(ServiceError) as caught:
         c.encode(b"whatever")
     assert waits == []
     assert caught.value.code == slug
@@ -133,51 +130,51 @@ def test_what_would_fail_again_is_not_repeated(flaky: Flaky, slug: str) -> None:
     assert "req-1" in str(caught.value)
 
 
-def test_attempts_are_bounded_and_the_last_problem_is_told(flaky: Flaky) -> None:
+def test_attempts_are_bounded_and_the_last_problem_is_raised(connect: Connect, flaky: Flaky) -> None:
     flaky.script = [Reply(502), Reply(0), problem("overloaded", **{"Retry-After": "1"})]
     waits: list[float] = []
-    with client(flaky, waits, retries=2) as c, pytest.raises(ServiceError) as caught:
+    with connect(flaky.url, waits, retries=2) as c, pytest.raises(ServiceError) as caught:
         c.encode(b"whatever")
     assert len(waits) == 2
     assert caught.value.code == "overloaded"
 
 
-def test_a_server_that_asks_for_too_long_a_wait_is_not_waited_for(flaky: Flaky) -> None:
+def test_a_server_that_asks_for_too_long_a_wait_is_not_waited_for(connect: Connect, flaky: Flaky) -> None:
     flaky.script = [problem("overloaded", **{"Retry-After": "3600"})]
     waits: list[float] = []
-    with client(flaky, waits) as c, pytest.raises(ServiceError):
+    with connect(flaky.url, waits) as c, pytest.raises(ServiceError):
         c.encode(b"whatever")
     assert waits == []
 
 
-def test_waits_double_up_to_their_bound(flaky: Flaky) -> None:
+def test_waits_double_up_to_their_bound(connect: Connect, flaky: Flaky) -> None:
     flaky.script = [Reply(502)] * 11
     waits: list[float] = []
-    with client(flaky, waits, retries=10) as c, pytest.raises(ServiceError):
+    with connect(flaky.url, waits, retries=10) as c, pytest.raises(ServiceError):
         c.encode(b"whatever")
     bounds = [min(0.25 * 2**n, 30.0) for n in range(10)]
     assert all(bound / 2 <= wait <= bound for wait, bound in zip(waits, bounds, strict=True))
 
 
-def test_a_file_is_sent_whole_and_anew_for_every_attempt(flaky: Flaky, tmp_path: Path) -> None:
+def test_a_file_is_sent_whole_and_anew_for_every_attempt(connect: Connect, flaky: Flaky, tmp_path: Path) -> None:
     path = tmp_path / "clip.gif"
     path.write_bytes(b"GIF89a" + bytes(700_000))
     flaky.script = [Reply(0), Reply(503), good()]
-    with client(flaky, []) as c:
+    with connect(flaky.url) as c:
         c.encode(path)
     assert [len(body) for body in flaky.bodies] == [700_006] * 3
     assert {headers["Content-Length"] for headers in flaky.headers} == {"700006"}
     assert not any("Transfer-Encoding" in headers for headers in flaky.headers)
 
 
-def test_no_server_is_one_clear_error() -> None:
+def test_no_server_is_one_clear_error(connect: Connect) -> None:
     waits: list[float] = []
-    with Client("http://127.0.0.1:9", retries=1, sleep=waits.append) as c, pytest.raises(ServiceError) as caught:
+    with connect("http://127.0.0.1:9", waits, retries=1) as c, pytest.raises(ServiceError) as caught:
         c.models()
     assert len(waits) == 1
     assert caught.value.status is None
     assert "127.0.0.1:9" in str(caught.value)
-    with Client("http://127.0.0.1:9", sleep=waits.append) as c:
+    with connect("http://127.0.0.1:9", waits) as c:
         assert c.ready() is False
     assert len(waits) == 1
 
@@ -185,16 +182,18 @@ def test_no_server_is_one_clear_error() -> None:
 @pytest.mark.parametrize(
     "broken", [Reply(503, b"{not json", {"Content-Type": "application/problem+json"}), Reply(418, b"", {})]
 )
-def test_an_answer_that_is_no_problem_document_still_names_its_status(flaky: Flaky, broken: Reply) -> None:
+def test_an_answer_without_a_problem_document_still_names_its_status(
+    connect: Connect, flaky: Flaky, broken: Reply
+) -> None:
     flaky.script = [broken]
-    with client(flaky, [], retries=0) as c, pytest.raises(ServiceError, match=str(broken.status)) as caught:
+    with connect(flaky.url, [], retries=0) as c, pytest.raises(ServiceError, match=str(broken.status)) as caught:
         c.encode(b"whatever")
     assert caught.value.problem is None
 
 
-def test_an_answer_that_is_no_result_is_a_problem(flaky: Flaky) -> None:
+def test_an_answer_without_a_result_is_a_problem(connect: Connect, flaky: Flaky) -> None:
     flaky.script = [Reply(200, b"<html>", {"Content-Type": "text/html"})]
-    with client(flaky, []) as c, pytest.raises(ProblemError):
+    with connect(flaky.url) as c, pytest.raises(ProblemError):
         c.encode(b"whatever")
 
 

@@ -1,0 +1,26 @@
+"""The Python client of the service, in a blocking and an asynchronous form. It needs neither torch nor ray.
+
+with Client("http://127.0.0.1:8000") as client:
+    result = client.encode("clip.mp4", size="128", frames=17)
+    video = client.decode(result, accept="video/mp4")
+"""
+
+from service.client.async_client import AsyncClient
+from service.client.calls import DecodeOptions, EncodeOptions, MediaOptions, ReconstructOptions
+from service.client.client import Client
+from service.client.media import Codes, Media
+from service.client.retries import ServiceError
+from service.result import EncodeResult
+
+__all__ = [
+    "AsyncClient",
+    "Client",
+    "Codes",
+    "DecodeOptions",
+    "EncodeOptions",
+    "EncodeResult",
+    "Media",
+    "MediaOptions",
+    "ReconstructOptions",
+    "ServiceError",
+]

@@ -1,0 +1,152 @@
+"""Requests and the reading of their answers, the same for both clients; nothing here sends anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import httpx
+import numpy as np
+from numpy.typing import NDArray
+
+from service.client.media import Codes, Media, codes_result, content_type, media_body
+from service.containers import read_npy
+from service.result import MSGPACK, EncodeResult
+from service.types import ModelCard, Want
+from service.wire import pack, pack_tensor
+
+CONNECT_SECONDS = 5.0
+READ_BYTES = 2**18
+
+
+class MediaOptions(TypedDict, total=False):
+    """Options that turn media into the pixels to encode; what is left out is the service's default.
+
+    model: id of a bundle. size: "128" or "96x128" (height x width). fit: how the picture fills that size.
+    frames: how many to keep, chosen by sampling and stride. start_s, end_s: part of the clip, seconds.
+    animated: whether an animated picture is a clip.
+    """
+
+    model: str
+    size: str
+    fit: Literal["cover", "contain", "stretch"]
+    frames: int
+    sampling: Literal["first", "uniform", "stride"]
+    stride: int
+    start_s: float
+    end_s: float
+    animated: bool
+
+
+class EncodeOptions(MediaOptions, total=False):
+    """Options of `encode`. output: tokens, latents or both."""
+
+    output: Want
+
+
+class ReconstructOptions(MediaOptions, total=False):
+    """Options of `reconstruct`. fps: frames per second of a clip. quality: 1 to 100 for lossy pictures."""
+
+    fps: float
+    quality: int
+
+
+class DecodeOptions(TypedDict, total=False):
+    """Options of `decode`; what is left out comes with the tokens.
+
+    model: id of a bundle. frames, height, width: size in pixels to crop to. fps: frames per second of a clip.
+    quality: 1 to 100 for lossy pictures.
+    """
+
+    model: str
+    frames: int
+    height: int
+    width: int
+    fps: float
+    quality: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request, which can be sent any number of times.
+
+    Args:
+        method, path: such as "POST", "/encode".
+        params: query parameters; entries that are None are left out.
+        headers: request headers.
+        body: the bytes, or a file that is read anew and in pieces for every attempt.
+    """
+
+    method: str
+    path: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes | Path | None = None
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of httpx's `request`, without the content."""
+        headers = dict(self.headers)
+        if isinstance(self.body, Path):
+            headers["Content-Length"] = str(self.body.stat().st_size)
+        params = {key: value for key, value in self.params.items() if value is not None}
+        return {"method": self.method, "url": self.path, "params": params, "headers": headers}
+
+
+def timeouts(seconds: float) -> httpx.Timeout:
+    """Return the time limits of a connection; calls that wait for a free one wait as long as it takes."""
+    return httpx.Timeout(seconds, connect=CONNECT_SECONDS, pool=None)
+
+
+MODELS = Call("GET", "/models")
+LIMITS = Call("GET", "/limits")
+READY = Call("GET", "/health/ready")
+
+
+def media_call(path: str, media: Media, options: Mapping[str, Any], accept: str) -> Call:
+    """Return the call that sends media.
+
+    Args:
+        path: of the route.
+        media, options: as the caller gave them.
+        accept: the media type of the answer.
+
+    Raises:
+        TypeError, ValueError: see `media_body`.
+        OSError: the file cannot be read.
+    """
+    body = media_body(media, animated=bool(options.get("animated")))
+    if isinstance(body, np.ndarray):
+        packed = pack({"array": pack_tensor(body), "options": dict(options)})
+        return Call("POST", path, {}, {"Content-Type": MSGPACK, "Accept": accept}, packed)
+    return Call("POST", path, options, {"Content-Type": content_type(body), "Accept": accept}, body)
+
+
+def decode_call(codes: Codes, bundle: str | None, options: Mapping[str, Any], accept: str) -> Call:
+    """Return the call that decodes.
+
+    Args:
+        codes, bundle, options: as the caller gave them.
+        accept: the media type of the answer.
+
+    Raises:
+        TypeError, ProblemError: see `codes_result`.
+    """
+    body = codes_result(codes, bundle).dump(MSGPACK)
+    return Call("POST", "/decode", options, {"Content-Type": MSGPACK, "Accept": accept}, body)
+
+
+def result_of(response: httpx.Response) -> EncodeResult:
+    """Return the tokens or latents of an answer."""
+    return EncodeResult.load(response.content, MSGPACK)
+
+
+def pixels_of(response: httpx.Response) -> NDArray[np.uint8]:
+    """Return the pixels of an answer, uint8 RGB (T, H, W, 3)."""
+    return read_npy(response.content, "pixels")
+
+
+def cards_of(response: httpx.Response) -> list[ModelCard]:
+    """Return the bundles of an answer of `/models`."""
+    return [ModelCard(**card) for card in response.json()["models"]]
