@@ -20,9 +20,8 @@ from model.bundle import Bundle, load_bundle
 from model.inference.tokenizer import BATCHES, CompiledTokenizer
 from model.tokenizer.config import VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
-from service.scheduling.batcher import Key
 from service.scheduling.executor import DeviceFault, OutOfMemory
-from service.types import ModelCard, Size
+from service.types import ModelCard, Size, TokenizerKey
 
 WARM_UP_SIDE = 64  # pixels; enough to load every library that a real request needs
 KERNEL_SIDES = (128, 136)  # pixels; kernels compile apart for grids that their tiles divide and for others
@@ -100,7 +99,7 @@ class Engine:
         """Triton kernels that were compiled or loaded since `warm_up`."""
         return jit.compilation_count() - self._kernels_when_ready
 
-    def run(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
+    def run(self, key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> list[Any]:
         """Run one batch, which waits for no kernel's compilation: torch's operators stand in.
 
         Args:
@@ -128,12 +127,12 @@ class Engine:
         tokenizer = self._compiled.get(card.id, self._tokenizers[card.id])
         for size in sizes:
             pixels = np.zeros((*size, 3), np.uint8)
-            [(tokens, latents)] = self._compute(tokenizer, Key(card.id, "encode", "pixels", *size), [pixels])
+            [(tokens, latents)] = self._compute(tokenizer, TokenizerKey(card.id, "encode", "pixels", size), [pixels])
             if tokens is not None:
-                self._compute(tokenizer, Key(card.id, "decode", "tokens", *size), [tokens])
-            self._compute(tokenizer, Key(card.id, "decode", "latents", *size), [latents])
+                self._compute(tokenizer, TokenizerKey(card.id, "decode", "tokens", size), [tokens])
+            self._compute(tokenizer, TokenizerKey(card.id, "decode", "latents", size), [latents])
 
-    def _compute_now(self, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
+    def _compute_now(self, key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> list[Any]:
         modules = self._tokenizers[key.model]
         compiled = self._compiled.get(key.model)
         if compiled is None or requested_backend() != "auto":
@@ -152,10 +151,10 @@ class Engine:
         too_large = len(answers) < len(payloads)
         if too_large or first:
             with suppress(torch.OutOfMemoryError):
-                compiled.prepare([(len(payloads), key.frames, key.height, key.width)], wait=too_large)
+                compiled.prepare([(len(payloads), *key.size)], wait=too_large)
         return self._compute(compiled, key, payloads) if too_large else answers
 
-    def _compute(self, tokenizer: OmniTokenizer, key: Key, payloads: Sequence[NDArray[Any]]) -> list[Any]:
+    def _compute(self, tokenizer: OmniTokenizer, key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> list[Any]:
         batch = self._load(key, np.stack(payloads))
         if key.op == "encode":
             if not tokenizer.config.is_vq:
@@ -164,9 +163,9 @@ class Engine:
             return list(zip(tokens.int().cpu().numpy(), vectors.float().cpu().numpy(), strict=True))
         if key.op == "reconstruct":
             return list(tokenizer.reconstruct(batch).cpu().numpy())
-        return list(tokenizer.decode(batch, (key.frames, key.height, key.width)).cpu().numpy())
+        return list(tokenizer.decode(batch, key.size).cpu().numpy())
 
-    def _load(self, key: Key, batch: NDArray[Any]) -> Tensor:
+    def _load(self, key: TokenizerKey, batch: NDArray[Any]) -> Tensor:
         dtype = {"pixels": np.uint8, "tokens": np.int64, "latents": np.float32}[key.kind]
         return torch.from_numpy(batch.astype(dtype, copy=False)).to(self._device)
 

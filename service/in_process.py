@@ -8,10 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ProblemError
-from service.scheduling.batcher import Batcher, Key, Op
+from service.scheduling.batcher import Batcher
 from service.scheduling.executor import Driver, Observer, Run
 from service.settings import Settings
-from service.types import Decoded, Encoded, ModelCard, Size, Want
+from service.types import Decoded, Encoded, ModelCard, Op, Size, TokenizerKey, Want
 
 STALL_FACTOR = 3  # deadlines that one batch may take before the engine counts as stuck
 
@@ -73,7 +73,7 @@ class LocalBackend:
         card = self._card(model)
         if card.kind == "vae" and want != "latents":
             raise ProblemError("invalid-options", "A VAE bundle has latents and no tokens.")
-        key = Key(card.id, "encode", "pixels", *_size(pixels))
+        key = TokenizerKey(card.id, "encode", "pixels", _size(pixels))
         (tokens, latents), timing = await self._submit(card, key, pixels, seconds)
         return Encoded(tokens if want != "latents" else None, latents if want != "tokens" else None, timing)
 
@@ -83,13 +83,13 @@ class LocalBackend:
         kind: Literal["tokens", "latents"] = "latents" if codes.dtype.kind == "f" else "tokens"
         t, h, w = codes.shape[:3]
         size = size or card.geometry.size((t, h, w))
-        pixels, timing = await self._submit(card, Key(card.id, "decode", kind, *size), codes, seconds)
+        pixels, timing = await self._submit(card, TokenizerKey(card.id, "decode", kind, size), codes, seconds)
         return Decoded(pixels, timing)
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8], seconds: float | None = None) -> Decoded:
         """Encode and decode uint8 RGB pixels (T, H, W, 3) in one visit."""
         card = self._card(model)
-        key = Key(card.id, "reconstruct", "pixels", *_size(pixels))
+        key = TokenizerKey(card.id, "reconstruct", "pixels", _size(pixels))
         reconstruction, timing = await self._submit(card, key, pixels, seconds)
         return Decoded(reconstruction, timing)
 
@@ -98,10 +98,10 @@ class LocalBackend:
             raise ProblemError("unknown-model", "This service has no bundle of that name.")
         return self._cards[model]
 
-    async def _submit(self, card: ModelCard, key: Key, payload: Any, seconds: float | None) -> Any:
-        cost = card.geometry.positions((key.frames, key.height, key.width))
+    async def _submit(self, card: ModelCard, key: TokenizerKey, payload: Any, seconds: float | None) -> Any:
+        cost = card.geometry.positions(key.size)
         answer = await self._driver.submit(key, cost, payload, self._seconds if seconds is None else seconds)
-        self._observer.done(key.op, key.frames, cost)
+        self._observer.done(key.op, key.size[0], cost)
         return answer
 
 

@@ -28,7 +28,8 @@ from typing import Any
 
 from ray.serve import metrics
 
-from service.scheduling.batcher import Batch, Op
+from service.scheduling.batcher import Batch
+from service.types import Op
 
 REQUEST_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0]
 BATCH_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from model.geometry import Geometry, Size
 
 Want = Literal["tokens", "latents", "both"]
+Op = Literal["encode", "decode", "reconstruct"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,23 @@ class ModelCard:
     def as_dict(self) -> dict[str, Any]:
         """The card as JSON-ready data."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class TokenizerKey:
+    """A kind of work of the tokenizers; arrays of equal key stack into one batch.
+
+    Args:
+        model: id of the bundle.
+        op: the operation.
+        kind: content of the payload.
+        size: frames, height and width of the pixels that go in or come out.
+    """
+
+    model: str
+    op: Op
+    kind: Literal["pixels", "tokens", "latents"]
+    size: Size
 
 
 @dataclass(frozen=True)

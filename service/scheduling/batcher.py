@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from service.errors import ProblemError
 
-Op = Literal["encode", "decode", "reconstruct"]
 StopReason = Literal["drained", "count", "budget"]
 
 RATE_MEMORY = 0.8  # weight of the past in the drain rate; about five batches are remembered
@@ -21,23 +20,15 @@ RETRY_AFTER_SECONDS = (1.0, 60.0)
 SHRUNKEN_KEYS = 256  # keys come from callers' shapes, so what is remembered of them is bounded
 
 
-@dataclass(frozen=True)
-class Key:
-    """The key that items of one batch share.
+class Key(Protocol):
+    """The key that items of one batch share: any immutable value, compared and hashed by its content."""
 
-    Args:
-        model: name of the bundle.
-        op: what is done.
-        kind: what the payload holds.
-        frames, height, width: size of the pixels that go in or come out.
-    """
+    @property
+    def op(self) -> str:
+        """Return the name of the operation, a label of metrics."""
+        ...
 
-    model: str
-    op: Op
-    kind: Literal["pixels", "tokens", "latents"]
-    frames: int
-    height: int
-    width: int
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +38,7 @@ class Item:
     Args:
         id: unique among the items of one batcher.
         key: what it may share a batch with.
-        cost: latent positions, at least 1.
+        cost: latent positions, or another measure of work, at least 1.
         deadline: time after which it must not start, seconds on the caller's clock.
         payload: handed on untouched.
     """

@@ -14,7 +14,7 @@ from service.errors import ProblemError
 from service.scheduling.batcher import Batch, Batcher, Item, Key
 from service.types import Timing
 
-Run = Callable[[Key, Sequence[Any]], Sequence[Any]]
+Run = Callable[[Any, Sequence[Any]], Sequence[Any]]  # a key of its own kind
 
 
 class OutOfMemory(Exception):  # noqa: N818  an event of the accelerator, named as its makers name it

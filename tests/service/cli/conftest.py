@@ -28,8 +28,9 @@ from service.cli import main
 from service.engine import Engine
 from service.in_process import LocalBackend
 from service.sandbox.pool import MediaPool
-from service.scheduling.batcher import Batch, Op
+from service.scheduling.batcher import Batch
 from service.settings import Settings
+from service.types import Op
 
 VARIANTS: dict[str, TokenizerConfig] = {
     "debug": CONFIGS["debug"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import pytest
 from hypothesis import settings
@@ -11,12 +12,21 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from service.errors import ProblemError
 from service.scheduling.batcher import Batcher, Item, Key
+from service.types import TokenizerKey
 
-KEYS = [
-    Key("m", "encode", "pixels", 1, 64, 64),
-    Key("m", "encode", "pixels", 17, 64, 64),
-    Key("m", "decode", "tokens", 1, 64, 64),
-    Key("n", "encode", "pixels", 1, 64, 64),
+
+class Step(NamedTuple):
+    """A key of a generator's: no pixels in it."""
+
+    model: str
+    op: str = "generate"
+
+
+KEYS: list[Key] = [
+    TokenizerKey("m", "encode", "pixels", (1, 64, 64)),
+    TokenizerKey("m", "encode", "pixels", (17, 64, 64)),
+    TokenizerKey("m", "decode", "tokens", (1, 64, 64)),
+    Step("n"),
 ]
 
 

@@ -14,7 +14,7 @@ from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine import Engine
-from service.scheduling.batcher import Key
+from service.types import TokenizerKey
 
 FAR = 240.0  # seconds; a kernel takes up to a tenth of it
 
@@ -39,8 +39,8 @@ def test_unforeseen_shapes_wait_for_no_compiler(engine: Engine, monkeypatch: pyt
     assert engine.late_kernels == 0
     name = engine.cards[0].id
     pixels = np.random.default_rng(0).integers(0, 256, (29, 40, 56, 3), np.uint8)
-    [(tokens, vectors)] = engine.run(Key(name, "encode", "pixels", 29, 40, 56), [pixels])
-    [frames] = engine.run(Key(name, "decode", "tokens", 29, 40, 56), [tokens])
+    [(tokens, vectors)] = engine.run(TokenizerKey(name, "encode", "pixels", (29, 40, 56)), [pixels])
+    [frames] = engine.run(TokenizerKey(name, "decode", "tokens", (29, 40, 56)), [tokens])
     assert engine.late_kernels == 0
     gate.set()
     assert all(done.wait(FAR) for done in list(jit._background.values()))

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from service.errors import ProblemError
-from service.scheduling.batcher import Batch, Batcher, Key
+from service.scheduling.batcher import Batch, Batcher
 from service.scheduling.executor import DeviceFault, Driver, OutOfMemory
+from service.types import TokenizerKey
 
-KEY = Key("m", "encode", "pixels", 1, 8, 8)
-OTHER = Key("m", "decode", "tokens", 1, 8, 8)
+KEY = TokenizerKey("m", "encode", "pixels", (1, 8, 8))
+OTHER = TokenizerKey("m", "decode", "tokens", (1, 8, 8))
 
 
 @dataclass
@@ -28,7 +29,7 @@ class Engine:
     batches: list[list[Any]] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
 
-    def run(self, key: Key, payloads: Sequence[Any]) -> Sequence[Any]:
+    def run(self, key: TokenizerKey, payloads: Sequence[Any]) -> Sequence[Any]:
         self.entered.set()
         self.gate.wait()
         self.threads.add(threading.get_ident())

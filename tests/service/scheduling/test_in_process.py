@@ -24,9 +24,10 @@ from service import in_process
 from service.engine import Engine
 from service.errors import ProblemError
 from service.in_process import LocalBackend
-from service.scheduling.batcher import Batch, Key
+from service.scheduling.batcher import Batch
 from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.settings import Settings
+from service.types import TokenizerKey
 
 SETTINGS = Settings(bundles=())
 
@@ -103,7 +104,11 @@ def cold(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Cold:
 
 def test_nobody_waits_for_a_compiler(engine: Engine, cold: Cold, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shapes that the compiled tokenizer refuses run on the plain modules."""
-    key, pixels, modules = Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS, PIXELS[::-1]], engine._tokenizers["vq"]
+    key, pixels, modules = (
+        TokenizerKey("vq", "encode", "pixels", (6, 21, 35)),
+        [PIXELS, PIXELS[::-1]],
+        engine._tokenizers["vq"],
+    )
     seen: list[Any] = []
 
     def encode_both(pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,14 +130,14 @@ def test_what_fits_into_no_memory_but_the_compiled_way_waits(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(engine._tokenizers["vq"], "encode_both", too_large)
-    [(tokens, _)] = engine.run(Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS])
+    [(tokens, _)] = engine.run(TokenizerKey("vq", "encode", "pixels", (6, 21, 35)), [PIXELS])
     assert tokens.shape == cold.config.geometry.grid((6, 21, 35))
     assert cold.calls == [1, ((1, 6, 21, 35), True), 1]
 
 
 def test_a_backend_that_was_asked_for_is_not_replaced(engine: Engine, cold: Cold) -> None:
     with use_backend("reference"), pytest.raises(jit.KernelNotReadyError):
-        engine.run(Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS])
+        engine.run(TokenizerKey("vq", "encode", "pixels", (6, 21, 35)), [PIXELS])
 
 
 async def test_cards_tell_what_the_bundles_are(backend: LocalBackend, bundles: list[Path]) -> None:
@@ -207,7 +212,7 @@ async def test_an_unknown_model_is_refused(backend: LocalBackend) -> None:
 async def test_health_follows_the_engine(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     gate, entered = threading.Event(), threading.Event()
 
-    def run(key: Key, payloads: Sequence[Any]) -> Sequence[Any]:
+    def run(key: TokenizerKey, payloads: Sequence[Any]) -> Sequence[Any]:
         entered.set()
         gate.wait()
         raise DeviceFault("illegal access")
@@ -239,7 +244,7 @@ def test_failures_of_the_device_have_names(
 
     monkeypatch.setattr(OmniTokenizer, "encode_latents", fail)
     with pytest.raises(expected) as raised:
-        engine.run(Key("vq", "encode", "pixels", 6, 21, 35), [PIXELS])
+        engine.run(TokenizerKey("vq", "encode", "pixels", (6, 21, 35)), [PIXELS])
     assert raised.value.__context__ is None or expected is DeviceFault, "the failed batch's tensors are still held"
 
 
