@@ -267,7 +267,7 @@ def test_debug_data_is_built_and_inspected(tmp_path: Path) -> None:
         "broken │ 1",
         "it is empty",
         "1.75",
-        "none of image/png",
+        "accepted are image/png",
     ):
         assert words in text, words
     for path in (root / "clips").rglob("*.mp4"):
@@ -318,8 +318,8 @@ def png_header(side: int) -> bytes:
     ("data", "reason"),
     [
         (b"", "it is empty"),
-        (b"hello, I am a text file", "none of"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "none of"),
+        (b"hello, I am a text file", "accepted are"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
         (b"\x89PNG\r\n\x1a\n", "damaged or cut off"),
         (png_header(20_000), "too-many-pixels"),
     ],
