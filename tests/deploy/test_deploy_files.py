@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -90,6 +91,62 @@ def test_queries_ask_for_metrics_and_labels_that_exist(query: str) -> None:
     used |= set(re.findall(r'(\w+)\s*(?:=~|!~|!=|=)\s*"', query))
     for name in names:
         assert used <= known[name] | ADDED_LABELS
+
+
+SELECTOR = re.compile(r"sum \((?:rate|increase)\((\w+)(?:\{([^}]*)\})?\[\d+m\]\)\)")
+MATCHERS = re.compile(r'(\w+)\s*(=~|!=|=)\s*"([^"]*)"')
+
+
+def selects(labels: str, sample: dict[str, str]) -> bool:
+    """Return whether PromQL's label matchers choose a sample; regular expressions are anchored there."""
+    chosen = {
+        "=": lambda value, wanted: value == wanted,
+        "!=": lambda value, wanted: value != wanted,
+        "=~": lambda value, wanted: re.fullmatch(wanted, value) is not None,
+    }
+    return all(chosen[sign](sample.get(name, ""), wanted) for name, sign, wanted in MATCHERS.findall(labels))
+
+
+def fires(alert: str, label: str, events: dict[str, float]) -> bool:
+    """Evaluate an alert's expression over sums of rates, where a label of the metric has these events per second."""
+
+    def total(match: re.Match[str]) -> str:
+        return str(float(sum(count for value, count in events.items() if selects(match[2] or "", {label: value}))))
+
+    rules = {
+        rule["alert"]: rule["expr"] for g in load(DEPLOY / "prometheus" / "alerts.yml")["groups"] for rule in g["rules"]
+    }
+    arithmetic = SELECTOR.sub(total, rules[alert])
+    assert re.fullmatch(r"[\d.\s/>]+", arithmetic), arithmetic
+    return bool(eval(arithmetic.replace("\n", " ")))
+
+
+@pytest.mark.parametrize(
+    ("alert", "label", "events", "expected"),
+    [
+        ("OmnitokErrors", "code", {"200": 980, "500": 20}, True),
+        ("OmnitokErrors", "code", {"200": 980, "504": 20}, True),
+        ("OmnitokErrors", "code", {"200": 995, "500": 5}, False),
+        ("OmnitokErrors", "code", {"200": 500, "503": 500}, False),
+        ("OmnitokErrors", "code", {"200": 100, "415": 500, "499": 400}, False),
+        ("OmnitokShedding", "code", {"200": 940, "503": 60}, True),
+        ("OmnitokShedding", "code", {"200": 960, "503": 40}, False),
+        ("OmnitokShedding", "code", {"200": 500, "500": 500}, False),
+        ("OmnitokMediaWorkersDie", "reason", {"crash": 10, "cpu": 6, "timeout": 6, "memory": 6}, True),
+        ("OmnitokMediaWorkersDie", "reason", {"crash": 24}, False),
+        ("OmnitokMediaWorkersDie", "reason", {"recycled": 1000}, False),
+    ],
+)
+def test_alerts_fire_for_what_is_ours_to_mend(alert: str, label: str, events: dict[str, float], expected: bool) -> None:
+    assert fires(alert, label, events) == expected
+
+
+@pytest.mark.parametrize("code", ["200", "204", "400", "404", "415", "422", "499", "500", "503", "504"])
+def test_the_errors_panel_shows_every_refusal_and_failure(code: str) -> None:
+    panels = json.loads((DEPLOY / "grafana" / "dashboards" / "omnitok.json").read_text())["panels"]
+    (panel,) = (panel for panel in panels if panel["title"] == "Errors by code")
+    (labels,) = (re.findall(r"\{([^}]*)\}", target["expr"])[0] for target in panel["targets"])
+    assert selects(labels, {"code": code}) == (code >= "400")
 
 
 def test_every_metric_of_the_service_is_on_the_dashboard() -> None:

@@ -37,6 +37,9 @@ def test_named_geometries():
         ({"width": 0}, "width must be an integer"),
         ({"width": 10**9}, "width must be an integer"),
         ({"encoder_blocks": "t" * 65}, "encoder_blocks"),
+        ({"decoder_blocks": "t" * 65}, "decoder_blocks"),
+        ({"temporal_layers": 0}, "temporal_layers must be an integer"),
+        ({"temporal_layers": 65}, "temporal_layers must be an integer from 1 to 64"),
         ({"heads": 2.5}, "heads must be an integer"),
         ({"window": True}, "window must be an integer"),
         ({"patch_norm": "false"}, "patch_norm must be true or false"),
@@ -66,6 +69,34 @@ def test_nonsense_is_refused(change, message):
         TokenizerConfig.from_dict(CONFIGS["debug"].to_dict() | change)
 
 
+@pytest.mark.parametrize("name", ["width", "heads", "head_dim", "patch", "temporal_patch", "window"])
+def test_counts_are_bounded(name):
+    least = dataclasses.replace(CONFIGS["debug"], spatial_position="rel", **{name: 1})
+    assert getattr(least, name) == 1
+    for value in (0, 2**20 + 1):
+        with pytest.raises(ConfigError, match=f"{name} must be an integer from 1"):
+            dataclasses.replace(CONFIGS["debug"], **{name: value})
+
+
+def test_the_deepest_config_is_taken():
+    deep = dataclasses.replace(CONFIGS["debug"], temporal_layers=64, encoder_blocks="t" * 64, decoder_blocks="w" * 64)
+    assert deep.temporal_layers == 64
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"temporal_order": "published"}, {"causal_attention": False, "temporal_window": None}, {"causal_peg": False}],
+)
+def test_a_model_that_sees_later_frames_does_not_stream(change):
+    config = dataclasses.replace(CONFIGS["debug"], **change)
+    assert not config.streams
+    tokenizer = OmniTokenizer(config)
+    with pytest.raises(StreamError, match="whole clips only"):
+        tokenizer.encode_chunk(torch.zeros(1, 1, 8, 8, 3, dtype=torch.uint8))
+    with pytest.raises(StreamError, match="whole clips only"):
+        tokenizer.decode_chunk(torch.zeros(1, 1, 2, 2, dtype=torch.int64))
+
+
 def test_a_config_is_a_mapping():
     with pytest.raises(ConfigError, match="not int"):
         TokenizerConfig.from_dict(3)
@@ -91,12 +122,21 @@ def tokenizer() -> OmniTokenizer:
         (torch.zeros(1, 0, 8, 8, 3, dtype=torch.uint8), "shape"),
         (torch.full((1, 1, 8, 8, 3), 255.0), r"\[255, 255\]"),
         (torch.full((1, 1, 8, 8, 3), -1.0), r"\[-1, -1\]"),
+        (torch.linspace(0, 1, 192).view(1, 1, 8, 8, 3), r"\[0, 1\]; uint8 leaves scaling"),
+        (torch.linspace(-1, 0, 192).view(1, 1, 8, 8, 3), r"\[-1, 0\]"),
+        (torch.full((1, 1, 8, 8, 3), 0.501), r"0\.501"),
         (torch.full((1, 1, 8, 8, 3), float("nan")), "nan"),
     ],
 )
 def test_wrong_pixels_are_refused(tokenizer, pixels, message):
     with pytest.raises(PixelError, match=message):
         tokenizer.encode(pixels)
+
+
+@pytest.mark.parametrize("value", [-0.5, 0.5])
+def test_the_ends_of_the_range_are_taken(tokenizer, value):
+    floats = tokenizer.encode(torch.full((1, 1, 8, 8, 3), value))
+    assert torch.equal(floats, tokenizer.encode(torch.full((1, 1, 8, 8, 3), int(255 * (value + 0.5))).byte()))
 
 
 @pytest.mark.parametrize(
@@ -146,12 +186,6 @@ def test_a_vae_takes_no_tokens_and_a_vq_no_generator(tokenizer):
         tokenizer.encode(torch.zeros(1, 1, 8, 8, 3, dtype=torch.uint8), torch.Generator())
 
 
-def test_published_order_does_not_stream():
-    tokenizer = OmniTokenizer(dataclasses.replace(CONFIGS["debug"], temporal_order="published"))
-    with pytest.raises(StreamError, match="published"):
-        tokenizer.encode_chunk(torch.zeros(1, 1, 8, 8, 3, dtype=torch.uint8))
-
-
 def test_a_stream_takes_one_clip(tokenizer):
     _, state = tokenizer.encode_chunk(torch.zeros(1, 2, 8, 8, 3, dtype=torch.uint8))
     with pytest.raises(StreamError, match="does not continue"):
@@ -159,6 +193,8 @@ def test_a_stream_takes_one_clip(tokenizer):
     _, state = tokenizer.encode_chunk(torch.zeros(1, 2, 8, 16, 3, dtype=torch.uint8))
     with pytest.raises(StreamError, match="does not continue"):  # the same grid, another width
         tokenizer.encode_chunk(torch.zeros(1, 2, 8, 9, 3, dtype=torch.uint8), state)
+    with pytest.raises(StreamError, match=r"float32 does not continue .*uint8"):
+        tokenizer.encode_chunk(torch.zeros(1, 2, 8, 16, 3), state)
     with pytest.raises(StreamError, match="another model"):
         OmniTokenizer(dataclasses.replace(CONFIGS["debug"], temporal_layers=2)).encode_chunk(
             torch.zeros(1, 2, 8, 16, 3, dtype=torch.uint8), state

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.metrics.psnr import BEST_PSNR, psnr
+from model.metrics.psnr import BEST_PSNR, decibels, psnr
 from model.metrics.ssim import ssim
 
 RNG = np.random.default_rng(0)
@@ -24,6 +24,14 @@ def test_equal_pictures_are_perfect() -> None:
     clip = picture(3, 16, 20)
     assert psnr(clip, clip).tolist() == [BEST_PSNR] * 3
     torch.testing.assert_close(ssim(clip, clip), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-9)
+
+
+def test_a_perfect_frame_leaves_the_mean_finite() -> None:
+    clip = picture(2, 16, 20)
+    other = clip.copy()
+    other[1] ^= 1
+    assert psnr(clip, other).mean().isfinite()
+    assert decibels(torch.tensor(0.0)).isfinite()
 
 
 @pytest.mark.parametrize("step", [1, 5, 40])

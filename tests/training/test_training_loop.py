@@ -33,13 +33,15 @@ DEBUG = RECIPES["debug"]
 BARE = {"losses": LossWeights(l2=20.0, l1=2.0)}  # no discriminators, which triple the time of a step
 
 
-def trainer_of(feed: ResidentFeed, out: Path, stage: str = "joint", **changes: Any) -> Trainer:
+def trainer_of(
+    feed: ResidentFeed, out: Path, stage: str = "joint", learned_codebook: bool = False, **changes: Any
+) -> Trainer:
     """A trainer of a stage of the debug recipe from random weights, with changed settings."""
     changed = replace(DEBUG.stage(stage), **changes)
     recipe = replace(DEBUG, stages=tuple(changed if old.name == stage else old for old in DEBUG.stages))
     torch.manual_seed(0)
     tokenizer = OmniTokenizer(with_head(recipe.tokenizer, changed.head))
-    return Trainer(recipe, changed, Start(tokenizer), feed, out)
+    return Trainer(recipe, changed, Start(tokenizer, codebook=learned_codebook), feed, out)
 
 
 def equal(first: Any, second: Any) -> bool:
@@ -124,6 +126,36 @@ def test_a_resumed_stage_equals_one_that_never_stopped(
     assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
     told = [(tmp_path / name / METRICS_FILE).read_text().splitlines() for name in ("whole", "parts")]
     assert len(told[0]) == len(told[1]) == 13
+
+
+def test_a_resumed_stage_remembers_that_it_took_over_a_codebook(feed: ResidentFeed, tmp_path: Path) -> None:
+    """It quantises from its first step, and so must what goes on with it."""
+    settings = {"plain": 3, **BARE}
+    whole = trainer_of(feed, tmp_path / "whole", learned_codebook=True, **settings)
+    whole.run(Budget(steps=4), console=QUIET)
+    trainer_of(feed, tmp_path / "parts", learned_codebook=True, **settings).run(
+        Budget(steps=4), stop_after=1e-9, console=QUIET
+    )
+    second = trainer_of(feed, tmp_path / "parts", **settings)
+    second.resume()
+    assert second.step == 1
+    second.run(Budget(steps=4), console=QUIET)
+    assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+
+
+@pytest.mark.parametrize(("save_every", "saved"), [(0.0, [1, 2, 3, 3]), (1e9, [3])])
+def test_checkpoints_are_written_as_often_as_is_asked(
+    feed: ResidentFeed, tmp_path: Path, save_every: float, saved: list[int]
+) -> None:
+    on_disk: list[int] = []
+    trainer = trainer_of(feed, tmp_path, **BARE)
+    trainer.run(
+        Budget(steps=3),
+        save_every=save_every,
+        observe=lambda it: on_disk.append(state_of(tmp_path)["step"]),
+        console=QUIET,
+    )
+    assert on_disk == saved
 
 
 def test_a_checkpoint_of_other_bits_is_seen(feed: ResidentFeed, tmp_path: Path) -> None:

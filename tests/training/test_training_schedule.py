@@ -95,6 +95,15 @@ def test_rates_warm_up_and_fall_to_zero(step: int) -> None:
         assert rate < learning_rate(stage, step + 1, (step - 1) / 1000)
 
 
+@pytest.mark.parametrize(("share", "left"), [(0.0, 1.0), (0.25, 0.853553), (0.5, 0.5), (0.75, 0.146447), (1.5, 0.0)])
+def test_rates_fall_by_a_cosine(share: float, left: float) -> None:
+    stage = replace(JOINT, learning_rate=3.0, warmup=100, discriminators=Discriminators(start=200, learning_rate=5.0))
+    assert learning_rate(stage, 100, share) == pytest.approx(3.0 * left, abs=1e-5)
+    assert learning_rate(stage, 25, share) == pytest.approx(0.25 * 3.0 * left, abs=1e-5)
+    assert discriminator_rate(stage, 300, share) == pytest.approx(5.0 * left, abs=1e-5)
+    assert discriminator_rate(stage, 225, share) == pytest.approx(0.25 * 5.0 * left, abs=1e-5)
+
+
 def test_phases_set_in_where_the_stage_says() -> None:
     stage = replace(JOINT, discriminators=Discriminators(start=10, every=3))
     phases = {step: phase_of(stage, step, plain=4) for step in range(1, 30)}

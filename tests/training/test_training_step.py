@@ -167,11 +167,34 @@ def test_the_perceptual_distance_sees_frames_of_the_batch(images: Tensor, clips:
     assert not torch.equal(*frames)
 
 
-def test_the_average_follows_the_weights(images: Tensor) -> None:
+@pytest.mark.parametrize(("head", "rule"), [("vq", "gradient"), ("vq", "ema"), ("vae", "gradient")])
+def test_the_loss_is_the_weighted_sum_of_its_terms(images: Tensor, clips: Tensor, head: str, rule: str) -> None:
+    weighted = LossWeights(
+        l2=2.0, codebook=0.7, commitment=0.3, kl=1e-3, perceptual=0.5, perceptual_network="vgg",
+        image_adversarial=0.11, video_adversarial=0.23, feature_matching=1.7,
+    )  # fmt: skip
+    for pixels in (images, clips):
+        step = step_of(replace(STAGE, head=head, codebook_rule=rule, losses=weighted), Darkness())
+        terms = step(pixels, Phase(quantise=head == "vq", adversarial=True))
+        expected = 2.0 * terms["squared_error"] + 0.5 * terms["perceptual"]
+        expected += 0.11 * (terms["image_adversarial"] + 1.7 * terms["image_features"])
+        if pixels is clips:
+            expected += 0.23 * (terms["video_adversarial"] + 1.7 * terms["video_features"])
+        if head == "vae":
+            expected += 1e-3 * terms["kl"]
+        else:  # codes that are averages of vectors have no term of their own
+            expected += (0.3 if rule == "ema" else 0.7 + 0.3) * terms["commitment"]
+        torch.testing.assert_close(terms["loss"], expected, rtol=1e-5, atol=0)
+        assert all(value.abs() > 1e-4 for name, value in terms.items() if name != "commitment")
+
+
+@pytest.mark.parametrize("number", [1, 100])  # the decay bounds the share from the ninth step on
+def test_the_average_follows_the_weights(images: Tensor, number: int) -> None:
     step = step_of(replace(STAGE, ema=0.5))
+    step.learner.set_clock(number, STAGE.learning_rate, 0.0)
     before = weights(step.learner.average)
     step(images, Phase(quantise=False))
-    share = 1 - min(0.5, 2 / 11)
+    share = 1 - min(0.5, (1 + number) / (10 + number))
     for old, now, trained in zip(before, weights(step.learner.average), weights(step.learner.tokenizer), strict=True):
         torch.testing.assert_close(now, old + share * (trained - old))
 
