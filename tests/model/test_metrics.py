@@ -30,8 +30,8 @@ def test_a_perfect_frame_leaves_the_mean_finite() -> None:
     clip = picture(2, 16, 20)
     other = clip.copy()
     other[1] ^= 1
-    assert psnr(clip, other).mean().isfinite()
-    assert decibels(torch.tensor(0.0)).isfinite()
+    assert np.isfinite(psnr(clip, other).mean())
+    assert np.isfinite(decibels(0.0))
 
 
 @pytest.mark.parametrize("step", [1, 5, 40])
