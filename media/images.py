@@ -258,7 +258,7 @@ def frames_of(image: Image.Image) -> Iterator[int]:
 
 
 def shown_ms(image: Image.Image) -> float:
-    """How long browsers show the current frame, milliseconds."""
+    """Return the time for which browsers show the current frame, milliseconds."""
     claimed = float(image.info.get("duration") or 0)
     return claimed if claimed > _TOO_SHORT_MS else _DEFAULT_FRAME_MS
 

@@ -29,7 +29,7 @@ def read(data: bytes, options: MediaOptions | None = None, limits: Limits | None
 
 
 def with_matrix(mp4: bytes, a: int, b: int, c: int, d: int) -> bytes:
-    """The same mp4 with another display matrix, whose shift is left at zero."""
+    """Return an mp4 with its display matrix replaced; the shift stays zero."""
     start = mp4.index(b"tkhd") + 44
     one = 1 << 16
     matrix = struct.pack(">9i", a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30)

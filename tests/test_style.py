@@ -1,0 +1,32 @@
+"""Style laws of CONTRIBUTING.md that no linter knows: openings of docstrings, and the length of modules."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PRODUCT = ("benchmarks", "deploy", "docs", "kernels", "media", "model", "service", "training")
+MAX_LINES = 400
+OPENING = re.compile(r"(What|How|Whether|Which|The same)\b")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@pytest.mark.parametrize("package", [*PRODUCT, "tests"])
+def test_docstrings_begin_with_a_verb_or_a_noun(package: str) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}: {docstring.splitlines()[0]}"
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, DOCUMENTED) and OPENING.match(docstring := ast.get_docstring(node) or "")
+    ]
+    assert not wrong
+
+
+def test_modules_stay_short() -> None:
+    modules = (path for package in PRODUCT for path in (ROOT / package).rglob("*.py"))
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in modules}
+    assert not {name: length for name, length in lengths.items() if length >= MAX_LINES}
