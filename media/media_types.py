@@ -15,6 +15,8 @@ MEDIA_TYPES = IMAGE_TYPES + VIDEO_TYPES
 FAMILIES = {
     "video/quicktime": "video/mp4",
     "video/x-m4v": "video/mp4",
+    "video/x-mp4": "video/mp4",
+    "application/mp4": "video/mp4",
     "video/3gpp": "video/mp4",
     "video/3gpp2": "video/mp4",
     "video/x-matroska": "video/webm",
@@ -23,7 +25,12 @@ FAMILIES = {
     "video/msvideo": "video/x-msvideo",
     "video/vnd.avi": "video/x-msvideo",
     "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/jfif": "image/jpeg",
     "image/apng": "image/png",
+    "image/vnd.mozilla.apng": "image/png",
+    "image/x-png": "image/png",
+    "image/x-bmp": "image/bmp",
     "image/x-ms-bmp": "image/bmp",
 }
 

@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from media.errors import MediaError
+from service.api.cors import Cors
 from service.api.errors import on_http_exception, on_problem
 from service.api.info import info_router
 from service.api.log import configure
@@ -53,6 +54,8 @@ def create_app(backend: Backend, media: MediaPool, settings: Settings, metrics: 
         redirect_slashes=False,
     )
     app.add_middleware(RequestMiddleware, metrics=metrics or NoMetrics())
+    if settings.cors_origins:
+        app.add_middleware(Cors, origins=settings.cors_origins)
     app.add_middleware(RequestId)  # the last one added is the outermost
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(MediaError, on_problem)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 2**20
+# Browsers send scheme, host and port alone; anything more would never match.
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/?#@*\s]+)$")]
 
 
 class Limits(BaseModel):
@@ -52,6 +54,9 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", description="address to listen on; loopback unless a firewall stands in front")
     port: int = Field(8000, ge=0, le=65535, description="port of the API")
+    cors_origins: tuple[Origin, ...] = Field(
+        (), description='origins whose pages may call the API from a browser, such as "https://app.example", or "*"'
+    )
     metrics_port: int = Field(8080, ge=0, le=65535, description="Prometheus port; never the public one")
     ingress_replicas: int = Field(2, ge=1, description="two, so that the death of one leaves nobody waiting")
     tokenizer_replicas: int = Field(1, ge=1, description="one per GPU")

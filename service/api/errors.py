@@ -33,6 +33,8 @@ def problem_response(error: ProblemError, request_id: str, close: bool) -> Respo
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_seconds)))
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"  # RFC 9110 wants a challenge with every 401
+    if error.code == "unsupported-encoding":
+        headers["Accept-Encoding"] = "gzip"
     if close:
         headers["Connection"] = "close"
     body = json.dumps(error.document(request_id)).encode()

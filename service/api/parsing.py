@@ -20,7 +20,7 @@ from service.wire import from_base64, read_json, tensor_from, unpack, unpack_ten
 
 MAX_OPTIONS_BYTES = 16_384
 MAX_PART_HEADERS = 8
-MAX_PART_HEADER_BYTES = 1024
+MAX_PART_HEADER_BYTES = 4096  # a file name of 255 bytes comes percent-encoded, and often in two spellings
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 from api_media import clip, picture, scene
 from bad_case import (
@@ -12,12 +14,21 @@ from bad_case import (
     OCTETS,
     PNG,
     Case,
+    Target,
     codes,
     packed,
     raw,
 )
 
 from service.wire import pack_tensor
+
+GZIP = {"Content-Encoding": "gzip"}
+
+
+def chunked_bomb(target: Target) -> list[bytes]:
+    data = gzip.compress(bytes(2**26))
+    return [data[start : start + 1000] for start in range(0, len(data), 1000)]
+
 
 NINE = np.zeros((1, 2, 2), "<u2")
 
@@ -38,7 +49,16 @@ ENVELOPES = [
         {"Content-Type": "application/x-www-form-urlencoded"},
     ),
     Case("media sent to decode", 415, "unsupported-media-type", "/decode", raw(picture), PNG),
-    Case("gzip", 415, "unsupported-encoding", "/encode", raw(picture), PNG | {"Content-Encoding": "gzip"}),
+    Case("brotli", 415, "unsupported-encoding", "/encode", raw(picture), PNG | {"Content-Encoding": "br"}),
+    Case("gzip twice", 415, "unsupported-encoding", "/encode", raw(picture), PNG | {"Content-Encoding": "gzip, gzip"}),
+    Case("gzip that is none", 400, "malformed-body", "/encode", raw(picture), PNG | GZIP),
+    Case("gzip cut off", 400, "malformed-body", "/encode", raw(lambda: gzip.compress(picture())[:-4]), PNG | GZIP),
+    Case(
+        "gzip with a tail", 400, "malformed-body", "/encode", raw(lambda: gzip.compress(picture()) + b"x"), PNG | GZIP
+    ),
+    Case("gzip of nothing", 400, "malformed-body", "/encode", raw(gzip.compress(b"")), PNG | GZIP),
+    Case("gzip bomb", 413, "body-too-large", "/encode", raw(lambda: gzip.compress(bytes(2**26))), PNG | GZIP),
+    Case("gzip bomb in chunks", 413, "body-too-large", "/decode", chunked_bomb, MSGPACK | GZIP),
     Case("nonsense in Accept", 400, "bad-header", "/encode", raw(picture), PNG | {"Accept": "nonsense"}),
     Case("q over 1", 400, "bad-header", "/encode", raw(picture), PNG | {"Accept": "*/*;q=2"}),
     Case("html wanted", 406, "not-acceptable", "/encode", raw(picture), PNG | {"Accept": "text/html"}),
