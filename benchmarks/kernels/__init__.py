@@ -6,7 +6,6 @@ an operator, write such a module and add it to the list:
     OPERATION = Operation(
         name="peg",
         operator=kernels.peg,                      # with a triton implementation
-        reference=reference.peg,                   # float64 truth, and the torch.compile baseline
         checked=(Case("odd", make), ...),          # small: output, every gradient, poison, streams, graphs, compile
         timed=(Case("image 256, B 16", make), ...),
         baselines={"conv3d": conv3d_path, ...},    # same keyword arguments as the operator

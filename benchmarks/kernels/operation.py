@@ -37,7 +37,6 @@ class Operation:
     Args:
         name: the operator's.
         operator: from `kernels`.
-        reference: its definition in plain torch, compared in float64 and timed under torch.compile.
         checked: small and odd shapes, compared with the reference in float64; none if the operator is only timed.
         timed: the shapes of the network.
         baselines: torch's ways to compute the same call by name, including the copies that they need.
@@ -51,8 +50,7 @@ class Operation:
     """
 
     name: str
-    operator: Operator[Any]
-    reference: Callable[..., Tensor]
+    operator: Operator[Any, Any]
     checked: tuple[Case, ...]
     timed: tuple[Case, ...]
     baselines: Mapping[str, Callable[..., Tensor]]
@@ -68,6 +66,10 @@ class Operation:
         """Run the Triton kernels, or raise."""
         return self.operator.run_on("triton", **inputs)
 
+    def reference(self, **inputs: Any) -> Tensor:
+        """Run the definition, which is compared in float64 and timed under torch.compile."""
+        return run_implementation(self.operator, "reference", **inputs)
+
     def draw(self, case: Case, dtype: torch.dtype, seed: int, device: str = "cuda") -> Inputs:
         """Draw the inputs of a case in a dtype, requiring gradients where the operator has them."""
         inputs = case.make(torch.Generator(device).manual_seed(seed))
@@ -80,6 +82,11 @@ class Operation:
     def differentiated(self, inputs: Inputs) -> list[Tensor]:
         """Return the inputs of this call that receive gradients."""
         return [inputs[name] for name in self.gradients if isinstance(inputs.get(name), Tensor)]
+
+
+def run_implementation(operator: Operator[Any, Any], backend: str, **inputs: Any) -> Tensor:
+    """Run an implementation directly, as torch.compile needs it."""
+    return operator.implementations[backend].run(operator.args(**inputs))
 
 
 def tensor_bytes(*values: Any) -> int:

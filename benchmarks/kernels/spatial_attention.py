@@ -59,7 +59,6 @@ def _make(batch: int, frames: int, height: int, width: int, heads: int = 8) -> C
 COSINE = Operation(
     name="cosine",
     operator=Operator("cosine", cosine, triton=Implementation(ours)),
-    reference=cosine,
     checked=(
         Case("3x5", _make_rows(2, 3, 5)),
         Case("7x3, 3 heads of 32", _make_rows(1, 7, 3, heads=3, dim=32)),
@@ -80,7 +79,6 @@ COSINE = Operation(
 OPERATION = Operation(
     name="spatial_attention",
     operator=kernels.spatial_attention,
-    reference=reference.spatial_attention,
     checked=(),
     timed=(
         Case("image 256, B 1", _make(1, 1, 32, 32)),
@@ -89,8 +87,8 @@ OPERATION = Operation(
         Case("clip 17x256, B 8", _make(8, 5, 32, 32)),
         Case("demo image 128, B 96", _make(96, 1, 16, 16, heads=4)),
     ),
-    baselines={"torch": library.spatial_attention},
-    compilable={"torch": library.spatial_attention},
+    baselines={"torch": partial(run_implementation, kernels.spatial_attention, "torch")},
+    compilable={"torch": partial(run_implementation, kernels.spatial_attention, "torch")},
     gradients=("q", "kv", "q_scale", "k_scale"),
     full_precision=frozenset({"q_scale", "k_scale"}),
 )

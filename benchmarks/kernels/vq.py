@@ -64,7 +64,6 @@ def _bytes_of_distances(inputs: Inputs) -> int:
 OPERATION = Operation(
     name="vq_assign",
     operator=kernels.vq_assign,
-    reference=reference.vq_assign,
     checked=(
         Case("7 vectors, 5 codes", _make((7,), 5, 8)),
         Case("1x3x5x7, 1000 codes of 4", _make((1, 3, 5, 7), 1000, 4)),

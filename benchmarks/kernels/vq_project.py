@@ -40,7 +40,6 @@ def separate(
 OPERATION = Operation(
     name="vq_project",
     operator=kernels.vq_project,
-    reference=reference.vq_project,
     checked=(
         Case("7 rows, 72 channels to 8", _make(7, 72, 8)),
         Case("333 rows, 512 channels to 16, not unit", _make(333, 512, 16, unit=False)),

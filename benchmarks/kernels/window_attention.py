@@ -27,7 +27,6 @@ def _make(
 OPERATION = Operation(
     name="window_attention",
     operator=kernels.window_attention,
-    reference=reference.window_attention,
     checked=(
         Case("one window", _make(1, 1, 8, 8, heads=1)),
         Case("ragged 9x21", _make(2, 1, 9, 21)),
@@ -48,8 +47,8 @@ OPERATION = Operation(
         Case("demo clip 17x128, B 16", _make(16, 5, 16, 16, heads=4)),
         Case("ragged image 216, B 16", _make(16, 1, 27, 27)),
     ),
-    baselines={"torch": library.window_attention},
-    compilable={"torch": library.window_attention},
+    baselines={"torch": partial(run_implementation, kernels.window_attention, "torch")},
+    compilable={"torch": partial(run_implementation, kernels.window_attention, "torch")},
     gradients=("qkv", "bias_table"),
     full_precision=frozenset({"bias_table"}),
 )

@@ -6,8 +6,9 @@ from kernels.runtime.dispatch import Implementation, Operator
 
 attention_fixed_max = Operator(
     "attention_fixed_max",
+    reference.FixedMaxArgs,
     reference.attention_fixed_max,
-    triton=Implementation(op.run, op.unsupported, op.not_preferred),
+    triton=Implementation.of_op(op.attend, op.unsupported, op.not_preferred),
     torch=Implementation(library.attention_fixed_max),
 )
 

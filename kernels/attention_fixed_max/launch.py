@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
+from kernels.attention_fixed_max.reference import FixedMaxArgs
 from kernels.attention_fixed_max.triton_kernels import attention_fixed_max_kernel
 from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
 from kernels.runtime.device import aligned
@@ -45,9 +46,10 @@ def choose(rows: int) -> Tile:
     return SMALL_TILE if rows <= SMALL_MAX_ROWS else LARGE_TILE
 
 
-def forward(qkv: Tensor, positions: int, tile: Tile | None = None) -> Tensor:
-    """Run the operator; arguments are those of `reference.attention_fixed_max`."""
-    qkv, (rows, _, heads, dim) = qkv.contiguous(), qkv.shape
+def forward(args: FixedMaxArgs, tile: Tile | None = None) -> Tensor:
+    """Run the operator."""
+    qkv, positions = args.qkv.contiguous(), args.positions
+    rows, _, heads, dim = qkv.shape
     out = torch.empty((rows, heads, dim), dtype=qkv.dtype, device=qkv.device)
     if out.numel():
         tile = tile or tuned_tile("attention_fixed_max", qkv.dtype, rows, choose(rows))
@@ -71,8 +73,8 @@ def forward(qkv: Tensor, positions: int, tile: Tile | None = None) -> Tensor:
 
 def _make(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     qkv = torch.randn((size.rows, 3, size.heads, size.head_dim), device=device).to(dtype) / size.head_dim**0.5
-    positions = size.height * size.width
-    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: forward(qkv, positions, tile))
+    args = FixedMaxArgs(qkv, size.height * size.width, bound=size.head_dim**0.5)
+    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: forward(args, tile))
 
 
 TUNING_SPACES = (

@@ -7,9 +7,12 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.attention_fixed_max.reference import FixedMaxArgs
 
-def attention_fixed_max(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> Tensor:
-    """Run torch's attention; arguments are those of `reference.attention_fixed_max`."""
+
+def attention_fixed_max(args: FixedMaxArgs) -> Tensor:
+    """Run torch's attention."""
+    qkv, positions, _, bias = args
     q, k, v = qkv.unflatten(0, (-1, positions)).transpose(1, 3).unbind(2)  # (frames, H, positions, D)
     mask = None if bias is None else bias.to(qkv.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=math.log(2))

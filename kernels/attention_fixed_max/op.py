@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from kernels.attention_fixed_max.reference import FixedMaxArgs
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
 
@@ -13,9 +16,17 @@ HEAD_DIMS = (16, 32, 64, 128)
 TORCH_MAX_POSITIONS = 256  # torch is faster up to here on an H100, given more than TORCH_MIN_ROWS rows
 TORCH_MIN_ROWS = 4096
 
+attend = launch_op("attention_fixed_max.forward", FixedMaxArgs)
 
-def unsupported(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> str | None:
+
+@attend.register_fake
+def _(qkv: Tensor, *args: Any) -> Tensor:
+    return qkv.new_empty((qkv.shape[0], *qkv.shape[2:]))
+
+
+def unsupported(args: FixedMaxArgs) -> str | None:
     """Return why the kernel cannot run this call, or None."""
+    qkv, _, bound, bias = args
     if (reason := triton_unsupported(qkv, differentiable=False)) is not None:
         return reason
     if qkv.dtype != torch.bfloat16:
@@ -27,22 +38,9 @@ def unsupported(qkv: Tensor, positions: int, bound: float, bias: Tensor | None =
     return None if bias is None else "the kernel adds no bias to the logits"
 
 
-def not_preferred(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> str | None:
+def not_preferred(args: FixedMaxArgs) -> str | None:
     """Return why torch's call is faster, or None."""
-    if positions <= TORCH_MAX_POSITIONS and qkv.shape[0] > TORCH_MIN_ROWS:
-        return f"torch is faster for {positions} positions a frame and {qkv.shape[0]} rows"
+    rows = args.qkv.shape[0]
+    if args.positions <= TORCH_MAX_POSITIONS and rows > TORCH_MIN_ROWS:
+        return f"torch is faster for {args.positions} positions a frame and {rows} rows"
     return None
-
-
-def run(qkv: Tensor, positions: int, bound: float, bias: Tensor | None = None) -> Tensor:
-    """Run the kernel, which needs neither the bound nor a bias."""
-    out: Tensor = attend(qkv, positions)
-    return out
-
-
-attend = launch_op("attention_fixed_max", "(Tensor qkv, int positions) -> Tensor", "attention_fixed_max.forward")
-
-
-@attend.register_fake
-def _(qkv: Tensor, positions: int) -> Tensor:
-    return qkv.new_empty((qkv.shape[0], *qkv.shape[2:]))

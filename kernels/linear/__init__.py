@@ -2,22 +2,12 @@
 
 from kernels.linear import op, reference
 from kernels.linear.reference import Folded, fold, interleave_gates
-from kernels.runtime.dispatch import Implementation, Operator
+from kernels.runtime.dispatch import Operator
 
-gated_linear = Operator(
-    "gated_linear",
-    reference.gated_linear,
-    triton=Implementation(op.gated_linear, op.gated_linear_unsupported),
-)
+gated_linear = Operator("gated_linear", reference.GatedArgs, reference.gated_linear, triton=op.GATED)
 attention_inputs = Operator(
-    "attention_inputs",
-    reference.attention_inputs,
-    triton=Implementation(op.attention_inputs, op.attention_inputs_unsupported),
+    "attention_inputs", reference.AttentionInputsArgs, reference.attention_inputs, triton=op.ATTENTION_INPUTS
 )
-residual_linear = Operator(
-    "residual_linear",
-    reference.residual_linear,
-    triton=Implementation(op.residual_linear, op.residual_linear_unsupported, op.residual_linear_not_preferred),
-)
+residual_linear = Operator("residual_linear", reference.ResidualArgs, reference.residual_linear, triton=op.RESIDUAL)
 
 __all__ = ["Folded", "attention_inputs", "fold", "gated_linear", "interleave_gates", "residual_linear"]

@@ -11,6 +11,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
 from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.linear.reference import AttentionInputsArgs, GatedArgs, ResidualArgs
 from kernels.linear.triton_kernels import attention_inputs_kernel, gated_linear_kernel, residual_linear_kernel
 from kernels.runtime.device import aligned
 from kernels.runtime.pdl import pdl_options
@@ -44,9 +45,10 @@ FLOAT32_TILE = Tile(32, 64, inner=32, warps=4, stages=2)  # float32 does not use
 SMALL_MAX_ROWS, MEDIUM_MAX_ROWS = 2048, 4096
 
 
-def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor, tile: Tile | None = None) -> Tensor:
-    """Run the operator; arguments are those of `reference.gated_linear`."""
-    x, weight, columns = x.contiguous(), weight.contiguous(), weight.shape[0]
+def gated_linear(args: GatedArgs, tile: Tile | None = None) -> Tensor:
+    """Run the operator."""
+    x, rstd, weight, shift = (tensor.contiguous() for tensor in args)
+    columns = weight.shape[0]
     out = torch.empty((x.shape[0], columns // 2), dtype=x.dtype, device=x.device)
     if out.numel():
         tile = tile or tuned_tile("gated_linear", x.dtype, x.shape[0], _wide_default(x))
@@ -54,26 +56,15 @@ def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor, tile: T
         written = _written(out, tile.columns // 2, tile, constants["DESCRIPTORS"])
         with torch.cuda.device_of(x):
             gated_linear_kernel[grid](
-                pair[0], rstd.contiguous(), pair[1], shift.contiguous(), written, x.shape[0],
+                pair[0], rstd, pair[1], shift, written, x.shape[0],
                 N=columns // 2, EXACT=x.dtype != torch.bfloat16, HALVED=tile.halved, **constants,
             )  # fmt: skip
     return out
 
 
-def attention_inputs(
-    x: Tensor,
-    rstd: Tensor | None,
-    weight: Tensor,
-    normed: int,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    q_scale: Tensor | None,
-    k_scale: Tensor | None,
-    heads: int,
-    shift: Tensor | None = None,
-    tile: Tile | None = None,
-) -> Tensor:
-    """Run the operator; arguments are those of `reference.attention_inputs`."""
+def attention_inputs(args: AttentionInputsArgs, tile: Tile | None = None) -> Tensor:
+    """Run the operator."""
+    x, rstd, weight, normed, cos, sin, q_scale, k_scale, heads, shift = args
     x, weight, width = x.contiguous(), weight.contiguous(), weight.shape[0] // 3
     out = torch.empty((x.shape[0], 3, heads, width // heads), dtype=x.dtype, device=x.device)
     if out.numel():
@@ -94,10 +85,9 @@ def attention_inputs(
     return out
 
 
-def residual_linear(
-    a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor, tile: Tile | None = None
-) -> Tensor:
-    """Run the operator; arguments are those of `reference.residual_linear`."""
+def residual_linear(args: ResidualArgs, tile: Tile | None = None) -> Tensor:
+    """Run the operator."""
+    a, weight, bias, residual = args
     a, weight, columns = a.contiguous(), weight.contiguous(), weight.shape[0]
     out = torch.empty((a.shape[0], columns), dtype=a.dtype, device=a.device)
     if out.numel():
@@ -167,8 +157,8 @@ def _written(out: Tensor, columns: int, tile: Tile, described: bool) -> Any:
 
 
 def _make_gated(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    x, rstd, weight, shift = _draw(size, 2 * size.hidden, dtype, device)
-    return TunableCall(dtype, size.rows, _wide_default(x), lambda tile: gated_linear(x, rstd, weight, shift, tile))
+    args = GatedArgs(*_draw(size, 2 * size.hidden, dtype, device))
+    return TunableCall(dtype, size.rows, _wide_default(args.x), lambda tile: gated_linear(args, tile))
 
 
 def _make_attention(cosine: bool, size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
@@ -176,20 +166,15 @@ def _make_attention(cosine: bool, size: ProblemSize, dtype: torch.dtype, device:
     rope = rope_table(size.height, size.width, size.head_dim, device)
     scale = torch.rand(size.head_dim, device=device) + 0.5
     scales, cos, sin = (scale, rope.cos, rope.sin) if cosine else (None, None, None)
-    return TunableCall(
-        dtype,
-        size.rows,
-        _wide_default(x),
-        lambda tile: attention_inputs(x, None, weight, 0, cos, sin, scales, scales, size.heads, tile=tile),
-    )
+    args = AttentionInputsArgs(x, None, weight, 0, cos, sin, scales, scales, size.heads)
+    return TunableCall(dtype, size.rows, _wide_default(x), lambda tile: attention_inputs(args, tile))
 
 
 def _make_residual(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     a, residual = (torch.randn((size.rows, size.channels), device=device, dtype=dtype) for _ in range(2))
     weight = torch.randn((size.channels, size.channels), device=device, dtype=dtype) * size.channels**-0.5
-    return TunableCall(
-        dtype, size.rows, _residual_default(a), lambda tile: residual_linear(a, weight, None, residual, tile)
-    )
+    args = ResidualArgs(a, weight, None, residual)
+    return TunableCall(dtype, size.rows, _residual_default(a), lambda tile: residual_linear(args, tile))
 
 
 def _draw(size: ProblemSize, columns: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:

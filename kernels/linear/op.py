@@ -7,26 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.linear.reference import GATE_GROUP
+from kernels.linear.reference import GATE_GROUP, AttentionInputsArgs, GatedArgs, ResidualArgs
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
+from kernels.runtime.dispatch import Implementation
 
 K_MULTIPLE = 64  # the loop over K has no masks
 HEAD_DIM = 64  # columns of the narrowest tile
 TORCH_MIN_K = 1024  # beyond it torch is about as fast on an H200
 
-gated_linear = launch_op(
-    "gated_linear", "(Tensor x, Tensor rstd, Tensor weight, Tensor shift) -> Tensor", "linear.gated_linear"
-)
-attention_inputs = launch_op(
-    "attention_inputs",
-    "(Tensor x, Tensor? rstd, Tensor weight, int normed, Tensor? cos, Tensor? sin, Tensor? q_scale, Tensor? k_scale,"
-    " int heads, Tensor? shift=None) -> Tensor",
-    "linear.attention_inputs",
-)
-residual_linear = launch_op(
-    "residual_linear", "(Tensor a, Tensor weight, Tensor? bias, Tensor residual) -> Tensor", "linear.residual_linear"
-)
+gated_linear = launch_op("linear.gated_linear", GatedArgs, name="gated_linear")
+attention_inputs = launch_op("linear.attention_inputs", AttentionInputsArgs, name="attention_inputs")
+residual_linear = launch_op("linear.residual_linear", ResidualArgs, name="residual_linear")
 
 
 @gated_linear.register_fake
@@ -35,9 +27,9 @@ def _(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
 
 
 @attention_inputs.register_fake
-def _(x: Tensor, rstd: Tensor | None, weight: Tensor, *args: Any) -> Tensor:
-    heads = args[5]
-    return x.new_empty((x.shape[0], 3, heads, weight.shape[0] // (3 * heads)))
+def _(*flat: Any) -> Tensor:
+    args = AttentionInputsArgs(*flat)
+    return args.x.new_empty((args.x.shape[0], 3, args.heads, args.weight.shape[0] // (3 * args.heads)))
 
 
 @residual_linear.register_fake
@@ -60,28 +52,16 @@ def _unsupported(x: Tensor, weight: Tensor, *others: Tensor | None) -> str | Non
     return None
 
 
-def gated_linear_unsupported(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> str | None:
-    """Return why the kernel cannot run this call, or None."""
-    if (reason := _unsupported(x, weight, rstd, shift)) is not None:
+def _gated_unsupported(args: GatedArgs) -> str | None:
+    if (reason := _unsupported(args.x, args.weight, args.rstd, args.shift)) is not None:
         return reason
-    if weight.shape[0] % (2 * GATE_GROUP):
-        return f"the weight's {weight.shape[0]} rows must be a multiple of {2 * GATE_GROUP}"
+    if args.weight.shape[0] % (2 * GATE_GROUP):
+        return f"the weight's {args.weight.shape[0]} rows must be a multiple of {2 * GATE_GROUP}"
     return None
 
 
-def attention_inputs_unsupported(
-    x: Tensor,
-    rstd: Tensor | None,
-    weight: Tensor,
-    normed: int,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    q_scale: Tensor | None,
-    k_scale: Tensor | None,
-    heads: int,
-    shift: Tensor | None = None,
-) -> str | None:
-    """Return why the kernel cannot run this call, or None."""
+def _attention_inputs_unsupported(args: AttentionInputsArgs) -> str | None:
+    x, rstd, weight, normed, cos, sin, q_scale, k_scale, heads, shift = args
     if (reason := _unsupported(x, weight, rstd, cos, sin, q_scale, k_scale, shift)) is not None:
         return reason
     if rstd is None and normed:
@@ -96,11 +76,15 @@ def attention_inputs_unsupported(
     return None
 
 
-def residual_linear_unsupported(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> str | None:
-    """Return why the kernel cannot run this call, or None."""
-    return _unsupported(a, weight, bias, residual)
+def _residual_unsupported(args: ResidualArgs) -> str | None:
+    return _unsupported(*args)
 
 
-def residual_linear_not_preferred(a: Tensor, *args: Any, **kwargs: Any) -> str | None:
-    """Return why torch's call is as fast, or None."""
-    return f"torch is about as fast for K={a.shape[1]}" if a.shape[1] > TORCH_MIN_K else None
+def _residual_not_preferred(args: ResidualArgs) -> str | None:
+    columns = args.a.shape[1]
+    return f"torch is about as fast for K={columns}" if columns > TORCH_MIN_K else None
+
+
+GATED = Implementation.of_op(gated_linear, _gated_unsupported)
+ATTENTION_INPUTS = Implementation.of_op(attention_inputs, _attention_inputs_unsupported)
+RESIDUAL = Implementation.of_op(residual_linear, _residual_unsupported, _residual_not_preferred)

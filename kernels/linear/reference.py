@@ -83,35 +83,34 @@ def _normed(product: Tensor, rstd: Tensor, shift: Tensor | None) -> Tensor:
     return corrected if shift is None else corrected + shift
 
 
-def gated_linear(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
-    """Return value gelu(gate), both of them products of LayerNorm(x).
+class GatedArgs(NamedTuple):
+    """The arguments of `gated_linear`.
 
     Args:
         x (Tensor): shape (M, C).
         rstd (Tensor): shape (M,), float32; 1 / standard deviation of each row of x (`inverse_deviation`).
         weight (Tensor): shape (2 F, C), folded, in the order of `interleave_gates`.
         shift (Tensor): shape (2 F,), float32, from `fold`, in the same order.
+    """
+
+    x: Tensor
+    rstd: Tensor
+    weight: Tensor
+    shift: Tensor
+
+
+def gated_linear(args: GatedArgs) -> Tensor:
+    """Return value gelu(gate), both of them products of LayerNorm(x).
 
     Returns:
         Tensor: shape (M, F), dtype of x. The GELU is the exact one.
     """
-    value, gate = split_gates(_normed(_product(x, weight), rstd, shift))
-    return (value * F.gelu(gate)).to(x.dtype)
+    value, gate = split_gates(_normed(_product(args.x, args.weight), args.rstd, args.shift))
+    return (value * F.gelu(gate)).to(args.x.dtype)
 
 
-def attention_inputs(
-    x: Tensor,
-    rstd: Tensor | None,
-    weight: Tensor,
-    normed: int,
-    cos: Tensor | None,
-    sin: Tensor | None,
-    q_scale: Tensor | None,
-    k_scale: Tensor | None,
-    heads: int,
-    shift: Tensor | None = None,
-) -> Tensor:
-    """Return queries, keys and values of every head from one product.
+class AttentionInputsArgs(NamedTuple):
+    """The arguments of `attention_inputs`.
 
     Args:
         x (Tensor): shape (M, C), positions in raster order within each frame.
@@ -122,6 +121,22 @@ def attention_inputs(
         q_scale, k_scale (Tensor): shape (D,); if given, queries and keys are rotated, l2-normalised and scaled.
         heads (int): H.
         shift (Tensor): shape (3 H D,), float32, from `fold`; the first `normed` are read; None for zeros.
+    """
+
+    x: Tensor
+    rstd: Tensor | None
+    weight: Tensor
+    normed: int
+    cos: Tensor | None
+    sin: Tensor | None
+    q_scale: Tensor | None
+    k_scale: Tensor | None
+    heads: int
+    shift: Tensor | None = None
+
+
+def attention_inputs(args: AttentionInputsArgs) -> Tensor:
+    """Return queries, keys and values of every head from one product.
 
     Returns:
         Tensor: shape (M, 3, H, D), dtype of x.
@@ -129,6 +144,7 @@ def attention_inputs(
     Raises:
         ValueError: `normed` without `rstd`.
     """
+    x, rstd, weight, normed, cos, sin, q_scale, k_scale, heads, shift = args
     if rstd is None and normed:
         raise ValueError(f"normed={normed} needs rstd; pass inverse_deviation(x).")
     product = _product(x, weight)
@@ -146,16 +162,26 @@ def attention_inputs(
     return torch.stack((cosine(q, q_scale, rope), cosine(k, k_scale, rope), v), dim=1).to(x.dtype)
 
 
-def residual_linear(a: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor) -> Tensor:
-    """Return residual + a W^T + bias in a new tensor.
+class ResidualArgs(NamedTuple):
+    """The arguments of `residual_linear`.
 
     Args:
         a (Tensor): shape (M, K).
         weight (Tensor): shape (N, K).
         bias (Tensor): shape (N,), or None.
         residual (Tensor): shape (M, N).
+    """
+
+    a: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    residual: Tensor
+
+
+def residual_linear(args: ResidualArgs) -> Tensor:
+    """Return residual + a W^T + bias in a new tensor.
 
     Returns:
         Tensor: shape (M, N), dtype of a.
     """
-    return residual + F.linear(a, weight, bias)
+    return args.residual + F.linear(args.a, args.weight, args.bias)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
-from kernels.norm.reference import EPS
+from kernels.norm.reference import DeviationArgs, LayerNormArgs
 from kernels.norm.triton_kernels import inverse_deviation_kernel, layer_norm_kernel
 from kernels.runtime.pdl import pdl_options
 
@@ -31,9 +31,9 @@ def choose(rows: int) -> Tile:
     return SMALL_TILE if rows <= SMALL_MAX_ROWS else LARGE_TILE
 
 
-def inverse_deviation(x: Tensor, eps: float = EPS, tile: Tile | None = None) -> Tensor:
-    """Run the operator; arguments are those of `reference.inverse_deviation`."""
-    x, channels = x.contiguous(), x.shape[-1]
+def inverse_deviation(args: DeviationArgs, tile: Tile | None = None) -> Tensor:
+    """Run the operator."""
+    x, channels = args.x.contiguous(), args.x.shape[-1]
     rows = x.numel() // channels
     out = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     if rows:
@@ -43,7 +43,7 @@ def inverse_deviation(x: Tensor, eps: float = EPS, tile: Tile | None = None) -> 
                 x,
                 out,
                 rows,
-                eps,
+                args.eps,
                 C=channels,
                 ROWS=tile.rows,
                 BLOCK_C=_block_c(channels),
@@ -53,8 +53,9 @@ def inverse_deviation(x: Tensor, eps: float = EPS, tile: Tile | None = None) -> 
     return out
 
 
-def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = EPS, tile: Tile | None = None) -> Tensor:
-    """Run the operator; arguments are those of `reference.layer_norm`."""
+def layer_norm(args: LayerNormArgs, tile: Tile | None = None) -> Tensor:
+    """Run the operator."""
+    x, weight, bias, eps = args
     x, weight, channels = x.contiguous(), weight.contiguous(), x.shape[-1]
     rows = x.numel() // channels
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -75,13 +76,13 @@ def _block_c(channels: int) -> int:
 
 def _make_deviation(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
-    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: inverse_deviation(x, tile=tile))
+    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: inverse_deviation(DeviationArgs(x), tile))
 
 
 def _make_norm(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
-    weight, bias = torch.randn((2, size.channels), device=device, dtype=dtype)
-    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: layer_norm(x, weight, bias, tile=tile))
+    args = LayerNormArgs(x, *torch.randn((2, size.channels), device=device, dtype=dtype))
+    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: layer_norm(args, tile))
 
 
 CANDIDATES = tuple(Tile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (4, 4), (8, 4), (16, 4)))

@@ -7,16 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.norm.reference import EPS
+from kernels.norm.reference import DeviationArgs, LayerNormArgs
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
+from kernels.runtime.dispatch import Implementation
 
 MAX_CHANNELS = 1024  # a row stays in registers
 
-inverse_deviation = launch_op("inverse_deviation", f"(Tensor x, float eps={EPS}) -> Tensor", "norm.inverse_deviation")
-layer_norm = launch_op(
-    "layer_norm", f"(Tensor x, Tensor weight, Tensor? bias, float eps={EPS}) -> Tensor", "norm.layer_norm"
-)
+inverse_deviation = launch_op("norm.inverse_deviation", DeviationArgs, name="inverse_deviation")
+layer_norm = launch_op("norm.layer_norm", LayerNormArgs, name="layer_norm")
 
 
 @inverse_deviation.register_fake
@@ -29,17 +28,19 @@ def _(x: Tensor, *args: Any) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-def inverse_deviation_unsupported(x: Tensor, eps: float = EPS) -> str | None:
-    """Return why the kernel cannot run this call, or None."""
-    return _unsupported(x)
-
-
-def layer_norm_unsupported(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float = EPS) -> str | None:
-    """Return why the kernel cannot run this call, or None."""
-    return _unsupported(x, weight, bias)
-
-
 def _unsupported(x: Tensor, *weights: Tensor | None) -> str | None:
     if not 0 < x.shape[-1] <= MAX_CHANNELS:
         return f"C={x.shape[-1]} must be between 1 and {MAX_CHANNELS}"
     return triton_unsupported(x, *weights, differentiable=False)
+
+
+def _deviation_unsupported(args: DeviationArgs) -> str | None:
+    return _unsupported(args.x)
+
+
+def _layer_norm_unsupported(args: LayerNormArgs) -> str | None:
+    return _unsupported(args.x, args.weight, args.bias)
+
+
+INVERSE_DEVIATION = Implementation.of_op(inverse_deviation, _deviation_unsupported)
+LAYER_NORM = Implementation.of_op(layer_norm, _layer_norm_unsupported)

@@ -1,17 +1,9 @@
 """Pixels as bytes to vectors of patches, and back (docs/model.md, Tokenizer 1 and 9)."""
 
 from kernels.patches import op, reference
-from kernels.runtime.dispatch import Implementation, Operator
+from kernels.runtime.dispatch import Operator
 
-patchify = Operator(
-    "patchify",
-    reference.patchify,
-    triton=Implementation(op.patchify, op.patchify_unsupported),
-)
-unpatchify = Operator(
-    "unpatchify",
-    reference.unpatchify,
-    triton=Implementation(op.unpatchify, op.unpatchify_unsupported),
-)
+patchify = Operator("patchify", reference.PatchifyArgs, reference.patchify, triton=op.PATCHIFY)
+unpatchify = Operator("unpatchify", reference.UnpatchifyArgs, reference.unpatchify, triton=op.UNPATCHIFY)
 
 __all__ = ["patchify", "unpatchify"]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
-from kernels.patches.reference import COLOURS, EPS, clip_shape, patches_shape
+from kernels.patches.reference import COLOURS, EPS, PatchifyArgs, UnpatchifyArgs, clip_shape, patches_shape
 from kernels.patches.triton_kernels import patchify_kernel, unpatchify_kernel
 from kernels.runtime.pdl import pdl_options
 
@@ -32,16 +32,9 @@ def choose(values: int) -> Tile:
     return SMALL_TILE if values <= SMALL_MAX_VALUES else LARGE_TILE
 
 
-def patchify(
-    pixels: Tensor,
-    patch: int,
-    frames: int,
-    first: int,
-    dtype: torch.dtype,
-    normed: bool = False,
-    tile: Tile | None = None,
-) -> Tensor:
-    """Run the operator; arguments are those of `reference.patchify`."""
+def patchify(args: PatchifyArgs, tile: Tile | None = None) -> Tensor:
+    """Run the operator."""
+    pixels, patch, frames, first, dtype, normed = args
     shape = patches_shape(pixels, patch, frames, first)
     out = torch.empty(shape, dtype=dtype, device=pixels.device)
     if out.numel():
@@ -57,16 +50,9 @@ def patchify(
     return out
 
 
-def unpatchify(
-    first: Tensor,
-    later: Tensor | None,
-    patch: int,
-    frames: int,
-    first_bias: Tensor | None = None,
-    later_bias: Tensor | None = None,
-    tile: Tile | None = None,
-) -> Tensor:
-    """Run the operator; arguments are those of `reference.unpatchify`."""
+def unpatchify(args: UnpatchifyArgs, tile: Tile | None = None) -> Tensor:
+    """Run the operator."""
+    first, later, patch, frames, first_bias, later_bias = args
     shape = clip_shape(first, later, patch, frames)
     out = torch.empty(shape, dtype=torch.uint8, device=first.device)
     for patches, bias, begin, depth in ((first, first_bias, 0, 1), (later, later_bias, 1, frames)):
@@ -107,20 +93,18 @@ def _make_patchify(size: ProblemSize, dtype: torch.dtype, device: torch.device) 
     first, frames = (0, 1) if size.frames == 1 else (1, size.temporal_patch)
     shape = (size.batch, 1 + (size.frames - 1) * size.temporal_patch, size.height * size.patch, size.width * size.patch)
     pixels = torch.randint(256, (*shape, COLOURS), device=device, dtype=torch.uint8)
+    args = PatchifyArgs(pixels, size.patch, frames, first, dtype, normed=True)
     values = math.prod(patches_shape(pixels, size.patch, frames, first)) // COLOURS
-    return TunableCall(
-        dtype, values, choose(values), lambda tile: patchify(pixels, size.patch, frames, first, dtype, True, tile)
-    )
+    return TunableCall(dtype, values, choose(values), lambda tile: patchify(args, tile))
 
 
 def _make_unpatchify(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile] | None:
     if size.frames != 1:  # a clip takes two launches, which look up their tiles as images do
         return None
     first = torch.randn((size.batch, 1, size.height, size.width, COLOURS * size.patch**2), device=device, dtype=dtype)
+    args = UnpatchifyArgs(first, None, size.patch, size.temporal_patch)
     values = first.numel() // COLOURS
-    return TunableCall(
-        dtype, values, choose(values), lambda tile: unpatchify(first, None, size.patch, size.temporal_patch, tile=tile)
-    )
+    return TunableCall(dtype, values, choose(values), lambda tile: unpatchify(args, tile))
 
 
 CANDIDATES = tuple(Tile(values, warps) for values in (512, 1024, 2048, 4096) for warps in (4, 8))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,8 +12,8 @@ EPS = 1e-5
 COLOURS = 3
 
 
-def patchify(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.dtype, normed: bool = False) -> Tensor:
-    """Cut a clip into patches of `frames` frames and scale its bytes to [-0.5, 0.5].
+class PatchifyArgs(NamedTuple):
+    """The arguments of `patchify`.
 
     Args:
         pixels (Tensor): uint8, shape (B, T, H, W, 3), H and W multiples of the patch.
@@ -20,6 +22,18 @@ def patchify(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.d
         first (int): the frame at which the first patch begins; T - first is a multiple of g.
         dtype (torch.dtype): of the result.
         normed (bool): apply a LayerNorm without weight and bias to each vector.
+    """
+
+    pixels: Tensor
+    patch: int
+    frames: int
+    first: int
+    dtype: torch.dtype
+    normed: bool = False
+
+
+def patchify(args: PatchifyArgs) -> Tensor:
+    """Cut a clip into patches of `frames` frames and scale its bytes to [-0.5, 0.5].
 
     Returns:
         Tensor: shape (B, (T - first) / g, H / p, W / p, 3 g p p), a vector ordered (colour, frame, row, column).
@@ -27,6 +41,7 @@ def patchify(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.d
     Raises:
         ValueError: sizes that the patch does not divide, or pixels of another dtype or shape.
     """
+    pixels, patch, frames, first, dtype, normed = args
     shape = patches_shape(pixels, patch, frames, first)
     x = pixels[:, first:].unflatten(3, (shape[3], patch)).unflatten(2, (shape[2], patch))
     x = x.unflatten(1, (shape[1], frames)).permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(shape)
@@ -34,15 +49,8 @@ def patchify(pixels: Tensor, patch: int, frames: int, first: int, dtype: torch.d
     return (F.layer_norm(x, x.shape[-1:], eps=EPS) if normed else x).to(dtype)
 
 
-def unpatchify(
-    first: Tensor,
-    later: Tensor | None,
-    patch: int,
-    frames: int,
-    first_bias: Tensor | None = None,
-    later_bias: Tensor | None = None,
-) -> Tensor:
-    """Assemble patches to a clip of bytes: round(255 (v + 0.5)), half to even, clamped to [0, 255].
+class UnpatchifyArgs(NamedTuple):
+    """The arguments of `unpatchify`.
 
     Args:
         first (Tensor): the first frame's vectors, any float dtype, shape (B, 1, h, w, 3 p p).
@@ -51,6 +59,18 @@ def unpatchify(
         patch (int): p, height and width of a patch.
         frames (int): g, frames of a later patch.
         first_bias, later_bias (Tensor): added to the vectors of each part in float32, or None.
+    """
+
+    first: Tensor
+    later: Tensor | None
+    patch: int
+    frames: int
+    first_bias: Tensor | None = None
+    later_bias: Tensor | None = None
+
+
+def unpatchify(args: UnpatchifyArgs) -> Tensor:
+    """Assemble patches to a clip of bytes: round(255 (v + 0.5)), half to even, clamped to [0, 255].
 
     Returns:
         Tensor: uint8, shape (B, 1 + t g, h p, w p, 3).
@@ -58,6 +78,7 @@ def unpatchify(
     Raises:
         ValueError: vectors of another length, or parts of different shape or dtype.
     """
+    first, later, patch, frames, first_bias, later_bias = args
     clip_shape(first, later, patch, frames)
     parts = [_clip(first, patch, 1, first_bias)]
     if later is not None:

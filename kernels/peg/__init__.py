@@ -5,6 +5,7 @@ from kernels.runtime.dispatch import Implementation, Operator
 
 peg = Operator(
     "peg",
+    reference.PegArgs,
     reference.peg,
     triton=Implementation(op.peg, op.unsupported),
     torch=Implementation(library.peg, not_preferred=library.not_preferred),

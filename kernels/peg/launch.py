@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.peg.reference import PegArgs
 from kernels.peg.triton_kernels import peg_clip_kernel, peg_kernel, peg_weight_kernel
 from kernels.runtime.pdl import pdl_options
 
@@ -62,36 +63,24 @@ IMAGE_WEIGHT_TILE = WeightTile(columns=16, channels=64, warps=4, programs=528)
 CLIP_WEIGHT_TILE = WeightTile(columns=8, channels=64, warps=4, programs=396)
 
 
-def convolve(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    past: Tensor | None,
-    causal: bool,
-    published: bool,
-    backward: bool = False,
-    tile: Tile | None = None,
-) -> Tensor:
+def convolve(args: PegArgs, backward: bool = False, tile: Tile | None = None) -> Tensor:
     """Run the convolution, or the gradient of its input if `backward`.
 
     Args:
-        x (Tensor): shape (B, T, h, w, C), the input or the gradient of the output.
-        weight (Tensor): shape (3, 3, 3, C).
-        bias (Tensor): shape (C,); None backward.
-        past (Tensor): shape (B, 2, h, w, C), or None for zeros; None backward.
-        causal, published (bool): as the operator's.
-        backward (bool): reverse time and mirror the taps.
-        tile (Tile): overrides the table.
+        args: the operator's; if `backward`, the gradient of the output is in the place of x, and bias and past do not
+            count.
+        backward: reverse time and mirror the taps.
+        tile: overrides the table.
 
     Returns:
         Tensor: shape and dtype of `x`, contiguous.
     """
-    x, weight = x.contiguous(), weight.contiguous()
+    x, weight, scrambled = args.x.contiguous(), args.weight.contiguous(), args.scrambled
+    bias, past = (None, None) if backward else (args.bias, args.past)
     frames, height, width, channels = x.shape[1:]
     out = torch.empty_like(x)
     if out.numel() == 0:
         return out
-    scrambled = published and frames > 1
     tile = tile or _choose(x, scrambled, backward)
     grid = _grid(x, tile)
     pointers = x, x if past is None else past.to(x.dtype).contiguous(), weight, weight if bias is None else bias, out
@@ -103,7 +92,7 @@ def convolve(
         "PATCHES": tile.patches,
         "BLOCK_C": tile.channels,
         "EVEN": _is_even(x, tile),
-        "LATER": 0 if causal else 1,
+        "LATER": 0 if args.causal else 1,
         "BACKWARD": backward,
         "CARRIED": past is not None,
         "SCRAMBLED": scrambled,
@@ -118,9 +107,9 @@ def convolve(
     return out
 
 
-def input_gradient(grad: Tensor, weight: Tensor, causal: bool, published: bool) -> Tensor:
-    """Return the gradient of the input (B, T, h, w, C) from that of the output."""
-    return convolve(grad, weight, None, None, causal, published, backward=True)
+def input_gradient(args: PegArgs) -> Tensor:
+    """Return the gradient of the input from that of the output, which is in the place of x."""
+    return convolve(args, backward=True)
 
 
 def _choose(x: Tensor, scrambled: bool, backward: bool) -> Tile:
@@ -153,25 +142,18 @@ def _inverse(frames: int) -> int:
     return inverse - (1 << 32) if inverse >> 31 else inverse
 
 
-def weight_gradient(
-    x: Tensor,
-    grad: Tensor,
-    past: Tensor | None,
-    causal: bool,
-    published: bool,
-    tile: WeightTile | None = None,
-) -> tuple[Tensor, Tensor]:
+def weight_gradient(grad: Tensor, args: PegArgs, tile: WeightTile | None = None) -> tuple[Tensor, Tensor]:
     """Return the gradients of weight and bias, summed in two stages of fixed order for equal bits at every run.
 
     Args:
-        x, grad (Tensor): shape (B, T, h, w, C), the input and the gradient of the output.
-        past (Tensor): shape (B, 2, h, w, C), or None for zeros.
-        causal, published (bool): as the operator's.
-        tile (WeightTile): overrides the table.
+        grad (Tensor): shape (B, T, h, w, C), the gradient of the output.
+        args: the operator's.
+        tile: overrides the table.
 
     Returns:
         tuple: float32, shapes (3, 3, 3, C) and (C,).
     """
+    x, past = args.x, args.past
     grad = grad.contiguous()
     batch, frames, height, width, channels = grad.shape
     image = frames == 1 and past is None
@@ -200,54 +182,38 @@ def weight_gradient(
                 C=channels,
                 BLOCK_X=tile.columns,
                 BLOCK_C=tile.channels,
-                LATER=0 if causal else 1,
+                LATER=0 if args.causal else 1,
                 CARRIED=int(past is not None),
                 IMAGE=image,
-                SCRAMBLED=published and frames > 1,
+                SCRAMBLED=args.scrambled,
                 num_warps=tile.warps,
             )
     if not image:
         sums = partial.sum(0)
         return sums[:27].view(3, 3, 3, channels), sums[27].clone()
-    before = 2 if causal else 1
+    before = 2 if args.causal else 1
     weight = torch.zeros((3, 3, 3, channels), dtype=torch.float32, device=x.device)
     torch.sum(partial[:, :9], 0, out=weight[before].view(9, channels))
     return weight, partial[:, 27].sum(0)
 
 
-def _make_convolve(
-    images: bool, size: ProblemSize, dtype: torch.dtype, device: torch.device
-) -> TunableCall[Tile] | None:
+def _make(
+    images: bool, weight: bool, size: ProblemSize, dtype: torch.dtype, device: torch.device
+) -> TunableCall[Any] | None:
+    """Draw a call of the convolution, or of its weight's gradient, for images or for clips."""
     if images != (size.frames == 1):
         return None
-    x, weight, bias = _draw(size, dtype, device)
-    return TunableCall(
-        dtype,
-        size.rows,
-        IMAGE_TILE if images else CLIP_TILE,
-        lambda tile: convolve(x, weight, bias, None, True, False, tile=tile),
-    )
+    args = _draw(size, dtype, device)
+    if not weight:
+        return TunableCall(dtype, size.rows, IMAGE_TILE if images else CLIP_TILE, lambda tile: convolve(args, tile=tile))
+    grad, default = torch.randn_like(args.x), IMAGE_WEIGHT_TILE if images else CLIP_WEIGHT_TILE
+    return TunableCall(dtype, size.rows, default, lambda tile: weight_gradient(grad, args, tile))
 
 
-def _make_weight(
-    images: bool, size: ProblemSize, dtype: torch.dtype, device: torch.device
-) -> TunableCall[WeightTile] | None:
-    if images != (size.frames == 1):
-        return None
-    x, _, _ = _draw(size, dtype, device)
-    grad = torch.randn_like(x)
-    return TunableCall(
-        dtype,
-        size.rows,
-        IMAGE_WEIGHT_TILE if images else CLIP_WEIGHT_TILE,
-        lambda tile: weight_gradient(x, grad, None, True, False, tile=tile),
-    )
-
-
-def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> PegArgs:
     shape = (size.batch, size.frames, size.height, size.width, size.channels)
     x, weight = torch.randn(shape, device=device), torch.randn((3, 3, 3, size.channels), device=device) * 27**-0.5
-    return x.to(dtype), weight.to(dtype), torch.randn(size.channels, device=device, dtype=dtype)
+    return PegArgs(x.to(dtype), weight.to(dtype), torch.randn(size.channels, device=device, dtype=dtype))
 
 
 TUNING_SPACES: tuple[TuningSpace[Any], ...] = (
@@ -256,21 +222,21 @@ TUNING_SPACES: tuple[TuningSpace[Any], ...] = (
         tuple(
             Tile(1, *numbers) for numbers in ((4, 4, 4, 64, 4), (8, 4, 4, 64, 4), (4, 2, 4, 64, 4), (4, 4, 4, 128, 4))
         ),
-        partial(_make_convolve, True),
+        partial(_make, True, False),
     ),
     TuningSpace(
         "peg.clip",
         (Tile(5, 4, 2, 4, 64, 4, 128), Tile(5, 2, 2, 4, 64, 4, 128), Tile(5, 4, 4, 4, 64, 4, 168)),
-        partial(_make_convolve, False),
+        partial(_make, False, False),
     ),
     TuningSpace(
         "peg.weight_image",
         tuple(WeightTile(columns, 64, 4, programs) for columns in (8, 16) for programs in (264, 528, 1056)),
-        partial(_make_weight, True),
+        partial(_make, True, True),
     ),
     TuningSpace(
         "peg.weight_clip",
         tuple(WeightTile(8, 64, 4, programs) for programs in (264, 396, 528, 792)),
-        partial(_make_weight, False),
+        partial(_make, False, True),
     ),
 )

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def check_past(past: Tensor | None, causal: bool, order: str) -> None:
-    """Raise ValueError for frames of an earlier chunk, unless the convolution is causal and in causal order."""
-    if past is not None and (order == "published" or not causal):
-        raise ValueError(f"past needs causal=True and order='causal', not causal={causal} and order={order!r}.")
-
-
-def peg(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    past: Tensor | None = None,
-    causal: bool = True,
-    order: Literal["causal", "published"] = "causal",
-) -> Tensor:
-    """Return x plus the depthwise convolution of x over (T, h, w), zero padded by 1 in space.
+class PegArgs(NamedTuple):
+    """The arguments of the operator.
 
     Args:
         x (Tensor): shape (B, T, h, w, C).
@@ -33,15 +20,38 @@ def peg(
         causal (bool): pad time by 2 before and 0 after; else by 1 and 1.
         order (str): "causal" convolves over (T, h, w). "published" reinterprets the memory of (h, w, T) as (T, h, w)
             first, as the released weights of temporal layers need.
+    """
+
+    x: Tensor
+    weight: Tensor
+    bias: Tensor
+    past: Tensor | None = None
+    causal: bool = True
+    order: str = "causal"
+
+    @property
+    def scrambled(self) -> bool:
+        """Return whether rows are read out of their order in memory."""
+        return self.order == "published" and self.x.shape[1] > 1
+
+
+def check_past(args: PegArgs) -> None:
+    """Raise ValueError for frames of an earlier chunk, unless the convolution is causal and in causal order."""
+    if args.past is not None and (args.order == "published" or not args.causal):
+        raise ValueError(f"past needs causal=True and order='causal', not {args.causal} and {args.order!r}.")
+
+
+def peg(args: PegArgs) -> Tensor:
+    """Return x plus the depthwise convolution of x over (T, h, w), zero padded by 1 in space.
 
     Returns:
         Tensor: shape (B, T, h, w, C), dtype of `x`.
     """
+    check_past(args)
+    x, weight, bias, past, causal, _ = args
     batch, frames, height, width, channels = x.shape
-    check_past(past, causal, order)
-    if order == "published" and frames > 1:
-        scrambled = x.permute(0, 2, 3, 1, 4).reshape(x.shape)
-        out = peg(scrambled, weight, bias, causal=causal)
+    if args.scrambled:
+        out = peg(PegArgs(x.permute(0, 2, 3, 1, 4).reshape(x.shape), weight, bias, causal=causal))
         return out.reshape(batch, height, width, frames, channels).permute(0, 3, 1, 2, 4)
 
     before = 2 if causal else 1

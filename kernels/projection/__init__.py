@@ -3,6 +3,11 @@
 from kernels.projection import op, reference
 from kernels.runtime.dispatch import Implementation, Operator
 
-vq_project = Operator("vq_project", reference.vq_project, triton=Implementation(op.vq_project, op.unsupported))
+vq_project = Operator(
+    "vq_project",
+    reference.ProjectArgs,
+    reference.vq_project,
+    triton=Implementation.of_op(op.vq_project, op.unsupported),
+)
 
 __all__ = ["vq_project"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
-from kernels.projection.reference import EPS, MIN_NORM
+from kernels.projection.reference import EPS, MIN_NORM, ProjectArgs
 from kernels.projection.triton_kernels import project_kernel
 from kernels.runtime.pdl import pdl_options
 
@@ -25,28 +25,9 @@ DEFAULT_TILE = Tile(rows=4, warps=1)
 MAX_BLOCK_C = 256  # one warp loads them at once, and sums of a row stay within it
 
 
-def project(
-    x: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    unit: bool = True,
-    tile: Tile | None = None,
-) -> Tensor:
-    """Run the projection.
-
-    Args:
-        x (Tensor): shape (..., C).
-        norm_weight, norm_bias (Tensor): shape (C,), or None.
-        weight (Tensor): shape (d, C).
-        bias (Tensor): shape (d,).
-        unit (bool): l2-normalise the vectors.
-        tile (Tile): overrides the table.
-
-    Returns:
-        Tensor: float32, shape (..., d).
-    """
+def project(args: ProjectArgs, tile: Tile | None = None) -> Tensor:
+    """Run the operator."""
+    x, norm_weight, norm_bias, weight, bias, unit = args
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
     dim, channels = weight.shape
     rows = x.numel() // channels
@@ -82,7 +63,8 @@ def _make(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> Tunabl
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
     gain, shift = torch.randn((2, size.channels), device=device)
     weight, bias = torch.randn((size.code_dim, size.channels), device=device), torch.randn(size.code_dim, device=device)
-    return TunableCall(dtype, size.rows, DEFAULT_TILE, lambda tile: project(x, gain, shift, weight, bias, True, tile))
+    args = ProjectArgs(x, gain, shift, weight, bias)
+    return TunableCall(dtype, size.rows, DEFAULT_TILE, lambda tile: project(args, tile))
 
 
 TUNING_SPACES = (

@@ -7,17 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kernels.projection.reference import ProjectArgs
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
 
 MAX_OUTPUTS = 32
 MAX_CHANNELS = 2048  # a row stays in registers
 
-vq_project = launch_op(
-    "vq_project",
-    "(Tensor x, Tensor? norm_weight, Tensor? norm_bias, Tensor weight, Tensor bias, bool unit=True) -> Tensor",
-    "projection.project",
-)
+vq_project = launch_op("projection.project", ProjectArgs, name="vq_project")
 
 
 @vq_project.register_fake
@@ -25,16 +22,9 @@ def _(x: Tensor, norm_weight: Tensor | None, norm_bias: Tensor | None, weight: T
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=torch.float32)
 
 
-def unsupported(
-    x: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    unit: bool = True,
-) -> str | None:
+def unsupported(args: ProjectArgs) -> str | None:
     """Return why the kernel cannot run this call, or None."""
-    outputs, channels = weight.shape
+    outputs, channels = args.weight.shape
     if outputs > MAX_OUTPUTS or channels > MAX_CHANNELS:
         return f"d={outputs} must be at most {MAX_OUTPUTS} and C={channels} at most {MAX_CHANNELS}"
-    return triton_unsupported(x, norm_weight, norm_bias, weight, bias, differentiable=False)
+    return triton_unsupported(*args[:-1], differentiable=False)

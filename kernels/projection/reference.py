@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,15 +12,8 @@ EPS = 1e-5  # of the LayerNorm
 MIN_NORM = 1e-12  # shorter vectors are divided by this instead of their norm
 
 
-def vq_project(
-    x: Tensor,
-    norm_weight: Tensor | None,
-    norm_bias: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    unit: bool = True,
-) -> Tensor:
-    """Return normalize(LayerNorm(x) W^T + bias) in float32, since small differences change the nearest code.
+class ProjectArgs(NamedTuple):
+    """The arguments of the operator.
 
     Args:
         x (Tensor): shape (..., C), any float dtype (float64 stays).
@@ -26,10 +21,23 @@ def vq_project(
         weight (Tensor): shape (d, C).
         bias (Tensor): shape (d,).
         unit (bool): l2-normalise the vectors; False for the moments of a Gaussian.
+    """
+
+    x: Tensor
+    norm_weight: Tensor | None
+    norm_bias: Tensor | None
+    weight: Tensor
+    bias: Tensor
+    unit: bool = True
+
+
+def vq_project(args: ProjectArgs) -> Tensor:
+    """Return normalize(LayerNorm(x) W^T + bias) in float32, since small differences change the nearest code.
 
     Returns:
         Tensor: float32, shape (..., d).
     """
+    x, norm_weight, norm_bias, weight, bias, unit = args
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     with torch.autocast(x.device.type, enabled=False):
         y = x.to(dtype)

@@ -3,27 +3,62 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from torch import Tensor
 from torch.library import CustomOpDef
 
+_SCHEMA_TYPES = {
+    Tensor: "Tensor",
+    Tensor | None: "Tensor?",
+    int: "int",
+    int | None: "int?",
+    float: "float",
+    bool: "bool",
+    str: "str",
+    torch.dtype: "ScalarType",
+}
 
-def launch_op(name: str, schema: str, launch: str) -> CustomOpDef:
-    """Define the operator `omnitok::<name>`.
 
-    The launch is imported on the first call, since a machine without a GPU may lack triton. It must repeat the
-    schema's defaults: torch omits trailing arguments that equal them.
+def launch_op(
+    launch: str, args: type[tuple[Any, ...]] | str, returns: str = "Tensor", *, name: str = "", grad: bool = False
+) -> CustomOpDef:
+    """Define the custom operator `omnitok::<name>`.
+
+    The launch is imported on the first call, since a machine without a GPU may lack triton.
 
     Args:
-        name: of the operator.
-        schema: arguments and results in torch's notation, such as "(Tensor x, float eps=1e-5) -> Tensor".
         launch: "<folder>.<function>" for a function of `kernels/<folder>/launch.py`.
+        args: a NamedTuple class, which the launch takes as one argument and the operator as its fields; or the
+            arguments in torch's schema notation, which both take one by one.
+        returns: in torch's schema notation.
+        name: by default the launch's folder.
+        grad: the gradient of the output comes before the arguments.
     """
     folder, function = launch.split(".")
+    fields = args if isinstance(args, str) else _schema(args)
 
-    def run(*args: Any) -> Any:
-        return getattr(import_module(f"kernels.{folder}.launch"), function)(*args)
+    def run(*flat: Any) -> Any:
+        call = getattr(import_module(f"kernels.{folder}.launch"), function)
+        return call(*flat) if isinstance(args, str) else call(*flat[:grad], args(*flat[grad:]))
 
-    op: CustomOpDef = torch.library.custom_op(f"omnitok::{name}", run, mutates_args=(), schema=schema)
+    op: CustomOpDef = torch.library.custom_op(
+        f"omnitok::{name or folder}",
+        run,
+        mutates_args=(),
+        schema=f"({'Tensor grad, ' if grad else ''}{fields}) -> {returns}",
+    )
     return op
+
+
+def _schema(args: type[tuple[Any, ...]]) -> str:
+    defaults: dict[str, Any] = getattr(args, "_field_defaults", {})
+    return ", ".join(
+        f"{_SCHEMA_TYPES[kind]} {field}" + (f"={_literal(defaults[field])}" if field in defaults else "")
+        for field, kind in get_type_hints(args).items()
+    )
+
+
+def _literal(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)

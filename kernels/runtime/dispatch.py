@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Generic, ParamSpec
+from inspect import signature
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 P = ParamSpec("P")
+A = TypeVar("A", bound=tuple[Any, ...])
 
 BACKENDS = ("auto", "triton", "torch", "reference")
 RENAMED_BACKENDS = {"sdpa": "torch"}
@@ -30,18 +32,28 @@ class BackendUnavailableError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Implementation:
+class Implementation(Generic[A]):
     """A faster implementation of an operator.
 
     Args:
-        run: the implementation, with the operator's own signature.
+        run: takes the operator's arguments as one NamedTuple.
         unsupported: returns why it cannot run a call, or None.
         not_preferred: returns why `auto` skips it although it can run the call, or None.
     """
 
-    run: Callable[..., Tensor]
-    unsupported: Callable[..., str | None] = lambda *args, **kwargs: None
-    not_preferred: Callable[..., str | None] = lambda *args, **kwargs: None
+    run: Callable[[A], Tensor]
+    unsupported: Callable[[A], str | None] = lambda args: None
+    not_preferred: Callable[[A], str | None] = lambda args: None
+
+    @classmethod
+    def of_op(
+        cls,
+        op: Callable[..., Any],
+        unsupported: Callable[[A], str | None],
+        not_preferred: Callable[[A], str | None] = lambda args: None,
+    ) -> Implementation[A]:
+        """Return the implementation by a custom operator, which takes the fields of the NamedTuple."""
+        return cls(lambda args: op(*args), unsupported, not_preferred)
 
 
 @dataclass(frozen=True)
@@ -68,12 +80,13 @@ def requested_backend() -> str:
     return _requested.get() or _check_backend(os.environ.get(BACKEND_ENV) or "auto", f"{BACKEND_ENV}=")
 
 
-class Operator(Generic[P]):
+class Operator(Generic[P, A]):
     """An operator with up to three implementations, tried in the order triton, torch, reference.
 
     Args:
         name: the operator's name, for errors.
-        reference: the definition, which takes every call; its docstring is the operator's.
+        args: a NamedTuple class of the operator's arguments.
+        reference: the definition, which takes every call.
         triton: this project's kernels.
         torch: torch's library calls.
     """
@@ -81,19 +94,22 @@ class Operator(Generic[P]):
     def __init__(
         self,
         name: str,
-        reference: Callable[P, Tensor],
+        args: Callable[P, A],
+        reference: Callable[[A], Tensor],
         *,
-        triton: Implementation | None = None,
-        torch: Implementation | None = None,
+        triton: Implementation[A] | None = None,
+        torch: Implementation[A] | None = None,
     ) -> None:
         self.name = name
+        self.args = args
         known = {"triton": triton, "torch": torch, "reference": Implementation(reference)}
         self.implementations = {backend: found for backend, found in known.items() if found is not None}
-        self.__doc__ = reference.__doc__
-        self.__wrapped__ = reference
+        self.__doc__ = f"{reference.__doc__}\n\n{args.__doc__}"
+        self.__signature__ = signature(args)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        return self.implementations[self._select(args, kwargs).backend].run(*args, **kwargs)
+        call = self.args(*args, **kwargs)
+        return self.implementations[self._select(call).backend].run(call)
 
     def run_on(self, backend: str, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         """Run this call on one backend.
@@ -106,9 +122,9 @@ class Operator(Generic[P]):
 
     def explain(self, *args: P.args, **kwargs: P.kwargs) -> Choice:
         """Return the implementation that would run this call, and why the ones before it would not."""
-        return self._select(args, kwargs)
+        return self._select(self.args(*args, **kwargs))
 
-    def _select(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Choice:
+    def _select(self, call: A) -> Choice:
         requested = requested_backend()
         backend = "reference" if requested == "torch" and "torch" not in self.implementations else requested
         if backend != "auto" and backend not in self.implementations:
@@ -120,11 +136,11 @@ class Operator(Generic[P]):
             if backend not in ("auto", name):
                 refused[name] = f"{requested} was requested"
                 continue
-            reason = implementation.unsupported(*args, **kwargs)
+            reason = implementation.unsupported(call)
             if reason is not None and backend == name:
                 raise BackendUnavailableError(f"{self.name} cannot run on {name}: {reason}; use auto instead.")
             if reason is None and backend == "auto":
-                reason = implementation.not_preferred(*args, **kwargs)
+                reason = implementation.not_preferred(call)
             if reason is None:
                 return Choice(name, "first that supports the call" if backend == "auto" else "requested", refused)
             refused[name] = reason

@@ -6,6 +6,7 @@ from kernels.spatial_attention.rope import RopeTable, rope_table
 
 spatial_attention = Operator(
     "spatial_attention",
+    reference.SpatialArgs,
     reference.spatial_attention,
     triton=Implementation(op.run, op.unsupported),
     torch=Implementation(library.spatial_attention),

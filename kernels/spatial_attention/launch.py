@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.spatial_attention.op import CosineArgs
 from kernels.spatial_attention.rope import rope_table
 from kernels.spatial_attention.triton_kernels import cosine_bwd_kernel, cosine_fwd_kernel
 
@@ -25,8 +26,9 @@ FORWARD_TILE = Tile(rows=64, warps=8)
 BACKWARD_TILE = Tile(rows=32, warps=4)
 
 
-def forward(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, tile: Tile | None = None) -> Tensor:
+def forward(args: CosineArgs, tile: Tile | None = None) -> Tensor:
     """Rotate, l2-normalise and scale x (F, N, H, D) as `reference.cosine` does; the result is contiguous."""
+    x, scale, cos, sin = args
     tile = tile or tuned_tile("spatial_attention.forward", x.dtype, x.shape[:2].numel(), FORWARD_TILE)
     x = _regular(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -39,10 +41,9 @@ def forward(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, ti
     return out
 
 
-def backward(
-    grad: Tensor, x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None, tile: Tile | None = None
-) -> tuple[Tensor, Tensor]:
+def backward(grad: Tensor, args: CosineArgs, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and scale from that of the result."""
+    x, scale, cos, sin = args
     tile = tile or tuned_tile("spatial_attention.backward", x.dtype, x.shape[:2].numel(), BACKWARD_TILE)
     x = _regular(x)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -83,22 +84,22 @@ def _geometry(x: Tensor, cos: Tensor | None, tile: Tile) -> tuple[tuple[int, int
 
 
 def _make_forward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    x, scale, cos, sin, _ = _draw(size, dtype, device)
-    return TunableCall(dtype, size.rows, FORWARD_TILE, lambda tile: forward(x, scale, cos, sin, tile))
+    args, _ = _draw(size, dtype, device)
+    return TunableCall(dtype, size.rows, FORWARD_TILE, lambda tile: forward(args, tile))
 
 
 def _make_backward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    x, scale, cos, sin, grad = _draw(size, dtype, device)
-    return TunableCall(dtype, size.rows, BACKWARD_TILE, lambda tile: backward(grad, x, scale, cos, sin, tile))
+    args, grad = _draw(size, dtype, device)
+    return TunableCall(dtype, size.rows, BACKWARD_TILE, lambda tile: backward(grad, args, tile))
 
 
-def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[CosineArgs, Tensor]:
     """Draw keys as a strided view of keys and values, a scale, the rotary tables and a gradient."""
     rows = (size.batch * size.frames, size.height * size.width)
     kv = torch.randn((*rows, 2, size.heads, size.head_dim), device=device, dtype=dtype)
     grad = torch.randn((*rows, size.heads, size.head_dim), device=device, dtype=dtype)
     rope = rope_table(size.height, size.width, size.head_dim, device)
-    return kv[:, :, 0], torch.rand(size.head_dim, device=device) + 0.5, rope.cos, rope.sin, grad
+    return CosineArgs(kv[:, :, 0], torch.rand(size.head_dim, device=device) + 0.5, rope.cos, rope.sin), grad
 
 
 CANDIDATES = tuple(Tile(*numbers) for numbers in ((16, 4), (32, 4), (64, 4), (64, 8)))

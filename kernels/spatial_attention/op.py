@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,14 +10,23 @@ from torch import Tensor
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
 from kernels.spatial_attention.library import attend
-from kernels.spatial_attention.rope import RopeTable
+from kernels.spatial_attention.reference import SpatialArgs
 
 MAX_HEAD_DIM = 128
-ARGS = "Tensor x, Tensor scale, Tensor? cos, Tensor? sin"
 
-cosine = launch_op("cosine", f"({ARGS}) -> Tensor", "spatial_attention.forward")
+
+class CosineArgs(NamedTuple):
+    """The arguments of `reference.cosine` with x as (F, N, H, D), and the tables of the rope."""
+
+    x: Tensor
+    scale: Tensor
+    cos: Tensor | None
+    sin: Tensor | None
+
+
+cosine = launch_op("spatial_attention.forward", CosineArgs, name="cosine")
 cosine_backward = launch_op(
-    "cosine_backward", f"(Tensor grad, {ARGS}) -> (Tensor, Tensor)", "spatial_attention.backward"
+    "spatial_attention.backward", CosineArgs, "(Tensor, Tensor)", name="cosine_backward", grad=True
 )
 
 
@@ -42,10 +51,9 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 cosine.register_autograd(_differentiate, setup_context=_save)
 
 
-def unsupported(
-    q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, rope: RopeTable | None = None, bias: Tensor | None = None
-) -> str | None:
+def unsupported(args: SpatialArgs) -> str | None:
     """Return why the kernels cannot run this call, or None."""
+    q, kv, q_scale, k_scale, rope, bias = args
     if (reason := triton_unsupported(kv, q, q_scale, k_scale, *(rope or ()), bias)) is not None:
         return reason
     if q.dtype != kv.dtype:
@@ -57,8 +65,6 @@ def unsupported(
     return None
 
 
-def run(
-    q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, rope: RopeTable | None = None, bias: Tensor | None = None
-) -> Tensor:
-    """Run the kernels and torch's attention; arguments are those of `reference.spatial_attention`."""
-    return attend(lambda x, scale: cosine(x, scale, *(rope or (None, None))), q, kv, q_scale, k_scale, bias)
+def run(args: SpatialArgs) -> Tensor:
+    """Run the kernels and torch's attention."""
+    return attend(args, lambda x, scale: cosine(x, scale, *(args.rope or (None, None))))

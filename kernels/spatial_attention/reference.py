@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -24,10 +26,8 @@ def cosine(x: Tensor, scale: Tensor, rope: RopeTable | None = None) -> Tensor:
     return F.normalize(x, dim=-1) * scale
 
 
-def spatial_attention(
-    q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, rope: RopeTable | None = None, bias: Tensor | None = None
-) -> Tensor:
-    """Return softmax(8 q k^T + bias) v within each frame, for rotated, l2-normalised and scaled q and k.
+class SpatialArgs(NamedTuple):
+    """The arguments of the operator.
 
     Args:
         q (Tensor): shape (B, T, h, w, H, D).
@@ -35,10 +35,23 @@ def spatial_attention(
         q_scale, k_scale (Tensor): shape (D,), learned.
         rope (RopeTable): cosines and sines of the positions of an h x w grid, or None.
         bias (Tensor): additive logits, shape (H, h*w, h*w), or None.
+    """
+
+    q: Tensor
+    kv: Tensor
+    q_scale: Tensor
+    k_scale: Tensor
+    rope: RopeTable | None = None
+    bias: Tensor | None = None
+
+
+def spatial_attention(args: SpatialArgs) -> Tensor:
+    """Return softmax(8 q k^T + bias) v within each frame, for rotated, l2-normalised and scaled q and k.
 
     Returns:
         Tensor: shape (B, T, h, w, H, D), dtype of `kv`.
     """
+    q, kv, q_scale, k_scale, rope, bias = args
     k, v = kv.flatten(2, 3).unbind(3)  # (B, T, N, H, D)
     q, k = cosine(q.flatten(2, 3), q_scale, rope), cosine(k, k_scale, rope)
     logits = LOGIT_SCALE * (q.transpose(2, 3) @ k.permute(0, 1, 3, 4, 2))  # (B, T, H, N, N)

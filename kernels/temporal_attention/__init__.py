@@ -5,8 +5,9 @@ from kernels.temporal_attention import library, op, reference
 
 temporal_attention = Operator(
     "temporal_attention",
+    reference.TemporalArgs,
     reference.temporal_attention,
-    triton=Implementation(op.temporal_attention, op.unsupported),
+    triton=Implementation.of_op(op.temporal_attention, op.unsupported),
     torch=Implementation(library.temporal_attention),
 )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
 from kernels.runtime.pdl import pdl_options
 from kernels.spatial_attention.reference import LOGIT_SCALE
+from kernels.temporal_attention.reference import TemporalArgs
 from kernels.temporal_attention.triton_kernels import temporal_attention_bwd_kernel, temporal_attention_fwd_kernel
 
 
@@ -26,20 +27,11 @@ FORWARD_TILE = Tile(rows=8, warps=2)
 BACKWARD_TILE = Tile(rows=8, warps=2)
 
 
-def forward(
-    q: Tensor,
-    kv: Tensor,
-    q_scale: Tensor,
-    k_scale: Tensor,
-    past_kv: Tensor | None = None,
-    causal: bool = True,
-    window: int | None = None,
-    slopes: Tensor | None = None,
-    tile: Tile | None = None,
-) -> Tensor:
-    """Run the operator; arguments are those of `reference.temporal_attention`."""
+def forward(args: TemporalArgs, tile: Tile | None = None) -> Tensor:
+    """Run the operator."""
+    q, kv, q_scale, k_scale = args[:4]
     tile = tile or tuned_tile("temporal_attention.forward", q.dtype, q.shape[:4].numel(), FORWARD_TILE)
-    call = _Call(q, kv, past_kv, causal, window, slopes, tile)
+    call = _Call(args, tile)
     out = torch.empty(q.shape, dtype=kv.dtype, device=kv.device)
     if out.numel():
         with torch.cuda.device_of(kv):
@@ -51,20 +43,12 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
-    q: Tensor,
-    kv: Tensor,
-    q_scale: Tensor,
-    k_scale: Tensor,
-    past_kv: Tensor | None = None,
-    causal: bool = True,
-    window: int | None = None,
-    slopes: Tensor | None = None,
-    tile: Tile | None = None,
+    grad: Tensor, args: TemporalArgs, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, kv, q_scale, k_scale and past_kv (empty without one) from that of the output."""
+    q, kv, q_scale, k_scale, past_kv = args[:5]
     tile = tile or tuned_tile("temporal_attention.backward", q.dtype, q.shape[:4].numel(), BACKWARD_TILE)
-    call = _Call(q, kv, past_kv, causal, window, slopes, tile)
+    call = _Call(args, tile)
     dq, dkv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, kv))
     dpast = torch.empty((0,) if past_kv is None else past_kv.shape, dtype=kv.dtype, device=kv.device)
     parts = torch.empty((call.grid[0] * call.grid[1], call.block_d), dtype=torch.float32, device=q.device)
@@ -82,16 +66,8 @@ def backward(
 class _Call:
     """The arguments that both launches share: tensors, the grid, run-time sizes and compile-time constants."""
 
-    def __init__(
-        self,
-        q: Tensor,
-        kv: Tensor,
-        past_kv: Tensor | None,
-        causal: bool,
-        window: int | None,
-        slopes: Tensor | None,
-        tile: Tile,
-    ) -> None:
+    def __init__(self, args: TemporalArgs, tile: Tile) -> None:
+        q, kv, _, _, past_kv, causal, window, slopes = args
         batch, frames, height, width, heads, dim = q.shape
         rows = height * width * heads
         q, kv = _regular(q), _regular(kv)
@@ -127,22 +103,23 @@ def _regular(x: Tensor) -> Tensor:
 def _make_forward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile] | None:
     if size.frames == 1:
         return None
-    q, kv, scale, _ = _draw(size, dtype, device)
-    return TunableCall(dtype, size.rows, FORWARD_TILE, lambda tile: forward(q, kv, scale, scale, tile=tile))
+    args, _ = _draw(size, dtype, device)
+    return TunableCall(dtype, size.rows, FORWARD_TILE, lambda tile: forward(args, tile))
 
 
 def _make_backward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile] | None:
     if size.frames == 1:
         return None
-    q, kv, scale, grad = _draw(size, dtype, device)
-    return TunableCall(dtype, size.rows, BACKWARD_TILE, lambda tile: backward(grad, q, kv, scale, scale, tile=tile))
+    args, grad = _draw(size, dtype, device)
+    return TunableCall(dtype, size.rows, BACKWARD_TILE, lambda tile: backward(grad, args, tile))
 
 
-def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[TemporalArgs, Tensor]:
     grid, heads = (size.batch, size.frames, size.height, size.width), (size.heads, size.head_dim)
     qkv = torch.randn((*grid, 3, *heads), device=device, dtype=dtype)
+    scale = torch.rand(size.head_dim, device=device) + 0.5
     grad = torch.randn((*grid, *heads), device=device, dtype=dtype)
-    return qkv[..., 0, :, :], qkv[..., 1:, :, :], torch.rand(size.head_dim, device=device) + 0.5, grad
+    return TemporalArgs(qkv[..., 0, :, :], qkv[..., 1:, :, :], scale, scale), grad
 
 
 TUNING_SPACES = (

@@ -7,20 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.spatial_attention.reference import LOGIT_SCALE, cosine
-from kernels.temporal_attention.reference import time_bias
+from kernels.temporal_attention.reference import TemporalArgs, time_bias
 
 
-def temporal_attention(
-    q: Tensor,
-    kv: Tensor,
-    q_scale: Tensor,
-    k_scale: Tensor,
-    past_kv: Tensor | None = None,
-    causal: bool = True,
-    window: int | None = None,
-    slopes: Tensor | None = None,
-) -> Tensor:
-    """Run torch's attention; arguments are those of `reference.temporal_attention`."""
+def temporal_attention(args: TemporalArgs) -> Tensor:
+    """Run torch's attention."""
+    q, kv, q_scale, k_scale, past_kv, causal, window, slopes = args
     kv = kv if past_kv is None else torch.cat((past_kv, kv), dim=1)
     batch, _, height, width = kv.shape[:4]
     k, v = kv.unbind(4)

@@ -9,19 +9,18 @@ from torch import Tensor
 
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
+from kernels.temporal_attention.reference import TemporalArgs
 
 MAX_KEYS = 8  # all of them stay in registers
 MAX_HEAD_DIM = 128
-ARGS = (
-    "Tensor q, Tensor kv, Tensor q_scale, Tensor k_scale, Tensor? past_kv=None, bool causal=True, int? window=None,"
-    " Tensor? slopes=None"
-)
 
-temporal_attention = launch_op("temporal_attention", f"({ARGS}) -> Tensor", "temporal_attention.forward")
+temporal_attention = launch_op("temporal_attention.forward", TemporalArgs)
 temporal_attention_backward = launch_op(
-    "temporal_attention_backward",
-    f"(Tensor grad, {ARGS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "temporal_attention.backward",
+    TemporalArgs,
+    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
+    name="temporal_attention_backward",
+    grad=True,
 )
 
 
@@ -31,11 +30,10 @@ def _(q: Tensor, kv: Tensor, *args: Any) -> Tensor:
 
 
 @temporal_attention_backward.register_fake
-def _(
-    grad: Tensor, q: Tensor, kv: Tensor, q_scale: Tensor, k_scale: Tensor, past_kv: Tensor | None = None, *args: Any
-) -> tuple[Tensor, ...]:
-    past = kv.new_empty(0) if past_kv is None else past_kv
-    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, kv, q_scale, k_scale, past))
+def _(grad: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+    args = TemporalArgs(*flat)
+    past = args.kv.new_empty(0) if args.past_kv is None else args.past_kv
+    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (*args[:4], past))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -52,17 +50,9 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 temporal_attention.register_autograd(_differentiate, setup_context=_save)
 
 
-def unsupported(
-    q: Tensor,
-    kv: Tensor,
-    q_scale: Tensor,
-    k_scale: Tensor,
-    past_kv: Tensor | None = None,
-    causal: bool = True,
-    window: int | None = None,
-    slopes: Tensor | None = None,
-) -> str | None:
+def unsupported(args: TemporalArgs) -> str | None:
     """Return why the kernels cannot run this call, or None."""
+    q, kv, q_scale, k_scale, past_kv, causal, window, slopes = args
     if (reason := triton_unsupported(kv, q, past_kv, q_scale, k_scale, slopes)) is not None:
         return reason
     if q.dtype != kv.dtype or (past_kv is not None and past_kv.dtype != kv.dtype):

@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
 from kernels.spatial_attention.reference import LOGIT_SCALE, cosine
+
+
+class TemporalArgs(NamedTuple):
+    """The arguments of the operator.
+
+    Args:
+        q (Tensor): shape (B, T, h, w, H, D).
+        kv (Tensor): shape (B, T, h, w, 2, H, D), keys and values as projected; may be strided.
+        q_scale, k_scale (Tensor): shape (D,), learned.
+        past_kv (Tensor): shape (B, P, h, w, 2, H, D), the `kv` of the P frames before these, or None.
+        causal (bool): attend to this frame and earlier ones only.
+        window (int): number of frames attended to, this one included, or None for all; causal only.
+        slopes (Tensor): shape (H,), penalty a frame of distance, or None.
+    """
+
+    q: Tensor
+    kv: Tensor
+    q_scale: Tensor
+    k_scale: Tensor
+    past_kv: Tensor | None = None
+    causal: bool = True
+    window: int | None = None
+    slopes: Tensor | None = None
 
 
 def time_bias(
@@ -26,30 +51,13 @@ def time_bias(
     return bias if causal or slopes is not None else None
 
 
-def temporal_attention(
-    q: Tensor,
-    kv: Tensor,
-    q_scale: Tensor,
-    k_scale: Tensor,
-    past_kv: Tensor | None = None,
-    causal: bool = True,
-    window: int | None = None,
-    slopes: Tensor | None = None,
-) -> Tensor:
+def temporal_attention(args: TemporalArgs) -> Tensor:
     """Return softmax(8 q k^T - slope |i - j|) v over the frames of each position, for normalised and scaled q and k.
-
-    Args:
-        q (Tensor): shape (B, T, h, w, H, D).
-        kv (Tensor): shape (B, T, h, w, 2, H, D), keys and values as projected; may be strided.
-        q_scale, k_scale (Tensor): shape (D,), learned.
-        past_kv (Tensor): shape (B, P, h, w, 2, H, D), the `kv` of the P frames before these, or None.
-        causal (bool): attend to this frame and earlier ones only.
-        window (int): number of frames attended to, this one included, or None for all; causal only.
-        slopes (Tensor): shape (H,), penalty a frame of distance, or None.
 
     Returns:
         Tensor: shape (B, T, h, w, H, D), dtype of `kv`.
     """
+    q, kv, q_scale, k_scale, past_kv, causal, window, slopes = args
     kv = kv if past_kv is None else torch.cat((past_kv, kv), dim=1)
     k, v = kv.unbind(4)  # (B, K, h, w, H, D)
     q, k = cosine(q, q_scale), cosine(k, k_scale)

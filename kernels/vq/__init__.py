@@ -5,6 +5,8 @@ from kernels.vq import op, reference
 from kernels.vq.op import prepare
 from kernels.vq.reference import CodeTable
 
-vq_assign = Operator("vq_assign", reference.vq_assign, triton=Implementation(op.vq_assign, op.unsupported))
+vq_assign = Operator(
+    "vq_assign", reference.AssignArgs, reference.vq_assign, triton=Implementation(op.vq_assign, op.unsupported)
+)
 
 __all__ = ["CodeTable", "prepare", "vq_assign"]

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
-from kernels.vq.reference import CodeTable
+from kernels.vq.reference import AssignArgs, CodeTable
 
 CODE_DIMS = (4, 8, 16, 32)
 
-pack_codebook = launch_op("vq_prepare", "(Tensor codebook) -> (Tensor, Tensor)", "vq.prepare")
-assign = launch_op("vq_assign", "(Tensor z, Tensor pieces, Tensor exact, int codes) -> Tensor", "vq.assign")
+pack_codebook = launch_op("vq.prepare", "Tensor codebook", "(Tensor, Tensor)", name="vq_prepare")
+assign = launch_op("vq.assign", "Tensor z, Tensor pieces, Tensor exact, int codes", name="vq_assign")
 
 
 @pack_codebook.register_fake
@@ -27,11 +27,11 @@ def _(z: Tensor, pieces: Tensor, exact: Tensor, codes: int) -> Tensor:
     return z.new_empty(z.shape[:-1], dtype=torch.int64)
 
 
-def unsupported(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> str | None:
+def unsupported(args: AssignArgs) -> str | None:
     """Return why the kernel cannot run this call, or None."""
-    if codebook.shape[-1] not in CODE_DIMS:
-        return f"d={codebook.shape[-1]} must be one of {CODE_DIMS}"
-    return triton_unsupported(z, codebook)
+    if args.codebook.shape[-1] not in CODE_DIMS:
+        return f"d={args.codebook.shape[-1]} must be one of {CODE_DIMS}"
+    return triton_unsupported(args.z, args.codebook)
 
 
 def prepare(codebook: Tensor) -> CodeTable | None:
@@ -40,11 +40,11 @@ def prepare(codebook: Tensor) -> CodeTable | None:
     Args:
         codebook (Tensor): shape (K, d).
     """
-    return None if unsupported(codebook, codebook) else CodeTable(*pack_codebook(codebook.detach()))
+    return None if unsupported(AssignArgs(codebook, codebook)) else CodeTable(*pack_codebook(codebook.detach()))
 
 
-def vq_assign(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> Tensor:
-    """Run the kernel; arguments are those of `reference.vq_assign`."""
-    pieces, exact = table or pack_codebook(codebook.detach())
-    indices: Tensor = assign(z.detach(), pieces, exact, codebook.shape[0])
+def vq_assign(args: AssignArgs) -> Tensor:
+    """Run the kernel."""
+    pieces, exact = args.table or pack_codebook(args.codebook.detach())
+    indices: Tensor = assign(args.z.detach(), pieces, exact, args.codebook.shape[0])
     return indices

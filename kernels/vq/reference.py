@@ -22,17 +22,27 @@ class CodeTable(NamedTuple):
     exact: Tensor
 
 
-def vq_assign(z: Tensor, codebook: Tensor, table: CodeTable | None = None) -> Tensor:
-    """Return the index of the code at the smallest squared distance; the lowest index wins ties.
+class AssignArgs(NamedTuple):
+    """The arguments of the operator.
 
     Args:
         z (Tensor): shape (..., d), any float dtype; compared in float32 (float64 stays).
         codebook (Tensor): shape (K, d).
         table (CodeTable): `prepare(codebook)`, which saves a launch and changes nothing else.
+    """
+
+    z: Tensor
+    codebook: Tensor
+    table: CodeTable | None = None
+
+
+def vq_assign(args: AssignArgs) -> Tensor:
+    """Return the index of the code at the smallest squared distance; the lowest index wins ties.
 
     Returns:
         Tensor: int64, shape (...).
     """
+    z, codebook, _ = args
     dtype = torch.float64 if z.dtype == torch.float64 else torch.float32
     codes = codebook.to(dtype)
     half_squares = 0.5 * codes.square().sum(-1)

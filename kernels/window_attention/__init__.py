@@ -5,8 +5,9 @@ from kernels.window_attention import library, op, reference
 
 window_attention = Operator(
     "window_attention",
+    reference.WindowArgs,
     reference.window_attention,
-    triton=Implementation(op.window_attention, op.unsupported),
+    triton=Implementation.of_op(op.window_attention, op.unsupported),
     torch=Implementation(library.window_attention),
 )
 

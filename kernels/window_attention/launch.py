@@ -12,6 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[impo
 from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
 from kernels.runtime.device import aligned
 from kernels.runtime.pdl import pdl_options
+from kernels.window_attention.reference import WindowArgs
 from kernels.window_attention.triton_kernels import (
     window_attention_bwd_kernel,
     window_attention_fold_kernel,
@@ -54,8 +55,9 @@ def choose_backward(dtype: torch.dtype) -> Tile:
     return FLOAT32_BACKWARD_TILE if dtype == torch.float32 else BACKWARD_TILE
 
 
-def forward(qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = None) -> Tensor:
-    """Run the operator; arguments are those of `reference.window_attention`."""
+def forward(args: WindowArgs, tile: Tile | None = None) -> Tensor:
+    """Run the operator."""
+    qkv, bias_table, window = args
     tile = tile or tuned_tile("window_attention.forward", qkv.dtype, qkv.shape[:4].numel(), choose_forward(qkv.dtype))
     qkv, (batch, frames, height, width, _, heads, dim) = qkv.contiguous(), qkv.shape
     out = torch.empty((batch, frames, height, width, heads, dim), dtype=qkv.dtype, device=qkv.device)
@@ -72,10 +74,9 @@ def forward(qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = No
     return out
 
 
-def backward(
-    grad: Tensor, qkv: Tensor, bias_table: Tensor, window: int, tile: Tile | None = None
-) -> tuple[Tensor, Tensor]:
+def backward(grad: Tensor, args: WindowArgs, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
     """Return the gradients of qkv and bias_table from that of the output."""
+    qkv, bias_table, window = args
     tile = tile or tuned_tile("window_attention.backward", qkv.dtype, qkv.shape[:4].numel(), choose_backward(qkv.dtype))
     qkv = qkv.contiguous()
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
@@ -128,22 +129,20 @@ def _described(qkv: Tensor, out: Tensor, window: int) -> tuple[Any, Any]:
 
 
 def _make_forward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    qkv, table, _ = _draw(size, dtype, device)
-    return TunableCall(dtype, size.rows, choose_forward(dtype), lambda tile: forward(qkv, table, size.window, tile))
+    args, _ = _draw(size, dtype, device)
+    return TunableCall(dtype, size.rows, choose_forward(dtype), lambda tile: forward(args, tile))
 
 
 def _make_backward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    qkv, table, grad = _draw(size, dtype, device)
-    return TunableCall(
-        dtype, size.rows, choose_backward(dtype), lambda tile: backward(grad, qkv, table, size.window, tile)
-    )
+    args, grad = _draw(size, dtype, device)
+    return TunableCall(dtype, size.rows, choose_backward(dtype), lambda tile: backward(grad, args, tile))
 
 
-def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[WindowArgs, Tensor]:
     grid, heads = (size.batch, size.frames, size.height, size.width), (size.heads, size.head_dim)
     qkv = torch.randn((*grid, 3, *heads), device=device, dtype=dtype)
     table = torch.randn(((2 * size.window - 1) ** 2, size.heads), device=device)
-    return qkv, table, torch.randn((*grid, *heads), device=device, dtype=dtype)
+    return WindowArgs(qkv, table, size.window), torch.randn((*grid, *heads), device=device, dtype=dtype)
 
 
 TUNING_SPACES = (

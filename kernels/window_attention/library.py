@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.window_attention.reference import relative_index
+from kernels.window_attention.reference import WindowArgs, relative_index
 
 
-def window_attention(qkv: Tensor, bias_table: Tensor, window: int) -> Tensor:
-    """Run torch's attention on padded windows; arguments are those of `reference.window_attention`."""
+def window_attention(args: WindowArgs) -> Tensor:
+    """Run torch's attention on padded windows."""
+    qkv, bias_table, window = args
     batch, frames, height, width = qkv.shape[:4]
     bottom, right = -height % window, -width % window
     padded = F.pad(qkv, (0, 0, 0, 0, 0, 0, 0, right, 0, bottom)) if bottom or right else qkv

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
+from kernels.window_attention.reference import WindowArgs
 
 MAX_WINDOW = 8  # a window is one tile of 64 tokens
 MAX_HEAD_DIM = 128
-ARGS = "Tensor qkv, Tensor bias_table, int window"
 
-window_attention = launch_op("window_attention", f"({ARGS}) -> Tensor", "window_attention.forward")
+window_attention = launch_op("window_attention.forward", WindowArgs)
 window_attention_backward = launch_op(
-    "window_attention_backward", f"(Tensor grad, {ARGS}) -> (Tensor, Tensor)", "window_attention.backward"
+    "window_attention.backward", WindowArgs, "(Tensor, Tensor)", name="window_attention_backward", grad=True
 )
 
 
@@ -42,8 +42,9 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 window_attention.register_autograd(_differentiate, setup_context=_save)
 
 
-def unsupported(qkv: Tensor, bias_table: Tensor, window: int) -> str | None:
+def unsupported(args: WindowArgs) -> str | None:
     """Return why the kernels cannot run this call, or None."""
+    qkv, bias_table, window = args
     if (reason := triton_unsupported(qkv, bias_table)) is not None:
         return reason
     if window > MAX_WINDOW:

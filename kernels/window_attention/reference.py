@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -21,20 +23,30 @@ def relative_index(rows: Tensor, columns: Tensor, window: int) -> Tensor:
     return (dy + window - 1) * (2 * window - 1) + dx + window - 1
 
 
-def window_attention(qkv: Tensor, bias_table: Tensor, window: int) -> Tensor:
-    """Return softmax(q k^T / sqrt(D) + bias) v among the tokens of each window.
-
-    Windows start at the top left; the last ones are smaller if the window does not divide the grid.
+class WindowArgs(NamedTuple):
+    """The arguments of the operator.
 
     Args:
         qkv (Tensor): shape (B, T, h, w, 3, H, D).
         bias_table (Tensor): shape ((2*window - 1)^2, H); row (dy + window - 1) * (2*window - 1) + dx + window - 1 is
             the bias for a query dy rows and dx columns after its key.
         window (int): side of a window, in tokens.
+    """
+
+    qkv: Tensor
+    bias_table: Tensor
+    window: int
+
+
+def window_attention(args: WindowArgs) -> Tensor:
+    """Return softmax(q k^T / sqrt(D) + bias) v among the tokens of each window.
+
+    Windows start at the top left; the last ones are smaller if the window does not divide the grid.
 
     Returns:
         Tensor: shape (B, T, h, w, H, D), dtype of `qkv`.
     """
+    qkv, bias_table, window = args
     height, width = qkv.shape[2:4]
     q, k, v = qkv.flatten(2, 3).unbind(3)  # (B, T, N, H, D)
     rows = torch.arange(height, device=qkv.device).repeat_interleave(width)

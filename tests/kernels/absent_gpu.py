@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from unittest import mock
 
 import torch
+
+from kernels.runtime.dispatch import Operator
 
 
 class _OnGpu(torch.Tensor):
@@ -24,3 +27,8 @@ def capability(major: int, minor: int) -> Iterator[None]:
     """Give the absent GPU a compute capability."""
     with mock.patch("torch.cuda.get_device_capability", return_value=(major, minor)):
         yield
+
+
+def refusal(operator: Operator, *args: Any, **kwargs: Any) -> str | None:
+    """Return why `auto` would not run this call on the Triton kernels, or None."""
+    return operator.explain(*args, **kwargs).refused.get("triton")

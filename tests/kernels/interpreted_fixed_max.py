@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from poison import poisoned
 
-from kernels import EXPONENT_SCALE
-from kernels.attention_fixed_max import launch, op, reference
+from kernels import EXPONENT_SCALE, attention_fixed_max
+from kernels.attention_fixed_max import launch, op
+from kernels.attention_fixed_max.reference import FixedMaxArgs
 
 TILES = [launch.Tile(16, 16), launch.Tile(16, 32, descriptors=True), launch.Tile(32, 16, stages=1)]
 BOUND = 12.0
@@ -23,8 +24,8 @@ def draw(frames=2, positions=24, heads=2, dim=16, scale=EXPONENT_SCALE):
 
 def compare(qkv, positions, tile=None):
     with poisoned():
-        ours = launch.forward(qkv, positions, tile)
-    right = reference.attention_fixed_max(qkv.double(), positions, BOUND).float()
+        ours = launch.forward(FixedMaxArgs(qkv, positions, BOUND), tile)
+    right = attention_fixed_max.run_on("reference", qkv.double(), positions, BOUND).float()
     torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-5)
 
 
@@ -53,9 +54,9 @@ def test_largest_supported_exponents():
 def test_frames_are_independent(tile):
     """A tile of keys that reaches into the next frame does not read its NaN."""
     qkv, positions = draw(frames=3, positions=20)
-    whole = launch.forward(qkv, positions, tile)
+    whole = launch.forward(FixedMaxArgs(qkv, positions, BOUND), tile)
     qkv[positions : 2 * positions] = torch.nan
-    changed = launch.forward(qkv, positions, tile)
+    changed = launch.forward(FixedMaxArgs(qkv, positions, BOUND), tile)
     assert torch.equal(changed[:positions], whole[:positions])
     assert torch.equal(changed[2 * positions :], whole[2 * positions :])
 
@@ -67,8 +68,8 @@ def test_misaligned_rows_do_not_use_descriptors():
 
 
 def test_empty_inputs():
-    assert op.attend(torch.zeros(0, 3, 2, 16), 4).shape == (0, 2, 16)
+    assert op.attend(torch.zeros(0, 3, 2, 16), 4, BOUND).shape == (0, 2, 16)
 
 
 def test_operator_passes_opcheck():
-    torch.library.opcheck(op.attend, draw())
+    torch.library.opcheck(op.attend, (*draw(), BOUND))

@@ -42,12 +42,12 @@ def close(ours, right, dtype):
     torch.testing.assert_close(ours.float(), right.float(), rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-def attention_call(rows=37, heads=2, parts=1, grid=(5, 7), scaled=True, dtype=torch.float32, shifted=True):
+def attention_args(rows=37, heads=2, parts=1, grid=(5, 7), scaled=True, dtype=torch.float32, shifted=True):
     width = 64 * heads
     x, rstd, folded, _ = layer_norm(rows, 3 * width, dtype)
     rope = rope_table(*grid, 64) if grid else (None, None)
     scales = [0.5 + normal(64, seed=seed).abs() for seed in (5, 6)] if scaled else [None, None]
-    return (
+    return reference.AttentionInputsArgs(
         x,
         rstd if parts else None,
         folded.weight,
@@ -55,7 +55,7 @@ def attention_call(rows=37, heads=2, parts=1, grid=(5, 7), scaled=True, dtype=to
         *rope,
         *scales,
         heads,
-        (folded.shift if shifted else None),
+        folded.shift if shifted else None,
     )
 
 
@@ -74,8 +74,8 @@ def test_a_folded_layer_norm_equals_layer_norm(dtype):
 def test_gated_tiles(tile, rows, columns):
     x, rstd, folded, _ = layer_norm(rows, 2 * columns, width=128)
     with poisoned():
-        ours = launch.gated_linear(x, rstd, *folded, tile=tile)
-    close(ours, reference.gated_linear(x, rstd, *folded), torch.float32)
+        ours = launch.gated_linear(reference.GatedArgs(x, rstd, *folded), tile)
+    close(ours, reference.gated_linear(reference.GatedArgs(x, rstd, *folded)), torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -91,19 +91,19 @@ def test_gated_tiles(tile, rows, columns):
     ids=str,
 )
 def test_attention_inputs_equal_the_reference(options):
-    call = attention_call(**options)
+    args = attention_args(**options)
     with poisoned():
-        ours = op.attention_inputs(*call)
+        ours = op.attention_inputs(*args)
     assert ours.shape == (37, 3, options.get("heads", 2), 64)
-    close(ours, reference.attention_inputs(*call), options.get("dtype", torch.float32))
+    close(ours, reference.attention_inputs(args), options.get("dtype", torch.float32))
 
 
 @pytest.mark.parametrize("tile", [*TILES, launch.Tile(16, 128), launch.Tile(16, 256)], ids=str)
 def test_attention_tiles(tile):
-    call = attention_call()
+    args = attention_args()
     with poisoned():
-        ours = launch.attention_inputs(*call, tile=tile)
-    close(ours, reference.attention_inputs(*call), torch.float32)
+        ours = launch.attention_inputs(args, tile)
+    close(ours, reference.attention_inputs(args), torch.float32)
 
 
 def test_only_queries_are_normalised():
@@ -120,25 +120,25 @@ def test_only_queries_are_normalised():
 
 
 def test_vectors_of_zero_stay_zero():
-    call = list(attention_call(parts=0))
-    call[0] = torch.zeros_like(call[0])
-    assert not op.attention_inputs(*call).any()
+    args = attention_args(parts=0)
+    args = args._replace(x=torch.zeros_like(args.x))
+    assert not op.attention_inputs(*args).any()
 
 
 @pytest.mark.parametrize("tile", [None, *TILES], ids=str)
 @pytest.mark.parametrize("biased", [True, False])
 def test_residual(tile, biased):
-    a, weight, residual = normal(37, 128), normal(96, 128, seed=1) / 11, normal(37, 96, seed=2)
     bias = normal(96, seed=3) if biased else None
+    args = reference.ResidualArgs(normal(37, 128), normal(96, 128, seed=1) / 11, bias, normal(37, 96, seed=2))
     with poisoned():
-        ours = launch.residual_linear(a, weight, bias, residual, tile=tile)
-    close(ours, reference.residual_linear(a, weight, bias, residual), torch.float32)
+        ours = launch.residual_linear(args, tile)
+    close(ours, reference.residual_linear(args), torch.float32)
 
 
 def test_inner_steps_are_halved_until_they_divide():
-    a, weight, residual = normal(8, 192), normal(64, 192, seed=1), normal(8, 64, seed=2)
-    ours = launch.residual_linear(a, weight, None, residual, tile=launch.Tile(16, 64, inner=128))
-    close(ours, reference.residual_linear(a, weight, None, residual), torch.float32)
+    args = reference.ResidualArgs(normal(8, 192), normal(64, 192, seed=1), None, normal(8, 64, seed=2))
+    ours = launch.residual_linear(args, launch.Tile(16, 64, inner=128))
+    close(ours, reference.residual_linear(args), torch.float32)
 
 
 def test_gelu_in_half_precision_is_accurate():
@@ -152,9 +152,9 @@ def test_gelu_in_half_precision_is_accurate():
 
 def test_misaligned_rows_do_not_use_descriptors():
     a = normal(16 * 64 + 1)[1:].view(16, 64)
-    weight, residual = normal(64, 64, seed=1), normal(16, 64, seed=2)
-    ours = launch.residual_linear(a, weight, None, residual, tile=launch.Tile(16, 64, descriptors=True))
-    close(ours, reference.residual_linear(a, weight, None, residual), torch.float32)
+    args = reference.ResidualArgs(a, normal(64, 64, seed=1), None, normal(16, 64, seed=2))
+    ours = launch.residual_linear(args, launch.Tile(16, 64, descriptors=True))
+    close(ours, reference.residual_linear(args), torch.float32)
 
 
 def test_empty_inputs():
@@ -165,5 +165,5 @@ def test_empty_inputs():
 def test_operators_pass_opcheck():
     x, rstd, folded, _ = layer_norm(5, 128)
     torch.library.opcheck(op.gated_linear, (x, rstd, *folded))
-    torch.library.opcheck(op.attention_inputs, attention_call(rows=5, heads=1))
+    torch.library.opcheck(op.attention_inputs, attention_args(rows=5, heads=1))
     torch.library.opcheck(op.residual_linear, (x, folded.weight, None, normal(5, 128)))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from poison import poisoned
 
-from kernels.norm import launch, op, reference
+from kernels.norm import launch, op
+from kernels.norm.reference import DeviationArgs, LayerNormArgs, inverse_deviation, layer_norm
 
 
 def draw(*shape, dtype=torch.float32, offset=0.0):
@@ -17,8 +18,8 @@ def draw(*shape, dtype=torch.float32, offset=0.0):
 def compare(x, weight, bias, tolerance=2e-6, **options):
     with poisoned():
         ours = op.layer_norm(x, weight, bias, **options), op.inverse_deviation(x, **options)
-    right = [reference.layer_norm(x.double(), weight, bias, **options).to(x.dtype)]
-    right += [reference.inverse_deviation(x.double(), **options).float()]
+    right = [layer_norm(LayerNormArgs(x.double(), weight, bias, **options)).to(x.dtype)]
+    right += [inverse_deviation(DeviationArgs(x.double(), **options)).float()]
     torch.testing.assert_close(list(ours), right, rtol=tolerance, atol=tolerance)
 
 
@@ -43,7 +44,7 @@ def test_half_precision():
 def test_a_mean_far_from_zero_does_not_cancel():
     x, *_ = draw(3, 256, offset=3000.0)
     found = op.inverse_deviation(x)
-    torch.testing.assert_close(found, reference.inverse_deviation(x.double()).float(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(found, inverse_deviation(DeviationArgs(x.double())).float(), rtol=1e-4, atol=0)
 
 
 def test_equal_values():
@@ -53,10 +54,10 @@ def test_equal_values():
 @pytest.mark.parametrize("tile", [(1, 1), (4, 1), (8, 4)], ids=str)
 def test_tiles(tile):
     x, weight, bias = draw(9, 70)
-    ours = launch.layer_norm(x, weight, bias, 1e-5, launch.Tile(*tile))
-    torch.testing.assert_close(ours, reference.layer_norm(x, weight, bias))
-    ours = launch.inverse_deviation(x, 1e-5, launch.Tile(*tile))
-    torch.testing.assert_close(ours, reference.inverse_deviation(x))
+    ours = launch.layer_norm(LayerNormArgs(x, weight, bias), launch.Tile(*tile))
+    torch.testing.assert_close(ours, layer_norm(LayerNormArgs(x, weight, bias)))
+    ours = launch.inverse_deviation(DeviationArgs(x), launch.Tile(*tile))
+    torch.testing.assert_close(ours, inverse_deviation(DeviationArgs(x)))
 
 
 def test_strided_rows():

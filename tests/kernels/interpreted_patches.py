@@ -6,7 +6,9 @@ import pytest
 import torch
 from poison import poisoned
 
-from kernels.patches import launch, op, reference
+from kernels import patchify, unpatchify
+from kernels.patches import launch, op
+from kernels.patches.reference import PatchifyArgs, UnpatchifyArgs
 
 CUTS = [(8, 4, 1, 5), (8, 1, 0, 1), (4, 2, 1, 5), (16, 1, 0, 2), (4, 8, 0, 8)]  # patch, frames, first, length
 
@@ -29,7 +31,7 @@ def test_patches(patch, frames, first, length, normed):
     pixels = clip(length, patch)
     with poisoned():
         found = op.patchify(pixels, patch, frames, first, torch.float32, normed)
-    right = reference.patchify(pixels, patch, frames, first, torch.float64, normed).float()
+    right = patchify.run_on("reference", pixels, patch, frames, first, torch.float64, normed).float()
     torch.testing.assert_close(found, right, rtol=2e-6, atol=2e-6 if normed else 6e-8)
 
 
@@ -37,13 +39,13 @@ def test_patches(patch, frames, first, length, normed):
 def test_half_precision(normed):
     pixels = clip(5, 8)
     found = op.patchify(pixels, 8, 4, 1, torch.float16, normed)
-    torch.testing.assert_close(found, reference.patchify(pixels, 8, 4, 1, torch.float16, normed), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found, patchify.run_on("reference", pixels, 8, 4, 1, torch.float16, normed), rtol=1e-3, atol=1e-6)
 
 
 def test_every_byte_is_scaled_as_by_division():
     pixels = torch.arange(256, dtype=torch.uint8).repeat(3).view(1, 1, 16, 16, 3)
     found = op.patchify(pixels, 16, 1, 0, torch.float16)
-    assert torch.equal(found, reference.patchify(pixels, 16, 1, 0, torch.float16))
+    assert torch.equal(found, patchify.run_on("reference", pixels, 16, 1, 0, torch.float16))
 
 
 def test_a_patch_of_one_colour_is_normed_to_zero():
@@ -60,7 +62,7 @@ def test_strided_pixels(cut):
         "odd place": torch.cat((torch.zeros(1, dtype=torch.uint8), pixels.flatten()))[1:].view(pixels.shape),
     }[cut]
     found = op.patchify(part, 8, 1, 0, torch.float16)
-    assert torch.equal(found, reference.patchify(part, 8, 1, 0, torch.float16))
+    assert torch.equal(found, patchify.run_on("reference", part, 8, 1, 0, torch.float16))
 
 
 def test_whole_frames_are_not_copied():
@@ -72,8 +74,8 @@ def test_whole_frames_are_not_copied():
 @pytest.mark.parametrize(("patch", "frames"), [(8, 4), (4, 2), (16, 1), (4, 8)])
 def test_bytes(patch, frames):
     first, later = vectors(patch, frames)
-    assert torch.equal(op.unpatchify(first, later, patch, frames), reference.unpatchify(first, later, patch, frames))
-    assert torch.equal(op.unpatchify(first, None, patch, frames), reference.unpatchify(first, None, patch, frames))
+    assert torch.equal(op.unpatchify(first, later, patch, frames), unpatchify.run_on("reference", first, later, patch, frames))
+    assert torch.equal(op.unpatchify(first, None, patch, frames), unpatchify.run_on("reference", first, None, patch, frames))
 
 
 @pytest.mark.parametrize("biased", [(True, True), (True, False), (False, True)])
@@ -81,21 +83,21 @@ def test_biases(biased):
     first, later = vectors(8, 4)
     biases = [torch.randn(x.shape[-1]) if wanted else None for x, wanted in zip((first, later), biased, strict=True)]
     found = op.unpatchify(first, later, 8, 4, *biases)
-    assert torch.equal(found, reference.unpatchify(first, later, 8, 4, *biases))
+    assert torch.equal(found, unpatchify.run_on("reference", first, later, 8, 4, *biases))
     moved = [x if bias is None else x + bias for x, bias in zip((first, later), biases, strict=True)]
-    assert torch.equal(found, reference.unpatchify(*moved, 8, 4))
+    assert torch.equal(found, unpatchify.run_on("reference", *moved, 8, 4))
 
 
 def test_bytes_of_half_precision_and_strided_vectors():
     first, later = (x[:, :, :, ::2] for x in vectors(8, 4, across=5, dtype=torch.float16))
-    assert torch.equal(op.unpatchify(first, later, 8, 4), reference.unpatchify(first, later, 8, 4))
+    assert torch.equal(op.unpatchify(first, later, 8, 4), unpatchify.run_on("reference", first, later, 8, 4))
 
 
 def test_rounding_half_to_even_and_clamping():
     values = torch.linspace(-2, 2, 192)
     values[:8] = torch.tensor([0.5, 1.5, 2.5, 253.5, 254.5, -torch.inf, torch.inf, 3e38]) / 255 - 0.5
     first = values.view(1, 1, 1, 1, 192)
-    assert torch.equal(op.unpatchify(first, None, 8, 4), reference.unpatchify(first, None, 8, 4))
+    assert torch.equal(op.unpatchify(first, None, 8, 4), unpatchify.run_on("reference", first, None, 8, 4))
 
 
 def test_bytes_survive_the_round_trip():
@@ -108,10 +110,10 @@ def test_bytes_survive_the_round_trip():
 @pytest.mark.parametrize("tile", [(64, 1), (1024, 2), (8192, 8)], ids=str)
 def test_tiles(tile):
     pixels, (first, later) = clip(5, 8), vectors(8, 4)
-    found = launch.patchify(pixels, 8, 4, 1, torch.float32, True, launch.Tile(*tile))
-    torch.testing.assert_close(found, reference.patchify(pixels, 8, 4, 1, torch.float32, True), rtol=2e-6, atol=2e-6)
-    found = launch.unpatchify(first, later, 8, 4, tile=launch.Tile(*tile))
-    assert torch.equal(found, reference.unpatchify(first, later, 8, 4))
+    found = launch.patchify(PatchifyArgs(pixels, 8, 4, 1, torch.float32, True), launch.Tile(*tile))
+    torch.testing.assert_close(found, patchify.run_on("reference", pixels, 8, 4, 1, torch.float32, True), rtol=2e-6, atol=2e-6)
+    found = launch.unpatchify(UnpatchifyArgs(first, later, 8, 4), launch.Tile(*tile))
+    assert torch.equal(found, unpatchify.run_on("reference", first, later, 8, 4))
 
 
 def test_empty_inputs():
@@ -119,7 +121,7 @@ def test_empty_inputs():
     first, later = vectors(8, 4, batch=0)
     assert op.unpatchify(first, later, 8, 4).shape == (0, 9, 16, 24, 3)
     first, later = vectors(8, 4, later=0)
-    assert torch.equal(op.unpatchify(first, later, 8, 4), reference.unpatchify(first, None, 8, 4))
+    assert torch.equal(op.unpatchify(first, later, 8, 4), unpatchify.run_on("reference", first, None, 8, 4))
 
 
 def test_operators_pass_opcheck():

@@ -10,7 +10,9 @@ import triton
 import triton.language as tl
 from poison import poisoned
 
-from kernels.peg import launch, op, reference, triton_kernels
+import kernels
+from kernels.peg import launch, op, triton_kernels
+from kernels.peg.reference import PegArgs
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +41,14 @@ def draw(shape, kind="causal", dtype=torch.float32):
     return *tensors, "both" not in kind, "published" if "published" in kind else "causal"
 
 
+def ours(*inputs):
+    return op.peg(PegArgs(*inputs))
+
+
+def right(*inputs):
+    return kernels.peg.run_on("reference", *inputs)
+
+
 def results(function, *inputs):
     """Return output and every gradient, the upstream one drawn from a fixed seed."""
     inputs = [t.detach().requires_grad_() if isinstance(t, torch.Tensor) else t for t in inputs]
@@ -50,7 +60,7 @@ def results(function, *inputs):
 
 def exact_results(inputs):
     """Return the reference's results in float64."""
-    return results(reference.peg, *(t.double() if isinstance(t, torch.Tensor) else t for t in inputs))
+    return results(right, *(t.double() if isinstance(t, torch.Tensor) else t for t in inputs))
 
 
 @pytest.mark.parametrize(
@@ -77,8 +87,8 @@ def exact_results(inputs):
 def test_equals_the_reference(shape, kind):
     inputs = draw(shape, kind)
     with poisoned():
-        ours = results(op.peg, *inputs)
-    torch.testing.assert_close(ours, results(reference.peg, *inputs), rtol=1e-5, atol=1e-5)
+        found = results(ours, *inputs)
+    torch.testing.assert_close(found, results(right, *inputs), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("frames", [2, 3, 5, 7, 64, 129])
@@ -93,10 +103,10 @@ def test_scrambled_rows_are_divided_exactly(frames):
 
 def test_half_precision():
     inputs = draw((1, 2, 2, 3, 16), "carried", torch.float16)
-    ours = results(op.peg, *inputs)
+    found = results(ours, *inputs)
     exact = exact_results(inputs)
-    assert {t.dtype for t in ours} == {torch.float16}
-    torch.testing.assert_close([t.double() for t in ours], list(exact), rtol=2e-3, atol=4e-3)
+    assert {t.dtype for t in found} == {torch.float16}
+    torch.testing.assert_close([t.double() for t in found], list(exact), rtol=2e-3, atol=4e-3)
 
 
 @triton.jit
@@ -117,24 +127,24 @@ def _wide_without_assembly(b):
 def test_bfloat16(shape, kind):
     inputs = draw(shape, kind, torch.bfloat16)
     with mock.patch.object(triton_kernels, "_wide", _wide_without_assembly):
-        ours = results(op.peg, *inputs)
+        found = results(ours, *inputs)
     exact = exact_results(inputs)
-    for found, same_formula, right in zip(ours, results(reference.peg, *inputs), exact, strict=True):
-        error = found.double() - right
-        assert found.dtype == torch.bfloat16
-        assert error.abs().max() <= 2 * (same_formula.double() - right).abs().max()
-        assert error.norm() / right.norm() < 5e-3
+    for one, same_formula, expected in zip(found, results(right, *inputs), exact, strict=True):
+        error = one.double() - expected
+        assert one.dtype == torch.bfloat16
+        assert error.abs().max() <= 2 * (same_formula.double() - expected).abs().max()
+        assert error.norm() / expected.norm() < 5e-3
 
 
 def test_strided_input():
     x, *rest = draw((1, 2, 3, 4, 16))
     crossed = x.permute(4, 2, 1, 3, 0).contiguous().permute(4, 2, 1, 3, 0)
     assert not crossed.is_contiguous()
-    assert torch.equal(op.peg(crossed, *rest), op.peg(x, *rest))
+    assert torch.equal(ours(crossed, *rest), ours(x, *rest))
 
 
 def test_empty_batch():
-    out, dx, dweight, dbias = results(op.peg, *draw((0, 2, 3, 4, 16)))
+    out, dx, dweight, dbias = results(ours, *draw((0, 2, 3, 4, 16)))
     assert out.shape == dx.shape == (0, 2, 3, 4, 16)
     assert not dweight.any()
     assert not dbias.any()
@@ -143,22 +153,22 @@ def test_empty_batch():
 def test_unneeded_gradients_are_not_computed():
     x, weight, bias, *rest = draw((1, 2, 3, 3, 16))
     with mock.patch.object(launch, "weight_gradient", side_effect=AssertionError):
-        torch.autograd.grad(op.peg(x.requires_grad_(), weight, bias, *rest).sum(), x)
+        torch.autograd.grad(ours(x.requires_grad_(), weight, bias, *rest).sum(), x)
 
 
 def test_operator_passes_opcheck():
     x, weight, bias, past, causal, _ = draw((1, 1, 2, 3, 16), "carried")
     tensors = [t.requires_grad_() for t in (x, weight, bias, past)]
-    torch.library.opcheck(op.peg_forward, (*tensors, causal, False))
+    torch.library.opcheck(op.peg_forward, (*tensors, causal, "causal"))
 
 
 def test_gradients_pass_opcheck():
-    x, weight, _, past, causal, _ = draw((1, 1, 2, 3, 16), "carried")
-    torch.library.opcheck(op.input_gradient, (x, weight, causal, False))
-    torch.library.opcheck(op.weight_gradient, (x, x, past, causal, False))
+    args = draw((1, 1, 2, 3, 16), "carried")
+    torch.library.opcheck(op.input_gradient, args)
+    torch.library.opcheck(op.weight_gradient, (args[0], *args))
 
 
 def test_compiles_without_graph_breaks():
     inputs = draw((1, 1, 3, 3, 16))
-    compiled = torch.compile(op.peg, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(results(compiled, *inputs), results(op.peg, *inputs))
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(results(compiled, *inputs), results(ours, *inputs))

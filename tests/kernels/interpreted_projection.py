@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.projection import launch, op, reference
+from kernels.projection import launch, op
+from kernels.projection.reference import ProjectArgs, vq_project
 
 
 def draw(rows, channels, dim, norm="both", dtype=torch.float32):
@@ -17,7 +18,7 @@ def draw(rows, channels, dim, norm="both", dtype=torch.float32):
 
 
 def right(x, *rest, unit):
-    return reference.vq_project(x.double(), *(None if t is None else t.double() for t in rest), unit=unit)
+    return vq_project(ProjectArgs(x.double(), *(None if t is None else t.double() for t in rest), unit=unit))
 
 
 @pytest.mark.parametrize("norm", ["both", "weight", "none"])
@@ -45,7 +46,7 @@ def test_tiles_leading_shapes_and_strides():
     x, *rest = draw(24, 32, 4)
     wanted = op.vq_project(x, *rest)
     assert torch.equal(op.vq_project(x.view(2, 3, 4, 32), *rest), wanted.view(2, 3, 4, 4))
-    torch.testing.assert_close(launch.project(x.T.contiguous().T, *rest, True, launch.Tile(4, 8)), wanted)
+    torch.testing.assert_close(launch.project(ProjectArgs(x.T.contiguous().T, *rest), launch.Tile(4, 8)), wanted)
     assert op.vq_project(x[:0], *rest).shape == (0, 4)
 
 

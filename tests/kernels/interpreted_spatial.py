@@ -8,7 +8,17 @@ import pytest
 import torch
 from poison import poisoned
 
-from kernels.spatial_attention import launch, op, reference, rope_table
+from kernels import rope_table, spatial_attention
+from kernels.spatial_attention import launch, op
+from kernels.spatial_attention.reference import SpatialArgs
+
+
+def ours(*tensors, **options):
+    return op.run(SpatialArgs(*tensors, **options))
+
+
+def right(*tensors, **options):
+    return spatial_attention.run_on("reference", *tensors, **options)
 
 
 def results(function, *tensors, **options):
@@ -28,9 +38,8 @@ def draw(batch=1, frames=1, height=2, width=3, heads=2, dim=16, dtype=torch.floa
 
 def compare(tensors, tolerance=2e-5, **options):
     with poisoned():
-        ours = results(op.run, *tensors, **options)
-    right = results(reference.spatial_attention, *tensors, **options)
-    torch.testing.assert_close(ours, right, rtol=tolerance, atol=tolerance)
+        found = results(ours, *tensors, **options)
+    torch.testing.assert_close(found, results(right, *tensors, **options), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +72,7 @@ def test_tiles(tile):
 def test_strided_heads():
     q, kv, *scales = draw()
     crossed = q.transpose(-1, -2).contiguous().transpose(-1, -2)
-    torch.testing.assert_close(results(op.run, crossed, kv, *scales), results(op.run, q, kv, *scales))
+    torch.testing.assert_close(results(ours, crossed, kv, *scales), results(ours, q, kv, *scales))
 
 
 def test_operator_passes_opcheck():
@@ -74,5 +83,5 @@ def test_operator_passes_opcheck():
 
 def test_compiles_without_graph_breaks():
     tensors, rope = draw(), rope_table(2, 3, 16)
-    compiled = torch.compile(op.run, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(results(compiled, *tensors, rope=rope), results(op.run, *tensors, rope=rope))
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(results(compiled, *tensors, rope=rope), results(ours, *tensors, rope=rope))

@@ -8,7 +8,13 @@ import pytest
 import torch
 from poison import poisoned
 
-from kernels.window_attention import launch, op, reference
+from kernels import window_attention
+from kernels.window_attention import launch, op
+from kernels.window_attention.reference import WindowArgs
+
+
+def right(*inputs):
+    return window_attention.run_on("reference", *inputs)
 
 
 def results(function, qkv, table, window):
@@ -41,13 +47,13 @@ def test_equals_the_reference(shape, window):
     inputs = draw(*shape, window)
     with poisoned():
         ours = results(op.window_attention, *inputs)
-    torch.testing.assert_close(ours, results(reference.window_attention, *inputs), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, results(right, *inputs), rtol=1e-5, atol=1e-5)
 
 
 def test_half_precision():
     inputs = draw(1, 1, 5, 7, 1, 32, 5, torch.float16)
     torch.testing.assert_close(
-        results(op.window_attention, *inputs), results(reference.window_attention, *inputs), rtol=4e-3, atol=4e-3
+        results(op.window_attention, *inputs), results(right, *inputs), rtol=4e-3, atol=4e-3
     )
 
 
@@ -62,7 +68,7 @@ def test_programs_share_windows(programs):
         poisoned(),
     ):
         ours = results(op.window_attention, qkv, table, window)
-    torch.testing.assert_close(ours, results(reference.window_attention, qkv, table, window), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ours, results(right, qkv, table, window), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(("height", "width", "side"), [(8, 8, 4), (6, 13, 4), (9, 3, 8)])
@@ -70,14 +76,14 @@ def test_descriptors(height, width, side):
     """Windows at the border load zeros outside of the frame and store nothing there."""
     qkv, table, window = draw(2, 1, height, width, 2, 16, side)
     with poisoned():
-        ours = launch.forward(qkv, table, window, launch.Tile(3, 4, 2, descriptors=True))
-    torch.testing.assert_close(ours, reference.window_attention(qkv, table, window), rtol=1e-5, atol=1e-5)
+        ours = launch.forward(WindowArgs(qkv, table, window), launch.Tile(3, 4, 2, descriptors=True))
+    torch.testing.assert_close(ours, right(qkv, table, window), rtol=1e-5, atol=1e-5)
 
 
 def test_descriptors_fall_back_where_blocks_do_not_fit():
     qkv, table, window = draw(1, 1, 5, 7, 2, 24, 3)
-    ours = launch.forward(qkv, table, window, launch.Tile(3, 4, 2, descriptors=True))
-    torch.testing.assert_close(ours, reference.window_attention(qkv, table, window), rtol=1e-5, atol=1e-5)
+    ours = launch.forward(WindowArgs(qkv, table, window), launch.Tile(3, 4, 2, descriptors=True))
+    torch.testing.assert_close(ours, right(qkv, table, window), rtol=1e-5, atol=1e-5)
 
 
 def test_strided_input_and_gradient():

@@ -6,19 +6,20 @@ import os
 
 import pytest
 import torch
-from absent_gpu import capability, on_gpu
+from absent_gpu import capability, on_gpu, refusal
 from ahead import MAX_SHARED_BYTES, compiled_for, spill_bytes
 from interpret import passed_interpreted
 
+import kernels
 from kernels import BackendUnavailableError, attention_fixed_max
 from kernels.attention_fixed_max import launch as fixed_max
-from kernels.attention_fixed_max import op as fixed_max_op
+from kernels.attention_fixed_max.reference import FixedMaxArgs
 from kernels.spatial_attention import launch as spatial
-from kernels.spatial_attention import op as spatial_op
+from kernels.spatial_attention.op import CosineArgs
 from kernels.temporal_attention import launch as temporal
-from kernels.temporal_attention import op as temporal_op
+from kernels.temporal_attention.reference import TemporalArgs
 from kernels.window_attention import launch as window
-from kernels.window_attention import op as window_op
+from kernels.window_attention.reference import WindowArgs
 
 
 def test_interpreted_kernels_equal_their_references():
@@ -27,22 +28,24 @@ def test_interpreted_kernels_equal_their_references():
 
 def launch_window(dtype: torch.dtype) -> None:
     qkv = torch.zeros(1, 1, 9, 9, 3, 8, 64, dtype=dtype)
-    window.forward(qkv, torch.zeros(225, 8), 8)
-    window.backward(qkv[..., 0, :, :], qkv, torch.zeros(225, 8), 8)
+    args = WindowArgs(qkv, torch.zeros(225, 8), 8)
+    window.forward(args)
+    window.backward(qkv[..., 0, :, :], args)
 
 
 def launch_temporal(dtype: torch.dtype) -> None:
     frames = 5 if dtype == torch.bfloat16 else 3
     q, kv = torch.zeros(1, frames, 3, 3, 8, 64, dtype=dtype), torch.zeros(1, frames, 3, 3, 2, 8, 64, dtype=dtype)
-    scale = torch.ones(64)
-    temporal.forward(q, kv, scale, scale)
-    temporal.backward(q, q, kv, scale, scale)
+    args = TemporalArgs(q, kv, torch.ones(64), torch.ones(64))
+    temporal.forward(args)
+    temporal.backward(q, args)
 
 
 def launch_spatial(dtype: torch.dtype) -> None:
-    x, scale, table = torch.zeros(1, 9, 8, 64, dtype=dtype), torch.ones(64), torch.zeros(9, 32)
-    spatial.forward(x, scale, table, table)
-    spatial.backward(x, x, scale, table, table)
+    x, table = torch.zeros(1, 9, 8, 64, dtype=dtype), torch.zeros(9, 32)
+    args = CosineArgs(x, torch.ones(64), table, table)
+    spatial.forward(args)
+    spatial.backward(x, args)
 
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
@@ -50,18 +53,18 @@ def launch_spatial(dtype: torch.dtype) -> None:
     ("target", "dtype"), [(80, torch.bfloat16), (80, torch.float32), (90, torch.bfloat16)], ids=str
 )
 @pytest.mark.parametrize(
-    ("launch", "kernels"),
+    ("launch", "count"),
     [(launch_window, 3), (launch_temporal, 2), (launch_spatial, 2)],
     ids=["window", "temporal", "spatial"],
 )
-def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype, launch, kernels):
+def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype, launch, count):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     with compiled_for(target) as compiled:
         launch(dtype)
-    assert len(compiled) == kernels
+    assert len(compiled) == count
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[80] for kernel in compiled)
     if target == 90 and dtype == torch.bfloat16:
-        assert [spill_bytes(kernel, tmp_path) for kernel in compiled] == [0] * kernels
+        assert [spill_bytes(kernel, tmp_path) for kernel in compiled] == [0] * count
 
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
@@ -71,10 +74,11 @@ def test_kernels_of_inference_compile_ahead(monkeypatch, tmp_path, target, descr
     with compiled_for(target) as compiled:
         for positions in (1024, 500):
             tile = fixed_max.Tile(64 if target == 80 else 128, 64, descriptors=descriptors)
-            fixed_max.forward(torch.zeros(2 * positions, 3, 8, 64, dtype=torch.bfloat16), positions, tile)
+            qkv = torch.zeros(2 * positions, 3, 8, 64, dtype=torch.bfloat16)
+            fixed_max.forward(FixedMaxArgs(qkv, positions, 12.0), tile)
         for side in (16, 27):
             qkv = torch.zeros(1, 1, side, side, 3, 8, 64, dtype=torch.bfloat16)
-            window.forward(qkv, torch.zeros(225, 8), 8, window.Tile(64, 4, 2, descriptors))
+            window.forward(WindowArgs(qkv, torch.zeros(225, 8), 8), window.Tile(64, 4, 2, descriptors))
     assert len({kernel.hash for kernel in compiled}) == 4
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[80] for kernel in compiled)
     assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
@@ -89,15 +93,15 @@ def _gpu():
 
 @pytest.mark.usefixtures("_gpu")
 def test_unsupported_calls_of_window_attention():
-    table = on_gpu(225, 2, dtype=torch.float32)
-    assert window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 8) is None
-    assert "window=9 must be at most 8" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64), table, 9)
-    assert "head_dim=20" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 20), table, 8)
-    assert "float64" in window_op.unsupported(on_gpu(1, 1, 8, 8, 3, 2, 64, dtype=torch.float64), table, 8)
-    assert (
-        window_op.unsupported(torch.zeros(1, 1, 8, 8, 3, 2, 64), torch.zeros(225, 2), 8)
-        == "the tensors are on cpu, not on a GPU"
-    )
+    def unsupported(window: int = 8, dim: int = 64, dtype: torch.dtype = torch.bfloat16) -> str | None:
+        qkv = on_gpu(1, 1, 8, 8, 3, 2, dim, dtype=dtype)
+        return refusal(kernels.window_attention, qkv, on_gpu(225, 2, dtype=torch.float32), window)
+
+    assert unsupported() is None
+    assert "window=9 must be at most 8" in unsupported(window=9)
+    assert "head_dim=20" in unsupported(dim=20)
+    assert "head_dim=136" in unsupported(dim=136)
+    assert "float64" in unsupported(dtype=torch.float64)
 
 
 @pytest.mark.usefixtures("_gpu")
@@ -106,7 +110,7 @@ def test_unsupported_calls_of_temporal_attention():
         q, kv = on_gpu(1, frames, 2, 2, 2, dim, dtype=dtype), on_gpu(1, frames, 2, 2, 2, 2, dim)
         past_kv = on_gpu(1, past, 2, 2, 2, 2, dim) if past else None
         scale = on_gpu(dim, dtype=torch.float32)
-        return temporal_op.unsupported(q, kv, scale, scale, past_kv, **kwargs)
+        return refusal(kernels.temporal_attention, q, kv, scale, scale, past_kv, **kwargs)
 
     assert unsupported(frames=4, past=4) is None
     assert "9 keys" in unsupported(past=4)
@@ -123,7 +127,7 @@ def test_unsupported_calls_of_temporal_attention():
 def test_unsupported_calls_of_spatial_attention():
     def unsupported(dim: int = 64, dtype: torch.dtype = torch.bfloat16, batch: int = 1):
         q, kv = on_gpu(batch, 1, 1, 1, 1, dim, dtype=dtype), on_gpu(batch, 1, 1, 1, 2, 1, dim)
-        return spatial_op.unsupported(q, kv, on_gpu(dim), on_gpu(dim))
+        return refusal(kernels.spatial_attention, q, kv, on_gpu(dim), on_gpu(dim))
 
     assert unsupported() is None
     assert "head_dim=20" in unsupported(dim=20)
@@ -134,7 +138,7 @@ def test_unsupported_calls_of_spatial_attention():
 @pytest.mark.usefixtures("_gpu")
 def test_unsupported_calls_of_fixed_max_attention():
     def unsupported(dtype=torch.bfloat16, dim=64, bound=12.0, bias=None):
-        return fixed_max_op.unsupported(on_gpu(8, 3, 2, dim, dtype=dtype), 4, bound, bias)
+        return refusal(attention_fixed_max, on_gpu(8, 3, 2, dim, dtype=dtype), 4, bound, bias)
 
     assert unsupported() is None
     assert "whose range" in unsupported(dtype=torch.float16)
@@ -142,9 +146,8 @@ def test_unsupported_calls_of_fixed_max_attention():
     assert "bound=61 must be at most 60" in unsupported(bound=61.0)
     assert unsupported(bound=float("nan")) is not None
     assert unsupported(bias=on_gpu(2, 4, 4)) == "the kernel adds no bias to the logits"
-    assert "requires gradients" in fixed_max_op.unsupported(on_gpu(8, 3, 2, 64).requires_grad_(), 4, 12.0)
-    assert fixed_max_op.not_preferred(on_gpu(8, 3, 2, 64), 4, 12.0) is None
-    assert "256 positions" in fixed_max_op.not_preferred(on_gpu(8192, 3, 2, 64), 256, 12.0)
+    assert "requires gradients" in refusal(attention_fixed_max, on_gpu(8, 3, 2, 64).requires_grad_(), 4, 12.0)
+    assert "256 positions" in refusal(attention_fixed_max, on_gpu(8192, 3, 2, 64), 256, 12.0)
     with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         attention_fixed_max.run_on("triton", torch.zeros(8, 3, 2, 64), 4, 12.0)
 

@@ -17,6 +17,7 @@ from triton.compiler import ASTSource, CompilationError
 from triton.runtime import JITFunction
 
 from kernels.norm import launch
+from kernels.norm.reference import DeviationArgs, LayerNormArgs
 from kernels.runtime import jit
 from kernels.runtime.compile_server import CompileServer, Job
 
@@ -74,11 +75,11 @@ def all_done() -> bool:
 
 
 def norm(rows: int) -> None:
-    launch.layer_norm(X, ONES, ONES, 1e-5, tile=launch.Tile(rows, 1))
+    launch.layer_norm(LayerNormArgs(X, ONES, ONES), launch.Tile(rows, 1))
 
 
 def broken() -> None:
-    launch.inverse_deviation(X, 1e-5, tile=launch.Tile(3, 1))  # rows must be a power of two
+    launch.inverse_deviation(DeviationArgs(X), launch.Tile(3, 1))  # rows must be a power of two
 
 
 def test_kernels_compile_in_parallel(compiled):

@@ -7,12 +7,13 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from absent_gpu import capability, on_gpu
+from absent_gpu import capability, on_gpu, refusal
 from ahead import MAX_SHARED_BYTES, compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
-from kernels.linear import fold, interleave_gates, launch, op, reference, residual_linear
+from kernels.linear import attention_inputs, fold, gated_linear, interleave_gates, launch, reference, residual_linear
+from kernels.linear.reference import AttentionInputsArgs, GatedArgs, ResidualArgs
 
 ROWS = (1024, 16_384)
 
@@ -29,10 +30,12 @@ def launch_all(dtype: torch.dtype, tile: launch.Tile | None = None) -> None:
     """Launch the shapes of the network, with few rows and with many."""
     for rows in ROWS:
         x, rstd = zeros(rows, 512, dtype=dtype), zeros(rows)
-        launch.gated_linear(x, rstd, zeros(2816, 512, dtype=dtype), zeros(2816), tile=tile)
+        launch.gated_linear(GatedArgs(x, rstd, zeros(2816, 512, dtype=dtype), zeros(2816)), tile)
         weight, tables, scales = zeros(1536, 512, dtype=dtype), [zeros(1024, 32)] * 2, [zeros(64)] * 2
-        launch.attention_inputs(x, rstd, weight, 512, *tables, *scales, 8, shift=zeros(1536), tile=tile)
-        launch.residual_linear(zeros(rows, 1408, dtype=dtype), zeros(512, 1408, dtype=dtype), None, x, tile=tile)
+        args = AttentionInputsArgs(x, rstd, weight, 512, *tables, *scales, 8, zeros(1536))
+        launch.attention_inputs(args, tile)
+        args = ResidualArgs(zeros(rows, 1408, dtype=dtype), zeros(512, 1408, dtype=dtype), None, x)
+        launch.residual_linear(args, tile)
 
 
 @pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
@@ -73,7 +76,8 @@ def test_folding_is_exact_before_rounding():
     rstd = (x.var(1, correction=0) + 1e-5).rsqrt()
     folded = fold(gamma, beta, weight, bias, torch.float32)
     value, gate = reference.split_gates(F.linear(F.layer_norm(x, (64,), gamma, beta), weight, bias))
-    torch.testing.assert_close(reference.gated_linear(x, rstd, *folded), value * F.gelu(gate), rtol=2e-4, atol=2e-4)
+    found = gated_linear(x, rstd, *folded)
+    torch.testing.assert_close(found, value * F.gelu(gate), rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("width", [256, 512])
@@ -98,19 +102,19 @@ def _gpu():
 @pytest.mark.usefixtures("_gpu")
 def test_unsupported_calls():
     def unsupported(columns: int = 64, dtype: torch.dtype = torch.bfloat16) -> str | None:
-        return op.residual_linear_unsupported(on_gpu(4, columns, dtype=dtype), on_gpu(8, columns), None, on_gpu(4, 8))
+        return refusal(residual_linear, on_gpu(4, columns, dtype=dtype), on_gpu(8, columns), None, on_gpu(4, 8))
 
     assert unsupported() is None
     assert "K=96 must be a multiple of 64" in unsupported(96)
     assert "float16" in unsupported(dtype=torch.float16)
     weight = on_gpu(8, 64).requires_grad_()
-    assert "requires gradients" in op.residual_linear_unsupported(on_gpu(4, 64), weight, None, on_gpu(4, 8))
+    assert "requires gradients" in refusal(residual_linear, on_gpu(4, 64), weight, None, on_gpu(4, 8))
     with torch.no_grad():
-        assert op.residual_linear_unsupported(on_gpu(4, 64), weight, None, on_gpu(4, 8)) is None
+        assert refusal(residual_linear, on_gpu(4, 64), weight, None, on_gpu(4, 8)) is None
     with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         residual_linear.run_on("triton", zeros(4, 64), zeros(8, 64), None, zeros(4, 8))
-    assert "24 rows must be a multiple of 16" in op.gated_linear_unsupported(
-        on_gpu(4, 64), on_gpu(4), on_gpu(24, 64), on_gpu(24)
+    assert "24 rows must be a multiple of 16" in refusal(
+        gated_linear, on_gpu(4, 64), on_gpu(4), on_gpu(24, 64), on_gpu(24)
     )
 
 
@@ -129,14 +133,14 @@ def test_auto_leaves_long_rows_to_torch():
 def test_unsupported_calls_of_attention_inputs():
     def unsupported(columns: int = 384, normed: int = 128, heads: int = 2, scaled: bool = True) -> str | None:
         scale = on_gpu(64) if scaled else None
-        return op.attention_inputs_unsupported(
-            on_gpu(4, 64), on_gpu(4), on_gpu(columns, 64), normed, None, None, scale, scale, heads
+        return refusal(
+            attention_inputs, on_gpu(4, 64), on_gpu(4), on_gpu(columns, 64), normed, None, None, scale, scale, heads
         )
 
     assert unsupported() is None
     assert "normed=64 must be a multiple of the 128" in unsupported(normed=64)
-    assert "normed=128 needs rstd" in op.attention_inputs_unsupported(
-        on_gpu(4, 64), None, on_gpu(384, 64), 128, None, None, None, None, 2
+    assert "normed=128 needs rstd" in refusal(
+            attention_inputs, on_gpu(4, 64), None, on_gpu(384, 64), 128, None, None, None, None, 2
     )
     assert "head_dim=32 must be 64" in unsupported(heads=4)
     assert unsupported(heads=4, scaled=False) is None

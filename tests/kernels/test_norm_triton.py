@@ -6,12 +6,13 @@ import os
 
 import pytest
 import torch
-from absent_gpu import capability, on_gpu
+from absent_gpu import capability, on_gpu, refusal
 from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
-from kernels.norm import inverse_deviation, launch, layer_norm, op, reference
+from kernels.norm import inverse_deviation, launch, layer_norm
+from kernels.norm.reference import DeviationArgs, LayerNormArgs
 
 
 def test_interpreted_kernels_equal_their_references():
@@ -27,8 +28,8 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype):
     with compiled_for(target) as compiled:
         for rows in (8, launch.SMALL_MAX_ROWS + 1):
             x = torch.zeros(rows, 512, dtype=dtype)
-            launch.layer_norm(x, weight, weight, 1e-5)
-            launch.inverse_deviation(x, 1e-5)
+            launch.layer_norm(LayerNormArgs(x, weight, weight))
+            launch.inverse_deviation(DeviationArgs(x))
     assert len({kernel.hash for kernel in compiled}) == 4
     if dtype == torch.bfloat16:
         assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
@@ -39,8 +40,8 @@ def test_the_reference_is_torchs_layer_norm():
     with torch.no_grad():
         norm.weight.uniform_(0.5, 1.5)
         norm.bias.normal_()
-        torch.testing.assert_close(reference.layer_norm(x, norm.weight, norm.bias), norm(x))
-        centered = (x - x.mean(-1, keepdim=True)) * reference.inverse_deviation(x)[..., None]
+        torch.testing.assert_close(layer_norm(x, norm.weight, norm.bias), norm(x))
+        centered = (x - x.mean(-1, keepdim=True)) * inverse_deviation(x)[..., None]
         torch.testing.assert_close(centered * norm.weight + norm.bias, norm(x))
 
 
@@ -50,12 +51,12 @@ def test_unsupported_calls():
         layer_norm.run_on("triton", x, weight, None)
     with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         inverse_deviation.run_on("triton", x)
-    assert "C=1025 must be between" in op.inverse_deviation_unsupported(torch.zeros(1, 1025))
+    assert "C=1025 must be between" in refusal(inverse_deviation, torch.zeros(1, 1025))
     with capability(9, 0):
         x, weight = on_gpu(2, 8), on_gpu(8)
-        assert op.layer_norm_unsupported(x, weight, None) is None
+        assert refusal(layer_norm, x, weight, None) is None
         weight.requires_grad_()
-        assert "requires gradients" in op.layer_norm_unsupported(x, weight, None)
-        assert "requires gradients" in op.inverse_deviation_unsupported(on_gpu(2, 8).requires_grad_())
+        assert "requires gradients" in refusal(layer_norm, x, weight, None)
+        assert "requires gradients" in refusal(inverse_deviation, on_gpu(2, 8).requires_grad_())
         with torch.no_grad():
-            assert op.layer_norm_unsupported(x, weight, None) is None
+            assert refusal(layer_norm, x, weight, None) is None

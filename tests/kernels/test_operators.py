@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -154,9 +156,18 @@ def test_the_choice_is_explained():
     assert kernels.window_attention.explain(x, table, 4).refused == {"triton": "the tensors are on cpu, not on a GPU"}
 
 
+class OneTensor(NamedTuple):
+    """The arguments of the operators below."""
+
+    x: torch.Tensor
+
+
 def test_auto_skips_an_implementation_that_is_not_preferred():
-    triton = Implementation(lambda x: 3 * x, not_preferred=lambda x: "slow" if x.numel() > 1 else None)
-    operator = Operator("triple", lambda x: x + x + x, triton=triton)
+    def slow(args: OneTensor) -> str | None:
+        return "slow" if args.x.numel() > 1 else None
+
+    triton = Implementation(lambda args: 3 * args.x, not_preferred=slow)
+    operator = Operator("triple", OneTensor, lambda args: args.x + args.x + args.x, triton=triton)
     choice = operator.explain(torch.ones(2))
     assert (choice.backend, choice.refused) == ("reference", {"triton": "slow"})
     assert operator.explain(torch.ones(1)).backend == "triton"
@@ -232,7 +243,7 @@ def test_the_environment_chooses(monkeypatch):
 def test_requested_backends_that_cannot_run_are_errors(monkeypatch):
     x = torch.randn(1, 1, 4, 4, 3, HEADS, DIM)
     with pytest.raises(BackendUnavailableError, match="no triton implementation"):
-        Operator("twice", lambda x: 2 * x).run_on("triton", x)
+        Operator("twice", OneTensor, lambda args: 2 * args.x).run_on("triton", x)
     with pytest.raises(BackendUnavailableError, match="cannot run on triton: the tensors are on cpu"):
         kernels.window_attention.run_on("triton", x, torch.zeros(49, HEADS), 4)
     with pytest.raises(BackendUnavailableError, match="backend=fast must be one of"), use_backend("fast"):

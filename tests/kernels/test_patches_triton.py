@@ -6,12 +6,13 @@ import os
 
 import pytest
 import torch
-from absent_gpu import capability, on_gpu
+from absent_gpu import capability, on_gpu, refusal
 from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
-from kernels.patches import launch, op, patchify, reference, unpatchify
+from kernels.patches import launch, patchify, unpatchify
+from kernels.patches.reference import PatchifyArgs, UnpatchifyArgs
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.patches import PatchEmbed, ToPixels, to_float, to_uint8
 
@@ -30,11 +31,11 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype):
     with compiled_for(target) as compiled:
         for tile in (launch.SMALL_TILE, launch.LARGE_TILE):
             for normed in (False, True):
-                launch.patchify(pixels, 8, 1, 0, dtype, normed, tile)
-                launch.patchify(pixels, 8, 4, 1, dtype, normed, tile)
+                launch.patchify(PatchifyArgs(pixels, 8, 1, 0, dtype, normed), tile)
+                launch.patchify(PatchifyArgs(pixels, 8, 4, 1, dtype, normed), tile)
             biases = first[0, 0, 0, 0], later[0, 0, 0, 0]
-            launch.unpatchify(first, later, 8, 4, tile=tile)
-            launch.unpatchify(first, later, 8, 4, *biases, tile)
+            launch.unpatchify(UnpatchifyArgs(first, later, 8, 4), tile)
+            launch.unpatchify(UnpatchifyArgs(first, later, 8, 4, *biases), tile)
     assert len({kernel.hash for kernel in compiled}) == 16
     if dtype == torch.bfloat16:
         assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
@@ -62,17 +63,17 @@ def test_shapes_that_do_not_fit():
     pixels = torch.zeros(1, 5, 16, 24, 3, dtype=torch.uint8)
     for wrong in (pixels.float(), pixels[0], pixels[..., :2]):
         with pytest.raises(ValueError, match="must be uint8"):
-            reference.patchify(wrong, 8, 4, 1, torch.float32)
+            patchify(wrong, 8, 4, 1, torch.float32)
     with pytest.raises(ValueError, match="width 20 must be multiples of the patch 8"):
-        reference.patchify(pixels[:, :, :, :20], 8, 4, 1, torch.float32)
+        patchify(pixels[:, :, :, :20], 8, 4, 1, torch.float32)
     with pytest.raises(ValueError, match="5 frames from frame 0"):
-        reference.patchify(pixels, 8, 4, 0, torch.float32)
+        patchify(pixels, 8, 4, 0, torch.float32)
     first, later = torch.zeros(1, 1, 2, 3, 192), torch.zeros(1, 1, 2, 3, 768)
     with pytest.raises(ValueError, match="The first frame's patches"):
-        reference.unpatchify(later, None, 8, 4)
+        unpatchify(later, None, 8, 4)
     for other in (first, later.half(), later[:, :, :1]):
         with pytest.raises(ValueError, match="Later patches"):
-            reference.unpatchify(first, other, 8, 4)
+            unpatchify(first, other, 8, 4)
 
 
 def test_unsupported_calls():
@@ -81,12 +82,12 @@ def test_unsupported_calls():
         patchify.run_on("triton", pixels, 8, 1, 0, torch.float32)
     with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         unpatchify.run_on("triton", first, None, 8, 4)
-    assert "patch=2 must be one of" in op.patchify_unsupported(pixels, 2, 1, 0, torch.float32)
-    assert "frames=3 one of" in op.unpatchify_unsupported(first, None, 8, 3)
-    assert "float64" in op.patchify_unsupported(pixels, 8, 1, 0, torch.float64)
+    assert "patch=2 must be one of" in refusal(patchify, pixels, 2, 1, 0, torch.float32)
+    assert "frames=3 one of" in refusal(unpatchify, first, None, 8, 3)
+    assert "float64" in refusal(patchify, pixels, 8, 1, 0, torch.float64)
     with capability(9, 0):
-        assert op.patchify_unsupported(on_gpu(1, 1, 8, 8, 3, dtype=torch.uint8), 8, 1, 0, torch.float32) is None
+        assert refusal(patchify, on_gpu(1, 1, 8, 8, 3, dtype=torch.uint8), 8, 1, 0, torch.float32) is None
         first = on_gpu(1, 1, 1, 1, 192).requires_grad_()
-        assert "requires gradients" in op.unpatchify_unsupported(first, None, 8, 4)
+        assert "requires gradients" in refusal(unpatchify, first, None, 8, 4)
         with torch.no_grad():
-            assert op.unpatchify_unsupported(first, None, 8, 4) is None
+            assert refusal(unpatchify, first, None, 8, 4) is None

@@ -7,22 +7,29 @@ import os
 
 import pytest
 import torch
+from absent_gpu import refusal
 from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 import kernels
 from kernels import BackendUnavailableError
-from kernels.peg import launch, op
+from kernels.peg import launch
+from kernels.peg.reference import PegArgs
 
 
 def test_interpreted_kernels_equal_their_reference():
     assert passed_interpreted("peg") >= 20
 
 
+def zeros(*shape: int, dtype: torch.dtype, published: bool = False) -> PegArgs:
+    order = "published" if published else "causal"
+    return PegArgs(torch.zeros(shape, dtype=dtype), torch.zeros(3, 3, 3, 512), torch.zeros(512), order=order)
+
+
 def launch_clip(dtype: torch.dtype, side: int = 8, published: bool = False) -> None:
-    x, weight, bias = torch.zeros(1, 5, side, side, 512, dtype=dtype), torch.zeros(3, 3, 3, 512), torch.zeros(512)
-    launch.convolve(x, weight, bias, None, True, published)
-    launch.weight_gradient(x, x, None, True, published)
+    args = zeros(1, 5, side, side, 512, dtype=dtype, published=published)
+    launch.convolve(args)
+    launch.weight_gradient(args.x, args)
 
 
 def launch_odd_clip(dtype: torch.dtype) -> None:
@@ -36,20 +43,18 @@ def launch_published_clip(dtype: torch.dtype) -> None:
 def launch_long_clips(dtype: torch.dtype) -> None:
     """Launch two lengths, in published order and in causal order."""
     for frames, published in itertools.product((9, 6), (True, False)):
-        x = torch.zeros(4, frames, 32, 32, 512, dtype=dtype)
-        launch.convolve(x, torch.zeros(3, 3, 3, 512), torch.zeros(512), None, True, published)
+        launch.convolve(zeros(4, frames, 32, 32, 512, dtype=dtype, published=published))
 
 
 def launch_published_gradient(dtype: torch.dtype) -> None:
-    x = torch.zeros(4, 5, 32, 32, 512, dtype=dtype)
-    launch.convolve(x, torch.zeros(3, 3, 3, 512), None, None, True, True, backward=True)
+    launch.input_gradient(zeros(4, 5, 32, 32, 512, dtype=dtype, published=True))
 
 
 def launch_image(dtype: torch.dtype, side: int = 16) -> None:
-    x, weight, bias = torch.zeros(1, 1, side, side, 512, dtype=dtype), torch.zeros(3, 3, 3, 512), torch.zeros(512)
-    launch.convolve(x, weight, bias, None, True, False)
-    launch.convolve(x, weight, None, None, True, False, backward=True)
-    launch.weight_gradient(x, x, None, True, False)
+    args = zeros(1, 1, side, side, 512, dtype=dtype)
+    launch.convolve(args)
+    launch.input_gradient(args)
+    launch.weight_gradient(args.x, args)
 
 
 def launch_odd_image(dtype: torch.dtype) -> None:
@@ -85,16 +90,15 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, run, di
 
 def test_unsupported_calls():
     x, weight, bias = torch.zeros(1, 1, 2, 2, 8), torch.zeros(3, 3, 3, 8), torch.zeros(8)
-    assert op.unsupported(x, weight, bias) == "the tensors are on cpu, not on a GPU"
-    assert "batch=65536 and height=2 must be at most 65535" in op.unsupported(
-        x.expand(65_536, -1, -1, -1, -1), weight, bias
-    )
-    assert "height=65536 must be at most" in op.unsupported(x[:, :, :1].expand(-1, -1, 65_536, -1, -1), weight, bias)
-    assert op.unsupported(x.expand(-1, 1 << 14, -1, -1, -1), weight, bias) == "the tensors are on cpu, not on a GPU"
-    assert "exceed 32 bits" in op.unsupported(x.expand(-1, 1 << 15, -1, -1, -1), weight, bias)  # frames squared
-    large = torch.zeros(1).expand(1, 2, 1 << 10, 1 << 10, 512)
-    assert "exceed 32 bits" in op.unsupported(large, weight, bias)
+
+    def unsupported(x: torch.Tensor) -> str | None:
+        return refusal(kernels.peg, x, weight, bias)
+
+    assert unsupported(x) == "the tensors are on cpu, not on a GPU"
+    assert "batch=65536 and height=2 must be at most 65535" in unsupported(x.expand(65_536, -1, -1, -1, -1))
+    assert "height=65536 must be at most" in unsupported(x[:, :, :1].expand(-1, -1, 65_536, -1, -1))
+    assert unsupported(x.expand(-1, 1 << 14, -1, -1, -1)) == "the tensors are on cpu, not on a GPU"
+    assert "exceed 32 bits" in unsupported(x.expand(-1, 1 << 15, -1, -1, -1))  # frames squared
+    assert "exceed 32 bits" in unsupported(torch.zeros(1).expand(1, 2, 1 << 10, 1 << 10, 512))
     with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
         kernels.peg.run_on("triton", x, weight, bias)
-    with pytest.raises(ValueError, match="past needs causal=True"):
-        op.peg(x, weight, bias, past=torch.zeros(1, 2, 2, 2, 8), causal=False)

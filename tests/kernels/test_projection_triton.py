@@ -6,11 +6,13 @@ import os
 
 import pytest
 import torch
+from absent_gpu import refusal
 from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 import kernels
-from kernels.projection import launch, op
+from kernels.projection import launch, vq_project
+from kernels.projection.reference import ProjectArgs
 
 
 def test_interpreted_kernel_equals_its_reference():
@@ -25,7 +27,7 @@ def test_kernel_compiles_ahead(monkeypatch, tmp_path, capability):
         for rows in (8, 5000):
             gain = torch.ones(512)
             x = torch.zeros(rows, 512, dtype=torch.bfloat16)
-            launch.project(x, gain, gain, torch.zeros(8, 512), torch.zeros(8), True)
+            launch.project(ProjectArgs(x, gain, gain, torch.zeros(8, 512), torch.zeros(8)))
     assert len(compiled) == 2
     assert len({kernel.hash for kernel in compiled}) == 1  # the number of rows is not part of a kernel
     assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
@@ -33,9 +35,9 @@ def test_kernel_compiles_ahead(monkeypatch, tmp_path, capability):
 
 def test_unsupported_calls_run_on_the_reference():
     x, weight, bias = torch.randn(3, 16), torch.randn(4, 16, requires_grad=True), torch.randn(4)
-    assert "requires gradients" in op.unsupported(x, None, None, weight, bias)
-    assert op.unsupported(x, None, None, torch.zeros(40, 16), bias) == "d=40 must be at most 32 and C=16 at most 2048"
-    assert op.unsupported(x, None, None, weight.detach(), bias) == "the tensors are on cpu, not on a GPU"
-    units = kernels.vq_project(x, None, None, weight, bias)
+    assert "requires gradients" in refusal(vq_project, x, None, None, weight, bias)
+    assert refusal(vq_project, x, None, None, torch.zeros(40, 16), bias) == "d=40 must be at most 32 and C=16 at most 2048"
+    assert refusal(vq_project, x, None, None, weight.detach(), bias) == "the tensors are on cpu, not on a GPU"
+    units = vq_project(x, None, None, weight, bias)
     torch.testing.assert_close(units.norm(dim=-1), torch.ones(3))
     assert units.requires_grad

@@ -6,12 +6,13 @@ import os
 
 import pytest
 import torch
+from absent_gpu import refusal
 from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
 import kernels
 from kernels import BackendUnavailableError
-from kernels.vq import launch, op
+from kernels.vq import launch, vq_assign
 
 
 def test_interpreted_kernels_equal_their_reference():
@@ -36,7 +37,7 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
 
 
 def test_unsupported_calls():
-    assert "d=6 must be one of" in op.unsupported(torch.zeros(1, 6), torch.zeros(3, 6))
-    assert op.unsupported(torch.zeros(1, 8), torch.zeros(3, 8)) == "the tensors are on cpu, not on a GPU"
+    assert "d=6 must be one of" in refusal(vq_assign, torch.zeros(1, 6), torch.zeros(3, 6))
+    assert refusal(vq_assign, torch.zeros(1, 8), torch.zeros(3, 8)) == "the tensors are on cpu, not on a GPU"
     with pytest.raises(BackendUnavailableError, match="tensors are on cpu"):
-        kernels.vq_assign.run_on("triton", torch.zeros(1, 8), torch.zeros(3, 8))
+        vq_assign.run_on("triton", torch.zeros(1, 8), torch.zeros(3, 8))
