@@ -4,7 +4,6 @@ One module per operator (`peg.py`, `vq.py`, ...) defines an `operation.Operation
 an operator, write such a module and add it to the list:
 
     OPERATION = Operation(
-        name="peg",
         operator=kernels.peg,                      # with a triton implementation
         checked=(Case("odd", make), ...),          # small: output, every gradient, poison, streams, graphs, compile
         timed=(Case("image 256, B 16", make), ...),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
-from kernels.linear import attention_inputs, fold, gated_linear, reference, residual_linear
+from kernels.linear import attention_inputs, fold, gated_linear, residual_linear
 from kernels.spatial_attention import RopeTable, rope_table
 from kernels.spatial_attention.reference import cosine
 
@@ -114,7 +114,6 @@ def _detached(inputs: Inputs) -> Inputs:
 
 
 GATED = Operation(
-    name="gated_linear",
     operator=gated_linear,
     checked=(
         Case("1 row", _gated(1)),
@@ -125,13 +124,12 @@ GATED = Operation(
     ),
     timed=tuple(Case(name, _gated(rows), compiled=rows == 16_384) for name, rows in ROWS.items()),
     baselines={"cublas": gated_path},
-    compilable={"cublas": gated_path},
+    compilable=("cublas",),
     full_precision=FULL,
     dtypes=("bfloat16", "float16"),
 )
 
 ATTENTION = Operation(
-    name="attention_inputs",
     operator=attention_inputs,
     checked=(
         Case("333 rows, 4 heads, not rotated", _attention(333, 256, 4, grid=None)),
@@ -150,13 +148,12 @@ ATTENTION = Operation(
         Case("windows, image 256, B 16", _attention(16_384, parts=3, grid=None, scaled=False)),
     ),
     baselines={"cublas": attention_path},
-    compilable={"cublas": attention_path},
+    compilable=("cublas",),
     full_precision=FULL,
     dtypes=("bfloat16", "float16"),
 )
 
 RESIDUAL = Operation(
-    name="residual_linear",
     operator=residual_linear,
     checked=(
         Case("1 row", _residual(1)),
@@ -170,6 +167,6 @@ RESIDUAL = Operation(
         Case("512 to 512, image 256, B 1", _residual(1024, 512, 512)),
         Case("512 to 512, image 256, B 16", _residual(16_384, 512, 512)),
     ),
-    baselines={"cublas": reference.residual_linear},
+    backends=("reference",),
     dtypes=("bfloat16", "float16"),
 )

@@ -35,12 +35,12 @@ class Operation:
     """An operator with the cases for checking and timing its Triton kernels.
 
     Args:
-        name: the operator's.
         operator: from `kernels`.
         checked: small and odd shapes, compared with the reference in float64; none if the operator is only timed.
         timed: the shapes of the network.
-        baselines: torch's ways to compute the same call by name, including the copies that they need.
-        compilable: the baselines that are timed under torch.compile too.
+        backends: the operator's other implementations that are timed: "torch", or the "reference" as it is.
+        baselines: other ways to compute the same call by name, including the copies that they need.
+        compilable: the names of both kinds that are timed under torch.compile too, as the reference always is.
         gradients: names of the inputs that receive gradients.
         full_precision: names of the inputs that stay float32 in every dtype under test.
         compare: replaces the comparison with float64: takes inputs and output, returns failures and a remark.
@@ -49,12 +49,12 @@ class Operation:
         scratch: bytes of one call beyond inputs and outputs; bounds the number of rotating buffers.
     """
 
-    name: str
     operator: Operator[Any, Any]
     checked: tuple[Case, ...]
     timed: tuple[Case, ...]
-    baselines: Mapping[str, Callable[..., Tensor]]
-    compilable: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    backends: tuple[str, ...] = ()
+    baselines: Mapping[str, Callable[..., Tensor]] = field(default_factory=dict)
+    compilable: tuple[str, ...] = ()
     gradients: tuple[str, ...] = ()
     full_precision: frozenset[str] = frozenset()
     compare: Callable[[Inputs, Tensor], tuple[list[str], str]] | None = None
@@ -62,13 +62,33 @@ class Operation:
     slow_to_compile: bool = False
     scratch: Callable[[Inputs], int] = field(default=lambda inputs: 0)
 
+    @property
+    def name(self) -> str:
+        """The operator's name."""
+        return self.operator.name
+
     def ours(self, **inputs: Any) -> Tensor:
         """Run the Triton kernels, or raise."""
         return self.operator.run_on("triton", **inputs)
 
     def reference(self, **inputs: Any) -> Tensor:
-        """Run the definition, which is compared in float64 and timed under torch.compile."""
-        return run_implementation(self.operator, "reference", **inputs)
+        """Run the definition."""
+        return self.implementation("reference")(**inputs)
+
+    def implementation(self, backend: str) -> Callable[..., Tensor]:
+        """Return an implementation without the choice of a backend, for torch.compile."""
+        run, args = self.operator.implementations[backend].run, self.operator.args
+        return lambda **inputs: run(args(**inputs))
+
+    def others(self, compiled: bool) -> dict[str, Callable[..., Tensor]]:
+        """Return what our time is compared with, under torch.compile too if `compiled`."""
+        eager = {**{backend: self.implementation(backend) for backend in self.backends}, **self.baselines}
+        if not compiled:
+            return eager
+        torch._dynamo.reset()
+        known = {"reference": self.implementation("reference")} | eager
+        chosen = ("reference", *self.compilable)
+        return eager | {f"torch.compile {name}": torch.compile(known[name], dynamic=False) for name in chosen}
 
     def draw(self, case: Case, dtype: torch.dtype, seed: int, device: str = "cuda") -> Inputs:
         """Draw the inputs of a case in a dtype, requiring gradients where the operator has them."""
@@ -82,11 +102,6 @@ class Operation:
     def differentiated(self, inputs: Inputs) -> list[Tensor]:
         """Return the inputs of this call that receive gradients."""
         return [inputs[name] for name in self.gradients if isinstance(inputs.get(name), Tensor)]
-
-
-def run_implementation(operator: Operator[Any, Any], backend: str, **inputs: Any) -> Tensor:
-    """Run an implementation directly, as torch.compile needs it."""
-    return operator.implementations[backend].run(operator.args(**inputs))
 
 
 def tensor_bytes(*values: Any) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.kernels.accuracy import MAX_ERROR_RATIO, RMS_TOL, ROUNDING_TOL
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal
-from kernels.patches import patchify, reference, unpatchify
+from kernels.patches import patchify, unpatchify
 
 
 def _clip(
@@ -45,8 +45,8 @@ def _vectors(
 
 def compare_vectors(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
     """Compare with float64 under the bounds of the other operators."""
-    right = reference.patchify(**inputs | {"dtype": torch.float64})
-    in_torch = reference.patchify(**inputs)
+    right = PATCHIFY.reference(**inputs | {"dtype": torch.float64})
+    in_torch = PATCHIFY.reference(**inputs)
     error = (found.double() - right).abs().max().item()
     allowed = MAX_ERROR_RATIO * (in_torch.double() - right).abs().max().item()
     allowed += ROUNDING_TOL[inputs["dtype"]] * right.abs().max().item()
@@ -57,12 +57,11 @@ def compare_vectors(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
 
 def compare_bytes(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
     """Require every byte of the reference."""
-    differ = int((found != reference.unpatchify(**inputs)).sum())
+    differ = int((found != UNPATCHIFY.reference(**inputs)).sum())
     return ([f"{differ} of {found.numel()} bytes differ"] if differ else []), ""
 
 
 PATCHIFY = Operation(
-    name="patchify",
     operator=patchify,
     checked=(
         *(
@@ -85,12 +84,11 @@ PATCHIFY = Operation(
         Case("clip 17x256, B 8", _clip(8, 17, 256, 256), compiled=True),
         Case("clip 17x256, B 8, no norm", _clip(8, 17, 256, 256, normed=False)),
     ),
-    baselines={"eager": reference.patchify},
+    backends=("reference",),
     compare=compare_vectors,
 )
 
 UNPATCHIFY = Operation(
-    name="unpatchify",
     operator=unpatchify,
     checked=(
         Case("one patch", _vectors(1, 0, 1, 1)),
@@ -106,6 +104,6 @@ UNPATCHIFY = Operation(
         Case("clip 17x128, B 8", _vectors(8, 4, 16, 16)),
         Case("clip 17x256, B 8", _vectors(8, 4, 32, 32), compiled=True),
     ),
-    baselines={"eager": reference.unpatchify},
+    backends=("reference",),
     compare=compare_bytes,
 )

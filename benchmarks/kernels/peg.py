@@ -11,7 +11,6 @@ from torch import Tensor
 
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
-from kernels.peg import reference
 
 
 def _make(*shape: int, kind: str = "causal") -> Callable[[torch.Generator], Inputs]:
@@ -53,7 +52,6 @@ def conv3d_channels_last(**inputs: Any) -> Tensor:
 
 
 OPERATION = Operation(
-    name="peg",
     operator=kernels.peg,
     checked=(
         Case("image 5x7", _make(1, 1, 5, 7, 72)),

@@ -14,18 +14,13 @@ from torch import Tensor
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
 from kernels.runtime.dispatch import Implementation, Operator
-from kernels.spatial_attention import RopeTable, library, op, reference, rope_table
+from kernels.spatial_attention import RopeTable, op, reference, rope_table
 
 
-def cosine(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
+def cosine(args: op.CosineArgs) -> Tensor:
     """Run the preparation of the reference."""
-    rope = None if cos is None or sin is None else RopeTable(cos, sin)
-    return reference.cosine(x, scale, rope).to(x.dtype)
-
-
-def ours(x: Tensor, scale: Tensor, cos: Tensor | None, sin: Tensor | None) -> Tensor:
-    """Run the preparation of our kernels."""
-    return op.cosine(x, scale, cos, sin)
+    rope = None if args.cos is None or args.sin is None else RopeTable(args.cos, args.sin)
+    return reference.cosine(args.x, args.scale, rope).to(args.x.dtype)
 
 
 def _make_rows(
@@ -57,8 +52,7 @@ def _make(batch: int, frames: int, height: int, width: int, heads: int = 8) -> C
 
 
 COSINE = Operation(
-    name="cosine",
-    operator=Operator("cosine", cosine, triton=Implementation(ours)),
+    operator=Operator("cosine", op.CosineArgs, cosine, triton=Implementation.of_op(op.cosine)),
     checked=(
         Case("3x5", _make_rows(2, 3, 5)),
         Case("7x3, 3 heads of 32", _make_rows(1, 7, 3, heads=3, dim=32)),
@@ -71,13 +65,12 @@ COSINE = Operation(
         Case("clip 17x256, B 8", _make_rows(40, 32, 32)),
         Case("demo image 128, B 96", _make_rows(96, 16, 16, heads=4)),
     ),
-    baselines={"eager": cosine},
+    backends=("reference",),
     gradients=("x", "scale"),
     full_precision=frozenset({"scale", "cos", "sin"}),
 )
 
 OPERATION = Operation(
-    name="spatial_attention",
     operator=kernels.spatial_attention,
     checked=(),
     timed=(
@@ -87,8 +80,8 @@ OPERATION = Operation(
         Case("clip 17x256, B 8", _make(8, 5, 32, 32)),
         Case("demo image 128, B 96", _make(96, 1, 16, 16, heads=4)),
     ),
-    baselines={"torch": partial(run_implementation, kernels.spatial_attention, "torch")},
-    compilable={"torch": partial(run_implementation, kernels.spatial_attention, "torch")},
+    backends=("torch",),
+    compilable=("torch",),
     gradients=("q", "kv", "q_scale", "k_scale"),
     full_precision=frozenset({"q_scale", "k_scale"}),
 )

@@ -8,7 +8,6 @@ import torch
 
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
-from kernels.temporal_attention import library, reference
 
 
 def _make(
@@ -33,7 +32,6 @@ def _make(
 
 
 OPERATION = Operation(
-    name="temporal_attention",
     operator=kernels.temporal_attention,
     checked=(
         Case("one frame, 3x5", _make(2, 1, 3, 5)),
@@ -55,8 +53,8 @@ OPERATION = Operation(
         Case("demo clip 17x128, B 16", _make(16, 5, 16, 16, heads=4, window=5), compiled=True),
         Case("demo chunk of 4 after 4, 256", _make(4, 4, 32, 32, heads=4, past=4, window=5)),
     ),
-    baselines={"torch": partial(run_implementation, kernels.temporal_attention, "torch")},
-    compilable={"torch": partial(run_implementation, kernels.temporal_attention, "torch")},
+    backends=("torch",),
+    compilable=("torch",),
     gradients=("q", "kv", "q_scale", "k_scale", "past_kv"),
     full_precision=frozenset({"q_scale", "k_scale", "slopes"}),
 )

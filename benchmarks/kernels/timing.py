@@ -105,12 +105,7 @@ def time_case(operation: Operation, case: Case, dtype: torch.dtype, compile_base
     sets = max(2, min(MAX_BUFFER_SETS, -(-L2_FLUSH_BYTES // moved)))
     sets = max(1, min(sets, BUFFER_BYTES // (4 * moved + operation.scratch(first))))
     draws = [first, *(operation.draw(case, dtype, seed) for seed in range(1, sets))]
-    runs = {"ours": operation.ours, **operation.baselines}
-    if case.compiled and compile_baseline:
-        torch._dynamo.reset()
-        for name, run in {"reference": operation.reference, **operation.compilable}.items():
-            runs[f"torch.compile {name}"] = torch.compile(run, dynamic=False)
-
+    runs = {"ours": operation.ours, **operation.others(compiled=case.compiled and compile_baseline)}
     times = {name: _attempt([_forward(run, inputs) for inputs in draws]) for name, run in runs.items()}
     rows = [_row(operation, "forward", case, times, moved)]
     if operation.gradients:

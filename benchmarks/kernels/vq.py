@@ -10,7 +10,7 @@ from torch import Tensor
 
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal
-from kernels.vq import CodeTable, prepare, reference
+from kernels.vq import CodeTable, prepare
 
 NEAR_TIE_TOL = 1e-6  # relative to the smallest distance
 
@@ -62,7 +62,6 @@ def _bytes_of_distances(inputs: Inputs) -> int:
 
 
 OPERATION = Operation(
-    name="vq_assign",
     operator=kernels.vq_assign,
     checked=(
         Case("7 vectors, 5 codes", _make((7,), 5, 8)),

@@ -10,7 +10,6 @@ from torch import Tensor
 
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
-from kernels.projection import reference
 
 
 def _make(rows: int, channels: int, dim: int, unit: bool = True, norm: bool = True) -> Callable[..., Inputs]:
@@ -38,7 +37,6 @@ def separate(
 
 
 OPERATION = Operation(
-    name="vq_project",
     operator=kernels.vq_project,
     checked=(
         Case("7 rows, 72 channels to 8", _make(7, 72, 8)),

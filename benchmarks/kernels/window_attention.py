@@ -8,7 +8,6 @@ import torch
 
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, normal
-from kernels.window_attention import library, reference
 
 
 def _make(
@@ -25,7 +24,6 @@ def _make(
 
 
 OPERATION = Operation(
-    name="window_attention",
     operator=kernels.window_attention,
     checked=(
         Case("one window", _make(1, 1, 8, 8, heads=1)),
@@ -47,8 +45,8 @@ OPERATION = Operation(
         Case("demo clip 17x128, B 16", _make(16, 5, 16, 16, heads=4)),
         Case("ragged image 216, B 16", _make(16, 1, 27, 27)),
     ),
-    baselines={"torch": partial(run_implementation, kernels.window_attention, "torch")},
-    compilable={"torch": partial(run_implementation, kernels.window_attention, "torch")},
+    backends=("torch",),
+    compilable=("torch",),
     gradients=("qkv", "bias_table"),
     full_precision=frozenset({"bias_table"}),
 )

@@ -205,7 +205,9 @@ def _make(
         return None
     args = _draw(size, dtype, device)
     if not weight:
-        return TunableCall(dtype, size.rows, IMAGE_TILE if images else CLIP_TILE, lambda tile: convolve(args, tile=tile))
+        return TunableCall(
+            dtype, size.rows, IMAGE_TILE if images else CLIP_TILE, lambda tile: convolve(args, tile=tile)
+        )
     grad, default = torch.randn_like(args.x), IMAGE_WEIGHT_TILE if images else CLIP_WEIGHT_TILE
     return TunableCall(dtype, size.rows, default, lambda tile: weight_gradient(grad, args, tile))
 

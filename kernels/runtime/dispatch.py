@@ -49,7 +49,7 @@ class Implementation(Generic[A]):
     def of_op(
         cls,
         op: Callable[..., Any],
-        unsupported: Callable[[A], str | None],
+        unsupported: Callable[[A], str | None] = lambda args: None,
         not_preferred: Callable[[A], str | None] = lambda args: None,
     ) -> Implementation[A]:
         """Return the implementation by a custom operator, which takes the fields of the NamedTuple."""

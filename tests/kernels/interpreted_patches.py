@@ -39,7 +39,9 @@ def test_patches(patch, frames, first, length, normed):
 def test_half_precision(normed):
     pixels = clip(5, 8)
     found = op.patchify(pixels, 8, 4, 1, torch.float16, normed)
-    torch.testing.assert_close(found, patchify.run_on("reference", pixels, 8, 4, 1, torch.float16, normed), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(
+        found, patchify.run_on("reference", pixels, 8, 4, 1, torch.float16, normed), rtol=1e-3, atol=1e-6
+    )
 
 
 def test_every_byte_is_scaled_as_by_division():
@@ -74,8 +76,12 @@ def test_whole_frames_are_not_copied():
 @pytest.mark.parametrize(("patch", "frames"), [(8, 4), (4, 2), (16, 1), (4, 8)])
 def test_bytes(patch, frames):
     first, later = vectors(patch, frames)
-    assert torch.equal(op.unpatchify(first, later, patch, frames), unpatchify.run_on("reference", first, later, patch, frames))
-    assert torch.equal(op.unpatchify(first, None, patch, frames), unpatchify.run_on("reference", first, None, patch, frames))
+    assert torch.equal(
+        op.unpatchify(first, later, patch, frames), unpatchify.run_on("reference", first, later, patch, frames)
+    )
+    assert torch.equal(
+        op.unpatchify(first, None, patch, frames), unpatchify.run_on("reference", first, None, patch, frames)
+    )
 
 
 @pytest.mark.parametrize("biased", [(True, True), (True, False), (False, True)])
@@ -111,7 +117,9 @@ def test_bytes_survive_the_round_trip():
 def test_tiles(tile):
     pixels, (first, later) = clip(5, 8), vectors(8, 4)
     found = launch.patchify(PatchifyArgs(pixels, 8, 4, 1, torch.float32, True), launch.Tile(*tile))
-    torch.testing.assert_close(found, patchify.run_on("reference", pixels, 8, 4, 1, torch.float32, True), rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(
+        found, patchify.run_on("reference", pixels, 8, 4, 1, torch.float32, True), rtol=2e-6, atol=2e-6
+    )
     found = launch.unpatchify(UnpatchifyArgs(first, later, 8, 4), launch.Tile(*tile))
     assert torch.equal(found, unpatchify.run_on("reference", first, later, 8, 4))
 

@@ -52,9 +52,7 @@ def test_equals_the_reference(shape, window):
 
 def test_half_precision():
     inputs = draw(1, 1, 5, 7, 1, 32, 5, torch.float16)
-    torch.testing.assert_close(
-        results(op.window_attention, *inputs), results(right, *inputs), rtol=4e-3, atol=4e-3
-    )
+    torch.testing.assert_close(results(op.window_attention, *inputs), results(right, *inputs), rtol=4e-3, atol=4e-3)
 
 
 @pytest.mark.parametrize("programs", [1, 2, 3])

@@ -140,7 +140,7 @@ def test_unsupported_calls_of_attention_inputs():
     assert unsupported() is None
     assert "normed=64 must be a multiple of the 128" in unsupported(normed=64)
     assert "normed=128 needs rstd" in refusal(
-            attention_inputs, on_gpu(4, 64), None, on_gpu(384, 64), 128, None, None, None, None, 2
+        attention_inputs, on_gpu(4, 64), None, on_gpu(384, 64), 128, None, None, None, None, 2
     )
     assert "head_dim=32 must be 64" in unsupported(heads=4)
     assert unsupported(heads=4, scaled=False) is None

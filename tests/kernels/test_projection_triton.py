@@ -10,7 +10,6 @@ from absent_gpu import refusal
 from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
-import kernels
 from kernels.projection import launch, vq_project
 from kernels.projection.reference import ProjectArgs
 
@@ -36,7 +35,9 @@ def test_kernel_compiles_ahead(monkeypatch, tmp_path, capability):
 def test_unsupported_calls_run_on_the_reference():
     x, weight, bias = torch.randn(3, 16), torch.randn(4, 16, requires_grad=True), torch.randn(4)
     assert "requires gradients" in refusal(vq_project, x, None, None, weight, bias)
-    assert refusal(vq_project, x, None, None, torch.zeros(40, 16), bias) == "d=40 must be at most 32 and C=16 at most 2048"
+    assert (
+        refusal(vq_project, x, None, None, torch.zeros(40, 16), bias) == "d=40 must be at most 32 and C=16 at most 2048"
+    )
     assert refusal(vq_project, x, None, None, weight.detach(), bias) == "the tensors are on cpu, not on a GPU"
     units = vq_project(x, None, None, weight, bias)
     torch.testing.assert_close(units.norm(dim=-1), torch.ones(3))

@@ -10,7 +10,6 @@ from absent_gpu import refusal
 from ahead import compiled_for, spill_bytes
 from interpret import passed_interpreted
 
-import kernels
 from kernels import BackendUnavailableError
 from kernels.vq import launch, vq_assign
 
