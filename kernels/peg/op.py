@@ -37,9 +37,9 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias, past = ctx.saved_tensors
-    wants_x, wants_weight, wants_bias, wants_past = ctx.needs_input_grad[:4]
+    wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
     d_x = d_weight = d_bias = d_past = None
-    if past is not None and (wants_x or wants_past):
+    if past is not None and (wants_x or ctx.needs_input_grad[3]):  # torch omits a past that is None
         # carried frames have no output here, so their upstream gradient is zero; their own gradient is not
         whole = torch.cat((torch.zeros_like(past, dtype=grad.dtype), grad), dim=1)
         found = input_gradient(whole, weight, bias, None, ctx.causal, ctx.order)

@@ -26,7 +26,8 @@ def launch_op(
 ) -> CustomOpDef:
     """Define the custom operator `omnitok::<name>`.
 
-    The launch is imported on the first call, since a machine without a GPU may lack triton.
+    The launch is imported on the first call, since a machine without a GPU may lack triton. Torch omits trailing
+    arguments that equal their defaults, in fake functions and in `ctx.needs_input_grad` too.
 
     Args:
         launch: "<folder>.<function>" for a function of `kernels/<folder>/launch.py`.
