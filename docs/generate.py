@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from service.app import create_app
+from service.api.app import create_app
 from service.sandbox.pool import MediaPool
 from service.settings import Limits, Settings
 from service.types import Backend

@@ -10,6 +10,8 @@ from media.truncation import ebml_size
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
 VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo")
 MEDIA_TYPES = IMAGE_TYPES + VIDEO_TYPES
+IMAGE_OUTPUTS = ("image/png", "image/jpeg", "image/webp")
+VIDEO_OUTPUTS = ("video/mp4", "video/webm", "image/gif")
 
 # Types whose files the same demuxer reads and that writers label either way.
 FAMILIES = {

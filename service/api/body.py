@@ -16,14 +16,15 @@ from media.media_types import FAMILIES, IMAGE_TYPES, MEDIA_TYPES, VIDEO_TYPES
 from service.api.errors import ClientGoneError
 from service.api.negotiation import MSGPACK_ALIASES
 from service.errors import ProblemError
-from service.result import FORMS, JSON, MSGPACK
+from service.formats.codes import FORMATS
+from service.formats.media_types import JSON, MSGPACK
 from service.settings import Limits
 
 OCTETS = "application/octet-stream"
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 MEDIA_BODY_TYPES = (*MEDIA_TYPES, OCTETS, MULTIPART, MSGPACK, JSON)
-CODES_BODY_TYPES = (*FORMS, OCTETS, MULTIPART)
+CODES_BODY_TYPES = (*FORMATS, OCTETS, MULTIPART)
 MULTIPART_OVERHEAD = 2**16
 MAX_CONTENT_TYPE = 512
 ALIASES = MSGPACK_ALIASES | FAMILIES

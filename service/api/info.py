@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from service.errors import PROBLEMS, ProblemError
-from service.requests import find_card
+from service.operations.options import find_card
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.types import Backend

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from service.errors import ProblemError
-from service.result import MSGPACK
+from service.formats.media_types import MSGPACK
 
 MAX_ACCEPT_CHARS = 4096
 MAX_RANGES = 64

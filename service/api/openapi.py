@@ -9,8 +9,8 @@ from pydantic import BaseModel
 from media.media_types import MEDIA_TYPES
 from service.api.body import CODES_BODY_TYPES, MEDIA_BODY_TYPES, MULTIPART, OCTETS
 from service.api.errors import PROBLEM_TYPE
-from service.render import CLIPS, PICTURES, RAW
-from service.result import JSON, MSGPACK, NPY, NPZ, SAFETENSORS
+from service.formats.media_types import JSON, MSGPACK, NPY, NPZ, SAFETENSORS
+from service.formats.pixels import PIXEL_TYPES
 
 INTEGER = {"type": "integer"}
 BINARY = {"type": "string", "format": "binary"}
@@ -69,7 +69,7 @@ def describe(options: type[BaseModel], of_media: bool, answers_codes: bool) -> d
         of_media: whether its body is media (or tokens).
         answers_codes: whether it answers tokens (or pixels).
     """
-    answers = (MSGPACK, JSON, SAFETENSORS, NPZ, NPY) if answers_codes else (*PICTURES, *CLIPS, *RAW)
+    answers = (MSGPACK, JSON, SAFETENSORS, NPZ, NPY) if answers_codes else PIXEL_TYPES
     return {
         "parameters": _parameters(options),
         "requestBody": {"required": True, "content": _media_content() if of_media else _codes_content()},

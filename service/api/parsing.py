@@ -14,9 +14,13 @@ from media.limits import check_bytes, check_kept
 from media.media_types import HEAD_BYTES, MEDIA_TYPES, sniff
 from service.api.body import CODES_BODY_TYPES, MULTIPART, OCTETS, Body, parse_content_type
 from service.errors import ProblemError
-from service.result import FORMS, JSON, MSGPACK, EncodeResult, sniff_form
+from service.formats.codes import FORMATS, read_codes, sniff_codes
+from service.formats.json import from_base64, read_json
+from service.formats.media_types import JSON, MSGPACK
+from service.formats.msgpack import unpack
+from service.formats.result import EncodeResult
+from service.formats.tensors import tensor_from, unpack_tensor
 from service.settings import Limits
-from service.wire import from_base64, read_json, tensor_from, unpack, unpack_tensor
 
 MAX_OPTIONS_BYTES = 16_384
 MAX_PART_HEADERS = 8
@@ -85,15 +89,15 @@ def parse_codes(body: Body, limits: Limits) -> CodesUpload:
         parts = _parts(body, "tokens")
         part = parts["tokens"]
         data, options = bytes(part.data), _options(parts)
-        media_type = parse_content_type(part.content_type, (*FORMS, OCTETS)).media_type
+        media_type = parse_content_type(part.content_type, (*FORMATS, OCTETS)).media_type
     if media_type == OCTETS:
-        found = sniff_form(data[:64])
+        found = sniff_codes(data[:64])
         if found is None:
             raise ProblemError("unsupported-media-type", f"send one of {', '.join(CODES_BODY_TYPES)}")
         media_type = found
     if media_type == JSON and len(data) > limits.json_bytes:
         raise ProblemError("body-too-large", "this is too much for JSON", limit=limits.json_bytes, actual=len(data))
-    return CodesUpload(EncodeResult.load(data, media_type, limits.tensor_bytes), options)
+    return CodesUpload(read_codes(data, media_type, limits.tensor_bytes), options)
 
 
 def _from_map(fields: dict[str, Any], in_json: bool) -> MediaUpload:

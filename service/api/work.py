@@ -19,8 +19,11 @@ from service.api.body import Body, BodyRoom, read_body, while_connected
 from service.api.negotiation import parse_accept, require
 from service.api.parsing import MediaUpload, parse_codes, parse_media
 from service.errors import ProblemError
-from service.render import DEFAULT_FPS, pixel_offers, render
-from service.requests import (
+from service.formats.codes import write_codes
+from service.formats.media_types import JSON, MSGPACK, NPY, NPZ, SAFETENSORS
+from service.formats.pixels import DEFAULT_FPS, pixel_offers
+from service.formats.result import ClipSize, EncodeMeta, EncodeResult, PreprocessMeta, SourceMeta, TimingMeta
+from service.operations.options import (
     DecodeOptions,
     EncodeOptions,
     MediaRequest,
@@ -29,19 +32,7 @@ from service.requests import (
     find_decoder,
     parse_options,
 )
-from service.result import (
-    JSON,
-    MSGPACK,
-    NPY,
-    NPZ,
-    SAFETENSORS,
-    ClipSize,
-    EncodeMeta,
-    EncodeResult,
-    PreprocessMeta,
-    SourceMeta,
-    TimingMeta,
-)
+from service.operations.render import render
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.types import Backend, Encoded, ModelCard, Timing, Want
@@ -125,7 +116,7 @@ class TokenizerRoutes:
         encoded = await self._backend.encode(card.id, clip.pixels, want)
         started = time.perf_counter()
         result = _result(request, card, clip, encoded)
-        data = await asyncio.to_thread(result.dump, media_type)
+        data = await asyncio.to_thread(write_codes, result, media_type)
         return self._respond(data, media_type, card, clip.decode_ms, encoded.timing, started)
 
     async def _decode(self, request: Request, body: Body) -> Response:

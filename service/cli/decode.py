@@ -21,7 +21,7 @@ from service.cli.options import (
 
 if TYPE_CHECKING:
     from service.cli.options import Device
-    from service.result import EncodeResult
+    from service.formats.result import EncodeResult
 
 
 def decode(
@@ -50,18 +50,13 @@ def decode(
 
 
 def _read_result(path: Path) -> EncodeResult:
-    """The tokens or latents in a file, whatever its suffix."""
-    from media.errors import MediaError
+    """Read the tokens or latents in a file, whatever its suffix."""
     from service.errors import ProblemError
-    from service.result import EncodeResult, sniff_form
+    from service.formats.codes import read_codes
 
-    data = path.read_bytes()
-    form = sniff_form(data[:16])
-    if form is None:
-        raise CommandError(f"{path} is not a file of tokens: neither npz, safetensors, msgpack, JSON nor npy")
     try:
-        return EncodeResult.load(data, form)
-    except (MediaError, ProblemError) as error:
+        return read_codes(path.read_bytes())
+    except ProblemError as error:
         raise CommandError(f"{path} is not a sound file of tokens: {error.detail}") from error
 
 
@@ -69,7 +64,7 @@ def _decode_here(result: EncodeResult, bundle: Path, device: Device, out: Path, 
     from service.cli.offline import LocalTokenizer
     from service.cli.outputs import writing_pixels
     from service.cli.progress import tracked
-    from service.render import DEFAULT_FPS
+    from service.formats.pixels import DEFAULT_FPS
 
     tokenizer = LocalTokenizer(bundle, device)
     frames = tokenizer.size(result)[0]

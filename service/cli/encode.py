@@ -32,7 +32,7 @@ from service.types import Want
 if TYPE_CHECKING:
     from media.types import MediaOptions
     from service.cli.options import Device
-    from service.result import EncodeResult
+    from service.formats.result import EncodeResult
 
 
 def encode(
@@ -66,9 +66,10 @@ def encode(
     from rich.console import Console
 
     from service.cli.atomic_write import replacing
+    from service.formats.codes import write_codes
 
     with replacing(out) as file:
-        file.write(result.dump(form))
+        file.write(write_codes(result, form))
     pixels = "x".join(map(str, result.meta.size.as_tuple())) if result.meta.size else "?"
     grid = "x".join(map(str, result.grid))
     Console(highlight=False, soft_wrap=True).print(f"{out}: {pixels} pixels as {grid} positions of {result.meta.model}")
@@ -80,7 +81,7 @@ def _encode_here(media: Path, bundle: Path, device: Device, output: Want | None,
     from service.cli.inputs import open_media, rate, source_of
     from service.cli.offline import LocalTokenizer
     from service.cli.progress import tracked
-    from service.result import PreprocessMeta, SourceMeta
+    from service.formats.result import PreprocessMeta, SourceMeta
 
     with open_media(media, options) as reader:
         tokenizer = LocalTokenizer(bundle, device)

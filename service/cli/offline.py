@@ -19,7 +19,7 @@ from model.tokenizer.streaming import DecoderState, EncoderState
 from model.tokenizer.tokenizer import CodeError
 from service.cli.errors import CommandError
 from service.cli.options import Device
-from service.result import ClipSize, EncodeMeta, EncodeResult
+from service.formats.result import ClipSize, EncodeMeta, EncodeResult
 from service.types import Size, Want
 
 Frame = NDArray[np.uint8]  # (H, W, 3)

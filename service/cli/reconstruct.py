@@ -135,7 +135,7 @@ def _optional(path: Path | None, reader: FrameReader, options: MediaOptions) -> 
         return
     from service.cli.inputs import planned_rate
     from service.cli.outputs import writing_pixels
-    from service.render import DEFAULT_FPS
+    from service.formats.pixels import DEFAULT_FPS
 
     with writing_pixels(path, reader.expected, planned_rate(reader, options) or DEFAULT_FPS) as write:
         yield write

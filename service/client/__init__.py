@@ -10,7 +10,8 @@ from service.client.calls import DecodeOptions, EncodeOptions, MediaOptions, Rec
 from service.client.client import Client
 from service.client.media import Codes, Media
 from service.client.retries import ServiceError
-from service.result import EncodeResult
+from service.formats.codes import read_codes, write_codes
+from service.formats.result import EncodeResult
 
 __all__ = [
     "AsyncClient",
@@ -23,4 +24,6 @@ __all__ = [
     "MediaOptions",
     "ReconstructOptions",
     "ServiceError",
+    "read_codes",
+    "write_codes",
 ]

@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.client.media import Codes, Media, codes_result, content_type, media_body
-from service.containers import read_npy
-from service.result import MSGPACK, EncodeResult
+from service.formats.codes import read_codes, write_codes
+from service.formats.media_types import MSGPACK
+from service.formats.msgpack import pack
+from service.formats.npy import read_npy
+from service.formats.result import EncodeResult
+from service.formats.tensors import pack_tensor
 from service.types import ModelCard, Want
-from service.wire import pack, pack_tensor
 
 CONNECT_SECONDS = 5.0
 READ_BYTES = 2**18
@@ -133,13 +136,13 @@ def decode_call(codes: Codes, bundle: str | None, options: Mapping[str, Any], ac
     Raises:
         TypeError, ProblemError: see `codes_result`.
     """
-    body = codes_result(codes, bundle).dump(MSGPACK)
+    body = write_codes(codes_result(codes, bundle), MSGPACK)
     return Call("POST", "/decode", options, {"Content-Type": MSGPACK, "Accept": accept}, body)
 
 
 def result_of(response: httpx.Response) -> EncodeResult:
     """Return the tokens or latents of an answer."""
-    return EncodeResult.load(response.content, MSGPACK)
+    return read_codes(response.content, MSGPACK)
 
 
 def pixels_of(response: httpx.Response) -> NDArray[np.uint8]:

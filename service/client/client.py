@@ -30,7 +30,8 @@ from service.client.calls import (
 )
 from service.client.media import Codes, Media
 from service.client.retries import RetryRule, ServiceError
-from service.result import MSGPACK, NPY, EncodeResult
+from service.formats.media_types import MSGPACK, NPY
+from service.formats.result import EncodeResult
 from service.types import ModelCard
 
 

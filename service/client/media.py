@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.media_types import HEAD_BYTES, sniff
-from service.result import EncodeMeta, EncodeResult
+from service.formats.result import EncodeMeta, EncodeResult
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,7 +14,7 @@ from ray.exceptions import NodeDiedError, ObjectLostError, ObjectStoreFullError,
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from service.app import create_app
+from service.api.app import create_app
 from service.errors import ProblemError
 from service.in_process import LocalBackend
 from service.metrics import IngressMetrics, TokenizerMetrics

@@ -133,7 +133,7 @@ class MediaPool:
 
         Args:
             pixels: uint8 RGB (T, H, W, 3); T is 1 for a picture.
-            media_type: one of `IMAGE_OUTPUTS` or `VIDEO_OUTPUTS` of `media.write`.
+            media_type: one of `IMAGE_OUTPUTS` or `VIDEO_OUTPUTS` of `media.media_types`.
             fps: frames per second of a clip; a picture has none.
             quality: 1..100 for JPEG and WebP, None for the default.
 

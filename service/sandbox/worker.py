@@ -22,9 +22,10 @@ import numpy as np
 from PIL import Image
 
 from media.errors import MediaError
+from media.media_types import IMAGE_OUTPUTS
 from media.reader import open_frames
 from media.types import MediaOptions
-from media.write import IMAGE_OUTPUTS, encode_image, encode_video
+from media.write import encode_image, encode_video
 from service.sandbox import restrictions
 from service.sandbox.ipc import Channel, ClosedError
 

@@ -13,7 +13,7 @@ import numpy as np
 import uvicorn
 from numpy.typing import NDArray
 
-from service.app import create_app
+from service.api.app import create_app
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.types import Decoded, Encoded, ModelCard, Size, Timing, Want

@@ -19,9 +19,9 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from service.formats.tensors import pack_tensor
 from service.settings import Limits
 from service.types import ModelCard
-from service.wire import pack_tensor
 
 LIMITS = Limits(
     image_bytes=200_000,

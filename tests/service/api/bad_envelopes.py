@@ -20,7 +20,7 @@ from bad_case import (
     raw,
 )
 
-from service.wire import pack_tensor
+from service.formats.tensors import pack_tensor
 
 GZIP = {"Content-Encoding": "gzip"}
 

@@ -30,7 +30,7 @@ from bad_case import (
     safetensors,
 )
 
-from service.wire import pack_tensor
+from service.formats.tensors import pack_tensor
 
 MARKER = Path(tempfile.gettempdir()) / "omnitok-pickle-ran"
 NINE = np.zeros((1, 2, 2), "<u2")

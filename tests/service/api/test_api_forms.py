@@ -23,11 +23,14 @@ from PIL import Image
 
 from model.metrics.psnr import BEST_PSNR
 from service.errors import ProblemError
-from service.result import FORMS, MSGPACK, EncodeResult, sniff_form
-from service.wire import from_base64, pack_tensor, unpack_tensor
+from service.formats.codes import FORMATS, read_codes, sniff_codes
+from service.formats.json import from_base64
+from service.formats.media_types import MSGPACK
+from service.formats.result import EncodeResult
+from service.formats.tensors import pack_tensor, unpack_tensor
 
 MSGPACK_ALIASES = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
-CODE_FORMS = [form for form in FORMS if form != "application/x-npy"]
+CODE_FORMS = [form for form in FORMATS if form != "application/x-npy"]
 PIXELS = scene(9, 48, 64)
 
 Post = Callable[..., httpx.Response]
@@ -46,7 +49,7 @@ def post(http: httpx.Client) -> Post:
 
 
 def encoded(response: httpx.Response) -> EncodeResult:
-    return EncodeResult.load(response.content, response.headers["content-type"])
+    return read_codes(response.content, response.headers["content-type"])
 
 
 def expected_tokens(pixels: NDArray[np.uint8]) -> NDArray[np.int32]:
@@ -153,7 +156,7 @@ def test_every_answer_form_goes_back_to_decode_byte_for_byte(post: Post, accept:
     assert answer.headers["x-omnitok-bundle"] == model.hash
     result = encoded(answer)
     assert (result.tokens is None, result.latents is None) == (output == "latents", output == "tokens")
-    assert sniff_form(answer.content[:64]) == accept
+    assert sniff_codes(answer.content[:64]) == accept
     for label in (accept, "application/octet-stream"):
         back = post("/decode", MSGPACK, content=answer.content, headers={"Content-Type": label})
         frames = msgpack.unpackb(back.content)
@@ -272,7 +275,7 @@ def test_safetensors_hold_latents_in_bfloat16(post: Post) -> None:
     data = np.array([0x3F80, 0xBF00, 0x3E80], "<u2").tobytes()
     header = json.dumps({"latents": {"dtype": "BF16", "shape": [1, 1, 1, 3], "data_offsets": [0, len(data)]}}).encode()
     body = len(header).to_bytes(8, "little") + header + data
-    latents = EncodeResult.load(body, "application/vnd.safetensors").latents
+    latents = read_codes(body, "application/vnd.safetensors").latents
     assert latents is not None
     assert latents.dtype == np.float32
     assert latents.tolist() == [[[[1.0, -0.5, 0.25]]]]
@@ -309,7 +312,7 @@ def test_server_timing_names_every_phase(post: Post) -> None:
 def test_a_rate_that_no_player_knows_is_told_and_not_written(post: Post, http: httpx.Client) -> None:
     fast = clip(frames=5, fps=15_000)
     answer = post("/encode", headers={"Content-Type": "video/mp4"}, content=fast)
-    fps = EncodeResult.load(answer.content, MSGPACK).meta.fps
+    fps = read_codes(answer.content, MSGPACK).meta.fps
     assert fps is not None
     assert fps > 1_000
     headers = {"Content-Type": MSGPACK, "Accept": "video/mp4"}
@@ -350,7 +353,7 @@ def test_a_zip_of_many_entries_is_refused_before_they_are_listed() -> None:
             archive.writestr(str(index), b"")
     tracemalloc.start()
     with pytest.raises(ProblemError) as refused:
-        EncodeResult.load(file.getvalue(), "application/x-npz")
+        read_codes(file.getvalue(), "application/x-npz")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert refused.value.code == "malformed-body"

@@ -18,10 +18,13 @@ from service.api.body import CODES_BODY_TYPES, MEDIA_BODY_TYPES, MULTIPART, Body
 from service.api.negotiation import choose
 from service.api.parsing import parse_codes, parse_media
 from service.errors import ProblemError
-from service.render import pixel_offers
-from service.requests import DecodeOptions, EncodeOptions, ReconstructOptions, find_decoder, parse_options
-from service.result import FORMS, ClipSize, EncodeMeta, EncodeResult, sniff_form
-from service.wire import DTYPES, pack_tensor, read_json, unpack, unpack_tensor
+from service.formats.codes import FORMATS, read_codes, sniff_codes, write_codes
+from service.formats.json import read_json
+from service.formats.msgpack import unpack
+from service.formats.pixels import pixel_offers
+from service.formats.result import ClipSize, EncodeMeta, EncodeResult
+from service.formats.tensors import DTYPES, pack_tensor, unpack_tensor
+from service.operations.options import DecodeOptions, EncodeOptions, ReconstructOptions, find_decoder, parse_options
 
 many = settings(max_examples=150)
 plain = st.recursive(
@@ -84,11 +87,11 @@ def results(draw: st.DrawFn) -> EncodeResult:
     )
 
 
-@given(results(), st.sampled_from([form for form in FORMS if form != "application/x-npy"]))
+@given(results(), st.sampled_from([form for form in FORMATS if form != "application/x-npy"]))
 def test_dump_then_load_is_the_same(result: EncodeResult, form: str) -> None:
-    data = result.dump(form)
-    assert sniff_form(data[:64]) == form
-    back = EncodeResult.load(data, form)
+    data = write_codes(result, form)
+    assert sniff_codes(data[:64]) == form
+    back = read_codes(data, form)
     assert back.meta == result.meta
     for one, other in ((back.tokens, result.tokens), (back.latents, result.latents)):
         assert (one is None) == (other is None)
@@ -97,15 +100,15 @@ def test_dump_then_load_is_the_same(result: EncodeResult, form: str) -> None:
 
 
 @many
-@given(results(), st.sampled_from(sorted(FORMS)), st.data())
+@given(results(), st.sampled_from(sorted(FORMATS)), st.data())
 def test_damaged_results_are_refused_or_read(result: EncodeResult, form: str, data: st.DataObject) -> None:
     if form == "application/x-npy" and result.tokens is None:
         return
-    original = result.dump(form)
+    original = write_codes(result, form)
     damaged = bytearray(original[: data.draw(st.integers(0, len(original)))])
     for _ in range(data.draw(st.integers(0, 4)) if damaged else 0):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
-    refuses_or_returns(EncodeResult.load, bytes(damaged), form, 10_000)
+    refuses_or_returns(read_codes, bytes(damaged), form, 10_000)
     refuses_or_returns(parse_codes, Body(ContentType("application/octet-stream"), bytes(damaged)), LIMITS)
 
 
@@ -167,7 +170,7 @@ def test_archives_of_noise(members: dict[str, bytes]) -> None:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in members.items():
             archive.writestr(name, b"\x93NUMPY\x01\x00" + data if len(data) % 2 else data)
-    refuses_or_returns(EncodeResult.load, file.getvalue(), "application/x-npz", 1000)
+    refuses_or_returns(read_codes, file.getvalue(), "application/x-npz", 1000)
 
 
 @many
@@ -226,5 +229,5 @@ def test_headers(text: str) -> None:
 
 @pytest.mark.parametrize("cut", range(0, 100, 7))
 def test_cut_archives(cut: int) -> None:
-    whole = EncodeResult(EncodeMeta(bundle=VQ.hash), np.ones((1, 2, 2), "<u2")).dump("application/x-npz")
-    refuses_or_returns(EncodeResult.load, whole[: len(whole) * cut // 100], "application/x-npz", 10_000)
+    whole = write_codes(EncodeResult(EncodeMeta(bundle=VQ.hash), np.ones((1, 2, 2), "<u2")), "application/x-npz")
+    refuses_or_returns(read_codes, whole[: len(whole) * cut // 100], "application/x-npz", 10_000)

@@ -6,7 +6,7 @@ import pytest
 
 from service.api.negotiation import choose, parse_accept, require
 from service.errors import ProblemError
-from service.render import pixel_offers
+from service.formats.pixels import pixel_offers
 
 PICTURE, CLIP = pixel_offers(1), pixel_offers(9)
 

@@ -23,9 +23,9 @@ from bad_inputs import LIMITS
 from service.api.log import LOGGER, JsonLines
 from service.api.openapi import describe
 from service.errors import PROBLEMS, ProblemError
-from service.requests import DecodeOptions, EncodeOptions, ReconstructOptions
+from service.formats.tensors import pack_tensor
+from service.operations.options import DecodeOptions, EncodeOptions, ReconstructOptions
 from service.settings import Settings
-from service.wire import pack_tensor
 
 PNG = {"Content-Type": "image/png"}
 
@@ -303,5 +303,5 @@ def test_openapi_describes_options_and_bodies(http: httpx.Client) -> None:
 
 
 def test_application_needs_neither_torch_nor_ray() -> None:
-    code = "import sys, service.app; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
+    code = "import sys, service.api.app; sys.exit(bool({'torch', 'ray'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -15,7 +15,6 @@ import httpx
 import pytest
 from api_media import clip, picture
 from api_server import Server
-
 from service.result import MSGPACK, EncodeResult
 
 PNG = {"Content-Type": "image/png"}

@@ -23,7 +23,7 @@ from media.write import encode_video
 from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS, TokenizerConfig, VAEConfig
 from model.tokenizer.tokenizer import OmniTokenizer
-from service.app import create_app
+from service.api.app import create_app
 from service.cli import main
 from service.engine import Engine
 from service.in_process import LocalBackend

@@ -18,7 +18,9 @@ from media.types import MediaOptions
 from model.bundle import load_bundle
 from model.metrics.psnr import psnr
 from model.metrics.ssim import ssim
-from service.result import NPZ, EncodeResult, sniff_form
+from service.formats.codes import read_codes, sniff_codes, write_codes
+from service.formats.media_types import NPZ
+from service.formats.result import EncodeResult
 
 Omnitok = Callable[..., Any]
 RESULTS = ("npz", "safetensors", "msgpack")
@@ -35,9 +37,9 @@ def pixels_of(path: Path, options: MediaOptions | None = None) -> np.ndarray:
 
 def result_of(path: Path) -> EncodeResult:
     data = path.read_bytes()
-    form = sniff_form(data[:16])
+    form = sniff_codes(data[:16])
     assert form is not None
-    return EncodeResult.load(data, form)
+    return read_codes(data, form)
 
 
 @pytest.mark.parametrize("variant", ["debug", "whole", "vae"])
@@ -217,7 +219,7 @@ def test_tokens_outside_the_codebook_are_refused(omnitok: Omnitok) -> None:
     result = result_of(Path("t.npz"))
     assert result.tokens is not None
     broken = EncodeResult(result.meta, np.full_like(result.tokens, 64))
-    Path("broken.npz").write_bytes(broken.dump(NPZ))
+    Path("broken.npz").write_bytes(write_codes(broken, NPZ))
     run = omnitok("decode broken.npz -b {b}/debug -o p.png")
     assert run.code == 1
     assert "[0, 64)" in run.err

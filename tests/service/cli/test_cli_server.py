@@ -12,7 +12,8 @@ from PIL import Image
 
 from model.bundle import load_bundle
 from service.client import Client, ServiceError
-from service.result import NPZ, EncodeResult
+from service.formats.codes import read_codes
+from service.formats.media_types import NPZ
 
 Omnitok = Callable[..., Any]
 
@@ -28,7 +29,7 @@ def client(server: str) -> Iterator[Client]:
 def test_a_server_gives_the_tokens_of_offline_work(omnitok: Omnitok, server: str, name: str, options: str) -> None:
     assert omnitok(f"encode {{m}}/{name} -b {{b}}/debug -o here.npz {options}").code == 0
     assert omnitok(f"encode {{m}}/{name} --server {server} -o there.npz {options}").code == 0
-    here, there = (EncodeResult.load(Path(f"{place}.npz").read_bytes(), NPZ) for place in ("here", "there"))
+    here, there = (read_codes(Path(f"{place}.npz").read_bytes(), NPZ) for place in ("here", "there"))
     np.testing.assert_array_equal(here.tokens, there.tokens)
     for field in ("model", "bundle", "kind", "grid", "codebook_size", "size"):
         assert getattr(here.meta, field) == getattr(there.meta, field)

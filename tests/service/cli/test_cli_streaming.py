@@ -19,7 +19,8 @@ from media.reader import open_frames
 from media.types import MediaOptions
 from media.write import VideoWriter
 from model.bundle import load_bundle
-from service.result import NPZ, EncodeResult
+from service.formats.codes import read_codes
+from service.formats.media_types import NPZ
 
 SHORT, LONG = 200, 2000
 SIDE = 128
@@ -80,7 +81,7 @@ def encoded(videos: Path, bundles: Path) -> dict[str, int]:
 
 
 def tokens_of(path: Path) -> Any:
-    return EncodeResult.load(path.read_bytes(), NPZ).tokens
+    return read_codes(path.read_bytes(), NPZ).tokens
 
 
 def test_encoding_a_long_video_takes_no_more_memory(encoded: dict[str, int], table: Callable[..., None]) -> None:

@@ -17,7 +17,9 @@ from client_kinds import Connect
 
 from service.client import ServiceError
 from service.errors import ProblemError
-from service.result import MSGPACK, EncodeMeta, EncodeResult
+from service.formats.codes import write_codes
+from service.formats.media_types import MSGPACK
+from service.formats.result import EncodeMeta, EncodeResult
 
 RESULT = EncodeResult(EncodeMeta(bundle="a" * 64), tokens=np.arange(8, dtype=np.int32).reshape(2, 2, 2))
 
@@ -32,7 +34,7 @@ class Reply:
 
 
 def good() -> Reply:
-    return Reply(200, RESULT.dump(MSGPACK), {"Content-Type": MSGPACK})
+    return Reply(200, write_codes(RESULT, MSGPACK), {"Content-Type": MSGPACK})
 
 
 def problem(slug: str, **headers: str) -> Reply:

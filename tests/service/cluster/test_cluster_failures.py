@@ -11,7 +11,7 @@ import httpx
 from api_media import picture
 from cluster_service import Service, eventually
 
-from service.result import EncodeResult
+from service.formats.codes import read_codes
 
 REQUESTS = 600
 CLIENTS = 8
@@ -47,7 +47,7 @@ def test_no_request_fails_when_a_tokenizer_replica_is_killed(service: Service) -
 
     failed = [(status, content[:200]) for status, content in answers if status != 200]
     assert not failed
-    tokens = {EncodeResult.load(content, "application/msgpack").tokens.tobytes() for _, content in answers}
+    tokens = {read_codes(content, "application/msgpack").tokens.tobytes() for _, content in answers}
     assert len(tokens) == 1, "an answer belongs to another request"
 
     def replaced() -> bool:

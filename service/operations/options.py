@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from media.types import MediaOptions
 from service.errors import ProblemError
-from service.result import EncodeMeta, Hash, pointers
+from service.formats.result import EncodeMeta, Hash, pointers
 from service.types import ModelCard, Size, Want
 
 MAX_QUERY_BYTES = 4096

@@ -25,7 +25,7 @@ from service.api.openapi import describe
 from service.api.request_id import RequestId
 from service.api.work import TokenizerRoutes
 from service.errors import ProblemError
-from service.requests import DecodeOptions, EncodeOptions, ReconstructOptions
+from service.operations.options import DecodeOptions, EncodeOptions, ReconstructOptions
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.types import Backend

@@ -1,28 +1,16 @@
-"""Answers of `/encode`, which `/decode` takes back: tokens or latents with their description, in five media types."""
+"""Answers of `/encode`, which `/decode` takes back: tokens or latents with their description."""
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from media.types import Preprocess, SourceInfo
-from service.containers import read_npy, read_npz, read_safetensors
 from service.errors import ProblemError
-from service.wire import pack, pack_tensor, read_json, unpack, unpack_tensor
-
-MSGPACK = "application/msgpack"
-JSON = "application/json"
-SAFETENSORS = "application/vnd.safetensors"
-NPZ = "application/x-npz"
-NPY = "application/x-npy"
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Extent = Annotated[int, Field(ge=1, le=2**20)]
@@ -157,35 +145,11 @@ class EncodeResult:
         t, h, w = tensor.shape[:3]
         return t, h, w
 
-    def dump(self, media_type: str) -> bytes:
-        """The bytes of this result.
-
-        Args:
-            media_type: a key of `FORMS`.
-        """
-        return FORMS[media_type].dump(self)
-
-    @classmethod
-    def load(cls, data: bytes, media_type: str, max_bytes: int = 2**31 - 1) -> EncodeResult:
-        """The result in `data`, which may be hostile.
-
-        Args:
-            data: the whole body.
-            media_type: a key of `FORMS`.
-            max_bytes: the most that its arrays may hold once inflated.
-
-        Raises:
-            ProblemError: for anything wrong with the bytes.
-        """
-        return FORMS[media_type].load(data, max_bytes)
-
-
-@dataclass(frozen=True)
-class Form:
-    """One serialisation: how to write it and how to read it."""
-
-    dump: Callable[[EncodeResult], bytes]
-    load: Callable[[bytes, int], EncodeResult]
+    @property
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """Return what is there by name, contiguous."""
+        pairs = {"tokens": self.tokens, "latents": self.latents}
+        return {name: np.ascontiguousarray(array) for name, array in pairs.items() if array is not None}
 
 
 def parse_meta(fields: dict[str, Any]) -> EncodeMeta:
@@ -220,107 +184,12 @@ def pointers(error: ValidationError, model: type[BaseModel]) -> list[dict[str, s
     return entries
 
 
-def _tensors(result: EncodeResult) -> dict[str, NDArray[Any]]:
-    pairs = {"tokens": result.tokens, "latents": result.latents}
-    return {name: np.ascontiguousarray(array) for name, array in pairs.items() if array is not None}
+def build(tensors: dict[str, NDArray[Any]], fields: dict[str, Any]) -> EncodeResult:
+    """Return the result of named tensors and of metadata in plain data.
 
-
-def _build(tensors: dict[str, NDArray[Any]], fields: dict[str, Any]) -> EncodeResult:
+    Raises:
+        ProblemError: `invalid-tensor` for another name, `invalid-options` for invalid metadata.
+    """
     if not set(tensors) <= {"tokens", "latents"}:
         raise ProblemError("invalid-tensor", "only tensors named tokens and latents are known")
     return EncodeResult(parse_meta(fields), tensors.get("tokens"), tensors.get("latents"))
-
-
-def _dump_msgpack(result: EncodeResult) -> bytes:
-    envelopes = {name: pack_tensor(array) for name, array in _tensors(result).items()}
-    return pack(result.meta.model_dump() | envelopes)
-
-
-def _load_msgpack(data: bytes, max_bytes: int) -> EncodeResult:
-    fields = unpack(data, max_bytes)
-    names = [name for name in ("tokens", "latents") if fields.get(name) is not None]
-    tensors = {name: unpack_tensor(fields[name], name) for name in names}
-    return _build(tensors, {key: value for key, value in fields.items() if key not in ("tokens", "latents")})
-
-
-def _dump_json(result: EncodeResult) -> bytes:
-    lists = {name: array.tolist() for name, array in _tensors(result).items()}
-    return json.dumps(result.meta.model_dump() | lists, separators=(",", ":"), allow_nan=False).encode()
-
-
-def _load_json(data: bytes, max_bytes: int) -> EncodeResult:
-    fields = read_json(data)
-    pairs = {name: fields.pop(name, None) for name in ("tokens", "latents")}
-    return _build({name: _nested(value, name) for name, value in pairs.items() if value is not None}, fields)
-
-
-def _nested(value: object, name: str) -> NDArray[Any]:
-    if not isinstance(value, list):
-        raise ProblemError("invalid-tensor", f"{name} must be nested lists of numbers in JSON")
-    try:
-        array = np.array(value)
-        kind = array.dtype.kind
-        if kind not in "iuf" or array.size == 0:
-            raise ValueError("not numbers")
-        with np.errstate(over="ignore"):
-            return array.astype(np.float32) if kind == "f" or name == "latents" else array.astype(np.int64)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ProblemError("invalid-tensor", f"{name} must be full nested lists of numbers") from error
-
-
-def _dump_safetensors(result: EncodeResult) -> bytes:
-    return bytes(safetensors.numpy.save(_tensors(result), metadata={"meta": result.meta.model_dump_json()}))
-
-
-def _load_safetensors(data: bytes, max_bytes: int) -> EncodeResult:
-    return _build(*read_safetensors(data))
-
-
-def _dump_npz(result: EncodeResult) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=False, meta=np.array(result.meta.model_dump_json()), **_tensors(result))
-    return file.getvalue()
-
-
-def _load_npz(data: bytes, max_bytes: int) -> EncodeResult:
-    return _build(*read_npz(data, max_bytes))
-
-
-def _dump_npy(result: EncodeResult) -> bytes:
-    if result.tokens is None:
-        raise ProblemError("not-acceptable", "npy holds tokens only, and this answer has none")
-    file = io.BytesIO()
-    np.save(file, np.ascontiguousarray(result.tokens), allow_pickle=False)
-    return file.getvalue()
-
-
-def _load_npy(data: bytes, max_bytes: int) -> EncodeResult:
-    return EncodeResult(EncodeMeta(), tokens=read_npy(data, "tokens"))
-
-
-FORMS: dict[str, Form] = {
-    MSGPACK: Form(_dump_msgpack, _load_msgpack),
-    JSON: Form(_dump_json, _load_json),
-    SAFETENSORS: Form(_dump_safetensors, _load_safetensors),
-    NPZ: Form(_dump_npz, _load_npz),
-    NPY: Form(_dump_npy, _load_npy),
-}
-
-
-def sniff_form(head: bytes) -> str | None:
-    """The media type of a result by its first bytes, or None.
-
-    Args:
-        head: the first 16 bytes or more.
-    """
-    if head.startswith(b"PK\x03\x04"):
-        return NPZ
-    if head.startswith(b"\x93NUMPY"):
-        return NPY
-    if head[8:9] == b"{" and head[4:8] == b"\0\0\0\0":
-        return SAFETENSORS
-    if head.lstrip()[:1] == b"{":
-        return JSON
-    if head and (0x80 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
-        return MSGPACK
-    return None

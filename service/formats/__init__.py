@@ -1,0 +1,1 @@
+"""Results and plain values as bytes and back, one module a format."""

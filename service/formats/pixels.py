@@ -1,0 +1,36 @@
+"""Pixels as bytes: the media types that hold them, and raw arrays; `media.write` compresses pictures and clips."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from media.media_types import IMAGE_OUTPUTS, VIDEO_OUTPUTS
+from service.formats.media_types import MSGPACK, NPY
+from service.formats.msgpack import pack
+from service.formats.npy import write_npy
+from service.formats.tensors import pack_tensor
+from service.types import ModelCard
+
+RAW = (MSGPACK, NPY)
+PIXEL_TYPES = (*IMAGE_OUTPUTS, *VIDEO_OUTPUTS, *RAW)
+DEFAULT_FPS = 25.0
+
+
+def pixel_offers(frames: int) -> tuple[str, ...]:
+    """Return the media types that can hold this many frames, at least 1, the default first."""
+    return PIXEL_TYPES if frames == 1 else (*VIDEO_OUTPUTS, *RAW)
+
+
+def write_raw(pixels: NDArray[np.uint8], media_type: str, fps: float, card: ModelCard) -> bytes:
+    """Return the bytes of an array.
+
+    Args:
+        pixels: uint8 RGB (T, H, W, 3).
+        media_type: one of `RAW`.
+        fps: rate of a clip, frames per second.
+        card: the bundle that made the pixels.
+    """
+    if media_type == NPY:
+        return write_npy(pixels)
+    return pack({"pixels": pack_tensor(pixels), "fps": fps, "model": card.id, "bundle": card.hash})
