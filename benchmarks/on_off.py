@@ -22,9 +22,9 @@ from kernels.runtime.dispatch import BACKEND_ENV
 from training.data.loaders import open_feed
 from training.distributed import Ranks
 from training.recipes import RECIPES, Recipe
-from training.runner import Plan, run_recipe
+from training.runner import RunConfig, run_recipe
 from training.schedule import Budget
-from training.validation import Watch
+from training.validation import Validator
 
 RUNS = {"on": ("auto", 0.0), "on again": ("auto", 0.0), "nudged": ("auto", 1e-5), "off": ("reference", 0.0)}
 LOG_EVERY = 10
@@ -33,19 +33,21 @@ LOG_EVERY = 10
 def train(recipe: str, data: Path, steps: int, nudge: float, out: Path) -> None:
     """Train a recipe's first stage with clips in this process, on the backend of the environment."""
     whole = RECIPES[recipe]
-    stage = next(stage for stage in whole.stages if stage.clips)
+    stage = next(stage for stage in whole.stages if stage.clip_batch_size)
     rate = stage.learning_rate * (1 + nudge)
-    stage = replace(stage, plain=0, warmup=min(50, steps), sides=stage.sides[:1], learning_rate=rate)
-    plan = Plan(
+    stage = replace(
+        stage, unquantized_steps=0, warmup_steps=min(50, steps), resolutions=stage.resolutions[:1], learning_rate=rate
+    )
+    run = RunConfig(
         name="on-off",
         recipe=Recipe(whole.tokenizer, (stage,), seed=0),
         out=out,
-        lengths={stage.name: Budget(steps=steps)},
+        budgets={stage.name: Budget(steps=steps)},
         save_every=1e9,
         log_every=LOG_EVERY,
     )
     console = Console(file=sys.stdout, width=150)
-    run_recipe(plan, open_feed(data, device(), 0), device(), Ranks(), Watch({}, console), console)
+    run_recipe(run, open_feed(data, device(), 0), device(), Ranks(), Validator({}, console), console)
 
 
 def losses(out: Path) -> dict[int, float]:

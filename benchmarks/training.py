@@ -18,10 +18,10 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.cuda_graphs import CapturedStep, compile_blocks
 from training.losses.perceptual import perceptual_loss
 from training.recipes import Discriminators, LossWeights, Stage
-from training.state import Learner
+from training.state import TrainState
 from training.tokenizer.step import Phase, TrainingStep
 
-GENERATOR = Stage(name="generator", head="vq", steps=1, images=8, losses=LossWeights(l1=1.0, l2=0.0))
+GENERATOR = Stage(name="generator", head="vq", steps=1, image_batch_size=8, losses=LossWeights(l1=1.0, l2=0.0))
 """The step of the published code: encoder, VQ, decoder, L1, backward, Adam."""
 
 FULL = replace(
@@ -33,7 +33,7 @@ FULL = replace(
     discriminators=Discriminators(),
 )
 
-CLIPS = replace(GENERATOR, name="generator-clips", images=0, clips=8)
+CLIPS = replace(GENERATOR, name="generator-clips", image_batch_size=0, clip_batch_size=8)
 
 
 def run(vgg: Path | None, runs: int) -> None:
@@ -76,9 +76,9 @@ def _row(stage: Stage, shape: tuple[int, ...], vgg: Path | None, runs: int, ceil
 
     def step_of(tokenizer: OmniTokenizer) -> TrainingStep:
         perceptual = perceptual_loss(stage.losses.perceptual_network, vgg)
-        learner = Learner(tokenizer, stage, seed=0)
-        learner.set_clock(1, 1e-4, 1e-4)
-        return TrainingStep(learner, stage, 0, perceptual=None if perceptual is None else perceptual.to(where))
+        state = TrainState(tokenizer, stage, seed=0)
+        state.set_step(1, 1e-4, 1e-4)
+        return TrainingStep(state, stage, 0, perceptual=None if perceptual is None else perceptual.to(where))
 
     eager_step = _calls(step_of(copy.deepcopy(fresh)), pixels, phase)
     flops = count_flops(eager_step)

@@ -87,12 +87,12 @@ def _losses(stage: Stage) -> str:
     if stage.head == "vae":
         terms |= {"KL divergence (equation 2)": losses.kl}
     else:
-        learned = stage.codebook_rule == "gradient"
+        learned = stage.codebook_update == "gradient"
         terms |= {"codebook (equation 1)": losses.codebook if learned else 0.0, "commitment": losses.commitment}
     terms |= {f"perceptual ({losses.perceptual_network})": losses.perceptual}
     if stage.adversarial:
         terms |= {"image adversarial": losses.image_adversarial}
-        terms |= {"video adversarial": losses.video_adversarial if stage.clips else 0.0}
+        terms |= {"video adversarial": losses.video_adversarial if stage.clip_batch_size else 0.0}
         terms |= {"feature matching within these": losses.feature_matching}
     told = ", ".join(f"{term} {weight:g}" for term, weight in terms.items() if weight)
     return f"{stage.name}: {told}"

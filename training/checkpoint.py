@@ -13,11 +13,13 @@ import torch
 
 from training.atomic_write import replacing
 from training.errors import TrainingError, one_line
+from training.recipes import rename_settings
 
-FORMAT = "omnitok-training/3"
+FORMAT = "omnitok-training/4"
 CHECKPOINT_FILE = "checkpoint.pt"
 KEYS = {
-    "format", "recipe", "stage", "budget", "step", "seconds", "ranks", "drawn", "plain", "started", "history", "learner"
+    "format", "recipe", "stage", "budget", "step", "seconds", "ranks", "drawn", "unquantized_steps",
+    "codebook_initialized", "history", "state",
 }  # fmt: skip
 
 
@@ -57,6 +59,8 @@ def read_checkpoint(folder: Path, recipe: dict[str, Any], stage: str) -> dict[st
         raise TrainingError(f"{path}: there is no checkpoint to resume from")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state.get("format") == "omnitok-training/3":
+            state = _upgrade(state)
         found = state.get("format")
     except Exception as error:  # a damaged file fails in many ways
         raise TrainingError(f"{path} is not a whole checkpoint: {error}".splitlines()[0]) from error
@@ -73,8 +77,16 @@ def read_checkpoint(folder: Path, recipe: dict[str, Any], stage: str) -> dict[st
     return state
 
 
+def _upgrade(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint of format 3 under the names of format 4."""
+    names = {"plain": "unquantized_steps", "started": "codebook_initialized", "learner": "state"}
+    renamed = {names.get(name, name): value for name, value in state.items()}
+    tensors = {{"average": "ema"}.get(name, name): value for name, value in renamed["state"].items()}
+    return renamed | {"format": FORMAT, "recipe": rename_settings(state["recipe"]), "state": tensors}
+
+
 def _differences(old: Any, new: Any, path: str = "") -> str:
-    """Names of the settings in which two recipes differ."""
+    """Name the settings in which two recipes differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = sorted(set(old) | set(new))
         parts = [_differences(old.get(key), new.get(key), f"{path}.{key}" if path else key) for key in keys]

@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 
 import torch
 
 from training.errors import TrainingError
 
 
-def device_of(name: str | None) -> torch.device:
-    """The device of a name, known to be there.
+def resolve_device(name: str | None) -> torch.device:
+    """Return the device of a name.
 
     Args:
         name: "cpu", "cuda" or "cuda:N"; None for CUDA where there is one.
 
     Raises:
-        TrainingError: another name, or no such device in this machine.
+        TrainingError: another name, or a device that this machine has not.
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if name is None:
-        return torch.device("cuda" if count else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise TrainingError(f"there is no device {name!r}; known are cpu, cuda and cuda:N") from error
-    if device.type not in ("cpu", "cuda"):
+    if name is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise TrainingError(f"there is no device {name!r}; known are cpu, cuda and cuda:N")
+    device = torch.device(name or ("cuda" if count else "cpu"))
     if device.type == "cuda" and (device.index or 0) >= count:
         raise TrainingError(f"the device {name!r} is not in this machine: PyTorch sees {count} CUDA devices")
     return device
 
 
 def cores() -> int:
-    """Cores that this process may use, which a container or a scheduler may have bounded."""
+    """Return the cores that this process may use, which a container or a scheduler may have bounded."""
     return len(os.sched_getaffinity(0))

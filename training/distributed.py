@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from training.devices import device_of
+from training.devices import resolve_device
 from training.errors import TrainingError
 
 TIMEOUT = timedelta(minutes=20)  # compiling for a new resolution may take one rank minutes longer than another
@@ -32,11 +32,11 @@ class Ranks:
     control: dist.ProcessGroup | None = None
 
     @property
-    def writes(self) -> bool:
+    def is_main(self) -> bool:
         """Return whether this process writes files and prints."""
         return self.rank == 0
 
-    def average_(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_mean_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of one type and device by their means over the ranks."""
         if self.world == 1 or not tensors:
             return
@@ -46,8 +46,8 @@ class Ranks:
         parts = flat.split([tensor.numel() for tensor in tensors])
         torch._foreach_copy_(list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
 
-    def gather(self, tensor: Tensor) -> Tensor:
-        """The ranks' tensors of one shape behind each other, rank 0 first: a batch as one process would hold it."""
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Concatenate the ranks' tensors of one shape, rank 0 first: a batch as one process would hold it."""
         if self.world == 1:
             return tensor
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.world)]
@@ -62,18 +62,18 @@ class Ranks:
         dist.all_reduce(message, group=self.control)
         return bool(message[0] > 0), float(message[1])
 
-    def wait(self) -> None:
-        """Until every rank is here."""
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
         if self.world > 1:
             dist.barrier(group=self.control)
 
 
 @contextmanager
-def open_ranks(name: str | None) -> Iterator[tuple[Ranks, torch.device]]:
+def init_distributed(name: str | None) -> Iterator[tuple[Ranks, torch.device]]:
     """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or stay alone.
 
     Args:
-        name: device by name, as for `device_of`; of several CUDA ranks each takes the device of its LOCAL_RANK.
+        name: device by name, as for `resolve_device`; of several CUDA ranks each takes the device of its LOCAL_RANK.
 
     Yields:
         The ranks and this process's device.
@@ -81,14 +81,14 @@ def open_ranks(name: str | None) -> Iterator[tuple[Ranks, torch.device]]:
     Raises:
         TrainingError: no such device, or an environment that names no rank.
     """
-    world = _number("WORLD_SIZE", 1)
+    world = _environment("WORLD_SIZE", "1")
     if world == 1:
-        yield Ranks(), device_of(name)
+        yield Ranks(), resolve_device(name)
         return
-    rank, local = _number("RANK", None), _number("LOCAL_RANK", 0)
-    device = device_of(name)
+    rank, local = _environment("RANK", ""), _environment("LOCAL_RANK", "0")
+    device = resolve_device(name)
     if device.type == "cuda":
-        device = device_of(f"cuda:{local}")
+        device = resolve_device(f"cuda:{local}")
         torch.cuda.set_device(device)
     if not 0 <= rank < world:
         raise TrainingError(f"RANK is {rank} of {world} processes")
@@ -99,11 +99,9 @@ def open_ranks(name: str | None) -> Iterator[tuple[Ranks, torch.device]]:
         dist.destroy_process_group()
 
 
-def _number(variable: str, default: int | None) -> int:
-    text = os.environ.get(variable)
-    if text is None and default is not None:
-        return default
+def _environment(variable: str, default: str) -> int:
+    text = os.environ.get(variable, default)
     try:
-        return int(text or "")
+        return int(text)
     except ValueError as error:
         raise TrainingError(f"{variable} is {text!r}, not a number: start several processes with torchrun") from error

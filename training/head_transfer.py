@@ -1,4 +1,4 @@
-"""From one head to the other: KL fine-tuning of a VQ tokenizer (section 3.1.2), and table 10's other order.
+"""Transfer from one head to the other: KL fine-tuning of a VQ tokenizer (section 3.1.2), and table 10's other order.
 
 A VQ head works with unit vectors, a VAE head with means of any length. So the layers around the head are scaled by a
 statistic of a batch, and the decoder sees at first about what it saw before.
@@ -21,14 +21,14 @@ LOGVAR = -6.0  # the new posterior is narrow: a twentieth of the latents' spread
 
 
 def with_head(config: TokenizerConfig, head: str) -> TokenizerConfig:
-    """The geometry with a "vq" or "vae" head; a VAE has as many channels as a code has dimensions."""
+    """Return the geometry with a "vq" or "vae" head; a VAE has as many channels as a code has dimensions."""
     assert isinstance(config.head, VQConfig)
     return config if head == "vq" else replace(config, head=VAEConfig(config.head.dim))
 
 
 @torch.no_grad()
-def hand_over(source: OmniTokenizer, config: TokenizerConfig, pixels: Tensor, ranks: Ranks) -> OmniTokenizer:
-    """A tokenizer with the source's encoder and decoder and the head of `config`.
+def transfer_head(source: OmniTokenizer, config: TokenizerConfig, pixels: Tensor, ranks: Ranks) -> OmniTokenizer:
+    """Build a tokenizer with the source's encoder and decoder and the head of `config`.
 
     VQ to VAE: means are the vectors before normalisation, scaled to about unit variance, and log variances start at -6.
     VAE to VQ: vectors are the means, normalised; the codes are still to be started from a batch.
@@ -46,11 +46,10 @@ def hand_over(source: OmniTokenizer, config: TokenizerConfig, pixels: Tensor, ra
     if type(old) is type(new):
         new.load_state_dict(old.state_dict())
         return fresh
+    dim = config.head.dim
     embed = source.encoder(to_float(pixels, torch.float32))
     if isinstance(old, VQHead) and isinstance(new, VAEHead):
-        vectors = old.to_code(embed)
-        length, square = _lengths(vectors, ranks)
-        dim = vectors.shape[-1]
+        length, square = _lengths(old.to_code(embed), ranks)
         spread = dim**0.5  # of unit vectors, so that each component has about unit variance
         # the scale at which vectors lie closest to their normalised selves
         mean_rows = length / square * spread
@@ -61,9 +60,7 @@ def hand_over(source: OmniTokenizer, config: TokenizerConfig, pixels: Tensor, ra
         new.from_latent.weight.copy_(old.from_code.weight / spread)
         new.from_latent.bias.copy_(old.from_code.bias)
     elif isinstance(old, VAEHead) and isinstance(new, VQHead):
-        mean, _ = old.moments(embed)
-        length, _ = _lengths(mean, ranks)
-        dim = mean.shape[-1]
+        length, _ = _lengths(old.moments(embed)[0], ranks)
         new.to_code.weight.copy_(old.to_moments.weight[:dim])
         new.to_code.bias.copy_(old.to_moments.bias[:dim])
         new.from_code.weight.copy_(old.from_latent.weight * length)
@@ -72,8 +69,8 @@ def hand_over(source: OmniTokenizer, config: TokenizerConfig, pixels: Tensor, ra
 
 
 def _lengths(vectors: Tensor, ranks: Ranks) -> tuple[Tensor, Tensor]:
-    """Mean length and mean squared length of vectors (..., d) over all ranks."""
+    """Return the mean length and the mean squared length of vectors (..., d) over all ranks."""
     length = vectors.norm(dim=-1)
     statistics = torch.stack((length.mean(), length.square().mean())).clamp(min=1e-6)
-    ranks.average_([statistics])
+    ranks.all_reduce_mean_([statistics])
     return statistics[0], statistics[1]

@@ -1,4 +1,4 @@
-"""The figures of a run: a table that any program reads, and TensorBoard curves."""
+"""Metrics of a run: a table that any program reads, and TensorBoard curves."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from training.errors import TrainingError
 METRICS_FILE = "metrics.csv"
 
 
-class Journal:
-    """Writes figures below the folder of a run.
+class MetricsLogger:
+    """Writes metrics below the folder of a run.
 
     Args:
         out: the folder, which exists.
@@ -34,23 +34,19 @@ class Journal:
         self.board = SummaryWriter(str(self.curves))
 
     def rewind(self, step: int) -> None:
-        """Forget what lies past a step: a run that crashed has told more than its checkpoint holds.
-
-        Args:
-            step: the last one to keep; the run goes on with the next.
-        """
+        """Remove the rows and points after a step: a run that crashed has logged more than its checkpoint holds."""
         if self.path.exists():
             lines = self.path.read_bytes().splitlines(keepends=True)
             header = b"".join(line for line in lines[:1] if line.endswith(b"\n"))
-            replace_file(self.path, header + b"".join(line for line in lines[1:] if _lies_within(line, step)))
+            replace_file(self.path, header + b"".join(line for line in lines[1:] if _is_up_to(line, step)))
         self.board.close()
         self.board = type(self.board)(str(self.curves), purge_step=step + 1)
 
-    def training(self, row: dict[str, Any]) -> None:
-        """Record one step: a line of the table, and a curve for each figure of its kind of batch.
+    def log_step(self, row: dict[str, Any]) -> None:
+        """Record one step: a row of the table, and a curve for each metric of its kind of batch.
 
         Args:
-            row: `step`, first, `kind` ("images" or "clips") and figures, the same keys every time; None for a figure
+            row: `step`, first, `kind` ("images" or "clips") and metrics, the same keys every time; None for a metric
                 that this step has not.
         """
         fresh = not self.path.exists() or not self.path.stat().st_size
@@ -59,17 +55,17 @@ class Journal:
             if fresh:
                 writer.writeheader()
             writer.writerow(row)
-        figures = {name: row[name] for name in row if name not in ("step", "kind") and row[name] is not None}
-        self.scalars(row["kind"], figures, row["step"])
+        metrics = {name: row[name] for name in row if name not in ("step", "kind") and row[name] is not None}
+        self.log_scalars(row["kind"], metrics, row["step"])
 
-    def scalars(self, group: str, figures: dict[str, float], step: int) -> None:
+    def log_scalars(self, group: str, metrics: dict[str, float], step: int) -> None:
         """Record curves `group/name` at a step."""
-        for name, value in figures.items():
+        for name, value in metrics.items():
             self.board.add_scalar(f"{group}/{name}", value, step)
         self.board.flush()
 
 
-def _lies_within(row: bytes, step: int) -> bool:
-    """Return whether a line of the table is whole and of this step or an earlier one."""
+def _is_up_to(row: bytes, step: int) -> bool:
+    """Return whether a row of the table is whole and of this step or an earlier one."""
     number = row.partition(b",")[0]
     return row.endswith(b"\n") and number.isdigit() and int(number) <= step

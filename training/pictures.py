@@ -22,7 +22,7 @@ def square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))
 
 
-def rows_of(*rows: NDArray[np.uint8]) -> Image.Image:
+def contact_sheet(*rows: NDArray[np.uint8]) -> Image.Image:
     """Lay out rows of equal pictures, each uint8 (N, H, W, 3), on white."""
     count, height, width = rows[0].shape[:3]
     sheet = Image.new("RGB", (count * (width + GAP) - GAP, len(rows) * (height + GAP) - GAP), "white")

@@ -12,15 +12,15 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 
 @contextmanager
-def progress_on(console: Console, step: int) -> Iterator[Callable[[float, int], None]]:
-    """A line below the log on a terminal, none elsewhere.
+def progress_bar(console: Console, step: int) -> Iterator[Callable[[float, int], None]]:
+    """Show a line below the log on a terminal, nothing elsewhere.
 
     Args:
-        console: where.
+        console: for the line.
         step: the steps that were done before.
 
     Yields:
-        A function that is told the share of the stage that is done, and the step.
+        A function to call with the share of the stage that is done, and the step.
     """
     columns = (
         TextColumn("step {task.fields[step]}"), BarColumn(), TaskProgressColumn("{task.percentage:.1f} %"),
@@ -30,29 +30,23 @@ def progress_on(console: Console, step: int) -> Iterator[Callable[[float, int], 
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=1.0, step=step, rate=0.0)
 
-        def tell(share: float, now: int) -> None:
+        def update(share: float, now: int) -> None:
             rate = (now - step) / max(time.monotonic() - begun, 1e-9)
             progress.update(bar, completed=share, step=now, rate=rate)
 
-        yield tell
+        yield update
 
 
-def line_of(stage: str, row: dict[str, Any], share: float) -> str:
-    """A row of the table for people.
-
-    Args:
-        stage: its name.
-        row: of `Trainer`'s table.
-        share: of the stage that is done.
-    """
+def format_row(stage: str, row: dict[str, Any], share: float) -> str:
+    """Format a row of the trainer's table for people, with the share of the stage that is done."""
     parts = [
         f"{stage} step {row['step']:>6} {share:6.1%}",
-        f"{row['kind']:>6} of {row['side']}",
+        f"{row['kind']:>6} of {row['resolution']}",
         f"PSNR {row['psnr']:5.2f} dB",
         f"loss {row['loss']:.4f}",
     ]
-    if row["usage"] is not None:
-        parts.append(f"codes {row['usage']:.1%}, perplexity {row['perplexity']:.0f}")
+    if row["codebook_usage"] is not None:
+        parts.append(f"codes {row['codebook_usage']:.1%}, perplexity {row['perplexity']:.0f}")
     if row["kl"] is not None:
         parts.append(f"KL {row['kl']:.0f}")
     return "  ".join([*parts, f"{row['steps_per_second']:.1f} steps/s"])

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from model.tokenizer.config import CONFIGS, TokenizerConfig
 from training.errors import TrainingError
 
-MULTI_SIDES = (128, 192, 256, 320, 384)  # section 4: resolutions of joint training
+MULTI_RESOLUTIONS = (128, 192, 256, 320, 384)  # section 4: resolutions of joint training
+RENAMED_SETTINGS = {
+    "accumulate": "gradient_accumulation_steps",
+    "base_side": "base_resolution",
+    "clip_norm": "max_grad_norm",
+    "clip_sides": "clip_resolutions",
+    "clips": "clip_batch_size",
+    "codebook_rule": "codebook_update",
+    "ema": "ema_decay",
+    "images": "image_batch_size",
+    "multiple": "batch_multiple",
+    "plain": "unquantized_steps",
+    "revive_after": "dead_code_steps",
+    "sides": "resolutions",
+    "warmup": "warmup_steps",
+}
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the terms that the tokenizer minimises (section 3.1.2); pixels lie in [-0.5, 0.5].
+    """Weights of the terms that the tokenizer minimises (section 3.1.2), for pixels in [-0.5, 0.5].
 
     Args:
         l2, l1: of the mean squared and absolute reconstruction errors.
@@ -23,13 +37,12 @@ class LossWeights:
             averages has no codebook term.
         kl: lambda 3 of equation 2, for a VAE head; the divergence is summed over an item's latents.
         perceptual: of the perceptual distance.
-        perceptual_network: what measures it: the packaged VGG trunk, or LPIPS weights given by path; "none" exactly
+        perceptual_network: of that distance: the packaged VGG trunk, or LPIPS weights given by path; "none" exactly
             where the weight is 0.
-        image_adversarial, video_adversarial: of the hinge losses of the image and the video discriminator. A clip is
-            judged by both, the image discriminator seeing single frames.
+        image_adversarial, video_adversarial: of the hinge losses of the image and the video discriminator. Both judge
+            a clip; the image discriminator sees single frames of it.
         feature_matching: of the distance between a discriminator's features, times that discriminator's own weight.
-        clip_frames: frames of a clip that the perceptual distance and the image discriminator see, drawn anew for each
-            clip and step.
+        clip_frames: frames of a clip that the perceptual distance and the image discriminator see, drawn at random.
     """
 
     l2: float = 1.0
@@ -55,16 +68,16 @@ class LossWeights:
         if self.l1 + self.l2 == 0:
             raise TrainingError("a tokenizer is trained to reconstruct: l1 or l2 must be above 0")
         if self.clip_frames < 1:
-            raise TrainingError(f"at least one frame of a clip is judged, not {self.clip_frames}")
+            raise TrainingError(f"clip_frames must be at least 1, not {self.clip_frames}")
 
 
 @dataclass(frozen=True)
 class Discriminators:
-    """The two patch discriminators of a stage and how they are trained; there are none without adversarial weights.
+    """The two patch discriminators of a stage; a stage without adversarial weights has none.
 
     Args:
         start: steps of the stage before the adversarial part sets in.
-        every: the discriminators learn at every so many steps; the tokenizer hears them at all.
+        every: steps from one update of the discriminators to the next; the tokenizer hears them at each step.
         learning_rate: peak, warmed up from `start` as the tokenizer's is from 0, and brought to zero with it.
         channels: of the first layer, a multiple of 32; doubled from layer to layer.
         layers: strided layers.
@@ -90,29 +103,28 @@ class Stage:
         name: of the stage and of its folder.
         head: what stands between encoder and decoder: "vq" (equation 1) or "vae" (equation 2).
         steps: length; a run may be given another.
-        images, clips: items of an image step and of a clip step at `base_side`, over all ranks and micro-batches; 0 for
-            none. Where both are above 0, images and clips take turns, images first (section 4: "iteratively").
-        sides: sides of the squares in pixels, one of which is drawn for each step.
-        clip_sides: the same for clips, where the data has smaller ones; none for those of `sides`.
-        base_side: the side at which items are counted. Another side s has (base_side / s)^2 times the items, rounded
-            to a multiple of `multiple`, so that tokens per step stay about constant.
-        multiple: every batch is a multiple of this, which ranks times micro-batches must divide.
+        image_batch_size, clip_batch_size: items of an image step and of a clip step at `base_resolution`, over all
+            ranks and micro-batches; 0 for none. With both, steps alternate, images first (section 4: "iteratively").
+        resolutions: sides of the squares in pixels, one of which is drawn for each step.
+        clip_resolutions: the same for clips, where the data has smaller ones; none for `resolutions`.
+        base_resolution: where the batch sizes hold. Another resolution r has (base_resolution / r)^2 times the items,
+            so that tokens per step stay about constant.
+        batch_multiple: every batch is a multiple of this, which ranks times micro-batches must divide.
         frames: of a clip, 1 + k * temporal_patch.
-        learning_rate: peak, reached after `warmup` steps and brought to zero by a cosine over the stage (section 4).
-        warmup: steps; never a share of the time, much of which may go into compiling.
+        learning_rate: peak, brought to zero by a cosine over the stage (section 4).
+        warmup_steps: linear warm-up; never a share of the time, much of which may go into compiling.
         betas: of Adam (section 4).
-        ema: decay of the averaged weights, which are what a bundle holds.
-        clip_norm: bound of the gradient's norm.
-        accumulate: micro-batches into which a rank splits its share of a batch.
+        ema_decay: of the averaged weights, which are what a bundle holds.
+        max_grad_norm: bound of the gradient's norm.
+        gradient_accumulation_steps: micro-batches into which a rank splits its share of a batch.
         precision: "bf16" runs encoder, decoder and discriminators under autocast on CUDA, the head in float32; a CPU
             computes in float32 always.
         losses: weights of the terms.
         discriminators: the adversarial part.
-        codebook_rule: how codes are learned: "gradient", as equation 1 says, or "ema", by moving averages of the
-            vectors that chose them.
+        codebook_update: "gradient", as equation 1 says, or "ema", by moving averages of the vectors that chose a code.
         codebook_decay: of these averages.
-        revive_after: steps without use after which a code is moved to a current vector.
-        plain: steps before quantisation sets in, where a stage does not take over a codebook. Equation 1 only pulls
+        dead_code_steps: steps without use after which a code is moved to a current vector.
+        unquantized_steps: steps before quantisation, where a stage does not take over a codebook. Equation 1 only pulls
             vectors and codes together: from a random start they would meet in one point, so the decoder first learns
             to need vectors that differ. The codebook then starts from the vectors of a batch.
     """
@@ -120,68 +132,82 @@ class Stage:
     name: str
     head: Literal["vq", "vae"]
     steps: int
-    images: int = 0
-    clips: int = 0
-    sides: tuple[int, ...] = (256,)
-    clip_sides: tuple[int, ...] = ()
-    base_side: int = 256
-    multiple: int = 1
+    image_batch_size: int = 0
+    clip_batch_size: int = 0
+    resolutions: tuple[int, ...] = (256,)
+    clip_resolutions: tuple[int, ...] = ()
+    base_resolution: int = 256
+    batch_multiple: int = 1
     frames: int = 17
     learning_rate: float = 1e-3
-    warmup: int = 500
+    warmup_steps: int = 500
     betas: tuple[float, float] = (0.9, 0.99)
-    ema: float = 0.999
-    clip_norm: float = 1.0
-    accumulate: int = 1
+    ema_decay: float = 0.999
+    max_grad_norm: float = 1.0
+    gradient_accumulation_steps: int = 1
     precision: Literal["fp32", "bf16"] = "bf16"
     losses: LossWeights = field(default_factory=LossWeights)
     discriminators: Discriminators = field(default_factory=Discriminators)
-    codebook_rule: Literal["gradient", "ema"] = "gradient"
+    codebook_update: Literal["gradient", "ema"] = "gradient"
     codebook_decay: float = 0.99
-    revive_after: int = 200
-    plain: int = 0
+    dead_code_steps: int = 200
+    unquantized_steps: int = 0
+
+    def __new__(cls, *args: Any, **settings: Any) -> Stage:
+        """Refuse names of earlier versions.
+
+        Raises:
+            TrainingError: with the name of today.
+        """
+        if old := next((name for name in settings if name in RENAMED_SETTINGS), None):
+            raise TrainingError(f"the setting {old!r} of a stage is now called {RENAMED_SETTINGS[old]!r}")
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         if not self.name or set(self.name) - set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
             raise TrainingError(f"a stage is named by small letters, digits, '-' and '_', not {self.name!r}")
-        choices = {"head": ("vq", "vae"), "precision": ("fp32", "bf16"), "codebook_rule": ("gradient", "ema")}
+        choices = {"head": ("vq", "vae"), "precision": ("fp32", "bf16"), "codebook_update": ("gradient", "ema")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise TrainingError(f"stage {self.name}: {name} is {' or '.join(known)}, not {getattr(self, name)!r}")
-        positive = ("steps", "base_side", "multiple", "frames", "warmup", "accumulate", "revive_after")
+        positive = (
+            "steps", "base_resolution", "batch_multiple", "frames", "warmup_steps", "gradient_accumulation_steps",
+            "dead_code_steps",
+        )  # fmt: skip
         for name in positive:
             if getattr(self, name) < 1:
                 raise TrainingError(f"stage {self.name}: {name} must be at least 1, not {getattr(self, name)}")
-        if min(self.images, self.clips, self.plain) < 0 or self.images + self.clips == 0:
-            raise TrainingError(f"stage {self.name} trains on {self.images} images and {self.clips} clips a step")
-        sides = (*self.sides, *self.clip_sides)
-        if not self.sides or min(sides) < 1:
-            raise TrainingError(f"stage {self.name} needs sides in pixels, not {sides}")
+        images, clips = self.image_batch_size, self.clip_batch_size
+        if min(images, clips, self.unquantized_steps) < 0 or images + clips == 0:
+            raise TrainingError(f"stage {self.name} trains on {images} images and {clips} clips a step")
+        resolutions = (*self.resolutions, *self.clip_resolutions)
+        if not self.resolutions or min(resolutions) < 1:
+            raise TrainingError(f"stage {self.name} needs resolutions in pixels, not {resolutions}")
         smallest = 3 * 2**self.discriminators.layers
-        if self.adversarial and min(sides) < smallest:
+        if self.adversarial and min(resolutions) < smallest:
             raise TrainingError(
                 f"stage {self.name}: discriminators of {self.discriminators.layers} layers need squares of at least "
-                f"{smallest} pixels, not {min(sides)}"
+                f"{smallest} pixels, not {min(resolutions)}"
             )
-        if min(self.learning_rate, self.clip_norm) <= 0:
-            raise TrainingError(f"stage {self.name}: learning rate and gradient bound must be above 0")
-        if not all(0 <= value < 1 for value in (*self.betas, self.ema, self.codebook_decay)):
-            raise TrainingError(f"stage {self.name}: decays lie in [0, 1)")
+        if min(self.learning_rate, self.max_grad_norm) <= 0:
+            raise TrainingError(f"stage {self.name}: learning_rate and max_grad_norm must be above 0")
+        if not all(0 <= value < 1 for value in (*self.betas, self.ema_decay, self.codebook_decay)):
+            raise TrainingError(f"stage {self.name}: decays must be in [0, 1)")
 
     @property
     def adversarial(self) -> bool:
         """Return whether any discriminator has a part in this stage."""
-        return self.losses.image_adversarial > 0 or (self.losses.video_adversarial > 0 and self.clips > 0)
+        return self.losses.image_adversarial > 0 or (self.losses.video_adversarial > 0 and self.clip_batch_size > 0)
 
-    def sides_of(self, kind: Literal["images", "clips"]) -> tuple[int, ...]:
-        """Sides that a step of a kind may have."""
-        return self.clip_sides or self.sides if kind == "clips" else self.sides
+    def resolutions_of(self, kind: Literal["images", "clips"]) -> tuple[int, ...]:
+        """Return the resolutions that a step of a kind may have."""
+        return self.clip_resolutions or self.resolutions if kind == "clips" else self.resolutions
 
-    def items(self, kind: Literal["images", "clips"], side: int) -> int:
-        """Items of a step of a kind at a side, over all ranks and micro-batches."""
-        counted = self.images if kind == "images" else self.clips
-        exact = counted * (self.base_side / side) ** 2
-        return self.multiple * max(1, round(exact / self.multiple))
+    def batch_size(self, kind: Literal["images", "clips"], resolution: int) -> int:
+        """Return the items of a step of a kind at a resolution, over all ranks and micro-batches."""
+        size = self.image_batch_size if kind == "images" else self.clip_batch_size
+        exact = size * (self.base_resolution / resolution) ** 2
+        return self.batch_multiple * max(1, round(exact / self.batch_multiple))
 
 
 @dataclass(frozen=True)
@@ -195,7 +221,7 @@ class Recipe:
         licence: of the weights, where the recipe has data of its own; None where that is for the data's owner to say.
 
     Raises:
-        TrainingError: no VQ head, no stages, two of one name, or sides and frames that do not fit the patches.
+        TrainingError: the head is not VQ, names of stages repeat, or resolutions and frames do not fit the patches.
     """
 
     tokenizer: TokenizerConfig
@@ -211,16 +237,17 @@ class Recipe:
             raise TrainingError(f"a recipe has stages of different names, not {names}")
         patch, temporal = self.tokenizer.patch, self.tokenizer.temporal_patch
         for stage in self.stages:
-            if wrong := [side for side in (*stage.sides, *stage.clip_sides, stage.base_side) if side % patch]:
-                raise TrainingError(f"stage {stage.name}: sides {wrong} are not multiples of the patch {patch}")
+            resolutions = (*stage.resolutions, *stage.clip_resolutions, stage.base_resolution)
+            if wrong := [resolution for resolution in resolutions if resolution % patch]:
+                raise TrainingError(f"stage {stage.name}: resolutions {wrong} are not multiples of the patch {patch}")
             if (stage.frames - 1) % temporal:
                 raise TrainingError(f"stage {stage.name}: clips have 1 + k * {temporal} frames, not {stage.frames}")
 
     def stage(self, name: str) -> Stage:
-        """The stage of a name.
+        """Return the stage of a name.
 
         Raises:
-            TrainingError: there is none.
+            TrainingError: the recipe has no such stage.
         """
         for stage in self.stages:
             if stage.name == name:
@@ -228,53 +255,63 @@ class Recipe:
         raise TrainingError(f"there is no stage {name!r}; known are {', '.join(stage.name for stage in self.stages)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The recipe as JSON-ready data."""
-        return _plain(asdict(self) | {"tokenizer": self.tokenizer.to_dict()})
+        """Return the recipe as JSON gives it back: tuples are lists."""
+        return _without_tuples(asdict(self) | {"tokenizer": self.tokenizer.to_dict()})
 
 
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as JSON gives them back."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+def rename_settings(recipe: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a recipe, as `Recipe.to_dict` made it in any version, under the names of today."""
+    stages = [{RENAMED_SETTINGS.get(name, name): value for name, value in stage.items()} for stage in recipe["stages"]]
+    return recipe | {"stages": stages}
+
+
+def _without_tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_tuples(item) for key, item in value.items()}
+    return [_without_tuples(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _demo() -> Recipe:
-    """A small causal tokenizer: minutes on one GPU for each stage."""
+    """Return a small causal tokenizer's: minutes on one GPU for each stage."""
     image = Stage(
-        name="image", head="vq", steps=3_000, images=96, sides=(128,), base_side=128, multiple=2,
-        learning_rate=8e-4, warmup=500, plain=300, losses=LossWeights(l2=20.0, l1=2.0),
+        name="image", head="vq", steps=3_000, image_batch_size=96, resolutions=(128,), base_resolution=128,
+        batch_multiple=2, learning_rate=8e-4, unquantized_steps=300, losses=LossWeights(l2=20.0, l1=2.0),
     )  # fmt: skip
-    joint = replace(image, name="joint", steps=16_000, clips=16, sides=(64, 128, 256), clip_sides=(128,), plain=0)
+    joint = replace(
+        image, name="joint", steps=16_000, clip_batch_size=16, resolutions=(64, 128, 256), clip_resolutions=(128,),
+        unquantized_steps=0,
+    )  # fmt: skip
     kl = replace(joint, name="kl", head="vae", steps=6_000, learning_rate=4e-4)
     return Recipe(CONFIGS["demo"], (image, joint, kl), licence="Apache-2.0")
 
 
 def _paper() -> Recipe:
-    """Section 4 on ImageNet and UCF-101: what the text gives, the rest as commonly set."""
+    """Return section 4 on ImageNet and UCF-101: what the text gives, the rest as commonly set."""
     losses = LossWeights(
         l2=1.0, perceptual=1.0, perceptual_network="vgg",
         image_adversarial=0.1, video_adversarial=0.1, feature_matching=1.0,
     )  # fmt: skip
     image = Stage(
-        name="image", head="vq", steps=500_000, images=256, multiple=8, warmup=10_000, ema=0.9999, plain=1_000,
-        losses=losses, discriminators=Discriminators(start=20_000),
+        name="image", head="vq", steps=500_000, image_batch_size=256, batch_multiple=8, warmup_steps=10_000,
+        ema_decay=0.9999, unquantized_steps=1_000, losses=losses, discriminators=Discriminators(start=20_000),
     )  # fmt: skip
     joint = replace(
-        image, name="joint", clips=32, sides=MULTI_SIDES, plain=0, discriminators=replace(image.discriminators, start=0)
-    )
+        image, name="joint", clip_batch_size=32, resolutions=MULTI_RESOLUTIONS, unquantized_steps=0,
+        discriminators=replace(image.discriminators, start=0),
+    )  # fmt: skip
     return Recipe(CONFIGS["paper"], (image, joint, replace(joint, name="kl", head="vae")))
 
 
 def _debug() -> Recipe:
-    """Every part of the trainer in seconds on a CPU."""
+    """Return every part of the trainer in seconds on a CPU."""
     losses = LossWeights(l2=20.0, l1=2.0, image_adversarial=0.02, video_adversarial=0.02, feature_matching=0.5)
     image = Stage(
-        name="image", head="vq", steps=60, images=4, sides=(32,), base_side=32, multiple=2, frames=5,
-        learning_rate=3e-3, warmup=10, ema=0.9, precision="fp32", losses=losses,
-        discriminators=Discriminators(start=30, every=2, channels=32, layers=2), revive_after=10, plain=20,
+        name="image", head="vq", steps=60, image_batch_size=4, resolutions=(32,), base_resolution=32,
+        batch_multiple=2, frames=5, learning_rate=3e-3, warmup_steps=10, ema_decay=0.9, precision="fp32",
+        losses=losses, discriminators=Discriminators(start=30, every=2, channels=32, layers=2),
+        dead_code_steps=10, unquantized_steps=20,
     )  # fmt: skip
-    joint = replace(image, name="joint", clips=2, sides=(32, 48), plain=0)
+    joint = replace(image, name="joint", clip_batch_size=2, resolutions=(32, 48), unquantized_steps=0)
     return Recipe(CONFIGS["debug"], (image, joint, replace(joint, name="kl", head="vae")))
 
 

@@ -15,7 +15,7 @@ from benchmarks.ablations.runner import Job, gather, read_json, run_all
 from benchmarks.ablations.tables import TABLES, markdown
 from benchmarks.ablations.variants import STEPS, variants
 from training.atomic_write import replace_file
-from training.cli.errors import told
+from training.cli.errors import exit_on_error
 from training.errors import TrainingError
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
@@ -37,7 +37,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one by default.")] = None,
 ) -> None:
     """Train and measure what is missing; what was stopped goes on, what is done stays."""
-    with told():
+    with exit_on_error():
         known = variants(steps)
         if unknown := sorted(set(only or ()) - set(known)):
             raise TrainingError(f"there are no variants {unknown}; known are {', '.join(known)}")
@@ -57,7 +57,7 @@ def run(
 @app.command()
 def table(figures: Figures = FIGURES) -> None:
     """Print the paper's tables with our figures beside its own, in Markdown."""
-    with told():
+    with exit_on_error():
         runs = read_json(figures)["runs"]
         for one in TABLES:
             typer.echo(f"Table {one.number}\n\n{markdown(one, runs)}\n")

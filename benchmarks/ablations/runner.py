@@ -25,14 +25,15 @@ from training.card import code_version, machine_name
 from training.checkpoint import read_checkpoint
 from training.data.loaders import open_feed
 from training.data.loaders.draw import Feed
-from training.devices import cores, device_of
+from training.devices import cores, resolve_device
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.evaluation.datasets import SetItems
 from training.evaluation.evaluate import score
 from training.evaluation.suite import Bench, NetworkPaths
 from training.logging import METRICS_FILE
-from training.runner import BUNDLE, RUN_FILE, Plan, run_recipe
+from training.recipes import rename_settings
+from training.runner import BUNDLE, RUN_FILE, RunConfig, run_recipe
 
 RECORD_FILE = "record.json"
 FORMAT = "omnitok-reproduction/1"
@@ -109,7 +110,7 @@ def is_done(job: Job) -> bool:
     path = job.folder / RECORD_FILE
     if not path.is_file():
         return False
-    if read_json(path)["recipe"] != job.variant.recipe.to_dict():
+    if rename_settings(read_json(path)["recipe"]) != job.variant.recipe.to_dict():
         raise TrainingError(f"{job.folder} holds a run of other settings or steps: choose another folder.")
     return True
 
@@ -119,9 +120,9 @@ def run_job(job: Job) -> bool:
     left = job.deadline - time.time()
     if left <= 0:
         return False
-    device = device_of(job.device)
+    device = resolve_device(job.device)
     stages = job.variant.recipe.stages
-    plan = Plan(
+    run = RunConfig(
         name=job.name,
         recipe=job.variant.recipe,
         out=job.folder,
@@ -134,9 +135,9 @@ def run_job(job: Job) -> bool:
     )
     # compiling for every variant and shape would take longer than training does
     with torch.compiler.set_stance("force_eager"):
-        if not run_recipe(plan, _feed(job, device), device, Ranks(), console=Console(quiet=True)):
+        if not run_recipe(run, _feed(job, device), device, Ranks(), console=Console(quiet=True)):
             return False
-    replace_file(job.folder / RECORD_FILE, json.dumps(_record(job, plan, device)).encode() + b"\n")
+    replace_file(job.folder / RECORD_FILE, json.dumps(_record(job, run, device)).encode() + b"\n")
     return True
 
 
@@ -200,9 +201,9 @@ def _feed(job: Job, device: torch.device) -> Feed:
     return _feeds[key]
 
 
-def _record(job: Job, plan: Plan, device: torch.device) -> dict[str, Any]:
-    recipe = plan.recipe
-    states = {stage: read_checkpoint(plan.folder(stage), recipe.to_dict(), stage.name) for stage in recipe.stages}
+def _record(job: Job, run: RunConfig, device: torch.device) -> dict[str, Any]:
+    recipe = run.recipe
+    states = {stage: read_checkpoint(run.folder(stage), recipe.to_dict(), stage.name) for stage in recipe.stages}
     return {
         "format": FORMAT,
         "variant": job.name,
@@ -210,11 +211,11 @@ def _record(job: Job, plan: Plan, device: torch.device) -> dict[str, Any]:
         "steps": sum(state["step"] for state in states.values()),
         "tokens": sum(tokens(recipe, draw) for draw in batches(recipe)),
         "seconds": round(sum(state["seconds"] for state in states.values()), 1),
-        "final_loss": {stage.name: _final_loss(plan.folder(stage) / METRICS_FILE) for stage in recipe.stages},
+        "final_loss": {stage.name: _final_loss(run.folder(stage) / METRICS_FILE) for stage in recipe.stages},
         "machine": machine_name(device),
         "commit": code_version(),
         "recipe": recipe.to_dict(),
-        "figures": {name: _measure(job, plan.folder(recipe.stage(name)), device) for name in job.variant.shown},
+        "figures": {name: _measure(job, run.folder(recipe.stage(name)), device) for name in job.variant.shown},
     }
 
 
@@ -238,7 +239,7 @@ def _measure(job: Job, folder: Path, device: torch.device) -> dict[str, dict[str
     stages = job.variant.recipe.stages
     found = {}
     for held_out in HELD_OUT:
-        if any(getattr(stage, held_out.kind) for stage in stages):
+        if any(stage.image_batch_size if held_out.kind == "images" else stage.clip_batch_size for stage in stages):
             scores, _, _ = score(tokenizer, sets[held_out.name], bench)
             found[held_out.name] = {
                 "items": scores.items,

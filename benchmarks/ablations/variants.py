@@ -12,7 +12,7 @@ from model.tokenizer.config import TokenizerConfig, VQConfig
 from training.data.loaders.draw import Draw
 from training.errors import TrainingError
 from training.recipes import LossWeights, Recipe, Stage
-from training.schedule import draws
+from training.schedule import batches_after
 
 STEPS = 1_600  # of the two VQ stages together; KL fine-tuning takes half as many again
 SIDE, MULTI_SIDES = 64, (48, 64, 96)
@@ -56,13 +56,14 @@ def variants(steps: int = STEPS, seed: int = 0) -> dict[str, Variant]:
         raise TrainingError(f"steps={steps} must be an even number from 2: two stages share them.")
     warmup = max(1, min(200, steps // 10))
     image = Stage(
-        name="image", head="vq", steps=steps, images=IMAGES, sides=(SIDE,), base_side=SIDE, learning_rate=1e-3,
-        warmup=warmup, ema=0.995, losses=LossWeights(l2=20.0, l1=2.0), revive_after=100, plain=warmup,
+        name="image", head="vq", steps=steps, image_batch_size=IMAGES, resolutions=(SIDE,), base_resolution=SIDE,
+        learning_rate=1e-3, warmup_steps=warmup, ema_decay=0.995, losses=LossWeights(l2=20.0, l1=2.0),
+        dead_code_steps=100, unquantized_steps=warmup,
     )  # fmt: skip
-    video = replace(image, name="video", images=0, clips=CLIPS)
+    video = replace(image, name="video", image_batch_size=0, clip_batch_size=CLIPS)
     first = replace(image, steps=steps // 2)
-    joint = replace(first, name="joint", clips=CLIPS, plain=0)
-    multi = replace(joint, sides=MULTI_SIDES)
+    joint = replace(first, name="joint", clip_batch_size=CLIPS, unquantized_steps=0)
+    multi = replace(joint, resolutions=MULTI_SIDES)
 
     vae, vq = replace(multi, name="kl", head="vae"), replace(multi, name="vq")
 
@@ -71,9 +72,9 @@ def variants(steps: int = STEPS, seed: int = 0) -> dict[str, Variant]:
 
     return {
         "image-fix": variant(image),
-        "image-multi": variant(replace(image, sides=MULTI_SIDES)),
+        "image-multi": variant(replace(image, resolutions=MULTI_SIDES)),
         "video-fix": variant(video),
-        "video-multi": variant(replace(video, sides=MULTI_SIDES)),
+        "video-multi": variant(replace(video, resolutions=MULTI_SIDES)),
         "joint-fix": variant(first, joint),
         "joint-multi": variant(first, multi, vae, shown=2),
         "image-fix-plain": variant(image, of=PLAIN_SPACE),
@@ -85,7 +86,7 @@ def variants(steps: int = STEPS, seed: int = 0) -> dict[str, Variant]:
 def batches(recipe: Recipe) -> Iterator[Draw]:
     """Yield all batches of a run, stage after stage."""
     for stage in recipe.stages:
-        yield from draws(stage, recipe.seed, 0, {"images": 0, "clips": 0}, stage.steps)
+        yield from batches_after(stage, recipe.seed, 0, {"images": 0, "clips": 0}, stage.steps)
 
 
 def tokens(recipe: Recipe, draw: Draw) -> int:

@@ -16,7 +16,7 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.data.loaders.draw import Draw
 from training.data.loaders.resident import ResidentFeed
 from training.distributed import Ranks
-from training.head_transfer import LOGVAR, hand_over, with_head
+from training.head_transfer import LOGVAR, transfer_head, with_head
 
 CONFIG = replace(CONFIGS["debug"], head=VQConfig(codes=512, dim=4))
 
@@ -36,7 +36,7 @@ def test_a_vae_begins_where_the_vq_tokenizer_ended(pixels: Tensor) -> None:
     torch.manual_seed(0)
     source = OmniTokenizer(CONFIG)
     source.head.to_code.weight *= 7  # vectors of any length are normalised away, and must not reach the decoder
-    vae = hand_over(source, with_head(CONFIG, "vae"), pixels, Ranks())
+    vae = transfer_head(source, with_head(CONFIG, "vae"), pixels, Ranks())
     assert isinstance(source.head, VQHead)
     assert isinstance(vae.head, VAEHead)
     embed = source.encoder(to_float(pixels, torch.float32))
@@ -61,7 +61,7 @@ def test_a_vq_tokenizer_begins_where_the_vae_ended(pixels: Tensor) -> None:
     torch.manual_seed(0)
     source = OmniTokenizer(with_head(CONFIG, "vae"))
     source.head.to_moments.weight *= 5
-    vq = hand_over(source, CONFIG, pixels, Ranks())
+    vq = transfer_head(source, CONFIG, pixels, Ranks())
     assert isinstance(source.head, VAEHead)
     assert isinstance(vq.head, VQHead)
     assert vq.config == CONFIG
@@ -76,7 +76,7 @@ def test_a_vq_tokenizer_begins_where_the_vae_ended(pixels: Tensor) -> None:
 def test_the_same_head_is_taken_over_as_it_is(pixels: Tensor, head: str) -> None:
     torch.manual_seed(0)
     source = OmniTokenizer(with_head(CONFIG, head)).requires_grad_(False)
-    taken = hand_over(source, source.config, pixels, Ranks())
+    taken = transfer_head(source, source.config, pixels, Ranks())
     assert taken is not source
     assert all(parameter.requires_grad for parameter in taken.parameters())
     theirs = taken.state_dict()

@@ -39,7 +39,7 @@ def one(source: ResidentFeed, draw: Draw) -> Tensor:
     return next(source.stream([draw]))
 
 
-def draw_of(kind: str, side: int, count: int, first: int) -> Draw:
+def batch_at(kind: str, side: int, count: int, first: int) -> Draw:
     return Draw(kind, side, count, first, 1 if kind == "images" else FRAMES)  # type: ignore[arg-type]
 
 
@@ -50,9 +50,9 @@ def draw_of(kind: str, side: int, count: int, first: int) -> Draw:
 def test_items_depend_on_their_number_alone(kind: str, side: int, first: int, ranks: int, each: int) -> None:
     """R ranks draw what one does, and so does a run that goes on anywhere, with batches of any size."""
     count = ranks * each
-    whole = one(feed(), draw_of(kind, side, count, first))
-    shared = torch.cat([one(feed(rank, ranks), draw_of(kind, side, count, first)) for rank in range(ranks)])
-    single = torch.cat([one(feed(), draw_of(kind, side, 1, number)) for number in range(first, first + count)])
+    whole = one(feed(), batch_at(kind, side, count, first))
+    shared = torch.cat([one(feed(rank, ranks), batch_at(kind, side, count, first)) for rank in range(ranks)])
+    single = torch.cat([one(feed(), batch_at(kind, side, 1, number)) for number in range(first, first + count)])
     assert torch.equal(whole, shared)
     assert torch.equal(whole, single)
     assert whole.dtype == torch.uint8

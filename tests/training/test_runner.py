@@ -82,10 +82,10 @@ def killed(folder: str, step: int, arguments: list[object]) -> int:
         take = Trainer._step
 
         def dying(trainer: Trainer, draw: Draw, pixels: Tensor, share: float) -> dict[str, Tensor]:
-            figures = take(trainer, draw, pixels, share)
+            metrics = take(trainer, draw, pixels, share)
             if (trainer.out.name, trainer.step) == (folder, step):
                 os.kill(os.getpid(), signal.SIGKILL)
-            return figures
+            return metrics
 
         Trainer._step = dying  # type: ignore[method-assign]
         os._exit(train(*arguments).exit_code)
@@ -145,7 +145,7 @@ async def test_the_service_serves_both_bundles(whole: Path, files: Path) -> None
 
 
 class _Uncounted:
-    """Takes the service's figures and keeps none."""
+    """Takes the service's metrics and keeps none."""
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args: None
@@ -168,8 +168,8 @@ def test_a_codebook_that_was_never_started_is_not_taken_over(files: Path, tmp_pa
         result = train("--data", files, "--out", tmp_path, "--stage", stage, "--steps", length)
         assert result.exit_code == 0, result.output
     image, joint = (state_of(tmp_path / folder) for folder in STAGES[:2])
-    assert (image["started"], joint["started"]) == (False, True)
-    assert int(joint["learner"]["codebook"]["last_used"].min()) == 1  # every code was placed then
+    assert (image["codebook_initialized"], joint["codebook_initialized"]) == (False, True)
+    assert int(joint["state"]["codebook"]["last_used"].min()) == 1  # every code was placed then
 
 
 def test_kl_fine_tuning_begins_close_to_what_was_learned(whole: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_stage_begins_from_a_bundle_of_either_head(
     assert result.exit_code == 0, result.output
     (folder,) = out.glob("?-*")
     state = state_of(folder)
-    assert (state["step"], state["started"]) == (3, stage == "joint")
+    assert (state["step"], state["codebook_initialized"]) == (3, stage == "joint")
     assert state["history"][0].startswith(
         f"begun from the bundle debug-{head}, {load_bundle(whole / f'debug-{head}').hash[:12]}"
     )

@@ -1,4 +1,4 @@
-"""The commands, from data on disk to a bundle that loads, and the figures of it."""
+"""The commands, from data on disk to a bundle that loads, and the metrics of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from model.bundle import load_bundle
 from model.metrics.psnr import psnr
 from training.__main__ import app
 from training.data import open_set
-from training.logging import Journal
+from training.logging import MetricsLogger
 
 run = CliRunner()
 
@@ -100,10 +100,10 @@ def test_without_tensorboard_the_extra_is_named(data: Path, tmp_path: Path, monk
 
 
 def test_a_table_that_cannot_be_written_is_named(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(journal: Journal, row: dict[str, object]) -> None:
-        raise OSError(28, "No space left on device", str(journal.path))
+    def full(metrics_logger: MetricsLogger, row: dict[str, object]) -> None:
+        raise OSError(28, "No space left on device", str(metrics_logger.path))
 
-    monkeypatch.setattr(Journal, "training", full)
+    monkeypatch.setattr(MetricsLogger, "log_step", full)
     result = run.invoke(app, ["train", "debug", "--data", str(data), "--out", str(tmp_path / "run"), "--steps", "3"])
     assert result.exit_code == 1
     assert "No space left on device" in result.output

@@ -23,11 +23,11 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.checkpoint import CHECKPOINT_FILE
 from training.data import open_set
 from training.data.loaders.resident import ResidentFeed
-from training.distributed import Ranks, open_ranks
+from training.distributed import Ranks, init_distributed
 from training.head_transfer import with_head
 from training.recipes import RECIPES, Recipe
 from training.schedule import Budget
-from training.trainer import Start, Trainer
+from training.trainer import StageStart, Trainer
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
@@ -38,8 +38,8 @@ def recipe_of(rule: str) -> Recipe:
     debug = RECIPES["debug"]
     joint = debug.stage("joint")
     stage = replace(
-        joint, images=8, clips=4, multiple=4, plain=4, revive_after=4, codebook_rule=rule, learning_rate=1e-3,
-        discriminators=replace(joint.discriminators, start=8),
+        joint, image_batch_size=8, clip_batch_size=4, batch_multiple=4, unquantized_steps=4, dead_code_steps=4,
+        codebook_update=rule, learning_rate=1e-3, discriminators=replace(joint.discriminators, start=8),
     )  # fmt: skip
     return replace(debug, stages=(stage, replace(stage, name="kl", head="vae")))
 
@@ -51,7 +51,7 @@ def train(data: Path, out: Path, rule: str, head: str, ranks: Ranks, device: tor
     sets = [[list(open_set(data / "train" / name).shards)] for name in ("photographs-256", "procgen-128")]
     feed = ResidentFeed(sets[0], sets[1], device, recipe.seed, ranks.rank, ranks.world)
     torch.manual_seed(recipe.seed)
-    trainer = Trainer(recipe, stage, Start(OmniTokenizer(with_head(recipe.tokenizer, head))), feed, out, ranks)
+    trainer = Trainer(recipe, stage, StageStart(OmniTokenizer(with_head(recipe.tokenizer, head))), feed, out, ranks)
     trainer.run(Budget(steps=STEPS), log_every=1, console=Console(quiet=True))
     return trainer
 
@@ -102,7 +102,7 @@ def test_two_ranks_train_as_one_with_twice_the_batch(data: Path, tmp_path: Path)
         assert compared > 10 * STEPS
         states = [torch.load(tmp_path / side / name / CHECKPOINT_FILE, weights_only=True) for side in ("one", "two")]
         assert states[0]["drawn"] == states[1]["drawn"]
-        books = [state["learner"]["codebook"] for state in states]
+        books = [state["state"]["codebook"] for state in states]
         if books[0] is not None:
             assert set(books[0]) >= {"last_used", "uses"}
             for key, value in books[0].items():
@@ -118,10 +118,10 @@ def stop_one_rank(data: Path, out: Path, ranks: Ranks, device: torch.device) -> 
     """Send rank 1 a SIGTERM in the middle of a long run."""
 
     def interrupted(trainer: Trainer, *arguments: Any) -> dict[str, Tensor]:
-        figures = take(trainer, *arguments)
+        metrics = take(trainer, *arguments)
         if ranks.rank == 1 and trainer.step == 4:
             signal.raise_signal(signal.SIGTERM)
-        return figures
+        return metrics
 
     take = Trainer._step
     with unittest.mock.patch.object(Trainer, "_step", interrupted):
@@ -130,7 +130,7 @@ def stop_one_rank(data: Path, out: Path, ranks: Ranks, device: torch.device) -> 
 
 
 if __name__ == "__main__":
-    with open_ranks("cpu") as (ranks, device):
+    with init_distributed("cpu") as (ranks, device):
         for name in sys.argv[3:]:
             rule, head = name.split("-")
             train(Path(sys.argv[1]), Path(sys.argv[2]) / name, rule, head, ranks, device)

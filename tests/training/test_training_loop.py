@@ -23,10 +23,10 @@ from training.data.loaders.resident import ResidentFeed
 from training.errors import TrainingError
 from training.head_transfer import with_head
 from training.logging import METRICS_FILE
-from training.recipes import RECIPES, LossWeights
+from training.recipes import RECIPES, RENAMED_SETTINGS, LossWeights
 from training.schedule import Budget
 from training.tokenizer.step import Phase
-from training.trainer import Start, Trainer
+from training.trainer import StageStart, Trainer
 
 QUIET = Console(quiet=True)
 DEBUG = RECIPES["debug"]
@@ -41,7 +41,7 @@ def trainer_of(
     recipe = replace(DEBUG, stages=tuple(changed if old.name == stage else old for old in DEBUG.stages))
     torch.manual_seed(0)
     tokenizer = OmniTokenizer(with_head(recipe.tokenizer, changed.head))
-    return Trainer(recipe, changed, Start(tokenizer, codebook=learned_codebook), feed, out)
+    return Trainer(recipe, changed, StageStart(tokenizer, codebook_initialized=learned_codebook), feed, out)
 
 
 def equal(first: Any, second: Any) -> bool:
@@ -58,7 +58,7 @@ def state_of(out: Path) -> dict[str, Any]:
     return torch.load(out / CHECKPOINT_FILE, weights_only=True)
 
 
-def steps_told(out: Path) -> list[int]:
+def logged_steps(out: Path) -> list[int]:
     with (out / METRICS_FILE).open(newline="") as file:
         return [int(row["step"]) for row in csv.DictReader(file)]
 
@@ -67,7 +67,7 @@ def error_of(trainer: Trainer) -> float:
     """Mean squared error of the averaged weights on one fixed batch."""
     pixels = next(trainer.feed.stream([Draw("images", 32, 16, 0, 1)]))
     with torch.inference_mode():
-        restored = trainer.learner.average.reconstruct(pixels)
+        restored = trainer.state.ema.reconstruct(pixels)
     return float((restored.float() / 255 - pixels.float() / 255).square().mean())
 
 
@@ -78,24 +78,24 @@ def test_training_lowers_the_error_and_spreads_the_codes(feed: ResidentFeed, tmp
     assert error_of(trainer) < 0.4 * before
     pixels = next(feed.stream([Draw("images", 32, 32, 0, 1)]))
     with torch.inference_mode():
-        assert len(trainer.learner.average.encode(pixels).unique()) > 16  # of 64; a collapsed codebook uses one or two
+        assert len(trainer.state.ema.encode(pixels).unique()) > 16  # of 64; a collapsed codebook uses one or two
 
 
 def test_codes_learned_by_averages_stay_spread_too(feed: ResidentFeed, tmp_path: Path) -> None:
-    trainer = trainer_of(feed, tmp_path, "image", codebook_rule="ema", codebook_decay=0.9, **BARE)
+    trainer = trainer_of(feed, tmp_path, "image", codebook_update="ema", codebook_decay=0.9, **BARE)
     before = error_of(trainer)
     trainer.run(Budget(steps=80), console=QUIET)
     assert error_of(trainer) < 0.5 * before
-    assert "codebook" not in [name for name, p in trainer.learner.tokenizer.head.named_parameters() if p.requires_grad]
+    assert "codebook" not in [name for name, p in trainer.state.tokenizer.head.named_parameters() if p.requires_grad]
 
 
 @pytest.mark.parametrize(
     ("stage", "changes", "cut"),
     [
-        ("joint", {"plain": 4}, 2),
-        ("joint", {"plain": 4}, 9),
-        ("joint", {"codebook_rule": "ema"}, 6),
-        ("kl", {"accumulate": 2}, 6),
+        ("joint", {"unquantized_steps": 4}, 2),
+        ("joint", {"unquantized_steps": 4}, 9),
+        ("joint", {"codebook_update": "ema"}, 6),
+        ("kl", {"gradient_accumulation_steps": 2}, 6),
     ],
 )
 def test_a_resumed_stage_equals_one_that_never_stopped(
@@ -103,7 +103,7 @@ def test_a_resumed_stage_equals_one_that_never_stopped(
 ) -> None:
     """Through the start of the codebook, revivals, and the start of the discriminators; weights, moments, all."""
     settings = DEBUG.stage(stage).discriminators
-    changes = {"revive_after": 4, "discriminators": replace(settings, start=6, every=2)} | changes
+    changes = {"dead_code_steps": 4, "discriminators": replace(settings, start=6, every=2)} | changes
     whole = trainer_of(feed, tmp_path / "whole", stage, **changes)
     assert whole.run(Budget(steps=12), log_every=1, console=QUIET)
 
@@ -111,10 +111,10 @@ def test_a_resumed_stage_equals_one_that_never_stopped(
     take = first._step
 
     def stopping(draw: Draw, pixels: Tensor, share: float) -> dict[str, Tensor]:
-        figures = take(draw, pixels, share)
+        metrics = take(draw, pixels, share)
         if first.step == cut:
             signal.raise_signal(signal.SIGTERM)
-        return figures
+        return metrics
 
     first._step = stopping  # type: ignore[method-assign]
     assert not first.run(Budget(steps=12), log_every=1, console=QUIET)
@@ -162,37 +162,56 @@ def test_a_checkpoint_of_other_bits_is_seen(feed: ResidentFeed, tmp_path: Path) 
     """The comparison above can fail: at one bit of any state."""
     trainer = trainer_of(feed, tmp_path, discriminators=replace(DEBUG.stage("joint").discriminators, start=0))
     trainer.run(Budget(steps=3), console=QUIET)
-    state = state_of(tmp_path)
-    learner = trainer.learner
-    assert learner.discriminator_optimizer is not None
-    assert learner.keeper is not None
-    head = learner.tokenizer.head.from_code.bias
+    saved = state_of(tmp_path)
+    state = trainer.state
+    assert state.discriminator_optimizer is not None
+    assert state.codebook_updater is not None
+    head = state.tokenizer.head.from_code.bias
     places: list[Tensor] = [
         head,
-        learner.average.head.from_code.bias,
-        learner.optimizer.state[head]["exp_avg_sq"],
-        next(learner.discriminators.parameters()),
-        next(iter(learner.discriminator_optimizer.state.values()))["exp_avg"],
-        learner.keeper.last_used,
+        state.ema.head.from_code.bias,
+        state.optimizer.state[head]["exp_avg_sq"],
+        next(state.discriminators.parameters()),
+        next(iter(state.discriminator_optimizer.state.values()))["exp_avg"],
+        state.codebook_updater.last_used,
     ]
     for place in places:
         kept = place.detach().clone()
         place.detach()[(0,) * place.dim()] += 1
         trainer.save()
-        assert not equal(state, state_of(tmp_path))
+        assert not equal(saved, state_of(tmp_path))
         place.detach().copy_(kept)
     trainer.save()
-    assert equal(state, state_of(tmp_path))
+    assert equal(saved, state_of(tmp_path))
 
 
 def test_a_checkpoint_of_another_recipe_or_stage_is_refused(feed: ResidentFeed, tmp_path: Path) -> None:
     trainer_of(feed, tmp_path).save()
     with pytest.raises(
-        TrainingError, match=r"another recipe, which differs in stages\[1\]\.revive_after \(10, now 9\)"
+        TrainingError, match=r"another recipe, which differs in stages\[1\]\.dead_code_steps \(10, now 9\)"
     ):
-        trainer_of(feed, tmp_path, revive_after=9).resume()
+        trainer_of(feed, tmp_path, dead_code_steps=9).resume()
     with pytest.raises(TrainingError, match="belongs to stage 'joint', not 'image'"):
         trainer_of(feed, tmp_path, "image").resume()
+
+
+def test_a_checkpoint_of_the_version_before_goes_on_to_the_same_bits(feed: ResidentFeed, tmp_path: Path) -> None:
+    trainer_of(feed, tmp_path / "new", **BARE).run(Budget(steps=6), stop_after=1e-9, console=QUIET)
+    saved = state_of(tmp_path / "new")
+    names = {new: old for old, new in RENAMED_SETTINGS.items()}
+    saved["format"] = "omnitok-training/3"
+    saved["plain"], saved["started"] = saved.pop("unquantized_steps"), saved.pop("codebook_initialized")
+    saved["learner"] = saved.pop("state")
+    saved["learner"]["average"] = saved["learner"].pop("ema")
+    stages = [{names.get(name, name): value for name, value in stage.items()} for stage in saved["recipe"]["stages"]]
+    saved["recipe"] |= {"stages": stages}
+    (tmp_path / "old").mkdir()
+    torch.save(saved, tmp_path / "old" / CHECKPOINT_FILE)
+    for name in ("new", "old"):
+        trainer = trainer_of(feed, tmp_path / name, **BARE)
+        trainer.resume()
+        assert trainer.run(Budget(steps=6), console=QUIET)
+    assert equal(state_of(tmp_path / "new"), state_of(tmp_path / "old"))
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 half a file"])
@@ -230,7 +249,7 @@ def test_a_loss_that_is_no_number_ends_the_run(feed: ResidentFeed, tmp_path: Pat
     later.resume()
     later.budget = None
     with torch.no_grad():
-        later.learner.tokenizer.decoder.pixels.first.bias.fill_(float("nan"))
+        later.state.tokenizer.decoder.pixels.first.bias.fill_(float("nan"))
     with pytest.raises(TrainingError, match="the loss is nan at step 3"):
         later.run(Budget(steps=5), log_every=1, console=QUIET)
 
@@ -242,18 +261,18 @@ def test_a_loss_that_is_no_number_ends_the_run(feed: ResidentFeed, tmp_path: Pat
 def test_a_checkpoint_is_never_replaced_by_one_that_is_not_finite(
     feed: ResidentFeed, tmp_path: Path, where: str, value: str
 ) -> None:
-    trainer = trainer_of(feed, tmp_path, codebook_rule="ema")
+    trainer = trainer_of(feed, tmp_path, codebook_update="ema")
     trainer.run(Budget(steps=2), console=QUIET)
     kept = (tmp_path / CHECKPOINT_FILE).read_bytes()
-    learner = trainer.learner
-    weight = learner.tokenizer.decoder.pixels.first.bias
-    assert learner.keeper is not None
+    state = trainer.state
+    weight = state.tokenizer.decoder.pixels.first.bias
+    assert state.codebook_updater is not None
     broken = {
         "weight": weight,
-        "averaged weight": learner.average.decoder.pixels.first.bias,
-        "moment": learner.optimizer.state[weight]["exp_avg_sq"],
-        "discriminator": next(learner.discriminators.parameters()),
-        "codebook": learner.keeper.counts,
+        "averaged weight": state.ema.decoder.pixels.first.bias,
+        "moment": state.optimizer.state[weight]["exp_avg_sq"],
+        "discriminator": next(state.discriminators.parameters()),
+        "codebook": state.codebook_updater.counts,
     }
     with torch.no_grad():
         broken[where][(0,) * broken[where].dim()] = float(value)
@@ -268,14 +287,14 @@ def test_a_run_that_breaks_between_two_logs_shows_nobody_its_weights(feed: Resid
     take = trainer.call
 
     def spoil(pixels: Tensor, phase: Phase) -> dict[str, Tensor]:
-        figures = take(pixels, phase)
+        metrics = take(pixels, phase)
         if trainer.step == 2:
-            trainer.learner.average.decoder.pixels.first.bias.data.fill_(float("nan"))
-        return figures
+            trainer.state.ema.decoder.pixels.first.bias.data.fill_(float("nan"))
+        return metrics
 
     trainer.call = spoil
     with pytest.raises(TrainingError, match="not finite at step 3"):
-        trainer.run(Budget(steps=3), observe=lambda it: seen.append(it.step), console=QUIET)
+        trainer.run(Budget(steps=3), on_checkpoint=lambda it: seen.append(it.step), console=QUIET)
     assert not seen
     assert state_of(tmp_path)["step"] == 0
 
@@ -283,25 +302,25 @@ def test_a_run_that_breaks_between_two_logs_shows_nobody_its_weights(feed: Resid
 def test_a_run_that_crashed_past_its_checkpoint_tells_each_step_once(feed: ResidentFeed, tmp_path: Path) -> None:
     first = trainer_of(feed, tmp_path, **BARE)
     first.run(Budget(steps=60), stop_after=1e-9, console=QUIET)
-    assert first.journal is not None
+    assert first.metrics_logger is not None
     for step in (50, 100):  # it went on to step 100, and was killed while it wrote one row more
-        first.journal.training({"step": step, "kind": "images"})
-    with first.journal.path.open("a") as file:
+        first.metrics_logger.log_step({"step": step, "kind": "images"})
+    with first.metrics_logger.path.open("a") as file:
         file.write("1")
     second = trainer_of(feed, tmp_path, **BARE)
     second.resume()
     second.run(Budget(steps=60), console=QUIET)
-    assert steps_told(tmp_path) == [1, 50]
+    assert logged_steps(tmp_path) == [1, 50]
     assert (tmp_path / METRICS_FILE).read_bytes().endswith(b"\n")
 
 
 def test_a_stage_that_begins_anew_tells_only_of_itself(feed: ResidentFeed, tmp_path: Path) -> None:
-    """One that crashed before its first checkpoint leaves figures behind, and nothing to resume."""
-    journal = trainer_of(feed, tmp_path, **BARE).journal
-    assert journal is not None
-    journal.training({"step": 1, "kind": "images"})
+    """One that crashed before its first checkpoint leaves metrics behind, and nothing to resume."""
+    metrics_logger = trainer_of(feed, tmp_path, **BARE).metrics_logger
+    assert metrics_logger is not None
+    metrics_logger.log_step({"step": 1, "kind": "images"})
     trainer_of(feed, tmp_path, **BARE).run(Budget(steps=2), console=QUIET)
-    assert steps_told(tmp_path) == [1]
+    assert logged_steps(tmp_path) == [1]
     assert len((tmp_path / METRICS_FILE).read_text().splitlines()) == 2
 
 

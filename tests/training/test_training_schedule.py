@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.errors import TrainingError
-from training.recipes import MULTI_SIDES, RECIPES, Discriminators, LossWeights, Recipe, Stage
-from training.rng import normal, word, words
+from training.recipes import MULTI_RESOLUTIONS, RECIPES, Discriminators, LossWeights, Recipe, Stage
+from training.rng import random_int, random_ints, random_normal
 from training.schedule import (
     Budget,
-    check_shares,
-    discriminator_rate,
-    draw_of,
-    draws,
-    every_draw,
+    batch_at,
+    batch_shapes,
+    batches_after,
+    check_divisible,
+    discriminator_learning_rate,
     learning_rate,
-    phase_of,
+    phase_at,
 )
 
 PAPER = RECIPES["paper-imagenet-ucf"]
@@ -36,7 +36,7 @@ def test_the_paper_is_as_in_section_4() -> None:
     assert [stage.head for stage in PAPER.stages] == ["vq", "vq", "vae"]
     assert all(stage.steps == 500_000 and stage.learning_rate == 1e-3 for stage in PAPER.stages)
     assert all(stage.betas == (0.9, 0.99) and stage.frames == 17 for stage in PAPER.stages)
-    assert [stage.sides for stage in PAPER.stages] == [(256,), MULTI_SIDES, MULTI_SIDES]
+    assert [stage.resolutions for stage in PAPER.stages] == [(256,), MULTI_RESOLUTIONS, MULTI_RESOLUTIONS]
     losses = PAPER.stages[0].losses
     assert (losses.codebook, losses.commitment, losses.kl) == (1, 1, 1e-6)
     assert (PAPER.tokenizer.width, PAPER.tokenizer.head.dim, PAPER.tokenizer.streams) == (512, 8, True)
@@ -55,38 +55,38 @@ def test_what_is_trained_can_see_how_bright_a_patch_is(name: str) -> None:
 
 @given(first=st.integers(0, 200), count=st.integers(1, 50))
 def test_the_plan_can_be_taken_up_anywhere(first: int, count: int) -> None:
-    whole = list(islice(draws(JOINT, 3, 0, NOTHING, None), first + count))
+    whole = list(islice(batches_after(JOINT, 3, 0, NOTHING, None), first + count))
     drawn = dict(NOTHING)
     for draw in whole[:first]:
         assert draw.first == drawn[draw.kind]
         drawn[draw.kind] += draw.count
-    assert list(draws(JOINT, 3, first, drawn, first + count)) == whole[first:]
+    assert list(batches_after(JOINT, 3, first, drawn, first + count)) == whole[first:]
 
 
 def test_images_and_clips_take_turns_at_every_side() -> None:
-    plan = list(draws(JOINT, 0, 0, NOTHING, 400))
+    plan = list(batches_after(JOINT, 0, 0, NOTHING, 400))
     assert [draw.kind for draw in plan[:4]] == ["images", "clips", "images", "clips"]
-    assert {(draw.kind, draw.side) for draw in plan} == {(d.kind, d.side) for d in every_draw(JOINT)}
+    assert {(draw.kind, draw.side) for draw in plan} == {(d.kind, d.side) for d in batch_shapes(JOINT)}
     assert {(draw.kind, draw.frames) for draw in plan} == {("images", 1), ("clips", 17)}
-    smaller = replace(JOINT, clip_sides=(64, 128))
-    plan = list(draws(smaller, 0, 0, NOTHING, 400))
+    smaller = replace(JOINT, clip_resolutions=(64, 128))
+    plan = list(batches_after(smaller, 0, 0, NOTHING, 400))
     assert {draw.side for draw in plan if draw.kind == "clips"} == {64, 128}
-    assert {draw.side for draw in plan if draw.kind == "images"} == set(MULTI_SIDES)
-    alone = replace(JOINT, images=0)
-    assert {draw.kind for draw in draws(alone, 0, 0, NOTHING, 10)} == {"clips"}
+    assert {draw.side for draw in plan if draw.kind == "images"} == set(MULTI_RESOLUTIONS)
+    alone = replace(JOINT, image_batch_size=0)
+    assert {draw.kind for draw in batches_after(alone, 0, 0, NOTHING, 10)} == {"clips"}
 
 
-@given(side=st.sampled_from(MULTI_SIDES), kind=st.sampled_from(["images", "clips"]))
+@given(side=st.sampled_from(MULTI_RESOLUTIONS), kind=st.sampled_from(["images", "clips"]))
 def test_tokens_of_a_step_stay_about_constant(side: int, kind: str) -> None:
-    tokens = JOINT.items(kind, side) * side**2
-    assert tokens == pytest.approx(JOINT.items(kind, JOINT.base_side) * JOINT.base_side**2, rel=0.25)
-    assert JOINT.items(kind, side) % JOINT.multiple == 0
+    tokens = JOINT.batch_size(kind, side) * side**2
+    assert tokens == pytest.approx(JOINT.batch_size(kind, JOINT.base_resolution) * JOINT.base_resolution**2, rel=0.25)
+    assert JOINT.batch_size(kind, side) % JOINT.batch_multiple == 0
 
 
 @given(step=st.integers(1, 1000))
 def test_rates_warm_up_and_fall_to_zero(step: int) -> None:
-    stage = replace(JOINT, warmup=100, discriminators=Discriminators(start=200, every=3))
-    rate, other = (f(stage, step, (step - 1) / 1000) for f in (learning_rate, discriminator_rate))
+    stage = replace(JOINT, warmup_steps=100, discriminators=Discriminators(start=200, every=3))
+    rate, other = (f(stage, step, (step - 1) / 1000) for f in (learning_rate, discriminator_learning_rate))
     assert 0 < rate <= stage.learning_rate
     assert (other > 0) == (step > 200)
     assert rate == learning_rate(stage, step, (step - 1) / 1000)
@@ -106,26 +106,26 @@ def test_rates_fall_by_a_cosine(share: float, left: float) -> None:
 
 def test_phases_set_in_where_the_stage_says() -> None:
     stage = replace(JOINT, discriminators=Discriminators(start=10, every=3))
-    phases = {step: phase_of(stage, step, plain=4) for step in range(1, 30)}
+    phases = {step: phase_at(stage, step, unquantized_steps=4) for step in range(1, 30)}
     assert [step for step, phase in phases.items() if not phase.quantise] == [1, 2, 3, 4]
     assert [step for step, phase in phases.items() if not phase.adversarial] == list(range(1, 11))
     assert [step for step, phase in phases.items() if phase.discriminate] == [11, 14, 17, 20, 23, 26, 29]
     vae = replace(stage, head="vae", losses=LossWeights())
-    assert {phase_of(vae, step, plain=0) for step in range(1, 30)} == {(False, False, False)}
+    assert {phase_at(vae, step, unquantized_steps=0) for step in range(1, 30)} == {(False, False, False)}
 
 
 def test_a_video_discriminator_needs_clips() -> None:
     losses = LossWeights(video_adversarial=0.1)
-    assert not Stage("a", "vq", 1, images=4, losses=losses).adversarial
-    assert Stage("a", "vq", 1, clips=4, losses=losses).adversarial
+    assert not Stage("a", "vq", 1, image_batch_size=4, losses=losses).adversarial
+    assert Stage("a", "vq", 1, clip_batch_size=4, losses=losses).adversarial
 
 
 def test_ranks_and_micro_batches_share_batches_equally() -> None:
-    check_shares(JOINT, 8)
+    check_divisible(JOINT, 8)
     with pytest.raises(TrainingError, match=r"draws \d+ images of \d+ pixels, which 3 ranks of 1 micro-batches"):
-        check_shares(JOINT, 3)
-    with pytest.raises(TrainingError, match="set `multiple` to a multiple of 32"):
-        check_shares(replace(JOINT, accumulate=4), 8)
+        check_divisible(JOINT, 3)
+    with pytest.raises(TrainingError, match="set `batch_multiple` to a multiple of 32"):
+        check_divisible(replace(JOINT, gradient_accumulation_steps=4), 8)
 
 
 @pytest.mark.parametrize(
@@ -134,17 +134,25 @@ def test_ranks_and_micro_batches_share_batches_equally() -> None:
         ({"name": "Joint stage"}, "small letters"),
         ({"head": "gan"}, "head is vq or vae"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"images": 0, "clips": 0}, "0 images and 0 clips"),
-        ({"sides": ()}, "needs sides"),
+        ({"image_batch_size": 0, "clip_batch_size": 0}, "0 images and 0 clips"),
+        ({"resolutions": ()}, "needs resolutions"),
         ({"learning_rate": 0.0}, "above 0"),
-        ({"ema": 1.0}, "decays lie in"),
-        ({"codebook_rule": "kmeans"}, "codebook_rule is"),
-        ({"sides": (16,)}, "need squares of at least 24 pixels"),
+        ({"ema_decay": 1.0}, "decays must be in"),
+        ({"codebook_update": "kmeans"}, "codebook_update is"),
+        ({"resolutions": (16,)}, "need squares of at least 24 pixels"),
     ],
 )
 def test_a_stage_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         replace(JOINT, **changes)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("clip_norm", "max_grad_norm"), ("sides", "resolutions"), ("clips", "clip_batch")]
+)
+def test_a_setting_of_an_earlier_version_is_refused_with_its_new_name(old: str, new: str) -> None:
+    with pytest.raises(TrainingError, match=f"'{old}' of a stage is now called '{new}"):
+        replace(JOINT, **{old: 1})
 
 
 @pytest.mark.parametrize(
@@ -157,7 +165,7 @@ def test_a_stage_that_cannot_be_is_refused(changes: dict[str, object], message: 
         (lambda: Discriminators(channels=40), "no discriminators"),
         (lambda: Recipe(CONFIGS["paper"], ()), "different names"),
         (lambda: Recipe(CONFIGS["paper"], (JOINT, JOINT)), "different names"),
-        (lambda: Recipe(CONFIGS["paper"], (replace(JOINT, sides=(100,)),)), "are not multiples of the patch"),
+        (lambda: Recipe(CONFIGS["paper"], (replace(JOINT, resolutions=(100,)),)), "are not multiples of the patch"),
         (lambda: Recipe(CONFIGS["paper"], (replace(JOINT, frames=16),)), r"1 \+ k \* 4 frames"),
         (lambda: PAPER.stage("video"), "known are image, joint, kl"),
         (lambda: Budget(), "steps or seconds"),
@@ -175,27 +183,27 @@ def test_what_describes_no_training_is_refused(build: object, message: str) -> N
 def test_random_numbers_follow_from_their_place(seed: int, step: int, first: int, cut: int) -> None:
     """So R ranks draw what one would, and a resumed run what an uninterrupted one would."""
     clock = torch.tensor(step)
-    whole = words(seed, 1, clock, first, 40)
+    whole = random_ints(seed, 1, clock, first, 40)
     assert torch.equal(
-        whole, torch.cat((words(seed, 1, clock, first, cut), words(seed, 1, clock, first + cut, 40 - cut)))
+        whole, torch.cat((random_ints(seed, 1, clock, first, cut), random_ints(seed, 1, clock, first + cut, 40 - cut)))
     )
     assert whole.min() >= 0
     assert whole.max() < 2**32
-    parts = [normal(seed, clock, first + i, torch.Size((1, 3, 2))) for i in range(2)]
-    assert torch.equal(normal(seed, clock, first, torch.Size((2, 3, 2))), torch.cat(parts))
+    parts = [random_normal(seed, clock, first + i, torch.Size((1, 3, 2))) for i in range(2)]
+    assert torch.equal(random_normal(seed, clock, first, torch.Size((2, 3, 2))), torch.cat(parts))
 
 
 def test_random_numbers_are_spread_as_they_should_be() -> None:
-    noise = normal(0, torch.tensor(5), 0, torch.Size((100, 1000)))
+    noise = random_normal(0, torch.tensor(5), 0, torch.Size((100, 1000)))
     assert abs(float(noise.mean())) < 0.02
     assert float(noise.std()) == pytest.approx(1, abs=0.02)
     assert float(noise.abs().max()) < 7
-    other = normal(0, torch.tensor(6), 0, torch.Size((100, 1000)))
+    other = random_normal(0, torch.tensor(6), 0, torch.Size((100, 1000)))
     assert abs(float((noise * other).mean())) < 0.02
-    sides = [word(0, 3, step) % 5 for step in range(5000)]
+    sides = [random_int(0, 3, step) % 5 for step in range(5000)]
     assert all(abs(sides.count(side) / 5000 - 0.2) < 0.03 for side in range(5))
 
 
 def test_a_draw_knows_its_place_in_the_data() -> None:
-    draw = draw_of(JOINT, 0, 2, {"images": 7, "clips": 40})
+    draw = batch_at(JOINT, 0, 2, {"images": 7, "clips": 40})
     assert (draw.kind, draw.first, draw.frames) == ("clips", 40, 17)

@@ -18,20 +18,20 @@ from training.data.loaders.resident import ResidentFeed
 from training.head_transfer import with_head
 from training.losses.perceptual import Perceptual
 from training.recipes import RECIPES, LossWeights, Stage
-from training.state import Learner
+from training.state import TrainState
 from training.tokenizer.step import Phase, TrainingStep
 
 RECIPE = RECIPES["debug"]
-STAGE = replace(RECIPE.stage("joint"), images=8, clips=4, warmup=1)
+STAGE = replace(RECIPE.stage("joint"), image_batch_size=8, clip_batch_size=4, warmup_steps=1)
 PLAIN = LossWeights(l2=1.0)
 ALL = Phase(quantise=True, adversarial=True, discriminate=True)
 
 
 def step_of(stage: Stage, perceptual: Perceptual | None = None) -> TrainingStep:
     torch.manual_seed(0)
-    learner = Learner(OmniTokenizer(with_head(RECIPE.tokenizer, stage.head)), stage, 0)
-    step = TrainingStep(learner, stage, 0, perceptual=perceptual)
-    learner.set_clock(1, stage.learning_rate, stage.discriminators.learning_rate)
+    state = TrainState(OmniTokenizer(with_head(RECIPE.tokenizer, stage.head)), stage, 0)
+    step = TrainingStep(state, stage, 0, perceptual=perceptual)
+    state.set_step(1, stage.learning_rate, stage.discriminators.learning_rate)
     return step
 
 
@@ -69,81 +69,81 @@ def test_each_term_reaches_only_its_side(images: Tensor) -> None:
     """The codebook term moves codes alone; reconstruction and commitment never touch them."""
     stage = replace(STAGE, losses=replace(PLAIN, codebook=0.7))
     step = step_of(stage)
-    head = step.learner.tokenizer.head
+    head = step.state.tokenizer.head
     assert isinstance(head, VQHead)
     codes = head.codebook.detach().clone()
     with torch.no_grad():
-        vectors = head.project(step.learner.tokenizer.encoder(images.float() / 255 - 0.5)).flatten(0, -2)
+        vectors = head.project(step.state.tokenizer.encoder(images.float() / 255 - 0.5)).flatten(0, -2)
         tokens = head.assign(vectors)
     step(images, Phase(quantise=True))
     used = codes[tokens]
     expected = torch.zeros_like(codes).index_add_(0, tokens, 2 * (used - vectors) / used.numel())
     assert head.codebook.grad is not None
-    gradients = torch.cat([p.grad.flatten() for p in step.learner.parameters() if p.grad is not None])
+    gradients = torch.cat([p.grad.flatten() for p in step.state.parameters() if p.grad is not None])
     cosine = torch.cosine_similarity(head.codebook.grad.flatten(), expected.flatten(), dim=0)
     assert float(cosine) == pytest.approx(1, abs=1e-5)  # the length was clipped with all others
-    assert float(gradients.norm()) <= stage.clip_norm * (1 + 1e-5)
-    reached = step.learner.tokenizer.encoder.embed.first.proj.weight.grad
+    assert float(gradients.norm()) <= stage.max_grad_norm * (1 + 1e-5)
+    reached = step.state.tokenizer.encoder.embed.first.proj.weight.grad
     assert reached is not None
     assert reached.abs().max() > 0
 
 
 def test_without_quantisation_codes_rest(images: Tensor) -> None:
     step = step_of(STAGE)
-    head = step.learner.tokenizer.head
+    head = step.state.tokenizer.head
     assert isinstance(head, VQHead)
     before = head.codebook.detach().clone()
-    figures = step(images, Phase(quantise=False))
+    metrics = step(images, Phase(quantise=False))
     assert torch.equal(head.codebook.detach(), before)
-    assert "commitment" not in figures
+    assert "commitment" not in metrics
 
 
 @pytest.mark.parametrize(("head", "rule"), [("vq", "gradient"), ("vq", "ema"), ("vae", "gradient")])
 def test_micro_batches_equal_one_batch(images: Tensor, clips: Tensor, head: str, rule: str) -> None:
-    stage = replace(STAGE, head=head, codebook_rule=rule, learning_rate=1e-4)
-    whole, parts = step_of(stage), step_of(replace(stage, accumulate=2))
+    stage = replace(STAGE, head=head, codebook_update=rule, learning_rate=1e-4)
+    whole, parts = step_of(stage), step_of(replace(stage, gradient_accumulation_steps=2))
     phase = ALL._replace(quantise=head == "vq")
     for number in (1, 2):
         results = []
         for step in (whole, parts):
-            step.learner.set_clock(number, 1e-4, 1e-4)
+            step.state.set_step(number, 1e-4, 1e-4)
             results.append(step(images, phase) | {f"clip {k}": v for k, v in step(clips, phase).items()})
         for name, value in results[0].items():
             torch.testing.assert_close(results[1][name], value, rtol=1e-3, atol=1e-5)
-    for mine, theirs in zip(weights(whole.learner.tokenizer), weights(parts.learner.tokenizer), strict=True):
+    for mine, theirs in zip(weights(whole.state.tokenizer), weights(parts.state.tokenizer), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-4)
-    if whole.learner.keeper is not None and parts.learner.keeper is not None:
-        assert torch.equal(whole.learner.keeper.uses, parts.learner.keeper.uses)
+    if whole.state.codebook_updater is not None and parts.state.codebook_updater is not None:
+        assert torch.equal(whole.state.codebook_updater.uses, parts.state.codebook_updater.uses)
 
 
 def test_each_side_of_the_game_moves_its_own_weights(clips: Tensor) -> None:
     step = step_of(STAGE)
-    learner = step.learner
-    judges = weights(learner.discriminators)
-    figures = step(clips, Phase(quantise=True, adversarial=True))
-    assert same(judges, weights(learner.discriminators))
-    assert {"image_adversarial", "video_adversarial", "image_features", "video_features"} <= set(figures)
-    assert all(parameter.requires_grad for parameter in learner.discriminators.parameters())
+    state = step.state
+    judges = weights(state.discriminators)
+    metrics = step(clips, Phase(quantise=True, adversarial=True))
+    assert same(judges, weights(state.discriminators))
+    assert {"image_adversarial", "video_adversarial", "image_features", "video_features"} <= set(metrics)
+    assert all(parameter.requires_grad for parameter in state.discriminators.parameters())
 
-    figures = step(clips, ALL)
-    assert not same(judges, weights(learner.discriminators))
-    assert {"image_discriminator", "video_discriminator"} <= set(figures)
-    tokenizer = weights(learner.tokenizer)
-    step.discriminate((clips,), [torch.zeros(clips.shape)])
-    assert same(tokenizer, weights(learner.tokenizer))
+    metrics = step(clips, ALL)
+    assert not same(judges, weights(state.discriminators))
+    assert {"image_discriminator", "video_discriminator"} <= set(metrics)
+    tokenizer = weights(state.tokenizer)
+    step.update_discriminators((clips,), [torch.zeros(clips.shape)])
+    assert same(tokenizer, weights(state.tokenizer))
 
 
 def test_images_are_no_concern_of_the_video_discriminator(images: Tensor) -> None:
-    figures = step_of(STAGE)(images, ALL)
-    assert "image_discriminator" in figures
-    assert not [name for name in figures if name.startswith("video")]
+    metrics = step_of(STAGE)(images, ALL)
+    assert "image_discriminator" in metrics
+    assert not [name for name in metrics if name.startswith("video")]
 
 
 def test_the_discriminators_change_what_the_tokenizer_learns(clips: Tensor) -> None:
     silent, judged = step_of(STAGE), step_of(STAGE)
     silent(clips, Phase(quantise=True))
     judged(clips, Phase(quantise=True, adversarial=True))
-    assert not same(weights(silent.learner.tokenizer), weights(judged.learner.tokenizer))
+    assert not same(weights(silent.state.tokenizer), weights(judged.state.tokenizer))
 
 
 def test_the_perceptual_distance_sees_frames_of_the_batch(images: Tensor, clips: Tensor) -> None:
@@ -151,12 +151,12 @@ def test_the_perceptual_distance_sees_frames_of_the_batch(images: Tensor, clips:
     darkness = Darkness()
     step = step_of(replace(STAGE, losses=losses), darkness)
     plain = step_of(replace(STAGE, losses=PLAIN))
-    figures, without = step(images, Phase(quantise=False)), plain(images, Phase(quantise=False))
-    torch.testing.assert_close(figures["loss"], without["loss"] + 0.5 * figures["perceptual"])
+    metrics, without = step(images, Phase(quantise=False)), plain(images, Phase(quantise=False))
+    torch.testing.assert_close(metrics["loss"], without["loss"] + 0.5 * metrics["perceptual"])
     assert darkness.seen[0].shape == (8, 32, 32, 3)
     frames = []
     for number in (2, 3):
-        step.learner.set_clock(number, 1e-4, 0)
+        step.state.set_step(number, 1e-4, 0)
         step(clips, Phase(quantise=False))
         frames.append(darkness.seen[-1])
         assert frames[-1].shape == (12, 32, 32, 3)
@@ -174,7 +174,7 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(images: Tensor, clips: Tensor
         image_adversarial=0.11, video_adversarial=0.23, feature_matching=1.7,
     )  # fmt: skip
     for pixels in (images, clips):
-        step = step_of(replace(STAGE, head=head, codebook_rule=rule, losses=weighted), Darkness())
+        step = step_of(replace(STAGE, head=head, codebook_update=rule, losses=weighted), Darkness())
         terms = step(pixels, Phase(quantise=head == "vq", adversarial=True))
         expected = 2.0 * terms["squared_error"] + 0.5 * terms["perceptual"]
         expected += 0.11 * (terms["image_adversarial"] + 1.7 * terms["image_features"])
@@ -190,12 +190,12 @@ def test_the_loss_is_the_weighted_sum_of_its_terms(images: Tensor, clips: Tensor
 
 @pytest.mark.parametrize("number", [1, 100])  # the decay bounds the share from the ninth step on
 def test_the_average_follows_the_weights(images: Tensor, number: int) -> None:
-    step = step_of(replace(STAGE, ema=0.5))
-    step.learner.set_clock(number, STAGE.learning_rate, 0.0)
-    before = weights(step.learner.average)
+    step = step_of(replace(STAGE, ema_decay=0.5))
+    step.state.set_step(number, STAGE.learning_rate, 0.0)
+    before = weights(step.state.ema)
     step(images, Phase(quantise=False))
     share = 1 - min(0.5, (1 + number) / (10 + number))
-    for old, now, trained in zip(before, weights(step.learner.average), weights(step.learner.tokenizer), strict=True):
+    for old, now, trained in zip(before, weights(step.state.ema), weights(step.state.tokenizer), strict=True):
         torch.testing.assert_close(now, old + share * (trained - old))
 
 
@@ -204,7 +204,7 @@ def test_latents_are_drawn_anew_for_each_step_and_again_the_same(images: Tensor)
     losses = []
     for number in (1, 1, 2):
         step = step_of(stage)
-        step.learner.set_clock(number, 0.0, 0.0)
+        step.state.set_step(number, 0.0, 0.0)
         losses.append(float(step(images, Phase(quantise=False))["loss"]))
     assert losses[0] == losses[1] != losses[2]
 
@@ -228,7 +228,7 @@ class NoQuestions(TorchDispatchMode):
 @pytest.mark.parametrize(("head", "rule"), [("vq", "gradient"), ("vq", "ema"), ("vae", "gradient")])
 def test_nothing_in_a_step_waits_for_a_value(images: Tensor, clips: Tensor, head: str, rule: str) -> None:
     """So that a CPU runs ahead of its GPU, and the step can be captured in a graph."""
-    step = step_of(replace(STAGE, head=head, codebook_rule=rule, accumulate=2))
+    step = step_of(replace(STAGE, head=head, codebook_update=rule, gradient_accumulation_steps=2))
     with NoQuestions():
         for pixels in (images, clips):
             step(pixels, ALL._replace(quantise=head == "vq"))

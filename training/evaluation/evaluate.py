@@ -23,7 +23,7 @@ from model.tokenizer.config import VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.atomic_write import replace_file
 from training.card import code_version, machine_name
-from training.devices import device_of
+from training.devices import resolve_device
 from training.errors import TrainingError
 from training.evaluation.codebook import CodebookUse
 from training.evaluation.datasets import Items, items_of
@@ -31,7 +31,7 @@ from training.evaluation.latents import LatentStatistics
 from training.evaluation.report import figures_markdown
 from training.evaluation.set_metrics import Figure
 from training.evaluation.suite import Bench, NetworkPaths
-from training.pictures import rows_of, write
+from training.pictures import contact_sheet, write
 
 SHOWN = 8  # pictures in a row of a sheet
 PACKAGES = ("torch", "numpy", "pillow", "av")
@@ -172,7 +172,7 @@ class _Sheet:
             self.seen += 1
 
     def picture(self) -> Image.Image:
-        return rows_of(*(np.stack(row) for row in self.rows))
+        return contact_sheet(*(np.stack(row) for row in self.rows))
 
 
 def evaluate(
@@ -212,7 +212,7 @@ def evaluate_bundle(
         BundleError: the bundle cannot be loaded.
         TrainingError: there is no such device, nothing to evaluate on, or a network's file is wrong.
     """
-    where = device_of(device)
+    where = resolve_device(device)
     loaded = load_bundle(bundle, where)
     sets = items_of(data, side, frames, limit)
     bench = Bench(networks, where)

@@ -20,7 +20,7 @@ from model.tokenizer.streaming import DecoderState, EncoderState
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.atomic_write import replace_file
 from training.data import open_set
-from training.devices import device_of
+from training.devices import resolve_device
 from training.errors import TrainingError
 from training.evaluation.datasets import PIXELS_AT_ONCE
 from training.pictures import square
@@ -167,7 +167,7 @@ def sweep_bundle(bundle: Path, data: Path, out: Path, device: str | None) -> dic
         BundleError: the bundle cannot be loaded.
         TrainingError: there is no such device, a set is missing or damaged, or the model takes whole clips only.
     """
-    where = device_of(device)
+    where = resolve_device(device)
     loaded = load_bundle(bundle, where)
     photographs, clips = (open_set(data / name) for name in (PHOTOGRAPHS, CLIPS))
     sides = tuple(side for side in SIDES if side <= photographs.info.height)

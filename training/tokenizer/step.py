@@ -1,7 +1,7 @@
 """One training step as pure device code: nothing here waits for the device or branches on a value.
 
-What changes from step to step (its number, the learning rates) is held in tensors of the `Learner`, and random numbers
-follow from the number; so for given shapes and a given `Phase` the step is one fixed sequence of kernels, which may be
+Tensors of the `TrainState` hold what changes from step to step (its number, the learning rates), and random numbers
+follow from the number. For given shapes and a given `Phase` the step is one fixed sequence of kernels, which may be
 captured in a CUDA graph.
 """
 
@@ -20,8 +20,8 @@ from training import losses
 from training.distributed import Ranks
 from training.losses.perceptual import Perceptual
 from training.recipes import Stage
-from training.rng import FRAMES, normal, words
-from training.state import Learner
+from training.rng import FRAMES, random_ints, random_normal
+from training.state import TrainState
 
 
 class Phase(NamedTuple):
@@ -44,40 +44,40 @@ class Latents(NamedTuple):
     Args:
         embed: (B, t, h, w, D), the decoder's input.
         loss: the head's weighted terms.
-        figures: their parts, for the journal.
+        metrics: their parts.
         vectors, tokens: (N, d) and (N,), of a VQ head in a quantising step, detached.
     """
 
     embed: Tensor
     loss: Tensor
-    figures: dict[str, Tensor]
+    metrics: dict[str, Tensor]
     vectors: Tensor | None = None
     tokens: Tensor | None = None
 
 
 class TrainingStep:
-    """Forward, losses, backward, clipping, Adam, averaging and codebook upkeep of one batch; then the discriminators'.
+    """Forward, losses, backward, clipping, Adam, averaging and codebook update of one batch; then the discriminators'.
 
     Args:
-        learner: what changes.
-        stage: how.
+        state: what changes.
+        stage: settings of the training.
         seed: of the recipe.
-        ranks: the processes that train together; gradients and codebook statistics are theirs together.
+        ranks: the processes that train together, which share gradients and codebook statistics.
         perceptual: the perceptual distance, where the stage has one.
     """
 
     def __init__(
         self,
-        learner: Learner,
+        state: TrainState,
         stage: Stage,
         seed: int,
         ranks: Ranks | None = None,
         perceptual: Perceptual | None = None,
     ) -> None:
-        self.learner, self.stage, self.seed = learner, stage, seed
+        self.state, self.stage, self.seed = state, stage, seed
         self.ranks = ranks or Ranks()
         self.perceptual = perceptual
-        self.device = learner.device
+        self.device = state.device
 
     def __call__(self, pixels: Tensor, phase: Phase) -> dict[str, Tensor]:
         """Train on this rank's share of a batch.
@@ -87,93 +87,93 @@ class TrainingStep:
             phase: what the step consists of.
 
         Returns:
-            Figures of this rank's share, float32 scalars on the device.
+            Metrics of this rank's share, float32 scalars on the device.
         """
-        parts = pixels.chunk(self.stage.accumulate)
-        figures, outs = self.generate(parts, phase)
+        parts = pixels.chunk(self.stage.gradient_accumulation_steps)
+        metrics, outs = self.update_tokenizer(parts, phase)
         if phase.discriminate:
-            figures |= self.discriminate(parts, outs)
-        return figures
+            metrics |= self.update_discriminators(parts, outs)
+        return metrics
 
-    def generate(self, parts: tuple[Tensor, ...], phase: Phase) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The tokenizer's part; returns its figures and the reconstructions, float (n, T, H, W, 3)."""
-        learner, figures, outs, chosen = self.learner, _Figures(len(parts)), [], []
-        learner.optimizer.zero_grad(set_to_none=True)
-        with _frozen(learner.discriminators):
-            for part, first in self._numbered(parts):
+    def update_tokenizer(self, parts: tuple[Tensor, ...], phase: Phase) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """Update the tokenizer; return its metrics and the reconstructions, float (n, T, H, W, 3)."""
+        state, metrics, outs, chosen = self.state, _MeanMetrics(len(parts)), [], []
+        state.optimizer.zero_grad(set_to_none=True)
+        with _frozen(state.discriminators):
+            for part, first in self._with_first_item(parts):
                 with self._autocast():
-                    loss, out, latents = self._forward(part, first, phase, figures)
+                    loss, out, latents = self._forward(part, first, phase, metrics)
                 (loss / len(parts)).backward()
                 outs.append(out.detach())
                 if latents.tokens is not None and latents.vectors is not None:
                     chosen.append((latents.tokens, latents.vectors))
-        figures.set("gradient", self._descend(learner.parameters(), learner.optimizer))
-        self._average()
-        if chosen and learner.keeper is not None:
-            tokens, vectors = (self.ranks.gather(torch.cat(values)) for values in zip(*chosen, strict=True))
-            learner.keeper.update(learner.step, tokens, vectors, learner.optimizer)
-        return figures.values, outs
+        metrics.values["grad_norm"] = self._optimize(state.parameters(), state.optimizer)
+        self._update_ema()
+        if chosen and state.codebook_updater is not None:
+            tokens, vectors = (self.ranks.all_gather(torch.cat(values)) for values in zip(*chosen, strict=True))
+            state.codebook_updater.update(state.step, tokens, vectors, state.optimizer)
+        return metrics.values, outs
 
-    def discriminate(self, parts: tuple[Tensor, ...], outs: list[Tensor]) -> dict[str, Tensor]:
-        """The discriminators' part, on the pixels and what the tokenizer made of them."""
-        learner, figures = self.learner, _Figures(len(parts))
-        assert learner.discriminator_optimizer is not None
-        learner.discriminator_optimizer.zero_grad(set_to_none=True)
-        for (part, first), out in zip(self._numbered(parts), outs, strict=True):
+    def update_discriminators(self, parts: tuple[Tensor, ...], outs: list[Tensor]) -> dict[str, Tensor]:
+        """Update the discriminators on pixels and their reconstructions."""
+        state, metrics = self.state, _MeanMetrics(len(parts))
+        assert state.discriminator_optimizer is not None
+        state.discriminator_optimizer.zero_grad(set_to_none=True)
+        for (part, first), out in zip(self._with_first_item(parts), outs, strict=True):
             with self._autocast():
-                loss = learner.step.new_zeros((), dtype=torch.float32)
-                for name, real, fake in self._views(to_float(part, torch.float32), out, first):
-                    logits = learner.discriminators[name](torch.cat((real, fake))).logits
+                loss = state.step.new_zeros((), dtype=torch.float32)
+                for name, real, fake in self._discriminator_inputs(to_float(part, torch.float32), out, first):
+                    logits = state.discriminators[name](torch.cat((real, fake))).logits
                     hinge = losses.hinge_discriminator(*logits.chunk(2))
-                    figures.add(f"{name}_discriminator", hinge)
+                    metrics.add(f"{name}_discriminator", hinge)
                     loss = loss + hinge
             (loss / len(parts)).backward()
-        self._descend(list(learner.discriminators.parameters()), learner.discriminator_optimizer)
-        return figures.values
+        self._optimize(list(state.discriminators.parameters()), state.discriminator_optimizer)
+        return metrics.values
 
     @torch.no_grad()
-    def start_codebook(self, pixels: Tensor) -> None:
+    def initialize_codebook(self, pixels: Tensor) -> None:
         """Set the codes to vectors of a batch; between two steps, once.
 
         Args:
             pixels: this rank's share, uint8 (n, T, H, W, 3).
         """
-        head, keeper = self.learner.tokenizer.head, self.learner.keeper
+        head, updater = self.state.tokenizer.head, self.state.codebook_updater
         assert isinstance(head, VQHead)
-        assert keeper is not None
+        assert updater is not None
         with self._autocast():
             parts = [
-                head.project(self.learner.tokenizer.encoder(to_float(part, torch.float32))).flatten(0, -2)
-                for part in pixels.chunk(self.stage.accumulate)
+                head.project(self.state.tokenizer.encoder(to_float(part, torch.float32))).flatten(0, -2)
+                for part in pixels.chunk(self.stage.gradient_accumulation_steps)
             ]
-        keeper.start(self.ranks.gather(torch.cat(parts)), self.learner.step)
+        updater.initialize(self.ranks.all_gather(torch.cat(parts)), self.state.step)
 
-    def _forward(self, part: Tensor, first: int, phase: Phase, figures: _Figures) -> tuple[Tensor, Tensor, Latents]:
-        """The weighted sum of all terms, the reconstruction, and what the codebook's upkeep needs."""
-        weights, tokenizer = self.stage.losses, self.learner.tokenizer
+    def _forward(self, part: Tensor, first: int, phase: Phase, metrics: _MeanMetrics) -> tuple[Tensor, Tensor, Latents]:
+        """Return the weighted sum of all terms, the reconstruction, and the latents."""
+        weights, tokenizer = self.stage.losses, self.state.tokenizer
         pixels = to_float(part, torch.float32)
         latents = self._latents(tokenizer.encoder(pixels), first, phase.quantise)
         out = tokenizer.decoder(latents.embed).float()
         loss = losses.reconstruction(out, pixels, l2=weights.l2, l1=weights.l1) + latents.loss
-        figures.add("squared_error", (out.detach() - pixels).square().mean())
-        for name, value in latents.figures.items():
-            figures.add(name, value)
+        metrics.add("squared_error", (out.detach() - pixels).square().mean())
+        for name, value in latents.metrics.items():
+            metrics.add(name, value)
         if self.perceptual is not None:
             real, fake = self._frames(pixels, first), self._frames(out, first)
             distance = self.perceptual(fake, real)
-            figures.add("perceptual", distance)
+            metrics.add("perceptual", distance)
             loss = loss + weights.perceptual * distance
         if phase.adversarial:
-            loss = loss + self._adversarial(pixels, out, first, figures)
-        figures.add("loss", loss)
+            loss = loss + self._adversarial(pixels, out, first, metrics)
+        metrics.add("loss", loss)
         return loss, out, latents
 
     def _latents(self, embed: Tensor, first: int, quantise: bool) -> Latents:
-        head, weights = self.learner.tokenizer.head, self.stage.losses
+        head, weights = self.state.tokenizer.head, self.stage.losses
         if not isinstance(head, VQHead):
             mean, logvar = head.moments(embed)
             divergence = losses.gaussian_kl(mean, logvar)
-            noise = normal(self.seed, self.learner.step, first, mean.shape)
+            noise = random_normal(self.seed, self.state.step, first, mean.shape)
             latents = mean + noise * (0.5 * logvar).exp()
             return Latents(head.expand(latents), weights.kl * divergence, {"kl": divergence})
         vectors = head.project(embed)
@@ -181,33 +181,33 @@ class TrainingStep:
             return Latents(head.expand(vectors), vectors.new_zeros(()), {})
         tokens = head.assign(vectors.detach())
         codes = head.lookup(tokens)
-        codebook = weights.codebook if self.stage.codebook_rule == "gradient" else 0.0
+        codebook = weights.codebook if self.stage.codebook_update == "gradient" else 0.0
         loss = losses.quantization(vectors, codes, codebook=codebook, commitment=weights.commitment)
         distance = (vectors.detach() - codes.detach()).square().mean()
         embed = head.expand(losses.straight_through(vectors, codes))
         flat = vectors.detach().flatten(0, -2), tokens.flatten()
         return Latents(embed, loss, {"commitment": distance}, *flat)
 
-    def _adversarial(self, pixels: Tensor, out: Tensor, first: int, figures: _Figures) -> Tensor:
+    def _adversarial(self, pixels: Tensor, out: Tensor, first: int, metrics: _MeanMetrics) -> Tensor:
         weights = self.stage.losses
         total = out.new_zeros(())
-        for name, real, fake in self._views(pixels, out, first):
-            judge = self.learner.discriminators[name]
-            judgement = judge(fake)
-            hinge = losses.hinge_generator(judgement.logits)
-            figures.add(f"{name}_adversarial", hinge)
+        for name, real, fake in self._discriminator_inputs(pixels, out, first):
+            discriminator = self.state.discriminators[name]
+            judged = discriminator(fake)
+            hinge = losses.hinge_generator(judged.logits)
+            metrics.add(f"{name}_adversarial", hinge)
             if weights.feature_matching:
                 with torch.no_grad():
-                    features = judge(real).features
-                matching = losses.feature_matching(features, judgement.features)
-                figures.add(f"{name}_features", matching)
+                    features = discriminator(real).features
+                matching = losses.feature_matching(features, judged.features)
+                metrics.add(f"{name}_features", matching)
                 hinge = hinge + weights.feature_matching * matching
             total = total + (weights.image_adversarial if name == "image" else weights.video_adversarial) * hinge
         return total
 
-    def _views(self, pixels: Tensor, out: Tensor, first: int) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """Return the input of each discriminator, channels first: frames for images, whole clips for videos."""
-        discriminators = self.learner.discriminators
+    def _discriminator_inputs(self, pixels: Tensor, out: Tensor, first: int) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield the input of each discriminator, channels first: frames for images, whole clips for videos."""
+        discriminators = self.state.discriminators
         if "image" in discriminators:
             real, fake = self._frames(pixels, first), self._frames(out, first)
             yield "image", real.permute(0, 3, 1, 2), fake.permute(0, 3, 1, 2)
@@ -215,46 +215,46 @@ class TrainingStep:
             yield "video", pixels.permute(0, 4, 1, 2, 3), out.permute(0, 4, 1, 2, 3)
 
     def _frames(self, pixels: Tensor, first: int) -> Tensor:
-        """Frames (N, H, W, 3) of images or clips (n, T, H, W, 3); of a clip a few, drawn anew for each step."""
+        """Return frames (N, H, W, 3) of images or clips (n, T, H, W, 3); of a clip a few, drawn anew for each step."""
         count, length = pixels.shape[:2]
         if length == 1:
             return pixels[:, 0]
         each = self.stage.losses.clip_frames
-        numbers = words(self.seed, FRAMES, self.learner.step, first * each, count * each)
+        numbers = random_ints(self.seed, FRAMES, self.state.step, first * each, count * each)
         items = torch.arange(count, device=pixels.device).repeat_interleave(each, output_size=count * each)
         return pixels[items, numbers % length]
 
-    def _numbered(self, parts: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, int]]:
-        """Micro-batches, each with the number of its first item among all ranks'."""
+    def _with_first_item(self, parts: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, int]]:
+        """Yield micro-batches, each with the number of its first item among all ranks'."""
         first = self.ranks.rank * sum(len(part) for part in parts)
         for part in parts:
             yield part, first
             first += len(part)
 
-    def _descend(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> Tensor:
-        """Average gradients over the ranks, bound their norm, step; returns the norm before."""
-        self.ranks.average_([parameter.grad for parameter in parameters if parameter.grad is not None])
-        norm = nn.utils.clip_grad_norm_(parameters, self.stage.clip_norm, foreach=True)
+    def _optimize(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> Tensor:
+        """Average gradients over the ranks, clip their norm, step; return the norm before."""
+        self.ranks.all_reduce_mean_([parameter.grad for parameter in parameters if parameter.grad is not None])
+        norm = nn.utils.clip_grad_norm_(parameters, self.stage.max_grad_norm, foreach=True)
         optimizer.step()
-        return norm
+        return norm.detach()
 
     @torch.no_grad()
-    def _average(self) -> None:
+    def _update_ema(self) -> None:
         """Move the averaged weights towards the trained ones; the first weights are soon forgotten."""
-        step = self.learner.step
-        share = 1 - ((1 + step) / (10 + step)).clamp(max=self.stage.ema)
-        ours: list[Tensor] = list(self.learner.average.parameters())
-        theirs: list[Tensor] = list(self.learner.tokenizer.parameters())
-        difference = torch._foreach_sub(theirs, ours)
+        step = self.state.step
+        share = 1 - ((1 + step) / (10 + step)).clamp(max=self.stage.ema_decay)
+        ema: list[Tensor] = list(self.state.ema.parameters())
+        trained: list[Tensor] = list(self.state.tokenizer.parameters())
+        difference = torch._foreach_sub(trained, ema)
         torch._foreach_mul_(difference, share)
-        torch._foreach_add_(ours, list(difference))
+        torch._foreach_add_(ema, list(difference))
 
     def _autocast(self) -> torch.autocast:
         enabled = self.stage.precision == "bf16" and self.device.type == "cuda"
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
 
-class _Figures:
+class _MeanMetrics:
     """Detached scalars, averaged over micro-batches."""
 
     def __init__(self, parts: int) -> None:
@@ -262,18 +262,14 @@ class _Figures:
         self.values: dict[str, Tensor] = {}
 
     def add(self, name: str, value: Tensor) -> None:
-        """One micro-batch's value."""
+        """Add one micro-batch's value."""
         value = value.detach().float() / self.parts
         self.values[name] = self.values[name] + value if name in self.values else value
-
-    def set(self, name: str, value: Tensor) -> None:
-        """A value of the whole batch."""
-        self.values[name] = value.detach()
 
 
 @contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """No gradients for a module's weights, while they pass through it."""
+    """Compute no gradients of a module's weights, while gradients pass through it."""
     module.requires_grad_(False)
     try:
         yield
