@@ -130,7 +130,7 @@ def test_a_resumed_stage_equals_one_that_never_stopped(
 
 def test_a_resumed_stage_remembers_that_it_took_over_a_codebook(feed: ResidentFeed, tmp_path: Path) -> None:
     """It quantises from its first step, and so must what goes on with it."""
-    settings = {"plain": 3, **BARE}
+    settings = {"unquantized_steps": 3, **BARE}
     whole = trainer_of(feed, tmp_path / "whole", learned_codebook=True, **settings)
     whole.run(Budget(steps=4), console=QUIET)
     trainer_of(feed, tmp_path / "parts", learned_codebook=True, **settings).run(
@@ -152,7 +152,7 @@ def test_checkpoints_are_written_as_often_as_is_asked(
     trainer.run(
         Budget(steps=3),
         save_every=save_every,
-        observe=lambda it: on_disk.append(state_of(tmp_path)["step"]),
+        on_checkpoint=lambda it: on_disk.append(state_of(tmp_path)["step"]),
         console=QUIET,
     )
     assert on_disk == saved

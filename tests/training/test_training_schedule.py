@@ -97,11 +97,13 @@ def test_rates_warm_up_and_fall_to_zero(step: int) -> None:
 
 @pytest.mark.parametrize(("share", "left"), [(0.0, 1.0), (0.25, 0.853553), (0.5, 0.5), (0.75, 0.146447), (1.5, 0.0)])
 def test_rates_fall_by_a_cosine(share: float, left: float) -> None:
-    stage = replace(JOINT, learning_rate=3.0, warmup=100, discriminators=Discriminators(start=200, learning_rate=5.0))
+    stage = replace(
+        JOINT, learning_rate=3.0, warmup_steps=100, discriminators=Discriminators(start=200, learning_rate=5.0)
+    )
     assert learning_rate(stage, 100, share) == pytest.approx(3.0 * left, abs=1e-5)
     assert learning_rate(stage, 25, share) == pytest.approx(0.25 * 3.0 * left, abs=1e-5)
-    assert discriminator_rate(stage, 300, share) == pytest.approx(5.0 * left, abs=1e-5)
-    assert discriminator_rate(stage, 225, share) == pytest.approx(0.25 * 5.0 * left, abs=1e-5)
+    assert discriminator_learning_rate(stage, 300, share) == pytest.approx(5.0 * left, abs=1e-5)
+    assert discriminator_learning_rate(stage, 225, share) == pytest.approx(0.25 * 5.0 * left, abs=1e-5)
 
 
 def test_phases_set_in_where_the_stage_says() -> None:
