@@ -6,7 +6,7 @@ with Client("http://127.0.0.1:8000") as client:
 """
 
 from service.client.async_client import AsyncClient
-from service.client.calls import DecodeOptions, EncodeOptions, MediaOptions, ReconstructOptions
+from service.client.calls import ConnectionOptions, DecodeOptions, EncodeOptions, MediaOptions, ReconstructOptions
 from service.client.client import Client
 from service.client.media import Codes, Media
 from service.client.retries import ServiceError
@@ -17,6 +17,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Codes",
+    "ConnectionOptions",
     "DecodeOptions",
     "EncodeOptions",
     "EncodeResult",

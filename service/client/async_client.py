@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import count
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
@@ -12,22 +12,8 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client.calls import (
-    LIMITS,
-    MODELS,
-    READ_BYTES,
-    READY,
-    Call,
-    DecodeOptions,
-    EncodeOptions,
-    ReconstructOptions,
-    cards_of,
-    decode_call,
-    media_call,
-    pixels_of,
-    result_of,
-    timeouts,
-)
+from service.client import calls
+from service.client.calls import LOCAL_URL, Call, ConnectionOptions, DecodeOptions, EncodeOptions, ReconstructOptions
 from service.client.media import Codes, Media
 from service.client.retries import RetryRule, ServiceError
 from service.formats.media_types import MSGPACK, NPY
@@ -39,21 +25,19 @@ class AsyncClient:
     """A connection to the service for one event loop; calls may run at the same time.
 
     Args:
-        base_url, headers, timeout, retries: as for `Client`.
-        sleep: how to wait between attempts, seconds.
+        base_url, sleep, options: as for `Client`.
     """
 
     def __init__(
         self,
-        base_url: str = "http://127.0.0.1:8000",
+        base_url: str = LOCAL_URL,
         *,
-        headers: Mapping[str, str] | None = None,
-        timeout: float = 75.0,
-        retries: int = 4,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        **options: Unpack[ConnectionOptions],
     ) -> None:
-        self._rule, self._sleep = RetryRule(retries), sleep
-        self._http = httpx.AsyncClient(base_url=base_url, headers=headers, timeout=timeouts(timeout))
+        self._sleep = sleep
+        self._rule, arguments = calls.connection(base_url, **options)
+        self._http = httpx.AsyncClient(**arguments)
 
     async def __aenter__(self) -> Self:
         return self
@@ -67,8 +51,8 @@ class AsyncClient:
 
     async def encode(self, media: Media, **options: Unpack[EncodeOptions]) -> EncodeResult:
         """Encode a picture or a clip; see `Client.encode`."""
-        call = await asyncio.to_thread(media_call, "/encode", media, options, MSGPACK)
-        return result_of(await self._send(call))
+        call = await asyncio.to_thread(calls.media_call, "/encode", media, options, MSGPACK)
+        return calls.result_of(await self._send(call))
 
     @overload
     async def decode(
@@ -84,9 +68,9 @@ class AsyncClient:
         self, codes: Codes, *, bundle: str | None = None, accept: str | None = None, **options: Unpack[DecodeOptions]
     ) -> NDArray[np.uint8] | bytes:
         """Decode tokens or latents; see `Client.decode`."""
-        call = await asyncio.to_thread(decode_call, codes, bundle, options, accept or NPY)
+        call = await asyncio.to_thread(calls.decode_call, codes, bundle, options, accept or NPY)
         response = await self._send(call)
-        return response.content if accept else pixels_of(response)
+        return response.content if accept else calls.pixels_of(response)
 
     @overload
     async def reconstruct(
@@ -100,23 +84,23 @@ class AsyncClient:
         self, media: Media, *, accept: str | None = None, **options: Unpack[ReconstructOptions]
     ) -> NDArray[np.uint8] | bytes:
         """Encode and decode in one call; see `Client.reconstruct`."""
-        call = await asyncio.to_thread(media_call, "/reconstruct", media, options, accept or NPY)
+        call = await asyncio.to_thread(calls.media_call, "/reconstruct", media, options, accept or NPY)
         response = await self._send(call)
-        return response.content if accept else pixels_of(response)
+        return response.content if accept else calls.pixels_of(response)
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles that are served, the default one first."""
-        return cards_of(await self._send(MODELS))
+        return calls.cards_of(await self._send(calls.MODELS))
 
     async def limits(self) -> dict[str, Any]:
         """Return every limit in force."""
-        limits: dict[str, Any] = (await self._send(LIMITS)).json()
+        limits: dict[str, Any] = (await self._send(calls.LIMITS)).json()
         return limits
 
     async def ready(self) -> bool:
         """Return whether the service answers now; asked once, without retries."""
         try:
-            await self._send(READY, RetryRule(0))
+            await self._send(calls.READY, RetryRule(0))
         except ServiceError:
             return False
         return True
@@ -141,5 +125,5 @@ def _content(body: bytes | Path | None) -> bytes | AsyncIterator[bytes] | None:
 
 async def _pieces(path: Path) -> AsyncIterator[bytes]:
     with await asyncio.to_thread(path.open, "rb") as file:
-        while piece := await asyncio.to_thread(file.read, READ_BYTES):
+        while piece := await asyncio.to_thread(file.read, calls.READ_BYTES):
             yield piece

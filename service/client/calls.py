@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.client.media import Codes, Media, codes_result, content_type, media_body
+from service.client.retries import RetryRule
 from service.formats.codes import read_codes, write_codes
 from service.formats.media_types import MSGPACK
 from service.formats.msgpack import pack
@@ -22,6 +23,20 @@ from service.types import ModelCard, Want
 
 CONNECT_SECONDS = 5.0
 READ_BYTES = 2**18
+LOCAL_URL = "http://127.0.0.1:8000"
+
+
+class ConnectionOptions(TypedDict, total=False):
+    """Options of a client.
+
+    headers: sent with every call, such as {"Authorization": "Bearer ..."} for a gateway.
+    timeout: seconds without a byte of the answer before a call is given up; 75 by default.
+    retries: attempts after a broken connection or a passing refusal, 4 by default; all calls are pure.
+    """
+
+    headers: Mapping[str, str] | None
+    timeout: float
+    retries: int
 
 
 class MediaOptions(TypedDict, total=False):
@@ -97,9 +112,13 @@ class Call:
         return {"method": self.method, "url": self.path, "params": params, "headers": headers}
 
 
-def timeouts(seconds: float) -> httpx.Timeout:
-    """Return the time limits of a connection; calls that wait for a free one wait as long as it takes."""
-    return httpx.Timeout(seconds, connect=CONNECT_SECONDS, pool=None)
+def connection(
+    base_url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 75.0, retries: int = 4
+) -> tuple[RetryRule, dict[str, Any]]:
+    """Return the rule of retries and the arguments of an httpx client; the values are those of `ConnectionOptions`."""
+    # Calls that wait for a free connection wait as long as it takes.
+    limits = httpx.Timeout(timeout, connect=CONNECT_SECONDS, pool=None)
+    return RetryRule(retries), {"base_url": base_url, "headers": headers, "timeout": limits}
 
 
 MODELS = Call("GET", "/models")

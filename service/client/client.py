@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
@@ -12,22 +12,8 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client.calls import (
-    LIMITS,
-    MODELS,
-    READ_BYTES,
-    READY,
-    Call,
-    DecodeOptions,
-    EncodeOptions,
-    ReconstructOptions,
-    cards_of,
-    decode_call,
-    media_call,
-    pixels_of,
-    result_of,
-    timeouts,
-)
+from service.client import calls
+from service.client.calls import LOCAL_URL, Call, ConnectionOptions, DecodeOptions, EncodeOptions, ReconstructOptions
 from service.client.media import Codes, Media
 from service.client.retries import RetryRule, ServiceError
 from service.formats.media_types import MSGPACK, NPY
@@ -40,23 +26,20 @@ class Client:
 
     Args:
         base_url: where the service listens.
-        headers: sent with every call, such as {"Authorization": "Bearer ..."} for a gateway.
-        timeout: seconds without a byte of the answer before a call is given up.
-        retries: how often a call is tried again after a broken connection or a passing refusal; all calls are pure.
         sleep: how to wait between attempts, seconds.
+        options: see `ConnectionOptions`.
     """
 
     def __init__(
         self,
-        base_url: str = "http://127.0.0.1:8000",
+        base_url: str = LOCAL_URL,
         *,
-        headers: Mapping[str, str] | None = None,
-        timeout: float = 75.0,
-        retries: int = 4,
         sleep: Callable[[float], None] = time.sleep,
+        **options: Unpack[ConnectionOptions],
     ) -> None:
-        self._rule, self._sleep = RetryRule(retries), sleep
-        self._http = httpx.Client(base_url=base_url, headers=headers, timeout=timeouts(timeout))
+        self._sleep = sleep
+        self._rule, arguments = calls.connection(base_url, **options)
+        self._http = httpx.Client(**arguments)
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +63,7 @@ class Client:
             ServiceError: with the service's problem document.
             TypeError, ValueError: the media is not one of these; the sentence says what to do.
         """
-        return result_of(self._send(media_call("/encode", media, options, MSGPACK)))
+        return calls.result_of(self._send(calls.media_call("/encode", media, options, MSGPACK)))
 
     @overload
     def decode(
@@ -108,8 +91,8 @@ class Client:
             ServiceError: with the service's problem document.
             TypeError, ProblemError: the array has another type or shape.
         """
-        response = self._send(decode_call(codes, bundle, options, accept or NPY))
-        return response.content if accept else pixels_of(response)
+        response = self._send(calls.decode_call(codes, bundle, options, accept or NPY))
+        return response.content if accept else calls.pixels_of(response)
 
     @overload
     def reconstruct(
@@ -133,22 +116,22 @@ class Client:
             ServiceError: with the service's problem document.
             TypeError, ValueError: the media is not one of these; the sentence says what to do.
         """
-        response = self._send(media_call("/reconstruct", media, options, accept or NPY))
-        return response.content if accept else pixels_of(response)
+        response = self._send(calls.media_call("/reconstruct", media, options, accept or NPY))
+        return response.content if accept else calls.pixels_of(response)
 
     def models(self) -> list[ModelCard]:
         """Return the bundles that are served, the default one first."""
-        return cards_of(self._send(MODELS))
+        return calls.cards_of(self._send(calls.MODELS))
 
     def limits(self) -> dict[str, Any]:
         """Return every limit in force."""
-        limits: dict[str, Any] = self._send(LIMITS).json()
+        limits: dict[str, Any] = self._send(calls.LIMITS).json()
         return limits
 
     def ready(self) -> bool:
         """Return whether the service answers now; asked once, without retries."""
         try:
-            self._send(READY, RetryRule(0))
+            self._send(calls.READY, RetryRule(0))
         except ServiceError:
             return False
         return True
@@ -173,5 +156,5 @@ def _content(body: bytes | Path | None) -> bytes | Iterator[bytes] | None:
 
 def _pieces(path: Path) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while piece := file.read(READ_BYTES):
+        while piece := file.read(calls.READ_BYTES):
             yield piece

@@ -14,7 +14,9 @@ LONGEST_WAIT_SECONDS = 30.0  # a server that asks for more is not waited for
 PROBLEM_TYPE = "application/problem+json"
 
 # Statuses that proxies and the cluster's own limits make, without a problem document; the service never answered.
-TRANSIENT_WITHOUT_PROBLEM = frozenset({408, 500, 502, 503, 504})
+TRANSIENT_WITHOUT_PROBLEM = frozenset({408, 429, 500, 502, 503, 504})
+# Statuses whose answer may say when to come back: this caller, or all of them, asked too much.
+DEFERRED = frozenset({429, 503})
 # The connection broke. A timeout while reading is absent: the same work would take as long again.
 TRANSIENT_FAILURES = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 
@@ -53,8 +55,8 @@ class RetryRule:
     """The decision after each failed attempt: how long to wait before the next, or the error that ends the call.
 
     Every call of the service is a pure function of its input, so all of them may be repeated: after a broken
-    connection, after an answer that a proxy made, and after a 503 that says when to come back. Waits double from a
-    quarter of a second, with jitter.
+    connection, after an answer that a proxy made, and after a 429 or 503 that says when to come back. Waits double
+    from a quarter of a second, with jitter.
 
     Args:
         retries: attempts after the first one.
@@ -112,7 +114,7 @@ def _refusal(response: httpx.Response) -> ServiceError:
 def _wait(response: httpx.Response, failure: ServiceError, jitter: float) -> float | None:
     """Seconds before the next attempt; None when another attempt would get the same answer."""
     asked = response.headers.get("retry-after", "")
-    if failure.status == 503 and asked.isdecimal():
+    if failure.status in DEFERRED and asked.isdecimal():
         return int(asked) + jitter if int(asked) <= LONGEST_WAIT_SECONDS else None
     if failure.problem is None and failure.status in TRANSIENT_WITHOUT_PROBLEM:
         return jitter
