@@ -18,7 +18,6 @@ from client_kinds import Connect
 from numpy.typing import NDArray
 from PIL import Image
 
-from service import requests
 from service.client import (
     AsyncClient,
     Client,
@@ -28,6 +27,7 @@ from service.client import (
     ReconstructOptions,
     ServiceError,
 )
+from service.operations import options as requests
 
 PICTURE: NDArray[np.uint8] = np.random.default_rng(3).integers(0, 256, (2, 3, 3), np.uint8).repeat(8, 0).repeat(8, 1)
 CLIP = np.stack([np.roll(PICTURE, 8 * step, 1) for step in range(5)])
