@@ -15,7 +15,9 @@ import httpx
 import pytest
 from api_media import clip, picture
 from api_server import Server
-from service.result import MSGPACK, EncodeResult
+
+from service.formats.codes import read_codes, write_codes
+from service.formats.media_types import MSGPACK
 
 PNG = {"Content-Type": "image/png"}
 LONG = "Urlaub_😀_" * 16 + "東京.png"  # 255 bytes and more
@@ -63,7 +65,7 @@ def test_gzip_tokens_decode(http: httpx.Client) -> None:
 
 def test_a_large_gzip_body_within_the_limit_is_taken_whole(http: httpx.Client) -> None:
     """It is refused for what it holds, not for its size, which is just below the limit of 400 kB."""
-    body = gzip.compress(EncodeResult.load(_tokens(http), MSGPACK).dump("application/x-npz") + bytes(300_000))
+    body = gzip.compress(write_codes(read_codes(_tokens(http), MSGPACK), "application/x-npz") + bytes(300_000))
     headers = {"Content-Type": "application/x-npz", "Content-Encoding": "gzip"}
     assert http.post("/decode", content=body, headers=headers).json()["code"] == "malformed-body"
 
