@@ -6,11 +6,10 @@ import io
 from typing import Any
 
 import numpy as np
-from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-_UNSPECIFIED_COLORSPACE = 2
+_BT709, _UNSPECIFIED, _BT601 = 1, 2, 5  # matrices of ITU-T H.273
 # Above these sides players take frames without a tag for high definition.
 _SD_WIDTH, _SD_HEIGHT = 1279, 576
 
@@ -45,11 +44,15 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     return picture.convert("RGB")
 
 
+def assumed_matrix(frame: Any) -> int | None:
+    """Return the matrix that players assume for a frame without a tag; None for one that has a tag."""
+    if frame.colorspace != _UNSPECIFIED:
+        return None
+    return _BT709 if frame.width > _SD_WIDTH or frame.height > _SD_HEIGHT else _BT601
+
+
 def frame_rgb(frame: Any) -> NDArray[np.uint8]:
     """Convert a decoded frame of a clip to uint8 sRGB (H, W, 3), on white where there is alpha."""
-    is_untagged = frame.colorspace == _UNSPECIFIED_COLORSPACE
-    is_hd = frame.width > _SD_WIDTH or frame.height > _SD_HEIGHT
-    matrix = Colorspace.ITU709 if is_untagged and is_hd else None
     has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", src_colorspace=matrix, threads=1)
+    pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", src_colorspace=assumed_matrix(frame), threads=1)
     return np.asarray(on_white(Image.fromarray(pixels))) if has_alpha else pixels

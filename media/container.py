@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263")
 DEMUXERS = ("mov", "matroska", "avi")
+TRUSTED_DEMUXERS = (*DEMUXERS, "mpeg", "mpegts", "ogg", "flv", "asf")
 
 # FFmpeg's own decoders of these drop the alpha channel.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -36,10 +37,16 @@ def _refuse_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
 
 
 def open_container(file: BinaryIO, limits: MediaLimits | None) -> Any:
-    """Open a container in one of `DEMUXERS`, by its content, with no protocol and no way to open anything else."""
+    """Open a container by its content, with no protocol and no way to open anything else.
+
+    Args:
+        file: the open file, in one of `DEMUXERS`, or of `TRUSTED_DEMUXERS` without limits.
+        limits: bounds, None for trusted files.
+    """
+    demuxers = TRUSTED_DEMUXERS if limits is None else DEMUXERS
     return av.open(
         _Nameless(file),
-        container_options={"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "none"},
+        container_options={"format_whitelist": ",".join(demuxers), "protocol_whitelist": "none"},
         io_open=_refuse_open,
         metadata_errors="ignore",  # titles in old encodings
         timeout=None if limits is None else limits.decode_seconds,
@@ -65,7 +72,7 @@ def video_stream(container: Any, limits: MediaLimits | None) -> Any:
         pictures = ["cover pictures"] if container.streams.video else []
         found = " and ".join([*others, *pictures]) or "nothing"
         raise MediaError("no-video-stream", f"The file holds no video stream; it holds {found}.")
-    stream = next((stream for stream in streams if codec_name(stream) in CODECS), None)
+    stream = next((stream for stream in streams if limits is None or codec_name(stream) in CODECS), None)
     if stream is None:
         raise MediaError(
             "unsupported-codec", f"The video codec is {codec_name(streams[0])}; accepted are {', '.join(CODECS)}."

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from media.details import FileDetails
 from media.errors import MediaError
 from media.types import MediaOptions, Preprocess, SourceInfo, View
 
@@ -40,6 +41,10 @@ class FrameReader(ABC):
     @abstractmethod
     def info(self) -> SourceInfo:
         """Return the file's description; complete after the last frame."""
+
+    @abstractmethod
+    def details(self) -> FileDetails:
+        """Describe for people how the file is stored; after the last frame."""
 
 
 def choose(times: Sequence[float], options: MediaOptions, view: View) -> list[int]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from media import details
 from media.colour import on_white
 from media.errors import MediaError
 from media.frame_reader import FrameReader, choose
@@ -70,6 +71,7 @@ class StillReader(FrameReader):
         with reading(media_type, limits):
             self._image = open_picture(file, media_type, limits)
             self._orientation = orientation(self._image)
+            self._details = details.of_picture(self._image, str(self._orientation))
             height, width = self._orientation.size(self._image.height, self._image.width)
         self._plan = plan(height, width, options.size, options.fit, limits, view.place)
         self._limits = limits
@@ -80,6 +82,9 @@ class StillReader(FrameReader):
 
     def info(self) -> SourceInfo:
         return still_info(self._media_type, self._plan)
+
+    def details(self) -> details.FileDetails:
+        return self._details
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         with reading(self._media_type, self._limits):
@@ -122,6 +127,7 @@ class AnimationReader(FrameReader):
         with reading(media_type, limits):
             image = open_picture(file, media_type, limits)
             self._orientation = orientation(image)
+            self._details = details.of_picture(image, str(self._orientation))
             pixels = image.width * image.height
             starts = [0.0]
             for _ in frames_of(image):
@@ -153,6 +159,9 @@ class AnimationReader(FrameReader):
             duration_s=self._duration_s,
             sampled_pts=self._times,
         )
+
+    def details(self) -> details.FileDetails:
+        return self._details
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         with reading(self._media_type, self._limits):

@@ -52,7 +52,16 @@ _BRAND = re.compile(rb"[\x20-\x7e]{4}")
 _QUICKTIME_BOXES = (b"moov", b"mdat", b"wide")
 _FILLER_BOXES = (b"free", b"skip", b"pnot", b"PICT", b"uuid", b"wide")
 
-# Names of formats that are not read: (position, bytes there, name).
+# Clips that only trusted files may be, by their names below: a service need not show their demuxers to strangers.
+_TRUSTED_TYPES = {
+    "a Flash video": "video/x-flv",
+    "an Ogg file": "video/ogg",
+    "a Windows Media file": "video/x-ms-wmv",
+    "an MPEG program stream": "video/mpeg",
+    "an MPEG transport stream": "video/mp2t",
+}
+
+# Names of formats that are not read, or not from strangers: (position, bytes there, name).
 _OTHERS = (
     (0, b"RIFF", "another RIFF file than WebP or AVI"),
     (0, b"\x1a\x45\xdf\xa3", "another EBML file than WebM or Matroska"),
@@ -68,6 +77,7 @@ _OTHERS = (
     (0, b"\0\0\x01\xba", "an MPEG program stream"),
     (0, b"\0\0\0\x01", "a raw video stream without a container"),
     (188, b"G", "an MPEG transport stream"),
+    (196, b"G", "an MPEG transport stream"),
     (0, b"ID3", "sound"),
     (0, b"fLaC", "sound"),
     (0, b"%PDF", "a PDF document"),
@@ -106,15 +116,16 @@ def sniff(head: bytes) -> str | None:
     return _iso_boxes(head)
 
 
-def identify(data: bytes | memoryview, declared: str | None) -> str:
+def identify(data: bytes | memoryview, declared: str | None, trusted: bool = False) -> str:
     """Media type of a body, held against what its sender declared.
 
     Args:
         data: the whole file.
         declared: the sender's media type, parameters such as `; codecs=` allowed; None if it gave none.
+        trusted: the file is the user's own, so that rare containers of clips are read too.
 
     Returns:
-        One of `MEDIA_TYPES`.
+        One of `MEDIA_TYPES`, or of the further types of trusted files.
 
     Raises:
         MediaError: "malformed-body" for an empty file, "unsupported-media-type" for an unknown format or a label
@@ -122,11 +133,14 @@ def identify(data: bytes | memoryview, declared: str | None) -> str:
     """
     if not len(data):
         raise MediaError("malformed-body", "The media is empty: 0 bytes arrived.")
-    found = sniff(bytes(data[:HEAD_BYTES]))
+    head = bytes(data[:HEAD_BYTES])
+    found = sniff(head)
+    if found is None and trusted:
+        found = _TRUSTED_TYPES.get(describe(head))
     if found is None:
         raise MediaError(
             "unsupported-media-type",
-            f"The media is {describe(bytes(data[:HEAD_BYTES]))}; accepted are {', '.join(MEDIA_TYPES)}.",
+            f"The media is {describe(head)}; accepted are {', '.join(MEDIA_TYPES)}.",
         )
     if declared is not None:
         label = declared.split(";")[0].strip().lower()

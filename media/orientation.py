@@ -35,6 +35,10 @@ class Orientation(NamedTuple):
             pixels = pixels.swapaxes(0, 1)
         return np.ascontiguousarray(pixels[:: -1 if self.rows else 1, :: -1 if self.columns else 1])
 
+    def __str__(self) -> str:
+        """Name the steps for people."""
+        return _NAMES.get(self, "upright")
+
     def picture(self, image: Image.Image) -> Image.Image:
         """Turn and mirror a picture of any mode."""
         return image if self == UPRIGHT else image.transpose(_TRANSPOSES[self])
@@ -50,6 +54,21 @@ _TRANSPOSES = {
     Orientation(swap=True, rows=True, columns=True): Image.Transpose.TRANSVERSE,
     Orientation(swap=True, rows=True): Image.Transpose.ROTATE_90,
 }
+_NAMES = dict(
+    zip(
+        _TRANSPOSES,
+        (
+            "mirrored left to right",
+            "turned by 180 degrees",
+            "mirrored top to bottom",
+            "transposed",
+            "turned by 90 degrees clockwise",
+            "transposed along the other diagonal",
+            "turned by 90 degrees anticlockwise",
+        ),
+        strict=True,
+    )
+)
 _EXIF = dict(enumerate(_TRANSPOSES, start=2))
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from media.frame_reader import FrameReader
 from media.images import AnimationReader, StillReader
-from media.media_types import HEAD_BYTES, VIDEO_TYPES, identify
+from media.media_types import HEAD_BYTES, IMAGE_TYPES, identify
 from media.types import MediaOptions, View
 from media.video import ClipReader
 
@@ -38,9 +38,9 @@ def open_frames(
     """
     options, view = options or MediaOptions(), view or View()
     file.seek(0)
-    media_type = identify(file.read(HEAD_BYTES), declared)
+    media_type = identify(file.read(HEAD_BYTES), declared, trusted=limits is None)
     file.seek(0)
-    if media_type in VIDEO_TYPES:
+    if media_type not in IMAGE_TYPES:
         return ClipReader(file, media_type, options, limits, view)
     if options.animated:
         animation = AnimationReader(file, media_type, options, limits, view)

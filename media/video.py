@@ -15,7 +15,7 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
-from media import timestamps
+from media import details, timestamps
 from media.colour import frame_rgb
 from media.container import codec_name, decoder, open_container, pixel_aspect, squared, video_stream
 from media.errors import MediaError
@@ -29,6 +29,9 @@ from media.types import MediaOptions, Preprocess, SourceInfo, View, rate
 
 if TYPE_CHECKING:
     from media.limits import MediaLimits
+
+# Two packets may hold the fields of one frame; decoders drop damaged frames without a word.
+_MAX_PACKETS_PER_FRAME = 4
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class ClipReader(FrameReader):
         self.expected = len(self._chosen)
         self._sampled: list[float] = []
         self._plan: Plan | None = None
+        self._details: details.FileDetails | None = None
         self._first_packet = self._key_packet_before(self._timeline.marks[self._chosen[0]])
         self._check_cost()
 
@@ -109,6 +113,10 @@ class ClipReader(FrameReader):
             sampled_pts=list(self._sampled),
         )
 
+    def details(self) -> details.FileDetails:
+        assert self._details is not None, "read its frames first"
+        return self._details
+
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         timeline = self._timeline
         targets = [timeline.marks[index] for index in self._chosen]
@@ -124,6 +132,7 @@ class ClipReader(FrameReader):
                     height, width = squared(frame.height, frame.width, self._survey.aspect)
                     check_picture(self._limits, height, width, is_video=True)
                     size, fit = self._options.size, self._options.fit
+                    self._details = details.of_clip(container, frame, str(how), self._survey.aspect)
                     self._plan = plan(*how.size(height, width), size, fit, self._limits, self._place)
                 copies = bisect_right(targets, targets[position]) - position
                 self._sampled += [timeline.times[bisect_left(timeline.marks, mark)]] * copies
@@ -212,7 +221,16 @@ class ClipReader(FrameReader):
                     break
         if not stamps:
             self._fail("none of its frames can be decoded")
-        return timestamps.from_frames(stamps, base, self._survey.fps, is_complete=late <= MAX_REORDERED_FRAMES)
+        is_complete = late <= MAX_REORDERED_FRAMES
+        if is_complete and len(stamps) * _MAX_PACKETS_PER_FRAME < self._decodable_packets():
+            self._fail("most of its frames are damaged")
+        return timestamps.from_frames(stamps, base, self._survey.fps, is_complete)
+
+    def _decodable_packets(self) -> int:
+        """Count the packets from the first key frame on."""
+        packets = self._survey.packets
+        first_key = next((index for index, packet in enumerate(packets) if packet.is_key), 0)
+        return sum(packet.is_shown for packet in packets[first_key:])
 
     def _decode(self, container: Any, stream: Any, first_packet: int) -> Iterator[Any]:
         limits, context = self._limits, decoder(stream, self._limits)

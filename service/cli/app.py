@@ -16,6 +16,7 @@ from service.cli.convert import convert
 from service.cli.decode import decode
 from service.cli.encode import encode
 from service.cli.errors import CommandError
+from service.cli.inspect import inspect
 from service.cli.models import models
 from service.cli.plugins import Commands
 from service.cli.reconstruct import reconstruct
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (serve, encode, decode, reconstruct, models, convert):
+for command in (serve, encode, decode, reconstruct, inspect, models, convert):
     app.command()(command)
 
 

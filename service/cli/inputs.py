@@ -11,6 +11,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from media.details import FileDetails
 from media.errors import MediaError
 from media.frame_reader import FrameReader, choose
 from media.reader import open_frames
@@ -61,6 +62,10 @@ class ArrayReader(FrameReader):
         return SourceInfo(
             "application/x-npy", "raw", self._plan.width, self._plan.height, len(self._pixels), None, None, []
         )
+
+    def details(self) -> FileDetails:
+        height, width = self._pixels.shape[1:3]
+        return FileDetails("NPY", height, width, "upright", "rgb24")
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         for index in self._chosen:

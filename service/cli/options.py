@@ -42,8 +42,10 @@ FitOption = Annotated[Fit, typer.Option("--fit", help="How the picture fills --s
 FramesOption = Annotated[int | None, typer.Option("--frames", min=1, help="Keep at most this many frames.")]
 SamplingOption = Annotated[Sampling, typer.Option("--sampling", help="Which frames --frames keeps.")]
 StrideOption = Annotated[int, typer.Option("--stride", min=1, help="Keep every n-th frame, with --sampling stride.")]
-StartOption = Annotated[float | None, typer.Option("--start", min=0, help="Skip what comes before, seconds.")]
-EndOption = Annotated[float | None, typer.Option("--end", min=0, help="Stop here, seconds.")]
+StartOption = Annotated[
+    float | None, typer.Option("--start-s", "--start", min=0, help="Skip what comes before, seconds.")
+]
+EndOption = Annotated[float | None, typer.Option("--end-s", "--end", min=0, help="Stop here, seconds.")]
 AnimatedOption = Annotated[bool, typer.Option("--animated", help="Take an animated picture as a clip.")]
 
 

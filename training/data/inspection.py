@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from training.data import videos
+from media.types import View
 from training.data.files import Source
 from training.errors import one_line
 
@@ -120,14 +119,8 @@ def probe(source: Source, index: int, fps: float | None) -> Probe:
     place = source.place(index)
     try:
         started = time.perf_counter()
-        if source.kind == "images":
-            info = source.read(index, SIDE, 1).source
-            return Probe(place, "", info.width, info.height, took=time.perf_counter() - started)
-        with source.open(index) as file:
-            suffix = os.path.splitext(place)[1]
-            videos.clip(file, suffix, SIDE, FRAMES, fps, 0.5, 0.5)
-            took = time.perf_counter() - started
-            with videos.Video(file, suffix) as video:
-                return Probe(place, "", *video.size, video.length, video.rate, took)
+        info = source.read(index, SIDE, FRAMES, View(start=0.5, fps=fps)).source
+        took = time.perf_counter() - started
+        return Probe(place, "", info.width, info.height, info.duration_s or 0.0, info.fps or 0.0, took)
     except Exception as error:  # damaged media fail in every way that there is
         return Probe(place, one_line(error))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import open_set, videos
+from training.data import open_set
 from training.data.files import Source, find
 from training.data.shards import INFO_FILE, PixelSet
 from training.devices import cores
@@ -25,7 +24,6 @@ HELD_OUT = {
 }
 FURTHER = {"unseen maps, 17x128x128": "held-out/vizdoom-128"}  # looked at where they have been built
 PIXELS_AT_ONCE = 1 << 21
-CENTRE = 0.5
 
 
 class Items(Protocol):
@@ -108,11 +106,7 @@ class FileItems:
     def _read(self, index: int) -> NDArray[np.uint8] | None:
         place = self._files.place(index)
         try:
-            if self._files.kind == "images":
-                return self._files.read(index, self.side, 1).pixels
-            with self._files.open(index) as file:
-                suffix = os.path.splitext(place)[1]
-                return videos.clip(file, suffix, self.side, self.frames, None, when=0.0, where=CENTRE)
+            return self._files.read(index, self.side, self.frames).pixels
         except Exception as error:  # decoders raise many kinds for damaged files
             self.broken.append(f"{place}: {error}")
             return None

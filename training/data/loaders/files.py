@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import time
+import warnings
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from media.types import View
-from training.data import videos
 from training.data.files import Source
 from training.data.loaders.draw import Draw
 from training.data.loaders.numbers import order, uniforms
@@ -227,12 +226,7 @@ def decode(
     Raises:
         Exception: many kinds, for files that are damaged, gone, or not what their names say.
     """
-    if source.kind == "images":
-        made = source.read(index, side, frames, View(place=numbers[PLACE])).pixels
-    else:
-        with source.open(index) as file:
-            suffix = os.path.splitext(source.names[index])[1]
-            made = videos.clip(file, suffix, side, frames, fps, numbers[TIME], numbers[PLACE])
+    made = source.read(index, side, frames, View(numbers[PLACE], numbers[TIME], fps)).pixels
     return made[:, :, ::-1] if numbers[FLIP] < 0.5 else made
 
 
@@ -275,5 +269,6 @@ def _forkserver() -> BaseContext:
 
 
 def _begin_worker(_: int) -> None:
-    """Ctrl-C is for the trainer, which closes its feed."""
+    """Leave Ctrl-C to the trainer, which closes its feed, and odd metadata unmentioned."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")

@@ -1,0 +1,86 @@
+"""The description of a file for people: how it is stored, and what is done to show it."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from PIL import Image, ImageCms
+
+from media.colour import assumed_matrix
+
+# Names of the code points of ITU-T H.273.
+_STANDARDS = {1: "BT.709", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020", 10: "BT.2020 constant luminance"}
+_TRANSFERS = {1: "BT.709", 6: "BT.601", 13: "sRGB", 14: "BT.2020", 15: "BT.2020", 16: "PQ", 18: "HLG"}
+_RANGES = {1: "limited range", 2: "full range"}
+_UNSPECIFIED = 2
+
+
+@dataclass(frozen=True)
+class FileDetails:
+    """The properties of a file that decide how its pixels are shown.
+
+    Args:
+        container: name of the file format.
+        height, width: size as stored, pixels.
+        orientation: how the stored pixels are turned and mirrored.
+        colour: pixel format and colour space as stored, and what is assumed where the file says nothing.
+        aspect: width of a stored pixel over its height.
+        is_animated: the file holds further frames, which are left out unless they are asked for.
+    """
+
+    container: str
+    height: int
+    width: int
+    orientation: str
+    colour: str
+    aspect: Fraction = Fraction(1)
+    is_animated: bool = False
+
+
+def of_picture(image: Image.Image, orientation: str) -> FileDetails:
+    """Describe an opened picture."""
+    profile = image.info.get("icc_profile")
+    colour = f"{_mode(image)}, {_profile(profile) if profile else 'no profile, taken for sRGB'}"
+    is_animated = image.format in ("GIF", "PNG", "WEBP") and bool(getattr(image, "is_animated", False))
+    return FileDetails(str(image.format), image.height, image.width, orientation, colour, is_animated=is_animated)
+
+
+def of_clip(container: Any, frame: Any, orientation: str, aspect: Fraction) -> FileDetails:
+    """Describe an opened clip by its first kept frame.
+
+    Args:
+        container: PyAV's.
+        frame: PyAV's.
+        orientation: how the frame is turned and mirrored.
+        aspect: width of a stored pixel over its height.
+    """
+    matrix = assumed_matrix(frame)
+    parts = [
+        frame.format.name,
+        f"no matrix, taken for {_STANDARDS[matrix]}" if matrix else _tag("matrix", frame.colorspace, _STANDARDS),
+        _tag("primaries", frame.color_primaries, _STANDARDS),
+        _tag("transfer", frame.color_trc, _TRANSFERS),
+        _RANGES.get(frame.color_range),
+    ]
+    colour = ", ".join(filter(None, parts))
+    return FileDetails(container.format.long_name, frame.height, frame.width, orientation, colour, aspect)
+
+
+def _mode(image: Image.Image) -> str:
+    transparent = image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info
+    return f"{image.mode}, transparency shown on white" if transparent else image.mode
+
+
+def _profile(profile: bytes) -> str:
+    try:
+        name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).strip()
+    except (ImageCms.PyCMSError, OSError):
+        return "damaged profile, taken for sRGB"
+    return f"profile {name or 'without a name'}"
+
+
+def _tag(name: str, value: int, names: dict[int, str]) -> str | None:
+    return None if value == _UNSPECIFIED else f"{name} {names.get(value, value)}"

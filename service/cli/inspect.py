@@ -1,0 +1,151 @@
+"""`omnitok inspect`: what the network is fed, as arrays, as a contact sheet, and in sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.cli.errors import CommandError
+from service.cli.options import (
+    MEDIA_HELP,
+    AnimatedOption,
+    EndOption,
+    FitOption,
+    FramesOption,
+    SamplingOption,
+    SizeOption,
+    StartOption,
+    StrideOption,
+    media_options,
+    type_of,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from media.frame_reader import FrameReader
+    from media.types import MediaOptions
+    from service.cli.contact_sheet import ContactSheet
+
+
+def inspect(
+    media: Annotated[list[Path], typer.Argument(help=MEDIA_HELP)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for FILE.npy of each file: uint8 (T, H, W, 3).")],
+    sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet to write, a .png.")] = None,
+    size: SizeOption = None,
+    fit: FitOption = "cover",
+    frames: FramesOption = None,
+    sampling: SamplingOption = "first",
+    stride: StrideOption = 1,
+    start: StartOption = None,
+    end: EndOption = None,
+    animated: AnimatedOption = False,
+) -> None:
+    """Show what the network is fed: write the pixels of every file, and print how they were read."""
+    options = media_options(size, fit, frames, sampling, stride, start, end, animated)
+    if sheet is not None:
+        type_of(sheet, {".png": "image/png"}, "--sheet")
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from service.cli.atomic_write import replacing
+    from service.cli.contact_sheet import ContactSheet
+
+    console, rows = Console(highlight=False, soft_wrap=True), ContactSheet()
+    out.mkdir(parents=True, exist_ok=True)
+    written: set[Path] = set()
+    failed = 0
+    for path in media:
+        array = out / f"{path.name}.npy"
+        try:
+            if array in written:
+                raise CommandError(f"{path}: another file of this name was written to {array}.")
+            _inspect(path, options, array, console, rows)
+            written.add(array)
+        except (CommandError, OSError) as error:
+            failed += 1
+            console.print(Text.assemble((f"{path}\n", "bold"), ("  error        ", "bold red"), str(error)))
+            rows.add(str(error), [], "red")
+    if sheet is not None:
+        with replacing(sheet) as file:
+            rows.image().save(file, "PNG")
+    if failed:
+        raise CommandError(f"{failed} of {len(media)} files could not be read.")
+
+
+def _inspect(path: Path, options: MediaOptions, array: Path, console: Console, rows: ContactSheet) -> None:
+    """Write one file's pixels, print its description and add its row to the sheet."""
+    import numpy as np
+    from rich.text import Text
+
+    from service.cli.contact_sheet import THUMBS
+    from service.cli.inputs import open_media
+    from service.cli.outputs import writing_pixels
+    from service.cli.progress import tracked
+
+    kept, thumbs = 0, []
+    with open_media(path, options) as reader, writing_pixels(array, reader.expected, 1.0) as write:
+        shown = set(np.linspace(0, reader.expected - 1, THUMBS).round().astype(int).tolist())
+        for frame in tracked(reader, path.name, reader.expected):
+            write(frame[None])
+            if kept in shown:
+                thumbs.append(frame)
+            kept += 1
+    height, width = thumbs[0].shape[:2]
+    lines = describe(reader, options, kept) | {"array": f"{array} ({kept}, {height}, {width}, 3)"}
+    text = Text.assemble((str(path), "bold"), *(f"\n  {name:<12} {line}" for name, line in lines.items()))
+    console.print(text)
+    rows.add(f"{path.name}: {kept} x {height}x{width}", thumbs)
+
+
+def describe(reader: FrameReader, options: MediaOptions, kept: int) -> dict[str, str]:
+    """Describe a file that was read to its end, in lines by subject."""
+    info, details = reader.info(), reader.details()
+    stored, shown = f"{details.height}x{details.width}", f"{info.height}x{info.width}"
+    lines = {
+        "container": f"{details.container} ({info.media_type})",
+        "codec": info.codec,
+        "size": shown if shown == stored else f"{shown}, stored as {stored}",
+        "orientation": details.orientation,
+        "colour": details.colour,
+    }
+    if details.aspect != 1:
+        lines["size"] += f" with pixels of {details.aspect.numerator}:{details.aspect.denominator}"
+    if reader.is_video and info.fps is not None:
+        duration = "" if info.duration_s is None else f" in {info.duration_s:.3f} s"
+        lines["rate"] = f"{info.fps:.3f} frames per second, {info.frames_in} frames{duration}"
+    lines["frames"] = _kept(reader, options, kept)
+    steps = reader.preprocess
+    done = [
+        f"resized to {steps.resize[0]}x{steps.resize[1]}" if steps.resize else "",
+        "cropped to {2}x{3} at row {0}, column {1}".format(*steps.crop) if steps.crop else "",
+        "padded to {2}x{3} at row {0}, column {1}".format(*steps.pad) if steps.pad else "",
+    ]
+    lines["geometry"] = ", ".join(filter(None, done)) or "as it is"
+    return lines
+
+
+def _kept(reader: FrameReader, options: MediaOptions, kept: int) -> str:
+    """Say how many frames were kept, and why these."""
+    if not reader.is_video:
+        return "1, the first of an animation; --animated keeps more" if reader.details().is_animated else "1, a picture"
+    info = reader.info()
+    start, end = options.start_s, options.end_s
+    every = options.stride if options.sampling == "stride" else 1
+    reasons = [
+        f"from {start:g} s" if start else "",
+        f"before {end:g} s" if end is not None else "",
+        f"every {every}th" if every > 1 else "",
+    ]
+    if options.frames is not None and options.frames <= reader.expected:
+        reasons.append(f"{options.frames} spread evenly" if options.sampling == "uniform" else f"the first {kept}")
+    elif options.frames is not None:
+        reasons.append(f"fewer than the {options.frames} asked for")
+    reason = ", ".join(filter(None, reasons)) or "all"
+    times = info.sampled_pts
+    span = f", at {times[0]:.3f} s to {times[-1]:.3f} s" if times else ""
+    lost = f"; {reader.expected - kept} could not be decoded" if kept < reader.expected else ""
+    return f"{kept} of {info.frames_in}: {reason}{span}{lost}"

@@ -1,0 +1,68 @@
+"""The three ways from a file to pixels: the service's sandbox, the command, and the training loader."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from media.types import Frames, MediaOptions
+from service.cli.inputs import open_media
+from service.sandbox.pool import MediaPool
+from service.settings import Limits
+from training.data.files import Source, find
+from training.data.loaders.files import FLIP, PLACE, TIME, decode
+
+Pixels = NDArray[np.uint8]
+ANIMATED_SUFFIXES = {".gif"}  # pictures that training takes for clips
+
+
+class Sandbox:
+    """The service's media workers, called from plain functions."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._pool = MediaPool(limits, workers=1)
+        self._loop.run_until_complete(self._pool.start())
+
+    def read(self, data: bytes, options: MediaOptions) -> Frames:
+        return self._loop.run_until_complete(self._pool.decode(data, None, options))
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._pool.stop())
+        self._loop.close()
+
+
+@contextmanager
+def sandbox(limits: Limits | None = None) -> Iterator[Sandbox]:
+    started = Sandbox(limits or Limits())
+    try:
+        yield started
+    finally:
+        started.close()
+
+
+def command(path: Path, options: MediaOptions) -> Frames:
+    """Read a file as `omnitok encode` does."""
+    with open_media(path, options) as reader:
+        pixels = np.stack(list(reader))
+    return Frames(pixels, reader.info(), reader.preprocess, reader.is_video)
+
+
+def source_of(path: Path) -> Source:
+    """The source of a folder that holds this file; its kind follows from the file's name."""
+    found = find(path)
+    source = found.images or found.clips
+    assert source is not None
+    return source
+
+
+def training(path: Path, side: int, frames: int) -> Pixels:
+    """Read a file as the training loader does when it draws the middle, the start, and no mirroring."""
+    numbers = np.zeros(16)
+    numbers[FLIP], numbers[PLACE], numbers[TIME] = 0.9, 0.5, 0.0
+    return decode(source_of(path), 0, side, frames, None, numbers)
