@@ -23,10 +23,10 @@ from PIL import Image
 
 from model.metrics.psnr import BEST_PSNR
 from service.errors import ProblemError
-from service.formats.codes import FORMATS, read_codes, sniff_codes
+from service.formats.codes import FORMATS, read_codes, sniff_codes, write_codes
 from service.formats.json import from_base64
 from service.formats.media_types import MSGPACK
-from service.formats.result import EncodeResult
+from service.formats.result import EncodeMeta, EncodeResult
 from service.formats.tensors import pack_tensor, unpack_tensor
 
 MSGPACK_ALIASES = ("application/msgpack", "application/x-msgpack", "application/vnd.msgpack")
@@ -307,6 +307,18 @@ def test_server_timing_names_every_phase(post: Post) -> None:
     phases = dict(part.split(";dur=") for part in header.split(", "))
     assert list(phases) == ["decode", "queue", "compute", "render"]
     assert (float(phases["queue"]), float(phases["compute"])) == (1.0, 2.0)
+    assert float(phases["decode"]) > 0
+
+
+def test_the_answer_tells_where_the_time_went(post: Post) -> None:
+    timing = encoded(post("/encode", content=picture(), headers={"Content-Type": "image/png"})).meta.timing
+    assert timing is not None
+    assert (timing.queue_ms, timing.compute_ms) == (1.0, 2.0)
+    assert 0 < timing.decode_ms <= timing.total_ms
+    pixels = msgpack.packb({"array": pack_tensor(scene(1, 8, 8))})
+    ready = encoded(post("/encode", content=pixels, headers={"Content-Type": MSGPACK})).meta.timing
+    assert ready is not None
+    assert ready.decode_ms == 0
 
 
 def test_a_rate_that_no_player_knows_is_told_and_not_written(post: Post, http: httpx.Client) -> None:
@@ -344,6 +356,15 @@ def test_base64_may_be_a_data_url_or_wrapped(text: str) -> None:
 def test_base64_is_strict_otherwise(text: str) -> None:
     with pytest.raises(ProblemError, match="malformed-body"):
         from_base64(text, "media")
+
+
+def test_the_members_of_a_zip_share_one_bound() -> None:
+    codes = EncodeResult(EncodeMeta(bundle=VQ.hash), np.ones((1, 2, 300), "<u2"), np.ones((1, 2, 300, 3), "<f4"))
+    data = write_codes(codes, "application/x-npz")
+    largest = 7200 + 128  # the latents and their header
+    with pytest.raises(ProblemError, match="body-too-large"):
+        read_codes(data, "application/x-npz", largest)
+    assert read_codes(data, "application/x-npz", 2 * largest).latents is not None
 
 
 def test_a_zip_of_many_entries_is_refused_before_they_are_listed() -> None:

@@ -9,10 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayTaskError, WorkerCrashedError
-from ray.serve.exceptions import BackPressureError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    ObjectStoreFullError,
+    RayTaskError,
+    WorkerCrashedError,
+)
+from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 
-from service.cluster.replicas import RayBackend
+from service.cluster.replicas import CARDS_SECONDS, RayBackend
 from service.errors import ProblemError
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
@@ -24,6 +32,9 @@ LOST = [
     ActorDiedError(),
     ActorUnavailableError("gone", None),
     WorkerCrashedError(),
+    NodeDiedError("gone"),
+    ObjectLostError("0" * 40, None, ""),
+    ReplicaUnavailableError("gone"),
     RayTaskError("f", "traceback", DeviceFault("broken")).as_instanceof_cause(),
 ]
 
@@ -104,6 +115,7 @@ async def test_tries_are_bounded() -> None:
     [
         (ProblemError("gpu-memory", "The request does not fit into memory."), "gpu-memory"),
         (BackPressureError(1, 1), "overloaded"),
+        (ObjectStoreFullError("full"), "overloaded"),
     ],
 )
 async def test_refusals_come_through_and_are_not_repeated(line: Exception, slug: str) -> None:
@@ -136,6 +148,18 @@ async def test_cards_are_asked_for_once_by_a_crowd() -> None:
     backend, handle, _ = make(["card"])
     assert await asyncio.gather(*(backend.models() for _ in range(20))) == [["card"]] * 20
     assert len(handle.calls) == 1
+
+
+async def test_cards_are_asked_for_again_so_that_readiness_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, handle, _ = make(["card"], *[ActorDiedError()] * 3)
+    loop, late = asyncio.get_running_loop(), 0.0
+    clock = loop.time
+    monkeypatch.setattr(loop, "time", lambda: clock() + late)
+    assert await backend.models() == ["card"]
+    late = 1.1 * CARDS_SECONDS
+    with pytest.raises(ProblemError, match="not-ready"):
+        await backend.models()
+    assert len(handle.calls) == 4
 
 
 async def until(condition: Callable[[], bool]) -> None:

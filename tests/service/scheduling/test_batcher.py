@@ -212,6 +212,19 @@ def test_the_retry_time_is_the_time_to_drain() -> None:
     assert (refused.value.limit, refused.value.actual) == (100, 101)
 
 
+def test_one_odd_batch_moves_the_retry_time_by_a_fifth_of_the_rate() -> None:
+    batcher = Batcher(10, 8, 1000)
+    now = 0.0
+    for number, seconds in enumerate([2.0, 2.0, 0.1]):  # 5 tokens a second, twice, and 100 once
+        batcher.submit(item(number, KEYS[0], 10))
+        batcher.next_batch(now)
+        now += seconds
+        batcher.complete(now)
+    for number in range(3, 27):
+        batcher.submit(item(number, KEYS[0], 10))
+    assert batcher.retry_after() == pytest.approx(240 / 24)
+
+
 def test_a_halved_budget_recovers() -> None:
     batcher = Batcher(64, 100, 10_000)
     batcher.shrink(KEYS[0], 64)

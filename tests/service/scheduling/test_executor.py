@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,6 +93,19 @@ async def test_what_arrives_while_a_batch_runs_forms_the_next(rig: Rig) -> None:
     assert rig.engine.threads != {threading.get_ident()}
     assert [batch.stop_reason for batch in rig.reports.batches] == ["drained", "count", "drained"]
     assert rig.reports.queues[-1] == (0, 0)
+
+
+async def test_timing_says_how_long_an_item_waited_and_ran(rig: Rig) -> None:
+    first = await rig.occupy()
+    (second,) = await rig.crowd([1])
+    began = time.monotonic()
+    while time.monotonic() < began + 0.02:
+        await asyncio.sleep(0.005)
+    rig.engine.gate.set()
+    (_, ran), (_, waited) = await asyncio.gather(first, second)
+    assert min(ran.compute_ms, waited.queue_ms) >= 20
+    assert ran.queue_ms < ran.compute_ms
+    assert waited.compute_ms < waited.queue_ms
 
 
 async def test_only_the_poisonous_item_fails(rig: Rig) -> None:
