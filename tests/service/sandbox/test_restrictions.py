@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import signal
 import socket
 import subprocess
@@ -24,30 +26,79 @@ ROOT = Path(__file__).parents[3]
 CLIP = pattern(5, 64, 96)
 
 ATTEMPTS = """
-import os, resource, socket, sys
+import json, os, resource, signal, socket, sys
 from service.sandbox import restrictions
-restrictions.enter(1 << 30, os.getppid())
-def denied(attempt):
+folder, port, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+open(folder + "/there", "w").close()
+there = os.open(folder + "/there", os.O_WRONLY)
+
+def connect(kind, address):
+    with socket.socket(kind, socket.SOCK_STREAM) as one:
+        one.connect(address)
+
+def listen():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+
+def open_many():
+    files = []
+    try:
+        for _ in range(64):
+            files.append(os.dup(0))
+    finally:
+        for file in files:
+            os.close(file)
+
+ATTEMPTS = {
+    "read": lambda: open("/etc/passwd").read(),
+    "list": lambda: os.listdir("/"),
+    "create": lambda: open(folder + "/new", "w"),
+    "remove": lambda: os.unlink(folder + "/there"),
+    "truncate": lambda: os.truncate(folder + "/there", 0),
+    "connect": lambda: connect(socket.AF_INET, ("127.0.0.1", port)),
+    "listen": listen,
+    "abstract socket": lambda: connect(socket.AF_UNIX, "\\0" + name),
+    "signal": lambda: os.kill(os.getppid(), 0),
+    "many files": open_many,
+    "grow a file": lambda: os.write(there, b"x"),
+}
+
+def outcome(attempt):
     try:
         attempt()
     except OSError as error:
         return type(error).__name__
     return "allowed"
-print(denied(lambda: open("/etc/passwd").read()))
-print(denied(lambda: os.listdir("/")))
-print(denied(lambda: open(sys.argv[1], "w")))
-print(denied(lambda: socket.create_connection(("127.0.0.1", int(sys.argv[2])))))
-print(resource.getrlimit(resource.RLIMIT_AS)[0])
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing fails instead
+outside = {what: outcome(attempt) for what, attempt in ATTEMPTS.items() if what not in ("create", "remove")}
+restrictions.enter(1 << 30, os.getppid())
+inside = {what: outcome(attempt) for what, attempt in ATTEMPTS.items()}
+limits = [resource.getrlimit(which) for which in (resource.RLIMIT_AS, resource.RLIMIT_CORE, resource.RLIMIT_NPROC)]
+print(json.dumps([outside, inside, limits]))
 """
+# The kernel's version of Landlock that denies each; limits of processes, files and sizes are older.
+SINCE = {"truncate": 3, "connect": 4, "listen": 4, "abstract socket": 6, "signal": 6}
 
 
-@pytest.mark.skipif(restrictions.landlock_version() < 4, reason="this kernel has no Landlock with network rules")
-def test_files_and_ports_are_out_of_reach(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        command = [sys.executable, "-c", ATTEMPTS, str(tmp_path / "file"), str(listener.getsockname()[1])]
+@pytest.mark.skipif(restrictions.landlock_version() < 1, reason="this kernel has no Landlock")
+def test_nothing_outside_is_within_reach(tmp_path: Path) -> None:
+    name = f"omnitok-{os.getpid()}"
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket(socket.AF_UNIX) as abstract:
+        abstract.bind(f"\0{name}")
+        abstract.listen()
+        command = [sys.executable, "-c", ATTEMPTS, str(tmp_path), str(listener.getsockname()[1]), name]
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
-    assert done.stdout.split() == ["PermissionError"] * 4 + [str(1 << 30)]
-    assert list(tmp_path.iterdir()) == []
+    outside, inside, limits = json.loads(done.stdout)
+    assert set(outside.values()) == {"allowed"}, outside
+    for what, version in SINCE.items():
+        if restrictions.landlock_version() < version:
+            del inside[what]
+    allowed = {what for what, outcome in inside.items() if outcome == "allowed"}
+    assert not allowed
+    assert {inside[what] for what in inside.keys() & {"read", "list", "create", "remove", *SINCE}} == {"PermissionError"}
+    assert limits == [[1 << 30] * 2, [0, 0], [0, 0]]  # root may start processes all the same
+    assert [file.name for file in tmp_path.iterdir()] == ["there"]
 
 
 def test_processor_time_is_bounded_by_the_kernel() -> None:
