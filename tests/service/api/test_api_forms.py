@@ -321,6 +321,15 @@ def test_the_answer_tells_where_the_time_went(post: Post) -> None:
     assert ready.decode_ms == 0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_latents_must_be_finite(http: httpx.Client, value: float) -> None:
+    latents = np.zeros((1, 2, 2, 3), "<f4")
+    latents[0, 1, 0, 2] = value
+    body = msgpack.packb({"bundle": VAE.hash, "latents": pack_tensor(latents)})
+    refused = http.post("/decode", content=body, headers={"Content-Type": MSGPACK})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid-tensor")
+
+
 def test_a_rate_that_no_player_knows_is_told_and_not_written(post: Post, http: httpx.Client) -> None:
     fast = clip(frames=5, fps=15_000)
     answer = post("/encode", headers={"Content-Type": "video/mp4"}, content=fast)

@@ -24,9 +24,12 @@ from service.formats.result import EncodeMeta, EncodeResult
 RESULT = EncodeResult(EncodeMeta(bundle="a" * 64), tokens=np.arange(8, dtype=np.int32).reshape(2, 2, 2))
 
 
+SILENT = 1
+
+
 @dataclass
 class Reply:
-    """One scripted answer; status 0 drops the connection."""
+    """One scripted answer; status 0 drops the connection, `SILENT` keeps it without a word."""
 
     status: int
     body: bytes = b"plain text from a proxy"
@@ -67,6 +70,9 @@ def flaky() -> Iterator[Flaky]:
             if reply.status == 0:
                 self.close_connection = True
                 return
+            if reply.status == SILENT:
+                over.wait()
+                return
             self.send_response(reply.status)
             for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
                 self.send_header(name, value)
@@ -75,12 +81,14 @@ def flaky() -> Iterator[Flaky]:
 
         def log_message(self, *_: object) -> None: ...
 
+    over = threading.Event()
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     record = Flaky(f"http://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield record
+    over.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -167,6 +175,15 @@ def test_fewer_than_no_retries_are_refused(connect: Connect, retries: int) -> No
 def test_an_option_that_is_not_known_is_refused(connect: Connect) -> None:
     with pytest.raises(TypeError, match="retry"):
         connect("http://127.0.0.1:9", retry=1)
+
+
+def test_an_answer_that_does_not_come_is_not_asked_for_again(connect: Connect, flaky: Flaky) -> None:
+    """The same work would take as long once more, and the service may still be at the first."""
+    flaky.script = [Reply(SILENT), good()]
+    waits: list[float] = []
+    with connect(flaky.url, waits, timeout=0.5) as c, pytest.raises(ServiceError, match="failed") as caught:
+        c.encode(b"whatever")
+    assert (waits, len(flaky.bodies), caught.value.status) == ([], 1, None)
 
 
 def test_attempts_are_bounded_and_the_last_problem_is_raised(connect: Connect, flaky: Flaky) -> None:

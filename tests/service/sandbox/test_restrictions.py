@@ -96,7 +96,9 @@ def test_nothing_outside_is_within_reach(tmp_path: Path) -> None:
             del inside[what]
     allowed = {what for what, outcome in inside.items() if outcome == "allowed"}
     assert not allowed
-    assert {inside[what] for what in inside.keys() & {"read", "list", "create", "remove", *SINCE}} == {"PermissionError"}
+    assert {inside[what] for what in inside.keys() & {"read", "list", "create", "remove", *SINCE}} == {
+        "PermissionError"
+    }
     assert limits == [[1 << 30] * 2, [0, 0], [0, 0]]  # root may start processes all the same
     assert [file.name for file in tmp_path.iterdir()] == ["there"]
 
