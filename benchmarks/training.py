@@ -16,7 +16,7 @@ from benchmarks.tokenizer import count_flops
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.cuda_graphs import CapturedStep, compile_blocks
-from training.losses.perceptual import perceptual_loss
+from training.networks.lpips import load_perceptual
 from training.recipes import Discriminators, LossWeights, Stage
 from training.state import TrainState
 from training.tokenizer.step import Phase, TrainingStep
@@ -75,7 +75,7 @@ def _row(stage: Stage, shape: tuple[int, ...], vgg: Path | None, runs: int, ceil
     phase = Phase(quantise=True, adversarial=stage.adversarial, discriminate=stage.adversarial)
 
     def step_of(tokenizer: OmniTokenizer) -> TrainingStep:
-        perceptual = perceptual_loss(stage.losses.perceptual_network, vgg)
+        perceptual = load_perceptual(stage.losses.perceptual_network, vgg)
         state = TrainState(tokenizer, stage, seed=0)
         state.set_step(1, 1e-4, 1e-4)
         return TrainingStep(state, stage, 0, perceptual=None if perceptual is None else perceptual.to(where))

@@ -23,7 +23,7 @@ from training.data.loaders.draw import Feed
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.head_transfer import transfer_head, with_head
-from training.losses.perceptual import Perceptual, perceptual_loss
+from training.networks.lpips import FeatureDistance, load_perceptual
 from training.recipes import Recipe, Stage, rename_settings
 from training.schedule import Budget, batch_at, batch_shapes, check_divisible
 from training.trainer import LOG_EVERY_STEPS, SAVE_EVERY_S, StageStart, Trainer, start_after
@@ -246,9 +246,9 @@ def _bundle_hash(run: RunConfig) -> str | None:
     return _read_run(path)["source"] if path.is_file() else None
 
 
-def _perceptual(run: RunConfig, stage: Stage, device: torch.device) -> Perceptual | None:
-    loss = perceptual_loss(stage.losses.perceptual_network, run.perceptual_weights)
-    return None if loss is None else loss.to(device)
+def _perceptual(run: RunConfig, stage: Stage, device: torch.device) -> FeatureDistance | None:
+    distance = load_perceptual(stage.losses.perceptual_network, run.perceptual_weights)
+    return None if distance is None else distance.to(device)
 
 
 def _write_bundles(run: RunConfig, trainer: Trainer, console: Console) -> None:

@@ -22,7 +22,7 @@ from training.data.loaders.draw import Draw, Feed, Kind
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.logging import MetricsLogger
-from training.losses.perceptual import Perceptual
+from training.networks.lpips import FeatureDistance
 from training.progress import format_row, progress_bar
 from training.recipes import Recipe, Stage
 from training.schedule import (
@@ -92,7 +92,7 @@ class Trainer:
         feed: Feed,
         out: Path,
         ranks: Ranks | None = None,
-        perceptual: Perceptual | None = None,
+        perceptual: FeatureDistance | None = None,
         compiled: bool = True,
     ) -> None:
         self.recipe, self.stage, self.feed, self.out = recipe, stage, feed, out

@@ -33,7 +33,7 @@ from training.networks.efficientnet import HEAD, EfficientNetLite0
 from training.networks.i3d import InceptionI3D
 from training.networks.inception import InceptionV3
 from training.networks.lpips import FeatureDistance
-from training.networks.vgg import CHANNELS, LEVELS, VGG16
+from training.networks.vgg import CHANNELS, PACKAGED, VGG16
 
 run = CliRunner()
 CPU = torch.device("cpu")
@@ -147,7 +147,9 @@ def packaged(tmp_path: Path) -> Path:
         if isinstance(layer, nn.Conv2d):  # of a size that keeps what passes through alive
             nn.init.kaiming_normal_(layer.weight)
     save_file(lite.state_dict(), networks / "efficientnet-lite0.safetensors")
-    save_file({n: v.contiguous().half() for n, v in VGG16(LEVELS).state_dict().items()}, networks / "vgg16.safetensors")
+    save_file(
+        {n: v.contiguous().half() for n, v in VGG16(PACKAGED).state_dict().items()}, networks / "vgg16.safetensors"
+    )
     return networks
 
 
@@ -177,7 +179,7 @@ def test_standard_networks_give_the_standard_names(
     torch.manual_seed(2)
     torch.save(InceptionV3().state_dict(), tmp_path / "inception.pth")
     heads = {f"lin{n}.model.1.weight": torch.rand(1, c, 1, 1) for n, c in enumerate(CHANNELS)}
-    trunk = {name: value.float() for name, value in VGG16(LEVELS).state_dict().items()}
+    trunk = {name: value.float() for name, value in VGG16(PACKAGED).state_dict().items()}
     torch.save({**trunk, **heads}, tmp_path / "lpips.pth")
     out = tmp_path / "out"
     arguments = ("--inception", tmp_path / "inception.pth", "--lpips", tmp_path / "lpips.pth", "--networks", packaged)

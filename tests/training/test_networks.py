@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from training import losses
 from training.errors import TrainingError
-from training.losses.perceptual import Perceptual, perceptual_loss
 from training.networks.discriminators import PatchDiscriminator
-from training.networks.lpips import PUBLISHED, FeatureDistance, Heads, load_lpips
-from training.networks.vgg import CHANNELS, LEVELS, VGG16
+from training.networks.lpips import ChannelWeights, FeatureDistance, load_lpips, load_perceptual
+from training.networks.vgg import CHANNELS, LPIPS, PACKAGED, VGG16
 
 
 def parameters(network: nn.Module) -> int:
@@ -38,7 +37,7 @@ def blurred(x: Tensor, radius: int) -> Tensor:
 def random_trunk(seed: int = 0) -> VGG16:
     """Random weights that keep the size of what passes through, as trained ones do."""
     torch.manual_seed(seed)
-    trunk = VGG16(PUBLISHED)
+    trunk = VGG16(LPIPS)
     for layer in trunk.features:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
@@ -52,10 +51,10 @@ def trunk() -> VGG16:
 
 
 @pytest.fixture(scope="module", params=["vgg", "lpips"])
-def perceptual(request: pytest.FixtureRequest, trunk: VGG16) -> Perceptual:
+def perceptual(request: pytest.FixtureRequest, trunk: VGG16) -> FeatureDistance:
     generator = torch.Generator().manual_seed(1)
     heads = [torch.rand(channels, generator=generator) for channels in CHANNELS] if request.param == "lpips" else None
-    return Perceptual(FeatureDistance(trunk, heads))
+    return FeatureDistance(trunk, heads)
 
 
 # Discriminators
@@ -146,7 +145,7 @@ def test_discriminators_that_do_not_exist(channels: int, layers: int) -> None:
 
 def test_published_sizes(trunk: VGG16) -> None:
     assert parameters(trunk) == 14_714_688
-    assert parameters(Heads()) == 1_472
+    assert parameters(ChannelWeights()) == 1_472
     assert [name for name in trunk.state_dict() if name.endswith("weight")] == [
         f"features.{number}.weight" for number in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
     ]
@@ -168,7 +167,7 @@ def test_scalings_are_those_of_the_weights() -> None:
     lpips = (2 * x - torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1)) / torch.tensor([0.458, 0.448, 0.450]).view(
         3, 1, 1
     )
-    for scaling, expected in ((LEVELS, caffe), (PUBLISHED, lpips)):
+    for scaling, expected in ((PACKAGED, caffe), (LPIPS, lpips)):
         network = VGG16(scaling)
         torch.testing.assert_close((x - network.mean) / network.std, expected, atol=1e-4, rtol=1e-5)
 
@@ -189,42 +188,42 @@ def test_the_distance_is_lpips_by_its_definition(trunk: VGG16) -> None:
     torch.testing.assert_close(FeatureDistance(trunk, heads)(out, pixels), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_equal_pictures_are_at_distance_0_and_pull_nowhere(perceptual: Perceptual) -> None:
+def test_equal_pictures_are_at_distance_0_and_pull_nowhere(perceptual: FeatureDistance) -> None:
     pixels = pictures(2, 32)
     out = pixels.clone().requires_grad_()
-    loss = perceptual(out, pixels)
-    loss.backward()
-    assert loss == 0
+    distances = perceptual(out, pixels)
+    distances.sum().backward()
+    assert not distances.any()
     assert out.grad is not None
     assert not out.grad.any()
 
 
-def test_the_distance_is_symmetric(perceptual: Perceptual) -> None:
+def test_the_distance_is_symmetric(perceptual: FeatureDistance) -> None:
     a, b = pictures(2, 32, seed=1), pictures(2, 32, seed=2)
     torch.testing.assert_close(perceptual(a, b), perceptual(b, a))
-    assert perceptual(a, b) > 0
+    assert (perceptual(a, b) > 0).all()
 
 
-def test_the_distance_grows_with_blur_and_noise(perceptual: Perceptual) -> None:
+def test_the_distance_grows_with_blur_and_noise(perceptual: FeatureDistance) -> None:
     pixels = pictures(4, 32)
     noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(0))
     for damaged in (
         [blurred(pixels, radius) for radius in (1, 2, 4)],
         [pixels + sigma * noise for sigma in (0.01, 0.03, 0.1)],
     ):
-        distances = [perceptual(x, pixels).item() for x in damaged]
+        distances = [perceptual(x, pixels).mean().item() for x in damaged]
         assert 0 < distances[0] < distances[1] < distances[2]
 
 
-def test_a_loss_over_a_batch_is_the_mean_of_its_items(perceptual: Perceptual) -> None:
+def test_distances_of_a_batch_are_those_of_its_items(perceptual: FeatureDistance) -> None:
     a, b = pictures(3, 32, seed=1), pictures(3, 32, seed=2)
-    alone = torch.stack([perceptual(a[i : i + 1], b[i : i + 1]) for i in range(3)])
-    torch.testing.assert_close(perceptual(a, b), alone.mean(), atol=1e-5, rtol=1e-5)
+    alone = torch.cat([perceptual(a[i : i + 1], b[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(perceptual(a, b), alone, atol=1e-5, rtol=1e-5)
 
 
-def test_only_the_reconstruction_receives_a_gradient(perceptual: Perceptual) -> None:
+def test_only_the_reconstruction_receives_a_gradient(perceptual: FeatureDistance) -> None:
     out, pixels = pictures(1, 16, seed=1).requires_grad_(), pictures(1, 16, seed=2).requires_grad_()
-    perceptual(out, pixels).backward()
+    perceptual(out, pixels).sum().backward()
     assert out.grad is not None
     assert out.grad.any()
     assert pixels.grad is None
@@ -242,24 +241,24 @@ def test_gradients_of_the_distance_equal_differences() -> None:
     torch.testing.assert_close((gradient * way).sum(), (ahead - behind) / 2e-7, rtol=1e-4, atol=1e-8)
 
 
-def test_autocast_runs_the_trunk_in_half_precision_and_the_distance_in_full(perceptual: Perceptual) -> None:
+def test_autocast_runs_the_trunk_in_half_precision_and_the_distance_in_full(perceptual: FeatureDistance) -> None:
     a, b = pictures(2, 32, seed=1), pictures(2, 32, seed=2)
     with torch.autocast("cpu", torch.bfloat16):
-        assert perceptual.distance.trunk(a)[0].dtype == torch.bfloat16
-        loss = perceptual(a, b)
-    assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, perceptual(a, b), rtol=0.02, atol=0)
+        assert perceptual.trunk(a)[0].dtype == torch.bfloat16
+        distances = perceptual(a, b)
+    assert distances.dtype == torch.float32
+    torch.testing.assert_close(distances, perceptual(a, b), rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize("learned", [False, True])
 def test_networks_never_look_at_values(learned: bool) -> None:
     """On the meta device there are none: reading one, a shape that depends on one, a tensor of elsewhere all raise."""
     with torch.device("meta"):
-        trunk, heads = VGG16(PUBLISHED), [torch.empty(channels) for channels in CHANNELS]
+        trunk, heads = VGG16(LPIPS), [torch.empty(channels) for channels in CHANNELS]
         judges = [PatchDiscriminator(2, 32, 2), PatchDiscriminator(3, 32, 2)]
         out, pixels = (torch.empty(2, 16, 16, 3) for _ in range(2))
     out.requires_grad_()
-    total = Perceptual(FeatureDistance(trunk, heads if learned else None))(out, pixels)
+    total = FeatureDistance(trunk, heads if learned else None)(out, pixels).mean()
     for judge, x in zip(judges, (out.permute(0, 3, 1, 2), out.permute(3, 0, 1, 2)[None]), strict=True):
         total = total + losses.hinge_generator(judge(x).logits)
     total.backward()
@@ -275,12 +274,12 @@ def published(trunk: VGG16) -> dict[str, Tensor]:
     """Tensors under the published names: torchvision's trunk (in half precision, to be quick) and LPIPS's heads."""
     torch.manual_seed(5)
     return {name: tensor.half().contiguous() for name, tensor in trunk.state_dict().items()} | {
-        name: tensor.abs() for name, tensor in Heads().state_dict().items()
+        name: tensor.abs() for name, tensor in ChannelWeights().state_dict().items()
     }
 
 
 def test_names_of_the_published_heads() -> None:
-    assert {name: tuple(tensor.shape) for name, tensor in Heads().state_dict().items()} == {
+    assert {name: tuple(tensor.shape) for name, tensor in ChannelWeights().state_dict().items()} == {
         "lin0.model.1.weight": (1, 64, 1, 1),
         "lin1.model.1.weight": (1, 128, 1, 1),
         "lin2.model.1.weight": (1, 256, 1, 1),
@@ -298,13 +297,13 @@ def test_one_merged_file_and_a_folder_of_two_give_the_same_lpips(published: dict
     torch.save(heads, folder / "vgg.pth")
     torch.save(body | {"classifier.6.bias": torch.zeros(1000)}, folder / "vgg16-397923af.pth")
     a, b = pictures(1, 16, seed=1), pictures(1, 16, seed=2)
-    merged, two = (perceptual_loss("lpips", path) for path in (tmp_path / "merged.safetensors", folder))
+    merged, two = (load_perceptual("lpips", path) for path in (tmp_path / "merged.safetensors", folder))
     assert merged is not None
     assert two is not None
-    expected = VGG16(PUBLISHED)
+    expected = VGG16(LPIPS)
     expected.load_state_dict({name: tensor.float() for name, tensor in body.items()})
     by_hand = FeatureDistance(expected, [tensor.flatten() for tensor in heads.values()])
-    assert merged(a, b) == two(a, b) == by_hand(a, b).mean()
+    assert merged(a, b) == two(a, b) == by_hand(a, b)
     torch.save(heads, folder / "again.pth")
     with pytest.raises(TrainingError, match=r"lin0\.model\.1\.weight in two files"):
         load_lpips(folder)
@@ -350,18 +349,18 @@ def test_a_program_in_the_place_of_weights_is_not_run(published: dict[str, Tenso
 def test_the_packaged_trunk_needs_no_heads(published: dict[str, Tensor], tmp_path: Path) -> None:
     body = {name: tensor for name, tensor in published.items() if name.startswith("features.")}
     save_file(body, tmp_path / "vgg16.safetensors")
-    loss = perceptual_loss("vgg", tmp_path / "vgg16.safetensors")
+    loss = load_perceptual("vgg", tmp_path / "vgg16.safetensors")
     assert loss is not None
     a, b = pictures(1, 16, seed=1), pictures(1, 16, seed=2)
-    expected = VGG16(LEVELS)
+    expected = VGG16(PACKAGED)
     expected.load_state_dict({name: tensor.float() for name, tensor in body.items()})
     ones = [torch.ones(channels) for channels in CHANNELS]
-    torch.testing.assert_close(loss(a, b), FeatureDistance(expected, ones)(a, b).mean())
+    torch.testing.assert_close(loss(a, b), FeatureDistance(expected, ones)(a, b))
     with pytest.raises(TrainingError, match=r"lin0\.model\.1\.weight"):
-        perceptual_loss("lpips", tmp_path / "vgg16.safetensors")
+        load_perceptual("lpips", tmp_path / "vgg16.safetensors")
 
 
 def test_a_loss_without_its_weights_says_what_fetches_them() -> None:
-    assert perceptual_loss("none", None) is None
+    assert load_perceptual("none", None) is None
     with pytest.raises(TrainingError, match="omnitok data networks"):
-        perceptual_loss("vgg", None)
+        load_perceptual("vgg", None)

@@ -16,7 +16,7 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.data.loaders.draw import Draw
 from training.data.loaders.resident import ResidentFeed
 from training.head_transfer import with_head
-from training.losses.perceptual import Perceptual
+from training.networks.lpips import FeatureDistance
 from training.recipes import RECIPES, LossWeights, Stage
 from training.state import TrainState
 from training.tokenizer.step import Phase, TrainingStep
@@ -27,7 +27,7 @@ PLAIN = LossWeights(l2=1.0)
 ALL = Phase(quantise=True, adversarial=True, discriminate=True)
 
 
-def step_of(stage: Stage, perceptual: Perceptual | None = None) -> TrainingStep:
+def step_of(stage: Stage, perceptual: FeatureDistance | None = None) -> TrainingStep:
     torch.manual_seed(0)
     state = TrainState(OmniTokenizer(with_head(RECIPE.tokenizer, stage.head)), stage, 0)
     step = TrainingStep(state, stage, 0, perceptual=perceptual)
@@ -53,7 +53,7 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-class Darkness(Perceptual):
+class Darkness(FeatureDistance):
     """A perceptual distance that shows which frames it was given."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Darkness(Perceptual):
 
     def forward(self, out: Tensor, pixels: Tensor) -> Tensor:
         self.seen.append(pixels)
-        return (out - pixels).abs().mean()
+        return (out - pixels).abs().mean((1, 2, 3))
 
 
 def test_each_term_reaches_only_its_side(images: Tensor) -> None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from training.errors import TrainingError
-from training.networks.vgg import CHANNELS, LEVELS, VGG16, Scaling
+from training.networks.vgg import CHANNELS, LPIPS, PACKAGED, VGG16
 from training.networks.weights import fill, load_weights, read_weights
 
-# LPIPS takes [-1, 1]; these are its shift and scale, halved for [-0.5, 0.5].
-PUBLISHED = Scaling(mean=(-0.015, -0.044, -0.094), std=(0.229, 0.224, 0.225))
-_EPSILON = 1e-10  # of LPIPS: added to the norms
+NORM_EPSILON = 1e-10  # of LPIPS
 
 
-class Heads(nn.Module):
+class ChannelWeights(nn.Module):
     """Learned weights of LPIPS: one for each channel of each block, 1,472 in all, under the published names."""
 
     def __init__(self) -> None:
@@ -24,10 +23,6 @@ class Heads(nn.Module):
         for number, channels in enumerate(CHANNELS):
             layer = nn.ModuleDict({"1": nn.Conv2d(channels, 1, 1, bias=False)})
             self.add_module(f"lin{number}", nn.ModuleDict({"model": layer}))
-
-    def weights(self) -> list[Tensor]:
-        """One tensor (C,) for each block."""
-        return [parameter.detach().flatten() for parameter in self.parameters()]
 
 
 class FeatureDistance(nn.Module):
@@ -37,16 +32,16 @@ class FeatureDistance(nn.Module):
 
     Args:
         trunk: gives the features.
-        heads: float (C,) for each block, the weights of its channels; None counts every channel once.
+        weights: float (C,) for each block, of its channels; None counts every channel once.
     """
 
-    def __init__(self, trunk: VGG16, heads: list[Tensor] | None) -> None:
+    def __init__(self, trunk: VGG16, weights: list[Tensor] | None) -> None:
         super().__init__()
         self.trunk = trunk
-        self.heads = None if heads is None else nn.ParameterList(heads).requires_grad_(False)
+        self.weights = None if weights is None else nn.ParameterList(weights).requires_grad_(False)
 
     def forward(self, out: Tensor, pixels: Tensor) -> Tensor:
-        """Distances (N,), in float32 or better whatever autocast says: 0 for equal pictures.
+        """Return distances (N,), in float32 or better whatever autocast says: 0 for equal pictures.
 
         Args:
             out: float (N, H, W, 3), about [-0.5, 0.5]; receives the gradient.
@@ -54,24 +49,37 @@ class FeatureDistance(nn.Module):
         """
         with torch.no_grad():
             wanted = self.trunk(pixels)
-        distances = [
-            self._distance(number, _unit(made), _unit(real))
-            for number, (made, real) in enumerate(zip(self.trunk(out), wanted, strict=True))
-        ]
+        distances = []
+        for number, (made, real) in enumerate(zip(self.trunk(out), wanted, strict=True)):
+            squares = (_unit(made) - _unit(real)).square().mean(dim=(2, 3))
+            distances.append((squares if self.weights is None else squares * self.weights[number]).sum(1))
         return torch.stack(distances).sum(0)
-
-    def _distance(self, number: int, made: Tensor, real: Tensor) -> Tensor:
-        squares = (made - real).square().mean(dim=(2, 3))
-        return (squares if self.heads is None else squares * self.heads[number]).sum(1)
 
 
 def _unit(features: Tensor) -> Tensor:
     features = features.to(torch.promote_types(features.dtype, torch.float32))
-    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + _EPSILON)
+    return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + NORM_EPSILON)
+
+
+def load_perceptual(network: Literal["none", "vgg", "lpips"], weights: Path | None) -> FeatureDistance | None:
+    """Load the perceptual distance of a recipe, on the CPU, or None where it has none.
+
+    Args:
+        network: "vgg" compares unit features of the packaged trunk; "lpips" is LPIPS 0.1 on VGG16.
+        weights: as for `load_vgg_distance` or `load_lpips`.
+
+    Raises:
+        TrainingError: the weights are missing or not those of the network.
+    """
+    if network == "none":
+        return None
+    if weights is None:
+        raise TrainingError(f"the perceptual loss {network!r} needs its weights; `omnitok data networks` fetches VGG16")
+    return load_vgg_distance(weights) if network == "vgg" else load_lpips(weights)
 
 
 def load_vgg_distance(path: Path) -> FeatureDistance:
-    """The distance on the packaged trunk, without learned weights: not LPIPS, and about ten times as large.
+    """Load the distance on the packaged trunk, without learned weights: not LPIPS, and about ten times as large.
 
     Args:
         path: vgg16.safetensors of `omnitok data networks`.
@@ -79,31 +87,28 @@ def load_vgg_distance(path: Path) -> FeatureDistance:
     Raises:
         TrainingError: the file is not that trunk.
     """
-    return FeatureDistance(load_weights(VGG16(LEVELS), path), heads=None)
+    return FeatureDistance(load_weights(VGG16(PACKAGED), path), weights=None)
 
 
 def load_lpips(path: Path) -> FeatureDistance:
-    """LPIPS (version 0.1, VGG16) from its published weights.
+    """Load LPIPS (version 0.1, VGG16) from its published weights.
 
     Args:
         path: a file with torchvision's VGG16 (`features.N.weight`, `features.N.bias`; its classifier is left out)
-            and the heads (`lin0.model.1.weight` to `lin4`), or a folder with these in several files.
+            and LPIPS' weights (`lin0.model.1.weight` to `lin4`), or a folder with these in several files.
 
     Raises:
         TrainingError: a tensor is missing, unknown, twice there or of another shape, or a file holds more than tensors.
     """
-    state = {name: tensor for name, tensor in _read(path).items() if not name.startswith("classifier.")}
-    learned = {name: state.pop(name) for name in list(state) if name.startswith("lin")}
-    return FeatureDistance(fill(VGG16(PUBLISHED), state, path), fill(Heads(), learned, path).weights())
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_dir():
-        return read_weights(path)
     state: dict[str, Tensor] = {}
-    for file in sorted(path.iterdir()):
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         more = read_weights(file)
         if both := sorted(state.keys() & more.keys()):
             raise TrainingError(f"{path} holds {both[0]} in two files, one of them {file.name}")
         state |= more
-    return state
+    learned = {name: state.pop(name) for name in list(state) if name.startswith("lin")}
+    trunk = {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")}
+    weights = fill(ChannelWeights(), learned, path)
+    return FeatureDistance(
+        fill(VGG16(LPIPS), trunk, path), [weight.detach().flatten() for weight in weights.parameters()]
+    )

@@ -1,4 +1,4 @@
-"""Weights of the judging networks: files that a user names, checked against the network key by key."""
+"""Weights of pretrained networks: files that a user names, checked against the network key by key."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.errors import TrainingError
+from training.errors import TrainingError, one_line
 
-SHOWN = 4  # keys named in a refusal
+MAX_KEYS_SHOWN = 4
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weights file by name, on the CPU.
+    """Read the tensors of a weights file by name, on the CPU.
 
     Args:
         path: `.safetensors`, or a PyTorch file of tensors only (`.pth`, `.pt`); no code in it is run.
@@ -34,8 +34,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, BadZipFile, RuntimeError, OSError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TrainingError(f"{path} is not a file of weights: {reason}") from error
+        raise TrainingError(f"{path} is not a file of weights: {one_line(error)}") from error
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
@@ -44,11 +43,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(network: Network, path: Path) -> Network:
-    """Fill a network from a file; it comes back in evaluation mode, in float32, without gradients.
-
-    Args:
-        network: whose `state_dict` names the keys.
-        path: as for `read_weights`.
+    """Fill a network from a file, as `fill` does.
 
     Raises:
         TrainingError: the file cannot be read or belongs to another network.
@@ -57,7 +52,7 @@ def load_weights(network: Network, path: Path) -> Network:
 
 
 def fill(network: Network, state: dict[str, Tensor], path: Path) -> Network:
-    """Fill a network with tensors that were read; it comes back as from `load_weights`.
+    """Fill a network with tensors; return it in evaluation mode, in float32, without gradients.
 
     Every key must be there, none may be left over, and every shape must fit. Batch counters of normalisation layers are
     not weights: they are ignored where a file has them.
@@ -70,8 +65,10 @@ def fill(network: Network, state: dict[str, Tensor], path: Path) -> Network:
     Raises:
         TrainingError: the tensors belong to another network.
     """
-    given = {name: value for name, value in state.items() if not _counter(name)}
-    wanted = {name: value for name, value in network.state_dict().items() if not _counter(name)}
+    given, wanted = (
+        {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+        for tensors in (state, network.state_dict())
+    )
     kind = type(network).__name__
     if missing := sorted(wanted.keys() - given.keys()):
         raise TrainingError(f"{path} holds no weights of {kind}: it lacks {_some(missing)}")
@@ -86,10 +83,6 @@ def fill(network: Network, state: dict[str, Tensor], path: Path) -> Network:
     return network.float().eval().requires_grad_(False)
 
 
-def _counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")
-
-
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    more = f" and {len(names) - MAX_KEYS_SHOWN} more" if len(names) > MAX_KEYS_SHOWN else ""
+    return ", ".join(names[:MAX_KEYS_SHOWN]) + more

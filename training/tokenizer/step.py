@@ -18,7 +18,7 @@ from model.tokenizer.heads import VQHead
 from model.tokenizer.patches import to_float
 from training import losses
 from training.distributed import Ranks
-from training.losses.perceptual import Perceptual
+from training.networks.lpips import FeatureDistance
 from training.recipes import Stage
 from training.rng import FRAMES, random_ints, random_normal
 from training.state import TrainState
@@ -72,7 +72,7 @@ class TrainingStep:
         stage: Stage,
         seed: int,
         ranks: Ranks | None = None,
-        perceptual: Perceptual | None = None,
+        perceptual: FeatureDistance | None = None,
     ) -> None:
         self.state, self.stage, self.seed = state, stage, seed
         self.ranks = ranks or Ranks()
@@ -160,7 +160,7 @@ class TrainingStep:
             metrics.add(name, value)
         if self.perceptual is not None:
             real, fake = self._frames(pixels, first), self._frames(out, first)
-            distance = self.perceptual(fake, real)
+            distance = self.perceptual(fake, real).mean()
             metrics.add("perceptual", distance)
             loss = loss + weights.perceptual * distance
         if phase.adversarial:
