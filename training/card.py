@@ -54,7 +54,7 @@ On {machine}, code at {code_version()}:
 
 ## Figures
 
-Not measured yet: `omnitok evaluate` writes them as `figures.md`.
+Not measured yet: `omnitok evaluate` writes them as `metrics.md`.
 
 ## Losses
 

@@ -30,7 +30,7 @@ from training.distributed import Ranks
 from training.errors import TrainingError
 from training.evaluation.datasets import SetItems
 from training.evaluation.evaluate import score
-from training.evaluation.suite import Bench, NetworkPaths
+from training.evaluation.suite import MetricSuite, NetworkPaths
 from training.logging import METRICS_FILE
 from training.recipes import rename_settings
 from training.runner import BUNDLE, RUN_FILE, RunConfig, run_recipe
@@ -188,7 +188,7 @@ def _share(work: Callable[[Job], bool], jobs: Sequence[Job], parallel: int) -> I
 
 # of this process: reading the data takes longer than a short run
 _feeds: dict[tuple[Path, str, int], Feed] = {}
-_benches: dict[tuple[Path, Path, str], tuple[Bench, dict[str, SetItems]]] = {}
+_suites: dict[tuple[Path, Path, str], tuple[MetricSuite, dict[str, SetItems]]] = {}
 
 
 def _feed(job: Job, device: torch.device) -> Feed:
@@ -231,22 +231,22 @@ def _final_loss(path: Path) -> dict[str, float]:
 def _measure(job: Job, folder: Path, device: torch.device) -> dict[str, dict[str, Any]]:
     """Measure a stage's bundle on the held-out sets of the kinds that its run trained on."""
     key = job.data, job.networks, str(device)
-    if key not in _benches:
+    if key not in _suites:
         sets = {held_out.name: load(held_out, job.data) for held_out in HELD_OUT}
-        _benches[key] = Bench(NetworkPaths(job.networks), device), sets
-    bench, sets = _benches[key]
+        _suites[key] = MetricSuite(NetworkPaths(job.networks), device), sets
+    suite, sets = _suites[key]
     tokenizer = load_bundle(folder / BUNDLE, device).tokenizer
     stages = job.variant.recipe.stages
     found = {}
     for held_out in HELD_OUT:
         if any(stage.image_batch_size if held_out.kind == "images" else stage.clip_batch_size for stage in stages):
-            scores, _, _ = score(tokenizer, sets[held_out.name], bench)
+            scores, _, _ = score(tokenizer, sets[held_out.name], suite)
             found[held_out.name] = {
                 "items": scores.items,
                 "PSNR": scores.psnr,
                 "SSIM": scores.ssim,
                 **({"usage": scores.codes["usage"]} if "usage" in scores.codes else {}),
-                **{figure.name: figure.value for figure in scores.figures},
-                "half splits": {figure.name: figure.half_split for figure in scores.figures},
+                **{metric.name: metric.value for metric in scores.metrics},
+                "half splits": {metric.name: metric.half_split for metric in scores.metrics},
             }
     return found

@@ -1,4 +1,4 @@
-"""`omnitok evaluate`, from bundles and files on disk to figures, tables, pictures and plots."""
+"""`omnitok evaluate`, from bundles and files on disk to metrics, tables, pictures and plots."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from training.data import open_set
 from training.data.shards import SetInfo, write_info, write_shard
 from training.errors import TrainingError
 from training.evaluation.datasets import items_of
-from training.evaluation.set_metrics import InceptionJudge, LiteJudge, PairedJudge, VideoJudge
-from training.evaluation.suite import Bench, NetworkPaths
-from training.evaluation.sweep import Streamed, by_frame, seam
+from training.evaluation.set_metrics import LiteMetrics, PairedMetric, rfid, rfvd
+from training.evaluation.suite import MetricSuite, NetworkPaths
+from training.evaluation.sweep import StreamComparison, psnr_by_frame, psnr_steps
 from training.networks.efficientnet import HEAD, EfficientNetLite0
 from training.networks.i3d import InceptionI3D
 from training.networks.inception import InceptionV3
@@ -108,7 +108,7 @@ def test_a_vq_bundle_on_held_out_sets(bundles: dict[str, Path], data: Path, tmp_
     assert tokens == [12 * 64, 12 * 64, 12 * 2 * 64, 12 * 2 * 64]
     assert found["all"]["tokens"] == sum(tokens)
     assert found["all"]["usage"] >= max(scores["codes"]["usage"] for scores in found["results"])
-    lines = (tmp_path / "figures.md").read_text().splitlines()
+    lines = (tmp_path / "metrics.md").read_text().splitlines()
     title, items, decibels, *_ = lines[2].strip("| ").split(" | ")
     assert (title, int(items)) == ("photographs, 128x128", 12)
     assert float(decibels) == pytest.approx(found["results"][0]["psnr"], abs=0.01)
@@ -133,7 +133,7 @@ def test_scores_are_those_of_the_reconstructions(bundles: dict[str, Path], data:
     assert codes["mean"] == pytest.approx(mean.double().mean(dim=(0, 1, 2, 3)).tolist(), abs=1e-5)
     divergence = 0.5 * (mean.double() ** 2 + logvar.double().exp() - 1 - logvar.double()).sum(dim=-1).mean()
     assert codes["kl"] == pytest.approx(float(divergence), rel=1e-5)
-    assert "KL, nats" in (tmp_path / "figures.md").read_text()
+    assert "KL, nats" in (tmp_path / "metrics.md").read_text()
 
 
 @pytest.fixture
@@ -163,14 +163,14 @@ def test_a_users_folder_with_packaged_networks(
     images, clips = found["results"]
     assert (images["title"], images["items"], len(images["broken"])) == ("images, 36x36", 4, 1)
     assert (clips["title"], clips["items"], clips["frames"]) == ("clips, 6x36x36", 1, 6)
-    figures = {figure["name"]: figure for figure in images["figures"]}
-    assert set(figures) == {"FID-lite", "FID-lite, 64-d", "KID-lite", "VGG distance"}
-    assert figures["VGG distance"]["value"] > 0
-    assert all(figure["half_split"] > 0 for figure in figures.values())
+    metrics = {metric["name"]: metric for metric in images["metrics"]}
+    assert set(metrics) == {"FID-lite", "FID-lite, 64-d", "KID-lite", "VGG distance"}
+    assert metrics["VGG distance"]["value"] > 0
+    assert all(metric["half_split"] > 0 for metric in metrics.values())
     assert set(found["networks"]) == {"efficientnet-lite0", "vgg16"}
     assert any("224x224" in sentence for sentence in found["preprocessing"])
-    assert "not FID, KID, FVD or LPIPS" in (out / "figures.md").read_text()
-    assert {path.name for path in out.iterdir()} == {"evaluation.json", "figures.md", "images.png", "clips.png"}
+    assert "not FID, KID, FVD or LPIPS" in (out / "metrics.md").read_text()
+    assert {path.name for path in out.iterdir()} == {"evaluation.json", "metrics.md", "images.png", "clips.png"}
 
 
 def test_standard_networks_give_the_standard_names(
@@ -185,12 +185,12 @@ def test_standard_networks_give_the_standard_names(
     arguments = ("--inception", tmp_path / "inception.pth", "--lpips", tmp_path / "lpips.pth", "--networks", packaged)
     evaluated(bundles["vae"], folder / "b", "--out", out, "--side", 32, *arguments)
     found = record(out)
-    assert [figure["name"] for figure in found["results"][0]["figures"]] == ["rFID", "LPIPS"]
+    assert [metric["name"] for metric in found["results"][0]["metrics"]] == ["rFID", "LPIPS"]
     assert {kind: entry["file"] for kind, entry in found["networks"].items() if kind != "efficientnet-lite0"} == {
         "inception": "inception.pth",
         "lpips": "lpips.pth",
     }
-    assert "lite" not in (out / "figures.md").read_text()
+    assert "lite" not in (out / "metrics.md").read_text()
 
 
 class Stub(nn.Module):
@@ -205,20 +205,20 @@ def clips(count: int, frames: int, seed: int) -> Tensor:
     return torch.randint(0, 256, (count, frames, 12, 12, 3), dtype=torch.uint8, generator=torch.manual_seed(seed))
 
 
-@pytest.mark.parametrize("kind", [InceptionJudge, VideoJudge])
+@pytest.mark.parametrize("kind", [rfid, rfvd])
 def test_a_judge_finds_nothing_between_equal_sets_and_more_the_more_they_differ(kind: type) -> None:
     original = clips(8, 9, 0)
     values = []
     for damage in (0, 20, 60):
-        judge = kind(Stub())
+        metric = kind(Stub())
         restored = (original.int() - damage).clamp(0, 255).to(torch.uint8)
         for part in range(0, 8, 3):  # uneven batches
-            judge.update(original[part : part + 3], restored[part : part + 3])
-        (figure,) = judge.figures()
-        assert figure.name == ("rFID" if kind is InceptionJudge else "rFVD")
-        assert figure.half_split is not None
-        assert figure.half_split > 0
-        values.append(figure.value)
+            metric.update(original[part : part + 3], restored[part : part + 3])
+        (value,) = metric.compute()
+        assert value.name == ("rFID" if kind is rfid else "rFVD")
+        assert value.half_split is not None
+        assert value.half_split > 0
+        values.append(value.value)
     assert values[0] == pytest.approx(0, abs=1e-9)
     assert values[0] < values[1] < values[2]
 
@@ -235,21 +235,21 @@ def test_fvd_lite_sees_clips_that_stand_still() -> None:
     frozen = moving[:, :1].expand_as(moving)
     values = {}
     for name, restored in (("same", moving), ("frozen", frozen)):
-        judge = LiteJudge(Wide(), frames=9)  # type: ignore[arg-type]
-        judge.update(moving, restored)
-        values[name] = {figure.name: figure.value for figure in judge.figures()}
+        metric = LiteMetrics(Wide(), frames=9)  # type: ignore[arg-type]
+        metric.update(moving, restored)
+        values[name] = {found.name: found.value for found in metric.compute()}
     assert values["same"]["FVD-lite"] == pytest.approx(0, abs=1e-6)
     assert values["frozen"]["FVD-lite"] > 20 * values["frozen"]["FID-lite, 64-d"]
     assert set(values["same"]) == {"FID-lite", "FID-lite, 64-d", "KID-lite", "FVD-lite"}
-    images = LiteJudge(Wide(), frames=1)  # type: ignore[arg-type]
+    images = LiteMetrics(Wide(), frames=1)  # type: ignore[arg-type]
     images.update(moving[:, :1], moving[:, :1])
-    assert "FVD-lite" not in {figure.name for figure in images.figures()}
+    assert "FVD-lite" not in {metric.name for metric in images.compute()}
 
 
 def test_fewer_than_two_items_have_no_distance_of_distributions() -> None:
-    judge = VideoJudge(Stub())  # type: ignore[arg-type]
-    judge.update(clips(1, 9, 0), clips(1, 9, 0))
-    assert judge.figures() == []
+    metric = rfvd(Stub())  # type: ignore[arg-type]
+    metric.update(clips(1, 9, 0), clips(1, 9, 0))
+    assert metric.compute() == []
 
 
 def test_a_paired_distance_is_a_mean_over_frames_and_unrelated_pictures_lie_further_apart() -> None:
@@ -259,25 +259,25 @@ def test_a_paired_distance_is_a_mean_over_frames_and_unrelated_pictures_lie_furt
 
     original = clips(6, 3, 2)
     restored = (original.int() + 5).clamp(0, 255).to(torch.uint8)
-    judge = PairedJudge("LPIPS", Apart())  # type: ignore[arg-type]
-    judge.update(original[:4], restored[:4])
-    judge.update(original[4:], restored[4:])
-    (figure,) = judge.figures()
-    assert figure.value == pytest.approx(float((original.double() - restored.double()).abs().mean() / 255), rel=1e-5)
-    assert figure.half_split is not None
-    assert figure.half_split > 5 * figure.value
+    metric = PairedMetric("LPIPS", Apart())  # type: ignore[arg-type]
+    metric.update(original[:4], restored[:4])
+    metric.update(original[4:], restored[4:])
+    (value,) = metric.compute()
+    assert value.value == pytest.approx(float((original.double() - restored.double()).abs().mean() / 255), rel=1e-5)
+    assert value.half_split is not None
+    assert value.half_split > 5 * value.value
 
 
 def test_a_real_i3d_is_asked_only_of_clips_that_are_long_enough(tmp_path: Path) -> None:
     torch.manual_seed(3)
     torch.save(InceptionI3D().state_dict(), tmp_path / "i3d.pt")
-    bench = Bench(NetworkPaths(tmp_path, i3d=tmp_path / "i3d.pt"), CPU)
-    assert [type(judge) for judge in bench.judges(frames=8)] == []
-    (judge,) = bench.judges(frames=9)
-    judge.update(clips(2, 9, 0), clips(2, 9, 1))
-    (figure,) = judge.figures()
-    assert figure.name == "rFVD"
-    assert math.isfinite(figure.value)
+    suite = MetricSuite(NetworkPaths(tmp_path, i3d=tmp_path / "i3d.pt"), CPU)
+    assert [type(metric) for metric in suite.metrics(frames=8)] == []
+    (metric,) = suite.metrics(frames=9)
+    metric.update(clips(2, 9, 0), clips(2, 9, 1))
+    (value,) = metric.compute()
+    assert value.name == "rFVD"
+    assert math.isfinite(value.value)
 
 
 def sweep_sets(root: Path) -> Path:
@@ -323,7 +323,7 @@ def test_a_seam_shows_where_it_is() -> None:
     curve = np.full((2, 18), 30.0)
     curve[:, 9:] = 29.0  # a step into the frame that begins a chunk
     curve[:, 5:9] = 30.2  # smaller ones at the border of a patch before it
-    found = seam(Streamed(curve, curve, (9,), True, 0, 0.0), group=4)
+    found = psnr_steps(StreamComparison(curve, curve, (9,), True, 0, 0.0), temporal_patch=4)
     assert found["at chunk borders"] == pytest.approx(1.2)
     assert found["at other patch borders"] == pytest.approx((0 + 0.2 + 0 + 0) / 4)
     assert found["within patches"] == 0
@@ -332,29 +332,29 @@ def test_a_seam_shows_where_it_is() -> None:
 def test_a_model_that_sees_later_frames_has_no_sweep_by_frame() -> None:
     tokenizer = OmniTokenizer(replace(CONFIGS["debug"], causal_attention=False, temporal_window=None)).eval()
     with pytest.raises(TrainingError, match="whole clips only"):
-        by_frame(tokenizer, clips(1, 9, 0))
+        psnr_by_frame(tokenizer, clips(1, 9, 0))
 
 
 @pytest.mark.parametrize("name", ["inception", "i3d", "lpips"])
 def test_named_weights_must_be_there_and_belong_to_the_network(name: str, packaged: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="nothing"):
-        Bench(NetworkPaths(packaged, **{name: tmp_path / "nothing.pth"}), CPU)
+        MetricSuite(NetworkPaths(packaged, **{name: tmp_path / "nothing.pth"}), CPU)
     with pytest.raises(TrainingError, match="efficientnet-lite0"):
-        Bench(NetworkPaths(packaged, **{name: packaged / "efficientnet-lite0.safetensors"}), CPU)
+        MetricSuite(NetworkPaths(packaged, **{name: packaged / "efficientnet-lite0.safetensors"}), CPU)
 
 
 def test_a_packaged_file_of_another_network_is_refused(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "efficientnet-lite0.safetensors")
     with pytest.raises(TrainingError, match="EfficientNetLite0"):
-        Bench(NetworkPaths(tmp_path), CPU)
+        MetricSuite(NetworkPaths(tmp_path), CPU)
 
 
 def test_the_distance_of_the_packaged_trunk_is_never_called_lpips(packaged: Path) -> None:
-    bench = Bench(NetworkPaths(packaged), CPU)
-    assert bench.paired is not None
-    assert bench.paired[0] == "VGG distance"
-    assert isinstance(bench.paired[1], FeatureDistance)
-    assert all(name not in " ".join(bench.words()) for name in ("LPIPS", "rFID", "rFVD"))
+    suite = MetricSuite(NetworkPaths(packaged), CPU)
+    assert suite.paired is not None
+    assert suite.paired[0] == "VGG distance"
+    assert isinstance(suite.paired[1], FeatureDistance)
+    assert all(name not in " ".join(suite.protocols()) for name in ("LPIPS", "rFID", "rFVD"))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ def evaluate(
     data: Annotated[
         Path, typer.Argument(help="Data folder with held-out sets, or any folder of images and videos.")
     ] = Path("data/demo"),
-    out: Annotated[Path, typer.Option(help="Folder for figures and pictures.")] = Path("runs/evaluation"),
+    out: Annotated[Path, typer.Option(help="Folder for results and pictures.")] = Path("runs/evaluation"),
     device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one by default.")] = None,
     side: Annotated[int, typer.Option(help="Pixels of the squares that a user's files are cut to.")] = 256,
     frames: Annotated[int, typer.Option(help="Frames of the clips that a user's videos are cut to.")] = 17,
@@ -35,7 +35,7 @@ def evaluate(
 ) -> None:
     """Measure reconstructions: PSNR, SSIM, the use of codes or latents, and distances of networks' features.
 
-    Without weights of the standard networks the packaged ones give figures of their own: FID-lite, KID-lite, FVD-lite
+    Without weights of the standard networks the packaged ones give metrics of their own: FID-lite, KID-lite, FVD-lite
     and the VGG distance.
     """
     from training.evaluation.evaluate import evaluate_bundle
@@ -44,14 +44,14 @@ def evaluate(
 
     with exit_on_error():
         if sweep:
-            _tell_sweep(sweep_bundle(bundle, data, out, device))
+            _print_sweep(sweep_bundle(bundle, data, out, device))
         else:
             paths = NetworkPaths(networks, inception, i3d, lpips)
-            _tell(evaluate_bundle(bundle, data, out, device, paths, side, frames, items))
+            _print_evaluation(evaluate_bundle(bundle, data, out, device, paths, side, frames, items))
     typer.echo(f"wrote {out}")
 
 
-def _tell(found: Evaluation) -> None:
+def _print_evaluation(found: Evaluation) -> None:
     from training.evaluation.report import notes, terminal_tables
 
     console = Console()
@@ -60,11 +60,11 @@ def _tell(found: Evaluation) -> None:
     for scores in found.sets:
         for sentence in scores.broken:
             console.print(f"left out: {sentence}", highlight=False, markup=False)
-    for figures, path in found.missing.items():
-        console.print(f"without {figures}: {path} is missing, `omnitok data networks` brings it", highlight=False)
+    for metrics, path in found.missing.items():
+        console.print(f"without {metrics}: {path} is missing, `omnitok data networks` brings it", highlight=False)
 
 
-def _tell_sweep(records: dict[str, dict[str, Any]]) -> None:
+def _print_sweep(records: dict[str, dict[str, Any]]) -> None:
     console = Console()
     resolution, frames = records["psnr-by-resolution"], records["psnr-by-frame"]
     table = Table("side, pixels", "PSNR, dB", "middle half")
@@ -80,5 +80,5 @@ def _tell_sweep(records: dict[str, dict[str, Any]]) -> None:
         highlight=False,
     )
     steps = frames["mean absolute PSNR step, dB"]
-    told_steps = ", ".join(f"{value:.3f} {where}" for where, value in steps.items() if value is not None)
-    console.print(f"mean absolute PSNR step from frame to frame, dB: {told_steps}", highlight=False)
+    listed = ", ".join(f"{value:.3f} {place}" for place, value in steps.items() if value is not None)
+    console.print(f"mean absolute PSNR step from frame to frame, dB: {listed}", highlight=False)

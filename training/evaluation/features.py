@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from training.evaluation.distances import Indices, half_split
 from training.evaluation.preprocessing import Preprocessing
-from training.evaluation.split_half import Indices, half_split
 
 SEED = 0  # of projections, subsets and half splits
 FRAMES_AT_ONCE = 32
@@ -25,7 +25,7 @@ class FeaturePairs:
         self.restored: list[Features] = []
 
     def update(self, originals: Tensor, restored: Tensor) -> None:
-        """Take in features (items, rows, d) of both."""
+        """Gather features (items, rows, d) of both."""
         self.originals += list(originals.float().cpu().numpy())
         self.restored += list(restored.float().cpu().numpy())
 
@@ -33,27 +33,28 @@ class FeaturePairs:
         return len(self.originals)
 
     def compare(self, distance: Callable[[Features, Features], float]) -> tuple[float, float | None]:
-        """A distance between originals and reconstructions, and between random halves of the originals."""
+        """Return a distance between originals and reconstructions, and between random halves of the originals."""
 
-        def halves(first: Indices, second: Indices) -> float:
+        def between_halves(first: Indices, second: Indices) -> float:
             return distance(*(np.concatenate([self.originals[i] for i in part]) for part in (first, second)))
 
         value = distance(np.concatenate(self.originals), np.concatenate(self.restored))
-        return value, half_split(len(self), halves, SEED)
+        return value, half_split(len(self), between_halves, SEED)
 
 
-def features_of(network: nn.Module, prepare: Preprocessing, frames: Tensor) -> Tensor:
-    """Features of single frames.
+def frame_features(network: nn.Module, prepare: Preprocessing, clips: Tensor) -> Tensor:
+    """Return the features of every frame.
 
     Args:
         network: takes what `prepare` gives.
         prepare: of that network.
-        frames: uint8 (N, H, W, 3) on the network's device.
+        clips: uint8 (N, T, H, W, 3) on the network's device.
 
     Returns:
-        float32 (N, d).
+        float32 (N, T, d).
     """
-    return torch.cat([network(prepare(part)) for part in frames.split(FRAMES_AT_ONCE)])
+    parts = [network(prepare(part)) for part in clips.flatten(0, 1).split(FRAMES_AT_ONCE)]
+    return torch.cat(parts).unflatten(0, clips.shape[:2])
 
 
 def motion(clips: Tensor, step: int) -> Tensor:
@@ -70,7 +71,7 @@ def motion(clips: Tensor, step: int) -> Tensor:
 
 
 def projection(inputs: int, outputs: int) -> Features:
-    """A fixed random projection with orthonormal columns, float32 (inputs, outputs).
+    """Return a fixed random projection with orthonormal columns, float32 (inputs, outputs).
 
     It keeps a covariance regular where there are fewer items than features.
     """

@@ -27,7 +27,7 @@ class Preprocessing:
     scale: float
 
     def __call__(self, frames: Tensor) -> Tensor:
-        """uint8 frames (N, H, W, 3) to float32 (N, 3, side, side)."""
+        """Convert uint8 frames (N, H, W, 3) to float32 (N, 3, side, side)."""
         x = frames.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         size = (self.side, self.side)
         if x.shape[-2:] != size:

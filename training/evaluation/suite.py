@@ -1,4 +1,4 @@
-"""The judging networks that are there: which files, which judges for which set."""
+"""The metric networks that are there: which files, which metrics for which set."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ from pathlib import Path
 
 import torch
 
-from training.evaluation.set_metrics import InceptionJudge, Judge, LiteJudge, PairedJudge, VideoJudge
+from training.evaluation.set_metrics import (
+    LITE_PROTOCOL,
+    RFID_PROTOCOL,
+    RFVD_PROTOCOL,
+    LiteMetrics,
+    PairedMetric,
+    SetMetric,
+    rfid,
+    rfvd,
+)
 from training.networks.efficientnet import EfficientNetLite0
 from training.networks.i3d import LEAST_FRAMES, InceptionI3D
 from training.networks.inception import InceptionV3
 from training.networks.lpips import FeatureDistance, load_lpips, load_vgg_distance
-from training.networks.weights import load_weights
+from training.networks.weights import Network, load_weights
 
 
 @dataclass(frozen=True)
 class NetworkPaths:
-    """Where the networks' weights are.
+    """The files of the networks' weights.
 
     Args:
         packaged: folder that `omnitok data networks` fills.
@@ -32,7 +41,7 @@ class NetworkPaths:
     lpips: Path | None = None
 
 
-class Bench:
+class MetricSuite:
     """The networks that are there, loaded once.
 
     Args:
@@ -44,59 +53,57 @@ class Bench:
     """
 
     def __init__(self, paths: NetworkPaths, device: torch.device) -> None:
+        self.device = device
         self.files: dict[str, Path] = {}
         self.missing: dict[str, Path] = {}
-        inception = self._named("inception", paths.inception)
-        self.inception = None if inception is None else load_weights(InceptionV3(), inception).to(device)
-        video = self._named("i3d", paths.i3d)
-        self.i3d = None if video is None else load_weights(InceptionI3D(), video).to(device)
-        lite = None
+        self.inception = self._load(InceptionV3(), "inception", paths.inception)
+        self.i3d = self._load(InceptionI3D(), "i3d", paths.i3d)
+        self.lite: EfficientNetLite0 | None = None
         if self.inception is None or self.i3d is None:
-            lite = self._packaged("FID-lite, KID-lite and FVD-lite", paths.packaged / "efficientnet-lite0.safetensors")
-        self.lite = None if lite is None else load_weights(EfficientNetLite0(), lite).to(device)
+            path = self._packaged("FID-lite, KID-lite and FVD-lite", paths.packaged / "efficientnet-lite0.safetensors")
+            self.lite = self._load(EfficientNetLite0(), "efficientnet-lite0", path)
         self.paired: tuple[str, FeatureDistance] | None = None
-        if published := self._named("lpips", paths.lpips):
-            self.paired = "LPIPS", load_lpips(published).to(device)
-        elif vgg := self._packaged("the VGG distance", paths.packaged / "vgg16.safetensors"):
-            self.paired = "VGG distance", load_vgg_distance(vgg).to(device)
+        if paths.lpips is not None:
+            self.files["lpips"] = paths.lpips
+            self.paired = "LPIPS", load_lpips(paths.lpips).to(device)
+        elif path := self._packaged("the VGG distance", paths.packaged / "vgg16.safetensors"):
+            self.files["vgg16"] = path
+            self.paired = "VGG distance", load_vgg_distance(path).to(device)
 
-    def _named(self, kind: str, path: Path | None) -> Path | None:
-        if path is not None:
-            self.files[kind] = path
-        return path
-
-    def _packaged(self, figures: str, path: Path) -> Path | None:
-        if not path.exists():
-            self.missing[figures] = path
+    def _load(self, network: Network, name: str, path: Path | None) -> Network | None:
+        if path is None:
             return None
-        self.files[path.stem] = path
-        return path
+        self.files[name] = path
+        return load_weights(network, path).to(self.device)
 
-    def judges(self, frames: int) -> list[Judge]:
-        """Fresh judges for a set of items of so many frames.
+    def _packaged(self, metrics: str, path: Path) -> Path | None:
+        if path.exists():
+            return path
+        self.missing[metrics] = path
+        return None
+
+    def metrics(self, frames: int) -> list[SetMetric]:
+        """Return fresh metrics for a set of items of so many frames.
 
         The packaged network stands in where a standard one was not given.
         """
-        judges: list[Judge] = []
+        metrics: list[SetMetric] = []
         if self.inception is not None:
-            judges.append(InceptionJudge(self.inception))
+            metrics.append(rfid(self.inception))
         if self.i3d is not None and frames >= LEAST_FRAMES:
-            judges.append(VideoJudge(self.i3d))
+            metrics.append(rfvd(self.i3d))
         if self.lite is not None and (self.inception is None or frames > 1):
-            judges.append(LiteJudge(self.lite, frames))
+            metrics.append(LiteMetrics(self.lite, frames))
         if self.paired is not None:
-            judges.append(PairedJudge(*self.paired))
-        return judges
+            metrics.append(PairedMetric(*self.paired))
+        return metrics
 
-    def words(self) -> list[str]:
+    def protocols(self) -> list[str]:
         """Describe the preprocessing of each available network."""
-        said = [
-            judge.words
-            for judge, network in ((InceptionJudge, self.inception), (VideoJudge, self.i3d), (LiteJudge, self.lite))
-            if network is not None
-        ]
+        known = (RFID_PROTOCOL, self.inception), (RFVD_PROTOCOL, self.i3d), (LITE_PROTOCOL, self.lite)
+        protocols = [protocol for protocol, network in known if network is not None]
         if self.paired is not None:
-            said.append(
+            protocols.append(
                 f"{self.paired[0]}: RGB in [-0.5, 0.5] at the size of the set, every frame with its reconstruction"
             )
-        return said
+        return protocols

@@ -1,4 +1,4 @@
-"""One set of weights on every size: PSNR by resolution, and by frame of long clips, whole and streamed in chunks."""
+"""PSNR of one bundle by resolution, and by frame of long clips, whole and streamed in chunks."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 PHOTOGRAPHS, CLIPS = "held-out/photographs-512", "held-out/camera-65"
 SIDES = (64, 96, 128, 192, 256, 320, 384, 512)
-CHUNK = 9  # frames that a stream brings at a time: no multiple of the temporal patch, so that some wait for the next
+CHUNK_FRAMES = 9  # not a multiple of the temporal patch, so that some frames wait for the next chunk
 Values = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Streamed:
-    """A clip batch that went through the model whole and in chunks.
+class StreamComparison:
+    """Clips that went through the model whole and in chunks.
 
     Args:
         whole, chunked: PSNR of every frame, float64 (N, T).
@@ -57,8 +57,8 @@ class Streamed:
 
 
 @torch.inference_mode()
-def by_resolution(tokenizer: OmniTokenizer, photographs: Tensor, sides: tuple[int, ...]) -> dict[int, Values]:
-    """PSNR of photographs that are reduced to each side.
+def psnr_by_resolution(tokenizer: OmniTokenizer, photographs: Tensor, sides: tuple[int, ...]) -> dict[int, Values]:
+    """Return the PSNR of photographs that are reduced to each side.
 
     Args:
         tokenizer: in evaluation mode.
@@ -81,13 +81,12 @@ def by_resolution(tokenizer: OmniTokenizer, photographs: Tensor, sides: tuple[in
 
 
 @torch.inference_mode()
-def by_frame(tokenizer: OmniTokenizer, clips: Tensor, chunk: int = CHUNK) -> Streamed:
-    """PSNR of every frame of clips, encoded and decoded whole, and in chunks.
+def psnr_by_frame(tokenizer: OmniTokenizer, clips: Tensor) -> StreamComparison:
+    """Return the PSNR of every frame of clips, encoded and decoded whole, and in chunks.
 
     Args:
         tokenizer: in evaluation mode; causal, for it streams.
         clips: uint8 (N, T, H, W, 3); may be mapped from disk.
-        chunk: frames that the encoder is given at a time.
 
     Raises:
         TrainingError: the model sees later frames, so it takes whole clips only.
@@ -103,7 +102,7 @@ def by_frame(tokenizer: OmniTokenizer, clips: Tensor, chunk: int = CHUNK) -> Str
         pixels = batch.to(device)
         codes = tokenizer.encode(pixels)
         restored = tokenizer.decode(codes, tuple(pixels.shape[1:4]))
-        stream = list(_stream(tokenizer, pixels, chunk))
+        stream = list(_stream(tokenizer, pixels))
         streamed = torch.cat([part for _, part in stream], dim=1)[:, : pixels.shape[1]]
         borders = tuple(int(n) for n in np.cumsum([part.shape[1] for _, part in stream])[:-1])
         equal = equal and torch.equal(codes, torch.cat([part for part, _ in stream], dim=1))
@@ -112,29 +111,30 @@ def by_frame(tokenizer: OmniTokenizer, clips: Tensor, chunk: int = CHUNK) -> Str
         for parts, out in ((whole, restored), (chunked, streamed)):
             parts.append(psnr(batch, out.cpu()))
     share = differing / clips.numel()
-    return Streamed(np.concatenate(whole), np.concatenate(chunked), borders, equal, largest, share)
+    return StreamComparison(np.concatenate(whole), np.concatenate(chunked), borders, equal, largest, share)
 
 
-def _stream(tokenizer: OmniTokenizer, pixels: Tensor, chunk: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Codes and pixels of a clip as they become complete."""
+def _stream(tokenizer: OmniTokenizer, pixels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield codes and pixels of a clip as they become complete."""
     encoder: EncoderState | None = None
     decoder: DecoderState | None = None
     frames, height, width = pixels.shape[1:4]
-    for start in range(0, frames, chunk):
-        codes, encoder = tokenizer.encode_chunk(pixels[:, start : start + chunk], encoder, start + chunk >= frames)
+    for start in range(0, frames, CHUNK_FRAMES):
+        end = start + CHUNK_FRAMES
+        codes, encoder = tokenizer.encode_chunk(pixels[:, start:end], encoder, end >= frames)
         if codes.shape[1]:
             restored, decoder = tokenizer.decode_chunk(codes, decoder)
             yield codes, restored[:, :, :height, :width]
 
 
-def seam(streamed: Streamed, group: int) -> dict[str, float | None]:
-    """Mean absolute steps of PSNR from frame to frame of the streamed clips, by where they are.
+def psnr_steps(streamed: StreamComparison, temporal_patch: int) -> dict[str, float | None]:
+    """Return mean absolute steps of PSNR from frame to frame of the streamed clips, by where they are.
 
     A chunk begins where a temporal patch begins, so a seam of the stream would show against the other patches' borders.
 
     Args:
         streamed: the measured clips.
-        group: frames of a temporal patch after the first frame.
+        temporal_patch: frames of a patch after the first frame.
 
     Returns:
         Decibels at borders of chunks, at other borders of patches, and within patches; None where there are none.
@@ -142,7 +142,7 @@ def seam(streamed: Streamed, group: int) -> dict[str, float | None]:
     steps = np.abs(np.diff(streamed.chunked, axis=1)).mean(axis=0)  # steps[i] leads to frame i + 1
     places = np.arange(1, len(steps) + 1)
     chunk_border = np.isin(places, streamed.borders)
-    patch_border = (places - 1) % group == 0
+    patch_border = (places - 1) % temporal_patch == 0
     kinds = {
         "at chunk borders": chunk_border,
         "at other patch borders": patch_border & ~chunk_border,
@@ -158,7 +158,7 @@ def sweep_bundle(bundle: Path, data: Path, out: Path, device: str | None) -> dic
         bundle: folder of the bundle.
         data: data folder with the sets `held-out/photographs-512` and `held-out/camera-65`.
         out: folder of the results.
-        device: where to run.
+        device: by name.
 
     Returns:
         The records of the two files, by their names.
@@ -167,12 +167,11 @@ def sweep_bundle(bundle: Path, data: Path, out: Path, device: str | None) -> dic
         BundleError: the bundle cannot be loaded.
         TrainingError: there is no such device, a set is missing or damaged, or the model takes whole clips only.
     """
-    where = resolve_device(device)
-    loaded = load_bundle(bundle, where)
+    loaded = load_bundle(bundle, resolve_device(device))
     photographs, clips = (open_set(data / name) for name in (PHOTOGRAPHS, CLIPS))
     sides = tuple(side for side in SIDES if side <= photographs.info.height)
-    resolution = by_resolution(loaded.tokenizer, photographs.pixels(), sides)
-    streamed = by_frame(loaded.tokenizer, clips.pixels())
+    resolution = psnr_by_resolution(loaded.tokenizer, photographs.pixels(), sides)
+    streamed = psnr_by_frame(loaded.tokenizer, clips.pixels())
     records: dict[str, dict[str, Any]] = {
         "psnr-by-resolution": {
             "bundle": loaded.hash,
@@ -186,12 +185,12 @@ def sweep_bundle(bundle: Path, data: Path, out: Path, device: str | None) -> dic
             "set": CLIPS,
             "items": len(clips),
             "side": clips.info.height,
-            "chunk": CHUNK,
+            "chunk": CHUNK_FRAMES,
             "chunks begin at": streamed.borders,
             "equal codes": streamed.equal_codes,
             "largest pixel difference": streamed.largest_difference,
             "share of pixels that differ": streamed.differing,
-            "mean absolute PSNR step, dB": seam(streamed, loaded.tokenizer.config.temporal_patch),
+            "mean absolute PSNR step, dB": psnr_steps(streamed, loaded.tokenizer.config.temporal_patch),
             "psnr": {
                 "whole": streamed.whole.mean(axis=0).tolist(),
                 "chunked": streamed.chunked.mean(axis=0).tolist(),
@@ -210,7 +209,7 @@ def _summary(values: Values) -> dict[str, float]:
     return {"mean": float(values.mean()), "lower quartile": float(lower), "upper quartile": float(upper)}
 
 
-def _draw(resolution: dict[int, Values], streamed: Streamed, out: Path) -> None:
+def _draw(resolution: dict[int, Values], streamed: StreamComparison, out: Path) -> None:
     sides, means = list(resolution), [values.mean() for values in resolution.values()]
     lower, upper = np.transpose([np.quantile(values, (0.25, 0.75)) for values in resolution.values()])
     with plotting(out / "psnr-by-resolution.png") as figure:
@@ -223,7 +222,7 @@ def _draw(resolution: dict[int, Values], streamed: Streamed, out: Path) -> None:
         for number, border in enumerate(streamed.borders):
             axes.axvline(border, color="0.85", zorder=0, label="_" if number else "a decoded chunk begins")
         axes.plot(streamed.whole.mean(axis=0), "-", label="whole clip")
-        axes.plot(streamed.chunked.mean(axis=0), ".", label=f"in chunks of {CHUNK} frames")
+        axes.plot(streamed.chunked.mean(axis=0), ".", label=f"in chunks of {CHUNK_FRAMES} frames")
         _finish(axes)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 _GROUPS = 32
 
 
-class Judgement(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """The output of a discriminator.
 
     Args:
@@ -67,7 +67,7 @@ class PatchDiscriminator(nn.Module):
             nn.init.zeros_(layer.bias)
         return layer
 
-    def forward(self, pixels: Tensor) -> Judgement:
+    def forward(self, pixels: Tensor) -> DiscriminatorOutput:
         """Judge pictures or clips.
 
         Args:
@@ -86,4 +86,4 @@ class PatchDiscriminator(nn.Module):
         for block in self.blocks:
             x = block(x)
             features.append(x)
-        return Judgement(self.judge(x), tuple(features))
+        return DiscriminatorOutput(self.judge(x), tuple(features))

@@ -85,10 +85,10 @@ class EfficientNetLite0(nn.Module):
                 channels = stage.channels
         self._blocks = nn.ModuleList(blocks)
         self._conv_head, self._bn1 = _Conv(channels, HEAD, 1), _norm(HEAD)
-        self._fc = nn.Linear(HEAD, CLASSES)
+        self._fc = nn.Linear(HEAD, CLASSES)  # in the file, though no metric uses it
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Pooled features.
+        """Return pooled features.
 
         Args:
             pictures: float (N, 3, 224, 224), RGB as (value - 127) / 128 with value in [0, 255].
@@ -100,7 +100,3 @@ class EfficientNetLite0(nn.Module):
         for block in self._blocks:
             x = block(x)
         return F.relu6(self._bn1(self._conv_head(x))).mean(dim=(2, 3))
-
-    def classify(self, features: Tensor) -> Tensor:
-        """ImageNet logits (N, 1000) of pooled features."""
-        return self._fc(features)

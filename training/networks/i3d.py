@@ -89,7 +89,7 @@ class InceptionI3D(nn.Module):
         self.logits = _Logits(channels)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Logits, averaged over time.
+        """Return logits, averaged over time.
 
         Args:
             clips: float (N, 3, T, 224, 224) in [-1, 1], RGB, T at least 9.

@@ -24,7 +24,7 @@ class Step(NamedTuple):
 
     name: str
     channels: int
-    kernel: tuple[int, int] = (1, 1)
+    kernel: tuple[int, int]
 
 
 Branch = Sequence[Step | tuple[Step, Step]]  # a pair forks, and both of its outputs are kept
@@ -87,60 +87,55 @@ class _Mixed(nn.Module):
         return torch.cat(parts, dim=1)
 
 
+def _branch(name: str, *convolutions: tuple[int, int, int], fork: int = 0) -> Branch:
+    """Return a branch of convolutions (outputs, height, width), numbered as in the published names; a fork ends it."""
+    numbered = len(convolutions) + bool(fork) > 1
+    steps: list[Step | tuple[Step, Step]] = [
+        Step(f"{name}_{number}" if numbered else name, channels, (height, width))
+        for number, (channels, height, width) in enumerate(convolutions, 1)
+    ]
+    if fork:
+        last = f"{name}_{len(steps) + 1}"
+        steps.append((Step(f"{last}a", fork, (1, 3)), Step(f"{last}b", fork, (3, 1))))
+    return steps
+
+
 def _block_a(pooled: int) -> tuple[Sequence[Branch], Pool, int]:
     branches = (
-        (Step("branch1x1", 64),),
-        (Step("branch5x5_1", 48), Step("branch5x5_2", 64, (5, 5))),
-        (Step("branch3x3dbl_1", 64), Step("branch3x3dbl_2", 96, (3, 3)), Step("branch3x3dbl_3", 96, (3, 3))),
+        _branch("branch1x1", (64, 1, 1)),
+        _branch("branch5x5", (48, 1, 1), (64, 5, 5)),
+        _branch("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3)),
     )
     return branches, "average", pooled
 
 
 def _block_b() -> tuple[Sequence[Branch], Pool, int]:
-    branches = (
-        (Step("branch3x3", 384, (3, 3)),),
-        (Step("branch3x3dbl_1", 64), Step("branch3x3dbl_2", 96, (3, 3)), Step("branch3x3dbl_3", 96, (3, 3))),
-    )
+    branches = (_branch("branch3x3", (384, 3, 3)), _branch("branch3x3dbl", (64, 1, 1), (96, 3, 3), (96, 3, 3)))
     return branches, "halve", 0
 
 
 def _block_c(inner: int) -> tuple[Sequence[Branch], Pool, int]:
     branches = (
-        (Step("branch1x1", 192),),
-        (Step("branch7x7_1", inner), Step("branch7x7_2", inner, (1, 7)), Step("branch7x7_3", 192, (7, 1))),
-        (
-            Step("branch7x7dbl_1", inner),
-            Step("branch7x7dbl_2", inner, (7, 1)),
-            Step("branch7x7dbl_3", inner, (1, 7)),
-            Step("branch7x7dbl_4", inner, (7, 1)),
-            Step("branch7x7dbl_5", 192, (1, 7)),
-        ),
+        _branch("branch1x1", (192, 1, 1)),
+        _branch("branch7x7", (inner, 1, 1), (inner, 1, 7), (192, 7, 1)),
+        _branch("branch7x7dbl", (inner, 1, 1), (inner, 7, 1), (inner, 1, 7), (inner, 7, 1), (192, 1, 7)),
     )
     return branches, "average", 192
 
 
 def _block_d() -> tuple[Sequence[Branch], Pool, int]:
     branches = (
-        (Step("branch3x3_1", 192), Step("branch3x3_2", 320, (3, 3))),
-        (
-            Step("branch7x7x3_1", 192),
-            Step("branch7x7x3_2", 192, (1, 7)),
-            Step("branch7x7x3_3", 192, (7, 1)),
-            Step("branch7x7x3_4", 192, (3, 3)),
-        ),
+        _branch("branch3x3", (192, 1, 1), (320, 3, 3)),
+        _branch("branch7x7x3", (192, 1, 1), (192, 1, 7), (192, 7, 1), (192, 3, 3)),
     )
     return branches, "halve", 0
 
 
 def _block_e(pool: Pool) -> tuple[Sequence[Branch], Pool, int]:
-    branches: tuple[Branch, ...] = (
-        (Step("branch1x1", 320),),
-        (Step("branch3x3_1", 384), (Step("branch3x3_2a", 384, (1, 3)), Step("branch3x3_2b", 384, (3, 1)))),
-        (
-            Step("branch3x3dbl_1", 448),
-            Step("branch3x3dbl_2", 384, (3, 3)),
-            (Step("branch3x3dbl_3a", 384, (1, 3)), Step("branch3x3dbl_3b", 384, (3, 1))),
-        ),
+    branches = (
+        _branch("branch1x1", (320, 1, 1)),
+        _branch("branch3x3", (384, 1, 1), fork=384),
+        _branch("branch3x3dbl", (448, 1, 1), (384, 3, 3), fork=384),
     )
     return branches, pool, 192
 
@@ -182,7 +177,7 @@ class InceptionV3(nn.Module):
         self.fc = nn.Linear(FEATURES, CLASSES)  # in the file, though no metric uses it
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Pooled features.
+        """Return pooled features.
 
         Args:
             pictures: float (N, 3, 299, 299) in [-1, 1], RGB.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def pad_same(x: Tensor, kernel: Sequence[int], stride: Sequence[int]) -> Tensor:
-    """Zeros around the last axes; where their number is odd, the end gets one more than the beginning.
+    """Pad the last axes with zeros; where their number is odd, the end gets one more than the beginning.
 
     Args:
         x: (..., *sizes), one size for each entry of `kernel`.
