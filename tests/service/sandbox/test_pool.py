@@ -113,7 +113,7 @@ async def test_a_worker_that_is_killed_once_loses_nothing() -> None:
 
 
 async def test_a_file_that_crashes_two_workers_is_refused_at_once_from_then_on() -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (40, 320, 480, 3), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 255, (128, 320, 480, 3), dtype=np.uint8)
     slow = video(noise)
     async with running() as pool:
         task = start(pool, slow, MediaOptions(size=(64, 64)))
