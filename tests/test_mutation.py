@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.mutation.faults import Fault, find_faults, sample
-from benchmarks.mutation.runner import TESTS, mirrored_tests
+from benchmarks.mutation.runner import TESTS, mirrored_tests, near_to_far
 
 ROOT = Path(__file__).parents[1]
 
@@ -78,3 +78,14 @@ def test_a_sample_is_fixed_by_its_seed_and_has_one_fault_a_line() -> None:
 def test_tests_that_import_the_module_come_first() -> None:
     assert "tests/model/test_metrics.py" in mirrored_tests(ROOT, "model/metrics/psnr.py")
     assert all((ROOT / folder).is_dir() for folders in TESTS.values() for folder in folders)
+
+
+def test_tests_run_from_near_to_far_and_once() -> None:
+    importing, folder, package = near_to_far(ROOT, "service/scheduling/batcher.py")
+    assert "tests/service/scheduling/test_batcher.py" in importing
+    assert folder == ["tests/service/scheduling", *(f"--ignore={name}" for name in importing)]
+    assert package == [
+        "tests/service",
+        *(f"--ignore={name}" for name in importing),
+        "--ignore=tests/service/scheduling",
+    ]

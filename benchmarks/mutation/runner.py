@@ -97,6 +97,20 @@ def mirrored_tests(root: Path, path: str) -> list[str]:
     return sorted(found, key=lambda name: found[name])
 
 
+def near_to_far(root: Path, path: str) -> Iterator[list[str]]:
+    """Yield arguments of pytest: the tests that import a module, then those of its folder, then its package's."""
+    package = path.partition("/")[0]
+    importing = mirrored_tests(root, path)
+    done = [f"--ignore={name}" for name in importing]
+    if importing:
+        yield importing
+    folder = f"tests/{Path(path).parent}"
+    if folder not in TESTS[package] and (root / folder).is_dir():
+        yield [folder, *done]
+        done = [*done, f"--ignore={folder}"]
+    yield [*TESTS[package], *done]
+
+
 def run_tests(copy: Path, tests: list[str], limit_s: float) -> tuple[str, str]:
     """Return the outcome of these tests in a copy of the project, and the first that failed."""
     environment = os.environ | {"PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -117,16 +131,14 @@ def run_tests(copy: Path, tests: list[str], limit_s: float) -> tuple[str, str]:
 
 
 def check(copy: Path, fault: Fault, limit_s: float) -> Row:
-    """Put a fault into a copy, run the tests that import its module and then its package's, and take it out again."""
+    """Put a fault into a copy, run the tests from near to far, and take it out again."""
     file = copy / fault.path
     source = file.read_bytes()
     began = time.monotonic()
     outcome, test = "survived", ""
     try:
         file.write_bytes(fault.apply(source))
-        mirrored = mirrored_tests(copy, fault.path)
-        others = [*TESTS[fault.path.partition("/")[0]], *(f"--ignore={name}" for name in mirrored)]
-        for tests in filter(None, (mirrored, others)):
+        for tests in near_to_far(copy, fault.path):
             if outcome == "survived":
                 outcome, test = run_tests(copy, tests, limit_s)
     finally:
