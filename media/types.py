@@ -61,6 +61,8 @@ class MediaOptions:
             seconds = getattr(self, name)
             if seconds is not None and not (math.isfinite(seconds) and seconds >= 0):
                 faults[name] = "must be a finite number of seconds, at least 0"
+        if self.stride > 1 and self.sampling != "stride":
+            faults["stride"] = 'needs sampling="stride"'
         if not faults and self.end_s is not None and self.end_s <= (self.start_s or 0.0):
             faults["end_s"] = "must be later than start_s"
         if faults:

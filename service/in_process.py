@@ -7,7 +7,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.errors import ProblemError
+from service.operations.bundles import find_card
+from service.operations.encode import check_output
 from service.scheduling.batcher import Batcher
 from service.scheduling.executor import Driver, Observer, Run
 from service.settings import Settings
@@ -34,7 +35,7 @@ class LocalBackend:
     """
 
     def __init__(self, cards: list[ModelCard], run: Run, settings: Settings, observer: WorkObserver) -> None:
-        self._cards = {card.id: card for card in cards}
+        self._cards = cards
         self._seconds = settings.request_seconds
         self._observer = observer
         batcher = Batcher(settings.max_batch_tokens, settings.max_batch_requests, settings.max_queue_tokens)
@@ -57,7 +58,7 @@ class LocalBackend:
 
     async def models(self) -> list[ModelCard]:
         """The bundles that are served, the default one first."""
-        return list(self._cards.values())
+        return self._cards
 
     async def encode(self, model: str, pixels: NDArray[np.uint8], want: Want, seconds: float | None = None) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3).
@@ -70,16 +71,15 @@ class LocalBackend:
         Raises:
             ProblemError: `unknown-model`, `invalid-options`, and what the driver raises.
         """
-        card = self._card(model)
-        if card.kind == "vae" and want != "latents":
-            raise ProblemError("invalid-options", "A VAE bundle has latents and no tokens.")
+        card = find_card(self._cards, model)
+        check_output(card, want)
         key = TokenizerKey(card.id, "encode", "pixels", _size(pixels))
         (tokens, latents), timing = await self._submit(card, key, pixels, seconds)
         return Encoded(tokens if want != "latents" else None, latents if want != "tokens" else None, timing)
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size | None, seconds: float | None = None) -> Decoded:
         """Decode integer tokens (t, h, w) or float latents (t, h, w, c), cropped to `size` (frames, height, width)."""
-        card = self._card(model)
+        card = find_card(self._cards, model)
         kind: Literal["tokens", "latents"] = "latents" if codes.dtype.kind == "f" else "tokens"
         t, h, w = codes.shape[:3]
         size = size or card.geometry.size((t, h, w))
@@ -88,15 +88,10 @@ class LocalBackend:
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8], seconds: float | None = None) -> Decoded:
         """Encode and decode uint8 RGB pixels (T, H, W, 3) in one visit."""
-        card = self._card(model)
+        card = find_card(self._cards, model)
         key = TokenizerKey(card.id, "reconstruct", "pixels", _size(pixels))
         reconstruction, timing = await self._submit(card, key, pixels, seconds)
         return Decoded(reconstruction, timing)
-
-    def _card(self, model: str) -> ModelCard:
-        if model not in self._cards:
-            raise ProblemError("unknown-model", "This service has no bundle of that name.")
-        return self._cards[model]
 
     async def _submit(self, card: ModelCard, key: TokenizerKey, payload: Any, seconds: float | None) -> Any:
         cost = card.geometry.positions(key.size)

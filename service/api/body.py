@@ -12,19 +12,16 @@ from typing import Any, TypeVar
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from media.media_types import FAMILIES, IMAGE_TYPES, MEDIA_TYPES, VIDEO_TYPES
+from media.media_types import FAMILIES, IMAGE_TYPES, VIDEO_TYPES
 from service.api.errors import ClientGoneError
 from service.api.negotiation import MSGPACK_ALIASES
 from service.errors import ProblemError
-from service.formats.codes import FORMATS
-from service.formats.media_types import JSON, MSGPACK
+from service.formats.media_types import JSON
 from service.settings import Limits
 
 OCTETS = "application/octet-stream"
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
-MEDIA_BODY_TYPES = (*MEDIA_TYPES, OCTETS, MULTIPART, MSGPACK, JSON)
-CODES_BODY_TYPES = (*FORMATS, OCTETS, MULTIPART)
 MULTIPART_OVERHEAD = 2**16
 MAX_CONTENT_TYPE = 512
 ALIASES = MSGPACK_ALIASES | FAMILIES
@@ -51,7 +48,28 @@ class Body:
     data: bytes
 
 
-class BodyRoom:
+@dataclass(frozen=True)
+class BodyKind:
+    """A kind of request body, from which reading, parsing and OpenAPI derive.
+
+    Args:
+        types: media types of the whole body.
+        part: the part of a multipart body that holds the same; the other is `options`.
+        unlabelled_bytes: the most bytes of a body whose type is found by its content.
+        parse: the parser of a whole body; its result has the `options` of the body.
+        maps: those of `types` whose bodies are maps.
+        schema: OpenAPI schema of these maps.
+    """
+
+    types: tuple[str, ...]
+    part: str
+    unlabelled_bytes: Callable[[Limits], int]
+    parse: Callable[[Body, Limits], Any]
+    maps: tuple[str, ...]
+    schema: dict[str, Any]
+
+
+class BodyBudget:
     """The budget in bytes of all request bodies that this process holds, so that a crowd cannot exhaust its memory.
 
     Args:
@@ -104,13 +122,13 @@ def parse_content_type(header: str | None, supported: tuple[str, ...]) -> Conten
     return ContentType(media_type, parameters.get(b"boundary") if media_type == MULTIPART else None)
 
 
-def byte_cap(media_type: str, limits: Limits, of_media: bool) -> int:
-    """The most bytes that a body of this type may have.
+def byte_cap(media_type: str, limits: Limits, unlabelled: int) -> int:
+    """Return the most bytes that a body of this type may have.
 
     Args:
         media_type: a supported type.
         limits: the service's limits.
-        of_media: whether the route takes media (or tokens).
+        unlabelled: the most bytes of a body whose type is found by its content.
     """
     if media_type == JSON:
         return limits.json_bytes
@@ -118,20 +136,19 @@ def byte_cap(media_type: str, limits: Limits, of_media: bool) -> int:
         return limits.image_bytes
     if media_type in VIDEO_TYPES:
         return limits.video_bytes
-    if media_type in (OCTETS, MULTIPART):
-        inner = max(limits.image_bytes, limits.video_bytes) if of_media else limits.tensor_bytes
-        return inner + (MULTIPART_OVERHEAD if media_type == MULTIPART else 0)
-    return limits.tensor_bytes
+    if media_type == OCTETS:
+        return unlabelled
+    return unlabelled + MULTIPART_OVERHEAD if media_type == MULTIPART else limits.tensor_bytes
 
 
-async def read_body(request: Request, limits: Limits, of_media: bool, take: Callable[[int], None]) -> Body:
+async def read_body(request: Request, kind: BodyKind, limits: Limits, take: Callable[[int], None]) -> Body:
     """Read the body of a request.
 
     Args:
         request: not read so far.
+        kind: of the body.
         limits: caps of bytes and seconds.
-        of_media: whether the route takes media (or tokens).
-        take: called with the size of each piece before it is kept; see `BodyRoom`.
+        take: called with the size of each piece before it is kept; see `BodyBudget`.
 
     Raises:
         ProblemError: `unsupported-media-type`, `unsupported-encoding`, `bad-header`, `body-too-large`, `slow-body`,
@@ -141,9 +158,8 @@ async def read_body(request: Request, limits: Limits, of_media: bool, take: Call
     packed = _is_gzip(request)
     if len(request.headers.getlist("content-type")) > 1:
         raise ProblemError("bad-header", "Content-Type occurs twice")
-    supported = MEDIA_BODY_TYPES if of_media else CODES_BODY_TYPES
-    content_type = parse_content_type(request.headers.get("content-type"), supported)
-    cap = byte_cap(content_type.media_type, limits, of_media)
+    content_type = parse_content_type(request.headers.get("content-type"), kind.types)
+    cap = byte_cap(content_type.media_type, limits, kind.unlabelled_bytes(limits))
     declared = request.headers.get("content-length")
     if declared is not None:
         if not (declared.isascii() and declared.isdecimal() and len(declared) <= 18):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection, Iterable
 
 from starlette.datastructures import Headers
+from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import ClientGoneError, problem_response
@@ -15,7 +17,6 @@ from service.api.request_id import HEADER
 from service.errors import ProblemError
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-ROUTES = frozenset({"encode", "decode", "reconstruct", "models", "limits", "health", "version", "problems", "docs"})
 GONE = 499
 
 
@@ -25,25 +26,28 @@ class RequestMiddleware:
     Args:
         app: what it wraps.
         metrics: where finished requests are counted.
+        labels: of the application's routes.
     """
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
-        self._app = app
-        self._metrics = metrics
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics, labels: Collection[str]) -> None:
+        self._app, self._metrics, self._labels = app, metrics, labels
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any ASGI kind."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Exchange(self._app, self._metrics, scope, receive, send).run()
+        route = route_label(scope["path"], self._labels)
+        await _Exchange(self._app, self._metrics, route, scope, receive, send).run()
 
 
 class _Exchange:
     """One request and its answer."""
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics, scope: Scope, receive: Receive, send: Send) -> None:
-        self._app, self._metrics = app, metrics
+    def __init__(
+        self, app: ASGIApp, metrics: HttpMetrics, route: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._app, self._metrics, self._route = app, metrics, route
         self._scope, self._receive, self._send = scope, receive, send
         self._started = time.perf_counter()
         self._bytes_in = self._bytes_out = 0
@@ -57,7 +61,7 @@ class _Exchange:
         self._inner = {**scope, "method": "GET"} if self._method == "HEAD" else scope
 
     async def run(self) -> None:
-        route = route_label(self._scope["path"])
+        route = self._route
         self._metrics.in_flight(route, 1)
         try:
             await self._app(self._inner, self._count_in, self._count_out)
@@ -106,11 +110,14 @@ class _Exchange:
         await self._send(message)
 
 
-def route_label(path: str) -> str:
-    """The route of a path, from a closed set, with version prefix and parameters removed."""
-    head, *rest = path.strip("/").split("/")
-    if head == "v1" and rest:
-        head, *rest = rest
-    if head == "health" and rest in (["live"], ["ready"]):
-        return f"/health/{rest[0]}"
-    return f"/{head}" if head in ROUTES else "other"
+def route_labels(routes: Iterable[BaseRoute]) -> frozenset[str]:
+    """Return the labels of routes: their paths without parameters."""
+    return frozenset(route.path.partition("/{")[0] for route in routes if isinstance(route, Route))
+
+
+def route_label(path: str, labels: Collection[str]) -> str:
+    """Return the label of a path: the longest of `labels` that it begins with, or "other"."""
+    label = path.rstrip("/").removeprefix("/v1")
+    while label and label not in labels:
+        label = label.rpartition("/")[0]
+    return label or "other"

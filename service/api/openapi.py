@@ -2,46 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
-from media.media_types import MEDIA_TYPES
-from service.api.body import CODES_BODY_TYPES, MEDIA_BODY_TYPES, MULTIPART, OCTETS
+from service.api.body import MULTIPART, BodyKind
 from service.api.errors import PROBLEM_TYPE
-from service.formats.media_types import JSON, MSGPACK, NPY, NPZ, SAFETENSORS
-from service.formats.pixels import PIXEL_TYPES
 
-INTEGER = {"type": "integer"}
 BINARY = {"type": "string", "format": "binary"}
 MULTIPART_OPTIONS = {"type": "string", "description": "JSON object of the query's options"}
-ENVELOPE = {
-    "type": "object",
-    "required": ["dtype", "shape", "data"],
-    "description": "little-endian, C order; data is base64 in JSON and bytes in msgpack",
-    "properties": {
-        "dtype": {"type": "string", "enum": ["|u1"]},
-        "shape": {"type": "array", "items": {"type": "integer"}},
-        "data": {"type": "string", "format": "byte"},
-    },
-}
-MEDIA_MAP = {
-    "type": "object",
-    "description": "either media or array",
-    "properties": {
-        "media": {"type": "string", "format": "byte"},
-        "array": ENVELOPE,
-        "options": {"type": "object"},
-    },
-}
-RESULT_MAP = {
-    "type": "object",
-    "description": "the answer of /encode, as it came; bundle and tokens (or latents) are what is needed",
-    "properties": {
-        "bundle": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-        "tokens": {"type": "array", "items": {"type": "array", "items": {"type": "array", "items": INTEGER}}},
-    },
-}
 PROBLEM = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "instance", "code", "request_id"],
@@ -61,20 +31,19 @@ PROBLEM = {
 }
 
 
-def describe(options: type[BaseModel], of_media: bool, answers_codes: bool) -> dict[str, Any]:
-    """The operation fields of a `POST` route.
+def describe(takes: BodyKind, options: type[BaseModel], gives: Sequence[str]) -> dict[str, Any]:
+    """Return the operation fields of a `POST` route.
 
     Args:
+        takes: its bodies.
         options: the model of its query.
-        of_media: whether its body is media (or tokens).
-        answers_codes: whether it answers tokens (or pixels).
+        gives: media types of its answers.
     """
-    answers = (MSGPACK, JSON, SAFETENSORS, NPZ, NPY) if answers_codes else PIXEL_TYPES
     return {
         "parameters": _parameters(options),
-        "requestBody": {"required": True, "content": _media_content() if of_media else _codes_content()},
+        "requestBody": {"required": True, "content": _content(takes)},
         "responses": {
-            "200": {"description": "chosen by Accept", "content": {name: {"schema": BINARY} for name in answers}},
+            "200": {"description": "chosen by Accept", "content": {name: {"schema": BINARY} for name in gives}},
             "default": {"description": "a problem document (RFC 9457)", "content": {PROBLEM_TYPE: {"schema": PROBLEM}}},
         },
     }
@@ -99,16 +68,8 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in schema.items() if key not in ("anyOf", "default")} | choices[0]
 
 
-def _media_content() -> dict[str, Any]:
-    schemas: dict[str, Any] = dict.fromkeys((*MEDIA_TYPES, OCTETS), BINARY)
-    form = {"media": BINARY, "options": MULTIPART_OPTIONS}
-    schemas[MULTIPART] = {"type": "object", "required": ["media"], "properties": form}
-    schemas[MSGPACK] = schemas[JSON] = MEDIA_MAP
-    return {name: {"schema": schemas[name]} for name in MEDIA_BODY_TYPES}
-
-
-def _codes_content() -> dict[str, Any]:
-    form = {"tokens": BINARY, "options": MULTIPART_OPTIONS}
-    multipart = {"type": "object", "required": ["tokens"], "properties": form}
-    schemas: dict[str, Any] = {MULTIPART: multipart, JSON: RESULT_MAP}
-    return {name: {"schema": schemas.get(name, BINARY)} for name in CODES_BODY_TYPES}
+def _content(takes: BodyKind) -> dict[str, Any]:
+    form = {takes.part: BINARY, "options": MULTIPART_OPTIONS}
+    schemas: dict[str, Any] = {MULTIPART: {"type": "object", "required": [takes.part], "properties": form}}
+    schemas |= dict.fromkeys(takes.maps, takes.schema)
+    return {name: {"schema": schemas.get(name, BINARY)} for name in takes.types}

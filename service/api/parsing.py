@@ -12,7 +12,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from media.limits import check_bytes, check_kept
 from media.media_types import HEAD_BYTES, MEDIA_TYPES, sniff
-from service.api.body import CODES_BODY_TYPES, MULTIPART, OCTETS, Body, parse_content_type
+from service.api.body import MULTIPART, OCTETS, Body, BodyKind, parse_content_type
 from service.errors import ProblemError
 from service.formats.codes import FORMATS, read_codes, sniff_codes
 from service.formats.json import from_base64, read_json
@@ -20,6 +20,9 @@ from service.formats.media_types import JSON, MSGPACK
 from service.formats.msgpack import unpack
 from service.formats.result import EncodeResult
 from service.formats.tensors import tensor_from, unpack_tensor
+from service.operations.clip import Clip, read_clip
+from service.operations.options import MediaRequest
+from service.sandbox.pool import MediaPool
 from service.settings import Limits
 
 MAX_OPTIONS_BYTES = 16_384
@@ -42,6 +45,18 @@ class MediaUpload:
     declared: str | None = None
     array: NDArray[np.uint8] | None = None
     options: object = None
+
+    async def clip(self, pool: MediaPool, options: MediaRequest) -> Clip:
+        """Return the pixels to encode.
+
+        Raises:
+            ProblemError: for anything wrong with the media, and for options that an array does not take.
+        """
+        if self.media is not None:
+            return await read_clip(pool, self.media, self.declared, options.media())
+        assert self.array is not None
+        options.refuse_media_options()
+        return Clip.of_array(self.array)
 
 
 @dataclass(frozen=True)
@@ -93,7 +108,7 @@ def parse_codes(body: Body, limits: Limits) -> CodesUpload:
     if media_type == OCTETS:
         found = sniff_codes(data[:64])
         if found is None:
-            raise ProblemError("unsupported-media-type", f"send one of {', '.join(CODES_BODY_TYPES)}")
+            raise ProblemError("unsupported-media-type", f"send one of {', '.join(CODES.types)}")
         media_type = found
     if media_type == JSON and len(data) > limits.json_bytes:
         raise ProblemError("body-too-large", "this is too much for JSON", limit=limits.json_bytes, actual=len(data))
@@ -231,3 +246,58 @@ class _PartReader:
 
     def _end(self) -> None:
         self.ended = True
+
+
+_ENVELOPE = {
+    "type": "object",
+    "required": ["dtype", "shape", "data"],
+    "description": "little-endian, C order; data is base64 in JSON and bytes in msgpack",
+    "properties": {
+        "dtype": {"type": "string", "enum": ["|u1"]},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "data": {"type": "string", "format": "byte"},
+    },
+}
+_MEDIA_MAP = {
+    "type": "object",
+    "description": "either media or array",
+    "properties": {
+        "media": {"type": "string", "format": "byte"},
+        "array": _ENVELOPE,
+        "options": {"type": "object"},
+    },
+}
+
+
+def _rows_of(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+_RESULT_MAP = {
+    "type": "object",
+    "description": "the answer of /encode, as it came; bundle and tokens (or latents) are what is needed",
+    "properties": {
+        "bundle": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+        "tokens": {
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+        },
+    },
+}
+
+MEDIA = BodyKind(
+    types=(*MEDIA_TYPES, OCTETS, MULTIPART, MSGPACK, JSON),
+    part="media",
+    unlabelled_bytes=lambda limits: max(limits.image_bytes, limits.video_bytes),
+    parse=parse_media,
+    maps=(MSGPACK, JSON),
+    schema=_MEDIA_MAP,
+)
+CODES = BodyKind(
+    types=(*FORMATS, OCTETS, MULTIPART),
+    part="tokens",
+    unlabelled_bytes=lambda limits: limits.tensor_bytes,
+    parse=parse_codes,
+    maps=(JSON,),
+    schema=_RESULT_MAP,
+)

@@ -22,6 +22,11 @@ def pixel_offers(frames: int) -> tuple[str, ...]:
     return PIXEL_TYPES if frames == 1 else (*VIDEO_OUTPUTS, *RAW)
 
 
+def amount(frames: int) -> str:
+    """Return what this many frames are, for a sentence."""
+    return "a picture" if frames == 1 else f"a clip of {frames} frames"
+
+
 def write_raw(pixels: NDArray[np.uint8], media_type: str, fps: float, card: ModelCard) -> bytes:
     """Return the bytes of an array.
 

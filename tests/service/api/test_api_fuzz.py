@@ -14,9 +14,10 @@ from bad_inputs import LIMITS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from service.api.body import CODES_BODY_TYPES, MEDIA_BODY_TYPES, MULTIPART, Body, ContentType, parse_content_type
+from service.api.body import MULTIPART, Body, ContentType, parse_content_type
 from service.api.negotiation import choose
-from service.api.parsing import parse_codes, parse_media
+from service.api.parsing import CODES, MEDIA, parse_codes, parse_media
+from service.api.query import parse_options
 from service.errors import ProblemError
 from service.formats.codes import FORMATS, read_codes, sniff_codes, write_codes
 from service.formats.json import read_json
@@ -24,7 +25,9 @@ from service.formats.msgpack import unpack
 from service.formats.pixels import pixel_offers
 from service.formats.result import ClipSize, EncodeMeta, EncodeResult
 from service.formats.tensors import DTYPES, pack_tensor, unpack_tensor
-from service.operations.options import DecodeOptions, EncodeOptions, ReconstructOptions, find_decoder, parse_options
+from service.operations.decode import plan_decode
+from service.operations.encode import plan_encode
+from service.operations.options import DecodeOptions, EncodeOptions, ReconstructOptions
 
 many = settings(max_examples=150)
 plain = st.recursive(
@@ -113,7 +116,7 @@ def test_damaged_results_are_refused_or_read(result: EncodeResult, form: str, da
 
 
 @many
-@given(st.binary(max_size=200) | plain.map(msgpack.packb), st.sampled_from(MEDIA_BODY_TYPES))
+@given(st.binary(max_size=200) | plain.map(msgpack.packb), st.sampled_from(MEDIA.types))
 @example(b"\x81\xa5media\xc4\x00", "application/msgpack")
 def test_bytes_as_media_bodies(data: bytes, media_type: str) -> None:
     boundary = b"sep" if media_type == MULTIPART else None
@@ -121,7 +124,7 @@ def test_bytes_as_media_bodies(data: bytes, media_type: str) -> None:
 
 
 @many
-@given(st.binary(max_size=200) | plain.map(msgpack.packb), st.sampled_from(CODES_BODY_TYPES))
+@given(st.binary(max_size=200) | plain.map(msgpack.packb), st.sampled_from(CODES.types))
 def test_bytes_as_codes_bodies(data: bytes, media_type: str) -> None:
     boundary = b"sep" if media_type == MULTIPART else None
     refuses_or_returns(parse_codes, Body(ContentType(media_type, boundary), data), LIMITS)
@@ -213,18 +216,19 @@ def test_options(query: bytes, body: object) -> None:
     options = refuses_or_returns(parse_options, EncodeOptions, query, body)
     if options is not None:
         refuses_or_returns(options.media)
-        refuses_or_returns(options.want, VQ)
+        refuses_or_returns(plan_encode, [VQ], options)
     refuses_or_returns(parse_options, ReconstructOptions, query, body)
     decode = refuses_or_returns(parse_options, DecodeOptions, query, body)
     if decode is not None:
-        refuses_or_returns(find_decoder, [VQ], decode, EncodeMeta())
-        refuses_or_returns(decode.size, EncodeMeta(), VQ, (2, 3, 4))
+        refuses_or_returns(
+            plan_decode, [VQ], EncodeResult(EncodeMeta(bundle=VQ.hash), np.zeros((2, 3, 4), "<u2")), decode
+        )
 
 
 @given(st.text(max_size=60))
 def test_headers(text: str) -> None:
     refuses_or_returns(choose, text, pixel_offers(1))
-    refuses_or_returns(parse_content_type, text.encode("latin-1", "ignore").decode("latin-1"), MEDIA_BODY_TYPES)
+    refuses_or_returns(parse_content_type, text.encode("latin-1", "ignore").decode("latin-1"), MEDIA.types)
 
 
 @pytest.mark.parametrize("cut", range(0, 100, 7))

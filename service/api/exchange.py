@@ -1,0 +1,77 @@
+"""One request of a tokenizer route while it is worked on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.negotiation import require
+from service.api.services import Services
+from service.types import ModelCard, Timing
+
+
+class Exchange:
+    """A request whose body has been read, and the services that its work may use.
+
+    Args:
+        request: the request.
+        services: of the application.
+        parse_ms: time spent on parsing the body, milliseconds.
+
+    Attributes:
+        id: of the request.
+        started: when its first byte came, on `time.perf_counter`.
+    """
+
+    def __init__(self, request: Request, services: Services, parse_ms: float) -> None:
+        self.backend, self.media, self.limits = services.backend, services.media, services.settings.limits
+        self.id: str = request.state.request_id
+        self.started: float = request.state.started
+        self.parse_ms = parse_ms
+        self._request = request
+
+    def use(self, card: ModelCard) -> None:
+        """Note the bundle for the log."""
+        self._request.state.model = card.id
+
+    def choose(self, offers: Sequence[str], answer: str) -> str:
+        """Return the media type of the answer.
+
+        Args:
+            offers: what it can be, the default first.
+            answer: what it is, for a refusal.
+
+        Raises:
+            ProblemError: `not-acceptable`.
+        """
+        return require(self._request.headers.get("accept"), offers, answer)
+
+    def respond(
+        self, data: bytes, media_type: str, card: ModelCard, decode_ms: float, timing: Timing, rendering: float
+    ) -> Response:
+        """Return the answer.
+
+        Args:
+            data: its body.
+            media_type: of the body.
+            card: the bundle that did the work.
+            decode_ms: time spent on the request's media or codes, milliseconds.
+            timing: of the tokenizer tier.
+            rendering: when the tokenizer had answered, on `time.perf_counter`.
+        """
+        spent = {
+            "decode": decode_ms,
+            "queue": timing.queue_ms,
+            "compute": timing.compute_ms,
+            "render": 1000 * (time.perf_counter() - rendering),
+        }
+        headers = {
+            "Vary": "Accept",
+            "X-Omnitok-Model": card.id,
+            "X-Omnitok-Bundle": card.hash,
+            "Server-Timing": ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in spent.items()),
+        }
+        return Response(data, headers=headers, media_type=media_type)

@@ -1,0 +1,62 @@
+"""Options of a request, from its query and its body."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+from urllib.parse import parse_qsl
+
+from pydantic import ValidationError
+
+from media.errors import MediaError
+from service.errors import ProblemError
+from service.formats.result import pointers
+from service.operations.options import RouteOptions
+
+MAX_QUERY_BYTES = 4096
+
+Options = TypeVar("Options", bound=RouteOptions)
+
+
+def parse_query(query: bytes) -> dict[str, str]:
+    """Return the parameters of a query string, each name once.
+
+    Raises:
+        ProblemError: `invalid-options`.
+    """
+    if len(query) > MAX_QUERY_BYTES:
+        raise ProblemError("invalid-options", "the query is too long", limit=MAX_QUERY_BYTES, actual=len(query))
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
+    except ValueError as error:
+        raise ProblemError("invalid-options", "the query cannot be understood") from error
+    parameters = dict(pairs)
+    if len(parameters) != len(pairs):
+        raise ProblemError("invalid-options", "a query parameter occurs twice")
+    return parameters
+
+
+def parse_options(kind: type[Options], query: bytes, body: object = None) -> Options:
+    """Return the options of a request, from its query and from the `options` of its body together.
+
+    Args:
+        kind: the use case's model.
+        query: the raw query string.
+        body: the `options` value of the body, or None.
+
+    Raises:
+        ProblemError: `invalid-options`, with pointers and without the caller's values.
+    """
+    values: dict[str, Any] = dict(parse_query(query))
+    if body is not None:
+        if not isinstance(body, dict):
+            raise ProblemError("invalid-options", "options must be a map")
+        if set(values) & set(body):
+            raise ProblemError("invalid-options", "an option is given in the query and in the body")
+        values |= body
+    try:
+        return kind.model_validate(values)
+    except MediaError as error:  # options that contradict each other
+        raise ProblemError.of(error) from error
+    except ValidationError as error:
+        detail = f"the options are {', '.join(kind.model_fields)}; see errors"
+        raise ProblemError("invalid-options", detail, errors=pointers(error, kind)) from error

@@ -1,0 +1,17 @@
+"""The routes, one module a resource; an operator of the tokenizers is added to `TOKENIZER_ROUTES`."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from service.api.routes import about, decode, encode, health, models, reconstruct
+
+TOKENIZER_ROUTES = (encode.ROUTE, decode.ROUTE, reconstruct.ROUTE)
+
+
+def routers() -> list[APIRouter]:
+    """Return the routers of all resources, in the order of the documentation."""
+    tokenizer = APIRouter(tags=["tokenizer"])
+    for route in TOKENIZER_ROUTES:
+        route.add_to(tokenizer)
+    return [tokenizer, models.router, about.router, health.router]

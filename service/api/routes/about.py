@@ -1,0 +1,35 @@
+"""`GET /limits`, `GET /version` and `GET /problems/{slug}`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter
+
+from service.api.services import ServicesOf
+from service.errors import PROBLEMS, ProblemError
+
+router = APIRouter(tags=["service"])
+
+
+@router.get("/limits")
+async def limits(services: ServicesOf) -> dict[str, float]:
+    """Every limit in force; bytes, pixels, frames and seconds as the names say."""
+    settings = services.settings
+    return settings.limits.model_dump() | {"request_seconds": settings.request_seconds}
+
+
+@router.get("/version")
+async def about() -> dict[str, str]:
+    """The version of the service."""
+    return {"name": "omnitok", "version": version("omnitok")}
+
+
+@router.get("/problems/{slug}")
+async def problem(slug: str) -> dict[str, Any]:
+    """Describe a problem type."""
+    if slug not in PROBLEMS:
+        raise ProblemError("not-found", f"the problems are {', '.join(PROBLEMS)}")
+    status, title = PROBLEMS[slug]
+    return {"type": f"/problems/{slug}", "status": status, "title": title}

@@ -1,0 +1,41 @@
+"""The parts of the service that routes share: the tokenizer tier, the media pool, the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from service.api.body import BodyBudget
+from service.sandbox.pool import MediaPool
+from service.settings import Settings
+from service.types import Backend
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that a route may use; one for each application.
+
+    Args:
+        backend: the tokenizer tier.
+        media: decodes and compresses media.
+        settings: limits and the deadline.
+    """
+
+    backend: Backend
+    media: MediaPool
+    settings: Settings
+    bodies: BodyBudget = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bodies", BodyBudget(self.settings.held_body_bytes))
+
+
+def services_of(request: Request) -> Services:
+    """Return the services of the application that answers a request."""
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesOf = Annotated[Services, Depends(services_of)]

@@ -1,0 +1,58 @@
+"""The choice of the bundle that does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from service.errors import ProblemError
+from service.formats.result import EncodeMeta
+from service.operations.options import DecodeOptions
+from service.types import ModelCard
+
+
+def find_card(cards: Sequence[ModelCard], name: str | None) -> ModelCard:
+    """Return the bundle that a request names, or the default one.
+
+    Raises:
+        ProblemError: `unknown-model`, listing the bundles that are served.
+    """
+    if not cards:
+        raise ProblemError("not-ready", "no bundle is loaded", retry_after_seconds=5)
+    if name is None:
+        return cards[0]
+    for card in cards:
+        if card.id == name:
+            return card
+    raise ProblemError("unknown-model", f"the models here are {', '.join(card.id for card in cards)}")
+
+
+def find_decoder(cards: Sequence[ModelCard], options: DecodeOptions, meta: EncodeMeta) -> ModelCard:
+    """Return the bundle that made the tokens.
+
+    Args:
+        cards: the bundles that are served.
+        options: may name the model and the hash.
+        meta: may name them too.
+
+    Raises:
+        ProblemError: `invalid-options` without a hash, `model-mismatch` when the bundle of that hash is not served
+            under the name that was asked for, `unknown-model`.
+    """
+    if options.bundle and meta.bundle and options.bundle != meta.bundle:
+        detail = f"the query says bundle {options.bundle}, the metadata says {meta.bundle}"
+        raise ProblemError("model-mismatch", detail)
+    made_by = options.bundle or meta.bundle
+    if made_by is None:
+        errors = [{"pointer": "/bundle", "detail": "missing: the hash of the bundle that made the tokens"}]
+        detail = "tokens are decoded by the bundle that made them, and these do not say which bundle that is"
+        raise ProblemError("invalid-options", detail, errors=errors)
+    if options.model is None:
+        for card in cards:
+            if card.hash == made_by:
+                return card
+    known = {card.id for card in cards}
+    card = find_card(cards, options.model or (meta.model if meta.model in known else None))
+    if card.hash != made_by:
+        detail = f"the tokens were made by bundle {made_by}, and {card.id} is bundle {card.hash}"
+        raise ProblemError("model-mismatch", detail)
+    return card

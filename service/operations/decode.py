@@ -1,0 +1,77 @@
+"""Decode: tokens or latents become a picture or a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ProblemError
+from service.formats.pixels import DEFAULT_FPS
+from service.formats.result import EncodeResult
+from service.operations.bundles import find_decoder
+from service.operations.options import DecodeOptions
+from service.types import ModelCard, Size
+
+
+@dataclass(frozen=True)
+class DecodePlan:
+    """The bundle that decodes, its input, and the pixels that come out.
+
+    Args:
+        card: the bundle that made the codes.
+        codes: int32 tokens (t, h, w) or float32 latents (t, h, w, c).
+        size: frames, height and width to crop to.
+        fps: rate of the clip, frames per second.
+    """
+
+    card: ModelCard
+    codes: NDArray[Any]
+    size: Size
+    fps: float
+
+
+def plan_decode(cards: Sequence[ModelCard], result: EncodeResult, options: DecodeOptions) -> DecodePlan:
+    """Choose the bundle, check its input and find the size of its output.
+
+    Args:
+        cards: the bundles that are served, the default one first.
+        result: tokens or latents, of anyone.
+        options: as the caller gave them.
+
+    Raises:
+        ProblemError: the codes belong to another bundle, do not fit it, or cannot become a clip of that size.
+    """
+    card = find_decoder(cards, options, result.meta)
+    size = _size(card, result, options)
+    return DecodePlan(card, _codes(card, result), size, options.fps or result.meta.fps or DEFAULT_FPS)
+
+
+def _size(card: ModelCard, result: EncodeResult, options: DecodeOptions) -> Size:
+    base = result.meta.size.as_tuple() if result.meta.size else card.geometry.size(result.grid)
+    size = (options.frames or base[0], options.height or base[1], options.width or base[2])
+    if (expected := card.geometry.grid(size)) != result.grid:
+        shape, has, given = ("x".join(map(str, extents)) for extents in (size, expected, result.grid))
+        detail = f"a clip of {shape} (frames, height, width) has the grid {has}, not {given}"
+        raise ProblemError("bad-grid", detail)
+    return size
+
+
+def _codes(card: ModelCard, result: EncodeResult) -> NDArray[Any]:
+    if card.codebook_size is not None and result.tokens is not None:
+        low, high = int(result.tokens.min()), int(result.tokens.max())
+        if low < 0 or high >= card.codebook_size:
+            detail = f"tokens of {card.id} must be in [0, {card.codebook_size})"
+            raise ProblemError("token-out-of-range", detail, card.codebook_size - 1, low if low < 0 else high)
+        return result.tokens.astype(np.int32)
+    if result.latents is None:
+        raise ProblemError("invalid-tensor", f"{card.id} decodes latents, and only tokens came")
+    if result.latents.shape[-1] != card.latent_channels:
+        detail = f"latents of {card.id} have {card.latent_channels} channels"
+        raise ProblemError("invalid-tensor", detail, card.latent_channels, result.latents.shape[-1])
+    if not np.isfinite(result.latents).all():
+        raise ProblemError("invalid-tensor", "latents must be finite")
+    return result.latents.astype(np.float32)
