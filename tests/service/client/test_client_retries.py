@@ -178,7 +178,7 @@ def test_an_option_that_is_not_known_is_refused(connect: Connect) -> None:
 
 
 def test_an_answer_that_does_not_come_is_not_asked_for_again(connect: Connect, flaky: Flaky) -> None:
-    """The same work would take as long once more, and the service may still be at the first."""
+    """Another attempt would take as long, and the service may still work on the first."""
     flaky.script = [Reply(SILENT), good()]
     waits: list[float] = []
     with connect(flaky.url, waits, timeout=0.5) as c, pytest.raises(ServiceError, match="failed") as caught:
