@@ -26,7 +26,7 @@ MODULES = {
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 RAY = {"service.cluster.app", "service.cluster.replicas", "service.metrics"}
-USES_MODEL = {"service.engine"}  # and the command, which works offline
+USES_MODEL = {"service.engine.card", "service.engine.tokenizer"}  # and the command, which works offline
 TORCH_FREE = ("model", "model.geometry", "model.metrics", "model.metrics.psnr")  # facts that every tier may know
 
 

@@ -1,14 +1,18 @@
-"""The state of a stream between chunks: passed in and out, kept nowhere."""
+"""Clips encoded and decoded in chunks, and the state between them: passed in and out, kept nowhere."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from model.tokenizer.layers import BlockState
+
+if TYPE_CHECKING:
+    from model.tokenizer.tokenizer import OmniTokenizer
 
 
 class StreamError(ValueError):
@@ -80,3 +84,60 @@ class DecoderState:
         shape = tuple(codes.shape[:1] + codes.shape[2:4])
         if shape != self.shape:
             raise StreamError(f"a chunk of (batch, rows, columns) {shape} does not continue a clip of {self.shape}")
+
+
+def stream_encode(tokenizer: OmniTokenizer, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Encode a clip as its frames come; one that takes whole clips waits for all of them.
+
+    Args:
+        tokenizer: any; gradients are not recorded.
+        chunks: pixels (B, n, H, W, 3), any n of at least 1, as for `OmniTokenizer.encode`.
+
+    Returns:
+        Codes (B, t, h, w[, d]) as they become complete, t at least 1; together they are those of the whole clip.
+    """
+    if not tokenizer.config.streams:
+        pixels = torch.cat(list(chunks), dim=1)
+        with torch.inference_mode():
+            codes = tokenizer.encode(pixels)
+        yield codes
+        return
+    state = None
+    for chunk, last in _mark_last(chunks):
+        with torch.inference_mode():  # entered anew, so that a suspended generator leaves its caller's mode alone
+            codes, state = tokenizer.encode_chunk(chunk, state, final=last)
+        if codes.shape[1]:
+            yield codes
+
+
+def stream_decode(tokenizer: OmniTokenizer, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Decode a clip as its codes come; one that takes whole clips waits for all of them.
+
+    Args:
+        tokenizer: any; gradients are not recorded.
+        parts: codes (B, t, h, w[, d]), any t of at least 1, as for `OmniTokenizer.decode`.
+
+    Returns:
+        uint8 pixels (B, n, H, W, 3) with the padding still on.
+    """
+    if not tokenizer.config.streams:
+        codes = torch.cat(list(parts), dim=1)
+        with torch.inference_mode():
+            pixels = tokenizer.decode(codes)
+        yield pixels
+        return
+    state = None
+    for part in parts:
+        with torch.inference_mode():
+            pixels, state = tokenizer.decode_chunk(part, state)
+        yield pixels
+
+
+def _mark_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
+    """Pass chunks on, each with whether it is the last one."""
+    chunks = iter(chunks)
+    for current in chunks:
+        for following in chunks:
+            yield current, False
+            current = following
+        yield current, True

@@ -64,12 +64,14 @@ def _decode_here(result: EncodeResult, bundle: Path, device: Device, out: Path, 
     from service.cli.offline import LocalTokenizer
     from service.cli.outputs import writing_pixels
     from service.cli.progress import tracked
-    from service.formats.pixels import DEFAULT_FPS
+    from service.operations.decode import plan_decode
+    from service.operations.options import DecodeOptions
 
     tokenizer = LocalTokenizer(bundle, device)
-    frames = tokenizer.size(result)[0]
-    with writing_pixels(out, frames, fps or result.meta.fps or DEFAULT_FPS) as write:
-        for part in tracked(tokenizer.decode(result), f"decoding to {out.name}", frames, len):
+    plan = plan_decode([tokenizer.card], result, DecodeOptions(fps=fps))
+    frames = plan.size[0]
+    with writing_pixels(out, frames, plan.fps) as write:
+        for part in tracked(tokenizer.decode(plan), f"decoding to {out.name}", frames, len):
             write(part)
 
 

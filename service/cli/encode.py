@@ -76,22 +76,20 @@ def encode(
 
 
 def _encode_here(media: Path, bundle: Path, device: Device, output: Want | None, options: MediaOptions) -> EncodeResult:
-    from dataclasses import replace
-
     from service.cli.inputs import open_media, rate, source_of
-    from service.cli.offline import LocalTokenizer
+    from service.cli.offline import CountedFrames, LocalTokenizer
     from service.cli.progress import tracked
-    from service.formats.result import PreprocessMeta, SourceMeta
+    from service.operations.clip import ClipInfo
+    from service.operations.encode import plan_encode
+    from service.operations.options import EncodeOptions
 
+    tokenizer = LocalTokenizer(bundle, device)
+    plan = plan_encode([tokenizer.card], EncodeOptions(output=output))
     with open_media(media, options) as reader:
-        tokenizer = LocalTokenizer(bundle, device)
-        result = tokenizer.encode(tracked(reader, f"encoding {media.name}", reader.expected), output)
-        told = {
-            "fps": rate(reader),
-            "source": SourceMeta.of(source_of(reader)),
-            "preprocess": PreprocessMeta.of(reader.preprocess),
-        }
-    return replace(result, meta=result.meta.model_copy(update=told))
+        frames = CountedFrames(tracked(reader, f"encoding {media.name}", reader.expected))
+        tokens, latents = tokenizer.encode(frames, plan.want)
+        clip = ClipInfo(frames.size, rate(reader), source_of(reader), reader.preprocess)
+    return plan.result(tokens, latents, clip)
 
 
 def _encode_remotely(

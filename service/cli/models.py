@@ -32,7 +32,7 @@ def models(
 
 def _read(bundles: list[Path]) -> list[ModelCard]:
     from model.bundle import BundleError
-    from service.engine import Engine
+    from service.engine.tokenizer import Engine
 
     try:
         return Engine(bundles, device="cpu", dtype="float32", threads=1).cards

@@ -39,7 +39,7 @@ class Tokenizer:
     """One tokenizer replica. Refusals are returned, not raised: Ray would log each as a failure of the replica."""
 
     def __init__(self, settings: Settings) -> None:
-        from service.engine import Engine  # only tokenizer replicas pay for torch
+        from service.engine.tokenizer import Engine  # only tokenizer replicas pay for torch
 
         self._engine = engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
         engine.warm_up(settings.warm_sizes, settings.max_batch_tokens, settings.max_batch_requests)

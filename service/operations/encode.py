@@ -84,4 +84,4 @@ def check_output(card: ModelCard, want: Want) -> None:
     """
     if card.kind == "vae" and want != "latents":
         errors = [{"pointer": "/output", "detail": "a VAE bundle has latents only"}]
-        raise ProblemError("invalid-options", f"{card.id} makes no tokens", errors=errors)
+        raise ProblemError("invalid-options", f"{card.id} is a VAE bundle: it has no tokens", errors=errors)

@@ -23,7 +23,7 @@ from model.bundle import load_bundle, save_bundle
 from model.convert.omnitokenizer import load_published
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
-from service.engine import Engine
+from service.engine.tokenizer import Engine
 from service.in_process import LocalBackend
 from service.settings import Settings
 from training.__main__ import app

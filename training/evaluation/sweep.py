@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from model.bundle import load_bundle
 from model.metrics.psnr import psnr
-from model.tokenizer.streaming import DecoderState, EncoderState
+from model.tokenizer.streaming import stream_decode, stream_encode
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.atomic_write import replace_file
 from training.data import open_set
@@ -102,29 +101,18 @@ def psnr_by_frame(tokenizer: OmniTokenizer, clips: Tensor) -> StreamComparison:
         pixels = batch.to(device)
         codes = tokenizer.encode(pixels)
         restored = tokenizer.decode(codes, tuple(pixels.shape[1:4]))
-        stream = list(_stream(tokenizer, pixels))
-        streamed = torch.cat([part for _, part in stream], dim=1)[:, : pixels.shape[1]]
-        borders = tuple(int(n) for n in np.cumsum([part.shape[1] for _, part in stream])[:-1])
-        equal = equal and torch.equal(codes, torch.cat([part for part, _ in stream], dim=1))
+        parts = list(stream_encode(tokenizer, pixels.split(CHUNK_FRAMES, dim=1)))
+        restored_parts = list(stream_decode(tokenizer, parts))
+        frames, height, width = pixels.shape[1:4]
+        streamed = torch.cat(restored_parts, dim=1)[:, :frames, :height, :width]
+        borders = tuple(int(n) for n in np.cumsum([part.shape[1] for part in restored_parts])[:-1])
+        equal = equal and torch.equal(codes, torch.cat(parts, dim=1))
         difference = (streamed.int() - restored.int()).abs()
         largest, differing = max(largest, int(difference.max())), differing + int((difference > 0).sum())
-        for parts, out in ((whole, restored), (chunked, streamed)):
-            parts.append(psnr(batch, out.cpu()))
+        for values, out in ((whole, restored), (chunked, streamed)):
+            values.append(psnr(batch, out.cpu()))
     share = differing / clips.numel()
     return StreamComparison(np.concatenate(whole), np.concatenate(chunked), borders, equal, largest, share)
-
-
-def _stream(tokenizer: OmniTokenizer, pixels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield codes and pixels of a clip as they become complete."""
-    encoder: EncoderState | None = None
-    decoder: DecoderState | None = None
-    frames, height, width = pixels.shape[1:4]
-    for start in range(0, frames, CHUNK_FRAMES):
-        end = start + CHUNK_FRAMES
-        codes, encoder = tokenizer.encode_chunk(pixels[:, start:end], encoder, end >= frames)
-        if codes.shape[1]:
-            restored, decoder = tokenizer.decode_chunk(codes, decoder)
-            yield codes, restored[:, :, :height, :width]
 
 
 def psnr_steps(streamed: StreamComparison, temporal_patch: int) -> dict[str, float | None]:

@@ -25,7 +25,7 @@ from model.tokenizer.config import CONFIGS, TokenizerConfig, VAEConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.api.app import create_app
 from service.cli import main
-from service.engine import Engine
+from service.engine.tokenizer import Engine
 from service.in_process import LocalBackend
 from service.sandbox.pool import MediaPool
 from service.scheduling.batcher import Batch

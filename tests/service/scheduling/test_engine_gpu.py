@@ -13,7 +13,7 @@ from kernels.runtime import jit
 from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
-from service.engine import Engine
+from service.engine.tokenizer import Engine
 from service.types import TokenizerKey
 
 FAR = 240.0  # seconds; a kernel takes up to a tenth of it

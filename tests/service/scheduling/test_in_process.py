@@ -21,7 +21,7 @@ from model.inference.tokenizer import CompiledTokenizer
 from model.tokenizer.config import CONFIGS, VAEConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from service import in_process
-from service.engine import Engine
+from service.engine.tokenizer import Engine
 from service.errors import ProblemError
 from service.in_process import LocalBackend
 from service.scheduling.batcher import Batch

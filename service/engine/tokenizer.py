@@ -16,10 +16,10 @@ from torch import Tensor
 
 from kernels import requested_backend, use_backend
 from kernels.runtime import jit
-from model.bundle import Bundle, load_bundle
+from model.bundle import load_bundle
 from model.inference.tokenizer import BATCHES, CompiledTokenizer
-from model.tokenizer.config import VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
+from service.engine.card import model_card
 from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.types import ModelCard, Size, TokenizerKey
 
@@ -61,7 +61,7 @@ class Engine:
             self._tokenizers[bundle.name] = bundle.tokenizer
             if self._device.type == "cuda":
                 self._compiled[bundle.name] = CompiledTokenizer(bundle.tokenizer)
-            self.cards.append(self._card(bundle, dtype))
+            self.cards.append(model_card(bundle, self._device, dtype))
 
     def warm_up(self, sizes: Sequence[Size] = (), batch_tokens: int = 0, batch_requests: int = 0) -> None:
         """Do now what the first callers would wait for.
@@ -168,21 +168,3 @@ class Engine:
     def _load(self, key: TokenizerKey, batch: NDArray[Any]) -> Tensor:
         dtype = {"pixels": np.uint8, "tokens": np.int64, "latents": np.float32}[key.kind]
         return torch.from_numpy(batch.astype(dtype, copy=False)).to(self._device)
-
-    def _card(self, bundle: Bundle, dtype: str) -> ModelCard:
-        config = bundle.config
-        return ModelCard(
-            id=bundle.name,
-            hash=bundle.hash,
-            kind="vq" if config.is_vq else "vae",
-            codebook_size=config.head.codes if isinstance(config.head, VQConfig) else None,
-            latent_channels=config.head.dim,
-            patch=config.patch,
-            temporal_patch=config.temporal_patch,
-            temporal_order=config.temporal_order,
-            streaming=config.streams,
-            parameters=sum(parameter.numel() for parameter in bundle.tokenizer.parameters()),
-            device=str(self._device),
-            dtype=dtype,
-            licence=bundle.licence,
-        )
