@@ -1,8 +1,10 @@
-"""`python docs/generate.py`: write docs/settings.md and docs/openapi.json from the code; `--check` compares instead."""
+"""`python docs/generate.py`: write the pages that are made from code, and the diagram; `--check` compares instead."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -17,6 +19,7 @@ from service.settings import Limits, Settings
 from service.types import Backend
 
 ROOT = Path(__file__).parents[1]
+DIAGRAM = ROOT / "docs/images/architecture.dot"
 
 SETTINGS_HEAD = """\
 # Settings
@@ -50,7 +53,27 @@ def openapi_page() -> str:
     return json.dumps(app.openapi(), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
 
 
-PAGES = {"docs/settings.md": settings_page, "docs/openapi.json": openapi_page}
+def diagram() -> str:
+    """Return docs/images/architecture.svg, which carries the hash of its source. Needs `dot` of Graphviz.
+
+    Versions of Graphviz draw differently, so a drawing of the present source is kept as it is.
+    """
+    path = DIAGRAM.with_suffix(".svg")
+    mark = f"<!-- drawn from architecture.dot, sha256 {hashlib.sha256(DIAGRAM.read_bytes()).hexdigest()} -->"
+    if path.is_file() and mark in (drawn := path.read_text(encoding="utf-8")):
+        return drawn
+    try:
+        svg = subprocess.run(["dot", "-Tsvg", DIAGRAM], check=True, capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        raise SystemExit(f"{DIAGRAM.name} has changed, and `dot` draws it: install the package graphviz.") from None
+    return svg.replace("<svg ", f"{mark}\n<svg ", 1)
+
+
+PAGES = {
+    "docs/settings.md": settings_page,
+    "docs/openapi.json": openapi_page,
+    "docs/images/architecture.svg": diagram,
+}
 
 
 def _table(prefix: str, fields: dict[str, FieldInfo]) -> list[str]:
