@@ -1,4 +1,4 @@
-"""Pictures for people (originals over reconstructions) and centre squares of pictures."""
+"""Contact sheets of originals over reconstructions, and centre squares of pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from training.atomic_write import replacing
 GAP = 4
 
 
-def square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
+def centre_square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
     """Cut the largest centred square of a picture and resize it; uint8 (size, size, 3)."""
     short = min(picture.size)
     left, top = (picture.width - short) / 2, (picture.height - short) / 2
@@ -32,8 +32,8 @@ def contact_sheet(*rows: NDArray[np.uint8]) -> Image.Image:
     return sheet
 
 
-def write(picture: Image.Image, path: Path, **options: Any) -> None:
-    """Write a picture as a whole; the suffix decides the format, `options` are those of Pillow."""
+def write_image(picture: Image.Image, path: Path, **options: Any) -> None:
+    """Write a picture atomically; the suffix decides the format, `options` are those of Pillow."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as fresh:
         picture.save(fresh, **options)

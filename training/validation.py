@@ -11,7 +11,7 @@ from torch import Tensor
 from model.metrics.psnr import psnr
 from training.data.loaders.draw import Draw, Feed
 from training.data.shards import INFO_FILE, open_set
-from training.pictures import contact_sheet, write
+from training.pictures import contact_sheet, write_image
 from training.recipes import Stage
 from training.schedule import batch_shapes
 from training.trainer import Trainer
@@ -71,11 +71,11 @@ class Validator:
             path = trainer.out / "samples" / f"{step:07d}-{name.replace(' ', '-')}.png"
             frames = pixels.shape[1]
             rows = [x[:, 0] if frames == 1 else x[len(x) // 2, :: -(-frames // COLUMNS)] for x in pair]
-            write(contact_sheet(*(row[:COLUMNS].numpy() for row in rows)), path)
+            write_image(contact_sheet(*(row[:COLUMNS].numpy() for row in rows)), path)
             if frames > 1:
                 first, *others = (contact_sheet(*(x[:ANIMATED_CLIPS, t].numpy() for x in pair)) for t in range(frames))
                 animation = {"save_all": True, "append_images": others, "duration": FRAME_MS, "loop": 0, "quality": 90}
-                write(first, path.with_suffix(".webp"), **animation)
+                write_image(first, path.with_suffix(".webp"), **animation)
         listed = ", ".join(f"{name} {value:.2f} dB" for name, value in metrics.items())
         self.console.print(f"step {step:>6} validation: {listed}", highlight=False)
         if trainer.metrics_logger is not None:

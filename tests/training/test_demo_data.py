@@ -79,7 +79,11 @@ def test_crops_have_their_size_whatever_the_picture(width: int, height: int, see
     crop = photographs.random_crop(flat, 64, random)
     assert crop.shape == (64, 64, 3)
     assert (crop == (10, 200, 30)).all()  # nothing from outside the picture
-    assert photographs.placed(Image.new("RGBA", (width, height), (9, 9, 9, 255)), 64, random).shape == (64, 64, 3)
+    assert photographs.place_on_colour(Image.new("RGBA", (width, height), (9, 9, 9, 255)), 64, random).shape == (
+        64,
+        64,
+        3,
+    )
 
 
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
@@ -152,7 +156,7 @@ def test_large_crops_come_from_large_photographs(tmp_path: Path) -> None:
     path = cache / "debian/mate-backgrounds/usr/share/backgrounds/mate/nature/Large.jpg"
     picture(1200, 800).save(path)
     assert photographs.large_scenes(cache) == [path]
-    job = Job(SetPlan("train/photographs-384", "large", 1, 384, 1, 3), 0, tmp_path / "data", cache, None)
+    job = Job(SetPlan("train/photographs-384", "large", 1, 384, 1, 3), 0, tmp_path / "data", cache)
     write_info(tmp_path / "data" / job.plan.name, SetInfo("photographs-384", 1, 384, 384, (), "cut"))
     run_job(job)
     assert len(open_set(tmp_path / "data" / job.plan.name)) == 3
@@ -178,7 +182,7 @@ def test_held_out_photographs_are_carved_from_resource_files(tmp_path: Path) -> 
             image.save(buffer, "WEBP")
             parts.append(buffer.getvalue())
         (folder / f"{name}.rcc").write_bytes(b"\0\0\x10".join(parts))
-    job = Job(SetPlan("held-out/photographs-128", "natural", 1, 32, 1, 0), 0, tmp_path / "data", tmp_path, None)
+    job = Job(SetPlan("held-out/photographs-128", "natural", 1, 32, 1, 0), 0, tmp_path / "data", tmp_path)
     write_info(tmp_path / "data" / job.plan.name, SetInfo("photographs-128", 1, 32, 32, (), "carved"))
     run_job(job)
     assert len(open_set(tmp_path / "data" / job.plan.name)) == len(held_out.PHOTOGRAPHS)  # neither small nor clear ones
@@ -193,9 +197,9 @@ def test_recordings_become_windows_of_consecutive_frames(tmp_path: Path) -> None
             frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), level, np.uint8), format="rgb24")
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    clips, owners = held_out.camera_clips([path], 32, 5)
+    clips, labels = held_out.camera_clips([path], 32, 5)
     assert clips.shape == (4, 5, 32, 32, 3)
-    assert owners == [0] * 4
+    assert labels == [0] * 4
     levels = clips.astype(int).mean(axis=(2, 3, 4))
     assert np.allclose(levels.flatten(), np.arange(20) * 10, atol=4)
     with pytest.raises(TrainingError, match="fewer than 40"):

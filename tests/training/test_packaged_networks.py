@@ -18,7 +18,7 @@ from training.demo_data.networks import (
     build_network,
     convert_state_dict,
     convert_vgg16,
-    source_of,
+    source_sha256,
 )
 from training.errors import TrainingError
 from training.networks.vgg import BLOCKS
@@ -76,7 +76,7 @@ def test_names_and_values_stay_and_the_file_tells_its_source(tmp_path: Path) -> 
     state = load_file(path)
     assert torch.equal(state["_fc.weight"], torch.arange(6.0).view(2, 3).t())
     assert state["_bn.num_batches_tracked"] == 3
-    assert source_of(path) == network.sha256
+    assert source_sha256(path) == network.sha256
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["tiny.safetensors"]
 
 
@@ -88,7 +88,7 @@ def test_a_file_is_made_once_and_made_anew_when_it_is_damaged(tmp_path: Path) ->
     assert path.stat().st_mtime_ns == made
     path.write_bytes(path.read_bytes()[:100])
     build_network(network, tmp_path, tmp_path)
-    assert source_of(path) == network.sha256
+    assert source_sha256(path) == network.sha256
     assert load_file(path).keys() == {"_fc.weight", "_bn.num_batches_tracked"}
 
 

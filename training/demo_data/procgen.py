@@ -33,8 +33,7 @@ def record(
     Args:
         game: one of `GAMES`.
         size: side of a frame in pixels; divides 256.
-        frames: frames of a clip.
-        count: number of clips.
+        frames, count: of a clip, and of clips.
         levels: first level and number of levels.
         seed: of environments, actions and views.
         path: folder to import Procgen from, or None if it is installed.
@@ -64,14 +63,7 @@ def record(
 
 
 class Player:
-    """Several environments of one game under random actions.
-
-    Args:
-        game: one of `GAMES`.
-        levels: first level and number of levels.
-        random: draws seeds and actions.
-        path: folder to import Procgen from, or None if it is installed.
-    """
+    """Several environments of one game under random actions; arguments are those of `record`."""
 
     def __init__(self, game: str, levels: tuple[int, int], random: np.random.Generator, path: Path | None) -> None:
         if path is not None and str(path) not in sys.path:
@@ -87,7 +79,7 @@ class Player:
         self.played = 0
 
     def steps(self, count: int) -> None:
-        """Play on."""
+        """Play so many steps."""
         for _ in range(count):
             if self.played % ACTION_STEPS == 0:
                 self.actions = self.random.integers(0, ACTIONS, ENVIRONMENTS).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Recorded walks through the Freedoom maps in ViZDoom: textured rooms under strong camera motion."""
+"""Recorded walks through the Freedoom maps in ViZDoom: textured interiors under strong camera motion."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ TRAIN_MAPS = tuple(name for name in MAPS if name not in HELD_OUT_MAPS)
 NATIVE = 384  # pixels of the centre square of the screen
 TICS = 2  # of the game's 35 a second, between frames
 WALKED_BETWEEN = (15, 50)  # frames between clips, so that two clips differ
-LEAST_MOTION = 2.0  # mean absolute difference of neighbouring frames, of 255, below which a clip is dropped
-LEAST_LIGHT = 24.0  # mean of a clip's pixels, of 255
+MIN_MOTION = 2.0  # mean absolute difference of neighbouring frames, of 255, below which a clip is dropped
+MIN_LIGHT = 24.0  # mean of a clip's pixels, of 255
 ATTEMPTS = 60  # clips tried for each clip kept
 STUCK = 1.5  # map units moved between frames, below which the walker turns away
 
@@ -36,8 +36,7 @@ def record(name: str, size: int, frames: int, count: int, seed: int, path: Path)
     Args:
         name: one of `MAPS`.
         size: side of a frame in pixels; divides 384.
-        frames: frames of a clip.
-        count: number of clips.
+        frames, count: of a clip, and of clips.
         seed: of the game and of the walk.
         path: folder to import ViZDoom from.
 
@@ -66,7 +65,7 @@ def record(name: str, size: int, frames: int, count: int, seed: int, path: Path)
 def moves(clip: NDArray[np.uint8]) -> bool:
     """Return whether a clip, uint8 (T, H, W, 3), is lit and changes between its frames."""
     values = clip.astype(np.int16)
-    return bool(values.mean() >= LEAST_LIGHT and np.abs(np.diff(values, axis=0)).mean() >= LEAST_MOTION)
+    return bool(values.mean() >= MIN_LIGHT and np.abs(np.diff(values, axis=0)).mean() >= MIN_MOTION)
 
 
 @dataclass
@@ -80,13 +79,7 @@ class Gait:
 
 
 class Walker:
-    """A camera that walks towards open space and turns where it is stuck.
-
-    Args:
-        name: one of `MAPS`.
-        seed: of the game and of the walk.
-        path: folder to import ViZDoom from.
-    """
+    """A camera that walks towards open space and turns where it is stuck; arguments are those of `record`."""
 
     def __init__(self, name: str, seed: int, path: Path) -> None:
         if str(path) not in sys.path:
@@ -153,7 +146,7 @@ class Walker:
             self.gait = Gait(forward, sideways, turn, int(self.random.integers(8, 30)))
 
     def _opening(self, depth: NDArray[np.uint8]) -> float:
-        """Degrees of a tic that turn towards the deepest part of the view."""
+        """Return the degrees of a tic that turn towards the deepest part of the view."""
         row = depth[depth.shape[0] // 2 - 20 : depth.shape[0] // 2 + 20].astype(float).mean(axis=0)
         columns = np.linspace(-1, 1, len(row))
         weights = row**2 + 1e-6

@@ -29,7 +29,7 @@ from training.evaluation.datasets import Items, items_of
 from training.evaluation.report import markdown
 from training.evaluation.set_metrics import MetricValue
 from training.evaluation.suite import MetricSuite, NetworkPaths
-from training.pictures import contact_sheet, write
+from training.pictures import contact_sheet, write_image
 
 COLUMNS = 8  # of a contact sheet
 PACKAGES = ("torch", "numpy", "pillow", "av")
@@ -190,7 +190,7 @@ def evaluate_bundle(
     found, sheets = evaluate(loaded.tokenizer, sets, suite)
     out.mkdir(parents=True, exist_ok=True)
     for name, sheet in sheets.items():
-        write(sheet, out / f"{name}.png")
+        write_image(sheet, out / f"{name}.png")
     record = {
         "bundle": loaded.hash,
         "head": "vq" if found.is_vq else "vae",

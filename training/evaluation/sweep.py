@@ -22,7 +22,7 @@ from training.data import open_set
 from training.devices import resolve_device
 from training.errors import TrainingError
 from training.evaluation.datasets import PIXELS_AT_ONCE
-from training.pictures import square
+from training.pictures import centre_square
 from training.plots import plotting
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def psnr_by_resolution(tokenizer: OmniTokenizer, photographs: Tensor, sides: tup
     for side in sides:
         parts = []
         for batch in photographs.split(max(1, PIXELS_AT_ONCE // side**2)):
-            small = np.stack([square(Image.fromarray(picture), side) for picture in batch[:, 0].numpy()])
+            small = np.stack([centre_square(Image.fromarray(picture), side) for picture in batch[:, 0].numpy()])
             pixels = torch.from_numpy(small)[:, None].to(device)
             parts.append(psnr(small[:, None], tokenizer.reconstruct(pixels).cpu())[:, 0])
         found[side] = np.concatenate(parts)
