@@ -196,6 +196,23 @@ def test_broken_files_get_one_sentence(tmp_path, kind):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:abc\nsize 123\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html><html>Sign in to download</html>", "a web page"),
+        (b"\xef\xbb\xbf\r\n  <HTML lang=en><body>Quota exceeded", "a web page"),
+        (b"<?xml version='1.0'?>\n<!-- saved -->\n<!doctype HTML>", "a web page"),
+    ],
+    ids=["pointer", "page", "capitals", "prolog"],
+)
+def test_what_a_download_left_is_named(tmp_path, content, found):
+    (tmp_path / "model.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"model\.ckpt is {found}.*; (run|download) ") as caught:
+        read_checkpoint(tmp_path / "model.ckpt")
+    assert "\n" not in str(caught.value)
+
+
 def test_other_archives_get_one_sentence(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("hello.txt", "hi")
