@@ -321,6 +321,21 @@ def test_the_answer_tells_where_the_time_went(post: Post) -> None:
     assert ready.decode_ms == 0
 
 
+@pytest.mark.parametrize(
+    ("codes", "words"),
+    [
+        ({"latents": np.zeros((1, 2, 2, 4), "<f4")}, "3 channels"),
+        ({"tokens": np.zeros((1, 2, 2), "<u2")}, "only tokens came"),
+        ({"latents": np.zeros((1, 2, 2), "<f4")}, ""),
+    ],
+)
+def test_a_vae_decodes_its_own_latents_only(http: httpx.Client, codes: dict[str, NDArray[Any]], words: str) -> None:
+    body = msgpack.packb({"bundle": VAE.hash} | {name: pack_tensor(value) for name, value in codes.items()})
+    refused = http.post("/decode", content=body, headers={"Content-Type": MSGPACK})
+    assert (refused.status_code, refused.json()["code"]) == (422, "invalid-tensor")
+    assert words in refused.json()["detail"]
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_latents_must_be_finite(http: httpx.Client, value: float) -> None:
     latents = np.zeros((1, 2, 2, 3), "<f4")

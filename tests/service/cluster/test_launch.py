@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cluster_service import free_port
@@ -54,3 +56,27 @@ def test_the_builder_takes_settings_and_nothing_else(bundle: Path) -> None:
     build({"bundles": [str(bundle)], "tokenizer_replicas": 3, "device": "cpu"})
     with pytest.raises(ValueError, match="colour"):
         build({"bundles": [str(bundle)], "colour": "blue"})
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_ray_is_asked_for_what_the_settings_say(bundle: Path, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, dict[str, Any]] = {}
+
+    def deployment(**options: Any) -> Any:
+        def named(cls: type) -> Any:
+            asked[cls.__name__] = options
+            return SimpleNamespace(bind=lambda *arguments: arguments)
+
+        return named
+
+    monkeypatch.setattr(app.serve, "deployment", deployment)
+    settings = {"tokenizer_replicas": 3, "ingress_replicas": 4, "request_seconds": 7.0, "device": device}
+    tokenizer, _ = build({"bundles": [str(bundle)], **settings})
+    assert tokenizer[0].device == device
+    assert tokenizer[0].bundles == (bundle.resolve(),)
+    assert (asked["Tokenizer"]["num_replicas"], asked["Ingress"]["num_replicas"]) == (3, 4)
+    assert asked["Tokenizer"]["ray_actor_options"]["num_gpus"] == (device == "cuda")
+    assert "num_gpus" not in asked["Ingress"]["ray_actor_options"]
+    for options in asked.values():  # a request that has begun is answered before its replica goes
+        assert options["graceful_shutdown_timeout_s"] == 7.0
+        assert options["ray_actor_options"]["num_cpus"] < 1

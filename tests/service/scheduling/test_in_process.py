@@ -171,6 +171,23 @@ async def test_vq_answers_are_the_networks(backend: LocalBackend, bundles: list[
     np.testing.assert_array_equal((await backend.reconstruct("vq", PIXELS)).pixels, pixels)
 
 
+async def test_bfloat16_rounds_the_network_and_not_the_answers(bundles: list[Path]) -> None:
+    engine = Engine(bundles, "cpu", "bfloat16", 1)
+    assert {card.dtype for card in engine.cards} == {"bfloat16"}
+    exact = load_bundle(bundles[1]).tokenizer
+    backend = LocalBackend(engine.cards, engine.run, SETTINGS, Work())
+    encoded = await backend.encode("vae", PIXELS, "latents")
+    decoded = await backend.decode("vae", encoded.latents, (6, 21, 35))
+    backend.close()
+    with torch.inference_mode():
+        latents = exact.encode(torch.from_numpy(PIXELS)[None])[0].numpy()
+        pixels = exact.decode(torch.from_numpy(encoded.latents)[None], (6, 21, 35))[0].numpy()
+    assert encoded.latents is not None
+    assert encoded.latents.dtype == np.float32
+    assert 0 < np.abs(encoded.latents - latents).max() < 0.05
+    assert 0 < np.abs(decoded.pixels.astype(int) - pixels).max() < 10
+
+
 async def test_vae_answers_are_the_networks(backend: LocalBackend, bundles: list[Path]) -> None:
     tokenizer = load_bundle(bundles[1]).tokenizer
     with torch.inference_mode():
