@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-_BT709, _UNSPECIFIED, _BT601 = 1, 2, 5  # matrices of ITU-T H.273
+from media import wide_colour
+
+# Matrices of ITU-T H.273.
+_BT709, UNSPECIFIED, _BT601 = 1, 2, 5
 # Above these sides players take frames without a tag for high definition.
 _SD_WIDTH, _SD_HEIGHT = 1279, 576
 
@@ -44,15 +48,59 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     return picture.convert("RGB")
 
 
-def assumed_matrix(frame: Any) -> int | None:
-    """Return the matrix that players assume for a frame without a tag; None for one that has a tag."""
-    if frame.colorspace != _UNSPECIFIED:
-        return None
-    return _BT709 if frame.width > _SD_WIDTH or frame.height > _SD_HEIGHT else _BT601
+@dataclass(frozen=True)
+class Tags:
+    """The colour space of a clip in the code points of ITU-T H.273, 2 for unspecified.
+
+    Args:
+        matrix: of luma and chroma; where a file states none, what players assume.
+        is_matrix_assumed: the file states none.
+        primaries, transfer: of the colours.
+    """
+
+    matrix: int
+    is_matrix_assumed: bool
+    primaries: int
+    transfer: int
+
+    @property
+    def is_wide(self) -> bool:
+        """Return whether the colours go beyond sRGB in gamut or in range."""
+        return self.transfer in wide_colour.RANGES or self.primaries in wide_colour.WIDE_PRIMARIES
 
 
-def frame_rgb(frame: Any) -> NDArray[np.uint8]:
-    """Convert a decoded frame of a clip to uint8 sRGB (H, W, 3), on white where there is alpha."""
+def tags_of(frame: Any, context: Any) -> Tags:
+    """Return the colour space of a frame.
+
+    Args:
+        frame: PyAV's; its tags are those of the video stream itself.
+        context: PyAV's codec context, whose tags may come from the container.
+    """
+    matrix, primaries, transfer = (
+        next((value for value in values if value != UNSPECIFIED), UNSPECIFIED)
+        for values in (
+            (frame.colorspace, context.colorspace),
+            (frame.color_primaries, context.color_primaries),
+            (frame.color_trc, context.color_trc),
+        )
+    )
+    is_assumed = matrix == UNSPECIFIED
+    if transfer in wide_colour.RANGES and primaries == UNSPECIFIED:
+        primaries = wide_colour.BT2020
+    if is_assumed:
+        is_hd = frame.width > _SD_WIDTH or frame.height > _SD_HEIGHT
+        matrix = wide_colour.BT2020 if transfer in wide_colour.RANGES else _BT709 if is_hd else _BT601
+    return Tags(matrix, is_assumed, primaries, transfer)
+
+
+def frame_rgb(frame: Any, tags: Tags) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """Convert a decoded frame of a clip to RGB (H, W, 3), on white where there is alpha.
+
+    Returns:
+        uint8 sRGB; or uint16 where `tags.is_wide`, to be resampled and then made sRGB by `wide_colour`.
+    """
     has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", src_colorspace=assumed_matrix(frame), threads=1)
+    kind = "rgba" if has_alpha else "rgb48le" if tags.is_wide else "rgb24"
+    matrix = None if frame.colorspace == tags.matrix else tags.matrix
+    pixels = frame.to_ndarray(format=kind, src_colorspace=matrix, threads=1)
     return np.asarray(on_white(Image.fromarray(pixels))) if has_alpha else pixels

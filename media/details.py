@@ -9,13 +9,22 @@ from typing import Any
 
 from PIL import Image, ImageCms
 
-from media.colour import assumed_matrix
+from media.colour import UNSPECIFIED, Tags
+from media.wide_colour import RANGES
 
 # Names of the code points of ITU-T H.273.
-_STANDARDS = {1: "BT.709", 5: "BT.601", 6: "BT.601", 7: "SMPTE 240M", 9: "BT.2020", 10: "BT.2020 constant luminance"}
+_STANDARDS = {
+    1: "BT.709",
+    5: "BT.601",
+    6: "BT.601",
+    7: "SMPTE 240M",
+    9: "BT.2020",
+    10: "BT.2020 constant luminance",
+    11: "DCI-P3",
+    12: "Display P3",
+}
 _TRANSFERS = {1: "BT.709", 6: "BT.601", 13: "sRGB", 14: "BT.2020", 15: "BT.2020", 16: "PQ", 18: "HLG"}
 _RANGES = {1: "limited range", 2: "full range"}
-_UNSPECIFIED = 2
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,7 @@ def of_picture(image: Image.Image, orientation: str) -> FileDetails:
     return FileDetails(str(image.format), image.height, image.width, orientation, colour, is_animated=is_animated)
 
 
-def of_clip(container: Any, frame: Any, orientation: str, aspect: Fraction) -> FileDetails:
+def of_clip(container: Any, frame: Any, orientation: str, aspect: Fraction, tags: Tags) -> FileDetails:
     """Describe an opened clip by its first kept frame.
 
     Args:
@@ -56,14 +65,16 @@ def of_clip(container: Any, frame: Any, orientation: str, aspect: Fraction) -> F
         frame: PyAV's.
         orientation: how the frame is turned and mirrored.
         aspect: width of a stored pixel over its height.
+        tags: of its colour space.
     """
-    matrix = assumed_matrix(frame)
+    matrix = _tag("matrix", tags.matrix, _STANDARDS)
     parts = [
         frame.format.name,
-        f"no matrix, taken for {_STANDARDS[matrix]}" if matrix else _tag("matrix", frame.colorspace, _STANDARDS),
-        _tag("primaries", frame.color_primaries, _STANDARDS),
-        _tag("transfer", frame.color_trc, _TRANSFERS),
+        f"no matrix, taken for {_STANDARDS[tags.matrix]}" if tags.is_matrix_assumed else matrix,
+        _tag("primaries", tags.primaries, _STANDARDS),
+        _tag("transfer", tags.transfer, _TRANSFERS),
         _RANGES.get(frame.color_range),
+        "tone-mapped to sRGB" if tags.transfer in RANGES else "converted to sRGB" if tags.is_wide else None,
     ]
     colour = ", ".join(filter(None, parts))
     return FileDetails(container.format.long_name, frame.height, frame.width, orientation, colour, aspect)
@@ -83,4 +94,4 @@ def _profile(profile: bytes) -> str:
 
 
 def _tag(name: str, value: int, names: dict[int, str]) -> str | None:
-    return None if value == _UNSPECIFIED else f"{name} {names.get(value, value)}"
+    return None if value == UNSPECIFIED else f"{name} {names.get(value, value)}"

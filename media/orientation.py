@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from struct import Struct
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,8 @@ class Orientation(NamedTuple):
         """Return the shown (height, width) of stored ones."""
         return (width, height) if self.swap else (height, width)
 
-    def frame(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Turn and mirror a frame: uint8 (H, W, C) to the same, contiguous."""
+    def frame(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Turn and mirror a frame: (H, W, C) to the same, contiguous."""
         if self.swap:
             pixels = pixels.swapaxes(0, 1)
         return np.ascontiguousarray(pixels[:: -1 if self.rows else 1, :: -1 if self.columns else 1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from media.types import Fit, Preprocess
 if TYPE_CHECKING:
     from media.limits import MediaLimits
 
+Depth = TypeVar("Depth", np.uint8, np.uint16)
 Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels of the source
 
 # Pillow first shrinks by whole factors while the picture stays this much larger than asked: fast, and hardly visible.
@@ -63,26 +64,31 @@ class Plan:
         )
         return picture.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
 
-    def frame(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def frame(self, pixels: NDArray[Depth]) -> NDArray[Depth]:
         """Resample and pad one frame.
 
         Args:
-            pixels: uint8 RGB (H, W, 3), upright.
+            pixels: uint8 or uint16 RGB (H, W, 3), upright.
 
         Returns:
-            uint8 RGB, contiguous, of size `out`.
+            RGB of the same type, contiguous, of size `out`.
         """
         if pixels.shape[:2] != self.target or (self.height, self.width) != self.target:
-            pixels = np.asarray(self.image(Image.fromarray(pixels)))
+            if pixels.dtype == np.uint8:
+                pixels = np.asarray(self.image(Image.fromarray(pixels)))
+            else:  # Pillow has no deep colours, but floating-point greys
+                channels = [Image.fromarray(pixels[..., channel].astype(np.float32)) for channel in range(3)]
+                resampled = np.stack([np.asarray(self.image(channel)) for channel in channels], -1)
+                pixels = resampled.round().clip(0, 0xFFFF).astype(pixels.dtype)
         return self.pad(pixels)
 
-    def pad(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Lay a frame of size `target` into its black surround; uint8 RGB (H, W, 3) to the same, of size `out`."""
+    def pad(self, pixels: NDArray[Depth]) -> NDArray[Depth]:
+        """Lay a frame of size `target` into its black surround: RGB (H, W, 3) to the same, of size `out`."""
         place = self.preprocess.pad
         if place is None:
             return np.ascontiguousarray(pixels)
         top, left, height, width = place
-        canvas = np.zeros((height, width, 3), np.uint8)
+        canvas = np.zeros((height, width, 3), pixels.dtype)
         canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         return canvas
 

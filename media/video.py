@@ -15,8 +15,8 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
-from media import details, timestamps
-from media.colour import frame_rgb
+from media import details, timestamps, wide_colour
+from media.colour import frame_rgb, tags_of
 from media.container import codec_name, decoder, open_container, pixel_aspect, squared, video_stream
 from media.errors import MediaError
 from media.frame_reader import FrameReader, choose
@@ -126,17 +126,20 @@ class ClipReader(FrameReader):
                 mark = number if timeline.by_number else frame.pts
                 if mark is None or mark < targets[position]:
                     continue
-                how = orientation(frame)
-                pixels = how.frame(frame_rgb(frame))
+                how, tags = orientation(frame), tags_of(frame, stream.codec_context)
+                pixels = how.frame(frame_rgb(frame, tags))
                 if self._plan is None:
                     height, width = squared(frame.height, frame.width, self._survey.aspect)
                     check_picture(self._limits, height, width, is_video=True)
                     size, fit = self._options.size, self._options.fit
-                    self._details = details.of_clip(container, frame, str(how), self._survey.aspect)
+                    self._details = details.of_clip(container, frame, str(how), self._survey.aspect, tags)
                     self._plan = plan(*how.size(height, width), size, fit, self._limits, self._place)
                 copies = bisect_right(targets, targets[position]) - position
                 self._sampled += [timeline.times[bisect_left(timeline.marks, mark)]] * copies
-                yield from repeat(self._plan.frame(pixels), copies)
+                shown = self._plan.frame(pixels)
+                if shown.dtype == np.uint16:
+                    shown = wide_colour.to_srgb(shown, tags.transfer, tags.primaries)
+                yield from repeat(shown, copies)
                 # A frame that never came must not shift the ones after it.
                 position = max(position + copies, bisect_right(targets, mark))
                 if position >= len(targets):
