@@ -52,7 +52,7 @@ class Settings(BaseSettings):
     bundles: tuple[Path, ...] = Field(
         (Path("bundles/demo-vq"),), description="bundle folders; the first is the default"
     )
-    host: str = Field("127.0.0.1", description="address to listen on; loopback unless a firewall stands in front")
+    host: str = Field("127.0.0.1", description="address to listen on; loopback, unless a firewall protects it")
     port: int = Field(8000, ge=0, le=65535, description="port of the API")
     cors_origins: tuple[Origin, ...] = Field(
         (), description='origins whose pages may call the API from a browser, such as "https://app.example", or "*"'

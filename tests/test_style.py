@@ -1,4 +1,4 @@
-"""Style laws of CONTRIBUTING.md that no linter knows: openings of docstrings, and the length of modules."""
+"""Style laws of CONTRIBUTING.md that no linter knows: openings of docstrings, length of modules, words of pages."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 PRODUCT = ("benchmarks", "deploy", "docs", "kernels", "media", "model", "service", "training")
 MAX_LINES = 400
 OPENING = re.compile(r"(What|How|Whether|Which)\b")
+STALE_WORDS = re.compile(r"\b(told|tells?|kin|lies|stands|beside|in turn|is no)\b")
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -30,3 +31,10 @@ def test_modules_stay_short() -> None:
     modules = (path for package in PRODUCT for path in (ROOT / package).rglob("*.py"))
     lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in modules}
     assert not {name: length for name, length in lengths.items() if length >= MAX_LINES}
+
+
+def test_pages_use_plain_words() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    lines = [(page, line) for page in pages for line in page.read_text(encoding="utf-8").splitlines()]
+    found = [f"{page.relative_to(ROOT)}: {line}" for page, line in lines if STALE_WORDS.search(line)]
+    assert not [line for line in found if "`" not in line]  # code spans name what was
