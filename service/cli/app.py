@@ -11,17 +11,15 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from media.errors import MediaError
 from service.cli.convert import convert
 from service.cli.decode import decode
 from service.cli.encode import encode
-from service.cli.errors import CommandError
+from service.cli.errors import EXPECTED, sentence
 from service.cli.inspect import inspect
 from service.cli.models import models
 from service.cli.plugins import Commands
 from service.cli.reconstruct import reconstruct
 from service.cli.serve import serve
-from service.errors import ProblemError
 
 app = typer.Typer(
     name="omnitok",
@@ -41,18 +39,12 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
-    except CommandError as error:
-        _fail(str(error))
-    except (MediaError, ProblemError) as error:
-        _fail("; ".join([error.detail, *(f"{entry['pointer']}: {entry['detail']}" for entry in error.errors)]))
-    except MemoryError:
-        _fail("the memory of this machine does not suffice; use a smaller --size or fewer --frames")
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+    except EXPECTED as error:
+        _fail(sentence(error))
 
 
-def _fail(sentence: str) -> NoReturn:
-    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), sentence))
+def _fail(text: str) -> NoReturn:
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), text))
     sys.exit(1)
 
 

@@ -1,4 +1,4 @@
-"""`omnitok decode`: a file of tokens or latents becomes a picture, a clip or an array of pixels."""
+"""`omnitok decode`: files of tokens or latents become pictures, clips or arrays of pixels."""
 
 from __future__ import annotations
 
@@ -8,80 +8,59 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.errors import CommandError
-from service.cli.options import (
-    PIXEL_SUFFIXES,
-    BundleOption,
-    DeviceOption,
-    ModelOption,
-    ServerOption,
-    choose_bundle,
-    refuse_both,
-    type_of,
-)
+from service.cli.options import PIXEL_SUFFIXES, RESULT_SUFFIXES, Place, SkipOption, grouped
+from service.operations.options import DecodeOptions
 
 if TYPE_CHECKING:
-    from service.cli.options import Device
+    from service.cli.batch import Source
     from service.formats.result import EncodeResult
 
 
+@grouped(without={"bundle"})
 def decode(
-    tokens: Annotated[Path, typer.Argument(help="What `omnitok encode` or the service wrote.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help=f"File to write: {', '.join(PIXEL_SUFFIXES)}.")],
-    bundle: BundleOption = None,
-    server: ServerOption = None,
-    model: ModelOption = None,
-    fps: Annotated[
-        float | None, typer.Option(min=0.1, max=240, help="Frames per second. [default: those of the source, or 25]")
+    tokens: Annotated[
+        list[Path],
+        typer.Argument(help="What `omnitok encode` or the service wrote, folders of it, or - for standard input."),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help=f"File ({', '.join(PIXEL_SUFFIXES)}), folder, or - for standard output.")
+    ],
+    place: Place,
+    options: DecodeOptions,
+    format: Annotated[
+        str | None,
+        typer.Option(help="png, webp, mp4, npy ...", show_default="by the file, or png of pictures, mp4 of clips"),
     ] = None,
-    device: DeviceOption = "auto",
+    skip_existing: SkipOption = False,
 ) -> None:
-    """Decode tokens or latents into an image or a video."""
-    refuse_both(server, bundle, model)
-    media_type = type_of(out, PIXEL_SUFFIXES, "--out")
-    result = _read_result(tokens)
-    if server is not None:
-        _decode_remotely(result, server, model, out, media_type, fps)
-    else:
-        _decode_here(result, choose_bundle(bundle), device, out, fps)
+    """Decode tokens or latents into images or videos."""
+    place.check(options.model)
 
     from rich.console import Console
 
-    Console(highlight=False, soft_wrap=True).print(f"{out}: {out.stat().st_size} bytes")
+    from service.cli.batch import STANDARD, gather
+    from service.cli.destination import Destination
+    from service.cli.tokenizers import opened
+
+    def work(source: Source) -> None:
+        result = _read(source)
+        target = tokenizer.decode(source, result, options, lambda frames: destination.of_pixels(source, frames))
+        size = "" if target.path == STANDARD else f": {target.path.stat().st_size} bytes"
+        console.print(f"{target.path}{size}", markup=False)
+
+    console = Console(stderr=out == STANDARD, highlight=False, soft_wrap=True)
+    with gather(tokens, lambda path: path.suffix.lower() in RESULT_SUFFIXES, "a file of tokens by its name") as batch:
+        destination = Destination(out, PIXEL_SUFFIXES, format, batch, skip_existing)
+        with opened(place) as tokenizer:
+            batch.run(work)
 
 
-def _read_result(path: Path) -> EncodeResult:
+def _read(source: Source) -> EncodeResult:
     """Read the tokens or latents in a file, whatever its suffix."""
     from service.errors import ProblemError
     from service.formats.codes import read_codes
 
     try:
-        return read_codes(path.read_bytes())
+        return read_codes(source.path.read_bytes())
     except ProblemError as error:
-        raise CommandError(f"{path} is not a sound file of tokens: {error.detail}") from error
-
-
-def _decode_here(result: EncodeResult, bundle: Path, device: Device, out: Path, fps: float | None) -> None:
-    from service.cli.offline import LocalTokenizer
-    from service.cli.outputs import writing_pixels
-    from service.cli.progress import tracked
-    from service.operations.decode import plan_decode
-    from service.operations.options import DecodeOptions
-
-    tokenizer = LocalTokenizer(bundle, device)
-    plan = plan_decode([tokenizer.card], result, DecodeOptions(fps=fps))
-    frames = plan.size[0]
-    with writing_pixels(out, frames, plan.fps) as write:
-        for part in tracked(tokenizer.decode(plan), f"decoding to {out.name}", frames, len):
-            write(part)
-
-
-def _decode_remotely(
-    result: EncodeResult, server: str, model: str | None, out: Path, media_type: str, fps: float | None
-) -> None:
-    from service.cli.atomic_write import replacing
-    from service.cli.remote import client, query
-
-    with client(server) as connection:
-        data = connection.decode(result, accept=media_type, **query({"model": model, "fps": fps}, None))
-    with replacing(out) as file:
-        file.write(data)
+        raise CommandError(f"{source.name} is not a sound file of tokens: {error.detail}") from error

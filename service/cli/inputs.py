@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from media.details import FileDetails
 from media.errors import MediaError
 from media.frame_reader import FrameReader, choose
+from media.media_types import HEAD_BYTES, sniff
 from media.reader import open_frames
 from media.resize import plan
 from media.types import MediaOptions, Preprocess, SourceInfo, View
@@ -22,6 +24,7 @@ from service.errors import ProblemError
 
 # The times of more frames than this would outgrow the headers of the files that carry them.
 MAX_TIMES = 2048
+ARRAY_MAGIC = b"\x93NUMPY"
 
 
 class ArrayReader(FrameReader):
@@ -32,20 +35,21 @@ class ArrayReader(FrameReader):
         options: size, sampling; an array has no times, so no window.
 
     Raises:
-        CommandError: the file holds no pixels, or the options ask for times.
+        ProblemError: the file holds no pixels, or the options ask for times.
     """
 
     def __init__(self, file: BinaryIO, options: MediaOptions) -> None:
         if options.start_s is not None or options.end_s is not None:
-            raise CommandError("a .npy file has no times, so --start and --end do not apply")
+            raise ProblemError("invalid-options", "an array has no times, so --start and --end do not apply")
         try:
             array = np.load(file.name, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
-            raise CommandError(f"{file.name} is not a .npy file of plain numbers: {error}") from error
+            raise ProblemError("malformed-body", f"this is not a .npy file of plain numbers: {error}") from error
         if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
-            raise CommandError(
-                f"{file.name} holds {array.dtype} {array.shape}; "
-                "pixels are uint8 of shape (H, W, 3) or (T, H, W, 3), none of them 0"
+            raise ProblemError(
+                "invalid-tensor",
+                f"the array is {array.dtype} {array.shape}; "
+                "pixels are uint8 of shape (H, W, 3) or (T, H, W, 3), none of them 0",
             )
         self.is_video = array.ndim == 4
         self._pixels = array if self.is_video else array[None]
@@ -73,8 +77,13 @@ class ArrayReader(FrameReader):
 
 
 @contextmanager
-def open_media(path: Path, options: MediaOptions) -> Iterator[FrameReader]:
+def open_media(path: Path, options: MediaOptions, name: str | None = None) -> Iterator[FrameReader]:
     """Open an image, a video or a `.npy` file for reading frame by frame.
+
+    Args:
+        path: the file.
+        options: what to read of it.
+        name: its name in errors, where that is not its path.
 
     Raises:
         CommandError: the file cannot be used, and why; iterating raises it too.
@@ -84,12 +93,32 @@ def open_media(path: Path, options: MediaOptions) -> Iterator[FrameReader]:
         with path.open("rb") as file:
             yield ArrayReader(file, options) if is_array(path) else open_frames(file, None, options)
     except (MediaError, ProblemError) as error:
-        raise CommandError(f"{path}: {error.detail}") from error
+        raise CommandError(f"{name or path}: {error.detail}") from error
 
 
 def is_array(path: Path) -> bool:
-    """Return whether a path names an array of pixels."""
-    return path.suffix.lower() == ".npy"
+    """Return whether a file is a NumPy array.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return _head(path).startswith(ARRAY_MAGIC)
+
+
+def is_media(path: Path) -> bool:
+    """Return whether a file is a picture, a clip or an array, or claims to be one by its name.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    head = _head(path)
+    claim = mimetypes.guess_type(path.name)[0] or ""
+    return sniff(head) is not None or head.startswith(ARRAY_MAGIC) or claim.startswith(("image/", "video/"))
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
 
 
 def rate(reader: FrameReader) -> float | None:

@@ -8,97 +8,89 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.errors import CommandError
-from service.cli.options import (
-    MEDIA_HELP,
-    AnimatedOption,
-    EndOption,
-    FitOption,
-    FramesOption,
-    SamplingOption,
-    SizeOption,
-    StartOption,
-    StrideOption,
-    media_options,
-    type_of,
-)
+from service.cli.options import MEDIA_HELP, grouped
+from service.operations.options import MediaRequest
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from media.frame_reader import FrameReader
     from media.types import MediaOptions
+    from service.cli.batch import Source
     from service.cli.contact_sheet import ContactSheet
 
 
+@grouped(without={"model"})
 def inspect(
     media: Annotated[list[Path], typer.Argument(help=MEDIA_HELP)],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for FILE.npy of each file: uint8 (T, H, W, 3).")],
+    options: MediaRequest,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet to write, a .png.")] = None,
-    size: SizeOption = None,
-    fit: FitOption = "cover",
-    frames: FramesOption = None,
-    sampling: SamplingOption = "first",
-    stride: StrideOption = 1,
-    start: StartOption = None,
-    end: EndOption = None,
-    animated: AnimatedOption = False,
 ) -> None:
     """Show what the network is fed: write the pixels of every file, and print how they were read."""
-    options = media_options(size, fit, frames, sampling, stride, start, end, animated)
-    if sheet is not None:
-        type_of(sheet, {".png": "image/png"}, "--sheet")
+    if sheet is not None and sheet.suffix.lower() != ".png":
+        raise typer.BadParameter(f"{sheet.name!r} does not end in .png.", param_hint="--sheet")
 
     from rich.console import Console
     from rich.text import Text
 
     from service.cli.atomic_write import replacing
+    from service.cli.batch import gather
     from service.cli.contact_sheet import ContactSheet
+    from service.cli.inputs import is_media
 
     console, rows = Console(highlight=False, soft_wrap=True), ContactSheet()
-    out.mkdir(parents=True, exist_ok=True)
     written: set[Path] = set()
     failed = 0
-    for path in media:
-        array = out / f"{path.name}.npy"
-        try:
-            if array in written:
-                raise CommandError(f"{path}: another file of this name was written to {array}.")
-            _inspect(path, options, array, console, rows)
-            written.add(array)
-        except (CommandError, OSError) as error:
-            failed += 1
-            console.print(Text.assemble((f"{path}\n", "bold"), ("  error        ", "bold red"), str(error)))
-            rows.add(str(error), [], "red")
+    with gather(media, is_media, "a picture or a clip") as batch:
+        for source in batch.sources:
+            array = out / source.place.with_name(f"{source.place.name}.npy")
+            try:
+                if array in written:
+                    raise CommandError(f"{source.name}: another file of this name was written to {array}.")
+                _inspect(source, options.media(), array, console, rows)
+                written.add(array)
+            except (CommandError, OSError) as error:
+                failed += 1
+                console.print(Text.assemble((f"{source.name}\n", "bold"), ("  error        ", "bold red"), str(error)))
+                rows.add(str(error), [], "red")
+        for path in batch.skipped:
+            console.print(Text.assemble((f"{path}\n", "bold"), f"  skipped      {batch.reason}"))
     if sheet is not None:
         with replacing(sheet) as file:
             rows.image().save(file, "PNG")
     if failed:
-        raise CommandError(f"{failed} of {len(media)} files could not be read.")
+        raise CommandError(f"{failed} of {len(batch.sources)} files could not be read.")
 
 
-def _inspect(path: Path, options: MediaOptions, array: Path, console: Console, rows: ContactSheet) -> None:
+def _inspect(source: Source, options: MediaOptions, array: Path, console: Console, rows: ContactSheet) -> None:
     """Write one file's pixels, print its description and add its row to the sheet."""
     import numpy as np
     from rich.text import Text
 
     from service.cli.contact_sheet import THUMBS
+    from service.cli.destination import Target
     from service.cli.inputs import open_media
     from service.cli.outputs import writing_pixels
     from service.cli.progress import tracked
 
     kept, thumbs = 0, []
-    with open_media(path, options) as reader, writing_pixels(array, reader.expected, 1.0) as write:
+    target = Target(array, "application/x-npy")
+    with (
+        open_media(source.path, options, source.name) as reader,
+        writing_pixels(target, reader.expected, 1.0) as write,
+    ):
         shown = set(np.linspace(0, reader.expected - 1, THUMBS).round().astype(int).tolist())
-        for frame in tracked(reader, path.name, reader.expected):
+        for frame in tracked(reader, source.name, reader.expected):
             write(frame[None])
             if kept in shown:
                 thumbs.append(frame)
             kept += 1
     height, width = thumbs[0].shape[:2]
     lines = describe(reader, options, kept) | {"array": f"{array} ({kept}, {height}, {width}, 3)"}
-    text = Text.assemble((str(path), "bold"), *(f"\n  {name:<12} {line}" for name, line in lines.items()))
+    text = Text.assemble((source.name, "bold"), *(f"\n  {name:<12} {line}" for name, line in lines.items()))
     console.print(text)
-    rows.add(f"{path.name}: {kept} x {height}x{width}", thumbs)
+    rows.add(f"{source.place.name}: {kept} x {height}x{width}", thumbs)
 
 
 def describe(reader: FrameReader, options: MediaOptions, kept: int) -> dict[str, str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.errors import CommandError
-from service.cli.options import ServerOption, choose_bundle, refuse_both
+from service.cli.options import Place, ServerOption, choose_bundle
 
 if TYPE_CHECKING:
     from service.types import ModelCard
@@ -20,11 +20,12 @@ def models(
 ) -> None:
     """List the bundles of a service, or describe bundle folders."""
     if server is not None:
-        refuse_both(server, bundle[0] if bundle else None, None)
-        from service.cli.remote import client
+        Place(bundle[0] if bundle else None, server).check(None)
+        from service.cli.remote import failures
+        from service.client import Client
 
-        with client(server) as connection:
-            cards = connection.models()
+        with failures(), Client(server) as client:
+            cards = client.models()
     else:
         cards = _read(bundle or [choose_bundle(None)])
     _print(cards)

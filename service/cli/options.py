@@ -1,22 +1,24 @@
-"""Arguments and options that several commands share, and how they become typed values."""
+"""Options that several commands share, and their way from a typed group to the command line and back."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
+from pydantic import BaseModel, ValidationError
 
+from media.errors import MediaError
 from service.cli.errors import CommandError
-
-if TYPE_CHECKING:
-    from media.types import MediaOptions
+from service.formats.result import pointers
 
 DEFAULT_BUNDLE = Path("bundles/demo-vq")
-
-
-Fit = Literal["cover", "contain", "stretch"]
-Sampling = Literal["first", "uniform", "stride"]
 Device = Literal["auto", "cpu", "cuda"]
 
 PICTURE_SUFFIXES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
@@ -29,86 +31,78 @@ RESULT_SUFFIXES = {
     ".msgpack": "application/msgpack",
 }
 
-MEDIA_HELP = "Image, video, or .npy of uint8 (H, W, 3) or (T, H, W, 3)."
+MEDIA_HELP = "Images, videos, .npy of uint8 (H, W, 3) or (T, H, W, 3), folders of these, or - for standard input."
 
 BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", "-b", help=f"Bundle folder. [default: {DEFAULT_BUNDLE}]")
+    Path | None, typer.Option("--bundle", "-b", help="Bundle folder.", show_default=str(DEFAULT_BUNDLE))
 ]
 ServerOption = Annotated[str | None, typer.Option("--server", help="Work through the service at this URL.")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Model id, where --server serves several.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to run offline.")]
-SizeOption = Annotated[str | None, typer.Option("--size", help="Resize to N or HEIGHTxWIDTH pixels.")]
-FitOption = Annotated[Fit, typer.Option("--fit", help="How the picture fills --size.")]
-FramesOption = Annotated[int | None, typer.Option("--frames", min=1, help="Keep at most this many frames.")]
-SamplingOption = Annotated[Sampling, typer.Option("--sampling", help="Which frames --frames keeps.")]
-StrideOption = Annotated[int, typer.Option("--stride", min=1, help="Keep every n-th frame, with --sampling stride.")]
-StartOption = Annotated[
-    float | None, typer.Option("--start-s", "--start", min=0, help="Skip what comes before, seconds.")
-]
-EndOption = Annotated[float | None, typer.Option("--end-s", "--end", min=0, help="Stop here, seconds.")]
-AnimatedOption = Annotated[bool, typer.Option("--animated", help="Take an animated picture as a clip.")]
+SkipOption = Annotated[bool, typer.Option("--skip-existing", help="Leave inputs whose output is there already.")]
+
+# Shorter names of options that the service calls otherwise.
+ALIASES = {"start_s": "--start", "end_s": "--end"}
+KEYWORD = Parameter.KEYWORD_ONLY
+KINDS = {"integer": int, "number": float, "boolean": bool, "string": str}
 
 
-def type_of(path: Path, types: dict[str, str], option: str) -> str:
-    """The media type that a file's suffix stands for.
+@dataclass(frozen=True)
+class Place:
+    """The place where a tokenizer runs: a bundle on this machine, or a service."""
+
+    bundle: BundleOption = None
+    server: ServerOption = None
+    device: DeviceOption = "auto"
+
+    def check(self, model: str | None) -> None:
+        """Refuse options of offline work and of a server together.
+
+        Args:
+            model: id of a bundle of the server.
+
+        Raises:
+            typer.BadParameter: they are mixed.
+        """
+        if self.server is not None and self.bundle is not None:
+            raise typer.BadParameter("A server uses its own bundles; name one with --model.", param_hint="--bundle")
+        if self.server is None and model is not None:
+            raise typer.BadParameter("This names a model of a server; offline, use --bundle.", param_hint="--model")
+
+
+def grouped(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that puts the options of each group in place of the group, for typer.
+
+    A group is a parameter that is annotated with a dataclass, whose fields are annotated for typer, or with a pydantic
+    model, whose fields become options by its JSON schema. The command raises `typer.BadParameter` for values that do
+    not fit the model.
 
     Args:
-        path: the file to write.
-        types: media types by suffix.
-        option: where the path was given.
-
-    Raises:
-        typer.BadParameter: the suffix is none of these.
-        CommandError: there is no folder to write it into; told before any work is done.
+        without: fields of models that are not options.
     """
-    media_type = types.get(path.suffix.lower())
-    if media_type is None:
-        raise typer.BadParameter(f"{path.name!r} ends in none of {', '.join(types)}", param_hint=option)
-    if not path.parent.is_dir():
-        raise CommandError(f"{path.parent} is not a folder, so {path.name} cannot be written there")
-    return media_type
 
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        parameters = inspect.signature(command, eval_str=True).parameters
+        groups = {
+            name: parameter.annotation for name, parameter in parameters.items() if _is_group(parameter.annotation)
+        }
+        options = {name: _options(group, without) for name, group in groups.items()}
+        plain = [item.replace(kind=KEYWORD) for name, item in parameters.items() if name not in groups]
 
-def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Height and width of "128" or "96x128".
+        @wraps(command)
+        def run(**values: Any) -> None:
+            for name, group in groups.items():
+                values[name] = _made(group, {option.name: values.pop(option.name) for option in options[name]})
+            command(**values)
 
-    Raises:
-        typer.BadParameter: it is neither.
-    """
-    if text is None:
-        return None
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{text!r} is neither N nor HEIGHTxWIDTH, such as 128 or 96x128", param_hint="--size")
-    return int(parts[0]), int(parts[-1])
+        run.__signature__ = inspect.Signature([*plain, *chain(*options.values())])  # type: ignore[attr-defined]
+        run.__annotations__ = {}
+        return run
 
-
-def media_options(
-    size: str | None,
-    fit: Fit,
-    frames: int | None,
-    sampling: Sampling,
-    stride: int,
-    start: float | None,
-    end: float | None,
-    animated: bool,
-) -> MediaOptions:
-    """The options of the media commands as one value.
-
-    Raises:
-        typer.BadParameter: they contradict each other.
-    """
-    from media.types import MediaOptions
-
-    if stride != 1 and sampling != "stride":
-        raise typer.BadParameter("a stride needs --sampling stride", param_hint="--stride")
-    if end is not None and end <= (start or 0.0):
-        raise typer.BadParameter("the end must be later than the start", param_hint="--end")
-    return MediaOptions(parse_size(size), fit, frames, sampling, stride, start, end, animated)
+    return decorate
 
 
 def choose_bundle(bundle: Path | None) -> Path:
-    """The bundle that was named, or the default one.
+    """Return the bundle that was named, or the default one.
 
     Raises:
         CommandError: none was named and the default one is not there.
@@ -120,9 +114,48 @@ def choose_bundle(bundle: Path | None) -> Path:
     return DEFAULT_BUNDLE
 
 
-def refuse_both(server: str | None, bundle: Path | None, model: str | None) -> None:
-    """Raises `typer.BadParameter` when options of offline work and of a server are mixed."""
-    if server is not None and bundle is not None:
-        raise typer.BadParameter("a server uses its own bundles; name one of them with --model", param_hint="--bundle")
-    if server is None and model is not None:
-        raise typer.BadParameter("this names a model of a server; offline, use --bundle", param_hint="--model")
+def _is_group(annotation: Any) -> bool:
+    return isinstance(annotation, type) and (is_dataclass(annotation) or issubclass(annotation, BaseModel))
+
+
+def _options(group: Any, without: Collection[str]) -> list[Parameter]:
+    if issubclass(group, BaseModel):
+        schemas = group.model_json_schema()["properties"].items()
+        return [_option(name, schema) for name, schema in schemas if name not in without]
+    hints = get_type_hints(group, include_extras=True)
+    return [Parameter(item.name, KEYWORD, default=item.default, annotation=hints[item.name]) for item in fields(group)]
+
+
+def _option(name: str, schema: dict[str, Any]) -> Parameter:
+    """Return the option of a model's field; its value is None, or False of a flag, where it is not given."""
+    choice = next(item for item in schema.get("anyOf", [schema]) if item["type"] != "null")
+    kind: Any = Literal[tuple(choice["enum"])] if "enum" in choice else KINDS[choice["type"]]
+    text, default = (schema | choice)["description"], schema.get("default")
+    option = typer.Option(
+        _flag(name),
+        *([ALIASES[name]] if name in ALIASES else []),
+        min=choice.get("minimum"),
+        max=choice.get("maximum"),
+        help=f"{text[0].upper()}{text[1:]}.",
+        show_default=str(default) if default else False,
+    )
+    if kind is bool:
+        return Parameter(name, KEYWORD, default=False, annotation=Annotated[bool, option])
+    return Parameter(name, KEYWORD, default=None, annotation=Annotated[kind | None, option])
+
+
+def _made(group: Any, values: dict[str, Any]) -> Any:
+    if not issubclass(group, BaseModel):
+        return group(**values)
+    try:
+        return group.model_validate({name: value for name, value in values.items() if value not in (None, False)})
+    except ValidationError as error:
+        fault = pointers(error, group)[0]
+    except MediaError as error:
+        fault = error.errors[0]
+    name = fault["pointer"].strip("/").partition("/")[0]
+    raise typer.BadParameter(fault["detail"], param_hint=_flag(name) if name else None)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

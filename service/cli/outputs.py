@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
@@ -12,34 +11,43 @@ from numpy.typing import NDArray
 
 from media.write import VideoWriter, encode_image
 from service.cli.atomic_write import replacing
+from service.cli.destination import Target
 from service.cli.errors import CommandError
 from service.cli.options import ARRAY_SUFFIX, CLIP_SUFFIXES, PICTURE_SUFFIXES
 
+LOSSY = ("image/jpeg", "image/webp")
 Part = NDArray[np.uint8]  # (n, H, W, 3)
 
 
 @contextmanager
-def writing_pixels(path: Path, frames: int, fps: float) -> Iterator[Callable[[Part], None]]:
-    """A function that appends uint8 RGB parts (n, H, W, 3) to a file, which appears whole or not at all.
+def writing_pixels(
+    target: Target, frames: int, fps: float, quality: int | None = None
+) -> Iterator[Callable[[Part], None]]:
+    """Yield a function that appends uint8 RGB parts (n, H, W, 3) to a file, which appears whole or not at all.
 
     Args:
-        path: its suffix, one of `PIXEL_SUFFIXES`, says what to write.
+        target: the file and the media type to write, a value of `PIXEL_SUFFIXES`.
         frames: how many frames are expected.
         fps: frames per second of a clip.
+        quality: 1 to 100 for JPEG and WebP; None for the default.
 
     Raises:
-        CommandError: a clip is to become a picture, or the rate is out of range.
+        CommandError: a clip is to become a picture, or the rate or the quality does not apply.
     """
-    suffix = path.suffix.lower()
-    if suffix in PICTURE_SUFFIXES and frames != 1:
+    picture, clip = (target.media_type in table.values() for table in (PICTURE_SUFFIXES, CLIP_SUFFIXES))
+    if picture and frames != 1:
         others = ", ".join([*CLIP_SUFFIXES, ARRAY_SUFFIX])
-        raise CommandError(f"{path.name} holds one picture, and these are {frames} frames; write one of {others}")
-    with replacing(path) as file:
+        raise CommandError(
+            f"{target.path.name} holds one picture, and these are {frames} frames; write one of {others}"
+        )
+    if quality is not None and target.media_type not in LOSSY:
+        raise CommandError(f"a quality is for {' and '.join(LOSSY)}, and {target.path.name} is {target.media_type}")
+    with replacing(target.path) as file:
         sink: _Sink
-        if suffix in PICTURE_SUFFIXES:
-            sink = _Picture(file, PICTURE_SUFFIXES[suffix])
-        elif suffix in CLIP_SUFFIXES:
-            sink = _Clip(file, CLIP_SUFFIXES[suffix], fps)
+        if picture:
+            sink = _Picture(file, target.media_type, quality)
+        elif clip:
+            sink = _Clip(file, target.media_type, fps)
         else:
             sink = _Array(file)
         yield sink.write
@@ -57,11 +65,11 @@ class _Sink(Protocol):
 
 
 class _Picture:
-    def __init__(self, file: BinaryIO, media_type: str) -> None:
-        self._file, self._media_type = file, media_type
+    def __init__(self, file: BinaryIO, media_type: str, quality: int | None) -> None:
+        self._file, self._media_type, self._quality = file, media_type, quality
 
     def write(self, part: Part) -> None:
-        self._file.write(encode_image(part, self._media_type))
+        self._file.write(encode_image(part, self._media_type, self._quality))
 
     def close(self) -> None:
         pass

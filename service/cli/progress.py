@@ -33,7 +33,7 @@ def tracked(items: Iterable[Item], label: str, total: int, frames: Callable[[Ite
         frames: how many frames an item is.
     """
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _FramesPerSecond(),

@@ -10,76 +10,55 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.options import (
-    MEDIA_HELP,
-    PIXEL_SUFFIXES,
-    AnimatedOption,
-    BundleOption,
-    DeviceOption,
-    EndOption,
-    FitOption,
-    FramesOption,
-    ModelOption,
-    SamplingOption,
-    ServerOption,
-    SizeOption,
-    StartOption,
-    StrideOption,
-    choose_bundle,
-    media_options,
-    refuse_both,
-    type_of,
-)
+from service.cli.options import MEDIA_HELP, PIXEL_SUFFIXES, Place, grouped
+from service.operations.options import ReconstructOptions
 
 if TYPE_CHECKING:
     from media.frame_reader import FrameReader
-    from media.types import MediaOptions
+    from service.cli.batch import Source
+    from service.cli.destination import Destination
     from service.cli.outputs import Part
+    from service.cli.tokenizers import CommandTokenizer
 
-    Reconstruct = Callable[[FrameReader], Iterator[tuple[Part, Part]]]
+SUFFIXES = ", ".join(PIXEL_SUFFIXES)
 
 
+@grouped()
 def reconstruct(
-    media: Annotated[list[Path], typer.Argument(help=f"{MEDIA_HELP} One or more.")],
-    bundle: BundleOption = None,
-    server: ServerOption = None,
-    model: ModelOption = None,
+    media: Annotated[list[Path], typer.Argument(help=MEDIA_HELP)],
+    place: Place,
+    options: ReconstructOptions,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help=f"Write the reconstruction: {', '.join(PIXEL_SUFFIXES)}.")
+        Path | None, typer.Option("--out", "-o", help=f"Write the reconstruction: a file ({SUFFIXES}), folder, or -.")
     ] = None,
     side_by_side: Annotated[
         Path | None, typer.Option(help="Write the original beside the reconstruction, as one picture or clip.")
     ] = None,
-    size: SizeOption = None,
-    fit: FitOption = "cover",
-    frames: FramesOption = None,
-    sampling: SamplingOption = "first",
-    stride: StrideOption = 1,
-    start: StartOption = None,
-    end: EndOption = None,
-    animated: AnimatedOption = False,
-    device: DeviceOption = "auto",
+    format: Annotated[
+        str | None,
+        typer.Option(help="png, webp, mp4, npy ...", show_default="by the file, or png of pictures, mp4 of clips"),
+    ] = None,
 ) -> None:
     """Encode and decode images or videos, and print PSNR and SSIM, both averaged over frames."""
-    refuse_both(server, bundle, model)
-    for path, option in ((out, "--out"), (side_by_side, "--side-by-side")):
-        if path is not None:
-            type_of(path, PIXEL_SUFFIXES, option)
-            if len(media) > 1:
-                raise typer.BadParameter("it takes a single MEDIA", param_hint=option)
-    options = media_options(size, fit, frames, sampling, stride, start, end, animated)
+    place.check(options.model)
 
-    from service.cli.remote import reconstructing
+    from service.cli.batch import STANDARD, gather
+    from service.cli.destination import Destination
+    from service.cli.inputs import is_media
+    from service.cli.tokenizers import opened
 
-    with ExitStack() as stack:
-        if server is not None:
-            work = stack.enter_context(reconstructing(server, model))
-        else:
-            from service.cli.offline import LocalTokenizer
-
-            work = LocalTokenizer(choose_bundle(bundle), device).reconstruct
-        scores = [_score(path, options, work, out, side_by_side) for path in media]
-    _print(scores)
+    scores: list[Score] = []
+    with gather(media, is_media, "a picture or a clip") as batch:
+        copies, pairs = (
+            None if path is None else Destination(path, PIXEL_SUFFIXES, format, batch, option=option)
+            for path, option in ((out, "--out"), (side_by_side, "--side-by-side"))
+        )
+        with opened(place) as tokenizer:
+            try:
+                batch.run(lambda source: scores.append(_score(source, options, tokenizer, copies, pairs)))
+            finally:
+                if scores:
+                    _print(scores, to_stderr=STANDARD in (out, side_by_side))
 
 
 @dataclass
@@ -110,47 +89,58 @@ class Score:
             self.ssim += ssim(original, copy).tolist()
 
 
-def _score(path: Path, options: MediaOptions, work: Reconstruct, out: Path | None, side_by_side: Path | None) -> Score:
+def _score(
+    source: Source,
+    options: ReconstructOptions,
+    tokenizer: CommandTokenizer,
+    copies: Destination | None,
+    pairs: Destination | None,
+) -> Score:
     import numpy as np
 
     from service.cli.inputs import open_media
     from service.cli.progress import tracked
 
-    score = Score(path.name)
-    with open_media(path, options) as reader, ExitStack() as files:
-        write_copy = files.enter_context(_optional(out, reader, options))
-        write_both = files.enter_context(_optional(side_by_side, reader, options))
-        parts = work(reader)
-        for original, copy in tracked(parts, path.name, reader.expected, lambda part: len(part[0])):
+    score = Score(source.place.name)
+    with open_media(source.path, options.media(), source.name) as reader, ExitStack() as files:
+        write_copy = files.enter_context(_optional(copies, source, reader, options))
+        write_pair = files.enter_context(_optional(pairs, source, reader, options))
+        parts = tokenizer.reconstruct(reader, options.model)
+        for original, copy in tracked(parts, source.name, reader.expected, lambda part: len(part[0])):
             score.add(original, copy)
             write_copy(copy)
-            write_both(np.concatenate([original, copy], axis=2))
+            write_pair(np.concatenate([original, copy], axis=2))
     return score
 
 
 @contextmanager
-def _optional(path: Path | None, reader: FrameReader, options: MediaOptions) -> Iterator[Callable[[Part], None]]:
-    if path is None:
+def _optional(
+    destination: Destination | None, source: Source, reader: FrameReader, options: ReconstructOptions
+) -> Iterator[Callable[[Part], None]]:
+    if destination is None:
         yield lambda part: None
         return
     from service.cli.inputs import planned_rate
     from service.cli.outputs import writing_pixels
     from service.formats.pixels import DEFAULT_FPS
 
-    with writing_pixels(path, reader.expected, planned_rate(reader, options) or DEFAULT_FPS) as write:
+    target = destination.of_pixels(source, reader.expected)
+    fps = options.fps or planned_rate(reader, options.media()) or DEFAULT_FPS
+    with writing_pixels(target, reader.expected, fps, options.quality) as write:
         yield write
 
 
-def _print(scores: list[Score]) -> None:
+def _print(scores: list[Score], to_stderr: bool) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table("media", "frames", "pixels", "PSNR dB", "worst frame", "SSIM", highlight=False)
     for column in table.columns[1:]:
         column.justify = "right"
     for score in scores:
         table.add_row(
-            score.name,
+            Text(score.name),
             str(len(score.psnr)),
             f"{score.height}x{score.width}",
             f"{_mean(score.psnr):.2f}",
@@ -162,7 +152,7 @@ def _print(scores: list[Score]) -> None:
         measured = [_mean(score.ssim) for score in scores if score.ssim]
         psnr, ssim = _mean([_mean(score.psnr) for score in scores]), _mean(measured) if measured else None
         table.add_row("mean", "", "", f"{psnr:.2f}", "", "-" if ssim is None else f"{ssim:.4f}")
-    Console().print(table)
+    Console(stderr=to_stderr).print(table)
 
 
 def _mean(values: list[float]) -> float:

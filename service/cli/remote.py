@@ -1,68 +1,82 @@
-"""The command's side of working through a service."""
+"""Tokenizers of a service, as the commands see them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import BaseModel
 
 from media.frame_reader import FrameReader
-from media.types import MediaOptions
-from service.cli.errors import CommandError
-from service.cli.inputs import open_media
+from service.cli.atomic_write import replacing
+from service.cli.batch import Source
+from service.cli.destination import Target
+from service.cli.errors import CommandError, StopError
+from service.cli.inputs import is_array, open_media
 from service.cli.outputs import Part
+from service.cli.tokenizers import Choose
 from service.client import Client, ServiceError
+from service.formats.result import EncodeResult
+from service.operations.options import DecodeOptions, EncodeOptions
+
+# Refusals of the caller or of an option, which the next file would meet too.
+LASTING = frozenset({"unauthorized", "forbidden", "unknown-model", "invalid-options"})
 
 
-@contextmanager
-def client(server: str) -> Iterator[Client]:
-    """A client whose failures are told as the command's.
-
-    Raises:
-        CommandError: the service refused, failed, or could not be reached.
-    """
-    try:
-        with Client(server) as connection:
-            yield connection
-    except ServiceError as error:
-        raise CommandError(str(error)) from error
-
-
-def query(chosen: dict[str, Any], options: MediaOptions | None) -> Any:
-    """Options of a call, without those that are at their defaults.
+class ServiceTokenizer:
+    """The tokenizers of a service.
 
     Args:
-        chosen: values by name; None means not chosen.
-        options: how media becomes pixels; None for arrays, which are sent as they shall be encoded.
+        client: a connection to it.
     """
-    given = {name: value for name, value in chosen.items() if value is not None}
-    if options is None:
-        return given
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if field.default is MISSING or value != field.default:
-            given[field.name] = f"{value[0]}x{value[1]}" if field.name == "size" else value
-    return given
 
+    def __init__(self, client: Client) -> None:
+        self._client = client
 
-def read_array(path: Path, options: MediaOptions) -> NDArray[np.uint8]:
-    """The pixels of a file as they shall be encoded: uint8 (T, H, W, 3)."""
-    with open_media(path, options) as reader:
-        return np.stack(list(reader))
+    def encode(self, source: Source, options: EncodeOptions) -> EncodeResult:
+        with failures():
+            if not is_array(source.path):
+                return self._client.encode(source.path, **query(options))
+            with open_media(source.path, options.media(), source.name) as reader:
+                pixels = np.stack(list(reader))
+            # An array is encoded as it is, so that the options of media were for the reader.
+            chosen: Any = options.model_dump(include={"model", "output"}, exclude_none=True)
+            return self._client.encode(pixels, **chosen)
+
+    def decode(self, source: Source, result: EncodeResult, options: DecodeOptions, choose: Choose) -> Target:
+        target = choose(options.frames or (result.meta.size.frames if result.meta.size else result.grid[0]))
+        with failures():
+            data = self._client.decode(result, accept=target.media_type, **query(options))
+        with replacing(target.path) as file:
+            file.write(data)
+        return target
+
+    def reconstruct(self, reader: FrameReader, model: str | None) -> Iterator[tuple[Part, Part]]:
+        pixels = np.stack(list(reader))
+        chosen: Any = {} if model is None else {"model": model}
+        with failures():
+            yield pixels, self._client.reconstruct(pixels, **chosen)
 
 
 @contextmanager
-def reconstructing(server: str, model: str | None) -> Iterator[Callable[[FrameReader], Iterator[tuple[Part, Part]]]]:
-    """The service's `/reconstruct`, as frames to pairs of original and reconstruction."""
-    with client(server) as connection:
+def failures() -> Iterator[None]:
+    """Turn failures of calls into the command's.
 
-        def work(reader: FrameReader) -> Iterator[tuple[Part, Part]]:
-            pixels = np.stack(list(reader))
-            yield pixels, connection.reconstruct(pixels, **query({"model": model}, None))
+    Raises:
+        CommandError: the service refused, failed, or could not be reached; `StopError` where it would do so again.
+    """
+    try:
+        yield
+    except ServiceError as error:
+        lasting = error.status is None or error.code in LASTING
+        raise (StopError if lasting else CommandError)(str(error)) from error
 
-        yield work
+
+def query(options: BaseModel) -> Any:
+    """Return the options that were given, in the form of a call."""
+    given = options.model_dump(exclude_unset=True)
+    if size := given.get("size"):
+        given["size"] = f"{size[0]}x{size[1]}"
+    return given

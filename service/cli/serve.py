@@ -17,10 +17,10 @@ def serve(
         list[Path] | None,
         typer.Option("--bundle", "-b", help="Bundle folder; repeat for more, the default first."),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8000]")] = None,
-    replicas: Annotated[int | None, typer.Option(help="Tokenizer replicas: one per GPU. [default: 1]")] = None,
-    device: Annotated[Device | None, typer.Option(help="Where the tokenizers run. [default: auto]")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Tokenizer replicas: one per GPU.", show_default="1")] = None,
+    device: Annotated[Device | None, typer.Option(help="Where the tokenizers run.", show_default="auto")] = None,
 ) -> None:
     """Start the service and stay until Ctrl-C. What is not given here comes from OMNITOK_* variables."""
     from service.settings import Settings

@@ -14,7 +14,7 @@ from service.formats.result import Hash
 from service.types import Want
 
 MAX_SIDE = 8192
-MAX_FRAMES = 4096
+MAX_FRAMES = 2**20
 SIZE = re.compile(r"([1-9][0-9]{0,3})(?:x([1-9][0-9]{0,3}))?")
 
 

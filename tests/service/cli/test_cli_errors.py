@@ -18,6 +18,8 @@ Omnitok = Callable[..., Any]
 def broken(tmp_path_factory: pytest.TempPathFactory, media: Path) -> Path:
     """A folder of files that are no media."""
     folder = tmp_path_factory.mktemp("broken")
+    (folder / "nothing").mkdir()
+    (folder / "nothing" / ".hidden.png").write_bytes(b"")
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.mp4").write_text("this is not a video")
     (folder / "cut.png").write_bytes((media / "picture.png").read_bytes()[:80])
@@ -35,7 +37,6 @@ def broken(tmp_path_factory: pytest.TempPathFactory, media: Path) -> Path:
 
 REFUSED = [
     ("encode nowhere.png -b {b}/debug -o x.npz", "nowhere.png: No such file"),
-    ("encode {m} -b {b}/debug -o x.npz", "Is a directory"),
     ("encode {broken}/empty.png -b {b}/debug -o x.npz", "0 bytes"),
     ("encode {broken}/text.mp4 -b {b}/debug -o x.npz", "text.mp4"),
     ("encode {broken}/cut.png -b {b}/debug -o x.npz", "cut.png"),
@@ -56,7 +57,11 @@ REFUSED = [
     ("decode clip.npz -b {b}/debug -o x.png", "11 frames"),
     ("decode clip.npz -b {b}/whole -o x.mp4", "made by bundle"),
     ("reconstruct {m}/clip.mp4 -b {b}/debug -o x.png", "11 frames"),
-    ("reconstruct {m}/picture.png nowhere.png -b {b}/debug", "nowhere.png"),
+    ("reconstruct nowhere.png -b {b}/debug", "nowhere.png"),
+    ("encode {m}/picture.png -b {b}/debug -o clip.npz/x.npz", "clip.npz is not a folder"),
+    ("reconstruct {m}/picture.png -b {b}/debug -o x.png --quality 5", "quality"),
+    ("decode clip.npz -b {b}/debug -o x.mp4 --frames 99", "grid"),
+    ("encode {broken}/nothing -b {b}/debug -o x", "no file that is a picture or a clip"),
     ("models -b {m}", "is not a bundle"),
     ("models --server http://127.0.0.1:9", "cannot be reached"),
     ("convert {broken}/text.ckpt x", "text.ckpt"),
@@ -85,11 +90,16 @@ USAGE = [
     ("encode {m}/picture.png -b {b}/debug -o x.npz --fit squeeze", "squeeze"),
     ("encode {m}/clip.mp4 -b {b}/debug -o x.npz --frames 0", "--frames"),
     ("encode {m}/clip.mp4 -b {b}/debug -o x.npz --stride 2", "--stride"),
-    ("encode {m}/clip.mp4 -b {b}/debug -o x.npz --start 2 --end 1", "--end"),
+    ("encode {m}/clip.mp4 -b {b}/debug -o x.npz --start 2 --end 1", "--end-s"),
     ("encode {m}/picture.png -b {b}/debug --server http://127.0.0.1:9 -o x.npz", "--bundle"),
     ("encode {m}/picture.png --model debug -o x.npz", "--model"),
     ("decode x.npz -b {b}/debug -o x.bmp", "x.bmp"),
     ("reconstruct {m}/picture.png {m}/clip.mp4 -b {b}/debug --out x.npy", "--out"),
+    ("encode {m} -b {b}/debug -o x.npz", "name a folder"),
+    ("encode {m}/picture.png {m}/clip.mp4 -b {b}/debug -o -", "name a folder"),
+    ("encode {m}/picture.png -b {b}/debug -o x.npz --format safetensors", "--format"),
+    ("encode {m}/picture.png -b {b}/debug -o x --format png", "--format"),
+    ("decode x.npz -b {b}/debug -o x.jpg --quality 0", "--quality"),
     ("transcode x", "transcode"),
 ]
 

@@ -227,10 +227,11 @@ def test_tokens_outside_the_codebook_are_refused(omnitok: Omnitok) -> None:
 
 
 def test_a_long_side_by_side_array_keeps_its_header(tmp_path: Path) -> None:
+    from service.cli.destination import Target
     from service.cli.outputs import writing_pixels
 
     parts = [np.full((n, 2, 3, 3), n % 251, np.uint8) for n in (9, 90, 901)]
-    with writing_pixels(tmp_path / "x.npy", 1000, 25.0) as write:
+    with writing_pixels(Target(tmp_path / "x.npy", "application/x-npy"), 1000, 25.0) as write:
         for part in parts:
             write(part)
     np.testing.assert_array_equal(np.load(io.BytesIO((tmp_path / "x.npy").read_bytes())), np.concatenate(parts))

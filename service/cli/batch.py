@@ -1,0 +1,129 @@
+"""Many inputs of one command: files, folders and standard input, one after another, past those that fail."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from service.cli.errors import EXPECTED, CommandError, SkipError, StopError, sentence
+
+STANDARD = Path("-")  # standard input, or standard output
+
+
+@dataclass(frozen=True)
+class Source:
+    """An input.
+
+    Args:
+        path: the file to read.
+        name: its name in messages.
+        place: its path below the folder that was given, or its bare name.
+    """
+
+    path: Path
+    name: str
+    place: Path
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The inputs of a command.
+
+    Args:
+        sources: files to work on.
+        skipped: files of folders that are left alone.
+        many: whether more than one file was asked for, as a folder does.
+        reason: why files are skipped.
+    """
+
+    sources: list[Source]
+    skipped: list[Path]
+    many: bool
+    reason: str
+
+    def run(self, work: Callable[[Source], None]) -> None:
+        """Do the work of each input, and report on standard error which ones failed or were skipped.
+
+        Raises:
+            CommandError: an input failed, after all others were worked on; `StopError` ends it at once.
+        """
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        failed = 0
+        for source in self.sources:
+            try:
+                work(source)
+            except SkipError as skip:
+                console.print(Text(f"skipped {source.name}: {skip}"))
+            except StopError:
+                raise
+            except EXPECTED as error:
+                if not self.many:
+                    raise
+                failed += 1
+                reason = sentence(error)
+                about = reason if source.name in reason else f"{source.name}: {reason}"
+                console.print(Text.assemble(("failed ", "bold red"), about))
+        for path in self.skipped:
+            console.print(Text(f"skipped {path}: {self.reason}"))
+        if failed:
+            raise CommandError(f"{failed} of {len(self.sources)} files failed.")
+
+
+@contextmanager
+def gather(arguments: list[Path], takes: Callable[[Path], bool], noun: str) -> Iterator[Batch]:
+    """Find the inputs of a command.
+
+    Args:
+        arguments: files, which are all taken; folders, which are searched for files but not for hidden ones; "-".
+        takes: whether a file of a folder is an input.
+        noun: what inputs are, such as "a picture or a clip".
+
+    Raises:
+        CommandError: folders hold no input; standard input is a terminal or named twice.
+        OSError: a file of a folder cannot be read.
+    """
+    sources, skipped = [], []
+    with ExitStack() as stack:
+        if arguments.count(STANDARD) > 1:
+            raise CommandError("Standard input can be read once only; name - once.")
+        for argument in arguments:
+            if argument == STANDARD:
+                sources.append(Source(stack.enter_context(_standard_input()), "standard input", Path("stdin")))
+            elif argument.is_dir():
+                for path in _files(argument):
+                    if takes(path):
+                        sources.append(Source(path, str(path), path.relative_to(argument)))
+                    else:
+                        skipped.append(path)
+            else:
+                sources.append(Source(argument, str(argument), Path(argument.name)))
+        if not sources:
+            raise CommandError(f"{', '.join(map(str, arguments))}: there is no file that is {noun}.")
+        many = len(arguments) > 1 or arguments[0].is_dir()
+        yield Batch(sources, skipped, many, f"not {noun}")
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+@contextmanager
+def _standard_input() -> Iterator[Path]:
+    """Copy standard input to a file, since readers of media go back and forth."""
+    if sys.stdin.isatty():
+        raise CommandError("Standard input is a terminal; pipe a file into the command, or name one.")
+    with tempfile.NamedTemporaryFile() as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+        file.flush()
+        yield Path(file.name)

@@ -1,0 +1,104 @@
+"""Names and formats of the files that a command writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+
+from service.cli.batch import STANDARD, Batch, Source
+from service.cli.errors import CommandError, SkipError
+from service.cli.options import RESULT_SUFFIXES
+
+
+@dataclass(frozen=True)
+class Target:
+    """A file to write, or standard output, and the media type to write."""
+
+    path: Path
+    media_type: str
+
+
+@dataclass
+class Destination:
+    """The file that `--out` names, or the folder below which each input gets a file.
+
+    Args:
+        out: file, folder, or "-".
+        types: media types by suffix.
+        format: the suffix to write, without its dot; None goes by the name of the file.
+        batch: the inputs.
+        skip_existing: whether inputs are left alone whose file is there.
+        option: the name of the option, for errors.
+
+    Raises:
+        typer.BadParameter: many inputs for one file, or a suffix that is not known.
+        CommandError: the folder of the file does not exist.
+    """
+
+    out: Path
+    types: Mapping[str, str]
+    format: str | None
+    batch: Batch
+    skip_existing: bool = False
+    option: str = "--out"
+    _written: dict[Path, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        suffix = self.out.suffix.lower()
+        known = suffix in self.types
+        self._suffix = None if self.format is None else f".{self.format}"
+        if self._suffix is not None and self._suffix not in self.types:
+            raise self._refusal(f"{self.format!r} is none of {', '.join(s[1:] for s in self.types)}.", "--format")
+        self._is_folder = self.out != STANDARD and (self.batch.many or self.out.is_dir() or not suffix)
+        if self.batch.many and self.out == STANDARD:
+            raise self._refusal("Standard output holds one file, and there is more than one input; name a folder.")
+        if self._is_folder:
+            if known and not self.out.is_dir():
+                raise self._refusal(f"{self.out.name} names one file, and there is more than one input; name a folder.")
+            if self.out.exists() and not self.out.is_dir():
+                raise CommandError(f"{self.out} is a file, so it cannot be the folder to write to")
+        elif self.out != STANDARD:
+            if not known and self.format is None:
+                raise self._refusal(f"{self.out.name!r} ends in none of {', '.join(self.types)}.")
+            if known and self.format is not None and self.types[suffix] != self.types[f".{self.format}"]:
+                raise self._refusal(f"{self.out.name!r} does not go with --format {self.format}.")
+            self._suffix = self._suffix or suffix
+            if not self.out.parent.is_dir():
+                raise CommandError(f"{self.out.parent} is not a folder, so {self.out.name} cannot be written there")
+
+    def target(self, source: Source, default: str) -> Target:
+        """Return the file to write for an input.
+
+        Args:
+            source: the input.
+            default: the suffix where neither `--format` nor the name of a file says one.
+
+        Raises:
+            CommandError: the file is the input itself, or another input's.
+            SkipError: it is there, and such inputs are to be skipped.
+        """
+        suffix = self._suffix or default
+        path = self.out
+        if self._is_folder:
+            place = source.place
+            name = place.stem if place.suffix.lower() in RESULT_SUFFIXES else place.name
+            path = self.out / place.parent / (name if name.lower().endswith(suffix) else name + suffix)
+        if path in self._written:
+            raise CommandError(f"{source.name}: its file {path} is that of {self._written[path]} already")
+        if path != STANDARD and path.exists():
+            if path.samefile(source.path):
+                raise CommandError(f"{source.name}: the file to write is the input itself; choose another folder")
+            if self.skip_existing:
+                raise SkipError(f"{path} is there")
+        self._written[path] = source.name
+        return Target(path, self.types[suffix])
+
+    def of_pixels(self, source: Source, frames: int) -> Target:
+        """Return the file to write for the pixels of an input: by default a picture, or a clip of several frames."""
+        return self.target(source, ".png" if frames == 1 else ".mp4")
+
+    def _refusal(self, sentence: str, option: str | None = None) -> typer.BadParameter:
+        return typer.BadParameter(sentence, param_hint=option or self.option)

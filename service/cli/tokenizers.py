@@ -1,0 +1,52 @@
+"""Tokenizers that the commands work with: a bundle on this machine, or a service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from media.frame_reader import FrameReader
+from service.cli.batch import Source
+from service.cli.destination import Target
+from service.cli.options import Place, choose_bundle
+from service.cli.outputs import Part
+from service.formats.result import EncodeResult
+from service.operations.options import DecodeOptions, EncodeOptions
+
+Choose = Callable[[int], Target]  # the file for a number of frames
+
+
+class CommandTokenizer(Protocol):
+    """A tokenizer as the commands see it. Each method raises an error of `service.cli.errors.EXPECTED`."""
+
+    def encode(self, source: Source, options: EncodeOptions) -> EncodeResult:
+        """Encode a file of media."""
+        ...
+
+    def decode(self, source: Source, result: EncodeResult, options: DecodeOptions, choose: Choose) -> Target:
+        """Decode tokens into the file that `choose` names for a number of frames, and return that file."""
+        ...
+
+    def reconstruct(self, reader: FrameReader, model: str | None) -> Iterator[tuple[Part, Part]]:
+        """Return parts of a clip and their reconstructions, uint8 RGB (n, H, W, 3) each."""
+        ...
+
+
+@contextmanager
+def opened(place: Place) -> Iterator[CommandTokenizer]:
+    """Yield the tokenizer of a bundle or of a service.
+
+    Raises:
+        CommandError: the bundle is not sound, or its device is not there.
+    """
+    if place.server is None:
+        from service.cli.local import BundleTokenizer  # needs torch
+
+        yield BundleTokenizer(choose_bundle(place.bundle), place.device)
+        return
+    from service.cli.remote import ServiceTokenizer
+    from service.client import Client
+
+    with Client(place.server) as client:
+        yield ServiceTokenizer(client)
