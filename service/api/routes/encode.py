@@ -18,7 +18,8 @@ from service.operations.encode import plan_encode
 from service.operations.options import EncodeOptions
 from service.types import Want
 
-GIVES = (MSGPACK, JSON, SAFETENSORS, NPZ, NPY)
+# The first one is the default: ordinary tools open an npz. Programs ask for msgpack, which is 0.1 ms cheaper to write.
+GIVES = (NPZ, MSGPACK, SAFETENSORS, JSON, NPY)
 
 
 async def encode(exchange: Exchange, upload: MediaUpload, options: EncodeOptions) -> Response:

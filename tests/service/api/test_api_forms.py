@@ -25,7 +25,7 @@ from model.metrics.psnr import BEST_PSNR
 from service.errors import ProblemError
 from service.formats.codes import FORMATS, read_codes, sniff_codes, write_codes
 from service.formats.json import from_base64
-from service.formats.media_types import MSGPACK
+from service.formats.media_types import MSGPACK, NPZ
 from service.formats.result import EncodeMeta, EncodeResult
 from service.formats.tensors import pack_tensor, unpack_tensor
 
@@ -180,6 +180,8 @@ def test_all_answer_forms_hold_the_same(post: Post) -> None:
 def test_answers_open_with_ordinary_tools(post: Post) -> None:
     request = {"content": picture(), "headers": {"Content-Type": "image/png"}}
     tokens = expected_tokens(scene(1, 48, 64))
+    default = np.load(io.BytesIO(post("/encode", **request).content), allow_pickle=False)
+    np.testing.assert_array_equal(default["tokens"], tokens)
     npy = post("/encode", "application/x-npy", **request)
     np.testing.assert_array_equal(np.load(io.BytesIO(npy.content), allow_pickle=False), tokens)
     npz = np.load(io.BytesIO(post("/encode", "application/x-npz", **request).content), allow_pickle=False)
@@ -203,7 +205,7 @@ def test_pictures_come_back_as_pictures(post: Post, route: str, accept: str | No
     request: dict[str, Any] = {"content": picture("PNG", 45, 61), "headers": {"Content-Type": "image/png"}}
     if route == "/decode":
         request["content"] = post("/encode", **request).content
-        request["headers"] = {"Content-Type": MSGPACK}
+        request["headers"] = {"Content-Type": NPZ}
     response = post(route, accept, **request)
     image = Image.open(io.BytesIO(response.content))
     assert (image.format, image.size) == (form, (61, 45))
@@ -216,7 +218,7 @@ def test_pictures_come_back_as_pictures(post: Post, route: str, accept: str | No
 def test_clips_come_back_as_clips(post: Post, route: str, accept: str | None) -> None:
     request: dict[str, Any] = {"content": clip(), "headers": {"Content-Type": "video/mp4"}}
     if route == "/decode":
-        request = {"content": post("/encode", **request).content, "headers": {"Content-Type": MSGPACK}}
+        request = {"content": post("/encode", **request).content, "headers": {"Content-Type": NPZ}}
     response = post(route, accept, **request)
     assert response.headers["content-type"] == (accept or "video/mp4")
     frames = np.load(io.BytesIO(response.content)) if accept == "application/x-npy" else video_frames(response.content)
@@ -242,7 +244,7 @@ def test_options_in_query_form_and_body_mean_the_same(post: Post) -> None:
 
 
 def test_decode_options_crop_and_set_the_rate(post: Post) -> None:
-    tokens = post("/encode", content=clip(), headers={"Content-Type": "video/mp4"}).content
+    tokens = post("/encode", MSGPACK, content=clip(), headers={"Content-Type": "video/mp4"}).content
     options = {"frames": 7, "height": 41, "width": 60, "fps": 10}
     for arguments in (
         {"params": options, "content": tokens, "headers": {"Content-Type": MSGPACK}},
@@ -287,7 +289,7 @@ def test_safetensors_hold_latents_in_bfloat16(post: Post) -> None:
 def test_tokens_find_their_bundle_by_hash(post: Post) -> None:
     request = {"content": picture(), "headers": {"Content-Type": "image/png"}}
     latents = post("/encode", params={"model": VAE.id}, **request)
-    back = post("/decode", content=latents.content, headers={"Content-Type": MSGPACK})
+    back = post("/decode", content=latents.content, headers={"Content-Type": NPZ})
     assert back.headers["x-omnitok-model"] == VAE.id
 
 
@@ -347,7 +349,7 @@ def test_latents_must_be_finite(http: httpx.Client, value: float) -> None:
 
 def test_a_rate_that_no_player_knows_is_told_and_not_written(post: Post, http: httpx.Client) -> None:
     fast = clip(frames=5, fps=15_000)
-    answer = post("/encode", headers={"Content-Type": "video/mp4"}, content=fast)
+    answer = post("/encode", MSGPACK, headers={"Content-Type": "video/mp4"}, content=fast)
     fps = read_codes(answer.content, MSGPACK).meta.fps
     assert fps is not None
     assert fps > 1_000

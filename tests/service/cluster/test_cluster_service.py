@@ -24,7 +24,7 @@ MSGPACK = "application/msgpack"
 
 
 def encode(http: httpx.Client, body: bytes, media_type: str, query: str = "") -> tuple[bytes, EncodeResult]:
-    answer = http.post(f"/encode{query}", content=body, headers={"Content-Type": media_type})
+    answer = http.post(f"/encode{query}", content=body, headers={"Content-Type": media_type, "Accept": MSGPACK})
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == MSGPACK
     return answer.content, read_codes(answer.content, MSGPACK)
@@ -91,7 +91,10 @@ def test_requests_of_one_shape_share_batches_and_get_their_own_answers(service: 
 
     async def crowd() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=service.url, timeout=120) as client:
-            posts = (client.post("/encode", content=body, headers={"Content-Type": MSGPACK}) for body in bodies)
+            posts = (
+                client.post("/encode", content=body, headers={"Content-Type": MSGPACK, "Accept": MSGPACK})
+                for body in bodies
+            )
             return await asyncio.gather(*posts)
 
     answers = asyncio.run(crowd())
