@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import repeat
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +31,13 @@ FORMATS = {
     "image/webp": "WEBP",
     "image/gif": "GIF",
     "image/bmp": "BMP",
+    "image/tiff": "TIFF",
 }
 
 _ORIENTATION = 0x0112
+# Tags of TIFF that cameras set in raw files, whose first picture is a preview.
+_SUBFILE_TYPE, _DNG_VERSION = 0x00FE, 0xC612
+_REDUCED = 1
 # A JPEG is decoded at a fraction of its size only while it stays this much larger than what is asked for.
 _DRAFT_GAP = 2
 # One row in this many may be missing at the bottom of a JPEG that was cut off.
@@ -195,8 +199,24 @@ def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) ->
     """Read the header with one pinned format and check the size that it states."""
     image = Image.open(file, formats=(FORMATS[media_type],))
     check_picture(limits, image.height, image.width, is_video=False)
+    if image.format == "TIFF":
+        check_tiff(image)
     scale_key(image)
     return image
+
+
+def check_tiff(image: Any) -> None:
+    """Refuse what a TIFF may hold besides a picture to look at.
+
+    Raises:
+        MediaError: "unsupported-container".
+    """
+    if image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED or _DNG_VERSION in image.tag_v2:
+        detail = "The TIFF holds a camera's raw picture; develop it into a PNG, JPEG or plain TIFF."
+        raise MediaError("unsupported-container", detail)
+    if image.mode == "F" or image.mode == "I":
+        detail = "The TIFF holds numbers whose range is a guess; accepted are 1, 8 and 16 bits a channel."
+        raise MediaError("unsupported-container", detail)
 
 
 def scale_key(image: Image.Image) -> None:
@@ -245,8 +265,8 @@ def without_end(data: bytes, size: tuple[int, int], limits: MediaLimits | None) 
 
 def frames_of(image: Image.Image) -> Iterator[int]:
     """Decode the frames of an animation in place, one after the other; yields their indices, none for a JPEG."""
-    if image.format in ("JPEG", "MPO"):
-        return  # further pictures in the file are previews and other views, not frames
+    if image.format in ("JPEG", "MPO", "TIFF"):
+        return  # further pictures in the file are previews, other views and pages, not frames
     # A PNG may start with a picture for readers of stills that is no part of its animation.
     hidden = int(bool(image.info.get("default_image")))
     if hidden:
@@ -274,6 +294,8 @@ def shown_ms(image: Image.Image) -> float:
 
 def orientation(image: Image.Image) -> Orientation:
     """Read the EXIF orientation; damaged metadata counts as upright, as in browsers."""
+    if image.format == "TIFF":
+        return UPRIGHT  # Pillow turns it while loading, and states its size as turned
     try:
         return from_exif(int(image.getexif().get(_ORIENTATION, 1)))
     except Exception:
@@ -305,6 +327,8 @@ def continuous(image: Image.Image) -> Image.Image:
         if key is not None:
             grey.putalpha(Image.fromarray((deep != key) * np.uint8(255)))
         return grey
+    if image.mode == "RGBa":  # premultiplied
+        return image.convert("RGBA")
     if image.mode in ("1", "L") and key is not None:
         return image.convert("LA")  # still grey, as an embedded profile expects
     if image.mode in ("P", "PA") or key is not None:

@@ -7,7 +7,7 @@ import re
 from media.errors import MediaError
 from media.truncation import ebml_size
 
-IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp")
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/tiff")
 VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo")
 MEDIA_TYPES = IMAGE_TYPES + VIDEO_TYPES
 IMAGE_OUTPUTS = ("image/png", "image/jpeg", "image/webp")
@@ -33,6 +33,9 @@ FAMILIES = {
     "image/vnd.mozilla.apng": "image/png",
     "image/x-png": "image/png",
     "image/x-bmp": "image/bmp",
+    "image/tif": "image/tiff",
+    "image/x-tif": "image/tiff",
+    "image/x-tiff": "image/tiff",
     "image/x-ms-bmp": "image/bmp",
 }
 
@@ -61,6 +64,9 @@ _TRUSTED_TYPES = {
     "an MPEG transport stream": "video/mp2t",
 }
 
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of either byte order; with + offsets take 8 bytes
+_CANON_RAW = b"II*\0\x10\0\0\0CR"
+
 # Names of formats that are not read, or not from strangers: (position, bytes there, name).
 _OTHERS = (
     (0, b"RIFF", "another RIFF file than WebP or AVI"),
@@ -68,8 +74,7 @@ _OTHERS = (
     (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
     (0, b"\xff\x0a", "a JPEG XL picture"),
-    (0, b"II*\0", "a TIFF picture"),
-    (0, b"MM\0*", "a TIFF picture"),
+    (0, _CANON_RAW, "a camera's raw picture"),
     (0, b"8BPS", "a Photoshop file"),
     (0, b"FLV", "a Flash video"),
     (0, b"OggS", "an Ogg file"),
@@ -107,6 +112,8 @@ def sniff(head: bytes) -> str | None:
         return "image/gif"
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return "image/webp"
+    if head.startswith(_TIFF) and not head.startswith(_CANON_RAW):
+        return "image/tiff"
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return "image/bmp"
     if head.startswith(b"\x1a\x45\xdf\xa3"):

@@ -50,7 +50,7 @@ def test_two_letters_are_no_bitmap_file() -> None:
     assert caught.value.code == "unsupported-media-type"
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF"])
 def test_reduction_is_antialiased_by_every_route(kind: str) -> None:
     """A fine chessboard becomes even grey, through JPEG's own reduction as through resizing."""
     board = (np.indices((512, 512)).sum(0) % 2 * 255).astype(np.uint8)
