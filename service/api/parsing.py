@@ -232,7 +232,9 @@ class _PartReader:
         _, parameters = parse_options_header(self._headers.get("content-disposition"))
         name = parameters.get(b"name", b"").decode("latin-1")
         if name not in self._names:
-            raise ProblemError("malformed-body", f"the parts here are {' and '.join(self._names)}")
+            file, options = self._names
+            detail = f"send the file in a part named {file}; options go into the query, or into a part named {options}"
+            raise ProblemError("malformed-body", detail)
         if name in self.parts:
             raise ProblemError("malformed-body", f"the part {name} occurs twice")
         if self._headers.get("content-transfer-encoding", "binary").strip().lower() not in ("binary", "8bit", "7bit"):
