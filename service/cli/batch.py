@@ -89,7 +89,6 @@ def gather(arguments: list[Path], takes: Callable[[Path], bool], noun: str) -> I
 
     Raises:
         CommandError: folders hold no input; standard input is a terminal or named twice.
-        OSError: a file of a folder cannot be read.
     """
     sources, skipped = [], []
     with ExitStack() as stack:
@@ -100,7 +99,7 @@ def gather(arguments: list[Path], takes: Callable[[Path], bool], noun: str) -> I
                 sources.append(Source(stack.enter_context(_standard_input()), "standard input", Path("stdin")))
             elif argument.is_dir():
                 for path in _files(argument):
-                    if takes(path):
+                    if _is_taken(path, takes):
                         sources.append(Source(path, str(path), path.relative_to(argument)))
                     else:
                         skipped.append(path)
@@ -116,6 +115,13 @@ def _files(folder: Path) -> Iterable[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+
+
+def _is_taken(path: Path, takes: Callable[[Path], bool]) -> bool:
+    try:
+        return path.is_file() and takes(path)  # anything else, such as a pipe, could be waited for without end
+    except OSError:
+        return True  # so that it is listed as failed, with the reason
 
 
 @contextmanager

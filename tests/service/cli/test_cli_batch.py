@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,17 @@ def test_a_folder_goes_there_and_back(omnitok: Omnitok, folder: Path) -> None:
     assert omnitok("decode tokens -o arrays -b {b}/debug --format npy").code == 0
     with Image.open("back/b.png") as picture:
         np.testing.assert_array_equal(np.asarray(picture), np.load("arrays/b.png.npy")[0])
+
+
+def test_pipes_and_dangling_links_of_a_folder_are_skipped(omnitok: Omnitok, media: Path) -> None:
+    Path("odd").mkdir()
+    shutil.copy(media / "picture.png", "odd/picture.png")
+    Path("odd/gone.png").symlink_to("nowhere.png")
+    os.mkfifo("odd/pipe.png")
+    run = omnitok("encode odd -o tokens -b {b}/debug")
+    assert run.code == 0
+    assert [line.split(":")[0] for line in run.err.splitlines()] == ["skipped odd/gone.png", "skipped odd/pipe.png"]
+    assert files(Path("tokens")) == {"picture.png.npz"}
 
 
 def test_files_and_folders_are_reconstructed_into_one(omnitok: Omnitok, folder: Path, media: Path) -> None:
