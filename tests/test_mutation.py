@@ -77,6 +77,8 @@ def test_a_sample_is_fixed_by_its_seed_and_has_one_fault_a_line() -> None:
 
 def test_tests_that_import_the_module_come_first() -> None:
     assert "tests/model/test_metrics.py" in mirrored_tests(ROOT, "model/metrics/psnr.py")
+    from_its_package = mirrored_tests(ROOT, "service/sandbox/restrictions.py")
+    assert "tests/service/sandbox/test_restrictions.py" in from_its_package
     assert all((ROOT / folder).is_dir() for folders in TESTS.values() for folder in folders)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -91,10 +92,21 @@ def mirrored_tests(root: Path, path: str) -> list[str]:
     found = {}
     for folder in TESTS[path.partition("/")[0]]:
         for test in sorted((root / folder).rglob("test_*.py")):
-            imports = re.findall(r"^\s*(?:from|import) ([\w.]+)", test.read_text(), re.MULTILINE)
+            imports = _imports(ast.parse(test.read_bytes()))
             if module in imports:
                 found[str(test.relative_to(root))] = len(imports)
     return sorted(found, key=lambda name: found[name])
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    """Return the modules that a file imports, and the names that it takes from them, which may be modules too."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
 
 
 def near_to_far(root: Path, path: str) -> Iterator[list[str]]:
