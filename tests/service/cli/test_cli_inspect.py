@@ -74,3 +74,23 @@ def test_the_sheet_shows_the_frames_that_were_kept(omnitok: Omnitok, tmp_path: P
     with Image.open("sheet.png") as sheet:
         counts = {colour: count for count, colour in sheet.getcolors(1 << 20) or ()}
     assert [counts[colour] for colour in ((250, 0, 0), (0, 250, 0), (0, 0, 250))] == [80 * 60] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "frames"),
+    [
+        ("", "20 of 20: all, at 0.000 s to 0.760 s"),
+        ("--frames 7", "7 of 20: the first 7, at 0.000 s to 0.240 s"),
+        ("--frames 20", "20 of 20: the first 20, at 0.000 s to 0.760 s"),
+        ("--frames 99", "20 of 20: fewer than the 99 asked for, at 0.000 s to 0.760 s"),
+        ("--sampling stride --stride 4", "5 of 20: every 4th, at 0.000 s to 0.640 s"),
+        (
+            "--frames 3 --sampling uniform --start-s 0.1 --end-s 0.4",
+            "3 of 20: from 0.1 s, before 0.4 s, 3 spread evenly, at 0.120 s to 0.360 s",
+        ),
+    ],
+)
+def test_the_description_says_which_frames_are_kept_and_why(omnitok: Omnitok, options: str, frames: str) -> None:
+    run = omnitok(f"inspect {CASES / 'mp4v.mp4'} {options} -o .")
+    assert run.code == 0, run.err
+    assert [line.split(maxsplit=1)[1] for line in run.out.splitlines() if "frames  " in line] == [frames]
