@@ -222,6 +222,10 @@ def test_a_folder_holds_one_run(files: Path, copy: Path, whole: Path, tmp_path: 
     assert "a run of another recipe" in train("--data", files, "--out", copy).output
     (copy / "run.json").write_text("{")
     assert "is damaged" in train("--data", files, "--out", copy).output
+    record["format"] = "omnitok-run/99"
+    for other_format in ([], record):
+        (copy / "run.json").write_text(json.dumps(other_format))
+        assert "does not describe a run of format" in train("--data", files, "--out", copy).output
     other = tmp_path / "other"
     save_bundle(other, OmniTokenizer(CONFIGS["debug"]), "Random.")
     (copy / "run.json").write_text(json.dumps(json.loads((whole / "run.json").read_text()) | {"source": "f" * 64}))

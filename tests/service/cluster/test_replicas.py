@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ import torch
 from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
-from service.cluster.replicas import Tokenizer
+from service.cluster.replicas import Ingress, Tokenizer
 from service.errors import ProblemError
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
@@ -61,6 +63,34 @@ async def test_a_failure_is_an_answer_and_leaves_the_replica_healthy(
     assert answer.code == "internal"
     assert "secret" not in answer.detail
     await replica.check_health()
+
+
+async def test_a_replica_that_ends_refuses_what_still_comes(replica: Tokenizer) -> None:
+    replica.__del__()
+    answer = await replica.encode("tiny", PIXELS, "tokens")
+    assert isinstance(answer, ProblemError)
+    assert answer.code == "draining"
+
+
+class Ended(Ingress):
+    """An ingress replica that Ray ends, and not the garbage collector a second time."""
+
+    end = Ingress.__del__
+
+    def __del__(self) -> None: ...  # type: ignore[override]
+
+
+async def test_an_ingress_replica_starts_its_workers_and_ends_them() -> None:
+    handle: Any = SimpleNamespace()
+    ingress = Ended(handle, Settings(bundles=(), media_workers=1))
+    app = await ingress.__serve_build_asgi_app__()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://omnitok") as http:
+        assert (await http.get("/health/live")).json() == {"status": "live"}
+        assert (await http.get("/limits")).status_code == 200
+        await ingress.end()
+        refused = await http.get("/health/ready")
+    assert (refused.status_code, refused.json()["code"]) == (503, "not-ready")
+    assert "media workers" in refused.json()["detail"]
 
 
 async def test_a_broken_device_fails_the_health_check(replica: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,75 @@
+"""The layer around all routes, between a scripted application and a scripted server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from service.api.errors import ClientGoneError
+from service.api.middleware import RequestMiddleware
+from service.api.request_id import RequestId
+
+
+class Counts:
+    def __init__(self) -> None:
+        self.codes: list[str] = []
+        self.flying: Counter[str] = Counter()
+
+    def observe(self, route: str, method: str, code: str, seconds: float, bytes_in: int, bytes_out: int) -> None:
+        assert seconds >= 0
+        self.codes.append(code)
+
+    def in_flight(self, route: str, change: int) -> None:
+        self.flying[route] += change
+
+
+async def serve(app: Any) -> tuple[Counts, list[dict[str, Any]]]:
+    """Send one request through the layer; return what was counted, and the messages of the answer."""
+    counts, sent = Counts(), []
+    scope = {"type": "http", "method": "POST", "path": "/encode", "headers": [], "query_string": b""}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    layered: Any = RequestId(RequestMiddleware(app, counts, {"/encode"}))
+    with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+        await layered(scope, receive, send)
+    return counts, sent
+
+
+@pytest.mark.parametrize("end", [ClientGoneError(), asyncio.CancelledError()], ids=lambda end: type(end).__name__)
+async def test_a_request_whose_client_left_is_counted_as_such(end: BaseException) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise end
+
+    counts, sent = await serve(app)
+    assert (counts.codes, counts.flying["/encode"], sent) == (["499"], 0, [])
+
+
+async def test_an_answer_that_breaks_off_is_counted_as_it_began() -> None:
+    """Its status has left already, so that no problem document can follow."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise ConnectionResetError
+
+    counts, sent = await serve(app)
+    assert counts.codes == ["200"]
+    assert [message["type"] for message in sent] == ["http.response.start"]
+
+
+async def test_a_failure_before_the_answer_is_a_problem() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise ConnectionResetError
+
+    counts, sent = await serve(app)
+    assert counts.codes == ["500"]
+    assert sent[0]["status"] == 500
+    assert (b"content-type", b"application/problem+json") in sent[0]["headers"]
