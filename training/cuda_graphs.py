@@ -1,4 +1,4 @@
-"""Making a training step fast on a CUDA device: compiled blocks, and one launch a step instead of thousands."""
+"""Fast training steps on a CUDA device: compiled blocks, and one launch a step instead of thousands."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from model.inference.graphs import aside, captured
+from model.inference.graphs import capture_graph, on_stream
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.tokenizer.step import Phase, TrainingStep
 
-EAGER_USES = 2  # of each kind of step before its capture: they compile, choose algorithms and make optimiser state
+EAGER_STEPS = 2  # of each kind of step before its capture: they compile, choose algorithms and make optimiser state
 
 
 def compile_blocks(tokenizer: OmniTokenizer) -> None:
@@ -39,7 +39,7 @@ class CapturedStep:
     """Runs a `TrainingStep`, by replaying it once it has been seen a few times for a shape of pixels and a phase.
 
     The first uses of a kind run as they are and train as any other; the next is recorded. Graphs share their memory, so
-    the figures of a step hold until the next step.
+    the metrics of a step hold until the next step.
 
     Args:
         step: of a tokenizer on a CUDA device, of a process that trains alone.
@@ -55,17 +55,17 @@ class CapturedStep:
         """Train on a batch; arguments and result are those of `TrainingStep`."""
         kind = self.kinds.setdefault((pixels.shape, phase), _Kind())
         kind.uses += 1
-        if kind.uses <= EAGER_USES:
-            with aside(self.stream):
+        if kind.uses <= EAGER_STEPS:
+            with on_stream(self.stream):
                 return self.step(pixels, phase)
         if kind.graph is None:
             kind.graph = self._record(pixels.clone(), phase)
-        graph, own_pixels, figures = kind.graph
+        graph, own_pixels, metrics = kind.graph
         own_pixels.copy_(pixels, non_blocking=True)
         graph.replay()
-        return figures
+        return metrics
 
     def _record(self, pixels: Tensor, phase: Phase) -> _Graph:
         # the loader's thread pins memory meanwhile
-        graph, figures = captured(lambda: self.step(pixels, phase), self.pool, self.stream, "thread_local")
-        return graph, pixels, figures
+        graph, metrics = capture_graph(lambda: self.step(pixels, phase), self.pool, self.stream, "thread_local")
+        return graph, pixels, metrics

@@ -60,7 +60,7 @@ def transfer_head(source: OmniTokenizer, config: TokenizerConfig, pixels: Tensor
         new.from_latent.weight.copy_(old.from_code.weight / spread)
         new.from_latent.bias.copy_(old.from_code.bias)
     elif isinstance(old, VAEHead) and isinstance(new, VQHead):
-        length, _ = _lengths(old.moments(embed)[0], ranks)
+        length, _ = _lengths(old(embed)[0], ranks)
         new.to_code.weight.copy_(old.to_moments.weight[:dim])
         new.to_code.bias.copy_(old.to_moments.bias[:dim])
         new.from_code.weight.copy_(old.from_latent.weight * length)

@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.kernels.accuracy import Check, evaluate
 from benchmarks.kernels.operation import Case, Inputs, Operation
 from kernels import use_backend
-from model.inference.graphs import aside, captured
+from model.inference.graphs import capture_graph, on_stream
 
 
 @contextmanager
@@ -88,9 +88,9 @@ def check_graph(operation: Operation, case: Case, dtype: torch.dtype) -> Check:
         return [out, *(torch.autograd.grad(out, asked, gradient) if asked else ())]
 
     right = call(others)
-    with aside(torch.cuda.Stream()):
+    with on_stream(torch.cuda.Stream()):
         call(inputs)
-    graph, replayed = captured(lambda: call(inputs))
+    graph, replayed = capture_graph(lambda: call(inputs))
     with torch.no_grad():
         for name, value in inputs.items():
             if isinstance(value, Tensor):

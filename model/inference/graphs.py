@@ -19,7 +19,7 @@ WARM_UPS = 2  # calls before a capture, which load and compile whatever the call
 
 
 @contextmanager
-def aside(stream: torch.cuda.Stream) -> Iterator[None]:
+def on_stream(stream: torch.cuda.Stream) -> Iterator[None]:
     """Run a block on another stream, between the work before it and after it on the current one.
 
     Memory that is touched before a capture must not belong to the default stream.
@@ -31,7 +31,7 @@ def aside(stream: torch.cuda.Stream) -> Iterator[None]:
     current.wait_stream(stream)
 
 
-def captured(
+def capture_graph(
     run: Callable[[], Out],
     pool: _POOL_HANDLE | None = None,
     stream: torch.cuda.Stream | None = None,
@@ -98,10 +98,10 @@ class _Captured:
 
     def __init__(self, run: Run, x: Tensor, pool: _POOL_HANDLE | None) -> None:
         self._x = x
-        with aside(torch.cuda.Stream(x.device)):
+        with on_stream(torch.cuda.Stream(x.device)):
             for _ in range(WARM_UPS):
                 run(x)
-        self._graph, self._out = captured(lambda: run(x), pool)
+        self._graph, self._out = capture_graph(lambda: run(x), pool)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         self._x[: len(x)].copy_(x)

@@ -83,7 +83,7 @@ class Network:
             vectors = vectors.view(*grid, -1)
             return vectors, kernels.vq_assign(vectors, head.codebook, table=self._search)
         assert isinstance(head, VAEHead)
-        return head.moments(_normed(norm, x).view(*grid, -1))
+        return head(_normed(norm, x).view(*grid, -1))
 
     def decode(self, codes: Tensor) -> Tensor:
         """Decode tokens (B, t, h, w) or latents (B, t, h, w, c) to padded uint8 pixels (B, T, H, W, 3)."""

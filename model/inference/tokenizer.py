@@ -13,7 +13,7 @@ from model.inference.graphs import Graphs
 from model.inference.network import Network
 from model.tokenizer.heads import VAEHead, VQHead
 from model.tokenizer.patches import check_pixels, pad_clip
-from model.tokenizer.tokenizer import CodeError, OmniTokenizer
+from model.tokenizer.tokenizer import OmniTokenizer
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 
@@ -78,7 +78,7 @@ class CompiledTokenizer(OmniTokenizer):
             self.decoding.capture(codes)
 
     def _examples(self, batch: int, size: Size) -> tuple[Tensor, Tensor]:
-        """Black pixels, and codes or latents of zeros."""
+        """Return black pixels, and codes or latents of zeros."""
         grid = self.config.geometry.grid(size)
         pixels = torch.zeros(batch, *self.config.geometry.size(grid), 3, dtype=torch.uint8, device=self._device)
         if isinstance(self.head, VAEHead):
@@ -86,41 +86,12 @@ class CompiledTokenizer(OmniTokenizer):
         return pixels, torch.zeros(batch, *grid, dtype=torch.int64, device=self._device)
 
     @torch.inference_mode()
-    def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Encode whole images or clips, as `OmniTokenizer.encode` does."""
+    def _encoded(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         if pixels.dtype != torch.uint8:
-            return super().encode(pixels, generator)
-        if isinstance(self.head, VQHead):
-            if generator is not None:
-                raise CodeError("a VQ model draws nothing: encode takes no generator")
-            return self._encoded(pixels)[1]
-        mean, logvar = self._encoded(pixels)
-        return mean if generator is None else self.head.sample(mean, logvar, generator)
-
-    @torch.inference_mode()
-    def encode_latents(self, pixels: Tensor) -> Tensor:
-        """Encode to vectors, as `OmniTokenizer.encode_latents` does."""
-        return super().encode_latents(pixels) if pixels.dtype != torch.uint8 else self._encoded(pixels)[0]
-
-    @torch.inference_mode()
-    def encode_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode to tokens and vectors, as `OmniTokenizer.encode_both` does."""
-        if pixels.dtype != torch.uint8 or not isinstance(self.head, VQHead):
-            return super().encode_both(pixels)
-        vectors, tokens = self._encoded(pixels)
-        return tokens, vectors
-
-    @torch.inference_mode()
-    def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode to mean and log variance, as `OmniTokenizer.encode_moments` does."""
-        if pixels.dtype != torch.uint8 or not isinstance(self.head, VAEHead):
-            return super().encode_moments(pixels)
-        mean, logvar = self._encoded(pixels)
-        return mean, logvar
-
-    def _encoded(self, pixels: Tensor) -> tuple[Tensor, ...]:
+            return super()._encoded(pixels)
         check_pixels(pixels)
-        return self.encoding(pad_clip(pixels, self.config.geometry).contiguous())
+        first, second = self.encoding(pad_clip(pixels, self.config.geometry).contiguous())
+        return first, second
 
     def _decoded(self, codes: Tensor) -> Tensor:
         if isinstance(self.head, VQHead):

@@ -5,7 +5,7 @@ Everything is computed in float32 once, when a model is loaded, and rounded to t
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from kernels import EXPONENT_SCALE, Folded, fold, interleave_gates
 from model.tokenizer.layers import (
     PEG,
-    CosineAttention,
     FeedForward,
     PositionBias,
     SpatialAttention,
@@ -22,11 +21,9 @@ from model.tokenizer.layers import (
     WindowAttention,
 )
 from model.tokenizer.patches import PatchEmbed
-from model.tokenizer.transformer import FullBlock, Stack, TemporalBlock, WindowBlock
+from model.tokenizer.transformer import AttentionBlock, Stack, WindowBlock
 
 ALIGNMENT = 64  # hidden units; the fused products go through rows of whole multiples
-
-Attention = TypeVar("Attention", bound=CosineAttention)
 
 
 class FeedForwardWeights(NamedTuple):
@@ -129,24 +126,19 @@ def embed_weights(embed: PatchEmbed) -> tuple[EmbedWeights, EmbedWeights]:
 
 
 def _block(block: nn.Module) -> BlockWeights:
-    if isinstance(block, FullBlock):
-        attention = _cosine(block.attention)
-        q_scale, k_scale = EXPONENT_SCALE * block.attention.q_scale.float(), block.attention.k_scale.float()
-        return FullWeights(
-            block.peg,
-            attention._replace(q_scale=q_scale, k_scale=k_scale),
-            float((q_scale * k_scale).abs().max()),
-            block.attention.position_bias,
-            _feed_forward(block.feed_forward),
-        )
     if isinstance(block, WindowBlock):
         return WindowWeights(_window(block.attention), block.attention.bias_table, _feed_forward(block.feed_forward))
-    if isinstance(block, TemporalBlock):
-        layer = block.attention
+    assert isinstance(block, AttentionBlock)
+    layer, feed_forward = block.attention, _feed_forward(block.feed_forward)
+    attention = _cosine(layer)
+    if isinstance(layer, TemporalAttention):
         values = layer.to_kv.weight.float().chunk(2)[1]
         still = (layer.to_out.weight.float() @ values).to(layer.to_out.weight.dtype)
-        return TemporalWeights(block.peg, _cosine(layer), still, layer, _feed_forward(block.feed_forward))
-    raise TypeError(f"{type(block).__name__} is not a block of a tokenizer")
+        return TemporalWeights(block.peg, attention, still, layer, feed_forward)
+    q_scale, k_scale = EXPONENT_SCALE * layer.q_scale.float(), layer.k_scale.float()
+    bound = float((q_scale * k_scale).abs().max())
+    attention = attention._replace(q_scale=q_scale, k_scale=k_scale)
+    return FullWeights(block.peg, attention, bound, layer.position_bias, feed_forward)
 
 
 def _cosine(attention: SpatialAttention | TemporalAttention) -> AttentionWeights:

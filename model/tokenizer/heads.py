@@ -27,20 +27,25 @@ class VQHead(nn.Module):
         self.codebook = nn.Parameter(F.normalize(torch.randn(config.head.codes, config.head.dim), dim=-1))
         self.from_code = nn.Linear(config.head.dim, config.width)
 
+    def forward(self, embed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return unit vectors (..., d) of the encoder's output (..., D), and their tokens (...)."""
+        vectors = self.project(embed)
+        return vectors, self.assign(vectors)
+
     def project(self, embed: Tensor) -> Tensor:
-        """Encoder output (..., D) to unit vectors (..., d), in the head's precision."""
+        """Project the encoder's output (..., D) to unit vectors (..., d), in the head's precision."""
         return F.normalize(_full_precision(self.to_code, embed), dim=-1)
 
     def assign(self, z: Tensor) -> Tensor:
-        """Unit vectors (..., d) to int64 tokens (...): the nearest code, the lowest index among equals."""
+        """Return int64 tokens (...) of unit vectors (..., d): the nearest code, the lowest index among equals."""
         return kernels.vq_assign(z, self.codebook)
 
     def lookup(self, tokens: Tensor) -> Tensor:
-        """Tokens (...) in [0, codes) to codes (..., d)."""
+        """Return the codes (..., d) of tokens (...) in [0, codes)."""
         return F.embedding(tokens, self.codebook)
 
     def expand(self, codes: Tensor) -> Tensor:
-        """Codes (..., d) to decoder input (..., D)."""
+        """Expand codes (..., d) to the decoder's input (..., D)."""
         return _full_precision(self.from_code, codes)
 
 
@@ -54,16 +59,16 @@ class VAEHead(nn.Module):
         self.to_moments = nn.Linear(config.width, 2 * config.head.dim)
         self.from_latent = nn.Linear(config.head.dim, config.width)
 
-    def moments(self, embed: Tensor) -> tuple[Tensor, Tensor]:
-        """Encoder output (..., D) to mean and log variance, each (..., c); the latter within [-30, 20]."""
+    def forward(self, embed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance, each (..., c), of the encoder's output (..., D); the latter in [-30, 20]."""
         mean, logvar = _full_precision(self.to_moments, embed).chunk(2, dim=-1)
         return mean, logvar.clamp(-30.0, 20.0)
 
     def sample(self, mean: Tensor, logvar: Tensor, generator: torch.Generator) -> Tensor:
-        """A draw from the Gaussian with noise from `generator`, which lives on the latents' device."""
+        """Draw from the Gaussian with noise from `generator`, which is on the latents' device."""
         noise = torch.randn(mean.shape, dtype=mean.dtype, device=mean.device, generator=generator)
         return mean + noise * (0.5 * logvar).exp()
 
     def expand(self, latents: Tensor) -> Tensor:
-        """Latents (..., c) to decoder input (..., D)."""
+        """Expand latents (..., c) to the decoder's input (..., D)."""
         return _full_precision(self.from_latent, latents)

@@ -39,7 +39,7 @@ class Encoder(nn.Module):
         self.temporal = Stack(config, None)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Float pixels (B, 1 + k * temporal_patch, H, W, 3) in [-0.5, 0.5], padded, to (B, t, h, w, D)."""
+        """Encode padded float pixels (B, 1 + k * temporal_patch, H, W, 3) in [-0.5, 0.5] to (B, t, h, w, D)."""
         return self.temporal(self.spatial(self.embed(pixels))[0])[0]
 
     def chunk(self, pixels: Tensor, starts: bool, states: Sequence[BlockState]) -> tuple[Tensor, list[BlockState]]:
@@ -50,7 +50,7 @@ class Encoder(nn.Module):
         return x, spatial + temporal
 
     def initial(self) -> list[BlockState]:
-        """States before the first chunk."""
+        """Return the states before the first chunk."""
         return self.spatial.initial() + self.temporal.initial()
 
 
@@ -64,7 +64,7 @@ class Decoder(nn.Module):
         self.pixels = ToPixels(config)
 
     def forward(self, embed: Tensor) -> Tensor:
-        """Embeddings (B, t, h, w, D) to float pixels (B, 1 + (t - 1) * temporal_patch, H, W, 3)."""
+        """Decode embeddings (B, t, h, w, D) to float pixels (B, 1 + (t - 1) * temporal_patch, H, W, 3)."""
         return self.pixels(self.spatial(self.temporal(embed)[0])[0])
 
     def chunk(self, embed: Tensor, starts: bool, states: Sequence[BlockState]) -> tuple[Tensor, list[BlockState]]:
@@ -75,16 +75,16 @@ class Decoder(nn.Module):
         return self.pixels(x, starts), temporal + spatial
 
     def initial(self) -> list[BlockState]:
-        """States before the first chunk."""
+        """Return the states before the first chunk."""
         return self.temporal.initial() + self.spatial.initial()
 
 
 class OmniTokenizer(nn.Module):
     """Turns images and clips into tokens or latents, and back.
 
-    Pixels are uint8 RGB (B, T, H, W, 3), or floats in [-0.5, 0.5]; an image is a clip of one frame. Any size and any
-    number of frames is taken: sizes that are not a multiple of the patch, and
-    lengths that are not 1 + k * temporal_patch frames, are padded at the edge; `decode` crops when given the size.
+    Pixels are uint8 RGB (B, T, H, W, 3), or floats in [-0.5, 0.5]; an image is a clip of one frame. Sizes that are not
+    a multiple of the patch, and lengths that are not 1 + k * temporal_patch frames, are padded at the edge; `decode`
+    crops when given the size.
 
     Args:
         config: the geometry.
@@ -99,7 +99,7 @@ class OmniTokenizer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of encoder and decoder; the head may keep a higher one."""
+        """Return the precision of encoder and decoder; the head may keep a higher one."""
         return self.encoder.embed.first.proj.weight.dtype
 
     def encode(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -114,27 +114,34 @@ class OmniTokenizer(nn.Module):
 
         Raises:
             PixelError: pixels of another shape, type or range.
+            CodeError: a generator for a VQ model.
         """
-        return self._to_codes(self._embed(pixels), generator)
+        if isinstance(self.head, VQHead):
+            if generator is not None:
+                raise CodeError("a VQ model draws nothing: encode takes no generator")
+            return self._encoded(pixels)[1]
+        mean, logvar = self._encoded(pixels)
+        return mean if generator is None else self.head.sample(mean, logvar, generator)
 
     def encode_latents(self, pixels: Tensor) -> Tensor:
         """Encode to vectors (B, t, h, w, c): normalised ones before quantisation (VQ), the mean (VAE)."""
-        embed = self._embed(pixels)
-        return self.head.project(embed) if isinstance(self.head, VQHead) else self.head.moments(embed)[0]
+        return self._encoded(pixels)[0]
 
     def encode_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode to int64 tokens (B, t, h, w) and the unit vectors (B, t, h, w, d) that they stand for; VQ only."""
-        latents = self.encode_latents(pixels)
-        return self.quantize(latents), latents
+        if not isinstance(self.head, VQHead):
+            raise CodeError("a VAE has no codebook to quantise with")
+        vectors, tokens = self._encoded(pixels)
+        return tokens, vectors
 
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode to the mean and log variance of Gaussian latents, each (B, t, h, w, c); VAE only."""
         if not isinstance(self.head, VAEHead):
             raise CodeError("a VQ model has no Gaussian latents")
-        return self.head.moments(self._embed(pixels))
+        return self._encoded(pixels)
 
     def quantize(self, latents: Tensor) -> Tensor:
-        """Vectors (..., d) to the tokens (...) of their nearest codes; VQ only."""
+        """Return the tokens (...) of the codes nearest to vectors (..., d); VQ only."""
         if not isinstance(self.head, VQHead):
             raise CodeError("a VAE has no codebook to quantise with")
         if not latents.is_floating_point():
@@ -203,10 +210,10 @@ class OmniTokenizer(nn.Module):
             height, width = waiting.shape[2:4]
             _, rows, columns = self.config.geometry.grid((1, height, width))
             empty = self.encoder.embed.first.proj.weight.new_zeros(len(waiting), 0, rows, columns, self.config.width)
-            return self._to_codes(empty, None), EncoderState(rest, state.frames, state.blocks, final)
+            return self._to_codes(empty), EncoderState(rest, state.frames, state.blocks, final)
         ready = to_float(pad_space(ready, self.config.geometry), self.dtype)
         embed, blocks = self.encoder.chunk(ready, bool(head), state.blocks)
-        return self._to_codes(embed, None), EncoderState(rest, state.frames + take, blocks, final)
+        return self._to_codes(embed), EncoderState(rest, state.frames + take, blocks, final)
 
     def decode_chunk(self, codes: Tensor, state: DecoderState | None = None) -> tuple[Tensor, DecoderState]:
         """Decode the next latent frames of a clip; any split gives the pixels of the whole.
@@ -231,17 +238,14 @@ class OmniTokenizer(nn.Module):
         pixels, blocks = self.decoder.chunk(self._from_codes(codes), state.frames == 0, state.blocks)
         return to_uint8(pixels), DecoderState(state.shape, state.frames + codes.shape[1], blocks)
 
-    def _embed(self, pixels: Tensor) -> Tensor:
+    def _encoded(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode to unit vectors and tokens (VQ), or to mean and log variance (VAE)."""
         check_pixels(pixels)
-        return self.encoder(to_float(pad_clip(pixels, self.config.geometry), self.dtype))
+        return self.head(self.encoder(to_float(pad_clip(pixels, self.config.geometry), self.dtype)))
 
-    def _to_codes(self, embed: Tensor, generator: torch.Generator | None) -> Tensor:
-        if isinstance(self.head, VQHead):
-            if generator is not None:
-                raise CodeError("a VQ model draws nothing: encode takes no generator")
-            return self.head.assign(self.head.project(embed))
-        mean, logvar = self.head.moments(embed)
-        return mean if generator is None else self.head.sample(mean, logvar, generator)
+    def _to_codes(self, embed: Tensor) -> Tensor:
+        """Return the tokens (VQ) or the mean latents (VAE) of the encoder's output."""
+        return self.head(embed)[1 if isinstance(self.head, VQHead) else 0]
 
     def _decoded(self, codes: Tensor) -> Tensor:
         return to_uint8(self.decoder(self._from_codes(codes)))

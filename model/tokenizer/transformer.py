@@ -13,29 +13,32 @@ from model.tokenizer.layers import PEG, BlockState, FeedForward, SpatialAttentio
 
 
 def _carry_frames(x: Tensor, past: Tensor | None) -> tuple[Tensor | None, Tensor]:
-    """The two frames before x, and the last two including x, zeros standing in for those before the clip."""
+    """Return the two frames before x, and the last two including x, zeros standing in for those before the clip."""
     if past is None:
         past = x.new_zeros(x.shape[0], 2, *x.shape[2:])
     return past, torch.cat((past, x[:, -2:]), dim=1)[:, -2:].clone()
 
 
-class FullBlock(nn.Module):
-    """A "t" layer: positions, full spatial attention, feed-forward, each with a residual."""
+class AttentionBlock(nn.Module):
+    """A "t" or a temporal layer: positions, full attention in space or time, feed-forward, each with a residual."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
+    def __init__(self, config: TokenizerConfig, temporal: bool) -> None:
         super().__init__()
-        self.peg = PEG(config, temporal=False)
-        self.attention = SpatialAttention(config)
+        self.peg = PEG(config, temporal)
+        self.attention = TemporalAttention(config) if temporal else SpatialAttention(config)
         self.feed_forward = FeedForward(config)
 
     def forward(self, x: Tensor, rope: RopeTable | None, state: BlockState | None) -> tuple[Tensor, BlockState | None]:
-        past = None
+        past = frames = kv = None
         if state is not None:
             past, frames = _carry_frames(x, state.frames)
-            state = BlockState(frames=frames)
         x = self.peg(x, past)
-        x = x + self.attention(x, rope)
-        return x + self.feed_forward(x), state
+        if isinstance(self.attention, TemporalAttention):
+            attended, kv = self.attention(x, state)
+        else:
+            attended = self.attention(x, rope)
+        x = x + attended
+        return x + self.feed_forward(x), None if state is None else BlockState(frames, kv)
 
 
 class WindowBlock(nn.Module):
@@ -51,25 +54,6 @@ class WindowBlock(nn.Module):
         return x + self.feed_forward(x), state
 
 
-class TemporalBlock(nn.Module):
-    """A temporal layer: positions, attention along time, feed-forward, each with a residual."""
-
-    def __init__(self, config: TokenizerConfig) -> None:
-        super().__init__()
-        self.peg = PEG(config, temporal=True)
-        self.attention = TemporalAttention(config)
-        self.feed_forward = FeedForward(config)
-
-    def forward(self, x: Tensor, rope: RopeTable | None, state: BlockState | None) -> tuple[Tensor, BlockState | None]:
-        past = frames = None
-        if state is not None:
-            past, frames = _carry_frames(x, state.frames)
-        x = self.peg(x, past)
-        attended, kv = self.attention(x, state)
-        x = x + attended
-        return x + self.feed_forward(x), None if state is None else BlockState(frames, kv)
-
-
 class Stack(nn.Module):
     """Blocks of one kind of attention, closed by a LayerNorm.
 
@@ -80,15 +64,13 @@ class Stack(nn.Module):
 
     def __init__(self, config: TokenizerConfig, blocks: str | None) -> None:
         super().__init__()
-        kinds = {"t": FullBlock, "w": WindowBlock}
-        built = (
-            [TemporalBlock(config) for _ in range(config.temporal_layers)]
-            if blocks is None
-            else [kinds[letter](config) for letter in blocks]
+        temporal = blocks is None
+        letters = "t" * config.temporal_layers if blocks is None else blocks
+        self.blocks = nn.ModuleList(
+            AttentionBlock(config, temporal) if letter == "t" else WindowBlock(config) for letter in letters
         )
-        self.blocks = nn.ModuleList(built)
         self.norm_out = nn.LayerNorm(config.width)
-        self.rotary_dim = config.head_dim if blocks is not None and config.spatial_position == "rope" else None
+        self.rotary_dim = config.head_dim if not temporal and config.spatial_position == "rope" else None
 
     def forward(self, x: Tensor, states: Sequence[BlockState] | None = None) -> tuple[Tensor, list[BlockState]]:
         """Run x (B, T, h, w, D) through the stack.
@@ -109,5 +91,5 @@ class Stack(nn.Module):
         return self.norm_out(x), carried
 
     def initial(self) -> list[BlockState]:
-        """States before the first chunk."""
+        """Return the states before the first chunk."""
         return [BlockState() for _ in self.blocks]

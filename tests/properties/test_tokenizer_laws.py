@@ -197,7 +197,7 @@ def test_vae_samples_follow_their_generator():
     first, again, other = (tokenizer.encode(pixels, torch.Generator().manual_seed(s)) for s in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    mean, logvar = tokenizer.head.moments(tokenizer._embed(pixels))
+    mean, logvar = tokenizer.encode_moments(pixels)
     assert torch.equal(tokenizer.encode(pixels), mean)
     draws = torch.stack([tokenizer.encode(pixels, torch.Generator().manual_seed(s)) for s in range(400)])
     deviation = (0.5 * logvar).exp()

@@ -171,7 +171,7 @@ class TrainingStep:
     def _latents(self, embed: Tensor, first: int, quantise: bool) -> Latents:
         head, weights = self.state.tokenizer.head, self.stage.losses
         if not isinstance(head, VQHead):
-            mean, logvar = head.moments(embed)
+            mean, logvar = head(embed)
             divergence = losses.gaussian_kl(mean, logvar)
             noise = random_normal(self.seed, self.state.step, first, mean.shape)
             latents = mean + noise * (0.5 * logvar).exp()
