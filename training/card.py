@@ -22,7 +22,7 @@ def model_card(
     machine: str,
     trained_on: Sequence[str] = (),
 ) -> str:
-    """The card of a bundle, Markdown.
+    """Return the card of a bundle, Markdown.
 
     Args:
         name: of the bundle.
@@ -32,8 +32,8 @@ def model_card(
         machine: what it was trained on.
         trained_on: sentences that say what the data is.
     """
-    told = {line.partition(":")[0].removeprefix("stage ") for line in history}
-    stages = [stage for stage in recipe.stages if stage.name in told]
+    named = {line.partition(":")[0].removeprefix("stage ") for line in history}
+    stages = [stage for stage in recipe.stages if stage.name in named]
     causal = "causal in time" if config.streams else "for whole clips, as its temporal layers see later frames"
     licence = recipe.licence or "not stated: whoever trained it decides, as far as the data allows"
     return f"""# {name}
@@ -52,7 +52,7 @@ On {machine}, code at {code_version()}:
 
 {_bullets(trained_on or ["not described"])}
 
-## Figures
+## Metrics
 
 Not measured yet: `omnitok evaluate` writes them as `metrics.md`.
 
@@ -66,7 +66,7 @@ Not measured yet: `omnitok evaluate` writes them as `metrics.md`.
 
 ## Limits
 
-What the data does not show, the model has not learned; the figures hold for data like that of the evaluation.
+What the data does not show, the model has not learned; the metrics hold for data like that of the evaluation.
 
 ## Licence
 
@@ -81,7 +81,7 @@ def _head(config: TokenizerConfig) -> str:
 
 
 def _losses(stage: Stage) -> str:
-    """A sentence on what a stage minimises."""
+    """Return a sentence on what a stage minimises."""
     losses = stage.losses
     terms = {"L2": losses.l2, "L1": losses.l1}
     if stage.head == "vae":
@@ -94,12 +94,11 @@ def _losses(stage: Stage) -> str:
         terms |= {"image adversarial": losses.image_adversarial}
         terms |= {"video adversarial": losses.video_adversarial if stage.clip_batch_size else 0.0}
         terms |= {"feature matching within these": losses.feature_matching}
-    told = ", ".join(f"{term} {weight:g}" for term, weight in terms.items() if weight)
-    return f"{stage.name}: {told}"
+    return f"{stage.name}: " + ", ".join(f"{term} {weight:g}" for term, weight in terms.items() if weight)
 
 
 def _table(stages: Sequence[Stage]) -> str:
-    """The other settings of the stages, side by side."""
+    """Return a table of the other settings of the stages."""
     columns = [dict(_settings(stage)) for stage in stages]
     names = list(dict.fromkeys(name for column in columns for name in column))
     lines = [f"| setting | {' | '.join(stage.name for stage in stages)} |", "| --- " * (len(stages) + 1) + "|"]
@@ -121,12 +120,12 @@ def _bullets(lines: Sequence[str]) -> str:
 
 
 def machine_name(device: torch.device) -> str:
-    """The GPU's name, or the kind of CPU."""
+    """Return the GPU's name, or the kind of CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"a CPU ({platform.machine()})"
 
 
 def code_version() -> str:
-    """Short commit of the code, or "an unknown version" outside a checkout."""
+    """Return the short commit of the code, or "an unknown version" outside a checkout."""
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -6,6 +6,6 @@ class TrainingError(ValueError):
 
 
 def one_line(error: Exception) -> str:
-    """An exception for people: its first line, or its name where it says nothing."""
+    """Return an exception for people: its first line, or its name where it says nothing."""
     text = str(getattr(error, "strerror", None) or error).strip()
     return text.splitlines()[0] if text else type(error).__name__

@@ -106,7 +106,7 @@ _WHOLE = {
 
 
 def rename(key: str, is_vq: bool) -> str | None:
-    """Our name of a published key, or None if there is none."""
+    """Return our name of a published key, or None if there is none."""
     if key in _WHOLE:
         return _WHOLE[key]
     if match := re.fullmatch(r"encoder\.to_patch_emb(_first_frame)?\.([123])\.(weight|bias)", key):
@@ -130,7 +130,7 @@ def rename(key: str, is_vq: bool) -> str | None:
 
 
 def read_flags(args: Namespace, additive_bias: bool) -> TokenizerConfig:
-    """The geometry that a checkpoint's flags describe, either spelling, absent ones at their old defaults.
+    """Return the geometry that a checkpoint's flags describe, in either spelling, absent ones at their old defaults.
 
     Args:
         args: `hyper_parameters["args"]`.
@@ -179,7 +179,7 @@ def read_flags(args: Namespace, additive_bias: bool) -> TokenizerConfig:
 
 
 def _sort_keys(state: Mapping[str, Tensor], config: TokenizerConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Renamed tensors by our names, and dropped keys with their reasons.
+    """Return tensors by our names, and dropped keys with their reasons.
 
     Raises:
         ConversionError: unknown keys.

@@ -149,7 +149,7 @@ def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def _batched(x: Tensor, layer: nn.Linear) -> Tensor:
-    """A linear layer but for its bias on (B, N, D) whose items are apart in memory, without a copy."""
+    """Apply a linear layer but for its bias to (B, N, D) whose items are apart in memory, without a copy."""
     return torch.bmm(x, layer.weight.t().expand(len(x), -1, -1))
 
 
@@ -158,7 +158,7 @@ def _positions(peg: nn.Module, x: Tensor, grid: Grid) -> Tensor:
 
 
 def _inputs(weights: AttentionWeights, x: Tensor, heads: int, rope: RopeTable | None, scaled: bool) -> Tensor:
-    """Queries, keys and values (M, 3, heads, head_dim)."""
+    """Return queries, keys and values (M, 3, heads, head_dim)."""
     cos, sin = (None, None) if rope is None else rope
     weight, shift = weights.inputs
     q_scale, k_scale = (weights.q_scale, weights.k_scale) if scaled else (None, None)
@@ -201,7 +201,7 @@ def _feed_forward(weights: FeedForwardWeights, x: Tensor) -> Tensor:
 
 
 def _add(x: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-    """x + a weight^T in place, by the library.
+    """Add a weight^T to x in place, by the library.
 
     Where there is a bias too, or x itself is what is multiplied, a kernel of ours writes apart and is the faster.
     """

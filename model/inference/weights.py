@@ -142,7 +142,7 @@ def _block(block: nn.Module) -> BlockWeights:
 
 
 def _cosine(attention: SpatialAttention | TemporalAttention) -> AttentionWeights:
-    """Queries see the normalised input, keys and values the raw one.
+    """Merge projections of queries, which see the normalised input, and of keys and values, which see the raw one.
 
     Where the LayerNorm's bias is zero (the published code does not train it), all that is left of the LayerNorm is in
     the centred weight: queries are made unit vectors later, which dividing them does not change.

@@ -19,7 +19,7 @@ SSIM_K1, SSIM_K2 = 0.01, 0.03
 
 
 def ssim(reference: Pixels, candidate: Pixels) -> Tensor:
-    """Structural similarity of every frame, averaged over positions and channels.
+    """Return the structural similarity of every frame, averaged over positions and channels.
 
     A Gaussian window of 11x11 with standard deviation 1.5, population statistics, K1 = 0.01 and K2 = 0.03; only windows
     that lie wholly inside the frame count. Each colour channel is compared by itself.
@@ -49,7 +49,7 @@ def ssim(reference: Pixels, candidate: Pixels) -> Tensor:
 
 
 def _comparable(reference: Pixels, candidate: Pixels) -> tuple[Tensor, Tensor]:
-    """Both as float64 with peak 1; double precision also keeps a GPU from rounding to TF32."""
+    """Convert both to float64 with peak 1; double precision also keeps a GPU from rounding to TF32."""
     first, second = _tensor(reference), _tensor(candidate)
     kinds = [str(frames.dtype).removeprefix("torch.") for frames in (first, second)]
     byte = check_comparable(tuple(first.shape), tuple(second.shape), *kinds)
@@ -73,7 +73,7 @@ def _ssim_of_frame(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _blur(values: Tensor, axis: int) -> Tensor:
-    """Gaussian means over the windows along one axis; shifted sums, since library convolutions are slow in float64."""
+    """Average along one axis under the Gaussian window; by shifted sums, since library convolutions are slow in float64."""
     size = values.shape[axis] - SSIM_WINDOW + 1
     weights = [math.exp(-((offset - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_SIGMA**2)) for offset in range(SSIM_WINDOW)]
     means = values.narrow(axis, 0, size) * (weights[0] / sum(weights))

@@ -140,7 +140,7 @@ class TokenizerConfig:
 
     @property
     def feed_forward(self) -> int:
-        """Inner width of the feed-forward layers: two thirds of four times the width, rounded down."""
+        """Return the inner width of the feed-forward layers: two thirds of four times the width, rounded down."""
         return int(4 * (2 / 3) * self.width)
 
     @property
@@ -149,7 +149,7 @@ class TokenizerConfig:
         return Geometry(self.patch, self.temporal_patch)
 
     def to_dict(self) -> dict[str, Any]:
-        """The config as JSON-ready data; `from_dict` reads it back."""
+        """Return JSON-ready data; `from_dict` reads it back."""
         data = asdict(self)
         data["head"] = {"kind": "vq" if self.is_vq else "vae"} | data["head"]
         return data

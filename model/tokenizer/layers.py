@@ -63,11 +63,11 @@ class CosineAttention(nn.Module):
         self.to_out = nn.Linear(inner, config.width, bias=False)
 
     def queries(self, x: Tensor) -> Tensor:
-        """(B, T, h, w, heads, head_dim)."""
+        """Return queries (B, T, h, w, heads, head_dim)."""
         return self.to_q(self.norm(x)).unflatten(-1, self.heads)
 
     def keys_values(self, x: Tensor) -> Tensor:
-        """(B, T, h, w, 2, heads, head_dim)."""
+        """Return keys and values (B, T, h, w, 2, heads, head_dim)."""
         return self.to_kv(x).unflatten(-1, (2, *self.heads))
 
 
@@ -81,7 +81,7 @@ class PositionBias(nn.Module):
         self.out = nn.Linear(width, config.heads)
 
     def forward(self, height: int, width: int) -> Tensor:
-        """Bias (heads, h*w, h*w) of every (query, key) pair of an h x w grid."""
+        """Return the bias (heads, h*w, h*w) of every (query, key) pair of an h x w grid."""
         like = self.out.weight
         dy = torch.arange(1 - height, height, device=like.device)
         dx = torch.arange(1 - width, width, device=like.device)
@@ -114,7 +114,7 @@ class SpatialAttention(CosineAttention):
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """Slopes of linear distance penalties (docs/model.md, Tokenizer 5).
+    """Return the slopes of linear distance penalties (docs/model.md, Tokenizer 5).
 
     For a number of heads that is not a power of two: those of the next lower one, then every second of twice that.
     """
@@ -194,7 +194,7 @@ class FeedForward(nn.Module):
         return F.linear(value * F.gelu(gate), to_out)
 
     def weights(self, spare: int) -> tuple[Tensor, Tensor]:
-        """The two matrices with `spare` hidden units of zeros more, which change no result: gelu(0) * 0 = 0."""
+        """Return the two matrices with `spare` more hidden units of zeros, which change no result: gelu(0) * 0 = 0."""
         if not spare:
             return self.to_hidden.weight, self.to_out.weight
         halves = self.to_hidden.weight.unflatten(0, (2, -1))

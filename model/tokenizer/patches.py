@@ -41,14 +41,14 @@ def check_pixels(pixels: Tensor, may_be_empty: bool = False) -> None:
 
 
 def to_float(pixels: Tensor, dtype: torch.dtype) -> Tensor:
-    """uint8 in [0, 255] to floats in [-0.5, 0.5]; floats keep their values."""
+    """Convert uint8 in [0, 255] to floats in [-0.5, 0.5]; floats keep their values."""
     if pixels.dtype == torch.uint8:
         return (pixels.to(torch.float32) / 255 - 0.5).to(dtype)
     return pixels.to(dtype)
 
 
 def to_uint8(pixels: Tensor) -> Tensor:
-    """Floats around [-0.5, 0.5] to the nearest uint8 in [0, 255]."""
+    """Round floats around [-0.5, 0.5] to the nearest uint8 in [0, 255]."""
     return ((pixels.float() + 0.5) * 255).round_().clamp_(0, 255).to(torch.uint8)
 
 
@@ -98,7 +98,7 @@ class PatchEmbed(nn.Module):
         self.later = _Embed(values * config.temporal_patch, config.width, config.patch_norm)
 
     def _patches(self, pixels: Tensor, frames: int) -> Tensor:
-        """(B, T, H, W, 3) to (B, T/frames, h, w, 3*frames*p*p), each vector ordered (colour, frame, row, column)."""
+        """Cut (B, T, H, W, 3) to (B, T/frames, h, w, 3*frames*p*p), each vector in order colour, frame, row, column."""
         p = self.patch
         x = pixels.unflatten(3, (-1, p)).unflatten(2, (-1, p)).unflatten(1, (-1, frames))
         return x.permute(0, 1, 3, 5, 7, 2, 4, 6).flatten(4)

@@ -16,7 +16,7 @@ class WeightsError(ValueError):
 
 
 def build_tokenizer(config: TokenizerConfig, weights: Mapping[str, Tensor]) -> OmniTokenizer:
-    """A tokenizer with these weights, in float32 and evaluation mode.
+    """Build a tokenizer with these weights, in float32 and evaluation mode.
 
     Args:
         config: the geometry.

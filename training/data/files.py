@@ -74,12 +74,12 @@ class Source:
         return len(self.names)
 
     def place(self, index: int) -> str:
-        """Where an item is, for people."""
+        """Return the path of an item, for people."""
         shard = int(self.shard[index])
         return str((self.root if shard < 0 else self.shards[shard]) / self.names[index])
 
     def open(self, index: int) -> Section:
-        """The bytes of an item as a file that is open for reading.
+        """Open the bytes of an item as a file.
 
         Raises:
             OSError: the file is gone or cannot be read.
@@ -240,7 +240,7 @@ def _suffix(name: str) -> str:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Names of the files below a folder; each folder is entered once, though links may lead there again."""
+    """Yield the names of the files below a folder; each folder is entered once, though links may lead there again."""
     entered = set()
     for folder, inside, names in os.walk(root, followlinks=True):
         status = os.stat(folder)

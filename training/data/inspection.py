@@ -57,17 +57,17 @@ class Inspection:
 
     @property
     def whole(self) -> list[Probe]:
-        """The files that could be decoded."""
+        """Return the files that could be decoded."""
         return [probe for probe in self.probes if not probe.broken]
 
     @property
     def broken(self) -> list[Probe]:
-        """The files that could not."""
+        """Return the files that could not."""
         return [probe for probe in self.probes if probe.broken]
 
     @property
     def rate(self) -> float:
-        """Squares of 256 pixels, or 17 frames of them, that one core decodes in a second."""
+        """Return the squares of 256 pixels, or 17 frames of them, that one core decodes in a second."""
         took = sum(probe.took for probe in self.whole)
         return len(self.whole) / took if took else 0.0
 

@@ -27,7 +27,7 @@ class Labels:
 
 
 def find_label_file(root: Path) -> Path | None:
-    """The table of labels of a folder, if it has one.
+    """Return the table of labels of a folder, if it has one.
 
     Raises:
         TrainingError: there are two.
@@ -69,7 +69,7 @@ def classify(members: Sequence[Member], table: Path | None) -> Labels:
 
 
 def _read(table: Path, known: set[str]) -> dict[str, str]:
-    """Labels by path; what is wrong is named with its line."""
+    """Read labels by path; what is wrong is named with its line."""
     labels: dict[str, str] = {}
     try:
         text = table.read_text(encoding="utf-8-sig")

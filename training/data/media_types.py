@@ -17,7 +17,7 @@ VIDEO_FORMATS = {
 
 
 def kind_of(name: str) -> Kind | None:
-    """The kind of a file by its suffix, or none."""
+    """Return the kind of a file by its suffix, or none."""
     suffix = os.path.splitext(name)[1].lower()
     if suffix in IMAGE_SUFFIXES:
         return "images"

@@ -44,7 +44,7 @@ def write_info(folder: Path, info: SetInfo) -> None:
 
 
 def shard_path(folder: Path, index: int) -> Path:
-    """File of shard `index`."""
+    """Return the file of shard `index`."""
     return folder / f"{index:05d}.npy"
 
 
@@ -82,7 +82,7 @@ class PixelSet:
         return sum(len(shard) for shard in self.shards)
 
     def pixels(self) -> Tensor:
-        """All items in memory: uint8 (N, T, H, W, 3)."""
+        """Return all items in memory: uint8 (N, T, H, W, 3)."""
         return torch.cat(self.shards)
 
 

@@ -45,7 +45,7 @@ class Items(Protocol):
     def __len__(self) -> int: ...
 
     def batches(self) -> Iterator[NDArray[np.uint8]]:
-        """Items as uint8 (N, T, side, side, 3); those that cannot be read are left out and told."""
+        """Yield items as uint8 (N, T, side, side, 3); those that cannot be read are left out and listed in `broken`."""
 
 
 class SetItems:
@@ -145,7 +145,7 @@ def items_of(data: Path, side: int, frames: int, limit: int | None) -> list[Item
 
 
 def _spread(count: int, limit: int | None) -> list[int]:
-    """Indices of at most `limit` of so many items, evenly spread."""
+    """Return the indices of at most `limit` of so many items, evenly spread."""
     if limit is None or limit >= count:
         return list(range(count))
     return [int(index) for index in np.linspace(0, count - 1, limit).round()]

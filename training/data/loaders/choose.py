@@ -50,7 +50,7 @@ def open_feed(
 
 
 def find_sources(data: Path) -> tuple[Source | None, Source | None]:
-    """The images and the clips of a folder of files.
+    """Return the images and the clips of a folder of files.
 
     Args:
         data: holds `images/` and `clips/` or `videos/`; or, without these, files of either kind or tar shards of them.

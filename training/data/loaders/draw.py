@@ -40,7 +40,7 @@ class Draw:
             raise TrainingError(f"an image has one frame, not {self.frames}")
 
     def share(self, rank: int, ranks: int) -> range:
-        """Numbers of the items that rank `rank` of `ranks` makes.
+        """Return the numbers of the items that rank `rank` of `ranks` makes.
 
         Raises:
             TrainingError: the items do not divide among the ranks.
@@ -68,7 +68,7 @@ class Feed(Protocol):
         """
 
     def stream(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
-        """This rank's share of each draw, in order: uint8 (count / ranks, frames, side, side, 3) on the device.
+        """Yield this rank's share of each draw, in order: uint8 (count / ranks, frames, side, side, 3) on the device.
 
         The draws may be read ahead of what is yielded. One stream is open at a time: a new one ends the last.
 

@@ -91,7 +91,7 @@ class FilesFeed:
             raise TrainingError(f"the data holds no {draw.kind}, only {' and '.join(self._sources) or 'nothing'}")
 
     def stream(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
-        """This rank's share of each draw, in order: uint8 (count / ranks, frames, side, side, 3) on the device.
+        """Yield this rank's share of each draw, in order: uint8 (count / ranks, frames, side, side, 3) on the device.
 
         Raises:
             TrainingError: as `check`; no file of a kind can be read; or the feed is closed.
@@ -262,13 +262,13 @@ def _as_is(batch: Any) -> Any:
 
 
 def _forkserver() -> BaseContext:
-    """Workers that fork from a process without CUDA and threads, which has imported what they need once."""
+    """Return a context of workers that fork from a process without CUDA and threads, which has imported what they need once."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
 
 
 def _begin_worker(_: int) -> None:
-    """Leave Ctrl-C to the trainer, which closes its feed, and odd metadata unmentioned."""
+    """Ignore Ctrl-C, which is for the trainer, and warnings of odd metadata."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     warnings.simplefilter("ignore")

@@ -15,7 +15,7 @@ ITEMS, EPOCHS = 0, 1  # last word of the counter: what the numbers are for
 
 
 def uniforms(seed: int, kind: Kind, items: range) -> NDArray[np.float64]:
-    """Numbers in [0, 1) of consecutive items: (len(items), 16).
+    """Return numbers in [0, 1) of consecutive items: (len(items), 16).
 
     Args:
         seed: of the run.

@@ -68,13 +68,13 @@ class ResidentFeed:
             raise TrainingError(f"no set of {draw.kind} has {wanted}; there are {held}")
 
     def stream(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
-        """This rank's share of each draw, in order: uint8 (count / ranks, frames, side, side, 3) on the device."""
+        """Yield this rank's share of each draw, in order: uint8 (count / ranks, frames, side, side, 3) on the device."""
         for draw in draws:
             self.check(draw)
             yield self._batch(draw)
 
     def close(self) -> None:
-        """Nothing works in the background."""
+        """Do nothing, for nothing works in the background."""
 
     def report(self) -> dict[str, Any]:
         """Return the number of items of every set."""
@@ -107,7 +107,7 @@ class ResidentFeed:
     def _squares(
         self, data: Tensor, items: Array, turn: Array, numbers: Array, where: Array, draw: Draw
     ) -> list[tuple[Array, Tensor]]:
-        """Near squares of even turns and far ones of odd turns."""
+        """Cut near squares in even turns and far ones in odd turns."""
         farthest = min(data.shape[2:4]) // draw.side
         factor = np.where(turn % 2 == 0, 1, farthest)
         parts = []
@@ -118,7 +118,7 @@ class ResidentFeed:
         return parts
 
     def _cut(self, data: Tensor, items: Array, numbers: Array, side: int, frames: int) -> Tensor:
-        """A square of each chosen item, mirrored or not: uint8 (N, frames, side, side, 3)."""
+        """Cut a square of each chosen item, mirrored or not: uint8 (N, frames, side, side, 3)."""
         length, height, width = data.shape[1:4]
         free = np.array([height - side + 1, width - side + 1, length - frames + 1])
         tops, lefts, starts = (numbers[:, [TOP, LEFT, TIME]] * free).astype(np.int64).T
@@ -155,7 +155,7 @@ class ResidentFeed:
         return to_uint8(views.unflatten(2, (frames, side)).permute(0, 2, 3, 4, 1))
 
     def _send(self, values: Array) -> Tensor:
-        """To the device, without waiting for it."""
+        """Send values to the device, without waiting for it."""
         tensor = torch.from_numpy(np.ascontiguousarray(values))
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
@@ -201,7 +201,7 @@ def _size(data: Tensor) -> str:
 
 
 def _upload(shards: Sequence[Tensor], device: torch.device) -> Tensor:
-    """One tensor of all shards, on the device; the shards are read one by one."""
+    """Copy all shards to one tensor on the device; the shards are read one by one."""
     whole = torch.empty(_count(shards), *shards[0].shape[1:], dtype=torch.uint8, device=device)
     for part, shard in zip(whole.split([len(shard) for shard in shards]), shards, strict=True):
         part.copy_(shard)
@@ -219,5 +219,5 @@ def _require_room(sets: Sequence[Sequence[Tensor]], device: torch.device) -> Non
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Bytes that a CUDA device has free; none is known of other devices."""
+    """Return the bytes that a CUDA device has free; None for other devices."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
