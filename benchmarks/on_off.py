@@ -19,7 +19,7 @@ from rich.table import Table
 
 from benchmarks.measure import describe_machine, device
 from kernels.runtime.dispatch import BACKEND_ENV
-from training.data.loaders import open_feed
+from training.data.loaders import open_loader
 from training.distributed import Ranks
 from training.recipes import RECIPES, Recipe
 from training.runner import RunConfig, run_recipe
@@ -47,7 +47,7 @@ def train(recipe: str, data: Path, steps: int, nudge: float, out: Path) -> None:
         log_every=LOG_EVERY,
     )
     console = Console(file=sys.stdout, width=150)
-    run_recipe(run, open_feed(data, device(), 0), device(), Ranks(), Validator({}, console), console)
+    run_recipe(run, open_loader(data, device(), 0), device(), Ranks(), Validator({}, console), console)
 
 
 def losses(out: Path) -> dict[int, float]:

@@ -19,7 +19,7 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.atomic_write import replace_file
 from training.card import machine_name, model_card
 from training.checkpoint import CHECKPOINT_FILE, read_checkpoint
-from training.data.loaders.draw import Feed
+from training.data.loaders.batch import Loader
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.head_transfer import transfer_head, with_head
@@ -80,7 +80,7 @@ class RunConfig:
 
 def run_recipe(
     run: RunConfig,
-    feed: Feed,
+    loader: Loader,
     device: torch.device,
     ranks: Ranks,
     on_checkpoint: Callable[[Trainer], None] | None = None,
@@ -90,7 +90,7 @@ def run_recipe(
 
     Args:
         run: the settings.
-        feed: the data.
+        loader: the data.
         device: of this process.
         ranks: the processes that train together.
         on_checkpoint: as for `Trainer.run`.
@@ -123,11 +123,11 @@ def run_recipe(
             console.print(f"stage {stage.name} is done: {run.folder(stage) / BUNDLE}", highlight=False)
             continue
         for batch in batch_shapes(stage):
-            feed.check(batch)
+            loader.check(batch)
         begun_before = run.has_begun(stage)
         ranks.barrier()  # until every rank has seen whether the stage was begun, which rank 0 changes
-        start = _stage_start(run, stage, feed, bundle if stage is wanted[0] else None, device, ranks)
-        trainer = Trainer(run.recipe, stage, start, feed, run.folder(stage), ranks, perceptual[stage.name])
+        start = _stage_start(run, stage, loader, bundle if stage is wanted[0] else None, device, ranks)
+        trainer = Trainer(run.recipe, stage, start, loader, run.folder(stage), ranks, perceptual[stage.name])
         if begun_before:
             trainer.resume()
         budget = run.budgets.get(stage.name) or trainer.budget or Budget(stage.steps)
@@ -208,7 +208,7 @@ def _write_run(run: RunConfig, bundle: Bundle | None) -> None:
 
 
 def _stage_start(
-    run: RunConfig, stage: Stage, feed: Feed, bundle: Bundle | None, device: torch.device, ranks: Ranks
+    run: RunConfig, stage: Stage, loader: Loader, bundle: Bundle | None, device: torch.device, ranks: Ranks
 ) -> StageStart:
     """Load the start of a stage: its own checkpoint, a bundle, the stage before it, or random weights."""
     recipe, config = run.recipe, with_head(run.recipe.tokenizer, stage.head)
@@ -235,7 +235,7 @@ def _stage_start(
         source = OmniTokenizer(with_head(recipe.tokenizer, before.head))
         taken = start_after(read_checkpoint(run.folder(before), recipe.to_dict(), before.name), source)
     source.to(device)
-    pixels = next(iter(feed.stream([batch_at(stage, recipe.seed, 1, taken.drawn)])))
+    pixels = next(iter(loader.stream([batch_at(stage, recipe.seed, 1, taken.drawn)])))
     tokenizer = transfer_head(source, config, pixels, ranks)
     return replace(taken, tokenizer=tokenizer, codebook_initialized=taken.codebook_initialized and config.is_vq)
 

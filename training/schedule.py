@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from training.data.loaders.draw import Draw, Kind
+from training.data.loaders.batch import BatchSpec, Kind
 from training.errors import TrainingError
 from training.recipes import Stage
 from training.rng import RESOLUTIONS, random_int
@@ -76,16 +76,16 @@ def phase_at(stage: Stage, step: int, unquantized_steps: int) -> Phase:
     )
 
 
-def batch_at(stage: Stage, seed: int, step: int, drawn: dict[Kind, int]) -> Draw:
+def batch_at(stage: Stage, seed: int, step: int, drawn: dict[Kind, int]) -> BatchSpec:
     """Return the batch of step `step`, from 1, of a run that drew so many items of each kind before."""
     kind: Kind = "images" if stage.image_batch_size and (step % 2 or not stage.clip_batch_size) else "clips"
     resolutions = stage.resolutions_of(kind)
     resolution = resolutions[random_int(seed, RESOLUTIONS, step) % len(resolutions)]
     frames = 1 if kind == "images" else stage.frames
-    return Draw(kind, resolution, stage.batch_size(kind, resolution), drawn[kind], frames)
+    return BatchSpec(kind, resolution, stage.batch_size(kind, resolution), drawn[kind], frames)
 
 
-def batches_after(stage: Stage, seed: int, step: int, drawn: dict[Kind, int], last: int | None) -> Iterator[Draw]:
+def batches_after(stage: Stage, seed: int, step: int, drawn: dict[Kind, int], last: int | None) -> Iterator[BatchSpec]:
     """Yield the batches after step `step`, up to step `last` or for ever."""
     drawn = dict(drawn)
     while last is None or step < last:
@@ -95,13 +95,13 @@ def batches_after(stage: Stage, seed: int, step: int, drawn: dict[Kind, int], la
         yield batch
 
 
-def batch_shapes(stage: Stage) -> list[Draw]:
+def batch_shapes(stage: Stage) -> list[BatchSpec]:
     """Return one batch of each kind and resolution of a stage."""
     kinds: dict[Kind, int] = {"images": 1} if stage.image_batch_size else {}
     if stage.clip_batch_size:
         kinds["clips"] = stage.frames
     return [
-        Draw(kind, resolution, stage.batch_size(kind, resolution), 0, frames)
+        BatchSpec(kind, resolution, stage.batch_size(kind, resolution), 0, frames)
         for kind, frames in kinds.items()
         for resolution in sorted(set(stage.resolutions_of(kind)))
     ]

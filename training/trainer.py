@@ -18,7 +18,7 @@ from model.metrics.psnr import decibels
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.cuda_graphs import CapturedStep, compile_blocks
-from training.data.loaders.draw import Draw, Feed, Kind
+from training.data.loaders.batch import BatchSpec, Kind, Loader
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.logging import MetricsLogger
@@ -74,7 +74,7 @@ class Trainer:
         recipe: of the run.
         stage: one of its stages.
         start: what it begins with; a resumed stage needs the tokenizer's geometry alone.
-        feed: gives the batches, on the tokenizer's device.
+        loader: gives the batches, on the tokenizer's device.
         out: folder of the stage: `checkpoint.pt`, `metrics.csv`, TensorBoard curves.
         ranks: the processes that train together.
         perceptual: the perceptual distance, where the stage has one.
@@ -89,13 +89,13 @@ class Trainer:
         recipe: Recipe,
         stage: Stage,
         start: StageStart,
-        feed: Feed,
+        loader: Loader,
         out: Path,
         ranks: Ranks | None = None,
         perceptual: FeatureDistance | None = None,
         compiled: bool = True,
     ) -> None:
-        self.recipe, self.stage, self.feed, self.out = recipe, stage, feed, out
+        self.recipe, self.stage, self.loader, self.out = recipe, stage, loader, out
         self.ranks = ranks or Ranks()
         check_divisible(stage, self.ranks.world)
         self.state = TrainState(start.tokenizer, stage, recipe.seed, start.discriminators)
@@ -152,7 +152,7 @@ class Trainer:
         if self.step == 0:
             self.save()  # what the stage took over is then on disk, and a full disk shows at once
         batches, loaded = tee(batches_after(self.stage, self.recipe.seed, self.step, self.drawn, budget.steps))
-        pixels = self.feed.stream(loaded)
+        pixels = self.loader.stream(loaded)
         console = console or Console(stderr=True, quiet=not self.ranks.is_main)
         begun = clock = saved = time.monotonic()
         logged = (self.step, clock)
@@ -232,7 +232,7 @@ class Trainer:
         if on_checkpoint is not None and self.ranks.is_main:
             on_checkpoint(self)
 
-    def _step(self, batch: Draw, pixels: Tensor, share: float) -> dict[str, Tensor]:
+    def _step(self, batch: BatchSpec, pixels: Tensor, share: float) -> dict[str, Tensor]:
         self.step += 1
         stage, step = self.stage, self.step
         self.state.set_step(step, learning_rate(stage, step, share), discriminator_learning_rate(stage, step, share))
@@ -244,7 +244,7 @@ class Trainer:
         self.drawn[batch.kind] += batch.count
         return metrics
 
-    def _row(self, batch: Draw, metrics: dict[str, Tensor], share: float) -> dict[str, Any]:
+    def _row(self, batch: BatchSpec, metrics: dict[str, Tensor], share: float) -> dict[str, Any]:
         """Return a row of the table: means over the ranks, the codebook's use since the row before."""
         row: dict[str, Any] = dict.fromkeys(COLUMNS)
         row |= {"step": self.step, "kind": batch.kind, "seconds": round(self.seconds, 1), "resolution": batch.side}

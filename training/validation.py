@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from model.metrics.psnr import psnr
-from training.data.loaders.draw import Draw, Feed
+from training.data.loaders.batch import BatchSpec, Loader
 from training.data.shards import INFO_FILE, open_set
 from training.pictures import contact_sheet, write_image
 from training.recipes import Stage
@@ -23,29 +23,29 @@ FRAME_MS = 125
 MAX_ITEM_PIXELS = 640_000  # larger items would make every checkpoint wait
 
 
-def validation_sets(data: Path, feed: Feed, stages: tuple[Stage, ...]) -> dict[str, Tensor]:
+def validation_sets(data: Path, loader: Loader, stages: tuple[Stage, ...]) -> dict[str, Tensor]:
     """Return the validation data of a run: held-out sets where the data has any, else the first items of the loader.
 
     Args:
         data: folder of the data.
-        feed: of the run.
+        loader: of the run.
         stages: whose sizes are drawn.
 
     Returns:
         uint8 (N, T, H, W, 3) by name, on the CPU.
 
     Raises:
-        TrainingError: a held-out set is damaged, or the feed cannot draw.
+        TrainingError: a held-out set is damaged, or the loader cannot draw.
     """
     held_out = [open_set(path.parent) for path in sorted((data / "held-out").glob(f"*/{INFO_FILE}"))]
     if small := [one for one in held_out if one.info.frames * one.info.height * one.info.width <= MAX_ITEM_PIXELS]:
         return {one.info.name: _spread(one.pixels()) for one in small}
-    largest: dict[str, Draw] = {}
+    largest: dict[str, BatchSpec] = {}
     for stage in stages:
         for batch in batch_shapes(stage):
             if batch.kind not in largest or batch.side > largest[batch.kind].side:
                 largest[batch.kind] = batch
-    drawn = zip(largest, feed.stream(list(largest.values())), strict=True)
+    drawn = zip(largest, loader.stream(list(largest.values())), strict=True)
     return {f"first {kind} of the data": _spread(pixels.cpu()) for kind, pixels in drawn}
 
 

@@ -23,8 +23,8 @@ from model.bundle import load_bundle
 from training.atomic_write import replace_file
 from training.card import code_version, machine_name
 from training.checkpoint import read_checkpoint
-from training.data.loaders import open_feed
-from training.data.loaders.draw import Feed
+from training.data.loaders import open_loader
+from training.data.loaders.batch import Loader
 from training.devices import cores, resolve_device
 from training.distributed import Ranks
 from training.errors import TrainingError
@@ -135,7 +135,7 @@ def run_job(job: Job) -> bool:
     )
     # compiling for every variant and shape would take longer than training does
     with torch.compiler.set_stance("force_eager"):
-        if not run_recipe(run, _feed(job, device), device, Ranks(), console=Console(quiet=True)):
+        if not run_recipe(run, _loader_of(job, device), device, Ranks(), console=Console(quiet=True)):
             return False
     replace_file(job.folder / RECORD_FILE, json.dumps(_record(job, run, device)).encode() + b"\n")
     return True
@@ -187,18 +187,18 @@ def _share(work: Callable[[Job], bool], jobs: Sequence[Job], parallel: int) -> I
 
 
 # of this process: reading the data takes longer than a short run
-_feeds: dict[tuple[Path, str, int], Feed] = {}
+_loaders: dict[tuple[Path, str, int], Loader] = {}
 _suites: dict[tuple[Path, Path, str], tuple[MetricSuite, dict[str, SetItems]]] = {}
 
 
-def _feed(job: Job, device: torch.device) -> Feed:
+def _loader_of(job: Job, device: torch.device) -> Loader:
     key = job.data, str(device), job.seed
-    if key not in _feeds:
-        for feed in _feeds.values():
-            feed.close()
-        _feeds.clear()  # first, as the device may not hold the data twice
-        _feeds[key] = open_feed(job.data, device, job.seed)
-    return _feeds[key]
+    if key not in _loaders:
+        for loader in _loaders.values():
+            loader.close()
+        _loaders.clear()  # first, as the device may not hold the data twice
+        _loaders[key] = open_loader(job.data, device, job.seed)
+    return _loaders[key]
 
 
 def _record(job: Job, run: RunConfig, device: torch.device) -> dict[str, Any]:
@@ -209,7 +209,7 @@ def _record(job: Job, run: RunConfig, device: torch.device) -> dict[str, Any]:
         "variant": job.name,
         "seed": job.seed,
         "steps": sum(state["step"] for state in states.values()),
-        "tokens": sum(tokens(recipe, draw) for draw in batches(recipe)),
+        "tokens": sum(tokens(recipe, batch) for batch in batches(recipe)),
         "seconds": round(sum(state["seconds"] for state in states.values()), 1),
         "final_loss": {stage.name: _final_loss(run.folder(stage) / METRICS_FILE) for stage in recipe.stages},
         "machine": machine_name(device),

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from model.tokenizer.config import TokenizerConfig, VQConfig
-from training.data.loaders.draw import Draw
+from training.data.loaders.batch import BatchSpec
 from training.errors import TrainingError
 from training.recipes import LossWeights, Recipe, Stage
 from training.schedule import batches_after
@@ -83,12 +83,12 @@ def variants(steps: int = STEPS, seed: int = 0) -> dict[str, Variant]:
     }
 
 
-def batches(recipe: Recipe) -> Iterator[Draw]:
+def batches(recipe: Recipe) -> Iterator[BatchSpec]:
     """Yield all batches of a run, stage after stage."""
     for stage in recipe.stages:
         yield from batches_after(stage, recipe.seed, 0, {"images": 0, "clips": 0}, stage.steps)
 
 
-def tokens(recipe: Recipe, draw: Draw) -> int:
+def tokens(recipe: Recipe, batch: BatchSpec) -> int:
     """Count the positions of the latent grids of a batch."""
-    return draw.count * recipe.tokenizer.geometry.positions((draw.frames, draw.side, draw.side))
+    return batch.count * recipe.tokenizer.geometry.positions((batch.frames, batch.side, batch.side))

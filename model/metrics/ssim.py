@@ -73,7 +73,7 @@ def _ssim_of_frame(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _blur(values: Tensor, axis: int) -> Tensor:
-    """Average along one axis under the Gaussian window; by shifted sums, since library convolutions are slow in float64."""
+    """Average along one axis under the Gaussian window, by shifted sums: library convolutions are slow in float64."""
     size = values.shape[axis] - SSIM_WINDOW + 1
     weights = [math.exp(-((offset - SSIM_WINDOW // 2) ** 2) / (2 * SSIM_SIGMA**2)) for offset in range(SSIM_WINDOW)]
     means = values.narrow(axis, 0, size) * (weights[0] / sum(weights))

@@ -15,7 +15,7 @@ from service.cli.inputs import open_media
 from service.sandbox.pool import MediaPool
 from service.settings import Limits
 from training.data.files import Source, find
-from training.data.loaders.files import FLIP, PLACE, TIME, decode
+from training.data.loaders.file_loader import FLIP, PLACE, TIME, decode
 
 Pixels = NDArray[np.uint8]
 ANIMATED_SUFFIXES = {".gif"}  # pictures that training takes for clips

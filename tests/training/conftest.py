@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.data.loaders.resident import ResidentFeed
+from training.data.loaders.device_loader import DeviceLoader
 from training.data.shards import SetInfo, write_info, write_shard
 
 SETS = {
@@ -45,10 +45,10 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def feed() -> ResidentFeed:
+def loader() -> DeviceLoader:
     """Squares in memory, enough for every draw of the debug recipe."""
     photographs, clips = (
         torch.from_numpy(moving_squares(count, frames, 64, seed))
         for seed, (count, frames) in enumerate([(24, 1), (12, 5)])
     )
-    return ResidentFeed([[photographs]], [[clips]], torch.device("cpu"), seed=0)
+    return DeviceLoader([[photographs]], [[clips]], torch.device("cpu"), seed=0)

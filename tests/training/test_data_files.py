@@ -22,7 +22,7 @@ from media.errors import MediaError
 from media.types import View
 from training.cli.data import data as command
 from training.data.files import Names, Section, Source, find
-from training.data.loaders.choose import find_sources
+from training.data.loaders.open_loader import find_sources
 from training.demo_data.debug import build_debug
 from training.errors import TrainingError
 

@@ -13,8 +13,8 @@ from model.tokenizer.config import CONFIGS, VQConfig
 from model.tokenizer.heads import VAEHead, VQHead
 from model.tokenizer.patches import to_float
 from model.tokenizer.tokenizer import OmniTokenizer
-from training.data.loaders.draw import Draw
-from training.data.loaders.resident import ResidentFeed
+from training.data.loaders.batch import BatchSpec
+from training.data.loaders.device_loader import DeviceLoader
 from training.distributed import Ranks
 from training.head_transfer import LOGVAR, transfer_head, with_head
 
@@ -22,8 +22,8 @@ CONFIG = replace(CONFIGS["debug"], head=VQConfig(codes=512, dim=4))
 
 
 @pytest.fixture
-def pixels(feed: ResidentFeed) -> Tensor:
-    return next(feed.stream([Draw("clips", 32, 8, 0, 5)]))
+def pixels(loader: DeviceLoader) -> Tensor:
+    return next(loader.stream([BatchSpec("clips", 32, 8, 0, 5)]))
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -27,7 +27,7 @@ from service.engine.tokenizer import Engine
 from service.in_process import LocalBackend
 from service.settings import Settings
 from training.__main__ import app
-from training.data.loaders.draw import Draw
+from training.data.loaders.batch import BatchSpec
 from training.demo_data.debug import build_debug
 from training.trainer import Trainer
 
@@ -81,8 +81,8 @@ def killed(folder: str, step: int, arguments: list[object]) -> int:
     if child == 0:
         take = Trainer._step
 
-        def dying(trainer: Trainer, draw: Draw, pixels: Tensor, share: float) -> dict[str, Tensor]:
-            metrics = take(trainer, draw, pixels, share)
+        def dying(trainer: Trainer, spec: BatchSpec, pixels: Tensor, share: float) -> dict[str, Tensor]:
+            metrics = take(trainer, spec, pixels, share)
             if (trainer.out.name, trainer.step) == (folder, step):
                 os.kill(os.getpid(), signal.SIGKILL)
             return metrics

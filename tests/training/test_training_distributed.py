@@ -22,7 +22,7 @@ from torch import Tensor
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.checkpoint import CHECKPOINT_FILE
 from training.data import open_set
-from training.data.loaders.resident import ResidentFeed
+from training.data.loaders.device_loader import DeviceLoader
 from training.distributed import Ranks, init_distributed
 from training.head_transfer import with_head
 from training.recipes import RECIPES, Recipe
@@ -49,9 +49,9 @@ def train(data: Path, out: Path, rule: str, head: str, ranks: Ranks, device: tor
     recipe = recipe_of(rule)
     stage = next(stage for stage in recipe.stages if stage.head == head)
     sets = [[list(open_set(data / "train" / name).shards)] for name in ("photographs-256", "procgen-128")]
-    feed = ResidentFeed(sets[0], sets[1], device, recipe.seed, ranks.rank, ranks.world)
+    loader = DeviceLoader(sets[0], sets[1], device, recipe.seed, ranks.rank, ranks.world)
     torch.manual_seed(recipe.seed)
-    trainer = Trainer(recipe, stage, StageStart(OmniTokenizer(with_head(recipe.tokenizer, head))), feed, out, ranks)
+    trainer = Trainer(recipe, stage, StageStart(OmniTokenizer(with_head(recipe.tokenizer, head))), loader, out, ranks)
     trainer.run(Budget(steps=STEPS), log_every=1, console=Console(quiet=True))
     return trainer
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.checkpoint import CHECKPOINT_FILE
-from training.data.loaders.draw import Draw
-from training.data.loaders.resident import ResidentFeed
+from training.data.loaders.batch import BatchSpec
+from training.data.loaders.device_loader import DeviceLoader
 from training.errors import TrainingError
 from training.head_transfer import with_head
 from training.logging import METRICS_FILE
@@ -34,14 +34,14 @@ BARE = {"losses": LossWeights(l2=20.0, l1=2.0)}  # no discriminators, which trip
 
 
 def trainer_of(
-    feed: ResidentFeed, out: Path, stage: str = "joint", learned_codebook: bool = False, **changes: Any
+    loader: DeviceLoader, out: Path, stage: str = "joint", learned_codebook: bool = False, **changes: Any
 ) -> Trainer:
     """A trainer of a stage of the debug recipe from random weights, with changed settings."""
     changed = replace(DEBUG.stage(stage), **changes)
     recipe = replace(DEBUG, stages=tuple(changed if old.name == stage else old for old in DEBUG.stages))
     torch.manual_seed(0)
     tokenizer = OmniTokenizer(with_head(recipe.tokenizer, changed.head))
-    return Trainer(recipe, changed, StageStart(tokenizer, codebook_initialized=learned_codebook), feed, out)
+    return Trainer(recipe, changed, StageStart(tokenizer, codebook_initialized=learned_codebook), loader, out)
 
 
 def equal(first: Any, second: Any) -> bool:
@@ -65,24 +65,24 @@ def logged_steps(out: Path) -> list[int]:
 
 def error_of(trainer: Trainer) -> float:
     """Mean squared error of the averaged weights on one fixed batch."""
-    pixels = next(trainer.feed.stream([Draw("images", 32, 16, 0, 1)]))
+    pixels = next(trainer.loader.stream([BatchSpec("images", 32, 16, 0, 1)]))
     with torch.inference_mode():
         restored = trainer.state.ema.reconstruct(pixels)
     return float((restored.float() / 255 - pixels.float() / 255).square().mean())
 
 
-def test_training_lowers_the_error_and_spreads_the_codes(feed: ResidentFeed, tmp_path: Path) -> None:
-    trainer = trainer_of(feed, tmp_path, "image", **BARE)
+def test_training_lowers_the_error_and_spreads_the_codes(loader: DeviceLoader, tmp_path: Path) -> None:
+    trainer = trainer_of(loader, tmp_path, "image", **BARE)
     before = error_of(trainer)
     trainer.run(Budget(steps=80), console=QUIET)
     assert error_of(trainer) < 0.4 * before
-    pixels = next(feed.stream([Draw("images", 32, 32, 0, 1)]))
+    pixels = next(loader.stream([BatchSpec("images", 32, 32, 0, 1)]))
     with torch.inference_mode():
         assert len(trainer.state.ema.encode(pixels).unique()) > 16  # of 64; a collapsed codebook uses one or two
 
 
-def test_codes_learned_by_averages_stay_spread_too(feed: ResidentFeed, tmp_path: Path) -> None:
-    trainer = trainer_of(feed, tmp_path, "image", codebook_update="ema", codebook_decay=0.9, **BARE)
+def test_codes_learned_by_averages_stay_spread_too(loader: DeviceLoader, tmp_path: Path) -> None:
+    trainer = trainer_of(loader, tmp_path, "image", codebook_update="ema", codebook_decay=0.9, **BARE)
     before = error_of(trainer)
     trainer.run(Budget(steps=80), console=QUIET)
     assert error_of(trainer) < 0.5 * before
@@ -99,18 +99,18 @@ def test_codes_learned_by_averages_stay_spread_too(feed: ResidentFeed, tmp_path:
     ],
 )
 def test_a_resumed_stage_equals_one_that_never_stopped(
-    feed: ResidentFeed, tmp_path: Path, stage: str, changes: dict[str, Any], cut: int
+    loader: DeviceLoader, tmp_path: Path, stage: str, changes: dict[str, Any], cut: int
 ) -> None:
     """Through the start of the codebook, revivals, and the start of the discriminators; weights, moments, all."""
     settings = DEBUG.stage(stage).discriminators
     changes = {"dead_code_steps": 4, "discriminators": replace(settings, start=6, every=2)} | changes
-    whole = trainer_of(feed, tmp_path / "whole", stage, **changes)
+    whole = trainer_of(loader, tmp_path / "whole", stage, **changes)
     assert whole.run(Budget(steps=12), log_every=1, console=QUIET)
 
-    first = trainer_of(feed, tmp_path / "parts", stage, **changes)
+    first = trainer_of(loader, tmp_path / "parts", stage, **changes)
     take = first._step
 
-    def stopping(draw: Draw, pixels: Tensor, share: float) -> dict[str, Tensor]:
+    def stopping(draw: BatchSpec, pixels: Tensor, share: float) -> dict[str, Tensor]:
         metrics = take(draw, pixels, share)
         if first.step == cut:
             signal.raise_signal(signal.SIGTERM)
@@ -118,7 +118,7 @@ def test_a_resumed_stage_equals_one_that_never_stopped(
 
     first._step = stopping  # type: ignore[method-assign]
     assert not first.run(Budget(steps=12), log_every=1, console=QUIET)
-    second = trainer_of(feed, tmp_path / "parts", stage, **changes)
+    second = trainer_of(loader, tmp_path / "parts", stage, **changes)
     torch.manual_seed(99)  # a resumed process has another random state: nothing may depend on it
     second.resume()
     assert second.step == cut
@@ -128,15 +128,15 @@ def test_a_resumed_stage_equals_one_that_never_stopped(
     assert len(told[0]) == len(told[1]) == 13
 
 
-def test_a_resumed_stage_remembers_that_it_took_over_a_codebook(feed: ResidentFeed, tmp_path: Path) -> None:
+def test_a_resumed_stage_remembers_that_it_took_over_a_codebook(loader: DeviceLoader, tmp_path: Path) -> None:
     """It quantises from its first step, and so must what goes on with it."""
     settings = {"unquantized_steps": 3, **BARE}
-    whole = trainer_of(feed, tmp_path / "whole", learned_codebook=True, **settings)
+    whole = trainer_of(loader, tmp_path / "whole", learned_codebook=True, **settings)
     whole.run(Budget(steps=4), console=QUIET)
-    trainer_of(feed, tmp_path / "parts", learned_codebook=True, **settings).run(
+    trainer_of(loader, tmp_path / "parts", learned_codebook=True, **settings).run(
         Budget(steps=4), stop_after=1e-9, console=QUIET
     )
-    second = trainer_of(feed, tmp_path / "parts", **settings)
+    second = trainer_of(loader, tmp_path / "parts", **settings)
     second.resume()
     assert second.step == 1
     second.run(Budget(steps=4), console=QUIET)
@@ -145,10 +145,10 @@ def test_a_resumed_stage_remembers_that_it_took_over_a_codebook(feed: ResidentFe
 
 @pytest.mark.parametrize(("save_every", "saved"), [(0.0, [1, 2, 3, 3]), (1e9, [3])])
 def test_checkpoints_are_written_as_often_as_is_asked(
-    feed: ResidentFeed, tmp_path: Path, save_every: float, saved: list[int]
+    loader: DeviceLoader, tmp_path: Path, save_every: float, saved: list[int]
 ) -> None:
     on_disk: list[int] = []
-    trainer = trainer_of(feed, tmp_path, **BARE)
+    trainer = trainer_of(loader, tmp_path, **BARE)
     trainer.run(
         Budget(steps=3),
         save_every=save_every,
@@ -158,9 +158,9 @@ def test_checkpoints_are_written_as_often_as_is_asked(
     assert on_disk == saved
 
 
-def test_a_checkpoint_of_other_bits_is_seen(feed: ResidentFeed, tmp_path: Path) -> None:
+def test_a_checkpoint_of_other_bits_is_seen(loader: DeviceLoader, tmp_path: Path) -> None:
     """The comparison above can fail: at one bit of any state."""
-    trainer = trainer_of(feed, tmp_path, discriminators=replace(DEBUG.stage("joint").discriminators, start=0))
+    trainer = trainer_of(loader, tmp_path, discriminators=replace(DEBUG.stage("joint").discriminators, start=0))
     trainer.run(Budget(steps=3), console=QUIET)
     saved = state_of(tmp_path)
     state = trainer.state
@@ -185,18 +185,18 @@ def test_a_checkpoint_of_other_bits_is_seen(feed: ResidentFeed, tmp_path: Path) 
     assert equal(saved, state_of(tmp_path))
 
 
-def test_a_checkpoint_of_another_recipe_or_stage_is_refused(feed: ResidentFeed, tmp_path: Path) -> None:
-    trainer_of(feed, tmp_path).save()
+def test_a_checkpoint_of_another_recipe_or_stage_is_refused(loader: DeviceLoader, tmp_path: Path) -> None:
+    trainer_of(loader, tmp_path).save()
     with pytest.raises(
         TrainingError, match=r"another recipe, which differs in stages\[1\]\.dead_code_steps \(10, now 9\)"
     ):
-        trainer_of(feed, tmp_path, dead_code_steps=9).resume()
+        trainer_of(loader, tmp_path, dead_code_steps=9).resume()
     with pytest.raises(TrainingError, match="belongs to stage 'joint', not 'image'"):
-        trainer_of(feed, tmp_path, "image").resume()
+        trainer_of(loader, tmp_path, "image").resume()
 
 
-def test_a_checkpoint_of_the_version_before_goes_on_to_the_same_bits(feed: ResidentFeed, tmp_path: Path) -> None:
-    trainer_of(feed, tmp_path / "new", **BARE).run(Budget(steps=6), stop_after=1e-9, console=QUIET)
+def test_a_checkpoint_of_the_version_before_goes_on_to_the_same_bits(loader: DeviceLoader, tmp_path: Path) -> None:
+    trainer_of(loader, tmp_path / "new", **BARE).run(Budget(steps=6), stop_after=1e-9, console=QUIET)
     saved = state_of(tmp_path / "new")
     names = {new: old for old, new in RENAMED_SETTINGS.items()}
     saved["format"] = "omnitok-training/3"
@@ -208,27 +208,27 @@ def test_a_checkpoint_of_the_version_before_goes_on_to_the_same_bits(feed: Resid
     (tmp_path / "old").mkdir()
     torch.save(saved, tmp_path / "old" / CHECKPOINT_FILE)
     for name in ("new", "old"):
-        trainer = trainer_of(feed, tmp_path / name, **BARE)
+        trainer = trainer_of(loader, tmp_path / name, **BARE)
         trainer.resume()
         assert trainer.run(Budget(steps=6), console=QUIET)
     assert equal(state_of(tmp_path / "new"), state_of(tmp_path / "old"))
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 half a file"])
-def test_a_damaged_checkpoint_is_named(feed: ResidentFeed, tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_checkpoint_is_named(loader: DeviceLoader, tmp_path: Path, content: bytes) -> None:
     (tmp_path / CHECKPOINT_FILE).write_bytes(content)
     with pytest.raises(TrainingError, match=str(tmp_path / CHECKPOINT_FILE)):
-        trainer_of(feed, tmp_path).resume()
+        trainer_of(loader, tmp_path).resume()
 
 
-def test_there_must_be_a_checkpoint_to_resume(feed: ResidentFeed, tmp_path: Path) -> None:
+def test_there_must_be_a_checkpoint_to_resume(loader: DeviceLoader, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no checkpoint"):
-        trainer_of(feed, tmp_path).resume()
+        trainer_of(loader, tmp_path).resume()
 
 
-def test_a_file_that_cannot_grow_leaves_the_last_checkpoint_whole(feed: ResidentFeed, tmp_path: Path) -> None:
+def test_a_file_that_cannot_grow_leaves_the_last_checkpoint_whole(loader: DeviceLoader, tmp_path: Path) -> None:
     """The kernel refuses bytes beyond a limit, as it does where a disk is full."""
-    trainer = trainer_of(feed, tmp_path)
+    trainer = trainer_of(loader, tmp_path)
     trainer.save()
     kept = (tmp_path / CHECKPOINT_FILE).read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -242,10 +242,10 @@ def test_a_file_that_cannot_grow_leaves_the_last_checkpoint_whole(feed: Resident
     assert [path.name for path in tmp_path.glob("*.pt*")] + list(tmp_path.glob(".*")) == [CHECKPOINT_FILE]
 
 
-def test_a_loss_that_is_no_number_ends_the_run(feed: ResidentFeed, tmp_path: Path) -> None:
-    trainer = trainer_of(feed, tmp_path, **BARE)
+def test_a_loss_that_is_no_number_ends_the_run(loader: DeviceLoader, tmp_path: Path) -> None:
+    trainer = trainer_of(loader, tmp_path, **BARE)
     trainer.run(Budget(steps=2), console=QUIET)
-    later = trainer_of(feed, tmp_path, **BARE)
+    later = trainer_of(loader, tmp_path, **BARE)
     later.resume()
     later.budget = None
     with torch.no_grad():
@@ -259,9 +259,9 @@ def test_a_loss_that_is_no_number_ends_the_run(feed: ResidentFeed, tmp_path: Pat
     [("weight", "nan"), ("averaged weight", "inf"), ("moment", "inf"), ("discriminator", "nan"), ("codebook", "inf")],
 )
 def test_a_checkpoint_is_never_replaced_by_one_that_is_not_finite(
-    feed: ResidentFeed, tmp_path: Path, where: str, value: str
+    loader: DeviceLoader, tmp_path: Path, where: str, value: str
 ) -> None:
-    trainer = trainer_of(feed, tmp_path, codebook_update="ema")
+    trainer = trainer_of(loader, tmp_path, codebook_update="ema")
     trainer.run(Budget(steps=2), console=QUIET)
     kept = (tmp_path / CHECKPOINT_FILE).read_bytes()
     state = trainer.state
@@ -281,8 +281,8 @@ def test_a_checkpoint_is_never_replaced_by_one_that_is_not_finite(
     assert (tmp_path / CHECKPOINT_FILE).read_bytes() == kept
 
 
-def test_a_run_that_breaks_between_two_logs_shows_nobody_its_weights(feed: ResidentFeed, tmp_path: Path) -> None:
-    trainer = trainer_of(feed, tmp_path, **BARE)
+def test_a_run_that_breaks_between_two_logs_shows_nobody_its_weights(loader: DeviceLoader, tmp_path: Path) -> None:
+    trainer = trainer_of(loader, tmp_path, **BARE)
     seen: list[int] = []
     take = trainer.call
 
@@ -299,43 +299,43 @@ def test_a_run_that_breaks_between_two_logs_shows_nobody_its_weights(feed: Resid
     assert state_of(tmp_path)["step"] == 0
 
 
-def test_a_run_that_crashed_past_its_checkpoint_tells_each_step_once(feed: ResidentFeed, tmp_path: Path) -> None:
-    first = trainer_of(feed, tmp_path, **BARE)
+def test_a_run_that_crashed_past_its_checkpoint_tells_each_step_once(loader: DeviceLoader, tmp_path: Path) -> None:
+    first = trainer_of(loader, tmp_path, **BARE)
     first.run(Budget(steps=60), stop_after=1e-9, console=QUIET)
     assert first.metrics_logger is not None
     for step in (50, 100):  # it went on to step 100, and was killed while it wrote one row more
         first.metrics_logger.log_step({"step": step, "kind": "images"})
     with first.metrics_logger.path.open("a") as file:
         file.write("1")
-    second = trainer_of(feed, tmp_path, **BARE)
+    second = trainer_of(loader, tmp_path, **BARE)
     second.resume()
     second.run(Budget(steps=60), console=QUIET)
     assert logged_steps(tmp_path) == [1, 50]
     assert (tmp_path / METRICS_FILE).read_bytes().endswith(b"\n")
 
 
-def test_a_stage_that_begins_anew_tells_only_of_itself(feed: ResidentFeed, tmp_path: Path) -> None:
+def test_a_stage_that_begins_anew_tells_only_of_itself(loader: DeviceLoader, tmp_path: Path) -> None:
     """One that crashed before its first checkpoint leaves metrics behind, and nothing to resume."""
-    metrics_logger = trainer_of(feed, tmp_path, **BARE).metrics_logger
+    metrics_logger = trainer_of(loader, tmp_path, **BARE).metrics_logger
     assert metrics_logger is not None
     metrics_logger.log_step({"step": 1, "kind": "images"})
-    trainer_of(feed, tmp_path, **BARE).run(Budget(steps=2), console=QUIET)
+    trainer_of(loader, tmp_path, **BARE).run(Budget(steps=2), console=QUIET)
     assert logged_steps(tmp_path) == [1]
     assert len((tmp_path / METRICS_FILE).read_text().splitlines()) == 2
 
 
-def test_a_resumed_stage_has_the_length_that_it_was_begun_with(feed: ResidentFeed, tmp_path: Path) -> None:
-    trainer_of(feed, tmp_path, **BARE).run(Budget(steps=40), stop_after=1e-6, console=QUIET)
-    later = trainer_of(feed, tmp_path, **BARE)
+def test_a_resumed_stage_has_the_length_that_it_was_begun_with(loader: DeviceLoader, tmp_path: Path) -> None:
+    trainer_of(loader, tmp_path, **BARE).run(Budget(steps=40), stop_after=1e-6, console=QUIET)
+    later = trainer_of(loader, tmp_path, **BARE)
     later.resume()
     assert later.budget == Budget(steps=40)
     with pytest.raises(TrainingError, match="a run of 40 steps, not of 9 seconds"):
         later.run(Budget(seconds=9.0), console=QUIET)
 
 
-def test_a_terminal_shows_how_far_a_run_is(feed: ResidentFeed, tmp_path: Path) -> None:
+def test_a_terminal_shows_how_far_a_run_is(loader: DeviceLoader, tmp_path: Path) -> None:
     shown = io.StringIO()
     console = Console(file=shown, force_terminal=True, width=120)
-    trainer_of(feed, tmp_path, **BARE).run(Budget(steps=3), console=console)
+    trainer_of(loader, tmp_path, **BARE).run(Budget(steps=3), console=console)
     assert re.search(r"step 3\b.*100\.0 %.*steps/s", shown.getvalue())
     assert re.search(r"joint step\s+1\s.*PSNR", shown.getvalue())

@@ -57,23 +57,23 @@ def test_what_is_trained_can_see_how_bright_a_patch_is(name: str) -> None:
 def test_the_plan_can_be_taken_up_anywhere(first: int, count: int) -> None:
     whole = list(islice(batches_after(JOINT, 3, 0, NOTHING, None), first + count))
     drawn = dict(NOTHING)
-    for draw in whole[:first]:
-        assert draw.first == drawn[draw.kind]
-        drawn[draw.kind] += draw.count
+    for spec in whole[:first]:
+        assert spec.first == drawn[spec.kind]
+        drawn[spec.kind] += spec.count
     assert list(batches_after(JOINT, 3, first, drawn, first + count)) == whole[first:]
 
 
 def test_images_and_clips_take_turns_at_every_side() -> None:
     plan = list(batches_after(JOINT, 0, 0, NOTHING, 400))
-    assert [draw.kind for draw in plan[:4]] == ["images", "clips", "images", "clips"]
-    assert {(draw.kind, draw.side) for draw in plan} == {(d.kind, d.side) for d in batch_shapes(JOINT)}
-    assert {(draw.kind, draw.frames) for draw in plan} == {("images", 1), ("clips", 17)}
+    assert [spec.kind for spec in plan[:4]] == ["images", "clips", "images", "clips"]
+    assert {(spec.kind, spec.side) for spec in plan} == {(d.kind, d.side) for d in batch_shapes(JOINT)}
+    assert {(spec.kind, spec.frames) for spec in plan} == {("images", 1), ("clips", 17)}
     smaller = replace(JOINT, clip_resolutions=(64, 128))
     plan = list(batches_after(smaller, 0, 0, NOTHING, 400))
-    assert {draw.side for draw in plan if draw.kind == "clips"} == {64, 128}
-    assert {draw.side for draw in plan if draw.kind == "images"} == set(MULTI_RESOLUTIONS)
+    assert {spec.side for spec in plan if spec.kind == "clips"} == {64, 128}
+    assert {spec.side for spec in plan if spec.kind == "images"} == set(MULTI_RESOLUTIONS)
     alone = replace(JOINT, image_batch_size=0)
-    assert {draw.kind for draw in batches_after(alone, 0, 0, NOTHING, 10)} == {"clips"}
+    assert {spec.kind for spec in batches_after(alone, 0, 0, NOTHING, 10)} == {"clips"}
 
 
 @given(side=st.sampled_from(MULTI_RESOLUTIONS), kind=st.sampled_from(["images", "clips"]))
@@ -207,5 +207,5 @@ def test_random_numbers_are_spread_as_they_should_be() -> None:
 
 
 def test_a_draw_knows_its_place_in_the_data() -> None:
-    draw = batch_at(JOINT, 0, 2, {"images": 7, "clips": 40})
-    assert (draw.kind, draw.first, draw.frames) == ("clips", 40, 17)
+    spec = batch_at(JOINT, 0, 2, {"images": 7, "clips": 40})
+    assert (spec.kind, spec.first, spec.frames) == ("clips", 40, 17)

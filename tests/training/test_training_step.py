@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.tokenizer.heads import VQHead
 from model.tokenizer.tokenizer import OmniTokenizer
-from training.data.loaders.draw import Draw
-from training.data.loaders.resident import ResidentFeed
+from training.data.loaders.batch import BatchSpec
+from training.data.loaders.device_loader import DeviceLoader
 from training.head_transfer import with_head
 from training.networks.lpips import FeatureDistance
 from training.recipes import RECIPES, LossWeights, Stage
@@ -36,13 +36,13 @@ def step_of(stage: Stage, perceptual: FeatureDistance | None = None) -> Training
 
 
 @pytest.fixture(scope="module")
-def images(feed: ResidentFeed) -> Tensor:
-    return next(feed.stream([Draw("images", 32, 8, 0, 1)]))
+def images(loader: DeviceLoader) -> Tensor:
+    return next(loader.stream([BatchSpec("images", 32, 8, 0, 1)]))
 
 
 @pytest.fixture(scope="module")
-def clips(feed: ResidentFeed) -> Tensor:
-    return next(feed.stream([Draw("clips", 32, 4, 0, 5)]))
+def clips(loader: DeviceLoader) -> Tensor:
+    return next(loader.stream([BatchSpec("clips", 32, 4, 0, 5)]))
 
 
 def weights(module: nn.Module) -> list[Tensor]:

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from training.data.files import Source
 from training.data.inspection import FRAMES, SIDE, Inspection, inspect
-from training.data.loaders.choose import find_sources
+from training.data.loaders.open_loader import find_sources
 from training.errors import TrainingError
 
 CLASSES, BROKEN = 20, 20  # rows of a table at most

@@ -50,7 +50,7 @@ def train(
     that is done is not run again, and a resumed run keeps its lengths. `torchrun -m training train ...` runs on several
     GPUs.
     """
-    from training.data.loaders import open_feed
+    from training.data.loaders import open_loader
     from training.devices import cores
     from training.distributed import init_distributed
     from training.recipes import RECIPES
@@ -84,13 +84,13 @@ def train(
             console = Console(stderr=True, quiet=not ranks.is_main, soft_wrap=True)
             if workers is None:  # the ranks of this machine share its cores
                 workers = max(0, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
-            feed = open_feed(data, rank_device, chosen.seed, ranks.rank, ranks.world, workers, fps)
+            loader = open_loader(data, rank_device, chosen.seed, ranks.rank, ranks.world, workers, fps)
             try:
-                validator = Validator(validation_sets(data, feed, stages), console)
-                run_recipe(run, feed, rank_device, ranks, validator, console)
+                validator = Validator(validation_sets(data, loader, stages), console)
+                run_recipe(run, loader, rank_device, ranks, validator, console)
             finally:
-                feed.close()
-                _print_report(feed.report(), console)
+                loader.close()
+                _print_report(loader.report(), console)
 
 
 def _print_report(report: dict[str, Any], console: Console) -> None:

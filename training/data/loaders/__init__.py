@@ -1,6 +1,6 @@
-"""Batches for training: `open_feed` picks a source of data by what a folder holds."""
+"""Batches for training: `open_loader` picks a source of data by what a folder holds."""
 
-from training.data.loaders.choose import open_feed
-from training.data.loaders.draw import Draw, Feed
+from training.data.loaders.batch import BatchSpec, Loader
+from training.data.loaders.open_loader import open_loader
 
-__all__ = ["Draw", "Feed", "open_feed"]
+__all__ = ["BatchSpec", "Loader", "open_loader"]

@@ -1,4 +1,4 @@
-"""The feed of files: items by number alone, whatever ranks, workers and resumption; broken files never stop a run."""
+"""The loader of files: items by number alone, whatever ranks, workers and resumption; broken files never stop a run."""
 
 from __future__ import annotations
 
@@ -14,19 +14,23 @@ from PIL import Image
 from torch import Tensor
 
 from training.data.files import Source
-from training.data.loaders import Draw, open_feed
-from training.data.loaders.choose import find_sources
-from training.data.loaders.files import FilesFeed, decode
-from training.data.loaders.numbers import order, uniforms
-from training.data.loaders.resident import ResidentFeed
+from training.data.loaders import BatchSpec, open_loader
+from training.data.loaders.device_loader import DeviceLoader
+from training.data.loaders.file_loader import FileLoader, decode
+from training.data.loaders.item_rng import epoch_order, item_uniforms
+from training.data.loaders.open_loader import find_sources
 from training.demo_data.debug import build_debug
 from training.errors import TrainingError
 
 CPU = torch.device("cpu")
 PLAN = [
-    Draw("images", 32, 4, 0, 1), Draw("clips", 32, 2, 0, 17), Draw("images", 48, 6, 4, 1), Draw("clips", 24, 4, 2, 5),
-    Draw("images", 32, 4, 10, 1), Draw("clips", 32, 2, 6, 17),
-]  # fmt: skip
+    BatchSpec("images", 32, 4, 0, 1),
+    BatchSpec("clips", 32, 2, 0, 17),
+    BatchSpec("images", 48, 6, 4, 1),
+    BatchSpec("clips", 24, 4, 2, 5),
+    BatchSpec("images", 32, 4, 10, 1),
+    BatchSpec("clips", 32, 2, 6, 17),
+]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +45,9 @@ def copy(debug: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(debug, tmp_path / "copy"))
 
 
-def feed_of(root: Path, rank: int = 0, ranks: int = 1, workers: int = 0, fps: float | None = None) -> FilesFeed:
-    made = open_feed(root, CPU, 5, rank, ranks, workers, fps)
-    assert isinstance(made, FilesFeed)
+def loader_of(root: Path, rank: int = 0, ranks: int = 1, workers: int = 0, fps: float | None = None) -> FileLoader:
+    made = open_loader(root, CPU, 5, rank, ranks, workers, fps)
+    assert isinstance(made, FileLoader)
     return made
 
 
@@ -58,7 +62,7 @@ def images_of(root: Path) -> Source:
 def test_items_depend_on_their_number_alone(debug: Path, kind: str, first: int, ranks: int, each: int) -> None:
     def one(count: int, start: int, rank: int = 0, of: int = 1) -> Tensor:
         frames = 1 if kind == "images" else 3
-        return next(feed_of(debug, rank, of).stream([Draw(kind, 32, count, start, frames)]))  # type: ignore[arg-type]
+        return next(loader_of(debug, rank, of).stream([BatchSpec(kind, 32, count, start, frames)]))  # type: ignore[arg-type]
 
     count = ranks * each
     whole = one(count, first)
@@ -71,43 +75,43 @@ def test_items_depend_on_their_number_alone(debug: Path, kind: str, first: int, 
 
 def test_workers_change_nothing_and_stop_when_closed(debug: Path) -> None:
     """Two workers give what this process gives; a second stream starts over; closing in the middle ends them."""
-    alone = list(feed_of(debug, fps=8).stream(PLAN))
-    feed = feed_of(debug, workers=2, fps=8)
+    alone = list(loader_of(debug, fps=8).stream(PLAN))
+    loader = loader_of(debug, workers=2, fps=8)
     try:
-        first = feed.stream(PLAN)
+        first = loader.stream(PLAN)
         assert torch.equal(next(first), alone[0])
-        together = list(feed.stream(PLAN[1:]))
+        together = list(loader.stream(PLAN[1:]))
         assert len(together) == len(PLAN) - 1
         assert all(torch.equal(*pair) for pair in zip(together, alone[1:], strict=True))
-        open_stream = feed.stream(PLAN)
+        open_stream = loader.stream(PLAN)
         next(open_stream)
-        workers = feed._loader._iterator._workers  # type: ignore[union-attr]
+        workers = loader._loader._iterator._workers  # type: ignore[union-attr]
         assert [worker.is_alive() for worker in workers] == [True, True]
     finally:
-        feed.close()
+        loader.close()
     assert [worker.is_alive() for worker in workers] == [False, False]
     assert list(open_stream) == []
-    feed.close()  # twice is once
+    loader.close()  # twice is once
     with pytest.raises(TrainingError, match="closed"):
-        feed.stream(PLAN)
+        loader.stream(PLAN)
 
 
 def test_an_exception_in_the_trainer_ends_the_workers(copy: Path) -> None:
-    """Also the feed's own error, which is one sentence though it comes from another process."""
+    """Also the loader's own error, which is one sentence though it comes from another process."""
     for path in (copy / "clips").rglob("*.mp4"):
         path.write_bytes(b"")
-    feed = feed_of(copy, workers=1)
-    stream = feed.stream(PLAN)
+    loader = loader_of(copy, workers=1)
+    stream = loader.stream(PLAN)
     next(stream)
-    workers = feed._loader._iterator._workers  # type: ignore[union-attr]
+    workers = loader._loader._iterator._workers  # type: ignore[union-attr]
     with pytest.raises(
         TrainingError, match=r"^none of the 6 clips below .* can be read; the last one: it is empty$"
     ) as error:
         next(stream)
-    feed.close()  # while the error still holds the frames that it passed
+    loader.close()  # while the error still holds the frames that it passed
     assert error.traceback
     assert not any(worker.is_alive() for worker in workers)
-    assert len([row for row in feed.report()["broken"] if row["reason"] == "it is empty"]) == 6
+    assert len([row for row in loader.report()["broken"] if row["reason"] == "it is empty"]) == 6
 
 
 def colours(root: Path, count: int) -> Path:
@@ -122,8 +126,8 @@ def colours(root: Path, count: int) -> Path:
 
 
 def test_every_epoch_takes_each_file_once_in_another_order(tmp_path: Path) -> None:
-    feed = feed_of(colours(tmp_path, 21))
-    batches = feed.stream([Draw("images", 8, 7, first, 1) for first in range(0, 63, 7)])
+    loader = loader_of(colours(tmp_path, 21))
+    batches = loader.stream([BatchSpec("images", 8, 7, first, 1) for first in range(0, 63, 7)])
     items = torch.cat(list(batches))[:, 0, 0].amin((1, 2)).int() // 4
     epochs = items.view(3, 21).tolist()
     assert all(sorted(epoch) == list(range(21)) for epoch in epochs)
@@ -131,8 +135,8 @@ def test_every_epoch_takes_each_file_once_in_another_order(tmp_path: Path) -> No
 
 
 def test_half_of_the_items_are_mirrored(tmp_path: Path) -> None:
-    feed = feed_of(colours(tmp_path, 5))
-    items = next(feed.stream([Draw("images", 8, 400, 0, 1)]))[:, 0]
+    loader = loader_of(colours(tmp_path, 5))
+    items = next(loader.stream([BatchSpec("images", 8, 400, 0, 1)]))[:, 0]
     mirrored = int((items[:, 0, 0, 0] < items[:, 0, 7, 0]).sum())
     assert 160 < mirrored < 240
 
@@ -141,10 +145,10 @@ def test_half_of_the_items_are_mirrored(tmp_path: Path) -> None:
 def test_a_broken_file_is_replaced_listed_and_counted(tmp_path: Path, damage: str) -> None:
     """The next whole file of the epoch's order stands in; all other items stay what they were."""
     root = colours(tmp_path, 6)
-    whole = next(feed_of(root).stream([Draw("images", 8, 12, 0, 1)]))
-    feed = feed_of(root)  # it has listed the files before they break
+    whole = next(loader_of(root).stream([BatchSpec("images", 8, 12, 0, 1)]))
+    loader = loader_of(root)  # it has listed the files before they break
     names = images_of(root).names
-    victims = [int(index) for index in order(5, "images", 6, range(6))[2:4]]
+    victims = [int(index) for index in epoch_order(5, "images", 6, range(6))[2:4]]
     for index in victims:
         path = root / "images" / names[index]
         data = path.read_bytes()
@@ -152,8 +156,8 @@ def test_a_broken_file_is_replaced_listed_and_counted(tmp_path: Path, damage: st
         path.unlink()
         if damaged is not None:
             path.write_bytes(damaged)
-    made = next(feed.stream([Draw("images", 8, 12, 0, 1)]))
-    takes = order(5, "images", 6, range(12)).reshape(2, 6)
+    made = next(loader.stream([BatchSpec("images", 8, 12, 0, 1)]))
+    takes = epoch_order(5, "images", 6, range(12)).reshape(2, 6)
     wanted = []
     for epoch in takes.tolist():
         for place in range(6):
@@ -163,7 +167,7 @@ def test_a_broken_file_is_replaced_listed_and_counted(tmp_path: Path, damage: st
     assert (made[:, 0, 0].amin((1, 2)).int() // 4).tolist() == wanted
     kept = np.flatnonzero(~np.isin(takes, victims))
     assert torch.equal(made[kept], whole[kept])
-    report = feed.report()
+    report = loader.report()
     assert report["skipped"] >= 4
     assert sorted(row["file"] for row in report["broken"]) == sorted(str(root / "images" / names[i]) for i in victims)
     assert all(row["reason"] for row in report["broken"])
@@ -171,17 +175,20 @@ def test_a_broken_file_is_replaced_listed_and_counted(tmp_path: Path, damage: st
 
 def test_an_item_is_its_file_decoded_with_its_numbers(debug: Path) -> None:
     source = images_of(debug)
-    batch = next(feed_of(debug).stream([Draw("images", 32, 3, 9, 1)]))
+    batch = next(loader_of(debug).stream([BatchSpec("images", 32, 3, 9, 1)]))
     for item, index, numbers in zip(
-        batch, order(5, "images", len(source), range(9, 12)), uniforms(5, "images", range(9, 12)), strict=True
+        batch,
+        epoch_order(5, "images", len(source), range(9, 12)),
+        item_uniforms(5, "images", range(9, 12)),
+        strict=True,
     ):
         assert np.array_equal(item.numpy(), decode(source, int(index), 32, 1, None, numbers))
 
 
 def test_the_report_tells_of_files_and_rates(debug: Path) -> None:
-    feed = feed_of(debug)
-    list(feed.stream(PLAN))
-    report = feed.report()
+    loader = loader_of(debug)
+    list(loader.stream(PLAN))
+    report = loader.report()
     assert report["images"]["files"] == 12
     assert report["images"]["made"] == 14
     assert report["clips"]["made"] == 8
@@ -192,24 +199,24 @@ def test_the_report_tells_of_files_and_rates(debug: Path) -> None:
 
 def test_damaged_shards_are_in_the_report(tmp_path: Path) -> None:
     (colours(tmp_path, 3) / "images" / "bad.tar").write_bytes(b"x" * 2000)
-    assert [Path(row["file"]).name for row in feed_of(tmp_path).report()["broken"]] == ["bad.tar"]
+    assert [Path(row["file"]).name for row in loader_of(tmp_path).report()["broken"]] == ["bad.tar"]
 
 
 @pytest.mark.parametrize(("workers", "fps"), [(-1, None), (0, 0.0), (0, float("inf")), (0, float("nan"))])
 def test_impossible_settings_are_refused(debug: Path, workers: int, fps: float | None) -> None:
     with pytest.raises(TrainingError, match="cannot be decoded by"):
-        feed_of(debug, workers=workers, fps=fps)
+        loader_of(debug, workers=workers, fps=fps)
 
 
 def test_a_kind_without_files_is_refused(debug: Path) -> None:
-    feed = FilesFeed(images_of(debug), None, CPU, 0)
+    loader = FileLoader(images_of(debug), None, CPU, 0)
     with pytest.raises(TrainingError, match="the data holds no clips, only images"):
-        feed.check(PLAN[1])
+        loader.check(PLAN[1])
     with pytest.raises(TrainingError, match="the data holds no clips, only images"):
-        list(feed.stream(PLAN))
+        list(loader.stream(PLAN))
 
 
 def test_built_sets_go_to_memory(data: Path) -> None:
-    feed = open_feed(data, CPU, 0)
-    assert isinstance(feed, ResidentFeed)
-    assert feed.report() == {"photos": [12], "clips": [12]}
+    loader = open_loader(data, CPU, 0)
+    assert isinstance(loader, DeviceLoader)
+    assert loader.report() == {"photos": [12], "clips": [12]}

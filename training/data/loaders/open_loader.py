@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 
 from training.data.files import Source, find
-from training.data.loaders.draw import Feed
-from training.data.loaders.files import FilesFeed
-from training.data.loaders.resident import ResidentFeed
+from training.data.loaders.batch import Loader
+from training.data.loaders.device_loader import DeviceLoader
+from training.data.loaders.file_loader import FileLoader
 from training.data.media_types import IMAGE_SUFFIXES, VIDEO_FORMATS
 from training.data.shards import INFO_FILE, open_set
 from training.errors import TrainingError
 
 
-def open_feed(
+def open_loader(
     data: Path,
     device: torch.device,
     seed: int,
@@ -23,7 +23,7 @@ def open_feed(
     ranks: int = 1,
     workers: int = 0,
     fps: float | None = None,
-) -> Feed:
+) -> Loader:
     """Open a folder of data.
 
     Args:
@@ -44,9 +44,9 @@ def open_feed(
         sets = [open_set(folder) for folder in folders]
         photos = [held.shards for held in sets if held.info.frames == 1]
         clips = [held.shards for held in sets if held.info.frames > 1]
-        return ResidentFeed(photos, clips, device, seed, rank, ranks)
+        return DeviceLoader(photos, clips, device, seed, rank, ranks)
     sources = find_sources(data)
-    return FilesFeed(*sources, device, seed, rank, ranks, workers, fps)
+    return FileLoader(*sources, device, seed, rank, ranks, workers, fps)
 
 
 def find_sources(data: Path) -> tuple[Source | None, Source | None]:

@@ -1,4 +1,4 @@
-"""The protocol between the trainer and every loader."""
+"""The protocol between the trainer and every loader of data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from training.errors import TrainingError
 
 
 @dataclass(frozen=True)
-class Draw:
+class BatchSpec:
     """One batch over all ranks: the items `first` to `first + count - 1` of a kind.
 
     Args:
@@ -51,15 +51,15 @@ class Draw:
         return range(self.first + rank * each, self.first + (rank + 1) * each)
 
 
-class Feed(Protocol):
+class Loader(Protocol):
     """A source of batches without state.
 
     Item number n of a kind at a side and number of frames (its file, crop, flip and frames) depends on the seed, the
-    kind and n alone. So a run resumes in the middle of an epoch from one counter a kind, and R ranks together draw what
+    kind and n alone. So a run resumes in the middle of an epoch from one counter a kind, and R ranks together make what
     one would.
     """
 
-    def check(self, draw: Draw) -> None:
+    def check(self, spec: BatchSpec) -> None:
         """Refuse, before a run begins, what could not be drawn.
 
         Raises:
@@ -67,17 +67,17 @@ class Feed(Protocol):
                 ranks.
         """
 
-    def stream(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
-        """Yield this rank's share of each draw, in order: uint8 (count / ranks, frames, side, side, 3) on the device.
+    def stream(self, specs: Iterable[BatchSpec]) -> Iterator[Tensor]:
+        """Yield this rank's share of each batch, in order: uint8 (count / ranks, frames, side, side, 3) on the device.
 
-        The draws may be read ahead of what is yielded. One stream is open at a time: a new one ends the last.
+        Specs may be read ahead of what is yielded. One stream is open at a time: a new one ends the last.
 
         Raises:
             TrainingError: as `check`, or no file of a kind can be read.
         """
 
     def close(self) -> None:
-        """Stop what works in the background; the feed is not used afterwards."""
+        """Stop what works in the background; the loader is not used afterwards."""
 
     def report(self) -> dict[str, Any]:
         """Return the report so far, JSON-ready: broken files, decode rates."""

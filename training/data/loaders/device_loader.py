@@ -1,4 +1,4 @@
-"""Batches from data that lies in the training device's memory: crops, flips, frames and pans over photographs."""
+"""Batches from data in the training device's memory: crops, flips, frames and pans over photographs."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.tokenizer.patches import to_float, to_uint8
-from training.data.loaders.draw import Draw
-from training.data.loaders.numbers import order, uniforms
+from training.data.loaders.batch import BatchSpec
+from training.data.loaders.item_rng import epoch_order, item_uniforms
 from training.errors import TrainingError
 
 Array = NDArray[Any]
 MIX = 3  # of three images one is a frame of a clip; of three clips one is a pan over a photograph
-TOP, LEFT, FLIP, TIME, PAN = range(5)  # which of an item's numbers decides what; a pan takes seven
+TOP, LEFT, FLIP, TIME, PAN = range(5)  # places of an item's random numbers; a pan takes seven
 
 
-class ResidentFeed:
-    """Draws from sets that fit in the device's memory.
+class DeviceLoader:
+    """Batches of sets that fit in the device's memory.
 
     Of three images two are photographs and one is a frame of a clip; of three clips two are recorded and one pans and
     zooms over a photograph, which moves real texture. Every other square is cut at full resolution; the others show as
     much of the picture as whole multiples of the side cover, reduced by averaging. Half of all items are mirrored
-    (section 4: horizontal flip is the only augmentation). A draw takes from the sets that are large enough for it.
+    (section 4: horizontal flip is the only augmentation). A batch takes from the sets that are large enough for it.
 
     Args:
         photos: sets, each a sequence of shards, uint8 (N, 1, H, W, 3).
         clips: sets, each a sequence of shards, uint8 (N, T, H, W, 3).
         device: where the data is kept and batches are made.
-        seed: of the draws.
-        rank, ranks: this process among those that share every draw.
+        seed: of the crops.
+        rank, ranks: this process among those that share every batch.
 
     Raises:
         TrainingError: the data does not fit in the device's memory.
@@ -49,29 +49,25 @@ class ResidentFeed:
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        _require_room([*photos, *clips], device)
+        _check_memory([*photos, *clips], device)
         self.photos = [_upload(shards, device) for shards in photos]
         self.clips = [_upload(shards, device) for shards in clips]
         self.device, self.seed, self.rank, self.ranks = device, seed, rank, ranks
 
-    def check(self, draw: Draw) -> None:
-        """Refuse, before a run begins, what could not be drawn.
-
-        Raises:
-            TrainingError: no set is large or long enough, or the items do not divide among the ranks.
-        """
-        draw.share(self.rank, self.ranks)
-        sets = self.clips if draw.kind == "clips" else [*self.photos, *self.clips]
-        if not _fit(sets, draw.side, draw.frames):
+    def check(self, spec: BatchSpec) -> None:
+        """Refuse a batch for which no set is large or long enough, as `Loader.check` does."""
+        spec.share(self.rank, self.ranks)
+        sets = self.clips if spec.kind == "clips" else [*self.photos, *self.clips]
+        if not _fit(sets, spec.side, spec.frames):
             held = ", ".join(f"{len(data)} of {_size(data)}" for data in sets) or "none"
-            wanted = f"{draw.frames} frames of {draw.side} pixels" if draw.kind == "clips" else f"{draw.side} pixels"
-            raise TrainingError(f"no set of {draw.kind} has {wanted}; there are {held}")
+            wanted = f"{spec.frames} frames of {spec.side} pixels" if spec.kind == "clips" else f"{spec.side} pixels"
+            raise TrainingError(f"no set of {spec.kind} has {wanted}; there are {held}")
 
-    def stream(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
-        """Yield this rank's share of each draw, in order: uint8 (count / ranks, frames, side, side, 3) on the device."""
-        for draw in draws:
-            self.check(draw)
-            yield self._batch(draw)
+    def stream(self, specs: Iterable[BatchSpec]) -> Iterator[Tensor]:
+        """Yield this rank's share of each batch, as `Loader.stream` does."""
+        for spec in specs:
+            self.check(spec)
+            yield self._batch(spec)
 
     def close(self) -> None:
         """Do nothing, for nothing works in the background."""
@@ -80,11 +76,11 @@ class ResidentFeed:
         """Return the number of items of every set."""
         return {"photos": [len(data) for data in self.photos], "clips": [len(data) for data in self.clips]}
 
-    def _batch(self, draw: Draw) -> Tensor:
-        share = draw.share(self.rank, self.ranks)
-        numbers = uniforms(self.seed, draw.kind, share)
-        photos, clips = _fit(self.photos, draw.side, 1), _fit(self.clips, draw.side, draw.frames)
-        main, other = (photos, clips) if draw.kind == "images" else (clips, photos)
+    def _batch(self, spec: BatchSpec) -> Tensor:
+        share = spec.share(self.rank, self.ranks)
+        numbers = item_uniforms(self.seed, spec.kind, share)
+        photos, clips = _fit(self.photos, spec.side, 1), _fit(self.clips, spec.side, spec.frames)
+        main, other = (photos, clips) if spec.kind == "images" else (clips, photos)
         from_other = np.arange(share.start, share.stop) % MIX == MIX - 1
         if not main or not other:
             from_other[:] = not main
@@ -93,27 +89,29 @@ class ResidentFeed:
             if not len(where):
                 continue
             turns = _turns(share, where, mixed=bool(main and other))
-            for data, inside, items, turn in _assign(sets, order(self.seed, draw.kind, _count(sets), turns), turns):
+            for data, inside, items, turn in _assign(
+                sets, epoch_order(self.seed, spec.kind, _count(sets), turns), turns
+            ):
                 rows = numbers[where[inside]]
-                if draw.kind == "clips" and sets is photos:
-                    parts.append((where[inside], self._pan(data, items, rows, draw)))
+                if spec.kind == "clips" and sets is photos:
+                    parts.append((where[inside], self._pan(data, items, rows, spec)))
                 else:
-                    parts += self._squares(data, items, turn, rows, where[inside], draw)
-        batch = torch.empty(len(share), draw.frames, draw.side, draw.side, 3, dtype=torch.uint8, device=self.device)
+                    parts += self._squares(data, items, turn, rows, where[inside], spec)
+        batch = torch.empty(len(share), spec.frames, spec.side, spec.side, 3, dtype=torch.uint8, device=self.device)
         for where, pixels in parts:
             batch.index_copy_(0, self._send(where), pixels)
         return batch
 
     def _squares(
-        self, data: Tensor, items: Array, turn: Array, numbers: Array, where: Array, draw: Draw
+        self, data: Tensor, items: Array, turn: Array, numbers: Array, where: Array, spec: BatchSpec
     ) -> list[tuple[Array, Tensor]]:
         """Cut near squares in even turns and far ones in odd turns."""
-        farthest = min(data.shape[2:4]) // draw.side
+        farthest = min(data.shape[2:4]) // spec.side
         factor = np.where(turn % 2 == 0, 1, farthest)
         parts = []
         for times in sorted({1, farthest}):
             if len(chosen := np.flatnonzero(factor == times)):
-                cut = self._cut(data, items[chosen], numbers[chosen], draw.side * times, draw.frames)
+                cut = self._cut(data, items[chosen], numbers[chosen], spec.side * times, spec.frames)
                 parts.append((where[chosen], _reduce(cut, times)))
         return parts
 
@@ -131,9 +129,9 @@ class ResidentFeed:
         # one gather: what it reads is named by an outer sum of four index vectors
         return data[item[:, :, None, None], times[:, :, None, None], rows[:, None, :, None], columns[:, None, None, :]]
 
-    def _pan(self, photos: Tensor, items: Array, numbers: Array, draw: Draw) -> Tensor:
+    def _pan(self, photos: Tensor, items: Array, numbers: Array, spec: BatchSpec) -> Tensor:
         """Move a window in a straight line over each photograph, zooming as it goes: uint8 (N, T, side, side, 3)."""
-        count, frames, side = len(items), draw.frames, draw.side
+        count, frames, side = len(items), spec.frames, spec.side
         extent = side / np.array(photos.shape[3:1:-1])  # half-size of a window over the picture's half-size: x, y
         pan = numbers[:, PAN : PAN + 7].reshape(count, 7, 1)
         scale = np.minimum(extent * (1 + pan[:, :2]), 1)  # (N, start and end, xy)
@@ -208,7 +206,7 @@ def _upload(shards: Sequence[Tensor], device: torch.device) -> Tensor:
     return whole
 
 
-def _require_room(sets: Sequence[Sequence[Tensor]], device: torch.device) -> None:
+def _check_memory(sets: Sequence[Sequence[Tensor]], device: torch.device) -> None:
     free = free_memory(device)
     needed = sum(shard.nbytes for shards in sets for shard in shards)
     if free is not None and needed > free:

@@ -1,4 +1,4 @@
-"""Random numbers by position: those of item n follow from the seed, the kind and n, whoever asks and in what order."""
+"""Random numbers of items: those of item n follow from the seed, the kind and n alone."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.loaders.draw import Kind
+from training.data.loaders.batch import Kind
 
 PER_ITEM = 16  # numbers that an item may use; a multiple of the 4 that Philox makes at a time
-CODES: dict[Kind, int] = {"images": 1, "clips": 2}
+KIND_KEYS: dict[Kind, int] = {"images": 1, "clips": 2}
 ITEMS, EPOCHS = 0, 1  # last word of the counter: what the numbers are for
 
 
-def uniforms(seed: int, kind: Kind, items: range) -> NDArray[np.float64]:
+def item_uniforms(seed: int, kind: Kind, items: range) -> NDArray[np.float64]:
     """Return numbers in [0, 1) of consecutive items: (len(items), 16).
 
     Args:
@@ -31,7 +31,7 @@ def _permutation(seed: int, kind: Kind, size: int, epoch: int) -> NDArray[np.int
     return np.random.Generator(_philox(seed, kind, [0, size, epoch, EPOCHS])).permutation(size)
 
 
-def order(seed: int, kind: Kind, size: int, items: range) -> NDArray[np.int64]:
+def epoch_order(seed: int, kind: Kind, size: int, items: range) -> NDArray[np.int64]:
     """Return the source of each item, below `size`: every epoch of `size` items is a permutation of its own.
 
     Args:
@@ -48,5 +48,5 @@ def order(seed: int, kind: Kind, size: int, items: range) -> NDArray[np.int64]:
 
 
 def _philox(seed: int, kind: Kind, counter: list[int]) -> np.random.Philox:
-    key = np.array([seed % 2**64, CODES[kind]], np.uint64)
+    key = np.array([seed % 2**64, KIND_KEYS[kind]], np.uint64)
     return np.random.Philox(key=key, counter=np.array(counter, np.uint64))

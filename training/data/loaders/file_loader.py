@@ -20,17 +20,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from media.types import View
 from training.data.files import Source
-from training.data.loaders.draw import Draw
-from training.data.loaders.numbers import order, uniforms
+from training.data.loaders.batch import BatchSpec
+from training.data.loaders.item_rng import epoch_order, item_uniforms
 from training.data.media_types import Kind
 from training.errors import TrainingError, one_line
 
-FLIP, PLACE, TIME = range(3)  # which of an item's numbers decides what
-AHEAD = 2  # draws that each worker prepares in advance
+FLIP, PLACE, TIME = range(3)  # places of an item's random numbers
+PREFETCH_FACTOR = 2  # batches that each worker prepares in advance
 
 
-class FilesFeed:
-    """Draws from files of images and of videos: random squares, random windows in time, half of them mirrored.
+class FileLoader:
+    """Batches of files of images and of videos: random squares, random windows in time, half of them mirrored.
 
     Every epoch takes every file once, in an order of its own. The square spans the shorter side of the picture; smaller
     pictures are enlarged. A file that cannot be decoded is listed, and the next one of the epoch's order stands in
@@ -39,8 +39,8 @@ class FilesFeed:
     Args:
         images, clips: the files of each kind, or none.
         device: where batches are wanted.
-        seed: of the draws.
-        rank, ranks: this process among those that share every draw.
+        seed: of the crops.
+        rank, ranks: this process among those that share every batch.
         workers: processes that decode; 0 decodes in this one.
         fps: frames per second of clips; as recorded if None.
 
@@ -63,64 +63,62 @@ class FilesFeed:
             raise TrainingError(f"files cannot be decoded by {workers} workers at {fps} frames per second")
         self._sources: dict[Kind, Source] = {source.kind: source for source in (images, clips) if source is not None}
         self._device, self._rank, self._ranks, self._workers = device, rank, ranks, workers
-        self._draws = _Draws()
+        self._specs = _Specs()
         decoder = Decoder(self._sources, seed, rank, ranks, fps)
         self._loader: DataLoader[Decoded] | None = DataLoader(
             decoder,
-            batch_size=None,  # an index is a whole draw, and its item a whole batch
-            sampler=self._draws,
-            collate_fn=_as_is,
+            batch_size=None,  # an index is a whole BatchSpec, and its item a whole batch
+            sampler=self._specs,
+            collate_fn=_identity,
             num_workers=workers,
             worker_init_fn=_begin_worker,
-            prefetch_factor=AHEAD if workers else None,
+            prefetch_factor=PREFETCH_FACTOR if workers else None,
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
             multiprocessing_context=_forkserver() if workers else None,
         )
         self._running: Generator[Tensor, None, None] | None = None
-        self._tally = _Tally(broken={place: why for source in self._sources.values() for place, why in source.damaged})
+        self._totals = _Totals(
+            broken={place: why for source in self._sources.values() for place, why in source.damaged}
+        )
 
-    def check(self, draw: Draw) -> None:
-        """Refuse, before a run begins, what could not be drawn.
+    def check(self, spec: BatchSpec) -> None:
+        """Refuse a batch of a kind that has no files, as `Loader.check` does."""
+        spec.share(self._rank, self._ranks)
+        if spec.kind not in self._sources:
+            raise TrainingError(f"the data holds no {spec.kind}, only {' and '.join(self._sources) or 'nothing'}")
 
-        Raises:
-            TrainingError: there are no files of this kind, or the items do not divide among the ranks.
-        """
-        draw.share(self._rank, self._ranks)
-        if draw.kind not in self._sources:
-            raise TrainingError(f"the data holds no {draw.kind}, only {' and '.join(self._sources) or 'nothing'}")
-
-    def stream(self, draws: Iterable[Draw]) -> Iterator[Tensor]:
-        """Yield this rank's share of each draw, in order: uint8 (count / ranks, frames, side, side, 3) on the device.
+    def stream(self, specs: Iterable[BatchSpec]) -> Iterator[Tensor]:
+        """Yield this rank's share of each batch, as `Loader.stream` does.
 
         Raises:
-            TrainingError: as `check`; no file of a kind can be read; or the feed is closed.
+            TrainingError: as `check`; no file of a kind can be read; or the loader is closed.
         """
         if self._loader is None:
-            raise TrainingError("the feed is closed")
+            raise TrainingError("the loader is closed")
         if self._running is not None:
             self._running.close()
-        self._draws.draws = self._checked(draws)
+        self._specs.specs = self._checked(specs)
         self._running = self._stream(self._loader)
         return self._running
 
-    def _checked(self, draws: Iterable[Draw]) -> Iterator[Draw]:
-        for draw in draws:
-            self.check(draw)
-            yield draw
+    def _checked(self, specs: Iterable[BatchSpec]) -> Iterator[BatchSpec]:
+        for spec in specs:
+            self.check(spec)
+            yield spec
 
     def _stream(self, loader: DataLoader[Decoded]) -> Generator[Tensor, None, None]:
         asked = time.perf_counter()
         for batch in loader:
-            self._tally.waited += time.perf_counter() - asked
-            self._tally.add(batch)
+            self._totals.waited += time.perf_counter() - asked
+            self._totals.add(batch)
             if batch.failure:
                 raise TrainingError(batch.failure)
             yield batch.pixels.to(self._device, non_blocking=True)
             asked = time.perf_counter()
 
     def close(self) -> None:
-        """Stop the workers; the feed is not used afterwards."""
+        """Stop the workers; the loader is not used afterwards."""
         if self._running is not None:
             self._running.close()
         workers = getattr(self._loader, "_iterator", None)
@@ -136,22 +134,22 @@ class FilesFeed:
         replaced; for each kind there are the number of files, the items made, and items per second of one worker;
         `waited_seconds` is how long the trainer stood still for data.
         """
-        tally = self._tally
+        totals = self._totals
         kinds: dict[str, Any] = {
             kind: {
                 "files": len(source),
-                "made": tally.made[kind],
-                "per_second_and_worker": round(tally.made[kind] / max(tally.seconds[kind], 1e-9), 1),
+                "made": totals.made[kind],
+                "per_second_and_worker": round(totals.made[kind] / max(totals.seconds[kind], 1e-9), 1),
             }
             for kind, source in self._sources.items()
         }
-        broken = [{"file": place, "reason": reason} for place, reason in sorted(tally.broken.items())]
+        broken = [{"file": place, "reason": reason} for place, reason in sorted(totals.broken.items())]
         return {
             **kinds,
             "broken": broken,
-            "skipped": tally.skipped,
+            "skipped": totals.skipped,
             "workers": self._workers,
-            "waited_seconds": round(tally.waited, 3),
+            "waited_seconds": round(totals.waited, 3),
         }
 
 
@@ -159,7 +157,7 @@ class Decoded(NamedTuple):
     """A batch that a worker decoded.
 
     Args:
-        kind: of the draw.
+        kind: of the batch.
         pixels: uint8 (items, frames, side, side, 3).
         seconds: that it took.
         broken: places of files that failed, each with a reason.
@@ -174,43 +172,45 @@ class Decoded(NamedTuple):
 
 
 class Decoder(Dataset[Decoded]):
-    """Makes one rank's share of a draw, in whichever process it is asked to."""
+    """Makes one rank's share of a batch, in whichever process it is asked to."""
 
     def __init__(self, sources: dict[Kind, Source], seed: int, rank: int, ranks: int, fps: float | None) -> None:
         self.sources, self.seed, self.rank, self.ranks, self.fps = sources, seed, rank, ranks, fps
 
-    def __getitem__(self, draw: Draw) -> Decoded:
+    def __getitem__(self, spec: BatchSpec) -> Decoded:
         started = time.perf_counter()
-        share = draw.share(self.rank, self.ranks)
-        pixels = torch.empty(len(share), draw.frames, draw.side, draw.side, 3, dtype=torch.uint8)
+        share = spec.share(self.rank, self.ranks)
+        pixels = torch.empty(len(share), spec.frames, spec.side, spec.side, 3, dtype=torch.uint8)
         broken: list[tuple[str, str]] = []
-        for made, number, numbers in zip(pixels.numpy(), share, uniforms(self.seed, draw.kind, share), strict=True):
-            failure = self._fill(made, draw, number, numbers, broken)
+        for made, number, numbers in zip(
+            pixels.numpy(), share, item_uniforms(self.seed, spec.kind, share), strict=True
+        ):
+            failure = self._fill(made, spec, number, numbers, broken)
             if failure:
-                return Decoded(draw.kind, pixels[:0], 0.0, broken, failure)
-        return Decoded(draw.kind, pixels, time.perf_counter() - started, broken, "")
+                return Decoded(spec.kind, pixels[:0], 0.0, broken, failure)
+        return Decoded(spec.kind, pixels, time.perf_counter() - started, broken, "")
 
     def _fill(
         self,
         made: NDArray[np.uint8],
-        draw: Draw,
+        spec: BatchSpec,
         number: int,
         numbers: NDArray[np.float64],
         broken: list[tuple[str, str]],
     ) -> str:
         """Make one item in place, of its file or of the first after it in its epoch that can be decoded."""
-        source = self.sources[draw.kind]
+        source = self.sources[spec.kind]
         reason, place = "", number % len(source)
         for after in range(len(source)):
             turn = number - place + (place + after) % len(source)
-            index = int(order(self.seed, draw.kind, len(source), range(turn, turn + 1))[0])
+            index = int(epoch_order(self.seed, spec.kind, len(source), range(turn, turn + 1))[0])
             try:
-                made[:] = decode(source, index, draw.side, draw.frames, self.fps, numbers)
+                made[:] = decode(source, index, spec.side, spec.frames, self.fps, numbers)
                 return ""
             except Exception as error:  # damaged media fail in every way that there is
                 reason = one_line(error)
                 broken.append((source.place(index), reason))
-        return f"none of the {len(source)} {draw.kind} below {source.root} can be read; the last one: {reason}"
+        return f"none of the {len(source)} {spec.kind} below {source.root} can be read; the last one: {reason}"
 
 
 def decode(
@@ -231,7 +231,7 @@ def decode(
 
 
 @dataclass
-class _Tally:
+class _Totals:
     """Totals over the batches so far."""
 
     made: Counter[Kind] = field(default_factory=Counter)
@@ -248,21 +248,21 @@ class _Tally:
             self.broken.setdefault(place, reason)
 
 
-class _Draws:
-    """The draws of the stream that runs, as the sampler of a loader that outlives it."""
+class _Specs:
+    """The batches of the stream that runs, as the sampler of a `DataLoader` that outlives it."""
 
-    draws: Iterable[Draw] = ()
+    specs: Iterable[BatchSpec] = ()
 
-    def __iter__(self) -> Iterator[Draw]:
-        return iter(self.draws)
+    def __iter__(self) -> Iterator[BatchSpec]:
+        return iter(self.specs)
 
 
-def _as_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
 def _forkserver() -> BaseContext:
-    """Return a context of workers that fork from a process without CUDA and threads, which has imported what they need once."""
+    """Return a context whose workers fork from a process without CUDA or threads, with the imports done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
