@@ -75,10 +75,10 @@ def _row(stage: Stage, shape: tuple[int, ...], vgg: Path | None, runs: int, ceil
     phase = Phase(quantise=True, adversarial=stage.adversarial, discriminate=stage.adversarial)
 
     def step_of(tokenizer: OmniTokenizer) -> TrainingStep:
-        perceptual = load_perceptual(stage.losses.perceptual_network, vgg)
+        perceptual = load_perceptual(stage.losses.perceptual_network, vgg, where)
         state = TrainState(tokenizer, stage, seed=0)
         state.set_step(1, 1e-4, 1e-4)
-        return TrainingStep(state, stage, 0, perceptual=None if perceptual is None else perceptual.to(where))
+        return TrainingStep(state, stage, 0, perceptual=perceptual)
 
     eager_step = _calls(step_of(copy.deepcopy(fresh)), pixels, phase)
     flops = count_flops(eager_step)

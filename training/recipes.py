@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from model.tokenizer.config import CONFIGS, TokenizerConfig
+from training.data.media_types import Kind
 from training.errors import TrainingError
 
 MULTI_RESOLUTIONS = (128, 192, 256, 320, 384)  # section 4: resolutions of joint training
@@ -199,11 +200,11 @@ class Stage:
         """Return whether any discriminator has a part in this stage."""
         return self.losses.image_adversarial > 0 or (self.losses.video_adversarial > 0 and self.clip_batch_size > 0)
 
-    def resolutions_of(self, kind: Literal["images", "clips"]) -> tuple[int, ...]:
+    def resolutions_of(self, kind: Kind) -> tuple[int, ...]:
         """Return the resolutions that a step of a kind may have."""
         return self.clip_resolutions or self.resolutions if kind == "clips" else self.resolutions
 
-    def batch_size(self, kind: Literal["images", "clips"], resolution: int) -> int:
+    def batch_size(self, kind: Kind, resolution: int) -> int:
         """Return the items of a step of a kind at a resolution, over all ranks and micro-batches."""
         size = self.image_batch_size if kind == "images" else self.clip_batch_size
         exact = size * (self.base_resolution / resolution) ** 2

@@ -23,7 +23,7 @@ from training.data.loaders.batch import Loader
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.head_transfer import transfer_head, with_head
-from training.networks.lpips import FeatureDistance, load_perceptual
+from training.networks.lpips import load_perceptual
 from training.recipes import Recipe, Stage, rename_settings
 from training.schedule import Budget, batch_at, batch_shapes, check_divisible
 from training.trainer import LOG_EVERY_STEPS, SAVE_EVERY_S, StageStart, Trainer, start_after
@@ -114,7 +114,10 @@ def run_recipe(
     run = _check_run(run, bundle, waiting)
     for stage in waiting:
         check_divisible(stage, ranks.world)
-    perceptual = {stage.name: _perceptual(run, stage, device) for stage in waiting}
+    perceptual = {
+        stage.name: load_perceptual(stage.losses.perceptual_network, run.perceptual_weights, device)
+        for stage in waiting
+    }
     ranks.barrier()  # until every rank has seen the folder as it was
     if waiting and ranks.is_main:
         _write_run(run, bundle)
@@ -194,17 +197,15 @@ def _read_run(path: Path) -> dict[str, Any]:
 
 def _write_run(run: RunConfig, bundle: Bundle | None) -> None:
     """Write the record of the run in its folder; the bundle that it was begun from stays."""
-    path = run.out / RUN_FILE
-    source = _read_run(path)["source"] if path.is_file() else None
     record = {
         "format": FORMAT,
         "name": run.name,
         "recipe": run.recipe.to_dict(),
-        "source": source or (bundle.hash if bundle is not None else None),
+        "source": _bundle_hash(run) or (bundle.hash if bundle is not None else None),
         "lengths": {name: budget.to_dict() for name, budget in run.budgets.items()},
     }
     run.out.mkdir(parents=True, exist_ok=True)
-    replace_file(path, json.dumps(record, indent=2).encode() + b"\n")
+    replace_file(run.out / RUN_FILE, json.dumps(record, indent=2).encode() + b"\n")
 
 
 def _stage_start(
@@ -244,11 +245,6 @@ def _bundle_hash(run: RunConfig) -> str | None:
     """Return the hash of the bundle that a run was begun from."""
     path = run.out / RUN_FILE
     return _read_run(path)["source"] if path.is_file() else None
-
-
-def _perceptual(run: RunConfig, stage: Stage, device: torch.device) -> FeatureDistance | None:
-    distance = load_perceptual(stage.losses.perceptual_network, run.perceptual_weights)
-    return None if distance is None else distance.to(device)
 
 
 def _write_bundles(run: RunConfig, trainer: Trainer, console: Console) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from training.data import PixelSet, open_set
-from training.evaluation.datasets import SetItems
+from training.evaluation.datasets import PixelDataset
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ HELD_OUT = (
 )
 
 
-def load(held_out: HeldOut, data: Path) -> SetItems:
+def load(held_out: HeldOut, data: Path) -> PixelDataset:
     """Read a set into memory.
 
     Raises:
@@ -51,4 +51,4 @@ def load(held_out: HeldOut, data: Path) -> SetItems:
         tiles = pixels.unflatten(3, (-1, block)).unflatten(2, (-1, block))
         pixels = ((tiles.sum((3, 5), dtype=torch.int32) + block**2 // 2) // block**2).to(torch.uint8)
     small = replace(info, name=held_out.name, height=info.height // block, width=info.width // block)
-    return SetItems(held_out.name, PixelSet(small, (pixels,), ()), held_out.limit)
+    return PixelDataset(held_out.name, PixelSet(small, (pixels,), ()), held_out.limit)

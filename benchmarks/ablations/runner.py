@@ -28,7 +28,7 @@ from training.data.loaders.batch import Loader
 from training.devices import cores, resolve_device
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.evaluation.datasets import SetItems
+from training.evaluation.datasets import PixelDataset
 from training.evaluation.evaluate import score
 from training.evaluation.suite import MetricSuite, NetworkPaths
 from training.logging import METRICS_FILE
@@ -188,7 +188,7 @@ def _share(work: Callable[[Job], bool], jobs: Sequence[Job], parallel: int) -> I
 
 # of this process: reading the data takes longer than a short run
 _loaders: dict[tuple[Path, str, int], Loader] = {}
-_suites: dict[tuple[Path, Path, str], tuple[MetricSuite, dict[str, SetItems]]] = {}
+_suites: dict[tuple[Path, Path, str], tuple[MetricSuite, dict[str, PixelDataset]]] = {}
 
 
 def _loader_of(job: Job, device: torch.device) -> Loader:

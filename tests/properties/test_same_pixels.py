@@ -14,7 +14,7 @@ from three_readers import Sandbox, command, sandbox, source_of, training
 from variants import MAKERS
 
 from media.types import MediaOptions
-from training.evaluation.datasets import FileItems
+from training.evaluation.datasets import FileDataset
 
 SAMPLES = sorted(path for path in (Path(__file__).parents[2] / "docs" / "samples").iterdir() if path.suffix != ".md")
 FILES = [*MAKERS, *(path.name for path in SAMPLES)]
@@ -45,7 +45,7 @@ def test_training_and_evaluation_cut_the_squares_of_the_service(service: Sandbox
     wanted = service.read(path.read_bytes(), options).pixels
     assert np.array_equal(command(path, options).pixels, wanted)
     assert np.array_equal(training(path, 40, FRAMES), wanted)
-    (batch,) = FileItems(source, 40, FRAMES, None).batches()
+    (batch,) = FileDataset(source, 40, FRAMES, None).batches()
     assert np.array_equal(batch[0], wanted)
 
 

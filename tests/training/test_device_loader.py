@@ -12,6 +12,7 @@ from torch import Tensor
 from training.data.loaders import BatchSpec, device_loader
 from training.data.loaders.device_loader import DeviceLoader
 from training.data.loaders.item_rng import epoch_order, item_uniforms
+from training.distributed import Ranks
 from training.errors import TrainingError
 
 CPU = torch.device("cpu")
@@ -32,7 +33,7 @@ CLIPS = [[coded(4, FRAMES + 2, 32, 100)], [coded(3, FRAMES, 64, 200)]]
 
 
 def loader(rank: int = 0, ranks: int = 1, seed: int = 7) -> DeviceLoader:
-    return DeviceLoader(PHOTOS, CLIPS, CPU, seed, rank, ranks)
+    return DeviceLoader(PHOTOS, CLIPS, CPU, seed, Ranks(rank, ranks))
 
 
 def one(source: DeviceLoader, spec: BatchSpec) -> Tensor:

@@ -25,7 +25,7 @@ from training.__main__ import app
 from training.data import open_set
 from training.data.shards import SetInfo, write_info, write_shard
 from training.errors import TrainingError
-from training.evaluation.datasets import items_of
+from training.evaluation.datasets import open_datasets
 from training.evaluation.set_metrics import LiteMetrics, PairedMetric, rfid, rfvd
 from training.evaluation.suite import MetricSuite, NetworkPaths
 from training.evaluation.sweep import StreamComparison, psnr_by_frame, psnr_steps
@@ -397,13 +397,13 @@ def test_what_cannot_be_evaluated_is_said_in_one_sentence(
 def test_a_held_out_set_that_is_missing_is_named(data: Path) -> None:
     (data / "held-out/camera-128/set.json").unlink()
     with pytest.raises(TrainingError, match="camera-128"):
-        items_of(data, 64, 17, None)
+        open_datasets(data, 64, 17, None)
 
 
 def test_a_limit_spreads_over_the_set_and_its_shards(data: Path) -> None:
     folder = data / "held-out/photographs-128"
-    (all_items,) = items_of(folder, 64, 17, None)
-    (some,) = items_of(folder, 64, 17, 3)
+    (all_items,) = open_datasets(folder, 64, 17, None)
+    (some,) = open_datasets(folder, 64, 17, 3)
     everything, chosen = (np.concatenate(list(items.batches())) for items in (all_items, some))
     assert (len(all_items), len(some)) == (12, 3)
     np.testing.assert_array_equal(everything, open_set(folder).pixels().numpy())

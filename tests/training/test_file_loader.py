@@ -20,6 +20,7 @@ from training.data.loaders.file_loader import FileLoader, decode
 from training.data.loaders.item_rng import epoch_order, item_uniforms
 from training.data.loaders.open_loader import find_sources
 from training.demo_data.debug import build_debug
+from training.distributed import Ranks
 from training.errors import TrainingError
 
 CPU = torch.device("cpu")
@@ -46,7 +47,7 @@ def copy(debug: Path, tmp_path: Path) -> Path:
 
 
 def loader_of(root: Path, rank: int = 0, ranks: int = 1, workers: int = 0, fps: float | None = None) -> FileLoader:
-    made = open_loader(root, CPU, 5, rank, ranks, workers, fps)
+    made = open_loader(root, CPU, 5, Ranks(rank, ranks), workers, fps)
     assert isinstance(made, FileLoader)
     return made
 

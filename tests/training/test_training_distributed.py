@@ -49,7 +49,7 @@ def train(data: Path, out: Path, rule: str, head: str, ranks: Ranks, device: tor
     recipe = recipe_of(rule)
     stage = next(stage for stage in recipe.stages if stage.head == head)
     sets = [[list(open_set(data / "train" / name).shards)] for name in ("photographs-256", "procgen-128")]
-    loader = DeviceLoader(sets[0], sets[1], device, recipe.seed, ranks.rank, ranks.world)
+    loader = DeviceLoader(sets[0], sets[1], device, recipe.seed, ranks)
     torch.manual_seed(recipe.seed)
     trainer = Trainer(recipe, stage, StageStart(OmniTokenizer(with_head(recipe.tokenizer, head))), loader, out, ranks)
     trainer.run(Budget(steps=STEPS), log_every=1, console=Console(quiet=True))

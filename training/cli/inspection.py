@@ -15,7 +15,7 @@ from training.data.inspection import FRAMES, SIDE, Inspection, inspect
 from training.data.loaders.open_loader import find_sources
 from training.errors import TrainingError
 
-CLASSES, BROKEN = 20, 20  # rows of a table at most
+MAX_ROWS = 20
 
 
 def show_files(path: Path, most: int, fps: float | None, workers: int) -> None:
@@ -36,10 +36,13 @@ def show_files(path: Path, most: int, fps: float | None, workers: int) -> None:
             continue
         found = _inspect(source, most, fps, workers)
         console.print(_summary(found, fps))
-        if found.classes:
-            console.print(_classes(found))
-        if broken := [*source.damaged, *((probe.place, probe.broken) for probe in found.broken)]:
-            console.print(_broken(broken))
+        classes = sorted(found.classes.items(), key=lambda row: -row[1])
+        broken = [*source.damaged, *((probe.place, probe.broken) for probe in found.broken)]
+        if classes:
+            rest = sum(count for _, count in classes[MAX_ROWS:])
+            console.print(_table(("class", "files"), [(name, f"{count:,}") for name, count in classes], f"{rest:,}"))
+        if broken:
+            console.print(_table(("broken", "reason"), broken, ""))
         if not found.whole:
             raise TrainingError(f"none of {len(found.probes)} {source.kind} of {path} can be decoded")
 
@@ -77,20 +80,11 @@ def _spread(values: list[float] | list[int]) -> str:
     return f"{low} to {high}, median {middle}" if low != high else low
 
 
-def _classes(found: Inspection) -> Table:
-    table = Table("class", "files")
-    rows = sorted(found.classes.items(), key=lambda row: -row[1])
-    for name, count in rows[:CLASSES]:
-        table.add_row(escape(name), f"{count:,}")
-    if len(rows) > CLASSES:
-        table.add_row(f"{len(rows) - CLASSES:,} more", f"{sum(count for _, count in rows[CLASSES:]):,}")
-    return table
-
-
-def _broken(broken: list[tuple[str, str]]) -> Table:
-    table = Table("broken", "reason")
-    for place, reason in broken[:BROKEN]:
-        table.add_row(escape(place), escape(reason))
-    if len(broken) > BROKEN:
-        table.add_row(f"{len(broken) - BROKEN:,} more", "")
+def _table(header: tuple[str, str], rows: list[tuple[str, str]], rest: str) -> Table:
+    """Return a table of the first rows, and a last one with the number of the others."""
+    table = Table(*header)
+    for row in rows[:MAX_ROWS]:
+        table.add_row(*map(escape, row))
+    if len(rows) > MAX_ROWS:
+        table.add_row(f"{len(rows) - MAX_ROWS:,} more", rest)
     return table

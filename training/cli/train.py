@@ -84,7 +84,7 @@ def train(
             console = Console(stderr=True, quiet=not ranks.is_main, soft_wrap=True)
             if workers is None:  # the ranks of this machine share its cores
                 workers = max(0, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
-            loader = open_loader(data, rank_device, chosen.seed, ranks.rank, ranks.world, workers, fps)
+            loader = open_loader(data, rank_device, chosen.seed, ranks, workers, fps)
             try:
                 validator = Validator(validation_sets(data, loader, stages), console)
                 run_recipe(run, loader, rank_device, ranks, validator, console)

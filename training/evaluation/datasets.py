@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,98 +22,82 @@ HELD_OUT = {
     "camera clips, 17x128x128": "held-out/camera-128",
     "unseen game levels, 17x128x128": "held-out/procgen-128",
 }
-FURTHER = {"unseen maps, 17x128x128": "held-out/vizdoom-128"}  # looked at where they have been built
+OPTIONAL = {"unseen maps, 17x128x128": "held-out/vizdoom-128"}  # where they have been built
 PIXELS_AT_ONCE = 1 << 21
 
 
-class Items(Protocol):
+class Dataset(ABC):
     """Items of one size.
 
     Args:
-        title: names them in tables.
-        name: names their files.
+        title: names the set in tables.
+        name: names its files.
         frames, side: of an item in pixels.
-        broken: what could not be read so far, a sentence each.
+        count: of its items.
+        limit: at most so many items are used, evenly spread; None for all.
+
+    Attributes:
+        broken: items that could not be read so far, a sentence each.
     """
 
-    title: str
-    name: str
-    frames: int
-    side: int
-    broken: list[str]
+    def __init__(self, title: str, name: str, frames: int, side: int, count: int, limit: int | None) -> None:
+        self.title, self.name, self.frames, self.side = title, name, frames, side
+        self.broken: list[str] = []
+        self.chosen = list(range(count))
+        if limit is not None and limit < count:
+            self.chosen = np.linspace(0, count - 1, limit).round().astype(int).tolist()
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.chosen)
 
     def batches(self) -> Iterator[NDArray[np.uint8]]:
         """Yield items as uint8 (N, T, side, side, 3); those that cannot be read are left out and listed in `broken`."""
-
-
-class SetItems:
-    """Items of a set of pixels.
-
-    Args:
-        title: names it in tables.
-        pixels: the set.
-        limit: at most so many items, evenly spread; None for all.
-    """
-
-    def __init__(self, title: str, pixels: PixelSet, limit: int | None) -> None:
-        self.title, self.name = title, pixels.info.name
-        self.frames, self.side = pixels.info.frames, pixels.info.height
-        self.broken: list[str] = []
-        self._pixels, self._chosen = pixels, _spread(len(pixels), limit)
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def batches(self) -> Iterator[NDArray[np.uint8]]:
-        ends = np.cumsum([len(shard) for shard in self._pixels.shards])
-        for part in _parts(self._chosen, self.frames, self.side):
-            items = []
-            for index in part:
-                shard = int(np.searchsorted(ends, index, side="right"))
-                items.append(self._pixels.shards[shard][index - ends[shard]].numpy())  # counted from the shard's end
-            yield np.stack(items)
-
-
-class FileItems:
-    """Images, or the first frames of videos, of a folder; cut to centre squares that span the shorter side.
-
-    Args:
-        files: of one kind.
-        side: pixels of the squares.
-        frames: of a clip.
-        limit: at most so many items, evenly spread; None for all.
-    """
-
-    def __init__(self, files: Source, side: int, frames: int, limit: int | None) -> None:
-        images = files.kind == "images"
-        self.frames, self.side, self.name = 1 if images else frames, side, str(files.kind)
-        self.title = f"images, {side}x{side}" if images else f"clips, {frames}x{side}x{side}"
-        self.broken: list[str] = []
-        self._files, self._chosen = files, _spread(len(files), limit)
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def batches(self) -> Iterator[NDArray[np.uint8]]:
+        size = max(1, PIXELS_AT_ONCE // (self.frames * self.side**2))
         with ThreadPoolExecutor(min(8, cores())) as pool:
-            for part in _parts(self._chosen, self.frames, self.side):
-                items = [item for item in pool.map(self._read, part) if item is not None]
+            for start in range(0, len(self), size):
+                items = [item for item in pool.map(self.read, self.chosen[start : start + size]) if item is not None]
                 if items:
                     yield np.stack(items)
 
-    def _read(self, index: int) -> NDArray[np.uint8] | None:
-        place = self._files.place(index)
+    @abstractmethod
+    def read(self, index: int) -> NDArray[np.uint8] | None:
+        """Return one item, uint8 (T, side, side, 3), or None where it is broken."""
+
+
+class PixelDataset(Dataset):
+    """Items of a set of pixels, with a title for tables."""
+
+    def __init__(self, title: str, pixels: PixelSet, limit: int | None) -> None:
+        info = pixels.info
+        super().__init__(title, info.name, info.frames, info.height, len(pixels), limit)
+        self._shards, self._ends = pixels.shards, np.cumsum([len(shard) for shard in pixels.shards])
+
+    def read(self, index: int) -> NDArray[np.uint8]:
+        """Return one item."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return self._shards[shard][index - self._ends[shard]].numpy()  # counted from the shard's end
+
+
+class FileDataset(Dataset):
+    """Images, or the first frames of videos, of a folder; cut to centre squares that span the shorter side."""
+
+    def __init__(self, files: Source, side: int, frames: int, limit: int | None) -> None:
+        size = f"{side}x{side}" if files.kind == "images" else f"{frames}x{side}x{side}"
+        frames = 1 if files.kind == "images" else frames
+        super().__init__(f"{files.kind}, {size}", files.kind, frames, side, len(files), limit)
+        self._files = files
+
+    def read(self, index: int) -> NDArray[np.uint8] | None:
+        """Return one item, or None for a file that cannot be read."""
         try:
             return self._files.read(index, self.side, self.frames).pixels
         except Exception as error:  # decoders raise many kinds for damaged files
-            self.broken.append(f"{place}: {error}")
+            self.broken.append(f"{self._files.place(index)}: {error}")
             return None
 
 
-def items_of(data: Path, side: int, frames: int, limit: int | None) -> list[Items]:
-    """List the datasets of a folder.
+def open_datasets(data: Path, side: int, frames: int, limit: int | None) -> list[Dataset]:
+    """Open the datasets of a folder.
 
     Args:
         data: a data folder with `held-out` sets, one set, or any folder of images and videos.
@@ -131,27 +115,14 @@ def items_of(data: Path, side: int, frames: int, limit: int | None) -> list[Item
         )
     if (data / INFO_FILE).is_file():
         opened = open_set(data)
-        return [SetItems(opened.info.name, opened, limit)]
+        return [PixelDataset(opened.info.name, opened, limit)]
     if (data / "held-out").is_dir():
-        further = {title: name for title, name in FURTHER.items() if (data / name).is_dir()}
-        return [SetItems(title, open_set(data / name), limit) for title, name in (HELD_OUT | further).items()]
+        optional = {title: name for title, name in OPTIONAL.items() if (data / name).is_dir()}
+        return [PixelDataset(title, open_set(data / name), limit) for title, name in (HELD_OUT | optional).items()]
     found = find(data)
-    kinds: list[Items] = [
-        FileItems(files, side, frames, limit) for files in (found.images, found.clips) if files is not None
+    datasets: list[Dataset] = [
+        FileDataset(files, side, frames, limit) for files in (found.images, found.clips) if files is not None
     ]
-    if not kinds:
+    if not datasets:
         raise TrainingError(f"{data} holds no images, no videos and no data set")
-    return kinds
-
-
-def _spread(count: int, limit: int | None) -> list[int]:
-    """Return the indices of at most `limit` of so many items, evenly spread."""
-    if limit is None or limit >= count:
-        return list(range(count))
-    return [int(index) for index in np.linspace(0, count - 1, limit).round()]
-
-
-def _parts(chosen: Sequence[int], frames: int, side: int) -> Iterator[Sequence[int]]:
-    size = max(1, PIXELS_AT_ONCE // (frames * side * side))
-    for start in range(0, len(chosen), size):
-        yield chosen[start : start + size]
+    return datasets

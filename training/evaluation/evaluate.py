@@ -25,7 +25,7 @@ from training.card import code_version, machine_name
 from training.devices import resolve_device
 from training.errors import TrainingError
 from training.evaluation.code_statistics import CodebookUsage, LatentStatistics, code_statistics
-from training.evaluation.datasets import Items, items_of
+from training.evaluation.datasets import Dataset, open_datasets
 from training.evaluation.report import markdown
 from training.evaluation.set_metrics import MetricValue
 from training.evaluation.suite import MetricSuite, NetworkPaths
@@ -78,7 +78,7 @@ class Evaluation:
 
 @torch.inference_mode()
 def score(
-    tokenizer: OmniTokenizer, items: Items, suite: MetricSuite
+    tokenizer: OmniTokenizer, dataset: Dataset, suite: MetricSuite
 ) -> tuple[Scores, CodebookUsage | LatentStatistics, Image.Image]:
     """Return the scores of one set, its codes, and a contact sheet: originals over reconstructions.
 
@@ -86,20 +86,20 @@ def score(
 
     Args:
         tokenizer: in evaluation mode.
-        items: the set.
+        dataset: the set.
         suite: the metric networks.
 
     Raises:
         TrainingError: none of the items could be read.
     """
     device = next(tokenizer.parameters()).device
-    metrics, codes = suite.metrics(items.frames), code_statistics(tokenizer)
+    metrics, codes = suite.metrics(dataset.frames), code_statistics(tokenizer)
     decibels: list[float] = []
     similarity: list[float] = []
-    sheet = _Sheet(len(items), items.frames)
-    for batch in items.batches():
+    sheet = _Sheet(len(dataset), dataset.frames)
+    for batch in dataset.batches():
         pixels = torch.from_numpy(batch).to(device)
-        restored = tokenizer.decode(codes.encode(tokenizer, pixels), (items.frames, items.side, items.side))
+        restored = tokenizer.decode(codes.encode(tokenizer, pixels), (dataset.frames, dataset.side, dataset.side))
         copies = restored.cpu().numpy()
         decibels += psnr(batch, copies).mean(axis=1).tolist()
         similarity += ssim(pixels, restored).mean(dim=1).tolist()
@@ -108,16 +108,18 @@ def score(
         sheet.update(batch, copies)
     count = len(decibels)
     if not count:
-        raise TrainingError(f"none of the {len(items)} {items.title} could be read; the first is {items.broken[0]}")
+        raise TrainingError(
+            f"none of the {len(dataset)} {dataset.title} could be read; the first is {dataset.broken[0]}"
+        )
     scores = Scores(
-        title=items.title,
+        title=dataset.title,
         items=count,
-        frames=count * items.frames,
+        frames=count * dataset.frames,
         psnr=float(np.mean(decibels)),
         ssim=float(np.mean(similarity)),
         codes=codes.compute(),
         metrics=tuple(value for metric in metrics for value in metric.compute()),
-        broken=tuple(items.broken),
+        broken=tuple(dataset.broken),
     )
     return scores, codes, contact_sheet(*(np.stack(row) for row in sheet.rows))
 
@@ -148,12 +150,12 @@ def _spread(count: int) -> list[int]:
 
 
 def evaluate(
-    tokenizer: OmniTokenizer, sets: Sequence[Items], suite: MetricSuite
+    tokenizer: OmniTokenizer, datasets: Sequence[Dataset], suite: MetricSuite
 ) -> tuple[Evaluation, dict[str, Image.Image]]:
     """Return the scores of every set, and of all of their codes together; contact sheets by the sets' names."""
     scores, sheets, together = [], {}, code_statistics(tokenizer)
-    for items in sets:
-        found, codes, sheets[items.name] = score(tokenizer, items, suite)
+    for dataset in datasets:
+        found, codes, sheets[dataset.name] = score(tokenizer, dataset, suite)
         scores.append(found)
         together.merge(codes)  # type: ignore[arg-type]  # of one tokenizer, so of one kind
     return Evaluation(tokenizer.config.is_vq, tuple(scores), together.compute(), suite.missing), sheets
@@ -173,11 +175,11 @@ def evaluate_bundle(
 
     Args:
         bundle: folder of the bundle.
-        data: as for `items_of`.
+        data: as for `open_datasets`.
         out: folder of the results.
         device: by name.
         networks: files of the metric networks.
-        side, frames, limit: as for `items_of`.
+        side, frames, limit: as for `open_datasets`.
 
     Raises:
         BundleError: the bundle cannot be loaded.
@@ -185,9 +187,9 @@ def evaluate_bundle(
     """
     chosen = resolve_device(device)
     loaded = load_bundle(bundle, chosen)
-    sets = items_of(data, side, frames, limit)
+    datasets = open_datasets(data, side, frames, limit)
     suite = MetricSuite(networks, chosen)
-    found, sheets = evaluate(loaded.tokenizer, sets, suite)
+    found, sheets = evaluate(loaded.tokenizer, datasets, suite)
     out.mkdir(parents=True, exist_ok=True)
     for name, sheet in sheets.items():
         write_image(sheet, out / f"{name}.png")

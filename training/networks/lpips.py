@@ -61,12 +61,15 @@ def _unit(features: Tensor) -> Tensor:
     return features / (torch.linalg.vector_norm(features, dim=1, keepdim=True) + NORM_EPSILON)
 
 
-def load_perceptual(network: Literal["none", "vgg", "lpips"], weights: Path | None) -> FeatureDistance | None:
-    """Load the perceptual distance of a recipe, on the CPU, or None where it has none.
+def load_perceptual(
+    network: Literal["none", "vgg", "lpips"], weights: Path | None, device: torch.device | str = "cpu"
+) -> FeatureDistance | None:
+    """Load the perceptual distance of a recipe, or None where it has none.
 
     Args:
         network: "vgg" compares unit features of the packaged trunk; "lpips" is LPIPS 0.1 on VGG16.
         weights: as for `load_vgg_distance` or `load_lpips`.
+        device: for the network.
 
     Raises:
         TrainingError: the weights are missing or not those of the network.
@@ -75,7 +78,7 @@ def load_perceptual(network: Literal["none", "vgg", "lpips"], weights: Path | No
         return None
     if weights is None:
         raise TrainingError(f"the perceptual loss {network!r} needs its weights; `omnitok data networks` fetches VGG16")
-    return load_vgg_distance(weights) if network == "vgg" else load_lpips(weights)
+    return (load_vgg_distance(weights) if network == "vgg" else load_lpips(weights)).to(device)
 
 
 def load_vgg_distance(path: Path) -> FeatureDistance:

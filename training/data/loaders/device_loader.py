@@ -14,6 +14,7 @@ from torch import Tensor
 from model.tokenizer.patches import to_float, to_uint8
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.item_rng import epoch_order, item_uniforms
+from training.distributed import Ranks
 from training.errors import TrainingError
 
 Array = NDArray[Any]
@@ -34,7 +35,7 @@ class DeviceLoader:
         clips: sets, each a sequence of shards, uint8 (N, T, H, W, 3).
         device: where the data is kept and batches are made.
         seed: of the crops.
-        rank, ranks: this process among those that share every batch.
+        ranks: the processes that share every batch.
 
     Raises:
         TrainingError: the data does not fit in the device's memory.
@@ -46,17 +47,16 @@ class DeviceLoader:
         clips: Sequence[Sequence[Tensor]],
         device: torch.device,
         seed: int,
-        rank: int = 0,
-        ranks: int = 1,
+        ranks: Ranks | None = None,
     ) -> None:
         _check_memory([*photos, *clips], device)
         self.photos = [_upload(shards, device) for shards in photos]
         self.clips = [_upload(shards, device) for shards in clips]
-        self.device, self.seed, self.rank, self.ranks = device, seed, rank, ranks
+        self.device, self.seed, self.ranks = device, seed, ranks or Ranks()
 
     def check(self, spec: BatchSpec) -> None:
         """Refuse a batch for which no set is large or long enough, as `Loader.check` does."""
-        spec.share(self.rank, self.ranks)
+        spec.share(self.ranks.rank, self.ranks.world)
         sets = self.clips if spec.kind == "clips" else [*self.photos, *self.clips]
         if not _fit(sets, spec.side, spec.frames):
             held = ", ".join(f"{len(data)} of {_size(data)}" for data in sets) or "none"
@@ -77,7 +77,7 @@ class DeviceLoader:
         return {"photos": [len(data) for data in self.photos], "clips": [len(data) for data in self.clips]}
 
     def _batch(self, spec: BatchSpec) -> Tensor:
-        share = spec.share(self.rank, self.ranks)
+        share = spec.share(self.ranks.rank, self.ranks.world)
         numbers = item_uniforms(self.seed, spec.kind, share)
         photos, clips = _fit(self.photos, spec.side, 1), _fit(self.clips, spec.side, spec.frames)
         main, other = (photos, clips) if spec.kind == "images" else (clips, photos)

@@ -23,6 +23,7 @@ from training.data.files import Source
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.item_rng import epoch_order, item_uniforms
 from training.data.media_types import Kind
+from training.distributed import Ranks
 from training.errors import TrainingError, one_line
 
 FLIP, PLACE, TIME = range(3)  # places of an item's random numbers
@@ -40,7 +41,7 @@ class FileLoader:
         images, clips: the files of each kind, or none.
         device: where batches are wanted.
         seed: of the crops.
-        rank, ranks: this process among those that share every batch.
+        ranks: the processes that share every batch.
         workers: processes that decode; 0 decodes in this one.
         fps: frames per second of clips; as recorded if None.
 
@@ -54,17 +55,16 @@ class FileLoader:
         clips: Source | None,
         device: torch.device,
         seed: int,
-        rank: int = 0,
-        ranks: int = 1,
+        ranks: Ranks | None = None,
         workers: int = 0,
         fps: float | None = None,
     ) -> None:
         if workers < 0 or (fps is not None and not 0 < fps < float("inf")):
             raise TrainingError(f"files cannot be decoded by {workers} workers at {fps} frames per second")
         self._sources: dict[Kind, Source] = {source.kind: source for source in (images, clips) if source is not None}
-        self._device, self._rank, self._ranks, self._workers = device, rank, ranks, workers
+        self._device, self._ranks, self._workers = device, ranks or Ranks(), workers
         self._specs = _Specs()
-        decoder = Decoder(self._sources, seed, rank, ranks, fps)
+        decoder = Decoder(self._sources, seed, self._ranks.rank, self._ranks.world, fps)
         self._loader: DataLoader[Decoded] | None = DataLoader(
             decoder,
             batch_size=None,  # an index is a whole BatchSpec, and its item a whole batch
@@ -84,7 +84,7 @@ class FileLoader:
 
     def check(self, spec: BatchSpec) -> None:
         """Refuse a batch of a kind that has no files, as `Loader.check` does."""
-        spec.share(self._rank, self._ranks)
+        spec.share(self._ranks.rank, self._ranks.world)
         if spec.kind not in self._sources:
             raise TrainingError(f"the data holds no {spec.kind}, only {' and '.join(self._sources) or 'nothing'}")
 

@@ -12,6 +12,7 @@ from training.data.loaders.device_loader import DeviceLoader
 from training.data.loaders.file_loader import FileLoader
 from training.data.media_types import IMAGE_SUFFIXES, VIDEO_FORMATS
 from training.data.shards import INFO_FILE, open_set
+from training.distributed import Ranks
 from training.errors import TrainingError
 
 
@@ -19,8 +20,7 @@ def open_loader(
     data: Path,
     device: torch.device,
     seed: int,
-    rank: int = 0,
-    ranks: int = 1,
+    ranks: Ranks | None = None,
     workers: int = 0,
     fps: float | None = None,
 ) -> Loader:
@@ -31,8 +31,8 @@ def open_loader(
             the device's memory; or holds a user's own files (see `find_sources`), in any folders or in tar shards,
             which are decoded as they are drawn.
         device: where batches are wanted.
-        seed: of the draws.
-        rank, ranks: this process among those that share every draw.
+        seed: of the crops.
+        ranks: the processes that share every batch.
         workers: processes that decode files; 0 decodes in this process. Sets of pixels need none.
         fps: frames per second of clips cut from videos; as recorded if None. Sets of pixels are as they were built.
 
@@ -44,9 +44,9 @@ def open_loader(
         sets = [open_set(folder) for folder in folders]
         photos = [held.shards for held in sets if held.info.frames == 1]
         clips = [held.shards for held in sets if held.info.frames > 1]
-        return DeviceLoader(photos, clips, device, seed, rank, ranks)
+        return DeviceLoader(photos, clips, device, seed, ranks)
     sources = find_sources(data)
-    return FileLoader(*sources, device, seed, rank, ranks, workers, fps)
+    return FileLoader(*sources, device, seed, ranks, workers, fps)
 
 
 def find_sources(data: Path) -> tuple[Source | None, Source | None]:
