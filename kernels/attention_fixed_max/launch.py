@@ -11,7 +11,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[impo
 
 from kernels.attention_fixed_max.reference import FixedMaxArgs
 from kernels.attention_fixed_max.triton_kernels import attention_fixed_max_kernel
-from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.autotune.table import ProblemSize, TuningSpace, tuned_tile
 from kernels.runtime.device import aligned
 from kernels.runtime.pdl import pdl_options
 
@@ -46,13 +46,13 @@ def choose(rows: int) -> Tile:
     return SMALL_TILE if rows <= SMALL_MAX_ROWS else LARGE_TILE
 
 
-def forward(args: FixedMaxArgs, tile: Tile | None = None) -> Tensor:
+def forward(args: FixedMaxArgs) -> Tensor:
     """Run the operator."""
     qkv, positions = args.qkv.contiguous(), args.positions
     rows, _, heads, dim = qkv.shape
     out = torch.empty((rows, heads, dim), dtype=qkv.dtype, device=qkv.device)
     if out.numel():
-        tile = tile or tuned_tile("attention_fixed_max", qkv.dtype, rows, choose(rows))
+        tile = tuned_tile("attention_fixed_max", qkv.dtype, rows, choose(rows))
         x: tuple[Any, Any] = (qkv, qkv)
         described = tile.descriptors and aligned(qkv)
         if described:
@@ -71,10 +71,9 @@ def forward(args: FixedMaxArgs, tile: Tile | None = None) -> Tensor:
     return out
 
 
-def _make(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[FixedMaxArgs]:
     qkv = torch.randn((size.rows, 3, size.heads, size.head_dim), device=device).to(dtype) / size.head_dim**0.5
-    args = FixedMaxArgs(qkv, size.height * size.width, bound=size.head_dim**0.5)
-    return TunableCall(dtype, size.rows, choose(size.rows), lambda tile: forward(args, tile))
+    return (FixedMaxArgs(qkv, size.height * size.width, bound=size.head_dim**0.5),)
 
 
 TUNING_SPACES = (
@@ -87,6 +86,7 @@ TUNING_SPACES = (
             Tile(128, 64, warps=8, descriptors=True),
             Tile(128, 128, warps=8, descriptors=True, registers=128),
         ),
-        _make,
+        _draw,
+        forward,
     ),
 )

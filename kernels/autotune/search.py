@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace
+from kernels.autotune.table import Lookup, ProblemSize, TuningSpace, use_tile
 from kernels.runtime import jit
 
 L2_FLUSH_BYTES = 120_000_000  # over twice the L2 of an H100
@@ -65,55 +66,64 @@ class LaunchTuner:
     def validate(self, sizes: Sequence[ProblemSize], dtype: torch.dtype, device: torch.device) -> None:
         """Skip candidates that cannot run or differ from the default at some size."""
         for size in sizes:
-            if (call := self.space.make(size, dtype, device)) is not None:
-                self._correct_tiles(call)
+            if (args := self.space.draw(size, dtype, device)) is not None and (key := self._lookup(args)) is not None:
+                self._correct_tiles(args, key.default)
 
     def tune(self, size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TuneResult | None:
         """Time all candidates at a size; None where a call of that size does not use this launch."""
         before = _allocated(device)
-        first = self.space.make(size, dtype, device)
-        if first is None:
+        args = self.space.draw(size, dtype, device)
+        if args is None or (key := self._lookup(args)) is None:
             return None
-        input_bytes = _allocated(device) - before
-        tiles = self._correct_tiles(first)
-        calls = [first]
-        for _ in range(_buffer_sets(first, input_bytes) - 1):
-            another = self.space.make(size, dtype, device)
-            assert another is not None
-            calls.append(another)
-        times = self._time(calls, tiles)
+        default, input_bytes = key.default, _allocated(device) - before
+        tiles = self._correct_tiles(args, default)
+        output_bytes = sum(x.numel() * x.element_size() for x in self._run(args, default))
+        sets = max(2, min(MAX_BUFFER_SETS, -(-L2_FLUSH_BYTES // max(1, input_bytes + output_bytes))))
+        draws = [args, *(self.space.draw(size, dtype, device) for _ in range(sets - 1))]
+        times = self._time(draws, tiles, default)
         best = min(times, key=lambda tile: times[tile])
-        if _is_faster(times[best], times[first.default]):  # a second round, since a GPU slows down as it heats
-            times = self._time(calls, (first.default, best))
-        if not _is_faster(times.get(best, math.inf), times[first.default]):
-            best = first.default
-        return TuneResult(first.dtype, first.rows, best, times[first.default], times[best])
+        if _is_faster(times[best], times[default]):  # a second round, since a GPU slows down as it heats
+            times = self._time(draws, (default, best), default)
+        if not _is_faster(times.get(best, math.inf), times[default]):
+            best = default
+        return TuneResult(key.dtype, key.rows, best, times[default], times[best])
 
-    def _time(self, calls: Sequence[TunableCall[Any]], tiles: Sequence[Any]) -> dict[Any, float]:
+    def _run(self, args: Sequence[Any], tile: Any) -> list[Tensor]:
+        with use_tile(self.space.name, tile):
+            result = self.space.launch(*args)
+        return [result] if isinstance(result, Tensor) else list(result)
+
+    def _lookup(self, args: Sequence[Any]) -> Lookup | None:
+        """Return the launch's look-up of its tile, or None if this call makes none."""
+        with jit.compile_all(), use_tile(self.space.name) as lookups:
+            self.space.launch(*args)
+        return lookups[0] if lookups else None
+
+    def _time(self, draws: Sequence[Any], tiles: Sequence[Any], default: Any) -> dict[Any, float]:
         """Return the microseconds of each tile that can be timed; the default must be among them."""
         times = {}
         for tile in tiles:
             try:
-                times[tile] = self.clock([_bind(call, tile) for call in calls])
+                times[tile] = self.clock([partial(self._run, args, tile) for args in draws])
             except Exception as error:
                 self._skip(tile, error)
-        if calls[0].default not in times:
+        if default not in times:
             raise RuntimeError(f"The default tile of {self.space.name} could not be timed.")
         return times
 
-    def _correct_tiles(self, call: TunableCall[Any]) -> list[Any]:
+    def _correct_tiles(self, args: Sequence[Any], default: Any) -> list[Any]:
         """Return the default and the candidates that agree with it."""
         with jit.compile_all():
-            for tile in {call.default, *self.space.candidates} - self._failed:
+            for tile in {*self.space.candidates} - self._failed:
                 with suppress(Exception):  # the next launch of the tile reports it
-                    call.run(tile)
-        expected = _as_list(call.run(call.default))
-        correct = [call.default]
+                    self._run(args, tile)
+        expected = self._run(args, default)
+        correct = [default]
         for tile in dict.fromkeys(self.space.candidates):
-            if tile == call.default or tile in self._failed:
+            if tile == default or tile in self._failed:
                 continue
             try:
-                found = _as_list(call.run(tile))
+                found = self._run(args, tile)
             except Exception as error:  # a tile may not compile, or ask for more than the GPU has
                 self._skip(tile, error)
                 continue
@@ -192,19 +202,5 @@ def _is_faster(us: float, default_us: float) -> bool:
     return us * MIN_SPEEDUP <= default_us
 
 
-def _as_list(result: Any) -> list[Tensor]:
-    return [result] if isinstance(result, Tensor) else list(result)
-
-
-def _bind(call: TunableCall[Any], tile: Any) -> Callable[[], Any]:
-    return lambda: call.run(tile)
-
-
 def _allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-
-
-def _buffer_sets(call: TunableCall[Any], input_bytes: int) -> int:
-    """Return how many copies of a call's tensors exceed the L2."""
-    output_bytes = sum(x.numel() * x.element_size() for x in _as_list(call.run(call.default)))
-    return max(2, min(MAX_BUFFER_SETS, -(-L2_FLUSH_BYTES // max(1, input_bytes + output_bytes))))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -61,19 +62,11 @@ class ProblemSize:
 
 
 @dataclass(frozen=True)
-class TunableCall(Generic[TileT]):
-    """A call that can run with any tile.
+class RowTile:
+    """Rows and warps of a program, the tile of kernels that work row by row."""
 
-    Args:
-        dtype, rows: the key by which the launch looks its tile up.
-        default: the tile without a table; its result is correct by definition.
-        run: launches with a tile on its own inputs and returns a tensor or a tuple of them.
-    """
-
-    dtype: torch.dtype
     rows: int
-    default: TileT
-    run: Callable[[TileT], Any]
+    warps: int
 
 
 @dataclass(frozen=True)
@@ -83,12 +76,36 @@ class TuningSpace(Generic[TileT]):
     Args:
         name: key in the tables, "<operator>" or "<operator>.<launch>".
         candidates: tiles besides the default.
-        make: draws the inputs of a call; None where a call of that size does not use this launch.
+        draw: draws the arguments of a call; None where the network makes no call of that size.
+        launch: returns a tensor or a tuple of them. A size at which it does not look its tile up is not tuned.
     """
 
     name: str
     candidates: tuple[TileT, ...]
-    make: Callable[[ProblemSize, torch.dtype, torch.device], TunableCall[TileT] | None]
+    draw: Callable[[ProblemSize, torch.dtype, torch.device], tuple[Any, ...] | None]
+    launch: Callable[..., Any]
+
+
+class Lookup(NamedTuple):
+    """One look-up of a tile: its key, and the tile without a table, whose result is correct by definition."""
+
+    dtype: torch.dtype
+    rows: int
+    default: Any
+
+
+_in_use: dict[str, tuple[Any, list[Lookup]]] = {}
+
+
+@contextmanager
+def use_tile(name: str, tile: Any = None) -> Iterator[list[Lookup]]:
+    """Run a launch with one tile, by default its default, whatever the tables hold; yield its look-ups."""
+    lookups: list[Lookup] = []
+    _in_use[name] = tile, lookups
+    try:
+        yield lookups
+    finally:
+        del _in_use[name]
 
 
 def tuned_tile(name: str, dtype: torch.dtype, rows: int, default: TileT) -> TileT:
@@ -100,6 +117,10 @@ def tuned_tile(name: str, dtype: torch.dtype, rows: int, default: TileT) -> Tile
         rows: rows, tokens or vectors of the call.
         default: a frozen dataclass, returned where the tables lack the launch.
     """
+    if name in _in_use:
+        tile, lookups = _in_use[name]
+        lookups.append(Lookup(dtype, rows, default))
+        return default if tile is None else tile
     return _lookup(current_gpu(), name, dtype, rows, default)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
-from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.autotune.table import ProblemSize, TuningSpace, tuned_tile
 from kernels.linear.reference import AttentionInputsArgs, GatedArgs, ResidualArgs
 from kernels.linear.triton_kernels import attention_inputs_kernel, gated_linear_kernel, residual_linear_kernel
 from kernels.runtime.device import aligned
@@ -45,13 +45,13 @@ FLOAT32_TILE = Tile(32, 64, inner=32, warps=4, stages=2)  # float32 does not use
 SMALL_MAX_ROWS, MEDIUM_MAX_ROWS = 2048, 4096
 
 
-def gated_linear(args: GatedArgs, tile: Tile | None = None) -> Tensor:
+def gated_linear(args: GatedArgs) -> Tensor:
     """Run the operator."""
     x, rstd, weight, shift = (tensor.contiguous() for tensor in args)
     columns = weight.shape[0]
     out = torch.empty((x.shape[0], columns // 2), dtype=x.dtype, device=x.device)
     if out.numel():
-        tile = tile or tuned_tile("gated_linear", x.dtype, x.shape[0], _wide_default(x))
+        tile = tuned_tile("gated_linear", x.dtype, x.shape[0], _wide_default(x))
         grid, pair, constants = _geometry(x, weight, columns, tile)
         written = _written(out, tile.columns // 2, tile, constants["DESCRIPTORS"])
         with torch.cuda.device_of(x):
@@ -62,14 +62,14 @@ def gated_linear(args: GatedArgs, tile: Tile | None = None) -> Tensor:
     return out
 
 
-def attention_inputs(args: AttentionInputsArgs, tile: Tile | None = None) -> Tensor:
+def attention_inputs(args: AttentionInputsArgs) -> Tensor:
     """Run the operator."""
     x, rstd, weight, normed, cos, sin, q_scale, k_scale, heads, shift = args
     x, weight, width = x.contiguous(), weight.contiguous(), weight.shape[0] // 3
     out = torch.empty((x.shape[0], 3, heads, width // heads), dtype=x.dtype, device=x.device)
     if out.numel():
         name = "attention_inputs" if q_scale is None else "attention_inputs.cosine"
-        tile = tile or tuned_tile(name, x.dtype, x.shape[0], _wide_default(x))
+        tile = tuned_tile(name, x.dtype, x.shape[0], _wide_default(x))
         while width % tile.columns:  # a tile must not span queries and keys, or keys and values
             tile = replace(tile, columns=tile.columns // 2)
         grid, pair, constants = _geometry(x, weight, 3 * width, tile)
@@ -85,13 +85,13 @@ def attention_inputs(args: AttentionInputsArgs, tile: Tile | None = None) -> Ten
     return out
 
 
-def residual_linear(args: ResidualArgs, tile: Tile | None = None) -> Tensor:
+def residual_linear(args: ResidualArgs) -> Tensor:
     """Run the operator."""
     a, weight, bias, residual = args
     a, weight, columns = a.contiguous(), weight.contiguous(), weight.shape[0]
     out = torch.empty((a.shape[0], columns), dtype=a.dtype, device=a.device)
     if out.numel():
-        tile = tile or tuned_tile("residual_linear", a.dtype, a.shape[0], _residual_default(a))
+        tile = tuned_tile("residual_linear", a.dtype, a.shape[0], _residual_default(a))
         grid, pair, constants = _geometry(a, weight, columns, tile)
         with torch.cuda.device_of(a):
             residual_linear_kernel[grid](
@@ -156,25 +156,24 @@ def _written(out: Tensor, columns: int, tile: Tile, described: bool) -> Any:
     return TensorDescriptor.from_tensor(out, [tile.rows, columns // 2 if tile.halved else columns])
 
 
-def _make_gated(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    args = GatedArgs(*_draw(size, 2 * size.hidden, dtype, device))
-    return TunableCall(dtype, size.rows, _wide_default(args.x), lambda tile: gated_linear(args, tile))
+def _draw_gated(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[GatedArgs]:
+    return (GatedArgs(*_draw(size, 2 * size.hidden, dtype, device)),)
 
 
-def _make_attention(cosine: bool, size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
+def _draw_inputs(
+    cosine: bool, size: ProblemSize, dtype: torch.dtype, device: torch.device
+) -> tuple[AttentionInputsArgs]:
     x, _, weight, _ = _draw(size, 3 * size.channels, dtype, device)
     rope = rope_table(size.height, size.width, size.head_dim, device)
     scale = torch.rand(size.head_dim, device=device) + 0.5
     scales, cos, sin = (scale, rope.cos, rope.sin) if cosine else (None, None, None)
-    args = AttentionInputsArgs(x, None, weight, 0, cos, sin, scales, scales, size.heads)
-    return TunableCall(dtype, size.rows, _wide_default(x), lambda tile: attention_inputs(args, tile))
+    return (AttentionInputsArgs(x, None, weight, 0, cos, sin, scales, scales, size.heads),)
 
 
-def _make_residual(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
+def _draw_residual(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[ResidualArgs]:
     a, residual = (torch.randn((size.rows, size.channels), device=device, dtype=dtype) for _ in range(2))
     weight = torch.randn((size.channels, size.channels), device=device, dtype=dtype) * size.channels**-0.5
-    args = ResidualArgs(a, weight, None, residual)
-    return TunableCall(dtype, size.rows, _residual_default(a), lambda tile: residual_linear(args, tile))
+    return (ResidualArgs(a, weight, None, residual),)
 
 
 def _draw(size: ProblemSize, columns: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
@@ -198,9 +197,10 @@ CANDIDATES = (
 )
 # its stages leave shared memory for half a tile of results, which gating or `halved` makes
 DEEP_TILE = Tile(128, 256, warps=8, stages=4, programs=132, descriptors=True)
+INPUTS_CANDIDATES = (*CANDIDATES, replace(DEEP_TILE, halved=True))
 TUNING_SPACES = (
-    TuningSpace("gated_linear", (*CANDIDATES, DEEP_TILE), _make_gated),
-    TuningSpace("attention_inputs", (*CANDIDATES, replace(DEEP_TILE, halved=True)), partial(_make_attention, False)),
-    TuningSpace("attention_inputs.cosine", CANDIDATES, partial(_make_attention, True)),
-    TuningSpace("residual_linear", CANDIDATES, _make_residual),
+    TuningSpace("gated_linear", (*CANDIDATES, DEEP_TILE), _draw_gated, gated_linear),
+    TuningSpace("attention_inputs", INPUTS_CANDIDATES, partial(_draw_inputs, False), attention_inputs),
+    TuningSpace("attention_inputs.cosine", CANDIDATES, partial(_draw_inputs, True), attention_inputs),
+    TuningSpace("residual_linear", CANDIDATES, _draw_residual, residual_linear),
 )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.autotune.table import ProblemSize, TuningSpace, tuned_tile
 from kernels.patches.reference import COLOURS, EPS, PatchifyArgs, UnpatchifyArgs, clip_shape, patches_shape
 from kernels.patches.triton_kernels import patchify_kernel, unpatchify_kernel
 from kernels.runtime.pdl import pdl_options
@@ -32,7 +31,7 @@ def choose(values: int) -> Tile:
     return SMALL_TILE if values <= SMALL_MAX_VALUES else LARGE_TILE
 
 
-def patchify(args: PatchifyArgs, tile: Tile | None = None) -> Tensor:
+def patchify(args: PatchifyArgs) -> Tensor:
     """Run the operator."""
     pixels, patch, frames, first, dtype, normed = args
     shape = patches_shape(pixels, patch, frames, first)
@@ -40,7 +39,7 @@ def patchify(args: PatchifyArgs, tile: Tile | None = None) -> Tensor:
     if out.numel():
         pixels = _whole_frames(pixels[:, first:])
         values = out.numel() // COLOURS
-        tile = tile or tuned_tile("patchify", dtype, values, choose(values))
+        tile = tuned_tile("patchify", dtype, values, choose(values))
         columns, programs = _share(shape, patch, frames, tile)
         with torch.cuda.device_of(pixels):
             patchify_kernel[(programs,)](
@@ -50,7 +49,7 @@ def patchify(args: PatchifyArgs, tile: Tile | None = None) -> Tensor:
     return out
 
 
-def unpatchify(args: UnpatchifyArgs, tile: Tile | None = None) -> Tensor:
+def unpatchify(args: UnpatchifyArgs) -> Tensor:
     """Run the operator."""
     first, later, patch, frames, first_bias, later_bias = args
     shape = clip_shape(first, later, patch, frames)
@@ -59,13 +58,13 @@ def unpatchify(args: UnpatchifyArgs, tile: Tile | None = None) -> Tensor:
         if patches is None or not patches.numel():
             continue
         values = patches.numel() // COLOURS
-        chosen = tile or tuned_tile("unpatchify", patches.dtype, values, choose(values))
-        columns, programs = _share(tuple(patches.shape), patch, depth, chosen)
+        tile = tuned_tile("unpatchify", patches.dtype, values, choose(values))
+        columns, programs = _share(tuple(patches.shape), patch, depth, tile)
         with torch.cuda.device_of(out):
             unpatchify_kernel[(programs,)](
                 patches.contiguous(), out if bias is None else bias.contiguous(), out,
                 *patches.shape[1:4], begin, shape[1],
-                BIASED=bias is not None, FRAMES=depth, SIDE=patch, COLUMNS=columns, num_warps=chosen.warps,
+                BIASED=bias is not None, FRAMES=depth, SIDE=patch, COLUMNS=columns, num_warps=tile.warps,
                 **pdl_options(out),
             )  # fmt: skip
     return out
@@ -88,27 +87,23 @@ def _whole_frames(pixels: Tensor) -> Tensor:
     return pixels if contiguous and word_aligned else pixels.clone(memory_format=torch.contiguous_format)
 
 
-def _make_patchify(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    """Tune the first frames of images and the later frames of clips."""
+def _draw_patchify(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[PatchifyArgs]:
+    """Draw the first frames of images, or the later frames of clips."""
     first, frames = (0, 1) if size.frames == 1 else (1, size.temporal_patch)
     shape = (size.batch, 1 + (size.frames - 1) * size.temporal_patch, size.height * size.patch, size.width * size.patch)
     pixels = torch.randint(256, (*shape, COLOURS), device=device, dtype=torch.uint8)
-    args = PatchifyArgs(pixels, size.patch, frames, first, dtype, normed=True)
-    values = math.prod(patches_shape(pixels, size.patch, frames, first)) // COLOURS
-    return TunableCall(dtype, values, choose(values), lambda tile: patchify(args, tile))
+    return (PatchifyArgs(pixels, size.patch, frames, first, dtype, normed=True),)
 
 
-def _make_unpatchify(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile] | None:
+def _draw_unpatchify(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[UnpatchifyArgs] | None:
     if size.frames != 1:  # a clip takes two launches, which look up their tiles as images do
         return None
     first = torch.randn((size.batch, 1, size.height, size.width, COLOURS * size.patch**2), device=device, dtype=dtype)
-    args = UnpatchifyArgs(first, None, size.patch, size.temporal_patch)
-    values = first.numel() // COLOURS
-    return TunableCall(dtype, values, choose(values), lambda tile: unpatchify(args, tile))
+    return (UnpatchifyArgs(first, None, size.patch, size.temporal_patch),)
 
 
 CANDIDATES = tuple(Tile(values, warps) for values in (512, 1024, 2048, 4096) for warps in (4, 8))
 TUNING_SPACES = (
-    TuningSpace("patchify", CANDIDATES, _make_patchify),
-    TuningSpace("unpatchify", CANDIDATES, _make_unpatchify),
+    TuningSpace("patchify", CANDIDATES, _draw_patchify, patchify),
+    TuningSpace("unpatchify", CANDIDATES, _draw_unpatchify, unpatchify),
 )

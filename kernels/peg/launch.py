@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.autotune.table import ProblemSize, TuningSpace, tuned_tile
 from kernels.peg.reference import PegArgs
 from kernels.peg.triton_kernels import peg_clip_kernel, peg_kernel, peg_weight_kernel
 from kernels.runtime.pdl import pdl_options
@@ -63,14 +62,13 @@ IMAGE_WEIGHT_TILE = WeightTile(columns=16, channels=64, warps=4, programs=528)
 CLIP_WEIGHT_TILE = WeightTile(columns=8, channels=64, warps=4, programs=396)
 
 
-def convolve(args: PegArgs, backward: bool = False, tile: Tile | None = None) -> Tensor:
+def convolve(args: PegArgs, backward: bool = False) -> Tensor:
     """Run the convolution, or the gradient of its input if `backward`.
 
     Args:
         args: the operator's; if `backward`, the gradient of the output is in the place of x, and bias and past do not
             count.
         backward: reverse time and mirror the taps.
-        tile: overrides the table.
 
     Returns:
         Tensor: shape and dtype of `x`, contiguous.
@@ -81,7 +79,7 @@ def convolve(args: PegArgs, backward: bool = False, tile: Tile | None = None) ->
     out = torch.empty_like(x)
     if out.numel() == 0:
         return out
-    tile = tile or _choose(x, scrambled, backward)
+    tile = _choose(x, scrambled, backward)
     grid = _grid(x, tile)
     pointers = x, x if past is None else past.to(x.dtype).contiguous(), weight, weight if bias is None else bias, out
     sizes = _inverse(frames), height, width
@@ -142,13 +140,12 @@ def _inverse(frames: int) -> int:
     return inverse - (1 << 32) if inverse >> 31 else inverse
 
 
-def weight_gradient(grad: Tensor, args: PegArgs, tile: WeightTile | None = None) -> tuple[Tensor, Tensor]:
+def weight_gradient(grad: Tensor, args: PegArgs) -> tuple[Tensor, Tensor]:
     """Return the gradients of weight and bias, summed in two stages of fixed order for equal bits at every run.
 
     Args:
         grad (Tensor): shape (B, T, h, w, C), the gradient of the output.
         args: the operator's.
-        tile: overrides the table.
 
     Returns:
         tuple: float32, shapes (3, 3, 3, C) and (C,).
@@ -158,9 +155,8 @@ def weight_gradient(grad: Tensor, args: PegArgs, tile: WeightTile | None = None)
     batch, frames, height, width, channels = grad.shape
     image = frames == 1 and past is None
     rows = batch * frames * height * width
-    if tile is None and image:
-        tile = tuned_tile("peg.weight_image", grad.dtype, rows, IMAGE_WEIGHT_TILE)
-    tile = tile or tuned_tile("peg.weight_clip", grad.dtype, rows, CLIP_WEIGHT_TILE)
+    name, default = ("peg.weight_image", IMAGE_WEIGHT_TILE) if image else ("peg.weight_clip", CLIP_WEIGHT_TILE)
+    tile = tuned_tile(name, grad.dtype, rows, default)
     source = x.contiguous() if past is None else torch.cat((past.to(x.dtype), x), dim=1)
     items = batch * height * -(-width // tile.columns)
     blocks = -(-channels // tile.channels)
@@ -197,25 +193,11 @@ def weight_gradient(grad: Tensor, args: PegArgs, tile: WeightTile | None = None)
     return weight, partial[:, 27].sum(0)
 
 
-def _make(
-    images: bool, weight: bool, size: ProblemSize, dtype: torch.dtype, device: torch.device
-) -> TunableCall[Any] | None:
-    """Draw a call of the convolution, or of its weight's gradient, for images or for clips."""
-    if images != (size.frames == 1):
-        return None
-    args = _draw(size, dtype, device)
-    if not weight:
-        return TunableCall(
-            dtype, size.rows, IMAGE_TILE if images else CLIP_TILE, lambda tile: convolve(args, tile=tile)
-        )
-    grad, default = torch.randn_like(args.x), IMAGE_WEIGHT_TILE if images else CLIP_WEIGHT_TILE
-    return TunableCall(dtype, size.rows, default, lambda tile: weight_gradient(grad, args, tile))
-
-
-def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> PegArgs:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, PegArgs]:
     shape = (size.batch, size.frames, size.height, size.width, size.channels)
     x, weight = torch.randn(shape, device=device), torch.randn((3, 3, 3, size.channels), device=device) * 27**-0.5
-    return PegArgs(x.to(dtype), weight.to(dtype), torch.randn(size.channels, device=device, dtype=dtype))
+    args = PegArgs(x.to(dtype), weight.to(dtype), torch.randn(size.channels, device=device, dtype=dtype))
+    return torch.randn_like(args.x), args
 
 
 TUNING_SPACES: tuple[TuningSpace[Any], ...] = (
@@ -224,21 +206,25 @@ TUNING_SPACES: tuple[TuningSpace[Any], ...] = (
         tuple(
             Tile(1, *numbers) for numbers in ((4, 4, 4, 64, 4), (8, 4, 4, 64, 4), (4, 2, 4, 64, 4), (4, 4, 4, 128, 4))
         ),
-        partial(_make, True, False),
+        _draw,
+        lambda grad, args: convolve(args),
     ),
     TuningSpace(
         "peg.clip",
         (Tile(5, 4, 2, 4, 64, 4, 128), Tile(5, 2, 2, 4, 64, 4, 128), Tile(5, 4, 4, 4, 64, 4, 168)),
-        partial(_make, False, False),
+        _draw,
+        lambda grad, args: convolve(args),
     ),
     TuningSpace(
         "peg.weight_image",
         tuple(WeightTile(columns, 64, 4, programs) for columns in (8, 16) for programs in (264, 528, 1056)),
-        partial(_make, True, True),
+        _draw,
+        weight_gradient,
     ),
     TuningSpace(
         "peg.weight_clip",
         tuple(WeightTile(8, 64, 4, programs) for programs in (264, 396, 528, 792)),
-        partial(_make, False, True),
+        _draw,
+        weight_gradient,
     ),
 )

@@ -156,6 +156,14 @@ def _initial_sums(bias_ptr, o_c, m_c, BACKWARD: tl.constexpr, COUNT: tl.constexp
     return sums
 
 
+@triton.jit
+def _item_pointers(x_ptr, out_ptr, past_ptr, T, H, W, C: tl.constexpr):
+    """Return pointers to the program's batch item, and the values of one of its frames."""
+    i_b = tl.program_id(2).to(tl.int64)
+    size = H * W * C
+    return x_ptr + i_b * T * size, out_ptr + i_b * T * size, past_ptr + i_b * 2 * size, size
+
+
 @triton.jit(do_not_specialize=["inverse", "H", "W"])
 def peg_kernel(
     x_ptr, past_ptr, weight_ptr, bias_ptr, out_ptr, inverse, H, W,
@@ -179,11 +187,7 @@ def peg_kernel(
     """
     BEFORE: tl.constexpr = 2 - LATER
     y, x, o_c, m_c, m_rows, m_columns = _program_tile(ROWS, COLUMNS, PATCHES, BLOCK_C, C, H, W)
-    i_b = tl.program_id(2).to(tl.int64)
-    size = H * W * C
-    x_ptr += i_b * FRAMES * size
-    out_ptr += i_b * FRAMES * size
-    past_ptr += i_b * 2 * size
+    x_ptr, out_ptr, past_ptr, size = _item_pointers(x_ptr, out_ptr, past_ptr, FRAMES, H, W, C)
     wait_for_inputs(PDL)
     b_w = _load_taps(weight_ptr, o_c, m_c, BEFORE, BACKWARD, FRAMES == 1 and not CARRIED, C)
     sums = _initial_sums(bias_ptr, o_c, m_c, BACKWARD, FRAMES * ROWS * COLUMNS)
@@ -232,11 +236,7 @@ def peg_clip_kernel(
     ALWAYS: tl.constexpr = LATER == 0 and not CARRIED  # the first source frame completes a frame
     N: tl.constexpr = ROWS * COLUMNS
     y, x, o_c, m_c, m_rows, m_columns = _program_tile(ROWS, COLUMNS, PATCHES, BLOCK_C, C, H, W)
-    i_b = tl.program_id(2).to(tl.int64)
-    size = H * W * C
-    x_ptr += i_b * T * size
-    out_ptr += i_b * T * size
-    past_ptr += i_b * 2 * size
+    x_ptr, out_ptr, past_ptr, size = _item_pointers(x_ptr, out_ptr, past_ptr, T, H, W, C)
     wait_for_inputs(PDL)
     b_w = _load_taps(weight_ptr, o_c, m_c, BEFORE, BACKWARD, False, C)
     start = _initial_sums(bias_ptr, o_c, m_c, BACKWARD, N)

@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.autotune.table import ProblemSize, RowTile, TuningSpace, tuned_tile
 from kernels.projection.reference import EPS, MIN_NORM, ProjectArgs
 from kernels.projection.triton_kernels import project_kernel
 from kernels.runtime.pdl import pdl_options
 
-
-@dataclass(frozen=True)
-class Tile:
-    """Rows and warps of a program; each thread holds rows x channels / (32 x warps) values."""
-
-    rows: int
-    warps: int
-
-
-DEFAULT_TILE = Tile(rows=4, warps=1)
+# each thread holds rows x channels / (32 x warps) values
+DEFAULT_TILE = RowTile(rows=4, warps=1)
 MAX_BLOCK_C = 256  # one warp loads them at once, and sums of a row stay within it
 
 
-def project(args: ProjectArgs, tile: Tile | None = None) -> Tensor:
+def project(args: ProjectArgs) -> Tensor:
     """Run the operator."""
     x, norm_weight, norm_bias, weight, bias, unit = args
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
@@ -34,7 +24,7 @@ def project(args: ProjectArgs, tile: Tile | None = None) -> Tensor:
     out = torch.empty((*x.shape[:-1], dim), dtype=torch.float32, device=x.device)
     if rows == 0:
         return out
-    tile = tile or tuned_tile("vq_project", x.dtype, rows, DEFAULT_TILE)
+    tile = tuned_tile("vq_project", x.dtype, rows, DEFAULT_TILE)
     with torch.cuda.device_of(x):
         project_kernel[(-(-rows // tile.rows),)](
             x,
@@ -59,16 +49,12 @@ def project(args: ProjectArgs, tile: Tile | None = None) -> Tensor:
     return out
 
 
-def _make(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[ProjectArgs]:
     x = torch.randn((size.rows, size.channels), device=device, dtype=dtype)
     gain, shift = torch.randn((2, size.channels), device=device)
     weight, bias = torch.randn((size.code_dim, size.channels), device=device), torch.randn(size.code_dim, device=device)
-    args = ProjectArgs(x, gain, shift, weight, bias)
-    return TunableCall(dtype, size.rows, DEFAULT_TILE, lambda tile: project(args, tile))
+    return (ProjectArgs(x, gain, shift, weight, bias),)
 
 
-TUNING_SPACES = (
-    TuningSpace(
-        "vq_project", tuple(Tile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (8, 2), (8, 4), (16, 4))), _make
-    ),
-)
+CANDIDATES = tuple(RowTile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (8, 2), (8, 4), (16, 4)))
+TUNING_SPACES = (TuningSpace("vq_project", CANDIDATES, _draw, project),)

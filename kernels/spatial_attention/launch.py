@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.autotune.table import ProblemSize, RowTile, TuningSpace, tuned_tile
 from kernels.spatial_attention.op import CosineArgs
 from kernels.spatial_attention.rope import rope_table
 from kernels.spatial_attention.triton_kernels import cosine_bwd_kernel, cosine_fwd_kernel
 
-
-@dataclass(frozen=True)
-class Tile:
-    """Rows of (position, head) and warps of a program."""
-
-    rows: int
-    warps: int
+FORWARD_TILE = RowTile(rows=64, warps=8)
+BACKWARD_TILE = RowTile(rows=32, warps=4)
 
 
-FORWARD_TILE = Tile(rows=64, warps=8)
-BACKWARD_TILE = Tile(rows=32, warps=4)
-
-
-def forward(args: CosineArgs, tile: Tile | None = None) -> Tensor:
+def forward(args: CosineArgs) -> Tensor:
     """Rotate, l2-normalise and scale x (F, N, H, D) as `reference.cosine` does; the result is contiguous."""
     x, scale, cos, sin = args
-    tile = tile or tuned_tile("spatial_attention.forward", x.dtype, x.shape[:2].numel(), FORWARD_TILE)
+    tile = tuned_tile("spatial_attention.forward", x.dtype, x.shape[:2].numel(), FORWARD_TILE)
     x = _regular(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if out.numel():
@@ -41,10 +31,10 @@ def forward(args: CosineArgs, tile: Tile | None = None) -> Tensor:
     return out
 
 
-def backward(grad: Tensor, args: CosineArgs, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
+def backward(grad: Tensor, args: CosineArgs) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and scale from that of the result."""
     x, scale, cos, sin = args
-    tile = tile or tuned_tile("spatial_attention.backward", x.dtype, x.shape[:2].numel(), BACKWARD_TILE)
+    tile = tuned_tile("spatial_attention.backward", x.dtype, x.shape[:2].numel(), BACKWARD_TILE)
     x = _regular(x)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     grid, sizes, constants = _geometry(x, cos, tile)
@@ -70,7 +60,7 @@ def _regular(x: Tensor) -> Tensor:
     return x if run else x.clone(memory_format=torch.contiguous_format)
 
 
-def _geometry(x: Tensor, cos: Tensor | None, tile: Tile) -> tuple[tuple[int, int], list[int], dict[str, Any]]:
+def _geometry(x: Tensor, cos: Tensor | None, tile: RowTile) -> tuple[tuple[int, int], list[int], dict[str, Any]]:
     """Return the grid (tiles of a frame, frames), run-time sizes and compile-time constants."""
     frames, positions, heads, dim = x.shape
     constants = {
@@ -83,27 +73,17 @@ def _geometry(x: Tensor, cos: Tensor | None, tile: Tile) -> tuple[tuple[int, int
     return (-(-positions * heads // tile.rows), frames), [positions * heads, x.stride(0), x.stride(1)], constants
 
 
-def _make_forward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    args, _ = _draw(size, dtype, device)
-    return TunableCall(dtype, size.rows, FORWARD_TILE, lambda tile: forward(args, tile))
-
-
-def _make_backward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    args, grad = _draw(size, dtype, device)
-    return TunableCall(dtype, size.rows, BACKWARD_TILE, lambda tile: backward(grad, args, tile))
-
-
-def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[CosineArgs, Tensor]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, CosineArgs]:
     """Draw keys as a strided view of keys and values, a scale, the rotary tables and a gradient."""
     rows = (size.batch * size.frames, size.height * size.width)
     kv = torch.randn((*rows, 2, size.heads, size.head_dim), device=device, dtype=dtype)
     grad = torch.randn((*rows, size.heads, size.head_dim), device=device, dtype=dtype)
     rope = rope_table(size.height, size.width, size.head_dim, device)
-    return CosineArgs(kv[:, :, 0], torch.rand(size.head_dim, device=device) + 0.5, rope.cos, rope.sin), grad
+    return grad, CosineArgs(kv[:, :, 0], torch.rand(size.head_dim, device=device) + 0.5, rope.cos, rope.sin)
 
 
-CANDIDATES = tuple(Tile(*numbers) for numbers in ((16, 4), (32, 4), (64, 4), (64, 8)))
+CANDIDATES = tuple(RowTile(*numbers) for numbers in ((16, 4), (32, 4), (64, 4), (64, 8)))
 TUNING_SPACES = (
-    TuningSpace("spatial_attention.forward", CANDIDATES, _make_forward),
-    TuningSpace("spatial_attention.backward", CANDIDATES, _make_backward),
+    TuningSpace("spatial_attention.forward", CANDIDATES, _draw, lambda grad, args: forward(args)),
+    TuningSpace("spatial_attention.backward", CANDIDATES, _draw, backward),
 )

@@ -33,6 +33,21 @@ def _angles(cos, sin, o_position, m_row, DIM: tl.constexpr, BLOCK_D: tl.constexp
     return tl.load(cos + o_angle, mask=m_angle, other=1.0), tl.load(sin + o_angle, mask=m_angle, other=0.0)
 
 
+@triton.jit
+def _load_rows(
+    x, rows, x_frame, x_pixel, HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_D: tl.constexpr, ROWS: tl.constexpr
+):  # fmt: skip
+    """Return the program's frame, offsets and masks, and its tile (ROWS, BLOCK_D)."""
+    i_frame = tl.program_id(1).to(tl.int64)
+    o_row, o_dim = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
+    m_row = o_row < rows
+    # (ROWS, BLOCK_D)
+    mask = m_row[:, None] & (o_dim < DIM)[None, :]
+    p_x = x + i_frame * x_frame + (o_row // HEADS).to(tl.int64)[:, None] * x_pixel
+    b_in = tl.load(p_x + (o_row % HEADS)[:, None] * DIM + o_dim[None, :], mask=mask, other=0.0)
+    return i_frame, o_row, o_dim, m_row, mask, b_in
+
+
 @triton.jit(do_not_specialize=["rows"])
 def cosine_fwd_kernel(
     x, scale, cos, sin, out, rows, x_frame, x_pixel,
@@ -45,13 +60,7 @@ def cosine_fwd_kernel(
         scale: (DIM,). cos, sin: (positions, DIM / 2).
         out: (frames, rows, DIM).
     """
-    i_frame = tl.program_id(1).to(tl.int64)
-    o_row, o_dim = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
-    m_row = o_row < rows
-    # (ROWS, BLOCK_D)
-    mask = m_row[:, None] & (o_dim < DIM)[None, :]
-    p_x = x + i_frame * x_frame + (o_row // HEADS).to(tl.int64)[:, None] * x_pixel
-    b_in = tl.load(p_x + (o_row % HEADS)[:, None] * DIM + o_dim[None, :], mask=mask, other=0.0)
+    i_frame, o_row, o_dim, m_row, mask, b_in = _load_rows(x, rows, x_frame, x_pixel, HEADS, DIM, BLOCK_D, ROWS)
     b_x, b_y = _pairs(b_in, ROWS, BLOCK_D)
     b_inverse = 1.0 / tl.maximum(tl.sqrt(tl.sum(b_x * b_x + b_y * b_y, 1)), MIN_NORM)
     if ROTATED:
@@ -74,13 +83,7 @@ def cosine_bwd_kernel(
         grad, dx: (frames, rows, DIM); the others as in `cosine_fwd_kernel`.
         dscale: (programs, BLOCK_D) float32; the launch adds up the programs.
     """
-    i_frame = tl.program_id(1).to(tl.int64)
-    o_row, o_dim = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK_D)
-    m_row = o_row < rows
-    # (ROWS, BLOCK_D)
-    mask = m_row[:, None] & (o_dim < DIM)[None, :]
-    p_x = x + i_frame * x_frame + (o_row // HEADS).to(tl.int64)[:, None] * x_pixel
-    b_in = tl.load(p_x + (o_row % HEADS)[:, None] * DIM + o_dim[None, :], mask=mask, other=0.0)
+    i_frame, o_row, o_dim, m_row, mask, b_in = _load_rows(x, rows, x_frame, x_pixel, HEADS, DIM, BLOCK_D, ROWS)
     o_own = i_frame * rows * DIM + o_row[:, None].to(tl.int64) * DIM + o_dim[None, :]
     b_grad = tl.load(grad + o_own, mask=mask, other=0.0).to(tl.float32)
     b_x, b_y = _pairs(b_in, ROWS, BLOCK_D)

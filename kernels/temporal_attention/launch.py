@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.autotune.table import ProblemSize, RowTile, TuningSpace, tuned_tile
 from kernels.runtime.pdl import pdl_options
 from kernels.spatial_attention.reference import LOGIT_SCALE
 from kernels.temporal_attention.reference import TemporalArgs
 from kernels.temporal_attention.triton_kernels import temporal_attention_bwd_kernel, temporal_attention_fwd_kernel
 
-
-@dataclass(frozen=True)
-class Tile:
-    """Rows of (pixel, head) and warps of a program."""
-
-    rows: int
-    warps: int
-
-
 # each thread holds eight of 64 channels, which avoids spills
-FORWARD_TILE = Tile(rows=8, warps=2)
-BACKWARD_TILE = Tile(rows=8, warps=2)
+FORWARD_TILE = RowTile(rows=8, warps=2)
+BACKWARD_TILE = RowTile(rows=8, warps=2)
 
 
-def forward(args: TemporalArgs, tile: Tile | None = None) -> Tensor:
+def forward(args: TemporalArgs) -> Tensor:
     """Run the operator."""
     q, kv, q_scale, k_scale = args[:4]
-    tile = tile or tuned_tile("temporal_attention.forward", q.dtype, q.shape[:4].numel(), FORWARD_TILE)
+    tile = tuned_tile("temporal_attention.forward", q.dtype, q.shape[:4].numel(), FORWARD_TILE)
     call = _Call(args, tile)
     out = torch.empty(q.shape, dtype=kv.dtype, device=kv.device)
     if out.numel():
@@ -43,11 +32,11 @@ def forward(args: TemporalArgs, tile: Tile | None = None) -> Tensor:
 
 
 def backward(
-    grad: Tensor, args: TemporalArgs, tile: Tile | None = None
+    grad: Tensor, args: TemporalArgs, tile: RowTile | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of q, kv, q_scale, k_scale and past_kv (empty without one) from that of the output."""
     q, kv, q_scale, k_scale, past_kv = args[:5]
-    tile = tile or tuned_tile("temporal_attention.backward", q.dtype, q.shape[:4].numel(), BACKWARD_TILE)
+    tile = tuned_tile("temporal_attention.backward", q.dtype, q.shape[:4].numel(), BACKWARD_TILE)
     call = _Call(args, tile)
     dq, dkv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, kv))
     dpast = torch.empty((0,) if past_kv is None else past_kv.shape, dtype=kv.dtype, device=kv.device)
@@ -66,7 +55,7 @@ def backward(
 class _Call:
     """The arguments that both launches share: tensors, the grid, run-time sizes and compile-time constants."""
 
-    def __init__(self, args: TemporalArgs, tile: Tile) -> None:
+    def __init__(self, args: TemporalArgs, tile: RowTile) -> None:
         q, kv, _, _, past_kv, causal, window, slopes = args
         batch, frames, height, width, heads, dim = q.shape
         rows = height * width * heads
@@ -100,37 +89,27 @@ def _regular(x: Tensor) -> Tensor:
     return x if run and even else x.clone(memory_format=torch.contiguous_format)
 
 
-def _make_forward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile] | None:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, TemporalArgs] | None:
     if size.frames == 1:
         return None
-    args, _ = _draw(size, dtype, device)
-    return TunableCall(dtype, size.rows, FORWARD_TILE, lambda tile: forward(args, tile))
-
-
-def _make_backward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile] | None:
-    if size.frames == 1:
-        return None
-    args, grad = _draw(size, dtype, device)
-    return TunableCall(dtype, size.rows, BACKWARD_TILE, lambda tile: backward(grad, args, tile))
-
-
-def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[TemporalArgs, Tensor]:
     grid, heads = (size.batch, size.frames, size.height, size.width), (size.heads, size.head_dim)
     qkv = torch.randn((*grid, 3, *heads), device=device, dtype=dtype)
     scale = torch.rand(size.head_dim, device=device) + 0.5
     grad = torch.randn((*grid, *heads), device=device, dtype=dtype)
-    return TemporalArgs(qkv[..., 0, :, :], qkv[..., 1:, :, :], scale, scale), grad
+    return grad, TemporalArgs(qkv[..., 0, :, :], qkv[..., 1:, :, :], scale, scale)
 
 
 TUNING_SPACES = (
     TuningSpace(
         "temporal_attention.forward",
-        tuple(Tile(*numbers) for numbers in ((4, 1), (8, 2), (8, 4), (16, 4), (32, 4), (32, 8))),
-        _make_forward,
+        tuple(RowTile(*numbers) for numbers in ((4, 1), (8, 2), (8, 4), (16, 4), (32, 4), (32, 8))),
+        _draw,
+        lambda grad, args: forward(args),
     ),
     TuningSpace(
         "temporal_attention.backward",
-        tuple(Tile(*numbers) for numbers in ((4, 2), (8, 2), (8, 4), (16, 4), (16, 8))),
-        _make_backward,
+        tuple(RowTile(*numbers) for numbers in ((4, 2), (8, 2), (8, 4), (16, 4), (16, 8))),
+        _draw,
+        backward,
     ),
 )

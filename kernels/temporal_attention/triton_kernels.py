@@ -45,6 +45,25 @@ def unit_gradient(b_du, b_unit, b_inverse):
     return (b_du - b_unit * b_along[:, None]) * b_inverse[:, None]
 
 
+@triton.jit
+def _load_keys(
+    kv, past, i_batch, o_pixel, o_inner, mask, kv_batch, kv_time, kv_pixel, past_batch, past_time, past_pixel,
+    WIDTH: tl.constexpr, FRAMES: tl.constexpr, PAST: tl.constexpr,
+):  # fmt: skip
+    """Load keys and values (ROWS, BLOCK_D) of all frames, the values WIDTH after the keys; and 1 / |k| (ROWS,)."""
+    keys, values, inverses = (), (), ()
+    for t in tl.static_range(PAST + FRAMES):
+        if t < PAST:
+            p_key = past + i_batch * past_batch + t * past_time.to(tl.int64) + o_pixel[:, None] * past_pixel + o_inner
+        else:
+            p_key = kv + i_batch * kv_batch + (t - PAST) * kv_time.to(tl.int64) + o_pixel[:, None] * kv_pixel + o_inner
+        keys += (tl.load(p_key, mask=mask, other=0.0),)
+        values += (tl.load(p_key + WIDTH, mask=mask, other=0.0),)
+    for t in tl.static_range(PAST + FRAMES):
+        inverses += (inverse_norm(keys[t]),)
+    return keys, values, inverses
+
+
 @triton.jit(do_not_specialize=["rows"])
 def temporal_attention_fwd_kernel(
     q, kv, past, q_scale, k_scale, slopes, out,
@@ -76,16 +95,10 @@ def temporal_attention_fwd_kernel(
     if SLOPED:
         b_slope = tl.load(slopes + o_head).to(tl.float32) * LOG2_E
 
-    keys, values, inverses = (), (), ()
-    for t in tl.static_range(PAST + FRAMES):
-        if t < PAST:
-            p_key = past + i_batch * past_batch + t * past_time.to(tl.int64) + o_pixel[:, None] * past_pixel + o_inner
-        else:
-            p_key = kv + i_batch * kv_batch + (t - PAST) * kv_time.to(tl.int64) + o_pixel[:, None] * kv_pixel + o_inner
-        keys += (tl.load(p_key, mask=mask, other=0.0),)
-        values += (tl.load(p_key + HEADS * DIM, mask=mask, other=0.0),)
-    for t in tl.static_range(PAST + FRAMES):
-        inverses += (inverse_norm(keys[t]),)
+    keys, values, inverses = _load_keys(
+        kv, past, i_batch, o_pixel, o_inner, mask, kv_batch, kv_time, kv_pixel, past_batch, past_time, past_pixel,
+        HEADS * DIM, FRAMES, PAST,
+    )  # fmt: skip
 
     for i in tl.static_range(FRAMES):
         p_q = q + i_batch * q_batch + i * q_time.to(tl.int64) + o_pixel[:, None] * q_pixel + o_inner
@@ -140,16 +153,10 @@ def temporal_attention_bwd_kernel(
     if SLOPED:
         b_slope = tl.load(slopes + o_head).to(tl.float32) * LOG2_E
 
-    keys, values, inverse_keys = (), (), ()
-    for t in tl.static_range(PAST + FRAMES):
-        if t < PAST:
-            p_key = past + i_batch * past_batch + t * past_time.to(tl.int64) + o_pixel[:, None] * past_pixel + o_inner
-        else:
-            p_key = kv + i_batch * kv_batch + (t - PAST) * kv_time.to(tl.int64) + o_pixel[:, None] * kv_pixel + o_inner
-        keys += (tl.load(p_key, mask=mask, other=0.0),)
-        values += (tl.load(p_key + HEADS * DIM, mask=mask, other=0.0),)
-    for t in tl.static_range(PAST + FRAMES):
-        inverse_keys += (inverse_norm(keys[t]),)
+    keys, values, inverse_keys = _load_keys(
+        kv, past, i_batch, o_pixel, o_inner, mask, kv_batch, kv_time, kv_pixel, past_batch, past_time, past_pixel,
+        HEADS * DIM, FRAMES, PAST,
+    )  # fmt: skip
 
     # (ROWS, BLOCK_D), within a frame of the contiguous grad and dq
     o_own = o_row[:, None].to(tl.int64) * DIM + o_dim[None, :]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.autotune.table import ProblemSize, TuningSpace, tuned_tile
 from kernels.runtime.device import MMA_COLUMNS
 from kernels.runtime.pdl import pdl_options
 from kernels.vq.triton_kernels import codebook_kernel, merge_kernel, vq_assign_kernel
@@ -89,14 +89,13 @@ def prepare(codebook: Tensor) -> tuple[Tensor, Tensor]:
     return pieces, exact
 
 
-def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int, tile: Tile | None = None) -> Tensor:
+def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int) -> Tensor:
     """Return the index of the nearest code; the lowest index wins ties.
 
     Args:
         z (Tensor): shape (..., d).
         pieces, exact (Tensor): from `prepare`.
         codes (int): K.
-        tile (Tile): overrides the table.
 
     Returns:
         Tensor: int64, shape (...).
@@ -107,7 +106,7 @@ def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int, tile: Tile | No
     out = torch.empty(z.shape[:-1], dtype=torch.int64, device=z.device)
     if rows == 0:
         return out
-    tile = tile or tuned_tile("vq_assign", z.dtype, rows, choose(rows, dim))
+    tile = tuned_tile("vq_assign", z.dtype, rows, choose(rows, dim))
     padded = pieces.shape[0]
     share = -(-padded // (tile.codes * tile.shares)) * tile.codes
     shares = -(-padded // share)
@@ -140,16 +139,13 @@ def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int, tile: Tile | No
     return out
 
 
-def _make(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor, int]:
     """Draw float32 vectors, the dtype of the projection's output."""
     z, codebook = (
         torch.nn.functional.normalize(torch.randn((count, size.code_dim), device=device), dim=-1)
         for count in (size.rows, size.codes)
     )
-    pieces, exact = prepare(codebook)
-    return TunableCall(
-        z.dtype, size.rows, choose(size.rows, size.code_dim), lambda tile: assign(z, pieces, exact, size.codes, tile)
-    )
+    return z, *prepare(codebook), size.codes
 
 
 TUNING_SPACES = (
@@ -160,6 +156,7 @@ TUNING_SPACES = (
             *(Tile(64, 256, shares, 4, 3, 224) for shares in (1, 8)),
             *(Tile(128, 128, shares, 8, 3) for shares in (1, 2, 4)),
         ),
-        _make,
+        _draw,
+        assign,
     ),
 )

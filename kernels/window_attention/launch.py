@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[import-untyped]
 
-from kernels.autotune.table import ProblemSize, TunableCall, TuningSpace, tuned_tile
+from kernels.autotune.table import ProblemSize, TuningSpace, tuned_tile
 from kernels.runtime.device import aligned
 from kernels.runtime.pdl import pdl_options
 from kernels.window_attention.reference import WindowArgs
@@ -55,10 +55,10 @@ def choose_backward(dtype: torch.dtype) -> Tile:
     return FLOAT32_BACKWARD_TILE if dtype == torch.float32 else BACKWARD_TILE
 
 
-def forward(args: WindowArgs, tile: Tile | None = None) -> Tensor:
+def forward(args: WindowArgs) -> Tensor:
     """Run the operator."""
     qkv, bias_table, window = args
-    tile = tile or tuned_tile("window_attention.forward", qkv.dtype, qkv.shape[:4].numel(), choose_forward(qkv.dtype))
+    tile = tuned_tile("window_attention.forward", qkv.dtype, qkv.shape[:4].numel(), choose_forward(qkv.dtype))
     qkv, (batch, frames, height, width, _, heads, dim) = qkv.contiguous(), qkv.shape
     out = torch.empty((batch, frames, height, width, heads, dim), dtype=qkv.dtype, device=qkv.device)
     if out.numel():
@@ -74,10 +74,10 @@ def forward(args: WindowArgs, tile: Tile | None = None) -> Tensor:
     return out
 
 
-def backward(grad: Tensor, args: WindowArgs, tile: Tile | None = None) -> tuple[Tensor, Tensor]:
+def backward(grad: Tensor, args: WindowArgs) -> tuple[Tensor, Tensor]:
     """Return the gradients of qkv and bias_table from that of the output."""
     qkv, bias_table, window = args
-    tile = tile or tuned_tile("window_attention.backward", qkv.dtype, qkv.shape[:4].numel(), choose_backward(qkv.dtype))
+    tile = tuned_tile("window_attention.backward", qkv.dtype, qkv.shape[:4].numel(), choose_backward(qkv.dtype))
     qkv = qkv.contiguous()
     dqkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
     if not dqkv.numel():
@@ -128,21 +128,11 @@ def _described(qkv: Tensor, out: Tensor, window: int) -> tuple[Any, Any]:
     return TensorDescriptor.from_tensor(x, block), TensorDescriptor.from_tensor(y, block)
 
 
-def _make_forward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    args, _ = _draw(size, dtype, device)
-    return TunableCall(dtype, size.rows, choose_forward(dtype), lambda tile: forward(args, tile))
-
-
-def _make_backward(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    args, grad = _draw(size, dtype, device)
-    return TunableCall(dtype, size.rows, choose_backward(dtype), lambda tile: backward(grad, args, tile))
-
-
-def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[WindowArgs, Tensor]:
+def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, WindowArgs]:
     grid, heads = (size.batch, size.frames, size.height, size.width), (size.heads, size.head_dim)
     qkv = torch.randn((*grid, 3, *heads), device=device, dtype=dtype)
     table = torch.randn(((2 * size.window - 1) ** 2, size.heads), device=device)
-    return WindowArgs(qkv, table, size.window), torch.randn((*grid, *heads), device=device, dtype=dtype)
+    return torch.randn((*grid, *heads), device=device, dtype=dtype), WindowArgs(qkv, table, size.window)
 
 
 TUNING_SPACES = (
@@ -152,11 +142,13 @@ TUNING_SPACES = (
             *(Tile(1 << 30, 4, 1), Tile(2048, 4, 1), Tile(1024, 4, 2), Tile(528, 4, 2), Tile(2048, 8, 1)),
             *(Tile(2112, 4, 2, True), Tile(1056, 4, 2, True), Tile(1056, 4, 3, True), Tile(528, 4, 2, True)),
         ),
-        _make_forward,
+        _draw,
+        lambda grad, args: forward(args),
     ),
     TuningSpace(
         "window_attention.backward",
         (Tile(256, 4, 1), Tile(512, 4, 1), Tile(264, 4, 2), Tile(264, 8, 2), Tile(1024, 4, 1)),
-        _make_backward,
+        _draw,
+        backward,
     ),
 )

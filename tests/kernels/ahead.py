@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import JITFunction, driver
 
 MAX_SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # of a program, by compute capability
+needs_compiler = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
 
 
 @contextmanager
-def compiled_for(capability: int) -> Iterator[list[Any]]:
-    """Compile kernels for a compute capability (90 is 9.0) instead of running them; yield them."""
+def compiled_for(capability: int, cache: Path | None = None) -> Iterator[list[Any]]:
+    """Compile kernels for a compute capability (90 is 9.0) instead of running them; yield them.
+
+    Args:
+        capability: of the absent GPU.
+        cache: folder of compiled kernels, a temporary one by default.
+    """
     compiled: list[Any] = []
     run = JITFunction.run
 
@@ -39,6 +48,8 @@ def compiled_for(capability: int) -> Iterator[list[Any]]:
     try:
         # a present GPU must not be used
         with (
+            nullcontext(cache) if cache else tempfile.TemporaryDirectory() as folder,
+            mock.patch.dict(os.environ, TRITON_CACHE_DIR=str(folder)),
             mock.patch.object(JITFunction, "run", compile_only),
             mock.patch.object(torch.cuda, "is_available", return_value=False),
         ):
@@ -47,10 +58,12 @@ def compiled_for(capability: int) -> Iterator[list[Any]]:
         driver._active = before
 
 
-def spill_bytes(kernel: Any, folder: Path) -> int:
+def spill_bytes(kernel: Any) -> int:
     """Return the stack bytes per thread of a compiled kernel: its spilled registers."""
-    binary = folder / "kernel.cubin"
-    binary.write_bytes(kernel.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    listing = subprocess.run([tool, "--dump-resource-usage", binary], capture_output=True, text=True, check=True).stdout
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as binary:
+        binary.write(kernel.asm["cubin"])
+        binary.flush()
+        call = [tool, "--dump-resource-usage", binary.name]
+        listing = subprocess.run(call, capture_output=True, text=True, check=True).stdout
     return int(re.search(r"STACK:(\d+)", listing)[1])

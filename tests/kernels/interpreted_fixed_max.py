@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from poison import poisoned
+from tiles import tiled
 
 from kernels import EXPONENT_SCALE, attention_fixed_max
 from kernels.attention_fixed_max import launch, op
@@ -23,8 +24,8 @@ def draw(frames=2, positions=24, heads=2, dim=16, scale=EXPONENT_SCALE):
 
 
 def compare(qkv, positions, tile=None):
-    with poisoned():
-        ours = launch.forward(FixedMaxArgs(qkv, positions, BOUND), tile)
+    with poisoned(), tiled(launch, tile):
+        ours = launch.forward(FixedMaxArgs(qkv, positions, BOUND))
     right = attention_fixed_max.run_on("reference", qkv.double(), positions, BOUND).float()
     torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-5)
 
@@ -54,9 +55,10 @@ def test_largest_supported_exponents():
 def test_frames_are_independent(tile):
     """A tile of keys that reaches into the next frame does not read its NaN."""
     qkv, positions = draw(frames=3, positions=20)
-    whole = launch.forward(FixedMaxArgs(qkv, positions, BOUND), tile)
-    qkv[positions : 2 * positions] = torch.nan
-    changed = launch.forward(FixedMaxArgs(qkv, positions, BOUND), tile)
+    with tiled(launch, tile):
+        whole = launch.forward(FixedMaxArgs(qkv, positions, BOUND))
+        qkv[positions : 2 * positions] = torch.nan
+        changed = launch.forward(FixedMaxArgs(qkv, positions, BOUND))
     assert torch.equal(changed[:positions], whole[:positions])
     assert torch.equal(changed[2 * positions :], whole[2 * positions :])
 

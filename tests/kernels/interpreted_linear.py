@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from poison import poisoned
+from tiles import tiled
 
 from kernels.linear import fold, launch, op, reference
 from kernels.spatial_attention import rope_table
@@ -73,8 +74,8 @@ def test_a_folded_layer_norm_equals_layer_norm(dtype):
 @pytest.mark.parametrize(("rows", "columns"), [(1, 64), (37, 96)])
 def test_gated_tiles(tile, rows, columns):
     x, rstd, folded, _ = layer_norm(rows, 2 * columns, width=128)
-    with poisoned():
-        ours = launch.gated_linear(reference.GatedArgs(x, rstd, *folded), tile)
+    with poisoned(), tiled(launch, tile):
+        ours = launch.gated_linear(reference.GatedArgs(x, rstd, *folded))
     close(ours, reference.gated_linear(reference.GatedArgs(x, rstd, *folded)), torch.float32)
 
 
@@ -101,8 +102,8 @@ def test_attention_inputs_equal_the_reference(options):
 @pytest.mark.parametrize("tile", [*TILES, launch.Tile(16, 128), launch.Tile(16, 256)], ids=str)
 def test_attention_tiles(tile):
     args = attention_args()
-    with poisoned():
-        ours = launch.attention_inputs(args, tile)
+    with poisoned(), tiled(launch, tile):
+        ours = launch.attention_inputs(args)
     close(ours, reference.attention_inputs(args), torch.float32)
 
 
@@ -130,14 +131,15 @@ def test_vectors_of_zero_stay_zero():
 def test_residual(tile, biased):
     bias = normal(96, seed=3) if biased else None
     args = reference.ResidualArgs(normal(37, 128), normal(96, 128, seed=1) / 11, bias, normal(37, 96, seed=2))
-    with poisoned():
-        ours = launch.residual_linear(args, tile)
+    with poisoned(), tiled(launch, tile):
+        ours = launch.residual_linear(args)
     close(ours, reference.residual_linear(args), torch.float32)
 
 
 def test_inner_steps_are_halved_until_they_divide():
     args = reference.ResidualArgs(normal(8, 192), normal(64, 192, seed=1), None, normal(8, 64, seed=2))
-    ours = launch.residual_linear(args, launch.Tile(16, 64, inner=128))
+    with tiled(launch, launch.Tile(16, 64, inner=128)):
+        ours = launch.residual_linear(args)
     close(ours, reference.residual_linear(args), torch.float32)
 
 
@@ -153,7 +155,8 @@ def test_gelu_in_half_precision_is_accurate():
 def test_misaligned_rows_do_not_use_descriptors():
     a = normal(16 * 64 + 1)[1:].view(16, 64)
     args = reference.ResidualArgs(a, normal(64, 64, seed=1), None, normal(16, 64, seed=2))
-    ours = launch.residual_linear(args, launch.Tile(16, 64, descriptors=True))
+    with tiled(launch, launch.Tile(16, 64, descriptors=True)):
+        ours = launch.residual_linear(args)
     close(ours, reference.residual_linear(args), torch.float32)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from poison import poisoned
+from tiles import tiled
 
 from kernels import patchify, unpatchify
 from kernels.patches import launch, op
-from kernels.patches.reference import PatchifyArgs, UnpatchifyArgs
 
 CUTS = [(8, 4, 1, 5), (8, 1, 0, 1), (4, 2, 1, 5), (16, 1, 0, 2), (4, 8, 0, 8)]  # patch, frames, first, length
 
@@ -116,11 +116,13 @@ def test_bytes_survive_the_round_trip():
 @pytest.mark.parametrize("tile", [(64, 1), (1024, 2), (8192, 8)], ids=str)
 def test_tiles(tile):
     pixels, (first, later) = clip(5, 8), vectors(8, 4)
-    found = launch.patchify(PatchifyArgs(pixels, 8, 4, 1, torch.float32, True), launch.Tile(*tile))
+    with tiled(launch, launch.Tile(*tile)):
+        found = op.patchify(pixels, 8, 4, 1, torch.float32, True)
     torch.testing.assert_close(
         found, patchify.run_on("reference", pixels, 8, 4, 1, torch.float32, True), rtol=2e-6, atol=2e-6
     )
-    found = launch.unpatchify(UnpatchifyArgs(first, later, 8, 4), launch.Tile(*tile))
+    with tiled(launch, launch.Tile(*tile)):
+        found = op.unpatchify(first, later, 8, 4)
     assert torch.equal(found, unpatchify.run_on("reference", first, later, 8, 4))
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiles import tiled
 
+from kernels.autotune.table import RowTile
 from kernels.projection import launch, op
 from kernels.projection.reference import ProjectArgs, vq_project
 
@@ -46,7 +48,8 @@ def test_tiles_leading_shapes_and_strides():
     x, *rest = draw(24, 32, 4)
     wanted = op.vq_project(x, *rest)
     assert torch.equal(op.vq_project(x.view(2, 3, 4, 32), *rest), wanted.view(2, 3, 4, 4))
-    torch.testing.assert_close(launch.project(ProjectArgs(x.T.contiguous().T, *rest), launch.Tile(4, 8)), wanted)
+    with tiled(launch, RowTile(4, 8)):
+        torch.testing.assert_close(op.vq_project(x.T.contiguous().T, *rest), wanted)
     assert op.vq_project(x[:0], *rest).shape == (0, 4)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from unittest import mock
-
 import pytest
 import torch
 from poison import poisoned
+from tiles import tiled
 
 from kernels import rope_table, spatial_attention
+from kernels.autotune.table import RowTile
 from kernels.spatial_attention import launch, op
 from kernels.spatial_attention.reference import SpatialArgs
 
@@ -63,9 +63,9 @@ def test_vectors_of_zero():
     compare((q, kv, *scales), rope=rope_table(2, 3, 16))
 
 
-@pytest.mark.parametrize("tile", [launch.Tile(4, 1), launch.Tile(64, 4)])
+@pytest.mark.parametrize("tile", [RowTile(4, 1), RowTile(64, 4)])
 def test_tiles(tile):
-    with mock.patch.object(launch, "tuned_tile", return_value=tile):
+    with tiled(launch, tile):
         compare(draw(frames=2), rope=rope_table(2, 3, 16))
 
 

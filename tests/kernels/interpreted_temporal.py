@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from unittest import mock
 
 import pytest
 import torch
 from poison import poisoned
+from tiles import tiled
 
 from kernels import temporal_attention
+from kernels.autotune.table import RowTile
 from kernels.temporal_attention import launch, op
 
 
@@ -82,9 +83,9 @@ def test_vectors_of_zero():
     compare((q, kv, *rest))
 
 
-@pytest.mark.parametrize("tile", [launch.Tile(4, 1), launch.Tile(32, 4)])
+@pytest.mark.parametrize("tile", [RowTile(4, 1), RowTile(32, 4)])
 def test_tiles(tile):
-    with mock.patch.object(launch, "tuned_tile", return_value=tile):
+    with tiled(launch, tile):
         compare(draw(2, 1, batch=2, height=1))
 
 

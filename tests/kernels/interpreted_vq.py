@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from tiles import tiled
 
 from kernels.vq import CodeTable, launch, op
 from kernels.vq.reference import AssignArgs
@@ -43,7 +44,8 @@ def test_equals_a_search_in_float64(rows, codes, dim, dtype):
 @pytest.mark.parametrize("numbers", [(128, 256, 1, 8, 3), (64, 128, 3, 4, 3), (16, 256, 2, 4, 2)])
 def test_tiles_and_shares_agree(numbers):
     z, codebook = draw(140, 700, 8)
-    found = launch.assign(z, *launch.prepare(codebook), 700, launch.Tile(*numbers))
+    with tiled(launch, launch.Tile(*numbers)):
+        found = assign(z, codebook)
     assert torch.equal(found, exact(z, codebook))
 
 
@@ -56,7 +58,8 @@ def test_a_prepared_table_gives_equal_indices():
 def test_the_lowest_of_equal_codes_in_two_shares_wins():
     z, codebook = draw(24, 128, 8)
     table = launch.prepare(torch.cat((codebook, codebook, codebook.flip(0), codebook)))
-    assert torch.equal(launch.assign(z, *table, 512, launch.Tile(32, 128, 4, 4, 2)), exact(z, codebook))
+    with tiled(launch, launch.Tile(32, 128, 4, 4, 2)):
+        assert torch.equal(launch.assign(z, *table, 512), exact(z, codebook))
 
 
 @pytest.mark.parametrize("length", [1e-6, 1e-3, 100.0, 1e4])

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from unittest import mock
-
 import pytest
 import torch
 from poison import poisoned
+from tiles import tiled
 
 from kernels import window_attention
 from kernels.window_attention import launch, op
@@ -59,12 +58,7 @@ def test_half_precision():
 def test_programs_share_windows(programs):
     """The last program may get fewer windows."""
     qkv, table, window = draw(1, 1, 6, 13, 1, 16, 4)
-    tile = launch.Tile(programs, 4, 1)
-    with (
-        mock.patch.object(launch, "FLOAT32_FORWARD_TILE", tile),
-        mock.patch.object(launch, "FLOAT32_BACKWARD_TILE", tile),
-        poisoned(),
-    ):
+    with poisoned(), tiled(launch, launch.Tile(programs, 4, 1)):
         ours = results(op.window_attention, qkv, table, window)
     torch.testing.assert_close(ours, results(right, qkv, table, window), rtol=1e-5, atol=1e-5)
 
@@ -73,14 +67,15 @@ def test_programs_share_windows(programs):
 def test_descriptors(height, width, side):
     """Windows at the border load zeros outside of the frame and store nothing there."""
     qkv, table, window = draw(2, 1, height, width, 2, 16, side)
-    with poisoned():
-        ours = launch.forward(WindowArgs(qkv, table, window), launch.Tile(3, 4, 2, descriptors=True))
+    with poisoned(), tiled(launch, launch.Tile(3, 4, 2, descriptors=True)):
+        ours = launch.forward(WindowArgs(qkv, table, window))
     torch.testing.assert_close(ours, right(qkv, table, window), rtol=1e-5, atol=1e-5)
 
 
 def test_descriptors_fall_back_where_blocks_do_not_fit():
     qkv, table, window = draw(1, 1, 5, 7, 2, 24, 3)
-    ours = launch.forward(WindowArgs(qkv, table, window), launch.Tile(3, 4, 2, descriptors=True))
+    with tiled(launch, launch.Tile(3, 4, 2, descriptors=True)):
+        ours = op.window_attention(qkv, table, window)
     torch.testing.assert_close(ours, right(qkv, table, window), rtol=1e-5, atol=1e-5)
 
 

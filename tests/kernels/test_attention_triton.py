@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-from absent_gpu import capability, on_gpu, refusal
-from ahead import MAX_SHARED_BYTES, compiled_for, spill_bytes
+from absent_gpu import on_gpu, refusal
+from ahead import MAX_SHARED_BYTES, compiled_for, needs_compiler, spill_bytes
 from interpret import passed_interpreted
+from tiles import tiled
 
 import kernels
 from kernels import BackendUnavailableError, attention_fixed_max
@@ -48,7 +47,7 @@ def launch_spatial(dtype: torch.dtype) -> None:
     spatial.backward(x, args)
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
+@needs_compiler
 @pytest.mark.parametrize(
     ("target", "dtype"), [(80, torch.bfloat16), (80, torch.float32), (90, torch.bfloat16)], ids=str
 )
@@ -57,38 +56,32 @@ def launch_spatial(dtype: torch.dtype) -> None:
     [(launch_window, 3), (launch_temporal, 2), (launch_spatial, 2)],
     ids=["window", "temporal", "spatial"],
 )
-def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype, launch, count):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_kernels_compile_ahead(target, dtype, launch, count):
     with compiled_for(target) as compiled:
         launch(dtype)
     assert len(compiled) == count
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[80] for kernel in compiled)
     if target == 90 and dtype == torch.bfloat16:
-        assert [spill_bytes(kernel, tmp_path) for kernel in compiled] == [0] * count
+        assert [spill_bytes(kernel) for kernel in compiled] == [0] * count
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
+@needs_compiler
 @pytest.mark.parametrize(("target", "descriptors"), [(80, False), (90, False), (90, True)])
-def test_kernels_of_inference_compile_ahead(monkeypatch, tmp_path, target, descriptors):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_kernels_of_inference_compile_ahead(target, descriptors):
     with compiled_for(target) as compiled:
         for positions in (1024, 500):
             tile = fixed_max.Tile(64 if target == 80 else 128, 64, descriptors=descriptors)
             qkv = torch.zeros(2 * positions, 3, 8, 64, dtype=torch.bfloat16)
-            fixed_max.forward(FixedMaxArgs(qkv, positions, 12.0), tile)
+            with tiled(fixed_max, tile):
+                fixed_max.forward(FixedMaxArgs(qkv, positions, 12.0))
         for side in (16, 27):
             qkv = torch.zeros(1, 1, side, side, 3, 8, 64, dtype=torch.bfloat16)
-            window.forward(WindowArgs(qkv, torch.zeros(225, 8), 8), window.Tile(64, 4, 2, descriptors))
+            with tiled(window, window.Tile(64, 4, 2, descriptors)):
+                window.forward(WindowArgs(qkv, torch.zeros(225, 8), 8))
     assert len({kernel.hash for kernel in compiled}) == 4
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[80] for kernel in compiled)
-    assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
+    assert {spill_bytes(kernel) for kernel in compiled} == {0}
     assert all(("cp.async.bulk.tensor" in kernel.asm["ptx"]) == descriptors for kernel in compiled)
-
-
-@pytest.fixture
-def _gpu():
-    with capability(9, 0):
-        yield
 
 
 @pytest.mark.usefixtures("_gpu")

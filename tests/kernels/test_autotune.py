@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 
 import pytest
 import torch
-from ahead import MAX_SHARED_BYTES, compiled_for
+import typer
+from ahead import MAX_SHARED_BYTES, compiled_for, needs_compiler
 from typer.testing import CliRunner
 
 from kernels.autotune import table
-from kernels.autotune.cli import DTYPE, WIDTHS, Config, merge, tune_all, tuning_spaces
+from kernels.autotune.cli import DTYPE, GRIDS, WIDTHS, Config, merge, tune, tune_all, tuning_spaces
 from kernels.autotune.search import LaunchTuner, TuneResult, difference
 from kernels.autotune.table import (
     ProblemSize,
-    TunableCall,
     TuningSpace,
     gpu_stem,
     read_table,
     table_entry,
     tuned_tile,
+    use_tile,
     write_table,
 )
 from kernels.runtime import jit
 from model.tokenizer.config import CONFIGS, TokenizerConfig
-from service.cli.app import app
 
 CPU = torch.device("cpu")
 
@@ -108,33 +107,38 @@ def test_neighbours_with_equal_tiles_become_one_entry():
     ]  # fmt: skip
 
 
-def make_call(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> TunableCall[Tile]:
-    """Tile 0 is the default, 13 cannot run, 14 computes something else on odd grids only."""
-
-    def run(tile: Tile) -> torch.Tensor:
-        if tile.rows == 13:
-            raise RuntimeError("too many registers\nand more")
-        out = torch.arange(10.0)
-        if tile.rows == 14 and size.width % 8:
-            out[-1] = math.nan
-        return out
-
-    return TunableCall(dtype, size.rows, Tile(0), run)
+def draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[int, int] | None:
+    """Draw nothing for clips."""
+    return (size.rows, size.width) if size.frames == 1 else None
 
 
-def make_tuner(logged: list[str], times: dict[int, float], make=make_call) -> LaunchTuner:
+def launch(rows: int, width: int) -> torch.Tensor:
+    """Run with a tile: 0 is the default, 13 cannot run, 14 computes something else on odd grids only."""
+    tile = tuned_tile("op", DTYPE, rows, Tile(0))
+    if tile.rows == 13:
+        raise RuntimeError("too many registers\nand more")
+    out = torch.arange(10.0)
+    out[0] = tile.rows / 1e6
+    if tile.rows == 14 and width % 8:
+        out[-1] = math.nan
+    return out
+
+
+def tile_of(calls) -> int:
+    """Return the tile with which a call runs."""
+    return round(calls[0]()[0][0].item() * 1e6)
+
+
+def make_tuner(logged: list[str], times: dict[int, float], draw=draw) -> LaunchTuner:
     """Return a tuner whose clock reads from `times`; tile 15 fails when it is timed."""
 
     def clock(calls) -> float:
-        calls[0]()
-        tile = calls[0].__closure__[1].cell_contents.rows
-        if tile == 15:
+        if (tile := tile_of(calls)) == 15:
             raise RuntimeError("out of memory")
         return times[tile]
 
-    return LaunchTuner(
-        TuningSpace("op", tuple(Tile(rows) for rows in (13, 14, 15, 0, 1, 1)), make), logged.append, clock
-    )
+    candidates = tuple(Tile(rows) for rows in (13, 14, 15, 0, 1, 1))
+    return LaunchTuner(TuningSpace("op", candidates, draw, launch), logged.append, clock)
 
 
 @pytest.mark.parametrize(("faster", "winner"), [(1.0, 1), (4.96, 0), (6.0, 0)])
@@ -143,7 +147,8 @@ def test_the_fastest_correct_tile_wins_if_the_gain_exceeds_noise(faster, winner)
     tuner = make_tuner(logged, {0: 5.0, 1: faster, 14: 0.1})
     tune_all([tuner], Config.published, CPU, None, steps.append, saved.__setitem__)
     assert {result.tile.rows for result in saved["op"]} == {winner}
-    assert len(steps) == len(saved["op"]) == len({result.rows for result in saved["op"]})
+    assert len(steps) == len(GRIDS)
+    assert [result.rows for result in saved["op"]] == [1024, 4096, 16_384, 65_536]  # of images
     assert [line.split(": ")[1] for line in logged] == [f"skipped Tile(rows={rows})" for rows in (13, 14, 15)]
     assert "too many registers" in logged[0]
     assert "and more" not in logged[0]
@@ -151,8 +156,7 @@ def test_the_fastest_correct_tile_wins_if_the_gain_exceeds_noise(faster, winner)
 
 def test_a_tile_must_be_faster_twice():
     times = {0: iter((5.0, 3.0)), 1: iter((4.0, 3.0))}
-    space = TuningSpace("op", (Tile(1),), lambda *_: TunableCall(DTYPE, 1, Tile(0), lambda tile: torch.zeros(1)))
-    tuner = LaunchTuner(space, print, lambda calls: next(times[calls[0].__closure__[1].cell_contents.rows]))
+    tuner = LaunchTuner(TuningSpace("op", (Tile(1),), draw, launch), print, lambda calls: next(times[tile_of(calls)]))
     result = tuner.tune(ProblemSize(1, 1, 8, 8), DTYPE, CPU)
     assert (result.tile, result.default_us, result.best_us) == (Tile(0), 3.0, 3.0)
 
@@ -199,23 +203,24 @@ def test_every_launch_has_one_tuning_space_and_tables_hold_its_tiles():
             assert len({(line["dtype"], line["rows"]) for line in entries}) == len(entries)
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
-def test_calls_launch_and_shipped_tiles_compile(monkeypatch, tmp_path):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+@needs_compiler
+def test_calls_launch_and_shipped_tiles_compile():
     shipped: dict[str, list] = {}
     for path in table.CONFIG_DIR.glob("*.json"):
         for name, lines in read_table(path).items():
             shipped.setdefault(name, []).extend(lines)
     jit.count_compilations()
-    before = jit.compilation_count()
+    before, looked_up = jit.compilation_count(), set()
     with compiled_for(90) as compiled:
         for space in tuning_spaces():
-            calls = [space.make(ProblemSize(1, frames, 2, 4), DTYPE, CPU) for frames in (1, 2)]
-            call = next(call for call in calls if call is not None)
-            kind = type(call.default)
-            tiles = {kind(**line["tile"]) for line in shipped.get(space.name, [])}
-            for tile in tiles or {call.default}:
-                call.run(tile)
+            tiles = {type(space.candidates[0])(**line["tile"]) for line in shipped.get(space.name, [])}
+            draws = [space.draw(ProblemSize(1, frames, 2, 4), DTYPE, CPU) for frames in (1, 2)]
+            for tile in tiles or {None}:
+                for args in filter(None, draws):
+                    with use_tile(space.name, tile) as lookups:
+                        space.launch(*args)
+                    looked_up.update({space.name} if lookups else {})
+    assert looked_up == {space.name for space in tuning_spaces()}
     assert len(compiled) >= len(tuning_spaces())
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[90] for kernel in compiled)
     assert 0 < jit.compilation_count() - before <= len(compiled)
@@ -234,6 +239,8 @@ def test_widths_match_the_configs(config, widths):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_tuning_without_a_gpu_is_an_error():
-    result = CliRunner().invoke(app, ["tune"])
+    app = typer.Typer()
+    app.command()(tune)
+    result = CliRunner().invoke(app)
     assert result.exit_code == 1
     assert "this machine has none" in result.output

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from ahead import compiled_for
+from ahead import compiled_for, needs_compiler
 from triton.compiler import ASTSource, CompilationError
 from triton.runtime import JITFunction
 
-from kernels.norm import launch
-from kernels.norm.reference import DeviationArgs, LayerNormArgs
+from kernels.norm.triton_kernels import inverse_deviation_kernel, layer_norm_kernel
 from kernels.runtime import jit
 from kernels.runtime.compile_server import CompileServer, Job
 
@@ -25,16 +24,15 @@ HERE = Path(__file__).parent
 X, ONES = torch.zeros(6, 64), torch.ones(64)
 TIMEOUT_S = 60.0  # a kernel takes a fraction of a second
 
-pytestmark = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
+pytestmark = needs_compiler
 
 
 @pytest.fixture
 def compiled(monkeypatch, tmp_path):
     """Yield the kernels that are launched, starting without compiled ones."""
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     jit.count_compilations()
     forget(monkeypatch)
-    with compiled_for(90) as found:
+    with compiled_for(90, tmp_path) as found:
         yield found
 
 
@@ -66,7 +64,7 @@ def forget(monkeypatch) -> None:
     monkeypatch.setattr(jit, "_compiled", set())
     monkeypatch.setattr(jit, "_failed", set())
     monkeypatch.setattr(jit, "_background", {})
-    for kernel in (launch.layer_norm_kernel, launch.inverse_deviation_kernel):
+    for kernel in (layer_norm_kernel, inverse_deviation_kernel):
         kernel.device_caches.clear()
 
 
@@ -75,11 +73,12 @@ def all_done() -> bool:
 
 
 def norm(rows: int) -> None:
-    launch.layer_norm(LayerNormArgs(X, ONES, ONES), launch.Tile(rows, 1))
+    layer_norm_kernel[(1,)](X, ONES, ONES, X, 6, 1e-5, C=64, BIASED=True, ROWS=rows, BLOCK_C=64, PDL=False, num_warps=1)
 
 
 def broken() -> None:
-    launch.inverse_deviation(DeviationArgs(X), launch.Tile(3, 1))  # rows must be a power of two
+    # rows must be a power of two
+    inverse_deviation_kernel[(1,)](X, X, 6, 1e-5, C=64, ROWS=3, BLOCK_C=64, PDL=False, num_warps=1)
 
 
 def test_kernels_compile_in_parallel(compiled):
@@ -314,6 +313,7 @@ def test_a_process_exits_while_a_kernel_compiles(tmp_path):
     script = """
 import atexit, threading
 atexit.register(lambda: print([done.is_set() for done in jit._background.values()]))  # runs last
+import os
 from ahead import compiled_for
 from triton.runtime import JITFunction
 from kernels.runtime import jit
@@ -321,7 +321,7 @@ from test_jit import norm
 
 begun, preload = threading.Event(), JITFunction.preload
 JITFunction.preload = lambda self, kernel: (begun.set(), preload(self, kernel))
-absent = compiled_for(90)
+absent = compiled_for(90, os.environ["TRITON_CACHE_DIR"])
 absent.__enter__()
 with jit.compile_all(wait=False):
     for rows in (1, 2, 4, 8, 16, 32):

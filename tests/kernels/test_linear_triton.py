@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 import torch.nn.functional as F
-from absent_gpu import capability, on_gpu, refusal
-from ahead import MAX_SHARED_BYTES, compiled_for, spill_bytes
+from absent_gpu import on_gpu, refusal
+from ahead import MAX_SHARED_BYTES, compiled_for, needs_compiler, spill_bytes
 from interpret import passed_interpreted
+from tiles import tiled
 
 from kernels import BackendUnavailableError
 from kernels.linear import attention_inputs, fold, gated_linear, interleave_gates, launch, reference, residual_linear
@@ -26,19 +25,19 @@ def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.zeros(shape, dtype=dtype)
 
 
-def launch_all(dtype: torch.dtype, tile: launch.Tile | None = None) -> None:
+def launch_all(dtype: torch.dtype) -> None:
     """Launch the shapes of the network, with few rows and with many."""
     for rows in ROWS:
         x, rstd = zeros(rows, 512, dtype=dtype), zeros(rows)
-        launch.gated_linear(GatedArgs(x, rstd, zeros(2816, 512, dtype=dtype), zeros(2816)), tile)
+        launch.gated_linear(GatedArgs(x, rstd, zeros(2816, 512, dtype=dtype), zeros(2816)))
         weight, tables, scales = zeros(1536, 512, dtype=dtype), [zeros(1024, 32)] * 2, [zeros(64)] * 2
         args = AttentionInputsArgs(x, rstd, weight, 512, *tables, *scales, 8, zeros(1536))
-        launch.attention_inputs(args, tile)
+        launch.attention_inputs(args)
         args = ResidualArgs(zeros(rows, 1408, dtype=dtype), zeros(512, 1408, dtype=dtype), None, x)
-        launch.residual_linear(args, tile)
+        launch.residual_linear(args)
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
+@needs_compiler
 @pytest.mark.parametrize(
     ("target", "dtype", "tile"),
     [
@@ -50,16 +49,15 @@ def launch_all(dtype: torch.dtype, tile: launch.Tile | None = None) -> None:
     ],
     ids=["sm_80", "float32", "sm_90", "descriptors", "halved"],
 )
-def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype, tile):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    with compiled_for(target) as compiled:
-        launch_all(dtype, tile)
+def test_kernels_compile_ahead(target, dtype, tile):
+    with compiled_for(target) as compiled, tiled(launch, tile):
+        launch_all(dtype)
     assert {kernel.name for kernel in compiled} == {
         "gated_linear_kernel", "attention_inputs_kernel", "residual_linear_kernel",
     }  # fmt: skip
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[target] for kernel in compiled)
     if target == 90 and dtype == torch.bfloat16:
-        assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
+        assert {spill_bytes(kernel) for kernel in compiled} == {0}
 
 
 def test_interleaved_rows_give_interleaved_columns():
@@ -91,12 +89,6 @@ def test_folded_rows_sum_to_zero_after_rounding(width):
     assert not folded.shift.any()
     assert folded.weight.float().sum(1).abs().max() < plain.sum(1).abs().max() / 20
     assert (folded.weight.float() - exact).square().mean() < 1.1 * (plain - exact).square().mean()
-
-
-@pytest.fixture
-def _gpu():
-    with capability(9, 0):
-        yield
 
 
 @pytest.mark.usefixtures("_gpu")

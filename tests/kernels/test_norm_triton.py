@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from absent_gpu import capability, on_gpu, refusal
-from ahead import compiled_for, spill_bytes
+from ahead import compiled_for, needs_compiler, spill_bytes
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
@@ -19,11 +17,10 @@ def test_interpreted_kernels_equal_their_references():
     assert passed_interpreted("norm") >= 18
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
+@needs_compiler
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("target", [80, 90])
-def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_kernels_compile_ahead(target, dtype):
     weight = torch.zeros(512)
     with compiled_for(target) as compiled:
         for rows in (8, launch.SMALL_MAX_ROWS + 1):
@@ -32,7 +29,7 @@ def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype):
             launch.inverse_deviation(DeviationArgs(x))
     assert len({kernel.hash for kernel in compiled}) == 4
     if dtype == torch.bfloat16:
-        assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
+        assert {spill_bytes(kernel) for kernel in compiled} == {0}
 
 
 def test_the_reference_is_torchs_layer_norm():

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from absent_gpu import capability, on_gpu, refusal
-from ahead import compiled_for, spill_bytes
+from ahead import compiled_for, needs_compiler, spill_bytes
 from interpret import passed_interpreted
+from tiles import tiled
 
 from kernels import BackendUnavailableError
 from kernels.patches import launch, patchify, unpatchify
@@ -21,24 +20,24 @@ def test_interpreted_kernels_equal_their_references():
     assert passed_interpreted("patches") >= 30
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
+@needs_compiler
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("target", [80, 90])
-def test_kernels_compile_ahead(monkeypatch, tmp_path, target, dtype):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_kernels_compile_ahead(target, dtype):
     pixels = torch.zeros(1, 5, 64, 256, 3, dtype=torch.uint8)
     first, later = (torch.zeros(1, 1, 8, 32, 192 * frames, dtype=dtype) for frames in (1, 4))
     with compiled_for(target) as compiled:
         for tile in (launch.SMALL_TILE, launch.LARGE_TILE):
-            for normed in (False, True):
-                launch.patchify(PatchifyArgs(pixels, 8, 1, 0, dtype, normed), tile)
-                launch.patchify(PatchifyArgs(pixels, 8, 4, 1, dtype, normed), tile)
-            biases = first[0, 0, 0, 0], later[0, 0, 0, 0]
-            launch.unpatchify(UnpatchifyArgs(first, later, 8, 4), tile)
-            launch.unpatchify(UnpatchifyArgs(first, later, 8, 4, *biases), tile)
+            with tiled(launch, tile):
+                for normed in (False, True):
+                    launch.patchify(PatchifyArgs(pixels, 8, 1, 0, dtype, normed))
+                    launch.patchify(PatchifyArgs(pixels, 8, 4, 1, dtype, normed))
+                biases = first[0, 0, 0, 0], later[0, 0, 0, 0]
+                launch.unpatchify(UnpatchifyArgs(first, later, 8, 4))
+                launch.unpatchify(UnpatchifyArgs(first, later, 8, 4, *biases))
     assert len({kernel.hash for kernel in compiled}) == 16
     if dtype == torch.bfloat16:
-        assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
+        assert {spill_bytes(kernel) for kernel in compiled} == {0}
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

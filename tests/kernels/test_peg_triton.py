@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import os
 
 import pytest
 import torch
 from absent_gpu import refusal
-from ahead import compiled_for, spill_bytes
+from ahead import compiled_for, needs_compiler, spill_bytes
 from interpret import passed_interpreted
 
 import kernels
@@ -61,7 +60,7 @@ def launch_odd_image(dtype: torch.dtype) -> None:
     launch_image(dtype, side=9)
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
+@needs_compiler
 @pytest.mark.parametrize(
     ("capability", "dtype", "run", "distinct", "stack"),
     [
@@ -78,14 +77,13 @@ def launch_odd_image(dtype: torch.dtype) -> None:
         (90, torch.bfloat16, launch_odd_image, 3, 0),
     ],
 )
-def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype, run, distinct, stack):
+def test_kernels_compile_ahead(capability, dtype, run, distinct, stack):
     """`stack` is the largest number of spilled bytes."""
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     with compiled_for(capability) as compiled:
         run(dtype)
     assert len({kernel.hash for kernel in compiled}) == distinct
     if stack is not None:
-        assert max(spill_bytes(kernel, tmp_path) for kernel in compiled) <= stack
+        assert max(spill_bytes(kernel) for kernel in compiled) <= stack
 
 
 def test_unsupported_calls():

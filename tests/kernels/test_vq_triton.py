@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from absent_gpu import refusal
-from ahead import compiled_for, spill_bytes
+from ahead import compiled_for, needs_compiler, spill_bytes
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
@@ -23,16 +21,15 @@ def launch_all(dtype: torch.dtype) -> None:
         launch.assign(torch.zeros(rows, 8, dtype=dtype), *launch.prepare(torch.zeros(8192, 8)), 8192)
 
 
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
+@needs_compiler
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
 @pytest.mark.parametrize("capability", [80, 90])
-def test_kernels_compile_ahead(monkeypatch, tmp_path, capability, dtype):
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+def test_kernels_compile_ahead(capability, dtype):
     with compiled_for(capability) as compiled:
         launch_all(dtype)
     assert len({kernel.hash for kernel in compiled}) == 4  # with the table of codes and the merging of shares
     if capability == 90 and dtype == torch.bfloat16:
-        assert {spill_bytes(kernel, tmp_path) for kernel in compiled} == {0}
+        assert {spill_bytes(kernel) for kernel in compiled} == {0}
 
 
 def test_unsupported_calls():
