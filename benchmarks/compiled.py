@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.measure import Ceilings, Spread, time_on_device, write_json
-from benchmarks.plots import draw
+from benchmarks.plots import STYLES, draw
 from benchmarks.rooflines import SHAPES, Roofline, Shape, roofline, shape_name
 from kernels import use_backend
 from kernels.runtime import jit
@@ -34,23 +34,23 @@ class Line:
     Args:
         shape: batch, frames, side.
         roofline: microseconds at the ceilings of the run.
-        encode, decode: milliseconds of a call, including input and output copies on the device.
-        eager_encode, eager_decode: of the modules on torch's operators.
+        times: milliseconds of a call: `encode` and `decode`, including input and output copies on the device;
+            `eager_encode` and `eager_decode`, of the modules on torch's operators; `baseline_encode` and
+            `baseline_decode`, of the modules under torch.compile with backend "auto", in a CUDA graph, including
+            copies; None if not requested or failed.
         memory, eager_memory: bytes that encoding takes beyond weights and input.
-        baseline_encode, baseline_decode: of the modules under torch.compile with backend "auto", in a CUDA graph,
-            including copies; None if not requested or failed.
     """
 
     shape: Shape
     roofline: Roofline
-    encode: Spread
-    decode: Spread
-    eager_encode: Spread
-    eager_decode: Spread
+    times: dict[str, Spread | None]
     memory: int
     eager_memory: int
-    baseline_encode: Spread | None = None
-    baseline_decode: Spread | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        fields = asdict(self)
+        return {**fields, **fields.pop("times")}
 
 
 def run(
@@ -87,7 +87,7 @@ def run(
     print(f"captured {len(SHAPES)} shapes in {ready:.1f} s with {before} kernels; {late} kernels were compiled later")
     if out is not None:
         results = {"config": config, "gpu": torch.cuda.get_device_name(), "ready": ready, "late": late}
-        _write(out, results | {"ceilings": asdict(ceilings), "lines": [asdict(line) for line in lines]})
+        _write(out, results | {"ceilings": asdict(ceilings), "lines": [line.as_json() for line in lines]})
     return lines
 
 
@@ -106,16 +106,15 @@ def _pixels(shape: Shape) -> Tensor:
 def _line(tokenizer: OmniTokenizer, compiled: CompiledTokenizer, shape: Shape, runs: int, ceilings: Ceilings) -> Line:
     pixels = _pixels(shape)
     codes = compiled.encode(pixels)
-    ours = _time(lambda: compiled.encode(pixels), runs), _time(lambda: compiled.decoding(codes), runs)
+    times: dict[str, Spread | None] = dict.fromkeys(STYLES)
+    times["encode"] = _time(lambda: compiled.encode(pixels), runs)
+    times["decode"] = _time(lambda: compiled.decoding(codes), runs)
     memory = _peak(lambda: compiled.network.encode(pixels))
     with use_backend("torch"), torch.inference_mode():
-        eager = (
-            _time(lambda: tokenizer.encode(pixels), max(3, runs // 4)),
-            _time(lambda: tokenizer.decode(codes), max(3, runs // 4)),
-        )
+        times["eager_encode"] = _time(lambda: tokenizer.encode(pixels), max(3, runs // 4))
+        times["eager_decode"] = _time(lambda: tokenizer.decode(codes), max(3, runs // 4))
         eager_memory = _peak(lambda: tokenizer.encode(pixels))
-    limit = roofline(tokenizer.config, shape, ceilings)
-    return Line(shape, limit, *ours, *eager, memory, eager_memory)
+    return Line(shape, roofline(tokenizer.config, shape, ceilings), times, memory, eager_memory)
 
 
 def _with_baseline(tokenizer: OmniTokenizer, line: Line, runs: int) -> Line:
@@ -123,10 +122,10 @@ def _with_baseline(tokenizer: OmniTokenizer, line: Line, runs: int) -> Line:
     pixels = _pixels(line.shape)
     with torch.inference_mode():
         codes = tokenizer.encode(pixels)
-    encode = _baseline(f"encode {shape_name(line.shape)}", tokenizer.encode, pixels, runs)
+    times = {"baseline_encode": _baseline(f"encode {shape_name(line.shape)}", tokenizer.encode, pixels, runs)}
     # without the check of the codes' range: it waits for the device, which a graph cannot capture
-    decode = _baseline(f"decode {shape_name(line.shape)}", tokenizer._decoded, codes, runs)
-    return replace(line, baseline_encode=encode, baseline_decode=decode)
+    times["baseline_decode"] = _baseline(f"decode {shape_name(line.shape)}", tokenizer._decoded, codes, runs)
+    return replace(line, times=line.times | times)
 
 
 def _baseline(name: str, call: Callable[[Tensor], Tensor], example: Tensor, runs: int) -> Spread | None:
@@ -164,17 +163,17 @@ def _peak(call: Callable[[], Any]) -> int:
 
 
 def _print(config: str, ceilings: Ceilings, lines: Sequence[Line]) -> None:
-    table = Table(title=f"{config}, bfloat16: milliseconds, median (fastest-slowest); rooflines where {ceilings}")
-    for column in ("shape", "encode", "of roofline", "decode", "of roofline", "torch encode", "torch decode",
-                   "torch.compile encode", "torch.compile decode", "encode MB", "torch MB"):  # fmt: skip
+    table = Table(
+        title=f"{config}, bfloat16: milliseconds, median (fastest-slowest), and share of the roofline, where {ceilings}"
+    )
+    for column in ("shape", *(label for label, *_ in STYLES.values()), "encode MB", "torch MB"):
         table.add_column(column, justify="right")
     for line in lines:
-        table.add_row(
-            shape_name(line.shape),
-            str(line.encode), f"{line.roofline.encode / 1e3 / line.encode.median:.0%}",
-            str(line.decode), f"{line.roofline.decode / 1e3 / line.decode.median:.0%}",
-            str(line.eager_encode), str(line.eager_decode),
-            str(line.baseline_encode or "-"), str(line.baseline_decode or "-"),
-            f"{line.memory / 1e6:.0f}", f"{line.eager_memory / 1e6:.0f}",
-        )  # fmt: skip
+        limits = asdict(line.roofline)
+        cells = [
+            "-" if spread is None else f"{spread}, {limits[name.split('_')[-1]] / 1e3 / spread.median:.0%}"
+            for name, spread in line.times.items()
+        ]
+        memory = f"{line.memory / 1e6:.0f}", f"{line.eager_memory / 1e6:.0f}"
+        table.add_row(shape_name(line.shape), *cells, *memory)
     Console(width=200).print(table)

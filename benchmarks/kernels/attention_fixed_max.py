@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids, uniform
 from kernels import EXPONENT_SCALE, attention_fixed_max
 
 BOUND = 27.0  # for scales up to 1.5
@@ -34,12 +34,7 @@ OPERATION = Operation(
         Case("7 frames of 512", _make(7, 512)),
         Case("image 256, B 1", _make(1, 1024)),
     ),
-    timed=(
-        Case("image 256, B 1", _make(1, 1024)),
-        Case("image 256, B 16", _make(16, 1024), compiled=True),
-        Case("image 256, B 64", _make(64, 1024)),
-        Case("clip 17x256, B 8", _make(40, 1024)),
-    ),
+    timed=on_grids(lambda batch, frames, height, width: _make(batch * frames, height * width)),
     backends=("torch",),
     compilable=("torch",),
     dtypes=("bfloat16",),

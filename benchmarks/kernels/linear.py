@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids, uniform
 from kernels.linear import attention_inputs, fold, gated_linear, residual_linear
 from kernels.spatial_attention import RopeTable, rope_table
 from kernels.spatial_attention.reference import cosine
 
 EPS = 1e-5
 FULL = frozenset({"rstd", "shift", "cos", "sin", "q_scale", "k_scale"})
-ROWS = {"image 256, B 1": 1024, "image 256, B 16": 16_384, "image 256, B 64": 65_536,
-        "clip 17x128, B 8": 10_240, "clip 17x256, B 8": 40_960}  # fmt: skip
+PRODUCT = partial(Operation, full_precision=FULL, dtypes=("bfloat16", "float16"))
 
 
 def _normed(generator: torch.Generator, rows: int, width: int, columns: int) -> Inputs:
@@ -113,7 +114,7 @@ def _detached(inputs: Inputs) -> Inputs:
     return {name: value.detach() if isinstance(value, Tensor) else value for name, value in inputs.items()}
 
 
-GATED = Operation(
+GATED = PRODUCT(
     operator=gated_linear,
     checked=(
         Case("1 row", _gated(1)),
@@ -122,14 +123,12 @@ GATED = Operation(
         Case("2,333 rows, 512 to 1408", _gated(2333)),
         Case("image 256, B 1", _gated(1024)),
     ),
-    timed=tuple(Case(name, _gated(rows), compiled=rows == 16_384) for name, rows in ROWS.items()),
+    timed=on_grids(lambda *grid: _gated(math.prod(grid))),
     baselines={"cublas": gated_path},
     compilable=("cublas",),
-    full_precision=FULL,
-    dtypes=("bfloat16", "float16"),
 )
 
-ATTENTION = Operation(
+ATTENTION = PRODUCT(
     operator=attention_inputs,
     checked=(
         Case("333 rows, 4 heads, not rotated", _attention(333, 256, 4, grid=None)),
@@ -141,19 +140,14 @@ ATTENTION = Operation(
         Case("image 256, B 1", _attention(1024)),
     ),
     timed=(
-        *(
-            Case(name, _attention(rows, grid=(16, 16) if "128" in name else (32, 32)), compiled=rows == 16_384)
-            for name, rows in ROWS.items()
-        ),
+        *on_grids(lambda *grid: _attention(math.prod(grid), grid=grid[2:])),
         Case("windows, image 256, B 16", _attention(16_384, parts=3, grid=None, scaled=False)),
     ),
     baselines={"cublas": attention_path},
     compilable=("cublas",),
-    full_precision=FULL,
-    dtypes=("bfloat16", "float16"),
 )
 
-RESIDUAL = Operation(
+RESIDUAL = PRODUCT(
     operator=residual_linear,
     checked=(
         Case("1 row", _residual(1)),
@@ -163,10 +157,9 @@ RESIDUAL = Operation(
         Case("image 256, B 1", _residual(1024)),
     ),
     timed=(
-        *(Case(name, _residual(rows), compiled=rows == 16_384) for name, rows in ROWS.items()),
+        *on_grids(lambda *grid: _residual(math.prod(grid))),
         Case("512 to 512, image 256, B 1", _residual(1024, 512, 512)),
         Case("512 to 512, image 256, B 16", _residual(16_384, 512, 512)),
     ),
     backends=("reference",),
-    dtypes=("bfloat16", "float16"),
 )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids, uniform
 from kernels.norm import inverse_deviation, layer_norm, reference
 
 
@@ -31,14 +32,10 @@ def library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), None if bias is None else bias.to(x.dtype), reference.EPS)
 
 
-SHAPES = (
-    ("image 256, B 1", 1024, 512),
-    ("image 256, B 16", 16_384, 512),
-    ("image 256, B 64", 65_536, 512),
-    ("clip 17x128, B 8", 10_240, 512),
-    ("clip 17x256, B 8", 40_960, 512),
-    ("demo image 128, B 16", 4096, 256),
-)
+def _timed(make: Callable[[int, int], Callable[[torch.Generator], Inputs]]) -> tuple[Case, ...]:
+    on_demo = Case("demo image 128, B 16", make(4096, 256))
+    return *on_grids(lambda *grid: make(math.prod(grid), 512)), on_demo
+
 
 LAYER_NORM = Operation(
     operator=layer_norm,
@@ -50,7 +47,7 @@ LAYER_NORM = Operation(
         Case("4,097 rows of 512", _weighed(4097, 512)),
         Case("300 rows of 256", _weighed(300, 256)),
     ),
-    timed=tuple(Case(name, _weighed(*shape), compiled=name == "image 256, B 16") for name, *shape in SHAPES),
+    timed=_timed(_weighed),
     baselines={"F.layer_norm": library},
     full_precision=frozenset({"weight", "bias"}),
 )
@@ -64,6 +61,6 @@ DEVIATION = Operation(
         Case("4,097 rows of 512", _rows(4097, 512)),
         Case("300 rows of 256", _rows(300, 256)),
     ),
-    timed=tuple(Case(name, _rows(*shape), compiled=name == "image 256, B 16") for name, *shape in SHAPES),
+    timed=_timed(_rows),
     backends=("reference",),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,31 @@ class Case:
     name: str
     make: Callable[[torch.Generator], Inputs]
     compiled: bool = False
+
+
+# of latents: batch, frames, height, width
+GRIDS = {
+    "image 256, B 1": (1, 1, 32, 32),
+    "image 256, B 16": (16, 1, 32, 32),
+    "image 256, B 64": (64, 1, 32, 32),
+    "clip 17x128, B 8": (8, 5, 16, 16),
+    "clip 17x256, B 8": (8, 5, 32, 32),
+}
+
+
+def on_grids(
+    make: Callable[[int, int, int, int], Callable[[torch.Generator], Inputs]],
+    names: Iterable[str] = GRIDS,
+    compiled: Iterable[str] = ("image 256, B 16",),
+) -> tuple[Case, ...]:
+    """Return the cases of the network's grids.
+
+    Args:
+        make: takes a grid and returns a case's `make`.
+        names: in `GRIDS`.
+        compiled: names of those timed under torch.compile too.
+    """
+    return tuple(Case(name, make(*GRIDS[name]), name in compiled) for name in names)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.kernels.accuracy import MAX_ERROR_RATIO, RMS_TOL, ROUNDING_TOL
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids
 from kernels.patches import patchify, unpatchify
+
+COMPILED = ("image 256, B 16", "clip 17x256, B 8")
 
 
 def _clip(
@@ -24,6 +26,12 @@ def _clip(
         }  # fmt: skip
 
     return make
+
+
+def _clip_of(batch: int, frames: int, height: int, width: int) -> Callable[[torch.Generator], Inputs]:
+    """Draw the pixels of a grid: images, or the later frames of clips."""
+    depth, first = (1, 0) if frames == 1 else (4, 1)
+    return _clip(batch, 1 + 4 * (frames - 1), 8 * height, 8 * width, frames=depth, first=first)
 
 
 def _vectors(
@@ -77,11 +85,7 @@ PATCHIFY = Operation(
         Case("clip 17x128, B 2", _clip(2, 17, 128, 128)),
     ),
     timed=(
-        Case("image 256, B 1", _clip(1, 1, 256, 256, frames=1, first=0)),
-        Case("image 256, B 16", _clip(16, 1, 256, 256, frames=1, first=0), compiled=True),
-        Case("image 256, B 64", _clip(64, 1, 256, 256, frames=1, first=0)),
-        Case("clip 17x128, B 8", _clip(8, 17, 128, 128)),
-        Case("clip 17x256, B 8", _clip(8, 17, 256, 256), compiled=True),
+        *on_grids(_clip_of, compiled=COMPILED),
         Case("clip 17x256, B 8, no norm", _clip(8, 17, 256, 256, normed=False)),
     ),
     backends=("reference",),
@@ -97,12 +101,9 @@ UNPATCHIFY = Operation(
         Case("7 frames of 12x20, patch 4, 2 frames", _vectors(1, 3, 3, 5, patch=4, frames=2)),
         Case("clip 17x128, B 2", _vectors(2, 4, 16, 16)),
     ),
-    timed=(
-        Case("image 256, B 1", _vectors(1, 0, 32, 32)),
-        Case("image 256, B 16", _vectors(16, 0, 32, 32), compiled=True),
-        Case("image 256, B 64", _vectors(64, 0, 32, 32)),
-        Case("clip 17x128, B 8", _vectors(8, 4, 16, 16)),
-        Case("clip 17x256, B 8", _vectors(8, 4, 32, 32), compiled=True),
+    timed=on_grids(
+        lambda batch, frames, *side: _vectors(batch, frames - 1, *side),
+        compiled=COMPILED,
     ),
     backends=("reference",),
     compare=compare_bytes,

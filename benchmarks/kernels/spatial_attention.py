@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import kernels
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids, uniform
 from kernels.runtime.dispatch import Implementation, Operator
 from kernels.spatial_attention import RopeTable, op, reference, rope_table
 
@@ -74,10 +74,7 @@ OPERATION = Operation(
     operator=kernels.spatial_attention,
     checked=(),
     timed=(
-        Case("image 256, B 1", _make(1, 1, 32, 32)),
-        Case("image 256, B 16", _make(16, 1, 32, 32), compiled=True),
-        Case("clip 17x128, B 8", _make(8, 5, 16, 16)),
-        Case("clip 17x256, B 8", _make(8, 5, 32, 32)),
+        *on_grids(_make),
         Case("demo image 128, B 96", _make(96, 1, 16, 16, heads=4)),
     ),
     backends=("torch",),

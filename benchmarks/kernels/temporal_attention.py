@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 import kernels
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids, uniform
 
 
 def _make(
@@ -46,9 +46,8 @@ OPERATION = Operation(
         Case("clip 17x128, B 2", _make(2, 5, 16, 16)),
     ),
     timed=(
-        Case("clip 17x128, B 8", _make(8, 5, 16, 16)),
+        *on_grids(_make, ("clip 17x128, B 8", "clip 17x256, B 8"), compiled=("clip 17x256, B 8",)),
         Case("clip 17x256, B 1", _make(1, 5, 32, 32)),
-        Case("clip 17x256, B 8", _make(8, 5, 32, 32), compiled=True),
         Case("clip 17x256, B 16", _make(16, 5, 32, 32)),
         Case("demo clip 17x128, B 16", _make(16, 5, 16, 16, heads=4, window=5), compiled=True),
         Case("demo chunk of 4 after 4, 256", _make(4, 4, 32, 32, heads=4, past=4, window=5)),

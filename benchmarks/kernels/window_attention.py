@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 import kernels
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal
+from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids
 
 
 def _make(
@@ -36,11 +36,7 @@ OPERATION = Operation(
         Case("image 256, B 4", _make(4, 1, 32, 32)),
     ),
     timed=(
-        Case("image 256, B 1", _make(1, 1, 32, 32)),
-        Case("image 256, B 16", _make(16, 1, 32, 32), compiled=True),
-        Case("image 256, B 64", _make(64, 1, 32, 32)),
-        Case("clip 17x128, B 8", _make(8, 5, 16, 16)),
-        Case("clip 17x256, B 8", _make(8, 5, 32, 32), compiled=True),
+        *on_grids(_make, compiled=("image 256, B 16", "clip 17x256, B 8")),
         Case("demo image 128, B 96", _make(96, 1, 16, 16, heads=4)),
         Case("demo clip 17x128, B 16", _make(16, 5, 16, 16, heads=4)),
         Case("ragged image 216, B 16", _make(16, 1, 27, 27)),

@@ -2,14 +2,10 @@
 
 from kernels.attention_fixed_max import library, op, reference
 from kernels.attention_fixed_max.reference import EXPONENT_SCALE
-from kernels.runtime.dispatch import Implementation, Operator
+from kernels.runtime.dispatch import Operator
 
 attention_fixed_max = Operator(
-    "attention_fixed_max",
-    reference.FixedMaxArgs,
-    reference.attention_fixed_max,
-    triton=Implementation.of_op(op.attend, op.unsupported, op.not_preferred),
-    torch=Implementation(library.attention_fixed_max),
+    "attention_fixed_max", reference.FixedMaxArgs, reference.attention_fixed_max, triton=op.TRITON, torch=library.TORCH
 )
 
 __all__ = ["EXPONENT_SCALE", "attention_fixed_max"]

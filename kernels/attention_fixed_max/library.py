@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.attention_fixed_max.reference import FixedMaxArgs
+from kernels.runtime.dispatch import Implementation
 
 
 def attention_fixed_max(args: FixedMaxArgs) -> Tensor:
@@ -17,3 +18,6 @@ def attention_fixed_max(args: FixedMaxArgs) -> Tensor:
     mask = None if bias is None else bias.to(qkv.dtype)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=math.log(2))
     return out.transpose(1, 2).flatten(0, 1)
+
+
+TORCH = Implementation(attention_fixed_max)

@@ -10,6 +10,7 @@ from torch import Tensor
 from kernels.attention_fixed_max.reference import FixedMaxArgs
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
+from kernels.runtime.dispatch import Implementation
 
 MAX_EXPONENT = 60.0  # sums of 2^60, and their inverses, are far from float32's limits
 HEAD_DIMS = (16, 32, 64, 128)
@@ -44,3 +45,6 @@ def not_preferred(args: FixedMaxArgs) -> str | None:
     if args.positions <= TORCH_MAX_POSITIONS and rows > TORCH_MIN_ROWS:
         return f"torch is faster for {args.positions} positions a frame and {rows} rows"
     return None
+
+
+TRITON = Implementation.of_op(attend, unsupported, not_preferred)

@@ -25,20 +25,20 @@ class Tile:
     Args:
         rows, columns: of the tile; half of a gated product's columns are gates.
         inner: step along K; the launch halves it until it divides K.
-        warps, stages: of a program, and of its pipeline of loads.
-        programs: number of persistent programs, which need descriptors; 0 for one program a tile.
         descriptors: use the tensor memory accelerator (compute capability 9.0 and later).
         halved: store a tile through descriptors in two halves, which frees shared memory for another stage.
+        warps, stages: of a program, and of its pipeline of loads.
+        programs: number of persistent programs, which need descriptors; 0 for one program a tile.
     """
 
     rows: int
     columns: int
     inner: int = 64
+    descriptors: bool = False
+    halved: bool = False
     warps: int = 4
     stages: int = 3
     programs: int = 0
-    descriptors: bool = False
-    halved: bool = False
 
 
 FLOAT32_TILE = Tile(32, 64, inner=32, warps=4, stages=2)  # float32 does not use tensor cores

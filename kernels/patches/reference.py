@@ -32,6 +32,18 @@ class PatchifyArgs(NamedTuple):
     normed: bool = False
 
 
+def patches_shape(pixels: Tensor, patch: int, frames: int, first: int) -> tuple[int, int, int, int, int]:
+    """Return the shape of a clip's patches, or raise ValueError."""
+    if pixels.dtype != torch.uint8 or pixels.dim() != 5 or pixels.shape[-1] != COLOURS:
+        raise ValueError(f"Pixels must be uint8 (B, T, H, W, 3), not {pixels.dtype} {tuple(pixels.shape)}.")
+    batch, length, height, width, _ = pixels.shape
+    if height % patch or width % patch:
+        raise ValueError(f"Height {height} and width {width} must be multiples of the patch {patch}.")
+    if not 0 <= first <= length or (length - first) % frames:
+        raise ValueError(f"{length} frames from frame {first} on must be a multiple of {frames}.")
+    return batch, (length - first) // frames, height // patch, width // patch, COLOURS * frames * patch**2
+
+
 def patchify(args: PatchifyArgs) -> Tensor:
     """Cut a clip into patches of `frames` frames and scale its bytes to [-0.5, 0.5].
 
@@ -69,6 +81,21 @@ class UnpatchifyArgs(NamedTuple):
     later_bias: Tensor | None = None
 
 
+def clip_shape(first: Tensor, later: Tensor | None, patch: int, frames: int) -> tuple[int, int, int, int, int]:
+    """Return the shape of the clip that patches give, or raise ValueError."""
+    values = COLOURS * patch**2
+    if first.dim() != 5 or first.shape[1] != 1 or first.shape[-1] != values:
+        raise ValueError(f"The first frame's patches must be (B, 1, h, w, {values}), not {tuple(first.shape)}.")
+    batch, _, down, across, _ = first.shape
+    length = 1
+    if later is not None:
+        wanted = (batch, later.shape[1], down, across, values * frames)
+        if later.shape != wanted or later.dtype != first.dtype:
+            raise ValueError(f"Later patches must be {first.dtype} {wanted}, not {later.dtype} {tuple(later.shape)}.")
+        length += frames * later.shape[1]
+    return batch, length, down * patch, across * patch, COLOURS
+
+
 def unpatchify(args: UnpatchifyArgs) -> Tensor:
     """Assemble patches to a clip of bytes: round(255 (v + 0.5)), half to even, clamped to [0, 255].
 
@@ -93,30 +120,3 @@ def _clip(patches: Tensor, patch: int, frames: int, bias: Tensor | None) -> Tens
     pixels = ((wide + 0.5) * 255).round().clamp(0, 255).to(torch.uint8)
     x = pixels.unflatten(-1, (COLOURS, frames, patch, patch))  # (B, t, h, w, 3, frames, p, p)
     return x.permute(0, 1, 5, 2, 6, 3, 7, 4).flatten(1, 2).flatten(2, 3).flatten(3, 4)
-
-
-def patches_shape(pixels: Tensor, patch: int, frames: int, first: int) -> tuple[int, int, int, int, int]:
-    """Return the shape of a clip's patches, or raise ValueError."""
-    if pixels.dtype != torch.uint8 or pixels.dim() != 5 or pixels.shape[-1] != COLOURS:
-        raise ValueError(f"Pixels must be uint8 (B, T, H, W, 3), not {pixels.dtype} {tuple(pixels.shape)}.")
-    batch, length, height, width, _ = pixels.shape
-    if height % patch or width % patch:
-        raise ValueError(f"Height {height} and width {width} must be multiples of the patch {patch}.")
-    if not 0 <= first <= length or (length - first) % frames:
-        raise ValueError(f"{length} frames from frame {first} on must be a multiple of {frames}.")
-    return batch, (length - first) // frames, height // patch, width // patch, COLOURS * frames * patch**2
-
-
-def clip_shape(first: Tensor, later: Tensor | None, patch: int, frames: int) -> tuple[int, int, int, int, int]:
-    """Return the shape of the clip that patches give, or raise ValueError."""
-    values = COLOURS * patch**2
-    if first.dim() != 5 or first.shape[1] != 1 or first.shape[-1] != values:
-        raise ValueError(f"The first frame's patches must be (B, 1, h, w, {values}), not {tuple(first.shape)}.")
-    batch, _, down, across, _ = first.shape
-    length = 1
-    if later is not None:
-        wanted = (batch, later.shape[1], down, across, values * frames)
-        if later.shape != wanted or later.dtype != first.dtype:
-            raise ValueError(f"Later patches must be {first.dtype} {wanted}, not {later.dtype} {tuple(later.shape)}.")
-        length += frames * later.shape[1]
-    return batch, length, down * patch, across * patch, COLOURS

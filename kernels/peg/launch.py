@@ -16,6 +16,16 @@ from kernels.runtime.pdl import pdl_options
 
 
 @dataclass(frozen=True)
+class WeightTile:
+    """Columns, channels and warps of a program of the weight's gradient, and the number of programs."""
+
+    columns: int
+    channels: int
+    warps: int
+    programs: int
+
+
+@dataclass(frozen=True)
 class Tile:
     """The tile of one program of the convolution.
 
@@ -35,16 +45,6 @@ class Tile:
     channels: int
     warps: int
     registers: int | None = None
-
-
-@dataclass(frozen=True)
-class WeightTile:
-    """Columns, channels and warps of a program of the weight's gradient, and the number of programs."""
-
-    columns: int
-    channels: int
-    warps: int
-    programs: int
 
 
 # 64 channels are 128 contiguous bytes of bfloat16. Sums of 40 positions and 27 taps for 2 channels fit 128 registers,

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kernels.peg.reference import PegArgs, check_past
+from kernels.runtime.dispatch import Implementation
 
 
 def not_preferred(args: PegArgs) -> str | None:
@@ -34,3 +35,6 @@ def peg(args: PegArgs) -> Tensor:
     taps = weight.permute(3, 0, 1, 2).unsqueeze(1)
     out = F.conv3d(around.permute(0, 4, 1, 2, 3), taps, bias, padding=(0, 1, 1), groups=channels)
     return x + out.permute(0, 2, 3, 4, 1)
+
+
+TORCH = Implementation(peg, not_preferred=not_preferred)

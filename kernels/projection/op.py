@@ -10,6 +10,7 @@ from torch import Tensor
 from kernels.projection.reference import ProjectArgs
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
+from kernels.runtime.dispatch import Implementation
 
 MAX_OUTPUTS = 32
 MAX_CHANNELS = 2048  # a row stays in registers
@@ -28,3 +29,6 @@ def unsupported(args: ProjectArgs) -> str | None:
     if outputs > MAX_OUTPUTS or channels > MAX_CHANNELS:
         return f"d={outputs} must be at most {MAX_OUTPUTS} and C={channels} at most {MAX_CHANNELS}"
     return triton_unsupported(*args[:-1], differentiable=False)
+
+
+TRITON = Implementation.of_op(vq_project, unsupported)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.runtime.dispatch import Implementation
 from kernels.spatial_attention.reference import LOGIT_SCALE, SpatialArgs, cosine
 
 
@@ -24,3 +25,6 @@ def attend(args: SpatialArgs, prepare: Callable[[Tensor, Tensor], Tensor]) -> Te
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=LOGIT_SCALE)
     return out.transpose(1, 2).unflatten(0, (batch, frames)).unflatten(2, (height, width))
+
+
+TORCH = Implementation(spatial_attention)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
+from kernels.runtime.dispatch import Implementation
 from kernels.spatial_attention.library import attend
 from kernels.spatial_attention.reference import SpatialArgs
 
@@ -68,3 +69,6 @@ def unsupported(args: SpatialArgs) -> str | None:
 def run(args: SpatialArgs) -> Tensor:
     """Run the kernels and torch's attention."""
     return attend(args, lambda x, scale: cosine(x, scale, *(args.rope or (None, None))))
+
+
+TRITON = Implementation(run, unsupported)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.runtime.dispatch import Implementation
 from kernels.spatial_attention.reference import LOGIT_SCALE, cosine
 from kernels.temporal_attention.reference import TemporalArgs, time_bias
 
@@ -21,3 +22,6 @@ def temporal_attention(args: TemporalArgs) -> Tensor:
     q, k, v = (x.permute(0, 2, 3, 4, 1, 5).flatten(0, 2) for x in (q, k, v))  # (B*h*w, H, T, D)
     out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=LOGIT_SCALE)
     return out.unflatten(0, (batch, height, width)).permute(0, 4, 1, 2, 3, 5)
+
+
+TORCH = Implementation(temporal_attention)

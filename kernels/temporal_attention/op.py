@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
+from kernels.runtime.dispatch import Implementation
 from kernels.temporal_attention.reference import TemporalArgs
 
 MAX_KEYS = 8  # all of them stay in registers
@@ -69,3 +70,6 @@ def unsupported(args: TemporalArgs) -> str | None:
     if slopes is not None and slopes.requires_grad and torch.is_grad_enabled():
         return "the slopes require gradients, which the kernels do not compute"
     return None
+
+
+TRITON = Implementation.of_op(temporal_attention, unsupported)

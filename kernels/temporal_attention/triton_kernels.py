@@ -46,6 +46,17 @@ def unit_gradient(b_du, b_unit, b_inverse):
 
 
 @triton.jit
+def _load_scales(q_scale, k_scale, slopes, o_dim, o_head, DIM: tl.constexpr, SLOPED: tl.constexpr, BY: tl.constexpr):
+    """Load the product of both scales, times BY (BLOCK_D,), and the slopes in base 2 (ROWS,); float32."""
+    b_weight = tl.load(q_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
+    b_weight *= tl.load(k_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
+    b_slope = 0.0
+    if SLOPED:
+        b_slope = tl.load(slopes + o_head).to(tl.float32) * LOG2_E
+    return b_weight * BY, b_slope
+
+
+@triton.jit
 def _load_keys(
     kv, past, i_batch, o_pixel, o_inner, mask, kv_batch, kv_time, kv_pixel, past_batch, past_time, past_pixel,
     WIDTH: tl.constexpr, FRAMES: tl.constexpr, PAST: tl.constexpr,
@@ -89,11 +100,7 @@ def temporal_attention_fwd_kernel(
     mask = m_row[:, None] & (o_dim < DIM)[None, :]
     o_inner = o_head[:, None] * DIM + o_dim[None, :]
     wait_for_inputs(PDL)
-    b_weight = tl.load(q_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
-    b_weight *= tl.load(k_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
-    b_weight *= LOGIT_SCALE * LOG2_E
-    if SLOPED:
-        b_slope = tl.load(slopes + o_head).to(tl.float32) * LOG2_E
+    b_weight, b_slope = _load_scales(q_scale, k_scale, slopes, o_dim, o_head, DIM, SLOPED, LOGIT_SCALE * LOG2_E)
 
     keys, values, inverses = _load_keys(
         kv, past, i_batch, o_pixel, o_inner, mask, kv_batch, kv_time, kv_pixel, past_batch, past_time, past_pixel,
@@ -147,11 +154,7 @@ def temporal_attention_bwd_kernel(
     # (ROWS, BLOCK_D)
     mask = (o_row < rows)[:, None] & (o_dim < DIM)[None, :]
     o_inner = o_head[:, None] * DIM + o_dim[None, :]
-    b_weight = tl.load(q_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
-    b_weight *= tl.load(k_scale + o_dim, mask=o_dim < DIM, other=0.0).to(tl.float32)
-    b_weight *= LOGIT_SCALE
-    if SLOPED:
-        b_slope = tl.load(slopes + o_head).to(tl.float32) * LOG2_E
+    b_weight, b_slope = _load_scales(q_scale, k_scale, slopes, o_dim, o_head, DIM, SLOPED, LOGIT_SCALE)
 
     keys, values, inverse_keys = _load_keys(
         kv, past, i_batch, o_pixel, o_inner, mask, kv_batch, kv_time, kv_pixel, past_batch, past_time, past_pixel,

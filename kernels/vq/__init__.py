@@ -1,12 +1,10 @@
 """The nearest code of each vector (docs/model.md, Tokenizer 8)."""
 
-from kernels.runtime.dispatch import Implementation, Operator
+from kernels.runtime.dispatch import Operator
 from kernels.vq import op, reference
 from kernels.vq.op import prepare
 from kernels.vq.reference import CodeTable
 
-vq_assign = Operator(
-    "vq_assign", reference.AssignArgs, reference.vq_assign, triton=Implementation(op.vq_assign, op.unsupported)
-)
+vq_assign = Operator("vq_assign", reference.AssignArgs, reference.vq_assign, triton=op.TRITON)
 
 __all__ = ["CodeTable", "prepare", "vq_assign"]

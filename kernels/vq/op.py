@@ -7,6 +7,7 @@ from torch import Tensor
 
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
+from kernels.runtime.dispatch import Implementation
 from kernels.vq.reference import AssignArgs, CodeTable
 
 CODE_DIMS = (4, 8, 16, 32)
@@ -48,3 +49,6 @@ def vq_assign(args: AssignArgs) -> Tensor:
     pieces, exact = args.table or pack_codebook(args.codebook.detach())
     indices: Tensor = assign(args.z.detach(), pieces, exact, args.codebook.shape[0])
     return indices
+
+
+TRITON = Implementation(vq_assign, unsupported)

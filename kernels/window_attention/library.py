@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.runtime.dispatch import Implementation
 from kernels.window_attention.reference import WindowArgs, relative_index
 
 
@@ -35,3 +36,6 @@ def window_attention(args: WindowArgs) -> Tensor:
     out = out.transpose(1, 2).unflatten(0, (batch, frames, down, across)).unflatten(4, (window, window))
     out = out.transpose(3, 4).flatten(4, 5).flatten(2, 3)
     return out[:, :, :height, :width]
+
+
+TORCH = Implementation(window_attention)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
+from kernels.runtime.dispatch import Implementation
 from kernels.window_attention.reference import WindowArgs
 
 MAX_WINDOW = 8  # a window is one tile of 64 tokens
@@ -52,3 +53,6 @@ def unsupported(args: WindowArgs) -> str | None:
     if qkv.shape[-1] % 8 or qkv.shape[-1] > MAX_HEAD_DIM:
         return f"head_dim={qkv.shape[-1]} must be a multiple of 8 up to {MAX_HEAD_DIM}"
     return None
+
+
+TRITON = Implementation.of_op(window_attention, unsupported)

@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +21,13 @@ from triton.runtime import JITFunction, driver
 
 MAX_SHARED_BYTES = {80: 163 * 1024, 90: 227 * 1024}  # of a program, by compute capability
 needs_compiler = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter replaces the compiler")
+
+
+def on_targets(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test that takes `target` and `dtype` for Ampere and Hopper, in bfloat16 and float32."""
+    for names, values in (("dtype", [torch.bfloat16, torch.float32]), ("target", [80, 90])):
+        test = pytest.mark.parametrize(names, values, ids=str)(test)
+    return needs_compiler(test)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from absent_gpu import capability, on_gpu, refusal
-from ahead import compiled_for, needs_compiler, spill_bytes
+from ahead import compiled_for, on_targets, spill_bytes
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
@@ -17,9 +17,7 @@ def test_interpreted_kernels_equal_their_references():
     assert passed_interpreted("norm") >= 18
 
 
-@needs_compiler
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("target", [80, 90])
+@on_targets
 def test_kernels_compile_ahead(target, dtype):
     weight = torch.zeros(512)
     with compiled_for(target) as compiled:

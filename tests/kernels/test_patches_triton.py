@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from absent_gpu import capability, on_gpu, refusal
-from ahead import compiled_for, needs_compiler, spill_bytes
+from ahead import compiled_for, on_targets, spill_bytes
 from interpret import passed_interpreted
 from tiles import tiled
 
@@ -20,9 +20,7 @@ def test_interpreted_kernels_equal_their_references():
     assert passed_interpreted("patches") >= 30
 
 
-@needs_compiler
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-@pytest.mark.parametrize("target", [80, 90])
+@on_targets
 def test_kernels_compile_ahead(target, dtype):
     pixels = torch.zeros(1, 5, 64, 256, 3, dtype=torch.uint8)
     first, later = (torch.zeros(1, 1, 8, 32, 192 * frames, dtype=dtype) for frames in (1, 4))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from absent_gpu import refusal
-from ahead import compiled_for, needs_compiler, spill_bytes
+from ahead import compiled_for, on_targets, spill_bytes
 from interpret import passed_interpreted
 
 from kernels import BackendUnavailableError
@@ -21,14 +21,12 @@ def launch_all(dtype: torch.dtype) -> None:
         launch.assign(torch.zeros(rows, 8, dtype=dtype), *launch.prepare(torch.zeros(8192, 8)), 8192)
 
 
-@needs_compiler
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
-@pytest.mark.parametrize("capability", [80, 90])
-def test_kernels_compile_ahead(capability, dtype):
-    with compiled_for(capability) as compiled:
+@on_targets
+def test_kernels_compile_ahead(target, dtype):
+    with compiled_for(target) as compiled:
         launch_all(dtype)
     assert len({kernel.hash for kernel in compiled}) == 4  # with the table of codes and the merging of shares
-    if capability == 90 and dtype == torch.bfloat16:
+    if target == 90 and dtype == torch.bfloat16:
         assert {spill_bytes(kernel) for kernel in compiled} == {0}
 
 
