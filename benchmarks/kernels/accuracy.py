@@ -55,11 +55,13 @@ def inputs_dtype(inputs: Inputs) -> torch.dtype:
 
 
 def in_float64(inputs: Inputs) -> Inputs:
-    """Return the values in float64 with the same `requires_grad`; tuples of tensors too."""
+    """Return the values in float64 with the same `requires_grad`; tuples of tensors and a dtype too."""
 
     def cast(value: Any) -> Any:
         if isinstance(value, Tensor) and value.is_floating_point():
             return value.detach().double().requires_grad_(value.requires_grad)
+        if isinstance(value, torch.dtype):
+            return torch.float64
         if isinstance(value, tuple):
             parts = [cast(part) for part in value]
             return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)

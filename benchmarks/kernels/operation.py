@@ -116,12 +116,14 @@ class Operation:
         return eager | {f"torch.compile {name}": torch.compile(known[name], dynamic=False) for name in chosen}
 
     def draw(self, case: Case, dtype: torch.dtype, seed: int, device: str = "cuda") -> Inputs:
-        """Draw the inputs of a case in a dtype, requiring gradients where the operator has them."""
+        """Draw the inputs of a case in a dtype, or with it as an argument, requiring gradients where there are some."""
         inputs = case.make(torch.Generator(device).manual_seed(seed))
         for name, value in inputs.items():
             if isinstance(value, Tensor) and value.is_floating_point():
                 cast = value if name in self.full_precision else value.to(dtype)
                 inputs[name] = cast.detach().requires_grad_(name in self.gradients)
+            elif isinstance(value, torch.dtype):
+                inputs[name] = dtype
         return inputs
 
     def differentiated(self, inputs: Inputs) -> list[Tensor]:

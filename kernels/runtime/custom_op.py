@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.library import CustomOpDef
 
+CONTIGUOUS = torch.contiguous_format
 _SCHEMA_TYPES = {
     Tensor: "Tensor",
     Tensor | None: "Tensor?",
@@ -51,6 +52,38 @@ def launch_op(
         schema=f"({'Tensor grad, ' if grad else ''}{fields}) -> {returns}",
     )
     return op
+
+
+def differentiable_op(folder: str, args: type[tuple[Any, ...]], grads: int, name: str = "") -> CustomOpDef:
+    """Define the custom operator `omnitok::<name>` by `forward` and `backward` of `kernels/<folder>/launch.py`.
+
+    Args:
+        folder: of `kernels`.
+        args: a NamedTuple class, as for `launch_op`.
+        grads: number of leading arguments to which `backward(grad, args)` returns gradients, of any value for None.
+        name: by default the folder.
+    """
+    name = name or folder
+    returns = f"({', '.join(['Tensor'] * grads)})"
+    forward = launch_op(f"{folder}.forward", args, name=name)
+    backward = launch_op(f"{folder}.backward", args, returns, name=f"{name}_backward", grad=True)
+
+    @backward.register_fake
+    def _(grad: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+        filled = (*inputs, *(None,) * grads)[:grads]
+        return tuple(grad.new_empty(0) if x is None else torch.empty_like(x, memory_format=CONTIGUOUS) for x in filled)
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*(x if isinstance(x, Tensor) else None for x in inputs))
+        ctx.others = [None if isinstance(x, Tensor) else x for x in inputs]
+
+    def differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = [other if x is None else x for x, other in zip(ctx.saved_tensors, ctx.others, strict=True)]
+        found = zip(inputs, backward(grad, *inputs), strict=False)
+        return *(None if x is None else d for x, d in found), *(None,) * (len(inputs) - grads)
+
+    forward.register_autograd(differentiate, setup_context=save)
+    return forward
 
 
 def _schema(args: type[tuple[Any, ...]]) -> str:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kernels.runtime.custom_op import launch_op
+from kernels.runtime.custom_op import differentiable_op
 from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
 from kernels.runtime.dispatch import Implementation
 from kernels.spatial_attention.library import attend
@@ -25,31 +25,12 @@ class CosineArgs(NamedTuple):
     sin: Tensor | None
 
 
-cosine = launch_op("spatial_attention.forward", CosineArgs, name="cosine")
-cosine_backward = launch_op(
-    "spatial_attention.backward", CosineArgs, "(Tensor, Tensor)", name="cosine_backward", grad=True
-)
+cosine = differentiable_op("spatial_attention", CosineArgs, grads=2, name="cosine")
 
 
 @cosine.register_fake
 def _(x: Tensor, *args: Any) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
-
-
-@cosine_backward.register_fake
-def _(grad: Tensor, x: Tensor, scale: Tensor, *tables: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty(y.shape, dtype=y.dtype, device=y.device) for y in (x, scale))
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *cosine_backward(grad, *ctx.saved_tensors), None, None
-
-
-cosine.register_autograd(_differentiate, setup_context=_save)
 
 
 def unsupported(args: SpatialArgs) -> str | None:

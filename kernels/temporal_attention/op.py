@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.runtime.custom_op import launch_op
+from kernels.runtime.custom_op import differentiable_op
 from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
 from kernels.runtime.dispatch import Implementation
 from kernels.temporal_attention.reference import TemporalArgs
@@ -15,40 +15,12 @@ from kernels.temporal_attention.reference import TemporalArgs
 MAX_KEYS = 8  # all of them stay in registers
 MAX_HEAD_DIM = 128
 
-temporal_attention = launch_op("temporal_attention.forward", TemporalArgs)
-temporal_attention_backward = launch_op(
-    "temporal_attention.backward",
-    TemporalArgs,
-    "(Tensor, Tensor, Tensor, Tensor, Tensor)",
-    name="temporal_attention_backward",
-    grad=True,
-)
+temporal_attention = differentiable_op("temporal_attention", TemporalArgs, grads=5)
 
 
 @temporal_attention.register_fake
 def _(q: Tensor, kv: Tensor, *args: Any) -> Tensor:
     return torch.empty(q.shape, dtype=kv.dtype, device=kv.device)
-
-
-@temporal_attention_backward.register_fake
-def _(grad: Tensor, *flat: Any) -> tuple[Tensor, ...]:
-    args = TemporalArgs(*flat)
-    past = args.kv.new_empty(0) if args.past_kv is None else args.past_kv
-    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (*args[:4], past))
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.causal, ctx.window, slopes = inputs
-    ctx.save_for_backward(*tensors, slopes)
-
-
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, slopes = ctx.saved_tensors
-    *grads, dpast = temporal_attention_backward(grad, *tensors, ctx.causal, ctx.window, slopes)
-    return *grads, None if tensors[4] is None else dpast, None, None, None
-
-
-temporal_attention.register_autograd(_differentiate, setup_context=_save)
 
 
 def unsupported(args: TemporalArgs) -> str | None:

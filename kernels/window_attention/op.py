@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.runtime.custom_op import launch_op
+from kernels.runtime.custom_op import differentiable_op
 from kernels.runtime.device import triton_unsupported
 from kernels.runtime.dispatch import Implementation
 from kernels.window_attention.reference import WindowArgs
@@ -15,32 +15,12 @@ from kernels.window_attention.reference import WindowArgs
 MAX_WINDOW = 8  # a window is one tile of 64 tokens
 MAX_HEAD_DIM = 128
 
-window_attention = launch_op("window_attention.forward", WindowArgs)
-window_attention_backward = launch_op(
-    "window_attention.backward", WindowArgs, "(Tensor, Tensor)", name="window_attention_backward", grad=True
-)
+window_attention = differentiable_op("window_attention", WindowArgs, grads=2)
 
 
 @window_attention.register_fake
 def _(qkv: Tensor, *args: Any) -> Tensor:
     return torch.empty((*qkv.shape[:4], *qkv.shape[5:]), dtype=qkv.dtype, device=qkv.device)
-
-
-@window_attention_backward.register_fake
-def _(grad: Tensor, qkv: Tensor, bias_table: Tensor, window: int) -> tuple[Tensor, ...]:
-    return tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (qkv, bias_table))
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    qkv, bias_table, ctx.window = inputs
-    ctx.save_for_backward(qkv, bias_table)
-
-
-def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *window_attention_backward(grad, *ctx.saved_tensors, ctx.window), None
-
-
-window_attention.register_autograd(_differentiate, setup_context=_save)
 
 
 def unsupported(args: WindowArgs) -> str | None:

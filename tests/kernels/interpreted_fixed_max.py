@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from poison import poisoned
 from tiles import tiled
 
+from benchmarks.kernels.behaviour import poisoned
 from kernels import EXPONENT_SCALE, attention_fixed_max
 from kernels.attention_fixed_max import launch, op
 from kernels.attention_fixed_max.reference import FixedMaxArgs

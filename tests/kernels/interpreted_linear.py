@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from poison import poisoned
 from tiles import tiled
 
+from benchmarks.kernels.behaviour import poisoned
 from kernels.linear import fold, launch, op, reference
 from kernels.spatial_attention import rope_table
 from kernels.spatial_attention.reference import cosine

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from poison import poisoned
 from tiles import tiled
 
+from benchmarks.kernels.behaviour import poisoned
 from kernels.autotune.table import RowTile
 from kernels.norm import launch, op
 from kernels.norm.reference import DeviationArgs, LayerNormArgs, inverse_deviation, layer_norm

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from poison import poisoned
 from tiles import tiled
 
+from benchmarks.kernels.behaviour import poisoned
 from kernels import patchify, unpatchify
 from kernels.patches import launch, op
 

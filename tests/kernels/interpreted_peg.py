@@ -8,9 +8,9 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from poison import poisoned
 
 import kernels
+from benchmarks.kernels.behaviour import poisoned
 from kernels.peg import launch, op, triton_kernels
 from kernels.peg.reference import PegArgs
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from poison import poisoned
 from tiles import tiled
 
+from benchmarks.kernels.behaviour import poisoned
 from kernels import window_attention
 from kernels.window_attention import launch, op
 from kernels.window_attention.reference import WindowArgs
@@ -108,7 +108,9 @@ def test_empty_batch():
 
 def test_operator_passes_opcheck():
     qkv, table, window = draw(1, 1, 2, 3, 1, 16, 2)
-    torch.library.opcheck(op.window_attention_backward, (torch.randn(1, 1, 2, 3, 1, 16), qkv, table, window))
+    torch.library.opcheck(
+        torch.ops.omnitok.window_attention_backward.default, (torch.randn(1, 1, 2, 3, 1, 16), qkv, table, window)
+    )
     torch.library.opcheck(op.window_attention, (qkv.requires_grad_(), table.requires_grad_(), window))
 
 
