@@ -148,7 +148,9 @@ def _made(group: Any, values: dict[str, Any]) -> Any:
     if not issubclass(group, BaseModel):
         return group(**values)
     try:
-        return group.model_validate({name: value for name, value in values.items() if value not in (None, False)})
+        return group.model_validate(
+            {name: value for name, value in values.items() if not (value is None or value is False)}
+        )
     except ValidationError as error:
         fault = pointers(error, group)[0]
     except MediaError as error:

@@ -21,8 +21,8 @@ from service.client import Client, ServiceError
 from service.formats.result import EncodeResult
 from service.operations.options import DecodeOptions, EncodeOptions
 
-# Refusals of the caller or of an option, which the next file would meet too.
-LASTING = frozenset({"unauthorized", "forbidden", "unknown-model", "invalid-options"})
+# Refusals of the caller or of the model, which the next file would meet too.
+LASTING = frozenset({"unauthorized", "forbidden", "unknown-model"})
 
 
 class ServiceTokenizer:

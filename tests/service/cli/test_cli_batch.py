@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,20 @@ def test_a_server_that_is_gone_ends_the_work_at_once(omnitok: Omnitok, folder: P
     assert run.code == 1
     assert run.err.count("cannot be reached") == 1
     assert run.err.count("\n") == 1
+
+
+def test_a_window_that_one_clip_lacks_is_that_clips_failure(omnitok: Omnitok, server: str, folder: Path) -> None:
+    for place in ("-b {b}/debug", f"--server {server}"):
+        run = omnitok(f"encode holiday/rome/'day 1'/clip.mov holiday/b.png -o tokens {place} --start 99")
+        assert run.code == 1
+        assert run.err.splitlines()[-1] == "error: 1 of 2 files failed."
+        assert files(Path("tokens")) == {"b.png.npz"}
+
+
+def test_a_terminal_is_no_file(omnitok: Omnitok, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    run = omnitok("encode - -o x.npz -b {b}/debug")
+    assert (run.code, "terminal" in run.err) == (1, True)
 
 
 def test_a_model_that_is_not_there_ends_the_work_at_once(omnitok: Omnitok, server: str, folder: Path) -> None:
