@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from service.api.body import MULTIPART, BodyKind
 from service.api.errors import PROBLEM_TYPE
+from service.errors import PROBLEMS
 
 BINARY = {"type": "string", "format": "binary"}
 MULTIPART_OPTIONS = {"type": "string", "description": "JSON object of the query's options"}
@@ -21,7 +22,7 @@ PROBLEM = {
         "status": {"type": "integer"},
         "detail": {"type": "string"},
         "instance": {"type": "string"},
-        "code": {"type": "string"},
+        "code": {"type": "string", "x-extensible-enum": list(PROBLEMS)},  # clients accept codes of later versions
         "request_id": {"type": "string"},
         "limit": {"type": "number"},
         "actual": {"type": "number"},

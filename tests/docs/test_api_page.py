@@ -73,6 +73,10 @@ def test_every_form_of_a_body_is_there() -> None:
 def test_every_problem_is_there_with_its_status() -> None:
     table = {names(code)[0]: int(status) for code, status, _ in rows(section("Errors"), "code")}
     assert table == {code: status for code, (status, _) in PROBLEMS.items()}
+    refusal = OPENAPI["paths"]["/encode"]["post"]["responses"]["default"]["content"]["application/problem+json"][
+        "schema"
+    ]
+    assert set(refusal["properties"]["code"]["x-extensible-enum"]) == set(table)
 
 
 def test_limits_that_are_named_exist() -> None:
