@@ -13,6 +13,7 @@ from service.api.errors import on_http_exception, on_problem
 from service.api.log import configure
 from service.api.metrics import HttpMetrics, NoMetrics
 from service.api.middleware import RequestMiddleware, route_labels
+from service.api.openapi import REFUSAL
 from service.api.request_id import RequestId
 from service.api.routes import routers
 from service.api.routes.docs import add_docs
@@ -41,6 +42,7 @@ def create_app(backend: Backend, media: MediaPool, settings: Settings, metrics: 
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        responses=REFUSAL,
     )
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(MediaError, on_problem)

@@ -30,6 +30,9 @@ PROBLEM = {
         "retry_after_seconds": {"type": "number"},
     },
 }
+REFUSAL: dict[int | str, dict[str, Any]] = {
+    "default": {"description": "a problem document (RFC 9457)", "content": {PROBLEM_TYPE: {"schema": PROBLEM}}}
+}
 
 
 def describe(takes: BodyKind, options: type[BaseModel], gives: Sequence[str]) -> dict[str, Any]:
@@ -44,8 +47,7 @@ def describe(takes: BodyKind, options: type[BaseModel], gives: Sequence[str]) ->
         "parameters": _parameters(options),
         "requestBody": {"required": True, "content": _content(takes)},
         "responses": {
-            "200": {"description": "chosen by Accept", "content": {name: {"schema": BINARY} for name in gives}},
-            "default": {"description": "a problem document (RFC 9457)", "content": {PROBLEM_TYPE: {"schema": PROBLEM}}},
+            "200": {"description": "chosen by Accept", "content": {name: {"schema": BINARY} for name in gives}}
         },
     }
 

@@ -41,6 +41,8 @@ def test_every_route_is_there() -> None:
     routes = {tuple(names(cells[0])[0].split()) for cells in rows(PAGE, "Route")}
     described = {(method.upper(), path) for path, methods in OPENAPI["paths"].items() for method in methods}
     assert routes == described | ABOUT_ITSELF
+    operations = [operation for methods in OPENAPI["paths"].values() for operation in methods.values()]
+    assert all(set(operation["responses"]) == {"200", "default"} for operation in operations)
 
 
 @pytest.mark.parametrize("path", TITLES)
