@@ -84,11 +84,11 @@ class ProblemError(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status that goes with the code."""
+        """Return the HTTP status that goes with the code."""
         return PROBLEMS[self.code][0]
 
     def document(self, request_id: str) -> dict[str, Any]:
-        """The RFC 9457 body.
+        """Return the RFC 9457 body.
 
         Args:
             request_id: the id that the response also carries as `X-Request-ID`.

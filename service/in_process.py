@@ -1,4 +1,4 @@
-"""The tokenizer tier inside one process: the contract's calls as items of the driver."""
+"""The tokenizer tier inside one process: its calls as items of the executor."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from service.operations.bundles import find_card
 from service.operations.encode import check_output
 from service.scheduling.batcher import Batcher
-from service.scheduling.executor import Driver, Observer, Run
+from service.scheduling.executor import BatchExecutor, Observer, Run
 from service.settings import Settings
 from service.types import Decoded, Encoded, ModelCard, Op, Size, TokenizerKey, Want
 
@@ -21,11 +21,11 @@ class WorkObserver(Observer, Protocol):
     """The metrics of the tokenizer tier."""
 
     def done(self, op: Op, frames: int, tokens: int) -> None:
-        """One request has been answered."""
+        """Count a request that has been answered."""
 
 
 class LocalBackend:
-    """Queues, batches and runs requests in this process; a `contract.Backend` whose calls also take a deadline.
+    """Queues, batches and runs requests in this process; a `types.Backend` whose calls also take a deadline.
 
     Args:
         cards: the bundles that `run` knows, the default one first.
@@ -39,25 +39,25 @@ class LocalBackend:
         self._seconds = settings.request_seconds
         self._observer = observer
         batcher = Batcher(settings.max_batch_tokens, settings.max_batch_requests, settings.max_queue_tokens)
-        self._driver = Driver(run, batcher, observer)
+        self._executor = BatchExecutor(run, batcher, observer)
 
     def check_health(self) -> None:
-        """Tell whether this process can still work.
+        """Check that this process can still work.
 
         Raises:
             RuntimeError: the accelerator is broken, or a batch does not end.
         """
-        if self._driver.fault is not None:
-            raise RuntimeError("the accelerator is unusable") from self._driver.fault
-        if self._driver.busy_seconds > STALL_FACTOR * self._seconds:
-            raise RuntimeError(f"a batch has been running for {self._driver.busy_seconds:.0f} s")
+        if self._executor.fault is not None:
+            raise RuntimeError("the accelerator is unusable") from self._executor.fault
+        if self._executor.busy_seconds > STALL_FACTOR * self._seconds:
+            raise RuntimeError(f"a batch has been running for {self._executor.busy_seconds:.0f} s")
 
     def close(self) -> None:
         """Refuse what waits, and start nothing more."""
-        self._driver.close()
+        self._executor.close()
 
     async def models(self) -> list[ModelCard]:
-        """The bundles that are served, the default one first."""
+        """Return the bundles that are served, the default one first."""
         return self._cards
 
     async def encode(self, model: str, pixels: NDArray[np.uint8], want: Want, seconds: float | None = None) -> Encoded:
@@ -69,7 +69,7 @@ class LocalBackend:
             want: which codes to return; a VAE has latents only.
             seconds: time left, the service's own deadline if None.
         Raises:
-            ProblemError: `unknown-model`, `invalid-options`, and what the driver raises.
+            ProblemError: `unknown-model`, `invalid-options`, and what the executor raises.
         """
         card = find_card(self._cards, model)
         check_output(card, want)
@@ -95,7 +95,7 @@ class LocalBackend:
 
     async def _submit(self, card: ModelCard, key: TokenizerKey, payload: Any, seconds: float | None) -> Any:
         cost = card.geometry.positions(key.size)
-        answer = await self._driver.submit(key, cost, payload, self._seconds if seconds is None else seconds)
+        answer = await self._executor.submit(key, cost, payload, self._seconds if seconds is None else seconds)
         self._observer.done(key.op, key.size[0], cost)
         return answer
 

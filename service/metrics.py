@@ -61,7 +61,7 @@ class TokenizerMetrics:
         self.queue(0, 0)
 
     def queue(self, requests: int, tokens: int) -> None:
-        """The queue has changed to this length."""
+        """Report the length of the queue."""
         self._now_queued = (requests, tokens)
         self.refresh()
 
@@ -72,18 +72,18 @@ class TokenizerMetrics:
         self._queue_tokens.set(tokens)
 
     def late_kernels(self, count: int) -> None:
-        """So many kernels have been compiled or loaded since the replica was ready."""
+        """Report the number of kernels that were compiled or loaded since the replica was ready."""
         self._late.set(count)
 
     def batch(self, batch: Batch, seconds: float) -> None:
-        """A batch has ended after `seconds`."""
+        """Count a batch that took `seconds`."""
         op: dict[str, str] = {"op": batch.key.op}
         self._batches.inc(tags=op | {"stop_reason": batch.stop_reason})
         self._batch_requests.observe(len(batch.items), tags=op)
         self._batch_seconds.observe(seconds, tags=op)
 
     def done(self, op: Op, frames: int, tokens: int) -> None:
-        """One request has been answered."""
+        """Count a request that has been answered."""
         self._frames.inc(frames)
         if op != "decode":
             self._encoded.inc(tokens)
@@ -110,7 +110,7 @@ class IngressMetrics:
         self._restarts_seen: Tally[str] = Tally()
 
     def observe(self, route: str, method: str, code: str, seconds: float, bytes_in: int, bytes_out: int) -> None:
-        """One request is over."""
+        """Count a request that is over."""
         self._requests.inc(tags={"route": route, "method": method, "code": code})
         self._seconds.observe(seconds, tags={"route": route})
         if bytes_in:
@@ -119,7 +119,7 @@ class IngressMetrics:
             self._bytes_out.inc(bytes_out, tags={"route": route})
 
     def in_flight(self, route: str, change: int) -> None:
-        """A request began (+1) or ended (-1)."""
+        """Count a request that began (+1) or ended (-1)."""
         self._now_in_flight[route] += change
         self._in_flight.set(self._now_in_flight[route], tags={"route": route})
 
@@ -129,7 +129,7 @@ class IngressMetrics:
             self._in_flight.set(count, tags={"route": route})
 
     def retried(self) -> None:
-        """A call is repeated because its replica was lost."""
+        """Count a call that is repeated because its replica was lost."""
         self._retries.inc()
 
     def media(self, results: Mapping[tuple[str, str, str], int], restarts: Mapping[str, int]) -> None:

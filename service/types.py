@@ -52,7 +52,7 @@ class ModelCard:
         return Geometry(self.patch, self.temporal_patch)
 
     def as_dict(self) -> dict[str, Any]:
-        """The card as JSON-ready data."""
+        """Return the card as JSON-ready data."""
         return asdict(self)
 
 
@@ -84,7 +84,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The answer of `Backend.encode`.
+    """The outputs of `Backend.encode`.
 
     Args:
         tokens: int32 (t, h, w), or None.
@@ -98,7 +98,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Decoded:
-    """The answer of `Backend.decode` and `Backend.reconstruct`: uint8 RGB pixels (T, H, W, 3)."""
+    """The output of `Backend.decode` and `Backend.reconstruct`: uint8 RGB pixels (T, H, W, 3)."""
 
     pixels: NDArray[np.uint8]
     timing: Timing
@@ -108,7 +108,7 @@ class Backend(Protocol):
     """The tokenizer tier as the HTTP tier sees it. Every method may raise `ProblemError`."""
 
     async def models(self) -> list[ModelCard]:
-        """The bundles that are served, the default one first."""
+        """Return the bundles that are served, the default one first."""
         ...
 
     async def encode(self, model: str, pixels: NDArray[np.uint8], want: Want) -> Encoded:

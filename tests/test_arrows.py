@@ -25,7 +25,31 @@ MODULES = {
     for package in PACKAGES
     for path in sorted((ROOT / package).rglob("*.py"))
 }
-RAY = {"service.cluster.app", "service.cluster.replicas", "service.metrics"}
+# Parts of the service, and the other parts that each may import; what is not named here may import none.
+SERVICE = {
+    "formats": {"errors", "types"},
+    "sandbox": {"errors", "settings"},
+    "scheduling": {"errors", "types"},
+    "operations": {"errors", "formats", "sandbox", "settings", "types"},
+    "engine": {"scheduling", "types"},
+    "in_process": {"operations", "scheduling", "settings", "types"},
+    "metrics": {"scheduling", "types"},
+    "api": {"errors", "formats", "operations", "sandbox", "settings", "types"},
+    "cluster": {"api", "engine", "errors", "in_process", "metrics", "sandbox", "scheduling", "settings", "types"},
+    "client": {"errors", "formats", "types"},
+    "cli": {"client", "cluster", "engine", "errors", "formats", "operations", "settings", "types"},
+}
+# Libraries that parts of the service keep to themselves, and modules that may import them.
+KEEPERS = {
+    "ray": ("service.cluster.", "service.metrics"),
+    "torch": ("service.engine.", "service.cli."),
+    "av": ("service.sandbox.worker",),
+    "fastapi": ("service.api.", "service.cluster.replicas"),
+    "starlette": ("service.api.",),
+    "pydantic_settings": ("service.settings",),
+    "msgpack": ("service.formats.msgpack",),
+    "safetensors": ("service.formats.safetensors",),
+}
 USES_MODEL = {"service.engine.card", "service.engine.tokenizer"}  # and the command, which works offline
 TORCH_FREE = ("model", "model.geometry", "model.metrics", "model.metrics.psnr")  # facts that every tier may know
 
@@ -97,9 +121,24 @@ def test_what_every_tier_shares_needs_no_framework(module: str) -> None:
     assert not {"torch", "ray", "fastapi"} & set(reached(module))
 
 
-def test_only_the_deployment_knows_ray() -> None:
-    users = {module for module in MODULES if "ray" in {name.split(".")[0] for name in imports(module)}}
-    assert users == RAY
+def test_parts_of_the_service_import_only_their_own() -> None:
+    wrong = set()
+    for module in MODULES:
+        _, _, inside = module.partition("service.")
+        part = inside.partition(".")[0]
+        for name in imports(module) if inside else ():
+            other = name.removeprefix("service.").partition(".")[0] if name.startswith("service.") else part
+            if other not in {part} | SERVICE.get(part, set()):
+                wrong.add((module, name))
+    assert not wrong
+
+
+@pytest.mark.parametrize("library", KEEPERS)
+def test_libraries_stay_with_their_keepers(library: str) -> None:
+    users = {name for name in MODULES if name.startswith("service.")}
+    users = {name for name in users if library in {used.split(".")[0] for used in imports(name)}}
+    assert users
+    assert {name for name in users if not f"{name}.".startswith(KEEPERS[library])} == set()
 
 
 def test_only_the_engine_and_the_command_know_the_networks() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -97,10 +97,7 @@ def stream_encode(tokenizer: OmniTokenizer, chunks: Iterable[Tensor]) -> Iterato
         Codes (B, t, h, w[, d]) as they become complete, t at least 1; together they are those of the whole clip.
     """
     if not tokenizer.config.streams:
-        pixels = torch.cat(list(chunks), dim=1)
-        with torch.inference_mode():
-            codes = tokenizer.encode(pixels)
-        yield codes
+        yield _join(tokenizer.encode, chunks)
         return
     state = None
     for chunk, last in _mark_last(chunks):
@@ -121,16 +118,19 @@ def stream_decode(tokenizer: OmniTokenizer, parts: Iterable[Tensor]) -> Iterator
         uint8 pixels (B, n, H, W, 3) with the padding still on.
     """
     if not tokenizer.config.streams:
-        codes = torch.cat(list(parts), dim=1)
-        with torch.inference_mode():
-            pixels = tokenizer.decode(codes)
-        yield pixels
+        yield _join(tokenizer.decode, parts)
         return
     state = None
     for part in parts:
         with torch.inference_mode():
             pixels, state = tokenizer.decode_chunk(part, state)
         yield pixels
+
+
+def _join(run: Callable[[Tensor], Tensor], parts: Iterable[Tensor]) -> Tensor:
+    whole = torch.cat(list(parts), dim=1)
+    with torch.inference_mode():
+        return run(whole)
 
 
 def _mark_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:

@@ -81,7 +81,7 @@ class BodyBudget:
 
     @contextmanager
     def taken(self) -> Iterator[Callable[[int], None]]:
-        """A function that takes bytes, or raises `overloaded`; all of them are given back at the end."""
+        """Yield a function that takes bytes, or raises `overloaded`; all of them are given back at the end."""
         mine = 0
 
         def take(size: int) -> None:
@@ -99,7 +99,7 @@ class BodyBudget:
 
 
 def parse_content_type(header: str | None, supported: tuple[str, ...]) -> ContentType:
-    """A parsed `Content-Type` header; none at all means bytes that are sniffed.
+    """Parse a `Content-Type` header; none at all means bytes that are sniffed.
 
     Args:
         header: its value, of a request or of a part of one.

@@ -21,7 +21,7 @@ class ClientGoneError(Exception):
 
 
 def problem_response(error: ProblemError, request_id: str, close: bool) -> Response:
-    """The answer to a refused request.
+    """Return the answer to a refused request.
 
     Args:
         error: the refusal.

@@ -9,7 +9,7 @@ class HttpMetrics(Protocol):
     """Receives one observation for each finished request. Every label comes from a closed set."""
 
     def observe(self, route: str, method: str, code: str, seconds: float, bytes_in: int, bytes_out: int) -> None:
-        """One request is over.
+        """Count a request that is over.
 
         Args:
             route: such as "/encode", or "other".
@@ -21,7 +21,7 @@ class HttpMetrics(Protocol):
         ...
 
     def in_flight(self, route: str, change: int) -> None:
-        """A request began (+1) or ended (-1)."""
+        """Count a request that began (+1) or ended (-1)."""
         ...
 
 

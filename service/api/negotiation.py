@@ -19,7 +19,7 @@ MSGPACK_ALIASES = {"application/x-msgpack": MSGPACK, "application/vnd.msgpack": 
 
 
 def parse_accept(header: str | None) -> list[tuple[str, float]]:
-    """Media ranges and their weights; a missing or empty header accepts everything.
+    """Return media ranges and their weights; a missing or empty header accepts everything.
 
     Raises:
         ProblemError: `bad-header`.
@@ -33,7 +33,7 @@ def parse_accept(header: str | None) -> list[tuple[str, float]]:
 
 
 def choose(header: str | None, offers: Sequence[str]) -> str | None:
-    """The best offer, or None when none is acceptable.
+    """Return the best offer, or None when none is acceptable.
 
     Args:
         header: the `Accept` header.
@@ -52,7 +52,7 @@ def choose(header: str | None, offers: Sequence[str]) -> str | None:
 
 
 def require(header: str | None, offers: Sequence[str], reason: str) -> str:
-    """The best offer.
+    """Return the best offer.
 
     Args:
         header: the `Accept` header.
@@ -89,7 +89,7 @@ def _range(text: str) -> tuple[str, float]:
 
 
 def _weight(offer: str, ranges: list[tuple[str, float]]) -> float:
-    """The weight of the most specific range that matches."""
+    """Return the weight of the most specific range that matches."""
     for pattern in (offer, f"{offer.partition('/')[0]}/*", ANY):
         weights = [weight for name, weight in ranges if name == pattern]
         if weights:

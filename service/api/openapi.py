@@ -64,7 +64,7 @@ def _parameters(options: type[BaseModel]) -> list[dict[str, Any]]:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    """A query parameter is missing rather than null."""
+    """Return the schema without null: a query parameter is missing instead."""
     choices = [choice for choice in schema.get("anyOf", []) if choice != {"type": "null"}]
     if len(choices) != 1:
         return schema

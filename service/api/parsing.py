@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
 
 from media.limits import check_bytes, check_kept
 from media.media_types import HEAD_BYTES, MEDIA_TYPES, sniff
 from service.api.body import MULTIPART, OCTETS, Body, BodyKind, parse_content_type
+from service.api.multipart import Part, read_parts
 from service.errors import ProblemError
 from service.formats.codes import FORMATS, read_codes, sniff_codes
 from service.formats.json import from_base64, read_json
@@ -26,8 +25,6 @@ from service.sandbox.pool import MediaPool
 from service.settings import Limits
 
 MAX_OPTIONS_BYTES = 16_384
-MAX_PART_HEADERS = 8
-MAX_PART_HEADER_BYTES = 4096  # a file name of 255 bytes comes percent-encoded, and often in two spellings
 
 
 @dataclass(frozen=True)
@@ -68,14 +65,14 @@ class CodesUpload:
 
 
 def parse_media(body: Body, limits: Limits) -> MediaUpload:
-    """The media or the array in the body of `/encode` and `/reconstruct`.
+    """Return the media or the array in the body of `/encode` and `/reconstruct`.
 
     Raises:
         ProblemError: for anything wrong with it.
     """
     media_type = body.content_type.media_type
     if media_type == MULTIPART:
-        parts = _parts(body, "media")
+        parts = read_parts(body, "media")
         part = parts["media"]
         declared = parse_content_type(part.content_type, (*MEDIA_TYPES, OCTETS)).media_type
         upload = MediaUpload(bytes(part.data), _declared(declared), options=_options(parts))
@@ -94,14 +91,14 @@ def parse_media(body: Body, limits: Limits) -> MediaUpload:
 
 
 def parse_codes(body: Body, limits: Limits) -> CodesUpload:
-    """The tokens or latents in the body of `/decode`.
+    """Return the tokens or latents in the body of `/decode`.
 
     Raises:
         ProblemError: for anything wrong with them.
     """
     media_type, data, options = body.content_type.media_type, body.data, None
     if media_type == MULTIPART:
-        parts = _parts(body, "tokens")
+        parts = read_parts(body, "tokens")
         part = parts["tokens"]
         data, options = bytes(part.data), _options(parts)
         media_type = parse_content_type(part.content_type, (*FORMATS, OCTETS)).media_type
@@ -151,103 +148,13 @@ def _check_array(array: NDArray[Any], limits: Limits) -> NDArray[np.uint8]:
     return clip
 
 
-@dataclass
-class _Part:
-    name: str
-    content_type: str | None
-    data: bytearray
-
-
-def _options(parts: dict[str, _Part]) -> object:
+def _options(parts: dict[str, Part]) -> object:
     if "options" not in parts:
         return None
     data = parts["options"].data
     if len(data) > MAX_OPTIONS_BYTES:
         raise ProblemError("body-too-large", "the options are too long", MAX_OPTIONS_BYTES, len(data))
     return read_json(data, "the part options")
-
-
-def _parts(body: Body, main: str) -> dict[str, _Part]:
-    """The parts of a multipart body by name: `main`, and perhaps `options`."""
-    if not body.content_type.boundary:
-        raise ProblemError("malformed-body", "the multipart body has no boundary in its Content-Type")
-    reader = _PartReader((main, "options"))
-    try:
-        parser = MultipartParser(
-            body.content_type.boundary,
-            reader.callbacks(),
-            max_header_count=MAX_PART_HEADERS,
-            max_header_size=MAX_PART_HEADER_BYTES,
-        )
-        parser.write(body.data)
-        parser.finalize()
-    except (FormParserError, ValueError) as error:
-        raise ProblemError("malformed-body", "the body is not valid multipart/form-data") from error
-    if not reader.ended:
-        raise ProblemError("malformed-body", "the multipart body ends before its closing boundary")
-    if main not in reader.parts:
-        raise ProblemError("missing-part", f"the body has no part named {main}")
-    if not reader.parts[main].data:
-        raise ProblemError("malformed-body", f"the part {main} is empty")
-    return reader.parts
-
-
-class _PartReader:
-    """Collects the parts that are expected, each once, and refuses the rest."""
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
-        self.parts: dict[str, _Part] = {}
-        self.ended = False
-        self._headers: dict[str, str] = {}
-        self._field = self._value = b""
-        self._part: _Part | None = None
-
-    def callbacks(self) -> Any:
-        """The hooks of the streaming parser."""
-        return {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_field,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_headers_finished": self._headers_finished,
-            "on_part_data": self._data,
-            "on_end": self._end,
-        }
-
-    def _begin(self) -> None:
-        self._headers = {}
-
-    def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._field += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def _header_end(self) -> None:
-        self._headers[self._field.decode("latin-1").lower()] = self._value.decode("latin-1")
-        self._field = self._value = b""
-
-    def _headers_finished(self) -> None:
-        _, parameters = parse_options_header(self._headers.get("content-disposition"))
-        name = parameters.get(b"name", b"").decode("latin-1")
-        if name not in self._names:
-            file, options = self._names
-            detail = f"send the file in a part named {file}; options go into the query, or into a part named {options}"
-            raise ProblemError("malformed-body", detail)
-        if name in self.parts:
-            raise ProblemError("malformed-body", f"the part {name} occurs twice")
-        if self._headers.get("content-transfer-encoding", "binary").strip().lower() not in ("binary", "8bit", "7bit"):
-            raise ProblemError("unsupported-encoding", "send each part without a transfer encoding")
-        self._part = _Part(name, self._headers.get("content-type"), bytearray())
-        self.parts[name] = self._part
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        assert self._part is not None
-        self._part.data += data[start:end]
-
-    def _end(self) -> None:
-        self.ended = True
 
 
 _ENVELOPE = {

@@ -19,7 +19,7 @@ class _FramesPerSecond(ProgressColumn):
 
 
 def one(item: object) -> int:
-    """Each item is one frame."""
+    """Return 1: each item is one frame."""
     return 1
 
 

@@ -69,7 +69,7 @@ def application(settings: Settings) -> serve.Application:
 
 
 def build(args: dict[str, Any]) -> serve.Application:
-    """The application as `serve deploy` and `serve run` want it.
+    """Return the application as `serve deploy` and `serve run` want it.
 
     Args:
         args: fields of `Settings`; what is missing comes from `OMNITOK_*` variables.
@@ -184,7 +184,7 @@ def _check_bundles(settings: Settings) -> None:
 
 
 def _reason() -> str:
-    """The first message of a deployment that failed, its last line only."""
+    """Return the first message of a deployment that failed, its last line only."""
     for app in serve.status().applications.values():
         for deployment in app.deployments.values():
             lines = deployment.message.strip().splitlines()

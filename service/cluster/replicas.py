@@ -47,7 +47,7 @@ class Tokenizer:
         self._backend = LocalBackend(engine.cards, engine.run, settings, self._metrics)
 
     async def models(self) -> list[ModelCard]:
-        """The bundles that this replica serves."""
+        """Return the bundles that this replica serves."""
         return await self._backend.models()
 
     async def encode(self, *arguments: Any) -> Encoded | ProblemError:
@@ -69,7 +69,7 @@ class Tokenizer:
         self._backend.check_health()
 
     def __del__(self) -> None:
-        """Called by Ray Serve when the replica has drained."""
+        """Stop what runs; Ray Serve calls this when the replica has drained."""
         self._backend.close()
 
     async def _answer(self, work: Awaitable[Answer]) -> Answer | ProblemError:
@@ -85,7 +85,7 @@ class Tokenizer:
 
 
 class RayBackend:
-    """The tokenizer tier behind a deployment handle; a `contract.Backend`.
+    """The tokenizer tier behind a deployment handle; a `types.Backend`.
 
     Args:
         handle: the `Tokenizer` deployment.
@@ -102,7 +102,7 @@ class RayBackend:
         self._asking = asyncio.Lock()
 
     async def models(self) -> list[ModelCard]:
-        """The bundles that are served, the default one first; a living replica said so in the last few seconds."""
+        """Return the bundles, the default one first; a living replica named them in the last few seconds."""
         clock = asyncio.get_running_loop().time
         async with self._asking:
             if clock() >= self._cards_until:
@@ -173,13 +173,13 @@ class Ingress:
         self._backend = RayBackend(tokenizer, settings, self._metrics)
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
-        """Called by Ray Serve when the replica starts; what this returns is what it serves."""
+        """Return the application that Ray Serve serves from this replica."""
         await self._media.start()
         self._reporter = asyncio.create_task(self._report())
         return create_app(self._backend, self._media, self._settings, self._metrics)
 
     async def __del__(self) -> None:
-        """Called by Ray Serve when the replica has drained."""
+        """Stop what runs; Ray Serve calls this when the replica has drained."""
         self._reporter.cancel()
         await self._media.stop()
 

@@ -24,8 +24,10 @@ from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.types import ModelCard, Size, TokenizerKey
 
 WARM_UP_SIDE = 64  # pixels; enough to load every library that a real request needs
-KERNEL_SIDES = (128, 136)  # pixels; kernels compile apart for grids that their tiles divide and for others
-LONG, MANY = 8, 8  # latent frames after the first, clips: some kernels take any longer clips, few or many, as these
+KERNEL_SIDES = (128, 136)  # pixels; kernels are compiled once for grids that their tiles divide and once for others
+# Some kernels take any longer clips, few or many, as they take these.
+LONG_CLIP_LATENT_FRAMES = 8  # after the first
+MANY_CLIPS = 8
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 log = logging.getLogger("ray.serve")
@@ -79,7 +81,7 @@ class Engine:
             if compiled is None:
                 self._try_out(card, [(frames, WARM_UP_SIDE, WARM_UP_SIDE) for frames in sorted(lengths)])
                 continue
-            long = 1 + LONG * card.temporal_patch
+            long = 1 + LONG_CLIP_LATENT_FRAMES * card.temporal_patch
             lengths |= {long, *(frames for frames, _, _ in sizes)}
             small = [(frames, side, side) for frames, side in product(sorted(lengths), KERNEL_SIDES)]
             usual = {}
@@ -87,7 +89,7 @@ class Engine:
                 most = min(batch_requests, batch_tokens // card.geometry.positions(size))
                 usual[size] = [batch for batch in BATCHES if batch <= max(1, most)]
             shapes = [(batch, *size) for size, batches in usual.items() for batch in batches]
-            shapes += [(1, *size) for size in small] + [(MANY, long, side, side) for side in KERNEL_SIDES]
+            shapes += [(1, *size) for size in small] + [(MANY_CLIPS, long, side, side) for side in KERNEL_SIDES]
             compiled.prepare(shapes)
             for size, batches in usual.items():
                 compiled.capture(size, batches)

@@ -28,7 +28,7 @@ class ClipSize(BaseModel):
     width: Extent
 
     def as_tuple(self) -> tuple[int, int, int]:
-        """(frames, height, width)."""
+        """Return (frames, height, width)."""
         return self.frames, self.height, self.width
 
 
@@ -139,7 +139,7 @@ class EncodeResult:
 
     @property
     def grid(self) -> tuple[int, int, int]:
-        """Latent positions (t, h, w)."""
+        """Return the latent positions (t, h, w)."""
         tensor = self.latents if self.tokens is None else self.tokens
         assert tensor is not None
         t, h, w = tensor.shape[:3]
@@ -153,7 +153,7 @@ class EncodeResult:
 
 
 def parse_meta(fields: dict[str, Any]) -> EncodeMeta:
-    """The description in plain data.
+    """Return the metadata in plain data.
 
     Raises:
         ProblemError: `invalid-options`, naming the fields but never their values.
@@ -165,7 +165,7 @@ def parse_meta(fields: dict[str, Any]) -> EncodeMeta:
 
 
 def pointers(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
-    """Up to 20 problem-document entries that name known fields and say what is wrong, and echo nothing.
+    """Return up to 20 problem-document entries that name known fields and say what is wrong, and echo nothing.
 
     Args:
         error: what pydantic raised.

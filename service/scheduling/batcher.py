@@ -92,11 +92,11 @@ class Batcher:
 
     @property
     def queued_requests(self) -> int:
-        """Items that wait."""
+        """Return the number of items that wait."""
         return len(self._keys)
 
     def budget(self, key: Key) -> int:
-        """Latent positions that a batch of `key` may hold now."""
+        """Return the latent positions that a batch of `key` may hold now."""
         return self._budgets.get(key, self.max_tokens)
 
     def submit(self, item: Item) -> None:
@@ -167,7 +167,7 @@ class Batcher:
             del self._budgets[next(iter(self._budgets))]
 
     def retry_after(self) -> float:
-        """Seconds until the present queue has drained, from the rate of the last batches."""
+        """Return the seconds until the present queue has drained, from the rate of the last batches."""
         least, most = RETRY_AFTER_SECONDS
         return least if self._rate is None else min(most, max(least, self.queued_tokens / self._rate))
 

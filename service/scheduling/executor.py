@@ -29,10 +29,10 @@ class Observer(Protocol):
     """The observer of the executor; called on the event loop."""
 
     def queue(self, requests: int, tokens: int) -> None:
-        """The queue has changed to this length."""
+        """Report the length of the queue."""
 
     def batch(self, batch: Batch, seconds: float) -> None:
-        """A batch has ended after `seconds`."""
+        """Count a batch that took `seconds`."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ def _draining() -> ProblemError:
     return ProblemError("draining", "This replica is shutting down.", retry_after_seconds=1)
 
 
-class Driver:
+class BatchExecutor:
     """Runs what the batcher chooses, one batch at a time.
 
     Args:
-        run: maps a key and payloads to as many results, in order; called on the driver's own thread.
+        run: maps a key and payloads to as many results, in order; called on the executor's own thread.
         batcher: the queues.
         observer: where batches and queue lengths are reported.
     """

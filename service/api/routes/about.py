@@ -15,14 +15,14 @@ router = APIRouter(tags=["service"])
 
 @router.get("/limits")
 async def limits(services: ServicesOf) -> dict[str, float]:
-    """Every limit in force; bytes, pixels, frames and seconds as the names say."""
+    """List every limit in force; bytes, pixels, frames and seconds as the names say."""
     settings = services.settings
     return settings.limits.model_dump() | {"request_seconds": settings.request_seconds}
 
 
 @router.get("/version")
 async def about() -> dict[str, str]:
-    """The version of the service."""
+    """Return the version of the service."""
     return {"name": "omnitok", "version": version("omnitok")}
 
 

@@ -16,7 +16,7 @@ from service.operations.options import DecodeOptions
 
 
 async def decode(exchange: Exchange, upload: CodesUpload, options: DecodeOptions) -> Response:
-    """Tokens or latents to an image, a video, or raw frames."""
+    """Decode tokens or latents to an image, a video, or raw frames."""
     plan = plan_decode(await exchange.backend.models(), upload.result, options)
     exchange.use(plan.card)
     check_size(plan.card, plan.size, exchange.limits)

@@ -23,7 +23,7 @@ GIVES = (NPZ, MSGPACK, SAFETENSORS, JSON, NPY)
 
 
 async def encode(exchange: Exchange, upload: MediaUpload, options: EncodeOptions) -> Response:
-    """Image or video to tokens, latents, or both."""
+    """Encode an image or a video to tokens, latents, or both."""
     plan = plan_encode(await exchange.backend.models(), options)
     exchange.use(plan.card)
     exchange.choose(_offers(plan.want), "the answer")

@@ -14,12 +14,12 @@ router = APIRouter(tags=["models"])
 
 @router.get("/models")
 async def models(services: ServicesOf) -> dict[str, Any]:
-    """The bundles that are served; the first one is the default."""
+    """List the bundles that are served; the first one is the default."""
     cards = await services.backend.models()
     return {"default": find_card(cards, None).id, "models": [card.as_dict() for card in cards]}
 
 
 @router.get("/models/{model}")
 async def model(model: str, services: ServicesOf) -> dict[str, Any]:
-    """One bundle: hash, head, codebook, patch sizes, precision, licence."""
+    """Describe one bundle: hash, head, codebook, patch sizes, precision, licence."""
     return find_card(await services.backend.models(), model).as_dict()

@@ -17,7 +17,7 @@ from service.operations.reconstruct import reconstruct as run
 
 
 async def reconstruct(exchange: Exchange, upload: MediaUpload, options: ReconstructOptions) -> Response:
-    """Image or video through the tokenizer and back, in one visit."""
+    """Pass an image or a video through the tokenizer and back, in one visit."""
     card = find_card(await exchange.backend.models(), options.model)
     exchange.use(card)
     clip = await upload.clip(exchange.media, options)

@@ -1,4 +1,4 @@
-"""The driver with real threads and a scripted engine: who gets which answer when things go right and wrong."""
+"""The executor with real threads and a scripted engine: who gets which answer when things go right and wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from service.errors import ProblemError
 from service.scheduling.batcher import Batch, Batcher
-from service.scheduling.executor import DeviceFault, Driver, OutOfMemory
+from service.scheduling.executor import BatchExecutor, DeviceFault, OutOfMemory
 from service.types import TokenizerKey
 
 KEY = TokenizerKey("m", "encode", "pixels", (1, 8, 8))
@@ -57,17 +57,17 @@ class Rig:
     engine: Engine
     batcher: Batcher
     reports: Reports
-    driver: Driver
+    executor: BatchExecutor
 
     async def occupy(self) -> asyncio.Task[Any]:
         """Make the engine busy with one item until the gate opens."""
-        task = asyncio.create_task(self.driver.submit(OTHER, 1, 0, 60))
+        task = asyncio.create_task(self.executor.submit(OTHER, 1, 0, 60))
         await asyncio.to_thread(self.engine.entered.wait)
         return task
 
     async def crowd(self, payloads: Sequence[Any], cost: int = 1) -> list[asyncio.Task[Any]]:
         """Submit items that have to wait, so that they form batches."""
-        tasks = [asyncio.create_task(self.driver.submit(KEY, cost, payload, 60)) for payload in payloads]
+        tasks = [asyncio.create_task(self.executor.submit(KEY, cost, payload, 60)) for payload in payloads]
         await asyncio.sleep(0)
         return tasks
 
@@ -75,10 +75,10 @@ class Rig:
 @pytest.fixture
 async def rig() -> AsyncIterator[Rig]:
     engine, batcher, reports = Engine(), Batcher(64, 8, 1000), Reports()
-    driver = Driver(engine.run, batcher, reports)
-    yield Rig(engine, batcher, reports, driver)
+    executor = BatchExecutor(engine.run, batcher, reports)
+    yield Rig(engine, batcher, reports, executor)
     engine.gate.set()
-    driver.close()
+    executor.close()
 
 
 async def test_what_arrives_while_a_batch_runs_forms_the_next(rig: Rig) -> None:
@@ -150,7 +150,7 @@ async def test_a_device_fault_fails_the_batch_and_is_remembered(rig: Rig) -> Non
     rig.engine.gate.set()
     answers = await asyncio.gather(first, *crowd, return_exceptions=True)
     assert all(isinstance(answer, DeviceFault) for answer in answers[1:])
-    assert rig.driver.fault is answers[1]
+    assert rig.executor.fault is answers[1]
     assert len(rig.engine.batches) == 2, "a broken device is not tried again"
 
 
@@ -170,9 +170,9 @@ async def test_a_cancelled_caller_leaves_the_queue(rig: Rig) -> None:
 async def test_a_late_item_is_answered_while_the_engine_is_busy(rig: Rig) -> None:
     first = await rig.occupy()
     with pytest.raises(ProblemError) as late:
-        await rig.driver.submit(KEY, 1, 1, 0.02)
+        await rig.executor.submit(KEY, 1, 1, 0.02)
     assert late.value.code == "deadline-exceeded"
-    assert rig.driver.busy_seconds > 0
+    assert rig.executor.busy_seconds > 0
     rig.engine.gate.set()
     assert (await first)[0] == 0
     assert rig.engine.batches == [[0]]
@@ -182,7 +182,7 @@ async def test_a_full_queue_refuses_at_once(rig: Rig) -> None:
     first = await rig.occupy()
     crowd = await rig.crowd([1], cost=1000)
     with pytest.raises(ProblemError) as refused:
-        await rig.driver.submit(KEY, 1, 2, 60)
+        await rig.executor.submit(KEY, 1, 2, 60)
     assert refused.value.code == "overloaded"
     rig.engine.gate.set()
     assert [answer[0] for answer in await asyncio.gather(first, *crowd)] == [0, 2]
@@ -190,18 +190,18 @@ async def test_a_full_queue_refuses_at_once(rig: Rig) -> None:
 
 async def test_an_engine_that_loses_answers_is_an_error_for_each(rig: Rig) -> None:
     rig.engine.gate.set()
-    driver = Driver(lambda key, payloads: [], Batcher(8, 8, 8), rig.reports)
+    executor = BatchExecutor(lambda key, payloads: [], Batcher(8, 8, 8), rig.reports)
     with pytest.raises(RuntimeError, match="answered 0 of 1"):
-        await driver.submit(KEY, 1, 0, 60)
-    driver.close()
+        await executor.submit(KEY, 1, 0, 60)
+    executor.close()
 
 
 async def test_closing_refuses_what_waits(rig: Rig) -> None:
     first = await rig.occupy()
     crowd = await rig.crowd(range(2))
-    rig.driver.close()
+    rig.executor.close()
     answers = await asyncio.gather(first, *crowd, return_exceptions=True)
     assert {answer.code for answer in answers} == {"draining"}
     with pytest.raises(ProblemError) as late:
-        await rig.driver.submit(KEY, 1, 0, 60)
+        await rig.executor.submit(KEY, 1, 0, 60)
     assert late.value.code == "draining"
