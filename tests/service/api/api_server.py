@@ -51,7 +51,7 @@ class BlockBackend:
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size | None) -> Decoded:
         await self._wait()
-        assert codes.dtype == (np.int32 if model == VQ.id else np.float32)
+        assert codes.dtype == (np.int32 if codes.ndim == 3 else np.float32)
         return Decoded(self._pixels(codes, size), TIMING)
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8]) -> Decoded:

@@ -73,7 +73,7 @@ TOKENS = [
     _decode("hash that is not a hash", "invalid-options", codes(NINE, bundle="../demo")),
     _decode("no hash", "invalid-options", packed(tokens=pack_tensor(NINE))),
     _decode("unknown model for tokens", "unknown-model", codes(NINE), status=404, query="?model=none"),
-    _decode("latents for a vq bundle", "invalid-tensor", codes(None, latents=envelope("<f4", [1, 2, 2, 4]))),
+    _decode("latents of nine channels", "invalid-tensor", codes(None, latents=envelope("<f4", [1, 2, 2, 9]))),
     _decode("size that has another grid", "bad-grid", codes(NINE, size=SIZE | {"height": 64})),
     _decode("height that has another grid", "bad-grid", codes(NINE, size=SIZE), query="?height=80"),
     _decode("frames that have another grid", "bad-grid", codes(NINE), query="?frames=2"),

@@ -286,6 +286,14 @@ def test_safetensors_hold_latents_in_bfloat16(post: Post) -> None:
     assert post("/decode", content=body, **request).content == expected.content
 
 
+def test_latents_of_a_vq_bundle_are_decoded_too(post: Post) -> None:
+    request = {"content": picture(), "headers": {"Content-Type": "image/png"}}
+    latents = post("/encode", params={"output": "latents"}, **request)
+    back = post("/decode", "application/x-npy", content=latents.content, headers={"Content-Type": "application/x-npz"})
+    assert back.headers["x-omnitok-model"] == VQ.id
+    assert np.load(io.BytesIO(back.content)).shape == (1, 48, 64, 3)
+
+
 def test_tokens_find_their_bundle_by_hash(post: Post) -> None:
     request = {"content": picture(), "headers": {"Content-Type": "image/png"}}
     latents = post("/encode", params={"model": VAE.id}, **request)
