@@ -13,7 +13,9 @@ from media.errors import MediaError
 if TYPE_CHECKING:
     from media.limits import MediaLimits
 
-CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263")
+CODECS = (
+    "h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "mpeg1video", "mpeg2video", "msmpeg4v2", "msmpeg4v3"
+)  # fmt: skip
 DEMUXERS = ("mov", "matroska", "avi")
 TRUSTED_DEMUXERS = (*DEMUXERS, "mpeg", "mpegts", "ogg", "flv", "asf")
 

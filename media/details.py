@@ -53,7 +53,7 @@ def of_picture(image: Image.Image, orientation: str) -> FileDetails:
     """Describe an opened picture."""
     profile = image.info.get("icc_profile")
     colour = f"{_mode(image)}, {_profile(profile) if profile else 'no profile, taken for sRGB'}"
-    is_animated = image.format in ("GIF", "PNG", "WEBP") and bool(getattr(image, "is_animated", False))
+    is_animated = image.format in ("GIF", "PNG", "WEBP", "AVIF") and bool(getattr(image, "is_animated", False))
     return FileDetails(str(image.format), image.height, image.width, orientation, colour, is_animated=is_animated)
 
 

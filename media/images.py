@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import AvifImagePlugin, Image
 
 from media import details
 from media.colour import on_white
@@ -32,7 +32,11 @@ FORMATS = {
     "image/gif": "GIF",
     "image/bmp": "BMP",
     "image/tiff": "TIFF",
+    "image/avif": "AVIF",
 }
+
+# A process reads one file at a time; the service's workers may start no threads.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 _ORIENTATION = 0x0112
 # Tags of TIFF that cameras set in raw files, whose first picture is a preview.
@@ -118,7 +122,7 @@ class StillReader(FrameReader):
 
 
 class AnimationReader(FrameReader):
-    """Frames of an animated GIF, PNG or WebP; `is_video` is false if the file turns out to hold one picture.
+    """Frames of an animated GIF, PNG, WebP or AVIF; `is_video` is false if the file turns out to hold one picture.
 
     Args, Raises: as `StillReader`.
     """

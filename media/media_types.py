@@ -7,7 +7,7 @@ import re
 from media.errors import MediaError
 from media.truncation import ebml_size
 
-IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/tiff")
+IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif")
 VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo")
 MEDIA_TYPES = IMAGE_TYPES + VIDEO_TYPES
 IMAGE_OUTPUTS = ("image/png", "image/jpeg", "image/webp")
@@ -37,6 +37,7 @@ FAMILIES = {
     "image/x-tif": "image/tiff",
     "image/x-tiff": "image/tiff",
     "image/x-ms-bmp": "image/bmp",
+    "image/avif-sequence": "image/avif",
 }
 
 HEAD_BYTES = 4096
@@ -44,9 +45,11 @@ HEAD_BYTES = 4096
 # Sizes of the second header of a BMP, whose first two bytes alone say little.
 _BMP_HEADERS = (12, 16, 40, 52, 56, 64, 108, 124)
 
-# Brands of the same box structure whose files hold pictures or sound only.
+# Brands of the same box structure whose files hold pictures or sound only; the general ones say nothing of the codec.
+_AVIF_BRANDS = (b"avif", b"avis")
+_GENERAL_STILL_BRANDS = (b"mif1", b"msf1")
 _STILL_BRANDS = frozenset(
-    b"avif avis heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1 miaf MiHE MiHB jpeg jpgs avci avcs".split()
+    b"heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1 miaf MiHE MiHB jpeg jpgs avci avcs".split()
 ) | {b"crx ", b"jp2 ", b"jpx ", b"jpm ", b"jxl "}
 _SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ", b"F4A ", b"F4B ")
 _MP4_BRAND = re.compile(rb"iso[m2-9]|mp4[12]|avc1|hvc1|hev1|av01|M4V[ HP]|dash|cmf[2cf]")
@@ -164,7 +167,7 @@ def describe(head: bytes) -> str:
         major = head[8:12]
         if major in _SOUND_BRANDS:
             return "sound"
-        return "an AVIF picture" if major in (b"avif", b"avis") else "a HEIF picture or another file of its family"
+        return "a HEIF picture or another file of its family"
     names = (name for position, magic, name in _OTHERS if head.startswith(magic, position))
     return next(names, "of a format that is not known here")
 
@@ -207,6 +210,8 @@ def _iso_brand(head: bytes) -> str | None:
     major, others = head[8:12], [head[i : i + 4] for i in range(16, min(length, len(head), 128), 4)]
     if major == b"qt  ":
         return "video/quicktime"
+    if major in _AVIF_BRANDS or (major in _GENERAL_STILL_BRANDS and any(brand in _AVIF_BRANDS for brand in others)):
+        return "image/avif"
     if length < 16 or major in _STILL_BRANDS or major in _SOUND_BRANDS or not _BRAND.fullmatch(major):
         return None
     if any(_MP4_BRAND.fullmatch(brand) for brand in (major, *others)):

@@ -30,7 +30,7 @@ class MediaOptions:
         stride: step of "stride" sampling, frames.
         start_s, end_s: window of a clip, seconds from its first frame, start included and end excluded. A still
             picture has no time: window and sampling do not apply to it.
-        animated: read all frames of an animated GIF, PNG or WebP instead of its first.
+        animated: read all frames of an animated GIF, PNG, WebP or AVIF instead of its first.
 
     Raises:
         MediaError: "invalid-options" for a value out of its range.

@@ -207,7 +207,9 @@ class ClipReader(FrameReader):
 
     def _read_times(self) -> Timeline:
         survey = self._survey
-        timeline = timestamps.from_packets(survey.packets, survey.base, survey.reorders)
+        # AVI holds no time stamps, and those that FFmpeg makes up for frames that share a packet are out of order.
+        is_made_up = survey.reorders and self._media_type == "video/x-msvideo"
+        timeline = None if is_made_up else timestamps.from_packets(survey.packets, survey.base, survey.reorders)
         return self._decode_times() if timeline is None else timeline
 
     def _decode_times(self) -> Timeline:

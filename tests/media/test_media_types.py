@@ -18,6 +18,7 @@ FILES = {
     "image/gif": animation(CLIP, "GIF"),
     "image/bmp": picture(CLIP[0], "BMP"),
     "image/tiff": picture(CLIP[0], "TIFF"),
+    "image/avif": picture(CLIP[0], "AVIF"),
     "video/mp4": video(CLIP),
     "video/quicktime": video(CLIP, container="mov"),
     "video/x-matroska": video(CLIP, container="matroska"),
@@ -57,7 +58,6 @@ def test_parameters_and_case_of_a_label_do_not_matter() -> None:
 @pytest.mark.parametrize(
     "head",
     [
-        b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf",
         b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
         b"\0\0\0\x18ftypM4A \0\0\0\0isommp42",
         b"\0\0\0\x14ftyp\0\0\0\0\0\0\0\0",
@@ -79,7 +79,7 @@ def test_other_formats_are_nothing_to_us(head: bytes) -> None:
     [
         (b"%PDF-1.7", "a PDF document"),
         (b"FLV\x01\x05", "a Flash video"),
-        (b"\0\0\0\x20ftypavif\0\0\0\0avifmif1miaf", "an AVIF picture"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIF picture"),
         (b"\0\0\0\x18ftypM4A \0\0\0\0isommp42", "sound"),
         (b"G" + bytes(187) + b"G" + bytes(187), "an MPEG transport stream"),
         (b"<!DOCTYPE html>", "a text in HTML"),

@@ -143,6 +143,61 @@ def test_a_short_window_of_a_long_clip_is_read() -> None:
     assert len(read(buffer.getvalue(), MediaOptions(start_s=400.0, end_s=500.0, frames=17))) == 17
 
 
+def test_frames_that_share_a_packet_keep_their_order() -> None:
+    """DivX packs the frame that others refer to with the first of these, and leaves an empty packet later."""
+    clip = pattern(12, 64, 96)
+    with av.open(io.BytesIO(video(clip, "mpeg4", "avi", fps=25, options={"bf": "2", "b": "4M"}))) as plain:
+        stored = [bytes(packet) for packet in plain.demux(video=0) if packet.size]
+        buffer = io.BytesIO()
+        with av.open(buffer, "w", format="avi") as file:
+            copy = file.add_stream_from_template(plain.streams.video[0])
+            for number, data in enumerate(packed(stored)):
+                packet = av.Packet(data)
+                packet.stream, packet.time_base, packet.is_keyframe = copy, Fraction(1, 25), number == 0
+                packet.pts = packet.dts = number
+                file.mux_one(packet)
+    reader = open_frames(io.BytesIO(buffer.getvalue()), Limits())
+    frames = list(reader)
+    assert psnr(np.stack(frames), clip) > 35
+    assert reader.info().sampled_pts == pytest.approx(np.arange(12) / 25)
+
+
+def packed(frames: list[bytes]) -> list[bytes]:
+    """Pack MPEG-4 frames, in stored order, as DivX does."""
+    start = b"\0\0\1\xb6"
+    is_b = [data[data.index(start) + 4] >> 6 == 2 for data in frames]
+    at = frames[0].index(start)
+    made = [frames[0][:at] + b"\0\0\1\xb2DivX503b1393p" + frames[0][at:]]
+    number = 1
+    while number < len(frames):
+        end = number + 1
+        while end < len(frames) and is_b[end]:
+            end += 1
+        group = frames[number:end]
+        made += [b"".join(group[:2]), *group[2:], *[start + b"\x50\x5f"] * (len(group) > 1)]
+        number = end
+    return made
+
+
+@pytest.mark.parametrize(
+    ("codec", "container", "pixel_format"),
+    [
+        ("msmpeg4", "avi", "yuv420p"),
+        ("msmpeg4v2", "avi", "yuv420p"),
+        ("mjpeg", "avi", "yuvj420p"),
+        ("mjpeg", "mov", "yuvj420p"),
+        ("mpeg4", "3gp", "yuv420p"),
+        ("h263", "3gp", "yuv420p"),
+        ("mpeg2video", "matroska", "yuv420p"),
+    ],
+)
+def test_older_codecs_are_read(codec: str, container: str, pixel_format: str) -> None:
+    clip = pattern(4, 144, 176)
+    data = video(clip, codec, container, fps=25, options={"b": "8M"}, pixel_format=pixel_format)
+    # H.263 states pixels that are not square.
+    assert psnr(read(data, MediaOptions(size=(144, 176), fit="stretch")), clip) > 28
+
+
 def test_a_refused_codec_is_named() -> None:
     data = video(CLIP, "prores", "mov", options={}, pixel_format="yuv422p10le")
     with pytest.raises(MediaError, match=r"codec is prores; accepted are h264, .*mpeg4") as caught:

@@ -89,6 +89,10 @@ MAKERS: dict[str, Callable[[], bytes]] = {
     "swapped.jpg": lambda: picture(PHOTO, "JPEG", icc_profile=_profile(swap=True)),
     "lossy.webp": lambda: picture(PHOTO, "WEBP"),
     "alpha.webp": lambda: picture(_alpha(PHOTO), "WEBP"),
+    "rgb.avif": lambda: picture(PHOTO, "AVIF", quality=90),
+    "alpha.avif": lambda: picture(_alpha(PHOTO), "AVIF"),
+    "swapped.avif": lambda: picture(PHOTO, "AVIF", icc_profile=_profile(swap=True)),
+    "animated.avif": lambda: animation(CLIP, "AVIF"),
     "rgb.bmp": lambda: picture(PHOTO, "BMP"),
     "palette.bmp": lambda: saved(PALETTE, "BMP"),
     "rgb.tiff": lambda: picture(PHOTO, "TIFF", compression="tiff_lzw"),
@@ -106,6 +110,7 @@ MAKERS: dict[str, Callable[[], bytes]] = {
     "animated-turned.webp": _animated_and_turned,
     **{f"turned-{value}.jpg": lambda value=value: _turned("JPEG", value) for value in range(1, 9)},  # type: ignore[misc]
     **{f"turned-{value}.png": lambda value=value: _turned("PNG", value) for value in range(1, 9)},  # type: ignore[misc]
+    **{f"turned-{value}.avif": lambda value=value: _turned("AVIF", value) for value in range(1, 9)},  # type: ignore[misc]
     **{f"turned-{value}.webp": lambda value=value: _turned("WEBP", value) for value in (2, 5, 6)},  # type: ignore[misc]
     **{
         f"{name}.mp4": lambda matrix=matrix: with_matrix(video(CLIP), matrix)  # type: ignore[misc]

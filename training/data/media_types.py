@@ -7,7 +7,7 @@ from typing import Literal
 
 Kind = Literal["images", "clips"]
 KINDS: tuple[Kind, ...] = ("images", "clips")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".avif", ".tif", ".tiff"})
 # Which demuxer reads a suffix: chosen by name, never by content, so that no playlist is taken for a video.
 VIDEO_FORMATS = {
     ".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".3gp": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi",
