@@ -40,6 +40,8 @@ def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
     if profile:
         try:
             embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            if picture.mode == "L" and embedded.profile.xcolor_space.strip() == "RGB":
+                picture = picture.convert("RGB")  # scanners write greys with the profile of their colours
             converted = ImageCms.profileToProfile(picture, embedded, ImageCms.createProfile("sRGB"), outputMode="RGB")
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             converted = None
@@ -100,7 +102,12 @@ def frame_rgb(frame: Any, tags: Tags) -> NDArray[np.uint8] | NDArray[np.uint16]:
         uint8 sRGB; or uint16 where `tags.is_wide`, to be resampled and then made sRGB by `wide_colour`.
     """
     has_alpha = any(component.is_alpha for component in frame.format.components)
-    kind = "rgba" if has_alpha else "rgb48le" if tags.is_wide else "rgb24"
+    is_deep = any(component.bits > 8 for component in frame.format.components)
+    kind = "rgba" if has_alpha else "rgb48le" if tags.is_wide or is_deep else "rgb24"
     matrix = None if frame.colorspace == tags.matrix else tags.matrix
     pixels = frame.to_ndarray(format=kind, src_colorspace=matrix, threads=1)
-    return np.asarray(on_white(Image.fromarray(pixels))) if has_alpha else pixels
+    if has_alpha:
+        return np.asarray(on_white(Image.fromarray(pixels)))
+    if kind == "rgb48le" and not tags.is_wide:  # FFmpeg's own eight bits are rounded down
+        return (np.minimum(pixels, wide_colour.WHITE_CODE) + np.uint16(128) >> 8).astype(np.uint8)
+    return pixels

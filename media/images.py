@@ -137,6 +137,8 @@ class AnimationReader(FrameReader):
             self._orientation = orientation(image)
             self._details = details.of_picture(image, str(self._orientation))
             pixels = image.width * image.height
+            # A single frame is an animation too if readers of stills see another picture.
+            is_behind_another = bool(image.info.get("default_image"))
             starts = [0.0]
             for _ in frames_of(image):
                 check_decoded(limits, len(starts), pixels, is_video=False)
@@ -144,7 +146,7 @@ class AnimationReader(FrameReader):
         self._duration_s = starts.pop()
         height, width = self._orientation.size(image.height, image.width)
         self._plan = plan(height, width, options.size, options.fit, limits, view.place)
-        self.is_video = len(starts) > 1
+        self.is_video = len(starts) > 1 or is_behind_another
         self._count = len(starts)
         self._chosen = choose(starts, options, view) if self.is_video else [0]
         # A JPEG has no frames.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import BinaryIO
 
-_EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_EBML, _SEGMENT, _VOID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\xec"
 _ESSENTIAL_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
 # Writers count the head of a RIFF chunk and its padding or not.
 _RIFF_SLACK = 9
@@ -62,6 +62,9 @@ def _segment_fits(file: BinaryIO, end: int) -> bool:
     head = file.read(4096)
     size, start = ebml_size(head, len(_EBML))
     segment = start + (size or 0)
+    while head[segment : segment + 1] == _VOID:
+        size, start = ebml_size(head, segment + len(_VOID))
+        segment = start + (size or 0)
     if head[segment : segment + 4] != _SEGMENT:
         return False
     size, start = ebml_size(head, segment + len(_SEGMENT))

@@ -30,7 +30,7 @@ _CHROMATICITIES = {
 _BT2020_LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
 _HLG_GAMMA = 1.2  # of a screen of PEAK_CD_M2
 _LEVELS = 1 << 16
-_WHITE_CODE = 255 << 8  # of FFmpeg's 16-bit RGB
+WHITE_CODE = 255 << 8  # of FFmpeg's 16-bit RGB
 _PIXELS_AT_ONCE = 1 << 16  # the intermediate values of whole frames would outgrow the caches
 
 
@@ -86,7 +86,7 @@ def srgb_light(codes: NDArray[np.floating]) -> NDArray[np.floating]:
 
 @cache
 def _light(transfer: int) -> NDArray[np.float32]:
-    codes = np.minimum(np.arange(_LEVELS) / _WHITE_CODE, 1)
+    codes = np.minimum(np.arange(_LEVELS) / WHITE_CODE, 1)
     return {PQ: pq_light, HLG: hlg_light}.get(transfer, srgb_light)(codes).astype(np.float32)
 
 

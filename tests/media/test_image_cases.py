@@ -127,6 +127,33 @@ def test_the_hidden_picture_of_an_animated_png_is_no_frame(mode: str) -> None:
     assert np.array_equal(read(data, MediaOptions(animated=True, start_s=0.2, frames=1)), expected[1:2])
 
 
+def test_a_single_frame_behind_a_hidden_picture_is_a_clip() -> None:
+    hidden, shown = Image.new("RGB", (16, 16), "grey"), Image.new("RGB", (16, 16), "red")
+    data = saved(hidden, "PNG", save_all=True, append_images=[shown], default_image=True, duration=200)
+    moving = opened(data, ANIMATED)
+    assert moving.is_video
+    assert (np.stack(list(moving)) == np.array([255, 0, 0])).all()
+    assert moving.info().frames_in == 1
+
+
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "L"), ("PNG", "LA"), ("PNG", "I;16"), ("JPEG", "L")])
+def test_greys_may_have_a_profile_of_colours(kind: str, mode: str) -> None:
+    grey = {
+        "L": Image.new("L", (16, 16), 128),
+        "LA": Image.new("LA", (16, 16), (128, 255)),
+        "I;16": Image.fromarray(np.full((16, 16), 0x8080, np.uint16)),
+    }[mode]
+    frame = read(saved(grey, kind, icc_profile=profile(b"RGB ")))[0]
+    assert np.abs(frame.astype(int) - 188).max() <= 1
+
+
+@pytest.mark.parametrize(("mode", "space"), [("RGB", b"GRAY"), ("CMYK", b"RGB ")])
+def test_a_profile_of_another_space_is_ignored(mode: str, space: bytes) -> None:
+    middle = Image.new("RGB", (16, 16), (128, 128, 128)).convert(mode)
+    frame = read(saved(middle, "JPEG", quality=95, icc_profile=profile(space)))[0]
+    assert np.abs(frame.astype(int) - 128).max() <= 1
+
+
 def test_the_hidden_picture_does_not_shine_through() -> None:
     hidden, shown = Image.new("RGBA", (16, 16), "blue"), Image.new("RGBA", (16, 16))
     last = Image.new("RGBA", (16, 16), "red")

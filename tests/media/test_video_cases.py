@@ -244,6 +244,25 @@ def test_other_ebml_headers_are_nothing_to_us(body: bytes) -> None:
     assert sniff(EBML + bytes([0x80 | len(body)]) + body) is None
 
 
+def test_what_is_void_before_the_segment_is_skipped() -> None:
+    data = video(CLIP, container="matroska")
+    at = data.index(b"\x18\x53\x80\x67")
+    padded = data[:at] + b"\xec\x85" + bytes(5) + b"\xec\x40\x64" + bytes(100) + data[at:]
+    assert read(padded).shape == CLIP.shape
+    with pytest.raises(MediaError, match="cut off"):
+        read(padded[:-10])
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "tolerance"), [("yuv420p", 2), ("yuvj420p", 3), ("yuv420p10le", 1), ("yuv444p10le", 1)]
+)
+def test_colours_of_every_depth_and_range_are_right(pixel_format: str, tolerance: int) -> None:
+    colour = (27, 140, 194)
+    solid = np.full((2, 64, 96, 3), colour, np.uint8)
+    made = read(video(solid, options={"qp": "0", "preset": "ultrafast"}, pixel_format=pixel_format))
+    assert np.abs(made.astype(int) - colour).max() <= tolerance
+
+
 def test_a_padded_doctype_is_decoded() -> None:
     data = video(CLIP, container="matroska")
     at = data.index(b"\x42\x82\x88matroska")
