@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Any
+from struct import Struct
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +15,44 @@ from media import wide_colour
 
 # Matrices of ITU-T H.273.
 _BT709, UNSPECIFIED, _BT601 = 1, 2, 5
+# The marks before the code points of pictures, and their layout.
+_CICP = Struct(">BB")
+_CODE_POINTS = {"image/png": (b"\0\0\0\4cICP", _CICP), "image/avif": (b"colrnclx", Struct(">HH"))}
 # Above these sides players take frames without a tag for high definition.
 _SD_WIDTH, _SD_HEIGHT = 1279, 576
 
 
-def on_white(picture: Image.Image, profile: bytes | None = None) -> Image.Image:
+class CodePoints(NamedTuple):
+    """The colour space of a picture as code points of ITU-T H.273."""
+
+    primaries: int
+    transfer: int
+
+
+def code_points(head: bytes, media_type: str) -> CodePoints | None:
+    """Return the code points of a wide or high-dynamic-range picture, which Pillow does not read.
+
+    Args:
+        head: the first bytes of the file.
+        media_type: of the file.
+
+    Returns:
+        None where there are none, or they are those of a common picture.
+    """
+    mark, layout = _CODE_POINTS.get(media_type, (b"", _CICP))
+    at = head.find(mark) + len(mark)
+    if not mark or at < len(mark) or len(head) < at + layout.size:
+        return None
+    found = CodePoints(*layout.unpack_from(head, at))
+    return found if found.transfer in wide_colour.RANGES or found.primaries in wide_colour.WIDE_PRIMARIES else None
+
+
+def on_white(picture: Image.Image, profile: bytes | CodePoints | None = None) -> Image.Image:
     """Convert a picture to sRGB and composite it on white where there is alpha.
 
     Args:
         picture: 8 bits a channel, without a palette.
-        profile: embedded colour profile, None if there is none.
+        profile: embedded colour profile, or code points in place of it; None if there are none.
     """
     if picture.mode not in ("RGBA", "LA"):
         return to_srgb(picture, profile)
@@ -35,8 +64,11 @@ def on_white(picture: Image.Image, profile: bytes | None = None) -> Image.Image:
     return Image.alpha_composite(white, colour).convert("RGB")
 
 
-def to_srgb(picture: Image.Image, profile: bytes | None) -> Image.Image:
+def to_srgb(picture: Image.Image, profile: bytes | CodePoints | None) -> Image.Image:
     """Apply an embedded profile; one that is damaged or of another colour space is ignored, as in browsers."""
+    if isinstance(profile, CodePoints):
+        codes = np.asarray(picture.convert("RGB")).astype(np.uint16) << np.uint16(8)
+        return Image.fromarray(wide_colour.to_srgb(codes, profile.transfer, profile.primaries))
     if profile:
         try:
             embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageCms
 
-from media.colour import UNSPECIFIED, Tags
+from media.colour import UNSPECIFIED, CodePoints, Tags
 from media.wide_colour import RANGES
 
 # Names of the code points of ITU-T H.273.
@@ -49,10 +49,9 @@ class FileDetails:
     is_animated: bool = False
 
 
-def of_picture(image: Image.Image, orientation: str) -> FileDetails:
+def of_picture(image: Image.Image, orientation: str, profile: bytes | CodePoints | None) -> FileDetails:
     """Describe an opened picture."""
-    profile = image.info.get("icc_profile")
-    colour = f"{_mode(image)}, {_profile(profile) if profile else 'no profile, taken for sRGB'}"
+    colour = f"{_mode(image)}, {_profile(profile)}"
     is_animated = image.format in ("GIF", "PNG", "WEBP", "AVIF") and bool(getattr(image, "is_animated", False))
     return FileDetails(str(image.format), image.height, image.width, orientation, colour, is_animated=is_animated)
 
@@ -74,7 +73,7 @@ def of_clip(container: Any, frame: Any, orientation: str, aspect: Fraction, tags
         _tag("primaries", tags.primaries, _STANDARDS),
         _tag("transfer", tags.transfer, _TRANSFERS),
         _RANGES.get(frame.color_range),
-        "tone-mapped to sRGB" if tags.transfer in RANGES else "converted to sRGB" if tags.is_wide else None,
+        _shown(tags.transfer) if tags.is_wide else None,
     ]
     colour = ", ".join(filter(None, parts))
     return FileDetails(container.format.long_name, frame.height, frame.width, orientation, colour, aspect)
@@ -85,12 +84,21 @@ def _mode(image: Image.Image) -> str:
     return f"{image.mode}, transparency shown on white" if transparent else image.mode
 
 
-def _profile(profile: bytes) -> str:
+def _profile(profile: bytes | CodePoints | None) -> str:
+    if isinstance(profile, CodePoints):
+        tags = _tag("primaries", profile.primaries, _STANDARDS), _tag("transfer", profile.transfer, _TRANSFERS)
+        return ", ".join([*filter(None, tags), _shown(profile.transfer)])
+    if not profile:
+        return "no profile, taken for sRGB"
     try:
         name = ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(io.BytesIO(profile))).strip()
     except (ImageCms.PyCMSError, OSError):
         return "damaged profile, taken for sRGB"
     return f"profile {name or 'without a name'}"
+
+
+def _shown(transfer: int) -> str:
+    return "tone-mapped to sRGB" if transfer in RANGES else "converted to sRGB"
 
 
 def _tag(name: str, value: int, names: dict[int, str]) -> str | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import AvifImagePlugin, Image
 
 from media import details
-from media.colour import on_white
+from media.colour import CodePoints, code_points, on_white
 from media.errors import MediaError
 from media.frame_reader import FrameReader, choose
 from media.limits import check_decoded, check_kept, check_picture
@@ -39,6 +39,7 @@ FORMATS = {
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 _ORIENTATION = 0x0112
+_HEAD_BYTES = 1 << 16  # what comes before the pixels, but for very large profiles
 # Tags of TIFF that cameras set in raw files, whose first picture is a preview.
 _SUBFILE_TYPE, _DNG_VERSION = 0x00FE, 0xC612
 _REDUCED = 1
@@ -79,7 +80,8 @@ class StillReader(FrameReader):
         with reading(media_type, limits):
             self._image = open_picture(file, media_type, limits)
             self._orientation = orientation(self._image)
-            self._details = details.of_picture(self._image, str(self._orientation))
+            self._profile = profile_of(self._image, file, media_type)
+            self._details = details.of_picture(self._image, str(self._orientation), self._profile)
             height, width = self._orientation.size(self._image.height, self._image.width)
         self._plan = plan(height, width, options.size, options.fit, limits, view.place)
         self._limits = limits
@@ -100,7 +102,7 @@ class StillReader(FrameReader):
             if self._media_type == "image/jpeg":
                 image = self._jpeg()
             image.load()
-            pixels = convert(image, self._plan, self._orientation)
+            pixels = convert(image, self._plan, self._orientation, self._profile)
         yield pixels
 
     def _jpeg(self) -> Image.Image:
@@ -135,7 +137,8 @@ class AnimationReader(FrameReader):
         with reading(media_type, limits):
             image = open_picture(file, media_type, limits)
             self._orientation = orientation(image)
-            self._details = details.of_picture(image, str(self._orientation))
+            self._profile = profile_of(image, file, media_type)
+            self._details = details.of_picture(image, str(self._orientation), self._profile)
             pixels = image.width * image.height
             # A single frame is an animation too if readers of stills see another picture.
             is_behind_another = bool(image.info.get("default_image"))
@@ -180,7 +183,7 @@ class AnimationReader(FrameReader):
             copies = Counter(self._chosen)
             for index in frames_of(image):
                 if index in copies:
-                    yield from repeat(convert(image, self._plan, self._orientation), copies[index])
+                    yield from repeat(convert(image, self._plan, self._orientation, self._profile), copies[index])
                 if index == self._chosen[-1]:
                     return
 
@@ -308,18 +311,32 @@ def orientation(image: Image.Image) -> Orientation:
         return UPRIGHT
 
 
-def convert(image: Image.Image, plan: Plan, upright: Orientation) -> NDArray[np.uint8]:
+def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> bytes | CodePoints | None:
+    """Return the colour profile of an opened picture, or code points that say more."""
+    profile = image.info.get("icc_profile")
+    if profile and media_type == "image/avif":
+        return profile
+    position = file.tell()
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    file.seek(position)
+    return code_points(head, media_type) or profile
+
+
+def convert(
+    image: Image.Image, plan: Plan, upright: Orientation, profile: bytes | CodePoints | None
+) -> NDArray[np.uint8]:
     """A loaded picture of any mode as an upright sRGB frame of the planned size.
 
     Args:
         image: the picture; it may have been decoded at a reduced scale.
         plan: the geometry, for the upright picture.
         upright: the way from stored to shown pixels.
+        profile: of its colours, or code points.
 
     Returns:
         uint8 RGB (H, W, 3).
     """
-    profile = image.info.get("icc_profile")
     picture = upright.picture(continuous(image))
     return plan.pad(np.asarray(on_white(plan.image(picture), profile)))
 

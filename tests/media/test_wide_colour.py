@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import math
+import struct
+import zlib
 from fractions import Fraction
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from media.reader import open_frames
 from media.types import MediaOptions
@@ -129,6 +132,28 @@ def test_hlg_is_tone_mapped(codec: str, container: str, tolerance: int, scene: t
     light = tuple(PEAK_CD_M2 * luminance**0.2 * part for part in scene)
     made = read(solid(tuple(map(hlg_code, scene)), HLG, codec, container))
     assert np.abs(np.subtract(made, shown(light, BT2020))).max() <= tolerance
+
+
+def still(codes: tuple[float, ...], transfer: int, kind: str) -> bytes:
+    """A picture of one colour whose tags are in a cICP chunk or in an nclx box."""
+    solid = Image.new("RGB", (32, 16), tuple(round(255 * code) for code in codes))
+    buffer = io.BytesIO()
+    solid.save(buffer, kind, **({"quality": 100, "subsampling": "4:4:4"} if kind == "AVIF" else {}))
+    data = buffer.getvalue()
+    if kind == "AVIF":
+        at = data.index(b"colrnclx") + 8
+        return data[:at] + struct.pack(">HH", BT2020, transfer) + data[at + 4 :]
+    body = b"cICP" + bytes([BT2020, transfer, 0, 1])
+    at = data.index(b"IDAT") - 4
+    return data[:at] + struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body)) + data[at:]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "AVIF"])
+@pytest.mark.parametrize("light", COLOURS)
+def test_pictures_are_tone_mapped_too(kind: str, light: tuple[float, ...]) -> None:
+    codes = tuple(map(pq_code, light))
+    made = read(still(codes, PQ, kind))
+    assert np.abs(np.subtract(made, shown(light, BT2020))).max() <= 9  # eight bits are coarse
 
 
 @pytest.mark.parametrize("primaries", [BT2020, DISPLAY_P3])
