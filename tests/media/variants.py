@@ -120,6 +120,17 @@ MAKERS: dict[str, Callable[[], bytes]] = {
     "hevc.mp4": lambda: video(CLIP, "libx265", options={"crf": "20", "x265-params": "log-level=none"}),
     "vp8.webm": lambda: video(CLIP, "libvpx", "webm", options={"deadline": "realtime"}),
     "vp9.webm": lambda: video(CLIP, "libvpx-vp9", "webm", options={"deadline": "realtime"}),
+    "vp8-alpha.webm": lambda: video(
+        CLIP, "libvpx", "webm", options={"deadline": "realtime", "auto-alt-ref": "0"}, pixel_format="yuva420p"
+    ),
+    "vp9-alpha.webm": lambda: video(
+        CLIP, "libvpx-vp9", "webm", options={"deadline": "realtime"}, pixel_format="yuva420p"
+    ),
+    "motion.avi": lambda: video(CLIP, "mjpeg", "avi", options={}, pixel_format="yuvj420p"),
+    "divx.avi": lambda: video(CLIP, "mpeg4", "avi", options={"bf": "2"}),
+    "phone.3gp": lambda: video(CLIP, "mpeg4", "3gp", options={}),
+    "fast.mp4": lambda: video(CLIP, fps=120),
+    "slow.mp4": lambda: video(CLIP, fps=1),
     "h264.mkv": lambda: video(CLIP, container="matroska"),
     "deep.mp4": lambda: video(CLIP, pixel_format="yuv420p10le"),
     "full.mp4": lambda: video(CLIP, pixel_format="yuv444p"),
