@@ -171,7 +171,7 @@ class ClipReader(FrameReader):
     def _key_packet_before(self, mark: int) -> int:
         """Index of the packet from which decoding must begin to show the frame at `mark`."""
         if self._timeline.by_number:
-            return 0
+            return self._first_key()
         packets = self._survey.packets
         return max(index for index, packet in enumerate(packets) if packet.is_key and (packet.pts or 0) <= mark)
 
@@ -218,7 +218,7 @@ class ClipReader(FrameReader):
         stamps: list[int | None] = []
         late = 0
         with self._open() as (container, stream):
-            for frame in self._decode(container, stream, 0):
+            for frame in self._decode(container, stream, self._first_key()):
                 stamps.append(frame.pts)
                 if end is not None and None not in (frame.pts, stamps[0]):
                     late += (frame.pts - (stamps[0] or 0)) * base >= end
@@ -233,9 +233,11 @@ class ClipReader(FrameReader):
 
     def _decodable_packets(self) -> int:
         """Count the packets from the first key frame on."""
-        packets = self._survey.packets
-        first_key = next((index for index, packet in enumerate(packets) if packet.is_key), 0)
-        return sum(packet.is_shown for packet in packets[first_key:])
+        return sum(packet.is_shown for packet in self._survey.packets[self._first_key() :])
+
+    def _first_key(self) -> int:
+        """Index of the first packet that decoding can begin at; 0 if none says so."""
+        return next((index for index, packet in enumerate(self._survey.packets) if packet.is_key), 0)
 
     def _decode(self, container: Any, stream: Any, first_packet: int) -> Iterator[Any]:
         limits, context = self._limits, decoder(stream, self._limits)

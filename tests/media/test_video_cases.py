@@ -162,6 +162,31 @@ def test_frames_that_share_a_packet_keep_their_order() -> None:
     assert reader.info().sampled_pts == pytest.approx(np.arange(12) / 25)
 
 
+@pytest.mark.parametrize(
+    ("codec", "container", "options"),
+    [
+        ("libx264", "matroska", {"x264-params": "open-gop=1:bframes=3"}),
+        ("libvpx-vp9", "webm", {"deadline": "realtime"}),
+        ("mpeg4", "avi", {"b": "4M", "bf": "2"}),
+        ("mpeg4", "mp4", {"b": "4M", "bf": "2"}),
+    ],
+)
+def test_a_clip_without_its_first_packets_begins_with_the_next_key_frame(
+    codec: str, container: str, options: dict[str, str]
+) -> None:
+    clip = pattern(40, 64, 96)
+    buffer = io.BytesIO()
+    whole = video(clip, codec, container, fps=25, options=options | {"g": "12"})
+    with av.open(io.BytesIO(whole)) as source, av.open(buffer, "w", format=container) as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in [packet for packet in source.demux(video=0) if packet.size][5:]:
+            packet.stream = copy
+            target.mux_one(packet)
+    made = read(buffer.getvalue())
+    assert 25 <= len(made) <= 30
+    assert psnr(made, clip[-len(made) :]) > 30
+
+
 def packed(frames: list[bytes]) -> list[bytes]:
     """Pack MPEG-4 frames, in stored order, as DivX does."""
     start = b"\0\0\1\xb6"
