@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
@@ -9,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 THUMB_SIDE = 96
 THUMBS = 8  # a row
 GAP = 6
-CAPTION_SIZE = 14
+CAPTION_SIZE, LINE_HEIGHT = 14, 18
+CAPTION_CHARS = 110  # a line
 WIDTH = THUMBS * (THUMB_SIDE + GAP) + GAP
 
 
@@ -24,21 +27,19 @@ class ContactSheet:
         thumbs = [Image.fromarray(frame) for frame in frames]
         for thumb in thumbs:
             thumb.thumbnail((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BOX)
-        self._rows.append((caption, thumbs, colour))
+        self._rows.append((textwrap.fill(caption, CAPTION_CHARS), thumbs, colour))
 
     def image(self) -> Image.Image:
         """Draw all rows."""
         font = ImageFont.load_default(CAPTION_SIZE)
-        heights = [
-            CAPTION_SIZE + 2 * GAP + max((thumb.height + GAP for thumb in thumbs), default=0)
-            for _, thumbs, _ in self._rows
-        ]
-        sheet = Image.new("RGB", (WIDTH, max(1, sum(heights))), (230, 230, 230))
+        captions = [LINE_HEIGHT * (caption.count("\n") + 1) + GAP for caption, *_ in self._rows]
+        pictures = [max((thumb.height + GAP for thumb in thumbs), default=0) for _, thumbs, _ in self._rows]
+        sheet = Image.new("RGB", (WIDTH, max(1, sum(captions) + sum(pictures))), (230, 230, 230))
         draw = ImageDraw.Draw(sheet)
         top = 0
-        for (caption, thumbs, colour), height in zip(self._rows, heights, strict=True):
+        for (caption, thumbs, colour), words, height in zip(self._rows, captions, pictures, strict=True):
             draw.text((GAP, top + GAP // 2), caption, fill=colour, font=font)
             for column, thumb in enumerate(thumbs):
-                sheet.paste(thumb, (GAP + column * (THUMB_SIDE + GAP), top + CAPTION_SIZE + 2 * GAP))
-            top += height
+                sheet.paste(thumb, (GAP + column * (THUMB_SIDE + GAP), top + words))
+            top += words + height
         return sheet
