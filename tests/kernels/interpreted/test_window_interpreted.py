@@ -1,4 +1,4 @@
-"""Window attention in Triton's interpreter; run by `test_attention_triton.py` in a new process."""
+"""Window attention in Triton's interpreter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Temporal attention in Triton's interpreter; run by `test_attention_triton.py` in a new process."""
+"""Temporal attention in Triton's interpreter."""
 
 from __future__ import annotations
 

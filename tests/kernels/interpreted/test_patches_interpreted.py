@@ -1,4 +1,4 @@
-"""Patchify and unpatchify in Triton's interpreter; run by `test_patches_triton.py` in a new process."""
+"""Patchify and unpatchify in Triton's interpreter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attention with a fixed maximum in Triton's interpreter; run by `test_attention_triton.py` in a new process."""
+"""Attention with a fixed maximum in Triton's interpreter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head's projection in Triton's interpreter; run by `test_projection_triton.py` in a new process."""
+"""The head's projection in Triton's interpreter."""
 
 from __future__ import annotations
 

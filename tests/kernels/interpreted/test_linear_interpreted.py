@@ -1,4 +1,4 @@
-"""The fused products in Triton's interpreter; run by `test_linear_triton.py` in a new process."""
+"""The fused products in Triton's interpreter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The preparation of queries and keys in Triton's interpreter; run by `test_attention_triton.py` in a new process."""
+"""The preparation of queries and keys in Triton's interpreter."""
 
 from __future__ import annotations
 

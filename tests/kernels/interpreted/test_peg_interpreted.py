@@ -1,7 +1,8 @@
-"""The positional convolution in Triton's interpreter; run by `test_peg_triton.py` in a new process."""
+"""The positional convolution in Triton's interpreter."""
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from unittest import mock
 
 import pytest
@@ -15,8 +16,8 @@ from kernels.peg import launch, op, triton_kernels
 from kernels.peg.reference import PegArgs
 
 
-@pytest.fixture(autouse=True)
-def _small_tiles():
+@contextmanager
+def small_tiles():
     """Use small tiles, since the interpreter is slow; clips of more than 3 frames use the loop over frames."""
     with (
         mock.patch.object(launch, "IMAGE_TILE", launch.Tile(1, 2, 2, 2, 16, 4)),
@@ -84,6 +85,7 @@ def exact_results(inputs):
         ((1, 5, 4, 4, 16), "carried"),
     ],
 )
+@small_tiles()
 def test_equals_the_reference(shape, kind):
     inputs = draw(shape, kind)
     with poisoned():
@@ -92,6 +94,7 @@ def test_equals_the_reference(shape, kind):
 
 
 @pytest.mark.parametrize("frames", [2, 3, 5, 7, 64, 129])
+@small_tiles()
 def test_scrambled_rows_are_divided_exactly(frames):
     """The division holds for every row that `unsupported` admits."""
     inverse = launch._inverse(frames) % (1 << 32)
@@ -101,6 +104,7 @@ def test_scrambled_rows_are_divided_exactly(frames):
             assert near * inverse >> 32 == near // frames
 
 
+@small_tiles()
 def test_half_precision():
     inputs = draw((1, 2, 2, 3, 16), "carried", torch.float16)
     found = results(ours, *inputs)
@@ -124,6 +128,7 @@ def _wide_without_assembly(b):
         ((1, 5, 4, 4, 16), "carried"),
     ],
 )
+@small_tiles()
 def test_bfloat16(shape, kind):
     inputs = draw(shape, kind, torch.bfloat16)
     with mock.patch.object(triton_kernels, "_wide", _wide_without_assembly):
@@ -136,6 +141,7 @@ def test_bfloat16(shape, kind):
         assert error.norm() / expected.norm() < 5e-3
 
 
+@small_tiles()
 def test_strided_input():
     x, *rest = draw((1, 2, 3, 4, 16))
     crossed = x.permute(4, 2, 1, 3, 0).contiguous().permute(4, 2, 1, 3, 0)
@@ -143,6 +149,7 @@ def test_strided_input():
     assert torch.equal(ours(crossed, *rest), ours(x, *rest))
 
 
+@small_tiles()
 def test_empty_batch():
     out, dx, dweight, dbias = results(ours, *draw((0, 2, 3, 4, 16)))
     assert out.shape == dx.shape == (0, 2, 3, 4, 16)
@@ -150,24 +157,28 @@ def test_empty_batch():
     assert not dbias.any()
 
 
+@small_tiles()
 def test_unneeded_gradients_are_not_computed():
     x, weight, bias, *rest = draw((1, 2, 3, 3, 16))
     with mock.patch.object(launch, "weight_gradient", side_effect=AssertionError):
         torch.autograd.grad(ours(x.requires_grad_(), weight, bias, *rest).sum(), x)
 
 
+@small_tiles()
 def test_operator_passes_opcheck():
     x, weight, bias, past, causal, _ = draw((1, 1, 2, 3, 16), "carried")
     tensors = [t.requires_grad_() for t in (x, weight, bias, past)]
     torch.library.opcheck(op.peg_forward, (*tensors, causal, "causal"))
 
 
+@small_tiles()
 def test_gradients_pass_opcheck():
     args = draw((1, 1, 2, 3, 16), "carried")
     torch.library.opcheck(op.input_gradient, args)
     torch.library.opcheck(op.weight_gradient, (args[0], *args))
 
 
+@small_tiles()
 def test_compiles_without_graph_breaks():
     inputs = draw((1, 1, 3, 3, 16))
     compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")

@@ -1,4 +1,4 @@
-"""LayerNorm in Triton's interpreter; run by `test_norm_triton.py` in a new process."""
+"""LayerNorm in Triton's interpreter."""
 
 from __future__ import annotations
 
