@@ -153,6 +153,18 @@ def test_what_cannot_be_written_is_refused(media_type: str, fps: float, shape: t
         encode_video(np.zeros(shape, np.uint8), media_type, fps)
 
 
+@pytest.mark.parametrize(
+    "frames",
+    [np.zeros((8, 8, 3), np.float32), np.zeros((8, 9, 3), np.uint8), np.zeros((1, 8, 8, 4), np.uint8)],
+    ids=["floats", "wider", "transparent"],
+)
+def test_frames_of_another_kind_are_refused(frames: np.ndarray) -> None:
+    with VideoWriter(io.BytesIO(), "video/mp4", 24.0, 8, 8) as writer:
+        writer.write(np.zeros((8, 8, 3), np.uint8))
+        with pytest.raises(ValueError, match="frame"):
+            writer.write(frames)
+
+
 def test_pictures_that_cannot_be_written_are_refused() -> None:
     photo = np.zeros((8, 8, 3), np.uint8)
     for pixels, media_type, quality in (

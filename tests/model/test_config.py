@@ -59,6 +59,7 @@ def test_named_geometries():
         ({"head": {"kind": "vq", "codes": 1}}, "codes must be an integer from 2"),
         ({"head": {"kind": "vq", "codes": 64.5}}, "codes must be an integer"),
         ({"head": {"kind": "vae", "dim": 0}}, "dim must be an integer"),
+        ({"head": {"kind": "vq", "dim": 0}}, "dim must be an integer"),
         ({"head": {"kind": "vae", "codes": 7}}, r"unknown VAEConfig keys \['codes'\]"),
         ({"head": 3}, "head must be a mapping"),
         ({"head": [["kind", "vq"]]}, "head must be a mapping"),

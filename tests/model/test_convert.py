@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from model.convert.omnitokenizer import ConversionError, convert_checkpoint, load_published, read_flags
 from model.convert.safe_load import read_checkpoint
+from model.tokenizer.config import CONFIGS, TokenizerConfig, VQConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -137,3 +139,11 @@ def test_misspelt_flags_mean_the_same():
 def test_other_checkpoints_are_refused(tmp_path):
     with pytest.raises(ConversionError, match="is not a published tokenizer"):
         load_published(write({"state_dict": {}}, tmp_path))
+
+
+def test_the_published_config_is_that_of_released_weights():
+    """Those of the golden files differ in their widths only."""
+    config = load_published(GOLDEN / "vq_rope.ckpt")[0].config
+    widths = {"width": 512, "heads": 8, "head_dim": 64, "head": VQConfig(codes=8192, dim=8)}
+    assert replace(config, **widths) == CONFIGS["published"]
+    assert replace(CONFIGS["published"], temporal_order="causal") == TokenizerConfig()
