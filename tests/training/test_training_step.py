@@ -235,3 +235,11 @@ def test_nothing_in_a_step_waits_for_a_value(images: Tensor, clips: Tensor, head
     for question in (lambda: float(torch.ones(())), lambda: images[images > 3], lambda: bool(torch.ones(()) > 0)):
         with pytest.raises(AssertionError, match="waits"), NoQuestions():
             question()
+
+
+def test_half_precision_is_for_gpus(images: Tensor) -> None:
+    """A processor trains the same with either setting."""
+    steps = [step_of(replace(STAGE, precision=precision)) for precision in ("fp32", "bf16")]
+    for step in steps:
+        step(images, ALL)
+    assert same(*(weights(step.state.tokenizer) for step in steps))
