@@ -209,3 +209,11 @@ def test_random_numbers_are_spread_as_they_should_be() -> None:
 def test_a_draw_knows_its_place_in_the_data() -> None:
     spec = batch_at(JOINT, 0, 2, {"images": 7, "clips": 40})
     assert (spec.kind, spec.first, spec.frames) == ("clips", 40, 17)
+
+
+def test_a_seed_means_the_same_numbers_for_ever() -> None:
+    """A run is resumed by another version of the project."""
+    step = torch.tensor(5)
+    assert random_ints(7, 3, step, 2**31, 3).tolist() == [1517259208, 2504456148, 1779387988]
+    assert random_int(7, 3, 5) == 3269952533
+    assert random_normal(7, step, 1, torch.Size((1, 2))).tolist() == [pytest.approx([0.421028, 0.343327], abs=1e-5)]
