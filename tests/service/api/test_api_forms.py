@@ -26,6 +26,7 @@ from service.errors import ProblemError
 from service.formats.codes import FORMATS, read_codes, sniff_codes, write_codes
 from service.formats.json import from_base64
 from service.formats.media_types import MSGPACK, NPZ
+from service.formats.msgpack import unpack
 from service.formats.result import EncodeMeta, EncodeResult
 from service.formats.tensors import pack_tensor, unpack_tensor
 
@@ -413,3 +414,15 @@ def test_a_zip_of_many_entries_is_refused_before_they_are_listed() -> None:
     tracemalloc.stop()
     assert refused.value.code == "malformed-body"
     assert peak < 2 * len(file.getvalue()), "the entries were listed"
+
+
+def test_a_map_of_endless_small_lists_is_refused() -> None:
+    body = msgpack.packb({"options": {str(index): [1] * 400 for index in range(200)}})
+    with pytest.raises(ProblemError, match="malformed-body"):
+        unpack(body, 1000)
+
+
+@pytest.mark.parametrize("dtype", ["<f8", "<u8", "|b1", "<U1"])
+def test_arrays_that_no_receiver_knows_are_not_sent(dtype: str) -> None:
+    with pytest.raises(ValueError, match="cannot be sent; convert it"):
+        pack_tensor(np.zeros(3, dtype))

@@ -73,3 +73,16 @@ async def test_a_failure_before_the_answer_is_a_problem() -> None:
     assert counts.codes == ["500"]
     assert sent[0]["status"] == 500
     assert (b"content-type", b"application/problem+json") in sent[0]["headers"]
+
+
+async def test_what_is_no_request_passes_uncounted() -> None:
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["type"])
+
+    counts = Counts()
+    nothing: Any = None
+    layered: Any = RequestId(RequestMiddleware(app, counts, {"/encode"}))
+    await layered({"type": "lifespan"}, nothing, nothing)
+    assert (seen, counts.codes) == (["lifespan"], [])

@@ -152,6 +152,7 @@ async def test_a_device_fault_fails_the_batch_and_is_remembered(rig: Rig) -> Non
     assert all(isinstance(answer, DeviceFault) for answer in answers[1:])
     assert rig.executor.fault is answers[1]
     assert len(rig.engine.batches) == 2, "a broken device is not tried again"
+    assert rig.batcher.budget(KEY) == 64, "smaller batches would not help"
 
 
 async def test_a_cancelled_caller_leaves_the_queue(rig: Rig) -> None:
