@@ -61,6 +61,20 @@ def test_files_in_code_spans_exist(page: Path) -> None:
     assert not [path for path in dead if not ignored(path)]
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in HISTORY], ids=name)
+def test_modules_that_pages_run_or_name_exist(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    named = re.findall(rf"`((?:{'|'.join(TOP)})(?:\.[a-z]\w*)+)`", text)  # functions and settings are of another case
+    run = [module for module in re.findall(r"python -m ([\w.]+\w)", text) if module.split(".")[0] in TOP]
+    files = {"json", "safetensors", "npy", "npz"}
+    dead = {
+        module
+        for module in {*named, *run}
+        if not (base := ROOT / module.replace(".", "/")).is_dir() and not base.with_suffix(".py").is_file()
+    }
+    assert not {module for module in dead if module.rpartition(".")[2] not in files}
+
+
 def test_the_model_page_names_what_the_modules_define() -> None:
     rows = re.findall(r"^\|[^|]+\| (.+) \|$", (ROOT / "docs/model.md").read_text(encoding="utf-8"), re.MULTILINE)
     pairs = [pair for row in rows for pair in re.findall(r"`([\w/]+\.py)`: ((?:`\w+`(?:, )?)+)", row)]
