@@ -16,21 +16,22 @@ from cluster_service import Service, eventually
 from PIL import Image
 
 from service.formats.codes import read_codes
-from service.formats.media_types import MSGPACK, NPZ
 from service.formats.msgpack import pack
 from service.formats.result import EncodeResult
 from service.formats.tensors import pack_tensor
+
+MSGPACK = "application/msgpack"
 
 
 def encode(http: httpx.Client, body: bytes, media_type: str, query: str = "") -> tuple[bytes, EncodeResult]:
     answer = http.post(f"/encode{query}", content=body, headers={"Content-Type": media_type, "Accept": MSGPACK})
     assert answer.status_code == 200, answer.text
-    assert answer.headers["content-type"] == NPZ
-    return answer.content, read_codes(answer.content, NPZ)
+    assert answer.headers["content-type"] == MSGPACK
+    return answer.content, read_codes(answer.content, MSGPACK)
 
 
 def decode(http: httpx.Client, tokens: bytes, accept: str) -> bytes:
-    answer = http.post("/decode", content=tokens, headers={"Content-Type": NPZ, "Accept": accept})
+    answer = http.post("/decode", content=tokens, headers={"Content-Type": MSGPACK, "Accept": accept})
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == accept
     return answer.content
@@ -101,7 +102,7 @@ def test_requests_of_one_shape_share_batches_and_get_their_own_answers(service: 
     with torch.inference_mode():
         expected = [service.tokenizer.encode(torch.from_numpy(pixels)[None])[0].numpy() for pixels in pictures]
     for answer, tokens in zip(answers, expected, strict=True):
-        np.testing.assert_array_equal(read_codes(answer.content, NPZ).tokens, tokens)
+        np.testing.assert_array_equal(read_codes(answer.content, MSGPACK).tokens, tokens)
     # The exporter makes sums up from buckets, so the buckets are asked: not every batch held one request.
     eventually(lambda: service.total("batch_requests_count") > service.total("batch_requests_bucket", le="1.0") > 0)
 

@@ -36,7 +36,7 @@ def break_engine(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*arguments: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(OmniTokenizer, "encode_latents", fail)
+    monkeypatch.setattr(OmniTokenizer, "encode_both", fail)
 
 
 async def test_a_replica_answers_with_its_bundle(replica: Tokenizer) -> None:
