@@ -74,6 +74,13 @@ def _tokens(http: httpx.Client) -> bytes:
     return http.post("/encode", content=picture(), headers=PNG | {"Accept": MSGPACK}).content
 
 
+def test_a_bomb_is_refused_before_it_is_inflated(http: httpx.Client) -> None:
+    headers = PNG | {"Content-Encoding": "gzip"}
+    refused = http.post("/encode", content=gzip.compress(bytes(2**26)), headers=headers).json()
+    assert refused["code"] == "body-too-large"
+    assert refused["limit"] < refused["actual"] <= refused["limit"] + 2**20
+
+
 def test_another_encoding_is_refused_with_the_one_that_is_accepted(http: httpx.Client) -> None:
     answer = http.post("/encode", content=picture(), headers=PNG | {"Content-Encoding": "br"})
     assert answer.status_code == 415
