@@ -143,7 +143,7 @@ def save_bundle(
     Args:
         path: folder to write; an existing bundle there is replaced, anything else is refused.
         tokenizer: the model, on any device.
-        card: the model card (data, licence, recipe, figures), Markdown.
+        card: the model card (data, licence, recipe, metrics), Markdown.
         licence: licence of the weights.
         dtype: precision of the stored weights; half precision halves the file and rounds once.
 

@@ -102,7 +102,7 @@ class Stage:
 
     Args:
         name: of the stage and of its folder.
-        head: what stands between encoder and decoder: "vq" (equation 1) or "vae" (equation 2).
+        head: between encoder and decoder: "vq" (equation 1) or "vae" (equation 2).
         steps: length; a run may be given another.
         image_batch_size, clip_batch_size: items of an image step and of a clip step at `base_resolution`, over all
             ranks and micro-batches; 0 for none. With both, steps alternate, images first (section 4: "iteratively").

@@ -1,4 +1,4 @@
-"""A run: the stages of a recipe one after the other, each in a folder of its own, weights handed on."""
+"""A run: the stages of a recipe one after the other, each in its own folder, from the weights of the one before."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from types import FrameType
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Give a list that receives SIGINT and SIGTERM while the context lasts, so that no step is torn apart."""
+    """Give a list that receives SIGINT and SIGTERM while the context lasts, so that no step is interrupted."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:

@@ -96,7 +96,7 @@ _FEED_FORWARD = {
     "1.weight": "to_hidden.weight",
     "4.weight": "to_out.weight",
 }
-_WHOLE = {
+_EXACT = {
     "codebook.embeddings": "head.codebook",
     "decoder.to_pixels_first_frame.0.weight": "decoder.pixels.first.weight",
     "decoder.to_pixels_first_frame.0.bias": "decoder.pixels.first.bias",
@@ -107,8 +107,8 @@ _WHOLE = {
 
 def rename(key: str, is_vq: bool) -> str | None:
     """Return our name of a published key, or None if there is none."""
-    if key in _WHOLE:
-        return _WHOLE[key]
+    if key in _EXACT:
+        return _EXACT[key]
     if match := re.fullmatch(r"encoder\.to_patch_emb(_first_frame)?\.([123])\.(weight|bias)", key):
         return f"encoder.embed.{'first' if match[1] else 'later'}.{_EMBED[match[2]]}.{match[3]}"
     if match := re.fullmatch(r"(pre|post)_vq_conv\.1\.(weight|bias)", key):
@@ -274,6 +274,6 @@ def _card(name: str, config: TokenizerConfig, dropped: Mapping[str, str]) -> str
     flags = "".join(f"- {key}: {value}\n" for key, value in config.to_dict().items())
     return (
         f"# {name}\n\nConverted from a published OmniTokenizer checkpoint, weights unchanged (float32).\n"
-        "Licence, training data and figures are those of the original; the file does not state them.\n"
+        "Licence, training data and metrics are those of the original; the file does not state them.\n"
         f"\n## Geometry\n\n{flags}\n## Left out\n\n{rows}"
     )

@@ -102,7 +102,7 @@ class Network:
         first = self._patches(self._first, pixels[:, :1], 1, 0)
         if frames == 1:
             return first, grid
-        # each part is written once more to stand beside the other; the parts of a clip are apart in memory
+        # each part is copied once to adjoin the other; the parts of a clip are not contiguous
         parts = [first, self._patches(self._later, pixels, self._config.temporal_patch, 1)]
         return torch.cat([part.view(batch, -1, part.shape[-1]) for part in parts], dim=1).flatten(0, 1), grid
 
@@ -149,7 +149,7 @@ def _normed(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def _batched(x: Tensor, layer: nn.Linear) -> Tensor:
-    """Apply a linear layer but for its bias to (B, N, D) whose items are apart in memory, without a copy."""
+    """Apply a linear layer but for its bias to (B, N, D) whose items are not contiguous, without a copy."""
     return torch.bmm(x, layer.weight.t().expand(len(x), -1, -1))
 
 
@@ -203,6 +203,6 @@ def _feed_forward(weights: FeedForwardWeights, x: Tensor) -> Tensor:
 def _add(x: Tensor, a: Tensor, weight: Tensor) -> Tensor:
     """Add a weight^T to x in place, by the library.
 
-    Where there is a bias too, or x itself is what is multiplied, a kernel of ours writes apart and is the faster.
+    Where there is a bias too, or x itself is what is multiplied, a kernel of ours writes elsewhere and is faster.
     """
     return x.addmm_(a, weight.t())

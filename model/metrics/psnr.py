@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-BEST_PSNR = 100.0  # dB; an unchanged frame has infinitely many, which no mean survives
+MAX_PSNR_DB = 100.0  # an unchanged frame has infinitely many, which no mean survives
 
 
 def psnr(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
@@ -16,7 +16,7 @@ def psnr(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
         candidate: same shape and kind.
 
     Returns:
-        float64 (...), decibels, at most `BEST_PSNR`.
+        float64 (...), decibels, at most `MAX_PSNR_DB`.
 
     Raises:
         ValueError: the two differ in shape or kind, or have fewer than three axes.
@@ -32,9 +32,9 @@ def psnr(reference: ArrayLike, candidate: ArrayLike) -> NDArray[np.float64]:
 
 
 def decibels(squared_error: ArrayLike) -> NDArray[np.float64]:
-    """Return the PSNR of mean squared errors at peak 1, at most `BEST_PSNR`."""
+    """Return the PSNR of mean squared errors at peak 1, at most `MAX_PSNR_DB`."""
     with np.errstate(divide="ignore"):
-        return np.minimum(-10.0 * np.log10(np.asarray(squared_error, np.float64)), BEST_PSNR)
+        return np.minimum(-10.0 * np.log10(np.asarray(squared_error, np.float64)), MAX_PSNR_DB)
 
 
 def check_comparable(first: tuple[int, ...], second: tuple[int, ...], kind: str, other: str) -> bool:

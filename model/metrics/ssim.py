@@ -22,7 +22,7 @@ def ssim(reference: Pixels, candidate: Pixels) -> Tensor:
     """Return the structural similarity of every frame, averaged over positions and channels.
 
     A Gaussian window of 11x11 with standard deviation 1.5, population statistics, K1 = 0.01 and K2 = 0.03; only windows
-    that lie wholly inside the frame count. Each colour channel is compared by itself.
+    wholly inside the frame count. Each colour channel is compared by itself.
 
     Args:
         reference: (..., H, W, C) with H, W >= 11, uint8 in [0, 255] or float in a range of width 1.

@@ -22,11 +22,11 @@ def _strict(cls: type, data: Any) -> dict[str, Any]:
     return dict(data)
 
 
-MOST = 2**20  # of anything that is counted; a config comes from a file that may be broken
-MOST_LAYERS = 64
+MAX_COUNT = 2**20  # of anything that is counted; a config comes from a file that may be broken
+MAX_LAYERS = 64
 
 
-def _check_counts(config: Any, names: tuple[str, ...], least: int = 1, most: int = MOST) -> None:
+def _check_counts(config: Any, names: tuple[str, ...], least: int = 1, most: int = MAX_COUNT) -> None:
     for name in names:
         value = getattr(config, name)
         if type(value) is not int or not least <= value <= most:
@@ -71,7 +71,7 @@ class TokenizerConfig:
     Args:
         width: channels of a token inside the network.
         heads, head_dim: attention heads and their width.
-        patch, temporal_patch: pixels and frames per latent position; the first frame stands alone.
+        patch, temporal_patch: pixels and frames per latent position; the first frame has one of its own.
         patch_norm: normalise each patch before it is embedded, as the published model does. That takes away its
             mean and contrast, which no later layer can know: the same network reconstructs far better without it.
         encoder_blocks, decoder_blocks: one letter per spatial layer: "t" full attention, "w" window attention.
@@ -107,14 +107,14 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         _check_counts(self, ("width", "heads", "head_dim", "patch", "temporal_patch", "window"))
-        _check_counts(self, ("temporal_layers",), most=MOST_LAYERS)
+        _check_counts(self, ("temporal_layers",), most=MAX_LAYERS)
         for name in ("patch_norm", "additive_bias", "causal_attention", "causal_peg"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(f"{name} must be true or false, not {getattr(self, name)!r}")
         for name in ("encoder_blocks", "decoder_blocks"):
             blocks = getattr(self, name)
-            if not isinstance(blocks, str) or not 1 <= len(blocks) <= MOST_LAYERS or set(blocks) - set("tw"):
-                raise ConfigError(f"{name} must be 1 to {MOST_LAYERS} letters 't' and 'w', not {blocks!r}")
+            if not isinstance(blocks, str) or not 1 <= len(blocks) <= MAX_LAYERS or set(blocks) - set("tw"):
+                raise ConfigError(f"{name} must be 1 to {MAX_LAYERS} letters 't' and 'w', not {blocks!r}")
         if self.spatial_position not in ("rope", "rel"):
             raise ConfigError(f"spatial_position must be 'rope' or 'rel', not {self.spatial_position!r}")
         if self.temporal_order not in ("causal", "published"):

@@ -30,7 +30,7 @@ class PEG(nn.Module):
 
     Args:
         config: the tokenizer.
-        temporal: whether it stands in a temporal stack, where released weights need the scrambled order.
+        temporal: whether it is in a temporal stack, where released weights need the scrambled order.
     """
 
     def __init__(self, config: TokenizerConfig, temporal: bool) -> None:

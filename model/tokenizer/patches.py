@@ -36,7 +36,7 @@ def check_pixels(pixels: Tensor, may_be_empty: bool = False) -> None:
     low, high = pixels.aminmax()
     if not (low >= -0.5 and high <= 0.5):
         raise PixelError(
-            f"float pixels must lie in [-0.5, 0.5], not [{low:.4g}, {high:.4g}]; uint8 leaves scaling to the model"
+            f"float pixels must be in [-0.5, 0.5], not [{low:.4g}, {high:.4g}]; uint8 leaves scaling to the model"
         )
 
 

@@ -128,7 +128,7 @@ class OmniTokenizer(nn.Module):
         return self._encoded(pixels)[0]
 
     def encode_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode to int64 tokens (B, t, h, w) and the unit vectors (B, t, h, w, d) that they stand for; VQ only."""
+        """Encode to int64 tokens (B, t, h, w) and the unit vectors (B, t, h, w, d) before quantisation; VQ only."""
         if not isinstance(self.head, VQHead):
             raise CodeError("a VAE has no codebook to quantise with")
         vectors, tokens = self._encoded(pixels)
@@ -273,7 +273,7 @@ class OmniTokenizer(nn.Module):
             raise CodeError(f"a VAE decodes floating-point latents, not {codes.dtype}")
         low, high = (int(x) for x in codes.long().aminmax())
         if low < 0 or high >= len(self.head.codebook):
-            raise CodeError(f"tokens must lie in [0, {len(self.head.codebook)}), not [{low}, {high}]")
+            raise CodeError(f"tokens must be in [0, {len(self.head.codebook)}), not [{low}, {high}]")
 
     def _check_streams(self) -> None:
         if not self.config.streams:

@@ -14,7 +14,7 @@ from media.types import Frames, MediaOptions
 from service.cli.inputs import open_media
 from service.sandbox.pool import MediaPool
 from service.settings import Limits
-from training.data.files import Source, find
+from training.data.files import Source, find_files
 from training.data.loaders.file_loader import FLIP, PLACE, TIME, decode
 
 Pixels = NDArray[np.uint8]
@@ -55,7 +55,7 @@ def command(path: Path, options: MediaOptions) -> Frames:
 
 def source_of(path: Path) -> Source:
     """The source of a folder that holds this file; its kind follows from the file's name."""
-    found = find(path)
+    found = find_files(path)
     source = found.images or found.clips
     assert source is not None
     return source

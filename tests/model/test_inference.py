@@ -115,7 +115,7 @@ def test_bad_input_is_refused_as_before():
     _, compiled = pair(DEBUG)
     with pytest.raises(PixelError, match=r"\(B, T, H, W, 3\)"):
         compiled.encode(torch.zeros(3, 16, 16, 3, dtype=torch.uint8))
-    with pytest.raises(CodeError, match="must lie in"):
+    with pytest.raises(CodeError, match="must be in"):
         compiled.decode(torch.full((1, 1, 2, 2), 10**6))
     with pytest.raises(CodeError, match="takes no generator"):
         compiled.encode(draw(1, 1, 16, 16), torch.Generator())

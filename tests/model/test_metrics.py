@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.metrics.psnr import BEST_PSNR, decibels, psnr
+from model.metrics.psnr import MAX_PSNR_DB, decibels, psnr
 from model.metrics.ssim import ssim
 
 RNG = np.random.default_rng(0)
@@ -25,7 +25,7 @@ def test_equal_pictures_are_perfect() -> None:
     clip = picture(3, 16, 20)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # infinitely many decibels are no reason for one
-        assert psnr(clip, clip).tolist() == [BEST_PSNR] * 3
+        assert psnr(clip, clip).tolist() == [MAX_PSNR_DB] * 3
     torch.testing.assert_close(ssim(clip, clip), torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-9)
 
 

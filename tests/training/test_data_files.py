@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from media.errors import MediaError
 from media.types import View
 from training.cli.data import data as command
-from training.data.files import Names, Section, Source, find
+from training.data.files import FileSection, PackedNames, Source, find_files
 from training.data.loaders.open_loader import find_sources
 from training.demo_data.debug import build_debug
 from training.errors import TrainingError
@@ -56,7 +56,7 @@ def pack(path: Path, *members: tuple[str, bytes]) -> Path:
 
 
 def images(root: Path) -> Source:
-    found = find(root).images
+    found = find_files(root).images
     assert found is not None
     return found
 
@@ -82,7 +82,7 @@ def test_kinds_are_told_by_suffix_and_classes_by_the_first_folder(tmp_path: Path
         ".hidden/4.jpg",
         "dog/._3.jpg",
     )
-    found = find(tmp_path)
+    found = find_files(tmp_path)
     assert found.images is not None
     assert found.clips is not None
     assert listed(found.images) == {
@@ -134,7 +134,7 @@ def test_webdataset_labels_are_read(tmp_path: Path) -> None:
     assert [label for _, label in listed(source).values()] == ["3", "10", "3", "0"]
     pack(tmp_path / "b.tar", ("0009.jpg", b"x"))
     with pytest.raises(TrainingError, match=r"1 files have no label in the shards: '0009\.jpg' is the first"):
-        find(tmp_path)
+        find_files(tmp_path)
 
 
 def test_a_damaged_shard_is_used_up_to_the_damage(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_damaged_shard_is_used_up_to_the_damage(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:6000])
     (tmp_path / "b.tar").write_bytes(b"no tar at all" * 100)
     (tmp_path / "c.tar").write_bytes(b"")
-    found = find(tmp_path)
+    found = find_files(tmp_path)
     assert found.images is not None
     assert len(found.images) == 2
     assert [Path(place).name for place, _ in found.damaged] == ["a.tar", "b.tar", "c.tar"]
@@ -152,13 +152,13 @@ def test_a_damaged_shard_is_used_up_to_the_damage(tmp_path: Path) -> None:
 def test_compressed_shards_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "a.tar.gz")
     with pytest.raises(TrainingError, match=r"a\.tar\.gz is compressed"):
-        find(tmp_path)
+        find_files(tmp_path)
 
 
 def test_a_table_names_the_classes(tmp_path: Path) -> None:
     put(tmp_path, "x/1.jpg", "x/2.jpg", "y/3.mp4")
     (tmp_path / "labels.csv").write_text('path,label\nx/1.jpg,sea\n"x/2.jpg","sky, cloudy"\n\ny/3.mp4,sea\n')
-    found = find(tmp_path)
+    found = find_files(tmp_path)
     assert found.images is not None
     assert found.clips is not None
     assert [label for _, label in listed(found.images).values()] == ["sea", "sky, cloudy"]
@@ -185,19 +185,19 @@ def test_wrong_labels_are_named_with_line_and_value(tmp_path: Path, text: str | 
     put(tmp_path, "1.jpg", "2.jpg")
     (tmp_path / "labels.csv").write_bytes(text.encode() if isinstance(text, str) else text)
     with pytest.raises(TrainingError, match=words) as caught:
-        find(tmp_path)
+        find_files(tmp_path)
     assert "\n" not in str(caught.value)
 
 
 def test_two_tables_are_one_too_many(tmp_path: Path) -> None:
     put(tmp_path, "1.jpg", "labels.csv", "labels.tsv")
     with pytest.raises(TrainingError, match=r"both labels\.csv and labels\.tsv"):
-        find(tmp_path)
+        find_files(tmp_path)
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0/", exclude_categories=["Cs"]), max_size=12), max_size=30))
 def test_names_are_kept(names: list[str]) -> None:
-    kept = Names(names)
+    kept = PackedNames(names)
     assert [kept[index] for index in range(len(kept))] == names
 
 
@@ -215,7 +215,7 @@ def test_a_section_reads_as_the_part_itself(
     size = draw.draw(st.integers(0, len(data) - offset))
     path = tmp_path_factory.mktemp("section") / "file"
     path.write_bytes(data)
-    ours, truth = Section(path, offset, size), io.BytesIO(data[offset : offset + size])
+    ours, truth = FileSection(path, offset, size), io.BytesIO(data[offset : offset + size])
     for _ in range(draw.draw(st.integers(1, 6))):
         if draw.draw(st.booleans()):
             count = draw.draw(st.integers(0, 70))

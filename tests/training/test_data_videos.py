@@ -12,7 +12,7 @@ import pytest
 
 from media.frame_reader import choose
 from media.types import MediaOptions, View
-from training.data.files import Source, find
+from training.data.files import Source, find_files
 
 SIZE, FRAMES = (96, 64), 60
 SAMPLE = Path(__file__).parents[2] / "docs" / "samples" / "flight.mp4"
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def clips(path: Path) -> Source:
-    found = find(path).clips
+    found = find_files(path).clips
     assert found is not None
     return found
 

@@ -154,8 +154,8 @@ class _Uncounted:
 def test_what_is_done_is_not_done_again(files: Path, copy: Path) -> None:
     shutil.rmtree(copy / "3-kl")
     before = (copy / "2-joint" / "checkpoint.pt").stat().st_mtime_ns
-    told = train("--data", files, "--out", copy, "--stage", "kl", "--steps", "3")
-    assert told.exit_code == 0, told.output
+    output = train("--data", files, "--out", copy, "--stage", "kl", "--steps", "3")
+    assert output.exit_code == 0, output.output
     assert state_of(copy / "3-kl")["step"] == 3
     again = train("--data", files, "--out", copy)
     assert again.exit_code == 0, again.output

@@ -83,8 +83,8 @@ def test_two_ranks_train_as_one_with_twice_the_batch(data: Path, tmp_path: Path)
     processes = start_ranks(2, [str(data), str(tmp_path / "two"), *names])
     for (rule, head), name in zip(runs, names, strict=True):
         train(data, tmp_path / "one" / name, rule, head, Ranks(), torch.device("cpu"))
-    told = [process.communicate(timeout=200)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], told
+    output = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], output
 
     for name in names:
         one, two = rows(tmp_path / "one" / name), rows(tmp_path / "two" / name)
@@ -111,7 +111,7 @@ def test_two_ranks_train_as_one_with_twice_the_batch(data: Path, tmp_path: Path)
     # the signal went to rank 1 alone, after its fourth step; rank 0 writes for both
     stopped = torch.load(tmp_path / "two" / "stopped" / CHECKPOINT_FILE, weights_only=True)
     assert stopped["step"] == 4
-    assert [f"stopped at {stopped['step']}" in text for text in told] == [True, True]
+    assert [f"stopped at {stopped['step']}" in text for text in output] == [True, True]
 
 
 def stop_one_rank(data: Path, out: Path, ranks: Ranks, device: torch.device) -> None:

@@ -124,8 +124,8 @@ def test_a_resumed_stage_equals_one_that_never_stopped(
     assert second.step == cut
     assert second.run(Budget(steps=12), log_every=1, console=QUIET)
     assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
-    told = [(tmp_path / name / METRICS_FILE).read_text().splitlines() for name in ("whole", "parts")]
-    assert len(told[0]) == len(told[1]) == 13
+    output = [(tmp_path / name / METRICS_FILE).read_text().splitlines() for name in ("whole", "parts")]
+    assert len(output[0]) == len(output[1]) == 13
 
 
 def test_a_resumed_stage_remembers_that_it_took_over_a_codebook(loader: DeviceLoader, tmp_path: Path) -> None:

@@ -15,11 +15,6 @@ from training.errors import TrainingError
 data = typer.Typer(help="Build data sets.", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
-@data.callback()
-def _data() -> None:
-    """Build data sets."""
-
-
 @data.command()
 def build(
     name: Annotated[str, typer.Argument(help="What to build: demo, or debug from the repository's samples.")],

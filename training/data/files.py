@@ -23,8 +23,8 @@ READ_BYTES = 1 << 16  # headers are read in many small steps
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
-class Names:
-    """Millions of names in one block of bytes: quick to hand to another process.
+class PackedNames:
+    """Millions of names in one block of bytes: quick to send to another process.
 
     Args:
         names: file names, of any encoding that the system has.
@@ -45,7 +45,7 @@ class Names:
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The files of one kind, in the order of their names, whether they lie in folders or in shards.
+    """The files of one kind, in the order of their names, whether they are in folders or in shards.
 
     Args:
         kind: images or clips.
@@ -61,7 +61,7 @@ class Source:
 
     kind: Kind
     root: Path
-    names: Names
+    names: PackedNames
     shards: tuple[Path, ...]
     shard: NDArray[np.int64]
     offset: NDArray[np.int64]
@@ -78,7 +78,7 @@ class Source:
         shard = int(self.shard[index])
         return str((self.root if shard < 0 else self.shards[shard]) / self.names[index])
 
-    def open(self, index: int) -> Section:
+    def open(self, index: int) -> FileSection:
         """Open the bytes of an item as a file.
 
         Raises:
@@ -86,9 +86,9 @@ class Source:
             TrainingError: it is empty.
         """
         if (shard := int(self.shard[index])) < 0:
-            file = Section(self.root / self.names[index])
+            file = FileSection(self.root / self.names[index])
         else:
-            file = Section(self.shards[shard], int(self.offset[index]), int(self.size[index]))
+            file = FileSection(self.shards[shard], int(self.offset[index]), int(self.size[index]))
         if not len(file):
             file.close()
             raise TrainingError("it is empty")
@@ -122,7 +122,7 @@ class Source:
         return Frames(held, reader.info(), reader.preprocess, is_clip)
 
 
-class Section(io.RawIOBase):
+class FileSection(io.RawIOBase):
     """Part of a file, read as a file. It has no name, as a decoder could take a name for an address.
 
     Args:
@@ -152,8 +152,8 @@ class Section(io.RawIOBase):
         return self._at
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        room = memoryview(buffer)[: max(0, self._size - self._at)]
-        count = os.preadv(self._file.fileno(), [room], self._offset + self._at) if len(room) else 0
+        free = memoryview(buffer)[: max(0, self._size - self._at)]
+        count = os.preadv(self._file.fileno(), [free], self._offset + self._at) if len(free) else 0
         self._at += count
         return count
 
@@ -163,7 +163,7 @@ class Section(io.RawIOBase):
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FoundFiles:
     """The contents of a folder.
 
     Args:
@@ -178,11 +178,11 @@ class Found:
     other: dict[str, int]
 
 
-def find(root: Path) -> Found:
+def find_files(root: Path) -> FoundFiles:
     """List the files below a folder, or in a tar file. Hidden files are left out, links are followed.
 
     A class is named by the first folder of a name, by `labels.csv` or `labels.tsv` in `root`, or by WebDataset's
-    `.cls` members beside the items.
+    `.cls` members of the same name.
 
     Args:
         root: a folder, or one tar file.
@@ -213,7 +213,7 @@ def find(root: Path) -> Found:
     if label_file is not None:
         other[label_file.suffix] -= 1
     images, clips = (_source(kind, base, known, tars, labels, tuple(damaged)) for kind in KINDS)
-    return Found(images, clips, tuple(damaged), dict(+other))
+    return FoundFiles(images, clips, tuple(damaged), dict(+other))
 
 
 def _source(
@@ -230,9 +230,8 @@ def _source(
     table = np.array([(members[i].shard, members[i].offset, members[i].size) for i in chosen], np.int64)
     shard, offset, size = np.ascontiguousarray(table.T)
     of = np.array([labels.of[i] for i in chosen] if labels.of else [], np.int64)
-    return Source(
-        kind, root, Names([members[i].name for i in chosen]), shards, shard, offset, size, labels.classes, of, damaged
-    )  # fmt: skip
+    names = PackedNames([members[i].name for i in chosen])
+    return Source(kind, root, names, shards, shard, offset, size, labels.classes, of, damaged)
 
 
 def _suffix(name: str) -> str:

@@ -77,20 +77,20 @@ class Inspection:
 
 
 def inspect(source: Source, most: int, fps: float | None, workers: int, progress: Callable[[int], None]) -> Inspection:
-    """Decode files and tell what they are.
+    """Decode files and describe them.
 
     Args:
         source: the files.
         most: how many to decode, drawn at random with a fixed seed; 0 for all.
         fps: frames per second of clips, as recorded if None.
         workers: processes.
-        progress: is told how many files were decoded so far.
+        progress: called with the number of files decoded so far.
     """
     size = len(source)
     chosen = np.random.default_rng(0).permutation(size)[: most or size]
     chunks = [chosen[start : start + CHUNK].tolist() for start in range(0, len(chosen), CHUNK)]
     probes: list[Probe] = []
-    # each process is handed the list of files once, not with every chunk
+    # each process receives the list of files once, not with every chunk
     with ProcessPoolExecutor(
         min(workers, len(chunks)), mp_context=get_context("forkserver"), initializer=_begin, initargs=(source, fps)
     ) as pool:

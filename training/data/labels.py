@@ -1,4 +1,4 @@
-"""Class labels of files: from a table beside them, from the shards, or from folder names."""
+"""Class labels of files: from a table in their folder, from the shards, or from folder names."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def classify(members: Sequence[Member], table: Path | None) -> Labels:
         named, source = [member.label for member in members], "the shards"
     else:
         named = [member.name.split("/")[0] if "/" in member.name else None for member in members]
-        if None in named:  # files lie in the top folder: folders are no classes
+        if None in named:  # files in the top folder: folders are not classes
             return Labels((), ())
     if missing := [member.name for member, name in zip(members, named, strict=True) if name is None]:
         raise TrainingError(f"{len(missing)} files have no label in {source}: {missing[0]!r} is the first")

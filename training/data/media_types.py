@@ -1,4 +1,4 @@
-"""The two kinds of data, and how file names tell them."""
+"""The two kinds of data, by the suffixes of file names."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Literal
 Kind = Literal["images", "clips"]
 KINDS: tuple[Kind, ...] = ("images", "clips")
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".avif", ".tif", ".tiff"})
-# Which demuxer reads a suffix: chosen by name, never by content, so that no playlist is taken for a video.
-VIDEO_FORMATS = {
-    ".mp4": "mov", ".m4v": "mov", ".mov": "mov", ".3gp": "mov", ".mkv": "matroska", ".webm": "matroska", ".avi": "avi",
-    ".mpg": "mpeg", ".mpeg": "mpeg", ".ts": "mpegts", ".m2ts": "mpegts", ".ogv": "ogg", ".flv": "flv", ".wmv": "asf",
-    ".gif": "gif",
-}  # fmt: skip
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".ogv", ".flv", ".wmv",
+    ".gif",
+)  # fmt: skip
 
 
 def kind_of(name: str) -> Kind | None:
@@ -21,4 +19,4 @@ def kind_of(name: str) -> Kind | None:
     suffix = os.path.splitext(name)[1].lower()
     if suffix in IMAGE_SUFFIXES:
         return "images"
-    return "clips" if suffix in VIDEO_FORMATS else None
+    return "clips" if suffix in VIDEO_SUFFIXES else None

@@ -1,4 +1,4 @@
-"""Pixel sets on disk: a folder of `.npy` shards, uint8 (N, T, H, W, 3), beside a `set.json` that describes them."""
+"""Pixel sets on disk: a folder of `.npy` shards, uint8 (N, T, H, W, 3), with a `set.json` that describes them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data import open_set
-from training.data.files import Source, find
+from training.data.files import Source, find_files
 from training.data.shards import INFO_FILE, PixelSet
 from training.devices import cores
 from training.errors import TrainingError
@@ -119,7 +119,7 @@ def open_datasets(data: Path, side: int, frames: int, limit: int | None) -> list
     if (data / "held-out").is_dir():
         optional = {title: name for title, name in OPTIONAL.items() if (data / name).is_dir()}
         return [PixelDataset(title, open_set(data / name), limit) for title, name in (HELD_OUT | optional).items()]
-    found = find(data)
+    found = find_files(data)
     datasets: list[Dataset] = [
         FileDataset(files, side, frames, limit) for files in (found.images, found.clips) if files is not None
     ]

@@ -18,7 +18,7 @@ from training.evaluation.set_metrics import (
     rfvd,
 )
 from training.networks.efficientnet import EfficientNetLite0
-from training.networks.i3d import LEAST_FRAMES, InceptionI3D
+from training.networks.i3d import MIN_FRAMES, InceptionI3D
 from training.networks.inception import InceptionV3
 from training.networks.lpips import FeatureDistance, load_lpips, load_vgg_distance
 from training.networks.weights import Network, load_weights
@@ -90,7 +90,7 @@ class MetricSuite:
         metrics: list[SetMetric] = []
         if self.inception is not None:
             metrics.append(rfid(self.inception))
-        if self.i3d is not None and frames >= LEAST_FRAMES:
+        if self.i3d is not None and frames >= MIN_FRAMES:
             metrics.append(rfvd(self.i3d))
         if self.lite is not None and (self.inception is None or frames > 1):
             metrics.append(LiteMetrics(self.lite, frames))

@@ -27,7 +27,7 @@ class PatchDiscriminator(nn.Module):
     """Strided convolutions that judge overlapping patches of 70 x 70 pixels (with three strided layers).
 
     Normalisation is by groups within an item, never over the batch: an item's judgement does not depend on its
-    neighbours, real and made pictures may be judged together or apart, and two ranks train as one would.
+    neighbours, real and reconstructed pictures may be judged together or separately, and two ranks train as one would.
 
     Clips: time is halved by the first two layers with kernels of 3, which keeps 1 + 4k frames at 1 + 2k and 1 + k, the
     tokenizer's own latent frames; a single frame stays one.

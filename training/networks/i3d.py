@@ -10,7 +10,7 @@ from training.networks.padding import pad_same
 
 EPSILON = 1e-5  # of batch normalisation, as in the evaluation of the published OmniTokenizer
 SIDE = 224  # pixels of the input's square
-LEAST_FRAMES = 9  # fewer leave no two positions for the last pool
+MIN_FRAMES = 9  # fewer leave no two positions for the last pool
 CLASSES = 400  # of Kinetics
 Size = tuple[int, int, int]
 

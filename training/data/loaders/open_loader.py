@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from training.data.files import Source, find
+from training.data.files import Source, find_files
 from training.data.loaders.batch import Loader
 from training.data.loaders.device_loader import DeviceLoader
 from training.data.loaders.file_loader import FileLoader
-from training.data.media_types import IMAGE_SUFFIXES, VIDEO_FORMATS
+from training.data.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from training.data.shards import INFO_FILE, open_set
 from training.distributed import Ranks
 from training.errors import TrainingError
@@ -62,16 +62,16 @@ def find_sources(data: Path) -> tuple[Source | None, Source | None]:
     if len(clips) > 1:
         raise TrainingError(f"{data} has both clips/ and videos/: keep one")
     if not images.is_dir() and not clips:
-        found = find(data)
+        found = find_files(data)
         sources = found.images, found.clips
     else:
         sources = (
-            find(images).images if images.is_dir() else None,
-            find(clips[0]).clips if clips else None,
+            find_files(images).images if images.is_dir() else None,
+            find_files(clips[0]).clips if clips else None,
         )
     if sources == (None, None):
         raise TrainingError(
             f"{data} holds no data: no sets of pixels below train/, no images ({', '.join(sorted(IMAGE_SUFFIXES))}), "
-            f"no videos ({', '.join(VIDEO_FORMATS)}) and no tar shards of them"
+            f"no videos ({', '.join(VIDEO_SUFFIXES)}) and no tar shards of them"
         )
     return sources
