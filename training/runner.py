@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ def _write_run(run: RunConfig, bundle: Bundle | None) -> None:
         "name": run.name,
         "recipe": run.recipe.to_dict(),
         "source": _bundle_hash(run) or (bundle.hash if bundle is not None else None),
-        "lengths": {name: budget.to_dict() for name, budget in run.budgets.items()},
+        "lengths": {name: asdict(budget) for name, budget in run.budgets.items()},
     }
     run.out.mkdir(parents=True, exist_ok=True)
     replace_file(run.out / RUN_FILE, json.dumps(record, indent=2).encode() + b"\n")

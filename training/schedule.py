@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from training.data.loaders.batch import BatchSpec, Kind
 from training.errors import TrainingError
@@ -39,10 +38,6 @@ class Budget:
 
     def __str__(self) -> str:
         return f"{self.steps} steps" if self.steps is not None else f"{self.seconds:g} seconds"
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return JSON-ready data; `Budget(**data)` reads it back."""
-        return {"steps": self.steps, "seconds": self.seconds}
 
     def spent(self, steps: int, seconds: float) -> float:
         """Return the share of the budget that is used up."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -197,7 +197,7 @@ class Trainer:
         checkpoint = {
             "recipe": self.recipe.to_dict(),
             "stage": self.stage.name,
-            "budget": self.budget.to_dict() if self.budget else None,
+            "budget": asdict(self.budget) if self.budget else None,
             "step": self.step,
             "seconds": self.seconds,
             "drawn": dict(self.drawn),
