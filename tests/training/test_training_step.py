@@ -139,6 +139,14 @@ def test_images_are_no_concern_of_the_video_discriminator(images: Tensor) -> Non
     assert not [name for name in metrics if name.startswith("video")]
 
 
+def test_a_video_discriminator_alone_leaves_image_steps_to_the_other_losses(images: Tensor) -> None:
+    step = step_of(replace(STAGE, losses=replace(PLAIN, video_adversarial=0.1)))
+    before = weights(step.state.discriminators)
+    metrics = step(images, ALL)
+    assert not [name for name in metrics if "discriminator" in name]
+    assert same(before, weights(step.state.discriminators))
+
+
 def test_the_discriminators_change_what_the_tokenizer_learns(clips: Tensor) -> None:
     silent, judged = step_of(STAGE), step_of(STAGE)
     silent(clips, Phase(quantise=True))

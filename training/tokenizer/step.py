@@ -97,39 +97,41 @@ class TrainingStep:
 
     def update_tokenizer(self, parts: tuple[Tensor, ...], phase: Phase) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Update the tokenizer; return its metrics and the reconstructions, float (n, T, H, W, 3)."""
-        state, metrics, outs, chosen = self.state, _MeanMetrics(len(parts)), [], []
+        state, outs, chosen = self.state, [], []
+        metrics: list[dict[str, Tensor]] = []
         state.optimizer.zero_grad(set_to_none=True)
         with _frozen(state.discriminators):
             for part, first in self._with_first_item(parts):
                 with self._autocast():
-                    loss, out, latents = self._forward(part, first, phase, metrics)
+                    loss, out, latents = self._forward(part, first, phase)
                 (loss / len(parts)).backward()
+                metrics.append(latents.metrics | {"loss": loss})
                 outs.append(out.detach())
                 if latents.tokens is not None and latents.vectors is not None:
                     chosen.append((latents.tokens, latents.vectors))
-        metrics.values["grad_norm"] = self._optimize(state.parameters(), state.optimizer)
+        grad_norm = self._optimize(state.parameters(), state.optimizer)
         self._update_ema()
         if chosen and state.codebook_updater is not None:
             tokens, vectors = (self.ranks.all_gather(torch.cat(values)) for values in zip(*chosen, strict=True))
             state.codebook_updater.update(state.step, tokens, vectors, state.optimizer)
-        return metrics.values, outs
+        return _mean(metrics) | {"grad_norm": grad_norm}, outs
 
     def update_discriminators(self, parts: tuple[Tensor, ...], outs: list[Tensor]) -> dict[str, Tensor]:
         """Update the discriminators on pixels and their reconstructions."""
-        state, metrics = self.state, _MeanMetrics(len(parts))
+        state, metrics = self.state, []
         assert state.discriminator_optimizer is not None
         state.discriminator_optimizer.zero_grad(set_to_none=True)
         for (part, first), out in zip(self._with_first_item(parts), outs, strict=True):
             with self._autocast():
-                loss = state.step.new_zeros((), dtype=torch.float32)
+                hinges = {}
                 for name, real, fake in self._discriminator_inputs(to_float(part, torch.float32), out, first):
                     logits = state.discriminators[name](torch.cat((real, fake))).logits
-                    hinge = losses.hinge_discriminator(*logits.chunk(2))
-                    metrics.add(f"{name}_discriminator", hinge)
-                    loss = loss + hinge
-            (loss / len(parts)).backward()
+                    hinges[f"{name}_discriminator"] = losses.hinge_discriminator(*logits.chunk(2))
+            if hinges:  # images have none where the stage has a video discriminator alone
+                (torch.stack(list(hinges.values())).sum() / len(parts)).backward()
+            metrics.append(hinges)
         self._optimize(list(state.discriminators.parameters()), state.discriminator_optimizer)
-        return metrics.values
+        return _mean(metrics)
 
     @torch.no_grad()
     def initialize_codebook(self, pixels: Tensor) -> None:
@@ -148,24 +150,21 @@ class TrainingStep:
             ]
         updater.initialize(self.ranks.all_gather(torch.cat(parts)), self.state.step)
 
-    def _forward(self, part: Tensor, first: int, phase: Phase, metrics: _MeanMetrics) -> tuple[Tensor, Tensor, Latents]:
-        """Return the weighted sum of all terms, the reconstruction, and the latents."""
+    def _forward(self, part: Tensor, first: int, phase: Phase) -> tuple[Tensor, Tensor, Latents]:
+        """Return the weighted sum of all terms, the reconstruction, and the latents with the metrics of all terms."""
         weights, tokenizer = self.stage.losses, self.state.tokenizer
         pixels = to_float(part, torch.float32)
         latents = self._latents(tokenizer.encoder(pixels), first, phase.quantise)
         out = tokenizer.decoder(latents.embed).float()
         loss = losses.reconstruction(out, pixels, l2=weights.l2, l1=weights.l1) + latents.loss
-        metrics.add("squared_error", (out.detach() - pixels).square().mean())
-        for name, value in latents.metrics.items():
-            metrics.add(name, value)
+        latents.metrics["squared_error"] = (out.detach() - pixels).square().mean()
         if self.perceptual is not None:
             real, fake = self._frames(pixels, first), self._frames(out, first)
             distance = self.perceptual(fake, real).mean()
-            metrics.add("perceptual", distance)
+            latents.metrics["perceptual"] = distance
             loss = loss + weights.perceptual * distance
         if phase.adversarial:
-            loss = loss + self._adversarial(pixels, out, first, metrics)
-        metrics.add("loss", loss)
+            loss = loss + self._adversarial(pixels, out, first, latents.metrics)
         return loss, out, latents
 
     def _latents(self, embed: Tensor, first: int, quantise: bool) -> Latents:
@@ -188,19 +187,19 @@ class TrainingStep:
         flat = vectors.detach().flatten(0, -2), tokens.flatten()
         return Latents(embed, loss, {"commitment": distance}, *flat)
 
-    def _adversarial(self, pixels: Tensor, out: Tensor, first: int, metrics: _MeanMetrics) -> Tensor:
+    def _adversarial(self, pixels: Tensor, out: Tensor, first: int, metrics: dict[str, Tensor]) -> Tensor:
         weights = self.stage.losses
         total = out.new_zeros(())
         for name, real, fake in self._discriminator_inputs(pixels, out, first):
             discriminator = self.state.discriminators[name]
             judged = discriminator(fake)
             hinge = losses.hinge_generator(judged.logits)
-            metrics.add(f"{name}_adversarial", hinge)
+            metrics[f"{name}_adversarial"] = hinge
             if weights.feature_matching:
                 with torch.no_grad():
                     features = discriminator(real).features
                 matching = losses.feature_matching(features, judged.features)
-                metrics.add(f"{name}_features", matching)
+                metrics[f"{name}_features"] = matching
                 hinge = hinge + weights.feature_matching * matching
             total = total + (weights.image_adversarial if name == "image" else weights.video_adversarial) * hinge
         return total
@@ -254,17 +253,9 @@ class TrainingStep:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
 
-class _MeanMetrics:
-    """Detached scalars, averaged over micro-batches."""
-
-    def __init__(self, parts: int) -> None:
-        self.parts = parts
-        self.values: dict[str, Tensor] = {}
-
-    def add(self, name: str, value: Tensor) -> None:
-        """Add one micro-batch's value."""
-        value = value.detach().float() / self.parts
-        self.values[name] = self.values[name] + value if name in self.values else value
+def _mean(metrics: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Average the metrics of micro-batches."""
+    return {name: torch.stack([part[name].detach().float() for part in metrics]).mean() for name in metrics[0]}
 
 
 @contextmanager
