@@ -40,7 +40,7 @@ class FrameReader(ABC):
 
     @abstractmethod
     def info(self) -> SourceInfo:
-        """Return the file's description; complete after the last frame."""
+        """Return the file's description: times as planned before the first frame, as read after the last."""
 
     @abstractmethod
     def details(self) -> FileDetails:

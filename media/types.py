@@ -1,4 +1,4 @@
-"""Requests and answers of the media worker: plain frozen data, no codecs."""
+"""The vocabulary of media: options, and descriptions of files and of frames. Plain frozen data, no codecs."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ class SourceInfo:
         width, height: size as displayed (rotation applied), pixels.
         frames_in: frames of the file, by its packets; of a still picture 1.
         fps: average frame rate of the file, frames per second; None for a still picture.
-        duration_s: duration of the file, seconds; None for a still picture or where nothing tells it.
+        duration_s: duration of the file, seconds; None for a still picture or where nothing states it.
         sampled_pts: time of each kept frame, seconds from the clip's first frame.
     """
 
@@ -116,6 +116,14 @@ class SourceInfo:
     fps: float | None
     duration_s: float | None
     sampled_pts: list[float]
+
+    @property
+    def kept_fps(self) -> float | None:
+        """Rate of the kept frames, frames per second: the file's corrected for sampling; None for a still picture."""
+        times = self.sampled_pts
+        if len(times) > 1 and times[-1] > times[0]:
+            return nearest_rate((len(times) - 1) / (times[-1] - times[0]), self.fps)
+        return self.fps
 
 
 @dataclass(frozen=True)
@@ -150,17 +158,9 @@ class Frames:
     preprocess: Preprocess
     is_video: bool
 
-    @property
-    def fps(self) -> float | None:
-        """Rate of the kept frames, frames per second: the source's corrected for sampling; None for a still."""
-        times = self.source.sampled_pts
-        if self.is_video and len(times) > 1 and times[-1] > times[0]:
-            return rate((len(times) - 1) / (times[-1] - times[0]), self.source.fps)
-        return self.source.fps
 
-
-def rate(measured: float, nominal: float | None) -> float:
-    """The nominal frame rate where the measured one is the same but for rounded time stamps; else the measured one."""
+def nearest_rate(measured: float, nominal: float | None) -> float:
+    """Return the nominal frame rate if only rounded time stamps differ from it, else the measured one."""
     if nominal is not None and abs(measured - nominal) < _RATE_TOLERANCE * nominal:
         return nominal
     return measured

@@ -25,7 +25,7 @@ from media.orientation import UPRIGHT, Orientation, from_matrix
 from media.resize import Plan, plan
 from media.timestamps import MAX_REORDERED_FRAMES, Packet, Timeline
 from media.truncation import is_whole
-from media.types import MediaOptions, Preprocess, SourceInfo, View, rate
+from media.types import MediaOptions, Preprocess, SourceInfo, View, nearest_rate
 
 if TYPE_CHECKING:
     from media.limits import MediaLimits
@@ -88,7 +88,7 @@ class ClipReader(FrameReader):
         self._check_duration()
         self._chosen = choose(self._timeline.times, options, view)
         self.expected = len(self._chosen)
-        self._sampled: list[float] = []
+        self._sampled = [self._timeline.times[index] for index in self._chosen]
         self._plan: Plan | None = None
         self._details: details.FileDetails | None = None
         self._first_packet = self._key_packet_before(self._timeline.marks[self._chosen[0]])
@@ -108,7 +108,7 @@ class ClipReader(FrameReader):
             width=width,
             height=height,
             frames_in=len(times) if self._timeline.is_complete else len(survey.packets),
-            fps=rate((len(times) - 1) / span, survey.fps) if span > 0 else survey.fps,
+            fps=nearest_rate((len(times) - 1) / span, survey.fps) if span > 0 else survey.fps,
             duration_s=self._duration_s,
             sampled_pts=list(self._sampled),
         )
@@ -121,6 +121,7 @@ class ClipReader(FrameReader):
         timeline = self._timeline
         targets = [timeline.marks[index] for index in self._chosen]
         position = 0  # of the next target
+        self._sampled = []
         with self._open() as (container, stream):
             for number, frame in enumerate(self._decode(container, stream, self._first_packet)):
                 mark = number if timeline.by_number else frame.pts

@@ -121,30 +121,8 @@ def _head(path: Path) -> bytes:
         return file.read(HEAD_BYTES)
 
 
-def rate(reader: FrameReader) -> float | None:
-    """Frames per second of the kept frames, after the last one was read; None where nothing tells."""
-    info = reader.info()
-    times = info.sampled_pts
-    if reader.is_video and len(times) > 1 and times[-1] > times[0]:
-        return (len(times) - 1) / (times[-1] - times[0])
-    return info.fps
-
-
 def source_of(reader: FrameReader) -> SourceInfo:
     """Describe the file after its last frame was read; the times of very long clips are left out."""
     info = reader.info()
     times = [round(time, 6) for time in info.sampled_pts] if len(info.sampled_pts) <= MAX_TIMES else []
     return replace(info, sampled_pts=times)
-
-
-def planned_rate(reader: FrameReader, options: MediaOptions) -> float | None:
-    """Frames per second that the kept frames will have, before the first one is read; None where nothing tells."""
-    info = reader.info()
-    if info.fps is None:
-        return None
-    if options.sampling == "stride":
-        return info.fps / options.stride
-    if options.sampling == "uniform" and info.duration_s is not None:
-        end = info.duration_s if options.end_s is None else min(options.end_s, info.duration_s)
-        return min(info.fps, reader.expected / (end - (options.start_s or 0.0)))
-    return info.fps

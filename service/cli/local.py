@@ -8,7 +8,7 @@ from pathlib import Path
 from media.frame_reader import FrameReader
 from service.cli.batch import Source
 from service.cli.destination import Target
-from service.cli.inputs import open_media, rate, source_of
+from service.cli.inputs import open_media, source_of
 from service.cli.offline import CountedFrames, LocalTokenizer
 from service.cli.options import Device
 from service.cli.outputs import Part, writing_pixels
@@ -37,7 +37,7 @@ class BundleTokenizer:
         with open_media(source.path, options.media(), source.name) as reader:
             frames = CountedFrames(tracked(reader, f"encoding {source.name}", reader.expected))
             tokens, latents = self._tokenizer.encode(frames, plan.want)
-            clip = ClipInfo(frames.size, rate(reader), source_of(reader), reader.preprocess)
+            clip = ClipInfo(frames.size, reader.info().kept_fps, source_of(reader), reader.preprocess)
         return plan.result(tokens, latents, clip)
 
     def decode(self, source: Source, result: EncodeResult, options: DecodeOptions, choose: Choose) -> Target:

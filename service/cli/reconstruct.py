@@ -120,12 +120,11 @@ def _optional(
     if destination is None:
         yield lambda part: None
         return
-    from service.cli.inputs import planned_rate
     from service.cli.outputs import writing_pixels
     from service.formats.pixels import DEFAULT_FPS
 
     target = destination.of_pixels(source, reader.expected)
-    fps = options.fps or planned_rate(reader, options.media()) or DEFAULT_FPS
+    fps = options.fps or reader.info().kept_fps or DEFAULT_FPS
     with writing_pixels(target, reader.expected, fps, options.quality) as write:
         yield write
 

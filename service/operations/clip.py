@@ -63,7 +63,7 @@ async def read_clip(media: MediaPool, data: bytes, declared: str | None, options
     started = time.perf_counter()
     frames = await media.decode(data, declared, options)
     count, height, width = frames.pixels.shape[:3]
-    info = ClipInfo((count, height, width), frames.fps, frames.source, frames.preprocess)
+    info = ClipInfo((count, height, width), frames.source.kept_fps, frames.source, frames.preprocess)
     return Clip(frames.pixels, info, 1000 * (time.perf_counter() - started))
 
 

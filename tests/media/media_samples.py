@@ -7,6 +7,7 @@ import os
 import struct
 import zlib
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def video(
     pixels: NDArray[np.uint8],
     codec: str = "libx264",
     container: str = "mp4",
-    fps: int = 24,
+    fps: int | Fraction = 24,
     options: Mapping[str, str] = X264,
     pixel_format: str = "yuv420p",
     pts: list[int] | None = None,

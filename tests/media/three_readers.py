@@ -49,7 +49,10 @@ def sandbox(limits: Limits | None = None) -> Iterator[Sandbox]:
 def command(path: Path, options: MediaOptions) -> Frames:
     """Read a file as `omnitok encode` does."""
     with open_media(path, options) as reader:
+        planned = reader.info().kept_fps
         pixels = np.stack(list(reader))
+    if len(pixels) == reader.expected:
+        assert planned == reader.info().kept_fps  # before the first frame: the rate of clips that are written
     return Frames(pixels, reader.info(), reader.preprocess, reader.is_video)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -131,6 +132,7 @@ MAKERS: dict[str, Callable[[], bytes]] = {
     "phone.3gp": lambda: video(CLIP, "mpeg4", "3gp", options={}),
     "fast.mp4": lambda: video(CLIP, fps=120),
     "slow.mp4": lambda: video(CLIP, fps=1),
+    "rounded.mkv": lambda: video(CLIP, container="matroska", fps=Fraction(30_000, 1001)),
     "h264.mkv": lambda: video(CLIP, container="matroska"),
     "deep.mp4": lambda: video(CLIP, pixel_format="yuv420p10le"),
     "full.mp4": lambda: video(CLIP, pixel_format="yuv444p"),

@@ -67,6 +67,14 @@ def test_training_holds_the_last_frame_where_the_service_gives_fewer(service: Sa
     assert (made[len(wanted) :] == wanted[-1]).all()
 
 
+@pytest.mark.parametrize(("stride", "fps"), [(1, 30_000 / 1001), (3, 10_000 / 1001)])
+def test_rounded_time_stamps_leave_the_rate(service: Sandbox, folder: Path, stride: int, fps: float) -> None:
+    path = folder / "rounded.mkv"
+    options = MediaOptions(frames=FRAMES, sampling="stride", stride=stride)
+    one, other = service.read(path.read_bytes(), options), command(path, options)
+    assert one.source.kept_fps == other.source.kept_fps == pytest.approx(fps, rel=0 if stride == 1 else 0.01)
+
+
 sides = st.integers(1, 90)
 options = st.builds(
     MediaOptions,
@@ -88,4 +96,5 @@ def test_command_and_service_read_the_same(service: Sandbox, folder: Path, name:
     path = folder / name
     one, other = service.read(path.read_bytes(), options), command(path, options)
     assert np.array_equal(one.pixels, other.pixels)
+    assert one.source.kept_fps == other.source.kept_fps
     assert (one.source, one.preprocess, one.is_video) == (other.source, other.preprocess, other.is_video)
