@@ -278,3 +278,11 @@ def test_the_network_compiles_without_graph_breaks():
     with torch.no_grad():
         compiled = torch.compile(encoder, fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(pixels), encoder(pixels), rtol=1e-4, atol=1e-4)
+
+
+def test_short_vectors_are_projected_without_being_blown_up():
+    """As torch normalises: what is shorter than 1e-12 keeps its direction and becomes shorter than one."""
+    x = torch.tensor([[0.6e-12, 0.8e-12], [1.2e-12, 1.6e-12], [0.3e-12, 0.4e-12], [0.0, 0.0]], dtype=torch.float64)
+    vectors = kernels.vq_project(x, None, None, torch.eye(2).double(), torch.zeros(2).double())
+    expected = torch.tensor([[0.6, 0.8], [0.6, 0.8], [0.3, 0.4], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(vectors, expected)
