@@ -202,3 +202,11 @@ def test_animation_limits() -> None:
 def _swapped_primaries(profile: bytes) -> bytes:
     """The profile with the tags of its red and blue primaries renamed into each other."""
     return profile.replace(b"rXYZ", b"?XYZ").replace(b"bXYZ", b"rXYZ").replace(b"?XYZ", b"bXYZ")
+
+
+def test_details_say_how_a_picture_is_stored() -> None:
+    opaque, clear = opened(picture(PHOTO, "PNG")), opened(saved(Image.new("RGBA", (8, 6)), "PNG"))
+    assert "transparency" not in opaque.details().colour
+    assert "transparency shown on white" in clear.details().colour
+    assert not opaque.details().is_animated
+    assert opened(animation(np.stack([PHOTO, 255 - PHOTO]), "GIF")).details().is_animated

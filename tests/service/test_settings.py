@@ -1,0 +1,21 @@
+"""Settings cannot change while the service runs, and nothing unknown is one."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Limits, Settings
+
+
+@pytest.mark.parametrize(("settings", "name"), [(Limits(), "tokens"), (Settings(bundles=()), "port")])
+def test_settings_are_fixed(settings: Limits | Settings, name: str) -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(settings, name, 1)
+
+
+def test_unknown_settings_are_refused() -> None:
+    with pytest.raises(ValidationError, match="colour"):
+        Limits(colour=1)
+    with pytest.raises(ValidationError, match="colour"):
+        Settings(bundles=(), limits={"colour": 1})
