@@ -169,6 +169,7 @@ async def test_a_cancelled_caller_leaves_the_queue(rig: Rig) -> None:
 
 
 async def test_a_late_item_is_answered_while_the_engine_is_busy(rig: Rig) -> None:
+    assert rig.executor.busy_seconds == 0
     first = await rig.occupy()
     with pytest.raises(ProblemError) as late:
         await rig.executor.submit(KEY, 1, 1, 0.02)
