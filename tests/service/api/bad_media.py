@@ -91,6 +91,6 @@ MEDIA = [
     Case("too many tokens", 422, "too-many-tokens", "/encode?size=256", lambda target: clip(17), MP4),
     Case("sound only", 422, "no-video-stream", "/encode", lambda target: sound_only(), MP4),
     Case("video of no frames", 422, "no-video-stream", "/encode", lambda target: frameless(), MP4),
-    Case("unknown codec", 415, "unsupported-codec", "/encode", lambda t: clip(codec="mpeg2video"), MP4),
+    Case("unknown codec", 415, "unsupported-codec", "/encode", lambda t: clip(codec="ffv1"), MP4),
     Case("window after the end", 422, "invalid-options", "/encode?start_s=5", lambda target: clip(), MP4),
 ]

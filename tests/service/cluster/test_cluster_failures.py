@@ -47,7 +47,7 @@ def test_no_request_fails_when_a_tokenizer_replica_is_killed(service: Service) -
 
     failed = [(status, content[:200]) for status, content in answers if status != 200]
     assert not failed
-    tokens = {read_codes(content, "application/msgpack").tokens.tobytes() for _, content in answers}
+    tokens = {read_codes(content).tokens.tobytes() for _, content in answers}
     assert len(tokens) == 1, "an answer belongs to another request"
 
     def replaced() -> bool:

@@ -259,7 +259,7 @@ def test_failures_of_the_device_have_names(
     def fail(*arguments: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(OmniTokenizer, "encode_latents", fail)
+    monkeypatch.setattr(OmniTokenizer, "encode_both", fail)
     with pytest.raises(expected) as raised:
         engine.run(TokenizerKey("vq", "encode", "pixels", (6, 21, 35)), [PIXELS])
     assert raised.value.__context__ is None or expected is DeviceFault, "the failed batch's tensors are still held"
