@@ -18,7 +18,7 @@ from media.media_types import sniff
 from media.types import MediaOptions
 from service.cli.app import app
 from service.formats.json import from_base64
-from training.data.files import find
+from training.data.files import find_files
 
 CASES = Path(__file__).with_name("cases")
 RED, GREEN, BLUE, YELLOW = (220, 20, 20), (20, 220, 20), (20, 20, 220), (220, 220, 20)
@@ -162,7 +162,7 @@ def test_refusals_say_what_the_file_is(service: Sandbox, tmp_path: Path, name: s
     assert run.exit_code == 1
     assert REFUSED[name] in run.output.replace("\n", " ")
     if sniff((CASES / name).read_bytes()) is None:
-        found = find(CASES / name)
+        found = find_files(CASES / name)
         assert (found.images, found.clips, found.other) == (None, None, {".ckpt": 1})
     else:
         with pytest.raises(Exception, match=REFUSED[name]):
