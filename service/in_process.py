@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.operations.bundles import find_card
-from service.operations.encode import check_output
 from service.scheduling.batcher import Batcher
 from service.scheduling.executor import BatchExecutor, Observer, Run
 from service.settings import Settings
@@ -60,7 +59,9 @@ class LocalBackend:
         """Return the bundles that are served, the default one first."""
         return self._cards
 
-    async def encode(self, model: str, pixels: NDArray[np.uint8], want: Want, seconds: float | None = None) -> Encoded:
+    async def encode(
+        self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float | None = None
+    ) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3).
 
         Args:
@@ -69,24 +70,21 @@ class LocalBackend:
             want: which codes to return; a VAE has latents only.
             seconds: time left, the service's own deadline if None.
         Raises:
-            ProblemError: `unknown-model`, `invalid-options`, and what the executor raises.
+            ProblemError: `unknown-model`, and what the executor raises.
         """
         card = find_card(self._cards, model)
-        check_output(card, want)
         key = TokenizerKey(card.id, "encode", "pixels", _size(pixels))
         (tokens, latents), timing = await self._submit(card, key, pixels, seconds)
         return Encoded(tokens if want != "latents" else None, latents if want != "tokens" else None, timing)
 
-    async def decode(self, model: str, codes: NDArray[Any], size: Size | None, seconds: float | None = None) -> Decoded:
+    async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode integer tokens (t, h, w) or float latents (t, h, w, c), cropped to `size` (frames, height, width)."""
         card = find_card(self._cards, model)
         kind: Literal["tokens", "latents"] = "latents" if codes.dtype.kind == "f" else "tokens"
-        t, h, w = codes.shape[:3]
-        size = size or card.geometry.size((t, h, w))
         pixels, timing = await self._submit(card, TokenizerKey(card.id, "decode", kind, size), codes, seconds)
         return Decoded(pixels, timing)
 
-    async def reconstruct(self, model: str, pixels: NDArray[np.uint8], seconds: float | None = None) -> Decoded:
+    async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float | None = None) -> Decoded:
         """Encode and decode uint8 RGB pixels (T, H, W, 3) in one visit."""
         card = find_card(self._cards, model)
         key = TokenizerKey(card.id, "reconstruct", "pixels", _size(pixels))

@@ -115,8 +115,8 @@ class Backend(Protocol):
         """Encode uint8 RGB pixels (T, H, W, 3), 1 <= T; any T, H, W: the model pads and says so in its grid."""
         ...
 
-    async def decode(self, model: str, codes: NDArray[Any], size: Size | None) -> Decoded:
-        """Decode tokens int (t, h, w) or latents float (t, h, w, c); crop to `size` where it is given."""
+    async def decode(self, model: str, codes: NDArray[Any], size: Size) -> Decoded:
+        """Decode tokens int (t, h, w) or latents float (t, h, w, c); crop to `size` (frames, height, width)."""
         ...
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8]) -> Decoded:

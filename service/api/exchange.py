@@ -10,6 +10,8 @@ from starlette.responses import Response
 
 from service.api.negotiation import require
 from service.api.services import Services
+from service.formats.pixels import amount, pixel_offers
+from service.operations.clip import PixelResult
 from service.types import ModelCard, Timing
 
 
@@ -24,6 +26,7 @@ class Exchange:
     Attributes:
         id: of the request.
         started: when its first byte came, on `time.perf_counter`.
+        media_type: of the answer, once it is chosen.
     """
 
     def __init__(self, request: Request, services: Services, parse_ms: float) -> None:
@@ -31,14 +34,15 @@ class Exchange:
         self.id: str = request.state.request_id
         self.started: float = request.state.started
         self.parse_ms = parse_ms
+        self.media_type = ""
         self._request = request
 
     def use(self, card: ModelCard) -> None:
         """Note the bundle for the log."""
         self._request.state.model = card.id
 
-    def choose(self, offers: Sequence[str], answer: str) -> str:
-        """Return the media type of the answer.
+    def choose(self, offers: Sequence[str], answer: str) -> None:
+        """Choose the media type of the answer.
 
         Args:
             offers: what it can be, the default first.
@@ -47,16 +51,29 @@ class Exchange:
         Raises:
             ProblemError: `not-acceptable`.
         """
-        return require(self._request.headers.get("accept"), offers, answer)
+        self.media_type = require(self._request.headers.get("accept"), offers, answer)
 
-    def respond(
-        self, data: bytes, media_type: str, card: ModelCard, decode_ms: float, timing: Timing, rendering: float
-    ) -> Response:
+    def choose_pixels(self, frames: int) -> None:
+        """Choose the media type of an answer of that many frames; errors as `choose`."""
+        self.choose(pixel_offers(frames), amount(frames))
+
+    async def respond_pixels(self, result: PixelResult, quality: int | None, decode_ms: float) -> Response:
+        """Return the answer that consists of pixels.
+
+        Args:
+            result: the pixels.
+            quality: 1 to 100 for lossy pictures, or None for the default.
+            decode_ms: as for `respond`.
+        """
+        rendering = time.perf_counter()
+        data = await result.render(self.media, self.media_type, quality)
+        return self.respond(data, result.card, decode_ms, result.timing, rendering)
+
+    def respond(self, data: bytes, card: ModelCard, decode_ms: float, timing: Timing, rendering: float) -> Response:
         """Return the answer.
 
         Args:
-            data: its body.
-            media_type: of the body.
+            data: its body, of the media type that was chosen.
             card: the bundle that did the work.
             decode_ms: time spent on the request's media or codes, milliseconds.
             timing: of the tokenizer tier.
@@ -74,4 +91,4 @@ class Exchange:
             "X-Omnitok-Bundle": card.hash,
             "Server-Timing": ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in spent.items()),
         }
-        return Response(data, headers=headers, media_type=media_type)
+        return Response(data, headers=headers, media_type=self.media_type)

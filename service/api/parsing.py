@@ -18,10 +18,8 @@ from service.formats.json import from_base64, read_json
 from service.formats.media_types import JSON, MSGPACK
 from service.formats.msgpack import unpack
 from service.formats.result import EncodeResult
-from service.formats.tensors import tensor_from, unpack_tensor
-from service.operations.clip import Clip, read_clip
-from service.operations.options import MediaRequest
-from service.sandbox.pool import MediaPool
+from service.formats.tensors import unpack_tensor
+from service.operations.clip import ClipSource
 from service.settings import Limits
 
 MAX_OPTIONS_BYTES = 16_384
@@ -29,31 +27,10 @@ MAX_OPTIONS_BYTES = 16_384
 
 @dataclass(frozen=True)
 class MediaUpload:
-    """Pixels to encode.
+    """Pixels to encode, and the `options` value of the body, which is not validated yet."""
 
-    Args:
-        media: bytes of a picture or clip, or None.
-        declared: what the caller says they are, or None if it does not say.
-        array: uint8 RGB (T, H, W, 3), or None.
-        options: the `options` value of the body, not validated yet.
-    """
-
-    media: bytes | None = None
-    declared: str | None = None
-    array: NDArray[np.uint8] | None = None
+    source: ClipSource
     options: object = None
-
-    async def clip(self, pool: MediaPool, options: MediaRequest) -> Clip:
-        """Return the pixels to encode.
-
-        Raises:
-            ProblemError: for anything wrong with the media, and for options that an array does not take.
-        """
-        if self.media is not None:
-            return await read_clip(pool, self.media, self.declared, options.media())
-        assert self.array is not None
-        options.refuse_media_options()
-        return Clip.of_array(self.array)
 
 
 @dataclass(frozen=True)
@@ -75,18 +52,16 @@ def parse_media(body: Body, limits: Limits) -> MediaUpload:
         parts = read_parts(body, "media")
         part = parts["media"]
         declared = parse_content_type(part.content_type, (*MEDIA_TYPES, OCTETS)).media_type
-        upload = MediaUpload(bytes(part.data), _declared(declared), options=_options(parts))
+        upload = MediaUpload(ClipSource(bytes(part.data), _declared(declared)), _options(parts))
     elif media_type == MSGPACK:
-        upload = _from_map(unpack(body.data, limits.tensor_bytes), in_json=False)
+        upload = _from_map(unpack(body.data, limits.tensor_bytes), limits, in_json=False)
     elif media_type == JSON:
-        upload = _from_map(read_json(body.data), in_json=True)
+        upload = _from_map(read_json(body.data), limits, in_json=True)
     else:
-        upload = MediaUpload(body.data, _declared(media_type))
-    if upload.media is not None:
-        kind = sniff(upload.media[:HEAD_BYTES]) or ""
-        check_bytes(limits, len(upload.media), is_video=not kind.startswith("image/"))
-    if upload.array is not None:
-        return MediaUpload(array=_check_array(upload.array, limits), options=upload.options)
+        upload = MediaUpload(ClipSource(body.data, _declared(media_type)))
+    if (media := upload.source.media) is not None:
+        kind = sniff(media[:HEAD_BYTES]) or ""
+        check_bytes(limits, len(media), is_video=not kind.startswith("image/"))
     return upload
 
 
@@ -112,22 +87,19 @@ def parse_codes(body: Body, limits: Limits) -> CodesUpload:
     return CodesUpload(read_codes(data, media_type, limits.tensor_bytes), options)
 
 
-def _from_map(fields: dict[str, Any], in_json: bool) -> MediaUpload:
+def _from_map(fields: dict[str, Any], limits: Limits, in_json: bool) -> MediaUpload:
     if not set(fields) <= {"media", "array", "options"} or ("media" in fields) == ("array" in fields):
         raise ProblemError("missing-part", "the body holds either media or array, perhaps options, and nothing else")
     options = fields.get("options")
     if "array" in fields:
         array = fields["array"]
-        if not in_json:
-            return MediaUpload(array=unpack_tensor(array, "array"), options=options)
-        if not isinstance(array, dict) or set(array) != {"dtype", "shape", "data"}:
-            raise ProblemError("invalid-tensor", "array must be an object of exactly dtype, shape and data")
-        data = from_base64(array["data"], "array.data")
-        return MediaUpload(array=tensor_from(data, array["dtype"], array["shape"], "array"), options=options)
+        if in_json and isinstance(array, dict) and "data" in array:
+            array = array | {"data": from_base64(array["data"], "array.data")}
+        return MediaUpload(ClipSource(array=_check_array(unpack_tensor(array, "array"), limits)), options)
     media = from_base64(fields["media"], "media") if in_json else fields["media"]
     if not isinstance(media, bytes):
         raise ProblemError("malformed-body", "media must be bytes")
-    return MediaUpload(media, options=options)
+    return MediaUpload(ClipSource(media), options)
 
 
 def _declared(media_type: str) -> str | None:
@@ -176,10 +148,6 @@ _MEDIA_MAP = {
         "options": {"type": "object"},
     },
 }
-
-
-def _rows_of(items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items}
 
 
 _RESULT_MAP = {

@@ -50,17 +50,17 @@ class Tokenizer:
         """Return the bundles that this replica serves."""
         return await self._backend.models()
 
-    async def encode(self, *arguments: Any) -> Encoded | ProblemError:
-        """`LocalBackend.encode`."""
-        return await self._answer(self._backend.encode(*arguments))
+    async def encode(self, *arguments: Any, seconds: float | None = None) -> Encoded | ProblemError:
+        """Call `LocalBackend.encode`."""
+        return await self._answer(self._backend.encode(*arguments, seconds=seconds))
 
-    async def decode(self, *arguments: Any) -> Decoded | ProblemError:
-        """`LocalBackend.decode`."""
-        return await self._answer(self._backend.decode(*arguments))
+    async def decode(self, *arguments: Any, seconds: float | None = None) -> Decoded | ProblemError:
+        """Call `LocalBackend.decode`."""
+        return await self._answer(self._backend.decode(*arguments, seconds=seconds))
 
-    async def reconstruct(self, *arguments: Any) -> Decoded | ProblemError:
-        """`LocalBackend.reconstruct`."""
-        return await self._answer(self._backend.reconstruct(*arguments))
+    async def reconstruct(self, *arguments: Any, seconds: float | None = None) -> Decoded | ProblemError:
+        """Call `LocalBackend.reconstruct`."""
+        return await self._answer(self._backend.reconstruct(*arguments, seconds=seconds))
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
@@ -114,8 +114,8 @@ class RayBackend:
         """Encode uint8 RGB pixels (T, H, W, 3)."""
         return await self._call("encode", model, pixels, want)
 
-    async def decode(self, model: str, codes: NDArray[Any], size: Size | None) -> Decoded:
-        """Decode tokens (t, h, w) or latents (t, h, w, c)."""
+    async def decode(self, model: str, codes: NDArray[Any], size: Size) -> Decoded:
+        """Decode tokens (t, h, w) or latents (t, h, w, c), cropped to `size`."""
         return await self._call("decode", model, codes, size)
 
     async def reconstruct(self, model: str, pixels: NDArray[Any]) -> Decoded:
@@ -129,9 +129,9 @@ class RayBackend:
             if attempt:
                 self._metrics.retried()
                 await asyncio.sleep(FIRST_BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1))
-            left = deadline - clock()
+            left = {"seconds": deadline - clock()} if arguments else {}  # `models` takes neither
             try:
-                answer = await self._once(deadline, method, *arguments, *([left] if arguments else []))
+                answer = await self._once(deadline, method, *arguments, **left)
             except LOST as error:
                 log.warning("a tokenizer replica was lost under a request: %s", type(error).__name__)
                 continue
@@ -147,8 +147,8 @@ class RayBackend:
             retry_after_seconds=1,
         )
 
-    async def _once(self, deadline: float, method: str, *arguments: Any) -> Any:
-        response = getattr(self._handle, method).remote(*arguments)
+    async def _once(self, deadline: float, method: str, *arguments: Any, **left: float) -> Any:
+        response = getattr(self._handle, method).remote(*arguments, **left)
         try:
             async with asyncio.timeout_at(deadline):
                 return await response

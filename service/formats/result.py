@@ -73,7 +73,10 @@ class PreprocessMeta(BaseModel):
 
 
 class TimingMeta(BaseModel):
-    """Milliseconds spent on decoding the media, waiting for a batch, computing, and in all."""
+    """Milliseconds spent on decoding the media, waiting for a batch, computing, and in all until the codes were there.
+
+    Writing the answer follows: it is `render` in the header `Server-Timing`.
+    """
 
     model_config = Strict
     decode_ms: Finite

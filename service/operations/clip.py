@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from media.types import MediaOptions, Preprocess, SourceInfo
+from media.types import Preprocess, SourceInfo
 from service.errors import ProblemError
 from service.formats.pixels import RAW, write_raw
+from service.operations.options import MediaRequest
 from service.sandbox.pool import MediaPool
 from service.settings import Limits
-from service.types import ModelCard, Size
+from service.types import ModelCard, Size, Timing
 
 
 @dataclass(frozen=True)
@@ -41,30 +42,69 @@ class Clip:
     info: ClipInfo
     decode_ms: float = 0.0
 
-    @classmethod
-    def of_array(cls, pixels: NDArray[np.uint8]) -> Clip:
-        """Return a clip of uint8 RGB pixels (T, H, W, 3) as they are."""
-        frames, height, width = pixels.shape[:3]
-        return cls(pixels, ClipInfo((frames, height, width)))
 
-
-async def read_clip(media: MediaPool, data: bytes, declared: str | None, options: MediaOptions) -> Clip:
-    """Decode a picture or a clip in the sandbox.
+@dataclass(frozen=True)
+class ClipSource:
+    """A picture or a clip of anyone: a file or an array.
 
     Args:
-        media: the pool of decoders.
-        data: the whole file.
+        media: the bytes of a whole file, or None.
         declared: the media type that its sender claims, or None.
-        options: size, window and sampling.
-
-    Raises:
-        ProblemError: for anything wrong with the media.
+        array: uint8 RGB (T, H, W, 3) where there is no file, or None.
     """
-    started = time.perf_counter()
-    frames = await media.decode(data, declared, options)
-    count, height, width = frames.pixels.shape[:3]
-    info = ClipInfo((count, height, width), frames.source.kept_fps, frames.source, frames.preprocess)
-    return Clip(frames.pixels, info, 1000 * (time.perf_counter() - started))
+
+    media: bytes | None = None
+    declared: str | None = None
+    array: NDArray[np.uint8] | None = None
+
+    async def read(self, media: MediaPool, options: MediaRequest) -> Clip:
+        """Return the pixels to encode; a file is decoded in the sandbox.
+
+        Raises:
+            ProblemError: for anything wrong with the media, and for options that an array does not take.
+        """
+        if self.media is None:
+            assert self.array is not None
+            options.refuse_media_options()
+            return Clip(self.array, ClipInfo(_size(self.array)))
+        started = time.perf_counter()
+        frames = await media.decode(self.media, self.declared, options.media())
+        info = ClipInfo(_size(frames.pixels), frames.source.kept_fps, frames.source, frames.preprocess)
+        return Clip(frames.pixels, info, 1000 * (time.perf_counter() - started))
+
+
+@dataclass(frozen=True)
+class PixelResult:
+    """Pixels that a tokenizer made.
+
+    Args:
+        card: the bundle.
+        pixels: uint8 RGB (T, H, W, 3).
+        fps: rate of a clip, frames per second.
+        timing: of the tokenizer tier.
+    """
+
+    card: ModelCard
+    pixels: NDArray[np.uint8]
+    fps: float
+    timing: Timing
+
+    async def render(self, media: MediaPool, media_type: str, quality: int | None) -> bytes:
+        """Return the pixels as a file.
+
+        Args:
+            media: the pool that compresses pictures and clips.
+            media_type: one of `pixel_offers(T)`.
+            quality: 1 to 100 for lossy pictures, or None for the default.
+        """
+        if media_type in RAW:
+            return await asyncio.to_thread(write_raw, self.pixels, media_type, self.fps, self.card)
+        return await media.encode(self.pixels, media_type, self.fps, quality)
+
+
+def _size(pixels: NDArray[np.uint8]) -> Size:
+    frames, height, width, _ = pixels.shape
+    return frames, height, width
 
 
 def check_size(card: ModelCard, size: Size, limits: Limits) -> int:
@@ -81,21 +121,3 @@ def check_size(card: ModelCard, size: Size, limits: Limits) -> int:
         detail = f"a request has at most {limits.kept_frames} frames"
         raise ProblemError("too-many-frames", detail, limits.kept_frames, size[0])
     return t * h * w
-
-
-async def render(
-    pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None, card: ModelCard, media: MediaPool
-) -> bytes:
-    """Return the body of an answer that consists of pixels.
-
-    Args:
-        pixels: uint8 RGB (T, H, W, 3).
-        media_type: one of `pixel_offers(T)`.
-        fps: rate of a clip, frames per second.
-        quality: 1 to 100 for lossy pictures, or None for the default.
-        card: the bundle that made the pixels.
-        media: the pool that compresses pictures and clips.
-    """
-    if media_type in RAW:
-        return await asyncio.to_thread(write_raw, pixels, media_type, fps, card)
-    return await media.encode(pixels, media_type, fps, quality)

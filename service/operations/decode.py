@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,10 @@ from service.errors import ProblemError
 from service.formats.pixels import DEFAULT_FPS
 from service.formats.result import EncodeResult
 from service.operations.bundles import find_decoder
+from service.operations.clip import PixelResult, check_size
 from service.operations.options import DecodeOptions
-from service.types import ModelCard, Size
+from service.settings import Limits
+from service.types import Backend, ModelCard, Size
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,32 @@ def plan_decode(cards: Sequence[ModelCard], result: EncodeResult, options: Decod
     card = find_decoder(cards, options, result.meta)
     size = _size(card, result, options)
     return DecodePlan(card, _codes(card, result), size, options.fps or result.meta.fps or DEFAULT_FPS)
+
+
+async def decode(
+    backend: Backend,
+    result: EncodeResult,
+    options: DecodeOptions,
+    limits: Limits,
+    accept: Callable[[DecodePlan], None] = lambda plan: None,
+) -> PixelResult:
+    """Decode tokens or latents.
+
+    Args:
+        backend: the tokenizer tier.
+        result: tokens or latents, of anyone.
+        options: as the caller gave them.
+        limits: of one request.
+        accept: called with the plan before anything is computed; it may raise.
+
+    Raises:
+        ProblemError: what `plan_decode`, `check_size` and the backend raise.
+    """
+    plan = plan_decode(await backend.models(), result, options)
+    check_size(plan.card, plan.size, limits)
+    accept(plan)
+    decoded = await backend.decode(plan.card.id, plan.codes, plan.size)
+    return PixelResult(plan.card, decoded.pixels, plan.fps, decoded.timing)
 
 
 def _size(card: ModelCard, result: EncodeResult, options: DecodeOptions) -> Size:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from service.errors import ProblemError
 from service.formats.result import ClipSize, EncodeMeta, EncodeResult, PreprocessMeta, SourceMeta, TimingMeta
 from service.operations.bundles import find_card
-from service.operations.clip import ClipInfo
+from service.operations.clip import ClipInfo, ClipSource, check_size
 from service.operations.options import EncodeOptions
-from service.types import ModelCard, Want
+from service.sandbox.pool import MediaPool
+from service.settings import Limits
+from service.types import Backend, ModelCard, Timing, Want
 
 
 @dataclass(frozen=True)
@@ -72,16 +75,66 @@ def plan_encode(cards: Sequence[ModelCard], options: EncodeOptions) -> EncodePla
     """
     card = find_card(cards, options.model)
     want = options.output or ("tokens" if card.kind == "vq" else "latents")
-    check_output(card, want)
-    return EncodePlan(card, want)
-
-
-def check_output(card: ModelCard, want: Want) -> None:
-    """Refuse tokens of a VAE bundle.
-
-    Raises:
-        ProblemError: `invalid-options`.
-    """
     if card.kind == "vae" and want != "latents":
         errors = [{"pointer": "/output", "detail": "a VAE bundle has latents only"}]
         raise ProblemError("invalid-options", f"{card.id} is a VAE bundle: it has no tokens", errors=errors)
+    return EncodePlan(card, want)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The outcome of encode: tokens or latents with their description, the bundle that made them, and its timing."""
+
+    card: ModelCard
+    result: EncodeResult
+    decode_ms: float
+    timing: Timing
+
+
+Accept = Callable[[EncodePlan, int | None], None]
+
+
+def _accept_all(plan: EncodePlan, positions: int | None) -> None:
+    pass
+
+
+async def encode(
+    backend: Backend,
+    media: MediaPool,
+    source: ClipSource,
+    options: EncodeOptions,
+    limits: Limits,
+    accept: Accept = _accept_all,
+    request_id: str | None = None,
+    started: float | None = None,
+) -> Encoding:
+    """Encode a picture or a clip.
+
+    Args:
+        backend: the tokenizer tier.
+        media: the pool of decoders.
+        source: the picture or the clip.
+        options: as the caller gave them.
+        limits: of one request.
+        accept: called with the plan before media are read, and again with the number of latent positions before they
+            are computed; it may raise, so that nobody works for an answer that its caller cannot take.
+        request_id: of the request, if there is one.
+        started: when the request began, on `time.perf_counter`; None for now.
+
+    Raises:
+        ProblemError: for anything wrong with the media or the options, and what the backend raises.
+    """
+    started = time.perf_counter() if started is None else started
+    plan = plan_encode(await backend.models(), options)
+    accept(plan, None)
+    clip = await source.read(media, options)
+    accept(plan, check_size(plan.card, clip.info.size, limits))
+    encoded = await backend.encode(plan.card.id, clip.pixels, plan.want)
+    timing = TimingMeta(
+        decode_ms=clip.decode_ms,
+        queue_ms=encoded.timing.queue_ms,
+        compute_ms=encoded.timing.compute_ms,
+        total_ms=1000 * (time.perf_counter() - started),
+    )
+    result = plan.result(encoded.tokens, encoded.latents, clip.info, request_id, timing)
+    return Encoding(plan.card, result, clip.decode_ms, encoded.timing)

@@ -3,31 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.metrics.psnr import psnr
-from service.operations.clip import Clip
-from service.types import Backend, ModelCard, Timing
+from service.formats.pixels import DEFAULT_FPS
+from service.operations.bundles import find_card
+from service.operations.clip import ClipSource, PixelResult, check_size
+from service.operations.options import ReconstructOptions
+from service.sandbox.pool import MediaPool
+from service.settings import Limits
+from service.types import Backend, ModelCard
 
 
 @dataclass(frozen=True)
-class Reconstruction:
-    """Pixels that went through a tokenizer: uint8 RGB (T, H, W, 3), and the PSNR of each frame, dB."""
+class Reconstruction(PixelResult):
+    """Pixels that went through a tokenizer, the PSNR of each frame, dB, and the time spent on decoding their media."""
 
-    pixels: NDArray[np.uint8]
     psnr: NDArray[np.float64]
-    timing: Timing
+    decode_ms: float
 
 
-async def reconstruct(backend: Backend, card: ModelCard, clip: Clip) -> Reconstruction:
-    """Encode and decode a clip in one visit, and compare.
+async def reconstruct(
+    backend: Backend,
+    media: MediaPool,
+    source: ClipSource,
+    options: ReconstructOptions,
+    limits: Limits,
+    accept: Callable[[ModelCard, int | None], None] = lambda card, frames: None,
+) -> Reconstruction:
+    """Encode and decode a picture or a clip in one visit, and compare.
+
+    Args:
+        backend: the tokenizer tier.
+        media: the pool of decoders.
+        source: the picture or the clip.
+        options: as the caller gave them.
+        limits: of one request.
+        accept: called with the bundle before media are read, and again with the number of frames before they are
+            computed; it may raise.
 
     Raises:
-        ProblemError: what the backend raises.
+        ProblemError: for anything wrong with the media or the options, and what the backend raises.
     """
+    card = find_card(await backend.models(), options.model)
+    accept(card, None)
+    clip = await source.read(media, options)
+    check_size(card, clip.info.size, limits)
+    accept(card, clip.info.size[0])
     decoded = await backend.reconstruct(card.id, clip.pixels)
     quality = await asyncio.to_thread(psnr, clip.pixels, decoded.pixels)
-    return Reconstruction(decoded.pixels, quality, decoded.timing)
+    fps = options.fps or clip.info.fps or DEFAULT_FPS
+    return Reconstruction(card, decoded.pixels, fps, decoded.timing, quality, clip.decode_ms)

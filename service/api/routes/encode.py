@@ -12,9 +12,8 @@ from service.api.parsing import MEDIA, MediaUpload
 from service.api.routes.route import Route
 from service.formats.codes import write_codes
 from service.formats.media_types import JSON, MSGPACK, NPY, NPZ, SAFETENSORS
-from service.formats.result import TimingMeta
-from service.operations.clip import check_size
-from service.operations.encode import plan_encode
+from service.operations.encode import EncodePlan
+from service.operations.encode import encode as run
 from service.operations.options import EncodeOptions
 from service.types import Want
 
@@ -24,25 +23,26 @@ GIVES = (NPZ, MSGPACK, SAFETENSORS, JSON, NPY)
 
 async def encode(exchange: Exchange, upload: MediaUpload, options: EncodeOptions) -> Response:
     """Encode an image or a video to tokens, latents, or both."""
-    plan = plan_encode(await exchange.backend.models(), options)
-    exchange.use(plan.card)
-    exchange.choose(_offers(plan.want), "the answer")
-    clip = await upload.clip(exchange.media, options)
-    positions = check_size(plan.card, clip.info.size, exchange.limits)
-    in_json = positions <= exchange.limits.json_tokens
-    answer = "the answer" if in_json else f"an answer of more than {exchange.limits.json_tokens} positions"
-    media_type = exchange.choose(_offers(plan.want, in_json), answer)
-    encoded = await exchange.backend.encode(plan.card.id, clip.pixels, plan.want)
-    rendering = time.perf_counter()
-    timing = TimingMeta(
-        decode_ms=clip.decode_ms,
-        queue_ms=encoded.timing.queue_ms,
-        compute_ms=encoded.timing.compute_ms,
-        total_ms=1000 * (rendering - exchange.started),
+
+    def accept(plan: EncodePlan, positions: int | None) -> None:
+        exchange.use(plan.card)
+        in_json = positions is None or positions <= exchange.limits.json_tokens
+        answer = "the answer" if in_json else f"an answer of more than {exchange.limits.json_tokens} positions"
+        exchange.choose(_offers(plan.want, in_json), answer)
+
+    encoded = await run(
+        exchange.backend,
+        exchange.media,
+        upload.source,
+        options,
+        exchange.limits,
+        accept,
+        exchange.id,
+        exchange.started,
     )
-    result = plan.result(encoded.tokens, encoded.latents, clip.info, exchange.id, timing)
-    data = await asyncio.to_thread(write_codes, result, media_type)
-    return exchange.respond(data, media_type, plan.card, clip.decode_ms, encoded.timing, rendering)
+    rendering = time.perf_counter()
+    data = await asyncio.to_thread(write_codes, encoded.result, exchange.media_type)
+    return exchange.respond(data, encoded.card, encoded.decode_ms, encoded.timing, rendering)
 
 
 def _offers(want: Want, in_json: bool = True) -> tuple[str, ...]:

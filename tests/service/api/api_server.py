@@ -49,7 +49,7 @@ class BlockBackend:
             self._tokens(latents) if want != "latents" else None, latents if want != "tokens" else None, TIMING
         )
 
-    async def decode(self, model: str, codes: NDArray[Any], size: Size | None) -> Decoded:
+    async def decode(self, model: str, codes: NDArray[Any], size: Size) -> Decoded:
         await self._wait()
         assert codes.dtype == (np.int32 if codes.ndim == 3 else np.float32)
         return Decoded(self._pixels(codes, size), TIMING)
@@ -81,7 +81,7 @@ class BlockBackend:
         levels = np.clip(((latents + 0.5) * 8).astype(np.int32), 0, 7)
         return levels[..., 0] * 64 + levels[..., 1] * 8 + levels[..., 2]
 
-    def _pixels(self, codes: NDArray[Any], size: Size | None) -> NDArray[np.uint8]:
+    def _pixels(self, codes: NDArray[Any], size: Size) -> NDArray[np.uint8]:
         if codes.ndim == 3:
             levels = np.stack([codes // 64, codes // 8 % 8, codes % 8], axis=-1)
             colours = (levels + 0.5) / 8

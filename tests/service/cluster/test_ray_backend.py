@@ -62,8 +62,8 @@ class Handle:
     def __getattr__(self, name: str) -> Handle:
         return self
 
-    def remote(self, *arguments: Any) -> Response:
-        self.calls.append(arguments)
+    def remote(self, *arguments: Any, **named: Any) -> Response:
+        self.calls.append((*arguments, *named.values()))
         self.responses.append(Response(self._play(self.script[len(self.calls) - 1])))
         return self.responses[-1]
 
@@ -121,7 +121,7 @@ async def test_tries_are_bounded() -> None:
 async def test_refusals_come_through_and_are_not_repeated(line: Exception, slug: str) -> None:
     backend, handle, _ = make(line)
     with pytest.raises(ProblemError) as refused:
-        await backend.decode("m", np.zeros((1, 1, 1), np.int32), None)
+        await backend.decode("m", np.zeros((1, 1, 1), np.int32), (1, 8, 8))
     assert refused.value.code == slug
     assert len(handle.calls) == 1
 

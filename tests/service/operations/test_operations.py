@@ -14,12 +14,13 @@ from media.types import MediaOptions, Preprocess, SourceInfo
 from service.errors import ProblemError
 from service.formats.result import ClipSize, EncodeMeta, EncodeResult
 from service.operations.bundles import find_card
-from service.operations.clip import ClipInfo, check_size
-from service.operations.decode import plan_decode
-from service.operations.encode import plan_encode
-from service.operations.options import DecodeOptions, EncodeOptions, MediaRequest
+from service.operations.clip import ClipInfo, ClipSource, check_size
+from service.operations.decode import decode, plan_decode
+from service.operations.encode import EncodePlan, encode, plan_encode
+from service.operations.options import DecodeOptions, EncodeOptions, MediaRequest, ReconstructOptions
+from service.operations.reconstruct import reconstruct
 from service.settings import Limits
-from service.types import ModelCard
+from service.types import Decoded, Encoded, ModelCard, Timing
 
 VQ = ModelCard("vq", "a" * 64, "vq", 512, 3, 8, 4, "causal", True, 1, "cpu", "float32")
 VAE = ModelCard("vae", "b" * 64, "vae", None, 3, 8, 4, "causal", True, 1, "cpu", "float32")
@@ -80,6 +81,67 @@ def test_tokens_are_as_small_as_their_codebook_allows(codes: int, dtype: Any) ->
     assert meta.source.codec == "h264"
     assert meta.preprocess is not None
     assert (meta.preprocess.resize, meta.preprocess.crop) == ([24, 32], None)
+
+
+class Backend:
+    """Answers with zeros, and notes what was asked of it."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    async def models(self) -> list[ModelCard]:
+        return CARDS
+
+    async def encode(self, model: str, pixels: Any, want: Any) -> Encoded:
+        self.calls.append((model, want))
+        return Encoded(TOKENS.astype(np.int32), None, Timing(1.0, 2.0, 3))
+
+    async def decode(self, model: str, codes: Any, size: Any) -> Decoded:
+        self.calls.append((model, size))
+        return Decoded(np.zeros((*size, 3), np.uint8), Timing(1.0, 2.0, 3))
+
+    async def reconstruct(self, model: str, pixels: Any) -> Decoded:
+        self.calls.append(model)
+        return Decoded(pixels, Timing(1.0, 2.0, 3))
+
+
+ARRAY = ClipSource(array=np.zeros((5, 24, 32, 3), np.uint8))
+NO_POOL: Any = None  # arrays need no decoder
+
+
+async def test_encode_and_decode_are_whole_without_a_server() -> None:
+    backend, seen = Backend(), []
+    encoded = await encode(backend, NO_POOL, ARRAY, EncodeOptions(), Limits(), lambda *step: seen.append(step))
+    assert seen == [(EncodePlan(VQ, "tokens"), None), (EncodePlan(VQ, "tokens"), 24)]
+    assert encoded.result.meta.grid == [2, 3, 4]
+    assert encoded.result.meta.timing is not None
+    assert (encoded.result.meta.timing.queue_ms, encoded.result.meta.timing.compute_ms) == (1.0, 2.0)
+    decoded = await decode(backend, encoded.result, DecodeOptions(fps=5), Limits())
+    assert (decoded.card, decoded.fps, decoded.pixels.shape) == (VQ, 5.0, (5, 24, 32, 3))
+    copy = await reconstruct(backend, NO_POOL, ARRAY, ReconstructOptions(model="vae"), Limits())
+    assert (copy.card, copy.psnr.shape) == (VAE, (5,))
+    assert backend.calls == [("vq", "tokens"), ("vq", (5, 24, 32)), "vae"]
+
+
+async def test_nothing_is_computed_that_is_over_a_limit_or_not_accepted() -> None:
+    backend = Backend()
+
+    def refuse(*step: Any) -> None:
+        raise ProblemError("not-acceptable", "The caller takes nothing.")
+
+    for limits, accept, code in (
+        (Limits(tokens=23), lambda *step: None, "too-many-tokens"),
+        (Limits(), refuse, "not-acceptable"),
+    ):
+        for work in (
+            encode(backend, NO_POOL, ARRAY, EncodeOptions(), limits, accept),
+            decode(backend, result(), DecodeOptions(), limits, accept),
+            reconstruct(backend, NO_POOL, ARRAY, ReconstructOptions(), limits, accept),
+        ):
+            with pytest.raises(ProblemError) as refused:
+                await work
+            assert refused.value.code == code
+    assert backend.calls == []
 
 
 def result(**meta: Any) -> EncodeResult:
