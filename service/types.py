@@ -1,4 +1,4 @@
-"""Types that the two tiers exchange: plain data and one protocol, with neither torch, ray nor fastapi."""
+"""Types that the two tiers exchange: plain data and protocols, with neither torch, ray nor fastapi."""
 
 from __future__ import annotations
 
@@ -121,4 +121,24 @@ class Backend(Protocol):
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8]) -> Decoded:
         """Encode, then decode in one visit; the answer has the shape of `pixels`."""
+        ...
+
+
+class HttpMetrics(Protocol):
+    """The metrics of the HTTP tier: one observation for each finished request. Labels come from closed sets."""
+
+    def observe(self, route: str, method: str, code: str, seconds: float, bytes_in: int, bytes_out: int) -> None:
+        """Count a request that is over.
+
+        Args:
+            route: such as "/encode", or "other".
+            method: such as "POST", or "other".
+            code: the HTTP status, or "499" when the client left first.
+            seconds: from the first byte of the request to the last of the answer.
+            bytes_in, bytes_out: bodies, bytes.
+        """
+        ...
+
+    def in_flight(self, route: str, change: int) -> None:
+        """Count a request that began (+1) or ended (-1)."""
         ...

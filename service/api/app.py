@@ -11,7 +11,6 @@ from media.errors import MediaError
 from service.api.cors import Cors
 from service.api.errors import on_http_exception, on_problem
 from service.api.log import configure
-from service.api.metrics import HttpMetrics, NoMetrics
 from service.api.middleware import RequestMiddleware, route_labels
 from service.api.openapi import REFUSAL
 from service.api.request_id import RequestId
@@ -21,7 +20,7 @@ from service.api.services import Services
 from service.errors import ProblemError
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
-from service.types import Backend
+from service.types import Backend, HttpMetrics
 
 
 def create_app(backend: Backend, media: MediaPool, settings: Settings, metrics: HttpMetrics | None = None) -> FastAPI:
@@ -54,7 +53,7 @@ def create_app(backend: Backend, media: MediaPool, settings: Settings, metrics: 
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
         routes += router.routes
-    app.add_middleware(RequestMiddleware, metrics=metrics or NoMetrics(), labels=route_labels(routes))
+    app.add_middleware(RequestMiddleware, metrics=metrics, labels=route_labels(routes))
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)
     app.add_middleware(RequestId)  # the last one added is the outermost

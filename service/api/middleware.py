@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import ClientGoneError, problem_response
 from service.api.log import event
-from service.api.metrics import HttpMetrics
 from service.api.request_id import HEADER
 from service.errors import ProblemError
+from service.types import HttpMetrics
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 GONE = 499
@@ -25,11 +25,11 @@ class RequestMiddleware:
 
     Args:
         app: what it wraps.
-        metrics: where finished requests are counted.
+        metrics: where finished requests are counted; None counts nothing.
         labels: of the application's routes.
     """
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics, labels: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics | None, labels: Collection[str]) -> None:
         self._app, self._metrics, self._labels = app, metrics, labels
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,7 +45,7 @@ class _Exchange:
     """One request and its answer."""
 
     def __init__(
-        self, app: ASGIApp, metrics: HttpMetrics, route: str, scope: Scope, receive: Receive, send: Send
+        self, app: ASGIApp, metrics: HttpMetrics | None, route: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         self._app, self._metrics, self._route = app, metrics, route
         self._scope, self._receive, self._send = scope, receive, send
@@ -62,7 +62,8 @@ class _Exchange:
 
     async def run(self) -> None:
         route = self._route
-        self._metrics.in_flight(route, 1)
+        if self._metrics is not None:
+            self._metrics.in_flight(route, 1)
         try:
             await self._app(self._inner, self._count_in, self._count_out)
         except ClientGoneError:
@@ -79,8 +80,9 @@ class _Exchange:
             code = GONE if self._status is None else self._status
             seconds = time.perf_counter() - self._started
             method = self._method if self._method in METHODS else "other"
-            self._metrics.in_flight(route, -1)
-            self._metrics.observe(route, method, str(code), seconds, self._bytes_in, self._bytes_out)
+            if self._metrics is not None:
+                self._metrics.in_flight(route, -1)
+                self._metrics.observe(route, method, str(code), seconds, self._bytes_in, self._bytes_out)
             fields = {
                 "request_id": self._id,
                 "route": route,

@@ -8,16 +8,15 @@ import random
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-from fastapi import FastAPI
 from numpy.typing import NDArray
 from ray.exceptions import NodeDiedError, ObjectLostError, ObjectStoreFullError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from service.api.app import create_app
+from service.cluster.metrics import IngressMetrics, TokenizerMetrics
 from service.errors import ProblemError
 from service.in_process import LocalBackend
-from service.metrics import IngressMetrics, TokenizerMetrics
 from service.sandbox.pool import MediaPool
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
@@ -172,7 +171,7 @@ class Ingress:
         self._media = MediaPool(settings.limits, settings.media_workers)
         self._backend = RayBackend(tokenizer, settings, self._metrics)
 
-    async def __serve_build_asgi_app__(self) -> FastAPI:
+    async def __serve_build_asgi_app__(self) -> Any:
         """Return the application that Ray Serve serves from this replica."""
         await self._media.start()
         self._reporter = asyncio.create_task(self._report())

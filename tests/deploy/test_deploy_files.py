@@ -18,7 +18,7 @@ import pytest
 import yaml
 from ray.util.metrics import Histogram, Metric
 
-from service.metrics import IngressMetrics, TokenizerMetrics
+from service.cluster.metrics import IngressMetrics, TokenizerMetrics
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]

@@ -42,7 +42,7 @@ def _counter(name: str, description: str, *labels: str) -> metrics.Counter:
 
 
 class TokenizerMetrics:
-    """The tokenizer tier's; a `backend.WorkObserver`."""
+    """The tokenizer tier's; an `in_process.WorkObserver`."""
 
     def __init__(self) -> None:
         self._queue_requests = metrics.Gauge("omnitok_queue_requests", "Requests that wait in this replica")
@@ -92,7 +92,7 @@ class TokenizerMetrics:
 
 
 class IngressMetrics:
-    """The HTTP tier's; an `http.metrics.HttpMetrics`."""
+    """The HTTP tier's; a `types.HttpMetrics`."""
 
     def __init__(self) -> None:
         self._requests = _counter("omnitok_http_requests_total", "Requests answered", "route", "method", "code")

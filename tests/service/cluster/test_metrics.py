@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from service import metrics
-from service.metrics import IngressMetrics, TokenizerMetrics
+from service.cluster import metrics
+from service.cluster.metrics import IngressMetrics, TokenizerMetrics
 from service.scheduling.batcher import Batch, Item
 from service.types import TokenizerKey
 
