@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from media import wide_colour
+from media import tone_mapping
 
 # Matrices of ITU-T H.273.
 _BT709, UNSPECIFIED, _BT601 = 1, 2, 5
@@ -44,7 +44,7 @@ def code_points(head: bytes, media_type: str) -> CodePoints | None:
     if not mark or at < len(mark) or len(head) < at + layout.size:
         return None
     found = CodePoints(*layout.unpack_from(head, at))
-    return found if found.transfer in wide_colour.RANGES or found.primaries in wide_colour.WIDE_PRIMARIES else None
+    return found if found.transfer in tone_mapping.RANGES or found.primaries in tone_mapping.WIDE_PRIMARIES else None
 
 
 def on_white(picture: Image.Image, profile: bytes | CodePoints | None = None) -> Image.Image:
@@ -68,7 +68,7 @@ def to_srgb(picture: Image.Image, profile: bytes | CodePoints | None) -> Image.I
     """Apply an embedded profile; one that is damaged or of another colour space is ignored, as in browsers."""
     if isinstance(profile, CodePoints):
         codes = np.asarray(picture.convert("RGB")).astype(np.uint16) << np.uint16(8)
-        return Image.fromarray(wide_colour.to_srgb(codes, profile.transfer, profile.primaries))
+        return Image.fromarray(tone_mapping.to_srgb(codes, profile.transfer, profile.primaries))
     if profile:
         try:
             embedded = ImageCms.ImageCmsProfile(io.BytesIO(profile))
@@ -100,7 +100,7 @@ class Tags:
     @property
     def is_wide(self) -> bool:
         """Return whether the colours go beyond sRGB in gamut or in range."""
-        return self.transfer in wide_colour.RANGES or self.primaries in wide_colour.WIDE_PRIMARIES
+        return self.transfer in tone_mapping.RANGES or self.primaries in tone_mapping.WIDE_PRIMARIES
 
 
 def tags_of(frame: Any, context: Any) -> Tags:
@@ -119,11 +119,11 @@ def tags_of(frame: Any, context: Any) -> Tags:
         )
     )
     is_assumed = matrix == UNSPECIFIED
-    if transfer in wide_colour.RANGES and primaries == UNSPECIFIED:
-        primaries = wide_colour.BT2020
+    if transfer in tone_mapping.RANGES and primaries == UNSPECIFIED:
+        primaries = tone_mapping.BT2020
     if is_assumed:
         is_hd = frame.width > _SD_WIDTH or frame.height > _SD_HEIGHT
-        matrix = wide_colour.BT2020 if transfer in wide_colour.RANGES else _BT709 if is_hd else _BT601
+        matrix = tone_mapping.BT2020 if transfer in tone_mapping.RANGES else _BT709 if is_hd else _BT601
     return Tags(matrix, is_assumed, primaries, transfer)
 
 
@@ -131,7 +131,7 @@ def frame_rgb(frame: Any, tags: Tags) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Convert a decoded frame of a clip to RGB (H, W, 3), on white where there is alpha.
 
     Returns:
-        uint8 sRGB; or uint16 where `tags.is_wide`, to be resampled and then made sRGB by `wide_colour`.
+        uint8 sRGB; or uint16 where `tags.is_wide`, to be resampled and then made sRGB by `tone_mapping`.
     """
     has_alpha = any(component.is_alpha for component in frame.format.components)
     is_deep = any(component.bits > 8 for component in frame.format.components)
@@ -141,5 +141,5 @@ def frame_rgb(frame: Any, tags: Tags) -> NDArray[np.uint8] | NDArray[np.uint16]:
     if has_alpha:
         return np.asarray(on_white(Image.fromarray(pixels)))
     if kind == "rgb48le" and not tags.is_wide:  # FFmpeg's own eight bits are rounded down
-        return (np.minimum(pixels, wide_colour.WHITE_CODE) + np.uint16(128) >> 8).astype(np.uint8)
+        return (np.minimum(pixels, tone_mapping.WHITE_CODE) + np.uint16(128) >> 8).astype(np.uint8)
     return pixels

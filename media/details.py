@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageCms
 
 from media.colour import UNSPECIFIED, CodePoints, Tags
-from media.wide_colour import RANGES
+from media.tone_mapping import RANGES
 
 # Names of the code points of ITU-T H.273.
 _STANDARDS = {

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import io
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -16,11 +13,12 @@ from PIL import AvifImagePlugin, Image
 from media import details
 from media.colour import CodePoints, code_points, on_white
 from media.errors import MediaError
-from media.frame_reader import FrameReader, choose
-from media.limits import check_decoded, check_kept, check_picture
+from media.frame_reader import FrameReader
+from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_exif
 from media.resize import Plan, plan
-from media.types import MediaOptions, Preprocess, SourceInfo, View
+from media.truncation import without_end
+from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
 
 if TYPE_CHECKING:
     from media.limits import MediaLimits
@@ -45,15 +43,8 @@ _SUBFILE_TYPE, _DNG_VERSION = 0x00FE, 0xC612
 _REDUCED = 1
 # A JPEG is decoded at a fraction of its size only while it stays this much larger than what is asked for.
 _DRAFT_GAP = 2
-# One row in this many may be missing at the bottom of a JPEG that was cut off.
-_MISSING = 16
-# The empty canvas of an animated PNG, for modes that can show it: transparent, or the white that it stands on.
-_BLANKS: dict[str, tuple[float, ...]] = {"L": (255,), "LA": (0, 0), "RGB": (255, 255, 255), "RGBA": (0, 0, 0, 0)}
 # What Pillow multiplies the samples of shallow grey pictures by.
 _SHALLOW = {"L;2": 85, "L;4": 17}
-# Browsers show frames that claim no duration, or one this short, for longer: old files meant "as fast as you can".
-_TOO_SHORT_MS = 10.0
-_DEFAULT_FRAME_MS = 100.0
 
 
 class StillReader(FrameReader):
@@ -64,7 +55,7 @@ class StillReader(FrameReader):
         media_type: one of `FORMATS`, from the file's content.
         options: size and fit.
         limits: bounds, None for trusted files.
-        view: place of the crop and, of an animation, of the clip.
+        window: position of the crop and, of an animation, of the kept frames.
 
     Raises:
         MediaError: anything wrong with the file, or a limit that it breaks.
@@ -74,7 +65,7 @@ class StillReader(FrameReader):
     expected = 1
 
     def __init__(
-        self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, view: View
+        self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, window: SampleWindow
     ) -> None:
         self._media_type, self._file = media_type, file
         with reading(media_type, limits):
@@ -83,7 +74,7 @@ class StillReader(FrameReader):
             self._profile = profile_of(self._image, file, media_type)
             self._details = details.of_picture(self._image, str(self._orientation), self._profile)
             height, width = self._orientation.size(self._image.height, self._image.width)
-        self._plan = plan(height, width, options.size, options.fit, limits, view.place)
+        self._plan = plan(height, width, options.size, options.fit, limits, window.crop_position)
         self._limits = limits
 
     @property
@@ -108,84 +99,23 @@ class StillReader(FrameReader):
     def _jpeg(self) -> Image.Image:
         """Decode a JPEG; one that only lacks its end is shown, as in browsers."""
         size = self._draft_size()
+
+        def load(image: Image.Image) -> Image.Image:
+            image.draft(None, size)
+            image.load()
+            return image
+
         try:
-            self._image.draft(None, size)
-            self._image.load()
+            return load(self._image)
         except OSError:
             self._file.seek(0)
-            return without_end(self._file.read(), size, self._limits)
-        return self._image
+            return without_end(self._file.read(), lambda file: load(open_picture(file, self._media_type, self._limits)))
 
     def _draft_size(self) -> tuple[int, int]:
         left, top, right, bottom = self._plan.box
         height, width = self._plan.target
         scale = _DRAFT_GAP * max(height / (bottom - top), width / (right - left))
         return int(self._image.width * scale) + 1, int(self._image.height * scale) + 1
-
-
-class AnimationReader(FrameReader):
-    """Frames of an animated GIF, PNG, WebP or AVIF; `is_video` is false if the file turns out to hold one picture.
-
-    Args, Raises: as `StillReader`.
-    """
-
-    def __init__(
-        self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, view: View
-    ) -> None:
-        self._media_type, self._limits = media_type, limits
-        self._file = file
-        with reading(media_type, limits):
-            image = open_picture(file, media_type, limits)
-            self._orientation = orientation(image)
-            self._profile = profile_of(image, file, media_type)
-            self._details = details.of_picture(image, str(self._orientation), self._profile)
-            pixels = image.width * image.height
-            # A single frame is an animation too if readers of stills see another picture.
-            is_behind_another = bool(image.info.get("default_image"))
-            starts = [0.0]
-            for _ in frames_of(image):
-                check_decoded(limits, len(starts), pixels, is_video=False)
-                starts.append(starts[-1] + shown_ms(image) / 1000)
-        self._duration_s = starts.pop()
-        height, width = self._orientation.size(image.height, image.width)
-        self._plan = plan(height, width, options.size, options.fit, limits, view.place)
-        self.is_video = len(starts) > 1 or is_behind_another
-        self._count = len(starts)
-        self._chosen = choose(starts, options, view) if self.is_video else [0]
-        # A JPEG has no frames.
-        self._times = [starts[index] for index in self._chosen] if starts else [0.0]
-        self.expected = len(self._chosen)
-        check_kept(limits, self.expected, self._plan.out[0] * self._plan.out[1])
-
-    @property
-    def preprocess(self) -> Preprocess:
-        return self._plan.preprocess
-
-    def info(self) -> SourceInfo:
-        return SourceInfo(
-            media_type=self._media_type,
-            codec=FORMATS[self._media_type].lower(),
-            width=self._plan.width,
-            height=self._plan.height,
-            frames_in=self._count,
-            fps=self._count / self._duration_s,
-            duration_s=self._duration_s,
-            sampled_pts=self._times,
-        )
-
-    def details(self) -> details.FileDetails:
-        return self._details
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        with reading(self._media_type, self._limits):
-            self._file.seek(0)
-            image = open_picture(self._file, self._media_type, self._limits)
-            copies = Counter(self._chosen)
-            for index in frames_of(image):
-                if index in copies:
-                    yield from repeat(convert(image, self._plan, self._orientation, self._profile), copies[index])
-                if index == self._chosen[-1]:
-                    return
 
 
 @contextmanager
@@ -241,64 +171,6 @@ def scale_key(image: Image.Image) -> None:
     elif image.mode == "RGB" and isinstance(key, tuple):
         # Pillow keeps only the high bytes of deep colours, so that only these can be compared.
         image.info["transparency"] = tuple(part >> 8 if depth == "RGB;16B" else part & 0xFF for part in key)
-
-
-def without_end(data: bytes, size: tuple[int, int], limits: MediaLimits | None) -> Image.Image:
-    """Decode a JPEG whose last bytes are missing.
-
-    Args:
-        data: the file.
-        size: what it may be reduced to, for `Image.draft`.
-        limits: bounds, None for trusted files.
-
-    Returns:
-        The loaded picture; rows that are missing at its bottom, at most one in `_MISSING`, are grey.
-
-    Raises:
-        OSError: more than that is missing, or the file is damaged in another way.
-    """
-    body = data.removesuffix(b"\xff")
-    pictures = []
-    # Where the decoder runs out of data it would read whatever follows: both pictures agree up to there.
-    for tail in (b"", bytes(range(255))):
-        picture = open_picture(io.BytesIO(body + tail + b"\xff\xd9"), "image/jpeg", limits)
-        picture.draft(None, size)
-        picture.load()
-        pictures.append(picture)
-    one, other = map(np.asarray, pictures)
-    different = np.flatnonzero((one != other).reshape(len(one), -1).any(1))
-    if len(different) and (len(one) - different[0]) * _MISSING > len(one):
-        raise OSError("too much of the picture is missing")
-    return pictures[0]
-
-
-def frames_of(image: Image.Image) -> Iterator[int]:
-    """Decode the frames of an animation in place, one after the other; yields their indices, none for a JPEG."""
-    if image.format in ("JPEG", "MPO", "TIFF"):
-        return  # further pictures in the file are previews, other views and pages, not frames
-    # A PNG may start with a picture for readers of stills that is no part of its animation.
-    hidden = int(bool(image.info.get("default_image")))
-    if hidden:
-        image.load()
-        blank = _BLANKS.get(image.mode)
-        if blank is not None:
-            # The first frame may be small or transparent; it must not uncover the hidden picture.
-            image.paste(blank, (0, 0, *image.size))
-    index = 0
-    while True:
-        try:
-            image.seek(index + hidden)
-        except EOFError:
-            return
-        image.load()
-        yield index
-        index += 1
-
-
-def shown_ms(image: Image.Image) -> float:
-    """Return the time for which browsers show the current frame, milliseconds."""
-    claimed = float(image.info.get("duration") or 0)
-    return claimed if claimed > _TOO_SHORT_MS else _DEFAULT_FRAME_MS
 
 
 def orientation(image: Image.Image) -> Orientation:

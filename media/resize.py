@@ -84,17 +84,21 @@ class Plan:
 
     def pad(self, pixels: NDArray[Depth]) -> NDArray[Depth]:
         """Lay a frame of size `target` into its black surround: RGB (H, W, 3) to the same, of size `out`."""
-        place = self.preprocess.pad
-        if place is None:
+        if self.preprocess.pad is None:
             return np.ascontiguousarray(pixels)
-        top, left, height, width = place
+        top, left, height, width = self.preprocess.pad
         canvas = np.zeros((height, width, 3), pixels.dtype)
         canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         return canvas
 
 
 def plan(
-    height: int, width: int, size: tuple[int, int] | None, fit: Fit, limits: MediaLimits | None, place: float = 0.5
+    height: int,
+    width: int,
+    size: tuple[int, int] | None,
+    fit: Fit,
+    limits: MediaLimits | None,
+    crop_position: float = 0.5,
 ) -> Plan:
     """Plan for frames of (height, width) pixels.
 
@@ -103,7 +107,7 @@ def plan(
         size: (height, width) to reach, None to keep the source's.
         fit: how, see `MediaOptions`.
         limits: bounds, None for trusted files.
-        place: place of the crop of "cover" along the side that is cut, from 0 (left or top) to 1.
+        crop_position: of the crop of "cover" along the side that is cut, from 0 (left or top) to 1.
 
     Raises:
         MediaError: "too-many-pixels" if the frames that come out are over `limits.kept_pixels`.
@@ -134,7 +138,7 @@ def plan(
         pad = ((size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2, *size) if inner != size else None
         return Plan(height, width, inner, whole, Preprocess(resize=inner, pad=pad))
     resized = (max(scaled[0], size[0]), max(scaled[1], size[1]))
-    top, left = int(place * (resized[0] - size[0])), int(place * (resized[1] - size[1]))
+    top, left = int(crop_position * (resized[0] - size[0])), int(crop_position * (resized[1] - size[1]))
     # The crop is taken in source coordinates: a thin strip scaled up whole would be a bomb of its own.
     box = (
         left * width / resized[1],

@@ -1,14 +1,23 @@
-"""Detection of cut-off containers: demuxers take a file that ends between two frames for a shorter clip."""
+"""Files that are cut off: clips, which demuxers would take for shorter ones, and JPEGs that only lack their end."""
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Callable
 from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from media.ebml import ebml_size
 
 _EBML, _SEGMENT, _VOID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\xec"
 _ESSENTIAL_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
 # Writers count the head of a RIFF chunk and its padding or not.
 _RIFF_SLACK = 9
+# One row in this many may be missing at the bottom of a JPEG that was cut off.
+_MISSING = 16
 
 
 def is_whole(file: BinaryIO, media_type: str) -> bool:
@@ -16,7 +25,7 @@ def is_whole(file: BinaryIO, media_type: str) -> bool:
 
     Args:
         file: an open, seekable file; its position is lost.
-        media_type: a video type of `media.media_types`.
+        media_type: a video type of `media.identify`.
 
     Returns:
         False if an element ends beyond the file. A live recording, which states no size, counts as whole.
@@ -71,11 +80,24 @@ def _segment_fits(file: BinaryIO, end: int) -> bool:
     return size is None or start + size <= end
 
 
-def ebml_size(head: bytes, start: int) -> tuple[int | None, int]:
-    """A variable-length size at `start`, None for unknown, and where the content begins."""
-    if start >= len(head) or head[start] == 0:
-        return None, start + 1
-    length = 9 - head[start].bit_length()
-    bits = 7 * length
-    size = int.from_bytes(head[start : start + length], "big") & ((1 << bits) - 1)
-    return (None if size == (1 << bits) - 1 else size), start + length
+def without_end(data: bytes, decode: Callable[[BinaryIO], Image.Image]) -> Image.Image:
+    """Decode a JPEG whose last bytes are missing.
+
+    Args:
+        data: the file.
+        decode: opens and loads a JPEG.
+
+    Returns:
+        The loaded picture; rows that are missing at its bottom, at most one in `_MISSING`, are grey.
+
+    Raises:
+        OSError: more than that is missing, or the file is damaged in another way.
+    """
+    body = data.removesuffix(b"\xff")
+    # Where the decoder runs out of data it would read whatever follows: both pictures agree up to there.
+    pictures = [decode(io.BytesIO(body + tail + b"\xff\xd9")) for tail in (b"", bytes(range(255)))]
+    one, other = map(np.asarray, pictures)
+    different = np.flatnonzero((one != other).reshape(len(one), -1).any(1))
+    if len(different) and (len(one) - different[0]) * _MISSING > len(one):
+        raise OSError("too much of the picture is missing")
+    return pictures[0]

@@ -72,12 +72,12 @@ class MediaOptions:
 
 
 @dataclass(frozen=True)
-class View:
-    """The place of a training sample in its file; the default is what a caller of the service gets.
+class SampleWindow:
+    """The part of a file that a training sample shows; the default is what a caller of the service gets.
 
     Args:
-        place: place of the crop of `fit="cover"` along the side that is cut, from 0 (left or top) to 1.
-        start: place of the kept frames in the window, from 0 (its first frames) up to 1, excluded.
+        crop_position: of the crop of `fit="cover"` along the side that is cut, from 0 (left or top) to 1.
+        start_position: of the kept frames between `start_s` and `end_s`, from 0 (the first frames) up to 1, excluded.
         fps: rate of the kept frames, frames per second: the frame nearest to each tick, instead of `sampling`.
             A clip slower than that repeats frames. None keeps the file's rate.
 
@@ -85,13 +85,15 @@ class View:
         ValueError: a value is out of its range.
     """
 
-    place: float = 0.5
-    start: float = 0.0
+    crop_position: float = 0.5
+    start_position: float = 0.0
     fps: float | None = None
 
     def __post_init__(self) -> None:
-        if not (0 <= self.place <= 1 and 0 <= self.start < 1 and (self.fps is None or 0 < self.fps < math.inf)):
-            raise ValueError(f"{self} is out of range: 0 <= place <= 1, 0 <= start < 1 and a positive, finite fps.")
+        if not (0 <= self.crop_position <= 1 and 0 <= self.start_position < 1):
+            raise ValueError(f"{self} is out of range: 0 <= crop_position <= 1 and 0 <= start_position < 1.")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"{self} is out of range: fps is positive and finite.")
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,8 @@ class Preprocess:
     Args:
         resize: (height, width) of the resized picture, None if it kept its size.
         crop: (top, left, height, width) of the part of the resized picture that was kept, None for all.
-        pad: (top, left, height, width): where the resized picture lies inside the black frame, and the size of
-            that frame; None for no padding.
+        pad: (top, left, height, width): position of the resized picture inside the black frame, and
+            the size of that frame; None for no padding.
     """
 
     resize: tuple[int, int] | None = None

@@ -15,17 +15,18 @@ import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
-from media import details, timestamps, wide_colour
+from media import details, timestamps, tone_mapping
 from media.colour import frame_rgb, tags_of
 from media.container import codec_name, decoder, open_container, pixel_aspect, squared, video_stream
 from media.errors import MediaError
-from media.frame_reader import FrameReader, choose
+from media.frame_choice import choose_frames
+from media.frame_reader import FrameReader
 from media.limits import check_decoded, check_duration, check_kept, check_picture
 from media.orientation import UPRIGHT, Orientation, from_matrix
 from media.resize import Plan, plan
 from media.timestamps import MAX_REORDERED_FRAMES, Packet, Timeline
 from media.truncation import is_whole
-from media.types import MediaOptions, Preprocess, SourceInfo, View, nearest_rate
+from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo, nearest_rate
 
 if TYPE_CHECKING:
     from media.limits import MediaLimits
@@ -66,7 +67,7 @@ class ClipReader(FrameReader):
         media_type: from the file's content.
         options: window, sampling and size.
         limits: bounds, None for trusted files.
-        view: place of the crop and of the clip, and its rate.
+        window: position of the crop and of the kept frames, and their rate.
 
     Raises:
         MediaError: anything wrong with the file, or a limit that it breaks.
@@ -75,10 +76,10 @@ class ClipReader(FrameReader):
     is_video = True
 
     def __init__(
-        self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, view: View
+        self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, window: SampleWindow
     ) -> None:
         self._file, self._media_type, self._options, self._limits = file, media_type, options, limits
-        self._place = view.place
+        self._crop_position = window.crop_position
         if not is_whole(file, media_type):
             self._fail("it is cut off")
         with self._open() as (container, stream):
@@ -86,7 +87,7 @@ class ClipReader(FrameReader):
         self._timeline = self._read_times()
         self._duration_s = timestamps.duration(self._survey.packets, self._survey.base, self._timeline)
         self._check_duration()
-        self._chosen = choose(self._timeline.times, options, view)
+        self._chosen = choose_frames(self._timeline.times, options, window)
         self.expected = len(self._chosen)
         self._sampled = [self._timeline.times[index] for index in self._chosen]
         self._plan: Plan | None = None
@@ -134,12 +135,12 @@ class ClipReader(FrameReader):
                     check_picture(self._limits, height, width, is_video=True)
                     size, fit = self._options.size, self._options.fit
                     self._details = details.of_clip(container, frame, str(how), self._survey.aspect, tags)
-                    self._plan = plan(*how.size(height, width), size, fit, self._limits, self._place)
+                    self._plan = plan(*how.size(height, width), size, fit, self._limits, self._crop_position)
                 copies = bisect_right(targets, targets[position]) - position
                 self._sampled += [timeline.times[bisect_left(timeline.marks, mark)]] * copies
                 shown = self._plan.frame(pixels)
                 if shown.dtype == np.uint16:
-                    shown = wide_colour.to_srgb(shown, tags.transfer, tags.primaries)
+                    shown = tone_mapping.to_srgb(shown, tags.transfer, tags.primaries)
                 yield from repeat(shown, copies)
                 # A frame that never came must not shift the ones after it.
                 position = max(position + copies, bisect_right(targets, mark))

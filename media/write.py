@@ -16,7 +16,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from numpy.typing import NDArray
 from PIL import Image
 
-from media.media_types import IMAGE_OUTPUTS, VIDEO_OUTPUTS
+from media.identify import IMAGE_OUTPUTS, VIDEO_OUTPUTS
 
 _QUALITY = {"image/jpeg": 95, "image/webp": 92}
 _MAX_FPS = 240

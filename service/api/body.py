@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
-from media.media_types import FAMILIES, IMAGE_TYPES, VIDEO_TYPES
+from media.identify import FAMILIES, IMAGE_TYPES, VIDEO_TYPES
 from service.api.errors import ClientGoneError
 from service.api.negotiation import MSGPACK_ALIASES
 from service.errors import ProblemError

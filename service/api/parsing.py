@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from media.identify import HEAD_BYTES, MEDIA_TYPES, sniff
 from media.limits import check_bytes, check_kept
-from media.media_types import HEAD_BYTES, MEDIA_TYPES, sniff
 from service.api.body import MULTIPART, OCTETS, Body, BodyKind, parse_content_type
 from service.api.multipart import Part, read_parts
 from service.errors import ProblemError

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from media.details import FileDetails
 from media.errors import MediaError
-from media.frame_reader import FrameReader, choose
-from media.media_types import HEAD_BYTES, sniff
+from media.frame_choice import choose_frames
+from media.frame_reader import FrameReader
+from media.identify import HEAD_BYTES, sniff
 from media.reader import open_frames
 from media.resize import plan
-from media.types import MediaOptions, Preprocess, SourceInfo, View
+from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
 from service.cli.errors import CommandError
 from service.errors import ProblemError
 
@@ -53,7 +54,7 @@ class ArrayReader(FrameReader):
             )
         self.is_video = array.ndim == 4
         self._pixels = array if self.is_video else array[None]
-        self._chosen = choose(range(len(self._pixels)), options, View()) if self.is_video else [0]
+        self._chosen = choose_frames(range(len(self._pixels)), options, SampleWindow()) if self.is_video else [0]
         height, width = self._pixels.shape[1:3]
         self._plan = plan(height, width, options.size, options.fit, None)
         self.expected = len(self._chosen)

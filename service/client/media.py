@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from media.media_types import HEAD_BYTES, sniff
+from media.identify import HEAD_BYTES, sniff
 from service.formats.result import EncodeMeta, EncodeResult
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from media.media_types import IMAGE_OUTPUTS, VIDEO_OUTPUTS
+from media.identify import IMAGE_OUTPUTS, VIDEO_OUTPUTS
 from service.formats.media_types import MSGPACK, NPY
 from service.formats.msgpack import pack
 from service.formats.npy import write_npy

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.errors import MediaError
+from media.identify import VIDEO_TYPES, identify
 from media.limits import check_bytes
-from media.media_types import VIDEO_TYPES, identify
 from media.types import Frames, MediaOptions
 from service.errors import ProblemError
 from service.sandbox.blocklist import Blocklist
@@ -133,7 +133,7 @@ class MediaPool:
 
         Args:
             pixels: uint8 RGB (T, H, W, 3); T is 1 for a picture.
-            media_type: one of `IMAGE_OUTPUTS` or `VIDEO_OUTPUTS` of `media.media_types`.
+            media_type: one of `IMAGE_OUTPUTS` or `VIDEO_OUTPUTS` of `media.identify`.
             fps: frames per second of a clip; a picture has none.
             quality: 1..100 for JPEG and WebP, None for the default.
 

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from media.errors import MediaError
-from media.media_types import IMAGE_OUTPUTS
+from media.identify import IMAGE_OUTPUTS
 from media.reader import open_frames
 from media.types import MediaOptions
 from media.write import encode_image, encode_video

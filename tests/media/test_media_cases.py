@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from three_readers import Sandbox, sandbox, training
 from typer.testing import CliRunner
 
-from media.media_types import sniff
+from media.identify import sniff
 from media.types import MediaOptions
 from service.cli.app import app
 from service.formats.json import from_base64

@@ -13,9 +13,9 @@ from media_samples import audio_only, pattern, psnr, rotated, video
 from numpy.typing import NDArray
 
 from media.errors import MediaError
-from media.frame_reader import choose
+from media.frame_choice import choose_frames
 from media.reader import open_frames
-from media.types import Frames, MediaOptions, View
+from media.types import Frames, MediaOptions, SampleWindow
 from service.settings import Limits
 
 LIMITS = Limits()
@@ -134,7 +134,7 @@ def test_sampling_keeps_the_right_frames(name: str, options: MediaOptions, expec
 def test_sampling_laws(count: int, frames: int | None, sampling: str, stride: int) -> None:
     times = [index / 25 for index in range(count)]
     stride = stride if sampling == "stride" else 1
-    chosen = choose(times, MediaOptions(frames=frames, sampling=sampling, stride=stride), View())  # type: ignore[arg-type]
+    chosen = choose_frames(times, MediaOptions(frames=frames, sampling=sampling, stride=stride), SampleWindow())  # type: ignore[arg-type]
     assert chosen == sorted(set(chosen))
     assert chosen[0] == 0
     available = -(-count // stride) if sampling == "stride" else count

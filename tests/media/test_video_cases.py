@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from media.errors import MediaError
-from media.media_types import sniff
+from media.identify import sniff
 from media.reader import open_frames
 from media.types import MediaOptions
 from service.settings import Limits

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from media_samples import pattern, psnr
 from PIL import Image
 
-from media.media_types import IMAGE_OUTPUTS, VIDEO_OUTPUTS
+from media.identify import IMAGE_OUTPUTS, VIDEO_OUTPUTS
 from media.reader import open_frames
 from media.types import MediaOptions
 from media.write import VideoWriter, encode_image, encode_video
@@ -84,7 +84,7 @@ def test_frames_may_come_one_by_one_or_in_chunks(media_type: str) -> None:
 ENCODE_IN_A_PROCESS = """
 import hashlib
 from media_samples import pattern
-from media.media_types import VIDEO_OUTPUTS
+from media.identify import VIDEO_OUTPUTS
 from media.write import encode_video
 for media_type in VIDEO_OUTPUTS:
     for height, width in ((64, 96), (96, 130), (256, 64)):

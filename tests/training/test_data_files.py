@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from media.errors import MediaError
-from media.types import View
+from media.types import SampleWindow
 from training.cli.data import data as command
 from training.data.files import FileSection, PackedNames, Source, find_files
 from training.data.loaders.open_loader import find_sources
@@ -294,7 +294,7 @@ def test_items_are_read_as_squares(tmp_path: Path) -> None:
     source = images(tmp_path)
     assert source.read(0, 64, 17).pixels.shape == (1, 64, 64, 3)  # an image has one frame
     for place in (0.0, 0.5, 1.0):
-        made = source.read(0, 64, 1, View(place=place)).pixels
+        made = source.read(0, 64, 1, SampleWindow(crop_position=place)).pixels
         assert np.array_equal(made, np.broadcast_to(line[int(128 * place) :][:64, None], (1, 64, 64, 3)))
 
 

@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from media.frame_reader import choose
-from media.types import MediaOptions, View
+from media.frame_choice import choose_frames
+from media.types import MediaOptions, SampleWindow
 from training.data.files import Source, find_files
 
 SIZE, FRAMES = (96, 64), 60
@@ -73,7 +73,7 @@ def clips(path: Path) -> Source:
 @pytest.mark.parametrize("name", CONTAINERS)
 def test_a_window_is_what_a_whole_decode_shows(folder: Path, name: str) -> None:
     source = clips(folder / name)
-    place = View(place=0.3)
+    place = SampleWindow(crop_position=0.3)
     whole = source.read(0, 32, FRAMES, place)
     times = whole.source.sampled_pts
     assert len(times) == FRAMES
@@ -81,10 +81,10 @@ def test_a_window_is_what_a_whole_decode_shows(folder: Path, name: str) -> None:
     assert len({frame.tobytes() for frame in whole.pixels}) == FRAMES
     for fps in (None, 30.0, 11.0, 70.0):
         for start in (0.0, 0.45, 0.999):
-            view = View(0.3, start, fps)
-            wanted = choose(times, MediaOptions(frames=5), view)
+            window = SampleWindow(0.3, start, fps)
+            wanted = choose_frames(times, MediaOptions(frames=5), window)
             wanted += wanted[-1:] * (5 - len(wanted))
-            made = source.read(0, 32, 5, view).pixels
+            made = source.read(0, 32, 5, window).pixels
             assert made.shape == (5, 32, 32, 3)
             assert np.array_equal(made, whole.pixels[wanted]), (fps, start)
 
@@ -113,7 +113,7 @@ def test_recordings_that_were_cut_off_live_have_all_their_frames(tmp_path: Path)
     source = clips(tmp_path)
     whole = source.read(0, 32, FRAMES)
     assert whole.source.duration_s == pytest.approx(FRAMES / 30, abs=0.04)
-    made = source.read(0, 32, 5, View(start=0.7)).pixels
+    made = source.read(0, 32, 5, SampleWindow(start_position=0.7)).pixels
     first = int(0.7 * (FRAMES - 4))
     assert np.array_equal(made, whole.pixels[first : first + 5])
 
@@ -136,7 +136,7 @@ def test_broken_videos_are_refused(tmp_path: Path, folder: Path, damage: str) ->
     }[damage]
     (tmp_path / "broken.mp4").write_bytes(data)
     with pytest.raises(Exception):  # noqa: B017, PT011  # decoders raise many kinds
-        clips(tmp_path).read(0, 32, 5, View(start=0.5))
+        clips(tmp_path).read(0, 32, 5, SampleWindow(start_position=0.5))
 
 
 def test_a_picture_with_the_name_of_a_clip_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.reader import open_frames
-from media.types import Frames, MediaOptions, View
+from media.types import Frames, MediaOptions, SampleWindow
 from training.data.labels import Labels, classify, find_label_file
 from training.data.media_types import KINDS, Kind, kind_of
 from training.data.tar_index import Member, index_tar
@@ -94,14 +94,15 @@ class Source:
             raise TrainingError("it is empty")
         return file
 
-    def read(self, index: int, side: int, frames: int, view: View | None = None) -> Frames:
+    def read(self, index: int, side: int, frames: int, window: SampleWindow | None = None) -> Frames:
         """Decode an item to squares that span the shorter side of the picture.
 
         Args:
             index: number of the item.
             side: pixels of the squares.
             frames: of a clip; the last one is held where there are fewer. An image has one.
-            view: place of the squares and of the clip, and its rate; by default the middle and the first frames.
+            window: position of the squares and of the kept frames, and their rate; by default the
+                middle and the first frames.
 
         Raises:
             OSError: the file is gone or cannot be read.
@@ -112,7 +113,7 @@ class Source:
         count = frames if is_clip else 1
         with io.BufferedReader(self.open(index), READ_BYTES) as file:
             options = MediaOptions(size=(side, side), frames=count, animated=is_clip)
-            reader = open_frames(file, None, options, view=view)
+            reader = open_frames(file, None, options, window=window)
             if reader.is_video != is_clip:
                 raise TrainingError(
                     f"it is {'a clip' if reader.is_video else 'one picture'}, and its name says otherwise"

@@ -11,7 +11,7 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from media.types import View
+from media.types import SampleWindow
 from training.data.files import Source
 from training.errors import one_line
 
@@ -119,7 +119,7 @@ def probe(source: Source, index: int, fps: float | None) -> Probe:
     place = source.place(index)
     try:
         started = time.perf_counter()
-        info = source.read(index, SIDE, FRAMES, View(start=0.5, fps=fps)).source
+        info = source.read(index, SIDE, FRAMES, SampleWindow(start_position=0.5, fps=fps)).source
         took = time.perf_counter() - started
         return Probe(place, "", info.width, info.height, info.duration_s or 0.0, info.fps or 0.0, took)
     except Exception as error:  # damaged media fail in every way that there is

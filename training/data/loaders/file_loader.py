@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from media.types import View
+from media.types import SampleWindow
 from training.data.files import Source
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.item_rng import epoch_order, item_uniforms
@@ -226,7 +226,7 @@ def decode(
     Raises:
         Exception: many kinds, for files that are damaged, gone, or not what their names say.
     """
-    made = source.read(index, side, frames, View(numbers[PLACE], numbers[TIME], fps)).pixels
+    made = source.read(index, side, frames, SampleWindow(numbers[PLACE], numbers[TIME], fps)).pixels
     return made[:, :, ::-1] if numbers[FLIP] < 0.5 else made
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from media.ebml import ebml_size
 from media.errors import MediaError
-from media.truncation import ebml_size
 
 IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif")
 VIDEO_TYPES = ("video/mp4", "video/quicktime", "video/webm", "video/x-matroska", "video/x-msvideo")

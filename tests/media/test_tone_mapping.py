@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from media.reader import open_frames
+from media.tone_mapping import PQ, to_srgb
 from media.types import MediaOptions
-from media.wide_colour import PQ, to_srgb
 from service.settings import Limits
 
 BT709, BT2020, DISPLAY_P3, HLG = 1, 9, 12, 18

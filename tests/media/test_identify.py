@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from media_samples import animation, pattern, picture, video
 
 from media.errors import MediaError
-from media.media_types import MEDIA_TYPES, identify, sniff
+from media.identify import MEDIA_TYPES, identify, sniff
 
 CLIP = pattern(2, 16, 16)
 FILES = {

@@ -1,0 +1,123 @@
+"""Animated pictures through Pillow: GIF, PNG, WebP and AVIF as clips."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import repeat
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from media import details
+from media.frame_choice import choose_frames
+from media.frame_reader import FrameReader
+from media.images import FORMATS, convert, open_picture, orientation, profile_of, reading
+from media.limits import check_decoded, check_kept
+from media.resize import plan
+from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
+
+if TYPE_CHECKING:
+    from media.limits import MediaLimits
+
+# The empty canvas of an animated PNG, for modes that can show it: transparent, or the white that it stands on.
+_BLANKS: dict[str, tuple[float, ...]] = {"L": (255,), "LA": (0, 0), "RGB": (255, 255, 255), "RGBA": (0, 0, 0, 0)}
+# Browsers show frames that claim no duration, or one this short, for longer: old files meant "as fast as you can".
+_TOO_SHORT_MS = 10.0
+_DEFAULT_FRAME_MS = 100.0
+
+
+class AnimationReader(FrameReader):
+    """Frames of an animated GIF, PNG, WebP or AVIF; `is_video` is false if the file turns out to hold one picture.
+
+    Args, Raises: as `StillReader`.
+    """
+
+    def __init__(
+        self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, window: SampleWindow
+    ) -> None:
+        self._media_type, self._limits = media_type, limits
+        self._file = file
+        with reading(media_type, limits):
+            image = open_picture(file, media_type, limits)
+            self._orientation = orientation(image)
+            self._profile = profile_of(image, file, media_type)
+            self._details = details.of_picture(image, str(self._orientation), self._profile)
+            pixels = image.width * image.height
+            # A single frame is an animation too if readers of stills see another picture.
+            is_behind_another = bool(image.info.get("default_image"))
+            starts = [0.0]
+            for _ in frames_of(image):
+                check_decoded(limits, len(starts), pixels, is_video=False)
+                starts.append(starts[-1] + shown_ms(image) / 1000)
+        self._duration_s = starts.pop()
+        height, width = self._orientation.size(image.height, image.width)
+        self._plan = plan(height, width, options.size, options.fit, limits, window.crop_position)
+        self.is_video = len(starts) > 1 or is_behind_another
+        self._count = len(starts)
+        self._chosen = choose_frames(starts, options, window) if self.is_video else [0]
+        # A JPEG has no frames.
+        self._times = [starts[index] for index in self._chosen] if starts else [0.0]
+        self.expected = len(self._chosen)
+        check_kept(limits, self.expected, self._plan.out[0] * self._plan.out[1])
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self._plan.preprocess
+
+    def info(self) -> SourceInfo:
+        return SourceInfo(
+            media_type=self._media_type,
+            codec=FORMATS[self._media_type].lower(),
+            width=self._plan.width,
+            height=self._plan.height,
+            frames_in=self._count,
+            fps=self._count / self._duration_s,
+            duration_s=self._duration_s,
+            sampled_pts=self._times,
+        )
+
+    def details(self) -> details.FileDetails:
+        return self._details
+
+    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
+        with reading(self._media_type, self._limits):
+            self._file.seek(0)
+            image = open_picture(self._file, self._media_type, self._limits)
+            copies = Counter(self._chosen)
+            for index in frames_of(image):
+                if index in copies:
+                    yield from repeat(convert(image, self._plan, self._orientation, self._profile), copies[index])
+                if index == self._chosen[-1]:
+                    return
+
+
+def frames_of(image: Image.Image) -> Iterator[int]:
+    """Decode the frames of an animation in place, one after the other; yields their indices, none for a JPEG."""
+    if image.format in ("JPEG", "MPO", "TIFF"):
+        return  # further pictures in the file are previews, other views and pages, not frames
+    # A PNG may start with a picture for readers of stills that is no part of its animation.
+    hidden = int(bool(image.info.get("default_image")))
+    if hidden:
+        image.load()
+        blank = _BLANKS.get(image.mode)
+        if blank is not None:
+            # The first frame may be small or transparent; it must not uncover the hidden picture.
+            image.paste(blank, (0, 0, *image.size))
+    index = 0
+    while True:
+        try:
+            image.seek(index + hidden)
+        except EOFError:
+            return
+        image.load()
+        yield index
+        index += 1
+
+
+def shown_ms(image: Image.Image) -> float:
+    """Return the time for which browsers show the current frame, milliseconds."""
+    claimed = float(image.info.get("duration") or 0)
+    return claimed if claimed > _TOO_SHORT_MS else _DEFAULT_FRAME_MS
