@@ -13,7 +13,7 @@ TABLES = ("tokenizer", "compiled", "training")
 
 
 def main() -> None:
-    """Time the tokenizer as modules and compiled, and the training step, on this machine's device."""
+    """Time the tokenizer on the CPU, and on a GPU its compiled form and the training step."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=TABLES, help="one of the tables")
     parser.add_argument("--configs", nargs="+", default=["demo", "published"], help="named geometries, random weights")
@@ -28,20 +28,19 @@ def main() -> None:
         metavar="SHAPE",
         help=f"shapes timed under torch.compile too, which compiles for minutes: {', '.join(shapes)}",
     )
-    parser.add_argument("--out", type=Path, help="output folder of the compiled tokenizer's JSON and PNG files")
     arguments = parser.parse_args()
     wanted = TABLES if arguments.only is None else (arguments.only,)
     print(describe_machine())
     if "tokenizer" in wanted:
         tokenizer.run(arguments.configs, arguments.runs)
+    if device().type != "cuda":
+        print("The tables of the compiled tokenizer and of the training step need a CUDA device; they are skipped.")
+        return
     if "compiled" in wanted:
-        if device().type == "cuda":
-            ceilings = measure_ceilings()
-            baseline = [shapes[name] for name in arguments.compiled_baseline]
-            for config in arguments.configs:
-                compiled.run(config, arguments.runs, ceilings, baseline, arguments.out)
-        else:
-            print("The compiled tokenizer needs a CUDA device; its table is skipped.")
+        ceilings = measure_ceilings()
+        baseline = [shapes[name] for name in arguments.compiled_baseline]
+        for config in arguments.configs:
+            compiled.run(config, arguments.runs, ceilings, baseline)
     if "training" in wanted:
         training.run(arguments.vgg, arguments.runs)
 

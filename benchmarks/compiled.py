@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,18 +13,27 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.measure import Ceilings, Spread, time_on_device, write_json
-from benchmarks.plots import STYLES, draw
+from benchmarks.measure import Ceilings, Spread, time_on_device
 from benchmarks.rooflines import SHAPES, Roofline, Shape, roofline, shape_name
 from kernels import use_backend
 from kernels.runtime import jit
 from model.inference.graphs import Graphs
 from model.inference.tokenizer import CompiledTokenizer
 from model.tokenizer.config import CONFIGS
+from model.tokenizer.heads import VQHead
+from model.tokenizer.patches import to_uint8
 from model.tokenizer.tokenizer import OmniTokenizer
 
 CALLS_PER_RUN = 10  # back to back, as in a busy replica
 COMPILE_MODE = "max-autotune-no-cudagraphs"  # the graph is captured here, as for our tokenizer
+COLUMNS = {
+    "encode": "encode",
+    "decode": "decode",
+    "eager_encode": "encode, torch modules",
+    "eager_decode": "decode, torch modules",
+    "baseline_encode": "encode, torch.compile",
+    "baseline_decode": "decode, torch.compile",
+}
 
 
 @dataclass(frozen=True)
@@ -47,23 +56,15 @@ class Line:
     memory: int
     eager_memory: int
 
-    def as_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        fields = asdict(self)
-        return {**fields, **fields.pop("times")}
 
-
-def run(
-    config: str, runs: int, ceilings: Ceilings, baseline: Sequence[Shape] = (), out: Path | None = None
-) -> list[Line]:
+def run(config: str, runs: int, ceilings: Ceilings, baseline: Sequence[Shape] = ()) -> None:
     """Print the table of shapes.
 
     Args:
-        config: name in `model.CONFIGS`.
+        config: name in `model.tokenizer.config.CONFIGS`.
         runs: timed runs of each cell.
         ceilings: of this GPU, for the rooflines.
         baseline: shapes among `SHAPES` to time under torch.compile too; each compiles for minutes.
-        out: folder for the results as JSON and a plot; created if missing.
     """
     jit.count_compilations()
     torch.manual_seed(0)
@@ -72,30 +73,16 @@ def run(
     tokenizer.decoder.to(torch.bfloat16)
     start = time.perf_counter()
     compiled = CompiledTokenizer(tokenizer)
-    lines = []
     compiled.prepare((batch, frames, side, side) for batch, frames, side in SHAPES)
     for shape in SHAPES:
         compiled.capture((shape[1], shape[2], shape[2]), (shape[0],))
     ready, before = time.perf_counter() - start, jit.compilation_count()
-    for shape in SHAPES:
-        lines.append(_line(tokenizer, compiled, shape, runs, ceilings))
-        torch.cuda.empty_cache()
+    lines = [_line(tokenizer, compiled, shape, runs, ceilings) for shape in SHAPES]
     late = jit.compilation_count() - before
     # last, since kernels of torch.compile must not count as late
     lines = [_with_baseline(tokenizer, line, runs) if line.shape in baseline else line for line in lines]
     _print(config, ceilings, lines)
     print(f"captured {len(SHAPES)} shapes in {ready:.1f} s with {before} kernels; {late} kernels were compiled later")
-    if out is not None:
-        results = {"config": config, "gpu": torch.cuda.get_device_name(), "ready": ready, "late": late}
-        _write(out, results | {"ceilings": asdict(ceilings), "lines": [line.as_json() for line in lines]})
-    return lines
-
-
-def _write(folder: Path, results: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"compiled-{results['config']}.json"
-    write_json(path, results)
-    draw(results, path.with_suffix(".png"))
 
 
 def _pixels(shape: Shape) -> Tensor:
@@ -104,9 +91,10 @@ def _pixels(shape: Shape) -> Tensor:
 
 
 def _line(tokenizer: OmniTokenizer, compiled: CompiledTokenizer, shape: Shape, runs: int, ceilings: Ceilings) -> Line:
+    torch.cuda.empty_cache()
     pixels = _pixels(shape)
     codes = compiled.encode(pixels)
-    times: dict[str, Spread | None] = dict.fromkeys(STYLES)
+    times: dict[str, Spread | None] = dict.fromkeys(COLUMNS)
     times["encode"] = _time(lambda: compiled.encode(pixels), runs)
     times["decode"] = _time(lambda: compiled.decoding(codes), runs)
     memory = _peak(lambda: compiled.network.encode(pixels))
@@ -123,9 +111,15 @@ def _with_baseline(tokenizer: OmniTokenizer, line: Line, runs: int) -> Line:
     with torch.inference_mode():
         codes = tokenizer.encode(pixels)
     times = {"baseline_encode": _baseline(f"encode {shape_name(line.shape)}", tokenizer.encode, pixels, runs)}
-    # without the check of the codes' range: it waits for the device, which a graph cannot capture
-    times["baseline_decode"] = _baseline(f"decode {shape_name(line.shape)}", tokenizer._decoded, codes, runs)
+    decode = partial(decode_unchecked, tokenizer)
+    times["baseline_decode"] = _baseline(f"decode {shape_name(line.shape)}", decode, codes, runs)
     return replace(line, times=line.times | times)
+
+
+def decode_unchecked(tokenizer: OmniTokenizer, tokens: Tensor) -> Tensor:
+    """Decode without the check of the tokens' range: it waits for the device, which a graph cannot capture."""
+    assert isinstance(tokenizer.head, VQHead)
+    return to_uint8(tokenizer.decoder(tokenizer.head.expand(tokenizer.head.lookup(tokens)).to(tokenizer.dtype)))
 
 
 def _baseline(name: str, call: Callable[[Tensor], Tensor], example: Tensor, runs: int) -> Spread | None:
@@ -166,7 +160,7 @@ def _print(config: str, ceilings: Ceilings, lines: Sequence[Line]) -> None:
     table = Table(
         title=f"{config}, bfloat16: milliseconds, median (fastest-slowest), and share of the roofline, where {ceilings}"
     )
-    for column in ("shape", *(label for label, *_ in STYLES.values()), "encode MB", "torch MB"):
+    for column in ("shape", *COLUMNS.values(), "encode MB", "torch MB"):
         table.add_column(column, justify="right")
     for line in lines:
         limits = asdict(line.roofline)

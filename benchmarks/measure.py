@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from training.atomic_write import replace_file
+from training.card import code_version, machine_name
 
 COPY_BYTES = 2_000_000_000  # many times any L2
 COPY_RUNS = 11
@@ -63,15 +63,10 @@ def device() -> torch.device:
 
 def describe_machine() -> str:
     """Return hardware, versions and commit, one line each."""
-    if torch.cuda.is_available():
-        hardware = torch.cuda.get_device_name()
-    else:
-        hardware = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return (
-        f"hardware: {hardware}\n"
+        f"hardware: {machine_name(device())}, {torch.get_num_threads()} CPU threads\n"
         f"versions: Python {platform.python_version()}, torch {torch.__version__}\n"
-        f"commit: {commit.stdout.strip() or 'unknown'}"
+        f"commit: {code_version()}"
     )
 
 
@@ -117,10 +112,9 @@ def time_on_device(call: Callable[[], Any], runs: int, calls: int = 1) -> Spread
     return Spread.of(times)
 
 
-def matmul_rate(dtype: torch.dtype) -> float:
+def matmul_rate(dtype: torch.dtype, where: str = "cuda") -> float:
     """Return the FLOP/s of a large square matrix product on random data, the ceiling of this precision."""
-    where = device()
-    side = 8192 if where.type == "cuda" else 1024
+    side = 8192 if where == "cuda" else 1024
     a, b = (torch.randn(side, side, device=where).to(dtype) for _ in range(2))
     return 2 * side**3 / (time_call(lambda: a @ b, 5).median * 1e-3)
 

@@ -110,10 +110,6 @@ def attention_path(
     return torch.stack((q, k, parts[2]), dim=1)
 
 
-def _detached(inputs: Inputs) -> Inputs:
-    return {name: value.detach() if isinstance(value, Tensor) else value for name, value in inputs.items()}
-
-
 GATED = PRODUCT(
     operator=gated_linear,
     checked=(
