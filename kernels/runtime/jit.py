@@ -3,6 +3,9 @@
 It rests on the hook that Triton calls before it compiles or loads a kernel. If another library owns that hook, kernels
 compile where they are launched, as they would without this module. Kernels that are not on disk go to the compile
 server; a thread of this process compiles those that it fails to deliver.
+
+Triton's `AsyncCompileMode` (3.7) would not do: a launch waits for its kernel, in other threads too, and so does leaving
+the mode. It holds for one thread, takes no processes (its task is not picklable), and stays active after an error.
 """
 
 from __future__ import annotations
