@@ -18,8 +18,9 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.cuda_graphs import CapturedStep, compile_blocks
 from training.networks.lpips import load_perceptual
 from training.recipes import Discriminators, LossWeights, Stage
-from training.state import TrainState
-from training.tokenizer.step import Phase, TrainingStep
+from training.schedule import Phase
+from training.tokenizer.state import TrainState
+from training.tokenizer.step import TrainingStep
 
 GENERATOR = Stage(name="generator", head="vq", steps=1, image_batch_size=8, losses=LossWeights(l1=1.0, l2=0.0))
 """The step of the published code: encoder, VQ, decoder, L1, backward, Adam."""
@@ -74,7 +75,7 @@ def _row(stage: Stage, shape: tuple[int, ...], vgg: Path | None, runs: int, ceil
     compile_blocks(fresh)
     compiled = step_of(fresh)
     compiled_time = time_call(_calls(compiled, pixels, phase), runs)
-    captured = CapturedStep(compiled)
+    captured = CapturedStep(compiled, compiled.device)
     for _ in range(4):
         captured(pixels, phase)
     torch.cuda.reset_peak_memory_stats()

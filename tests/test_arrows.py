@@ -53,6 +53,9 @@ KEEPERS = {
     "safetensors": ("service.formats.safetensors",),
 }
 USES_MODEL = {"service.engine.card", "service.engine.tokenizer"}  # and the command, which works offline
+# Modules outside `training.tokenizer` that know it: the loop runs its step, the run hands weights from head to head,
+# and evaluation counts its codes.
+KNOWS_TOKENIZER = {"training.trainer", "training.runner", "training.evaluation.code_statistics"}
 TORCH_FREE = ("model", "model.geometry", "model.metrics", "model.metrics.psnr")  # facts that every tier may know
 
 
@@ -104,6 +107,13 @@ def test_packages_import_only_what_precedes_them(package: str) -> None:
 def test_only_commands_build_demo_data() -> None:
     users = {module for module in MODULES if any(name.startswith("training.demo_data") for name in imports(module))}
     assert {module for module in users if not module.startswith("training.demo_data")} == {"training.cli.data"}
+
+
+def test_the_core_of_training_does_not_know_the_tokenizers_part() -> None:
+    own = {module for module in MODULES if f"{module}.".startswith("training.tokenizer.")}
+    users = {module for module in MODULES if module.startswith("training.") and imports(module) & own}
+    assert users - own == KNOWS_TOKENIZER
+    assert not {name for module in own for name in imports(module)} & KNOWS_TOKENIZER
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from model.inference.graphs import capture_graph, on_stream
 from model.tokenizer.tokenizer import OmniTokenizer
-from training.tokenizer.step import Phase, TrainingStep
+from training.schedule import Phase
 
 EAGER_STEPS = 2  # of each kind of step before its capture: they compile, choose algorithms and make optimiser state
 
@@ -36,23 +37,24 @@ class _Kind:
 
 
 class CapturedStep:
-    """Runs a `TrainingStep`, by replaying it once it has been seen a few times for a shape of pixels and a phase.
+    """Runs a training step, by replaying it once it has been seen a few times for a shape of pixels and a phase.
 
     The first uses of a kind run as they are and train as any other; the next is recorded. Graphs share their memory, so
     the metrics of a step hold until the next step.
 
     Args:
-        step: of a tokenizer on a CUDA device, of a process that trains alone.
+        step: metrics of a step on pixels in a phase, of a process that trains alone.
+        device: CUDA device that it runs on.
     """
 
-    def __init__(self, step: TrainingStep) -> None:
+    def __init__(self, step: Callable[[Tensor, Phase], dict[str, Tensor]], device: torch.device) -> None:
         self.step = step
         self.kinds: dict[tuple[torch.Size, Phase], _Kind] = {}
-        self.stream = torch.cuda.Stream(step.device)
+        self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, pixels: Tensor, phase: Phase) -> dict[str, Tensor]:
-        """Train on a batch; arguments and result are those of `TrainingStep`."""
+        """Train on a batch; arguments and result are those of the step."""
         kind = self.kinds.setdefault((pixels.shape, phase), _Kind())
         kind.uses += 1
         if kind.uses <= EAGER_STEPS:

@@ -22,10 +22,10 @@ from training.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from training.data.loaders.batch import Loader
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.head_transfer import transfer_head, with_head
 from training.networks.lpips import load_perceptual
 from training.recipes import Recipe, Stage, rename_settings
 from training.schedule import Budget, batch_at, batch_shapes, check_divisible
+from training.tokenizer.head_transfer import transfer_head, with_head
 from training.trainer import LOG_EVERY_STEPS, SAVE_EVERY_S, StageStart, Trainer, start_after
 
 RUN_FILE = "run.json"

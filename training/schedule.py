@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from training.data.loaders.batch import BatchSpec, Kind
 from training.errors import TrainingError
 from training.recipes import Stage
 from training.rng import RESOLUTIONS, random_int
-from training.tokenizer.step import Phase
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,20 @@ class Budget:
     def spent(self, steps: int, seconds: float) -> float:
         """Return the share of the budget that is used up."""
         return steps / self.steps if self.steps is not None else seconds / (self.seconds or 1.0)
+
+
+class Phase(NamedTuple):
+    """The parts of a step; known before it runs.
+
+    Args:
+        quantise: the decoder sees codes, and equation 1 holds; a VAE has nothing to quantise.
+        adversarial: the tokenizer hears the discriminators.
+        discriminate: the discriminators learn, after the tokenizer.
+    """
+
+    quantise: bool
+    adversarial: bool = False
+    discriminate: bool = False
 
 
 def learning_rate(stage: Stage, step: int, share: float) -> float:

@@ -27,6 +27,7 @@ from training.progress import format_row, progress_bar
 from training.recipes import Recipe, Stage
 from training.schedule import (
     Budget,
+    Phase,
     batches_after,
     check_divisible,
     discriminator_learning_rate,
@@ -34,9 +35,9 @@ from training.schedule import (
     phase_at,
 )
 from training.signals import stop_requests
-from training.state import TrainState
 from training.tokenizer.codebook import usage
-from training.tokenizer.step import Phase, TrainingStep
+from training.tokenizer.state import TrainState
+from training.tokenizer.step import TrainingStep
 
 LOG_EVERY_STEPS = 50  # each log waits for the device
 SAVE_EVERY_S = 120.0
@@ -115,7 +116,7 @@ class Trainer:
             if compiled:
                 compile_blocks(self.state.tokenizer)
             if self.ranks.world == 1:  # collective operations of several ranks are left out of graphs
-                self.call = CapturedStep(self.train_step)
+                self.call = CapturedStep(self.train_step, self.device)
 
     def run(
         self,

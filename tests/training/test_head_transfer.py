@@ -16,7 +16,7 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.device_loader import DeviceLoader
 from training.distributed import Ranks
-from training.head_transfer import LOGVAR, transfer_head, with_head
+from training.tokenizer.head_transfer import LOGVAR, transfer_head, with_head
 
 CONFIG = replace(CONFIGS["debug"], head=VQConfig(codes=512, dim=4))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from training import losses
+from training.tokenizer import losses
 
 finite = st.floats(-3.0, 3.0)
 

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from training import losses
 from training.errors import TrainingError
-from training.networks.discriminators import PatchDiscriminator
 from training.networks.lpips import ChannelWeights, FeatureDistance, load_lpips, load_perceptual
 from training.networks.vgg import CHANNELS, LPIPS, PACKAGED, VGG16
+from training.tokenizer import losses
+from training.tokenizer.discriminators import PatchDiscriminator
 
 
 def parameters(network: nn.Module) -> int:

@@ -24,9 +24,9 @@ from training.checkpoint import CHECKPOINT_FILE
 from training.data import open_set
 from training.data.loaders.device_loader import DeviceLoader
 from training.distributed import Ranks, init_distributed
-from training.head_transfer import with_head
 from training.recipes import RECIPES, Recipe
 from training.schedule import Budget
+from training.tokenizer.head_transfer import with_head
 from training.trainer import StageStart, Trainer
 
 ROOT = Path(__file__).parents[2]

@@ -21,11 +21,10 @@ from training.checkpoint import CHECKPOINT_FILE
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.device_loader import DeviceLoader
 from training.errors import TrainingError
-from training.head_transfer import with_head
 from training.logging import METRICS_FILE
 from training.recipes import RECIPES, RENAMED_SETTINGS, LossWeights
-from training.schedule import Budget
-from training.tokenizer.step import Phase
+from training.schedule import Budget, Phase
+from training.tokenizer.head_transfer import with_head
 from training.trainer import StageStart, Trainer
 
 QUIET = Console(quiet=True)

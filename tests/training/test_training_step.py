@@ -15,11 +15,12 @@ from model.tokenizer.heads import VQHead
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.device_loader import DeviceLoader
-from training.head_transfer import with_head
 from training.networks.lpips import FeatureDistance
 from training.recipes import RECIPES, LossWeights, Stage
-from training.state import TrainState
-from training.tokenizer.step import Phase, TrainingStep
+from training.schedule import Phase
+from training.tokenizer.head_transfer import with_head
+from training.tokenizer.state import TrainState
+from training.tokenizer.step import TrainingStep
 
 RECIPE = RECIPES["debug"]
 STAGE = replace(RECIPE.stage("joint"), image_batch_size=8, clip_batch_size=4, warmup_steps=1)

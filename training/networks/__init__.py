@@ -1,1 +1,1 @@
-"""Networks that judge reconstructions: discriminators of training, feature extractors of losses and metrics."""
+"""Feature extractors of losses and metrics."""

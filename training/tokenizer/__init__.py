@@ -1,1 +1,1 @@
-"""The training step of a tokenizer and its codebook."""
+"""The training of a tokenizer: its state and step, losses, codebook, discriminators and change of head."""

@@ -16,26 +16,13 @@ from torch import Tensor, nn
 
 from model.tokenizer.heads import VQHead
 from model.tokenizer.patches import to_float
-from training import losses
 from training.distributed import Ranks
 from training.networks.lpips import FeatureDistance
 from training.recipes import Stage
 from training.rng import FRAMES, random_ints, random_normal
-from training.state import TrainState
-
-
-class Phase(NamedTuple):
-    """The parts of a step; known before it runs.
-
-    Args:
-        quantise: the decoder sees codes, and equation 1 holds; a VAE has nothing to quantise.
-        adversarial: the tokenizer hears the discriminators.
-        discriminate: the discriminators learn, after the tokenizer.
-    """
-
-    quantise: bool
-    adversarial: bool = False
-    discriminate: bool = False
+from training.schedule import Phase
+from training.tokenizer import losses
+from training.tokenizer.state import TrainState
 
 
 class Latents(NamedTuple):

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from model.tokenizer.heads import VQHead
 from model.tokenizer.tokenizer import OmniTokenizer
-from training.networks.discriminators import PatchDiscriminator
 from training.recipes import Stage
 from training.tokenizer.codebook import CodebookUpdater
+from training.tokenizer.discriminators import PatchDiscriminator
 
 
 class TrainState:
