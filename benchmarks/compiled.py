@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,14 +26,7 @@ from model.tokenizer.tokenizer import OmniTokenizer
 
 CALLS_PER_RUN = 10  # back to back, as in a busy replica
 COMPILE_MODE = "max-autotune-no-cudagraphs"  # the graph is captured here, as for our tokenizer
-COLUMNS = {
-    "encode": "encode",
-    "decode": "decode",
-    "eager_encode": "encode, torch modules",
-    "eager_decode": "decode, torch modules",
-    "baseline_encode": "encode, torch.compile",
-    "baseline_decode": "decode, torch.compile",
-}
+COLUMNS = tuple(f"{call}{by}" for by in ("", ", torch modules", ", torch.compile") for call in ("encode", "decode"))
 
 
 @dataclass(frozen=True)
@@ -43,10 +36,9 @@ class Line:
     Args:
         shape: batch, frames, side.
         roofline: microseconds at the ceilings of the run.
-        times: milliseconds of a call: `encode` and `decode`, including input and output copies on the device;
-            `eager_encode` and `eager_decode`, of the modules on torch's operators; `baseline_encode` and
-            `baseline_decode`, of the modules under torch.compile with backend "auto", in a CUDA graph, including
-            copies; None if not requested or failed.
+        times: milliseconds of a call by name in `COLUMNS`: the compiled tokenizer's, including input and output
+            copies on the device; the modules' on torch's operators; the modules' under torch.compile with backend
+            "auto", in a CUDA graph, including copies; None if not requested or failed.
         memory, eager_memory: bytes that encoding takes beyond weights and input.
     """
 
@@ -80,7 +72,9 @@ def run(config: str, runs: int, ceilings: Ceilings, baseline: Sequence[Shape] = 
     lines = [_line(tokenizer, compiled, shape, runs, ceilings) for shape in SHAPES]
     late = jit.compilation_count() - before
     # last, since kernels of torch.compile must not count as late
-    lines = [_with_baseline(tokenizer, line, runs) if line.shape in baseline else line for line in lines]
+    for line in lines:
+        if line.shape in baseline:
+            line.times.update(_baselines(tokenizer, line.shape, runs))
     _print(config, ceilings, lines)
     print(f"captured {len(SHAPES)} shapes in {ready:.1f} s with {before} kernels; {late} kernels were compiled later")
 
@@ -99,21 +93,22 @@ def _line(tokenizer: OmniTokenizer, compiled: CompiledTokenizer, shape: Shape, r
     times["decode"] = _time(lambda: compiled.decoding(codes), runs)
     memory = _peak(lambda: compiled.network.encode(pixels))
     with use_backend("torch"), torch.inference_mode():
-        times["eager_encode"] = _time(lambda: tokenizer.encode(pixels), max(3, runs // 4))
-        times["eager_decode"] = _time(lambda: tokenizer.decode(codes), max(3, runs // 4))
+        times["encode, torch modules"] = _time(lambda: tokenizer.encode(pixels), max(3, runs // 4))
+        times["decode, torch modules"] = _time(lambda: tokenizer.decode(codes), max(3, runs // 4))
         eager_memory = _peak(lambda: tokenizer.encode(pixels))
     return Line(shape, roofline(tokenizer.config, shape, ceilings), times, memory, eager_memory)
 
 
-def _with_baseline(tokenizer: OmniTokenizer, line: Line, runs: int) -> Line:
-    """Return the line with the times of the modules under torch.compile."""
-    pixels = _pixels(line.shape)
+def _baselines(tokenizer: OmniTokenizer, shape: Shape, runs: int) -> dict[str, Spread | None]:
+    """Return the times of the modules under torch.compile."""
+    pixels = _pixels(shape)
     with torch.inference_mode():
         codes = tokenizer.encode(pixels)
-    times = {"baseline_encode": _baseline(f"encode {shape_name(line.shape)}", tokenizer.encode, pixels, runs)}
     decode = partial(decode_unchecked, tokenizer)
-    times["baseline_decode"] = _baseline(f"decode {shape_name(line.shape)}", decode, codes, runs)
-    return replace(line, times=line.times | times)
+    return {
+        "encode, torch.compile": _baseline(f"encode {shape_name(shape)}", tokenizer.encode, pixels, runs),
+        "decode, torch.compile": _baseline(f"decode {shape_name(shape)}", decode, codes, runs),
+    }
 
 
 def decode_unchecked(tokenizer: OmniTokenizer, tokens: Tensor) -> Tensor:
@@ -160,12 +155,11 @@ def _print(config: str, ceilings: Ceilings, lines: Sequence[Line]) -> None:
     table = Table(
         title=f"{config}, bfloat16: milliseconds, median (fastest-slowest), and share of the roofline, where {ceilings}"
     )
-    for column in ("shape", *COLUMNS.values(), "encode MB", "torch MB"):
+    for column in ("shape", *COLUMNS, "encode MB", "torch MB"):
         table.add_column(column, justify="right")
     for line in lines:
-        limits = asdict(line.roofline)
         cells = [
-            "-" if spread is None else f"{spread}, {limits[name.split('_')[-1]] / 1e3 / spread.median:.0%}"
+            "-" if spread is None else f"{spread}, {getattr(line.roofline, name[:6]) / 1e3 / spread.median:.0%}"
             for name, spread in line.times.items()
         ]
         memory = f"{line.memory / 1e6:.0f}", f"{line.eager_memory / 1e6:.0f}"

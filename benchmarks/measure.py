@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from training.atomic_write import replace_file
 from training.card import code_version, machine_name
 
 COPY_BYTES = 2_000_000_000  # many times any L2
@@ -131,8 +128,3 @@ def measure_ceilings() -> Ceilings:
     ceilings = Ceilings(copy_rate(), matmul_rate(torch.bfloat16))
     torch.cuda.empty_cache()
     return ceilings
-
-
-def write_json(path: Path, results: dict[str, Any]) -> None:
-    """Write results as JSON, atomically."""
-    replace_file(path, json.dumps(results, indent=1).encode())

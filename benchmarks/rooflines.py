@@ -16,14 +16,8 @@ from model.tokenizer.config import TokenizerConfig, VQConfig
 Shape = tuple[int, int, int]
 
 SHAPES: tuple[Shape, ...] = (
-    (1, 1, 256),
-    (16, 1, 256),
-    (64, 1, 256),
-    (64, 1, 128),
-    (1, 17, 256),
-    (8, 17, 128),
-    (8, 17, 256),
-)
+    (1, 1, 256), (16, 1, 256), (64, 1, 256), (64, 1, 128), (1, 17, 256), (8, 17, 128), (8, 17, 256),
+)  # fmt: skip
 """The timed shapes: batch, frames, side in pixels."""
 
 
@@ -89,12 +83,12 @@ class _Counts:
 
     @property
     def rows(self) -> int:
-        """Tokens of the batch."""
+        """Return the tokens of the batch."""
         return self.batch * self.frames * self.height * self.width
 
     @property
     def inner(self) -> int:
-        """Channels of the queries of all heads."""
+        """Return the channels of the queries of all heads."""
         return self.config.heads * self.config.head_dim
 
     def encode(self) -> Iterator[Work]:

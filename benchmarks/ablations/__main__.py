@@ -56,7 +56,7 @@ def run(
 
 @app.command()
 def table(figures: Figures = FIGURES) -> None:
-    """Print the paper's tables with our figures beside its own, in Markdown."""
+    """Print the paper's tables with our figures next to its own, in Markdown."""
     with exit_on_error():
         runs = read_json(figures)["runs"]
         for one in TABLES:

@@ -1,4 +1,4 @@
-"""Tables 7 to 10 of the paper beside ours, in Markdown: a cell is the mean over the seeds with their range.
+"""Tables 7 to 10 of the paper next to ours, in Markdown: a cell is the mean over the seeds with their range.
 
 The paper's figures are rFID on ImageNet and rFVD on clips at 256 pixels. Its table 7 has columns of 128 and 256 pixels
 for each set of clips; the second of them agrees with tables 2, 9 and 10.
@@ -29,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of the paper and ours beside it.
+    """A table of the paper and ours next to it.
 
     Args:
         number: of the paper's table.

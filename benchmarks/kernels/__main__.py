@@ -17,13 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from benchmarks.kernels.accuracy import Check, check, evaluate
 from benchmarks.kernels.behaviour import CHECKS
 from benchmarks.kernels.operation import Case, Operation
 from benchmarks.kernels.registry import OPERATIONS
 from benchmarks.kernels.timing import Row, time_case
-from benchmarks.measure import Ceilings, describe_machine, measure_ceilings, write_json
+from benchmarks.measure import Ceilings, describe_machine, measure_ceilings
+from training.atomic_write import replace_file
 
 
 def parts(operation: Operation) -> list[str]:
@@ -114,24 +117,16 @@ def summary(operation: Operation, checks: list[Check]) -> str:
 
 def print_table(rows: list[Row], ceilings: Ceilings) -> None:
     """Print one line per operator, direction and case: our time, its rate, and the baselines relative to it."""
-    print(ceilings)
-    widths = (20, 19, 28, 24, 7, 9)
-    titles = ("operator", "direction", "case", "ours us (20-80 %)", "TB/s", "of copy")
-    print("".join(head.ljust(width) for head, width in zip(titles, widths, strict=True)) + "others us (times ours)")
+    titles = ("operator", "direction", "case", "ours us (20-80 %)", "TB/s", "of copy", "others us (times ours)")
+    table = Table(*titles, title=f"{ceilings}; * without a CUDA graph", box=None)
     for row in rows:
-        cells = (
-            row.operation,
-            row.direction,
-            row.case,
-            row.ours,
-            f"{row.rate / 1e12:.2f}",
-            f"{row.rate / ceilings.copy:.0%}",
-        )
         others = "; ".join(
             f"{name} {other.median:.1f} ({other.median / row.ours.median:.2f}x)" if other else f"{name} failed"
             for name, other in row.others.items()
         )
-        print("".join(str(cell).ljust(width) for cell, width in zip(cells, widths, strict=True)) + others)
+        rates = f"{row.rate / 1e12:.2f}", f"{row.rate / ceilings.copy:.0%}"
+        table.add_row(row.operation, row.direction, row.case, str(row.ours), *rates, others)
+    Console(width=200).print(table)
 
 
 def main() -> None:
@@ -140,12 +135,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="output file of the results")
     names = [operation.name for operation in OPERATIONS]
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="operators")
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=600.0,
-        help="total time; checks and torch.compile may take 60 %% of it",
-    )
+    parser.add_argument("--seconds", type=float, default=600.0, help="in all; 60 %% for checks and torch.compile")
     parser.add_argument("--part", nargs=2, metavar=("OPERATOR", "PART"), help="run one part only: bfloat16, behaviour")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -162,7 +152,7 @@ def main() -> None:
 
 
 def run(operations: list[Operation], seconds: float, path: Path | None) -> list[Check]:
-    """Prove, then time, and print both.
+    """Check, then time, and print both.
 
     Args:
         operations: the operators.
@@ -194,13 +184,13 @@ def run(operations: list[Operation], seconds: float, path: Path | None) -> list[
             _write(path, checks, {"ceilings": asdict(ceilings), "times": times})
         print(f"{operation.name} timed, {time.monotonic() - start:.0f} s since the start", flush=True)
     print_table(rows, ceilings)
-    print(f"{time.monotonic() - start:.0f} s; * without a CUDA graph")
+    print(f"{time.monotonic() - start:.0f} s")
     return checks
 
 
 def _write(path: Path, checks: list[Check], times: dict[str, Any]) -> None:
     checked = {"machine": describe_machine().splitlines(), "checks": [vars(result) for result in checks]}
-    write_json(path, checked | times)
+    replace_file(path, json.dumps(checked | times, indent=1).encode())
 
 
 if __name__ == "__main__":

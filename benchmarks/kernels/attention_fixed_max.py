@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids, uniform
+from benchmarks.kernels.operation import Case, Inputs, Operation, delayed, normal, on_grids, uniform
 from kernels import EXPONENT_SCALE, attention_fixed_max
 
 BOUND = 27.0  # for scales up to 1.5
 
 
-def _make(frames: int, positions: int, heads: int = 8, dim: int = 64) -> Callable[[torch.Generator], Inputs]:
+@delayed
+def _make(generator: torch.Generator, frames: int, positions: int, heads: int = 8, dim: int = 64) -> Inputs:
     """Draw unit vectors times scales, as `attention_inputs` returns them."""
-
-    def make(generator: torch.Generator) -> Inputs:
-        q, k, v = normal(generator, 3, frames * positions, heads, dim)
-        scales = [uniform(generator, dim, low=0.5, high=1.5) for _ in range(2)]
-        q, k = (F.normalize(x, dim=-1) * scale for x, scale in zip((q, k), scales, strict=True))
-        return {"qkv": torch.stack((EXPONENT_SCALE * q, k, v), dim=1), "positions": positions, "bound": BOUND}
-
-    return make
+    q, k, v = normal(generator, 3, frames * positions, heads, dim)
+    scales = [uniform(generator, dim, low=0.5, high=1.5) for _ in range(2)]
+    q, k = (F.normalize(x, dim=-1) * scale for x, scale in zip((q, k), scales, strict=True))
+    return {"qkv": torch.stack((EXPONENT_SCALE * q, k, v), dim=1), "positions": positions, "bound": BOUND}
 
 
 OPERATION = Operation(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids, uniform
+from benchmarks.kernels.operation import Case, Inputs, Operation, delayed, normal, on_grids, uniform
 from kernels.linear import attention_inputs, fold, gated_linear, residual_linear
 from kernels.spatial_attention import RopeTable, rope_table
 from kernels.spatial_attention.reference import cosine
@@ -33,41 +32,36 @@ def _normed(generator: torch.Generator, rows: int, width: int, columns: int) -> 
     }
 
 
-def _gated(rows: int, width: int = 512, hidden: int = 1408) -> Callable[[torch.Generator], Inputs]:
-    return lambda generator: _normed(generator, rows, width, 2 * hidden)
+@delayed
+def _gated(generator: torch.Generator, rows: int, width: int = 512, hidden: int = 1408) -> Inputs:
+    return _normed(generator, rows, width, 2 * hidden)
 
 
+@delayed
 def _attention(
-    rows: int,
-    width: int = 512,
-    heads: int = 8,
-    parts: int = 1,
-    grid: tuple[int, int] | None = (32, 32),
-    scaled: bool = True,
-) -> Callable[[torch.Generator], Inputs]:
-    def make(generator: torch.Generator) -> Inputs:
-        found = _normed(generator, rows, width, 3 * heads * 64)
-        found["rstd"] = found["rstd"] if parts else None
-        rope = rope_table(*grid, 64, generator.device) if grid else None
-        scales = [uniform(generator, 64, low=0.5, high=1.5) if scaled else None for _ in range(2)]
-        return found | {
-            "normed": parts * heads * 64, "cos": rope and rope.cos, "sin": rope and rope.sin,
-            "q_scale": scales[0], "k_scale": scales[1], "heads": heads,
-        }  # fmt: skip
-
-    return make
+    generator: torch.Generator, rows: int, width: int = 512, heads: int = 8, parts: int = 1,
+    grid: tuple[int, int] | None = (32, 32), scaled: bool = True,
+) -> Inputs:  # fmt: skip
+    found = _normed(generator, rows, width, 3 * heads * 64)
+    found["rstd"] = found["rstd"] if parts else None
+    rope = rope_table(*grid, 64, generator.device) if grid else None
+    scales = [uniform(generator, 64, low=0.5, high=1.5) if scaled else None for _ in range(2)]
+    return found | {
+        "normed": parts * heads * 64, "cos": rope and rope.cos, "sin": rope and rope.sin,
+        "q_scale": scales[0], "k_scale": scales[1], "heads": heads,
+    }  # fmt: skip
 
 
-def _residual(rows: int, width: int = 512, inner: int = 1408, biased: bool = False) -> Callable[..., Inputs]:
-    def make(generator: torch.Generator) -> Inputs:
-        return {
-            "a": normal(generator, rows, inner),
-            "weight": normal(generator, width, inner) / inner**0.5,
-            "bias": normal(generator, width) if biased else None,
-            "residual": normal(generator, rows, width),
-        }
-
-    return make
+@delayed
+def _residual(
+    generator: torch.Generator, rows: int, width: int = 512, inner: int = 1408, biased: bool = False
+) -> Inputs:
+    return {
+        "a": normal(generator, rows, inner),
+        "weight": normal(generator, width, inner) / inner**0.5,
+        "bias": normal(generator, width) if biased else None,
+        "residual": normal(generator, rows, width),
+    }
 
 
 def gated_path(x: Tensor, rstd: Tensor, weight: Tensor, shift: Tensor) -> Tensor:

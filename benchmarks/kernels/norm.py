@@ -9,22 +9,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids, uniform
+from benchmarks.kernels.operation import Case, Inputs, Make, Operation, delayed, normal, on_grids, uniform
 from kernels.norm import inverse_deviation, layer_norm, reference
 
 
-def _rows(*shape: int, offset: float = 0.0) -> Callable[[torch.Generator], Inputs]:
-    return lambda generator: {"x": normal(generator, *shape) + offset}
+@delayed
+def _rows(generator: torch.Generator, *shape: int, offset: float = 0.0) -> Inputs:
+    return {"x": normal(generator, *shape) + offset}
 
 
-def _weighed(*shape: int, offset: float = 0.0, biased: bool = True) -> Callable[[torch.Generator], Inputs]:
-    def make(generator: torch.Generator) -> Inputs:
-        return _rows(*shape, offset=offset)(generator) | {
-            "weight": uniform(generator, shape[-1], low=0.5, high=1.5),
-            "bias": normal(generator, shape[-1]) if biased else None,
-        }
-
-    return make
+@delayed
+def _weighed(generator: torch.Generator, *shape: int, offset: float = 0.0, biased: bool = True) -> Inputs:
+    return {
+        "x": normal(generator, *shape) + offset,
+        "weight": uniform(generator, shape[-1], low=0.5, high=1.5),
+        "bias": normal(generator, shape[-1]) if biased else None,
+    }
 
 
 def library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -32,7 +32,7 @@ def library(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), None if bias is None else bias.to(x.dtype), reference.EPS)
 
 
-def _timed(make: Callable[[int, int], Callable[[torch.Generator], Inputs]]) -> tuple[Case, ...]:
+def _timed(make: Callable[[int, int], Make]) -> tuple[Case, ...]:
     on_demo = Case("demo image 128, B 16", make(4096, 256))
     return *on_grids(lambda *grid: make(math.prod(grid), 512)), on_demo
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from torch import Tensor
 from kernels.runtime.dispatch import Operator
 
 Inputs = dict[str, Any]
+Make = Callable[[torch.Generator], Inputs]
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,13 @@ class Case:
     """
 
     name: str
-    make: Callable[[torch.Generator], Inputs]
+    make: Make
     compiled: bool = False
+
+
+def delayed(draw: Callable[Concatenate[torch.Generator, P], Inputs]) -> Callable[P, Make]:
+    """Make a function take its arguments first and the generator, for a case, afterwards."""
+    return lambda *args, **kwargs: lambda generator: draw(generator, *args, **kwargs)
 
 
 # of latents: batch, frames, height, width
@@ -41,7 +48,7 @@ GRIDS = {
 
 
 def on_grids(
-    make: Callable[[int, int, int, int], Callable[[torch.Generator], Inputs]],
+    make: Callable[[int, int, int, int], Make],
     names: Iterable[str] = GRIDS,
     compiled: Iterable[str] = ("image 256, B 16",),
 ) -> tuple[Case, ...]:
@@ -89,7 +96,7 @@ class Operation:
 
     @property
     def name(self) -> str:
-        """The operator's name."""
+        """Return the operator's name."""
         return self.operator.name
 
     def ours(self, **inputs: Any) -> Tensor:

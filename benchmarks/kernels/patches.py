@@ -2,52 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids
+from benchmarks.kernels.operation import Case, Inputs, Make, Operation, delayed, normal, on_grids
 from kernels.patches import patchify, unpatchify
 
 COMPILED = ("image 256, B 16", "clip 17x256, B 8")
 
 
+@delayed
 def _clip(
-    batch: int, length: int, height: int, width: int, patch: int = 8, frames: int = 4, first: int = 1,
-    normed: bool = True,
-) -> Callable[[torch.Generator], Inputs]:  # fmt: skip
-    def make(generator: torch.Generator) -> Inputs:
-        shape = (batch, length, height, width, 3)
-        pixels = torch.randint(0, 256, shape, generator=generator, device=generator.device, dtype=torch.uint8)
-        # the dtype is that of the check
-        sizes = {"patch": patch, "frames": frames, "first": first, "dtype": torch.float32, "normed": normed}
-        return {"pixels": pixels} | sizes
-
-    return make
+    generator: torch.Generator, batch: int, length: int, height: int, width: int, patch: int = 8, frames: int = 4,
+    first: int = 1, normed: bool = True,
+) -> Inputs:  # fmt: skip
+    shape = (batch, length, height, width, 3)
+    pixels = torch.randint(0, 256, shape, generator=generator, device=generator.device, dtype=torch.uint8)
+    # the dtype is that of the check
+    sizes = {"patch": patch, "frames": frames, "first": first, "dtype": torch.float32, "normed": normed}
+    return {"pixels": pixels} | sizes
 
 
-def _clip_of(batch: int, frames: int, height: int, width: int) -> Callable[[torch.Generator], Inputs]:
+def _clip_of(batch: int, frames: int, height: int, width: int) -> Make:
     """Draw the pixels of a grid: images, or the later frames of clips."""
     depth, first = (1, 0) if frames == 1 else (4, 1)
     return _clip(batch, 1 + 4 * (frames - 1), 8 * height, 8 * width, frames=depth, first=first)
 
 
+@delayed
 def _vectors(
-    batch: int, later: int, down: int, across: int, patch: int = 8, frames: int = 4, spread: float = 0.3
-) -> Callable[[torch.Generator], Inputs]:
-    def make(generator: torch.Generator) -> Inputs:
-        run = 3 * patch**2
-        return {
-            "first": spread * normal(generator, batch, 1, down, across, run),
-            "later": spread * normal(generator, batch, later, down, across, run * frames) if later else None,
-            "patch": patch,
-            "frames": frames,
-            "first_bias": normal(generator, run),
-            "later_bias": normal(generator, run * frames) if later else None,
-        }
-
-    return make
+    generator: torch.Generator, batch: int, later: int, down: int, across: int, patch: int = 8, frames: int = 4,
+    spread: float = 0.3,
+) -> Inputs:  # fmt: skip
+    run = 3 * patch**2
+    return {
+        "first": spread * normal(generator, batch, 1, down, across, run),
+        "later": spread * normal(generator, batch, later, down, across, run * frames) if later else None,
+        "patch": patch,
+        "frames": frames,
+        "first_bias": normal(generator, run),
+        "later_bias": normal(generator, run * frames) if later else None,
+    }
 
 
 def compare_bytes(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
@@ -82,10 +77,7 @@ UNPATCHIFY = Operation(
         Case("7 frames of 12x20, patch 4, 2 frames", _vectors(1, 3, 3, 5, patch=4, frames=2)),
         Case("clip 17x128, B 2", _vectors(2, 4, 16, 16)),
     ),
-    timed=on_grids(
-        lambda batch, frames, *side: _vectors(batch, frames - 1, *side),
-        compiled=COMPILED,
-    ),
+    timed=on_grids(lambda batch, frames, *side: _vectors(batch, frames - 1, *side), compiled=COMPILED),
     backends=("reference",),
     compare=compare_bytes,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,22 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids, uniform
+from benchmarks.kernels.operation import Case, Inputs, Operation, delayed, normal, on_grids, uniform
 
 
-def _make(*shape: int, kind: str = "causal") -> Callable[[torch.Generator], Inputs]:
-    def make(generator: torch.Generator) -> Inputs:
-        batch, _, height, width, channels = shape
-        return {
-            "x": normal(generator, *shape),
-            "weight": uniform(generator, 3, 3, 3, channels) * 27**-0.5,
-            "bias": uniform(generator, channels),
-            "past": normal(generator, batch, 2, height, width, channels) if kind == "carried" else None,
-            "causal": kind != "both",
-            "order": "published" if kind == "published" else "causal",
-        }
-
-    return make
+@delayed
+def _make(generator: torch.Generator, *shape: int, kind: str = "causal") -> Inputs:
+    batch, _, height, width, channels = shape
+    return {
+        "x": normal(generator, *shape),
+        "weight": uniform(generator, 3, 3, 3, channels) * 27**-0.5,
+        "bias": uniform(generator, channels),
+        "past": normal(generator, batch, 2, height, width, channels) if kind == "carried" else None,
+        "causal": kind != "both",
+        "order": "published" if kind == "published" else "causal",
+    }
 
 
 def conv3d(

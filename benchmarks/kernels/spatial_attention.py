@@ -6,13 +6,11 @@ queries and keys to bfloat16 and its gradients are not deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 import kernels
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids, uniform
+from benchmarks.kernels.operation import Case, Inputs, Operation, delayed, normal, on_grids, uniform
 from kernels.runtime.dispatch import Implementation, Operator
 from kernels.spatial_attention import RopeTable, op, reference, rope_table
 
@@ -23,32 +21,29 @@ def cosine(args: op.CosineArgs) -> Tensor:
     return reference.cosine(args.x, args.scale, rope).to(args.x.dtype)
 
 
+@delayed
 def _make_rows(
-    frames: int, height: int, width: int, heads: int = 8, dim: int = 64, rotated: bool = True
-) -> Callable[[torch.Generator], Inputs]:
-    def make(generator: torch.Generator) -> Inputs:
-        rope = rope_table(height, width, dim, generator.device) if rotated else None
-        return {
-            "x": normal(generator, frames, height * width, heads, dim),
-            "scale": uniform(generator, dim, low=0.5, high=1.5),
-            "cos": rope and rope.cos,
-            "sin": rope and rope.sin,
-        }
-
-    return make
+    generator: torch.Generator, frames: int, height: int, width: int, heads: int = 8, dim: int = 64,
+    rotated: bool = True,
+) -> Inputs:  # fmt: skip
+    rope = rope_table(height, width, dim, generator.device) if rotated else None
+    return {
+        "x": normal(generator, frames, height * width, heads, dim),
+        "scale": uniform(generator, dim, low=0.5, high=1.5),
+        "cos": rope and rope.cos,
+        "sin": rope and rope.sin,
+    }
 
 
-def _make(batch: int, frames: int, height: int, width: int, heads: int = 8) -> Callable[[torch.Generator], Inputs]:
-    def make(generator: torch.Generator) -> Inputs:
-        return {
-            "q": normal(generator, batch, frames, height, width, heads, 64),
-            "kv": normal(generator, batch, frames, height, width, 2, heads, 64),
-            "q_scale": uniform(generator, 64, low=0.5, high=1.5),
-            "k_scale": uniform(generator, 64, low=0.5, high=1.5),
-            "rope": rope_table(height, width, 64, generator.device),
-        }
-
-    return make
+@delayed
+def _make(generator: torch.Generator, batch: int, frames: int, height: int, width: int, heads: int = 8) -> Inputs:
+    return {
+        "q": normal(generator, batch, frames, height, width, heads, 64),
+        "kv": normal(generator, batch, frames, height, width, 2, heads, 64),
+        "q_scale": uniform(generator, 64, low=0.5, high=1.5),
+        "k_scale": uniform(generator, 64, low=0.5, high=1.5),
+        "rope": rope_table(height, width, 64, generator.device),
+    }
 
 
 COSINE = Operation(

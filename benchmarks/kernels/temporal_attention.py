@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 import kernels
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids, uniform
+from benchmarks.kernels.operation import Case, Inputs, Operation, delayed, normal, on_grids, uniform
 
 
+@delayed
 def _make(
-    batch: int, frames: int, height: int, width: int, heads: int = 8, dim: int = 64, past: int = 0,
-    causal: bool = True, window: int | None = None, sloped: bool = False, merged: bool = False,
-) -> Callable[[torch.Generator], Inputs]:  # fmt: skip
-    def make(generator: torch.Generator) -> Inputs:
-        qkv = normal(generator, batch, frames, height, width, 3, heads, dim)
-        q, kv = qkv[..., 0, :, :], qkv[..., 1:, :, :]
-        return {
-            "q": q if merged else q.contiguous(),
-            "kv": kv if merged else kv.contiguous(),
-            "q_scale": uniform(generator, dim, low=0.5, high=1.5),
-            "k_scale": uniform(generator, dim, low=0.5, high=1.5),
-            "past_kv": normal(generator, batch, past, height, width, 2, heads, dim) if past else None,
-            "causal": causal,
-            "window": window,
-            "slopes": uniform(generator, heads, low=0.0) if sloped else None,
-        }
-
-    return make
+    generator: torch.Generator, batch: int, frames: int, height: int, width: int, heads: int = 8, dim: int = 64,
+    past: int = 0, causal: bool = True, window: int | None = None, sloped: bool = False, merged: bool = False,
+) -> Inputs:  # fmt: skip
+    qkv = normal(generator, batch, frames, height, width, 3, heads, dim)
+    q, kv = qkv[..., 0, :, :], qkv[..., 1:, :, :]
+    return {
+        "q": q if merged else q.contiguous(),
+        "kv": kv if merged else kv.contiguous(),
+        "q_scale": uniform(generator, dim, low=0.5, high=1.5),
+        "k_scale": uniform(generator, dim, low=0.5, high=1.5),
+        "past_kv": normal(generator, batch, past, height, width, 2, heads, dim) if past else None,
+        "causal": causal,
+        "window": window,
+        "slopes": uniform(generator, heads, low=0.0) if sloped else None,
+    }
 
 
 OPERATION = Operation(

@@ -51,7 +51,7 @@ class Row:
 
     @property
     def rate(self) -> float:
-        """Bytes a second."""
+        """Return bytes a second."""
         return self.moved / self.ours.median * 1e6
 
     def as_json(self, copy: float) -> dict[str, Any]:

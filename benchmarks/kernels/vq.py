@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal
+from benchmarks.kernels.operation import Case, Inputs, Operation, delayed, normal
 from kernels.vq import CodeTable, prepare
 
 NEAR_TIE_TOL = 1e-6  # relative to the smallest distance
 
 
+@delayed
 def _make(
-    rows: tuple[int, ...], codes: int, dim: int, duplicates: bool = False, length: float = 1.0, prepared: bool = False
-) -> Callable[[torch.Generator], Inputs]:
-    def make(generator: torch.Generator) -> Inputs:
-        codebook = normal(generator, codes, dim)
-        if duplicates:
-            codebook[codes // 2 :] = codebook[: codes - codes // 2]
-        codebook = length * F.normalize(codebook, dim=-1)
-        return {
-            "z": F.normalize(normal(generator, *rows, dim), dim=-1),
-            "codebook": codebook,
-            "table": prepare(codebook) if prepared else None,
-        }
-
-    return make
+    generator: torch.Generator, rows: tuple[int, ...], codes: int, dim: int, duplicates: bool = False,
+    length: float = 1.0, prepared: bool = False,
+) -> Inputs:  # fmt: skip
+    codebook = normal(generator, codes, dim)
+    if duplicates:
+        codebook[codes // 2 :] = codebook[: codes - codes // 2]
+    codebook = length * F.normalize(codebook, dim=-1)
+    return {
+        "z": F.normalize(normal(generator, *rows, dim), dim=-1),
+        "codebook": codebook,
+        "table": prepare(codebook) if prepared else None,
+    }
 
 
 def distance_matrix(z: Tensor, codebook: Tensor, table: CodeTable | None) -> Tensor:

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import kernels
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, uniform
+from benchmarks.kernels.operation import Case, Inputs, Operation, delayed, normal, uniform
 
 
-def _make(rows: int, channels: int, dim: int, unit: bool = True, norm: bool = True) -> Callable[..., Inputs]:
-    def make(generator: torch.Generator) -> Inputs:
-        return {
-            "x": 2 * normal(generator, rows, channels) + 1,
-            "norm_weight": 1 + uniform(generator, channels) / 4 if norm else None,
-            "norm_bias": uniform(generator, channels) if norm else None,
-            "weight": normal(generator, dim, channels) * channels**-0.5,
-            "bias": uniform(generator, dim) / 8,
-            "unit": unit,
-        }
-
-    return make
+@delayed
+def _make(
+    generator: torch.Generator, rows: int, channels: int, dim: int, unit: bool = True, norm: bool = True
+) -> Inputs:
+    return {
+        "x": 2 * normal(generator, rows, channels) + 1,
+        "norm_weight": 1 + uniform(generator, channels) / 4 if norm else None,
+        "norm_bias": uniform(generator, channels) if norm else None,
+        "weight": normal(generator, dim, channels) * channels**-0.5,
+        "bias": uniform(generator, dim) / 8,
+        "unit": unit,
+    }
 
 
 def separate(

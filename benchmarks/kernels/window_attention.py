@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 import kernels
-from benchmarks.kernels.operation import Case, Inputs, Operation, normal, on_grids
+from benchmarks.kernels.operation import Case, Inputs, Operation, delayed, normal, on_grids
 
 
+@delayed
 def _make(
-    batch: int, frames: int, height: int, width: int, heads: int = 8, dim: int = 64, window: int = 8
-) -> Callable[[torch.Generator], Inputs]:
-    def make(generator: torch.Generator) -> Inputs:
-        return {
-            "qkv": normal(generator, batch, frames, height, width, 3, heads, dim),
-            "bias_table": normal(generator, (2 * window - 1) ** 2, heads),
-            "window": window,
-        }
-
-    return make
+    generator: torch.Generator, batch: int, frames: int, height: int, width: int, heads: int = 8, dim: int = 64,
+    window: int = 8,
+) -> Inputs:  # fmt: skip
+    return {
+        "qkv": normal(generator, batch, frames, height, width, 3, heads, dim),
+        "bias_table": normal(generator, (2 * window - 1) ** 2, heads),
+        "window": window,
+    }
 
 
 OPERATION = Operation(

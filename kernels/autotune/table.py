@@ -52,12 +52,12 @@ class ProblemSize:
 
     @property
     def rows(self) -> int:
-        """Positions of the latent grid."""
+        """Return the positions of the latent grid."""
         return self.batch * self.frames * self.height * self.width
 
     @property
     def head_dim(self) -> int:
-        """Channels of a head."""
+        """Return the channels of a head."""
         return self.channels // self.heads
 
 
