@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,11 @@ def test_modules_stay_short() -> None:
     modules = (path for package in PRODUCT for path in (ROOT / package).rglob("*.py"))
     lengths = {str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines()) for path in modules}
     assert not {name: length for name, length in lengths.items() if length >= MAX_LINES}
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))  # pytest cannot collect two of a name
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_pages_use_plain_words() -> None:
