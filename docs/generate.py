@@ -41,7 +41,7 @@ def settings_page() -> str:
             "",
             "## Limits of one request",
             "",
-            *_table("OMNITOK_LIMITS__", Limits.model_fields),
+            *_table("OMNITOK_LIMITS__", Limits.__pydantic_fields__),
             "",
         ]
     )

@@ -2,59 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any
 
 from media.errors import MediaError
 
+MIB = 2**20
 
-class MediaLimits(Protocol):
-    """The bounds of one file; None in place of it means a trusted file. `service.settings.Limits` has them all.
 
-    Args:
-        image_bytes, video_bytes: size of a file, bytes.
-        image_pixels, image_side: pixels, and longer side in pixels, of a picture.
-        video_pixels, video_side: the same of a video frame.
-        demuxed_packets: packets read from a container.
-        decoded_frames, animation_frames: frames decoded from one video, from one animated picture.
-        decoded_pixels: pixels decoded from one file, all frames together.
-        kept_frames, kept_pixels, clip_pixels: frames kept, pixels of one kept frame, pixels of all of them together.
-        duration_seconds: duration of a clip, or of the window of it that is asked for, seconds.
-        streams: streams of a container.
-        decode_seconds: time to decode one file, seconds.
-    """
+def _limit(description: str) -> dict[str, Any]:
+    """Return the metadata of a limit, which the service's settings check and show."""
+    return {"gt": 0, "description": description}
 
-    @property
-    def image_bytes(self) -> int: ...
-    @property
-    def video_bytes(self) -> int: ...
-    @property
-    def image_pixels(self) -> int: ...
-    @property
-    def image_side(self) -> int: ...
-    @property
-    def video_pixels(self) -> int: ...
-    @property
-    def video_side(self) -> int: ...
-    @property
-    def demuxed_packets(self) -> int: ...
-    @property
-    def decoded_frames(self) -> int: ...
-    @property
-    def animation_frames(self) -> int: ...
-    @property
-    def decoded_pixels(self) -> int: ...
-    @property
-    def kept_frames(self) -> int: ...
-    @property
-    def kept_pixels(self) -> int: ...
-    @property
-    def clip_pixels(self) -> int: ...
-    @property
-    def duration_seconds(self) -> float: ...
-    @property
-    def streams(self) -> int: ...
-    @property
-    def decode_seconds(self) -> float: ...
+
+@dataclass(frozen=True)
+class MediaLimits:
+    """The bounds of one file; None in place of it means a trusted file. The service adds limits of requests."""
+
+    image_bytes: int = field(default=20 * MIB, metadata=_limit("body of an image request, bytes"))
+    video_bytes: int = field(default=64 * MIB, metadata=_limit("body of a video request, bytes"))
+    image_pixels: int = field(default=40_000_000, metadata=_limit("pixels of a still picture"))
+    image_side: int = field(default=16_384, metadata=_limit("longer side of a still picture, pixels"))
+    video_pixels: int = field(default=4096 * 2176, metadata=_limit("pixels of a video frame"))
+    video_side: int = field(default=8_192, metadata=_limit("longer side of a video frame, pixels"))
+    demuxed_packets: int = field(default=108_000, metadata=_limit("packets read from a container"))
+    decoded_frames: int = field(default=1_200, metadata=_limit("frames decoded from one file"))
+    animation_frames: int = field(default=256, metadata=_limit("frames decoded from an animated picture"))
+    decoded_pixels: int = field(default=1_500_000_000, metadata=_limit("pixels decoded from one file, all frames"))
+    kept_frames: int = field(default=129, metadata=_limit("frames of one request after sampling"))
+    kept_pixels: int = field(default=2048 * 2048, metadata=_limit("pixels of one frame that goes to the model"))
+    clip_pixels: int = field(default=2**26, metadata=_limit("pixels of one request after resizing, all frames"))
+    duration_seconds: float = field(default=120.0, metadata=_limit("duration of a clip, or of its window, seconds"))
+    streams: int = field(default=8, metadata=_limit("streams of a container"))
+    decode_seconds: float = field(default=10.0, metadata=_limit("wall and CPU time to decode one file, seconds"))
 
 
 def check_bytes(limits: MediaLimits, size: int, is_video: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,21 +166,3 @@ def nearest_rate(measured: float, nominal: float | None) -> float:
     if nominal is not None and abs(measured - nominal) < _RATE_TOLERANCE * nominal:
         return nominal
     return measured
-
-
-def source_from(data: dict[str, Any]) -> SourceInfo:
-    """Rebuild a `SourceInfo` from the plain data of a worker's answer.
-
-    Raises:
-        TypeError, ValueError: the data has other fields or kinds of values.
-    """
-    optional = {name: None if data[name] is None else float(data[name]) for name in ("fps", "duration_s")}
-    return SourceInfo(
-        media_type=str(data["media_type"]),
-        codec=str(data["codec"]),
-        width=int(data["width"]),
-        height=int(data["height"]),
-        frames_in=int(data["frames_in"]),
-        sampled_pts=[float(seconds) for seconds in data["sampled_pts"]],
-        **optional,
-    )

@@ -5,43 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-MIB = 2**20
+from media.limits import MIB, MediaLimits
+
 # Browsers send scheme, host and port alone; anything more would never match.
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/?#@*\s]+)$")]
 
 
-class Limits(BaseModel):
+@pydantic_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class Limits(MediaLimits):
     """The limits of one request. All of it is enforced while reading and decoding, and shown by `GET /limits`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    image_bytes: int = Field(20 * MIB, gt=0, description="body of an image request, bytes")
-    video_bytes: int = Field(64 * MIB, gt=0, description="body of a video request, bytes")
-    tensor_bytes: int = Field(64 * MIB, gt=0, description="body of a msgpack, npy, npz or safetensors request, bytes")
-    json_bytes: int = Field(8 * MIB, gt=0, description="body of a JSON request, bytes; base64 is for small things")
-    body_seconds: float = Field(30.0, gt=0, description="time for the whole body to arrive, seconds")
-    image_pixels: int = Field(40_000_000, gt=0, description="pixels of a still picture")
-    image_side: int = Field(16_384, gt=0, description="longer side of a still picture, pixels")
-    video_pixels: int = Field(4096 * 2176, gt=0, description="pixels of a video frame")
-    video_side: int = Field(8_192, gt=0, description="longer side of a video frame, pixels")
-    demuxed_packets: int = Field(108_000, gt=0, description="packets read from a container; an hour at 30 a second")
-    decoded_frames: int = Field(1_200, gt=0, description="frames decoded from one file")
-    animation_frames: int = Field(256, gt=0, description="frames decoded from an animated picture")
-    decoded_pixels: int = Field(1_500_000_000, gt=0, description="pixels decoded from one file, all frames together")
-    kept_frames: int = Field(129, gt=0, description="frames of one request after sampling")
-    kept_pixels: int = Field(2048 * 2048, gt=0, description="pixels of one frame that goes to the model")
-    clip_pixels: int = Field(
-        2**26, gt=0, description="pixels of one request after sampling and resizing, all frames together"
-    )
-    duration_seconds: float = Field(120.0, gt=0, description="duration of a clip, or of its window, seconds")
-    streams: int = Field(8, gt=0, description="streams of a container")
-    decode_seconds: float = Field(10.0, gt=0, description="wall and CPU time to decode one file, seconds")
-    worker_memory_bytes: int = Field(2 * 1024 * MIB, gt=0, description="address space of a media worker, bytes")
-    tokens: int = Field(65_536, gt=0, description="latent positions of one request")
-    json_tokens: int = Field(16_384, gt=0, description="tokens that a JSON answer may hold")
+    tensor_bytes: int = Field(default=64 * MIB, gt=0, description="body of an array or of tokens, bytes")
+    json_bytes: int = Field(default=8 * MIB, gt=0, description="body of a JSON request, bytes")
+    body_seconds: float = Field(default=30.0, gt=0, description="time for the whole body to arrive, seconds")
+    worker_memory_bytes: int = Field(default=2 * 1024 * MIB, gt=0, description="address space of a media worker, bytes")
+    tokens: int = Field(default=65_536, gt=0, description="latent positions of one request")
+    json_tokens: int = Field(default=16_384, gt=0, description="tokens that a JSON answer may hold")
 
 
 class Settings(BaseSettings):

@@ -2,21 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from media.types import Preprocess, SourceInfo
 from service.errors import ProblemError
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Extent = Annotated[int, Field(ge=1, le=2**20)]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-Name = Annotated[str, Field(max_length=256)]
-Strict = ConfigDict(extra="forbid", frozen=True, strict=True)
+# The dataclasses of `media` inside are checked by these rules too.
+Strict = ConfigDict(
+    extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=256, revalidate_instances="always"
+)
+MAX_TIMES = 4096
+
+
+def _source(value: object) -> object:
+    """Return the source in plain data; its fields are checked afterwards."""
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return SourceInfo(**value)
+    except TypeError:
+        raise ValueError(f"The fields are {', '.join(SourceInfo.__dataclass_fields__)}; each is required.") from None
+
+
+def _bounded(source: SourceInfo) -> SourceInfo:
+    if len(source.sampled_pts) > MAX_TIMES:
+        raise ValueError(f"sampled_pts has {len(source.sampled_pts)} times; {MAX_TIMES} are the most.")
+    return source
+
+
+def _preprocess(value: object) -> object:
+    """Return the steps in plain data, where tuples are lists; the fields are checked afterwards."""
+    if not isinstance(value, Mapping):
+        return value
+    try:
+        return Preprocess(**{name: tuple(step) if isinstance(step, list) else step for name, step in value.items()})
+    except TypeError:
+        raise ValueError(f"The fields are {', '.join(Preprocess.__dataclass_fields__)}.") from None
+
+
+Source = Annotated[SourceInfo, BeforeValidator(_source, json_schema_input_type=SourceInfo), AfterValidator(_bounded)]
+Steps = Annotated[Preprocess, BeforeValidator(_preprocess, json_schema_input_type=Preprocess)]
 
 
 class ClipSize(BaseModel):
@@ -32,46 +65,6 @@ class ClipSize(BaseModel):
         return self.frames, self.height, self.width
 
 
-class SourceMeta(BaseModel):
-    """The description of the media file. `sampled_pts` holds the kept frames' times, seconds."""
-
-    model_config = Strict
-    media_type: Name
-    codec: Name | None
-    width: int
-    height: int
-    frames_in: int | None
-    fps: Finite | None
-    duration_s: Finite | None
-    sampled_pts: Annotated[list[Finite], Field(max_length=4096)]
-
-    @classmethod
-    def of(cls, source: SourceInfo) -> SourceMeta:
-        """Return the metadata of a source."""
-        return cls(**asdict(source))
-
-
-class PreprocessMeta(BaseModel):
-    """The steps applied to each picture, enough to invert them.
-
-    Args:
-        resize: (height, width) that the picture was scaled to, or None.
-        crop: (top, left, height, width) cut from the scaled picture, or None.
-        pad: (top, left, height, width): where the scaled picture lies inside the padded one, or None.
-    """
-
-    model_config = Strict
-    resize: Annotated[list[int], Field(min_length=2, max_length=2)] | None
-    crop: Annotated[list[int], Field(min_length=4, max_length=4)] | None
-    pad: Annotated[list[int], Field(min_length=4, max_length=4)] | None
-
-    @classmethod
-    def of(cls, preprocess: Preprocess) -> PreprocessMeta:
-        """Return the metadata of preprocessing steps."""
-        steps = asdict(preprocess)
-        return cls(**{name: None if step is None else list(step) for name, step in steps.items()})
-
-
 class TimingMeta(BaseModel):
     """Milliseconds spent on decoding the media, waiting for a batch, computing, and in all until the codes were there.
 
@@ -79,10 +72,10 @@ class TimingMeta(BaseModel):
     """
 
     model_config = Strict
-    decode_ms: Finite
-    queue_ms: Finite
-    compute_ms: Finite
-    total_ms: Finite
+    decode_ms: float
+    queue_ms: float
+    compute_ms: float
+    total_ms: float
 
 
 class EncodeMeta(BaseModel):
@@ -97,16 +90,16 @@ class EncodeMeta(BaseModel):
     """
 
     model_config = Strict
-    id: Name | None = None
-    model: Name | None = None
+    id: str | None = None
+    model: str | None = None
     bundle: Hash | None = None
     kind: Literal["vq", "vae"] | None = None
     grid: Annotated[list[int], Field(min_length=3, max_length=3)] | None = None
     codebook_size: int | None = None
     size: ClipSize | None = None
-    fps: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    source: SourceMeta | None = None
-    preprocess: PreprocessMeta | None = None
+    fps: Annotated[float, Field(gt=0)] | None = None
+    source: Source | None = None
+    preprocess: Steps | None = None
     timing: TimingMeta | None = None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ProblemError
-from service.formats.result import ClipSize, EncodeMeta, EncodeResult, PreprocessMeta, SourceMeta, TimingMeta
+from service.formats.result import ClipSize, EncodeMeta, EncodeResult, TimingMeta
 from service.operations.bundles import find_card
 from service.operations.clip import ClipInfo, ClipSource, check_size
 from service.operations.options import EncodeOptions
@@ -54,8 +54,8 @@ class EncodePlan:
             codebook_size=card.codebook_size,
             size=ClipSize(frames=frames, height=height, width=width),
             fps=clip.fps,
-            source=None if clip.source is None else SourceMeta.of(clip.source),
-            preprocess=None if clip.preprocess is None else PreprocessMeta.of(clip.preprocess),
+            source=clip.source,
+            preprocess=clip.preprocess,
             timing=timing,
         )
         if tokens is not None and card.codebook_size is not None and card.codebook_size <= 2**16:

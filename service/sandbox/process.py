@@ -9,15 +9,17 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 import service
-from media.types import Frames, MediaOptions, Preprocess, source_from
+from media.limits import MediaLimits
+from media.types import Frames, MediaOptions, Preprocess, SourceInfo
 from service.errors import ProblemError
 from service.sandbox.ipc import Channel, ClosedError
 from service.settings import Limits
@@ -33,6 +35,16 @@ sys.path[:] = json.loads(sys.argv[2])
 from service.sandbox.worker import main
 main(int(sys.argv[1]))
 """
+
+
+class _End(BaseModel):
+    """The last message of a file that was decoded."""
+
+    model_config = ConfigDict(extra="forbid")
+    kind: Literal["end"]
+    source: SourceInfo
+    preprocess: Preprocess
+    is_video: bool
 
 
 class OutOfMemoryError(Exception):
@@ -69,7 +81,8 @@ class WorkerProcess:
         theirs.close()
         try:
             self._channel.deadline = time.monotonic() + _START_SECONDS
-            self._channel.send({"limits": limits.model_dump(), "parent": os.getpid()})
+            bounds = {field.name: getattr(limits, field.name) for field in fields(MediaLimits)}
+            self._channel.send({"limits": bounds, "memory": limits.worker_memory_bytes, "parent": os.getpid()})
             self._expect("ready")
         except (ClosedError, TimeoutError) as error:
             self.kill()
@@ -105,10 +118,10 @@ class WorkerProcess:
         if count == 0:
             raise ProblemError("corrupt-media", "None of the frames of the file can be decoded.")
         try:
-            places = {name: value and tuple(map(int, value)) for name, value in header["preprocess"].items()}
-            return Frames(pixels[:count], source_from(header["source"]), Preprocess(**places), bool(header["is_video"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ClosedError(f"an answer is incomplete: {error}") from error
+            end = _End.model_validate(header)
+        except ValidationError as error:
+            raise ClosedError(f"An answer is not sound: {error}") from error
+        return Frames(pixels[:count], end.source, end.preprocess, end.is_video)
 
     def encode(self, pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None) -> bytes:
         """Encode one result; errors as `decode`."""

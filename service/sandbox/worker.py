@@ -14,8 +14,7 @@ import socket
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import av
 import numpy as np
@@ -23,14 +22,14 @@ from PIL import Image
 
 from media.errors import MediaError
 from media.identify import IMAGE_OUTPUTS
+from media.limits import MediaLimits
 from media.reader import open_frames
 from media.types import MediaOptions
 from media.write import encode_image, encode_video
 from service.sandbox import restrictions
 from service.sandbox.ipc import Channel, ClosedError
 
-if TYPE_CHECKING:
-    from service.settings import Limits
+Run = Callable[[Channel, dict[str, Any], MediaLimits], None]
 
 
 def main(descriptor: int) -> None:
@@ -42,17 +41,17 @@ def main(descriptor: int) -> None:
     channel = Channel(socket.socket(fileno=descriptor))
     setup = channel.receive()
     # The settings themselves would bring pydantic, which costs a worker as much as everything else together.
-    limits = cast("Limits", SimpleNamespace(**setup["limits"]))
+    limits = MediaLimits(**setup["limits"])
     Image.MAX_IMAGE_PIXELS = limits.image_pixels
     load_codecs()
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     av.logging.set_level(None)
     nowhere = os.open(os.devnull, os.O_RDWR)
-    restrictions.enter(limits.worker_memory_bytes, setup["parent"])
+    restrictions.enter(setup["memory"], setup["parent"])
     channel.send({"kind": "ready"})
     os.dup2(nowhere, 2)  # until here a failed start could say why
     os.close(nowhere)
-    tasks: dict[str, Callable[[Channel, dict[str, Any], Limits], None]] = {"decode": decode, "encode": encode}
+    tasks: dict[str, Run] = {"decode": decode, "encode": encode}
     while True:
         try:
             task = channel.receive()
@@ -72,7 +71,10 @@ def load_codecs() -> None:
 
 
 def answer(
-    channel: Channel, limits: Limits, task: dict[str, Any], run: Callable[[Channel, dict[str, Any], Limits], None]
+    channel: Channel,
+    limits: MediaLimits,
+    task: dict[str, Any],
+    run: Callable[[Channel, dict[str, Any], MediaLimits], None],
 ) -> bool:
     """Run a task and send its answer or its problem; whether this process is fit for another one."""
     try:
@@ -88,7 +90,7 @@ def answer(
     return True
 
 
-def decode(channel: Channel, task: dict[str, Any], limits: Limits) -> None:
+def decode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
     """Answer "begin" with the shape, one "frame" after the other, then "end" with what the file was."""
     data = channel.receive_bytes(task["bytes"])
     options = task["options"]
@@ -111,7 +113,7 @@ def decode(channel: Channel, task: dict[str, Any], limits: Limits) -> None:
     )
 
 
-def encode(channel: Channel, task: dict[str, Any], limits: Limits) -> None:
+def encode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
     """Answer "file" with its size and its bytes."""
     data = channel.receive_bytes(task["bytes"])
     pixels = np.frombuffer(data, np.uint8).reshape(task["shape"])

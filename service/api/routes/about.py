@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -17,7 +18,7 @@ router = APIRouter(tags=["service"])
 async def limits(services: ServicesOf) -> dict[str, float]:
     """List every limit in force; bytes, pixels, frames and seconds as the names say."""
     settings = services.settings
-    return settings.limits.model_dump() | {"request_seconds": settings.request_seconds}
+    return asdict(settings.limits) | {"request_seconds": settings.request_seconds}
 
 
 @router.get("/version")

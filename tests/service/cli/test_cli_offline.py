@@ -161,7 +161,7 @@ def test_an_array_is_sampled_and_resized_like_a_file(omnitok: Omnitok) -> None:
     assert meta.size is not None
     assert meta.size.as_tuple() == (3, 16, 16)
     assert meta.preprocess is not None
-    assert meta.preprocess.pad == [2, 0, 16, 16]
+    assert meta.preprocess.pad == (2, 0, 16, 16)
 
 
 def test_reconstruct_prints_what_the_files_show(omnitok: Omnitok, media: Path) -> None:

@@ -80,7 +80,7 @@ def test_tokens_are_as_small_as_their_codebook_allows(codes: int, dtype: Any) ->
     assert meta.source is not None
     assert meta.source.codec == "h264"
     assert meta.preprocess is not None
-    assert (meta.preprocess.resize, meta.preprocess.crop) == ([24, 32], None)
+    assert (meta.preprocess.resize, meta.preprocess.crop) == ((24, 32), None)
 
 
 class Backend:
