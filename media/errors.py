@@ -11,7 +11,8 @@ class MediaError(Exception):
 
     Args:
         code: stable name of the fault, such as "corrupt-media" or "too-many-frames".
-        detail: one sentence for the caller; it may carry numbers, never the caller's own input.
+        detail: full sentences that name the value and the remedy; they repeat nothing of the file but numbers and names
+            of formats.
         limit, actual: the bound that was broken and the value that broke it, where both are numbers.
         errors: `{"pointer": ..., "detail": ...}` entries for invalid options.
     """

@@ -42,7 +42,12 @@ def check_bytes(limits: MediaLimits, size: int, is_video: bool) -> None:
     limit = limits.video_bytes if is_video else limits.image_bytes
     if size > limit:
         kind = "A video" if is_video else "A picture"
-        raise MediaError("body-too-large", f"{kind} may have {limit} bytes.", limit=limit, actual=size)
+        raise MediaError(
+            "body-too-large",
+            f"{kind} may have {limit} bytes; this one has {size}. Compress it, or send less of it.",
+            limit=limit,
+            actual=size,
+        )
 
 
 def check_picture(limits: MediaLimits | None, height: int, width: int, is_video: bool) -> None:

@@ -52,7 +52,8 @@ class ProblemError(Exception):
 
     Args:
         code: a key of `PROBLEMS`.
-        detail: one sentence for the caller; it may carry numbers, never the caller's own input.
+        detail: full sentences that name the value and the remedy. Of the caller's input they repeat numbers, shapes,
+            dtypes and hashes alone.
         limit, actual: the bound that was broken and the value that broke it, where both are numbers.
         errors: up to 20 `{"pointer": ..., "detail": ...}` entries for invalid options.
         retry_after_seconds: when trying again makes sense.

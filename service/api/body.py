@@ -87,7 +87,7 @@ class BodyBudget:
         def take(size: int) -> None:
             nonlocal mine
             if self._held > mine and self._held + size > self._limit:
-                detail = f"the service holds {self._held} bytes of other bodies already"
+                detail = f"The service holds {self._held} bytes of other bodies already. Try again in a moment."
                 raise ProblemError("overloaded", detail, limit=self._limit, retry_after_seconds=1)
             self._held += size
             mine += size
@@ -117,8 +117,8 @@ def parse_content_type(header: str | None, supported: tuple[str, ...]) -> Conten
     if media_type not in supported:
         hint = ""
         if media_type == URLENCODED:  # what curl says of a body unless it is given a type
-            hint = f"; with curl, -H 'Content-Type: {OCTETS}' has the service look at the bytes"
-        raise ProblemError("unsupported-media-type", f"send one of {', '.join(supported)}{hint}")
+            hint = f" With curl, -H 'Content-Type: {OCTETS}' has the service look at the bytes."
+        raise ProblemError("unsupported-media-type", f"Send one of {', '.join(supported)}.{hint}")
     return ContentType(media_type, parameters.get(b"boundary") if media_type == MULTIPART else None)
 
 
@@ -157,13 +157,13 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, take: Call
     """
     packed = _is_gzip(request)
     if len(request.headers.getlist("content-type")) > 1:
-        raise ProblemError("bad-header", "Content-Type occurs twice")
+        raise ProblemError("bad-header", "Content-Type occurs more than once. Send it once.")
     content_type = parse_content_type(request.headers.get("content-type"), kind.types)
     cap = byte_cap(content_type.media_type, limits, kind.unlabelled_bytes(limits))
     declared = request.headers.get("content-length")
     if declared is not None:
         if not (declared.isascii() and declared.isdecimal() and len(declared) <= 18):
-            raise ProblemError("bad-header", "Content-Length is not a number of bytes")
+            raise ProblemError("bad-header", "Content-Length must be a number of bytes, in decimal digits.")
         if int(declared) > cap:
             raise _too_large(cap, int(declared))
     data = bytearray()
@@ -175,13 +175,13 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, take: Call
                 take(len(chunk))
                 data += chunk
     except TimeoutError as error:
-        detail = f"the body must arrive within {limits.body_seconds:g} s"
+        detail = f"The body must arrive within {limits.body_seconds:g} s."
         raise ProblemError("slow-body", detail, limit=limits.body_seconds) from error
     except ClientDisconnect as error:
         raise ClientGoneError from error
     request.state.body_read = True
     if not data:
-        raise ProblemError("malformed-body", "the body is empty")
+        raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")
     return Body(content_type, bytes(data))
 
 
@@ -189,7 +189,7 @@ def _is_gzip(request: Request) -> bool:
     names = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
     encodings = [name.strip() for name in names if name.strip() not in ("", "identity")]
     if encodings and (len(encodings) > 1 or encodings[0] not in GZIP_NAMES):
-        raise ProblemError("unsupported-encoding", "send the body with the content encoding gzip, or without one")
+        raise ProblemError("unsupported-encoding", "Send the body with the content encoding gzip, or without one.")
     return bool(encodings)
 
 
@@ -203,12 +203,12 @@ async def _inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 yield await asyncio.to_thread(inflater.decompress, rest, INFLATED_BYTES)
                 rest = inflater.unconsumed_tail
             if inflater.unused_data or rest:
-                raise ProblemError("malformed-body", "bytes follow the end of the gzip body, which is one member")
+                raise ProblemError("malformed-body", "Bytes follow the end of the gzip body. Send one member.")
         tail = inflater.flush()
     except zlib.error as error:
-        raise ProblemError("malformed-body", "the body is not gzip, as its Content-Encoding says") from error
+        raise ProblemError("malformed-body", "The body is not gzip, as its Content-Encoding says.") from error
     if not inflater.eof:
-        raise ProblemError("malformed-body", "the gzip body ends early")
+        raise ProblemError("malformed-body", "The gzip body ends early. Send the whole of it.")
     yield tail
 
 
@@ -237,4 +237,9 @@ async def _disconnection(request: Request) -> None:
 
 
 def _too_large(cap: int, actual: int) -> ProblemError:
-    return ProblemError("body-too-large", f"a body of this type has at most {cap} bytes", limit=cap, actual=actual)
+    return ProblemError(
+        "body-too-large",
+        f"A body of this type may have {cap} bytes; this one has {actual} or more.",
+        limit=cap,
+        actual=actual,
+    )

@@ -45,7 +45,10 @@ class Cors(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        refusal = ProblemError("bad-header", f"{bytes(response.body).decode()}; see the setting OMNITOK_CORS_ORIGINS")
+        refusal = ProblemError(
+            "bad-header",
+            f"{bytes(response.body).decode()}. The setting OMNITOK_CORS_ORIGINS names the origins that may call.",
+        )
         problem = problem_response(refusal, request_headers[HEADER], close=False)
         problem.headers.update(
             {name: response.headers[name] for name in response.headers if name.startswith("access-")}

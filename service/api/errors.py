@@ -56,7 +56,7 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code not in BY_STATUS:
         raise error
-    detail = "this path or method does not exist here; /openapi.json lists what does"
+    detail = "This path or method does not exist here. /openapi.json lists what does."
     response = await on_problem(request, ProblemError(BY_STATUS[error.status_code], detail))
     for name, value in (error.headers or {}).items():
         response.headers[name] = "GET, HEAD" if (name, value) == ("Allow", "GET") else value

@@ -73,7 +73,7 @@ class _Exchange:
             if self._status is not None:
                 raise
             self._state["problem"] = "internal"
-            refusal = ProblemError("internal", f"the service failed; its log has the cause under {self._id}")
+            refusal = ProblemError("internal", f"The service failed. Its log has the cause under {self._id}.")
             await problem_response(refusal, self._id, close=True)(self._scope, self._count_in, self._count_out)
         finally:
             # Nothing was sent: the server gave the request up because its client left.

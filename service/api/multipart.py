@@ -31,7 +31,7 @@ def read_parts(body: Body, main: str) -> dict[str, Part]:
         ProblemError: `malformed-body`, `missing-part` or `unsupported-encoding`.
     """
     if not body.content_type.boundary:
-        raise ProblemError("malformed-body", "the multipart body has no boundary in its Content-Type")
+        raise ProblemError("malformed-body", "The Content-Type of a multipart body must name its boundary.")
     reader = _PartReader((main, "options"))
     try:
         parser = MultipartParser(
@@ -43,13 +43,17 @@ def read_parts(body: Body, main: str) -> dict[str, Part]:
         parser.write(body.data)
         parser.finalize()
     except (FormParserError, ValueError) as error:
-        raise ProblemError("malformed-body", "the body is not valid multipart/form-data") from error
+        raise ProblemError(
+            "malformed-body", "The body is not valid multipart/form-data with the boundary of its Content-Type."
+        ) from error
     if not reader.ended:
-        raise ProblemError("malformed-body", "the multipart body ends before its closing boundary")
+        raise ProblemError(
+            "malformed-body", "The multipart body ends before its closing boundary. Send the whole of it."
+        )
     if main not in reader.parts:
-        raise ProblemError("missing-part", f"the body has no part named {main}")
+        raise ProblemError("missing-part", f"The body must have a part named `{main}`.")
     if not reader.parts[main].data:
-        raise ProblemError("malformed-body", f"the part {main} is empty")
+        raise ProblemError("malformed-body", f"The part `{main}` is empty: 0 bytes arrived.")
     return reader.parts
 
 
@@ -94,12 +98,14 @@ class _PartReader:
         name = parameters.get(b"name", b"").decode("latin-1")
         if name not in self._names:
             file, options = self._names
-            detail = f"send the file in a part named {file}; options go into the query, or into a part named {options}"
+            detail = (
+                f"Send the file in a part named `{file}`. Options go into the query or into a part named `{options}`."
+            )
             raise ProblemError("malformed-body", detail)
         if name in self.parts:
-            raise ProblemError("malformed-body", f"the part {name} occurs twice")
+            raise ProblemError("malformed-body", f"The part `{name}` occurs twice. Send it once.")
         if self._headers.get("content-transfer-encoding", "binary").strip().lower() not in ("binary", "8bit", "7bit"):
-            raise ProblemError("unsupported-encoding", "send each part without a transfer encoding")
+            raise ProblemError("unsupported-encoding", "Send each part without a transfer encoding.")
         self._part = Part(name, self._headers.get("content-type"), bytearray())
         self.parts[name] = self._part
 

@@ -28,7 +28,8 @@ def parse_accept(header: str | None) -> list[tuple[str, float]]:
         return [(ANY, 1.0)]
     parts = [part.strip() for part in header.split(",")]
     if len(header) > MAX_ACCEPT_CHARS or len(parts) > MAX_RANGES:
-        raise ProblemError("bad-header", "the Accept header is too long", limit=MAX_ACCEPT_CHARS, actual=len(header))
+        detail = f"The Accept header may have {MAX_ACCEPT_CHARS} characters and {MAX_RANGES} media ranges."
+        raise ProblemError("bad-header", detail, limit=MAX_ACCEPT_CHARS, actual=len(header))
     return [_range(part) for part in parts if part]
 
 
@@ -51,20 +52,20 @@ def choose(header: str | None, offers: Sequence[str]) -> str | None:
     return best
 
 
-def require(header: str | None, offers: Sequence[str], reason: str) -> str:
+def require(header: str | None, offers: Sequence[str], answer: str) -> str:
     """Return the best offer.
 
     Args:
         header: the `Accept` header.
         offers: media types, the server's favourite first.
-        reason: what the answer is, for the refusal.
+        answer: its name at the start of the refusal.
 
     Raises:
         ProblemError: `not-acceptable`, listing the offers; `bad-header`.
     """
     chosen = choose(header, offers)
     if chosen is None:
-        raise ProblemError("not-acceptable", f"{reason} can be sent as {', '.join(offers)}")
+        raise ProblemError("not-acceptable", f"{answer} can be sent as {', '.join(offers)}. Accept one of them.")
     return chosen
 
 
@@ -74,15 +75,19 @@ def _range(text: str) -> tuple[str, float]:
         name = ANY  # Java's default header says this, and writes its q-values as `.2`
     match = RANGE.fullmatch(name)
     if match is None or (match[1] == "*" and match[2] != "*"):
-        raise ProblemError("bad-header", "the Accept header holds something that is not a media range")
+        raise ProblemError(
+            "bad-header", "The Accept header holds something other than media ranges, such as image/png or image/*."
+        )
     weight = 1.0
     for parameter in filter(None, parameters):
         pair = PARAMETER.fullmatch(parameter)
         if pair is None:
-            raise ProblemError("bad-header", "the Accept header holds a malformed parameter")
+            raise ProblemError("bad-header", "The Accept header holds a parameter that is not of the form name=value.")
         if pair[1].lower() == "q":
             if QVALUE.fullmatch(pair[2]) is None:
-                raise ProblemError("bad-header", "a q-value in the Accept header is not between 0 and 1")
+                raise ProblemError(
+                    "bad-header", "A q-value in the Accept header must be from 0 to 1, with at most three decimals."
+                )
             weight = float(pair[2])
     name = name.lower()
     return MSGPACK_ALIASES.get(name, name), weight

@@ -80,25 +80,30 @@ def parse_codes(body: Body, limits: Limits) -> CodesUpload:
     if media_type == OCTETS:
         found = sniff_codes(data[:64])
         if found is None:
-            raise ProblemError("unsupported-media-type", f"send one of {', '.join(CODES.types)}")
+            raise ProblemError(
+                "unsupported-media-type", f"The bytes are of no known format. Send one of {', '.join(CODES.types)}."
+            )
         media_type = found
     if media_type == JSON and len(data) > limits.json_bytes:
-        raise ProblemError("body-too-large", "this is too much for JSON", limit=limits.json_bytes, actual=len(data))
+        detail = f"JSON may have {limits.json_bytes} bytes; this has {len(data)}. Send npz or msgpack instead."
+        raise ProblemError("body-too-large", detail, limit=limits.json_bytes, actual=len(data))
     return CodesUpload(read_codes(data, media_type, limits.tensor_bytes), options)
 
 
 def _from_map(fields: dict[str, Any], limits: Limits, in_json: bool) -> MediaUpload:
     if not set(fields) <= {"media", "array", "options"} or ("media" in fields) == ("array" in fields):
-        raise ProblemError("missing-part", "the body holds either media or array, perhaps options, and nothing else")
+        raise ProblemError(
+            "missing-part", "The body must hold either `media` or `array`, perhaps `options`, and nothing else."
+        )
     options = fields.get("options")
     if "array" in fields:
         array = fields["array"]
         if in_json and isinstance(array, dict) and "data" in array:
-            array = array | {"data": from_base64(array["data"], "array.data")}
-        return MediaUpload(ClipSource(array=_check_array(unpack_tensor(array, "array"), limits)), options)
-    media = from_base64(fields["media"], "media") if in_json else fields["media"]
+            array = array | {"data": from_base64(array["data"], "`array.data`")}
+        return MediaUpload(ClipSource(array=_check_array(unpack_tensor(array, "`array`"), limits)), options)
+    media = from_base64(fields["media"], "`media`") if in_json else fields["media"]
     if not isinstance(media, bytes):
-        raise ProblemError("malformed-body", "media must be bytes")
+        raise ProblemError("malformed-body", "`media` must be a byte string: the whole file.")
     return MediaUpload(ClipSource(media), options)
 
 
@@ -108,13 +113,15 @@ def _declared(media_type: str) -> str | None:
 
 def _check_array(array: NDArray[Any], limits: Limits) -> NDArray[np.uint8]:
     if array.dtype != np.uint8:
-        raise ProblemError("invalid-tensor", "array must be |u1: RGB values from 0 to 255, not scaled")
+        detail = f"`array` has the dtype {array.dtype.str}; it must be |u1, RGB from 0 to 255, not scaled."
+        raise ProblemError("invalid-tensor", detail)
     if array.ndim not in (3, 4) or array.shape[-1] != 3:
-        raise ProblemError("invalid-tensor", "array must be (height, width, 3) or (frames, height, width, 3)")
+        detail = f"`array` has the shape {array.shape}; it must be (height, width, 3) or (frames, height, width, 3)."
+        raise ProblemError("invalid-tensor", detail)
     clip = array if array.ndim == 4 else array[None]
     frames, height, width = clip.shape[:3]
     if height * width > limits.kept_pixels:
-        detail = f"a frame has at most {limits.kept_pixels} pixels"
+        detail = f"A frame may have {limits.kept_pixels} pixels; this one has {height}x{width}. Send smaller frames."
         raise ProblemError("too-many-pixels", detail, limits.kept_pixels, height * width)
     check_kept(limits, frames, height * width)
     return clip
@@ -125,8 +132,9 @@ def _options(parts: dict[str, Part]) -> object:
         return None
     data = parts["options"].data
     if len(data) > MAX_OPTIONS_BYTES:
-        raise ProblemError("body-too-large", "the options are too long", MAX_OPTIONS_BYTES, len(data))
-    return read_json(data, "the part options")
+        detail = f"The part `options` may have {MAX_OPTIONS_BYTES} bytes; this one has {len(data)}."
+        raise ProblemError("body-too-large", detail, MAX_OPTIONS_BYTES, len(data))
+    return read_json(data, "The part `options`")
 
 
 _ENVELOPE = {

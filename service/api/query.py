@@ -24,14 +24,17 @@ def parse_query(query: bytes) -> dict[str, str]:
         ProblemError: `invalid-options`.
     """
     if len(query) > MAX_QUERY_BYTES:
-        raise ProblemError("invalid-options", "the query is too long", limit=MAX_QUERY_BYTES, actual=len(query))
+        detail = f"The query may have {MAX_QUERY_BYTES} bytes; this one has {len(query)}."
+        raise ProblemError("invalid-options", detail, limit=MAX_QUERY_BYTES, actual=len(query))
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
     except ValueError as error:
-        raise ProblemError("invalid-options", "the query cannot be understood") from error
+        raise ProblemError(
+            "invalid-options", "The query must be ASCII of the form name=value&name=value, with at most 64 names."
+        ) from error
     parameters = dict(pairs)
     if len(parameters) != len(pairs):
-        raise ProblemError("invalid-options", "a query parameter occurs twice")
+        raise ProblemError("invalid-options", "A query parameter occurs more than once. Send each once.")
     return parameters
 
 
@@ -49,14 +52,16 @@ def parse_options(kind: type[Options], query: bytes, body: object = None) -> Opt
     values: dict[str, Any] = dict(parse_query(query))
     if body is not None:
         if not isinstance(body, dict):
-            raise ProblemError("invalid-options", "options must be a map")
+            raise ProblemError("invalid-options", "`options` of the body must be a map of names to values.")
         if set(values) & set(body):
-            raise ProblemError("invalid-options", "an option is given in the query and in the body")
+            raise ProblemError(
+                "invalid-options", "An option occurs in the query and in the body. Send it in one of them."
+            )
         values |= body
     try:
         return kind.model_validate(values)
     except MediaError as error:  # options that contradict each other
         raise ProblemError.of(error) from error
     except ValidationError as error:
-        detail = f"the options are {', '.join(kind.model_fields)}; see errors"
+        detail = f"An option is invalid; `errors` names it. The options are {', '.join(kind.model_fields)}."
         raise ProblemError("invalid-options", detail, errors=pointers(error, kind)) from error

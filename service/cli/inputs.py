@@ -41,16 +41,16 @@ class ArrayReader(FrameReader):
 
     def __init__(self, file: BinaryIO, options: MediaOptions) -> None:
         if options.start_s is not None or options.end_s is not None:
-            raise ProblemError("invalid-options", "an array has no times, so --start and --end do not apply")
+            raise ProblemError("invalid-options", "An array has no times, so --start-s and --end-s do not apply.")
         try:
             array = np.load(file.name, mmap_mode="r", allow_pickle=False)
         except ValueError as error:
-            raise ProblemError("malformed-body", f"this is not a .npy file of plain numbers: {error}") from error
+            raise ProblemError("malformed-body", f"This must be a .npy file of plain numbers: {error}.") from error
         if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3 or 0 in array.shape:
             raise ProblemError(
                 "invalid-tensor",
-                f"the array is {array.dtype} {array.shape}; "
-                "pixels are uint8 of shape (H, W, 3) or (T, H, W, 3), none of them 0",
+                f"The array is {array.dtype} {array.shape}; "
+                "pixels are uint8 of shape (H, W, 3) or (T, H, W, 3), none of them 0.",
             )
         self.is_video = array.ndim == 4
         self._pixels = array if self.is_video else array[None]

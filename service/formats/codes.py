@@ -46,7 +46,7 @@ def read_codes(data: bytes, media_type: str | None = None, max_bytes: int = 2**3
     """
     media_type = media_type or sniff_codes(data[:64])
     if media_type is None:
-        raise ProblemError("unsupported-media-type", "the bytes are neither npz, safetensors, msgpack, JSON nor npy")
+        raise ProblemError("unsupported-media-type", "The bytes must be npz, safetensors, msgpack, JSON or npy.")
     return FORMATS[media_type].load(data, max_bytes)
 
 

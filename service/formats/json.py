@@ -22,12 +22,12 @@ DATA_URL = re.compile(r"data:[!-+\--~]{0,256};base64,", re.ASCII | re.IGNORECASE
 LINE_SPACE = b" \t\r\n"
 
 
-def read_json(data: bytes | bytearray | str, what: str = "the body") -> dict[str, Any]:
+def read_json(data: bytes | bytearray | str, what: str = "The body") -> dict[str, Any]:
     """Return the object in a JSON text: UTF-8, unique keys, finite numbers, bounded structure.
 
     Args:
         data: the whole text.
-        what: its name in an error.
+        what: its name at the start of an error.
 
     Raises:
         ProblemError: `malformed-body`.
@@ -39,14 +39,16 @@ def read_json(data: bytes | bytearray | str, what: str = "the body") -> dict[str
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
         if text.count("[") + text.count("{") > MAX_CONTAINERS:
-            raise ProblemError("malformed-body", f"{what} holds more than {MAX_CONTAINERS} lists and objects")
+            raise ProblemError("malformed-body", f"{what} may hold {MAX_CONTAINERS} lists and objects; it holds more.")
         value = json.loads(text, object_pairs_hook=unique_map, parse_constant=refuse)
     except ProblemError:
         raise
     except (ValueError, RecursionError, OverflowError) as error:
-        raise ProblemError("malformed-body", f"{what} is not valid JSON") from error
+        raise ProblemError(
+            "malformed-body", f"{what} must be valid JSON in UTF-8, without NaN and Infinity."
+        ) from error
     if not isinstance(value, dict):
-        raise ProblemError("malformed-body", f"{what} must be a JSON object")
+        raise ProblemError("malformed-body", f"{what} must be a JSON object.")
     return value
 
 
@@ -59,9 +61,9 @@ def unique_map(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if not isinstance(key, str):
-            raise ProblemError("malformed-body", "every key must be a string")
+            raise ProblemError("malformed-body", "Every key must be a string.")
         if key in result:
-            raise ProblemError("malformed-body", "a key occurs twice")
+            raise ProblemError("malformed-body", "A key occurs twice. Send it once.")
         result[key] = value
     return result
 
@@ -71,19 +73,19 @@ def from_base64(text: object, name: str) -> bytes:
 
     Args:
         text: such as `iVBORw0K...` or `data:image/png;base64,iVBORw0K...`.
-        name: the caller's name of this text, for the error.
+        name: the text's name at the start of an error, in backticks.
 
     Raises:
         ProblemError: `malformed-body`.
     """
     if not isinstance(text, str):
-        raise ProblemError("malformed-body", f"{name} must be a base64 string")
+        raise ProblemError("malformed-body", f"{name} must be a base64 string.")
     try:
         prefix = DATA_URL.match(text)
         encoded = text[prefix.end() if prefix else 0 :].encode("ascii")
         return base64.b64decode(encoded.translate(None, LINE_SPACE), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ProblemError("malformed-body", f"{name} is not valid base64") from error
+        raise ProblemError("malformed-body", f"{name} must be valid base64, padding included.") from error
 
 
 def dump(result: EncodeResult) -> bytes:
@@ -101,7 +103,7 @@ def load(data: bytes, max_bytes: int) -> EncodeResult:
 
 def _nested(value: object, name: str) -> NDArray[Any]:
     if not isinstance(value, list):
-        raise ProblemError("invalid-tensor", f"{name} must be nested lists of numbers in JSON")
+        raise ProblemError("invalid-tensor", f"`{name}` must be nested lists of numbers.")
     try:
         array = np.array(value)
         kind = array.dtype.kind
@@ -110,4 +112,6 @@ def _nested(value: object, name: str) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return array.astype(np.float32) if kind == "f" or name == "latents" else array.astype(np.int64)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ProblemError("invalid-tensor", f"{name} must be full nested lists of numbers") from error
+        raise ProblemError(
+            "invalid-tensor", f"`{name}` must be nested lists of numbers, each as long as its neighbours."
+        ) from error

@@ -66,9 +66,12 @@ def unpack(data: bytes | bytearray, max_bytes: int) -> dict[str, Any]:
     except ProblemError:
         raise
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
-        raise ProblemError("malformed-body", "the body is not one msgpack map within the decoder's limits") from error
+        raise ProblemError(
+            "malformed-body",
+            f"The body must be one msgpack map with at most {MAX_ELEMENTS} elements. Send arrays as byte strings.",
+        ) from error
     if not isinstance(value, dict):
-        raise ProblemError("malformed-body", "the body must be a msgpack map")
+        raise ProblemError("malformed-body", "The body must be a msgpack map.")
     return value
 
 
@@ -81,5 +84,5 @@ def load(data: bytes, max_bytes: int) -> EncodeResult:
     """Return the result in a map, none of whose tensors is larger than `max_bytes`."""
     fields = unpack(data, max_bytes)
     envelopes = {name: fields.pop(name, None) for name in ("tokens", "latents")}
-    tensors = {name: unpack_tensor(value, name) for name, value in envelopes.items() if value is not None}
+    tensors = {name: unpack_tensor(value, f"`{name}`") for name, value in envelopes.items() if value is not None}
     return build(tensors, fields)

@@ -20,7 +20,7 @@ def read_npy(data: bytes, name: str) -> NDArray[Any]:
 
     Args:
         data: the bytes of a `.npy` file, format 1.0 or 2.0.
-        name: the array's name in an error.
+        name: the array's name at the start of an error, in backticks.
 
     Raises:
         ProblemError: `malformed-body` when this is not a npy file, `invalid-tensor` when its array cannot be used.
@@ -46,7 +46,7 @@ def read_header(data: bytes, name: str) -> tuple[tuple[int, ...], bool, np.dtype
         else:
             raise ValueError("unknown npy version")
     except Exception as error:  # the header is a Python literal, and its parser raises many kinds
-        raise ProblemError("malformed-body", f"{name} is not an npy array of format 1.0 or 2.0") from error
+        raise ProblemError("malformed-body", f"{name} must be an npy array of format 1.0 or 2.0.") from error
     return shape, fortran, dtype, memoryview(data)[file.tell() :]
 
 
@@ -60,10 +60,12 @@ def write_npy(array: NDArray[Any]) -> bytes:
 def dump(result: EncodeResult) -> bytes:
     """Return the tokens of a result, without its metadata."""
     if result.tokens is None:
-        raise ProblemError("not-acceptable", "npy holds tokens only, and this answer has none")
+        raise ProblemError(
+            "not-acceptable", "An npy file holds tokens, and this answer has none. Accept npz or safetensors."
+        )
     return write_npy(result.tokens)
 
 
 def load(data: bytes, max_bytes: int) -> EncodeResult:
     """Return tokens without metadata; an array never holds more than its bytes."""
-    return EncodeResult(EncodeMeta(), tokens=read_npy(data, "tokens"))
+    return EncodeResult(EncodeMeta(), tokens=read_npy(data, "`tokens`"))

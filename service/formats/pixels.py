@@ -23,8 +23,8 @@ def pixel_offers(frames: int) -> tuple[str, ...]:
 
 
 def amount(frames: int) -> str:
-    """Return what this many frames are, for a sentence."""
-    return "a picture" if frames == 1 else f"a clip of {frames} frames"
+    """Return what this many frames are, for the start of a sentence."""
+    return "A picture" if frames == 1 else f"A clip of {frames} frames"
 
 
 def write_raw(pixels: NDArray[np.uint8], media_type: str, fps: float, card: ModelCard) -> bytes:

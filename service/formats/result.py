@@ -122,16 +122,21 @@ class EncodeResult:
 
     def __post_init__(self) -> None:
         if self.tokens is None and self.latents is None:
-            raise ProblemError("missing-part", "neither tokens nor latents are there")
+            raise ProblemError("missing-part", "The body must hold `tokens` or `latents`.")
         if self.tokens is not None and (self.tokens.ndim != 3 or self.tokens.dtype.kind not in "iu"):
-            raise ProblemError("invalid-tensor", "tokens must be integers of shape (t, h, w)")
+            raise ProblemError("invalid-tensor", f"`tokens` must be integers (t, h, w); they are {_kind(self.tokens)}.")
         if self.latents is not None and (self.latents.ndim != 4 or self.latents.dtype.kind != "f"):
-            raise ProblemError("invalid-tensor", "latents must be floats of shape (t, h, w, c)")
+            raise ProblemError(
+                "invalid-tensor", f"`latents` must be floats (t, h, w, c); they are {_kind(self.latents)}."
+            )
         grids = {tensor.shape[:3] for tensor in (self.tokens, self.latents) if tensor is not None}
         if self.meta.grid is not None:
             grids.add(tuple(self.meta.grid))
         if len(grids) > 1:
-            raise ProblemError("bad-grid", "tokens, latents and the grid in the metadata differ in shape")
+            shapes = ", ".join("x".join(map(str, grid)) for grid in sorted(grids))
+            raise ProblemError(
+                "bad-grid", f"Tokens, latents and the grid of the metadata must agree; they are {shapes}."
+            )
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -148,6 +153,10 @@ class EncodeResult:
         return {name: np.ascontiguousarray(array) for name, array in pairs.items() if array is not None}
 
 
+def _kind(array: NDArray[Any]) -> str:
+    return f"{array.dtype} of shape {array.shape}"
+
+
 def parse_meta(fields: dict[str, Any]) -> EncodeMeta:
     """Return the metadata in plain data.
 
@@ -157,7 +166,8 @@ def parse_meta(fields: dict[str, Any]) -> EncodeMeta:
     try:
         return EncodeMeta.model_validate(fields)
     except ValidationError as error:
-        raise ProblemError("invalid-options", "the metadata is invalid", errors=pointers(error, EncodeMeta)) from error
+        detail = "The metadata is invalid; `errors` names the fields."
+        raise ProblemError("invalid-options", detail, errors=pointers(error, EncodeMeta)) from error
 
 
 def pointers(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
@@ -173,7 +183,7 @@ def pointers(error: ValidationError, model: type[BaseModel]) -> list[dict[str, s
         # A name that is not ours is input, and is not echoed.
         pointer = "/" + "/".join(str(part) for part in item["loc"]) if first in model.model_fields else "/"
         if item["type"] == "extra_forbidden":
-            pointer, detail = pointer.rpartition("/")[0] or "/", "there is a field that is not known here"
+            pointer, detail = pointer.rpartition("/")[0] or "/", "There is a field that is not known here."
         else:
             detail = item["msg"].removeprefix("Value error, ")
         entries.append({"pointer": pointer[:128], "detail": detail[:256]})
@@ -187,5 +197,5 @@ def build(tensors: dict[str, NDArray[Any]], fields: dict[str, Any]) -> EncodeRes
         ProblemError: `invalid-tensor` for another name, `invalid-options` for invalid metadata.
     """
     if not set(tensors) <= {"tokens", "latents"}:
-        raise ProblemError("invalid-tensor", "only tensors named tokens and latents are known")
+        raise ProblemError("invalid-tensor", "A tensor has another name than `tokens` and `latents`. Leave it out.")
     return EncodeResult(parse_meta(fields), tensors.get("tokens"), tensors.get("latents"))

@@ -46,28 +46,35 @@ def load(data: bytes, max_bytes: int) -> EncodeResult:
     """
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise ProblemError("malformed-body", "the safetensors header is longer than its limit or than the body")
-    header = read_json(data[8 : 8 + length], "the safetensors header")
+        raise ProblemError(
+            "malformed-body",
+            f"The safetensors header may have {MAX_HEADER_BYTES} bytes, and no more than the body has.",
+        )
+    header = read_json(data[8 : 8 + length], "The safetensors header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise ProblemError("malformed-body", "the safetensors metadata must map strings to strings")
+        raise ProblemError("malformed-body", "The safetensors metadata must map strings to strings.")
     if len(header) > MAX_TENSORS:
-        raise ProblemError("malformed-body", f"the safetensors body holds more than {MAX_TENSORS} tensors")
+        raise ProblemError(
+            "malformed-body", f"A safetensors body may hold {MAX_TENSORS} tensors; this one holds {len(header)}."
+        )
     if not all(isinstance(entry, dict) for entry in header.values()):
-        raise ProblemError("malformed-body", "each safetensors entry must be an object")
+        raise ProblemError("malformed-body", "Each entry of the safetensors header must be an object.")
     if not all(isinstance(entry.get("dtype"), str) and entry["dtype"] in DTYPES for entry in header.values()):
-        raise ProblemError("invalid-tensor", f"a safetensors entry has a dtype outside {', '.join(DTYPES)}")
+        raise ProblemError("invalid-tensor", f"Each safetensors entry must have one of the dtypes {', '.join(DTYPES)}.")
     try:
         entries = safetensors.deserialize(data)
     except Exception as error:  # its own error, and those of the arguments' conversion
-        raise ProblemError("malformed-body", "the safetensors entries do not fit the body") from error
+        raise ProblemError(
+            "malformed-body", "The safetensors entries do not fit the body. Send the whole file."
+        ) from error
     tensors = {name: _array(entry) for name, entry in entries}
-    return build(tensors, read_json(metadata["meta"], "the metadata") if "meta" in metadata else {})
+    return build(tensors, read_json(metadata["meta"], "The metadata") if "meta" in metadata else {})
 
 
 def _array(entry: dict[str, Any]) -> NDArray[Any]:
     dtype = DTYPES[entry["dtype"]]
-    carrier = tensor_from(entry["data"], CARRIERS.get(dtype, dtype), entry["shape"], "a tensor")
+    carrier = tensor_from(entry["data"], CARRIERS.get(dtype, dtype), entry["shape"], "A tensor")
     if dtype != "bfloat16":
         return carrier.view(dtype)
     return (carrier.astype(np.uint32) << 16).view(np.float32)  # a float32 begins with the bits of its bfloat16

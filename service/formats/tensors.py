@@ -32,16 +32,16 @@ def unpack_tensor(envelope: object, name: str) -> NDArray[Any]:
 
     Args:
         envelope: `{"dtype", "shape", "data": bytes}` as it was received.
-        name: the caller's name of this tensor, for the error.
+        name: the tensor's name at the start of an error, such as `tokens`, in backticks.
 
     Raises:
         ProblemError: `invalid-tensor` when the parts do not agree.
     """
     if not isinstance(envelope, dict) or set(envelope) != {"dtype", "shape", "data"}:
-        raise ProblemError("invalid-tensor", f"{name} must be a map of exactly dtype, shape and data")
+        raise ProblemError("invalid-tensor", f"{name} must be a map of exactly `dtype`, `shape` and `data`.")
     data = envelope["data"]
     if not isinstance(data, bytes | bytearray | memoryview):
-        raise ProblemError("invalid-tensor", f"{name}.data must be bytes")
+        raise ProblemError("invalid-tensor", f"The data of {name} must be a byte string.")
     return tensor_from(data, envelope["dtype"], envelope["shape"], name)
 
 
@@ -52,17 +52,17 @@ def tensor_from(data: bytes | bytearray | memoryview, dtype: object, shape: obje
         ProblemError: `invalid-tensor`.
     """
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise ProblemError("invalid-tensor", f"{name} has a dtype outside {', '.join(DTYPES)}")
+        raise ProblemError("invalid-tensor", f"{name} must have one of the dtypes {', '.join(DTYPES)}.")
     if not isinstance(shape, list | tuple) or not 1 <= len(shape) <= MAX_RANK:
-        raise ProblemError("invalid-tensor", f"{name}.shape must be a list of 1 to {MAX_RANK} integers")
+        raise ProblemError("invalid-tensor", f"{name} must have a shape of 1 to {MAX_RANK} integers.")
     if not all(type(axis) is int and 0 <= axis < MAX_AXIS for axis in shape):
-        raise ProblemError("invalid-tensor", f"{name}.shape must hold integers from 0 to {MAX_AXIS - 1}")
+        raise ProblemError("invalid-tensor", f"{name} must have a shape of integers from 0 to {MAX_AXIS - 1}.")
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     actual = memoryview(data).nbytes
     if expected != actual:
         raise ProblemError(
-            "invalid-tensor", f"{name} needs {expected} bytes for its dtype and shape, but {actual} came"
+            "invalid-tensor", f"{name} needs {expected} bytes for its dtype and shape; {actual} arrived."
         )
     if expected == 0:
-        raise ProblemError("invalid-tensor", f"{name} has an empty axis")
+        raise ProblemError("invalid-tensor", f"{name} has an axis of length 0; each needs at least 1.")
     return np.frombuffer(data, dtype=dtype).reshape(shape)

@@ -17,13 +17,13 @@ def find_card(cards: Sequence[ModelCard], name: str | None) -> ModelCard:
         ProblemError: `unknown-model`, listing the bundles that are served.
     """
     if not cards:
-        raise ProblemError("not-ready", "no bundle is loaded", retry_after_seconds=5)
+        raise ProblemError("not-ready", "No bundle is loaded yet. Try again in a few seconds.", retry_after_seconds=5)
     if name is None:
         return cards[0]
     for card in cards:
         if card.id == name:
             return card
-    raise ProblemError("unknown-model", f"the models here are {', '.join(card.id for card in cards)}")
+    raise ProblemError("unknown-model", f"The models here are {', '.join(card.id for card in cards)}.")
 
 
 def find_decoder(cards: Sequence[ModelCard], options: DecodeOptions, meta: EncodeMeta) -> ModelCard:
@@ -39,12 +39,14 @@ def find_decoder(cards: Sequence[ModelCard], options: DecodeOptions, meta: Encod
             under the name that was asked for, `unknown-model`.
     """
     if options.bundle and meta.bundle and options.bundle != meta.bundle:
-        detail = f"the query says bundle {options.bundle}, the metadata says {meta.bundle}"
+        detail = f"The query names the bundle {options.bundle}, the metadata {meta.bundle}. Send one of them."
         raise ProblemError("model-mismatch", detail)
     made_by = options.bundle or meta.bundle
     if made_by is None:
-        errors = [{"pointer": "/bundle", "detail": "missing: the hash of the bundle that made the tokens"}]
-        detail = "tokens are decoded by the bundle that made them, and these do not say which bundle that is"
+        errors = [{"pointer": "/bundle", "detail": "The hash of the bundle that made the tokens is missing."}]
+        detail = (
+            "These tokens do not say which bundle made them, and only that one decodes them. Name its hash in `bundle`."
+        )
         raise ProblemError("invalid-options", detail, errors=errors)
     if options.model is None:
         for card in cards:
@@ -53,6 +55,6 @@ def find_decoder(cards: Sequence[ModelCard], options: DecodeOptions, meta: Encod
     known = {card.id for card in cards}
     card = find_card(cards, options.model or (meta.model if meta.model in known else None))
     if card.hash != made_by:
-        detail = f"the tokens were made by bundle {made_by}, and {card.id} is bundle {card.hash}"
+        detail = f"The bundle {made_by} made the tokens, and {card.id} is the bundle {card.hash}."
         raise ProblemError("model-mismatch", detail)
     return card

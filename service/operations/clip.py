@@ -115,9 +115,9 @@ def check_size(card: ModelCard, size: Size, limits: Limits) -> int:
     """
     t, h, w = card.geometry.grid(size)
     if t * h * w > limits.tokens:
-        detail = f"the grid {t}x{h}x{w} is over {limits.tokens} positions; use a smaller size or fewer frames"
+        detail = f"The grid {t}x{h}x{w} is over {limits.tokens} positions. Use a smaller size or fewer frames."
         raise ProblemError("too-many-tokens", detail, limits.tokens, t * h * w)
     if size[0] > limits.kept_frames:
-        detail = f"a request has at most {limits.kept_frames} frames"
+        detail = f"A request may have {limits.kept_frames} frames; this one has {size[0]}."
         raise ProblemError("too-many-frames", detail, limits.kept_frames, size[0])
     return t * h * w

@@ -83,7 +83,7 @@ def _size(card: ModelCard, result: EncodeResult, options: DecodeOptions) -> Size
     size = (options.frames or base[0], options.height or base[1], options.width or base[2])
     if (expected := card.geometry.grid(size)) != result.grid:
         shape, has, given = ("x".join(map(str, extents)) for extents in (size, expected, result.grid))
-        detail = f"a clip of {shape} (frames, height, width) has the grid {has}, not {given}"
+        detail = f"A clip of {shape} (frames, height, width) has the grid {has}, not {given}."
         raise ProblemError("bad-grid", detail)
     return size
 
@@ -92,14 +92,14 @@ def _codes(card: ModelCard, result: EncodeResult) -> NDArray[Any]:
     if card.codebook_size is not None and result.tokens is not None:
         low, high = int(result.tokens.min()), int(result.tokens.max())
         if low < 0 or high >= card.codebook_size:
-            detail = f"tokens of {card.id} must be in [0, {card.codebook_size})"
+            detail = f"Tokens of {card.id} must be in [0, {card.codebook_size}); these go from {low} to {high}."
             raise ProblemError("token-out-of-range", detail, card.codebook_size - 1, low if low < 0 else high)
         return result.tokens.astype(np.int32)
     if result.latents is None:
-        raise ProblemError("invalid-tensor", f"{card.id} decodes latents, and only tokens came")
+        raise ProblemError("invalid-tensor", f"The model {card.id} decodes latents, and only tokens came.")
     if result.latents.shape[-1] != card.latent_channels:
-        detail = f"latents of {card.id} have {card.latent_channels} channels"
+        detail = f"Latents of {card.id} have {card.latent_channels} channels; these have {result.latents.shape[-1]}."
         raise ProblemError("invalid-tensor", detail, card.latent_channels, result.latents.shape[-1])
     if not np.isfinite(result.latents).all():
-        raise ProblemError("invalid-tensor", "latents must be finite")
+        raise ProblemError("invalid-tensor", "Latents must be finite: neither NaN nor infinite.")
     return result.latents.astype(np.float32)

@@ -76,8 +76,12 @@ def plan_encode(cards: Sequence[ModelCard], options: EncodeOptions) -> EncodePla
     card = find_card(cards, options.model)
     want = options.output or ("tokens" if card.kind == "vq" else "latents")
     if card.kind == "vae" and want != "latents":
-        errors = [{"pointer": "/output", "detail": "a VAE bundle has latents only"}]
-        raise ProblemError("invalid-options", f"{card.id} is a VAE bundle: it has no tokens", errors=errors)
+        errors = [{"pointer": "/output", "detail": "A VAE bundle has latents only."}]
+        raise ProblemError(
+            "invalid-options",
+            f"The model {card.id} is a VAE bundle and has no tokens. Ask for output=latents.",
+            errors=errors,
+        )
     return EncodePlan(card, want)
 
 

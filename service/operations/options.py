@@ -23,7 +23,7 @@ def _sides(value: object) -> object:
         return value, value
     match = SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError("size is a side or HEIGHTxWIDTH in pixels, such as 128 or 128x192")
+        raise ValueError("A size is a side or HEIGHTxWIDTH in pixels, such as 128 or 128x192.")
     height, width = match.groups()
     return int(height), int(width or height)
 
@@ -80,8 +80,9 @@ class MediaRequest(RouteOptions):
             ProblemError: `invalid-options`, naming the options.
         """
         if given := sorted(self.model_fields_set & {field.name for field in fields(MediaOptions)}):
-            errors = [{"pointer": f"/{name}", "detail": "does not apply to an array"} for name in given]
-            raise ProblemError("invalid-options", "an array is encoded as it is", errors=errors)
+            errors = [{"pointer": f"/{name}", "detail": "This option does not apply to an array."} for name in given]
+            detail = f"An array is encoded as it is. Leave out {', '.join(given)}."
+            raise ProblemError("invalid-options", detail, errors=errors)
 
 
 class EncodeOptions(MediaRequest):

@@ -111,7 +111,7 @@ class WorkerProcess:
             header = self._expect("frame", "end")
         while header["kind"] == "frame":
             if count == len(pixels):
-                raise ClosedError("more frames than announced")
+                raise ClosedError(f"The worker sent more frames than the {count} that it announced.")
             self._channel.receive_into(memoryview(pixels[count]).cast("B"))
             count += 1
             header = self._expect("frame", "end")
@@ -160,22 +160,22 @@ class WorkerProcess:
             try:
                 problem = ProblemError(**header)
             except (TypeError, ValueError) as error:
-                raise ClosedError(f"a problem is none of ours: {error}") from error
+                raise ClosedError(f"The worker sent a problem of another form: {error}.") from error
             raise problem
         if kind == "out-of-memory":
             raise OutOfMemoryError
         if kind not in kinds:
-            raise ClosedError(f"expected {' or '.join(kinds)}")
+            raise ClosedError(f"The worker sent {kind!r:.40}; expected was {' or '.join(kinds)}.")
         return header | {"kind": kind}
 
     def _checked_shape(self, shape: Any) -> tuple[int, int, int, int]:
         limits = self._limits
         if not (isinstance(shape, list) and len(shape) == 4 and all(isinstance(n, int) and n > 0 for n in shape)):
-            raise ClosedError("a shape is none")
+            raise ClosedError(f"The worker sent {shape!r:.80} as a shape.")
         frames, height, width, channels = shape
         fits = height * width <= limits.kept_pixels and frames * height * width <= limits.clip_pixels
         if not (fits and frames <= limits.kept_frames and channels == 3):
-            raise ClosedError("a shape is over the limits")
+            raise ClosedError(f"The worker announced {frames} frames of {height}x{width}x{channels}, over the limits.")
         return frames, height, width, channels
 
 

@@ -161,11 +161,12 @@ class BatchExecutor:
         try:
             results = list(self._run(key, payloads))
             if len(results) != len(payloads):
-                raise RuntimeError(f"the engine answered {len(results)} of {len(payloads)} items")
+                raise RuntimeError(f"The engine answered {len(results)} of {len(payloads)} items of {key}.")
             return _Ran(results, False)
         except OutOfMemory:
             if len(payloads) == 1:
-                return _Ran([ProblemError("gpu-memory", "The request does not fit into memory.")], True)
+                detail = "The request does not fit into memory. Use a smaller size or fewer frames."
+                return _Ran([ProblemError("gpu-memory", detail)], True)
             middle = len(payloads) // 2
             halves = [self._attempt(key, payloads[:middle]), self._attempt(key, payloads[middle:])]
             return _Ran([outcome for half in halves for outcome in half.outcomes], True)

@@ -31,6 +31,6 @@ async def about() -> dict[str, str]:
 async def problem(slug: str) -> dict[str, Any]:
     """Describe a problem type."""
     if slug not in PROBLEMS:
-        raise ProblemError("not-found", f"the problems are {', '.join(PROBLEMS)}")
+        raise ProblemError("not-found", f"The problems are {', '.join(PROBLEMS)}.")
     status, title = PROBLEMS[slug]
     return {"type": f"/problems/{slug}", "status": status, "title": title}

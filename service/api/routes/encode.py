@@ -27,7 +27,7 @@ async def encode(exchange: Exchange, upload: MediaUpload, options: EncodeOptions
     def accept(plan: EncodePlan, positions: int | None) -> None:
         exchange.use(plan.card)
         in_json = positions is None or positions <= exchange.limits.json_tokens
-        answer = "the answer" if in_json else f"an answer of more than {exchange.limits.json_tokens} positions"
+        answer = "The answer" if in_json else f"An answer of more than {exchange.limits.json_tokens} positions"
         exchange.choose(_offers(plan.want, in_json), answer)
 
     encoded = await run(

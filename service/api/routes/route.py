@@ -85,4 +85,6 @@ async def _in_time(work: Coroutine[Any, Any, Response], seconds: float) -> Respo
     except TimeoutError as error:
         if not deadline.expired():
             raise
-        raise ProblemError("deadline-exceeded", f"the answer was not ready after {seconds:g} s", seconds) from error
+        raise ProblemError(
+            "deadline-exceeded", f"The answer was not ready after {seconds:g} s. Try again, or send less.", seconds
+        ) from error

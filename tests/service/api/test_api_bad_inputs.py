@@ -52,6 +52,7 @@ def test_bad_input_gets_its_problem(case: Case, server: Server, target: Target) 
     assert problem["title"] == PROBLEMS[case.code][1]
     assert problem["instance"] == f"urn:request:{headers['x-request-id']}"
     assert 10 < len(problem["detail"]) < 1000
+    assert re.fullmatch(r"[A-Z`].*\.", problem["detail"])
     assert len(problem.get("errors", [])) <= 20
     # Nothing of the caller's comes back.
     assert not re.search(r"passwd|colour|decoy|Traceback|\.py", body.decode())

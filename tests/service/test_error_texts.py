@@ -1,0 +1,41 @@
+"""Refusals are full sentences, wherever they are raised."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted(path for package in ("media", "service") for path in (ROOT / package).rglob("*.py"))
+
+
+def texts(tree: ast.AST) -> Iterator[ast.expr]:
+    """Find the details of refusals: given in place, or by the name `detail`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            if node.func.id in ("ProblemError", "MediaError") and len(node.args) > 1:
+                yield node.args[1]
+        elif isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["detail"]:
+            yield node.value
+
+
+def written(text: ast.expr) -> str | None:
+    """Return what is written of a text, with a capital letter for each value; None for a name or a call."""
+    if isinstance(text, ast.Constant):
+        return str(text.value)
+    if not isinstance(text, ast.JoinedStr):
+        return None
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in text.values)
+
+
+def sound(text: str) -> bool:
+    return (text[0].isupper() or text[0] == "`") and text.endswith((".", ".X"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_refusals_are_sentences(path: Path) -> None:
+    found = [written(text) for text in texts(ast.parse(path.read_text()))]
+    assert [text for text in found if text is not None and not sound(text)] == []
