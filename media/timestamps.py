@@ -8,9 +8,9 @@ from fractions import Fraction
 
 import numpy as np
 
+from media.types import DEFAULT_FPS
+
 MAX_REORDERED_FRAMES = 16  # the most that a decoder of H.264 or HEVC holds back
-# Frames per second of a stream that states none.
-DEFAULT_FPS = 25.0
 
 
 @dataclass(frozen=True)

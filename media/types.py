@@ -14,6 +14,7 @@ from media.errors import MediaError
 Fit = Literal["cover", "contain", "stretch"]
 Sampling = Literal["first", "uniform", "stride"]
 
+DEFAULT_FPS = 25.0  # of a clip whose file or caller states none
 _RATE_TOLERANCE = 0.02
 
 

@@ -16,10 +16,9 @@ from media.identify import FAMILIES, IMAGE_TYPES, VIDEO_TYPES
 from service.api.errors import ClientGoneError
 from service.api.negotiation import MSGPACK_ALIASES
 from service.errors import ProblemError
-from service.formats.media_types import JSON
+from service.formats.media_types import JSON, OCTET_STREAM
 from service.settings import Limits
 
-OCTETS = "application/octet-stream"
 MULTIPART = "multipart/form-data"
 URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART_OVERHEAD = 2**16
@@ -109,7 +108,7 @@ def parse_content_type(header: str | None, supported: tuple[str, ...]) -> Conten
         ProblemError: `unsupported-media-type`, listing `supported`.
     """
     if header is None:
-        return ContentType(OCTETS)
+        return ContentType(OCTET_STREAM)
     name, parameters = parse_options_header(header[:MAX_CONTENT_TYPE])
     media_type = name.decode("latin-1").strip().lower()
     if media_type not in supported:
@@ -117,7 +116,7 @@ def parse_content_type(header: str | None, supported: tuple[str, ...]) -> Conten
     if media_type not in supported:
         hint = ""
         if media_type == URLENCODED:  # what curl says of a body unless it is given a type
-            hint = f" With curl, -H 'Content-Type: {OCTETS}' has the service look at the bytes."
+            hint = f" With curl, -H 'Content-Type: {OCTET_STREAM}' has the service look at the bytes."
         raise ProblemError("unsupported-media-type", f"Send one of {', '.join(supported)}.{hint}")
     return ContentType(media_type, parameters.get(b"boundary") if media_type == MULTIPART else None)
 
@@ -136,7 +135,7 @@ def byte_cap(media_type: str, limits: Limits, unlabelled: int) -> int:
         return limits.image_bytes
     if media_type in VIDEO_TYPES:
         return limits.video_bytes
-    if media_type == OCTETS:
+    if media_type == OCTET_STREAM:
         return unlabelled
     return unlabelled + MULTIPART_OVERHEAD if media_type == MULTIPART else limits.tensor_bytes
 

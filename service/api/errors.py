@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from media.errors import MediaError
 from service.errors import ProblemError
+from service.formats.media_types import PROBLEM_TYPE
 
-PROBLEM_TYPE = "application/problem+json"
 BY_STATUS = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable"}
 
 

@@ -17,7 +17,7 @@ from service.errors import ProblemError
 from service.types import HttpMetrics
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-GONE = 499
+CLIENT_CLOSED_STATUS = 499  # no standard names one; nginx logs this
 
 
 class RequestMiddleware:
@@ -67,7 +67,7 @@ class _Exchange:
         try:
             await self._app(self._inner, self._count_in, self._count_out)
         except ClientGoneError:
-            self._status = GONE
+            self._status = CLIENT_CLOSED_STATUS
         except Exception as error:
             event(logging.ERROR, "internal", {"request_id": self._id, "route": route}, error)
             if self._status is not None:
@@ -77,7 +77,7 @@ class _Exchange:
             await problem_response(refusal, self._id, close=True)(self._scope, self._count_in, self._count_out)
         finally:
             # Nothing was sent: the server gave the request up because its client left.
-            code = GONE if self._status is None else self._status
+            code = CLIENT_CLOSED_STATUS if self._status is None else self._status
             seconds = time.perf_counter() - self._started
             method = self._method if self._method in METHODS else "other"
             if self._metrics is not None:

@@ -8,8 +8,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.api.body import MULTIPART, BodyKind
-from service.api.errors import PROBLEM_TYPE
 from service.errors import PROBLEMS
+from service.formats.media_types import PROBLEM_TYPE
 
 BINARY = {"type": "string", "format": "binary"}
 MULTIPART_OPTIONS = {"type": "string", "description": "JSON object of the query's options"}
@@ -74,5 +74,22 @@ def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
 def _content(takes: BodyKind) -> dict[str, Any]:
     form = {takes.part: BINARY, "options": MULTIPART_OPTIONS}
     schemas: dict[str, Any] = {MULTIPART: {"type": "object", "required": [takes.part], "properties": form}}
-    schemas |= dict.fromkeys(takes.maps, takes.schema)
+    schemas |= dict.fromkeys(takes.maps, inlined(takes.schema))
     return {name: {"schema": schemas.get(name, BINARY)} for name in takes.types}
+
+
+def inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema of pydantic's with its definitions in place of the references to them."""
+    definitions = schema.get("$defs", {})
+
+    def resolve(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolve(item) for item in part]
+        if not isinstance(part, dict):
+            return part
+        if "$ref" in part:
+            return resolve(definitions[part["$ref"].rpartition("/")[2]])
+        return {name: resolve(value) for name, value in part.items() if name not in ("$defs", "title")}
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from media.identify import HEAD_BYTES, MEDIA_TYPES, sniff
 from media.limits import check_bytes, check_kept
-from service.api.body import MULTIPART, OCTETS, Body, BodyKind, parse_content_type
+from service.api.body import MULTIPART, Body, BodyKind, parse_content_type
 from service.api.multipart import Part, read_parts
 from service.errors import ProblemError
 from service.formats.codes import FORMATS, read_codes, sniff_codes
 from service.formats.json import from_base64, read_json
-from service.formats.media_types import JSON, MSGPACK
+from service.formats.media_types import JSON, MSGPACK, OCTET_STREAM
 from service.formats.msgpack import unpack
-from service.formats.result import EncodeResult
+from service.formats.result import EncodeMeta, EncodeResult
 from service.formats.tensors import unpack_tensor
 from service.operations.clip import ClipSource
 from service.settings import Limits
@@ -51,7 +51,7 @@ def parse_media(body: Body, limits: Limits) -> MediaUpload:
     if media_type == MULTIPART:
         parts = read_parts(body, "media")
         part = parts["media"]
-        declared = parse_content_type(part.content_type, (*MEDIA_TYPES, OCTETS)).media_type
+        declared = parse_content_type(part.content_type, (*MEDIA_TYPES, OCTET_STREAM)).media_type
         upload = MediaUpload(ClipSource(bytes(part.data), _declared(declared)), _options(parts))
     elif media_type == MSGPACK:
         upload = _from_map(unpack(body.data, limits.tensor_bytes), limits, in_json=False)
@@ -76,8 +76,8 @@ def parse_codes(body: Body, limits: Limits) -> CodesUpload:
         parts = read_parts(body, "tokens")
         part = parts["tokens"]
         data, options = bytes(part.data), _options(parts)
-        media_type = parse_content_type(part.content_type, (*FORMATS, OCTETS)).media_type
-    if media_type == OCTETS:
+        media_type = parse_content_type(part.content_type, (*FORMATS, OCTET_STREAM)).media_type
+    if media_type == OCTET_STREAM:
         found = sniff_codes(data[:64])
         if found is None:
             raise ProblemError(
@@ -108,7 +108,7 @@ def _from_map(fields: dict[str, Any], limits: Limits, in_json: bool) -> MediaUpl
 
 
 def _declared(media_type: str) -> str | None:
-    return None if media_type == OCTETS else media_type
+    return None if media_type == OCTET_STREAM else media_type
 
 
 def _check_array(array: NDArray[Any], limits: Limits) -> NDArray[np.uint8]:
@@ -158,20 +158,26 @@ _MEDIA_MAP = {
 }
 
 
-_RESULT_MAP = {
-    "type": "object",
-    "description": "the answer of /encode, as it came; bundle and tokens (or latents) are what is needed",
-    "properties": {
-        "bundle": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-        "tokens": {
-            "type": "array",
-            "items": {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
-        },
+def _nested_lists(depth: int, number: str) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": number}
+    for _ in range(depth):
+        schema = {"type": "array", "items": schema}
+    return schema
+
+
+_META = EncodeMeta.model_json_schema()
+_RESULT_MAP = _META | {
+    "description": "the answer of /encode, as it came; bundle and tokens or latents are what is needed",
+    "properties": _META["properties"]
+    | {
+        "tokens": _nested_lists(3, "integer") | {"description": "tokens (t, h, w)"},
+        "latents": _nested_lists(4, "number") | {"description": "latents (t, h, w, c)"},
     },
+    "anyOf": [{"required": ["tokens"]}, {"required": ["latents"]}],
 }
 
 MEDIA = BodyKind(
-    types=(*MEDIA_TYPES, OCTETS, MULTIPART, MSGPACK, JSON),
+    types=(*MEDIA_TYPES, OCTET_STREAM, MULTIPART, MSGPACK, JSON),
     part="media",
     unlabelled_bytes=lambda limits: max(limits.image_bytes, limits.video_bytes),
     parse=parse_media,
@@ -179,7 +185,7 @@ MEDIA = BodyKind(
     schema=_MEDIA_MAP,
 )
 CODES = BodyKind(
-    types=(*FORMATS, OCTETS, MULTIPART),
+    types=(*FORMATS, OCTET_STREAM, MULTIPART),
     part="tokens",
     unlabelled_bytes=lambda limits: limits.tensor_bytes,
     parse=parse_codes,

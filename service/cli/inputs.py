@@ -22,6 +22,7 @@ from media.resize import plan
 from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
 from service.cli.errors import CommandError
 from service.errors import ProblemError
+from service.formats.media_types import NPY
 
 # The times of more frames than this would outgrow the headers of the files that carry them.
 MAX_TIMES = 2048
@@ -64,9 +65,7 @@ class ArrayReader(FrameReader):
         return self._plan.preprocess
 
     def info(self) -> SourceInfo:
-        return SourceInfo(
-            "application/x-npy", "raw", self._plan.width, self._plan.height, len(self._pixels), None, None, []
-        )
+        return SourceInfo(NPY, "raw", self._plan.width, self._plan.height, len(self._pixels), None, None, [])
 
     def details(self) -> FileDetails:
         height, width = self._pixels.shape[1:3]

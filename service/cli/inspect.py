@@ -9,6 +9,7 @@ import typer
 
 from service.cli.errors import CommandError
 from service.cli.options import MEDIA_HELP, grouped
+from service.formats.media_types import NPY
 from service.operations.options import MediaRequest
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _inspect(source: Source, options: MediaOptions, array: Path, console: Consol
     from service.cli.progress import tracked
 
     kept, thumbs = 0, []
-    target = Target(array, "application/x-npy")
+    target = Target(array, NPY)
     with (
         open_media(source.path, options, source.name) as reader,
         writing_pixels(target, reader.expected, 1.0) as write,

@@ -20,6 +20,7 @@ from model.tokenizer.tokenizer import CodeError
 from service.cli.errors import CommandError
 from service.cli.options import Device
 from service.engine.card import model_card
+from service.engine.device import choose_device
 from service.operations.decode import DecodePlan
 from service.types import Size, Want
 
@@ -45,10 +46,10 @@ class LocalTokenizer:
     """
 
     def __init__(self, bundle: Path, device: Device) -> None:
-        cuda = torch.cuda.is_available()
-        if device == "cuda" and not cuda:
-            raise CommandError("there is no CUDA device here; use --device cpu")
-        self._device = torch.device("cuda" if cuda and device != "cpu" else "cpu")
+        try:
+            self._device = choose_device(device)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
         with _command_errors():
             loaded = load_bundle(bundle, self._device)
         self.card = model_card(loaded, self._device, "float32")

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from media.errors import MediaError
 from service.cli.errors import CommandError
+from service.formats.media_types import MSGPACK, NPY, NPZ, SAFETENSORS
 from service.formats.result import pointers
 
 DEFAULT_BUNDLE = Path("bundles/demo-vq")
@@ -24,12 +25,8 @@ Device = Literal["auto", "cpu", "cuda"]
 PICTURE_SUFFIXES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
 CLIP_SUFFIXES = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
 ARRAY_SUFFIX = ".npy"
-PIXEL_SUFFIXES = {**PICTURE_SUFFIXES, **CLIP_SUFFIXES, ARRAY_SUFFIX: "application/x-npy"}
-RESULT_SUFFIXES = {
-    ".npz": "application/x-npz",
-    ".safetensors": "application/vnd.safetensors",
-    ".msgpack": "application/msgpack",
-}
+PIXEL_SUFFIXES = {**PICTURE_SUFFIXES, **CLIP_SUFFIXES, ARRAY_SUFFIX: NPY}
+RESULT_SUFFIXES = {".npz": NPZ, ".safetensors": SAFETENSORS, ".msgpack": MSGPACK}
 
 MEDIA_HELP = "Images, videos, .npy of uint8 (H, W, 3) or (T, H, W, 3), folders of these, or - for standard input."
 

@@ -120,8 +120,8 @@ def _optional(
     if destination is None:
         yield lambda part: None
         return
+    from media.types import DEFAULT_FPS
     from service.cli.outputs import writing_pixels
-    from service.formats.pixels import DEFAULT_FPS
 
     target = destination.of_pixels(source, reader.expected)
     fps = options.fps or reader.info().kept_fps or DEFAULT_FPS

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.identify import HEAD_BYTES, sniff
+from service.formats.media_types import OCTET_STREAM
 from service.formats.result import EncodeMeta, EncodeResult
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-OCTETS = "application/octet-stream"
 # Modes that PNG stores without loss. A picture in another one has a profile that a conversion here would ignore.
 PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
 PNG_LEVEL = 1  # the next level takes twice the time for a tenth of the bytes
@@ -96,7 +96,7 @@ def content_type(body: bytes | Path) -> str:
             head = file.read(HEAD_BYTES)
     else:
         head = body[:HEAD_BYTES]
-    return sniff(head) or OCTETS
+    return sniff(head) or OCTET_STREAM
 
 
 def codes_result(codes: Codes, bundle: str | None) -> EncodeResult:

@@ -9,9 +9,10 @@ from typing import Any
 
 import httpx
 
+from service.formats.media_types import PROBLEM_TYPE
+
 FIRST_WAIT_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 30.0  # a server that asks for more is not waited for
-PROBLEM_TYPE = "application/problem+json"
 
 # Statuses that proxies and the cluster's own limits make, without a problem document; the service never answered.
 TRANSIENT_WITHOUT_PROBLEM = frozenset({408, 429, 500, 502, 503, 504})

@@ -27,7 +27,14 @@ CARDS_SECONDS = 5.0  # how long the list of bundles is believed, and how long it
 REPORT_SECONDS = 2.0
 
 # The replica took the call down with it, so nobody has seen an answer, and every call may be repeated.
-LOST = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, ReplicaUnavailableError, DeviceFault)
+REPLICA_LOSS_ERRORS = (
+    RayActorError,
+    WorkerCrashedError,
+    NodeDiedError,
+    ObjectLostError,
+    ReplicaUnavailableError,
+    DeviceFault,
+)
 
 Answer = TypeVar("Answer", Encoded, Decoded)
 
@@ -131,7 +138,7 @@ class RayBackend:
             left = {"seconds": deadline - clock()} if arguments else {}  # `models` takes neither
             try:
                 answer = await self._once(deadline, method, *arguments, **left)
-            except LOST as error:
+            except REPLICA_LOSS_ERRORS as error:
                 log.warning("a tokenizer replica was lost under a request: %s", type(error).__name__)
                 continue
             if isinstance(answer, ProblemError):

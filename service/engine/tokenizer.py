@@ -20,6 +20,7 @@ from model.bundle import load_bundle
 from model.inference.tokenizer import BATCHES, CompiledTokenizer
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine.card import model_card
+from service.engine.device import choose_device
 from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.types import ModelCard, Size, TokenizerKey
 
@@ -43,23 +44,21 @@ class Engine:
         threads: CPU threads.
     Raises:
         BundleError: a folder is not a usable bundle.
-        ValueError: two bundles share a name.
+        ValueError: two bundles share a name, or there is no CUDA device.
     """
 
     def __init__(self, bundles: Sequence[Path], device: str, dtype: str, threads: int) -> None:
         jit.count_compilations()
         self._kernels_when_ready = 0
         torch.set_num_threads(threads)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self._device = torch.device(device)
+        self._device = choose_device(device)
         self._tokenizers: dict[str, OmniTokenizer] = {}
         self._compiled: dict[str, CompiledTokenizer] = {}
         self.cards: list[ModelCard] = []
         for path in bundles:
-            bundle = load_bundle(path, device, DTYPES[dtype])
+            bundle = load_bundle(path, self._device, DTYPES[dtype])
             if bundle.name in self._tokenizers:
-                raise ValueError(f"two bundles are named {bundle.name!r}")
+                raise ValueError(f"Two bundles are named {bundle.name!r}; rename the folder of one.")
             self._tokenizers[bundle.name] = bundle.tokenizer
             if self._device.type == "cuda":
                 self._compiled[bundle.name] = CompiledTokenizer(bundle.tokenizer)

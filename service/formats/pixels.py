@@ -14,7 +14,6 @@ from service.types import ModelCard
 
 RAW = (MSGPACK, NPY)
 PIXEL_TYPES = (*IMAGE_OUTPUTS, *VIDEO_OUTPUTS, *RAW)
-DEFAULT_FPS = 25.0
 
 
 def pixel_offers(frames: int) -> tuple[str, ...]:

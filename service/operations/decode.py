@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from media.types import DEFAULT_FPS
 from service.errors import ProblemError
-from service.formats.pixels import DEFAULT_FPS
 from service.formats.result import EncodeResult
 from service.operations.bundles import find_decoder
 from service.operations.clip import PixelResult, check_size

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from media.types import DEFAULT_FPS
 from model.metrics.psnr import psnr
-from service.formats.pixels import DEFAULT_FPS
 from service.operations.bundles import find_card
 from service.operations.clip import ClipSource, PixelResult, check_size
 from service.operations.options import ReconstructOptions

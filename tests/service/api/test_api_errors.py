@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from service.api.errors import PROBLEM_TYPE, problem_response
+from service.api.errors import problem_response
 from service.errors import PROBLEMS, ProblemError
 
 STATUSES = {
@@ -31,7 +31,7 @@ STATUSES = {
 def test_a_code_decides_the_status(code: str, status: int) -> None:
     response = problem_response(ProblemError(code, "A sentence."), "id-1", close=False)
     document = json.loads(response.body)
-    assert (response.status_code, response.media_type) == (status, PROBLEM_TYPE)
+    assert (response.status_code, response.media_type) == (status, "application/problem+json")
     assert (document["code"], document["status"], document["request_id"]) == (code, status, "id-1")
 
 

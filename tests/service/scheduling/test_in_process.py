@@ -266,7 +266,7 @@ def test_failures_of_the_device_have_names(
 
 
 def test_bundles_must_load_and_have_names_of_their_own(bundles: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="two bundles are named 'vq'"):
+    with pytest.raises(ValueError, match="Two bundles are named 'vq'"):
         Engine([bundles[0], bundles[0]], "cpu", "float32", 1)
     with pytest.raises(BundleError):
         Engine([tmp_path], "cpu", "float32", 1)
