@@ -52,7 +52,8 @@ KEEPERS = {
     "msgpack": ("service.formats.msgpack",),
     "safetensors": ("service.formats.safetensors",),
 }
-USES_MODEL = {"service.engine.card", "service.engine.tokenizer"}  # and the command, which works offline
+# And the command, which works offline.
+USES_MODEL = {"service.engine.card", "service.engine.device", "service.engine.tokenizer"}
 # Modules outside `training.tokenizer` that know it: the loop runs its step, the run hands weights from head to head,
 # and evaluation counts its codes.
 KNOWS_TOKENIZER = {"training.trainer", "training.runner", "training.evaluation.code_statistics"}

@@ -55,6 +55,6 @@ def find_decoder(cards: Sequence[ModelCard], options: DecodeOptions, meta: Encod
     known = {card.id for card in cards}
     card = find_card(cards, options.model or (meta.model if meta.model in known else None))
     if card.hash != made_by:
-        detail = f"The bundle {made_by} made the tokens, and {card.id} is the bundle {card.hash}."
+        detail = f"The tokens were made by bundle {made_by}, and {card.id} is bundle {card.hash}. Name its model."
         raise ProblemError("model-mismatch", detail)
     return card

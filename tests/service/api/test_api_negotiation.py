@@ -57,5 +57,5 @@ def test_nonsense_is_a_bad_header(header: str) -> None:
 
 def test_refusal_lists_the_offers() -> None:
     with pytest.raises(ProblemError, match="A clip of 9 frames can be sent as video/mp4, ") as caught:
-        require("image/png", CLIP, "a clip of 9 frames")
+        require("image/png", CLIP, "A clip of 9 frames")
     assert caught.value.code == "not-acceptable"

@@ -140,8 +140,8 @@ def test_labels_of_other_times_and_programs(http: httpx.Client, label: str, make
         ("-F media=@{name}", b"tokens"),
         ('-F media=@{name} -F options={{"size":64}}', b"tokens"),
         ("-F media=@{name};type=image/png;filename=täöü.png", b"tokens"),
-        ("-F file=@{name}", b"a part named media"),
-        ("-F media=@{name} -F size=64", b"options go into the query"),
+        ("-F file=@{name}", b"a part named `media`"),
+        ("-F media=@{name} -F size=64", b"Options go into the query"),
     ],
 )
 def test_curl_lines_work_or_say_what_is_missing(server: Server, tmp_path: Path, options: str, words: bytes) -> None:
