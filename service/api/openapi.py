@@ -89,6 +89,8 @@ def inlined(schema: dict[str, Any]) -> dict[str, Any]:
             return part
         if "$ref" in part:
             return resolve(definitions[part["$ref"].rpartition("/")[2]])
+        if "\n" in (text := part.get("description", "")):  # of a docstring, its first line
+            part = part | {"description": text.partition("\n")[0]}
         return {name: resolve(value) for name, value in part.items() if name not in ("$defs", "title")}
 
     resolved: dict[str, Any] = resolve(schema)
