@@ -15,7 +15,8 @@ from torch import Tensor
 from training.devices import resolve_device
 from training.errors import TrainingError
 
-TIMEOUT = timedelta(minutes=20)  # compiling for a new resolution may take one rank minutes longer than another
+# compiling for a new resolution may take one rank minutes longer than another
+COLLECTIVE_TIMEOUT = timedelta(minutes=20)
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,10 @@ def init_distributed(name: str | None) -> Iterator[tuple[Ranks, torch.device]]:
         torch.cuda.set_device(device)
     if not 0 <= rank < world:
         raise TrainingError(f"RANK is {rank} of {world} processes")
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", rank=rank, world_size=world, timeout=TIMEOUT)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
     try:
-        yield Ranks(rank, world, dist.new_group(backend="gloo", timeout=TIMEOUT)), device
+        yield Ranks(rank, world, dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)), device
     finally:
         dist.destroy_process_group()
 

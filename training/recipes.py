@@ -273,7 +273,7 @@ def _without_tuples(value: Any) -> Any:
 
 
 def _demo() -> Recipe:
-    """Return a small causal tokenizer's: minutes on one GPU for each stage."""
+    """Build the recipe of the demo bundles: a small causal tokenizer, minutes on one GPU for each stage."""
     image = Stage(
         name="image", head="vq", steps=3_000, image_batch_size=96, resolutions=(128,), base_resolution=128,
         batch_multiple=2, learning_rate=8e-4, unquantized_steps=300, losses=LossWeights(l2=20.0, l1=2.0),
@@ -287,7 +287,7 @@ def _demo() -> Recipe:
 
 
 def _paper() -> Recipe:
-    """Return section 4 on ImageNet and UCF-101: what the text gives, the rest as commonly set."""
+    """Build the paper's recipe for ImageNet and UCF-101: section 4 where it gives a value, else common settings."""
     losses = LossWeights(
         l2=1.0, perceptual=1.0, perceptual_network="vgg",
         image_adversarial=0.1, video_adversarial=0.1, feature_matching=1.0,
@@ -304,7 +304,7 @@ def _paper() -> Recipe:
 
 
 def _debug() -> Recipe:
-    """Return every part of the trainer in seconds on a CPU."""
+    """Build a recipe that runs every part of the trainer in seconds on a CPU."""
     losses = LossWeights(l2=20.0, l1=2.0, image_adversarial=0.02, video_adversarial=0.02, feature_matching=0.5)
     image = Stage(
         name="image", head="vq", steps=60, image_batch_size=4, resolutions=(32,), base_resolution=32,

@@ -166,7 +166,7 @@ def rows() -> dict[str, list[dict[str, Any]]]:
                 "Files decoded",
                 "ops",
                 {"{{container}} {{result}}": rate("media_results_total", "container, result", 'kind="decode"')},
-                "ok, or the problem that the caller was told.",
+                "ok, or the problem that the caller received.",
             ),
             panel(
                 "Files written",

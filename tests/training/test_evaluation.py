@@ -194,7 +194,7 @@ def test_standard_networks_give_the_standard_names(
 
 
 class Stub(nn.Module):
-    """Stands in for a network: mean and spread of each colour."""
+    """A network's double: mean and spread of each colour."""
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(2).float() if x.dim() == 4 else x.flatten(2)

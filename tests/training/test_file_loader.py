@@ -116,7 +116,7 @@ def test_an_exception_in_the_trainer_ends_the_workers(copy: Path) -> None:
 
 
 def colours(root: Path, count: int) -> Path:
-    """Images of one grey each, which tells them apart, with a bright left half."""
+    """Images of one grey each, which identifies them, with a bright left half."""
     for number in range(count):
         pixels = np.full((8, 8, 3), 4 * number, np.uint8)
         pixels[:, :4] += 128
@@ -144,7 +144,7 @@ def test_half_of_the_items_are_mirrored(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["zero bytes", "text", "truncated", "gone"])
 def test_a_broken_file_is_replaced_listed_and_counted(tmp_path: Path, damage: str) -> None:
-    """The next whole file of the epoch's order stands in; all other items stay what they were."""
+    """The next whole file of the epoch's order replaces it; all other items stay what they were."""
     root = colours(tmp_path, 6)
     whole = next(loader_of(root).stream([BatchSpec("images", 8, 12, 0, 1)]))
     loader = loader_of(root)  # it has listed the files before they break

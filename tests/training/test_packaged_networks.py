@@ -61,7 +61,7 @@ def test_a_converted_convolution_gives_what_the_packages_gives(
 
 
 def packaged(cache: Path) -> PackagedNetwork:
-    """A package that lies in the cache already, so that nothing is fetched."""
+    """A package that is in the cache already, so that nothing is fetched."""
     member = cache / "python" / "tiny==1.0" / "tiny" / "weights.pth"
     member.parent.mkdir(parents=True)
     torch.save({"_fc.weight": torch.arange(6.0).view(2, 3).t(), "_bn.num_batches_tracked": torch.tensor(3)}, member)

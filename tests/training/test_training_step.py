@@ -219,7 +219,7 @@ def test_latents_are_drawn_anew_for_each_step_and_again_the_same(images: Tensor)
 
 
 class NoQuestions(TorchDispatchMode):
-    """Refuses operations whose answer a CPU must wait for, or whose result has a size that only the values tell."""
+    """Refuses operations whose answer a CPU must wait for, or whose result has a size that depends on the values."""
 
     WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount", "equal.default", "is_nonzero")
 

@@ -27,7 +27,7 @@ WALKED_BETWEEN = (15, 50)  # frames between clips, so that two clips differ
 MIN_MOTION = 2.0  # mean absolute difference of neighbouring frames, of 255, below which a clip is dropped
 MIN_LIGHT = 24.0  # mean of a clip's pixels, of 255
 ATTEMPTS = 60  # clips tried for each clip kept
-STUCK = 1.5  # map units moved between frames, below which the walker turns away
+MIN_MOVED_UNITS = 1.5  # of the map, between frames, below which the walker turns away
 
 
 def record(name: str, size: int, frames: int, count: int, seed: int, path: Path) -> NDArray[np.uint8]:
@@ -126,8 +126,8 @@ class Walker:
         place = np.array(state.game_variables)
         moved = float(np.hypot(*(place - self.place)))
         self.place = place
-        if self.gait.left == 0 or (moved < STUCK and self.gait.forward > 0):
-            self._change(stuck=moved < STUCK)
+        if self.gait.left == 0 or (moved < MIN_MOVED_UNITS and self.gait.forward > 0):
+            self._change(stuck=moved < MIN_MOVED_UNITS)
         self.gait.left -= 1
         self.steps += 1
         turn = self.gait.turn + (self._opening(state.depth_buffer) if self.gait.forward > 0 else 0.0)

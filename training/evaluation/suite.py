@@ -85,7 +85,7 @@ class MetricSuite:
     def metrics(self, frames: int) -> list[SetMetric]:
         """Return fresh metrics for a set of items of so many frames.
 
-        The packaged network stands in where a standard one was not given.
+        The packaged network replaces a standard one that was not given.
         """
         metrics: list[SetMetric] = []
         if self.inception is not None:

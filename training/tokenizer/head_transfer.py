@@ -51,7 +51,7 @@ def transfer_head(source: OmniTokenizer, config: TokenizerConfig, pixels: Tensor
     if isinstance(old, VQHead) and isinstance(new, VAEHead):
         length, square = _lengths(old.to_code(embed), ranks)
         spread = dim**0.5  # of unit vectors, so that each component has about unit variance
-        # the scale at which vectors lie closest to their normalised selves
+        # the scale at which vectors are closest to their normalised selves
         mean_rows = length / square * spread
         new.to_moments.weight.zero_()
         new.to_moments.weight[:dim].copy_(old.to_code.weight * mean_rows)

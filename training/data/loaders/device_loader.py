@@ -18,7 +18,7 @@ from training.distributed import Ranks
 from training.errors import TrainingError
 
 Array = NDArray[Any]
-MIX = 3  # of three images one is a frame of a clip; of three clips one is a pan over a photograph
+MIX_PERIOD_ITEMS = 3  # of three images one is a frame of a clip; of three clips one is a pan over a photograph
 TOP, LEFT, FLIP, TIME, PAN = range(5)  # places of an item's random numbers; a pan takes seven
 
 
@@ -81,7 +81,7 @@ class DeviceLoader:
         numbers = item_uniforms(self.seed, spec.kind, share)
         photos, clips = _fit(self.photos, spec.side, 1), _fit(self.clips, spec.side, spec.frames)
         main, other = (photos, clips) if spec.kind == "images" else (clips, photos)
-        from_other = np.arange(share.start, share.stop) % MIX == MIX - 1
+        from_other = np.arange(share.start, share.stop) % MIX_PERIOD_ITEMS == MIX_PERIOD_ITEMS - 1
         if not main or not other:
             from_other[:] = not main
         parts: list[tuple[Array, Tensor]] = []  # where in the batch, and the pixels
@@ -174,7 +174,8 @@ def _turns(share: range, where: Array, mixed: bool) -> range:
     """Count the items of their sort before those of the share: consecutive, as the mix is regular."""
     number = share.start + int(where[0])
     if mixed:
-        number = number // MIX if number % MIX == MIX - 1 else number - number // MIX
+        cycle, place = divmod(number, MIX_PERIOD_ITEMS)
+        number = cycle if place == MIX_PERIOD_ITEMS - 1 else number - cycle
     return range(number, number + len(where))
 
 

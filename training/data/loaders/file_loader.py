@@ -34,8 +34,8 @@ class FileLoader:
     """Batches of files of images and of videos: random squares, random windows in time, half of them mirrored.
 
     Every epoch takes every file once, in an order of its own. The square spans the shorter side of the picture; smaller
-    pictures are enlarged. A file that cannot be decoded is listed, and the next one of the epoch's order stands in
-    for it.
+    pictures are enlarged. A file that cannot be decoded is listed, and the next one of the epoch's order takes
+    its place.
 
     Args:
         images, clips: the files of each kind, or none.
@@ -132,7 +132,7 @@ class FileLoader:
 
         `broken` lists files and shards that failed, each with its first reason; `skipped` counts how often a file was
         replaced; for each kind there are the number of files, the items made, and items per second of one worker;
-        `waited_seconds` is how long the trainer stood still for data.
+        `waited_seconds` is how long the trainer waited for data.
         """
         totals = self._totals
         kinds: dict[str, Any] = {
