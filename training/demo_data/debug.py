@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import av
 from PIL import Image
 
-from training.atomic_write import replacing
+from media.reader import open_frames
+from media.types import MediaOptions
+from media.write import encode_video
+from training.atomic_write import replace_file
 from training.errors import TrainingError
 from training.pictures import write_image
 
@@ -16,7 +17,8 @@ SAMPLES = Path(__file__).parents[2] / "docs" / "samples"
 SIDE = 96  # pixels of an image
 CORNERS = {"snow": ((0, 120), (112, 135), (224, 135)), "sky": ((0, 0), (112, 0), (224, 0))}  # left, top
 WINDOW, STEP = 21, 6  # frames of a clip, and between the starts of two
-CLIP_SIZE = (80, 64)
+CLIP_SIZE = (64, 80)  # height, width
+CLIP_FPS = 12
 
 
 def build_debug(out: Path, samples: Path = SAMPLES) -> None:
@@ -39,20 +41,11 @@ def build_debug(out: Path, samples: Path = SAMPLES) -> None:
                 for number, (left, top) in enumerate(corners):
                     crop = picture.crop((left, top, left + SIDE, top + SIDE))
                     write_image(crop, out / "images" / name / f"{number}.{suffix}")
-    with av.open(str(samples / "flight.mp4")) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
+    with (samples / "flight.mp4").open("rb") as file:
+        frames = list(open_frames(file, None, MediaOptions(size=CLIP_SIZE)))
     for number, start in enumerate(range(0, len(frames) - WINDOW + 1, STEP)):
         window = frames[start : start + WINDOW]
-        _write_clip(out / "clips" / "forward" / f"{number}.mp4", window)
-        _write_clip(out / "clips" / "backward" / f"{number}.mp4", window[::-1])
-
-
-def _write_clip(path: Path, frames: list[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as fresh, av.open(str(fresh), "w") as container:
-        stream = container.add_stream("libx264", rate=12, options={"crf": "18"})
-        stream.width, stream.height = CLIP_SIZE
-        stream.pix_fmt = "yuv420p"
-        for image in frames:
-            container.mux(stream.encode(av.VideoFrame.from_image(image.resize(CLIP_SIZE))))
-        container.mux(stream.encode(None))
+        for name, shown in (("forward", window), ("backward", window[::-1])):
+            path = out / "clips" / name / f"{number}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(path, encode_video(shown, "video/mp4", CLIP_FPS))

@@ -80,6 +80,8 @@ def camera_clips(paths: list[Path], size: int, frames: int) -> tuple[NDArray[np.
     clips, labels = [], []
     for label, path in enumerate(paths):
         try:
+            # Not `media.open_frames`: published metrics rest on these bytes, and it corrects colour and pixel aspect,
+            # resamples by another filter, and refuses MPEG-1.
             with av.open(str(path)) as container:
                 pictures = [centre_square(frame.to_image(), size) for frame in container.decode(video=0)]
         except (av.FFmpegError, OSError) as error:
