@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from types import TracebackType
 from typing import Any, BinaryIO
 
 import av
@@ -151,14 +150,6 @@ class VideoWriter:
         self._container: Any = av.open(file, "w", format=chosen.muxer, container_options=chosen.container_options)
         sides = (height + self._padding[0][1], width + self._padding[1][1])
         self._stream = _add_stream(self._container, chosen, rate, *sides)
-
-    def __enter__(self) -> VideoWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def write(self, frames: NDArray[np.uint8]) -> None:
         """Append frames.

@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_an_mp4_is_fragmented_and_goes_to_a_pipe() -> None:
 @pytest.mark.parametrize("media_type", VIDEO_OUTPUTS)
 def test_frames_may_come_one_by_one_or_in_chunks(media_type: str) -> None:
     clip, file = pattern(7, 32, 48), io.BytesIO()
-    with VideoWriter(file, media_type, 24, 32, 48) as writer:
+    with closing(VideoWriter(file, media_type, 24, 32, 48)) as writer:
         writer.write(clip[0])
         writer.write(clip[1:4])
         writer.write(clip[4:])
@@ -159,7 +160,7 @@ def test_what_cannot_be_written_is_refused(media_type: str, fps: float, shape: t
     ids=["floats", "wider", "transparent"],
 )
 def test_frames_of_another_kind_are_refused(frames: np.ndarray) -> None:
-    with VideoWriter(io.BytesIO(), "video/mp4", 24.0, 8, 8) as writer:
+    with closing(VideoWriter(io.BytesIO(), "video/mp4", 24.0, 8, 8)) as writer:
         writer.write(np.zeros((8, 8, 3), np.uint8))
         with pytest.raises(ValueError, match="frame"):
             writer.write(frames)

@@ -90,7 +90,6 @@ def test_kinds_are_told_by_suffix_and_classes_by_the_first_folder(tmp_path: Path
         "dog/3.jpeg": (b"dog/3.jpeg", "dog"),
     }  # fmt: skip
     assert listed(found.clips) == {"dog/run.mp4": (b"dog/run.mp4", "dog")}
-    assert found.other == {".txt": 1}
     assert found.images.place(0) == str(tmp_path / "cat/1.jpg")
 
 
@@ -145,8 +144,7 @@ def test_a_damaged_shard_is_used_up_to_the_damage(tmp_path: Path) -> None:
     found = find_files(tmp_path)
     assert found.images is not None
     assert len(found.images) == 2
-    assert [Path(place).name for place, _ in found.damaged] == ["a.tar", "b.tar", "c.tar"]
-    assert found.images.damaged == found.damaged
+    assert [Path(place).name for place, _ in found.images.damaged] == ["a.tar", "b.tar", "c.tar"]
 
 
 def test_compressed_shards_are_refused(tmp_path: Path) -> None:
@@ -163,7 +161,6 @@ def test_a_table_names_the_classes(tmp_path: Path) -> None:
     assert found.clips is not None
     assert [label for _, label in listed(found.images).values()] == ["sea", "sky, cloudy"]
     assert [label for _, label in listed(found.clips).values()] == ["sea"]
-    assert found.other == {}
     (tmp_path / "labels.csv").rename(tmp_path / "labels.tsv")
     (tmp_path / "labels.tsv").write_text("x/1.jpg\tsea\nx/2.jpg\tsky\ny/3.mp4\tsea\n")
     assert images(tmp_path).classes == ("sea", "sky")

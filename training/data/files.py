@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,14 +168,10 @@ class FoundFiles:
 
     Args:
         images, clips: the files of each kind, or none.
-        damaged: shards that end early or are none, with the reason.
-        other: how many files were of neither kind, by suffix.
     """
 
     images: Source | None
     clips: Source | None
-    damaged: tuple[tuple[str, str], ...]
-    other: dict[str, int]
 
 
 def find_files(root: Path) -> FoundFiles:
@@ -207,14 +202,10 @@ def find_files(root: Path) -> FoundFiles:
             damaged.append((str(path), problem))
     # by name: shards of a folder count its files as the folder does, however they are cut
     members.sort(key=lambda member: (os.fsencode(member.name), member.shard))
-    label_file = find_label_file(base)
     known = [member for member in members if kind_of(member.name)]
-    labels = classify(known, label_file)
-    other = Counter(_suffix(member.name) for member in members if not kind_of(member.name))
-    if label_file is not None:
-        other[label_file.suffix] -= 1
+    labels = classify(known, find_label_file(base))
     images, clips = (_source(kind, base, known, tars, labels, tuple(damaged)) for kind in KINDS)
-    return FoundFiles(images, clips, tuple(damaged), dict(+other))
+    return FoundFiles(images, clips)
 
 
 def _source(
@@ -233,10 +224,6 @@ def _source(
     of = np.array([labels.of[i] for i in chosen] if labels.of else [], np.int64)
     names = PackedNames([members[i].name for i in chosen])
     return Source(kind, root, names, shards, shard, offset, size, labels.classes, of, damaged)
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
 
 
 def _walk(root: Path) -> Iterator[str]:

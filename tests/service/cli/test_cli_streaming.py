@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture = blocks.repeat(8, 0).repeat(8, 1)
     for name, frames in (("short", SHORT), ("long", LONG)):
         path = folder / f"{name}.mp4"
-        with path.open("wb") as file, VideoWriter(file, "video/mp4", 25.0, SIDE, SIDE) as writer:
+        with path.open("wb") as file, closing(VideoWriter(file, "video/mp4", 25.0, SIDE, SIDE)) as writer:
             for step in range(frames):
                 writer.write(np.roll(picture, (step, 2 * step), (0, 1)))
     return folder
