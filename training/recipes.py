@@ -93,7 +93,10 @@ class Discriminators:
     def __post_init__(self) -> None:
         counts = (self.every, self.channels, self.layers)
         if self.start < 0 or min(counts) < 1 or self.channels % 32 or self.learning_rate <= 0:
-            raise TrainingError(f"no discriminators can be trained as {self}")
+            raise TrainingError(
+                f"{self} must have start of at least 0, every and layers of at least 1, channels a multiple of 32, "
+                "and learning_rate above 0"
+            )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from training.data.files import Source
 from training.errors import one_line
 
 SIDE, FRAMES = 256, 17  # of what is decoded
-CHUNK = 64  # files that a process takes at a time
+CHUNK_FILES = 64  # files that a process takes at a time
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def inspect(source: Source, most: int, fps: float | None, workers: int, progress
     """
     size = len(source)
     chosen = np.random.default_rng(0).permutation(size)[: most or size]
-    chunks = [chosen[start : start + CHUNK].tolist() for start in range(0, len(chosen), CHUNK)]
+    chunks = [chosen[start : start + CHUNK_FILES].tolist() for start in range(0, len(chosen), CHUNK_FILES)]
     probes: list[Probe] = []
     # each process receives the list of files once, not with every chunk
     with ProcessPoolExecutor(

@@ -44,7 +44,7 @@ def debian_package(name: str, cache: Path) -> Path:
 
 
 def unzipped(archive: Path) -> Path:
-    """Return the folder beside a zip archive with its unpacked files.
+    """Return the folder next to a zip archive with its unpacked files.
 
     Raises:
         TrainingError: the archive is missing or damaged.
@@ -94,7 +94,7 @@ def _pip_target(folder: Path, requirements: list[str]) -> Path:
 
 @contextmanager
 def _unpacking(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside `folder`, in which `files` takes its place when the block ends well."""
+    """Give an empty folder next to `folder`, in which `files` takes its place when the block ends well."""
     scratch = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)

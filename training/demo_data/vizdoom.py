@@ -87,7 +87,7 @@ class Walker:
         import vizdoom  # not a dependency: only this class needs it
 
         self.random = np.random.default_rng([seed, MAPS.index(name)])
-        self.scratch = tempfile.TemporaryDirectory()  # the game writes its settings beside the working directory
+        self.scratch = tempfile.TemporaryDirectory()  # the game writes its settings next to the working directory
         self.game: Any = vizdoom.DoomGame()
         maps = path / "vizdoom" / f"freedoom{1 if name.startswith('E') else 2}.wad"
         self.game.set_doom_game_path(str(maps))

@@ -42,7 +42,8 @@ class PatchDiscriminator(nn.Module):
         super().__init__()
         if dims not in (2, 3) or channels % _GROUPS or channels < _GROUPS or layers < 1:
             raise ValueError(
-                f"no discriminator has dims={dims}, channels={channels} (a multiple of {_GROUPS}), layers={layers}"
+                f"dims={dims} must be 2 or 3, channels={channels} a multiple of {_GROUPS}, "
+                f"and layers={layers} at least 1"
             )
         self.dims = dims
         self.smallest = 3 * 2**layers

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from training.data.loaders.batch import Kind
 
-PER_ITEM = 16  # numbers that an item may use; a multiple of the 4 that Philox makes at a time
+NUMBERS_PER_ITEM = 16  # numbers that an item may use; a multiple of the 4 that Philox makes at a time
 KIND_KEYS: dict[Kind, int] = {"images": 1, "clips": 2}
 ITEMS, EPOCHS = 0, 1  # last word of the counter: what the numbers are for
 
@@ -22,8 +22,8 @@ def item_uniforms(seed: int, kind: Kind, items: range) -> NDArray[np.float64]:
         kind: of the items.
         items: their numbers, in steps of 1.
     """
-    counter = [items.start * (PER_ITEM // 4), 0, 0, ITEMS]
-    return np.random.Generator(_philox(seed, kind, counter)).random((len(items), PER_ITEM))
+    counter = [items.start * (NUMBERS_PER_ITEM // 4), 0, 0, ITEMS]
+    return np.random.Generator(_philox(seed, kind, counter)).random((len(items), NUMBERS_PER_ITEM))
 
 
 @lru_cache(maxsize=8)
