@@ -35,7 +35,7 @@ class _Nameless:
 
 
 def _refuse_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
-    raise PermissionError("media may not open other files")
+    raise PermissionError("Media may not open other files.")
 
 
 def open_container(file: BinaryIO, limits: MediaLimits | None) -> Any:

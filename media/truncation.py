@@ -99,5 +99,5 @@ def without_end(data: bytes, decode: Callable[[BinaryIO], Image.Image]) -> Image
     one, other = map(np.asarray, pictures)
     different = np.flatnonzero((one != other).reshape(len(one), -1).any(1))
     if len(different) and (len(one) - different[0]) * _MISSING > len(one):
-        raise OSError("too much of the picture is missing")
+        raise OSError("Too much of the picture is missing.")
     return pictures[0]

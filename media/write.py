@@ -77,10 +77,10 @@ def encode_image(pixels: NDArray[np.uint8], media_type: str, quality: int | None
         pixels = pixels[0]
     _check_pixels(pixels)
     if media_type not in IMAGE_OUTPUTS:
-        raise ValueError(f"pictures are written as one of {', '.join(IMAGE_OUTPUTS)}, not {media_type!r}")
+        raise ValueError(f"Pictures are written as one of {', '.join(IMAGE_OUTPUTS)}, not {media_type!r}.")
     if quality is not None and (media_type not in _QUALITY or not 1 <= quality <= 100):
         raise ValueError(
-            f"quality must be 1 to 100 and for one of {', '.join(_QUALITY)}; got {quality} for {media_type}"
+            f"A quality must be 1 to 100 and for one of {', '.join(_QUALITY)}; got {quality} for {media_type}."
         )
     buffer, image = io.BytesIO(), Image.fromarray(pixels)
     if media_type == "image/png":
@@ -112,7 +112,7 @@ def encode_video(frames: Iterable[NDArray[np.uint8]], media_type: str, fps: floa
             writer = VideoWriter(buffer, media_type, fps, frame.shape[0], frame.shape[1])
         writer.write(frame)
     if writer is None:
-        raise ValueError("a clip needs at least one frame")
+        raise ValueError("A clip needs at least one frame.")
     writer.close()
     return buffer.getvalue()
 
@@ -136,17 +136,17 @@ class VideoWriter:
 
     def __init__(self, file: BinaryIO, media_type: str, fps: float, height: int, width: int) -> None:
         if media_type not in _FORMATS:
-            raise ValueError(f"clips are written as one of {', '.join(VIDEO_OUTPUTS)}, not {media_type!r}")
+            raise ValueError(f"Clips are written as one of {', '.join(VIDEO_OUTPUTS)}, not {media_type!r}.")
         if not (math.isfinite(fps) and 0 < fps <= _MAX_FPS):
-            raise ValueError(f"fps must be above 0 and at most {_MAX_FPS}, got {fps}")
+            raise ValueError(f"A rate of {fps} frames per second must be above 0 and at most {_MAX_FPS}.")
         if height < 1 or width < 1:
-            raise ValueError(f"frames need at least one pixel, got {height}x{width}")
+            raise ValueError(f"Frames need at least one pixel, got {height}x{width}.")
         chosen = _FORMATS[media_type]
         self._shape = (height, width, 3)
         self._padding = ((0, -height % chosen.multiple), (0, -width % chosen.multiple), (0, 0))
         rate = Fraction(min(fps, chosen.max_fps)).limit_denominator(1001) or Fraction(fps).limit_denominator(10**6)
         if not rate:
-            raise ValueError(f"fps must be at least 1e-6, got {fps}")
+            raise ValueError(f"A rate of {fps} frames per second must be at least 1e-6.")
         self._container: Any = av.open(file, "w", format=chosen.muxer, container_options=chosen.container_options)
         sides = (height + self._padding[0][1], width + self._padding[1][1])
         self._stream = _add_stream(self._container, chosen, rate, *sides)
@@ -163,7 +163,7 @@ class VideoWriter:
         for pixels in frames if frames.ndim == 4 else (frames,):
             _check_pixels(pixels)
             if pixels.shape != self._shape:
-                raise ValueError(f"this clip has frames of shape {self._shape}, got {pixels.shape}")
+                raise ValueError(f"This clip has frames of shape {self._shape}, got {pixels.shape}.")
             self._container.mux(self._stream.encode(self._frame(pixels)))
 
     def close(self) -> None:
@@ -213,4 +213,4 @@ def _palette_frame(pixels: NDArray[np.uint8]) -> Any:
 
 def _check_pixels(pixels: NDArray[Any]) -> None:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
-        raise ValueError(f"a frame is uint8 (H, W, 3), got {pixels.dtype} {pixels.shape}")
+        raise ValueError(f"A frame is uint8 (H, W, 3), got {pixels.dtype} {pixels.shape}.")

@@ -68,7 +68,7 @@ class ProblemError(Exception):
 
     def __post_init__(self) -> None:
         if self.code not in PROBLEMS:
-            raise ValueError(f"unknown problem code {self.code!r}")
+            raise ValueError(f"The problem code {self.code!r} is not in PROBLEMS.")
         super().__init__(self.code, self.detail)
 
     @classmethod

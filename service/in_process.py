@@ -47,9 +47,11 @@ class LocalBackend:
             RuntimeError: the accelerator is broken, or a batch does not end.
         """
         if self._executor.fault is not None:
-            raise RuntimeError("the accelerator is unusable") from self._executor.fault
+            raise RuntimeError(
+                "The accelerator is unusable; a new replica must replace this one."
+            ) from self._executor.fault
         if self._executor.busy_seconds > STALL_FACTOR * self._seconds:
-            raise RuntimeError(f"a batch has been running for {self._executor.busy_seconds:.0f} s")
+            raise RuntimeError(f"A batch has been running for {self._executor.busy_seconds:.0f} s.")
 
     def close(self) -> None:
         """Refuse what waits, and start nothing more."""

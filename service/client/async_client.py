@@ -116,7 +116,7 @@ class AsyncClient:
                 if outcome.is_success:
                     return outcome
             await self._sleep((rule or self._rule).wait(attempt, outcome))
-        raise AssertionError("unreachable: the rule ends the loop")
+        raise AssertionError("The rule ends the loop.")
 
 
 def _content(body: bytes | Path | None) -> bytes | AsyncIterator[bytes] | None:

@@ -147,7 +147,7 @@ class Client:
                 if outcome.is_success:
                     return outcome
             self._sleep((rule or self._rule).wait(attempt, outcome))
-        raise AssertionError("unreachable: the rule ends the loop")
+        raise AssertionError("The rule ends the loop.")
 
 
 def _content(body: bytes | Path | None) -> bytes | Iterator[bytes] | None:

@@ -67,7 +67,7 @@ class RetryRule:
 
     def __post_init__(self) -> None:
         if self.retries < 0:
-            raise ValueError(f"retries={self.retries} must be 0 or more.")
+            raise ValueError(f"The number retries={self.retries} must be 0 or more.")
 
     def wait(self, attempt: int, outcome: httpx.Response | httpx.HTTPError) -> float:
         """Return the seconds to wait before the next attempt.
@@ -95,7 +95,7 @@ def _failure(error: httpx.HTTPError, passing: bool) -> ServiceError:
     url = error.request.url
     server = f"{url.scheme}://{url.netloc.decode()}"
     cause = str(error) or type(error).__name__
-    return ServiceError(f"{server} cannot be reached: {cause}" if passing else f"the call to {server} failed: {cause}")
+    return ServiceError(f"{server} cannot be reached: {cause}" if passing else f"The call to {server} failed: {cause}")
 
 
 def _refusal(response: httpx.Response) -> ServiceError:
@@ -109,7 +109,7 @@ def _refusal(response: httpx.Response) -> ServiceError:
             return ServiceError(
                 str(problem.get("detail") or problem.get("title") or f"status {status}"), status, problem
             )
-    return ServiceError(f"{response.url.host} answered {status} {response.reason_phrase}", status)
+    return ServiceError(f"{response.url.host} answered {status} {response.reason_phrase}.", status)
 
 
 def _wait(response: httpx.Response, failure: ServiceError, jitter: float) -> float | None:

@@ -119,11 +119,11 @@ def deploy(settings: Settings) -> None:
         StartError: a replica cannot start; the message holds Ray's reason.
     """
     if _gpus_wanted(settings) > _gpus_there():  # Ray would wait for more of them to turn up
-        raise StartError(f"{_gpus_wanted(settings)} tokenizer replicas need a GPU each, and there are {_gpus_there()}")
+        raise StartError(f"{_gpus_wanted(settings)} tokenizer replicas need a GPU each, and there are {_gpus_there()}.")
     try:
         serve.run(application(settings), name=APP_NAME, route_prefix="/")
     except RuntimeError as error:
-        raise StartError(f"the service cannot start: {_reason() or error}") from error
+        raise StartError(f"The service cannot start: {_reason() or error}") from error
     ready = f"http://{settings.host}:{settings.port}/health/ready"
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -131,7 +131,7 @@ def deploy(settings: Settings) -> None:
             if httpx.get(ready, timeout=10, trust_env=False).status_code == 200:  # no proxy lies between
                 return
         time.sleep(0.1)
-    raise StartError(f"{ready} did not say 200 within {START_SECONDS:.0f} s")
+    raise StartError(f"{ready} did not answer 200 within {START_SECONDS:.0f} s.")
 
 
 def serve_forever(settings: Settings) -> None:
@@ -164,7 +164,7 @@ def _find_bundles(settings: Settings) -> Settings:
     bundles = tuple(path.resolve() for path in settings.bundles)  # replicas may have another working directory
     for path in bundles:
         if not (path / "config.json").is_file():
-            raise StartError(f"{path} is not a bundle: it has no config.json")
+            raise StartError(f"{path} is not a bundle: it has no config.json.")
     return settings.model_copy(update={"bundles": bundles})
 
 
@@ -180,7 +180,7 @@ def _check_bundles(settings: Settings) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise StartError(f"the service cannot start: {reason}")
+        raise StartError(f"The service cannot start: {reason}")
 
 
 def _reason() -> str:
@@ -199,7 +199,7 @@ def _check_free(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise StartError(f"cannot listen on port {port} of {host}: {error.strerror}") from error
+            raise StartError(f"The service cannot listen on port {port} of {host}: {error.strerror}.") from error
 
 
 def _gpus_wanted(settings: Settings) -> int:

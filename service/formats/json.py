@@ -34,7 +34,7 @@ def read_json(data: bytes | bytearray | str, what: str = "The body") -> dict[str
     """
 
     def refuse(constant: str) -> None:
-        raise ValueError("NaN and Infinity are not JSON")
+        raise ValueError(f"{constant} is not JSON.")
 
     try:
         text = data if isinstance(data, str) else data.decode("utf-8")
@@ -108,7 +108,7 @@ def _nested(value: object, name: str) -> NDArray[Any]:
         array = np.array(value)
         kind = array.dtype.kind
         if kind not in "iuf" or array.size == 0:
-            raise ValueError("not numbers")
+            raise ValueError("The lists must hold numbers.")
         with np.errstate(over="ignore"):
             return array.astype(np.float32) if kind == "f" or name == "latents" else array.astype(np.int64)
     except (ValueError, TypeError, OverflowError) as error:

@@ -40,14 +40,14 @@ def unpack(data: bytes | bytearray, max_bytes: int) -> dict[str, Any]:
         nonlocal elements
         elements += len(items)
         if elements > MAX_ELEMENTS:
-            raise ValueError("too many elements")
+            raise ValueError(f"The body has more than {MAX_ELEMENTS} elements.")
         return items
 
     def mapping(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
         return unique_map(count(list(pairs)))
 
     def refuse(code: int, payload: bytes) -> None:
-        raise ValueError("extension types are not supported")
+        raise ValueError(f"The extension type {code} is not supported.")
 
     try:
         value = msgpack.unpackb(

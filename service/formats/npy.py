@@ -44,7 +44,7 @@ def read_header(data: bytes, name: str) -> tuple[tuple[int, ...], bool, np.dtype
         elif version == (2, 0):
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(file, max_header_size=MAX_HEADER)
         else:
-            raise ValueError("unknown npy version")
+            raise ValueError(f"The npy version {version} is not 1.0 or 2.0.")
     except Exception as error:  # the header is a Python literal, and its parser raises many kinds
         raise ProblemError("malformed-body", f"{name} must be an npy array of format 1.0 or 2.0.") from error
     return shape, fortran, dtype, memoryview(data)[file.tell() :]

@@ -34,7 +34,7 @@ def _source(value: object) -> object:
 
 def _bounded(source: SourceInfo) -> SourceInfo:
     if len(source.sampled_pts) > MAX_TIMES:
-        raise ValueError(f"sampled_pts has {len(source.sampled_pts)} times; {MAX_TIMES} are the most.")
+        raise ValueError(f"`sampled_pts` may have {MAX_TIMES} times; it has {len(source.sampled_pts)}.")
     return source
 
 

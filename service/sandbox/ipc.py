@@ -54,13 +54,13 @@ class Channel:
         """
         size = int.from_bytes(self.receive_bytes(4), "little")
         if size > _HEADER_BYTES:
-            raise ClosedError(f"a header of {size} bytes is not a header")
+            raise ClosedError(f"A header may have {_HEADER_BYTES} bytes; {size} are announced.")
         try:
             header = json.loads(self.receive_bytes(size))
         except ValueError as error:
-            raise ClosedError("a header is not JSON") from error
+            raise ClosedError("The header must be JSON.") from error
         if not isinstance(header, dict):
-            raise ClosedError("a header is not a map")
+            raise ClosedError("The header must be a map.")
         return header
 
     def receive_bytes(self, size: int) -> bytes:
@@ -80,7 +80,7 @@ class Channel:
             except OSError as error:
                 raise ClosedError(str(error)) from error
             if count == 0:
-                raise ClosedError("the other side closed the socket")
+                raise ClosedError("The other side closed the socket.")
             view = view[count:]
 
     def close(self) -> None:
@@ -94,5 +94,5 @@ class Channel:
             return
         left = self.deadline - time.monotonic()
         if left <= 0:
-            raise TimeoutError("the deadline passed")
+            raise TimeoutError("The deadline passed.")
         self._sock.settimeout(left)

@@ -87,7 +87,7 @@ class WorkerProcess:
         except (ClosedError, TimeoutError) as error:
             self.kill()
             self.reap()
-            raise RuntimeError(f"a media worker did not start: {error}") from error
+            raise RuntimeError(f"A media worker did not start: {error}") from error
 
     @property
     def alive(self) -> bool:
@@ -120,7 +120,7 @@ class WorkerProcess:
         try:
             end = _End.model_validate(header)
         except ValidationError as error:
-            raise ClosedError(f"An answer is not sound: {error}") from error
+            raise ClosedError(f"The worker sent an answer of another form: {error}.") from error
         return Frames(pixels[:count], end.source, end.preprocess, end.is_video)
 
     def encode(self, pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None) -> bytes:
@@ -131,7 +131,7 @@ class WorkerProcess:
         self._begin(task, pixels.data, _ENCODE_SECONDS)
         size = self._expect("file").get("bytes")
         if not isinstance(size, int) or not 0 < size <= 2 * pixels.nbytes + _MAX_FILE_OVERHEAD:
-            raise ClosedError(f"a file of {size} bytes is not what {pixels.nbytes} bytes of pixels become")
+            raise ClosedError(f"The worker announced a file of {size} bytes of {pixels.nbytes} bytes of pixels.")
         return self._channel.receive_bytes(size)
 
     def kill(self) -> None:

@@ -75,10 +75,10 @@ def _leave_file_system() -> None:
     size = 8 * (1 + (version >= 4) + (version >= 6))  # TCP; abstract sockets and signals
     rules = _LIBC.syscall(_LANDLOCK_CREATE_RULESET, denied, size, 0)
     if rules < 0 or _LIBC.syscall(_LANDLOCK_RESTRICT_SELF, rules, 0) != 0:
-        raise OSError(ctypes.get_errno(), "Landlock refused")
+        raise OSError(ctypes.get_errno(), "Landlock refused its rules.")
     os.close(rules)
 
 
 def _prctl(option: int, value: int) -> None:
     if _LIBC.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+        raise OSError(ctypes.get_errno(), f"The call prctl({option}) failed.")

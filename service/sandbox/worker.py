@@ -121,11 +121,11 @@ def encode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
         if task["media_type"] in IMAGE_OUTPUTS:
             file = encode_image(pixels, task["media_type"], task["quality"])
         elif task["quality"] is not None:
-            raise ValueError(f"quality is for lossy pictures, not for {task['media_type']}")
+            raise ValueError(f"A quality is for lossy pictures, not for {task['media_type']}.")
         else:
             file = encode_video(pixels, task["media_type"], task["fps"])
     except ValueError as error:
-        raise MediaError("invalid-options", f"The result cannot be written: {error}.") from error
+        raise MediaError("invalid-options", f"The result cannot be written: {error}") from error
     channel.send({"kind": "file", "bytes": len(file)}, file)
 
 

@@ -78,7 +78,7 @@ class Batcher:
 
     def __init__(self, max_tokens: int, max_requests: int, max_queue_tokens: int) -> None:
         if min(max_tokens, max_requests, max_queue_tokens) < 1:
-            raise ValueError(f"bounds must be positive: {max_tokens=} {max_requests=} {max_queue_tokens=}")
+            raise ValueError(f"Bounds must be positive: {max_tokens=} {max_requests=} {max_queue_tokens=}.")
         self.max_tokens = max_tokens
         self.max_requests = max_requests
         self.max_queue_tokens = max_queue_tokens
@@ -106,7 +106,7 @@ class Batcher:
             ProblemError: `overloaded`, with the time that the queue needs to drain.
         """
         if item.id in self._keys or item.cost < 1:
-            raise ValueError(f"item {item.id} of cost {item.cost} is queued already or costs nothing")
+            raise ValueError(f"Item {item.id} of cost {item.cost} is queued already or costs nothing.")
         if self._keys and self.queued_tokens + item.cost > self.max_queue_tokens:
             raise ProblemError(
                 "overloaded",
@@ -139,7 +139,7 @@ class Batcher:
     def next_batch(self, now: float) -> Batch | None:
         """Start the next batch, or None if nothing waits. Call `expire` first; `complete` must follow."""
         if self.running is not None:
-            raise RuntimeError("the previous batch has not completed")
+            raise RuntimeError("The previous batch has not completed.")
         while self._ring and self.running is None:
             key = self._ring[0]
             self._ring.rotate(-1)
@@ -152,7 +152,7 @@ class Batcher:
     def complete(self, now: float) -> None:
         """Say that the running batch has ended, well or not."""
         if self.running is None:
-            raise RuntimeError("no batch is running")
+            raise RuntimeError("No batch is running.")
         batch, self.running = self.running, None
         rate = batch.cost / max(now - batch.started, 1e-6)
         self._rate = rate if self._rate is None else RATE_MEMORY * self._rate + (1 - RATE_MEMORY) * rate

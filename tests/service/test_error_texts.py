@@ -1,4 +1,4 @@
-"""Refusals are full sentences, wherever they are raised."""
+"""Errors are full sentences, wherever they are raised."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted(path for package in ("media", "service") for path in (ROOT / package).rglob("*.py"))
+# The texts of the command follow the name of a file or of a command.
+FILES = [
+    path for name in ("media", "service") for path in sorted((ROOT / name).rglob("*.py")) if "cli" not in path.parts
+]
 
 
 def texts(tree: ast.AST) -> Iterator[ast.expr]:
-    """Find the details of refusals: given in place, or by the name `detail`."""
+    """Find the texts of errors: given in place, or by the name `detail`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            if node.func.id in ("ProblemError", "MediaError") and len(node.args) > 1:
-                yield node.args[1]
+            if node.func.id in ("ProblemError", "MediaError"):
+                yield from node.args[1:2]
+            elif node.func.id.endswith("Error"):
+                yield from node.args[:1]
         elif isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["detail"]:
             yield node.value
 
@@ -32,10 +37,10 @@ def written(text: ast.expr) -> str | None:
 
 
 def sound(text: str) -> bool:
-    return (text[0].isupper() or text[0] == "`") and text.endswith((".", ".X"))
+    return (text[0].isupper() or text[0] == "`") and text.endswith((".", ": X", ".X"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_refusals_are_sentences(path: Path) -> None:
+def test_errors_are_sentences(path: Path) -> None:
     found = [written(text) for text in texts(ast.parse(path.read_text()))]
     assert [text for text in found if text is not None and not sound(text)] == []
