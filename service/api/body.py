@@ -237,8 +237,5 @@ async def _disconnection(request: Request) -> None:
 
 def _too_large(cap: int, actual: int) -> ProblemError:
     return ProblemError(
-        "body-too-large",
-        f"A body of this type may have {cap} bytes; this one has {actual} or more.",
-        limit=cap,
-        actual=actual,
+        "body-too-large", f"A body of this type may have {cap} bytes, not {actual}.", limit=cap, actual=actual
     )

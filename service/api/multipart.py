@@ -43,13 +43,9 @@ def read_parts(body: Body, main: str) -> dict[str, Part]:
         parser.write(body.data)
         parser.finalize()
     except (FormParserError, ValueError) as error:
-        raise ProblemError(
-            "malformed-body", "The body is not valid multipart/form-data with the boundary of its Content-Type."
-        ) from error
+        raise ProblemError("malformed-body", "The body must be multipart/form-data with the named boundary.") from error
     if not reader.ended:
-        raise ProblemError(
-            "malformed-body", "The multipart body ends before its closing boundary. Send the whole of it."
-        )
+        raise ProblemError("malformed-body", "The body ends before its closing boundary. Send the whole of it.")
     if main not in reader.parts:
         raise ProblemError("missing-part", f"The body must have a part named `{main}`.")
     if not reader.parts[main].data:

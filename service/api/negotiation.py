@@ -75,9 +75,7 @@ def _range(text: str) -> tuple[str, float]:
         name = ANY  # Java's default header says this, and writes its q-values as `.2`
     match = RANGE.fullmatch(name)
     if match is None or (match[1] == "*" and match[2] != "*"):
-        raise ProblemError(
-            "bad-header", "The Accept header holds something other than media ranges, such as image/png or image/*."
-        )
+        raise ProblemError("bad-header", "The Accept header must hold media ranges, such as image/png or image/*.")
     weight = 1.0
     for parameter in filter(None, parameters):
         pair = PARAMETER.fullmatch(parameter)
@@ -85,9 +83,7 @@ def _range(text: str) -> tuple[str, float]:
             raise ProblemError("bad-header", "The Accept header holds a parameter that is not of the form name=value.")
         if pair[1].lower() == "q":
             if QVALUE.fullmatch(pair[2]) is None:
-                raise ProblemError(
-                    "bad-header", "A q-value in the Accept header must be from 0 to 1, with at most three decimals."
-                )
+                raise ProblemError("bad-header", "A q-value must be from 0 to 1, with at most three decimals.")
             weight = float(pair[2])
     name = name.lower()
     return MSGPACK_ALIASES.get(name, name), weight

@@ -80,9 +80,7 @@ def parse_codes(body: Body, limits: Limits) -> CodesUpload:
     if media_type == OCTET_STREAM:
         found = sniff_codes(data[:64])
         if found is None:
-            raise ProblemError(
-                "unsupported-media-type", f"The bytes are of no known format. Send one of {', '.join(CODES.types)}."
-            )
+            raise ProblemError("unsupported-media-type", f"Send one of {', '.join(CODES.types)}.")
         media_type = found
     if media_type == JSON and len(data) > limits.json_bytes:
         detail = f"JSON may have {limits.json_bytes} bytes; this has {len(data)}. Send npz or msgpack instead."
@@ -92,9 +90,7 @@ def parse_codes(body: Body, limits: Limits) -> CodesUpload:
 
 def _from_map(fields: dict[str, Any], limits: Limits, in_json: bool) -> MediaUpload:
     if not set(fields) <= {"media", "array", "options"} or ("media" in fields) == ("array" in fields):
-        raise ProblemError(
-            "missing-part", "The body must hold either `media` or `array`, perhaps `options`, and nothing else."
-        )
+        raise ProblemError("missing-part", "The body must hold either `media` or `array`, and perhaps `options`.")
     options = fields.get("options")
     if "array" in fields:
         array = fields["array"]

@@ -29,9 +29,7 @@ def parse_query(query: bytes) -> dict[str, str]:
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
     except ValueError as error:
-        raise ProblemError(
-            "invalid-options", "The query must be ASCII of the form name=value&name=value, with at most 64 names."
-        ) from error
+        raise ProblemError("invalid-options", "The query must be ASCII: name=value&name=value, at most 64.") from error
     parameters = dict(pairs)
     if len(parameters) != len(pairs):
         raise ProblemError("invalid-options", "A query parameter occurs more than once. Send each once.")
@@ -54,9 +52,7 @@ def parse_options(kind: type[Options], query: bytes, body: object = None) -> Opt
         if not isinstance(body, dict):
             raise ProblemError("invalid-options", "`options` of the body must be a map of names to values.")
         if set(values) & set(body):
-            raise ProblemError(
-                "invalid-options", "An option occurs in the query and in the body. Send it in one of them."
-            )
+            raise ProblemError("invalid-options", "An option is in the query and in the body. Send it once.")
         values |= body
     try:
         return kind.model_validate(values)

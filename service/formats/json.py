@@ -44,9 +44,7 @@ def read_json(data: bytes | bytearray | str, what: str = "The body") -> dict[str
     except ProblemError:
         raise
     except (ValueError, RecursionError, OverflowError) as error:
-        raise ProblemError(
-            "malformed-body", f"{what} must be valid JSON in UTF-8, without NaN and Infinity."
-        ) from error
+        raise ProblemError("malformed-body", f"{what} must be JSON in UTF-8, without NaN and Infinity.") from error
     if not isinstance(value, dict):
         raise ProblemError("malformed-body", f"{what} must be a JSON object.")
     return value
@@ -112,6 +110,4 @@ def _nested(value: object, name: str) -> NDArray[Any]:
         with np.errstate(over="ignore"):
             return array.astype(np.float32) if kind == "f" or name == "latents" else array.astype(np.int64)
     except (ValueError, TypeError, OverflowError) as error:
-        raise ProblemError(
-            "invalid-tensor", f"`{name}` must be nested lists of numbers, each as long as its neighbours."
-        ) from error
+        raise ProblemError("invalid-tensor", f"`{name}` must be nested lists of numbers, all full.") from error

@@ -60,9 +60,7 @@ def write_npy(array: NDArray[Any]) -> bytes:
 def dump(result: EncodeResult) -> bytes:
     """Return the tokens of a result, without its metadata."""
     if result.tokens is None:
-        raise ProblemError(
-            "not-acceptable", "An npy file holds tokens, and this answer has none. Accept npz or safetensors."
-        )
+        raise ProblemError("not-acceptable", "An npy file holds tokens alone. Accept npz for latents.")
     return write_npy(result.tokens)
 
 

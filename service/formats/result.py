@@ -126,17 +126,13 @@ class EncodeResult:
         if self.tokens is not None and (self.tokens.ndim != 3 or self.tokens.dtype.kind not in "iu"):
             raise ProblemError("invalid-tensor", f"`tokens` must be integers (t, h, w); they are {_kind(self.tokens)}.")
         if self.latents is not None and (self.latents.ndim != 4 or self.latents.dtype.kind != "f"):
-            raise ProblemError(
-                "invalid-tensor", f"`latents` must be floats (t, h, w, c); they are {_kind(self.latents)}."
-            )
+            raise ProblemError("invalid-tensor", f"`latents` must be floats (t, h, w, c), not {_kind(self.latents)}.")
         grids = {tensor.shape[:3] for tensor in (self.tokens, self.latents) if tensor is not None}
         if self.meta.grid is not None:
             grids.add(tuple(self.meta.grid))
         if len(grids) > 1:
             shapes = ", ".join("x".join(map(str, grid)) for grid in sorted(grids))
-            raise ProblemError(
-                "bad-grid", f"Tokens, latents and the grid of the metadata must agree; they are {shapes}."
-            )
+            raise ProblemError("bad-grid", f"Tokens, latents and grid must agree; they are {shapes}.")
 
     @property
     def grid(self) -> tuple[int, int, int]:

@@ -46,18 +46,13 @@ def load(data: bytes, max_bytes: int) -> EncodeResult:
     """
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > min(MAX_HEADER_BYTES, len(data) - 8):
-        raise ProblemError(
-            "malformed-body",
-            f"The safetensors header may have {MAX_HEADER_BYTES} bytes, and no more than the body has.",
-        )
+        raise ProblemError("malformed-body", f"The safetensors header may have {MAX_HEADER_BYTES} bytes.")
     header = read_json(data[8 : 8 + length], "The safetensors header")
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ProblemError("malformed-body", "The safetensors metadata must map strings to strings.")
     if len(header) > MAX_TENSORS:
-        raise ProblemError(
-            "malformed-body", f"A safetensors body may hold {MAX_TENSORS} tensors; this one holds {len(header)}."
-        )
+        raise ProblemError("malformed-body", f"A safetensors body may hold {MAX_TENSORS} tensors, not {len(header)}.")
     if not all(isinstance(entry, dict) for entry in header.values()):
         raise ProblemError("malformed-body", "Each entry of the safetensors header must be an object.")
     if not all(isinstance(entry.get("dtype"), str) and entry["dtype"] in DTYPES for entry in header.values()):
@@ -65,9 +60,7 @@ def load(data: bytes, max_bytes: int) -> EncodeResult:
     try:
         entries = safetensors.deserialize(data)
     except Exception as error:  # its own error, and those of the arguments' conversion
-        raise ProblemError(
-            "malformed-body", "The safetensors entries do not fit the body. Send the whole file."
-        ) from error
+        raise ProblemError("malformed-body", "The entries do not fit the body. Send the whole file.") from error
     tensors = {name: _array(entry) for name, entry in entries}
     return build(tensors, read_json(metadata["meta"], "The metadata") if "meta" in metadata else {})
 

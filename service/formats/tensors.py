@@ -60,9 +60,7 @@ def tensor_from(data: bytes | bytearray | memoryview, dtype: object, shape: obje
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     actual = memoryview(data).nbytes
     if expected != actual:
-        raise ProblemError(
-            "invalid-tensor", f"{name} needs {expected} bytes for its dtype and shape; {actual} arrived."
-        )
+        raise ProblemError("invalid-tensor", f"{name} needs {expected} bytes by its dtype and shape, not {actual}.")
     if expected == 0:
         raise ProblemError("invalid-tensor", f"{name} has an axis of length 0; each needs at least 1.")
     return np.frombuffer(data, dtype=dtype).reshape(shape)

@@ -78,9 +78,7 @@ def plan_encode(cards: Sequence[ModelCard], options: EncodeOptions) -> EncodePla
     if card.kind == "vae" and want != "latents":
         errors = [{"pointer": "/output", "detail": "A VAE bundle has latents only."}]
         raise ProblemError(
-            "invalid-options",
-            f"The model {card.id} is a VAE bundle and has no tokens. Ask for output=latents.",
-            errors=errors,
+            "invalid-options", f"The VAE bundle {card.id} has no tokens. Ask for latents.", errors=errors
         )
     return EncodePlan(card, want)
 

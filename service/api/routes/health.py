@@ -21,8 +21,6 @@ async def live() -> dict[str, str]:
 async def ready(services: ServicesOf) -> dict[str, str]:
     """Answer 200 while requests can be served: a tokenizer replica answers and the media workers are up."""
     if not services.media.alive:
-        raise ProblemError(
-            "not-ready", "The media workers are not running. Try again in a second.", retry_after_seconds=1
-        )
+        raise ProblemError("not-ready", "The media workers do not run. Try again in a second.", retry_after_seconds=1)
     find_card(await services.backend.models(), None)
     return {"status": "ready"}

@@ -86,5 +86,5 @@ async def _in_time(work: Coroutine[Any, Any, Response], seconds: float) -> Respo
         if not deadline.expired():
             raise
         raise ProblemError(
-            "deadline-exceeded", f"The answer was not ready after {seconds:g} s. Try again, or send less.", seconds
+            "deadline-exceeded", f"No answer was ready after {seconds:g} s. Send less.", seconds
         ) from error
