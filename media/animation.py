@@ -22,7 +22,7 @@ from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
 if TYPE_CHECKING:
     from media.limits import MediaLimits
 
-# The empty canvas of an animated PNG, for modes that can show it: transparent, or the white that it stands on.
+# The empty canvas of an animated PNG, for modes that can show it: transparent, or the white behind it.
 _BLANKS: dict[str, tuple[float, ...]] = {"L": (255,), "LA": (0, 0), "RGB": (255, 255, 255), "RGBA": (0, 0, 0, 0)}
 # Browsers show frames that claim no duration, or one this short, for longer: old files meant "as fast as you can".
 _TOO_SHORT_MS = 10.0
@@ -95,7 +95,7 @@ class AnimationReader(FrameReader):
 
 
 def frames_of(image: Image.Image) -> Iterator[int]:
-    """Decode the frames of an animation in place, one after the other; yields their indices, none for a JPEG."""
+    """Decode the frames of an animation in place, one after the other, and yield their indices, none for a JPEG."""
     if image.format in ("JPEG", "MPO", "TIFF"):
         return  # further pictures in the file are previews, other views and pages, not frames
     # A PNG may start with a picture for readers of stills that is no part of its animation.

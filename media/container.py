@@ -110,7 +110,7 @@ def pixel_aspect(stream: Any) -> Fraction:
 
 
 def squared(height: int, width: int, aspect: Fraction) -> tuple[int, int]:
-    """Size of a stored (height, width) frame with square pixels: one side is stretched, neither is shrunk.
+    """Return the size of a stored (height, width) frame with square pixels: one side is stretched, neither is shrunk.
 
     Args:
         aspect: width of a stored pixel over its height.

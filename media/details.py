@@ -1,4 +1,4 @@
-"""The description of a file for people: how it is stored, and what is done to show it."""
+"""The description of a file for people: its storage, and the steps that show it."""
 
 from __future__ import annotations
 

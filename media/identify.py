@@ -1,4 +1,4 @@
-"""Media types by magic bytes: the content decides what a file is, never its name or its label."""
+"""Media types by magic bytes: the content decides, never a name or a label."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ _OTHERS = (
 
 
 def sniff(head: bytes) -> str | None:
-    """Media type of a file.
+    """Find the media type of a file.
 
     Args:
         head: the first bytes of the file; `HEAD_BYTES` are enough.
 
     Returns:
-        One of `MEDIA_TYPES`, or None if the bytes are none of these.
+        One of `MEDIA_TYPES`, or None for any other bytes.
     """
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
@@ -127,7 +127,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def identify(data: bytes | memoryview, declared: str | None, trusted: bool = False) -> str:
-    """Media type of a body, held against what its sender declared.
+    """Find the media type of a body, and compare it with the one that its sender declared.
 
     Args:
         data: the whole file.
@@ -190,7 +190,7 @@ def _ebml_doctype(head: bytes) -> str | None:
 
 
 def _iso_boxes(head: bytes) -> str | None:
-    """Skip what fills the space before the first box that tells the format."""
+    """Skip what fills the space before the first box that names the format."""
     start = 0
     while head[start + 4 : start + 8] in _FILLER_BOXES:
         size = int.from_bytes(head[start : start + 4], "big")
@@ -205,7 +205,10 @@ def _iso_boxes(head: bytes) -> str | None:
 
 
 def _iso_brand(head: bytes) -> str | None:
-    """Major brand first: cameras and tools make up their own, so any that is not known as something else is an mp4."""
+    """Name the media type of a box of brands, by the major one first.
+
+    Cameras and tools make up their own, so that any that is not known as something else is an mp4.
+    """
     length = int.from_bytes(head[:4], "big")
     major, others = head[8:12], [head[i : i + 4] for i in range(16, min(length, len(head), 128), 4)]
     if major == b"qt  ":

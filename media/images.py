@@ -198,7 +198,7 @@ def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> bytes | C
 def convert(
     image: Image.Image, plan: Plan, upright: Orientation, profile: bytes | CodePoints | None
 ) -> NDArray[np.uint8]:
-    """A loaded picture of any mode as an upright sRGB frame of the planned size.
+    """Convert a loaded picture of any mode to an upright sRGB frame of the planned size.
 
     Args:
         image: the picture; it may have been decoded at a reduced scale.
@@ -214,7 +214,7 @@ def convert(
 
 
 def continuous(image: Image.Image) -> Image.Image:
-    """The picture in a mode that can be resampled: no palette, no bitmap, 8 bits a channel, transparency as alpha."""
+    """Return the picture in a mode that can be resampled: no palette or bitmap, 8 bits a channel, an alpha channel."""
     key = image.info.get("transparency")
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.int64).clip(0, 0xFFFF)

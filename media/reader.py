@@ -1,4 +1,4 @@
-"""One door to every kind of media: `open_frames` reads pictures through Pillow and videos through FFmpeg."""
+"""The reader of every kind of media: `open_frames` reads pictures through Pillow and videos through FFmpeg."""
 
 from __future__ import annotations
 

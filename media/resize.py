@@ -41,7 +41,7 @@ class Plan:
 
     @property
     def out(self) -> tuple[int, int]:
-        """(height, width) of the frames that come out."""
+        """Size of the frames that come out, (height, width)."""
         pad = self.preprocess.pad
         return self.target if pad is None else (pad[2], pad[3])
 

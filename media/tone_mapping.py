@@ -99,7 +99,7 @@ def _codes() -> NDArray[np.uint8]:
 
 @cache
 def _roll_off_table() -> NDArray[np.float32]:
-    """Factors by the square root of light over `PEAK`, which resolves dark and bright parts alike."""
+    """Return factors by the square root of light over `PEAK`, which resolves dark and bright parts alike."""
     light = np.linspace(0, 1, 4097) ** 2 * PEAK
     light[0] = light[1]
     codes = pq_codes(light) / pq_codes(np.array(PEAK))

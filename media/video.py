@@ -31,7 +31,7 @@ from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo, near
 if TYPE_CHECKING:
     from media.limits import MediaLimits
 
-# Two packets may hold the fields of one frame; decoders drop damaged frames without a word.
+# Two packets may hold the fields of one frame; decoders drop damaged frames silently.
 _MAX_PACKETS_PER_FRAME = 4
 
 
@@ -171,7 +171,7 @@ class ClipReader(FrameReader):
         check_kept(self._limits, self.expected, height * width)
 
     def _key_packet_before(self, mark: int) -> int:
-        """Index of the packet from which decoding must begin to show the frame at `mark`."""
+        """Return the index of the packet from which decoding must begin to show the frame at `mark`."""
         if self._timeline.by_number:
             return self._first_key()
         packets = self._survey.packets
@@ -238,7 +238,7 @@ class ClipReader(FrameReader):
         return sum(packet.is_shown for packet in self._survey.packets[self._first_key() :])
 
     def _first_key(self) -> int:
-        """Index of the first packet that decoding can begin at; 0 if none says so."""
+        """Return the index of the first packet that decoding can begin at; 0 if none says so."""
         return next((index for index, packet in enumerate(self._survey.packets) if packet.is_key), 0)
 
     def _decode(self, container: Any, stream: Any, first_packet: int) -> Iterator[Any]:
@@ -258,7 +258,7 @@ class ClipReader(FrameReader):
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
-        """The container and its first video stream; every failure inside becomes a problem."""
+        """Yield the container and its first video stream; every failure inside becomes a problem."""
         try:
             self._file.seek(0)
             with open_container(self._file, self._limits) as container:

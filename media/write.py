@@ -197,7 +197,7 @@ def _add_stream(container: Any, chosen: _Format, rate: Fraction, height: int, wi
 
 
 def _palette_frame(pixels: NDArray[np.uint8]) -> Any:
-    """A frame with the 256 colours that suit it best; FFmpeg's own palette is fixed and coarse."""
+    """Return a frame with the 256 colours that suit it best; FFmpeg's own palette is fixed and coarse."""
     image = Image.fromarray(pixels)
     sample = image
     if image.getcolors(_GIF_COLOURS) is None:  # the cost of choosing colours grows with their number

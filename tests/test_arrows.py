@@ -57,7 +57,8 @@ USES_MODEL = {"service.engine.card", "service.engine.device", "service.engine.to
 # Modules outside `training.tokenizer` that know it: the loop runs its step, the run hands weights from head to head,
 # and evaluation counts its codes.
 KNOWS_TOKENIZER = {"training.trainer", "training.runner", "training.evaluation.code_statistics"}
-TORCH_FREE = ("model", "model.geometry", "model.metrics", "model.metrics.psnr")  # facts that every tier may know
+# Facts and helpers that every tier may know.
+TORCH_FREE = ("model", "model.atomic_write", "model.geometry", "model.metrics", "model.metrics.psnr")
 
 
 @cache

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from training.atomic_write import replacing
+from model.atomic_write import replacing
 from training.errors import TrainingError, one_line
 from training.recipes import rename_settings
 

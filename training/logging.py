@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from training.atomic_write import replace_file
+from model.atomic_write import replace_file
 from training.errors import TrainingError
 
 METRICS_FILE = "metrics.csv"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from training.atomic_write import replacing
+from model.atomic_write import replacing
 
 GAP = 4
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.atomic_write import replacing
+from model.atomic_write import replacing
 from training.errors import TrainingError
 
 if TYPE_CHECKING:

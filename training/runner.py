@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from model.atomic_write import replace_file
 from model.bundle import CONFIG_FILE, Bundle, load_bundle, save_bundle
 from model.tokenizer.config import TokenizerConfig, VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
-from training.atomic_write import replace_file
 from training.card import machine_name, model_card
 from training.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from training.data.loaders.batch import Loader

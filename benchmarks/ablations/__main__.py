@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks.ablations.runner import Job, gather, read_json, run_all
 from benchmarks.ablations.tables import TABLES, markdown
 from benchmarks.ablations.variants import STEPS, variants
-from training.atomic_write import replace_file
+from model.atomic_write import replace_file
 from training.cli.errors import exit_on_error
 from training.errors import TrainingError
 

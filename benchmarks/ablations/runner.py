@@ -19,8 +19,8 @@ from rich.console import Console
 
 from benchmarks.ablations.held_out import HELD_OUT, load
 from benchmarks.ablations.variants import Variant, batches, tokens, variants
+from model.atomic_write import replace_file
 from model.bundle import load_bundle
-from training.atomic_write import replace_file
 from training.card import code_version, machine_name
 from training.checkpoint import read_checkpoint
 from training.data.loaders import open_loader

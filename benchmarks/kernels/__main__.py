@@ -26,7 +26,7 @@ from benchmarks.kernels.operation import Case, Operation
 from benchmarks.kernels.registry import OPERATIONS
 from benchmarks.kernels.timing import Row, time_case
 from benchmarks.measure import Ceilings, describe_machine, measure_ceilings
-from training.atomic_write import replace_file
+from model.atomic_write import replace_file
 
 
 def parts(operation: Operation) -> list[str]:

@@ -1,4 +1,4 @@
-"""The commands put together, and how their failures are told."""
+"""The commands put together, and the report of their failures."""
 
 from __future__ import annotations
 

@@ -20,18 +20,18 @@ STANDARD = Path("-")  # standard input, or standard output
 
 
 @dataclass(frozen=True)
-class Source:
-    """An input.
+class InputFile:
+    """A file that a command works on.
 
     Args:
         path: the file to read.
         name: its name in messages.
-        place: its path below the folder that was given, or its bare name.
+        relative: its path below the folder that was given, or its bare name.
     """
 
     path: Path
     name: str
-    place: Path
+    relative: Path
 
 
 @dataclass(frozen=True)
@@ -45,37 +45,45 @@ class Batch:
         reason: why files are skipped.
     """
 
-    sources: list[Source]
+    sources: list[InputFile]
     skipped: list[Path]
     many: bool
     reason: str
 
-    def run(self, work: Callable[[Source], None]) -> None:
-        """Do the work of each input, and report on standard error which ones failed or were skipped.
+    def run(self, work: Callable[[InputFile], None], report: Callable[[str, str, str], None] | None = None) -> None:
+        """Do the work of each input, and report which ones failed or were skipped.
+
+        Args:
+            work: for one input.
+            report: takes "failed" or "skipped", the name of the input, and the reason. By default these are lines on
+                standard error, but for the failure of an only input, which is raised.
 
         Raises:
             CommandError: an input failed, after all others were worked on; `StopError` ends it at once.
         """
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
         failed = 0
         for source in self.sources:
             try:
                 work(source)
             except SkipError as skip:
-                console.print(Text(f"skipped {source.name}: {skip}"))
+                (report or _print)("skipped", source.name, str(skip))
             except StopError:
                 raise
             except EXPECTED as error:
-                if not self.many:
+                if report is None and not self.many:
                     raise
                 failed += 1
-                reason = sentence(error)
-                about = reason if source.name in reason else f"{source.name}: {reason}"
-                console.print(Text.assemble(("failed ", "bold red"), about))
+                (report or _print)("failed", source.name, sentence(error))
         for path in self.skipped:
-            console.print(Text(f"skipped {path}: {self.reason}"))
+            (report or _print)("skipped", str(path), self.reason)
         if failed:
             raise CommandError(f"{failed} of {len(self.sources)} files failed.")
+
+
+def _print(event: str, name: str, reason: str) -> None:
+    about = reason if event == "failed" and name in reason else f"{name}: {reason}"
+    line = Text.assemble((event, "bold red" if event == "failed" else ""), f" {about}")
+    Console(stderr=True, highlight=False, soft_wrap=True).print(line)
 
 
 @contextmanager
@@ -96,15 +104,15 @@ def gather(arguments: list[Path], takes: Callable[[Path], bool], noun: str) -> I
             raise CommandError("Standard input can be read once only; name - once.")
         for argument in arguments:
             if argument == STANDARD:
-                sources.append(Source(stack.enter_context(_standard_input()), "standard input", Path("stdin")))
+                sources.append(InputFile(stack.enter_context(_standard_input()), "standard input", Path("stdin")))
             elif argument.is_dir():
                 for path in _files(argument):
                     if _is_taken(path, takes):
-                        sources.append(Source(path, str(path), path.relative_to(argument)))
+                        sources.append(InputFile(path, str(path), path.relative_to(argument)))
                     else:
                         skipped.append(path)
             else:
-                sources.append(Source(argument, str(argument), Path(argument.name)))
+                sources.append(InputFile(argument, str(argument), Path(argument.name)))
         if not sources:
             raise CommandError(f"{', '.join(map(str, arguments))}: there is no file that is {noun}.")
         many = len(arguments) > 1 or arguments[0].is_dir()

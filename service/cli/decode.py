@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.errors import CommandError
-from service.cli.options import PIXEL_SUFFIXES, RESULT_SUFFIXES, Place, SkipOption, grouped
+from service.cli.options import PIXEL_SUFFIXES, RESULT_SUFFIXES, SkipOption, TokenizerLocation, grouped
 from service.operations.options import DecodeOptions
 
 if TYPE_CHECKING:
-    from service.cli.batch import Source
+    from service.cli.batch import InputFile
     from service.formats.result import EncodeResult
 
 
@@ -25,7 +25,7 @@ def decode(
     out: Annotated[
         Path, typer.Option("--out", "-o", help=f"File ({', '.join(PIXEL_SUFFIXES)}), folder, or - for standard output.")
     ],
-    place: Place,
+    location: TokenizerLocation,
     options: DecodeOptions,
     format: Annotated[
         str | None,
@@ -34,7 +34,7 @@ def decode(
     skip_existing: SkipOption = False,
 ) -> None:
     """Decode tokens or latents into images or videos."""
-    place.check(options.model)
+    location.check(options.model)
 
     from rich.console import Console
 
@@ -42,7 +42,7 @@ def decode(
     from service.cli.destination import Destination
     from service.cli.tokenizers import opened
 
-    def work(source: Source) -> None:
+    def work(source: InputFile) -> None:
         result = _read(source)
         target = tokenizer.decode(source, result, options, lambda frames: destination.of_pixels(source, frames))
         size = "" if target.path == STANDARD else f": {target.path.stat().st_size} bytes"
@@ -51,11 +51,11 @@ def decode(
     console = Console(stderr=out == STANDARD, highlight=False, soft_wrap=True)
     with gather(tokens, lambda path: path.suffix.lower() in RESULT_SUFFIXES, "a file of tokens by its name") as batch:
         destination = Destination(out, PIXEL_SUFFIXES, format, batch, skip_existing)
-        with opened(place) as tokenizer:
+        with opened(location) as tokenizer:
             batch.run(work)
 
 
-def _read(source: Source) -> EncodeResult:
+def _read(source: InputFile) -> EncodeResult:
     """Read the tokens or latents in a file, whatever its suffix."""
     from service.errors import ProblemError
     from service.formats.codes import read_codes

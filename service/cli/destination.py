@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from service.cli.batch import STANDARD, Batch, Source
+from service.cli.batch import STANDARD, Batch, InputFile
 from service.cli.errors import CommandError, SkipError
 from service.cli.options import RESULT_SUFFIXES
 
@@ -69,7 +69,7 @@ class Destination:
             if not self.out.parent.is_dir():
                 raise CommandError(f"{self.out.parent} is not a folder, so {self.out.name} cannot be written there")
 
-    def target(self, source: Source, default: str) -> Target:
+    def target(self, source: InputFile, default: str) -> Target:
         """Return the file to write for an input.
 
         Args:
@@ -83,9 +83,9 @@ class Destination:
         suffix = self._suffix or default
         path = self.out
         if self._is_folder:
-            place = source.place
-            name = place.stem if place.suffix.lower() in RESULT_SUFFIXES else place.name
-            path = self.out / place.parent / (name if name.lower().endswith(suffix) else name + suffix)
+            relative = source.relative
+            name = relative.stem if relative.suffix.lower() in RESULT_SUFFIXES else relative.name
+            path = self.out / relative.parent / (name if name.lower().endswith(suffix) else name + suffix)
         if path in self._written:
             raise CommandError(f"{source.name}: its file {path} is that of {self._written[path]} already")
         if path != STANDARD and path.exists():
@@ -96,7 +96,7 @@ class Destination:
         self._written[path] = source.name
         return Target(path, self.types[suffix])
 
-    def of_pixels(self, source: Source, frames: int) -> Target:
+    def of_pixels(self, source: InputFile, frames: int) -> Target:
         """Return the file to write for the pixels of an input: by default a picture, or a clip of several frames."""
         return self.target(source, ".png" if frames == 1 else ".mp4")
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import MEDIA_HELP, RESULT_SUFFIXES, Place, SkipOption, grouped
+from service.cli.options import MEDIA_HELP, RESULT_SUFFIXES, SkipOption, TokenizerLocation, grouped
 from service.operations.options import EncodeOptions
 
 
@@ -18,7 +18,7 @@ def encode(
         Path,
         typer.Option("--out", "-o", help=f"File ({', '.join(RESULT_SUFFIXES)}), folder, or - for standard output."),
     ],
-    place: Place,
+    location: TokenizerLocation,
     options: EncodeOptions,
     format: Annotated[
         str | None, typer.Option(help="npz, safetensors or msgpack.", show_default="by --out, or npz")
@@ -26,21 +26,21 @@ def encode(
     skip_existing: SkipOption = False,
 ) -> None:
     """Encode images and videos into tokens. Videos of any length stream through bundles that are causal in time."""
-    place.check(options.model)
+    location.check(options.model)
 
     from rich.console import Console
 
-    from service.cli.atomic_write import replacing
-    from service.cli.batch import STANDARD, Source, gather
+    from service.cli.batch import STANDARD, InputFile, gather
     from service.cli.destination import Destination
     from service.cli.inputs import is_media
+    from service.cli.outputs import output_file
     from service.cli.tokenizers import opened
     from service.formats.codes import write_codes
 
-    def work(source: Source) -> None:
+    def work(source: InputFile) -> None:
         target = destination.target(source, ".npz")
         result = tokenizer.encode(source, options)
-        with replacing(target.path) as file:
+        with output_file(target.path) as file:
             file.write(write_codes(result, target.media_type))
         pixels = "x".join(map(str, result.meta.size.as_tuple())) if result.meta.size else "?"
         grid = "x".join(map(str, result.grid))
@@ -49,5 +49,5 @@ def encode(
     console = Console(stderr=out == STANDARD, highlight=False, soft_wrap=True)
     with gather(media, is_media, "a picture or a clip") as batch:
         destination = Destination(out, RESULT_SUFFIXES, format, batch, skip_existing)
-        with opened(place) as tokenizer:
+        with opened(location) as tokenizer:
             batch.run(work)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from media.frame_reader import FrameReader
     from media.types import MediaOptions
-    from service.cli.batch import Source
+    from service.cli.batch import InputFile
     from service.cli.contact_sheet import ContactSheet
 
 
@@ -35,36 +35,39 @@ def inspect(
     from rich.console import Console
     from rich.text import Text
 
-    from service.cli.atomic_write import replacing
     from service.cli.batch import gather
     from service.cli.contact_sheet import ContactSheet
     from service.cli.inputs import is_media
+    from service.cli.outputs import output_file
 
     console, rows = Console(highlight=False, soft_wrap=True), ContactSheet()
     written: set[Path] = set()
-    failed = 0
+
+    def work(source: InputFile) -> None:
+        array = out / source.relative.with_name(f"{source.relative.name}.npy")
+        if array in written:
+            raise CommandError(f"{source.name}: another file of this name was written to {array}.")
+        _inspect(source, options.media(), array, console, rows)
+        written.add(array)
+
+    def report(event: str, name: str, reason: str) -> None:
+        heading = f"{name}\n", "bold"
+        if event == "failed":
+            console.print(Text.assemble(heading, ("  error        ", "bold red"), reason))
+            rows.add(reason, [], "red")
+        else:
+            console.print(Text.assemble(heading, f"  skipped      {reason}"))
+
     with gather(media, is_media, "a picture or a clip") as batch:
-        for source in batch.sources:
-            array = out / source.place.with_name(f"{source.place.name}.npy")
-            try:
-                if array in written:
-                    raise CommandError(f"{source.name}: another file of this name was written to {array}.")
-                _inspect(source, options.media(), array, console, rows)
-                written.add(array)
-            except (CommandError, OSError) as error:
-                failed += 1
-                console.print(Text.assemble((f"{source.name}\n", "bold"), ("  error        ", "bold red"), str(error)))
-                rows.add(str(error), [], "red")
-        for path in batch.skipped:
-            console.print(Text.assemble((f"{path}\n", "bold"), f"  skipped      {batch.reason}"))
-    if sheet is not None:
-        with replacing(sheet) as file:
-            rows.image().save(file, "PNG")
-    if failed:
-        raise CommandError(f"{failed} of {len(batch.sources)} files could not be read.")
+        try:
+            batch.run(work, report)
+        finally:
+            if sheet is not None:
+                with output_file(sheet) as file:
+                    rows.image().save(file, "PNG")
 
 
-def _inspect(source: Source, options: MediaOptions, array: Path, console: Console, rows: ContactSheet) -> None:
+def _inspect(source: InputFile, options: MediaOptions, array: Path, console: Console, rows: ContactSheet) -> None:
     """Write one file's pixels, print its description and add its row to the sheet."""
     import numpy as np
     from rich.text import Text
@@ -91,7 +94,7 @@ def _inspect(source: Source, options: MediaOptions, array: Path, console: Consol
     lines = describe(reader, options, kept) | {"array": f"{array} ({kept}, {height}, {width}, 3)"}
     text = Text.assemble((source.name, "bold"), *(f"\n  {name:<12} {line}" for name, line in lines.items()))
     console.print(text)
-    rows.add(f"{source.place.name}: {kept} x {height}x{width}", thumbs)
+    rows.add(f"{source.relative.name}: {kept} x {height}x{width}", thumbs)
 
 
 def describe(reader: FrameReader, options: MediaOptions, kept: int) -> dict[str, str]:
@@ -131,7 +134,7 @@ def _kept(reader: FrameReader, options: MediaOptions, kept: int) -> str:
     reasons = [
         f"from {start:g} s" if start else "",
         f"before {end:g} s" if end is not None else "",
-        f"every {every}th" if every > 1 else "",
+        f"one in {every}" if every > 1 else "",
     ]
     if options.frames is not None and options.frames <= reader.expected:
         reasons.append(f"{options.frames} spread evenly" if options.sampling == "uniform" else f"the first {kept}")

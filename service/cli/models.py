@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.errors import CommandError
-from service.cli.options import Place, ServerOption, choose_bundle
+from service.cli.options import ServerOption, TokenizerLocation, choose_bundle
 
 if TYPE_CHECKING:
     from service.types import ModelCard
@@ -20,7 +20,7 @@ def models(
 ) -> None:
     """List the bundles of a service, or describe bundle folders."""
     if server is not None:
-        Place(bundle[0] if bundle else None, server).check(None)
+        TokenizerLocation(bundle[0] if bundle else None, server).check(None)
         from service.cli.remote import failures
         from service.client import Client
 

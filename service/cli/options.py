@@ -44,8 +44,8 @@ KINDS = {"integer": int, "number": float, "boolean": bool, "string": str}
 
 
 @dataclass(frozen=True)
-class Place:
-    """The place where a tokenizer runs: a bundle on this machine, or a service."""
+class TokenizerLocation:
+    """The location of a tokenizer: a bundle on this machine, or a service."""
 
     bundle: BundleOption = None
     server: ServerOption = None

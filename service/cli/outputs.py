@@ -1,22 +1,49 @@
-"""Pixels to files, part by part: pictures, clips and `.npy` arrays."""
+"""Files that a command writes: whole or not at all, and pixels part by part."""
 
 from __future__ import annotations
 
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from media.write import VideoWriter, encode_image
-from service.cli.atomic_write import replacing
+from model.atomic_write import replacing
+from service.cli.batch import STANDARD
 from service.cli.destination import Target
 from service.cli.errors import CommandError
 from service.cli.options import ARRAY_SUFFIX, CLIP_SUFFIXES, PICTURE_SUFFIXES
 
 LOSSY = ("image/jpeg", "image/webp")
 Part = NDArray[np.uint8]  # (n, H, W, 3)
+
+
+@contextmanager
+def output_file(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Args:
+        path: the file to write, whose folder is made if need be; or "-", standard output, which gets the whole file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if path == STANDARD:
+        with tempfile.TemporaryFile() as file:
+            yield file
+            file.seek(0)
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as fresh, fresh.open("wb") as opened:
+        yield opened
 
 
 @contextmanager
@@ -42,7 +69,7 @@ def writing_pixels(
         )
     if quality is not None and target.media_type not in LOSSY:
         raise CommandError(f"a quality is for {' and '.join(LOSSY)}, and {target.path.name} is {target.media_type}")
-    with replacing(target.path) as file:
+    with output_file(target.path) as file:
         sink: _Sink
         if picture:
             sink = _Picture(file, target.media_type, quality)
@@ -94,7 +121,7 @@ class _Clip:
 
 
 class _Array:
-    """A `.npy` file, whose header is written anew at the end; numpy leaves room for the first axis to grow."""
+    """A `.npy` file, whose header is written anew at the end; numpy pads it so that the first axis can grow."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._shape = file, (0, 0, 0, 0)

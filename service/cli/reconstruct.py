@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.options import MEDIA_HELP, PIXEL_SUFFIXES, Place, grouped
+from service.cli.options import MEDIA_HELP, PIXEL_SUFFIXES, TokenizerLocation, grouped
 from service.operations.options import ReconstructOptions
 
 if TYPE_CHECKING:
     from media.frame_reader import FrameReader
-    from service.cli.batch import Source
+    from service.cli.batch import InputFile
     from service.cli.destination import Destination
     from service.cli.outputs import Part
     from service.cli.tokenizers import CommandTokenizer
@@ -26,7 +26,7 @@ SUFFIXES = ", ".join(PIXEL_SUFFIXES)
 @grouped()
 def reconstruct(
     media: Annotated[list[Path], typer.Argument(help=MEDIA_HELP)],
-    place: Place,
+    location: TokenizerLocation,
     options: ReconstructOptions,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help=f"Write the reconstruction: a file ({SUFFIXES}), folder, or -.")
@@ -40,7 +40,7 @@ def reconstruct(
     ] = None,
 ) -> None:
     """Encode and decode images or videos, and print PSNR and SSIM, both averaged over frames."""
-    place.check(options.model)
+    location.check(options.model)
 
     from service.cli.batch import STANDARD, gather
     from service.cli.destination import Destination
@@ -53,7 +53,7 @@ def reconstruct(
             None if path is None else Destination(path, PIXEL_SUFFIXES, format, batch, option=option)
             for path, option in ((out, "--out"), (side_by_side, "--side-by-side"))
         )
-        with opened(place) as tokenizer:
+        with opened(location) as tokenizer:
             try:
                 batch.run(lambda source: scores.append(_score(source, options, tokenizer, copies, pairs)))
             finally:
@@ -90,7 +90,7 @@ class Score:
 
 
 def _score(
-    source: Source,
+    source: InputFile,
     options: ReconstructOptions,
     tokenizer: CommandTokenizer,
     copies: Destination | None,
@@ -101,7 +101,7 @@ def _score(
     from service.cli.inputs import open_media
     from service.cli.progress import tracked
 
-    score = Score(source.place.name)
+    score = Score(source.relative.name)
     with open_media(source.path, options.media(), source.name) as reader, ExitStack() as files:
         write_copy = files.enter_context(_optional(copies, source, reader, options))
         write_pair = files.enter_context(_optional(pairs, source, reader, options))
@@ -115,7 +115,7 @@ def _score(
 
 @contextmanager
 def _optional(
-    destination: Destination | None, source: Source, reader: FrameReader, options: ReconstructOptions
+    destination: Destination | None, source: InputFile, reader: FrameReader, options: ReconstructOptions
 ) -> Iterator[Callable[[Part], None]]:
     if destination is None:
         yield lambda part: None

@@ -10,19 +10,18 @@ import numpy as np
 from pydantic import BaseModel
 
 from media.frame_reader import FrameReader
-from service.cli.atomic_write import replacing
-from service.cli.batch import Source
+from service.cli.batch import InputFile
 from service.cli.destination import Target
 from service.cli.errors import CommandError, StopError
 from service.cli.inputs import is_array, open_media
-from service.cli.outputs import Part
+from service.cli.outputs import Part, output_file
 from service.cli.tokenizers import Choose
 from service.client import Client, ServiceError
 from service.formats.result import EncodeResult
 from service.operations.options import DecodeOptions, EncodeOptions
 
-# Refusals of the caller or of the model, which the next file would meet too.
-LASTING = frozenset({"unauthorized", "forbidden", "unknown-model"})
+# Of the caller or of the model.
+REFUSED_FOR_EVERY_FILE = frozenset({"unauthorized", "forbidden", "unknown-model"})
 
 
 class ServiceTokenizer:
@@ -35,7 +34,7 @@ class ServiceTokenizer:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def encode(self, source: Source, options: EncodeOptions) -> EncodeResult:
+    def encode(self, source: InputFile, options: EncodeOptions) -> EncodeResult:
         with failures():
             if not is_array(source.path):
                 return self._client.encode(source.path, **query(options))
@@ -45,11 +44,11 @@ class ServiceTokenizer:
             chosen: Any = options.model_dump(include={"model", "output"}, exclude_none=True)
             return self._client.encode(pixels, **chosen)
 
-    def decode(self, source: Source, result: EncodeResult, options: DecodeOptions, choose: Choose) -> Target:
+    def decode(self, source: InputFile, result: EncodeResult, options: DecodeOptions, choose: Choose) -> Target:
         target = choose(options.frames or (result.meta.size.frames if result.meta.size else result.grid[0]))
         with failures():
             data = self._client.decode(result, accept=target.media_type, **query(options))
-        with replacing(target.path) as file:
+        with output_file(target.path) as file:
             file.write(data)
         return target
 
@@ -70,8 +69,8 @@ def failures() -> Iterator[None]:
     try:
         yield
     except ServiceError as error:
-        lasting = error.status is None or error.code in LASTING
-        raise (StopError if lasting else CommandError)(str(error)) from error
+        is_final = error.status is None or error.code in REFUSED_FOR_EVERY_FILE
+        raise (StopError if is_final else CommandError)(str(error)) from error
 
 
 def query(options: BaseModel) -> Any:

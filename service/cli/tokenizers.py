@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from media.frame_reader import FrameReader
-from service.cli.batch import Source
+from service.cli.batch import InputFile
 from service.cli.destination import Target
-from service.cli.options import Place, choose_bundle
+from service.cli.options import TokenizerLocation, choose_bundle
 from service.cli.outputs import Part
 from service.formats.result import EncodeResult
 from service.operations.options import DecodeOptions, EncodeOptions
@@ -20,11 +20,11 @@ Choose = Callable[[int], Target]  # the file for a number of frames
 class CommandTokenizer(Protocol):
     """A tokenizer as the commands see it. Each method raises an error of `service.cli.errors.EXPECTED`."""
 
-    def encode(self, source: Source, options: EncodeOptions) -> EncodeResult:
+    def encode(self, source: InputFile, options: EncodeOptions) -> EncodeResult:
         """Encode a file of media."""
         ...
 
-    def decode(self, source: Source, result: EncodeResult, options: DecodeOptions, choose: Choose) -> Target:
+    def decode(self, source: InputFile, result: EncodeResult, options: DecodeOptions, choose: Choose) -> Target:
         """Decode tokens into the file that `choose` names for a number of frames, and return that file."""
         ...
 
@@ -34,19 +34,19 @@ class CommandTokenizer(Protocol):
 
 
 @contextmanager
-def opened(place: Place) -> Iterator[CommandTokenizer]:
+def opened(location: TokenizerLocation) -> Iterator[CommandTokenizer]:
     """Yield the tokenizer of a bundle or of a service.
 
     Raises:
         CommandError: the bundle is not sound, or its device is not there.
     """
-    if place.server is None:
-        from service.cli.local import BundleTokenizer  # needs torch
+    if location.server is None:
+        from service.cli.offline import LocalTokenizer  # needs torch
 
-        yield BundleTokenizer(choose_bundle(place.bundle), place.device)
+        yield LocalTokenizer(choose_bundle(location.bundle), location.device)
         return
     from service.cli.remote import ServiceTokenizer
     from service.client import Client
 
-    with Client(place.server) as client:
+    with Client(location.server) as client:
         yield ServiceTokenizer(client)

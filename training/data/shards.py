@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.atomic_write import replace_file, replacing
+from model.atomic_write import replace_file, replacing
 from training.errors import TrainingError
 
 INFO_FILE = "set.json"

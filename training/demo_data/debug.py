@@ -9,7 +9,7 @@ from PIL import Image
 from media.reader import open_frames
 from media.types import MediaOptions
 from media.write import encode_video
-from training.atomic_write import replace_file
+from model.atomic_write import replace_file
 from training.errors import TrainingError
 from training.pictures import write_image
 

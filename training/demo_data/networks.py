@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from training.atomic_write import replace_file
+from model.atomic_write import replace_file
 from training.demo_data.packages import wheel
 from training.errors import TrainingError
 

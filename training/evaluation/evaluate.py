@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from model.atomic_write import replace_file
 from model.bundle import load_bundle
 from model.metrics.psnr import psnr
 from model.metrics.ssim import ssim
 from model.tokenizer.tokenizer import OmniTokenizer
-from training.atomic_write import replace_file
 from training.card import code_version, machine_name
 from training.devices import resolve_device
 from training.errors import TrainingError

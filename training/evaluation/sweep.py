@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from model.atomic_write import replace_file
 from model.bundle import load_bundle
 from model.metrics.psnr import psnr
 from model.tokenizer.streaming import stream_decode, stream_encode
 from model.tokenizer.tokenizer import OmniTokenizer
-from training.atomic_write import replace_file
 from training.data import open_set
 from training.devices import resolve_device
 from training.errors import TrainingError

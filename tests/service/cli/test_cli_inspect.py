@@ -58,7 +58,7 @@ def test_bad_files_are_named_and_the_others_are_read(omnitok: Omnitok, media: Pa
         f"inspect nowhere.png {CASES / 'cover.mp4'} {{m}}/picture.png {{m}}/picture.png -o arrays --sheet sheet.png"
     )
     assert run.code == 1
-    assert "3 of 4 files could not be read" in run.err
+    assert "3 of 4 files failed" in run.err
     assert "nowhere.png" in run.out
     assert "holds audio and cover pictures" in run.out
     assert "another file of this name" in run.out
@@ -83,7 +83,7 @@ def test_the_sheet_shows_the_frames_that_were_kept(omnitok: Omnitok, tmp_path: P
         ("--frames 7", "7 of 20: the first 7, at 0.000 s to 0.240 s"),
         ("--frames 20", "20 of 20: the first 20, at 0.000 s to 0.760 s"),
         ("--frames 99", "20 of 20: fewer than the 99 asked for, at 0.000 s to 0.760 s"),
-        ("--sampling stride --stride 4", "5 of 20: every 4th, at 0.000 s to 0.640 s"),
+        ("--sampling stride --stride 4", "5 of 20: one in 4, at 0.000 s to 0.640 s"),
         (
             "--frames 3 --sampling uniform --start-s 0.1 --end-s 0.4",
             "3 of 20: from 0.1 s, before 0.4 s, 3 spread evenly, at 0.120 s to 0.360 s",

@@ -19,6 +19,7 @@ from model.bundle import load_bundle
 from model.metrics.psnr import psnr
 from model.metrics.ssim import ssim
 from service.cli import offline
+from service.cli.inputs import open_media
 from service.formats.codes import read_codes, sniff_codes, write_codes
 from service.formats.media_types import NPZ
 from service.formats.result import EncodeResult
@@ -239,12 +240,16 @@ def test_a_long_side_by_side_array_keeps_its_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("frames", [1, 4, 9, 14])
-def test_parts_of_a_reconstruction_belong_together(bundles: Path, frames: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_a_reconstruction_belong_together(
+    bundles: Path, tmp_path: Path, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A chunk's last frames wait for the next one, and so do their reconstructions."""
     monkeypatch.setattr(offline, "CHUNK_PIXELS", 1)
     clip = np.random.default_rng(0).integers(0, 256, (frames, 21, 35, 3), np.uint8)
     tokenizer = offline.LocalTokenizer(bundles / "debug", "cpu")
-    parts = list(tokenizer.reconstruct(iter(clip)))
+    np.save(tmp_path / "clip.npy", clip)
+    with open_media(tmp_path / "clip.npy", MediaOptions()) as reader:
+        parts = list(tokenizer.reconstruct(reader, None))
     assert all(len(original) == len(copy) for original, copy in parts)
     originals, copies = (np.concatenate(side) for side in zip(*parts, strict=True))
     assert np.array_equal(originals, clip)

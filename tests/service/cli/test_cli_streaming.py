@@ -131,7 +131,7 @@ def test_an_interruption_leaves_nothing_half_written(
     words = ["decode", videos / "long.npz", "-b", bundles / "debug", "-o", tmp_path / "out.mp4"]
     command = [sys.executable, "-c", INTERRUPTIBLE, *map(str, words)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        while not list(tmp_path.glob(".out.mp4.*")) and process.poll() is None:
+        while not list(tmp_path.glob(".*out.mp4")) and process.poll() is None:
             time.sleep(0.02)
         os.kill(process.pid, blow)
         _, errors = process.communicate(timeout=60)

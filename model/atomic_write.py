@@ -1,4 +1,4 @@
-"""Files that are either there and whole, or not there."""
+"""Files that are either there and whole, or not there; for training and for the command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path to write, which takes the place of `path` when the block ends well.
+    """Yield a temporary path to write, which takes the place of `path` when the block ends well.
 
     Args:
         path: the file to write; its folder must exist. The temporary name has its suffix, which decides formats.
