@@ -122,7 +122,8 @@ def gather(arguments: list[Path], takes: Callable[[Path], bool], noun: str) -> I
 def _files(folder: Path) -> Iterable[Path]:
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(names) if not name.startswith("."))
+        links = [name for name in folders if Path(parent, name).is_symlink()]  # not searched, which could go in circles
+        yield from (Path(parent, name) for name in sorted(names + links) if not name.startswith("."))
 
 
 def _is_taken(path: Path, takes: Callable[[Path], bool]) -> bool:

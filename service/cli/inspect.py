@@ -29,13 +29,16 @@ def inspect(
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet to write, a .png.")] = None,
 ) -> None:
     """Show what the network is fed: write the pixels of every file, and print how they were read."""
+    from service.cli.batch import STANDARD, gather
+
+    if out == STANDARD:
+        raise typer.BadParameter("The arrays of several files need a folder.", param_hint="--out")
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise typer.BadParameter(f"{sheet.name!r} does not end in .png.", param_hint="--sheet")
 
     from rich.console import Console
     from rich.text import Text
 
-    from service.cli.batch import gather
     from service.cli.contact_sheet import ContactSheet
     from service.cli.inputs import is_media
     from service.cli.outputs import output_file

@@ -142,8 +142,8 @@ def serve_forever(settings: Settings) -> None:
     """
     console = Console(soft_wrap=True, highlight=False)
     settings = _find_bundles(settings)
-    for port in (settings.port, settings.metrics_port):
-        _check_free(settings.host, port)
+    for name in ("port", "metrics_port"):
+        _check_free(settings.host, name, getattr(settings, name))
     _check_bundles(settings)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
@@ -193,13 +193,16 @@ def _reason() -> str:
     return ""
 
 
-def _check_free(host: str, port: int) -> None:
+def _check_free(host: str, name: str, port: int) -> None:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise StartError(f"The service cannot listen on port {port} of {host}: {error.strerror}.") from error
+            remedy = f"set OMNITOK_{name.upper()} to a port that is free"
+            raise StartError(
+                f"The service cannot listen on port {port} of {host}: {error.strerror}; {remedy}."
+            ) from error
 
 
 def _gpus_wanted(settings: Settings) -> int:

@@ -15,7 +15,7 @@ router = APIRouter(tags=["service"])
 
 
 @router.get("/limits")
-async def limits(services: ServicesOf) -> dict[str, float]:
+async def limits(services: ServicesOf) -> dict[str, int | float]:
     """List every limit in force; bytes, pixels, frames and seconds as the names say."""
     settings = services.settings
     return asdict(settings.limits) | {"request_seconds": settings.request_seconds}

@@ -188,7 +188,9 @@ def test_readiness_follows_the_tiers_and_liveness_does_not(fresh: tuple[Server, 
 def test_models_limits_and_version(http: httpx.Client) -> None:
     assert http.get("/models").json() == {"default": VQ.id, "models": [VQ.as_dict(), VAE.as_dict()]}
     assert http.get(f"/models/{VAE.id}").json() == VAE.as_dict()
-    assert http.get("/limits").json() == asdict(LIMITS) | {"request_seconds": 60.0}
+    limits = http.get("/limits").json()
+    assert limits == asdict(LIMITS) | {"request_seconds": 60.0}
+    assert type(limits["image_bytes"]) is int
     assert re.fullmatch(r"\d+\.\d+.*", http.get("/version").json()["version"])
     for slug, (status, title) in PROBLEMS.items():
         assert http.get(f"/problems/{slug}").json() == {"type": f"/problems/{slug}", "status": status, "title": title}

@@ -76,14 +76,16 @@ def test_a_folder_goes_there_and_back(omnitok: Omnitok, folder: Path) -> None:
         np.testing.assert_array_equal(np.asarray(picture), np.load("arrays/b.png.npy")[0])
 
 
-def test_pipes_and_dangling_links_of_a_folder_are_skipped(omnitok: Omnitok, media: Path) -> None:
+def test_pipes_and_links_of_a_folder_are_skipped(omnitok: Omnitok, media: Path) -> None:
     Path("odd").mkdir()
     shutil.copy(media / "picture.png", "odd/picture.png")
     Path("odd/gone.png").symlink_to("nowhere.png")
+    Path("odd/self").symlink_to(".", target_is_directory=True)
     os.mkfifo("odd/pipe.png")
     run = omnitok("encode odd -o tokens -b {b}/debug")
     assert run.code == 0
-    assert [line.split(":")[0] for line in run.err.splitlines()] == ["skipped odd/gone.png", "skipped odd/pipe.png"]
+    skipped = ["skipped odd/gone.png", "skipped odd/pipe.png", "skipped odd/self"]
+    assert [line.split(":")[0] for line in run.err.splitlines()] == skipped
     assert files(Path("tokens")) == {"picture.png.npz"}
 
 

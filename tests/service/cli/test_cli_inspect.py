@@ -67,6 +67,13 @@ def test_bad_files_are_named_and_the_others_are_read(omnitok: Omnitok, media: Pa
         assert len(sheet.getcolors(1 << 20) or ()) > 20  # the picture, and captions
 
 
+def test_arrays_do_not_go_to_standard_output(omnitok: Omnitok) -> None:
+    run = omnitok("inspect {m}/picture.png --out -")
+    assert run.code == 2
+    assert "need a folder" in run.err
+    assert not Path("-").exists()
+
+
 def test_the_sheet_shows_the_frames_that_were_kept(omnitok: Omnitok, tmp_path: Path) -> None:
     for number, colour in enumerate([(250, 0, 0), (0, 250, 0), (0, 0, 250)]):
         Image.new("RGB", (80, 60), colour).save(f"{number}.png")

@@ -28,7 +28,10 @@ def bundle(tmp_path: Path) -> Path:
 def test_a_port_that_is_taken_is_named(bundle: Path, taken: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         ports = {"port": free_port(), "metrics_port": free_port(), taken: other.getsockname()[1]}
-        with pytest.raises(StartError, match=f"cannot listen on port {ports[taken]} of 127.0.0.1"):
+        refusal = (
+            rf"^The service cannot listen on port {ports[taken]} of 127.0.0.1: .*; set OMNITOK_{taken.upper()} to "
+        )
+        with pytest.raises(StartError, match=refusal):
             serve_forever(Settings(bundles=(bundle,), **ports))
 
 
