@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from media.identify import HEAD_BYTES, sniff
 from service.errors import ProblemError
 from service.formats import json, msgpack, npy, npz, safetensors
 from service.formats.media_types import JSON, MSGPACK, NPY, NPZ, SAFETENSORS
@@ -46,7 +47,9 @@ def read_codes(data: bytes, media_type: str | None = None, max_bytes: int = 2**3
     """
     media_type = media_type or sniff_codes(data[:64])
     if media_type is None:
-        raise ProblemError("unsupported-media-type", "The bytes must be npz, safetensors, msgpack, JSON or npy.")
+        found = sniff(data[:HEAD_BYTES])
+        detail = "The bytes must be npz, safetensors, msgpack, JSON or npy" + (f", not {found}." if found else ".")
+        raise ProblemError("unsupported-media-type", detail)
     return FORMATS[media_type].load(data, max_bytes)
 
 
@@ -64,6 +67,6 @@ def sniff_codes(head: bytes) -> str | None:
         return SAFETENSORS
     if head.lstrip()[:1] == b"{":
         return JSON
-    if head and (0x80 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)):
+    if head and (0x80 <= head[0] <= 0x8F or head[0] in (0xDE, 0xDF)) and sniff(head) is None:  # 0x89 begins a PNG too
         return MSGPACK
     return None

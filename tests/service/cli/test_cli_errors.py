@@ -52,7 +52,7 @@ REFUSED = [
     ("encode {m}/picture.png -b {m} -o x.npz", "is not a bundle"),
     ("encode {m}/picture.png -b {b}/vae -o x.npz --output tokens", "VAE"),
     ("encode {m}/picture.png -b {b}/debug -o nowhere/x.npz", "nowhere is not a folder"),
-    ("decode {m}/picture.png -b {b}/debug -o x.png", "picture.png is no"),
+    ("decode {m}/picture.png -b {b}/debug -o x.png", "not image/png"),
     ("decode {broken}/tokens.npz -b {b}/debug -o x.png", "tokens.npz is no"),
     ("decode clip.npz -b {b}/debug -o x.png", "11 frames"),
     ("decode clip.npz -b {b}/whole -o x.mp4", "made by bundle"),
