@@ -175,3 +175,8 @@ def entry(dtype: str, shape: list[int], start: int, end: int) -> dict[str, Any]:
 
 def cut(data: bytes, share: float) -> bytes:
     return data[: int(len(data) * share)]
+
+
+def in_last_box(data: bytes) -> bytes:
+    """Return an mp4 that ends within its last box of frames; a share of its bytes could end between two boxes."""
+    return data[: data.rindex(b"mdat") + 12]

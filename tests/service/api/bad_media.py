@@ -16,6 +16,7 @@ from bad_case import (
     Case,
     Target,
     cut,
+    in_last_box,
     npz,
     raw,
 )
@@ -54,7 +55,7 @@ MEDIA = [
     Case("truncated webp", 422, "corrupt-media", "/encode", raw(cut(picture("WEBP"), 0.6)), WEBP),
     Case("truncated gif", 422, "corrupt-media", "/encode", raw(cut(animation(1), 0.6)), GIF),
     Case("truncated mp4", 422, "corrupt-media", "/encode", lambda target: cut(clip(), 0.6), MP4),
-    Case("truncated fragmented mp4", 422, "corrupt-media", "/encode", lambda target: cut(fragmented(), 0.6), MP4),
+    Case("truncated fragmented mp4", 422, "corrupt-media", "/encode", lambda target: in_last_box(fragmented()), MP4),
     Case("mp4 of which the header is left", 422, "corrupt-media", "/encode", raw(FTYP), MP4),
     Case("webm of which the header is left", 422, "corrupt-media", "/encode", raw(lambda: _webm()[:96]), WEBM),
     Case("noise after a png's magic", 422, "corrupt-media", "/encode", raw(picture()[:8] + bytes(range(256))), PNG),
