@@ -11,7 +11,7 @@ from service.operations.bundles import find_card
 from service.scheduling.batcher import Batcher
 from service.scheduling.executor import BatchExecutor, Observer, Run
 from service.settings import Settings
-from service.types import Decoded, Encoded, ModelCard, Op, Size, TokenizerKey, Want
+from service.types import Decoded, Encoded, ModelCard, Op, Size, TokenizerKey, Want, size_of
 
 STALL_FACTOR = 3  # deadlines that one batch may take before the engine counts as stuck
 
@@ -71,11 +71,12 @@ class LocalBackend:
             pixels: uint8 (T, H, W, 3).
             want: which codes to return; a VAE has latents only.
             seconds: time left, the service's own deadline if None.
+
         Raises:
             ProblemError: `unknown-model`, and what the executor raises.
         """
         card = find_card(self._cards, model)
-        key = TokenizerKey(card.id, "encode", "pixels", _size(pixels))
+        key = TokenizerKey(card.id, "encode", "pixels", size_of(pixels))
         (tokens, latents), timing = await self._submit(card, key, pixels, seconds)
         return Encoded(tokens if want != "latents" else None, latents if want != "tokens" else None, timing)
 
@@ -89,7 +90,7 @@ class LocalBackend:
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float | None = None) -> Decoded:
         """Encode and decode uint8 RGB pixels (T, H, W, 3) in one visit."""
         card = find_card(self._cards, model)
-        key = TokenizerKey(card.id, "reconstruct", "pixels", _size(pixels))
+        key = TokenizerKey(card.id, "reconstruct", "pixels", size_of(pixels))
         reconstruction, timing = await self._submit(card, key, pixels, seconds)
         return Decoded(reconstruction, timing)
 
@@ -98,8 +99,3 @@ class LocalBackend:
         answer = await self._executor.submit(key, cost, payload, self._seconds if seconds is None else seconds)
         self._observer.done(key.op, key.size[0], cost)
         return answer
-
-
-def _size(pixels: NDArray[np.uint8]) -> Size:
-    frames, height, width, _ = pixels.shape
-    return frames, height, width

@@ -142,3 +142,9 @@ class HttpMetrics(Protocol):
     def in_flight(self, route: str, change: int) -> None:
         """Count a request that began (+1) or ended (-1)."""
         ...
+
+
+def size_of(pixels: NDArray[np.uint8]) -> Size:
+    """Return frames, height and width of uint8 RGB pixels (T, H, W, 3)."""
+    frames, height, width, _ = pixels.shape
+    return frames, height, width

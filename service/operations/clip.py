@@ -15,7 +15,7 @@ from service.formats.pixels import RAW, write_raw
 from service.operations.options import MediaRequest
 from service.sandbox.pool import MediaPool
 from service.settings import Limits
-from service.types import ModelCard, Size, Timing
+from service.types import ModelCard, Size, Timing, size_of
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class ClipSource:
         if self.media is None:
             assert self.array is not None
             options.refuse_media_options()
-            return Clip(self.array, ClipInfo(_size(self.array)))
+            return Clip(self.array, ClipInfo(size_of(self.array)))
         started = time.perf_counter()
         frames = await media.decode(self.media, self.declared, options.media())
-        info = ClipInfo(_size(frames.pixels), frames.source.kept_fps, frames.source, frames.preprocess)
+        info = ClipInfo(size_of(frames.pixels), frames.source.kept_fps, frames.source, frames.preprocess)
         return Clip(frames.pixels, info, 1000 * (time.perf_counter() - started))
 
 
@@ -100,11 +100,6 @@ class PixelResult:
         if media_type in RAW:
             return await asyncio.to_thread(write_raw, self.pixels, media_type, self.fps, self.card)
         return await media.encode(self.pixels, media_type, self.fps, quality)
-
-
-def _size(pixels: NDArray[np.uint8]) -> Size:
-    frames, height, width, _ = pixels.shape
-    return frames, height, width
 
 
 def check_size(card: ModelCard, size: Size, limits: Limits) -> int:

@@ -93,20 +93,13 @@ class Encoding:
     timing: Timing
 
 
-Accept = Callable[[EncodePlan, int | None], None]
-
-
-def _accept_all(plan: EncodePlan, positions: int | None) -> None:
-    pass
-
-
 async def encode(
     backend: Backend,
     media: MediaPool,
     source: ClipSource,
     options: EncodeOptions,
     limits: Limits,
-    accept: Accept = _accept_all,
+    accept: Callable[[EncodePlan, int | None], None] = lambda plan, positions: None,
     request_id: str | None = None,
     started: float | None = None,
 ) -> Encoding:
