@@ -169,3 +169,11 @@ def test_only_the_engine_and_the_command_know_the_networks() -> None:
 def test_the_client_works_where_there_is_no_torch() -> None:
     code = "import sys\nfor name in ('torch', 'ray', 'fastapi'): sys.modules[name] = None\nimport service.client\n"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_training_on_sets_of_pixels_needs_no_decoder() -> None:
+    code = (
+        "import sys\nfor name in ('av', 'ray', 'fastapi', 'pydantic'): sys.modules[name] = None\n"
+        "import training.runner, training.data.loaders.open_loader, benchmarks.training\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -23,8 +23,8 @@ from model.atomic_write import replace_file
 from model.bundle import load_bundle
 from training.card import code_version, machine_name
 from training.checkpoint import read_checkpoint
-from training.data.loaders import open_loader
 from training.data.loaders.batch import Loader
+from training.data.loaders.open_loader import open_loader
 from training.devices import cores, resolve_device
 from training.distributed import Ranks
 from training.errors import TrainingError

@@ -21,8 +21,7 @@ from typer.testing import CliRunner
 from media.errors import MediaError
 from media.types import SampleWindow
 from training.cli.data import data as command
-from training.data.files import FileSection, PackedNames, Source, find_files
-from training.data.loaders.open_loader import find_sources
+from training.data.files import FileSection, PackedNames, Source, find_files, find_sources
 from training.demo_data.debug import build_debug
 from training.errors import TrainingError
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from training.data.loaders import BatchSpec, device_loader
+from training.data.loaders import device_loader
+from training.data.loaders.batch import BatchSpec
 from training.data.loaders.device_loader import DeviceLoader
 from training.data.loaders.item_rng import epoch_order, item_uniforms
 from training.distributed import Ranks

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from training.data.files import Source
-from training.data.loaders import BatchSpec, open_loader
+from training.data.files import Source, find_sources
+from training.data.loaders.batch import BatchSpec
 from training.data.loaders.device_loader import DeviceLoader
 from training.data.loaders.file_loader import FileLoader, decode
 from training.data.loaders.item_rng import epoch_order, item_uniforms
-from training.data.loaders.open_loader import find_sources
+from training.data.loaders.open_loader import open_loader
 from training.demo_data.debug import build_debug
 from training.distributed import Ranks
 from training.errors import TrainingError

@@ -10,9 +10,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from training.data.files import Source
+from training.data.files import Source, find_sources
 from training.data.inspection import FRAMES, SIDE, Inspection, inspect
-from training.data.loaders.open_loader import find_sources
 from training.errors import TrainingError
 
 MAX_ROWS = 20

@@ -50,7 +50,7 @@ def train(
     that is done is not run again, and a resumed run keeps its lengths. `torchrun -m training train ...` runs on several
     GPUs.
     """
-    from training.data.loaders import open_loader
+    from training.data.loaders.open_loader import open_loader
     from training.devices import cores
     from training.distributed import init_distributed
     from training.recipes import RECIPES

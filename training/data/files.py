@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from media.reader import open_frames
 from media.types import Frames, MediaOptions, SampleWindow
 from training.data.labels import Labels, classify, find_label_file
-from training.data.media_types import KINDS, Kind, kind_of
+from training.data.media_types import IMAGE_SUFFIXES, KINDS, VIDEO_SUFFIXES, Kind, kind_of
 from training.data.tar_index import Member, index_tar
 from training.errors import TrainingError
 
@@ -172,6 +172,34 @@ class FoundFiles:
 
     images: Source | None
     clips: Source | None
+
+
+def find_sources(data: Path) -> tuple[Source | None, Source | None]:
+    """Return the images and the clips of a folder of files.
+
+    Args:
+        data: holds `images/` and `clips/` or `videos/`; or, without these, files of either kind or tar shards of them.
+
+    Raises:
+        TrainingError: the folder does not exist or holds neither, or has labels that are wrong.
+    """
+    images, clips = data / "images", [data / name for name in ("clips", "videos") if (data / name).is_dir()]
+    if len(clips) > 1:
+        raise TrainingError(f"{data} has both clips/ and videos/: keep one")
+    if not images.is_dir() and not clips:
+        found = find_files(data)
+        sources = found.images, found.clips
+    else:
+        sources = (
+            find_files(images).images if images.is_dir() else None,
+            find_files(clips[0]).clips if clips else None,
+        )
+    if sources == (None, None):
+        raise TrainingError(
+            f"{data} holds no data: no sets of pixels below train/, no images ({', '.join(sorted(IMAGE_SUFFIXES))}), "
+            f"no videos ({', '.join(VIDEO_SUFFIXES)}) and no tar shards of them"
+        )
+    return sources
 
 
 def find_files(root: Path) -> FoundFiles:

@@ -6,14 +6,10 @@ from pathlib import Path
 
 import torch
 
-from training.data.files import Source, find_files
 from training.data.loaders.batch import Loader
 from training.data.loaders.device_loader import DeviceLoader
-from training.data.loaders.file_loader import FileLoader
-from training.data.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from training.data.shards import INFO_FILE, open_set
 from training.distributed import Ranks
-from training.errors import TrainingError
 
 
 def open_loader(
@@ -45,33 +41,8 @@ def open_loader(
         photos = [held.shards for held in sets if held.info.frames == 1]
         clips = [held.shards for held in sets if held.info.frames > 1]
         return DeviceLoader(photos, clips, device, seed, ranks)
-    sources = find_sources(data)
-    return FileLoader(*sources, device, seed, ranks, workers, fps)
+    # sets of pixels need no decoder: machines that hold only torch train on them
+    from training.data.files import find_sources
+    from training.data.loaders.file_loader import FileLoader
 
-
-def find_sources(data: Path) -> tuple[Source | None, Source | None]:
-    """Return the images and the clips of a folder of files.
-
-    Args:
-        data: holds `images/` and `clips/` or `videos/`; or, without these, files of either kind or tar shards of them.
-
-    Raises:
-        TrainingError: the folder does not exist or holds neither, or has labels that are wrong.
-    """
-    images, clips = data / "images", [data / name for name in ("clips", "videos") if (data / name).is_dir()]
-    if len(clips) > 1:
-        raise TrainingError(f"{data} has both clips/ and videos/: keep one")
-    if not images.is_dir() and not clips:
-        found = find_files(data)
-        sources = found.images, found.clips
-    else:
-        sources = (
-            find_files(images).images if images.is_dir() else None,
-            find_files(clips[0]).clips if clips else None,
-        )
-    if sources == (None, None):
-        raise TrainingError(
-            f"{data} holds no data: no sets of pixels below train/, no images ({', '.join(sorted(IMAGE_SUFFIXES))}), "
-            f"no videos ({', '.join(VIDEO_SUFFIXES)}) and no tar shards of them"
-        )
-    return sources
+    return FileLoader(*find_sources(data), device, seed, ranks, workers, fps)
