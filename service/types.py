@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from model.geometry import Geometry, Size
 
 Want = Literal["tokens", "latents", "both"]
 Op = Literal["encode", "decode", "reconstruct"]
+Kind = Literal["image", "video"]
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,155 @@ class Backend(Protocol):
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8]) -> Decoded:
         """Encode, then decode in one visit; the answer has the shape of `pixels`."""
+        ...
+
+
+@dataclass(frozen=True)
+class GenerateParams:
+    """Settings of one sample; a language model reads the first five, a diffusion model guidance and the last two.
+
+    Args:
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: candidates kept, ties included; 0 keeps all.
+        top_p: probability kept, in (0, 1].
+        guidance: scale of classifier-free guidance; 1 is none.
+        guidance_growth: change of the scale from the first to the last token.
+        steps: denoising steps.
+        sampler: rule of a denoising step.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 1.0
+    guidance_growth: float = 0.0
+    steps: int = 50
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+
+
+@dataclass(frozen=True)
+class GeneratorCard:
+    """The service's description of one generator bundle.
+
+    Args:
+        id: the bundle's name, as callers use it.
+        hash: content hash of the bundle, 64 hex digits.
+        kind: "lm" over tokens, or "diffusion" over latents.
+        makes: the kinds of results; a clip model that also makes pictures lists both.
+        tokenizer_hash: content hash of the tokenizer bundle whose codes it makes.
+        classes: names by class id, empty where the bundle has none.
+        class_count: number of classes, 0 for an unconditional model.
+        unconditional: whether a sample may have no class.
+        grid: latent frames, height and width that it was trained on.
+        takes_prefix: whether a sample may continue given frames; `needs_prefix`: whether it must.
+        guided: whether guidance applies.
+        defaults: settings of a sample that names none.
+        slots: sequences that one replica computes at a time; a guided sample takes two.
+        parameters: number of weights.
+        device, dtype: where and in what precision the replicas run it.
+        licence: licence of the weights, or None if the bundle does not say.
+        step_seconds: time of one step of one sample on this device, measured, or None.
+        tokenizer: id of the served tokenizer of `tokenizer_hash`; None while it is not served, and nothing can be made.
+    """
+
+    id: str
+    hash: str
+    kind: Literal["lm", "diffusion"]
+    makes: tuple[Kind, ...]
+    tokenizer_hash: str
+    classes: tuple[str, ...]
+    class_count: int
+    unconditional: bool
+    grid: tuple[int, int, int]
+    takes_prefix: bool
+    needs_prefix: bool
+    guided: bool
+    defaults: GenerateParams
+    slots: int
+    parameters: int
+    device: str
+    dtype: str
+    licence: str | None = None
+    step_seconds: float | None = None
+    tokenizer: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the card as JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class GenerateJob:
+    """One sample for one generator: a sequence of tokens, or one set of latents.
+
+    Args:
+        model: id of the generator.
+        class_id: its class, or None for an unconditional sample.
+        frames: latent frames of the result, the prompt's included.
+        params: settings of the sample.
+        seed: of the request; `index`: number of this sample in it. The same pair gives the same sample in any company.
+        prompt: tokens int32 (t, h, w) that the result begins with, or None.
+    """
+
+    model: str
+    class_id: int | None
+    frames: int
+    params: GenerateParams
+    seed: int
+    index: int = 0
+    prompt: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class JobProgress:
+    """The state of a job.
+
+    Args:
+        done, total: steps: tokens of a language model, denoising steps of diffusion.
+        position: jobs ahead of it in the queue, None once it runs.
+        codes: tokens int32 (n,) in raster order, the prompt's included, as far as they are known; None if not read.
+    """
+
+    done: int
+    total: int
+    position: int | None = None
+    codes: NDArray[np.int32] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Generated:
+    """The outcome of a job.
+
+    Args:
+        tokens: int32 (t, h, w) of a language model, or None.
+        latents: float32 (t, h, w, c) of diffusion, in the tokenizer's own scale, or None.
+        timing: time in the queue, time from the first step to the last, and jobs that ran at the end.
+    """
+
+    tokens: NDArray[np.int32] | None
+    latents: NDArray[np.float32] | None
+    timing: Timing = field(default=Timing(0.0, 0.0, 1))
+
+
+class GeneratorBackend(Protocol):
+    """The generators as the use case sees them. Every method may raise `ProblemError`."""
+
+    async def generators(self) -> list[GeneratorCard]:
+        """Return the generators that run, the default one first; `tokenizer` of each is None."""
+        ...
+
+    async def generate(
+        self, job: GenerateJob, on_progress: Callable[[JobProgress], None], *, seconds: float | None = None
+    ) -> Generated:
+        """Make one sample.
+
+        Args:
+            job: the sample.
+            on_progress: called on the event loop, with the newest state only; a slow reader misses some.
+            seconds: time left until the deadline, the service's own if None.
+
+        Cancelling the caller frees the sample's slots within two steps.
+        """
         ...
 
 
