@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from media.errors import MediaError
 from service.errors import ProblemError
-from service.formats.result import pointers
+from service.formats.result import pointers, public_names
 from service.operations.options import RouteOptions
 
 MAX_QUERY_BYTES = 4096
@@ -59,5 +59,5 @@ def parse_options(kind: type[Options], query: bytes, body: object = None) -> Opt
     except MediaError as error:  # options that contradict each other
         raise ProblemError.of(error) from error
     except ValidationError as error:
-        detail = f"An option is invalid; `errors` names it. The options are {', '.join(kind.model_fields)}."
+        detail = f"An option is invalid; `errors` names it. The options are {', '.join(public_names(kind))}."
         raise ProblemError("invalid-options", detail, errors=pointers(error, kind)) from error

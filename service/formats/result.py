@@ -166,6 +166,11 @@ def parse_meta(fields: dict[str, Any]) -> EncodeMeta:
         raise ProblemError("invalid-options", detail, errors=pointers(error, EncodeMeta)) from error
 
 
+def public_names(model: type[BaseModel]) -> list[str]:
+    """Return the names of a model's fields, as callers write them."""
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
 def pointers(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
     """Return up to 20 problem-document entries that name known fields and say what is wrong, and echo nothing.
 
@@ -177,7 +182,7 @@ def pointers(error: ValidationError, model: type[BaseModel]) -> list[dict[str, s
     for item in error.errors(include_url=False, include_context=False, include_input=False)[:20]:
         first = str(item["loc"][0]) if item["loc"] else ""
         # A name that is not ours is input, and is not echoed.
-        pointer = "/" + "/".join(str(part) for part in item["loc"]) if first in model.model_fields else "/"
+        pointer = "/" + "/".join(str(part) for part in item["loc"]) if first in public_names(model) else "/"
         if item["type"] == "extra_forbidden":
             pointer, detail = pointer.rpartition("/")[0] or "/", "There is a field that is not known here."
         else:
