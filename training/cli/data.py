@@ -57,6 +57,29 @@ def networks(
             typer.echo(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
 
 
+@data.command()
+def codes(
+    path: Annotated[Path, typer.Argument(help="Folder of labelled files, or of built sets.")],
+    tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer's bundle, VQ or VAE.")],
+    out: Annotated[Path, typer.Option(help="Folder of the codes.")],
+    side: Annotated[int, typer.Option(help="Pixels of the squares.")] = 128,
+    frames: Annotated[int, typer.Option(help="Frames of the clips.")] = 17,
+    views: Annotated[int, typer.Option(help="Crops and windows in time of each item.")] = 1,
+    flips: Annotated[bool, typer.Option("--flips/--no-flips", help="Encode mirror images too.")] = True,
+    fps: Annotated[float | None, typer.Option(help="Frames per second of clips; as recorded by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one by default.")] = None,
+) -> None:
+    """Encode a folder once with a tokenizer, to train generators on; a stopped extraction goes on where it was."""
+    from model.bundle import load_bundle
+    from training.distributed import init_distributed
+    from training.generator.code_shards import ExtractionOptions
+    from training.generator.extraction import extract
+
+    with exit_on_error(), init_distributed(device) as (ranks, rank_device):
+        options = ExtractionOptions(side, frames, flips, views, fps)
+        extract(load_bundle(tokenizer, rank_device), path, out, options, ranks)
+
+
 def _list_sets(root: Path, names: list[str]) -> None:
     from training.data import open_set
 

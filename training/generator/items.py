@@ -1,0 +1,152 @@
+"""Labelled pictures and clips of a folder of data, as squares of one size: from sets of pixels or from files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from media.types import SampleWindow
+from training.data.files import Source
+from training.data.loaders.item_rng import item_uniforms
+from training.data.loaders.open_loader import find_sources
+from training.data.media_types import KINDS, Kind
+from training.data.shards import INFO_FILE, PixelSet, open_set
+from training.errors import TrainingError
+from training.generator.code_shards import ExtractionOptions
+
+PLACE, LEFT, TIME, FACTOR = range(4)  # places of a view's random numbers
+
+
+class Items(Protocol):
+    """Items of one kind from one source.
+
+    Attributes:
+        kind: images or clips.
+        classes: names that the labels count from 0.
+        labels: class of each item; empty where there are none.
+        sentence: says what the data is.
+    """
+
+    kind: Kind
+    classes: tuple[str, ...]
+    labels: Sequence[int]
+    sentence: str
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int, options: ExtractionOptions) -> list[NDArray[np.uint8]]:
+        """Return the views of an item, each uint8 (T, side, side, 3).
+
+        Raises:
+            Exception: many kinds, for a file that cannot be read.
+        """
+
+
+class FileItems:
+    """A user's own pictures or videos; the squares span the shorter side."""
+
+    def __init__(self, source: Source) -> None:
+        self.kind, self.classes, self.labels = source.kind, source.classes, source.labels.tolist()
+        self.sentence = f"{len(source):,} {source.kind} of the folder {source.root.resolve().name}"
+        self._source = source
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def read(self, index: int, options: ExtractionOptions) -> list[NDArray[np.uint8]]:
+        views = []
+        for number, uniforms in enumerate(_uniforms(self.kind, index, options)):
+            place, start = (float(uniforms[PLACE]), float(uniforms[TIME])) if number else (0.5, 0.0)
+            window = SampleWindow(place, start, options.fps)
+            views.append(self._source.read(index, options.side, options.frames, window).pixels)
+        return views
+
+    def place(self, index: int) -> str:
+        return self._source.place(index)
+
+
+class SetItems:
+    """A set of pixels; squares of a larger one are cut, and reduced by whole multiples of the side.
+
+    Raises:
+        TrainingError: the set is too small, or its clips are too short.
+    """
+
+    def __init__(self, pixels: PixelSet, options: ExtractionOptions) -> None:
+        info = pixels.info
+        self.kind: Kind = "images" if info.frames == 1 else "clips"
+        self.classes, self.labels = info.classes, pixels.labels
+        self.sentence = f"{info.name}, {len(pixels):,} items: {info.source}"
+        self._shards, self._ends = pixels.shards, np.cumsum([len(shard) for shard in pixels.shards])
+        self._frames = 1 if info.frames == 1 else options.frames
+        if min(info.height, info.width) < options.side or info.frames < self._frames:
+            raise TrainingError(
+                f"The set {info.name} has {info.frames} x {info.height} x {info.width} pixels, too few for "
+                f"{self._frames} x {options.side} x {options.side}."
+            )
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, index: int, options: ExtractionOptions) -> list[NDArray[np.uint8]]:
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        item = self._shards[shard][index - self._ends[shard]].numpy()  # counted from the shard's end
+        free = np.array(item.shape[:3]) - [self._frames, options.side, options.side]
+        views = []
+        for number, uniforms in enumerate(_uniforms(self.kind, index, options) if free.any() else [np.zeros(4)]):
+            farthest = min(item.shape[1:3]) // options.side
+            factor = 1 + int(uniforms[FACTOR] * farthest) if number else farthest
+            side = options.side * factor
+            position = uniforms[[TIME, PLACE, LEFT]] if number else np.array([0, 0.5, 0.5])
+            start, top, left = (position * (np.array(item.shape[:3]) - [self._frames, side, side] + 1)).astype(int)
+            square = item[start : start + self._frames, top : top + side, left : left + side]
+            blocks = square.reshape(self._frames, options.side, factor, options.side, factor, 3)
+            views.append(((blocks.sum((2, 4), dtype=np.int32) + factor**2 // 2) // factor**2).astype(np.uint8))
+        return views
+
+    def place(self, index: int) -> str:
+        return f"item {index} of {self.sentence}"
+
+
+def find_items(data: Path, options: ExtractionOptions) -> tuple[list[FileItems | SetItems], tuple[str, ...]]:
+    """Return the items of a folder with labels that count over one list of classes.
+
+    Sets of pixels below `train/` come before files, as in training of tokenizers. Where some sources have classes,
+    those without are left out.
+
+    Args:
+        data: as for `open_loader`.
+        options: the pixels that are wanted.
+
+    Returns:
+        The sources, and the sorted names of all classes.
+
+    Raises:
+        TrainingError: the folder holds no data, or a set is too small.
+    """
+    folders = sorted(path.parent for path in (data / "train").glob(f"*/{INFO_FILE}"))
+    found: list[FileItems | SetItems]
+    if folders:
+        sets = [open_set(folder) for folder in folders]
+        labelled = any(one.info.classes for one in sets)
+        found = [SetItems(one, options) for one in sets if bool(one.info.classes) == labelled]
+    else:
+        found = [FileItems(source) for source in find_sources(data) if source is not None]
+        labelled = any(items.classes for items in found)
+        found = [items for items in found if bool(items.classes) == labelled]
+    names = {name for items in found for name in items.classes}
+    whole = all(name.isdecimal() for name in names)
+    classes = tuple(sorted(names, key=lambda name: (int(name), name) if whole else (0, name)))
+    for items in found:
+        number = [classes.index(name) for name in items.classes]
+        items.labels = [number[label] for label in items.labels]
+        items.classes = classes
+    return sorted(found, key=lambda items: KINDS.index(items.kind)), classes
+
+
+def _uniforms(kind: Kind, index: int, options: ExtractionOptions) -> NDArray[np.float64]:
+    return item_uniforms(options.seed, kind, range(index * options.views, (index + 1) * options.views))
