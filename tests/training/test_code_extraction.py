@@ -14,8 +14,8 @@ from model.bundle import Bundle, load_bundle, save_bundle
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app
+from training.data.files import find_sources
 from training.data.loaders.batch import BatchSpec
-from training.data.loaders.open_loader import find_sources
 from training.demo_data.debug import build_debug
 from training.distributed import Ranks
 from training.errors import TrainingError

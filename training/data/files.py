@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from media.reader import open_frames
 from media.types import Frames, MediaOptions, SampleWindow
 from training.data.labels import Labels, classify, find_label_file
 from training.data.media_types import IMAGE_SUFFIXES, KINDS, VIDEO_SUFFIXES, Kind, kind_of
@@ -107,8 +108,6 @@ class Source:
             MediaError: it is damaged, or not of a type that is read.
             TrainingError: it is empty, or not of the kind that its name says.
         """
-        from media.reader import open_frames  # sets of pixels and codes are read where FFmpeg is not installed
-
         is_clip = self.kind == "clips"
         count = frames if is_clip else 1
         with io.BufferedReader(self.open(index), READ_BYTES) as file:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from media.types import SampleWindow
-from training.data.files import Source
 from training.data.loaders.item_rng import item_uniforms
-from training.data.loaders.open_loader import find_sources
 from training.data.media_types import KINDS, Kind
 from training.data.shards import INFO_FILE, PixelSet, open_set
 from training.errors import TrainingError
 from training.generator.code_shards import ExtractionOptions
+
+if TYPE_CHECKING:
+    from training.data.files import Source
 
 PLACE, LEFT, TIME, FACTOR = range(4)  # places of a view's random numbers
 
@@ -135,6 +136,8 @@ def find_items(data: Path, options: ExtractionOptions) -> tuple[list[FileItems |
         labelled = any(one.info.classes for one in sets)
         found = [SetItems(one, options) for one in sets if bool(one.info.classes) == labelled]
     else:
+        from training.data.files import find_sources  # sets of pixels need no decoder of media
+
         found = [FileItems(source) for source in find_sources(data) if source is not None]
         labelled = any(items.classes for items in found)
         found = [items for items in found if bool(items.classes) == labelled]
