@@ -2,106 +2,50 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.tokenizer.config import ConfigError, TokenizerConfig
+from model.bundle_files import (
+    CARD_FILE,
+    CLASSES_FILE,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    BundleConfig,
+    BundleError,
+    digest,
+    read_config,
+    read_file,
+    write_bundle,
+)
+from model.config_checks import ConfigError
+from model.generator.config import GeneratorConfig, generator_config
+from model.generator.networks import Generator, make_generator
+from model.tokenizer.config import TokenizerConfig
 from model.tokenizer.tokenizer import OmniTokenizer
-from model.tokenizer.weights import WeightsError, build_tokenizer
+from model.weights import WeightsError, build_network
 
-Kind = Literal["tokenizer", "generator"]
-FORMATS: dict[Kind, str] = {"tokenizer": "omnitok-tokenizer/1", "generator": "omnitok-generator/1"}
-HASH = re.compile("[0-9a-f]{64}")
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
-
-
-class BundleError(ValueError):
-    """A folder that is not a sound bundle, in one sentence."""
-
-
-@dataclass(frozen=True)
-class BundleConfig:
-    """The config of a bundle of any kind, `config.json` on disk.
-
-    Args:
-        kind: "tokenizer", or "generator" for a network over the codes of a tokenizer.
-        network: the network's config as JSON-ready data.
-        weights_sha256: hash of the weights, 64 hex digits.
-        licence: licence of the weights, or None if not stated.
-        tokenizer_hash: content hash of the tokenizer bundle whose codes a generator makes; None for a tokenizer.
-
-    Raises:
-        BundleError: a value is out of its range.
-    """
-
-    kind: Kind
-    network: dict[str, Any]
-    weights_sha256: str
-    licence: str | None = None
-    tokenizer_hash: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise BundleError(f"A bundle is a {' or a '.join(get_args(Kind))}, not {self.kind!r}.")
-        if self.licence is not None and not isinstance(self.licence, str):
-            raise BundleError(f"The licence must be a text or null, not {self.licence!r}.")
-        if not _is_hash(self.weights_sha256):
-            raise BundleError(f"weights_sha256 must be 64 hex digits, not {self.weights_sha256!r}.")
-        if self.kind == "generator" and not _is_hash(self.tokenizer_hash):
-            raise BundleError(f"A generator names its tokenizer by 64 hex digits, not {self.tokenizer_hash!r}.")
-        if self.kind == "tokenizer" and self.tokenizer_hash is not None:
-            raise BundleError(f"A tokenizer names no other tokenizer, and this one names {self.tokenizer_hash!r}.")
-
-    @property
-    def hash(self) -> str:
-        """Return the content hash of config and weights, 64 hex digits."""
-        return _digest(json.dumps(self._body(), sort_keys=True, separators=(",", ":")).encode())
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the record that `config.json` holds."""
-        return self._body() | {"hash": self.hash}
-
-    @classmethod
-    def from_dict(cls, record: object) -> BundleConfig:
-        """Return the config in a record.
-
-        Raises:
-            BundleError: another format, unknown or missing keys, or a record that its hash does not fit.
-        """
-        if not isinstance(record, dict) or "format" not in record:
-            raise BundleError("A bundle's config is a map that names its format.")
-        kinds = [kind for kind, name in FORMATS.items() if name == record["format"]]
-        if not kinds:
-            raise BundleError(f"The format is {record['format']!r}; this version reads {', '.join(FORMATS.values())}.")
-        kind = kinds[0]
-        keys = {"format", "licence", kind, "weights_sha256", "hash"}
-        keys |= {"tokenizer_hash"} if kind == "generator" else set()
-        if set(record) != keys:
-            raise BundleError(f"The config of a {kind} must hold exactly the keys {sorted(keys)}.")
-        config = cls(kind, record[kind], record["weights_sha256"], record["licence"], record.get("tokenizer_hash"))
-        if record["hash"] != config.hash:
-            raise BundleError("The config was changed after it was written: its hash does not fit.")
-        return config
-
-    def _body(self) -> dict[str, Any]:
-        body = {
-            "format": FORMATS[self.kind],
-            "licence": self.licence,
-            self.kind: self.network,
-            "weights_sha256": self.weights_sha256,
-        }
-        return body | ({"tokenizer_hash": self.tokenizer_hash} if self.kind == "generator" else {})
+__all__ = [
+    "Bundle",
+    "BundleConfig",
+    "BundleError",
+    "GeneratorBundle",
+    "check_classes",
+    "load_bundle",
+    "load_generator",
+    "read_config",
+    "save_bundle",
+    "save_generator",
+]
 
 
 @dataclass(frozen=True)
@@ -123,12 +67,25 @@ class Bundle:
     tokenizer: OmniTokenizer
 
 
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+@dataclass(frozen=True)
+class GeneratorBundle:
+    """A loaded generator bundle.
 
+    Args:
+        name, hash, licence: as of a tokenizer's.
+        config: sizes of the network, and its defaults of sampling.
+        tokenizer_hash: content hash of the tokenizer bundle whose codes or latents it makes.
+        classes: a name for each class; an index is the class's id.
+        generator: in evaluation mode, on the device and in the precision that were asked for.
+    """
 
-def _is_hash(value: object) -> bool:
-    return isinstance(value, str) and HASH.fullmatch(value) is not None
+    name: str
+    hash: str
+    config: GeneratorConfig
+    licence: str | None
+    tokenizer_hash: str
+    classes: tuple[str, ...]
+    generator: Generator
 
 
 def save_bundle(
@@ -138,7 +95,7 @@ def save_bundle(
     licence: str | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> str:
-    """Write a bundle; a folder that is there is a whole one, old or new.
+    """Write a tokenizer's bundle; a folder that is there is a whole one, old or new.
 
     Args:
         path: folder to write; an existing bundle there is replaced, anything else is refused.
@@ -153,74 +110,96 @@ def save_bundle(
     Raises:
         BundleError: `path` exists and is not a bundle.
     """
-    path = Path(path)
-    _check_replaceable(path)
-    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in tokenizer.state_dict().items()}
-    weights = save_safetensors(tensors)
-    config = BundleConfig("tokenizer", tokenizer.config.to_dict(), _digest(weights), licence)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        fresh = Path(scratch) / "bundle"
-        fresh.mkdir()
-        (fresh / WEIGHTS_FILE).write_bytes(weights)
-        (fresh / CARD_FILE).write_text(card, encoding="utf-8")
-        (fresh / CONFIG_FILE).write_text(json.dumps(config.to_dict(), indent=2) + "\n", encoding="utf-8")
-        old = Path(scratch) / "old"
-        if path.exists():
-            path.rename(old)
-        try:
-            fresh.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-    return config.hash
+    weights = _weights_of(tokenizer, dtype)
+    config = BundleConfig("tokenizer", tokenizer.config.to_dict(), digest(weights), licence)
+    return write_bundle(Path(path), config, {WEIGHTS_FILE: weights, CARD_FILE: card.encode()})
 
 
-def _check_replaceable(path: Path) -> None:
-    """Refuse to write over anything but a bundle or an empty folder."""
-    if not path.exists() and not path.is_symlink():
-        return
-    if path.is_symlink() or not path.is_dir():
-        raise BundleError(f"{path} exists and is not a folder: not replaced")
-    names = {entry.name for entry in path.iterdir()}
-    if names - {CONFIG_FILE, WEIGHTS_FILE, CARD_FILE}:
-        raise BundleError(f"{path} exists and is not a bundle, or holds more than one: not replaced")
-    if names:
-        read_config(path)
+def save_generator(
+    path: str | Path,
+    generator: Generator,
+    card: str,
+    tokenizer_hash: str,
+    classes: Sequence[str] = (),
+    licence: str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> str:
+    """Write a generator's bundle, as `save_bundle` does a tokenizer's.
 
+    Args:
+        path, card, licence, dtype: as for `save_bundle`.
+        generator: the network, on any device.
+        tokenizer_hash: content hash of the tokenizer bundle whose codes or latents it makes.
+        classes: a name for each class; an index is the class's id.
 
-def read_config(path: Path) -> BundleConfig:
-    """Return the config of a bundle of any kind, whose weights are not read.
+    Returns:
+        The content hash.
 
     Raises:
-        BundleError: the folder holds no sound config.
+        BundleError: `path` exists and is not a bundle, or the names are not those of the config's classes.
     """
-    if not path.is_dir():
-        raise BundleError(f"{path} is not a bundle: there is no such folder")
-    if not (path / CONFIG_FILE).is_file():
-        raise BundleError(f"{path} is not a bundle: it has no {CONFIG_FILE}")
-    try:
-        record = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{path / CONFIG_FILE} is not JSON: {error}") from error
-    try:
-        return BundleConfig.from_dict(record)
-    except BundleError as error:
-        raise BundleError(f"{path / CONFIG_FILE}: {error}") from error
+    check_classes(classes, generator.config.classes)
+    weights, files = _weights_of(generator, dtype), {}
+    if classes:
+        files[CLASSES_FILE] = (json.dumps(list(classes), indent=1, ensure_ascii=False) + "\n").encode()
+    config = BundleConfig(
+        "generator",
+        generator.config.to_dict(),
+        digest(weights),
+        licence,
+        tokenizer_hash,
+        digest(files[CLASSES_FILE]) if classes else None,
+    )
+    return write_bundle(Path(path), config, {WEIGHTS_FILE: weights, CARD_FILE: card.encode(), **files})
+
+
+def check_classes(names: object, count: int) -> tuple[str, ...]:
+    """Return the names of so many classes.
+
+    Raises:
+        BundleError: not one text of its own for each class.
+    """
+    if not isinstance(names, Sequence) or isinstance(names, str):
+        raise BundleError(f"The names of classes must be a list of texts, not {type(names).__name__}.")
+    if len(names) != count:
+        raise BundleError(f"There are {len(names)} names for {count} classes; give each class one.")
+    for name in names:
+        if not isinstance(name, str) or name != name.strip() or not name.isprintable() or not 1 <= len(name) <= 200:
+            raise BundleError(f"The name of a class must be a line of 1 to 200 characters, not {name!r}.")
+    if repeated := [name for name, times in Counter(names).items() if times > 1]:
+        raise BundleError(f"Each class needs a name of its own, and {repeated[0]!r} names several.")
+    return tuple(names)
+
+
+def _weights_of(network: nn.Module, dtype: torch.dtype) -> bytes:
+    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}
+    return save_safetensors(tensors)
 
 
 def _read_weights(path: Path, expected: str) -> dict[str, Tensor]:
-    file = path / WEIGHTS_FILE
-    if not file.is_file():
-        raise BundleError(f"{path} is not a whole bundle: it has no {WEIGHTS_FILE}")
-    data = file.read_bytes()
-    if _digest(data) != expected:
-        raise BundleError(f"{file} is damaged: its content is not what {CONFIG_FILE} was written for")
     try:
-        return load_safetensors(data)
+        return load_safetensors(read_file(path / WEIGHTS_FILE, expected))
     except SafetensorError as error:
-        raise BundleError(f"{file} is not a safetensors file: {error}") from error
+        raise BundleError(f"{path / WEIGHTS_FILE} is not a safetensors file: {error}") from error
+
+
+def _read_json(file: Path, expected: str) -> object:
+    data = read_file(file, expected)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{file} is not JSON: {error}") from error
+
+
+@contextmanager
+def _naming_files(path: Path) -> Iterator[None]:
+    """Name the file of a bundle whose content is refused."""
+    try:
+        yield
+    except ConfigError as error:
+        raise BundleError(f"{path / CONFIG_FILE}: {error}") from error
+    except WeightsError as error:
+        raise BundleError(f"{path / WEIGHTS_FILE}: {error}") from error
 
 
 def load_bundle(path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32) -> Bundle:
@@ -239,14 +218,38 @@ def load_bundle(path: str | Path, device: str | torch.device = "cpu", dtype: tor
     if record.kind != "tokenizer":
         raise BundleError(f"{path} is a {record.kind} of tokenizer {record.tokenizer_hash}; name a tokenizer bundle.")
     weights = _read_weights(path, record.weights_sha256)
-    try:
+    with _naming_files(path):
         config = TokenizerConfig.from_dict(record.network)
-        tokenizer = build_tokenizer(config, weights)
-    except ConfigError as error:
-        raise BundleError(f"{path / CONFIG_FILE}: {error}") from error
-    except WeightsError as error:
-        raise BundleError(f"{path / WEIGHTS_FILE}: {error}") from error
+        tokenizer = build_network(lambda: OmniTokenizer(config), weights)
     tokenizer.encoder.to(dtype)
     tokenizer.decoder.to(dtype)
     tokenizer.to(device).eval().requires_grad_(False)
     return Bundle(path.resolve().name, record.hash, config, record.licence, tokenizer)
+
+
+def load_generator(
+    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> GeneratorBundle:
+    """Load a generator bundle.
+
+    Args:
+        path: the folder.
+        device: where the network shall run.
+        dtype: precision of its weights.
+
+    Raises:
+        BundleError: the folder is not a generator bundle, or was damaged or changed.
+    """
+    path = Path(path)
+    record = read_config(path)
+    if record.kind != "generator" or record.tokenizer_hash is None:
+        raise BundleError(f"{path} is a {record.kind}; name a generator bundle.")
+    weights = _read_weights(path, record.weights_sha256)
+    with _naming_files(path):
+        config = generator_config(record.network)
+        generator = build_network(lambda: make_generator(config), weights)
+    names = [] if record.classes_sha256 is None else _read_json(path / CLASSES_FILE, record.classes_sha256)
+    classes = check_classes(names, config.classes)
+    generator.to(device, dtype)
+    name = path.resolve().name
+    return GeneratorBundle(name, record.hash, config, record.licence, record.tokenizer_hash, classes, generator)

@@ -11,10 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from model.bundle import save_bundle
+from model.config_checks import ConfigError
 from model.convert.safe_load import CheckpointError, read_checkpoint
-from model.tokenizer.config import ConfigError, TokenizerConfig, VAEConfig, VQConfig
+from model.tokenizer.config import TokenizerConfig, VAEConfig, VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
-from model.tokenizer.weights import WeightsError, build_tokenizer
+from model.weights import WeightsError, build_network
 
 
 class ConversionError(ValueError):
@@ -239,7 +240,7 @@ def load_published(path: str | Path, additive_bias: bool | None = None) -> tuple
     try:
         config = read_flags(args, additive_bias)
         kept, dropped = _sort_keys(state, config)
-        tokenizer = build_tokenizer(config, kept)
+        tokenizer = build_network(lambda: OmniTokenizer(config), kept)
     except (ConversionError, WeightsError) as error:
         raise ConversionError(f"{path}: {error}") from error
     return tokenizer, dropped

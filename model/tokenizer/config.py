@@ -3,34 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from model.config_checks import MAX_LAYERS, ConfigError, check_counts, strict
 from model.geometry import Geometry
-
-
-class ConfigError(ValueError):
-    """A configuration that describes no tokenizer."""
-
-
-def _strict(cls: type, data: Any) -> dict[str, Any]:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{cls.__name__} must be a mapping, not {type(data).__name__}")
-    known = {field.name for field in fields(cls)}
-    if unknown := sorted(set(data) - known):
-        raise ConfigError(f"unknown {cls.__name__} keys {unknown}; known are {sorted(known)}")
-    return dict(data)
-
-
-MAX_COUNT = 2**20  # of anything that is counted; a config comes from a file that may be broken
-MAX_LAYERS = 64
-
-
-def _check_counts(config: Any, names: tuple[str, ...], least: int = 1, most: int = MAX_COUNT) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if type(value) is not int or not least <= value <= most:
-            raise ConfigError(f"{name} must be an integer from {least} to {most}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -46,8 +23,8 @@ class VQConfig:
     dim: int = 8
 
     def __post_init__(self) -> None:
-        _check_counts(self, ("codes",), least=2)
-        _check_counts(self, ("dim",))
+        check_counts(self, ("codes",), least=2)
+        check_counts(self, ("dim",))
 
 
 @dataclass(frozen=True)
@@ -61,7 +38,7 @@ class VAEConfig:
     dim: int = 8
 
     def __post_init__(self) -> None:
-        _check_counts(self, ("dim",))
+        check_counts(self, ("dim",))
 
 
 @dataclass(frozen=True)
@@ -106,8 +83,8 @@ class TokenizerConfig:
     head: VQConfig | VAEConfig = VQConfig()
 
     def __post_init__(self) -> None:
-        _check_counts(self, ("width", "heads", "head_dim", "patch", "temporal_patch", "window"))
-        _check_counts(self, ("temporal_layers",), most=MAX_LAYERS)
+        check_counts(self, ("width", "heads", "head_dim", "patch", "temporal_patch", "window"))
+        check_counts(self, ("temporal_layers",), most=MAX_LAYERS)
         for name in ("patch_norm", "additive_bias", "causal_attention", "causal_peg"):
             if type(getattr(self, name)) is not bool:
                 raise ConfigError(f"{name} must be true or false, not {getattr(self, name)!r}")
@@ -122,7 +99,7 @@ class TokenizerConfig:
         if self.spatial_position == "rope" and self.head_dim % 4:
             raise ConfigError(f"rotary positions need a head_dim divisible by 4, not {self.head_dim}")
         if self.temporal_window is not None:
-            _check_counts(self, ("temporal_window",))
+            check_counts(self, ("temporal_window",))
             if not self.causal_attention:
                 raise ConfigError(f"temporal_window {self.temporal_window} needs causal_attention")
         if not isinstance(self.head, VQConfig | VAEConfig):
@@ -161,7 +138,7 @@ class TokenizerConfig:
         Raises:
             ConfigError: unknown keys, or values that describe no tokenizer.
         """
-        values = _strict(cls, data)
+        values = strict(cls, data)
         if "head" in values:
             if not isinstance(values["head"], Mapping):
                 raise ConfigError(f"head must be a mapping, not {values['head']!r}")
@@ -170,7 +147,7 @@ class TokenizerConfig:
             kind = head.pop("kind", None)
             if not isinstance(kind, str) or kind not in heads:
                 raise ConfigError(f"head.kind must be 'vq' or 'vae', not {kind!r}")
-            values["head"] = heads[kind](**_strict(heads[kind], head))
+            values["head"] = heads[kind](**strict(heads[kind], head))
         return cls(**values)
 
 

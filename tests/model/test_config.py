@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 
-from model.tokenizer.config import CONFIGS, ConfigError, TokenizerConfig, VAEConfig
+from model.config_checks import ConfigError
+from model.tokenizer.config import CONFIGS, TokenizerConfig, VAEConfig
 from model.tokenizer.layers import alibi_slopes
 from model.tokenizer.patches import PixelError
 from model.tokenizer.streaming import StreamError

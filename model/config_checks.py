@@ -1,0 +1,40 @@
+"""Checks that the frozen configs of every network share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+MAX_COUNT = 2**20  # of anything that is counted; a config comes from a file that may be broken
+MAX_LAYERS = 64
+
+
+class ConfigError(ValueError):
+    """A configuration that describes no network."""
+
+
+def strict(cls: type, data: Any) -> dict[str, Any]:
+    """Return the arguments of a config class that a mapping holds.
+
+    Raises:
+        ConfigError: not a mapping, or unknown keys.
+    """
+    if not isinstance(data, Mapping):
+        raise ConfigError(f"{cls.__name__} must be a mapping, not {type(data).__name__}")
+    known = {field.name for field in fields(cls)}
+    if unknown := sorted(set(data) - known):
+        raise ConfigError(f"unknown {cls.__name__} keys {unknown}; known are {sorted(known)}")
+    return dict(data)
+
+
+def check_counts(config: Any, names: tuple[str, ...], least: int = 1, most: int = MAX_COUNT) -> None:
+    """Refuse attributes that are not integers of a range.
+
+    Raises:
+        ConfigError: the first such attribute.
+    """
+    for name in names:
+        value = getattr(config, name)
+        if type(value) is not int or not least <= value <= most:
+            raise ConfigError(f"{name} must be an integer from {least} to {most}, not {value!r}")

@@ -1,0 +1,1 @@
+"""Networks that generate the codes of a tokenizer, and their sampling."""
