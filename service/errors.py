@@ -36,6 +36,8 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "token-out-of-range": (422, "A token is outside the codebook"),
     "bad-grid": (422, "The token grid does not fit the model"),
     "model-mismatch": (422, "The tokens were made by another bundle"),
+    "unknown-class": (422, "No such class"),
+    "tokenizer-not-served": (422, "The tokenizer of this generator is not served"),
     "rate-limited": (429, "Too many requests came from this caller"),
     "internal": (500, "Something went wrong on our side"),
     "overloaded": (503, "The service is at its capacity"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -20,10 +21,28 @@ from service.api.services import Services
 from service.errors import ProblemError
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
-from service.types import Backend, HttpMetrics
+from service.types import Backend, Generated, GenerateJob, GeneratorBackend, GeneratorCard, HttpMetrics
 
 
-def create_app(backend: Backend, media: MediaPool, settings: Settings, metrics: HttpMetrics | None = None) -> FastAPI:
+class NoGenerators:
+    """The `GeneratorBackend` of a service without generators."""
+
+    async def generators(self) -> list[GeneratorCard]:
+        """Return nothing."""
+        return []
+
+    async def generate(self, job: GenerateJob, *arguments: Any, **options: Any) -> Generated:
+        """Refuse; no card leads here."""
+        raise ProblemError("unknown-model", f"No generator is served here, so {job.model} is unknown.")
+
+
+def create_app(
+    backend: Backend,
+    media: MediaPool,
+    settings: Settings,
+    metrics: HttpMetrics | None = None,
+    generators: GeneratorBackend | None = None,
+) -> FastAPI:
     """Return the application of one ingress replica.
 
     Args:
@@ -31,12 +50,13 @@ def create_app(backend: Backend, media: MediaPool, settings: Settings, metrics: 
         media: the media pool, which its owner starts and stops.
         settings: limits and deadlines.
         metrics: where requests are counted; None counts nothing.
+        generators: the generators; None for a service that only encodes and decodes.
     """
     configure()
 
     app = FastAPI(
         title="OmniTokenizer service",
-        description="Images and videos to tokens or latents, and back.",
+        description="Images and videos to tokens or latents, and back, and new ones by class.",
         version=version("omnitok"),
         docs_url=None,
         redoc_url=None,
@@ -46,7 +66,7 @@ def create_app(backend: Backend, media: MediaPool, settings: Settings, metrics: 
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(MediaError, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
-    app.state.services = Services(backend, media, settings)
+    app.state.services = Services(backend, generators or NoGenerators(), media, settings)
     add_docs(app)
     routes = list(app.routes)
     for router in routers():

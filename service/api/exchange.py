@@ -12,7 +12,7 @@ from service.api.negotiation import require
 from service.api.services import Services
 from service.formats.pixels import amount, pixel_offers
 from service.operations.clip import PixelResult
-from service.types import ModelCard, Timing
+from service.types import GeneratorCard, ModelCard, Timing
 
 
 class Exchange:
@@ -30,14 +30,15 @@ class Exchange:
     """
 
     def __init__(self, request: Request, services: Services, parse_ms: float) -> None:
-        self.backend, self.media, self.limits = services.backend, services.media, services.settings.limits
+        self.backend, self.generators = services.backend, services.generators
+        self.media, self.limits = services.media, services.settings.limits
         self.id: str = request.state.request_id
         self.started: float = request.state.started
         self.parse_ms = parse_ms
         self.media_type = ""
         self._request = request
 
-    def use(self, card: ModelCard) -> None:
+    def use(self, card: ModelCard | GeneratorCard) -> None:
         """Note the bundle for the log."""
         self._request.state.model = card.id
 

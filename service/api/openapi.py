@@ -44,7 +44,7 @@ def describe(takes: BodyKind, options: type[BaseModel], gives: Sequence[str]) ->
         gives: media types of its answers.
     """
     return {
-        "parameters": _parameters(options),
+        "parameters": query_parameters(options),
         "requestBody": {"required": True, "content": _content(takes)},
         "responses": {
             "200": {"description": "chosen by Accept", "content": {name: {"schema": BINARY} for name in gives}}
@@ -52,7 +52,8 @@ def describe(takes: BodyKind, options: type[BaseModel], gives: Sequence[str]) ->
     }
 
 
-def _parameters(options: type[BaseModel]) -> list[dict[str, Any]]:
+def query_parameters(options: type[BaseModel]) -> list[dict[str, Any]]:
+    """Return the parameters of a query that `parse_options` reads."""
     parameters = []
     for name, schema in options.model_json_schema()["properties"].items():
         rest = {key: value for key, value in schema.items() if key not in ("title", "description")}

@@ -10,7 +10,7 @@ from fastapi import Depends, Request
 from service.api.body import BodyBudget
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
-from service.types import Backend
+from service.types import Backend, GeneratorBackend
 
 
 @dataclass(frozen=True)
@@ -19,11 +19,13 @@ class Services:
 
     Args:
         backend: the tokenizer tier.
+        generators: the generators.
         media: decodes and compresses media.
         settings: limits and the deadline.
     """
 
     backend: Backend
+    generators: GeneratorBackend
     media: MediaPool
     settings: Settings
     bodies: BodyBudget = field(init=False)

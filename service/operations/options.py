@@ -107,3 +107,9 @@ class DecodeOptions(RouteOptions):
     width: Annotated[Side | None, Field(description="width to crop to, pixels")] = None
     fps: Rate | None = None
     quality: Quality | None = None
+
+
+class ClassesOptions(RouteOptions):
+    """Options of the list of classes."""
+
+    q: Annotated[str, Field(max_length=256, description="part of a name, in any case")] = ""
