@@ -124,7 +124,7 @@ def write_bundle(path: Path, config: BundleConfig, files: Mapping[str, bytes]) -
     Raises:
         BundleError: `path` exists and is not a bundle.
     """
-    _check_replaceable(path)
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = json.dumps(config.to_dict(), indent=2) + "\n"
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
@@ -144,8 +144,12 @@ def write_bundle(path: Path, config: BundleConfig, files: Mapping[str, bytes]) -
     return config.hash
 
 
-def _check_replaceable(path: Path) -> None:
-    """Refuse to write over anything but a bundle or an empty folder."""
+def check_replaceable(path: Path) -> None:
+    """Refuse to write over anything but a bundle or an empty folder.
+
+    Raises:
+        BundleError: the path holds something else.
+    """
     if not path.exists() and not path.is_symlink():
         return
     if path.is_symlink() or not path.is_dir():

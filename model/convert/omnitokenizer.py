@@ -5,39 +5,26 @@ from __future__ import annotations
 import re
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from model.bundle import save_bundle
 from model.config_checks import ConfigError
-from model.convert.safe_load import CheckpointError, read_checkpoint
+from model.convert.published import (
+    ConversionError,
+    ConversionReport,
+    args_and_state,
+    model_card,
+    read_published,
+    sort_keys,
+)
 from model.tokenizer.config import TokenizerConfig, VAEConfig, VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from model.weights import WeightsError, build_network
 
-
-class ConversionError(ValueError):
-    """A checkpoint that cannot become a bundle, in one sentence."""
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """The report of a conversion.
-
-    Args:
-        config: the geometry that its flags describe.
-        hash: content hash of the bundle.
-        kept: names of the bundle's tensors.
-        dropped: published keys that are not in it, with the reason.
-    """
-
-    config: TokenizerConfig
-    hash: str
-    kept: list[str]
-    dropped: dict[str, str]
-
+ADDITIVE_BIAS_STEM = "imagenet_only"  # the one released file whose attention ran with additive biases
 
 # Flags that would change the computation, with the only value that the released models use.
 _FIXED = {
@@ -179,36 +166,40 @@ def read_flags(args: Namespace, additive_bias: bool) -> TokenizerConfig:
         raise ConversionError(f"the checkpoint's flags describe no tokenizer: {error}") from error
 
 
-def _sort_keys(state: Mapping[str, Tensor], config: TokenizerConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return tensors by our names, and dropped keys with their reasons.
+def build_tokenizer(
+    args: Namespace, state: Mapping[Any, object], additive_bias: bool
+) -> tuple[OmniTokenizer, dict[str, str], dict[str, str]]:
+    """Build the tokenizer that published flags and tensors describe.
+
+    Args:
+        args: its flags.
+        state: its tensors by their published keys.
+        additive_bias: whether it was trained without fused attention.
+
+    Returns:
+        The tokenizer in evaluation mode, its names of the published keys, and the dropped keys with their reasons.
 
     Raises:
-        ConversionError: unknown keys.
+        ConversionError: unknown flags or keys, or tensors that are missing or misshapen.
     """
+    config = read_flags(args, additive_bias)
     rules = list(_DROPPED)
     if not (config.additive_bias and config.spatial_position == "rel"):
         rules.append(_UNUSED_BIAS)
     if not config.is_vq:
         rules.append(_UNUSED_CODEBOOK)
-    kept: dict[str, Tensor] = {}
-    dropped: dict[str, str] = {}
-    unknown: list[str] = []
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ConversionError(f"state_dict holds {key!r}: {type(value).__name__}, not tensors by name")
-        reason = next((why for pattern, why in rules if re.fullmatch(pattern, key)), None)
-        name = rename(key, config.is_vq)
-        if reason is not None:
-            dropped[key] = reason
-        elif name is None:
-            unknown.append(key)
-        else:
-            # depthwise kernels are stored (C, 1, 3, 3, 3); ours are channels last like everything else
-            depthwise = name.endswith("peg.weight") and value.dim() == 5
-            kept[name] = value[:, 0].permute(1, 2, 3, 0) if depthwise else value
-    if unknown:
-        raise ConversionError(f"{len(unknown)} unknown keys: {', '.join(unknown)}")
-    return kept, dropped
+    tensors, kept, dropped = sort_keys(state, lambda key: rename(key, config.is_vq), rules)
+    weights = {name: _channels_last(name, tensors[key]) for key, name in kept.items()}
+    try:
+        return build_network(lambda: OmniTokenizer(config), weights), kept, dropped
+    except WeightsError as error:
+        raise ConversionError(str(error)) from error
+
+
+def _channels_last(name: str, value: Tensor) -> Tensor:
+    """Turn a depthwise kernel, published as (C, 1, 3, 3, 3), to channels last like everything else here."""
+    depthwise = name.endswith("peg.weight") and value.dim() == 5
+    return value[:, 0].permute(1, 2, 3, 0) if depthwise else value
 
 
 def load_published(path: str | Path, additive_bias: bool | None = None) -> tuple[OmniTokenizer, dict[str, str]]:
@@ -225,34 +216,31 @@ def load_published(path: str | Path, additive_bias: bool | None = None) -> tuple
     Raises:
         ConversionError: the file is no such checkpoint, or has unknown, missing or misshapen keys.
     """
-    path = Path(path)
-    try:
-        checkpoint = read_checkpoint(path)
-    except CheckpointError as error:
-        raise ConversionError(str(error)) from error
-    hyper = checkpoint.get("hyper_parameters")
-    args = hyper.get("args") if isinstance(hyper, dict) else None
-    state = checkpoint.get("state_dict")
-    if not isinstance(args, Namespace) or not isinstance(state, dict):
-        raise ConversionError(f"{path} is not a published tokenizer: it lacks 'state_dict' or 'hyper_parameters.args'")
-    if additive_bias is None:
-        additive_bias = path.stem == "imagenet_only"
-    try:
-        config = read_flags(args, additive_bias)
-        kept, dropped = _sort_keys(state, config)
-        tokenizer = build_network(lambda: OmniTokenizer(config), kept)
-    except (ConversionError, WeightsError) as error:
-        raise ConversionError(f"{path}: {error}") from error
+    tokenizer, _, dropped = _load(Path(path), read_published(Path(path)), additive_bias)
     return tokenizer, dropped
 
 
-def convert_checkpoint(
-    source: str | Path, destination: str | Path, additive_bias: bool | None = None
+def _load(
+    path: Path, checkpoint: Mapping[str, Any], additive_bias: bool | None
+) -> tuple[OmniTokenizer, dict[str, str], dict[str, str]]:
+    if (parts := args_and_state(checkpoint)) is None:
+        raise ConversionError(f"{path} is not a published tokenizer: it lacks 'state_dict' or 'hyper_parameters.args'")
+    if additive_bias is None:
+        additive_bias = path.stem == ADDITIVE_BIAS_STEM
+    try:
+        return build_tokenizer(*parts, additive_bias)
+    except ConversionError as error:
+        raise ConversionError(f"{path}: {error}") from error
+
+
+def convert_tokenizer(
+    source: Path, checkpoint: Mapping[str, Any], destination: Path, additive_bias: bool | None = None
 ) -> ConversionReport:
     """Turn a published tokenizer checkpoint into a bundle, bit for bit in float32.
 
     Args:
         source: the `.ckpt` file.
+        checkpoint: its content.
         destination: the bundle's folder.
         additive_bias: as for `load_published`.
 
@@ -260,21 +248,6 @@ def convert_checkpoint(
         ConversionError: as for `load_published`.
         BundleError: the destination exists and is not a bundle.
     """
-    tokenizer, dropped = load_published(source, additive_bias)
-    source = Path(source)
-    card = _card(source.name, tokenizer.config, dropped)
-    digest = save_bundle(destination, tokenizer, card)
-    return ConversionReport(tokenizer.config, digest, sorted(tokenizer.state_dict()), dropped)
-
-
-def _card(name: str, config: TokenizerConfig, dropped: Mapping[str, str]) -> str:
-    reasons: dict[str, int] = {}
-    for reason in dropped.values():
-        reasons[reason] = reasons.get(reason, 0) + 1
-    rows = "".join(f"- {count} tensors: {reason}\n" for reason, count in sorted(reasons.items()))
-    flags = "".join(f"- {key}: {value}\n" for key, value in config.to_dict().items())
-    return (
-        f"# {name}\n\nConverted from a published OmniTokenizer checkpoint, weights unchanged (float32).\n"
-        "Licence, training data and metrics are those of the original; the file does not state them.\n"
-        f"\n## Geometry\n\n{flags}\n## Left out\n\n{rows}"
-    )
+    tokenizer, kept, dropped = _load(source, checkpoint, additive_bias)
+    card = model_card(source.name, "tokenizer", tokenizer.config.to_dict(), dropped)
+    return ConversionReport(destination, tokenizer.config, save_bundle(destination, tokenizer, card), kept, dropped)

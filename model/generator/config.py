@@ -254,7 +254,7 @@ _published = LanguageModelConfig(
     sampling=SamplingDefaults(top_k=2048, guidance=2.5),
 )
 
-GENERATOR_CONFIGS: dict[str, GeneratorConfig] = {
+LANGUAGE_MODELS: dict[str, LanguageModelConfig] = {
     # as released for ImageNet at 256 x 256
     "lm-650m": _published,
     # the smaller kind of the paper (section 4.3)
@@ -286,3 +286,5 @@ GENERATOR_CONFIGS: dict[str, GeneratorConfig] = {
         sampling=SamplingDefaults(guidance=1.5),
     ),
 }
+
+GENERATOR_CONFIGS: dict[str, GeneratorConfig] = {**LANGUAGE_MODELS}

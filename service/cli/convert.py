@@ -12,7 +12,9 @@ from service.cli.errors import CommandError
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="SRC.ckpt", help="A published tokenizer checkpoint.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC.ckpt", help="A published checkpoint of a tokenizer or a language model.")
+    ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The bundle folder to write.")],
     additive_bias: Annotated[
         bool | None,
@@ -20,18 +22,33 @@ def convert(
             help="Whether the file was trained without fused attention; left out, its name and contents decide."
         ),
     ] = None,
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="The tokenizer of a generator; needed where the file carries none."),
+    ] = None,
+    classes: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Names of a generator's classes, a JSON list or one a line; else their ids."),
+    ] = None,
 ) -> None:
-    """Turn a published tokenizer checkpoint into a bundle, without running anything that the file holds."""
+    """Turn a published checkpoint into a bundle, without running anything that the file holds.
+
+    A language model that carries its tokenizer also yields that one's bundle, as DST-tokenizer.
+    """
     from rich.console import Console
 
     from model.bundle import BundleError
-    from model.convert.omnitokenizer import ConversionError, convert_checkpoint
+    from model.convert.generator import convert_checkpoint, read_class_names
+    from model.convert.published import ConversionError, ConversionReport
 
     try:
-        report = convert_checkpoint(source, destination, additive_bias)
+        names = None if classes is None else read_class_names(classes)
+        report: ConversionReport | None = convert_checkpoint(source, destination, additive_bias, tokenizer, names)
     except (BundleError, ConversionError) as error:
         raise CommandError(str(error)) from error
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{destination}: {len(report.kept)} tensors, hash {report.hash}")
-    for reason, count in Counter(report.dropped.values()).items():
-        console.print(f"  left out {count} tensors: {reason}")
+    while report is not None:
+        console.print(f"{report.path}: {len(set(report.kept.values()))} tensors, hash {report.hash}")
+        for reason, count in Counter(report.dropped.values()).items():
+            console.print(f"  left out {count} tensors: {reason}")
+        report = report.tokenizer

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.convert.omnitokenizer import ConversionError, convert_checkpoint, load_published, read_flags
+from model.convert.generator import convert_checkpoint
+from model.convert.omnitokenizer import load_published, read_flags
+from model.convert.published import ConversionError
 from model.convert.safe_load import read_checkpoint
 from model.tokenizer.config import CONFIGS, TokenizerConfig, VQConfig
 

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 
 from kernels import use_backend
 from model.bundle import load_bundle
-from model.convert.omnitokenizer import convert_checkpoint, load_published
+from model.convert.generator import convert_checkpoint
+from model.convert.omnitokenizer import load_published
 from model.inference.tokenizer import CompiledTokenizer
 from model.tokenizer.patches import to_float, to_uint8
 from model.tokenizer.tokenizer import OmniTokenizer

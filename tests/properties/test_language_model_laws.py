@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.generator.config import GENERATOR_CONFIGS, LanguageModelConfig, RowPrefix
+from model.generator.config import LANGUAGE_MODELS, LanguageModelConfig, RowPrefix, SamplingDefaults
 from model.generator.kv_cache import KVCache
 from model.generator.lm import LanguageModel
 
-DEBUG = GENERATOR_CONFIGS["lm-debug"]
+DEBUG = LANGUAGE_MODELS["lm-debug"]
 CONFIGS = {
-    "none": replace(DEBUG, prefix="none", classes=0, null_class=False, sampling=type(DEBUG.sampling)()),
+    "none": replace(DEBUG, prefix="none", classes=0, null_class=False, sampling=SamplingDefaults()),
     "class": replace(DEBUG, width=24, heads=3),
     "sos_class": replace(DEBUG, prefix="sos_class", null_class=False, positions=81),
     "class_sos": replace(DEBUG, prefix="class_sos", null_class=False, positions=81),
