@@ -7,6 +7,7 @@ from kernels.patches import patchify, unpatchify
 from kernels.peg import peg
 from kernels.projection import vq_project
 from kernels.runtime.dispatch import BackendUnavailableError, Choice, requested_backend, use_backend
+from kernels.sample_tokens import sample_tokens
 from kernels.spatial_attention import RopeTable, rope_table, spatial_attention
 from kernels.temporal_attention import temporal_attention
 from kernels.vq import vq_assign
@@ -30,6 +31,7 @@ __all__ = [
     "requested_backend",
     "residual_linear",
     "rope_table",
+    "sample_tokens",
     "spatial_attention",
     "temporal_attention",
     "unpatchify",

@@ -8,6 +8,7 @@ from benchmarks.kernels import (
     norm,
     patches,
     peg,
+    sample_tokens,
     spatial_attention,
     temporal_attention,
     vq,
@@ -32,4 +33,5 @@ OPERATIONS: tuple[Operation, ...] = (
     norm.DEVIATION,
     patches.PATCHIFY,
     patches.UNPATCHIFY,
+    sample_tokens.OPERATION,
 )

@@ -184,6 +184,7 @@ CALLS_ON_GPU = {
     "patchify": lambda: (on_gpu(1, 1, 8, 8, 3, dtype=torch.uint8), 8, 1, 0, torch.bfloat16),
     "peg": lambda: (on_gpu(1, 1, 2, 2, 8), on_gpu(3, 3, 3, 8), on_gpu(8)),
     "residual_linear": lambda: (on_gpu(4, 64), on_gpu(8, 64), None, on_gpu(4, 8)),
+    "sample_tokens": lambda: (on_gpu(2, 64), *(torch.zeros(2) for _ in range(9))),
     "spatial_attention": lambda: (on_gpu(1, 1, 2, 2, 2, 64), on_gpu(1, 1, 2, 2, 2, 2, 64), on_gpu(64), on_gpu(64)),
     "temporal_attention": lambda: (on_gpu(1, 2, 2, 2, 2, 64), on_gpu(1, 2, 2, 2, 2, 2, 64), on_gpu(64), on_gpu(64)),
     "unpatchify": lambda: (on_gpu(1, 1, 2, 2, 192), None, 8, 4),
