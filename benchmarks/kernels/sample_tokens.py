@@ -7,6 +7,7 @@ from torch import Tensor
 
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Operation, delayed, normal
+from kernels.sample_tokens.reference import SampleArgs, sample_tokens
 
 
 @delayed
@@ -37,8 +38,8 @@ def _make(
 
 def compare(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
     """Require the ids of the reference on the CPU, bit for bit."""
-    moved = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in inputs.items()}
-    wrong = int((kernels.sample_tokens.run_on("reference", **moved) != found.cpu()).sum())
+    moved = SampleArgs(**{name: value.cpu() if isinstance(value, Tensor) else value for name, value in inputs.items()})
+    wrong = int((sample_tokens(moved) != found.cpu()).sum())
     return ([f"{wrong} of {found.numel()} ids differ"] if wrong else []), f"{found.numel()} ids agree"
 
 
