@@ -38,8 +38,8 @@ def _make(
 
 def compare(inputs: Inputs, found: Tensor) -> tuple[list[str], str]:
     """Require the ids of the reference on the CPU, bit for bit."""
-    moved = SampleArgs(**{name: value.cpu() if isinstance(value, Tensor) else value for name, value in inputs.items()})
-    wrong = int((sample_tokens(moved) != found.cpu()).sum())
+    moved: Inputs = {name: value.cpu() if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    wrong = int((sample_tokens(SampleArgs(**moved)) != found.cpu()).sum())
     return ([f"{wrong} of {found.numel()} ids differ"] if wrong else []), f"{found.numel()} ids agree"
 
 
