@@ -8,6 +8,7 @@ from typing import Any
 
 MAX_COUNT = 2**20  # of anything that is counted; a config comes from a file that may be broken
 MAX_LAYERS = 64
+MAX_GRID = 4096  # positions of a latent grid along one of its axes
 
 
 class ConfigError(ValueError):
@@ -38,3 +39,25 @@ def check_counts(config: Any, names: tuple[str, ...], least: int = 1, most: int 
         value = getattr(config, name)
         if type(value) is not int or not least <= value <= most:
             raise ConfigError(f"{name} must be an integer from {least} to {most}, not {value!r}")
+
+
+def check_number(config: Any, name: str, least: float, most: float) -> None:
+    """Refuse an attribute that is not a number of a range.
+
+    Raises:
+        ConfigError: the attribute is not one.
+    """
+    value = getattr(config, name)
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise ConfigError(f"{name} must be a number from {least} to {most}, not {value!r}")
+
+
+def check_grid(grid: object) -> None:
+    """Refuse anything but three counts of latent frames, rows and columns.
+
+    Raises:
+        ConfigError: the grid is not one.
+    """
+    sides = grid if isinstance(grid, tuple) and len(grid) == 3 else ()
+    if not sides or not all(type(side) is int and 1 <= side <= MAX_GRID for side in sides):
+        raise ConfigError(f"grid must be three integers from 1 to {MAX_GRID} (frames, rows, columns), not {grid!r}")

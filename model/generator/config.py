@@ -6,22 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple, get_args
 
-from model.config_checks import MAX_LAYERS, ConfigError, check_counts, strict
+from model.config_checks import MAX_LAYERS, ConfigError, check_counts, check_grid, check_number, strict
+from model.generator.diffusion_config import DIFFUSION_CONFIGS, DiffusionConfig
 
-MAX_GRID = 2**12
 Prefix = Literal["none", "class", "sos_class", "class_sos"]
 Guidance = Literal["null", "sos", "none"]
-
-
-def check_number(config: Any, name: str, least: float, most: float) -> None:
-    """Refuse an attribute that is not a number of a range.
-
-    Raises:
-        ConfigError: the attribute is not one.
-    """
-    value = getattr(config, name)
-    if type(value) not in (int, float) or not least <= value <= most:
-        raise ConfigError(f"{name} must be a number from {least} to {most}, not {value!r}")
 
 
 class RowPrefix(NamedTuple):
@@ -209,22 +198,12 @@ class LanguageModelConfig:
             raise ConfigError(f"LanguageModelConfig: {error}") from error
 
 
-def check_grid(grid: object) -> None:
-    """Refuse anything but three counts of latent frames, rows and columns.
+GeneratorConfig = LanguageModelConfig | DiffusionConfig
 
-    Raises:
-        ConfigError: the grid is not one.
-    """
-    whole = (
-        isinstance(grid, tuple) and len(grid) == 3 and all(type(side) is int and 1 <= side <= 2**12 for side in grid)
-    )
-    if not whole:
-        raise ConfigError(f"grid must be three integers from 1 to {2**12} (frames, rows, columns), not {grid!r}")
-
-
-GeneratorConfig = LanguageModelConfig
-
-KINDS: dict[str, type[GeneratorConfig]] = {"lm": LanguageModelConfig}
+KINDS: dict[str, type[LanguageModelConfig] | type[DiffusionConfig]] = {
+    "lm": LanguageModelConfig,
+    "diffusion": DiffusionConfig,
+}
 
 
 def generator_config(data: object) -> GeneratorConfig:
@@ -285,6 +264,7 @@ LANGUAGE_MODELS: dict[str, LanguageModelConfig] = {
         grid=(5, 4, 4),
         sampling=SamplingDefaults(guidance=1.5),
     ),
+    **DIFFUSION_CONFIGS,
 }
 
 GENERATOR_CONFIGS: dict[str, GeneratorConfig] = {**LANGUAGE_MODELS}
