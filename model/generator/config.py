@@ -264,7 +264,6 @@ LANGUAGE_MODELS: dict[str, LanguageModelConfig] = {
         grid=(5, 4, 4),
         sampling=SamplingDefaults(guidance=1.5),
     ),
-    **DIFFUSION_CONFIGS,
 }
 
-GENERATOR_CONFIGS: dict[str, GeneratorConfig] = {**LANGUAGE_MODELS}
+GENERATOR_CONFIGS: dict[str, GeneratorConfig] = {**LANGUAGE_MODELS, **DIFFUSION_CONFIGS}
