@@ -15,7 +15,7 @@ from benchmarks.measure import device, matmul_rate, time_call
 from benchmarks.tokenizer import count_flops
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
-from training.cuda_graphs import CapturedStep, compile_blocks
+from training.cuda_graphs import CapturedStep
 from training.networks.lpips import load_perceptual
 from training.recipes import Discriminators, LossWeights, Stage
 from training.schedule import Phase
@@ -72,8 +72,8 @@ def _row(stage: Stage, shape: tuple[int, ...], vgg: Path | None, runs: int, ceil
     eager_step = _calls(step_of(copy.deepcopy(fresh)), pixels, phase)
     flops = count_flops(eager_step)
     eager = time_call(eager_step, runs)
-    compile_blocks(fresh)
     compiled = step_of(fresh)
+    compiled.compile()
     compiled_time = time_call(_calls(compiled, pixels, phase), runs)
     captured = CapturedStep(compiled, compiled.device)
     for _ in range(4):

@@ -54,9 +54,8 @@ KEEPERS = {
 }
 # And the command, which works offline.
 USES_MODEL = {"service.engine.card", "service.engine.device", "service.engine.tokenizer"}
-# Modules outside `training.tokenizer` that know it: the loop runs its step, the run hands weights from head to head,
-# and evaluation counts its codes.
-KNOWS_TOKENIZER = {"training.trainer", "training.runner", "training.evaluation.code_statistics"}
+# Modules outside `training.tokenizer` that know it: the command names the task of a run, and evaluation counts codes.
+KNOWS_TOKENIZER = {"training.cli.train", "training.evaluation.code_statistics"}
 # Facts and helpers that every tier may know.
 TORCH_FREE = ("model", "model.atomic_write", "model.geometry", "model.metrics", "model.metrics.psnr")
 

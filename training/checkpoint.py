@@ -17,10 +17,7 @@ from training.recipes import rename_settings
 
 FORMAT = "omnitok-training/4"
 CHECKPOINT_FILE = "checkpoint.pt"
-KEYS = {
-    "format", "recipe", "stage", "budget", "step", "seconds", "ranks", "drawn", "unquantized_steps",
-    "codebook_initialized", "history", "state",
-}  # fmt: skip
+KEYS = frozenset({"format", "recipe", "stage", "budget", "step", "seconds", "ranks", "drawn", "history"})
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
@@ -43,13 +40,14 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         ) from error
 
 
-def read_checkpoint(folder: Path, recipe: dict[str, Any], stage: str) -> dict[str, Any]:
+def read_checkpoint(folder: Path, recipe: dict[str, Any], stage: str, state_keys: frozenset[str]) -> dict[str, Any]:
     """Read the checkpoint of a stage, onto the CPU.
 
     Args:
         folder: of the stage.
         recipe: which must have written it, as `Recipe.to_dict` gives it.
         stage: name of the stage, likewise.
+        state_keys: of the step's own part.
 
     Raises:
         TrainingError: there is none, it is damaged, or it belongs to another format, recipe or stage.
@@ -66,8 +64,8 @@ def read_checkpoint(folder: Path, recipe: dict[str, Any], stage: str) -> dict[st
         raise TrainingError(f"{path} is not a whole checkpoint: {error}".splitlines()[0]) from error
     if found != FORMAT:
         raise TrainingError(f"{path} has the format {found!r}, not {FORMAT!r}")
-    if set(state) != KEYS:
-        raise TrainingError(f"{path} is not a whole checkpoint: keys {sorted(set(state) ^ KEYS)} are wrong")
+    if wrong := set(state) ^ (KEYS | state_keys):
+        raise TrainingError(f"{path} is not a whole checkpoint: keys {sorted(wrong)} are wrong")
     if state["stage"] != stage:
         raise TrainingError(f"{path} belongs to stage {state['stage']!r}, not {stage!r}")
     if state["recipe"] != recipe:

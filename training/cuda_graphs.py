@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from model.inference.graphs import capture_graph, on_stream
-from model.tokenizer.tokenizer import OmniTokenizer
-from training.schedule import Phase
 
 EAGER_STEPS = 2  # of each kind of step before its capture: they compile, choose algorithms and make optimiser state
 
 
-def compile_blocks(tokenizer: OmniTokenizer) -> None:
-    """Compile block by block: blocks of a kind share their code, so a shape is compiled three times, not 16."""
+def compile_blocks(blocks: Iterable[nn.Module]) -> None:
+    """Compile block by block: blocks of a kind share their code, so that a shape is compiled once a kind."""
     torch._dynamo.config.recompile_limit = 64
-    for part in (tokenizer.encoder, tokenizer.decoder):
-        for stack in (part.spatial, part.temporal):
-            for block in stack.blocks:
-                assert isinstance(block, nn.Module)
-                block.compile(dynamic=False)
+    for block in blocks:
+        block.compile(dynamic=False)
 
 
-_Graph = tuple[torch.cuda.CUDAGraph, Tensor, dict[str, Tensor]]  # with its own input and output
+_Graph = tuple[torch.cuda.CUDAGraph, list[Tensor], dict[str, Tensor]]  # with its own inputs and output
 
 
 @dataclass
@@ -37,37 +34,39 @@ class _Kind:
 
 
 class CapturedStep:
-    """Runs a training step, by replaying it once it has been seen a few times for a shape of pixels and a phase.
+    """Runs a training step, by replaying it once it has been seen a few times for shapes of inputs and a phase.
 
     The first uses of a kind run as they are and train as any other; the next is recorded. Graphs share their memory, so
     the metrics of a step hold until the next step.
 
     Args:
-        step: metrics of a step on pixels in a phase, of a process that trains alone.
+        step: metrics of a step on tensors, or a tuple of them, in a phase, of a process that trains alone.
         device: CUDA device that it runs on.
     """
 
-    def __init__(self, step: Callable[[Tensor, Phase], dict[str, Tensor]], device: torch.device) -> None:
+    def __init__(self, step: Callable[[Any, Any], dict[str, Tensor]], device: torch.device) -> None:
         self.step = step
-        self.kinds: dict[tuple[torch.Size, Phase], _Kind] = {}
+        self.kinds: dict[tuple[tuple[torch.Size, ...], Hashable], _Kind] = {}
         self.stream = torch.cuda.Stream(device)
         self.pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, pixels: Tensor, phase: Phase) -> dict[str, Tensor]:
+    def __call__(self, inputs: Any, phase: Hashable) -> dict[str, Tensor]:
         """Train on a batch; arguments and result are those of the step."""
-        kind = self.kinds.setdefault((pixels.shape, phase), _Kind())
+        tensors = tree_leaves(inputs)
+        kind = self.kinds.setdefault((tuple(tensor.shape for tensor in tensors), phase), _Kind())
         kind.uses += 1
         if kind.uses <= EAGER_STEPS:
             with on_stream(self.stream):
-                return self.step(pixels, phase)
+                return self.step(inputs, phase)
         if kind.graph is None:
-            kind.graph = self._record(pixels.clone(), phase)
-        graph, own_pixels, metrics = kind.graph
-        own_pixels.copy_(pixels, non_blocking=True)
+            kind.graph = self._record(tree_map(torch.clone, inputs), phase)
+        graph, own_inputs, metrics = kind.graph
+        for own, tensor in zip(own_inputs, tensors, strict=True):
+            own.copy_(tensor, non_blocking=True)
         graph.replay()
         return metrics
 
-    def _record(self, pixels: Tensor, phase: Phase) -> _Graph:
+    def _record(self, inputs: Any, phase: Hashable) -> _Graph:
         # the loader's thread pins memory meanwhile
-        graph, metrics = capture_graph(lambda: self.step(pixels, phase), self.pool, self.stream, "thread_local")
-        return graph, pixels, metrics
+        graph, metrics = capture_graph(lambda: self.step(inputs, phase), self.pool, self.stream, "thread_local")
+        return graph, tree_leaves(inputs), metrics

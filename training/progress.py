@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,16 +37,14 @@ def progress_bar(console: Console, step: int) -> Iterator[Callable[[float, int],
         yield update
 
 
-def format_row(stage: str, row: dict[str, Any], share: float) -> str:
-    """Format a row of the trainer's table for people, with the share of the stage that is done."""
-    parts = [
-        f"{stage} step {row['step']:>6} {share:6.1%}",
-        f"{row['kind']:>6} of {row['resolution']}",
-        f"PSNR {row['psnr']:5.2f} dB",
-        f"loss {row['loss']:.4f}",
-    ]
-    if row["codebook_usage"] is not None:
-        parts.append(f"codes {row['codebook_usage']:.1%}, perplexity {row['perplexity']:.0f}")
-    if row["kl"] is not None:
-        parts.append(f"KL {row['kl']:.0f}")
+def format_row(stage: str, row: dict[str, Any], share: float, metrics: Sequence[str]) -> str:
+    """Format a row of the trainer's table for people.
+
+    Args:
+        stage: name of the stage.
+        row: of the table.
+        share: of the stage that is done.
+        metrics: the row's metrics for people.
+    """
+    parts = [f"{stage} step {row['step']:>6} {share:6.1%}", f"{row['kind']:>6} of {row['resolution']}", *metrics]
     return "  ".join([*parts, f"{row['steps_per_second']:.1f} steps/s"])

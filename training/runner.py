@@ -5,28 +5,24 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from rich.console import Console
 
 from model.atomic_write import replace_file
-from model.bundle import CONFIG_FILE, Bundle, load_bundle, save_bundle
-from model.tokenizer.config import TokenizerConfig, VQConfig
-from model.tokenizer.tokenizer import OmniTokenizer
-from training.card import machine_name, model_card
-from training.checkpoint import CHECKPOINT_FILE, read_checkpoint
-from training.data.loaders.batch import Loader
+from model.bundle import CONFIG_FILE
+from training.checkpoint import CHECKPOINT_FILE
+from training.data.loaders.batch import Kind, Loader
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.networks.lpips import load_perceptual
-from training.recipes import Recipe, Stage, rename_settings
-from training.schedule import Budget, batch_at, batch_shapes, check_divisible
-from training.tokenizer.head_transfer import transfer_head, with_head
-from training.trainer import LOG_EVERY_STEPS, SAVE_EVERY_S, StageStart, Trainer, start_after
+from training.recipes import AnyRecipe, AnyStage, rename_settings
+from training.schedule import Budget, batch_shapes, check_divisible
+from training.step import Step
+from training.trainer import LOG_EVERY_STEPS, SAVE_EVERY_S, Trainer
 
 RUN_FILE = "run.json"
 FORMAT = "omnitok-run/1"
@@ -42,44 +38,83 @@ class RunConfig:
         recipe: the stages.
         out: folder of the run; stage k has the folder `<k>-<stage>` in it.
         only_stage: the one stage to run, or None for all.
-        init_bundle: bundle that the first stage to run begins from; its geometry wins over the recipe's.
         resume: go on with what the folder holds.
         budgets: lengths of stages by name; the recipe's, or those that the run was begun with, for all others.
         stop_after: seconds of training after which to stop with a checkpoint.
         save_every: seconds between checkpoints.
         log_every: steps between rows of the table.
-        perceptual_weights: file of the network of the perceptual distance.
         trained_on: sentences that say what the data is, for the model card.
     """
 
     name: str
-    recipe: Recipe
+    recipe: AnyRecipe
     out: Path
     only_stage: str | None = None
-    init_bundle: Path | None = None
     resume: bool = False
     budgets: Mapping[str, Budget] = field(default_factory=dict)
     stop_after: float = math.inf
     save_every: float = SAVE_EVERY_S
     log_every: int = LOG_EVERY_STEPS
-    perceptual_weights: Path | None = None
     trained_on: tuple[str, ...] = ()
 
-    def folder(self, stage: Stage) -> Path:
+    def folder(self, stage: AnyStage) -> Path:
         """Return the folder of a stage."""
         return self.out / f"{self.recipe.stages.index(stage) + 1}-{stage.name}"
 
-    def has_begun(self, stage: Stage) -> bool:
+    def has_begun(self, stage: AnyStage) -> bool:
         """Return whether a stage has a checkpoint, as every stage has from its start."""
         return (self.folder(stage) / CHECKPOINT_FILE).is_file()
 
-    def is_done(self, stage: Stage) -> bool:
+    def is_done(self, stage: AnyStage) -> bool:
         """Return whether a stage has written its bundle, which it does last."""
-        return (self.folder(stage) / BUNDLE / CONFIG_FILE).is_file()
+        return (self.bundle(stage) / CONFIG_FILE).is_file()
+
+    def bundle(self, stage: AnyStage) -> Path:
+        """Return the folder of a stage's bundle."""
+        return self.folder(stage) / BUNDLE
+
+
+class StartedStage(NamedTuple):
+    """A stage that is ready to run.
+
+    Args:
+        step: trains on a batch.
+        drawn: items of each kind that the run has drawn before.
+        history: sentences on what came before, for the model card.
+    """
+
+    step: Step
+    drawn: dict[Kind, int]
+    history: tuple[str, ...]
+
+
+class Task(Protocol):
+    """The part of a run that knows the network: its geometry, its steps and its bundles.
+
+    Attributes:
+        source: content hash of the bundle that the run was begun from, or None.
+    """
+
+    source: str | None
+
+    def adopt(self, run: RunConfig, record: dict[str, Any] | None) -> RunConfig:
+        """Return the run with the geometry that its data, its bundle or the record of its folder gives."""
+
+    def load(self, waiting: Sequence[AnyStage], device: torch.device) -> None:
+        """Load what the stages need besides data, so that a missing file shows before the first step."""
+
+    def start(
+        self, run: RunConfig, stage: AnyStage, first: bool, loader: Loader, device: torch.device, ranks: Ranks
+    ) -> StartedStage:
+        """Build the step of a stage; `first` names the first stage of this call."""
+
+    def write_bundles(self, run: RunConfig, trainer: Trainer, console: Console) -> None:
+        """Write the bundle of a stage to `RunConfig.bundle`, which marks it as done, and those of the run."""
 
 
 def run_recipe(
     run: RunConfig,
+    task: Task,
     loader: Loader,
     device: torch.device,
     ranks: Ranks,
@@ -90,6 +125,7 @@ def run_recipe(
 
     Args:
         run: the settings.
+        task: what is trained.
         loader: the data.
         device: of this process.
         ranks: the processes that train together.
@@ -106,31 +142,28 @@ def run_recipe(
     """
     console = console or Console(stderr=True, quiet=not ranks.is_main, soft_wrap=True)
     begun = time.monotonic()
-    bundle = load_bundle(run.init_bundle) if run.init_bundle is not None else None
-    if bundle is not None:
-        run = replace(run, recipe=_adopt_geometry(run.recipe, bundle))
+    record = _read_run(run.out)
+    run = task.adopt(run, record)
     wanted = [stage for stage in run.recipe.stages if run.only_stage in (None, stage.name)]
     waiting = [stage for stage in wanted if not run.is_done(stage)]
-    run = _check_run(run, bundle, waiting)
+    run = _check_run(run, task, record, waiting)
     for stage in waiting:
         check_divisible(stage, ranks.world)
-    perceptual = {
-        stage.name: load_perceptual(stage.losses.perceptual_network, run.perceptual_weights, device)
-        for stage in waiting
-    }
+    task.load(waiting, device)
     ranks.barrier()  # until every rank has seen the folder as it was
     if waiting and ranks.is_main:
-        _write_run(run, bundle)
+        _write_run(run, task)
     for stage in wanted:
         if stage not in waiting:
-            console.print(f"stage {stage.name} is done: {run.folder(stage) / BUNDLE}", highlight=False)
+            console.print(f"stage {stage.name} is done: {run.bundle(stage)}", highlight=False)
             continue
         for batch in batch_shapes(stage):
             loader.check(batch)
         begun_before = run.has_begun(stage)
         ranks.barrier()  # until every rank has seen whether the stage was begun, which rank 0 changes
-        start = _stage_start(run, stage, loader, bundle if stage is wanted[0] else None, device, ranks)
-        trainer = Trainer(run.recipe, stage, start, loader, run.folder(stage), ranks, perceptual[stage.name])
+        started = task.start(run, stage, stage is wanted[0], loader, device, ranks)
+        folder = run.folder(stage)
+        trainer = Trainer(run.recipe, stage, started.step, loader, folder, ranks, started.drawn, started.history)
         if begun_before:
             trainer.resume()
         budget = run.budgets.get(stage.name) or trainer.budget or Budget(stage.steps)
@@ -139,38 +172,29 @@ def run_recipe(
             console.print(f"stopped at step {trainer.step} of stage {stage.name}; --resume goes on", highlight=False)
             return False
         if ranks.is_main:
-            _write_bundles(run, trainer, console)
+            try:
+                task.write_bundles(run, trainer, console)
+            except OSError as error:
+                raise TrainingError(
+                    f"{run.out} takes no bundle: {error}; the checkpoint of the stage is whole"
+                ) from error
         ranks.barrier()  # the next stage reads what rank 0 wrote
     return True
 
 
-def _adopt_geometry(recipe: Recipe, bundle: Bundle) -> Recipe:
-    """Return the recipe with a bundle's geometry; a VAE has no codebook, so the recipe says its size."""
-    assert isinstance(recipe.tokenizer.head, VQConfig)
-    head = bundle.config.head
-    if not isinstance(head, VQConfig):
-        head = VQConfig(recipe.tokenizer.head.codes, head.dim)
-    return replace(recipe, tokenizer=replace(bundle.config, head=head))
-
-
-def _check_run(run: RunConfig, bundle: Bundle | None, waiting: list[Stage]) -> RunConfig:
-    """Refuse to mix runs in a folder; take over the budgets and the geometry that a run was begun with."""
-    path = run.out / RUN_FILE
-    if not path.is_file():
+def _check_run(run: RunConfig, task: Task, record: dict[str, Any] | None, waiting: Sequence[AnyStage]) -> RunConfig:
+    """Refuse to mix runs in a folder; take over the budgets that a run was begun with."""
+    if record is None:
         if run.resume:
             raise TrainingError(f"{run.out} holds no run to resume: it has no {RUN_FILE}")
         return run
-    record = _read_run(path)
-    if bundle is None and record["source"] is not None:
-        geometry = record["recipe"]["tokenizer"]
-        run = replace(run, recipe=replace(run.recipe, tokenizer=TokenizerConfig.from_dict(geometry)))
     if (record["name"], record["recipe"]) != (run.name, run.recipe.to_dict()):
         raise TrainingError(
             f"{run.out} holds a run of another recipe, {record['name']}, or of this one before it was changed: "
             "choose another folder"
         )
-    if bundle is not None and record["source"] not in (None, bundle.hash):
-        raise TrainingError(f"{run.out} was begun from bundle {record['source'][:12]}, not {bundle.hash[:12]}")
+    if record["source"] is not None and task.source != record["source"]:
+        raise TrainingError(f"{run.out} was begun from bundle {record['source'][:12]}, not {str(task.source)[:12]}")
     begun = [stage.name for stage in waiting if run.has_begun(stage)]
     if begun and not run.resume:
         raise TrainingError(f"{run.out} holds a run already, with stage {begun[0]} begun: resume it or choose another")
@@ -185,7 +209,11 @@ def _check_run(run: RunConfig, bundle: Bundle | None, waiting: list[Stage]) -> R
     return replace(run, budgets=kept | dict(run.budgets))
 
 
-def _read_run(path: Path) -> dict[str, Any]:
+def _read_run(out: Path) -> dict[str, Any] | None:
+    """Return the record of the run in a folder; None where there is none."""
+    path = out / RUN_FILE
+    if not path.is_file():
+        return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -195,71 +223,14 @@ def _read_run(path: Path) -> dict[str, Any]:
     return record | {"recipe": rename_settings(record["recipe"])}
 
 
-def _write_run(run: RunConfig, bundle: Bundle | None) -> None:
-    """Write the record of the run in its folder; the bundle that it was begun from stays."""
+def _write_run(run: RunConfig, task: Task) -> None:
+    """Write the record of the run in its folder."""
     record = {
         "format": FORMAT,
         "name": run.name,
         "recipe": run.recipe.to_dict(),
-        "source": _bundle_hash(run) or (bundle.hash if bundle is not None else None),
+        "source": task.source,
         "lengths": {name: asdict(budget) for name, budget in run.budgets.items()},
     }
     run.out.mkdir(parents=True, exist_ok=True)
     replace_file(run.out / RUN_FILE, json.dumps(record, indent=2).encode() + b"\n")
-
-
-def _stage_start(
-    run: RunConfig, stage: Stage, loader: Loader, bundle: Bundle | None, device: torch.device, ranks: Ranks
-) -> StageStart:
-    """Load the start of a stage: its own checkpoint, a bundle, the stage before it, or random weights."""
-    recipe, config = run.recipe, with_head(run.recipe.tokenizer, stage.head)
-    index = recipe.stages.index(stage)
-    torch.manual_seed(recipe.seed)
-    if run.has_begun(stage) or (index == 0 and bundle is None):
-        if not run.has_begun(stage) and (hash_ := _bundle_hash(run)):
-            raise TrainingError(f"{run.out} was begun from bundle {hash_[:12]}: name it again")
-        return StageStart(OmniTokenizer(config).to(device))
-    if bundle is not None:
-        source = bundle.tokenizer
-        taken = StageStart(
-            source,
-            codebook_initialized=source.config.is_vq,
-            history=(f"begun from the bundle {bundle.name}, {bundle.hash[:12]}",),
-        )
-    else:
-        before = recipe.stages[index - 1]
-        if not run.is_done(before):
-            raise TrainingError(
-                f"stage {stage.name} begins from a bundle or from the stage before it, {before.name}, which "
-                f"{run.out} has not done"
-            )
-        source = OmniTokenizer(with_head(recipe.tokenizer, before.head))
-        taken = start_after(read_checkpoint(run.folder(before), recipe.to_dict(), before.name), source)
-    source.to(device)
-    pixels = next(iter(loader.stream([batch_at(stage, recipe.seed, 1, taken.drawn)])))
-    tokenizer = transfer_head(source, config, pixels, ranks)
-    return replace(taken, tokenizer=tokenizer, codebook_initialized=taken.codebook_initialized and config.is_vq)
-
-
-def _bundle_hash(run: RunConfig) -> str | None:
-    """Return the hash of the bundle that a run was begun from."""
-    path = run.out / RUN_FILE
-    return _read_run(path)["source"] if path.is_file() else None
-
-
-def _write_bundles(run: RunConfig, trainer: Trainer, console: Console) -> None:
-    """Write the bundle of a stage, which marks it as done, and that of the run after the last stage with its head."""
-    stage, recipe = trainer.stage, run.recipe
-    name = f"{run.name}-{stage.head}"
-    later = recipe.stages[recipe.stages.index(stage) + 1 :]
-    paths = [run.folder(stage) / BUNDLE]
-    if all(other.head != stage.head for other in later):
-        paths.insert(0, run.out / name)
-    config = trainer.state.ema.config
-    card = model_card(name, recipe, config, trainer.history(), machine_name(trainer.device), run.trained_on)
-    for path in paths:
-        try:
-            save_bundle(path, trainer.state.ema, card, licence=recipe.licence, dtype=torch.float16)
-        except OSError as error:
-            raise TrainingError(f"{path} takes no bundle: {error}; the checkpoint of the stage is whole") from error
-        console.print(f"wrote {path}", highlight=False)

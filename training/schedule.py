@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from training.data.loaders.batch import BatchSpec, Kind
 from training.errors import TrainingError
-from training.recipes import Stage
+from training.recipes import AnyStage, Stage
 from training.rng import RESOLUTIONS, random_int
 
 
@@ -58,7 +58,7 @@ class Phase(NamedTuple):
     discriminate: bool = False
 
 
-def learning_rate(stage: Stage, step: int, share: float) -> float:
+def learning_rate(stage: AnyStage, step: int, share: float) -> float:
     """Return the tokenizer's rate: linear warm-up times a cosine to zero over the stage (section 4).
 
     Args:
@@ -85,7 +85,7 @@ def phase_at(stage: Stage, step: int, unquantized_steps: int) -> Phase:
     )
 
 
-def batch_at(stage: Stage, seed: int, step: int, drawn: dict[Kind, int]) -> BatchSpec:
+def batch_at(stage: AnyStage, seed: int, step: int, drawn: dict[Kind, int]) -> BatchSpec:
     """Return the batch of step `step`, from 1, of a run that drew so many items of each kind before."""
     kind: Kind = "images" if stage.image_batch_size and (step % 2 or not stage.clip_batch_size) else "clips"
     resolutions = stage.resolutions_of(kind)
@@ -94,7 +94,9 @@ def batch_at(stage: Stage, seed: int, step: int, drawn: dict[Kind, int]) -> Batc
     return BatchSpec(kind, resolution, stage.batch_size(kind, resolution), drawn[kind], frames)
 
 
-def batches_after(stage: Stage, seed: int, step: int, drawn: dict[Kind, int], last: int | None) -> Iterator[BatchSpec]:
+def batches_after(
+    stage: AnyStage, seed: int, step: int, drawn: dict[Kind, int], last: int | None
+) -> Iterator[BatchSpec]:
     """Yield the batches after step `step`, up to step `last` or for ever."""
     drawn = dict(drawn)
     while last is None or step < last:
@@ -104,7 +106,7 @@ def batches_after(stage: Stage, seed: int, step: int, drawn: dict[Kind, int], la
         yield batch
 
 
-def batch_shapes(stage: Stage) -> list[BatchSpec]:
+def batch_shapes(stage: AnyStage) -> list[BatchSpec]:
     """Return one batch of each kind and resolution of a stage."""
     kinds: dict[Kind, int] = {"images": 1} if stage.image_batch_size else {}
     if stage.clip_batch_size:
@@ -116,7 +118,7 @@ def batch_shapes(stage: Stage) -> list[BatchSpec]:
     ]
 
 
-def check_divisible(stage: Stage, world: int) -> None:
+def check_divisible(stage: AnyStage, world: int) -> None:
     """Refuse batches that ranks and micro-batches cannot share equally.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -14,58 +14,20 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from model.metrics.psnr import decibels
-from model.tokenizer.tokenizer import OmniTokenizer
 from training.checkpoint import read_checkpoint, write_checkpoint
-from training.cuda_graphs import CapturedStep, compile_blocks
+from training.cuda_graphs import CapturedStep
 from training.data.loaders.batch import BatchSpec, Kind, Loader
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.logging import MetricsLogger
-from training.networks.lpips import FeatureDistance
 from training.progress import format_row, progress_bar
-from training.recipes import Recipe, Stage
-from training.schedule import (
-    Budget,
-    Phase,
-    batches_after,
-    check_divisible,
-    discriminator_learning_rate,
-    learning_rate,
-    phase_at,
-)
+from training.recipes import AnyRecipe, AnyStage
+from training.schedule import Budget, batches_after, check_divisible, learning_rate
 from training.signals import stop_requests
-from training.tokenizer.codebook import usage
-from training.tokenizer.state import TrainState
-from training.tokenizer.step import TrainingStep
+from training.step import Step
 
 LOG_EVERY_STEPS = 50  # each log waits for the device
 SAVE_EVERY_S = 120.0
-COLUMNS = (
-    "step", "kind", "seconds", "resolution", "psnr", "loss", "squared_error", "commitment", "kl", "perceptual",
-    "image_adversarial", "image_features", "image_discriminator",
-    "video_adversarial", "video_features", "video_discriminator",
-    "grad_norm", "learning_rate", "codebook_usage", "perplexity", "steps_per_second",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class StageStart:
-    """The state that a stage takes over.
-
-    Args:
-        tokenizer: with the stage's head, on its device.
-        codebook_initialized: whether its codes were learned, so that the stage quantises from its first step.
-        discriminators: weights of the stage before's.
-        drawn: items of each kind that the run has drawn.
-        history: sentences on what came before, for the model card.
-    """
-
-    tokenizer: OmniTokenizer
-    codebook_initialized: bool = False
-    discriminators: dict[str, Tensor] = field(default_factory=dict)
-    drawn: dict[Kind, int] = field(default_factory=lambda: {"images": 0, "clips": 0})
-    history: tuple[str, ...] = ()
 
 
 class Trainer:
@@ -74,12 +36,13 @@ class Trainer:
     Args:
         recipe: of the run.
         stage: one of its stages.
-        start: what it begins with; a resumed stage needs the tokenizer's geometry alone.
-        loader: gives the batches, on the tokenizer's device.
+        train_step: trains on a batch; it holds all that the stage changes.
+        loader: gives the batches, on the step's device.
         out: folder of the stage: `checkpoint.pt`, `metrics.csv`, TensorBoard curves.
         ranks: the processes that train together.
-        perceptual: the perceptual distance, where the stage has one.
-        compiled: compile the transformer's blocks on a CUDA device, which takes half a minute for each shape of batch.
+        drawn: items of each kind that the run has drawn before.
+        history: sentences on what came before, for the model card.
+        compiled: compile the network's blocks on a CUDA device, which takes half a minute for each shape of batch.
 
     Raises:
         TrainingError: TensorBoard is not installed, or a batch does not divide among the ranks.
@@ -87,36 +50,34 @@ class Trainer:
 
     def __init__(
         self,
-        recipe: Recipe,
-        stage: Stage,
-        start: StageStart,
+        recipe: AnyRecipe,
+        stage: AnyStage,
+        train_step: Step,
         loader: Loader,
         out: Path,
         ranks: Ranks | None = None,
-        perceptual: FeatureDistance | None = None,
+        drawn: dict[Kind, int] | None = None,
+        history: tuple[str, ...] = (),
         compiled: bool = True,
     ) -> None:
         self.recipe, self.stage, self.loader, self.out = recipe, stage, loader, out
         self.ranks = ranks or Ranks()
         check_divisible(stage, self.ranks.world)
-        self.state = TrainState(start.tokenizer, stage, recipe.seed, start.discriminators)
-        self.device = self.state.device
+        self.train_step, self.device = train_step, train_step.device
         self.step, self.seconds = 0, 0.0
-        self.drawn, self.earlier_history = dict(start.drawn), start.history
-        self.codebook_initialized = start.codebook_initialized
-        self.unquantized_steps = 0 if start.codebook_initialized else stage.unquantized_steps
+        self.drawn: dict[Kind, int] = drawn.copy() if drawn else {"images": 0, "clips": 0}
+        self.earlier_history = history
         self.budget: Budget | None = None  # known once the stage has begun
         self.metrics_logger: MetricsLogger | None = None
         if self.ranks.is_main:
             out.mkdir(parents=True, exist_ok=True)
             self.metrics_logger = MetricsLogger(out)
-        self.train_step = TrainingStep(self.state, stage, recipe.seed, self.ranks, perceptual)
-        self.call: Callable[[Tensor, Phase], dict[str, Tensor]] = self.train_step
+        self.call: Callable[[Any, Any], dict[str, Tensor]] = train_step
         if self.device.type == "cuda":
             if compiled:
-                compile_blocks(self.state.tokenizer)
+                train_step.compile()
             if self.ranks.world == 1:  # collective operations of several ranks are left out of graphs
-                self.call = CapturedStep(self.train_step, self.device)
+                self.call = CapturedStep(train_step, self.device)
 
     def run(
         self,
@@ -153,7 +114,7 @@ class Trainer:
         if self.step == 0:
             self.save()  # what the stage took over is then on disk, and a full disk shows at once
         batches, loaded = tee(batches_after(self.stage, self.recipe.seed, self.step, self.drawn, budget.steps))
-        pixels = self.loader.stream(loaded)
+        inputs = self.loader.stream(loaded)
         console = console or Console(stderr=True, quiet=not self.ranks.is_main)
         begun = clock = saved = time.monotonic()
         logged = (self.step, clock)
@@ -161,7 +122,7 @@ class Trainer:
         with stop_requests() as stop, progress_bar(console, self.step) as show_progress:
             while (share := budget.spent(self.step, self.seconds)) < 1 and not stopping:
                 batch = next(batches)
-                metrics = self._step(batch, next(pixels), share)
+                metrics = self._step(batch, next(inputs), share)
                 now = time.monotonic()
                 stopping, self.seconds = self.ranks.agree(
                     bool(stop) or now - begun >= stop_after, self.seconds + now - clock
@@ -173,7 +134,8 @@ class Trainer:
                     logged = (self.step, time.monotonic())
                     if self.metrics_logger is not None:
                         self.metrics_logger.log_step(row)
-                    console.print(format_row(self.stage.name, row, share), highlight=False)
+                    line = format_row(self.stage.name, row, share, self.train_step.describe(row))
+                    console.print(line, highlight=False)
                 show_progress(budget.spent(self.step, self.seconds), self.step)
                 if clock - saved > save_every:
                     self._checkpoint(on_checkpoint)
@@ -190,7 +152,7 @@ class Trainer:
         """
         if not self.ranks.is_main:
             return
-        if broken := self.state.first_not_finite():
+        if broken := self.train_step.first_not_finite():
             raise TrainingError(
                 f"{broken} is not finite at step {self.step}, so that {self.out} keeps its last checkpoint: "
                 "lower the learning rate of the recipe"
@@ -202,13 +164,10 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "drawn": dict(self.drawn),
-            "unquantized_steps": self.unquantized_steps,
-            "codebook_initialized": self.codebook_initialized,
             "history": list(self.earlier_history),
             "ranks": self.ranks.world,
-            "state": self.state.state_dict(),
         }
-        write_checkpoint(self.out, checkpoint)
+        write_checkpoint(self.out, checkpoint | self.train_step.state_dict())
 
     def resume(self) -> None:
         """Go on from the stage's checkpoint.
@@ -216,38 +175,30 @@ class Trainer:
         Raises:
             TrainingError: there is none, it is damaged, or it belongs to another format, recipe or stage.
         """
-        saved = read_checkpoint(self.out, self.recipe.to_dict(), self.stage.name)
-        self.state.load_state_dict(saved["state"])
+        saved = read_checkpoint(self.out, self.recipe.to_dict(), self.stage.name, self.train_step.state_keys)
+        self.train_step.load_state_dict(saved)
         self.step, self.seconds, self.drawn = saved["step"], saved["seconds"], saved["drawn"]
-        self.unquantized_steps = saved["unquantized_steps"]
-        self.codebook_initialized = saved["codebook_initialized"]
         self.earlier_history = tuple(saved["history"])
         self.budget = Budget(**saved["budget"]) if saved["budget"] else None
 
     def history(self) -> tuple[str, ...]:
         """Return sentences on how the weights came about, this stage last."""
-        return _history(self.earlier_history, self.stage.name, self.step, self.seconds, self.ranks.world)
+        return stage_history(self.earlier_history, self.stage.name, self.step, self.seconds, self.ranks.world)
 
     def _checkpoint(self, on_checkpoint: Callable[[Trainer], None] | None) -> None:
         self.save()
         if on_checkpoint is not None and self.ranks.is_main:
             on_checkpoint(self)
 
-    def _step(self, batch: BatchSpec, pixels: Tensor, share: float) -> dict[str, Tensor]:
+    def _step(self, batch: BatchSpec, inputs: Any, share: float) -> dict[str, Tensor]:
         self.step += 1
-        stage, step = self.stage, self.step
-        self.state.set_step(step, learning_rate(stage, step, share), discriminator_learning_rate(stage, step, share))
-        phase = phase_at(stage, step, self.unquantized_steps)
-        if phase.quantise and not self.codebook_initialized:
-            self.train_step.initialize_codebook(pixels)
-            self.codebook_initialized = True
-        metrics = self.call(pixels, phase)
+        metrics = self.call(inputs, self.train_step.prepare(inputs, self.step, share))
         self.drawn[batch.kind] += batch.count
         return metrics
 
     def _row(self, batch: BatchSpec, metrics: dict[str, Tensor], share: float) -> dict[str, Any]:
-        """Return a row of the table: means over the ranks, the codebook's use since the row before."""
-        row: dict[str, Any] = dict.fromkeys(COLUMNS)
+        """Return a row of the table, whose metrics are means over the ranks."""
+        row: dict[str, Any] = dict.fromkeys(self.train_step.columns)
         row |= {"step": self.step, "kind": batch.kind, "seconds": round(self.seconds, 1), "resolution": batch.side}
         row["learning_rate"] = learning_rate(self.stage, self.step, share)
         values = torch.stack([metrics[name] for name in metrics])
@@ -255,27 +206,9 @@ class Trainer:
         row |= dict(zip(metrics, values.tolist(), strict=True))
         if not math.isfinite(row["loss"]):
             raise TrainingError(f"the loss is {row['loss']} at step {self.step}: lower the learning rate of the recipe")
-        row["psnr"] = float(decibels(row["squared_error"]))
-        if self.state.codebook_updater is not None and self.codebook_initialized:
-            used, perplexity = usage(self.state.codebook_updater.read_uses())
-            row |= {"codebook_usage": float(used), "perplexity": float(perplexity)}
-        return row
+        return row | self.train_step.derived(row)
 
 
-def start_after(checkpoint: dict[str, Any], tokenizer: OmniTokenizer) -> StageStart:
-    """Load the next stage's start from the checkpoint of a finished stage.
-
-    Args:
-        checkpoint: as `read_checkpoint` gives it.
-        tokenizer: of that stage's geometry and head; receives its averaged weights.
-    """
-    state = checkpoint["state"]
-    tokenizer.load_state_dict(state["ema"])
-    history = _history(*(checkpoint[key] for key in ("history", "stage", "step", "seconds", "ranks")))
-    return StageStart(
-        tokenizer, checkpoint["codebook_initialized"], state["discriminators"], checkpoint["drawn"], history
-    )
-
-
-def _history(before: tuple[str, ...], stage: str, steps: int, seconds: float, ranks: int) -> tuple[str, ...]:
+def stage_history(before: tuple[str, ...], stage: str, steps: int, seconds: float, ranks: int) -> tuple[str, ...]:
+    """Return sentences on how weights came about, the last one on a stage."""
     return (*before, f"stage {stage}: {steps:,} steps in {seconds:,.0f} s on {ranks} device{'s' * (ranks > 1)}")

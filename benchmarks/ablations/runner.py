@@ -34,6 +34,8 @@ from training.evaluation.suite import MetricSuite, NetworkPaths
 from training.logging import METRICS_FILE
 from training.recipes import rename_settings
 from training.runner import BUNDLE, RUN_FILE, RunConfig, run_recipe
+from training.tokenizer.step import TrainingStep
+from training.tokenizer.task import TokenizerTask
 
 RECORD_FILE = "record.json"
 FORMAT = "omnitok-reproduction/1"
@@ -135,7 +137,7 @@ def run_job(job: Job) -> bool:
     )
     # compiling for every variant and shape would take longer than training does
     with torch.compiler.set_stance("force_eager"):
-        if not run_recipe(run, _loader_of(job, device), device, Ranks(), console=Console(quiet=True)):
+        if not run_recipe(run, TokenizerTask(), _loader_of(job, device), device, Ranks(), console=Console(quiet=True)):
             return False
     replace_file(job.folder / RECORD_FILE, json.dumps(_record(job, run, device)).encode() + b"\n")
     return True
@@ -202,8 +204,8 @@ def _loader_of(job: Job, device: torch.device) -> Loader:
 
 
 def _record(job: Job, run: RunConfig, device: torch.device) -> dict[str, Any]:
-    recipe = run.recipe
-    states = {stage: read_checkpoint(run.folder(stage), recipe.to_dict(), stage.name) for stage in recipe.stages}
+    recipe, keys = job.variant.recipe, TrainingStep.state_keys
+    states = {stage: read_checkpoint(run.folder(stage), recipe.to_dict(), stage.name, keys) for stage in recipe.stages}
     return {
         "format": FORMAT,
         "variant": job.name,

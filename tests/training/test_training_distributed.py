@@ -27,7 +27,8 @@ from training.distributed import Ranks, init_distributed
 from training.recipes import RECIPES, Recipe
 from training.schedule import Budget
 from training.tokenizer.head_transfer import with_head
-from training.trainer import StageStart, Trainer
+from training.tokenizer.start import StageStart
+from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
@@ -51,7 +52,8 @@ def train(data: Path, out: Path, rule: str, head: str, ranks: Ranks, device: tor
     sets = [[list(open_set(data / "train" / name).shards)] for name in ("photographs-256", "procgen-128")]
     loader = DeviceLoader(sets[0], sets[1], device, recipe.seed, ranks)
     torch.manual_seed(recipe.seed)
-    trainer = Trainer(recipe, stage, StageStart(OmniTokenizer(with_head(recipe.tokenizer, head))), loader, out, ranks)
+    start = StageStart(OmniTokenizer(with_head(recipe.tokenizer, head)))
+    trainer = Trainer(recipe, stage, start.step(recipe, stage, ranks), loader, out, ranks)
     trainer.run(Budget(steps=STEPS), log_every=1, console=Console(quiet=True))
     return trainer
 

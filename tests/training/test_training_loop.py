@@ -25,7 +25,8 @@ from training.logging import METRICS_FILE
 from training.recipes import RECIPES, RENAMED_SETTINGS, LossWeights
 from training.schedule import Budget, Phase
 from training.tokenizer.head_transfer import with_head
-from training.trainer import StageStart, Trainer
+from training.tokenizer.start import StageStart
+from training.trainer import Trainer
 
 QUIET = Console(quiet=True)
 DEBUG = RECIPES["debug"]
@@ -40,7 +41,8 @@ def trainer_of(
     recipe = replace(DEBUG, stages=tuple(changed if old.name == stage else old for old in DEBUG.stages))
     torch.manual_seed(0)
     tokenizer = OmniTokenizer(with_head(recipe.tokenizer, changed.head))
-    return Trainer(recipe, changed, StageStart(tokenizer, codebook_initialized=learned_codebook), loader, out)
+    start = StageStart(tokenizer, codebook_initialized=learned_codebook)
+    return Trainer(recipe, changed, start.step(recipe, changed), loader, out)
 
 
 def equal(first: Any, second: Any) -> bool:
@@ -66,7 +68,7 @@ def error_of(trainer: Trainer) -> float:
     """Mean squared error of the averaged weights on one fixed batch."""
     pixels = next(trainer.loader.stream([BatchSpec("images", 32, 16, 0, 1)]))
     with torch.inference_mode():
-        restored = trainer.state.ema.reconstruct(pixels)
+        restored = trainer.train_step.state.ema.reconstruct(pixels)
     return float((restored.float() / 255 - pixels.float() / 255).square().mean())
 
 
@@ -77,7 +79,9 @@ def test_training_lowers_the_error_and_spreads_the_codes(loader: DeviceLoader, t
     assert error_of(trainer) < 0.4 * before
     pixels = next(loader.stream([BatchSpec("images", 32, 32, 0, 1)]))
     with torch.inference_mode():
-        assert len(trainer.state.ema.encode(pixels).unique()) > 16  # of 64; a collapsed codebook uses one or two
+        assert (
+            len(trainer.train_step.state.ema.encode(pixels).unique()) > 16
+        )  # of 64; a collapsed codebook uses one or two
 
 
 def test_codes_learned_by_averages_stay_spread_too(loader: DeviceLoader, tmp_path: Path) -> None:
@@ -85,7 +89,9 @@ def test_codes_learned_by_averages_stay_spread_too(loader: DeviceLoader, tmp_pat
     before = error_of(trainer)
     trainer.run(Budget(steps=80), console=QUIET)
     assert error_of(trainer) < 0.5 * before
-    assert "codebook" not in [name for name, p in trainer.state.tokenizer.head.named_parameters() if p.requires_grad]
+    assert "codebook" not in [
+        name for name, p in trainer.train_step.state.tokenizer.head.named_parameters() if p.requires_grad
+    ]
 
 
 @pytest.mark.parametrize(
@@ -162,7 +168,7 @@ def test_a_checkpoint_of_other_bits_is_seen(loader: DeviceLoader, tmp_path: Path
     trainer = trainer_of(loader, tmp_path, discriminators=replace(DEBUG.stage("joint").discriminators, start=0))
     trainer.run(Budget(steps=3), console=QUIET)
     saved = state_of(tmp_path)
-    state = trainer.state
+    state = trainer.train_step.state
     assert state.discriminator_optimizer is not None
     assert state.codebook_updater is not None
     head = state.tokenizer.head.from_code.bias
@@ -248,7 +254,7 @@ def test_a_loss_that_is_no_number_ends_the_run(loader: DeviceLoader, tmp_path: P
     later.resume()
     later.budget = None
     with torch.no_grad():
-        later.state.tokenizer.decoder.pixels.first.bias.fill_(float("nan"))
+        later.train_step.state.tokenizer.decoder.pixels.first.bias.fill_(float("nan"))
     with pytest.raises(TrainingError, match="the loss is nan at step 3"):
         later.run(Budget(steps=5), log_every=1, console=QUIET)
 
@@ -263,7 +269,7 @@ def test_a_checkpoint_is_never_replaced_by_one_that_is_not_finite(
     trainer = trainer_of(loader, tmp_path, codebook_update="ema")
     trainer.run(Budget(steps=2), console=QUIET)
     kept = (tmp_path / CHECKPOINT_FILE).read_bytes()
-    state = trainer.state
+    state = trainer.train_step.state
     weight = state.tokenizer.decoder.pixels.first.bias
     assert state.codebook_updater is not None
     broken = {
@@ -288,7 +294,7 @@ def test_a_run_that_breaks_between_two_logs_shows_nobody_its_weights(loader: Dev
     def spoil(pixels: Tensor, phase: Phase) -> dict[str, Tensor]:
         metrics = take(pixels, phase)
         if trainer.step == 2:
-            trainer.state.ema.decoder.pixels.first.bias.data.fill_(float("nan"))
+            trainer.train_step.state.ema.decoder.pixels.first.bias.data.fill_(float("nan"))
         return metrics
 
     trainer.call = spoil

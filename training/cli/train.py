@@ -55,7 +55,8 @@ def train(
     from training.distributed import init_distributed
     from training.recipes import RECIPES
     from training.runner import RunConfig, run_recipe
-    from training.validation import Validator, validation_sets
+    from training.tokenizer.task import TokenizerTask
+    from training.tokenizer.validation import Validator, validation_sets
 
     with exit_on_error():
         if recipe not in RECIPES:
@@ -71,13 +72,11 @@ def train(
             recipe=chosen,
             out=out or Path("runs") / recipe,
             only_stage=stage,
-            init_bundle=source,
             resume=resume,
             budgets=_budgets(chosen, stage, steps, seconds),
             stop_after=math.inf if pause_after is None else pause_after,
             save_every=save_every,
             log_every=log_every,
-            perceptual_weights=perceptual_weights,
             trained_on=_describe_data(data),
         )
         with init_distributed(device) as (ranks, rank_device):
@@ -87,7 +86,8 @@ def train(
             loader = open_loader(data, rank_device, chosen.seed, ranks, workers, fps)
             try:
                 validator = Validator(validation_sets(data, loader, stages), console)
-                run_recipe(run, loader, rank_device, ranks, validator, console)
+                task = TokenizerTask(source, perceptual_weights)
+                run_recipe(run, task, loader, rank_device, ranks, validator, console)
             finally:
                 loader.close()
                 _print_report(loader.report(), console)

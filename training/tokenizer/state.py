@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from model.tokenizer.heads import VQHead
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.recipes import Stage
+from training.step import adam, find_not_finite, moments
 from training.tokenizer.codebook import CodebookUpdater
 from training.tokenizer.discriminators import PatchDiscriminator
 
@@ -47,9 +48,9 @@ class TrainState:
         self.step = torch.zeros((), dtype=torch.int64, device=self.device)
         self.learning_rate = torch.zeros((), device=self.device)
         self.discriminator_learning_rate = torch.zeros((), device=self.device)
-        self.optimizer = self._adam(self.parameters(), self.learning_rate, stage)
+        self.optimizer = adam(self.parameters(), self.learning_rate, stage.betas, self.device)
         self.discriminator_optimizer = (
-            self._adam(list(self.discriminators.parameters()), self.discriminator_learning_rate, stage)
+            adam(list(self.discriminators.parameters()), self.discriminator_learning_rate, stage.betas, self.device)
             if stage.adversarial
             else None
         )
@@ -80,10 +81,7 @@ class TrainState:
 
     def first_not_finite(self) -> str | None:
         """Return the name of the first tensor that holds an infinity or NaN."""
-        named = list(self._named_tensors())
-        # one transfer from the device, not one per tensor
-        finite = torch.stack([value.isfinite().all().to(self.device) for _, value in named]).tolist()
-        return next((name for (name, _), whole in zip(named, finite, strict=True) if not whole), None)
+        return find_not_finite(self._named_tensors(), self.device)
 
     def _parts(self) -> dict[str, nn.Module | torch.optim.Optimizer | None]:
         return {
@@ -99,16 +97,9 @@ class TrainState:
         for kind, part in self._parts().items():
             if isinstance(part, nn.Module):
                 yield from ((f"{kind} {name}", value) for name, value in part.state_dict().items())
-        optimized = (self.tokenizer, self.optimizer), (self.discriminators, self.discriminator_optimizer)
-        for module, optimizer in optimized:
-            for name, parameter in module.named_parameters() if optimizer is not None else ():
-                moments = optimizer.state.get(parameter, {}) if optimizer is not None else {}
-                yield from ((f"Adam's {moment} of {name}", value) for moment, value in moments.items())
-
-    def _adam(self, parameters: list[nn.Parameter], rate: Tensor, stage: Stage) -> torch.optim.Adam:
-        return torch.optim.Adam(
-            parameters, lr=rate, betas=stage.betas, fused=True, capturable=self.device.type == "cuda"
-        )
+        yield from moments(self.tokenizer, self.optimizer)
+        if self.discriminator_optimizer is not None:
+            yield from moments(self.discriminators, self.discriminator_optimizer)
 
 
 def _build_discriminators(stage: Stage, seed: int) -> nn.ModuleDict:

@@ -9,20 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from model.metrics.psnr import decibels
 from model.tokenizer.heads import VQHead
 from model.tokenizer.patches import to_float
+from training.cuda_graphs import compile_blocks
 from training.distributed import Ranks
 from training.networks.lpips import FeatureDistance
 from training.recipes import Stage
 from training.rng import FRAMES, random_ints, random_normal
-from training.schedule import Phase
+from training.schedule import Phase, discriminator_learning_rate, learning_rate, phase_at
+from training.step import apply_gradients, autocast, mean_metrics, update_ema
 from training.tokenizer import losses
+from training.tokenizer.codebook import usage
 from training.tokenizer.state import TrainState
+
+COLUMNS = (
+    "step", "kind", "seconds", "resolution", "psnr", "loss", "squared_error", "commitment", "kl", "perceptual",
+    "image_adversarial", "image_features", "image_discriminator",
+    "video_adversarial", "video_features", "video_discriminator",
+    "grad_norm", "learning_rate", "codebook_usage", "perplexity", "steps_per_second",
+)  # fmt: skip
 
 
 class Latents(NamedTuple):
@@ -51,7 +62,11 @@ class TrainingStep:
         seed: of the recipe.
         ranks: the processes that train together, which share gradients and codebook statistics.
         perceptual: the perceptual distance, where the stage has one.
+        codebook_initialized: whether its codes were learned, so that the stage quantises from its first step.
     """
+
+    columns: tuple[str, ...] = COLUMNS
+    state_keys = frozenset({"state", "unquantized_steps", "codebook_initialized"})
 
     def __init__(
         self,
@@ -60,23 +75,75 @@ class TrainingStep:
         seed: int,
         ranks: Ranks | None = None,
         perceptual: FeatureDistance | None = None,
+        codebook_initialized: bool = False,
     ) -> None:
         self.state, self.stage, self.seed = state, stage, seed
         self.ranks = ranks or Ranks()
         self.perceptual = perceptual
         self.device = state.device
+        self.codebook_initialized = codebook_initialized
+        self.unquantized_steps = 0 if codebook_initialized else stage.unquantized_steps
 
-    def __call__(self, pixels: Tensor, phase: Phase) -> dict[str, Tensor]:
+    def prepare(self, inputs: Tensor, step: int, share: float) -> Phase:
+        """Set the number of the step and its learning rates, and the codes before the first step that quantises."""
+        stage = self.stage
+        self.state.set_step(step, learning_rate(stage, step, share), discriminator_learning_rate(stage, step, share))
+        phase = phase_at(stage, step, self.unquantized_steps)
+        if phase.quantise and not self.codebook_initialized:
+            self.initialize_codebook(inputs)
+            self.codebook_initialized = True
+        return phase
+
+    def compile(self) -> None:
+        """Compile block by block: blocks of a kind share their code, so a shape is compiled three times, not 16."""
+        tokenizer = self.state.tokenizer
+        stacks = (part for coder in (tokenizer.encoder, tokenizer.decoder) for part in (coder.spatial, coder.temporal))
+        compile_blocks(block for stack in stacks for block in stack.blocks)
+
+    def derived(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the PSNR, and the codebook's use since the row before."""
+        values = {"psnr": float(decibels(row["squared_error"]))}
+        if self.state.codebook_updater is not None and self.codebook_initialized:
+            used, perplexity = usage(self.state.codebook_updater.read_uses())
+            values |= {"codebook_usage": float(used), "perplexity": float(perplexity)}
+        return values
+
+    def describe(self, row: dict[str, Any]) -> list[str]:
+        """Return PSNR and loss, with the use of codes or the divergence of latents."""
+        parts = [f"PSNR {row['psnr']:5.2f} dB", f"loss {row['loss']:.4f}"]
+        if row["codebook_usage"] is not None:
+            parts.append(f"codes {row['codebook_usage']:.1%}, perplexity {row['perplexity']:.0f}")
+        return parts if row["kl"] is None else [*parts, f"KL {row['kl']:.0f}"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step's part of a checkpoint."""
+        return {
+            "state": self.state.state_dict(),
+            "unquantized_steps": self.unquantized_steps,
+            "codebook_initialized": self.codebook_initialized,
+        }
+
+    def load_state_dict(self, checkpoint: dict[str, Any]) -> None:
+        """Set everything as a checkpoint has it."""
+        self.state.load_state_dict(checkpoint["state"])
+        self.unquantized_steps = checkpoint["unquantized_steps"]
+        self.codebook_initialized = checkpoint["codebook_initialized"]
+
+    def first_not_finite(self) -> str | None:
+        """Return the name of the first tensor of the state that holds an infinity or NaN."""
+        return self.state.first_not_finite()
+
+    def __call__(self, inputs: Tensor, phase: Phase) -> dict[str, Tensor]:
         """Train on this rank's share of a batch.
 
         Args:
-            pixels: uint8 (n, T, H, W, 3), n a multiple of the stage's micro-batches.
+            inputs: pixels, uint8 (n, T, H, W, 3), n a multiple of the stage's micro-batches.
             phase: what the step consists of.
 
         Returns:
             Metrics of this rank's share, float32 scalars on the device.
         """
-        parts = pixels.chunk(self.stage.gradient_accumulation_steps)
+        parts = inputs.chunk(self.stage.gradient_accumulation_steps)
         metrics, outs = self.update_tokenizer(parts, phase)
         if phase.discriminate:
             metrics |= self.update_discriminators(parts, outs)
@@ -89,19 +156,19 @@ class TrainingStep:
         state.optimizer.zero_grad(set_to_none=True)
         with _frozen(state.discriminators):
             for part, first in self._with_first_item(parts):
-                with self._autocast():
+                with autocast(self.device, self.stage.precision):
                     loss, out, latents = self._forward(part, first, phase)
                 (loss / len(parts)).backward()
                 metrics.append(latents.metrics | {"loss": loss})
                 outs.append(out.detach())
                 if latents.tokens is not None and latents.vectors is not None:
                     chosen.append((latents.tokens, latents.vectors))
-        grad_norm = self._optimize(state.parameters(), state.optimizer)
-        self._update_ema()
+        grad_norm = apply_gradients(state.parameters(), state.optimizer, self.stage.max_grad_norm, self.ranks)
+        update_ema(state.ema, state.tokenizer, state.step, self.stage.ema_decay)
         if chosen and state.codebook_updater is not None:
             tokens, vectors = (self.ranks.all_gather(torch.cat(values)) for values in zip(*chosen, strict=True))
             state.codebook_updater.update(state.step, tokens, vectors, state.optimizer)
-        return _mean(metrics) | {"grad_norm": grad_norm}, outs
+        return mean_metrics(metrics) | {"grad_norm": grad_norm}, outs
 
     def update_discriminators(self, parts: tuple[Tensor, ...], outs: list[Tensor]) -> dict[str, Tensor]:
         """Update the discriminators on pixels and their reconstructions."""
@@ -109,7 +176,7 @@ class TrainingStep:
         assert state.discriminator_optimizer is not None
         state.discriminator_optimizer.zero_grad(set_to_none=True)
         for (part, first), out in zip(self._with_first_item(parts), outs, strict=True):
-            with self._autocast():
+            with autocast(self.device, self.stage.precision):
                 hinges = {}
                 for name, real, fake in self._discriminator_inputs(to_float(part, torch.float32), out, first):
                     logits = state.discriminators[name](torch.cat((real, fake))).logits
@@ -117,8 +184,9 @@ class TrainingStep:
             if hinges:  # images have none where the stage has a video discriminator alone
                 (torch.stack(list(hinges.values())).sum() / len(parts)).backward()
             metrics.append(hinges)
-        self._optimize(list(state.discriminators.parameters()), state.discriminator_optimizer)
-        return _mean(metrics)
+        parameters = list(state.discriminators.parameters())
+        apply_gradients(parameters, state.discriminator_optimizer, self.stage.max_grad_norm, self.ranks)
+        return mean_metrics(metrics)
 
     @torch.no_grad()
     def initialize_codebook(self, pixels: Tensor) -> None:
@@ -130,7 +198,7 @@ class TrainingStep:
         head, updater = self.state.tokenizer.head, self.state.codebook_updater
         assert isinstance(head, VQHead)
         assert updater is not None
-        with self._autocast():
+        with autocast(self.device, self.stage.precision):
             parts = [
                 head.project(self.state.tokenizer.encoder(to_float(part, torch.float32))).flatten(0, -2)
                 for part in pixels.chunk(self.stage.gradient_accumulation_steps)
@@ -216,33 +284,6 @@ class TrainingStep:
         for part in parts:
             yield part, first
             first += len(part)
-
-    def _optimize(self, parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer) -> Tensor:
-        """Average gradients over the ranks, clip their norm, step; return the norm before."""
-        self.ranks.all_reduce_mean_([parameter.grad for parameter in parameters if parameter.grad is not None])
-        norm = nn.utils.clip_grad_norm_(parameters, self.stage.max_grad_norm, foreach=True)
-        optimizer.step()
-        return norm.detach()
-
-    @torch.no_grad()
-    def _update_ema(self) -> None:
-        """Move the averaged weights towards the trained ones; the first weights are soon forgotten."""
-        step = self.state.step
-        share = 1 - ((1 + step) / (10 + step)).clamp(max=self.stage.ema_decay)
-        ema: list[Tensor] = list(self.state.ema.parameters())
-        trained: list[Tensor] = list(self.state.tokenizer.parameters())
-        difference = torch._foreach_sub(trained, ema)
-        torch._foreach_mul_(difference, share)
-        torch._foreach_add_(ema, list(difference))
-
-    def _autocast(self) -> torch.autocast:
-        enabled = self.stage.precision == "bf16" and self.device.type == "cuda"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
-
-
-def _mean(metrics: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Average the metrics of micro-batches."""
-    return {name: torch.stack([part[name].detach().float() for part in metrics]).mean() for name in metrics[0]}
 
 
 @contextmanager

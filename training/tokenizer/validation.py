@@ -14,6 +14,7 @@ from training.data.shards import INFO_FILE, open_set
 from training.pictures import contact_sheet, write_image
 from training.recipes import Stage
 from training.schedule import batch_shapes
+from training.tokenizer.step import TrainingStep
 from training.trainer import Trainer
 
 MAX_ITEMS = {"images": 24, "clips": 6}  # of each set, evenly spread
@@ -63,9 +64,11 @@ class Validator:
     @torch.inference_mode()
     def __call__(self, trainer: Trainer) -> None:
         """Measure, print, and write originals over reconstructions, clips also as animations."""
+        assert isinstance(trainer.train_step, TrainingStep)
+        ema = trainer.train_step.state.ema
         metrics, step = {}, trainer.step
         for name, pixels in self.sets.items():
-            parts = [trainer.state.ema.reconstruct(part.to(trainer.device)).cpu() for part in pixels.split(4)]
+            parts = [ema.reconstruct(part.to(trainer.device)).cpu() for part in pixels.split(4)]
             pair = pixels, torch.cat(parts)
             metrics[name] = float(psnr(*pair).mean())
             path = trainer.out / "samples" / f"{step:07d}-{name.replace(' ', '-')}.png"
