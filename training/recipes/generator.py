@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from model.generator.config import GENERATOR_CONFIGS, GeneratorConfig
@@ -137,8 +137,7 @@ def _lm_650m() -> GeneratorRecipe:
     stage = GeneratorStage(
         name="lm", steps=300_000, image_batch_size=256, learning_rate=1e-4, warmup_steps=5_000, weight_decay=0.05
     )
-    network = replace(GENERATOR_CONFIGS["lm-650m"], prefix="class", null_class=True)
-    return GeneratorRecipe(network, (stage,))
+    return GeneratorRecipe(GENERATOR_CONFIGS["lm-650m"], (stage,))
 
 
 GENERATOR_RECIPES: dict[str, GeneratorRecipe] = {
