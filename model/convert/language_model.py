@@ -112,8 +112,8 @@ def read_flags(args: Namespace, tokenizer: TokenizerConfig) -> LanguageModelConf
 
 def _grid(codes: int, frames: int) -> tuple[int, int, int]:
     """Return the latent grid of a sequence of codes: square frames, one for images or as many as a clip has."""
-    for count in (1, frames):
-        side = math.isqrt(codes // count)
+    for count in (1, max(frames, 1)):
+        side = math.isqrt(max(codes, 0) // count)
         if count * side * side == codes:
             return count, side, side
     raise ConversionError(f"{codes} codes are neither a square image nor a clip of {frames} square latent frames")
