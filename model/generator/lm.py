@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.decode_attention.reference import bits, stored
 from model.generator.config import LanguageModelConfig
 from model.generator.kv_cache import KVCache
 
@@ -49,9 +50,9 @@ class Attention(nn.Module):
         """
         q, k, v = self.project(x)
         rows = slots[:, None]
-        layer[0, rows, :, places] = k.transpose(1, 2).to(layer.dtype)
-        layer[1, rows, :, places] = v.transpose(1, 2).to(layer.dtype)
-        keys, values = layer[:, slots, :, :bound].to(q.dtype)
+        for half, new in zip(bits(layer), (k, v), strict=True):
+            half[rows, :, places] = bits(stored(new.transpose(1, 2), layer.dtype))
+        keys, values = bits(layer)[:, slots, :, :bound].view(layer.dtype).to(q.dtype)
         seen = torch.arange(bound, device=x.device) <= places[:, None, :, None]
         return self.merge(F.scaled_dot_product_attention(q, keys, values, seen))
 

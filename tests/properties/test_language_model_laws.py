@@ -101,6 +101,18 @@ def test_ragged_rows_step_together(prefix: str) -> None:
     assert torch.equal(cache.data[:, :, [1, 3]], untouched)
 
 
+def test_a_cache_of_8_bits_rounds_keys_and_values_alone() -> None:
+    network, config = model("class"), CONFIGS["class"]
+    ids, positions = rows(config, config.prefix_ids(1), draw_codes(config, 4, 11))
+    cache = KVCache(config.layers, 2, config.heads, config.positions, config.head_dim, torch.float8_e4m3fn)
+    slots = torch.tensor([1])
+    network.prefill(ids[None, :-1], positions[None, :-1], cache, slots, torch.tensor([len(ids) - 1]))
+    logits = network.step(ids[-1:], positions[-1:], cache, slots, torch.tensor([len(ids)]))
+    whole = network(ids[None])[0, -1]
+    error = (logits[0] - whole).norm() / whole.norm()
+    assert 1e-4 < error < 0.05  # three bits of mantissa
+
+
 @given(prefixes, seeds)
 def test_later_tokens_change_no_earlier_logits(prefix: str, seed: int) -> None:
     network, config = model(prefix), CONFIGS[prefix]

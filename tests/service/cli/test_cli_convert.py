@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sys
@@ -40,6 +41,21 @@ def test_the_additive_biases_are_kept_on_demand(omnitok: Omnitok) -> None:
         assert omnitok(f"encode {{m}}/picture.png -b {name} -o {name}.npz --output latents").code == 0
     one, other = (np.load(f"{name}.npz")["latents"] for name in ("with", "without"))
     assert not np.allclose(one, other)
+
+
+def test_a_language_model_names_its_tokenizer_and_its_classes(omnitok: Omnitok) -> None:
+    run = omnitok("convert {golden}/lm_class.ckpt lm", golden=GOLDEN)
+    assert run.code == 1
+    assert "carries no tokenizer" in run.err
+    assert omnitok("convert {golden}/vq_rope.ckpt vq", golden=GOLDEN).code == 0
+    Path("names.txt").write_text("\n".join(f"class {letter}" for letter in "abcdefghij"))
+    run = omnitok("convert {golden}/lm_class.ckpt lm --tokenizer vq --classes names.txt", golden=GOLDEN)
+    assert (run.code, run.err) == (0, "")
+    assert "lm: 41 tensors, hash" in run.out
+    assert "left out 3 tensors: causal mask" in run.out
+    assert json.loads(Path("lm/classes.json").read_text())[9] == "class j"
+    hash_of_tokenizer = json.loads(Path("vq/config.json").read_text())["hash"]
+    assert json.loads(Path("lm/config.json").read_text())["tokenizer_hash"] == hash_of_tokenizer
 
 
 class Payload:
