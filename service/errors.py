@@ -38,6 +38,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "model-mismatch": (422, "The tokens were made by another bundle"),
     "unknown-class": (422, "No such class"),
     "tokenizer-not-served": (422, "The tokenizer of this generator is not served"),
+    "use-async": (422, "The work takes longer than one request may"),
     "rate-limited": (429, "Too many requests came from this caller"),
     "internal": (500, "Something went wrong on our side"),
     "overloaded": (503, "The service is at its capacity"),

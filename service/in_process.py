@@ -1,7 +1,9 @@
-"""The tokenizer tier inside one process: its calls as items of the executor."""
+"""The tokenizers and the generators inside one process: their calls as work of the executors."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -10,8 +12,23 @@ from numpy.typing import NDArray
 from service.operations.bundles import find_card
 from service.scheduling.batcher import Batcher
 from service.scheduling.executor import BatchExecutor, Observer, Run
+from service.scheduling.step_executor import StepEngine, StepExecutor, StepObserver, StepRequest
+from service.scheduling.stepper import Capacity
 from service.settings import Settings
-from service.types import Decoded, Encoded, ModelCard, Op, Size, TokenizerKey, Want, size_of
+from service.types import (
+    Decoded,
+    Encoded,
+    Generated,
+    GenerateJob,
+    GeneratorCard,
+    JobProgress,
+    ModelCard,
+    Op,
+    Size,
+    TokenizerKey,
+    Want,
+    size_of,
+)
 
 STALL_FACTOR = 3  # deadlines that one batch may take before the engine counts as stuck
 
@@ -46,12 +63,7 @@ class LocalBackend:
         Raises:
             RuntimeError: the accelerator is broken, or a batch does not end.
         """
-        if self._executor.fault is not None:
-            raise RuntimeError(
-                "The accelerator is unusable; a new replica must replace this one."
-            ) from self._executor.fault
-        if self._executor.busy_seconds > STALL_FACTOR * self._seconds:
-            raise RuntimeError(f"A batch has been running for {self._executor.busy_seconds:.0f} s.")
+        _check(self._executor.fault, self._executor.busy_seconds, self._seconds)
 
     def close(self) -> None:
         """Refuse what waits, and start nothing more."""
@@ -99,3 +111,86 @@ class LocalBackend:
         answer = await self._executor.submit(key, cost, payload, self._seconds if seconds is None else seconds)
         self._observer.done(key.op, key.size[0], cost)
         return answer
+
+
+class GenerateEngine(StepEngine, Protocol):
+    """The engine of `LocalGenerators`."""
+
+    @property
+    def cards(self) -> list[GeneratorCard]:
+        """Return the generators, the default one first."""
+
+    @property
+    def capacities(self) -> Mapping[str, Capacity]:
+        """Return slots and prefill chunk of each generator."""
+
+    def request(self, job: GenerateJob) -> StepRequest:
+        """Return the steps and slots of a job."""
+
+
+class GenerateObserver(StepObserver, Protocol):
+    """The metrics of the generators."""
+
+    def generated(self, kind: str, codes: int) -> None:
+        """Count a sample that has been made, of so many latent positions."""
+
+
+class LocalGenerators:
+    """Queues jobs and advances them step by step in this process, on a thread of their own.
+
+    Args:
+        engine: the generators.
+        settings: the bound of the queue, and the deadline.
+        observer: where work is reported.
+    """
+
+    def __init__(self, engine: GenerateEngine, settings: Settings, observer: GenerateObserver) -> None:
+        self._engine = engine
+        self._cards = {card.id: card for card in engine.cards}
+        self._seconds = settings.generate_seconds
+        self._observer = observer
+        kinds = {card.id: card.kind for card in engine.cards}
+        self._executor = StepExecutor(engine, engine.capacities, kinds, settings.max_queue_samples, observer)
+
+    def check_health(self) -> None:
+        """Check that this process can still work.
+
+        Raises:
+            RuntimeError: the accelerator is broken, or a step does not end.
+        """
+        _check(self._executor.fault, self._executor.busy_seconds, self._seconds)
+
+    def close(self) -> None:
+        """Refuse what waits and runs."""
+        self._executor.close()
+
+    async def generators(self) -> list[GeneratorCard]:
+        """Return the generators, with the present time of a step."""
+        cards = self._cards.values()
+        return [replace(card, step_seconds=self._executor.step_seconds(card.id)) for card in cards]
+
+    async def generate(
+        self, job: GenerateJob, on_progress: Callable[[JobProgress], None], *, seconds: float | None = None
+    ) -> Generated:
+        """Make one sample.
+
+        Args:
+            job: the sample.
+            on_progress: called with the newest state.
+            seconds: time left, the service's own deadline if None.
+
+        Raises:
+            ProblemError: what the executor raises.
+        """
+        request, left = self._engine.request(job), self._seconds if seconds is None else seconds
+        codes, timing = await self._executor.submit(request, on_progress, left)
+        card = self._cards[job.model]
+        self._observer.generated(card.kind, codes.shape[0] * codes.shape[1] * codes.shape[2])
+        return Generated(codes, None, timing) if card.kind == "lm" else Generated(None, codes, timing)
+
+
+def _check(fault: Exception | None, busy_seconds: float, seconds: float) -> None:
+    if fault is not None:
+        raise RuntimeError("The accelerator is unusable; a new replica must replace this one.") from fault
+    if busy_seconds > STALL_FACTOR * seconds:
+        raise RuntimeError(f"A batch or a step has been running for {busy_seconds:.0f} s.")

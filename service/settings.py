@@ -24,6 +24,9 @@ class Limits(MediaLimits):
     body_seconds: float = Field(default=30.0, gt=0, description="time for the whole body to arrive, seconds")
     worker_memory_bytes: int = Field(default=2 * 1024 * MIB, gt=0, description="address space of a media worker, bytes")
     tokens: int = Field(default=65_536, gt=0, description="latent positions of one request")
+    generated_tokens: int = Field(
+        default=65_536, gt=0, description="latent positions of one generate request, all samples together"
+    )
     json_tokens: int = Field(default=16_384, gt=0, description="tokens that a JSON answer may hold")
 
 
@@ -35,6 +38,7 @@ class Settings(BaseSettings):
     bundles: tuple[Path, ...] = Field(
         (Path("bundles/demo-vq"),), description="bundle folders; the first is the default"
     )
+    generators: tuple[Path, ...] = Field((), description="generator bundles; the tokenizers they name must be served")
     host: str = Field("127.0.0.1", description="address to listen on; loopback, unless a firewall protects it")
     port: int = Field(8000, ge=0, le=65535, description="port of the API")
     cors_origins: tuple[Origin, ...] = Field(
@@ -56,9 +60,19 @@ class Settings(BaseSettings):
     max_queue_tokens: int = Field(
         262_144, gt=0, description="latent positions waiting in one replica before it refuses"
     )
+    generator_slots: int = Field(
+        32, ge=2, description="sequences that a replica computes at a time, for each generator; guidance takes two"
+    )
+    prefill_tokens: int = Field(
+        512, ge=1, description="prompt tokens computed between two steps, so that nothing waits longer for a prompt"
+    )
+    max_queue_samples: int = Field(256, gt=0, description="samples waiting in one replica before it refuses")
     held_body_bytes: int = Field(
         512 * MIB, gt=0, description="bodies that one ingress replica holds at a time, all requests together, bytes"
     )
     request_seconds: float = Field(60.0, gt=0, description="deadline of one request, seconds")
+    generate_seconds: float = Field(
+        300.0, gt=0, description="deadline of a generate request, and the longest that it may be predicted to take"
+    )
     tries: int = Field(3, ge=1, description="attempts of an idempotent call when a replica dies under it")
     limits: Limits = Limits()

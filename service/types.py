@@ -170,6 +170,7 @@ class GeneratorCard:
         parameters: number of weights.
         device, dtype: where and in what precision the replicas run it.
         licence: licence of the weights, or None if the bundle does not say.
+        max_steps: most denoising steps of a diffusion model, None for a language model.
         step_seconds: time of one step of one sample on this device, measured, or None.
         tokenizer: id of the served tokenizer of `tokenizer_hash`; None while it is not served, and nothing can be made.
     """
@@ -192,6 +193,7 @@ class GeneratorCard:
     device: str
     dtype: str
     licence: str | None = None
+    max_steps: int | None = None
     step_seconds: float | None = None
     tokenizer: str | None = None
 
@@ -211,6 +213,7 @@ class GenerateJob:
         params: settings of the sample.
         seed: of the request; `index`: number of this sample in it. The same pair gives the same sample in any company.
         prompt: tokens int32 (t, h, w) that the result begins with, or None.
+        preview: whether its progress shall carry codes.
     """
 
     model: str
@@ -220,6 +223,7 @@ class GenerateJob:
     seed: int
     index: int = 0
     prompt: NDArray[np.int32] | None = None
+    preview: bool = False
 
 
 @dataclass(frozen=True, eq=False)
