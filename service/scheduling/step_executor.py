@@ -283,6 +283,7 @@ class StepExecutor:
             states = {
                 number: JobProgress(self._stepper.done(number), caller.request.steps, self._stepper.position(number))
                 for number, caller in callers.items()
+                if self._stepper.holds(number)
             }
         for number, state in states.items():
             if preview and callers[number].request.preview and number in running and state.done:

@@ -164,6 +164,10 @@ class Stepper:
         lane.waiting[sequence.id] = sequence
         self._models[sequence.id] = sequence.model
 
+    def holds(self, sequence_id: int) -> bool:
+        """Return whether a sequence waits or runs."""
+        return sequence_id in self._models
+
     def position(self, sequence_id: int) -> int | None:
         """Return the number of sequences ahead in the queue of its model, None if it does not wait."""
         model = self._models.get(sequence_id)
