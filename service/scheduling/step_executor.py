@@ -111,6 +111,7 @@ class StepExecutor:
         self._ids = itertools.count()
         self._steps = dict.fromkeys(kinds.values(), 0)  # since the last report
         self._states: dict[int, JobProgress] = {}  # the newest report, until the event loop fetches it
+        self._pending = False
         self._seconds = 0.0  # of the turn before that report
         self._closed = False
         self._turn_started: float | None = None
@@ -291,14 +292,14 @@ class StepExecutor:
                 if not isinstance(codes, Exception):
                     states[number] = replace(state, codes=codes)
         with self._changed:
-            fetched, self._states = not self._states, states
-            self._seconds = seconds
-        if fetched:
+            pending, self._pending = self._pending, True
+            self._states, self._seconds = states, seconds
+        if not pending:
             self._call(self._deliver)
 
     def _deliver(self) -> None:
         with self._changed:
-            states, self._states = self._states, {}
+            states, self._states, self._pending = self._states, {}, False
             steps, self._steps = self._steps, dict.fromkeys(self._steps, 0)
             callers = [(self._callers.get(number), state) for number, state in states.items()]
             waiting, slots = self._stepper.waiting, self._stepper.slots_in_use
