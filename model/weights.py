@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class WeightsError(ValueError):
     """Tensors that are not those of a config."""
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """A mode that leaves memory as it is where torch would draw weights, which are about to be replaced."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def build_network(make: Callable[[], Network], weights: Mapping[str, Tensor]) -> Network:
@@ -42,6 +55,7 @@ def build_network(make: Callable[[], Network], weights: Mapping[str, Tensor]) ->
         raise WeightsError(f"{len(wrong)} tensors do not fit the config: {'; '.join(wrong)}")
     if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
         raise WeightsError(f"{len(broken)} tensors hold infinities or NaN: {', '.join(broken)}")
-    network = make()
+    with _NoInitialisation():
+        network = make()
     network.load_state_dict(dict(weights))
     return network.eval().requires_grad_(False)
