@@ -58,6 +58,7 @@ class BodyKind:
         parse: the parser of a whole body; its result has the `options` of the body.
         maps: those of `types` whose bodies are maps.
         schema: OpenAPI schema of these maps.
+        optional: whether a request may have no body.
     """
 
     types: tuple[str, ...]
@@ -66,6 +67,7 @@ class BodyKind:
     parse: Callable[[Body, Limits], Any]
     maps: tuple[str, ...]
     schema: dict[str, Any]
+    optional: bool = False
 
 
 class BodyBudget:
@@ -179,7 +181,7 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, take: Call
     except ClientDisconnect as error:
         raise ClientGoneError from error
     request.state.body_read = True
-    if not data:
+    if not data and not kind.optional:
         raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")
     return Body(content_type, bytes(data))
 

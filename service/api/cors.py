@@ -19,6 +19,7 @@ EXPOSED_HEADERS = (
     "X-Omnitok-Model",
     "X-Omnitok-Bundle",
     "X-Omnitok-PSNR",
+    "X-Omnitok-Seed",
     "Server-Timing",
     "Retry-After",
     "Allow",

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.negotiation import require
+from service.api.negotiation import accepts_by_name, require
 from service.api.services import Services
+from service.formats.media_types import EVENT_STREAM
 from service.formats.pixels import amount, pixel_offers
 from service.operations.clip import PixelResult
 from service.types import GeneratorCard, ModelCard, Timing
@@ -22,21 +23,30 @@ class Exchange:
         request: the request.
         services: of the application.
         parse_ms: time spent on parsing the body, milliseconds.
+        seconds: deadline of the work.
 
     Attributes:
         id: of the request.
         started: when its first byte came, on `time.perf_counter`.
+        accept: the `Accept` header, or None.
         media_type: of the answer, once it is chosen.
     """
 
-    def __init__(self, request: Request, services: Services, parse_ms: float) -> None:
+    def __init__(self, request: Request, services: Services, parse_ms: float, seconds: float) -> None:
         self.backend, self.generators = services.backend, services.generators
         self.media, self.limits = services.media, services.settings.limits
+        self.seconds = seconds
+        self.accept: str | None = request.headers.get("accept")
         self.id: str = request.state.request_id
         self.started: float = request.state.started
         self.parse_ms = parse_ms
         self.media_type = ""
         self._request = request
+
+    @property
+    def wants_events(self) -> bool:
+        """Return whether the answer is to be a stream of events."""
+        return accepts_by_name(self.accept, EVENT_STREAM)
 
     def use(self, card: ModelCard | GeneratorCard) -> None:
         """Note the bundle for the log."""
@@ -52,7 +62,7 @@ class Exchange:
         Raises:
             ProblemError: `not-acceptable`.
         """
-        self.media_type = require(self._request.headers.get("accept"), offers, answer)
+        self.media_type = require(self.accept, offers, answer)
 
     def choose_pixels(self, frames: int) -> None:
         """Choose the media type of an answer of that many frames; errors as `choose`."""
@@ -70,7 +80,13 @@ class Exchange:
         data = await result.render(self.media, self.media_type, quality)
         return self.respond(data, result.card, decode_ms, result.timing, rendering)
 
-    def respond(self, data: bytes, card: ModelCard, decode_ms: float, timing: Timing, rendering: float) -> Response:
+    def headers(self, card: ModelCard | GeneratorCard) -> dict[str, str]:
+        """Return the headers of an answer that a bundle made."""
+        return {"Vary": "Accept", "X-Omnitok-Model": card.id, "X-Omnitok-Bundle": card.hash}
+
+    def respond(
+        self, data: bytes, card: ModelCard | GeneratorCard, decode_ms: float, timing: Timing, rendering: float
+    ) -> Response:
         """Return the answer.
 
         Args:
@@ -86,10 +102,5 @@ class Exchange:
             "compute": timing.compute_ms,
             "render": 1000 * (time.perf_counter() - rendering),
         }
-        headers = {
-            "Vary": "Accept",
-            "X-Omnitok-Model": card.id,
-            "X-Omnitok-Bundle": card.hash,
-            "Server-Timing": ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in spent.items()),
-        }
-        return Response(data, headers=headers, media_type=self.media_type)
+        timings = ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in spent.items())
+        return Response(data, headers=self.headers(card) | {"Server-Timing": timings}, media_type=self.media_type)

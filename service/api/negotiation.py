@@ -52,6 +52,15 @@ def choose(header: str | None, offers: Sequence[str]) -> str | None:
     return best
 
 
+def accepts_by_name(header: str | None, media_type: str) -> bool:
+    """Return whether the header names this very type, with a weight above 0.
+
+    Raises:
+        ProblemError: `bad-header`.
+    """
+    return any(name == media_type and weight > 0 for name, weight in parse_accept(header))
+
+
 def require(header: str | None, offers: Sequence[str], answer: str) -> str:
     """Return the best offer.
 

@@ -35,17 +35,17 @@ REFUSAL: dict[int | str, dict[str, Any]] = {
 }
 
 
-def describe(takes: BodyKind, options: type[BaseModel], gives: Sequence[str]) -> dict[str, Any]:
+def describe(takes: BodyKind, options: type[BaseModel] | None, gives: Sequence[str]) -> dict[str, Any]:
     """Return the operation fields of a `POST` route.
 
     Args:
         takes: its bodies.
-        options: the model of its query.
+        options: the model of its query, or None.
         gives: media types of its answers.
     """
     return {
-        "parameters": query_parameters(options),
-        "requestBody": {"required": True, "content": _content(takes)},
+        "parameters": [] if options is None else query_parameters(options),
+        "requestBody": {"required": not takes.optional, "content": _content(takes)},
         "responses": {
             "200": {"description": "chosen by Accept", "content": {name: {"schema": BINARY} for name in gives}}
         },

@@ -52,16 +52,14 @@ def parse_media(body: Body, limits: Limits) -> MediaUpload:
         parts = read_parts(body, "media")
         part = parts["media"]
         declared = parse_content_type(part.content_type, (*MEDIA_TYPES, OCTET_STREAM)).media_type
-        upload = MediaUpload(ClipSource(bytes(part.data), _declared(declared)), _options(parts))
+        upload = MediaUpload(ClipSource(bytes(part.data), _declared(declared)), options_part(parts))
     elif media_type == MSGPACK:
         upload = _from_map(unpack(body.data, limits.tensor_bytes), limits, in_json=False)
     elif media_type == JSON:
         upload = _from_map(read_json(body.data), limits, in_json=True)
     else:
         upload = MediaUpload(ClipSource(body.data, _declared(media_type)))
-    if (media := upload.source.media) is not None:
-        kind = sniff(media[:HEAD_BYTES]) or ""
-        check_bytes(limits, len(media), is_video=not kind.startswith("image/"))
+    check_media(upload.source, limits)
     return upload
 
 
@@ -75,7 +73,7 @@ def parse_codes(body: Body, limits: Limits) -> CodesUpload:
     if media_type == MULTIPART:
         parts = read_parts(body, "tokens")
         part = parts["tokens"]
-        data, options = bytes(part.data), _options(parts)
+        data, options = bytes(part.data), options_part(parts)
         media_type = parse_content_type(part.content_type, (*FORMATS, OCTET_STREAM)).media_type
     if media_type == OCTET_STREAM:
         found = sniff_codes(data[:64])
@@ -88,19 +86,47 @@ def parse_codes(body: Body, limits: Limits) -> CodesUpload:
     return CodesUpload(read_codes(data, media_type, limits.tensor_bytes), options)
 
 
+def media_from(value: object, in_json: bool) -> ClipSource:
+    """Return the file in the field `media` of a map.
+
+    Raises:
+        ProblemError: `malformed-body`.
+    """
+    media = from_base64(value, "`media`") if in_json else value
+    if not isinstance(media, bytes):
+        raise ProblemError("malformed-body", "`media` must be a byte string: the whole file.")
+    return ClipSource(media)
+
+
+def array_from(value: object, limits: Limits, in_json: bool) -> ClipSource:
+    """Return the pixels in the field `array` of a map.
+
+    Raises:
+        ProblemError: for anything wrong with them.
+    """
+    if in_json and isinstance(value, dict) and "data" in value:
+        value = value | {"data": from_base64(value["data"], "`array.data`")}
+    return ClipSource(array=_check_array(unpack_tensor(value, "`array`"), limits))
+
+
+def check_media(source: ClipSource, limits: Limits) -> ClipSource:
+    """Return the source, whose file is not over the limit of its kind.
+
+    Raises:
+        MediaError: `body-too-large`.
+    """
+    if source.media is not None:
+        kind = sniff(source.media[:HEAD_BYTES]) or ""
+        check_bytes(limits, len(source.media), is_video=not kind.startswith("image/"))
+    return source
+
+
 def _from_map(fields: dict[str, Any], limits: Limits, in_json: bool) -> MediaUpload:
     if not set(fields) <= {"media", "array", "options"} or ("media" in fields) == ("array" in fields):
         raise ProblemError("missing-part", "The body must hold either `media` or `array`, and perhaps `options`.")
-    options = fields.get("options")
-    if "array" in fields:
-        array = fields["array"]
-        if in_json and isinstance(array, dict) and "data" in array:
-            array = array | {"data": from_base64(array["data"], "`array.data`")}
-        return MediaUpload(ClipSource(array=_check_array(unpack_tensor(array, "`array`"), limits)), options)
-    media = from_base64(fields["media"], "`media`") if in_json else fields["media"]
-    if not isinstance(media, bytes):
-        raise ProblemError("malformed-body", "`media` must be a byte string: the whole file.")
-    return MediaUpload(ClipSource(media), options)
+    has_array = "array" in fields
+    source = array_from(fields["array"], limits, in_json) if has_array else media_from(fields["media"], in_json)
+    return MediaUpload(source, fields.get("options"))
 
 
 def _declared(media_type: str) -> str | None:
@@ -123,7 +149,12 @@ def _check_array(array: NDArray[Any], limits: Limits) -> NDArray[np.uint8]:
     return clip
 
 
-def _options(parts: dict[str, Part]) -> object:
+def options_part(parts: dict[str, Part]) -> object:
+    """Return the JSON object in the part `options`, or None.
+
+    Raises:
+        ProblemError: `body-too-large`, `malformed-body`.
+    """
     if "options" not in parts:
         return None
     data = parts["options"].data

@@ -3,15 +3,18 @@
 with Client("http://127.0.0.1:8000") as client:
     result = client.encode("clip.mp4", size="128", frames=17)
     video = client.decode(result, accept="video/mp4")
+    (picture,) = client.generate("red fox", accept="image/png")
 """
 
 from service.client.async_client import AsyncClient
 from service.client.calls import ConnectionOptions, DecodeOptions, EncodeOptions, MediaOptions, ReconstructOptions
 from service.client.client import Client
+from service.client.generation import GenerateEvent, GenerateOptions, Prefix
 from service.client.media import Codes, Media
 from service.client.retries import ServiceError
 from service.formats.codes import read_codes, write_codes
 from service.formats.result import EncodeResult
+from service.formats.samples import Samples, read_arrays
 
 __all__ = [
     "AsyncClient",
@@ -21,10 +24,15 @@ __all__ = [
     "DecodeOptions",
     "EncodeOptions",
     "EncodeResult",
+    "GenerateEvent",
+    "GenerateOptions",
     "Media",
     "MediaOptions",
+    "Prefix",
     "ReconstructOptions",
+    "Samples",
     "ServiceError",
+    "read_arrays",
     "read_codes",
     "write_codes",
 ]

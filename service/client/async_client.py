@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
@@ -12,13 +13,15 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client import calls
+from service.client import calls, generation
 from service.client.calls import LOCAL_URL, Call, ConnectionOptions, DecodeOptions, EncodeOptions, ReconstructOptions
+from service.client.generation import EventReader, GenerateEvent, GenerateOptions, Prefix
 from service.client.media import Codes, Media
 from service.client.retries import RetryRule, ServiceError
 from service.formats.media_types import MSGPACK, NPY
 from service.formats.result import EncodeResult
-from service.types import ModelCard
+from service.formats.samples import Samples
+from service.types import GeneratorCard, ModelCard
 
 
 class AsyncClient:
@@ -88,6 +91,71 @@ class AsyncClient:
         response = await self._send(call)
         return response.content if accept else calls.pixels_of(response)
 
+    @overload
+    async def generate(
+        self,
+        class_: int | str | None = None,
+        *,
+        prefix: Prefix | None = None,
+        accept: None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Samples: ...
+
+    @overload
+    async def generate(
+        self,
+        class_: int | str | None = None,
+        *,
+        prefix: Prefix | None = None,
+        accept: str,
+        **options: Unpack[GenerateOptions],
+    ) -> list[bytes]: ...
+
+    async def generate(
+        self,
+        class_: int | str | None = None,
+        *,
+        prefix: Prefix | None = None,
+        accept: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Samples | list[bytes]:
+        """Make pictures or clips; see `Client.generate`."""
+        stream = self.generate_events(class_, prefix=prefix, accept=accept, **options)
+        events = [event async for event in stream]
+        return generation.files_of(events) if accept else generation.samples_of(events)
+
+    async def generate_events(
+        self,
+        class_: int | str | None = None,
+        *,
+        prefix: Prefix | None = None,
+        accept: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncIterator[GenerateEvent]:
+        """Make pictures or clips, and yield what happens; see `Client.generate_events`."""
+        call = await asyncio.to_thread(
+            generation.generate_call, class_, prefix, options, generation.accepted(accept, options)
+        )
+        reader = EventReader()
+        async with self._stream(call) as response:
+            async for line in response.aiter_lines():
+                if (event := reader.feed(line)) is not None:
+                    yield event
+        reader.close()
+
+    async def classes(self, query: str = "", model: str | None = None) -> dict[int, str]:
+        """Return the classes of a generator, names by id.
+
+        Args:
+            query: a part of the name, in any case.
+            model: id of a generator; None for the default one.
+        """
+        return generation.classes_of(await self._send(generation.classes_call(query, model)))
+
+    async def generators(self) -> list[GeneratorCard]:
+        """Return the generators that are served, the default one first, without the names of their classes."""
+        return generation.generator_cards_of(await self._send(calls.MODELS))
+
     async def models(self) -> list[ModelCard]:
         """Return the bundles that are served, the default one first."""
         return calls.cards_of(await self._send(calls.MODELS))
@@ -105,16 +173,27 @@ class AsyncClient:
             return False
         return True
 
-    async def _send(self, call: Call, rule: RetryRule | None = None) -> httpx.Response:
+    @asynccontextmanager
+    async def _stream(self, call: Call) -> AsyncIterator[httpx.Response]:
+        response = await self._send(call, stream=True)
+        try:
+            yield response
+        except httpx.HTTPError as error:
+            RetryRule(0).wait(0, error)
+        finally:
+            await response.aclose()
+
+    async def _send(self, call: Call, rule: RetryRule | None = None, stream: bool = False) -> httpx.Response:
         for attempt in count():
             outcome: httpx.Response | httpx.HTTPError
             try:
-                outcome = await self._http.request(**call.arguments(), content=_content(call.body))
-            except httpx.HTTPError as error:
-                outcome = error
-            else:
+                request = self._http.build_request(**call.arguments(), content=_content(call.body))
+                outcome = await self._http.send(request, stream=stream)
                 if outcome.is_success:
                     return outcome
+                await outcome.aread()
+            except httpx.HTTPError as error:
+                outcome = error
             await self._sleep((rule or self._rule).wait(attempt, outcome))
         raise AssertionError("The rule ends the loop.")
 

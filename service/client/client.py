@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
@@ -12,13 +13,15 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client import calls
+from service.client import calls, generation
 from service.client.calls import LOCAL_URL, Call, ConnectionOptions, DecodeOptions, EncodeOptions, ReconstructOptions
+from service.client.generation import EventReader, GenerateEvent, GenerateOptions, Prefix
 from service.client.media import Codes, Media
 from service.client.retries import RetryRule, ServiceError
 from service.formats.media_types import MSGPACK, NPY
 from service.formats.result import EncodeResult
-from service.types import ModelCard
+from service.formats.samples import Samples
+from service.types import GeneratorCard, ModelCard
 
 
 class Client:
@@ -119,6 +122,89 @@ class Client:
         response = self._send(calls.media_call("/reconstruct", media, options, accept or NPY))
         return response.content if accept else calls.pixels_of(response)
 
+    @overload
+    def generate(
+        self,
+        class_: int | str | None = None,
+        *,
+        prefix: Prefix | None = None,
+        accept: None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Samples: ...
+
+    @overload
+    def generate(
+        self,
+        class_: int | str | None = None,
+        *,
+        prefix: Prefix | None = None,
+        accept: str,
+        **options: Unpack[GenerateOptions],
+    ) -> list[bytes]: ...
+
+    def generate(
+        self,
+        class_: int | str | None = None,
+        *,
+        prefix: Prefix | None = None,
+        accept: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Samples | list[bytes]:
+        """Make pictures or clips.
+
+        Args:
+            class_: id or name of a class, as `classes` lists them; None for a sample without a class.
+            prefix: frames to continue: media as for `encode`, or the result of `encode` or of `generate`.
+            accept: a media type such as "image/png" or "video/mp4"; the pixels of each sample are returned as a file
+                of it. None for arrays.
+            options: see `GenerateOptions`.
+
+        Raises:
+            ServiceError: with the service's problem document.
+            TypeError, ValueError: the prefix is not one of these, or the options contradict each other.
+        """
+        events = list(self.generate_events(class_, prefix=prefix, accept=accept, **options))
+        return generation.files_of(events) if accept else generation.samples_of(events)
+
+    def generate_events(
+        self,
+        class_: int | str | None = None,
+        *,
+        prefix: Prefix | None = None,
+        accept: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Iterator[GenerateEvent]:
+        """Make pictures or clips, and yield what happens until they are done; the call ends when the iterator does.
+
+        Args:
+            class_, prefix, options: as for `generate`.
+            accept: media type of the pixels in results, arrays in npy by default.
+
+        Raises:
+            ServiceError: with the service's problem document.
+            TypeError, ValueError: as `generate`.
+        """
+        call = generation.generate_call(class_, prefix, options, generation.accepted(accept, options))
+        reader = EventReader()
+        with self._stream(call) as response:
+            for line in response.iter_lines():
+                if (event := reader.feed(line)) is not None:
+                    yield event
+        reader.close()
+
+    def classes(self, query: str = "", model: str | None = None) -> dict[int, str]:
+        """Return the classes of a generator, names by id.
+
+        Args:
+            query: a part of the name, in any case.
+            model: id of a generator; None for the default one.
+        """
+        return generation.classes_of(self._send(generation.classes_call(query, model)))
+
+    def generators(self) -> list[GeneratorCard]:
+        """Return the generators that are served, the default one first, without the names of their classes."""
+        return generation.generator_cards_of(self._send(calls.MODELS))
+
     def models(self) -> list[ModelCard]:
         """Return the bundles that are served, the default one first."""
         return calls.cards_of(self._send(calls.MODELS))
@@ -136,16 +222,27 @@ class Client:
             return False
         return True
 
-    def _send(self, call: Call, rule: RetryRule | None = None) -> httpx.Response:
+    @contextmanager
+    def _stream(self, call: Call) -> Iterator[httpx.Response]:
+        response = self._send(call, stream=True)
+        try:
+            yield response
+        except httpx.HTTPError as error:
+            RetryRule(0).wait(0, error)
+        finally:
+            response.close()
+
+    def _send(self, call: Call, rule: RetryRule | None = None, stream: bool = False) -> httpx.Response:
         for attempt in count():
             outcome: httpx.Response | httpx.HTTPError
             try:
-                outcome = self._http.request(**call.arguments(), content=_content(call.body))
-            except httpx.HTTPError as error:
-                outcome = error
-            else:
+                request = self._http.build_request(**call.arguments(), content=_content(call.body))
+                outcome = self._http.send(request, stream=stream)
                 if outcome.is_success:
                     return outcome
+                outcome.read()
+            except httpx.HTTPError as error:
+                outcome = error
             self._sleep((rule or self._rule).wait(attempt, outcome))
         raise AssertionError("The rule ends the loop.")
 

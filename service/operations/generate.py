@@ -18,7 +18,7 @@ from service.operations.decode import plan_decode
 from service.operations.events import Accepted, Generation, OnEvent, Preview, Progress, Sample, Started
 from service.operations.generate_plan import GeneratePlan, Window, check_seconds, plan_generate, shortened
 from service.operations.generators import served
-from service.operations.options import DecodeOptions, MediaRequest
+from service.operations.options import DecodeOptions
 from service.operations.options_generate import GenerateOptions
 from service.sandbox.pool import MediaPool
 from service.settings import Limits
@@ -128,7 +128,8 @@ async def _prefix(
         _check_extents(plan, plan.card.geometry.size(decode.codes.shape))
         return _Prefix(decode.codes[: plan.windows[0].context], source.meta.fps), plan
     _, height, width = plan.size
-    request = MediaRequest() if source.media is None else options.prefix_request(height, width, plan.prefix_frames)
+    in_file = source.media is not None
+    request = options.prefix_request(height, width, plan.prefix_frames) if in_file else options.array_request()
     clip = await source.read(media, request)
     _check_extents(plan, clip.info.size)
     plan = shortened(plan, len(clip.pixels), asked)

@@ -64,8 +64,8 @@ def find_class(card: GeneratorCard, wanted: int | str | None) -> int | None:
     if (found := by_name.get(_plain(wanted))) is not None:
         return found
     detail = f"No class of {card.id} has this name."
-    if near := difflib.get_close_matches(_plain(wanted), by_name, NEAREST_NAMES, NEAREST_RATIO):
-        detail += f" The nearest are {_listed(dict.fromkeys(card.classes[by_name[name]] for name in near))}."
+    if near := _nearest(card, _plain(wanted), by_name):
+        detail += f" The nearest are {_listed(near)}."
     raise ProblemError("unknown-class", f"{detail} GET /classes lists all of them.")
 
 
@@ -80,6 +80,13 @@ def _names(card: GeneratorCard) -> dict[str, int]:
     whole = {_plain(name): index for index, name in reversed(list(enumerate(card.classes)))}
     parts = [(part, index) for index, name in enumerate(card.classes) for part in name.split(",")]
     return {_plain(part): index for part, index in reversed(parts)} | whole
+
+
+def _nearest(card: GeneratorCard, wanted: str, by_name: dict[str, int]) -> list[str]:
+    """Return the names that the text holds, and those that are spelled much like it."""
+    held = [name for name in by_name if name and f" {name} " in f" {wanted} "]
+    alike = difflib.get_close_matches(wanted, by_name, NEAREST_NAMES, NEAREST_RATIO)
+    return list(dict.fromkeys(card.classes[by_name[name]] for name in (*held, *alike)))[:NEAREST_NAMES]
 
 
 def _plain(name: str) -> str:

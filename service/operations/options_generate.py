@@ -70,7 +70,7 @@ class GenerateOptions(RouteOptions):
     ] = None
     guidance_growth: Annotated[
         float | None,
-        Field(ge=0, le=100, allow_inf_nan=False, description="growth of the scale from the first token to the last"),
+        Field(ge=0, le=100, allow_inf_nan=False, description="growth of guidance with each token; 0 for none"),
     ] = None
     steps: Annotated[int | None, Field(ge=1, le=MAX_STEPS, description="denoising steps of a diffusion model")] = None
     sampler: Annotated[
@@ -93,6 +93,10 @@ class GenerateOptions(RouteOptions):
         if self.start_s is not None and self.end_s is not None and self.start_s >= self.end_s:
             raise _contradiction("end_s", "The window must end after it starts.")
         return self
+
+    def array_request(self) -> MediaRequest:
+        """Return the reading of the prefix from an array, which refuses the options of files."""
+        return MediaRequest(**self.model_dump(include={"fit", "start_s", "end_s"}, exclude_unset=True))
 
     def prefix_request(self, height: int, width: int, frames: int) -> MediaRequest:
         """Return the reading of the prefix from a file.

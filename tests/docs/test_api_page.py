@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
 OPENAPI: dict[str, Any] = json.loads((ROOT / "docs/openapi.json").read_text(encoding="utf-8"))
 ABOUT_ITSELF = {("GET", "/openapi.json"), ("GET", "/docs")}
-TITLES = {"/encode": "Encode", "/decode": "Decode", "/reconstruct": "Reconstruct"}
+TITLES = {"/encode": "Encode", "/decode": "Decode", "/reconstruct": "Reconstruct", "/generate": "Generate"}
 
 
 def section(title: str) -> str:
@@ -58,7 +58,7 @@ def test_every_parameter_is_there_with_its_default_and_choices(path: str) -> Non
             assert set(schema.get("enum", ())) <= {*names(default), *names(meaning)}
 
 
-@pytest.mark.parametrize(("path", "title"), [("/encode", "Encode"), ("/decode", "Decode")])
+@pytest.mark.parametrize(("path", "title"), [("/encode", "Encode"), ("/decode", "Decode"), ("/generate", "Generate")])
 def test_every_form_of_an_answer_is_there(path: str, title: str) -> None:
     described = OPENAPI["paths"][path]["post"]["responses"]["200"]["content"]
     assert {name for cells in rows(section(title), "`Accept`") for name in names(cells[0])} == set(described)
@@ -84,4 +84,4 @@ def test_every_problem_is_there_with_its_status() -> None:
 
 def test_limits_that_are_named_exist() -> None:
     limits = set(re.findall(r"`(\w+_(?:bytes|seconds|tokens))`", PAGE))
-    assert limits <= {field.name for field in fields(Limits)} | {"request_seconds"}
+    assert limits <= {field.name for field in fields(Limits)} | {"request_seconds", "generate_seconds"}

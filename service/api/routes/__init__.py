@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from service.api.routes import about, decode, encode, health, models, reconstruct
+from service.api.routes import about, decode, encode, generate, health, models, openai, reconstruct
 
 TOKENIZER_ROUTES = (encode.ROUTE, decode.ROUTE, reconstruct.ROUTE)
 
@@ -14,4 +14,7 @@ def routers() -> list[APIRouter]:
     tokenizer = APIRouter(tags=["tokenizer"])
     for route in TOKENIZER_ROUTES:
         route.add_to(tokenizer)
-    return [tokenizer, models.router, about.router, health.router]
+    generator = APIRouter(tags=["generator"])
+    for route in (generate.ROUTE, openai.ROUTE):
+        route.add_to(generator)
+    return [tokenizer, generator, models.router, about.router, health.router]

@@ -18,7 +18,8 @@ router = APIRouter(tags=["service"])
 async def limits(services: ServicesOf) -> dict[str, int | float]:
     """List every limit in force; bytes, pixels, frames and seconds as the names say."""
     settings = services.settings
-    return asdict(settings.limits) | {"request_seconds": settings.request_seconds}
+    deadlines = {"request_seconds": settings.request_seconds, "generate_seconds": settings.generate_seconds}
+    return asdict(settings.limits) | deadlines
 
 
 @router.get("/version")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.body import BodyKind, read_body, while_connected
+from service.api.event_stream import EventStream
 from service.api.exchange import Exchange
 from service.api.negotiation import parse_accept
 from service.api.openapi import describe
@@ -20,6 +22,9 @@ from service.api.query import parse_options
 from service.api.services import Services, services_of
 from service.errors import ProblemError
 from service.operations.options import RouteOptions
+from service.settings import Settings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Route:
         options: of its query, or of its body's `options`.
         gives: media types of its answers, the default first.
         work: makes the answer of an exchange, the parsed body and the options; its docstring describes the route.
+        seconds: deadline of the work.
+        in_query: whether options may come in the query.
     """
 
     path: str
@@ -39,6 +46,8 @@ class Route:
     options: type[RouteOptions]
     gives: tuple[str, ...]
     work: Callable[[Exchange, Any, Any], Awaitable[Response]]
+    seconds: Callable[[Settings], float] = lambda settings: settings.request_seconds
+    in_query: bool = True
 
     def add_to(self, router: APIRouter) -> None:
         """Add the route to a router."""
@@ -52,7 +61,7 @@ class Route:
             methods=["POST"],
             name=self.path.strip("/"),
             description=self.work.__doc__,
-            openapi_extra=describe(self.takes, self.options, self.gives),
+            openapi_extra=describe(self.takes, self.options if self.in_query else None, self.gives),
             response_class=Response,
         )
 
@@ -63,22 +72,32 @@ class Route:
             ProblemError, MediaError: for anything wrong with the request, and for what the service cannot do now.
             ClientGoneError: the connection closed first.
         """
-        limits = services.settings.limits
+        limits, seconds = services.settings.limits, self.seconds(services.settings)
         parse_accept(request.headers.get("accept"))  # nonsense is refused before the body is read
-        with services.bodies.taken() as take:
+        with ExitStack() as stack:
+            take = stack.enter_context(services.bodies.taken())
             body = await read_body(request, self.takes, limits, take)
 
             async def work() -> Response:
                 started = time.perf_counter()
                 upload = await asyncio.to_thread(self.takes.parse, body, limits)
+                query = request.scope["query_string"] if self.in_query else b""
                 parse_ms = 1000 * (time.perf_counter() - started)
-                options = parse_options(self.options, request.scope["query_string"], upload.options)
-                return await self.work(Exchange(request, services, parse_ms), upload, options)
+                options = parse_options(self.options, query, upload.options)
+                return await self.work(Exchange(request, services, parse_ms, seconds), upload, options)
 
-            return await while_connected(request, _in_time(work(), services.settings.request_seconds))
+            response = await while_connected(request, in_time(work(), seconds))
+            if isinstance(response, EventStream):  # its work goes on, and may hold the body
+                response.release = stack.pop_all().close
+            return response
 
 
-async def _in_time(work: Coroutine[Any, Any, Response], seconds: float) -> Response:
+async def in_time(work: Coroutine[Any, Any, T], seconds: float) -> T:
+    """Return what the work returns.
+
+    Raises:
+        ProblemError: `deadline-exceeded`.
+    """
     try:
         async with asyncio.timeout(seconds) as deadline:
             return await work

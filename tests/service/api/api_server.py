@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
+from toy_generators import ToyGenerators
 
 from service.api.app import create_app
 from service.sandbox.pool import MediaPool
@@ -114,8 +115,9 @@ class Server:
 
     def __init__(self, settings: Settings) -> None:
         self.backend, self.counts = BlockBackend(), Counts()
+        self.generators = ToyGenerators(VQ, VAE)
         self.media = MediaPool(settings.limits, workers=2)
-        app = create_app(self.backend, self.media, settings, self.counts)
+        app = create_app(self.backend, self.media, settings, self.counts, self.generators)
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))

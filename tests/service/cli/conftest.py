@@ -12,12 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "api"))
+
 import numpy as np
 import pytest
 import torch
 import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
+from toy_generators import ToyGenerators
 
 from media.write import encode_video
 from model.bundle import save_bundle
@@ -116,12 +119,13 @@ class Unobserved:
 
 @pytest.fixture(scope="session")
 def server(bundles: Path) -> Iterator[str]:
-    """The URL of both tiers in one process on loopback, with the debug and the VAE bundle."""
+    """The URL of both tiers in one process on loopback, with the debug and the VAE bundle, and toy generators."""
     engine = Engine([bundles / "debug", bundles / "vae"], device="cpu", dtype="float32", threads=1)
     settings = Settings()
     backend = LocalBackend(engine.cards, engine.run, settings, Unobserved())
     pool = MediaPool(settings.limits, workers=1)
-    app = create_app(backend, pool, settings)
+    debug, vae = engine.cards
+    app = create_app(backend, pool, settings, generators=ToyGenerators(debug, vae))
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
 
     async def serve() -> None:

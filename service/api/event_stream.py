@@ -1,0 +1,191 @@
+"""Server-Sent Events: a stream that no slow reader fills, and whose end is the end of the work behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import suppress
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from media.errors import MediaError
+from service.api.body import while_connected
+from service.api.errors import ClientGoneError
+from service.api.log import event as log_event
+from service.errors import ProblemError
+from service.formats.media_types import EVENT_STREAM
+
+HEARTBEAT_SECONDS = 10.0  # proxies close connections that are silent for longer
+SPARE_EVENT_SECONDS = 0.1  # between events that may be dropped
+STALL_SECONDS = 30.0  # without a byte taken, after which a reader counts as gone
+
+Fields = dict[str, Any]
+Event = tuple[str, Fields]
+
+
+class Channel:
+    """The events of one request on their way to its reader.
+
+    Those that matter are kept in order. Of those that may be dropped the newest of each key waits, and they leave at
+    most ten times a second, so that memory and traffic are bounded whatever the reader does.
+
+    Args:
+        heartbeat_seconds: silence after which iteration yields None.
+
+    Attributes:
+        opened: set once there was an event that matters.
+    """
+
+    def __init__(self, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
+        self._heartbeat_seconds = heartbeat_seconds
+        self._kept: deque[Event] = deque()
+        self._spare: dict[Hashable, Callable[[], Awaitable[Event]]] = {}
+        self._changed = asyncio.Event()
+        self.opened = asyncio.Event()
+        self._closed = False
+
+    def put(self, name: str, fields: Fields) -> None:
+        """Append an event."""
+        self._kept.append((name, fields))
+        self._changed.set()
+        self.opened.set()
+
+    def offer(self, key: Hashable, render: Callable[[], Awaitable[Event]]) -> None:
+        """Offer an event that is made when the reader has time for it; it replaces an older one of its key.
+
+        Args:
+            key: of the events that replace one another.
+            render: makes the event; it is dropped when this raises `ProblemError`.
+        """
+        self._spare[key] = render
+        self._changed.set()
+
+    def close(self) -> None:
+        """End the iteration after the events that matter; nothing follows."""
+        self._closed = True
+        self._changed.set()
+
+    async def __aiter__(self) -> AsyncIterator[Event | None]:
+        clock = asyncio.get_running_loop().time
+        spare_from = 0.0
+        while True:
+            if self._kept:
+                yield self._kept.popleft()
+            elif self._closed:
+                return
+            elif self._spare and clock() >= spare_from:
+                render = self._spare.pop(next(iter(self._spare)))
+                with suppress(ProblemError):
+                    yield await render()
+                spare_from = clock() + SPARE_EVENT_SECONDS
+            else:
+                self._changed.clear()
+                wait = spare_from - clock() if self._spare else self._heartbeat_seconds
+                try:
+                    async with asyncio.timeout(wait):
+                        await self._changed.wait()
+                except TimeoutError:
+                    if not self._spare:
+                        yield None
+
+
+class EventStream(Response):
+    """The answer that sends the events of a channel while the work that fills it runs.
+
+    The work is cancelled when the reader leaves or takes nothing for too long. Its failure becomes the event `error`,
+    and `done` is the last event.
+
+    Args:
+        channel: the events.
+        work: fills the channel; it is closed when the work ends.
+        request_id: of the request, for problem documents.
+        release: called once nothing of the request is needed any more.
+        headers: of the answer.
+    """
+
+    media_type = EVENT_STREAM
+
+    def __init__(
+        self,
+        channel: Channel,
+        work: asyncio.Task[None],
+        request_id: str,
+        headers: dict[str, str],
+    ) -> None:
+        # Proxies that buffer would hold events back; nginx looks at this header.
+        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"} | headers)
+        del self.headers["content-length"]
+        self._channel, self._work, self._request_id = channel, work, request_id
+        self.release: Callable[[], None] = lambda: None
+        work.add_done_callback(lambda _: channel.close())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the events.
+
+        Raises:
+            ClientGoneError: the reader left before the end.
+        """
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            request = Request(scope, receive)
+            await while_connected(request, self._send_all(request, send))
+        finally:
+            self._work.cancel()
+            await asyncio.gather(self._work, return_exceptions=True)
+            self.release()
+
+    async def _send_all(self, request: Request, send: Send) -> None:
+        async def write(data: bytes, more: bool = True) -> None:
+            try:
+                async with asyncio.timeout(STALL_SECONDS):
+                    await send({"type": "http.response.body", "body": data, "more_body": more})
+            except TimeoutError as error:
+                raise ClientGoneError from error
+
+        async for event in self._channel:
+            await write(b":\n\n" if event is None else _written(*event))
+        if failure := self._work.exception():
+            problem = self._problem(failure)
+            request.state.problem = problem.code
+            await write(_written("error", problem.document(self._request_id)))
+        await write(_written("done", {"id": self._request_id, "ok": failure is None}), more=False)
+
+    def _problem(self, failure: BaseException) -> ProblemError:
+        if isinstance(failure, MediaError):
+            return ProblemError.of(failure)
+        if isinstance(failure, ProblemError):
+            return failure
+        log_event(logging.ERROR, "internal", {"request_id": self._request_id}, failure)
+        return ProblemError("internal", f"The service failed. Its log has the cause under {self._request_id}.")
+
+
+async def open_stream(
+    channel: Channel, work: asyncio.Task[None], request_id: str, headers: Callable[[], dict[str, str]]
+) -> EventStream:
+    """Return the answer as soon as the channel has an event; a failure before that is raised, as of any request.
+
+    Args:
+        channel, work, request_id: as for `EventStream`.
+        headers: called when the first event is there.
+    """
+    try:
+        opened = asyncio.ensure_future(channel.opened.wait())
+        await asyncio.wait({work, opened}, return_when=asyncio.FIRST_COMPLETED)
+        opened.cancel()
+        if not channel.opened.is_set():
+            work.result()
+        return EventStream(channel, work, request_id, headers())
+    except BaseException:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        raise
+
+
+def _written(name: str, fields: Fields) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(fields, allow_nan=False)}\n\n".encode()

@@ -1,0 +1,218 @@
+"""`POST /generate`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.responses import Response
+
+from media.identify import IMAGE_OUTPUTS, VIDEO_OUTPUTS
+from service.api.event_stream import Channel, Event, EventStream, open_stream
+from service.api.exchange import Exchange
+from service.api.negotiation import choose
+from service.api.parsing_generate import GENERATE, GenerateUpload
+from service.api.routes.encode import GIVES as CODES_TYPES
+from service.api.routes.route import Route, in_time
+from service.formats.codes import write_codes
+from service.formats.media_types import EVENT_STREAM, MSGPACK, NPY, NPZ
+from service.formats.pixels import amount
+from service.formats.result import ClipSize
+from service.formats.samples import (
+    SAMPLES_TYPES,
+    SampleArrays,
+    SampleFile,
+    Samples,
+    SamplesMeta,
+    sample_fields,
+    write_arrays,
+    write_files,
+)
+from service.operations.events import Accepted, Generation, OnEvent, Preview, Progress, Started
+from service.operations.events import Event as OperationEvent
+from service.operations.generate import generate as run
+from service.operations.generate_plan import GeneratePlan
+from service.operations.options_generate import GenerateOptions
+
+PREVIEW_TYPE, PREVIEW_QUALITY = "image/jpeg", 70
+PREVIEW_FRAMES = 8  # of a clip, one after another from left to right
+
+
+async def generate(exchange: Exchange, upload: GenerateUpload, options: GenerateOptions) -> Response:
+    """Make images or videos of a class, or continue a picture or a clip."""
+    if exchange.wants_events:
+        return await _stream(exchange, upload, options)
+
+    def accept(plan: GeneratePlan) -> None:
+        exchange.use(plan.generator)
+        frames = plan.size[0]
+        exchange.choose(
+            _offers(options, frames), amount(frames) if options.n == 1 else f"An answer of {options.n} samples"
+        )
+
+    made = await _run(exchange, upload, options, accept)
+    rendering = time.perf_counter()
+    data = await _body(exchange, made, options)
+    response = exchange.respond(data, made.generator, made.decode_ms, made.timing, rendering)
+    response.headers["X-Omnitok-Seed"] = str(made.seed)
+    return response
+
+
+async def _stream(exchange: Exchange, upload: GenerateUpload, options: GenerateOptions) -> EventStream:
+    channel = Channel()
+    planned: list[GeneratePlan] = []
+
+    def on_event(event: OperationEvent) -> None:
+        if isinstance(event, Accepted):
+            channel.put("accepted", _plan_fields(exchange, planned[0]) | asdict(event))
+        elif isinstance(event, Started):
+            channel.put("started", {})
+        elif isinstance(event, Progress):
+            channel.offer("progress", lambda: _progress(event))
+        elif options.preview:
+            channel.offer(event.sample, lambda: _preview(exchange, event))
+
+    async def work() -> None:
+        made = await _run(exchange, upload, options, planned.append, on_event)
+        meta = _meta(exchange, made).model_dump()
+        for index in range(len(made.samples)):
+            channel.put("result", meta | sample_fields(index, await _files(exchange, made, options, index)))
+
+    def headers() -> dict[str, str]:
+        exchange.use(planned[0].generator)
+        return exchange.headers(planned[0].generator)
+
+    task = asyncio.create_task(in_time(work(), exchange.seconds))
+    return await open_stream(channel, task, exchange.id, headers)
+
+
+async def _run(
+    exchange: Exchange,
+    upload: GenerateUpload,
+    options: GenerateOptions,
+    accept: Callable[[GeneratePlan], None],
+    on_event: OnEvent = lambda event: None,
+) -> Generation:
+    return await run(
+        exchange.backend,
+        exchange.generators,
+        exchange.media,
+        upload.source,
+        options,
+        exchange.limits,
+        on_event,
+        accept,
+        exchange.seconds,
+    )
+
+
+def _offers(options: GenerateOptions, frames: int) -> tuple[str, ...]:
+    """Return the media types that hold the answer, the default first."""
+    if options.n > 1 or options.output == "both":
+        return SAMPLES_TYPES
+    if options.output == "tokens":
+        return CODES_TYPES
+    return (*_pixel_types(frames), *SAMPLES_TYPES)
+
+
+def _pixel_types(frames: int) -> tuple[str, ...]:
+    return (*IMAGE_OUTPUTS, *VIDEO_OUTPUTS, NPY) if frames == 1 else (*VIDEO_OUTPUTS, NPY)
+
+
+async def _body(exchange: Exchange, made: Generation, options: GenerateOptions) -> bytes:
+    media_type = exchange.media_type
+    if options.output == "tokens" and options.n == 1:
+        return await asyncio.to_thread(write_codes, made.codes(0, exchange.id), media_type)
+    if media_type == MSGPACK:
+        return await asyncio.to_thread(write_arrays, _arrays(exchange, made, options))
+    if media_type in SAMPLES_TYPES:
+        files = [await _files(exchange, made, options, index) for index in range(len(made.samples))]
+        return await asyncio.to_thread(write_files, _meta(exchange, made), files, media_type)
+    return await made.pixels(0).render(exchange.media, media_type, options.quality)
+
+
+async def _files(exchange: Exchange, made: Generation, options: GenerateOptions, index: int) -> dict[str, SampleFile]:
+    """Return one sample as files: pixels in the best type that the reader accepts, codes as npz."""
+    files = {}
+    if options.output != "tokens":
+        types = _pixel_types(made.size[0])
+        media_type = choose(exchange.accept, types) or types[0]
+        files["pixels"] = SampleFile(
+            media_type, await made.pixels(index).render(exchange.media, media_type, options.quality)
+        )
+    if options.output != "pixels":
+        files["codes"] = SampleFile(NPZ, await asyncio.to_thread(write_codes, made.codes(index, exchange.id), NPZ))
+    return files
+
+
+def _arrays(exchange: Exchange, made: Generation, options: GenerateOptions) -> Samples:
+    arrays = [
+        SampleArrays(
+            sample.pixels if options.output != "tokens" else None,
+            made.codes(index, exchange.id) if options.output != "pixels" else None,
+        )
+        for index, sample in enumerate(made.samples)
+    ]
+    return Samples(_meta(exchange, made), tuple(arrays))
+
+
+def _meta(exchange: Exchange, made: Generation) -> SamplesMeta:
+    generator, (frames, height, width) = made.generator, made.size
+    names = dict(enumerate(generator.classes))
+    return SamplesMeta(
+        id=exchange.id,
+        model=generator.id,
+        bundle=generator.hash,
+        tokenizer=made.card.id,
+        tokenizer_bundle=made.card.hash,
+        class_id=made.class_id,
+        class_name=None if made.class_id is None else names.get(made.class_id),
+        seed=made.seed,
+        params=asdict(made.params),
+        size=ClipSize(frames=frames, height=height, width=width),
+        fps=made.fps if frames > 1 else None,
+        prefix_frames=made.prefix_frames,
+    )
+
+
+def _plan_fields(exchange: Exchange, plan: GeneratePlan) -> dict[str, Any]:
+    return {
+        "id": exchange.id,
+        "model": plan.generator.id,
+        "bundle": plan.generator.hash,
+        "class_id": plan.class_id,
+        "seed": plan.seed,
+        "samples": plan.samples,
+        "size": list(plan.size),
+    }
+
+
+async def _progress(event: Progress) -> Event:
+    return "progress", asdict(event)
+
+
+async def _preview(exchange: Exchange, event: Preview) -> Event:
+    picture = _side_by_side(event.pixels)
+    data = await exchange.media.encode(picture, PREVIEW_TYPE, 1.0, PREVIEW_QUALITY)
+    return "preview", sample_fields(event.sample, {"pixels": SampleFile(PREVIEW_TYPE, data)})
+
+
+def _side_by_side(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return frames of a clip (T, H, W, 3), a few over its whole length, as one picture (1, H, n W, 3)."""
+    chosen = np.linspace(0, len(pixels) - 1, min(len(pixels), PREVIEW_FRAMES)).round().astype(int)
+    return np.concatenate(list(pixels[chosen]), axis=1)[None]
+
+
+ROUTE = Route(
+    "/generate",
+    GENERATE,
+    GenerateOptions,
+    tuple(dict.fromkeys((*IMAGE_OUTPUTS, *VIDEO_OUTPUTS, *SAMPLES_TYPES, *CODES_TYPES, EVENT_STREAM))),
+    generate,
+    lambda settings: settings.generate_seconds,
+)
