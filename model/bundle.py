@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -157,7 +156,7 @@ def check_classes(names: object, count: int) -> tuple[str, ...]:
     """Return the names of so many classes.
 
     Raises:
-        BundleError: not one text of its own for each class.
+        BundleError: not one text for each class; several may have one name, as ImageNet's two cranes do.
     """
     if not isinstance(names, Sequence) or isinstance(names, str):
         raise BundleError(f"The names of classes must be a list of texts, not {type(names).__name__}.")
@@ -166,8 +165,6 @@ def check_classes(names: object, count: int) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or name != name.strip() or not name.isprintable() or not 1 <= len(name) <= 200:
             raise BundleError(f"The name of a class must be a line of 1 to 200 characters, not {name!r}.")
-    if repeated := [name for name, times in Counter(names).items() if times > 1]:
-        raise BundleError(f"Each class needs a name of its own, and {repeated[0]!r} names several.")
     return tuple(names)
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from model.bundle import GeneratorBundle, load_generator
 from model.convert.generator import convert_checkpoint
-from model.generator.config import LanguageModelConfig, RowPrefix, SamplingDefaults
-from model.generator.kv_cache import KVCache
+from model.generator.config import LanguageModelConfig, SamplingDefaults
 from model.generator.lm import LanguageModel
+from model.generator.sampling import SamplingParams
+from model.inference.decoder import Decoder
+from model.inference.sequence import Sequence
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LOGIT_BOUND = 1e-4
@@ -55,35 +57,14 @@ def logit_error(model: LanguageModel, ids: Tensor, skip: int, wanted: dict[str, 
     return (logits - wanted["logits_full_vocab"]).abs().max().item()
 
 
-def start(model: LanguageModel, cache: KVCache, slot: int, prefix: RowPrefix, codes: Tensor) -> Tensor:
-    """Prefill one slot, and return the logits of its first free code, (vocabulary,)."""
-    ids = torch.cat([torch.tensor(prefix.ids).to(codes), codes + model.config.code_offset])
-    rest = prefix.next_position + torch.arange(len(codes))
-    positions = torch.cat([torch.tensor(prefix.positions, dtype=torch.int64), rest]).to(codes.device)
-    slots = torch.tensor([slot], device=codes.device)
-    return model.prefill(ids[None], positions[None], cache, slots, torch.full_like(slots, len(ids)))[0]
-
-
-def greedy(model: LanguageModel, prefixes: list[RowPrefix], prompts: Tensor, guidance: float, count: int) -> Tensor:
-    """Return raw ids of the published loop: nothing masked, one pair of rows a sample where guidance is not 1."""
-    config, device = model.config, prompts.device
-    cache = KVCache(config.layers, 2 * len(prefixes), config.heads, config.positions, config.head_dim, device=device)
-    twins = [config.unconditional_prefix_ids()] * len(prefixes) if guidance != 1 else []
-    both = prompts.repeat(2, 1)[: len(prefixes) + len(twins)]
-    rows = list(zip([*prefixes, *twins], both, strict=True))
-    logits = torch.stack([start(model, cache, slot, *row) for slot, row in enumerate(rows)])
-    lengths = torch.tensor([len(prefix.ids) + len(codes) for prefix, codes in rows], device=device)
-    positions = torch.tensor([prefix.next_position + len(codes) for prefix, codes in rows], device=device)
-    slots, chosen = torch.arange(len(rows), device=device), []
-    for _ in range(count):
-        conditional, unconditional = logits[: len(prefixes)], logits[-len(prefixes) :]
-        ids = (unconditional + guidance * (conditional - unconditional)).argmax(-1)
-        chosen.append(ids)
-        lengths = lengths + 1
-        ids = ids.repeat(2)[: len(rows)]
-        logits = model.step(ids, positions, cache, slots, lengths)
-        positions = positions + 1
-    return torch.stack(chosen, 1)
+def greedy(model: LanguageModel, device: str, sequences: list[Sequence]) -> Tensor:
+    """Return the raw ids that the decode engine takes for each sequence, all decoded together."""
+    decoder = Decoder(model, sum(sequence.slots for sequence in sequences), device, torch.float32)
+    handles = [decoder.join(sequence) for sequence in sequences]
+    for handle, sequence in zip(handles, sequences, strict=True):
+        decoder.prefill(handle, sequence.prefill)
+    decoder.step(max(sequence.steps for sequence in sequences))
+    return torch.stack([decoder.read_ids(handle) for handle in handles])
 
 
 @torch.inference_mode()
@@ -106,21 +87,19 @@ def test_logits_of_frame_prediction(prediction: GeneratorBundle, device: str, ta
 
 
 @pytest.mark.parametrize(("guidance", "key"), [(2.5, "greedy_cfg_1.5_raw_ids"), (1.0, "greedy_raw_ids")])
-@torch.inference_mode()
 def test_greedy_tokens_by_class(by_class: GeneratorBundle, device: str, guidance: float, key: str) -> None:
-    wanted = expected("lm_class", device)
-    prefixes = [by_class.config.prefix_ids(int(label)) for label in wanted["classes"]]
-    none = torch.zeros(len(prefixes), 0, dtype=torch.int64, device=device)
-    assert torch.equal(greedy(by_class.generator, prefixes, none, guidance, 24), wanted[key].long())
+    wanted, config = expected("lm_class", "cpu"), by_class.config
+    params = SamplingParams(temperature=0, guidance=guidance)
+    free = config.unconditional_prefix_ids()
+    sequences = [Sequence(config.prefix_ids(int(label)), 24, params, free) for label in wanted["classes"]]
+    assert torch.equal(greedy(by_class.generator, device, sequences), wanted[key].long())
 
 
-@torch.inference_mode()
 def test_greedy_tokens_of_frame_prediction(prediction: GeneratorBundle, device: str) -> None:
-    wanted = expected("lm_frame_prediction", device)
-    prompts = wanted["prefix"].long()
-    prefixes = [prediction.config.prefix_ids(None)] * len(prompts)
-    chosen = greedy(prediction.generator, prefixes, prompts, 1.0, 24)
-    assert torch.equal(chosen, wanted["greedy_raw_ids"].long())
+    wanted, prefix = expected("lm_frame_prediction", "cpu"), prediction.config.prefix_ids(None)
+    params = SamplingParams(temperature=0)
+    sequences = [Sequence(prefix, 24, params, prompt=tuple(prompt.tolist())) for prompt in wanted["prefix"]]
+    assert torch.equal(greedy(prediction.generator, device, sequences), wanted["greedy_raw_ids"].long())
 
 
 def test_the_files_describe_released_kinds(by_class: GeneratorBundle, prediction: GeneratorBundle) -> None:
