@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from model.tokenizer.config import TokenizerConfig, VQConfig
-from training.recipes import Recipe, Stage
+from training.recipes import AnyStage, Recipe, Stage
 
 
 def model_card(
@@ -46,11 +46,11 @@ The weights are the run's moving average, in half precision.
 
 On {machine}, code at {code_version()}:
 
-{_bullets(history)}
+{bullets(history)}
 
 ## Data
 
-{_bullets(trained_on or ["not described"])}
+{bullets(trained_on or ["not described"])}
 
 ## Metrics
 
@@ -58,11 +58,11 @@ Not measured yet: `omnitok evaluate` writes them as `metrics.md`.
 
 ## Losses
 
-{_bullets([_losses(stage) for stage in stages])}
+{bullets([_losses(stage) for stage in stages])}
 
 ## Settings
 
-{_table(stages)}
+{settings_table(stages)}
 
 ## Limits
 
@@ -97,7 +97,7 @@ def _losses(stage: Stage) -> str:
     return f"{stage.name}: " + ", ".join(f"{term} {weight:g}" for term, weight in terms.items() if weight)
 
 
-def _table(stages: Sequence[Stage]) -> str:
+def settings_table(stages: Sequence[AnyStage]) -> str:
     """Return a table of the other settings of the stages."""
     columns = [dict(_settings(stage)) for stage in stages]
     names = list(dict.fromkeys(name for column in columns for name in column))
@@ -106,16 +106,17 @@ def _table(stages: Sequence[Stage]) -> str:
     return "\n".join(lines)
 
 
-def _settings(stage: Stage) -> Iterator[tuple[str, object]]:
+def _settings(stage: AnyStage) -> Iterator[tuple[str, object]]:
     for name, value in asdict(stage).items():
         if name == "discriminators":
-            if stage.adversarial:
+            if isinstance(stage, Stage) and stage.adversarial:
                 yield from ((f"discriminators: {key}", setting) for key, setting in value.items())
         elif name not in ("name", "steps", "losses"):
             yield name, ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
-def _bullets(lines: Sequence[str]) -> str:
+def bullets(lines: Sequence[str]) -> str:
+    """Return lines as a list."""
     return "\n".join(f"- {line}" for line in lines)
 
 

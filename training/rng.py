@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 MAX_UINT32 = 2**32 - 1
-FRAMES, NOISE, PLACES, RESOLUTIONS = range(4)  # each use of random numbers has a stream of its own
+FRAMES, NOISE, PLACES, RESOLUTIONS, LABELS, TIMESTEPS = range(6)  # each use of random numbers has a stream of its own
 Word = TypeVar("Word", int, Tensor)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,17 +15,22 @@ from training.cli.errors import exit_on_error
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
-    from training.recipes import Recipe
+    from training.data.loaders.batch import Loader
+    from training.recipes import AnyRecipe
     from training.schedule import Budget
+    from training.trainer import Trainer
 
 MAX_SKIPPED_SHOWN = 10
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="Name of the recipe: demo, paper-imagenet-ucf or debug.")],
+    recipe: Annotated[str, typer.Argument(help="Name of the recipe; a wrong one lists them.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data; data/RECIPE by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
     stage: Annotated[str | None, typer.Option(help="Run this stage alone.")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Bundle of the tokenizer whose codes a generator is trained on.")
+    ] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Bundle to begin from, of either head.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     steps: Annotated[
@@ -44,29 +50,29 @@ def train(
     save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 120.0,
     log_every: Annotated[int, typer.Option(help="Steps between rows of the table.")] = 50,
 ) -> None:
-    """Train a tokenizer through the stages of a recipe. Needs the extra `train` of the package.
+    """Train a tokenizer through the stages of a recipe, or a generator. Needs the extra `train` of the package.
 
     Each stage has a folder OUT/<number>-<stage>; the bundles of the run are OUT/RECIPE-vq and OUT/RECIPE-vae. A stage
     that is done is not run again, and a resumed run keeps its lengths. `torchrun -m training train ...` runs on several
-    GPUs.
+    GPUs. A generator needs --tokenizer; its data is a labelled folder, whose codes go to OUT/codes, or a folder of
+    codes; its bundle is OUT/RECIPE.
     """
-    from training.data.loaders.open_loader import open_loader
     from training.devices import cores
     from training.distributed import init_distributed
-    from training.recipes import RECIPES
-    from training.runner import RunConfig, run_recipe
-    from training.tokenizer.task import TokenizerTask
-    from training.tokenizer.validation import Validator, validation_sets
+    from training.recipes import GENERATOR_RECIPES, RECIPES, GeneratorRecipe
+    from training.runner import RunConfig, Task, run_recipe
 
     with exit_on_error():
-        if recipe not in RECIPES:
-            raise TrainingError(f"there is no recipe {recipe!r}; known are {', '.join(RECIPES)}")
-        chosen = RECIPES[recipe]
+        known: dict[str, AnyRecipe] = {**RECIPES, **GENERATOR_RECIPES}
+        if recipe not in known:
+            raise TrainingError(f"there is no recipe {recipe!r}; known are {', '.join(known)}")
+        chosen = known[recipe]
+        if isinstance(chosen, GeneratorRecipe) and source is not None:
+            raise TrainingError("A generator is trained from random weights: leave --from out.")
         for name, value in (("--pause-after", pause_after), ("--save-every", save_every), ("--log-every", log_every)):
             if value is not None and not value > 0:
                 raise TrainingError(f"{name} must be positive, not {value}")
         data = data or Path("data") / recipe
-        stages = chosen.stages if stage is None else (chosen.stage(stage),)
         run = RunConfig(
             name=recipe,
             recipe=chosen,
@@ -77,17 +83,32 @@ def train(
             stop_after=math.inf if pause_after is None else pause_after,
             save_every=save_every,
             log_every=log_every,
-            trained_on=_describe_data(data),
+            trained_on=() if isinstance(chosen, GeneratorRecipe) else _describe_data(data),
         )
         with init_distributed(device) as (ranks, rank_device):
             console = Console(stderr=True, quiet=not ranks.is_main, soft_wrap=True)
             if workers is None:  # the ranks of this machine share its cores
                 workers = max(0, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
-            loader = open_loader(data, rank_device, chosen.seed, ranks, workers, fps)
-            try:
-                validator = Validator(validation_sets(data, loader, stages), console)
+            task: Task
+            loader: Loader
+            on_checkpoint: Callable[[Trainer], None]
+            if isinstance(chosen, GeneratorRecipe):
+                from training.generator.preparation import prepare
+
+                task, loader, on_checkpoint = prepare(
+                    chosen, tokenizer, data, run.out, rank_device, ranks, console, fps
+                )
+            else:
+                from training.data.loaders.open_loader import open_loader
+                from training.tokenizer.task import TokenizerTask
+                from training.tokenizer.validation import Validator, validation_sets
+
                 task = TokenizerTask(source, perceptual_weights)
-                run_recipe(run, task, loader, rank_device, ranks, validator, console)
+                loader = open_loader(data, rank_device, chosen.seed, ranks, workers, fps)
+                stages = chosen.stages if stage is None else (chosen.stage(stage),)
+                on_checkpoint = Validator(validation_sets(data, loader, stages), console)
+            try:
+                run_recipe(run, task, loader, rank_device, ranks, on_checkpoint, console)
             finally:
                 loader.close()
                 _print_report(loader.report(), console)
@@ -104,7 +125,7 @@ def _print_report(report: dict[str, Any], console: Console) -> None:
         console.print(line, highlight=False, markup=False)
 
 
-def _budgets(recipe: Recipe, only: str | None, steps: int | None, seconds: float | None) -> dict[str, Budget]:
+def _budgets(recipe: AnyRecipe, only: str | None, steps: int | None, seconds: float | None) -> dict[str, Budget]:
     """Share a length among the stages as they share the recipe's steps; none where none is given."""
     from training.schedule import Budget
 

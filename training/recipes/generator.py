@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from model.generator.config import GENERATOR_CONFIGS, GeneratorConfig
@@ -140,8 +140,52 @@ def _lm_650m() -> GeneratorRecipe:
     return GeneratorRecipe(GENERATOR_CONFIGS["lm-650m"], (stage,))
 
 
+def _dit_debug() -> GeneratorRecipe:
+    """Build a recipe of diffusion that trains on a CPU in seconds."""
+    stage = GeneratorStage(
+        name="dit", steps=400, image_batch_size=16, resolution=32, frames=5, learning_rate=3e-3, warmup_steps=10,
+        betas=(0.9, 0.99), ema_decay=0.95, precision="fp32",
+    )  # fmt: skip
+    return GeneratorRecipe(GENERATOR_CONFIGS["dit-debug"], (stage,))
+
+
+def _dit_demo() -> GeneratorRecipe:
+    """Build the recipe of the demo bundle of diffusion, minutes on one GPU."""
+    stage = GeneratorStage(
+        name="dit", steps=30_000, image_batch_size=256, resolution=128, learning_rate=5e-4, betas=(0.9, 0.99),
+        ema_decay=0.999,
+    )  # fmt: skip
+    return GeneratorRecipe(GENERATOR_CONFIGS["dit-demo"], (stage,), licence="Apache-2.0")
+
+
+def _latte_demo() -> GeneratorRecipe:
+    """Build the recipe of the demo bundle of diffusion for clips; steps on images alternate with those on clips."""
+    recipe = _dit_demo()
+    stage = replace(recipe.stages[0], name="latte", image_batch_size=128, clip_batch_size=64)
+    return replace(recipe, network=GENERATOR_CONFIGS["latte-demo"], stages=(stage,))
+
+
+def _dit_xl() -> GeneratorRecipe:
+    """Build the recipe of DiT-XL/2 on ImageNet; a constant rate of 1e-4 in its paper, here with a cosine at its end."""
+    stage = GeneratorStage(
+        name="dit", steps=400_000, image_batch_size=256, learning_rate=1e-4, betas=(0.9, 0.999), ema_decay=0.9999
+    )
+    return GeneratorRecipe(GENERATOR_CONFIGS["dit-xl/2"], (stage,))
+
+
+def _latte_xl() -> GeneratorRecipe:
+    """Build the recipe of Latte-XL/2 on UCF-101: clips of 17 frames alone."""
+    stage = replace(_dit_xl().stages[0], name="latte", image_batch_size=0, clip_batch_size=32)
+    return GeneratorRecipe(GENERATOR_CONFIGS["latte-xl/2"], (stage,))
+
+
 GENERATOR_RECIPES: dict[str, GeneratorRecipe] = {
     "lm-debug": _lm_debug(),
     "lm-demo": _lm_demo(),
     "lm-650m": _lm_650m(),
+    "dit-debug": _dit_debug(),
+    "dit-demo": _dit_demo(),
+    "latte-demo": _latte_demo(),
+    "dit-xl": _dit_xl(),
+    "latte-xl": _latte_xl(),
 }

@@ -6,8 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from training.data.media_types import KINDS, Kind
 from training.errors import TrainingError
 
@@ -67,8 +65,10 @@ class Loader(Protocol):
                 ranks.
         """
 
-    def stream(self, specs: Iterable[BatchSpec]) -> Iterator[Tensor]:
-        """Yield this rank's share of each batch, in order: uint8 (count / ranks, frames, side, side, 3) on the device.
+    def stream(self, specs: Iterable[BatchSpec]) -> Iterator[Any]:
+        """Yield this rank's share of each batch, in order, on the device.
+
+        A batch is pixels, uint8 (count / ranks, frames, side, side, 3), or codes with labels.
 
         Specs may be read ahead of what is yielded. One stream is open at a time: a new one ends the last.
 

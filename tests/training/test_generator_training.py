@@ -1,0 +1,221 @@
+"""Training of generators on codes: they learn, resume to the same bits, drop labels, and end in bundles that sample."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from torch import Tensor
+from typer.testing import CliRunner
+
+from model.bundle import load_generator, save_bundle
+from model.generator.config import GENERATOR_CONFIGS, LanguageModelConfig
+from model.generator.diffusion_config import DiffusionConfig
+from model.generator.networks import make_generator
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
+from training.__main__ import app
+from training.checkpoint import CHECKPOINT_FILE
+from training.data.loaders.batch import BatchSpec
+from training.demo_data.debug import build_debug
+from training.distributed import Ranks
+from training.errors import TrainingError
+from training.generator.code_shards import Codes, CodeSet, CodesInfo, ExtractionOptions
+from training.generator.diffusion_step import DiffusionStep
+from training.generator.lm_step import LanguageModelStep
+from training.generator.sampling import sample_codes
+from training.generator.step import GeneratorStep
+from training.generator.task import fit_recipe
+from training.generator.token_dataset import CodeBatch, CodeLoader
+from training.recipes import GENERATOR_RECIPES, GeneratorRecipe
+from training.schedule import Budget
+from training.tokenizer.head_transfer import with_head
+from training.trainer import Trainer
+
+QUIET = Console(quiet=True)
+CPU = torch.device("cpu")
+
+
+def codes_of(kind: str) -> CodeSet:
+    """Codes that follow from their class: tokens 10 c + column, or latents of mean c."""
+    options = ExtractionOptions(side=32, frames=5)
+    mean, std = ((1.5,) * 4, (2.0,) * 4) if kind == "latents" else (None, None)
+    size = 4 if kind == "latents" else 64
+    info = CodesInfo(
+        "t", "0" * 64, kind, size, 8, 4, True, options, ("a", "b", "c", "d"), ("drawn",), {"images": 8, "clips": 8},
+        mean, std,
+    )  # fmt: skip
+    labels = torch.arange(8) % 4
+    rows = {}
+    for name in ("images", "clips"):
+        grid = info.grid(name)
+        if kind == "tokens":
+            codes = (10 * labels.view(-1, 1, 1, 1) + torch.arange(grid[2])).expand(-1, *grid).to(torch.int16)
+        else:
+            noise = torch.randn(8, *grid, 4, generator=torch.Generator().manual_seed(0))
+            codes = (labels.view(-1, 1, 1, 1, 1) + 0.05 * noise).half()
+        rows[name] = Codes(codes.contiguous(), labels, torch.arange(8))
+    return CodeSet(info, rows)
+
+
+def recipe_of(kind: str, **changes: Any) -> GeneratorRecipe:
+    name = "lm-debug" if kind == "tokens" else "dit-debug"
+    recipe = GENERATOR_RECIPES[name]
+    stage = replace(recipe.stages[0], **changes)
+    return fit_recipe(replace(recipe, stages=(stage,)), codes_of(kind).info)
+
+
+def step_of(recipe: GeneratorRecipe, ranks: Ranks | None = None) -> GeneratorStep:
+    torch.manual_seed(recipe.seed)
+    network = make_generator(recipe.network)
+    kind = LanguageModelStep if isinstance(recipe.network, LanguageModelConfig) else DiffusionStep
+    return kind(network, recipe.stages[0], recipe.seed, ranks)
+
+
+def trainer_of(kind: str, out: Path, **changes: Any) -> Trainer:
+    recipe = recipe_of(kind, **changes)
+    return Trainer(recipe, recipe.stages[0], step_of(recipe), CodeLoader(codes_of(kind), CPU, recipe.seed), out)
+
+
+def equal(first: Any, second: Any) -> bool:
+    """Return whether two checkpoints hold the same bits, but for the time that they took."""
+    if isinstance(first, dict):
+        same = first.keys() == second.keys()
+        return same and all(equal(first[key], second[key]) for key in first if key != "seconds")
+    if isinstance(first, list | tuple):
+        return len(first) == len(second) and all(map(equal, first, second))
+    return torch.equal(first, second) if isinstance(first, Tensor) else first == second
+
+
+@pytest.mark.parametrize("kind", ["tokens", "latents"])
+def test_a_resumed_run_equals_one_that_never_stopped(kind: str, tmp_path: Path) -> None:
+    whole = trainer_of(kind, tmp_path / "whole", gradient_accumulation_steps=2)
+    assert whole.run(Budget(steps=8), log_every=1, console=QUIET)
+    parts = trainer_of(kind, tmp_path / "parts", gradient_accumulation_steps=2)
+    assert not parts.run(Budget(steps=8), stop_after=1e-9, console=QUIET)
+    assert parts.step < 8
+    later = trainer_of(kind, tmp_path / "parts", gradient_accumulation_steps=2)
+    torch.manual_seed(99)  # nothing may depend on the process's random state
+    later.resume()
+    assert later.run(Budget(steps=8), console=QUIET)
+    states = [torch.load(tmp_path / name / CHECKPOINT_FILE, weights_only=True) for name in ("whole", "parts")]
+    assert equal(*states)
+    weight = next(iter(states[0]["state"]["network"].values()))
+    weight.view(-1)[0] += 1
+    assert not equal(*states)  # the comparison can fail
+
+
+def test_a_language_model_learns_codes_that_follow_from_the_class(tmp_path: Path) -> None:
+    trainer = trainer_of("tokens", tmp_path, image_batch_size=8, clip_batch_size=4)
+    assert trainer.run(Budget(steps=150), console=QUIET)
+    step = trainer.train_step
+    assert isinstance(step, LanguageModelStep)
+    greedy = replace(step.ema.config, sampling=replace(step.ema.config.sampling, temperature=0.0, guidance=1.0))
+    step.ema.config = greedy
+    for kind, frames in (("images", 1), ("clips", 2)):
+        rows = codes_of("tokens").kinds[kind]
+        drawn = sample_codes(step.ema, [0, 1, 2, 3], frames, [0] * 4)
+        assert torch.equal(drawn, rows.codes[:4].long())
+
+
+def test_diffusion_learns_normalised_latents_and_samples_them(tmp_path: Path) -> None:
+    trainer = trainer_of("latents", tmp_path, image_batch_size=32)
+    assert isinstance(trainer.train_step, DiffusionStep)
+    config = trainer.train_step.config
+    assert isinstance(config, DiffusionConfig)
+    assert (config.latent_scale, config.latent_shift) == ((0.5,) * 4, (1.5,) * 4)
+    assert config.grid == (1, 4, 4)  # the recipe draws no clips
+    batch = next(trainer.loader.stream([BatchSpec("images", 32, 16, 0, 1)]))
+    before = float(trainer.train_step.losses(batch, 0)["loss"].detach())
+    assert trainer.run(Budget(steps=150), console=QUIET)
+    assert float(trainer.train_step.losses(batch, 0)["loss"].detach()) < 0.2 * before
+    ema = trainer.train_step.ema
+    ema.config = replace(config, sampling=replace(config.sampling, steps=4))
+    first, again = (sample_codes(ema, labels, 1, seeds) for labels, seeds in (([0, 3], [1, 2]), ([3], [2])))
+    torch.testing.assert_close(first[1:], again, atol=1e-3, rtol=1e-3)  # a sample is its seed's, whatever its company
+
+
+def test_labels_are_dropped_anew_at_each_step_and_the_same_for_any_ranks() -> None:
+    recipe = recipe_of("tokens", label_dropout=0.25)
+    step = step_of(recipe)
+    labels = torch.arange(4000) % 4
+    dropped = []
+    for number in (1, 2):
+        step.prepare(CodeBatch(labels, labels), number, 0.0)
+        out = step.drop_labels(labels, 0)
+        assert ((out == labels) | (out == 4)).all()
+        dropped.append(out == 4)
+        assert abs(float(dropped[-1].float().mean()) - 0.25) < 0.03
+    assert not torch.equal(*dropped)
+    half = step.drop_labels(labels[2000:], 2000)
+    assert torch.equal(half == 4, dropped[1][2000:])
+    unlabelled = step.drop_labels(torch.full((8,), -1), 0)
+    assert unlabelled.tolist() == [4] * 8
+
+
+def test_two_ranks_see_what_one_sees() -> None:
+    recipe = recipe_of("latents")
+    spec = [BatchSpec("images", 32, 8, 0, 1)]
+    whole = next(CodeLoader(codes_of("latents"), CPU, 0).stream(spec))
+    steps = [step_of(recipe, Ranks(rank, 2)) for rank in range(2)] + [step_of(recipe)]
+    for step in steps:
+        step.prepare(whole, 3, 0.0)
+    parts = [
+        steps[rank].losses(next(CodeLoader(codes_of("latents"), CPU, 0, Ranks(rank, 2)).stream(spec)), 4 * rank)
+        for rank in range(2)
+    ]
+    mean = (parts[0]["loss"] + parts[1]["loss"]) / 2
+    torch.testing.assert_close(mean, steps[2].losses(whole, 0)["loss"])
+
+
+def test_the_first_loss_of_a_language_model_is_that_of_a_guess() -> None:
+    step = step_of(recipe_of("tokens"))
+    batch = next(CodeLoader(codes_of("tokens"), CPU, 0).stream([BatchSpec("clips", 32, 8, 0, 5)]))
+    loss = float(step.losses(batch, 0)["loss"].detach())
+    assert abs(loss - math.log(step.config.codes)) < 0.5
+
+
+def test_codes_of_the_other_head_are_refused_and_missing_kinds_are_left_out() -> None:
+    info = codes_of("latents").info
+    with pytest.raises(TrainingError, match="trains on tokens, not on latents: name a VQ tokenizer"):
+        fit_recipe(GENERATOR_RECIPES["lm-debug"], info)
+    images = fit_recipe(GENERATOR_RECIPES["lm-demo"], replace(codes_of("tokens").info, rows={"images": 4}))
+    assert images.stages[0].clip_batch_size == 0
+    assert images.network.grid == (1, 4, 4)
+
+
+@pytest.mark.parametrize(("recipe", "head"), [("lm-debug", "vq"), ("dit-debug", "vae")])
+def test_the_command_trains_from_files_to_a_bundle_that_samples(recipe: str, head: str, tmp_path: Path) -> None:
+    build_debug(tmp_path / "data")
+    torch.manual_seed(0)
+    hash_ = save_bundle(tmp_path / "tokenizer", OmniTokenizer(with_head(CONFIGS["debug"], head)), "random weights")
+    command = ["train", recipe, "--data", tmp_path / "data", "--tokenizer", tmp_path / "tokenizer", "--steps", 6]
+    command += ["--out", tmp_path / "run", "--device", "cpu", "--log-every", 1]
+    result = CliRunner().invoke(app, [*map(str, command), "--pause-after", "0.000001"])
+    assert result.exit_code == 0, result.output
+    assert "--resume goes on" in result.output
+    result = CliRunner().invoke(app, [*map(str, command), "--resume"])
+    assert result.exit_code == 0, result.output
+    bundle = load_generator(tmp_path / "run" / recipe)
+    assert bundle.tokenizer_hash == hash_
+    assert bundle.classes == ("backward", "forward", "sky", "snow")
+    assert "backward, forward, sky, snow" in (tmp_path / "run" / recipe / "README.md").read_text()
+    assert (tmp_path / "run" / f"1-{recipe[:-6]}" / "samples" / "0000006-images.png").is_file()
+    drawn = sample_codes(bundle.generator, [0], 1, [0])
+    assert drawn.shape[:4] == (1, 1, *bundle.config.grid[1:])
+
+
+def test_every_recipe_is_sound() -> None:
+    for name, recipe in GENERATOR_RECIPES.items():
+        assert recipe.network in GENERATOR_CONFIGS.values(), name
+        assert (
+            type(recipe.network).from_dict(
+                {key: value for key, value in recipe.to_dict()["network"].items() if key != "kind"}
+            )
+            == recipe.network
+        )

@@ -1,0 +1,84 @@
+"""Preparation of a run: codes of the data, extracted where they are missing, their loader, and sheets of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+
+from model.bundle import load_bundle
+from training.data.media_types import Kind
+from training.distributed import Ranks
+from training.errors import TrainingError
+from training.generator.code_shards import INFO_FILE, CodeSet, ExtractionOptions, open_codes
+from training.generator.extraction import extract
+from training.generator.task import GeneratorTask, fit_recipe
+from training.generator.token_dataset import CodeLoader
+from training.generator.validation import SampleSheets
+from training.recipes import GeneratorRecipe
+
+CODES = "codes"
+
+
+class GeneratorRun(NamedTuple):
+    """The parts of a run that trains a generator."""
+
+    task: GeneratorTask
+    loader: CodeLoader
+    sheets: SampleSheets
+
+
+def prepare(
+    recipe: GeneratorRecipe,
+    tokenizer: Path | None,
+    data: Path,
+    out: Path,
+    device: torch.device,
+    ranks: Ranks,
+    console: Console,
+    fps: float | None = None,
+) -> GeneratorRun:
+    """Open or extract the codes of a run.
+
+    Args:
+        recipe: as it is named.
+        tokenizer: folder of the tokenizer's bundle.
+        data: codes of `omnitok data codes`, or a folder of data whose codes are then cached in `OUT/codes`.
+        out: folder of the run.
+        device: of this process.
+        ranks: the processes that train together.
+        console: for progress.
+        fps: of clips cut from videos.
+
+    Raises:
+        TrainingError: no tokenizer is named, or the codes are another tokenizer's.
+        BundleError: the tokenizer's bundle cannot be loaded.
+    """
+    if tokenizer is None:
+        raise TrainingError("A generator is trained on the codes of a tokenizer: name its bundle with --tokenizer.")
+    bundle = load_bundle(tokenizer, device)
+    (stage,) = recipe.stages
+    if (data / INFO_FILE).is_file():
+        codes = open_codes(data)
+    else:
+        options = ExtractionOptions(stage.resolution, stage.frames, fps=fps, seed=recipe.seed)
+        codes = extract(bundle, data, out / CODES, options, ranks, console)
+    if codes.info.tokenizer_hash != bundle.hash:
+        raise TrainingError(
+            f"{data} holds codes of the tokenizer {codes.info.tokenizer}, {codes.info.tokenizer_hash[:12]}, not of "
+            f"{bundle.name}, {bundle.hash[:12]}: name that one, or extract again."
+        )
+    (fitted,) = fit_recipe(recipe, codes.info).stages
+    kinds: dict[Kind, int] = {"images": fitted.image_batch_size, "clips": fitted.clip_batch_size}
+    labels = {kind: _labels(codes, kind) for kind, size in kinds.items() if size}
+    loader = CodeLoader(codes, device, recipe.seed, ranks)
+    return GeneratorRun(GeneratorTask(codes.info), loader, SampleSheets(bundle.tokenizer, labels, console))
+
+
+def _labels(codes: CodeSet, kind: Kind) -> list[int]:
+    """Return the classes that items of a kind have; first frames of clips are images where the tokenizer is causal."""
+    kinds = {kind, "clips"} if kind == "images" and codes.info.causal else {kind}
+    found = torch.cat([codes.kinds[one].labels for one in kinds if one in codes.kinds]).unique()
+    return found.clamp(min=0).unique().tolist()

@@ -1,0 +1,129 @@
+"""A run that trains a generator on codes: its geometry comes from the codes, its bundle names their tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from model.bundle import save_generator
+from model.generator.config import LanguageModelConfig
+from model.generator.lm import LanguageModel
+from model.generator.networks import make_generator
+from training.card import machine_name
+from training.data.loaders.batch import Loader
+from training.distributed import Ranks
+from training.errors import TrainingError
+from training.generator.card import generator_card
+from training.generator.code_shards import CodesInfo
+from training.generator.diffusion_step import DiffusionStep
+from training.generator.lm_step import LanguageModelStep
+from training.generator.step import GeneratorStep
+from training.recipes import AnyStage, GeneratorRecipe, GeneratorStage
+from training.runner import RunConfig, StartedStage
+from training.trainer import Trainer
+
+ANY_CLASS = "all"  # of data without classes, so that guidance has something to turn from
+
+
+class GeneratorTask:
+    """Training of a generator from random weights.
+
+    Args:
+        codes: what it is trained on.
+    """
+
+    source: str | None = None
+
+    def __init__(self, codes: CodesInfo) -> None:
+        self.codes = codes
+        self.classes = codes.classes or (ANY_CLASS,)
+
+    def adopt(self, run: RunConfig, record: dict[str, Any] | None) -> RunConfig:
+        """Return the run with the codebook, classes, grid and moments of the data."""
+        assert isinstance(run.recipe, GeneratorRecipe)
+        return replace(run, recipe=fit_recipe(run.recipe, self.codes))
+
+    def load(self, waiting: Sequence[AnyStage], device: torch.device) -> None:
+        """Load nothing: a generator needs its codes alone."""
+
+    def start(
+        self, run: RunConfig, stage: AnyStage, first: bool, loader: Loader, device: torch.device, ranks: Ranks
+    ) -> StartedStage:
+        """Build the step of the stage from random weights."""
+        assert isinstance(run.recipe, GeneratorRecipe)
+        assert isinstance(stage, GeneratorStage)
+        torch.manual_seed(run.recipe.seed)
+        network = make_generator(run.recipe.network).to(device)
+        step: GeneratorStep
+        if isinstance(network, LanguageModel):
+            step = LanguageModelStep(network, stage, run.recipe.seed, ranks)
+        else:
+            step = DiffusionStep(network, stage, run.recipe.seed, ranks)
+        return StartedStage(step, {"images": 0, "clips": 0}, ())
+
+    def write_bundles(self, run: RunConfig, trainer: Trainer, console: Console) -> None:
+        """Write the bundle of the stage, and that of the run."""
+        assert isinstance(run.recipe, GeneratorRecipe)
+        assert isinstance(trainer.train_step, GeneratorStep)
+        card = generator_card(run.name, run.recipe, self.codes, trainer.history(), machine_name(trainer.device))
+        for path in (run.out / run.name, run.bundle(trainer.stage)):
+            save_generator(
+                path,
+                trainer.train_step.ema,
+                card,
+                self.codes.tokenizer_hash,
+                self.classes,
+                run.recipe.licence,
+                torch.float16,
+            )
+            console.print(f"wrote {path}", highlight=False)
+
+
+def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
+    """Return the recipe with the sizes of the codes: codebook, classes, grid, resolution, frames.
+
+    A stage draws no items of a kind that the codes lack.
+
+    Raises:
+        TrainingError: tokens for a diffusion model or latents for a language model, or no items of any kind.
+    """
+    network, (stage,) = recipe.network, recipe.stages
+    wanted = "tokens" if isinstance(network, LanguageModelConfig) else "latents"
+    if codes.kind != wanted:
+        head = {"tokens": "VQ", "latents": "VAE"}[wanted]
+        raise TrainingError(f"This recipe trains on {wanted}, not on {codes.kind}: name a {head} tokenizer.")
+    rows = codes.rows or {}
+    has_images = rows.get("images") or (codes.causal and rows.get("clips"))
+    stage = replace(
+        stage,
+        image_batch_size=stage.image_batch_size if has_images else 0,
+        clip_batch_size=stage.clip_batch_size if rows.get("clips") else 0,
+        resolution=codes.options.side,
+        frames=codes.options.frames,
+    )
+    grid = codes.grid("clips" if stage.clip_batch_size else "images")
+    classes = len(codes.classes) or 1
+    if isinstance(network, LanguageModelConfig):
+        positions = grid[0] * grid[1] * grid[2]  # one for the class, and the last code is never fed
+        network = replace(
+            network, codes=codes.size, classes=classes, null_class=True, prefix="class", positions=positions, grid=grid
+        )
+    else:
+        assert codes.mean is not None
+        assert codes.std is not None
+        network = replace(
+            network,
+            channels=codes.size,
+            classes=classes,
+            grid=grid,
+            latent_scale=tuple(1 / max(std, 1e-6) for std in codes.std),
+            latent_shift=codes.mean,
+        )
+    record = json.dumps(codes.to_dict(), sort_keys=True).encode()
+    return replace(recipe, network=network, stages=(stage,), codes=hashlib.sha256(record).hexdigest()[:16])
