@@ -1,6 +1,8 @@
 """The model's operators: one folder each, plain torch as the definition of truth, with faster implementations."""
 
+from kernels.adaptive_norm import adaptive_norm, gated_adaptive_norm
 from kernels.attention_fixed_max import EXPONENT_SCALE, attention_fixed_max
+from kernels.frame_attention import frame_attention
 from kernels.linear import Folded, attention_inputs, fold, gated_linear, interleave_gates, residual_linear
 from kernels.norm import inverse_deviation, layer_norm
 from kernels.patches import patchify, unpatchify
@@ -19,9 +21,12 @@ __all__ = [
     "Choice",
     "Folded",
     "RopeTable",
+    "adaptive_norm",
     "attention_fixed_max",
     "attention_inputs",
     "fold",
+    "frame_attention",
+    "gated_adaptive_norm",
     "gated_linear",
     "interleave_gates",
     "inverse_deviation",

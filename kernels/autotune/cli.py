@@ -38,6 +38,8 @@ OPERATORS = (
     "peg",
     "vq",
     "projection",
+    "adaptive_norm",
+    "frame_attention",
     "norm",
     "patches",
     "spatial_attention",

@@ -23,7 +23,13 @@ _SCHEMA_TYPES = {
 
 
 def launch_op(
-    launch: str, args: type[tuple[Any, ...]] | str, returns: str = "Tensor", *, name: str = "", grad: bool = False
+    launch: str,
+    args: type[tuple[Any, ...]] | str,
+    returns: str = "Tensor",
+    *,
+    name: str = "",
+    grad: bool = False,
+    mutated: str = "",
 ) -> CustomOpDef:
     """Define the custom operator `omnitok::<name>`.
 
@@ -37,9 +43,10 @@ def launch_op(
         returns: in torch's schema notation.
         name: by default the launch's folder.
         grad: the gradient of the output comes before the arguments.
+        mutated: the field of `args` that the launch writes to.
     """
     folder, function = launch.split(".")
-    fields = args if isinstance(args, str) else _schema(args)
+    fields = args if isinstance(args, str) else _schema(args, mutated)
 
     def run(*flat: Any) -> Any:
         call = getattr(import_module(f"kernels.{folder}.launch"), function)
@@ -48,7 +55,7 @@ def launch_op(
     op: CustomOpDef = torch.library.custom_op(
         f"omnitok::{name or folder}",
         run,
-        mutates_args=(),
+        mutates_args=(mutated,) if mutated else (),
         schema=f"({'Tensor grad, ' if grad else ''}{fields}) -> {returns}",
     )
     return op
@@ -86,10 +93,11 @@ def differentiable_op(folder: str, args: type[tuple[Any, ...]], grads: int, name
     return forward
 
 
-def _schema(args: type[tuple[Any, ...]]) -> str:
+def _schema(args: type[tuple[Any, ...]], mutated: str) -> str:
     defaults: dict[str, Any] = getattr(args, "_field_defaults", {})
     return ", ".join(
-        f"{_SCHEMA_TYPES[kind]} {field}" + (f"={_literal(defaults[field])}" if field in defaults else "")
+        f"{_SCHEMA_TYPES[kind]}{'(a!)' if field == mutated else ''} {field}"
+        + (f"={_literal(defaults[field])}" if field in defaults else "")
         for field, kind in get_type_hints(args).items()
     )
 

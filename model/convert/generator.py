@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model.convert.diffusion import convert_diffusion, is_diffusion
 from model.convert.language_model import convert_language_model
 from model.convert.omnitokenizer import convert_tokenizer
 from model.convert.published import ConversionError, ConversionReport, read_published
@@ -18,15 +19,17 @@ def convert_checkpoint(
     additive_bias: bool | None = None,
     tokenizer: str | Path | None = None,
     classes: Sequence[str] | None = None,
+    heads: int | None = None,
 ) -> ConversionReport:
     """Turn a published checkpoint into a bundle, without running anything that the file holds.
 
     Args:
-        source: a tokenizer's or a language model's `.ckpt` file.
+        source: a tokenizer's or a language model's `.ckpt` file, or a diffusion model's `.pt` file.
         destination: the bundle's folder.
         additive_bias: whether the tokenizer was trained without fused attention; None decides by its name.
         tokenizer: bundle of a generator's tokenizer; needed where the file carries none.
         classes: a name for each class of a generator; None for their ids.
+        heads: attention heads of a diffusion model; None for those of the released kinds.
 
     Raises:
         ConversionError: the file is not such a checkpoint, or an argument does not fit it.
@@ -34,8 +37,12 @@ def convert_checkpoint(
     """
     source, destination = Path(source), Path(destination)
     checkpoint = read_published(source)
+    bundle = None if tokenizer is None else Path(tokenizer)
+    if is_diffusion(checkpoint):
+        return convert_diffusion(source, checkpoint, destination, bundle, classes, heads)
+    if heads is not None:
+        raise ConversionError(f"{source} is not a diffusion model, the only kind whose file lacks its heads")
     if _is_language_model(checkpoint):
-        bundle = None if tokenizer is None else Path(tokenizer)
         return convert_language_model(source, checkpoint, destination, bundle, classes, additive_bias)
     if tokenizer is not None or classes is not None:
         raise ConversionError(f"{source} is not a generator, which alone has classes and names a tokenizer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -85,6 +86,34 @@ class DiffusionItem:
             check_counts(self, ("class_id",), least=0)
         check_counts(self, ("seed",), least=0, most=2**63 - 1)
         check_number(self, "guidance", 0, 1000)
+
+
+class FeatureHistory:
+    """The latest features of a run and their divided differences, for a Taylor forecast.
+
+    Args:
+        order: of the series.
+    """
+
+    def __init__(self, order: int) -> None:
+        self._order = order
+        self._terms: list[Tensor] = []
+        self._step = 0
+
+    def update(self, step: int, features: Tensor) -> None:
+        """Take in the features of a step, counted in the order of sampling."""
+        terms = [features.float().clone()]
+        for before in self._terms[: self._order]:
+            terms.append((terms[-1] - before) / (step - self._step))
+        self._terms, self._step = terms, step
+
+    def forecast(self, step: int) -> Tensor:
+        """Return the features that the series has at a later step, float32."""
+        distance = step - self._step
+        out = self._terms[0].clone()
+        for power, term in enumerate(self._terms[1:], start=1):
+            out += term * (distance**power / math.factorial(power))
+        return out
 
 
 class StepFactors(NamedTuple):

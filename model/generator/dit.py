@@ -61,6 +61,24 @@ class Block(nn.Module):
         return x + mlp_gate * self.contract(hidden)
 
 
+class Condition(nn.Module):
+    """The embedding of a timestep and a class, from which all modulations come."""
+
+    def __init__(self, config: DiffusionConfig) -> None:
+        super().__init__()
+        self.time_in = nn.Linear(FREQUENCIES, config.width)
+        self.time_out = nn.Linear(config.width, config.width)
+        self.classes = nn.Embedding(config.classes + 1, config.width)
+
+    def forward(self, timesteps: Tensor, classes: Tensor) -> Tensor:
+        """Return silu(timestep embedding + class embedding) (B, D) of timesteps and classes (B,)."""
+        half = FREQUENCIES // 2
+        frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device) / half)
+        angles = timesteps.float()[:, None] * frequencies
+        waves = torch.cat((angles.cos(), angles.sin()), dim=-1).to(self.time_in.weight.dtype)
+        return F.silu(self.time_out(F.silu(self.time_in(waves))) + self.classes(classes))
+
+
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Normalise over channels without weights, then scale and shift."""
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS) * (1 + scale) + shift
@@ -95,9 +113,7 @@ class DiT(nn.Module):
         self.config = config
         width, values = config.width, config.patch**2 * config.channels
         self.embed = nn.Linear(values, width)
-        self.time_in = nn.Linear(FREQUENCIES, width)
-        self.time_out = nn.Linear(width, width)
-        self.classes = nn.Embedding(config.classes + 1, width)
+        self.condition = Condition(config)
         # of all blocks and of the output, for one product
         self.modulation = nn.Linear(width, (MODULATIONS * config.layers + OUT_MODULATIONS) * width)
         self.blocks = nn.ModuleList(Block(config, config.attends_along_time(layer)) for layer in range(config.layers))
@@ -114,7 +130,7 @@ class DiT(nn.Module):
             if isinstance(layer, nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        for weight in (self.classes.weight, self.time_in.weight, self.time_out.weight):
+        for weight in (weight for weight in self.condition.parameters() if weight.dim() == 2):
             nn.init.normal_(weight, std=0.02)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.out.weight)
@@ -132,23 +148,13 @@ class DiT(nn.Module):
         """
         return self.denoise(x, self.modulate(timesteps, classes))
 
-    def condition(self, timesteps: Tensor, classes: Tensor) -> Tensor:
-        """Return silu(timestep embedding + class embedding) (B, D), in float32."""
-        half = FREQUENCIES // 2
-        frequencies = torch.exp(-math.log(10_000) * torch.arange(half, device=timesteps.device) / half)
-        angles = timesteps.float()[:, None] * frequencies
-        waves = torch.cat((angles.cos(), angles.sin()), dim=-1)
-        hidden = F.silu(F.linear(waves, self.time_in.weight.float(), self.time_in.bias.float()))
-        embedded = F.linear(hidden, self.time_out.weight.float(), self.time_out.bias.float())
-        return F.silu(embedded + F.embedding(classes, self.classes.weight).float())
-
     def modulate(self, timesteps: Tensor, classes: Tensor) -> Tensor:
         """Return the shifts, scales and gates of all blocks and of the output, (B, 6 layers + 2, D).
 
         They depend on timestep and class alone; a sampler computes those of all its steps at once.
         """
-        conditions = self.condition(timesteps, classes).to(self.modulation.weight.dtype)
-        return self.modulation(conditions).unflatten(-1, (-1, self.config.width))
+        condition = self.condition(timesteps, classes).to(self.modulation.weight.dtype)
+        return self.modulation(condition).unflatten(-1, (-1, self.config.width))
 
     def denoise(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Predict noise and variance as `forward` does, from the modulation that `modulate` returns."""
@@ -158,16 +164,29 @@ class DiT(nn.Module):
                 tokens = tokens + self.temporal[: x.shape[1], None].to(tokens.dtype)
             tokens = block(tokens, modulation[:, MODULATIONS * layer : MODULATIONS * (layer + 1)])
         shift, scale = modulation[:, -OUT_MODULATIONS:, None, None].unbind(1)
-        return self.latents(self.out(modulated_norm(tokens, shift, scale)), x.shape)
+        values = self.out(modulated_norm(tokens, shift, scale))
+        return assemble(values, self.config.patch, (x.shape[2], x.shape[3]))
 
     def tokens(self, x: Tensor) -> Tensor:
         """Embed the patches of latents (B, t, h, w, C) to tokens (B, t, N, D)."""
-        p = self.config.patch
-        patches = x.unflatten(3, (-1, p)).unflatten(2, (-1, p)).transpose(3, 4).flatten(4).flatten(2, 3)
-        return self.embed(patches.to(self.embed.weight.dtype)) + self.spatial.to(self.embed.weight.dtype)
+        dtype = self.embed.weight.dtype
+        return self.embed(patchify(x, self.config.patch).to(dtype)) + self.spatial.to(dtype)
 
-    def latents(self, values: Tensor, shape: torch.Size) -> Tensor:
-        """Return the network's output (B, t, N, 2 p² C) in the latents' order (B, t, h, w, 2 C)."""
-        p, (_, _, height, width, _) = self.config.patch, shape
-        grid = values.unflatten(3, (p, p, -1)).unflatten(2, (height // p, width // p))
-        return grid.transpose(3, 4).flatten(4, 5).flatten(2, 3)
+
+def patchify(x: Tensor, patch: int) -> Tensor:
+    """Return the patches (B, t, N, patch² C) of latents (B, t, h, w, C)."""
+    grid = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))
+    return grid.transpose(3, 4).flatten(4).flatten(2, 3)
+
+
+def assemble(patches: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
+    """Return latents (B, t, h, w, C) of their patches (B, t, N, patch² C), the inverse of `patchify`.
+
+    Args:
+        patches: of latents.
+        patch: side of a patch.
+        size: height and width of the latents.
+    """
+    height, width = size
+    grid = patches.unflatten(3, (patch, patch, -1)).unflatten(2, (height // patch, width // patch))
+    return grid.transpose(3, 4).flatten(4, 5).flatten(2, 3)

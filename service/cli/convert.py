@@ -13,7 +13,7 @@ from service.cli.errors import CommandError
 
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="SRC.ckpt", help="A published checkpoint of a tokenizer or a language model.")
+        Path, typer.Argument(metavar="SRC", help="A published checkpoint of a tokenizer or a generator.")
     ],
     destination: Annotated[Path, typer.Argument(metavar="DST", help="The bundle folder to write.")],
     additive_bias: Annotated[
@@ -30,6 +30,10 @@ def convert(
         Path | None,
         typer.Option(metavar="FILE", help="Names of a generator's classes, a JSON list or one a line; else their ids."),
     ] = None,
+    heads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Attention heads of a diffusion model, if it is none of the released kinds."),
+    ] = None,
 ) -> None:
     """Turn a published checkpoint into a bundle, without running anything that the file holds.
 
@@ -43,7 +47,9 @@ def convert(
 
     try:
         names = None if classes is None else read_class_names(classes)
-        report: ConversionReport | None = convert_checkpoint(source, destination, additive_bias, tokenizer, names)
+        report: ConversionReport | None = convert_checkpoint(
+            source, destination, additive_bias, tokenizer, names, heads
+        )
     except (BundleError, ConversionError) as error:
         raise CommandError(str(error)) from error
     console = Console(highlight=False, soft_wrap=True)

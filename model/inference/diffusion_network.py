@@ -1,0 +1,147 @@
+"""A diffusion transformer on prepared weights: residuals, gates and norms in one pass between products (section 3.2).
+
+Tokens are one matrix of rows (item, frame, position), for spatial and temporal blocks alike.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import kernels
+from model.generator.dit import MODULATIONS, OUT_MODULATIONS, Block, DiT, assemble, patchify
+
+SHIFT, SCALE, GATE, MLP_SHIFT, MLP_SCALE, MLP_GATE = range(MODULATIONS)
+
+
+class LinearWeights(NamedTuple):
+    """Matrix (N, K) and bias (N,) of a product."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, layer: nn.Linear, device: torch.device, dtype: torch.dtype) -> LinearWeights:
+        """Return those of a layer on a device, shared with it where they are there already."""
+        return cls(layer.weight.detach().to(device, dtype), layer.bias.detach().to(device, dtype))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Multiply x (..., K)."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class BlockWeights(NamedTuple):
+    """The products of a block."""
+
+    temporal: bool
+    qkv: LinearWeights
+    proj: LinearWeights
+    expand: LinearWeights
+    contract: LinearWeights
+
+
+class Features(NamedTuple):
+    """The output of the last block (R, L, D), and what the last product takes: the same, normalised and modulated."""
+
+    tokens: Tensor
+    normed: Tensor
+
+
+class DenoisingNetwork:
+    """A `DiT` for inference.
+
+    Args:
+        model: its weights are copied where they are not on the device in this precision, and shared else.
+        device: where it shall run.
+        dtype: of products; the residual stream and the output stay in float32.
+    """
+
+    def __init__(self, model: DiT, device: torch.device, dtype: torch.dtype) -> None:
+        self.config = model.config
+        self.device = device
+        self.dtype = dtype
+
+        def prepare(layer: nn.Linear) -> LinearWeights:
+            return LinearWeights.of(layer, device, dtype)
+
+        self._embed = prepare(model.embed)
+        self._modulation = prepare(model.modulation)
+        self._out = prepare(model.out)
+        self._blocks = []
+        for block in model.blocks:
+            assert isinstance(block, Block)
+            layers = block.attention.qkv, block.attention.proj, block.expand, block.contract
+            self._blocks.append(BlockWeights(block.temporal, *map(prepare, layers)))
+        self._spatial, self._temporal = (x.to(device, torch.float32) for x in (model.spatial, model.temporal))
+        self._condition = deepcopy(model.condition).to(device, torch.float32)  # small, and sensitive to rounding
+
+    def modulate(self, timesteps: Tensor, classes: Tensor) -> Tensor:
+        """Return the shifts, scales and gates of all blocks (R, 6 layers + 2, D), as `DiT.modulate` does.
+
+        Args:
+            timesteps, classes: int64 (R,).
+        """
+        condition = self._condition(timesteps, classes).to(self.dtype)
+        return self._modulation(condition).unflatten(-1, (-1, self.config.width))
+
+    def features(self, x: Tensor, modulation: Tensor) -> Features:
+        """Run all blocks.
+
+        Args:
+            x: noisy normalised latents (R, t, h, w, C), float32.
+            modulation: from `modulate`, (R, 6 layers + 2, D).
+        """
+        frames, blocks = x.shape[1], self._blocks
+        tokens = self._tokens(x)
+        normed = kernels.adaptive_norm(tokens, modulation[:, SHIFT], modulation[:, SCALE])
+        for layer, block in enumerate(blocks):
+            own = modulation[:, MODULATIONS * layer : MODULATIONS * (layer + 1)]
+            after = modulation[:, MODULATIONS * (layer + 1) :]  # of the next block, or of the output
+            attended = self._attend(block, normed, frames)
+            normed = kernels.gated_adaptive_norm(tokens, attended, own[:, GATE], own[:, MLP_SHIFT], own[:, MLP_SCALE])
+            hidden = block.contract(_gelu(block.expand, normed))
+            if layer == 0 and len(blocks) > 1 and blocks[1].temporal:
+                tokens += own[:, MLP_GATE, None] * hidden
+                tokens.unflatten(1, (frames, -1)).add_(self._temporal[:frames, None])
+                normed = kernels.adaptive_norm(tokens, after[:, SHIFT], after[:, SCALE])
+            else:
+                normed = kernels.gated_adaptive_norm(tokens, hidden, own[:, MLP_GATE], after[:, SHIFT], after[:, SCALE])
+        return Features(tokens, normed)
+
+    def normalize(self, tokens: Tensor, modulation: Tensor) -> Tensor:
+        """Return `Features.normed` of the last block's output (R, L, D)."""
+        shift, scale = modulation[:, -OUT_MODULATIONS:].unbind(1)
+        return kernels.adaptive_norm(tokens, shift, scale)
+
+    def predict(self, normed: Tensor, frames: int) -> Tensor:
+        """Return noise and variance (R, t, h, w, 2 C), float32, from `Features.normed`."""
+        config = self.config
+        values = self._out(normed).float().unflatten(1, (frames, -1))
+        return assemble(values, config.patch, (config.grid[1], config.grid[2]))
+
+    def _tokens(self, x: Tensor) -> Tensor:
+        patches = patchify(x, self.config.patch).to(self.dtype)
+        return (self._embed(patches) + self._spatial).flatten(1, 2)
+
+    def _attend(self, block: BlockWeights, normed: Tensor, frames: int) -> Tensor:
+        """Attend within frames or along them, tokens (R, L, D)."""
+        rows, length, _ = normed.shape
+        qkv = block.qkv(normed).unflatten(-1, (3, self.config.heads, -1))
+        if block.temporal:
+            attended = kernels.frame_attention(qkv.unflatten(1, (frames, -1)))
+        else:
+            q, k, v = qkv.view(rows * frames, length // frames, *qkv.shape[2:]).permute(2, 0, 3, 1, 4)
+            attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return block.proj(attended.reshape(normed.shape))
+
+
+def _gelu(layer: LinearWeights, x: Tensor) -> Tensor:
+    """Return gelu(x W^T + b), which the library computes where it writes the product on a GPU."""
+    if not x.is_cuda:
+        return F.gelu(layer(x), approximate="tanh")
+    out = torch._addmm_activation(layer.bias, x.flatten(0, -2), layer.weight.t(), use_gelu=True)
+    return out.view(*x.shape[:-1], -1)
