@@ -11,7 +11,6 @@ from torch import Tensor
 
 from model.bundle import GeneratorBundle, load_generator
 from model.convert.generator import convert_checkpoint
-from model.generator.diffusion_config import DiffusionConfig
 from model.generator.diffusion_sampling import StepFactors, denoise_step, guide, step_factors
 from model.generator.dit import DiT
 from model.generator.noise_schedule import NoiseSchedule
