@@ -176,8 +176,11 @@ def test_auto_skips_an_implementation_that_is_not_preferred():
 
 
 CALLS_ON_GPU = {
+    "adaptive_norm": lambda: (on_gpu(2, 4, 64), on_gpu(2, 64), on_gpu(2, 64)),
     "attention_fixed_max": lambda: (on_gpu(8, 3, 2, 64), 4, 12.0),
     "attention_inputs": lambda: (on_gpu(4, 64), None, on_gpu(384, 64), 0, None, None, None, None, 2),
+    "frame_attention": lambda: (on_gpu(1, 2, 4, 3, 2, 64),),
+    "gated_adaptive_norm": lambda: (on_gpu(2, 4, 64), on_gpu(2, 4, 64), *(on_gpu(2, 64) for _ in range(3))),
     "gated_linear": lambda: (on_gpu(4, 64), on_gpu(4), on_gpu(32, 64), on_gpu(32)),
     "inverse_deviation": lambda: (on_gpu(4, 64),),
     "layer_norm": lambda: (on_gpu(4, 64), on_gpu(64), None),

@@ -1,0 +1,38 @@
+"""The kernels of diffusion transformers without a GPU: compiled ahead of time, and refusals."""
+
+from __future__ import annotations
+
+import torch
+from absent_gpu import capability, on_gpu, refusal
+from ahead import compiled_for, on_targets, spill_bytes
+
+from kernels.adaptive_norm import adaptive_norm, gated_adaptive_norm
+from kernels.adaptive_norm import launch as norm_launch
+from kernels.adaptive_norm.reference import AdaptiveNormArgs, GatedNormArgs
+from kernels.frame_attention import frame_attention, launch
+from kernels.frame_attention.reference import FrameArgs
+
+
+@on_targets
+def test_kernels_compile_ahead(target, dtype):
+    x, y = torch.zeros(2, 256, 1152), torch.zeros(2, 256, 1152, dtype=dtype)
+    gate, shift, scale = torch.zeros(3, 2, 1152, dtype=dtype)
+    with compiled_for(target) as compiled:
+        norm_launch.adaptive_norm(AdaptiveNormArgs(x, shift, scale))
+        norm_launch.gated_adaptive_norm(GatedNormArgs(x, y, gate, shift, scale))
+        launch.run(FrameArgs(torch.zeros(2, 5, 16, 3, 16, 72, dtype=dtype)))
+    assert len({kernel.hash for kernel in compiled}) == 3
+    if dtype == torch.bfloat16:
+        assert {spill_bytes(kernel) for kernel in compiled} == {0}
+
+
+def test_unsupported_calls():
+    with capability(9, 0):
+        assert "C=5000 must be between" in refusal(
+            adaptive_norm, *(on_gpu(1, 2, 5000)[:, index] for index in (0, 0, 0))
+        )
+        x, rows = on_gpu(2, 4, 64), on_gpu(2, 64)
+        assert refusal(gated_adaptive_norm, x, x, rows, rows, rows) is None
+        assert "must be contiguous" in refusal(gated_adaptive_norm, x.transpose(0, 1), x, rows, rows, rows)
+        assert "9 frames must be at most 8" in refusal(frame_attention, on_gpu(1, 9, 4, 3, 2, 64))
+        assert "head_dim=12 must be" in refusal(frame_attention, on_gpu(1, 2, 4, 3, 2, 12))
