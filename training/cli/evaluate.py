@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 from training.cli.errors import exit_on_error
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, VQ or VAE.")],
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: of a tokenizer, or of a generator.")],
     data: Annotated[
         Path, typer.Argument(help="Data folder with held-out sets, or any folder of images and videos.")
     ] = Path("data/demo"),
@@ -29,6 +30,10 @@ def evaluate(
     inception: Annotated[Path | None, typer.Option(help="Weights of the FID Inception-v3, for rFID.")] = None,
     i3d: Annotated[Path | None, typer.Option(help="Weights of Inception-I3D (Kinetics-400), for rFVD.")] = None,
     lpips: Annotated[Path | None, typer.Option(help="Weights of LPIPS on VGG16: a file or a folder.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Bundle of a generator's tokenizer.")] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Labelled items to measure samples from, in place of DATA, which trained them.")
+    ] = None,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Instead: PSNR by resolution and by frame, with plots.")
     ] = False,
@@ -36,17 +41,25 @@ def evaluate(
     """Measure reconstructions: PSNR, SSIM, the use of codes or latents, and distances of networks' features.
 
     Without weights of the standard networks the packaged ones give metrics of their own: FID-lite, KID-lite, FVD-lite
-    and the VGG distance.
+    and the VGG distance. Samples of a generator are compared with labelled items instead, and shown with their nearest
+    training items.
     """
+    from model.bundle import read_config
     from training.evaluation.evaluate import evaluate_bundle
     from training.evaluation.suite import NetworkPaths
     from training.evaluation.sweep import sweep_bundle
 
     with exit_on_error():
-        if sweep:
+        paths = NetworkPaths(networks, inception, i3d, lpips)
+        if read_config(bundle).kind == "generator":
+            from training.evaluation.generation import evaluate_generator, markdown
+
+            scores = evaluate_generator(bundle, tokenizer, data, out, device, paths, held_out, items)
+            Console().print(Markdown(markdown(scores)))
+            _print_missing(scores.missing)
+        elif sweep:
             _print_sweep(sweep_bundle(bundle, data, out, device))
         else:
-            paths = NetworkPaths(networks, inception, i3d, lpips)
             _print_evaluation(evaluate_bundle(bundle, data, out, device, paths, side, frames, items))
     typer.echo(f"wrote {out}")
 
@@ -60,8 +73,12 @@ def _print_evaluation(found: Evaluation) -> None:
     for scores in found.sets:
         for sentence in scores.broken:
             console.print(f"left out: {sentence}", highlight=False, markup=False)
-    for metrics, path in found.missing.items():
-        console.print(f"without {metrics}: {path} is missing, `omnitok data networks` brings it", highlight=False)
+    _print_missing(found.missing)
+
+
+def _print_missing(missing: dict[str, Path]) -> None:
+    for metrics, path in missing.items():
+        Console().print(f"without {metrics}: {path} is missing, `omnitok data networks` brings it", highlight=False)
 
 
 def _print_sweep(records: dict[str, dict[str, Any]]) -> None:

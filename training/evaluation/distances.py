@@ -85,6 +85,37 @@ def squared_mmd(first: Features, second: Features) -> float:
     return float(sum(within) - 2 * kernel(x, y).mean())
 
 
+def precision_recall(real: Features, made: Features, neighbours: int = 3) -> tuple[float, float]:
+    """Return the share of made items that are near real ones, and the share of real items that are near made ones.
+
+    An item is near a set if it is no farther from some member than that member's own third neighbour in its set.
+
+    Args:
+        real, made: float (N, d) and (M, d), each of more items than `neighbours`.
+        neighbours: whose distance is the radius around a member.
+
+    Raises:
+        TrainingError: other shapes, too few items, or features that are not finite.
+
+    Source: Kynkaanniemi et al., "Improved precision and recall metric for assessing generative models", 2019.
+    """
+    _check(real, made)
+    if min(len(real), len(made)) <= neighbours:
+        raise TrainingError(f"Precision needs more than {neighbours} items, not {len(real)} and {len(made)}.")
+
+    def covered(members: Features, items: Features) -> float:
+        radius = np.sort(_squared_distances(members, members), axis=1)[:, neighbours]  # the first one is the member
+        return float((_squared_distances(items, members) <= radius).any(axis=1).mean())
+
+    return covered(real, made), covered(made, real)
+
+
+def nearest(items: Features, members: Features, count: int) -> Indices:
+    """Return for each item the indices of its nearest members by cosine, nearest first: (N, count)."""
+    unit = [z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12) for z in (items, members)]
+    return np.argsort(-(unit[0] @ unit[1].T), axis=1, kind="stable")[:, :count]
+
+
 def half_split(count: int, distance: Callable[[Indices, Indices], float], seed: int) -> float | None:
     """Return the mean absolute distance between random halves of a set, which differ by chance alone.
 
@@ -105,6 +136,12 @@ def half_split(count: int, distance: Callable[[Indices, Indices], float], seed: 
     rng, half = np.random.default_rng(seed), count // 2
     orders = [rng.permutation(count) for _ in range(SPLITS)]
     return float(np.mean([abs(distance(order[:half], order[half : 2 * half])) for order in orders]))
+
+
+def _squared_distances(first: Features, second: Features) -> NDArray[np.float64]:
+    a, b = first.astype(np.float64), second.astype(np.float64)
+    squares = (a**2).sum(1)[:, None] + (b**2).sum(1) - 2 * a @ b.T
+    return np.maximum(squares, 0)
 
 
 def _check(first: Features, second: Features) -> None:

@@ -1,0 +1,122 @@
+"""Evaluation of generators: known values on toy sets, and the command from bundles to a report with neighbours."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner, Result
+
+from model.bundle import save_bundle, save_generator
+from model.generator.config import GENERATOR_CONFIGS
+from model.generator.networks import make_generator
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
+from training.__main__ import app
+from training.demo_data.debug import build_debug
+from training.errors import TrainingError
+from training.evaluation.distances import nearest, precision_recall
+from training.networks.efficientnet import EfficientNetLite0
+
+CLASSES = ("backward", "forward", "sky", "snow")
+
+
+def test_precision_and_recall_of_toy_sets() -> None:
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(200, 4))
+    assert precision_recall(real, real) == (1.0, 1.0)
+    assert precision_recall(real, real + 100) == (0.0, 0.0)
+    narrow = real[real[:, 0] < -0.5]  # samples of a part of the real items: all are near, few real items are covered
+    precision, recall = precision_recall(real, narrow)
+    assert precision == 1.0
+    assert recall < 0.7
+    recall_of_wide = precision_recall(narrow, real)[1]
+    assert recall_of_wide == 1.0
+    with pytest.raises(TrainingError, match="more than 3 items, not 3 and 200"):
+        precision_recall(real[:3], real)
+
+
+def test_precision_counts_distance_to_the_third_neighbour() -> None:
+    real = np.array([[0.0], [1.0], [2.0], [3.0]])  # radii 3, 2, 2, 3
+    made = np.array([[5.9], [6.1], [-2.9], [-3.1]])
+    assert precision_recall(real, made)[0] == 0.5
+
+
+def test_nearest_members_come_first() -> None:
+    members = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
+    assert nearest(np.array([[5.0, 0.1], [0.1, 5.0]]), members, 2).tolist() == [[0, 2], [1, 2]]
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with data, a tokenizer and a generator, both of random weights."""
+    folder = tmp_path_factory.mktemp("bundles")
+    build_debug(folder / "data")
+    torch.manual_seed(0)
+    hash_ = save_bundle(folder / "tokenizer", OmniTokenizer(CONFIGS["debug"]), "random weights")
+    save_bundle(folder / "other", OmniTokenizer(CONFIGS["debug"]), "random weights")
+    config = replace(GENERATOR_CONFIGS["lm-debug"], grid=(2, 4, 4), positions=32, classes=len(CLASSES))
+    save_generator(folder / "generator", make_generator(config), "random weights", hash_, CLASSES)
+    return folder
+
+
+def evaluate(bundles: Path, out: Path, *arguments: object, tokenizer: str | None = "tokenizer") -> Result:
+    command = ["evaluate", bundles / "generator", bundles / "data", "--device", "cpu", "--out", out]
+    if tokenizer is not None:
+        command += ["--tokenizer", bundles / tokenizer]
+    return CliRunner().invoke(app, [*map(str, command), *map(str, arguments)])
+
+
+def test_the_command_measures_samples_and_shows_their_neighbours(bundles: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    networks = tmp_path / "networks"
+    networks.mkdir()
+    save_file(EfficientNetLite0().state_dict(), networks / "efficientnet-lite0.safetensors")
+    result = evaluate(bundles, tmp_path / "out", "--networks", networks, "--items", 3)
+    assert result.exit_code == 0, result.output
+    assert "VGG" not in result.output
+    record = json.loads((tmp_path / "out" / "generation.json").read_text())
+    images, clips = record["results"]
+    assert [images["kind"], images["items"], images["searched"]] == ["images", 3, 12]
+    assert [clips["kind"], clips["items"], clips["searched"]] == ["clips", 3, 6]
+    assert {value["name"] for value in images["metrics"]} == {"FID-lite", "FID-lite, 64-d", "KID-lite"}
+    assert "FVD-lite" in {value["name"] for value in clips["metrics"]}
+    assert "| FID-lite |" in (tmp_path / "out" / "metrics.md").read_text()
+    with Image.open(tmp_path / "out" / "images-neighbours.png") as sheet:
+        assert sheet.size == (6 * 36 - 4, 2 * 36 - 4)  # a sample and five neighbours, for the two classes of images
+
+
+def test_without_networks_pixels_are_compared_and_classes_have_a_floor(bundles: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held-out"
+    for name in ("sky", "unknown"):
+        (held_out / "images" / name).mkdir(parents=True)
+        for number in range(9):
+            shade = Image.new("RGB", (32, 32), (0, 0, 20 * number))
+            shade.save(held_out / "images" / name / f"{number}.png")
+    result = evaluate(bundles, tmp_path / "out", "--networks", tmp_path / "none", "--held-out", held_out)
+    assert result.exit_code == 0, result.output
+    assert "without FID-lite" in result.output
+    (images,) = json.loads((tmp_path / "out" / "generation.json").read_text())["results"]
+    assert images["items"] == 9  # those of a class that the generator lacks are left out
+    assert images["metrics"] == []
+    assert set(images["classes"]) == {"sky"}
+    assert images["classes"]["sky"]["half_split"] < images["classes"]["sky"]["value"]
+    assert 0 <= images["precision"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "message"),
+    [(None, "name its bundle with --tokenizer"), ("other", "was trained on the tokenizer")],
+)
+def test_the_generators_own_tokenizer_is_asked_for(
+    bundles: Path, tmp_path: Path, tokenizer: str | None, message: str
+) -> None:
+    result = evaluate(bundles, tmp_path, tokenizer=tokenizer)
+    assert result.exit_code == 1
+    assert message in " ".join(result.output.split())

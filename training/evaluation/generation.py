@@ -1,0 +1,259 @@
+"""Evaluation of generators: distances of samples from real items, by class too, and their nearest training items."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.atomic_write import replace_file
+from model.bundle import Bundle, GeneratorBundle, load_bundle, load_generator
+from model.tokenizer.patches import to_float
+from training.card import code_version, machine_name
+from training.data.media_types import Kind
+from training.devices import resolve_device
+from training.errors import TrainingError
+from training.evaluation.distances import Indices, half_split, kernel_distance, nearest, precision_recall
+from training.evaluation.features import SEED, frame_features
+from training.evaluation.labelled import LabelledItems, find_labelled
+from training.evaluation.preprocessing import INCEPTION, LITE
+from training.evaluation.set_metrics import MetricValue, PairedMetric
+from training.evaluation.suite import MetricSuite, NetworkPaths
+from training.generator.code_shards import ExtractionOptions
+from training.generator.sampling import sample_pixels
+from training.pictures import contact_sheet, write_image
+
+Features = NDArray[np.float32]
+NEIGHBOURS = 5  # shown of each sample
+MAX_ROWS = 16  # of the sheet of neighbours
+MAX_SEARCHED = 4096  # training items among which neighbours are looked for
+MIN_CLASS_ITEMS = 8  # a distance between fewer says nothing
+TINY_SIDE = 16  # pixels of the pictures that are compared where no network is there
+
+
+@dataclass(frozen=True)
+class KindScores:
+    """Scores of the images or of the clips of a generator.
+
+    Args:
+        kind: images or clips.
+        items: real items, and as many samples of the same classes.
+        metrics: distances of all samples from all real items.
+        precision, recall: shares of samples near real items, and of real items near samples; None for too few items.
+        classes: distance of each class from its real items, where there are enough.
+        searched: training items among which neighbours were looked for.
+        features: names what precision, recall, classes and neighbours are compared by.
+    """
+
+    kind: Kind
+    items: int
+    metrics: tuple[MetricValue, ...]
+    precision: float | None
+    recall: float | None
+    classes: dict[str, MetricValue]
+    searched: int
+    features: str
+
+
+@dataclass(frozen=True)
+class GeneratorEvaluation:
+    """The result of an evaluation.
+
+    Args:
+        kinds: scores of each kind.
+        missing: metrics that were left out, with the file that they need.
+    """
+
+    kinds: tuple[KindScores, ...]
+    missing: dict[str, Path]
+
+
+def evaluate_generator(
+    bundle: Path,
+    tokenizer: Path | None,
+    data: Path,
+    out: Path,
+    device: str | None,
+    networks: NetworkPaths,
+    held_out: Path | None = None,
+    items: int | None = None,
+) -> GeneratorEvaluation:
+    """Compare samples with real items; write `generation.json`, `metrics.md`, and samples beside their neighbours.
+
+    Args:
+        bundle: folder of the generator's bundle.
+        tokenizer: folder of the tokenizer's bundle.
+        data: labelled folder that the generator was trained on, as for `find_items`.
+        out: folder of the results.
+        device: by name.
+        networks: files of the metric networks.
+        held_out: labelled folder of other items to measure distances from; those of `data` by default.
+        items: at most so many real items of a kind, evenly spread, and as many samples.
+
+    Raises:
+        BundleError: a bundle cannot be loaded.
+        TrainingError: no or another tokenizer, no items of the generator's classes, or a network's file is wrong.
+    """
+    chosen = resolve_device(device)
+    generator = load_generator(bundle, chosen)
+    if tokenizer is None:
+        raise TrainingError("Samples of a generator are decoded by its tokenizer: name its bundle with --tokenizer.")
+    decoder = load_bundle(tokenizer, chosen)
+    if decoder.hash != generator.tokenizer_hash:
+        raise TrainingError(
+            f"{bundle} was trained on the tokenizer {generator.tokenizer_hash[:12]}, not on {decoder.hash[:12]}."
+        )
+    suite = MetricSuite(networks, chosen)
+    length, side, _ = decoder.config.geometry.size(generator.config.grid)
+    options = ExtractionOptions(side, length)
+    classes = generator.classes
+    trained = find_labelled(data, classes, options)
+    real = trained if held_out is None else find_labelled(held_out, classes, options)
+    kinds = [kind for kind in trained if kind in real and (kind == "images" or length > 1)]
+    if not kinds:
+        raise TrainingError(f"{held_out or data} holds no items of the classes {', '.join(classes)}.")
+    scores = tuple(
+        _score(kind, generator, decoder, real[kind].spread(items), trained[kind].spread(MAX_SEARCHED), suite, out)
+        for kind in kinds
+    )
+    # samples have no originals to be paired with
+    found = GeneratorEvaluation(scores, {name: path for name, path in suite.missing.items() if "VGG" not in name})
+    record = {
+        "bundle": generator.hash,
+        "tokenizer": decoder.hash,
+        "data": str(data),
+        "held out": None if held_out is None else str(held_out),
+        "sampling": asdict(generator.config.sampling),
+        "protocols": suite.protocols(),
+        "left out": {metrics: str(path) for metrics, path in found.missing.items()},
+        "code": code_version(),
+        "machine": machine_name(chosen),
+        "results": [asdict(one) for one in found.kinds],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    replace_file(out / "generation.json", json.dumps(record, indent=2).encode() + b"\n")
+    replace_file(out / "metrics.md", markdown(found).encode() + b"\n")
+    return found
+
+
+@torch.inference_mode()
+def _score(
+    kind: Kind,
+    generator: GeneratorBundle,
+    tokenizer: Bundle,
+    real: LabelledItems,
+    trained: LabelledItems,
+    suite: MetricSuite,
+    out: Path,
+) -> KindScores:
+    """Return the scores of one kind, and write its sheet."""
+    frames = generator.config.grid[0] if kind == "clips" else 1
+    metrics = [
+        one for one in suite.metrics(real.options.frames if frames > 1 else 1) if not isinstance(one, PairedMetric)
+    ]
+    by, extract = _extractor(suite)
+    labels, originals, samples = np.array(real.labels), list[Features](), list[Features]()
+    # a row for each class, as far as the sheet has room
+    rows = np.unique(labels, return_index=True)[1][:MAX_ROWS]
+    shown: dict[int, NDArray[np.uint8]] = {}
+    count = 0
+    for made in sample_pixels(generator.generator, tokenizer.tokenizer, real.labels, frames, SEED):
+        pair = [torch.from_numpy(pixels).to(suite.device) for pixels in (real.read(count, count + len(made)), made)]
+        for metric in metrics:
+            metric.update(pair[0], pair[1])
+        originals.append(extract(pair[0]))
+        samples.append(extract(pair[1]))
+        shown |= {row: made[row - count] for row in rows if count <= row < count + len(made)}
+        count += len(made)
+    first, second = np.concatenate(originals), np.concatenate(samples)
+    training = np.concatenate([extract(torch.from_numpy(part).to(suite.device)) for part in trained.batches()])
+    close = nearest(second[rows], training, NEIGHBOURS)
+    _write_sheet(out / f"{kind}-neighbours.png", [shown[row] for row in rows], trained, close)
+    precision, recall = precision_recall(first, second) if count > NEIGHBOURS else (None, None)
+    return KindScores(
+        kind=kind,
+        items=count,
+        metrics=tuple(
+            replace(value, name=value.name.removeprefix("r")) for metric in metrics for value in metric.compute()
+        ),
+        precision=precision,
+        recall=recall,
+        classes=_by_class(generator.classes, labels, first, second),
+        searched=len(trained),
+        features=by,
+    )
+
+
+def _extractor(suite: MetricSuite) -> tuple[str, Callable[[Tensor], Features]]:
+    """Return the name of the features of single items, and what takes them of the middle frame: (N, d)."""
+    network = suite.lite or suite.inception
+    if network is None:
+        return f"pixels at {TINY_SIDE}x{TINY_SIDE}", _tiny_pixels
+    name, prepare = ("EfficientNet-Lite0", LITE) if suite.lite is not None else ("Inception-v3", INCEPTION)
+    return name, lambda clips: frame_features(network, prepare, _middle(clips))[:, 0].float().cpu().numpy()
+
+
+def _tiny_pixels(clips: Tensor) -> Features:
+    frames = to_float(_middle(clips)[:, 0], torch.float32).permute(0, 3, 1, 2)
+    return F.interpolate(frames, (TINY_SIDE, TINY_SIDE), mode="area").flatten(1).cpu().numpy()
+
+
+def _middle(clips: Tensor) -> Tensor:
+    at = clips.shape[1] // 2
+    return clips[:, at : at + 1]
+
+
+def _by_class(names: Sequence[str], labels: Indices, real: Features, made: Features) -> dict[str, MetricValue]:
+    """Return the kernel distance of each class with its floor; it is unbiased for few items too."""
+
+    def floor(own: Features) -> float | None:
+        return half_split(len(own), lambda first, second: kernel_distance(own[first], own[second], SEED), SEED)
+
+    found = {}
+    for label, name in enumerate(names):
+        own, drawn = real[labels == label], made[labels == label]
+        if len(own) >= MIN_CLASS_ITEMS:
+            found[name] = MetricValue("kernel distance", kernel_distance(own, drawn, SEED), floor(own))
+    return found
+
+
+def _write_sheet(path: Path, shown: Sequence[NDArray[np.uint8]], trained: LabelledItems, close: Indices) -> None:
+    """Write a row for each sample: the sample, then its nearest training items."""
+    pictures = []
+    for sample, members in zip(shown, close, strict=True):
+        near = [trained.read(int(member), int(member) + 1)[0] for member in members]
+        pictures.append(np.stack([clip[len(clip) // 2] for clip in (sample, *near)]))
+    write_image(contact_sheet(*pictures), path)
+
+
+def markdown(found: GeneratorEvaluation) -> str:
+    """Return all scores as Markdown."""
+    parts = []
+    for scores in found.kinds:
+        rows = [(value.name, value) for value in scores.metrics]
+        rows += [(f"class {name}", value) for name, value in scores.classes.items()]
+        lines = [f"| {scores.kind} | value | half-split |", "| --- | --- | --- |"]
+        lines += [f"| {name} | {_number(value.value)} | {_number(value.half_split)} |" for name, value in rows]
+        if scores.precision is not None and scores.recall is not None:
+            lines += [f"| precision | {scores.precision:.1%} | |", f"| recall | {scores.recall:.1%} | |"]
+        parts.append("\n".join(lines))
+        parts.append(
+            f"{scores.items:,} samples against as many real {scores.kind} of the same classes. Precision, recall, the "
+            f"kernel distance of each class, and neighbours among {scores.searched:,} training items are by "
+            f"{scores.features} of the middle frame. The half-split is the metric of two random halves of the real "
+            "items."
+        )
+    return "\n\n".join(parts)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"

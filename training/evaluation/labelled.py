@@ -1,0 +1,80 @@
+"""Real items of a generator's classes, from a labelled folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.media_types import KINDS, Kind
+from training.generator.code_shards import ExtractionOptions
+from training.generator.items import FileItems, SetItems, find_items
+
+ITEMS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class LabelledItems:
+    """Items of one kind whose classes the generator has.
+
+    Args:
+        options: of their pixels.
+        places: source, index in it, and the generator's class of each item.
+    """
+
+    options: ExtractionOptions
+    places: tuple[tuple[FileItems | SetItems, int, int], ...]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def labels(self) -> list[int]:
+        """Return the generator's class of each item."""
+        return [label for _, _, label in self.places]
+
+    def spread(self, count: int | None) -> LabelledItems:
+        """Return at most so many items, evenly spread; all for None."""
+        if count is None or count >= len(self):
+            return self
+        chosen = np.linspace(0, len(self) - 1, count).round().astype(int)
+        return LabelledItems(self.options, tuple(self.places[place] for place in chosen))
+
+    def read(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """Return some items, uint8 (N, T, side, side, 3)."""
+        return np.stack([source.read(index, self.options)[0] for source, index, _ in self.places[start:stop]])
+
+    def batches(self) -> Iterator[NDArray[np.uint8]]:
+        """Yield all items, a few at a time."""
+        for start in range(0, len(self), ITEMS_AT_ONCE):
+            yield self.read(start, start + ITEMS_AT_ONCE)
+
+
+def find_labelled(data: Path, classes: Sequence[str], options: ExtractionOptions) -> dict[Kind, LabelledItems]:
+    """Return the items of a folder by kind; those of other classes are left out.
+
+    Args:
+        data: as for `find_items`; where it has no classes, all items are of the generator's first one.
+        classes: names of the generator's.
+        options: of the pixels.
+
+    Raises:
+        TrainingError: the folder holds no data.
+    """
+    found: dict[Kind, LabelledItems] = {}
+    sources, _ = find_items(data, options)
+    for kind in KINDS:
+        places: list[tuple[FileItems | SetItems, int, int]] = []
+        for source in sources:
+            if source.kind != kind:
+                continue
+            known = {index: classes.index(name) for index, name in enumerate(source.classes) if name in classes}
+            labels = source.labels if source.classes else [0] * len(source)
+            known = known if source.classes else {0: 0}
+            places += [(source, index, known[label]) for index, label in enumerate(labels) if label in known]
+        if places:
+            found[kind] = LabelledItems(options, tuple(places))
+    return found
