@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import compiled, tokenizer, training
+from benchmarks import compiled, generation_diffusion, tokenizer, training
 from benchmarks.measure import describe_machine, device, measure_ceilings
 from benchmarks.rooflines import SHAPES, shape_name
 
-TABLES = ("tokenizer", "compiled", "training")
+TABLES = ("tokenizer", "compiled", "training", "diffusion")
 
 
 def main() -> None:
-    """Time the tokenizer on the CPU, and on a GPU its compiled form and the training step."""
+    """Time the tokenizer on the CPU, and on a GPU its compiled form, the training step and diffusion."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=TABLES, help="one of the tables")
     parser.add_argument("--configs", nargs="+", default=["demo", "published"], help="named geometries, random weights")
@@ -34,15 +34,17 @@ def main() -> None:
     if "tokenizer" in wanted:
         tokenizer.run(arguments.configs, arguments.runs)
     if device().type != "cuda":
-        print("The tables of the compiled tokenizer and of the training step need a CUDA device; they are skipped.")
+        print("The other tables need a CUDA device; they are skipped.")
         return
+    ceilings = measure_ceilings()
     if "compiled" in wanted:
-        ceilings = measure_ceilings()
         baseline = [shapes[name] for name in arguments.compiled_baseline]
         for config in arguments.configs:
             compiled.run(config, arguments.runs, ceilings, baseline)
     if "training" in wanted:
         training.run(arguments.vgg, arguments.runs)
+    if "diffusion" in wanted:
+        generation_diffusion.run(arguments.runs, ceilings)
 
 
 if __name__ == "__main__":
