@@ -53,11 +53,18 @@ def read_published(path: Path) -> dict[str, Any]:
 
 
 def args_and_state(checkpoint: Mapping[str, Any]) -> tuple[Namespace, dict[Any, object]] | None:
-    """Return the flags and the tensors of a Lightning checkpoint, or None if it lacks either."""
+    """Return the flags and the tensors of a Lightning checkpoint, or None if it lacks either.
+
+    Raises:
+        ConversionError: a flag is a tensor, which comparisons would not take.
+    """
     hyper = checkpoint.get("hyper_parameters")
     args = hyper.get("args") if isinstance(hyper, dict) else None
+    args = args if isinstance(args, Namespace) else None
     state = checkpoint.get("state_dict")
-    return (args, state) if isinstance(args, Namespace) and isinstance(state, dict) else None
+    if args is not None and (wrong := [name for name, value in vars(args).items() if isinstance(value, Tensor)]):
+        raise ConversionError(f"flag {wrong[0]} holds a tensor; flags are plain values")
+    return (args, state) if args is not None and isinstance(state, dict) else None
 
 
 def sort_keys(
