@@ -74,7 +74,7 @@ def _matrix(state: Mapping[str, object], key: str) -> tuple[int, ...]:
 
 def _blocks(state: Mapping[str, object], stack: str) -> str:
     """Return a letter for each layer of a stack, as the flags spell it."""
-    layers = {int(match[1]) for key in state if (match := re.match(rf"{re.escape(stack)}\.layers\.(\d{1, 4})\.", key))}
+    layers = {int(match[1]) for key in state if (match := re.match(rf"{re.escape(stack)}\.layers\.(\d{{1,4}})\.", key))}
     return "".join("t" if f"{stack}.layers.{index}.1.to_q.weight" in state else "w" for index in sorted(layers))
 
 
