@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from no_questions import NoQuestions
 from rich.console import Console
 from torch import Tensor
 from typer.testing import CliRunner
@@ -28,7 +29,7 @@ from training.errors import TrainingError
 from training.generator.code_shards import Codes, CodeSet, CodesInfo, ExtractionOptions
 from training.generator.diffusion_step import DiffusionStep
 from training.generator.lm_step import LanguageModelStep
-from training.generator.sampling import sample_codes
+from training.generator.sampling import Sampler
 from training.generator.step import GeneratorStep
 from training.generator.task import fit_recipe
 from training.generator.token_dataset import CodeBatch, CodeLoader
@@ -119,7 +120,7 @@ def test_a_language_model_learns_codes_that_follow_from_the_class(tmp_path: Path
     step.ema.config = greedy
     for kind, frames in (("images", 1), ("clips", 2)):
         rows = codes_of("tokens").kinds[kind]
-        drawn = sample_codes(step.ema, [0, 1, 2, 3], frames, [0] * 4)
+        (drawn,) = Sampler(step.ema).codes([0, 1, 2, 3], frames)
         assert torch.equal(drawn, rows.codes[:4].long())
 
 
@@ -136,8 +137,20 @@ def test_diffusion_learns_normalised_latents_and_samples_them(tmp_path: Path) ->
     assert float(trainer.train_step.losses(batch, 0)["loss"].detach()) < 0.2 * before
     ema = trainer.train_step.ema
     ema.config = replace(config, sampling=replace(config.sampling, steps=4))
-    first, again = (sample_codes(ema, labels, 1, seeds) for labels, seeds in (([0, 3], [1, 2]), ([3], [2])))
-    torch.testing.assert_close(first[1:], again, atol=1e-3, rtol=1e-3)  # a sample is its seed's, whatever its company
+    (first,) = Sampler(ema).codes([0, 3], 1)
+    (again,) = Sampler(ema).codes([0], 1)
+    assert first.shape == (2, 1, 4, 4, 4)
+    torch.testing.assert_close(first[:1], again, atol=1e-3, rtol=1e-3)  # a sample is its seed's, whatever its company
+
+
+@pytest.mark.parametrize("kind", ["tokens", "latents"])
+def test_nothing_in_a_step_waits_for_a_value(kind: str) -> None:
+    step = step_of(recipe_of(kind, gradient_accumulation_steps=2))
+    for name, frames in (("images", 1), ("clips", 5))[: 2 if kind == "tokens" else 1]:
+        batch = next(CodeLoader(codes_of(kind), CPU, 0).stream([BatchSpec(name, 32, 4, 0, frames)]))
+        step.prepare(batch, 1, 0.0)
+        with NoQuestions():
+            step(batch, None)
 
 
 def test_labels_are_dropped_anew_at_each_step_and_the_same_for_any_ranks() -> None:
@@ -206,7 +219,7 @@ def test_the_command_trains_from_files_to_a_bundle_that_samples(recipe: str, hea
     assert bundle.classes == ("backward", "forward", "sky", "snow")
     assert "backward, forward, sky, snow" in (tmp_path / "run" / recipe / "README.md").read_text()
     assert (tmp_path / "run" / f"1-{recipe[:-6]}" / "samples" / "0000006-images.png").is_file()
-    drawn = sample_codes(bundle.generator, [0], 1, [0])
+    (drawn,) = Sampler(bundle.generator).codes([0], 1)
     assert drawn.shape[:4] == (1, 1, *bundle.config.grid[1:])
 
 

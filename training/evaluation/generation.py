@@ -27,7 +27,7 @@ from training.evaluation.preprocessing import INCEPTION, LITE
 from training.evaluation.set_metrics import MetricValue, PairedMetric
 from training.evaluation.suite import MetricSuite, NetworkPaths
 from training.generator.code_shards import ExtractionOptions
-from training.generator.sampling import sample_pixels
+from training.generator.sampling import Sampler
 from training.pictures import contact_sheet, write_image
 
 Features = NDArray[np.float32]
@@ -160,11 +160,12 @@ def _score(
     ]
     by, extract = _extractor(suite)
     labels, originals, samples = np.array(real.labels), list[Features](), list[Features]()
+    sampler = Sampler(generator.generator)
     # a row for each class, as far as the sheet has room
     rows = np.unique(labels, return_index=True)[1][:MAX_ROWS]
     shown: dict[int, NDArray[np.uint8]] = {}
     count = 0
-    for made in sample_pixels(generator.generator, tokenizer.tokenizer, real.labels, frames, SEED):
+    for made in sampler.pixels(tokenizer.tokenizer, real.labels, frames, SEED):
         pair = [torch.from_numpy(pixels).to(suite.device) for pixels in (real.read(count, count + len(made)), made)]
         for metric in metrics:
             metric.update(pair[0], pair[1])

@@ -1,4 +1,4 @@
-"""Samples of a generator in training: its codes by class, and their pixels."""
+"""Samples of a generator in training or under evaluation, by the engines that serve it."""
 
 from __future__ import annotations
 
@@ -9,97 +9,83 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.generator.diffusion_sampling import StepFactors, denoise_step, guide, restore_latents, step_factors
-from model.generator.dit import DiT
-from model.generator.kv_cache import KVCache
+from model.generator.diffusion_sampling import DiffusionItem, DiffusionParams
 from model.generator.lm import LanguageModel
 from model.generator.networks import Generator
-from model.generator.noise_schedule import NoiseSchedule
-from model.generator.sampling import RowSampling, SamplingParams, row_seed, sample
+from model.generator.sampling import SamplingParams, row_seed
+from model.inference.decoder import Decoder
+from model.inference.diffusion import DiffusionSampler
+from model.inference.sequence import Sequence as CodeSequence
 from model.tokenizer.tokenizer import OmniTokenizer
 
-ROWS_AT_ONCE = {"cpu": 16, "cuda": 64}
+ITEMS_AT_ONCE = {"cpu": 16, "cuda": 64}
 
 
-def sample_pixels(
-    network: Generator, tokenizer: OmniTokenizer, labels: Sequence[int], frames: int, seed: int = 0
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield samples with the network's own defaults of sampling: uint8 (N, T, H, W, 3), a few at a time.
+class Sampler:
+    """An engine with a network's own defaults of sampling.
 
     Args:
-        network: in evaluation mode.
-        tokenizer: whose codes it makes, on the same device.
-        labels: class of each sample.
-        frames: latent frames.
-        seed: sample i has a seed of its own, whatever else is sampled.
+        network: whose weights are taken as they are now.
     """
-    size = ROWS_AT_ONCE[next(network.parameters()).device.type]
-    for start in range(0, len(labels), size):
-        part = labels[start : start + size]
-        seeds = [row_seed(seed, index) for index in range(start, start + len(part))]
-        yield tokenizer.decode(sample_codes(network, part, frames, seeds)).cpu().numpy()
 
+    def __init__(self, network: Generator) -> None:
+        self.config = network.config
+        device = next(network.parameters()).device
+        self.items_at_once = ITEMS_AT_ONCE[device.type]
+        if isinstance(network, LanguageModel):
+            self.engine: Decoder | DiffusionSampler = Decoder(network, 2 * self.items_at_once, device)
+        else:
+            dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+            self.engine = DiffusionSampler(network, device, dtype)
 
-def sample_codes(network: Generator, labels: Sequence[int], frames: int, seeds: Sequence[int]) -> Tensor:
-    """Return the codes of one sample for each label: tokens (N, t, h, w), or latents (N, t, h, w, c)."""
-    if isinstance(network, LanguageModel):
-        return _sample_tokens(network, labels, frames, seeds)
-    return _sample_latents(network, labels, frames, seeds)
+    def codes(self, labels: Sequence[int], frames: int, seed: int = 0) -> Iterator[Tensor]:
+        """Yield samples, a few at a time.
 
+        Args:
+            labels: class of each sample.
+            frames: latent frames.
+            seed: sample i has a seed of its own, whatever else is sampled.
 
-@torch.inference_mode()
-def _sample_latents(network: DiT, labels: Sequence[int], frames: int, seeds: Sequence[int]) -> Tensor:
-    config, device = network.config, next(network.parameters()).device
-    defaults, count = config.sampling, len(labels)
-    schedule = NoiseSchedule.linear(config.timesteps).respaced(defaults.steps)
-    factors = step_factors(schedule, defaults.sampler).to(device)
-    classes = torch.tensor([*labels, *[config.null_class] * count], device=device)
-    scale = torch.full((count,), defaults.guidance, device=device)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    shape = frames, *config.grid[1:], config.channels
+        Yields:
+            Tokens (N, t, h, w), or latents (N, t, h, w, c).
+        """
+        rows = [(label, row_seed(seed, index)) for index, label in enumerate(labels)]
+        for start in range(0, len(rows), self.items_at_once):
+            part = rows[start : start + self.items_at_once]
+            if isinstance(self.engine, Decoder):
+                yield self._tokens(self.engine, part, frames)
+            else:
+                yield self._latents(self.engine, part, frames)
 
-    def draw() -> Tensor:
-        return torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+    def pixels(
+        self, tokenizer: OmniTokenizer, labels: Sequence[int], frames: int, seed: int = 0
+    ) -> Iterator[NDArray[np.uint8]]:
+        """Yield samples as `codes` does, decoded by their tokenizer: uint8 (N, T, H, W, 3)."""
+        device = next(tokenizer.parameters()).device
+        for codes in self.codes(labels, frames, seed):
+            with torch.inference_mode():
+                yield tokenizer.decode(codes.to(device)).cpu().numpy()
 
-    x = draw()
-    for index in reversed(range(len(schedule))):
-        timesteps = schedule.timesteps[index].expand(2 * count).to(device)
-        conditional, unconditional = network(x.repeat(2, 1, 1, 1, 1), timesteps, classes).float().chunk(2)
-        prediction = guide(conditional, unconditional, scale, config.guidance_channels or config.channels)
-        noise = draw() if defaults.sampler == "ddpm" else None
-        x = denoise_step(x, prediction, StepFactors(*factors[index]), noise)
-    return restore_latents(x, config)
+    @staticmethod
+    def _tokens(engine: Decoder, rows: Sequence[tuple[int, int]], frames: int) -> Tensor:
+        config = engine.config
+        defaults, grid = config.sampling, (frames, *config.grid[1:])
+        handles = []
+        for label, seed in rows:
+            params = SamplingParams(
+                defaults.temperature, defaults.top_k, defaults.top_p, defaults.guidance, defaults.guidance_growth, seed
+            )
+            other = config.unconditional_prefix_ids() if params.guided else None
+            handles.append(engine.join(CodeSequence(config.prefix_ids(label), int(np.prod(grid)), params, other)))
+        while not all(engine.finished(handle) for handle in handles):
+            engine.step()
+        codes = torch.stack([engine.read(handle) for handle in handles])
+        for handle in handles:
+            engine.leave(handle)
+        return codes.unflatten(1, grid)
 
-
-@torch.inference_mode()
-def _sample_tokens(network: LanguageModel, labels: Sequence[int], frames: int, seeds: Sequence[int]) -> Tensor:
-    config, device = network.config, next(network.parameters()).device
-    defaults, guided = config.sampling, config.sampling.guidance != 1
-    prefixes = [config.prefix_ids(label) for label in labels]
-    if guided:
-        prefixes += [config.unconditional_prefix_ids()] * len(labels)
-    ids = torch.tensor([prefix.ids for prefix in prefixes], device=device)
-    positions = torch.tensor([prefix.positions for prefix in prefixes], device=device)
-    rows, known = ids.shape
-    length = frames * config.grid[1] * config.grid[2]
-    cache = KVCache(config.layers, rows, config.heads, known + length - 1, config.head_dim, device=device)
-    slots, lengths = torch.arange(rows, device=device), torch.full((rows,), known, device=device)
-    params = [
-        SamplingParams(
-            defaults.temperature, defaults.top_k, defaults.top_p, defaults.guidance, defaults.guidance_growth, seed
-        )
-        for seed in seeds
-    ]
-    settings = RowSampling.of(params, device)
-    logits = network.prefill(ids, positions, cache, slots, lengths)
-    drawn: list[Tensor] = []
-    while True:
-        step = torch.full((len(labels),), len(drawn), device=device)
-        conditional, unconditional = logits[: len(labels)], logits[len(labels) :] if guided else None
-        drawn.append(sample(conditional, unconditional, settings, step, config.code_offset))
-        if len(drawn) == length:
-            break
-        new = drawn[-1].repeat(2) if guided else drawn[-1]
-        lengths = lengths + 1
-        logits = network.step(new, lengths - 1, cache, slots, lengths)
-    return (torch.stack(drawn, dim=1) - config.code_offset).unflatten(1, (frames, *config.grid[1:]))
+    @staticmethod
+    def _latents(engine: DiffusionSampler, rows: Sequence[tuple[int, int]], frames: int) -> Tensor:
+        defaults = engine.config.sampling
+        params = DiffusionParams(defaults.steps, defaults.sampler, frames)
+        return engine.sample([DiffusionItem(label, seed, defaults.guidance) for label, seed in rows], params)

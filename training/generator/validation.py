@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.data.media_types import Kind
-from training.generator.sampling import sample_pixels
+from training.generator.sampling import Sampler
 from training.generator.step import GeneratorStep
 from training.pictures import contact_sheet, write_image
 from training.trainer import Trainer
@@ -33,16 +32,16 @@ class SampleSheets:
         self.tokenizer, self.console = tokenizer, console
         self.labels = {kind: _spread(sorted(found)) for kind, found in labels.items()}
 
-    @torch.inference_mode()
     def __call__(self, trainer: Trainer) -> None:
         """Write a row for each class: images, or the frames of a clip, which is also an animation."""
         assert isinstance(trainer.train_step, GeneratorStep)
         ema, stem = trainer.train_step.ema, trainer.out / "samples" / f"{trainer.step:07d}"
+        sampler = Sampler(ema)
         for kind, labels in self.labels.items():
             frames = ema.config.grid[0] if kind == "clips" else 1
             each = 1 if kind == "clips" else COLUMNS
             drawn = [label for label in labels for _ in range(each)]
-            pixels = np.concatenate(list(sample_pixels(ema, self.tokenizer, drawn, frames)))
+            pixels = np.concatenate(list(sampler.pixels(self.tokenizer, drawn, frames)))
             path = stem.with_name(f"{stem.name}-{kind}.png")
             length = pixels.shape[1]
             rows = (
