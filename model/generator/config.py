@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple, get_args
 from model.config_checks import MAX_LAYERS, ConfigError, check_counts, check_grid, check_number, strict
 from model.generator.diffusion_config import DIFFUSION_CONFIGS, DiffusionConfig
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
+MAX_GUIDANCE = 1e3
 Prefix = Literal["none", "class", "sos_class", "class_sos"]
 Guidance = Literal["null", "sos", "none"]
 
@@ -46,11 +48,12 @@ class SamplingDefaults:
     guidance_growth: float = 0.0
 
     def __post_init__(self) -> None:
-        check_number(self, "temperature", 0, 100)
+        if self.temperature != 0:
+            check_number(self, "temperature", MIN_TEMPERATURE, MAX_TEMPERATURE)
         check_counts(self, ("top_k",), least=0)
         check_number(self, "top_p", 0, 1)
-        check_number(self, "guidance", 0, 1000)
-        check_number(self, "guidance_growth", 0, 1000)
+        check_number(self, "guidance", 0, MAX_GUIDANCE)
+        check_number(self, "guidance_growth", 0, MAX_GUIDANCE)
         if self.top_p == 0:
             raise ConfigError("top_p must be over 0; a small value leaves the likeliest code alone")
 

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from kernels import sample_tokens
+from model.generator.config import MAX_GUIDANCE, MAX_TEMPERATURE, MIN_TEMPERATURE
 
 MAX_SEED = 2**63 - 1
 MAX_TOP_K = 2**31 - 1
-MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
-MAX_GUIDANCE = 1e3
 _MIX = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 _MASK_64 = 2**64 - 1
 
