@@ -167,7 +167,7 @@ class LocalGenerators:
     async def generators(self) -> list[GeneratorCard]:
         """Return the generators, with the present time of a step."""
         cards = self._cards.values()
-        return [replace(card, step_seconds=self._executor.step_seconds(card.id)) for card in cards]
+        return [replace(card, step_seconds=self._executor.step_seconds(card.id) or card.step_seconds) for card in cards]
 
     async def generate(
         self, job: GenerateJob, on_progress: Callable[[JobProgress], None], *, seconds: float | None = None

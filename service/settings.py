@@ -60,6 +60,16 @@ class Settings(BaseSettings):
     max_queue_tokens: int = Field(
         262_144, gt=0, description="latent positions waiting in one replica before it refuses"
     )
+    generator_replicas: int = Field(
+        0,
+        ge=0,
+        description="one per GPU; 0 runs the generators inside the tokenizer replicas",
+    )
+    generator_dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="precision of the generators on a GPU; a CPU computes them in float32"
+    )
+    generator_fp8_cache: bool = Field(False, description="keys and values in 8 bits, for other samples")
+    generator_int8_weights: bool = Field(False, description="weights of language models in 8 bits, for other samples")
     generator_slots: int = Field(
         32, ge=2, description="sequences that a replica computes at a time, for each generator; guidance takes two"
     )

@@ -20,6 +20,7 @@ import ray
 from ray import serve
 from rich.console import Console
 
+from service.cluster.generators import Generator
 from service.cluster.replicas import Ingress, Tokenizer
 from service.settings import Settings
 
@@ -65,7 +66,19 @@ def application(settings: Settings) -> serve.Application:
         ray_actor_options={"num_cpus": LOGICAL_CPUS},
         **common,
     )(serve.ingress()(Ingress))
-    return ingress.bind(tokenizer.bind(settings), settings)
+    tokenizers = tokenizer.bind(settings)
+    if not settings.generators:
+        return ingress.bind(tokenizers, settings)
+    if not settings.generator_replicas:
+        return ingress.bind(tokenizers, settings, tokenizers)
+    generator = serve.deployment(
+        num_replicas=settings.generator_replicas,
+        max_ongoing_requests=TOKENIZER_REQUESTS,
+        max_queued_requests=ROUTER_REQUESTS,
+        ray_actor_options={"num_cpus": LOGICAL_CPUS, "num_gpus": min(gpus, 1)},
+        **common | {"graceful_shutdown_timeout_s": settings.generate_seconds},
+    )(Generator)
+    return ingress.bind(tokenizers, settings, generator.bind(settings))
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -119,7 +132,8 @@ def deploy(settings: Settings) -> None:
         StartError: a replica cannot start; the message holds Ray's reason.
     """
     if _gpus_wanted(settings) > _gpus_there():  # Ray would wait for more of them to turn up
-        raise StartError(f"{_gpus_wanted(settings)} tokenizer replicas need a GPU each, and there are {_gpus_there()}.")
+        wanted = "replicas of tokenizers and generators" if settings.generators else "tokenizer replicas"
+        raise StartError(f"{_gpus_wanted(settings)} {wanted} need a GPU each, and there are {_gpus_there()}.")
     try:
         serve.run(application(settings), name=APP_NAME, route_prefix="/")
     except RuntimeError as error:
@@ -161,22 +175,28 @@ def serve_forever(settings: Settings) -> None:
 
 
 def _find_bundles(settings: Settings) -> Settings:
-    bundles = tuple(path.resolve() for path in settings.bundles)  # replicas may have another working directory
-    for path in bundles:
-        if not (path / "config.json").is_file():
-            raise StartError(f"{path} is not a bundle: it has no config.json.")
-    return settings.model_copy(update={"bundles": bundles})
+    found = {}
+    for name in ("bundles", "generators"):
+        found[name] = tuple(path.resolve() for path in getattr(settings, name))  # replicas may run elsewhere
+        for path in found[name]:
+            if not (path / "config.json").is_file():
+                raise StartError(f"{path} is not a bundle: it has no config.json.")
+    return settings.model_copy(update=found)
 
 
 def _check_bundles(settings: Settings) -> None:
     """Load each bundle once, in a process of its own: Ray takes long to give up replicas that cannot start."""
     code = (
         "import sys\n"
-        "from model.bundle import BundleError, load_bundle\n"
-        "try: [load_bundle(path) for path in sys.argv[1:]]\n"
+        "from model.bundle import BundleError, load_bundle, load_generator\n"
+        "count = int(sys.argv[1])\n"
+        "try:\n"
+        "    for path in sys.argv[2:][:count]: load_bundle(path)\n"
+        "    for path in sys.argv[2:][count:]: load_generator(path)\n"
         "except BundleError as error: sys.exit(str(error))"
     )
-    command = [sys.executable, "-c", code, *map(str, settings.bundles)]
+    paths = map(str, (*settings.bundles, *settings.generators))
+    command = [sys.executable, "-c", code, str(len(settings.bundles)), *paths]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
@@ -207,7 +227,8 @@ def _check_free(host: str, name: str, port: int) -> None:
 
 def _gpus_wanted(settings: Settings) -> int:
     use = settings.device == "cuda" or (settings.device == "auto" and _gpus_there() > 0)
-    return settings.tokenizer_replicas if use else 0
+    replicas = settings.tokenizer_replicas + (settings.generator_replicas if settings.generators else 0)
+    return replicas if use else 0
 
 
 def _gpus_there() -> int:

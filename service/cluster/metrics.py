@@ -14,6 +14,10 @@
 | `omnitok_batch_requests` | histogram: op |
 | `omnitok_batch_duration_seconds` | histogram: op |
 | `omnitok_late_kernels` | gauge |
+| `omnitok_generate_queue_samples`, `omnitok_generate_slots_in_use` | gauge |
+| `omnitok_generate_steps_total` | counter: kind |
+| `omnitok_generate_step_duration_seconds` | histogram: kind |
+| `omnitok_samples_generated_total`, `omnitok_tokens_generated_total` | counter: kind |
 | `omnitok_tokens_encoded_total`, `omnitok_tokens_decoded_total`, `omnitok_frames_total` | counter |
 
 Labels take values from fixed lists only: never ids, model names or anything that a caller wrote. The exporter's view
@@ -33,6 +37,7 @@ from service.types import Op
 
 REQUEST_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0]
 BATCH_SECONDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0]
+STEP_SECONDS = [0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5]
 BATCH_SIZES = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0]
 
 
@@ -89,6 +94,42 @@ class TokenizerMetrics:
             self._encoded.inc(tokens)
         if op != "encode":
             self._decoded.inc(tokens)
+
+
+class GeneratorMetrics:
+    """The generators'; an `in_process.GenerateObserver`."""
+
+    def __init__(self) -> None:
+        self._waiting = metrics.Gauge("omnitok_generate_queue_samples", "Samples that wait in this replica")
+        self._slots = metrics.Gauge("omnitok_generate_slots_in_use", "Slots that sequences hold in this replica")
+        self._steps = _counter("omnitok_generate_steps_total", "Steps of generators", "kind")
+        self._step_seconds = metrics.Histogram(
+            "omnitok_generate_step_duration_seconds", "Time of a step", STEP_SECONDS, ("kind",)
+        )
+        self._samples = _counter("omnitok_samples_generated_total", "Samples made", "kind")
+        self._tokens = _counter("omnitok_tokens_generated_total", "Latent positions of the samples made", "kind")
+        self.generating(0, 0)
+
+    def generating(self, waiting: int, slots: int) -> None:
+        """Report the sequences that wait and the slots in use."""
+        self._now = (waiting, slots)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Say again how long the queue is, so that a queue that stands still stays in sight."""
+        waiting, slots = self._now
+        self._waiting.set(waiting)
+        self._slots.set(slots)
+
+    def stepped(self, kind: str, steps: int, seconds: float) -> None:
+        """Count steps, and observe the time of the latest."""
+        self._steps.inc(steps, tags={"kind": kind})
+        self._step_seconds.observe(seconds, tags={"kind": kind})
+
+    def generated(self, kind: str, codes: int) -> None:
+        """Count a sample of so many latent positions."""
+        self._samples.inc(tags={"kind": kind})
+        self._tokens.inc(codes, tags={"kind": kind})
 
 
 class IngressMetrics:

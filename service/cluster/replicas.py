@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
-from ray.exceptions import NodeDiedError, ObjectLostError, ObjectStoreFullError, RayActorError, WorkerCrashedError
-from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from service.api.app import create_app
+from service.cluster.generators import GeneratorHost, RayGeneratorBackend
 from service.cluster.metrics import IngressMetrics, TokenizerMetrics
+from service.cluster.remote import Remote
 from service.errors import ProblemError
 from service.in_process import LocalBackend
 from service.sandbox.pool import MediaPool
@@ -22,19 +21,7 @@ from service.scheduling.executor import DeviceFault
 from service.settings import Settings
 from service.types import Decoded, Encoded, ModelCard, Size, Want
 
-FIRST_BACKOFF_SECONDS = 0.05
-CARDS_SECONDS = 5.0  # how long the list of bundles is believed, and how long it is waited for; readiness follows
 REPORT_SECONDS = 2.0
-
-# The replica took the call down with it, so nobody has seen an answer, and every call may be repeated.
-REPLICA_LOSS_ERRORS = (
-    RayActorError,
-    WorkerCrashedError,
-    NodeDiedError,
-    ObjectLostError,
-    ReplicaUnavailableError,
-    DeviceFault,
-)
 
 Answer = TypeVar("Answer", Encoded, Decoded)
 
@@ -51,6 +38,10 @@ class Tokenizer:
         engine.warm_up(settings.warm_sizes, settings.max_batch_tokens, settings.max_batch_requests)
         self._metrics = TokenizerMetrics()
         self._backend = LocalBackend(engine.cards, engine.run, settings, self._metrics)
+        self._host: GeneratorHost | None = None
+        if settings.generators and not settings.generator_replicas:
+            self._host = GeneratorHost(settings)
+            self.generators, self.generate = self._host.generators, self._host.generate
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles that this replica serves."""
@@ -73,10 +64,14 @@ class Tokenizer:
         self._metrics.refresh()  # Ray calls this every few seconds
         self._metrics.late_kernels(self._engine.late_kernels)
         self._backend.check_health()
+        if self._host is not None:
+            self._host.check_health()
 
     def __del__(self) -> None:
         """Stop what runs; Ray Serve calls this when the replica has drained."""
         self._backend.close()
+        if self._host is not None:
+            self._host.close()
 
     async def _answer(self, work: Awaitable[Answer]) -> Answer | ProblemError:
         try:
@@ -90,31 +85,12 @@ class Tokenizer:
             return ProblemError("internal", "The tokenizer failed on this request.")
 
 
-class RayBackend:
-    """The tokenizer tier behind a deployment handle; a `types.Backend`.
-
-    Args:
-        handle: the `Tokenizer` deployment.
-        settings: the deadline of a request and how often it is tried.
-        metrics: counts repeated calls.
-    """
-
-    def __init__(self, handle: DeploymentHandle, settings: Settings, metrics: IngressMetrics) -> None:
-        self._handle = handle
-        self._settings = settings
-        self._metrics = metrics
-        self._cards: list[ModelCard] = []
-        self._cards_until = 0.0
-        self._asking = asyncio.Lock()
+class RayBackend(Remote):
+    """The tokenizer tier behind a deployment handle; a `types.Backend`."""
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles, the default one first; a living replica named them in the last few seconds."""
-        clock = asyncio.get_running_loop().time
-        async with self._asking:
-            if clock() >= self._cards_until:
-                self._cards = await self._call("models", seconds=CARDS_SECONDS)
-                self._cards_until = clock() + CARDS_SECONDS
-            return self._cards
+        return await self._remembered_cards("models")
 
     async def encode(self, model: str, pixels: NDArray[Any], want: Want) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3)."""
@@ -128,61 +104,29 @@ class RayBackend:
         """Encode and decode uint8 RGB pixels (T, H, W, 3)."""
         return await self._call("reconstruct", model, pixels)
 
-    async def _call(self, method: str, *arguments: Any, seconds: float | None = None) -> Any:
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + (seconds or self._settings.request_seconds)
-        for attempt in range(self._settings.tries):
-            if attempt:
-                self._metrics.retried()
-                await asyncio.sleep(FIRST_BACKOFF_SECONDS * 2**attempt * random.uniform(0.5, 1))
-            left = {"seconds": deadline - clock()} if arguments else {}  # `models` takes neither
-            try:
-                answer = await self._once(deadline, method, *arguments, **left)
-            except REPLICA_LOSS_ERRORS as error:
-                log.warning("a tokenizer replica was lost under a request: %s", type(error).__name__)
-                continue
-            if isinstance(answer, ProblemError):
-                if answer.code == "draining":  # this replica goes; another one stays
-                    continue
-                raise answer
-            return answer
-        raise ProblemError(
-            "not-ready",
-            "Every replica that took the request was lost.",
-            actual=self._settings.tries,
-            retry_after_seconds=1,
+    async def _call(self, method: str, *arguments: Any) -> Any:
+        return await self._retry(
+            lambda deadline: self._once(deadline, method, *arguments), self._settings.request_seconds
         )
-
-    async def _once(self, deadline: float, method: str, *arguments: Any, **left: float) -> Any:
-        response = getattr(self._handle, method).remote(*arguments, **left)
-        try:
-            async with asyncio.timeout_at(deadline):
-                return await response
-        except TimeoutError:
-            response.cancel()
-            raise ProblemError("deadline-exceeded", "The deadline passed before the tokenizer answered.") from None
-        except asyncio.CancelledError:
-            response.cancel()
-            raise
-        except (BackPressureError, ObjectStoreFullError):
-            detail = "Every tokenizer replica is busy."
-            raise ProblemError("overloaded", detail, retry_after_seconds=1) from None
 
 
 class Ingress:
     """One ingress replica: HTTP, media decoding and rendering."""
 
-    def __init__(self, tokenizer: DeploymentHandle, settings: Settings) -> None:
+    def __init__(
+        self, tokenizer: DeploymentHandle, settings: Settings, generators: DeploymentHandle | None = None
+    ) -> None:
         self._settings = settings
         self._metrics = IngressMetrics()
         self._media = MediaPool(settings.limits, settings.media_workers)
         self._backend = RayBackend(tokenizer, settings, self._metrics)
+        self._generators = None if generators is None else RayGeneratorBackend(generators, settings, self._metrics)
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Return the application that Ray Serve serves from this replica."""
         await self._media.start()
         self._reporter = asyncio.create_task(self._report())
-        return create_app(self._backend, self._media, self._settings, self._metrics)
+        return create_app(self._backend, self._media, self._settings, self._metrics, self._generators)
 
     async def __del__(self) -> None:
         """Stop what runs; Ray Serve calls this when the replica has drained."""

@@ -1,12 +1,16 @@
-"""The card of a loaded bundle."""
+"""The cards of loaded bundles."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import torch
 
-from model.bundle import Bundle
+from model.bundle import Bundle, GeneratorBundle
+from model.generator.config import LanguageModelConfig
 from model.tokenizer.config import VQConfig
-from service.types import ModelCard
+from service.engine.lane import LaneOptions
+from service.types import GenerateParams, GeneratorCard, Kind, ModelCard
 
 
 def model_card(bundle: Bundle, device: torch.device, dtype: str) -> ModelCard:
@@ -32,4 +36,47 @@ def model_card(bundle: Bundle, device: torch.device, dtype: str) -> ModelCard:
         device=str(device),
         dtype=dtype,
         licence=bundle.licence,
+    )
+
+
+def generator_card(bundle: GeneratorBundle, device: torch.device, options: LaneOptions) -> GeneratorCard:
+    """Describe a generator and how it runs.
+
+    Args:
+        bundle: a generator.
+        device: where it runs.
+        options: slots and precision.
+    """
+    config = bundle.config
+    makes: tuple[Kind, ...] = ("image",) if config.grid[0] == 1 else ("video",)
+    if isinstance(config, LanguageModelConfig):
+        needs_prefix = config.prefix_length == 0
+        if makes == ("video",) and not needs_prefix:
+            makes = ("image", "video")  # a picture is the first latent frame of a clip
+        unconditional, guided = config.classes == 0 or config.null_class, config.guidance != "none"
+        takes_prefix, max_steps = config.grid[0] > 1, None
+    else:
+        needs_prefix = takes_prefix = False
+        unconditional = guided = True
+        max_steps = config.timesteps
+    return GeneratorCard(
+        id=bundle.name,
+        hash=bundle.hash,
+        kind="lm" if isinstance(config, LanguageModelConfig) else "diffusion",
+        makes=makes,
+        tokenizer_hash=bundle.tokenizer_hash,
+        classes=bundle.classes,
+        class_count=config.classes,
+        unconditional=unconditional,
+        grid=config.grid,
+        takes_prefix=takes_prefix,
+        needs_prefix=needs_prefix,
+        guided=guided,
+        defaults=GenerateParams(**asdict(config.sampling)),
+        slots=options.slots,
+        parameters=sum(parameter.numel() for parameter in bundle.generator.parameters()),
+        device=str(device),
+        dtype=options.dtype if device.type == "cuda" else "float32",
+        licence=bundle.licence,
+        max_steps=max_steps,
     )

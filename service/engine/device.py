@@ -1,8 +1,10 @@
-"""The choice of the device that runs the networks."""
+"""The device that runs the networks, and the precisions that it runs them in."""
 
 from __future__ import annotations
 
 import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def choose_device(device: str) -> torch.device:

@@ -4,45 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from model.bundle import load_generator
+from service.engine.device import choose_device
+from service.engine.lane import Lane, LaneOptions
+from service.engine.language_model_lane import LanguageModelLane
 from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.scheduling.step_executor import StepRequest
 from service.scheduling.stepper import Capacity
 from service.scheduling.stepper import Sequence as Steps
 from service.types import GenerateJob, GeneratorCard
-
-
-class Lane(Protocol):
-    """One generator and what runs on it; called on one thread, under `torch.inference_mode`."""
-
-    card: GeneratorCard
-    capacity: Capacity
-
-    def request(self, job: GenerateJob) -> StepRequest:
-        """Return the steps and slots of a job; called on any thread."""
-
-    def join(self, number: int, job: GenerateJob) -> None:
-        """Give a job its slots."""
-
-    def prefill(self, number: int, tokens: int) -> None:
-        """Compute the next tokens of its prompt."""
-
-    def step(self) -> None:
-        """Advance every job that is prefilled by one step."""
-
-    def peek(self, number: int) -> NDArray[np.int32] | None:
-        """Return the tokens (n,) of a job so far, its prompt included; None where unfinished codes show nothing."""
-
-    def finish(self, number: int) -> NDArray[Any]:
-        """Return the tokens int32 (t, h, w) or latents float32 (t, h, w, c) of a job whose steps are done."""
-
-    def leave(self, number: int) -> None:
-        """Free the slots of a job, if it has any."""
 
 
 class GeneratorEngine:
@@ -61,6 +38,29 @@ class GeneratorEngine:
             if lane.card.id in self._lanes:
                 raise ValueError(f"Two generators are named {lane.card.id!r}; rename the folder of one.")
             self._lanes[lane.card.id] = lane
+
+    @classmethod
+    def load(cls, bundles: Sequence[Path], device: str, threads: int, options: LaneOptions) -> GeneratorEngine:
+        """Load bundles onto one device, ready to run.
+
+        Args:
+            bundles: folders of generators; the first is the default.
+            device: "cpu", "cuda", or "auto" for CUDA where there is one.
+            threads: CPU threads.
+            options: slots and precision.
+
+        Raises:
+            BundleError: a folder is not a usable generator bundle.
+            ValueError: two bundles share a name, or there is no CUDA device.
+        """
+        torch.set_num_threads(threads)
+        where = choose_device(device)
+        lanes = [LanguageModelLane(load_generator(path), where, options) for path in bundles]
+        engine = cls(lanes)
+        with _device_errors():
+            for lane in lanes:
+                lane.warm_up()
+        return engine
 
     @property
     def cards(self) -> list[GeneratorCard]:

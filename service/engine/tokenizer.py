@@ -20,7 +20,7 @@ from model.bundle import load_bundle
 from model.inference.tokenizer import BATCHES, CompiledTokenizer
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine.card import model_card
-from service.engine.device import choose_device
+from service.engine.device import DTYPES, choose_device
 from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.types import ModelCard, Size, TokenizerKey
 
@@ -29,7 +29,6 @@ KERNEL_SIDES = (128, 136)  # pixels; kernels are compiled once for grids that th
 # Some kernels take any longer clips, few or many, as they take these.
 LONG_CLIP_LATENT_FRAMES = 8  # after the first
 MANY_CLIPS = 8
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 log = logging.getLogger("ray.serve")
 

@@ -20,7 +20,8 @@ from ray.exceptions import (
 )
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 
-from service.cluster.replicas import CARDS_SECONDS, RayBackend
+from service.cluster.remote import CARDS_SECONDS
+from service.cluster.replicas import RayBackend
 from service.errors import ProblemError
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings

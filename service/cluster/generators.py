@@ -1,0 +1,126 @@
+"""Generators on Ray Serve: replicas of their own or inside the tokenizer's, and the way to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from service.cluster.metrics import GeneratorMetrics
+from service.cluster.remote import Remote
+from service.engine.lane import LaneOptions
+from service.errors import ProblemError
+from service.in_process import LocalGenerators
+from service.scheduling.executor import DeviceFault
+from service.scheduling.mailbox import Mailbox
+from service.settings import Settings
+from service.types import Generated, GenerateJob, GeneratorCard, JobProgress
+
+log = logging.getLogger("ray.serve")
+
+
+class GeneratorHost:
+    """The generators of one replica. Refusals are returned, not raised: Ray would log each as a failure."""
+
+    def __init__(self, settings: Settings) -> None:
+        from service.engine.generator import GeneratorEngine  # only replicas with networks pay for torch
+
+        options = LaneOptions(
+            settings.generator_slots,
+            settings.prefill_tokens,
+            settings.generator_dtype,
+            settings.generator_fp8_cache,
+            settings.generator_int8_weights,
+        )
+        engine = GeneratorEngine.load(settings.generators, settings.device, settings.torch_threads, options)
+        self._metrics = GeneratorMetrics()
+        self._generators = LocalGenerators(engine, settings, self._metrics)
+
+    async def generators(self) -> list[GeneratorCard]:
+        """Return the generators of this replica."""
+        return await self._generators.generators()
+
+    async def generate(
+        self, job: GenerateJob, seconds: float | None = None
+    ) -> AsyncIterator[JobProgress | Generated | ProblemError]:
+        """Yield the newest progress whenever its reader asks, then the sample or the refusal."""
+        mailbox: Mailbox[JobProgress] = Mailbox()
+        work = asyncio.ensure_future(self._generators.generate(job, mailbox.put, seconds=seconds))
+        try:
+            while not work.done():
+                news = asyncio.ensure_future(mailbox.get())
+                await asyncio.wait((work, news), return_when=asyncio.FIRST_COMPLETED)
+                if news.done():
+                    yield news.result()
+                news.cancel()
+            yield _outcome(work)
+        finally:
+            work.cancel()
+
+    def check_health(self) -> None:
+        """Raise when the accelerator is broken or a step does not end."""
+        self._metrics.refresh()
+        self._generators.check_health()
+
+    def close(self) -> None:
+        """Stop what runs."""
+        self._generators.close()
+
+
+def _outcome(work: asyncio.Future[Generated]) -> Generated | ProblemError:
+    try:
+        return work.result()
+    except ProblemError as problem:
+        return problem
+    except DeviceFault:  # raised, so that the caller asks another replica
+        raise
+    except Exception:
+        log.exception("a generation failed")
+        return ProblemError("internal", "The generator failed on this request.")
+
+
+class Generator:
+    """One replica with generators alone."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._host = GeneratorHost(settings)
+        self.generators = self._host.generators
+        self.generate = self._host.generate
+
+    async def check_health(self) -> None:
+        """Raise when the accelerator is broken or a step does not end: Ray then replaces this replica."""
+        self._host.check_health()
+
+    def __del__(self) -> None:
+        """Stop what runs; Ray Serve calls this when the replica has drained."""
+        self._host.close()
+
+
+class RayGeneratorBackend(Remote):
+    """The generators behind a deployment handle; a `types.GeneratorBackend`."""
+
+    async def generators(self) -> list[GeneratorCard]:
+        """Return the generators, the default one first; a living replica named them in the last few seconds."""
+        return await self._remembered_cards("generators")
+
+    async def generate(
+        self, job: GenerateJob, on_progress: Callable[[JobProgress], None], *, seconds: float | None = None
+    ) -> Generated:
+        """Make one sample. A replica that is lost costs the steps done so far, and changes no token."""
+
+        async def attempt(deadline: float) -> Any:
+            left = deadline - asyncio.get_running_loop().time()
+            stream: Any = self._handle.options(stream=True).generate.remote(job, left)
+            try:
+                async for news in stream:
+                    if not isinstance(news, JobProgress):
+                        return news
+                    on_progress(news)
+            except asyncio.CancelledError:  # the deadline's doing, or the caller's
+                stream.cancel()
+                raise
+            return ProblemError("internal", "The generator ended without an answer.")
+
+        answer: Generated = await self._retry(attempt, seconds or self._settings.generate_seconds)
+        return answer

@@ -1,0 +1,111 @@
+"""Calls of a deployment that outlive its replicas: retries, deadlines, and the list of bundles that it named last."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from ray.exceptions import NodeDiedError, ObjectLostError, ObjectStoreFullError, RayActorError, WorkerCrashedError
+from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from service.cluster.metrics import IngressMetrics
+from service.errors import ProblemError
+from service.scheduling.executor import DeviceFault
+from service.settings import Settings
+
+FIRST_BACKOFF_SECONDS = 0.05
+CARDS_SECONDS = 5.0  # how long the list of bundles is believed, and how long it is waited for; readiness follows
+
+# The replica took the call down with it, so nobody has seen an answer, and every call may be repeated.
+REPLICA_LOSS_ERRORS = (
+    RayActorError,
+    WorkerCrashedError,
+    NodeDiedError,
+    ObjectLostError,
+    ReplicaUnavailableError,
+    DeviceFault,
+)
+
+log = logging.getLogger("ray.serve")
+
+
+class Remote:
+    """A deployment behind its handle.
+
+    Args:
+        handle: the deployment.
+        settings: the deadline of a request and how often it is tried.
+        metrics: counts repeated calls.
+    """
+
+    def __init__(self, handle: DeploymentHandle, settings: Settings, metrics: IngressMetrics) -> None:
+        self._handle = handle
+        self._settings = settings
+        self._metrics = metrics
+        self._cards: list[Any] = []
+        self._cards_until = 0.0
+        self._asking = asyncio.Lock()
+
+    async def _remembered_cards(self, method: str) -> list[Any]:
+        """Return what a living replica answered in the last few seconds."""
+        clock = asyncio.get_running_loop().time
+        async with self._asking:
+            if clock() >= self._cards_until:
+                self._cards = await self._retry(lambda deadline: self._once(deadline, method), CARDS_SECONDS)
+                self._cards_until = clock() + CARDS_SECONDS
+            return self._cards
+
+    async def _retry(self, attempt: Callable[[float], Awaitable[Any]], seconds: float) -> Any:
+        """Return the answer of the first replica that lives to give one.
+
+        Args:
+            attempt: asks one replica, before a time on the loop's clock.
+            seconds: time left.
+
+        Raises:
+            ProblemError: the replica's own, or `not-ready` when every one was lost.
+        """
+        deadline = asyncio.get_running_loop().time() + seconds
+        for number in range(self._settings.tries):
+            if number:
+                self._metrics.retried()
+                await asyncio.sleep(FIRST_BACKOFF_SECONDS * 2**number * random.uniform(0.5, 1))
+            try:
+                answer = await self._in_time(attempt, deadline)
+            except REPLICA_LOSS_ERRORS as error:
+                log.warning("a replica was lost under a request: %s", type(error).__name__)
+                continue
+            if isinstance(answer, ProblemError):
+                if answer.code == "draining":  # this replica goes; another one stays
+                    continue
+                raise answer
+            return answer
+        raise ProblemError(
+            "not-ready",
+            "Every replica that took the request was lost.",
+            actual=self._settings.tries,
+            retry_after_seconds=1,
+        )
+
+    async def _in_time(self, attempt: Callable[[float], Awaitable[Any]], deadline: float) -> Any:
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await attempt(deadline)
+        except TimeoutError:
+            raise ProblemError("deadline-exceeded", "The deadline passed before a replica answered.") from None
+        except (BackPressureError, ObjectStoreFullError):
+            raise ProblemError("overloaded", "Every replica is busy.", retry_after_seconds=1) from None
+
+    async def _once(self, deadline: float, method: str, *arguments: Any) -> Any:
+        clock = asyncio.get_running_loop().time
+        left = {"seconds": deadline - clock()} if arguments else {}  # a list of bundles takes neither
+        response = getattr(self._handle, method).remote(*arguments, **left)
+        try:
+            return await response
+        except asyncio.CancelledError:  # the deadline's doing, or the caller's
+            response.cancel()
+            raise
