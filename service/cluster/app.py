@@ -50,7 +50,7 @@ def application(settings: Settings) -> serve.Application:
         "health_check_period_s": 2,
         "health_check_timeout_s": 10,
         "graceful_shutdown_wait_loop_s": 0.5,
-        "graceful_shutdown_timeout_s": settings.request_seconds,
+        "graceful_shutdown_timeout_s": _longest_seconds(settings),
         "max_constructor_retry_count": 2,
     }
     tokenizer = serve.deployment(
@@ -76,7 +76,7 @@ def application(settings: Settings) -> serve.Application:
         max_ongoing_requests=TOKENIZER_REQUESTS,
         max_queued_requests=ROUTER_REQUESTS,
         ray_actor_options={"num_cpus": LOGICAL_CPUS, "num_gpus": min(gpus, 1)},
-        **common | {"graceful_shutdown_timeout_s": settings.generate_seconds},
+        **common,
     )(Generator)
     return ingress.bind(tokenizers, settings, generator.bind(settings))
 
@@ -102,7 +102,7 @@ def cluster(settings: Settings, logical_cpus: int | None = None, object_bytes: i
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "service.api.request_id.before_ray"
     limits = settings.limits
-    seconds = limits.body_seconds + limits.decode_seconds + settings.request_seconds + RAY_GRACE_SECONDS
+    seconds = limits.body_seconds + limits.decode_seconds + _longest_seconds(settings) + RAY_GRACE_SECONDS
     context: Any = ray.init(
         address="local",
         num_cpus=logical_cpus,
@@ -223,6 +223,10 @@ def _check_free(host: str, name: str, port: int) -> None:
             raise StartError(
                 f"The service cannot listen on port {port} of {host}: {error.strerror}; {remedy}."
             ) from error
+
+
+def _longest_seconds(settings: Settings) -> float:
+    return max(settings.request_seconds, settings.generate_seconds if settings.generators else 0.0)
 
 
 def _gpus_wanted(settings: Settings) -> int:

@@ -217,7 +217,7 @@ class StepExecutor:
             self._turn_started = None
             now = time.monotonic()
             self._resolve(outcomes)
-            if now - reported > PROGRESS_SECONDS or turn.joins or finished:
+            if now - reported > PROGRESS_SECONDS or turn.joins or turn.leaves or finished:
                 preview = now - previewed > PREVIEW_SECONDS
                 previewed = now if preview else previewed
                 reported = now

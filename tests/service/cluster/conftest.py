@@ -1,4 +1,4 @@
-"""One real cluster for all tests here: two replicas of each tier and a tiny bundle."""
+"""One real cluster for all tests here: two replicas of each tier, a tiny bundle and a tiny generator."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "api")]
 from bad_inputs import LIMITS
 from cluster_service import Service, free_port
 
-from model.bundle import save_bundle
+from model.bundle import save_bundle, save_generator
+from model.generator.config import GENERATOR_CONFIGS
+from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.settings import Settings
@@ -29,9 +31,13 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
     torch.manual_seed(0)
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
-    save_bundle(bundle, OmniTokenizer(CONFIGS["debug"]).eval(), card="Random weights for tests.")
+    code = save_bundle(bundle, OmniTokenizer(CONFIGS["debug"]).eval(), card="Random weights for tests.")
+    generator = bundle.with_name("tiny-lm")
+    network = make_generator(GENERATOR_CONFIGS["lm-debug"]).eval()
+    save_generator(generator, network, "Random weights for tests.", code, classes=("ant", "bee", "cow", "dog"))
     settings = Settings(
         bundles=(bundle,),
+        generators=(generator,),
         port=free_port(),
         metrics_port=free_port(),
         tokenizer_replicas=2,

@@ -1,0 +1,66 @@
+"""Generation on the real cluster: the network's samples, progress as it happens, and callers that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+
+import httpx
+import numpy as np
+from cluster_service import Service, eventually
+from PIL import Image
+
+from service.formats.codes import read_codes
+from service.formats.media_types import MSGPACK
+
+FRAME = 16  # codes of a latent frame
+
+
+def tokens(http: httpx.Client, query: str) -> np.ndarray:
+    answer = http.post(f"/generate?{query}&output=tokens", headers={"Accept": MSGPACK})
+    assert answer.status_code == 200, answer.text
+    made = read_codes(answer.content, MSGPACK).tokens
+    assert made is not None
+    return made
+
+
+def test_a_class_becomes_a_picture_and_every_replica_makes_the_same(service: Service, http: httpx.Client) -> None:
+    answer = http.post("/generate?class=bee&seed=3")
+    assert answer.status_code == 200, answer.text
+    assert Image.open(io.BytesIO(answer.content)).size == (32, 32)
+    first = tokens(http, "class=bee&seed=3")
+    for _ in range(6):
+        np.testing.assert_array_equal(tokens(http, "class=bee&seed=3"), first)
+    assert not np.array_equal(tokens(http, "class=bee&seed=4"), first)
+    eventually(lambda: service.total("tokens_generated_total", kind="lm") >= 9 * FRAME)
+    eventually(lambda: service.total("generate_steps_total", kind="lm") >= 2 * FRAME)
+
+
+def test_a_clip_tells_of_its_progress(http: httpx.Client) -> None:
+    stream = {"Accept": "text/event-stream"}
+    with http.stream("POST", "/generate?class=0&frames=17&n=4", headers=stream) as answer:
+        assert answer.status_code == 200, answer.read()
+        names = [line.removeprefix("event: ") for line in answer.iter_lines() if line.startswith("event: ")]
+    assert names[:2] == ["accepted", "started"]
+    assert "progress" in names
+    assert names.count("result") == 4
+
+
+def test_a_caller_that_leaves_takes_its_samples_along(service: Service, http: httpx.Client) -> None:
+    samples = service.total("samples_generated_total")
+    ended = service.total("http_requests_total", route="/generate")
+
+    async def impatient() -> None:
+        async with httpx.AsyncClient(base_url=service.url, timeout=60) as client:
+            stream = {"Accept": "text/event-stream"}
+            async with client.stream("POST", "/generate?class=0&frames=17&n=64", headers=stream) as answer:
+                async for line in answer.aiter_lines():
+                    if line == "event: started":
+                        return
+
+    asyncio.run(impatient())
+    eventually(lambda: service.total("http_requests_total", route="/generate") > ended)
+    eventually(lambda: service.metrics("generate_slots_in_use") != {})
+    eventually(lambda: service.total("generate_slots_in_use") == service.total("generate_queue_samples") == 0)
+    assert service.total("samples_generated_total") < samples + 64
+    assert http.post("/generate?class=0").status_code == 200
