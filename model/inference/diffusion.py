@@ -234,8 +234,8 @@ class _Step:
             for _ in range(WARM_UPS):
                 self.features = self._blocks()
                 self._update()
-        self._blocks_graph, self.features = capture_graph(self._blocks, pool)
-        self._finish_graph, self._next = capture_graph(self._update, pool)
+        self._blocks_graph, self.features = capture_graph(self._blocks, pool, errors="thread_local")
+        self._finish_graph, self._next = capture_graph(self._update, pool, errors="thread_local")
 
     def run_blocks(self) -> None:
         """Run the blocks on `x` and `modulation`; fills `features`."""

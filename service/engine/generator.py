@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.bundle import load_generator
+from model.bundle import GeneratorBundle, load_generator
+from model.generator.config import LanguageModelConfig
 from service.engine.device import choose_device
+from service.engine.diffusion_lane import DiffusionLane
 from service.engine.lane import Lane, LaneOptions
 from service.engine.language_model_lane import LanguageModelLane
 from service.scheduling.executor import DeviceFault, OutOfMemory
@@ -55,7 +57,7 @@ class GeneratorEngine:
         """
         torch.set_num_threads(threads)
         where = choose_device(device)
-        lanes = [LanguageModelLane(load_generator(path), where, options) for path in bundles]
+        lanes = [_lane(load_generator(path), where, options) for path in bundles]
         engine = cls(lanes)
         with _device_errors():
             for lane in lanes:
@@ -109,6 +111,11 @@ class GeneratorEngine:
         """Free the slots of a sequence."""
         with _device_errors():
             self._lanes[sequence.model].leave(sequence.id)
+
+
+def _lane(bundle: GeneratorBundle, device: torch.device, options: LaneOptions) -> Lane:
+    kind = LanguageModelLane if isinstance(bundle.config, LanguageModelConfig) else DiffusionLane
+    return kind(bundle, device, options)
 
 
 @contextmanager

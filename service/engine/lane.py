@@ -1,4 +1,4 @@
-"""What the engine of generation asks of one generator."""
+"""The interface of one generator to the engine of generation."""
 
 from __future__ import annotations
 

@@ -198,8 +198,6 @@ def _size(generator: GeneratorCard, card: ModelCard, options: GenerateOptions, k
     if kind == "image":
         return 1, height, width
     frames = options.frames or trained
-    if generator.kind == "diffusion" and frames != trained:
-        raise _invalid("frames", f"The generator {generator.id} makes clips of {trained} frames. Leave `frames` out.")
     if frames > trained and not generator.takes_prefix:
         raise _invalid("frames", f"The generator {generator.id} makes at most {trained} frames.")
     return frames, height, width

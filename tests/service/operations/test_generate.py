@@ -17,10 +17,13 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from generator_lane import plain_lane
 
-from model.bundle import save_bundle
-from model.tokenizer.config import CONFIGS
+from model.bundle import save_bundle, save_generator
+from model.generator.config import GENERATOR_CONFIGS
+from model.generator.networks import make_generator
+from model.tokenizer.config import CONFIGS, VAEConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine.generator import GeneratorEngine
+from service.engine.lane import LaneOptions
 from service.engine.tokenizer import Engine
 from service.errors import ProblemError
 from service.formats.result import EncodeMeta, EncodeResult
@@ -194,6 +197,35 @@ async def test_a_caller_that_leaves_frees_its_slots(rig: Rig) -> None:
         await task
     await rig.generate(n=2)
     assert not rig.lane.jobs
+
+
+@pytest.mark.parametrize(("name", "frames"), [("dit-debug", 1), ("latte-debug", 9)])
+async def test_diffusion_makes_the_same_samples_alone_and_in_a_crowd(name: str, frames: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = OmniTokenizer(replace(CONFIGS["debug"], head=VAEConfig(4))).eval()
+    made_by = save_bundle(tmp_path / "vae", tokenizer, card="Random weights for tests.")
+    network, classes = make_generator(GENERATOR_CONFIGS[name]).eval(), ("ant", "bee", "cow", "dog")
+    save_generator(tmp_path / "diffusion", network, "Random weights for tests.", made_by, classes)
+    engine = Engine([tmp_path / "vae"], "cpu", "float32", 1)
+    backend = LocalBackend(engine.cards, engine.run, SETTINGS, Silent())
+    lanes = GeneratorEngine.load([tmp_path / "diffusion"], "cpu", 1, LaneOptions(8, 8))
+    generators = LocalGenerators(lanes, SETTINGS, Silent())
+
+    async def make(**options: Any) -> Generation:
+        chosen = GenerateOptions(**{"class": "cow", "seed": 3, "output": "both", **options})
+        return await generate(backend, generators, NO_POOL, None, chosen, Limits())
+
+    alone = await make(n=2, steps=4)
+    crowd, *_ = await asyncio.gather(make(n=2, steps=4), make(n=2, steps=4, seed=5), make(steps=3), make(guidance=1))
+    assert alone.size == (frames, 64, 64)
+    for one, other in zip(alone.samples, crowd.samples, strict=True):
+        assert one.latents is not None
+        assert one.latents.shape == (*engine.cards[0].geometry.grid(alone.size), 4)
+        np.testing.assert_allclose(one.latents, other.latents, atol=1e-4)
+        decoded = await backend.decode("vae", one.latents, alone.size)
+        np.testing.assert_array_equal(one.pixels, decoded.pixels)
+    generators.close()
+    backend.close()
 
 
 OWN = "0" * 64  # stands for the hash of the served tokenizer

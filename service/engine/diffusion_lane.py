@@ -1,0 +1,131 @@
+"""A diffusion model as a lane: jobs of one shape that start together and run in lockstep."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.bundle import GeneratorBundle
+from model.generator.diffusion_sampling import DiffusionItem, DiffusionParams
+from model.generator.dit import DiT
+from model.generator.sampling import row_seed
+from model.inference.diffusion import DiffusionRun, DiffusionSampler, StepShape
+from service.engine.card import generator_card
+from service.engine.device import DTYPES
+from service.engine.lane import LaneOptions
+from service.scheduling.step_executor import StepRequest
+from service.scheduling.stepper import Capacity
+from service.types import GenerateJob
+
+BATCHES = (1, 2, 4, 8, 16, 32)  # numbers of samples that a GPU captures; others are padded
+STEPS_AHEAD = 2  # of the device; what shares it waits no longer than for these
+
+
+class DiffusionLane:
+    """A diffusion model and the batch that it denoises; a `lane.Lane`.
+
+    Args:
+        bundle: of a diffusion model, in float32 on the CPU.
+        device: where it runs.
+        options: slots and precision.
+    """
+
+    def __init__(self, bundle: GeneratorBundle, device: torch.device, options: LaneOptions) -> None:
+        assert isinstance(bundle.generator, DiT)
+        cuda = device.type == "cuda"
+        self._sampler = DiffusionSampler(bundle.generator, device, DTYPES[options.dtype if cuda else "float32"])
+        self._stream = torch.cuda.Stream(device) if cuda else None
+        self._ahead: deque[torch.cuda.Event] = deque()
+        self._jobs: dict[int, GenerateJob] = {}  # of the batch, in the order of its items
+        self._places: dict[int, int] = {}
+        self._run: DiffusionRun | None = None
+        self._latents: NDArray[np.float32] | None = None
+        self.capacity = Capacity(options.slots, options.prefill_tokens)
+        self.card = generator_card(bundle, device, options)
+
+    def warm_up(self) -> None:
+        """Capture the usual batches, and measure a step of one sample."""
+        config = self._sampler.config
+        guided = config.sampling.guidance != 1
+        with self._ordered():
+            for count in BATCHES:
+                if self._stream is not None and count * (1 + guided) <= self.capacity.slots:
+                    random = config.sampling.sampler == "ddpm"
+                    self._sampler.prepare(StepShape(count, config.grid[0], guided, random))
+            item = DiffusionItem(None, 0, config.sampling.guidance)
+            run = self._sampler.begin([item], DiffusionParams(2, config.sampling.sampler))
+            run.step()
+            run.latents().cpu()
+            started = time.perf_counter()
+            run.step()
+            run.latents().cpu()
+        self.card = replace(self.card, step_seconds=time.perf_counter() - started)
+
+    def request(self, job: GenerateJob) -> StepRequest:
+        """Return the steps and slots of a job; jobs of one group share a batch."""
+        guided = job.params.guidance != 1
+        group = (job.frames, job.params.steps, job.params.sampler, guided)
+        return StepRequest(self.card.id, 1 + guided, 0, job.params.steps, job, group)
+
+    def join(self, number: int, job: GenerateJob) -> None:
+        """Put a job into the batch that starts with the next step."""
+        self._jobs[number] = job
+
+    def prefill(self, number: int, tokens: int) -> None:
+        """Do nothing: there are no prompts."""
+
+    def step(self) -> None:
+        """Take one denoising step of the batch."""
+        with self._ordered():
+            if self._run is None:
+                self._run = self._begin()
+            self._run.step()
+            if self._stream is not None:
+                event = torch.cuda.Event(blocking=True)
+                event.record(self._stream)
+                self._ahead.append(event)
+                if len(self._ahead) > STEPS_AHEAD:
+                    self._ahead.popleft().synchronize()
+
+    def peek(self, number: int) -> None:
+        """Return nothing: unfinished latents are noise."""
+
+    def finish(self, number: int) -> NDArray[np.float32]:
+        """Return the latents (t, h, w, c) of a job."""
+        assert self._run is not None
+        if self._latents is None:
+            with self._ordered():
+                self._latents = self._run.latents().float().cpu().numpy()
+        return self._latents[self._places[number]].copy()
+
+    def leave(self, number: int) -> None:
+        """Take a job out; the batch ends with the last one."""
+        if self._jobs.pop(number, None) is not None and not self._jobs:
+            self._run = self._latents = None
+            self._ahead.clear()
+
+    def _begin(self) -> DiffusionRun:
+        jobs = list(self._jobs.values())
+        self._places = {number: place for place, number in enumerate(self._jobs)}
+        items = [DiffusionItem(job.class_id, row_seed(job.seed, job.index), float(job.params.guidance)) for job in jobs]
+        if self._stream is not None and len(items) <= BATCHES[-1]:
+            items += items[-1:] * (BATCHES[bisect_left(BATCHES, len(items))] - len(items))
+        first = jobs[0]
+        return self._sampler.begin(items, DiffusionParams(first.params.steps, first.params.sampler, first.frames))
+
+    @contextmanager
+    def _ordered(self) -> Iterator[None]:
+        """Run a block on the lane's own stream, where encoding does not wait for it."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            yield
