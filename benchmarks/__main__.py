@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from benchmarks import compiled, generation_diffusion, tokenizer, training
+from benchmarks import compiled, generation_decode, generation_diffusion, tokenizer, training
 from benchmarks.measure import describe_machine, device, measure_ceilings
 from benchmarks.rooflines import SHAPES, shape_name
 
-TABLES = ("tokenizer", "compiled", "training", "diffusion")
+TABLES = ("tokenizer", "compiled", "training", "decode", "diffusion")
 
 
 def main() -> None:
-    """Time the tokenizer on the CPU, and on a GPU its compiled form, the training step and diffusion."""
+    """Time the tokenizer on the CPU, and on a GPU its compiled form, the training step and generation."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=TABLES, help="one of the tables")
     parser.add_argument("--configs", nargs="+", default=["demo", "published"], help="named geometries, random weights")
@@ -43,6 +43,8 @@ def main() -> None:
             compiled.run(config, arguments.runs, ceilings, baseline)
     if "training" in wanted:
         training.run(arguments.vgg, arguments.runs)
+    if "decode" in wanted:
+        generation_decode.run(ceilings)
     if "diffusion" in wanted:
         generation_diffusion.run(arguments.runs, ceilings)
 

@@ -2,6 +2,7 @@
 
 from kernels.adaptive_norm import adaptive_norm, gated_adaptive_norm
 from kernels.attention_fixed_max import EXPONENT_SCALE, attention_fixed_max
+from kernels.decode_rows import read_rows, write_rows
 from kernels.frame_attention import frame_attention
 from kernels.linear import Folded, attention_inputs, fold, gated_linear, interleave_gates, residual_linear
 from kernels.norm import inverse_deviation, layer_norm
@@ -33,6 +34,7 @@ __all__ = [
     "layer_norm",
     "patchify",
     "peg",
+    "read_rows",
     "requested_backend",
     "residual_linear",
     "rope_table",
@@ -44,4 +46,5 @@ __all__ = [
     "vq_assign",
     "vq_project",
     "window_attention",
+    "write_rows",
 ]

@@ -20,7 +20,7 @@ def sample(args: SampleArgs) -> Tensor:
     out = torch.empty(args.conditional.shape, dtype=torch.int64, device=logits.device)
     if not len(out):
         return out
-    block = max(LANES.value, 1 << (vocabulary - 1).bit_length())
+    block = max(LANES.value, 1 << (vocabulary - args.first_id - 1).bit_length())
     with torch.cuda.device_of(logits):
         sample_tokens_kernel[(len(out),)](
             logits,

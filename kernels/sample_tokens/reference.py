@@ -55,7 +55,7 @@ class SampleArgs(NamedTuple):
 def sample_tokens(args: SampleArgs) -> Tensor:
     """Draw one id a row by Gumbel-max: argmax of x + g over the kept ids; the lowest id wins ties.
 
-    x is cond + (s - 1) (1 + growth step) (cond - uncond), over the temperature. Top-k keeps the k largest with all that
+    x is cond + (s - 1) (1 + growth step) (cond - uncond), times the inverse of the temperature. Top-k keeps the k largest with all that
     equal the last. Top-p, after it, keeps an id if the ids above it hold at most p of the mass. g is standard Gumbel
     noise by Philox-4x32-10, keyed by the row's seed, at the counter (id, step).
 
@@ -74,7 +74,7 @@ def guided(args: SampleArgs) -> Tensor:
     cond, uncond = (args.logits[rows.long()].float() for rows in (args.conditional, args.unconditional))
     strength = (args.guidance - 1) * (args.growth * args.steps + 1)
     x = cond + strength[:, None] * (cond - uncond)
-    return x / torch.where(args.temperature > 0, args.temperature, 1.0)[:, None]
+    return x * (1 / torch.where(args.temperature > 0, args.temperature, 1.0))[:, None]
 
 
 def threshold(x: Tensor, top_k: Tensor, top_p: Tensor) -> Tensor:

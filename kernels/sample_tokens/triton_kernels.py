@@ -1,7 +1,7 @@
 """Triton kernel of sampling: one program draws one id, without a sort.
 
-Thresholds are found by bisection on the order of float32 numbers as integers. A product never fuses with a sum here,
-since the reference rounds both.
+Thresholds are found by bisection on the order of float32 numbers as integers, which makes them exact. A product never
+fuses with a sum here, since the reference rounds both.
 
 Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` scalars.
 """
@@ -29,12 +29,12 @@ LEAST_KEY = tl.constexpr(-0x7F800001)  # of minus infinity
 
 
 @triton.jit
-def _guided(p_cond, p_uncond, o_id, V, first_id, i_strength, i_divisor):
-    """Return (cond + strength (cond - uncond)) / temperature, minus infinity where an id is not allowed."""
+def _guided(p_cond, p_uncond, o_id, V, first_id, i_strength, i_sharpness):
+    """Return (cond + strength (cond - uncond)) sharpness, minus infinity where an id is not allowed."""
     m_id = o_id < V
     b_cond = tl.load(p_cond + o_id, mask=m_id, other=0.0).to(tl.float32)
     b_uncond = tl.load(p_uncond + o_id, mask=m_id, other=0.0).to(tl.float32)
-    b_x = tl.div_rn(b_cond + i_strength * (b_cond - b_uncond), tl.zeros_like(b_cond) + i_divisor)
+    b_x = (b_cond + i_strength * (b_cond - b_uncond)) * i_sharpness
     b_x = tl.where(b_x == 0.0, 0.0, b_x)  # zeros of both signs are ties
     return tl.where(m_id & (o_id >= first_id), b_x, float("-inf"))
 
@@ -44,6 +44,29 @@ def _ordered(b_x):
     """Return int32 keys in the order of float32 numbers."""
     b_bits = b_x.to(tl.int32, bitcast=True)
     return b_bits ^ ((b_bits >> 31) & 0x7FFFFFFF)
+
+
+@triton.jit
+def _number(i_key):
+    """Return the float32 number of a key."""
+    i_bits = i_key.to(tl.int32)
+    return (i_bits ^ ((i_bits >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _between(i_low, i_high, i_turn):
+    """Return a key in (low, high]: that of the mean of their numbers, every fourth turn the middle of the keys.
+
+    Means separate numbers of one size soonest; middles end the search among numbers of any size.
+    """
+    i_key = _ordered(0.5 * _number(i_low) + 0.5 * _number(i_high)).to(tl.int64)
+    i_middle = i_low + ((i_high - i_low + 1) >> 1)
+    return tl.where(i_turn % 4 == 3, i_middle, tl.minimum(tl.maximum(i_key, i_low + 1), i_high))
+
+
+@triton.jit
+def _add_both(b_mass, b_count, b_other_mass, b_other_count):
+    return b_mass + b_other_mass, b_count + b_other_count
 
 
 @triton.jit
@@ -106,34 +129,48 @@ def sample_tokens_kernel(
     i_step = tl.load(steps_ptr + i_row)
     i_temperature = tl.load(temperature_ptr + i_row)
     i_strength = (tl.load(guidance_ptr + i_row) - 1.0) * (tl.load(growth_ptr + i_row) * i_step.to(tl.float32) + 1.0)
-    i_divisor = tl.where(i_temperature > 0.0, i_temperature, 1.0)
+    i_sharpness = tl.div_rn(1.0, tl.where(i_temperature > 0.0, i_temperature, 1.0))
     i_top_k = tl.load(top_k_ptr + i_row)
     i_top_p = tl.load(top_p_ptr + i_row)
     i_least = tl.full((), LEAST_KEY, tl.int64)
     if (i_temperature > 0.0) & ((i_top_k > 0) | (i_top_p < 1.0)):
-        # (BLOCK_V,) the whole row in registers, since each step of a bisection reads it
-        b_x = _guided(p_cond, p_uncond, tl.arange(0, BLOCK_V), V, first_id, i_strength, i_divisor)
+        # (BLOCK_V,) the whole row in registers, since each turn of a search reads it
+        o_id = first_id + tl.arange(0, BLOCK_V)
+        b_x = _guided(p_cond, p_uncond, o_id, V, first_id, i_strength, i_sharpness)
         b_key = _ordered(b_x)
         i_most = tl.max(b_key, axis=0).to(tl.int64)
-        if (i_top_k > 0) & (i_top_k < V):
+        i_least = tl.min(tl.where(o_id < V, b_key, 0x7FFFFFFF), axis=0).to(tl.int64)
+        if (i_top_k > 0) & (i_top_k < V - first_id):
             # the largest key that at least k keys reach
             i_high = i_most
+            i_turn = 0
             while i_least < i_high:
-                i_middle = i_least + ((i_high - i_least + 1) >> 1)
-                i_count = tl.sum((b_key >= i_middle.to(tl.int32)).to(tl.int32), axis=0)
-                i_least = tl.where(i_count >= i_top_k, i_middle, i_least)
-                i_high = tl.where(i_count == i_top_k, i_middle, tl.where(i_count > i_top_k, i_high, i_middle - 1))
+                i_key = _between(i_least, i_high, i_turn)
+                i_count = tl.sum((b_key >= i_key.to(tl.int32)).to(tl.int32), axis=0)
+                i_least = tl.where(i_count >= i_top_k, i_key, i_least)
+                i_high = tl.where(i_count == i_top_k, i_key, tl.where(i_count > i_top_k, i_high, i_key - 1))
+                i_turn += 1
         if i_top_p < 1.0:
+            # the largest key such that it and larger ones have more than p of the mass: that of the first id to cross
             b_weight = tl.where(b_key >= i_least.to(tl.int32), _fixed_point_exp(b_x - tl.max(b_x, axis=0)), 0)
             i_mass = tl.sum(b_weight.to(tl.int64), axis=0)
             i_allowed = (i_top_p.to(tl.float64) * i_mass.to(tl.float64)).to(tl.int64)
-            # the least key above which at most p of the mass remains
+            i_low_count = tl.sum((b_key >= i_least.to(tl.int32)).to(tl.int32), axis=0)
             i_high = i_most
-            while i_least < i_high:
-                i_middle = i_least + ((i_high - i_least) >> 1)
-                i_above = tl.sum(tl.where(b_key > i_middle.to(tl.int32), b_weight, 0).to(tl.int64), axis=0)
-                i_high = tl.where(i_above <= i_allowed, i_middle, i_high)
-                i_least = tl.where(i_above <= i_allowed, i_least, i_middle + 1)
+            i_high_count = i_low_count * 0
+            i_turn = 0
+            while (i_least < i_high) & (i_low_count - i_high_count > 1):
+                i_key = _between(i_least, i_high, i_turn)
+                m_key = b_key >= i_key.to(tl.int32)
+                i_mass, i_count = tl.reduce(
+                    (tl.where(m_key, b_weight, 0).to(tl.int64), m_key.to(tl.int32)), 0, _add_both
+                )
+                i_over = i_mass > i_allowed
+                i_least = tl.where(i_over, i_key, i_least)
+                i_low_count = tl.where(i_over, i_count, i_low_count)
+                i_high = tl.where(i_over, i_high, i_key - 1)
+                i_high_count = tl.where(i_over, i_high_count, i_count)
+                i_turn += 1
     # (LANES,) running best of each lane
     i_seed = tl.load(seeds_ptr + i_row)
     o_lane = tl.arange(0, LANES)
@@ -146,7 +183,7 @@ def sample_tokens_kernel(
         b_words = tl.philox(i_seed, o_block, o_step, o_zero, o_zero)
         for i_word in tl.static_range(4):
             o_id = o_lane + (i_tile * 4 + i_word) * LANES
-            b_x = _guided(p_cond, p_uncond, o_id, V, first_id, i_strength, i_divisor)
+            b_x = _guided(p_cond, p_uncond, o_id, V, first_id, i_strength, i_sharpness)
             b_noisy = tl.where(i_temperature > 0.0, b_x + _gumbel(b_words[i_word]), b_x)
             m_better = (_ordered(b_x) >= i_least.to(tl.int32)) & (b_noisy > b_best)  # strictly: the lowest id wins
             b_best = tl.where(m_better, b_noisy, b_best)

@@ -2,7 +2,7 @@
 
 A step reads each row's newest token, runs the network, samples, and stores the token where the next step reads it. The
 host counts steps but reads nothing until codes are asked for. Tokens of a sequence do not depend on its company;
-docs/generation.md states where that is exact.
+docs/decoding.md states where that is exact.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kernels import sample_tokens
+from kernels.decode_rows import HEADER, read_rows, write_rows
+from kernels.runtime.jit import compile_all
 from model.generator.config import RowPrefix
 from model.generator.lm import LanguageModel
 from model.inference.graphs import WARM_UPS, capture_graph
@@ -34,21 +35,6 @@ CHUNK = 128  # tokens of one pass of prefill
 
 
 __all__ = ["DecodeError", "Decoder", "Sequence"]
-
-
-class _State(NamedTuple):
-    """Device memory of all slots and of an idle one after them.
-
-    Args:
-        tokens: (slots + 1, positions + 1) int32 vocabulary ids, known and generated.
-        positions: (slots + 1, positions) int32 indices of learned positions.
-        clock: (slots + 1, 3) int32: index of the newest token, below zero while a row waits for its partner; the known
-            tokens; the index at which the row is finished.
-    """
-
-    tokens: Tensor
-    positions: Tensor
-    clock: Tensor
 
 
 @dataclass(eq=False)
@@ -114,6 +100,7 @@ class Decoder:
         self.config = model.config
         self.buckets = _buckets(slots, cuda, min_rows)
         self.network = PackedLanguageModel(model, self.device, dtype, int8)
+        positions = self.config.positions
         self._first_id = self.config.code_offset if self.config.masks_prefix_ids else 0
         self._stream = torch.cuda.Stream(self.device) if cuda else None
         self._flight = _Flight()
@@ -124,8 +111,9 @@ class Decoder:
         with self._ordered():
             self.cache = self.network.make_cache(slots, kv_dtype)
             self._rows = RowTable(self.buckets[-1], slots, self.device)
-            self._state = self._idle_state()
-            self._chunk_place = torch.zeros(2, dtype=torch.int64, device=self.device)  # slot, first token
+            self._memory = self._zeros(torch.int32, slots + 1, HEADER + positions + 1)  # the last slot is idle
+            self._positions = self._zeros(torch.int32, slots + 1, positions)
+            self._chunk_place = self._zeros(torch.int64, 2)  # slot, first token
         self._free = list(range(slots - 1, -1, -1))
         self._members: dict[int, _Member] = {}
         self._handles = itertools.count()
@@ -150,6 +138,10 @@ class Decoder:
         if self._stream is None:
             return
         with self._ordered():
+            with compile_all():  # every kernel at once, on all cores
+                for rows in self.buckets:
+                    self._advance(rows)
+                self._append_chunk(self.config.positions)
             for rows in reversed(self.buckets):  # the largest first, whose memory the others share
                 self._graph(rows)
             self._graph_of_chunk()
@@ -245,9 +237,9 @@ class Decoder:
     def read_ids(self, handle: int) -> Tensor:
         """Return the vocabulary ids generated so far, int64 on the CPU; waits for the device."""
         member = self._members[handle]
-        known = member.sequence.known[0]
+        first = HEADER + member.sequence.known[0]
         with self._ordered():
-            return self._state.tokens[member.slots[0], known : known + self.progress(handle)].long().cpu()
+            return self._memory[member.slots[0], first : first + self.progress(handle)].long().cpu()
 
     @contextmanager
     def _ordered(self) -> Iterator[None]:
@@ -258,11 +250,8 @@ class Decoder:
     def _bucket(self, rows: int) -> int:
         return self.buckets[bisect_left(self.buckets, rows)]
 
-    def _idle_state(self) -> _State:
-        def zeros(columns: int) -> Tensor:
-            return torch.zeros(self.capacity + 1, columns, dtype=torch.int32, device=self.device)
-
-        return _State(zeros(self.config.positions + 1), zeros(self.config.positions), zeros(3))
+    def _zeros(self, dtype: torch.dtype, *shape: int) -> Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def _place(self, sequence: Sequence, slot: int, prefix: RowPrefix, known: int) -> None:
         """Write the known tokens of a row, its positions and its clock."""
@@ -272,12 +261,9 @@ class Decoder:
         fits = torch.tensor(positions[: self.config.positions], dtype=torch.int32)
         fits.clamp_(max=self.config.positions - 1)  # of the last code, which is never fed
         start = known - 1 if sequence.prefill else known - max(sequence.known)
-        send(torch.tensor(ids, dtype=torch.int32), self._state.tokens[slot, :known])
-        send(fits, self._state.positions[slot, : len(fits)])
-        send(
-            torch.tensor((start, known, known + sequence.length - 1), dtype=torch.int32),
-            self._state.clock[slot],
-        )
+        clock = (start, known, known + sequence.length - 1)
+        send(torch.tensor((*clock, *ids), dtype=torch.int32), self._memory[slot, : HEADER + known])
+        send(fits, self._positions[slot, : len(fits)])
 
     def _arrange(self) -> None:
         """Send the rows of the sequences that a step advances."""
@@ -285,7 +271,7 @@ class Decoder:
         rows: list[Row] = []
         for member in self._running:
             first, last = len(rows), len(rows) + member.sequence.slots - 1
-            rows += [Row(slot, first, last, member.sequence.params) for slot in member.slots]
+            rows += [Row(slot, slot, first, last, member.sequence.params) for slot in member.slots]
         if self._stream is not None and rows:
             self._graph(self._bucket(len(rows)))
         self._rows.fill(rows)
@@ -294,22 +280,15 @@ class Decoder:
     def _advance(self, rows: int) -> None:
         """Run one step of the first rows."""
         columns = self._rows.first(rows)
-        slots = columns.slots.long()
-        newest, known, end = self._state.clock[slots].unbind(1)
-        places = newest.clamp_min(0).long()
-        live = newest < end
-        logits = self.network.step(
-            self._state.tokens[slots, places],
-            self._state.positions[slots, places],
-            self.cache,
-            columns.slots.clamp_max(self.capacity - 1),  # the idle slot has none: its rows have length 0
-            torch.where(live, places + 1, 0).int(),
-        )
+        counts = torch.empty(2, rows, dtype=torch.int32, device=self.device)
+        tables = self.network.tokens, self.network.positions
+        x = read_rows(self._memory, self._positions, columns.slots, *tables, counts)
+        logits = self.network.step(x, self.cache, columns.cached, counts[0])
         drawn = sample_tokens(
             logits,
             columns.conditional,
             columns.unconditional,
-            (newest + 1 - known).clamp_min(0),
+            counts[1],
             columns.seeds,
             columns.temperature,
             columns.top_k,
@@ -318,11 +297,7 @@ class Decoder:
             columns.growth,
             self._first_id,
         )
-        following = (newest + 1).clamp_min(0).long()
-        new = live & (newest + 1 >= known)
-        kept = self._state.tokens[slots, following]
-        self._state.tokens[slots, following] = torch.where(new, drawn.int(), kept)
-        self._state.clock[slots, 0] = newest + live.int()
+        write_rows(self._memory, columns.slots, drawn)
 
     def _fill_chunk(self, slot: int, start: int) -> None:
         send(torch.tensor((slot, start)), self._chunk_place)
@@ -336,7 +311,7 @@ class Decoder:
         """Compute one pass of prefill; what it stores after the known tokens is overwritten before it is read."""
         slot, start = self._chunk_place[:1], self._chunk_place[1:]
         places = (start + torch.arange(self._chunk, device=self.device)).clamp_max(bound - 1)
-        ids, positions = self._state.tokens[slot, places], self._state.positions[slot, places]
+        ids, positions = self._memory[slot, HEADER + places], self._positions[slot, places]
         self.network.append(ids, positions, self.cache, slot, places, bound)
 
     def _graph(self, rows: int) -> torch.cuda.CUDAGraph:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Out = TypeVar("Out")
 Run = Callable[[Tensor], tuple[Tensor, ...]]
+HIGH_PRIORITY = -1
 WARM_UPS = 2  # calls before a capture, which load and compile whatever the call needs
 
 
@@ -98,10 +99,12 @@ class _Captured:
 
     def __init__(self, run: Run, x: Tensor, pool: _POOL_HANDLE | None) -> None:
         self._x = x
-        with on_stream(torch.cuda.Stream(x.device)):
+        # a captured kernel keeps the priority of its stream: whole calls go before the steps of a decoder
+        stream = torch.cuda.Stream(x.device, priority=HIGH_PRIORITY)
+        with on_stream(stream):
             for _ in range(WARM_UPS):
                 run(x)
-        self._graph, self._out = capture_graph(lambda: run(x), pool)
+        self._graph, self._out = capture_graph(lambda: run(x), pool, stream)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         self._x[: len(x)].copy_(x)

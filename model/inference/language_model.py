@@ -101,27 +101,26 @@ class PackedLanguageModel:
         sizes = config.layers, slots, config.heads, config.positions, config.head_dim
         return KVCache(*sizes, dtype=dtype or self.dtype, device=self.device)
 
-    def step(self, ids: Tensor, positions: Tensor, cache: KVCache, slots: Tensor, lengths: Tensor) -> Tensor:
+    def step(self, x: Tensor, cache: KVCache, slots: Tensor, lengths: Tensor) -> Tensor:
         """Append one token to each row's sequence.
 
         Args:
-            ids, positions: (R,) vocabulary ids and indices of learned positions.
+            x: (R, width) embeddings of the tokens.
             cache: written in place.
             slots, lengths: (R,) int32; a row of length 0 writes nothing, and its logits mean nothing.
 
         Returns:
             (R, vocabulary) float32 logits of the token after.
         """
-        x = F.embedding(ids, self.tokens) + F.embedding(positions, self.positions)
         following = [layer.qkv for layer in self.layers[1:]] + [self.head]
         for index, (layer, after) in enumerate(zip(self.layers, following, strict=True)):
-            qkv = self._multiply(x, layer.qkv, layer.out)
+            qkv = self._multiply(x, layer.qkv, upcoming=layer.out)
             heads = qkv.view(len(x), 3, self.config.heads, self.config.head_dim)
             attended = decode_attention(heads, cache.layer(index), slots, lengths)
-            x = self._multiply(attended.view(len(x), -1), layer.out, layer.hidden, residual=x)
-            hidden = self._multiply(x, layer.hidden, layer.down, gelu=True)
-            x = self._multiply(hidden, layer.down, after, residual=x)
-        return self._multiply(x, self.head, None, full_precision=True)
+            x = self._multiply(attended.flatten(1), layer.out, residual=x)
+            hidden = self._multiply(x, layer.hidden, gelu=True, upcoming=layer.down)
+            x = self._multiply(hidden, layer.down, residual=x, upcoming=after)
+        return self._multiply(x, self.head, full_precision=True)
 
     def append(self, ids: Tensor, positions: Tensor, cache: KVCache, slot: Tensor, places: Tensor, bound: int) -> None:
         """Store the keys and values of consecutive tokens of one sequence; their logits are not computed.
@@ -136,34 +135,35 @@ class PackedLanguageModel:
         x = F.embedding(ids, self.tokens) + F.embedding(positions, self.positions)
         seen = torch.arange(bound, device=x.device) <= places[:, None]
         for index, layer in enumerate(self.layers):
-            qkv = self._multiply(x, layer.qkv, None).unflatten(1, (3, self.config.heads, self.config.head_dim))
+            qkv = self._multiply(x, layer.qkv).unflatten(1, (3, self.config.heads, self.config.head_dim))
             stored = bits(cache.layer(index))
             stored[:, slot, :, places] = bits(rounded(qkv[:, 1:], cache.data.dtype))
             if index == len(self.layers) - 1:
                 return
             keys, values = stored[:, slot, :, :bound].view(cache.data.dtype).to(x.dtype)
             attended = F.scaled_dot_product_attention(qkv[None, :, 0].transpose(1, 2), keys, values, seen)
-            x = self._multiply(attended[0].transpose(0, 1).flatten(1), layer.out, None, residual=x)
-            hidden = self._multiply(x, layer.hidden, None, gelu=True)
-            x = self._multiply(hidden, layer.down, None, residual=x)
+            x = self._multiply(attended[0].transpose(0, 1).flatten(1), layer.out, residual=x)
+            hidden = self._multiply(x, layer.hidden, gelu=True)
+            x = self._multiply(hidden, layer.down, residual=x)
 
     def _multiply(
         self,
         x: Tensor,
         product: Product,
-        following: Product | None,
         residual: Tensor | None = None,
+        upcoming: Product | None = None,
         gelu: bool = False,
         full_precision: bool = False,
     ) -> Tensor:
+        """Multiply; on a GPU, fetch the weight that the next call reads meanwhile."""
         return thin_linear(
-            x.contiguous(),
+            x,
             product.weight,
             product.bias,
             residual,
             product.scale,
-            None if following is None else following.weight,
-            product.normed,
-            gelu,
-            full_precision,
+            upcoming=None if upcoming is None else upcoming.weight,
+            normed=product.normed,
+            gelu=gelu,
+            full_precision=full_precision,
         )

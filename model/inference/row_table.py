@@ -17,11 +17,13 @@ class Row(NamedTuple):
 
     Args:
         slot: that it advances.
+        cached: its slot of the cache; any for a row that advances nothing.
         conditional, unconditional: rows whose logits give its token; a pair shares both.
         params: of its token.
     """
 
     slot: int
+    cached: int
     conditional: int
     unconditional: int
     params: SamplingParams
@@ -32,6 +34,7 @@ class Columns(NamedTuple):
 
     seeds: Tensor
     slots: Tensor
+    cached: Tensor
     conditional: Tensor
     unconditional: Tensor
     top_k: Tensor
@@ -42,7 +45,7 @@ class Columns(NamedTuple):
 
 
 # the widest first, which keeps every column aligned
-KINDS = np.int64, *[np.int32] * 4, *[np.float32] * 4
+KINDS = np.int64, *[np.int32] * 5, *[np.float32] * 4
 ROW_BYTES = sum(np.dtype(kind).itemsize for kind in KINDS)
 
 
@@ -57,7 +60,7 @@ class RowTable:
 
     def __init__(self, rows: int, idle: int, device: torch.device) -> None:
         self._rows = rows
-        self._idle = Row(idle, 0, 0, SamplingParams(temperature=0))
+        self._idle = Row(idle, 0, 0, 0, SamplingParams(temperature=0))
         self._buffer = torch.zeros(rows * ROW_BYTES, dtype=torch.uint8, device=device)
         parts = self._buffer.split([rows * np.dtype(kind).itemsize for kind in KINDS])
         views = (part.view(getattr(torch, np.dtype(kind).name)) for part, kind in zip(parts, KINDS, strict=True))
@@ -72,6 +75,7 @@ class RowTable:
                 (
                     row.params.seed,
                     row.slot,
+                    row.cached,
                     row.conditional,
                     row.unconditional,
                     row.params.top_k,

@@ -175,6 +175,10 @@ def test_auto_skips_an_implementation_that_is_not_preferred():
         assert operator.explain(torch.ones(2)).backend == "triton"
 
 
+def _memory() -> tuple[torch.Tensor, torch.Tensor]:
+    return on_gpu(3, 8, dtype=torch.int32), on_gpu(3, 4, dtype=torch.int32)
+
+
 CALLS_ON_GPU = {
     "adaptive_norm": lambda: (on_gpu(2, 4, 64), on_gpu(2, 64), on_gpu(2, 64)),
     "attention_fixed_max": lambda: (on_gpu(8, 3, 2, 64), 4, 12.0),
@@ -186,6 +190,7 @@ CALLS_ON_GPU = {
     "layer_norm": lambda: (on_gpu(4, 64), on_gpu(64), None),
     "patchify": lambda: (on_gpu(1, 1, 8, 8, 3, dtype=torch.uint8), 8, 1, 0, torch.bfloat16),
     "peg": lambda: (on_gpu(1, 1, 2, 2, 8), on_gpu(3, 3, 3, 8), on_gpu(8)),
+    "read_rows": lambda: (*_memory(), on_gpu(2, dtype=torch.int32), on_gpu(9, 64), on_gpu(5, 64), on_gpu(2, 2)),
     "residual_linear": lambda: (on_gpu(4, 64), on_gpu(8, 64), None, on_gpu(4, 8)),
     "sample_tokens": lambda: (on_gpu(2, 64), *(torch.zeros(2) for _ in range(9))),
     "spatial_attention": lambda: (on_gpu(1, 1, 2, 2, 2, 64), on_gpu(1, 1, 2, 2, 2, 2, 64), on_gpu(64), on_gpu(64)),
@@ -193,6 +198,7 @@ CALLS_ON_GPU = {
     "unpatchify": lambda: (on_gpu(1, 1, 2, 2, 192), None, 8, 4),
     "vq_assign": lambda: (on_gpu(4, 8), on_gpu(16, 8)),
     "vq_project": lambda: (on_gpu(4, 64), None, None, on_gpu(8, 64), on_gpu(8)),
+    "write_rows": lambda: (_memory()[0], on_gpu(2, dtype=torch.int32), on_gpu(2, dtype=torch.int64)),
     "window_attention": lambda: (on_gpu(1, 1, 8, 8, 3, 2, 64), on_gpu(225, 2), 8),
 }
 
