@@ -55,9 +55,9 @@ class SampleArgs(NamedTuple):
 def sample_tokens(args: SampleArgs) -> Tensor:
     """Draw one id a row by Gumbel-max: argmax of x + g over the kept ids; the lowest id wins ties.
 
-    x is cond + (s - 1) (1 + growth step) (cond - uncond), times the inverse of the temperature. Top-k keeps the k largest
-    with all that equal the last. Top-p, after it, keeps an id if the ids above it hold at most p of the mass. g is
-    standard Gumbel noise by Philox-4x32-10, keyed by the row's seed, at the counter (id, step).
+    x is cond + (s - 1) (1 + growth step) (cond - uncond), times the inverse of the temperature. Top-k keeps the k
+    largest with all that equal the last. Top-p, after it, keeps an id if the ids above it hold at most p of the mass.
+    g is standard Gumbel noise by Philox-4x32-10, keyed by the row's seed, at the counter (id, step).
 
     Returns:
         Tensor: int64, shape (N,).
