@@ -124,7 +124,7 @@ def write_bundle(path: Path, config: BundleConfig, files: Mapping[str, bytes]) -
     Raises:
         BundleError: `path` exists and is not a bundle.
     """
-    check_replaceable(path)
+    check_replaceable(path, config.kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     record = json.dumps(config.to_dict(), indent=2) + "\n"
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
@@ -144,8 +144,8 @@ def write_bundle(path: Path, config: BundleConfig, files: Mapping[str, bytes]) -
     return config.hash
 
 
-def check_replaceable(path: Path) -> None:
-    """Refuse to write over anything but a bundle or an empty folder.
+def check_replaceable(path: Path, kind: Kind) -> None:
+    """Refuse to write over anything but a bundle of the same kind or an empty folder.
 
     Raises:
         BundleError: the path holds something else.
@@ -157,8 +157,8 @@ def check_replaceable(path: Path) -> None:
     names = {entry.name for entry in path.iterdir()}
     if names - FILES:
         raise BundleError(f"{path} exists and is not a bundle, or holds more than one: not replaced")
-    if names:
-        read_config(path)
+    if names and (found := read_config(path).kind) != kind:
+        raise BundleError(f"{path} is a {found}, which a {kind} does not replace; name another folder")
 
 
 def read_config(path: Path) -> BundleConfig:

@@ -175,7 +175,7 @@ def convert_diffusion(
         )
     names = [str(index) for index in range(config.classes)] if classes is None else classes
     check_classes(names, config.classes)
-    check_replaceable(destination)
+    check_replaceable(destination, "generator")
     card = model_card(source.name, "diffusion model", config.to_dict(), dropped)
     digest = save_generator(destination, network, card, given.hash, names)
     return ConversionReport(destination, config, digest, kept, dropped)

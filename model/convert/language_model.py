@@ -213,7 +213,7 @@ def convert_language_model(
         raise ConversionError(f"{source}: {error}") from error
     names = [str(index) for index in range(model.config.classes)] if classes is None else classes
     check_classes(names, model.config.classes)
-    check_replaceable(destination)
+    check_replaceable(destination, "generator")
     report = None
     if tokenizer is None and carried is not None:
         folder = destination.with_name(f"{destination.name}-tokenizer")

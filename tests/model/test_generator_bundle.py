@@ -88,6 +88,17 @@ def test_a_generator_replaces_only_bundles(bundle: Path, tmp_path: Path) -> None
         save_generator(tmp_path / "notes", language_model(), "", TOKENIZER, NAMES)
 
 
+def test_bundles_of_the_other_kind_are_not_replaced(bundle: Path, tmp_path: Path) -> None:
+    tokenizer = OmniTokenizer(CONFIGS["debug"])
+    with pytest.raises(BundleError, match="is a generator, which a tokenizer does not replace"):
+        save_bundle(bundle, tokenizer, "")
+    save_bundle(tmp_path / "tokenizer", tokenizer, "")
+    with pytest.raises(BundleError, match="is a tokenizer, which a generator does not replace"):
+        save_generator(tmp_path / "tokenizer", language_model(), "", TOKENIZER, NAMES)
+    assert load_generator(bundle).config == load_generator(bundle).generator.config
+    assert load_bundle(tmp_path / "tokenizer").config == tokenizer.config
+
+
 def test_a_tokenizer_is_not_a_generator(tmp_path: Path) -> None:
     save_bundle(tmp_path / "tokenizer", OmniTokenizer(CONFIGS["debug"]), "")
     with pytest.raises(BundleError, match="is a tokenizer; name a generator bundle"):
