@@ -200,6 +200,11 @@ def test_codes_of_the_other_head_are_refused_and_missing_kinds_are_left_out() ->
     images = fit_recipe(GENERATOR_RECIPES["lm-demo"], replace(codes_of("tokens").info, rows={"images": 4}))
     assert images.stages[0].clip_batch_size == 0
     assert images.network.grid == (1, 4, 4)
+    with pytest.raises(TrainingError, match="0 images and 32 clips a step, and the codes hold 4 images and 0 clips"):
+        fit_recipe(GENERATOR_RECIPES["latte-xl"], replace(info, rows={"images": 4}))
+    large = fit_recipe(GENERATOR_RECIPES["dit-xl"], info).network
+    assert isinstance(large, DiffusionConfig)
+    assert large.guidance_channels is None  # the published files' rule is for these
 
 
 @pytest.mark.parametrize(("recipe", "head"), [("lm-debug", "vq"), ("dit-debug", "vae")])

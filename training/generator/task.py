@@ -100,6 +100,11 @@ def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
         raise TrainingError(f"This recipe trains on {wanted}, not on {codes.kind}: name a {head} tokenizer.")
     rows = codes.rows or {}
     has_images = rows.get("images") or (codes.causal and rows.get("clips"))
+    if not (stage.image_batch_size and has_images) and not (stage.clip_batch_size and rows.get("clips")):
+        raise TrainingError(
+            f"The recipe trains on {stage.image_batch_size} images and {stage.clip_batch_size} clips a step, and the "
+            f"codes hold {rows.get('images', 0)} images and {rows.get('clips', 0)} clips: choose another recipe."
+        )
     stage = replace(
         stage,
         image_batch_size=stage.image_batch_size if has_images else 0,
@@ -124,6 +129,7 @@ def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
             grid=grid,
             latent_scale=tuple(1 / max(std, 1e-6) for std in codes.std),
             latent_shift=codes.mean,
+            guidance_channels=None,
         )
     record = json.dumps(codes.to_dict(), sort_keys=True).encode()
     return replace(recipe, network=network, stages=(stage,), codes=hashlib.sha256(record).hexdigest()[:16])

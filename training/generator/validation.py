@@ -44,16 +44,13 @@ class SampleSheets:
             pixels = np.concatenate(list(sampler.pixels(self.tokenizer, drawn, frames)))
             path = stem.with_name(f"{stem.name}-{kind}.png")
             length = pixels.shape[1]
-            rows = (
-                pixels[:, :: -(-length // COLUMNS)]
-                if kind == "clips"
-                else pixels[:, 0].reshape(-1, each, *pixels.shape[2:])
-            )
-            write_image(contact_sheet(*rows), path)
+            rows = pixels[:, 0].reshape(-1, each, *pixels.shape[2:])
             if kind == "clips":
+                rows = pixels[:, :: -(-length // COLUMNS)]
                 first, *others = (contact_sheet(pixels[:, frame]) for frame in range(length))
                 animation = {"save_all": True, "append_images": others, "duration": FRAME_MS, "loop": 0, "quality": 90}
                 write_image(first, path.with_suffix(".webp"), **animation)
+            write_image(contact_sheet(*rows), path)
             self.console.print(f"step {trainer.step:>6} samples: {path}", highlight=False)
 
 
