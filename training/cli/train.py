@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -92,30 +93,31 @@ def train(
             task: Task
             loader: Loader
             on_checkpoint: Callable[[Trainer], None]
-            if isinstance(chosen, GeneratorRecipe):
-                from training.generator.preparation import prepare
+            with ExitStack() as on_exit:
+                if isinstance(chosen, GeneratorRecipe):
+                    from training.generator.preparation import prepare
 
-                task, loader, on_checkpoint = prepare(
-                    chosen, tokenizer, data, run.out, rank_device, ranks, console, fps
-                )
-            else:
-                from training.data.loaders.open_loader import open_loader
-                from training.tokenizer.task import TokenizerTask
-                from training.tokenizer.validation import Validator, validation_sets
+                    task, loader, on_checkpoint = prepare(
+                        chosen, tokenizer, data, run.out, rank_device, ranks, console, fps
+                    )
+                    on_exit.callback(_close, loader, console)
+                else:
+                    from training.data.loaders.open_loader import open_loader
+                    from training.tokenizer.task import TokenizerTask
+                    from training.tokenizer.validation import Validator, validation_sets
 
-                task = TokenizerTask(source, perceptual_weights)
-                loader = open_loader(data, rank_device, chosen.seed, ranks, workers, fps)
-                stages = chosen.stages if stage is None else (chosen.stage(stage),)
-                on_checkpoint = Validator(validation_sets(data, loader, stages), console)
-            try:
+                    task = TokenizerTask(source, perceptual_weights)
+                    loader = open_loader(data, rank_device, chosen.seed, ranks, workers, fps)
+                    on_exit.callback(_close, loader, console)
+                    stages = chosen.stages if stage is None else (chosen.stage(stage),)
+                    on_checkpoint = Validator(validation_sets(data, loader, stages), console)
                 run_recipe(run, task, loader, rank_device, ranks, on_checkpoint, console)
-            finally:
-                loader.close()
-                _print_report(loader.report(), console)
 
 
-def _print_report(report: dict[str, Any], console: Console) -> None:
-    """Print the loader's report: items and their rates, time waited for data, files that were skipped."""
+def _close(loader: Loader, console: Console) -> None:
+    """Stop a loader and print its report: items and their rates, time waited for data, files that were skipped."""
+    loader.close()
+    report = loader.report()
     broken = report.pop("broken", [])
     lines = ["data: " + ", ".join(f"{name} {value}" for name, value in report.items())]
     lines += [f"skipped {entry['file']}: {entry['reason']}" for entry in broken[:MAX_SKIPPED_SHOWN]]
