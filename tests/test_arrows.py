@@ -38,7 +38,10 @@ SERVICE = {
     "api": {"errors", "formats", "operations", "sandbox", "settings", "types"},
     "cluster": {"api", "engine", "errors", "in_process", "sandbox", "scheduling", "settings", "types"},
     "client": {"errors", "formats", "types"},
-    "cli": {"client", "cluster", "engine", "errors", "formats", "operations", "settings", "types"},
+    "cli": {
+        *("client", "cluster", "engine", "errors", "formats", "in_process", "operations", "sandbox", "scheduling"),
+        *("settings", "types"),
+    },
 }
 # Libraries that parts of the service keep to themselves, and modules that may import them.
 KEEPERS = {

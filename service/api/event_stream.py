@@ -105,8 +105,11 @@ class EventStream(Response):
         channel: the events.
         work: fills the channel; it is closed when the work ends.
         request_id: of the request, for problem documents.
-        release: called once nothing of the request is needed any more.
         headers: of the answer.
+        stall_seconds: time without a byte taken, after which the reader counts as gone.
+
+    Attributes:
+        release: called once nothing of the request is needed any more.
     """
 
     media_type = EVENT_STREAM
@@ -117,11 +120,13 @@ class EventStream(Response):
         work: asyncio.Task[None],
         request_id: str,
         headers: dict[str, str],
+        stall_seconds: float = STALL_SECONDS,
     ) -> None:
         # Proxies that buffer would hold events back; nginx looks at this header.
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"} | headers)
         del self.headers["content-length"]
         self._channel, self._work, self._request_id = channel, work, request_id
+        self._stall_seconds = stall_seconds
         self.release: Callable[[], None] = lambda: None
         work.add_done_callback(lambda _: channel.close())
 
@@ -143,7 +148,7 @@ class EventStream(Response):
     async def _send_all(self, request: Request, send: Send) -> None:
         async def write(data: bytes, more: bool = True) -> None:
             try:
-                async with asyncio.timeout(STALL_SECONDS):
+                async with asyncio.timeout(self._stall_seconds):
                     await send({"type": "http.response.body", "body": data, "more_body": more})
             except TimeoutError as error:
                 raise ClientGoneError from error

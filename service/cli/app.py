@@ -15,6 +15,7 @@ from service.cli.convert import convert
 from service.cli.decode import decode
 from service.cli.encode import encode
 from service.cli.errors import EXPECTED, sentence
+from service.cli.generate import generate
 from service.cli.inspect import inspect
 from service.cli.models import models
 from service.cli.plugins import Commands
@@ -24,13 +25,13 @@ from service.cli.serve import serve
 app = typer.Typer(
     name="omnitok",
     cls=Commands,
-    help="Images and videos to tokens or latents, and back.",
+    help="Images and videos to tokens or latents, and back, and new ones by class.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (serve, encode, decode, reconstruct, inspect, models, convert):
+for command in (serve, encode, decode, reconstruct, generate, inspect, models, convert):
     app.command()(command)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter
 from itertools import chain
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from media.errors import MediaError
 from service.cli.errors import CommandError
+from service.errors import ProblemError
 from service.formats.media_types import MSGPACK, NPY, NPZ, SAFETENSORS
 from service.formats.result import pointers
 
@@ -33,7 +35,7 @@ MEDIA_HELP = "Images, videos, .npy of uint8 (H, W, 3) or (T, H, W, 3), folders o
 BundleOption = Annotated[
     Path | None, typer.Option("--bundle", "-b", help="Bundle folder.", show_default=str(DEFAULT_BUNDLE))
 ]
-ServerOption = Annotated[str | None, typer.Option("--server", help="Work through the service at this URL.")]
+ServerOption = Annotated[str | None, typer.Option("--server", "--url", help="Work through the service at this URL.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to run offline.")]
 SkipOption = Annotated[bool, typer.Option("--skip-existing", help="Leave inputs whose output is there already.")]
 
@@ -88,7 +90,8 @@ def grouped(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]],
         @wraps(command)
         def run(**values: Any) -> None:
             for name, group in groups.items():
-                values[name] = _made(group, {option.name: values.pop(option.name) for option in options[name]})
+                given = {option.name: values.pop(option.name) for option in options[name]}
+                values[name] = _made(group, {word.rstrip("_"): value for word, value in given.items()})
             command(**values)
 
         run.__signature__ = inspect.Signature([*plain, *chain(*options.values())])  # type: ignore[attr-defined]
@@ -124,7 +127,11 @@ def _options(group: Any, without: Collection[str]) -> list[Parameter]:
 
 
 def _option(name: str, schema: dict[str, Any]) -> Parameter:
-    """Return the option of a model's field; its value is None, or False of a flag, where it is not given."""
+    """Return the option of a model's field; its value is None, or False of a flag, where it is not given.
+
+    A name that is a word of Python's gets an underscore at its end.
+    """
+    word = f"{name}_" if iskeyword(name) else name
     choice = next(item for item in schema.get("anyOf", [schema]) if item["type"] != "null")
     kind: Any = Literal[tuple(choice["enum"])] if "enum" in choice else KINDS[choice["type"]]
     text, default = (schema | choice)["description"], schema.get("default")
@@ -137,8 +144,8 @@ def _option(name: str, schema: dict[str, Any]) -> Parameter:
         show_default=str(default) if default else False,
     )
     if kind is bool:
-        return Parameter(name, KEYWORD, default=False, annotation=Annotated[bool, option])
-    return Parameter(name, KEYWORD, default=None, annotation=Annotated[kind | None, option])
+        return Parameter(word, KEYWORD, default=False, annotation=Annotated[bool, option])
+    return Parameter(word, KEYWORD, default=None, annotation=Annotated[kind | None, option])
 
 
 def _made(group: Any, values: dict[str, Any]) -> Any:
@@ -150,7 +157,7 @@ def _made(group: Any, values: dict[str, Any]) -> Any:
         )
     except ValidationError as error:
         fault = pointers(error, group)[0]
-    except MediaError as error:
+    except (MediaError, ProblemError) as error:
         fault = error.errors[0]
     name = fault["pointer"].strip("/").partition("/")[0]
     raise typer.BadParameter(fault["detail"], param_hint=_flag(name) if name else None)

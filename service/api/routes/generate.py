@@ -22,13 +22,9 @@ from service.api.routes.route import Route, in_time
 from service.formats.codes import write_codes
 from service.formats.media_types import EVENT_STREAM, MSGPACK, NPY, NPZ
 from service.formats.pixels import amount
-from service.formats.result import ClipSize
 from service.formats.samples import (
     SAMPLES_TYPES,
-    SampleArrays,
     SampleFile,
-    Samples,
-    SamplesMeta,
     sample_fields,
     write_arrays,
     write_files,
@@ -38,6 +34,7 @@ from service.operations.events import Event as OperationEvent
 from service.operations.generate import generate as run
 from service.operations.generate_plan import GeneratePlan
 from service.operations.options_generate import GenerateOptions
+from service.operations.samples import sample_arrays, samples_meta
 
 PREVIEW_TYPE, PREVIEW_QUALITY = "image/jpeg", 70
 PREVIEW_FRAMES = 8  # of a clip, one after another from left to right
@@ -55,7 +52,7 @@ async def generate(exchange: Exchange, upload: GenerateUpload, options: Generate
             _offers(options, frames), amount(frames) if options.n == 1 else f"An answer of {options.n} samples"
         )
 
-    made = await _run(exchange, upload, options, accept)
+    made = await _run(exchange, upload, options.model_copy(update={"preview": False}), accept)
     rendering = time.perf_counter()
     data = await _body(exchange, made, options)
     response = exchange.respond(data, made.generator, made.decode_ms, made.timing, rendering)
@@ -79,7 +76,7 @@ async def _stream(exchange: Exchange, upload: GenerateUpload, options: GenerateO
 
     async def work() -> None:
         made = await _run(exchange, upload, options, planned.append, on_event)
-        meta = _meta(exchange, made).model_dump()
+        meta = samples_meta(made, exchange.id).model_dump()
         for index in range(len(made.samples)):
             channel.put("result", meta | sample_fields(index, await _files(exchange, made, options, index)))
 
@@ -129,10 +126,10 @@ async def _body(exchange: Exchange, made: Generation, options: GenerateOptions) 
     if options.output == "tokens" and options.n == 1:
         return await asyncio.to_thread(write_codes, made.codes(0, exchange.id), media_type)
     if media_type == MSGPACK:
-        return await asyncio.to_thread(write_arrays, _arrays(exchange, made, options))
+        return await asyncio.to_thread(write_arrays, sample_arrays(made, exchange.id))
     if media_type in SAMPLES_TYPES:
-        files = [await _files(exchange, made, options, index) for index in range(len(made.samples))]
-        return await asyncio.to_thread(write_files, _meta(exchange, made), files, media_type)
+        files = await asyncio.gather(*(_files(exchange, made, options, index) for index in range(len(made.samples))))
+        return await asyncio.to_thread(write_files, samples_meta(made, exchange.id), files, media_type)
     return await made.pixels(0).render(exchange.media, media_type, options.quality)
 
 
@@ -148,36 +145,6 @@ async def _files(exchange: Exchange, made: Generation, options: GenerateOptions,
     if options.output != "pixels":
         files["codes"] = SampleFile(NPZ, await asyncio.to_thread(write_codes, made.codes(index, exchange.id), NPZ))
     return files
-
-
-def _arrays(exchange: Exchange, made: Generation, options: GenerateOptions) -> Samples:
-    arrays = [
-        SampleArrays(
-            sample.pixels if options.output != "tokens" else None,
-            made.codes(index, exchange.id) if options.output != "pixels" else None,
-        )
-        for index, sample in enumerate(made.samples)
-    ]
-    return Samples(_meta(exchange, made), tuple(arrays))
-
-
-def _meta(exchange: Exchange, made: Generation) -> SamplesMeta:
-    generator, (frames, height, width) = made.generator, made.size
-    names = dict(enumerate(generator.classes))
-    return SamplesMeta(
-        id=exchange.id,
-        model=generator.id,
-        bundle=generator.hash,
-        tokenizer=made.card.id,
-        tokenizer_bundle=made.card.hash,
-        class_id=made.class_id,
-        class_name=None if made.class_id is None else names.get(made.class_id),
-        seed=made.seed,
-        params=asdict(made.params),
-        size=ClipSize(frames=frames, height=height, width=width),
-        fps=made.fps if frames > 1 else None,
-        prefix_frames=made.prefix_frames,
-    )
 
 
 def _plan_fields(exchange: Exchange, plan: GeneratePlan) -> dict[str, Any]:

@@ -5,29 +5,34 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from dataclasses import replace
 
 import msgpack
 import numpy as np
 import pytest
-from api_server import VQ
+from api_server import VAE, VQ
 from bad_inputs import LIMITS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from toy_generators import ToyGenerators
 
 from service.api.body import MULTIPART, Body, ContentType, parse_content_type
 from service.api.negotiation import choose
 from service.api.parsing import CODES, MEDIA, parse_codes, parse_media
+from service.api.parsing_generate import parse_generate
 from service.api.query import parse_options
 from service.errors import ProblemError
 from service.formats.codes import FORMATS, read_codes, sniff_codes, write_codes
 from service.formats.json import read_json
 from service.formats.msgpack import unpack
 from service.formats.pixels import pixel_offers
-from service.formats.result import ClipSize, EncodeMeta, EncodeResult
+from service.formats.result import ClipSize, EncodeMeta, EncodeResult, public_names
 from service.formats.tensors import DTYPES, pack_tensor, unpack_tensor
 from service.operations.decode import plan_decode
 from service.operations.encode import plan_encode
+from service.operations.generate_plan import plan_generate
 from service.operations.options import DecodeOptions, EncodeOptions, ReconstructOptions
+from service.operations.options_generate import GenerateOptions
 
 many = settings(max_examples=150)
 plain = st.recursive(
@@ -45,7 +50,7 @@ jsonable = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
     max_leaves=20,
 )
-NAMES = sorted({*EncodeMeta.model_fields, "tokens", "latents", "media", "array", "options"})
+NAMES = sorted({*EncodeMeta.model_fields, "tokens", "latents", "media", "array", "options", "codes", "class"})
 envelopes = st.fixed_dictionaries(
     {
         "dtype": st.sampled_from([*DTYPES, "|O", ">u2", "<c8", ""]) | plain,
@@ -121,6 +126,7 @@ def test_damaged_results_are_refused_or_read(result: EncodeResult, form: str, da
 def test_bytes_as_media_bodies(data: bytes, media_type: str) -> None:
     boundary = b"sep" if media_type == MULTIPART else None
     refuses_or_returns(parse_media, Body(ContentType(media_type, boundary), data), LIMITS)
+    refuses_or_returns(parse_generate, Body(ContentType(media_type, boundary), data), LIMITS)
 
 
 @many
@@ -136,6 +142,7 @@ def test_maps_of_the_right_names(fields: dict) -> None:
     body = Body(ContentType("application/msgpack"), msgpack.packb(fields))
     refuses_or_returns(parse_media, body, LIMITS)
     refuses_or_returns(parse_codes, body, LIMITS)
+    refuses_or_returns(parse_generate, body, LIMITS)
 
 
 @many
@@ -144,6 +151,7 @@ def test_json_of_the_right_names(fields: dict) -> None:
     body = Body(ContentType("application/json"), json.dumps(fields).encode())
     refuses_or_returns(parse_media, body, LIMITS)
     refuses_or_returns(parse_codes, body, LIMITS)
+    refuses_or_returns(parse_generate, body, LIMITS)
 
 
 @many
@@ -160,6 +168,7 @@ def test_multipart_bodies(parts: list[tuple[str, bytes]], data: st.DataObject) -
     cut = Body(ContentType(MULTIPART, b"sep"), body[: data.draw(st.integers(1, len(body)))])
     refuses_or_returns(parse_media, cut, LIMITS)
     refuses_or_returns(parse_codes, cut, LIMITS)
+    refuses_or_returns(parse_generate, cut, LIMITS)
 
 
 @many
@@ -223,6 +232,24 @@ def test_options(query: bytes, body: object) -> None:
         refuses_or_returns(
             plan_decode, [VQ], EncodeResult(EncodeMeta(bundle=VQ.hash), np.zeros((2, 3, 4), "<u2")), decode
         )
+
+
+@many
+@given(
+    st.dictionaries(
+        st.sampled_from(public_names(GenerateOptions)),
+        st.sampled_from([0, 1, 5, 9, 2**40, -1, 0.5, "1", "red fox", "video", "image", "toy-dit", True, None]) | plain,
+        max_size=5,
+    ),
+    st.booleans(),
+    st.sampled_from([None, 1, 5]),
+)
+def test_options_of_generators(body: dict, has_source: bool, frames: int | None) -> None:
+    options = refuses_or_returns(parse_options, GenerateOptions, b"", body)
+    if options is not None:
+        lm, dit, _ = ToyGenerators(VQ, VAE).cards
+        cards = [replace(lm, tokenizer=VQ.id), replace(dit, tokenizer=VAE.id)]
+        refuses_or_returns(plan_generate, [VQ, VAE], cards, options, LIMITS, has_source, frames if has_source else None)
 
 
 @given(st.text(max_size=60))

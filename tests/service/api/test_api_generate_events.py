@@ -17,7 +17,8 @@ from api_server import Server, eventually
 from bad_inputs import LIMITS
 from PIL import Image
 
-from service.api.event_stream import Channel
+from service.api.errors import ClientGoneError
+from service.api.event_stream import Channel, EventStream
 from service.errors import ProblemError
 from service.settings import Settings
 
@@ -174,3 +175,44 @@ async def test_silence_is_broken_by_heartbeats() -> None:
     assert [await anext(reader) for _ in range(3)] == [None] * 3
     channel.put("result", {})
     assert await anext(reader) == ("result", {})
+
+
+async def test_a_reader_that_takes_nothing_counts_as_gone() -> None:
+    channel, ended = Channel(), []
+
+    async def work() -> None:
+        try:
+            channel.put("accepted", {})
+            await asyncio.Event().wait()
+        finally:
+            ended.append("work")
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    stream = EventStream(channel, task, "id", {}, stall_seconds=0.01)
+    stream.release = lambda: ended.append("body")
+    with pytest.raises(ClientGoneError):
+        await stream({"type": "http", "method": "POST", "headers": []}, receive, send)
+    assert ended == ["work", "body"]
+
+
+def test_a_stream_holds_its_body_until_it_ends() -> None:
+    body = clip()
+    settings = Settings(limits=LIMITS, held_body_bytes=len(body) + 100, generate_seconds=20)
+    headers = EVENTS | {"Content-Type": "video/mp4"}
+    with Server(settings) as server, httpx.Client(base_url=server.url) as http:
+        server.generators.stall = asyncio.Event().wait  # type: ignore[assignment]
+        with http.stream("POST", "/generate?class=0&frames=9", content=body, headers=headers) as response:
+            assert response.status_code == 200
+            refused = http.post("/generate?class=0&frames=9", content=body, headers=headers)
+            assert refused.json()["code"] == "overloaded"
+        eventually(lambda: server.generators.running == 0)
+        server.generators.stall = None
+        eventually(lambda: http.post("/generate?class=0&frames=9", content=body).status_code == 200)

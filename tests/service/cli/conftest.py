@@ -23,7 +23,9 @@ from PIL import Image
 from toy_generators import ToyGenerators
 
 from media.write import encode_video
-from model.bundle import save_bundle
+from model.bundle import read_config, save_bundle, save_generator
+from model.generator.config import GENERATOR_CONFIGS
+from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS, TokenizerConfig, VAEConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.api.app import create_app
@@ -44,11 +46,13 @@ VARIANTS: dict[str, TokenizerConfig] = {
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one random bundle of each variant."""
+    """A folder with one random bundle of each variant, and a language model over the codes of `debug`."""
     folder = tmp_path_factory.mktemp("bundles")
     for seed, (name, config) in enumerate(VARIANTS.items()):
         torch.manual_seed(seed)
         save_bundle(folder / name, OmniTokenizer(config).eval(), f"# {name}", licence="Apache-2.0")
+    network = make_generator(GENERATOR_CONFIGS["lm-debug"]).eval()
+    save_generator(folder / "lm", network, "# lm", read_config(folder / "debug").hash, ("ant", "bee", "cow", "dog"))
     return folder
 
 

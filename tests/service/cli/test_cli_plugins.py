@@ -80,7 +80,17 @@ def test_help_lists_the_commands_that_can_run_here(omnitok: Omnitok, house: None
     run = omnitok("--help")
     assert run.code == 0
     listed = re.findall(r"^\W ([a-z]+)  ", run.out, re.MULTILINE)
-    assert listed == ["serve", "encode", "decode", "reconstruct", "inspect", "models", "convert", *sorted(HERE)]
+    assert listed == [
+        "serve",
+        "encode",
+        "decode",
+        "reconstruct",
+        "generate",
+        "inspect",
+        "models",
+        "convert",
+        *sorted(HERE),
+    ]
 
 
 def test_a_plugin_runs_with_its_own_options(omnitok: Omnitok, house: None) -> None:

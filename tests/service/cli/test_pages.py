@@ -63,6 +63,7 @@ def checkout(omnitok: Callable[..., Any], bundles: Path) -> None:
     Path("docs").symlink_to(ROOT / "docs")
     Path("bundles").mkdir()
     Path("bundles/demo-vq").symlink_to(bundles / "debug")
+    Path("bundles/demo-lm").symlink_to(bundles / "lm")
     Path("bundles/imagenet-ucf").symlink_to(bundles / "whole")
 
 

@@ -1,0 +1,146 @@
+"""Generators of bundles on this machine: the use case of the service, with the networks in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from model.bundle import BundleError, read_config
+from service.cli.errors import CommandError
+from service.cli.generators import OnProgress, Prefix
+from service.cli.inputs import open_media
+from service.cli.options import Device
+from service.engine.generator import GeneratorEngine
+from service.engine.lane import LaneOptions
+from service.engine.tokenizer import Engine
+from service.formats.result import EncodeResult
+from service.formats.samples import Samples
+from service.in_process import LocalBackend, LocalGenerators
+from service.operations.clip import ClipSource
+from service.operations.events import Event, Progress
+from service.operations.generate import generate
+from service.operations.generate_plan import CONTEXT_LATENT_FRAMES
+from service.operations.generators import find_generator, served
+from service.operations.options_generate import MAX_SAMPLES, GenerateOptions
+from service.operations.samples import sample_arrays
+from service.sandbox.pool import MediaPool
+from service.scheduling.batcher import Batch
+from service.settings import Limits, Settings
+from service.types import Op
+
+UNLIMITED = 2**40
+FOREVER_SECONDS = 1e9
+LIMITS = Limits(tokens=UNLIMITED, generated_tokens=UNLIMITED, kept_frames=UNLIMITED)
+
+
+class LocalGenerator:
+    """A generator and its tokenizer, which run on this machine.
+
+    Args:
+        backend: the tokenizer.
+        generators: the generator.
+    """
+
+    def __init__(self, backend: LocalBackend, generators: LocalGenerators) -> None:
+        self._backend, self._generators = backend, generators
+
+    def generate(self, prefix: Prefix | None, options: GenerateOptions, on_progress: OnProgress) -> Samples:
+        """Make samples.
+
+        Raises:
+            CommandError: the prefix cannot be read.
+            ProblemError: what the generator cannot do.
+        """
+        return asyncio.run(self._generate(prefix, options, on_progress))
+
+    async def _generate(self, prefix: Prefix | None, options: GenerateOptions, on_progress: OnProgress) -> Samples:
+        def on_event(event: Event) -> None:
+            if isinstance(event, Progress):
+                on_progress(event.done, event.total)
+
+        source: ClipSource | EncodeResult | None = None
+        if isinstance(prefix, Path):
+            source, options = await self._read(prefix, options)
+        elif prefix is not None:
+            source = prefix
+        unused = MediaPool(LIMITS, workers=1)  # frames are read already, of a file that is the user's own
+        made = await generate(self._backend, self._generators, unused, source, options, LIMITS, on_event)
+        return sample_arrays(made)
+
+    async def _read(self, path: Path, options: GenerateOptions) -> tuple[ClipSource, GenerateOptions]:
+        """Return the frames to continue, and the options that are left once they are read."""
+        (card,), generators = await served(self._backend, self._generators)
+        generator = find_generator(generators, None)
+        _, height, width = card.geometry.size(generator.grid)
+        frames = options.prefix_frames or 1 + card.temporal_patch * (CONTEXT_LATENT_FRAMES - 1)
+        with open_media(path, options.prefix_request(height, width, frames).media()) as reader:
+            pixels = np.stack(list(reader))
+            fps = options.fps or reader.info().kept_fps
+        given = options.model_dump(by_alias=True, exclude_unset=True, exclude={"fit", "start_s", "end_s"})
+        return ClipSource(array=pixels), GenerateOptions.model_validate(given | {"fps": fps})
+
+
+@contextmanager
+def local_generator(bundle: Path, tokenizer: Path | None, device: Device, samples: int) -> Iterator[LocalGenerator]:
+    """Yield the generator of a bundle.
+
+    Args:
+        bundle: the bundle's folder.
+        tokenizer: the folder of its tokenizer; None looks beside the bundle.
+        device: where to run them.
+        samples: how many are made at a time.
+
+    Raises:
+        CommandError: a folder is not a sound bundle, or the device is not there.
+    """
+    settings = Settings(
+        max_queue_tokens=UNLIMITED,
+        max_queue_samples=MAX_SAMPLES,
+        request_seconds=FOREVER_SECONDS,
+        generate_seconds=FOREVER_SECONDS,
+    )
+    options = LaneOptions(min(2 * samples, settings.generator_slots), settings.prefill_tokens, settings.generator_dtype)
+    threads = torch.get_num_threads()
+    try:
+        engine = GeneratorEngine.load([bundle], device, threads, options)
+        tokenizers = Engine([tokenizer or _find_tokenizer(bundle)], device, "float32", threads)
+    except (BundleError, ValueError) as error:
+        raise CommandError(str(error)) from error
+    backend = LocalBackend(tokenizers.cards, tokenizers.run, settings, _Unobserved())
+    generators = LocalGenerators(engine, settings, _Unobserved())
+    try:
+        yield LocalGenerator(backend, generators)
+    finally:
+        generators.close()
+        backend.close()
+
+
+def _find_tokenizer(bundle: Path) -> Path:
+    """Return the bundle in the folder of a generator's that has the hash which the generator names."""
+    wanted = read_config(bundle).tokenizer_hash
+    for path in sorted(bundle.resolve().parent.iterdir()):
+        with suppress(BundleError):  # other folders, and damaged bundles
+            if read_config(path).hash == wanted:
+                return path
+    raise CommandError(f"no folder next to {bundle} is the tokenizer {wanted} that it names; use --tokenizer")
+
+
+class _Unobserved:
+    """Takes reports and keeps none."""
+
+    def queue(self, requests: int, tokens: int) -> None: ...
+
+    def batch(self, batch: Batch, seconds: float) -> None: ...
+
+    def done(self, op: Op, frames: int, tokens: int) -> None: ...
+
+    def generating(self, waiting: int, slots: int) -> None: ...
+
+    def stepped(self, kind: str, steps: int, seconds: float) -> None: ...
+
+    def generated(self, kind: str, codes: int) -> None: ...
