@@ -12,7 +12,7 @@ from typing import Any
 
 TARGET = Path(__file__).parent / "dashboards" / "omnitok.json"
 DATASOURCE = {"type": "prometheus", "uid": "prometheus"}
-WORK = ("/encode", "/decode", "/reconstruct")
+WORK = ("/encode", "/decode", "/reconstruct", "/generate")
 QUANTILES = (0.5, 0.95, 0.99)
 COLUMNS = 3
 WIDTH, HEIGHT = 24 // COLUMNS, 8
@@ -159,6 +159,44 @@ def rows() -> dict[str, list[dict[str, Any]]]:
                 "s",
                 {"{{op}}": quantile(0.95, "batch_duration_seconds", "le, op")},
                 "Time in the network, waiting excluded.",
+            ),
+        ],
+        "Generators": [
+            panel(
+                "Samples per second",
+                "short",
+                {"{{kind}}": rate("samples_generated_total", "kind")},
+                "Finished samples of language models (lm) and diffusion.",
+            ),
+            panel(
+                "Generated positions per second",
+                "short",
+                {"{{kind}}": rate("tokens_generated_total", "kind")},
+                "Tokens or latent positions of finished samples.",
+            ),
+            panel(
+                "Steps per second",
+                "ops",
+                {"{{kind}}": rate("generate_steps_total", "kind")},
+                "A step makes one token of every sequence, or removes noise from every sample of a batch.",
+            ),
+            panel(
+                "Time of a step, p95",
+                "s",
+                {"{{kind}}": quantile(0.95, "generate_step_duration_seconds", "le, kind")},
+                "Of one in several; a step with a piece of a long prompt takes longer.",
+            ),
+            panel(
+                "Slots in use",
+                "short",
+                {"{{replica}}": "sum by (replica) (ray_omnitok_generate_slots_in_use)"},
+                "Sequences that advance; a guided sample takes two. OMNITOK_GENERATOR_SLOTS bounds them.",
+            ),
+            panel(
+                "Waiting samples",
+                "short",
+                {"{{replica}}": "sum by (replica) (ray_omnitok_generate_queue_samples)"},
+                "A replica refuses work beyond OMNITOK_MAX_QUEUE_SAMPLES.",
             ),
         ],
         "Media": [

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.cluster import metrics
-from service.cluster.metrics import IngressMetrics, TokenizerMetrics
+from service.cluster.metrics import GeneratorMetrics, IngressMetrics, TokenizerMetrics
 from service.scheduling.batcher import Batch, Item
 from service.types import TokenizerKey
 
@@ -97,3 +97,21 @@ def test_batches_and_work_are_counted(seen: MutableMapping[Series, float]) -> No
     assert seen["omnitok_frames_total",] == 15
     assert seen["omnitok_tokens_encoded_total",] == 47
     assert seen["omnitok_tokens_decoded_total",] == 67
+
+
+def test_steps_and_samples_are_counted_by_kind(seen: MutableMapping[Series, float]) -> None:
+    generators = GeneratorMetrics()
+    generators.generating(3, 8)
+    generators.stepped("lm", 40, 0.01)
+    generators.generated("lm", 256)
+    generators.generated("diffusion", 64)
+    assert (seen["omnitok_generate_queue_samples",], seen["omnitok_generate_slots_in_use",]) == (3, 8)
+    assert (seen["omnitok_generate_steps_total", "lm"], seen["omnitok_samples_generated_total", "lm"]) == (40, 1)
+    assert seen["omnitok_generate_step_duration_seconds", "lm"] == 0.01
+    assert (seen["omnitok_tokens_generated_total", "lm"], seen["omnitok_tokens_generated_total", "diffusion"]) == (
+        256,
+        64,
+    )
+    seen.clear()
+    generators.refresh()
+    assert seen["omnitok_generate_slots_in_use",] == 8

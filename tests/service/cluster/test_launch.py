@@ -83,3 +83,29 @@ def test_ray_is_asked_for_what_the_settings_say(bundle: Path, device: str, monke
     for options in asked.values():  # a request that has begun is answered before its replica goes
         assert options["graceful_shutdown_timeout_s"] == 7.0
         assert options["ray_actor_options"]["num_cpus"] < 1
+
+
+@pytest.mark.parametrize(("replicas", "gpus"), [(0, 3), (2, 5)])
+def test_generators_have_replicas_of_their_own_or_the_tokenizers(
+    bundle: Path, replicas: int, gpus: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = {"bundles": [str(bundle)], "generators": [str(bundle)], "device": "cuda"}
+    settings = Settings(**named, tokenizer_replicas=3, generator_replicas=replicas)
+    bound = app.application(settings)
+    found = {deployment.name for deployment in _deployments(bound)}
+    assert found == {"Ingress", "Tokenizer"} | ({"Generator"} if replicas else set())
+    with pytest.raises(StartError, match=f"{gpus} replicas of tokenizers and generators need a GPU each"):
+        app.deploy(settings)
+    with pytest.raises(StartError, match="not a bundle"):
+        build({"bundles": [str(bundle)], "generators": [str(bundle / "missing")]})
+
+
+def _deployments(application: Any) -> list[Any]:
+    return [
+        application._bound_deployment,
+        *(
+            part._bound_deployment
+            for part in application._bound_deployment.init_args
+            if hasattr(part, "_bound_deployment")
+        ),
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -226,6 +227,23 @@ async def test_diffusion_makes_the_same_samples_alone_and_in_a_crowd(name: str, 
         np.testing.assert_array_equal(one.pixels, decoded.pixels)
     generators.close()
     backend.close()
+
+
+async def test_encoding_never_waits_for_a_step(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    entered, gate, step = threading.Event(), threading.Event(), rig.lane.step
+
+    def held() -> None:
+        entered.set()
+        gate.wait(20)
+        step()
+
+    monkeypatch.setattr(rig.lane, "step", held)
+    task = asyncio.create_task(rig.generate())
+    await asyncio.to_thread(entered.wait, 20)
+    assert (await rig.tokens(pixels(5))).shape == (2, 4, 4)
+    assert not task.done()
+    gate.set()
+    assert sizes(await task) == [(1, 32, 32, 3)]
 
 
 OWN = "0" * 64  # stands for the hash of the served tokenizer
