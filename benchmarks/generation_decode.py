@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Sequence as Rows
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -29,8 +30,8 @@ FLOAT8 = torch.float8_e4m3fn
 MAX_RUNS, MAX_RUN_SECONDS = 3, 8.0  # of a line; the first run is not counted
 IMAGE_SIDE = 256
 MIXED_GRID = (5, 16, 16)  # clips of 17 x 128 x 128, images of their first frame
-MIXED_REQUESTS, MIXED_SLOTS = 32, 32
-ARRIVALS = 0.5  # of the static batch's time, in which all requests arrive
+MIXED_REQUESTS = 32
+LOADS = ((64, 0.25), (32, 0.5))  # slots, and the share of the static batch's time in which all requests arrive
 ENCODE_INTERVAL_S = 0.005
 
 
@@ -139,32 +140,44 @@ def _line(work: Work, tokenizer: CompiledTokenizer, ceilings: Ceilings) -> list[
 
 def mixed(tokenizer: CompiledTokenizer) -> None:
     """Print the throughput of requests that arrive at random, and the time of encodes beside them."""
-    config = replace(Work("", 1).config, prefix="class", null_class=True, grid=MIXED_GRID, positions=1280, classes=1000)
-    decoder = Decoder(_model(config), MIXED_SLOTS, "cuda")
-    decoder.warm_up()
-    requests = _requests(config)
+    config = replace(Work("", 1).config, prefix="class", null_class=True, grid=MIXED_GRID, positions=1280)
+    model, requests = _model(config), _requests(config)
     codes = sum(request.length for request in requests)
-    _serve(decoder, requests, [0.0] * len(requests))
-    static, _ = _serve(decoder, requests, [0.0] * len(requests))
-    draw = random.Random(0)
-    arrivals = sorted(draw.uniform(0, ARRIVALS * static) for _ in requests)
-    spread, waits = _serve(decoder, requests, arrivals)
-    print(
-        f"{len(requests)} mixed requests ({codes} codes) in {MIXED_SLOTS} slots: {static:.2f} s when all are there, "
-        f"{spread:.2f} s when they arrive at random within {ARRIVALS * static:.2f} s: {static / spread:.0%} of the "
-        f"throughput; from arrival to result {waits} ms"
-    )
     pixels = torch.randint(0, 256, (1, 1, IMAGE_SIDE, IMAGE_SIDE, 3), dtype=torch.uint8, device="cuda")
     tokenizer.capture((1, IMAGE_SIDE, IMAGE_SIDE), (1,))
     alone = _encodes(tokenizer, pixels, threading.Event(), 100)
+    for slots, share in LOADS:
+        decoder = Decoder(model, slots, "cuda")
+        decoder.warm_up()
+        at_once = [0.0] * len(requests)
+        _serve(decoder, requests, at_once)
+        static, _ = _serve(decoder, requests, at_once)
+        draw = random.Random(0)
+        arrivals = sorted(draw.uniform(0, share * static) for _ in requests)
+        spread, waits = _serve(decoder, requests, arrivals)
+        print(
+            f"{len(requests)} mixed requests ({codes} codes) in {slots} slots: {static:.2f} s when all are there, "
+            f"{spread:.2f} s when they arrive at random within {share * static:.2f} s: {static / spread:.0%} of the "
+            f"throughput; {waits} ms from arrival to result"
+        )
+        together, beside = _serve_beside(decoder, requests, arrivals, tokenizer, pixels)
+        print(f"encode of an image: {alone} ms alone, {beside} ms with decoding, which takes {together:.2f} s then")
+
+
+def _serve_beside(
+    decoder: Decoder,
+    requests: Rows[Sequence],
+    arrivals: Rows[float],
+    tokenizer: CompiledTokenizer,
+    pixels: torch.Tensor,
+) -> tuple[float, Spread]:
+    """Serve requests while another thread encodes; return the seconds of all, and an encode's milliseconds."""
     stop = threading.Event()
-    found: list[Spread] = []
-    thread = threading.Thread(target=lambda: found.append(_encodes(tokenizer, pixels, stop, None)))
-    thread.start()
-    beside, _ = _serve(decoder, requests, arrivals)
-    stop.set()
-    thread.join()
-    print(f"encode of an image: {alone} ms alone, {found[0]} ms beside decoding, which takes {beside:.2f} s then")
+    with ThreadPoolExecutor(1) as pool:
+        encodes = pool.submit(_encodes, tokenizer, pixels, stop, None)
+        seconds, _ = _serve(decoder, requests, arrivals)
+        stop.set()
+        return seconds, encodes.result()
 
 
 def _requests(config: LanguageModelConfig) -> list[Sequence]:
