@@ -1,7 +1,8 @@
-"""`omnitok models`: what can be encoded with."""
+"""`omnitok models`: bundles of tokenizers and generators, here or of a service."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from service.cli.errors import CommandError
 from service.cli.options import ServerOption, TokenizerLocation, choose_bundle
 
 if TYPE_CHECKING:
-    from service.types import ModelCard
+    from service.types import GeneratorCard, ModelCard
 
 
 def models(
@@ -25,29 +26,40 @@ def models(
         from service.client import Client
 
         with failures(), Client(server) as client:
-            cards = client.models()
+            cards, generators = client.models(), client.generators()
     else:
-        cards = _read(bundle or [choose_bundle(None)])
-    _print(cards)
+        cards, generators = _read(bundle or [choose_bundle(None)])
+    _print(cards, generators)
 
 
-def _read(bundles: list[Path]) -> list[ModelCard]:
-    from model.bundle import BundleError
-    from service.engine.tokenizer import Engine
+def _read(bundles: list[Path]) -> tuple[list[ModelCard], list[GeneratorCard]]:
+    import torch
 
+    from model.bundle import BundleError, load_bundle, load_generator, read_config
+    from service.engine.card import generator_card, model_card
+    from service.engine.lane import LaneOptions
+
+    device, options = torch.device("cpu"), LaneOptions(slots=2, prefill_tokens=1)
+    cards, generators = [], []
     try:
-        return Engine(bundles, device="cpu", dtype="float32", threads=1).cards
-    except (BundleError, ValueError) as error:
+        for path in bundles:
+            if read_config(path).kind == "generator":
+                generators.append(generator_card(load_generator(path), device, options))
+            else:
+                cards.append(model_card(load_bundle(path), device, "float32"))
+    except BundleError as error:
         raise CommandError(str(error)) from error
+    return cards, generators
 
 
-def _print(cards: list[ModelCard]) -> None:
+def _print(cards: Sequence[ModelCard], generators: Sequence[GeneratorCard]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "codes", "patch", "time", "weights", "licence", "hash")
+    console = Console(soft_wrap=True)
+    tokenizers = Table("model", "codes", "patch", "time", "weights", "licence", "hash")
     for card in cards:
-        table.add_row(
+        tokenizers.add_row(
             card.id,
             f"{card.latent_channels} channels" if card.codebook_size is None else str(card.codebook_size),
             f"{card.temporal_patch}x{card.patch}x{card.patch}",
@@ -56,4 +68,17 @@ def _print(cards: list[ModelCard]) -> None:
             card.licence or "-",
             card.hash[:12],
         )
-    Console(soft_wrap=True).print(table)
+    makers = Table("generator", "makes", "classes", "grid", "weights", "licence", "tokenizer")
+    for maker in generators:
+        makers.add_row(
+            maker.id,
+            f"{', '.join(maker.makes)} ({maker.kind})",
+            str(maker.class_count),
+            "x".join(map(str, maker.grid)),
+            f"{maker.parameters / 1e6:.1f} M",
+            maker.licence or "-",
+            maker.tokenizer or maker.tokenizer_hash[:12],
+        )
+    for table in (tokenizers, makers):
+        if table.rows:
+            console.print(table)

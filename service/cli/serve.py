@@ -17,6 +17,10 @@ def serve(
         list[Path] | None,
         typer.Option("--bundle", "-b", help="Bundle folder; repeat for more, the default first."),
     ] = None,
+    generator: Annotated[
+        list[Path] | None,
+        typer.Option("--generator", "-g", help="Generator bundle; repeat for more, the default first."),
+    ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000")] = None,
     replicas: Annotated[int | None, typer.Option(help="Tokenizer replicas: one per GPU.", show_default="1")] = None,
@@ -27,6 +31,7 @@ def serve(
 
     given: dict[str, Any] = {
         "bundles": tuple(bundle) if bundle else None,
+        "generators": tuple(generator) if generator else None,
         "host": host,
         "port": port,
         "tokenizer_replicas": replicas,

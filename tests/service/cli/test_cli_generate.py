@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 from service.formats.codes import read_codes
+from service.settings import Settings
 
 Omnitok = Callable[..., Any]
 
@@ -148,3 +150,19 @@ def test_offline_what_cannot_be_done_is_one_sentence(omnitok: Omnitok, arguments
     run = omnitok(f"generate {arguments}")
     assert (run.code, part in " ".join(run.err.split())) == (code, True), run.err
     assert not list(Path().iterdir())
+
+
+def test_models_lists_generators(omnitok: Omnitok, server: str) -> None:
+    here = omnitok("models -b {b}/debug -b {b}/lm")
+    assert here.code == 0, here.err
+    assert re.search(r"lm +│ image, video \(lm\) +│ 4 +│ 5x4x4", here.out)
+    there = omnitok(f"models --server {server}")
+    assert re.search(r"toy-dit +│ image \(diffusion\) +│ 4 +│ 1x4x4 .*│ vae ", there.out)
+
+
+def test_serve_takes_generators(omnitok: Omnitok, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Settings] = []
+    monkeypatch.setattr("service.cluster.app.serve_forever", seen.append)
+    assert omnitok("serve -b one -b two --generator three -g four").code == 0
+    assert seen[0].bundles == (Path("one"), Path("two"))
+    assert seen[0].generators == (Path("three"), Path("four"))
