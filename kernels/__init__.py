@@ -11,6 +11,7 @@ from kernels.peg import peg
 from kernels.projection import vq_project
 from kernels.runtime.dispatch import BackendUnavailableError, Choice, requested_backend, use_backend
 from kernels.sample_tokens import sample_tokens
+from kernels.sequence_attention import sequence_attention
 from kernels.spatial_attention import RopeTable, rope_table, spatial_attention
 from kernels.temporal_attention import temporal_attention
 from kernels.vq import vq_assign
@@ -39,6 +40,7 @@ __all__ = [
     "residual_linear",
     "rope_table",
     "sample_tokens",
+    "sequence_attention",
     "spatial_attention",
     "temporal_attention",
     "unpatchify",

@@ -23,11 +23,11 @@ def _(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 @gated_adaptive_norm.register_fake
-def _(x: Tensor, y: Tensor, gate: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def _(x: Tensor, y: Tensor, bias: Tensor | None, gate: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x.new_empty(x.shape, dtype=shift.dtype)
 
 
-def _unsupported(x: Tensor, *others: Tensor) -> str | None:
+def _unsupported(x: Tensor, *others: Tensor | None) -> str | None:
     if not 0 < x.shape[-1] <= MAX_CHANNELS:
         return f"C={x.shape[-1]} must be between 1 and {MAX_CHANNELS}"
     if x.shape[0] > MAX_GRID_YZ:

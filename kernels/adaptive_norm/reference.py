@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-6
+MAX_FLOAT16 = torch.finfo(torch.float16).max
 
 
 class AdaptiveNormArgs(NamedTuple):
@@ -41,28 +42,34 @@ class GatedNormArgs(NamedTuple):
 
     Args:
         x (Tensor): shape (B, N, C), contiguous; updated in place.
-        y (Tensor): shape (B, N, C), the branch that is added.
+        y (Tensor): shape (P, B, N, C), the branch that is added, as parts of a sum.
+        bias (Tensor): shape (C,), added to the sum; or None.
         gate, shift, scale (Tensor): shape (B, C), any strides between items.
     """
 
     x: Tensor
     y: Tensor
+    bias: Tensor | None
     gate: Tensor
     shift: Tensor
     scale: Tensor
 
 
 def gated_adaptive_norm(args: GatedNormArgs) -> Tensor:
-    """Add gate * y to x in place, and return `adaptive_norm` of the sum.
+    """Add gate * (sum of y + bias) to x in place, and return `adaptive_norm` of the result.
 
-    The sum is normalised as it is, before it is rounded to the dtype of x.
+    The result is normalised as it is, before it is rounded to the dtype of x. What float16 cannot hold becomes its
+    largest number.
 
     Returns:
         Tensor: shape of x, dtype of `shift`.
     """
-    x, y, gate, shift, scale = args
-    total = _wide(x) + gate.to(_wide(x).dtype)[:, None] * y
-    x.copy_(total)
+    x, y, bias, gate, shift, scale = args
+    branch = _wide(y).sum(0)
+    if bias is not None:
+        branch = branch + bias
+    total = _wide(x) + gate.to(branch.dtype)[:, None] * branch
+    x.copy_(total.clamp(-MAX_FLOAT16, MAX_FLOAT16) if x.dtype == torch.float16 else total)
     return adaptive_norm(AdaptiveNormArgs(total, shift, scale))
 
 

@@ -40,6 +40,7 @@ OPERATORS = (
     "projection",
     "adaptive_norm",
     "frame_attention",
+    "sequence_attention",
     "norm",
     "patches",
     "spatial_attention",

@@ -75,6 +75,7 @@ class DiffusionSampler:
         with torch.inference_mode():
             self.network = DenoisingNetwork(model, self.device, dtype)
         self._steps: dict[StepShape, _Step] = {}
+        self._plans: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     def begin(self, items: Sequence[DiffusionItem], params: DiffusionParams) -> DiffusionRun:
@@ -111,6 +112,15 @@ class DiffusionSampler:
                 on_step(run.done, params.steps)
         return run.latents()
 
+    def plan(self, params: DiffusionParams) -> tuple[Tensor, Tensor]:
+        """Return timesteps (S,) and `StepFactors` (S, 8) in the order of sampling, on the device; made once."""
+        key = params.steps, params.sampler
+        if key not in self._plans:
+            schedule = self.schedule.respaced(params.steps)
+            factors = step_factors(schedule, params.sampler)
+            self._plans[key] = schedule.timesteps.flip(0).to(self.device), factors.flip(0).to(self.device)
+        return self._plans[key]
+
     @torch.inference_mode()
     def prepare(self, shape: StepShape) -> _Step:
         """Return the step of a shape, which a GPU captures at the first call."""
@@ -138,8 +148,7 @@ class DiffusionRun:
         self.done = 0
         guided = any(item.guidance != 1 for item in items)
         self._shape = StepShape(len(items), frames, guided, params.sampler == "ddpm")
-        self._schedule = sampler.schedule.respaced(params.steps)
-        self._factors = step_factors(self._schedule, params.sampler).to(device)
+        self._timesteps, self._factors = sampler.plan(params)
         self._guidance = torch.tensor([float(item.guidance) for item in items]).to(device)
         ids = [config.null_class if item.class_id is None else item.class_id for item in items]
         ids += [config.null_class] * (len(items) if guided else 0)
@@ -159,11 +168,11 @@ class DiffusionRun:
     @torch.inference_mode()
     def step(self) -> None:
         """Take one step; on a GPU it is enqueued only."""
-        index, cache = self._params.steps - 1 - self.done, self._params.cache
+        cache = self._params.cache
         step = self._sampler.prepare(self._shape)
         step.x.copy_(self._x)
         torch.index_select(self._modulation(), 0, self._row_classes, out=step.modulation)
-        step.factors.copy_(self._factors[index])
+        step.factors.copy_(self._factors[self.done])
         step.guidance.copy_(self._guidance)
         if step.noise is not None:
             step.noise.copy_(self._draw())
@@ -194,8 +203,7 @@ class DiffusionRun:
         """Return the modulations of this step (classes, 6 layers + 2, D); those of many steps come from one product."""
         place = self.done % MODULATION_STEPS
         if place == 0:
-            timesteps = self._schedule.timesteps.flip(0)[self.done : self.done + MODULATION_STEPS]
-            timesteps = timesteps.to(self._classes.device)
+            timesteps = self._timesteps[self.done : self.done + MODULATION_STEPS]
             classes = self._classes.repeat(len(timesteps))
             repeated = timesteps.repeat_interleave(len(self._classes))
             modulations = self._sampler.network.modulate(repeated, classes)

@@ -17,6 +17,9 @@ from model.generator.dit import MODULATIONS, OUT_MODULATIONS, Block, DiT, assemb
 
 SHIFT, SCALE, GATE, MLP_SHIFT, MLP_SCALE, MLP_GATE = range(MODULATIONS)
 
+# few rows make few output tiles, so that parts of a long sum occupy the multiprocessors that would be idle
+SPLIT_MAX_ROWS, SPLIT_PARTS, SPLIT_ALIGNMENT = 1024, 4, 64
+
 
 class LinearWeights(NamedTuple):
     """Matrix (N, K) and bias (N,) of a product."""
@@ -32,6 +35,12 @@ class LinearWeights(NamedTuple):
     def __call__(self, x: Tensor) -> Tensor:
         """Multiply x (..., K)."""
         return F.linear(x, self.weight, self.bias)
+
+    def in_parts(self, x: Tensor, parts: int) -> Tensor:
+        """Return products (parts, ..., N) whose sum lacks the bias alone, each over its share of K."""
+        rows = x.flatten(0, -2).unflatten(1, (parts, -1)).transpose(0, 1)
+        weight = self.weight.unflatten(1, (parts, -1)).permute(1, 2, 0)
+        return torch.bmm(rows, weight).unflatten(1, x.shape[:-1])
 
 
 class BlockWeights(NamedTuple):
@@ -57,13 +66,15 @@ class DenoisingNetwork:
     Args:
         model: its weights are copied where they are not on the device in this precision, and shared else.
         device: where it shall run.
-        dtype: of products; the residual stream and the output stay in float32.
+        dtype: of products. The sum of all branches has the precision of float16 at least, the output is float32.
     """
 
     def __init__(self, model: DiT, device: torch.device, dtype: torch.dtype) -> None:
         self.config = model.config
         self.device = device
         self.dtype = dtype
+        # as small as bfloat16, and eight times as precise
+        self._residual = torch.float16 if dtype.itemsize == 2 else dtype
 
         def prepare(layer: nn.Linear) -> LinearWeights:
             return LinearWeights.of(layer, device, dtype)
@@ -102,14 +113,16 @@ class DenoisingNetwork:
             own = modulation[:, MODULATIONS * layer : MODULATIONS * (layer + 1)]
             after = modulation[:, MODULATIONS * (layer + 1) :]  # of the next block, or of the output
             attended = self._attend(block, normed, frames)
-            normed = kernels.gated_adaptive_norm(tokens, attended, own[:, GATE], own[:, MLP_SHIFT], own[:, MLP_SCALE])
-            hidden = block.contract(_gelu(block.expand, normed))
+            normed = kernels.gated_adaptive_norm(
+                tokens, attended[None], None, own[:, GATE], own[:, MLP_SHIFT], own[:, MLP_SCALE]
+            )
+            parts, bias = self._contract(block.contract, _gelu(block.expand, normed))
+            normed = kernels.gated_adaptive_norm(
+                tokens, parts, bias, own[:, MLP_GATE], after[:, SHIFT], after[:, SCALE]
+            )
             if layer == 0 and len(blocks) > 1 and blocks[1].temporal:
-                tokens += own[:, MLP_GATE, None] * hidden
                 tokens.unflatten(1, (frames, -1)).add_(self._temporal[:frames, None])
                 normed = kernels.adaptive_norm(tokens, after[:, SHIFT], after[:, SCALE])
-            else:
-                normed = kernels.gated_adaptive_norm(tokens, hidden, own[:, MLP_GATE], after[:, SHIFT], after[:, SCALE])
         return Features(tokens, normed)
 
     def normalize(self, tokens: Tensor, modulation: Tensor) -> Tensor:
@@ -125,7 +138,14 @@ class DenoisingNetwork:
 
     def _tokens(self, x: Tensor) -> Tensor:
         patches = patchify(x, self.config.patch).to(self.dtype)
-        return (self._embed(patches) + self._spatial).flatten(1, 2)
+        return (self._embed(patches) + self._spatial).to(self._residual).flatten(1, 2)
+
+    def _contract(self, layer: LinearWeights, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return parts of the product and what bias their sum lacks."""
+        rows, inner = hidden.shape[:-1].numel(), hidden.shape[-1]
+        if hidden.is_cuda and rows <= SPLIT_MAX_ROWS and inner % (SPLIT_PARTS * SPLIT_ALIGNMENT) == 0:
+            return layer.in_parts(hidden, SPLIT_PARTS), layer.bias
+        return layer(hidden)[None], None
 
     def _attend(self, block: BlockWeights, normed: Tensor, frames: int) -> Tensor:
         """Attend within frames or along them, tokens (R, L, D)."""
@@ -134,8 +154,7 @@ class DenoisingNetwork:
         if block.temporal:
             attended = kernels.frame_attention(qkv.unflatten(1, (frames, -1)))
         else:
-            q, k, v = qkv.view(rows * frames, length // frames, *qkv.shape[2:]).permute(2, 0, 3, 1, 4)
-            attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+            attended = kernels.sequence_attention(qkv.view(rows * frames, length // frames, *qkv.shape[2:]))
         return block.proj(attended.reshape(normed.shape))
 
 
