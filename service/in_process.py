@@ -148,6 +148,7 @@ class LocalGenerators:
         self._engine = engine
         self._cards = {card.id: card for card in engine.cards}
         self._seconds = settings.generate_seconds
+        self._turn_seconds = settings.request_seconds
         self._observer = observer
         kinds = {card.id: card.kind for card in engine.cards}
         self._executor = StepExecutor(engine, engine.capacities, kinds, settings.max_queue_samples, observer)
@@ -158,7 +159,7 @@ class LocalGenerators:
         Raises:
             RuntimeError: the accelerator is broken, or a step does not end.
         """
-        _check(self._executor.fault, self._executor.busy_seconds, self._seconds)
+        _check(self._executor.fault, self._executor.busy_seconds, self._turn_seconds)
 
     def close(self) -> None:
         """Refuse what waits and runs."""

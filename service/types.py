@@ -213,7 +213,7 @@ class GenerateJob:
         params: settings of the sample.
         seed: of the request; `index`: number of this sample in it. The same pair gives the same sample in any company.
         prompt: tokens int32 (t, h, w) that the result begins with, or None.
-        preview: whether its progress shall carry codes.
+        watched: whether anyone wants its progress; `preview`: whether that shall carry codes.
     """
 
     model: str
@@ -223,6 +223,7 @@ class GenerateJob:
     seed: int
     index: int = 0
     prompt: NDArray[np.int32] | None = None
+    watched: bool = True
     preview: bool = False
 
 

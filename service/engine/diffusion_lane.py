@@ -73,7 +73,7 @@ class DiffusionLane:
         """Return the steps and slots of a job; jobs of one group share a batch."""
         guided = job.params.guidance != 1
         group = (job.frames, job.params.steps, job.params.sampler, guided)
-        return StepRequest(self.card.id, 1 + guided, 0, job.params.steps, job, group)
+        return StepRequest(self.card.id, 1 + guided, 0, job.params.steps, job, group, job.watched)
 
     def join(self, number: int, job: GenerateJob) -> None:
         """Put a job into the batch that starts with the next step."""

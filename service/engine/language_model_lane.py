@@ -70,7 +70,15 @@ class LanguageModelLane:
     def request(self, job: GenerateJob) -> StepRequest:
         """Return the steps and slots of a job."""
         sequence = self._sequence(job)
-        return StepRequest(self.card.id, sequence.slots, sequence.prefill, sequence.steps, job, preview=job.preview)
+        return StepRequest(
+            self.card.id,
+            sequence.slots,
+            sequence.prefill,
+            sequence.steps,
+            job,
+            watched=job.watched,
+            preview=job.preview,
+        )
 
     def join(self, number: int, job: GenerateJob) -> None:
         """Give a job its slots."""

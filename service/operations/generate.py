@@ -19,7 +19,7 @@ from service.operations.events import Accepted, Generation, OnEvent, Preview, Pr
 from service.operations.generate_plan import GeneratePlan, Window, check_seconds, plan_generate, shortened
 from service.operations.generators import served
 from service.operations.options import DecodeOptions
-from service.operations.options_generate import GenerateOptions
+from service.operations.options_generate import MAX_SAMPLES, GenerateOptions
 from service.sandbox.pool import MediaPool
 from service.settings import Limits
 from service.types import Backend, Generated, GenerateJob, GeneratorBackend, JobProgress, Timing
@@ -45,7 +45,7 @@ async def generate(
     source: ClipSource | EncodeResult | None,
     options: GenerateOptions,
     limits: Limits,
-    on_event: OnEvent = lambda event: None,
+    on_event: OnEvent | None = None,
     accept: Callable[[GeneratePlan], None] = lambda plan: None,
     seconds: float | None = None,
 ) -> Generation:
@@ -58,7 +58,7 @@ async def generate(
         source: frames to continue: a picture, a clip, an array, or tokens; None for none.
         options: as the caller gave them.
         limits: of one request.
-        on_event: called on the event loop with what happens.
+        on_event: called on the event loop with what happens; None where nobody watches.
         accept: called with the plan before anything is computed; it may raise.
         seconds: time that the answer may take; None for any.
 
@@ -153,14 +153,15 @@ class _Run:
         generators: GeneratorBackend,
         plan: GeneratePlan,
         options: GenerateOptions,
-        on_event: OnEvent,
+        on_event: OnEvent | None,
         deadline: float | None,
     ) -> None:
         self._backend = backend
         self._generators = generators
         self._plan = plan
         self._options = options
-        self._tell = on_event
+        self._tell: OnEvent = on_event or (lambda event: None)
+        self._watched = on_event is not None
         self._deadline = deadline
         self._done = [0] * plan.samples  # steps of each sample
         self._accepted = self._started = False
@@ -204,9 +205,10 @@ class _Run:
             window.frames,
             plan.params,
             plan.seed,
-            index + number * plan.samples,  # each window draws numbers of its own
+            index + number * MAX_SAMPLES,  # each window draws numbers of its own
             prompt,
-            self._options.preview,
+            self._watched,
+            self._watched and self._options.preview,
         )
 
         def on_progress(progress: JobProgress) -> None:

@@ -15,7 +15,7 @@ from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.scheduling.stepper import Capacity, Sequence, Stepper, Turn
 from service.types import JobProgress, Timing
 
-PROGRESS_SECONDS = 0.1  # between two reports to the callers; a report costs the event loop one callback
+PROGRESS_SECONDS = 0.2  # between two reports to the callers; a report costs the event loop one callback
 PREVIEW_SECONDS = 0.5  # between two readings of unfinished codes, which wait for the accelerator
 
 OnProgress = Callable[[JobProgress], None]
@@ -61,7 +61,7 @@ class StepRequest:
         model: name of a model of the engine.
         slots, prefill, steps, group: as in `Sequence`.
         payload: handed to the engine.
-        preview: whether its progress carries codes.
+        watched: whether its progress is reported at all; `preview`: whether that carries codes.
     """
 
     model: str
@@ -70,6 +70,7 @@ class StepRequest:
     steps: int
     payload: Any
     group: Hashable = None
+    watched: bool = True
     preview: bool = False
 
 
@@ -284,7 +285,7 @@ class StepExecutor:
             states = {
                 number: JobProgress(self._stepper.done(number), caller.request.steps, self._stepper.position(number))
                 for number, caller in callers.items()
-                if self._stepper.holds(number)
+                if caller.request.watched and self._stepper.holds(number)
             }
         for number, state in states.items():
             if preview and callers[number].request.preview and number in running and state.done:

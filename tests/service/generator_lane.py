@@ -31,7 +31,7 @@ class PlainLane:
         _, height, width = self.card.grid
         slots = 2 if job.params.guidance != 1 else 1
         steps = job.frames * height * width - prompt
-        return StepRequest(self.card.id, slots, prompt, steps, job, preview=job.preview)
+        return StepRequest(self.card.id, slots, prompt, steps, job, watched=job.watched, preview=job.preview)
 
     def join(self, number: int, job: GenerateJob) -> None:
         self.jobs[number] = job

@@ -93,7 +93,7 @@ async def _run(
     upload: GenerateUpload,
     options: GenerateOptions,
     accept: Callable[[GeneratePlan], None],
-    on_event: OnEvent = lambda event: None,
+    on_event: OnEvent | None = None,
 ) -> Generation:
     return await run(
         exchange.backend,

@@ -33,7 +33,7 @@ from service.operations.clip import ClipSource
 from service.operations.events import Accepted, Event, Generation, Preview, Progress, Started
 from service.operations.generate import generate
 from service.operations.generate_plan import Window, plan_generate, windows
-from service.operations.options_generate import GenerateOptions
+from service.operations.options_generate import MAX_SAMPLES, GenerateOptions
 from service.settings import Limits, Settings
 from service.types import GenerateJob, GeneratorCard, ModelCard
 
@@ -60,7 +60,7 @@ class Rig:
         self.generators = LocalGenerators(GeneratorEngine([self.lane]), SETTINGS, Silent())
 
     async def generate(self, source: Any = None, limits: Limits | None = None, **options: Any) -> Generation:
-        seconds, on_event = options.pop("seconds", None), options.pop("on_event", lambda event: None)
+        seconds, on_event = options.pop("seconds", None), options.pop("on_event", None)
         chosen = GenerateOptions(**{"seed": 7, "class": 1, **options})
         return await generate(
             self.backend, self.generators, NO_POOL, source, chosen, limits or Limits(), on_event, seconds=seconds
@@ -152,7 +152,7 @@ async def test_a_later_window_continues_the_frames_before_it(rig: Rig) -> None:
     first = (await rig.generate(frames=17)).samples[0].pixels
     assert first is not None
     context = await rig.tokens(first[-5:])
-    job = replace(_job(rig), prompt=context, frames=4, index=1)
+    job = replace(_job(rig), prompt=context, frames=4, index=MAX_SAMPLES)
     second = await rig.generators.generate(job, lambda progress: None)
     decoded = await rig.backend.decode(rig.tokenizer.id, second.tokens, (13, 32, 32))
     np.testing.assert_array_equal(made.samples[0].pixels, np.concatenate([first, decoded.pixels[5:]]))
