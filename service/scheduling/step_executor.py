@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
@@ -17,6 +18,10 @@ from service.types import JobProgress, Timing
 
 PROGRESS_SECONDS = 0.2  # between two reports to the callers; a report costs the event loop one callback
 PREVIEW_SECONDS = 0.5  # between two readings of unfinished codes, which wait for the accelerator
+
+CLOSE_SECONDS = 5.0  # for the turn that runs; a thread within the accelerator's library must not see the process end
+
+log = logging.getLogger("ray.serve")
 
 OnProgress = Callable[[JobProgress], None]
 
@@ -102,7 +107,7 @@ class StepExecutor:
         max_waiting: int,
         observer: StepObserver,
     ) -> None:
-        self.fault: DeviceFault | None = None
+        self.fault: Exception | None = None
         self._engine = engine
         self._kinds = kinds
         self._observer = observer
@@ -189,8 +194,20 @@ class StepExecutor:
             self._changed.notify()
         for caller in callers:
             _answer(caller.future, _draining())
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
+        try:
+            self._take_turns()
+        except Exception as error:  # ours, not the engine's; nobody may wait for an answer that never comes
+            log.exception("the thread of the generators ended")
+            with self._changed:
+                self.fault = error
+                every = dict.fromkeys(self._callers, error)
+            self._resolve(every)
+
+    def _take_turns(self) -> None:
         reported = previewed = 0.0
         while True:
             with self._changed:

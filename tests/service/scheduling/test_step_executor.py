@@ -189,16 +189,35 @@ async def test_a_step_that_fails_takes_its_model_along(
 
 
 async def test_a_closed_executor_refuses(executor: StepExecutor, engine: Engine) -> None:
-    engine.gate = threading.Semaphore(0)
-    task = asyncio.create_task(executor.submit(request("a"), ignore, 60))
-    await until(lambda: ("join", "a") in engine.log)
-    assert executor.busy_seconds > 0
+    task = asyncio.create_task(executor.submit(request("a", steps=10**9), ignore, 60))
+    await until(lambda: ("step", "m") in engine.log)
     executor.close()
-    engine.gate.release(10)
     for work in (task, executor.submit(request("b"), ignore, 60)):
         with pytest.raises(ProblemError) as refused:
             await work
         assert refused.value.code == "draining"
+
+
+async def test_a_step_that_hangs_shows(executor: StepExecutor, engine: Engine) -> None:
+    engine.gate = threading.Semaphore(0)
+    task = asyncio.create_task(executor.submit(request("a"), ignore, 60))
+    await until(lambda: executor.busy_seconds > 0)
+    engine.gate.release(10)
+    await task
+    await until(lambda: executor.busy_seconds == 0)
+
+
+async def test_nobody_waits_for_a_thread_that_has_ended(
+    executor: StepExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> Any:
+        raise ValueError("a mistake of the scheduler")
+
+    monkeypatch.setattr("service.scheduling.stepper.Stepper.complete", fail)
+    for name in "ab":
+        with pytest.raises(ValueError, match="mistake"):
+            await executor.submit(request(name), ignore, 60)
+    assert isinstance(executor.fault, ValueError)
 
 
 async def test_a_mailbox_keeps_the_newest() -> None:
