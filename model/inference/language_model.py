@@ -112,14 +112,12 @@ class PackedLanguageModel:
         Returns:
             (R, vocabulary) float32 logits of the token after.
         """
-        following = [layer.qkv for layer in self.layers[1:]] + [self.head]
-        for index, (layer, after) in enumerate(zip(self.layers, following, strict=True)):
-            qkv = self._multiply(x, layer.qkv, upcoming=layer.out)
-            heads = qkv.view(len(x), 3, self.config.heads, self.config.head_dim)
-            attended = decode_attention(heads, cache.layer(index), slots, lengths)
+        for index, layer in enumerate(self.layers):
+            qkv = self._multiply(x, layer.qkv).view(len(x), 3, self.config.heads, self.config.head_dim)
+            attended = decode_attention(qkv, cache.layer(index), slots, lengths)
             x = self._multiply(attended.flatten(1), layer.out, residual=x)
-            hidden = self._multiply(x, layer.hidden, gelu=True, upcoming=layer.down)
-            x = self._multiply(hidden, layer.down, residual=x, upcoming=after)
+            hidden = self._multiply(x, layer.hidden, gelu=True)
+            x = self._multiply(hidden, layer.down, residual=x)
         return self._multiply(x, self.head, full_precision=True)
 
     def append(self, ids: Tensor, positions: Tensor, cache: KVCache, slot: Tensor, places: Tensor, bound: int) -> None:
@@ -151,18 +149,15 @@ class PackedLanguageModel:
         x: Tensor,
         product: Product,
         residual: Tensor | None = None,
-        upcoming: Product | None = None,
         gelu: bool = False,
         full_precision: bool = False,
     ) -> Tensor:
-        """Multiply; on a GPU, fetch the weight that the next call reads meanwhile."""
         return thin_linear(
             x,
             product.weight,
             product.bias,
             residual,
             product.scale,
-            upcoming=None if upcoming is None else upcoming.weight,
             normed=product.normed,
             gelu=gelu,
             full_precision=full_precision,
