@@ -24,6 +24,7 @@ from model.generator.diffusion_sampling import (
 from model.generator.dit import DiT, assemble, patchify
 from model.generator.noise_schedule import NoiseSchedule, ScheduleError
 from model.inference.diffusion import DiffusionError, DiffusionSampler
+from model.inference.diffusion_network import LinearWeights
 
 ROUNDING = 1e-5  # of products whose order depends on the batch, of the largest value
 
@@ -64,6 +65,14 @@ def test_modulations_made_ahead_are_those_made_inside(model, sampler):
     features = sampler.network.features(x, table)
     close(sampler.network.predict(features.normed, x.shape[1]), want)
     close(sampler.network.normalize(features.tokens, table), features.normed)
+
+
+def test_parts_of_a_product_sum_to_it():
+    layer, x = torch.nn.Linear(24, 5), torch.randn(2, 3, 24)
+    weights = LinearWeights.of(layer, torch.device("cpu"), torch.float32)
+    parts = weights.in_parts(x, 4)
+    assert parts.shape == (4, 2, 3, 5)
+    torch.testing.assert_close(parts.sum(0) + weights.bias, layer(x).detach())
 
 
 @pytest.mark.parametrize("kind", ["ddim", "ddpm"])
