@@ -10,10 +10,11 @@ from starlette.responses import Response
 
 from service.api.negotiation import accepts_by_name, require
 from service.api.services import Services
+from service.formats.codes import codes_offers
 from service.formats.media_types import EVENT_STREAM
 from service.formats.pixels import amount, pixel_offers
 from service.operations.clip import PixelResult
-from service.types import GeneratorCard, ModelCard, Timing
+from service.types import GeneratorCard, ModelCard, Timing, Want
 
 
 class Exchange:
@@ -68,6 +69,17 @@ class Exchange:
         """Choose the media type of an answer of that many frames; errors as `choose`."""
         self.choose(pixel_offers(frames), amount(frames))
 
+    def choose_codes(self, want: Want, positions: int | None = None) -> None:
+        """Choose the media type of an answer of codes; errors as `choose`.
+
+        Args:
+            want: the outputs.
+            positions: how many latent positions they have, or None if that is not known yet.
+        """
+        in_json = positions is None or positions <= self.limits.json_tokens
+        answer = "The answer" if in_json else f"An answer of more than {self.limits.json_tokens} positions"
+        self.choose(codes_offers(want, in_json), answer)
+
     async def respond_pixels(self, result: PixelResult, quality: int | None, decode_ms: float) -> Response:
         """Return the answer that consists of pixels.
 
@@ -80,12 +92,19 @@ class Exchange:
         data = await result.render(self.media, self.media_type, quality)
         return self.respond(data, result.card, decode_ms, result.timing, rendering)
 
-    def headers(self, card: ModelCard | GeneratorCard) -> dict[str, str]:
-        """Return the headers of an answer that a bundle made."""
-        return {"Vary": "Accept", "X-Omnitok-Model": card.id, "X-Omnitok-Bundle": card.hash}
+    def headers(self, card: ModelCard | GeneratorCard, seed: int | None = None) -> dict[str, str]:
+        """Return the headers of an answer that a bundle made, by a seed if it drew numbers."""
+        drawn = {} if seed is None else {"X-Omnitok-Seed": str(seed)}
+        return {"Vary": "Accept", "X-Omnitok-Model": card.id, "X-Omnitok-Bundle": card.hash} | drawn
 
     def respond(
-        self, data: bytes, card: ModelCard | GeneratorCard, decode_ms: float, timing: Timing, rendering: float
+        self,
+        data: bytes,
+        card: ModelCard | GeneratorCard,
+        decode_ms: float,
+        timing: Timing,
+        rendering: float,
+        seed: int | None = None,
     ) -> Response:
         """Return the answer.
 
@@ -95,6 +114,7 @@ class Exchange:
             decode_ms: time spent on the request's media or codes, milliseconds.
             timing: of the tokenizer tier.
             rendering: when the tokenizer had answered, on `time.perf_counter`.
+            seed: of a generator's samples.
         """
         spent = {
             "decode": decode_ms,
@@ -103,4 +123,5 @@ class Exchange:
             "render": 1000 * (time.perf_counter() - rendering),
         }
         timings = ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in spent.items())
-        return Response(data, headers=self.headers(card) | {"Server-Timing": timings}, media_type=self.media_type)
+        headers = self.headers(card, seed) | {"Server-Timing": timings}
+        return Response(data, headers=headers, media_type=self.media_type)

@@ -10,7 +10,7 @@ from typing import Annotated, Protocol
 
 import typer
 
-from service.cli.options import DeviceOption, ServerOption
+from service.cli.options import DeviceOption, ServerOption, choose_bundle
 from service.formats.result import EncodeResult
 from service.formats.samples import Samples
 from service.operations.options_generate import GenerateOptions
@@ -77,7 +77,7 @@ def opened(location: GeneratorLocation, samples: int) -> Iterator[CommandGenerat
     if location.server is None:
         from service.cli.generate_offline import local_generator  # needs torch
 
-        bundle = location.bundle or DEFAULT_GENERATOR
+        bundle = choose_bundle(location.bundle, DEFAULT_GENERATOR)
         with local_generator(bundle, location.tokenizer, location.device, samples) as generator:
             yield generator
         return

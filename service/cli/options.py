@@ -101,7 +101,7 @@ def grouped(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]],
     return decorate
 
 
-def choose_bundle(bundle: Path | None) -> Path:
+def choose_bundle(bundle: Path | None, default: Path = DEFAULT_BUNDLE) -> Path:
     """Return the bundle that was named, or the default one.
 
     Raises:
@@ -109,9 +109,9 @@ def choose_bundle(bundle: Path | None) -> Path:
     """
     if bundle is not None:
         return bundle
-    if not DEFAULT_BUNDLE.is_dir():
-        raise CommandError(f"no bundle was named and {DEFAULT_BUNDLE} does not exist here; use --bundle or --server")
-    return DEFAULT_BUNDLE
+    if not default.is_dir():
+        raise CommandError(f"no bundle was named and {default} does not exist here; use --bundle or --server")
+    return default
 
 
 def _is_group(annotation: Any) -> bool:

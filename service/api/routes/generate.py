@@ -17,9 +17,8 @@ from service.api.event_stream import Channel, Event, EventStream, open_stream
 from service.api.exchange import Exchange
 from service.api.negotiation import choose
 from service.api.parsing_generate import GENERATE, GenerateUpload
-from service.api.routes.encode import GIVES as CODES_TYPES
 from service.api.routes.route import Route, in_time
-from service.formats.codes import write_codes
+from service.formats.codes import CODES_TYPES, write_codes
 from service.formats.media_types import EVENT_STREAM, MSGPACK, NPY, NPZ
 from service.formats.pixels import amount
 from service.formats.samples import (
@@ -47,17 +46,12 @@ async def generate(exchange: Exchange, upload: GenerateUpload, options: Generate
 
     def accept(plan: GeneratePlan) -> None:
         exchange.use(plan.generator)
-        frames = plan.size[0]
-        exchange.choose(
-            _offers(options, frames), amount(frames) if options.n == 1 else f"An answer of {options.n} samples"
-        )
+        _choose(exchange, plan, options)
 
     made = await _run(exchange, upload, options.model_copy(update={"preview": False}), accept)
     rendering = time.perf_counter()
     data = await _body(exchange, made, options)
-    response = exchange.respond(data, made.generator, made.decode_ms, made.timing, rendering)
-    response.headers["X-Omnitok-Seed"] = str(made.seed)
-    return response
+    return exchange.respond(data, made.generator, made.decode_ms, made.timing, rendering, made.seed)
 
 
 async def _stream(exchange: Exchange, upload: GenerateUpload, options: GenerateOptions) -> EventStream:
@@ -82,7 +76,7 @@ async def _stream(exchange: Exchange, upload: GenerateUpload, options: GenerateO
 
     def headers() -> dict[str, str]:
         exchange.use(planned[0].generator)
-        return exchange.headers(planned[0].generator)
+        return exchange.headers(planned[0].generator, planned[0].seed)
 
     task = asyncio.create_task(in_time(work(), exchange.seconds))
     return await open_stream(channel, task, exchange.id, headers)
@@ -108,13 +102,15 @@ async def _run(
     )
 
 
-def _offers(options: GenerateOptions, frames: int) -> tuple[str, ...]:
-    """Return the media types that hold the answer, the default first."""
+def _choose(exchange: Exchange, plan: GeneratePlan, options: GenerateOptions) -> None:
     if options.n > 1 or options.output == "both":
-        return SAMPLES_TYPES
-    if options.output == "tokens":
-        return CODES_TYPES
-    return (*_pixel_types(frames), *SAMPLES_TYPES)
+        exchange.choose(SAMPLES_TYPES, "An answer of several parts")
+    elif options.output == "tokens":
+        exchange.choose_codes(
+            "tokens" if plan.generator.kind == "lm" else "latents", plan.card.geometry.positions(plan.size)
+        )
+    else:
+        exchange.choose((*_pixel_types(plan.size[0]), *SAMPLES_TYPES), amount(plan.size[0]))
 
 
 def _pixel_types(frames: int) -> tuple[str, ...]:

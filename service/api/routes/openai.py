@@ -133,7 +133,7 @@ async def images(exchange: Exchange, upload: GenerateUpload, options: ImageOptio
         "seed": made.seed,
         "model": made.generator.id,
     }
-    return Response(json.dumps(answer), headers=exchange.headers(made.generator), media_type=JSON)
+    return Response(json.dumps(answer), headers=exchange.headers(made.generator, made.seed), media_type=JSON)
 
 
 @dataclass(frozen=True)

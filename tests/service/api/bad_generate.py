@@ -36,6 +36,7 @@ from service.formats.tensors import pack_tensor
 
 Body = Callable[[Target], "bytes | list[bytes] | None"]
 NOTHING = raw(b"")
+ACCEPT_NPY = {"Accept": "application/x-npy"}
 
 
 def tokens(
@@ -218,6 +219,7 @@ BODIES = [
     _case("stream that cannot begin", "unknown-class", "class=99", headers={"Accept": "text/event-stream"}),
     _case("picture of two samples", "not-acceptable", "class=0&n=2", status=406, headers={"Accept": "image/png"}),
     _case("picture of a clip", "not-acceptable", "class=0&frames=5", status=406, headers={"Accept": "image/png"}),
+    _case("latents as npy", "not-acceptable", "class=0&model=toy-dit&output=tokens", status=406, headers=ACCEPT_NPY),
     _case("Accept that is nonsense", "bad-header", "class=0", status=400, headers={"Accept": "png"}),
     Case("generate: GET", 405, "method-not-allowed", "/generate", raw(b""), method="GET"),
 ]

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import zipfile
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from api_media import clip, picture, scene
 from api_server import VAE, VQ, Server
+from bad_inputs import LIMITS
 from PIL import Image
 
 from media.reader import open_frames
@@ -22,6 +24,7 @@ from service.formats.codes import read_codes, write_codes
 from service.formats.result import EncodeMeta, EncodeResult
 from service.formats.samples import read_arrays
 from service.formats.tensors import pack_tensor
+from service.settings import Settings
 
 JSON = {"Content-Type": "application/json"}
 
@@ -154,6 +157,13 @@ def test_a_form_that_does_not_hold_the_answer_is_refused(http: httpx.Client, ser
         response = http.post(f"/generate?{query}", headers={"Accept": accept})
         assert (response.status_code, response.json()["code"]) == (406, "not-acceptable"), query
     assert len(server.generators.jobs) == jobs
+
+
+def test_many_tokens_have_no_json() -> None:
+    with Server(Settings(limits=replace(LIMITS, json_tokens=10))) as server, httpx.Client(base_url=server.url) as own:
+        answer = own.post("/generate?class=0&output=tokens", headers={"Accept": "application/json"})
+        assert (answer.status_code, "more than 10 positions" in answer.text) == (406, True)
+        assert server.generators.jobs == []
 
 
 @pytest.fixture(scope="module")
