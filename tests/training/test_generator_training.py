@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from training.data.loaders.batch import BatchSpec
 from training.demo_data.debug import build_debug
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.generator.code_shards import Codes, CodeSet, CodesInfo, ExtractionOptions
+from training.generator.code_shards import Codes, CodeSet, CodesInfo, ExtractionOptions, relabelled
 from training.generator.diffusion_step import DiffusionStep
 from training.generator.lm_step import LanguageModelStep
 from training.generator.sampling import Sampler
@@ -71,7 +72,7 @@ def recipe_of(kind: str, **changes: Any) -> GeneratorRecipe:
     return fit_recipe(replace(recipe, stages=(stage,)), codes_of(kind).info)
 
 
-def step_of(recipe: GeneratorRecipe, ranks: Ranks | None = None) -> GeneratorStep:
+def step_of(recipe: GeneratorRecipe, ranks: Ranks | None = None) -> GeneratorStep[Any]:
     torch.manual_seed(recipe.seed)
     network = make_generator(recipe.network)
     kind = LanguageModelStep if isinstance(recipe.network, LanguageModelConfig) else DiffusionStep
@@ -132,9 +133,9 @@ def test_diffusion_learns_normalised_latents_and_samples_them(tmp_path: Path) ->
     assert (config.latent_scale, config.latent_shift) == ((0.5,) * 4, (1.5,) * 4)
     assert config.grid == (1, 4, 4)  # the recipe draws no clips
     batch = next(trainer.loader.stream([BatchSpec("images", 32, 16, 0, 1)]))
-    before = float(trainer.train_step.losses(batch, 0)["loss"].detach())
+    before = float(trainer.train_step.losses(trainer.train_step.network, batch, 0)["loss"].detach())
     assert trainer.run(Budget(steps=150), console=QUIET)
-    assert float(trainer.train_step.losses(batch, 0)["loss"].detach()) < 0.2 * before
+    assert float(trainer.train_step.losses(trainer.train_step.network, batch, 0)["loss"].detach()) < 0.2 * before
     ema = trainer.train_step.ema
     ema.config = replace(config, sampling=replace(config.sampling, steps=4))
     (first,) = Sampler(ema).codes([0, 3], 1)
@@ -178,18 +179,16 @@ def test_two_ranks_see_what_one_sees() -> None:
     steps = [step_of(recipe, Ranks(rank, 2)) for rank in range(2)] + [step_of(recipe)]
     for step in steps:
         step.prepare(whole, 3, 0.0)
-    parts = [
-        steps[rank].losses(next(CodeLoader(codes_of("latents"), CPU, 0, Ranks(rank, 2)).stream(spec)), 4 * rank)
-        for rank in range(2)
-    ]
+    loaders = [CodeLoader(codes_of("latents"), CPU, 0, Ranks(rank, 2)) for rank in range(2)]
+    parts = [steps[rank].losses(steps[rank].network, next(loaders[rank].stream(spec)), 4 * rank) for rank in range(2)]
     mean = (parts[0]["loss"] + parts[1]["loss"]) / 2
-    torch.testing.assert_close(mean, steps[2].losses(whole, 0)["loss"])
+    torch.testing.assert_close(mean, steps[2].losses(steps[2].network, whole, 0)["loss"])
 
 
 def test_the_first_loss_of_a_language_model_is_that_of_a_guess() -> None:
     step = step_of(recipe_of("tokens"))
     batch = next(CodeLoader(codes_of("tokens"), CPU, 0).stream([BatchSpec("clips", 32, 8, 0, 5)]))
-    loss = float(step.losses(batch, 0)["loss"].detach())
+    loss = float(step.losses(step.network, batch, 0)["loss"].detach())
     assert abs(loss - math.log(step.config.codes)) < 0.5
 
 
@@ -217,8 +216,9 @@ def test_the_command_trains_from_files_to_a_bundle_that_samples(recipe: str, hea
     result = CliRunner().invoke(app, [*map(str, command), "--pause-after", "0.000001"])
     assert result.exit_code == 0, result.output
     assert "--resume goes on" in result.output
-    result = CliRunner().invoke(app, [*map(str, command), "--resume"])
+    result = CliRunner().invoke(app, [*map(str, command), "--resume", "--held-out", str(tmp_path / "data")])
     assert result.exit_code == 0, result.output
+    assert re.search(r"step +6 held-out loss: images \d", result.output)
     bundle = load_generator(tmp_path / "run" / recipe)
     assert bundle.tokenizer_hash == hash_
     assert bundle.classes == ("backward", "forward", "sky", "snow")
@@ -226,6 +226,28 @@ def test_the_command_trains_from_files_to_a_bundle_that_samples(recipe: str, hea
     assert (tmp_path / "run" / f"1-{recipe[:-6]}" / "samples" / "0000006-images.png").is_file()
     (drawn,) = Sampler(bundle.generator).codes([0], 1)
     assert drawn.shape[:4] == (1, 1, *bundle.config.grid[1:])
+
+
+@pytest.mark.parametrize("kind", ["tokens", "latents"])
+def test_held_out_items_are_measured_with_the_same_draws_whatever_the_step(kind: str) -> None:
+    step = step_of(recipe_of(kind))
+    loader = CodeLoader(codes_of(kind), CPU, 0)
+    batch = next(loader.stream([BatchSpec("images", 32, 8, 0, 1)]))
+    found = []
+    for number in (1, 7):
+        step.prepare(batch, number, 0.0)
+        found.append(float(step.held_out_loss(batch)))
+    assert found[0] == found[1] > 0
+
+
+def test_held_out_classes_are_matched_by_name() -> None:
+    codes = codes_of("tokens")
+    other = CodeSet(replace(codes.info, classes=("d", "unknown", "a", "b")), codes.kinds)
+    rows = relabelled(other, ("a", "b", "c", "d")).kinds["images"]
+    assert rows.labels.tolist() == [3, 0, 1, 3, 0, 1]
+    assert rows.items.tolist() == [0, 2, 3, 4, 6, 7]
+    with pytest.raises(TrainingError, match="none of x"):
+        relabelled(codes, ("x",))
 
 
 def test_every_recipe_is_sound() -> None:

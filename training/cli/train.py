@@ -32,6 +32,9 @@ def train(
     tokenizer: Annotated[
         Path | None, typer.Option(help="Bundle of the tokenizer whose codes a generator is trained on.")
     ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(help="Other labelled data, or its codes, whose loss is measured at checkpoints.")
+    ] = None,
     source: Annotated[Path | None, typer.Option("--from", help="Bundle to begin from, of either head.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     steps: Annotated[
@@ -98,7 +101,7 @@ def train(
                     from training.generator.preparation import prepare
 
                     task, loader, on_checkpoint = prepare(
-                        chosen, tokenizer, data, run.out, rank_device, ranks, console, fps
+                        chosen, tokenizer, data, run.out, rank_device, ranks, console, fps, held_out
                     )
                     on_exit.callback(_close, loader, console)
                 else:

@@ -182,6 +182,28 @@ def open_codes(folder: Path) -> CodeSet:
     return CodeSet(info, kinds)
 
 
+def relabelled(codes: CodeSet, classes: tuple[str, ...]) -> CodeSet:
+    """Return the rows of known classes, with labels that count over these.
+
+    Raises:
+        TrainingError: no row is left.
+    """
+    if codes.info.classes == classes:
+        return codes
+    number = torch.tensor([classes.index(name) if name in classes else -1 for name in codes.info.classes] or [-1])
+    kinds = {}
+    for kind, rows in codes.kinds.items():
+        labels = number[rows.labels]
+        known = labels >= 0
+        if known.any():
+            kinds[kind] = Codes(rows.codes[known], labels[known], rows.items[known])
+    if not kinds:
+        raise TrainingError(
+            f"The codes have the classes {', '.join(codes.info.classes) or 'none'}, and none of {', '.join(classes)}."
+        )
+    return CodeSet(replace(codes.info, classes=classes), kinds)
+
+
 def _read_kind(folder: Path, kind: Kind, info: CodesInfo) -> Codes:
     assert info.rows is not None
     codes = join([read_shard(path) for path in sorted(folder.glob(f"{kind}-*.safetensors"))])

@@ -17,7 +17,7 @@ from training.recipes import GeneratorStage
 from training.rng import TIMESTEPS, random_ints, random_normal
 
 
-class DiffusionStep(GeneratorStep):
+class DiffusionStep(GeneratorStep[DiT]):
     """Training of DiT or Latte on normalised latents.
 
     The loss is the mean squared error of the predicted noise plus the bound's term of the drawn timestep, in bits a
@@ -31,7 +31,6 @@ class DiffusionStep(GeneratorStep):
         "step", "kind", "seconds", "resolution", "loss", "squared_error", "bound", "grad_norm", "learning_rate",
         "steps_per_second",
     )  # fmt: skip
-    network: DiT
 
     def __init__(self, network: DiT, stage: GeneratorStage, seed: int, ranks: Ranks | None = None) -> None:
         super().__init__(network, stage, seed, ranks)
@@ -52,7 +51,7 @@ class DiffusionStep(GeneratorStep):
         """Return the network's config."""
         return self.network.config
 
-    def losses(self, batch: CodeBatch, first: int) -> dict[str, Tensor]:
+    def losses(self, network: DiT, batch: CodeBatch, first: int) -> dict[str, Tensor]:
         """Return the loss with its two parts."""
         x = (batch.codes - self.shift) * self.scale
         drawn = random_ints(self.seed, TIMESTEPS, self.number, first, len(x))
@@ -60,7 +59,7 @@ class DiffusionStep(GeneratorStep):
         noise = random_normal(self.seed, self.number, first, x.shape)
         signal, spread, from_start, from_noisy, least, most = self.tables[:, timesteps].view(6, -1, 1, 1, 1, 1)
         noisy = signal * x + spread * noise
-        predicted, share = self.network(noisy, timesteps, batch.labels).float().chunk(2, dim=-1)
+        predicted, share = network(noisy, timesteps, batch.labels).float().chunk(2, dim=-1)
         squared_error = (predicted - noise).square().mean()
 
         log_variance = least + (share + 1) / 2 * (most - least)

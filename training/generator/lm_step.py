@@ -14,14 +14,12 @@ from training.generator.token_dataset import CodeBatch
 from training.recipes import GeneratorStage
 
 
-class LanguageModelStep(GeneratorStep):
+class LanguageModelStep(GeneratorStep[LanguageModel]):
     """Training of a language model on images and clips; a clip's sequence begins as its first picture's does.
 
     Args:
         network, stage, seed, ranks: as for `GeneratorStep`; the network has a null class.
     """
-
-    network: LanguageModel
 
     def __init__(self, network: LanguageModel, stage: GeneratorStage, seed: int, ranks: Ranks | None = None) -> None:
         super().__init__(network, stage, seed, ranks)
@@ -33,9 +31,9 @@ class LanguageModelStep(GeneratorStep):
         """Return the network's config."""
         return self.network.config
 
-    def losses(self, batch: CodeBatch, first: int) -> dict[str, Tensor]:
+    def losses(self, network: LanguageModel, batch: CodeBatch, first: int) -> dict[str, Tensor]:
         """Return the mean cross-entropy of codes in nats."""
         ids = batch.codes.flatten(1) + self.config.code_offset
         prefix = self.prefixes[batch.labels]
-        logits = self.network(torch.cat((prefix, ids[:, :-1]), dim=1))[:, prefix.shape[1] - 1 :]
+        logits = network(torch.cat((prefix, ids[:, :-1]), dim=1))[:, prefix.shape[1] - 1 :]
         return {"loss": F.cross_entropy(logits.flatten(0, 1), ids.flatten())}

@@ -1,7 +1,8 @@
-"""Preparation of a run: codes of the data, extracted where they are missing, their loader, and sheets of samples."""
+"""Preparation of a run: codes of the data, extracted where they are missing, their loader, and validation."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,14 +13,14 @@ from model.bundle import load_bundle
 from training.data.media_types import Kind
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.generator.code_shards import INFO_FILE, CodeSet, ExtractionOptions, open_codes
+from training.generator.code_shards import INFO_FILE, CodeSet, ExtractionOptions, open_codes, relabelled
 from training.generator.extraction import extract
 from training.generator.task import GeneratorTask, fit_recipe
 from training.generator.token_dataset import CodeLoader
-from training.generator.validation import SampleSheets
+from training.generator.validation import GeneratorValidator
 from training.recipes import GeneratorRecipe
 
-CODES = "codes"
+CODES, HELD_OUT_CODES = "codes", "held-out-codes"
 
 
 class GeneratorRun(NamedTuple):
@@ -27,7 +28,7 @@ class GeneratorRun(NamedTuple):
 
     task: GeneratorTask
     loader: CodeLoader
-    sheets: SampleSheets
+    validator: GeneratorValidator
 
 
 def prepare(
@@ -39,6 +40,7 @@ def prepare(
     ranks: Ranks,
     console: Console,
     fps: float | None = None,
+    held_out: Path | None = None,
 ) -> GeneratorRun:
     """Open or extract the codes of a run.
 
@@ -51,30 +53,44 @@ def prepare(
         ranks: the processes that train together.
         console: for progress.
         fps: of clips cut from videos.
+        held_out: items whose loss is measured at every checkpoint, as for `data`; codes go to `OUT/held-out-codes`.
 
     Raises:
-        TrainingError: no tokenizer is named, or the codes are another tokenizer's.
+        TrainingError: no tokenizer is named, the codes are another tokenizer's, or held-out ones have other classes.
         BundleError: the tokenizer's bundle cannot be loaded.
     """
     if tokenizer is None:
         raise TrainingError("A generator is trained on the codes of a tokenizer: name its bundle with --tokenizer.")
     bundle = load_bundle(tokenizer, device)
     (stage,) = recipe.stages
-    if (data / INFO_FILE).is_file():
-        codes = open_codes(data)
-    else:
-        options = ExtractionOptions(stage.resolution, stage.frames, fps=fps, seed=recipe.seed)
-        codes = extract(bundle, data, out / CODES, options, ranks, console)
-    if codes.info.tokenizer_hash != bundle.hash:
-        raise TrainingError(
-            f"{data} holds codes of the tokenizer {codes.info.tokenizer}, {codes.info.tokenizer_hash[:12]}, not of "
-            f"{bundle.name}, {bundle.hash[:12]}: name that one, or extract again."
-        )
+
+    def codes_of(path: Path, cache: Path, options: ExtractionOptions) -> CodeSet:
+        whole = (path / INFO_FILE).is_file()
+        codes = open_codes(path) if whole else extract(bundle, path, cache, options, ranks, console)
+        if codes.info.tokenizer_hash != bundle.hash:
+            raise TrainingError(
+                f"{path} holds codes of the tokenizer {codes.info.tokenizer}, {codes.info.tokenizer_hash[:12]}, not of "
+                f"{bundle.name}, {bundle.hash[:12]}: name that one, or extract again."
+            )
+        return codes
+
+    codes = codes_of(data, out / CODES, ExtractionOptions(stage.resolution, stage.frames, fps=fps, seed=recipe.seed))
+    others = None
+    if held_out is not None:
+        found = codes_of(held_out, out / HELD_OUT_CODES, replace(codes.info.options, flips=False, views=1))
+        sizes = [(one.info.options.side, one.info.options.frames) for one in (codes, found)]
+        if sizes[0] != sizes[1]:
+            raise TrainingError(
+                f"{held_out} has sides and frames of {sizes[1]} pixels, and {data} of {sizes[0]}: extract the same."
+            )
+        others = CodeLoader(relabelled(found, codes.info.classes), device, recipe.seed)
     (fitted,) = fit_recipe(recipe, codes.info).stages
     kinds: dict[Kind, int] = {"images": fitted.image_batch_size, "clips": fitted.clip_batch_size}
     labels = {kind: _labels(codes, kind) for kind, size in kinds.items() if size}
     loader = CodeLoader(codes, device, recipe.seed, ranks)
-    return GeneratorRun(GeneratorTask(codes.info), loader, SampleSheets(bundle.tokenizer, labels, console))
+    return GeneratorRun(
+        GeneratorTask(codes.info), loader, GeneratorValidator(bundle.tokenizer, labels, console, others)
+    )
 
 
 def _labels(codes: CodeSet, kind: Kind) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,8 +19,10 @@ from training.rng import LABELS, MAX_UINT32, random_ints
 from training.schedule import learning_rate
 from training.step import apply_gradients, autocast, find_not_finite, mean_metrics, moments, update_ema
 
+Network = TypeVar("Network", bound=Generator)
 
-class GeneratorStep(ABC):
+
+class GeneratorStep(ABC, Generic[Network]):
     """Training of one network on batches of codes.
 
     Args:
@@ -35,10 +37,12 @@ class GeneratorStep(ABC):
     )  # fmt: skip
     state_keys = frozenset({"state"})
 
-    def __init__(self, network: Generator, stage: GeneratorStage, seed: int, ranks: Ranks | None = None) -> None:
+    def __init__(self, network: Network, stage: GeneratorStage, seed: int, ranks: Ranks | None = None) -> None:
         self.device = next(network.parameters()).device
-        self.network = network.train().requires_grad_(True)
-        self.ema = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network: Network = network
+        self.network.train().requires_grad_(True)
+        self.ema: Network = copy.deepcopy(network)
+        self.ema.eval().requires_grad_(False)
         self.stage, self.seed, self.ranks = stage, seed, ranks or Ranks()
         # scalars on the device: a captured step reads them
         self.number = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -57,10 +61,11 @@ class GeneratorStep(ABC):
         """Return the network's config."""
 
     @abstractmethod
-    def losses(self, batch: CodeBatch, first: int) -> dict[str, Tensor]:
+    def losses(self, network: Network, batch: CodeBatch, first: int) -> dict[str, Tensor]:
         """Return the metrics of a micro-batch, of which `loss` is minimised.
 
         Args:
+            network: the trained or the averaged one.
             batch: codes, with labels that may be the null class.
             first: number of the first item over all ranks' share of the step.
         """
@@ -78,13 +83,21 @@ class GeneratorStep(ABC):
         for codes, labels in zip(inputs.codes.chunk(count), inputs.labels.chunk(count), strict=True):
             batch = CodeBatch(codes, self.drop_labels(labels, first))
             with autocast(self.device, self.stage.precision):
-                parts = self.losses(batch, first)
+                parts = self.losses(self.network, batch, first)
             (parts["loss"] / count).backward()
             metrics.append(parts)
             first += len(labels)
         grad_norm = apply_gradients(self.parameters, self.optimizer, self.stage.max_grad_norm, self.ranks)
         update_ema(self.ema, self.network, self.number, self.stage.ema_decay)
         return mean_metrics(metrics) | {"grad_norm": grad_norm}
+
+    @torch.no_grad()
+    def held_out_loss(self, batch: CodeBatch) -> Tensor:
+        """Return the loss of the averaged weights on a batch, with the same draws at every call."""
+        self.number.zero_()  # the next step sets it again
+        labels = torch.where(batch.labels < 0, self.config.classes, batch.labels)
+        with autocast(self.device, self.stage.precision):
+            return self.losses(self.ema, CodeBatch(batch.codes, labels), 0)["loss"]
 
     def drop_labels(self, labels: Tensor, first: int) -> Tensor:
         """Replace a share of labels, drawn anew for each step, and those of items without class by the null class."""
