@@ -131,7 +131,11 @@ def _encode_items(
     bundle: Bundle, sources: list[FileItems | SetItems], items: range, options: ExtractionOptions, console: Console
 ) -> Codes:
     """Encode items by their number over all sources of a kind; those that cannot be read are named and left out."""
-    places = [(source, index) for source in sources for index in range(len(source))][items.start : items.stop]
+    places: list[tuple[FileItems | SetItems, int]] = []
+    first = 0
+    for source in sources:
+        places += [(source, number - first) for number in items if first <= number < first + len(source)]
+        first += len(source)
     failures: list[str] = []
     parts: list[Codes] = []
     device = next(bundle.tokenizer.parameters()).device
