@@ -55,6 +55,10 @@ class Settings(BaseSettings):
     )
     torch_threads: int = Field(2, ge=1, description="CPU threads of one tokenizer replica")
     media_workers: int = Field(2, ge=1, description="decoding processes of one ingress replica")
+    allow_weak_sandbox: bool = Field(
+        False,
+        description="run media workers without Landlock or seccomp where the kernel lacks them",
+    )
     max_batch_tokens: int = Field(16_384, gt=0, description="latent positions of one batch")
     max_batch_requests: int = Field(32, gt=0, description="requests of one batch")
     max_queue_tokens: int = Field(

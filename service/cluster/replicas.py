@@ -118,7 +118,7 @@ class Ingress:
     ) -> None:
         self._settings = settings
         self._metrics = IngressMetrics()
-        self._media = MediaPool(settings.limits, settings.media_workers)
+        self._media = MediaPool(settings.limits, settings.media_workers, settings.allow_weak_sandbox)
         self._backend = RayBackend(tokenizer, settings, self._metrics)
         self._generators = None if generators is None else RayGeneratorBackend(generators, settings, self._metrics)
 

@@ -47,6 +47,7 @@ class MediaPool:
     Args:
         limits: what one request may cost.
         workers: number of processes, which is the number of tasks at a time.
+        allow_weak: start even if the kernel lacks a wall of the sandbox.
 
     Attributes:
         results: tasks by (what was done: "decode" or "encode", container such as "mp4" or "unknown", "ok" or the
@@ -54,8 +55,8 @@ class MediaPool:
         restarts: processes replaced, by reason: "crash", "cpu", "timeout", "memory", "cancelled", "recycled".
     """
 
-    def __init__(self, limits: Limits, workers: int) -> None:
-        self.limits, self.workers = limits, workers
+    def __init__(self, limits: Limits, workers: int, allow_weak: bool = False) -> None:
+        self.limits, self.workers, self._allow_weak = limits, workers, allow_weak
         self.results: Counter[tuple[str, str, str]] = Counter()
         self.restarts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -243,7 +244,7 @@ class MediaPool:
             ended = "cancelled" if slot.abandoned else "crash"
             self._lost("recycled" if worker.alive else ended)
             slot.end()
-        slot.worker = WorkerProcess(self.limits, self._directory)
+        slot.worker = WorkerProcess(self.limits, self._directory, self._allow_weak)
         return slot.worker
 
     def _lost(self, reason: str) -> None:

@@ -57,12 +57,13 @@ class WorkerProcess:
     Args:
         limits: what a task may cost.
         directory: an empty directory to live in.
+        allow_weak: start even if the kernel lacks a wall of the sandbox.
 
     Raises:
         RuntimeError: the process does not start.
     """
 
-    def __init__(self, limits: Limits, directory: Path) -> None:
+    def __init__(self, limits: Limits, directory: Path, allow_weak: bool = False) -> None:
         self._limits = limits
         self.tasks = 0
         ours, theirs = socket.socketpair()
@@ -83,7 +84,12 @@ class WorkerProcess:
             self._channel.deadline = time.monotonic() + _START_SECONDS
             bounds = {field.name: getattr(limits, field.name) for field in fields(MediaLimits)}
             self._channel.send({"limits": bounds, "memory": limits.worker_memory_bytes, "parent": os.getpid()})
-            self._expect("ready")
+            missing = self._expect("ready").get("missing")
+            if missing and not allow_weak:
+                raise ClosedError(
+                    f"The sandbox needs {' and '.join(missing)}, which this kernel or container lacks. Allow it, or "
+                    "set OMNITOK_ALLOW_WEAK_SANDBOX=true if the container itself denies files, sockets and processes."
+                )
         except (ClosedError, TimeoutError) as error:
             self.kill()
             self.reap()

@@ -47,8 +47,7 @@ def main(descriptor: int) -> None:
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     av.logging.set_level(None)
     nowhere = os.open(os.devnull, os.O_RDWR)
-    restrictions.enter(setup["memory"], setup["parent"])
-    channel.send({"kind": "ready"})
+    channel.send({"kind": "ready", "missing": restrictions.enter(setup["memory"], setup["parent"])})
     os.dup2(nowhere, 2)  # until here a failed start could say why
     os.close(nowhere)
     tasks: dict[str, Run] = {"decode": decode, "encode": encode}

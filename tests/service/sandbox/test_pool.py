@@ -31,8 +31,8 @@ WHOLE = MediaOptions()
 
 
 @asynccontextmanager
-async def running(limits: Limits | None = None, count: int = 1) -> AsyncIterator[MediaPool]:
-    pool = MediaPool(limits or Limits(), count)
+async def running(limits: Limits | None = None, count: int = 1, allow_weak: bool = False) -> AsyncIterator[MediaPool]:
+    pool = MediaPool(limits or Limits(), count, allow_weak)
     await pool.start()
     assert len(workers()) == count
     try:
@@ -318,6 +318,20 @@ async def test_a_worker_that_cannot_start_says_so(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(RuntimeError, match="did not start"):
         await MediaPool(Limits(), 1).start()
     assert workers() == []
+
+
+async def test_a_kernel_without_the_walls_needs_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = """from service.sandbox import restrictions, seccomp
+restrictions.landlock_version = lambda: 0
+seccomp.install = lambda: False
+"""
+    start_of_worker = "from service.sandbox.worker"
+    monkeypatch.setattr(process, "_BOOT", process._BOOT.replace(start_of_worker, lacking + start_of_worker))
+    with pytest.raises(RuntimeError, match=r"Landlock and seccomp.*OMNITOK_ALLOW_WEAK_SANDBOX"):
+        await MediaPool(Limits(), 1).start()
+    assert workers() == []
+    async with running(allow_weak=True) as pool:
+        assert (await start(pool)).pixels.shape == CLIP.shape
 
 
 def test_the_blocklist_forgets() -> None:

@@ -27,7 +27,8 @@ CLIP = pattern(5, 64, 96)
 
 ATTEMPTS = """
 import json, os, resource, signal, socket, sys
-from service.sandbox import restrictions
+from service.sandbox import restrictions, seccomp
+seccomp.install = lambda: True  # here Landlock and the limits must hold alone
 folder, port, name = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 open(folder + "/there", "w").close()
 there = os.open(folder + "/there", os.O_WRONLY)
