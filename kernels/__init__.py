@@ -2,6 +2,7 @@
 
 from kernels.adaptive_norm import adaptive_norm, gated_adaptive_norm
 from kernels.attention_fixed_max import EXPONENT_SCALE, attention_fixed_max
+from kernels.decode_attention import decode_attention
 from kernels.decode_rows import read_rows, write_rows
 from kernels.frame_attention import frame_attention
 from kernels.linear import Folded, attention_inputs, fold, gated_linear, interleave_gates, residual_linear
@@ -14,6 +15,7 @@ from kernels.sample_tokens import sample_tokens
 from kernels.sequence_attention import sequence_attention
 from kernels.spatial_attention import RopeTable, rope_table, spatial_attention
 from kernels.temporal_attention import temporal_attention
+from kernels.thin_linear import quantize_rows, thin_linear
 from kernels.vq import vq_assign
 from kernels.window_attention import window_attention
 
@@ -26,6 +28,7 @@ __all__ = [
     "adaptive_norm",
     "attention_fixed_max",
     "attention_inputs",
+    "decode_attention",
     "fold",
     "frame_attention",
     "gated_adaptive_norm",
@@ -35,6 +38,7 @@ __all__ = [
     "layer_norm",
     "patchify",
     "peg",
+    "quantize_rows",
     "read_rows",
     "requested_backend",
     "residual_linear",
@@ -43,6 +47,7 @@ __all__ = [
     "sequence_attention",
     "spatial_attention",
     "temporal_attention",
+    "thin_linear",
     "unpatchify",
     "use_backend",
     "vq_assign",

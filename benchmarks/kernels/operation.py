@@ -127,7 +127,8 @@ class Operation:
         inputs = case.make(torch.Generator(device).manual_seed(seed))
         for name, value in inputs.items():
             if isinstance(value, Tensor) and value.is_floating_point():
-                cast = value if name in self.full_precision else value.to(dtype)
+                kept = name in self.full_precision or value.dtype.itemsize == 1  # a float8 cache
+                cast = value if kept else value.to(dtype)
                 inputs[name] = cast.detach().requires_grad_(name in self.gradients)
             elif isinstance(value, torch.dtype):
                 inputs[name] = dtype

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.kernels import (
     attention_fixed_max,
+    decode_attention,
     linear,
     norm,
     patches,
@@ -11,6 +12,7 @@ from benchmarks.kernels import (
     sample_tokens,
     spatial_attention,
     temporal_attention,
+    thin_linear,
     vq,
     vq_project,
     window_attention,
@@ -34,4 +36,6 @@ OPERATIONS: tuple[Operation, ...] = (
     patches.PATCHIFY,
     patches.UNPATCHIFY,
     sample_tokens.OPERATION,
+    thin_linear.OPERATION,
+    decode_attention.OPERATION,
 )

@@ -12,7 +12,7 @@ from kernels.runtime.dispatch import Implementation
 
 def decode_attention(args: DecodeArgs) -> Tensor:
     """Run torch's attention on each row's own length."""
-    qkv, cache, slots, lengths = args
+    qkv, cache, slots, lengths, *_ = args
     append(args)
     out = torch.zeros_like(qkv[:, 0])
     for row, (slot, length) in enumerate(zip(slots.tolist(), lengths.tolist(), strict=True)):

@@ -21,12 +21,15 @@ class DecodeArgs(NamedTuple):
         slots (Tensor): shape (R,), int32, each row's slot; rows of positive length have different slots.
         lengths (Tensor): shape (R,), int32, at most S; positions of a row with the new one. A row of length 0 writes
             nothing and returns zeros.
+        counters (Tensor): int32 zeros, R H of them at least, left zero; saves their allocation in each call. Calls that
+            may run at the same time need counters of their own.
     """
 
     qkv: Tensor
     cache: Tensor
     slots: Tensor
     lengths: Tensor
+    counters: Tensor | None = None
 
 
 def stored(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -41,7 +44,7 @@ def bits(cache: Tensor) -> Tensor:
 
 def append(args: DecodeArgs) -> None:
     """Write the new keys and values into the cache."""
-    qkv, cache, slots, lengths = args
+    qkv, cache, slots, lengths, *_ = args
     active = lengths > 0
     # a row of length 0 repeats the write of an active row; without one, row 0 writes back what it read
     source = torch.where(active, torch.arange(len(lengths), device=lengths.device), active.int().argmax())
@@ -58,7 +61,7 @@ def decode_attention(args: DecodeArgs) -> Tensor:
     Returns:
         Tensor: shape (R, H, D), dtype of `qkv`.
     """
-    qkv, cache, slots, lengths = args
+    qkv, cache, slots, lengths, *_ = args
     append(args)
     dtype = torch.float64 if qkv.dtype == torch.float64 else torch.float32
     keys, values = (half[slots.long()].view(cache.dtype).to(dtype) for half in bits(cache))  # (R, H, S, D)

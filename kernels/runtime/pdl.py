@@ -8,18 +8,50 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra.cuda import gdc_wait
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels.runtime.device import capability
 
 PDL_MIN_CAPABILITY = (9, 0)
+LINE_BYTES: tl.constexpr = tl.constexpr(128)  # of the L2 cache
 
 
 @triton.jit
 def wait_for_inputs(PDL: tl.constexpr):
-    """Wait for the writes of earlier kernels; must precede the first load."""
+    """Wait for the writes of earlier kernels; must precede the first load of what they write."""
     if PDL:
         gdc_wait()
+
+
+@triton.jit
+def start_next(PDL: tl.constexpr):
+    """Let the next kernel start; it must call `wait_for_inputs`, and takes what this one leaves free."""
+    if PDL:
+        gdc_launch_dependents()
+
+
+@triton.jit
+def _fetch(address):
+    """Fetch the lines of these addresses into the L2 cache."""
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [address], dtype=tl.int32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def fetch(pointer, BYTES: tl.constexpr):
+    """Fetch BYTES from a pointer on into the L2 cache."""
+    LINES: tl.constexpr = (BYTES + LINE_BYTES - 1) // LINE_BYTES
+    o_line = tl.minimum(tl.arange(0, triton.next_power_of_2(LINES)), LINES - 1)
+    _fetch(pointer.to(tl.int64, bitcast=True) + o_line * LINE_BYTES)
+
+
+@triton.jit
+def fetch_rows(p_rows, BYTES: tl.constexpr):
+    """Fetch BYTES of constant memory from each of these pointers (rows,) into the L2 cache."""
+    LINES: tl.constexpr = (BYTES + LINE_BYTES - 1) // LINE_BYTES
+    o_line = tl.minimum(tl.arange(0, triton.next_power_of_2(LINES)), LINES - 1)
+    _fetch(p_rows.to(tl.int64, bitcast=True)[:, None] + (o_line * LINE_BYTES)[None, :])
 
 
 def pdl_options(x: Tensor) -> dict[str, bool]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from kernels.norm.reference import DeviationArgs, inverse_deviation
 
 INT8_MAX = 127
+MIN_COUNTERS = 4096
 
 
 class ThinArgs(NamedTuple):
@@ -22,10 +23,11 @@ class ThinArgs(NamedTuple):
         bias (Tensor): shape (N,), or None; from `fold` where `normed`.
         residual (Tensor): shape (R, N), added last, or None.
         scale (Tensor): shape (N,), float32, of an int8 weight's rows (`quantize_rows`); None for other weights.
-        upcoming (Tensor): the weight that the next call reads, fetched into the cache meanwhile; changes no result.
         normed (bool): multiply LayerNorm(x) rather than x.
         gelu (bool): apply the exact GELU before the residual.
         full_precision (bool): return float32 rather than the dtype of x.
+        counters (Tensor): int32 zeros, MIN_COUNTERS of them, left zero; saves their allocation in each call. Calls that
+            may run at the same time need counters of their own.
     """
 
     x: Tensor
@@ -33,10 +35,10 @@ class ThinArgs(NamedTuple):
     bias: Tensor | None = None
     residual: Tensor | None = None
     scale: Tensor | None = None
-    upcoming: Tensor | None = None
     normed: bool = False
     gelu: bool = False
     full_precision: bool = False
+    counters: Tensor | None = None
 
 
 def thin_linear(args: ThinArgs) -> Tensor:
@@ -45,7 +47,7 @@ def thin_linear(args: ThinArgs) -> Tensor:
     Returns:
         Tensor: shape (R, N), dtype of x, or float32 (float64 of float64 inputs).
     """
-    x, weight, bias, residual, scale, _, normed, gelu, full_precision = args
+    x, weight, bias, residual, scale, normed, gelu, full_precision, _ = args
     product = F.linear(x, weight.to(x.dtype))
     product = product if product.dtype == torch.float64 else product.float()
     if scale is not None:

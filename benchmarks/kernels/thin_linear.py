@@ -1,0 +1,67 @@
+"""Products of few rows against separate library calls: LayerNorm, linear layer, GELU, residual."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import kernels
+from benchmarks.kernels.operation import Case, Inputs, Make, Operation, delayed, normal, uniform
+
+SHAPES = {"qkv": (4608, 1536), "out": (1536, 1536), "up": (6144, 1536), "down": (1536, 6144)}  # of the 650M model
+
+
+@delayed
+def _make(
+    generator: torch.Generator, rows: int, columns: int, inner: int, normed: bool = False, gelu: bool = False,
+    added: bool = False, int8: bool = False, logits: bool = False,
+) -> Inputs:  # fmt: skip
+    weight = normal(generator, columns, inner) * inner**-0.5
+    weight, scale = kernels.quantize_rows(weight - weight.mean(1, keepdim=True)) if int8 else (weight, None)
+    return {
+        "x": normal(generator, rows, inner) + 0.5,
+        "weight": weight,
+        "bias": uniform(generator, columns),
+        "residual": normal(generator, rows, columns) if added else None,
+        "scale": scale,
+        "normed": normed,
+        "gelu": gelu,
+        "full_precision": logits,
+    }
+
+
+def _of(kind: str, rows: int) -> Make:
+    return _make(rows, *SHAPES[kind], kind in ("qkv", "up"), kind == "up", kind in ("out", "down"))
+
+
+def separate(
+    x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor | None, scale: Tensor | None,
+    normed: bool, gelu: bool, full_precision: bool,
+) -> Tensor:  # fmt: skip
+    """Run separate library calls, which round in between."""
+    if normed:
+        x = F.layer_norm(x, x.shape[-1:])
+    y = F.linear(x, weight.to(x.dtype), None if scale is not None else bias.to(x.dtype))
+    if scale is not None:
+        y = (y * scale + bias).to(x.dtype)
+    y = F.gelu(y) if gelu else y
+    return y if residual is None else y + residual
+
+
+OPERATION = Operation(
+    operator=kernels.thin_linear,
+    checked=(
+        Case("1 row, 40 columns of 96", _make(1, 40, 96, added=True)),
+        Case("5 rows, 100 columns of 1,024, norm, gelu", _make(5, 100, 1024, normed=True, gelu=True)),
+        Case("13 rows, 72 columns of 4,096", _make(13, 72, 4096, added=True)),
+        Case("33 rows, 200 columns of 208, norm, logits", _make(33, 200, 208, normed=True, logits=True)),
+        Case("128 rows, 1,536 columns of 6,144", _make(128, 1536, 6144, added=True)),
+        Case("2 rows, int8", _make(2, 4608, 1536, normed=True, int8=True)),
+        Case("2 rows, 1,536 columns of 6,144", _make(2, 1536, 6144, added=True)),
+    ),
+    timed=tuple(Case(f"{kind}, {rows} rows", _of(kind, rows)) for rows in (2, 16, 32, 128) for kind in SHAPES),
+    baselines={"separate calls": separate},
+    full_precision=frozenset({"bias", "scale"}),
+    dtypes=("bfloat16", "float16"),
+)

@@ -1,0 +1,75 @@
+"""Decode attention in Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels.decode_attention import launch, op
+from kernels.decode_attention.launch import Tile
+from kernels.decode_attention.reference import DecodeArgs, decode_attention
+
+LENGTHS = [17, 0, 33, 1, 16]
+
+
+def draw(dim=16, dtype=torch.float32, lengths=LENGTHS):
+    torch.manual_seed(0)
+    cache = torch.randn(2, 7, 2, 40, dim).to(dtype)
+    slots = torch.tensor([4, 0, 2, 6, 1][: len(lengths)], dtype=torch.int32)
+    return DecodeArgs(torch.randn(len(lengths), 3, 2, dim), cache, slots, torch.tensor(lengths, dtype=torch.int32))
+
+
+def check(args, tile):
+    wanted_args = args._replace(qkv=args.qkv.double(), cache=args.cache.clone())
+    wanted = decode_attention(wanted_args)
+    found = launch.decode_attention(args, tile)
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-5)
+    assert torch.equal(args.cache.float(), wanted_args.cache.float())
+    return found
+
+
+@pytest.mark.parametrize("tile", [Tile(16, 1, stages=1), Tile(16, 20), Tile(16, 99), Tile(8, 99), Tile(64, 1)])
+def test_equals_float64(tile):
+    check(draw(), tile)
+
+
+@pytest.mark.parametrize("dim", [24, 64])
+def test_head_dims(dim):
+    check(draw(dim), Tile(16, 20))
+
+
+def test_a_row_depends_on_itself_alone():
+    """The same bits in any number of programs, among any rows."""
+    args = draw()
+    crowd = check(args, Tile(16, 99))
+    for tile in (Tile(16, 1), Tile(16, 20)):
+        assert torch.equal(check(args, tile), crowd)
+        alone = DecodeArgs(args.qkv[2:3], args.cache, args.slots[2:3], args.lengths[2:3])
+        assert torch.equal(check(alone, tile), crowd[2:3])
+
+
+def test_unwritten_memory_is_not_used():
+    args = draw()
+    wanted = check(args, Tile(16, 20))
+    for slot, length in zip(args.slots.tolist(), args.lengths.tolist(), strict=True):
+        args.cache[:, slot, :, max(length - 1, 0) :] = torch.nan
+    assert torch.equal(launch.decode_attention(args, Tile(16, 20)), wanted)
+
+
+def test_counters_are_left_zero():
+    args = draw()._replace(counters=torch.zeros(16, dtype=torch.int32))
+    for _ in range(2):
+        check(args, Tile(16, 99))
+        assert not args.counters.any()
+
+
+def test_rows_of_length_zero_and_no_rows():
+    args = draw(lengths=[0, 0])
+    before = args.cache.clone()
+    assert not launch.decode_attention(args).any()
+    assert torch.equal(args.cache, before)
+    assert op.attend(*draw(lengths=[])).shape == (0, 2, 16)
+
+
+def test_operator_passes_opcheck():
+    torch.library.opcheck(op.attend, tuple(draw()))

@@ -1,0 +1,84 @@
+"""Products with few rows in Triton's interpreter."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kernels.thin_linear import launch, op, quantize_rows
+from kernels.thin_linear.launch import Tile
+from kernels.thin_linear.reference import MIN_COUNTERS, ThinArgs, thin_linear
+
+HELD = [Tile(16, 8, warps=2), Tile(16, 16, 2, warps=1), Tile(16, 16)]
+MATRIX = [Tile(16, 32, inner=16, stages=4), Tile(16, 16, 2, inner=32, stages=2), Tile(32, 32, 4, inner=16, stages=4)]
+
+
+def draw(rows, columns, inner, **others):
+    torch.manual_seed(0)
+    weight = torch.randn(columns, inner)
+    weight = (weight - weight.mean(1, keepdim=True)) * inner**-0.5
+    return ThinArgs(torch.randn(rows, inner) + 2, weight, torch.randn(columns), torch.randn(rows, columns), **others)
+
+
+def right(args):
+    return thin_linear(ThinArgs(*(x.double() if torch.is_tensor(x) and x.is_floating_point() else x for x in args)))
+
+
+def check(args, tile=None):
+    found = launch.thin_linear(args, tile)
+    torch.testing.assert_close(found.double(), right(args), rtol=1e-5, atol=1e-5)
+    return found
+
+
+@pytest.mark.parametrize("rows", [1, 8, 13, 37])
+@pytest.mark.parametrize("tile", HELD)
+def test_held_weights_equal_float64(rows, tile):
+    check(draw(rows, 40, 128, gelu=rows == 8, normed=True), tile)
+    check(draw(rows, 40, 96), tile)
+
+
+@pytest.mark.parametrize("tile", MATRIX)
+def test_streamed_weights_equal_float64(tile):
+    check(draw(19, 40, 64, gelu=True, normed=True), tile)
+    check(draw(70, 40, 64), tile)
+
+
+@pytest.mark.parametrize(("rows", "columns", "inner"), [(3, 33, 1552), (2, 5, 16), (33, 20, 48), (66, 70, 1600)])
+def test_default_tiles_equal_float64(rows, columns, inner):
+    check(draw(rows, columns, inner, normed=rows == 2))
+    check(draw(rows, columns, inner)._replace(bias=None, residual=None))
+
+
+@pytest.mark.parametrize("tile", [HELD[1], MATRIX[1]])
+def test_counters_are_left_zero_and_change_nothing(tile):
+    counters = torch.zeros(MIN_COUNTERS, dtype=torch.int32)
+    args = draw(20, 40, 64)
+    wanted = check(args, tile)
+    for _ in range(2):
+        assert torch.equal(launch.thin_linear(args._replace(counters=counters), tile), wanted)
+        assert not counters.any()
+
+
+@pytest.mark.parametrize("tile", [HELD[0], MATRIX[0]])
+def test_int8_weights(tile):
+    args = draw(2, 24, 64, normed=True)
+    weight, scale = quantize_rows(args.weight)
+    check(args._replace(weight=weight, scale=scale), tile)
+
+
+@pytest.mark.parametrize("tile", [HELD[0], MATRIX[1]])
+def test_rows_do_not_depend_on_each_other(tile):
+    args = draw(12, 24, 64, normed=True)
+    alone = args._replace(x=args.x[3:4], residual=args.residual[3:4])
+    assert torch.equal(launch.thin_linear(args, tile)[3:4], launch.thin_linear(alone, tile))
+
+
+def test_output_dtype_and_no_rows():
+    half = ThinArgs(*(x.half() if torch.is_tensor(x) else x for x in draw(2, 24, 64)))
+    assert op.thin_linear(*half).dtype == torch.float16
+    assert op.thin_linear(*half._replace(full_precision=True)).dtype == torch.float32
+    assert op.thin_linear(half.x[:0], half.weight).shape == (0, 24)
+
+
+def test_operator_passes_opcheck():
+    torch.library.opcheck(op.thin_linear, tuple(draw(2, 24, 64)))
