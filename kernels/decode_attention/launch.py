@@ -20,7 +20,7 @@ class Tile:
 
     Args:
         chunk: positions whose sums are joined by one maximum; changes the rounding of results.
-        programs: of the whole grid at least, as far as there are chunks.
+        programs: of the whole grid at least, as far as there are chunks; at most MIN_COUNTERS.
         warps, stages: of a program, and of its pipeline of loads.
     """
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kernels.decode_attention.reference import FLOAT8, DecodeArgs
+from kernels.decode_attention.reference import FLOAT8, MIN_COUNTERS, DecodeArgs
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import DTYPES, MAX_GRID_YZ, capability, triton_unsupported
 from kernels.runtime.dispatch import Implementation
@@ -47,8 +47,8 @@ def unsupported(args: DecodeArgs) -> str | None:
         return f"slots and lengths are {slots.dtype} and {lengths.dtype}; they must be int32"
     if not cache.is_contiguous():
         return "the cache must be contiguous"
-    if counters is not None and counters.numel() < rows * heads:
-        return f"{counters.numel()} counters must be at least R H = {rows * heads}"
+    if counters is not None and counters.numel() < MIN_COUNTERS:
+        return f"{counters.numel()} counters must be at least {MIN_COUNTERS}"
     return None
 
 

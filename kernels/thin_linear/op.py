@@ -12,7 +12,7 @@ from kernels.runtime.device import DTYPES, triton_unsupported
 from kernels.runtime.dispatch import Implementation
 from kernels.thin_linear.reference import MIN_COUNTERS, ThinArgs
 
-MAX_ROWS = 128
+MAX_ROWS = 256  # row tiles read the weight again
 K_MULTIPLE = 16  # the loop over K of the tensor cores has no masks
 
 thin_linear = launch_op("thin_linear.thin_linear", ThinArgs)

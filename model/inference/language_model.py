@@ -13,6 +13,7 @@ from kernels.decode_attention import decode_attention
 from kernels.decode_attention.reference import bits
 from kernels.decode_attention.reference import stored as rounded
 from kernels.thin_linear import quantize_rows, thin_linear
+from kernels.thin_linear.reference import MIN_COUNTERS
 from model.generator.kv_cache import KVCache
 from model.generator.lm import Block, LanguageModel
 
@@ -88,6 +89,7 @@ class PackedLanguageModel:
                 )
             )
         self.head = pack(model.head, model.norm_out)
+        self.counters = torch.zeros(MIN_COUNTERS, dtype=torch.int32, device=device)  # for one call at a time
 
     @property
     def step_bytes(self) -> int:
@@ -114,7 +116,7 @@ class PackedLanguageModel:
         """
         for index, layer in enumerate(self.layers):
             qkv = self._multiply(x, layer.qkv).view(len(x), 3, self.config.heads, self.config.head_dim)
-            attended = decode_attention(qkv, cache.layer(index), slots, lengths)
+            attended = decode_attention(qkv, cache.layer(index), slots, lengths, self.counters)
             x = self._multiply(attended.flatten(1), layer.out, residual=x)
             hidden = self._multiply(x, layer.hidden, gelu=True)
             x = self._multiply(hidden, layer.down, residual=x)
@@ -161,4 +163,5 @@ class PackedLanguageModel:
             normed=product.normed,
             gelu=gelu,
             full_precision=full_precision,
+            counters=self.counters,
         )

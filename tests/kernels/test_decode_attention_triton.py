@@ -50,7 +50,7 @@ def test_unsupported_calls():
     assert "slots and lengths are torch.int64" in unsupported(slots=torch.int64)
     assert "the cache's torch.float16" in unsupported(cache=on_gpu(2, 5, 4, 16, 96, dtype=torch.float16))
     assert "the cache must be contiguous" in unsupported(cache=on_gpu(2, 5, 4, 96, 16).transpose(3, 4))
-    assert "7 counters must be at least R H = 8" in unsupported(counters=on_gpu(7, dtype=torch.int32))
+    assert "7 counters must be at least 1024" in unsupported(counters=on_gpu(7, dtype=torch.int32))
     float8 = on_gpu(2, 5, 4, 16, 96, dtype=FLOAT8)
     assert unsupported(cache=float8) is None
     with capability(8, 0):

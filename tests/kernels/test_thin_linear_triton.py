@@ -48,7 +48,7 @@ def test_unsupported_calls():
 
     assert unsupported() is None
     assert unsupported(weight=on_gpu(8, 64, dtype=torch.int8)) is None
-    assert "R=129 must be at most 128" in unsupported(129)
+    assert "R=257 must be at most 256" in unsupported(257)
     assert "K=40 must be a multiple of 16" in unsupported(inner=40)
     assert "torch multiplies float32 faster" in unsupported(dtype=torch.float32)
     assert "float16 must be the inputs' torch.bfloat16" in unsupported(weight=on_gpu(8, 64, dtype=torch.float16))

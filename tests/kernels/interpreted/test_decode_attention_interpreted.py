@@ -7,7 +7,7 @@ import torch
 
 from kernels.decode_attention import launch, op
 from kernels.decode_attention.launch import Tile
-from kernels.decode_attention.reference import DecodeArgs, decode_attention
+from kernels.decode_attention.reference import MIN_COUNTERS, DecodeArgs, decode_attention
 
 LENGTHS = [17, 0, 33, 1, 16]
 
@@ -57,7 +57,7 @@ def test_unwritten_memory_is_not_used():
 
 
 def test_counters_are_left_zero():
-    args = draw()._replace(counters=torch.zeros(16, dtype=torch.int32))
+    args = draw()._replace(counters=torch.zeros(MIN_COUNTERS, dtype=torch.int32))
     for _ in range(2):
         check(args, Tile(16, 99))
         assert not args.counters.any()
