@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.runtime.pdl import wait_for_inputs
+from kernels.runtime.pdl import start_next, wait_for_inputs
 
 
 @triton.jit(do_not_specialize=["WIDTH", "POSITIONS", "R"])
@@ -27,6 +27,7 @@ def read_rows_kernel(
         positions_ptr: (slots, POSITIONS).
         counts_ptr: (2, R), written by the first program of each row.
     """
+    start_next(PDL)
     wait_for_inputs(PDL)
     i_row = tl.program_id(1)
     i_slot = tl.load(slots_ptr + i_row).to(tl.int64)
@@ -58,6 +59,7 @@ def write_rows_kernel(
         memory_ptr: (slots, WIDTH), read and written.
         out_ptr: (R,), `newest` after that.
     """
+    start_next(PDL)
     wait_for_inputs(PDL)
     # (BLOCK_R,)
     o_row = tl.arange(0, BLOCK_R)

@@ -16,7 +16,7 @@ import math
 import triton
 import triton.language as tl
 
-from kernels.runtime.pdl import wait_for_inputs
+from kernels.runtime.pdl import start_next, wait_for_inputs
 from kernels.sample_tokens import reference
 
 LANES = tl.constexpr(reference.LANES)
@@ -122,6 +122,7 @@ def sample_tokens_kernel(
         others: (N,), as the operator's arguments.
         out_ptr: (N,) int64.
     """
+    start_next(PDL)
     wait_for_inputs(PDL)
     i_row = tl.program_id(0)
     p_cond = logits_ptr + tl.load(conditional_ptr + i_row).to(tl.int64) * V

@@ -78,7 +78,7 @@ class Decoder:
         dtype: of both; bfloat16 on a GPU and float32 on a CPU by default.
         kv_dtype: of the cache; float8_e4m3fn halves its bytes, and changes tokens.
         int8: round weights to int8, which halves their bytes and changes tokens.
-        min_rows: least rows of a step on a GPU; 16 makes tokens equal bit by bit whatever the company.
+        min_rows: least rows of a step on a GPU; with 48 tokens are equal bit by bit whatever the company.
     """
 
     def __init__(
