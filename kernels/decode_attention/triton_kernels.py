@@ -17,6 +17,7 @@ from kernels.decode_attention import reference
 from kernels.runtime.pdl import fetch, start_next, wait_for_inputs
 
 QUERIES: tl.constexpr = tl.constexpr(16)
+JOINED: tl.constexpr = tl.constexpr(16)  # chunks in registers at a time
 FLOAT8_MAX: tl.constexpr = tl.constexpr(reference.FLOAT8_MAX)
 
 
@@ -140,11 +141,16 @@ def decode_attention_kernel(
         # (BLOCK_C,)
         b_largest = tl.load(p_pair + o_c * 2, mask=m_c, other=float("-inf"), cache_modifier=".cg")
         b_sum = tl.load(p_pair + o_c * 2 + 1, mask=m_c, other=0.0, cache_modifier=".cg")
-        # (BLOCK_C, BLOCK_D)
-        p_out = p_sum + o_c[:, None] * BLOCK_D + o_d[None, :]
-        b_out = tl.load(p_out, mask=m_c[:, None], other=0.0, cache_modifier=".cg")
         largest = tl.maximum(tl.max(b_largest, 0), new_logit)
-        b_weight, new_weight = tl.exp2(b_largest - largest), tl.exp2(new_logit - largest)
-        b_out = tl.sum(b_weight[:, None] * b_out, 0) + new_weight * b_new_v.to(tl.float32)
-        b_out = tl.where(length > 0, b_out / (tl.sum(b_weight * b_sum, 0) + new_weight), 0.0)
+        new_weight = tl.exp2(new_logit - largest)
+        total = tl.sum(tl.exp2(b_largest - largest) * b_sum, 0) + new_weight
+        b_out = new_weight * b_new_v.to(tl.float32)
+        for i_first in range(0, chunks, JOINED):
+            o_j = i_first + tl.arange(0, JOINED)
+            b_most = tl.load(p_pair + o_j * 2, mask=o_j < chunks, other=float("-inf"), cache_modifier=".cg")
+            # (JOINED, BLOCK_D)
+            p_values = p_sum + o_j[:, None] * BLOCK_D + o_d[None, :]
+            b_joined = tl.load(p_values, mask=(o_j < chunks)[:, None], other=0.0, cache_modifier=".cg")
+            b_out += tl.sum(tl.exp2(b_most - largest)[:, None] * b_joined, 0)
+        b_out = tl.where(length > 0, b_out / total, 0.0)
         tl.store(out + i_head_row * D + o_d, b_out.to(out.dtype.element_ty), mask=m_d)

@@ -29,7 +29,8 @@ def test_kernel_compiles_ahead(target, dim, dtype):
     with compiled_for(target) as compiled:
         for rows in (2, 64, 128):
             launch_one(rows, 16, dim, dtype)
-    assert len({kernel.hash for kernel in compiled}) == 2  # with parts of a head, and without
+        launch_one(64, 16, dim, dtype, positions=5121)
+    assert len({kernel.hash for kernel in compiled}) == 3  # with parts of a head, without, and of long clips
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[target] for kernel in compiled)
     assert {spill_bytes(kernel) for kernel in compiled} == {0}
 

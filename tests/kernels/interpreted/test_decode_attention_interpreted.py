@@ -12,9 +12,9 @@ from kernels.decode_attention.reference import MIN_COUNTERS, DecodeArgs, decode_
 LENGTHS = [17, 0, 33, 1, 16]
 
 
-def draw(dim=16, dtype=torch.float32, lengths=LENGTHS):
+def draw(dim=16, dtype=torch.float32, lengths=LENGTHS, positions=40):
     torch.manual_seed(0)
-    cache = torch.randn(2, 7, 2, 40, dim).to(dtype)
+    cache = torch.randn(2, 7, 2, positions, dim).to(dtype)
     slots = torch.tensor([4, 0, 2, 6, 1][: len(lengths)], dtype=torch.int32)
     return DecodeArgs(torch.randn(len(lengths), 3, 2, dim), cache, slots, torch.tensor(lengths, dtype=torch.int32))
 
@@ -36,6 +36,11 @@ def test_equals_float64(tile):
 @pytest.mark.parametrize("dim", [24, 64])
 def test_head_dims(dim):
     check(draw(dim), Tile(16, 20))
+
+
+@pytest.mark.parametrize("programs", [1, 6])
+def test_more_chunks_than_are_joined_at_a_time(programs):
+    check(draw(lengths=[150, 129], positions=160), Tile(8, programs))
 
 
 def test_a_row_depends_on_itself_alone():
