@@ -91,7 +91,7 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
 
     Args:
         bundle: the bundle's folder.
-        tokenizer: the folder of its tokenizer; None looks beside the bundle.
+        tokenizer: the folder of its tokenizer; None looks in the same folder.
         device: where to run them.
         samples: how many are made at a time.
 

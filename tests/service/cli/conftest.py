@@ -46,13 +46,15 @@ VARIANTS: dict[str, TokenizerConfig] = {
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one random bundle of each variant, and a language model over the codes of `debug`."""
+    """A folder with one random bundle of each variant, a language model over `debug`, and a Latte over `vae`."""
     folder = tmp_path_factory.mktemp("bundles")
     for seed, (name, config) in enumerate(VARIANTS.items()):
         torch.manual_seed(seed)
         save_bundle(folder / name, OmniTokenizer(config).eval(), f"# {name}", licence="Apache-2.0")
-    network = make_generator(GENERATOR_CONFIGS["lm-debug"]).eval()
-    save_generator(folder / "lm", network, "# lm", read_config(folder / "debug").hash, ("ant", "bee", "cow", "dog"))
+    for name, tokenizer in (("lm", "debug"), ("latte", "vae")):
+        network = make_generator(GENERATOR_CONFIGS[f"{name}-debug"]).eval()
+        tokenizer_hash = read_config(folder / tokenizer).hash
+        save_generator(folder / name, network, f"# {name}", tokenizer_hash, ("ant", "bee", "cow", "dog"))
     return folder
 
 

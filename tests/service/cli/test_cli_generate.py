@@ -122,6 +122,16 @@ def test_offline_pictures_of_a_class(omnitok: Omnitok) -> None:
     assert Path("decoded.png").read_bytes() == Path("bee.png").read_bytes()
 
 
+def test_offline_clips_of_a_diffusion_model(omnitok: Omnitok) -> None:
+    made = "generate -b {b}/latte --class bee --steps 2 --seed 3"
+    run = omnitok(f"{made} -o clip.npy")
+    assert run.code == 0, run.err
+    assert np.load("clip.npy").shape == (9, 64, 64, 3)
+    assert omnitok(f"{made} -o latents.npz").code == 0
+    assert omnitok("decode latents.npz -b {b}/vae -o decoded.npy").code == 0
+    assert (np.load("decoded.npy") == np.load("clip.npy")).all()
+
+
 @pytest.mark.parametrize("prefix", ["--image {m}/picture.png", "--video {m}/clip.mp4", "--tokens short.npz"])
 def test_offline_continuation(omnitok: Omnitok, prefix: str) -> None:
     made = "generate -b {b}/lm --tokenizer {b}/debug --class 0 --seed 3"
