@@ -5,6 +5,7 @@ from __future__ import annotations
 from benchmarks.kernels import (
     attention_fixed_max,
     decode_attention,
+    diffusion,
     linear,
     norm,
     patches,
@@ -38,4 +39,7 @@ OPERATIONS: tuple[Operation, ...] = (
     sample_tokens.OPERATION,
     thin_linear.OPERATION,
     decode_attention.OPERATION,
+    diffusion.SEQUENCES,
+    diffusion.FRAMES,
+    diffusion.ADAPTIVE_NORM,
 )
