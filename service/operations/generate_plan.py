@@ -216,6 +216,8 @@ def _prefix_frames(
         if options.prefix_frames is not None:
             raise _invalid("prefix_frames", "No frames came to continue. Send a picture, a clip or tokens.")
         return 0
+    if size[0] == 1:
+        raise _invalid("kind", "A single frame continues nothing. Ask for a video of more frames, or send no frames.")
     stride, most = card.temporal_patch, card.geometry.size(generator.grid)[0]
     if options.prefix_frames is None:
         there = 1 + (CONTEXT_LATENT_FRAMES - 1) * stride if source_frames is None else source_frames

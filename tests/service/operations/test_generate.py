@@ -259,6 +259,8 @@ OTHER = EncodeResult(EncodeMeta(bundle="d" * 64), np.zeros((1, 4, 4), np.int32))
         ("invalid-options", None, {"steps": 10}),
         ("invalid-options", None, {"temperature": 1e-9}),
         ("invalid-options", None, {"prefix_frames": 5}),
+        ("invalid-options", pixels(1), {"kind": "image"}),
+        ("invalid-options", pixels(1), {"frames": 1}),
         ("invalid-options", pixels(5), {"prefix_frames": 9}),
         ("invalid-options", pixels(9), {"prefix_frames": 9, "frames": 9}),
         ("invalid-options", pixels(9), {"prefix_frames": 4}),

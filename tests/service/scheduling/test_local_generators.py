@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from model.bundle import BundleError, save_bundle, save_generator
-from model.generator.config import GENERATOR_CONFIGS
+from model.generator.config import GENERATOR_CONFIGS, LanguageModelConfig, SamplingDefaults
 from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
@@ -162,6 +162,31 @@ async def test_a_cancelled_sample_frees_its_slots(generators: LocalGenerators, r
     async with asyncio.timeout(20):
         while reports.slots:
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("prefix", ["none", "sos_class"])
+async def test_models_as_released_are_served(prefix: Any, tmp_path: Path) -> None:
+    """Frame prediction has no class and needs frames; a start token stands for no class."""
+    debug = GENERATOR_CONFIGS["lm-debug"]
+    assert isinstance(debug, LanguageModelConfig)
+    predicts = prefix == "none"
+    sampling = SamplingDefaults(guidance=1.0 if predicts else 2.5)
+    config = replace(
+        debug, prefix=prefix, classes=0 if predicts else 4, null_class=False, positions=96, sampling=sampling
+    )
+    names = () if predicts else CLASSES
+    save_generator(tmp_path / "lm", make_generator(config).eval(), "Random weights for tests.", "a" * 64, names)
+    generators = LocalGenerators(GeneratorEngine.load([tmp_path / "lm"], "cpu", 1, OPTIONS), SETTINGS, Reports())
+    [card] = await generators.generators()
+    assert (card.needs_prefix, card.makes) == (predicts, ("video",) if predicts else ("image", "video"))
+    assert (card.unconditional, card.guided) == (predicts, not predicts)
+    jobs = [replace(job(seed, 3, prompt=2), params=card.defaults) for seed in range(3)]
+    jobs = [replace(one, class_id=None) for one in jobs] if predicts else jobs
+    crowd = await run(generators, *jobs)
+    [alone] = await run(generators, jobs[1])
+    np.testing.assert_array_equal(alone, crowd[1])
+    np.testing.assert_array_equal(alone[:2], jobs[1].prompt)
+    generators.close()
 
 
 def test_a_damaged_bundle_and_a_name_twice_are_refused(paths: list[Path], tmp_path: Path) -> None:
