@@ -26,7 +26,7 @@ $(VENV)/.dev: $(VENV)/.runtime
 	@touch $@
 
 serve: runtime  ## start the service on http://127.0.0.1:8000 with the bundled weights
-	$(BIN)/omnitok serve
+	$(BIN)/omnitok serve --generator bundles/demo-lm
 
 test: dev  ## run every test
 	$(BIN)/python -m pytest
