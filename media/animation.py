@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import repeat
+from itertools import accumulate, repeat
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from media import details
+from media.animation_index import INDEXED_TYPES, index_frames
 from media.frame_choice import choose_frames
 from media.frame_reader import FrameReader
 from media.images import FORMATS, convert, open_picture, orientation, profile_of, reading
-from media.limits import check_decoded, check_kept
+from media.limits import check_canvas, check_decoded, check_kept
 from media.resize import plan
 from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
 
@@ -45,13 +46,10 @@ class AnimationReader(FrameReader):
             self._orientation = orientation(image)
             self._profile = profile_of(image, file, media_type)
             self._details = details.of_picture(image, str(self._orientation), self._profile)
-            pixels = image.width * image.height
             # A single frame is an animation too if readers of stills see another picture.
             is_behind_another = bool(image.info.get("default_image"))
-            starts = [0.0]
-            for _ in frames_of(image):
-                check_decoded(limits, len(starts), pixels, is_video=False)
-                starts.append(starts[-1] + shown_ms(image) / 1000)
+            durations, canvas = index_animation(image, file, media_type, limits)
+        starts = [0.0, *accumulate(shown_ms(duration) / 1000 for duration in durations)]
         self._duration_s = starts.pop()
         height, width = self._orientation.size(image.height, image.width)
         self._plan = plan(height, width, options.size, options.fit, limits, window.crop_position)
@@ -61,6 +59,9 @@ class AnimationReader(FrameReader):
         # A JPEG has no frames.
         self._times = [starts[index] for index in self._chosen] if starts else [0.0]
         self.expected = len(self._chosen)
+        if self.is_video:
+            check_canvas(limits, *canvas)
+            check_decoded(limits, self._chosen[-1] + 1, canvas[0] * canvas[1], is_video=False)
         check_kept(limits, self.expected, self._plan.out[0] * self._plan.out[1])
 
     @property
@@ -117,7 +118,30 @@ def frames_of(image: Image.Image) -> Iterator[int]:
         index += 1
 
 
-def shown_ms(image: Image.Image) -> float:
-    """Return the time for which browsers show the current frame, milliseconds."""
-    claimed = float(image.info.get("duration") or 0)
+def index_animation(
+    image: Image.Image, file: BinaryIO, media_type: str, limits: MediaLimits | None
+) -> tuple[list[float], tuple[int, int]]:
+    """Return what each frame states as its duration, milliseconds, and the (height, width) of what is decoded for each.
+
+    Frames of AVIF tell their durations only once they are decoded; files of other formats are read by their blocks.
+    """
+    height, width, count = image.height, image.width, getattr(image, "n_frames", 1)
+    if media_type not in INDEXED_TYPES:
+        if media_type == "image/avif" and count > 1:
+            check_canvas(limits, height, width)
+            check_decoded(limits, count, height * width, is_video=False)
+        return [float(image.info.get("duration") or 0) for _ in frames_of(image)], (height, width)
+    position = file.tell()
+    file.seek(0)
+    frames = list(index_frames(file.read(), media_type))
+    file.seek(position)
+    # Frames of a GIF may grow its canvas; other formats state how many they have.
+    canvas = (max([height, *(frame.bottom for frame in frames)]), max([width, *(frame.right for frame in frames)]))
+    if media_type != "image/gif":
+        frames = frames[: count - int(bool(image.info.get("default_image")))]
+    return [frame.milliseconds for frame in frames] or [0.0], canvas
+
+
+def shown_ms(claimed: float) -> float:
+    """Return the time for which browsers show a frame that claims to last so many milliseconds."""
     return claimed if claimed > _TOO_SHORT_MS else _DEFAULT_FRAME_MS

@@ -28,6 +28,9 @@ class MediaLimits:
     demuxed_packets: int = field(default=108_000, metadata=_limit("packets read from a container"))
     decoded_frames: int = field(default=1_200, metadata=_limit("frames decoded from one file"))
     animation_frames: int = field(default=256, metadata=_limit("frames decoded from an animated picture"))
+    animation_pixels: int = field(
+        default=1_500_000_000 // 256, metadata=_limit("pixels of a frame of an animated picture: its share of the next")
+    )
     decoded_pixels: int = field(default=1_500_000_000, metadata=_limit("pixels decoded from one file, all frames"))
     kept_frames: int = field(default=129, metadata=_limit("frames of one request after sampling"))
     kept_pixels: int = field(default=2048 * 2048, metadata=_limit("pixels of one frame that goes to the model"))
@@ -73,6 +76,18 @@ def check_picture(limits: MediaLimits | None, height: int, width: int, is_video:
         )
 
 
+def check_canvas(limits: MediaLimits | None, height: int, width: int) -> None:
+    """Refuse an animated picture whose frames have (height, width) pixels, which each of them costs."""
+    if limits is not None and height * width > limits.animation_pixels:
+        raise MediaError(
+            "too-many-pixels",
+            f"A frame of an animated picture may have {limits.animation_pixels} pixels; this one has "
+            f"{height}x{width} = {height * width}. Leave out `animated` for its first frame, or send a smaller one.",
+            limit=limits.animation_pixels,
+            actual=height * width,
+        )
+
+
 def check_decoded(limits: MediaLimits | None, frames: int, frame_pixels: int, is_video: bool) -> None:
     """Refuse a clip whose decoding takes more than `frames` frames of `frame_pixels` pixels allow.
 
@@ -83,7 +98,11 @@ def check_decoded(limits: MediaLimits | None, frames: int, frame_pixels: int, is
         return
     frame_limit = limits.decoded_frames if is_video else limits.animation_frames
     if frames > frame_limit:
-        way = "choose a shorter window with `start_s` and `end_s`, or" if is_video else "leave out `animated`, or"
+        way = (
+            "choose a shorter window with `start_s` and `end_s`, or"
+            if is_video
+            else "ask for fewer with `frames`, leave out `animated`, or"
+        )
         raise MediaError(
             "too-many-frames",
             f"At most {frame_limit} frames are decoded from one file; {way} send a shorter clip.",
