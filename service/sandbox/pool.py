@@ -1,48 +1,62 @@
-"""Media workers for an event loop: a bounded queue, a wall clock for every task, a fresh process after every loss."""
+"""Media workers for an event loop: admission by cost, a wall clock for every task, a fresh process after every loss."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shutil
-import tempfile
+import math
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from media.cost import decoded_pixels
 from media.errors import MediaError
 from media.identify import VIDEO_TYPES, identify
 from media.limits import check_bytes
 from media.types import Frames, MediaOptions
 from service.errors import ProblemError
 from service.sandbox.blocklist import Blocklist
-from service.sandbox.ipc import ClosedError
-from service.sandbox.process import OutOfMemoryError, WorkerProcess
+from service.sandbox.directory import WorkerDirectory
+from service.sandbox.drain_rate import DrainRate
+from service.sandbox.fair_queue import FairQueue, Ticket
+from service.sandbox.lane import Lane
+from service.sandbox.process import WorkerProcess
 from service.settings import Limits
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+# A task on a process, given the most pixels that it may decode there.
+Work = Callable[[WorkerProcess, int], Result]
 
-# Leaks in codecs stay small if no process lives long.
-_TASKS_PER_WORKER = 200
 _QUEUE_PER_WORKER = 16
 # What waits is held in memory; a single task of any size may always wait.
 _QUEUE_BYTES_PER_WORKER = 128 * 2**20
-_RETRY_AFTER_SECONDS = 1.0
-# A crash may be the machine's fault once; the same file crashing a second, fresh worker is the file's.
-_ATTEMPTS = 2
+# In files that cost as much as one may.
+_QUEUE_FILES_PER_WORKER = 2
+# Costs are in pixels; what a task costs besides them is worth so many.
+_TASK_PIXELS = 1_000_000
+_ENCODED_PIXELS = 4  # a pixel of a clip takes longer to write than to read
+# One worker of so many is kept for tasks that take less than a tenth of a second.
+_WORKERS_PER_FAST_LANE = 4
+_FAST_PIXELS = 16_000_000
+# What takes long must not take the processor from what is short.
+_SLOW_NICENESS = 10
 
 
 class MediaPool:
     """Decodes hostile media and encodes results in processes that may die.
+
+    Tasks run in the order of `FairQueue`, by the pixels that they decode. Of several workers the last quarter, at
+    least one, takes only cheap tasks. A clip that turns out to be dear there is refused by the worker before it is
+    decoded, and waits for another one.
 
     Args:
         limits: what one request may cost.
@@ -52,7 +66,8 @@ class MediaPool:
     Attributes:
         results: tasks by (what was done: "decode" or "encode", container such as "mp4" or "unknown", "ok" or the
             problem's code).
-        restarts: processes replaced, by reason: "crash", "cpu", "timeout", "memory", "cancelled", "recycled".
+        restarts: processes replaced, by reason: "crash", "forbidden", "killed", "cpu", "timeout", "memory",
+            "cancelled", "recycled".
     """
 
     def __init__(self, limits: Limits, workers: int, allow_weak: bool = False) -> None:
@@ -60,19 +75,23 @@ class MediaPool:
         self.results: Counter[tuple[str, str, str]] = Counter()
         self.restarts: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._blocklist = Blocklist()
-        self._waiting = self._waiting_bytes = 0
+        self._queue: FairQueue[asyncio.Future[Lane]] = FairQueue(
+            _QUEUE_PER_WORKER * workers,
+            _QUEUE_FILES_PER_WORKER * limits.decoded_pixels * workers,
+            _QUEUE_BYTES_PER_WORKER * workers,
+        )
+        self._rate = DrainRate()
         self._stopping = False
         self._releases: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="media")
-        self._idle: asyncio.Queue[_Slot] = asyncio.Queue()
-        self._slots: list[_Slot] = []
-        self._directory = Path(os.devnull)
+        self._lanes: list[Lane] = []
+        self._idle: list[Lane] = []
+        self._directory: WorkerDirectory | None = None
 
     @property
     def alive(self) -> bool:
         """Return whether the pool has started and is not stopping; a process that died is replaced by the next task."""
-        return bool(self._slots) and not self._stopping
+        return bool(self._lanes) and not self._stopping
 
     async def start(self) -> None:
         """Start all processes.
@@ -80,36 +99,45 @@ class MediaPool:
         Raises:
             RuntimeError: one of them does not start.
         """
-        self._directory = Path(tempfile.mkdtemp(prefix="media-"))
-        self._slots = [_Slot() for _ in range(self.workers)]
+        self._directory = WorkerDirectory()
+        fast = math.ceil(self.workers / _WORKERS_PER_FAST_LANE) if self.workers > 1 else 0
+        blocklist = Blocklist()
+        for index in range(self.workers):
+            is_slow = 0 < fast <= index
+            start = partial(
+                WorkerProcess, self.limits, self._directory.path, self._allow_weak, _SLOW_NICENESS if is_slow else 0
+            )
+            self._lanes.append(Lane(start, _FAST_PIXELS if index < fast else math.inf, blocklist, self._lost))
         loop = asyncio.get_running_loop()
         try:
-            await asyncio.gather(*(loop.run_in_executor(self._threads, self._fit_worker, slot) for slot in self._slots))
+            await asyncio.gather(*(loop.run_in_executor(self._threads, lane.fit) for lane in self._lanes))
         except BaseException:
             await self.stop()
             raise
-        for slot in self._slots:
-            self._idle.put_nowait(slot)
+        self._idle = list(self._lanes)
 
     async def stop(self) -> None:
-        """End all processes; tasks that run are refused with "draining"."""
+        """End all processes; tasks that run or wait are refused with "draining"."""
         self._stopping = True
-        for slot in self._slots:
-            slot.abandon()
+        for ticket in self._queue.drain():
+            _refuse(ticket, ProblemError("draining", "The service is shutting down."))
+        for lane in self._lanes:
+            lane.abandon()
         await asyncio.gather(*self._releases, return_exceptions=True)
         await asyncio.to_thread(self._threads.shutdown)
-        for slot in self._slots:
-            slot.end()
-        if self._directory.is_dir():
-            shutil.rmtree(self._directory, ignore_errors=True)
+        for lane in self._lanes:
+            lane.end()
+        if self._directory is not None:
+            self._directory.close()
 
-    async def decode(self, data: bytes, declared: str | None, options: MediaOptions) -> Frames:
+    async def decode(self, data: bytes, declared: str | None, options: MediaOptions, caller: str = "") -> Frames:
         """Decode a picture or clip.
 
         Args:
             data: the whole file.
             declared: the media type that the sender gave, None if it gave none.
             options: size, window and sampling.
+            caller: who gets the share of the workers, by key or by connection.
 
         Raises:
             ProblemError: anything that is wrong with the file, or "overloaded" or "draining".
@@ -122,14 +150,16 @@ class MediaPool:
                 check_bytes(self.limits, len(data), media_type in VIDEO_TYPES)
             except MediaError as error:
                 raise ProblemError.of(error) from error
-            frames = await self._submit(lambda worker: worker.decode(data, media_type, options), len(data), data)
+            frames = await self._decode(data, media_type, options, caller)
         except ProblemError as problem:
             self.results["decode", container, problem.code] += 1
             raise
         self.results["decode", container, "ok"] += 1
         return frames
 
-    async def encode(self, pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None = None) -> bytes:
+    async def encode(
+        self, pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None = None, caller: str = ""
+    ) -> bytes:
         """Encode a result.
 
         Args:
@@ -137,136 +167,118 @@ class MediaPool:
             media_type: one of `IMAGE_OUTPUTS` or `VIDEO_OUTPUTS` of `media.identify`.
             fps: frames per second of a clip; a picture has none.
             quality: 1..100 for JPEG and WebP, None for the default.
+            caller: as `decode`.
 
         Raises:
             ProblemError: "invalid-options" for what the format does not take, or "overloaded" or "draining".
         """
         container = media_type.split("/")[-1]
+        cost = pixels.nbytes // 3 * (_ENCODED_PIXELS if len(pixels) > 1 else 1)
         try:
-            file = await self._submit(lambda worker: worker.encode(pixels, media_type, fps, quality), pixels.nbytes)
+            file = await self._submit(
+                lambda worker, _: worker.encode(pixels, media_type, fps, quality), cost, pixels.nbytes, caller
+            )
         except ProblemError as problem:
             self.results["encode", container, problem.code] += 1
             raise
         self.results["encode", container, "ok"] += 1
         return file
 
-    async def _submit(self, task: Callable[[WorkerProcess], Result], size: int, data: bytes | None = None) -> Result:
-        slot = await self._acquire(size)
-        if self._stopping:
-            self._idle.put_nowait(slot)  # for the next one that waits, to be told the same
-            raise ProblemError("draining", "The service is shutting down.")
-        slot.abandoned = False
+    async def _decode(self, data: bytes, media_type: str, options: MediaOptions, caller: str) -> Frames:
+        """Decode under an estimate of the cost, and once more by the worker's count if that is larger."""
+
+        def work(worker: WorkerProcess, max_pixels: int) -> Frames:
+            return worker.decode(data, media_type, options, max_pixels)
+
+        cost = decoded_pixels(data, media_type, options, self.limits)
+        try:
+            return await self._submit(work, cost, len(data), caller, data)
+        except ProblemError as problem:
+            if problem.code != "decode-budget" or problem.limit != _FAST_PIXELS or problem.actual is None:
+                raise
+            cost = min(int(problem.actual), self.limits.decoded_pixels)
+        return await self._submit(work, max(cost, _FAST_PIXELS), len(data), caller, data)
+
+    async def _submit(
+        self, work: Work[Result], pixels: int, size: int, caller: str, data: bytes | None = None
+    ) -> Result:
+        cost = _TASK_PIXELS + pixels
+        lane = await self._lane(caller, cost, size)
+        lane.abandoned = False
+        max_pixels = int(min(lane.max_cost, self.limits.decoded_pixels))
         loop = asyncio.get_running_loop()
-        future = loop.run_in_executor(self._threads, self._run, slot, task, data)
-        release = loop.create_task(self._release(slot, future))
+        started = time.monotonic()
+        future = loop.run_in_executor(self._threads, lane.run, lambda worker: work(worker, max_pixels), data)
+        release = loop.create_task(self._release(lane, future))
         self._releases.add(release)
         release.add_done_callback(self._releases.discard)
         try:
-            return await asyncio.shield(future)
+            result = await asyncio.shield(future)
+            self._rate.add(cost, time.monotonic() - started)
+            return result
         except asyncio.CancelledError:
             if not future.done():
-                slot.abandon()
+                lane.abandon()
+            raise
+        finally:
+            # A file that took longer than its pixels do is paid for by its caller; one that was refused costs little.
+            self._queue.charge(caller, self._rate.pixels_in(time.monotonic() - started) - cost)
+
+    async def _lane(self, caller: str, cost: int, size: int) -> Lane:
+        """Wait for the turn of a task; return where it runs."""
+        if self._stopping:
+            raise ProblemError("draining", "The service is shutting down.")
+        ticket = Ticket(asyncio.get_running_loop().create_future(), caller, cost, size)
+        for dropped in self._queue.push(ticket):
+            _refuse(dropped, self._overloaded(dropped))
+        self._dispatch()
+        try:
+            return await ticket.task
+        except asyncio.CancelledError:
+            self._queue.remove(ticket)
+            if not ticket.task.cancelled() and ticket.task.exception() is None:
+                self._give_back(ticket.task.result())
             raise
 
-    async def _acquire(self, size: int) -> _Slot:
-        too_many = self._waiting >= _QUEUE_PER_WORKER * self.workers
-        too_large = self._waiting > 0 and self._waiting_bytes + size > _QUEUE_BYTES_PER_WORKER * self.workers
-        if self._idle.empty() and (too_many or too_large):
-            raise ProblemError(
-                "overloaded",
-                f"{self._waiting} files of {self._waiting_bytes} bytes wait for {self.workers} media workers already.",
-                retry_after_seconds=_RETRY_AFTER_SECONDS,
-            )
-        self._waiting += 1
-        self._waiting_bytes += size
-        try:
-            return await self._idle.get()
-        finally:
-            self._waiting -= 1
-            self._waiting_bytes -= size
+    def _dispatch(self) -> None:
+        """Give idle lanes to tickets, the fast ones first."""
+        for lane in sorted(self._idle, key=lambda lane: lane.max_cost):
+            ticket = self._queue.pop(lane.max_cost)
+            if ticket is not None:
+                self._idle.remove(lane)
+                ticket.task.set_result(lane)
 
-    async def _release(self, slot: _Slot, future: asyncio.Future[Result]) -> None:
-        """Give a slot back with a fit process in it, after the answer has left."""
+    def _give_back(self, lane: Lane) -> None:
+        self._idle.append(lane)
+        self._dispatch()
+
+    async def _release(self, lane: Lane, future: asyncio.Future[Result]) -> None:
+        """Give a lane back with a fit process in it, after the answer has left."""
         await asyncio.wait([future])
         future.exception()
         try:
             if not self._stopping:
-                await asyncio.get_running_loop().run_in_executor(self._threads, self._fit_worker, slot)
+                await asyncio.get_running_loop().run_in_executor(self._threads, lane.fit)
         except Exception:
             logger.exception("a media worker did not start; the next task tries again")
         finally:
-            self._idle.put_nowait(slot)
+            self._give_back(lane)
 
-    def _run(self, slot: _Slot, task: Callable[[WorkerProcess], Result], data: bytes | None) -> Result:
-        """In a thread: the task on this slot's process, and once more on a fresh one if the process crashes."""
-        if data is not None and self._blocklist.holds(data):
-            raise ProblemError("corrupt-media", "This file has crashed the decoder before.")
-        for _ in range(_ATTEMPTS):
-            worker = self._fit_worker(slot)
-            if slot.abandoned:  # while the process started
-                break
-            try:
-                return task(worker)
-            except TimeoutError:
-                slot.end()
-                self._lost("timeout")
-                raise ProblemError(
-                    "decode-budget",
-                    "The media took longer to process than one request may.",
-                    limit=self.limits.decode_seconds,
-                ) from None
-            except OutOfMemoryError:
-                slot.end()
-                self._lost("memory")
-                raise ProblemError("decode-budget", "The media took more memory than one request may.") from None
-            except ClosedError as error:
-                reason = "cancelled" if slot.abandoned else worker.reap()
-                slot.end()
-                self._lost(reason)
-                logger.warning("a media worker was lost: %s (%s)", reason, error)
-                if slot.abandoned:
-                    break
-                if reason == "cpu":
-                    raise ProblemError("decode-budget", "The media took more CPU time than one request may.") from None
-        if slot.abandoned:
-            raise ProblemError("draining", "The task was given up.")
-        if data is not None:
-            self._blocklist.add(data)
-            raise ProblemError("corrupt-media", "The file crashed the decoder.")
-        raise ProblemError("internal", "The result could not be written.")
-
-    def _fit_worker(self, slot: _Slot) -> WorkerProcess:
-        """In a thread: the slot's process, or a fresh one if it has died or has served long enough."""
-        worker = slot.worker
-        if worker is not None and worker.alive and worker.tasks < _TASKS_PER_WORKER:
-            return worker
-        if worker is not None:
-            ended = "cancelled" if slot.abandoned else "crash"
-            self._lost("recycled" if worker.alive else ended)
-            slot.end()
-        slot.worker = WorkerProcess(self.limits, self._directory, self._allow_weak)
-        return slot.worker
+    def _overloaded(self, ticket: Ticket[asyncio.Future[Lane]]) -> ProblemError:
+        lanes = sum(ticket.cost <= lane.max_cost for lane in self._lanes)
+        seconds = self._rate.seconds(self._queue.cost_before(ticket.cost) + ticket.cost) / max(lanes, 1)
+        return ProblemError(
+            "overloaded",
+            f"{len(self._queue)} files wait for {self.workers} media workers already. "
+            f"Those that come before this one take about {seconds:.1f} s.",
+            retry_after_seconds=math.ceil(seconds),
+        )
 
     def _lost(self, reason: str) -> None:
         with self._lock:
             self.restarts[reason] += 1
 
 
-class _Slot:
-    """A place for one process at a time."""
-
-    def __init__(self) -> None:
-        self.worker: WorkerProcess | None = None
-        self.abandoned = False
-
-    def abandon(self) -> None:
-        """From the event loop: end the process under the task, whose result nobody wants any more."""
-        self.abandoned = True
-        if self.worker is not None:
-            self.worker.kill()
-
-    def end(self) -> None:
-        if self.worker is not None:
-            self.worker.kill()
-            self.worker.reap()
-            self.worker = None
+def _refuse(ticket: Ticket[asyncio.Future[Lane]], problem: ProblemError) -> None:
+    if not ticket.task.done():
+        ticket.task.set_exception(problem)

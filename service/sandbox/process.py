@@ -28,6 +28,8 @@ _START_SECONDS = 60.0
 # Writing is our own work on bounded input, so its bound only has to end a hang.
 _ENCODE_SECONDS = 30.0
 _MAX_FILE_OVERHEAD = 2**20
+# By operators and by the kernel when memory is short.
+_SENT_BY_OTHERS = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGQUIT)
 
 _BOOT = """\
 import json, sys
@@ -58,13 +60,14 @@ class WorkerProcess:
         limits: what a task may cost.
         directory: an empty directory to live in.
         allow_weak: start even if the kernel lacks a wall of the sandbox.
+        niceness: by how much its priority on the processor is lower than the service's.
 
     Raises:
         RuntimeError: the process does not start.
     """
 
-    def __init__(self, limits: Limits, directory: Path, allow_weak: bool = False) -> None:
-        self._limits = limits
+    def __init__(self, limits: Limits, directory: Path, allow_weak: bool = False, niceness: int = 0) -> None:
+        self.limits = limits
         self.tasks = 0
         ours, theirs = socket.socketpair()
         self._channel = Channel(ours)
@@ -83,7 +86,8 @@ class WorkerProcess:
         try:
             self._channel.deadline = time.monotonic() + _START_SECONDS
             bounds = {field.name: getattr(limits, field.name) for field in fields(MediaLimits)}
-            self._channel.send({"limits": bounds, "memory": limits.worker_memory_bytes, "parent": os.getpid()})
+            setup = {"limits": bounds, "memory": limits.worker_memory_bytes, "parent": os.getpid()}
+            self._channel.send(setup | {"niceness": niceness})
             missing = self._expect("ready").get("missing")
             if missing and not allow_weak:
                 raise ClosedError(
@@ -100,15 +104,21 @@ class WorkerProcess:
         """Return whether the process runs."""
         return self._process.poll() is None
 
-    def decode(self, data: bytes, media_type: str, options: MediaOptions) -> Frames:
-        """Decode one file.
+    @property
+    def pid(self) -> int:
+        """Return the process id."""
+        return self._process.pid
+
+    def decode(self, data: bytes, media_type: str, options: MediaOptions, max_pixels: int) -> Frames:
+        """Decode one file, of which no more than `max_pixels` pixels are decoded.
 
         Raises:
             ProblemError: the file's fault.
             ClosedError, TimeoutError, OutOfMemoryError: the worker is lost.
         """
-        seconds = self._limits.decode_seconds
+        seconds = self.limits.decode_seconds
         task = {"op": "decode", "bytes": len(data), "media_type": media_type, "options": asdict(options)}
+        task["decoded_pixels"] = max_pixels
         self._begin(task, data, seconds)
         pixels, count = np.empty((0, 0, 0, 3), np.uint8), 0
         header = self._expect("begin", "end")
@@ -145,14 +155,21 @@ class WorkerProcess:
         self._process.kill()
 
     def reap(self) -> str:
-        """Wait for the end of a lost process, forced if need be; the reason: "cpu" or "crash"."""
+        """Wait for the end of a lost process, forced if need be.
+
+        Returns:
+            The reason: "cpu", "forbidden" for a system call of an exploit, "killed" by a signal that only others send,
+            or "crash".
+        """
+        reasons = {-signal.SIGXCPU: "cpu", -signal.SIGSYS: "forbidden"} | dict.fromkeys(_SENT_BY_OTHERS, "killed")
         try:
-            code = self._process.wait(timeout=1.0)
+            reason = reasons.get(self._process.wait(timeout=1.0), "crash")
         except subprocess.TimeoutExpired:
             self._process.kill()
-            code = self._process.wait()
+            self._process.wait()
+            reason = "crash"
         self._channel.close()
-        return "cpu" if code == -signal.SIGXCPU else "crash"
+        return reason
 
     def _begin(self, task: dict[str, Any], payload: bytes | memoryview, seconds: float) -> None:
         self.tasks += 1
@@ -175,7 +192,7 @@ class WorkerProcess:
         return header | {"kind": kind}
 
     def _checked_shape(self, shape: Any) -> tuple[int, int, int, int]:
-        limits = self._limits
+        limits = self.limits
         if not (isinstance(shape, list) and len(shape) == 4 and all(isinstance(n, int) and n > 0 for n in shape)):
             raise ClosedError(f"The worker sent {shape!r:.80} as a shape.")
         frames, height, width, channels = shape

@@ -13,7 +13,7 @@ import pkgutil
 import socket
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import av
@@ -46,6 +46,7 @@ def main(descriptor: int) -> None:
     load_codecs()
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     av.logging.set_level(None)
+    os.nice(setup["niceness"])
     nowhere = os.open(os.devnull, os.O_RDWR)
     channel.send({"kind": "ready", "missing": restrictions.enter(setup["memory"], setup["parent"])})
     os.dup2(nowhere, 2)  # until here a failed start could say why
@@ -95,6 +96,7 @@ def decode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
     options = task["options"]
     if options["size"] is not None:
         options["size"] = tuple(options["size"])
+    limits = replace(limits, decoded_pixels=task["decoded_pixels"])
     reader = open_frames(io.BytesIO(data), limits, MediaOptions(**options), task["media_type"])
     begun = False
     for frame in reader:

@@ -8,54 +8,17 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 from media_samples import pattern, picture, png_bomb, psnr, video, workers
+from pools import CLIP, MIB, WHOLE, alive, refusal, running, start, until
 
-from media.types import Frames, MediaOptions
+from media.types import MediaOptions
 from service.errors import ProblemError
-from service.sandbox import pool as pool_module
-from service.sandbox import process
-from service.sandbox.blocklist import Blocklist
+from service.sandbox import lane, process
 from service.sandbox.pool import MediaPool
 from service.settings import Limits
-
-MIB = 2**20
-CLIP = pattern(9, 32, 48)
-MP4 = video(CLIP)
-WHOLE = MediaOptions()
-
-
-@asynccontextmanager
-async def running(limits: Limits | None = None, count: int = 1, allow_weak: bool = False) -> AsyncIterator[MediaPool]:
-    pool = MediaPool(limits or Limits(), count, allow_weak)
-    await pool.start()
-    assert len(workers()) == count
-    try:
-        yield pool
-    finally:
-        await pool.stop()
-        assert workers() == []
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that is bound to happen; the test's own timeout ends a wait for what never does."""
-    while not condition():
-        await asyncio.sleep(0.005)
-
-
-async def refusal(awaitable: asyncio.Future[Frames] | asyncio.Task[Frames]) -> ProblemError:
-    with pytest.raises(ProblemError) as caught:
-        await awaitable
-    return caught.value
-
-
-def start(pool: MediaPool, data: bytes = MP4, options: MediaOptions = WHOLE) -> asyncio.Task[Frames]:
-    return asyncio.create_task(pool.decode(data, None, options))
 
 
 async def test_many_tasks_at_once_each_get_their_own_answer() -> None:
@@ -100,35 +63,6 @@ async def test_a_problem_crosses_the_border_whole_and_costs_no_process() -> None
         assert pool.results["decode", "mp4", "too-many-frames"] == 1
 
 
-async def test_a_worker_that_is_killed_once_loses_nothing() -> None:
-    async with running() as pool:
-        (worker,) = workers()
-        os.kill(worker, signal.SIGSTOP)
-        task = start(pool)
-        await asyncio.sleep(0.02)
-        os.kill(worker, signal.SIGKILL)
-        assert (await task).pixels.shape == CLIP.shape
-        assert pool.restarts == {"crash": 1}
-        assert worker not in workers()
-
-
-async def test_a_file_that_crashes_two_workers_is_refused_at_once_from_then_on() -> None:
-    noise = np.random.default_rng(0).integers(0, 255, (128, 320, 480, 3), dtype=np.uint8)
-    slow = video(noise)
-    async with running() as pool:
-        task = start(pool, slow, MediaOptions(size=(64, 64)))
-        for crash in (1, 2):
-            await until(lambda: any(map(busy, workers())))
-            os.kill(workers()[0], signal.SIGSEGV)
-            await until(lambda crash=crash: pool.restarts["crash"] == crash)  # type: ignore[misc]
-        problem = await refusal(task)
-        assert problem.code == "corrupt-media"
-        again = await refusal(start(pool, slow))
-        assert "before" in again.detail
-        assert pool.restarts == {"crash": 2}
-        assert (await start(pool)).pixels.shape == CLIP.shape
-
-
 async def test_a_worker_that_hangs_is_ended_by_the_clock() -> None:
     async with running(Limits(decode_seconds=0.3)) as pool:
         (worker,) = workers()
@@ -165,42 +99,6 @@ async def test_cancelling_ends_the_work() -> None:
         assert worker not in workers()
 
 
-async def test_a_full_queue_refuses_and_then_drains() -> None:
-    async with running() as pool:
-        (worker,) = workers()
-        os.kill(worker, signal.SIGSTOP)
-        accepted = [start(pool) for _ in range(17)]  # one runs, sixteen wait
-        await asyncio.sleep(0)
-        problem = await refusal(start(pool))
-        assert (problem.code, problem.status) == ("overloaded", 503)
-        assert problem.retry_after_seconds is not None
-        os.kill(worker, signal.SIGCONT)
-        for answer in await asyncio.gather(*accepted):
-            assert answer.pixels.shape == CLIP.shape
-        assert pool.results["decode", "mp4", "overloaded"] == 1
-
-
-async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_QUEUE_BYTES_PER_WORKER", 2 * len(MP4))
-    async with running() as pool:
-        (worker,) = workers()
-        os.kill(worker, signal.SIGSTOP)
-        accepted = [start(pool) for _ in range(3)]  # one runs, two wait
-        await asyncio.sleep(0)
-        assert (await refusal(start(pool))).code == "overloaded"
-        os.kill(worker, signal.SIGCONT)
-        await asyncio.gather(*accepted)
-        while pool._idle.empty():  # a worker is taken back only after its answer has left
-            await asyncio.sleep(0.01)
-        monkeypatch.setattr(pool_module, "_QUEUE_BYTES_PER_WORKER", 1)
-        (worker,) = workers()
-        os.kill(worker, signal.SIGSTOP)
-        accepted = [start(pool) for _ in range(2)]  # the first that waits may be of any size
-        await asyncio.sleep(0)
-        os.kill(worker, signal.SIGCONT)
-        await asyncio.gather(*accepted)
-
-
 async def test_stopping_refuses_what_runs_and_what_waits() -> None:
     async with running() as pool:
         os.kill(workers()[0], signal.SIGSTOP)
@@ -215,7 +113,7 @@ async def test_stopping_refuses_what_runs_and_what_waits() -> None:
 
 
 async def test_workers_are_replaced_after_their_share_of_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_TASKS_PER_WORKER", 3)
+    monkeypatch.setattr(lane, "_TASKS_PER_WORKER", 3)
     async with running() as pool:
         seen = set()
         for _ in range(7):
@@ -332,34 +230,3 @@ seccomp.install = lambda: False
     assert workers() == []
     async with running(allow_weak=True) as pool:
         assert (await start(pool)).pixels.shape == CLIP.shape
-
-
-def test_the_blocklist_forgets() -> None:
-    now = 0.0
-    blocked = Blocklist(clock=lambda: now, size=2, seconds=10)
-    blocked.add(b"one")
-    assert blocked.holds(b"one")
-    assert not blocked.holds(b"two")
-    assert not blocked.holds(b"longer")
-    blocked.add(b"two")
-    blocked.add(b"six")
-    assert [blocked.holds(data) for data in (b"one", b"two", b"six")] == [False, True, True]
-    now = 10.0
-    assert not blocked.holds(b"six")
-
-
-def alive(home: Path) -> bool:
-    """Return whether a process runs, rather than being gone or waiting to be reaped."""
-    try:
-        return (home / "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-def busy(worker: int) -> bool:
-    """Return whether a worker has begun a task: only then does its bound on processor time exist."""
-    try:
-        lines = Path(f"/proc/{worker}/limits").read_text().splitlines()
-    except OSError:
-        return False
-    return any(line.startswith("Max cpu time") and line.split()[3] != "unlimited" for line in lines)

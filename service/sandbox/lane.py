@@ -1,0 +1,140 @@
+"""A place for one worker process at a time: it runs tasks, replaces what it loses, and finds out what is to blame."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TypeVar
+
+from service.errors import ProblemError
+from service.sandbox.blocklist import Blocklist
+from service.sandbox.ipc import ClosedError
+from service.sandbox.memory_watch import MemoryWatch
+from service.sandbox.process import OutOfMemoryError, WorkerProcess
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+# Leaks in codecs stay small if no process lives long.
+_TASKS_PER_WORKER = 200
+# A process may be at fault that read other files before, so that a file is tried in fresh ones.
+_ATTEMPTS = 3
+_CRASHES_OF_A_BAD_FILE = 2
+# A worker that is killed with less of its memory in use was not killed for its memory.
+_LARGE_SHARE = 0.5
+_RETRY_AFTER_SECONDS = 1.0
+
+
+class Lane:
+    """One worker process after the other. Its methods block, for a thread, except `abandon`, which is for any.
+
+    Args:
+        start: starts a process.
+        max_cost: of the tasks that come here, in the pool's unit.
+        blocklist: files that crash the decoder, shared by all lanes.
+        lost: called with the reason for each process that is replaced.
+    """
+
+    def __init__(
+        self, start: Callable[[], WorkerProcess], max_cost: float, blocklist: Blocklist, lost: Callable[[str], None]
+    ) -> None:
+        self.max_cost = max_cost
+        self.abandoned = False
+        self._start, self._blocklist, self._lost = start, blocklist, lost
+        self._worker: WorkerProcess | None = None
+
+    def fit(self) -> WorkerProcess:
+        """Return the process, or a fresh one if it has died or has served long enough.
+
+        Raises:
+            RuntimeError: it does not start.
+        """
+        worker = self._worker
+        if worker is not None and worker.alive and worker.tasks < _TASKS_PER_WORKER:
+            return worker
+        if worker is not None:
+            self._replace("recycled" if worker.alive else "cancelled" if self.abandoned else worker.reap())
+        self._worker = self._start()
+        return self._worker
+
+    def run(self, task: Callable[[WorkerProcess], Result], data: bytes | None) -> Result:
+        """Run a task, again on a fresh process if the process is lost.
+
+        Args:
+            task: what to do.
+            data: the file that it decodes, if it decodes one.
+
+        Raises:
+            ProblemError: the refusal of the worker, or why there is no result.
+        """
+        if data is not None and self._blocklist.holds(data):
+            raise ProblemError("corrupt-media", "This file has crashed the decoder before.")
+        crashes, reason = 0, ""
+        for _ in range(_ATTEMPTS):
+            worker = self.fit()
+            is_alone = worker.tasks == 0
+            if self.abandoned:  # while the process started
+                break
+            # What others killed once may have filled the memory of the machine.
+            watch = MemoryWatch(worker.pid) if reason == "killed" else None
+            try:
+                with watch or nullcontext():
+                    return task(worker)
+            except TimeoutError:
+                self._replace("timeout")
+                raise ProblemError(
+                    "decode-budget",
+                    "The media took longer to process than one request may.",
+                    limit=worker.limits.decode_seconds,
+                ) from None
+            except OutOfMemoryError:
+                self._replace("memory")
+                raise ProblemError("decode-budget", "The media took more memory than one request may.") from None
+            except ClosedError as error:
+                reason = "cancelled" if self.abandoned else worker.reap()
+                self._replace(reason)
+                logger.warning("a media worker was lost: %s (%s)", reason, error)
+                if self.abandoned:
+                    break
+                if reason == "cpu":
+                    raise ProblemError("decode-budget", "The media took more CPU time than one request may.") from None
+                is_own_doing = reason != "killed" or is_large(watch, worker)
+                crashes += is_alone and is_own_doing
+                if crashes == _CRASHES_OF_A_BAD_FILE:
+                    break
+        if self.abandoned:
+            raise ProblemError("draining", "The task was given up.")
+        if crashes < _CRASHES_OF_A_BAD_FILE:
+            raise ProblemError(
+                "overloaded",
+                f"{_ATTEMPTS} media workers were ended under this task, one after the other. Try again.",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
+        if data is None:
+            raise ProblemError("internal", "The result could not be written.")
+        self._blocklist.add(data)
+        raise ProblemError("corrupt-media", "The file crashed the decoder.")
+
+    def abandon(self) -> None:
+        """End the process under the task, whose result nobody wants any more."""
+        self.abandoned = True
+        if self._worker is not None:
+            self._worker.kill()
+
+    def end(self) -> None:
+        """End the process."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.reap()
+            self._worker = None
+
+    def _replace(self, reason: str) -> None:
+        self.end()
+        self._lost(reason)
+
+
+def is_large(watch: MemoryWatch | None, worker: WorkerProcess) -> bool:
+    """Return whether a worker that was killed under watch had filled much of the memory that it may have."""
+    return watch is not None and watch.peak_bytes >= _LARGE_SHARE * worker.limits.worker_memory_bytes
