@@ -157,7 +157,7 @@ def inside(attempt: Attempt) -> str:
         os._exit(0)
     theirs.close()
     channel = Channel(ours)
-    channel.send({"limits": asdict(MediaLimits()), "memory": 2**31, "parent": parent})
+    channel.send({"limits": asdict(MediaLimits()), "memory": 2**31, "parent": parent, "niceness": 0})
     assert channel.receive() == {"kind": "ready", "missing": []}
     try:
         channel.send({"op": "decode", "seconds": 10})
