@@ -110,12 +110,12 @@ def test_latents_of_diffusion_are_answered_as_encode_answers_them(http: httpx.Cl
 
 
 def test_many_samples_come_as_a_zip(http: httpx.Client) -> None:
-    response = http.post("/generate", json={"class": "teapot", "n": 3, "seed": 1, "output": "both"})
+    response = http.post("/generate", json={"class": "coinrun", "n": 3, "seed": 1, "output": "both"})
     assert response.headers["content-type"] == "application/zip"
     archive = zipfile.ZipFile(io.BytesIO(response.content))
     assert archive.namelist() == ["samples.json", "00.png", "00.npz", "01.png", "01.npz", "02.png", "02.npz"]
     meta = json.loads(archive.read("samples.json"))
-    assert (meta["class_id"], meta["class_name"], meta["seed"], meta["model"]) == (3, "teapot", 1, "toy-lm")
+    assert (meta["class_id"], meta["class_name"], meta["seed"], meta["model"]) == (3, "coinrun", 1, "toy-lm")
     assert (meta["tokenizer_bundle"], meta["params"]["guidance"]) == (VQ.hash, 2.0)
     pictures = [opened(archive.read(f"0{index}.png")) for index in range(3)]
     assert not (pictures[0] == pictures[1]).all()

@@ -46,7 +46,7 @@ def events(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def test_the_events_of_two_samples(http: httpx.Client) -> None:
-    response = http.post("/generate?class=teapot&n=2&seed=3", headers=EVENTS)
+    response = http.post("/generate?class=coinrun&n=2&seed=3", headers=EVENTS)
     assert response.headers["content-type"].startswith("text/event-stream")
     assert (response.headers["x-omnitok-model"], response.headers["cache-control"]) == ("toy-lm", "no-store")
     found = events(response.text)
@@ -59,7 +59,7 @@ def test_the_events_of_two_samples(http: httpx.Client) -> None:
     assert by_name["done"] == {"id": accepted["id"], "ok": True}
     results = [data for name, data in found if name == "result"]
     assert [result["index"] for result in results] == [0, 1]
-    one = http.post("/generate?class=teapot&seed=3")
+    one = http.post("/generate?class=coinrun&seed=3")
     assert base64.b64decode(results[0]["pixels"]["data"]) == one.content
 
 

@@ -17,7 +17,7 @@ from service.types import (
     Timing,
 )
 
-CLASSES = ("tench, Tinca tinca", "red fox", "grey fox", "teapot")
+CLASSES = ("tench, Tinca tinca", "red fox", "grey fox", "coinrun")
 STEPS = 4
 
 
@@ -39,6 +39,7 @@ def toy_card(name: str, tokenizer_hash: str, **fields: object) -> GeneratorCard:
         "parameters": 1,
         "device": "cpu",
         "dtype": "float32",
+        "licence": "Apache-2.0",
     }
     return GeneratorCard(id=name, tokenizer_hash=tokenizer_hash, **(values | fields))  # type: ignore[arg-type]
 

@@ -54,7 +54,7 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, tokenizer in (("lm", "debug"), ("latte", "vae")):
         network = make_generator(GENERATOR_CONFIGS[f"{name}-debug"]).eval()
         tokenizer_hash = read_config(folder / tokenizer).hash
-        save_generator(folder / name, network, f"# {name}", tokenizer_hash, ("ant", "bee", "cow", "dog"))
+        save_generator(folder / name, network, f"# {name}", tokenizer_hash, ("ant", "bee", "cow", "coinrun"))
     return folder
 
 
