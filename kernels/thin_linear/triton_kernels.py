@@ -18,6 +18,8 @@ from kernels.runtime.pdl import fetch_rows, start_next, wait_for_inputs
 
 EPS: tl.constexpr = tl.constexpr(reference.EPS)
 SQRT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
+GROUP: tl.constexpr = tl.constexpr(2)  # rows of x in registers at a time
+VECTOR: tl.constexpr = tl.constexpr(8)  # elements of a 16-byte load of two-byte values
 
 
 @triton.jit
@@ -47,6 +49,75 @@ def _rstd(b_sum, b_squares, K: tl.constexpr):
     """Return 1 / sqrt(variance + EPS) from the sums of a row's values and of their squares."""
     b_mean = b_sum / K
     return tl.rsqrt(tl.maximum(b_squares / K - b_mean * b_mean, 0.0) + EPS)
+
+
+@triton.jit
+def thin_vector_kernel(
+    x, weight, scale, bias, residual, out,
+    ROWS: tl.constexpr, N: tl.constexpr, K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    SCALED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr, NORMED: tl.constexpr, GELU: tl.constexpr,
+    PDL: tl.constexpr,
+):  # fmt: skip
+    """Compute BLOCK_N columns of out (ROWS, N) = gelu(scale rstd x W^T + bias) + residual without tensor cores.
+
+    A program holds its part of the weight in registers before x arrives. BLOCK_K is VECTOR elements a thread: a thread
+    then needs those elements of x that it loads.
+    """
+    CHUNKS: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
+    WHOLE: tl.constexpr = K % BLOCK_K == 0
+    LANES: tl.constexpr = BLOCK_K // VECTOR
+    i_column = tl.program_id(0) * BLOCK_N
+    o_n, o_k = i_column + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_K)
+    m_n = o_n < N
+    p_w = weight + tl.minimum(o_n, N - 1)[:, None] * K + o_k[None, :]
+    b_ws = ()
+    for i in tl.static_range(CHUNKS):
+        # (BLOCK_N, BLOCK_K)
+        if WHOLE:
+            b_w = tl.load(p_w + i * BLOCK_K)
+        else:
+            b_w = tl.load(p_w + i * BLOCK_K, mask=(i * BLOCK_K + o_k < K)[None, :], other=0.0)
+        b_ws += (b_w,)
+    b_scale, b_bias = 1.0, 0.0
+    if SCALED:
+        b_scale = tl.load(scale + o_n, mask=m_n, other=0.0)
+    if BIASED:
+        b_bias = tl.load(bias + o_n, mask=m_n, other=0.0).to(tl.float32)
+    start_next(PDL)
+    wait_for_inputs(PDL)
+    for i_first in tl.static_range(0, ROWS, GROUP):
+        b_xs, b_residuals = (), ()  # of all rows of a group before the first is used
+        for i_row in tl.static_range(i_first, min(i_first + GROUP, ROWS)):
+            for i in tl.static_range(CHUNKS):
+                p_x = x + i_row * K + i * BLOCK_K
+                b_x = tl.load(p_x + o_k) if WHOLE else tl.load(p_x + o_k, mask=i * BLOCK_K + o_k < K, other=0.0)
+                b_xs += (b_x,)
+            if ADDED:
+                b_residuals += (tl.load(residual + i_row * N + o_n, mask=m_n, other=0.0).to(tl.float32),)
+        b_rstds, b_outs = (), ()
+        for i_row in tl.static_range(i_first, min(i_first + GROUP, ROWS)):
+            if NORMED:
+                b_sum, b_squares = tl.zeros((LANES,), tl.float32), tl.zeros((LANES,), tl.float32)
+                for i in tl.static_range(CHUNKS):
+                    b_x = tl.reshape(b_xs[(i_row - i_first) * CHUNKS + i].to(tl.float32), (LANES, VECTOR))
+                    b_sum += tl.sum(b_x, 1)
+                    b_squares += tl.sum(b_x * b_x, 1)
+                b_rstds += (_rstd(tl.sum(b_sum, 0), tl.sum(b_squares, 0), K),)
+            # (BLOCK_N, LANES), sums of the VECTOR elements of a thread
+            b_outs += (tl.zeros((BLOCK_N, LANES), tl.float32),)
+        for i in tl.static_range(CHUNKS):  # in the order in which the weight arrives
+            b_w = tl.reshape(b_ws[i], (BLOCK_N, LANES, VECTOR)).to(tl.float32)
+            b_sums = ()
+            for i_row in tl.static_range(i_first, min(i_first + GROUP, ROWS)):
+                b_x = tl.reshape(b_xs[(i_row - i_first) * CHUNKS + i].to(tl.float32), (LANES, VECTOR))
+                b_sums += (b_outs[i_row - i_first] + tl.sum(b_w * b_x[None, :, :], 2),)
+            b_outs = b_sums
+        for i_row in tl.static_range(i_first, min(i_first + GROUP, ROWS)):
+            b_y = tl.sum(b_outs[i_row - i_first], 1)
+            b_y = _finish(b_y, b_rstds[i_row - i_first] if NORMED else 1.0, b_scale, b_bias, NORMED, GELU)
+            if ADDED:
+                b_y += b_residuals[i_row - i_first]
+            tl.store(out + i_row * N + o_n, b_y.to(out.dtype.element_ty), mask=m_n)
 
 
 @triton.jit

@@ -9,8 +9,13 @@ from kernels.thin_linear import launch, op, quantize_rows
 from kernels.thin_linear.launch import Tile
 from kernels.thin_linear.reference import MIN_COUNTERS, ThinArgs, thin_linear
 
-HELD = [Tile(16, 8, warps=2), Tile(16, 16, 2, warps=1), Tile(16, 16)]
-MATRIX = [Tile(16, 32, inner=16, stages=4), Tile(16, 16, 2, inner=32, stages=2), Tile(32, 32, 4, inner=16, stages=4)]
+HELD = [Tile("held", 16, 8, warps=2), Tile("held", 16, 16, 2, warps=1), Tile("held", 16, 16)]
+STREAMED = [
+    Tile("streamed", 16, 32, inner=16),
+    Tile("streamed", 16, 16, 2, inner=32, stages=2),
+    Tile("streamed", 32, 32, 4, inner=16),
+]
+VECTOR = Tile("vector", 3, 4, warps=1, inner=256)
 
 
 def draw(rows, columns, inner, **others):
@@ -37,19 +42,27 @@ def test_held_weights_equal_float64(rows, tile):
     check(draw(rows, 40, 96), tile)
 
 
-@pytest.mark.parametrize("tile", MATRIX)
+@pytest.mark.parametrize(("rows", "columns", "inner"), [(1, 5, 16), (3, 33, 512), (2, 9, 304)])
+@pytest.mark.parametrize("normed", [True, False])
+def test_vectors_equal_float64(rows, columns, inner, normed):
+    check(draw(rows, columns, inner, normed=normed, gelu=normed), VECTOR)
+
+
+@pytest.mark.parametrize("tile", STREAMED)
 def test_streamed_weights_equal_float64(tile):
     check(draw(19, 40, 64, gelu=True, normed=True), tile)
     check(draw(70, 40, 64), tile)
 
 
-@pytest.mark.parametrize(("rows", "columns", "inner"), [(3, 33, 1552), (2, 5, 16), (33, 20, 48), (66, 70, 1600)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "inner"), [(3, 33, 1552), (2, 5, 16), (33, 20, 48), (66, 70, 1600), (20, 20, 1552)]
+)
 def test_default_tiles_equal_float64(rows, columns, inner):
     check(draw(rows, columns, inner, normed=rows == 2))
     check(draw(rows, columns, inner)._replace(bias=None, residual=None))
 
 
-@pytest.mark.parametrize("tile", [HELD[1], MATRIX[1]])
+@pytest.mark.parametrize("tile", [HELD[1], STREAMED[1]])
 def test_counters_are_left_zero_and_change_nothing(tile):
     counters = torch.zeros(MIN_COUNTERS, dtype=torch.int32)
     args = draw(20, 40, 64)
@@ -59,14 +72,14 @@ def test_counters_are_left_zero_and_change_nothing(tile):
         assert not counters.any()
 
 
-@pytest.mark.parametrize("tile", [HELD[0], MATRIX[0]])
+@pytest.mark.parametrize("tile", [HELD[0], STREAMED[0], VECTOR])
 def test_int8_weights(tile):
     args = draw(2, 24, 64, normed=True)
     weight, scale = quantize_rows(args.weight)
     check(args._replace(weight=weight, scale=scale), tile)
 
 
-@pytest.mark.parametrize("tile", [HELD[0], MATRIX[1]])
+@pytest.mark.parametrize("tile", [HELD[0], STREAMED[1]])
 def test_rows_do_not_depend_on_each_other(tile):
     args = draw(12, 24, 64, normed=True)
     alone = args._replace(x=args.x[3:4], residual=args.residual[3:4])
