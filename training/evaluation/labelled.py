@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from training.data.media_types import KINDS, Kind
 from training.generator.code_shards import ExtractionOptions
-from training.generator.items import FileItems, SetItems, find_items
+from training.generator.items import Items, find_items
 
 ITEMS_AT_ONCE = 16
 
@@ -26,7 +26,7 @@ class LabelledItems:
     """
 
     options: ExtractionOptions
-    places: tuple[tuple[FileItems | SetItems, int, int], ...]
+    places: tuple[tuple[Items, int, int], ...]
 
     def __len__(self) -> int:
         return len(self.places)
@@ -67,7 +67,7 @@ def find_labelled(data: Path, classes: Sequence[str], options: ExtractionOptions
     found: dict[Kind, LabelledItems] = {}
     sources, _ = find_items(data, options)
     for kind in KINDS:
-        places: list[tuple[FileItems | SetItems, int, int]] = []
+        places: list[tuple[Items, int, int]] = []
         for source in sources:
             if source.kind != kind:
                 continue

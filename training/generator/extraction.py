@@ -34,7 +34,7 @@ from training.generator.code_shards import (
     write_info,
     write_shard,
 )
-from training.generator.items import FileItems, SetItems, find_items
+from training.generator.items import Items, find_items
 
 SHARD_ITEMS: dict[Kind, int] = {"images": 1024, "clips": 128}
 PIXELS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}
@@ -105,9 +105,7 @@ def extract(
     return codes
 
 
-def _describe(
-    bundle: Bundle, sources: list[FileItems | SetItems], classes: tuple[str, ...], options: ExtractionOptions
-) -> CodesInfo:
+def _describe(bundle: Bundle, sources: list[Items], classes: tuple[str, ...], options: ExtractionOptions) -> CodesInfo:
     config = bundle.config
     return CodesInfo(
         tokenizer=bundle.name,
@@ -123,15 +121,15 @@ def _describe(
     )
 
 
-def _counts(sources: list[FileItems | SetItems]) -> dict[Kind, int]:
+def _counts(sources: list[Items]) -> dict[Kind, int]:
     return {kind: sum(len(items) for items in sources if items.kind == kind) for kind in KINDS}
 
 
 def _encode_items(
-    bundle: Bundle, sources: list[FileItems | SetItems], items: range, options: ExtractionOptions, console: Console
+    bundle: Bundle, sources: list[Items], items: range, options: ExtractionOptions, console: Console
 ) -> Codes:
     """Encode items by their number over all sources of a kind; those that cannot be read are named and left out."""
-    places: list[tuple[FileItems | SetItems, int]] = []
+    places: list[tuple[Items, int]] = []
     first = 0
     for source in sources:
         places += [(source, number - first) for number in items if first <= number < first + len(source)]
@@ -152,7 +150,7 @@ def _encode_items(
 
 
 def _read(
-    places: list[tuple[FileItems | SetItems, int]],
+    places: list[tuple[Items, int]],
     items: range,
     options: ExtractionOptions,
     device: torch.device,
@@ -160,7 +158,7 @@ def _read(
 ) -> Iterator[tuple[list[int], list[int], NDArray[np.uint8]]]:
     """Yield numbers, labels and views (N * views, T, side, side, 3) of items that fit in one batch."""
 
-    def read(place: tuple[FileItems | SetItems, int]) -> list[NDArray[np.uint8]] | None:
+    def read(place: tuple[Items, int]) -> list[NDArray[np.uint8]] | None:
         source, index = place
         try:
             return source.read(index, options)
@@ -182,7 +180,7 @@ def _read(
                 yield [items[start + place] for place in which], labels, pixels
 
 
-def _label(source: FileItems | SetItems, index: int) -> int:
+def _label(source: Items, index: int) -> int:
     return source.labels[index] if source.classes else -1
 
 

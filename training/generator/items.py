@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 PLACE, LEFT, TIME, FACTOR = range(4)  # places of a view's random numbers
 
 
-class Items(Protocol):
-    """Items of one kind from one source.
+class FileItems:
+    """A user's own pictures or videos; the squares span the shorter side.
 
     Attributes:
         kind: images or clips.
@@ -31,24 +30,6 @@ class Items(Protocol):
         labels: class of each item; empty where there are none.
         sentence: says what the data is.
     """
-
-    kind: Kind
-    classes: tuple[str, ...]
-    labels: Sequence[int]
-    sentence: str
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int, options: ExtractionOptions) -> list[NDArray[np.uint8]]:
-        """Return the views of an item, each uint8 (T, side, side, 3).
-
-        Raises:
-            Exception: many kinds, for a file that cannot be read.
-        """
-
-
-class FileItems:
-    """A user's own pictures or videos; the squares span the shorter side."""
 
     def __init__(self, source: Source) -> None:
         self.kind, self.classes, self.labels = source.kind, source.classes, source.labels.tolist()
@@ -59,6 +40,11 @@ class FileItems:
         return len(self._source)
 
     def read(self, index: int, options: ExtractionOptions) -> list[NDArray[np.uint8]]:
+        """Return the views of an item, each uint8 (T, side, side, 3).
+
+        Raises:
+            Exception: many kinds, for a file that cannot be read.
+        """
         views = []
         for number, uniforms in enumerate(_uniforms(self.kind, index, options)):
             place, start = (float(uniforms[PLACE]), float(uniforms[TIME])) if number else (0.5, 0.0)
@@ -67,11 +53,15 @@ class FileItems:
         return views
 
     def place(self, index: int) -> str:
+        """Return the place of an item, for people."""
         return self._source.place(index)
 
 
 class SetItems:
     """A set of pixels; squares of a larger one are cut, and reduced by whole multiples of the side.
+
+    Attributes:
+        kind, classes, labels, sentence: as of `FileItems`.
 
     Raises:
         TrainingError: the set is too small, or its clips are too short.
@@ -94,6 +84,7 @@ class SetItems:
         return int(self._ends[-1])
 
     def read(self, index: int, options: ExtractionOptions) -> list[NDArray[np.uint8]]:
+        """Return the views of an item, each uint8 (T, side, side, 3); one where there is no room for others."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         item = self._shards[shard][index - self._ends[shard]].numpy()  # counted from the shard's end
         free = np.array(item.shape[:3]) - [self._frames, options.side, options.side]
@@ -110,10 +101,14 @@ class SetItems:
         return views
 
     def place(self, index: int) -> str:
+        """Return the place of an item, for people."""
         return f"item {index} of {self.sentence}"
 
 
-def find_items(data: Path, options: ExtractionOptions) -> tuple[list[FileItems | SetItems], tuple[str, ...]]:
+Items = FileItems | SetItems
+
+
+def find_items(data: Path, options: ExtractionOptions) -> tuple[list[Items], tuple[str, ...]]:
     """Return the items of a folder with labels that count over one list of classes.
 
     Sets of pixels below `train/` come before files, as in training of tokenizers. Where some sources have classes,
@@ -130,7 +125,7 @@ def find_items(data: Path, options: ExtractionOptions) -> tuple[list[FileItems |
         TrainingError: the folder holds no data, or a set is too small.
     """
     folders = sorted(path.parent for path in (data / "train").glob(f"*/{INFO_FILE}"))
-    found: list[FileItems | SetItems]
+    found: list[Items]
     if folders:
         sets = [open_set(folder) for folder in folders]
         labelled = any(one.info.classes for one in sets)
