@@ -43,7 +43,7 @@ class Tile:
 
 VECTOR_MAX_ROWS, HELD_MAX_ROWS = 2, 16
 LONG_INNER = 1536  # above it a program has a part of K
-MIN_PROGRAMS = 264  # two on a multiprocessor
+WIDE_COLUMNS = 6144  # enough tiles of 64 columns for all multiprocessors
 VECTOR_MAX_INNER = 8192  # of 4 columns, in 128 registers of each thread
 VECTOR_REGISTERS = 144  # of a thread, so that more programs run on a multiprocessor
 
@@ -59,15 +59,15 @@ def choose(rows: int, columns: int, inner: int) -> Tile:
         return Tile("vector", rows, 4, warps=warps, inner=32 * warps * VECTOR.value)
     if rows <= HELD_MAX_ROWS:
         splits = next(n for n in range(1, inner) if inner % (16 * n) == 0 and inner // n <= LONG_INNER)
-        wide = -(-columns // 16) * splits >= MIN_PROGRAMS
-        return Tile("held", 16, 16 if wide else 8, splits)
+        return Tile("held", 16, 16, splits)
     height = 32 if rows <= 32 else 64 if rows <= 64 else 128
     if inner > LONG_INNER:
         tile = {32: (32, 32, 8, 4, 128, 4), 64: (64, 32, 4, 4, 128, 5), 128: (128, 64, 4, 8, 64, 5)}[height]
     elif columns <= 2048:
         tile = {32: (32, 16, 1, 4, 128, 8), 64: (64, 16, 1, 4, 128, 6), 128: (64, 32, 1, 4, 128, 6)}[height]
     else:
-        tile = {32: (32, 64, 1, 4, 128, 6), 64: (64, 64, 1, 4, 128, 4), 128: (128, 64, 1, 8, 64, 5)}[height]
+        middle = (64, 64, 1, 4, 128, 4) if columns >= WIDE_COLUMNS else (64, 32, 1, 4, 128, 5)
+        tile = {32: (32, 64, 1, 4, 128, 6), 64: middle, 128: (128, 64, 1, 8, 64, 5)}[height]
     tall, broad, splits, warps, step, stages = tile
     step = next(size for size in (step, 64, 32, 16) if inner % size == 0)
     splits = next(n for n in range(splits, 0, -1) if inner % (n * step) == 0)

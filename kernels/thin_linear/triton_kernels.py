@@ -46,7 +46,7 @@ def _finish(b_out, b_rstd, b_scale, b_bias, NORMED: tl.constexpr, GELU: tl.const
 
 @triton.jit
 def _rstd(b_sum, b_squares, K: tl.constexpr):
-    """Return 1 / sqrt(variance + EPS) from the sums of a row's values and of their squares."""
+    """Return 1 / sqrt(variance + EPS) from the sums of a row's differences from any value and of their squares."""
     b_mean = b_sum / K
     return tl.rsqrt(tl.maximum(b_squares / K - b_mean * b_mean, 0.0) + EPS)
 
@@ -86,12 +86,14 @@ def thin_vector_kernel(
     start_next(PDL)
     wait_for_inputs(PDL)
     for i_first in tl.static_range(0, ROWS, GROUP):
-        b_xs, b_residuals = (), ()  # of all rows of a group before the first is used
+        b_xs, b_residuals, b_firsts = (), (), ()  # of all rows of a group before the first is used
         for i_row in tl.static_range(i_first, min(i_first + GROUP, ROWS)):
             for i in tl.static_range(CHUNKS):
                 p_x = x + i_row * K + i * BLOCK_K
                 b_x = tl.load(p_x + o_k) if WHOLE else tl.load(p_x + o_k, mask=i * BLOCK_K + o_k < K, other=0.0)
                 b_xs += (b_x,)
+            if NORMED:
+                b_firsts += (tl.load(x + i_row * K).to(tl.float32),)
             if ADDED:
                 b_residuals += (tl.load(residual + i_row * N + o_n, mask=m_n, other=0.0).to(tl.float32),)
         b_rstds, b_outs = (), ()
@@ -99,9 +101,10 @@ def thin_vector_kernel(
             if NORMED:
                 b_sum, b_squares = tl.zeros((LANES,), tl.float32), tl.zeros((LANES,), tl.float32)
                 for i in tl.static_range(CHUNKS):
-                    b_x = tl.reshape(b_xs[(i_row - i_first) * CHUNKS + i].to(tl.float32), (LANES, VECTOR))
-                    b_sum += tl.sum(b_x, 1)
-                    b_squares += tl.sum(b_x * b_x, 1)
+                    b_off = b_xs[(i_row - i_first) * CHUNKS + i].to(tl.float32) - b_firsts[i_row - i_first]
+                    b_off = tl.reshape(b_off if WHOLE else tl.where(i * BLOCK_K + o_k < K, b_off, 0.0), (LANES, VECTOR))
+                    b_sum += tl.sum(b_off, 1)
+                    b_squares += tl.sum(b_off * b_off, 1)
                 b_rstds += (_rstd(tl.sum(b_sum, 0), tl.sum(b_squares, 0), K),)
             # (BLOCK_N, LANES), sums of the VECTOR elements of a thread
             b_outs += (tl.zeros((BLOCK_N, LANES), tl.float32),)
