@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 INDEXED_TYPES = ("image/gif", "image/png", "image/webp")
 
 _APNG_DELAY_UNIT = 100  # a second's share that a denominator of 0 stands for
+_GIF_BLOCK = re.compile(rb"[!,;]")
 _PNG_HEAD_BYTES, _RIFF_HEAD_BYTES = 8, 12
 
 
@@ -46,18 +48,18 @@ def index_frames(data: bytes, media_type: str) -> Iterator[IndexedFrame]:
 def _gif_frames(data: bytes) -> Iterator[IndexedFrame]:
     at = 13 + _palette_bytes(data[10])
     milliseconds = 0.0
-    while at < len(data) and data[at] != ord(";"):
-        if data[at] == ord("!"):
+    # Bytes between the blocks are passed over, as by browsers.
+    while (found := _GIF_BLOCK.search(data, at)) and found[0] != b";":
+        at = found.start()
+        if found[0] == b"!":
             if data[at + 1] == 0xF9 and data[at + 2]:  # graphic control
                 milliseconds = 10.0 * struct.unpack_from("<H", data, at + 4)[0]
             at = _after_blocks(data, at + 2)
-        elif data[at] == ord(","):
+        else:
             left, top, width, height, flags = struct.unpack_from("<4HB", data, at + 1)
             at = _after_blocks(data, at + 11 + _palette_bytes(flags))
             yield IndexedFrame(milliseconds, left + width, top + height)
             milliseconds = 0.0
-        else:
-            at += 1
 
 
 def _palette_bytes(flags: int) -> int:

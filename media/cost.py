@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 # So much of an animation is looked at; whoever calls this has other things to do.
 _INDEXED_BYTES = 2**19
 _HEAD_BYTES = 2**16
+_ANIMATED_BY = {"image/png": b"acTL", "image/webp": b"ANIM"}  # in front of the first frame
 _MAX_STEPS = 1024
 # A clip's pixels follow from its packets, which only a demuxer knows. Most clips hold more pixels to a byte.
 _CLIP_PIXELS_PER_BYTE = 4
@@ -49,12 +51,13 @@ def _frames(data: bytes, media_type: str, options: MediaOptions, limits: MediaLi
         most = min(most, options.frames)
     if media_type == "image/avif":
         return most if data[8:12] == b"avis" else 1
-    if media_type not in INDEXED_TYPES:
+    if media_type not in INDEXED_TYPES or _ANIMATED_BY.get(media_type, b"") not in data[:_HEAD_BYTES]:
         return 1
-    try:
-        return max(1, sum(1 for _ in islice(index_frames(data[:_INDEXED_BYTES], media_type), most)))
-    except ValueError:
-        return most if len(data) > _INDEXED_BYTES else 1
+    found = 0
+    with suppress(ValueError):
+        found = sum(1 for _ in islice(index_frames(data[:_INDEXED_BYTES], media_type), most))
+    # What was not looked at may hold as many as it likes.
+    return max(1, found) if len(data) <= _INDEXED_BYTES else most
 
 
 def _size(data: bytes, media_type: str) -> tuple[int, int]:

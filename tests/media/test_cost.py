@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 
+import numpy as np
 import pytest
+from media_samples import picture
 from PIL import Image
 from variants import MAKERS
 
@@ -46,9 +48,16 @@ def test_what_cannot_be_understood_counts_as_large(media_type: str, rest: bytes)
     assert 0 <= decoded_pixels(data, media_type, ALL, LIMITS) <= LIMITS.decoded_pixels
 
 
+def test_a_large_still_counts_once_whatever_is_asked_for() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (700, 600, 3), dtype=np.uint8)
+    for kind in ("PNG", "JPEG", "TIFF"):
+        assert cost(picture(noise, kind)) == 700 * 600
+
+
 def test_a_bomb_is_known_by_its_head() -> None:
     canvas = b"GIF89a" + (6000).to_bytes(2, "little") * 2 + b"\0\0\0"
     frame = b",\0\0\0\0\1\0\1\0\0\2\2D\1\0"
     assert cost(canvas + frame * 41 + b";") == 41 * 36_000_000
     assert cost(canvas + frame * 400_000 + b";") == LIMITS.decoded_pixels
+    assert cost(canvas + b"x" * 2**20 + b";") == LIMITS.decoded_pixels
     assert cost(canvas + frame * 41, MediaOptions(animated=True, frames=9)) == 9 * 36_000_000
