@@ -13,6 +13,7 @@ from pools import CLIP, GIF, MP4, WHOLE, refusal, running, start, until
 
 from media.types import MediaOptions
 from service.sandbox import pool as pool_module
+from service.sandbox.drain_rate import DrainRate
 
 
 async def test_a_full_queue_refuses_and_then_drains() -> None:
@@ -109,3 +110,12 @@ async def test_who_holds_the_queue_makes_way_and_hears_when_to_come_back() -> No
         os.kill(workers()[0], signal.SIGCONT)
         assert (await other).pixels.shape == CLIP.shape
         await asyncio.gather(*greedy[:-1])
+
+
+def test_the_speed_of_workers_is_that_of_their_last_tasks() -> None:
+    rate = DrainRate()
+    for pixels_per_second in (50e6, 400e6):
+        for _ in range(100):
+            rate.add(pixels_per_second, 1.0)
+        assert rate.seconds(pixels_per_second) == pytest.approx(1, rel=0.05)
+        assert rate.pixels_in(2) == pytest.approx(2 * pixels_per_second, rel=0.05)
