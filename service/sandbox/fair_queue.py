@@ -35,17 +35,20 @@ class FairQueue(Generic[Task]):
     """Waiting tasks under weighted fair queueing by cost.
 
     Each caller has an account of what it was served; the next task is of the caller whose account, with that task, is
-    lowest. Of one caller's tasks the first is the one with the lowest tag: its cost on top of what the caller had been
-    served when it arrived. Later tasks of a caller thus pass one that costs C only until they have cost C together.
-    A caller that was idle starts level with the others: time that it did not use is lost.
+    lowest. Of one caller's tasks the first is the one with the lowest tag: `patience` times its cost, on top of what
+    the caller had been served when it arrived. Later tasks of a caller thus pass one that costs C only until they have
+    cost `patience` times C together. A caller that was idle starts level with the others: time that it did not use is
+    lost.
 
     Over its bounds the queue drops the dearest task of the caller that holds the most.
 
     Args:
         max_tasks, max_cost, max_bytes: bounds of what waits; a single task of any cost and size may always wait.
+        patience: of dear tasks with cheap ones of the same caller; with 1 they go almost in the order of arrival.
     """
 
-    def __init__(self, max_tasks: int, max_cost: float, max_bytes: int) -> None:
+    def __init__(self, max_tasks: int, max_cost: float, max_bytes: int, patience: float) -> None:
+        self._patience = patience
         self._max_tasks, self._max_cost, self._max_bytes = max_tasks, max_cost, max_bytes
         self._waiting: list[Ticket[Task]] = []
         self._accounts: dict[str, float] = {}
@@ -59,7 +62,7 @@ class FairQueue(Generic[Task]):
         account = self._accounts.get(ticket.caller, 0.0)
         if all(waiting.caller != ticket.caller for waiting in self._waiting):
             account = self._accounts[ticket.caller] = max(account, self._level)
-        ticket.tag = account + ticket.cost
+        ticket.tag = account + self._patience * ticket.cost
         self._waiting.append(ticket)
         dropped = []
         while len(self._waiting) > 1 and self._is_over():

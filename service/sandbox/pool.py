@@ -41,6 +41,8 @@ _QUEUE_PER_WORKER = 16
 _QUEUE_BYTES_PER_WORKER = 128 * 2**20
 # In files that cost as much as one may.
 _QUEUE_FILES_PER_WORKER = 2
+# A caller may be all the world: one file of a few pixels should pass a whole queue of large ones.
+_PATIENCE = 16
 # Costs are in pixels; what a task costs besides them is worth so many.
 _TASK_PIXELS = 1_000_000
 _ENCODED_PIXELS = 4  # a pixel of a clip takes longer to write than to read
@@ -79,6 +81,7 @@ class MediaPool:
             _QUEUE_PER_WORKER * workers,
             _QUEUE_FILES_PER_WORKER * limits.decoded_pixels * workers,
             _QUEUE_BYTES_PER_WORKER * workers,
+            _PATIENCE,
         )
         self._rate = DrainRate()
         self._stopping = False
