@@ -35,10 +35,9 @@ class FairQueue(Generic[Task]):
     """Waiting tasks under weighted fair queueing by cost.
 
     Each caller has an account of what it was served; the next task is of the caller whose account, with that task, is
-    lowest. Of one caller's tasks the first is the one with the lowest tag: `patience` times its cost, on top of what
-    the caller had been served when it arrived. Later tasks of a caller thus pass one that costs C only until they have
-    cost `patience` times C together. A caller that was idle starts level with the others: time that it did not use is
-    lost.
+    lowest. A caller that was idle starts level with the others: time that it did not use is lost. Of one caller's tasks
+    the first is the one with the lowest tag: `patience` times its cost, on top of all that was served when it arrived.
+    Later ones thus pass a task that costs C only until `patience` times C was served.
 
     Over its bounds the queue drops the dearest task of the caller that holds the most.
 
@@ -52,6 +51,7 @@ class FairQueue(Generic[Task]):
         self._max_tasks, self._max_cost, self._max_bytes = max_tasks, max_cost, max_bytes
         self._waiting: list[Ticket[Task]] = []
         self._accounts: dict[str, float] = {}
+        self._served = 0.0
         self._level = 0.0  # the account of a caller that has been idle
 
     def __len__(self) -> int:
@@ -59,10 +59,9 @@ class FairQueue(Generic[Task]):
 
     def push(self, ticket: Ticket[Task]) -> list[Ticket[Task]]:
         """Let a ticket wait; return those that the bounds drop for it, itself perhaps."""
-        account = self._accounts.get(ticket.caller, 0.0)
         if all(waiting.caller != ticket.caller for waiting in self._waiting):
-            account = self._accounts[ticket.caller] = max(account, self._level)
-        ticket.tag = account + self._patience * ticket.cost
+            self._accounts[ticket.caller] = max(self._accounts.get(ticket.caller, 0.0), self._level)
+        ticket.tag = self._served + self._patience * ticket.cost
         self._waiting.append(ticket)
         dropped = []
         while len(self._waiting) > 1 and self._is_over():
@@ -80,6 +79,7 @@ class FairQueue(Generic[Task]):
             return None
         ticket = min(first.values(), key=lambda ticket: self._accounts[ticket.caller] + ticket.cost)
         self._waiting.remove(ticket)
+        self._served += ticket.cost
         self.charge(ticket.caller, ticket.cost)
         self._level = max(self._level, self._accounts[ticket.caller])
         self._forget()
