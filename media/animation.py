@@ -125,11 +125,11 @@ def index_animation(
 
     Frames of AVIF tell their durations only once they are decoded; files of other formats are read by their blocks.
     """
-    height, width, count = image.height, image.width, getattr(image, "n_frames", 1)
+    height, width = image.height, image.width
     if media_type not in INDEXED_TYPES:
-        if media_type == "image/avif" and count > 1:
+        if media_type == "image/avif" and frame_count(image) > 1:
             check_canvas(limits, height, width)
-            check_decoded(limits, count, height * width, is_video=False)
+            check_decoded(limits, frame_count(image), height * width, is_video=False)
         return [float(image.info.get("duration") or 0) for _ in frames_of(image)], (height, width)
     position = file.tell()
     file.seek(0)
@@ -138,8 +138,13 @@ def index_animation(
     # Frames of a GIF may grow its canvas; other formats state how many they have.
     canvas = (max([height, *(frame.bottom for frame in frames)]), max([width, *(frame.right for frame in frames)]))
     if media_type != "image/gif":
-        frames = frames[: count - int(bool(image.info.get("default_image")))]
+        frames = frames[: frame_count(image) - int(bool(image.info.get("default_image")))]
     return [frame.milliseconds for frame in frames] or [0.0], canvas
+
+
+def frame_count(image: Image.Image) -> int:
+    """Return how many pictures the header of a PNG, WebP or AVIF states."""
+    return getattr(image, "n_frames", 1)
 
 
 def shown_ms(claimed: float) -> float:
