@@ -236,7 +236,7 @@ def rows() -> dict[str, list[dict[str, Any]]]:
                 "Kernels compiled late",
                 "short",
                 {"{{replica}}": "sum by (replica) (ray_omnitok_late_kernels)"},
-                "Triton kernels compiled or loaded since a tokenizer replica was ready: 0, or warm-up missed a shape.",
+                "Triton kernels compiled or loaded since a replica was ready: 0, or warm-up missed a shape.",
             ),
             panel(
                 "Memory",

@@ -114,6 +114,8 @@ class Decoder:
             self._memory = self._zeros(torch.int32, slots + 1, HEADER + positions + 1)  # the last slot is idle
             self._positions = self._zeros(torch.int32, slots + 1, positions)
             self._chunk_place = self._zeros(torch.int64, 2)  # slot, first token
+            # zeros, since a kernel that compiles does not fill them, and one that is ready reads them
+            self._counts = self._zeros(torch.int32, 2 * self.buckets[-1])
         self._free = list(range(slots - 1, -1, -1))
         self._members: dict[int, _Member] = {}
         self._handles = itertools.count()
@@ -280,7 +282,7 @@ class Decoder:
     def _advance(self, rows: int) -> None:
         """Run one step of the first rows."""
         columns = self._rows.first(rows)
-        counts = torch.empty(2, rows, dtype=torch.int32, device=self.device)
+        counts = self._counts[: 2 * rows].view(2, rows)
         tables = self.network.tokens, self.network.positions
         x = read_rows(self._memory, self._positions, columns.slots, *tables, counts)
         logits = self.network.step(x, self.cache, columns.cached, counts[0])

@@ -187,6 +187,22 @@ class DiffusionRun:
         self._x = step.finish()
         self.done += 1
 
+    @torch.inference_mode()
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with these items alone, in this order; one may occur twice.
+
+        Raises:
+            DiffusionError: features are forecast, which belong to every item.
+        """
+        if self._history is not None:
+            raise DiffusionError("A batch whose features are forecast must stay whole; leave out `cache`.")
+        kept = torch.tensor(places).to(self._x.device)
+        self._x, self._guidance = self._x[kept], self._guidance[kept]
+        self._row_classes = self._row_classes.unflatten(0, (-1, self._shape.items))[:, kept].flatten()
+        # one that occurs twice must not advance the generator of the other
+        self._generators = [self._generators[place].clone_state() for place in places]
+        self._shape = self._shape._replace(items=len(places))
+
     def latents(self) -> Tensor:
         """Return the tokenizer's latents (B, t, h, w, C) of what the steps so far made."""
         return restore_latents(self._x, self._sampler.config)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from service.cluster.metrics import GeneratorMetrics
+from service.cluster.metrics import GeneratorMetrics, KernelMetrics
 from service.cluster.remote import Remote
 from service.engine.lane import LaneOptions
 from service.errors import ProblemError
@@ -84,12 +84,17 @@ class Generator:
     """One replica with generators alone."""
 
     def __init__(self, settings: Settings) -> None:
+        from service.engine.late_kernels import LateKernels
+
+        self._late_kernels, self._kernel_metrics = LateKernels(), KernelMetrics()
         self._host = GeneratorHost(settings)
+        self._late_kernels.mark_ready()
         self.generators = self._host.generators
         self.generate = self._host.generate
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a step does not end: Ray then replaces this replica."""
+        self._kernel_metrics.late(self._late_kernels.count)
         self._host.check_health()
 
     def __del__(self) -> None:

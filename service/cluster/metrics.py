@@ -46,6 +46,19 @@ def _counter(name: str, description: str, *labels: str) -> metrics.Counter:
     return metrics.Counter(name, description, tag_keys)
 
 
+class KernelMetrics:
+    """The kernels of a replica with networks, tokenizers or generators."""
+
+    def __init__(self) -> None:
+        self._late = metrics.Gauge(
+            "omnitok_late_kernels", "Triton kernels compiled or loaded since this replica was ready; 0 as it should be"
+        )
+
+    def late(self, count: int) -> None:
+        """Report the number of kernels that were compiled or loaded since the replica was ready."""
+        self._late.set(count)
+
+
 class TokenizerMetrics:
     """The tokenizer tier's; an `in_process.WorkObserver`."""
 
@@ -60,9 +73,6 @@ class TokenizerMetrics:
         self._encoded = _counter("omnitok_tokens_encoded_total", "Latent positions encoded")
         self._decoded = _counter("omnitok_tokens_decoded_total", "Latent positions decoded")
         self._frames = _counter("omnitok_frames_total", "Frames encoded or decoded")
-        self._late = metrics.Gauge(
-            "omnitok_late_kernels", "Triton kernels compiled or loaded since this replica was ready; 0 as it should be"
-        )
         self.queue(0, 0)
 
     def queue(self, requests: int, tokens: int) -> None:
@@ -75,10 +85,6 @@ class TokenizerMetrics:
         requests, tokens = self._now_queued
         self._queue_requests.set(requests)
         self._queue_tokens.set(tokens)
-
-    def late_kernels(self, count: int) -> None:
-        """Report the number of kernels that were compiled or loaded since the replica was ready."""
-        self._late.set(count)
 
     def batch(self, batch: Batch, seconds: float) -> None:
         """Count a batch that took `seconds`."""

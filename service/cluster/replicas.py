@@ -12,7 +12,7 @@ from ray.serve.handle import DeploymentHandle
 
 from service.api.app import create_app
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
-from service.cluster.metrics import IngressMetrics, TokenizerMetrics
+from service.cluster.metrics import IngressMetrics, KernelMetrics, TokenizerMetrics
 from service.cluster.remote import Remote
 from service.errors import ProblemError
 from service.in_process import LocalBackend
@@ -32,9 +32,11 @@ class Tokenizer:
     """One tokenizer replica. Refusals are returned, not raised: Ray would log each as a failure of the replica."""
 
     def __init__(self, settings: Settings) -> None:
-        from service.engine.tokenizer import Engine  # only tokenizer replicas pay for torch
+        from service.engine.late_kernels import LateKernels  # only replicas with networks pay for torch
+        from service.engine.tokenizer import Engine
 
-        self._engine = engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
+        self._late_kernels, self._kernel_metrics = LateKernels(), KernelMetrics()
+        engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
         engine.warm_up(settings.warm_sizes, settings.max_batch_tokens, settings.max_batch_requests)
         self._metrics = TokenizerMetrics()
         self._backend = LocalBackend(engine.cards, engine.run, settings, self._metrics)
@@ -42,6 +44,7 @@ class Tokenizer:
         if settings.generators and not settings.generator_replicas:
             self._host = GeneratorHost(settings)
             self.generators, self.generate = self._host.generators, self._host.generate
+        self._late_kernels.mark_ready()
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles that this replica serves."""
@@ -62,7 +65,7 @@ class Tokenizer:
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
         self._metrics.refresh()  # Ray calls this every few seconds
-        self._metrics.late_kernels(self._engine.late_kernels)
+        self._kernel_metrics.late(self._late_kernels.count)
         self._backend.check_health()
         if self._host is not None:
             self._host.check_health()

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import product
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +28,10 @@ from service.scheduling.stepper import Capacity
 from service.types import GenerateJob
 
 BATCHES = (1, 2, 4, 8, 16, 32)  # numbers of samples that a GPU captures; others are padded
+BATCH_STEP = 32  # between larger ones
 STEPS_AHEAD = 2  # of the device; what shares it waits no longer than for these
+
+Item = TypeVar("Item")
 
 
 class DiffusionLane:
@@ -46,6 +51,7 @@ class DiffusionLane:
         self._ahead: deque[torch.cuda.Event] = deque()
         self._jobs: dict[int, GenerateJob] = {}  # of the batch, in the order of its items
         self._places: dict[int, int] = {}
+        self._items = 0  # of the batch, those that pad it included
         self._run: DiffusionRun | None = None
         self._latents: NDArray[np.float32] | None = None
         self.capacity = Capacity(options.slots, options.prefill_tokens)
@@ -54,11 +60,11 @@ class DiffusionLane:
     def warm_up(self) -> None:
         """Capture the usual batches, and measure a step of one sample."""
         config = self._sampler.config
-        guided = config.sampling.guidance != 1
+        random = config.sampling.sampler == "ddpm"
         with self._ordered():
-            for count in BATCHES:
+            # samples without a class are not guided
+            for guided, count in product({config.sampling.guidance != 1, False}, BATCHES):
                 if self._stream is not None and count * (1 + guided) <= self.capacity.slots:
-                    random = config.sampling.sampler == "ddpm"
                     self._sampler.prepare(StepShape(count, config.grid[0], guided, random))
             item = DiffusionItem(None, 0, config.sampling.guidance)
             run = self._sampler.begin([item], DiffusionParams(2, config.sampling.sampler))
@@ -107,19 +113,40 @@ class DiffusionLane:
         return self._latents[self._places[number]].copy()
 
     def leave(self, number: int) -> None:
-        """Take a job out; the batch ends with the last one."""
-        if self._jobs.pop(number, None) is not None and not self._jobs:
+        """Take a job out; the batch ends with the last one, and shrinks where fewer items do."""
+        if self._jobs.pop(number, None) is None or self._run is None:
+            return
+        if not self._jobs:
             self._run = self._latents = None
             self._ahead.clear()
+        elif not self._run.finished:
+            kept = [self._places[other] for other in self._jobs]
+            if len(padded := self._padded(kept)) < self._items:
+                with self._ordered():
+                    self._run.keep(padded)
+                self._number(len(padded))
 
     def _begin(self) -> DiffusionRun:
         jobs = list(self._jobs.values())
-        self._places = {number: place for place, number in enumerate(self._jobs)}
-        items = [DiffusionItem(job.class_id, row_seed(job.seed, job.index), float(job.params.guidance)) for job in jobs]
-        if self._stream is not None and len(items) <= BATCHES[-1]:
-            items += items[-1:] * (BATCHES[bisect_left(BATCHES, len(items))] - len(items))
+        items = self._padded(
+            [DiffusionItem(job.class_id, row_seed(job.seed, job.index), float(job.params.guidance)) for job in jobs]
+        )
+        self._number(len(items))
         first = jobs[0]
         return self._sampler.begin(items, DiffusionParams(first.params.steps, first.params.sampler, first.frames))
+
+    def _number(self, items: int) -> None:
+        """Note the places of the jobs among so many items."""
+        self._items = items
+        self._places = {number: place for place, number in enumerate(self._jobs)}
+
+    def _padded(self, items: list[Item]) -> list[Item]:
+        """Return the items, the last one repeated up to a number that a GPU captures."""
+        if self._stream is None:
+            return items
+        larger = -(-len(items) // BATCH_STEP) * BATCH_STEP
+        size = BATCHES[bisect_left(BATCHES, len(items))] if len(items) <= BATCHES[-1] else larger
+        return items + items[-1:] * (size - len(items))
 
     @contextmanager
     def _ordered(self) -> Iterator[None]:

@@ -47,8 +47,6 @@ class Engine:
     """
 
     def __init__(self, bundles: Sequence[Path], device: str, dtype: str, threads: int) -> None:
-        jit.count_compilations()
-        self._kernels_when_ready = 0
         torch.set_num_threads(threads)
         self._device = choose_device(device)
         self._tokenizers: dict[str, OmniTokenizer] = {}
@@ -92,12 +90,6 @@ class Engine:
             for size, batches in usual.items():
                 compiled.capture(size, batches)
             self._try_out(card, small)
-        self._kernels_when_ready = jit.compilation_count()
-
-    @property
-    def late_kernels(self) -> int:
-        """Triton kernels that were compiled or loaded since `warm_up`."""
-        return jit.compilation_count() - self._kernels_when_ready
 
     def run(self, key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> list[Any]:
         """Run one batch, which waits for no kernel's compilation: torch's operators stand in.

@@ -86,6 +86,20 @@ def test_a_seed_gives_the_same_sample_alone_and_in_a_crowd(sampler, kind):
 
 
 @pytest.mark.parametrize("kind", ["ddim", "ddpm"])
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_items_that_leave_change_no_other(sampler, kind, guidance):
+    params = DiffusionParams(steps=4, sampler=kind)
+    items = [DiffusionItem(seed % 4, seed, guidance) for seed in range(4)]
+    run = sampler.begin(items, params)
+    run.step()
+    run.keep([1, 3, 3])
+    while not run.finished:
+        run.step()
+    together = sampler.sample(items, params)
+    close(run.latents(), together[[1, 3, 3]])
+
+
+@pytest.mark.parametrize("kind", ["ddim", "ddpm"])
 def test_sampling_is_deterministic(sampler, kind):
     items, params = [DiffusionItem(1, 5, 2.0)], DiffusionParams(steps=3, sampler=kind)
     first = sampler.sample(items, params)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from service.cluster import metrics
-from service.cluster.metrics import GeneratorMetrics, IngressMetrics, TokenizerMetrics
+from service.cluster.metrics import GeneratorMetrics, IngressMetrics, KernelMetrics, TokenizerMetrics
 from service.scheduling.batcher import Batch, Item
 from service.types import TokenizerKey
 
@@ -86,7 +86,7 @@ def test_batches_and_work_are_counted(seen: MutableMapping[Series, float]) -> No
     tokenizer = TokenizerMetrics()
     key = TokenizerKey("m", "encode", "pixels", (1, 8, 8))
     tokenizer.batch(Batch(key, (Item(0, key, 1, 1.0), Item(1, key, 1, 1.0)), 2, "drained", 0.0), 0.5)
-    tokenizer.late_kernels(3)
+    KernelMetrics().late(3)
     tokenizer.done("encode", 5, 40)
     tokenizer.done("decode", 9, 60)
     tokenizer.done("reconstruct", 1, 7)

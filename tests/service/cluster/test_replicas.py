@@ -12,10 +12,16 @@ import numpy as np
 import pytest
 import torch
 
-from model.bundle import save_bundle
+from kernels.runtime import jit
+from model.bundle import save_bundle, save_generator
+from model.generator.config import GENERATOR_CONFIGS
+from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
+from service.cluster.generators import Generator
+from service.cluster.metrics import KernelMetrics
 from service.cluster.replicas import Ingress, Tokenizer
+from service.engine.language_model_lane import LanguageModelLane
 from service.errors import ProblemError
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
@@ -99,3 +105,30 @@ async def test_a_broken_device_fails_the_health_check(replica: Tokenizer, monkey
         await replica.encode("tiny", PIXELS, "tokens")
     with pytest.raises(RuntimeError, match="unusable"):
         await replica.check_health()
+
+
+@pytest.mark.parametrize("generator_replicas", [0, 1])
+async def test_kernels_of_any_warm_up_are_not_late(
+    generator_replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_bundle(tmp_path / "tiny", OmniTokenizer(CONFIGS["debug"]).eval(), card="Random weights for tests.")
+    network = make_generator(GENERATOR_CONFIGS["lm-debug"]).eval()
+    save_generator(tmp_path / "lm", network, "Random weights for tests.", "a" * 64, ("ant", "bee", "cow", "dog"))
+    kernels: set[tuple[int, str]] = set()
+    late: list[int] = []
+    warm_up = LanguageModelLane.warm_up
+
+    def compile_and_warm_up(lane: LanguageModelLane) -> None:
+        kernels.add((0, "of a step"))
+        warm_up(lane)
+
+    monkeypatch.setattr(jit, "_compiled", kernels)
+    monkeypatch.setattr(LanguageModelLane, "warm_up", compile_and_warm_up)
+    monkeypatch.setattr(KernelMetrics, "late", lambda self, count: late.append(count))
+    settings = Settings(bundles=(tmp_path / "tiny",), generators=(tmp_path / "lm",), device="cpu", torch_threads=1)
+    replica: Tokenizer | Generator = Generator(settings) if generator_replicas else Tokenizer(settings)
+    await replica.check_health()
+    kernels.add((0, "of a request"))
+    await replica.check_health()
+    replica.__del__()
+    assert late == [0, 1]

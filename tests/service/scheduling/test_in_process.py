@@ -21,6 +21,7 @@ from model.inference.tokenizer import CompiledTokenizer
 from model.tokenizer.config import CONFIGS, VAEConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from service import in_process
+from service.engine.late_kernels import LateKernels
 from service.engine.tokenizer import Engine
 from service.errors import ProblemError
 from service.in_process import LocalBackend
@@ -70,12 +71,14 @@ def backend(engine: Engine) -> Iterator[LocalBackend]:
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 21, 35, 3), np.uint8)
 
 
-def test_kernels_are_late_that_come_after_the_warm_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert engine.late_kernels == 0
+def test_kernels_are_late_that_come_after_readiness(monkeypatch: pytest.MonkeyPatch) -> None:
+    late = LateKernels()
+    monkeypatch.setattr(jit, "_compiled", jit._compiled | {(0, "a kernel of the warm-up")})
+    assert late.count == 0
+    late.mark_ready()
+    assert late.count == 0
     monkeypatch.setattr(jit, "_compiled", jit._compiled | {(0, "a kernel that nobody foresaw")})
-    assert engine.late_kernels == 1
-    engine.warm_up()
-    assert engine.late_kernels == 0
+    assert late.count == 1
 
 
 class Cold(CompiledTokenizer):
