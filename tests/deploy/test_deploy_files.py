@@ -18,7 +18,7 @@ import pytest
 import yaml
 from ray.util.metrics import Histogram, Metric
 
-from service.cluster.metrics import GeneratorMetrics, IngressMetrics, TokenizerMetrics
+from service.cluster.metrics import GeneratorMetrics, IngressMetrics, KernelMetrics, TokenizerMetrics
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -54,7 +54,7 @@ def generator() -> ModuleType:
 def known_metrics() -> dict[str, set[str]]:
     """Every series name that may be asked for, and its labels: the service's as the replicas make them, and Ray's."""
     known = dict(RAY_METRICS)
-    for observer in (TokenizerMetrics(), GeneratorMetrics(), IngressMetrics()):
+    for observer in (TokenizerMetrics(), GeneratorMetrics(), KernelMetrics(), IngressMetrics()):
         for metric in vars(observer).values():
             if isinstance(metric, Metric):
                 name, labels = f"ray_{metric.info['name']}", set(metric.info["tag_keys"])
