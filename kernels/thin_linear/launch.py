@@ -88,7 +88,7 @@ def thin_linear(args: ThinArgs, tile: Tile | None = None) -> Tensor:
     if tile.splits > 1:
         parts = row_tiles, tiles, tile.splits, tile.rows, tile.columns
         partials = torch.empty(parts, dtype=torch.float32, device=x.device)
-        if counters is None:
+        if counters is None or counters.numel() < row_tiles * tiles:
             counters = torch.zeros(row_tiles * tiles, dtype=torch.int32, device=x.device)
         counted = counters
     constants: dict[str, Any] = {

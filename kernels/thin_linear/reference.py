@@ -26,8 +26,8 @@ class ThinArgs(NamedTuple):
         normed (bool): multiply LayerNorm(x) rather than x.
         gelu (bool): apply the exact GELU before the residual.
         full_precision (bool): return float32 rather than the dtype of x.
-        counters (Tensor): int32 zeros, MIN_COUNTERS of them, left zero; saves their allocation in each call. Calls that
-            may run at the same time need counters of their own.
+        counters (Tensor): int32 zeros, MIN_COUNTERS of them, left zero; saves their allocation in calls that need no
+            more. Calls that may run at the same time need counters of their own.
     """
 
     x: Tensor

@@ -36,14 +36,13 @@ def carried_flags(args: Namespace, state: Mapping[str, object]) -> Namespace:
     Raises:
         ConversionError: the tensors are not those of a tokenizer.
     """
-
     first, later = (_matrix(state, f"encoder.to_patch_emb{kind}.2.weight") for kind in ("_first_frame", ""))
     codes = _matrix(state, "codebook.embeddings")
     scale = state.get(f"{_TEMPORAL}.layers.0.1.q_scale")
     if not isinstance(scale, Tensor) or not scale.numel():
         raise ConversionError("it lacks the scales of its temporal attention")
     table = next((value for key, value in state.items() if key.endswith("relative_position_bias_table")), None)
-    positions = len(table) if isinstance(table, Tensor) else 1
+    positions = len(table) if isinstance(table, Tensor) and table.dim() else 1
     relative = any(key.startswith(_SPATIAL) and "spatial_rel_pos_bias" in key for key in state)
     flags = {
         "embedding_dim": first[0],

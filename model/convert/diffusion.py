@@ -20,7 +20,7 @@ from model.generator.dit import DiT
 from model.tokenizer.config import VAEConfig
 from model.weights import WeightsError, build_network
 
-# No tensor tells the number of heads. Kinds S, B, L and XL, and the files of 48 channels that tests read.
+# No tensor has the number of heads. Kinds S, B, L and XL, and the files of 48 channels that tests read.
 HEADS_BY_WIDTH = {384: 6, 768: 12, 1024: 16, 1152: 16, 48: 4}
 IMAGE_GUIDANCE_CHANNELS, CLIP_GUIDANCE_CHANNELS = 3, 4
 POSITION_TOLERANCE = 1e-4
@@ -124,7 +124,7 @@ def build_diffusion(
         raise ConversionError(str(error)) from error
     for key, ours in (("pos_embed", network.spatial), ("temp_embed", network.temporal)):
         stored = state.get(key, ours[None])
-        if not isinstance(stored, Tensor) or stored.shape[1:] != ours.shape:
+        if not isinstance(stored, Tensor) or stored.shape != (1, *ours.shape):
             raise ConversionError(f"{key} must be positions of shape {(1, *ours.shape)}")
         if not (stored[0] - ours).abs().max() <= POSITION_TOLERANCE:
             raise ConversionError(f"{key} holds other positions than the fixed ones of sines and cosines")
@@ -133,8 +133,8 @@ def build_diffusion(
 
 def _shape(state: Mapping[Any, object], key: str, dims: int) -> tuple[int, ...]:
     value = state.get(key)
-    if not isinstance(value, Tensor) or value.dim() != dims:
-        raise ConversionError(f"it lacks the tensor {key} of {dims} dimensions")
+    if not isinstance(value, Tensor) or value.dim() != dims or not value.numel():
+        raise ConversionError(f"it lacks the tensor {key} of {dims} dimensions, none of them 0")
     return tuple(value.shape)
 
 

@@ -47,15 +47,16 @@ class GeneratorHost:
         """Yield the newest progress whenever its reader asks, then the sample or the refusal."""
         mailbox: Mailbox[JobProgress] = Mailbox()
         work = asyncio.ensure_future(self._generators.generate(job, mailbox.put, seconds=seconds))
+        news = asyncio.ensure_future(mailbox.get())
         try:
             while not work.done():
-                news = asyncio.ensure_future(mailbox.get())
                 await asyncio.wait((work, news), return_when=asyncio.FIRST_COMPLETED)
                 if news.done():
                     yield news.result()
-                news.cancel()
+                    news = asyncio.ensure_future(mailbox.get())
             yield _outcome(work)
         finally:
+            news.cancel()
             work.cancel()
 
     def check_health(self) -> None:
@@ -127,5 +128,5 @@ class RayGeneratorBackend(Remote):
                 raise
             return ProblemError("internal", "The generator ended without an answer.")
 
-        answer: Generated = await self._retry(attempt, seconds or self._settings.generate_seconds)
+        answer: Generated = await self._retry(attempt, self._settings.generate_seconds if seconds is None else seconds)
         return answer

@@ -145,7 +145,7 @@ def _check_extents(plan: GeneratePlan, size: Sequence[int]) -> None:
 
 
 class _Run:
-    """The samples of one request under way, and what their caller hears of them."""
+    """The samples of one request under way, and the events of them."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ class _Run:
         self._generators = generators
         self._plan = plan
         self._options = options
-        self._tell: OnEvent = on_event or (lambda event: None)
+        self._emit: OnEvent = on_event or (lambda event: None)
         self._watched = on_event is not None
         self._deadline = deadline
         self._done = [0] * plan.samples  # steps of each sample
@@ -212,7 +212,7 @@ class _Run:
         )
 
         def on_progress(progress: JobProgress) -> None:
-            self._hear(index, progress, finished, number == 0)
+            self._report(index, progress, finished, number == 0)
 
         left = None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
         made = await self._generators.generate(job, on_progress, seconds=left)
@@ -243,17 +243,17 @@ class _Run:
         codes = (None, None) if output == "pixels" else (tokens, made.latents)
         return Sample(pixels if output != "tokens" else None, *codes)
 
-    def _hear(self, index: int, progress: JobProgress, finished: int, first_window: bool) -> None:
+    def _report(self, index: int, progress: JobProgress, finished: int, first_window: bool) -> None:
         if not self._accepted:
             self._accepted = True
-            self._tell(Accepted(progress.position or 0, self._plan.seconds, self._plan.total))
+            self._emit(Accepted(progress.position or 0, self._plan.seconds, self._plan.total))
         if progress.position is None and not self._started:
             self._started = True
-            self._tell(Started())
+            self._emit(Started())
         done = finished + progress.done
         if done > self._done[index]:
             self._done[index] = done
-            self._tell(Progress(sum(self._done), self._plan.total))
+            self._emit(Progress(sum(self._done), self._plan.total))
         if progress.codes is not None and first_window:
             self._preview(index, progress.codes)
 
@@ -281,4 +281,4 @@ class _Run:
         if not frames:
             pixels = pixels.copy()
             pixels[:, rows * card.patch :] = GREY
-        self._tell(Preview(index, pixels))
+        self._emit(Preview(index, pixels))

@@ -72,6 +72,14 @@ def test_counters_are_left_zero_and_change_nothing(tile):
         assert not counters.any()
 
 
+@pytest.mark.parametrize("tile", [HELD[1], STREAMED[1]])
+def test_counters_that_are_too_few_are_left_alone(tile):
+    memory = torch.full((64,), 7, dtype=torch.int32)
+    memory[0] = 0
+    check(draw(20, 40, 64)._replace(counters=memory[:1]), tile)
+    assert memory[1:].eq(7).all()
+
+
 @pytest.mark.parametrize("tile", [HELD[0], STREAMED[0], VECTOR])
 def test_int8_weights(tile):
     args = draw(2, 24, 64, normed=True)

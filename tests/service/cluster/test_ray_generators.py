@@ -122,6 +122,14 @@ async def test_a_caller_that_leaves_ends_the_stream() -> None:
     assert handle.streams[0].cancelled
 
 
+async def test_no_time_left_is_not_all_the_time() -> None:
+    backend, _, _ = make([STARTED, asyncio.Event()])
+    with pytest.raises(ProblemError) as refused:
+        async with asyncio.timeout(5):
+            await backend.generate(JOB, lambda progress: None, seconds=0.0)
+    assert refused.value.code == "deadline-exceeded"
+
+
 @pytest.fixture
 def replica(tmp_path: Path) -> Iterator[Generator]:
     torch.manual_seed(0)
@@ -164,5 +172,10 @@ async def test_a_reader_that_leaves_cancels_the_sample(replica: Generator) -> No
     stream: Any = replica.generate(GenerateJob("lm", 1, 5, GenerateParams(), 7))
     async for _ in stream:
         break
-    await stream.aclose()
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert not [task for task in asyncio.all_tasks() if "Mailbox" in repr(task)], "nobody waits for its progress"
     assert isinstance((await answers(replica, JOB))[-1], Generated)
