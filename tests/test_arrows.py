@@ -60,7 +60,10 @@ USES_MODEL = ("service.engine.", "service.cli.")
 # Modules outside `training.tokenizer` that know it: the command names the task of a run, and evaluation counts codes.
 KNOWS_TOKENIZER = {"training.cli.train", "training.evaluation.code_statistics"}
 # Facts and helpers that every tier may know.
-TORCH_FREE = ("model", "model.atomic_write", "model.geometry", "model.metrics", "model.metrics.psnr")
+TORCH_FREE = (
+    *("model", "model.atomic_write", "model.generator", "model.generator.limits", "model.geometry", "model.metrics"),
+    "model.metrics.psnr",
+)
 
 
 @cache

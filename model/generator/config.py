@@ -8,9 +8,8 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from model.config_checks import MAX_LAYERS, ConfigError, check_counts, check_grid, check_number, strict
 from model.generator.diffusion_config import DIFFUSION_CONFIGS, DiffusionConfig
+from model.generator.limits import MAX_GUIDANCE, MAX_TEMPERATURE, MAX_TOP_K, MIN_TEMPERATURE
 
-MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 1e3
-MAX_GUIDANCE = 1e3
 Prefix = Literal["none", "class", "sos_class", "class_sos"]
 Guidance = Literal["null", "sos", "none"]
 
@@ -34,11 +33,12 @@ class SamplingDefaults:
     """Settings of sampling by a language model where a request names none.
 
     Args:
-        temperature: divides logits; 0 is greedy.
-        top_k: candidates of the highest logits; 0 for all.
-        top_p: share of probability that the candidates cover.
-        guidance: scale s of uncond + s (cond - uncond); 1 is none.
-        guidance_growth: growth of s - 1 per step, relative to its first value; the published code knows 0 and 1.
+        temperature: divides the logits; 0 takes the likeliest token.
+        top_k: keep the k likeliest ids and all that equal the last; 0 keeps all.
+        top_p: keep the likeliest ids up to the first that brings their mass above p; 1 keeps all.
+        guidance: s in uncond + s (cond - uncond); 1 is none.
+        guidance_growth: s - 1 grows by this share of itself at each step. With 1 it is proportional to the number of
+            the token, as the published sampler's option has it.
     """
 
     temperature: float = 1.0
@@ -50,7 +50,7 @@ class SamplingDefaults:
     def __post_init__(self) -> None:
         if self.temperature != 0:
             check_number(self, "temperature", MIN_TEMPERATURE, MAX_TEMPERATURE)
-        check_counts(self, ("top_k",), least=0)
+        check_counts(self, ("top_k",), least=0, most=MAX_TOP_K)
         check_number(self, "top_p", 0, 1)
         check_number(self, "guidance", 0, MAX_GUIDANCE)
         check_number(self, "guidance_growth", 0, MAX_GUIDANCE)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from model.config_checks import MAX_LAYERS, ConfigError, check_counts, check_grid, check_number, strict
+from model.generator.limits import MAX_GUIDANCE, MIN_TIMESTEPS
 
 SamplerName = Literal["ddim", "ddpm"]
 PUBLISHED_SCALE = 0.18215  # of the latents that the released DiT and Latte files were trained on
@@ -29,7 +30,7 @@ class DiffusionDefaults:
 
     def __post_init__(self) -> None:
         check_counts(self, ("steps",))
-        check_number(self, "guidance", 0, 1000)
+        check_number(self, "guidance", 0, MAX_GUIDANCE)
         check_sampler(self.sampler)
 
 
@@ -81,7 +82,7 @@ class DiffusionConfig:
     def __post_init__(self) -> None:
         check_counts(self, ("width", "heads", "patch", "channels", "classes", "mlp_ratio"))
         check_counts(self, ("layers",), most=MAX_LAYERS)
-        check_counts(self, ("timesteps",), least=2, most=10_000)
+        check_counts(self, ("timesteps",), least=MIN_TIMESTEPS, most=10_000)
         check_grid(self.grid)
         if self.grid[1] % self.patch or self.grid[2] % self.patch:
             raise ConfigError(f"grid {self.grid} must be a multiple of patch={self.patch} in height and width")

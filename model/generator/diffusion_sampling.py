@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.config_checks import ConfigError, check_counts, check_number
 from model.generator.diffusion_config import DiffusionConfig, SamplerName, check_sampler
+from model.generator.limits import MAX_GUIDANCE, MAX_SEED
 from model.generator.noise_schedule import NoiseSchedule
 
 MAX_ORDER = 4
@@ -84,8 +85,8 @@ class DiffusionItem:
     def __post_init__(self) -> None:
         if self.class_id is not None:
             check_counts(self, ("class_id",), least=0)
-        check_counts(self, ("seed",), least=0, most=2**63 - 1)
-        check_number(self, "guidance", 0, 1000)
+        check_counts(self, ("seed",), least=0, most=MAX_SEED)
+        check_number(self, "guidance", 0, MAX_GUIDANCE)
 
 
 class FeatureHistory:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.generator.limits import MIN_TIMESTEPS
+
 FIRST_BETA, LAST_BETA = 1e-4, 0.02  # of 1000 timesteps
 
 
@@ -31,10 +33,10 @@ class NoiseSchedule:
     @classmethod
     def linear(cls, timesteps: int = 1000) -> NoiseSchedule:
         """Return the schedule of training, betas scaled so that the last timestep is nearly pure noise."""
+        if timesteps < MIN_TIMESTEPS:
+            raise ScheduleError(f"timesteps={timesteps} must be at least {MIN_TIMESTEPS}.")
         scale = 1000 / timesteps
         betas = torch.linspace(scale * FIRST_BETA, scale * LAST_BETA, timesteps, dtype=torch.float64)
-        if betas[-1] >= 1:
-            raise ScheduleError(f"timesteps={timesteps} must be at least {int(1000 * LAST_BETA) + 1}.")
         return cls(torch.arange(timesteps), betas, (1 - betas).cumprod(0))
 
     def respaced(self, steps: int) -> NoiseSchedule:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from media.types import DEFAULT_FPS
+from model.generator.limits import MIN_TEMPERATURE
 from service.errors import ProblemError
 from service.operations.bundles import find_card
 from service.operations.clip import check_size
@@ -18,7 +19,6 @@ from service.types import GenerateParams, GeneratorCard, Kind, ModelCard, Size
 
 LM_OPTIONS = ("temperature", "top_k", "top_p", "guidance_growth")
 DIFFUSION_OPTIONS = ("steps", "sampler")
-MIN_TEMPERATURE = 1e-3  # below it the logits overflow; 0 itself takes the likeliest token
 CONTEXT_LATENT_FRAMES = 2  # that a later window continues, as in the frame prediction of the paper (section 4.2)
 
 

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PlainValidator, model_validator
 
 from media.types import Fit
+from model.generator.limits import MAX_GUIDANCE, MAX_SEED, MAX_TEMPERATURE, MAX_TOP_K
 from service.errors import ProblemError
 from service.operations.options import Frames, MediaRequest, Quality, Rate, RouteOptions, Seconds
 
 MAX_SAMPLES = 64
-MAX_SEED = 2**63 - 1
 MAX_STEPS = 1000  # noise levels of the published schedules
 MAX_CLASS_CHARS = 256
 CLASS_ID = re.compile(r"(?:class:)?(0|[1-9][0-9]{0,8})")
@@ -59,18 +59,21 @@ class GenerateOptions(RouteOptions):
     end_s: Annotated[Seconds | None, Field(description="end of the prefix in its clip, seconds")] = None
     temperature: Annotated[
         float | None,
-        Field(ge=0, le=100, allow_inf_nan=False, description="divides the logits; 0 takes the likeliest token"),
+        Field(
+            ge=0, le=MAX_TEMPERATURE, allow_inf_nan=False, description="divides the logits; 0 takes the likeliest token"
+        ),
     ] = None
-    top_k: Annotated[int | None, Field(ge=0, le=2**20, description="tokens to sample from; 0 for all")] = None
+    top_k: Annotated[int | None, Field(ge=0, le=MAX_TOP_K, description="tokens to sample from; 0 for all")] = None
     top_p: Annotated[
         float | None, Field(gt=0, le=1, allow_inf_nan=False, description="probability of the tokens to sample from")
     ] = None
     guidance: Annotated[
-        float | None, Field(ge=0, le=100, allow_inf_nan=False, description="scale of guidance by class; 1 for none")
+        float | None,
+        Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False, description="scale of guidance by class; 1 for none"),
     ] = None
     guidance_growth: Annotated[
         float | None,
-        Field(ge=0, le=100, allow_inf_nan=False, description="growth of guidance with each token; 0 for none"),
+        Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False, description="growth of guidance with each token; 0 for none"),
     ] = None
     steps: Annotated[int | None, Field(ge=1, le=MAX_STEPS, description="denoising steps of a diffusion model")] = None
     sampler: Annotated[

@@ -235,7 +235,8 @@ def test_latents_survive_their_normalisation(shift, scale):
         ({"latent_scale": (1.0, 2.0)}, "latent_scale must be a finite number, or 4 of them"),
         ({"latent_shift": float("nan")}, "latent_shift must be a finite number"),
         ({"guidance_channels": 5}, "guidance_channels must be an integer from 1 to 4"),
-        ({"timesteps": 10, "sampling": DiffusionDefaults(steps=11)}, "must be at most timesteps=10"),
+        ({"timesteps": 20}, "timesteps must be an integer from 21"),
+        ({"timesteps": 30, "sampling": DiffusionDefaults(steps=31)}, "must be at most timesteps=30"),
         ({"sampling": {}}, "sampling must be DiffusionDefaults"),
     ],
 )

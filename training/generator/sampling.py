@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -72,9 +73,7 @@ class Sampler:
         defaults, grid = config.sampling, (frames, *config.grid[1:])
         handles = []
         for label, seed in rows:
-            params = SamplingParams(
-                defaults.temperature, defaults.top_k, defaults.top_p, defaults.guidance, defaults.guidance_growth, seed
-            )
+            params = SamplingParams(**asdict(defaults), seed=seed)
             other = config.unconditional_prefix_ids() if params.guided else None
             handles.append(engine.join(CodeSequence(config.prefix_ids(label), int(np.prod(grid)), params, other)))
         while not all(engine.finished(handle) for handle in handles):
