@@ -32,11 +32,12 @@ SERVICE = {
     "formats": {"errors", "types"},
     "sandbox": {"errors", "settings"},
     "scheduling": {"errors", "types"},
+    "link": {"errors", "types"},
     "operations": {"errors", "formats", "sandbox", "settings", "types"},
     "engine": {"scheduling", "types"},
     "in_process": {"operations", "scheduling", "settings", "types"},
     "api": {"errors", "formats", "operations", "sandbox", "settings", "types"},
-    "cluster": {"api", "engine", "errors", "in_process", "sandbox", "scheduling", "settings", "types"},
+    "cluster": {"api", "engine", "errors", "in_process", "link", "sandbox", "scheduling", "settings", "types"},
     "client": {"errors", "formats", "types"},
     "cli": {
         *("client", "cluster", "engine", "errors", "formats", "in_process", "operations", "sandbox", "scheduling"),
@@ -126,7 +127,7 @@ def test_the_core_of_training_does_not_know_the_tokenizers_part() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *(name for name in MODULES if name.startswith("service.scheduling")),
+        *(name for name in MODULES if name.startswith(("service.scheduling", "service.link"))),
         "service.in_process",
         *(name for name in MODULES if name.split(".")[0] == "media"),
         *TORCH_FREE,

@@ -1,0 +1,233 @@
+"""Messages of the link: fixed structs, their framing, and the check of each against the arena it names."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+from service.errors import PROBLEMS, ProblemError
+from service.types import ModelCard, Op, Size, Want
+
+GREETING = struct.Struct("<8sQ")  # magic, arena bytes; the arena's descriptor travels along
+MAGIC = b"omnitok1"
+
+OPS: tuple[Op, ...] = ("encode", "decode", "reconstruct")
+WANTS: tuple[Want, ...] = ("tokens", "latents", "both")
+PIXELS, TOKENS, LATENTS = range(3)  # content of an array
+ITEM_BYTES = (1, 4, 4)
+CANCEL = 255  # in place of an op
+
+# id, op, want, content, model, shape, size, offset, bytes, answer's offset, answer's bytes, seconds left
+REQUEST = struct.Struct("<QBBBxH2x4I3I4xQQQQd")
+MAX_SECONDS = 86_400.0
+
+HELLO, DONE, PROBLEM, ELSEWHERE, LEAVING, DROPPED = range(6)  # kinds of answers
+# total bytes, kind, bytes of a token, id, queue ms, compute ms, batch
+ANSWER = struct.Struct("<IBB2xQffI")
+MAX_ANSWER_BYTES = 2**24
+
+
+class BadMessageError(Exception):
+    """A message that its sender cannot have meant; the link is closed."""
+
+
+class Request(NamedTuple):
+    """One call, or the cancellation of one.
+
+    Args:
+        id: unique on its link.
+        op: index in `OPS`, or `CANCEL`.
+        want: index in `WANTS`.
+        content: of the array: `PIXELS`, `TOKENS` (int32) or `LATENTS` (float32).
+        model: index among the bundles that the tokenizer named.
+        shape: of the array; its fourth axis is 3 for pixels, 0 for tokens, the channels for latents.
+        size: frames, height and width of the pixels that go in or come out.
+        offset, length: where the array is in the arena, bytes.
+        answer_offset, answer_length: where pixels or latents of the answer go; 0 bytes if there are none.
+        seconds: time left.
+    """
+
+    id: int
+    op: int
+    want: int
+    content: int
+    model: int
+    shape: tuple[int, int, int, int]
+    size: Size
+    offset: int
+    length: int
+    answer_offset: int
+    answer_length: int
+    seconds: float
+
+    def pack(self) -> bytes:
+        """Return the message."""
+        id, op, want, content, model, shape, size, *places = self
+        return REQUEST.pack(id, op, want, content, model, *shape, *size, *places)
+
+
+class Answer(NamedTuple):
+    """One answer, or news of the tokenizer.
+
+    Args:
+        kind: `HELLO` (body: the bundles), `DONE` (body: tokens), `PROBLEM` (body: a refusal), `ELSEWHERE` (another
+            tokenizer must do it), `LEAVING` (send nothing more), `DROPPED` (a cancelled call reads its slot no more).
+        id: of the request, 0 for news.
+        token_bytes: 2 or 4, the size of one token in the body.
+        queue_ms, compute_ms, batch: timing.
+        body: bytes.
+    """
+
+    kind: int
+    id: int = 0
+    token_bytes: int = 0
+    queue_ms: float = 0.0
+    compute_ms: float = 0.0
+    batch: int = 0
+    body: bytes = b""
+
+    def pack(self) -> bytes:
+        """Return the message."""
+        total = ANSWER.size + len(self.body)
+        head = (total, self.kind, self.token_bytes, self.id, self.queue_ms, self.compute_ms, self.batch)
+        return ANSWER.pack(*head) + self.body
+
+
+def cancellation(request_id: int) -> bytes:
+    """Return the message that cancels a call."""
+    return Request(request_id, CANCEL, 0, 0, 0, (0, 0, 0, 0), (0, 0, 0), 0, 0, 0, 0, 0.0).pack()
+
+
+class RequestReader:
+    """Requests out of a stream of bytes."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[Request]:
+        """Return the requests that are complete now."""
+        data = self._rest + data if self._rest else data
+        whole = len(data) - len(data) % REQUEST.size
+        self._rest = data[whole:]
+        return [
+            Request._make((*fields[:5], fields[5:9], fields[9:12], *fields[12:]))
+            for fields in REQUEST.iter_unpack(memoryview(data)[:whole])
+        ]
+
+
+class AnswerReader:
+    """Answers out of a stream of bytes."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> Iterator[Answer]:
+        """Yield the answers that are complete now; exhaust it before the next call.
+
+        Raises:
+            BadMessageError: a length is impossible.
+        """
+        data = self._rest + data if self._rest else data
+        start = 0
+        while len(data) - start >= ANSWER.size:
+            total, kind, token_bytes, request_id, queue_ms, compute_ms, batch = ANSWER.unpack_from(data, start)
+            if not ANSWER.size <= total <= MAX_ANSWER_BYTES or kind > DROPPED:
+                raise BadMessageError(f"An answer of kind {kind} has {total} bytes.")
+            if len(data) - start < total:
+                break
+            body = data[start + ANSWER.size : start + total]
+            start += total
+            yield Answer(kind, request_id, token_bytes, queue_ms, compute_ms, batch, body)
+        self._rest = data[start:]
+
+
+def check_request(request: Request, arena_bytes: int, cards: Sequence[ModelCard]) -> ModelCard:
+    """Return the bundle that a request names.
+
+    Args:
+        request: anything but a cancellation, from a process that may be hostile.
+        arena_bytes: size of its arena.
+        cards: the bundles that are served.
+
+    Raises:
+        BadMessageError: an offset, a length, a shape or a number does not fit.
+    """
+    if request.op >= len(OPS) or request.want >= len(WANTS) or request.content > LATENTS:
+        raise BadMessageError(f"{request.op=} {request.want=} {request.content=} are unknown.")
+    if request.model >= len(cards):
+        raise BadMessageError(f"{request.model=} is over {len(cards)} bundles.")
+    if not (math.isfinite(request.seconds) and request.seconds <= MAX_SECONDS):
+        raise BadMessageError(f"{request.seconds=} is not a time.")
+    card = cards[request.model]
+    if min(request.size) < 1 or request.shape != array_shape(card, request.op, request.content, request.size):
+        raise BadMessageError(f"{request.shape=} does not fit {request.size=}.")
+    if request.length != _bytes(request.shape, request.content):
+        raise BadMessageError(f"{request.length=} does not fit {request.shape=}.")
+    if request.answer_length != answer_bytes(card, request.op, request.want, request.size):
+        raise BadMessageError(f"{request.answer_length=} does not fit {request.size=}.")
+    end, answer_end = request.offset + request.length, request.answer_offset + request.answer_length
+    if max(end, answer_end) > arena_bytes:
+        raise BadMessageError(f"{end=} or {answer_end=} is over {arena_bytes} bytes.")
+    if request.answer_length and request.offset < answer_end and request.answer_offset < end:
+        raise BadMessageError("The array and its answer overlap.")
+    return card
+
+
+def array_shape(card: ModelCard, op: int, content: int, size: Size) -> tuple[int, int, int, int]:
+    """Return the shape that the array of a call must have, with 0 for an axis that there is not."""
+    if OPS[op] != "decode":
+        return (*size, 3) if content == PIXELS else (0, 0, 0, 0)
+    channels = {TOKENS: 0, LATENTS: card.latent_channels}.get(content)
+    return (0, 0, 0, 0) if channels is None else (*card.geometry.grid(size), channels)
+
+
+def answer_bytes(card: ModelCard, op: int, want: int, size: Size) -> int:
+    """Return the bytes that an answer needs in the arena; tokens travel in the message."""
+    if OPS[op] != "encode":
+        return math.prod(size) * 3
+    return 0 if WANTS[want] == "tokens" else card.geometry.positions(size) * card.latent_channels * 4
+
+
+def pack_cards(cards: Sequence[ModelCard]) -> bytes:
+    """Return the body of `HELLO`."""
+    return json.dumps([asdict(card) for card in cards]).encode()
+
+
+def parse_cards(body: bytes) -> list[ModelCard]:
+    """Return the bundles of a `HELLO`.
+
+    Raises:
+        BadMessageError: the body is not a list of bundles.
+    """
+    try:
+        return [ModelCard(**card) for card in json.loads(body)]
+    except (ValueError, TypeError) as error:
+        raise BadMessageError("The bundles of a tokenizer cannot be read.") from error
+
+
+def pack_problem(problem: ProblemError) -> bytes:
+    """Return the body of `PROBLEM`."""
+    return json.dumps(problem.__reduce__()[1]).encode()
+
+
+def parse_problem(body: bytes) -> ProblemError:
+    """Return the refusal of a `PROBLEM`.
+
+    Raises:
+        BadMessageError: the body is not a refusal.
+    """
+    try:
+        fields: list[Any] = json.loads(body)
+        if fields[0] not in PROBLEMS:
+            raise ValueError(fields[0])
+        return ProblemError(*fields)
+    except (ValueError, TypeError, LookupError) as error:
+        raise BadMessageError("A refusal of a tokenizer cannot be read.") from error
+
+
+def _bytes(shape: tuple[int, int, int, int], content: int) -> int:
+    return math.prod(shape[:3]) * (shape[3] or 1) * ITEM_BYTES[content]
