@@ -66,7 +66,7 @@ class LanguageModelConfig:
         layers, width, heads: of the transformer.
         codes: codebook size of the tokenizer.
         classes: number of classes; 0 for an unconditional model.
-        null_class: one more id that stands for any class, trained by dropping labels. It needs `prefix = "class"`.
+        null_class: one more id for samples of any class, trained by dropping labels. It needs `prefix = "class"`.
         prefix: tokens before the codes: "none", "class", or "sos_class" and "class_sos" as in released files.
         positions: learned positions; no longer sequence can enter.
         grid: latent frames, rows and columns that the model was trained for.

@@ -108,7 +108,7 @@ class DiffusionConfig:
 
     @property
     def null_class(self) -> int:
-        """Return the class id that stands for none."""
+        """Return the class id of samples without a class."""
         return self.classes
 
     @property

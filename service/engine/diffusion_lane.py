@@ -60,12 +60,9 @@ class DiffusionLane:
     def warm_up(self) -> None:
         """Capture the usual batches, and measure a step of one sample."""
         config = self._sampler.config
-        random = config.sampling.sampler == "ddpm"
         with self._ordered():
-            # samples without a class are not guided
-            for guided, count in product({config.sampling.guidance != 1, False}, BATCHES):
-                if self._stream is not None and count * (1 + guided) <= self.capacity.slots:
-                    self._sampler.prepare(StepShape(count, config.grid[0], guided, random))
+            for shape in self._usual_shapes() if self._stream is not None else ():
+                self._sampler.prepare(shape)
             item = DiffusionItem(None, 0, config.sampling.guidance)
             run = self._sampler.begin([item], DiffusionParams(2, config.sampling.sampler))
             run.step()
@@ -125,6 +122,16 @@ class DiffusionLane:
                 with self._ordered():
                     self._run.keep(padded)
                 self._number(len(padded))
+
+    def _usual_shapes(self) -> Iterator[StepShape]:
+        config = self._sampler.config
+        random = config.sampling.sampler == "ddpm"
+        # samples without a class are not guided
+        for guided, count in product({config.sampling.guidance != 1, False}, BATCHES):
+            if count * (1 + guided) <= self.capacity.slots:
+                yield StepShape(count, config.grid[0], guided, random)
+        for frames in range(1, config.grid[0]):  # each number has kernels of its own
+            yield StepShape(1, frames, False, random)
 
     def _begin(self) -> DiffusionRun:
         jobs = list(self._jobs.values())

@@ -1,7 +1,7 @@
 """Sequences that advance step by step, in order: a state machine without threads, clocks or tensors of its own.
 
 Each model has slots. Sequences join and leave between steps, first come, first served: none overtakes one of its model
-that waits for room, so none starves. Every turn gives each model one chunk of prefill and one step for what is live, so
+that waits, so none starves. Every turn gives each model one chunk of prefill and one step for what is live, so
 a long prompt never holds up the rest. Sequences with a `group` (diffusion) start together with others of the same
 group, when the model is empty.
 """

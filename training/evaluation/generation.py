@@ -85,7 +85,7 @@ def evaluate_generator(
     held_out: Path | None = None,
     items: int | None = None,
 ) -> GeneratorEvaluation:
-    """Compare samples with real items; write `generation.json`, `metrics.md`, and samples beside their neighbours.
+    """Compare samples with real items; write `generation.json`, `metrics.md`, and samples with their neighbours.
 
     Args:
         bundle: folder of the generator's bundle.
@@ -161,7 +161,7 @@ def _score(
     by, extract = _extractor(suite)
     labels, originals, samples = np.array(real.labels), list[Features](), list[Features]()
     sampler = Sampler(generator.generator)
-    # a row for each class, as far as the sheet has room
+    # a row for each class, up to the height of a sheet
     rows = np.unique(labels, return_index=True)[1][:MAX_ROWS]
     shown: dict[int, NDArray[np.uint8]] = {}
     count = 0

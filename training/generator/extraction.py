@@ -172,7 +172,7 @@ def _read(
         for start in range(0, len(places), size):
             part = places[start : start + size]
             views = list(pool.map(read, part))
-            # sets without room for views give one, so that batches are of one source
+            # sets too small for views give one, so that batches are of one source
             for count in sorted({len(one) for one in views if one}):
                 which = [place for place, one in enumerate(views) if one and len(one) == count]
                 labels = [_label(*part[place]) for place in which]

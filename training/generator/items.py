@@ -84,7 +84,7 @@ class SetItems:
         return int(self._ends[-1])
 
     def read(self, index: int, options: ExtractionOptions) -> list[NDArray[np.uint8]]:
-        """Return the views of an item, each uint8 (T, side, side, 3); one where there is no room for others."""
+        """Return the views of an item, each uint8 (T, side, side, 3); one where the set is too small for others."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         item = self._shards[shard][index - self._ends[shard]].numpy()  # counted from the shard's end
         free = np.array(item.shape[:3]) - [self._frames, options.side, options.side]

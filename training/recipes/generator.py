@@ -24,7 +24,7 @@ class GeneratorStage:
         learning_rate: peak, brought to zero by a cosine.
         warmup_steps: linear warm-up.
         betas: of Adam.
-        weight_decay: of matrices, apart from the gradient (AdamW).
+        weight_decay: of matrices, decoupled from the gradient (AdamW).
         ema_decay: of the averaged weights, which are what a bundle holds.
         max_grad_norm: bound of the gradient's norm.
         gradient_accumulation_steps: micro-batches into which a rank splits its share of a batch.

@@ -246,7 +246,7 @@ async def test_encoding_never_waits_for_a_step(rig: Rig, monkeypatch: pytest.Mon
     assert sizes(await task) == [(1, 32, 32, 3)]
 
 
-OWN = "0" * 64  # stands for the hash of the served tokenizer
+OWN = "0" * 64  # in place of the hash of the served tokenizer
 OTHER = EncodeResult(EncodeMeta(bundle="d" * 64), np.zeros((1, 4, 4), np.int32))
 
 

@@ -1,4 +1,4 @@
-"""Generators on a GPU, where there is one: a crowd of both kinds beside encoding, in one process."""
+"""Generators on a GPU, where there is one: a crowd of both kinds during encoding, in one process."""
 
 from __future__ import annotations
 

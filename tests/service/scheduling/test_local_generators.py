@@ -166,7 +166,7 @@ async def test_a_cancelled_sample_frees_its_slots(generators: LocalGenerators, r
 
 @pytest.mark.parametrize("prefix", ["none", "sos_class"])
 async def test_models_as_released_are_served(prefix: Any, tmp_path: Path) -> None:
-    """Frame prediction has no class and needs frames; a start token stands for no class."""
+    """Frame prediction has no class and needs frames; a start token alone means no class."""
     debug = GENERATOR_CONFIGS["lm-debug"]
     assert isinstance(debug, LanguageModelConfig)
     predicts = prefix == "none"
