@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     generators: tuple[Path, ...] = Field((), description="generator bundles; the tokenizers they name must be served")
     host: str = Field("127.0.0.1", description="address to listen on; loopback, unless a firewall protects it")
     port: int = Field(8000, ge=0, le=65535, description="port of the API")
+    proxy: Literal["auto", "haproxy", "python"] = Field(
+        "auto", description="what takes requests from the network; auto takes HAProxy where its wheel is installed"
+    )
     cors_origins: tuple[Origin, ...] = Field(
         (), description='origins whose pages may call the API from a browser, such as "https://app.example", or "*"'
     )
@@ -87,6 +90,14 @@ class Settings(BaseSettings):
     request_seconds: float = Field(60.0, gt=0, description="deadline of one request, seconds")
     generate_seconds: float = Field(
         300.0, gt=0, description="deadline of a generate request, and the longest that it may be predicted to take"
+    )
+    drain_notice_seconds: float = Field(
+        1.0, ge=0, description="from SIGTERM, when readiness falls, to the refusal of new work, seconds"
+    )
+    drain_seconds: float = Field(
+        45.0,
+        ge=0,
+        description="time that accepted requests have to end after that; supervisors must allow more, seconds",
     )
     tries: int = Field(3, ge=1, description="attempts of an idempotent call when a replica dies under it")
     limits: Limits = Limits()

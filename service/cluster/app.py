@@ -6,22 +6,28 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import ray
 from ray import serve
 from rich.console import Console
+from rich.text import Text
 
+from service.api.drain import drain
 from service.cluster.generators import Generator
+from service.cluster.ray_environment import environment, longest_seconds, ray_environment, ray_request_seconds
 from service.cluster.replicas import Ingress, Tokenizer
+from service.cluster.watchdog import LostError, adopt_orphans, end_descendants, local_watchdog
 from service.settings import Settings
 
 APP_NAME = "omnitok"
@@ -31,15 +37,19 @@ ROUTER_REQUESTS = 256  # waiting in one ingress replica for a tokenizer replica 
 INGRESS_REQUESTS = 256
 OBJECT_BYTES = 512 * 2**20  # arrays on their way between the tiers
 START_SECONDS = 180.0
-RAY_GRACE_SECONDS = 30.0  # Ray's own limit on a request lies this far above ours, so that ours speaks first
+LOST_STATUS = 70  # EX_SOFTWARE, so that a supervisor tells it from a refusal to start
 
 
 class StartError(OSError):
     """The service cannot start; the message is one sentence for the person at the terminal."""
 
 
-def application(settings: Settings) -> serve.Application:
-    """Both tiers, ready to be deployed on a Ray cluster.
+def application(settings: Settings, folder: Path | None = None) -> serve.Application:
+    """Return both tiers, ready to be deployed on a Ray cluster.
+
+    Args:
+        settings: replicas, limits and deadlines.
+        folder: where a process of this machine asks the ingress replicas to drain; see `drain`.
 
     Raises:
         StartError: a bundle folder is missing.
@@ -50,7 +60,7 @@ def application(settings: Settings) -> serve.Application:
         "health_check_period_s": 2,
         "health_check_timeout_s": 10,
         "graceful_shutdown_wait_loop_s": 0.5,
-        "graceful_shutdown_timeout_s": _longest_seconds(settings),
+        "graceful_shutdown_timeout_s": longest_seconds(settings),
         "max_constructor_retry_count": 2,
     }
     tokenizer = serve.deployment(
@@ -68,9 +78,9 @@ def application(settings: Settings) -> serve.Application:
     )(serve.ingress()(Ingress))
     tokenizers = tokenizer.bind(settings)
     if not settings.generators:
-        return ingress.bind(tokenizers, settings)
+        return ingress.bind(tokenizers, settings, None, folder)
     if not settings.generator_replicas:
-        return ingress.bind(tokenizers, settings, tokenizers)
+        return ingress.bind(tokenizers, settings, tokenizers, folder)
     generator = serve.deployment(
         num_replicas=settings.generator_replicas,
         max_ongoing_requests=TOKENIZER_REQUESTS,
@@ -78,7 +88,7 @@ def application(settings: Settings) -> serve.Application:
         ray_actor_options={"num_cpus": LOGICAL_CPUS, "num_gpus": min(gpus, 1)},
         **common,
     )(Generator)
-    return ingress.bind(tokenizers, settings, generator.bind(settings))
+    return ingress.bind(tokenizers, settings, generator.bind(settings), folder)
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -91,18 +101,25 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 
 @contextlib.contextmanager
-def cluster(settings: Settings, logical_cpus: int | None = None, object_bytes: int = OBJECT_BYTES) -> Iterator[Path]:
+def cluster(
+    settings: Settings, logical_cpus: int | None = None, object_bytes: int = OBJECT_BYTES, folder: Path | None = None
+) -> Iterator[Path]:
     """Run a Ray cluster of this machine alone, with Serve listening where the settings say; yield its folder of logs.
 
     Args:
         settings: host and ports.
         logical_cpus: what Ray may hand out; the machine's number of cores if None.
         object_bytes: shared memory for arrays on their way between the tiers, bytes.
+        folder: private to this cluster; a new one if None.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = "service.api.request_id.before_ray"
-    limits = settings.limits
-    seconds = limits.body_seconds + limits.decode_seconds + _longest_seconds(settings) + RAY_GRACE_SECONDS
+    with contextlib.ExitStack() as stack:
+        folder = folder or stack.enter_context(_private_folder())
+        stack.enter_context(environment(ray_environment(settings, folder)))
+        yield stack.enter_context(_ray(settings, logical_cpus, object_bytes))
+
+
+@contextlib.contextmanager
+def _ray(settings: Settings, logical_cpus: int | None, object_bytes: int) -> Iterator[Path]:
     context: Any = ray.init(
         address="local",
         num_cpus=logical_cpus,
@@ -114,7 +131,11 @@ def cluster(settings: Settings, logical_cpus: int | None = None, object_bytes: i
     )
     try:
         serve.start(
-            http_options={"host": settings.host, "port": settings.port, "request_timeout_s": seconds},
+            http_options={
+                "host": settings.host,
+                "port": settings.port,
+                "request_timeout_s": ray_request_seconds(settings),
+            },
             logging_config={"enable_access_log": False},
         )
         yield Path(context.address_info["session_dir"]) / "logs"  # `session_latest` may be another cluster's
@@ -125,8 +146,12 @@ def cluster(settings: Settings, logical_cpus: int | None = None, object_bytes: i
             ray.shutdown()
 
 
-def deploy(settings: Settings) -> None:
+def deploy(settings: Settings, folder: Path | None = None) -> None:
     """Put the application on the running cluster and wait until it answers.
+
+    Args:
+        settings: of the service.
+        folder: where the ingress replicas look for the sign to drain.
 
     Raises:
         StartError: a replica cannot start; the message holds Ray's reason.
@@ -135,7 +160,7 @@ def deploy(settings: Settings) -> None:
         wanted = "replicas of tokenizers and generators" if settings.generators else "tokenizer replicas"
         raise StartError(f"{_gpus_wanted(settings)} {wanted} need a GPU each, and there are {_gpus_there()}.")
     try:
-        serve.run(application(settings), name=APP_NAME, route_prefix="/")
+        serve.run(application(settings, folder), name=APP_NAME, route_prefix="/")
     except RuntimeError as error:
         raise StartError(f"The service cannot start: {_reason() or error}") from error
     ready = f"http://{settings.host}:{settings.port}/health/ready"
@@ -149,7 +174,9 @@ def deploy(settings: Settings) -> None:
 
 
 def serve_forever(settings: Settings) -> None:
-    """Run the whole service on this machine until Ctrl-C or SIGTERM.
+    """Run the whole service on this machine until Ctrl-C or SIGTERM, and then answer what is in flight.
+
+    A second signal stops without waiting. When a part of the cluster is gone for good, the process says so and exits.
 
     Raises:
         StartError: a port is taken, a bundle is missing or damaged, or a replica cannot start.
@@ -160,18 +187,45 @@ def serve_forever(settings: Settings) -> None:
         _check_free(settings.host, name, getattr(settings, name))
     _check_bundles(settings)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
+    adopt_orphans()
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_private_folder())
         with console.status("starting"):
-            logs = stack.enter_context(cluster(settings))
+            logs = stack.enter_context(cluster(settings, folder=folder))
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray has set a handler of its own
-            deploy(settings)
+            deploy(settings, folder)
         url, metrics = f"http://{settings.host}:{settings.port}", f"http://{settings.host}:{settings.metrics_port}"
         console.print(
             f"[bold green]ready on {url}[/]  documentation {url}/docs  metrics {metrics}/metrics  logs {logs}"
         )
-        while True:
-            signal.pause()
+        sys.stdout.flush()  # a file or a pipe would keep the line until the end
+        try:
+            local_watchdog(settings.host, settings.port).watch()
+        except LostError as error:
+            _abandon(error, folder)
+        except KeyboardInterrupt:
+            console.print("draining")
+            if not drain(folder, settings.drain_notice_seconds + settings.drain_seconds):
+                console.print(f"some requests did not end within {settings.drain_seconds:g} s", style="yellow")
     console.print("stopped")
+
+
+def _abandon(error: LostError, folder: Path) -> NoReturn:
+    """Say why the service ends and leave nothing of it running; Ray's own shutdown would wait for what is gone."""
+    Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+    end_descendants()
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(LOST_STATUS)
+
+
+@contextlib.contextmanager
+def _private_folder() -> Iterator[Path]:
+    """Yield a new folder for sockets, whose paths must be short: beside Ray's own."""
+    folder = Path(tempfile.mkdtemp(prefix="omnitok-", dir=os.environ.get("RAY_TMPDIR", "/tmp")))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _find_bundles(settings: Settings) -> Settings:
@@ -223,10 +277,6 @@ def _check_free(host: str, name: str, port: int) -> None:
             raise StartError(
                 f"The service cannot listen on port {port} of {host}: {error.strerror}; {remedy}."
             ) from error
-
-
-def _longest_seconds(settings: Settings) -> float:
-    return max(settings.request_seconds, settings.generate_seconds if settings.generators else 0.0)
 
 
 def _gpus_wanted(settings: Settings) -> int:

@@ -8,6 +8,8 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from grpc import StatusCode
+from grpc.aio import AioRpcError
 from ray.exceptions import NodeDiedError, ObjectLostError, ObjectStoreFullError, RayActorError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -29,6 +31,7 @@ REPLICA_LOSS_ERRORS = (
     ReplicaUnavailableError,
     DeviceFault,
 )
+REPLICA_LOSS_STATUSES = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED, StatusCode.ABORTED)  # said by gRPC, not by Ray
 
 log = logging.getLogger("ray.serve")
 
@@ -55,7 +58,13 @@ class Remote:
         clock = asyncio.get_running_loop().time
         async with self._asking:
             if clock() >= self._cards_until:
-                self._cards = await self._retry(lambda deadline: self._once(deadline, method), CARDS_SECONDS)
+                try:
+                    self._cards = await self._retry(lambda deadline: self._once(deadline, method), CARDS_SECONDS)
+                except ProblemError as problem:
+                    if problem.code != "deadline-exceeded":
+                        raise
+                    detail = f"No replica answered within {CARDS_SECONDS:g} s."
+                    raise ProblemError("not-ready", detail, retry_after_seconds=1) from None
                 self._cards_until = clock() + CARDS_SECONDS
             return self._cards
 
@@ -76,7 +85,9 @@ class Remote:
                 await asyncio.sleep(FIRST_BACKOFF_SECONDS * 2**number * random.uniform(0.5, 1))
             try:
                 answer = await self._in_time(attempt, deadline)
-            except REPLICA_LOSS_ERRORS as error:
+            except (*REPLICA_LOSS_ERRORS, AioRpcError) as error:
+                if isinstance(error, AioRpcError) and error.code() not in REPLICA_LOSS_STATUSES:
+                    raise
                 log.warning("a replica was lost under a request: %s", type(error).__name__)
                 continue
             if isinstance(answer, ProblemError):

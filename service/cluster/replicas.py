@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
 from service.api.app import create_app
+from service.api.drain import Gate
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
 from service.cluster.metrics import IngressMetrics, KernelMetrics, TokenizerMetrics
 from service.cluster.remote import Remote
@@ -117,9 +119,14 @@ class Ingress:
     """One ingress replica: HTTP, media decoding and rendering."""
 
     def __init__(
-        self, tokenizer: DeploymentHandle, settings: Settings, generators: DeploymentHandle | None = None
+        self,
+        tokenizer: DeploymentHandle,
+        settings: Settings,
+        generators: DeploymentHandle | None = None,
+        folder: Path | None = None,
     ) -> None:
         self._settings = settings
+        self._folder = folder
         self._metrics = IngressMetrics()
         self._media = MediaPool(settings.limits, settings.media_workers, settings.allow_weak_sandbox)
         self._backend = RayBackend(tokenizer, settings, self._metrics)
@@ -129,10 +136,14 @@ class Ingress:
         """Return the application that Ray Serve serves from this replica."""
         await self._media.start()
         self._reporter = asyncio.create_task(self._report())
-        return create_app(self._backend, self._media, self._settings, self._metrics, self._generators)
+        app = create_app(self._backend, self._media, self._settings, self._metrics, self._generators)
+        self._gate = Gate(app, self._folder, self._settings.drain_notice_seconds)
+        self._gate.start()
+        return self._gate
 
     async def __del__(self) -> None:
         """Stop what runs; Ray Serve calls this when the replica has drained."""
+        self._gate.stop()
         self._reporter.cancel()
         await self._media.stop()
 

