@@ -18,6 +18,7 @@ from ray import serve
 CHECK_SECONDS = 1.0
 PROXY_SECONDS = 10.0  # Ray has a new proxy within five
 CONTROLLER_SECONDS = 30.0  # a new controller takes a few seconds, more on a busy machine; requests go on without it
+VITAL_PROCESSES = ("gcs_server", "raylet")  # Ray also starts a dashboard and monitors
 PR_SET_CHILD_SUBREAPER = 36
 KILL_ROUNDS = 10
 
@@ -120,7 +121,8 @@ def end_descendants() -> None:
 
 def _dead_ray_processes() -> list[str]:
     node = ray._private.worker._global_node  # Ray has no public list of the processes that it started
-    return [] if node is None else [name for name, _ in node.dead_processes()]
+    dead = [] if node is None else [name for name, _ in node.dead_processes()]
+    return [name for name in dead if name in VITAL_PROCESSES]
 
 
 def _refuses(host: str, port: int) -> bool:

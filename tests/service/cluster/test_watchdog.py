@@ -1,0 +1,103 @@
+"""The watch over a cluster, with scripted parts: what ends the service and what does not."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster_service import free_port
+
+from service.cluster import watchdog as module
+from service.cluster.watchdog import CONTROLLER_SECONDS, PROXY_SECONDS, LostError, Watchdog, local_watchdog
+
+
+@dataclass
+class Parts:
+    """A cluster whose parts die when the test says so."""
+
+    now: float = 0.0
+    dead: list[str] = field(default_factory=list)
+    refuses: bool = False
+
+    def watchdog(self, ask: Any = lambda: None) -> Watchdog:
+        return Watchdog(lambda: self.dead, lambda: self.refuses, ask, lambda: self.now)
+
+
+def test_a_dead_raylet_ends_the_service_at_once() -> None:
+    parts = Parts()
+    watchdog = parts.watchdog()
+    watchdog.check()
+    parts.dead = ["raylet"]
+    with pytest.raises(LostError, match="raylet died"):
+        watchdog.check()
+
+
+def test_a_proxy_may_be_away_for_a_while() -> None:
+    parts = Parts(refuses=True)
+    watchdog = parts.watchdog()
+    parts.now = PROXY_SECONDS
+    watchdog.check()
+    parts.refuses = False
+    watchdog.check()
+    parts.refuses, parts.now = True, 2 * PROXY_SECONDS
+    watchdog.check()
+    parts.now += 0.1
+    with pytest.raises(LostError, match=r"The proxy has not answered for 10 s\."):
+        watchdog.check()
+
+
+def test_a_silent_controller_ends_the_service() -> None:
+    parts = Parts()
+    watchdog = parts.watchdog()
+    parts.now = CONTROLLER_SECONDS + 0.1
+    with pytest.raises(LostError, match="controller"):
+        watchdog.check()
+
+
+def test_the_controller_is_asked_until_something_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
+    parts, asked = Parts(), []
+    ended = threading.Event()
+
+    def ask() -> None:
+        asked.append(parts.now)
+        if len(asked) == 1:
+            raise RuntimeError("a controller that restarts")
+        parts.dead = ["gcs_server"]
+        ended.set()
+
+    with pytest.raises(LostError, match="gcs_server"):
+        parts.watchdog(ask).watch()
+    assert ended.is_set()
+    assert len(asked) >= 2
+
+
+def test_a_port_is_refused_when_nobody_listens() -> None:
+    def proxy_refuses(port: int) -> bool:
+        return local_watchdog("127.0.0.1", port)._proxy_refuses()
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+        assert not proxy_refuses(server.getsockname()[1])
+    assert proxy_refuses(free_port())
+
+
+ORPHANS = """
+import subprocess, sys
+from service.cluster.watchdog import adopt_orphans, end_descendants
+adopt_orphans()
+child = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
+subprocess.run([sys.executable, "-c", child], check=True)
+end_descendants()
+"""
+
+
+def test_orphans_end_with_the_service() -> None:
+    done = subprocess.run([sys.executable, "-c", ORPHANS], capture_output=True, text=True, check=True, timeout=60)
+    status = Path(f"/proc/{int(done.stdout)}/status")
+    assert not status.exists() or "zombie" in status.read_text()
