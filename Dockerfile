@@ -24,7 +24,7 @@ RUN case "$TORCH" in \
 
 # The dependencies come before the source, so that a change of the source does not fetch them again.
 COPY pyproject.toml ./
-RUN touch README.md && pip install -c constraints.txt ".[haproxy]"
+RUN touch README.md && pip install -c constraints.txt .
 COPY README.md LICENSE ./
 COPY kernels kernels
 COPY media media

@@ -72,6 +72,7 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
         # Ray gives up a proxy after three failures; with its own 10 s that is half a minute without service.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": 0.5,
         "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": 2,
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": 15,  # with its own 5 s a busy machine starts proxies over and over
         # Ray's own 30 s hold up every stop. HAProxy repeats what a closed port refuses.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 1,
     }
