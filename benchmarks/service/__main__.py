@@ -1,0 +1,107 @@
+"""`python -m benchmarks.service`: load on a running service, with its figures and its CPU time."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from benchmarks.service.cpu import find_service
+from benchmarks.service.load import Load, Run, run_load
+from benchmarks.service.mixes import MIXES
+from benchmarks.service.report import LateError, Summary, cpu_table, summarize, table
+
+app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
+VOID = 2  # exit status when a run cannot be reported
+
+
+@app.command()
+def main(
+    url: Annotated[str, typer.Option(help="Address of the service.")] = "http://127.0.0.1:8000",
+    mix: Annotated[str, typer.Option(help=f"One of {', '.join(MIXES)}.")] = "img256",
+    rate: Annotated[
+        list[float] | None, typer.Option(help="Requests per second, open loop; repeat for a sweep.")
+    ] = None,
+    connections: Annotated[
+        int | None, typer.Option(help="Without --rate: requests always in flight. With it: the most at once.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Length of a run, the warm-up not counted.")] = 20.0,
+    warm_up: Annotated[float, typer.Option(help="Seconds of load that do not count.")] = 2.0,
+    objective_ms: Annotated[float, typer.Option(help="Latency that goodput demands.")] = 100.0,
+    late_ms: Annotated[
+        float | None, typer.Option(help="By which requests may begin late; a twentieth of the objective by default.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a request is given up.")] = 30.0,
+    processes: Annotated[int, typer.Option(min=1, help="Processes of the generator.")] = 1,
+    seed: Annotated[int, typer.Option(help="Of arrivals, kinds and contents.")] = 0,
+    header: Annotated[list[str] | None, typer.Option(help="Further header line; may be repeated.")] = None,
+    pid: Annotated[int | None, typer.Option(help="Process of the service; found by the port by default.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of rows, plots and figures.")] = Path("runs/service"),
+) -> None:
+    """Load the service and print the tables. Rows are kept as npz, plots as PNG, figures as JSON."""
+    from benchmarks.measure import describe_machine
+    from benchmarks.service.plot import plot
+
+    out.mkdir(parents=True, exist_ok=True)
+    rates: list[float | None] = [*rate] if rate else [None]
+    limit = connections or (4096 if rate else 32)
+    loads = [
+        Load(url, mix, each, limit, seconds, warm_up, seed, timeout, processes, tuple(header or ())) for each in rates
+    ]
+    service = pid or _find(loads[0])
+    print(f"{describe_machine()}\nmix: {mix}, objective {objective_ms:g} ms, seed {seed}, {os.cpu_count()} cores")
+    done: list[tuple[str, Summary]] = []
+    void = False
+    for load in loads:
+        name = f"{load.rate:g}/s" if load.rate else f"{limit} connections"
+        run = run_load(load, service)
+        stem = out / f"{mix.replace('/', '-')}-{name.replace('/', '-per-').replace(' ', '-')}"
+        np.savez_compressed(stem.with_suffix(".npz"), rows=run.rows)
+        plot(run, objective_ms / 1e3, stem.with_suffix(".png"))
+        cores = ", ".join(f"{used:.0%}" for used in run.client_cores)
+        try:
+            summary = summarize(run, objective_ms / 1e3, None if late_ms is None else late_ms / 1e3)
+        except LateError as error:
+            print(f"{name}: {error} The processes of the generator used {cores} of a core.", file=sys.stderr)
+            void = True
+            continue
+        done.append((name, summary))
+        stem.with_suffix(".json").write_text(json.dumps(_figures(run, summary), indent=1))
+        gpu = "" if run.gpu is None else f", GPU busy {run.gpu:.0%}"
+        print(f"\n{name}: {cores} of a core for the generator{gpu}")
+        for line in cpu_table(run) if run.cpu else ():
+            print(line)
+    print()
+    for line in table(done):
+        print(line)
+    if void:
+        raise typer.Exit(VOID)
+
+
+def _find(load: Load) -> int | None:
+    try:
+        return find_service(load.address[1])
+    except (OSError, ProcessLookupError) as error:
+        print(f"The service's CPU time is not measured: {error}", file=sys.stderr)
+        return None
+
+
+def _figures(run: Run, summary: Summary) -> dict[str, object]:
+    return {
+        "load": asdict(run.load),
+        "summary": asdict(summary),
+        "cpu": run.cpu,
+        "cpu_answers": run.cpu_answers,
+        "client_cores": run.client_cores,
+        "gpu": run.gpu,
+    }
+
+
+if __name__ == "__main__":
+    app()

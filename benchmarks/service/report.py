@@ -1,0 +1,159 @@
+"""Figures of a run: goodput, latencies from the planned time, refusals, and CPU time by process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.service.load import Run
+from benchmarks.service.rows import SHED, Failure
+
+QUANTILES = (50.0, 90.0, 99.0, 99.9)
+LATE_SHARE = 0.01  # of the requests, above which a run is void
+LATE_OF_OBJECTIVE = 0.05  # that a request may begin after its planned time
+LATE_LEAST_S = 2e-3
+COLUMNS = (
+    *("load", "requests", "200/s", "goodput/s", "p50 / p90 / p99 / p99.9, ms"),
+    *("shed", "shed p99, ms", "Retry-After, s", "errors", "late p99, ms"),
+)
+
+
+class LateError(Exception):
+    """The generator began too many requests after their planned time, so the figures would flatter the service."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of the requests that were due after the warm-up.
+
+    Args:
+        requests: their number.
+        answered: of them with 200.
+        goodput: answered within the objective, per second.
+        rate: answers with 200 per second, by the time of the answer.
+        latency_ms: quantiles of the answers with 200 (`QUANTILES`), from the planned time.
+        sheds: refused with 429 or 503.
+        shed_ms: quantiles of the refusals.
+        retry_after: smallest, median and largest seconds that refusals named, NaN without.
+        without_retry_after: refusals that named none.
+        errors: all else, by status and problem, or by failure.
+        late_ms: 99 % began at most this long after their planned time.
+    """
+
+    requests: int
+    answered: int
+    goodput: float
+    rate: float
+    latency_ms: tuple[float, ...]
+    sheds: int
+    shed_ms: tuple[float, ...]
+    retry_after: tuple[float, float, float]
+    without_retry_after: int
+    errors: dict[str, int]
+    late_ms: float
+
+
+def summarize(run: Run, objective_s: float, late_s: float | None = None) -> Summary:
+    """Return the figures of a run.
+
+    Args:
+        run: of `run_load`.
+        objective_s: latency that goodput demands.
+        late_s: by which requests may begin after their planned time; a twentieth of the objective by default.
+
+    Raises:
+        LateError: the generator did not keep up with its plan.
+    """
+    load = run.load
+    rows = run.rows[run.rows["due"] >= load.warm_up]
+    allowed = max(LATE_LEAST_S, LATE_OF_OBJECTIVE * objective_s) if late_s is None else late_s
+    late = _check_kept_up(rows, allowed) if load.rate is not None else 0.0
+    latency = rows["done"] - rows["due"]
+    ok, shed = rows["status"] == 200, np.isin(rows["status"], SHED)
+    ends = run.rows["done"][run.rows["status"] == 200]
+    in_time = (ends >= load.warm_up) & (ends < load.warm_up + load.seconds)
+    retry = rows["retry_after"][shed]
+    named = retry[~np.isnan(retry)]
+    return Summary(
+        requests=len(rows),
+        answered=int(ok.sum()),
+        goodput=float((ok & (latency <= objective_s)).sum() / load.seconds),
+        rate=float(in_time.sum() / load.seconds),
+        latency_ms=_quantiles(latency[ok]),
+        sheds=int(shed.sum()),
+        shed_ms=_quantiles(latency[shed]),
+        retry_after=(float(named.min()), float(np.median(named)), float(named.max())) if len(named) else (np.nan,) * 3,
+        without_retry_after=len(retry) - len(named),
+        errors=dict(Counter(_error(row) for row in rows[~ok & ~shed])),
+        late_ms=late * 1e3,
+    )
+
+
+def completions(run: Run, width: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the starts of equal spans of time, and the answers with 200 and the refusals per second in each."""
+    last = np.nanmax(run.rows["done"], initial=width)
+    edges = np.arange(0.0, last + width, width)
+    ok = run.rows["done"][run.rows["status"] == 200]
+    shed = run.rows["done"][np.isin(run.rows["status"], SHED)]
+    return edges[:-1], np.histogram(ok, edges)[0] / width, np.histogram(shed, edges)[0] / width
+
+
+def table(runs: Sequence[tuple[str, Summary]]) -> Iterator[str]:
+    """Yield a Markdown table of runs, a row each."""
+    yield f"| {' | '.join(COLUMNS)} |"
+    yield "|---" * len(COLUMNS) + "|"
+    for name, run in runs:
+        errors = ", ".join(f"{key}: {count}" for key, count in sorted(run.errors.items())) or "0"
+        missing = f", {run.without_retry_after} without" if run.without_retry_after else ""
+        waits = " / ".join(f"{value:.3g}" for value in run.retry_after) + missing if run.sheds else ""
+        yield (
+            f"| {name} | {run.requests} | {run.rate:.1f} | {run.goodput:.1f} "
+            f"| {' / '.join(f'{value:.1f}' for value in run.latency_ms)} "
+            f"| {run.sheds} | {f'{run.shed_ms[2]:.1f}' if run.sheds else ''} | {waits} | {errors} | {run.late_ms:.2f} |"
+        )
+
+
+def cpu_table(run: Run) -> Iterator[str]:
+    """Yield a Markdown table of the service's CPU time by kind of process."""
+    yield "| process | number | CPU ms a request | cores |"
+    yield "|---|---|---|---|"
+    answers = max(run.cpu_answers, 1)
+    rows = [(name, count, seconds) for name, (count, seconds) in run.cpu.items()]
+    rows.append(("all", sum(count for _, count, _ in rows), sum(seconds for _, _, seconds in rows)))
+    for name, count, seconds in sorted(rows, key=lambda row: -row[2]):
+        if seconds > 0:
+            yield f"| {name} | {count} | {1e3 * seconds / answers:.2f} | {seconds / run.load.seconds:.2f} |"
+
+
+def _check_kept_up(rows: NDArray[np.void], allowed: float) -> float:
+    """Return the lateness in seconds that 99 % of the requests do not exceed."""
+    if not len(rows):
+        return 0.0
+    lateness = np.where(np.isnan(rows["begun"]), np.inf, rows["begun"] - rows["due"])
+    share = float((lateness > allowed).mean())
+    late = float(np.quantile(lateness, 0.99, method="higher"))
+    if share > LATE_SHARE:
+        unsent = int(np.isinf(lateness).sum())
+        raise LateError(
+            f"The load generator did not keep up: {share:.1%} of {len(rows)} requests began more than "
+            f"{1e3 * allowed:.1f} ms after their planned time (99 % within {1e3 * late:.1f} ms, {unsent} never began). "
+            "Lower the rate, add processes or connections, or give it cores of its own."
+        )
+    return late
+
+
+def _quantiles(seconds: NDArray[np.float64]) -> tuple[float, ...]:
+    if not len(seconds):
+        return (float("nan"),) * len(QUANTILES)
+    return tuple(float(value) for value in 1e3 * np.percentile(seconds, QUANTILES, method="higher"))
+
+
+def _error(row: np.void) -> str:
+    if not row["status"]:
+        return Failure(int(row["failure"])).name.lower()
+    problem = bytes(row["problem"]).decode(errors="replace")
+    return f"{row['status']} {problem}".strip()
