@@ -126,16 +126,23 @@ class Backend(Protocol):
         ...
 
 
+GeneratorKind = Literal["lm", "diffusion"]
+SETTINGS: dict[GeneratorKind, tuple[str, ...]] = {
+    "lm": ("temperature", "top_k", "top_p", "guidance", "guidance_growth"),
+    "diffusion": ("guidance", "steps", "sampler"),
+}  # that each kind reads
+
+
 @dataclass(frozen=True)
 class GenerateParams:
-    """Settings of one sample; a language model reads the first five, a diffusion model guidance and the last two.
+    """Settings of one sample, of which a generator reads those of its kind.
 
     Args:
         temperature: divides the logits; 0 takes the likeliest token.
         top_k: candidates kept, ties included; 0 keeps all.
         top_p: probability kept, in (0, 1].
         guidance: scale of classifier-free guidance; 1 is none.
-        guidance_growth: change of the scale from the first to the last token.
+        guidance_growth: growth of guidance - 1 with each token, as a share of itself.
         steps: denoising steps.
         sampler: rule of a denoising step.
     """
@@ -147,6 +154,10 @@ class GenerateParams:
     guidance_growth: float = 0.0
     steps: int = 50
     sampler: Literal["ddim", "ddpm"] = "ddim"
+
+    def of(self, kind: GeneratorKind) -> dict[str, Any]:
+        """Return the settings that a kind of generator reads."""
+        return {name: getattr(self, name) for name in SETTINGS[kind]}
 
 
 @dataclass(frozen=True)
@@ -177,7 +188,7 @@ class GeneratorCard:
 
     id: str
     hash: str
-    kind: Literal["lm", "diffusion"]
+    kind: GeneratorKind
     makes: tuple[Kind, ...]
     tokenizer_hash: str
     classes: tuple[str, ...]
@@ -199,7 +210,7 @@ class GeneratorCard:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the card as JSON-ready data."""
-        return asdict(self)
+        return asdict(self) | {"defaults": self.defaults.of(self.kind)}
 
 
 @dataclass(frozen=True, eq=False)

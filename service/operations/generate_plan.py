@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import secrets
 from collections.abc import Sequence
@@ -15,10 +16,8 @@ from service.operations.clip import check_size
 from service.operations.generators import find_class, find_generator
 from service.operations.options_generate import GenerateOptions
 from service.settings import Limits
-from service.types import GenerateParams, GeneratorCard, Kind, ModelCard, Size
+from service.types import SETTINGS, GenerateParams, GeneratorCard, Kind, ModelCard, Size
 
-LM_OPTIONS = ("temperature", "top_k", "top_p", "guidance_growth")
-DIFFUSION_OPTIONS = ("steps", "sampler")
 CONTEXT_LATENT_FRAMES = 2  # that a later window continues, as in the frame prediction of the paper (section 4.2)
 
 
@@ -268,9 +267,9 @@ def _latent(card: ModelCard, frames: int) -> int:
 
 
 def _params(generator: GeneratorCard, options: GenerateOptions) -> GenerateParams:
-    own, others = (LM_OPTIONS, DIFFUSION_OPTIONS) if generator.kind == "lm" else (DIFFUSION_OPTIONS, LM_OPTIONS)
-    for name in others:
-        if getattr(options, name) is not None:
+    own = SETTINGS[generator.kind]
+    for name in itertools.chain(*SETTINGS.values()):
+        if name not in own and getattr(options, name) is not None:
             family = "language model" if generator.kind == "lm" else "diffusion model"
             raise _invalid(name, f"The generator {generator.id} is a {family}, which takes no {name}. Leave it out.")
     if options.temperature is not None and 0 < options.temperature < MIN_TEMPERATURE:
@@ -282,7 +281,7 @@ def _params(generator: GeneratorCard, options: GenerateOptions) -> GenerateParam
             raise _invalid("guidance", f"The guidance of {generator.id} is at least 1, which is none.")
     if generator.max_steps is not None and (options.steps or 1) > generator.max_steps:
         raise _invalid("steps", f"The generator {generator.id} has {generator.max_steps} steps at most.")
-    given = {name: getattr(options, name) for name in (*own, "guidance") if getattr(options, name) is not None}
+    given = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
     if options.class_ is None and generator.class_count and "guidance" not in given:
         given["guidance"] = 1.0  # guidance leads towards a class
     return replace(generator.defaults, **given)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from service.formats.result import ClipSize
 from service.formats.samples import SampleArrays, Samples, SamplesMeta
 from service.operations.events import Generation
@@ -22,7 +20,7 @@ def samples_meta(made: Generation, request_id: str | None = None) -> SamplesMeta
         class_id=made.class_id,
         class_name=None if made.class_id is None else names.get(made.class_id),
         seed=made.seed,
-        params=asdict(made.params),
+        params=made.params.of(generator.kind),
         size=ClipSize(frames=frames, height=height, width=width),
         fps=made.fps if frames > 1 else None,
         prefix_frames=made.prefix_frames,

@@ -117,6 +117,7 @@ def test_many_samples_come_as_a_zip(http: httpx.Client) -> None:
     meta = json.loads(archive.read("samples.json"))
     assert (meta["class_id"], meta["class_name"], meta["seed"], meta["model"]) == (3, "coinrun", 1, "toy-lm")
     assert (meta["tokenizer_bundle"], meta["params"]["guidance"]) == (VQ.hash, 2.0)
+    assert not {"steps", "sampler"} & meta["params"].keys(), "which a language model has not"
     pictures = [opened(archive.read(f"0{index}.png")) for index in range(3)]
     assert not (pictures[0] == pictures[1]).all()
     for index in range(3):
