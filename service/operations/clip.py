@@ -102,7 +102,7 @@ class PixelResult:
         return await media.encode(self.pixels, media_type, self.fps, quality)
 
 
-def check_size(card: ModelCard, size: Size, limits: Limits) -> int:
+def check_size(card: ModelCard, size: Size, limits: Limits, remedy: str = "Use a smaller size or fewer frames.") -> int:
     """Return the number of latent positions of a clip.
 
     Raises:
@@ -110,7 +110,7 @@ def check_size(card: ModelCard, size: Size, limits: Limits) -> int:
     """
     t, h, w = card.geometry.grid(size)
     if t * h * w > limits.tokens:
-        detail = f"The grid {t}x{h}x{w} is over {limits.tokens} positions. Use a smaller size or fewer frames."
+        detail = f"The grid {t}x{h}x{w} is over {limits.tokens} positions. {remedy}"
         raise ProblemError("too-many-tokens", detail, limits.tokens, t * h * w)
     if size[0] > limits.kept_frames:
         detail = f"A request may have {limits.kept_frames} frames; this one has {size[0]}."

@@ -109,7 +109,7 @@ def plan_generate(
     generator = _generator(generators, options, kind, has_source)
     card = find_card(cards, generator.tokenizer)
     size = _size(generator, card, options, kind)
-    check_size(card, size, limits)
+    check_size(card, size, limits, "Use fewer frames.")
     prefix_frames = _prefix_frames(generator, card, options, size, has_source, source_frames)
     plan = GeneratePlan(
         generator,

@@ -10,6 +10,7 @@ from service.errors import ProblemError
 from service.types import Backend, GeneratorBackend, GeneratorCard, ModelCard
 
 NEAREST_NAMES = 5
+FEW_CLASSES = 20  # named in full by a refusal
 NEAREST_RATIO = 0.5  # of equal letters, below which a name is no help
 
 
@@ -65,8 +66,10 @@ def find_class(card: GeneratorCard, wanted: int | str | None) -> int | None:
         return found
     detail = f"No class of {card.id} has this name."
     if near := _nearest(card, _plain(wanted), by_name):
-        detail += f" The nearest are {_listed(near)}."
-    raise ProblemError("unknown-class", f"{detail} GET /classes lists all of them.")
+        detail += f" The nearest: {_listed(near)}."
+    few = len(card.classes) if len(card.classes) <= FEW_CLASSES else 0
+    rest = f"All of them: {_listed(card.classes)}." if few else "GET /classes lists all of them."
+    raise ProblemError("unknown-class", f"{detail} {rest}")
 
 
 def search_classes(card: GeneratorCard, query: str) -> list[tuple[int, str]]:

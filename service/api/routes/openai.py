@@ -159,7 +159,8 @@ async def _refusal(request: Request, error: ProblemError) -> Response:
     headers = {name: value for name, value in problem.headers.items() if not name.startswith("content-")}
     status = 400 if error.status == 422 else error.status
     pointer = error.errors[0]["pointer"].strip("/") if error.errors else PARAMETERS.get(error.code)
-    details = dict.fromkeys([error.detail, *(entry["detail"] for entry in error.errors)])
+    detail = error.detail.replace("`errors`", "`param`")  # this shape has no `errors`
+    details = dict.fromkeys([detail, *(entry["detail"] for entry in error.errors)])
     fields = {
         "message": " ".join(details),
         "type": ERROR_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error"),

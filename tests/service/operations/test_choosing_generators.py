@@ -55,9 +55,10 @@ def test_a_class_is_found_by_id_name_or_synonym(wanted: int | str, found: int) -
     ("made", "wanted", "code", "part"),
     [
         (card(), 5, "unknown-class", "from 0 to 4; there is no 5"),
-        (card(), "gray foxes", "unknown-class", "The nearest are `grey fox`"),
-        (card(), "a photograph of a red fox", "unknown-class", "The nearest are `red fox, Vulpes vulpes`"),
-        (card(), "zzz", "unknown-class", "GET /classes lists all of them"),
+        (card(), "gray foxes", "unknown-class", "The nearest: `grey fox`"),
+        (card(), "a photograph of a red fox", "unknown-class", "The nearest: `red fox, Vulpes vulpes`"),
+        (card(), "zzz", "unknown-class", f"All of them: `{NAMES[0]}`, `{NAMES[1]}`"),
+        (card(tuple(map(str, range(99))), 99), "zzz", "unknown-class", "GET /classes lists all of them"),
         (card(), None, "invalid-options", "makes samples of a class"),
         (card((), 0), 0, "unknown-class", "has no classes"),
         (card((), 10), 10, "unknown-class", "from 0 to 9"),
