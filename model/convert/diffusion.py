@@ -162,7 +162,7 @@ def convert_diffusion(
             fit the classes.
     """
     if tokenizer is None:
-        raise ConversionError(f"{source} carries no tokenizer; name the bundle of the one whose latents it makes (--tokenizer)")
+        raise ConversionError(f"{source} carries no tokenizer; name with --tokenizer the one whose latents it makes")
     given = load_bundle(tokenizer)
     try:
         network, kept, dropped = build_diffusion(checkpoint["ema"], heads)

@@ -207,7 +207,7 @@ def convert_language_model(
         elif carried is not None:
             network = carried.network
         else:
-            raise ConversionError("it carries no tokenizer; name the bundle of the one whose codes it speaks (--tokenizer)")
+            raise ConversionError("it carries no tokenizer; name with --tokenizer the one whose codes it speaks")
         model, kept, dropped = build_language_model(args, state, network.config)
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}") from error

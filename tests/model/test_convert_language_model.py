@@ -98,7 +98,7 @@ def test_a_named_bundle_must_be_the_carried_tokenizer(tmp_path: Path, write: Wri
 
 
 def test_a_file_without_tokenizer_needs_one(tmp_path: Path) -> None:
-    with pytest.raises(ConversionError, match="carries no tokenizer; name the bundle"):
+    with pytest.raises(ConversionError, match="carries no tokenizer; name with --tokenizer"):
         convert_checkpoint(GOLDEN / "lm_class.ckpt", tmp_path / "lm")
 
 
