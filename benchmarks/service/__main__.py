@@ -1,11 +1,11 @@
-"""`python -m benchmarks.service`: load on a running service, with its figures and its CPU time."""
+"""`python -m benchmarks.service`: load on a running service, with its figures, its CPU time and its baselines."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -18,6 +18,8 @@ from benchmarks.service.mixes import MIXES
 from benchmarks.service.report import LateError, Summary, cpu_table, summarize, table
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
+CONNECTIONS = 32  # in a closed loop
+MOST_CONNECTIONS = 4096  # in an open one
 VOID = 2  # exit status when a run cannot be reported
 
 
@@ -43,6 +45,9 @@ def main(
     header: Annotated[list[str] | None, typer.Option(help="Further header line; may be repeated.")] = None,
     pid: Annotated[int | None, typer.Option(help="Process of the service; found by the port by default.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of rows, plots and figures.")] = Path("runs/service"),
+    baselines: Annotated[bool, typer.Option(help="Then measure the baselines, in a closed loop.")] = False,
+    bundle: Annotated[Path, typer.Option(help="Bundle of the baselines.")] = Path("bundles/demo-vq"),
+    dtype: Annotated[str, typer.Option(help="Precision of the baselines.")] = "float32",
 ) -> None:
     """Load the service and print the tables. Rows are kept as npz, plots as PNG, figures as JSON."""
     from benchmarks.measure import describe_machine
@@ -50,7 +55,7 @@ def main(
 
     out.mkdir(parents=True, exist_ok=True)
     rates: list[float | None] = [*rate] if rate else [None]
-    limit = connections or (4096 if rate else 32)
+    limit = connections or (MOST_CONNECTIONS if rate else CONNECTIONS)
     loads = [
         Load(url, mix, each, limit, seconds, warm_up, seed, timeout, processes, tuple(header or ())) for each in rates
     ]
@@ -77,6 +82,12 @@ def main(
         print(f"\n{name}: {cores} of a core for the generator{gpu}")
         for line in cpu_table(run) if run.cpu else ():
             print(line)
+    if baselines:
+        from benchmarks.service.baselines import engine_rate, measure
+
+        print(f"\nbare engine, batches of equal size: {engine_rate(mix, bundle, dtype, seconds):.1f} requests/s")
+        closed = replace(loads[0], rate=None, connections=connections or CONNECTIONS, headers=())
+        done += measure(closed, bundle, dtype, objective_ms / 1e3)
     print()
     for line in table(done):
         print(line)

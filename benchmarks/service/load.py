@@ -6,7 +6,7 @@ import gc
 import multiprocessing
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from urllib.parse import urlsplit
 
@@ -65,6 +65,10 @@ class Load:
         if parts.scheme != "http" or not parts.hostname:
             raise ValueError(f"{self.url} must be of the form http://HOST:PORT.")
         return parts.hostname, parts.port or 80
+
+    def at(self, url: str) -> Load:
+        """Return the same load on another service."""
+        return replace(self, url=url)
 
     def plan(self, process: int) -> Plan:
         """Return the requests of one of the processes."""
