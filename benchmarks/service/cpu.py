@@ -135,7 +135,8 @@ def _topmost(pid: int) -> int:
 def _name(pid: int) -> str:
     words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
     if words[0].startswith("ray::"):
-        return words[0].removeprefix("ray::").split()[0].rpartition(":")[2]
+        title = words[0].removeprefix("ray::").split()[0].rpartition(":")[2]
+        return title.partition(".")[0]  # the title of a running call names its method
     if "service.sandbox.worker" in " ".join(words):
         return "media worker"
     if not Path(words[0]).name.startswith("python"):
