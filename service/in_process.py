@@ -41,7 +41,7 @@ class WorkObserver(Observer, Protocol):
 
 
 class LocalBackend:
-    """Queues, batches and runs requests in this process; a `types.Backend` whose calls also take a deadline.
+    """Queues, batches and runs requests in this process; a `types.Backend`.
 
     Args:
         cards: the bundles that `run` knows, the default one first.
@@ -54,7 +54,12 @@ class LocalBackend:
         self._cards = cards
         self._seconds = settings.request_seconds
         self._observer = observer
-        batcher = Batcher(settings.max_batch_tokens, settings.max_batch_requests, settings.max_queue_tokens)
+        batcher = Batcher(
+            settings.max_batch_tokens,
+            settings.max_batch_requests,
+            settings.max_queue_tokens,
+            settings.max_queue_seconds,
+        )
         self._executor = BatchExecutor(run, batcher, observer)
 
     def check_health(self) -> None:

@@ -39,10 +39,16 @@ class Settings(BaseSettings):
         (Path("bundles/demo-vq"),), description="bundle folders; the first is the default"
     )
     generators: tuple[Path, ...] = Field((), description="generator bundles; the tokenizers they name must be served")
-    host: str = Field("127.0.0.1", description="address to listen on; loopback, unless a firewall protects it")
+    host: str = Field("127.0.0.1", description="address to listen on; others than loopback need keys")
     port: int = Field(8000, ge=0, le=65535, description="port of the API")
     proxy: Literal["auto", "haproxy", "python"] = Field(
         "auto", description="what takes requests from the network; auto takes HAProxy where its wheel is installed"
+    )
+    keys: Path | None = Field(
+        None, description="file of callers' keys, made by `omnitok keys add`; none asks for no key"
+    )
+    open_access: bool = Field(
+        False, description="serve without keys on any address, where a gateway or a firewall protects the port"
     )
     cors_origins: tuple[Origin, ...] = Field(
         (), description='origins whose pages may call the API from a browser, such as "https://app.example", or "*"'
@@ -67,6 +73,9 @@ class Settings(BaseSettings):
     max_queue_tokens: int = Field(
         262_144, gt=0, description="latent positions waiting in one replica before it refuses"
     )
+    max_queue_seconds: float = Field(
+        4.0, gt=0, description="longest expected wait in one replica's queue before it refuses, by its measured rate"
+    )
     generator_replicas: int = Field(
         0,
         ge=0,
@@ -84,6 +93,11 @@ class Settings(BaseSettings):
         512, ge=1, description="prompt tokens computed between two steps, so that nothing waits longer for a prompt"
     )
     max_queue_samples: int = Field(256, gt=0, description="samples waiting in one replica before it refuses")
+    max_inflight_requests: int = Field(
+        224,
+        gt=0,
+        description="requests that one ingress replica works on at a time; below Ray's 256, so that probes pass",
+    )
     held_body_bytes: int = Field(
         512 * MIB, gt=0, description="bodies that one ingress replica holds at a time, all requests together, bytes"
     )

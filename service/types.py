@@ -107,21 +107,26 @@ class Decoded:
 
 
 class Backend(Protocol):
-    """The tokenizer tier as the HTTP tier sees it. Every method may raise `ProblemError`."""
+    """The tokenizer tier as the HTTP tier sees it. Every method may raise `ProblemError`.
+
+    `seconds` is the time left until the deadline, the service's own if None.
+    """
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles that are served, the default one first."""
         ...
 
-    async def encode(self, model: str, pixels: NDArray[np.uint8], want: Want) -> Encoded:
+    async def encode(
+        self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float | None = None
+    ) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3), 1 <= T; any T, H, W: the model pads and says so in its grid."""
         ...
 
-    async def decode(self, model: str, codes: NDArray[Any], size: Size) -> Decoded:
+    async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode tokens int (t, h, w) or latents float (t, h, w, c); crop to `size` (frames, height, width)."""
         ...
 
-    async def reconstruct(self, model: str, pixels: NDArray[np.uint8]) -> Decoded:
+    async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float | None = None) -> Decoded:
         """Encode, then decode in one visit; the answer has the shape of `pixels`."""
         ...
 

@@ -31,17 +31,18 @@ OUTSIDE = {"benchmarks", "bundles", "deploy", "docs", "examples", "tests"}
 SERVICE = {
     "formats": {"errors", "types"},
     "sandbox": {"errors", "settings"},
-    "scheduling": {"errors", "types"},
+    "scheduling": {"drain_rate", "errors", "types"},
     "link": {"errors", "types"},
     "operations": {"errors", "formats", "sandbox", "settings", "types"},
     "engine": {"scheduling", "types"},
     "in_process": {"operations", "scheduling", "settings", "types"},
-    "api": {"errors", "formats", "operations", "sandbox", "settings", "types"},
+    "keys": {"settings"},
+    "api": {"drain_rate", "errors", "formats", "keys", "operations", "sandbox", "settings", "types"},
     "cluster": {"api", "engine", "errors", "in_process", "link", "sandbox", "scheduling", "settings", "types"},
     "client": {"errors", "formats", "types"},
     "cli": {
         *("client", "cluster", "engine", "errors", "formats", "in_process", "operations", "sandbox", "scheduling"),
-        *("settings", "types"),
+        *("keys", "settings", "types"),
     },
 }
 # Libraries that parts of the service keep to themselves, and modules that may import them.

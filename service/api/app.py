@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from media.errors import MediaError
+from service.api.authentication import Authentication
 from service.api.cors import Cors
 from service.api.errors import on_http_exception, on_problem
 from service.api.log import configure
@@ -19,6 +20,7 @@ from service.api.routes import routers
 from service.api.routes.docs import add_docs
 from service.api.services import Services
 from service.errors import ProblemError
+from service.keys import KeyRing
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.types import Backend, Generated, GenerateJob, GeneratorBackend, GeneratorCard, HttpMetrics
@@ -51,6 +53,9 @@ def create_app(
         settings: limits and deadlines.
         metrics: where requests are counted; None counts nothing.
         generators: the generators; None for a service that only encodes and decodes.
+
+    Raises:
+        KeyFileError: the file of keys cannot be used.
     """
     configure()
 
@@ -73,6 +78,8 @@ def create_app(
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
         routes += router.routes
+    if settings.keys is not None:
+        app.add_middleware(Authentication, keys=KeyRing(settings.keys, settings.ingress_replicas))
     app.add_middleware(RequestMiddleware, metrics=metrics, labels=route_labels(routes))
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,6 +12,8 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from media.identify import FAMILIES, IMAGE_TYPES, VIDEO_TYPES
+from service.api.admission import Place
+from service.api.deadline import Deadline
 from service.api.errors import ClientGoneError
 from service.api.negotiation import MSGPACK_ALIASES
 from service.errors import ProblemError
@@ -70,35 +71,6 @@ class BodyKind:
     optional: bool = False
 
 
-class BodyBudget:
-    """The budget in bytes of all request bodies that this process holds, so that a crowd cannot exhaust its memory.
-
-    Args:
-        limit: bytes; a body that is alone may take more.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._held = limit, 0
-
-    @contextmanager
-    def taken(self) -> Iterator[Callable[[int], None]]:
-        """Yield a function that takes bytes, or raises `overloaded`; all of them are given back at the end."""
-        mine = 0
-
-        def take(size: int) -> None:
-            nonlocal mine
-            if self._held > mine and self._held + size > self._limit:
-                detail = f"The service holds {self._held} bytes of other bodies already. Try again in a moment."
-                raise ProblemError("overloaded", detail, limit=self._limit, retry_after_seconds=1)
-            self._held += size
-            mine += size
-
-        try:
-            yield take
-        finally:
-            self._held -= mine
-
-
 def parse_content_type(header: str | None, supported: tuple[str, ...]) -> ContentType:
     """Parse a `Content-Type` header; none at all means bytes that are sniffed.
 
@@ -142,18 +114,19 @@ def byte_cap(media_type: str, limits: Limits, unlabelled: int) -> int:
     return unlabelled + MULTIPART_OVERHEAD if media_type == MULTIPART else limits.tensor_bytes
 
 
-async def read_body(request: Request, kind: BodyKind, limits: Limits, take: Callable[[int], None]) -> Body:
+async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Place, deadline: Deadline) -> Body:
     """Read the body of a request.
 
     Args:
         request: not read so far.
         kind: of the body.
         limits: caps of bytes and seconds.
-        take: called with the size of each piece before it is kept; see `BodyBudget`.
+        place: takes the size of each piece before it is kept.
+        deadline: of the request.
 
     Raises:
         ProblemError: `unsupported-media-type`, `unsupported-encoding`, `bad-header`, `body-too-large`, `slow-body`,
-            `overloaded`, or `malformed-body` for an empty one or broken gzip.
+            `deadline-exceeded`, `overloaded`, or `malformed-body` for an empty one or broken gzip.
         ClientGoneError: the connection closed first.
     """
     packed = _is_gzip(request)
@@ -167,15 +140,18 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, take: Call
             raise ProblemError("bad-header", "Content-Length must be a number of bytes, in decimal digits.")
         if int(declared) > cap:
             raise _too_large(cap, int(declared))
+        place.expect(int(declared))
     data = bytearray()
     try:
-        async with asyncio.timeout(limits.body_seconds):
+        async with asyncio.timeout(min(limits.body_seconds, deadline.left())):
             async for chunk in _inflated(request.stream()) if packed else request.stream():
                 if len(data) + len(chunk) > cap:
                     raise _too_large(cap, len(data) + len(chunk))
-                take(len(chunk))
+                place.take(len(chunk))
                 data += chunk
     except TimeoutError as error:
+        if not deadline.left():
+            raise deadline.passed("The body had not arrived") from error
         detail = f"The body must arrive within {limits.body_seconds:g} s."
         raise ProblemError("slow-body", detail, limit=limits.body_seconds) from error
     except ClientDisconnect as error:

@@ -22,6 +22,9 @@ EXPOSED_HEADERS = (
     "X-Omnitok-Seed",
     "Server-Timing",
     "Retry-After",
+    "RateLimit-Limit",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
     "Allow",
     "WWW-Authenticate",
 )

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.api.caller import CallerBackend, CallerGenerators
+from service.api.deadline import Deadline
 from service.api.negotiation import accepts_by_name, require
 from service.api.services import Services
 from service.formats.codes import codes_offers
@@ -24,7 +26,7 @@ class Exchange:
         request: the request.
         services: of the application.
         parse_ms: time spent on parsing the body, milliseconds.
-        seconds: deadline of the work.
+        deadline: of the request.
 
     Attributes:
         id: of the request.
@@ -33,10 +35,12 @@ class Exchange:
         media_type: of the answer, once it is chosen.
     """
 
-    def __init__(self, request: Request, services: Services, parse_ms: float, seconds: float) -> None:
-        self.backend, self.generators = services.backend, services.generators
+    def __init__(self, request: Request, services: Services, parse_ms: float, deadline: Deadline) -> None:
+        budget = getattr(request.state, "budget", None)
+        self.backend = CallerBackend(services.backend, deadline, budget)
+        self.generators = CallerGenerators(services.generators, deadline, budget)
         self.media, self.limits = services.media, services.settings.limits
-        self.seconds = seconds
+        self.deadline = deadline
         self.accept: str | None = request.headers.get("accept")
         self.id: str = request.state.request_id
         self.started: float = request.state.started

@@ -88,6 +88,7 @@ class _Exchange:
                 "route": route,
                 "method": method,
                 "status": code,
+                "caller": self._state.get("caller"),
                 "problem": self._state.get("problem"),
                 "model": self._state.get("model"),
                 "milliseconds": round(1000 * seconds, 2),
@@ -97,7 +98,10 @@ class _Exchange:
             event(logging.INFO, "request", {key: value for key, value in fields.items() if value is not None})
 
     async def _count_in(self) -> Message:
-        message = await self._receive()
+        try:
+            message = await self._receive()
+        except Exception as error:  # Ray raises its own when the proxy has given the request up, or died
+            raise ClientGoneError from error
         if message["type"] == "http.request":
             self._bytes_in += len(message.get("body", b""))
         return message

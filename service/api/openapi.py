@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.api.body import MULTIPART, BodyKind
+from service.api.deadline import HEADER
 from service.errors import PROBLEMS
 from service.formats.media_types import PROBLEM_TYPE
 
@@ -30,6 +31,13 @@ PROBLEM = {
         "retry_after_seconds": {"type": "number"},
     },
 }
+TIMEOUT = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 999999},
+    "description": "time that the caller waits, from the first byte of the request; at most the service's own deadline",
+}
 REFUSAL: dict[int | str, dict[str, Any]] = {
     "default": {"description": "a problem document (RFC 9457)", "content": {PROBLEM_TYPE: {"schema": PROBLEM}}}
 }
@@ -44,7 +52,7 @@ def describe(takes: BodyKind, options: type[BaseModel] | None, gives: Sequence[s
         gives: media types of its answers.
     """
     return {
-        "parameters": [] if options is None else query_parameters(options),
+        "parameters": [*([] if options is None else query_parameters(options)), TIMEOUT],
         "requestBody": {"required": not takes.optional, "content": _content(takes)},
         "responses": {
             "200": {"description": "chosen by Accept", "content": {name: {"schema": BINARY} for name in gives}}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from service.api.body import BodyBudget
+from service.api.admission import Admission
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.types import Backend, GeneratorBackend
@@ -28,10 +28,11 @@ class Services:
     generators: GeneratorBackend
     media: MediaPool
     settings: Settings
-    bodies: BodyBudget = field(init=False)
+    admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "bodies", BodyBudget(self.settings.held_body_bytes))
+        admission = Admission(self.settings.max_inflight_requests, self.settings.held_body_bytes)
+        object.__setattr__(self, "admission", admission)
 
 
 def services_of(request: Request) -> Services:

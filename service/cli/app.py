@@ -17,6 +17,7 @@ from service.cli.encode import encode
 from service.cli.errors import EXPECTED, sentence
 from service.cli.generate import generate
 from service.cli.inspect import inspect
+from service.cli.keys import app as keys
 from service.cli.models import models
 from service.cli.plugins import Commands
 from service.cli.reconstruct import reconstruct
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for command in (serve, encode, decode, reconstruct, generate, inspect, models, convert):
     app.command()(command)
+app.add_typer(keys, name="keys")
 
 
 def main() -> None:

@@ -100,6 +100,7 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
     """
     settings = Settings(
         max_queue_tokens=UNLIMITED,
+        max_queue_seconds=UNLIMITED,
         max_queue_samples=MAX_SAMPLES,
         request_seconds=FOREVER_SECONDS,
         generate_seconds=FOREVER_SECONDS,

@@ -10,7 +10,7 @@ from typing import Annotated, Protocol
 
 import typer
 
-from service.cli.options import DeviceOption, ServerOption, choose_bundle
+from service.cli.options import DeviceOption, KeyOption, ServerOption, choose_bundle
 from service.formats.result import EncodeResult
 from service.formats.samples import Samples
 from service.operations.options_generate import GenerateOptions
@@ -36,6 +36,7 @@ class GeneratorLocation:
         ),
     ] = None
     server: ServerOption = None
+    api_key: KeyOption = None
     device: DeviceOption = "auto"
 
     def check(self, model: str | None) -> None:
@@ -84,5 +85,5 @@ def opened(location: GeneratorLocation, samples: int) -> Iterator[CommandGenerat
     from service.cli.generate_remote import ServiceGenerator
     from service.client import Client
 
-    with Client(location.server) as client:
+    with Client(location.server, api_key=location.api_key) as client:
         yield ServiceGenerator(client)

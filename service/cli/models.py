@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.errors import CommandError
-from service.cli.options import ServerOption, TokenizerLocation, choose_bundle
+from service.cli.options import KeyOption, ServerOption, TokenizerLocation, choose_bundle
 
 if TYPE_CHECKING:
     from service.types import GeneratorCard, ModelCard
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 def models(
     bundle: Annotated[list[Path] | None, typer.Option("--bundle", "-b", help="Bundle folder; repeat for more.")] = None,
     server: ServerOption = None,
+    api_key: KeyOption = None,
 ) -> None:
     """List the bundles of a service, or describe bundle folders."""
     if server is not None:
@@ -25,7 +26,7 @@ def models(
         from service.cli.remote import failures
         from service.client import Client
 
-        with failures(), Client(server) as client:
+        with failures(), Client(server, api_key=api_key) as client:
             cards, generators = client.models(), client.generators()
     else:
         cards, generators = _read(bundle or [choose_bundle(None)])

@@ -36,6 +36,10 @@ BundleOption = Annotated[
     Path | None, typer.Option("--bundle", "-b", help="Bundle folder.", show_default=str(DEFAULT_BUNDLE))
 ]
 ServerOption = Annotated[str | None, typer.Option("--server", "--url", help="Work through the service at this URL.")]
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--api-key", envvar="OMNITOK_API_KEY", show_envvar=True, help="Key for that service."),
+]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to run offline.")]
 SkipOption = Annotated[bool, typer.Option("--skip-existing", help="Leave inputs whose output is there already.")]
 
@@ -51,6 +55,7 @@ class TokenizerLocation:
 
     bundle: BundleOption = None
     server: ServerOption = None
+    api_key: KeyOption = None
     device: DeviceOption = "auto"
 
     def check(self, model: str | None) -> None:

@@ -24,6 +24,11 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000")] = None,
     replicas: Annotated[int | None, typer.Option(help="Tokenizer replicas: one per GPU.", show_default="1")] = None,
+    keys: Annotated[Path | None, typer.Option(help="File of callers' keys, made by `omnitok keys add`.")] = None,
+    open_access: Annotated[
+        bool | None,
+        typer.Option("--open-access", help="Serve without keys on any address, behind a gateway or a firewall."),
+    ] = None,
     device: Annotated[Device | None, typer.Option(help="Where the tokenizers run.", show_default="auto")] = None,
 ) -> None:
     """Start the service and stay until Ctrl-C. What is not given here comes from OMNITOK_* variables."""
@@ -36,6 +41,8 @@ def serve(
         "port": port,
         "tokenizer_replicas": replicas,
         "device": device,
+        "keys": keys.resolve() if keys else None,
+        "open_access": open_access,
     }
     try:
         settings = Settings(**{key: value for key, value in given.items() if value is not None})
@@ -43,5 +50,7 @@ def serve(
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise CommandError(f"the settings are invalid: {wrong}") from error
     from service.cluster.app import serve_forever
+    from service.keys import check_access
 
+    check_access(settings)
     serve_forever(settings)

@@ -48,5 +48,5 @@ def opened(location: TokenizerLocation) -> Iterator[CommandTokenizer]:
     from service.cli.remote import ServiceTokenizer
     from service.client import Client
 
-    with Client(location.server) as client:
+    with Client(location.server, api_key=location.api_key) as client:
         yield ServiceTokenizer(client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ from service.formats.result import EncodeResult
 from service.formats.tensors import pack_tensor
 from service.types import ModelCard, Want
 
+API_KEY_VARIABLE = "OMNITOK_API_KEY"
 CONNECT_SECONDS = 5.0
 READ_BYTES = 2**18
 LOCAL_URL = "http://127.0.0.1:8000"
@@ -29,11 +31,13 @@ LOCAL_URL = "http://127.0.0.1:8000"
 class ConnectionOptions(TypedDict, total=False):
     """Options of a client.
 
-    headers: sent with every call, such as {"Authorization": "Bearer ..."} for a gateway.
+    api_key: of this caller, sent with every call; the variable OMNITOK_API_KEY by default, if it is set.
+    headers: sent with every call.
     timeout: seconds without a byte of the answer before a call is given up; 75 by default.
     retries: attempts after a broken connection or a passing refusal, 4 by default; all calls are pure.
     """
 
+    api_key: str | None
     headers: Mapping[str, str] | None
     timeout: float
     retries: int
@@ -113,12 +117,20 @@ class Call:
 
 
 def connection(
-    base_url: str, *, headers: Mapping[str, str] | None = None, timeout: float = 75.0, retries: int = 4
+    base_url: str,
+    *,
+    api_key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 75.0,
+    retries: int = 4,
 ) -> tuple[RetryRule, dict[str, Any]]:
     """Return the rule of retries and the arguments of an httpx client; the values are those of `ConnectionOptions`."""
     # Calls that wait for a free connection wait as long as it takes.
     limits = httpx.Timeout(timeout, connect=CONNECT_SECONDS, pool=None)
-    return RetryRule(retries), {"base_url": base_url, "headers": headers, "timeout": limits}
+    key = api_key or os.environ.get(API_KEY_VARIABLE)
+    sent = httpx.Headers({"Authorization": f"Bearer {key}"} if key else {})
+    sent.update(headers)
+    return RetryRule(retries), {"base_url": base_url, "headers": sent, "timeout": limits}
 
 
 MODELS = Call("GET", "/models")

@@ -97,22 +97,21 @@ class RayBackend(Remote):
         """Return the bundles, the default one first; a living replica named them in the last few seconds."""
         return await self._remembered_cards("models")
 
-    async def encode(self, model: str, pixels: NDArray[Any], want: Want) -> Encoded:
+    async def encode(self, model: str, pixels: NDArray[Any], want: Want, *, seconds: float | None = None) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3)."""
-        return await self._call("encode", model, pixels, want)
+        return await self._call("encode", seconds, model, pixels, want)
 
-    async def decode(self, model: str, codes: NDArray[Any], size: Size) -> Decoded:
+    async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode tokens (t, h, w) or latents (t, h, w, c), cropped to `size`."""
-        return await self._call("decode", model, codes, size)
+        return await self._call("decode", seconds, model, codes, size)
 
-    async def reconstruct(self, model: str, pixels: NDArray[Any]) -> Decoded:
+    async def reconstruct(self, model: str, pixels: NDArray[Any], *, seconds: float | None = None) -> Decoded:
         """Encode and decode uint8 RGB pixels (T, H, W, 3)."""
-        return await self._call("reconstruct", model, pixels)
+        return await self._call("reconstruct", seconds, model, pixels)
 
-    async def _call(self, method: str, *arguments: Any) -> Any:
-        return await self._retry(
-            lambda deadline: self._once(deadline, method, *arguments), self._settings.request_seconds
-        )
+    async def _call(self, method: str, seconds: float | None, *arguments: Any) -> Any:
+        left = self._settings.request_seconds if seconds is None else seconds
+        return await self._retry(lambda deadline: self._once(deadline, method, *arguments), left)
 
 
 class Ingress:

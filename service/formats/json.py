@@ -16,6 +16,7 @@ from service.errors import ProblemError
 from service.formats.result import EncodeResult, build
 
 MAX_CONTAINERS = 200_000
+MAX_KEYS = 4096  # counted by colons, before anything is built of them; no body of ours has a hundred
 
 # The prefix of a data URL (RFC 2397): its length is bounded, and its media type is a claim that nobody trusts.
 DATA_URL = re.compile(r"data:[!-+\--~]{0,256};base64,", re.ASCII | re.IGNORECASE)
@@ -40,6 +41,8 @@ def read_json(data: bytes | bytearray | str, what: str = "The body") -> dict[str
         text = data if isinstance(data, str) else data.decode("utf-8")
         if text.count("[") + text.count("{") > MAX_CONTAINERS:
             raise ProblemError("malformed-body", f"{what} may hold {MAX_CONTAINERS} lists and objects; it holds more.")
+        if text.count(":") > MAX_KEYS:
+            raise ProblemError("malformed-body", f"{what} may hold {MAX_KEYS} colons; it holds more.")
         value = json.loads(text, object_pairs_hook=unique_map, parse_constant=refuse)
     except ProblemError:
         raise

@@ -14,6 +14,7 @@ from service.formats.npy import read_header, read_npy
 from service.formats.result import EncodeResult, build
 
 MAX_MEMBERS = 8
+MAX_META_BYTES = 2**20  # numpy keeps a character in four bytes
 ZIP_ENTRY = b"PK\x01\x02"
 MAX_ZIP_ENTRIES = 64  # more than members, since packed data may hold the signature by chance
 
@@ -68,6 +69,9 @@ def _members(data: bytes, max_bytes: int) -> dict[str, bytes]:
 
 def _text(data: bytes) -> dict[str, Any]:
     shape, _, dtype, payload = read_header(data, "`meta`")
+    if len(payload) > MAX_META_BYTES:
+        detail = f"`meta` may have {MAX_META_BYTES} bytes; it has {len(payload)}."
+        raise ProblemError("body-too-large", detail, MAX_META_BYTES, len(payload))
     if dtype.kind == "U" and shape == () and dtype.itemsize == len(payload):
         text: str | bytes
         try:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from media.types import Preprocess, SourceInfo
 from service.errors import ProblemError
@@ -26,16 +26,13 @@ def _source(value: object) -> object:
     """Return the source in plain data; its fields are checked afterwards."""
     if not isinstance(value, Mapping):
         return value
+    times = value.get("sampled_pts")
+    if isinstance(times, list | tuple) and len(times) > MAX_TIMES:  # or each could be an error
+        raise ValueError(f"`sampled_pts` may have {MAX_TIMES} times; it has {len(times)}.")
     try:
         return SourceInfo(**value)
     except TypeError:
         raise ValueError(f"The fields are {', '.join(SourceInfo.__dataclass_fields__)}; each is required.") from None
-
-
-def _bounded(source: SourceInfo) -> SourceInfo:
-    if len(source.sampled_pts) > MAX_TIMES:
-        raise ValueError(f"`sampled_pts` may have {MAX_TIMES} times; it has {len(source.sampled_pts)}.")
-    return source
 
 
 def _preprocess(value: object) -> object:
@@ -48,7 +45,7 @@ def _preprocess(value: object) -> object:
         raise ValueError(f"The fields are {', '.join(Preprocess.__dataclass_fields__)}.") from None
 
 
-Source = Annotated[SourceInfo, BeforeValidator(_source, json_schema_input_type=SourceInfo), AfterValidator(_bounded)]
+Source = Annotated[SourceInfo, BeforeValidator(_source, json_schema_input_type=SourceInfo)]
 Steps = Annotated[Preprocess, BeforeValidator(_preprocess, json_schema_input_type=Preprocess)]
 
 

@@ -138,7 +138,7 @@ def check_seconds(plan: GeneratePlan, seconds: float) -> None:
     """
     if plan.seconds is not None and plan.seconds > seconds:
         less = "samples or steps" if plan.generator.kind == "diffusion" else "samples or frames"
-        detail = f"This takes about {plan.seconds:.0f} s, and an answer must be ready in {seconds:g} s."
+        detail = f"This takes about {plan.seconds:.0f} s, and an answer must be ready in {seconds:.3g} s."
         raise ProblemError("use-async", f"{detail} Ask for fewer {less}.", seconds, round(plan.seconds, 1))
 
 

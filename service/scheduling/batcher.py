@@ -3,20 +3,22 @@
 Items of equal key run together. Keys take turns (deficit round robin): on each visit a key earns one batch budget of
 credit, and its head item runs as soon as the credit covers it, so neither a stream of images nor one long clip can
 starve the other. Nothing waits for company: a batch is what has gathered while the previous one ran.
+
+An item is admitted only if it can be expected to start in time: the rate at which items drained lately says when.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from service.drain_rate import DrainRate, retry_after
 from service.errors import ProblemError
 
 StopReason = Literal["drained", "count", "budget"]
 
-RATE_MEMORY = 0.8  # weight of the past in the drain rate; about five batches are remembered
-RETRY_AFTER_SECONDS = (1.0, 60.0)
 SHRUNKEN_KEYS = 256  # keys come from callers' shapes, so what is remembered of them is bounded
 
 
@@ -64,6 +66,7 @@ class Batch:
 @dataclass
 class _Queue:
     items: dict[int, Item] = field(default_factory=dict)  # in order of arrival
+    cost: int = 0
     credit: int = 0
 
 
@@ -74,21 +77,27 @@ class Batcher:
         max_tokens: latent positions of one batch; a larger item runs alone.
         max_requests: items of one batch.
         max_queue_tokens: latent positions that may wait; an empty queue takes any item.
+        max_queue_seconds: the longest expected wait of an item that others wait before.
     """
 
-    def __init__(self, max_tokens: int, max_requests: int, max_queue_tokens: int) -> None:
-        if min(max_tokens, max_requests, max_queue_tokens) < 1:
-            raise ValueError(f"Bounds must be positive: {max_tokens=} {max_requests=} {max_queue_tokens=}.")
+    def __init__(
+        self, max_tokens: int, max_requests: int, max_queue_tokens: int, max_queue_seconds: float = math.inf
+    ) -> None:
+        if min(max_tokens, max_requests, max_queue_tokens, max_queue_seconds) <= 0:
+            raise ValueError(
+                f"Bounds must be positive: {max_tokens=} {max_requests=} {max_queue_tokens=} {max_queue_seconds=}."
+            )
         self.max_tokens = max_tokens
         self.max_requests = max_requests
         self.max_queue_tokens = max_queue_tokens
+        self.max_queue_seconds = max_queue_seconds
         self.queued_tokens = 0
         self.running: Batch | None = None
         self._queues: dict[Key, _Queue] = {}  # only keys with items, and exactly the keys of the ring
         self._ring: deque[Key] = deque()
         self._keys: dict[int, Key] = {}  # item id -> key, for the items that wait
         self._budgets: dict[Key, int] = {}  # keys that ran out of memory at the full budget
-        self._rate: float | None = None  # tokens per second
+        self._rate = DrainRate()
 
     @property
     def queued_requests(self) -> int:
@@ -99,26 +108,30 @@ class Batcher:
         """Return the latent positions that a batch of `key` may hold now."""
         return self._budgets.get(key, self.max_tokens)
 
-    def submit(self, item: Item) -> None:
+    def submit(self, item: Item, now: float) -> None:
         """Admit an item or refuse it at once.
 
         Raises:
-            ProblemError: `overloaded`, with the time that the queue needs to drain.
+            ProblemError: `overloaded`, with the time that the work before the item needs.
         """
         if item.id in self._keys or item.cost < 1:
             raise ValueError(f"Item {item.id} of cost {item.cost} is queued already or costs nothing.")
+        wait = self.wait(item, now)
         if self._keys and self.queued_tokens + item.cost > self.max_queue_tokens:
-            raise ProblemError(
-                "overloaded",
-                "The queue is full.",
-                limit=self.max_queue_tokens,
-                actual=self.queued_tokens + item.cost,
-                retry_after_seconds=self.retry_after(),
-            )
+            tokens = self.queued_tokens + item.cost
+            raise ProblemError("overloaded", "The queue is full.", self.max_queue_tokens, tokens, [], retry_after(wait))
+        patience = item.deadline - now
+        if self._keys:
+            patience = min(patience, self.max_queue_seconds)
+        if wait is not None and wait > patience:
+            detail = f"The request would wait for {wait:.1f} s, and it may wait for {max(0.0, patience):.1f} s."
+            raise ProblemError("overloaded", detail, patience, wait, [], retry_after(wait))
         if item.key not in self._queues:
             self._queues[item.key] = _Queue()
             self._ring.append(item.key)
-        self._queues[item.key].items[item.id] = item
+        queue = self._queues[item.key]
+        queue.items[item.id] = item
+        queue.cost += item.cost
         self._keys[item.id] = item.key
         self.queued_tokens += item.cost
 
@@ -154,8 +167,7 @@ class Batcher:
         if self.running is None:
             raise RuntimeError("No batch is running.")
         batch, self.running = self.running, None
-        rate = batch.cost / max(now - batch.started, 1e-6)
-        self._rate = rate if self._rate is None else RATE_MEMORY * self._rate + (1 - RATE_MEMORY) * rate
+        self._rate.add(batch.cost, now - batch.started)
         if batch.key in self._budgets and batch.stop_reason == "budget":
             self._grow(batch.key)
 
@@ -166,10 +178,21 @@ class Batcher:
         if len(self._budgets) > SHRUNKEN_KEYS:
             del self._budgets[next(iter(self._budgets))]
 
-    def retry_after(self) -> float:
-        """Return the seconds until the present queue has drained, from the rate of the last batches."""
-        least, most = RETRY_AFTER_SECONDS
-        return least if self._rate is None else min(most, max(least, self.queued_tokens / self._rate))
+    def wait(self, item: Item, now: float) -> float | None:
+        """Return the seconds until the item would start, by the rate of the last batches; None before the first.
+
+        Its own key goes before it; the others get as many turns as its key needs to reach it.
+        """
+        own = self._queues.get(item.key, _Queue())
+        turns = max(
+            math.ceil((own.cost + item.cost) / self.max_tokens), math.ceil((len(own.items) + 1) / self.max_requests)
+        )
+        others = sum(min(queue.cost, turns * self.max_tokens) for key, queue in self._queues.items() if key != item.key)
+        wait = self._rate.seconds(own.cost + others)
+        if wait is None or self.running is None:
+            return wait
+        elapsed = now - self.running.started
+        return wait + max(0.0, (self._rate.seconds(self.running.cost) or 0.0) - elapsed)
 
     def _form(self, key: Key, queue: _Queue, now: float) -> Batch:
         budget, cost = self.budget(key), 0
@@ -192,7 +215,9 @@ class Batcher:
     def _remove(self, item_id: int) -> None:
         key = self._keys.pop(item_id)
         queue = self._queues[key]
-        self.queued_tokens -= queue.items.pop(item_id).cost
+        cost = queue.items.pop(item_id).cost
+        queue.cost -= cost
+        self.queued_tokens -= cost
         if not queue.items:
             del self._queues[key]
             self._ring.remove(key)

@@ -89,10 +89,11 @@ class BatchExecutor:
         if self._closed:
             raise _draining()
         loop = asyncio.get_running_loop()
-        item = Item(next(self._ids), key, cost, time.monotonic() + seconds, payload)
-        self._batcher.submit(item)
+        now = time.monotonic()
+        item = Item(next(self._ids), key, cost, now + seconds, payload)
+        self._batcher.submit(item, now)
         future = self._waiting[item.id] = loop.create_future()
-        self._arrived[item.id] = time.monotonic()
+        self._arrived[item.id] = now
         alarm = loop.call_later(seconds, self._expire)
         self._advance()
         try:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from service.api.deadline import HEADER
 from service.errors import PROBLEMS
 from service.settings import Limits
 
@@ -50,6 +51,8 @@ def test_every_route_is_there() -> None:
 def test_every_parameter_is_there_with_its_default_and_choices(path: str) -> None:
     table = rows(section(TITLES[path]), "parameter")
     described = {item["name"]: item["schema"] for item in OPENAPI["paths"][path]["post"]["parameters"]}
+    assert described.pop(HEADER)
+    assert f"`{HEADER}`" in section("Headers")
     assert sorted(name for cells in table for name in names(cells[0])) == sorted(described)
     for first, default, meaning in table:
         for schema in (described[name] for name in names(first) if not meaning.startswith("as for")):

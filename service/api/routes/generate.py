@@ -17,7 +17,7 @@ from service.api.event_stream import Channel, Event, EventStream, open_stream
 from service.api.exchange import Exchange
 from service.api.negotiation import choose
 from service.api.parsing_generate import GENERATE, GenerateUpload
-from service.api.routes.route import Route, in_time
+from service.api.routes.route import Route
 from service.formats.codes import CODES_TYPES, write_codes
 from service.formats.media_types import EVENT_STREAM, MSGPACK, NPY, NPZ
 from service.formats.pixels import amount
@@ -78,7 +78,7 @@ async def _stream(exchange: Exchange, upload: GenerateUpload, options: GenerateO
         exchange.use(planned[0].generator)
         return exchange.headers(planned[0].generator, planned[0].seed)
 
-    task = asyncio.create_task(in_time(work(), exchange.seconds))
+    task = asyncio.create_task(exchange.deadline.hold(work()))
     return await open_stream(channel, task, exchange.id, headers)
 
 
@@ -98,7 +98,7 @@ async def _run(
         exchange.limits,
         on_event,
         accept,
-        exchange.seconds,
+        exchange.deadline.left(),
     )
 
 

@@ -117,7 +117,7 @@ async def images(exchange: Exchange, upload: GenerateUpload, options: ImageOptio
         options.generate_options(),
         exchange.limits,
         accept=accept,
-        seconds=exchange.seconds,
+        seconds=exchange.deadline.left(),
     )
     name = None if made.class_id is None else dict(enumerate(made.generator.classes)).get(made.class_id)
     data = []

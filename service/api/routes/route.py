@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.body import BodyKind, read_body, while_connected
+from service.api.deadline import Deadline
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange
 from service.api.negotiation import parse_accept
 from service.api.openapi import describe
 from service.api.query import parse_options
 from service.api.services import Services, services_of
-from service.errors import ProblemError
 from service.operations.options import RouteOptions
 from service.settings import Settings
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,12 @@ class Route:
             ProblemError, MediaError: for anything wrong with the request, and for what the service cannot do now.
             ClientGoneError: the connection closed first.
         """
-        limits, seconds = services.settings.limits, self.seconds(services.settings)
+        limits = services.settings.limits
         parse_accept(request.headers.get("accept"))  # nonsense is refused before the body is read
+        deadline = Deadline.of(request, self.seconds(services.settings))
         with ExitStack() as stack:
-            take = stack.enter_context(services.bodies.taken())
-            body = await read_body(request, self.takes, limits, take)
+            place = stack.enter_context(services.admission.admitted())
+            body = await read_body(request, self.takes, limits, place, deadline)
 
             async def work() -> Response:
                 started = time.perf_counter()
@@ -84,26 +83,9 @@ class Route:
                 query = request.scope["query_string"] if self.in_query else b""
                 parse_ms = 1000 * (time.perf_counter() - started)
                 options = parse_options(self.options, query, upload.options)
-                return await self.work(Exchange(request, services, parse_ms, seconds), upload, options)
+                return await self.work(Exchange(request, services, parse_ms, deadline), upload, options)
 
-            response = await while_connected(request, in_time(work(), seconds))
+            response = await while_connected(request, deadline.hold(work()))
             if isinstance(response, EventStream):  # its work goes on, and may hold the body
                 response.release = stack.pop_all().close
             return response
-
-
-async def in_time(work: Coroutine[Any, Any, T], seconds: float) -> T:
-    """Return what the work returns.
-
-    Raises:
-        ProblemError: `deadline-exceeded`.
-    """
-    try:
-        async with asyncio.timeout(seconds) as deadline:
-            return await work
-    except TimeoutError as error:
-        if not deadline.expired():
-            raise
-        raise ProblemError(
-            "deadline-exceeded", f"No answer was ready after {seconds:g} s. Send less.", seconds
-        ) from error

@@ -33,29 +33,34 @@ class BlockBackend:
     """A tokenizer without a network: a latent is the mean colour of its block, a token that colour in 9 bits.
 
     `stall`, where it is set, is awaited before each answer, and `cancelled` counts the calls that were given up there.
+    `seconds` is the time that the last call of `encode` had left.
     """
 
     def __init__(self) -> None:
         self.cards = [VQ, VAE]
         self.stall: Callable[[], Awaitable[None]] | None = None
         self.cancelled = 0
+        self.seconds: float | None = None
 
     async def models(self) -> list[ModelCard]:
         return self.cards
 
-    async def encode(self, model: str, pixels: NDArray[np.uint8], want: Want) -> Encoded:
+    async def encode(
+        self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float | None = None
+    ) -> Encoded:
+        self.seconds = seconds
         await self._wait()
         latents = self._latents(pixels)
         return Encoded(
             self._tokens(latents) if want != "latents" else None, latents if want != "tokens" else None, TIMING
         )
 
-    async def decode(self, model: str, codes: NDArray[Any], size: Size) -> Decoded:
+    async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         await self._wait()
         assert codes.dtype == (np.int32 if codes.ndim == 3 else np.float32)
         return Decoded(self._pixels(codes, size), TIMING)
 
-    async def reconstruct(self, model: str, pixels: NDArray[np.uint8]) -> Decoded:
+    async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float | None = None) -> Decoded:
         await self._wait()
         latents = self._latents(pixels)
         codes = self._tokens(latents) if model == VQ.id else latents

@@ -65,6 +65,7 @@ BODIES = [
     _malformed("JSON with a key twice", b'{"media": "", "media": ""}', JSON),
     _malformed("JSON with NaN", b'{"media": NaN}', JSON),
     _malformed("JSON nested deep", b'{"media":' + b"[" * 40_000 + b"]" * 40_000, JSON),
+    _malformed("JSON of countless keys", json.dumps(dict.fromkeys(map(str, range(5000)))).encode(), JSON),
     _malformed("JSON with a huge number", b'{"media":' + b"9" * 50_000 + b"}", JSON),
     _malformed("JSON that is not UTF-8", b'{"media": "\xff"}', JSON),
     _malformed("bad base64", json.dumps({"media": "@@@@"}).encode(), JSON),

@@ -182,5 +182,6 @@ TOKENS = [
         SAFETENSORS,
         query=HASH,
     ),
+    _decode("npz with a book as metadata", "body-too-large", raw(npz(meta=npy(np.array("[" * 300_000)))), NPZ, 413),
     _decode("noise of no form", "unsupported-media-type", raw(b"\xff\xfe\xfd" * 9), OCTETS, 415),
 ]

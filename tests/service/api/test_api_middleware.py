@@ -27,12 +27,12 @@ class Counts:
         self.flying[route] += change
 
 
-async def serve(app: Any) -> tuple[Counts, list[dict[str, Any]]]:
+async def serve(app: Any, receive: Any = None) -> tuple[Counts, list[dict[str, Any]]]:
     """Send one request through the layer; return what was counted, and the messages of the answer."""
     counts, sent = Counts(), []
     scope = {"type": "http", "method": "POST", "path": "/encode", "headers": [], "query_string": b""}
 
-    async def receive() -> dict[str, Any]:
+    async def empty() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
@@ -40,7 +40,7 @@ async def serve(app: Any) -> tuple[Counts, list[dict[str, Any]]]:
 
     layered: Any = RequestId(RequestMiddleware(app, counts, {"/encode"}))
     with contextlib.suppress(asyncio.CancelledError, ConnectionError):
-        await layered(scope, receive, send)
+        await layered(scope, receive or empty, send)
     return counts, sent
 
 
@@ -50,6 +50,22 @@ async def test_a_request_whose_client_left_is_counted_as_such(end: BaseException
         raise end
 
     counts, sent = await serve(app)
+    assert (counts.codes, counts.flying["/encode"], sent) == (["499"], 0, [])
+
+
+async def test_a_connection_that_fails_is_a_client_that_left() -> None:
+    """Ray raises errors of its own where a server would report a disconnection."""
+
+    class TaskCancelledError(Exception):
+        pass
+
+    async def receive() -> dict[str, Any]:
+        raise TaskCancelledError
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    counts, sent = await serve(app, receive)
     assert (counts.codes, counts.flying["/encode"], sent) == (["499"], 0, [])
 
 

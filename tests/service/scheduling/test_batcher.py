@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import NamedTuple
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -33,10 +34,16 @@ KEYS: list[Key] = [
 class BatcherMachine(RuleBasedStateMachine):
     """Submits, cancels, expires and runs at random; every promise of the batcher is checked on the way."""
 
-    @initialize(max_tokens=st.integers(1, 40), max_requests=st.integers(1, 5), queue=st.integers(1, 200))
-    def start(self, max_tokens: int, max_requests: int, queue: int) -> None:
-        self.batcher = Batcher(max_tokens, max_requests, queue)
+    @initialize(
+        max_tokens=st.integers(1, 40),
+        max_requests=st.integers(1, 5),
+        queue=st.integers(1, 200),
+        seconds=st.floats(0.1, 20) | st.just(math.inf),
+    )
+    def start(self, max_tokens: int, max_requests: int, queue: int, seconds: float) -> None:
+        self.batcher = Batcher(max_tokens, max_requests, queue, seconds)
         self.now = 0.0
+        self.answers: Counter[int] = Counter()
         self.next_id = 0
         self.waiting: dict[int, Item] = {}  # admitted, unanswered, in order of arrival
         self.running: dict[int, Item] = {}
@@ -47,14 +54,20 @@ class BatcherMachine(RuleBasedStateMachine):
         item = Item(self.next_id, key, cost, self.now + patience)
         self.next_id += 1
         tokens = sum(waiting.cost for waiting in self.waiting.values())
+        wait = self.batcher.wait(item, self.now)
         fits = not self.waiting or tokens + cost <= self.batcher.max_queue_tokens
-        if not fits:
+        longest = min(patience, self.batcher.max_queue_seconds) if self.waiting else patience
+        if not fits or (wait is not None and wait > longest):
+            assert self.waiting or self.running, "an idle batcher refuses nobody"
             with pytest.raises(ProblemError) as refused:
-                self.batcher.submit(item)
+                self.batcher.submit(item, self.now)
             assert refused.value.code == "overloaded"
-            assert 1 <= (refused.value.retry_after_seconds or 0) <= 60
+            assert 0 < (refused.value.retry_after_seconds or 0) <= 60
+            if wait is not None and 0.1 <= wait <= 60:
+                assert 0.5 <= (refused.value.retry_after_seconds or 0) / wait <= 2
+            self.answers[item.id] += 1
             return
-        self.batcher.submit(item)
+        self.batcher.submit(item, self.now)
         self.waiting[item.id] = item
         ahead = [other for other in self.waiting.values() if other.key == key]
         visits = sum(math.ceil(other.cost / self.batcher.max_tokens) for other in ahead)
@@ -71,6 +84,7 @@ class BatcherMachine(RuleBasedStateMachine):
         item_id = data.draw(st.sampled_from(list(self.waiting)))
         assert self.batcher.cancel(item_id)
         del self.waiting[item_id]
+        self.answers[item_id] += 1
         assert not self.batcher.cancel(item_id)
 
     @precondition(lambda self: self.running)
@@ -88,6 +102,7 @@ class BatcherMachine(RuleBasedStateMachine):
         assert late == {item.id for item in self.waiting.values() if item.deadline <= self.now}
         for item_id in late:
             del self.waiting[item_id]
+            self.answers[item_id] += 1
 
     @precondition(lambda self: not self.running)
     @rule(now_expired=st.booleans())
@@ -126,6 +141,7 @@ class BatcherMachine(RuleBasedStateMachine):
         assert batch is not None
         assert {item.id for item in batch.items} == set(self.running), "every item is in exactly one batch"
         self.batcher.complete(self.now)
+        self.answers.update(item.id for item in batch.items)
         if out_of_memory and len(batch.items) > 1:
             self.batcher.shrink(batch.key, batch.cost)
             assert self.batcher.budget(batch.key) <= batch.cost // 2
@@ -147,6 +163,7 @@ class BatcherMachine(RuleBasedStateMachine):
             self.run(now_expired=False)
             self.complete(1.0, False)
         assert self.batcher.next_batch(self.now) is None
+        assert self.answers == dict.fromkeys(range(self.next_id), 1), "each item is answered exactly once"
 
 
 TestBatcher = BatcherMachine.TestCase
@@ -167,7 +184,7 @@ def drain(batcher: Batcher) -> list[list[int]]:
 
 def test_a_lone_item_runs_at_once() -> None:
     batcher = Batcher(100, 8, 1000)
-    batcher.submit(item(0, KEYS[0], 1))
+    batcher.submit(item(0, KEYS[0], 1), 0.0)
     batch = batcher.next_batch(0.0)
     assert batch is not None
     assert [member.id for member in batch.items] == [0]
@@ -178,51 +195,123 @@ def test_a_lone_item_runs_at_once() -> None:
 def test_images_do_not_starve_a_clip_nor_the_clip_the_images() -> None:
     batcher = Batcher(10, 8, 1000)
     for number in range(6):
-        batcher.submit(item(number, KEYS[0], 10))
-    batcher.submit(item(6, KEYS[1], 25))  # three visits' worth of credit
+        batcher.submit(item(number, KEYS[0], 10), 0.0)
+    batcher.submit(item(6, KEYS[1], 25), 0.0)  # three visits' worth of credit
     assert drain(batcher) == [[0], [1], [2], [6], [3], [4], [5]]
 
 
 def test_a_misfit_stays_at_the_front() -> None:
     batcher = Batcher(10, 8, 1000)
     for number, cost in enumerate([4, 4, 4, 1]):
-        batcher.submit(item(number, KEYS[0], cost))
+        batcher.submit(item(number, KEYS[0], cost), 0.0)
     assert drain(batcher) == [[0, 1], [2, 3]]
 
 
 def test_a_turn_that_is_not_used_up_is_not_saved_for_later() -> None:
     batcher = Batcher(10, 1, 1000)
     for number, cost in enumerate([1, 1, 1, 40]):
-        batcher.submit(item(number, KEYS[0], cost))
+        batcher.submit(item(number, KEYS[0], cost), 0.0)
     for number in range(4, 10):
-        batcher.submit(item(number, KEYS[1], 10))
+        batcher.submit(item(number, KEYS[1], 10), 0.0)
     assert drain(batcher) == [[0], [4], [1], [5], [2], [6], [7], [8], [9], [3]]
 
 
-def test_the_retry_time_is_the_time_to_drain() -> None:
-    batcher = Batcher(10, 8, 100)
-    batcher.submit(item(0, KEYS[0], 10))
-    batcher.next_batch(0.0)
-    batcher.complete(2.0)  # 5 tokens a second
-    for number in range(1, 11):
-        batcher.submit(item(number, KEYS[0], 10))
+def measured(*batches: tuple[int, float], **bounds: float) -> Batcher:
+    """A batcher that ran batches of so many tokens in so many seconds each, up to time 0."""
+    batcher = Batcher(10, 8, 1000, **bounds)
+    for number, (cost, seconds) in enumerate(batches):
+        batcher.submit(item(-1 - number, KEYS[0], cost), -seconds)
+        batcher.next_batch(-seconds)
+        batcher.complete(0.0)
+    return batcher
+
+
+def refusal(batcher: Batcher, key: Key = KEYS[0], deadline: float = 100.0, now: float = 0.0) -> ProblemError:
     with pytest.raises(ProblemError) as refused:
-        batcher.submit(item(11, KEYS[0], 1))
-    assert refused.value.retry_after_seconds == pytest.approx(20.0)
-    assert (refused.value.limit, refused.value.actual) == (100, 101)
+        batcher.submit(item(99, key, 1, deadline), now)
+    assert refused.value.code == "overloaded"
+    return refused.value
 
 
-def test_one_odd_batch_moves_the_retry_time_by_a_fifth_of_the_rate() -> None:
-    batcher = Batcher(10, 8, 1000)
+def test_the_retry_time_is_the_time_to_drain() -> None:
+    batcher = measured((10, 2.0))  # 5 tokens a second
+    batcher.max_queue_tokens = 100
+    for number in range(10):
+        batcher.submit(item(number, KEYS[0], 10), 0.0)
+    problem = refusal(batcher)
+    assert problem.retry_after_seconds == pytest.approx(20.0, rel=0.3)
+    assert (problem.limit, problem.actual) == (100, 101)
+
+
+def test_callers_that_are_refused_together_do_not_return_together() -> None:
+    batcher = measured((10, 2.0), max_queue_seconds=3.0)
+    batcher.submit(item(0, KEYS[0], 20), 0.0)
+    assert len({refusal(batcher).retry_after_seconds for _ in range(5)}) > 1
+
+
+def test_a_queue_is_bounded_in_seconds() -> None:
+    batcher = measured((10, 2.0), max_queue_seconds=3.0)
+    batcher.submit(item(0, KEYS[0], 10), 0.0)  # nothing waits before it
+    batcher.submit(item(1, KEYS[0], 10), 0.0)  # 2 s wait before it
+    problem = refusal(batcher)
+    assert (problem.limit, problem.actual) == (3.0, pytest.approx(4.0))
+
+
+def test_what_cannot_start_in_time_is_refused_at_once() -> None:
+    batcher = measured((10, 2.0))
+    batcher.submit(item(0, KEYS[0], 10), 0.0)
+    batcher.next_batch(0.0)
+    assert refusal(batcher, deadline=1.0).actual == pytest.approx(2.0)
+    batcher.submit(item(1, KEYS[0], 10, deadline=2.5), 1.0)  # by then it runs for a second already
+
+
+def test_an_idle_batcher_refuses_nobody() -> None:
+    batcher = measured((1, 50.0), max_queue_seconds=0.1)
+    batcher.submit(item(0, KEYS[0], 1000, deadline=0.1), 0.0)
+
+
+def test_an_item_of_another_key_waits_only_for_its_turn() -> None:
+    batcher = measured((10, 2.0), max_queue_seconds=3.0)
+    for number in range(2):
+        batcher.submit(item(number, KEYS[0], 10), 0.0)
+    refusal(batcher)
+    batcher.submit(item(2, KEYS[1], 10), 0.0)  # the first batch of the other key, then its own
+
+
+@pytest.mark.parametrize(("number", "wrong_by"), [(0, 6.0), (20, 1.6), (40, 1.1)])
+def test_the_rate_recovers_from_one_very_slow_batch(number: int, wrong_by: float) -> None:
+    batcher = measured(*[(10, 0.1)] * 50, (10, 1.0), *[(10, 0.1)] * number)
+    batcher.submit(item(0, KEYS[0], 10), 0.0)
+    wait = batcher.wait(item(1, KEYS[0], 1), 0.0)
+    assert wait is not None
+    assert 0.1 / 1.01 <= wait <= 0.1 * wrong_by
+
+
+@given(
+    costs=st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 30)), min_size=1, max_size=40),
+    last=st.sampled_from(KEYS),
+    rate=st.floats(1, 1000),
+)
+def test_a_wait_is_right_within_a_factor_of_two(costs: list[tuple[Key, int]], last: Key, rate: float) -> None:
+    """The engine is as fast as it was, and nothing else comes."""
+    batcher = measured((10, 10 / rate))
     now = 0.0
-    for number, seconds in enumerate([2.0, 2.0, 0.1]):  # 5 tokens a second, twice, and 100 once
-        batcher.submit(item(number, KEYS[0], 10))
-        batcher.next_batch(now)
-        now += seconds
+    for number, (key, cost) in enumerate(costs):
+        batcher.submit(item(number, key, cost, math.inf), now)
+    probe = item(99, last, 1, math.inf)
+    expected = batcher.wait(probe, now)
+    batcher.submit(probe, now)
+    while True:
+        batch = batcher.next_batch(now)
+        assert batch is not None
+        if probe in batch.items:
+            break
+        now += batch.cost / rate
         batcher.complete(now)
-    for number in range(3, 27):
-        batcher.submit(item(number, KEYS[0], 10))
-    assert batcher.retry_after() == pytest.approx(240 / 24)
+    largest = max(cost for _, cost in costs)  # one batch more or less is a matter of turns
+    slack = len(KEYS) * max(10, largest) / rate
+    assert expected is not None
+    assert (now - slack) / 2 <= expected <= 2 * now + slack
 
 
 def test_a_halved_budget_recovers() -> None:
@@ -230,7 +319,7 @@ def test_a_halved_budget_recovers() -> None:
     batcher.shrink(KEYS[0], 64)
     assert batcher.budget(KEYS[0]) == 32
     for number in range(640):
-        batcher.submit(item(number, KEYS[0], 4))
+        batcher.submit(item(number, KEYS[0], 4), 0.0)
     sizes = [len(ids) for ids in drain(batcher)]
     assert sizes[0] == 8
     assert max(sizes) == 16

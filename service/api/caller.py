@@ -1,0 +1,91 @@
+"""The tiers as one request uses them: every call ends by its deadline and is charged to its caller."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.api.deadline import Deadline
+from service.keys import Budget
+from service.operations.bundles import find_card
+from service.types import (
+    Backend,
+    Decoded,
+    Encoded,
+    Generated,
+    GenerateJob,
+    GeneratorBackend,
+    GeneratorCard,
+    JobProgress,
+    ModelCard,
+    Size,
+    Want,
+    size_of,
+)
+
+
+class CallerBackend:
+    """A `Backend` for one request.
+
+    Args:
+        backend: the tokenizer tier.
+        deadline: of the request.
+        budget: of its caller, or None.
+    """
+
+    def __init__(self, backend: Backend, deadline: Deadline, budget: Budget | None) -> None:
+        self._backend, self._deadline, self._budget = backend, deadline, budget
+
+    async def models(self) -> list[ModelCard]:
+        """Return the bundles that are served."""
+        return await self._backend.models()
+
+    async def encode(
+        self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float | None = None
+    ) -> Encoded:
+        """Encode uint8 RGB pixels (T, H, W, 3)."""
+        await self._charge(model, size_of(pixels))
+        return await self._backend.encode(model, pixels, want, seconds=self._left(seconds))
+
+    async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
+        """Decode tokens (t, h, w) or latents (t, h, w, c)."""
+        await self._charge(model, size)
+        return await self._backend.decode(model, codes, size, seconds=self._left(seconds))
+
+    async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float | None = None) -> Decoded:
+        """Encode and decode uint8 RGB pixels (T, H, W, 3)."""
+        await self._charge(model, size_of(pixels))
+        return await self._backend.reconstruct(model, pixels, seconds=self._left(seconds))
+
+    async def _charge(self, model: str, size: Size) -> None:
+        if self._budget is not None:
+            self._budget.left -= find_card(await self._backend.models(), model).geometry.positions(size)
+
+    def _left(self, seconds: float | None) -> float:
+        left = self._deadline.left()
+        return left if seconds is None else min(left, seconds)
+
+
+class CallerGenerators:
+    """A `GeneratorBackend` for one request; the arguments are those of `CallerBackend`."""
+
+    def __init__(self, generators: GeneratorBackend, deadline: Deadline, budget: Budget | None) -> None:
+        self._generators, self._deadline, self._budget = generators, deadline, budget
+
+    async def generators(self) -> list[GeneratorCard]:
+        """Return the generators that run."""
+        return await self._generators.generators()
+
+    async def generate(
+        self, job: GenerateJob, on_progress: Callable[[JobProgress], None], *, seconds: float | None = None
+    ) -> Generated:
+        """Make one sample."""
+        if self._budget is not None:
+            card = next(card for card in await self._generators.generators() if card.id == job.model)
+            self._budget.left -= job.frames * math.prod(card.grid[1:])
+        left = self._deadline.left() if seconds is None else min(seconds, self._deadline.left())
+        return await self._generators.generate(job, on_progress, seconds=left)

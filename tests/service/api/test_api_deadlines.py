@@ -1,0 +1,100 @@
+"""Deadlines that callers set, and refusals before a body is read."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from api_media import picture
+from api_server import Server, eventually
+from bad_inputs import LIMITS
+
+from service.settings import Settings
+
+PNG = {"Content-Type": "image/png"}
+TIMEOUT = "X-Request-Timeout-Seconds"
+
+
+async def forever() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Server]:
+    """A service of three places."""
+    with Server(Settings(limits=LIMITS, max_inflight_requests=3, held_body_bytes=20_000)) as server:
+        yield server
+
+
+@pytest.fixture
+def client(small: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=small.url, timeout=60) as http:
+        yield http
+    small.backend.stall = None
+    eventually(lambda: not any(small.counts.flying.values()))
+
+
+def test_the_tokenizer_gets_the_time_that_is_left(small: Server, client: httpx.Client) -> None:
+    assert client.post("/encode", content=picture(), headers=PNG | {TIMEOUT: "20"}).status_code == 200
+    assert small.backend.seconds is not None
+    assert 0 < small.backend.seconds < 20
+    assert client.post("/encode", content=picture(), headers=PNG | {TIMEOUT: "999999"}).status_code == 200
+    assert 20 < small.backend.seconds <= Settings().request_seconds
+
+
+def test_a_request_ends_when_its_caller_stops_waiting(small: Server, client: httpx.Client) -> None:
+    small.backend.stall = forever
+    response = client.post("/encode", content=picture(), headers=PNG | {TIMEOUT: "0.4"})
+    assert (response.status_code, response.json()["code"]) == (504, "deadline-exceeded")
+    assert response.json()["limit"] < 0.4, "before a proxy cuts the connection"
+
+
+def test_the_body_is_part_of_the_time(small: Server, client: httpx.Client) -> None:
+    head = f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n{TIMEOUT}: 0.3\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", small.port)) as connection:
+        connection.sendall(head.encode())
+        assert b" 504 " in connection.recv(4096)
+
+
+@pytest.mark.parametrize("value", ["", "0", "0.0", "-1", "nan", "inf", "1e3", "5 s", "٣", "1234567"])
+def test_a_nonsense_timeout_is_refused(client: httpx.Client, value: str) -> None:
+    response = client.post("/encode", content=picture(), headers=[*PNG.items(), (TIMEOUT, value.encode())])
+    assert (response.status_code, response.json()["code"]) == (400, "bad-header")
+
+
+def test_two_timeouts_are_refused(client: httpx.Client) -> None:
+    response = client.post("/encode", content=picture(), headers=[*PNG.items(), (TIMEOUT, "5"), (TIMEOUT, "6")])
+    assert response.json()["code"] == "bad-header"
+
+
+def test_a_full_service_refuses_before_the_body_and_its_probes_still_pass(small: Server, client: httpx.Client) -> None:
+    head = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
+    slow = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(3)]
+    for connection in slow:
+        connection.sendall(head)
+    eventually(lambda: small.counts.flying["/encode"] == 3)
+    with socket.create_connection(("127.0.0.1", small.port)) as connection:
+        connection.sendall(head)  # and nothing of the body
+        answer = connection.recv(4096)
+        assert b" 503 " in answer
+        assert b"retry-after: " in answer.lower()
+    assert client.get("/health/ready").status_code == 200
+    for connection in slow:
+        connection.close()
+    eventually(lambda: client.post("/encode", content=picture(), headers=PNG).status_code == 200)
+
+
+def test_a_declared_length_is_refused_before_the_body(small: Server) -> None:
+    head = "POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {}\r\n\r\n"
+    with (
+        socket.create_connection(("127.0.0.1", small.port)) as holder,
+        socket.create_connection(("127.0.0.1", small.port)) as late,
+    ):
+        holder.sendall(head.format(20_000).encode() + bytes(19_000))
+        eventually(lambda: small.counts.flying["/encode"] == 1)
+        late.sendall(head.format(5_000).encode())
+        answer = late.recv(4096)
+    assert b" 503 " in answer

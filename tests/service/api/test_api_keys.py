@@ -1,0 +1,157 @@
+"""Callers with and without keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from api_media import picture
+from api_server import Server, eventually
+from bad_inputs import LIMITS
+
+from service.client import Client, ServiceError
+from service.keys import new_key, write_keys
+from service.settings import Settings
+
+PNG = {"Content-Type": "image/png"}
+CALLERS: dict[str, tuple[Any, int | None]] = {
+    "encoder": (["encode"], None),
+    "both": (["encode", "decode"], None),
+    "admin": (["admin"], None),
+    "small": (["encode"], 1000),
+}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, dict[str, str]]]:
+    file = tmp_path_factory.mktemp("keys") / "keys.json"
+    made = {name: new_key(name, scopes, budget) for name, (scopes, budget) in CALLERS.items()}
+    write_keys(file, [key for _, key in made.values()])
+    with Server(Settings(limits=LIMITS, keys=file, ingress_replicas=1)) as server:
+        yield server, {name: secret for name, (secret, _) in made.items()}
+
+
+@pytest.fixture
+def http(service: tuple[Server, dict[str, str]]) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=service[0].url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture
+def keys(service: tuple[Server, dict[str, str]]) -> dict[str, dict[str, str]]:
+    return {name: {"Authorization": f"Bearer {secret}"} for name, secret in service[1].items()}
+
+
+def refused(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.headers["content-type"] == "application/problem+json"
+    document: dict[str, Any] = response.json()
+    assert (response.status_code, document["code"]) == (status, code)
+    return document
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/health/live",
+        "/health/ready",
+        "/v1/health/live",
+        "/docs",
+        "/openapi.json",
+        "/version",
+        "/problems/unauthorized",
+    ],
+)
+def test_probes_and_pages_are_public(http: httpx.Client, path: str) -> None:
+    assert http.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/models", "/v1/models", "/limits", "/classes", "/nothing", "/", "/docs/", "/healthy", "/v1/v1/version"]
+)
+def test_all_else_needs_a_key(http: httpx.Client, path: str) -> None:
+    response = http.get(path)
+    refused(response, 401, "unauthorized")
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_every_route_of_the_schema_is_public_or_closed(http: httpx.Client) -> None:
+    paths = http.get("/openapi.json").json()["paths"]
+    for path, operations in paths.items():
+        for method in operations:
+            status = http.request(method, path.replace("{slug}", "internal").replace("{model_id}", "x")).status_code
+            assert (status == 401) != path.startswith(("/health/", "/version", "/problems/")), (method, path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["", "Bearer", "Bearer nonsense", "Basic abc", "omnitok_x", "Bearer " + "é" * 9, "Bearer x" * 50],
+)
+def test_a_wrong_key_is_refused_before_the_body(http: httpx.Client, header: str) -> None:
+    response = http.post("/encode", content=picture(), headers=[*PNG.items(), ("Authorization", header.encode())])
+    refused(response, 401, "unauthorized")
+
+
+def test_two_keys_are_none(http: httpx.Client, keys: dict[str, dict[str, str]]) -> None:
+    twice = [*keys["both"].items(), *keys["admin"].items()]
+    refused(http.get("/models", headers=twice), 401, "unauthorized")
+
+
+def test_a_key_opens_its_scopes(http: httpx.Client, keys: dict[str, dict[str, str]]) -> None:
+    for name, encodes, reconstructs in [("encoder", 200, 403), ("both", 200, 200), ("admin", 200, 200)]:
+        assert http.get("/models", headers=keys[name]).status_code == 200
+        assert http.post("/v1/encode", content=picture(), headers=PNG | keys[name]).status_code == encodes
+        assert http.post("/reconstruct", content=picture(), headers=PNG | keys[name]).status_code == reconstructs
+    document = refused(http.post("/generate", headers=keys["encoder"]), 403, "forbidden")
+    assert "generate" in document["detail"]
+    refused(http.post("/unknown", headers=keys["both"]), 403, "forbidden")
+    refused(http.post("/unknown", headers=keys["admin"]), 404, "not-found")
+
+
+def test_a_budget_is_charged_by_latent_positions(http: httpx.Client, keys: dict[str, dict[str, str]]) -> None:
+    headers = PNG | keys["small"]
+    before = 1000
+    while before > 0:
+        answer = http.post("/encode", content=picture(height=128, width=128), headers=headers)
+        assert answer.status_code == 200
+        assert answer.headers["ratelimit-limit"] == "1000"
+        left = int(answer.headers["ratelimit-remaining"])
+        assert left == pytest.approx(max(0, before - 256), abs=100), "what was refilled meanwhile is little"
+        before = left
+    response = http.post("/encode", content=picture(), headers=headers)
+    document = refused(response, 429, "rate-limited")
+    assert document["retry_after_seconds"] <= int(response.headers["retry-after"]) <= 60
+    assert response.headers["ratelimit-remaining"] == "0"
+    assert int(response.headers["ratelimit-reset"]) > 50
+    assert http.get("/models", headers=keys["small"]).status_code == 200, "looking costs nothing"
+    assert http.post("/encode", content=picture(), headers=PNG | keys["both"]).status_code == 200
+
+
+def test_clients_send_a_key(service: tuple[Server, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    server, secrets = service
+    monkeypatch.delenv("OMNITOK_API_KEY", raising=False)
+    with Client(server.url) as client:
+        assert client.ready()
+        with pytest.raises(ServiceError) as refusal:
+            client.models()
+        assert refusal.value.code == "unauthorized"
+    with Client(server.url, api_key=secrets["encoder"]) as client:
+        assert client.encode(picture()).tokens is not None
+    monkeypatch.setenv("OMNITOK_API_KEY", secrets["encoder"])
+    with Client(server.url) as client:
+        assert client.models()
+    with Client(server.url, headers={"authorization": "Bearer x"}) as client, pytest.raises(ServiceError):
+        client.models()
+
+
+def test_an_edit_of_the_file_holds_without_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    secret, key = new_key("app", ["encode"])
+    write_keys(file, [])
+    with Server(Settings(limits=LIMITS, keys=file)) as server, httpx.Client(base_url=server.url) as http:
+        headers = {"Authorization": f"Bearer {secret}"}
+        refused(http.get("/models", headers=headers), 401, "unauthorized")
+        write_keys(file, [key])
+        eventually(lambda: http.get("/models", headers=headers).status_code == 200)
