@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from media.types import Frames, MediaOptions
 from model.geometry import Geometry, Size
 
 Want = Literal["tokens", "latents", "both"]
@@ -293,6 +294,18 @@ class GeneratorBackend(Protocol):
 
         Cancelling the caller frees the sample's slots within two steps.
         """
+        ...
+
+
+class Media(Protocol):
+    """The media workers as the use cases see them. Every method may raise `ProblemError` and `MediaError`."""
+
+    async def decode(self, data: bytes, declared: str | None, options: MediaOptions) -> Frames:
+        """Decode a picture or a clip, whose sender gave it the media type `declared`, or none."""
+        ...
+
+    async def encode(self, pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None = None) -> bytes:
+        """Compress uint8 RGB pixels (T, H, W, 3), T = 1 for a picture; quality is 1 to 100, None for the default."""
         ...
 
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from starlette.requests import Request
 
+from media.types import Frames, MediaOptions
 from service.api.deadline import Deadline
 from service.keys import Budget
 from service.operations.bundles import find_card
+from service.sandbox.pool import MediaPool
 from service.types import (
     Backend,
     Decoded,
@@ -68,6 +71,34 @@ class CallerBackend:
     def _left(self, seconds: float | None) -> float:
         left = self._deadline.left()
         return left if seconds is None else min(left, seconds)
+
+
+class CallerMedia:
+    """The media workers for one request.
+
+    Args:
+        media: all of them.
+        caller: who gets the share of the workers.
+    """
+
+    def __init__(self, media: MediaPool, caller: str) -> None:
+        self._media, self._caller = media, caller
+
+    async def decode(self, data: bytes, declared: str | None, options: MediaOptions) -> Frames:
+        """Decode a picture or a clip."""
+        return await self._media.decode(data, declared, options, self._caller)
+
+    async def encode(self, pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None = None) -> bytes:
+        """Compress pixels."""
+        return await self._media.encode(pixels, media_type, fps, quality, self._caller)
+
+
+def caller_of(request: Request) -> str:
+    """Return who sent a request: the name of its key, or else its connection, which a proxy's own may be."""
+    name: str | None = getattr(request.state, "caller", None)
+    if name is not None:
+        return f"key {name}"
+    return "" if request.client is None else f"{request.client.host}:{request.client.port}"
 
 
 class CallerGenerators:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.caller import CallerBackend, CallerGenerators
+from service.api.caller import CallerBackend, CallerGenerators, CallerMedia, caller_of
 from service.api.deadline import Deadline
 from service.api.negotiation import accepts_by_name, require
 from service.api.services import Services
@@ -39,7 +39,7 @@ class Exchange:
         budget = getattr(request.state, "budget", None)
         self.backend = CallerBackend(services.backend, deadline, budget)
         self.generators = CallerGenerators(services.generators, deadline, budget)
-        self.media, self.limits = services.media, services.settings.limits
+        self.media, self.limits = CallerMedia(services.media, caller_of(request)), services.settings.limits
         self.deadline = deadline
         self.accept: str | None = request.headers.get("accept")
         self.id: str = request.state.request_id

@@ -13,9 +13,8 @@ from media.types import Preprocess, SourceInfo
 from service.errors import ProblemError
 from service.formats.pixels import RAW, write_raw
 from service.operations.options import MediaRequest
-from service.sandbox.pool import MediaPool
 from service.settings import Limits
-from service.types import ModelCard, Size, Timing, size_of
+from service.types import Media, ModelCard, Size, Timing, size_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class ClipSource:
     declared: str | None = None
     array: NDArray[np.uint8] | None = None
 
-    async def read(self, media: MediaPool, options: MediaRequest) -> Clip:
+    async def read(self, media: Media, options: MediaRequest) -> Clip:
         """Return the pixels to encode; a file is decoded in the sandbox.
 
         Raises:
@@ -89,7 +88,7 @@ class PixelResult:
     fps: float
     timing: Timing
 
-    async def render(self, media: MediaPool, media_type: str, quality: int | None) -> bytes:
+    async def render(self, media: Media, media_type: str, quality: int | None) -> bytes:
         """Return the pixels as a file.
 
         Args:

@@ -15,9 +15,8 @@ from service.formats.result import ClipSize, EncodeMeta, EncodeResult, TimingMet
 from service.operations.bundles import find_card
 from service.operations.clip import ClipInfo, ClipSource, check_size
 from service.operations.options import EncodeOptions
-from service.sandbox.pool import MediaPool
 from service.settings import Limits
-from service.types import Backend, ModelCard, Timing, Want
+from service.types import Backend, Media, ModelCard, Timing, Want
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Encoding:
 
 async def encode(
     backend: Backend,
-    media: MediaPool,
+    media: Media,
     source: ClipSource,
     options: EncodeOptions,
     limits: Limits,

@@ -20,9 +20,8 @@ from service.operations.generate_plan import GeneratePlan, Window, check_seconds
 from service.operations.generators import served
 from service.operations.options import DecodeOptions
 from service.operations.options_generate import MAX_SAMPLES, GenerateOptions
-from service.sandbox.pool import MediaPool
 from service.settings import Limits
-from service.types import Backend, Generated, GenerateJob, GeneratorBackend, JobProgress, Timing
+from service.types import Backend, Generated, GenerateJob, GeneratorBackend, JobProgress, Media, Timing
 
 GREY = 128
 
@@ -41,7 +40,7 @@ class _Prefix:
 async def generate(
     backend: Backend,
     generators: GeneratorBackend,
-    media: MediaPool,
+    media: Media,
     source: ClipSource | EncodeResult | None,
     options: GenerateOptions,
     limits: Limits,
@@ -111,7 +110,7 @@ def _source_frames(source: ClipSource | EncodeResult | None) -> int | None:
 
 async def _prefix(
     backend: Backend,
-    media: MediaPool,
+    media: Media,
     source: ClipSource | EncodeResult | None,
     options: GenerateOptions,
     plan: GeneratePlan,

@@ -14,9 +14,8 @@ from model.metrics.psnr import psnr
 from service.operations.bundles import find_card
 from service.operations.clip import ClipSource, PixelResult, check_size
 from service.operations.options import ReconstructOptions
-from service.sandbox.pool import MediaPool
 from service.settings import Limits
-from service.types import Backend, ModelCard
+from service.types import Backend, Media, ModelCard
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Reconstruction(PixelResult):
 
 async def reconstruct(
     backend: Backend,
-    media: MediaPool,
+    media: Media,
     source: ClipSource,
     options: ReconstructOptions,
     limits: Limits,

@@ -155,3 +155,25 @@ def test_an_edit_of_the_file_holds_without_a_restart(tmp_path: Path) -> None:
         refused(http.get("/models", headers=headers), 401, "unauthorized")
         write_keys(file, [key])
         eventually(lambda: http.get("/models", headers=headers).status_code == 200)
+
+
+def test_media_workers_share_by_key_or_connection(
+    service: tuple[Server, dict[str, str]],
+    http: httpx.Client,
+    keys: dict[str, dict[str, str]],
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+    for running in (service[0], server):
+        decode = running.media.decode
+
+        async def noted(data: Any, declared: Any, options: Any, caller: str = "", decode: Any = decode) -> Any:
+            seen.append(caller)
+            return await decode(data, declared, options, caller)
+
+        monkeypatch.setattr(running.media, "decode", noted)
+    assert http.post("/encode", content=picture(), headers=PNG | keys["both"]).status_code == 200
+    assert httpx.post(f"{server.url}/encode", content=picture(), headers=PNG).status_code == 200
+    assert seen[0] == "key both"
+    assert seen[1].startswith("127.0.0.1:")
