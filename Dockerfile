@@ -46,8 +46,7 @@ COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY bundles bundles
 
-# HAProxy takes requests from the network instead of Ray's Python proxy. Its timeouts lie above the service's own
-# deadlines, so that callers see the service's answers, and a replica that stops waits 5 s for it to look elsewhere.
+# `omnitok serve` sets what Ray must know (service/cluster/ray_environment.py); a variable given here would win.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -55,11 +54,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     OMNITOK_HOST=0.0.0.0 \
     OMNITOK_PORT=8000 \
     OMNITOK_METRICS_PORT=8080 \
-    RAY_USAGE_STATS_ENABLED=0 \
-    RAY_SERVE_ENABLE_HA_PROXY=1 \
-    RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S=130 \
-    RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S=120 \
-    RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S=5
+    RAY_USAGE_STATS_ENABLED=0
 
 USER 10001:10001
 # The metrics port and Ray's own ports are for the private network only.

@@ -16,9 +16,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 from ray.util.metrics import Histogram, Metric
 
 from service.cluster.metrics import GeneratorMetrics, IngressMetrics, KernelMetrics, TokenizerMetrics
+from service.cluster.ray_environment import HAPROXY_START, ray_environment
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -213,6 +215,31 @@ def test_containers_are_confined(name: str) -> None:
 def test_settings_passed_to_the_container_exist(path: Path) -> None:
     names = load(path)["services"]["api"]["environment"]
     assert {name.removeprefix("OMNITOK_").lower() for name in names} <= Settings.model_fields.keys()
+
+
+def test_a_larger_cluster_is_started_with_what_the_command_sets() -> None:
+    stated = dict(re.findall(r"^#   (RAY_\w+)=(\S+)", (DEPLOY / "serve.yaml").read_text(), re.MULTILINE))
+    variables = ray_environment(Settings(proxy="haproxy"), Path("/tmp"))
+    of_one_machine = re.compile("_PORT$|_LOC$|_PATH$|_BASE$|_FILE$|READY_CHECK|DRAINING_PERIOD|TIMEOUT_SERVER")
+    for name, value in variables.items():
+        if name.startswith("RAY_") and not of_one_machine.search(name):
+            assert stated[name].strip("'") == value.split()[0], name
+
+
+def test_haproxy_starts_with_what_ray_cannot_say(tmp_path: Path) -> None:
+    (tmp_path / "haproxy.cfg").write_text(re.sub(r"\{%.*?%\}", "", HAPROXY_CONFIG_TEMPLATE))
+    command = [HAPROXY_START, "-db", "-f", str(tmp_path / "haproxy.cfg"), "-sf", "1"]
+    environment = os.environ | {"OMNITOK_HAPROXY_BINARY": shutil.which("echo") or "echo"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert done.stdout.split() == command[1:]
+    config = (tmp_path / "haproxy.cfg").read_text()
+    assert 'lf-string "Path' not in config
+    assert "error_file_path }}\n" not in config
+    assert config.count("timeout http-request 15s") == 1
+    assert "bind 127.0.0.1:{{ config.stats_port }}" in config
+    head, _, body = (tmp_path / "haproxy.cfg.503.http").read_bytes().partition(b"\r\n\r\n")
+    assert json.loads(body)["code"] == "not-ready"
+    assert f"Content-Length: {len(body)}" in head.decode()
 
 
 def test_the_image_runs_the_command_as_nobody_special() -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from grpc import StatusCode
+from grpc.aio import AioRpcError, Metadata
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -20,6 +22,7 @@ from ray.exceptions import (
 )
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 
+from service.cluster import remote
 from service.cluster.remote import CARDS_SECONDS
 from service.cluster.replicas import RayBackend
 from service.errors import ProblemError
@@ -161,6 +164,29 @@ async def test_cards_are_asked_for_again_so_that_readiness_falls(monkeypatch: py
     with pytest.raises(ProblemError, match="not-ready"):
         await backend.models()
     assert len(handle.calls) == 4
+
+
+@pytest.mark.parametrize("status", [StatusCode.UNAVAILABLE, StatusCode.CANCELLED])
+async def test_a_broken_grpc_call_costs_a_retry(status: StatusCode) -> None:
+    backend, _, retries = make(AioRpcError(status, Metadata(), Metadata()), ANSWER)
+    assert await backend.reconstruct("m", PIXELS) is ANSWER
+    assert retries.count == 1
+
+
+async def test_other_grpc_errors_are_not_repeated() -> None:
+    backend, handle, _ = make(AioRpcError(StatusCode.RESOURCE_EXHAUSTED, Metadata(), Metadata()), ANSWER)
+    with pytest.raises(AioRpcError):
+        await backend.reconstruct("m", PIXELS)
+    assert len(handle.calls) == 1
+
+
+async def test_replicas_that_do_not_answer_make_the_service_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "CARDS_SECONDS", 0.05)
+    backend, _, _ = make(asyncio.Event())
+    with pytest.raises(ProblemError) as refused:
+        await backend.models()
+    assert refused.value.code == "not-ready"
+    assert refused.value.retry_after_seconds
 
 
 async def until(condition: Callable[[], bool]) -> None:

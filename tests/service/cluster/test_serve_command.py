@@ -1,0 +1,100 @@
+"""`omnitok serve` under a supervisor: SIGTERM loses nothing that was accepted, and a lost cluster ends the process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from api_media import picture
+from cluster_service import eventually, free_port
+
+from model.bundle import save_bundle
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
+from service.cluster.app import LOST_STATUS
+
+SERVE = "import sys; sys.argv[1:] = ['serve']; from service.cli import main; main()"
+
+
+@dataclass(frozen=True)
+class Command:
+    process: subprocess.Popen[str]
+    port: int
+
+    def ready(self) -> int:
+        """Return the status of the readiness probe, 0 without an answer."""
+        with contextlib.suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{self.port}/health/ready", timeout=30).status_code
+        return 0
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    torch.manual_seed(0)
+    save_bundle(tmp_path / "tiny", OmniTokenizer(CONFIGS["debug"]).eval(), card="Random weights for tests.")
+    port = free_port()
+    variables = {
+        "OMNITOK_BUNDLES": json.dumps([str(tmp_path / "tiny")]),
+        "OMNITOK_PORT": str(port),
+        "OMNITOK_METRICS_PORT": str(free_port()),
+        "OMNITOK_INGRESS_REPLICAS": "1",
+        "OMNITOK_MEDIA_WORKERS": "1",
+        "OMNITOK_TORCH_THREADS": "1",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE],
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert "ready on" in process.stdout.readline(), process.communicate()
+            yield Command(process, port)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+
+
+def test_sigterm_answers_what_was_accepted(command: Command) -> None:
+    body = picture(height=64, width=64)
+    head = f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", command.port)) as connection:
+        connection.sendall(head.encode() + body[:10])
+        eventually(lambda: command.ready() == 200)
+        command.process.send_signal(signal.SIGTERM)
+        eventually(lambda: command.ready() == 503)
+        connection.sendall(body[10:])
+        with HTTPResponse(connection) as answer:
+            answer.begin()
+            assert answer.status == 200
+            assert answer.read()
+    assert command.process.wait(timeout=60) == 0
+    assert command.ready() == 0
+
+
+def test_the_death_of_the_raylet_ends_the_command_with_a_reason(command: Command) -> None:
+    listing = subprocess.run(["ps", "-ww", "-eo", "pid=,args="], capture_output=True, text=True, check=True).stdout
+    session = rf"session_[-\d]+_[-\d]+_\d+_{command.process.pid}\b"  # Ray names it after the process that started it
+    (raylet,) = re.findall(rf"^ *(\d+) \S+/raylet .*{session}", listing, re.MULTILINE)
+    os.kill(int(raylet), signal.SIGKILL)
+    _, reason = command.process.communicate(timeout=60)
+    assert command.process.returncode == LOST_STATUS
+    assert "Ray's raylet died" in reason
+    assert command.ready() == 0
