@@ -146,6 +146,13 @@ def test_a_generator_that_cannot_keep_up_refuses_to_report() -> None:
     assert summarize(run, 0.1, PATIENT).errors["unsent"] > 10
 
 
+def test_a_closed_loop_ends_though_answers_are_slow() -> None:
+    with serving(lambda *_: (0.2, OK)) as (url, bodies):
+        run = run_load(replace(LOAD, url=url, rate=None, connections=4, seconds=0.5))
+    assert 4 <= len(run.rows) == len(bodies) <= 12
+    assert summarize(run, 1.0).answered == len(bodies)
+
+
 def test_failures_have_their_reasons() -> None:
     answers = [b"", b"nonsense\r\n\r\n", OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")]
 

@@ -82,13 +82,14 @@ class Generator:
 
     def _begin_what_is_due(self) -> bool:
         """Begin some requests, take the answers that are there or about to come, and return whether more will begin."""
-        for _ in range(BEGUN_AT_ONCE):
+        latest = self._seconds if self._closed else self._seconds + self._timeout
+        more = self._next < len(self._due) and self._now() < latest
+        for _ in range(BEGUN_AT_ONCE if more else 0):
             if self._next >= len(self._due) or not self._may_begin() or self._due[self._next] > self._now():
                 break
             self._begin(self._next)
             self._next += 1
-        latest = self._seconds if self._closed else self._seconds + self._timeout
-        more = self._next < len(self._due) and self._now() < latest
+        more = more and self._next < len(self._due)
         wait = MAX_WAIT_S
         if more and self._may_begin():
             wait = min(wait, self._due[self._next] - self._now())
