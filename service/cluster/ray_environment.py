@@ -125,4 +125,4 @@ def _free_port(preferred: int) -> int:
             except OSError:
                 continue
             return int(probe.getsockname()[1])
-    raise AssertionError("unreachable: the system always has a port to choose")
+    raise AssertionError("The system always has a port to choose.")

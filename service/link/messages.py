@@ -157,21 +157,21 @@ def check_request(request: Request, arena_bytes: int, cards: Sequence[ModelCard]
         BadMessageError: an offset, a length, a shape or a number does not fit.
     """
     if request.op >= len(OPS) or request.want >= len(WANTS) or request.content > LATENTS:
-        raise BadMessageError(f"{request.op=} {request.want=} {request.content=} are unknown.")
+        raise BadMessageError(f"A request has {request.op=}, {request.want=} and {request.content=}: unknown.")
     if request.model >= len(cards):
-        raise BadMessageError(f"{request.model=} is over {len(cards)} bundles.")
+        raise BadMessageError(f"A request has {request.model=}, which is over {len(cards)} bundles.")
     if not (math.isfinite(request.seconds) and request.seconds <= MAX_SECONDS):
-        raise BadMessageError(f"{request.seconds=} is not a time.")
+        raise BadMessageError(f"A request has {request.seconds=}, which is not a time.")
     card = cards[request.model]
     if min(request.size) < 1 or request.shape != array_shape(card, request.op, request.content, request.size):
-        raise BadMessageError(f"{request.shape=} does not fit {request.size=}.")
+        raise BadMessageError(f"A request has {request.shape=}, which does not fit {request.size=}.")
     if request.length != _bytes(request.shape, request.content):
-        raise BadMessageError(f"{request.length=} does not fit {request.shape=}.")
+        raise BadMessageError(f"A request has {request.length=}, which does not fit {request.shape=}.")
     if request.answer_length != answer_bytes(card, request.op, request.want, request.size):
-        raise BadMessageError(f"{request.answer_length=} does not fit {request.size=}.")
+        raise BadMessageError(f"A request has {request.answer_length=}, which does not fit {request.size=}.")
     end, answer_end = request.offset + request.length, request.answer_offset + request.answer_length
     if max(end, answer_end) > arena_bytes:
-        raise BadMessageError(f"{end=} or {answer_end=} is over {arena_bytes} bytes.")
+        raise BadMessageError(f"A request has {end=} or {answer_end=}, which is over {arena_bytes} bytes.")
     if request.answer_length and request.offset < answer_end and request.answer_offset < end:
         raise BadMessageError("The array and its answer overlap.")
     return card

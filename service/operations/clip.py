@@ -109,8 +109,8 @@ def check_size(card: ModelCard, size: Size, limits: Limits, remedy: str = "Use a
     """
     t, h, w = card.geometry.grid(size)
     if t * h * w > limits.tokens:
-        detail = f"The grid {t}x{h}x{w} is over {limits.tokens} positions. {remedy}"
-        raise ProblemError("too-many-tokens", detail, limits.tokens, t * h * w)
+        detail = f"The grid {t}x{h}x{w} is over {limits.tokens} positions."
+        raise ProblemError("too-many-tokens", " ".join((detail, remedy)), limits.tokens, t * h * w)
     if size[0] > limits.kept_frames:
         detail = f"A request may have {limits.kept_frames} frames; this one has {size[0]}."
         raise ProblemError("too-many-frames", detail, limits.kept_frames, size[0])

@@ -68,8 +68,8 @@ def find_class(card: GeneratorCard, wanted: int | str | None) -> int | None:
     if near := _nearest(card, _plain(wanted), by_name):
         detail += f" The nearest: {_listed(near)}."
     few = len(card.classes) if len(card.classes) <= FEW_CLASSES else 0
-    rest = f"All of them: {_listed(card.classes)}." if few else "GET /classes lists all of them."
-    raise ProblemError("unknown-class", f"{detail} {rest}")
+    detail += f" All of them: {_listed(card.classes)}." if few else " GET /classes lists all of them."
+    raise ProblemError("unknown-class", detail)
 
 
 def search_classes(card: GeneratorCard, query: str) -> list[tuple[int, str]]:
