@@ -54,9 +54,11 @@ def command(tmp_path: Path) -> Iterator[Command]:
         "OMNITOK_MEDIA_WORKERS": "1",
         "OMNITOK_TORCH_THREADS": "1",
     }
+    # the cluster that this process may run has set ports for its own proxy
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     with subprocess.Popen(
         [sys.executable, "-c", SERVE],
-        env=os.environ | variables,
+        env=inherited | variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
