@@ -16,7 +16,14 @@ from model.bundle import check_classes, load_bundle, save_bundle, save_generator
 from model.bundle_files import check_replaceable
 from model.config_checks import ConfigError
 from model.convert.carried_tokenizer import carried_tokenizer
-from model.convert.published import ConversionError, ConversionReport, args_and_state, model_card, sort_keys
+from model.convert.published import (
+    ConversionError,
+    ConversionReport,
+    args_and_state,
+    check_flags,
+    model_card,
+    sort_keys,
+)
 from model.generator.config import LanguageModelConfig, Prefix, SamplingDefaults
 from model.generator.lm import LanguageModel
 from model.tokenizer.config import TokenizerConfig, VQConfig
@@ -78,9 +85,7 @@ def read_flags(args: Namespace, tokenizer: TokenizerConfig) -> LanguageModelConf
     if not isinstance(tokenizer.head, VQConfig):
         raise ConversionError("it speaks codes, and its tokenizer is a VAE; name a VQ tokenizer")
     flags = vars(args)
-    for name, only in _FIXED.items():
-        if flags.get(name, only) != only:
-            raise ConversionError(f"flag {name}={flags[name]!r} is not supported, only {only!r}")
+    check_flags(flags, _FIXED)
     try:
         conditional, sos = not flags["unconditional"], bool(flags["starts_with_sos"])
         codes = flags.get("first_stage_vocab_size", tokenizer.head.codes)

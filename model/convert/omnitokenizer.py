@@ -16,6 +16,7 @@ from model.convert.published import (
     ConversionError,
     ConversionReport,
     args_and_state,
+    check_flags,
     model_card,
     read_published,
     sort_keys,
@@ -128,9 +129,7 @@ def read_flags(args: Namespace, additive_bias: bool) -> TokenizerConfig:
         ConversionError: a flag asks for something that no released model uses.
     """
     flags = vars(args)
-    for name, only in _FIXED.items():
-        if flags.get(name, only) != only:
-            raise ConversionError(f"flag {name}={flags[name]!r} is not supported, only {only!r}")
+    check_flags(flags, _FIXED)
 
     def causal(what: str) -> bool:
         spellings = {bool(flags[name]) for name in (f"causal_in_{what}", f"casual_in_{what}") if name in flags}

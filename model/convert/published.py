@@ -40,6 +40,21 @@ class ConversionReport:
     tokenizer: ConversionReport | None = None
 
 
+def check_flags(flags: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
+    """Refuse flags that would change the computation.
+
+    Args:
+        flags: of the file.
+        fixed: the only value that the released models use, which an absent flag has too.
+
+    Raises:
+        ConversionError: a flag has another value.
+    """
+    for name, only in fixed.items():
+        if flags.get(name, only) != only:
+            raise ConversionError(f"flag {name}={flags[name]!r} is not supported, only {only!r}")
+
+
 def read_published(path: Path) -> dict[str, Any]:
     """Return the content of a checkpoint file, of which nothing is executed.
 
