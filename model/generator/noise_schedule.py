@@ -88,12 +88,7 @@ class NoiseSchedule:
         before, rest = self.alphas_cumprod_before, 1 - self.alphas_cumprod
         return self.betas * before.sqrt() / rest, (1 - before) * (1 - self.betas).sqrt() / rest
 
-    def add_noise(self, x: Tensor, noise: Tensor, step: Tensor) -> Tensor:
-        """Draw q(x_t | x_0).
-
-        Args:
-            x, noise: (B, ...), of one dtype.
-            step: int64 (B,), indices of this schedule.
-        """
-        kept = self.alphas_cumprod[step.cpu()].view(-1, *(1,) * (x.dim() - 1))
-        return x * kept.sqrt().to(x) + noise * (1 - kept).sqrt().to(x)
+    @property
+    def noise_factors(self) -> tuple[Tensor, Tensor]:
+        """Return the factors of x_0 and of the noise in a draw of q(x_t | x_0)."""
+        return self.alphas_cumprod.sqrt(), (1 - self.alphas_cumprod).sqrt()

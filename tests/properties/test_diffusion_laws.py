@@ -205,7 +205,8 @@ def test_a_perfect_network_leads_to_the_data(kind):
 def test_noise_of_training_has_the_schedules_variance():
     torch.manual_seed(0)
     schedule, data = NoiseSchedule.linear(), torch.full((2, 64, 64), 2.0)
-    out = schedule.add_noise(data, torch.randn_like(data), torch.tensor([0, 999]))
+    signal, spread = (factors[[0, 999], None, None].float() for factors in schedule.noise_factors)
+    out = signal * data + spread * torch.randn_like(data)
     torch.testing.assert_close(out[0], data[0], rtol=0, atol=0.1)
     assert out[1].mean().item() == pytest.approx(0, abs=0.1)
     assert out[1].std().item() == pytest.approx(1, abs=0.05)

@@ -38,8 +38,7 @@ class DiffusionStep(GeneratorStep[DiT]):
         schedule = NoiseSchedule.linear(config.timesteps)
         least, most = schedule.log_variance_range
         from_start, from_noisy = schedule.posterior_mean_factors
-        kept = schedule.alphas_cumprod
-        tables = torch.stack([kept.sqrt(), (1 - kept).sqrt(), from_start, from_noisy, least, most])
+        tables = torch.stack([*schedule.noise_factors, from_start, from_noisy, least, most])
         self.tables = tables.to(self.device, torch.float32)  # (6, timesteps)
         # sent to the device once: a captured step cannot
         self.scale, self.shift = (
