@@ -79,6 +79,11 @@ class ProblemError(Exception):
         """Return the problem of a refusal by `media`."""
         return cls(error.code, error.detail, error.limit, error.actual, error.errors)
 
+    @classmethod
+    def of_option(cls, name: str, detail: str) -> Self:
+        """Return the refusal of one option, which its pointer names."""
+        return cls("invalid-options", detail, errors=[{"pointer": f"/{name}", "detail": detail}])
+
     def __reduce__(self) -> tuple[Any, ...]:  # crosses process borders whole
         fields = (self.code, self.detail, self.limit, self.actual, self.errors, self.retry_after_seconds)
         return (type(self), fields)

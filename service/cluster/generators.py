@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from service.cluster.metrics import GeneratorMetrics, KernelMetrics
+from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote
 from service.engine.lane import LaneOptions
 from service.errors import ProblemError
 from service.in_process import LocalGenerators
-from service.scheduling.executor import DeviceFault
 from service.scheduling.mailbox import Mailbox
 from service.settings import Settings
 from service.types import Generated, GenerateJob, GeneratorCard, JobProgress
-
-log = logging.getLogger("ray.serve")
 
 
 class GeneratorHost:
@@ -54,7 +51,7 @@ class GeneratorHost:
                 if news.done():
                     yield news.result()
                     news = asyncio.ensure_future(mailbox.get())
-            yield _outcome(work)
+            yield await answer_of(work, "generator")
         finally:
             news.cancel()
             work.cancel()
@@ -67,18 +64,6 @@ class GeneratorHost:
     def close(self) -> None:
         """Stop what runs."""
         self._generators.close()
-
-
-def _outcome(work: asyncio.Future[Generated]) -> Generated | ProblemError:
-    try:
-        return work.result()
-    except ProblemError as problem:
-        return problem
-    except DeviceFault:  # raised, so that the caller asks another replica
-        raise
-    except Exception:
-        log.exception("a generation failed")
-        return ProblemError("internal", "The generator failed on this request.")
 
 
 class Generator:

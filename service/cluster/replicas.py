@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
@@ -15,19 +13,15 @@ from service.api.app import create_app
 from service.api.drain import Gate
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
 from service.cluster.metrics import IngressMetrics, KernelMetrics, TokenizerMetrics
+from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote
 from service.errors import ProblemError
 from service.in_process import LocalBackend
 from service.sandbox.pool import MediaPool
-from service.scheduling.executor import DeviceFault
 from service.settings import Settings
 from service.types import Decoded, Encoded, ModelCard, Size, Want
 
 REPORT_SECONDS = 2.0
-
-Answer = TypeVar("Answer", Encoded, Decoded)
-
-log = logging.getLogger("ray.serve")
 
 
 class Tokenizer:
@@ -54,15 +48,15 @@ class Tokenizer:
 
     async def encode(self, *arguments: Any, seconds: float | None = None) -> Encoded | ProblemError:
         """Call `LocalBackend.encode`."""
-        return await self._answer(self._backend.encode(*arguments, seconds=seconds))
+        return await answer_of(self._backend.encode(*arguments, seconds=seconds), "tokenizer")
 
     async def decode(self, *arguments: Any, seconds: float | None = None) -> Decoded | ProblemError:
         """Call `LocalBackend.decode`."""
-        return await self._answer(self._backend.decode(*arguments, seconds=seconds))
+        return await answer_of(self._backend.decode(*arguments, seconds=seconds), "tokenizer")
 
     async def reconstruct(self, *arguments: Any, seconds: float | None = None) -> Decoded | ProblemError:
         """Call `LocalBackend.reconstruct`."""
-        return await self._answer(self._backend.reconstruct(*arguments, seconds=seconds))
+        return await answer_of(self._backend.reconstruct(*arguments, seconds=seconds), "tokenizer")
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
@@ -77,17 +71,6 @@ class Tokenizer:
         self._backend.close()
         if self._host is not None:
             self._host.close()
-
-    async def _answer(self, work: Awaitable[Answer]) -> Answer | ProblemError:
-        try:
-            return await work
-        except ProblemError as problem:
-            return problem
-        except DeviceFault:  # raised, so that the caller asks another replica
-            raise
-        except Exception:
-            log.exception("a request failed")
-            return ProblemError("internal", "The tokenizer failed on this request.")
 
 
 class RayBackend(Remote):

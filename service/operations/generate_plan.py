@@ -160,10 +160,6 @@ def windows(frames: int, trained: int, context: int) -> tuple[Window, ...]:
     return tuple(found)
 
 
-def _invalid(name: str, detail: str) -> ProblemError:
-    return ProblemError("invalid-options", detail, errors=[{"pointer": f"/{name}", "detail": detail}])
-
-
 def _kind(generators: Sequence[GeneratorCard], options: GenerateOptions, has_source: bool) -> Kind:
     if options.kind is not None:
         return options.kind
@@ -182,10 +178,10 @@ def _generator(
     generator = find_generator(generators if options.model else (able or generators), options.model)
     if kind not in generator.makes:
         wrong = f"The generator {generator.id} makes no {kind}s. GET /models lists what each makes."
-        raise _invalid("kind", wrong)
+        raise ProblemError.of_option("kind", wrong)
     if has_source and not generator.takes_prefix:
         detail = f"The generator {generator.id} continues no frames. Leave the picture or clip out."
-        raise _invalid("model", detail)
+        raise ProblemError.of_option("model", detail)
     if generator.needs_prefix and not has_source:
         detail = f"The generator {generator.id} continues given frames. Send a picture, a clip or tokens."
         raise ProblemError("missing-part", detail)
@@ -198,7 +194,7 @@ def _size(generator: GeneratorCard, card: ModelCard, options: GenerateOptions, k
         return 1, height, width
     frames = options.frames or trained
     if frames > trained and not generator.takes_prefix:
-        raise _invalid("frames", f"The generator {generator.id} makes at most {trained} frames.")
+        raise ProblemError.of_option("frames", f"The generator {generator.id} makes at most {trained} frames.")
     return frames, height, width
 
 
@@ -213,10 +209,14 @@ def _prefix_frames(
     """Return the frames of the source that the samples continue."""
     if not has_source:
         if options.prefix_frames is not None:
-            raise _invalid("prefix_frames", "No frames came to continue. Send a picture, a clip or tokens.")
+            raise ProblemError.of_option(
+                "prefix_frames", "No frames came to continue. Send a picture, a clip or tokens."
+            )
         return 0
     if size[0] == 1:
-        raise _invalid("kind", "A single frame continues nothing. Ask for a video of more frames, or send no frames.")
+        raise ProblemError.of_option(
+            "kind", "A single frame continues nothing. Ask for a video of more frames, or send no frames."
+        )
     stride, most = card.temporal_patch, card.geometry.size(generator.grid)[0]
     if options.prefix_frames is None:
         there = 1 + (CONTEXT_LATENT_FRAMES - 1) * stride if source_frames is None else source_frames
@@ -226,19 +226,23 @@ def _prefix_frames(
     if (given - 1) % stride:
         near = 1 + (given - 1) // stride * stride
         detail = f"A prefix has 1 + {stride} k frames, not {given}. Use {near} or {near + stride}."
-        raise _invalid("prefix_frames", detail)
+        raise ProblemError.of_option("prefix_frames", detail)
     if source_frames is not None and given > source_frames:
         raise _too_short(given, source_frames)
     if given >= size[0]:
-        raise _invalid("prefix_frames", f"A prefix of {given} frames leaves nothing of {size[0]} to make. Use fewer.")
+        raise ProblemError.of_option(
+            "prefix_frames", f"A prefix of {given} frames leaves nothing of {size[0]} to make. Use fewer."
+        )
     if given >= most:
         detail = f"A prefix of {given} frames fills the {most} frames of {generator.id}. Use at most {most - stride}."
-        raise _invalid("prefix_frames", detail)
+        raise ProblemError.of_option("prefix_frames", detail)
     return given
 
 
 def _too_short(wanted: int, there: int) -> ProblemError:
-    return _invalid("prefix_frames", f"The clip has {there} frames, fewer than the {wanted} of the prefix. Use fewer.")
+    return ProblemError.of_option(
+        "prefix_frames", f"The clip has {there} frames, fewer than the {wanted} of the prefix. Use fewer."
+    )
 
 
 def shortened(plan: GeneratePlan, frames: int, asked: bool) -> GeneratePlan:
@@ -271,16 +275,20 @@ def _params(generator: GeneratorCard, options: GenerateOptions) -> GenerateParam
     for name in itertools.chain(*SETTINGS.values()):
         if name not in own and getattr(options, name) is not None:
             family = "language model" if generator.kind == "lm" else "diffusion model"
-            raise _invalid(name, f"The generator {generator.id} is a {family}, which takes no {name}. Leave it out.")
+            raise ProblemError.of_option(
+                name, f"The generator {generator.id} is a {family}, which takes no {name}. Leave it out."
+            )
     if options.temperature is not None and 0 < options.temperature < MIN_TEMPERATURE:
-        raise _invalid("temperature", f"A temperature is at least {MIN_TEMPERATURE:g}, or 0 for the likeliest token.")
+        raise ProblemError.of_option(
+            "temperature", f"A temperature is at least {MIN_TEMPERATURE:g}, or 0 for the likeliest token."
+        )
     if options.guidance is not None:
         if not generator.guided and options.guidance != 1:
-            raise _invalid("guidance", f"The generator {generator.id} has no guidance. Leave it out.")
+            raise ProblemError.of_option("guidance", f"The generator {generator.id} has no guidance. Leave it out.")
         if generator.kind == "diffusion" and options.guidance < 1:
-            raise _invalid("guidance", f"The guidance of {generator.id} is at least 1, which is none.")
+            raise ProblemError.of_option("guidance", f"The guidance of {generator.id} is at least 1, which is none.")
     if generator.max_steps is not None and (options.steps or 1) > generator.max_steps:
-        raise _invalid("steps", f"The generator {generator.id} has {generator.max_steps} steps at most.")
+        raise ProblemError.of_option("steps", f"The generator {generator.id} has {generator.max_steps} steps at most.")
     given = {name: getattr(options, name) for name in own if getattr(options, name) is not None}
     if options.class_ is None and generator.class_count and "guidance" not in given:
         given["guidance"] = 1.0  # guidance leads towards a class

@@ -52,7 +52,7 @@ def find_class(card: GeneratorCard, wanted: int | str | None) -> int | None:
     if wanted is None:
         if card.class_count and not card.unconditional:
             detail = f"The generator {card.id} makes samples of a class. GET /classes lists its {card.class_count}."
-            raise ProblemError("invalid-options", detail, errors=[{"pointer": "/class", "detail": detail}])
+            raise ProblemError.of_option("class", detail)
         return None
     if not card.class_count:
         raise ProblemError("unknown-class", f"The generator {card.id} has no classes. Leave out `class`.")

@@ -89,12 +89,12 @@ class GenerateOptions(RouteOptions):
         if self.kind == "image":
             for name in ("frames", "prefix_frames"):
                 if (getattr(self, name) or 1) > 1:
-                    raise _contradiction(name, "An image has one frame. Leave this out, or ask for a video.")
+                    raise ProblemError.of_option(name, "An image has one frame. Leave this out, or ask for a video.")
         if self.frames is not None and self.prefix_frames is not None and self.prefix_frames >= self.frames:
             detail = f"A prefix of {self.prefix_frames} frames leaves nothing of {self.frames} to make."
-            raise _contradiction("prefix_frames", f"{detail} Use fewer, or more `frames`.")
+            raise ProblemError.of_option("prefix_frames", f"{detail} Use fewer, or more `frames`.")
         if self.start_s is not None and self.end_s is not None and self.start_s >= self.end_s:
-            raise _contradiction("end_s", "The window must end after it starts.")
+            raise ProblemError.of_option("end_s", "The window must end after it starts.")
         return self
 
     def array_request(self) -> MediaRequest:
@@ -110,7 +110,3 @@ class GenerateOptions(RouteOptions):
         """
         given: dict[str, Any] = {"size": f"{height}x{width}", "frames": frames, "fit": self.fit, "animated": frames > 1}
         return MediaRequest(**given, start_s=self.start_s, end_s=self.end_s)
-
-
-def _contradiction(name: str, detail: str) -> ProblemError:
-    return ProblemError("invalid-options", detail, errors=[{"pointer": f"/{name}", "detail": detail}])

@@ -107,7 +107,7 @@ async def images(exchange: Exchange, upload: GenerateUpload, options: ImageOptio
             detail = (
                 f"The model {plan.generator.id} makes pictures of {width}x{height}. Ask for that size, or for auto."
             )
-            raise ProblemError("invalid-options", detail, errors=[{"pointer": "/size", "detail": detail}])
+            raise ProblemError.of_option("size", detail)
 
     made = await run(
         exchange.backend,
