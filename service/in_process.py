@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from service.operations.bundles import find_card
 from service.scheduling.batcher import Batcher
-from service.scheduling.executor import BatchExecutor, Observer, Run
+from service.scheduling.executor import BatchExecutor, Done, Observer, Run
 from service.scheduling.step_executor import StepEngine, StepExecutor, StepObserver, StepRequest
 from service.scheduling.stepper import Capacity
 from service.settings import Settings
@@ -25,6 +25,7 @@ from service.types import (
     ModelCard,
     Op,
     Size,
+    Timing,
     TokenizerKey,
     Want,
     size_of,
@@ -110,6 +111,24 @@ class LocalBackend:
         key = TokenizerKey(card.id, "reconstruct", "pixels", size_of(pixels))
         reconstruction, timing = await self._submit(card, key, pixels, seconds)
         return Decoded(reconstruction, timing)
+
+    def start(self, key: TokenizerKey, payload: NDArray[Any], seconds: float, done: Done) -> int:
+        """Queue one call without a task of its own; return its number. Arguments and errors as `BatchExecutor.start`.
+
+        The result of encode is a pair, (tokens or None, latents or None); that of the others is pixels.
+        """
+        cost = find_card(self._cards, key.model).geometry.positions(key.size)
+
+        def count(outcome: Any, timing: Timing | None) -> None:
+            if timing is not None and not isinstance(outcome, BaseException):
+                self._observer.done(key.op, key.size[0], cost)
+            done(outcome, timing)
+
+        return self._executor.start(key, cost, payload, seconds, count)
+
+    def cancel(self, number: int) -> bool:
+        """Take a call out of the queue; False if it runs or is over."""
+        return self._executor.cancel(number)
 
     async def _submit(self, card: ModelCard, key: TokenizerKey, payload: Any, seconds: float | None) -> Any:
         cost = card.geometry.positions(key.size)

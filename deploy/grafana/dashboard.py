@@ -233,6 +233,12 @@ def rows() -> dict[str, list[dict[str, Any]]]:
                 "Calls repeated because a tokenizer replica was lost, since each ingress replica started.",
             ),
             panel(
+                "Ways to tokenizers",
+                "short",
+                {"{{way}}": rate("tokenizer_calls_total", "way")},
+                "Calls a second: link within a node, ray across nodes or while a node has no tokenizer.",
+            ),
+            panel(
                 "Kernels compiled late",
                 "short",
                 {"{{replica}}": "sum by (replica) (ray_omnitok_late_kernels)"},

@@ -11,12 +11,13 @@ from starlette.exceptions import HTTPException
 from media.errors import MediaError
 from service.api.authentication import Authentication
 from service.api.cors import Cors
+from service.api.direct import DirectRoutes
 from service.api.errors import on_http_exception, on_problem
 from service.api.log import configure
 from service.api.middleware import RequestMiddleware, route_labels
 from service.api.openapi import REFUSAL
 from service.api.request_id import RequestId
-from service.api.routes import routers
+from service.api.routes import TOKENIZER_ROUTES, routers
 from service.api.routes.docs import add_docs
 from service.api.services import Services
 from service.errors import ProblemError
@@ -71,13 +72,14 @@ def create_app(
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(MediaError, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
-    app.state.services = Services(backend, generators or NoGenerators(), media, settings)
+    app.state.services = services = Services(backend, generators or NoGenerators(), media, settings)
     add_docs(app)
     routes = list(app.routes)
     for router in routers():
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
         routes += router.routes
+    app.add_middleware(DirectRoutes, routes=TOKENIZER_ROUTES, services=services)
     if settings.keys is not None:
         app.add_middleware(Authentication, keys=KeyRing(settings.keys, settings.ingress_replicas))
     app.add_middleware(RequestMiddleware, metrics=metrics, labels=route_labels(routes))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK
 
 MAX_ACCEPT_CHARS = 4096
 MAX_RANGES = 64
+REMEMBERED_HEADERS = 256
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 RANGE = re.compile(rf"({TOKEN})/({TOKEN})")
 QVALUE = re.compile(r"0(?:\.[0-9]{0,3})?|\.[0-9]{1,3}|1(?:\.0{0,3})?")
@@ -34,7 +36,7 @@ def parse_accept(header: str | None) -> list[tuple[str, float]]:
 
 
 def choose(header: str | None, offers: Sequence[str]) -> str | None:
-    """Return the best offer, or None when none is acceptable.
+    """Return the best offer, or None when none is acceptable; programs send one header for ever, so it is remembered.
 
     Args:
         header: the `Accept` header.
@@ -43,6 +45,11 @@ def choose(header: str | None, offers: Sequence[str]) -> str | None:
     Raises:
         ProblemError: `bad-header`.
     """
+    return _choose(header, tuple(offers))
+
+
+@lru_cache(REMEMBERED_HEADERS)
+def _choose(header: str | None, offers: tuple[str, ...]) -> str | None:
     ranges = parse_accept(header)
     best, best_weight = None, 0.0
     for offer in offers:

@@ -9,6 +9,7 @@
 | `omnitok_media_results_total` | counter: kind, container, result |
 | `omnitok_media_worker_restarts_total` | counter: reason |
 | `omnitok_retries_total` | counter |
+| `omnitok_tokenizer_calls_total` | counter: way (link, ray) |
 | `omnitok_queue_requests`, `omnitok_queue_tokens` | gauge |
 | `omnitok_batches_total` | counter: op, stop_reason |
 | `omnitok_batch_requests` | histogram: op |
@@ -46,6 +47,24 @@ def _counter(name: str, description: str, *labels: str) -> metrics.Counter:
     return metrics.Counter(name, description, tag_keys)
 
 
+class _Tallied:
+    """A counter that is kept in this process until `flush`: one step of Ray's takes as long as 30 of a dictionary."""
+
+    def __init__(self, name: str, description: str, *labels: str) -> None:
+        self.counter, self._labels = _counter(name, description, *labels), labels
+        self._new: Tally[tuple[str, ...]] = Tally()
+
+    def add(self, amount: int = 1, *values: str) -> None:
+        """Count, under the values of the labels."""
+        self._new[values] += amount
+
+    def flush(self) -> None:
+        """Hand over what was counted since the last time."""
+        new, self._new = self._new, Tally()
+        for values, amount in (+new).items():
+            self.counter.inc(amount, tags=dict(zip(self._labels, values, strict=True)))
+
+
 class KernelMetrics:
     """The kernels of a replica with networks, tokenizers or generators."""
 
@@ -65,41 +84,43 @@ class TokenizerMetrics:
     def __init__(self) -> None:
         self._queue_requests = metrics.Gauge("omnitok_queue_requests", "Requests that wait in this replica")
         self._queue_tokens = metrics.Gauge("omnitok_queue_tokens", "Latent positions that wait in this replica")
-        self._batches = _counter("omnitok_batches_total", "Batches run", "op", "stop_reason")
+        self._batches = _Tallied("omnitok_batches_total", "Batches run", "op", "stop_reason")
         self._batch_requests = metrics.Histogram("omnitok_batch_requests", "Requests per batch", BATCH_SIZES, ("op",))
         self._batch_seconds = metrics.Histogram(
             "omnitok_batch_duration_seconds", "Time of a batch", BATCH_SECONDS, ("op",)
         )
-        self._encoded = _counter("omnitok_tokens_encoded_total", "Latent positions encoded")
-        self._decoded = _counter("omnitok_tokens_decoded_total", "Latent positions decoded")
-        self._frames = _counter("omnitok_frames_total", "Frames encoded or decoded")
+        self._encoded = _Tallied("omnitok_tokens_encoded_total", "Latent positions encoded")
+        self._decoded = _Tallied("omnitok_tokens_decoded_total", "Latent positions decoded")
+        self._frames = _Tallied("omnitok_frames_total", "Frames encoded or decoded")
         self.queue(0, 0)
+        self.refresh()
 
     def queue(self, requests: int, tokens: int) -> None:
         """Report the length of the queue."""
         self._now_queued = (requests, tokens)
-        self.refresh()
 
     def refresh(self) -> None:
-        """Say again how long the queue is, so that a queue that stands still stays in sight."""
+        """Hand everything to the exporter, the length of a queue that stands still too."""
         requests, tokens = self._now_queued
         self._queue_requests.set(requests)
         self._queue_tokens.set(tokens)
+        for counter in (self._batches, self._encoded, self._decoded, self._frames):
+            counter.flush()
 
     def batch(self, batch: Batch, seconds: float) -> None:
         """Count a batch that took `seconds`."""
         op: dict[str, str] = {"op": batch.key.op}
-        self._batches.inc(tags=op | {"stop_reason": batch.stop_reason})
+        self._batches.add(1, batch.key.op, batch.stop_reason)
         self._batch_requests.observe(len(batch.items), tags=op)
         self._batch_seconds.observe(seconds, tags=op)
 
     def done(self, op: Op, frames: int, tokens: int) -> None:
         """Count a request that has been answered."""
-        self._frames.inc(frames)
+        self._frames.add(frames)
         if op != "decode":
-            self._encoded.inc(tokens)
+            self._encoded.add(tokens)
         if op != "encode":
-            self._decoded.inc(tokens)
+            self._decoded.add(tokens)
 
 
 class GeneratorMetrics:
@@ -142,42 +163,50 @@ class IngressMetrics:
     """The HTTP tier's; a `types.HttpMetrics`."""
 
     def __init__(self) -> None:
-        self._requests = _counter("omnitok_http_requests_total", "Requests answered", "route", "method", "code")
+        self._requests = _Tallied("omnitok_http_requests_total", "Requests answered", "route", "method", "code")
         self._seconds = metrics.Histogram(
             "omnitok_http_request_duration_seconds", "Time of a request", REQUEST_SECONDS, ("route",)
         )
         self._in_flight = metrics.Gauge("omnitok_http_requests_in_flight", "Requests not yet answered", ("route",))
-        self._bytes_in = _counter("omnitok_http_request_bytes_total", "Bytes of request bodies", "route")
-        self._bytes_out = _counter("omnitok_http_response_bytes_total", "Bytes of response bodies", "route")
+        self._bytes_in = _Tallied("omnitok_http_request_bytes_total", "Bytes of request bodies", "route")
+        self._bytes_out = _Tallied("omnitok_http_response_bytes_total", "Bytes of response bodies", "route")
         self._media = _counter("omnitok_media_results_total", "Files decoded or refused", "kind", "container", "result")
         self._restarts = _counter("omnitok_media_worker_restarts_total", "Media workers replaced", "reason")
-        self._retries = _counter("omnitok_retries_total", "Calls repeated because a tokenizer replica was lost")
+        self._retries = _Tallied("omnitok_retries_total", "Calls repeated because a tokenizer replica was lost")
+        self._calls = _counter("omnitok_tokenizer_calls_total", "Calls over the link or through Ray", "way")
+        self._calls_seen: Tally[str] = Tally()
         self._now_in_flight: Tally[str] = Tally()
         self._media_seen: Tally[tuple[str, str, str]] = Tally()
         self._restarts_seen: Tally[str] = Tally()
 
     def observe(self, route: str, method: str, code: str, seconds: float, bytes_in: int, bytes_out: int) -> None:
         """Count a request that is over."""
-        self._requests.inc(tags={"route": route, "method": method, "code": code})
+        self._requests.add(1, route, method, code)
         self._seconds.observe(seconds, tags={"route": route})
-        if bytes_in:
-            self._bytes_in.inc(bytes_in, tags={"route": route})
-        if bytes_out:
-            self._bytes_out.inc(bytes_out, tags={"route": route})
+        self._bytes_in.add(bytes_in, route)
+        self._bytes_out.add(bytes_out, route)
 
     def in_flight(self, route: str, change: int) -> None:
         """Count a request that began (+1) or ended (-1)."""
         self._now_in_flight[route] += change
-        self._in_flight.set(self._now_in_flight[route], tags={"route": route})
 
     def refresh(self) -> None:
-        """Say again what is in flight, so that a request that takes long stays in sight."""
+        """Hand everything to the exporter, requests that take long too."""
         for route, count in self._now_in_flight.items():
             self._in_flight.set(count, tags={"route": route})
+        for counter in (self._requests, self._bytes_in, self._bytes_out, self._retries):
+            counter.flush()
 
     def retried(self) -> None:
         """Count a call that is repeated because its replica was lost."""
-        self._retries.inc()
+        self._retries.add()
+
+    def called(self, ways: Mapping[str, int]) -> None:
+        """Take over how many calls of tokenizers took each way since the start."""
+        for way, count in ways.items():
+            if more := count - self._calls_seen[way]:
+                self._calls.inc(more, tags={"way": way})
+                self._calls_seen[way] = count
 
     def media(self, results: Mapping[tuple[str, str, str], int], restarts: Mapping[str, int]) -> None:
         """Take over what the media pool has counted since it started.

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import ray
 from numpy.typing import NDArray
+from ray import serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from service.api.app import create_app
@@ -17,11 +22,17 @@ from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote
 from service.errors import ProblemError
 from service.in_process import LocalBackend
+from service.link.client import LinkClient, NoTokenizerError
+from service.link.directory import SocketDirectory
+from service.link.server import LinkServer
 from service.sandbox.pool import MediaPool
+from service.scheduling.executor import DeviceFault
 from service.settings import Settings
 from service.types import Decoded, Encoded, ModelCard, Size, Want
 
 REPORT_SECONDS = 2.0
+
+log = logging.getLogger("ray.serve")
 
 
 class Tokenizer:
@@ -36,6 +47,7 @@ class Tokenizer:
         engine.warm_up(settings.warm_sizes, settings.max_batch_tokens, settings.max_batch_requests)
         self._metrics = TokenizerMetrics()
         self._backend = LocalBackend(engine.cards, engine.run, settings, self._metrics)
+        self._link: LinkServer | None = None
         self._host: GeneratorHost | None = None
         if settings.generators and not settings.generator_replicas:
             self._host = GeneratorHost(settings)
@@ -60,25 +72,46 @@ class Tokenizer:
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
+        if self._link is None and (directory := link_directory()) is not None:  # Ray asks first when it has started
+            self._directory = directory
+            self._link = LinkServer(directory.path, self._backend, await self.models(), DeviceFault)
+            await self._link.start()
         self._metrics.refresh()  # Ray calls this every few seconds
         self._kernel_metrics.late(self._late_kernels.count)
         self._backend.check_health()
         if self._host is not None:
             self._host.check_health()
 
-    def __del__(self) -> None:
-        """Stop what runs; Ray Serve calls this when the replica has drained."""
+    async def __del__(self) -> None:
+        """Answer what came over the link, which Ray Serve does not count, and stop; it calls this at the end."""
+        if self._link is not None:
+            await self._link.leave()
+            self._link.close()
+            self._directory.close()
         self._backend.close()
         if self._host is not None:
             self._host.close()
 
 
 class RayBackend(Remote):
-    """The tokenizer tier behind a deployment handle; a `types.Backend`."""
+    """The tokenizer tier; a `types.Backend`. Replicas of this node are asked over the link, others by a handle.
+
+    Args:
+        handle, settings, metrics: as for `Remote`.
+        link: to the replicas of this node, or None.
+    """
+
+    def __init__(
+        self, handle: DeploymentHandle, settings: Settings, metrics: IngressMetrics, link: LinkClient | None = None
+    ) -> None:
+        super().__init__(handle, settings, metrics)
+        self._link = link
+        self.calls: Counter[str] = Counter()  # by the way that they took
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles, the default one first; a living replica named them in the last few seconds."""
-        return await self._remembered_cards("models")
+        linked = [] if self._link is None else self._link.cards
+        return linked or await self._remembered_cards("models")
 
     async def encode(self, model: str, pixels: NDArray[Any], want: Want, *, seconds: float | None = None) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3)."""
@@ -93,8 +126,30 @@ class RayBackend(Remote):
         return await self._call("reconstruct", seconds, model, pixels)
 
     async def _call(self, method: str, seconds: float | None, *arguments: Any) -> Any:
-        left = self._settings.request_seconds if seconds is None else seconds
-        return await self._retry(lambda deadline: self._once(deadline, method, *arguments), left)
+        clock, left = asyncio.get_running_loop().time, self._settings.request_seconds if seconds is None else seconds
+        deadline = clock() + left
+        if self._link is not None and self._link.takes(arguments[0]):
+            try:
+                answer = await getattr(self._link, method)(*arguments, seconds=left)
+                self.calls["link"] += 1
+                return answer
+            except NoTokenizerError:
+                pass
+        self.calls["ray"] += 1
+        return await self._retry(lambda deadline: self._once(deadline, method, *arguments), deadline - clock())
+
+
+def link_directory() -> SocketDirectory | None:
+    """Return the folder where tokenizer replicas of this node and application listen; None outside of replicas."""
+    try:
+        application = serve.get_replica_context().app_name
+        context = ray.get_runtime_context()
+        return SocketDirectory(context.get_session_name(), context.get_node_id(), application)
+    except RayServeException:
+        return None
+    except OSError as error:
+        log.warning("tokenizer replicas are called through Ray only: %s", error)
+        return None
 
 
 class Ingress:
@@ -111,12 +166,17 @@ class Ingress:
         self._folder = folder
         self._metrics = IngressMetrics()
         self._media = MediaPool(settings.limits, settings.media_workers, settings.allow_weak_sandbox)
-        self._backend = RayBackend(tokenizer, settings, self._metrics)
+        self._tokenizer = tokenizer
+        self._link: LinkClient | None = None
         self._generators = None if generators is None else RayGeneratorBackend(generators, settings, self._metrics)
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Return the application that Ray Serve serves from this replica."""
         await self._media.start()
+        if (directory := link_directory()) is not None:
+            self._directory, settings = directory, self._settings
+            self._link = LinkClient(directory.path, settings.held_body_bytes, settings.tries, self._metrics.retried)
+        self._backend = RayBackend(self._tokenizer, self._settings, self._metrics, self._link)
         self._reporter = asyncio.create_task(self._report())
         app = create_app(self._backend, self._media, self._settings, self._metrics, self._generators)
         self._gate = Gate(app, self._folder, self._settings.drain_notice_seconds)
@@ -127,10 +187,14 @@ class Ingress:
         """Stop what runs; Ray Serve calls this when the replica has drained."""
         self._gate.stop()
         self._reporter.cancel()
+        if self._link is not None:
+            await self._link.close()
+            self._directory.close()
         await self._media.stop()
 
     async def _report(self) -> None:
         while True:
             self._metrics.media(self._media.results, self._media.restarts)
+            self._metrics.called(self._backend.calls)
             self._metrics.refresh()
             await asyncio.sleep(REPORT_SECONDS)

@@ -145,6 +145,11 @@ class EncodeResult:
         pairs = {"tokens": self.tokens, "latents": self.latents}
         return {name: np.ascontiguousarray(array) for name, array in pairs.items() if array is not None}
 
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of the tensors."""
+        return sum(tensor.nbytes for tensor in (self.tokens, self.latents) if tensor is not None)
+
 
 def _kind(array: NDArray[Any]) -> str:
     return f"{array.dtype} of shape {array.shape}"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from service.link.slots import Slot, SlotTable
+from service.link.slots import Slot
 
 
 @dataclass(eq=False)
@@ -59,11 +59,11 @@ class Dispatcher:
     A call whose `peer` is None after a method returned it waits until `connect` returns it.
 
     Args:
-        slots: of the arena.
+        give_back: frees a slot.
     """
 
-    def __init__(self, slots: SlotTable) -> None:
-        self._slots = slots
+    def __init__(self, give_back: Callable[[Slot], None]) -> None:
+        self._give_back = give_back
         self._peers: dict[int, _Peer] = {}
         self._waiting: dict[int, Call] = {}
         self._calls: dict[int, Call] = {}
@@ -182,4 +182,4 @@ class Dispatcher:
     def _end(self, call: Call) -> None:
         del self._calls[call.id]
         for slot in call.slots:
-            self._slots.give_back(slot)
+            self._give_back(slot)

@@ -104,6 +104,12 @@ class Batcher:
         """Return the number of items that wait."""
         return len(self._keys)
 
+    @property
+    def earliest_deadline(self) -> float | None:
+        """Return the earliest deadline of the items that wait, or None if none does."""
+        deadlines = (item.deadline for queue in self._queues.values() for item in queue.items.values())
+        return min(deadlines, default=None)
+
     def budget(self, key: Key) -> int:
         """Return the latent positions that a batch of `key` may hold now."""
         return self._budgets.get(key, self.max_tokens)

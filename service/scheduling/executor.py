@@ -15,6 +15,7 @@ from service.scheduling.batcher import Batch, Batcher, Item, Key
 from service.types import Timing
 
 Run = Callable[[Any, Sequence[Any]], Sequence[Any]]  # a key of its own kind
+Done = Callable[[Any, Timing | None], None]  # a result with its timing, or an exception
 
 
 class OutOfMemory(Exception):  # noqa: N818  an event of the accelerator, named as its makers name it
@@ -60,10 +61,12 @@ class BatchExecutor:
         self._batcher = batcher
         self._observer = observer
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._waiting: dict[int, asyncio.Future[tuple[Any, Timing]]] = {}
+        self._waiting: dict[int, Done] = {}
         self._arrived: dict[int, float] = {}
         self._ids = itertools.count()
         self._closed = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = 0.0
 
     @property
     def busy_seconds(self) -> float:
@@ -86,35 +89,84 @@ class BatchExecutor:
             DeviceFault: the accelerator broke while the item ran.
             Exception: what `run` raised for this very item.
         """
-        if self._closed:
-            raise _draining()
-        loop = asyncio.get_running_loop()
-        now = time.monotonic()
-        item = Item(next(self._ids), key, cost, now + seconds, payload)
-        self._batcher.submit(item, now)
-        future = self._waiting[item.id] = loop.create_future()
-        self._arrived[item.id] = now
-        alarm = loop.call_later(seconds, self._expire)
-        self._advance()
+        future: asyncio.Future[tuple[Any, Timing]] = asyncio.get_running_loop().create_future()
+
+        def done(outcome: Any, timing: Timing | None) -> None:
+            if future.done():  # its caller has gone
+                return
+            if isinstance(outcome, BaseException):
+                future.set_exception(outcome)
+            else:
+                assert timing is not None
+                future.set_result((outcome, timing))
+
+        item_id = self.start(key, cost, payload, seconds, done)
         try:
             return await future
         finally:
-            alarm.cancel()
-            self._batcher.cancel(item.id)
-            self._waiting.pop(item.id, None)
-            self._arrived.pop(item.id, None)
-            self._report_queue()
+            self.cancel(item_id)
+
+    def start(self, key: Key, cost: int, payload: Any, seconds: float, done: Done) -> int:
+        """Queue one item, without a task of its own; return its number.
+
+        Args:
+            key, cost, payload, seconds: as for `submit`.
+            done: called once, on the event loop, unless `cancel` returned True: with a result and its timing, or with
+                what `submit` raises. Nobody reads the payload any more.
+
+        Raises:
+            ProblemError: `overloaded`, `draining`.
+        """
+        if self._closed:
+            raise _draining()
+        now = time.monotonic()
+        item = Item(next(self._ids), key, cost, now + seconds, payload)
+        self._batcher.submit(item, now)
+        self._waiting[item.id] = done
+        self._arrived[item.id] = now
+        self._ring_at(item.deadline, now)
+        self._advance()
+        self._report_queue()
+        return item.id
+
+    def cancel(self, item_id: int) -> bool:
+        """Take an item out of the queue; False if it runs or is over."""
+        if not self._batcher.cancel(item_id):
+            return False
+        self._forget(item_id)
+        self._report_queue()
+        return True
 
     def close(self) -> None:
-        """Refuse what waits and let the thread end after the running batch."""
+        """Refuse what waits and runs, and let the thread end after the running batch."""
         self._closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._alarm is not None:
+            self._alarm.cancel()
         for item_id in list(self._waiting):
+            self._batcher.cancel(item_id)
             self._answer(item_id, _draining())
 
     def _expire(self) -> None:
         for item in self._batcher.expire(time.monotonic()):
             self._answer(item.id, ProblemError("deadline-exceeded", "The deadline passed while the request waited."))
+
+    def _ring_at(self, deadline: float, now: float) -> None:
+        """Expire what waits at that time; one alarm rings for all, the earliest first."""
+        if self._alarm is not None and deadline >= self._alarm_at:
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = deadline
+        self._alarm = asyncio.get_running_loop().call_later(max(0.0, deadline - now), self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._expire()
+        self._report_queue()
+        earliest = self._batcher.earliest_deadline
+        if earliest is not None:
+            self._ring_at(earliest, time.monotonic())
 
     def _advance(self) -> None:
         if self._batcher.running is not None:
@@ -130,9 +182,7 @@ class BatchExecutor:
         self._batcher.complete(time.monotonic())
         seconds = time.monotonic() - batch.started
         self._observer.batch(batch, seconds)
-        if future.cancelled():
-            return
-        ran = future.result()
+        ran = _Ran([_draining()] * len(batch.items), False) if future.cancelled() else future.result()
         if ran.out_of_memory and len(batch.items) > 1:
             self._batcher.shrink(batch.key, batch.cost)
         for item, outcome in zip(batch.items, ran.outcomes, strict=True):
@@ -143,14 +193,13 @@ class BatchExecutor:
         self._advance()
 
     def _answer(self, item_id: int, outcome: Any, timing: Timing | None = None) -> None:
-        future = self._waiting.get(item_id)
-        if future is None or future.done():  # its caller has gone
-            return
-        if isinstance(outcome, BaseException):
-            future.set_exception(outcome)
-        else:
-            assert timing is not None
-            future.set_result((outcome, timing))
+        done = self._forget(item_id)
+        if done is not None:
+            done(outcome, timing)
+
+    def _forget(self, item_id: int) -> Done | None:
+        self._arrived.pop(item_id, None)
+        return self._waiting.pop(item_id, None)
 
     def _report_queue(self) -> None:
         self._observer.queue(self._batcher.queued_requests, self._batcher.queued_tokens)

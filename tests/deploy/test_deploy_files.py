@@ -57,7 +57,8 @@ def known_metrics() -> dict[str, set[str]]:
     """Every series name that may be asked for, and its labels: the service's as the replicas make them, and Ray's."""
     known = dict(RAY_METRICS)
     for observer in (TokenizerMetrics(), GeneratorMetrics(), KernelMetrics(), IngressMetrics()):
-        for metric in vars(observer).values():
+        for value in vars(observer).values():
+            metric = getattr(value, "counter", value)
             if isinstance(metric, Metric):
                 name, labels = f"ray_{metric.info['name']}", set(metric.info["tag_keys"])
                 if isinstance(metric, Histogram):

@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from service.api.exchange import Exchange
 from service.api.parsing import MEDIA, MediaUpload
-from service.api.routes.route import Route
+from service.api.routes.route import INLINE_BYTES, Route
 from service.formats.codes import CODES_TYPES, write_codes
+from service.formats.media_types import MSGPACK
 from service.operations.encode import EncodePlan
 from service.operations.encode import encode as run
 from service.operations.options import EncodeOptions
@@ -34,7 +35,10 @@ async def encode(exchange: Exchange, upload: MediaUpload, options: EncodeOptions
         exchange.started,
     )
     rendering = time.perf_counter()
-    data = await asyncio.to_thread(write_codes, encoded.result, exchange.media_type)
+    if encoded.result.nbytes <= INLINE_BYTES and exchange.media_type == MSGPACK:
+        data = write_codes(encoded.result, MSGPACK)
+    else:
+        data = await asyncio.to_thread(write_codes, encoded.result, exchange.media_type)
     return exchange.respond(data, encoded.card, encoded.decode_ms, encoded.timing, rendering)
 
 

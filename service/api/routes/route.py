@@ -13,7 +13,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.body import BodyKind, read_body, while_connected
+from media.identify import IMAGE_TYPES
+from service.api.body import Body, BodyKind, read_body, while_connected
 from service.api.deadline import Deadline
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange
@@ -21,8 +22,12 @@ from service.api.negotiation import parse_accept
 from service.api.openapi import describe
 from service.api.query import parse_options
 from service.api.services import Services, services_of
+from service.formats.media_types import MSGPACK, OCTET_STREAM
 from service.operations.options import RouteOptions
-from service.settings import Settings
+from service.settings import Limits, Settings
+
+INLINE_BYTES = 2**20  # of a body that is parsed at once: a thread costs as much as ten copies of a picture
+INLINE_TYPES = {MSGPACK, OCTET_STREAM, *IMAGE_TYPES}  # whose parsers look at little more than their first bytes
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Route:
 
             async def work() -> Response:
                 started = time.perf_counter()
-                upload = await asyncio.to_thread(self.takes.parse, body, limits)
+                upload = await _parse(self.takes, body, limits)
                 query = request.scope["query_string"] if self.in_query else b""
                 parse_ms = 1000 * (time.perf_counter() - started)
                 options = parse_options(self.options, query, upload.options)
@@ -89,3 +94,9 @@ class Route:
             if isinstance(response, EventStream):  # its work goes on, and may hold the body
                 response.release = stack.pop_all().close
             return response
+
+
+async def _parse(kind: BodyKind, body: Body, limits: Limits) -> Any:
+    if len(body.data) <= INLINE_BYTES and body.content_type.media_type in INLINE_TYPES:
+        return kind.parse(body, limits)
+    return await asyncio.to_thread(kind.parse, body, limits)

@@ -163,3 +163,9 @@ def test_a_client_that_leaves_takes_its_work_along(service: Service, http: httpx
     eventually(lambda: service.total("http_requests_total", code="499") > before)
     eventually(lambda: service.total("http_requests_in_flight") == 0 and service.total("queue_requests") == 0)
     assert http.post("/encode", content=picture(), headers={"Content-Type": "image/png"}).status_code == 200
+
+
+def test_tokenizers_of_the_node_are_called_over_the_link(service: Service, http: httpx.Client) -> None:
+    before = service.total("tokenizer_calls_total", way="link")
+    encode(http, pack({"array": pack_tensor(scene(1, 16, 16))}), MSGPACK)
+    eventually(lambda: service.total("tokenizer_calls_total", way="link") > before)

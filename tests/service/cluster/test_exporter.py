@@ -60,6 +60,8 @@ def test_a_request_is_counted_with_its_bytes_and_seconds(seen: MutableMapping[Se
         ingress.in_flight("/encode", change)
     ingress.observe("/encode", "POST", "200", 0.25, 100, 30)
     ingress.observe("/encode", "POST", "503", 0.5, 0, 7)
+    ingress.refresh()
+    ingress.refresh()
     assert seen["omnitok_http_requests_in_flight", "/encode"] == 1
     assert seen["omnitok_http_requests_total", "/encode", "POST", "200"] == 1
     assert seen["omnitok_http_request_duration_seconds", "/encode"] == 0.75
@@ -90,6 +92,8 @@ def test_batches_and_work_are_counted(seen: MutableMapping[Series, float]) -> No
     tokenizer.done("encode", 5, 40)
     tokenizer.done("decode", 9, 60)
     tokenizer.done("reconstruct", 1, 7)
+    tokenizer.refresh()
+    tokenizer.refresh()
     assert seen["omnitok_batches_total", "encode", "drained"] == 1
     assert seen["omnitok_batch_requests", "encode"] == 2
     assert seen["omnitok_batch_duration_seconds", "encode"] == 0.5

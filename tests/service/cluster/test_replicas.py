@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,12 +30,20 @@ from service.types import Encoded
 PIXELS = np.zeros((1, 16, 16, 3), np.uint8)
 
 
+class EndedTokenizer(Tokenizer):
+    """A replica that Ray ends, and not the garbage collector a second time."""
+
+    end = Tokenizer.__del__
+
+    def __del__(self) -> None: ...  # type: ignore[override]
+
+
 @pytest.fixture
-def replica(tmp_path: Path) -> Iterator[Tokenizer]:
+async def replica(tmp_path: Path) -> AsyncIterator[EndedTokenizer]:
     save_bundle(tmp_path / "tiny", OmniTokenizer(CONFIGS["debug"]).eval(), card="Random weights for tests.")
-    replica = Tokenizer(Settings(bundles=(tmp_path / "tiny",), device="cpu", torch_threads=1))
+    replica = EndedTokenizer(Settings(bundles=(tmp_path / "tiny",), device="cpu", torch_threads=1))
     yield replica
-    replica.__del__()
+    await replica.end()
 
 
 def break_engine(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
@@ -45,7 +53,7 @@ def break_engine(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(OmniTokenizer, "encode_both", fail)
 
 
-async def test_a_replica_answers_with_its_bundle(replica: Tokenizer) -> None:
+async def test_a_replica_answers_with_its_bundle(replica: EndedTokenizer) -> None:
     assert [card.id for card in await replica.models()] == ["tiny"]
     answer = await replica.encode("tiny", PIXELS, "tokens")
     assert isinstance(answer, Encoded)
@@ -54,14 +62,14 @@ async def test_a_replica_answers_with_its_bundle(replica: Tokenizer) -> None:
     await replica.check_health()
 
 
-async def test_refusals_are_answers(replica: Tokenizer) -> None:
+async def test_refusals_are_answers(replica: EndedTokenizer) -> None:
     answer = await replica.encode("none", PIXELS, "tokens")
     assert isinstance(answer, ProblemError)
     assert answer.code == "unknown-model"
 
 
 async def test_a_failure_is_an_answer_and_leaves_the_replica_healthy(
-    replica: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    replica: EndedTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_engine(monkeypatch, ValueError("a secret of the implementation"))
     answer = await replica.encode("tiny", PIXELS, "tokens")
@@ -71,8 +79,8 @@ async def test_a_failure_is_an_answer_and_leaves_the_replica_healthy(
     await replica.check_health()
 
 
-async def test_a_replica_that_ends_refuses_what_still_comes(replica: Tokenizer) -> None:
-    replica.__del__()
+async def test_a_replica_that_ends_refuses_what_still_comes(replica: EndedTokenizer) -> None:
+    await replica.end()
     answer = await replica.encode("tiny", PIXELS, "tokens")
     assert isinstance(answer, ProblemError)
     assert answer.code == "draining"
@@ -99,7 +107,7 @@ async def test_an_ingress_replica_starts_its_workers_and_ends_them() -> None:
     assert "media workers" in refused.json()["detail"]
 
 
-async def test_a_broken_device_fails_the_health_check(replica: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_broken_device_fails_the_health_check(replica: EndedTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     break_engine(monkeypatch, torch.AcceleratorError("broken"))
     with pytest.raises(DeviceFault):
         await replica.encode("tiny", PIXELS, "tokens")
@@ -126,9 +134,9 @@ async def test_kernels_of_any_warm_up_are_not_late(
     monkeypatch.setattr(LanguageModelLane, "warm_up", compile_and_warm_up)
     monkeypatch.setattr(KernelMetrics, "late", lambda self, count: late.append(count))
     settings = Settings(bundles=(tmp_path / "tiny",), generators=(tmp_path / "lm",), device="cpu", torch_threads=1)
-    replica: Tokenizer | Generator = Generator(settings) if generator_replicas else Tokenizer(settings)
+    replica: EndedTokenizer | Generator = Generator(settings) if generator_replicas else EndedTokenizer(settings)
     await replica.check_health()
     kernels.add((0, "of a request"))
     await replica.check_health()
-    replica.__del__()
+    await replica.end() if isinstance(replica, EndedTokenizer) else replica.__del__()
     assert late == [0, 1]

@@ -32,7 +32,7 @@ class Link(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.slots = SlotTable(ARENA_BYTES)
-        self.dispatcher = Dispatcher(self.slots)
+        self.dispatcher = Dispatcher(self.slots.give_back)
         self.memory: dict[int, int] = {}
         self.peers: dict[int, Tokenizer] = {}
         self.made = 0
@@ -159,7 +159,7 @@ def call(number: int, cost: int = 1, model: str = MODEL, tries: int = TRIES) -> 
 
 
 def make(*peers: int) -> Dispatcher:
-    dispatcher = Dispatcher(SlotTable(ARENA_BYTES))
+    dispatcher = Dispatcher(SlotTable(ARENA_BYTES).give_back)
     for peer in peers:
         dispatcher.connect(peer, [MODEL])
     return dispatcher

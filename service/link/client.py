@@ -1,0 +1,394 @@
+"""The ingress' end of the link: calls of the tokenizer processes of this node."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.errors import ProblemError
+from service.link.directory import SUFFIX, is_own_user
+from service.link.dispatch import Call, Dispatcher
+from service.link.memory import Arena
+from service.link.messages import (
+    DONE,
+    ELSEWHERE,
+    GREETING,
+    HELLO,
+    LATENTS,
+    LEAVING,
+    MAGIC,
+    OPS,
+    PIXELS,
+    PROBLEM,
+    TOKENS,
+    WANTS,
+    Answer,
+    AnswerReader,
+    BadMessageError,
+    Request,
+    answer_bytes,
+    cancellation,
+    parse_cards,
+    parse_problem,
+)
+from service.link.slots import Slot
+from service.types import Decoded, Encoded, ModelCard, Op, Size, Timing, Want, size_of
+
+WATCH_SECONDS = 0.1
+PATIENCE_SECONDS = 10.0  # for a replacement, once the last tokenizer of the node was lost
+CONNECT_SECONDS = 2.0
+
+log = logging.getLogger("ray.serve")
+
+
+class NoTokenizerError(Exception):
+    """No tokenizer process of this node can do the call, so another way must be taken."""
+
+
+@dataclass(eq=False)
+class _Pending:
+    future: asyncio.Future[Encoded | Decoded]
+    card: ModelCard
+    request: Request  # `model` and `seconds` are filled in when it is sent
+    deadline: float
+    owns_slots: bool = False  # because the dispatcher gave it up
+
+
+class LinkClient:
+    """The tokenizer processes whose sockets are in a folder.
+
+    Args:
+        directory: the path of a `SocketDirectory`.
+        arena_bytes: of all arrays on their way.
+        tries: tokenizers that a call may be lost with.
+        retried: called for each call that is sent again.
+    """
+
+    def __init__(
+        self, directory: Path, arena_bytes: int, tries: int, retried: Callable[[], None] = lambda: None
+    ) -> None:
+        self._directory, self._tries, self._retried = directory, tries, retried
+        self._arena = Arena(arena_bytes)
+        self._dispatcher = Dispatcher(self._arena.give_back)
+        self._peers: dict[int, _Peer] = {}
+        self._calls: dict[int, Call] = {}  # whose callers wait
+        self._ids = itertools.count(1)
+        self._known: list[ModelCard] = []
+        self._connecting: dict[str, asyncio.Task[None]] = {}  # by the name of the socket
+        self._patient_until = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._watcher = self._loop.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Close all connections; calls that are not over fail."""
+        tasks = [self._watcher, *self._connecting.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for peer in list(self._peers.values()):
+            peer.abort()
+        await asyncio.sleep(0)
+        self._give_up()
+        self._arena.close()
+
+    @property
+    def cards(self) -> list[ModelCard]:
+        """Return the bundles of the tokenizer that came last, the default one first; none if there is none."""
+        there = self._patient or any(self._dispatcher.serves(card.hash) for card in self._known)
+        return self._known if there else []
+
+    def takes(self, model: str) -> bool:
+        """Return whether a call should come here: a tokenizer is there, or was a moment ago."""
+        card = self._card(model)
+        return card is not None and (self._dispatcher.serves(card.hash) or self._patient)
+
+    async def encode(self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float) -> Encoded:
+        """Encode uint8 RGB pixels (T, H, W, 3).
+
+        Raises:
+            ProblemError: the tokenizer's own; `overloaded` for a full arena, `deadline-exceeded`, `not-ready`.
+            NoTokenizerError: none of this node does it.
+        """
+        card = self._require(model)
+        answer = await self._call(card, "encode", PIXELS, pixels, size_of(pixels), seconds, WANTS.index(want))
+        return cast(Encoded, answer)
+
+    async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float) -> Decoded:
+        """Decode tokens (t, h, w) or latents (t, h, w, c), cropped to `size`; errors as `encode`."""
+        content, dtype = (LATENTS, np.float32) if codes.dtype.kind == "f" else (TOKENS, np.int32)
+        array = codes.astype(dtype, copy=False)
+        return cast(Decoded, await self._call(self._require(model), "decode", content, array, size, seconds))
+
+    async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float) -> Decoded:
+        """Encode and decode uint8 RGB pixels (T, H, W, 3); errors as `encode`."""
+        card = self._require(model)
+        return cast(Decoded, await self._call(card, "reconstruct", PIXELS, pixels, size_of(pixels), seconds))
+
+    def _require(self, model: str) -> ModelCard:
+        card = self._card(model)
+        if card is None:
+            raise NoTokenizerError
+        return card
+
+    def _card(self, model: str) -> ModelCard | None:
+        return next((card for card in self._known if card.id == model), None)
+
+    @property
+    def free_bytes(self) -> int:
+        """Return the bytes of the arena that no call holds."""
+        return self._arena.slots.free_bytes
+
+    @property
+    def _patient(self) -> bool:
+        return self._loop.time() < self._patient_until
+
+    async def _call(
+        self,
+        card: ModelCard,
+        op: Op,
+        content: int,
+        array: NDArray[Any],
+        size: Size,
+        seconds: float,
+        want: int = 0,
+    ) -> Encoded | Decoded:
+        slot = self._take(array.nbytes)
+        self._arena.write(slot, array)
+        shape = cast(tuple[int, int, int, int], (*array.shape, 0)[:4])
+        request = Request(0, OPS.index(op), want, content, 0, shape, size, slot.offset, array.nbytes, 0, 0, 0.0)
+        return await self._do(card, request, slot, seconds)
+
+    async def _do(self, card: ModelCard, request: Request, slot: Slot, seconds: float) -> Encoded | Decoded:
+        """Have a call done whose array is in a slot. The slot is the link's from now on, whatever happens."""
+        slots: tuple[Slot, ...] = (slot,)
+        needed = answer_bytes(card, request.op, request.want, request.size)
+        if needed:
+            try:
+                slots = (slot, self._take(needed))
+            except Exception:
+                self._arena.give_back(slot)
+                raise
+            request = request._replace(answer_offset=slots[1].offset, answer_length=needed)
+        number = next(self._ids)
+        deadline = self._loop.time() + seconds
+        pending = _Pending(self._loop.create_future(), card, request._replace(id=number), deadline)
+        cost = card.geometry.positions(request.size)
+        call = self._calls[number] = Call(number, card.hash, cost, slots, self._tries, pending)
+        self._dispatcher.submit(call)
+        self._forward(call)
+        try:
+            return await pending.future
+        finally:
+            del self._calls[number]
+            if pending.owns_slots:
+                for slot in slots:
+                    self._arena.give_back(slot)
+            else:
+                peer = self._dispatcher.cancel(call)  # None unless the call still runs
+                if peer is not None:
+                    self._peers[peer].send(cancellation(number))
+
+    def _take(self, size: int) -> Slot:
+        if size > self._arena.slots.largest:
+            raise NoTokenizerError
+        slot = self._arena.slots.take(size)
+        if slot is None:
+            detail = f"The service holds {self._arena.size} bytes of other requests already. Try again in a moment."
+            raise ProblemError("overloaded", detail, limit=self._arena.size, retry_after_seconds=1)
+        return slot
+
+    def _forward(self, call: Call) -> None:
+        if call.peer is not None:
+            pending: _Pending = call.payload
+            peer = self._peers[call.peer]
+            left = max(0.0, pending.deadline - self._loop.time())
+            peer.send(pending.request._replace(model=peer.models[call.model], seconds=left).pack())
+
+    def _again(self, call: Call) -> None:
+        self._retried()
+        self._forward(call)
+
+    def answered(self, number: int, answer: Answer) -> None:
+        """Take an answer of a tokenizer.
+
+        Raises:
+            BadMessageError: it cannot be meant.
+        """
+        if answer.kind == HELLO:
+            self._known = parse_cards(answer.body)
+            models = self._peers[number].models = {card.hash: index for index, card in enumerate(self._known)}
+            for call in self._dispatcher.connect(number, models):
+                self._forward(call)
+            return
+        if answer.kind == LEAVING:
+            self._retire(number)
+            return
+        found = self._dispatcher.find(number, answer.id)
+        if found is None:
+            raise BadMessageError(f"Nobody asked for the answer {answer.id}.")
+        if answer.kind == ELSEWHERE:
+            self._retire(number)
+            if self._dispatcher.move(found) is not None:
+                self._again(found)
+            return
+        pending: _Pending = found.payload
+        outcome = None if found.abandoned else self._outcome(pending, answer)
+        self._dispatcher.finish(found)
+        if outcome is not None and not pending.future.done():
+            if isinstance(outcome, ProblemError):
+                pending.future.set_exception(outcome)
+            else:
+                pending.future.set_result(outcome)
+
+    def lost(self, number: int) -> None:
+        """Forget a tokenizer whose socket closed."""
+        peer = self._peers.pop(number)
+        if not peer.models:
+            return
+        loss = self._dispatcher.disconnect(number)
+        self._expect_replacement()
+        for call in loss.moved:
+            self._again(call)
+        for call in loss.failed:
+            detail = "Every tokenizer that took the request was lost."
+            self._fail(call, ProblemError("not-ready", detail, actual=self._tries, retry_after_seconds=1))
+
+    def _retire(self, number: int) -> None:
+        self._dispatcher.retire(number)
+        self._expect_replacement()
+
+    def _expect_replacement(self) -> None:
+        self._patient_until = self._loop.time() + PATIENCE_SECONDS
+
+    def _outcome(self, pending: _Pending, answer: Answer) -> Encoded | Decoded | ProblemError:
+        request, card = pending.request, pending.card
+        if answer.kind == PROBLEM:
+            return parse_problem(answer.body)
+        if answer.kind != DONE:
+            raise BadMessageError(f"The call {answer.id} was dropped, but nobody cancelled it.")
+        timing = Timing(answer.queue_ms, answer.compute_ms, answer.batch)
+        if OPS[request.op] != "encode":
+            return Decoded(self._arena.array(request.answer_offset, "|u1", (*request.size, 3)).copy(), timing)
+        want, grid = WANTS[request.want], card.geometry.grid(request.size)
+        tokens = latents = None
+        if want != "latents" and card.kind == "vq":
+            if answer.token_bytes not in (2, 4) or len(answer.body) != math.prod(grid) * answer.token_bytes:
+                raise BadMessageError(f"{len(answer.body)} bytes are not the tokens of a grid {grid}.")
+            tokens = np.frombuffer(answer.body, f"<u{answer.token_bytes}").reshape(grid).astype(np.int32)
+        if want != "tokens":
+            latents = self._arena.array(request.answer_offset, "<f4", (*grid, card.latent_channels)).copy()
+        return Encoded(tokens, latents, timing)
+
+    def _fail(self, call: Call, error: Exception) -> None:
+        future = call.payload.future
+        if not future.done():
+            future.set_exception(error)
+
+    def _give_up(self) -> None:
+        for call in self._dispatcher.give_up():
+            call.payload.owns_slots = True
+            self._fail(call, NoTokenizerError())
+
+    async def _watch(self) -> None:
+        while True:
+            self._look()
+            await asyncio.sleep(WATCH_SECONDS)
+            now = self._loop.time()
+            for call in list(self._calls.values()):
+                if call.payload.deadline <= now:
+                    detail = "The deadline passed before a tokenizer answered."
+                    self._fail(call, ProblemError("deadline-exceeded", detail))
+            if not self._patient:
+                self._give_up()
+
+    def _look(self) -> None:
+        names = {name for name in os.listdir(self._directory) if name.endswith(SUFFIX)}
+        linked = {peer.name for peer in self._peers.values()} | set(self._connecting)
+        for name in names - linked:
+            self._connecting[name] = self._loop.create_task(self._connect(name))
+
+    async def _connect(self, name: str) -> None:
+        path = self._directory / name
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            await asyncio.to_thread(_greet, connection, path, self._arena)
+            peer = _Peer(self, next(self._ids), name)
+            await self._loop.create_unix_connection(lambda: peer, sock=connection)
+            self._peers[peer.number] = peer
+        except ConnectionRefusedError:  # its process is dead
+            path.unlink(missing_ok=True)
+            connection.close()
+        except OSError as error:
+            log.warning("a tokenizer replica could not be linked: %s", error)
+            connection.close()
+        finally:
+            del self._connecting[name]
+
+
+class _Peer(asyncio.Protocol):
+    """One tokenizer process."""
+
+    def __init__(self, client: LinkClient, number: int, name: str) -> None:
+        self.number, self.name = number, name
+        self.models: dict[str, int] = {}  # hash of a bundle -> its index there; empty before its greeting
+        self._client = client
+        self._reader = AnswerReader()
+        self._out: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+        self._cut_off = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        self._client.lost(self.number)
+
+    def data_received(self, data: bytes) -> None:
+        if self._cut_off:
+            return
+        try:
+            for answer in self._reader.feed(data):
+                self._client.answered(self.number, answer)
+        except BadMessageError as error:
+            # Its slots are free when it has closed its end, and not before.
+            log.error("a tokenizer replica sent nonsense and is cut off: %s", error)
+            self._cut_off = True
+            assert self._transport is not None
+            self._transport.write_eof()
+
+    def send(self, message: bytes) -> None:
+        """Send a message with all others of this turn of the loop."""
+        if not self._out:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._out.append(message)
+
+    def abort(self) -> None:
+        """Close the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if self._transport is not None and not self._cut_off:
+            self._transport.write(b"".join(out))
+
+
+def _greet(connection: socket.socket, path: Path, arena: Arena) -> None:
+    connection.settimeout(CONNECT_SECONDS)
+    connection.connect(os.fspath(path))
+    if not is_own_user(connection):
+        raise PermissionError(f"{path} is another user's.")
+    socket.send_fds(connection, [GREETING.pack(MAGIC, arena.size)], [arena.descriptor])
+    connection.setblocking(False)

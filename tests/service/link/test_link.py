@@ -1,0 +1,375 @@
+"""Both ends of the link in one process: answers, refusals, cancellation, and the death of either end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from service.errors import ProblemError
+from service.in_process import LocalBackend
+from service.link.client import LinkClient, NoTokenizerError
+from service.link.directory import SocketDirectory
+from service.link.memory import Arena
+from service.link.messages import GREETING, MAGIC, PIXELS, Request
+from service.link.server import LinkServer
+from service.link.slots import CLASS_BYTES
+from service.settings import Settings
+from service.types import Encoded, ModelCard, TokenizerKey
+
+VQ = ModelCard("vq", "a" * 64, "vq", 512, 3, 8, 4, "causal", True, 1, "cpu", "float32")
+VAE = replace(VQ, id="vae", hash="b" * 64, kind="vae", codebook_size=None)
+PIXEL_BLOCK = np.arange(5 * 16 * 24 * 3, dtype=np.uint8).reshape(5, 16, 24, 3)
+ARENA_BYTES = 8 * CLASS_BYTES[1]
+
+
+class Silent:
+    """Counts nothing."""
+
+    def queue(self, *arguments: Any) -> None: ...
+    def batch(self, *arguments: Any) -> None: ...
+    def done(self, *arguments: Any) -> None: ...
+
+
+class Tokenizer:
+    """A tokenizer process within this one. Its engine adds up pixels; `gate` holds a batch back, `error` fails it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.gate = threading.Event()
+        self.gate.set()
+        self.running = threading.Event()
+        self.error: Exception | None = None
+        self.batches = 0
+        self.backend = LocalBackend([VQ, VAE], self.run, Settings(bundles=()), Silent())
+        self.server = LinkServer(directory, self.backend, [VQ, VAE])
+
+    def run(self, key: TokenizerKey, payloads: Any) -> list[Any]:
+        self.batches += 1
+        self.running.set()
+        self.gate.wait(20)
+        if self.error is not None:
+            raise self.error
+        return [self.compute(key, payload) for payload in payloads]
+
+    def compute(self, key: TokenizerKey, payload: NDArray[Any]) -> Any:
+        grid = VQ.geometry.grid(key.size)
+        total = int(payload.sum() % 512)
+        if key.op == "encode":
+            latents = np.full((*grid, 3), total, np.float32)
+            return (np.full(grid, total, np.int32) if key.model == "vq" else None), latents
+        return payload[::-1].copy() if key.op == "reconstruct" else np.full((*key.size, 3), total % 256, np.uint8)
+
+    def die(self) -> None:
+        """Close every socket at once, as the kernel does for a process that is killed."""
+        self.gate.set()
+        self.server.close()
+
+    async def stop(self) -> None:
+        self.die()
+        self.backend.close()
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def linked(directory: Path, tokenizers: int = 1) -> AsyncIterator[tuple[LinkClient, list[Tokenizer]]]:
+    servers = [Tokenizer(directory) for _ in range(tokenizers)]
+    for server in servers:
+        await server.server.start()
+    client = LinkClient(directory, ARENA_BYTES, tries=3)
+    await until(lambda: sum(len(server.server.links) for server in servers) == tokenizers and bool(client.cards))
+    try:
+        yield client, servers
+    finally:
+        for server in servers:
+            await server.stop()
+        await client.close()
+        assert client.free_bytes == ARENA_BYTES, "a slot was lost"
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def encode(client: LinkClient, pixels: NDArray[np.uint8] = PIXEL_BLOCK, seconds: float = 20) -> Awaitable[Encoded]:
+    return client.encode("vq", pixels, "tokens", seconds=seconds)
+
+
+async def test_answers_come_through(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (client, _):
+        assert client.cards == [VQ, VAE]
+        total = int(PIXEL_BLOCK.sum() % 512)
+        both = await client.encode("vq", PIXEL_BLOCK, "both", seconds=20)
+        assert both.tokens is not None
+        assert both.latents is not None
+        assert (both.tokens.dtype, both.tokens.shape) == (np.int32, (2, 2, 3))
+        assert set(both.tokens.flat) == {total}
+        assert both.latents.shape == (2, 2, 3, 3)
+        assert (await encode(client)).latents is None
+        vae = await client.encode("vae", PIXEL_BLOCK, "latents", seconds=20)
+        assert vae.tokens is None
+        assert vae.latents is not None
+        assert set(vae.latents.flat) == {total}
+        back = await client.reconstruct("vq", PIXEL_BLOCK, seconds=20)
+        np.testing.assert_array_equal(back.pixels, PIXEL_BLOCK[::-1])
+        decoded = await client.decode("vq", both.tokens, (5, 16, 20), seconds=20)
+        assert decoded.pixels.shape == (5, 16, 20, 3)
+        from_latents = await client.decode("vae", both.latents, (4, 15, 24), seconds=20)
+        assert from_latents.pixels.shape == (4, 15, 24, 3)
+        assert from_latents.timing.batch_size == 1
+
+
+async def test_a_crowd_gets_its_own_answers(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    crowd = [rng.integers(0, 256, (1, 16, rng.integers(8, 30), 3), np.uint8) for _ in range(20)]
+    async with linked(tmp_path, tokenizers=2) as (client, servers):
+        answers = await asyncio.gather(*(encode(client, pixels) for pixels in crowd))
+        assert all(server.batches for server in servers)
+    for pixels, answer in zip(crowd, answers, strict=True):
+        assert answer.tokens is not None
+        assert answer.tokens[0, 0, 0] == pixels.sum() % 512
+
+
+async def test_refusals_come_through(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (client, [tokenizer]):
+        tokenizer.error = ValueError("a secret of the implementation")
+        with pytest.raises(ProblemError) as failed:
+            await encode(client)
+        assert failed.value.code == "internal"
+        assert "secret" not in failed.value.detail
+        tokenizer.gate.clear()
+        tokenizer.error = None
+        waiting = asyncio.ensure_future(encode(client, seconds=60))
+        await until(tokenizer.running.is_set)
+        with pytest.raises(ProblemError) as late:
+            await encode(client, seconds=0.05)
+        assert late.value.code == "deadline-exceeded"
+        tokenizer.gate.set()
+        await waiting
+
+
+async def test_a_full_arena_refuses(tmp_path: Path) -> None:
+    large = np.zeros((1, 512, 512, 3), np.uint8)
+    async with linked(tmp_path) as (client, [tokenizer]):
+        tokenizer.gate.clear()
+        calls = [asyncio.ensure_future(encode(client, large)) for _ in range(8)]
+        await until(tokenizer.running.is_set)
+        with pytest.raises(ProblemError) as refused:
+            await encode(client)
+        assert refused.value.code == "overloaded"
+        tokenizer.gate.set()
+        await asyncio.gather(*calls)
+
+
+async def test_what_is_too_large_for_the_arena_takes_another_way(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (client, _):
+        with pytest.raises(NoTokenizerError):
+            await encode(client, np.zeros((1, 2048, 2048, 3), np.uint8))
+
+
+async def test_a_slot_is_not_free_while_a_running_batch_may_read_it(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (client, [tokenizer]):
+        tokenizer.gate.clear()
+        call = asyncio.ensure_future(encode(client))
+        await until(tokenizer.running.is_set)
+        call.cancel()
+        await asyncio.sleep(0.1)
+        assert client.free_bytes < ARENA_BYTES
+        tokenizer.gate.set()
+        await until(lambda: client.free_bytes == ARENA_BYTES)
+
+
+async def test_what_is_cancelled_before_it_runs_never_runs(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (client, [tokenizer]):
+        tokenizer.gate.clear()
+        first = asyncio.ensure_future(encode(client))
+        await until(tokenizer.running.is_set)
+        others = [asyncio.ensure_future(encode(client)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for call in others:
+            call.cancel()
+        await until(lambda: client.free_bytes == ARENA_BYTES - CLASS_BYTES[0])
+        tokenizer.gate.set()
+        await first
+        assert tokenizer.batches == 1
+
+
+async def test_another_tokenizer_does_what_a_dead_one_had(tmp_path: Path) -> None:
+    async with linked(tmp_path, tokenizers=2) as (client, [victim, other]):
+        victim.gate.clear()
+        other.gate.clear()
+        calls = [asyncio.ensure_future(encode(client)) for _ in range(6)]
+        await until(victim.running.is_set)
+        victim.error = OSError("killed")
+        victim.die()
+        other.gate.set()
+        answers = await asyncio.gather(*calls)
+        assert len(answers) == 6
+
+
+async def test_calls_wait_for_the_replacement_of_the_only_tokenizer(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (client, servers):
+        servers[0].gate.clear()
+        calls = [asyncio.ensure_future(encode(client)) for _ in range(3)]
+        await until(servers[0].running.is_set)
+        servers[0].die()
+        await asyncio.sleep(0.05)
+        assert client.takes("vq"), "the next one comes soon"
+        calls.append(asyncio.ensure_future(encode(client)))
+        servers.append(Tokenizer(tmp_path))
+        await servers[1].server.start()
+        assert len(await asyncio.gather(*calls)) == 4
+
+
+async def test_calls_take_another_way_when_no_replacement_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.link.client.PATIENCE_SECONDS", 0.1)
+    async with linked(tmp_path) as (client, [tokenizer]):
+        tokenizer.gate.clear()
+        call = asyncio.ensure_future(encode(client))
+        await until(tokenizer.running.is_set)
+        tokenizer.die()
+        with pytest.raises(NoTokenizerError):
+            await call
+        assert not client.takes("vq")
+        assert client.cards == []
+
+
+async def test_a_call_that_ends_every_tokenizer_fails(tmp_path: Path) -> None:
+    async with linked(tmp_path, tokenizers=3) as (client, servers):
+        for server in servers:
+            server.gate.clear()
+        call = asyncio.ensure_future(encode(client))
+        for _ in servers:
+            await until(lambda: any(server.running.is_set() for server in servers))
+            victim = next(server for server in servers if server.running.is_set())
+            victim.running.clear()
+            victim.die()
+        with pytest.raises(ProblemError) as failed:
+            await call
+        assert failed.value.code == "not-ready"
+
+
+async def test_a_tokenizer_that_leaves_answers_what_it_has(tmp_path: Path) -> None:
+    async with linked(tmp_path, tokenizers=2) as (client, [leaver, _]):
+        leaver.gate.clear()
+        calls = [asyncio.ensure_future(encode(client)) for _ in range(4)]
+        await until(leaver.running.is_set)
+        leaving = asyncio.ensure_future(leaver.server.leave())
+        await asyncio.sleep(0.05)
+        assert not leaving.done()
+        more, before = [asyncio.ensure_future(encode(client)) for _ in range(4)], leaver.batches
+        await asyncio.gather(*more)
+        leaver.gate.set()
+        await leaving
+        await asyncio.gather(*calls)
+        assert leaver.batches <= before + 1
+
+
+async def test_work_of_a_dead_ingress_leaves_the_queue(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (client, [tokenizer]):
+        tokenizer.gate.clear()
+        arena = Arena(CLASS_BYTES[0])
+        _, writer = await hostile(tmp_path, arena)
+        good = Request(1, 0, 0, PIXELS, 0, (1, 8, 8, 3), (1, 8, 8), 0, 192, 0, 0, 20.0)
+        writer.write(b"".join(good._replace(id=number).pack() for number in range(3)))
+        await until(tokenizer.running.is_set)
+        writer.close()
+        arena.close()
+        await until(lambda: len(tokenizer.server.links) == 1)
+        tokenizer.gate.set()
+        await encode(client)
+        assert tokenizer.batches == 2
+
+
+async def test_nonsense_costs_its_sender_the_link(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (client, [tokenizer]):
+        arena = Arena(CLASS_BYTES[0])
+        reader, writer = await hostile(tmp_path, arena)
+        too_far = Request(1, 0, 0, PIXELS, 0, (1, 8, 8, 3), (1, 8, 8), arena.size, 192, 0, 0, 1.0)
+        writer.write(too_far.pack())
+        await reader.read()
+        writer.close()
+        arena.close()
+        assert tokenizer.batches == 0
+        assert (await encode(client)).tokens is not None
+
+
+async def test_an_arena_that_can_shrink_is_refused(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (client, _):
+        descriptor = os.memfd_create("unsealed")
+        os.ftruncate(descriptor, CLASS_BYTES[0])
+        [path] = tmp_path.glob("*.sock")
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(os.fspath(path))
+        socket.send_fds(connection, [GREETING.pack(MAGIC, CLASS_BYTES[0])], [descriptor])
+        assert await asyncio.to_thread(connection.recv, 100) == b""
+        connection.close()
+        os.close(descriptor)
+        assert (await encode(client)).tokens is not None
+
+
+async def test_the_socket_of_a_dead_process_is_removed(tmp_path: Path) -> None:
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(os.fspath(tmp_path / "dead.sock"))
+    dead.close()
+    async with linked(tmp_path):
+        await until(lambda: not (tmp_path / "dead.sock").exists())
+
+
+def test_the_folder_is_private(short_tmp: Path) -> None:
+    one, same, other = SocketDirectory("session", "node"), SocketDirectory("session", "node"), SocketDirectory("a", "b")
+    assert one.path == same.path != other.path
+    assert one.path.parent == short_tmp
+    assert one.path.stat().st_mode & 0o777 == 0o700
+    one.path.chmod(0o770)
+    with pytest.raises(OSError, match="this user alone"):
+        SocketDirectory("session", "node")
+    for directory in (one, same, other):
+        directory.close()
+
+
+def test_folders_that_nobody_uses_are_swept(short_tmp: Path) -> None:
+    used, left = SocketDirectory("used"), SocketDirectory("left")
+    (used.path / "a.sock").touch()
+    (left.path / "a.sock").touch()
+    left.close()
+    SocketDirectory("next").close()
+    assert (used.path / "a.sock").exists()
+    assert not left.path.exists()
+    used.close()
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", os.fspath(tmp_path / ("long" * 20)))
+    with pytest.raises(OSError, match="TMPDIR"):
+        SocketDirectory("session")
+
+
+@pytest.fixture
+def short_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose path leaves enough of a socket's address."""
+    with tempfile.TemporaryDirectory(prefix="o-", dir="/tmp") as path:
+        monkeypatch.setattr("tempfile.tempdir", path)
+        yield Path(path)
+
+
+async def hostile(directory: Path, arena: Arena) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    [path] = directory.glob("*.sock")
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(os.fspath(path))
+    socket.send_fds(connection, [GREETING.pack(MAGIC, arena.size)], [arena.descriptor])
+    return await asyncio.open_unix_connection(sock=connection)
