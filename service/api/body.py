@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -200,8 +201,9 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
 
     async def watch() -> None:
         nonlocal left
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
+        with contextlib.suppress(ClientGoneError):  # which the middleware makes of a server's own exception
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
         left = True
         worker.cancel()
 
