@@ -34,6 +34,7 @@ SERVICE = {
     "scheduling": {"drain_rate", "errors", "types"},
     "link": {"errors", "types"},
     "operations": {"errors", "formats", "sandbox", "settings", "types"},
+    "jobs": {"errors"},
     "engine": {"scheduling", "types"},
     "in_process": {"operations", "scheduling", "settings", "types"},
     "keys": {"settings"},
@@ -128,7 +129,7 @@ def test_the_core_of_training_does_not_know_the_tokenizers_part() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        *(name for name in MODULES if name.startswith(("service.scheduling", "service.link"))),
+        *(name for name in MODULES if name.startswith(("service.jobs", "service.link", "service.scheduling"))),
         "service.in_process",
         *(name for name in MODULES if name.split(".")[0] == "media"),
         *TORCH_FREE,
