@@ -118,7 +118,7 @@ class FeatureHistory:
 
 
 class StepFactors(NamedTuple):
-    """The factors of one step, each a number or a 0-d tensor.
+    """The factors of one step, each a number or a tensor that broadcasts.
 
     With x0 = signal x - noise eps, a step is x' = clean x0 + current x + direction eps + exp(v-th log variance / 2) n,
     whose last term `random` (0 or 1) switches; v interpolates from `low` to `high`.

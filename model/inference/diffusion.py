@@ -1,9 +1,12 @@
-"""Sampling of latents by diffusion, batched over items of one shape; one captured step on a GPU (section 3.2)."""
+"""Sampling of latents by diffusion: one captured step for items of one shape at any steps of theirs (section 3.2)."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -27,7 +30,7 @@ from model.inference.graphs import WARM_UPS, capture_graph, on_stream
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
 
-MODULATION_STEPS = 64  # steps whose modulations are made at once; more would only take memory
+MODULATION_STEPS = 16  # steps whose modulations are made at once; more would only take memory
 
 
 class DiffusionError(ValueError):
@@ -41,13 +44,11 @@ class StepShape(NamedTuple):
         items: samples in the batch.
         frames: latent frames.
         guided: whether each item has an unconditional row too.
-        random: whether the step adds noise.
     """
 
     items: int
     frames: int
     guided: bool
-    random: bool
 
     @property
     def rows(self) -> int:
@@ -56,7 +57,7 @@ class StepShape(NamedTuple):
 
 
 class DiffusionSampler:
-    """A diffusion transformer that samples batches.
+    """A diffusion transformer that samples batches, whose items may be at different steps.
 
     The noise of an item depends on its seed alone, and its sample does not depend on its company: exactly in theory,
     and up to the rounding of matrix products in practice, whose order may change with the batch. One thread at a time
@@ -75,16 +76,31 @@ class DiffusionSampler:
         with torch.inference_mode():
             self.network = DenoisingNetwork(model, self.device, dtype)
         self._steps: dict[StepShape, _Step] = {}
+        self._sizes: dict[tuple[int, bool], list[int]] = {}
         self._plans: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+        self._modulations: WeakValueDictionary[tuple[int, int, int], Tensor] = WeakValueDictionary()
         self._pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
-    def begin(self, items: Sequence[DiffusionItem], params: DiffusionParams) -> DiffusionRun:
-        """Start a batch.
+    def begin(self, item: DiffusionItem, params: DiffusionParams) -> DiffusionRun:
+        """Start a sample, which `step` advances.
 
         Raises:
             DiffusionError: the model cannot make it.
         """
-        return DiffusionRun(self, items, params)
+        return DiffusionRun(self, item, params)
+
+    @torch.inference_mode()
+    def step(self, runs: Sequence[DiffusionRun]) -> None:
+        """Take one step of each run, those of equal frames and guidance in one batch; on a GPU it is enqueued only."""
+        groups: dict[tuple[int, bool, bool], list[DiffusionRun]] = {}
+        for run in runs:
+            groups.setdefault((run.frames, run.guided, run.forecasts), []).append(run)
+        for (frames, guided, _), group in groups.items():
+            size = self._size(len(group), frames, guided)
+            self._load_modulations(group)
+            for start in range(0, len(group), size):
+                part = group[start : start + size]
+                self._captured(StepShape(size, frames, guided)).advance(part)
 
     def sample(
         self,
@@ -105,12 +121,14 @@ class DiffusionSampler:
         Raises:
             DiffusionError: the model cannot make it.
         """
-        run = self.begin(items, params)
-        while not run.finished:
-            run.step()
+        if not items:
+            raise DiffusionError("A batch must hold one item at least.")
+        runs = [self.begin(item, params) for item in items]
+        for done in range(params.steps):
+            self.step(runs)
             if on_step is not None:
-                on_step(run.done, params.steps)
-        return run.latents()
+                on_step(done + 1, params.steps)
+        return torch.stack([run.latents() for run in runs])
 
     def plan(self, params: DiffusionParams) -> tuple[Tensor, Tensor]:
         """Return timesteps (S,) and `StepFactors` (S, 8) in the order of sampling, on the device; made once."""
@@ -122,167 +140,212 @@ class DiffusionSampler:
         return self._plans[key]
 
     @torch.inference_mode()
-    def prepare(self, shape: StepShape) -> _Step:
-        """Return the step of a shape, which a GPU captures at the first call."""
+    def prepare(self, frames: int, guided: bool, sizes: Sequence[int]) -> None:
+        """Capture steps of these numbers of items on a GPU.
+
+        From then on no other number is captured: fewer items are padded, and more take several of these steps.
+        """
+        if self._pool is not None:
+            self._sizes[frames, guided] = sorted(sizes)
+            for size in sizes:
+                self._captured(StepShape(size, frames, guided))
+
+    def _captured(self, shape: StepShape) -> _Step:
         if shape not in self._steps:
             self._steps[shape] = _Step(self.network, shape, self._pool)
         return self._steps[shape]
 
+    def _size(self, count: int, frames: int, guided: bool) -> int:
+        """Return the items of the step that so many take, or the most that one takes."""
+        sizes = self._sizes.get((frames, guided))
+        if sizes is None:
+            return count
+        return sizes[min(bisect_left(sizes, count), len(sizes) - 1)]
+
+    def _load_modulations(self, runs: Sequence[DiffusionRun]) -> None:
+        """Give runs the modulations of their next steps, one table a class, which runs of equal steps share."""
+        parts: dict[tuple[int, int], list[DiffusionRun]] = {}
+        for run in runs:
+            if run.done % MODULATION_STEPS == 0:
+                parts.setdefault((run.params.steps, run.done), []).append(run)
+        for (steps, start), fresh in parts.items():
+            classes = sorted({index for run in fresh for index in run.classes})
+            found = {index: self._modulations.get((steps, start, index)) for index in classes}
+            tables = {index: table for index, table in found.items() if table is not None}
+            if missing := [index for index in classes if index not in tables]:
+                timesteps = fresh[0].timesteps[start : start + MODULATION_STEPS]
+                rows = torch.tensor(missing).to(self.device).repeat_interleave(len(timesteps))
+                made = self.network.modulate(timesteps.repeat(len(missing)), rows).chunk(len(missing))
+                # copies, so that the table of a class does not hold the others'
+                tables |= {index: table.clone() for index, table in zip(missing, made, strict=True)}
+            for index, table in tables.items():
+                self._modulations[steps, start, index] = table
+            for run in fresh:
+                run.tables = [tables[index] for index in run.classes]
+
 
 class DiffusionRun:
-    """A batch on its way from noise to latents; it holds all that changes.
+    """A sample on its way from noise to latents; it holds all that changes.
 
     Args:
-        sampler: whose model it runs.
-        items, params: as for `DiffusionSampler.sample`.
+        sampler: whose model makes it.
+        item, params: as for `DiffusionSampler.sample`.
 
     Attributes:
         done: steps taken.
+        x: what the steps so far made, normalised (t, h, w, C).
+        frames, guided: latent frames, and whether there is an unconditional row.
+        classes: of its rows.
+        tables: modulations (S, 6 layers + 2, D) of each row at the steps around this one.
+        timesteps, factors: of all steps (S,), and their `StepFactors` (S, 8).
+        guidance: scale (1,).
+        history: the latest features of its rows, where some are forecast.
     """
 
-    def __init__(self, sampler: DiffusionSampler, items: Sequence[DiffusionItem], params: DiffusionParams) -> None:
-        config, device = sampler.config, sampler.device
-        self._sampler, self._params = sampler, params
-        frames = config.grid[0] if params.frames is None else params.frames
-        _check(config, items, params, frames)
-        self.done = 0
-        guided = any(item.guidance != 1 for item in items)
-        self._shape = StepShape(len(items), frames, guided, params.sampler == "ddpm")
-        self._timesteps, self._factors = sampler.plan(params)
-        self._guidance = torch.tensor([float(item.guidance) for item in items]).to(device)
-        ids = [config.null_class if item.class_id is None else item.class_id for item in items]
-        ids += [config.null_class] * (len(items) if guided else 0)
-        distinct = sorted(set(ids))  # rows of one class share their modulations
-        self._classes = torch.tensor(distinct).to(device)
-        self._row_classes = torch.tensor([distinct.index(index) for index in ids]).to(device)
-        self._modulations = torch.empty(0)
-        self._history = None if params.cache is None else FeatureHistory(params.cache.order)
-        self._generators = [torch.Generator().manual_seed(item.seed) for item in items]
-        self._x = self._draw()
+    def __init__(self, sampler: DiffusionSampler, item: DiffusionItem, params: DiffusionParams) -> None:
+        config = sampler.config
+        self.frames = config.grid[0] if params.frames is None else params.frames
+        _check(config, item, params, self.frames)
+        self.params, self.done = params, 0
+        self.guided = item.guidance != 1
+        class_id = config.null_class if item.class_id is None else item.class_id
+        self.classes = (class_id, config.null_class) if self.guided else (class_id,)
+        self.tables: list[Tensor] = []
+        self.timesteps, self.factors = sampler.plan(params)
+        self.guidance = torch.full((1,), float(item.guidance), device=sampler.device)
+        self.history = None if params.cache is None else FeatureHistory(params.cache.order)
+        self._sampler = sampler
+        self._generator = torch.Generator().manual_seed(item.seed)
+        self.x = self.draw()
 
     @property
     def finished(self) -> bool:
         """Return whether all steps were taken."""
-        return self.done == self._params.steps
+        return self.done == self.params.steps
 
-    @torch.inference_mode()
-    def step(self) -> None:
-        """Take one step; on a GPU it is enqueued only."""
-        cache = self._params.cache
-        step = self._sampler.prepare(self._shape)
-        step.x.copy_(self._x)
-        torch.index_select(self._modulation(), 0, self._row_classes, out=step.modulation)
-        step.factors.copy_(self._factors[self.done])
-        step.guidance.copy_(self._guidance)
-        if step.noise is not None:
-            step.noise.copy_(self._draw())
-        if self._history is None or cache is None:
-            step.run_blocks()
-        elif cache.runs(self.done):
-            step.run_blocks()
-            self._history.update(self.done, step.features.tokens)
-        else:
-            tokens = self._history.forecast(self.done)
-            step.features.normed.copy_(self._sampler.network.normalize(tokens, step.modulation))
-        self._x = step.finish()
-        self.done += 1
+    @property
+    def forecasts(self) -> bool:
+        """Return whether the next step forecasts the features."""
+        return self.params.cache is not None and not self.params.cache.runs(self.done)
 
-    @torch.inference_mode()
-    def keep(self, places: Sequence[int]) -> None:
-        """Go on with these items alone, in this order; one may occur twice.
+    @property
+    def random(self) -> bool:
+        """Return whether its steps add noise."""
+        return self.params.sampler == "ddpm"
 
-        Raises:
-            DiffusionError: features are forecast, which belong to every item.
-        """
-        if self._history is not None:
-            raise DiffusionError("A batch whose features are forecast must stay whole; leave out `cache`.")
-        kept = torch.tensor(places).to(self._x.device)
-        self._x, self._guidance = self._x[kept], self._guidance[kept]
-        self._row_classes = self._row_classes.unflatten(0, (-1, self._shape.items))[:, kept].flatten()
-        # one that occurs twice must not advance the generator of the other
-        self._generators = [self._generators[place].clone_state() for place in places]
-        self._shape = self._shape._replace(items=len(places))
+    @property
+    def modulation(self) -> list[Tensor]:
+        """Return the modulations (6 layers + 2, D) of its rows at this step."""
+        return [table[self.done % MODULATION_STEPS] for table in self.tables]
 
     def latents(self) -> Tensor:
-        """Return the tokenizer's latents (B, t, h, w, C) of what the steps so far made."""
-        return restore_latents(self._x, self._sampler.config)
+        """Return the tokenizer's latents (t, h, w, C) of what the steps so far made."""
+        return restore_latents(self.x, self._sampler.config)
 
-    def _draw(self) -> Tensor:
-        """Draw standard normal noise (B, t, h, w, C) from the generators of the items."""
-        device = self._sampler.device
-        shape = (self._shape.frames, *self._sampler.config.grid[1:], self._sampler.config.channels)
-        pinned = device.type == "cuda"
-        noise = [torch.randn(shape, generator=generator, pin_memory=pinned) for generator in self._generators]
-        return torch.stack([part.to(device, non_blocking=True) for part in noise])
-
-    def _modulation(self) -> Tensor:
-        """Return the modulations of this step (classes, 6 layers + 2, D); those of many steps come from one product."""
-        place = self.done % MODULATION_STEPS
-        if place == 0:
-            timesteps = self._timesteps[self.done : self.done + MODULATION_STEPS]
-            classes = self._classes.repeat(len(timesteps))
-            repeated = timesteps.repeat_interleave(len(self._classes))
-            modulations = self._sampler.network.modulate(repeated, classes)
-            self._modulations = modulations.unflatten(0, (len(timesteps), -1))
-        return self._modulations[place]
+    def draw(self) -> Tensor:
+        """Draw standard normal noise (t, h, w, C)."""
+        config, device = self._sampler.config, self._sampler.device
+        shape = self.frames, *config.grid[1:], config.channels
+        noise = torch.randn(shape, generator=self._generator, pin_memory=device.type == "cuda")
+        return noise.to(device, non_blocking=True)
 
 
-def _check(config: DiffusionConfig, items: Sequence[DiffusionItem], params: DiffusionParams, frames: int) -> None:
-    if not items:
-        raise DiffusionError("A batch must hold one item at least.")
+def _check(config: DiffusionConfig, item: DiffusionItem, params: DiffusionParams, frames: int) -> None:
     if params.steps > config.timesteps:
         raise DiffusionError(f"steps={params.steps} must be at most {config.timesteps}, the timesteps of the model.")
     if frames > config.grid[0]:
         raise DiffusionError(f"frames={frames} must be at most {config.grid[0]}, which the model was trained on.")
-    for item in items:
-        if item.class_id is not None and item.class_id >= config.classes:
-            raise DiffusionError(f"Class {item.class_id} must be below {config.classes}, the model's classes.")
+    if item.class_id is not None and item.class_id >= config.classes:
+        raise DiffusionError(f"Class {item.class_id} must be below {config.classes}, the model's classes.")
 
 
 class _Step:
-    """One step on buffers that stay where they are: the blocks, then output, guidance and the update of x."""
+    """One step on buffers that stay where they are: the blocks, then output, guidance and the update of x.
+
+    Conditional rows come first; the unconditional ones follow in the same order. Rows beyond the runs of a call hold
+    whatever was there.
+    """
 
     def __init__(self, network: DenoisingNetwork, shape: StepShape, pool: _POOL_HANDLE | None) -> None:
         config, device = network.config, network.device
         self._network, self._shape = network, shape
         modulations = MODULATIONS * config.layers + OUT_MODULATIONS
-        self.x = torch.zeros(shape.items, shape.frames, *config.grid[1:], config.channels, device=device)
-        self.modulation = torch.zeros(shape.rows, modulations, config.width, dtype=network.dtype, device=device)
-        self.factors = torch.zeros(len(StepFactors._fields), device=device)
-        self.guidance = torch.ones(shape.items, device=device)
-        self.noise = torch.zeros_like(self.x) if shape.random else None
-        self._blocks_graph = self._finish_graph = None
-        if device.type != "cuda":
-            return
-        with on_stream(torch.cuda.Stream(device)):
-            for _ in range(WARM_UPS):
-                self.features = self._blocks()
-                self._update()
-        self._blocks_graph, self.features = capture_graph(self._blocks, pool, errors="thread_local")
-        self._finish_graph, self._next = capture_graph(self._update, pool, errors="thread_local")
+        self._x = torch.zeros(shape.items, shape.frames, *config.grid[1:], config.channels, device=device)
+        self._modulation = torch.zeros(shape.rows, modulations, config.width, dtype=network.dtype, device=device)
+        self._factors = torch.zeros(shape.items, len(StepFactors._fields), device=device)
+        self._guidance = torch.ones(shape.items, device=device)
+        self._noise = torch.zeros_like(self._x)
+        self._starts = range(0, shape.rows, shape.items)  # of the conditional and the unconditional rows
+        self._blocks_graph: torch.cuda.CUDAGraph | None = None
+        self._updates: dict[bool, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
+        if device.type == "cuda":
+            self._capture(pool)
 
-    def run_blocks(self) -> None:
-        """Run the blocks on `x` and `modulation`; fills `features`."""
+    def advance(self, runs: Sequence[DiffusionRun]) -> None:
+        """Take one step of each run, all of this shape, and all with features to compute or all to forecast."""
+        count, random = len(runs), any(run.random for run in runs)
+        torch.stack([run.x for run in runs], out=self._x[:count])
+        torch.stack([run.factors[run.done] for run in runs], out=self._factors[:count])
+        torch.cat([run.guidance for run in runs], out=self._guidance[:count])
+        for row, start in enumerate(self._starts):
+            torch.stack([run.modulation[row] for run in runs], out=self._modulation[start : start + count])
+        for place, run in enumerate(runs):
+            if run.random:
+                self._noise[place].copy_(run.draw())
+        if runs[0].forecasts:
+            self._forecast(runs)
+        else:
+            self._run_blocks(runs)
+        for run, x in zip(runs, self._finish(random), strict=False):
+            run.x = x
+            run.done += 1
+
+    def _capture(self, pool: _POOL_HANDLE | None) -> None:
+        with on_stream(torch.cuda.Stream(self._network.device)):
+            for _ in range(WARM_UPS):
+                self._tokens, self._normed = self._blocks()
+                for random in (False, True):
+                    self._update(random)
+        self._blocks_graph, (self._tokens, self._normed) = capture_graph(self._blocks, pool, errors="thread_local")
+        for random in (False, True):
+            self._updates[random] = capture_graph(partial(self._update, random), pool, errors="thread_local")
+
+    def _run_blocks(self, runs: Sequence[DiffusionRun]) -> None:
         if self._blocks_graph is None:
-            self.features = self._blocks()
+            self._tokens, self._normed = self._blocks()
         else:
             self._blocks_graph.replay()
+        for place, run in enumerate(runs):
+            if run.history is not None:
+                run.history.update(run.done, self._tokens[place :: self._shape.items])
 
-    def finish(self) -> Tensor:
-        """Return the next x from `features.normed`."""
-        if self._finish_graph is None:
-            return self._update()
-        self._finish_graph.replay()
-        return self._next.clone()
+    def _forecast(self, runs: Sequence[DiffusionRun]) -> None:
+        tokens = torch.stack([run.history.forecast(run.done) for run in runs if run.history is not None], dim=1)
+        modulation = self._modulation.unflatten(0, (-1, self._shape.items))[:, : len(runs)].flatten(0, 1)
+        normed = self._network.normalize(tokens.flatten(0, 1), modulation)
+        if self._blocks_graph is None:
+            self._normed = normed
+        else:
+            places = self._normed.unflatten(0, (-1, self._shape.items))[:, : len(runs)]
+            places.copy_(normed.unflatten(0, (-1, len(runs))))
+
+    def _finish(self, random: bool) -> Tensor:
+        """Return the next x of every item."""
+        if not self._updates:
+            return self._update(random)
+        graph, x = self._updates[random]
+        graph.replay()
+        return x.clone()
 
     def _blocks(self) -> Features:
-        x = torch.cat((self.x, self.x)) if self._shape.guided else self.x
-        return self._network.features(x, self.modulation)
+        x = torch.cat((self._x, self._x)) if self._shape.guided else self._x
+        return self._network.features(x, self._modulation)
 
-    def _update(self) -> Tensor:
-        prediction = self._network.predict(self.features.normed, self._shape.frames)
+    def _update(self, random: bool) -> Tensor:
+        prediction = self._network.predict(self._normed, self._shape.frames)
         if self._shape.guided:
             channels = self._network.config.guidance_channels or self._network.config.channels
             conditional, unconditional = prediction.chunk(2)
-            prediction = guide(conditional, unconditional, self.guidance, channels)
-        return denoise_step(self.x, prediction, StepFactors(*self.factors.unbind()), self.noise)
+            prediction = guide(conditional, unconditional, self._guidance, channels)
+        factors = StepFactors(*self._factors.view(-1, len(StepFactors._fields), 1, 1, 1, 1).unbind(1))
+        return denoise_step(self._x, prediction, factors, self._noise if random else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,10 @@ class GeneratorEngine:
         with _device_errors():
             self._lanes[sequence.model].prefill(sequence.id, tokens)
 
-    def step(self, model: str) -> None:
-        """Advance a generator by one step."""
+    def step(self, model: str, sequences: Collection[Steps]) -> None:
+        """Advance sequences of a generator by one step."""
         with _device_errors():
-            self._lanes[model].step()
+            self._lanes[model].step([sequence.id for sequence in sequences])
 
     def peek(self, sequence: Steps) -> NDArray[np.int32] | None:
         """Return the tokens of a sequence so far."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -53,8 +54,8 @@ class Lane(Protocol):
     def prefill(self, number: int, tokens: int) -> None:
         """Compute the next tokens of its prompt."""
 
-    def step(self) -> None:
-        """Advance every job that is prefilled by one step."""
+    def step(self, numbers: Collection[int]) -> None:
+        """Advance jobs that are prefilled by one step; they are all of those where `capacity.rounds` is 1."""
 
     def peek(self, number: int) -> NDArray[np.int32] | None:
         """Return the tokens (n,) of a job so far, its prompt included; None where unfinished codes show nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -93,7 +94,7 @@ class LanguageModelLane:
         """Compute the next tokens of its prompt."""
         self._decoder.prefill(self._handles[number], tokens)
 
-    def step(self) -> None:
+    def step(self, numbers: Collection[int]) -> None:
         """Advance every job that is prefilled by one token."""
         self._decoder.step()
 

@@ -7,7 +7,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -35,8 +35,8 @@ class StepEngine(Protocol):
     def prefill(self, sequence: Sequence, tokens: int) -> None:
         """Compute the next `tokens` tokens of its prompt."""
 
-    def step(self, model: str) -> None:
-        """Advance what is live of a model by one step; it may return before the accelerator has computed it."""
+    def step(self, model: str, sequences: Collection[Sequence]) -> None:
+        """Advance sequences of a model by one step; it may return before the accelerator has computed it."""
 
     def peek(self, sequence: Sequence) -> Any:
         """Return the codes of a sequence so far."""
@@ -64,7 +64,7 @@ class StepRequest:
 
     Args:
         model: name of a model of the engine.
-        slots, prefill, steps, group: as in `Sequence`.
+        slots, prefill, steps: as in `Sequence`.
         payload: handed to the engine.
         watched: whether its progress is reported at all; `preview`: whether that carries codes.
     """
@@ -74,7 +74,6 @@ class StepRequest:
     prefill: int
     steps: int
     payload: Any
-    group: Hashable = None
     watched: bool = True
     preview: bool = False
 
@@ -167,7 +166,6 @@ class StepExecutor:
                     request.prefill,
                     request.steps,
                     now + seconds,
-                    request.group,
                     request.payload,
                 )
             )
@@ -228,7 +226,7 @@ class StepExecutor:
             outcomes = self._execute(turn)
             with self._changed:
                 finished = self._stepper.complete(turn, time.monotonic())
-                for model in turn.steps:
+                for model, _ in turn.steps:
                     self._steps[self._kinds[model]] += 1
             for sequence in finished:
                 outcomes[sequence.id] = self._attempt(self._engine.finish, sequence)
@@ -245,7 +243,7 @@ class StepExecutor:
         """Carry out a turn; return the failures of single sequences, which the stepper has given up."""
         failures: dict[int, Exception] = {}
 
-        def fail(sequences: list[Sequence], error: Exception) -> None:
+        def fail(sequences: Collection[Sequence], error: Exception) -> None:
             failures.update({sequence.id: error for sequence in sequences})
             with self._changed:
                 for sequence in sequences:
@@ -261,11 +259,10 @@ class StepExecutor:
                 error := self._attempt(self._engine.prefill, sequence, tokens), Exception
             ):
                 fail([sequence], error)
-        for model in turn.steps:
-            if isinstance(error := self._attempt(self._engine.step, model), Exception):
-                with self._changed:
-                    every = [sequence for sequence in self._stepper.running() if sequence.model == model]
-                fail(every, error)
+        for model, sequences in turn.steps:
+            live = [sequence for sequence in sequences if sequence.id not in failures]
+            if live and isinstance(error := self._attempt(self._engine.step, model, live), Exception):
+                fail(live, error)
         return failures
 
     def _attempt(self, work: Callable[..., Any], *arguments: Any) -> Any:

@@ -1,14 +1,13 @@
 """Sequences that advance step by step, in order: a state machine without threads, clocks or tensors of its own.
 
 Each model has slots. Sequences join and leave between steps, first come, first served: none overtakes one of its model
-that waits, so none starves. Every turn gives each model one chunk of prefill and one step for what is live, so
-a long prompt never holds up the rest. Sequences with a `group` (diffusion) start together with others of the same
-group, when the model is empty.
+that waits, so none starves. Every turn gives each model one chunk of prefill and one step, so a long prompt never
+holds up the rest. Where more sequences are held than one step can take, they step in turn.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,7 +28,6 @@ class Sequence:
         prefill: prompt tokens to compute before its first step, 0 for none.
         steps: steps until it is finished, at least 1.
         deadline: time after which it is given up, seconds on the caller's clock.
-        group: sequences of one group run in lockstep from their first step; None lets it join at any step.
         payload: handed on untouched.
     """
 
@@ -39,15 +37,26 @@ class Sequence:
     prefill: int
     steps: int
     deadline: float
-    group: Hashable = None
     payload: Any = None
 
 
 class Capacity(NamedTuple):
-    """Slots of a model, and the prompt tokens that it computes in one turn."""
+    """Bounds of a model.
+
+    Args:
+        slots: that one step can take.
+        chunk: prompt tokens that it computes in one turn.
+        rounds: steps that it takes to reach all that it holds; with one, every live sequence is in every step.
+    """
 
     slots: int
     chunk: int
+    rounds: int = 1
+
+    @property
+    def held(self) -> int:
+        """Return the slots of all sequences that it holds."""
+        return self.slots * self.rounds
 
 
 class Chunk(NamedTuple):
@@ -55,6 +64,13 @@ class Chunk(NamedTuple):
 
     sequence: Sequence
     tokens: int
+
+
+class Step(NamedTuple):
+    """One step of a model, and the sequences that it advances."""
+
+    model: str
+    sequences: tuple[Sequence, ...]
 
 
 @dataclass(frozen=True)
@@ -66,7 +82,7 @@ class Turn:
         leaves: sequences whose slots are free now: cancelled, failed or expired.
         joins: sequences that get their slots.
         prefills: chunks of prompts.
-        steps: models that take one step.
+        steps: one of each model that has live sequences.
         started: when the turn began.
     """
 
@@ -74,7 +90,7 @@ class Turn:
     leaves: tuple[Sequence, ...]
     joins: tuple[Sequence, ...]
     prefills: tuple[Chunk, ...]
-    steps: tuple[str, ...]
+    steps: tuple[Step, ...]
     started: float
 
     @property
@@ -88,11 +104,10 @@ class _Lane:
     """The sequences of one model: those that wait, those in prefill, those that are live."""
 
     capacity: Capacity
-    clock: int = 0  # steps taken; a live sequence has done clock - began
     free: int = 0
     waiting: dict[int, Sequence] = field(default_factory=dict)  # in order of arrival
     prefilling: dict[int, int] = field(default_factory=dict)  # id -> tokens left, in order of joining
-    began: dict[int, int] = field(default_factory=dict)  # live id -> the clock when it went live
+    live: dict[int, int] = field(default_factory=dict)  # id -> steps left, those that step next first
     joined: dict[int, Sequence] = field(default_factory=dict)
     leaving: dict[int, Sequence] = field(default_factory=dict)  # resolved already; they hold slots until the next turn
     step_seconds: float | None = None
@@ -110,7 +125,7 @@ class Stepper:
         if max_waiting < 1 or any(min(capacity) < 1 for capacity in capacities.values()):
             raise ValueError(f"Bounds must be positive: {max_waiting=} {dict(capacities)}.")
         self.max_waiting = max_waiting
-        self._lanes = {model: _Lane(capacity, free=capacity.slots) for model, capacity in capacities.items()}
+        self._lanes = {model: _Lane(capacity, free=capacity.held) for model, capacity in capacities.items()}
         self._models: dict[int, str] = {}  # unresolved id -> model
 
     @property
@@ -121,7 +136,7 @@ class Stepper:
     @property
     def slots_in_use(self) -> int:
         """Return the number of slots that are taken, all models together."""
-        return sum(lane.capacity.slots - lane.free for lane in self._lanes.values())
+        return sum(lane.capacity.held - lane.free for lane in self._lanes.values())
 
     @property
     def idle(self) -> bool:
@@ -178,7 +193,9 @@ class Stepper:
         """Return the steps that a sequence has behind it."""
         model = self._models.get(sequence_id)
         lane = self._lanes[model] if model is not None else None
-        return 0 if lane is None else lane.clock - lane.began.get(sequence_id, lane.clock)
+        if lane is None or sequence_id not in lane.live:
+            return 0
+        return lane.joined[sequence_id].steps - lane.live[sequence_id]
 
     def wait_seconds(self, model: str) -> float | None:
         """Return the time until a model has finished all that it has, estimated; None before its first step."""
@@ -198,7 +215,7 @@ class Stepper:
         if lane.waiting.pop(sequence_id, None) is None:
             lane.leaving[sequence_id] = lane.joined.pop(sequence_id)
             lane.prefilling.pop(sequence_id, None)
-            lane.began.pop(sequence_id, None)
+            lane.live.pop(sequence_id, None)
         return True
 
     def plan(self, now: float) -> Turn:
@@ -214,15 +231,15 @@ class Stepper:
         leaves: list[Sequence] = []
         joins: list[Sequence] = []
         prefills: list[Chunk] = []
-        steps: list[str] = []
+        steps: list[Step] = []
         for model, lane in self._lanes.items():
             leaves += lane.leaving.values()
             lane.free += sum(sequence.slots for sequence in lane.leaving.values())
             lane.leaving.clear()
             joins += self._join(lane)
             prefills += self._prefill(lane)
-            if lane.began:
-                steps.append(model)
+            if lane.live:
+                steps.append(Step(model, tuple(self._next(lane))))
         return Turn(tuple(expired), tuple(leaves), tuple(joins), tuple(prefills), tuple(steps), now)
 
     def complete(self, turn: Turn, now: float) -> list[Sequence]:
@@ -231,29 +248,26 @@ class Stepper:
         A sequence that was cancelled meanwhile is not among them.
         """
         finished: list[Sequence] = []
-        for model in turn.steps:
+        for model, sequences in turn.steps:
             lane = self._lanes[model]
-            lane.clock += 1
             seconds = now - turn.started
             past = lane.step_seconds
             lane.step_seconds = seconds if past is None else STEP_MEMORY * past + (1 - STEP_MEMORY) * seconds
-            ended = [id_ for id_, began in lane.began.items() if lane.clock - began >= lane.joined[id_].steps]
-            for sequence_id in ended:
-                finished.append(lane.joined.pop(sequence_id))
-                del lane.began[sequence_id], self._models[sequence_id]
-                lane.free += finished[-1].slots
+            for sequence in sequences:
+                left = lane.live.pop(sequence.id, None)
+                if left is None:  # cancelled meanwhile
+                    continue
+                if left > 1:
+                    lane.live[sequence.id] = left - 1  # behind those that did not step
+                    continue
+                finished.append(lane.joined.pop(sequence.id))
+                del self._models[sequence.id]
+                lane.free += sequence.slots
         return finished
 
     def _join(self, lane: _Lane) -> list[Sequence]:
         taken: list[Sequence] = []
         for sequence in lane.waiting.values():
-            head = taken[0] if taken else sequence
-            if sequence.group is not None and not taken and lane.joined:
-                break
-            if sequence.group != head.group:
-                if head.group is None:
-                    break
-                continue
             if sequence.slots > lane.free:
                 break
             lane.free -= sequence.slots
@@ -264,8 +278,18 @@ class Stepper:
             if sequence.prefill:
                 lane.prefilling[sequence.id] = sequence.prefill
             else:
-                lane.began[sequence.id] = lane.clock
+                lane.live[sequence.id] = sequence.steps
         return taken
+
+    def _next(self, lane: _Lane) -> Iterator[Sequence]:
+        """Yield the live sequences of the next step, those that waited longest first."""
+        slots = lane.capacity.slots
+        for sequence_id in lane.live:
+            sequence = lane.joined[sequence_id]
+            if sequence.slots > slots:
+                break
+            slots -= sequence.slots
+            yield sequence
 
     def _prefill(self, lane: _Lane) -> list[Chunk]:
         chunks: list[Chunk] = []
@@ -279,5 +303,5 @@ class Stepper:
             lane.prefilling[sequence_id] = left - tokens
             if tokens == left:
                 del lane.prefilling[sequence_id]
-                lane.began[sequence_id] = lane.clock
+                lane.live[sequence_id] = lane.joined[sequence_id].steps
         return chunks

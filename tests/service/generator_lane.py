@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -24,7 +25,6 @@ class PlainLane:
     capacity: Capacity
     jobs: dict[int, GenerateJob] = field(default_factory=dict)
     tokens: dict[int, list[int]] = field(default_factory=dict)
-    left: dict[int, int] = field(default_factory=dict)  # prompt tokens
 
     def request(self, job: GenerateJob) -> StepRequest:
         prompt = 0 if job.prompt is None else job.prompt.size
@@ -36,15 +36,12 @@ class PlainLane:
     def join(self, number: int, job: GenerateJob) -> None:
         self.jobs[number] = job
         self.tokens[number] = [] if job.prompt is None else job.prompt.reshape(-1).tolist()
-        self.left[number] = len(self.tokens[number])
 
-    def prefill(self, number: int, tokens: int) -> None:
-        self.left[number] -= tokens
+    def prefill(self, number: int, tokens: int) -> None: ...
 
-    def step(self) -> None:
-        for number, job in self.jobs.items():
-            if not self.left[number]:
-                self.tokens[number].append(self._next(job, self.tokens[number]))
+    def step(self, numbers: Collection[int]) -> None:
+        for number in numbers:
+            self.tokens[number].append(self._next(self.jobs[number], self.tokens[number]))
 
     def peek(self, number: int) -> NDArray[np.int32]:
         return np.array(self.tokens[number], np.int32)

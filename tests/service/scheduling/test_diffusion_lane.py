@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 import torch
@@ -12,24 +14,35 @@ from model.generator.config import GENERATOR_CONFIGS
 from model.generator.networks import make_generator
 from model.inference.diffusion_network import DenoisingNetwork
 from service.engine.diffusion_lane import DiffusionLane
+from service.engine.generator import GeneratorEngine
 from service.engine.lane import LaneOptions
-from service.types import GenerateJob, GenerateParams
+from service.in_process import LocalGenerators
+from service.settings import Settings
+from service.types import GenerateJob, GenerateParams, JobProgress
 
 STEPS = 4
+
+
+class Silent:
+    def generating(self, waiting: int, slots: int) -> None: ...
+
+    def stepped(self, kind: str, steps: int, seconds: float) -> None: ...
+
+    def generated(self, kind: str, codes: int) -> None: ...
 
 
 @pytest.fixture(scope="module")
 def lane(tmp_path_factory: pytest.TempPathFactory) -> DiffusionLane:
     torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("bundles") / "dit"
-    network = make_generator(GENERATOR_CONFIGS["dit-debug"]).eval()
+    path = tmp_path_factory.mktemp("bundles") / "latte"
+    network = make_generator(GENERATOR_CONFIGS["latte-debug"]).eval()
     save_generator(path, network, "Random weights for tests.", "a" * 64, ("ant", "bee", "cow", "dog"))
     return DiffusionLane(load_generator(path), torch.device("cpu"), LaneOptions(8, 8))
 
 
 @pytest.fixture
 def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Rows that the network sees at each step."""
+    """Rows that the network sees at each run of it."""
     seen: list[int] = []
     features = DenoisingNetwork.features
 
@@ -41,41 +54,60 @@ def rows(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seen
 
 
-def job(seed: int, guidance: float = 2.0) -> GenerateJob:
-    return GenerateJob("dit", seed % 4, 1, GenerateParams(guidance=guidance, steps=STEPS), seed)
+def job(seed: int, guidance: float = 2.0, frames: int = 1, **params: object) -> GenerateJob:
+    given = GenerateParams(**({"guidance": guidance, "steps": STEPS} | params))
+    return GenerateJob("latte", seed % 4, frames, given, seed)
 
 
 @torch.inference_mode()
-def run(lane: DiffusionLane, jobs: dict[int, GenerateJob], leaving: dict[int, int]) -> dict[int, np.ndarray]:
-    """Run a batch; `leaving` maps steps to the job that leaves before them."""
-    for number, one in jobs.items():
-        lane.join(number, one)
-    for step in range(STEPS):
-        if step in leaving:
-            lane.leave(leaving[step])
-        lane.step()
-    kept = [number for number in jobs if number not in leaving.values()]
-    made = {}
-    for number in kept:
-        made[number] = lane.finish(number)
-        lane.leave(number)
+def run(lane: DiffusionLane, jobs: dict[int, GenerateJob]) -> dict[int, np.ndarray]:
+    """Run jobs to their ends; job n joins before step n."""
+    made: dict[int, np.ndarray] = {}
+    left: dict[int, int] = {}
+    for turn in range(100):
+        if turn in jobs:
+            lane.join(turn, jobs[turn])
+            left[turn] = jobs[turn].params.steps
+        if left:
+            lane.step(list(left))
+        for number in [number for number in left if left[number] == 1]:
+            made[number] = lane.finish(number)
+            lane.leave(number)
+        left = {number: steps - 1 for number, steps in left.items() if steps > 1}
     return made
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_a_sample_that_left_is_computed_no_more(lane: DiffusionLane, rows: list[int], guidance: float) -> None:
-    jobs = {number: job(number, guidance) for number in range(4)}
-    made = run(lane, jobs, {0: 3, 1: 0, 3: 2})
-    each = 1 if guidance == 1 else 2
-    assert rows == [3 * each, 2 * each, 2 * each, each]
-    alone = run(lane, {1: jobs[1]}, {})
-    np.testing.assert_allclose(made[1], alone[1], atol=1e-4)
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+def test_jobs_join_at_any_step_and_share_its_batch(lane: DiffusionLane, rows: list[int], sampler: str) -> None:
+    jobs = {0: job(0, sampler=sampler), 1: job(1), 2: job(2, steps=2, sampler=sampler)}
+    made = run(lane, jobs)
+    assert rows == [2, 4, 6, 6, 2]
+    for number in jobs:
+        np.testing.assert_allclose(made[number], run(lane, {0: jobs[number]})[0], atol=1e-4)
 
 
-def test_a_batch_ends_with_the_last_sample(lane: DiffusionLane, rows: list[int]) -> None:
-    lane.join(0, job(0))
-    with torch.inference_mode():
-        lane.step()
-    lane.leave(0)
-    assert set(run(lane, {5: job(5)}, {})) == {5}
-    assert rows == [2] * (1 + STEPS)
+def test_jobs_of_other_shapes_advance_in_the_same_turn(lane: DiffusionLane, rows: list[int]) -> None:
+    jobs = {0: job(0, frames=3), 1: job(1, guidance=1.0, frames=3), 2: job(2)}
+    made = run(lane, jobs)
+    assert rows == [2, 2, 1, 2, 1, 2, 2, 1, 2, 1, 2, 2]
+    for number in jobs:
+        np.testing.assert_allclose(made[number], run(lane, {0: jobs[number]})[0], atol=1e-4)
+
+
+async def test_a_long_request_holds_up_no_other(lane: DiffusionLane) -> None:
+    generators = LocalGenerators(GeneratorEngine([lane]), Settings(generate_seconds=240), Silent())
+
+    def ignore(progress: JobProgress) -> None: ...
+
+    # twice what one step takes, of another shape, and too long for a test
+    crowd = [asyncio.create_task(generators.generate(job(seed, steps=1000, frames=3), ignore)) for seed in range(8)]
+    try:
+        made = await generators.generate(job(9), ignore)
+        assert not any(task.done() for task in crowd)
+        assert made.latents is not None
+        np.testing.assert_allclose(made.latents, run(lane, {0: job(9)})[0], atol=1e-4)
+    finally:
+        for task in crowd:
+            task.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
+        generators.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,7 @@ class Engine:
     def prefill(self, sequence: Sequence, tokens: int) -> None:
         self._call("prefill", sequence.payload)
 
-    def step(self, model: str) -> None:
+    def step(self, model: str, sequences: Collection[Sequence]) -> None:
         if self.gate is not None:
             self.gate.acquire()
         self._call("step", model)
