@@ -1,32 +1,38 @@
-"""Requests answered without FastAPI's dispatch get what FastAPI answers: status, headers and body."""
+"""Requests answered without FastAPI's dispatch get what FastAPI answers, and leave the same traces."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 from api_media import picture, scene
 from api_server import VAE, VQ, BlockBackend, Counts
 from bad_inputs import CASES, LIMITS, Target
 
-from service.api import app as application
+from service.api.app import create_app
 from service.api.direct import DirectRoutes
+from service.api.log import LOGGER
 from service.formats.codes import write_codes
 from service.formats.msgpack import pack, unpack
 from service.formats.result import EncodeMeta, EncodeResult
 from service.formats.tensors import pack_tensor
+from service.keys import new_key, write_keys
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
 
 MSGPACK = "application/msgpack"
 PIXELS = scene(5, 24, 40)
 ARRAY = pack({"array": pack_tensor(PIXELS)})
+TIMED = ("application/x-npz", "application/json")  # whose length depends on the digits of times
 
 
 @dataclass(frozen=True)
@@ -64,28 +70,58 @@ GOOD = [
     pixels(body=picture(), **{"Content-Type": "image/png"}),
     pixels("/encode?size=16", picture()),
     pixels("/encode?nonsense=1"),
+    pixels(Origin="https://app.example"),
+    pixels(Origin="https://other.example"),
+    Send("/encode", b"", {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}, "OPTIONS"),
     pixels("/nowhere"),
 ]
 
 
-@pytest.fixture
-async def both() -> AsyncIterator[tuple[httpx.AsyncClient, httpx.AsyncClient, Counts, Counts]]:
-    """The service with its direct routes, and with FastAPI alone."""
-    settings = Settings(limits=LIMITS)
+@dataclass
+class App:
+    """One application, with what it counted and logged."""
+
+    http: httpx.AsyncClient
+    backend: BlockBackend
+    counts: Counts
+    lines: list[dict[str, Any]]
+
+
+@asynccontextmanager
+async def both(settings: Settings) -> AsyncIterator[tuple[App, App]]:
+    """Yield the service with its direct routes, and with FastAPI alone."""
     pool = MediaPool(settings.limits, 1)
     await pool.start()
-    counts = Counts(), Counts()
-    direct = application.create_app(BlockBackend(), pool, settings, counts[0])
-    alone = application.create_app(BlockBackend(), pool, settings, counts[1])
-    alone.user_middleware = [layer for layer in alone.user_middleware if layer.cls is not DirectRoutes]
-    assert len(alone.user_middleware) == len(direct.user_middleware) - 1
-    base = "http://omnitok"
-    async with (
-        httpx.AsyncClient(transport=httpx.ASGITransport(direct), base_url=base) as one,
-        httpx.AsyncClient(transport=httpx.ASGITransport(alone), base_url=base) as other,
-    ):
-        yield one, other, *counts
-    await pool.stop()
+    lines: list[dict[str, Any]] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: lines.append({"event": record.getMessage()} | record.fields)  # type: ignore[attr-defined,method-assign]
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(pool.stop)
+        apps = []
+        for direct in (True, False):
+            backend, counts = BlockBackend(), Counts()
+            app = create_app(backend, pool, settings, counts)
+            if not direct:
+                layers = app.user_middleware
+                app.user_middleware = [layer for layer in layers if layer.cls is not DirectRoutes]
+                assert len(app.user_middleware) == len(layers) - 1
+            http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://omnitok")
+            apps.append(App(await stack.enter_async_context(http), backend, counts, lines))
+        LOGGER.addHandler(listener)
+        stack.callback(LOGGER.removeHandler, listener)
+        yield apps[0], apps[1]
+
+
+async def ask(app: App, request: Send) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return all that must not depend on the way: the answer, and what was logged."""
+    app.lines.clear()
+    answer = await app.http.request(request.method, request.path, headers=request.headers, content=request.body)
+    for line in app.lines:
+        assert line.pop("request_id") == answer.headers["x-request-id"]
+        del line["milliseconds"]
+        if answer.headers.get("content-type") in TIMED:
+            del line["bytes_out"]
+    return comparable(answer), list(app.lines)
 
 
 def comparable(answer: httpx.Response) -> dict[str, Any]:
@@ -106,16 +142,13 @@ def comparable(answer: httpx.Response) -> dict[str, Any]:
             body = {name: value for name, value in body.items() if request_id not in str(value)}
     if made:
         headers["x-request-id"] = "made"
-    if headers.get("content-type") in ("application/x-npz", "application/json"):
+    if headers.get("content-type") in TIMED:
         headers.pop("content-length")  # of times with more digits or fewer
         body = None if isinstance(body, bytes) else body
     return {"status": answer.status_code, "headers": headers, "body": body}
 
 
-async def test_every_answer_is_the_same(
-    both: tuple[httpx.AsyncClient, httpx.AsyncClient, Counts, Counts], tmp_path: Path
-) -> None:
-    one, other, counts, expected_counts = both
+async def test_every_answer_is_the_same(tmp_path: Path) -> None:
     target = Target(VQ, tmp_path / "decoy", 1)
     requests = list(GOOD)
     for case in CASES:
@@ -124,11 +157,55 @@ async def test_every_answer_is_the_same(
         if case.length is None and not decoded and case.path.startswith(("/encode", "/decode", "/reconstruct")):
             content = b"".join(body) if isinstance(body, list) else body or b""
             requests.append(Send(case.path.format(bundle=VQ.hash), content, case.headers, case.method))
-    for request in requests:
-        arguments: Any = {"method": request.method, "url": request.path, "headers": request.headers}
-        answers = [await client.request(**arguments, content=request.body) for client in (one, other)]
-        assert comparable(answers[0]) == comparable(answers[1]), request
+    settings = Settings(limits=LIMITS, cors_origins=("https://app.example",))
+    async with both(settings) as (direct, alone):
+        for request in requests:
+            assert await ask(direct, request) == await ask(alone, request), request
+        assert direct.counts.requests == alone.counts.requests
+        assert direct.counts.bytes_in == alone.counts.bytes_in
+        assert not +direct.counts.flying
     assert len(requests) > 100
-    assert counts.requests == expected_counts.requests
-    assert counts.bytes_in == expected_counts.bytes_in
-    assert not +counts.flying
+
+
+async def test_keys_are_asked_for_and_charged(tmp_path: Path) -> None:
+    made = {scope: new_key(scope, [scope], 1000) for scope in ("encode", "decode")}
+    write_keys(tmp_path / "keys.json", [key for _, key in made.values()])
+    settings = Settings(limits=LIMITS, keys=tmp_path / "keys.json", ingress_replicas=1)
+    async with both(settings) as (direct, alone):
+        seen = []
+        for secret in ("nonsense", made["decode"][0], made["encode"][0]):
+            request = pixels(Authorization=f"Bearer {secret}")
+            answers = [await ask(app, request) for app in (direct, alone)]
+            left = [int(answer["headers"].pop("ratelimit-remaining", 1000)) for answer, _ in answers]
+            for answer, _ in answers:  # a budget refills while the test runs
+                answer["headers"].pop("ratelimit-reset", None)
+            assert answers[0] == answers[1]
+            seen.append((answers[0][0]["status"], max(left) < 1000))
+    assert seen == [(401, False), (403, False), (200, True)]
+
+
+async def test_deadlines_and_admission_hold() -> None:
+    async with both(Settings(limits=LIMITS, max_inflight_requests=1)) as (direct, alone):
+        for app in (direct, alone):
+            app.backend.stall = asyncio.Event().wait
+        late = pixels(**{"X-Request-Timeout-Seconds": "0.05"})
+        answers = [await ask(app, late) for app in (direct, alone)]
+        assert answers[0] == answers[1]
+        assert answers[0][0]["status"] == 504
+        assert direct.backend.cancelled == alone.backend.cancelled == 1
+        refused = []
+        for app in (direct, alone):
+            going, holder = asyncio.Event(), asyncio.Event()
+            app.backend.stall = partial(_hold, going, holder)
+            first = asyncio.create_task(app.http.post("/encode", content=ARRAY, headers={"Content-Type": MSGPACK}))
+            await going.wait()
+            refused.append(await ask(app, pixels()))
+            holder.set()
+            assert (await first).status_code == 200
+        assert refused[0] == refused[1]
+        assert refused[0][0]["status"] == 503
+
+
+async def _hold(going: asyncio.Event, holder: asyncio.Event) -> None:
+    going.set()
+    await holder.wait()
