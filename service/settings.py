@@ -54,6 +54,9 @@ class Settings(BaseSettings):
         (), description='origins whose pages may call the API from a browser, such as "https://app.example", or "*"'
     )
     metrics_port: int = Field(8080, ge=0, le=65535, description="Prometheus port; never the public one")
+    log: Path | None = Field(
+        None, description="pipe or file for the log of requests; none is standard output of `omnitok serve`"
+    )
     ingress_replicas: int = Field(2, ge=1, description="two, so that the death of one leaves nobody waiting")
     tokenizer_replicas: int = Field(1, ge=1, description="one per GPU")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="of the replicas; auto takes a GPU if any")

@@ -38,8 +38,8 @@ SERVICE = {
     "engine": {"scheduling", "types"},
     "in_process": {"operations", "scheduling", "settings", "types"},
     "keys": {"settings"},
-    "api": {"drain_rate", "errors", "formats", "keys", "operations", "sandbox", "settings", "types"},
-    "cluster": {"api", "engine", "errors", "in_process", "link", "sandbox", "scheduling", "settings", "types"},
+    "api": {"drain_rate", "errors", "formats", "keys", "operations", "sandbox", "settings", "trace", "types"},
+    "cluster": {"api", "engine", "errors", "in_process", "link", "sandbox", "scheduling", "settings", "trace", "types"},
     "client": {"errors", "formats", "types"},
     "cli": {
         *("client", "cluster", "engine", "errors", "formats", "in_process", "operations", "sandbox", "scheduling"),

@@ -45,6 +45,7 @@ def create_app(
     settings: Settings,
     metrics: HttpMetrics | None = None,
     generators: GeneratorBackend | None = None,
+    replica: str | None = None,
 ) -> FastAPI:
     """Return the application of one ingress replica.
 
@@ -54,11 +55,12 @@ def create_app(
         settings: limits and deadlines.
         metrics: where requests are counted; None counts nothing.
         generators: the generators; None for a service that only encodes and decodes.
+        replica: the name of this process in the log.
 
     Raises:
         KeyFileError: the file of keys cannot be used.
     """
-    configure()
+    configure(settings.log, replica)
 
     app = FastAPI(
         title="OmniTokenizer service",

@@ -38,10 +38,11 @@ class CallerBackend:
         backend: the tokenizer tier.
         deadline: of the request.
         budget: of its caller, or None.
+        notes: takes frames and latent positions for the log.
     """
 
-    def __init__(self, backend: Backend, deadline: Deadline, budget: Budget | None) -> None:
-        self._backend, self._deadline, self._budget = backend, deadline, budget
+    def __init__(self, backend: Backend, deadline: Deadline, budget: Budget | None, notes: dict[str, Any]) -> None:
+        self._backend, self._deadline, self._budget, self._notes = backend, deadline, budget, notes
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles that are served."""
@@ -65,8 +66,10 @@ class CallerBackend:
         return await self._backend.reconstruct(model, pixels, seconds=self._left(seconds))
 
     async def _charge(self, model: str, size: Size) -> None:
+        positions = find_card(await self._backend.models(), model).geometry.positions(size)
+        _add(self._notes, size[0], positions)
         if self._budget is not None:
-            self._budget.left -= find_card(await self._backend.models(), model).geometry.positions(size)
+            self._budget.left -= positions
 
     def _left(self, seconds: float | None) -> float:
         left = self._deadline.left()
@@ -104,8 +107,10 @@ def caller_of(request: Request) -> str:
 class CallerGenerators:
     """A `GeneratorBackend` for one request; the arguments are those of `CallerBackend`."""
 
-    def __init__(self, generators: GeneratorBackend, deadline: Deadline, budget: Budget | None) -> None:
-        self._generators, self._deadline, self._budget = generators, deadline, budget
+    def __init__(
+        self, generators: GeneratorBackend, deadline: Deadline, budget: Budget | None, notes: dict[str, Any]
+    ) -> None:
+        self._generators, self._deadline, self._budget, self._notes = generators, deadline, budget, notes
 
     async def generators(self) -> list[GeneratorCard]:
         """Return the generators that run."""
@@ -115,8 +120,15 @@ class CallerGenerators:
         self, job: GenerateJob, on_progress: Callable[[JobProgress], None], *, seconds: float | None = None
     ) -> Generated:
         """Make one sample."""
+        card = next(card for card in await self._generators.generators() if card.id == job.model)
+        positions = job.frames * math.prod(card.grid[1:])
+        _add(self._notes, 0, positions)  # its frames are counted where they are decoded
         if self._budget is not None:
-            card = next(card for card in await self._generators.generators() if card.id == job.model)
-            self._budget.left -= job.frames * math.prod(card.grid[1:])
+            self._budget.left -= positions
         left = self._deadline.left() if seconds is None else min(seconds, self._deadline.left())
         return await self._generators.generate(job, on_progress, seconds=left)
+
+
+def _add(notes: dict[str, Any], frames: int, positions: int) -> None:
+    notes["frames"] = notes.get("frames", 0) + frames
+    notes["positions"] = notes.get("positions", 0) + positions

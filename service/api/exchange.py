@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,8 +38,9 @@ class Exchange:
 
     def __init__(self, request: Request, services: Services, parse_ms: float, deadline: Deadline) -> None:
         budget = getattr(request.state, "budget", None)
-        self.backend = CallerBackend(services.backend, deadline, budget)
-        self.generators = CallerGenerators(services.generators, deadline, budget)
+        self._notes: dict[str, Any] = request.state.notes
+        self.backend = CallerBackend(services.backend, deadline, budget, self._notes)
+        self.generators = CallerGenerators(services.generators, deadline, budget, self._notes)
         self.media, self.limits = CallerMedia(services.media, caller_of(request)), services.settings.limits
         self.deadline = deadline
         self.accept: str | None = request.headers.get("accept")
@@ -46,7 +48,6 @@ class Exchange:
         self.started: float = request.state.started
         self.parse_ms = parse_ms
         self.media_type = ""
-        self._request = request
 
     @property
     def wants_events(self) -> bool:
@@ -55,7 +56,18 @@ class Exchange:
 
     def use(self, card: ModelCard | GeneratorCard) -> None:
         """Note the bundle for the log."""
-        self._request.state.model = card.id
+        self._notes["model"] = card.id
+
+    def note(self, timing: Timing, **milliseconds: float) -> None:
+        """Note for the log where the time went.
+
+        Args:
+            timing: of the tokenizer tier or of the generators.
+            milliseconds: by the name of another stage.
+        """
+        spent = {"queue": timing.queue_ms, "compute": timing.compute_ms} | milliseconds
+        self._notes["batch"] = timing.batch_size
+        self._notes |= {f"{stage}_ms": round(duration, 2) for stage, duration in spent.items()}
 
     def choose(self, offers: Sequence[str], answer: str) -> None:
         """Choose the media type of the answer.
@@ -120,12 +132,9 @@ class Exchange:
             rendering: when the tokenizer had answered, on `time.perf_counter`.
             seed: of a generator's samples.
         """
-        spent = {
-            "decode": decode_ms,
-            "queue": timing.queue_ms,
-            "compute": timing.compute_ms,
-            "render": 1000 * (time.perf_counter() - rendering),
-        }
+        render_ms = 1000 * (time.perf_counter() - rendering)
+        self.note(timing, decode=decode_ms, render=render_ms)
+        spent = {"decode": decode_ms, "queue": timing.queue_ms, "compute": timing.compute_ms, "render": render_ms}
         timings = ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in spent.items())
         headers = self.headers(card, seed) | {"Server-Timing": timings}
         return Response(data, headers=headers, media_type=self.media_type)

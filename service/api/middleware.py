@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Route
@@ -14,9 +15,12 @@ from service.api.errors import ClientGoneError, problem_response
 from service.api.log import event
 from service.api.request_id import HEADER
 from service.errors import ProblemError
+from service.trace import TraceContext
+from service.trace import current as current_trace
 from service.types import HttpMetrics
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+TRACE_RESPONSE = b"traceresponse"  # https://w3c.github.io/trace-context/#traceresponse-header
 CLIENT_CLOSED_STATUS = 499  # no standard names one; nginx logs this
 
 
@@ -52,9 +56,14 @@ class _Exchange:
         self._started = time.perf_counter()
         self._bytes_in = self._bytes_out = 0
         self._status: int | None = None
-        self._id = Headers(scope=scope)[HEADER]
+        headers = Headers(scope=scope)
+        self._id = headers[HEADER]
+        self._trace = TraceContext.join(headers.getlist("traceparent"), headers.getlist("tracestate"))
+        current_trace.set(self._trace)
+        self._notes: dict[str, Any] = {}
         # A server may share one state among requests; this request gets its own.
-        self._state = dict(scope.get("state") or {}) | {"request_id": self._id, "started": self._started}
+        mine = {"request_id": self._id, "started": self._started, "notes": self._notes}
+        self._state = dict(scope.get("state") or {}) | mine
         scope["state"] = self._state
         # HEAD runs as the GET of its path, so that its headers are the same; the answer's body stays here.
         self._method = scope["method"]
@@ -69,7 +78,8 @@ class _Exchange:
         except ClientGoneError:
             self._status = CLIENT_CLOSED_STATUS
         except Exception as error:
-            event(logging.ERROR, "internal", {"request_id": self._id, "route": route}, error)
+            fields = {"request_id": self._id, "trace_id": self._trace.trace_id, "route": route}
+            event(logging.ERROR, "internal", fields, error)
             if self._status is not None:
                 raise
             self._state["problem"] = "internal"
@@ -85,12 +95,15 @@ class _Exchange:
                 self._metrics.observe(route, method, str(code), seconds, self._bytes_in, self._bytes_out)
             fields = {
                 "request_id": self._id,
+                "trace_id": self._trace.trace_id,
+                "span_id": self._trace.span_id,
+                "parent_id": self._trace.parent_id,
                 "route": route,
                 "method": method,
                 "status": code,
                 "caller": self._state.get("caller"),
                 "problem": self._state.get("problem"),
-                "model": self._state.get("model"),
+                **self._notes,
                 "milliseconds": round(1000 * seconds, 2),
                 "bytes_in": self._bytes_in,
                 "bytes_out": self._bytes_out,
@@ -109,6 +122,10 @@ class _Exchange:
     async def _count_out(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._status = message["status"]
+            message = {
+                **message,
+                "headers": [*message.get("headers", ()), (TRACE_RESPONSE, self._trace.header.encode())],
+            }
         elif message["type"] == "http.response.body":
             if self._method == "HEAD":
                 message = {**message, "body": b""}

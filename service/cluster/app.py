@@ -25,6 +25,7 @@ from rich.text import Text
 
 from service.api.drain import drain
 from service.cluster.generators import Generator
+from service.cluster.log_relay import log_relay
 from service.cluster.ray_environment import environment, longest_seconds, ray_environment, ray_request_seconds
 from service.cluster.replicas import Ingress, Tokenizer
 from service.cluster.watchdog import LostError, adopt_orphans, end_descendants, local_watchdog
@@ -62,6 +63,7 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
         "graceful_shutdown_wait_loop_s": 0.5,
         "graceful_shutdown_timeout_s": longest_seconds(settings),
         "max_constructor_retry_count": 2,
+        "logging_config": {"enable_access_log": False},  # what `serve.start` is given reaches no replica
     }
     tokenizer = serve.deployment(
         num_replicas=settings.tokenizer_replicas,
@@ -190,13 +192,15 @@ def serve_forever(settings: Settings) -> None:
     adopt_orphans()
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         folder = stack.enter_context(_private_folder())
+        if settings.log is None:
+            settings = settings.model_copy(update={"log": stack.enter_context(log_relay(folder))})
         with console.status("starting"):
             logs = stack.enter_context(cluster(settings, folder=folder))
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray has set a handler of its own
             deploy(settings, folder)
         url, metrics = f"http://{settings.host}:{settings.port}", f"http://{settings.host}:{settings.metrics_port}"
         console.print(
-            f"[bold green]ready on {url}[/]  documentation {url}/docs  metrics {metrics}/metrics  logs {logs}"
+            f"[bold green]ready on {url}[/]  documentation {url}/docs  metrics {metrics}/metrics  Ray's logs {logs}"
         )
         sys.stdout.flush()  # a file or a pipe would keep the line until the end
         try:

@@ -16,6 +16,7 @@ RAY_GRACE_SECONDS = 30.0  # Ray's own limit on a request exceeds ours by this, s
 MESSAGE_OVERHEAD_BYTES = MIB
 PROXY_BUFFER_BYTES = 2**18  # holds a raw 256x256 picture, so that HAProxy can send it to another replica
 CLIENT_SILENCE_SECONDS = 120
+LOG_FILE_BYTES = 4 * MIB  # Ray has some forty, and keeps a second one of each
 HAPROXY_START = Path(__file__).with_name("haproxy-start")
 HAPROXY_PORTS = {  # Ray's own defaults, which the containers document
     "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
@@ -63,6 +64,9 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
     """
     variables: dict[str, object] = {
         "RAY_USAGE_STATS_ENABLED": 0,
+        # Ray's own logs may be in memory. Without these it never rotates the output of its workers.
+        "RAY_ROTATION_MAX_BYTES": LOG_FILE_BYTES,
+        "RAY_ROTATION_BACKUP_COUNT": 1,
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "service.api.request_id.before_ray",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": 1,
         "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": message_bytes(settings.limits),

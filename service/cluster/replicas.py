@@ -152,6 +152,14 @@ def link_directory() -> SocketDirectory | None:
         return None
 
 
+def _replica_name() -> str | None:
+    """Return Ray's name of this process; None outside of replicas."""
+    try:
+        return serve.get_replica_context().replica_id.unique_id
+    except RayServeException:
+        return None
+
+
 class Ingress:
     """One ingress replica: HTTP, media decoding and rendering."""
 
@@ -178,7 +186,8 @@ class Ingress:
             self._link = LinkClient(directory.path, settings.held_body_bytes, settings.tries, self._metrics.retried)
         self._backend = RayBackend(self._tokenizer, self._settings, self._metrics, self._link)
         self._reporter = asyncio.create_task(self._report())
-        app = create_app(self._backend, self._media, self._settings, self._metrics, self._generators)
+        name = _replica_name()
+        app = create_app(self._backend, self._media, self._settings, self._metrics, self._generators, name)
         self._gate = Gate(app, self._folder, self._settings.drain_notice_seconds)
         self._gate.start()
         return self._gate

@@ -70,6 +70,7 @@ async def _stream(exchange: Exchange, upload: GenerateUpload, options: GenerateO
 
     async def work() -> None:
         made = await _run(exchange, upload, options, planned.append, on_event)
+        exchange.note(made.timing, decode=made.decode_ms)
         meta = samples_meta(made, exchange.id).model_dump()
         for index in range(len(made.samples)):
             channel.put("result", meta | sample_fields(index, await _files(exchange, made, options, index)))

@@ -119,6 +119,7 @@ async def images(exchange: Exchange, upload: GenerateUpload, options: ImageOptio
         accept=accept,
         seconds=exchange.deadline.left(),
     )
+    exchange.note(made.timing, decode=made.decode_ms)
     name = None if made.class_id is None else dict(enumerate(made.generator.classes)).get(made.class_id)
     data = []
     for index in range(len(made.samples)):

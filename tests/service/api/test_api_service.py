@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import httpx
 import msgpack
 import pytest
 from api_media import clip, picture, scene
-from api_server import VAE, VQ, Server, eventually
+from api_server import TIMING, VAE, VQ, Server, eventually
 from bad_inputs import LIMITS
 
-from service.api.log import LOGGER, JsonLines
+from service.api.log import configure
 from service.errors import PROBLEMS, ProblemError
 from service.formats.tensors import pack_tensor
 from service.operations.options import DecodeOptions, EncodeOptions, ReconstructOptions
 from service.settings import Settings
 
 PNG = {"Content-Type": "image/png"}
+Lines = Callable[[], list[dict[str, object]]]
 
 
 async def forever() -> None:
@@ -44,24 +45,18 @@ def fresh() -> Iterator[tuple[Server, httpx.Client]]:
 
 
 @pytest.fixture
-def lines() -> Iterator[list[dict[str, object]]]:
+def lines(tmp_path: Path) -> Iterator[Lines]:
     """The service's log, parsed."""
-    seen: list[dict[str, object]] = []
-
-    class Keep(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            seen.append(json.loads(JsonLines().format(record)))
-
-    handler = Keep()
-    LOGGER.addHandler(handler)
-    yield seen
-    LOGGER.removeHandler(handler)
+    file = tmp_path / "log"
+    configure(file, "ingress-1")
+    yield lambda: [json.loads(line) for line in file.read_text().splitlines()]
+    configure()
 
 
-def lines_of(request_id: str, lines: list[dict[str, object]], count: int) -> list[dict[str, object]]:
+def lines_of(request_id: str, lines: Lines, count: int) -> list[dict[str, object]]:
     """Wait for the log lines of one request; those of an earlier test's may still be on their way."""
-    eventually(lambda: [line["request_id"] for line in lines].count(request_id) == count)
-    return [line for line in lines if line["request_id"] == request_id]
+    eventually(lambda: [line["request_id"] for line in lines()].count(request_id) == count)
+    return [line for line in lines() if line["request_id"] == request_id]
 
 
 def problem(response: httpx.Response, slug: str) -> dict[str, object]:
@@ -70,7 +65,7 @@ def problem(response: httpx.Response, slug: str) -> dict[str, object]:
     return response.json()
 
 
-def test_failure_of_ours_is_told_by_its_id_only(fresh: tuple[Server, httpx.Client], lines: list) -> None:
+def test_failure_of_ours_is_told_by_its_id_only(fresh: tuple[Server, httpx.Client], lines: Lines) -> None:
     server, http = fresh
 
     async def fail() -> None:
@@ -206,12 +201,12 @@ def test_head_answers_the_headers_of_get_without_its_body(http: httpx.Client, pa
     fixed = {"X-Request-ID": "same"}
     get, head = http.get(path, headers=fixed), http.head(path, headers=fixed)
     assert (head.status_code, head.content) == (get.status_code, b"")
-    ours, theirs = ({k: v for k, v in answer.headers.items() if k != "date"} for answer in (head, get))
+    ours, theirs = ({k: v for k, v in answer.headers.items() if k not in ("date", "traceresponse")} for answer in (head, get))
     assert ours == theirs
     assert int(head.headers["content-length"]) == len(get.content) > 0
 
 
-def test_head_is_counted_as_itself_without_bytes(http: httpx.Client, server: Server, lines: list) -> None:
+def test_head_is_counted_as_itself_without_bytes(http: httpx.Client, server: Server, lines: Lines) -> None:
     before = server.counts.requests["/limits", "HEAD", "200"]
     http.head("/limits", headers={"X-Request-ID": "head"})
     (line,) = lines_of("head", lines, 1)
@@ -258,15 +253,18 @@ def test_connection_lives_after_an_answer_and_dies_with_an_unread_body(http: htt
     )
 
 
-def test_one_log_line_a_request_without_its_content(http: httpx.Client, server: Server, lines: list) -> None:
+def test_one_log_line_a_request_without_its_content(http: httpx.Client, server: Server, lines: Lines) -> None:
     files = {"media": ("holiday-in-rome.png", picture(), "image/png")}
     http.post("/encode?size=32", files=files, headers={"X-Request-ID": "upload"})
     (line,) = lines_of("upload", lines, 1)
     assert set(line) == {
-        "time", "level", "event", "request_id", "route", "method", "status", "model", "milliseconds", "bytes_in",
+        "time", "level", "event", "replica", "request_id", "trace_id", "span_id", "route", "method", "status", "model",
+        "frames", "positions", "batch", "decode_ms", "queue_ms", "compute_ms", "render_ms", "milliseconds", "bytes_in",
         "bytes_out",
     }  # fmt: skip
     assert (line["route"], line["method"], line["status"], line["model"]) == ("/encode", "POST", 200, VQ.id)
+    assert (line["replica"], line["frames"], line["positions"], line["batch"]) == ("ingress-1", 1, 16, 1)
+    assert (line["queue_ms"], line["compute_ms"]) == (TIMING.queue_ms, TIMING.compute_ms)
     assert int(str(line["bytes_in"])) > len(picture())
     assert "rome" not in json.dumps(line)
 

@@ -1,0 +1,70 @@
+"""Log lines on their way from several processes to one output, which may be slow or gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+
+from service.api.log import LINE_BYTES, LineWriter
+from service.cluster.log_relay import log_relay
+
+
+def test_lines_of_several_writers_arrive_whole(tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    with output.open("wb") as file, log_relay(tmp_path, file.fileno()) as pipe:
+        writers = [LineWriter(pipe, f"replica-{number}") for number in range(4)]
+
+        def write(writer: LineWriter) -> None:
+            for number in range(500):
+                writer.write(20, "request", {"number": number, "padding": "x" * (number % 1000)})
+
+        threads = [threading.Thread(target=write, args=(writer,)) for writer in writers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    lost = sum(line.get("lines_lost", 0) for line in lines)
+    assert len(lines) + lost == 2000
+    for number in range(4):
+        mine = [line["number"] for line in lines if line["replica"] == f"replica-{number}"]
+        assert mine == sorted(mine)
+
+
+def test_a_reader_that_stands_still_costs_lines_and_no_time(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with log_relay(tmp_path, writing) as pipe:
+        writer = LineWriter(pipe)
+        for number in range(2000):
+            writer.write(20, "request", {"number": number, "padding": "x" * 2000})
+        while len(os.read(reading, 2**20)) == 2**16:
+            pass
+        for _ in range(100):  # the relay empties its pipe meanwhile
+            writer.write(20, "request", {})
+            text = os.read(reading, 2**20).decode(errors="replace")
+            if "lines_lost" in text:
+                break
+        else:
+            raise AssertionError("no line says how many were lost")
+        os.close(reading)
+        writer.write(20, "request", {})
+
+
+def test_of_a_long_traceback_the_end_is_kept(tmp_path: Path) -> None:
+    def fail(depth: int) -> None:
+        if depth:
+            fail(depth - 1)
+        raise RuntimeError('the "cause"\n' * 100)
+
+    writer = LineWriter(tmp_path / "log")
+    try:
+        fail(50)
+    except RuntimeError as error:
+        writer.write(40, "internal", {"request_id": "a"}, error)
+    text = (tmp_path / "log").read_text()
+    line = json.loads(text)
+    assert len(text) <= LINE_BYTES
+    assert (line["level"], line["event"], line["request_id"]) == ("error", "internal", "a")
+    assert line["traceback"].endswith('the "cause"\n\n')
