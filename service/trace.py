@@ -63,6 +63,11 @@ class TraceContext(NamedTuple):
         """Return the value of `traceparent` for a call that this request makes."""
         return f"{VERSION}-{self.trace_id}-{self.span_id}-{self.flags}"
 
+    @property
+    def packed(self) -> bytes:
+        """Return both ids, 24 bytes."""
+        return bytes.fromhex(self.trace_id + self.span_id)
+
 
 current: ContextVar[TraceContext | None] = ContextVar("trace", default=None)
 

@@ -32,7 +32,7 @@ SERVICE = {
     "formats": {"errors", "types"},
     "sandbox": {"errors", "settings"},
     "scheduling": {"drain_rate", "errors", "types"},
-    "link": {"errors", "types"},
+    "link": {"errors", "trace", "types"},
     "operations": {"errors", "formats", "sandbox", "settings", "types"},
     "jobs": {"errors"},
     "engine": {"scheduling", "types"},

@@ -8,7 +8,7 @@ from typing import Any
 
 from service.cluster.metrics import GeneratorMetrics, KernelMetrics
 from service.cluster.refusals import answer_of
-from service.cluster.remote import Remote
+from service.cluster.remote import Remote, traceparent
 from service.engine.lane import LaneOptions
 from service.errors import ProblemError
 from service.in_process import LocalGenerators
@@ -39,7 +39,7 @@ class GeneratorHost:
         return await self._generators.generators()
 
     async def generate(
-        self, job: GenerateJob, seconds: float | None = None
+        self, job: GenerateJob, seconds: float | None = None, trace: str | None = None
     ) -> AsyncIterator[JobProgress | Generated | ProblemError]:
         """Yield the newest progress whenever its reader asks, then the sample or the refusal."""
         mailbox: Mailbox[JobProgress] = Mailbox()
@@ -51,7 +51,7 @@ class GeneratorHost:
                 if news.done():
                     yield news.result()
                     news = asyncio.ensure_future(mailbox.get())
-            yield await answer_of(work, "generator")
+            yield await answer_of(work, "generator", trace)
         finally:
             news.cancel()
             work.cancel()
@@ -102,7 +102,7 @@ class RayGeneratorBackend(Remote):
 
         async def attempt(deadline: float) -> Any:
             left = deadline - asyncio.get_running_loop().time()
-            stream: Any = self._handle.options(stream=True).generate.remote(job, left)
+            stream: Any = self._handle.options(stream=True).generate.remote(job, left, traceparent())
             try:
                 async for news in stream:
                     if not isinstance(news, JobProgress):

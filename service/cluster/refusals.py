@@ -14,12 +14,13 @@ Answer = TypeVar("Answer")
 log = logging.getLogger("ray.serve")
 
 
-async def answer_of(work: Awaitable[Answer], tier: str) -> Answer | ProblemError:
+async def answer_of(work: Awaitable[Answer], tier: str, trace: str | None) -> Answer | ProblemError:
     """Return the result of work, or the refusal that its caller shall see.
 
     Args:
         work: of one request.
         tier: that does it: tokenizer or generator.
+        trace: the `traceparent` of the call, or None.
 
     Raises:
         DeviceFault: the accelerator is broken.
@@ -31,5 +32,5 @@ async def answer_of(work: Awaitable[Answer], tier: str) -> Answer | ProblemError
     except DeviceFault:  # raised, so that the caller asks another replica
         raise
     except Exception:
-        log.exception("a request to the %s failed", tier)
+        log.exception("a request to the %s failed, traceparent %s", tier, trace)
         return ProblemError("internal", f"The {tier} failed on this request.")

@@ -18,6 +18,7 @@ from service.cluster.metrics import IngressMetrics
 from service.errors import ProblemError
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
+from service.trace import current as current_trace
 
 FIRST_BACKOFF_SECONDS = 0.05
 CARDS_SECONDS = 5.0  # how long the list of bundles is believed, and how long it is waited for; readiness follows
@@ -34,6 +35,12 @@ REPLICA_LOSS_ERRORS = (
 REPLICA_LOSS_STATUSES = (StatusCode.UNAVAILABLE, StatusCode.CANCELLED, StatusCode.ABORTED)  # said by gRPC, not by Ray
 
 log = logging.getLogger("ray.serve")
+
+
+def traceparent() -> str | None:
+    """Return the header of the trace that the present request belongs to, or None."""
+    trace = current_trace.get()
+    return None if trace is None else trace.header
 
 
 class Remote:
@@ -113,8 +120,9 @@ class Remote:
 
     async def _once(self, deadline: float, method: str, *arguments: Any) -> Any:
         clock = asyncio.get_running_loop().time
-        left = {"seconds": deadline - clock()} if arguments else {}  # a list of bundles takes neither
-        response = getattr(self._handle, method).remote(*arguments, **left)
+        # A list of bundles takes neither.
+        context = {"trace": traceparent(), "seconds": deadline - clock()} if arguments else {}
+        response = getattr(self._handle, method).remote(*arguments, **context)
         try:
             return await response
         except asyncio.CancelledError:  # the deadline's doing, or the caller's

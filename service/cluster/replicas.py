@@ -58,17 +58,23 @@ class Tokenizer:
         """Return the bundles that this replica serves."""
         return await self._backend.models()
 
-    async def encode(self, *arguments: Any, seconds: float | None = None) -> Encoded | ProblemError:
+    async def encode(
+        self, *arguments: Any, seconds: float | None = None, trace: str | None = None
+    ) -> Encoded | ProblemError:
         """Call `LocalBackend.encode`."""
-        return await answer_of(self._backend.encode(*arguments, seconds=seconds), "tokenizer")
+        return await answer_of(self._backend.encode(*arguments, seconds=seconds), "tokenizer", trace)
 
-    async def decode(self, *arguments: Any, seconds: float | None = None) -> Decoded | ProblemError:
+    async def decode(
+        self, *arguments: Any, seconds: float | None = None, trace: str | None = None
+    ) -> Decoded | ProblemError:
         """Call `LocalBackend.decode`."""
-        return await answer_of(self._backend.decode(*arguments, seconds=seconds), "tokenizer")
+        return await answer_of(self._backend.decode(*arguments, seconds=seconds), "tokenizer", trace)
 
-    async def reconstruct(self, *arguments: Any, seconds: float | None = None) -> Decoded | ProblemError:
+    async def reconstruct(
+        self, *arguments: Any, seconds: float | None = None, trace: str | None = None
+    ) -> Decoded | ProblemError:
         """Call `LocalBackend.reconstruct`."""
-        return await answer_of(self._backend.reconstruct(*arguments, seconds=seconds), "tokenizer")
+        return await answer_of(self._backend.reconstruct(*arguments, seconds=seconds), "tokenizer", trace)
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""

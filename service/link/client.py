@@ -43,6 +43,7 @@ from service.link.messages import (
     parse_problem,
 )
 from service.link.slots import Slot
+from service.trace import current as current_trace
 from service.types import Decoded, Encoded, ModelCard, Op, Size, Timing, Want, size_of
 
 WATCH_SECONDS = 0.1
@@ -166,7 +167,11 @@ class LinkClient:
         slot = self._take(array.nbytes)
         self._arena.write(slot, array)
         shape = cast(tuple[int, int, int, int], (*array.shape, 0)[:4])
-        request = Request(0, OPS.index(op), want, content, 0, shape, size, slot.offset, array.nbytes, 0, 0, 0.0)
+        trace = current_trace.get()
+        request = Request(
+            *(0, OPS.index(op), want, content, 0, shape, size, slot.offset, array.nbytes, 0, 0, 0.0),
+            trace=bytes(24) if trace is None else trace.packed,
+        )
         return await self._do(card, request, slot, seconds)
 
     async def _do(self, card: ModelCard, request: Request, slot: Slot, seconds: float) -> Encoded | Decoded:

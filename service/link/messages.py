@@ -21,8 +21,8 @@ PIXELS, TOKENS, LATENTS = range(3)  # content of an array
 ITEM_BYTES = (1, 4, 4)
 CANCEL = 255  # in place of an op
 
-# id, op, want, content, model, shape, size, offset, bytes, answer's offset, answer's bytes, seconds left
-REQUEST = struct.Struct("<QBBBxH2x4I3I4xQQQQd")
+# id, op, want, content, model, shape, size, offset, bytes, answer's offset, answer's bytes, seconds left, trace
+REQUEST = struct.Struct("<QBBBxH2x4I3I4xQQQQd24s")
 MAX_SECONDS = 86_400.0
 
 HELLO, DONE, PROBLEM, ELSEWHERE, LEAVING, DROPPED = range(6)  # kinds of answers
@@ -49,6 +49,7 @@ class Request(NamedTuple):
         offset, length: where the array is in the arena, bytes.
         answer_offset, answer_length: where pixels or latents of the answer go; 0 bytes if there are none.
         seconds: time left.
+        trace: ids of the caller's trace and span, or zeros.
     """
 
     id: int
@@ -63,6 +64,7 @@ class Request(NamedTuple):
     answer_offset: int
     answer_length: int
     seconds: float
+    trace: bytes = bytes(24)
 
     def pack(self) -> bytes:
         """Return the message."""

@@ -227,7 +227,7 @@ class _Link(asyncio.Protocol):
         if isinstance(outcome, ProblemError):
             return Answer(PROBLEM, request.id, body=pack_problem(outcome))
         if isinstance(outcome, BaseException) or timing is None:
-            log.error("a request failed", exc_info=outcome)
+            log.error("a request failed, trace %s", request.trace[:16].hex(), exc_info=outcome)
             problem = ProblemError("internal", "The tokenizer failed on this request.")
             return Answer(PROBLEM, request.id, body=pack_problem(problem))
         return self._pack(request, card, outcome, timing)

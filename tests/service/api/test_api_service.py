@@ -201,7 +201,9 @@ def test_head_answers_the_headers_of_get_without_its_body(http: httpx.Client, pa
     fixed = {"X-Request-ID": "same"}
     get, head = http.get(path, headers=fixed), http.head(path, headers=fixed)
     assert (head.status_code, head.content) == (get.status_code, b"")
-    ours, theirs = ({k: v for k, v in answer.headers.items() if k not in ("date", "traceresponse")} for answer in (head, get))
+    for answer in (head, get):
+        del answer.headers["traceresponse"]
+    ours, theirs = ({k: v for k, v in answer.headers.items() if k != "date"} for answer in (head, get))
     assert ours == theirs
     assert int(head.headers["content-length"]) == len(get.content) > 0
 

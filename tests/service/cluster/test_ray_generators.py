@@ -62,7 +62,7 @@ class Handle:
         assert stream
         return self
 
-    def remote(self, job: GenerateJob, seconds: float) -> Stream:
+    def remote(self, job: GenerateJob, seconds: float, trace: str | None) -> Stream:
         self.left.append(seconds)
         return self.streams[len(self.left) - 1]
 

@@ -66,7 +66,8 @@ def command(tmp_path: Path) -> Iterator[Command]:
     ) as process:
         try:
             assert process.stdout is not None
-            assert "ready on" in process.stdout.readline(), process.communicate()
+            lines = iter(process.stdout.readline, "")  # the log of requests is there too
+            assert any("ready on" in line for line in lines), process.communicate()
             yield Command(process, port)
         finally:
             if process.poll() is None:
