@@ -37,7 +37,7 @@ class LineWriter:
 
     def write(self, level: int, name: str, fields: dict[str, Any], error: BaseException | None = None) -> None:
         """Write one line; of a traceback that does not fit, the end."""
-        head = {"time": self._time(), "level": logging.getLevelName(level).lower(), "event": name}
+        head: dict[str, Any] = {"time": self._time(), "level": logging.getLevelName(level).lower(), "event": name}
         if self._lost:
             head |= {"lines_lost": self._lost}
         line = head | self._replica | fields

@@ -78,8 +78,8 @@ class _Exchange:
         except ClientGoneError:
             self._status = CLIENT_CLOSED_STATUS
         except Exception as error:
-            fields = {"request_id": self._id, "trace_id": self._trace.trace_id, "route": route}
-            event(logging.ERROR, "internal", fields, error)
+            where = {"request_id": self._id, "trace_id": self._trace.trace_id, "route": route}
+            event(logging.ERROR, "internal", where, error)
             if self._status is not None:
                 raise
             self._state["problem"] = "internal"
