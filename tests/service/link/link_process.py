@@ -44,7 +44,8 @@ def run(key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> list[Any]:
 
 async def tokenizer(folder: Path) -> None:
     """Serve until killed."""
-    backend = LocalBackend([CARD], run, Settings(bundles=(), max_batch_requests=4), Silent())
+    settings = Settings(bundles=(), max_batch_requests=4, max_queue_seconds=1000)  # a busy machine refuses nothing
+    backend = LocalBackend([CARD], run, settings, Silent())
     server = LinkServer(folder, backend, [CARD])
     await server.start()
     print("ready", flush=True)
