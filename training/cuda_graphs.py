@@ -40,7 +40,7 @@ class CapturedStep:
     the metrics of a step hold until the next step.
 
     Args:
-        step: metrics of a step on tensors, or a tuple of them, in a phase, of a process that trains alone.
+        step: metrics of a step on tensors, or a tuple of them, in a phase; all ranks take the same steps.
         device: CUDA device that it runs on.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,13 +39,21 @@ class Ranks:
 
     def all_reduce_mean_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of one type and device by their means over the ranks."""
-        if self.world == 1 or not tensors:
-            return
+        if self.world > 1 and tensors:
+            self.begin_mean_(tensors)()
+
+    def begin_mean_(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
+        """Begin what `all_reduce_mean_` does, beside other work of the device; return what ends it."""
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        dist.all_reduce(flat)
-        flat.div_(self.world)
-        parts = flat.split([tensor.numel() for tensor in tensors])
-        torch._foreach_copy_(list(tensors), [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)])
+        work = dist.all_reduce(flat, async_op=True)
+
+        def finish() -> None:
+            work.wait()
+            parts = flat.div_(self.world).split([tensor.numel() for tensor in tensors])
+            means = [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
+            torch._foreach_copy_(list(tensors), means)
+
+        return finish
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Concatenate the ranks' tensors of one shape, rank 0 first: a batch as one process would hold it."""

@@ -8,8 +8,6 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from training.distributed import Ranks
-
 
 class Step(Protocol):
     """One step of training, and all that it changes.
@@ -65,11 +63,8 @@ def adam(
     return torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True, capturable=device.type == "cuda")
 
 
-def apply_gradients(
-    parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, max_norm: float, ranks: Ranks
-) -> Tensor:
-    """Average gradients over the ranks, clip their norm, step; return the norm before."""
-    ranks.all_reduce_mean_([parameter.grad for parameter in parameters if parameter.grad is not None])
+def apply_gradients(parameters: list[nn.Parameter], optimizer: torch.optim.Optimizer, max_norm: float) -> Tensor:
+    """Clip the norm of gradients, step; return the norm before."""
     norm = nn.utils.clip_grad_norm_(parameters, max_norm, foreach=True)
     optimizer.step()
     return norm.detach()

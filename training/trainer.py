@@ -76,8 +76,7 @@ class Trainer:
         if self.device.type == "cuda":
             if compiled:
                 train_step.compile()
-            if self.ranks.world == 1:  # collective operations of several ranks are left out of graphs
-                self.call = CapturedStep(train_step, self.device)
+            self.call = CapturedStep(train_step, self.device)
 
     def run(
         self,

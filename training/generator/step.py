@@ -14,6 +14,7 @@ from model.generator.networks import Generator
 from training.cuda_graphs import compile_blocks
 from training.distributed import Ranks
 from training.generator.token_dataset import CodeBatch
+from training.gradients import GradientAverager
 from training.recipes import GeneratorStage
 from training.rng import LABELS, MAX_UINT32, random_ints
 from training.schedule import learning_rate
@@ -48,6 +49,7 @@ class GeneratorStep(ABC, Generic[Network]):
         self.number = torch.zeros((), dtype=torch.int64, device=self.device)
         self.learning_rate = torch.zeros((), device=self.device)
         self.parameters = list(network.parameters())
+        self.averager = GradientAverager(self.parameters, self.ranks)
         matrices = [parameter for parameter in self.parameters if parameter.dim() > 1]
         others = [parameter for parameter in self.parameters if parameter.dim() <= 1]
         self.optimizer = torch.optim.AdamW(
@@ -80,14 +82,15 @@ class GeneratorStep(ABC, Generic[Network]):
         count = self.stage.gradient_accumulation_steps
         first, metrics = self.ranks.rank * len(inputs.labels), []
         self.optimizer.zero_grad(set_to_none=True)
-        for codes, labels in zip(inputs.codes.chunk(count), inputs.labels.chunk(count), strict=True):
+        chunks = zip(inputs.codes.chunk(count), inputs.labels.chunk(count), strict=True)
+        for index, (codes, labels) in enumerate(chunks, 1):
             batch = CodeBatch(codes, self.drop_labels(labels, first))
             with autocast(self.device, self.stage.precision):
                 parts = self.losses(self.network, batch, first)
-            (parts["loss"] / count).backward()
+            self.averager.backward(parts["loss"] / count, last=index == count)
             metrics.append(parts)
             first += len(labels)
-        grad_norm = apply_gradients(self.parameters, self.optimizer, self.stage.max_grad_norm, self.ranks)
+        grad_norm = apply_gradients(self.parameters, self.optimizer, self.stage.max_grad_norm)
         update_ema(self.ema, self.network, self.number, self.stage.ema_decay)
         return mean_metrics(metrics) | {"grad_norm": grad_norm}
 

@@ -19,6 +19,7 @@ from model.tokenizer.heads import VQHead
 from model.tokenizer.patches import to_float
 from training.cuda_graphs import compile_blocks
 from training.distributed import Ranks
+from training.gradients import GradientAverager
 from training.networks.lpips import FeatureDistance
 from training.recipes import Stage
 from training.rng import FRAMES, random_ints, random_normal
@@ -79,6 +80,8 @@ class TrainingStep:
     ) -> None:
         self.state, self.stage, self.seed = state, stage, seed
         self.ranks = ranks or Ranks()
+        self.averager = GradientAverager(state.parameters(), self.ranks)
+        self.discriminator_averager = GradientAverager(list(state.discriminators.parameters()), self.ranks)
         self.perceptual = perceptual
         self.device = state.device
         self.codebook_initialized = codebook_initialized
@@ -155,15 +158,15 @@ class TrainingStep:
         metrics: list[dict[str, Tensor]] = []
         state.optimizer.zero_grad(set_to_none=True)
         with _frozen(state.discriminators):
-            for part, first in self._with_first_item(parts):
+            for index, (part, first) in enumerate(self._with_first_item(parts), 1):
                 with autocast(self.device, self.stage.precision):
                     loss, out, latents = self._forward(part, first, phase)
-                (loss / len(parts)).backward()
+                self.averager.backward(loss / len(parts), last=index == len(parts))
                 metrics.append(latents.metrics | {"loss": loss})
                 outs.append(out.detach())
                 if latents.tokens is not None and latents.vectors is not None:
                     chosen.append((latents.tokens, latents.vectors))
-        grad_norm = apply_gradients(state.parameters(), state.optimizer, self.stage.max_grad_norm, self.ranks)
+        grad_norm = apply_gradients(state.parameters(), state.optimizer, self.stage.max_grad_norm)
         update_ema(state.ema, state.tokenizer, state.step, self.stage.ema_decay)
         if chosen and state.codebook_updater is not None:
             tokens, vectors = (self.ranks.all_gather(torch.cat(values)) for values in zip(*chosen, strict=True))
@@ -175,17 +178,18 @@ class TrainingStep:
         state, metrics = self.state, []
         assert state.discriminator_optimizer is not None
         state.discriminator_optimizer.zero_grad(set_to_none=True)
-        for (part, first), out in zip(self._with_first_item(parts), outs, strict=True):
+        for index, ((part, first), out) in enumerate(zip(self._with_first_item(parts), outs, strict=True), 1):
             with autocast(self.device, self.stage.precision):
                 hinges = {}
                 for name, real, fake in self._discriminator_inputs(to_float(part, torch.float32), out, first):
                     logits = state.discriminators[name](torch.cat((real, fake))).logits
                     hinges[f"{name}_discriminator"] = losses.hinge_discriminator(*logits.chunk(2))
             if hinges:  # images have none where the stage has a video discriminator alone
-                (torch.stack(list(hinges.values())).sum() / len(parts)).backward()
+                loss = torch.stack(list(hinges.values())).sum() / len(parts)
+                self.discriminator_averager.backward(loss, last=index == len(parts))
             metrics.append(hinges)
         parameters = list(state.discriminators.parameters())
-        apply_gradients(parameters, state.discriminator_optimizer, self.stage.max_grad_norm, self.ranks)
+        apply_gradients(parameters, state.discriminator_optimizer, self.stage.max_grad_norm)
         return mean_metrics(metrics)
 
     @torch.no_grad()

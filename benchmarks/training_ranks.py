@@ -1,0 +1,90 @@
+"""`torchrun --nproc-per-node N -m benchmarks.training_ranks`: N GPUs train as one with N times the batch, and how fast."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.measure import Spread, describe_machine, time_call
+from benchmarks.training import CLIPS, GENERATOR
+from model.tokenizer.config import CONFIGS
+from model.tokenizer.tokenizer import OmniTokenizer
+from training.cuda_graphs import CapturedStep
+from training.distributed import Ranks, init_distributed
+from training.recipes import Stage
+from training.tokenizer.state import TrainState
+from training.tokenizer.step import TrainingStep
+
+COMPARED_STEPS, RATE = 50, 1e-4
+RUNS = 15
+CASES = ((GENERATOR, (8, 1, 256, 256)), (CLIPS, (8, 17, 128, 128)))  # items of one rank
+
+
+def main() -> None:
+    """Print the table from rank 0."""
+    with init_distributed("cuda") as (ranks, device):
+        table = Table(title=f"{describe_machine()}; {ranks.world} GPUs, published geometry, bf16, captured steps")
+        columns = "step", "items a GPU", "1 GPU, ms", f"{ranks.world} GPUs, ms", "items/s, times", "loss apart", "noise"
+        for column in columns:
+            table.add_column(column, justify="right")
+        for stage, shape in CASES:
+            alone = _times(stage, shape, Ranks(), device)
+            ranks.barrier()
+            together = _times(stage, shape, ranks, device)
+            apart, noise = _compare(stage, shape, ranks, device)
+            gain = ranks.world * alone.median / together.median
+            cells = str(alone), str(together), f"{gain:.2f}", f"{apart:.2%}", f"{noise:.2%}"
+            table.add_row(stage.name, "x".join(map(str, shape)), *cells)
+        if ranks.is_main:
+            Console(width=170).print(table)
+
+
+def _step(stage: Stage, ranks: Ranks, device: torch.device) -> TrainingStep:
+    torch.manual_seed(0)
+    state = TrainState(OmniTokenizer(CONFIGS["published"]).to(device), stage, seed=0)
+    step = TrainingStep(state, replace(stage, unquantized_steps=0), 0, ranks, codebook_initialized=True)
+    step.compile()
+    return step
+
+
+def _times(stage: Stage, shape: tuple[int, ...], ranks: Ranks, device: torch.device) -> Spread:
+    step, pixels = _step(stage, ranks, device), torch.randint(0, 256, (*shape, 3), dtype=torch.uint8, device=device)
+    captured = CapturedStep(step, device)
+    phase = step.prepare(pixels, 1, 0.0)
+    for _ in range(4):
+        captured(pixels, phase)
+    return time_call(lambda: captured(pixels, phase), RUNS)
+
+
+def _losses(stage: Stage, pixels: torch.Tensor, ranks: Ranks, device: torch.device) -> torch.Tensor:
+    step = _step(stage, ranks, device)
+    captured = CapturedStep(step, device)
+    mine = pixels.chunk(ranks.world)[ranks.rank]
+    losses = []
+    for number in range(1, COMPARED_STEPS + 1):
+        phase = step.prepare(mine, number, 0.0)
+        step.state.set_step(number, RATE, RATE)
+        losses.append(captured(mine, phase)["loss"].clone())
+    found = torch.stack(losses)
+    ranks.all_reduce_mean_([found])
+    return found
+
+
+def _compare(stage: Stage, shape: tuple[int, ...], ranks: Ranks, device: torch.device) -> tuple[float, float]:
+    """Return the largest relative distance of the ranks' losses from one process's, and of two micro-batches' from it."""
+    draw = torch.Generator().manual_seed(1)
+    coarse = torch.rand((ranks.world * shape[0], 3, shape[1], shape[2] // 16, shape[3] // 16), generator=draw)
+    smooth = torch.nn.functional.interpolate(coarse, size=shape[1:], mode="trilinear")
+    pixels = (255 * smooth).byte().movedim(1, -1).contiguous().to(device)
+    together = _losses(stage, pixels, ranks, device)
+    alone = _losses(stage, pixels, Ranks(), device)
+    halves = _losses(replace(stage, gradient_accumulation_steps=2), pixels, Ranks(), device)
+    ranks.barrier()
+    return tuple(float(((other - alone).abs() / alone).max()) for other in (together, halves))  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    main()
