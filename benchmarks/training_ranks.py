@@ -1,4 +1,4 @@
-"""`torchrun --nproc-per-node N -m benchmarks.training_ranks`: N GPUs train as one with N times the batch, and how fast."""
+"""`torchrun --nproc-per-node N -m benchmarks.training_ranks`: N GPUs against one, in speed and in losses."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _losses(stage: Stage, pixels: torch.Tensor, ranks: Ranks, device: torch.devi
 
 
 def _compare(stage: Stage, shape: tuple[int, ...], ranks: Ranks, device: torch.device) -> tuple[float, float]:
-    """Return the largest relative distance of the ranks' losses from one process's, and of two micro-batches' from it."""
+    """Return how far the losses of ranks, and of two micro-batches, are at most from those of one whole batch."""
     draw = torch.Generator().manual_seed(1)
     coarse = torch.rand((ranks.world * shape[0], 3, shape[1], shape[2] // 16, shape[3] // 16), generator=draw)
     smooth = torch.nn.functional.interpolate(coarse, size=shape[1:], mode="trilinear")
