@@ -108,8 +108,9 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
     options = LaneOptions(min(2 * samples, settings.generator_slots), settings.prefill_tokens, settings.generator_dtype)
     threads = torch.get_num_threads()
     try:
-        engine = GeneratorEngine.load([bundle], device, threads, options)
-        tokenizers = Engine([tokenizer or _find_tokenizer(bundle)], device, "float32", threads)
+        tokenizer = tokenizer or _find_tokenizer(bundle)
+        engine = GeneratorEngine.load([bundle], device, threads, options, [tokenizer])
+        tokenizers = Engine([tokenizer], device, "float32", threads)
     except (BundleError, ValueError) as error:
         raise CommandError(str(error)) from error
     backend = LocalBackend(tokenizers.cards, tokenizers.run, settings, _Unobserved())
@@ -124,6 +125,8 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
 def _find_tokenizer(bundle: Path) -> Path:
     """Return the bundle in the folder of a generator's that has the hash which the generator names."""
     wanted = read_config(bundle).tokenizer_hash
+    if wanted is None:
+        raise CommandError(f"{bundle} is a tokenizer; name a generator bundle")
     for path in sorted(bundle.resolve().parent.iterdir()):
         with suppress(BundleError):  # other folders, and damaged bundles
             if read_config(path).hash == wanted:

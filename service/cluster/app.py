@@ -246,11 +246,14 @@ def _check_bundles(settings: Settings) -> None:
     """Load each bundle once, in a process of its own: Ray takes long to give up replicas that cannot start."""
     code = (
         "import sys\n"
+        "from pathlib import Path\n"
         "from model.bundle import BundleError, load_bundle, load_generator\n"
-        "count = int(sys.argv[1])\n"
+        "from model.compatibility import check_compatible\n"
+        "count, *paths = int(sys.argv[1]), *map(Path, sys.argv[2:])\n"
         "try:\n"
-        "    for path in sys.argv[2:][:count]: load_bundle(path)\n"
-        "    for path in sys.argv[2:][count:]: load_generator(path)\n"
+        "    for path in paths[:count]: load_bundle(path)\n"
+        "    for path in paths[count:]: load_generator(path)\n"
+        "    check_compatible(paths[count:], paths[:count])\n"
         "except BundleError as error: sys.exit(str(error))"
     )
     paths = map(str, (*settings.bundles, *settings.generators))

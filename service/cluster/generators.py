@@ -30,7 +30,9 @@ class GeneratorHost:
             settings.generator_fp8_cache,
             settings.generator_int8_weights,
         )
-        engine = GeneratorEngine.load(settings.generators, settings.device, settings.torch_threads, options)
+        engine = GeneratorEngine.load(
+            settings.generators, settings.device, settings.torch_threads, options, settings.bundles
+        )
         self._metrics = GeneratorMetrics()
         self._generators = LocalGenerators(engine, settings, self._metrics)
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from model.bundle import GeneratorBundle, load_generator
+from model.compatibility import check_compatible
 from model.generator.config import LanguageModelConfig
 from service.engine.device import choose_device
 from service.engine.diffusion_lane import DiffusionLane
@@ -42,7 +43,9 @@ class GeneratorEngine:
             self._lanes[lane.card.id] = lane
 
     @classmethod
-    def load(cls, bundles: Sequence[Path], device: str, threads: int, options: LaneOptions) -> GeneratorEngine:
+    def load(
+        cls, bundles: Sequence[Path], device: str, threads: int, options: LaneOptions, tokenizers: Sequence[Path] = ()
+    ) -> GeneratorEngine:
         """Load bundles onto one device, ready to run.
 
         Args:
@@ -50,11 +53,13 @@ class GeneratorEngine:
             device: "cpu", "cuda", or "auto" for CUDA where there is one.
             threads: CPU threads.
             options: slots and precision.
+            tokenizers: folders of tokenizers, of which the generators name theirs by hash.
 
         Raises:
-            BundleError: a folder is not a usable generator bundle.
+            BundleError: a folder is not a usable generator bundle, or does not fit its tokenizer.
             ValueError: two bundles share a name, or there is no CUDA device.
         """
+        check_compatible(bundles, tokenizers)
         torch.set_num_threads(threads)
         where = choose_device(device)
         lanes = [_lane(load_generator(path), where, options) for path in bundles]

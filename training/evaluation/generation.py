@@ -15,6 +15,7 @@ from torch import Tensor
 
 from model.atomic_write import replace_file
 from model.bundle import Bundle, GeneratorBundle, load_bundle, load_generator
+from model.compatibility import check_compatible
 from model.tokenizer.patches import to_float
 from training.card import code_version, machine_name
 from training.data.media_types import Kind
@@ -98,7 +99,7 @@ def evaluate_generator(
         items: at most so many real items of a kind, evenly spread, and as many samples.
 
     Raises:
-        BundleError: a bundle cannot be loaded.
+        BundleError: a bundle cannot be loaded, or the generator does not fit its tokenizer.
         TrainingError: no or another tokenizer, no items of the generator's classes, or a network's file is wrong.
     """
     chosen = resolve_device(device)
@@ -110,6 +111,7 @@ def evaluate_generator(
         raise TrainingError(
             f"{bundle} was trained on the tokenizer {generator.tokenizer_hash[:12]}, not on {decoder.hash[:12]}."
         )
+    check_compatible([bundle], [tokenizer])
     suite = MetricSuite(networks, chosen)
     length, side, _ = decoder.config.geometry.size(generator.config.grid)
     options = ExtractionOptions(side, length)

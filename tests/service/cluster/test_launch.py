@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 from cluster_service import free_port
 
-from model.bundle import save_bundle
-from model.tokenizer.config import CONFIGS
+from model.bundle import save_bundle, save_generator
+from model.generator.config import GENERATOR_CONFIGS
+from model.generator.networks import make_generator
+from model.tokenizer.config import CONFIGS, VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.cluster import app
 from service.cluster.app import StartError, build, serve_forever
@@ -53,6 +56,19 @@ def test_a_damaged_bundle_is_named_before_ray_starts(tmp_path: Path, monkeypatch
     settings = Settings(bundles=(bundle,), port=free_port(), metrics_port=free_port())
     with pytest.raises(StartError, match=r"model\.safetensors is damaged"):
         serve_forever(settings)
+
+
+def test_a_generator_that_does_not_fit_is_named_before_ray_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "cluster", lambda settings: pytest.fail("Ray was started"))
+    tokenizer = OmniTokenizer(replace(CONFIGS["debug"], head=VQConfig(codes=32, dim=8))).eval()
+    speaks = save_bundle(tmp_path / "tiny", tokenizer, card="Random weights for tests.")
+    names = ("ant", "bee", "cow", "dog")
+    save_generator(tmp_path / "lm", make_generator(GENERATOR_CONFIGS["lm-debug"]).eval(), "Random.", speaks, names)
+    bundles: Any = {"bundles": (tmp_path / "tiny",), "generators": (tmp_path / "lm",)}
+    with pytest.raises(StartError, match=r"lm makes 64 codes, and its tokenizer .*tiny has 32 codes\."):
+        serve_forever(Settings(**bundles, port=free_port(), metrics_port=free_port()))
 
 
 def test_the_builder_takes_settings_and_nothing_else(bundle: Path) -> None:
