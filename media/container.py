@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Protocol
 
 import av
 from av.stream import Disposition
@@ -30,7 +32,7 @@ _SQUARE_TOLERANCE = Fraction(1, 50)
 class _Nameless:
     """The reading half of a file, without its name: FFmpeg guesses formats and relative paths from names."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Any) -> None:
         self.read, self.seek, self.tell = file.read, file.seek, file.tell
 
 
@@ -38,21 +40,52 @@ def _refuse_open(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     raise PermissionError("Media may not open other files.")
 
 
-def open_container(file: BinaryIO, limits: MediaLimits | None) -> Any:
+class Passing(Protocol):
+    """A file that is read once, from its first byte to its last."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most so many bytes; none at the end."""
+
+
+def open_container(file: BinaryIO | Passing, limits: MediaLimits | None) -> Any:
     """Open a container by its content, with no protocol and no way to open anything else.
 
     Args:
-        file: the open file, in one of `DEMUXERS`, or of `TRUSTED_DEMUXERS` without limits.
+        file: the open file, in one of `DEMUXERS`, or of `TRUSTED_DEMUXERS` without limits. One that passes by is not
+            bound to a time: its sender may be slow.
         limits: bounds, None for trusted files.
     """
     demuxers = TRUSTED_DEMUXERS if limits is None else DEMUXERS
+    passes = not hasattr(file, "seek")
     return av.open(
-        _Nameless(file),
+        file if passes else _Nameless(file),
         container_options={"format_whitelist": ",".join(demuxers), "protocol_whitelist": "none"},
         io_open=_refuse_open,
         metadata_errors="ignore",  # titles in old encodings
-        timeout=None if limits is None else limits.decode_seconds,
+        timeout=None if limits is None or passes else limits.decode_seconds,
     )
+
+
+@contextmanager
+def refusing_damage(media_type: str) -> Iterator[None]:
+    """Turn every failure of FFmpeg inside into a refusal of the file.
+
+    Raises:
+        MediaError: "corrupt-media" or "decode-budget".
+    """
+    try:
+        yield
+    except av.error.MemoryError as error:  # mostly a damaged size field; FFmpeg stays sound
+        raise MediaError("decode-budget", "Decoding the file asks for more memory than one may take.") from error
+    except (MediaError, MemoryError, ConnectionError):
+        raise
+    except Exception as error:  # damaged files raise UnicodeDecodeError, IndexError, LookupError and more
+        raise corrupt(media_type, "it is damaged or cut off") from error
+
+
+def corrupt(media_type: str, why: str) -> MediaError:
+    """Return the refusal of a damaged file."""
+    return MediaError("corrupt-media", f"The {media_type} file cannot be decoded: {why}.")
 
 
 def video_stream(container: Any, limits: MediaLimits | None) -> Any:

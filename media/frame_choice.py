@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from media.errors import MediaError
+from media.identify import VIDEO_TYPES
 from media.types import MediaOptions, SampleWindow
 
 
@@ -43,6 +44,24 @@ def choose_frames(times: Sequence[float], options: MediaOptions, window: SampleW
         return [inside[round(position)] for position in np.linspace(0, len(inside) - 1, wanted)]
     first = int(window.start_position * (len(inside) - wanted + 1))
     return inside[first : first + wanted]
+
+
+def check_streams(media_type: str, options: MediaOptions) -> None:
+    """Check that a file can be decoded while it arrives.
+
+    Raises:
+        MediaError: "unsupported-media-type" for a picture, "invalid-options" for what only a whole file allows.
+    """
+    if media_type not in VIDEO_TYPES:
+        raise MediaError(
+            "unsupported-media-type", f"A stream is one of {', '.join(VIDEO_TYPES)}, not {media_type}. Send it whole."
+        )
+    refused = {"sampling": options.sampling == "uniform", "animated": options.animated}
+    if errors := [
+        {"pointer": f"/{name}", "detail": "Only a whole file allows it."} for name, given in refused.items() if given
+    ]:
+        names = " and ".join(name for name, given in refused.items() if given)
+        raise MediaError("invalid-options", f"A stream does not take {names}; send the file whole.", errors=errors)
 
 
 def _at_rate(times: Sequence[float], frames: int | None, window: SampleWindow) -> list[int]:

@@ -37,6 +37,7 @@ class MediaLimits:
     clip_pixels: int = field(default=2**26, metadata=_limit("pixels of one request after resizing, all frames"))
     duration_seconds: float = field(default=120.0, metadata=_limit("duration of a clip, or of its window, seconds"))
     streams: int = field(default=8, metadata=_limit("streams of a container"))
+    stream_frames: int = field(default=2**22, metadata=_limit("frames of one stream"))
     decode_seconds: float = field(default=10.0, metadata=_limit("wall and CPU time to decode one file, seconds"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 from collections.abc import Callable
 from typing import BinaryIO
@@ -11,11 +12,13 @@ import numpy as np
 from PIL import Image
 
 from media.ebml import ebml_size
+from media.errors import MediaError
 
 _EBML, _SEGMENT, _VOID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\xec"
 _ESSENTIAL_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
 # Writers count the head of a RIFF chunk and its padding or not.
 _RIFF_SLACK = 9
+_START_BYTES = 4096
 # One row in this many may be missing at the bottom of a JPEG that was cut off.
 _MISSING = 16
 
@@ -35,6 +38,77 @@ def is_whole(file: BinaryIO, media_type: str) -> bool:
     if media_type in ("video/webm", "video/x-matroska"):
         return _segment_fits(file, end)
     return _chunks_fit(file, end) if media_type == "video/x-msvideo" else _boxes_fit(file, end)
+
+
+class PassingFile:
+    """A clip that is read once, from its first byte to its last, while the sizes of its outermost elements are noted.
+
+    Args:
+        read: returns at most so many bytes; none at the end.
+        media_type: a video type of `media.identify`.
+    """
+
+    def __init__(self, read: Callable[[int], bytes], media_type: str) -> None:
+        self._read, self._media_type = read, media_type
+        self._is_boxes = media_type not in ("video/webm", "video/x-matroska", "video/x-msvideo")
+        self._start = bytearray()
+        self._size = 0
+        self._left: float = 0  # of the present box
+        self._head = bytearray()
+        self._kind, self._has_index = b"", False
+
+    def read(self, size: int, /) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            MediaError: "unsupported-container" if the pictures come before the index that says where they are.
+        """
+        data = self._read(size)
+        self._size += len(data)
+        if self._is_boxes:
+            self._pass_boxes(data)
+        elif len(self._start) < _START_BYTES:
+            self._start += data[: _START_BYTES - len(self._start)]
+        return data
+
+    def is_whole(self) -> bool:
+        """Return whether the outermost elements ended where the file did; to be asked at its end."""
+        if self._is_boxes:
+            return self._left in (0, math.inf) or self._kind not in _ESSENTIAL_BOXES
+        start = io.BytesIO(bytes(self._start))
+        fits = _chunks_fit if self._media_type == "video/x-msvideo" else _segment_fits
+        return fits(start, self._size)
+
+    def _pass_boxes(self, data: bytes) -> None:
+        at = 0
+        while at < len(data):
+            if self._left:
+                step = int(min(self._left, len(data) - at))
+                at, self._left = at + step, self._left - step
+                continue
+            wanted = 16 if self._head[:4] == b"\0\0\0\1" else 8
+            taken = data[at : at + wanted - len(self._head)]
+            self._head += taken
+            at += len(taken)
+            if len(self._head) == 8 and self._head[:4] == b"\0\0\0\1":
+                continue
+            if len(self._head) == wanted:
+                self._enter_box()
+
+    def _enter_box(self) -> None:
+        size, self._kind = int.from_bytes(self._head[:4], "big"), bytes(self._head[4:8])
+        if size == 1:
+            size = int.from_bytes(self._head[8:], "big")
+        # 0 means up to the end of the file; what is smaller than its own head is junk that players ignore.
+        self._left = size - len(self._head) if size >= len(self._head) else math.inf
+        self._head.clear()
+        self._has_index |= self._kind == b"moov"
+        if self._kind == b"mdat" and not self._has_index:
+            raise MediaError(
+                "unsupported-container",
+                "The index of this file comes after its pictures, so that it cannot be decoded while it arrives. "
+                "Move it to the front: ffmpeg -i IN -c copy -movflags +faststart OUT.mp4",
+            )
 
 
 def _boxes_fit(file: BinaryIO, end: int) -> bool:

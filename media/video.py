@@ -10,20 +10,26 @@ from fractions import Fraction
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-import av
 import numpy as np
-from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
-from media import details, timestamps, tone_mapping
-from media.colour import frame_rgb, tags_of
-from media.container import codec_name, decoder, open_container, pixel_aspect, squared, video_stream
+from media import details, timestamps
+from media.container import (
+    codec_name,
+    corrupt,
+    decoder,
+    open_container,
+    pixel_aspect,
+    refusing_damage,
+    squared,
+    video_stream,
+)
 from media.errors import MediaError
 from media.frame_choice import choose_frames
+from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
 from media.limits import check_decoded, check_duration, check_kept, check_picture
-from media.orientation import UPRIGHT, Orientation, from_matrix
-from media.resize import Plan, plan
+from media.resize import plan
 from media.timestamps import MAX_REORDERED_FRAMES, Packet, Timeline
 from media.truncation import is_whole
 from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo, nearest_rate
@@ -79,7 +85,6 @@ class ClipReader(FrameReader):
         self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, window: SampleWindow
     ) -> None:
         self._file, self._media_type, self._options, self._limits = file, media_type, options, limits
-        self._crop_position = window.crop_position
         if not is_whole(file, media_type):
             self._fail("it is cut off")
         with self._open() as (container, stream):
@@ -90,18 +95,19 @@ class ClipReader(FrameReader):
         self._chosen = choose_frames(self._timeline.times, options, window)
         self.expected = len(self._chosen)
         self._sampled = [self._timeline.times[index] for index in self._chosen]
-        self._plan: Plan | None = None
-        self._details: details.FileDetails | None = None
+        self._conversion = FrameConversion(options, limits, self._survey.aspect, window.crop_position)
         self._first_packet = self._key_packet_before(self._timeline.marks[self._chosen[0]])
         self._check_cost()
 
     @property
     def preprocess(self) -> Preprocess:
-        return Preprocess() if self._plan is None else self._plan.preprocess
+        plan = self._conversion.plan
+        return Preprocess() if plan is None else plan.preprocess
 
     def info(self) -> SourceInfo:
         survey, times = self._survey, self._timeline.times
-        height, width = (survey.height, survey.width) if self._plan is None else (self._plan.height, self._plan.width)
+        plan = self._conversion.plan
+        height, width = (survey.height, survey.width) if plan is None else (plan.height, plan.width)
         span = times[-1]
         return SourceInfo(
             media_type=self._media_type,
@@ -115,8 +121,8 @@ class ClipReader(FrameReader):
         )
 
     def details(self) -> details.FileDetails:
-        assert self._details is not None, "read its frames first"
-        return self._details
+        assert self._conversion.details is not None, "read its frames first"
+        return self._conversion.details
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         timeline = self._timeline
@@ -128,19 +134,9 @@ class ClipReader(FrameReader):
                 mark = number if timeline.by_number else frame.pts
                 if mark is None or mark < targets[position]:
                     continue
-                how, tags = orientation(frame), tags_of(frame, stream.codec_context)
-                pixels = how.frame(frame_rgb(frame, tags))
-                if self._plan is None:
-                    height, width = squared(frame.height, frame.width, self._survey.aspect)
-                    check_picture(self._limits, height, width, is_video=True)
-                    size, fit = self._options.size, self._options.fit
-                    self._details = details.of_clip(container, frame, str(how), self._survey.aspect, tags)
-                    self._plan = plan(*how.size(height, width), size, fit, self._limits, self._crop_position)
+                shown = self._conversion.pixels(container, stream, frame)
                 copies = bisect_right(targets, targets[position]) - position
                 self._sampled += [timeline.times[bisect_left(timeline.marks, mark)]] * copies
-                shown = self._plan.frame(pixels)
-                if shown.dtype == np.uint16:
-                    shown = tone_mapping.to_srgb(shown, tags.transfer, tags.primaries)
                 yield from repeat(shown, copies)
                 # A frame that never came must not shift the ones after it.
                 position = max(position + copies, bisect_right(targets, mark))
@@ -259,30 +255,17 @@ class ClipReader(FrameReader):
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
         """Yield the container and its first video stream; every failure inside becomes a problem."""
-        try:
-            self._file.seek(0)
-            with open_container(self._file, self._limits) as container:
-                stream = video_stream(container, self._limits)
-                context = stream.codec_context
-                check_picture(self._limits, context.height, context.width, is_video=True)
-                yield container, stream
-        except av.error.MemoryError as error:  # mostly a damaged size field; FFmpeg stays sound
-            raise MediaError("decode-budget", "Decoding the file asks for more memory than one may take.") from error
-        except (MediaError, MemoryError):
-            raise
-        except Exception as error:  # damaged files raise UnicodeDecodeError, IndexError, LookupError and more
-            self._fail("it is damaged or cut off", error)
+        self._file.seek(0)
+        with refusing_damage(self._media_type), open_container(self._file, self._limits) as container:
+            stream = video_stream(container, self._limits)
+            context = stream.codec_context
+            check_picture(self._limits, context.height, context.width, is_video=True)
+            yield container, stream
 
-    def _fail(self, why: str, cause: Exception | None = None) -> NoReturn:
-        raise MediaError("corrupt-media", f"The {self._media_type} file cannot be decoded: {why}.") from cause
+    def _fail(self, why: str) -> NoReturn:
+        raise corrupt(self._media_type, why)
 
 
 def is_hidden_vp8(packet: Any) -> bool:
     """Return whether a packet of VP8 only serves as a reference for others."""
     return not memoryview(packet)[0] & 0x10
-
-
-def orientation(frame: Any) -> Orientation:
-    """Read the display matrix of a frame, which may turn and mirror; `frame.rotation` knows of turns only."""
-    matrices = (bytes(side) for side in frame.side_data if side.type == SideDataType.DISPLAYMATRIX)
-    return next((from_matrix(matrix) for matrix in matrices), UPRIGHT)

@@ -16,6 +16,8 @@ from service.scheduling.step_executor import StepEngine, StepExecutor, StepObser
 from service.scheduling.stepper import Capacity
 from service.settings import Settings
 from service.types import (
+    ChunkInput,
+    ChunkOutput,
     Decoded,
     Encoded,
     Generated,
@@ -28,6 +30,7 @@ from service.types import (
     Timing,
     TokenizerKey,
     Want,
+    chunk_positions,
     size_of,
 )
 
@@ -111,6 +114,31 @@ class LocalBackend:
         key = TokenizerKey(card.id, "reconstruct", "pixels", size_of(pixels))
         reconstruction, timing = await self._submit(card, key, pixels, seconds)
         return Decoded(reconstruction, timing)
+
+    async def encode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
+        """Encode the next frames of a clip."""
+        return await self._submit_chunk(model, "encode_chunk", "pixels", size_of(chunk.array), chunk, seconds)
+
+    async def decode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
+        """Decode the next latent frames of a clip."""
+        kind: Literal["tokens", "latents"] = "latents" if chunk.array.dtype.kind == "f" else "tokens"
+        t, h, w = chunk.array.shape[:3]
+        return await self._submit_chunk(model, "decode_chunk", kind, (t, h, w), chunk, seconds)
+
+    async def _submit_chunk(
+        self,
+        model: str,
+        op: Op,
+        kind: Literal["pixels", "tokens", "latents"],
+        size: Size,
+        chunk: ChunkInput,
+        seconds: float | None,
+    ) -> ChunkOutput:
+        card = find_card(self._cards, model)
+        key, cost = TokenizerKey(card.id, op, kind, size), chunk_positions(card.geometry, chunk)
+        answer, timing = await self._executor.submit(key, cost, chunk, self._seconds if seconds is None else seconds)
+        self._observer.done(op, len(chunk.array) if op == "encode_chunk" else len(answer.array), cost)
+        return replace(answer, timing=timing)
 
     def start(self, key: TokenizerKey, payload: NDArray[Any], seconds: float, done: Done) -> int:
         """Queue one call without a task of its own; return its number. Arguments and errors as `BatchExecutor.start`.

@@ -22,6 +22,9 @@ class Limits(MediaLimits):
     tensor_bytes: int = Field(default=64 * MIB, gt=0, description="body of an array or of tokens, bytes")
     json_bytes: int = Field(default=8 * MIB, gt=0, description="body of a JSON request, bytes")
     body_seconds: float = Field(default=30.0, gt=0, description="time for the whole body to arrive, seconds")
+    stream_idle_seconds: float = Field(
+        default=30.0, gt=0, description="time without a byte of a stream, sent or taken, after which it ends, seconds"
+    )
     worker_memory_bytes: int = Field(default=2 * 1024 * MIB, gt=0, description="address space of a media worker, bytes")
     tokens: int = Field(default=65_536, gt=0, description="latent positions of one request")
     generated_tokens: int = Field(
@@ -103,6 +106,14 @@ class Settings(BaseSettings):
     )
     held_body_bytes: int = Field(
         512 * MIB, gt=0, description="bodies that one ingress replica holds at a time, all requests together, bytes"
+    )
+    max_streams: int = Field(
+        4,
+        ge=1,
+        description="streams that one ingress replica works on at a time; each has a decoder and the state of its clip",
+    )
+    stream_chunk_tokens: int = Field(
+        8192, ge=1, description="latent positions of a chunk of a stream, between which others have their turn"
     )
     request_seconds: float = Field(60.0, gt=0, description="deadline of one request, seconds")
     generate_seconds: float = Field(

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from service.drain_rate import DrainRate, retry_after
 from service.errors import ProblemError
 
+STREAM_RETRY_SECONDS = 10.0  # nobody knows how long a film is
+
 
 class Bound:
     """An amount that is held by requests, bounded, with the rate at which they let go of it.
@@ -76,11 +78,15 @@ class Admission:
     Args:
         requests: at a time.
         body_bytes: of all of them together.
+        streams: at a time.
         clock: seconds.
     """
 
-    def __init__(self, requests: int, body_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, requests: int, body_bytes: int, streams: int = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._requests, self._bodies = Bound(requests, clock), Bound(body_bytes, clock)
+        self._streams, self._max_streams = 0, streams
 
     @contextmanager
     def admitted(self) -> Iterator[Place]:
@@ -99,3 +105,20 @@ class Admission:
         finally:
             self._bodies.give_back(place.held)
             self._requests.give_back(1)
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Hold a place among the requests and among the streams.
+
+        Raises:
+            ProblemError: `overloaded`.
+        """
+        if self._streams == self._max_streams:
+            detail = f"The service works on {self._streams} streams already. Try again later."
+            raise ProblemError("overloaded", detail, self._max_streams, retry_after_seconds=STREAM_RETRY_SECONDS)
+        with self.admitted():
+            self._streams += 1
+            try:
+                yield
+            finally:
+                self._streams -= 1

@@ -96,6 +96,13 @@ def parse_content_type(header: str | None, supported: tuple[str, ...]) -> Conten
     return ContentType(media_type, parameters.get(b"boundary") if media_type == MULTIPART else None)
 
 
+def content_type_of(request: Request, supported: tuple[str, ...]) -> ContentType:
+    """Return the content type of a request; arguments and errors as `parse_content_type`, and `bad-header`."""
+    if len(request.headers.getlist("content-type")) > 1:
+        raise ProblemError("bad-header", "Content-Type occurs more than once. Send it once.")
+    return parse_content_type(request.headers.get("content-type"), supported)
+
+
 def byte_cap(media_type: str, limits: Limits, unlabelled: int) -> int:
     """Return the most bytes that a body of this type may have.
 
@@ -130,10 +137,8 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
             `deadline-exceeded`, `overloaded`, or `malformed-body` for an empty one or broken gzip.
         ClientGoneError: the connection closed first.
     """
-    packed = _is_gzip(request)
-    if len(request.headers.getlist("content-type")) > 1:
-        raise ProblemError("bad-header", "Content-Type occurs more than once. Send it once.")
-    content_type = parse_content_type(request.headers.get("content-type"), kind.types)
+    packed = is_gzip(request)
+    content_type = content_type_of(request, kind.types)
     cap = byte_cap(content_type.media_type, limits, kind.unlabelled_bytes(limits))
     declared = request.headers.get("content-length")
     if declared is not None:
@@ -145,7 +150,7 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
     data = bytearray()
     try:
         async with asyncio.timeout(min(limits.body_seconds, deadline.left())):
-            async for chunk in _inflated(request.stream()) if packed else request.stream():
+            async for chunk in inflated(request.stream()) if packed else request.stream():
                 if len(data) + len(chunk) > cap:
                     raise _too_large(cap, len(data) + len(chunk))
                 place.take(len(chunk))
@@ -163,7 +168,12 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
     return Body(content_type, bytes(data))
 
 
-def _is_gzip(request: Request) -> bool:
+def is_gzip(request: Request) -> bool:
+    """Return whether the body is compressed.
+
+    Raises:
+        ProblemError: `unsupported-encoding`.
+    """
     names = ",".join(request.headers.getlist("content-encoding")).lower().split(",")
     encodings = [name.strip() for name in names if name.strip() not in ("", "identity")]
     if encodings and (len(encodings) > 1 or encodings[0] not in GZIP_NAMES):
@@ -171,7 +181,7 @@ def _is_gzip(request: Request) -> bool:
     return bool(encodings)
 
 
-async def _inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     """Inflate a gzip body in steps of bounded size, so that a small body cannot become a large one unseen."""
     inflater = zlib.decompressobj(GZIP_BITS)
     try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,11 @@ from service.operations.bundles import find_card
 from service.sandbox.pool import MediaPool
 from service.types import (
     Backend,
+    ChunkInput,
+    ChunkOutput,
     Decoded,
     Encoded,
+    FrameStream,
     Generated,
     GenerateJob,
     GeneratorBackend,
@@ -27,6 +33,7 @@ from service.types import (
     ModelCard,
     Size,
     Want,
+    chunk_positions,
     size_of,
 )
 
@@ -65,6 +72,24 @@ class CallerBackend:
         await self._charge(model, size_of(pixels))
         return await self._backend.reconstruct(model, pixels, seconds=self._left(seconds))
 
+    async def encode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
+        """Encode the next frames of a clip, once its caller's budget allows it."""
+        await self._charge_chunk(model, chunk)
+        return await self._backend.encode_chunk(model, chunk, seconds=self._left(seconds))
+
+    async def decode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
+        """Decode the next latent frames of a clip, once its caller's budget allows it."""
+        await self._charge_chunk(model, chunk)
+        return await self._backend.decode_chunk(model, chunk, seconds=self._left(seconds))
+
+    async def _charge_chunk(self, model: str, chunk: ChunkInput) -> None:
+        budget = self._budget
+        if budget is not None:
+            while budget.left <= 0:
+                await asyncio.sleep(budget.seconds_until(1.0))
+                budget.refill(time.monotonic())
+            budget.left -= chunk_positions(find_card(await self._backend.models(), model).geometry, chunk)
+
     async def _charge(self, model: str, size: Size) -> None:
         positions = find_card(await self._backend.models(), model).geometry.positions(size)
         _add(self._notes, size[0], positions)
@@ -90,6 +115,12 @@ class CallerMedia:
     async def decode(self, data: bytes, declared: str | None, options: MediaOptions) -> Frames:
         """Decode a picture or a clip."""
         return await self._media.decode(data, declared, options, self._caller)
+
+    def stream(
+        self, pieces: AsyncIterator[bytes], declared: str | None, options: MediaOptions
+    ) -> AbstractAsyncContextManager[FrameStream]:
+        """Decode a clip while it arrives."""
+        return self._media.stream(pieces, declared, options, self._caller)
 
     async def encode(self, pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None = None) -> bytes:
         """Compress pixels."""

@@ -75,3 +75,18 @@ class Deadline:
             if not timer.expired():
                 raise
             raise self.passed("No answer was ready") from error
+
+
+class ChunkDeadline(Deadline):
+    """The deadline of a stream, which every chunk has anew.
+
+    Args:
+        seconds: for each chunk.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(0.0, seconds)
+
+    def left(self) -> float:
+        """Return the seconds of a chunk."""
+        return self.seconds

@@ -34,6 +34,7 @@ class Exchange:
         started: when its first byte came, on `time.perf_counter`.
         accept: the `Accept` header, or None.
         media_type: of the answer, once it is chosen.
+        chunk_positions: latent positions of a chunk of a stream.
     """
 
     def __init__(self, request: Request, services: Services, parse_ms: float, deadline: Deadline) -> None:
@@ -48,6 +49,8 @@ class Exchange:
         self.started: float = request.state.started
         self.parse_ms = parse_ms
         self.media_type = ""
+        self.chunk_positions = services.settings.stream_chunk_tokens
+        self._card: ModelCard | GeneratorCard | None = None
 
     @property
     def wants_events(self) -> bool:
@@ -57,6 +60,7 @@ class Exchange:
     def use(self, card: ModelCard | GeneratorCard) -> None:
         """Note the bundle for the log."""
         self._notes["model"] = card.id
+        self._card = card
 
     def note(self, timing: Timing, **milliseconds: float) -> None:
         """Note for the log where the time went.
@@ -112,6 +116,11 @@ class Exchange:
         """Return the headers of an answer that a bundle made, by a seed if it drew numbers."""
         drawn = {} if seed is None else {"X-Omnitok-Seed": str(seed)}
         return {"Vary": "Accept", "X-Omnitok-Model": card.id, "X-Omnitok-Bundle": card.hash} | drawn
+
+    def used_headers(self) -> dict[str, str]:
+        """Return the headers of an answer by the bundle that `use` noted."""
+        assert self._card is not None
+        return self.headers(self._card)
 
     def respond(
         self,

@@ -15,7 +15,7 @@ from service.api.multipart import Part, read_parts
 from service.errors import ProblemError
 from service.formats.codes import FORMATS, read_codes, sniff_codes
 from service.formats.json import from_base64, read_json
-from service.formats.media_types import JSON, MSGPACK, OCTET_STREAM
+from service.formats.media_types import JSON, MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM
 from service.formats.msgpack import unpack
 from service.formats.result import EncodeMeta, EncodeResult
 from service.formats.tensors import unpack_tensor
@@ -212,7 +212,7 @@ MEDIA = BodyKind(
     schema=_MEDIA_MAP,
 )
 CODES = BodyKind(
-    types=(*FORMATS, OCTET_STREAM, MULTIPART),
+    types=(*FORMATS, OCTET_STREAM, MULTIPART, MSGPACK_SEQUENCE),
     part="tokens",
     unlabelled_bytes=lambda limits: limits.tensor_bytes,
     parse=parse_codes,

@@ -31,7 +31,8 @@ class Services:
     admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:
-        admission = Admission(self.settings.max_inflight_requests, self.settings.held_body_bytes)
+        settings = self.settings
+        admission = Admission(settings.max_inflight_requests, settings.held_body_bytes, settings.max_streams)
         object.__setattr__(self, "admission", admission)
 
 

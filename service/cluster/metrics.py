@@ -117,9 +117,9 @@ class TokenizerMetrics:
     def done(self, op: Op, frames: int, tokens: int) -> None:
         """Count a request that has been answered."""
         self._frames.add(frames)
-        if op != "decode":
+        if op not in ("decode", "decode_chunk"):
             self._encoded.add(tokens)
-        if op != "encode":
+        if op not in ("encode", "encode_chunk"):
             self._decoded.add(tokens)
 
 

@@ -28,7 +28,7 @@ from service.link.server import LinkServer
 from service.sandbox.pool import MediaPool
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
-from service.types import Decoded, Encoded, ModelCard, Size, Want
+from service.types import ChunkInput, ChunkOutput, Decoded, Encoded, ModelCard, Size, Want
 
 REPORT_SECONDS = 2.0
 
@@ -75,6 +75,14 @@ class Tokenizer:
     ) -> Decoded | ProblemError:
         """Call `LocalBackend.reconstruct`."""
         return await answer_of(self._backend.reconstruct(*arguments, seconds=seconds), "tokenizer", trace)
+
+    async def encode_chunk(self, *arguments: Any, seconds: float | None = None) -> ChunkOutput | ProblemError:
+        """Call `LocalBackend.encode_chunk`."""
+        return await answer_of(self._backend.encode_chunk(*arguments, seconds=seconds), "tokenizer")
+
+    async def decode_chunk(self, *arguments: Any, seconds: float | None = None) -> ChunkOutput | ProblemError:
+        """Call `LocalBackend.decode_chunk`."""
+        return await answer_of(self._backend.decode_chunk(*arguments, seconds=seconds), "tokenizer")
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
@@ -131,8 +139,17 @@ class RayBackend(Remote):
         """Encode and decode uint8 RGB pixels (T, H, W, 3)."""
         return await self._call("reconstruct", seconds, model, pixels)
 
+    async def encode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
+        """Encode the next frames of a clip. Its state is in the call, so that any replica can do it, and again."""
+        return await self._call_ray("encode_chunk", seconds, model, chunk)
+
+    async def decode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
+        """Decode the next latent frames of a clip."""
+        return await self._call_ray("decode_chunk", seconds, model, chunk)
+
     async def _call(self, method: str, seconds: float | None, *arguments: Any) -> Any:
-        clock, left = asyncio.get_running_loop().time, self._settings.request_seconds if seconds is None else seconds
+        clock = asyncio.get_running_loop().time
+        left = self._settings.request_seconds if seconds is None else seconds
         deadline = clock() + left
         if self._link is not None and self._link.takes(arguments[0]):
             try:
@@ -141,8 +158,12 @@ class RayBackend(Remote):
                 return answer
             except NoTokenizerError:
                 pass
+        return await self._call_ray(method, deadline - clock(), *arguments)
+
+    async def _call_ray(self, method: str, seconds: float | None, *arguments: Any) -> Any:
         self.calls["ray"] += 1
-        return await self._retry(lambda deadline: self._once(deadline, method, *arguments), deadline - clock())
+        left = self._settings.request_seconds if seconds is None else seconds
+        return await self._retry(lambda deadline: self._once(deadline, method, *arguments), left)
 
 
 def link_directory() -> SocketDirectory | None:

@@ -20,6 +20,7 @@ from model.bundle import load_bundle
 from model.inference.tokenizer import BATCHES, CompiledTokenizer
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine.card import model_card
+from service.engine.chunks import run_chunk
 from service.engine.device import DTYPES, choose_device
 from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.types import ModelCard, Size, TokenizerKey
@@ -91,15 +92,17 @@ class Engine:
                 compiled.capture(size, batches)
             self._try_out(card, small)
 
-    def run(self, key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> list[Any]:
+    def run(self, key: TokenizerKey, payloads: Sequence[Any]) -> list[Any]:
         """Run one batch, which waits for no kernel's compilation: torch's operators stand in.
 
         Args:
             key: the model, what to do, and the pixels' size.
-            payloads: uint8 pixels (T, H, W, 3), integer tokens (t, h, w) or float latents (t, h, w, c), all alike.
+            payloads: uint8 pixels (T, H, W, 3), integer tokens (t, h, w) or float latents (t, h, w, c), all alike; a
+                `ChunkInput` for each chunk of a clip.
         Returns:
             encode: (int32 tokens (t, h, w) or None for a VAE, float32 latents (t, h, w, c)) per item;
-            decode, reconstruct: uint8 pixels (T, H, W, 3) per item.
+            decode, reconstruct: uint8 pixels (T, H, W, 3) per item;
+            encode_chunk, decode_chunk: a `ChunkOutput` per item.
         Raises:
             OutOfMemory: the batch is too large for the device.
             DeviceFault: the device is unusable from this process.
@@ -124,7 +127,10 @@ class Engine:
                 self._compute(tokenizer, TokenizerKey(card.id, "decode", "tokens", size), [tokens])
             self._compute(tokenizer, TokenizerKey(card.id, "decode", "latents", size), [latents])
 
-    def _compute_now(self, key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> list[Any]:
+    def _compute_now(self, key: TokenizerKey, payloads: Sequence[Any]) -> list[Any]:
+        if key.op in ("encode_chunk", "decode_chunk"):
+            # Clips differ in how far they are, so each runs alone; a chunk is large enough to fill the device.
+            return [run_chunk(self._tokenizers[key.model], key.op, chunk, self._device) for chunk in payloads]
         modules = self._tokenizers[key.model]
         compiled = self._compiled.get(key.model)
         if compiled is None or requested_backend() != "auto":

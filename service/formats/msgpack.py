@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgpack
@@ -17,11 +18,95 @@ MAX_MAP = 64
 MAX_ARRAY = 4096
 MAX_STRING = 8192
 MAX_ELEMENTS = 65_536
+MAX_REST = 2**20
 
 
 def pack(value: object) -> bytes:
     """Return the msgpack bytes of plain data and envelopes."""
     return bytes(msgpack.packb(value, use_bin_type=True))
+
+
+class _Bounds:
+    """The bounds of one value: what the hooks of the decoder count."""
+
+    def __init__(self) -> None:
+        self.elements = 0
+
+    def arguments(self, max_bytes: int) -> dict[str, Any]:
+        """Return the arguments of a decoder whose longest byte string has so many bytes."""
+        return {
+            "raw": False,
+            "strict_map_key": True,
+            "object_pairs_hook": lambda pairs: unique_map(self._count(list(pairs))),
+            "list_hook": self._count,
+            "ext_hook": _refuse_extension,
+            "max_str_len": MAX_STRING,
+            "max_bin_len": max_bytes,
+            "max_array_len": MAX_ARRAY,
+            "max_map_len": MAX_MAP,
+            "max_ext_len": 0,
+        }
+
+    def _count(self, items: list[Any]) -> list[Any]:
+        self.elements += len(items)
+        if self.elements > MAX_ELEMENTS:
+            raise ValueError(f"The body has more than {MAX_ELEMENTS} elements.")
+        return items
+
+
+def _refuse_extension(code: int, payload: bytes) -> None:
+    raise ValueError(f"The extension type {code} is not supported.")
+
+
+@contextmanager
+def _refusing_damage(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ProblemError:
+        raise
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        raise ProblemError(
+            "malformed-body", f"{what} with at most {MAX_ELEMENTS} elements. Send arrays as byte strings."
+        ) from error
+
+
+class Unpacker:
+    """A decoder of msgpack maps that follow one another and arrive piece by piece.
+
+    Args:
+        max_bytes: the longest byte string of a map.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._bounds = _Bounds()
+        # A map may have other values than its byte string, and the start of the next one may have arrived with it.
+        self._unpacker = msgpack.Unpacker(max_buffer_size=2 * max_bytes + MAX_REST, **self._bounds.arguments(max_bytes))
+        self._fed = 0
+
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """Yield the maps that are complete now; exhaust it before the next call.
+
+        Raises:
+            ProblemError: `malformed-body` for anything but maps of plain values with unique string keys.
+        """
+        with _refusing_damage("The body must be a sequence of msgpack maps"):
+            self._unpacker.feed(data)
+        self._fed += len(data)
+        while True:
+            self._bounds.elements = 0
+            with _refusing_damage("The body must be a sequence of msgpack maps"):
+                try:
+                    value = self._unpacker.unpack()
+                except msgpack.OutOfData:
+                    return
+            if not isinstance(value, dict):
+                raise ProblemError("malformed-body", "The body must be a sequence of msgpack maps.")
+            yield value
+
+    @property
+    def is_between(self) -> bool:
+        """Return whether all that came belongs to maps that are complete."""
+        return bool(self._unpacker.tell() == self._fed)
 
 
 def unpack(data: bytes | bytearray, max_bytes: int) -> dict[str, Any]:
@@ -34,42 +119,8 @@ def unpack(data: bytes | bytearray, max_bytes: int) -> dict[str, Any]:
     Raises:
         ProblemError: `malformed-body` for anything but one map of plain values with unique string keys.
     """
-    elements = 0
-
-    def count(items: list[Any]) -> list[Any]:
-        nonlocal elements
-        elements += len(items)
-        if elements > MAX_ELEMENTS:
-            raise ValueError(f"The body has more than {MAX_ELEMENTS} elements.")
-        return items
-
-    def mapping(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
-        return unique_map(count(list(pairs)))
-
-    def refuse(code: int, payload: bytes) -> None:
-        raise ValueError(f"The extension type {code} is not supported.")
-
-    try:
-        value = msgpack.unpackb(
-            data,
-            raw=False,
-            strict_map_key=True,
-            object_pairs_hook=mapping,
-            list_hook=count,
-            ext_hook=refuse,
-            max_str_len=MAX_STRING,
-            max_bin_len=max_bytes,
-            max_array_len=MAX_ARRAY,
-            max_map_len=MAX_MAP,
-            max_ext_len=0,
-        )
-    except ProblemError:
-        raise
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
-        raise ProblemError(
-            "malformed-body",
-            f"The body must be one msgpack map with at most {MAX_ELEMENTS} elements. Send arrays as byte strings.",
-        ) from error
+    with _refusing_damage("The body must be one msgpack map"):
+        value = msgpack.unpackb(data, **_Bounds().arguments(max_bytes))
     if not isinstance(value, dict):
         raise ProblemError("malformed-body", "The body must be a msgpack map.")
     return value

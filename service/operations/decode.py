@@ -49,7 +49,7 @@ def plan_decode(cards: Sequence[ModelCard], result: EncodeResult, options: Decod
     """
     card = find_decoder(cards, options, result.meta)
     size = _size(card, result, options)
-    return DecodePlan(card, _codes(card, result), size, options.fps or result.meta.fps or DEFAULT_FPS)
+    return DecodePlan(card, checked_codes(card, result), size, options.fps or result.meta.fps or DEFAULT_FPS)
 
 
 async def decode(
@@ -88,7 +88,12 @@ def _size(card: ModelCard, result: EncodeResult, options: DecodeOptions) -> Size
     return size
 
 
-def _codes(card: ModelCard, result: EncodeResult) -> NDArray[Any]:
+def checked_codes(card: ModelCard, result: EncodeResult) -> NDArray[Any]:
+    """Return int32 tokens (t, h, w) or float32 latents (t, h, w, c) that the bundle can decode.
+
+    Raises:
+        ProblemError: `token-out-of-range`, `invalid-tensor`.
+    """
     if card.codebook_size is not None and result.tokens is not None:
         low, high = int(result.tokens.min()), int(result.tokens.max())
         if low < 0 or high >= card.codebook_size:

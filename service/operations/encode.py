@@ -42,9 +42,16 @@ class EncodePlan:
             clip: what was encoded.
             request_id, timing: of the request, if there was one.
         """
+        card, meta = self.card, self.meta(clip, request_id, timing)
+        if tokens is not None and card.codebook_size is not None and card.codebook_size <= 2**16:
+            tokens = tokens.astype(np.uint16)
+        return EncodeResult(meta, tokens, latents)
+
+    def meta(self, clip: ClipInfo, request_id: str | None = None, timing: TimingMeta | None = None) -> EncodeMeta:
+        """Return the description of the outputs; the arguments are those of `result`."""
         card = self.card
         frames, height, width = clip.size
-        meta = EncodeMeta(
+        return EncodeMeta(
             id=request_id,
             model=card.id,
             bundle=card.hash,
@@ -57,9 +64,6 @@ class EncodePlan:
             preprocess=clip.preprocess,
             timing=timing,
         )
-        if tokens is not None and card.codebook_size is not None and card.codebook_size <= 2**16:
-            tokens = tokens.astype(np.uint16)
-        return EncodeResult(meta, tokens, latents)
 
 
 def plan_encode(cards: Sequence[ModelCard], options: EncodeOptions) -> EncodePlan:

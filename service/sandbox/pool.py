@@ -8,8 +8,9 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -18,16 +19,19 @@ from numpy.typing import NDArray
 
 from media.cost import decoded_pixels
 from media.errors import MediaError
-from media.identify import VIDEO_TYPES, identify
+from media.frame_choice import check_streams
+from media.identify import HEAD_BYTES, VIDEO_TYPES, identify
 from media.limits import check_bytes
 from media.types import Frames, MediaOptions
 from service.errors import ProblemError
 from service.sandbox.blocklist import Blocklist
+from service.sandbox.clip_decoder import ClipDecoder, Stop
 from service.sandbox.directory import WorkerDirectory
 from service.sandbox.drain_rate import DrainRate
 from service.sandbox.fair_queue import FairQueue, Ticket
 from service.sandbox.lane import Lane
 from service.sandbox.process import WorkerProcess
+from service.sandbox.stream import FrameStream
 from service.settings import Limits
 
 logger = logging.getLogger(__name__)
@@ -66,8 +70,8 @@ class MediaPool:
         allow_weak: start even if the kernel lacks a wall of the sandbox.
 
     Attributes:
-        results: tasks by (what was done: "decode" or "encode", container such as "mp4" or "unknown", "ok" or the
-            problem's code).
+        results: tasks by (what was done: "decode", "encode" or "stream"; container such as "mp4" or "unknown"; "ok" or
+            the problem's code).
         restarts: processes replaced, by reason: "crash", "forbidden", "killed", "cpu", "timeout", "memory",
             "cancelled", "recycled".
     """
@@ -187,6 +191,70 @@ class MediaPool:
         self.results["encode", container, "ok"] += 1
         return file
 
+    @asynccontextmanager
+    async def stream(
+        self, pieces: AsyncIterator[bytes], declared: str | None, options: MediaOptions, caller: str = ""
+    ) -> AsyncIterator[FrameStream]:
+        """Decode a clip while its pieces arrive, in a process of its own that ends with the context.
+
+        Each of its steps takes its turn among the tasks, so that it gives way to what is shorter.
+
+        Args:
+            pieces: of the file.
+            declared, options, caller: as `decode`.
+
+        Raises:
+            ProblemError: as `decode`, at once or in the context.
+        """
+        container = "unknown"
+        decoder: ClipDecoder | None = None
+        try:
+            try:
+                head, pieces = await _with_head(pieces)
+                media_type = identify(head, declared)
+                container = media_type.split("/")[1]
+                check_streams(media_type, options)
+            except MediaError as error:
+                raise ProblemError.of(error) from error
+            decoder = await self._start_decoder()
+            decoder.begin(media_type, options)
+            yield FrameStream(decoder, partial(self._turn, caller), pieces, self._lost)
+            self.results["stream", container, "ok"] += 1
+        except ProblemError as problem:
+            self.results["stream", container, problem.code] += 1
+            raise
+        finally:
+            if decoder is not None:
+                decoder.kill()
+                await asyncio.get_running_loop().run_in_executor(None, decoder.reap)
+
+    async def _start_decoder(self) -> ClipDecoder:
+        """Start a process; it ends even if nobody waits for it any more."""
+        assert self._directory is not None
+        start = partial(ClipDecoder, self.limits, self._directory.path, self._allow_weak, _SLOW_NICENESS)
+        starting = asyncio.get_running_loop().run_in_executor(None, start)
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            starting.add_done_callback(lambda started: started.exception() or started.result().kill())
+            raise
+
+    async def _turn(self, caller: str, step: Callable[[], Stop], cancel: Callable[[], None]) -> Stop:
+        """Run a step of a stream in the place of a task, at the price of the time that it takes."""
+        cost = _FAST_PIXELS  # never in a lane of cheap tasks
+        lane = await self._lane(caller, _TASK_PIXELS + cost, 0)
+        started = time.monotonic()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, step)
+        future.add_done_callback(lambda done: (done.cancelled() or done.exception(), self._give_back(lane)))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            cancel()
+            raise
+        finally:
+            spent = self._rate.pixels_in(time.monotonic() - started)
+            self._queue.charge(caller, spent - _TASK_PIXELS - cost)
+
     async def _decode(self, data: bytes, media_type: str, options: MediaOptions, caller: str) -> Frames:
         """Decode under an estimate of the cost, and once more by the worker's count if that is larger."""
 
@@ -280,6 +348,28 @@ class MediaPool:
     def _lost(self, reason: str) -> None:
         with self._lock:
             self.restarts[reason] += 1
+
+
+async def _with_head(pieces: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
+    """Return the first bytes of a file, and its pieces from the first on.
+
+    Raises:
+        ProblemError: `malformed-body`.
+    """
+    head = bytearray()
+    async for piece in pieces:
+        head += piece
+        if len(head) >= HEAD_BYTES:
+            break
+    if not head:
+        raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")
+
+    async def all_pieces() -> AsyncIterator[bytes]:
+        yield bytes(head)
+        async for piece in pieces:
+            yield piece
+
+    return bytes(head[:HEAD_BYTES]), all_pieces()
 
 
 def _refuse(ticket: Ticket[asyncio.Future[Lane]], problem: ProblemError) -> None:

@@ -171,7 +171,7 @@ class WorkerProcess:
         self._channel.close()
         return reason
 
-    def _begin(self, task: dict[str, Any], payload: bytes | memoryview, seconds: float) -> None:
+    def _begin(self, task: dict[str, Any], payload: bytes | memoryview | None, seconds: float) -> None:
         self.tasks += 1
         self._channel.deadline = time.monotonic() + seconds
         self._channel.send(task | {"seconds": seconds}, payload)

@@ -25,6 +25,7 @@ from media.identify import IMAGE_OUTPUTS
 from media.limits import MediaLimits
 from media.reader import open_frames
 from media.types import MediaOptions
+from media.video_stream import ClipStream
 from media.write import encode_image, encode_video
 from service.sandbox import restrictions
 from service.sandbox.ipc import Channel, ClosedError
@@ -51,7 +52,7 @@ def main(descriptor: int) -> None:
     channel.send({"kind": "ready", "missing": restrictions.enter(setup["memory"], setup["parent"])})
     os.dup2(nowhere, 2)  # until here a failed start could say why
     os.close(nowhere)
-    tasks: dict[str, Run] = {"decode": decode, "encode": encode}
+    tasks: dict[str, Run] = {"decode": decode, "encode": encode, "stream": stream}
     while True:
         try:
             task = channel.receive()
@@ -93,11 +94,8 @@ def answer(
 def decode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
     """Answer "begin" with the shape, one "frame" after the other, then "end" with what the file was."""
     data = channel.receive_bytes(task["bytes"])
-    options = task["options"]
-    if options["size"] is not None:
-        options["size"] = tuple(options["size"])
     limits = replace(limits, decoded_pixels=task["decoded_pixels"])
-    reader = open_frames(io.BytesIO(data), limits, MediaOptions(**options), task["media_type"])
+    reader = open_frames(io.BytesIO(data), limits, _options(task), task["media_type"])
     begun = False
     for frame in reader:
         if not begun:
@@ -112,6 +110,49 @@ def decode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
             "is_video": reader.is_video,
         }
     )
+
+
+def stream(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
+    """Answer "want" for each further piece of the file, "begin" with what is known, the frames, then "end"."""
+    pieces = _Pieces(channel, task["seconds"])
+    reader = ClipStream(pieces.read, task["media_type"], _options(task), limits)
+    begun = False
+    for frame in reader:
+        if not begun:
+            channel.send({"kind": "begin", "shape": frame.shape} | _description(reader))
+            begun = True
+        channel.send({"kind": "frame"}, frame.data)
+        restrictions.allow_cpu(task["seconds"])
+    channel.send({"kind": "end"} | _description(reader))
+
+
+class _Pieces:
+    """A file that comes piece by piece, each when it is asked for."""
+
+    def __init__(self, channel: Channel, seconds: float) -> None:
+        self._channel, self._seconds = channel, seconds
+        self._piece = memoryview(b"")
+        self._ended = False
+
+    def read(self, size: int) -> bytes:
+        if not self._piece and not self._ended:
+            self._channel.send({"kind": "want"})
+            self._piece = memoryview(self._channel.receive_bytes(self._channel.receive()["bytes"]))
+            self._ended = not self._piece
+            restrictions.allow_cpu(self._seconds)
+        taken, self._piece = self._piece[:size], self._piece[size:]
+        return bytes(taken)
+
+
+def _description(reader: ClipStream) -> dict[str, Any]:
+    return {"source": asdict(reader.info()), "preprocess": asdict(reader.preprocess), "fps": reader.kept_fps}
+
+
+def _options(task: dict[str, Any]) -> MediaOptions:
+    options = task["options"]
+    if options["size"] is not None:
+        options["size"] = tuple(options["size"])
+    return MediaOptions(**options)
 
 
 def encode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:

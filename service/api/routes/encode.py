@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 
 from starlette.responses import Response
 
+from media.identify import VIDEO_TYPES
 from service.api.exchange import Exchange
+from service.api.negotiation import accepts_by_name
 from service.api.parsing import MEDIA, MediaUpload
 from service.api.routes.route import INLINE_BYTES, Route
+from service.api.streaming import BodyStream, StreamForm
 from service.formats.codes import CODES_TYPES, write_codes
-from service.formats.media_types import MSGPACK
+from service.formats.media_types import MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM
+from service.formats.records import Record
 from service.operations.encode import EncodePlan
 from service.operations.encode import encode as run
+from service.operations.encode_stream import encode_stream
 from service.operations.options import EncodeOptions
 
 
@@ -42,4 +48,32 @@ async def encode(exchange: Exchange, upload: MediaUpload, options: EncodeOptions
     return exchange.respond(data, encoded.card, encoded.decode_ms, encoded.timing, rendering)
 
 
-ROUTE = Route("/encode", MEDIA, EncodeOptions, CODES_TYPES, encode)
+def stream(
+    exchange: Exchange, body: BodyStream, media_type: str, options: EncodeOptions
+) -> AsyncGenerator[Record, None]:
+    """Encode a video while it arrives."""
+    return encode_stream(
+        exchange.backend,
+        exchange.media,
+        aiter(body),
+        None if media_type == OCTET_STREAM else media_type,
+        options,
+        exchange.limits,
+        exchange.chunk_positions,
+        exchange.use,
+        exchange.id,
+    )
+
+
+ROUTE = Route(
+    "/encode",
+    MEDIA,
+    EncodeOptions,
+    CODES_TYPES,
+    encode,
+    stream=StreamForm(
+        (*VIDEO_TYPES, OCTET_STREAM),
+        lambda request: accepts_by_name(request.headers.get("accept"), MSGPACK_SEQUENCE),
+        stream,
+    ),
+)

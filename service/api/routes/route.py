@@ -22,7 +22,8 @@ from service.api.negotiation import parse_accept
 from service.api.openapi import describe
 from service.api.query import parse_options
 from service.api.services import Services, services_of
-from service.formats.media_types import MSGPACK, OCTET_STREAM
+from service.api.streaming import StreamForm, answer_stream
+from service.formats.media_types import MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM
 from service.operations.options import RouteOptions
 from service.settings import Limits, Settings
 
@@ -42,6 +43,7 @@ class Route:
         work: makes the answer of an exchange, the parsed body and the options; its docstring describes the route.
         seconds: deadline of the work.
         in_query: whether options may come in the query.
+        stream: the form that reads the body while it answers, or None.
     """
 
     path: str
@@ -51,6 +53,7 @@ class Route:
     work: Callable[[Exchange, Any, Any], Awaitable[Response]]
     seconds: Callable[[Settings], float] = lambda settings: settings.request_seconds
     in_query: bool = True
+    stream: StreamForm | None = None
 
     def add_to(self, router: APIRouter) -> None:
         """Add the route to a router."""
@@ -64,7 +67,11 @@ class Route:
             methods=["POST"],
             name=self.path.strip("/"),
             description=self.work.__doc__,
-            openapi_extra=describe(self.takes, self.options if self.in_query else None, self.gives),
+            openapi_extra=describe(
+                self.takes,
+                self.options if self.in_query else None,
+                self.gives if self.stream is None else (*self.gives, MSGPACK_SEQUENCE),
+            ),
             response_class=Response,
         )
 
@@ -77,6 +84,8 @@ class Route:
         """
         limits = services.settings.limits
         parse_accept(request.headers.get("accept"))  # nonsense is refused before the body is read
+        if self.stream is not None and self.stream.applies(request):
+            return await answer_stream(request, services, self.stream, self.options)
         deadline = Deadline.of(request, self.seconds(services.settings))
         with ExitStack() as stack:
             place = stack.enter_context(services.admission.admitted())

@@ -1,0 +1,68 @@
+"""Decoded frames of a clip as the pixels that are shown: upright, square, in sRGB and cut to size."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
+from numpy.typing import NDArray
+
+from media import details, tone_mapping
+from media.colour import frame_rgb, tags_of
+from media.container import squared
+from media.limits import check_picture
+from media.orientation import UPRIGHT, Orientation, from_matrix
+from media.resize import Plan, plan
+from media.types import MediaOptions
+
+if TYPE_CHECKING:
+    from media.limits import MediaLimits
+
+
+class FrameConversion:
+    """The conversion of one clip's frames, which the first of them plans.
+
+    Args:
+        options: size and fit.
+        limits: bounds, None for trusted files.
+        aspect: width of a coded pixel over its height.
+        crop_position: of the crop, see `SampleWindow`.
+
+    Attributes:
+        plan, details: of the first frame, None before it.
+    """
+
+    def __init__(
+        self, options: MediaOptions, limits: MediaLimits | None, aspect: Fraction, crop_position: float = 0.5
+    ) -> None:
+        self._options, self._limits, self._aspect, self._crop_position = options, limits, aspect, crop_position
+        self.plan: Plan | None = None
+        self.details: details.FileDetails | None = None
+
+    def pixels(self, container: Any, stream: Any, frame: Any) -> NDArray[np.uint8]:
+        """Return a frame as uint8 RGB (H, W, 3).
+
+        Args:
+            container, stream, frame: PyAV's.
+
+        Raises:
+            MediaError: "too-many-pixels".
+        """
+        how, tags = orientation(frame), tags_of(frame, stream.codec_context)
+        upright = how.frame(frame_rgb(frame, tags))
+        if self.plan is None:
+            height, width = squared(frame.height, frame.width, self._aspect)
+            check_picture(self._limits, height, width, is_video=True)
+            self.details = details.of_clip(container, frame, str(how), self._aspect, tags)
+            options = self._options
+            self.plan = plan(*how.size(height, width), options.size, options.fit, self._limits, self._crop_position)
+        shown = self.plan.frame(upright)
+        return tone_mapping.to_srgb(shown, tags.transfer, tags.primaries) if shown.dtype == np.uint16 else shown
+
+
+def orientation(frame: Any) -> Orientation:
+    """Read the display matrix of a frame, which may turn and mirror; `frame.rotation` knows of turns only."""
+    matrices = (bytes(side) for side in frame.side_data if side.type == SideDataType.DISPLAYMATRIX)
+    return next((from_matrix(matrix) for matrix in matrices), UPRIGHT)

@@ -1,0 +1,258 @@
+"""Streams in both directions: a body that is read while its answer is sent, one chunk at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import ExitStack, aclosing, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from media.errors import MediaError
+from service.api.body import content_type_of, inflated, is_gzip
+from service.api.deadline import ChunkDeadline
+from service.api.errors import ClientGoneError
+from service.api.exchange import Exchange
+from service.api.log import event as log_event
+from service.api.negotiation import require
+from service.api.query import parse_options
+from service.api.services import Services
+from service.errors import ProblemError
+from service.formats.media_types import MSGPACK_SEQUENCE
+from service.formats.records import Begin, FailedStreamError, Part, Record, RecordReader, RecordWriter, write_problem
+from service.operations.options import RouteOptions
+
+PIECES = 4  # of the body, of 64 KiB at most, that wait for the decoder
+
+
+class BodyStream:
+    """The body of a request, piece by piece, and the news that its sender has left.
+
+    Args:
+        request: not read so far.
+        idle_seconds: without a piece, after which the sender counts as stuck.
+    """
+
+    def __init__(self, request: Request, idle_seconds: float) -> None:
+        self._request, self._idle_seconds = request, idle_seconds
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES)
+        self._packed = is_gzip(request)
+        self._pump = asyncio.ensure_future(self._read())
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return inflated(self._plain()) if self._packed else self._plain()
+
+    async def while_connected(self, work: asyncio.Future[None]) -> None:
+        """Wait for work that reads this body, and end it as soon as the client leaves.
+
+        Raises:
+            ClientGoneError: the client left; the work is over.
+        """
+        try:
+            await asyncio.wait({work, self._pump}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ClientGoneError
+            work.result()
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+
+    def close(self) -> None:
+        """Read no further."""
+        self._pump.cancel()
+
+    async def _plain(self) -> AsyncIterator[bytes]:
+        while True:
+            try:
+                async with asyncio.timeout(self._idle_seconds):
+                    piece = await self._pieces.get()
+            except TimeoutError:
+                detail = f"No byte of the body arrived for {self._idle_seconds:g} s."
+                raise ProblemError("slow-body", detail, limit=self._idle_seconds) from None
+            if piece is None:
+                return
+            yield piece
+
+    async def _read(self) -> None:
+        """Read until the client leaves; a full queue stops reading, and so the sender."""
+        with suppress(ClientGoneError):
+            while (message := await self._request.receive())["type"] != "http.disconnect":
+                if data := message.get("body", b""):
+                    await self._pieces.put(data)
+                if not message.get("more_body", False):
+                    self._request.state.body_read = True
+                    await self._pieces.put(None)
+
+
+class StreamResponse(Response):
+    """The answer that sends records while the body is read.
+
+    Its status is 200 once the first record is there; a failure after that is the last record.
+
+    Args:
+        body: of the request.
+        records: the answer.
+        request_id: of the request, for problem documents.
+        idle_seconds: without a byte taken, after which the reader counts as gone.
+        headers: of the answer, called when the first record is there.
+
+    Attributes:
+        release: called once nothing of the request is needed any more.
+    """
+
+    media_type = MSGPACK_SEQUENCE
+
+    def __init__(
+        self,
+        body: BodyStream,
+        records: AsyncGenerator[Record, None],
+        request_id: str,
+        idle_seconds: float,
+        headers: Callable[[], dict[str, str]],
+    ) -> None:
+        super().__init__()
+        self._body, self._records, self._request_id = body, records, request_id
+        self._idle_seconds, self._make_headers = idle_seconds, headers
+        self._writer = RecordWriter()
+        self._first = b""
+        self.release = ExitStack()
+
+    async def open(self) -> None:
+        """Wait for the first record.
+
+        Raises:
+            ProblemError: the request is refused.
+            ClientGoneError: the client left first.
+        """
+
+        async def first() -> None:
+            self._first = self._written(await anext(self._records))
+
+        try:
+            await self._body.while_connected(asyncio.ensure_future(first()))
+        except BaseException as error:
+            await self._records.aclose()
+            if isinstance(error, FailedStreamError):
+                raise self._problem(error) from error
+            raise
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the records.
+
+        Raises:
+            ClientGoneError: the reader left before the end.
+        """
+        with self.release:
+            self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"} | self._make_headers())
+            del self.headers["content-length"]
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await self._body.while_connected(asyncio.ensure_future(self._send_all(scope, send)))
+
+    async def _send_all(self, scope: Scope, send: Send) -> None:
+        async def write(data: bytes, more: bool = True) -> None:
+            try:
+                async with asyncio.timeout(self._idle_seconds):
+                    await send({"type": "http.response.body", "body": data, "more_body": more})
+            except TimeoutError as error:
+                raise ClientGoneError from error
+
+        await write(self._first)
+        try:
+            async with aclosing(self._records) as records:
+                async for record in records:
+                    await write(self._written(record))
+        except ClientGoneError:
+            raise
+        except Exception as error:
+            problem = self._problem(error)
+            scope["state"]["problem"] = problem.code
+            await write(write_problem(problem.document(self._request_id)))
+        await write(b"", more=False)
+
+    def _written(self, record: Record) -> bytes:
+        if isinstance(record, Begin):
+            return self._writer.begin(record)
+        if isinstance(record, Part):
+            return self._writer.part(record)
+        assert record.frames is not None
+        return self._writer.end(record.frames, record.meta)
+
+    def _problem(self, failure: Exception) -> ProblemError:
+        if isinstance(failure, MediaError):
+            return ProblemError.of(failure)
+        if isinstance(failure, ProblemError):
+            return failure
+        if isinstance(failure, FailedStreamError):
+            return ProblemError("malformed-body", f"The stream that came has failed: {failure}")
+        log_event(logging.ERROR, "internal", {"request_id": self._request_id}, failure)
+        return ProblemError("internal", f"The service failed. Its log has the cause under {self._request_id}.")
+
+
+@dataclass(frozen=True)
+class StreamForm:
+    """The form of a route that reads its body while it answers.
+
+    Args:
+        takes: media types of the body.
+        applies: whether a request asks for this form.
+        records: makes the answer of an exchange, the body, its media type and the options.
+    """
+
+    takes: tuple[str, ...]
+    applies: Callable[[Request], bool]
+    records: Callable[[Exchange, BodyStream, str, Any], AsyncGenerator[Record, None]]
+
+
+async def answer_stream(
+    request: Request, services: Services, form: StreamForm, kind: type[RouteOptions]
+) -> StreamResponse:
+    """Answer a request chunk by chunk.
+
+    Args:
+        request: not read so far.
+        services: of the application.
+        form: of the route.
+        kind: the options of its query.
+
+    Raises:
+        ProblemError: the request is refused.
+        ClientGoneError: the client left first.
+    """
+    settings = services.settings
+    idle_seconds = settings.limits.stream_idle_seconds
+    require(request.headers.get("accept"), (MSGPACK_SEQUENCE,), "A stream")
+    media_type = content_type_of(request, form.takes).media_type
+    options = parse_options(kind, request.scope["query_string"])
+    with ExitStack() as stack:
+        stack.enter_context(services.admission.stream())
+        body = BodyStream(request, idle_seconds)
+        stack.callback(body.close)
+        exchange = Exchange(request, services, 0.0, ChunkDeadline(settings.request_seconds))
+        records = form.records(exchange, body, media_type, options)
+        response = StreamResponse(body, records, exchange.id, idle_seconds, exchange.used_headers)
+        await response.open()
+        response.release = stack.pop_all()
+        return response
+
+
+async def read_records(pieces: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[Record]:
+    """Yield the records of a body.
+
+    Args:
+        pieces: of the body.
+        max_bytes: the most that a part may hold.
+
+    Raises:
+        ProblemError: a record is malformed, out of order, missing or damaged.
+        FailedStreamError: the stream ends with a problem.
+    """
+    reader = RecordReader(max_bytes)
+    async for piece in pieces:
+        for record in reader.feed(piece):
+            yield record
+    reader.close()
