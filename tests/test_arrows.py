@@ -30,7 +30,7 @@ OUTSIDE = {"benchmarks", "bundles", "deploy", "docs", "examples", "tests"}
 # Parts of the service, and the other parts that each may import; what is not named here may import none.
 SERVICE = {
     "formats": {"errors", "types"},
-    "sandbox": {"errors", "settings"},
+    "sandbox": {"errors", "settings", "types"},
     "scheduling": {"drain_rate", "errors", "types"},
     "link": {"errors", "trace", "types"},
     "operations": {"errors", "formats", "sandbox", "settings", "types"},
