@@ -83,12 +83,14 @@ class CallerBackend:
         return await self._backend.decode_chunk(model, chunk, seconds=self._left(seconds))
 
     async def _charge_chunk(self, model: str, chunk: ChunkInput) -> None:
+        positions = chunk_positions(find_card(await self._backend.models(), model).geometry, chunk)
+        _add(self._notes, len(chunk.array), positions)
         budget = self._budget
         if budget is not None:
             while budget.left <= 0:
                 await asyncio.sleep(budget.seconds_until(1.0))
                 budget.refill(time.monotonic())
-            budget.left -= chunk_positions(find_card(await self._backend.models(), model).geometry, chunk)
+            budget.left -= positions
 
     async def _charge(self, model: str, size: Size) -> None:
         positions = find_card(await self._backend.models(), model).geometry.positions(size)

@@ -76,13 +76,17 @@ class Tokenizer:
         """Call `LocalBackend.reconstruct`."""
         return await answer_of(self._backend.reconstruct(*arguments, seconds=seconds), "tokenizer", trace)
 
-    async def encode_chunk(self, *arguments: Any, seconds: float | None = None) -> ChunkOutput | ProblemError:
+    async def encode_chunk(
+        self, *arguments: Any, seconds: float | None = None, trace: str | None = None
+    ) -> ChunkOutput | ProblemError:
         """Call `LocalBackend.encode_chunk`."""
-        return await answer_of(self._backend.encode_chunk(*arguments, seconds=seconds), "tokenizer")
+        return await answer_of(self._backend.encode_chunk(*arguments, seconds=seconds), "tokenizer", trace)
 
-    async def decode_chunk(self, *arguments: Any, seconds: float | None = None) -> ChunkOutput | ProblemError:
+    async def decode_chunk(
+        self, *arguments: Any, seconds: float | None = None, trace: str | None = None
+    ) -> ChunkOutput | ProblemError:
         """Call `LocalBackend.decode_chunk`."""
-        return await answer_of(self._backend.decode_chunk(*arguments, seconds=seconds), "tokenizer")
+        return await answer_of(self._backend.decode_chunk(*arguments, seconds=seconds), "tokenizer", trace)
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""

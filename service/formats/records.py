@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -167,7 +166,7 @@ class RecordReader:
         if len(names) != 1 or len(fields) != 2:
             raise ProblemError("malformed-body", f"A part must hold one of {', '.join(CONTENTS)}, and nothing else.")
         array = unpack_tensor(fields[names[0]], f"`{names[0]}`")
-        self._digest.update(memoryview(np.ascontiguousarray(array)).cast("B"))
+        self._digest.update(array.tobytes())
         self._parts += 1
         return Part(names[0], array)
 

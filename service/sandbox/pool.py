@@ -236,7 +236,7 @@ class MediaPool:
         try:
             return await asyncio.shield(starting)
         except asyncio.CancelledError:
-            starting.add_done_callback(lambda started: started.exception() or started.result().kill())
+            starting.add_done_callback(_kill_started)
             raise
 
     async def _turn(self, caller: str, step: Callable[[], Stop], cancel: Callable[[], None]) -> Stop:
@@ -245,11 +245,12 @@ class MediaPool:
         lane = await self._lane(caller, _TASK_PIXELS + cost, 0)
         started = time.monotonic()
         future = asyncio.get_running_loop().run_in_executor(self._threads, step)
-        future.add_done_callback(lambda done: (done.cancelled() or done.exception(), self._give_back(lane)))
+        future.add_done_callback(lambda _: self._give_back(lane))
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             cancel()
+            future.add_done_callback(lambda done: done.exception())  # that of a process that was killed
             raise
         finally:
             spent = self._rate.pixels_in(time.monotonic() - started)
@@ -348,6 +349,11 @@ class MediaPool:
     def _lost(self, reason: str) -> None:
         with self._lock:
             self.restarts[reason] += 1
+
+
+def _kill_started(starting: asyncio.Future[ClipDecoder]) -> None:
+    if starting.exception() is None:
+        starting.result().kill()
 
 
 async def _with_head(pieces: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
