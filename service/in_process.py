@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from service.chunks import ChunkInput, ChunkOutput, chunk_positions
 from service.operations.bundles import find_card
 from service.scheduling.batcher import Batcher
 from service.scheduling.executor import BatchExecutor, Done, Observer, Run
@@ -16,8 +17,6 @@ from service.scheduling.step_executor import StepEngine, StepExecutor, StepObser
 from service.scheduling.stepper import Capacity
 from service.settings import Settings
 from service.types import (
-    ChunkInput,
-    ChunkOutput,
     Decoded,
     Encoded,
     Generated,
@@ -30,7 +29,6 @@ from service.types import (
     Timing,
     TokenizerKey,
     Want,
-    chunk_positions,
     size_of,
 )
 
@@ -138,7 +136,7 @@ class LocalBackend:
         key, cost = TokenizerKey(card.id, op, kind, size), chunk_positions(card.geometry, chunk)
         answer, timing = await self._executor.submit(key, cost, chunk, self._seconds if seconds is None else seconds)
         self._observer.done(op, len(chunk.array) if op == "encode_chunk" else len(answer.array), cost)
-        return replace(answer, timing=timing)
+        return replace(answer, queue_ms=timing.queue_ms, compute_ms=timing.compute_ms)
 
     def start(self, key: TokenizerKey, payload: NDArray[Any], seconds: float, done: Done) -> int:
         """Queue one call without a task of its own; return its number. Arguments and errors as `BatchExecutor.start`.

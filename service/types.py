@@ -10,8 +10,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from media.types import Frames, MediaOptions, Preprocess, SourceInfo
+from media.types import Frames, MediaOptions
 from model.geometry import Geometry, Size
+from service.chunks import ChunkInput, ChunkOutput, FrameStream
 
 Want = Literal["tokens", "latents", "both"]
 Op = Literal["encode", "decode", "reconstruct", "encode_chunk", "decode_chunk"]
@@ -106,50 +107,6 @@ class Decoded:
 
     pixels: NDArray[np.uint8]
     timing: Timing
-
-
-@dataclass(frozen=True, eq=False)
-class ClipState:
-    """The state of a clip between two chunks; the tokenizer's bundle alone can read it, on any replica.
-
-    Args:
-        frames: pixel frames encoded, or latent frames decoded so far.
-        arrays: what the network carries on; None where it carries nothing yet.
-    """
-
-    frames: int
-    arrays: tuple[NDArray[Any] | None, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class ChunkInput:
-    """The next part of a clip.
-
-    Args:
-        array: uint8 RGB pixels (n, H, W, 3), or tokens int (t, h, w) or latents float (t, h, w, c).
-        state: that of the part before; None starts a clip.
-        final: encode the frames that fill no temporal patch too.
-    """
-
-    array: NDArray[Any]
-    state: ClipState | None = None
-    final: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class ChunkOutput:
-    """The outcome of a chunk.
-
-    Args:
-        array: codes that became complete, int32 tokens (t, h, w) or float32 latents (t, h, w, c), where t may be 0; or
-            uint8 RGB pixels (n, H, W, 3) with the padding still on.
-        state: for the next chunk.
-        timing: of the tokenizer tier.
-    """
-
-    array: NDArray[Any]
-    state: ClipState
-    timing: Timing = field(default=Timing(0.0, 0.0, 1))
 
 
 class Backend(Protocol):
@@ -350,38 +307,6 @@ class GeneratorBackend(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class StreamDescription:
-    """A clip that arrives, as far as it is known.
-
-    Args:
-        source: the file; its counts and times are those so far.
-        preprocess: what is done to each frame.
-        fps: rate of the kept frames, frames per second; None if nothing states it.
-    """
-
-    source: SourceInfo
-    preprocess: Preprocess
-    fps: float | None
-
-
-class FrameStream(Protocol):
-    """The frames of a clip that arrives. Every method may raise `ProblemError`."""
-
-    @property
-    def description(self) -> StreamDescription:
-        """Return what is known of the clip: at the end, all of it."""
-        ...
-
-    async def open(self) -> Size:
-        """Decode up to the first frame; return 1 and the height and width of all frames."""
-        ...
-
-    async def read(self, frames: int) -> NDArray[np.uint8]:
-        """Return the next frames, uint8 RGB (n, H, W, 3); fewer than were asked for at the end alone."""
-        ...
-
-
 class Media(Protocol):
     """The media workers as the use cases see them. Every method may raise `ProblemError` and `MediaError`."""
 
@@ -418,17 +343,6 @@ class HttpMetrics(Protocol):
     def in_flight(self, route: str, change: int) -> None:
         """Count a request that began (+1) or ended (-1)."""
         ...
-
-
-def chunk_positions(geometry: Geometry, chunk: ChunkInput) -> int:
-    """Return the latent positions of a chunk, at least 1."""
-    if chunk.array.dtype != np.uint8:
-        t, h, w = chunk.array.shape[:3]
-        return t * h * w
-    frames, height, width = size_of(chunk.array)
-    started = int(chunk.state is not None and chunk.state.frames > 0)  # a clip's first frame is a latent frame alone
-    t, h, w = geometry.grid((max(1, frames) + started, height, width))
-    return max(1, t - started) * h * w
 
 
 def size_of(pixels: NDArray[np.uint8]) -> Size:

@@ -30,16 +30,20 @@ OUTSIDE = {"benchmarks", "bundles", "deploy", "docs", "examples", "tests"}
 # Parts of the service, and the other parts that each may import; what is not named here may import none.
 SERVICE = {
     "formats": {"errors", "types"},
-    "sandbox": {"errors", "settings", "types"},
+    "types": {"chunks"},
+    "sandbox": {"chunks", "errors", "settings"},
     "scheduling": {"drain_rate", "errors", "types"},
     "link": {"errors", "trace", "types"},
-    "operations": {"errors", "formats", "sandbox", "settings", "types"},
+    "operations": {"chunks", "errors", "formats", "sandbox", "settings", "types"},
     "jobs": {"errors"},
-    "engine": {"scheduling", "types"},
-    "in_process": {"operations", "scheduling", "settings", "types"},
+    "engine": {"chunks", "scheduling", "types"},
+    "in_process": {"chunks", "operations", "scheduling", "settings", "types"},
     "keys": {"settings"},
-    "api": {"drain_rate", "errors", "formats", "keys", "operations", "sandbox", "settings", "trace", "types"},
-    "cluster": {"api", "engine", "errors", "in_process", "link", "sandbox", "scheduling", "settings", "trace", "types"},
+    "api": {"chunks", "drain_rate", "errors", "formats", "keys", "operations", "sandbox", "settings", "trace", "types"},
+    "cluster": {
+        *("api", "chunks", "engine", "errors", "in_process", "link", "sandbox", "scheduling", "settings", "trace"),
+        "types",
+    },
     "client": {"errors", "formats", "types"},
     "cli": {
         *("client", "cluster", "engine", "errors", "formats", "in_process", "operations", "sandbox", "scheduling"),

@@ -78,12 +78,12 @@ class Admission:
     Args:
         requests: at a time.
         body_bytes: of all of them together.
-        streams: at a time.
         clock: seconds.
+        streams: at a time.
     """
 
     def __init__(
-        self, requests: int, body_bytes: int, streams: int = 1, clock: Callable[[], float] = time.monotonic
+        self, requests: int, body_bytes: int, clock: Callable[[], float] = time.monotonic, streams: int = 1
     ) -> None:
         self._requests, self._bodies = Bound(requests, clock), Bound(body_bytes, clock)
         self._streams, self._max_streams = 0, streams

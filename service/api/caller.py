@@ -15,16 +15,14 @@ from starlette.requests import Request
 
 from media.types import Frames, MediaOptions
 from service.api.deadline import Deadline
+from service.chunks import ChunkInput, ChunkOutput, FrameStream, chunk_positions
 from service.keys import Budget
 from service.operations.bundles import find_card
 from service.sandbox.pool import MediaPool
 from service.types import (
     Backend,
-    ChunkInput,
-    ChunkOutput,
     Decoded,
     Encoded,
-    FrameStream,
     Generated,
     GenerateJob,
     GeneratorBackend,
@@ -33,7 +31,6 @@ from service.types import (
     ModelCard,
     Size,
     Want,
-    chunk_positions,
     size_of,
 )
 

@@ -32,7 +32,7 @@ class Services:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        admission = Admission(settings.max_inflight_requests, settings.held_body_bytes, settings.max_streams)
+        admission = Admission(settings.max_inflight_requests, settings.held_body_bytes, streams=settings.max_streams)
         object.__setattr__(self, "admission", admission)
 
 

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from service.api.app import create_app
 from service.api.drain import Gate
+from service.chunks import ChunkInput, ChunkOutput
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
 from service.cluster.metrics import IngressMetrics, KernelMetrics, TokenizerMetrics
 from service.cluster.refusals import answer_of
@@ -28,7 +29,7 @@ from service.link.server import LinkServer
 from service.sandbox.pool import MediaPool
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
-from service.types import ChunkInput, ChunkOutput, Decoded, Encoded, ModelCard, Size, Want
+from service.types import Decoded, Encoded, ModelCard, Size, Want
 
 REPORT_SECONDS = 2.0
 

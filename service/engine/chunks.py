@@ -15,7 +15,8 @@ from kernels.runtime import jit
 from model.tokenizer.layers import BlockState
 from model.tokenizer.streaming import DecoderState, EncoderState
 from model.tokenizer.tokenizer import OmniTokenizer
-from service.types import ChunkInput, ChunkOutput, ClipState, Op
+from service.chunks import ChunkInput, ChunkOutput, ClipState
+from service.types import Op
 
 
 def run_chunk(tokenizer: OmniTokenizer, op: Op, chunk: ChunkInput, device: torch.device) -> ChunkOutput:

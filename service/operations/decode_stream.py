@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.types import DEFAULT_FPS
+from service.chunks import ChunkInput, ClipState
 from service.errors import ProblemError
 from service.formats.records import Begin, End, Part, Record
 from service.formats.result import EncodeMeta, EncodeResult
@@ -17,7 +18,7 @@ from service.operations.decode import checked_codes
 from service.operations.encode_stream import require_streaming
 from service.operations.options import DecodeOptions
 from service.settings import Limits
-from service.types import Backend, ChunkInput, ClipState, ModelCard
+from service.types import Backend, ModelCard
 
 
 async def decode_stream(

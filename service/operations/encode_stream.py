@@ -10,6 +10,7 @@ from contextlib import aclosing
 import numpy as np
 from numpy.typing import NDArray
 
+from service.chunks import ChunkInput, ClipState, FrameStream
 from service.errors import ProblemError
 from service.formats.records import Begin, End, Part, Record
 from service.formats.result import TimingMeta
@@ -17,7 +18,7 @@ from service.operations.clip import ClipInfo, check_size
 from service.operations.encode import EncodePlan, plan_encode
 from service.operations.options import EncodeOptions
 from service.settings import Limits
-from service.types import Backend, ChunkInput, ClipState, FrameStream, Media, ModelCard
+from service.types import Backend, Media, ModelCard
 
 
 async def encode_stream(
@@ -77,8 +78,8 @@ async def encode_stream(
                 encoded = await backend.encode_chunk(card.id, ChunkInput(pixels, state, final))
                 state = encoded.state
                 count += len(pixels)
-                queue_ms += encoded.timing.queue_ms
-                compute_ms += encoded.timing.compute_ms
+                queue_ms += encoded.queue_ms
+                compute_ms += encoded.compute_ms
                 if len(encoded.array):
                     yield _part(card, encoded.array)
         known = frames.description

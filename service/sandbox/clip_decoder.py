@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from media.types import MediaOptions, Preprocess, SourceInfo
+from service.chunks import StreamDescription
 from service.sandbox.ipc import ClosedError
 from service.sandbox.process import WorkerProcess
-from service.types import StreamDescription
 
 Stop = Literal["want", "begin", "full", "end"]
 

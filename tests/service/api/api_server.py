@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from toy_generators import ToyGenerators
 
 from service.api.app import create_app
+from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
-from service.types import ChunkInput, ChunkOutput, ClipState, Decoded, Encoded, ModelCard, Size, Timing, Want
+from service.types import Decoded, Encoded, ModelCard, Size, Timing, Want
 
 TIMING = Timing(queue_ms=1.0, compute_ms=2.0, batch_size=1)
 
@@ -75,7 +76,7 @@ class BlockBackend:
             pixels = np.concatenate([pixels[:1], pixels])
         latents = self._latents(pixels)[0 if state is None else 1 :]
         frames = len(chunk.array) + (0 if state is None else state.frames)
-        return ChunkOutput(self._tokens(latents) if model == VQ.id else latents, ClipState(frames, ()), TIMING)
+        return ChunkOutput(self._tokens(latents) if model == VQ.id else latents, ClipState(frames, ()))
 
     async def decode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         await self._wait()
@@ -83,7 +84,7 @@ class BlockBackend:
         t, h, w = codes.shape[:3]
         whole = codes if state is None else np.concatenate([codes[:1], codes])
         pixels = self._pixels(whole, (4 * t + 1, 8 * h, 8 * w))[0 if state is None else 1 :]
-        return ChunkOutput(pixels, ClipState(t + (0 if state is None else state.frames), ()), TIMING)
+        return ChunkOutput(pixels, ClipState(t + (0 if state is None else state.frames), ()))
 
     async def _wait(self) -> None:
         try:
