@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from model.geometry import Size
 from service.chunks import StreamDescription
 from service.errors import ProblemError
 from service.sandbox.clip_decoder import ClipDecoder, Stop
 from service.sandbox.ipc import ClosedError
 from service.sandbox.process import OutOfMemoryError
-from service.types import Size
 
 Turn = Callable[[Callable[[], Stop], Callable[[], None]], Awaitable[Stop]]  # runs a step, given how to cut it short
 
