@@ -66,7 +66,7 @@ class Remote:
         async with self._asking:
             if clock() >= self._cards_until:
                 try:
-                    self._cards = await self._retry(lambda deadline: self._once(deadline, method), CARDS_SECONDS)
+                    self._cards = await self._retry(lambda _: self._once(method), CARDS_SECONDS)
                 except ProblemError as problem:
                     if problem.code != "deadline-exceeded":
                         raise
@@ -118,11 +118,8 @@ class Remote:
         except (BackPressureError, ObjectStoreFullError):
             raise ProblemError("overloaded", "Every replica is busy.", retry_after_seconds=1) from None
 
-    async def _once(self, deadline: float, method: str, *arguments: Any) -> Any:
-        clock = asyncio.get_running_loop().time
-        # A list of bundles takes neither.
-        context = {"trace": traceparent(), "seconds": deadline - clock()} if arguments else {}
-        response = getattr(self._handle, method).remote(*arguments, **context)
+    async def _once(self, method: str, *arguments: Any) -> Any:
+        response = getattr(self._handle, method).remote(*arguments)
         try:
             return await response
         except asyncio.CancelledError:  # the deadline's doing, or the caller's

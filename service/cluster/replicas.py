@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import math
 from collections import Counter
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from numpy.typing import NDArray
@@ -14,13 +17,16 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from media.limits import MIB
 from service.api.app import create_app
 from service.api.drain import Gate
 from service.chunks import ChunkInput, ChunkOutput
+from service.cluster.coalescer import Coalescer
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
 from service.cluster.metrics import IngressMetrics, KernelMetrics, TokenizerMetrics
+from service.cluster.ray_environment import MESSAGE_OVERHEAD_BYTES, message_bytes
 from service.cluster.refusals import answer_of
-from service.cluster.remote import Remote
+from service.cluster.remote import Remote, traceparent
 from service.errors import ProblemError
 from service.in_process import LocalBackend
 from service.link.client import LinkClient, NoTokenizerError
@@ -29,11 +35,27 @@ from service.link.server import LinkServer
 from service.sandbox.pool import MediaPool
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
-from service.types import Decoded, Encoded, ModelCard, Size, Want
+from service.types import Decoded, Encoded, ModelCard, Op, Size, Want
 
 REPORT_SECONDS = 2.0
+CALLS_PER_REPLICA = 2  # for each shape: one computes while the next arrives
+CALL_BYTES = 16 * MIB  # of one call of many items
 
 log = logging.getLogger("ray.serve")
+
+
+class HandleCall(NamedTuple):
+    """One call of a tokenizer by a handle.
+
+    Args:
+        arguments: of the method of `Backend`.
+        trace: the header `traceparent` of the request, or None.
+        seconds: time left.
+    """
+
+    arguments: tuple[Any, ...]
+    trace: str | None
+    seconds: float
 
 
 class Tokenizer:
@@ -59,35 +81,11 @@ class Tokenizer:
         """Return the bundles that this replica serves."""
         return await self._backend.models()
 
-    async def encode(
-        self, *arguments: Any, seconds: float | None = None, trace: str | None = None
-    ) -> Encoded | ProblemError:
-        """Call `LocalBackend.encode`."""
-        return await answer_of(self._backend.encode(*arguments, seconds=seconds), "tokenizer", trace)
-
-    async def decode(
-        self, *arguments: Any, seconds: float | None = None, trace: str | None = None
-    ) -> Decoded | ProblemError:
-        """Call `LocalBackend.decode`."""
-        return await answer_of(self._backend.decode(*arguments, seconds=seconds), "tokenizer", trace)
-
-    async def reconstruct(
-        self, *arguments: Any, seconds: float | None = None, trace: str | None = None
-    ) -> Decoded | ProblemError:
-        """Call `LocalBackend.reconstruct`."""
-        return await answer_of(self._backend.reconstruct(*arguments, seconds=seconds), "tokenizer", trace)
-
-    async def encode_chunk(
-        self, *arguments: Any, seconds: float | None = None, trace: str | None = None
-    ) -> ChunkOutput | ProblemError:
-        """Call `LocalBackend.encode_chunk`."""
-        return await answer_of(self._backend.encode_chunk(*arguments, seconds=seconds), "tokenizer", trace)
-
-    async def decode_chunk(
-        self, *arguments: Any, seconds: float | None = None, trace: str | None = None
-    ) -> ChunkOutput | ProblemError:
-        """Call `LocalBackend.decode_chunk`."""
-        return await answer_of(self._backend.decode_chunk(*arguments, seconds=seconds), "tokenizer", trace)
+    async def run(self, op: str, calls: Sequence[HandleCall]) -> list[Any]:
+        """Return what a method of `LocalBackend` answers to each call, or its own refusal."""
+        method = getattr(self._backend, op)
+        answers = (answer_of(method(*call.arguments, seconds=call.seconds), "tokenizer", call.trace) for call in calls)
+        return await asyncio.gather(*answers)
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
@@ -112,8 +110,17 @@ class Tokenizer:
             self._host.close()
 
 
+class _Call(NamedTuple):
+    op: str
+    arguments: tuple[Any, ...]
+    trace: str | None
+    deadline: float
+
+
 class RayBackend(Remote):
-    """The tokenizer tier; a `types.Backend`. Replicas of this node are asked over the link, others by a handle.
+    """The tokenizer tier; a `types.Backend`.
+
+    Replicas of this node are asked over the link. Others are called by a handle, many items of one shape at a time.
 
     Args:
         handle, settings, metrics: as for `Remote`.
@@ -125,6 +132,9 @@ class RayBackend(Remote):
     ) -> None:
         super().__init__(handle, settings, metrics)
         self._link = link
+        outstanding = CALLS_PER_REPLICA * settings.tokenizer_replicas
+        most = min(CALL_BYTES, message_bytes(settings.limits) - MESSAGE_OVERHEAD_BYTES)
+        self._coalescer = Coalescer(self._send, outstanding, settings.max_batch_requests, most)
         self.calls: Counter[str] = Counter()  # by the way that they took
 
     async def models(self) -> list[ModelCard]:
@@ -146,29 +156,52 @@ class RayBackend(Remote):
 
     async def encode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Encode the next frames of a clip. Its state is in the call, so that any replica can do it, and again."""
-        return await self._call_ray("encode_chunk", seconds, model, chunk)
+        return await self._call_alone("encode_chunk", seconds, model, chunk)
 
     async def decode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Decode the next latent frames of a clip."""
-        return await self._call_ray("decode_chunk", seconds, model, chunk)
+        return await self._call_alone("decode_chunk", seconds, model, chunk)
 
-    async def _call(self, method: str, seconds: float | None, *arguments: Any) -> Any:
-        clock = asyncio.get_running_loop().time
-        left = self._settings.request_seconds if seconds is None else seconds
-        deadline = clock() + left
-        if self._link is not None and self._link.takes(arguments[0]):
+    async def _call(self, op: Op, seconds: float | None, *arguments: Any) -> Any:
+        model, array, *rest = arguments
+        call = self._prepare(op, seconds, arguments)
+        if self._link is not None and self._link.takes(model):
             try:
-                answer = await getattr(self._link, method)(*arguments, seconds=left)
+                answer = await getattr(self._link, op)(*arguments, seconds=self._left(call))
                 self.calls["link"] += 1
                 return answer
             except NoTokenizerError:
                 pass
-        return await self._call_ray(method, deadline - clock(), *arguments)
-
-    async def _call_ray(self, method: str, seconds: float | None, *arguments: Any) -> Any:
         self.calls["ray"] += 1
+        size, attempts = 3 * math.prod(rest[0]) if op == "decode" else array.nbytes, itertools.count()
+
+        def attempt(_: float) -> Awaitable[Any]:
+            if next(attempts):  # alone: one of its company may be what ends replicas
+                return self._alone(call)
+            return self._coalescer.call((op, model, array.shape, array.dtype, *rest), call, size)
+
+        return await self._retry(attempt, self._left(call))
+
+    async def _call_alone(self, op: str, seconds: float | None, *arguments: Any) -> Any:
+        self.calls["ray"] += 1
+        call = self._prepare(op, seconds, arguments)
+        return await self._retry(lambda _: self._alone(call), self._left(call))
+
+    def _prepare(self, op: str, seconds: float | None, arguments: tuple[Any, ...]) -> _Call:
         left = self._settings.request_seconds if seconds is None else seconds
-        return await self._retry(lambda deadline: self._once(deadline, method, *arguments), left)
+        return _Call(op, arguments, traceparent(), asyncio.get_running_loop().time() + left)
+
+    def _left(self, call: _Call) -> float:
+        return call.deadline - asyncio.get_running_loop().time()
+
+    async def _alone(self, call: _Call) -> Any:
+        [answer] = await self._send([call])
+        return answer
+
+    async def _send(self, calls: Sequence[_Call]) -> Sequence[Any]:
+        items = [HandleCall(call.arguments, call.trace, self._left(call)) for call in calls]
+        answers: Sequence[Any] = await self._once("run", calls[0].op, items)
+        return answers
 
 
 def link_directory() -> SocketDirectory | None:

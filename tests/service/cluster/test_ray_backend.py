@@ -57,7 +57,7 @@ class Response:
 
 @dataclass
 class Handle:
-    """Answers the calls of any method from a script: results, exceptions to raise, or an event to wait for."""
+    """Answers calls from a script: results, exceptions to raise, or an event to wait for."""
 
     script: list[Any]
     calls: list[tuple[Any, ...]] = field(default_factory=list)
@@ -66,17 +66,17 @@ class Handle:
     def __getattr__(self, name: str) -> Handle:
         return self
 
-    def remote(self, *arguments: Any, **named: Any) -> Response:
-        self.calls.append((*arguments, *named.values()))
-        self.responses.append(Response(self._play(self.script[len(self.calls) - 1])))
+    def remote(self, *arguments: Any) -> Response:
+        self.calls.append(arguments)
+        self.responses.append(Response(self._play(self.script[len(self.calls) - 1], arguments)))
         return self.responses[-1]
 
-    async def _play(self, line: Any) -> Any:
+    async def _play(self, line: Any, arguments: tuple[Any, ...]) -> Any:
         if isinstance(line, asyncio.Event):
             await line.wait()
         if isinstance(line, BaseException) and not isinstance(line, ProblemError):
             raise line
-        return line
+        return [line for _ in arguments[1]] if arguments else line
 
 
 class Retries:
@@ -97,7 +97,7 @@ async def test_a_lost_replica_costs_a_retry(error: Exception) -> None:
     backend, handle, retries = make(error, error, ANSWER)
     assert await backend.reconstruct("m", PIXELS) is ANSWER
     assert retries.count == 2
-    assert handle.calls[2][-1] < handle.calls[0][-1], "the time left shrinks"
+    assert handle.calls[2][1][0].seconds < handle.calls[0][1][0].seconds, "the time left shrinks"
 
 
 async def test_a_replica_that_drains_costs_a_retry() -> None:
@@ -135,7 +135,7 @@ async def test_the_deadline_ends_and_cancels_the_call() -> None:
     with pytest.raises(ProblemError) as late:
         await backend.encode("m", PIXELS, "tokens")
     assert late.value.code == "deadline-exceeded"
-    assert handle.responses[0].cancelled
+    await until(lambda: handle.responses[0].cancelled)
 
 
 async def test_a_cancelled_caller_cancels_the_call() -> None:
@@ -145,7 +145,20 @@ async def test_a_cancelled_caller_cancels_the_call() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert handle.responses[0].cancelled
+    await until(lambda: handle.responses[0].cancelled)
+
+
+async def test_a_crowd_shares_calls_until_one_is_lost() -> None:
+    backend, handle, _ = make(asyncio.Event(), ActorDiedError(), *[ANSWER] * 9)
+    first = asyncio.create_task(backend.reconstruct("m", PIXELS))
+    await until(lambda: len(handle.calls) == 1)
+    second = asyncio.create_task(backend.reconstruct("m", PIXELS))
+    crowd = [asyncio.create_task(backend.reconstruct("m", PIXELS)) for _ in range(5)]
+    assert await asyncio.gather(second, *crowd) == [ANSWER] * 6
+    sizes = [len(calls) for _, calls in handle.calls]
+    assert sorted(sizes) == [1, 1, 1, 5], "one waits, one is lost and repeated alone, five share a call"
+    handle.script[0].set()
+    assert isinstance(await first, asyncio.Event)
 
 
 async def test_cards_are_asked_for_once_by_a_crowd() -> None:

@@ -20,7 +20,7 @@ from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.cluster.generators import Generator
 from service.cluster.metrics import KernelMetrics
-from service.cluster.replicas import Ingress, Tokenizer
+from service.cluster.replicas import HandleCall, Ingress, Tokenizer
 from service.engine.language_model_lane import LanguageModelLane
 from service.errors import ProblemError
 from service.scheduling.executor import DeviceFault
@@ -46,6 +46,11 @@ async def replica(tmp_path: Path) -> AsyncIterator[EndedTokenizer]:
     await replica.end()
 
 
+async def encode(replica: EndedTokenizer, model: str) -> Any:
+    [answer] = await replica.run("encode", [HandleCall((model, PIXELS, "tokens"), None, 60)])
+    return answer
+
+
 def break_engine(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*arguments: Any) -> Any:
         raise error
@@ -55,7 +60,7 @@ def break_engine(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 
 async def test_a_replica_answers_with_its_bundle(replica: EndedTokenizer) -> None:
     assert [card.id for card in await replica.models()] == ["tiny"]
-    answer = await replica.encode("tiny", PIXELS, "tokens")
+    answer = await encode(replica, "tiny")
     assert isinstance(answer, Encoded)
     assert answer.tokens is not None
     assert answer.tokens.shape == (1, 2, 2)
@@ -63,7 +68,7 @@ async def test_a_replica_answers_with_its_bundle(replica: EndedTokenizer) -> Non
 
 
 async def test_refusals_are_answers(replica: EndedTokenizer) -> None:
-    answer = await replica.encode("none", PIXELS, "tokens")
+    answer = await encode(replica, "none")
     assert isinstance(answer, ProblemError)
     assert answer.code == "unknown-model"
 
@@ -72,7 +77,7 @@ async def test_a_failure_is_an_answer_and_leaves_the_replica_healthy(
     replica: EndedTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_engine(monkeypatch, ValueError("a secret of the implementation"))
-    answer = await replica.encode("tiny", PIXELS, "tokens")
+    answer = await encode(replica, "tiny")
     assert isinstance(answer, ProblemError)
     assert answer.code == "internal"
     assert "secret" not in answer.detail
@@ -81,7 +86,7 @@ async def test_a_failure_is_an_answer_and_leaves_the_replica_healthy(
 
 async def test_a_replica_that_ends_refuses_what_still_comes(replica: EndedTokenizer) -> None:
     await replica.end()
-    answer = await replica.encode("tiny", PIXELS, "tokens")
+    answer = await encode(replica, "tiny")
     assert isinstance(answer, ProblemError)
     assert answer.code == "draining"
 
@@ -110,7 +115,7 @@ async def test_an_ingress_replica_starts_its_workers_and_ends_them() -> None:
 async def test_a_broken_device_fails_the_health_check(replica: EndedTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     break_engine(monkeypatch, torch.AcceleratorError("broken"))
     with pytest.raises(DeviceFault):
-        await replica.encode("tiny", PIXELS, "tokens")
+        await encode(replica, "tiny")
     with pytest.raises(RuntimeError, match="unusable"):
         await replica.check_health()
 
