@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -62,6 +62,9 @@ class Settings(BaseSettings):
     )
     ingress_replicas: int = Field(2, ge=1, description="two, so that the death of one leaves nobody waiting")
     tokenizer_replicas: int = Field(1, ge=1, description="one per GPU")
+    max_tokenizer_replicas: int | None = Field(
+        None, ge=1, description="replicas that load may grow the tokenizers to, and back; none keeps their number"
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="of the replicas; auto takes a GPU if any")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="precision of the networks")
     warm_sizes: tuple[tuple[int, int, int], ...] = Field(
@@ -129,3 +132,12 @@ class Settings(BaseSettings):
     )
     tries: int = Field(3, ge=1, description="attempts of an idempotent call when a replica dies under it")
     limits: Limits = Limits()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        most = self.max_tokenizer_replicas
+        if most is not None and most < self.tokenizer_replicas:
+            raise ValueError(
+                f"max_tokenizer_replicas={most} must be at least tokenizer_replicas={self.tokenizer_replicas}."
+            )
+        return self

@@ -41,8 +41,8 @@ SERVICE = {
     "keys": {"settings"},
     "api": {"chunks", "drain_rate", "errors", "formats", "keys", "operations", "sandbox", "settings", "trace", "types"},
     "cluster": {
-        *("api", "chunks", "engine", "errors", "in_process", "link", "sandbox", "scheduling", "settings", "trace"),
-        "types",
+        *("api", "chunks", "drain_rate", "engine", "errors", "in_process", "link", "sandbox", "scheduling", "settings"),
+        *("trace", "types"),
     },
     "client": {"errors", "formats", "types"},
     "cli": {

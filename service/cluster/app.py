@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.text import Text
 
 from service.api.drain import drain
+from service.cluster.autoscaling import tokenizer_scale
 from service.cluster.generators import Generator
 from service.cluster.log_relay import log_relay
 from service.cluster.ray_environment import environment, longest_seconds, ray_environment, ray_request_seconds
@@ -66,7 +67,7 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
         "logging_config": {"enable_access_log": False},  # what `serve.start` is given reaches no replica
     }
     tokenizer = serve.deployment(
-        num_replicas=settings.tokenizer_replicas,
+        **tokenizer_scale(settings),
         max_ongoing_requests=TOKENIZER_REQUESTS,
         max_queued_requests=ROUTER_REQUESTS,
         ray_actor_options={"num_cpus": LOGICAL_CPUS, "num_gpus": min(gpus, 1)},

@@ -33,6 +33,7 @@ from typing import Any
 
 from ray.serve import metrics
 
+from service.cluster.autoscaling import LoadMeter
 from service.scheduling.batcher import Batch
 from service.types import Op
 
@@ -92,6 +93,7 @@ class TokenizerMetrics:
         self._encoded = _Tallied("omnitok_tokens_encoded_total", "Latent positions encoded")
         self._decoded = _Tallied("omnitok_tokens_decoded_total", "Latent positions decoded")
         self._frames = _Tallied("omnitok_frames_total", "Frames encoded or decoded")
+        self._load = LoadMeter()
         self.queue(0, 0)
         self.refresh()
 
@@ -113,6 +115,11 @@ class TokenizerMetrics:
         self._batches.add(1, batch.key.op, batch.stop_reason)
         self._batch_requests.observe(len(batch.items), tags=op)
         self._batch_seconds.observe(seconds, tags=op)
+        self._load.ran(batch.cost, seconds)
+
+    def load(self) -> dict[str, float]:
+        """Return the load since the last time; see `LoadMeter.read`."""
+        return self._load.read(self._now_queued[1])
 
     def done(self, op: Op, frames: int, tokens: int) -> None:
         """Count a request that has been answered."""

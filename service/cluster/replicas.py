@@ -27,7 +27,6 @@ from service.cluster.metrics import IngressMetrics, KernelMetrics, TokenizerMetr
 from service.cluster.ray_environment import MESSAGE_OVERHEAD_BYTES, message_bytes
 from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote, traceparent
-from service.errors import ProblemError
 from service.in_process import LocalBackend
 from service.link.client import LinkClient, NoTokenizerError
 from service.link.directory import SocketDirectory
@@ -99,6 +98,10 @@ class Tokenizer:
         if self._host is not None:
             self._host.check_health()
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return the load of this replica; Ray asks where replicas may be added."""
+        return self._metrics.load()
+
     async def __del__(self) -> None:
         """Answer what came over the link, which Ray Serve does not count, and stop; it calls this at the end."""
         if self._link is not None:
@@ -132,7 +135,7 @@ class RayBackend(Remote):
     ) -> None:
         super().__init__(handle, settings, metrics)
         self._link = link
-        outstanding = CALLS_PER_REPLICA * settings.tokenizer_replicas
+        outstanding = CALLS_PER_REPLICA * (settings.max_tokenizer_replicas or settings.tokenizer_replicas)
         most = min(CALL_BYTES, message_bytes(settings.limits) - MESSAGE_OVERHEAD_BYTES)
         self._coalescer = Coalescer(self._send, outstanding, settings.max_batch_requests, most)
         self.calls: Counter[str] = Counter()  # by the way that they took
