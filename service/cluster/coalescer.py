@@ -88,7 +88,7 @@ class Coalescer(Generic[Item]):
 
         for entry in entries:
             entry.answer.add_done_callback(left)
-        outcomes: list[Sequence[Any] | BaseException] = await asyncio.gather(call, return_exceptions=True)
+        outcomes: tuple[Sequence[Any] | BaseException] = await asyncio.gather(call, return_exceptions=True)
         [answers] = outcomes
         queue.outstanding -= 1
         self._advance(kind, queue)
