@@ -18,9 +18,12 @@ def _make(
 ) -> Inputs:
     rows, device = len(lengths), generator.device
     cache = normal(generator, 2, rows + 1, heads, positions, dim)
+    qkv = normal(generator, rows, 3, heads, dim)
+    if float8:  # the cache rounds new keys and values, which the float64 definition does not
+        qkv[:, 1:] = qkv[:, 1:].to(torch.float8_e4m3fn)
     order = torch.randperm(rows + 1, generator=generator, device=device)[:rows]
     return {
-        "qkv": normal(generator, rows, 3, heads, dim),
+        "qkv": qkv,
         "cache": cache.to(torch.float8_e4m3fn) if float8 else cache,
         "slots": order.int(),
         "lengths": torch.tensor(lengths, dtype=torch.int32, device=device),

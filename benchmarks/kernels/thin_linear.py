@@ -18,7 +18,9 @@ def _make(
     added: bool = False, int8: bool = False, logits: bool = False,
 ) -> Inputs:  # fmt: skip
     weight = normal(generator, columns, inner) * inner**-0.5
-    weight, scale = kernels.quantize_rows(weight - weight.mean(1, keepdim=True)) if int8 else (weight, None)
+    if normed:  # as `fold` leaves it
+        weight = weight - weight.mean(1, keepdim=True)
+    weight, scale = kernels.quantize_rows(weight) if int8 else (weight, None)
     return {
         "x": normal(generator, rows, inner) + 0.5,
         "weight": weight,
