@@ -26,7 +26,8 @@ class Limits(MediaLimits):
         default=30.0, gt=0, description="time without a byte of a stream, sent or taken, after which it ends, seconds"
     )
     worker_memory_bytes: int = Field(default=2 * 1024 * MIB, gt=0, description="address space of a media worker, bytes")
-    tokens: int = Field(default=65_536, gt=0, description="latent positions of one request")
+    tokens: int = Field(default=65_536, gt=0, description="latent positions of one request, all of its items together")
+    body_items: int = Field(default=64, gt=0, description="items of one body")
     generated_tokens: int = Field(
         default=65_536, gt=0, description="latent positions of one generate request, all samples together"
     )

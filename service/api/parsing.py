@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from media.identify import HEAD_BYTES, MEDIA_TYPES, sniff
 from media.limits import check_bytes, check_kept
 from service.api.body import MULTIPART, Body, BodyKind, parse_content_type
+from service.api.items import Items, parse_items
 from service.api.multipart import Part, read_parts
 from service.errors import ProblemError
 from service.formats.codes import FORMATS, read_codes, sniff_codes
 from service.formats.json import from_base64, read_json
 from service.formats.media_types import JSON, MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM
-from service.formats.msgpack import unpack
+from service.formats.msgpack import result_from, unpack
 from service.formats.result import EncodeMeta, EncodeResult
 from service.formats.tensors import unpack_tensor
 from service.operations.clip import ClipSource
@@ -63,8 +64,20 @@ def parse_media(body: Body, limits: Limits) -> MediaUpload:
     return upload
 
 
-def parse_codes(body: Body, limits: Limits) -> CodesUpload:
-    """Return the tokens or latents in the body of `/decode`.
+def parse_encode(body: Body, limits: Limits) -> MediaUpload | Items[ClipSource]:
+    """Return the media or the array in the body of `/encode`, or many of them; errors as `parse_media`."""
+    if body.content_type.media_type != MSGPACK:
+        return parse_media(body, limits)
+    fields = unpack(body.data, limits.tensor_bytes)
+    if "items" in fields:
+        return parse_items(fields, limits, lambda item: _item(item, limits))
+    upload = _from_map(fields, limits, in_json=False)
+    check_media(upload.source, limits)
+    return upload
+
+
+def parse_codes(body: Body, limits: Limits) -> CodesUpload | Items[EncodeResult]:
+    """Return the tokens or latents in the body of `/decode`, or many of them.
 
     Raises:
         ProblemError: for anything wrong with them.
@@ -83,6 +96,11 @@ def parse_codes(body: Body, limits: Limits) -> CodesUpload:
     if media_type == JSON and len(data) > limits.json_bytes:
         detail = f"JSON may have {limits.json_bytes} bytes; this has {len(data)}. Send npz or msgpack instead."
         raise ProblemError("body-too-large", detail, limit=limits.json_bytes, actual=len(data))
+    if media_type == MSGPACK:
+        fields = unpack(data, limits.tensor_bytes)
+        if "items" in fields:
+            return parse_items(fields, limits, result_from)
+        return CodesUpload(result_from(fields), options)
     return CodesUpload(read_codes(data, media_type, limits.tensor_bytes), options)
 
 
@@ -127,6 +145,12 @@ def _from_map(fields: dict[str, Any], limits: Limits, in_json: bool) -> MediaUpl
     has_array = "array" in fields
     source = array_from(fields["array"], limits, in_json) if has_array else media_from(fields["media"], in_json)
     return MediaUpload(source, fields.get("options"))
+
+
+def _item(fields: dict[str, Any], limits: Limits) -> ClipSource:
+    if "options" in fields:
+        raise ProblemError("missing-part", "An item holds `media` or `array`; `options` are those of the whole body.")
+    return check_media(_from_map(fields, limits, in_json=False).source, limits)
 
 
 def _declared(media_type: str) -> str | None:
@@ -174,7 +198,7 @@ _ENVELOPE = {
         "data": {"type": "string", "format": "byte"},
     },
 }
-_MEDIA_MAP = {
+_MEDIA_MAP: dict[str, Any] = {
     "type": "object",
     "description": "either media or array",
     "properties": {
@@ -210,6 +234,16 @@ MEDIA = BodyKind(
     parse=parse_media,
     maps=(MSGPACK, JSON),
     schema=_MEDIA_MAP,
+)
+ENCODE_MEDIA = replace(
+    MEDIA,
+    parse=parse_encode,
+    schema=_MEDIA_MAP
+    | {
+        "description": "either media or array; in msgpack, or items",
+        "properties": _MEDIA_MAP["properties"]
+        | {"items": {"type": "array", "items": {"type": "object"}, "description": "maps of media or array each"}},
+    },
 )
 CODES = BodyKind(
     types=(*FORMATS, OCTET_STREAM, MULTIPART, MSGPACK_SEQUENCE),

@@ -126,14 +126,28 @@ def unpack(data: bytes | bytearray, max_bytes: int) -> dict[str, Any]:
     return value
 
 
-def dump(result: EncodeResult) -> bytes:
+def result_map(result: EncodeResult) -> dict[str, Any]:
     """Return a result as a map of its metadata and of an envelope a tensor."""
-    return pack(result.meta.model_dump() | {name: pack_tensor(array) for name, array in result.tensors.items()})
+    return result.meta.model_dump() | {name: pack_tensor(array) for name, array in result.tensors.items()}
+
+
+def dump(result: EncodeResult) -> bytes:
+    """Return the bytes of the map of a result."""
+    return pack(result_map(result))
 
 
 def load(data: bytes, max_bytes: int) -> EncodeResult:
     """Return the result in a map, none of whose tensors is larger than `max_bytes`."""
-    fields = unpack(data, max_bytes)
+    return result_from(unpack(data, max_bytes))
+
+
+def result_from(fields: dict[str, Any]) -> EncodeResult:
+    """Return the result in a map.
+
+    Raises:
+        ProblemError: for anything wrong with it.
+    """
+    fields = dict(fields)
     envelopes = {name: fields.pop(name, None) for name in ("tokens", "latents")}
     tensors = {name: unpack_tensor(value, f"`{name}`") for name, value in envelopes.items() if value is not None}
     return build(tensors, fields)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,4 +39,9 @@ def write_raw(pixels: NDArray[np.uint8], media_type: str, fps: float, card: Mode
     """
     if media_type == NPY:
         return write_npy(pixels)
-    return pack({"pixels": pack_tensor(pixels), "fps": fps, "model": card.id, "bundle": card.hash})
+    return pack(pixel_map(pixels, fps, card))
+
+
+def pixel_map(pixels: NDArray[np.uint8], fps: float, card: ModelCard) -> dict[str, Any]:
+    """Return pixels as the map of an answer in msgpack; the arguments are those of `write_raw`."""
+    return {"pixels": pack_tensor(pixels), "fps": fps, "model": card.id, "bundle": card.hash}

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from functools import partial
+from typing import Any
 
 from starlette.responses import Response
 
 from service.api.exchange import Exchange
+from service.api.items import Claim, Items, answer_items
 from service.api.parsing import CODES, CodesUpload
 from service.api.routes.route import Route
 from service.api.streaming import BodyStream, StreamForm, read_records
 from service.formats.media_types import MSGPACK_SEQUENCE
-from service.formats.pixels import PIXEL_TYPES
+from service.formats.pixels import PIXEL_TYPES, pixel_map
 from service.formats.records import Record
+from service.formats.result import EncodeResult
 from service.operations.decode import DecodePlan
 from service.operations.decode import decode as run
 from service.operations.decode_stream import decode_stream
 from service.operations.options import DecodeOptions
 
 
-async def decode(exchange: Exchange, upload: CodesUpload, options: DecodeOptions) -> Response:
+async def decode(exchange: Exchange, upload: CodesUpload | Items[EncodeResult], options: DecodeOptions) -> Response:
     """Decode tokens or latents to an image, a video, or raw frames."""
+    if isinstance(upload, Items):
+        return await answer_items(exchange, upload, partial(_decode_item, exchange, options))
 
     def accept(plan: DecodePlan) -> None:
         exchange.use(plan.card)
@@ -28,6 +34,18 @@ async def decode(exchange: Exchange, upload: CodesUpload, options: DecodeOptions
 
     decoded = await run(exchange.backend, upload.result, options, exchange.limits, accept)
     return await exchange.respond_pixels(decoded, options.quality, exchange.parse_ms)
+
+
+async def _decode_item(
+    exchange: Exchange, options: DecodeOptions, result: EncodeResult, claim: Claim
+) -> dict[str, Any]:
+    def accept(plan: DecodePlan) -> None:
+        exchange.use(plan.card)
+        claim(plan.card.geometry.positions(plan.size))
+
+    decoded = await run(exchange.backend, result, options, exchange.limits, accept)
+    exchange.note(decoded.timing)
+    return pixel_map(decoded.pixels, decoded.fps, decoded.card)
 
 
 def stream(

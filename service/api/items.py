@@ -1,0 +1,99 @@
+"""Bodies of many items: each is worked on and refused by itself; options, deadline and place are those of the body."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from starlette.responses import Response
+
+from media.errors import MediaError
+from service.api.exchange import Exchange
+from service.errors import ProblemError
+from service.formats.media_types import MSGPACK
+from service.formats.msgpack import pack
+from service.settings import Limits
+
+Upload = TypeVar("Upload")
+Claim = Callable[[int], None]  # takes latent positions of those that a body may have, or refuses
+
+
+@dataclass(frozen=True)
+class Items(Generic[Upload]):
+    """The items of one body in their order, each an upload or the refusal of it, and the `options` of the body."""
+
+    uploads: tuple[Upload | ProblemError, ...]
+    options: object = None
+
+
+def parse_items(fields: dict[str, Any], limits: Limits, parse: Callable[[dict[str, Any]], Upload]) -> Items[Upload]:
+    """Return the items in a map that has the field `items`.
+
+    Args:
+        fields: the map.
+        limits: of one request.
+        parse: makes an upload of the map of one item.
+
+    Raises:
+        ProblemError: for anything wrong with the body as a whole.
+    """
+    items = fields["items"]
+    if not set(fields) <= {"items", "options"} or not isinstance(items, list) or not items:
+        detail = "A body of many items must hold `items`, a list of one map or more, and perhaps `options`."
+        raise ProblemError("missing-part", detail)
+    if len(items) > limits.body_items:
+        detail = f"A body may have {limits.body_items} items; this one has {len(items)}. Send several bodies."
+        raise ProblemError("body-too-large", detail, limits.body_items, len(items))
+
+    def one(item: object) -> Upload | ProblemError:
+        if not isinstance(item, dict):
+            return ProblemError("malformed-body", "Each of `items` must be a map.")
+        try:
+            return parse(item)
+        except (ProblemError, MediaError) as error:
+            return _problem(error)
+
+    return Items(tuple(map(one, items)), fields.get("options"))
+
+
+async def answer_items(
+    exchange: Exchange, items: Items[Upload], work: Callable[[Upload, Claim], Awaitable[dict[str, Any]]]
+) -> Response:
+    """Return the answers of all items, each a map of its own or its problem document.
+
+    Args:
+        exchange: the request.
+        items: of its body.
+        work: makes the answer to one upload, once it has claimed its positions.
+
+    Raises:
+        ProblemError: `not-acceptable`.
+    """
+    exchange.choose((MSGPACK,), "An answer of many items")
+    most, claimed = exchange.limits.tokens, 0
+
+    def claim(positions: int) -> None:
+        nonlocal claimed
+        if claimed + positions > most:
+            detail = f"A body may have {most} positions, all items together. Send this item in another one."
+            raise ProblemError("too-many-tokens", detail, most, claimed + positions)
+        claimed += positions
+
+    async def one(upload: Upload | ProblemError) -> dict[str, Any]:
+        try:
+            if isinstance(upload, ProblemError):
+                raise upload
+            return await work(upload, claim)
+        except (ProblemError, MediaError) as error:
+            return {"problem": _problem(error).document(exchange.id)}
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(upload)) for upload in items.uploads]
+    data = await asyncio.to_thread(pack, {"items": [task.result() for task in tasks]})
+    return Response(data, headers={"Vary": "Accept"}, media_type=MSGPACK)
+
+
+def _problem(error: ProblemError | MediaError) -> ProblemError:
+    return error if isinstance(error, ProblemError) else ProblemError.of(error)

@@ -1,0 +1,115 @@
+"""Many items in one body: each gets the answer, or the refusal, that it gets alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from api_media import picture, scene
+from api_server import VQ, Server
+
+from service.formats.media_types import MSGPACK
+from service.formats.msgpack import pack, unpack
+from service.formats.tensors import pack_tensor, unpack_tensor
+from service.settings import Limits, Settings
+
+LIMITS = Limits(body_items=8, tokens=200)
+PICTURES = [scene(1, 16, 24), scene(5, 24, 24), scene(1, 8, 8)]
+
+
+@pytest.fixture(scope="module")
+def http() -> Iterator[httpx.Client]:
+    with Server(Settings(limits=LIMITS)) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        yield client
+
+
+def post(http: httpx.Client, path: str, body: dict[str, Any], accept: str = MSGPACK) -> httpx.Response:
+    return http.post(path, content=pack(body), headers={"Content-Type": MSGPACK, "Accept": accept})
+
+
+def items_of(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.content
+    assert response.headers["content-type"] == MSGPACK
+    items: list[dict[str, Any]] = unpack(response.content, 2**20)["items"]
+    return items
+
+
+def array(pixels: Any) -> dict[str, Any]:
+    return {"array": pack_tensor(pixels)}
+
+
+def untimed(answer: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in answer.items() if name not in ("id", "timing")}
+
+
+def test_items_are_encoded_and_decoded_as_they_are_alone(http: httpx.Client) -> None:
+    sent = [array(pixels) for pixels in PICTURES]
+    encoded = items_of(post(http, "/encode?output=both", {"items": sent}))
+    for item, answer in zip(sent, encoded, strict=True):
+        alone = unpack(post(http, "/encode?output=both", item).content, 2**20)
+        assert untimed(alone) == untimed(answer)
+    decoded = items_of(post(http, "/decode", {"items": encoded}, accept="*/*"))
+    for pixels, item, answer in zip(PICTURES, encoded, decoded, strict=True):
+        assert answer == unpack(post(http, "/decode", item).content, 2**20)
+        assert unpack_tensor(answer["pixels"], "pixels").shape == pixels.shape
+        assert answer["bundle"] == VQ.hash
+
+
+def test_options_are_those_of_all_items(http: httpx.Client) -> None:
+    body = {"items": [{"media": picture()}] * 2, "options": {"size": 16}}
+    assert [item["grid"] for item in items_of(post(http, "/encode", body))] == [[1, 2, 2]] * 2
+
+
+def test_each_refusal_is_that_of_its_item(http: httpx.Client) -> None:
+    scaled = PICTURES[0].astype(np.float32)
+    bad: list[Any] = [
+        array(scaled),
+        {"media": b"not a picture"},
+        {"nothing": 1},
+        "text",
+        array(PICTURES[0]) | {"options": {}},
+    ]
+    first, *refused, last = items_of(post(http, "/encode", {"items": [array(PICTURES[0]), *bad, array(PICTURES[2])]}))
+    assert first["grid"] == [1, 2, 3]
+    assert last["grid"] == [1, 1, 1]
+    codes = ["invalid-tensor", "unsupported-media-type", "missing-part", "malformed-body", "missing-part"]
+    assert [item["problem"]["code"] for item in refused] == codes
+    alone = post(http, "/encode", bad[0])
+    assert refused[0]["problem"]["detail"] == alone.json()["detail"]
+    assert refused[0]["problem"]["status"] == alone.status_code
+    answers = items_of(post(http, "/decode", {"items": [first, {"tokens": first["tokens"], "colour": 1}]}))
+    assert "pixels" in answers[0]
+    assert answers[1]["problem"]["code"] == "invalid-options"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "code"),
+    [
+        ("/encode", {"items": []}, "missing-part"),
+        ("/encode", {"items": {}}, "missing-part"),
+        ("/encode", {"items": [array(PICTURES[2])], "media": b""}, "missing-part"),
+        ("/encode", {"items": [array(PICTURES[2])] * 9}, "body-too-large"),
+        ("/encode?nonsense=1", {"items": [array(PICTURES[2])]}, "invalid-options"),
+        ("/reconstruct", {"items": [array(PICTURES[2])]}, "missing-part"),
+        ("/decode", {"items": []}, "missing-part"),
+    ],
+)
+def test_a_body_is_refused_as_a_whole(http: httpx.Client, path: str, body: dict[str, Any], code: str) -> None:
+    assert post(http, path, body).json()["code"] == code
+
+
+def test_only_msgpack_holds_many_answers(http: httpx.Client) -> None:
+    refused = post(http, "/encode", {"items": [array(PICTURES[2])]}, accept="application/x-npz")
+    assert refused.json()["code"] == "not-acceptable"
+
+
+def test_positions_of_all_items_are_bounded_together(http: httpx.Client) -> None:
+    large = np.zeros((1, 80, 80, 3), np.uint8)  # 100 positions
+    answers = items_of(post(http, "/encode", {"items": [array(large)] * 3}))
+    assert [answer.get("problem", {}).get("code") for answer in answers] == [None, None, "too-many-tokens"]
+    assert answers[2]["problem"]["actual"] == 300
+    decoded = items_of(post(http, "/decode", {"items": [answers[0]] * 3}))
+    assert [answer.get("problem", {}).get("code") for answer in decoded] == [None, None, "too-many-tokens"]
