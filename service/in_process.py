@@ -1,15 +1,21 @@
-"""The tokenizers and the generators inside one process: their calls as work of the executors."""
+"""The tokenizers, the generators and the jobs of one process, made from the settings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.chunks import ChunkInput, ChunkOutput, chunk_positions
+from service.jobs.queue import JobQueue
+from service.jobs.records import Quotas
+from service.jobs.runner import Runner
+from service.jobs.sqlite_store import SqliteStore
+from service.jobs.work import GenerateWork
 from service.operations.bundles import find_card
 from service.scheduling.batcher import Batcher
 from service.scheduling.executor import BatchExecutor, Done, Observer, Run
@@ -17,12 +23,15 @@ from service.scheduling.step_executor import StepEngine, StepExecutor, StepObser
 from service.scheduling.stepper import Capacity
 from service.settings import Settings
 from service.types import (
+    Backend,
     Decoded,
     Encoded,
     Generated,
     GenerateJob,
+    GeneratorBackend,
     GeneratorCard,
     JobProgress,
+    Media,
     ModelCard,
     Op,
     Size,
@@ -245,3 +254,28 @@ def _check(fault: Exception | None, busy_seconds: float, seconds: float) -> None
         raise RuntimeError("The accelerator is unusable; a new replica must replace this one.") from fault
     if busy_seconds > STALL_FACTOR * seconds:
         raise RuntimeError(f"A batch or a step has been running for {busy_seconds:.0f} s.")
+
+
+def job_store(settings: Settings, folder: Path) -> SqliteStore:
+    """Return the jobs in a folder, which one process owns at a time.
+
+    Raises:
+        StoreInUseError, OSError, sqlite3.Error: the folder cannot be used.
+    """
+    quotas = Quotas(
+        settings.max_jobs,
+        settings.job_bytes,
+        settings.job_age_seconds,
+        settings.max_caller_jobs,
+        settings.job_lease_seconds,
+        settings.job_tries,
+    )
+    return SqliteStore(folder, quotas)
+
+
+def job_runner(
+    queue: JobQueue, backend: Backend, generators: GeneratorBackend, media: Media, settings: Settings
+) -> Runner:
+    """Return the workers of this process, which do jobs with its view of the tiers."""
+    work = GenerateWork(backend, generators, media, settings.limits, settings.job_seconds)
+    return Runner(queue, work, settings.job_slots, settings.job_lease_seconds)

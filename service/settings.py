@@ -31,6 +31,7 @@ class Limits(MediaLimits):
     generated_tokens: int = Field(
         default=65_536, gt=0, description="latent positions of one generate request, all samples together"
     )
+    job_tokens: int = Field(default=262_144, gt=0, description="latent positions of one job, all samples together")
     json_tokens: int = Field(default=16_384, gt=0, description="tokens that a JSON answer may hold")
 
 
@@ -123,6 +124,25 @@ class Settings(BaseSettings):
     generate_seconds: float = Field(
         300.0, gt=0, description="deadline of a generate request, and the longest that it may be predicted to take"
     )
+    jobs_folder: Path | None = Field(
+        None, description="where jobs and their content are kept; none keeps them while the service runs"
+    )
+    job_slots: int = Field(2, ge=1, description="jobs that one ingress replica works on at a time")
+    job_seconds: float = Field(
+        3600.0, gt=0, description="time of one run of a job, and the longest that it may be predicted to take, seconds"
+    )
+    job_lease_seconds: float = Field(
+        15.0, gt=0, description="silence after which the worker of a job counts as lost, seconds"
+    )
+    job_tries: int = Field(5, ge=1, description="workers that may be lost under one job before it fails")
+    job_age_seconds: float = Field(
+        86_400.0, gt=0, description="age at which a finished job goes, and one that waits is given up, seconds"
+    )
+    job_bytes: int = Field(
+        4096 * MIB, gt=0, description="content of all jobs, and what came with those that wait, bytes"
+    )
+    max_jobs: int = Field(1000, gt=0, description="jobs that are kept; the oldest finished ones make way")
+    max_caller_jobs: int = Field(100, gt=0, description="unfinished jobs of one caller")
     drain_notice_seconds: float = Field(
         1.0, ge=0, description="from SIGTERM, when readiness falls, to the refusal of new work, seconds"
     )

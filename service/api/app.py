@@ -21,6 +21,7 @@ from service.api.routes import TOKENIZER_ROUTES, routers
 from service.api.routes.docs import add_docs
 from service.api.services import Services
 from service.errors import ProblemError
+from service.jobs.queue import JobQueue, NoJobQueue
 from service.keys import KeyRing
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
@@ -46,6 +47,7 @@ def create_app(
     metrics: HttpMetrics | None = None,
     generators: GeneratorBackend | None = None,
     replica: str | None = None,
+    jobs: JobQueue | None = None,
 ) -> FastAPI:
     """Return the application of one ingress replica.
 
@@ -56,6 +58,7 @@ def create_app(
         metrics: where requests are counted; None counts nothing.
         generators: the generators; None for a service that only encodes and decodes.
         replica: the name of this process in the log.
+        jobs: the queue of jobs, which a `Runner` works on; None keeps none.
 
     Raises:
         KeyFileError: the file of keys cannot be used.
@@ -74,7 +77,9 @@ def create_app(
     app.add_exception_handler(ProblemError, on_problem)
     app.add_exception_handler(MediaError, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
-    app.state.services = services = Services(backend, generators or NoGenerators(), media, settings)
+    app.state.services = services = Services(
+        backend, generators or NoGenerators(), media, settings, jobs or NoJobQueue()
+    )
     add_docs(app)
     routes = list(app.routes)
     for router in routers():

@@ -24,6 +24,7 @@ SCOPES = {
     "/images/generations": ("generate",),
 }
 WORK = frozenset(SCOPES)
+JOB_FOLDERS = ("/jobs/", "/videos/")
 READING = frozenset({"GET", "HEAD"})
 
 
@@ -79,6 +80,8 @@ class Authentication:
 
     def _check(self, key: Key, method: str, path: str, budget: Budget | None) -> None:
         scopes = SCOPES.get(path, () if method in READING else ("admin",))
+        if path.startswith(JOB_FOLDERS):
+            scopes = ("generate",)
         if not key.allows(scopes):
             raise ProblemError("forbidden", f"This needs a key with the scopes {', '.join(scopes)}.")
         if path in WORK and budget is not None and budget.left <= 0:

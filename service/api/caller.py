@@ -126,6 +126,12 @@ class CallerMedia:
         return await self._media.encode(pixels, media_type, fps, quality, self._caller)
 
 
+def owner_of(request: Request) -> str:
+    """Return the name of the caller's key, "" where there are no keys."""
+    name: str | None = getattr(request.state, "caller", None)
+    return name or ""
+
+
 def caller_of(request: Request) -> str:
     """Return who sent a request: the name of its key, or else its connection, which a proxy's own may be."""
     name: str | None = getattr(request.state, "caller", None)

@@ -9,13 +9,15 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.caller import CallerBackend, CallerGenerators, CallerMedia, caller_of
+from service.api.caller import CallerBackend, CallerGenerators, CallerMedia, caller_of, owner_of
 from service.api.deadline import Deadline
 from service.api.negotiation import accepts_by_name, require
 from service.api.services import Services
+from service.errors import ProblemError
 from service.formats.codes import codes_offers
 from service.formats.media_types import EVENT_STREAM
 from service.formats.pixels import amount, pixel_offers
+from service.keys import Budget
 from service.operations.clip import PixelResult
 from service.types import GeneratorCard, ModelCard, Timing, Want
 
@@ -35,27 +37,58 @@ class Exchange:
         accept: the `Accept` header, or None.
         media_type: of the answer, once it is chosen.
         chunk_positions: latent positions of a chunk of a stream.
+        services: of the application.
     """
 
     def __init__(self, request: Request, services: Services, parse_ms: float, deadline: Deadline) -> None:
-        budget = getattr(request.state, "budget", None)
+        budget: Budget | None = getattr(request.state, "budget", None)
         self._notes: dict[str, Any] = request.state.notes
         self.backend = CallerBackend(services.backend, deadline, budget, self._notes)
         self.generators = CallerGenerators(services.generators, deadline, budget, self._notes)
+        self._budget = budget
         self.media, self.limits = CallerMedia(services.media, caller_of(request)), services.settings.limits
         self.deadline = deadline
         self.accept: str | None = request.headers.get("accept")
         self.id: str = request.state.request_id
         self.started: float = request.state.started
         self.parse_ms = parse_ms
+        self.services = services
         self.media_type = ""
         self.chunk_positions = services.settings.stream_chunk_tokens
         self._card: ModelCard | GeneratorCard | None = None
+        self._request = request
 
     @property
     def wants_events(self) -> bool:
         """Return whether the answer is to be a stream of events."""
         return accepts_by_name(self.accept, EVENT_STREAM)
+
+    @property
+    def wants_async(self) -> bool:
+        """Return whether the caller prefers a job to an answer (RFC 7240)."""
+        given = ",".join(self._request.headers.getlist("prefer")).split(",")
+        return any(part.partition(";")[0].strip().lower() == "respond-async" for part in given)
+
+    @property
+    def owner(self) -> str:
+        """Return the name of the caller's key, which owns its jobs, "" where there are no keys."""
+        return owner_of(self._request)
+
+    def header(self, name: str) -> str | None:
+        """Return a header that may come once.
+
+        Raises:
+            ProblemError: `bad-header`.
+        """
+        given = self._request.headers.getlist(name)
+        if len(given) > 1:
+            raise ProblemError("bad-header", f"{name} occurs more than once. Send it once.")
+        return given[0] if given else None
+
+    def charge(self, positions: int) -> None:
+        """Charge work to the caller that begins after the answer."""
+        if self._budget is not None:
+            self._budget.left -= positions
 
     def use(self, card: ModelCard | GeneratorCard) -> None:
         """Note the bundle for the log."""

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from service.api.body import MULTIPART, BodyKind
 from service.api.deadline import HEADER
 from service.errors import PROBLEMS
-from service.formats.media_types import PROBLEM_TYPE
+from service.formats.media_types import JSON, PROBLEM_TYPE
 
 BINARY = {"type": "string", "format": "binary"}
 MULTIPART_OPTIONS = {"type": "string", "description": "JSON object of the query's options"}
@@ -38,25 +38,48 @@ TIMEOUT = {
     "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 999999},
     "description": "time that the caller waits, from the first byte of the request; at most the service's own deadline",
 }
+PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "enum": ["respond-async"]},
+    "description": "respond-async asks for a job in place of the answer",
+}
+IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+    "description": "names a submission, which makes one job however often it comes",
+}
 REFUSAL: dict[int | str, dict[str, Any]] = {
     "default": {"description": "a problem document (RFC 9457)", "content": {PROBLEM_TYPE: {"schema": PROBLEM}}}
 }
 
 
-def describe(takes: BodyKind, options: type[BaseModel] | None, gives: Sequence[str]) -> dict[str, Any]:
+def describe(
+    takes: BodyKind, options: type[BaseModel] | None, gives: Sequence[str], as_job: bool = False
+) -> dict[str, Any]:
     """Return the operation fields of a `POST` route.
 
     Args:
         takes: its bodies.
         options: the model of its query, or None.
         gives: media types of its answers.
+        as_job: whether the work can be submitted.
     """
+    job = {"202": {"description": "a job", "content": {JSON: {"schema": {"type": "object"}}}}} if as_job else {}
     return {
-        "parameters": [*([] if options is None else query_parameters(options)), TIMEOUT],
+        "parameters": [
+            *([] if options is None else query_parameters(options)),
+            TIMEOUT,
+            *((PREFER, IDEMPOTENCY_KEY) if as_job else ()),
+        ],
         "requestBody": {"required": not takes.optional, "content": _content(takes)},
         "responses": {
             "200": {"description": "chosen by Accept", "content": {name: {"schema": BINARY} for name in gives}}
-        },
+        }
+        | job,
     }
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from media.errors import MediaError
 from service.errors import ProblemError
 from service.formats.result import pointers, public_names
-from service.operations.options import RouteOptions
 
 MAX_QUERY_BYTES = 4096
 
-Options = TypeVar("Options", bound=RouteOptions)
+Options = TypeVar("Options", bound=BaseModel)
 
 
 def parse_query(query: bytes) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The parts of the service that routes share: the tokenizer tier, the media pool, the settings."""
+"""The parts of the service that routes share: the tiers, the media pool, the jobs, the settings."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.api.admission import Admission
+from service.jobs.queue import JobQueue, NoJobQueue
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.types import Backend, GeneratorBackend
@@ -22,12 +23,14 @@ class Services:
         generators: the generators.
         media: decodes and compresses media.
         settings: limits and the deadline.
+        jobs: the queue of jobs.
     """
 
     backend: Backend
     generators: GeneratorBackend
     media: MediaPool
     settings: Settings
+    jobs: JobQueue = field(default_factory=NoJobQueue)
     admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:

@@ -111,7 +111,7 @@ class Quotas:
     Args:
         jobs: records; the oldest finished ones make way.
         content_bytes: of files and of work that waits; the oldest finished jobs make way.
-        finished_seconds: age at which a finished job goes.
+        finished_seconds: age at which a finished job goes, and one that waits is given up.
         waiting_jobs: unfinished jobs of one caller.
         lease_seconds: silence after which a worker counts as lost.
         tries: workers that may be lost under one job before it fails.

@@ -18,6 +18,7 @@ from service.jobs.records import STATUSES, Claim, EventName, Job, JobCounts, Job
 
 RETRY_SECONDS = 30.0
 LOST = {"code": "internal", "detail": "Every worker that took the job was lost. The service's log may say why."}
+TOO_LATE = {"code": "deadline-exceeded", "detail": "No worker had time for the job. Send it again."}
 
 
 class SqliteStore:
@@ -302,7 +303,7 @@ class SqliteStore:
         gone.append(_content(row["id"], row["token"]))
 
     def _take_back(self, now: float, gone: list[str]) -> None:
-        """Queue the jobs of lost workers anew, or give them up."""
+        """Queue the jobs of lost workers anew, and give up what was tried or has waited for too long."""
         for row in self._db.execute(
             "SELECT * FROM jobs WHERE status = 'in_progress' AND lease_until < ?", (now,)
         ).fetchall():
@@ -310,6 +311,9 @@ class SqliteStore:
                 self._end(row, gone, "failed", LOST)
             else:
                 self._requeue(row, gone, now, lost=True)
+        old = now - self._quotas.finished_seconds
+        for row in self._db.execute("SELECT * FROM jobs WHERE status = 'queued' AND created < ?", (old,)).fetchall():
+            self._end(row, gone, "failed", TOO_LATE)
 
     def _remove(self, row: sqlite3.Row, gone: list[str]) -> None:
         self._db.execute("DELETE FROM jobs WHERE number = ?", (row["number"],))

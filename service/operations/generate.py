@@ -66,9 +66,7 @@ async def generate(
             `seconds`, and what the tiers raise.
     """
     deadline = None if seconds is None else time.monotonic() + seconds
-    cards, generator_cards = await served(backend, generators)
-    there = _source_frames(source)
-    plan = plan_generate(cards, generator_cards, options, limits, source is not None, there)
+    plan = await planned(backend, generators, source, options, limits)
     if seconds is not None:
         check_seconds(plan, seconds)
     accept(plan)
@@ -88,6 +86,18 @@ async def generate(
         max((timing for _, timing in made), key=lambda timing: timing.queue_ms + timing.compute_ms),
         prefix.decode_ms,
     )
+
+
+async def planned(
+    backend: Backend,
+    generators: GeneratorBackend,
+    source: ClipSource | EncodeResult | None,
+    options: GenerateOptions,
+    limits: Limits,
+) -> GeneratePlan:
+    """Return the plan of a generation; the arguments are those of `generate`, and so are the errors."""
+    cards, generator_cards = await served(backend, generators)
+    return plan_generate(cards, generator_cards, options, limits, source is not None, _source_frames(source))
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:

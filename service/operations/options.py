@@ -113,3 +113,11 @@ class ClassesOptions(RouteOptions):
     """Options of the list of classes."""
 
     q: Annotated[str, Field(max_length=256, description="part of a name, in any case")] = ""
+
+
+class JobsOptions(BaseModel):
+    """Options of the list of jobs."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    limit: Annotated[int, Field(ge=1, le=100, description="jobs to list")] = 20
+    after: Annotated[str | None, Field(max_length=64, description="id of the job that the last page ended with")] = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from service.api.routes import about, decode, encode, generate, health, models, openai, reconstruct
+from service.api.routes import about, decode, encode, generate, health, jobs, models, openai, reconstruct
 
 TOKENIZER_ROUTES = (encode.ROUTE, decode.ROUTE, reconstruct.ROUTE)
 
@@ -17,4 +17,4 @@ def routers() -> list[APIRouter]:
     generator = APIRouter(tags=["generator"])
     for route in (generate.ROUTE, openai.ROUTE):
         route.add_to(generator)
-    return [tokenizer, generator, models.router, about.router, health.router]
+    return [tokenizer, generator, jobs.router, models.router, about.router, health.router]

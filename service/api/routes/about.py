@@ -18,7 +18,7 @@ router = APIRouter(tags=["service"])
 async def limits(services: ServicesOf) -> dict[str, int | float]:
     """List every limit in force; bytes, pixels, frames and seconds as the names say."""
     settings = services.settings
-    deadlines = {"request_seconds": settings.request_seconds, "generate_seconds": settings.generate_seconds}
+    deadlines = {name: getattr(settings, name) for name in ("request_seconds", "generate_seconds", "job_seconds")}
     return asdict(settings.limits) | deadlines
 
 

@@ -15,25 +15,21 @@ from starlette.responses import Response
 from media.identify import IMAGE_OUTPUTS, VIDEO_OUTPUTS
 from service.api.event_stream import Channel, Event, EventStream, open_stream
 from service.api.exchange import Exchange
+from service.api.jobs import accepted, submit
 from service.api.negotiation import choose
 from service.api.parsing_generate import GENERATE, GenerateUpload
 from service.api.routes.route import Route
-from service.formats.codes import CODES_TYPES, write_codes
-from service.formats.media_types import EVENT_STREAM, MSGPACK, NPY, NPZ
+from service.errors import ProblemError
+from service.formats.codes import CODES_TYPES
+from service.formats.media_types import EVENT_STREAM
 from service.formats.pixels import amount
-from service.formats.samples import (
-    SAMPLES_TYPES,
-    SampleFile,
-    sample_fields,
-    write_arrays,
-    write_files,
-)
+from service.formats.samples import SAMPLES_TYPES, SampleFile, sample_fields
 from service.operations.events import Accepted, Generation, OnEvent, Preview, Progress, Started
 from service.operations.events import Event as OperationEvent
 from service.operations.generate import generate as run
 from service.operations.generate_plan import GeneratePlan
 from service.operations.options_generate import GenerateOptions
-from service.operations.samples import sample_arrays, samples_meta
+from service.operations.samples import SampleForm, render, sample_files, sample_types, samples_meta
 
 PREVIEW_TYPE, PREVIEW_QUALITY = "image/jpeg", 70
 PREVIEW_FRAMES = 8  # of a clip, one after another from left to right
@@ -41,6 +37,10 @@ PREVIEW_FRAMES = 8  # of a clip, one after another from left to right
 
 async def generate(exchange: Exchange, upload: GenerateUpload, options: GenerateOptions) -> Response:
     """Make images or videos of a class, or continue a picture or a clip."""
+    if exchange.wants_async:
+        return accepted(
+            await submit(exchange, upload.source, options, "job", lambda plan: _chosen(exchange, plan, options))
+        )
     if exchange.wants_events:
         return await _stream(exchange, upload, options)
 
@@ -50,7 +50,7 @@ async def generate(exchange: Exchange, upload: GenerateUpload, options: Generate
 
     made = await _run(exchange, upload, options.model_copy(update={"preview": False}), accept)
     rendering = time.perf_counter()
-    data = await _body(exchange, made, options)
+    data = await render(made, exchange.media, _form(exchange, made.size[0]), options, exchange.id)
     return exchange.respond(data, made.generator, made.decode_ms, made.timing, rendering, made.seed)
 
 
@@ -71,9 +71,10 @@ async def _stream(exchange: Exchange, upload: GenerateUpload, options: GenerateO
     async def work() -> None:
         made = await _run(exchange, upload, options, planned.append, on_event)
         exchange.note(made.timing, decode=made.decode_ms)
-        meta = samples_meta(made, exchange.id).model_dump()
+        meta, form = samples_meta(made, exchange.id).model_dump(), _form(exchange, made.size[0])
         for index in range(len(made.samples)):
-            channel.put("result", meta | sample_fields(index, await _files(exchange, made, options, index)))
+            files = await sample_files(made, exchange.media, form, options, index, exchange.id)
+            channel.put("result", meta | sample_fields(index, files))
 
     def headers() -> dict[str, str]:
         exchange.use(planned[0].generator)
@@ -90,17 +91,22 @@ async def _run(
     accept: Callable[[GeneratePlan], None],
     on_event: OnEvent | None = None,
 ) -> Generation:
-    return await run(
-        exchange.backend,
-        exchange.generators,
-        exchange.media,
-        upload.source,
-        options,
-        exchange.limits,
-        on_event,
-        accept,
-        exchange.deadline.left(),
-    )
+    try:
+        return await run(
+            exchange.backend,
+            exchange.generators,
+            exchange.media,
+            upload.source,
+            options,
+            exchange.limits,
+            on_event,
+            accept,
+            exchange.deadline.left(),
+        )
+    except ProblemError as error:
+        if error.code == "use-async":
+            error.detail += " Or send it with the header `Prefer: respond-async`: the answer is a job to fetch later."
+        raise
 
 
 def _choose(exchange: Exchange, plan: GeneratePlan, options: GenerateOptions) -> None:
@@ -111,37 +117,18 @@ def _choose(exchange: Exchange, plan: GeneratePlan, options: GenerateOptions) ->
             "tokens" if plan.generator.kind == "lm" else "latents", plan.card.geometry.positions(plan.size)
         )
     else:
-        exchange.choose((*_pixel_types(plan.size[0]), *SAMPLES_TYPES), amount(plan.size[0]))
+        exchange.choose((*sample_types(plan.size[0]), *SAMPLES_TYPES), amount(plan.size[0]))
 
 
-def _pixel_types(frames: int) -> tuple[str, ...]:
-    return (*IMAGE_OUTPUTS, *VIDEO_OUTPUTS, NPY) if frames == 1 else (*VIDEO_OUTPUTS, NPY)
+def _chosen(exchange: Exchange, plan: GeneratePlan, options: GenerateOptions) -> SampleForm:
+    _choose(exchange, plan, options)
+    return _form(exchange, plan.size[0])
 
 
-async def _body(exchange: Exchange, made: Generation, options: GenerateOptions) -> bytes:
-    media_type = exchange.media_type
-    if options.output == "tokens" and options.n == 1:
-        return await asyncio.to_thread(write_codes, made.codes(0, exchange.id), media_type)
-    if media_type == MSGPACK:
-        return await asyncio.to_thread(write_arrays, sample_arrays(made, exchange.id))
-    if media_type in SAMPLES_TYPES:
-        files = await asyncio.gather(*(_files(exchange, made, options, index) for index in range(len(made.samples))))
-        return await asyncio.to_thread(write_files, samples_meta(made, exchange.id), files, media_type)
-    return await made.pixels(0).render(exchange.media, media_type, options.quality)
-
-
-async def _files(exchange: Exchange, made: Generation, options: GenerateOptions, index: int) -> dict[str, SampleFile]:
-    """Return one sample as files: pixels in the best type that the reader accepts, codes as npz."""
-    files = {}
-    if options.output != "tokens":
-        types = _pixel_types(made.size[0])
-        media_type = choose(exchange.accept, types) or types[0]
-        files["pixels"] = SampleFile(
-            media_type, await made.pixels(index).render(exchange.media, media_type, options.quality)
-        )
-    if options.output != "pixels":
-        files["codes"] = SampleFile(NPZ, await asyncio.to_thread(write_codes, made.codes(index, exchange.id), NPZ))
-    return files
+def _form(exchange: Exchange, frames: int) -> SampleForm:
+    """Return the form of samples of so many frames: pixels in the best type that the reader accepts."""
+    types = sample_types(frames)
+    return SampleForm(exchange.media_type, choose(exchange.accept, types) or types[0])
 
 
 def _plan_fields(exchange: Exchange, plan: GeneratePlan) -> dict[str, Any]:
@@ -179,4 +166,5 @@ ROUTE = Route(
     tuple(dict.fromkeys((*IMAGE_OUTPUTS, *VIDEO_OUTPUTS, *SAMPLES_TYPES, *CODES_TYPES, EVENT_STREAM))),
     generate,
     lambda settings: settings.generate_seconds,
+    as_job=True,
 )

@@ -44,6 +44,7 @@ class Route:
         seconds: deadline of the work.
         in_query: whether options may come in the query.
         stream: the form that reads the body while it answers, or None.
+        as_job: whether the work can be submitted with `Prefer: respond-async`.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Route:
     seconds: Callable[[Settings], float] = lambda settings: settings.request_seconds
     in_query: bool = True
     stream: StreamForm | None = None
+    as_job: bool = False
 
     def add_to(self, router: APIRouter) -> None:
         """Add the route to a router."""
@@ -71,6 +73,7 @@ class Route:
                 self.takes,
                 self.options if self.in_query else None,
                 self.gives if self.stream is None else (*self.gives, MSGPACK_SEQUENCE),
+                self.as_job,
             ),
             response_class=Response,
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from toy_generators import ToyGenerators
 
 from service.api.app import create_app
 from service.chunks import ChunkInput, ChunkOutput, ClipState
+from service.in_process import job_runner, job_store
+from service.jobs.queue import LocalJobQueue
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.types import Decoded, Encoded, ModelCard, Size, Timing, Want
@@ -141,7 +145,10 @@ class Server:
         self.backend, self.counts = BlockBackend(), Counts()
         self.generators = ToyGenerators(VQ, VAE)
         self.media = MediaPool(settings.limits, workers=2)
-        app = create_app(self.backend, self.media, settings, self.counts, self.generators)
+        self._settings = settings
+        self._folder = tempfile.TemporaryDirectory()
+        self.jobs = LocalJobQueue(job_store(settings, settings.jobs_folder or Path(self._folder.name)))
+        app = create_app(self.backend, self.media, settings, self.counts, self.generators, self.jobs)
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
@@ -149,9 +156,12 @@ class Server:
     async def _main(self) -> None:
         self.loop = asyncio.get_running_loop()
         await self.media.start()
+        runner = job_runner(self.jobs, self.backend, self.generators, self.media, self._settings)
+        runner.start()
         try:
             await self._uvicorn.serve()
         finally:
+            await runner.stop()
             if self.media.alive:
                 await self.media.stop()
 
@@ -174,6 +184,8 @@ class Server:
     def __exit__(self, *error: object) -> None:
         self._uvicorn.should_exit = True
         self._thread.join()
+        self.jobs.close()
+        self._folder.cleanup()
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -31,7 +31,8 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from service.api.app import create_app
 from service.cli import main
 from service.engine.tokenizer import Engine
-from service.in_process import LocalBackend
+from service.in_process import LocalBackend, job_runner, job_store
+from service.jobs.queue import LocalJobQueue
 from service.sandbox.pool import MediaPool
 from service.scheduling.batcher import Batch
 from service.settings import Settings
@@ -124,21 +125,27 @@ class Unobserved:
 
 
 @pytest.fixture(scope="session")
-def server(bundles: Path) -> Iterator[str]:
+def server(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of both tiers in one process on loopback, with the debug and the VAE bundle, and toy generators."""
     engine = Engine([bundles / "debug", bundles / "vae"], device="cpu", dtype="float32", threads=1)
     settings = Settings()
     backend = LocalBackend(engine.cards, engine.run, settings, Unobserved())
     pool = MediaPool(settings.limits, workers=1)
     debug, vae = engine.cards
-    app = create_app(backend, pool, settings, generators=ToyGenerators(debug, vae))
+    generators = ToyGenerators(debug, vae)
+    jobs = LocalJobQueue(job_store(settings, tmp_path_factory.mktemp("jobs")))
+    app = create_app(backend, pool, settings, generators=generators, jobs=jobs)
     uvicorn_server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
 
     async def serve() -> None:
         await pool.start()
+        runner = job_runner(jobs, backend, generators, pool, settings)
+        runner.start()
         try:
             await uvicorn_server.serve()
         finally:
+            await runner.stop()
+            jobs.close()
             backend.close()
             await pool.stop()
 

@@ -160,14 +160,24 @@ def test_content_beyond_the_quota_leaves_itself_alone(store: SqliteStore) -> Non
 
 def test_finished_jobs_go_when_they_are_old(store: SqliteStore, clock: Clock, tmp_path: Path) -> None:
     store.submit(new("a"))
-    store.submit(new("b"))
     complete(store)
-    clock.now += QUOTAS.finished_seconds + 1
+    clock.now += QUOTAS.finished_seconds - 1
+    store.submit(new("b"))
+    clock.now += 2
     counts = store.sweep()
     assert counts.by_status == {"queued": 1, "in_progress": 0, "completed": 0, "failed": 0, "cancelled": 0}
-    assert counts.oldest_queued_seconds == QUOTAS.finished_seconds + 1
+    assert counts.oldest_queued_seconds == 2
     assert counts.content_bytes == len(b"work")
     assert not list((tmp_path / "content").iterdir())
+
+
+def test_a_job_that_waits_for_too_long_fails(store: SqliteStore, clock: Clock) -> None:
+    store.submit(new("a"))
+    clock.now += QUOTAS.finished_seconds + 1
+    store.sweep()
+    job = store.get("", "a")
+    assert job is not None
+    assert (job.status, job.error and job.error["code"]) == ("failed", "deadline-exceeded")
 
 
 def test_a_job_that_ends_its_workers_fails(store: SqliteStore, clock: Clock) -> None:

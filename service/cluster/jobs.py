@@ -1,0 +1,50 @@
+"""Jobs on Ray Serve: the one replica that owns their store, and the way to it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from service.cluster.metrics import JobMetrics
+from service.cluster.refusals import answer_of
+from service.cluster.remote import Remote
+from service.errors import ProblemError
+from service.in_process import job_store
+from service.jobs.queue import JobQueue, LocalJobQueue
+from service.settings import Settings
+
+CALL_SECONDS = 20.0  # a new owner starts within
+
+log = logging.getLogger("ray.serve")
+
+
+class JobOwner:
+    """The replica that keeps the jobs. Refusals are returned, not raised: Ray would log each as a failure."""
+
+    def __init__(self, settings: Settings) -> None:
+        assert settings.jobs_folder is not None
+        self._queue = LocalJobQueue(job_store(settings, settings.jobs_folder))
+        self._metrics = JobMetrics()
+
+    async def call(self, method: str, *arguments: Any, seconds: float) -> Any:
+        """Call a method of the store; `seconds` are left to the caller."""
+        return await answer_of(self._queue.call(method, *arguments), "store of jobs")
+
+    async def check_health(self) -> None:
+        """Sweep the store and report its state; Ray calls this every few seconds."""
+        try:
+            self._metrics.report(await self._queue.sweep())
+        except ProblemError as problem:  # another replica would meet the same disk
+            log.error("the jobs cannot be swept: %s", problem)
+
+    def __del__(self) -> None:
+        """Let the next owner have the store; Ray Serve calls this when the replica has drained."""
+        self._queue.close()
+
+
+class RayJobQueue(Remote, JobQueue):
+    """The jobs behind a deployment handle."""
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the store; an owner that is lost is waited for."""
+        return await self._retry(lambda deadline: self._once(deadline, "call", method, *arguments), CALL_SECONDS)
