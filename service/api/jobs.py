@@ -59,8 +59,8 @@ async def submit(
         raise
     most = services.settings.job_seconds
     if plan.seconds is not None and plan.seconds > most:
-        detail = f"This takes about {plan.seconds:.0f} s, and a job may take {most:g} s. {less_work(plan)}"
-        raise ProblemError("job-too-long", detail, most, round(plan.seconds, 1))
+        detail = f"This takes about {plan.seconds:.0f} s, and a job may take {most:g} s."
+        raise ProblemError("job-too-long", f"{detail} Ask for fewer {less_work(plan)}.", most, round(plan.seconds, 1))
     exchange.use(plan.generator)
     form = form_of(plan)
     given = JobRequest(source, options.model_copy(update={"preview": False}), form, plan.generator.hash)

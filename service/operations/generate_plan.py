@@ -138,12 +138,12 @@ def check_seconds(plan: GeneratePlan, seconds: float) -> None:
     """
     if plan.seconds is not None and plan.seconds > seconds:
         detail = f"This takes about {plan.seconds:.0f} s, and an answer must be ready in {seconds:.3g} s."
-        raise ProblemError("use-async", f"{detail} {less_work(plan)}", seconds, round(plan.seconds, 1))
+        raise ProblemError("use-async", f"{detail} Ask for fewer {less_work(plan)}.", seconds, round(plan.seconds, 1))
 
 
 def less_work(plan: GeneratePlan) -> str:
-    """Return the remedy of a plan that takes too long."""
-    return f"Ask for fewer {'samples or steps' if plan.generator.kind == 'diffusion' else 'samples or frames'}."
+    """Return what to ask for less of where a plan takes too long."""
+    return "samples or steps" if plan.generator.kind == "diffusion" else "samples or frames"
 
 
 def windows(frames: int, trained: int, context: int) -> tuple[Window, ...]:

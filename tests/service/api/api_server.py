@@ -148,7 +148,7 @@ class Server:
         self._settings = settings
         self._folder = tempfile.TemporaryDirectory()
         self.jobs = LocalJobQueue(job_store(settings, settings.jobs_folder or Path(self._folder.name)))
-        app = create_app(self.backend, self.media, settings, self.counts, self.generators, self.jobs)
+        app = create_app(self.backend, self.media, settings, self.counts, self.generators, jobs=self.jobs)
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
