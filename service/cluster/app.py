@@ -26,6 +26,7 @@ from rich.text import Text
 from service.api.drain import drain
 from service.cluster.autoscaling import tokenizer_scale
 from service.cluster.generators import Generator
+from service.cluster.jobs import JobOwner
 from service.cluster.log_relay import log_relay
 from service.cluster.ray_environment import environment, longest_seconds, ray_environment, ray_request_seconds
 from service.cluster.replicas import Ingress, Tokenizer
@@ -39,6 +40,8 @@ ROUTER_REQUESTS = 256  # waiting in one ingress replica for a tokenizer replica 
 INGRESS_REQUESTS = 256
 OBJECT_BYTES = 512 * 2**20  # arrays on their way between the tiers
 START_SECONDS = 180.0
+OWNER_SHUTDOWN_SECONDS = 5.0  # the next owner of the jobs waits for the lock of this one
+OWNER_STARTS = 20  # on a busy machine too
 LOST_STATUS = 70  # EX_SOFTWARE, so that a supervisor tells it from a refusal to start
 
 
@@ -82,8 +85,14 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
     tokenizers = tokenizer.bind(settings)
     if not settings.generators:
         return ingress.bind(tokenizers, settings, None, folder)
+    jobs = serve.deployment(
+        num_replicas=1,
+        max_ongoing_requests=TOKENIZER_REQUESTS,
+        ray_actor_options={"num_cpus": LOGICAL_CPUS},
+        **common | {"graceful_shutdown_timeout_s": OWNER_SHUTDOWN_SECONDS, "max_constructor_retry_count": OWNER_STARTS},
+    )(JobOwner).bind(_keep_jobs(settings, folder))
     if not settings.generator_replicas:
-        return ingress.bind(tokenizers, settings, tokenizers, folder)
+        return ingress.bind(tokenizers, settings, tokenizers, folder, jobs)
     generator = serve.deployment(
         num_replicas=settings.generator_replicas,
         max_ongoing_requests=TOKENIZER_REQUESTS,
@@ -91,7 +100,7 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
         ray_actor_options={"num_cpus": LOGICAL_CPUS, "num_gpus": min(gpus, 1)},
         **common,
     )(Generator)
-    return ingress.bind(tokenizers, settings, generator.bind(settings), folder)
+    return ingress.bind(tokenizers, settings, generator.bind(settings), folder, jobs)
 
 
 def build(args: dict[str, Any]) -> serve.Application:
@@ -241,6 +250,15 @@ def _find_bundles(settings: Settings) -> Settings:
             if not (path / "config.json").is_file():
                 raise StartError(f"{path} is not a bundle: it has no config.json.")
     return settings.model_copy(update=found)
+
+
+def _keep_jobs(settings: Settings, folder: Path | None) -> Settings:
+    """Return settings that name the folder of jobs: a private one where the caller names none."""
+    if settings.jobs_folder is not None:
+        jobs = settings.jobs_folder.resolve()
+    else:
+        jobs = Path(tempfile.mkdtemp(prefix="omnitok-jobs-")) if folder is None else folder / "jobs"
+    return settings.model_copy(update={"jobs_folder": jobs})
 
 
 def _check_bundles(settings: Settings) -> None:

@@ -26,9 +26,9 @@ class JobOwner:
         self._queue = LocalJobQueue(job_store(settings, settings.jobs_folder))
         self._metrics = JobMetrics()
 
-    async def call(self, method: str, *arguments: Any, seconds: float) -> Any:
-        """Call a method of the store; `seconds` are left to the caller."""
-        return await answer_of(self._queue.call(method, *arguments), "store of jobs")
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the store."""
+        return await answer_of(self._queue.call(method, *arguments), "store of jobs", None)
 
     async def check_health(self) -> None:
         """Sweep the store and report its state; Ray calls this every few seconds."""
@@ -47,4 +47,4 @@ class RayJobQueue(Remote, JobQueue):
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the store; an owner that is lost is waited for."""
-        return await self._retry(lambda deadline: self._once(deadline, "call", method, *arguments), CALL_SECONDS)
+        return await self._retry(lambda deadline: self._once("call", method, *arguments), CALL_SECONDS)

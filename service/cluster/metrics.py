@@ -19,6 +19,8 @@
 | `omnitok_generate_steps_total` | counter: kind |
 | `omnitok_generate_step_duration_seconds` | histogram: kind |
 | `omnitok_samples_generated_total`, `omnitok_tokens_generated_total` | counter: kind |
+| `omnitok_jobs` | gauge: status |
+| `omnitok_job_queue_age_seconds`, `omnitok_job_bytes` | gauge |
 | `omnitok_tokens_encoded_total`, `omnitok_tokens_decoded_total`, `omnitok_frames_total` | counter |
 
 Labels take values from fixed lists only: never ids, model names or anything that a caller wrote. The exporter's view
@@ -34,6 +36,7 @@ from typing import Any
 from ray.serve import metrics
 
 from service.cluster.autoscaling import LoadMeter
+from service.jobs.records import JobCounts
 from service.scheduling.batcher import Batch
 from service.types import Op
 
@@ -164,6 +167,22 @@ class GeneratorMetrics:
         """Count a sample of so many latent positions."""
         self._samples.inc(tags={"kind": kind})
         self._tokens.inc(codes, tags={"kind": kind})
+
+
+class JobMetrics:
+    """The jobs'; their owner reports them every few seconds."""
+
+    def __init__(self) -> None:
+        self._jobs = metrics.Gauge("omnitok_jobs", "Jobs that are kept", ("status",))
+        self._age = metrics.Gauge("omnitok_job_queue_age_seconds", "Age of the job that has waited longest")
+        self._bytes = metrics.Gauge("omnitok_job_bytes", "Content of jobs, and what came with those that wait")
+
+    def report(self, counts: JobCounts) -> None:
+        """Report the state of the store."""
+        for status, count in counts.by_status.items():
+            self._jobs.set(count, tags={"status": status})
+        self._age.set(counts.oldest_queued_seconds)
+        self._bytes.set(counts.content_bytes)
 
 
 class IngressMetrics:

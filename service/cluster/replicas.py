@@ -23,11 +23,13 @@ from service.api.drain import Gate
 from service.chunks import ChunkInput, ChunkOutput
 from service.cluster.coalescer import Coalescer
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
+from service.cluster.jobs import RayJobQueue
 from service.cluster.metrics import IngressMetrics, KernelMetrics, TokenizerMetrics
 from service.cluster.ray_environment import MESSAGE_OVERHEAD_BYTES, message_bytes
 from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote, traceparent
-from service.in_process import LocalBackend
+from service.in_process import LocalBackend, job_runner
+from service.jobs.runner import Runner
 from service.link.client import LinkClient, NoTokenizerError
 from service.link.directory import SocketDirectory
 from service.link.server import LinkServer
@@ -237,6 +239,7 @@ class Ingress:
         settings: Settings,
         generators: DeploymentHandle | None = None,
         folder: Path | None = None,
+        jobs: DeploymentHandle | None = None,
     ) -> None:
         self._settings = settings
         self._folder = folder
@@ -245,6 +248,8 @@ class Ingress:
         self._tokenizer = tokenizer
         self._link: LinkClient | None = None
         self._generators = None if generators is None else RayGeneratorBackend(generators, settings, self._metrics)
+        self._jobs = None if jobs is None else RayJobQueue(jobs, settings, self._metrics)
+        self._runner: Runner | None = None
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Return the application that Ray Serve serves from this replica."""
@@ -254,8 +259,11 @@ class Ingress:
             self._link = LinkClient(directory.path, settings.held_body_bytes, settings.tries, self._metrics.retried)
         self._backend = RayBackend(self._tokenizer, self._settings, self._metrics, self._link)
         self._reporter = asyncio.create_task(self._report())
+        if self._jobs is not None and self._generators is not None:
+            self._runner = job_runner(self._jobs, self._backend, self._generators, self._media, self._settings)
+            self._runner.start()
         name = _replica_name()
-        app = create_app(self._backend, self._media, self._settings, self._metrics, self._generators, name)
+        app = create_app(self._backend, self._media, self._settings, self._metrics, self._generators, name, self._jobs)
         self._gate = Gate(app, self._folder, self._settings.drain_notice_seconds)
         self._gate.start()
         return self._gate
@@ -264,6 +272,8 @@ class Ingress:
         """Stop what runs; Ray Serve calls this when the replica has drained."""
         self._gate.stop()
         self._reporter.cancel()
+        if self._runner is not None:
+            await self._runner.stop()
         if self._link is not None:
             await self._link.close()
             self._directory.close()

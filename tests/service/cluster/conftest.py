@@ -44,6 +44,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         media_workers=2,
         torch_threads=1,
         limits=LIMITS,
+        jobs_folder=bundle.parent / "jobs",
+        job_lease_seconds=5.0,
     )
     with cluster(settings, logical_cpus=2, object_bytes=80 * 2**20):
         deploy(settings)
