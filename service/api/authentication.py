@@ -22,6 +22,7 @@ SCOPES = {
     "/reconstruct": ("encode", "decode"),
     "/generate": ("generate",),
     "/images/generations": ("generate",),
+    "/videos": ("generate",),
 }
 WORK = frozenset(SCOPES)
 JOB_FOLDERS = ("/jobs/", "/videos/")
@@ -84,7 +85,7 @@ class Authentication:
             scopes = ("generate",)
         if not key.allows(scopes):
             raise ProblemError("forbidden", f"This needs a key with the scopes {', '.join(scopes)}.")
-        if path in WORK and budget is not None and budget.left <= 0:
+        if path in WORK and method not in READING and budget is not None and budget.left <= 0:
             raise ProblemError(
                 "rate-limited",
                 "This key has used its latent positions of the minute. Wait, then ask again.",

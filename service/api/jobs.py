@@ -45,7 +45,7 @@ async def submit(
         options: of generate, as the caller gave them.
         kind: the interface that it came through.
         form_of: chooses the form of the content by the plan; it may raise.
-        facts: what else the record shows.
+        facts: what else the record shows; `form_of` may add to them.
 
     Raises:
         ProblemError: for anything wrong with the options, `job-too-long`, and what the queue refuses.

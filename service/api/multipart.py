@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +31,32 @@ def read_parts(body: Body, main: str) -> dict[str, Part]:
     Raises:
         ProblemError: `malformed-body`, `missing-part` or `unsupported-encoding`.
     """
+    file, options = (
+        f"Send the file in a part named `{main}`.",
+        "Options go into the query or into a part named `options`.",
+    )
+    parts = read_form(body, (main, "options"), f"{file} {options}")
+    if main not in parts:
+        raise ProblemError("missing-part", f"The body must have a part named `{main}`.")
+    if not parts[main].data:
+        raise ProblemError("malformed-body", f"The part `{main}` is empty: 0 bytes arrived.")
+    return parts
+
+
+def read_form(body: Body, names: Collection[str], remedy: str) -> dict[str, Part]:
+    """Return the parts of a multipart body by name, each of which may come once.
+
+    Args:
+        body: the whole body.
+        names: of the parts that are expected.
+        remedy: of another part, a sentence.
+
+    Raises:
+        ProblemError: `malformed-body` or `unsupported-encoding`.
+    """
     if not body.content_type.boundary:
         raise ProblemError("malformed-body", "The Content-Type of a multipart body must name its boundary.")
-    reader = _PartReader((main, "options"))
+    reader = _PartReader(names, remedy)
     try:
         parser = MultipartParser(
             body.content_type.boundary,
@@ -46,18 +70,14 @@ def read_parts(body: Body, main: str) -> dict[str, Part]:
         raise ProblemError("malformed-body", "The body must be multipart/form-data with the named boundary.") from error
     if not reader.ended:
         raise ProblemError("malformed-body", "The body ends before its closing boundary. Send the whole of it.")
-    if main not in reader.parts:
-        raise ProblemError("missing-part", f"The body must have a part named `{main}`.")
-    if not reader.parts[main].data:
-        raise ProblemError("malformed-body", f"The part `{main}` is empty: 0 bytes arrived.")
     return reader.parts
 
 
 class _PartReader:
     """Collects the parts that are expected, each once, and refuses the rest."""
 
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
+    def __init__(self, names: Collection[str], remedy: str) -> None:
+        self._names, self._remedy = names, remedy
         self.parts: dict[str, Part] = {}
         self.ended = False
         self._headers: dict[str, str] = {}
@@ -93,11 +113,7 @@ class _PartReader:
         _, parameters = parse_options_header(self._headers.get("content-disposition"))
         name = parameters.get(b"name", b"").decode("latin-1")
         if name not in self._names:
-            file, options = self._names
-            detail = (
-                f"Send the file in a part named `{file}`. Options go into the query or into a part named `{options}`."
-            )
-            raise ProblemError("malformed-body", detail)
+            raise ProblemError("malformed-body", self._remedy)
         if name in self.parts:
             raise ProblemError("malformed-body", f"The part `{name}` occurs twice. Send it once.")
         if self._headers.get("content-transfer-encoding", "binary").strip().lower() not in ("binary", "8bit", "7bit"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from service.api.routes import about, decode, encode, generate, health, jobs, models, openai, reconstruct
+from service.api.routes import about, decode, encode, generate, health, jobs, models, openai, reconstruct, videos
 
 TOKENIZER_ROUTES = (encode.ROUTE, decode.ROUTE, reconstruct.ROUTE)
 
@@ -15,6 +15,6 @@ def routers() -> list[APIRouter]:
     for route in TOKENIZER_ROUTES:
         route.add_to(tokenizer)
     generator = APIRouter(tags=["generator"])
-    for route in (generate.ROUTE, openai.ROUTE):
+    for route in (generate.ROUTE, openai.ROUTE, videos.ROUTE):
         route.add_to(generator)
-    return [tokenizer, generator, jobs.router, models.router, about.router, health.router]
+    return [tokenizer, generator, videos.router, jobs.router, models.router, about.router, health.router]

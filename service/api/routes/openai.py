@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from fastapi.routing import APIRoute
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -150,12 +152,29 @@ class OpenAIRoute(Route):
         try:
             return await super().answer(request, services)
         except MediaError as error:
-            return await _refusal(request, ProblemError.of(error))
+            return await refusal(request, ProblemError.of(error))
         except ProblemError as error:
-            return await _refusal(request, error)
+            return await refusal(request, error)
 
 
-async def _refusal(request: Request, error: ProblemError) -> Response:
+class OpenAIResource(APIRoute):
+    """A route of FastAPI whose errors have that shape too."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return the handler, which answers refusals by itself."""
+        handle = super().get_route_handler()
+
+        async def handler(request: Request) -> Response:
+            try:
+                return await handle(request)
+            except ProblemError as error:
+                return await refusal(request, error)
+
+        return handler
+
+
+async def refusal(request: Request, error: ProblemError) -> Response:
+    """Return the answer to a refused request in the shape of OpenAI's interface."""
     problem = await on_problem(request, error)
     headers = {name: value for name, value in problem.headers.items() if not name.startswith("content-")}
     status = 400 if error.status == 422 else error.status
