@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from model.bundle import BundleError, read_config
 from service.cli.errors import CommandError
 from service.cli.generators import OnProgress, Prefix
 from service.cli.inputs import open_media
-from service.cli.options import Device
+from service.cli.options import DEFAULT_BUNDLE, Device, bundles_in
 from service.engine.generator import GeneratorEngine
 from service.engine.lane import LaneOptions
 from service.engine.tokenizer import Engine
@@ -35,7 +36,6 @@ from service.types import Op
 
 UNLIMITED = 2**40
 FOREVER_SECONDS = 1e9
-LIMITS = Limits(tokens=UNLIMITED, generated_tokens=UNLIMITED, kept_frames=UNLIMITED)
 
 
 class LocalGenerator:
@@ -44,10 +44,11 @@ class LocalGenerator:
     Args:
         backend: the tokenizer.
         generators: the generator.
+        limits: of one request, as a service has them.
     """
 
-    def __init__(self, backend: LocalBackend, generators: LocalGenerators) -> None:
-        self._backend, self._generators = backend, generators
+    def __init__(self, backend: LocalBackend, generators: LocalGenerators, limits: Limits) -> None:
+        self._backend, self._generators, self._limits = backend, generators, limits
 
     def generate(self, prefix: Prefix | None, options: GenerateOptions, on_progress: OnProgress) -> Samples:
         """Make samples.
@@ -68,8 +69,8 @@ class LocalGenerator:
             source, options = await self._read(prefix, options)
         elif prefix is not None:
             source = prefix
-        unused = MediaPool(LIMITS, workers=1)  # frames are read already, of a file that is the user's own
-        made = await generate(self._backend, self._generators, unused, source, options, LIMITS, on_event)
+        unused = MediaPool(self._limits, workers=1)  # frames are read already, of a file that is the user's own
+        made = await generate(self._backend, self._generators, unused, source, options, self._limits, on_event)
         return sample_arrays(made)
 
     async def _read(self, path: Path, options: GenerateOptions) -> tuple[ClipSource, GenerateOptions]:
@@ -91,7 +92,7 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
 
     Args:
         bundle: the bundle's folder.
-        tokenizer: the folder of its tokenizer; None looks in the same folder.
+        tokenizer: the folder of its tokenizer; None looks beside the bundle and in `bundles`.
         device: where to run them.
         samples: how many are made at a time.
 
@@ -116,22 +117,24 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
     backend = LocalBackend(tokenizers.cards, tokenizers.run, settings, _Unobserved())
     generators = LocalGenerators(engine, settings, _Unobserved())
     try:
-        yield LocalGenerator(backend, generators)
+        yield LocalGenerator(backend, generators, settings.limits)
     finally:
         generators.close()
         backend.close()
 
 
 def _find_tokenizer(bundle: Path) -> Path:
-    """Return the bundle in the folder of a generator's that has the hash which the generator names."""
+    """Return the tokenizer with the hash that a generator names, from its own folder or from the default one."""
     wanted = read_config(bundle).tokenizer_hash
     if wanted is None:
         raise CommandError(f"{bundle} is a tokenizer; name a generator bundle")
-    for path in sorted(bundle.resolve().parent.iterdir()):
-        with suppress(BundleError):  # other folders, and damaged bundles
+    folders = bundle.resolve().parent, DEFAULT_BUNDLE.parent
+    for path in chain.from_iterable(map(bundles_in, folders)):
+        with suppress(BundleError):  # damaged ones
             if read_config(path).hash == wanted:
                 return path
-    raise CommandError(f"no folder next to {bundle} is the tokenizer {wanted} that it names; use --tokenizer")
+    searched = " or in ".join(map(str, folders))
+    raise CommandError(f"no bundle in {searched} is the tokenizer {wanted} of {bundle}; name it with --tokenizer")
 
 
 class _Unobserved:

@@ -32,7 +32,7 @@ class GeneratorLocation:
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="Tokenizer bundle.", show_default="the one in the same folder that the generator names by hash"
+            help="Tokenizer bundle.", show_default="the one that the generator names, beside it or in bundles"
         ),
     ] = None
     server: ServerOption = None

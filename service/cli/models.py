@@ -9,14 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.errors import CommandError
-from service.cli.options import KeyOption, ServerOption, TokenizerLocation, choose_bundle
+from service.cli.options import DEFAULT_BUNDLE, KeyOption, ServerOption, TokenizerLocation, bundles_in, choose_bundle
 
 if TYPE_CHECKING:
     from service.types import GeneratorCard, ModelCard
 
 
 def models(
-    bundle: Annotated[list[Path] | None, typer.Option("--bundle", "-b", help="Bundle folder; repeat for more.")] = None,
+    bundle: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--bundle",
+            "-b",
+            help="Bundle folder; repeat for more.",
+            show_default=f"all in {DEFAULT_BUNDLE.parent}",
+        ),
+    ] = None,
     server: ServerOption = None,
     api_key: KeyOption = None,
 ) -> None:
@@ -29,7 +37,7 @@ def models(
         with failures(), Client(server, api_key=api_key) as client:
             cards, generators = client.models(), client.generators()
     else:
-        cards, generators = _read(bundle or [choose_bundle(None)])
+        cards, generators = _read(bundle or bundles_in(choose_bundle(None).parent))
     _print(cards, generators)
 
 

@@ -16,6 +16,7 @@ import typer
 from pydantic import BaseModel, ValidationError
 
 from media.errors import MediaError
+from model.bundle_files import CONFIG_FILE
 from service.cli.errors import CommandError
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK, NPY, NPZ, SAFETENSORS
@@ -119,6 +120,11 @@ def choose_bundle(bundle: Path | None, default: Path = DEFAULT_BUNDLE) -> Path:
     return default
 
 
+def bundles_in(folder: Path) -> list[Path]:
+    """Return the bundles in a folder, by name; there are none in one that does not exist."""
+    return sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
+
+
 def _is_group(annotation: Any) -> bool:
     return isinstance(annotation, type) and (is_dataclass(annotation) or issubclass(annotation, BaseModel))
 
@@ -140,12 +146,15 @@ def _option(name: str, schema: dict[str, Any]) -> Parameter:
     choice = next(item for item in schema.get("anyOf", [schema]) if item["type"] != "null")
     kind: Any = Literal[tuple(choice["enum"])] if "enum" in choice else KINDS[choice["type"]]
     text, default = (schema | choice)["description"], schema.get("default")
+    bounds, span = {"min": choice.get("minimum"), "max": choice.get("maximum")}, ""
+    if kind is float:  # the model refuses what is no finite number in better words
+        least = choice.get("minimum", choice.get("exclusiveMinimum"))
+        bounds, span = {}, f" ({least:g} to {choice['maximum']:g})"
     option = typer.Option(
         _flag(name),
         *([ALIASES[name]] if name in ALIASES else []),
-        min=choice.get("minimum"),
-        max=choice.get("maximum"),
-        help=f"{text[0].upper()}{text[1:]}.",
+        **bounds,
+        help=f"{text[0].upper()}{text[1:]}{span}.",
         show_default=str(default) if default else False,
     )
     if kind is bool:

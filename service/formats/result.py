@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -20,6 +22,7 @@ Strict = ConfigDict(
     extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=256, revalidate_instances="always"
 )
 MAX_TIMES = 4096
+PLAIN_NAME = re.compile("[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 
 def _source(value: object) -> object:
@@ -174,7 +177,7 @@ def public_names(model: type[BaseModel]) -> list[str]:
 
 
 def pointers(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
-    """Return up to 20 problem-document entries that name known fields and say what is wrong, and echo nothing.
+    """Return up to 20 problem-document entries that name fields and say what is wrong, and echo no value.
 
     Args:
         error: what pydantic raised.
@@ -182,11 +185,16 @@ def pointers(error: ValidationError, model: type[BaseModel]) -> list[dict[str, s
     """
     entries = []
     for item in error.errors(include_url=False, include_context=False, include_input=False)[:20]:
-        first = str(item["loc"][0]) if item["loc"] else ""
-        # A name that is not ours is input, and is not echoed.
-        pointer = "/" + "/".join(str(part) for part in item["loc"]) if first in public_names(model) else "/"
+        # A name that is not ours is input, and is echoed only where it is a plain word.
+        plain = all(isinstance(part, int) or PLAIN_NAME.fullmatch(part) for part in item["loc"])
+        pointer = "/" + "/".join(str(part) for part in item["loc"]) if plain else "/"
         if item["type"] == "extra_forbidden":
-            pointer, detail = pointer.rpartition("/")[0] or "/", "There is a field that is not known here."
+            name = str(item["loc"][-1])
+            detail = f"`{name}` is not known here." if plain else "There is a field that is not known here."
+            if near := difflib.get_close_matches(name, public_names(model), 1):
+                detail += f" Is it `{near[0]}`?"
+        elif item["type"] == "finite_number":
+            detail = "A number must be finite, neither NaN nor infinite."
         else:
             detail = item["msg"].removeprefix("Value error, ")
         entries.append({"pointer": pointer[:128], "detail": detail[:256]})

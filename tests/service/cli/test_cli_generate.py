@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ def test_media_are_continued(omnitok: Omnitok, server: str, prefix: str) -> None
         ("--class 0 --grid made.mp4", 2, "ends in none of"),
         ("--class 0 --n 0 -o made", 2, "greater than or equal to 1"),
         ("--class 0 --temperature -1 -o made.png", 2, "greater than or equal to 0"),
-        ("--class 0 --temperature nan -o made.png", 2, "Invalid value for '--temperature'"),
+        ("--class 0 --temperature nan -o made.png", 2, "Invalid value for --temperature"),
         ("--class 0 --top-p 0 -o made.png", 2, "greater than 0"),
         ("--class 0 --kind image --frames 5 -o made.png", 2, "An image has one frame"),
         ("--class 0 --frames 5 --prefix-frames 5 -o made.mp4", 2, "leaves nothing"),
@@ -152,6 +153,7 @@ def test_offline_continuation(omnitok: Omnitok, prefix: str) -> None:
         ("--class 0 -o made.png", 1, "bundles/demo-lm does not exist here"),
         ("-b {b}/lm --tokenizer {b}/vae --class 0 -o made.png", 1, "needs the tokenizer bundle"),
         ("-b {b}/lm --class eel -o made.png", 1, "`bee`"),
+        ("-b {b}/lm --class 0 --temperatures 1 -o made.png", 2, "--temperatures"),
         ("-b {b}/lm --class 0 --model lm -o made.png", 2, "This names a model of a server"),
         ("-b {b}/lm --class 0 --steps 5 -o made.png", 1, "/steps"),
         ("-b {b}/lm --class 0 --video {m}/picture.npz --frames 9 -o made.mp4", 1, "picture.npz"),
@@ -161,6 +163,44 @@ def test_offline_what_cannot_be_done_is_one_sentence(omnitok: Omnitok, arguments
     run = omnitok(f"generate {arguments}")
     assert (run.code, part in " ".join(run.err.split())) == (code, True), run.err
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize("location", ["-b {b}/lm", "--server {server}"])
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ("--frames 1000001", "The grid 250001x4x4 is over 65536 positions. Use fewer frames."),
+        ("--frames 2001", "frames; this one has 2001."),
+        ("--temperature nan", "--temperature: A number must be finite, neither NaN nor infinite."),
+        ("--guidance inf", "--guidance: A number must be finite, neither NaN nor infinite."),
+        ("--frames 9 --prefix-frames 9", "A prefix of 9 frames leaves nothing of 9 to make."),
+    ],
+)
+def test_offline_and_service_refuse_alike(
+    omnitok: Omnitok, server: str, location: str, arguments: str, part: str
+) -> None:
+    run = omnitok(f"generate {location} --class 0 {arguments} -o made", server=server)
+    said = " ".join(run.err.replace("│", " ").split())
+    assert (run.code > 0, part in said) == (True, True), run.err
+
+
+def test_the_tokenizer_is_found_in_the_default_folder(omnitok: Omnitok, bundles: Path) -> None:
+    shutil.copytree(bundles / "lm", "alone/lm")
+    run = omnitok("generate -b alone/lm --class 0 -o made.png")
+    assert run.code == 1
+    assert "name it with --tokenizer" in run.err
+    Path("bundles").mkdir()
+    Path("bundles/demo-vq").symlink_to(bundles / "debug")
+    assert omnitok("generate -b alone/lm --class 0 -o made.png").code == 0
+
+
+def test_models_lists_all_that_come_with_the_service(omnitok: Omnitok, bundles: Path) -> None:
+    Path("bundles").mkdir()
+    for name, source in (("demo-vq", "debug"), ("demo-lm", "lm"), ("demo-latte", "latte")):
+        shutil.copytree(bundles / source, f"bundles/{name}")
+    run = omnitok("models")
+    assert run.code == 0, run.err
+    assert re.findall("demo-[a-z]+", run.out) == ["demo-vq", "demo-latte", "demo-lm"]
 
 
 def test_models_lists_generators(omnitok: Omnitok, server: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -232,10 +232,10 @@ async def test_diffusion_makes_the_same_samples_alone_and_in_a_crowd(name: str, 
 async def test_encoding_never_waits_for_a_step(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     entered, gate, step = threading.Event(), threading.Event(), rig.lane.step
 
-    def held() -> None:
+    def held(numbers: Collection[int]) -> None:
         entered.set()
         gate.wait(20)
-        step()
+        step(numbers)
 
     monkeypatch.setattr(rig.lane, "step", held)
     task = asyncio.create_task(rig.generate())

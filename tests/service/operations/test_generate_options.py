@@ -84,7 +84,9 @@ def test_a_bad_value_is_refused_with_its_pointer(name: str, value: object) -> No
 def test_an_unknown_name_is_refused(name: str) -> None:
     with pytest.raises(ProblemError) as refused:
         parse_options(GenerateOptions, f"{name}=1".encode())
-    assert [entry["pointer"] for entry in refused.value.errors] == ["/"]
+    [entry] = refused.value.errors
+    assert (entry["pointer"], f"`{name}`" in entry["detail"]) == (f"/{name}", True)
+    assert ("Is it `class`?" in entry["detail"]) == (name == "class_")
     assert "kind, class, n," in refused.value.detail
 
 
