@@ -18,7 +18,7 @@ from service.jobs.sqlite_store import SqliteStore
 from service.jobs.work import GenerateWork
 from service.operations.bundles import find_card
 from service.scheduling.batcher import Batcher
-from service.scheduling.executor import BatchExecutor, Done, Observer, Run
+from service.scheduling.executor import BatchExecutor, Done, Launch, Observer
 from service.scheduling.step_executor import StepEngine, StepExecutor, StepObserver, StepRequest
 from service.scheduling.stepper import Capacity
 from service.settings import Settings
@@ -55,13 +55,13 @@ class LocalBackend:
     """Queues, batches and runs requests in this process; a `types.Backend`.
 
     Args:
-        cards: the bundles that `run` knows, the default one first.
-        run: runs a batch, as `Engine.run` does; called on one thread of its own.
+        cards: the bundles that `launch` knows, the default one first.
+        launch: starts a batch, as `Engine.launch` does; called on one thread of its own.
         settings: budgets of batches and of the queue, and the deadline.
         observer: where work is reported.
     """
 
-    def __init__(self, cards: list[ModelCard], run: Run, settings: Settings, observer: WorkObserver) -> None:
+    def __init__(self, cards: list[ModelCard], launch: Launch, settings: Settings, observer: WorkObserver) -> None:
         self._cards = cards
         self._seconds = settings.request_seconds
         self._observer = observer
@@ -71,7 +71,7 @@ class LocalBackend:
             settings.max_queue_tokens,
             settings.max_queue_seconds,
         )
-        self._executor = BatchExecutor(run, batcher, observer)
+        self._executor = BatchExecutor(launch, batcher, observer)
 
     def check_health(self) -> None:
         """Check that this process can still work.
@@ -104,9 +104,10 @@ class LocalBackend:
             ProblemError: `unknown-model`, and what the executor raises.
         """
         card = find_card(self._cards, model)
-        key = TokenizerKey(card.id, "encode", "pixels", size_of(pixels))
+        key = TokenizerKey(card.id, "encode", "pixels", size_of(pixels), want)
         (tokens, latents), timing = await self._submit(card, key, pixels, seconds)
-        return Encoded(tokens if want != "latents" else None, latents if want != "tokens" else None, timing)
+        wide = None if tokens is None else tokens.astype(np.int32)
+        return Encoded(wide, latents if want != "tokens" else None, timing)
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode integer tokens (t, h, w) or float latents (t, h, w, c), cropped to `size` (frames, height, width)."""
@@ -150,7 +151,8 @@ class LocalBackend:
     def start(self, key: TokenizerKey, payload: NDArray[Any], seconds: float, done: Done) -> int:
         """Queue one call without a task of its own; return its number. Arguments and errors as `BatchExecutor.start`.
 
-        The result of encode is a pair, (tokens or None, latents or None); that of the others is pixels.
+        The result of encode is a pair of tokens (uint16 or int32) and latents, either of them None; that of the others
+        is pixels.
         """
         cost = find_card(self._cards, key.model).geometry.positions(key.size)
 

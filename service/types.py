@@ -70,12 +70,14 @@ class TokenizerKey:
         op: the operation.
         kind: content of the payload.
         size: frames, height and width of the pixels that go in or come out.
+        want: the codes that encode returns.
     """
 
     model: str
     op: Op
     kind: Literal["pixels", "tokens", "latents"]
     size: Size
+    want: Want = "both"
 
 
 @dataclass(frozen=True)

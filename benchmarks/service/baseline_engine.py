@@ -40,7 +40,7 @@ class Encoder:
     def encode(self, pixels: Sequence[NDArray[np.uint8]]) -> list[NDArray[Any]]:
         """Return the tokens, or the latents of a VAE, of equal clips (T, H, W, 3) in one batch."""
         frames, height, width = pixels[0].shape[:3]
-        key = TokenizerKey(self._model, "encode", "pixels", (frames, height, width))
+        key = TokenizerKey(self._model, "encode", "pixels", (frames, height, width), "tokens")
         return [latents if tokens is None else tokens for tokens, latents in self._engine.run(key, pixels)]
 
     def encode_mixed(self, pixels: Sequence[NDArray[np.uint8]]) -> list[NDArray[Any]]:

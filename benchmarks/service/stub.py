@@ -19,6 +19,7 @@ from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.cluster import app
 from service.cluster.replicas import Tokenizer
+from service.scheduling.executor import Fetch
 from service.settings import Settings
 from service.types import TokenizerKey
 
@@ -32,12 +33,15 @@ class StubTokenizer(Tokenizer):
         from service.engine import tokenizer
 
         class StubEngine(tokenizer.Engine):
-            def run(self, key: TokenizerKey, payloads: Sequence[Any]) -> list[Any]:
-                time.sleep(BATCH_SECONDS)
-                card = self.cards[0]
-                grid = card.geometry.grid(key.size)
-                zeros = np.zeros(grid, np.int32), np.zeros((*grid, card.latent_channels), np.float32)
-                return [zeros for _ in payloads]
+            def launch(self, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:
+                def fetch() -> list[Any]:
+                    time.sleep(BATCH_SECONDS)
+                    card = self.cards[0]
+                    grid = card.geometry.grid(key.size)
+                    zeros = np.zeros(grid, np.uint16), np.zeros((*grid, card.latent_channels), np.float32)
+                    return [zeros for _ in payloads]
+
+                return fetch
 
         tokenizer.Engine = StubEngine  # type: ignore[misc]
         super().__init__(settings)

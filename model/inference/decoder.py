@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,7 +21,7 @@ from kernels.decode_rows import HEADER, read_rows, write_rows
 from kernels.runtime.jit import compile_all
 from model.generator.config import RowPrefix
 from model.generator.lm import LanguageModel
-from model.inference.graphs import WARM_UPS, capture_graph
+from model.inference.graphs import WARM_UPS, StepsAhead, capture_graph
 from model.inference.language_model import PackedLanguageModel
 from model.inference.row_table import Row, RowTable, send
 from model.inference.sequence import DecodeError, Sequence
@@ -30,7 +29,7 @@ from model.inference.sequence import DecodeError, Sequence
 GPU_BUCKETS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128)
 GPU_BUCKET_STEP = 64  # between larger buckets
 CPU_BUCKET_STEP = 4  # torch's products on a CPU give a row equal bits in any multiple of four rows
-STEPS_AHEAD = 3  # of the device; more would only delay those who join or leave
+STEPS_AHEAD = 3  # of the device
 CHUNK = 128  # tokens of one pass of prefill
 
 
@@ -51,21 +50,6 @@ class _Member:
     def live(self) -> bool:
         """Return whether steps advance it."""
         return self.filled >= self.sequence.prefill and self.done < self.sequence.steps
-
-
-@dataclass
-class _Flight:
-    """Steps that the device has not finished."""
-
-    events: deque[torch.cuda.Event] = field(default_factory=deque)
-
-    def add(self, stream: torch.cuda.Stream) -> None:
-        """Note a step, and wait until few are left."""
-        event = torch.cuda.Event(blocking=True)
-        event.record(stream)
-        self.events.append(event)
-        if len(self.events) > STEPS_AHEAD:
-            self.events.popleft().synchronize()
 
 
 class Decoder:
@@ -103,7 +87,7 @@ class Decoder:
         positions = self.config.positions
         self._first_id = self.config.code_offset if self.config.masks_prefix_ids else 0
         self._stream = torch.cuda.Stream(self.device) if cuda else None
-        self._flight = _Flight()
+        self._ahead = StepsAhead(STEPS_AHEAD)
         self._pool = torch.cuda.graph_pool_handle() if cuda else None
         self._graphs: dict[int, torch.cuda.CUDAGraph] = {}
         self._chunk = min(CHUNK, self.config.positions)
@@ -215,7 +199,7 @@ class Decoder:
                     self._advance(rows)
                 else:
                     self._graph(rows).replay()
-                    self._flight.add(self._stream)
+                    self._ahead.add(self._stream)
             for member in self._running:
                 member.done += 1
                 self._changed |= not member.live
@@ -307,7 +291,7 @@ class Decoder:
             self._append_chunk(min(self.config.positions, start + self._chunk))
         else:
             self._graph_of_chunk().replay()
-            self._flight.add(self._stream)
+            self._ahead.add(self._stream)
 
     def _append_chunk(self, bound: int) -> None:
         """Compute one pass of prefill; what it stores after the known tokens is overwritten before it is read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -53,6 +54,26 @@ def capture_graph(
     with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode=errors):
         out = run()
     return graph, out
+
+
+class StepsAhead:
+    """The steps of a stream that the device has not finished, which are kept few.
+
+    Args:
+        limit: steps that may be ahead; more would only delay who joins or leaves, and what shares the device.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._events: deque[torch.cuda.Event] = deque()
+
+    def add(self, stream: torch.cuda.Stream) -> None:
+        """Note a step that has been enqueued, and wait until few are left."""
+        event = torch.cuda.Event(blocking=True)
+        event.record(stream)
+        self._events.append(event)
+        if len(self._events) > self._limit:
+            self._events.popleft().synchronize()
 
 
 class Graphs:

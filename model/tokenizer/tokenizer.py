@@ -146,7 +146,7 @@ class OmniTokenizer(nn.Module):
             raise CodeError("a VAE has no codebook to quantise with")
         if not latents.is_floating_point():
             raise CodeError(f"floating-point vectors are quantised, not {latents.dtype}")
-        self._check_codes(latents)
+        self.check_codes(latents)
         return self.head.assign(latents)
 
     def decode(self, codes: Tensor, size: tuple[int, int, int] | None = None) -> Tensor:
@@ -163,20 +163,48 @@ class OmniTokenizer(nn.Module):
         Raises:
             CodeError: codes of another shape, type or range; a size that belongs to another grid.
         """
-        self._check_codes(codes)
-        if size is not None and (grid := self.config.geometry.grid(size)) != tuple(codes.shape[1:4]):
-            raise CodeError(f"size {size} has the grid {grid}, the codes have {tuple(codes.shape[1:4])}")
+        self.check_codes(codes, size)
+        return self.decode_checked(codes, size)
+
+    def decode_checked(self, codes: Tensor, size: tuple[int, int, int] | None = None) -> Tensor:
+        """Decode codes that `check_codes` took; it waits for no device."""
         pixels = self._decoded(codes)
         if size is None:
             return pixels
         frames, height, width = size
         return pixels[:, :frames, :height, :width]
 
+    def check_codes(self, codes: Tensor, size: tuple[int, int, int] | None = None) -> None:
+        """Refuse what `decode` does not take; values are read where they are, so a device must finish first.
+
+        Raises:
+            CodeError: codes of another shape, type or range; a size that belongs to another grid.
+        """
+        vector = codes.is_floating_point()
+        if codes.dim() != 4 + vector or 0 in codes.shape:
+            expected = "latents (B, t, h, w, c)" if vector else "tokens (B, t, h, w)"
+            raise CodeError(f"expected {expected}, none of them 0, not shape {tuple(codes.shape)}")
+        if vector and codes.shape[-1] != self.config.head.dim:
+            raise CodeError(f"latents need {self.config.head.dim} channels, not {codes.shape[-1]}")
+        if size is not None and (grid := self.config.geometry.grid(size)) != tuple(codes.shape[1:4]):
+            raise CodeError(f"size {size} has the grid {grid}, the codes have {tuple(codes.shape[1:4])}")
+        if vector:
+            if codes.dtype not in FLOATS or not codes.isfinite().all():
+                raise CodeError(f"latents must be finite numbers, not {codes.dtype} with infinities or NaN among them")
+            return
+        if codes.dtype == torch.bool or codes.is_complex():
+            raise CodeError(f"tokens must be integers, not {codes.dtype}")
+        if not isinstance(self.head, VQHead):
+            raise CodeError(f"a VAE decodes floating-point latents, not {codes.dtype}")
+        low, high = (int(x) for x in codes.long().aminmax())
+        if low < 0 or high >= len(self.head.codebook):
+            raise CodeError(f"tokens must be in [0, {len(self.head.codebook)}), not [{low}, {high}]")
+
     def reconstruct(self, pixels: Tensor) -> Tensor:
         """Encode and decode; uint8 of the shape of `pixels`."""
         check_pixels(pixels)
         frames, height, width = pixels.shape[1:4]
-        return self.decode(self.encode(pixels), (frames, height, width))
+        return self.decode_checked(self.encode(pixels), (frames, height, width))
 
     def encode_chunk(
         self, pixels: Tensor, state: EncoderState | None = None, final: bool = False
@@ -230,7 +258,7 @@ class OmniTokenizer(nn.Module):
             CodeError: codes of another shape, type or range.
         """
         self._check_streams()
-        self._check_codes(codes)
+        self.check_codes(codes)
         if state is None:
             state = DecoderState(tuple(codes.shape[:1] + codes.shape[2:4]), 0, self.decoder.initial())
         check_depth(state.blocks, len(self.decoder.initial()))
@@ -255,25 +283,6 @@ class OmniTokenizer(nn.Module):
             tokens = self.head.assign(codes) if codes.is_floating_point() else codes.long()
             codes = self.head.lookup(tokens)
         return self.head.expand(codes).to(self.dtype)
-
-    def _check_codes(self, codes: Tensor) -> None:
-        vector = codes.is_floating_point()
-        if codes.dim() != 4 + vector or 0 in codes.shape:
-            expected = "latents (B, t, h, w, c)" if vector else "tokens (B, t, h, w)"
-            raise CodeError(f"expected {expected}, none of them 0, not shape {tuple(codes.shape)}")
-        if vector and codes.shape[-1] != self.config.head.dim:
-            raise CodeError(f"latents need {self.config.head.dim} channels, not {codes.shape[-1]}")
-        if vector:
-            if codes.dtype not in FLOATS or not codes.isfinite().all():
-                raise CodeError(f"latents must be finite numbers, not {codes.dtype} with infinities or NaN among them")
-            return
-        if codes.dtype == torch.bool or codes.is_complex():
-            raise CodeError(f"tokens must be integers, not {codes.dtype}")
-        if not isinstance(self.head, VQHead):
-            raise CodeError(f"a VAE decodes floating-point latents, not {codes.dtype}")
-        low, high = (int(x) for x in codes.long().aminmax())
-        if low < 0 or high >= len(self.head.codebook):
-            raise CodeError(f"tokens must be in [0, {len(self.head.codebook)}), not [{low}, {high}]")
 
     def _check_streams(self) -> None:
         if not self.config.streams:

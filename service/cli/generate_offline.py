@@ -31,6 +31,7 @@ from service.operations.options_generate import MAX_SAMPLES, GenerateOptions
 from service.operations.samples import sample_arrays
 from service.sandbox.pool import MediaPool
 from service.scheduling.batcher import Batch
+from service.scheduling.executor import Failure
 from service.settings import Limits, Settings
 from service.types import Op
 
@@ -114,7 +115,7 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
         tokenizers = Engine([tokenizer], device, "float32", threads)
     except (BundleError, ValueError) as error:
         raise CommandError(str(error)) from error
-    backend = LocalBackend(tokenizers.cards, tokenizers.run, settings, _Unobserved())
+    backend = LocalBackend(tokenizers.cards, tokenizers.launch, settings, _Unobserved())
     generators = LocalGenerators(engine, settings, _Unobserved())
     try:
         yield LocalGenerator(backend, generators, settings.limits)
@@ -143,6 +144,7 @@ class _Unobserved:
     def queue(self, requests: int, tokens: int) -> None: ...
 
     def batch(self, batch: Batch, seconds: float) -> None: ...
+    def split(self, batch: Batch, failure: Failure) -> None: ...
 
     def done(self, op: Op, frames: int, tokens: int) -> None: ...
 

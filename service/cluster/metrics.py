@@ -12,6 +12,7 @@
 | `omnitok_tokenizer_calls_total` | counter: way (link, ray) |
 | `omnitok_queue_requests`, `omnitok_queue_tokens` | gauge |
 | `omnitok_batches_total` | counter: op, stop_reason |
+| `omnitok_batch_splits_total` | counter: op, failure (memory, error) |
 | `omnitok_batch_requests` | histogram: op |
 | `omnitok_batch_duration_seconds` | histogram: op |
 | `omnitok_late_kernels` | gauge |
@@ -38,6 +39,7 @@ from ray.serve import metrics
 from service.cluster.autoscaling import LoadMeter
 from service.jobs.records import JobCounts
 from service.scheduling.batcher import Batch
+from service.scheduling.executor import Failure
 from service.types import Op
 
 REQUEST_SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0]
@@ -89,6 +91,7 @@ class TokenizerMetrics:
         self._queue_requests = metrics.Gauge("omnitok_queue_requests", "Requests that wait in this replica")
         self._queue_tokens = metrics.Gauge("omnitok_queue_tokens", "Latent positions that wait in this replica")
         self._batches = _Tallied("omnitok_batches_total", "Batches run", "op", "stop_reason")
+        self._splits = _Tallied("omnitok_batch_splits_total", "Batches whose halves ran again", "op", "failure")
         self._batch_requests = metrics.Histogram("omnitok_batch_requests", "Requests per batch", BATCH_SIZES, ("op",))
         self._batch_seconds = metrics.Histogram(
             "omnitok_batch_duration_seconds", "Time of a batch", BATCH_SECONDS, ("op",)
@@ -109,7 +112,7 @@ class TokenizerMetrics:
         requests, tokens = self._now_queued
         self._queue_requests.set(requests)
         self._queue_tokens.set(tokens)
-        for counter in (self._batches, self._encoded, self._decoded, self._frames):
+        for counter in (self._batches, self._splits, self._encoded, self._decoded, self._frames):
             counter.flush()
 
     def batch(self, batch: Batch, seconds: float) -> None:
@@ -123,6 +126,10 @@ class TokenizerMetrics:
     def load(self) -> dict[str, float]:
         """Return the load since the last time; see `LoadMeter.read`."""
         return self._load.read(self._now_queued[1])
+
+    def split(self, batch: Batch, failure: Failure) -> None:
+        """Count a batch whose halves ran again, since the whole failed."""
+        self._splits.add(1, batch.key.op, failure)
 
     def done(self, op: Op, frames: int, tokens: int) -> None:
         """Count a request that has been answered."""

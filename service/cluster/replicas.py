@@ -70,7 +70,7 @@ class Tokenizer:
         engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
         engine.warm_up(settings.warm_sizes, settings.max_batch_tokens, settings.max_batch_requests)
         self._metrics = TokenizerMetrics()
-        self._backend = LocalBackend(engine.cards, engine.run, settings, self._metrics)
+        self._backend = LocalBackend(engine.cards, engine.launch, settings, self._metrics)
         self._link: LinkServer | None = None
         self._host: GeneratorHost | None = None
         if settings.generators and not settings.generator_replicas:

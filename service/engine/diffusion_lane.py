@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +16,7 @@ from model.generator.diffusion_sampling import DiffusionItem, DiffusionParams
 from model.generator.dit import DiT
 from model.generator.sampling import row_seed
 from model.inference.diffusion import DiffusionRun, DiffusionSampler
+from model.inference.graphs import StepsAhead
 from service.engine.card import generator_card
 from service.engine.device import DTYPES
 from service.engine.lane import LaneOptions
@@ -44,7 +44,7 @@ class DiffusionLane:
         cuda = device.type == "cuda"
         self._sampler = DiffusionSampler(bundle.generator, device, DTYPES[options.dtype if cuda else "float32"])
         self._stream = torch.cuda.Stream(device) if cuda else None
-        self._ahead: deque[torch.cuda.Event] = deque()
+        self._ahead = StepsAhead(STEPS_AHEAD)
         self._runs: dict[int, DiffusionRun] = {}
         self.capacity = Capacity(options.slots, options.prefill_tokens, ROUNDS)
         self.card = generator_card(bundle, device, options)
@@ -87,11 +87,7 @@ class DiffusionLane:
         with self._ordered():
             self._sampler.step([self._runs[number] for number in numbers])
             if self._stream is not None:
-                event = torch.cuda.Event(blocking=True)
-                event.record(self._stream)
-                self._ahead.append(event)
-                if len(self._ahead) > STEPS_AHEAD:
-                    self._ahead.popleft().synchronize()
+                self._ahead.add(self._stream)
 
     def peek(self, number: int) -> None:
         """Return nothing: unfinished latents are noise."""

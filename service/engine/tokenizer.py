@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import product
+from functools import partial
+from itertools import product, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,11 +19,13 @@ from kernels import requested_backend, use_backend
 from kernels.runtime import jit
 from model.bundle import load_bundle
 from model.inference.tokenizer import BATCHES, CompiledTokenizer
+from model.tokenizer.config import VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine.card import model_card
 from service.engine.chunks import run_chunk
 from service.engine.device import DTYPES, choose_device
-from service.scheduling.executor import DeviceFault, OutOfMemory
+from service.engine.transfers import Transfers
+from service.scheduling.executor import DeviceFault, Fetch, OutOfMemory
 from service.types import ModelCard, Size, TokenizerKey
 
 WARM_UP_SIDE = 64  # pixels; enough to load every library that a real request needs
@@ -30,6 +33,10 @@ KERNEL_SIDES = (128, 136)  # pixels; kernels are compiled once for grids that th
 # Some kernels take any longer clips, few or many, as they take these.
 LONG_CLIP_LATENT_FRAMES = 8  # after the first
 MANY_CLIPS = 8
+STAGED = {"pixels": torch.uint8, "tokens": torch.int64, "latents": torch.float32}  # as a batch travels to the device
+UINT16_CODES = 2**16
+
+T = TypeVar("T")
 
 log = logging.getLogger("ray.serve")
 
@@ -50,6 +57,7 @@ class Engine:
     def __init__(self, bundles: Sequence[Path], device: str, dtype: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self._device = choose_device(device)
+        self._transfers = Transfers(self._device)
         self._tokenizers: dict[str, OmniTokenizer] = {}
         self._compiled: dict[str, CompiledTokenizer] = {}
         self.cards: list[ModelCard] = []
@@ -92,52 +100,68 @@ class Engine:
                 compiled.capture(size, batches)
             self._try_out(card, small)
 
-    def run(self, key: TokenizerKey, payloads: Sequence[Any]) -> list[Any]:
-        """Run one batch, which waits for no kernel's compilation: torch's operators stand in.
+    def launch(self, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:
+        """Start one batch, which waits for no kernel's compilation: torch's operators stand in.
+
+        A GPU takes further batches before the results of this one are fetched, and computes them in that order.
 
         Args:
             key: the model, what to do, and the pixels' size.
             payloads: uint8 pixels (T, H, W, 3), integer tokens (t, h, w) or float latents (t, h, w, c), all alike; a
                 `ChunkInput` for each chunk of a clip.
         Returns:
-            encode: (int32 tokens (t, h, w) or None for a VAE, float32 latents (t, h, w, c)) per item;
-            decode, reconstruct: uint8 pixels (T, H, W, 3) per item;
-            encode_chunk, decode_chunk: a `ChunkOutput` per item.
+            A call that waits for the results of the items, in order. encode: tokens (t, h, w), uint16 or else int32,
+            and float32 latents (t, h, w, c), None for what the key does not want or a VAE lacks; decode, reconstruct:
+            uint8 pixels (T, H, W, 3); encode_chunk, decode_chunk: a `ChunkOutput`.
         Raises:
             OutOfMemory: the batch is too large for the device.
-            DeviceFault: the device is unusable from this process.
+            DeviceFault: the device is unusable from this process; the call that waits raises it too.
         """
+        batch, start = f"{len(payloads)} x {key}", partial(self._launch_now, key, payloads)
+        if self._device.type == "cpu":  # where one batch after the other is computed, and its answer waits for no other
+            return lambda: self._do(batch, lambda: start()())
+        launched = self._do(batch, start)
+        return lambda: self._do(batch, launched)
+
+    def run(self, key: TokenizerKey, payloads: Sequence[Any]) -> Sequence[Any]:
+        """Run one batch alone; arguments, results and errors are those of `launch`."""
+        return self.launch(key, payloads)()
+
+    def _do(self, batch: str, work: Callable[[], T]) -> T:
         try:
-            with torch.inference_mode():
-                return self._compute_now(key, payloads)
+            with torch.inference_mode(), self._transfers.computing():
+                return work()
         except torch.OutOfMemoryError:
             pass  # leaving the handler frees the tensors that the traceback holds
         except torch.AcceleratorError as error:
             raise DeviceFault(str(error)) from None
         torch.cuda.empty_cache()
-        raise OutOfMemory(f"{len(payloads)} x {key}")
+        raise OutOfMemory(batch)
 
     @torch.inference_mode()
     def _try_out(self, card: ModelCard, sizes: Sequence[Size]) -> None:
         tokenizer = self._compiled.get(card.id, self._tokenizers[card.id])
-        for size in sizes:
-            pixels = np.zeros((*size, 3), np.uint8)
-            [(tokens, latents)] = self._compute(tokenizer, TokenizerKey(card.id, "encode", "pixels", size), [pixels])
-            if tokens is not None:
-                self._compute(tokenizer, TokenizerKey(card.id, "decode", "tokens", size), [tokens])
-            self._compute(tokenizer, TokenizerKey(card.id, "decode", "latents", size), [latents])
+        with self._transfers.computing():
+            for size in sizes:
+                pixels = np.zeros((*size, 3), np.uint8)
+                encode = TokenizerKey(card.id, "encode", "pixels", size)
+                [(tokens, latents)] = self._start(tokenizer, encode, [pixels])()
+                if tokens is not None:
+                    self._start(tokenizer, TokenizerKey(card.id, "decode", "tokens", size), [tokens])()
+                self._start(tokenizer, TokenizerKey(card.id, "decode", "latents", size), [latents])()
 
-    def _compute_now(self, key: TokenizerKey, payloads: Sequence[Any]) -> list[Any]:
+    def _launch_now(self, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:
         if key.op in ("encode_chunk", "decode_chunk"):
             # Clips differ in how far they are, so each runs alone; a chunk is large enough to fill the device.
-            return [run_chunk(self._tokenizers[key.model], key.op, chunk, self._device) for chunk in payloads]
+            network = self._tokenizers[key.model]
+            return lambda: [run_chunk(network, key.op, chunk, self._device) for chunk in payloads]
         modules = self._tokenizers[key.model]
         compiled = self._compiled.get(key.model)
         if compiled is None or requested_backend() != "auto":
-            return self._compute(compiled or modules, key, payloads)
+            return self._start(compiled or modules, key, payloads)
         try:
             with jit.raise_if_missing():
-                return self._compute(compiled, key, payloads)
+                return self._start(compiled, key, payloads)
         except jit.KernelNotReadyError as missing:
             first = missing.first
             if first:
@@ -145,24 +169,37 @@ class Engine:
         answers: list[Any] = []
         with suppress(torch.OutOfMemoryError), use_backend("torch"):
             for payload in payloads:  # one by one: each takes several times the memory
-                answers += self._compute(modules, key, [payload])
+                answers += self._start(modules, key, [payload])()
         too_large = len(answers) < len(payloads)
         if too_large or first:
             with suppress(torch.OutOfMemoryError):
                 compiled.prepare([(len(payloads), *key.size)], wait=too_large)
-        return self._compute(compiled, key, payloads) if too_large else answers
+        return self._start(compiled, key, payloads) if too_large else lambda: answers
 
-    def _compute(self, tokenizer: OmniTokenizer, key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> list[Any]:
-        batch = self._load(key, np.stack(payloads))
-        if key.op == "encode":
-            if not tokenizer.config.is_vq:
-                return [(None, latents) for latents in tokenizer.encode_latents(batch).float().cpu().numpy()]
-            tokens, vectors = tokenizer.encode_both(batch)
-            return list(zip(tokens.int().cpu().numpy(), vectors.float().cpu().numpy(), strict=True))
-        if key.op == "reconstruct":
-            return list(tokenizer.reconstruct(batch).cpu().numpy())
-        return list(tokenizer.decode(batch, key.size).cpu().numpy())
+    def _start(self, tokenizer: OmniTokenizer, key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> Fetch:
+        staged = self._transfers.stage(payloads, STAGED[key.kind])
+        if key.op == "decode":
+            tokenizer.check_codes(staged, key.size)  # here, since on a GPU it would wait for what runs there
+        batch = self._transfers.upload(staged)
+        download, count = self._transfers.download(batch, _results(tokenizer, key, batch)), len(batch)
 
-    def _load(self, key: TokenizerKey, batch: NDArray[Any]) -> Tensor:
-        dtype = {"pixels": np.uint8, "tokens": np.int64, "latents": np.float32}[key.kind]
-        return torch.from_numpy(batch.astype(dtype, copy=False)).to(self._device)
+        def fetch() -> list[Any]:
+            columns = (repeat(None, count) if array is None else array for array in download.arrays())
+            rows = list(zip(*columns, strict=True))
+            return rows if key.op == "encode" else [pixels for (pixels,) in rows]
+
+        return fetch
+
+
+def _results(tokenizer: OmniTokenizer, key: TokenizerKey, batch: Tensor) -> tuple[Tensor | None, ...]:
+    """Return tokens and latents, of which the key may want one alone, or pixels."""
+    if key.op == "decode":
+        return (tokenizer.decode_checked(batch, key.size).contiguous(),)
+    if key.op == "reconstruct":
+        return (tokenizer.reconstruct(batch).contiguous(),)
+    head = tokenizer.config.head
+    if not isinstance(head, VQConfig):
+        return None, tokenizer.encode_latents(batch).float()
+    tokens, vectors = tokenizer.encode_both(batch)
+    dtype = torch.uint16 if head.codes <= UINT16_CODES else torch.int32
+    return tokens.to(dtype) if key.want != "latents" else None, vectors.float() if key.want != "tokens" else None

@@ -189,7 +189,9 @@ class _Link(asyncio.Protocol):
             raise BadMessageError(f"The call {request.id} exists already.")
         card = check_request(request, len(self._memory), self._server.cards)
         array = self._array(request, card)
-        key = TokenizerKey(card.id, OPS[request.op], CONTENTS[request.content], request.size)
+        op, content = OPS[request.op], CONTENTS[request.content]
+        want = WANTS[request.want] if op == "encode" else "both"
+        key = TokenizerKey(card.id, op, content, request.size, want)
         self.calls[request.id] = None
 
         def done(outcome: Any, timing: Timing | None) -> None:

@@ -19,6 +19,9 @@ from service.errors import ProblemError
 
 StopReason = Literal["drained", "count", "budget"]
 
+MAX_RUNNING = 2
+# A batch that takes longer hides what the host does between two, and what arrives during it should find an open batch.
+AHEAD_SECONDS = 0.02
 SHRUNKEN_KEYS = 256  # keys come from callers' shapes, so what is remembered of them is bounded
 
 
@@ -71,7 +74,7 @@ class _Queue:
 
 
 class Batcher:
-    """Queues per key and the choice of the next batch. One batch runs at a time.
+    """Queues per key and the choice of the next batch. A short batch has the next one queued behind it.
 
     Args:
         max_tokens: latent positions of one batch; a larger item runs alone.
@@ -92,12 +95,14 @@ class Batcher:
         self.max_queue_tokens = max_queue_tokens
         self.max_queue_seconds = max_queue_seconds
         self.queued_tokens = 0
-        self.running: Batch | None = None
+        self.running: deque[Batch] = deque()  # in the order in which they end
         self._queues: dict[Key, _Queue] = {}  # only keys with items, and exactly the keys of the ring
         self._ring: deque[Key] = deque()
         self._keys: dict[int, Key] = {}  # item id -> key, for the items that wait
         self._budgets: dict[Key, int] = {}  # keys that ran out of memory at the full budget
         self._rate = DrainRate()
+        self._completed = -math.inf
+        self._none_before = math.inf  # no deadline is earlier; a queue is not searched for each batch
 
     @property
     def queued_requests(self) -> int:
@@ -138,6 +143,7 @@ class Batcher:
         queue = self._queues[item.key]
         queue.items[item.id] = item
         queue.cost += item.cost
+        self._none_before = min(self._none_before, item.deadline)
         self._keys[item.id] = item.key
         self.queued_tokens += item.cost
 
@@ -150,32 +156,44 @@ class Batcher:
 
     def expire(self, now: float) -> list[Item]:
         """Take out and return the waiting items whose deadline has come."""
+        if now < self._none_before:
+            return []
         late = [item for queue in self._queues.values() for item in queue.items.values() if item.deadline <= now]
         for item in late:
             self._remove(item.id)
+        earliest = self.earliest_deadline
+        self._none_before = math.inf if earliest is None else earliest
         return late
 
     def next_batch(self, now: float) -> Batch | None:
-        """Start the next batch, or None if nothing waits. Call `expire` first; `complete` must follow."""
-        if self.running is not None:
-            raise RuntimeError("The previous batch has not completed.")
-        while self._ring and self.running is None:
+        """Start the next batch, or None if nothing waits or enough runs.
+
+        Call `expire` first; `complete` must follow, in the same order.
+        """
+        if self._is_busy():
+            return None
+        while self._ring:
             key = self._ring[0]
             self._ring.rotate(-1)
             queue = self._queues[key]
             queue.credit += self.max_tokens
             if next(iter(queue.items.values())).cost <= queue.credit:
-                self.running = self._form(key, queue, now)
-        return self.running
+                batch = self._form(key, queue, now)
+                self.running.append(batch)
+                return batch
+        return None
 
-    def complete(self, now: float) -> None:
-        """Say that the running batch has ended, well or not."""
-        if self.running is None:
+    def complete(self, now: float) -> float:
+        """Say that the first of the running batches has ended, well or not; return the time that it had, seconds."""
+        if not self.running:
             raise RuntimeError("No batch is running.")
-        batch, self.running = self.running, None
-        self._rate.add(batch.cost, now - batch.started)
+        batch = self.running.popleft()
+        seconds = now - max(batch.started, self._completed)
+        self._rate.add(batch.cost, seconds)
+        self._completed = now
         if batch.key in self._budgets and batch.stop_reason == "budget":
             self._grow(batch.key)
+        return seconds
 
     def shrink(self, key: Key, cost: int) -> None:
         """Halve the budget of `key` after a batch of `cost` did not fit into memory; success regrows it slowly."""
@@ -195,10 +213,19 @@ class Batcher:
         )
         others = sum(min(queue.cost, turns * self.max_tokens) for key, queue in self._queues.items() if key != item.key)
         wait = self._rate.seconds(own.cost + others)
-        if wait is None or self.running is None:
+        if wait is None or not self.running:
             return wait
-        elapsed = now - self.running.started
-        return wait + max(0.0, (self._rate.seconds(self.running.cost) or 0.0) - elapsed)
+        elapsed = now - max(self.running[0].started, self._completed)
+        return wait + max(0.0, (self._running_seconds() or 0.0) - elapsed)
+
+    def _is_busy(self) -> bool:
+        if not self.running:
+            return False
+        seconds = self._running_seconds()
+        return len(self.running) == MAX_RUNNING or seconds is None or seconds > AHEAD_SECONDS
+
+    def _running_seconds(self) -> float | None:
+        return self._rate.seconds(sum(batch.cost for batch in self.running))
 
     def _form(self, key: Key, queue: _Queue, now: float) -> Batch:
         budget, cost = self.budget(key), 0

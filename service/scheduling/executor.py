@@ -1,21 +1,29 @@
-"""The asyncio shell around the batcher: callers await, one dedicated thread runs the engine, failures stay single."""
+"""The asyncio shell around the batcher: callers await, one dedicated thread feeds the engine, failures stay single."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Literal, Protocol
 
 from service.errors import ProblemError
 from service.scheduling.batcher import Batch, Batcher, Item, Key
 from service.types import Timing
 
-Run = Callable[[Any, Sequence[Any]], Sequence[Any]]  # a key of its own kind
+Fetch = Callable[[], Sequence[Any]]  # waits for the results of a batch
+Launch = Callable[[Any, Sequence[Any]], Fetch]  # starts a batch: a key of its own kind, and payloads
 Done = Callable[[Any, Timing | None], None]  # a result with its timing, or an exception
+Failure = Literal["memory", "error"]
+
+CLOSE_SECONDS = 5.0  # for what runs; a thread within the accelerator's library must not see the process end
+
+log = logging.getLogger("ray.serve")
 
 
 class OutOfMemory(Exception):  # noqa: N818  an event of the accelerator, named as its makers name it
@@ -35,44 +43,65 @@ class Observer(Protocol):
     def batch(self, batch: Batch, seconds: float) -> None:
         """Count a batch that took `seconds`."""
 
-
-@dataclass(frozen=True)
-class _Ran:
-    outcomes: list[Any]  # a result or an exception per item
-    out_of_memory: bool
+    def split(self, batch: Batch, failure: Failure) -> None:
+        """Count a batch whose parts ran again, since the whole failed."""
 
 
-def _draining() -> ProblemError:
-    return ProblemError("draining", "This replica is shutting down.", retry_after_seconds=1)
+class _Flight:
+    """A batch that the engine has, or could not take.
+
+    Attributes:
+        results: waits for the results, or raises what the launch raised.
+        failure: the reason why its parts ran again; None if they did not.
+    """
+
+    def __init__(self, batch: Batch, launch: Launch) -> None:
+        self.batch = batch
+        self.failure: Failure | None = None
+        self.results: Fetch
+        self.launched = False
+        try:
+            self.results = launch(batch.key, self.payloads)
+            self.launched = True
+        except Exception as error:
+            self.results = partial(_raise, error)
+
+    @property
+    def payloads(self) -> list[Any]:
+        """Return the payloads of the items."""
+        return [item.payload for item in self.batch.items]
 
 
 class BatchExecutor:
-    """Runs what the batcher chooses, one batch at a time.
+    """Runs what the batcher chooses, without a visit to the event loop between two batches.
 
     Args:
-        run: maps a key and payloads to as many results, in order; called on the executor's own thread.
+        launch: starts a batch and returns the call that waits for its results, in order; both run on the executor's own
+            thread. Batches are fetched in the order of their launch.
         batcher: the queues.
         observer: where batches and queue lengths are reported.
     """
 
-    def __init__(self, run: Run, batcher: Batcher, observer: Observer) -> None:
-        self.fault: DeviceFault | None = None
-        self._run = run
-        self._batcher = batcher
+    def __init__(self, launch: Launch, batcher: Batcher, observer: Observer) -> None:
+        self.fault: Exception | None = None
+        self._launch = launch
         self._observer = observer
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._waiting: dict[int, Done] = {}
-        self._arrived: dict[int, float] = {}
-        self._ids = itertools.count()
+        self._changed = threading.Condition()  # guards the batcher, and wakes the thread
+        self._batcher = batcher
         self._closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        # all below belong to the event loop
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: dict[int, tuple[Done, float]] = {}  # and the time of arrival
+        self._ids = itertools.count()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
 
     @property
     def busy_seconds(self) -> float:
-        """Return the age of the running batch, seconds; 0 when idle."""
-        running = self._batcher.running
-        return 0.0 if running is None else time.monotonic() - running.started
+        """Return the age of the oldest running batch, seconds; 0 when idle."""
+        with self._changed:
+            return time.monotonic() - self._batcher.running[0].started if self._batcher.running else 0.0
 
     async def submit(self, key: Key, cost: int, payload: Any, seconds: float) -> tuple[Any, Timing]:
         """Queue one item and wait for its result. Cancelling the caller takes the item out of the queue.
@@ -80,14 +109,14 @@ class BatchExecutor:
         Args:
             key: what the item may share a batch with.
             cost: latent positions.
-            payload: handed to `run`.
+            payload: handed to `launch`.
             seconds: time left until the deadline.
         Returns:
             the result and where the time went.
         Raises:
             ProblemError: `overloaded`, `deadline-exceeded`, `gpu-memory`, `draining`.
             DeviceFault: the accelerator broke while the item ran.
-            Exception: what `run` raised for this very item.
+            Exception: what the engine raised for this very item.
         """
         future: asyncio.Future[tuple[Any, Timing]] = asyncio.get_running_loop().create_future()
 
@@ -121,35 +150,39 @@ class BatchExecutor:
             raise _draining()
         now = time.monotonic()
         item = Item(next(self._ids), key, cost, now + seconds, payload)
-        self._batcher.submit(item, now)
-        self._waiting[item.id] = done
-        self._arrived[item.id] = now
+        with self._changed:
+            self._batcher.submit(item, now)
+            self._changed.notify()
+        self._waiting[item.id] = done, now
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+            self._thread.start()
         self._ring_at(item.deadline, now)
-        self._advance()
         self._report_queue()
         return item.id
 
     def cancel(self, item_id: int) -> bool:
         """Take an item out of the queue; False if it runs or is over."""
-        if not self._batcher.cancel(item_id):
-            return False
-        self._forget(item_id)
+        with self._changed:
+            if not self._batcher.cancel(item_id):
+                return False
+        del self._waiting[item_id]
         self._report_queue()
         return True
 
     def close(self) -> None:
-        """Refuse what waits and runs, and let the thread end after the running batch."""
-        self._closed = True
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Refuse what waits and runs, and let the thread end after what it runs."""
+        with self._changed:
+            self._closed = True
+            for item_id in self._waiting:
+                self._batcher.cancel(item_id)
+            self._changed.notify()
         if self._alarm is not None:
             self._alarm.cancel()
         for item_id in list(self._waiting):
-            self._batcher.cancel(item_id)
             self._answer(item_id, _draining())
-
-    def _expire(self) -> None:
-        for item in self._batcher.expire(time.monotonic()):
-            self._answer(item.id, ProblemError("deadline-exceeded", "The deadline passed while the request waited."))
+        if self._thread.is_alive():
+            self._thread.join(CLOSE_SECONDS)
 
     def _ring_at(self, deadline: float, now: float) -> None:
         """Expire what waits at that time; one alarm rings for all, the earliest first."""
@@ -162,68 +195,123 @@ class BatchExecutor:
 
     def _ring(self) -> None:
         self._alarm = None
-        self._expire()
-        self._report_queue()
-        earliest = self._batcher.earliest_deadline
+        now = time.monotonic()
+        with self._changed:
+            expired, earliest = self._batcher.expire(now), self._batcher.earliest_deadline
+        self._refuse_late(expired)
         if earliest is not None:
-            self._ring_at(earliest, time.monotonic())
+            self._ring_at(earliest, now)
 
-    def _advance(self) -> None:
-        if self._batcher.running is not None:
-            return
-        self._expire()
-        batch = self._batcher.next_batch(time.monotonic())
+    def _refuse_late(self, expired: Sequence[Item]) -> None:
+        for item in expired:
+            detail = "The deadline passed while the request waited."
+            self._answer(item.id, ProblemError("deadline-exceeded", detail))
         self._report_queue()
-        if batch is not None:
-            ran = asyncio.get_running_loop().run_in_executor(self._thread, self._execute, batch)
-            ran.add_done_callback(lambda future: self._finish(batch, future))
 
-    def _finish(self, batch: Batch, future: asyncio.Future[_Ran]) -> None:
-        self._batcher.complete(time.monotonic())
-        seconds = time.monotonic() - batch.started
+    def _finish(self, flight: _Flight, outcomes: Sequence[Any], seconds: float) -> None:
+        batch, begun = flight.batch, time.monotonic() - seconds
+        for item, outcome in zip(batch.items, outcomes, strict=True):
+            if item.id in self._waiting:
+                arrived = self._waiting[item.id][1]
+                self._answer(item.id, outcome, Timing(1000 * (begun - arrived), 1000 * seconds, len(batch.items)))
         self._observer.batch(batch, seconds)
-        ran = _Ran([_draining()] * len(batch.items), False) if future.cancelled() else future.result()
-        if ran.out_of_memory and len(batch.items) > 1:
-            self._batcher.shrink(batch.key, batch.cost)
-        for item, outcome in zip(batch.items, ran.outcomes, strict=True):
-            if isinstance(outcome, DeviceFault):
-                self.fault = outcome
-            queue_ms = 1000 * (batch.started - self._arrived.get(item.id, batch.started))
-            self._answer(item.id, outcome, Timing(queue_ms, 1000 * seconds, len(batch.items)))
-        self._advance()
+        if flight.failure is not None:
+            self._observer.split(batch, flight.failure)
+        self._report_queue()
 
     def _answer(self, item_id: int, outcome: Any, timing: Timing | None = None) -> None:
-        done = self._forget(item_id)
-        if done is not None:
-            done(outcome, timing)
-
-    def _forget(self, item_id: int) -> Done | None:
-        self._arrived.pop(item_id, None)
-        return self._waiting.pop(item_id, None)
+        done, _ = self._waiting.pop(item_id)
+        done(outcome, timing)
 
     def _report_queue(self) -> None:
         self._observer.queue(self._batcher.queued_requests, self._batcher.queued_tokens)
 
-    def _execute(self, batch: Batch) -> _Ran:
-        return self._attempt(batch.key, [item.payload for item in batch.items])
-
-    def _attempt(self, key: Key, payloads: list[Any]) -> _Ran:
+    def _run(self) -> None:
         try:
-            results = list(self._run(key, payloads))
-            if len(results) != len(payloads):
-                raise RuntimeError(f"The engine answered {len(results)} of {len(payloads)} items of {key}.")
-            return _Ran(results, False)
-        except OutOfMemory:
-            if len(payloads) == 1:
-                detail = "The request does not fit into memory. Use a smaller size or fewer frames."
-                return _Ran([ProblemError("gpu-memory", detail)], True)
-            middle = len(payloads) // 2
-            halves = [self._attempt(key, payloads[:middle]), self._attempt(key, payloads[middle:])]
-            return _Ran([outcome for half in halves for outcome in half.outcomes], True)
+            self._feed()
+        except Exception as error:  # ours, not the engine's; nobody may wait for an answer that never comes
+            log.exception("the thread of the engine ended")
+            self.fault = error
+            self._call(self.close)
+
+    def _feed(self) -> None:
+        """Launch batches as early as the batcher has them, and fetch the first of them when it has no more."""
+        flights: deque[_Flight] = deque()
+        while True:
+            with self._changed:
+                while (batch := self._next_batch()) is None and not flights and not self._closed:
+                    self._changed.wait()
+            if batch is not None:
+                flight = _Flight(batch, self._launch)
+                if not flight.launched and flights:
+                    while flights:
+                        self._land(flights.popleft())
+                    flight = _Flight(batch, self._launch)  # again, with the memory that the others held
+                flights.append(flight)
+                if not flight.launched:
+                    self._land(flights.popleft())
+            elif flights:
+                self._land(flights.popleft())
+            else:
+                return
+
+    def _next_batch(self) -> Batch | None:
+        now = time.monotonic()
+        if expired := self._batcher.expire(now):
+            self._call(self._refuse_late, expired)
+        return self._batcher.next_batch(now)
+
+    def _land(self, flight: _Flight) -> None:
+        """Wait for the batch that was launched first, and have its callers answered."""
+        batch, outcomes = flight.batch, self._attempt(flight, flight.payloads, flight.results)
+        with self._changed:
+            if flight.failure == "memory":
+                self._batcher.shrink(batch.key, batch.cost)
+            seconds = self._batcher.complete(time.monotonic())
+        self._call(self._finish, flight, outcomes, seconds)
+
+    def _attempt(self, flight: _Flight, payloads: Sequence[Any], results: Fetch) -> list[Any]:
+        """Return a result or an exception for each payload. Halves of what failed run again, down to single items."""
+        if self.fault is not None:
+            return [self.fault] * len(payloads)
+        key = flight.batch.key
+        try:
+            outcomes = list(results())
+            if len(outcomes) != len(payloads):
+                raise RuntimeError(f"The engine answered {len(outcomes)} of {len(payloads)} items of {key}.")
+            return outcomes
         except DeviceFault as fault:
-            return _Ran([fault] * len(payloads), False)
+            self.fault = fault
+            return [fault] * len(payloads)
         except Exception as error:
+            failure: Failure = "memory" if isinstance(error, OutOfMemory) else "error"
             if len(payloads) == 1:
-                return _Ran([error], False)
-            alone = [self._attempt(key, [payload]) for payload in payloads]
-            return _Ran([ran.outcomes[0] for ran in alone], any(ran.out_of_memory for ran in alone))
+                return [_too_large() if failure == "memory" else error]
+        if flight.failure != "memory":
+            flight.failure = failure
+        outcomes, middle = [], len(payloads) // 2
+        for half in (payloads[:middle], payloads[middle:]):
+            outcomes += self._attempt(flight, half, partial(self._run_alone, key, half))
+        return outcomes
+
+    def _run_alone(self, key: Key, payloads: Sequence[Any]) -> Sequence[Any]:
+        return self._launch(key, payloads)()
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop has ended, and the callers with it
+            self._closed = True
+
+
+def _raise(error: Exception) -> Sequence[Any]:
+    raise error
+
+
+def _draining() -> ProblemError:
+    return ProblemError("draining", "This replica is shutting down.", retry_after_seconds=1)
+
+
+def _too_large() -> ProblemError:
+    return ProblemError("gpu-memory", "The request does not fit into memory. Use a smaller size or fewer frames.")

@@ -41,7 +41,7 @@ def note(frame: FrameType, event: str, argument: Any) -> None:
 async def main(bundle: Path) -> None:
     settings = Settings()
     engine = Engine([bundle], "cpu", "float32", 1)
-    backend = LocalBackend(engine.cards, engine.run, settings, Unobserved())
+    backend = LocalBackend(engine.cards, engine.launch, settings, Unobserved())
     pool = MediaPool(settings.limits, 1)
     await pool.start()
     transport = httpx.ASGITransport(create_app(backend, pool, settings))

@@ -40,6 +40,8 @@ class Unobserved:
 
     def batch(self, *_: Any) -> None: ...
 
+    def split(self, *_: Any) -> None: ...
+
     def done(self, *_: Any) -> None: ...
 
 
@@ -77,7 +79,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         apps, backends = {}, []
         for chunk in CHUNKS:
             chosen = Settings(stream_chunk_tokens=chunk)
-            backends.append(LocalBackend(engine.cards, engine.run, chosen, Unobserved()))
+            backends.append(LocalBackend(engine.cards, engine.launch, chosen, Unobserved()))
             apps[chunk] = create_app(backends[-1], pool, chosen)
         yield Service(runner, apps)
         for backend in backends:

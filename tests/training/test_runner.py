@@ -130,7 +130,7 @@ def test_a_run_leaves_what_a_person_wants_to_see(whole: Path) -> None:
 async def test_the_service_serves_both_bundles(whole: Path, files: Path) -> None:
     engine = Engine([whole / "debug-vq", whole / "debug-vae"], "cpu", "float32", 1)
     engine.warm_up()
-    backend = LocalBackend(engine.cards, engine.run, Settings(bundles=()), _Uncounted())
+    backend = LocalBackend(engine.cards, engine.launch, Settings(bundles=()), _Uncounted())
     try:
         with Image.open(next((files / "images").rglob("*.png"))) as picture:
             pixels = np.asarray(picture.convert("RGB"))[None]

@@ -35,6 +35,7 @@ from service.in_process import LocalBackend, job_runner, job_store
 from service.jobs.queue import LocalJobQueue
 from service.sandbox.pool import MediaPool
 from service.scheduling.batcher import Batch
+from service.scheduling.executor import Failure
 from service.settings import Settings
 from service.types import Op
 
@@ -121,6 +122,8 @@ class Unobserved:
 
     def batch(self, batch: Batch, seconds: float) -> None: ...
 
+    def split(self, batch: Batch, failure: Failure) -> None: ...
+
     def done(self, op: Op, frames: int, tokens: int) -> None: ...
 
 
@@ -129,7 +132,7 @@ def server(bundles: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """The URL of both tiers in one process on loopback, with the debug and the VAE bundle, and toy generators."""
     engine = Engine([bundles / "debug", bundles / "vae"], device="cpu", dtype="float32", threads=1)
     settings = Settings()
-    backend = LocalBackend(engine.cards, engine.run, settings, Unobserved())
+    backend = LocalBackend(engine.cards, engine.launch, settings, Unobserved())
     pool = MediaPool(settings.limits, workers=1)
     debug, vae = engine.cards
     generators = ToyGenerators(debug, vae)

@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class Silent:
 
     def queue(self, *arguments: Any) -> None: ...
     def batch(self, *arguments: Any) -> None: ...
+    def split(self, *arguments: Any) -> None: ...
     def done(self, *arguments: Any) -> None: ...
 
 
@@ -45,7 +47,7 @@ def run(key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> list[Any]:
 async def tokenizer(folder: Path) -> None:
     """Serve until killed."""
     settings = Settings(bundles=(), max_batch_requests=4, max_queue_seconds=1000)  # a busy machine refuses nothing
-    backend = LocalBackend([CARD], run, settings, Silent())
+    backend = LocalBackend([CARD], lambda *batch: partial(run, *batch), settings, Silent())
     server = LinkServer(folder, backend, [CARD])
     await server.start()
     print("ready", flush=True)

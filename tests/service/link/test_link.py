@@ -10,6 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Silent:
 
     def queue(self, *arguments: Any) -> None: ...
     def batch(self, *arguments: Any) -> None: ...
+    def split(self, *arguments: Any) -> None: ...
     def done(self, *arguments: Any) -> None: ...
 
 
@@ -51,7 +53,7 @@ class Tokenizer:
         self.running = threading.Event()
         self.error: Exception | None = None
         self.batches = 0
-        self.backend = LocalBackend([VQ, VAE], self.run, Settings(bundles=()), Silent())
+        self.backend = LocalBackend([VQ, VAE], lambda *batch: partial(self.run, *batch), Settings(bundles=()), Silent())
         self.server = LinkServer(directory, self.backend, [VQ, VAE])
 
     def run(self, key: TokenizerKey, payloads: Any) -> list[Any]:

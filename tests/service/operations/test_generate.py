@@ -55,7 +55,7 @@ class Rig:
     def __init__(self, bundle: Path) -> None:
         engine = Engine([bundle], "cpu", "float32", 1)
         self.tokenizer = engine.cards[0]
-        self.backend = LocalBackend(engine.cards, engine.run, SETTINGS, Silent())
+        self.backend = LocalBackend(engine.cards, engine.launch, SETTINGS, Silent())
         self.lane = plain_lane(self.tokenizer.hash)
         self.generators = LocalGenerators(GeneratorEngine([self.lane]), SETTINGS, Silent())
 
@@ -208,7 +208,7 @@ async def test_diffusion_makes_the_same_samples_alone_and_in_a_crowd(name: str, 
     network, classes = make_generator(GENERATOR_CONFIGS[name]).eval(), ("ant", "bee", "cow", "dog")
     save_generator(tmp_path / "diffusion", network, "Random weights for tests.", made_by, classes)
     engine = Engine([tmp_path / "vae"], "cpu", "float32", 1)
-    backend = LocalBackend(engine.cards, engine.run, SETTINGS, Silent())
+    backend = LocalBackend(engine.cards, engine.launch, SETTINGS, Silent())
     lanes = GeneratorEngine.load([tmp_path / "diffusion"], "cpu", 1, LaneOptions(8, 8))
     generators = LocalGenerators(lanes, SETTINGS, Silent())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, deque
 from typing import NamedTuple
 
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.errors import ProblemError
-from service.scheduling.batcher import Batcher, Item, Key
+from service.scheduling.batcher import MAX_RUNNING, Batcher, Item, Key
 from service.types import TokenizerKey
 
 
@@ -46,7 +46,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.answers: Counter[int] = Counter()
         self.next_id = 0
         self.waiting: dict[int, Item] = {}  # admitted, unanswered, in order of arrival
-        self.running: dict[int, Item] = {}
+        self.running: deque[tuple[Item, ...]] = deque()
         self.patience: dict[int, int] = {}  # batches of others that an item may still see before it starts
 
     @rule(key=st.sampled_from(KEYS), cost=st.integers(1, 9) | st.integers(10, 100), patience=st.floats(0.5, 50))
@@ -90,7 +90,7 @@ class BatcherMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def cancel_running(self, data: st.DataObject) -> None:
-        assert not self.batcher.cancel(data.draw(st.sampled_from(list(self.running))))
+        assert not self.batcher.cancel(data.draw(st.sampled_from(self.running[0])).id)
 
     @rule(seconds=st.floats(0, 10))
     def wait(self, seconds: float) -> None:
@@ -104,14 +104,13 @@ class BatcherMachine(RuleBasedStateMachine):
             del self.waiting[item_id]
             self.answers[item_id] += 1
 
-    @precondition(lambda self: not self.running)
     @rule(now_expired=st.booleans())
     def run(self, now_expired: bool) -> None:
         if now_expired:
             self.expire()
         batch = self.batcher.next_batch(self.now)
-        assert (batch is None) == (not self.waiting), "work conserving: an idle engine never leaves items waiting"
         if batch is None:
+            assert self.running or not self.waiting, "work conserving: an idle engine never leaves items waiting"
             return
         assert {item.key for item in batch.items} == {batch.key}
         assert batch.cost == sum(item.cost for item in batch.items)
@@ -127,8 +126,8 @@ class BatcherMachine(RuleBasedStateMachine):
         else:
             misfit = self.waiting[same_key[len(ids)]]
             assert batch.cost + misfit.cost > self.batcher.budget(batch.key)
-        for item_id in ids:
-            self.running[item_id] = self.waiting.pop(item_id)
+        self.running.append(tuple(self.waiting.pop(item_id) for item_id in ids))
+        assert len(self.running) <= MAX_RUNNING
         for item_id in self.waiting:
             self.patience[item_id] -= 1
             assert self.patience[item_id] > 0, "an item waits longer than the queue ahead of it explains"
@@ -137,15 +136,13 @@ class BatcherMachine(RuleBasedStateMachine):
     @rule(seconds=st.floats(0, 5), out_of_memory=st.booleans())
     def complete(self, seconds: float, out_of_memory: bool) -> None:
         self.now += seconds
-        batch = self.batcher.running
-        assert batch is not None
-        assert {item.id for item in batch.items} == set(self.running), "every item is in exactly one batch"
-        self.batcher.complete(self.now)
+        batch = self.batcher.running[0]
+        assert batch.items == self.running.popleft(), "batches end in the order in which they start"
+        assert 0 <= self.batcher.complete(self.now) <= self.now - batch.started
         self.answers.update(item.id for item in batch.items)
         if out_of_memory and len(batch.items) > 1:
             self.batcher.shrink(batch.key, batch.cost)
             assert self.batcher.budget(batch.key) <= batch.cost // 2
-        self.running.clear()
 
     @invariant()
     def counts(self) -> None:
@@ -157,7 +154,7 @@ class BatcherMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "batcher"):
             return
-        if self.running:
+        while self.running:
             self.complete(1.0, False)
         while self.waiting:
             self.run(now_expired=False)
@@ -188,8 +185,18 @@ def test_a_lone_item_runs_at_once() -> None:
     batch = batcher.next_batch(0.0)
     assert batch is not None
     assert [member.id for member in batch.items] == [0]
-    with pytest.raises(RuntimeError, match="has not completed"):
-        batcher.next_batch(0.0)
+    assert batcher.next_batch(0.0) is None
+    batcher.complete(1.0)
+    with pytest.raises(RuntimeError, match="No batch is running"):
+        batcher.complete(1.0)
+
+
+def test_a_short_batch_has_the_next_one_behind_it_and_a_long_one_has_not() -> None:
+    for seconds, started in ((0.01, 2), (0.03, 1)):
+        batcher = measured((10, seconds))
+        for number in range(4):
+            batcher.submit(item(number, KEYS[0], 10), 0.0)
+        assert sum(batcher.next_batch(0.0) is not None for _ in range(4)) == started
 
 
 def test_images_do_not_starve_a_clip_nor_the_clip_the_images() -> None:
@@ -219,10 +226,12 @@ def test_a_turn_that_is_not_used_up_is_not_saved_for_later() -> None:
 def measured(*batches: tuple[int, float], **bounds: float) -> Batcher:
     """A batcher that ran batches of so many tokens in so many seconds each, up to time 0."""
     batcher = Batcher(10, 8, 1000, **bounds)
+    now = -sum(seconds for _, seconds in batches)
     for number, (cost, seconds) in enumerate(batches):
-        batcher.submit(item(-1 - number, KEYS[0], cost), -seconds)
-        batcher.next_batch(-seconds)
-        batcher.complete(0.0)
+        batcher.submit(item(-1 - number, KEYS[0], cost), now)
+        batcher.next_batch(now)
+        now += seconds
+        batcher.complete(now)
     return batcher
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,7 +31,10 @@ class Engine:
     batches: list[list[Any]] = field(default_factory=list)
     threads: set[int] = field(default_factory=set)
 
-    def run(self, key: TokenizerKey, payloads: Sequence[Any]) -> Sequence[Any]:
+    def launch(self, key: TokenizerKey, payloads: Sequence[Any]) -> Callable[[], Sequence[Any]]:
+        return partial(self.run, payloads)
+
+    def run(self, payloads: Sequence[Any]) -> Sequence[Any]:
         self.entered.set()
         self.gate.wait()
         self.threads.add(threading.get_ident())
@@ -44,12 +48,16 @@ class Engine:
 class Reports:
     batches: list[Batch] = field(default_factory=list)
     queues: list[tuple[int, int]] = field(default_factory=list)
+    splits: list[tuple[int, str]] = field(default_factory=list)
 
     def queue(self, requests: int, tokens: int) -> None:
         self.queues.append((requests, tokens))
 
     def batch(self, batch: Batch, seconds: float) -> None:
         self.batches.append(batch)
+
+    def split(self, batch: Batch, failure: str) -> None:
+        self.splits.append((len(batch.items), failure))
 
 
 @dataclass
@@ -73,9 +81,14 @@ class Rig:
 
 
 @pytest.fixture
-async def rig() -> AsyncIterator[Rig]:
-    engine, batcher, reports = Engine(), Batcher(64, 8, 1000), Reports()
-    executor = BatchExecutor(engine.run, batcher, reports)
+def reports() -> Reports:
+    return Reports()
+
+
+@pytest.fixture
+async def rig(reports: Reports) -> AsyncIterator[Rig]:
+    engine, batcher = Engine(), Batcher(64, 8, 1000)
+    executor = BatchExecutor(engine.launch, batcher, reports)
     yield Rig(engine, batcher, reports, executor)
     engine.gate.set()
     executor.close()
@@ -119,6 +132,8 @@ async def test_only_the_poisonous_item_fails(rig: Rig) -> None:
     answers = await asyncio.gather(first, *crowd, return_exceptions=True)
     assert isinstance(answers[4], ValueError)
     assert [answer[0] for n, answer in enumerate(answers) if n != 4] == [0, 0, 2, 4, 8, 10]
+    assert rig.engine.batches == [[0], list(range(6)), [0, 1, 2], [3, 4, 5], [3], [4, 5]], "by halves"
+    assert rig.reports.splits == [(6, "error")]
 
 
 async def test_out_of_memory_halves_the_batch_and_the_budget(rig: Rig) -> None:
@@ -128,6 +143,7 @@ async def test_out_of_memory_halves_the_batch_and_the_budget(rig: Rig) -> None:
     rig.engine.gate.set()
     answers = await asyncio.gather(first, *crowd)
     assert [result for result, _ in answers] == [0, *(2 * n for n in range(8))]
+    assert rig.reports.splits == [(8, "memory")]
     assert rig.batcher.budget(KEY) == 32
     assert rig.batcher.budget(OTHER) == 64
 
@@ -192,7 +208,7 @@ async def test_a_full_queue_refuses_at_once(rig: Rig) -> None:
 
 async def test_an_engine_that_loses_answers_is_an_error_for_each(rig: Rig) -> None:
     rig.engine.gate.set()
-    executor = BatchExecutor(lambda key, payloads: [], Batcher(8, 8, 8), rig.reports)
+    executor = BatchExecutor(lambda key, payloads: list, Batcher(8, 8, 8), rig.reports)
     with pytest.raises(RuntimeError, match="answered 0 of 1"):
         await executor.submit(KEY, 1, 0, 60)
     executor.close()
@@ -201,9 +217,64 @@ async def test_an_engine_that_loses_answers_is_an_error_for_each(rig: Rig) -> No
 async def test_closing_refuses_what_waits(rig: Rig) -> None:
     first = await rig.occupy()
     crowd = await rig.crowd(range(2))
+    threading.Timer(0.05, rig.engine.gate.set).start()
     rig.executor.close()
     answers = await asyncio.gather(first, *crowd, return_exceptions=True)
     assert {answer.code for answer in answers} == {"draining"}
     with pytest.raises(ProblemError) as late:
         await rig.executor.submit(KEY, 1, 0, 60)
     assert late.value.code == "draining"
+
+
+async def test_the_next_batch_starts_before_the_results_of_the_last_are_fetched(reports: Reports) -> None:
+    events: list[tuple[str, Any]] = []
+    gate = threading.Event()
+
+    def launch(key: TokenizerKey, payloads: Sequence[Any]) -> Callable[[], Sequence[Any]]:
+        events.append(("launched", payloads[0]))
+
+        def fetch() -> Sequence[Any]:
+            gate.wait()
+            events.append(("fetched", payloads[0]))
+            return payloads
+
+        return fetch
+
+    executor = BatchExecutor(launch, Batcher(10, 1, 10**6), reports)
+    gate.set()
+    await executor.submit(KEY, 10**5, 0, 60)  # the device is known to be fast
+    gate.clear()
+    tasks = [asyncio.create_task(executor.submit(KEY, 1, number, 60)) for number in range(1, 5)]
+    async with asyncio.timeout(20):
+        while len(events) < 4:
+            await asyncio.sleep(0.001)
+    assert events[2:] == [("launched", 1), ("launched", 2)], "one batch waits behind the one that runs, and no more"
+    gate.set()
+    assert [result for result, _ in await asyncio.gather(*tasks)] == [1, 2, 3, 4]
+    assert events[4:6] == [("fetched", 1), ("launched", 3)]
+    executor.close()
+
+
+async def test_a_batch_that_fits_beside_no_other_runs_alone(reports: Reports) -> None:
+    running: list[Any] = []
+    alone: list[Any] = []
+
+    def launch(key: TokenizerKey, payloads: Sequence[Any]) -> Callable[[], Sequence[Any]]:
+        if running:
+            raise OutOfMemory
+        running.extend(payloads)
+        alone.append(list(payloads))
+
+        def fetch() -> Sequence[Any]:
+            running.clear()
+            return payloads
+
+        return fetch
+
+    executor = BatchExecutor(launch, Batcher(10, 1, 10**6), reports)
+    await executor.submit(KEY, 10**5, 0, 60)
+    answers = await asyncio.gather(*(executor.submit(KEY, 1, number, 60) for number in range(1, 5)))
+    assert [result for result, _ in answers] == [1, 2, 3, 4]
+    assert alone == [[number] for number in range(5)]
+    assert not reports.splits
+    executor.close()

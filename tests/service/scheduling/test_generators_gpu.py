@@ -46,7 +46,7 @@ def tiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalBacke
     engine.warm_up([(1, 128, 128)], 1024, 4)
     paths = [root / name for name in ("lm-demo", "dit-demo", "latte-demo")]
     generators = GeneratorEngine.load(paths, "cuda", 1, LaneOptions(16, 128, "bfloat16"))
-    backend = LocalBackend(engine.cards, engine.run, SETTINGS, Silent())
+    backend = LocalBackend(engine.cards, engine.launch, SETTINGS, Silent())
     local = LocalGenerators(generators, SETTINGS, Silent())
     yield backend, local
     local.close()

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from kernels.runtime import jit
 from model.bundle import BundleError, load_bundle, save_bundle
 from model.inference.tokenizer import CompiledTokenizer
 from model.tokenizer.config import CONFIGS, VAEConfig
-from model.tokenizer.tokenizer import OmniTokenizer
+from model.tokenizer.tokenizer import CodeError, OmniTokenizer
 from service import in_process
 from service.engine.late_kernels import LateKernels
 from service.engine.tokenizer import Engine
@@ -40,6 +41,8 @@ class Work:
     def queue(self, requests: int, tokens: int) -> None: ...
 
     def batch(self, batch: Batch, seconds: float) -> None: ...
+
+    def split(self, batch: Batch, failure: str) -> None: ...
 
     def done(self, op: str, frames: int, tokens: int) -> None:
         self.done_.append((op, frames, tokens))
@@ -63,7 +66,7 @@ def engine(bundles: list[Path]) -> Engine:
 
 @pytest.fixture
 def backend(engine: Engine) -> Iterator[LocalBackend]:
-    backend = LocalBackend(engine.cards, engine.run, SETTINGS, Work())
+    backend = LocalBackend(engine.cards, engine.launch, SETTINGS, Work())
     yield backend
     backend.close()
 
@@ -176,11 +179,25 @@ async def test_vq_answers_are_the_networks(backend: LocalBackend, bundles: list[
     np.testing.assert_array_equal((await backend.reconstruct("vq", PIXELS)).pixels, pixels)
 
 
+def test_only_what_is_wanted_comes_back_and_tokens_are_narrow(engine: Engine) -> None:
+    key = TokenizerKey("vq", "encode", "pixels", (6, 21, 35))
+    [(tokens, latents)] = engine.run(key, [PIXELS])
+    [(only_tokens, no_latents)] = engine.run(replace(key, want="tokens"), [PIXELS])
+    [(no_tokens, only_latents)] = engine.run(replace(key, want="latents"), [PIXELS])
+    assert (no_tokens, no_latents) == (None, None)
+    assert (tokens.dtype, latents.dtype) == (np.uint16, np.float32)
+    np.testing.assert_array_equal(only_tokens, tokens)
+    np.testing.assert_array_equal(only_latents, latents)
+    for wrong in (np.full((1, 2, 3), 64), np.full((1, 2, 3), -1), np.full((1, 2, 3), 2**32)):
+        with pytest.raises(CodeError, match="must be in"):
+            engine.run(TokenizerKey("vq", "decode", "tokens", (1, 16, 24)), [wrong])
+
+
 async def test_bfloat16_rounds_the_network_and_not_the_answers(bundles: list[Path]) -> None:
     engine = Engine(bundles, "cpu", "bfloat16", 1)
     assert {card.dtype for card in engine.cards} == {"bfloat16"}
     exact = load_bundle(bundles[1]).tokenizer
-    backend = LocalBackend(engine.cards, engine.run, SETTINGS, Work())
+    backend = LocalBackend(engine.cards, engine.launch, SETTINGS, Work())
     encoded = await backend.encode("vae", PIXELS, "latents")
     decoded = await backend.decode("vae", encoded.latents, (6, 21, 35))
     backend.close()
@@ -215,7 +232,7 @@ async def test_a_batch_equals_its_items(backend: LocalBackend) -> None:
 
 async def test_work_is_counted_in_frames_and_latent_positions(engine: Engine) -> None:
     work = Work()
-    backend = LocalBackend(engine.cards, engine.run, SETTINGS, work)
+    backend = LocalBackend(engine.cards, engine.launch, SETTINGS, work)
     encoded = await backend.encode("vq", PIXELS, "tokens")
     await backend.decode("vq", encoded.tokens, (9, 24, 40))
     await backend.reconstruct("vq", PIXELS)
@@ -237,7 +254,7 @@ async def test_health_follows_the_engine(engine: Engine, monkeypatch: pytest.Mon
         gate.wait()
         raise DeviceFault("illegal access")
 
-    backend = LocalBackend(engine.cards, run, SETTINGS, Work())
+    backend = LocalBackend(engine.cards, lambda *batch: partial(run, *batch), SETTINGS, Work())
     task = asyncio.create_task(backend.reconstruct("vq", PIXELS))
     await asyncio.to_thread(entered.wait)
     backend.check_health()

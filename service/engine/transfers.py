@@ -1,0 +1,93 @@
+"""Copies between the host and a device that go on while the device computes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from model.inference.graphs import HIGH_PRIORITY
+
+
+class Download:
+    """Results on their way to the host.
+
+    Args:
+        hosts: page-locked copies, as far as they have come; None stays None.
+        held: tensors that the device still reads.
+        done: is recorded after the last copy; None on a CPU.
+    """
+
+    def __init__(
+        self, hosts: Sequence[Tensor | None], held: Sequence[Tensor | None], done: torch.cuda.Event | None
+    ) -> None:
+        self._hosts, self._held, self._done = hosts, held, done
+
+    def arrays(self) -> list[NDArray[Any] | None]:
+        """Wait for the results and return them, once; the memory that they came through is free afterwards."""
+        if self._done is not None:
+            self._done.synchronize()
+        hosts, self._hosts, self._held = self._hosts, (), ()
+        arrays = [None if host is None else host.numpy() for host in hosts]
+        return arrays if self._done is None else [None if array is None else array.copy() for array in arrays]
+
+
+class Transfers:
+    """One stream for each direction and one for the work between them. A CPU needs none, and nothing is copied.
+
+    Page-locked memory is torch's, which keeps what was freed for the next buffer of that size.
+
+    Args:
+        device: where the work is done.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._cuda = device, device.type == "cuda"
+        if self._cuda:
+            self._up, self._down = torch.cuda.Stream(device), torch.cuda.Stream(device)
+            # as the captured kernels: whole batches go before the steps of a generator
+            self._compute = torch.cuda.Stream(device, priority=HIGH_PRIORITY)
+
+    def stage(self, arrays: Sequence[NDArray[Any]], dtype: torch.dtype) -> Tensor:
+        """Return equal arrays as one batch in the host's memory; nobody reads the arrays afterwards."""
+        staged = torch.empty((len(arrays), *arrays[0].shape), dtype=dtype, pin_memory=self._cuda)
+        np.stack(arrays, out=staged.numpy())
+        return staged
+
+    def upload(self, staged: Tensor) -> Tensor:
+        """Return a batch on the device, where the work that `computing` encloses waits for it."""
+        if not self._cuda:
+            return staged
+        with torch.cuda.stream(self._up):
+            batch = staged.to(self._device, non_blocking=True)
+        self._compute.wait_stream(self._up)
+        return batch
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Enclose work on the device."""
+        if not self._cuda:
+            yield
+            return
+        with torch.cuda.stream(self._compute):
+            yield
+
+    def download(self, batch: Tensor, results: Sequence[Tensor | None]) -> Download:
+        """Start to copy the results of a batch to the host."""
+        if not self._cuda:
+            return Download(results, (), None)
+        self._down.wait_stream(self._compute)
+        done = torch.cuda.Event(blocking=True)
+        with torch.cuda.stream(self._down):
+            hosts = [None if result is None else _to_host(result) for result in results]
+            done.record()
+        return Download(hosts, (batch, *results), done)
+
+
+def _to_host(result: Tensor) -> Tensor:
+    return torch.empty(result.shape, dtype=result.dtype, pin_memory=True).copy_(result, non_blocking=True)
