@@ -95,6 +95,12 @@ def _raw(rng: np.random.Generator, frames: int, side: int) -> bytes:
     return pack({"array": pack_tensor(pixels)})
 
 
+def _bulk(rng: np.random.Generator, count: int, side: int) -> bytes:
+    pixels = rng.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    pixels.reshape(-1)[:STAMP_DIGITS] = np.frombuffer(STAMP, np.uint8)
+    return pack({"items": [{"array": pack_tensor(picture)} for picture in pixels]})
+
+
 def _jpeg(rng: np.random.Generator, side: int) -> bytes:
     coarse = rng.integers(0, 256, (side // DETAIL_PIXELS, side // DETAIL_PIXELS, 3), dtype=np.uint8)
     data = io.BytesIO()
@@ -112,6 +118,7 @@ KINDS = {
     "jpeg256": Kind("/encode", JPEG, MSGPACK, lambda rng: _jpeg(rng, 256)),
     "clip17": Kind("/encode", MSGPACK, MSGPACK, lambda rng: _raw(rng, 17, 128)),
     "img128": Kind("/encode", MSGPACK, MSGPACK, lambda rng: _raw(rng, 1, 128)),
+    "bulk256": Kind("/encode", MSGPACK, MSGPACK, lambda rng: _bulk(rng, 16, 256)),
     "generate": Kind("/generate", JSON, "image/png", _generate),
 }
 MIXES = {name: Mix({name: 1.0}) for name in KINDS} | {
