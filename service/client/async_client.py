@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
@@ -13,10 +13,11 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client import calls, generation
+from service.client import bulk, calls, generation
+from service.client.bulk import Outcome
 from service.client.calls import LOCAL_URL, Call, ConnectionOptions, DecodeOptions, EncodeOptions, ReconstructOptions
 from service.client.generation import EventReader, GenerateEvent, GenerateOptions, Prefix
-from service.client.media import Codes, Media
+from service.client.media import Body, Codes, Media
 from service.client.retries import RetryRule, ServiceError
 from service.formats.media_types import MSGPACK, NPY
 from service.formats.result import EncodeResult
@@ -56,6 +57,23 @@ class AsyncClient:
         """Encode a picture or a clip; see `Client.encode`."""
         call = await asyncio.to_thread(calls.media_call, "/encode", media, options, MSGPACK)
         return calls.result_of(await self._send(call))
+
+    async def encode_many(self, media: Iterable[Media], **options: Unpack[EncodeOptions]) -> list[Outcome]:
+        """Encode pictures and clips, many in one call; see `Client.encode_many`."""
+        outcomes: list[Outcome] = []
+        parts = bulk.encode_calls(media, options)
+        while (part := await asyncio.to_thread(next, parts, None)) is not None:
+            bodies, call = part
+            found: list[Outcome | None] = [None] if call is None else bulk.outcomes_of(await self._send(call))
+            for body, outcome in zip(bodies, found, strict=True):
+                outcomes.append(await self._encode_alone(body, options) if outcome is None else outcome)
+        return outcomes
+
+    async def _encode_alone(self, body: Body, options: EncodeOptions) -> Outcome:
+        try:
+            return await self.encode(body, **options)
+        except ServiceError as error:
+            return error
 
     @overload
     async def decode(

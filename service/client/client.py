@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -13,10 +13,11 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client import calls, generation
+from service.client import bulk, calls, generation
+from service.client.bulk import Outcome
 from service.client.calls import LOCAL_URL, Call, ConnectionOptions, DecodeOptions, EncodeOptions, ReconstructOptions
 from service.client.generation import EventReader, GenerateEvent, GenerateOptions, Prefix
-from service.client.media import Codes, Media
+from service.client.media import Body, Codes, Media
 from service.client.retries import RetryRule, ServiceError
 from service.formats.media_types import MSGPACK, NPY
 from service.formats.result import EncodeResult
@@ -67,6 +68,30 @@ class Client:
             TypeError, ValueError: the media is not one of these; the sentence says what to do.
         """
         return calls.result_of(self._send(calls.media_call("/encode", media, options, MSGPACK)))
+
+    def encode_many(self, media: Iterable[Media], **options: Unpack[EncodeOptions]) -> list[Outcome]:
+        """Encode pictures and clips, many in one call; return the result of each, or the error that `encode` raises.
+
+        Args:
+            media: of the kinds that `encode` takes; what is small should travel so.
+            options: of all of them; see `EncodeOptions`.
+
+        Raises:
+            ServiceError: the service refuses all of them, or cannot be reached.
+            TypeError, ValueError: one of the media is of another kind.
+        """
+        outcomes: list[Outcome] = []
+        for bodies, call in bulk.encode_calls(media, options):
+            found: list[Outcome | None] = [None] if call is None else bulk.outcomes_of(self._send(call))
+            for body, outcome in zip(bodies, found, strict=True):
+                outcomes.append(self._encode_alone(body, options) if outcome is None else outcome)
+        return outcomes
+
+    def _encode_alone(self, body: Body, options: EncodeOptions) -> Outcome:
+        try:
+            return self.encode(body, **options)
+        except ServiceError as error:
+            return error
 
     @overload
     def decode(
