@@ -13,10 +13,11 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client import bulk, calls, generation
+from service.client import bulk, calls, generation, jobs
 from service.client.bulk import Outcome
 from service.client.calls import LOCAL_URL, Call, ConnectionOptions, DecodeOptions, EncodeOptions, ReconstructOptions
 from service.client.generation import EventReader, GenerateEvent, GenerateOptions, Prefix
+from service.client.jobs import Job, JobEvent, JobEventReader
 from service.client.media import Body, Codes, Media
 from service.client.retries import RetryRule, ServiceError
 from service.formats.media_types import MSGPACK, NPY
@@ -160,6 +161,60 @@ class AsyncClient:
                 if (event := reader.feed(line)) is not None:
                     yield event
         reader.close()
+
+    async def submit(
+        self,
+        class_: int | str | None = None,
+        *,
+        prefix: Prefix | None = None,
+        accept: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Job:
+        """Submit a generation as a job; see `Client.submit`."""
+        return jobs.job_of(await self._send(await asyncio.to_thread(jobs.submit_call, class_, prefix, options, accept)))
+
+    async def job(self, job: Job | str) -> Job:
+        """Return the present state of a job, given as such or by id."""
+        return jobs.job_of(await self._send(jobs.job_call(job)))
+
+    async def jobs(self, limit: int = 20, after: Job | str | None = None) -> list[Job]:
+        """Return the caller's jobs, the newest first, from the one behind `after` on."""
+        return jobs.jobs_of(await self._send(jobs.jobs_call(limit, after)))
+
+    async def job_events(self, job: Job | str) -> AsyncIterator[JobEvent]:
+        """Yield the events of a job until it is finished; a stream that ends or breaks is resumed."""
+        reader = JobEventReader()
+        while True:
+            try:
+                async with self._stream(jobs.events_call(job, reader.after)) as response:
+                    if response.status_code == calls.NOTHING_FOLLOWS:
+                        return
+                    async for line in response.aiter_lines():
+                        if (event := reader.feed(line)) is not None:
+                            yield event
+                            if event.is_last:
+                                return
+            except ServiceError as error:
+                reader.broke(error, self._rule.retries)
+                await self._sleep(calls.RESUME_SECONDS)
+
+    async def wait(self, job: Job | str) -> Job:
+        """Return a job once it is completed.
+
+        Raises:
+            ServiceError: it failed or was cancelled, or the service refuses.
+        """
+        async for _ in self.job_events(job):
+            pass
+        return jobs.completed(await self.job(job))
+
+    async def content(self, job: Job | str) -> bytes:
+        """Return what a completed job made."""
+        return (await self._send(jobs.job_call(job, "/content"))).content
+
+    async def cancel(self, job: Job | str) -> Job:
+        """Cancel a job, or forget one that is finished; return its last state."""
+        return jobs.job_of(await self._send(jobs.job_call(job, method="DELETE")))
 
     async def classes(self, query: str = "", model: str | None = None) -> dict[int, str]:
         """Return the classes of a generator, names by id.

@@ -25,6 +25,8 @@ from service.types import ModelCard, Want
 API_KEY_VARIABLE = "OMNITOK_API_KEY"
 CONNECT_SECONDS = 5.0
 READ_BYTES = 2**18
+NOTHING_FOLLOWS = 204
+RESUME_SECONDS = 0.5  # of a stream that broke
 LOCAL_URL = "http://127.0.0.1:8000"
 
 

@@ -13,10 +13,11 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from service.client import bulk, calls, generation
+from service.client import bulk, calls, generation, jobs
 from service.client.bulk import Outcome
 from service.client.calls import LOCAL_URL, Call, ConnectionOptions, DecodeOptions, EncodeOptions, ReconstructOptions
 from service.client.generation import EventReader, GenerateEvent, GenerateOptions, Prefix
+from service.client.jobs import Job, JobEvent, JobEventReader
 from service.client.media import Body, Codes, Media
 from service.client.retries import RetryRule, ServiceError
 from service.formats.media_types import MSGPACK, NPY
@@ -216,6 +217,70 @@ class Client:
                 if (event := reader.feed(line)) is not None:
                     yield event
         reader.close()
+
+    def submit(
+        self,
+        class_: int | str | None = None,
+        *,
+        prefix: Prefix | None = None,
+        accept: str | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Job:
+        """Submit a generation as a job, which goes on without this client.
+
+        Args:
+            class_, prefix, options: as for `generate`.
+            accept: media type of the content, such as "video/mp4"; None for what `read_arrays` reads, or `read_codes`
+                where the output is tokens of one sample.
+
+        Raises:
+            ServiceError: with the service's problem document.
+            TypeError, ValueError: as `generate`.
+        """
+        return jobs.job_of(self._send(jobs.submit_call(class_, prefix, options, accept)))
+
+    def job(self, job: Job | str) -> Job:
+        """Return the present state of a job, given as such or by id."""
+        return jobs.job_of(self._send(jobs.job_call(job)))
+
+    def jobs(self, limit: int = 20, after: Job | str | None = None) -> list[Job]:
+        """Return the caller's jobs, the newest first, from the one behind `after` on."""
+        return jobs.jobs_of(self._send(jobs.jobs_call(limit, after)))
+
+    def job_events(self, job: Job | str) -> Iterator[JobEvent]:
+        """Yield the events of a job until it is finished; a stream that ends or breaks is resumed."""
+        reader = JobEventReader()
+        while True:
+            try:
+                with self._stream(jobs.events_call(job, reader.after)) as response:
+                    if response.status_code == calls.NOTHING_FOLLOWS:
+                        return
+                    for line in response.iter_lines():
+                        if (event := reader.feed(line)) is not None:
+                            yield event
+                            if event.is_last:
+                                return
+            except ServiceError as error:
+                reader.broke(error, self._rule.retries)
+                self._sleep(calls.RESUME_SECONDS)
+
+    def wait(self, job: Job | str) -> Job:
+        """Return a job once it is completed.
+
+        Raises:
+            ServiceError: it failed or was cancelled, or the service refuses.
+        """
+        for _ in self.job_events(job):
+            pass
+        return jobs.completed(self.job(job))
+
+    def content(self, job: Job | str) -> bytes:
+        """Return what a completed job made."""
+        return self._send(jobs.job_call(job, "/content")).content
+
+    def cancel(self, job: Job | str) -> Job:
+        """Cancel a job, or forget one that is finished; return its last state."""
+        return jobs.job_of(self._send(jobs.job_call(job, method="DELETE")))
 
     def classes(self, query: str = "", model: str | None = None) -> dict[int, str]:
         """Return the classes of a generator, names by id.

@@ -55,9 +55,9 @@ class ServiceError(Exception):
 class RetryRule:
     """The decision after each failed attempt: how long to wait before the next, or the error that ends the call.
 
-    Every call of the service is a pure function of its input, so all of them may be repeated: after a broken
-    connection, after an answer that a proxy made, and after a 429 or 503 that says when to come back. Waits double
-    from a quarter of a second, with jitter.
+    Every call of the service is a pure function of its input, or names what it submits, so all of them may be repeated:
+    after a broken connection, after an answer that a proxy made, and after a 429 or 503 that says when to come back.
+    Waits double from a quarter of a second, with jitter.
 
     Args:
         retries: attempts after the first one.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import inspect
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from service.client import AsyncClient, Client
 
 # connect(url, waits, **arguments) opens a client that appends to `waits` the seconds between its attempts.
 Connect = Callable[..., Client]
+
+
+async def _listed(items: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in items]
 
 
 class Blocking:
@@ -24,7 +29,12 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
-        return lambda *positional, **named: self._runner.run(method(*positional, **named))
+
+        def call(*positional: Any, **named: Any) -> Any:
+            work = method(*positional, **named)
+            return self._runner.run(_listed(work) if inspect.isasyncgen(work) else work)
+
+        return call
 
     def __enter__(self) -> Blocking:
         return self
