@@ -1,22 +1,27 @@
 """The log: JSON lines, one a request, with numbers and names of ours, never a payload or a file name.
 
-Lines go to a pipe or a file, which `omnitok serve` copies to its standard output. Each is written at once and without
-waiting: where nobody takes them, lines are lost and counted, and requests go on.
+Lines go to a pipe or a file, which `omnitok serve` copies to its standard output. On an event loop they gather for a
+moment: a system call for each, and the process that it wakes, cost as much as the answer itself. Nothing waits for a
+reader: where nobody takes them, lines are lost and counted, and requests go on.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
+import threading
 import time
 import traceback
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 LOGGER = logging.getLogger("omnitok.http")
 LINE_BYTES = 4096  # of a pipe that several processes write to, the kernel keeps that much in one piece
 STANDARD_ERROR = 2
+GATHER_SECONDS = 0.05
 
 
 class LineWriter:
@@ -33,13 +38,17 @@ class LineWriter:
         self._replica = {} if replica is None else {"replica": replica}
         self._encode = json.JSONEncoder(default=str).encode
         self._second, self._stamp = 0, ""
+        self._lines: deque[tuple[bytes, int]] = deque()  # with the lost ones that a line counts
+        self._writing = threading.Lock()
+        self._gathering: asyncio.AbstractEventLoop | None = None  # the loop that writes them soon
         self._lost = 0
 
     def write(self, level: int, name: str, fields: dict[str, Any], error: BaseException | None = None) -> None:
-        """Write one line; of a traceback that does not fit, the end."""
+        """Write one line, soon; of a traceback that does not fit, the end."""
         head: dict[str, Any] = {"time": self._time(), "level": logging.getLevelName(level).lower(), "event": name}
-        if self._lost:
-            head |= {"lines_lost": self._lost}
+        lost, self._lost = self._lost, 0
+        if lost:
+            head |= {"lines_lost": lost}
         line = head | self._replica | fields
         text = self._encode(line)
         if error is not None:
@@ -48,14 +57,34 @@ class LineWriter:
             while len(text) >= LINE_BYTES and trace:
                 trace = trace[len(text) - LINE_BYTES + 1 :]
                 text = self._encode(line | {"traceback": trace})
+        self._lines.append((f"{text}\n".encode(), lost))
         try:
-            os.write(self._file, f"{text}\n".encode())
-            self._lost = 0
-        except OSError:  # full, or its reader has gone
-            self._lost += 1
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.flush()
+            return
+        if self._gathering is not loop:
+            self._gathering = loop
+            loop.call_later(GATHER_SECONDS, self.flush)
+
+    def flush(self) -> None:
+        """Write what has gathered, as many whole lines at a time as the kernel keeps in one piece."""
+        self._gathering = None
+        with self._writing:
+            while self._lines:
+                lines = [self._lines.popleft()]
+                size = len(lines[0][0])
+                while self._lines and size + len(self._lines[0][0]) <= LINE_BYTES:
+                    lines.append(self._lines.popleft())
+                    size += len(lines[-1][0])
+                try:
+                    os.write(self._file, b"".join(line for line, _ in lines))
+                except OSError:  # full, or its reader has gone
+                    self._lost += sum(1 + lost for _, lost in lines)
 
     def close(self) -> None:
-        """Write nothing more."""
+        """Write what has gathered, and nothing more."""
+        self.flush()
         if self._file != STANDARD_ERROR:
             os.close(self._file)
 
@@ -89,6 +118,11 @@ def configure(path: Path | None = None, replica: str | None = None) -> None:
         LOGGER.propagate = False
         # The multipart parser warns of every malformed body; the request's own line says so already.
         logging.getLogger("python_multipart").setLevel(logging.ERROR)
+
+
+def flush() -> None:
+    """Write the lines of this process that have gathered."""
+    _writer.flush()
 
 
 def event(level: int, name: str, fields: dict[str, Any], error: BaseException | None = None) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import threading
 from pathlib import Path
+
+import pytest
 
 from service.api.log import LINE_BYTES, LineWriter
 from service.cluster.log_relay import log_relay
@@ -68,3 +71,21 @@ def test_of_a_long_traceback_the_end_is_kept(tmp_path: Path) -> None:
     assert len(text) <= LINE_BYTES
     assert (line["level"], line["event"], line["request_id"]) == ("error", "internal", "a")
     assert line["traceback"].endswith('the "cause"\n\n')
+
+
+async def test_lines_of_a_loop_gather_and_arrive_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[bytes] = []
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, data: pieces.append(data) or write(file, data))
+    writer = LineWriter(tmp_path / "log")
+    for number in range(100):
+        writer.write(20, "request", {"number": number})
+    assert not pieces, "a system call a line"
+    while not pieces:
+        await asyncio.sleep(0.01)
+    assert [json.loads(line)["number"] for line in (tmp_path / "log").read_text().splitlines()] == list(range(100))
+    assert len(pieces) < 10
+    assert max(map(len, pieces)) <= LINE_BYTES
+    writer.write(20, "request", {"number": 100})
+    writer.close()
+    assert (tmp_path / "log").read_text().endswith('"number": 100}\n')
