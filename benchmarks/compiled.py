@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -20,8 +19,6 @@ from kernels.runtime import jit
 from model.inference.graphs import Graphs
 from model.inference.tokenizer import CompiledTokenizer
 from model.tokenizer.config import CONFIGS
-from model.tokenizer.heads import VQHead
-from model.tokenizer.patches import to_uint8
 from model.tokenizer.tokenizer import OmniTokenizer
 
 CALLS_PER_RUN = 10  # back to back, as in a busy replica
@@ -104,17 +101,11 @@ def _baselines(tokenizer: OmniTokenizer, shape: Shape, runs: int) -> dict[str, S
     pixels = _pixels(shape)
     with torch.inference_mode():
         codes = tokenizer.encode(pixels)
-    decode = partial(decode_unchecked, tokenizer)
+    decode = tokenizer.decode_checked
     return {
         "encode, torch.compile": _baseline(f"encode {shape_name(shape)}", tokenizer.encode, pixels, runs),
         "decode, torch.compile": _baseline(f"decode {shape_name(shape)}", decode, codes, runs),
     }
-
-
-def decode_unchecked(tokenizer: OmniTokenizer, tokens: Tensor) -> Tensor:
-    """Decode without the check of the tokens' range: it waits for the device, which a graph cannot capture."""
-    assert isinstance(tokenizer.head, VQHead)
-    return to_uint8(tokenizer.decoder(tokenizer.head.expand(tokenizer.head.lookup(tokens)).to(tokenizer.dtype)))
 
 
 def _baseline(name: str, call: Callable[[Tensor], Tensor], example: Tensor, runs: int) -> Spread | None:

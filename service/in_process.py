@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.chunks import ChunkInput, ChunkOutput, chunk_positions
+from service.flow import Flow
 from service.jobs.queue import JobQueue
 from service.jobs.records import Quotas
 from service.jobs.runner import Runner
@@ -148,7 +149,7 @@ class LocalBackend:
         self._observer.done(op, len(chunk.array) if op == "encode_chunk" else len(answer.array), cost)
         return replace(answer, queue_ms=timing.queue_ms, compute_ms=timing.compute_ms)
 
-    def start(self, key: TokenizerKey, payload: NDArray[Any], seconds: float, done: Done) -> int:
+    def start(self, key: TokenizerKey, payload: NDArray[Any], seconds: float, done: Done, flow: Flow) -> int:
         """Queue one call without a task of its own; return its number. Arguments and errors as `BatchExecutor.start`.
 
         The result of encode is a pair of tokens (uint16 or int32) and latents, either of them None; that of the others
@@ -161,7 +162,7 @@ class LocalBackend:
                 self._observer.done(key.op, key.size[0], cost)
             done(outcome, timing)
 
-        return self._executor.start(key, cost, payload, seconds, count)
+        return self._executor.start(key, cost, payload, seconds, count, flow)
 
     def cancel(self, number: int) -> bool:
         """Take a call out of the queue; False if it runs or is over."""

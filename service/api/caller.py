@@ -16,6 +16,8 @@ from starlette.requests import Request
 from media.types import Frames, MediaOptions
 from service.api.deadline import Deadline
 from service.chunks import ChunkInput, ChunkOutput, FrameStream, chunk_positions
+from service.errors import ProblemError
+from service.flow import PRIORITIES, Flow
 from service.keys import Budget
 from service.operations.bundles import find_card
 from service.sandbox.pool import MediaPool
@@ -33,6 +35,8 @@ from service.types import (
     Want,
     size_of,
 )
+
+PRIORITY_HEADER = "X-Request-Priority"
 
 
 class CallerBackend:
@@ -138,6 +142,21 @@ def caller_of(request: Request) -> str:
     if name is not None:
         return f"key {name}"
     return "" if request.client is None else f"{request.client.host}:{request.client.port}"
+
+
+def flow_of(request: Request) -> Flow:
+    """Return whose share a request takes, and how urgent its header says that it is.
+
+    Raises:
+        ProblemError: `bad-header`.
+    """
+    given = request.headers.getlist(PRIORITY_HEADER)
+    if not given:
+        return Flow(caller_of(request))
+    for priority in PRIORITIES:
+        if given == [priority]:
+            return Flow(caller_of(request), priority)
+    raise ProblemError("bad-header", f"{PRIORITY_HEADER} must be one of {', '.join(PRIORITIES)}.")
 
 
 class CallerGenerators:

@@ -8,8 +8,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.api.body import MULTIPART, BodyKind
+from service.api.caller import PRIORITY_HEADER
 from service.api.deadline import HEADER
 from service.errors import PROBLEMS
+from service.flow import PRIORITIES
 from service.formats.media_types import JSON, PROBLEM_TYPE
 
 BINARY = {"type": "string", "format": "binary"}
@@ -52,6 +54,13 @@ IDEMPOTENCY_KEY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
     "description": "names a submission, which makes one job however often it comes",
 }
+PRIORITY = {
+    "name": PRIORITY_HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "enum": list(PRIORITIES), "default": PRIORITIES[0]},
+    "description": "bulk work runs where interactive work leaves the device idle, and a little in any case",
+}
 REFUSAL: dict[int | str, dict[str, Any]] = {
     "default": {"description": "a problem document (RFC 9457)", "content": {PROBLEM_TYPE: {"schema": PROBLEM}}}
 }
@@ -73,6 +82,7 @@ def describe(
         "parameters": [
             *([] if options is None else query_parameters(options)),
             TIMEOUT,
+            PRIORITY,
             *((PREFER, IDEMPOTENCY_KEY) if as_job else ()),
         ],
         "requestBody": {"required": not takes.optional, "content": _content(takes)},

@@ -28,6 +28,8 @@ from service.cluster.metrics import IngressMetrics, KernelMetrics, TokenizerMetr
 from service.cluster.ray_environment import MESSAGE_OVERHEAD_BYTES, message_bytes
 from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote, traceparent
+from service.flow import NOBODY, Flow
+from service.flow import current as current_flow
 from service.in_process import LocalBackend, job_runner
 from service.jobs.runner import Runner
 from service.link.client import LinkClient, NoTokenizerError
@@ -52,11 +54,13 @@ class HandleCall(NamedTuple):
         arguments: of the method of `Backend`.
         trace: the header `traceparent` of the request, or None.
         seconds: time left.
+        flow: whose share it takes.
     """
 
     arguments: tuple[Any, ...]
     trace: str | None
     seconds: float
+    flow: Flow = NOBODY
 
 
 class Tokenizer:
@@ -85,8 +89,12 @@ class Tokenizer:
     async def run(self, op: str, calls: Sequence[HandleCall]) -> list[Any]:
         """Return what a method of `LocalBackend` answers to each call, or its own refusal."""
         method = getattr(self._backend, op)
-        answers = (answer_of(method(*call.arguments, seconds=call.seconds), "tokenizer", call.trace) for call in calls)
-        return await asyncio.gather(*answers)
+
+        async def answer(call: HandleCall) -> Any:
+            current_flow.set(call.flow)
+            return await answer_of(method(*call.arguments, seconds=call.seconds), "tokenizer", call.trace)
+
+        return await asyncio.gather(*(asyncio.create_task(answer(call)) for call in calls))
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
@@ -120,6 +128,7 @@ class _Call(NamedTuple):
     arguments: tuple[Any, ...]
     trace: str | None
     deadline: float
+    flow: Flow
 
 
 class RayBackend(Remote):
@@ -194,7 +203,7 @@ class RayBackend(Remote):
 
     def _prepare(self, op: str, seconds: float | None, arguments: tuple[Any, ...]) -> _Call:
         left = self._settings.request_seconds if seconds is None else seconds
-        return _Call(op, arguments, traceparent(), asyncio.get_running_loop().time() + left)
+        return _Call(op, arguments, traceparent(), asyncio.get_running_loop().time() + left, current_flow.get())
 
     def _left(self, call: _Call) -> float:
         return call.deadline - asyncio.get_running_loop().time()
@@ -204,7 +213,7 @@ class RayBackend(Remote):
         return answer
 
     async def _send(self, calls: Sequence[_Call]) -> Sequence[Any]:
-        items = [HandleCall(call.arguments, call.trace, self._left(call)) for call in calls]
+        items = [HandleCall(call.arguments, call.trace, self._left(call), call.flow) for call in calls]
         answers: Sequence[Any] = await self._once("run", calls[0].op, items)
         return answers
 

@@ -69,6 +69,7 @@ class Engine:
             if self._device.type == "cuda":
                 self._compiled[bundle.name] = CompiledTokenizer(bundle.tokenizer)
             self.cards.append(model_card(bundle, self._device, dtype))
+        self._transfers.settle()
 
     def warm_up(self, sizes: Sequence[Size] = (), batch_tokens: int = 0, batch_requests: int = 0) -> None:
         """Do now what the first callers would wait for.
@@ -91,13 +92,14 @@ class Engine:
             small = [(frames, side, side) for frames, side in product(sorted(lengths), KERNEL_SIDES)]
             usual = {}
             for size in sizes:
-                most = min(batch_requests, batch_tokens // card.geometry.positions(size))
-                usual[size] = [batch for batch in BATCHES if batch <= max(1, most)]
+                most = max(1, min(batch_requests, batch_tokens // card.geometry.positions(size)))
+                usual[size] = [batch for batch in sorted({*BATCHES, most}) if batch <= most]
             shapes = [(batch, *size) for size, batches in usual.items() for batch in batches]
             shapes += [(1, *size) for size in small] + [(MANY_CLIPS, long, side, side) for side in KERNEL_SIDES]
             compiled.prepare(shapes)
             for size, batches in usual.items():
                 compiled.capture(size, batches)
+            self._transfers.settle()
             self._try_out(card, small)
 
     def launch(self, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:

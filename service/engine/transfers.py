@@ -53,6 +53,11 @@ class Transfers:
             # as the captured kernels: whole batches go before the steps of a generator
             self._compute = torch.cuda.Stream(device, priority=HIGH_PRIORITY)
 
+    def settle(self) -> None:
+        """Wait for what other streams have prepared: weights, tables, graphs."""
+        if self._cuda:
+            torch.cuda.synchronize(self._device)
+
     def stage(self, arrays: Sequence[NDArray[Any]], dtype: torch.dtype) -> Tensor:
         """Return equal arrays as one batch in the host's memory; nobody reads the arrays afterwards."""
         staged = torch.empty((len(arrays), *arrays[0].shape), dtype=dtype, pin_memory=self._cuda)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ProblemError
+from service.flow import current as current_flow
 from service.link.directory import SUFFIX, is_own_user
 from service.link.dispatch import Call, Dispatcher
 from service.link.memory import Arena
@@ -171,6 +172,7 @@ class LinkClient:
         request = Request(
             *(0, OPS.index(op), want, content, 0, shape, size, slot.offset, array.nbytes, 0, 0, 0.0),
             trace=bytes(24) if trace is None else trace.packed,
+            flow=current_flow.get().packed,
         )
         return await self._do(card, request, slot, seconds)
 

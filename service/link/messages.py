@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from service.errors import PROBLEMS, ProblemError
+from service.flow import PACKED_BYTES
 from service.types import ModelCard, Op, Size, Want
 
 GREETING = struct.Struct("<8sQ")  # magic, arena bytes; the arena's descriptor travels along
@@ -21,8 +22,8 @@ PIXELS, TOKENS, LATENTS = range(3)  # content of an array
 ITEM_BYTES = (1, 4, 4)
 CANCEL = 255  # in place of an op
 
-# id, op, want, content, model, shape, size, offset, bytes, answer's offset, answer's bytes, seconds left, trace
-REQUEST = struct.Struct("<QBBBxH2x4I3I4xQQQQd24s")
+# id, op, want, content, model, shape, size, offset, bytes, answer's offset, answer's bytes, seconds left, trace, flow
+REQUEST = struct.Struct("<QBBBxH2x4I3I4xQQQQd24s9s7x")
 MAX_SECONDS = 86_400.0
 
 HELLO, DONE, PROBLEM, ELSEWHERE, LEAVING, DROPPED = range(6)  # kinds of answers
@@ -50,6 +51,7 @@ class Request(NamedTuple):
         answer_offset, answer_length: where pixels or latents of the answer go; 0 bytes if there are none.
         seconds: time left.
         trace: ids of the caller's trace and span, or zeros.
+        flow: whose share it takes, packed.
     """
 
     id: int
@@ -65,6 +67,7 @@ class Request(NamedTuple):
     answer_length: int
     seconds: float
     trace: bytes = bytes(24)
+    flow: bytes = bytes(PACKED_BYTES)
 
     def pack(self) -> bytes:
         """Return the message."""

@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, cast
 from numpy.typing import NDArray
 
 from service.errors import ProblemError
+from service.flow import Flow
 from service.link.directory import SOCKET_NAME_BYTES, SUFFIX, is_own_user
 from service.link.memory import array_at, attach
 from service.link.messages import (
@@ -57,7 +58,7 @@ log = logging.getLogger("ray.serve")
 class Worker(Protocol):
     """A queue of calls that `done` answers; `in_process.LocalBackend` is one."""
 
-    def start(self, key: TokenizerKey, payload: NDArray[Any], seconds: float, done: Done) -> int:
+    def start(self, key: TokenizerKey, payload: NDArray[Any], seconds: float, done: Done, flow: Flow) -> int:
         """Queue a call; return its number."""
 
     def cancel(self, number: int) -> bool:
@@ -192,6 +193,10 @@ class _Link(asyncio.Protocol):
         op, content = OPS[request.op], CONTENTS[request.content]
         want = WANTS[request.want] if op == "encode" else "both"
         key = TokenizerKey(card.id, op, content, request.size, want)
+        try:
+            flow = Flow.unpack(request.flow)
+        except ValueError as error:
+            raise BadMessageError(str(error)) from None
         self.calls[request.id] = None
 
         def done(outcome: Any, timing: Timing | None) -> None:
@@ -199,7 +204,7 @@ class _Link(asyncio.Protocol):
             self.answer(self._outcome(request, card, outcome, timing))
 
         try:
-            number = self._server.worker.start(key, array, request.seconds, done)
+            number = self._server.worker.start(key, array, request.seconds, done, flow)
         except ProblemError as problem:
             done(problem, None)
         else:

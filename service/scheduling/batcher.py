@@ -1,8 +1,9 @@
 """Batches of waiting items, in order: a state machine without threads, clocks or tensors of its own.
 
-Items of equal key run together. Keys take turns (deficit round robin): on each visit a key earns one batch budget of
-credit, and its head item runs as soon as the credit covers it, so neither a stream of images nor one long clip can
-starve the other. Nothing waits for company: a batch is what has gathered while the previous one ran.
+Items of equal key run together. Callers have equal shares by cost, and so have the keys of one caller: neither a stream
+of images nor one long clip can starve the other. Interactive items go before bulk ones, which fill what is left of a
+batch. Every fourth batch begins with the item that has waited longest, whatever it is, so each item that `n` others
+wait before starts within 4 (n + 1) batches. Nothing waits for company: a batch is what has gathered meanwhile.
 
 An item is admitted only if it can be expected to start in time: the rate at which items drained lately says when.
 """
@@ -11,48 +12,24 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from itertools import chain
+from typing import Literal
 
 from service.drain_rate import DrainRate, retry_after
 from service.errors import ProblemError
+from service.flow import PRIORITIES
+from service.scheduling.fair_share import FairShare
+from service.scheduling.item import Item, Key
 
 StopReason = Literal["drained", "count", "budget"]
 
 MAX_RUNNING = 2
 # A batch that takes longer hides what the host does between two, and what arrives during it should find an open batch.
 AHEAD_SECONDS = 0.02
+OLDEST_EVERY = 4  # batches; the least share of what would otherwise starve
+MAX_TIMES_FREE = 4  # a caller's hold on the queue, as a multiple of what is free: others always find some
 SHRUNKEN_KEYS = 256  # keys come from callers' shapes, so what is remembered of them is bounded
-
-
-class Key(Protocol):
-    """The key that items of one batch share: any immutable value, compared and hashed by its content."""
-
-    @property
-    def op(self) -> str:
-        """Return the name of the operation, a label of metrics."""
-        ...
-
-    def __hash__(self) -> int: ...
-
-
-@dataclass(frozen=True, eq=False)
-class Item:
-    """One request.
-
-    Args:
-        id: unique among the items of one batcher.
-        key: what it may share a batch with.
-        cost: latent positions, or another measure of work, at least 1.
-        deadline: time after which it must not start, seconds on the caller's clock.
-        payload: handed on untouched.
-    """
-
-    id: int
-    key: Key
-    cost: int
-    deadline: float
-    payload: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,15 +43,8 @@ class Batch:
     started: float
 
 
-@dataclass
-class _Queue:
-    items: dict[int, Item] = field(default_factory=dict)  # in order of arrival
-    cost: int = 0
-    credit: int = 0
-
-
 class Batcher:
-    """Queues per key and the choice of the next batch. A short batch has the next one queued behind it.
+    """The queue and the choice of the next batch. A short batch has the next one queued behind it.
 
     Args:
         max_tokens: latent positions of one batch; a larger item runs alone.
@@ -96,9 +66,9 @@ class Batcher:
         self.max_queue_seconds = max_queue_seconds
         self.queued_tokens = 0
         self.running: deque[Batch] = deque()  # in the order in which they end
-        self._queues: dict[Key, _Queue] = {}  # only keys with items, and exactly the keys of the ring
-        self._ring: deque[Key] = deque()
-        self._keys: dict[int, Key] = {}  # item id -> key, for the items that wait
+        self._items: dict[int, Item] = {}  # that wait, in order of arrival
+        self._shares = {priority: FairShare() for priority in PRIORITIES}  # the same items
+        self._batches = 0
         self._budgets: dict[Key, int] = {}  # keys that ran out of memory at the full budget
         self._rate = DrainRate()
         self._completed = -math.inf
@@ -107,13 +77,12 @@ class Batcher:
     @property
     def queued_requests(self) -> int:
         """Return the number of items that wait."""
-        return len(self._keys)
+        return len(self._items)
 
     @property
     def earliest_deadline(self) -> float | None:
         """Return the earliest deadline of the items that wait, or None if none does."""
-        deadlines = (item.deadline for queue in self._queues.values() for item in queue.items.values())
-        return min(deadlines, default=None)
+        return min((item.deadline for item in self._items.values()), default=None)
 
     def budget(self, key: Key) -> int:
         """Return the latent positions that a batch of `key` may hold now."""
@@ -125,42 +94,38 @@ class Batcher:
         Raises:
             ProblemError: `overloaded`, with the time that the work before the item needs.
         """
-        if item.id in self._keys or item.cost < 1:
+        if item.id in self._items or item.cost < 1:
             raise ValueError(f"Item {item.id} of cost {item.cost} is queued already or costs nothing.")
-        wait = self.wait(item, now)
-        if self._keys and self.queued_tokens + item.cost > self.max_queue_tokens:
-            tokens = self.queued_tokens + item.cost
-            raise ProblemError("overloaded", "The queue is full.", self.max_queue_tokens, tokens, [], retry_after(wait))
+        if self._items:
+            self._check_space(item, now)
         patience = item.deadline - now
-        if self._keys:
+        if self._items:
             patience = min(patience, self.max_queue_seconds)
+        longest = self._rate.seconds(self.queued_tokens + sum(batch.cost for batch in self.running))
+        # an estimate takes time, which a short queue does not need
+        wait = self.wait(item, now) if longest is not None and longest > patience else None
         if wait is not None and wait > patience:
             detail = f"The request would wait for {wait:.1f} s, and it may wait for {max(0.0, patience):.1f} s."
             raise ProblemError("overloaded", detail, patience, wait, [], retry_after(wait))
-        if item.key not in self._queues:
-            self._queues[item.key] = _Queue()
-            self._ring.append(item.key)
-        queue = self._queues[item.key]
-        queue.items[item.id] = item
-        queue.cost += item.cost
-        self._none_before = min(self._none_before, item.deadline)
-        self._keys[item.id] = item.key
+        self._items[item.id] = item
+        self._shares[item.flow.priority].add(item)
         self.queued_tokens += item.cost
+        self._none_before = min(self._none_before, item.deadline)
 
     def cancel(self, item_id: int) -> bool:
         """Forget a waiting item; False if it does not wait (any more)."""
-        if item_id not in self._keys:
+        if item_id not in self._items:
             return False
-        self._remove(item_id)
+        self._remove(self._items[item_id])
         return True
 
     def expire(self, now: float) -> list[Item]:
         """Take out and return the waiting items whose deadline has come."""
         if now < self._none_before:
             return []
-        late = [item for queue in self._queues.values() for item in queue.items.values() if item.deadline <= now]
+        late = [item for item in self._items.values() if item.deadline <= now]
         for item in late:
-            self._remove(item.id)
+            self._remove(item)
         earliest = self.earliest_deadline
         self._none_before = math.inf if earliest is None else earliest
         return late
@@ -170,18 +135,15 @@ class Batcher:
 
         Call `expire` first; `complete` must follow, in the same order.
         """
-        if self._is_busy():
+        if not self._items or self._is_busy():
             return None
-        while self._ring:
-            key = self._ring[0]
-            self._ring.rotate(-1)
-            queue = self._queues[key]
-            queue.credit += self.max_tokens
-            if next(iter(queue.items.values())).cost <= queue.credit:
-                batch = self._form(key, queue, now)
-                self.running.append(batch)
-                return batch
-        return None
+        self._batches += 1
+        oldest = next(iter(self._items.values()))
+        firsts = (share.first() for share in self._shares.values())
+        first = next(item for item in firsts if item is not None)
+        batch = self._form(oldest if self._batches % OLDEST_EVERY == 0 else first, now)
+        self.running.append(batch)
+        return batch
 
     def complete(self, now: float) -> float:
         """Say that the first of the running batches has ended, well or not; return the time that it had, seconds."""
@@ -205,14 +167,12 @@ class Batcher:
     def wait(self, item: Item, now: float) -> float | None:
         """Return the seconds until the item would start, by the rate of the last batches; None before the first.
 
-        Its own key goes before it; the others get as many turns as its key needs to reach it.
+        Other callers get what its own caller gets until then, and so do other keys of that one.
         """
-        own = self._queues.get(item.key, _Queue())
-        turns = max(
-            math.ceil((own.cost + item.cost) / self.max_tokens), math.ceil((len(own.items) + 1) / self.max_requests)
-        )
-        others = sum(min(queue.cost, turns * self.max_tokens) for key, queue in self._queues.items() if key != item.key)
-        wait = self._rate.seconds(own.cost + others)
+        before = self._shares[item.flow.priority].cost_before(item, self.max_tokens, self.max_requests)
+        if item.flow.priority == "bulk":
+            before += sum(other.cost for other in self._items.values() if other.flow.priority == "interactive")
+        wait = self._rate.seconds(before)
         if wait is None or not self.running:
             return wait
         elapsed = now - max(self.running[0].started, self._completed)
@@ -227,33 +187,42 @@ class Batcher:
     def _running_seconds(self) -> float | None:
         return self._rate.seconds(sum(batch.cost for batch in self.running))
 
-    def _form(self, key: Key, queue: _Queue, now: float) -> Batch:
-        budget, cost = self.budget(key), 0
-        taken: list[Item] = []
+    def _check_space(self, item: Item, now: float) -> None:
+        free = self.max_queue_tokens - self.queued_tokens
+        held = sum(share.held(item.caller) for share in self._shares.values())
+        if item.cost > free:
+            detail, limit, actual = "The queue is full.", self.max_queue_tokens, self.queued_tokens + item.cost
+        elif held + item.cost > MAX_TIMES_FREE * free:
+            detail, limit, actual = "The caller's share of the queue is full.", MAX_TIMES_FREE * free, held + item.cost
+        else:
+            return
+        raise ProblemError("overloaded", detail, limit, actual, [], retry_after(self.wait(item, now)))
+
+    def _form(self, head: Item, now: float) -> Batch:
+        key, taken = head.key, [head]
+        budget, cost = self.budget(key), head.cost
+        self._serve(head)
         stop_reason: StopReason = "drained"
-        for item in queue.items.values():
-            if len(taken) == self.max_requests:
-                stop_reason = "count"
+        for item in chain.from_iterable(share.of_key(key, self.max_requests) for share in self._shares.values()):
+            if len(taken) == self.max_requests or cost + item.cost > budget:
+                stop_reason = "count" if len(taken) == self.max_requests else "budget"
                 break
-            if taken and cost + item.cost > budget:
-                stop_reason = "budget"
-                break
+            self._serve(item)
             taken.append(item)
             cost += item.cost
-        queue.credit = 0
-        for item in taken:
-            self._remove(item.id)
         return Batch(key, tuple(taken), cost, stop_reason, now)
 
-    def _remove(self, item_id: int) -> None:
-        key = self._keys.pop(item_id)
-        queue = self._queues[key]
-        cost = queue.items.pop(item_id).cost
-        queue.cost -= cost
-        self.queued_tokens -= cost
-        if not queue.items:
-            del self._queues[key]
-            self._ring.remove(key)
+    def _serve(self, item: Item) -> None:
+        self._shares[item.flow.priority].serve(item)
+        self._forget(item)
+
+    def _remove(self, item: Item) -> None:
+        self._shares[item.flow.priority].remove(item)
+        self._forget(item)
+
+    def _forget(self, item: Item) -> None:
+        del self._items[item.id]
+        self.queued_tokens -= item.cost
 
     def _grow(self, key: Key) -> None:
         grown = self._budgets[key] + max(1, self.max_tokens // 16)

@@ -13,7 +13,10 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 from service.errors import ProblemError
-from service.scheduling.batcher import Batch, Batcher, Item, Key
+from service.flow import Flow
+from service.flow import current as current_flow
+from service.scheduling.batcher import Batch, Batcher
+from service.scheduling.item import Item, Key
 from service.types import Timing
 
 Fetch = Callable[[], Sequence[Any]]  # waits for the results of a batch
@@ -135,13 +138,14 @@ class BatchExecutor:
         finally:
             self.cancel(item_id)
 
-    def start(self, key: Key, cost: int, payload: Any, seconds: float, done: Done) -> int:
+    def start(self, key: Key, cost: int, payload: Any, seconds: float, done: Done, flow: Flow | None = None) -> int:
         """Queue one item, without a task of its own; return its number.
 
         Args:
             key, cost, payload, seconds: as for `submit`.
             done: called once, on the event loop, unless `cancel` returned True: with a result and its timing, or with
                 what `submit` raises. Nobody reads the payload any more.
+            flow: whose share it takes; that of the request which is worked on by default.
 
         Raises:
             ProblemError: `overloaded`, `draining`.
@@ -149,7 +153,7 @@ class BatchExecutor:
         if self._closed:
             raise _draining()
         now = time.monotonic()
-        item = Item(next(self._ids), key, cost, now + seconds, payload)
+        item = Item(next(self._ids), key, cost, now + seconds, payload, flow or current_flow.get())
         with self._changed:
             self._batcher.submit(item, now)
             self._changed.notify()

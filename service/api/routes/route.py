@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from media.identify import IMAGE_TYPES
 from service.api.body import Body, BodyKind, read_body, while_connected
+from service.api.caller import flow_of
 from service.api.deadline import Deadline
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange
@@ -23,6 +24,7 @@ from service.api.openapi import describe
 from service.api.query import parse_options
 from service.api.services import Services, services_of
 from service.api.streaming import StreamForm, answer_stream
+from service.flow import current as current_flow
 from service.formats.media_types import MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM
 from service.operations.options import RouteOptions
 from service.settings import Limits, Settings
@@ -87,6 +89,7 @@ class Route:
         """
         limits = services.settings.limits
         parse_accept(request.headers.get("accept"))  # nonsense is refused before the body is read
+        current_flow.set(flow_of(request))
         if self.stream is not None and self.stream.applies(request):
             return await answer_stream(request, services, self.stream, self.options)
         deadline = Deadline.of(request, self.seconds(services.settings))

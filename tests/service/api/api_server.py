@@ -18,6 +18,8 @@ from toy_generators import ToyGenerators
 
 from service.api.app import create_app
 from service.chunks import ChunkInput, ChunkOutput, ClipState
+from service.flow import Flow
+from service.flow import current as current_flow
 from service.in_process import job_runner, job_store
 from service.jobs.queue import LocalJobQueue
 from service.sandbox.pool import MediaPool
@@ -38,7 +40,7 @@ class BlockBackend:
     """A tokenizer without a network: a latent is the mean colour of its block, a token that colour in 9 bits.
 
     `stall`, where it is set, is awaited before each answer, and `cancelled` counts the calls that were given up there.
-    `seconds` is the time that the last call of `encode` had left.
+    `seconds` is the time that the last call of `encode` had left, and `flow` whose share it takes.
     """
 
     def __init__(self) -> None:
@@ -46,6 +48,7 @@ class BlockBackend:
         self.stall: Callable[[], Awaitable[None]] | None = None
         self.cancelled = 0
         self.seconds: float | None = None
+        self.flow: Flow | None = None
 
     async def models(self) -> list[ModelCard]:
         return self.cards
@@ -53,7 +56,7 @@ class BlockBackend:
     async def encode(
         self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float | None = None
     ) -> Encoded:
-        self.seconds = seconds
+        self.seconds, self.flow = seconds, current_flow.get()
         await self._wait()
         latents = self._latents(pixels)
         return Encoded(

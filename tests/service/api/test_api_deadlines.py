@@ -15,7 +15,7 @@ from bad_inputs import LIMITS
 from service.settings import Settings
 
 PNG = {"Content-Type": "image/png"}
-TIMEOUT = "X-Request-Timeout-Seconds"
+TIMEOUT, PRIORITY = "X-Request-Timeout-Seconds", "X-Request-Priority"
 
 
 async def forever() -> None:
@@ -68,6 +68,21 @@ def test_a_nonsense_timeout_is_refused(client: httpx.Client, value: str) -> None
 def test_two_timeouts_are_refused(client: httpx.Client) -> None:
     response = client.post("/encode", content=picture(), headers=[*PNG.items(), (TIMEOUT, "5"), (TIMEOUT, "6")])
     assert response.json()["code"] == "bad-header"
+
+
+@pytest.mark.parametrize("value", ["", "batch", "Interactive", "interactive, bulk"])
+def test_a_nonsense_priority_is_refused(client: httpx.Client, value: str) -> None:
+    response = client.post("/encode", content=picture(), headers=PNG | {PRIORITY: value})
+    assert (response.status_code, response.json()["code"]) == (400, "bad-header")
+    assert "interactive, bulk" in response.json()["detail"]
+
+
+def test_the_tokenizer_is_told_whose_request_it_is_and_how_urgent(small: Server, client: httpx.Client) -> None:
+    for headers, priority in ((PNG, "interactive"), (PNG | {PRIORITY: "bulk"}, "bulk")):
+        assert client.post("/encode", content=picture(), headers=headers).status_code == 200
+        flow = small.backend.flow
+        assert flow is not None
+        assert (flow.priority, str(flow.caller)[:10]) == (priority, "127.0.0.1:")
 
 
 def test_a_full_service_refuses_before_the_body_and_its_probes_still_pass(small: Server, client: httpx.Client) -> None:

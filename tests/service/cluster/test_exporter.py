@@ -11,7 +11,8 @@ import pytest
 
 from service.cluster import metrics
 from service.cluster.metrics import GeneratorMetrics, IngressMetrics, KernelMetrics, TokenizerMetrics
-from service.scheduling.batcher import Batch, Item
+from service.scheduling.batcher import Batch
+from service.scheduling.item import Item
 from service.types import TokenizerKey
 
 Series = tuple[str, ...]  # a name, then the values of its labels

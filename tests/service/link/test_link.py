@@ -19,6 +19,8 @@ import pytest
 from numpy.typing import NDArray
 
 from service.errors import ProblemError
+from service.flow import Flow
+from service.flow import current as current_flow
 from service.in_process import LocalBackend
 from service.link.client import LinkClient, NoTokenizerError
 from service.link.directory import SocketDirectory
@@ -279,6 +281,22 @@ async def test_a_tokenizer_that_leaves_answers_what_it_has(tmp_path: Path) -> No
         await leaving
         await asyncio.gather(*calls)
         assert leaver.batches <= before + 1
+
+
+async def test_interactive_calls_pass_bulk_ones(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (client, [tokenizer]):
+        tokenizer.gate.clear()
+        calls = [asyncio.ensure_future(encode(client))]
+        await until(tokenizer.running.is_set)
+        order: list[str] = []
+        for width, priority in enumerate(("bulk", "interactive"), 3):
+            current_flow.set(Flow("caller", priority))
+            calls.append(asyncio.ensure_future(encode(client, np.zeros((1, 16, 8 * width, 3), np.uint8))))
+            calls[-1].add_done_callback(lambda _, priority=priority: order.append(priority))
+        await until(lambda: sum(len(link.calls) for link in tokenizer.server.links) == 3)
+        tokenizer.gate.set()
+        await asyncio.gather(*calls)
+        assert order == ["interactive", "bulk"]
 
 
 async def test_work_of_a_dead_ingress_leaves_the_queue(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import ProblemError
+from service.flow import PACKED_BYTES, PRIORITIES, Flow
 from service.link.messages import (
     ANSWER,
     CANCEL,
@@ -55,6 +56,8 @@ REQUESTS = st.builds(
     WORD,
     WORD,
     st.floats(),
+    st.binary(min_size=24, max_size=24),
+    st.binary(min_size=PACKED_BYTES, max_size=PACKED_BYTES),
 )
 ANSWERS = st.builds(
     Answer,
@@ -66,6 +69,15 @@ ANSWERS = st.builds(
     st.integers(0, 2**32 - 1),
     st.binary(max_size=50),
 )
+
+
+def test_a_flow_of_another_process_is_known_again() -> None:
+    flows = [Flow(caller, priority) for caller in (None, "key a", "10.0.0.1:80") for priority in PRIORITIES]
+    received = [Flow.unpack(flow.packed) for flow in flows]
+    assert [flow.priority for flow in received] == [flow.priority for flow in flows]
+    assert len({flow.caller for flow in received}) == 3
+    with pytest.raises(ValueError, match="the last below 2"):
+        Flow.unpack(bytes(8) + b"\2")
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:

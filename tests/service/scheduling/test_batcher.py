@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.errors import ProblemError
-from service.scheduling.batcher import MAX_RUNNING, Batcher, Item, Key
+from service.flow import Flow, Priority
+from service.scheduling.batcher import MAX_RUNNING, MAX_TIMES_FREE, OLDEST_EVERY, Batch, Batcher
+from service.scheduling.item import Item, Key
 from service.types import TokenizerKey
 
 
@@ -31,6 +33,9 @@ KEYS: list[Key] = [
 ]
 
 
+FLOWS = [Flow(caller, priority) for caller in ("a", "b", "c") for priority in ("interactive", "bulk")]
+
+
 class BatcherMachine(RuleBasedStateMachine):
     """Submits, cancels, expires and runs at random; every promise of the batcher is checked on the way."""
 
@@ -47,17 +52,20 @@ class BatcherMachine(RuleBasedStateMachine):
         self.next_id = 0
         self.waiting: dict[int, Item] = {}  # admitted, unanswered, in order of arrival
         self.running: deque[tuple[Item, ...]] = deque()
-        self.patience: dict[int, int] = {}  # batches of others that an item may still see before it starts
+        self.bounds: dict[int, int] = {}  # batches that an item may still see before it starts
 
-    @rule(key=st.sampled_from(KEYS), cost=st.integers(1, 9) | st.integers(10, 100), patience=st.floats(0.5, 50))
-    def submit(self, key: Key, cost: int, patience: float) -> None:
-        item = Item(self.next_id, key, cost, self.now + patience)
+    @rule(
+        key=st.sampled_from(KEYS),
+        cost=st.integers(1, 9) | st.integers(10, 100),
+        patience=st.floats(0.5, 50),
+        flow=st.sampled_from(FLOWS),
+    )
+    def submit(self, key: Key, cost: int, patience: float, flow: Flow) -> None:
+        item = Item(self.next_id, key, cost, self.now + patience, None, flow)
         self.next_id += 1
-        tokens = sum(waiting.cost for waiting in self.waiting.values())
         wait = self.batcher.wait(item, self.now)
-        fits = not self.waiting or tokens + cost <= self.batcher.max_queue_tokens
         longest = min(patience, self.batcher.max_queue_seconds) if self.waiting else patience
-        if not fits or (wait is not None and wait > longest):
+        if not self.fits(item) or (wait is not None and wait > longest):
             assert self.waiting or self.running, "an idle batcher refuses nobody"
             with pytest.raises(ProblemError) as refused:
                 self.batcher.submit(item, self.now)
@@ -67,16 +75,26 @@ class BatcherMachine(RuleBasedStateMachine):
                 assert 0.5 <= (refused.value.retry_after_seconds or 0) / wait <= 2
             self.answers[item.id] += 1
             return
+        self.bounds[item.id] = OLDEST_EVERY * (len(self.waiting) + 1)
         self.batcher.submit(item, self.now)
         self.waiting[item.id] = item
-        ahead = [other for other in self.waiting.values() if other.key == key]
-        visits = sum(math.ceil(other.cost / self.batcher.max_tokens) for other in ahead)
-        self.patience[item.id] = visits * len(KEYS)
 
-    @rule(key=st.sampled_from(KEYS), costs=st.lists(st.integers(1, 9), min_size=2, max_size=8))
-    def submit_crowd(self, key: Key, costs: list[int]) -> None:
+    def fits(self, item: Item) -> bool:
+        """An empty queue takes anything; else there must be space, some of it for other callers."""
+        if not self.waiting:
+            return True
+        free = self.batcher.max_queue_tokens - sum(other.cost for other in self.waiting.values())
+        held = sum(other.cost for other in self.waiting.values() if other.caller == item.caller)
+        return item.cost <= free and held + item.cost <= MAX_TIMES_FREE * free
+
+    @rule(
+        key=st.sampled_from(KEYS),
+        costs=st.lists(st.integers(1, 9), min_size=2, max_size=8),
+        flow=st.sampled_from(FLOWS),
+    )
+    def submit_crowd(self, key: Key, costs: list[int], flow: Flow) -> None:
         for cost in costs:
-            self.submit(key, cost, 50.0)
+            self.submit(key, cost, 50.0, flow)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
@@ -112,28 +130,36 @@ class BatcherMachine(RuleBasedStateMachine):
         if batch is None:
             assert self.running or not self.waiting, "work conserving: an idle engine never leaves items waiting"
             return
+        self.check(batch)
+        self.running.append(tuple(self.waiting.pop(item.id) for item in batch.items))
+        assert len(self.running) <= MAX_RUNNING
+        for item_id in self.waiting:
+            self.bounds[item_id] -= 1
+            assert self.bounds[item_id] > 0, "an item waits for longer than the items before it explain"
+
+    def check(self, batch: Batch) -> None:
+        """Compare a batch with what waited before it."""
         assert {item.key for item in batch.items} == {batch.key}
         assert batch.cost == sum(item.cost for item in batch.items)
         assert len(batch.items) <= self.batcher.max_requests
         assert batch.cost <= self.batcher.budget(batch.key) or len(batch.items) == 1
-        same_key = [item.id for item in self.waiting.values() if item.key == batch.key]
-        ids = [item.id for item in batch.items]
-        assert ids == same_key[: len(ids)], "first in, first out within a key; the misfit stays at the front"
+        of_key = [item for item in self.waiting.values() if item.key == batch.key]
+        for flow in FLOWS:
+            taken = [item.id for item in batch.items if item.flow == flow]
+            waited = [item.id for item in of_key if item.flow == flow]
+            assert sorted(taken) == waited[: len(taken)], "first in, first out within a key and a flow"
+        left = [item for item in of_key if item not in batch.items]
         if batch.stop_reason == "drained":
-            assert len(ids) == len(same_key)
+            assert not left
         elif batch.stop_reason == "count":
-            assert len(ids) == self.batcher.max_requests
+            assert len(batch.items) == self.batcher.max_requests
         else:
-            misfit = self.waiting[same_key[len(ids)]]
-            assert batch.cost + misfit.cost > self.batcher.budget(batch.key)
-        self.running.append(tuple(self.waiting.pop(item_id) for item_id in ids))
-        assert len(self.running) <= MAX_RUNNING
-        for item_id in self.waiting:
-            self.patience[item_id] -= 1
-            assert self.patience[item_id] > 0, "an item waits longer than the queue ahead of it explains"
+            assert any(batch.cost + item.cost > self.batcher.budget(batch.key) for item in left)
+        if any(item.flow.priority == "bulk" for item in batch.items[1:]):
+            assert all(item.flow.priority == "bulk" for item in left), "bulk items take what others leave"
 
     @precondition(lambda self: self.running)
-    @rule(seconds=st.floats(0, 5), out_of_memory=st.booleans())
+    @rule(seconds=st.floats(0, 5) | st.floats(0, 0.01), out_of_memory=st.booleans())
     def complete(self, seconds: float, out_of_memory: bool) -> None:
         self.now += seconds
         batch = self.batcher.running[0]
@@ -149,7 +175,12 @@ class BatcherMachine(RuleBasedStateMachine):
         if hasattr(self, "batcher"):
             assert self.batcher.queued_requests == len(self.waiting)
             assert self.batcher.queued_tokens == sum(item.cost for item in self.waiting.values())
+            assert self.batcher.queued_tokens <= max(self.batcher.max_queue_tokens, self.largest())
             assert self.batcher.budget(KEYS[0]) <= self.batcher.max_tokens
+
+    def largest(self) -> int:
+        """The cost of an item that came to an empty queue, at most."""
+        return max((item.cost for item in self.waiting.values()), default=0)
 
     def teardown(self) -> None:
         if not hasattr(self, "batcher"):
@@ -167,13 +198,15 @@ TestBatcher = BatcherMachine.TestCase
 TestBatcher.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-def item(number: int, key: Key, cost: int, deadline: float = 100.0) -> Item:
-    return Item(number, key, cost, deadline)
+def item(
+    number: int, key: Key, cost: int, deadline: float = 100.0, caller: Any = None, priority: Priority = "interactive"
+) -> Item:
+    return Item(number, key, cost, deadline, None, Flow(caller, priority))
 
 
-def drain(batcher: Batcher) -> list[list[int]]:
-    batches = []
-    while (batch := batcher.next_batch(0.0)) is not None:
+def drain(batcher: Batcher, most: int = 1000) -> list[list[int]]:
+    batches: list[list[int]] = []
+    while len(batches) < most and (batch := batcher.next_batch(0.0)) is not None:
         batches.append([item.id for item in batch.items])
         batcher.complete(1.0)
     return batches
@@ -203,8 +236,9 @@ def test_images_do_not_starve_a_clip_nor_the_clip_the_images() -> None:
     batcher = Batcher(10, 8, 1000)
     for number in range(6):
         batcher.submit(item(number, KEYS[0], 10), 0.0)
-    batcher.submit(item(6, KEYS[1], 25), 0.0)  # three visits' worth of credit
-    assert drain(batcher) == [[0], [1], [2], [6], [3], [4], [5]]
+    batcher.submit(item(6, KEYS[1], 25), 0.0)
+    batcher.submit(item(7, KEYS[1], 25), 0.0)  # when the images have had as much as the clip before
+    assert drain(batcher) == [[0], [6], [1], [2], [7], [3], [4], [5]]
 
 
 def test_a_misfit_stays_at_the_front() -> None:
@@ -214,13 +248,55 @@ def test_a_misfit_stays_at_the_front() -> None:
     assert drain(batcher) == [[0, 1], [2, 3]]
 
 
-def test_a_turn_that_is_not_used_up_is_not_saved_for_later() -> None:
+def test_callers_share_by_cost_and_not_by_number_or_kind_of_requests() -> None:
     batcher = Batcher(10, 1, 1000)
-    for number, cost in enumerate([1, 1, 1, 40]):
-        batcher.submit(item(number, KEYS[0], cost), 0.0)
-    for number in range(4, 10):
-        batcher.submit(item(number, KEYS[1], 10), 0.0)
-    assert drain(batcher) == [[0], [4], [1], [5], [2], [6], [7], [8], [9], [3]]
+    for number, cost in enumerate([10, 10, 10, 10]):
+        batcher.submit(item(number, KEYS[number % 2], cost, caller="greedy"), 0.0)
+    for number in range(10, 15):
+        batcher.submit(item(number, KEYS[2], 5, caller="modest"), 0.0)
+    order = [ids[0] for ids in drain(batcher)]
+    assert order[:7] == [0, 10, 11, 1, 12, 13, 2]
+
+
+def test_a_caller_that_was_idle_starts_level_with_the_others() -> None:
+    batcher = Batcher(10, 1, 1000)
+    for number in range(10):
+        batcher.submit(item(number, KEYS[0], 10, caller="busy"), 0.0)
+    before = drain(batcher, 5)
+    for number in range(20, 24):
+        batcher.submit(item(number, KEYS[1], 10, caller="late"), 0.0)
+    assert before == [[0], [1], [2], [3], [4]]
+    assert drain(batcher)[:6] == [[20], [5], [6], [21], [22], [7]], "6 was the oldest, for which its caller pays"
+
+
+def test_callers_of_one_key_share_its_batches() -> None:
+    batcher = Batcher(100, 4, 1000)
+    for number in range(6):
+        batcher.submit(item(number, KEYS[0], 10, caller="many"), 0.0)
+    for number in (6, 7):
+        batcher.submit(item(number, KEYS[0], 10, caller="few"), 0.0)
+    assert [sorted(ids) for ids in drain(batcher)] == [[0, 1, 6, 7], [2, 3, 4, 5]]
+
+
+def test_bulk_work_takes_what_interactive_work_leaves_and_a_quarter_in_any_case() -> None:
+    batcher = Batcher(100, 2, 1000)
+    for number in range(3):
+        batcher.submit(item(number, KEYS[0], 10, priority="bulk"), 0.0)
+    for number in range(10, 19):
+        batcher.submit(item(number, KEYS[0 if number == 10 else 1], 10), 0.0)
+    assert drain(batcher) == [[10, 0], [11, 12], [13, 14], [1, 2], [15, 16], [17, 18]]
+
+
+def test_one_caller_leaves_space_in_the_queue_for_others() -> None:
+    batcher = Batcher(10, 8, 100)
+    for number in range(40):
+        batcher.submit(item(number, KEYS[0], 2, caller="greedy"), 0.0)
+    with pytest.raises(ProblemError, match="The caller's share of the queue is full"):
+        batcher.submit(item(40, KEYS[0], 2, caller="greedy"), 0.0)
+    for number in range(100, 102):
+        batcher.submit(item(number, KEYS[0], 10, caller=number), 0.0)
+    with pytest.raises(ProblemError, match="The queue is full"):
+        batcher.submit(item(102, KEYS[0], 10, caller=102), 0.0)
 
 
 def measured(*batches: tuple[int, float], **bounds: float) -> Batcher:
@@ -246,7 +322,7 @@ def test_the_retry_time_is_the_time_to_drain() -> None:
     batcher = measured((10, 2.0))  # 5 tokens a second
     batcher.max_queue_tokens = 100
     for number in range(10):
-        batcher.submit(item(number, KEYS[0], 10), 0.0)
+        batcher.submit(item(number, KEYS[0], 10, caller=number), 0.0)
     problem = refusal(batcher)
     assert problem.retry_after_seconds == pytest.approx(20.0, rel=0.3)
     assert (problem.limit, problem.actual) == (100, 101)
