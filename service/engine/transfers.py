@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ from torch import Tensor
 
 from model.inference.graphs import HIGH_PRIORITY
 
+COPY_THREADS = 4  # one core copies a batch of clips more slowly than the device encodes it
+PART_BYTES = 2**20  # worth a thread's visit
+
 
 class Download:
     """Results on their way to the host.
@@ -20,27 +25,27 @@ class Download:
     Args:
         hosts: page-locked copies, as far as they have come; None stays None.
         held: tensors that the device still reads.
-        done: is recorded after the last copy; None on a CPU.
+        wait: returns when the last copy has come; None on a CPU.
     """
 
     def __init__(
-        self, hosts: Sequence[Tensor | None], held: Sequence[Tensor | None], done: torch.cuda.Event | None
+        self, hosts: Sequence[Tensor | None], held: Sequence[Tensor | None], wait: Callable[[], None] | None
     ) -> None:
-        self._hosts, self._held, self._done = hosts, held, done
+        self._hosts, self._held, self._wait = hosts, held, wait
 
     def arrays(self) -> list[NDArray[Any] | None]:
         """Wait for the results and return them, once; the memory that they came through is free afterwards."""
-        if self._done is not None:
-            self._done.synchronize()
+        if self._wait is not None:
+            self._wait()
         hosts, self._hosts, self._held = self._hosts, (), ()
         arrays = [None if host is None else host.numpy() for host in hosts]
-        return arrays if self._done is None else [None if array is None else array.copy() for array in arrays]
+        return arrays if self._wait is None else [None if array is None else array.copy() for array in arrays]
 
 
 class Transfers:
     """One stream for each direction and one for the work between them. A CPU needs none, and nothing is copied.
 
-    Page-locked memory is torch's, which keeps what was freed for the next buffer of that size.
+    Page-locked memory is torch's, which keeps what was freed for the next buffer of that size. One thread uses them.
 
     Args:
         device: where the work is done.
@@ -48,10 +53,12 @@ class Transfers:
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._cuda = device, device.type == "cuda"
+        self._open = 0  # downloads that nobody has waited for yet
         if self._cuda:
             self._up, self._down = torch.cuda.Stream(device), torch.cuda.Stream(device)
             # as the captured kernels: whole batches go before the steps of a generator
             self._compute = torch.cuda.Stream(device, priority=HIGH_PRIORITY)
+            self._copiers = ThreadPoolExecutor(COPY_THREADS - 1, thread_name_prefix="copy")
 
     def settle(self) -> None:
         """Wait for what other streams have prepared: weights, tables, graphs."""
@@ -61,7 +68,14 @@ class Transfers:
     def stage(self, arrays: Sequence[NDArray[Any]], dtype: torch.dtype) -> Tensor:
         """Return equal arrays as one batch in the host's memory; nobody reads the arrays afterwards."""
         staged = torch.empty((len(arrays), *arrays[0].shape), dtype=dtype, pin_memory=self._cuda)
-        np.stack(arrays, out=staged.numpy())
+        batch = staged.numpy()
+        parts = min(COPY_THREADS, len(arrays), 1 + batch.nbytes // PART_BYTES) if self._cuda else 1
+        cuts = [len(arrays) * part // parts for part in range(parts + 1)]
+        first, *others = [(arrays[start:end], batch[start:end]) for start, end in pairwise(cuts)]
+        copying = [self._copiers.submit(_stack, *other) for other in others]
+        _stack(*first)
+        for copied in copying:
+            copied.result()
         return staged
 
     def upload(self, staged: Tensor) -> Tensor:
@@ -87,11 +101,23 @@ class Transfers:
         if not self._cuda:
             return Download(results, (), None)
         self._down.wait_stream(self._compute)
-        done = torch.cuda.Event(blocking=True)
         with torch.cuda.stream(self._down):
             hosts = [None if result is None else _to_host(result) for result in results]
-            done.record()
-        return Download(hosts, (batch, *results), done)
+            spinning, sleeping = torch.cuda.Event(), torch.cuda.Event(blocking=True)
+            spinning.record()
+            sleeping.record()
+        self._open += 1
+
+        def wait() -> None:
+            # the device wakes a thread late, which matters only where it has no other work
+            (spinning if self._open == 1 else sleeping).synchronize()
+            self._open -= 1
+
+        return Download(hosts, (batch, *results), wait)
+
+
+def _stack(arrays: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
+    np.stack(arrays, out=out)
 
 
 def _to_host(result: Tensor) -> Tensor:
