@@ -36,7 +36,7 @@ class ConnectionOptions(TypedDict, total=False):
     api_key: of this caller, sent with every call; the variable OMNITOK_API_KEY by default, if it is set.
     headers: sent with every call.
     timeout: seconds without a byte of the answer before a call is given up; 75 by default.
-    retries: attempts after a broken connection or a passing refusal, 4 by default; all calls are pure.
+    retries: attempts after a broken connection or a passing refusal, 6 by default; all calls are pure.
     """
 
     api_key: str | None
@@ -124,7 +124,7 @@ def connection(
     api_key: str | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: float = 75.0,
-    retries: int = 4,
+    retries: int = 6,
 ) -> tuple[RetryRule, dict[str, Any]]:
     """Return the rule of retries and the arguments of an httpx client; the values are those of `ConnectionOptions`."""
     # Calls that wait for a free connection wait as long as it takes.

@@ -42,6 +42,7 @@ OBJECT_BYTES = 512 * 2**20  # arrays on their way between the tiers
 START_SECONDS = 180.0
 OWNER_SHUTDOWN_SECONDS = 5.0  # the next owner of the jobs waits for the lock of this one
 OWNER_STARTS = 20  # on a busy machine too
+FOLDER_PARENT_BYTES = 10  # HAProxy's sockets have 97, of which Ray's node id and the names of files take the rest
 LOST_STATUS = 70  # EX_SOFTWARE, so that a supervisor tells it from a refusal to start
 
 
@@ -234,8 +235,11 @@ def _abandon(error: LostError, folder: Path) -> NoReturn:
 
 @contextlib.contextmanager
 def _private_folder() -> Iterator[Path]:
-    """Yield a new folder for sockets, whose paths must be short: beside Ray's own."""
-    folder = Path(tempfile.mkdtemp(prefix="omnitok-", dir=os.environ.get("RAY_TMPDIR", "/tmp")))
+    """Yield a new folder for sockets: beside Ray's own, unless their paths would be too long."""
+    parent = os.environ.get("RAY_TMPDIR", "/tmp")
+    if len(os.fsencode(parent)) > FOLDER_PARENT_BYTES:
+        parent = "/tmp"
+    folder = Path(tempfile.mkdtemp(prefix="omnitok-", dir=parent))
     try:
         yield folder
     finally:

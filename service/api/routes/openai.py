@@ -18,7 +18,7 @@ from media.errors import MediaError
 from service.api.body import Body, BodyKind
 from service.api.errors import on_problem
 from service.api.exchange import Exchange
-from service.api.openapi import inlined
+from service.api.openapi import REFUSAL, inlined
 from service.api.parsing_generate import GenerateUpload
 from service.api.query import parse_options
 from service.api.routes.route import Route
@@ -37,6 +37,26 @@ OUTPUT_TYPES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 # Parameters by the problems that are about one.
 PARAMETERS = {"unknown-class": "prompt", "unknown-model": "model", "tokenizer-not-served": "model", "use-async": "n"}
 BODY_NAMES = {"class": "prompt", "guidance": "guidance_scale", "steps": "num_inference_steps"}
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+            },
+        }
+    },
+}
+# What is wrong before a route is found gets a problem document here too.
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    "default": REFUSAL["default"] | {"content": REFUSAL["default"]["content"] | {JSON: {"schema": ERROR}}}
+}
 ERROR_TYPES = {404: "not_found_error", 429: "rate_limit_error"}
 
 Ignored = Annotated[str | None, Field(max_length=256, description="ignored")]
@@ -142,6 +162,11 @@ async def images(exchange: Exchange, upload: GenerateUpload, options: ImageOptio
 @dataclass(frozen=True)
 class OpenAIRoute(Route):
     """A route whose errors have the shape of OpenAI's interface."""
+
+    def description(self) -> dict[str, Any]:
+        """Return the fields of its operation in OpenAPI, its errors included."""
+        fields = super().description()
+        return fields | {"responses": fields["responses"] | REFUSALS}
 
     async def answer(self, request: Request, services: Services) -> Response:
         """Answer a request.

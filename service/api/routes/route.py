@@ -71,14 +71,14 @@ class Route:
             methods=["POST"],
             name=self.path.strip("/"),
             description=self.work.__doc__,
-            openapi_extra=describe(
-                self.takes,
-                self.options if self.in_query else None,
-                self.gives if self.stream is None else (*self.gives, MSGPACK_SEQUENCE),
-                self.as_job,
-            ),
+            openapi_extra=self.description(),
             response_class=Response,
         )
+
+    def description(self) -> dict[str, Any]:
+        """Return the fields of its operation in OpenAPI."""
+        gives = self.gives if self.stream is None else (*self.gives, MSGPACK_SEQUENCE)
+        return describe(self.takes, self.options if self.in_query else None, gives, self.as_job)
 
     async def answer(self, request: Request, services: Services) -> Response:
         """Answer a request.

@@ -21,7 +21,7 @@ from service.api.parsing import check_media, media_from
 from service.api.parsing_generate import GenerateUpload
 from service.api.query import parse_options
 from service.api.routes.jobs import BINARY, content_of
-from service.api.routes.openai import Ignored, OpenAIResource, OpenAIRoute
+from service.api.routes.openai import REFUSALS, Ignored, OpenAIResource, OpenAIRoute
 from service.api.services import Services, ServicesOf
 from service.errors import ProblemError
 from service.formats.json import read_json
@@ -135,7 +135,7 @@ async def create(exchange: Exchange, upload: GenerateUpload, options: VideoOptio
     return Response(json.dumps(_document(job, exchange.services)), media_type=JSON)
 
 
-router = APIRouter(tags=["generator"], route_class=OpenAIResource)
+router = APIRouter(tags=["generator"], route_class=OpenAIResource, responses=REFUSALS)
 
 
 @router.get("/videos", openapi_extra={"parameters": query_parameters(VideosOptions)})

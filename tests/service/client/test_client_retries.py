@@ -166,6 +166,14 @@ def test_what_a_proxy_refuses_for_good_is_not_repeated(connect: Connect, flaky: 
     assert waits == []
 
 
+def test_a_call_outlasts_a_proxy_that_is_replaced(connect: Connect, flaky: Flaky) -> None:
+    flaky.script = [*[Reply(0)] * 6, good()]
+    waits: list[float] = []
+    with connect(flaky.url, waits) as c:
+        assert np.array_equal(c.encode(b"whatever").tokens, RESULT.tokens)
+    assert sum(waits) > 5.5  # seconds without HAProxy, on a busy machine
+
+
 @pytest.mark.parametrize("retries", [-1, -5])
 def test_fewer_than_no_retries_are_refused(connect: Connect, retries: int) -> None:
     with pytest.raises(ValueError, match=f"retries={retries}"):

@@ -1,0 +1,1 @@
+"""Hours of gentle mixed load, with the memory of every process."""

@@ -1,0 +1,49 @@
+"""Requests drawn from the OpenAPI document get answers that it describes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from api_server import Server
+from hypothesis import given, settings
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    allow_header_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from service.formats.msgpack import pack
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_schema_conformance,
+    allow_header_conformance,
+]
+DOCUMENT = json.loads((Path(__file__).parents[3] / "docs/openapi.json").read_text())
+EXAMPLES = 15
+
+
+@schemathesis.serializer("application/msgpack")
+def as_msgpack(context: object, value: Any) -> dict[str, bytes]:
+    return {"data": value if isinstance(value, bytes) else pack(value)}
+
+
+OPERATIONS = [result.ok() for result in schemathesis.openapi.from_dict(DOCUMENT).get_all_operations()]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.label)
+def test_answers_are_as_described(operation: Any, server: Server) -> None:
+    @settings(max_examples=EXAMPLES)
+    @given(operation.as_strategy())
+    def check(case: Any) -> None:
+        case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=60)
+
+    check()
