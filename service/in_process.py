@@ -230,7 +230,12 @@ class LocalGenerators:
     async def generators(self) -> list[GeneratorCard]:
         """Return the generators, with the present time of a step."""
         cards = self._cards.values()
-        return [replace(card, step_seconds=self._executor.step_seconds(card.id) or card.step_seconds) for card in cards]
+        return [replace(card, step_seconds=self._step_seconds(card) or card.step_seconds) for card in cards]
+
+    def _step_seconds(self, card: GeneratorCard) -> float | None:
+        """Return the recent time of a step; where samples of a batch add up, a sample's share in it."""
+        in_order = card.computes_in_order
+        return self._executor.sample_seconds(card.id) if in_order else self._executor.step_seconds(card.id)
 
     async def generate(
         self, job: GenerateJob, on_progress: Callable[[JobProgress], None], *, seconds: float | None = None

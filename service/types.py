@@ -230,6 +230,11 @@ class GeneratorCard:
         """Return the card as JSON-ready data."""
         return asdict(self) | {"defaults": self.defaults.of(self.kind)}
 
+    @property
+    def computes_in_order(self) -> bool:
+        """Return whether the samples of a batch take their times one after another, as on a CPU."""
+        return self.device == "cpu"
+
 
 @dataclass(frozen=True, eq=False)
 class GenerateJob:

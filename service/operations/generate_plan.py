@@ -79,6 +79,8 @@ class GeneratePlan:
         """Return the estimated time of the request once it runs; None before a step has been measured."""
         if self.generator.step_seconds is None:
             return None
+        if self.generator.computes_in_order:
+            return self.generator.step_seconds * self.total
         slots = 2 if self.params.guidance != 1 else 1
         rounds = math.ceil(self.samples * slots / self.generator.slots)
         return self.generator.step_seconds * rounds * self.total / self.samples

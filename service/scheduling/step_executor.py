@@ -134,6 +134,11 @@ class StepExecutor:
         with self._changed:
             return self._stepper.step_seconds(model)
 
+    def sample_seconds(self, model: str) -> float | None:
+        """Return the recent share of a sample in the time of a step of a model, seconds."""
+        with self._changed:
+            return self._stepper.sample_seconds(model)
+
     async def submit(self, request: StepRequest, on_progress: OnProgress, seconds: float) -> tuple[Any, Timing]:
         """Queue one sequence and wait for its result. Cancelling the caller frees its slots at the next turn.
 

@@ -111,6 +111,7 @@ class _Lane:
     joined: dict[int, Sequence] = field(default_factory=dict)
     leaving: dict[int, Sequence] = field(default_factory=dict)  # resolved already; they hold slots until the next turn
     step_seconds: float | None = None
+    sample_seconds: float | None = None  # its share in a step
 
 
 class Stepper:
@@ -156,6 +157,10 @@ class Stepper:
     def step_seconds(self, model: str) -> float | None:
         """Return the recent time of a turn in which a model stepped, seconds; None before the first."""
         return self._lanes[model].step_seconds
+
+    def sample_seconds(self, model: str) -> float | None:
+        """Return the recent share of a sample in the time of a step of a model, seconds."""
+        return self._lanes[model].sample_seconds
 
     def submit(self, sequence: Sequence) -> None:
         """Admit a sequence or refuse it at once.
@@ -251,8 +256,8 @@ class Stepper:
         for model, sequences in turn.steps:
             lane = self._lanes[model]
             seconds = now - turn.started
-            past = lane.step_seconds
-            lane.step_seconds = seconds if past is None else STEP_MEMORY * past + (1 - STEP_MEMORY) * seconds
+            lane.step_seconds = _remembered(lane.step_seconds, seconds)
+            lane.sample_seconds = _remembered(lane.sample_seconds, seconds / len(sequences))
             for sequence in sequences:
                 left = lane.live.pop(sequence.id, None)
                 if left is None:  # cancelled meanwhile
@@ -305,3 +310,7 @@ class Stepper:
                 del lane.prefilling[sequence_id]
                 lane.live[sequence_id] = lane.joined[sequence_id].steps
         return chunks
+
+
+def _remembered(past: float | None, seconds: float) -> float:
+    return seconds if past is None else STEP_MEMORY * past + (1 - STEP_MEMORY) * seconds

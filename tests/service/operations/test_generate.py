@@ -293,6 +293,18 @@ async def test_what_would_take_too_long_is_refused_before_it_starts(rig: Rig) ->
     assert "fewer samples or frames" in refused.value.detail
 
 
+async def test_samples_share_the_steps_of_a_gpu_and_take_their_turns_on_a_cpu(rig: Rig) -> None:
+    def seconds(device: str, n: int) -> float:
+        card = replace(rig.lane.card, device=device, step_seconds=0.5, tokenizer=rig.tokenizer.id)
+        found = plan_generate([rig.tokenizer], [card], GenerateOptions(n=n, guidance=1.0), Limits(), False).seconds
+        assert found is not None
+        return found
+
+    one = seconds("cpu", 1)
+    assert [seconds("cpu", n) / one for n in (2, 4, 8)] == [2, 4, 8]
+    assert [seconds("cuda", n) / one for n in (1, 2, 4, 8)] == [1, 1, 1, 2], "of four slots"
+
+
 def plan(*generators: GeneratorCard, source: bool = False, **options: Any) -> Any:
     tokenizer = ModelCard("tiny", "a" * 64, "vq", 64, 4, 8, 4, "causal", True, 1, "cpu", "float32")
     return plan_generate([tokenizer], generators, GenerateOptions(**options), Limits(), source)

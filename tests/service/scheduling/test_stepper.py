@@ -169,6 +169,14 @@ def test_a_guided_sequence_waits_for_two_slots_and_nobody_slips_past() -> None:
     assert (ids(turn.leaves), ids(turn.joins)) == ([0], [1, 2])
 
 
+def test_the_samples_of_a_step_share_its_time() -> None:
+    stepper = Stepper({"lm": Capacity(4, 8)}, 10)
+    for number in range(2):
+        stepper.submit(sequence(number))
+    stepper.complete(stepper.plan(0.0), 0.5)
+    assert (stepper.step_seconds("lm"), stepper.sample_seconds("lm")) == (0.5, 0.25)
+
+
 def test_the_time_of_the_queue_follows_from_its_steps() -> None:
     stepper = Stepper({"lm": Capacity(2, 8)}, 2)
     assert stepper.wait_seconds("lm") is None
@@ -176,6 +184,7 @@ def test_the_time_of_the_queue_follows_from_its_steps() -> None:
         stepper.submit(sequence(number, slots=2, steps=10))
     stepper.complete(stepper.plan(0.0), 0.5)
     assert stepper.step_seconds("lm") == 0.5
+    assert stepper.sample_seconds("lm") == 0.5
     assert stepper.wait_seconds("lm") == pytest.approx(0.5 * (9 + 10))
     stepper.submit(sequence(2))
     with pytest.raises(ProblemError) as refused:
