@@ -100,6 +100,7 @@ class LinkClient:
         await asyncio.gather(*tasks, return_exceptions=True)
         for peer in list(self._peers.values()):
             peer.abort()
+        self._known = []  # who still calls takes another way
         await asyncio.sleep(0)
         self._give_up()
         self._arena.close()

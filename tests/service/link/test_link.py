@@ -252,6 +252,13 @@ async def test_calls_take_another_way_when_no_replacement_comes(
         assert client.cards == []
 
 
+async def test_a_closed_client_takes_no_calls(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (client, _):
+        pass
+    with pytest.raises(NoTokenizerError):
+        await encode(client)
+
+
 async def test_a_call_that_ends_every_tokenizer_fails(tmp_path: Path) -> None:
     async with linked(tmp_path, tokenizers=3) as (client, servers):
         for server in servers:
