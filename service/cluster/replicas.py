@@ -192,7 +192,7 @@ class RayBackend(Remote):
         def attempt(_: float) -> Awaitable[Any]:
             if next(attempts):  # alone: one of its company may be what ends replicas
                 return self._alone(call)
-            return self._coalescer.call((op, model, array.shape, array.dtype, *rest), call, size)
+            return self._coalescer.call((op, model, array.shape, array.dtype, *rest, call.flow.priority), call, size)
 
         return await self._retry(attempt, self._left(call))
 

@@ -50,6 +50,7 @@ from service.types import Decoded, Encoded, ModelCard, Op, Size, Timing, Want, s
 WATCH_SECONDS = 0.1
 PATIENCE_SECONDS = 10.0  # for a replacement, once the last tokenizer of the node was lost
 CONNECT_SECONDS = 2.0
+REFUSED_SECONDS = 5.0
 
 log = logging.getLogger("ray.serve")
 
@@ -88,6 +89,7 @@ class LinkClient:
         self._ids = itertools.count(1)
         self._known: list[ModelCard] = []
         self._connecting: dict[str, asyncio.Task[None]] = {}  # by the name of the socket
+        self._refused: dict[str, float] = {}  # and when it is tried again
         self._patient_until = 0.0
         self._loop = asyncio.get_running_loop()
         self._watcher = self._loop.create_task(self._watch())
@@ -262,7 +264,8 @@ class LinkClient:
     def lost(self, number: int) -> None:
         """Forget a tokenizer whose socket closed."""
         peer = self._peers.pop(number)
-        if not peer.models:
+        if not peer.models:  # it refused this process, perhaps for its version
+            self._refused[peer.name] = self._loop.time() + REFUSED_SECONDS
             return
         loss = self._dispatcher.disconnect(number)
         self._expect_replacement()
@@ -323,7 +326,9 @@ class LinkClient:
     def _look(self) -> None:
         names = {name for name in os.listdir(self._directory) if name.endswith(SUFFIX)}
         linked = {peer.name for peer in self._peers.values()} | set(self._connecting)
-        for name in names - linked:
+        now = self._loop.time()
+        self._refused = {name: until for name, until in self._refused.items() if until > now and name in names}
+        for name in names - linked - set(self._refused):
             self._connecting[name] = self._loop.create_task(self._connect(name))
 
     async def _connect(self, name: str) -> None:

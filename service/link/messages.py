@@ -7,6 +7,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 from service.errors import PROBLEMS, ProblemError
@@ -14,7 +15,6 @@ from service.flow import PACKED_BYTES
 from service.types import ModelCard, Op, Size, Want
 
 GREETING = struct.Struct("<8sQ")  # magic, arena bytes; the arena's descriptor travels along
-MAGIC = b"omnitok1"
 
 OPS: tuple[Op, ...] = ("encode", "decode", "reconstruct")
 WANTS: tuple[Want, ...] = ("tokens", "latents", "both")
@@ -30,6 +30,8 @@ HELLO, DONE, PROBLEM, ELSEWHERE, LEAVING, DROPPED = range(6)  # kinds of answers
 # total bytes, kind, bytes of a token, id, queue ms, compute ms, batch
 ANSWER = struct.Struct("<IBB2xQffI")
 MAX_ANSWER_BYTES = 2**24
+# While an update rolls, both ends may be of different versions, which do not understand each other.
+MAGIC = sha256(repr((REQUEST.format, ANSWER.format, OPS, WANTS)).encode()).digest()[:8]
 
 
 class BadMessageError(Exception):

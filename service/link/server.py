@@ -261,7 +261,7 @@ def _receive_arena(connection: socket.socket) -> mmap.mmap:
     magic, size = GREETING.unpack(message)
     if magic != MAGIC:
         os.close(descriptors[0])
-        raise ValueError(f"The other end speaks {magic!r}, not {MAGIC!r}.")
+        raise ValueError(f"The other end speaks {magic.hex()}, not {MAGIC.hex()}: one is of another version.")
     memory = attach(descriptors[0], size)
     connection.setblocking(False)
     return memory

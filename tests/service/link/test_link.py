@@ -22,7 +22,7 @@ from service.errors import ProblemError
 from service.flow import Flow
 from service.flow import current as current_flow
 from service.in_process import LocalBackend
-from service.link.client import LinkClient, NoTokenizerError
+from service.link.client import WATCH_SECONDS, LinkClient, NoTokenizerError
 from service.link.directory import SocketDirectory
 from service.link.memory import Arena
 from service.link.messages import GREETING, MAGIC, PIXELS, Request
@@ -250,6 +250,23 @@ async def test_calls_take_another_way_when_no_replacement_comes(
             await call
         assert not client.takes("vq")
         assert client.cards == []
+
+
+async def test_another_version_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    greetings = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal greetings
+        greetings += 1
+        writer.close()
+
+    other = await asyncio.start_unix_server(refuse, tmp_path / "other.sock")
+    async with linked(tmp_path) as (client, _):
+        await until(lambda: greetings > 0)
+        await asyncio.sleep(3 * WATCH_SECONDS)
+        assert greetings == 1
+        assert (await encode(client)).tokens is not None
+    other.close()
 
 
 async def test_a_closed_client_takes_no_calls(tmp_path: Path) -> None:
