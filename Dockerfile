@@ -41,7 +41,7 @@ RUN if [ "$TORCH" = cuda ]; then \
       apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
     fi
 RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin omnitok \
-    && install -d -o omnitok -g omnitok /var/cache/omnitok
+    && install -d -o omnitok -g omnitok /var/cache/omnitok /var/lib/omnitok
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY bundles bundles

@@ -199,6 +199,26 @@ def rows() -> dict[str, list[dict[str, Any]]]:
                 "A replica refuses work beyond OMNITOK_MAX_QUEUE_SAMPLES.",
             ),
         ],
+        "Jobs": [
+            panel(
+                "Jobs by status",
+                "short",
+                {"{{status}}": "sum by (status) (ray_omnitok_jobs)"},
+                "Jobs that are kept. OMNITOK_MAX_JOBS bounds them; the oldest finished ones make way.",
+            ),
+            panel(
+                "Age of the oldest waiting job",
+                "s",
+                {"age": "max (ray_omnitok_job_queue_age_seconds)"},
+                "What waits for longer than OMNITOK_JOB_AGE_SECONDS is given up.",
+            ),
+            panel(
+                "Content of jobs",
+                "bytes",
+                {"content": "sum (ray_omnitok_job_bytes)"},
+                "On the disk, with what came with jobs that wait. OMNITOK_JOB_BYTES bounds it.",
+            ),
+        ],
         "Media": [
             panel(
                 "Files decoded",

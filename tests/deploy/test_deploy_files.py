@@ -19,7 +19,7 @@ import yaml
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 from ray.util.metrics import Histogram, Metric
 
-from service.cluster.metrics import GeneratorMetrics, IngressMetrics, KernelMetrics, TokenizerMetrics
+from service.cluster.metrics import GeneratorMetrics, IngressMetrics, JobMetrics, KernelMetrics, TokenizerMetrics
 from service.cluster.ray_environment import HAPROXY_START, ray_environment
 from service.settings import Settings
 
@@ -56,7 +56,7 @@ def generator() -> ModuleType:
 def known_metrics() -> dict[str, set[str]]:
     """Every series name that may be asked for, and its labels: the service's as the replicas make them, and Ray's."""
     known = dict(RAY_METRICS)
-    for observer in (TokenizerMetrics(), GeneratorMetrics(), KernelMetrics(), IngressMetrics()):
+    for observer in (TokenizerMetrics(), GeneratorMetrics(), KernelMetrics(), IngressMetrics(), JobMetrics()):
         for value in vars(observer).values():
             metric = getattr(value, "counter", value)
             if isinstance(metric, Metric):

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from service.cluster import metrics
-from service.cluster.metrics import GeneratorMetrics, IngressMetrics, KernelMetrics, TokenizerMetrics
+from service.cluster.metrics import GeneratorMetrics, IngressMetrics, JobMetrics, KernelMetrics, TokenizerMetrics
+from service.jobs.records import JobCounts
 from service.scheduling.batcher import Batch
 from service.scheduling.item import Item
 from service.types import TokenizerKey
@@ -120,3 +121,13 @@ def test_steps_and_samples_are_counted_by_kind(seen: MutableMapping[Series, floa
     seen.clear()
     generators.refresh()
     assert seen["omnitok_generate_slots_in_use",] == 8
+
+
+def test_jobs_are_reported_by_status(seen: MutableMapping[Series, float]) -> None:
+    JobMetrics().report(JobCounts({"queued": 3, "completed": 4}, 12.5, 1000))
+    assert seen == {
+        ("omnitok_jobs", "queued"): 3,
+        ("omnitok_jobs", "completed"): 4,
+        ("omnitok_job_queue_age_seconds",): 12.5,
+        ("omnitok_job_bytes",): 1000,
+    }
