@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -81,6 +82,33 @@ def test_a_stopped_extraction_goes_on_and_a_whole_one_is_opened(files: Path, vq:
     assert all(torch.equal(again.kinds[kind].codes, whole.kinds[kind].codes) for kind in whole.kinds)
     with pytest.raises(TrainingError, match="another tokenizer, options or data"):
         extract(vq, files, tmp_path, replace(OPTIONS, flips=False))
+
+
+def test_changed_data_of_equal_count_are_noticed(vq: Bundle, tmp_path: Path) -> None:
+    data = tmp_path / "data" / "images"
+    for name in ("a", "b"):
+        (data / name).mkdir(parents=True)
+        Image.new("RGB", (40, 32), "red").save(data / name / "0.png")
+    codes, options = tmp_path / "codes", ExtractionOptions(32, flips=False)
+    whole = extract(vq, tmp_path / "data", codes, options)
+    (data / "b" / "0.png").touch()
+    assert extract(vq, tmp_path / "data", codes, options).info == whole.info
+    Image.new("RGB", (40, 32), "blue").save(data / "b" / "0.png")
+    for info in (whole.info, whole.info.begun()):
+        write_info(codes, info)
+        with pytest.raises(TrainingError, match=r"holds codes of other data than .*a/0.png to .*b/0.png have now"):
+            extract(vq, tmp_path / "data", codes, options)
+
+
+def test_changed_pixels_of_a_set_are_noticed(data: Path, vq: Bundle, tmp_path: Path) -> None:
+    options = ExtractionOptions(side=32, frames=5, flips=False)
+    extract(vq, data, tmp_path / "codes", options)
+    path = sorted((data / "train").glob("*/[0-9]*.npy"))[-1]
+    pixels = np.load(path)
+    pixels[-1] ^= 1
+    np.save(path, pixels)
+    with pytest.raises(TrainingError, match="holds codes of other data"):
+        extract(vq, data, tmp_path / "codes", options)
 
 
 def test_latents_come_with_their_moments_and_sets_of_pixels_are_cut(data: Path, tmp_path: Path) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -119,10 +120,16 @@ def shard_path(folder: Path, kind: Kind, index: int) -> Path:
     return folder / f"{kind}-{index:05d}.safetensors"
 
 
-def write_shard(path: Path, codes: Codes) -> None:
-    """Write one shard as a whole."""
+def write_shard(path: Path, codes: Codes, content: str) -> None:
+    """Write one shard as a whole.
+
+    Args:
+        path: of the file.
+        codes: its rows.
+        content: hash of what they were made of.
+    """
     with replacing(path) as fresh:
-        save_file({name: value.contiguous() for name, value in vars(codes).items()}, fresh)
+        save_file({name: value.contiguous() for name, value in vars(codes).items()}, fresh, {"content": content})
 
 
 def write_info(folder: Path, info: CodesInfo) -> None:
@@ -215,15 +222,31 @@ def _read_kind(folder: Path, kind: Kind, info: CodesInfo) -> Codes:
     return codes
 
 
+def read_content(path: Path) -> str | None:
+    """Return the hash of what a shard was made of, None if it does not say.
+
+    Raises:
+        TrainingError: it is missing or damaged.
+    """
+    with _reading(path), safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("content")
+
+
 def read_shard(path: Path) -> Codes:
     """Read one shard.
 
     Raises:
         TrainingError: it is missing or damaged.
     """
-    try:
+    with _reading(path):
         tensors = load_file(path)
         return Codes(tensors["codes"], tensors["labels"], tensors["items"])
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (SafetensorError, KeyError, OSError) as error:
         raise TrainingError(f"{path} is damaged ({error}): delete it and extract again.") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -28,6 +29,7 @@ from training.generator.code_shards import (
     ExtractionOptions,
     join,
     open_codes,
+    read_content,
     read_info,
     read_shard,
     shard_path,
@@ -51,6 +53,8 @@ def extract(
 ) -> CodeSet:
     """Encode a folder of data; shards that are there are kept, so that a stopped extraction goes on where it was.
 
+    The content of all items is read and compared with what those shards were made of.
+
     Args:
         bundle: the tokenizer, on the device that encodes.
         data: as for `find_items`.
@@ -71,12 +75,12 @@ def extract(
     sources, classes = find_items(data, options)
     info = _describe(bundle, sources, classes, options)
     ranks.barrier()  # until every rank has seen the folder as it was
+    whole = False
     if (out / INFO_FILE).is_file():
         found = read_info(out)
+        whole = found.rows is not None
         if found.begun() != info:
             raise TrainingError(f"{out} holds codes of another tokenizer, options or data: choose another folder.")
-        if found.rows is not None:
-            return open_codes(out)
     elif ranks.is_main:
         write_info(out, info)
     ranks.barrier()
@@ -85,17 +89,24 @@ def extract(
         for kind, count in _counts(sources).items()
         for index, first in enumerate(range(0, count, SHARD_ITEMS[kind]))
     ]
-    columns = (TextColumn("encoding {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("shards", total=len(jobs))
         for number, (kind, index, items) in enumerate(jobs):
             path = shard_path(out, kind, index)
-            if number % ranks.world == ranks.rank and not path.is_file():
-                progress.update(bar, description=kind)
-                same = [source for source in sources if source.kind == kind]
-                write_shard(path, _encode_items(bundle, same, items, options, console))
+            if number % ranks.world == ranks.rank:
+                places = _places([source for source in sources if source.kind == kind], items)
+                content = _content(places)
+                if path.is_file():
+                    progress.update(bar, description=f"checking {kind}")
+                    _check_content(path, content, places)
+                else:
+                    progress.update(bar, description=f"encoding {kind}")
+                    write_shard(path, _encode_items(bundle, places, items, options, console), content)
             progress.advance(bar)
     ranks.barrier()
+    if whole:
+        return open_codes(out)
     if ranks.is_main:
         write_info(out, _measure(info, out))
     ranks.barrier()
@@ -125,15 +136,38 @@ def _counts(sources: list[Items]) -> dict[Kind, int]:
     return {kind: sum(len(items) for items in sources if items.kind == kind) for kind in KINDS}
 
 
-def _encode_items(
-    bundle: Bundle, sources: list[Items], items: range, options: ExtractionOptions, console: Console
-) -> Codes:
-    """Encode items by their number over all sources of a kind; those that cannot be read are named and left out."""
+def _places(sources: list[Items], items: range) -> list[tuple[Items, int]]:
+    """Return source and index of items by their number over all sources of a kind."""
     places: list[tuple[Items, int]] = []
     first = 0
     for source in sources:
         places += [(source, number - first) for number in items if first <= number < first + len(source)]
         first += len(source)
+    return places
+
+
+def _content(places: list[tuple[Items, int]]) -> str:
+    """Return a hash of the bytes and labels of items."""
+
+    def one(place: tuple[Items, int]) -> bytes:
+        return place[0].digest(place[1]) + f" {_label(*place)} ".encode()
+
+    with ThreadPoolExecutor(min(8, cores())) as pool:
+        return hashlib.sha256(b"".join(pool.map(one, places))).hexdigest()
+
+
+def _check_content(path: Path, content: str, places: list[tuple[Items, int]]) -> None:
+    if read_content(path) != content:
+        first, last = (source.place(index) for source, index in (places[0], places[-1]))
+        raise TrainingError(
+            f"{path} holds codes of other data than {first} to {last} have now: choose another folder, or delete it."
+        )
+
+
+def _encode_items(
+    bundle: Bundle, places: list[tuple[Items, int]], items: range, options: ExtractionOptions, console: Console
+) -> Codes:
+    """Encode items, given their numbers too; those that cannot be read are named and left out."""
     failures: list[str] = []
     parts: list[Codes] = []
     device = next(bundle.tokenizer.parameters()).device
@@ -145,7 +179,7 @@ def _encode_items(
     for failure in failures:
         console.print(f"left out: {failure}", highlight=False, markup=False)
     if not parts:
-        raise TrainingError(f"None of {len(places)} {sources[0].kind} can be read; the first: {failures[0]}")
+        raise TrainingError(f"None of {len(places)} {places[0][0].kind} can be read; the first: {failures[0]}")
     return join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,14 @@ class FileItems:
             views.append(self._source.read(index, options.side, options.frames, window).pixels)
         return views
 
+    def digest(self, index: int) -> bytes:
+        """Return the SHA-256 hash of an item's bytes; none of one that cannot be read."""
+        try:
+            with self._source.open(index) as file:
+                return hashlib.file_digest(file, "sha256").digest()
+        except (OSError, TrainingError):
+            return b""
+
     def place(self, index: int) -> str:
         """Return the place of an item, for people."""
         return self._source.place(index)
@@ -85,8 +94,7 @@ class SetItems:
 
     def read(self, index: int, options: ExtractionOptions) -> list[NDArray[np.uint8]]:
         """Return the views of an item, each uint8 (T, side, side, 3); one where the set is too small for others."""
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        item = self._shards[shard][index - self._ends[shard]].numpy()  # counted from the shard's end
+        item = self._item(index)
         free = np.array(item.shape[:3]) - [self._frames, options.side, options.side]
         views = []
         for number, uniforms in enumerate(_uniforms(self.kind, index, options) if free.any() else [np.zeros(4)]):
@@ -100,9 +108,18 @@ class SetItems:
             views.append(((blocks.sum((2, 4), dtype=np.int32) + factor**2 // 2) // factor**2).astype(np.uint8))
         return views
 
+    def digest(self, index: int) -> bytes:
+        """Return the SHA-256 hash of an item's pixels."""
+        return hashlib.sha256(np.ascontiguousarray(self._item(index))).digest()
+
     def place(self, index: int) -> str:
         """Return the place of an item, for people."""
         return f"item {index} of {self.sentence}"
+
+    def _item(self, index: int) -> NDArray[np.uint8]:
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        pixels: NDArray[np.uint8] = self._shards[shard][index - self._ends[shard]].numpy()  # counted from its end
+        return pixels
 
 
 Items = FileItems | SetItems
