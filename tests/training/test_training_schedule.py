@@ -118,8 +118,8 @@ def test_phases_set_in_where_the_stage_says() -> None:
 
 def test_a_video_discriminator_needs_clips() -> None:
     losses = LossWeights(video_adversarial=0.1)
-    assert not Stage("a", "vq", 1, image_batch_size=4, losses=losses).adversarial
-    assert Stage("a", "vq", 1, clip_batch_size=4, losses=losses).adversarial
+    assert not Stage(name="a", head="vq", steps=1, image_batch_size=4, losses=losses).adversarial
+    assert Stage(name="a", head="vq", steps=1, clip_batch_size=4, losses=losses).adversarial
 
 
 def test_ranks_and_micro_batches_share_batches_equally() -> None:
@@ -136,10 +136,11 @@ def test_ranks_and_micro_batches_share_batches_equally() -> None:
         ({"name": "Joint stage"}, "small letters"),
         ({"head": "gan"}, "head is vq or vae"),
         ({"steps": 0}, "steps must be at least 1"),
-        ({"image_batch_size": 0, "clip_batch_size": 0}, "0 images and 0 clips"),
+        ({"image_batch_size": 0, "clip_batch_size": 0}, "no images and no clips"),
         ({"resolutions": ()}, "needs resolutions"),
         ({"learning_rate": 0.0}, "above 0"),
-        ({"ema_decay": 1.0}, "decays must be in"),
+        ({"ema_decay": 1.0}, "ema_decay must be in"),
+        ({"betas": (0.9, 1.0)}, "betas must be in"),
         ({"codebook_update": "kmeans"}, "codebook_update is"),
         ({"resolutions": (16,)}, "need squares of at least 24 pixels"),
     ],

@@ -3,68 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from model.generator.config import GENERATOR_CONFIGS, GeneratorConfig
 from training.data.media_types import Kind
 from training.errors import TrainingError
+from training.recipes.stage import BaseStage
 
 
-@dataclass(frozen=True)
-class GeneratorStage:
+@dataclass(frozen=True, kw_only=True)
+class GeneratorStage(BaseStage):
     """The training of a generator (section 3.2).
 
     Args:
-        name: of the stage and of its folder.
-        steps: length; a run may be given another.
-        image_batch_size, clip_batch_size: items of an image step and of a clip step, over all ranks and micro-batches;
-            0 for none. With both, steps alternate, images first.
         resolution: side of the squares in pixels.
-        frames: of a clip.
-        learning_rate: peak, brought to zero by a cosine.
-        warmup_steps: linear warm-up.
-        betas: of Adam.
         weight_decay: of matrices, decoupled from the gradient (AdamW).
-        ema_decay: of the averaged weights, which are what a bundle holds.
-        max_grad_norm: bound of the gradient's norm.
-        gradient_accumulation_steps: micro-batches into which a rank splits its share of a batch.
-        precision: "bf16" runs the network under autocast on CUDA; a CPU computes in float32 always.
         label_dropout: share of items whose class becomes the null class, which guidance needs.
     """
 
-    name: str
-    steps: int
-    image_batch_size: int = 0
-    clip_batch_size: int = 0
     resolution: int = 256
-    frames: int = 17
     learning_rate: float = 3e-4
-    warmup_steps: int = 500
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     ema_decay: float = 0.9999
-    max_grad_norm: float = 1.0
-    gradient_accumulation_steps: int = 1
-    precision: Literal["fp32", "bf16"] = "bf16"
     label_dropout: float = 0.1
 
     def __post_init__(self) -> None:
-        positive = ("steps", "resolution", "frames", "warmup_steps", "gradient_accumulation_steps")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise TrainingError(f"Stage {self.name}: {name} must be at least 1, not {getattr(self, name)}.")
-        images, clips = self.image_batch_size, self.clip_batch_size
-        if min(images, clips) < 0 or images + clips == 0:
-            raise TrainingError(f"Stage {self.name} trains on {images} images and {clips} clips a step.")
-        if self.precision not in ("fp32", "bf16"):
-            raise TrainingError(f"Stage {self.name}: precision is fp32 or bf16, not {self.precision!r}.")
-        if min(self.learning_rate, self.max_grad_norm) <= 0 or self.weight_decay < 0:
-            raise TrainingError(
-                f"Stage {self.name}: learning_rate {self.learning_rate} and max_grad_norm {self.max_grad_norm} must be "
-                f"above 0, weight_decay {self.weight_decay} at least 0."
-            )
-        if not all(0 <= value < 1 for value in (*self.betas, self.ema_decay, self.label_dropout)):
-            raise TrainingError(f"Stage {self.name}: decays and label_dropout must be in [0, 1).")
+        super().__post_init__()
+        self._check_least(1, ("resolution",))
+        self._check_least(0, ("weight_decay",))
+        self._check_shares({"label_dropout": (self.label_dropout,)})
 
     def resolutions_of(self, kind: Kind) -> tuple[int, ...]:
         """Return the resolutions that a step of a kind may have."""

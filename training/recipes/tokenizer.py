@@ -9,6 +9,7 @@ from typing import Any, Literal
 from model.tokenizer.config import CONFIGS, TokenizerConfig
 from training.data.media_types import Kind
 from training.errors import TrainingError
+from training.recipes.stage import BaseStage
 
 MULTI_RESOLUTIONS = (128, 192, 256, 320, 384)  # section 4: resolutions of joint training
 RENAMED_SETTINGS = {
@@ -99,30 +100,17 @@ class Discriminators:
             )
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of progressive training (section 3.1.2).
+@dataclass(frozen=True, kw_only=True)
+class Stage(BaseStage):
+    """One stage of progressive training (section 3.1.2); its batch sizes hold at `base_resolution`.
 
     Args:
-        name: of the stage and of its folder.
-        head: between encoder and decoder: "vq" (equation 1) or "vae" (equation 2).
-        steps: length; a run may be given another.
-        image_batch_size, clip_batch_size: items of an image step and of a clip step at `base_resolution`, over all
-            ranks and micro-batches; 0 for none. With both, steps alternate, images first (section 4: "iteratively").
+        head: between encoder and decoder: "vq" (equation 1) or "vae" (equation 2). It computes in float32 always.
         resolutions: sides of the squares in pixels, one of which is drawn for each step.
         clip_resolutions: the same for clips, where the data has smaller ones; none for `resolutions`.
         base_resolution: where the batch sizes hold. Another resolution r has (base_resolution / r)^2 times the items,
             so that tokens per step stay about constant.
         batch_multiple: every batch is a multiple of this, which ranks times micro-batches must divide.
-        frames: of a clip, 1 + k * temporal_patch.
-        learning_rate: peak, brought to zero by a cosine over the stage (section 4).
-        warmup_steps: linear warm-up; never a share of the time, much of which may go into compiling.
-        betas: of Adam (section 4).
-        ema_decay: of the averaged weights, which are what a bundle holds.
-        max_grad_norm: bound of the gradient's norm.
-        gradient_accumulation_steps: micro-batches into which a rank splits its share of a batch.
-        precision: "bf16" runs encoder, decoder and discriminators under autocast on CUDA, the head in float32; a CPU
-            computes in float32 always.
         losses: weights of the terms.
         discriminators: the adversarial part.
         codebook_update: "gradient", as equation 1 says, or "ema", by moving averages of the vectors that chose a code.
@@ -133,23 +121,14 @@ class Stage:
             to need vectors that differ. The codebook then starts from the vectors of a batch.
     """
 
-    name: str
     head: Literal["vq", "vae"]
-    steps: int
-    image_batch_size: int = 0
-    clip_batch_size: int = 0
     resolutions: tuple[int, ...] = (256,)
     clip_resolutions: tuple[int, ...] = ()
     base_resolution: int = 256
     batch_multiple: int = 1
-    frames: int = 17
     learning_rate: float = 1e-3
-    warmup_steps: int = 500
     betas: tuple[float, float] = (0.9, 0.99)
     ema_decay: float = 0.999
-    max_grad_norm: float = 1.0
-    gradient_accumulation_steps: int = 1
-    precision: Literal["fp32", "bf16"] = "bf16"
     losses: LossWeights = field(default_factory=LossWeights)
     discriminators: Discriminators = field(default_factory=Discriminators)
     codebook_update: Literal["gradient", "ema"] = "gradient"
@@ -168,35 +147,21 @@ class Stage:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        if not self.name or set(self.name) - set("abcdefghijklmnopqrstuvwxyz0123456789-_"):
-            raise TrainingError(f"a stage is named by small letters, digits, '-' and '_', not {self.name!r}")
-        choices = {"head": ("vq", "vae"), "precision": ("fp32", "bf16"), "codebook_update": ("gradient", "ema")}
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise TrainingError(f"stage {self.name}: {name} is {' or '.join(known)}, not {getattr(self, name)!r}")
-        positive = (
-            "steps", "base_resolution", "batch_multiple", "frames", "warmup_steps", "gradient_accumulation_steps",
-            "dead_code_steps",
-        )  # fmt: skip
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise TrainingError(f"stage {self.name}: {name} must be at least 1, not {getattr(self, name)}")
-        images, clips = self.image_batch_size, self.clip_batch_size
-        if min(images, clips, self.unquantized_steps) < 0 or images + clips == 0:
-            raise TrainingError(f"stage {self.name} trains on {images} images and {clips} clips a step")
+        super().__post_init__()
+        self._check_choice("head", ("vq", "vae"))
+        self._check_choice("codebook_update", ("gradient", "ema"))
+        self._check_least(1, ("base_resolution", "batch_multiple", "dead_code_steps"))
+        self._check_least(0, ("unquantized_steps",))
+        self._check_shares({"codebook_decay": (self.codebook_decay,)})
         resolutions = (*self.resolutions, *self.clip_resolutions)
         if not self.resolutions or min(resolutions) < 1:
-            raise TrainingError(f"stage {self.name} needs resolutions in pixels, not {resolutions}")
+            raise TrainingError(f"Stage {self.name} needs resolutions in pixels, not {resolutions}.")
         smallest = 3 * 2**self.discriminators.layers
         if self.adversarial and min(resolutions) < smallest:
             raise TrainingError(
-                f"stage {self.name}: discriminators of {self.discriminators.layers} layers need squares of at least "
-                f"{smallest} pixels, not {min(resolutions)}"
+                f"Stage {self.name}: discriminators of {self.discriminators.layers} layers need squares of at least "
+                f"{smallest} pixels, not {min(resolutions)}."
             )
-        if min(self.learning_rate, self.max_grad_norm) <= 0:
-            raise TrainingError(f"stage {self.name}: learning_rate and max_grad_norm must be above 0")
-        if not all(0 <= value < 1 for value in (*self.betas, self.ema_decay, self.codebook_decay)):
-            raise TrainingError(f"stage {self.name}: decays must be in [0, 1)")
 
     @property
     def adversarial(self) -> bool:
