@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakValueDictionary
@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 import torch
 from torch import Tensor
 
+from kernels.runtime.jit import compile_all
 from model.generator.diffusion_config import DiffusionConfig
 from model.generator.diffusion_sampling import (
     DiffusionItem,
@@ -140,15 +141,22 @@ class DiffusionSampler:
         return self._plans[key]
 
     @torch.inference_mode()
-    def prepare(self, frames: int, guided: bool, sizes: Sequence[int]) -> None:
-        """Capture steps of these numbers of items on a GPU.
+    def prepare(self, sizes: Mapping[tuple[int, bool], Sequence[int]]) -> None:
+        """Compile and capture steps on a GPU.
 
-        From then on no other number is captured: fewer items are padded, and more take several of these steps.
+        Args:
+            sizes: numbers of items by frames and guidance. From then on no other number of items is captured for
+                these: fewer are padded, and more take several steps.
         """
-        if self._pool is not None:
-            self._sizes[frames, guided] = sorted(sizes)
-            for size in sizes:
-                self._captured(StepShape(size, frames, guided))
+        if self._pool is None:
+            return
+        self._sizes |= {key: sorted(counts) for key, counts in sizes.items()}
+        shapes = [StepShape(count, *key) for key, counts in sizes.items() for count in counts]
+        with compile_all():  # every kernel at once, on all cores
+            for shape in shapes:
+                _Step(self.network, shape, None).rehearse()
+        for shape in sorted(shapes, key=lambda shape: -shape.rows * shape.frames):  # the others fit into its memory
+            self._captured(shape)
 
     def _captured(self, shape: StepShape) -> _Step:
         if shape not in self._steps:
@@ -278,7 +286,7 @@ class _Step:
         self._starts = range(0, shape.rows, shape.items)  # of the conditional and the unconditional rows
         self._blocks_graph: torch.cuda.CUDAGraph | None = None
         self._updates: dict[bool, tuple[torch.cuda.CUDAGraph, Tensor]] = {}
-        if device.type == "cuda":
+        if pool is not None:
             self._capture(pool)
 
     def advance(self, runs: Sequence[DiffusionRun]) -> None:
@@ -300,12 +308,16 @@ class _Step:
             run.x = x
             run.done += 1
 
-    def _capture(self, pool: _POOL_HANDLE | None) -> None:
+    def rehearse(self) -> None:
+        """Run all that is captured, on whatever the buffers hold."""
+        self._tokens, self._normed = self._blocks()
+        for random in (False, True):
+            self._update(random)
+
+    def _capture(self, pool: _POOL_HANDLE) -> None:
         with on_stream(torch.cuda.Stream(self._network.device)):
             for _ in range(WARM_UPS):
-                self._tokens, self._normed = self._blocks()
-                for random in (False, True):
-                    self._update(random)
+                self.rehearse()
         self._blocks_graph, (self._tokens, self._normed) = capture_graph(self._blocks, pool, errors="thread_local")
         for random in (False, True):
             self._updates[random] = capture_graph(partial(self._update, random), pool, errors="thread_local")

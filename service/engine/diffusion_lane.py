@@ -52,12 +52,14 @@ class DiffusionLane:
     def warm_up(self) -> None:
         """Capture every shape of a step, and measure one of one sample."""
         config = self._sampler.config
+        sizes = {
+            (frames, guided): [count for count in batches if count * (1 + guided) <= self.capacity.slots]
+            for frames in range(1, config.grid[0] + 1)
+            for batches in (BATCHES if frames == config.grid[0] else SHORT_BATCHES,)
+            for guided in (False, True)
+        }
         with self._ordered():
-            for frames in range(1, config.grid[0] + 1):
-                batches = BATCHES if frames == config.grid[0] else SHORT_BATCHES
-                for guided in (False, True):
-                    fitting = [count for count in batches if count * (1 + guided) <= self.capacity.slots]
-                    self._sampler.prepare(frames, guided, fitting)
+            self._sampler.prepare(sizes)
             item = DiffusionItem(None, 0, config.sampling.guidance)
             run = self._sampler.begin(item, DiffusionParams(2, config.sampling.sampler))
             self._sampler.step([run])
