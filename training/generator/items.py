@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ class FileItems:
     def digest(self, index: int) -> bytes:
         """Return the SHA-256 hash of an item's bytes; none of one that cannot be read."""
         try:
-            with self._source.open(index) as file:
+            with io.BufferedReader(self._source.open(index)) as file:
                 return hashlib.file_digest(file, "sha256").digest()
         except (OSError, TrainingError):
             return b""
@@ -110,7 +111,7 @@ class SetItems:
 
     def digest(self, index: int) -> bytes:
         """Return the SHA-256 hash of an item's pixels."""
-        return hashlib.sha256(np.ascontiguousarray(self._item(index))).digest()
+        return hashlib.sha256(np.ascontiguousarray(self._item(index)).data).digest()
 
     def place(self, index: int) -> str:
         """Return the place of an item, for people."""
