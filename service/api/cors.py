@@ -21,11 +21,14 @@ EXPOSED_HEADERS = (
     "X-Omnitok-PSNR",
     "X-Omnitok-Seed",
     "Server-Timing",
+    "traceresponse",
     "Retry-After",
     "RateLimit-Limit",
     "RateLimit-Remaining",
     "RateLimit-Reset",
     "Allow",
+    "Location",
+    "Preference-Applied",
     "WWW-Authenticate",
 )
 
@@ -42,7 +45,7 @@ class Cors(CORSMiddleware):
     """
 
     def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
-        super().__init__(app, origins, ["GET", "HEAD", "POST"], ["*"], expose_headers=EXPOSED_HEADERS)
+        super().__init__(app, origins, ["GET", "HEAD", "POST", "DELETE"], ["*"], expose_headers=EXPOSED_HEADERS)
 
     def preflight_response(self, request_headers: Headers) -> Response:
         """Answer the question of a browser whether a page may send a request."""

@@ -16,7 +16,7 @@ from service.jobs.store import JobStore
 
 RETRY_SECONDS = 5.0
 
-log = logging.getLogger("omnitok.jobs")
+log = logging.getLogger("ray.serve")
 
 
 class JobQueue(ABC):

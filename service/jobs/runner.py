@@ -27,7 +27,7 @@ PATIENCE_LEASES = 4  # for a store that restarts
 RELEASE_SECONDS = 2.0
 WORKER_BYTES = 8
 
-log = logging.getLogger("omnitok.jobs")
+log = logging.getLogger("ray.serve")
 
 
 class LostClaimError(Exception):
@@ -123,6 +123,9 @@ class Runner:
         """Say how a task ended that did not publish."""
         error = task.exception()
         if error is None or isinstance(error, LostClaimError):
+            log.info(
+                "the job %s is %s", claim.job.id, "completed" if error is None else "another worker's, or cancelled"
+            )
             return
         if isinstance(error, MediaError):
             error = ProblemError.of(error)

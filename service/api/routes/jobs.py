@@ -113,11 +113,43 @@ async def content_of(request: Request, services: Services, job: Job) -> Response
         raise ProblemError("job-unfinished", detail, job.total, job.done, retry_after_seconds=1)
     if job.media_type is None or job.content_bytes is None:
         raise ProblemError("job-without-content", f"The job is {job.status}. GET /jobs/{job.id} says why.")
-    pieces = [
-        await services.jobs.read(owner_of(request), job.id, offset, PIECE_BYTES)
-        for offset in range(0, max(1, job.content_bytes), PIECE_BYTES)
-    ]
-    return Response(b"".join(pieces), media_type=job.media_type)
+    first = await services.jobs.read(job.owner, job.id, 0, PIECE_BYTES)
+    return JobContent(services, job, first)
+
+
+class JobContent(Response):
+    """The content of a job, read piece by piece.
+
+    Args:
+        services: of the application.
+        job: completed.
+        first: its first piece.
+    """
+
+    def __init__(self, services: Services, job: Job, first: bytes) -> None:
+        super().__init__(first, media_type=job.media_type)
+        self.headers["Content-Length"] = str(job.content_bytes)
+        self._jobs, self._job = services.jobs, job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the pieces.
+
+        Raises:
+            ClientGoneError: the reader left before the end.
+            ProblemError: the content was removed meanwhile; the reader notices by its length.
+        """
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        await while_connected(Request(scope, receive), self._send_all(send))
+
+    async def _send_all(self, send: Send) -> None:
+        sent, piece = 0, bytes(self.body)
+        while True:
+            sent += len(piece)
+            more = sent < (self._job.content_bytes or 0)
+            await send({"type": "http.response.body", "body": piece, "more_body": more})
+            if not more:
+                return
+            piece = await self._jobs.read(self._job.owner, self._job.id, sent, PIECE_BYTES)
 
 
 class JobEvents(Response):

@@ -123,6 +123,18 @@ def test_a_prefix_of_any_form_waits_with_its_job(http: httpx.Client, form: str) 
     assert http.get(wait(http, job)["links"]["content"]).content == same.content
 
 
+def test_long_content_comes_in_pieces(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_routes, "PIECE_BYTES", 1000)
+    job = wait(http, submit(http, "class=0&n=4&seed=3", {"Accept": "application/msgpack"}))
+    answer = http.get(job["links"]["content"])
+    assert int(answer.headers["content-length"]) == len(answer.content) == job["content"]["bytes"] > 3000
+    whole = http.post("/generate?class=0&n=4&seed=3", headers={"Accept": "application/msgpack"}).content
+    made, same = read_arrays(answer.content), read_arrays(whole)
+    assert [sample.pixels.tolist() for sample in made.samples] == [sample.pixels.tolist() for sample in same.samples]
+    head = http.head(job["links"]["content"])
+    assert (head.status_code, head.headers["content-length"]) == (200, answer.headers["content-length"])
+
+
 def test_events_are_resumed(http: httpx.Client, server: Server) -> None:
     with held(server) as gate:
         job = submit(http, "class=0&n=3")

@@ -104,7 +104,7 @@ def test_a_video_that_fails_says_why(client: openai.OpenAI) -> None:
         ({"prompt": 0, "model": "sora-2"}, 404, "model"),
         ({"prompt": 0, "model": "toy-dit"}, 400, "kind"),
         ({"prompt": 0, "input_reference": {"file_id": "file-1"}}, 400, None),
-        ({"prompt": 0, "quality": "hd"}, 400, None),
+        ({"prompt": 0, "quality": "hd"}, 400, "quality"),
     ],
 )
 def test_errors_have_its_shape(http: httpx.Client, body: dict[str, Any], status: int, param: str | None) -> None:
