@@ -35,7 +35,7 @@ SERVICE = {
     "scheduling": {"drain_rate", "errors", "flow", "types"},
     "link": {"errors", "flow", "trace", "types"},
     "operations": {"chunks", "errors", "formats", "sandbox", "settings", "types"},
-    "jobs": {"errors", "formats", "operations", "settings", "types"},
+    "jobs": {"errors", "flow", "formats", "operations", "settings", "types"},
     "engine": {"chunks", "scheduling", "types"},
     "in_process": {"chunks", "flow", "jobs", "operations", "scheduling", "settings", "types"},
     "keys": {"settings"},

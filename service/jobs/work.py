@@ -8,6 +8,8 @@ from dataclasses import replace
 from time import monotonic
 
 from service.errors import ProblemError
+from service.flow import Flow
+from service.flow import current as current_flow
 from service.jobs.records import Claim
 from service.jobs.request import JobRequest
 from service.operations.events import Event, Progress
@@ -52,6 +54,8 @@ class GenerateWork:
         Raises:
             ProblemError, MediaError: what the work raises; `deadline-exceeded` when it takes too long.
         """
+        # its caller waits for no answer, and this is a task of its own
+        current_flow.set(Flow(f"key {claim.job.owner}" if claim.job.owner else None, "bulk"))
         request = JobRequest.unpack(claim.request)
 
         def accept(plan: GeneratePlan) -> None:
