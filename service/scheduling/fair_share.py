@@ -10,7 +10,7 @@ from itertools import islice
 
 from service.scheduling.item import Item, Key
 
-MAX_REMEMBERED = 1024  # callers that owe; names come from outside
+MAX_REMEMBERED = 256  # callers that owe; names come from outside, and each batch looks at all of them
 
 
 @dataclass
