@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
-from itertools import chain
 from typing import Literal
 
 from service.drain_rate import DrainRate, retry_after
@@ -203,13 +202,14 @@ class Batcher:
         budget, cost = self.budget(key), head.cost
         self._serve(head)
         stop_reason: StopReason = "drained"
-        for item in chain.from_iterable(share.of_key(key, self.max_requests) for share in self._shares.values()):
-            if len(taken) == self.max_requests or cost + item.cost > budget:
-                stop_reason = "count" if len(taken) == self.max_requests else "budget"
-                break
-            self._serve(item)
-            taken.append(item)
-            cost += item.cost
+        for share in self._shares.values():
+            while stop_reason == "drained" and (item := share.first_of(key)) is not None:
+                if len(taken) == self.max_requests or cost + item.cost > budget:
+                    stop_reason = "count" if len(taken) == self.max_requests else "budget"
+                    break
+                self._serve(item)
+                taken.append(item)
+                cost += item.cost
         return Batch(key, tuple(taken), cost, stop_reason, now)
 
     def _serve(self, item: Item) -> None:

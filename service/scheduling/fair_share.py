@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heapreplace
-from itertools import islice
+from heapq import heappop, heappush, heapreplace
 
 from service.scheduling.item import Item, Key
 
-MAX_REMEMBERED = 256  # callers that owe; names come from outside, and each batch looks at all of them
+MAX_REMEMBERED = 1024  # callers that owe and wait for nothing; names come from outside
 
 
 @dataclass
@@ -22,10 +22,11 @@ class _Queue:
     cost: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class _Caller:
     """The queues of one caller; `served` counts as if it had used its share while it was idle."""
 
+    number: int
     served: float = 0.0
     level: float = 0.0  # where the account of a new queue begins
     queues: dict[Key, _Queue] = field(default_factory=dict)
@@ -34,6 +35,45 @@ class _Caller:
     def cost(self) -> int:
         """Return the cost of what waits."""
         return sum(queue.cost for queue in self.queues.values())
+
+
+class _Order:
+    """A heap of callers by their accounts. An account that has grown is noticed when its caller comes first."""
+
+    def __init__(self, waits: Callable[[_Caller], bool]) -> None:
+        self._waits = waits
+        self._heap: list[tuple[float, int, _Caller]] = []
+        self._numbers: set[int] = set()
+
+    def add(self, caller: _Caller) -> None:
+        """Let a caller take part."""
+        if caller.number not in self._numbers:
+            self._numbers.add(caller.number)
+            heappush(self._heap, (caller.served, caller.number, caller))
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def first(self) -> _Caller | None:
+        """Return the caller with the lowest account among those that wait."""
+        while self._heap:
+            served, number, caller = self._heap[0]
+            if not self._waits(caller):
+                heappop(self._heap)
+                self._numbers.remove(number)
+            elif caller.served > served:
+                heapreplace(self._heap, (caller.served, number, caller))
+            else:
+                return caller
+        return None
+
+
+class _Key:
+    """The callers that have items of a key."""
+
+    def __init__(self, key: Key) -> None:
+        self.order = _Order(lambda caller: key in caller.queues)
+        self.items = 0
 
 
 class FairShare:
@@ -45,29 +85,42 @@ class FairShare:
 
     def __init__(self) -> None:
         self._callers: dict[Hashable, _Caller] = {}
+        self._order = _Order(lambda caller: bool(caller.queues))
+        self._keys: dict[Key, _Key] = {}
+        self._numbers = itertools.count()
         self._level = 0.0  # the account of a caller that has been idle
 
     def add(self, item: Item) -> None:
         """Let an item wait."""
-        caller = self._callers.setdefault(item.caller, _Caller())
+        if (caller := self._callers.get(item.caller)) is None:
+            caller = self._callers[item.caller] = _Caller(next(self._numbers))
         if not caller.queues:
             caller.served = max(caller.served, self._level)
-        queue = caller.queues.setdefault(item.key, _Queue(caller.level))
+        if (queue := caller.queues.get(item.key)) is None:
+            queue = caller.queues[item.key] = _Queue(caller.level)
+        if (of_key := self._keys.get(item.key)) is None:
+            of_key = self._keys[item.key] = _Key(item.key)
         queue.items[item.id] = item
         queue.cost += item.cost
+        of_key.items += 1
+        of_key.order.add(caller)
+        self._order.add(caller)
 
     def remove(self, item: Item) -> None:
         """Forget a waiting item, as if it had not come."""
-        caller = self._callers[item.caller]
+        caller, of_key = self._callers[item.caller], self._keys[item.key]
         queue = caller.queues[item.key]
         del queue.items[item.id]
         queue.cost -= item.cost
+        of_key.items -= 1
+        if not of_key.items:
+            del self._keys[item.key]
         if queue.items:
             return
         del caller.queues[item.key]
         if not caller.queues and caller.served <= self._level:
             del self._callers[item.caller]
-        elif len(self._callers) > MAX_REMEMBERED:
+        elif len(self._callers) > MAX_REMEMBERED + len(self._order):
             self._callers = {name: caller for name, caller in self._callers.items() if caller.queues}
 
     def serve(self, item: Item) -> None:
@@ -79,33 +132,18 @@ class FairShare:
 
     def first(self) -> Item | None:
         """Return the item that is next, or None if none waits; what comes later starts level with it."""
-        waiting = [caller for caller in self._callers.values() if caller.queues]
-        if not waiting:
+        caller = self._order.first()
+        if caller is None:
             return None
-        caller = min(waiting, key=lambda caller: caller.served)
         self._level = max(self._level, caller.served)
         queue = min(caller.queues.values(), key=lambda queue: queue.served)
         caller.level = max(caller.level, queue.served)
         return next(iter(queue.items.values()))
 
-    def of_key(self, key: Key, most: int) -> Iterator[Item]:
-        """Yield up to `most` items of a key in order; they may be served meanwhile."""
-        heads = []
-        for number, caller in enumerate(self._callers.values()):
-            if key in caller.queues:
-                items = iter(list(islice(caller.queues[key].items.values(), most)))
-                heads.append((caller.served, number, next(items), items))
-        heapify(heads)
-        for _ in range(most):
-            if not heads:
-                return
-            served, number, item, items = heads[0]
-            yield item
-            following = next(items, None)
-            if following is None:
-                heappop(heads)
-            else:
-                heapreplace(heads, (served + item.cost, number, following, items))
+    def first_of(self, key: Key) -> Item | None:
+        """Return the item of a key that is next, or None if none waits."""
+        caller = self._keys[key].order.first() if key in self._keys else None
+        return None if caller is None else next(iter(caller.queues[key].items.values()))
 
     def held(self, caller: Hashable) -> int:
         """Return the cost of what a caller has waiting."""
@@ -118,7 +156,7 @@ class FairShare:
             item: the new one.
             max_cost, max_items: of one batch.
         """
-        mine = self._callers.get(item.caller, _Caller(self._level))
+        mine = self._callers.get(item.caller, _Caller(-1, self._level))
         own = mine.queues.get(item.key, _Queue(mine.level))
         turns = max(math.ceil((own.cost + item.cost) / max_cost), math.ceil((len(own.items) + 1) / max_items))
         others = sum(min(queue.cost, turns * max_cost) for queue in mine.queues.values() if queue is not own)
