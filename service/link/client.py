@@ -18,24 +18,21 @@ from numpy.typing import NDArray
 
 from service.errors import ProblemError
 from service.flow import current as current_flow
-from service.link.directory import SUFFIX, is_own_user
+from service.link.directory import SUFFIX
 from service.link.dispatch import Call, Dispatcher
 from service.link.memory import Arena
 from service.link.messages import (
     DONE,
     ELSEWHERE,
-    GREETING,
     HELLO,
     LATENTS,
     LEAVING,
-    MAGIC,
     OPS,
     PIXELS,
     PROBLEM,
     TOKENS,
     WANTS,
     Answer,
-    AnswerReader,
     BadMessageError,
     Request,
     answer_bytes,
@@ -43,13 +40,13 @@ from service.link.messages import (
     parse_cards,
     parse_problem,
 )
+from service.link.peer import Peer, greet
 from service.link.slots import Slot
 from service.trace import current as current_trace
 from service.types import Decoded, Encoded, ModelCard, Op, Size, Timing, Want, size_of
 
 WATCH_SECONDS = 0.1
 PATIENCE_SECONDS = 10.0  # for a replacement, once the last tokenizer of the node was lost
-CONNECT_SECONDS = 2.0
 REFUSED_SECONDS = 5.0
 
 log = logging.getLogger("ray.serve")
@@ -84,7 +81,7 @@ class LinkClient:
         self._directory, self._tries, self._retried = directory, tries, retried
         self._arena = Arena(arena_bytes)
         self._dispatcher = Dispatcher(self._arena.give_back)
-        self._peers: dict[int, _Peer] = {}
+        self._peers: dict[int, Peer] = {}
         self._calls: dict[int, Call] = {}  # whose callers wait
         self._ids = itertools.count(1)
         self._known: list[ModelCard] = []
@@ -335,8 +332,8 @@ class LinkClient:
         path = self._directory / name
         connection = socket.socket(socket.AF_UNIX)
         try:
-            await asyncio.to_thread(_greet, connection, path, self._arena)
-            peer = _Peer(self, next(self._ids), name)
+            await asyncio.to_thread(greet, connection, path, self._arena)
+            peer = Peer(self, next(self._ids), name)
             await self._loop.create_unix_connection(lambda: peer, sock=connection)
             self._peers[peer.number] = peer
         except ConnectionRefusedError:  # its process is dead
@@ -347,61 +344,3 @@ class LinkClient:
             connection.close()
         finally:
             del self._connecting[name]
-
-
-class _Peer(asyncio.Protocol):
-    """One tokenizer process."""
-
-    def __init__(self, client: LinkClient, number: int, name: str) -> None:
-        self.number, self.name = number, name
-        self.models: dict[str, int] = {}  # hash of a bundle -> its index there; empty before its greeting
-        self._client = client
-        self._reader = AnswerReader()
-        self._out: list[bytes] = []
-        self._transport: asyncio.Transport | None = None
-        self._cut_off = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._transport = None
-        self._client.lost(self.number)
-
-    def data_received(self, data: bytes) -> None:
-        if self._cut_off:
-            return
-        try:
-            for answer in self._reader.feed(data):
-                self._client.answered(self.number, answer)
-        except BadMessageError as error:
-            # Its slots are free when it has closed its end, and not before.
-            log.error("a tokenizer replica sent nonsense and is cut off: %s", error)
-            self._cut_off = True
-            assert self._transport is not None
-            self._transport.write_eof()
-
-    def send(self, message: bytes) -> None:
-        """Send a message with all others of this turn of the loop."""
-        if not self._out:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._out.append(message)
-
-    def abort(self) -> None:
-        """Close the connection."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _flush(self) -> None:
-        out, self._out = self._out, []
-        if self._transport is not None and not self._cut_off:
-            self._transport.write(b"".join(out))
-
-
-def _greet(connection: socket.socket, path: Path, arena: Arena) -> None:
-    connection.settimeout(CONNECT_SECONDS)
-    connection.connect(os.fspath(path))
-    if not is_own_user(connection):
-        raise PermissionError(f"{path} is another user's.")
-    socket.send_fds(connection, [GREETING.pack(MAGIC, arena.size)], [arena.descriptor])
-    connection.setblocking(False)
