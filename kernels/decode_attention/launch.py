@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,28 +12,41 @@ from kernels.decode_attention.reference import FLOAT8, DecodeArgs
 from kernels.decode_attention.triton_kernels import decode_attention_kernel
 from kernels.runtime.pdl import pdl_options
 
+LOAD_BYTES = 16  # of a thread
+LANES = 32  # threads of a warp
+WIDTHS = 32, 16, 8  # channels of a tile; one of them divides every head that is supported
+LARGE_HEAD = 128  # channels, above which registers hold fewer positions
+
 
 @dataclass(frozen=True)
 class Tile:
-    """The tile of one program.
+    """The work of one program.
 
     Args:
-        chunk: positions whose sums are joined by one maximum; changes the rounding of results.
-        programs: of the whole grid at least, as far as there are chunks; at most MIN_COUNTERS.
-        warps, stages: of a program, and of its pipeline of loads.
+        splits: programs of a head, a power of two; changes the rounding of results, as warps and repeats do.
+        warps: of a program.
+        repeats: positions that a thread loads at once.
+        double: load the next positions before the present ones are summed.
+        fetched: fetch the first positions while the kernel before still runs; else keep others' data in the L2 cache.
     """
 
-    chunk: int = 64
-    programs: int = 512
-    warps: int = 2
-    stages: int = 2
+    splits: int
+    warps: int
+    repeats: int
+    double: bool = False
+    fetched: bool = True
 
 
-INTERPRETED = "TRITON_INTERPRET" in os.environ  # which knows no assembly
-DEFAULT_TILE = Tile()
+def choose(rows: int, float8: bool) -> Tile:
+    """Return the default tile, the fastest of those tried on an H200 for heads of 96 channels."""
+    if rows <= 16:
+        return Tile(16 if rows <= 2 else 8, 1, 2 if float8 else 4)
+    if float8:
+        return Tile(1, 2, 2)
+    return Tile(1, 4, 2, double=rows > 32, fetched=rows <= 64)
 
 
-def decode_attention(args: DecodeArgs, tile: Tile = DEFAULT_TILE) -> Tensor:
+def decode_attention(args: DecodeArgs, tile: Tile | None = None) -> Tensor:
     """Run the operator."""
     qkv, cache, slots, lengths, counters = args
     qkv = qkv.contiguous()
@@ -42,33 +54,36 @@ def decode_attention(args: DecodeArgs, tile: Tile = DEFAULT_TILE) -> Tensor:
     out = torch.empty((rows, heads, dim), dtype=qkv.dtype, device=qkv.device)
     if not out.numel():
         return out
-    positions, block = cache.shape[3], 1 << (dim - 1).bit_length()
-    chunks = -(-positions // tile.chunk)
-    splits = min(chunks, -(-tile.programs // (rows * heads)))
-    partials = torch.empty(rows * heads * chunks * (block + 2), dtype=torch.float32, device=qkv.device)
-    if counters is None:
-        counters = torch.zeros(rows * heads, dtype=torch.int32, device=qkv.device) if splits > 1 else lengths
+    tile = tile or choose(rows, cache.dtype == FLOAT8)
+    if dim > LARGE_HEAD:
+        tile = replace(tile, repeats=1, double=False)
+    width = next(width for width in WIDTHS if dim % width == 0)
+    streams = tile.warps * LANES // max(1, width * cache.element_size() // LOAD_BYTES)
+    partials = out
+    if tile.splits > 1:
+        partials = torch.empty(rows * heads * tile.splits * (dim + 2), dtype=torch.float32, device=qkv.device)
+        if counters is None or counters.numel() < rows * heads:
+            counters = torch.zeros(rows * heads, dtype=torch.int32, device=qkv.device)
     with torch.cuda.device_of(qkv):
-        decode_attention_kernel[(splits, heads, rows)](
+        decode_attention_kernel[(tile.splits, heads, rows)](
             qkv,
             cache,
             slots.contiguous(),
             lengths.contiguous(),
             out,
             partials,
-            counters,
+            lengths if counters is None else counters,
             cache.shape[1],
-            positions,
-            chunks,
+            cache.shape[3],
             dim**-0.5 / math.log(2),
             H=heads,
             D=dim,
-            BLOCK_D=block,
-            CHUNK=tile.chunk,
-            BLOCK_C=1 << (chunks - 1).bit_length(),
-            PAIRS=cache.dtype == FLOAT8 and not INTERPRETED,
-            SPLITS=splits,
-            STAGES=tile.stages,
+            WIDTH=width,
+            ROWS=streams * tile.repeats,
+            STREAMS=streams,
+            SPLITS=tile.splits,
+            DOUBLE=tile.double,
+            FETCHED=tile.fetched,
             num_warps=tile.warps,
             **pdl_options(qkv),
         )

@@ -14,7 +14,7 @@ from kernels.runtime.dispatch import Implementation
 
 MAX_HEAD_DIM = 256
 VECTOR = 8  # elements of a load, which a head must fill
-MAX_POSITIONS = 16_384  # all chunks of a head are joined in registers
+MAX_POSITIONS = 1 << 20  # offsets within a head are int32
 FLOAT8_MIN_CAPABILITY = (8, 9)
 
 attend = launch_op("decode_attention.decode_attention", DecodeArgs, mutated="cache")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 FLOAT8 = torch.float8_e4m3fn
 FLOAT8_MAX = 448.0
-MIN_COUNTERS = 1024  # more heads are not split
+MIN_COUNTERS = 1024
 
 
 class DecodeArgs(NamedTuple):
@@ -22,8 +22,8 @@ class DecodeArgs(NamedTuple):
         slots (Tensor): shape (R,), int32, each row's slot; rows of positive length have different slots.
         lengths (Tensor): shape (R,), int32, at most S; positions of a row with the new one. A row of length 0 writes
             nothing and returns zeros.
-        counters (Tensor): int32 zeros, MIN_COUNTERS of them, left zero; saves their allocation in each call. Calls that
-            may run at the same time need counters of their own.
+        counters (Tensor): int32 zeros, MIN_COUNTERS of them, left zero; saves their allocation in calls that need no
+            more. Calls that may run at the same time need counters of their own.
     """
 
     qkv: Tensor

@@ -1,7 +1,8 @@
-"""Triton kernel of decode attention: the time is that of streaming the cache.
+"""Triton kernel of decode attention without tensor cores: the time is that of streaming the cache.
 
-Each chunk of cached positions gives its maximum, sum and weighted values. One tile of all chunks and the new position
-give the result, a function of the row's own cache and length: other rows and the number of programs do not change it.
+A thread keeps the running maximum and sums of its own positions, a stream, and nothing crosses threads in the loop but
+the sum over a head's channels. Streams, then programs of a head, then the new position are joined at the end. The
+result is a function of the row's own cache and length: other rows do not change it.
 
 Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` indices.
 """
@@ -14,16 +15,15 @@ import triton
 import triton.language as tl
 
 from kernels.decode_attention import reference
-from kernels.runtime.pdl import fetch, start_next, wait_for_inputs
+from kernels.runtime.pdl import fetch_block, start_next, wait_for_inputs
 
-QUERIES: tl.constexpr = tl.constexpr(16)
-JOINED: tl.constexpr = tl.constexpr(16)  # chunks in registers at a time
+LOWEST: tl.constexpr = tl.constexpr(-1e30)  # of a stream without positions; finite, since it is subtracted from itself
 FLOAT8_MAX: tl.constexpr = tl.constexpr(reference.FLOAT8_MAX)
 
 
 @triton.jit
 def _stored(b_new, dtype: tl.constexpr):
-    """Round new keys or values (D,) to the dtype of a cache."""
+    """Round new keys or values to the dtype of a cache."""
     b_new = b_new.to(tl.float32)
     if dtype.is_fp8():
         b_new = tl.clamp(b_new, -FLOAT8_MAX, FLOAT8_MAX)
@@ -31,126 +31,141 @@ def _stored(b_new, dtype: tl.constexpr):
 
 
 @triton.jit
-def _split_pairs(b_pairs):
-    """Return the low and the high float8 of pairs, as float16."""
-    return tl.inline_asm_elementwise(
-        """{
-        .reg .b32 low, high;
-        .reg .b16 low_pair, high_pair, unused;
-        prmt.b32 low, $2, 0, 0x20;
-        prmt.b32 high, $2, 0, 0x31;
-        mov.b32 {low_pair, unused}, low;
-        mov.b32 {high_pair, unused}, high;
-        cvt.rn.f16x2.e4m3x2 $0, low_pair;
-        cvt.rn.f16x2.e4m3x2 $1, high_pair;
-        }""",
-        "=r,=r,r", [b_pairs], dtype=(tl.float16, tl.float16), is_pure=True, pack=2,
-    )  # fmt: skip
+def _floats(b_x):
+    """Return float32 of cached numbers; float16 holds every float8, which converts to it in one instruction."""
+    return b_x.to(tl.float16).to(tl.float32) if b_x.dtype.is_fp8() else b_x.to(tl.float32)
 
 
-@triton.jit(do_not_specialize=["SLOTS", "S", "CHUNKS"])
+@triton.jit
+def _load(p_x, o_s, cached, D: tl.constexpr, WIDTH: tl.constexpr, POLICY: tl.constexpr):
+    """Load positions o_s as D / WIDTH tiles (ROWS, WIDTH), zeros after the cached ones."""
+    p_x = p_x + o_s[:, None] * D + tl.arange(0, WIDTH)[None, :]
+    b_xs = ()
+    for i in tl.static_range(D // WIDTH):
+        b_xs += (tl.load(p_x + i * WIDTH, mask=(o_s < cached)[:, None], other=0.0, eviction_policy=POLICY),)
+    return b_xs
+
+
+@triton.jit(do_not_specialize=["SLOTS", "S"])
 def decode_attention_kernel(
-    qkv, cache, slots, lengths, out, partials, counters, SLOTS, S, CHUNKS, scale,
-    H: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
-    CHUNK: tl.constexpr, BLOCK_C: tl.constexpr, PAIRS: tl.constexpr,
-    SPLITS: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    qkv, cache, slots, lengths, out, partials, counters, SLOTS, S, scale,
+    H: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, STREAMS: tl.constexpr,
+    SPLITS: tl.constexpr, DOUBLE: tl.constexpr, FETCHED: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Compute out (R, H, D) = softmax(scale q K^T) V over each row's positions, and append its key and value.
 
-    Program (i_split, i_head, i_row) takes every SPLITS-th chunk. The last of a head to arrive joins the chunks.
+    Program (i_split, i_head, i_row) takes every SPLITS-th chunk of ROWS positions. The last of a head to arrive joins.
 
     Args:
         qkv: (R, 3, H, D).
         cache: (2, SLOTS, H, S, D).
-        partials: (R, H, CHUNKS, BLOCK_D) float32 sums of values, then (R, H, CHUNKS, 2) maxima and sums.
+        slots, lengths: (R,), complete before the kernel that precedes this one starts.
+        partials: (R, H, SPLITS, 2 + D) float32: maximum, sum of weights and weighted values.
         counters: (R, H), zero before and after.
         scale: D^-1/2 / log 2, since the kernel computes powers of two.
+        STREAMS: threads that have positions of their own; position i of a chunk belongs to stream i % STREAMS.
     """
+    TILES: tl.constexpr = D // WIDTH
+    POLICY: tl.constexpr = "" if FETCHED else "evict_first"
     i_split, i_head, i_row = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    o_d, o_chunk, o_q = tl.arange(0, BLOCK_D), tl.arange(0, CHUNK), tl.arange(0, QUERIES)
-    o_pair, m_d = tl.arange(0, BLOCK_D // 2), o_d < D
-    i_head_row = i_row * H + i_head
-    p_new = qkv + (i_row * 3 * H + i_head) * D + o_d
+    o_d, o_row = tl.arange(0, WIDTH), tl.arange(0, ROWS)
+    i_pair = i_row * H + i_head
     start_next(PDL)
-    if PDL and SPLITS > 1:  # an earlier kernel may be about to change what is read here, which then fetches in vain
-        early = tl.minimum(tl.maximum(tl.load(slots + i_row), 0), SLOTS - 1)
-        if (i_split * CHUNK < tl.load(lengths + i_row)) & (S >= CHUNK):
-            p_early = cache + ((early.to(tl.int64) * H + i_head) * S + tl.minimum(i_split * CHUNK, S - CHUNK)) * D
-            fetch(p_early, CHUNK * D * cache.dtype.element_ty.primitive_bitwidth // 8)
-            fetch(p_early + SLOTS.to(tl.int64) * H * S * D, CHUNK * D * cache.dtype.element_ty.primitive_bitwidth // 8)
-    wait_for_inputs(PDL)
     length = tl.load(lengths + i_row, cache_modifier=".cg")
     slot = tl.load(slots + i_row, cache_modifier=".cg")
-    # (QUERIES, BLOCK_D), as many as the tensor cores take; all but the first are zeros
-    b_q = tl.load(p_new[None, :] + 0 * o_q[:, None], mask=(o_q == 0)[:, None] & m_d[None, :], other=0.0)
-    if cache.dtype.element_ty.is_fp8():
-        b_q = b_q.to(tl.float16)  # holds every float8, which converts to it in one instruction
-    # (BLOCK_D,), all of the new position
-    b_new_q = tl.load(p_new, mask=m_d, other=0.0).to(tl.float32)
-    b_new_k = _stored(tl.load(p_new + H * D, mask=m_d, other=0.0), cache.dtype.element_ty)
-    b_new_v = _stored(tl.load(p_new + 2 * H * D, mask=m_d, other=0.0), cache.dtype.element_ty)
+    cached = tl.maximum(length - 1, 0)
     p_k = cache + (slot.to(tl.int64) * H + i_head) * S * D
     p_v = p_k + SLOTS.to(tl.int64) * H * S * D
-    cached = length - 1
-    chunks = tl.cdiv(tl.maximum(cached, 0), CHUNK)
-    p_sum = partials + i_head_row.to(tl.int64) * CHUNKS * BLOCK_D
-    p_pair = partials + (tl.num_programs(2) * H).to(tl.int64) * CHUNKS * BLOCK_D + i_head_row.to(tl.int64) * CHUNKS * 2
-    for i_chunk in tl.range(i_split, chunks, SPLITS, num_stages=STAGES):
-        o_s = i_chunk * CHUNK + o_chunk
-        # (CHUNK, BLOCK_D)
-        mask = (o_s < cached)[:, None] & m_d[None, :]
-        o_kv = o_s[:, None] * D + o_d[None, :]
-        b_k = tl.load(p_k + o_kv, mask=mask, other=0.0).to(b_q.dtype)
-        if PAIRS:
-            m_pair = (o_s < cached)[:, None] & (o_pair < D // 2)[None, :]
-            o_kv = o_s[:, None] * (D // 2) + o_pair[None, :]
-            b_even, b_odd = _split_pairs(tl.load(p_v.to(tl.pointer_type(tl.int16)) + o_kv, mask=m_pair, other=0))
+    if FETCHED:
+        size = tl.minimum(ROWS, cached - i_split * ROWS) * (D * (cache.dtype.element_ty.primitive_bitwidth // 8))
+        fetch_block(p_k + i_split * ROWS * D, size, PDL)
+        fetch_block(p_v + i_split * ROWS * D, size, PDL)
+    wait_for_inputs(PDL)
+    chunks = tl.cdiv(cached, ROWS)
+    p_new = qkv + (i_row * 3 * H + i_head) * D + o_d
+    b_qs, b_new_ks, b_new_vs, b_outs = (), (), (), ()
+    for i in tl.static_range(TILES):
+        b_qs += (tl.load(p_new + i * WIDTH).to(tl.float32) * scale,)
+        b_new_ks += (_stored(tl.load(p_new + H * D + i * WIDTH), cache.dtype.element_ty),)
+        b_new_vs += (_stored(tl.load(p_new + 2 * H * D + i * WIDTH), cache.dtype.element_ty),)
+        b_outs += (tl.zeros((STREAMS, WIDTH), tl.float32),)
+    b_max, b_total = tl.full((STREAMS,), LOWEST, tl.float32), tl.zeros((STREAMS,), tl.float32)
+    if DOUBLE:
+        b_next_ks = _load(p_k, i_split * ROWS + o_row, cached, D, WIDTH, POLICY)
+        b_next_vs = _load(p_v, i_split * ROWS + o_row, cached, D, WIDTH, POLICY)
+    for i_chunk in range(i_split, chunks, SPLITS):
+        o_s = i_chunk * ROWS + o_row
+        if DOUBLE:
+            b_ks, b_vs = b_next_ks, b_next_vs
+            b_next_ks = _load(p_k, o_s + SPLITS * ROWS, cached, D, WIDTH, POLICY)
+            b_next_vs = _load(p_v, o_s + SPLITS * ROWS, cached, D, WIDTH, POLICY)
         else:
-            b_v = tl.load(p_v + o_kv, mask=mask, other=0.0).to(b_q.dtype)
-        # (QUERIES, CHUNK)
-        b_logit = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * scale
-        b_logit = tl.where((o_s < cached)[None, :], b_logit, float("-inf"))
-        b_largest = tl.max(b_logit, 1)
-        b_p = tl.exp2(b_logit - b_largest[:, None]).to(b_q.dtype)
-        b_sum = tl.sum(b_p.to(tl.float32), 1)
-        # (QUERIES, BLOCK_D)
-        if PAIRS:
-            b_values = tl.reshape(tl.join(tl.dot(b_p, b_even), tl.dot(b_p, b_odd)), (QUERIES, BLOCK_D))
-        else:
-            b_values = tl.dot(b_p, b_v, input_precision="ieee")
-        tl.store(p_sum + i_chunk * BLOCK_D + o_d[None, :] + 0 * o_q[:, None], b_values, mask=(o_q == 0)[:, None])
-        tl.store(p_pair + i_chunk * 2 + 0 * o_q, b_largest, mask=o_q == 0)
-        tl.store(p_pair + i_chunk * 2 + 1 + 0 * o_q, b_sum, mask=o_q == 0)
+            b_ks, b_vs = _load(p_k, o_s, cached, D, WIDTH, POLICY), _load(p_v, o_s, cached, D, WIDTH, POLICY)
+        # (ROWS, WIDTH)
+        b_product = _floats(b_ks[0]) * b_qs[0][None, :]
+        for i in tl.static_range(1, TILES):
+            b_product += _floats(b_ks[i]) * b_qs[i][None, :]
+        # (repeats, STREAMS)
+        b_logit = tl.where(o_s < cached, tl.sum(b_product, 1), float("-inf"))
+        b_logit = tl.reshape(b_logit, (ROWS // STREAMS, STREAMS))
+        b_largest = tl.maximum(b_max, tl.max(b_logit, 0))
+        b_fade, b_p = tl.exp2(b_max - b_largest), tl.exp2(b_logit - b_largest[None, :])
+        b_max, b_total = b_largest, b_total * b_fade + tl.sum(b_p, 0)
+        b_sums = ()
+        for i in tl.static_range(TILES):
+            b_v = tl.reshape(_floats(b_vs[i]), (ROWS // STREAMS, STREAMS, WIDTH))
+            b_sums += (b_outs[i] * b_fade[:, None] + tl.sum(b_v * b_p[:, :, None], 0),)
+        b_outs = b_sums
     if i_split == 0:
-        m_write = m_d & (length > 0)
-        tl.store(p_k + tl.maximum(cached, 0) * D + o_d, b_new_k, mask=m_write)
-        tl.store(p_v + tl.maximum(cached, 0) * D + o_d, b_new_v, mask=m_write)
-    arrivals = tl.minimum(tl.maximum(chunks, 1), SPLITS)
-    last = i_split == 0
-    tl.debug_barrier()  # the partials are written before they are counted or read
+        for i in tl.static_range(TILES):
+            m_write = (length > 0) & (o_d < WIDTH)
+            tl.store(p_k + cached * D + i * WIDTH + o_d, b_new_ks[i], mask=m_write)
+            tl.store(p_v + cached * D + i * WIDTH + o_d, b_new_vs[i], mask=m_write)
+    largest = tl.max(b_max, 0)
+    b_share = tl.exp2(b_max - largest)
+    total = tl.sum(b_total * b_share, 0)
+    b_sums = ()
+    for i in tl.static_range(TILES):
+        b_sums += (tl.sum(b_outs[i] * b_share[:, None], 0),)
+    last = True
     if SPLITS > 1:
+        arrivals = tl.minimum(tl.maximum(chunks, 1), SPLITS)
+        p_parts = partials + i_pair * (SPLITS * (D + 2))
         last = False
         if i_split < arrivals:
-            last = tl.atomic_add(counters + i_head_row, 1, sem="acq_rel") == arrivals - 1
+            p_part = p_parts + i_split * (D + 2)
+            tl.store(p_part, largest)
+            tl.store(p_part + 1, total)
+            for i in tl.static_range(TILES):
+                tl.store(p_part + 2 + i * WIDTH + o_d, b_sums[i])
+            tl.debug_barrier()  # the whole part is written before it is counted
+            last = tl.atomic_add(counters + i_pair, 1, sem="acq_rel") == arrivals - 1
             if last:
-                tl.store(counters + i_head_row, 0)
+                tl.store(counters + i_pair, 0)
     if last:
-        new_logit = tl.sum(b_new_q * b_new_k.to(tl.float32), 0) * scale
-        o_c = tl.arange(0, BLOCK_C)
-        m_c = o_c < chunks
-        # (BLOCK_C,)
-        b_largest = tl.load(p_pair + o_c * 2, mask=m_c, other=float("-inf"), cache_modifier=".cg")
-        b_sum = tl.load(p_pair + o_c * 2 + 1, mask=m_c, other=0.0, cache_modifier=".cg")
-        largest = tl.maximum(tl.max(b_largest, 0), new_logit)
-        new_weight = tl.exp2(new_logit - largest)
-        total = tl.sum(tl.exp2(b_largest - largest) * b_sum, 0) + new_weight
-        b_out = new_weight * b_new_v.to(tl.float32)
-        for i_first in range(0, chunks, JOINED):
-            o_j = i_first + tl.arange(0, JOINED)
-            b_most = tl.load(p_pair + o_j * 2, mask=o_j < chunks, other=float("-inf"), cache_modifier=".cg")
-            # (JOINED, BLOCK_D)
-            p_values = p_sum + o_j[:, None] * BLOCK_D + o_d[None, :]
-            b_joined = tl.load(p_values, mask=(o_j < chunks)[:, None], other=0.0, cache_modifier=".cg")
-            b_out += tl.sum(tl.exp2(b_most - largest)[:, None] * b_joined, 0)
-        b_out = tl.where(length > 0, b_out / total, 0.0)
-        tl.store(out + i_head_row * D + o_d, b_out.to(out.dtype.element_ty), mask=m_d)
+        b_product = b_qs[0] * b_new_ks[0].to(tl.float32)
+        for i in tl.static_range(1, TILES):
+            b_product += b_qs[i] * b_new_ks[i].to(tl.float32)
+        new_logit = tl.sum(b_product, 0)
+        if SPLITS > 1:
+            o_part = tl.arange(0, SPLITS)
+            m_part = o_part < arrivals
+            # (SPLITS,)
+            b_maxima = tl.load(p_parts + o_part * (D + 2), mask=m_part, other=LOWEST, cache_modifier=".cg")
+            b_totals = tl.load(p_parts + o_part * (D + 2) + 1, mask=m_part, other=0.0, cache_modifier=".cg")
+            largest = tl.max(b_maxima, 0)
+            b_shares = tl.exp2(b_maxima - largest)
+            total = tl.sum(b_totals * b_shares, 0)
+            b_joined = ()
+            for i in tl.static_range(TILES):
+                p_values = p_parts + o_part[:, None] * (D + 2) + 2 + i * WIDTH + o_d[None, :]
+                b_values = tl.load(p_values, mask=m_part[:, None], other=0.0, cache_modifier=".cg")
+                b_joined += (tl.sum(b_values * b_shares[:, None], 0),)
+            b_sums = b_joined
+        most = tl.maximum(largest, new_logit)
+        share, new_weight = tl.exp2(largest - most), tl.exp2(new_logit - most)
+        inverse = 1.0 / (total * share + new_weight)
+        for i in tl.static_range(TILES):
+            b_out = (b_sums[i] * share + new_weight * b_new_vs[i].to(tl.float32)) * inverse
+            b_out = tl.where(length > 0, b_out, 0.0)
+            tl.store(out + i_pair * D + i * WIDTH + o_d, b_out.to(out.dtype.element_ty))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels.runtime.pdl import start_next, wait_for_inputs
+from kernels.runtime.pdl import start_next, start_next_after_stores, wait_for_inputs
 
 
 @triton.jit(do_not_specialize=["WIDTH", "POSITIONS", "R"])
@@ -25,9 +25,9 @@ def read_rows_kernel(
     Args:
         memory_ptr: (slots, WIDTH).
         positions_ptr: (slots, POSITIONS).
-        counts_ptr: (2, R), written by the first program of each row.
+        counts_ptr: (2, R), written by the first program of each row; later kernels read it before their inputs are
+            complete.
     """
-    start_next(PDL)
     wait_for_inputs(PDL)
     i_row = tl.program_id(1)
     i_slot = tl.load(slots_ptr + i_row).to(tl.int64)
@@ -46,6 +46,7 @@ def read_rows_kernel(
     b_token = tl.load(token_table_ptr + i_token * C + o_c, mask=m_c).to(tl.float32)
     b_position = tl.load(position_table_ptr + i_position * C + o_c, mask=m_c).to(tl.float32)
     tl.store(out_ptr + i_row * C + o_c, (b_token + b_position).to(out_ptr.dtype.element_ty), mask=m_c)
+    start_next_after_stores(PDL)
 
 
 @triton.jit(do_not_specialize=["WIDTH", "R"])

@@ -39,11 +39,34 @@ def _fetch(address):
 
 
 @triton.jit
-def fetch(pointer, BYTES: tl.constexpr):
-    """Fetch BYTES from a pointer on into the L2 cache."""
-    LINES: tl.constexpr = (BYTES + LINE_BYTES - 1) // LINE_BYTES
-    o_line = tl.minimum(tl.arange(0, triton.next_power_of_2(LINES)), LINES - 1)
-    _fetch(pointer.to(tl.int64, bitcast=True) + o_line * LINE_BYTES)
+def start_next_after_stores(PDL: tl.constexpr):
+    """Let the next kernel start when it sees what this one stored: kernels after it may read that without a wait."""
+    if PDL:
+        tl.debug_barrier()
+        tl.inline_asm_elementwise(
+            "fence.acq_rel.gpu; mov.u32 $0, 0;", "=r,r", [tl.program_id(0)], dtype=tl.int32, is_pure=False, pack=1
+        )
+        tl.debug_barrier()
+        gdc_launch_dependents()
+
+
+@triton.jit
+def fetch_block(pointer, size, PDL: tl.constexpr):
+    """Fetch `size` bytes, a multiple of 16, from a pointer on into the L2 cache, if they are more than none."""
+    if PDL:
+        tl.inline_asm_elementwise(
+            """{
+            .reg .pred first, some;
+            .reg .u32 thread;
+            mov.u32 thread, %tid.x;
+            setp.eq.u32 first, thread, 0;
+            setp.gt.s32 some, $2, 0;
+            and.pred first, first, some;
+            @first cp.async.bulk.prefetch.L2.global [$1], $2;
+            mov.u32 $0, 0;
+            }""",
+            "=r,l,r", [pointer.to(tl.int64, bitcast=True), size], dtype=tl.int32, is_pure=False, pack=1,
+        )  # fmt: skip
 
 
 @triton.jit

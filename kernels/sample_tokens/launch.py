@@ -9,8 +9,7 @@ from kernels.runtime.pdl import pdl_options
 from kernels.sample_tokens.reference import SampleArgs
 from kernels.sample_tokens.triton_kernels import LANES, sample_tokens_kernel
 
-IDS_OF_A_WARP = 1024  # 32 keys and 32 weights of a row in the registers of each thread
-MAX_WARPS = 16
+SMALL_MAX_SEGMENTS = 12  # whose numbers fit the registers of 8 warps
 
 
 def sample(args: SampleArgs) -> Tensor:
@@ -20,7 +19,7 @@ def sample(args: SampleArgs) -> Tensor:
     out = torch.empty(args.conditional.shape, dtype=torch.int64, device=logits.device)
     if not len(out):
         return out
-    block = max(LANES.value, 1 << (vocabulary - args.first_id - 1).bit_length())
+    segments = -(-vocabulary // LANES.value)
     with torch.cuda.device_of(logits):
         sample_tokens_kernel[(len(out),)](
             logits,
@@ -28,8 +27,8 @@ def sample(args: SampleArgs) -> Tensor:
             out,
             vocabulary,
             args.first_id,
-            BLOCK_V=block,
-            num_warps=min(MAX_WARPS, max(4, block // IDS_OF_A_WARP)),
+            SEGMENTS=segments,
+            num_warps=8 if segments <= SMALL_MAX_SEGMENTS else 16,
             enable_fp_fusion=False,  # a fused product and sum rounds once, the reference twice
             **pdl_options(logits),
         )

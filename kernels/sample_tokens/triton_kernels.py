@@ -113,81 +113,102 @@ def _gumbel(b_bits):
 def sample_tokens_kernel(
     logits_ptr, conditional_ptr, unconditional_ptr, steps_ptr, seeds_ptr, temperature_ptr, top_k_ptr, top_p_ptr,
     guidance_ptr, growth_ptr, out_ptr, V, first_id,
-    BLOCK_V: tl.constexpr, PDL: tl.constexpr,
+    SEGMENTS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Draw argmax of x + g over the kept ids; the lowest id wins ties.
 
+    The noise is drawn before the logits arrive. It and the row stay in registers, since each turn of a search reads it.
+
     Args:
         logits_ptr: (R, V).
-        others: (N,), as the operator's arguments.
+        others: (N,), as the operator's arguments; complete before the kernel that precedes this one starts.
         out_ptr: (N,) int64.
+        SEGMENTS: of LANES ids, which hold V.
     """
     start_next(PDL)
-    wait_for_inputs(PDL)
     i_row = tl.program_id(0)
-    p_cond = logits_ptr + tl.load(conditional_ptr + i_row).to(tl.int64) * V
-    p_uncond = logits_ptr + tl.load(unconditional_ptr + i_row).to(tl.int64) * V
-    i_step = tl.load(steps_ptr + i_row)
+    o_lane = tl.arange(0, LANES)
+    i_conditional = tl.load(conditional_ptr + i_row).to(tl.int64)
+    i_unconditional = tl.load(unconditional_ptr + i_row).to(tl.int64)
+    i_step = tl.load(steps_ptr + i_row, cache_modifier=".cg")
     i_temperature = tl.load(temperature_ptr + i_row)
     i_strength = (tl.load(guidance_ptr + i_row) - 1.0) * (tl.load(growth_ptr + i_row) * i_step.to(tl.float32) + 1.0)
     i_sharpness = tl.div_rn(1.0, tl.where(i_temperature > 0.0, i_temperature, 1.0))
     i_top_k = tl.load(top_k_ptr + i_row)
     i_top_p = tl.load(top_p_ptr + i_row)
+    i_seed = tl.load(seeds_ptr + i_row)
+    b_noises = ()
+    for i_tile in tl.static_range((SEGMENTS + 3) // 4):
+        o_block = (o_lane + i_tile * LANES).to(tl.uint32)
+        o_zero = tl.zeros_like(o_block)
+        b_words = tl.philox(i_seed, o_block, o_zero + i_step.to(tl.uint32), o_zero, o_zero)
+        for i_word in tl.static_range(min(4, SEGMENTS - 4 * i_tile)):
+            b_noises += (_gumbel(b_words[i_word]),)
+    wait_for_inputs(PDL)
+    p_cond, p_uncond = logits_ptr + i_conditional * V, logits_ptr + i_unconditional * V
+    # (LANES,) each
+    b_xs = ()
+    for i in tl.static_range(SEGMENTS):
+        b_xs += (_guided(p_cond, p_uncond, o_lane + i * LANES, V, first_id, i_strength, i_sharpness),)
     i_least = tl.full((), LEAST_KEY, tl.int64)
     if (i_temperature > 0.0) & ((i_top_k > 0) | (i_top_p < 1.0)):
-        # (BLOCK_V,) the whole row in registers, since each turn of a search reads it
-        o_id = first_id + tl.arange(0, BLOCK_V)
-        b_x = _guided(p_cond, p_uncond, o_id, V, first_id, i_strength, i_sharpness)
-        b_key = _ordered(b_x)
-        i_most = tl.max(b_key, axis=0).to(tl.int64)
-        i_least = tl.min(tl.where(o_id < V, b_key, 0x7FFFFFFF), axis=0).to(tl.int64)
+        b_most, b_low = _ordered(b_xs[0]), tl.full((LANES,), 0x7FFFFFFF, tl.int32)
+        for i in tl.static_range(SEGMENTS):
+            o_id = o_lane + i * LANES
+            b_most = tl.maximum(b_most, _ordered(b_xs[i]))
+            b_low = tl.minimum(b_low, tl.where((o_id < V) & (o_id >= first_id), _ordered(b_xs[i]), 0x7FFFFFFF))
+        i_most = tl.max(b_most, axis=0).to(tl.int64)
+        i_least = tl.min(b_low, axis=0).to(tl.int64)
         if (i_top_k > 0) & (i_top_k < V - first_id):
-            # the largest key that at least k keys reach
             i_high = i_most
             i_turn = 0
-            while i_least < i_high:
+            while i_least < i_high:  # the largest key that at least k keys reach
                 i_key = _between(i_least, i_high, i_turn)
-                i_count = tl.sum((b_key >= i_key.to(tl.int32)).to(tl.int32), axis=0)
+                b_count = tl.zeros((LANES,), tl.int32)
+                for i in tl.static_range(SEGMENTS):
+                    b_count += (_ordered(b_xs[i]) >= i_key.to(tl.int32)).to(tl.int32)
+                i_count = tl.sum(b_count, axis=0)
                 i_least = tl.where(i_count >= i_top_k, i_key, i_least)
                 i_high = tl.where(i_count == i_top_k, i_key, tl.where(i_count > i_top_k, i_high, i_key - 1))
                 i_turn += 1
         if i_top_p < 1.0:
             # the largest key such that it and larger ones have more than p of the mass: that of the first id to cross
-            b_weight = tl.where(b_key >= i_least.to(tl.int32), _fixed_point_exp(b_x - tl.max(b_x, axis=0)), 0)
-            i_mass = tl.sum(b_weight.to(tl.int64), axis=0)
+            largest = tl.max(b_xs[0], axis=0)
+            for i in tl.static_range(1, SEGMENTS):
+                largest = tl.maximum(largest, tl.max(b_xs[i], axis=0))
+            b_weights = ()
+            b_mass, b_count = tl.zeros((LANES,), tl.int64), tl.zeros((LANES,), tl.int32)
+            for i in tl.static_range(SEGMENTS):
+                m_key = _ordered(b_xs[i]) >= i_least.to(tl.int32)
+                b_weights += (tl.where(m_key, _fixed_point_exp(b_xs[i] - largest), 0),)
+                b_mass += b_weights[i].to(tl.int64)
+                b_count += m_key.to(tl.int32)
+            i_mass, i_low_count = tl.reduce((b_mass, b_count), 0, _add_both)
             i_allowed = (i_top_p.to(tl.float64) * i_mass.to(tl.float64)).to(tl.int64)
-            i_low_count = tl.sum((b_key >= i_least.to(tl.int32)).to(tl.int32), axis=0)
             i_high = i_most
             i_high_count = i_low_count * 0
             i_turn = 0
             while (i_least < i_high) & (i_low_count - i_high_count > 1):
                 i_key = _between(i_least, i_high, i_turn)
-                m_key = b_key >= i_key.to(tl.int32)
-                i_mass, i_count = tl.reduce(
-                    (tl.where(m_key, b_weight, 0).to(tl.int64), m_key.to(tl.int32)), 0, _add_both
-                )
+                b_mass, b_count = tl.zeros((LANES,), tl.int64), tl.zeros((LANES,), tl.int32)
+                for i in tl.static_range(SEGMENTS):
+                    m_key = _ordered(b_xs[i]) >= i_key.to(tl.int32)
+                    b_mass += tl.where(m_key, b_weights[i], 0).to(tl.int64)
+                    b_count += m_key.to(tl.int32)
+                i_mass, i_count = tl.reduce((b_mass, b_count), 0, _add_both)
                 i_over = i_mass > i_allowed
                 i_least = tl.where(i_over, i_key, i_least)
                 i_low_count = tl.where(i_over, i_count, i_low_count)
                 i_high = tl.where(i_over, i_high, i_key - 1)
                 i_high_count = tl.where(i_over, i_high_count, i_count)
                 i_turn += 1
-    # (LANES,) running best of each lane
-    i_seed = tl.load(seeds_ptr + i_row)
-    o_lane = tl.arange(0, LANES)
+    # (LANES,) the best of each lane
     b_best = tl.full((LANES,), float("-inf"), tl.float32)
     b_id = o_lane
-    for i_tile in range(tl.cdiv(V, 4 * LANES)):
-        o_block = (o_lane + i_tile * LANES).to(tl.uint32)
-        o_step = tl.zeros_like(o_block) + i_step.to(tl.uint32)
-        o_zero = tl.zeros_like(o_block)
-        b_words = tl.philox(i_seed, o_block, o_step, o_zero, o_zero)
-        for i_word in tl.static_range(4):
-            o_id = o_lane + (i_tile * 4 + i_word) * LANES
-            b_x = _guided(p_cond, p_uncond, o_id, V, first_id, i_strength, i_sharpness)
-            b_noisy = tl.where(i_temperature > 0.0, b_x + _gumbel(b_words[i_word]), b_x)
-            m_better = (_ordered(b_x) >= i_least.to(tl.int32)) & (b_noisy > b_best)  # strictly: the lowest id wins
-            b_best = tl.where(m_better, b_noisy, b_best)
-            b_id = tl.where(m_better, o_id, b_id)
+    for i in tl.static_range(SEGMENTS):
+        b_noisy = tl.where(i_temperature > 0.0, b_xs[i] + b_noises[i], b_xs[i])
+        m_better = (_ordered(b_xs[i]) >= i_least.to(tl.int32)) & (b_noisy > b_best)  # strictly: the lowest id wins
+        b_best = tl.where(m_better, b_noisy, b_best)
+        b_id = tl.where(m_better, o_lane + i * LANES, b_id)
     i_best = tl.max(b_best, axis=0)
     tl.store(out_ptr + i_row, tl.min(tl.where(b_best == i_best, b_id, V), axis=0).to(tl.int64))

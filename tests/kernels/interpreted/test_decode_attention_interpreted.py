@@ -28,14 +28,34 @@ def check(args, tile):
     return found
 
 
-@pytest.mark.parametrize("tile", [Tile(16, 1, stages=1), Tile(16, 20), Tile(16, 99), Tile(8, 99), Tile(64, 1)])
+@pytest.mark.parametrize(
+    "tile",
+    [
+        Tile(1, 1, 1),
+        Tile(1, 1, 2, double=True),
+        Tile(2, 1, 2),
+        Tile(2, 1, 1, double=True),
+        Tile(8, 1, 1),
+        Tile(1, 4, 2),
+    ],
+)
 def test_equals_float64(tile):
+    """With one chunk of positions and several, of one program and several, and programs without any."""
     check(draw(), tile)
+    check(draw(lengths=[150, 129, 1], positions=160), tile)
 
 
-@pytest.mark.parametrize("dim", [24, 64])
+@pytest.mark.parametrize("dim", [24, 64, 136])
 def test_head_dims(dim):
-    check(draw(dim), Tile(16, 20))
+    check(draw(dim), Tile(2, 1, 2, double=True))
+
+
+@pytest.mark.parametrize("rows", [2, 3, 17, 33])
+def test_default_tiles(rows):
+    args = draw(lengths=[rows, 33])
+    rest = DecodeArgs(args.qkv.repeat(rows, 1, 1, 1)[:rows], args.cache, args.slots.repeat(rows)[:rows], args.lengths)
+    lengths = torch.cat((args.lengths, torch.zeros(rows, dtype=torch.int32)))[:rows]
+    check(rest._replace(lengths=lengths), None)
 
 
 def test_a_float8_cache():
@@ -47,33 +67,27 @@ def test_a_float8_cache():
     assert torch.equal(args.cache.float(), wanted_args.cache.float())
 
 
-@pytest.mark.parametrize("programs", [1, 6])
-def test_more_chunks_than_are_joined_at_a_time(programs):
-    check(draw(lengths=[150, 129], positions=160), Tile(8, programs))
-
-
 def test_a_row_depends_on_itself_alone():
-    """The same bits in any number of programs, among any rows."""
+    """The same bits among any rows, also where the next positions are loaded early."""
     args = draw()
-    crowd = check(args, Tile(16, 99))
-    for tile in (Tile(16, 1), Tile(16, 20)):
-        assert torch.equal(check(args, tile), crowd)
-        alone = DecodeArgs(args.qkv[2:3], args.cache, args.slots[2:3], args.lengths[2:3])
-        assert torch.equal(check(alone, tile), crowd[2:3])
+    crowd = check(args, Tile(2, 1, 1))
+    alone = DecodeArgs(args.qkv[2:3], args.cache, args.slots[2:3], args.lengths[2:3])
+    assert torch.equal(check(alone, Tile(2, 1, 1)), crowd[2:3])
+    assert torch.equal(check(args, Tile(2, 1, 1, double=True)), crowd)
 
 
 def test_unwritten_memory_is_not_used():
     args = draw()
-    wanted = check(args, Tile(16, 20))
+    wanted = check(args, Tile(2, 1, 2))
     for slot, length in zip(args.slots.tolist(), args.lengths.tolist(), strict=True):
         args.cache[:, slot, :, max(length - 1, 0) :] = torch.nan
-    assert torch.equal(launch.decode_attention(args, Tile(16, 20)), wanted)
+    assert torch.equal(launch.decode_attention(args, Tile(2, 1, 2)), wanted)
 
 
 def test_counters_are_left_zero():
     args = draw()._replace(counters=torch.zeros(MIN_COUNTERS, dtype=torch.int32))
     for _ in range(2):
-        check(args, Tile(16, 99))
+        check(args, Tile(4, 1, 1))
         assert not args.counters.any()
 
 
