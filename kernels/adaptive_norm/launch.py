@@ -11,7 +11,7 @@ from kernels.autotune.table import ProblemSize, RowTile, TuningSpace, tuned_tile
 from kernels.runtime.pdl import pdl_options
 
 SMALL_MAX_ROWS = 4096  # one row a program up to here, to occupy every multiprocessor
-SMALL_TILE = RowTile(rows=1, warps=4)
+SMALL_TILE = RowTile(rows=1, warps=2)
 LARGE_TILE = RowTile(rows=2, warps=4)
 
 

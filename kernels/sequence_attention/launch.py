@@ -32,9 +32,9 @@ class Tile:
     stages: int = 2
 
 
-SMALL_MAX_ROWS = 1024  # smaller tiles up to here, to occupy every multiprocessor
-SMALL_TILE = Tile(rows=64, keys=64)
-LARGE_TILE = Tile(rows=128, keys=64, warps=8)
+SMALL_MAX_ROWS = 3072  # smaller tiles up to here, to occupy every multiprocessor
+SMALL_TILE = Tile(rows=64, keys=64, stages=3)
+LARGE_TILE = Tile(rows=128, keys=64)
 
 
 def choose(rows: int) -> Tile:
@@ -71,5 +71,5 @@ def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[
     return (SequenceArgs(torch.randn(shape, device=device, dtype=dtype)),)
 
 
-CANDIDATES = (Tile(64, 64), Tile(64, 128), Tile(128, 64), Tile(128, 64, warps=8), Tile(128, 128, warps=8))
+CANDIDATES = (SMALL_TILE, LARGE_TILE, Tile(64, 64), Tile(64, 128), Tile(128, 64, warps=8))
 TUNING_SPACES = (TuningSpace("sequence_attention", CANDIDATES, _draw, run),)
