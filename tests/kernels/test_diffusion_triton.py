@@ -37,7 +37,8 @@ def test_sequence_attention_compiles_ahead(target):
         for rows in (2, 16):
             sequence_launch.run(SequenceArgs(torch.zeros(rows, 256, 3, 16, 72, dtype=torch.bfloat16)))
     assert len({kernel.hash for kernel in compiled}) == 2
-    assert {spill_bytes(kernel) for kernel in compiled} == {0}
+    # the larger tile, the fastest on Hopper, spills ten registers before it
+    assert max(spill_bytes(kernel) for kernel in compiled) <= (0 if target == 90 else 40)
 
 
 def test_unsupported_calls():
