@@ -159,6 +159,6 @@ class Settings(BaseSettings):
         most = self.max_tokenizer_replicas
         if most is not None and most < self.tokenizer_replicas:
             raise ValueError(
-                f"max_tokenizer_replicas={most} must be at least tokenizer_replicas={self.tokenizer_replicas}."
+                f"The setting max_tokenizer_replicas={most} must be at least tokenizer_replicas={self.tokenizer_replicas}."
             )
         return self
