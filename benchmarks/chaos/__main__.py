@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.chaos.callers import Call, Callers
-from benchmarks.chaos.events import EVENTS, Deploy, Event
+from benchmarks.chaos.events import EVENTS, WITH_JOBS, Deploy, Event
 from benchmarks.service.state import State, look
 from service.cluster.app import cluster, deploy
 from service.settings import Settings
@@ -57,7 +57,9 @@ def main(
     pause: Annotated[float, typer.Option(help="Seconds between the calls of a caller.")] = 0.05,
     quiet: Annotated[float, typer.Option(help="Seconds of load after each event.")] = 10.0,
     bundle: Annotated[Path, typer.Option(help="Tokenizer.")] = Path("bundles/demo-vq"),
-    generator: Annotated[Path | None, typer.Option(help="Generator, whose samples are among the calls.")] = None,
+    generator: Annotated[
+        Path | None, typer.Option(help="Generator, whose samples and jobs are among the calls.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Of the API; the next one is for metrics.")] = 8320,
 ) -> None:
     """Start a service, let things happen to it under load, and print a table; the status is 1 if a call failed."""
@@ -71,7 +73,8 @@ def main(
         max_queue_seconds=30.0,  # a replica less is not a reason to refuse on a machine without spare cores
     )
     rng = random.Random(seed)
-    events = [event for _ in range(rounds) for event in rng.sample(EVENTS, len(EVENTS))]
+    kinds = (*EVENTS, *WITH_JOBS) if generator else EVENTS
+    events = [event for _ in range(rounds) for event in rng.sample(kinds, len(kinds))]
     first = settings
     with cluster(settings):
         deploy(settings)

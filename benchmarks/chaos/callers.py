@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.write import encode_image
-from service.client import Client, ServiceError
+from service.client import Client, ServiceError, read_arrays
 
 SIDE = 64  # small, so that a slow machine still makes many calls
 
@@ -44,7 +44,7 @@ class Callers:
         number: of threads.
         retries: of each call.
         pause: seconds between the calls of a thread.
-        with_samples: also make pictures, with a seed.
+        with_samples: also make pictures, with a seed, as answers and as jobs.
     """
 
     def __init__(self, url: str, number: int, retries: int | None, pause: float, with_samples: bool) -> None:
@@ -104,12 +104,20 @@ def _requests(client: Client, with_samples: bool) -> list[Request]:
             Request("reconstruct", partial(Client.reconstruct, media=pixels), client.reconstruct(pixels)),
         ]
     if with_samples:
-        requests.append(Request("generate", _sample, _sample(client)))
+        sample = _sample(client)
+        requests += [Request("generate", _sample, sample), Request("job", _job, sample)]
     return requests
 
 
 def _sample(client: Client) -> Any:
     return client.generate(1, seed=3).samples[0].pixels
+
+
+def _job(client: Client) -> Any:
+    job = client.wait(client.submit(1, seed=3))
+    samples = read_arrays(client.content(job)).samples
+    client.cancel(job)  # it would be kept for a day
+    return samples[0].pixels
 
 
 def _tokens(client: Client, media: NDArray[np.uint8] | bytes) -> Any:

@@ -78,6 +78,7 @@ CHANGES = (
     Change("one ingress more or less", "ingress_replicas", (2, 3)),
     Change("a rolling update of all replicas", "max_batch_requests", (32, 31)),
 )
+WITH_JOBS = (Kill("JobOwner"),)  # where a generator is served
 EVENTS: tuple[Event, ...] = (*(Kill(name) for name in PROCESSES), *CHANGES)
 
 

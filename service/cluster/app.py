@@ -61,6 +61,8 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
         StartError: a bundle folder is missing.
     """
     settings = _find_bundles(settings)
+    if (jobs_folder := settings.jobs_folder or (folder and folder / "jobs")) is not None:
+        settings = settings.model_copy(update={"jobs_folder": jobs_folder.resolve()})  # replicas may run elsewhere
     gpus = _gpus_wanted(settings)
     common: dict[str, Any] = {
         "health_check_period_s": 2,
@@ -91,7 +93,7 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
         max_ongoing_requests=TOKENIZER_REQUESTS,
         ray_actor_options={"num_cpus": LOGICAL_CPUS},
         **common | {"graceful_shutdown_timeout_s": OWNER_SHUTDOWN_SECONDS, "max_constructor_retry_count": OWNER_STARTS},
-    )(JobOwner).bind(_keep_jobs(settings, folder))
+    )(JobOwner).bind(settings)
     if not settings.generator_replicas:
         return ingress.bind(tokenizers, settings, tokenizers, folder, jobs)
     generator = serve.deployment(
@@ -254,15 +256,6 @@ def _find_bundles(settings: Settings) -> Settings:
             if not (path / "config.json").is_file():
                 raise StartError(f"{path} is not a bundle: it has no config.json.")
     return settings.model_copy(update=found)
-
-
-def _keep_jobs(settings: Settings, folder: Path | None) -> Settings:
-    """Return settings that name the folder of jobs: a private one where the caller names none."""
-    if settings.jobs_folder is not None:
-        jobs = settings.jobs_folder.resolve()
-    else:
-        jobs = Path(tempfile.mkdtemp(prefix="omnitok-jobs-")) if folder is None else folder / "jobs"
-    return settings.model_copy(update={"jobs_folder": jobs})
 
 
 def _check_bundles(settings: Settings) -> None:

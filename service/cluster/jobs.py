@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
+from pathlib import Path
 from typing import Any
+
+import ray
 
 from service.cluster.metrics import JobMetrics
 from service.cluster.refusals import answer_of
@@ -22,8 +27,7 @@ class JobOwner:
     """The replica that keeps the jobs. Refusals are returned, not raised: Ray would log each as a failure."""
 
     def __init__(self, settings: Settings) -> None:
-        assert settings.jobs_folder is not None
-        self._queue = LocalJobQueue(job_store(settings, settings.jobs_folder))
+        self._queue = LocalJobQueue(job_store(settings, settings.jobs_folder or _folder()))
         self._metrics = JobMetrics()
 
     async def call(self, method: str, *arguments: Any) -> Any:
@@ -46,5 +50,21 @@ class RayJobQueue(Remote, JobQueue):
     """The jobs behind a deployment handle."""
 
     async def call(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the store; an owner that is lost is waited for."""
-        return await self._retry(lambda deadline: self._once("call", method, *arguments), CALL_SECONDS)
+        """Call a method of the store; an owner that is lost is waited for.
+
+        Raises:
+            ProblemError: the store's own, or `not-ready`.
+        """
+        try:
+            return await self._retry(lambda deadline: self._once("call", method, *arguments), CALL_SECONDS)
+        except ProblemError as problem:
+            if problem.code != "deadline-exceeded":
+                raise
+            detail = f"The owner of the jobs has not answered within {CALL_SECONDS:g} s. Try again."
+            raise ProblemError("not-ready", detail, retry_after_seconds=1) from None
+
+
+def _folder() -> Path:
+    """Return a folder for jobs that live as long as this cluster."""
+    session = ray.get_runtime_context().get_session_name()
+    return Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / f"omnitok-jobs-{session}"

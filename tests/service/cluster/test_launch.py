@@ -109,7 +109,7 @@ def test_generators_have_replicas_of_their_own_or_the_tokenizers(
     settings = Settings(**named, tokenizer_replicas=3, generator_replicas=replicas)
     bound = app.application(settings)
     found = {deployment.name for deployment in _deployments(bound)}
-    assert found == {"Ingress", "Tokenizer"} | ({"Generator"} if replicas else set())
+    assert found == {"Ingress", "JobOwner", "Tokenizer"} | ({"Generator"} if replicas else set())
     with pytest.raises(StartError, match=f"{gpus} replicas of tokenizers and generators need a GPU each"):
         app.deploy(settings)
     with pytest.raises(StartError, match="not a bundle"):
