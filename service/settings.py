@@ -156,9 +156,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        most = self.max_tokenizer_replicas
-        if most is not None and most < self.tokenizer_replicas:
-            raise ValueError(
-                f"The setting max_tokenizer_replicas={most} must be at least tokenizer_replicas={self.tokenizer_replicas}."
-            )
+        least, most = self.tokenizer_replicas, self.max_tokenizer_replicas
+        if most is not None and most < least:
+            raise ValueError(f"The setting max_tokenizer_replicas={most} must be at least tokenizer_replicas={least}.")
         return self
