@@ -9,6 +9,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.ray_headers import UnboundedStreams
+
 HEADER = "X-Request-ID"
 WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -41,5 +43,5 @@ class RequestId:
 
 
 def before_ray() -> list[Middleware]:
-    """For Ray's HTTP servers, which read the id as it came and add theirs to every answer."""
-    return [Middleware(RequestId)]
+    """For Ray's HTTP servers, which read the id as it came and add theirs to every answer, and which bound streams."""
+    return [Middleware(RequestId), Middleware(UnboundedStreams)]

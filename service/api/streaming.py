@@ -74,18 +74,23 @@ class BodyStream:
             except TimeoutError:
                 detail = f"No byte of the body arrived for {self._idle_seconds:g} s."
                 raise ProblemError("slow-body", detail, limit=self._idle_seconds) from None
-            if piece is None:
+            waiting = [piece]
+            while not self._pieces.empty():
+                waiting.append(self._pieces.get_nowait())
+            if data := b"".join(piece for piece in waiting if piece is not None):
+                yield data
+            if waiting[-1] is None:
                 return
-            yield piece
 
     async def _read(self) -> None:
         """Read until the client leaves; a full queue stops reading, and so the sender."""
+        ended = False
         with suppress(ClientGoneError):
             while (message := await self._request.receive())["type"] != "http.disconnect":
                 if data := message.get("body", b""):
                     await self._pieces.put(data)
-                if not message.get("more_body", False):
-                    self._request.state.body_read = True
+                if not ended and not message.get("more_body", False):
+                    ended = self._request.state.body_read = True
                     await self._pieces.put(None)
 
 

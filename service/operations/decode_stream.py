@@ -51,14 +51,10 @@ async def decode_stream(
     require_streaming(card)
     accept(card)
     decoder: _Decoder | None = None
+    end = End()
     async for record in records:
         if isinstance(record, End):
-            if decoder is None:
-                raise ProblemError("missing-part", "The stream holds neither tokens nor latents.")
-            for pixels in decoder.finish(record, options):
-                yield Part("pixels", pixels)
-            yield End(frames=decoder.given)
-            return
+            end = record
         if not isinstance(record, Part):
             continue
         codes = _codes(card, record)
@@ -74,6 +70,11 @@ async def decode_stream(
             decoded = await backend.decode_chunk(card.id, chunk)
             if len(pixels := decoder.take(decoded.array, decoded.state)):
                 yield Part("pixels", pixels)
+    if decoder is None:
+        raise ProblemError("missing-part", "The stream holds neither tokens nor latents.")
+    for pixels in decoder.finish(end, options):
+        yield Part("pixels", pixels)
+    yield End(frames=decoder.given)
 
 
 class _Decoder:

@@ -37,7 +37,7 @@ class FrameStream:
         self, decoder: ClipDecoder, turn: Turn, pieces: AsyncIterator[bytes], lost: Callable[[str], None]
     ) -> None:
         self._decoder, self._turn, self._lost = decoder, turn, lost
-        self._pieces = _regrouped(pieces)
+        self._pieces = _split(pieces)
         self._stop: Stop | None = None
 
     @property
@@ -110,13 +110,8 @@ class FrameStream:
             raise ProblemError("corrupt-media", "The file crashed the decoder.") from None
 
 
-async def _regrouped(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """Yield pieces of a size that is worth a turn, and no larger."""
-    waiting = bytearray()
+async def _split(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield pieces of which none takes a long turn."""
     async for piece in pieces:
-        waiting += piece
-        while len(waiting) >= _PIECE_BYTES:
-            yield bytes(waiting[:_PIECE_BYTES])
-            del waiting[:_PIECE_BYTES]
-    if waiting:
-        yield bytes(waiting)
+        for start in range(0, len(piece), _PIECE_BYTES):
+            yield piece[start : start + _PIECE_BYTES]

@@ -1,0 +1,300 @@
+"""Videos that are encoded, and codes that are decoded, while they arrive: order, limits, back-pressure and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from api_server import VQ, Server, eventually
+
+from media.write import encode_video
+from service.formats.media_types import MSGPACK_SEQUENCE
+from service.formats.records import Begin, End, FailedStreamError, Part, RecordReader, RecordWriter
+from service.settings import Limits, Settings
+
+VIDEO = {"Content-Type": "video/mp4", "Accept": MSGPACK_SEQUENCE}
+CODES = {"Content-Type": MSGPACK_SEQUENCE}
+SETTINGS = Settings(max_streams=2, stream_chunk_tokens=16, limits=Limits(stream_idle_seconds=1.5))
+
+
+@pytest.fixture(scope="module")
+def streams() -> Iterator[Server]:
+    with Server(SETTINGS) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(streams: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=streams.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def idle(streams: Server) -> Iterator[None]:
+    """Let each test begin when the streams of the one before are over."""
+    yield
+    eventually(lambda: not any(streams.counts.flying.values()))
+
+
+def film(frames: int, side: int = 64) -> bytes:
+    picture = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+    return encode_video((np.roll(picture, step, 1) for step in range(frames)), "video/webm", 25)
+
+
+def short(frames: int) -> bytes:
+    picture = np.random.default_rng(1).integers(0, 256, (24, 40, 3), np.uint8)
+    return encode_video((np.roll(picture, step, 0) for step in range(frames)), "video/mp4", 12)
+
+
+def sequence(parts: int = 3, bundle: str = VQ.hash, frames: int | None = None, **given: Any) -> list[bytes]:
+    writer = RecordWriter()
+    tokens = np.arange(8, dtype=np.uint16).reshape(2, 2, 2)
+    records = [
+        writer.begin(Begin(bundle=bundle, **given)),
+        *(writer.part(Part("tokens", tokens)) for _ in range(parts)),
+    ]
+    return [*records, writer.end(frames or 1 + 4 * (2 * parts - 1))]
+
+
+def read(answer: bytes) -> tuple[Begin, list[np.ndarray], End]:
+    reader = RecordReader()
+    begin, *parts, end = reader.feed(answer)
+    reader.close()
+    assert isinstance(begin, Begin)
+    assert isinstance(end, End)
+    return begin, [part.array for part in parts if isinstance(part, Part)], end
+
+
+class Exchange:
+    """One request whose body is written, and whose answer is read, by hand."""
+
+    def __init__(self, server: Server, path: str, headers: dict[str, str], receive_buffer: int | None = None) -> None:
+        self.socket = socket.socket()
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(20)
+        self.socket.connect(("127.0.0.1", server.port))
+        lines = [f"POST {path} HTTP/1.1", "Host: x", "Transfer-Encoding: chunked"]
+        self.socket.sendall("\r\n".join([*lines, *map(": ".join, headers.items()), "", ""]).encode())
+        self._received = b""
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+
+    def end(self) -> None:
+        self.socket.sendall(b"0\r\n\r\n")
+
+    def read_until(self, word: bytes) -> bytes:
+        while word not in self._received:
+            data = self.socket.recv(2**16)
+            assert data, self._received[-400:]
+            self._received += data
+        return self._received
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+@contextmanager
+def exchange(server: Server, *arguments: Any, **options: Any) -> Iterator[Exchange]:
+    opened = Exchange(server, *arguments, **options)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def workers() -> set[int]:
+    """Return the media workers below this process."""
+    listing = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
+    )
+    return {int(line.split()[0]) for line in listing.stdout.splitlines() if "-I -S -B" in line}
+
+
+def test_tokens_come_before_the_video_has(streams: Server) -> None:
+    data = film(160)
+    with exchange(streams, "/encode", VIDEO | {"Content-Type": "video/webm"}) as one:
+        one.send(data[: len(data) // 2])
+        one.read_until(b"tokens")
+        one.send(data[len(data) // 2 :])
+        one.end()
+        one.read_until(b"sha256")
+
+
+def test_the_codes_and_pixels_are_those_of_the_whole(http: httpx.Client) -> None:
+    data = short(23)
+    whole = http.post("/encode", content=data, headers=VIDEO | {"Accept": "application/json"}).json()
+    streamed = http.post("/encode", content=data, headers=VIDEO)
+    assert (streamed.headers["x-omnitok-model"], streamed.headers["vary"]) == (VQ.id, "Accept")
+    begin, parts, end = read(streamed.content)
+    assert len(parts) > 2
+    np.testing.assert_array_equal(np.concatenate(parts), whole["tokens"])
+    assert (begin.height, begin.width, end.frames) == (whole["size"]["height"], whole["size"]["width"], 23)
+    back, pixels, last = read(http.post("/decode", content=streamed.content, headers=CODES).content)
+    assert np.concatenate(pixels).shape == (23, begin.height, begin.width, 3)
+    assert (back.fps, last.frames) == (begin.fps, 23)
+
+
+def test_a_reader_that_waits_stops_the_decoder(streams: Server) -> None:
+    """Pixels are a hundred times as large as the tokens that they come of."""
+    decoded = 0
+
+    async def count() -> None:
+        nonlocal decoded
+        decoded += 1
+
+    writer, tokens = RecordWriter(), np.zeros((4, 32, 32), np.uint16)
+    streams.backend.stall = count
+    try:
+        with exchange(streams, "/decode", CODES, receive_buffer=4096) as one:
+            one.send(writer.begin(Begin(bundle=VQ.hash)))
+            sending = threading.Thread(target=_send_all, args=(one, [writer.part(Part("tokens", tokens))] * 400))
+            sending.start()
+            steps = [0]
+            while decoded != steps[-1] or not decoded:  # it stands still
+                steps.append(decoded)
+                time.sleep(0.2)
+            assert decoded < 400
+            while decoded == steps[-1]:
+                assert one.socket.recv(2**16)
+    finally:
+        streams.backend.stall = None
+    sending.join()
+
+
+def _send_all(one: Exchange, records: list[bytes]) -> None:
+    with suppress(OSError):
+        for record in records:
+            one.send(record)
+
+
+def test_a_client_that_leaves_frees_everything(streams: Server, http: httpx.Client) -> None:
+    before, data = workers(), film(160)
+    gone = streams.counts.requests["/encode", "POST", "499"]
+    for _ in range(3):  # more than may be there at a time
+        with exchange(streams, "/encode", VIDEO | {"Content-Type": "video/webm"}) as one:
+            one.send(data[: len(data) // 2])
+            one.read_until(b"tokens")
+            assert len(workers() - before) == 1
+        eventually(lambda: workers() == before)
+    eventually(lambda: streams.counts.requests["/encode", "POST", "499"] == gone + 3)
+    assert streams.counts.flying["/encode"] == 0
+    assert http.post("/encode", content=short(5), headers=VIDEO).status_code == 200
+
+
+def test_a_client_that_leaves_while_a_chunk_is_computed_is_noticed(streams: Server) -> None:
+    cancelled, computing = streams.backend.cancelled, threading.Event()
+
+    async def stall() -> None:
+        computing.set()
+        await asyncio.sleep(60)
+
+    streams.backend.stall = stall
+    try:
+        with exchange(streams, "/encode", VIDEO) as one:
+            one.send(short(9))
+            one.end()
+            assert computing.wait(20)
+        eventually(lambda: streams.backend.cancelled == cancelled + 1)
+    finally:
+        streams.backend.stall = None
+
+
+def test_streams_are_bounded_and_others_have_their_turn(streams: Server, http: httpx.Client) -> None:
+    data = film(160)
+    headers = VIDEO | {"Content-Type": "video/webm"}
+    with exchange(streams, "/encode", headers) as one, exchange(streams, "/encode", headers) as two:
+        for each in (one, two):
+            each.send(data[: len(data) // 2])
+            each.read_until(b"tokens")
+        refused = http.post("/encode", content=short(5), headers=VIDEO)
+        assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        whole = http.post("/encode", content=short(5), headers=VIDEO | {"Accept": "application/json"})
+        assert whole.status_code == 200
+
+
+def test_a_body_that_stops_ends_in_a_problem(streams: Server) -> None:
+    with exchange(streams, "/encode", VIDEO | {"Content-Type": "video/webm"}) as one:
+        one.send(film(160)[:80_000])
+        one.read_until(b"tokens")
+        one.read_until(b"slow-body")
+        one.read_until(b"\r\n0\r\n\r\n")
+
+
+def test_what_fails_midway_is_the_last_record(http: httpx.Client) -> None:
+    cut = film(200)
+    answer = http.post("/encode", content=cut[: len(cut) // 2], headers=VIDEO | {"Content-Type": "video/webm"})
+    assert answer.status_code == 200
+    with pytest.raises(FailedStreamError) as failed:
+        list(RecordReader().feed(answer.content))
+    document = failed.value.document
+    assert (document["code"], document["request_id"]) == ("corrupt-media", answer.headers["x-request-id"])
+    again = http.post("/decode", content=answer.content, headers=CODES)
+    with pytest.raises(FailedStreamError, match="has failed"):
+        list(RecordReader().feed(again.content))
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers", "code"),
+    [
+        ("/encode", b"", VIDEO, "malformed-body"),
+        ("/encode", b"no video", VIDEO, "unsupported-media-type"),
+        ("/encode", short(5), VIDEO | {"Content-Type": "image/png"}, "unsupported-media-type"),
+        (
+            "/encode",
+            encode_video(np.zeros((3, 8, 8, 3), np.uint8), "image/gif", 5),
+            {"Accept": MSGPACK_SEQUENCE},
+            "unsupported-media-type",
+        ),
+        ("/encode?sampling=uniform&frames=3", short(5), VIDEO, "invalid-options"),
+        ("/encode?output=both", short(5), VIDEO, "invalid-options"),
+        ("/encode?size=huge", short(5), VIDEO, "invalid-options"),
+        ("/encode?model=nobody", short(5), VIDEO, "unknown-model"),
+        ("/encode", short(5), VIDEO | {"Content-Encoding": "br"}, "unsupported-encoding"),
+        ("/decode", b"", CODES, "malformed-body"),
+        ("/decode", b"\xc1", CODES, "malformed-body"),
+        ("/decode", b"\x93\x01\x02\x03", CODES, "malformed-body"),
+        ("/decode", b"".join(sequence()[1:]), CODES, "malformed-body"),
+        ("/decode", b"".join(sequence(bundle="0" * 64)), CODES, "model-mismatch"),
+        ("/decode", b"".join(sequence(height=99)), CODES, "bad-grid"),
+        ("/decode", b"".join(sequence(parts=0, frames=1)), CODES, "missing-part"),
+        ("/decode", b"".join(sequence()), CODES | {"Accept": "image/png"}, "not-acceptable"),
+    ],
+)
+def test_what_is_wrong_at_once_is_refused_like_any_request(
+    http: httpx.Client, path: str, body: bytes, headers: dict[str, str], code: str
+) -> None:
+    answer = http.post(path, content=body, headers=headers)
+    assert answer.json()["code"] == code, answer.text
+    assert answer.status_code == answer.json()["status"] >= 400
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        (sequence()[:-1], "broke off"),
+        ([*sequence()[:2], sequence()[-1]], "came"),
+        ([*sequence(), sequence()[1]], "follows the end"),
+        (sequence(frames=99), "latent frames"),
+        ([*sequence()[:2], RecordWriter().part(Part("tokens", np.zeros((1, 3, 3), np.uint16)))], "one grid"),
+        ([*sequence()[:2], RecordWriter().part(Part("tokens", np.full((1, 2, 2), 512, np.uint16)))], "must be in"),
+        ([*sequence()[:2], RecordWriter().part(Part("pixels", np.zeros((1, 2, 2, 3), np.uint8)))], "not pixels"),
+    ],
+)
+def test_codes_that_do_not_fit_end_the_stream(http: httpx.Client, records: list[bytes], words: str) -> None:
+    answer = http.post("/decode", content=b"".join(records), headers=CODES)
+    assert answer.status_code == 200
+    with pytest.raises(FailedStreamError, match=words):
+        list(RecordReader().feed(answer.content))
