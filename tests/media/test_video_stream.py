@@ -11,6 +11,7 @@ import pytest
 from media_samples import pattern, video
 
 from media.errors import MediaError
+from media.faststart import faststart
 from media.identify import HEAD_BYTES, identify
 from media.limits import MediaLimits
 from media.reader import open_frames
@@ -101,3 +102,19 @@ def test_the_times_of_a_long_clip_are_left_out() -> None:
     assert sum(1 for _ in passing) == MAX_TIMES + 1
     assert passing.info().sampled_pts == []
     assert passing.kept_fps == pytest.approx(24, rel=1e-3)
+
+
+@pytest.mark.parametrize("audio", [False, True])
+def test_a_file_with_its_index_last_is_sent_in_another_order(audio: bool) -> None:
+    file = io.BytesIO(video(PIXELS, audio=audio))
+    spans = faststart(file)
+    moved = b"".join(piece for span in spans for piece in span.pieces(file, 1000))
+    assert len(moved) == len(file.getvalue())
+    np.testing.assert_array_equal(np.stack(list(stream(moved))), np.stack(list(open_frames(file, None))))
+    assert [span.size for span in faststart(io.BytesIO(moved))] == [len(moved)]
+
+
+@pytest.mark.parametrize("data", [*FILES.values(), b"", b"\0\0\0\x08ftyp\0\0\0\x08mdat\0\0\0\x10moov\0\0\0\x01stco"])
+def test_any_other_file_is_sent_as_it_is(data: bytes) -> None:
+    file = io.BytesIO(data)
+    assert b"".join(piece for span in faststart(file) for piece in span.pieces(file, 1000)) == data
