@@ -184,7 +184,6 @@ class StreamResponse(Response):
             return self._writer.begin(record)
         if isinstance(record, Part):
             return self._writer.part(record)
-        assert record.frames is not None
         return self._writer.end(record.frames, record.meta)
 
     def _problem(self, failure: Exception) -> ProblemError:

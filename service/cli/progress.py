@@ -34,13 +34,15 @@ def one(item: object) -> int:
     return 1
 
 
-def tracked(items: Iterable[Item], label: str, total: int, frames: Callable[[Item], int] = one) -> Iterator[Item]:
+def tracked(
+    items: Iterable[Item], label: str, total: int | None, frames: Callable[[Item], int] = one
+) -> Iterator[Item]:
     """Pass items on and show how many frames have passed.
 
     Args:
         items: frames, or parts of a clip.
         label: what is being done.
-        total: how many frames are expected.
+        total: how many frames are expected, or None.
         frames: how many frames an item is.
     """
     columns = (

@@ -10,16 +10,24 @@ import numpy as np
 from pydantic import BaseModel
 
 from media.frame_reader import FrameReader
+from media.types import DEFAULT_FPS
 from service.cli.batch import InputFile
 from service.cli.destination import Target
 from service.cli.errors import CommandError, StopError
 from service.cli.inputs import is_array, open_media
-from service.cli.outputs import Part, output_file
+from service.cli.outputs import Part, output_file, writing_pixels
+from service.cli.progress import tracked
 from service.cli.tokenizers import Choose
 from service.client import Client, ServiceError
-from service.formats.result import EncodeResult
+from service.formats.result import EncodeMeta, EncodeResult
+from service.operations.bundles import find_card
 from service.operations.options import DecodeOptions, EncodeOptions
 
+# Of what is too much for one request, and perhaps not for a stream.
+LONG = frozenset(
+    {"body-too-large", "too-long", "too-many-frames", "too-many-tokens", "too-many-pixels", "decode-budget"}
+)
+NO_STREAM = frozenset({"invalid-options", "unsupported-media-type", "unsupported-container"})
 # Of the caller or of the model.
 REFUSED_FOR_EVERY_FILE = frozenset({"unauthorized", "forbidden", "unknown-model"})
 
@@ -37,7 +45,7 @@ class ServiceTokenizer:
     def encode(self, source: InputFile, options: EncodeOptions) -> EncodeResult:
         with failures():
             if not is_array(source.path):
-                return self._client.encode(source.path, **query(options))
+                return self._encode_file(source, options)
             with open_media(source.path, options.media(), source.name) as reader:
                 pixels = np.stack(list(reader))
             # An array is encoded as it is, so that the options of media were for the reader.
@@ -45,9 +53,16 @@ class ServiceTokenizer:
             return self._client.encode(pixels, **chosen)
 
     def decode(self, source: InputFile, result: EncodeResult, options: DecodeOptions, choose: Choose) -> Target:
-        target = choose(options.frames or (result.meta.size.frames if result.meta.size else result.grid[0]))
+        frames = options.frames or (result.meta.size.frames if result.meta.size else result.grid[0])
+        target = choose(frames)
         with failures():
-            data = self._client.decode(result, accept=target.media_type, **query(options))
+            try:
+                data = self._client.decode(result, accept=target.media_type, **query(options))
+            except ServiceError as error:
+                if error.code not in LONG:
+                    raise
+                self._decode_stream(source, result, options, target, frames)
+                return target
         with output_file(target.path) as file:
             file.write(data)
         return target
@@ -57,6 +72,40 @@ class ServiceTokenizer:
         chosen: Any = {} if model is None else {"model": model}
         with failures():
             yield pixels, self._client.reconstruct(pixels, **chosen)
+
+    def _encode_file(self, source: InputFile, options: EncodeOptions) -> EncodeResult:
+        """Encode a file as a whole, or while it is sent if it is too long for that."""
+        too_large = ServiceError("The file is larger than a whole video may be.")
+        try:
+            if source.path.stat().st_size <= self._client.limits()["video_bytes"]:
+                return self._client.encode(source.path, **query(options))
+        except ServiceError as error:
+            if error.code not in LONG:
+                raise
+            too_large = error
+        try:
+            frames = find_card(self._client.models(), options.model).temporal_patch
+            stream = self._client.encode_stream(source.path, **query(options))
+            parts = tracked(stream, f"encoding {source.name}", None, lambda part: frames * len(part))
+            codes = np.concatenate(list(parts))
+        except ServiceError as error:
+            if error.code in NO_STREAM and too_large.code is not None:
+                raise too_large from error
+            raise
+        assert stream.end is not None
+        meta = stream.end.meta or EncodeMeta()
+        return EncodeResult(meta, codes, None) if codes.ndim == 3 else EncodeResult(meta, None, codes)
+
+    def _decode_stream(
+        self, source: InputFile, result: EncodeResult, options: DecodeOptions, target: Target, frames: int
+    ) -> None:
+        chosen = query(options)
+        chosen.pop("quality", None)
+        fps = options.fps or result.meta.fps or DEFAULT_FPS
+        stream = self._client.decode_stream(result, **chosen)
+        with writing_pixels(target, frames, fps, options.quality) as write:
+            for part in tracked(stream, f"decoding {source.name}", frames, len):
+                write(part)
 
 
 @contextmanager

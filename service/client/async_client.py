@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
+from urllib.request import getproxies
 
 import httpx
 import numpy as np
@@ -16,14 +17,25 @@ from numpy.typing import NDArray
 from service.client import bulk, calls, generation, jobs
 from service.client.bulk import Outcome
 from service.client.calls import LOCAL_URL, Call, ConnectionOptions, DecodeOptions, EncodeOptions, ReconstructOptions
+from service.client.duplex import DuplexTransport
 from service.client.generation import EventReader, GenerateEvent, GenerateOptions, Prefix
 from service.client.jobs import Job, JobEvent, JobEventReader
 from service.client.media import Body, Codes, Media
 from service.client.retries import RetryRule, ServiceError
+from service.client.streams import (
+    AsyncStream,
+    CodeParts,
+    Film,
+    StreamDecodeOptions,
+    decode_stream_call,
+    encode_stream_call,
+)
 from service.formats.media_types import MSGPACK, NPY
 from service.formats.result import EncodeResult
 from service.formats.samples import Samples
 from service.types import GeneratorCard, ModelCard
+
+INLINE_BYTES = 2**20
 
 
 class AsyncClient:
@@ -41,8 +53,10 @@ class AsyncClient:
         **options: Unpack[ConnectionOptions],
     ) -> None:
         self._sleep = sleep
-        self._rule, arguments = calls.connection(base_url, **options)
-        self._http = httpx.AsyncClient(**arguments)
+        self._rule, self._connection = calls.connection(base_url, **options)
+        # A proxy of the environment needs httpx's own transport.
+        transport = None if getproxies() else DuplexTransport()
+        self._http = httpx.AsyncClient(**self._connection, transport=transport)
 
     async def __aenter__(self) -> Self:
         return self
@@ -56,7 +70,7 @@ class AsyncClient:
 
     async def encode(self, media: Media, **options: Unpack[EncodeOptions]) -> EncodeResult:
         """Encode a picture or a clip; see `Client.encode`."""
-        call = await asyncio.to_thread(calls.media_call, "/encode", media, options, MSGPACK)
+        call = await _made(calls.media_call, media, "/encode", media, options, MSGPACK)
         return calls.result_of(await self._send(call))
 
     async def encode_many(self, media: Iterable[Media], **options: Unpack[EncodeOptions]) -> list[Outcome]:
@@ -76,6 +90,22 @@ class AsyncClient:
         except ServiceError as error:
             return error
 
+    def encode_stream(self, film: Film, **options: Unpack[EncodeOptions]) -> AsyncStream:
+        """Encode a video of any length while it is sent; see `Client.encode_stream`."""
+        return AsyncStream(self._connection, encode_stream_call(film, options), self._rule, self._sleep)
+
+    def decode_stream(
+        self,
+        codes: CodeParts,
+        *,
+        bundle: str | None = None,
+        frames: int | None = None,
+        **options: Unpack[StreamDecodeOptions],
+    ) -> AsyncStream:
+        """Decode tokens or latents of any length while they are sent; see `Client.decode_stream`."""
+        call = decode_stream_call(codes, bundle, frames, options)
+        return AsyncStream(self._connection, call, self._rule, self._sleep)
+
     @overload
     async def decode(
         self, codes: Codes, *, bundle: str | None = None, accept: None = None, **options: Unpack[DecodeOptions]
@@ -90,7 +120,7 @@ class AsyncClient:
         self, codes: Codes, *, bundle: str | None = None, accept: str | None = None, **options: Unpack[DecodeOptions]
     ) -> NDArray[np.uint8] | bytes:
         """Decode tokens or latents; see `Client.decode`."""
-        call = await asyncio.to_thread(calls.decode_call, codes, bundle, options, accept or NPY)
+        call = await _made(calls.decode_call, codes, codes, bundle, options, accept or NPY)
         response = await self._send(call)
         return response.content if accept else calls.pixels_of(response)
 
@@ -106,7 +136,7 @@ class AsyncClient:
         self, media: Media, *, accept: str | None = None, **options: Unpack[ReconstructOptions]
     ) -> NDArray[np.uint8] | bytes:
         """Encode and decode in one call; see `Client.reconstruct`."""
-        call = await asyncio.to_thread(calls.media_call, "/reconstruct", media, options, accept or NPY)
+        call = await _made(calls.media_call, media, "/reconstruct", media, options, accept or NPY)
         response = await self._send(call)
         return response.content if accept else calls.pixels_of(response)
 
@@ -269,6 +299,13 @@ class AsyncClient:
                 outcome = error
             await self._sleep((rule or self._rule).wait(attempt, outcome))
         raise AssertionError("The rule ends the loop.")
+
+
+async def _made(make: Callable[..., Call], given: object, *arguments: Any) -> Call:
+    """Return a call; what reads files or copies much is made on a thread, which costs as much as a small call."""
+    array = given.tokens if isinstance(given, EncodeResult) else given
+    size = len(given) if isinstance(given, bytes) else array.nbytes if isinstance(array, np.ndarray) else INLINE_BYTES
+    return make(*arguments) if size < INLINE_BYTES else await asyncio.to_thread(make, *arguments)
 
 
 def _content(body: bytes | Path | None) -> bytes | AsyncIterator[bytes] | None:

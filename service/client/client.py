@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,15 @@ from service.client.generation import EventReader, GenerateEvent, GenerateOption
 from service.client.jobs import Job, JobEvent, JobEventReader
 from service.client.media import Body, Codes, Media
 from service.client.retries import RetryRule, ServiceError
+from service.client.streams import (
+    AsyncStream,
+    CodeParts,
+    Film,
+    Stream,
+    StreamDecodeOptions,
+    decode_stream_call,
+    encode_stream_call,
+)
 from service.formats.media_types import MSGPACK, NPY
 from service.formats.result import EncodeResult
 from service.formats.samples import Samples
@@ -43,8 +53,8 @@ class Client:
         **options: Unpack[ConnectionOptions],
     ) -> None:
         self._sleep = sleep
-        self._rule, arguments = calls.connection(base_url, **options)
-        self._http = httpx.Client(**arguments)
+        self._rule, self._connection = calls.connection(base_url, **options)
+        self._http = httpx.Client(**self._connection)
 
     def __enter__(self) -> Self:
         return self
@@ -93,6 +103,44 @@ class Client:
             return self.encode(body, **options)
         except ServiceError as error:
             return error
+
+    def encode_stream(self, film: Film, **options: Unpack[EncodeOptions]) -> Stream:
+        """Encode a video of any length while it is sent.
+
+        Args:
+            film: a path; the bytes of a file; a file open in binary mode; or an iterable of its pieces. Paths and
+                bytes can be sent again, so that a call that broke off is taken up where it was.
+            options: see `EncodeOptions`; what only a whole file allows is refused.
+
+        Returns:
+            Tokens (t, h, w), or latents (t, h, w, c) of a VAE, part by part; together they are those of the video.
+            `begin` and `end` of it hold their descriptions. Iterating raises `ServiceError`.
+        """
+        call = encode_stream_call(film, options)
+        return Stream(lambda: AsyncStream(self._connection, call, self._rule, self._wait))
+
+    def decode_stream(
+        self,
+        codes: CodeParts,
+        *,
+        bundle: str | None = None,
+        frames: int | None = None,
+        **options: Unpack[StreamDecodeOptions],
+    ) -> Stream:
+        """Decode tokens or latents of any length while they are sent.
+
+        Args:
+            codes: a result; or parts of one, tokens (t, h, w) or latents (t, h, w, c). Those of `encode_stream` bring
+                their description along.
+            bundle: hash of the bundle that made them, if they do not bring it.
+            frames: of the whole clip, if the last ones are padding.
+            options: see `StreamDecodeOptions`.
+
+        Returns:
+            uint8 RGB pixels (n, H, W, 3), part by part. Iterating raises `ServiceError`.
+        """
+        call = decode_stream_call(codes, bundle, frames, options)
+        return Stream(lambda: AsyncStream(self._connection, call, self._rule, self._wait))
 
     @overload
     def decode(
@@ -311,6 +359,9 @@ class Client:
         except ServiceError:
             return False
         return True
+
+    async def _wait(self, seconds: float) -> None:
+        await asyncio.to_thread(self._sleep, seconds)
 
     @contextmanager
     def _stream(self, call: Call) -> Iterator[httpx.Response]:

@@ -79,7 +79,7 @@ class RetryRule:
         Raises:
             ServiceError: the attempts are used up, or another one would end likewise.
         """
-        jitter = min(FIRST_WAIT_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1.0)
+        jitter = _jitter(attempt)
         if isinstance(outcome, httpx.Response):
             failure = _refusal(outcome)
             wait = _wait(outcome, failure, jitter)
@@ -89,6 +89,25 @@ class RetryRule:
         if wait is None or attempt >= self.retries:
             raise failure from (outcome if isinstance(outcome, Exception) else None)
         return wait
+
+    def wait_after(self, attempt: int, problem: dict[str, Any], passing: bool) -> float:
+        """Return the seconds to wait after a stream that ended with a problem.
+
+        Args:
+            attempt: number of the one that failed, from 0.
+            problem: the document.
+            passing: whether another attempt may not have it.
+
+        Raises:
+            ServiceError: with the document.
+        """
+        if not passing or attempt >= self.retries:
+            raise ServiceError(str(problem.get("detail")), problem.get("status"), problem)
+        return _jitter(attempt)
+
+
+def _jitter(attempt: int) -> float:
+    return min(FIRST_WAIT_SECONDS * 2**attempt, LONGEST_WAIT_SECONDS) * random.uniform(0.5, 1.0)
 
 
 def _failure(error: httpx.HTTPError, passing: bool) -> ServiceError:

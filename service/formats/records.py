@@ -94,7 +94,7 @@ class RecordWriter:
         self._parts += 1
         return pack({"record": "part", part.content: envelope})
 
-    def end(self, frames: int, meta: EncodeMeta | None = None) -> bytes:
+    def end(self, frames: int | None, meta: EncodeMeta | None = None) -> bytes:
         """Return the last record."""
         end = End(parts=self._parts, frames=frames, sha256=self._digest.hexdigest(), meta=meta)
         return pack(end.model_dump())

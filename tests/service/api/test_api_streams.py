@@ -24,7 +24,7 @@ from service.settings import Limits, Settings
 
 VIDEO = {"Content-Type": "video/mp4", "Accept": MSGPACK_SEQUENCE}
 CODES = {"Content-Type": MSGPACK_SEQUENCE}
-SETTINGS = Settings(max_streams=2, stream_chunk_tokens=16, limits=Limits(stream_idle_seconds=1.5))
+SETTINGS = Settings(max_streams=2, stream_chunk_tokens=16)
 
 
 @pytest.fixture(scope="module")
@@ -225,12 +225,17 @@ def test_streams_are_bounded_and_others_have_their_turn(streams: Server, http: h
         assert whole.status_code == 200
 
 
-def test_a_body_that_stops_ends_in_a_problem(streams: Server) -> None:
-    with exchange(streams, "/encode", VIDEO | {"Content-Type": "video/webm"}) as one:
-        one.send(film(160)[:80_000])
-        one.read_until(b"tokens")
-        one.read_until(b"slow-body")
-        one.read_until(b"\r\n0\r\n\r\n")
+def test_a_side_that_is_silent_ends_the_stream() -> None:
+    limits = Limits(stream_idle_seconds=0.5)
+    with Server(SETTINGS.model_copy(update={"limits": limits})) as hasty:
+        with exchange(hasty, "/encode", VIDEO | {"Content-Type": "video/webm"}) as one:
+            one.send(film(60)[:40_000])
+            one.read_until(b"slow-body")
+        with exchange(hasty, "/decode", CODES, receive_buffer=4096) as one:
+            writer, tokens = RecordWriter(), np.zeros((4, 32, 32), np.uint16)
+            sending = [writer.begin(Begin(bundle=VQ.hash)), *[writer.part(Part("tokens", tokens))] * 200]
+            threading.Thread(target=_send_all, args=(one, sending)).start()
+            eventually(lambda: hasty.counts.requests["/decode", "POST", "499"] == 1)
 
 
 def test_what_fails_midway_is_the_last_record(http: httpx.Client) -> None:

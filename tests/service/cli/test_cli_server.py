@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from media.write import encode_video
 from model.bundle import load_bundle
 from service.client import Client, ServiceError
 from service.formats.codes import read_codes
@@ -49,6 +50,30 @@ def test_tokens_made_there_decode_here_and_back(omnitok: Omnitok, server: str, n
         assert len(here) == pytest.approx(len(there), rel=0.1)
     else:
         assert here == there
+
+
+@pytest.mark.parametrize(("model", "content"), [("debug", "tokens"), ("vae", "latents")])
+def test_a_long_video_streams_there_and_back(omnitok: Omnitok, server: str, model: str, content: str) -> None:
+    """It has more frames than one request may."""
+    picture = np.random.default_rng(0).integers(0, 256, (24, 40, 3), np.uint8)
+    Path("film.mp4").write_bytes(encode_video((np.roll(picture, step, 1) for step in range(150)), "video/mp4", 25))
+    assert omnitok(f"encode film.mp4 -b {{b}}/{model} -o here.npz").code == 0
+    assert omnitok(f"encode film.mp4 --server {server} --model {model} -o there.npz").code == 0
+    here, there = (read_codes(Path(f"{place}.npz").read_bytes(), NPZ) for place in ("here", "there"))
+    np.testing.assert_allclose(getattr(here, content), getattr(there, content), rtol=0, atol=2e-5)
+    for field in ("model", "bundle", "kind", "grid", "codebook_size", "size", "fps", "preprocess"):
+        assert getattr(here.meta, field) == getattr(there.meta, field)
+    assert omnitok(f"decode there.npz -b {{b}}/{model} -o here.npy").code == 0
+    assert omnitok(f"decode there.npz --server {server} -o there.npy").code == 0
+    np.testing.assert_allclose(np.load("there.npy").astype(int), np.load("here.npy"), atol=1)
+
+
+def test_what_is_too_long_and_cannot_stream_is_refused_for_its_length(omnitok: Omnitok, server: str) -> None:
+    pictures = np.zeros((140, 8, 8, 3), np.uint8)
+    pictures[:, 0, 0, 0] = range(140)
+    Path("film.gif").write_bytes(encode_video(pictures, "image/gif", 10))
+    run = omnitok(f"encode film.gif --animated --server {server} -o x.npz")
+    assert (run.code, "too-many-frames" in run.err) == (1, True)
 
 
 def test_a_chosen_model_and_its_latents(omnitok: Omnitok, server: str) -> None:

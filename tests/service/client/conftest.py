@@ -28,5 +28,5 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    with Server(Settings()) as running:
+    with Server(Settings(stream_chunk_tokens=16)) as running:
         yield running
