@@ -65,7 +65,7 @@ def pieces_of(path):
 async def main():
     settings = Settings(stream_chunk_tokens=4096)
     engine = Engine([sys.argv[1]], "cpu", "float32", 1)
-    backend, pool = LocalBackend(engine.cards, engine.run, settings, Unobserved()), MediaPool(settings.limits, 1)
+    backend, pool = LocalBackend(engine.cards, engine.launch, settings, Unobserved()), MediaPool(settings.limits, 1)
     await pool.start()
     app = create_app(backend, pool, settings)
     for film in sys.argv[2:]:
