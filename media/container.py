@@ -77,9 +77,11 @@ def refusing_damage(media_type: str) -> Iterator[None]:
         yield
     except av.error.MemoryError as error:  # mostly a damaged size field; FFmpeg stays sound
         raise MediaError("decode-budget", "Decoding the file asks for more memory than one may take.") from error
-    except (MediaError, MemoryError, ConnectionError):
+    except (MediaError, MemoryError):
         raise
     except Exception as error:  # damaged files raise UnicodeDecodeError, IndexError, LookupError and more
+        if isinstance(error, ConnectionError) and not isinstance(error, av.FFmpegError):
+            raise  # the end of who sends a file that passes by
         raise corrupt(media_type, "it is damaged or cut off") from error
 
 

@@ -163,7 +163,8 @@ class ClipReader(FrameReader):
         shown = squared(survey.height, survey.width, survey.aspect)
         check_picture(self._limits, *shown, is_video=True)
         height, width = shown if self._options.size is None else self._options.size
-        plan(*shown, self._options.size, self._options.fit, self._limits)
+        if all(shown):  # damaged headers may state none
+            plan(*shown, self._options.size, self._options.fit, self._limits)
         check_kept(self._limits, self.expected, height * width)
 
     def _key_packet_before(self, mark: int) -> int:

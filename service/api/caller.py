@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -37,6 +37,8 @@ from service.types import (
 )
 
 PRIORITY_HEADER = "X-Request-Priority"
+
+RETRY_SECONDS = 0.5  # of a refusal that names no time
 
 
 class CallerBackend:
@@ -76,12 +78,25 @@ class CallerBackend:
     async def encode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Encode the next frames of a clip, once its caller's budget allows it."""
         await self._charge_chunk(model, chunk)
-        return await self._backend.encode_chunk(model, chunk, seconds=self._left(seconds))
+        return await self._patiently(lambda left: self._backend.encode_chunk(model, chunk, seconds=left), seconds)
 
     async def decode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Decode the next latent frames of a clip, once its caller's budget allows it."""
         await self._charge_chunk(model, chunk)
-        return await self._backend.decode_chunk(model, chunk, seconds=self._left(seconds))
+        return await self._patiently(lambda left: self._backend.decode_chunk(model, chunk, seconds=left), seconds)
+
+    async def _patiently(self, call: Callable[[float], Awaitable[ChunkOutput]], seconds: float | None) -> ChunkOutput:
+        """Let a chunk that a full queue refuses come again: others go first, and what was done of its clip is kept."""
+        clock = time.monotonic
+        deadline = clock() + self._left(seconds)
+        while True:
+            try:
+                return await call(deadline - clock())
+            except ProblemError as problem:
+                pause = problem.retry_after_seconds or RETRY_SECONDS
+                if problem.code != "overloaded" or clock() + pause > deadline:
+                    raise
+            await asyncio.sleep(pause)
 
     async def _charge_chunk(self, model: str, chunk: ChunkInput) -> None:
         positions = chunk_positions(find_card(await self._backend.models(), model).geometry, chunk)

@@ -42,6 +42,7 @@ class Gate:
         self._notice = notice_seconds
         self._in_flight = 0
         self._draining = self._closed = False
+        self._ending = asyncio.Event()  # tells streams, which would outlast any time for draining
         self._watcher: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -67,6 +68,7 @@ class Gate:
             await problem_response(problem, request_id, close=True)(scope, receive, send)
             return
         self._in_flight += 1
+        scope["state"] = {**(scope.get("state") or {}), "ending": self._ending}
         try:
             await self._app(scope, receive, send)
         finally:
@@ -79,6 +81,7 @@ class Gate:
             self._draining = True
             await asyncio.sleep(self._notice)
             self._closed = True
+            self._ending.set()
             while self._in_flight:
                 await asyncio.sleep(POLL_SECONDS)
         finally:

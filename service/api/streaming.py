@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from media.errors import MediaError
 from service.api.body import content_type_of, inflated, is_gzip
 from service.api.deadline import ChunkDeadline
+from service.api.drain import RETRY_SECONDS
 from service.api.errors import ClientGoneError
 from service.api.exchange import Exchange
 from service.api.log import event as log_event
@@ -169,7 +170,8 @@ class StreamResponse(Response):
         await write(self._first)
         try:
             async with aclosing(self._records) as records:
-                async for record in records:
+                ending: asyncio.Event | None = scope["state"].get("ending")
+                while (record := await _next(records, ending)) is not None:
                     await write(self._written(record))
         except ClientGoneError:
             raise
@@ -195,6 +197,31 @@ class StreamResponse(Response):
             return ProblemError("malformed-body", f"The stream that came has failed: {failure}")
         log_event(logging.ERROR, "internal", {"request_id": self._request_id}, failure)
         return ProblemError("internal", f"The service failed. Its log has the cause under {self._request_id}.")
+
+
+async def _next(records: AsyncGenerator[Record, None], ending: asyncio.Event | None) -> Record | None:
+    """Return the next record, or None after the last.
+
+    Raises:
+        ProblemError: `draining`, once the service ends.
+    """
+
+    async def following() -> Record | None:
+        return await anext(records, None)
+
+    if ending is None:
+        return await following()
+    coming = asyncio.ensure_future(following())
+    end = asyncio.ensure_future(ending.wait())
+    try:
+        await asyncio.wait((coming, end), return_when=asyncio.FIRST_COMPLETED)
+        if ending.is_set():
+            raise ProblemError("draining", "The service stops. Try again.", retry_after_seconds=RETRY_SECONDS)
+        return coming.result()
+    finally:
+        coming.cancel()
+        end.cancel()
+        await asyncio.gather(coming, end, return_exceptions=True)
 
 
 @dataclass(frozen=True)

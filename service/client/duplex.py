@@ -47,11 +47,21 @@ class DuplexTransport(httpx.AsyncBaseTransport):
         url = request.url
         secure = url.scheme == "https"
         origin = (url.scheme, url.host, url.port or (443 if secure else 80))
+        connection = self._known(origin)
+        if connection is not None:
+            try:
+                return await self._exchange(origin, connection, request)
+            except (httpx.NetworkError, httpx.RemoteProtocolError):
+                # The server may have closed a connection that was idle; every call may be sent again.
+                if not isinstance(request.stream, httpx.ByteStream):
+                    raise
+        return await self._exchange(origin, None, request)
+
+    async def _exchange(self, origin: Origin, connection: Connection | None, request: httpx.Request) -> httpx.Response:
         await self._places.acquire()
         exchange: _Exchange | None = None
         try:
-            connection = self._known(origin) or await self._open(origin, request)
-            exchange = _Exchange(self, origin, connection, request)
+            exchange = _Exchange(self, origin, connection or await self._open(origin, request), request)
             return await exchange.response()
         except BaseException:
             if exchange is None:

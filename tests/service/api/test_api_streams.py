@@ -10,16 +10,22 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from api_server import VQ, Server, eventually
+from api_server import VQ, BlockBackend, Server, eventually
 
 from media.write import encode_video
+from service.api.app import create_app
+from service.api.drain import Gate
+from service.api.ray_headers import UnboundedStreams
+from service.errors import ProblemError
 from service.formats.media_types import MSGPACK_SEQUENCE
 from service.formats.records import Begin, End, FailedStreamError, Part, RecordReader, RecordWriter
+from service.sandbox.pool import MediaPool
 from service.settings import Limits, Settings
 
 VIDEO = {"Content-Type": "video/mp4", "Accept": MSGPACK_SEQUENCE}
@@ -223,6 +229,71 @@ def test_streams_are_bounded_and_others_have_their_turn(streams: Server, http: h
         assert int(refused.headers["retry-after"]) >= 1
         whole = http.post("/encode", content=short(5), headers=VIDEO | {"Accept": "application/json"})
         assert whole.status_code == 200
+
+
+def test_a_full_queue_holds_a_stream_up_and_does_not_end_it(streams: Server, http: httpx.Client) -> None:
+    refusals = [ProblemError("overloaded", "The queue is full.", retry_after_seconds=0.01) for _ in range(3)]
+
+    async def refuse() -> None:
+        if refusals:
+            raise refusals.pop()
+
+    streams.backend.stall = refuse
+    try:
+        _, parts, _ = read(http.post("/encode", content=short(9), headers=VIDEO).content)
+    finally:
+        streams.backend.stall = None
+    assert not refusals
+    assert sum(map(len, parts)) == 3
+
+
+def test_a_service_that_stops_ends_its_streams(tmp_path: Path) -> None:
+    async def main() -> list[bytes]:
+        pool, sent = MediaPool(SETTINGS.limits, 1), []
+        await pool.start()
+        gate = Gate(create_app(BlockBackend(), pool, SETTINGS), tmp_path, 0.0)
+        gate.start()
+        film_pieces = [{"type": "http.request", "body": film(60)[:40_000], "more_body": True}]
+
+        async def receive() -> dict[str, Any]:
+            if film_pieces:
+                return film_pieces.pop()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def send(message: Any) -> None:
+            sent.append(message.get("body", b""))
+            if b"tokens" in sent[-1]:
+                (tmp_path / "draining").touch()
+
+        headers = [(b"accept", MSGPACK_SEQUENCE.encode()), (b"content-type", b"video/webm")]
+        scope = {"type": "http", "method": "POST", "path": "/encode", "query_string": b"", "headers": headers}
+        await gate(scope | {"client": ("test", 1), "http_version": "1.1"}, receive, send)
+        gate.stop()
+        await pool.stop()
+        return sent
+
+    with pytest.raises(FailedStreamError) as failed:
+        list(RecordReader().feed(b"".join(asyncio.run(main()))))
+    assert failed.value.document["code"] == "draining"
+
+
+@pytest.mark.parametrize("name", [b"accept", b"content-type"])
+def test_ray_bounds_no_stream(name: bytes) -> None:
+    seen: list[dict[bytes, bytes]] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(dict(scope["headers"]))
+
+    async def nothing(*_: Any) -> Any: ...
+
+    wrapped = UnboundedStreams(app)
+    for value in (MSGPACK_SEQUENCE.encode(), b"image/png"):
+        headers = [(name, value), (b"x-request-timeout-seconds", b"5")]
+        asyncio.run(wrapped({"type": "http", "headers": headers}, nothing, nothing))
+    assert seen[0][b"x-request-timeout-seconds"] == b"0"
+    assert seen[0][b"x-request-disconnect-disabled"] == b"?1"
+    assert seen[1] == {name: b"image/png", b"x-request-timeout-seconds": b"5"}
 
 
 def test_a_side_that_is_silent_ends_the_stream() -> None:

@@ -210,3 +210,40 @@ def test_results_without_metadata_need_the_hash_of_their_bundle(join: Join, serv
     with pytest.raises(ServiceError) as refused:
         join(server.url, "decode_stream", bare)
     assert refused.value.code == "invalid-options"
+
+
+def test_a_connection_that_was_closed_while_idle_costs_no_wait(server: Server) -> None:
+    """The listener answers one request a connection, and closes it without a word before the next."""
+    answers: list[int] = []
+
+    class Once(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None: ...
+
+        def do_GET(self) -> None:
+            answers.append(1)
+            self.send_response(200)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+            self.close_connection = True
+
+    async def ask(url: str) -> None:
+        waits: list[float] = []
+
+        async def sleep(seconds: float) -> None:
+            waits.append(seconds)
+
+        async with AsyncClient(url, sleep=sleep) as client:
+            for _ in range(3):
+                assert await client.limits() == {}
+        assert waits == []
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Once) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        asyncio.run(ask(f"http://127.0.0.1:{running.server_port}"))
+        running.shutdown()
+        thread.join()
+    assert len(answers) == 3
