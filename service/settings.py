@@ -25,6 +25,9 @@ class Limits(MediaLimits):
     stream_idle_seconds: float = Field(
         default=30.0, gt=0, description="time without a byte of a stream, sent or taken, after which it ends, seconds"
     )
+    body_bytes_per_second: float = Field(
+        default=16_384, gt=0, description="slowest body after its first five seconds, bytes a second"
+    )
     worker_memory_bytes: int = Field(default=2 * 1024 * MIB, gt=0, description="address space of a media worker, bytes")
     tokens: int = Field(default=65_536, gt=0, description="latent positions of one request, all of its items together")
     body_items: int = Field(default=64, gt=0, description="items of one body")
@@ -104,10 +107,28 @@ class Settings(BaseSettings):
         512, ge=1, description="prompt tokens computed between two steps, so that nothing waits longer for a prompt"
     )
     max_queue_samples: int = Field(256, gt=0, description="samples waiting in one replica before it refuses")
-    max_inflight_requests: int = Field(
-        224,
+    max_inflight_requests: int = Field(224, gt=0, description="requests that one ingress replica works on at a time")
+    max_arriving_requests: int = Field(
+        512,
         gt=0,
-        description="requests that one ingress replica works on at a time; below Ray's 256, so that probes pass",
+        description="requests whose bodies one ingress replica reads at a time; beyond, the slowest gives way",
+    )
+    idempotency_bytes: int = Field(
+        64 * MIB, ge=0, description="answers kept for requests with an Idempotency-Key, bytes; 0 ignores the header"
+    )
+    idempotency_seconds: float = Field(3600.0, gt=0, description="how long they are kept, seconds")
+    cache_bytes: int = Field(
+        0,
+        ge=0,
+        description="answers of encode, decode and reconstruct that each ingress replica keeps for equal requests of "
+        "one caller, bytes; 0 keeps none",
+    )
+    cache_seconds: float = Field(300.0, gt=0, description="how long they are kept, seconds")
+    client_connections: int = Field(
+        512,
+        ge=0,
+        description="connections of one address, loopback apart, that HAProxy accepts; 0 for any number, "
+        "as behind a gateway",
     )
     held_body_bytes: int = Field(
         512 * MIB, gt=0, description="bodies that one ingress replica holds at a time, all requests together, bytes"

@@ -63,13 +63,14 @@ class TraceContext(NamedTuple):
         """Return the value of `traceparent` for a call that this request makes."""
         return f"{VERSION}-{self.trace_id}-{self.span_id}-{self.flags}"
 
-    @property
-    def packed(self) -> bytes:
-        """Return both ids, 24 bytes."""
-        return bytes.fromhex(self.trace_id + self.span_id)
-
 
 current: ContextVar[TraceContext | None] = ContextVar("trace", default=None)
+
+
+def packed_trace() -> bytes:
+    """Return the ids of the present trace and span, 24 bytes; zeros if there is none."""
+    trace = current.get()
+    return bytes(24) if trace is None else bytes.fromhex(trace.trace_id + trace.span_id)
 
 
 def _valid_state(states: Sequence[str]) -> str:

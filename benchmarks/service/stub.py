@@ -1,6 +1,6 @@
 """`python -m benchmarks.service.stub`: the service with a device that takes 2 ms a batch, whatever is in it.
 
-What `python -m benchmarks.service` measures of it is what stands between a socket and a GPU. `OMNITOK_*` variables
+What `python -m benchmarks.service` measures of it is the way from a socket to a GPU. `OMNITOK_*` variables
 apply, but for the bundle.
 """
 

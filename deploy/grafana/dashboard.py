@@ -259,6 +259,18 @@ def rows() -> dict[str, list[dict[str, Any]]]:
                 "Calls a second: link within a node, ray across nodes or while a node has no tokenizer.",
             ),
             panel(
+                "Batches split",
+                "short",
+                {"{{op}} {{failure}}": rate("batch_splits_total", "op, failure")},
+                "Batches a second whose halves ran again: for want of memory, or to find the item that fails.",
+            ),
+            panel(
+                "Cached answers",
+                "short",
+                {"{{result}}": rate("cache_requests_total", "result")},
+                "Pure calls a second where OMNITOK_CACHE_BYTES is set: hit, collapsed with an equal one, or miss.",
+            ),
+            panel(
                 "Kernels compiled late",
                 "short",
                 {"{{replica}}": "sum by (replica) (ray_omnitok_late_kernels)"},

@@ -10,6 +10,7 @@ from service.drain_rate import DrainRate, retry_after
 from service.errors import ProblemError
 
 STREAM_RETRY_SECONDS = 10.0  # nobody knows how long a film is
+NEWCOMER_SECONDS = 1.0  # nobody is called slow before that
 
 
 class Bound:
@@ -50,10 +51,29 @@ class Bound:
 
 
 class Place:
-    """The place of one admitted request, and the bytes of its body."""
+    """The place of one request, and the bytes of its body.
 
-    def __init__(self, bodies: Bound) -> None:
-        self._bodies, self.held = bodies, 0
+    Args:
+        bodies: the bound of their bytes.
+        since: when it began.
+        admit: takes a place among the requests that are worked on, once the body is there; None if it has one.
+
+    Attributes:
+        give_way: ends the reading of a body that is the slowest of too many; None before it begins and once it ended.
+    """
+
+    def __init__(self, bodies: Bound, since: float = 0.0, admit: Callable[[], None] | None = None) -> None:
+        self._bodies, self.held, self.since, self._admit = bodies, 0, since, admit
+        self.give_way: Callable[[], None] | None = None
+
+    def arrived(self) -> None:
+        """Note that the body is there.
+
+        Raises:
+            ProblemError: `overloaded`.
+        """
+        if self._admit is not None:
+            self._admit()
 
     def expect(self, size: int) -> None:
         """Check that a body of this size would fit, before it is read.
@@ -80,13 +100,52 @@ class Admission:
         body_bytes: of all of them together.
         clock: seconds.
         streams: at a time.
+        arriving: bodies that may be on their way in at a time, of requests that have no place yet.
     """
 
     def __init__(
-        self, requests: int, body_bytes: int, clock: Callable[[], float] = time.monotonic, streams: int = 1
+        self,
+        requests: int,
+        body_bytes: int,
+        clock: Callable[[], float] = time.monotonic,
+        streams: int = 1,
+        arriving: int = 512,
     ) -> None:
-        self._requests, self._bodies = Bound(requests, clock), Bound(body_bytes, clock)
+        self._requests, self._bodies, self._clock = Bound(requests, clock), Bound(body_bytes, clock), clock
         self._streams, self._max_streams = 0, streams
+        self._arriving: set[Place] = set()
+        self._max_arriving = arriving
+
+    @contextmanager
+    def receiving(self) -> Iterator[Place]:
+        """Yield a place for a body that is on its way; it becomes one among the requests when the body has arrived.
+
+        Where too many are on their way, the slowest gives way.
+
+        Raises:
+            ProblemError: `overloaded`.
+        """
+        self._check_requests()
+        if len(self._arriving) >= self._max_arriving:
+            self._drop_slowest()
+        admitted = False
+
+        def admit() -> None:
+            nonlocal admitted
+            self._arriving.discard(place)
+            self._check_requests()
+            self._requests.take(1)
+            admitted = True
+
+        place = Place(self._bodies, self._clock(), admit)
+        self._arriving.add(place)
+        try:
+            yield place
+        finally:
+            self._arriving.discard(place)
+            self._bodies.give_back(place.held)
+            if admitted:
+                self._requests.give_back(1)
 
     @contextmanager
     def admitted(self) -> Iterator[Place]:
@@ -95,9 +154,7 @@ class Admission:
         Raises:
             ProblemError: `overloaded`.
         """
-        if not self._requests.fits(1):
-            detail = f"The service works on {self._requests.held} requests already. Try again later."
-            raise self._requests.refusal(detail, 1)
+        self._check_requests()
         self._requests.take(1)
         place = Place(self._bodies)
         try:
@@ -122,3 +179,20 @@ class Admission:
                 yield
             finally:
                 self._streams -= 1
+
+    def _check_requests(self) -> None:
+        if not self._requests.fits(1):
+            detail = f"The service works on {self._requests.held} requests already. Try again later."
+            raise self._requests.refusal(detail, 1)
+
+    def _drop_slowest(self) -> None:
+        now = self._clock()
+        slow = [place for place in self._arriving if place.give_way and now - place.since >= NEWCOMER_SECONDS]
+        if not slow:
+            detail = f"The service reads {len(self._arriving)} bodies already. Try again later."
+            raise ProblemError("overloaded", detail, self._max_arriving, len(self._arriving) + 1, [], 1.0)
+        slowest = min(slow, key=lambda place: place.held / (now - place.since))
+        self._arriving.discard(slowest)
+        give_way, slowest.give_way = slowest.give_way, None
+        assert give_way is not None
+        give_way()

@@ -15,7 +15,7 @@ from service.api.direct import DirectRoutes
 from service.api.errors import on_http_exception, on_problem
 from service.api.log import configure
 from service.api.middleware import RequestMiddleware, route_labels
-from service.api.openapi import REFUSAL
+from service.api.openapi import REFUSAL, add_security
 from service.api.request_id import RequestId
 from service.api.routes import TOKENIZER_ROUTES, routers
 from service.api.routes.docs import add_docs
@@ -25,6 +25,7 @@ from service.jobs.queue import JobQueue, NoJobQueue
 from service.keys import KeyRing
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
+from service.stored_answer import KeyedAnswers
 from service.types import Backend, Generated, GenerateJob, GeneratorBackend, GeneratorCard, HttpMetrics
 
 
@@ -48,6 +49,7 @@ def create_app(
     generators: GeneratorBackend | None = None,
     replica: str | None = None,
     jobs: JobQueue | None = None,
+    keyed: KeyedAnswers | None = None,
 ) -> FastAPI:
     """Return the application of one ingress replica.
 
@@ -59,6 +61,7 @@ def create_app(
         generators: the generators; None for a service that only encodes and decodes.
         replica: the name of this process in the log.
         jobs: the queue of jobs, which a `Runner` works on; None keeps none.
+        keyed: answers by idempotency key; None for those of this process alone.
 
     Raises:
         KeyFileError: the file of keys cannot be used.
@@ -78,7 +81,7 @@ def create_app(
     app.add_exception_handler(MediaError, on_problem)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.state.services = services = Services(
-        backend, generators or NoGenerators(), media, settings, jobs or NoJobQueue()
+        backend, generators or NoGenerators(), media, settings, jobs or NoJobQueue(), keyed
     )
     add_docs(app)
     routes = list(app.routes)
@@ -86,6 +89,14 @@ def create_app(
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
         routes += router.routes
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = describe()
+        add_security(schema, required=settings.keys is not None)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI's own pages extend it
     app.add_middleware(DirectRoutes, routes=TOKENIZER_ROUTES, services=services)
     if settings.keys is not None:
         app.add_middleware(Authentication, keys=KeyRing(settings.keys, settings.ingress_replicas))

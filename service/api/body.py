@@ -26,6 +26,7 @@ URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART_OVERHEAD = 2**16
 MAX_CONTENT_TYPE = 512
 ALIASES = MSGPACK_ALIASES | FAMILIES
+SLOW_BODY_SECONDS = 5.0  # a line may stall for so long
 GZIP_NAMES = ("gzip", "x-gzip")
 GZIP_BITS = 31  # zlib's name for a gzip header and the largest window
 INFLATED_BYTES = 2**20  # of one step, between which other requests are served and the limits are checked
@@ -148,20 +149,31 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
             raise _too_large(cap, int(declared))
         place.expect(int(declared))
     data = bytearray()
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    end = started + min(limits.body_seconds, deadline.left())
     try:
-        async with asyncio.timeout(min(limits.body_seconds, deadline.left())):
+        async with asyncio.timeout_at(min(end, started + SLOW_BODY_SECONDS)) as timer:
+            place.give_way = lambda: timer.reschedule(clock())
             async for chunk in inflated(request.stream()) if packed else request.stream():
                 if len(data) + len(chunk) > cap:
                     raise _too_large(cap, len(data) + len(chunk))
                 place.take(len(chunk))
                 data += chunk
+                if place.give_way is not None:
+                    most = SLOW_BODY_SECONDS + len(data) / limits.body_bytes_per_second
+                    timer.reschedule(min(end, started + most))
     except TimeoutError as error:
         if not deadline.left():
             raise deadline.passed("The body had not arrived") from error
-        detail = f"The body must arrive within {limits.body_seconds:g} s."
+        detail = (
+            f"The body must arrive within {limits.body_seconds:g} s, and with {limits.body_bytes_per_second:g} bytes a "
+            f"second or more after the first {SLOW_BODY_SECONDS:g} s. In a crowd the slowest gives way earlier."
+        )
         raise ProblemError("slow-body", detail, limit=limits.body_seconds) from error
     except ClientDisconnect as error:
         raise ClientGoneError from error
+    place.arrived()
     request.state.body_read = True
     if not data and not kind.optional:
         raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from service.api.caller import CallerBackend, CallerGenerators, CallerMedia, caller_of, owner_of
 from service.api.deadline import Deadline
 from service.api.negotiation import accepts_by_name, require
+from service.api.replay import idempotency_key, prefers_async
 from service.api.services import Services
-from service.errors import ProblemError
 from service.formats.codes import codes_offers
 from service.formats.media_types import EVENT_STREAM
 from service.formats.pixels import amount, pixel_offers
@@ -66,24 +66,17 @@ class Exchange:
     @property
     def wants_async(self) -> bool:
         """Return whether the caller prefers a job to an answer (RFC 7240)."""
-        given = ",".join(self._request.headers.getlist("prefer")).split(",")
-        return any(part.partition(";")[0].strip().lower() == "respond-async" for part in given)
+        return prefers_async(self._request)
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """Return the caller's name of this request, or None; a malformed one raises `bad-header`."""
+        return idempotency_key(self._request)
 
     @property
     def owner(self) -> str:
         """Return the name of the caller's key, which owns its jobs, "" where there are no keys."""
         return owner_of(self._request)
-
-    def header(self, name: str) -> str | None:
-        """Return a header that may come once.
-
-        Raises:
-            ProblemError: `bad-header`.
-        """
-        given = self._request.headers.getlist(name)
-        if len(given) > 1:
-            raise ProblemError("bad-header", f"{name} occurs more than once. Send it once.")
-        return given[0] if given else None
 
     def charge(self, positions: int) -> None:
         """Charge work to the caller that begins after the answer."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,8 +23,6 @@ from service.operations.generate_plan import GeneratePlan, less_work
 from service.operations.options_generate import GenerateOptions
 from service.operations.samples import SampleForm
 
-IDEMPOTENCY_HEADER = "Idempotency-Key"
-IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 ID_BYTES = 16
 
 
@@ -50,7 +47,7 @@ async def submit(
     Raises:
         ProblemError: for anything wrong with the options, `job-too-long`, and what the queue refuses.
     """
-    services, key = exchange.services, _idempotency_key(exchange)
+    services, key = exchange.services, exchange.idempotency_key
     try:
         plan = await planned(exchange.backend, exchange.generators, source, options, job_limits(exchange.limits))
     except ProblemError as error:
@@ -122,11 +119,3 @@ def _facts(plan: GeneratePlan) -> dict[str, Any]:
         "samples": plan.samples,
         "size": {"frames": frames, "height": height, "width": width},
     }
-
-
-def _idempotency_key(exchange: Exchange) -> str | None:
-    key = exchange.header(IDEMPOTENCY_HEADER)
-    if key is not None and not IDEMPOTENCY_KEY.fullmatch(key):
-        detail = f"{IDEMPOTENCY_HEADER} must be 1 to 255 visible ASCII characters, such as a UUID."
-        raise ProblemError("bad-header", detail)
-    return key

@@ -7,9 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from service.api.authentication import is_public
 from service.api.body import MULTIPART, BodyKind
 from service.api.caller import PRIORITY_HEADER
 from service.api.deadline import HEADER
+from service.api.replay import IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY
 from service.errors import PROBLEMS
 from service.flow import PRIORITIES
 from service.formats.media_types import JSON, PROBLEM_TYPE
@@ -47,12 +49,12 @@ PREFER = {
     "schema": {"type": "string", "enum": ["respond-async"]},
     "description": "respond-async asks for a job in place of the answer",
 }
-IDEMPOTENCY_KEY = {
-    "name": "Idempotency-Key",
+IDEMPOTENCY = {
+    "name": IDEMPOTENCY_HEADER,
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "names a submission, which makes one job however often it comes",
+    "schema": {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"},
+    "description": "the same key with the same request gets the same answer, which is computed once",
 }
 PRIORITY = {
     "name": PRIORITY_HEADER,
@@ -83,7 +85,8 @@ def describe(
             *([] if options is None else query_parameters(options)),
             TIMEOUT,
             PRIORITY,
-            *((PREFER, IDEMPOTENCY_KEY) if as_job else ()),
+            IDEMPOTENCY,
+            *((PREFER,) if as_job else ()),
         ],
         "requestBody": {"required": not takes.optional, "content": _content(takes)},
         "responses": {
@@ -137,3 +140,17 @@ def inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
     resolved: dict[str, Any] = resolve(schema)
     return resolved
+
+
+def add_security(schema: dict[str, Any], required: bool) -> None:
+    """Add to an OpenAPI document how callers present their key.
+
+    Args:
+        schema: the document.
+        required: whether the service asks for keys; otherwise a key is optional.
+    """
+    schemes = schema.setdefault("components", {}).setdefault("securitySchemes", {})
+    schemes["key"] = {"type": "http", "scheme": "bearer", "description": "a key that `omnitok keys add` made"}
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            operation["security"] = [] if is_public(path) else [{"key": []}] if required else [{}, {"key": []}]

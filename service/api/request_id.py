@@ -1,4 +1,4 @@
-"""One id for each request, the same in the request, in the answer and in the log."""
+"""The first layer: one id for each request, the same in the request, in the answer and in the log; bounded headers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.errors import problem_response
 from service.api.ray_headers import UnboundedStreams
+from service.errors import ProblemError
 
 HEADER = "X-Request-ID"
+MAX_HEADERS, MAX_HEADER_BYTES = 64, 2**14
 WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestId:
     """Keeps the caller's id if it is well-formed and the only one, makes one otherwise, and answers with just that.
+
+    Requests with too many headers are refused: HAProxy does so before it has read them all, Ray's own proxy does not.
 
     Args:
         app: what it wraps; it finds the id among the request's headers.
@@ -32,6 +37,18 @@ class RequestId:
             return
         given = Headers(scope=scope).getlist(HEADER)
         request_id = given[0] if len(given) == 1 and WELL_FORMED.fullmatch(given[0]) else uuid.uuid4().hex
+        headers = scope["headers"]
+        size = sum([len(name) + len(value) for name, value in headers])
+        if len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+            detail = (
+                f"A request may have {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes together; this one has "
+                f"{len(headers)} of {size}. Send fewer."
+            )
+            refusal = ProblemError("headers-too-large", detail, MAX_HEADER_BYTES, size)
+            response = problem_response(refusal, request_id, close=True)
+            response.headers[HEADER] = request_id
+            await response(scope, receive, send)
+            return
         MutableHeaders(scope=scope)[HEADER] = request_id
 
         async def answer(message: Message) -> None:

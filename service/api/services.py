@@ -8,9 +8,11 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.api.admission import Admission
+from service.api.replay import AnswerCache, Replays
 from service.jobs.queue import JobQueue, NoJobQueue
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
+from service.stored_answer import KeyedAnswers, LocalKeyedAnswers
 from service.types import Backend, GeneratorBackend
 
 
@@ -24,6 +26,7 @@ class Services:
         media: decodes and compresses media.
         settings: limits and the deadline.
         jobs: the queue of jobs.
+        keyed: answers by idempotency key, shared with other ingress processes; None for those of this one alone.
     """
 
     backend: Backend
@@ -31,12 +34,23 @@ class Services:
     media: MediaPool
     settings: Settings
     jobs: JobQueue = field(default_factory=NoJobQueue)
+    keyed: KeyedAnswers | None = None
     admission: Admission = field(init=False)
+    replays: Replays = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
-        admission = Admission(settings.max_inflight_requests, settings.held_body_bytes, streams=settings.max_streams)
+        admission = Admission(
+            settings.max_inflight_requests,
+            settings.held_body_bytes,
+            streams=settings.max_streams,
+            arriving=settings.max_arriving_requests,
+        )
         object.__setattr__(self, "admission", admission)
+        cache = AnswerCache(settings.cache_bytes, settings.cache_seconds) if settings.cache_bytes else None
+        keyed = self.keyed or LocalKeyedAnswers(settings.idempotency_bytes, settings.idempotency_seconds)
+        replays = Replays(self.backend, cache, keyed if settings.idempotency_bytes else None)
+        object.__setattr__(self, "replays", replays)
 
 
 def services_of(request: Request) -> Services:

@@ -37,7 +37,7 @@ APP_NAME = "omnitok"
 LOGICAL_CPUS = 0.1  # what a replica reserves; threads and workers are bounded by the settings, not by Ray's accounting
 TOKENIZER_REQUESTS = 1024  # above what the queue's own bound in tokens admits of common sizes
 ROUTER_REQUESTS = 256  # waiting in one ingress replica for a tokenizer replica to take them
-INGRESS_REQUESTS = 256
+PROBES = 32  # requests without a body that pass an ingress replica which is full
 OBJECT_BYTES = 512 * 2**20  # arrays on their way between the tiers
 START_SECONDS = 180.0
 OWNER_SHUTDOWN_SECONDS = 5.0  # the next owner of the jobs waits for the lock of this one
@@ -81,7 +81,7 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
     )(Tokenizer)
     ingress = serve.deployment(
         num_replicas=settings.ingress_replicas,
-        max_ongoing_requests=INGRESS_REQUESTS,
+        max_ongoing_requests=settings.max_inflight_requests + settings.max_arriving_requests + PROBES,
         ray_actor_options={"num_cpus": LOGICAL_CPUS},
         **common,
     )(serve.ingress()(Ingress))

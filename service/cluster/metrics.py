@@ -9,6 +9,7 @@
 | `omnitok_media_results_total` | counter: kind, container, result |
 | `omnitok_media_worker_restarts_total` | counter: reason |
 | `omnitok_retries_total` | counter |
+| `omnitok_cache_requests_total` | counter: result |
 | `omnitok_tokenizer_calls_total` | counter: way (link, ray) |
 | `omnitok_queue_requests`, `omnitok_queue_tokens` | gauge |
 | `omnitok_batches_total` | counter: op, stop_reason |
@@ -207,6 +208,8 @@ class IngressMetrics:
         self._restarts = _counter("omnitok_media_worker_restarts_total", "Media workers replaced", "reason")
         self._retries = _Tallied("omnitok_retries_total", "Calls repeated because a tokenizer replica was lost")
         self._calls = _counter("omnitok_tokenizer_calls_total", "Calls over the link or through Ray", "way")
+        self._cached = _counter("omnitok_cache_requests_total", "Pure calls, by what the cache knew of them", "result")
+        self._cached_seen: Tally[str] = Tally()
         self._calls_seen: Tally[str] = Tally()
         self._now_in_flight: Tally[str] = Tally()
         self._media_seen: Tally[tuple[str, str, str]] = Tally()
@@ -240,6 +243,13 @@ class IngressMetrics:
             if more := count - self._calls_seen[way]:
                 self._calls.inc(more, tags={"way": way})
                 self._calls_seen[way] = count
+
+    def replayed(self, results: Mapping[str, int]) -> None:
+        """Take over how many pure calls the cache answered, and how many it did not, since the start."""
+        for result, count in results.items():
+            if more := count - self._cached_seen[result]:
+                self._cached.inc(more, tags={"result": result})
+                self._cached_seen[result] = count
 
     def media(self, results: Mapping[tuple[str, str, str], int], restarts: Mapping[str, int]) -> None:
         """Take over what the media pool has counted since it started.

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from media.limits import MIB
+from service.api.request_id import MAX_HEADER_BYTES, MAX_HEADERS
 from service.settings import Limits, Settings
 
 RAY_GRACE_SECONDS = 30.0  # Ray's own limit on a request exceeds ours by this, so that ours speaks first
 MESSAGE_OVERHEAD_BYTES = MIB
 PROXY_BUFFER_BYTES = 2**18  # holds a raw 256x256 picture, so that HAProxy can send it to another replica
+PROXY_RESERVE_BYTES = 2**12  # of a buffer, for the request line and for what HAProxy adds
 CLIENT_SILENCE_SECONDS = 120
 LOG_FILE_BYTES = 4 * MIB  # Ray has some forty, and keeps a second one of each
 HAPROXY_START = Path(__file__).with_name("haproxy-start")
@@ -91,7 +93,14 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
         }
         variables |= {name: _free_port(port) for name, port in HAPROXY_PORTS.items()}
         if (binary := _haproxy_binary()) is not None:
-            variables |= {"RAY_SERVE_HAPROXY_BINARY_PATH": HAPROXY_START, "OMNITOK_HAPROXY_BINARY": binary}
+            variables |= {
+                "RAY_SERVE_HAPROXY_BINARY_PATH": HAPROXY_START,
+                "OMNITOK_HAPROXY_BINARY": binary,
+                "OMNITOK_HAPROXY_HEADERS": MAX_HEADERS,
+                "OMNITOK_HAPROXY_HEADER_BYTES": MAX_HEADER_BYTES,
+                "OMNITOK_HAPROXY_BODY_BYTES": PROXY_BUFFER_BYTES - MAX_HEADER_BYTES - PROXY_RESERVE_BYTES,
+                "OMNITOK_HAPROXY_CLIENT_CONNECTIONS": settings.client_connections,
+            }
         variables |= {name: folder / file for name, file in HAPROXY_FILES.items()}
     else:
         variables["RAY_SERVE_ENABLE_HA_PROXY"] = 0

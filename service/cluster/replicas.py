@@ -24,6 +24,7 @@ from service.chunks import ChunkInput, ChunkOutput
 from service.cluster.coalescer import Coalescer
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
 from service.cluster.jobs import RayJobQueue
+from service.cluster.keyed_answers import RayKeyedAnswers
 from service.cluster.metrics import IngressMetrics, KernelMetrics, TokenizerMetrics
 from service.cluster.ray_environment import MESSAGE_OVERHEAD_BYTES, message_bytes
 from service.cluster.refusals import answer_of
@@ -267,12 +268,13 @@ class Ingress:
             self._directory, settings = directory, self._settings
             self._link = LinkClient(directory.path, settings.held_body_bytes, settings.tries, self._metrics.retried)
         self._backend = RayBackend(self._tokenizer, self._settings, self._metrics, self._link)
-        self._reporter = asyncio.create_task(self._report())
         if self._jobs is not None and self._generators is not None:
             self._runner = job_runner(self._jobs, self._backend, self._generators, self._media, self._settings)
             self._runner.start()
-        name = _replica_name()
-        app = create_app(self._backend, self._media, self._settings, self._metrics, self._generators, name, self._jobs)
+        tiers = (self._backend, self._media, self._settings, self._metrics, self._generators)
+        app = create_app(*tiers, _replica_name(), self._jobs, RayKeyedAnswers(self._settings))
+        self._replays = app.state.services.replays
+        self._reporter = asyncio.create_task(self._report())
         self._gate = Gate(app, self._folder, self._settings.drain_notice_seconds)
         self._gate.start()
         return self._gate
@@ -292,5 +294,6 @@ class Ingress:
         while True:
             self._metrics.media(self._media.results, self._media.restarts)
             self._metrics.called(self._backend.calls)
+            self._metrics.replayed(self._replays.results)
             self._metrics.refresh()
             await asyncio.sleep(REPORT_SECONDS)

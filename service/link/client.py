@@ -42,7 +42,7 @@ from service.link.messages import (
 )
 from service.link.peer import Peer, greet
 from service.link.slots import Slot
-from service.trace import current as current_trace
+from service.trace import packed_trace
 from service.types import Decoded, Encoded, ModelCard, Op, Size, Timing, Want, size_of
 
 WATCH_SECONDS = 0.1
@@ -156,24 +156,13 @@ class LinkClient:
         return self._loop.time() < self._patient_until
 
     async def _call(
-        self,
-        card: ModelCard,
-        op: Op,
-        content: int,
-        array: NDArray[Any],
-        size: Size,
-        seconds: float,
-        want: int = 0,
+        self, card: ModelCard, op: Op, content: int, array: NDArray[Any], size: Size, seconds: float, want: int = 0
     ) -> Encoded | Decoded:
         slot = self._take(array.nbytes)
         self._arena.write(slot, array)
         shape = cast(tuple[int, int, int, int], (*array.shape, 0)[:4])
-        trace = current_trace.get()
-        request = Request(
-            *(0, OPS.index(op), want, content, 0, shape, size, slot.offset, array.nbytes, 0, 0, 0.0),
-            trace=bytes(24) if trace is None else trace.packed,
-            flow=current_flow.get().packed,
-        )
+        place, context = (slot.offset, array.nbytes, 0, 0), (packed_trace(), current_flow.get().packed)
+        request = Request(0, OPS.index(op), want, content, 0, shape, size, *place, 0.0, *context)
         return await self._do(card, request, slot, seconds)
 
     async def _do(self, card: ModelCard, request: Request, slot: Slot, seconds: float) -> Encoded | Decoded:

@@ -219,18 +219,20 @@ def test_settings_passed_to_the_container_exist(path: Path) -> None:
 
 
 def test_a_larger_cluster_is_started_with_what_the_command_sets() -> None:
-    stated = dict(re.findall(r"^#   (RAY_\w+)=(\S+)", (DEPLOY / "serve.yaml").read_text(), re.MULTILINE))
+    stated = dict(re.findall(r"^#   (\w+)=(\S+)", (DEPLOY / "serve.yaml").read_text(), re.MULTILINE))
     variables = ray_environment(Settings(proxy="haproxy"), Path("/tmp"))
     of_one_machine = re.compile("_PORT$|_LOC$|_PATH$|_BASE$|_FILE$|READY_CHECK|DRAINING_PERIOD|TIMEOUT_SERVER")
     for name, value in variables.items():
-        if name.startswith("RAY_") and not of_one_machine.search(name):
+        if name != "OMNITOK_HAPROXY_BINARY" and not of_one_machine.search(name):
             assert stated[name].strip("'") == value.split()[0], name
 
 
 def test_haproxy_starts_with_what_ray_cannot_say(tmp_path: Path) -> None:
     (tmp_path / "haproxy.cfg").write_text(re.sub(r"\{%.*?%\}", "", HAPROXY_CONFIG_TEMPLATE))
     command = [HAPROXY_START, "-db", "-f", str(tmp_path / "haproxy.cfg"), "-sf", "1"]
-    environment = os.environ | {"OMNITOK_HAPROXY_BINARY": shutil.which("echo") or "echo"}
+    variables = ray_environment(Settings(proxy="haproxy", client_connections=7), tmp_path)
+    environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
+    environment["OMNITOK_HAPROXY_BINARY"] = shutil.which("echo") or "echo"
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
     assert done.stdout.split() == command[1:]
     config = (tmp_path / "haproxy.cfg").read_text()
@@ -238,6 +240,10 @@ def test_haproxy_starts_with_what_ray_cannot_say(tmp_path: Path) -> None:
     assert "error_file_path }}\n" not in config
     assert config.count("timeout http-request 15s") == 1
     assert "bind 127.0.0.1:{{ config.stats_port }}" in config
+    frontend = config.partition("\nfrontend http_frontend")[2].partition("\nbackend ")[0]
+    for limit in ("sc0_conn_cur gt 7 }", "req.hdrs,length gt 16384", "wait-for-body time 10s", "status 431"):
+        assert frontend.count(limit) == config.count(limit) == 1, limit
+    assert "tune.http.maxhdr 64\n" in config.partition("\ndefaults")[0]
     head, _, body = (tmp_path / "haproxy.cfg.503.http").read_bytes().partition(b"\r\n\r\n")
     assert json.loads(body)["code"] == "not-ready"
     assert f"Content-Length: {len(body)}" in head.decode()

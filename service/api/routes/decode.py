@@ -69,4 +69,5 @@ ROUTE = Route(
         lambda request: request.headers.get("content-type", "").partition(";")[0].strip().lower() == MSGPACK_SEQUENCE,
         stream,
     ),
+    pure=True,
 )

@@ -94,4 +94,5 @@ ROUTE = Route(
         lambda request: accepts_by_name(request.headers.get("accept"), MSGPACK_SEQUENCE),
         stream,
     ),
+    pure=True,
 )

@@ -27,4 +27,4 @@ async def reconstruct(exchange: Exchange, upload: MediaUpload, options: Reconstr
     return response
 
 
-ROUTE = Route("/reconstruct", MEDIA, ReconstructOptions, PIXEL_TYPES, reconstruct)
+ROUTE = Route("/reconstruct", MEDIA, ReconstructOptions, PIXEL_TYPES, reconstruct, pure=True)

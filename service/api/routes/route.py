@@ -47,6 +47,7 @@ class Route:
         in_query: whether options may come in the query.
         stream: the form that reads the body while it answers, or None.
         as_job: whether the work can be submitted with `Prefer: respond-async`.
+        pure: whether equal requests have equal answers.
     """
 
     path: str
@@ -58,6 +59,7 @@ class Route:
     in_query: bool = True
     stream: StreamForm | None = None
     as_job: bool = False
+    pure: bool = False
 
     def add_to(self, router: APIRouter) -> None:
         """Add the route to a router."""
@@ -94,7 +96,7 @@ class Route:
             return await answer_stream(request, services, self.stream, self.options)
         deadline = Deadline.of(request, self.seconds(services.settings))
         with ExitStack() as stack:
-            place = stack.enter_context(services.admission.admitted())
+            place = stack.enter_context(services.admission.receiving())
             body = await read_body(request, self.takes, limits, place, deadline)
 
             async def work() -> Response:
@@ -105,7 +107,8 @@ class Route:
                 options = parse_options(self.options, query, upload.options)
                 return await self.work(Exchange(request, services, parse_ms, deadline), upload, options)
 
-            response = await while_connected(request, deadline.hold(work()))
+            answer = services.replays.answer(request, body, self.pure, deadline.seconds, work)
+            response = await while_connected(request, deadline.hold(answer))
             if isinstance(response, EventStream):  # its work goes on, and may hold the body
                 response.release = stack.pop_all().close
             return response

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from toy_generators import ToyGenerators
 
 from service.api.app import create_app
+from service.api.log import configure
 from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.flow import Flow
 from service.flow import current as current_flow
@@ -24,7 +26,7 @@ from service.in_process import job_runner, job_store
 from service.jobs.queue import LocalJobQueue
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
-from service.types import Decoded, Encoded, ModelCard, Size, Timing, Want
+from service.types import Backend, Decoded, Encoded, GeneratorBackend, ModelCard, Size, Timing, Want
 
 TIMING = Timing(queue_ms=1.0, compute_ms=2.0, batch_size=1)
 
@@ -39,14 +41,14 @@ VQ, VAE = _card("blocks-vq", "vq", 512, 3, "a"), _card("blocks-vae", "vae", None
 class BlockBackend:
     """A tokenizer without a network: a latent is the mean colour of its block, a token that colour in 9 bits.
 
-    `stall`, where it is set, is awaited before each answer, and `cancelled` counts the calls that were given up there.
-    `seconds` is the time that the last call of `encode` had left, and `flow` whose share it takes.
+    `stall`, where it is set, is awaited before each answer. `waiting` counts the calls there, `cancelled` those that
+    were given up there. `seconds` is the time that the last call of `encode` had left, and `flow` whose share it takes.
     """
 
     def __init__(self) -> None:
         self.cards = [VQ, VAE]
         self.stall: Callable[[], Awaitable[None]] | None = None
-        self.cancelled = 0
+        self.calls = self.waiting = self.cancelled = 0
         self.seconds: float | None = None
         self.flow: Flow | None = None
 
@@ -94,12 +96,16 @@ class BlockBackend:
         return ChunkOutput(pixels, ClipState(t + (0 if state is None else state.frames), ()))
 
     async def _wait(self) -> None:
+        self.calls += 1
+        self.waiting += 1
         try:
             if self.stall is not None:
                 await self.stall()
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
+        finally:
+            self.waiting -= 1
 
     def _latents(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         frames, height, width = pixels.shape[:3]
@@ -142,16 +148,20 @@ class Counts:
 
 
 class Server:
-    """A running server under test."""
+    """A running server under test; other tiers than the usual ones may be given."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self, settings: Settings, backend: Backend | None = None, generators: GeneratorBackend | None = None
+    ) -> None:
         self.backend, self.counts = BlockBackend(), Counts()
         self.generators = ToyGenerators(VQ, VAE)
         self.media = MediaPool(settings.limits, workers=2)
         self._settings = settings
         self._folder = tempfile.TemporaryDirectory()
         self.jobs = LocalJobQueue(job_store(settings, settings.jobs_folder or Path(self._folder.name)))
-        app = create_app(self.backend, self.media, settings, self.counts, self.generators, jobs=self.jobs)
+        tiers = backend or self.backend, generators or self.generators
+        app = create_app(tiers[0], self.media, settings, self.counts, tiers[1], jobs=self.jobs)
+        configure(Path(os.devnull))  # pytest's own lines stay legible
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))

@@ -9,19 +9,23 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.api.admission import Admission, Place
+from service.api.admission import NEWCOMER_SECONDS, Admission, Place
 from service.errors import ProblemError
 
 
 class AdmissionMachine(RuleBasedStateMachine):
     """Admits, reads and ends requests at random; nothing is held beyond the bounds, and nothing stays behind."""
 
-    @initialize(requests=st.integers(1, 5), size=st.integers(1, 100))
-    def start(self, requests: int, size: int) -> None:
-        self.now = 0.0
-        self.requests, self.size = requests, size
-        self.admission = Admission(requests, size, lambda: self.now)
+    def __init__(self) -> None:
+        super().__init__()
         self.open: list[tuple[ExitStack, Place]] = []
+        self.arriving: list[tuple[ExitStack, Place]] = []
+
+    @initialize(requests=st.integers(1, 5), size=st.integers(1, 100), bodies=st.integers(1, 4))
+    def start(self, requests: int, size: int, bodies: int) -> None:
+        self.now = 0.0
+        self.requests, self.size, self.bodies = requests, size, bodies
+        self.admission = Admission(requests, size, lambda: self.now, arriving=bodies)
 
     @rule()
     def admit(self) -> None:
@@ -34,11 +38,52 @@ class AdmissionMachine(RuleBasedStateMachine):
         assert refused.value.code == "overloaded"
         assert 0 < (refused.value.retry_after_seconds or 0) <= 60
 
-    @precondition(lambda self: self.open)
+    @rule(seconds=st.floats(0, 2))
+    def receive(self, seconds: float) -> None:
+        self.now += seconds
+        stack = ExitStack()
+        if len(self.open) >= self.requests:
+            with pytest.raises(ProblemError, match="overloaded"):
+                stack.enter_context(self.admission.receiving())
+            return
+        slow = [place for _, place in self.arriving if place.give_way and self.now - place.since >= NEWCOMER_SECONDS]
+        if len(self.arriving) == self.bodies and not slow:
+            with pytest.raises(ProblemError, match="overloaded"):
+                stack.enter_context(self.admission.receiving())
+            return
+        expected = len(self.arriving) + (len(self.arriving) < self.bodies)
+        place = stack.enter_context(self.admission.receiving())
+        place.give_way = lambda: self.given_up(place)
+        self.arriving.append((stack, place))
+        assert len(self.arriving) == expected
+
+    def given_up(self, place: Place) -> None:
+        """Do what the reader of a body does: it ends with a refusal."""
+        rate = place.held / (self.now - place.since)
+        others = [one for _, one in self.arriving if self.now - one.since >= NEWCOMER_SECONDS]
+        assert rate == min(one.held / (self.now - one.since) for one in others)
+        (ended,) = [entry for entry in self.arriving if entry[1] is place]
+        self.arriving.remove(ended)
+        ended[0].close()
+
+    @precondition(lambda self: self.arriving)
+    @rule(data=st.data())
+    def arrive(self, data: st.DataObject) -> None:
+        arrived = data.draw(st.sampled_from(self.arriving))
+        self.arriving.remove(arrived)
+        if len(self.open) < self.requests:
+            arrived[1].arrived()
+            self.open.append(arrived)
+        else:
+            with pytest.raises(ProblemError, match="overloaded"), arrived[0]:
+                arrived[1].arrived()
+
+    @precondition(lambda self: self.open or self.arriving)
     @rule(data=st.data(), size=st.integers(0, 60), arrives=st.booleans())
     def read(self, data: st.DataObject, size: int, arrives: bool) -> None:
-        _, place = data.draw(st.sampled_from(self.open))
-        others = sum(other.held for _, other in self.open if other is not place)
+        places = [place for _, place in self.open + self.arriving]
+        place = data.draw(st.sampled_from(places))
+        others = sum(other.held for other in places if other is not place)
         take = place.take if arrives else place.expect
         if others and others + place.held + size > self.size:
             with pytest.raises(ProblemError, match="overloaded"):
@@ -56,12 +101,11 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @invariant()
     def bounds_hold(self) -> None:
-        if hasattr(self, "open"):
-            held = [place.held for _, place in self.open if place.held]
-            assert len(held) <= 1 or sum(held) <= self.size + max(held)
+        held = [place.held for _, place in self.open + self.arriving if place.held]
+        assert len(held) <= 1 or sum(held) <= self.size + max(held)
 
     def teardown(self) -> None:
-        for stack, _ in getattr(self, "open", []):
+        for stack, _ in self.open + self.arriving:
             stack.close()
         if hasattr(self, "admission"):
             with self.admission.admitted() as place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Iterator
 
@@ -85,21 +86,76 @@ def test_the_tokenizer_is_told_whose_request_it_is_and_how_urgent(small: Server,
         assert (flow.priority, str(flow.caller)[:10]) == (priority, "127.0.0.1:")
 
 
+HEAD = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
+
+
 def test_a_full_service_refuses_before_the_body_and_its_probes_still_pass(small: Server, client: httpx.Client) -> None:
-    head = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 9\r\n\r\n"
-    slow = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(3)]
-    for connection in slow:
-        connection.sendall(head)
-    eventually(lambda: small.counts.flying["/encode"] == 3)
+    small.backend.stall = forever
+    body = picture()
+    whole = HEAD.replace(b": 9", f": {len(body)}".encode()) + body
+    working = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(3)]
+    for connection in working:
+        connection.sendall(whole)
     with socket.create_connection(("127.0.0.1", small.port)) as connection:
-        connection.sendall(head)  # and nothing of the body
+        eventually(lambda: small.backend.waiting == 3)
+        connection.sendall(HEAD)  # and nothing of the body
         answer = connection.recv(4096)
         assert b" 503 " in answer
         assert b"retry-after: " in answer.lower()
     assert client.get("/health/ready").status_code == 200
+    for connection in working:
+        connection.close()
+    small.backend.stall = None
+    eventually(lambda: client.post("/encode", content=body, headers=PNG).status_code == 200)
+
+
+def test_slow_bodies_take_no_place_of_the_work(small: Server, client: httpx.Client) -> None:
+    slow = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(4)]
+    for connection in slow:
+        connection.sendall(HEAD)
+    eventually(lambda: small.counts.flying["/encode"] == 4)
+    assert client.post("/encode", content=picture(), headers=PNG).status_code == 200
     for connection in slow:
         connection.close()
-    eventually(lambda: client.post("/encode", content=picture(), headers=PNG).status_code == 200)
+
+
+def test_of_too_many_bodies_the_slowest_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.admission.NEWCOMER_SECONDS", 0.0)
+    with Server(Settings(limits=LIMITS, max_arriving_requests=3)) as server:
+        slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
+        for number, connection in enumerate(slow):
+            connection.sendall(HEAD + bytes(2 * number))
+            eventually(lambda count=number + 1: server.counts.flying["/encode"] == count)
+        answer = httpx.post(f"{server.url}/encode", content=picture(), headers=PNG, timeout=60)
+        assert answer.status_code == 200
+        refusal = slow[0].recv(4096)
+        assert b" 408 " in refusal
+        assert b'"slow-body"' in refusal
+        slow[2].sendall(bytes(5))
+        assert b" 408 " not in slow[2].recv(4096)
+        for connection in slow:
+            connection.close()
+
+
+def test_a_body_must_keep_its_pace(small: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.body.SLOW_BODY_SECONDS", 0.1)
+    with socket.create_connection(("127.0.0.1", small.port)) as connection:
+        connection.sendall(HEAD.replace(b": 9", b": 9000"))
+        answer = b""
+        connection.settimeout(0.05)
+        while not answer:
+            connection.sendall(b"x")
+            with contextlib.suppress(TimeoutError):
+                answer = connection.recv(4096)
+    assert b" 408 " in answer
+
+
+def test_headers_are_bounded(client: httpx.Client) -> None:
+    for headers in ({f"x-{number}": "y" for number in range(70)}, {"x": "y" * 17_000}):
+        response = client.get("/version", headers=headers)
+        assert (response.status_code, response.json()["code"]) == (431, "headers-too-large")
+        assert response.json()["request_id"] == response.headers["x-request-id"]
+    assert client.get("/version", headers={f"x-{number}": "y" * 200 for number in range(50)}).status_code == 200
 
 
 def test_a_declared_length_is_refused_before_the_body(small: Server) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -20,7 +20,7 @@ from bad_inputs import CASES, LIMITS, Target
 
 from service.api.app import create_app
 from service.api.direct import DirectRoutes
-from service.api.log import LOGGER
+from service.api.log import configure, flush
 from service.formats.codes import write_codes
 from service.formats.msgpack import pack, unpack
 from service.formats.result import EncodeMeta, EncodeResult
@@ -32,6 +32,7 @@ from service.settings import Settings
 MSGPACK = "application/msgpack"
 PIXELS = scene(5, 24, 40)
 ARRAY = pack({"array": pack_tensor(PIXELS)})
+TIMES = ("time", "milliseconds", "trace_id", "span_id")  # what differs from line to line
 TIMED = ("application/x-npz", "application/json")  # whose length depends on the digits of times
 
 
@@ -84,7 +85,7 @@ class App:
     http: httpx.AsyncClient
     backend: BlockBackend
     counts: Counts
-    lines: list[dict[str, Any]]
+    log: Path
 
 
 @asynccontextmanager
@@ -92,11 +93,9 @@ async def both(settings: Settings) -> AsyncIterator[tuple[App, App]]:
     """Yield the service with its direct routes, and with FastAPI alone."""
     pool = MediaPool(settings.limits, 1)
     await pool.start()
-    lines: list[dict[str, Any]] = []
-    listener = logging.Handler()
-    listener.emit = lambda record: lines.append({"event": record.getMessage()} | record.fields)  # type: ignore[attr-defined,method-assign]
     async with AsyncExitStack() as stack:
         stack.push_async_callback(pool.stop)
+        log = Path(stack.enter_context(TemporaryDirectory())) / "log"
         apps = []
         for direct in (True, False):
             backend, counts = BlockBackend(), Counts()
@@ -106,30 +105,36 @@ async def both(settings: Settings) -> AsyncIterator[tuple[App, App]]:
                 app.user_middleware = [layer for layer in layers if layer.cls is not DirectRoutes]
                 assert len(app.user_middleware) == len(layers) - 1
             http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://omnitok")
-            apps.append(App(await stack.enter_async_context(http), backend, counts, lines))
-        LOGGER.addHandler(listener)
-        stack.callback(LOGGER.removeHandler, listener)
+            apps.append(App(await stack.enter_async_context(http), backend, counts, log))
+        configure(log)
+        stack.callback(configure)
         yield apps[0], apps[1]
 
 
 async def ask(app: App, request: Send) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return all that must not depend on the way: the answer, and what was logged."""
-    app.lines.clear()
+    flush()
+    before = app.log.stat().st_size
     answer = await app.http.request(request.method, request.path, headers=request.headers, content=request.body)
-    for line in app.lines:
+    flush()
+    lines = [json.loads(line) for line in app.log.read_bytes()[before:].splitlines()]
+    for line in lines:
         assert line.pop("request_id") == answer.headers["x-request-id"]
-        del line["milliseconds"]
-        if answer.headers.get("content-type") in TIMED:
+        for name in [name for name in line if name in TIMES or name.endswith("_ms")]:
+            del line[name]
+        if answer.headers.get("content-type") in TIMED or "retry-after" in answer.headers:
             del line["bytes_out"]
-    return comparable(answer), list(app.lines)
+    return comparable(answer), lines
 
 
 def comparable(answer: httpx.Response) -> dict[str, Any]:
     """Return all of an answer but times and ids that the service made."""
     headers = {name: re.sub(r"dur=[\d.]+", "dur=", value) for name, value in answer.headers.items()}
-    headers.pop("traceresponse", None)
+    headers.pop("traceresponse", None)  # refused headers have none
     request_id = headers["x-request-id"]
     made = re.fullmatch("[0-9a-f]{32}", request_id) is not None
+    if "retry-after" in headers:
+        headers.pop("content-length")
     body: Any = answer.content
     if headers.get("content-type") == MSGPACK:
         body = unpack(body, 2**20)
@@ -139,6 +144,7 @@ def comparable(answer: httpx.Response) -> dict[str, Any]:
         body = re.sub(rb'"\w+_ms": ?[\d.e-]+', b"", body)
     if isinstance(body, dict):
         body.pop("timing", None)
+        body.pop("retry_after_seconds", None)
         if made:
             body = {name: value for name, value in body.items() if request_id not in str(value)}
     if made:

@@ -215,7 +215,7 @@ def test_a_repeated_submission_makes_one_job(http: httpx.Client) -> None:
     key = {"Idempotency-Key": "5c1f"}
     first = submit(http, "class=0", key)
     assert submit(http, "class=0", key)["id"] == first["id"]
-    refused(http.post("/generate?class=1", headers=ASYNC | key), 409, "idempotency-conflict")
+    refused(http.post("/generate?class=1", headers=ASYNC | key), 422, "idempotency-conflict")
     refused(http.post("/generate?class=1", headers=ASYNC | {"Idempotency-Key": "a b"}), 400, "bad-header")
     twice = [*ASYNC.items(), ("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     refused(http.post("/generate?class=1", headers=twice), 400, "bad-header")

@@ -85,6 +85,15 @@ def test_every_route_of_the_schema_is_public_or_closed(http: httpx.Client) -> No
             assert (status == 401) != path.startswith(("/health/", "/version", "/problems/")), (method, path)
 
 
+def test_openapi_says_which_routes_need_a_key(http: httpx.Client, server: Server) -> None:
+    schema = http.get("/openapi.json").json()
+    assert schema["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert schema["paths"]["/encode"]["post"]["security"] == [{"key": []}]
+    assert schema["paths"]["/health/ready"]["get"]["security"] == []
+    without_keys = httpx.get(f"{server.url}/openapi.json").json()
+    assert without_keys["paths"]["/encode"]["post"]["security"] == [{}, {"key": []}]
+
+
 @pytest.mark.parametrize(
     "header",
     ["", "Bearer", "Bearer nonsense", "Basic abc", "omnitok_x", "Bearer " + "é" * 9, "Bearer x" * 50],

