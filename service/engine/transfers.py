@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
@@ -25,21 +25,21 @@ class Download:
     Args:
         hosts: page-locked copies, as far as they have come; None stays None.
         held: tensors that the device still reads.
-        wait: returns when the last copy has come; None on a CPU.
+        done: is recorded after the last copy; None on a CPU.
     """
 
     def __init__(
-        self, hosts: Sequence[Tensor | None], held: Sequence[Tensor | None], wait: Callable[[], None] | None
+        self, hosts: Sequence[Tensor | None], held: Sequence[Tensor | None], done: torch.cuda.Event | None
     ) -> None:
-        self._hosts, self._held, self._wait = hosts, held, wait
+        self._hosts, self._held, self._done = hosts, held, done
 
     def arrays(self) -> list[NDArray[Any] | None]:
         """Wait for the results and return them, once; the memory that they came through is free afterwards."""
-        if self._wait is not None:
-            self._wait()
+        if self._done is not None:
+            self._done.synchronize()
         hosts, self._hosts, self._held = self._hosts, (), ()
         arrays = [None if host is None else host.numpy() for host in hosts]
-        return arrays if self._wait is None else [None if array is None else array.copy() for array in arrays]
+        return arrays if self._done is None else [None if array is None else array.copy() for array in arrays]
 
 
 class Transfers:
@@ -53,7 +53,6 @@ class Transfers:
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._cuda = device, device.type == "cuda"
-        self._open = 0  # downloads that nobody has waited for yet
         if self._cuda:
             self._up, self._down = torch.cuda.Stream(device), torch.cuda.Stream(device)
             # as the captured kernels: whole batches go before the steps of a generator
@@ -103,17 +102,10 @@ class Transfers:
         self._down.wait_stream(self._compute)
         with torch.cuda.stream(self._down):
             hosts = [None if result is None else _to_host(result) for result in results]
-            spinning, sleeping = torch.cuda.Event(), torch.cuda.Event(blocking=True)
-            spinning.record()
-            sleeping.record()
-        self._open += 1
-
-        def wait() -> None:
-            # the device wakes a thread late, which matters only where it has no other work
-            (spinning if self._open == 1 else sleeping).synchronize()
-            self._open -= 1
-
-        return Download(hosts, (batch, *results), wait)
+            # a thread that sleeps is woken late, which matters where one item is all that there is to do
+            done = torch.cuda.Event(blocking=len(batch) > 1)
+            done.record()
+        return Download(hosts, (batch, *results), done)
 
 
 def _stack(arrays: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:

@@ -24,7 +24,8 @@ from service.scheduling.item import Item, Key
 StopReason = Literal["drained", "count", "budget"]
 
 MAX_RUNNING = 2
-# A batch that takes longer hides what the host does between two, and what arrives during it should find an open batch.
+# A batch goes behind a short one once enough waits to fill it: small ones cost the host as much as large ones.
+# A long one hides what the host does between two.
 AHEAD_SECONDS = 0.02
 OLDEST_EVERY = 4  # batches; the least share of what would otherwise starve
 MAX_TIMES_FREE = 4  # a caller's hold on the queue, as a multiple of what is free: others always find some
@@ -43,7 +44,7 @@ class Batch:
 
 
 class Batcher:
-    """The queue and the choice of the next batch. A short batch has the next one queued behind it.
+    """The queue and the choice of the next batch. A short batch has the next one behind it where enough waits.
 
     Args:
         max_tokens: latent positions of one batch; a larger item runs alone.
@@ -180,8 +181,9 @@ class Batcher:
     def _is_busy(self) -> bool:
         if not self.running:
             return False
-        seconds = self._running_seconds()
-        return len(self.running) == MAX_RUNNING or seconds is None or seconds > AHEAD_SECONDS
+        seconds, grows = self._running_seconds(), self.queued_tokens < self.max_tokens
+        grows &= self.queued_requests < self.max_requests
+        return grows or len(self.running) == MAX_RUNNING or seconds is None or seconds > AHEAD_SECONDS
 
     def _running_seconds(self) -> float | None:
         return self._rate.seconds(sum(batch.cost for batch in self.running))

@@ -225,11 +225,22 @@ def test_a_lone_item_runs_at_once() -> None:
 
 
 def test_a_short_batch_has_the_next_one_behind_it_and_a_long_one_has_not() -> None:
-    for seconds, started in ((0.01, 2), (0.03, 1)):
+    for seconds, count, cost, started in ((0.01, 4, 10, 2), (0.03, 4, 10, 1), (0.001, 18, 1, 2)):
         batcher = measured((10, seconds))
-        for number in range(4):
-            batcher.submit(item(number, KEYS[0], 10), 0.0)
+        for number in range(count):
+            batcher.submit(item(number, KEYS[0], cost), 0.0)
         assert sum(batcher.next_batch(0.0) is not None for _ in range(4)) == started
+
+
+def test_a_batch_that_may_grow_waits_for_the_one_that_runs() -> None:
+    batcher = measured((10, 0.001))
+    batcher.submit(item(0, KEYS[0], 5), 0.0)
+    assert batcher.next_batch(0.0) is not None
+    for number in range(1, 8):
+        batcher.submit(item(number, KEYS[number % 2], 1), 0.0)
+        assert batcher.next_batch(0.0) is None
+    batcher.submit(item(8, KEYS[0], 3), 0.0)
+    assert batcher.next_batch(0.0) is not None, "enough waits, though not of one key"
 
 
 def test_images_do_not_starve_a_clip_nor_the_clip_the_images() -> None:
