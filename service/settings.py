@@ -82,7 +82,7 @@ class Settings(BaseSettings):
         False,
         description="run media workers without Landlock or seccomp where the kernel lacks them",
     )
-    max_batch_tokens: int = Field(16_384, gt=0, description="latent positions of one batch")
+    max_batch_tokens: int = Field(32_768, gt=0, description="latent positions of one batch")
     max_batch_requests: int = Field(32, gt=0, description="requests of one batch")
     max_queue_tokens: int = Field(
         262_144, gt=0, description="latent positions waiting in one replica before it refuses"

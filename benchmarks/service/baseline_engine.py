@@ -21,7 +21,7 @@ from service.types import TokenizerKey
 BATCH = 16
 MAX_BODY_BYTES = 2**24
 SIZES = ((1, 256, 256), (17, 128, 128))
-BATCH_TOKENS = 16_384  # latent positions of a batch in the warm-up, as in the service
+BATCH_TOKENS = 16_384  # latent positions of a batch in the warm-up
 
 
 class Encoder:
