@@ -155,6 +155,12 @@ def rows() -> dict[str, list[dict[str, Any]]]:
                 "drained: nothing else of that shape was waiting; the others: a bound was reached.",
             ),
             panel(
+                "Batches that ran again by halves",
+                "short",
+                {"{{op}} {{failure}}": "sum by (op, failure) (ray_omnitok_batch_splits_total)"},
+                "memory: the batch did not fit, and batches of its shape are smaller now; error: one item failed.",
+            ),
+            panel(
                 "Time of a batch, p95",
                 "s",
                 {"{{op}}": quantile(0.95, "batch_duration_seconds", "le, op")},
@@ -257,12 +263,6 @@ def rows() -> dict[str, list[dict[str, Any]]]:
                 "short",
                 {"{{way}}": rate("tokenizer_calls_total", "way")},
                 "Calls a second: link within a node, ray across nodes or while a node has no tokenizer.",
-            ),
-            panel(
-                "Batches split",
-                "short",
-                {"{{op}} {{failure}}": rate("batch_splits_total", "op, failure")},
-                "Batches a second whose halves ran again: for want of memory, or to find the item that fails.",
             ),
             panel(
                 "Cached answers",
