@@ -17,6 +17,7 @@ from service.cli.encode import encode
 from service.cli.errors import EXPECTED, sentence
 from service.cli.generate import generate
 from service.cli.inspect import inspect
+from service.cli.jobs import app as jobs
 from service.cli.keys import app as keys
 from service.cli.models import models
 from service.cli.plugins import Commands
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 for command in (serve, encode, decode, reconstruct, generate, inspect, models, convert):
     app.command()(command)
+app.add_typer(jobs, name="jobs")
 app.add_typer(keys, name="keys")
 
 

@@ -42,7 +42,7 @@ def generate(
 ) -> None:
     """Generate images or videos of a class, or continue a picture or a clip."""
     location.check(options.model)
-    prefix = _prefix(image, video, tokens)
+    prefix = chosen_prefix(image, video, tokens)
     suffix = _suffix(out, grid, format, options.n)
     if suffix in PICTURE_SUFFIXES and (options.frames or 1) > 1:
         raise typer.BadParameter(f"A file {suffix} holds one picture, not {options.frames} frames.", param_hint="--out")
@@ -64,7 +64,13 @@ def generate(
         console.print(f"{path}: {about}", markup=False)
 
 
-def _prefix(image: Path | None, video: Path | None, tokens: Path | None) -> Prefix | None:
+def chosen_prefix(image: Path | None, video: Path | None, tokens: Path | None) -> Prefix | None:
+    """Return the frames to continue, of which a caller may name one kind.
+
+    Raises:
+        typer.BadParameter: more than one was named.
+        CommandError: the file of tokens is not sound.
+    """
     given = [path for path in (image, video, tokens) if path is not None]
     if len(given) > 1:
         raise typer.BadParameter("A video has one beginning; name one of --image, --video and --tokens.")

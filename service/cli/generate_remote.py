@@ -34,10 +34,7 @@ class ServiceGenerator:
             CommandError: the service refuses or fails, or a file cannot be read.
         """
         given: Any = options.model_dump(exclude_unset=True)
-        source: Any = prefix
-        if isinstance(prefix, Path) and is_array(prefix):
-            with open_media(prefix, MediaOptions()) as reader:
-                source = np.stack(list(reader))
+        source = prefix_media(prefix)
         events = []
         with failures():
             for event in self._client.generate_events(given.pop("class_", None), prefix=source, **given):
@@ -45,3 +42,15 @@ class ServiceGenerator:
                     on_progress(event.fields["done"], event.fields["total"])
                 events.append(event)
         return samples_of(events)
+
+
+def prefix_media(prefix: Prefix | None) -> Any:
+    """Return frames to continue in the form of a call.
+
+    Raises:
+        CommandError: a file cannot be read.
+    """
+    if isinstance(prefix, Path) and is_array(prefix):
+        with open_media(prefix, MediaOptions()) as reader:
+            return np.stack(list(reader))
+    return prefix

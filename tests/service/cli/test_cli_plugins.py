@@ -89,6 +89,7 @@ def test_help_lists_the_commands_that_can_run_here(omnitok: Omnitok, house: None
         "inspect",
         "models",
         "convert",
+        "jobs",
         "keys",
         *sorted(HERE),
     ]
