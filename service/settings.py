@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         262_144, gt=0, description="latent positions waiting in one replica before it refuses"
     )
     max_queue_seconds: float = Field(
-        4.0, gt=0, description="longest expected wait in one replica's queue before it refuses, by its measured rate"
+        2.0, gt=0, description="longest expected wait in one replica's queue before it refuses, by its measured rate"
     )
     generator_replicas: int = Field(
         0,

@@ -361,6 +361,13 @@ def test_what_cannot_start_in_time_is_refused_at_once() -> None:
     batcher.submit(item(1, KEYS[0], 10, deadline=2.5), 1.0)  # by then it runs for a second already
 
 
+def test_what_would_start_in_time_and_end_late_is_refused_at_once() -> None:
+    batcher = measured((10, 2.0))
+    batcher.submit(item(0, KEYS[0], 10), 0.0)
+    assert refusal(batcher, deadline=3.5).actual == pytest.approx(2.0)  # and eight like it take 1.6 s
+    batcher.submit(item(1, KEYS[0], 10, deadline=4.5), 0.0)
+
+
 def test_an_idle_batcher_refuses_nobody() -> None:
     batcher = measured((1, 50.0), max_queue_seconds=0.1)
     batcher.submit(item(0, KEYS[0], 1000, deadline=0.1), 0.0)

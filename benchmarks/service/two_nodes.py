@@ -1,0 +1,197 @@
+"""`python -m benchmarks.service.two_nodes`: two nodes on this machine, tokenizers on one of them, and their loss.
+
+Ray calls whatever has a raylet of its own a node, so a request to an ingress replica of the other node takes Ray's way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import ray
+import typer
+from ray import serve
+from ray.cluster_utils import Cluster
+from ray.serve.context import _get_global_client
+from ray.serve.schema import ServeDeploySchema
+
+from benchmarks.chaos.callers import Callers
+from benchmarks.service.cpu import snapshot
+from benchmarks.service.load import Load, Run, run_load
+from benchmarks.service.report import summarize
+from benchmarks.service.stub import StubTokenizer
+from service.cluster import app as service
+from service.cluster.app import APP_NAME, LOGICAL_CPUS
+from service.cluster.ray_environment import environment, ray_environment, ray_request_seconds
+from service.settings import Settings
+
+app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
+HEAD, OTHER = "head", "other"  # resources, so that a deployment can be put on a node
+READY_SECONDS = 120.0
+COLUMNS = (
+    *("layout", "200/s", "p50, ms", "calls over the link", "through Ray"),
+    *("CPU ms a request: ingress", "tokenizer", "all"),
+)
+OBJECT_BYTES = 128 * 2**20
+LAG_SECONDS = 12.0  # of Ray's exporter
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Places of the two tiers.
+
+    Args:
+        title: for the table.
+        ingress: the node of all ingress replicas; None for one on each.
+    """
+
+    title: str
+    ingress: str | None
+
+
+LAYOUTS = (
+    Layout("ingress with the tokenizer", OTHER),
+    Layout("ingress on the other node", HEAD),
+    Layout("ingress on both nodes", None),
+)
+
+
+def build_stub(args: dict[str, Any]) -> serve.Application:
+    """Return the application with tokenizers that take 2 ms a batch."""
+    service.Tokenizer = StubTokenizer  # type: ignore[misc]
+    return service.build(args)
+
+
+@app.command()
+def main(
+    seconds: Annotated[float, typer.Option(help="Length of each run.")] = 15.0,
+    connections: Annotated[int, typer.Option(help="Requests in flight.")] = 8,
+    mix: Annotated[str, typer.Option(help="As for `benchmarks.service`.")] = "img256",
+    stub: Annotated[
+        bool, typer.Option(help="Tokenizers that take 2 ms a batch, as of `benchmarks.service.stub`.")
+    ] = True,
+    port: Annotated[int, typer.Option(help="Of the API; the next two are for metrics.")] = 8340,
+) -> None:
+    """Measure each layout, then lose the node of the tokenizer under load and give it back."""
+    settings = Settings(port=port, metrics_port=port + 1, torch_threads=1)
+    with environment(ray_environment(settings, Path(tempfile.mkdtemp(prefix="two-nodes-")))):
+        cluster = Cluster(initialize_head=True, head_node_args=_node(HEAD, port + 1))
+        try:
+            other = cluster.add_node(**_node(OTHER, port + 2))
+            ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
+            http = {"host": "127.0.0.1", "port": port, "request_timeout_s": ray_request_seconds(settings)}
+            serve.start(proxy_location="HeadOnly", http_options=http)
+            print(f"| {' | '.join(COLUMNS)} |")
+            print(f"{'|---' * len(COLUMNS)}|")
+            for layout in LAYOUTS:
+                _deploy(settings, layout, is_stub=True)
+                print(_measure(layout, port, mix, connections, seconds), flush=True)
+            _deploy(settings, LAYOUTS[-1], is_stub=False)
+            for line in _lose(cluster, other, port):
+                print(line, flush=True)
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+            cluster.shutdown()
+
+
+def _node(name: str, metrics_port: int) -> dict[str, Any]:
+    return {
+        "num_cpus": 4,
+        "resources": {name: 1},
+        "object_store_memory": OBJECT_BYTES,
+        "metrics_export_port": metrics_port,
+        "include_dashboard": False,
+    }
+
+
+def _deploy(settings: Settings, layout: Layout, is_stub: bool) -> None:
+    """Deploy as `serve deploy` does, with a file that says where the deployments go."""
+    ingress: dict[str, Any] = {"name": "Ingress", "num_replicas": 2, "ray_actor_options": _on(layout.ingress)}
+    if layout.ingress is None:
+        ingress["max_replicas_per_node"] = 1
+    tokenizer = {"name": "StubTokenizer" if is_stub else "Tokenizer", "ray_actor_options": _on(OTHER)}
+    path = "benchmarks.service.two_nodes:build_stub" if is_stub else "service.cluster.app:build"
+    fields = settings.model_dump(mode="json", include={"port", "metrics_port", "torch_threads"})
+    application = {"name": APP_NAME, "import_path": path, "args": fields, "deployments": [ingress, tokenizer]}
+    client = _get_global_client()
+    assert client is not None
+    client.deploy_apps(ServeDeploySchema(applications=[application]), _blocking=True)  # as `serve run` does
+    _wait(settings.port)
+
+
+def _on(node: str | None) -> dict[str, Any]:
+    return {"num_cpus": LOGICAL_CPUS, "resources": {node: 0.01}} if node else {"num_cpus": LOGICAL_CPUS}
+
+
+def _wait(port: int) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    in_a_row = 0
+    while in_a_row < 10:  # of both replicas
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=5, trust_env=False)
+            in_a_row = in_a_row + 1 if answer.status_code == 200 else 0
+        except httpx.HTTPError:
+            in_a_row = 0
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"The service on port {port} is not ready after {READY_SECONDS:.0f} s.")
+        time.sleep(0.1)
+
+
+def _measure(layout: Layout, port: int, mix: str, connections: int, seconds: float) -> str:
+    before = _ways(port)
+    run: Run = run_load(Load(f"http://127.0.0.1:{port}", mix, None, connections, seconds), os.getpid())
+    time.sleep(LAG_SECONDS)
+    after = _ways(port)
+    summary = summarize(run, objective_s=1.0)
+    calls = {way: after.get(way, 0.0) - before.get(way, 0.0) for way in ("link", "ray")}
+    share = {way: count / max(sum(calls.values()), 1.0) for way, count in calls.items()}
+    cost = {name: 1e3 * spent / max(run.cpu_answers, 1) for name, (_, spent) in run.cpu.items()}
+    tokenizer = cost.get("StubTokenizer", cost.get("Tokenizer", 0.0))
+    milliseconds = " | ".join(f"{value:.2f}" for value in (cost.get("Ingress", 0.0), tokenizer, sum(cost.values())))
+    ways = f"{share['link']:.0%} | {share['ray']:.0%}"
+    return f"| {layout.title} | {summary.rate:.0f} | {summary.latency_ms[0]:.1f} | {ways} | {milliseconds} |"
+
+
+def _ways(port: int) -> dict[str, float]:
+    """Return the calls of tokenizers by their way, of both nodes together."""
+    found: dict[str, float] = {}
+    for metrics in (port + 1, port + 2):
+        for line in httpx.get(f"http://127.0.0.1:{metrics}/metrics", timeout=10, trust_env=False).text.splitlines():
+            if line.startswith("ray_omnitok_tokenizer_calls_total{"):
+                way = line.partition('way="')[2].partition('"')[0]
+                found[way] = found.get(way, 0.0) + float(line.rpartition(" ")[2])
+    return found
+
+
+def _lose(cluster: Cluster, node: Any, port: int) -> Iterator[str]:
+    """Kill the node of the tokenizer and one ingress replica under load, and start another one."""
+    with Callers(f"http://127.0.0.1:{port}", 2, 30, 0.05, False) as load:
+        time.sleep(3.0)
+        begun = time.monotonic()
+        cluster.remove_node(node, allow_graceful=False)
+        status = httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=10, trust_env=False).status_code
+        cluster.add_node(**_node(OTHER, port + 2))
+        started = time.monotonic()
+        _wait(port)
+        ready = time.monotonic()
+        time.sleep(3.0)
+    failed = [call.error for call in load.calls if call.error]
+    slowest = max(call.ended - call.begun for call in load.calls)
+    yield f"\nLoss of the tokenizer's node: {len(failed)} of {len(load.calls)} calls failed, "
+    yield f"the slowest took {slowest:.1f} s. /health/live answered {status}. "
+    yield f"Another node was there after {started - begun:.1f} s, the service ready after {ready - begun:.1f} s."
+    yield from dict.fromkeys(failed)
+    names = sorted(process.name for process in snapshot(os.getpid()).values())
+    yield f"Processes then: {', '.join(f'{names.count(name)} {name}' for name in dict.fromkeys(names))}"
+
+
+if __name__ == "__main__":
+    app()
