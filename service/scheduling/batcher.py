@@ -100,7 +100,7 @@ class Batcher:
             self._check_space(item, now)
         patience = item.deadline - now
         if self._items:
-            patience = min(patience - self._batch_seconds(item), self.max_queue_seconds)
+            patience = min(patience - self.batch_seconds(item), self.max_queue_seconds)
         longest = self._rate.seconds(self.queued_tokens + sum(batch.cost for batch in self.running))
         # an estimate takes time, which a short queue does not need
         wait = self.wait(item, now) if longest is not None and longest > patience else None
@@ -185,7 +185,7 @@ class Batcher:
         grows &= self.queued_requests < self.max_requests
         return grows or len(self.running) == MAX_RUNNING or seconds is None or seconds > AHEAD_SECONDS
 
-    def _batch_seconds(self, item: Item) -> float:
+    def batch_seconds(self, item: Item) -> float:
         """Return the seconds of the batch that an item will be in, when as many like it wait as fit."""
         cost = min(self.queued_tokens + item.cost, self.budget(item.key), self.max_requests * item.cost)
         return self._rate.seconds(cost) or 0.0

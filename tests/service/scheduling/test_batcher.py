@@ -64,7 +64,8 @@ class BatcherMachine(RuleBasedStateMachine):
         item = Item(self.next_id, key, cost, self.now + patience, None, flow)
         self.next_id += 1
         wait = self.batcher.wait(item, self.now)
-        longest = min(patience, self.batcher.max_queue_seconds) if self.waiting else patience
+        in_time = patience - self.batcher.batch_seconds(item)
+        longest = min(in_time, self.batcher.max_queue_seconds) if self.waiting else patience
         if not self.fits(item) or (wait is not None and wait > longest):
             assert self.waiting or self.running, "an idle batcher refuses nobody"
             with pytest.raises(ProblemError) as refused:
