@@ -21,7 +21,7 @@ from service.client.duplex import DuplexTransport
 from service.client.generation import EventReader, GenerateEvent, GenerateOptions, Prefix
 from service.client.jobs import Job, JobEvent, JobEventReader
 from service.client.media import Body, Codes, Media
-from service.client.retries import RetryRule, ServiceError
+from service.client.retries import BrokenStreamError, RetryRule, ServiceError, stream_failure
 from service.client.streams import (
     AsyncStream,
     CodeParts,
@@ -169,9 +169,14 @@ class AsyncClient:
         **options: Unpack[GenerateOptions],
     ) -> Samples | list[bytes]:
         """Make pictures or clips; see `Client.generate`."""
-        stream = self.generate_events(class_, prefix=prefix, accept=accept, **options)
-        events = [event async for event in stream]
-        return generation.files_of(events) if accept else generation.samples_of(events)
+        for attempt in count():
+            try:
+                stream = self.generate_events(class_, prefix=prefix, accept=accept, **options)
+                events = [event async for event in stream]
+                return generation.files_of(events) if accept else generation.samples_of(events)
+            except BrokenStreamError as error:
+                await self._sleep(self._rule.again(attempt, error))
+        raise AssertionError("The rule ends the loop.")
 
     async def generate_events(
         self,
@@ -282,7 +287,7 @@ class AsyncClient:
         try:
             yield response
         except httpx.HTTPError as error:
-            RetryRule(0).wait(0, error)
+            raise stream_failure(error) from error
         finally:
             await response.aclose()
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
@@ -20,7 +21,7 @@ from service.client.calls import LOCAL_URL, Call, ConnectionOptions, DecodeOptio
 from service.client.generation import EventReader, GenerateEvent, GenerateOptions, Prefix
 from service.client.jobs import Job, JobEvent, JobEventReader
 from service.client.media import Body, Codes, Media
-from service.client.retries import RetryRule, ServiceError
+from service.client.retries import RetryRule, ServiceError, stream_failure
 from service.client.streams import (
     AsyncStream,
     CodeParts,
@@ -237,7 +238,8 @@ class Client:
             ServiceError: with the service's problem document.
             TypeError, ValueError: the prefix is not one of these, or the options contradict each other.
         """
-        events = list(self.generate_events(class_, prefix=prefix, accept=accept, **options))
+        once = partial(self.generate_events, class_, prefix=prefix, accept=accept, **options)
+        events = generation.collected(once, self._rule, self._sleep)
         return generation.files_of(events) if accept else generation.samples_of(events)
 
     def generate_events(
@@ -369,7 +371,7 @@ class Client:
         try:
             yield response
         except httpx.HTTPError as error:
-            RetryRule(0).wait(0, error)
+            raise stream_failure(error) from error
         finally:
             response.close()
 
@@ -377,7 +379,8 @@ class Client:
         for attempt in count():
             outcome: httpx.Response | httpx.HTTPError
             try:
-                request = self._http.build_request(**call.arguments(), content=_content(call.body))
+                content = _pieces(call.body) if isinstance(call.body, Path) else call.body
+                request = self._http.build_request(**call.arguments(), content=content)
                 outcome = self._http.send(request, stream=stream)
                 if outcome.is_success:
                     return outcome
@@ -386,10 +389,6 @@ class Client:
                 outcome = error
             self._sleep((rule or self._rule).wait(attempt, outcome))
         raise AssertionError("The rule ends the loop.")
-
-
-def _content(body: bytes | Path | None) -> bytes | Iterator[bytes] | None:
-    return _pieces(body) if isinstance(body, Path) else body
 
 
 def _pieces(path: Path) -> Iterator[bytes]:

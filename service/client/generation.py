@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal, TypeAlias, TypedDict
 
 import httpx
@@ -13,7 +14,7 @@ import numpy as np
 
 from service.client.calls import Call
 from service.client.media import Media, content_type, media_body
-from service.client.retries import ServiceError
+from service.client.retries import BrokenStreamError, RetryRule, ServiceError
 from service.formats.codes import read_codes, write_codes
 from service.formats.media_types import EVENT_STREAM, MSGPACK, NPY
 from service.formats.msgpack import pack
@@ -112,13 +113,17 @@ class EventReader:
 
         Raises:
             ServiceError: the service reports a failure.
+            BrokenStreamError: the line is cut off.
         """
         kind, _, text = line.partition(": ")
         if kind == "event":
             self._name = text
         if kind != "data":
             return None
-        fields = json.loads(text)
+        try:
+            fields = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise BrokenStreamError("The stream of events broke off within one.") from error
         if self._name == "error":
             raise ServiceError(fields["detail"], fields["status"], fields)
         self._ended = self._name == "done"
@@ -130,10 +135,31 @@ class EventReader:
         """Check that the stream came to its end.
 
         Raises:
-            ServiceError: it broke off.
+            BrokenStreamError: it broke off.
         """
         if not self._ended:
-            raise ServiceError("The stream of events broke off before its end.")
+            raise BrokenStreamError("The stream of events broke off before its end.")
+
+
+def collected(
+    read: Callable[[], Iterable[GenerateEvent]], rule: RetryRule, sleep: Callable[[float], None]
+) -> list[GenerateEvent]:
+    """Return all events of a call, which is repeated while they break off.
+
+    Args:
+        read: makes the call.
+        rule: of its repetition.
+        sleep: how to wait, seconds.
+
+    Raises:
+        ServiceError: as `read`.
+    """
+    for attempt in count():
+        try:
+            return list(read())
+        except BrokenStreamError as error:
+            sleep(rule.again(attempt, error))
+    raise AssertionError("The rule ends the loop.")
 
 
 def samples_of(events: Iterable[GenerateEvent]) -> Samples:

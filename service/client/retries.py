@@ -51,6 +51,10 @@ class ServiceError(Exception):
         return f"{self.detail}{errors} ({self.status} {self.code}, request {self.problem.get('request_id', 'unknown')})"
 
 
+class BrokenStreamError(ServiceError):
+    """An answer that broke off after its status."""
+
+
 @dataclass(frozen=True)
 class RetryRule:
     """The decision after each failed attempt: how long to wait before the next, or the error that ends the call.
@@ -104,6 +108,24 @@ class RetryRule:
         if not passing or attempt >= self.retries:
             raise ServiceError(str(problem.get("detail")), problem.get("status"), problem)
         return _jitter(attempt)
+
+    def again(self, attempt: int, error: BrokenStreamError) -> float:
+        """Return the seconds to wait before an answer that broke off is asked for from its start.
+
+        Args:
+            attempt: number of the one that broke off, from 0.
+            error: raised once the attempts are used up.
+        """
+        if attempt >= self.retries:
+            raise error
+        return _jitter(attempt)
+
+
+def stream_failure(error: httpx.HTTPError) -> ServiceError:
+    """Return the error of a stream that failed after its status."""
+    passing = isinstance(error, TRANSIENT_FAILURES)
+    failure = _failure(error, passing)
+    return BrokenStreamError(failure.detail) if passing else failure
 
 
 def _jitter(attempt: int) -> float:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+from api_server import Server
 from client_kinds import Connect
 
 from service.client import ServiceError
@@ -172,6 +174,24 @@ def test_a_call_outlasts_a_proxy_that_is_replaced(connect: Connect, flaky: Flaky
     with connect(flaky.url, waits) as c:
         assert np.array_equal(c.encode(b"whatever").tokens, RESULT.tokens)
     assert sum(waits) > 5.5  # seconds without HAProxy, on a busy machine
+
+
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_samples_whose_stream_breaks_off_are_asked_for_again(
+    connect: Connect, flaky: Flaky, server: Server, part: float
+) -> None:
+    events = {"Content-Type": "text/event-stream"}
+    whole = httpx.post(
+        f"{server.url}/generate", json={"class": 1, "seed": 7}, headers={"Accept": events["Content-Type"]}
+    )
+    flaky.script = [
+        Reply(200, whole.content[: int(part * len(whole.content))], events),
+        Reply(200, whole.content, events),
+    ]
+    waits: list[float] = []
+    with connect(flaky.url, waits) as c:
+        assert [file[:4] for file in c.generate(1, seed=7, accept="image/png")] == [b"\x89PNG"]
+    assert len(waits) == 1
 
 
 @pytest.mark.parametrize("retries", [-1, -5])
