@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from typing import TypeVar
 
@@ -17,8 +18,10 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
-# Leaks in codecs stay small if no process lives long.
-_TASKS_PER_WORKER = 200
+# Leaks in codecs stay small if no process lives long; a start takes as long as hundreds of small pictures.
+_TASKS_PER_WORKER = 5_000
+# Of them, after which the next process starts beside the present one.
+_SUCCESSOR_SHARE = 0.8
 # A process may be at fault that read other files before, so that a file is tried in fresh ones.
 _ATTEMPTS = 3
 _CRASHES_OF_A_BAD_FILE = 2
@@ -44,6 +47,13 @@ class Lane:
         self.abandoned = False
         self._start, self._blocklist, self._lost = start, blocklist, lost
         self._worker: WorkerProcess | None = None
+        self._successor: Future[WorkerProcess] | None = None
+
+    @property
+    def is_fit(self) -> bool:
+        """Return whether the process can take a task."""
+        worker = self._worker
+        return worker is not None and worker.alive and worker.tasks < _TASKS_PER_WORKER
 
     def fit(self) -> WorkerProcess:
         """Return the process, or a fresh one if it has died or has served long enough.
@@ -52,12 +62,19 @@ class Lane:
             RuntimeError: it does not start.
         """
         worker = self._worker
-        if worker is not None and worker.alive and worker.tasks < _TASKS_PER_WORKER:
+        if worker is not None and self.is_fit:
             return worker
         if worker is not None:
             self._replace("recycled" if worker.alive else "cancelled" if self.abandoned else worker.reap())
-        self._worker = self._start()
+        successor, self._successor = self._successor, None
+        self._worker = self._start() if successor is None else successor.result()
         return self._worker
+
+    def look_ahead(self, threads: Executor) -> None:
+        """Start the next process in one of these threads once the present one has served for most of its time."""
+        worker = self._worker
+        if worker is not None and self._successor is None and worker.tasks >= _SUCCESSOR_SHARE * _TASKS_PER_WORKER:
+            self._successor = threads.submit(self._start)
 
     def run(self, task: Callable[[WorkerProcess], Result], data: bytes | None) -> Result:
         """Run a task, again on a fresh process if the process is lost.
@@ -124,15 +141,23 @@ class Lane:
             self._worker.kill()
 
     def end(self) -> None:
-        """End the process."""
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker.reap()
-            self._worker = None
+        """End the process, and the next one."""
+        self._end(self._worker)
+        self._worker = None
+        successor, self._successor = self._successor, None
+        if successor is not None and not successor.cancelled() and successor.exception() is None:
+            self._end(successor.result())
 
     def _replace(self, reason: str) -> None:
-        self.end()
+        self._end(self._worker)
+        self._worker = None
         self._lost(reason)
+
+    @staticmethod
+    def _end(worker: WorkerProcess | None) -> None:
+        if worker is not None:
+            worker.kill()
+            worker.reap()
 
 
 def is_large(watch: MemoryWatch | None, worker: WorkerProcess) -> bool:

@@ -91,6 +91,7 @@ class MediaPool:
         self._stopping = False
         self._releases: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="media")
+        self._starts = ThreadPoolExecutor(1, thread_name_prefix="media-start")
         self._lanes: list[Lane] = []
         self._idle: list[Lane] = []
         self._directory: WorkerDirectory | None = None
@@ -131,7 +132,8 @@ class MediaPool:
         for lane in self._lanes:
             lane.abandon()
         await asyncio.gather(*self._releases, return_exceptions=True)
-        await asyncio.to_thread(self._threads.shutdown)
+        for threads in (self._threads, self._starts):
+            await asyncio.to_thread(threads.shutdown, cancel_futures=True)
         for lane in self._lanes:
             lane.end()
         if self._directory is not None:
@@ -281,9 +283,7 @@ class MediaPool:
         loop = asyncio.get_running_loop()
         started = time.monotonic()
         future = loop.run_in_executor(self._threads, lane.run, lambda worker: work(worker, max_pixels), data)
-        release = loop.create_task(self._release(lane, future))
-        self._releases.add(release)
-        release.add_done_callback(self._releases.discard)
+        future.add_done_callback(lambda done: self._release(lane, done))
         try:
             result = await asyncio.shield(future)
             self._rate.add(cost, time.monotonic() - started)
@@ -324,13 +324,23 @@ class MediaPool:
         self._idle.append(lane)
         self._dispatch()
 
-    async def _release(self, lane: Lane, future: asyncio.Future[Result]) -> None:
-        """Give a lane back with a fit process in it, after the answer has left."""
-        await asyncio.wait([future])
-        future.exception()
+    def _release(self, lane: Lane, future: asyncio.Future[Result]) -> None:
+        """Give a lane back, at once if its process is fit."""
+        if not future.cancelled():
+            future.exception()
+        if self._stopping:
+            return
+        if lane.is_fit:
+            lane.look_ahead(self._starts)
+            self._give_back(lane)
+        else:
+            release = asyncio.get_running_loop().create_task(self._refit(lane))
+            self._releases.add(release)
+            release.add_done_callback(self._releases.discard)
+
+    async def _refit(self, lane: Lane) -> None:
         try:
-            if not self._stopping:
-                await asyncio.get_running_loop().run_in_executor(self._threads, lane.fit)
+            await asyncio.get_running_loop().run_in_executor(self._threads, lane.fit)
         except Exception:
             logger.exception("a media worker did not start; the next task tries again")
         finally:
