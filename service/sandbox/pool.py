@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,21 @@ _FAST_PIXELS = 16_000_000
 _SLOW_NICENESS = 10
 
 
+class _Task(Generic[Result]):
+    """What a lane does in one of the pool's threads, and its result.
+
+    Args:
+        run: does it.
+        cancel: ends it early, once nobody waits for the result.
+        measured: its time says how fast workers are.
+    """
+
+    def __init__(self, run: Callable[[Lane], Result], cancel: Callable[[Lane], None], measured: bool = True) -> None:
+        self.run, self.cancel, self.measured = run, cancel, measured
+        self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.lane: Lane | None = None  # where it runs now
+
+
 class MediaPool:
     """Decodes hostile media and encodes results in processes that may die.
 
@@ -81,7 +96,7 @@ class MediaPool:
         self.results: Counter[tuple[str, str, str]] = Counter()
         self.restarts: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._queue: FairQueue[asyncio.Future[Lane]] = FairQueue(
+        self._queue: FairQueue[_Task[Any]] = FairQueue(
             _QUEUE_PER_WORKER * workers,
             _QUEUE_FILES_PER_WORKER * limits.decoded_pixels * workers,
             _QUEUE_BYTES_PER_WORKER * workers,
@@ -243,20 +258,8 @@ class MediaPool:
 
     async def _turn(self, caller: str, step: Callable[[], Stop], cancel: Callable[[], None]) -> Stop:
         """Run a step of a stream in the place of a task, at the price of the time that it takes."""
-        cost = _FAST_PIXELS  # never in a lane of cheap tasks
-        lane = await self._lane(caller, _TASK_PIXELS + cost, 0)
-        started = time.monotonic()
-        future = asyncio.get_running_loop().run_in_executor(self._threads, step)
-        future.add_done_callback(lambda _: self._give_back(lane))
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            cancel()
-            future.add_done_callback(lambda done: done.exception())  # that of a process that was killed
-            raise
-        finally:
-            spent = self._rate.pixels_in(time.monotonic() - started)
-            self._queue.charge(caller, spent - _TASK_PIXELS - cost)
+        cost = _TASK_PIXELS + _FAST_PIXELS  # never in a lane of cheap tasks
+        return await self._run(_Task(lambda lane: step(), lambda lane: cancel(), measured=False), caller, cost, 0)
 
     async def _decode(self, data: bytes, media_type: str, options: MediaOptions, caller: str) -> Frames:
         """Decode under an estimate of the cost, and once more by the worker's count if that is larger."""
@@ -276,58 +279,62 @@ class MediaPool:
     async def _submit(
         self, work: Work[Result], pixels: int, size: int, caller: str, data: bytes | None = None
     ) -> Result:
-        cost = _TASK_PIXELS + pixels
-        lane = await self._lane(caller, cost, size)
-        lane.abandoned = False
-        max_pixels = int(min(lane.max_cost, self.limits.decoded_pixels))
-        loop = asyncio.get_running_loop()
-        started = time.monotonic()
-        future = loop.run_in_executor(self._threads, lane.run, lambda worker: work(worker, max_pixels), data)
-        future.add_done_callback(lambda done: self._release(lane, done))
-        try:
-            result = await asyncio.shield(future)
-            self._rate.add(cost, time.monotonic() - started)
-            return result
-        except asyncio.CancelledError:
-            if not future.done():
-                lane.abandon()
-            raise
-        finally:
-            # A file that took longer than its pixels do is paid for by its caller; one that was refused costs little.
-            self._queue.charge(caller, self._rate.pixels_in(time.monotonic() - started) - cost)
+        def run(lane: Lane) -> Result:
+            max_pixels = int(min(lane.max_cost, self.limits.decoded_pixels))
+            return lane.run(lambda worker: work(worker, max_pixels), data)
 
-    async def _lane(self, caller: str, cost: int, size: int) -> Lane:
-        """Wait for the turn of a task; return where it runs."""
+        return await self._run(_Task(run, Lane.abandon), caller, _TASK_PIXELS + pixels, size)
+
+    async def _run(self, task: _Task[Result], caller: str, cost: int, size: int) -> Result:
+        """Wait for the turn of a task, and for its result."""
         if self._stopping:
             raise ProblemError("draining", "The service is shutting down.")
-        ticket = Ticket(asyncio.get_running_loop().create_future(), caller, cost, size)
+        ticket = Ticket(task, caller, cost, size)
         for dropped in self._queue.push(ticket):
             _refuse(dropped, self._overloaded(dropped))
         self._dispatch()
         try:
-            return await ticket.task
+            return await task.result
         except asyncio.CancelledError:
             self._queue.remove(ticket)
-            if not ticket.task.cancelled() and ticket.task.exception() is None:
-                self._give_back(ticket.task.result())
+            if task.lane is not None:
+                task.cancel(task.lane)
             raise
 
     def _dispatch(self) -> None:
-        """Give idle lanes to tickets, the fast ones first."""
+        """Give tickets to idle lanes, the fast ones first, without a turn of the loop: it may be busy with refusals."""
         for lane in sorted(self._idle, key=lambda lane: lane.max_cost):
             ticket = self._queue.pop(lane.max_cost)
             if ticket is not None:
                 self._idle.remove(lane)
-                ticket.task.set_result(lane)
+                lane.abandoned = False
+                ticket.task.lane = lane
+                running = asyncio.get_running_loop().run_in_executor(self._threads, ticket.task.run, lane)
+                running.add_done_callback(partial(self._ended, ticket, lane, time.monotonic()))
+
+    def _ended(self, ticket: Ticket[_Task[Any]], lane: Lane, started: float, running: asyncio.Future[Any]) -> None:
+        """Give the lane to the next ticket, and the result to whoever waits for it."""
+        task, seconds = ticket.task, time.monotonic() - started
+        task.lane = None
+        self._release(lane)
+        # A file that took longer than its pixels do is paid for by its caller; one that was refused costs little.
+        self._queue.charge(ticket.caller, self._rate.pixels_in(seconds) - ticket.cost)
+        if running.cancelled():
+            _refuse(ticket, ProblemError("draining", "The service is shutting down."))
+        elif (error := running.exception()) is not None:
+            _refuse(ticket, error)
+        else:
+            if task.measured:
+                self._rate.add(ticket.cost, seconds)
+            if not task.result.done():
+                task.result.set_result(running.result())
 
     def _give_back(self, lane: Lane) -> None:
         self._idle.append(lane)
         self._dispatch()
 
-    def _release(self, lane: Lane, future: asyncio.Future[Result]) -> None:
+    def _release(self, lane: Lane) -> None:
         """Give a lane back, at once if its process is fit."""
-        if not future.cancelled():
-            future.exception()
         if self._stopping:
             return
         if lane.is_fit:
@@ -346,7 +353,7 @@ class MediaPool:
         finally:
             self._give_back(lane)
 
-    def _overloaded(self, ticket: Ticket[asyncio.Future[Lane]]) -> ProblemError:
+    def _overloaded(self, ticket: Ticket[_Task[Any]]) -> ProblemError:
         lanes = sum(ticket.cost <= lane.max_cost for lane in self._lanes)
         seconds = self._rate.seconds(self._queue.cost_before(ticket.cost) + ticket.cost) / max(lanes, 1)
         return ProblemError(
@@ -388,6 +395,6 @@ async def _with_head(pieces: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator
     return bytes(head[:HEAD_BYTES]), all_pieces()
 
 
-def _refuse(ticket: Ticket[asyncio.Future[Lane]], problem: ProblemError) -> None:
-    if not ticket.task.done():
-        ticket.task.set_exception(problem)
+def _refuse(ticket: Ticket[_Task[Any]], error: BaseException) -> None:
+    if not ticket.task.result.done():
+        ticket.task.result.set_exception(error)
