@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -11,6 +11,8 @@ Task = TypeVar("Task")
 
 # Callers that owe nothing are forgotten, at the latest when so many are remembered.
 _MAX_REMEMBERED = 1024
+# Costs that differ by less are alike.
+_ALIKE = 1.25
 
 
 @dataclass(eq=False)
@@ -68,6 +70,16 @@ class FairQueue(Generic[Task]):
             dropped.append(self._dearest())
             self._waiting.remove(dropped[-1])
         return dropped
+
+    def refuses(self, caller: str, least: float) -> bool:
+        """Return whether the queue would drop the next task of this caller, or one like it.
+
+        That is so when it is full of tasks that cost hardly more than `least`, most of them this caller's.
+        """
+        if len(self._waiting) < self._max_tasks or any(ticket.cost > _ALIKE * least for ticket in self._waiting):
+            return False
+        held = Counter(ticket.caller for ticket in self._waiting)
+        return held[caller] + 1 > max(held.values())
 
     def pop(self, max_cost: float = math.inf) -> Ticket[Task] | None:
         """Take the next ticket whose cost is at most `max_cost`, and charge its caller; None if there is none."""

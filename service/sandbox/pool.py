@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from service.sandbox.fair_queue import FairQueue, Ticket
 from service.sandbox.lane import Lane
 from service.sandbox.process import WorkerProcess
 from service.sandbox.stream import FrameStream
+from service.sandbox.task import Task
 from service.settings import Limits
 
 logger = logging.getLogger(__name__)
@@ -55,21 +56,6 @@ _WORKERS_PER_FAST_LANE = 4
 _FAST_PIXELS = 16_000_000
 # What takes long must not take the processor from what is short.
 _SLOW_NICENESS = 10
-
-
-class _Task(Generic[Result]):
-    """What a lane does in one of the pool's threads, and its result.
-
-    Args:
-        run: does it.
-        cancel: ends it early, once nobody waits for the result.
-        measured: its time says how fast workers are.
-    """
-
-    def __init__(self, run: Callable[[Lane], Result], cancel: Callable[[Lane], None], measured: bool = True) -> None:
-        self.run, self.cancel, self.measured = run, cancel, measured
-        self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self.lane: Lane | None = None  # where it runs now
 
 
 class MediaPool:
@@ -96,7 +82,7 @@ class MediaPool:
         self.results: Counter[tuple[str, str, str]] = Counter()
         self.restarts: Counter[str] = Counter()
         self._lock = threading.Lock()
-        self._queue: FairQueue[_Task[Any]] = FairQueue(
+        self._queue: FairQueue[Task[Any]] = FairQueue(
             _QUEUE_PER_WORKER * workers,
             _QUEUE_FILES_PER_WORKER * limits.decoded_pixels * workers,
             _QUEUE_BYTES_PER_WORKER * workers,
@@ -143,7 +129,7 @@ class MediaPool:
         """End all processes; tasks that run or wait are refused with "draining"."""
         self._stopping = True
         for ticket in self._queue.drain():
-            _refuse(ticket, ProblemError("draining", "The service is shutting down."))
+            ticket.task.fail(ProblemError("draining", "The service is shutting down."))
         for lane in self._lanes:
             lane.abandon()
         await asyncio.gather(*self._releases, return_exceptions=True)
@@ -153,6 +139,15 @@ class MediaPool:
             lane.end()
         if self._directory is not None:
             self._directory.close()
+
+    def check_load(self, caller: str) -> None:
+        """Refuse a file before it is read, where it would be refused afterwards: reading a crowd's starves the rest.
+
+        Raises:
+            ProblemError: "overloaded".
+        """
+        if self._queue.refuses(caller, _TASK_PIXELS):
+            raise self._overloaded(_TASK_PIXELS)
 
     async def decode(self, data: bytes, declared: str | None, options: MediaOptions, caller: str = "") -> Frames:
         """Decode a picture or clip.
@@ -259,7 +254,7 @@ class MediaPool:
     async def _turn(self, caller: str, step: Callable[[], Stop], cancel: Callable[[], None]) -> Stop:
         """Run a step of a stream in the place of a task, at the price of the time that it takes."""
         cost = _TASK_PIXELS + _FAST_PIXELS  # never in a lane of cheap tasks
-        return await self._run(_Task(lambda lane: step(), lambda lane: cancel(), measured=False), caller, cost, 0)
+        return await self._run(Task(lambda lane: step(), lambda lane: cancel(), measured=False), caller, cost, 0)
 
     async def _decode(self, data: bytes, media_type: str, options: MediaOptions, caller: str) -> Frames:
         """Decode under an estimate of the cost, and once more by the worker's count if that is larger."""
@@ -283,15 +278,15 @@ class MediaPool:
             max_pixels = int(min(lane.max_cost, self.limits.decoded_pixels))
             return lane.run(lambda worker: work(worker, max_pixels), data)
 
-        return await self._run(_Task(run, Lane.abandon), caller, _TASK_PIXELS + pixels, size)
+        return await self._run(Task(run, Lane.abandon), caller, _TASK_PIXELS + pixels, size)
 
-    async def _run(self, task: _Task[Result], caller: str, cost: int, size: int) -> Result:
+    async def _run(self, task: Task[Result], caller: str, cost: int, size: int) -> Result:
         """Wait for the turn of a task, and for its result."""
         if self._stopping:
             raise ProblemError("draining", "The service is shutting down.")
         ticket = Ticket(task, caller, cost, size)
         for dropped in self._queue.push(ticket):
-            _refuse(dropped, self._overloaded(dropped))
+            dropped.task.fail(self._overloaded(dropped.cost))
         self._dispatch()
         try:
             return await task.result
@@ -312,7 +307,7 @@ class MediaPool:
                 running = asyncio.get_running_loop().run_in_executor(self._threads, ticket.task.run, lane)
                 running.add_done_callback(partial(self._ended, ticket, lane, time.monotonic()))
 
-    def _ended(self, ticket: Ticket[_Task[Any]], lane: Lane, started: float, running: asyncio.Future[Any]) -> None:
+    def _ended(self, ticket: Ticket[Task[Any]], lane: Lane, started: float, running: asyncio.Future[Any]) -> None:
         """Give the lane to the next ticket, and the result to whoever waits for it."""
         task, seconds = ticket.task, time.monotonic() - started
         task.lane = None
@@ -320,14 +315,13 @@ class MediaPool:
         # A file that took longer than its pixels do is paid for by its caller; one that was refused costs little.
         self._queue.charge(ticket.caller, self._rate.pixels_in(seconds) - ticket.cost)
         if running.cancelled():
-            _refuse(ticket, ProblemError("draining", "The service is shutting down."))
+            ticket.task.fail(ProblemError("draining", "The service is shutting down."))
         elif (error := running.exception()) is not None:
-            _refuse(ticket, error)
+            ticket.task.fail(error)
         else:
             if task.measured:
                 self._rate.add(ticket.cost, seconds)
-            if not task.result.done():
-                task.result.set_result(running.result())
+            task.finish(running.result())
 
     def _give_back(self, lane: Lane) -> None:
         self._idle.append(lane)
@@ -353,9 +347,9 @@ class MediaPool:
         finally:
             self._give_back(lane)
 
-    def _overloaded(self, ticket: Ticket[_Task[Any]]) -> ProblemError:
-        lanes = sum(ticket.cost <= lane.max_cost for lane in self._lanes)
-        seconds = self._rate.seconds(self._queue.cost_before(ticket.cost) + ticket.cost) / max(lanes, 1)
+    def _overloaded(self, cost: float) -> ProblemError:
+        lanes = sum(cost <= lane.max_cost for lane in self._lanes)
+        seconds = self._rate.seconds(self._queue.cost_before(cost) + cost) / max(lanes, 1)
         return ProblemError(
             "overloaded",
             f"{len(self._queue)} files wait for {self.workers} media workers already. "
@@ -393,8 +387,3 @@ async def _with_head(pieces: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator
             yield piece
 
     return bytes(head[:HEAD_BYTES]), all_pieces()
-
-
-def _refuse(ticket: Ticket[_Task[Any]], error: BaseException) -> None:
-    if not ticket.task.result.done():
-        ticket.task.result.set_exception(error)

@@ -13,9 +13,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from media.identify import IMAGE_TYPES
+from media.identify import IMAGE_TYPES, MEDIA_TYPES
 from service.api.body import Body, BodyKind, read_body, while_connected
-from service.api.caller import flow_of
+from service.api.caller import caller_of, flow_of
 from service.api.deadline import Deadline
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange
@@ -96,6 +96,8 @@ class Route:
             return await answer_stream(request, services, self.stream, self.options)
         deadline = Deadline.of(request, self.seconds(services.settings))
         with ExitStack() as stack:
+            if request.headers.get("content-type", "").partition(";")[0].strip().lower() in MEDIA_TYPES:
+                services.media.check_load(caller_of(request))
             place = stack.enter_context(services.admission.receiving())
             body = await read_body(request, self.takes, limits, place, deadline)
 

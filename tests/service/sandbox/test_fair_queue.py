@@ -41,6 +41,20 @@ def test_a_cheap_task_passes_a_queue_of_dear_ones() -> None:
     assert order(queue)[0] == 9
 
 
+def test_a_full_queue_refuses_more_of_the_same_from_the_caller_that_has_most() -> None:
+    queue: FairQueue[int] = FairQueue(4, 1e9, 1, PATIENCE)
+    for number, caller in enumerate("aaab"):
+        assert not queue.refuses(caller, 10)
+        assert queue.push(Ticket(number, caller, 11)) == []
+    assert queue.refuses("a", 10)
+    assert not queue.refuses("b", 10)
+    assert not queue.refuses("c", 10)
+    assert [ticket.caller for ticket in queue.push(Ticket(4, "b", 11))] == ["a"]
+    dear: FairQueue[int] = FairQueue(1, 1e9, 1, PATIENCE)
+    dear.push(Ticket(0, "a", 200))
+    assert not dear.refuses("a", 10), "the dear task would go"
+
+
 def test_callers_have_equal_shares_of_the_cost() -> None:
     tasks = [("greedy", 10.0)] * 12 + [("other", 10.0)] * 2
     assert sorted(order(queue_of(*tasks))[:4]) == [0, 1, 12, 13]
