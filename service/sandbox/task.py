@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 class Task(Generic[Result]):
-    """What a lane does in one of the pool's threads, and its result.
+    """Work of a lane in one of the pool's threads, and its result.
 
     Args:
         run: does it.
