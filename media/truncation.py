@@ -107,7 +107,7 @@ class PassingFile:
             raise MediaError(
                 "unsupported-container",
                 "The index of this file comes after its pictures, so that it cannot be decoded while it arrives. "
-                "Move it to the front with `ffmpeg -i IN -c copy -movflags +faststart OUT.mp4`.",
+                "Move it to the front with ffmpeg -i IN -c copy -movflags +faststart OUT.mp4.",
             )
 
 
