@@ -16,6 +16,7 @@ import httpx
 
 READ_BYTES = 2**18
 MAX_CONNECTIONS = 100  # as many as httpx opens
+SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 Origin = tuple[str, str, int]
 
@@ -52,8 +53,8 @@ class DuplexTransport(httpx.AsyncBaseTransport):
             try:
                 return await self._exchange(origin, connection, request)
             except (httpx.NetworkError, httpx.RemoteProtocolError):
-                # The server may have closed a connection that was idle; every call may be sent again.
-                if not isinstance(request.stream, httpx.ByteStream):
+                # The server may have closed a connection that was idle (RFC 9110, section 9.2.2).
+                if request.method not in SAFE_METHODS:
                     raise
         return await self._exchange(origin, None, request)
 
