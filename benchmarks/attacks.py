@@ -133,16 +133,14 @@ async def _others(url: str) -> AsyncIterator[tuple[list[float], list[float], Cou
     async def encode(client: httpx.AsyncClient) -> None:
         while not stop.is_set():
             started = time.monotonic()
-            response = await client.post("/encode", content=PICTURE, headers=headers)
+            failed["encode"] += not await _answers(client.post("/encode", content=PICTURE, headers=headers))
             times.append(time.monotonic() - started)
-            failed["encode"] += response.status_code != httpx.codes.OK
 
     async def probe(client: httpx.AsyncClient) -> None:
         while not stop.is_set():
             started = time.monotonic()
-            response = await client.get("/health/ready")
+            failed["ready"] += not await _answers(client.get("/health/ready"))
             ready.append(time.monotonic() - started)
-            failed["ready"] += response.status_code != httpx.codes.OK
             await asyncio.sleep(0.2)
 
     async with httpx.AsyncClient(base_url=url, timeout=60, trust_env=False) as client:
@@ -152,6 +150,13 @@ async def _others(url: str) -> AsyncIterator[tuple[list[float], list[float], Cou
         finally:
             stop.set()
             await asyncio.gather(*tasks)
+
+
+async def _answers(call: Awaitable[httpx.Response]) -> bool:
+    try:
+        return (await call).status_code == httpx.codes.OK
+    except httpx.HTTPError:
+        return False
 
 
 async def _all(exchanges: list[Awaitable[str]]) -> Counter[str]:

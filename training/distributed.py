@@ -43,7 +43,7 @@ class Ranks:
             self.begin_mean_(tensors)()
 
     def begin_mean_(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
-        """Begin what `all_reduce_mean_` does, beside other work of the device; return what ends it."""
+        """Begin `all_reduce_mean_` of several ranks while the device does other work; return the call that ends it."""
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
         work = dist.all_reduce(flat, async_op=True)
 
@@ -103,10 +103,9 @@ def init_distributed(name: str | None) -> Iterator[tuple[Ranks, torch.device]]:
         raise TrainingError(f"RANK is {rank} of {world} processes")
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
-    try:
-        yield Ranks(rank, world, dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)), device
-    finally:
-        dist.destroy_process_group()
+    yield Ranks(rank, world, dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)), device
+    # not after an error: NCCL would wait for ever for captured graphs, which the error's traceback keeps
+    dist.destroy_process_group()
 
 
 def _environment(variable: str, default: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from weakref import ref
 
 from torch import Tensor, nn
 
@@ -28,8 +29,14 @@ class GradientAverager:
         self._bucket: list[nn.Parameter] = []
         self._averaged: set[nn.Parameter] = set()
         self._reductions: list[Callable[[], None]] = []
+        this = ref(self)  # a parameter with a hook that holds the parameter is never freed
+
+        def add(parameter: Tensor) -> None:
+            if (averager := this()) is not None:
+                averager._add(parameter)
+
         for parameter in self.parameters:
-            parameter.register_post_accumulate_grad_hook(self._add)
+            parameter.register_post_accumulate_grad_hook(add)
 
     def backward(self, loss: Tensor, last: bool = True) -> None:
         """Add the gradients of a loss.
@@ -42,9 +49,10 @@ class GradientAverager:
         loss.backward()
         if not last:
             return
-        for parameter in self.parameters:  # those that an earlier pass alone has set
-            if parameter.grad is not None and parameter not in self._averaged:
+        for parameter in self.parameters:
+            if parameter.grad is not None and parameter not in self._averaged:  # only an earlier pass has set it
                 self._add(parameter)
+        self._active = False
         self._reduce()
         for finish in self._reductions:
             finish()

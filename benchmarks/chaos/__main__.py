@@ -139,9 +139,10 @@ def _happen(
     settings = event.happen(os.getpid(), rng, settings, deploy)
     over = time.monotonic()
     time.sleep(quiet)
-    calls = load.between(begun, time.monotonic())
-    ends = sorted(call.ended for call in calls if not call.error)
-    gap = max((later - earlier for earlier, later in pairwise([begun, *ends])), default=0.0)
+    end = time.monotonic()
+    calls = load.between(begun, end)
+    answers = sorted((begun, end, *(call.ended for call in calls if not call.error)))
+    gap = max(later - earlier for earlier, later in pairwise(answers))
     failed = Counter(call.error for call in calls if call.error)
     slowest = max((call.ended - call.begun for call in calls), default=0.0)
     return Row(event.title, over - begun, len(calls), failed, gap, slowest), settings

@@ -84,7 +84,7 @@ def judge(response: httpx.Response) -> tuple[str, str]:
         return str(response.status_code), f"not a problem document: {response.text[:80]!r}"
     status, _ = PROBLEMS.get(code, (0, ""))
     kind = response.headers.get("content-type", "").partition(";")[0]
-    if not is_openai and (kind != PROBLEM_TYPE or document["status"] != response.status_code != status):
+    if not is_openai and (kind != PROBLEM_TYPE or not document["status"] == response.status_code == status):
         return code, f"status {response.status_code} and type {kind} do not fit the document"
     if is_openai and kind != JSON:
         return code, f"the type is {kind}"

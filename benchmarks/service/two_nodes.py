@@ -74,9 +74,6 @@ def main(
     seconds: Annotated[float, typer.Option(help="Length of each run.")] = 15.0,
     connections: Annotated[int, typer.Option(help="Requests in flight.")] = 8,
     mix: Annotated[str, typer.Option(help="As for `benchmarks.service`.")] = "img256",
-    stub: Annotated[
-        bool, typer.Option(help="Tokenizers that take 2 ms a batch, as of `benchmarks.service.stub`.")
-    ] = True,
     port: Annotated[int, typer.Option(help="Of the API; the next two are for metrics.")] = 8340,
 ) -> None:
     """Measure each layout, then lose the node of the tokenizer under load and give it back."""

@@ -57,6 +57,8 @@ def decode_attention(args: DecodeArgs, tile: Tile | None = None) -> Tensor:
     tile = tile or choose(rows, cache.dtype == FLOAT8)
     if dim > LARGE_HEAD:
         tile = replace(tile, repeats=1, double=False)
+    if dim * cache.element_size() % LOAD_BYTES:  # a position would begin or end within a unit of the bulk fetch
+        tile = replace(tile, fetched=False)
     width = next(width for width in WIDTHS if dim % width == 0)
     streams = tile.warps * LANES // max(1, width * cache.element_size() // LOAD_BYTES)
     partials = out

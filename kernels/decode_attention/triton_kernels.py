@@ -2,7 +2,7 @@
 
 A thread keeps the running maximum and sums of its own positions, a stream, and nothing crosses threads in the loop but
 the sum over a head's channels. Streams, then programs of a head, then the new position are joined at the end. The
-result is a function of the row's own cache and length: other rows do not change it.
+result is a function of the row's own cache and length, and of the tile, which follows from the number of rows.
 
 Prefixes: `b_` tiles, `o_` offsets, `m_` masks, `p_` pointers, `i_` indices.
 """

@@ -25,6 +25,8 @@ BELOW_ONE = 1 - 2.0**-24  # the largest float32 below one
 class SampleArgs(NamedTuple):
     """The arguments of the operator; all tensors but the logits have shape (N,).
 
+    On a GPU the kernel just before may write the logits alone: the others are read while it runs.
+
     Args:
         logits (Tensor): shape (R, V), any float dtype, finite.
         conditional (Tensor): int32, the row of `logits` that each id is drawn from.

@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from model.tokenizer.tokenizer import OmniTokenizer
+from training import gradients
 from training.checkpoint import CHECKPOINT_FILE
 from training.data import open_set
 from training.data.loaders.device_loader import DeviceLoader
@@ -32,6 +33,7 @@ from training.trainer import Trainer
 
 ROOT = Path(__file__).parents[2]
 STEPS = 20
+gradients.BUCKET_BYTES = 2**14  # so that a step has several
 
 
 def recipe_of(rule: str) -> Recipe:
@@ -42,7 +44,7 @@ def recipe_of(rule: str) -> Recipe:
         joint, image_batch_size=8, clip_batch_size=4, batch_multiple=4, unquantized_steps=4, dead_code_steps=4,
         codebook_update=rule, learning_rate=1e-3, discriminators=replace(joint.discriminators, start=8),
     )  # fmt: skip
-    return replace(debug, stages=(stage, replace(stage, name="kl", head="vae")))
+    return replace(debug, stages=(stage, replace(stage, name="kl", head="vae", gradient_accumulation_steps=2)))
 
 
 def train(data: Path, out: Path, rule: str, head: str, ranks: Ranks, device: torch.device) -> Trainer:
