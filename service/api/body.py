@@ -154,7 +154,12 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
     end = started + min(limits.body_seconds, deadline.left())
     try:
         async with asyncio.timeout_at(min(end, started + SLOW_BODY_SECONDS)) as timer:
-            place.give_way = lambda: timer.reschedule(clock())
+
+            def give_way() -> None:
+                with contextlib.suppress(RuntimeError):  # its own time is up this very moment
+                    timer.reschedule(clock())
+
+            place.give_way = give_way
             async for chunk in inflated(request.stream()) if packed else request.stream():
                 if len(data) + len(chunk) > cap:
                     raise _too_large(cap, len(data) + len(chunk))
@@ -173,8 +178,8 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
         raise ProblemError("slow-body", detail, limit=limits.body_seconds) from error
     except ClientDisconnect as error:
         raise ClientGoneError from error
-    place.arrived()
     request.state.body_read = True
+    place.arrived()
     if not data and not kind.optional:
         raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")
     return Body(content_type, bytes(data))

@@ -20,6 +20,10 @@ Upload = TypeVar("Upload")
 Claim = Callable[[int], None]  # takes latent positions of those that a body may have, or refuses
 
 
+class PartialResponse(Response):
+    """An answer with refusals in it, which another attempt may not have: it is not kept to be given again."""
+
+
 @dataclass(frozen=True)
 class Items(Generic[Upload]):
     """The items of one body in their order, each an upload or the refusal of it, and the `options` of the body."""
@@ -92,7 +96,8 @@ async def answer_items(
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(upload)) for upload in items.uploads]
     data = await asyncio.to_thread(pack, {"items": [task.result() for task in tasks]})
-    return Response(data, headers={"Vary": "Accept"}, media_type=MSGPACK)
+    kind = PartialResponse if any("problem" in task.result() for task in tasks) else Response
+    return kind(data, headers={"Vary": "Accept"}, media_type=MSGPACK)
 
 
 def _problem(error: ProblemError | MediaError) -> ProblemError:

@@ -71,7 +71,7 @@ async def submit(
         request.pack(),
         plan.total,
         key,
-        given.fingerprint,
+        f"{kind} {given.fingerprint}",
     )
     job = await services.jobs.submit(new)
     if job.id == new.id:

@@ -9,6 +9,8 @@ from service.api.deadline import HEADER as TIMEOUT
 from service.formats.media_types import MSGPACK_SEQUENCE
 
 DISCONNECT_DISABLED = "X-Request-Disconnect-Disabled"
+# The header that makes a request of a route a stream. Another route would take the bound of 0 for the caller's own.
+STREAMS = {"/encode": "accept", "/decode": "content-type"}
 
 
 class UnboundedStreams:
@@ -24,8 +26,8 @@ class UnboundedStreams:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any ASGI kind."""
         if scope["type"] == "http":
-            given = Headers(scope=scope)
-            if any(MSGPACK_SEQUENCE in given.get(name, "").lower() for name in ("accept", "content-type")):
+            name = STREAMS.get(scope["path"].removeprefix("/v1"))
+            if name is not None and MSGPACK_SEQUENCE in Headers(scope=scope).get(name, "").lower():
                 headers = MutableHeaders(scope=scope)
                 headers[TIMEOUT] = "0"  # none
                 # The replica watches the connection itself, by reading: a body that nobody reads is not sent.

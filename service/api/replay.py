@@ -6,16 +6,18 @@ import asyncio
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.body import Body
+from service.api.event_stream import EventStream
 from service.errors import ProblemError
-from service.stored_answer import BoundedStore, KeyedAnswers, StoredAnswer
+from service.stored_answer import Begun, BoundedStore, KeyedAnswers, StoredAnswer
 from service.types import Backend
 
 IDEMPOTENCY_HEADER = "Idempotency-Key"  # draft-ietf-httpapi-idempotency-key-header-07
@@ -111,22 +113,25 @@ class Replays:
     def __init__(self, backend: Backend, cache: AnswerCache | None, keyed: KeyedAnswers | None) -> None:
         self._backend, self.cache, self._keyed = backend, cache, keyed
         self.results: Counter[str] = Counter() if cache is None else cache.results
+        self._later: set[asyncio.Task[None]] = set()  # calls of the store that nobody waits for
 
-    async def answer(self, request: Request, body: Body, pure: bool, seconds: float, work: Work) -> Response:
+    async def answer(
+        self, request: Request, body: Body, pure: bool, keyed: bool, seconds: float, work: Work
+    ) -> Response:
         """Return the answer to a request, by the work or without it.
 
         Args:
             request: whose body has been read.
             body: of it.
             pure: whether equal requests have equal answers.
+            keyed: whether an idempotency key is remembered here.
             seconds: time that the work may take.
             work: computes the answer.
 
         Raises:
             ProblemError: `bad-header`, `idempotency-conflict`, `idempotency-in-progress`, and those of the work.
         """
-        # Jobs have a store of their own.
-        key = None if self._keyed is None or prefers_async(request) else idempotency_key(request)
+        key = idempotency_key(request) if keyed and self._keyed is not None else None
         cache = self.cache if pure and _wants_cache(request) else None
         if key is None and cache is None:
             return await work()
@@ -150,7 +155,12 @@ class Replays:
     async def _once(self, key: str, digest: bytes, seconds: float, work: Work) -> Response:
         keyed = self._keyed
         assert keyed is not None
-        begun = await keyed.begin(key, digest, seconds + LEASE_MARGIN_SECONDS)
+        beginning = asyncio.ensure_future(keyed.begin(key, digest, seconds + LEASE_MARGIN_SECONDS))
+        try:
+            begun = await asyncio.shield(beginning)
+        except asyncio.CancelledError:  # its caller left, and may come again before the lease ends
+            self._spawn(self._give_up(key, beginning))
+            raise
         if begun == "conflict":
             detail = f"Another request came with this {IDEMPOTENCY_HEADER}. Give each request one of its own."
             raise ProblemError("idempotency-conflict", detail)
@@ -160,14 +170,29 @@ class Replays:
         if isinstance(begun, StoredAnswer):
             return response_of(begun, {REPLAYED: "true"})
         assert isinstance(begun, int)
-        kept = None
+        kept: StoredAnswer | None = None
+        response: Response | None = None
         try:
             response = await work()
             if _plain(response) and response.status_code < 300:  # a refusal may not be one the next time
                 kept = stored_of(response)
             return response
         finally:
-            await asyncio.shield(keyed.finish(key, begun, kept))
+            finishing = self._spawn(keyed.finish(key, begun, kept))
+            if not isinstance(response, EventStream):  # whose work would go on if its caller left meanwhile
+                await asyncio.shield(finishing)
+
+    async def _give_up(self, key: str, beginning: asyncio.Future[Begun]) -> None:
+        with suppress(ProblemError):  # the store has nothing to free then
+            begun = await beginning
+            if isinstance(begun, int) and self._keyed is not None:
+                await self._keyed.finish(key, begun, None)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        self._later.add(task)
+        task.add_done_callback(self._later.discard)
+        return task
 
 
 def idempotency_key(request: Request) -> str | None:

@@ -167,9 +167,9 @@ class StreamResponse(Response):
             except TimeoutError as error:
                 raise ClientGoneError from error
 
-        await write(self._first)
         try:
             async with aclosing(self._records) as records:
+                await write(self._first)
                 ending: asyncio.Event | None = scope["state"].get("ending")
                 while (record := await _next(records, ending)) is not None:
                     await write(self._written(record))

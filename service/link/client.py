@@ -182,8 +182,8 @@ class LinkClient:
         cost = card.geometry.positions(request.size)
         call = self._calls[number] = Call(number, card.hash, cost, slots, self._tries, pending)
         self._dispatcher.submit(call)
-        self._forward(call)
         try:
+            self._forward(call)
             return await pending.future
         finally:
             del self._calls[number]
@@ -299,7 +299,10 @@ class LinkClient:
 
     async def _watch(self) -> None:
         while True:
-            self._look()
+            try:
+                self._look()
+            except OSError as error:  # no descriptor is free, perhaps; deadlines hold all the same
+                log.warning("the folder of tokenizers cannot be read: %s", error)
             await asyncio.sleep(WATCH_SECONDS)
             now = self._loop.time()
             for call in list(self._calls.values()):
@@ -323,13 +326,18 @@ class LinkClient:
         try:
             await asyncio.to_thread(greet, connection, path, self._arena)
             peer = Peer(self, next(self._ids), name)
-            await self._loop.create_unix_connection(lambda: peer, sock=connection)
-            self._peers[peer.number] = peer
+            self._peers[peer.number] = peer  # before it can hear of anything
+            try:
+                await self._loop.create_unix_connection(lambda: peer, sock=connection)
+            except BaseException:
+                self._peers.pop(peer.number, None)
+                raise
         except ConnectionRefusedError:  # its process is dead
             path.unlink(missing_ok=True)
             connection.close()
         except OSError as error:
             log.warning("a tokenizer replica could not be linked: %s", error)
+            self._refused[name] = self._loop.time() + REFUSED_SECONDS
             connection.close()
         finally:
             del self._connecting[name]

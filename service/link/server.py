@@ -201,7 +201,11 @@ class _Link(asyncio.Protocol):
 
         def done(outcome: Any, timing: Timing | None) -> None:
             del self.calls[request.id]
-            self.answer(self._outcome(request, card, outcome, timing))
+            try:
+                answer = self._outcome(request, card, outcome, timing)
+            except Exception as error:  # or the caller would wait for its deadline
+                answer = self._outcome(request, card, error, None)
+            self.answer(answer)
 
         try:
             number = self._server.worker.start(key, array, request.seconds, done, flow)
@@ -241,6 +245,8 @@ class _Link(asyncio.Protocol):
 
     def _pack(self, request: Request, card: ModelCard, outcome: Any, timing: Timing) -> Answer:
         tokens, large = outcome if OPS[request.op] == "encode" else (None, outcome)
+        if large is not None and request.answer_length not in (0, large.nbytes):
+            raise ValueError(f"A result has {large.nbytes} bytes, and its place {request.answer_length}.")
         if large is not None and request.answer_length and self._transport is not None:
             dtype = DTYPES[LATENTS] if OPS[request.op] == "encode" else DTYPES[PIXELS]
             array_at(self._memory, request.answer_offset, dtype, large.shape)[...] = large

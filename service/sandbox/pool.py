@@ -147,6 +147,7 @@ class MediaPool:
             ProblemError: "overloaded".
         """
         if self._queue.refuses(caller, _TASK_PIXELS):
+            self.results["decode", "unknown", "overloaded"] += 1
             raise self._overloaded(_TASK_PIXELS)
 
     async def decode(self, data: bytes, declared: str | None, options: MediaOptions, caller: str = "") -> Frames:

@@ -208,8 +208,9 @@ class BatchExecutor:
 
     def _refuse_late(self, expired: Sequence[Item]) -> None:
         for item in expired:
-            detail = "The deadline passed while the request waited."
-            self._answer(item.id, ProblemError("deadline-exceeded", detail))
+            if item.id in self._waiting:  # `close` may have answered meanwhile
+                detail = "The deadline passed while the request waited."
+                self._answer(item.id, ProblemError("deadline-exceeded", detail))
         self._report_queue()
 
     def _finish(self, flight: _Flight, outcomes: Sequence[Any], seconds: float) -> None:
@@ -225,7 +226,10 @@ class BatchExecutor:
 
     def _answer(self, item_id: int, outcome: Any, timing: Timing | None = None) -> None:
         done, _ = self._waiting.pop(item_id)
-        done(outcome, timing)
+        try:
+            done(outcome, timing)
+        except Exception:  # the others of its batch have answers too
+            log.exception("an answer could not be handed over")
 
     def _report_queue(self) -> None:
         self._observer.queue(self._batcher.queued_requests, self._batcher.queued_tokens)

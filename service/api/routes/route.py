@@ -22,6 +22,7 @@ from service.api.exchange import Exchange
 from service.api.negotiation import parse_accept
 from service.api.openapi import describe
 from service.api.query import parse_options
+from service.api.replay import prefers_async
 from service.api.services import Services, services_of
 from service.api.streaming import StreamForm, answer_stream
 from service.flow import current as current_flow
@@ -48,6 +49,7 @@ class Route:
         stream: the form that reads the body while it answers, or None.
         as_job: whether the work can be submitted with `Prefer: respond-async`.
         pure: whether equal requests have equal answers.
+        only_jobs: whether the work is always submitted.
     """
 
     path: str
@@ -60,6 +62,7 @@ class Route:
     stream: StreamForm | None = None
     as_job: bool = False
     pure: bool = False
+    only_jobs: bool = False
 
     def add_to(self, router: APIRouter) -> None:
         """Add the route to a router."""
@@ -109,7 +112,9 @@ class Route:
                 options = parse_options(self.options, query, upload.options)
                 return await self.work(Exchange(request, services, parse_ms, deadline), upload, options)
 
-            answer = services.replays.answer(request, body, self.pure, deadline.seconds, work)
+            # The store of jobs remembers the keys of submissions by itself.
+            keyed = not (self.only_jobs or (self.as_job and prefers_async(request)))
+            answer = services.replays.answer(request, body, self.pure, keyed, deadline.seconds, work)
             response = await while_connected(request, deadline.hold(answer))
             if isinstance(response, EventStream):  # its work goes on, and may hold the body
                 response.release = stack.pop_all().close

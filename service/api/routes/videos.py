@@ -222,4 +222,4 @@ VIDEO_REQUEST = BodyKind(
     maps=(JSON, MULTIPART),
     schema=_SCHEMA | {"properties": _SCHEMA["properties"] | {REFERENCE: _REFERENCE}},
 )
-ROUTE = OpenAIRoute("/videos", VIDEO_REQUEST, VideoOptions, (JSON,), create, in_query=False)
+ROUTE = OpenAIRoute("/videos", VIDEO_REQUEST, VideoOptions, (JSON,), create, in_query=False, only_jobs=True)
