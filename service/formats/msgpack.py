@@ -93,12 +93,12 @@ class Unpacker:
             self._unpacker.feed(data)
         self._fed += len(data)
         while True:
-            self._bounds.elements = 0
             with _refusing_damage("The body must be a sequence of msgpack maps"):
                 try:
                     value = self._unpacker.unpack()
                 except msgpack.OutOfData:
                     return
+            self._bounds.elements = 0  # here alone: a map may come in any number of pieces
             if not isinstance(value, dict):
                 raise ProblemError("malformed-body", "The body must be a sequence of msgpack maps.")
             yield value

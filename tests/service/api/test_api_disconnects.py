@@ -210,7 +210,7 @@ def test_in_the_queue_and_in_a_step_of_a_generator(rig: Rig, accept: str) -> Non
     queued = rig.send(target)
     eventually(lambda: rig.flying == 2)
     rig.leaves(queued, lambda: steps.waiting == 0)
-    running.close()
+    rig.leaves(running)
     steps.free.set()
     eventually(lambda: (steps.joined, steps.left, steps.slots) == (1, 1, 0))
     eventually(lambda: rig.flying == 0)

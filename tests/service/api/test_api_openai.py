@@ -84,7 +84,7 @@ def test_its_client_hears_of_an_unknown_model(client: openai.OpenAI) -> None:
         ({"prompt": 0, "num_inference_steps": 20}, 400, "num_inference_steps"),
         ({"prompt": 0, "temperature": -1}, 400, "temperature"),
         ({"prompt": 0, "model": "toy-lost"}, 400, "model"),
-        ({"prompt": 0, "negative_prompt": "red"}, 400, None),
+        ({"prompt": 0, "negative_prompt": "red"}, 400, "negative_prompt"),
         ({"prompt": 0, "model": "none"}, 404, "model"),
     ],
 )

@@ -185,7 +185,7 @@ def test_models_limits_and_version(http: httpx.Client) -> None:
     assert (listed["default"], listed["models"]) == (VQ.id, [VQ.as_dict(), VAE.as_dict()])
     assert VAE.as_dict().items() <= http.get(f"/models/{VAE.id}").json().items()
     limits = http.get("/limits").json()
-    assert limits == asdict(LIMITS) | {"request_seconds": 60.0, "generate_seconds": 300.0}
+    assert limits == asdict(LIMITS) | {"request_seconds": 60.0, "generate_seconds": 300.0, "job_seconds": 3600.0}
     assert type(limits["image_bytes"]) is int
     assert re.fullmatch(r"\d+\.\d+.*", http.get("/version").json()["version"])
     for slug, (status, title) in PROBLEMS.items():
@@ -278,7 +278,8 @@ def test_metrics_have_closed_labels(http: httpx.Client, server: Server) -> None:
     http.request("PROPFIND", "/encode")
     http.post("/encode", content=picture(), headers=PNG)
     eventually(lambda: not any(server.counts.flying.values()))
-    routes = {"/encode", "/decode", "/reconstruct", "/generate", "/images/generations", "/models", "/classes",
+    routes = {"/encode", "/decode", "/reconstruct", "/generate", "/images/generations", "/jobs", "/videos",
+              "/models", "/classes",
               "/limits", "/version", "/problems", "/docs", "/openapi.json", "/health/live", "/health/ready",
               "other"}  # fmt: skip
     assert {route for route, _, _ in server.counts.requests} <= routes

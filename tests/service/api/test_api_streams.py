@@ -278,8 +278,8 @@ def test_a_service_that_stops_ends_its_streams(tmp_path: Path) -> None:
     assert failed.value.document["code"] == "draining"
 
 
-@pytest.mark.parametrize("name", [b"accept", b"content-type"])
-def test_ray_bounds_no_stream(name: bytes) -> None:
+@pytest.mark.parametrize(("path", "name"), [("/encode", b"accept"), ("/v1/decode", b"content-type")])
+def test_ray_bounds_no_stream(path: str, name: bytes) -> None:
     seen: list[dict[bytes, bytes]] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -288,12 +288,14 @@ def test_ray_bounds_no_stream(name: bytes) -> None:
     async def nothing(*_: Any) -> Any: ...
 
     wrapped = UnboundedStreams(app)
-    for value in (MSGPACK_SEQUENCE.encode(), b"image/png"):
+    sequence = MSGPACK_SEQUENCE.encode()
+    for place, value in ((path, sequence), (path, b"image/png"), ("/generate", sequence)):
         headers = [(name, value), (b"x-request-timeout-seconds", b"5")]
-        asyncio.run(wrapped({"type": "http", "headers": headers}, nothing, nothing))
+        asyncio.run(wrapped({"type": "http", "path": place, "headers": headers}, nothing, nothing))
     assert seen[0][b"x-request-timeout-seconds"] == b"0"
     assert seen[0][b"x-request-disconnect-disabled"] == b"?1"
     assert seen[1] == {name: b"image/png", b"x-request-timeout-seconds": b"5"}
+    assert seen[2] == {name: sequence, b"x-request-timeout-seconds": b"5"}
 
 
 def test_a_side_that_is_silent_ends_the_stream() -> None:
