@@ -36,7 +36,7 @@ class Flow:
         """Return the flow that was packed, its caller's name a digest.
 
         Raises:
-            ValueError: there is no such priority.
+            ValueError: the priority or the length is wrong.
         """
         if len(packed) != PACKED_BYTES or packed[8] >= len(PRIORITIES):
             raise ValueError(f"{packed.hex()} must be {PACKED_BYTES} bytes, the last below {len(PRIORITIES)}.")

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Send
 
 from media.identify import FAMILIES, IMAGE_TYPES, VIDEO_TYPES
 from service.api.admission import Place
@@ -215,6 +216,19 @@ async def inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     if not inflater.eof:
         raise ProblemError("malformed-body", "The gzip body ends early. Send the whole of it.")
     yield tail
+
+
+async def send_piece(send: Send, data: bytes, stall_seconds: float, more: bool = True) -> None:
+    """Send a piece of an answer.
+
+    Raises:
+        ClientGoneError: its reader takes nothing for `stall_seconds`.
+    """
+    try:
+        async with asyncio.timeout(stall_seconds):
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+    except TimeoutError as error:
+        raise ClientGoneError from error
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 
 from starlette.exceptions import HTTPException
@@ -10,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from media.errors import MediaError
+from service.api.log import event
 from service.errors import ProblemError
 from service.formats.media_types import PROBLEM_TYPE
 
@@ -39,6 +41,16 @@ def problem_response(error: ProblemError, request_id: str, close: bool) -> Respo
         headers["Connection"] = "close"
     body = json.dumps(error.document(request_id)).encode()
     return Response(body, status_code=error.status, headers=headers, media_type=PROBLEM_TYPE)
+
+
+def problem_of(failure: BaseException, request_id: str) -> ProblemError:
+    """Return the refusal that a failure of a request is; one that nobody foresaw goes to the log."""
+    if isinstance(failure, MediaError):
+        return ProblemError.of(failure)
+    if isinstance(failure, ProblemError):
+        return failure
+    event(logging.ERROR, "internal", {"request_id": request_id}, failure)
+    return ProblemError("internal", f"The service failed. Its log has the cause under {request_id}.")
 
 
 async def on_problem(request: Request, error: Exception) -> Response:

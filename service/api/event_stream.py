@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import suppress
@@ -14,10 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from media.errors import MediaError
-from service.api.body import while_connected
-from service.api.errors import ClientGoneError
-from service.api.log import event as log_event
+from service.api.body import send_piece, while_connected
+from service.api.errors import problem_of
 from service.errors import ProblemError
 from service.formats.media_types import EVENT_STREAM
 
@@ -147,27 +144,15 @@ class EventStream(Response):
 
     async def _send_all(self, request: Request, send: Send) -> None:
         async def write(data: bytes, more: bool = True) -> None:
-            try:
-                async with asyncio.timeout(self._stall_seconds):
-                    await send({"type": "http.response.body", "body": data, "more_body": more})
-            except TimeoutError as error:
-                raise ClientGoneError from error
+            await send_piece(send, data, self._stall_seconds, more)
 
         async for event in self._channel:
             await write(b":\n\n" if event is None else _written(*event))
         if failure := self._work.exception():
-            problem = self._problem(failure)
+            problem = problem_of(failure, self._request_id)
             request.state.problem = problem.code
             await write(_written("error", problem.document(self._request_id)))
         await write(_written("done", {"id": self._request_id, "ok": failure is None}), more=False)
-
-    def _problem(self, failure: BaseException) -> ProblemError:
-        if isinstance(failure, MediaError):
-            return ProblemError.of(failure)
-        if isinstance(failure, ProblemError):
-            return failure
-        log_event(logging.ERROR, "internal", {"request_id": self._request_id}, failure)
-        return ProblemError("internal", f"The service failed. Its log has the cause under {self._request_id}.")
 
 
 async def open_stream(

@@ -45,7 +45,7 @@ class AnswerCache:
         seconds: that an answer is kept.
 
     Attributes:
-        results: calls by "hit", "collapsed", "miss" and "bypass".
+        results: calls by "hit", "collapsed" and "miss".
     """
 
     def __init__(self, max_bytes: int, seconds: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass
@@ -13,13 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from media.errors import MediaError
-from service.api.body import content_type_of, inflated, is_gzip
+from service.api.body import content_type_of, inflated, is_gzip, send_piece
 from service.api.deadline import ChunkDeadline
 from service.api.drain import RETRY_SECONDS
-from service.api.errors import ClientGoneError
+from service.api.errors import ClientGoneError, problem_of
 from service.api.exchange import Exchange
-from service.api.log import event as log_event
 from service.api.negotiation import require
 from service.api.query import parse_options
 from service.api.services import Services
@@ -161,11 +158,7 @@ class StreamResponse(Response):
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
         async def write(data: bytes, more: bool = True) -> None:
-            try:
-                async with asyncio.timeout(self._idle_seconds):
-                    await send({"type": "http.response.body", "body": data, "more_body": more})
-            except TimeoutError as error:
-                raise ClientGoneError from error
+            await send_piece(send, data, self._idle_seconds, more)
 
         try:
             async with aclosing(self._records) as records:
@@ -189,14 +182,9 @@ class StreamResponse(Response):
         return self._writer.end(record.frames, record.meta)
 
     def _problem(self, failure: Exception) -> ProblemError:
-        if isinstance(failure, MediaError):
-            return ProblemError.of(failure)
-        if isinstance(failure, ProblemError):
-            return failure
         if isinstance(failure, FailedStreamError):
             return ProblemError("malformed-body", f"The stream that came has failed: {failure}")
-        log_event(logging.ERROR, "internal", {"request_id": self._request_id}, failure)
-        return ProblemError("internal", f"The service failed. Its log has the cause under {self._request_id}.")
+        return problem_of(failure, self._request_id)
 
 
 async def _next(records: AsyncGenerator[Record, None], ending: asyncio.Event | None) -> Record | None:

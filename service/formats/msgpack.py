@@ -81,7 +81,6 @@ class Unpacker:
         self._bounds = _Bounds()
         # A map may have other values than its byte string, and the start of the next one may have arrived with it.
         self._unpacker = msgpack.Unpacker(max_buffer_size=2 * max_bytes + MAX_REST, **self._bounds.arguments(max_bytes))
-        self._fed = 0
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
         """Yield the maps that are complete now; exhaust it before the next call.
@@ -91,7 +90,6 @@ class Unpacker:
         """
         with _refusing_damage("The body must be a sequence of msgpack maps"):
             self._unpacker.feed(data)
-        self._fed += len(data)
         while True:
             with _refusing_damage("The body must be a sequence of msgpack maps"):
                 try:
@@ -102,11 +100,6 @@ class Unpacker:
             if not isinstance(value, dict):
                 raise ProblemError("malformed-body", "The body must be a sequence of msgpack maps.")
             yield value
-
-    @property
-    def is_between(self) -> bool:
-        """Return whether all that came belongs to maps that are complete."""
-        return bool(self._unpacker.tell() == self._fed)
 
 
 def unpack(data: bytes | bytearray, max_bytes: int) -> dict[str, Any]:

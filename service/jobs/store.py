@@ -34,7 +34,7 @@ class JobStore(Protocol):
         ...
 
     def events(self, owner: str, job_id: str, after: int) -> list[JobEvent] | None:
-        """Return the events of a job with higher numbers, or None if there is no such job."""
+        """Return the events of a job with higher numbers, or None if the owner has no job of this id."""
         ...
 
     def cancel(self, owner: str, job_id: str) -> Job | None:

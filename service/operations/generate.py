@@ -284,7 +284,7 @@ class _Run:
         grid.reshape(-1)[: len(known)] = known
         try:
             decoded = await self._backend.decode(card.id, grid, card.geometry.size(grid.shape))
-        except ProblemError:  # a preview is no part of the answer
+        except ProblemError:  # the answer does without a preview
             return
         pixels = decoded.pixels
         if not frames:

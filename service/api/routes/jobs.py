@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import while_connected
+from service.api.body import send_piece, while_connected
 from service.api.caller import owner_of
-from service.api.errors import ClientGoneError
+from service.api.event_stream import STALL_SECONDS
 from service.api.jobs import document
 from service.api.openapi import query_parameters
 from service.api.query import parse_options
@@ -30,7 +30,6 @@ HEARTBEAT_POLLS = 20
 # A stream ends before proxies lose patience and before a service that stops does; browsers then resume it.
 STREAM_SECONDS = 30.0
 RECONNECT_MILLISECONDS = 500
-STALL_SECONDS = 30.0  # without a byte taken, after which a reader counts as gone
 LAST_EVENT_HEADER = "Last-Event-ID"
 MAX_EVENT_DIGITS = 18
 
@@ -119,19 +118,6 @@ async def content_of(request: Request, services: Services, job: Job) -> Response
     return JobContent(services, job, first)
 
 
-async def _patiently(send: Send, data: bytes, more: bool = True) -> None:
-    """Send a piece of a body.
-
-    Raises:
-        ClientGoneError: the reader takes nothing.
-    """
-    try:
-        async with asyncio.timeout(STALL_SECONDS):
-            await send({"type": "http.response.body", "body": data, "more_body": more})
-    except TimeoutError as error:
-        raise ClientGoneError from error
-
-
 class JobContent(Response):
     """The content of a job, read piece by piece.
 
@@ -161,7 +147,7 @@ class JobContent(Response):
         while True:
             sent += len(piece)
             more = sent < (self._job.content_bytes or 0)
-            await _patiently(send, piece, more)
+            await send_piece(send, piece, STALL_SECONDS, more)
             if not more:
                 return
             piece = await self._jobs.read(self._job.owner, self._job.id, sent, PIECE_BYTES)
@@ -195,8 +181,8 @@ class JobEvents(Response):
 
     async def _send_all(self, send: Send) -> None:
         async for text in self._texts():
-            await _patiently(send, text.encode())
-        await _patiently(send, b"", more=False)
+            await send_piece(send, text.encode(), STALL_SECONDS)
+        await send_piece(send, b"", STALL_SECONDS, more=False)
 
     async def _texts(self) -> AsyncIterator[str]:
         yield f"retry: {RECONNECT_MILLISECONDS}\n\n"

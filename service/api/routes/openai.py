@@ -62,29 +62,55 @@ ERROR_TYPES = {404: "not_found_error", 429: "rate_limit_error"}
 Ignored = Annotated[str | None, Field(max_length=256, description="ignored")]
 
 
-class ImageOptions(RouteOptions):
-    """Options of OpenAI's interface, and those of other servers that speak it."""
+class SampleOptions(RouteOptions):
+    """Options of samples in OpenAI's interface, and those of other servers that speak it."""
 
     prompt: Annotated[Class, Field(description="id or name of a class, as GET /classes lists them: 207 or class:207")]
-    n: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="pictures to make")] = 1
     size: Annotated[str | None, Field(max_length=16, description="auto, or WIDTHxHEIGHT of the model")] = None
-    response_format: Annotated[Literal["b64_json"] | None, Field(description="the service stores no files")] = None
-    output_format: Annotated[Literal["png", "jpeg", "webp"] | None, Field(description="form of the pictures")] = None
-    output_compression: Annotated[
-        int | None, Field(ge=0, le=100, description="quality of JPEG and WebP, 100 for the best")
-    ] = None
-    seed: Annotated[int | None, Field(ge=0, description="seed of the pictures; a random one if missing")] = None
+    seed: Annotated[int | None, Field(ge=0, description="seed of the samples; a random one if missing")] = None
     guidance_scale: Annotated[float | None, Field(description="as guidance of /generate")] = None
     num_inference_steps: Annotated[int | None, Field(description="as steps of /generate")] = None
     temperature: Annotated[float | None, Field(description="as of /generate")] = None
     top_k: Annotated[int | None, Field(description="as of /generate")] = None
     top_p: Annotated[float | None, Field(description="as of /generate")] = None
+    user: Ignored = None
+
+    def as_generate(self, **own: Any) -> GenerateOptions:
+        """Return the same request to `/generate`.
+
+        Args:
+            own: what its kind of sample adds; None is left out.
+
+        Raises:
+            ProblemError: `invalid-options`, a value is out of its range.
+        """
+        given = own | {
+            "model": self.model,
+            "class": self.prompt,
+            "seed": self.seed,
+            "guidance": self.guidance_scale,
+            "steps": self.num_inference_steps,
+            "temperature": self.temperature,
+            "top_k": self.top_k,
+            "top_p": self.top_p,
+        }
+        return parse_options(GenerateOptions, b"", {name: value for name, value in given.items() if value is not None})
+
+
+class ImageOptions(SampleOptions):
+    """Options of pictures in OpenAI's interface, and those of other servers that speak it."""
+
+    n: Annotated[int | None, Field(ge=1, le=MAX_IMAGES, description="pictures to make")] = 1
+    response_format: Annotated[Literal["b64_json"] | None, Field(description="the service stores no files")] = None
+    output_format: Annotated[Literal["png", "jpeg", "webp"] | None, Field(description="form of the pictures")] = None
+    output_compression: Annotated[
+        int | None, Field(ge=0, le=100, description="quality of JPEG and WebP, 100 for the best")
+    ] = None
     stream: Annotated[Literal[False] | None, Field(description="POST /generate streams events")] = None
     background: Annotated[Literal["auto", "opaque"] | None, Field(description="pictures are opaque")] = None
     quality: Ignored = None
     style: Ignored = None
     moderation: Ignored = None
-    user: Ignored = None
     safety_identifier: Ignored = None
 
     def generate_options(self) -> GenerateOptions:
@@ -93,19 +119,7 @@ class ImageOptions(RouteOptions):
         Raises:
             ProblemError: `invalid-options`, a value is out of its range.
         """
-        given = {
-            "kind": "image",
-            "model": self.model,
-            "class": self.prompt,
-            "n": self.n or 1,
-            "seed": self.seed,
-            "guidance": self.guidance_scale,
-            "steps": self.num_inference_steps,
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-        }
-        return parse_options(GenerateOptions, b"", given)
+        return self.as_generate(kind="image", n=self.n or 1)
 
 
 def parse_image_request(body: Body, limits: Limits) -> GenerateUpload:

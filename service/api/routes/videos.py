@@ -21,7 +21,7 @@ from service.api.parsing import check_media, media_from
 from service.api.parsing_generate import GenerateUpload
 from service.api.query import parse_options
 from service.api.routes.jobs import BINARY, content_of
-from service.api.routes.openai import REFUSALS, Ignored, OpenAIResource, OpenAIRoute
+from service.api.routes.openai import REFUSALS, OpenAIResource, OpenAIRoute, SampleOptions
 from service.api.services import Services, ServicesOf
 from service.errors import ProblemError
 from service.formats.json import read_json
@@ -29,8 +29,8 @@ from service.formats.media_types import JSON
 from service.jobs.records import Job
 from service.operations.clip import ClipSource
 from service.operations.generate_plan import GeneratePlan
-from service.operations.options import Frames, Rate, RouteOptions
-from service.operations.options_generate import Class, GenerateOptions
+from service.operations.options import Frames, Rate
+from service.operations.options_generate import GenerateOptions
 from service.operations.samples import SampleForm
 from service.settings import Limits
 
@@ -39,21 +39,12 @@ REFERENCE = "input_reference"
 MAX_SECONDS = 3600
 
 
-class VideoOptions(RouteOptions):
-    """Options of OpenAI's interface, and those of other servers that speak it."""
+class VideoOptions(SampleOptions):
+    """Options of clips in OpenAI's interface, and those of other servers that speak it."""
 
-    prompt: Annotated[Class, Field(description="id or name of a class, as GET /classes lists them: 207 or class:207")]
     seconds: Annotated[float | None, Field(gt=0, le=MAX_SECONDS, description="duration; as trained if missing")] = None
-    size: Annotated[str | None, Field(max_length=16, description="auto, or WIDTHxHEIGHT of the model")] = None
     num_frames: Annotated[Frames | None, Field(description="frames, in place of seconds")] = None
     fps: Rate | None = None
-    seed: Annotated[int | None, Field(ge=0, description="seed of the clip; a random one if missing")] = None
-    guidance_scale: Annotated[float | None, Field(description="as guidance of /generate")] = None
-    num_inference_steps: Annotated[int | None, Field(description="as steps of /generate")] = None
-    temperature: Annotated[float | None, Field(description="as of /generate")] = None
-    top_k: Annotated[int | None, Field(description="as of /generate")] = None
-    top_p: Annotated[float | None, Field(description="as of /generate")] = None
-    user: Ignored = None
 
     def generate_options(self) -> GenerateOptions:
         """Return the same request to `/generate`.
@@ -66,20 +57,7 @@ class VideoOptions(RouteOptions):
         frames = self.num_frames
         if self.seconds is not None:
             frames = max(1, round(self.seconds * (self.fps or DEFAULT_FPS)))
-        given = {
-            "kind": "video",
-            "model": self.model,
-            "class": self.prompt,
-            "frames": frames,
-            "fps": self.fps,
-            "seed": self.seed,
-            "guidance": self.guidance_scale,
-            "steps": self.num_inference_steps,
-            "temperature": self.temperature,
-            "top_k": self.top_k,
-            "top_p": self.top_p,
-        }
-        return parse_options(GenerateOptions, b"", {name: value for name, value in given.items() if value is not None})
+        return self.as_generate(kind="video", frames=frames, fps=self.fps)
 
 
 class VideosOptions(BaseModel):

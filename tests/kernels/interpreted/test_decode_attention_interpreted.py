@@ -68,7 +68,7 @@ def test_a_float8_cache():
 
 
 def test_a_row_depends_on_itself_alone():
-    """The same bits among any rows, also where the next positions are loaded early."""
+    """Compare the bits among any rows and alone, with and without early loads of the next positions."""
     args = draw()
     crowd = check(args, Tile(2, 1, 1))
     alone = DecodeArgs(args.qkv[2:3], args.cache, args.slots[2:3], args.lengths[2:3])

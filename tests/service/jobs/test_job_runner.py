@@ -74,6 +74,20 @@ async def upper(claim: Claim, on_done: OnDone) -> tuple[str, bytes]:
     return "text/plain", claim.request.upper()
 
 
+class Forever:
+    """Work that ends with its cancellation alone."""
+
+    def __init__(self) -> None:
+        self.ended = asyncio.Event()
+
+    async def __call__(self, claim: Claim, on_done: OnDone) -> tuple[str, bytes]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ended.set()
+        raise AssertionError
+
+
 async def test_every_job_is_done_once(queue: LocalJobQueue) -> None:
     done: list[str] = []
 
@@ -151,19 +165,11 @@ async def test_lost_answers_and_a_store_that_goes_away_change_nothing(queue: Loc
 
 
 async def test_a_stop_gives_work_back_at_once(queue: LocalJobQueue) -> None:
-    ended = asyncio.Event()
-
-    async def forever(claim: Claim, on_done: OnDone) -> tuple[str, bytes]:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-        raise AssertionError
-
+    forever = Forever()
     await queue.submit(new("a"))
     async with running(queue, forever):
         await wait(queue, "a", "in_progress")
-    assert ended.is_set()
+    assert forever.ended.is_set()
     job = await queue.get("", "a")
     assert (job.status, job.losses) == ("queued", 0)
     async with running(queue, upper):
@@ -171,21 +177,13 @@ async def test_a_stop_gives_work_back_at_once(queue: LocalJobQueue) -> None:
 
 
 async def test_a_cancelled_job_ends_its_work(queue: LocalJobQueue) -> None:
-    ended = asyncio.Event()
-
-    async def forever(claim: Claim, on_done: OnDone) -> tuple[str, bytes]:
-        try:
-            await asyncio.Event().wait()
-        finally:
-            ended.set()
-        raise AssertionError
-
+    forever = Forever()
     await queue.submit(new("a"))
     async with running(queue, forever):
         await wait(queue, "a", "in_progress")
         await queue.cancel("", "a")
         async with asyncio.timeout(20):
-            await ended.wait()
+            await forever.ended.wait()
     assert (await queue.get("", "a")).status == "cancelled"
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,7 +22,6 @@ from service.flow import Flow
 from service.flow import current as current_flow
 from service.in_process import LocalBackend
 from service.link.client import WATCH_SECONDS, LinkClient, NoTokenizerError
-from service.link.directory import SocketDirectory
 from service.link.memory import Arena
 from service.link.messages import GREETING, MAGIC, PIXELS, Request
 from service.link.server import LinkServer
@@ -372,43 +370,6 @@ async def test_the_socket_of_a_dead_process_is_removed(tmp_path: Path) -> None:
     dead.close()
     async with linked(tmp_path):
         await until(lambda: not (tmp_path / "dead.sock").exists())
-
-
-def test_the_folder_is_private(short_tmp: Path) -> None:
-    one, same, other = SocketDirectory("session", "node"), SocketDirectory("session", "node"), SocketDirectory("a", "b")
-    assert one.path == same.path != other.path
-    assert one.path.parent == short_tmp
-    assert one.path.stat().st_mode & 0o777 == 0o700
-    one.path.chmod(0o770)
-    with pytest.raises(OSError, match="this user alone"):
-        SocketDirectory("session", "node")
-    for directory in (one, same, other):
-        directory.close()
-
-
-def test_folders_that_nobody_uses_are_swept(short_tmp: Path) -> None:
-    used, left = SocketDirectory("used"), SocketDirectory("left")
-    (used.path / "a.sock").touch()
-    (left.path / "a.sock").touch()
-    left.close()
-    SocketDirectory("next").close()
-    assert (used.path / "a.sock").exists()
-    assert not left.path.exists()
-    used.close()
-
-
-def test_a_path_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", os.fspath(tmp_path / ("long" * 20)))
-    with pytest.raises(OSError, match="TMPDIR"):
-        SocketDirectory("session")
-
-
-@pytest.fixture
-def short_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder whose path leaves enough of a socket's address."""
-    with tempfile.TemporaryDirectory(prefix="o-", dir="/tmp") as path:
-        monkeypatch.setattr("tempfile.tempdir", path)
-        yield Path(path)
 
 
 async def hostile(directory: Path, arena: Arena) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

@@ -4,34 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter, deque
-from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from batcher_items import KEYS, item, measured
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from service.errors import ProblemError
-from service.flow import Flow, Priority
+from service.flow import Flow
 from service.scheduling.batcher import MAX_RUNNING, MAX_TIMES_FREE, OLDEST_EVERY, Batch, Batcher
 from service.scheduling.item import Item, Key
-from service.types import TokenizerKey
-
-
-class Step(NamedTuple):
-    """A key of a generator's: no pixels in it."""
-
-    model: str
-    op: str = "generate"
-
-
-KEYS: list[Key] = [
-    TokenizerKey("m", "encode", "pixels", (1, 64, 64)),
-    TokenizerKey("m", "encode", "pixels", (17, 64, 64)),
-    TokenizerKey("m", "decode", "tokens", (1, 64, 64)),
-    Step("n"),
-]
-
 
 FLOWS = [Flow(caller, priority) for caller in ("a", "b", "c") for priority in ("interactive", "bulk")]
 
@@ -199,12 +182,6 @@ TestBatcher = BatcherMachine.TestCase
 TestBatcher.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 
 
-def item(
-    number: int, key: Key, cost: int, deadline: float = 100.0, caller: Any = None, priority: Priority = "interactive"
-) -> Item:
-    return Item(number, key, cost, deadline, None, Flow(caller, priority))
-
-
 def drain(batcher: Batcher, most: int = 1000) -> list[list[int]]:
     batches: list[list[int]] = []
     while len(batches) < most and (batch := batcher.next_batch(0.0)) is not None:
@@ -309,113 +286,6 @@ def test_one_caller_leaves_space_in_the_queue_for_others() -> None:
         batcher.submit(item(number, KEYS[0], 10, caller=number), 0.0)
     with pytest.raises(ProblemError, match="The queue is full"):
         batcher.submit(item(102, KEYS[0], 10, caller=102), 0.0)
-
-
-def measured(*batches: tuple[int, float], **bounds: float) -> Batcher:
-    """A batcher that ran batches of so many tokens in so many seconds each, up to time 0."""
-    batcher = Batcher(10, 8, 1000, **bounds)
-    now = -sum(seconds for _, seconds in batches)
-    for number, (cost, seconds) in enumerate(batches):
-        batcher.submit(item(-1 - number, KEYS[0], cost), now)
-        batcher.next_batch(now)
-        now += seconds
-        batcher.complete(now)
-    return batcher
-
-
-def refusal(batcher: Batcher, key: Key = KEYS[0], deadline: float = 100.0, now: float = 0.0) -> ProblemError:
-    with pytest.raises(ProblemError) as refused:
-        batcher.submit(item(99, key, 1, deadline), now)
-    assert refused.value.code == "overloaded"
-    return refused.value
-
-
-def test_the_retry_time_is_the_time_to_drain() -> None:
-    batcher = measured((10, 2.0))  # 5 tokens a second
-    batcher.max_queue_tokens = 100
-    for number in range(10):
-        batcher.submit(item(number, KEYS[0], 10, caller=number), 0.0)
-    problem = refusal(batcher)
-    assert problem.retry_after_seconds == pytest.approx(20.0, rel=0.3)
-    assert (problem.limit, problem.actual) == (100, 101)
-
-
-def test_callers_that_are_refused_together_do_not_return_together() -> None:
-    batcher = measured((10, 2.0), max_queue_seconds=3.0)
-    batcher.submit(item(0, KEYS[0], 20), 0.0)
-    assert len({refusal(batcher).retry_after_seconds for _ in range(5)}) > 1
-
-
-def test_a_queue_is_bounded_in_seconds() -> None:
-    batcher = measured((10, 2.0), max_queue_seconds=3.0)
-    batcher.submit(item(0, KEYS[0], 10), 0.0)  # nothing waits before it
-    batcher.submit(item(1, KEYS[0], 10), 0.0)  # 2 s wait before it
-    problem = refusal(batcher)
-    assert (problem.limit, problem.actual) == (3.0, pytest.approx(4.0))
-
-
-def test_what_cannot_start_in_time_is_refused_at_once() -> None:
-    batcher = measured((10, 2.0))
-    batcher.submit(item(0, KEYS[0], 10), 0.0)
-    batcher.next_batch(0.0)
-    assert refusal(batcher, deadline=1.0).actual == pytest.approx(2.0)
-    batcher.submit(item(1, KEYS[0], 10, deadline=2.5), 1.0)  # by then it runs for a second already
-
-
-def test_what_would_start_in_time_and_end_late_is_refused_at_once() -> None:
-    batcher = measured((10, 2.0))
-    batcher.submit(item(0, KEYS[0], 10), 0.0)
-    assert refusal(batcher, deadline=3.5).actual == pytest.approx(2.0)  # and eight like it take 1.6 s
-    batcher.submit(item(1, KEYS[0], 10, deadline=4.5), 0.0)
-
-
-def test_an_idle_batcher_refuses_nobody() -> None:
-    batcher = measured((1, 50.0), max_queue_seconds=0.1)
-    batcher.submit(item(0, KEYS[0], 1000, deadline=0.1), 0.0)
-
-
-def test_an_item_of_another_key_waits_only_for_its_turn() -> None:
-    batcher = measured((10, 2.0), max_queue_seconds=3.0)
-    for number in range(2):
-        batcher.submit(item(number, KEYS[0], 10), 0.0)
-    refusal(batcher)
-    batcher.submit(item(2, KEYS[1], 10), 0.0)  # the first batch of the other key, then its own
-
-
-@pytest.mark.parametrize(("number", "wrong_by"), [(0, 6.0), (20, 1.6), (40, 1.1)])
-def test_the_rate_recovers_from_one_very_slow_batch(number: int, wrong_by: float) -> None:
-    batcher = measured(*[(10, 0.1)] * 50, (10, 1.0), *[(10, 0.1)] * number)
-    batcher.submit(item(0, KEYS[0], 10), 0.0)
-    wait = batcher.wait(item(1, KEYS[0], 1), 0.0)
-    assert wait is not None
-    assert 0.1 / 1.01 <= wait <= 0.1 * wrong_by
-
-
-@given(
-    costs=st.lists(st.tuples(st.sampled_from(KEYS), st.integers(1, 30)), min_size=1, max_size=40),
-    last=st.sampled_from(KEYS),
-    rate=st.floats(1, 1000),
-)
-def test_a_wait_is_right_within_a_factor_of_two(costs: list[tuple[Key, int]], last: Key, rate: float) -> None:
-    """The engine is as fast as it was, and nothing else comes."""
-    batcher = measured((10, 10 / rate))
-    now = 0.0
-    for number, (key, cost) in enumerate(costs):
-        batcher.submit(item(number, key, cost, math.inf), now)
-    probe = item(99, last, 1, math.inf)
-    expected = batcher.wait(probe, now)
-    batcher.submit(probe, now)
-    while True:
-        batch = batcher.next_batch(now)
-        assert batch is not None
-        if probe in batch.items:
-            break
-        now += batch.cost / rate
-        batcher.complete(now)
-    largest = max(cost for _, cost in costs)  # one batch more or less is a matter of turns
-    slack = len(KEYS) * max(10, largest) / rate
-    assert expected is not None
-    assert (now - slack) / 2 <= expected <= 2 * now + slack
 
 
 def test_a_halved_budget_recovers() -> None:

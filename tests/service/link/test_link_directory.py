@@ -1,0 +1,49 @@
+"""The folder of sockets: private to its user, swept when nobody uses it, refused where its path is too long."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from service.link.directory import SocketDirectory
+
+
+@pytest.fixture
+def short_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose path leaves enough of a socket's address."""
+    with tempfile.TemporaryDirectory(prefix="o-", dir="/tmp") as path:
+        monkeypatch.setattr("tempfile.tempdir", path)
+        yield Path(path)
+
+
+def test_the_folder_is_private(short_tmp: Path) -> None:
+    one, same, other = SocketDirectory("session", "node"), SocketDirectory("session", "node"), SocketDirectory("a", "b")
+    assert one.path == same.path != other.path
+    assert one.path.parent == short_tmp
+    assert one.path.stat().st_mode & 0o777 == 0o700
+    one.path.chmod(0o770)
+    with pytest.raises(OSError, match="this user alone"):
+        SocketDirectory("session", "node")
+    for directory in (one, same, other):
+        directory.close()
+
+
+def test_folders_that_nobody_uses_are_swept(short_tmp: Path) -> None:
+    used, left = SocketDirectory("used"), SocketDirectory("left")
+    (used.path / "a.sock").touch()
+    (left.path / "a.sock").touch()
+    left.close()
+    SocketDirectory("next").close()
+    assert (used.path / "a.sock").exists()
+    assert not left.path.exists()
+    used.close()
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", os.fspath(tmp_path / ("long" * 20)))
+    with pytest.raises(OSError, match="TMPDIR"):
+        SocketDirectory("session")
