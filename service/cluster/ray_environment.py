@@ -25,6 +25,7 @@ HAPROXY_PORTS = {  # Ray's own defaults, which the containers document
     "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
     "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": 8500,
 }
+PORTS_TRIED, PORT_STEP = 50, 10  # none of those above meets another
 HAPROXY_FILES = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
@@ -132,7 +133,8 @@ def _haproxy_binary() -> str | None:
 
 def _free_port(preferred: int) -> int:
     """Return a port that another cluster of this machine does not use."""
-    for port in (preferred, 0):
+    # From 32,768 on Linux gives ports to connections that go out, one of which may come before the proxy starts.
+    for port in (*range(preferred, preferred + PORTS_TRIED * PORT_STEP, PORT_STEP), 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:

@@ -67,6 +67,7 @@ def test_a_caller_that_leaves_takes_its_samples_along(service: Service, http: ht
                 async for line in answer.aiter_lines():
                     if line == "event: started":
                         return
+                raise AssertionError(f"{answer.status_code}: the stream ended before it started")
 
     asyncio.run(impatient())
     eventually(lambda: service.total("http_requests_total", route="/generate") > ended)
