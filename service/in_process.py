@@ -60,10 +60,19 @@ class LocalBackend:
         launch: starts a batch, as `Engine.launch` does; called on one thread of its own.
         settings: budgets of batches and of the queue, and the deadline.
         observer: where work is reported.
+        codebooks: codes of VQ bundles by the id of the bundle, float32 (codes, channels).
     """
 
-    def __init__(self, cards: list[ModelCard], launch: Launch, settings: Settings, observer: WorkObserver) -> None:
+    def __init__(
+        self,
+        cards: list[ModelCard],
+        launch: Launch,
+        settings: Settings,
+        observer: WorkObserver,
+        codebooks: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
         self._cards = cards
+        self._codebooks = codebooks or {}
         self._seconds = settings.request_seconds
         self._observer = observer
         batcher = Batcher(
@@ -89,6 +98,10 @@ class LocalBackend:
     async def models(self) -> list[ModelCard]:
         """Return the bundles that are served, the default one first."""
         return self._cards
+
+    async def codebook(self, model: str) -> NDArray[np.float32]:
+        """Return the codes (codebook_size, latent_channels) of a VQ bundle."""
+        return self._codebooks[find_card(self._cards, model).id]
 
     async def encode(
         self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float | None = None

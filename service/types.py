@@ -121,6 +121,10 @@ class Backend(Protocol):
         """Return the bundles that are served, the default one first."""
         ...
 
+    async def codebook(self, model: str) -> NDArray[np.float32]:
+        """Return the codes (codebook_size, latent_channels) of a VQ bundle."""
+        ...
+
     async def encode(
         self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float | None = None
     ) -> Encoded:

@@ -19,6 +19,7 @@ from service.api.openapi import REFUSAL, add_security
 from service.api.request_id import RequestId
 from service.api.routes import TOKENIZER_ROUTES, routers
 from service.api.routes.docs import add_docs
+from service.api.routes.page import add_page
 from service.api.services import Services
 from service.errors import ProblemError
 from service.jobs.queue import JobQueue, NoJobQueue
@@ -84,6 +85,7 @@ def create_app(
         backend, generators or NoGenerators(), media, settings, jobs or NoJobQueue(), keyed
     )
     add_docs(app)
+    add_page(app)
     routes = list(app.routes)
     for router in routers():
         app.include_router(router)

@@ -12,9 +12,9 @@ from service.api.request_id import HEADER
 from service.errors import ProblemError
 from service.keys import Budget, Key, KeyRing
 
-# Probes, the documentation, and the explanations of problems that a refusal links to.
-PUBLIC_PATHS = frozenset({"/health/live", "/health/ready", "/docs", "/openapi.json", "/version"})
-PUBLIC_FOLDERS = ("/docs/assets/", "/problems/")
+# Probes, the page, the documentation, and the explanations of problems that a refusal links to.
+PUBLIC_PATHS = frozenset({"/", "/health/live", "/health/ready", "/docs", "/openapi.json", "/version"})
+PUBLIC_FOLDERS = ("/docs/assets/", "/problems/", "/static/")
 # What each route needs. To read another path takes any key, and all else the scope admin.
 SCOPES = {
     "/encode": ("encode",),

@@ -58,6 +58,10 @@ class CallerBackend:
         """Return the bundles that are served."""
         return await self._backend.models()
 
+    async def codebook(self, model: str) -> NDArray[np.float32]:
+        """Return the codes of a VQ bundle."""
+        return await self._backend.codebook(model)
+
     async def encode(
         self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float | None = None
     ) -> Encoded:

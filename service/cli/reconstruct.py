@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SUFFIXES = ", ".join(PIXEL_SUFFIXES)
 
 
-@grouped()
+@grouped(without=["side_by_side"])  # which the command has in a form of its own
 def reconstruct(
     media: Annotated[list[Path], typer.Argument(help=MEDIA_HELP)],
     location: TokenizerLocation,

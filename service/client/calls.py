@@ -71,10 +71,14 @@ class EncodeOptions(MediaOptions, total=False):
 
 
 class ReconstructOptions(MediaOptions, total=False):
-    """Options of `reconstruct`. fps: frames per second of a clip. quality: 1 to 100 for lossy pictures."""
+    """Options of `reconstruct`.
+
+    fps: frames per second of a clip. quality: 1 to 100 for lossy pictures. side_by_side: the original on the left.
+    """
 
     fps: float
     quality: int
+    side_by_side: bool
 
 
 class DecodeOptions(TypedDict, total=False):

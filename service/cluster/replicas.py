@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import ray
 from numpy.typing import NDArray
 from ray import serve
@@ -75,7 +76,7 @@ class Tokenizer:
         engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
         engine.warm_up(settings.warm_sizes, settings.max_batch_tokens, settings.max_batch_requests)
         self._metrics = TokenizerMetrics()
-        self._backend = LocalBackend(engine.cards, engine.launch, settings, self._metrics)
+        self._backend = LocalBackend(engine.cards, engine.launch, settings, self._metrics, engine.codebooks)
         self._link: LinkServer | None = None
         self._host: GeneratorHost | None = None
         if settings.generators and not settings.generator_replicas:
@@ -86,6 +87,10 @@ class Tokenizer:
     async def models(self) -> list[ModelCard]:
         """Return the bundles that this replica serves."""
         return await self._backend.models()
+
+    async def codebook(self, model: str) -> Any:
+        """Return the codes of a VQ bundle, or a refusal."""
+        return await answer_of(self._backend.codebook(model), "tokenizer", None)
 
     async def run(self, op: str, calls: Sequence[HandleCall]) -> list[Any]:
         """Return what a method of `LocalBackend` answers to each call, or its own refusal."""
@@ -156,6 +161,13 @@ class RayBackend(Remote):
         """Return the bundles, the default one first; a living replica named them in the last few seconds."""
         linked = [] if self._link is None else self._link.cards
         return linked or await self._remembered_cards("models")
+
+    async def codebook(self, model: str) -> NDArray[np.float32]:
+        """Return the codes of a VQ bundle, from any replica."""
+        codes: NDArray[np.float32] = await self._retry(
+            lambda _: self._once("codebook", model), self._settings.request_seconds
+        )
+        return codes
 
     async def encode(self, model: str, pixels: NDArray[Any], want: Want, *, seconds: float | None = None) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3)."""

@@ -20,6 +20,7 @@ from kernels.runtime import jit
 from model.bundle import load_bundle
 from model.inference.tokenizer import BATCHES, CompiledTokenizer
 from model.tokenizer.config import VQConfig
+from model.tokenizer.heads import VQHead
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine.card import model_card
 from service.engine.chunks import run_chunk
@@ -70,6 +71,12 @@ class Engine:
                 self._compiled[bundle.name] = CompiledTokenizer(bundle.tokenizer)
             self.cards.append(model_card(bundle, self._device, dtype))
         self._transfers.settle()
+
+    @property
+    def codebooks(self) -> dict[str, NDArray[np.float32]]:
+        """Return the codes (codes, channels) of each VQ bundle by its id."""
+        heads = {name: tokenizer.head for name, tokenizer in self._tokenizers.items()}
+        return {name: head.codebook.float().cpu().numpy() for name, head in heads.items() if isinstance(head, VQHead)}
 
     def warm_up(self, sizes: Sequence[Size] = (), batch_tokens: int = 0, batch_requests: int = 0) -> None:
         """Do now what the first callers would wait for.

@@ -96,6 +96,7 @@ class ReconstructOptions(MediaRequest):
 
     fps: Rate | None = None
     quality: Quality | None = None
+    side_by_side: Annotated[bool, Field(description="put what the network was fed left of what came back")] = False
 
 
 class DecodeOptions(RouteOptions):

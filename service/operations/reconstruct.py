@@ -20,10 +20,22 @@ from service.types import Backend, Media, ModelCard
 
 @dataclass(frozen=True)
 class Reconstruction(PixelResult):
-    """Pixels that went through a tokenizer, the PSNR of each frame, dB, and the time spent on decoding their media."""
+    """Pixels that went through a tokenizer.
 
+    Args:
+        original: the pixels before, uint8 RGB (T, H, W, 3).
+        psnr: of each frame, dB.
+        decode_ms: time spent on decoding the media.
+    """
+
+    original: NDArray[np.uint8]
     psnr: NDArray[np.float64]
     decode_ms: float
+
+    def side_by_side(self) -> PixelResult:
+        """Return frames of twice the width: the original left, the reconstruction right."""
+        pair = np.concatenate([self.original, self.pixels], axis=2)
+        return PixelResult(self.card, pair, self.fps, self.timing)
 
 
 async def reconstruct(
@@ -56,4 +68,4 @@ async def reconstruct(
     decoded = await backend.reconstruct(card.id, clip.pixels)
     quality = await asyncio.to_thread(psnr, clip.pixels, decoded.pixels)
     fps = options.fps or clip.info.fps or DEFAULT_FPS
-    return Reconstruction(card, decoded.pixels, fps, decoded.timing, quality, clip.decode_ms)
+    return Reconstruction(card, decoded.pixels, fps, decoded.timing, clip.pixels, quality, clip.decode_ms)

@@ -17,7 +17,7 @@ from service.settings import Limits
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/api.md").read_text(encoding="utf-8")
 OPENAPI: dict[str, Any] = json.loads((ROOT / "docs/openapi.json").read_text(encoding="utf-8"))
-ABOUT_ITSELF = {("GET", "/openapi.json"), ("GET", "/docs")}
+ABOUT_ITSELF = {("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/")}
 TITLES = {"/encode": "Encode", "/decode": "Decode", "/reconstruct": "Reconstruct", "/generate": "Generate"}
 
 

@@ -6,15 +6,20 @@ from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
+from starlette.responses import Response
 
-from service.api.openapi import query_parameters
+from service.api.openapi import BINARY, query_parameters
 from service.api.query import parse_options
 from service.api.services import ServicesOf
+from service.errors import ProblemError
+from service.formats.media_types import NPY
+from service.formats.npy import write_npy
 from service.operations.bundles import find_card
 from service.operations.generators import find_generator, search_classes, served
 from service.operations.options import ClassesOptions
 from service.types import GeneratorCard, ModelCard
 
+CODEBOOK: dict[int | str, dict[str, Any]] = {200: {"content": {NPY: {"schema": BINARY}}}}
 CREATED = 0  # clients of OpenAI's interface expect a time; bundles have none
 
 router = APIRouter(tags=["models"])
@@ -42,6 +47,18 @@ async def model(model: str, services: ServicesOf) -> dict[str, Any]:
     cards, generators = await served(services.backend, services.generators)
     card = next((card for card in generators if card.id == model), None) or find_card(cards, model)
     return _entry(card) | _described(card)
+
+
+@router.get("/models/{model}/codebook", response_class=Response, responses=CODEBOOK)
+async def codebook(model: str, request: Request, services: ServicesOf) -> Response:
+    """Return the codes of a VQ bundle as a NumPy file: float32 (codebook_size, latent_channels), row by token."""
+    card = find_card(await services.backend.models(), model)
+    if card.codebook_size is None:
+        raise ProblemError("not-found", f"The bundle {card.id} has latents, and no codebook. Name a VQ bundle.")
+    headers = {"ETag": f'"{card.hash}"', "Cache-Control": "no-cache", "X-Omnitok-Bundle": card.hash}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(write_npy(await services.backend.codebook(card.id)), headers=headers, media_type=NPY)
 
 
 @router.get("/classes", openapi_extra={"parameters": query_parameters(ClassesOptions)})

@@ -22,7 +22,8 @@ async def reconstruct(exchange: Exchange, upload: MediaUpload, options: Reconstr
             exchange.choose_pixels(frames)
 
     copy = await run(exchange.backend, exchange.media, upload.source, options, exchange.limits, accept)
-    response = await exchange.respond_pixels(copy, options.quality, copy.decode_ms)
+    shown = copy.side_by_side() if options.side_by_side else copy
+    response = await exchange.respond_pixels(shown, options.quality, copy.decode_ms)
     response.headers["X-Omnitok-PSNR"] = f"{copy.psnr.mean():.4f}"
     return response
 

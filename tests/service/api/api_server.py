@@ -55,6 +55,11 @@ class BlockBackend:
     async def models(self) -> list[ModelCard]:
         return self.cards
 
+    async def codebook(self, model: str) -> NDArray[np.float32]:
+        codes = np.arange(512)
+        levels = np.stack([codes // 64, codes // 8 % 8, codes % 8], axis=-1)
+        return ((levels + 0.5) / 8 - 0.5).astype(np.float32)
+
     async def encode(
         self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float | None = None
     ) -> Encoded:

@@ -84,6 +84,16 @@ def test_raw_frames_latents_and_reconstruction_agree(service: Service, http: htt
     np.testing.assert_array_equal(np.load(io.BytesIO(decode(http, packed, "application/x-npy"))), reconstruction)
 
 
+def test_the_codebook_and_the_page_come_through_the_cluster(service: Service, http: httpx.Client) -> None:
+    head = service.tokenizer.head
+    answer = http.get(f"/models/{service.card.id}/codebook")
+    np.testing.assert_array_equal(np.load(io.BytesIO(answer.content)), head.codebook.detach().numpy())
+    assert http.get("/models/none/codebook").json()["code"] == "unknown-model"
+    page = http.get("/")
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert http.get("/static/app.js").headers["content-type"].startswith("text/javascript")
+
+
 def test_requests_of_one_shape_share_batches_and_get_their_own_answers(service: Service, http: httpx.Client) -> None:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (48, 1, 256, 256, 3), np.uint8)

@@ -1,0 +1,132 @@
+// The page: tabs, theme, links, keys and refusals around its two parts.
+
+import { call, onKeyNeeded } from "./api.js";
+import { startGenerate } from "./generate.js";
+import { startReconstruct } from "./reconstruct.js";
+
+const THEME = "omnitok-theme";
+const $ = (selector) => document.querySelector(selector);
+const tabs = [...document.querySelectorAll("[role=tab]")];
+
+/** Show a refusal in the service's own words. */
+export function showProblem(error) {
+  if (error.name === "AbortError") return;
+  const { title, detail, errors = [], code, request_id: id } = error.document ?? { title: "The page failed", detail: String(error) };
+  const box = $("#problem");
+  box.querySelector("strong").textContent = title;
+  box.querySelector("p").textContent = detail;
+  box.querySelector("ul").replaceChildren(
+    ...errors.map(({ pointer, detail: reason }) => {
+      const item = document.createElement("li");
+      item.textContent = `${pointer.replace("/", "")}: ${reason}`;
+      return item;
+    }),
+  );
+  box.querySelector("small").textContent = code ? `${code}, request ${id}` : "";
+  box.hidden = false;
+  box.scrollIntoView({ block: "nearest" });
+}
+
+export function hideProblem() {
+  $("#problem").hidden = true;
+}
+
+function choose(name) {
+  for (const tab of tabs) {
+    const chosen = tab.getAttribute("aria-controls") === name;
+    tab.setAttribute("aria-selected", chosen);
+    tab.tabIndex = chosen ? 0 : -1;
+    $(`#${tab.getAttribute("aria-controls")}`).hidden = !chosen;
+  }
+}
+
+function chosen() {
+  return tabs.find((tab) => tab.getAttribute("aria-selected") === "true").getAttribute("aria-controls");
+}
+
+function link() {
+  const parameters = new URLSearchParams({ tab: chosen(), ...parts[chosen()].settings() });
+  history.replaceState(null, "", `#${parameters}`);
+  return location.href;
+}
+
+function open() {
+  const { tab, ...settings } = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
+  if (!(tab in parts)) return;
+  choose(tab);
+  parts[tab].apply(settings);
+}
+
+async function copyLink(event) {
+  const address = link();
+  try {
+    await navigator.clipboard.writeText(address);
+    event.target.textContent = "Copied";
+  } catch {
+    event.target.textContent = "It is in the address bar"; // pages without TLS may not write to the clipboard
+  }
+  setTimeout(() => (event.target.textContent = "Copy link"), 2000);
+}
+
+function useTheme(theme) {
+  const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  $("#theme").textContent = dark ? "Light" : "Dark";
+}
+
+function askForKey(problem) {
+  const dialog = $("#key-dialog");
+  dialog.querySelector("p").textContent = problem.message;
+  dialog.returnValue = "";
+  dialog.showModal();
+  return new Promise((resolve) => {
+    dialog.addEventListener(
+      "close",
+      () => {
+        const field = dialog.querySelector("[name=key]");
+        const key = dialog.returnValue === "use" ? field.value.trim() : "";
+        field.value = "";
+        resolve(key || null);
+      },
+      { once: true },
+    );
+  });
+}
+
+for (const [index, tab] of tabs.entries()) {
+  tab.addEventListener("click", () => (choose(tab.getAttribute("aria-controls")), link()));
+  tab.addEventListener("keydown", (event) => {
+    if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
+    const next = tabs[(index + 1) % tabs.length];
+    next.focus();
+    next.click();
+  });
+}
+$("#problem button").addEventListener("click", hideProblem);
+$("#share").addEventListener("click", copyLink);
+$("#theme").addEventListener("click", () => {
+  const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  localStorage.setItem(THEME, theme);
+  useTheme(theme);
+});
+useTheme(localStorage.getItem(THEME));
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => useTheme(localStorage.getItem(THEME)));
+onKeyNeeded(askForKey);
+
+const parts = {};
+try {
+  const served = await (await call("models")).json();
+  const [{ device, dtype }] = served.models;
+  $("#served").textContent = `Served here: ${served.data.map(({ id }) => id).join(", ")} on ${device} in ${dtype}.`;
+  const shown = { link, showProblem, hideProblem };
+  parts.reconstruct = startReconstruct($("#reconstruct"), served.models, shown);
+  parts.generate = startGenerate($("#generate"), served.generators, {
+    ...shown,
+    reconstruct: (file) => (choose("reconstruct"), parts.reconstruct.open(file)),
+  });
+  tabs[1].hidden = served.generators.length === 0;
+  open();
+  addEventListener("hashchange", open);
+} catch (error) {
+  showProblem(error);
+}
