@@ -8,13 +8,16 @@ ALONE := @mkdir -p $(VENV) && $(PYTHON) -c 'import fcntl, os, sys; lock = os.ope
 	os.set_inheritable(lock, True); fcntl.flock(lock, fcntl.LOCK_EX); os.execvp(sys.argv[2], sys.argv[2:])' $(VENV)/.lock
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: runtime dev serve test lint bench clean
+.PHONY: runtime dev tools serve test lint bench clean
 
 runtime:  ## install what serving needs
 	$(ALONE) $(MAKE) -s $(VENV)/.runtime
 
 dev:  ## install everything: serving, training, tests, style
 	$(ALONE) $(MAKE) -s $(VENV)/.dev
+
+tools:  ## unpack Prometheus, promtool and amtool for the tests of deploy/ (Debian)
+	$(ALONE) tests/deploy/fetch-tools build/tools
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

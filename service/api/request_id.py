@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import problem_response
 from service.api.ray_headers import UnboundedStreams
+from service.api.ray_refusals import RayRefusals
 from service.errors import ProblemError
 
 HEADER = "X-Request-ID"
@@ -60,5 +61,5 @@ class RequestId:
 
 
 def before_ray() -> list[Middleware]:
-    """For Ray's HTTP servers, which read the id as it came and add theirs to every answer, and which bound streams."""
-    return [Middleware(RequestId), Middleware(UnboundedStreams)]
+    """For Ray's HTTP servers: they read the id as it came, add theirs to answers, bound streams and refuse in text."""
+    return [Middleware(RequestId), Middleware(UnboundedStreams), Middleware(RayRefusals)]

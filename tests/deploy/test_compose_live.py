@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 HEALTHY_SECONDS = 240
 METRICS_SECONDS = 120
 HERE = "http://127.0.0.1:8000"  # in the README
-EVENTLESS = {"Repeated calls", "Media workers replaced"}  # panels of what must not have happened here
+EVENTLESS = {"Pages that fire", "Replicas missing", "Alerts that fire"}  # panels of what must not have happened here
 
 
 def _engine() -> bool:
@@ -151,15 +151,15 @@ def test_prometheus_answers_every_query_of_the_dashboard(stack: Stack) -> None:
             time.sleep(2)
         replicas = _ask(client, "count by (deployment) (ray_serve_deployment_replica_healthy == 1)")
         assert {row["metric"]["deployment"]: row["value"][1] for row in replicas} == {"Ingress": "2", "Tokenizer": "1"}
-        both = _ask(client, "count (count by (replica) (ray_omnitok_http_requests_total))")
+        both = _ask(client, "sum (omnitok_replicas{deployment='Ingress'})")
         assert both[0]["value"][1] == "2"
-        encoded = _ask(client, 'sum (ray_omnitok_http_requests_total{route="/encode", code="200"})')
+        encoded = _ask(client, 'sum (omnitok_http_requests_total{route="/encode", code="200"})')
         assert float(encoded[0]["value"][1]) >= 40
         rules = client.get("/api/v1/rules").raise_for_status().json()["data"]["groups"]
         alerts = [rule for group in rules for rule in group["rules"]]
         assert alerts
         assert {rule["health"] for rule in alerts} == {"ok"}
-        assert {rule["state"] for rule in alerts} == {"inactive"}
+        assert {rule["state"] for rule in alerts if "state" in rule} == {"inactive"}
 
 
 def test_sigterm_ends_the_service_in_time(stack: Stack) -> None:
@@ -189,11 +189,10 @@ async def _traffic(url: str) -> None:
 
 
 def _queries() -> list[tuple[str, str]]:
-    """(panel, PromQL) of the dashboard, with Grafana's own variable replaced as Grafana would."""
-    file = ROOT / "deploy" / "grafana" / "dashboards" / "omnitok.json"
-    panels = json.loads(file.read_text())["panels"]
+    """(panel, PromQL) of the overview, with Grafana's variables replaced as Grafana would."""
+    panels = json.loads((ROOT / "deploy" / "grafana" / "dashboards" / "overview.json").read_text())["panels"]
     return [
-        (panel["title"], target["expr"].replace("$__rate_interval", "5m"))
+        (panel["title"], re.sub(r"\$\w+", ".*", target["expr"].replace("$__rate_interval", "5m")))
         for panel in panels
         for target in panel.get("targets", [])
     ]

@@ -1,0 +1,107 @@
+"""Jobs: what waits, what is worked on, what is kept."""
+
+from __future__ import annotations
+
+from deploy.grafana.generator.board import Board
+from deploy.grafana.generator.panels import AMBER, GREEN, RED, gauge, rate, series, total, value
+
+NOW = [
+    value(
+        "Waiting",
+        "none",
+        'sum (omnitok_jobs{status="queued"})',
+        "Jobs that nobody works on yet.",
+        ((0.0, GREEN), (100.0, AMBER)),
+        none="no jobs",
+    ),
+    value(
+        "In progress",
+        "none",
+        'sum (omnitok_jobs{status="in_progress"})',
+        "Jobs that an ingress replica works on.",
+        ((0.0, GREEN),),
+        none="no jobs",
+    ),
+    value(
+        "Failed",
+        "none",
+        'sum (omnitok_jobs{status="failed"})',
+        "Among those that are kept.",
+        ((0.0, GREEN), (1.0, AMBER)),
+        none="no jobs",
+    ),
+    value(
+        "Oldest waiting job",
+        "s",
+        "max (omnitok_job_queue_age_seconds)",
+        "Half an hour opens a ticket.",
+        ((0.0, GREEN), (600.0, AMBER), (1800.0, RED)),
+        none="no jobs",
+    ),
+    value(
+        "Space in use",
+        "percentunit",
+        "max (omnitok_job_bytes / omnitok_job_bytes_limit)",
+        "Contents of jobs, of OMNITOK_JOB_BYTES. When it is full, new jobs are refused.",
+        ((0.0, GREEN), (0.7, AMBER), (0.9, RED)),
+        none="no jobs",
+    ),
+    value(
+        "Owners",
+        "none",
+        'sum (omnitok_replicas{deployment="JobOwner"})',
+        "Replicas that keep the jobs: one.",
+        ((0.0, RED), (1.0, GREEN)),
+        none="no jobs",
+    ),
+]
+LINES = [
+    series(
+        "Jobs by status",
+        "short",
+        {"{{status}}": gauge("jobs", "status")},
+        "That are kept.",
+        stacked=True,
+    ),
+    series(
+        "Age of the oldest waiting job",
+        "s",
+        {"age": gauge("job_queue_age_seconds", "", how="max")},
+        "It grows while nobody works on it.",
+        limits=((1800.0, RED),),
+    ),
+    series(
+        "Space",
+        "bytes",
+        {
+            "in use": gauge("job_bytes", "", how="max"),
+            "limit": gauge("job_bytes_limit", "", how="max"),
+        },
+        "Contents of jobs, and what came with those that wait.",
+    ),
+    series(
+        "Requests about jobs",
+        "reqps",
+        {"{{method}} {{code}}": rate("http_requests_total", "method, code", 'route="/jobs"')},
+        "Lists, states, events, contents, cancellations.",
+        stacked=True,
+    ),
+    series(
+        "Submitted, total",
+        "short",
+        {"{{route}}": total("http_requests_total", "route", 'code="202"')},
+        "Requests that became jobs, since the service started.",
+    ),
+    series(
+        "Refusals about jobs, total",
+        "short",
+        {"{{problem}}": total("http_problems_total", "problem", 'problem=~".*job.*|use-async"')},
+        "By the code of the problem document.",
+    ),
+]
+BOARD = Board(
+    "jobs",
+    "Jobs",
+    "Work that callers fetch later.",
+    {"Now": NOW, "Jobs": LINES},
+)

@@ -1,0 +1,202 @@
+"""Overview: is the service well, and if not, where to look."""
+
+from __future__ import annotations
+
+from deploy.grafana.generator.board import Board
+from deploy.grafana.generator.panels import AMBER, GREEN, RED, gauge, quantiles, rate, rows_of, series, value
+
+BURN_STEPS = ((0.0, GREEN), (1.0, AMBER), (6.0, RED))
+FULL_STEPS = ((0.0, GREEN), (0.7, AMBER), (0.9, RED))
+MISSING = "max by (deployment) (omnitok_replicas_wanted) - sum by (deployment) (omnitok_replicas)"
+WORK = 'method="POST", route=~"/(encode|decode|reconstruct|generate|images/generations|videos)"'
+
+OBJECTIVES = [
+    value(
+        "Availability burn, 1 h",
+        "none",
+        "omnitok:work_errors:burn_rate1h",
+        "1 spends the budget of 0.1 % failures in exactly its month; 14.4 pages. Probes are not counted.",
+        BURN_STEPS,
+        none="no work",
+        to="omnitok-requests",
+    ),
+    value(
+        "Latency burn, 1 h",
+        "none",
+        "omnitok:work_latency:burn_rate1h",
+        "1 spends the budget of 1 % of requests over 5 s in exactly its month; 14.4 pages. Generation is not counted.",
+        BURN_STEPS,
+        none="no work",
+        to="omnitok-requests",
+    ),
+    value(
+        "Error budget left, 7 d",
+        "percentunit",
+        "1 - omnitok:work_errors:burn_rate7d",
+        "What is left of a week's budget of failures. Below 0: more failed than the objective allows.",
+        ((0.0, RED), (0.1, AMBER), (0.5, GREEN)),
+        none="no work",
+    ),
+    value(
+        "Work refused or failed",
+        "percentunit",
+        f'sum (rate(omnitok_http_requests_total{{code=~"5..", {WORK}}}[5m]))'
+        f" / sum (rate(omnitok_http_requests_total{{{WORK}}}[5m]))",
+        "Share of 5xx among the requests for work, 5 minutes.",
+        ((0.0, GREEN), (0.001, AMBER), (0.01, RED)),
+        none="no work",
+        to="omnitok-requests",
+    ),
+    value(
+        "p99 of encode and decode",
+        "s",
+        "histogram_quantile(0.99, sum by (le) (rate(omnitok_http_request_duration_seconds_bucket"
+        '{route=~"/(encode|decode|reconstruct)"}[5m])))',
+        "From the first byte of the request to the last of the answer, 5 minutes.",
+        ((0.0, GREEN), (2.0, AMBER), (5.0, RED)),
+        none="no work",
+        to="omnitok-requests",
+    ),
+    value(
+        "Pages that fire",
+        "none",
+        'count(ALERTS{alertstate="firing", severity="page"})',
+        "Alerts that wake somebody. The table names them and leads to their runbooks.",
+        ((0.0, GREEN), (1.0, RED)),
+        to="omnitok-runbooks",
+    ),
+]
+SATURATION = [
+    value(
+        "Edge",
+        "none",
+        'min (up{job="edge"})',
+        "1 while Prometheus reaches HAProxy on every node.",
+        ((0.0, RED), (1.0, GREEN)),
+        none="no target",
+        to="omnitok-hosts",
+    ),
+    value(
+        "Replicas missing",
+        "none",
+        f"sum ({MISSING} > 0)",
+        "Replicas that the settings want and that do not run.",
+        ((0.0, GREEN), (1.0, AMBER), (2.0, RED)),
+        to="omnitok-hosts",
+    ),
+    value(
+        "Fullest queue",
+        "percentunit",
+        "max (omnitok_queue_tokens / omnitok_queue_tokens_limit)",
+        "Waiting positions of the fullest tokenizer, of those that it lets in.",
+        FULL_STEPS,
+        to="omnitok-tokenizer",
+    ),
+    value(
+        "Oldest waiting work",
+        "s",
+        "max (omnitok_queue_age_seconds)",
+        "Age of the item that has waited longest for a tokenizer. 15 s pages.",
+        ((0.0, GREEN), (2.0, AMBER), (15.0, RED)),
+        to="omnitok-tokenizer",
+    ),
+    value(
+        "Memory",
+        "percentunit",
+        "max (ray_node_mem_used / ray_node_mem_total)",
+        "Of the fullest node. At 95 % Ray ends workers.",
+        ((0.0, GREEN), (0.8, AMBER), (0.9, RED)),
+        to="omnitok-hosts",
+    ),
+    value(
+        "Least free disk",
+        "percentunit",
+        "min (omnitok_filesystem_free_bytes / omnitok_filesystem_size_bytes)",
+        "Of Ray's folder, shared memory and jobs, on any node. Below 10 % no replica can be replaced.",
+        ((0.0, RED), (0.1, AMBER), (0.25, GREEN)),
+        to="omnitok-hosts",
+    ),
+]
+NOW = [
+    rows_of(
+        "Alerts that fire",
+        'ALERTS{alertstate="firing", alertname=~"Omnitok.*"}',
+        "Each name leads to its runbook.",
+        ["alertname", "severity", "instance", "deployment", "replica", "gpu", "mount"],
+        links={"alertname": "/d/runbook-${__value.raw}"},
+        width=12,
+    ),
+    series(
+        "Burn rates",
+        "none",
+        {
+            "availability, 5 m": "omnitok:work_errors:burn_rate5m",
+            "availability, 1 h": "omnitok:work_errors:burn_rate1h",
+            "latency, 5 m": "omnitok:work_latency:burn_rate5m",
+            "latency, 1 h": "omnitok:work_latency:burn_rate1h",
+        },
+        "How many times as fast as allowed the error budgets are spent. 14.4 in both windows pages.",
+        limits=((14.4, RED),),
+        width=12,
+    ),
+]
+LOAD = [
+    series(
+        "Requests for work",
+        "reqps",
+        {"{{route}}": rate("http_requests_total", "route", WORK)},
+        "Answered, refusals included.",
+        stacked=True,
+    ),
+    series(
+        "Failures by code",
+        "reqps",
+        {"{{code}}": rate("http_requests_total", "code", f'code=~"5..", {WORK}')},
+        "503: refused since a queue is full, or not ready; 504: deadline; 500: a fault. Totals are on Requests.",
+        stacked=True,
+    ),
+    series(
+        "Latency of all work",
+        "s",
+        quantiles("http_request_duration_seconds", 'route=~"/(encode|decode|reconstruct)"'),
+        "Of encode, decode and reconstruct. The line is the objective.",
+        limits=((5.0, RED),),
+    ),
+    series(
+        "Positions per second",
+        "short",
+        {
+            "encoded": rate("tokens_encoded_total"),
+            "decoded": rate("tokens_decoded_total"),
+            "generated": rate("tokens_generated_total"),
+        },
+        "Tokens, or latent vectors of a VAE.",
+        stacked=True,
+    ),
+    series(
+        "Saturation",
+        "percentunit",
+        {
+            "queue {{replica}}": 'max by (replica) (omnitok_queue_tokens{instance=~"$instance"}'
+            ' / omnitok_queue_tokens_limit{instance=~"$instance"})',
+            "media workers": gauge("media_workers_busy", "") + " / " + gauge("media_workers", ""),
+            "generator slots": gauge("generate_slots_in_use", "") + " / " + gauge("generate_slots", ""),
+            "GPU {{gpu}}": gauge("gpu_utilization_ratio", "gpu", how="max"),
+        },
+        "Each in its own measure of full. 1 refuses or waits.",
+        limits=((0.9, RED),),
+        most=1.0,
+    ),
+    series(
+        "Time by stage, p95",
+        "s",
+        {"{{stage}}": quantiles("stage_duration_seconds", by="stage")["p95 {{stage}}"]},
+        "decode: file to pixels; queue: wait for a tokenizer; compute: the batch; render: the answer.",
+    ),
+]
+BOARD = Board(
+    "overview",
+    "OmniTokenizer overview",
+    "Whether the service is well. Numbers lead to the dashboard that explains them.",
+    {"Objectives": OBJECTIVES, "Saturation": SATURATION, "Now": NOW, "Load": LOAD},
+)

@@ -1,0 +1,124 @@
+"""Tokenizer and batching: queues, batches, and the share of each model."""
+
+from __future__ import annotations
+
+from deploy.grafana.generator.board import INSTANCE, Board
+from deploy.grafana.generator.panels import AMBER, RED, gauge, heat, quantiles, rate, series, total
+
+REPLICA = 'replica=~"$replica"'
+MODEL = 'model=~"$model"'
+WORK = [
+    series(
+        "Positions per second",
+        "short",
+        {
+            "encoded {{model}}": rate("tokens_encoded_total", "model", MODEL),
+            "decoded {{model}}": rate("tokens_decoded_total", "model", MODEL),
+        },
+        "Tokens, or latent vectors of a VAE.",
+        stacked=True,
+    ),
+    series(
+        "Frames per second",
+        "short",
+        {"{{model}}": rate("frames_total", "model", MODEL)},
+        "Encoded or decoded; an image is one frame.",
+        stacked=True,
+    ),
+    series(
+        "Share of a device",
+        "percentunit",
+        {"{{model}} {{op}}": rate("model_compute_seconds_total", "model, op", MODEL)},
+        "Time of batches a second; 1 is one replica that computes all the time.",
+        stacked=True,
+    ),
+    series(
+        "Items answered",
+        "ops",
+        {"{{model}} {{op}}": rate("model_requests_total", "model, op", MODEL)},
+        "By model and operation.",
+    ),
+]
+QUEUE = [
+    series(
+        "Waiting positions",
+        "short",
+        {"{{replica}}": gauge("queue_tokens", "replica", REPLICA)},
+        "A replica refuses work beyond OMNITOK_MAX_QUEUE_TOKENS.",
+    ),
+    series(
+        "Waiting items",
+        "short",
+        {"{{replica}}": gauge("queue_requests", "replica", REPLICA)},
+        "Items that no batch has taken.",
+    ),
+    series(
+        "Age of the oldest item",
+        "s",
+        {"{{replica}}": gauge("queue_age_seconds", "replica", REPLICA, how="max")},
+        "Exact at each scrape; it grows while a replica hangs. 15 s pages.",
+        limits=((15.0, RED),),
+    ),
+    series("Wait in the queue", "s", quantiles("queue_wait_seconds"), "Of each item, all operations."),
+    heat("Distribution of waits", "s", rate("queue_wait_seconds_bucket", "le"), "Items per second by their wait."),
+]
+BATCHES = [
+    heat("Batch sizes", "short", rate("batch_requests_bucket", "le"), "Batches per second by their number of items."),
+    series(
+        "Fill of batches",
+        "percentunit",
+        {
+            "mean {{op}}": f"{rate('batch_fill_ratio_sum', 'op')} / {rate('batch_fill_ratio_count', 'op')}",
+        },
+        "Positions of a batch, of its budget OMNITOK_MAX_BATCH_TOKENS.",
+        most=1.0,
+    ),
+    series(
+        "Items of a batch",
+        "short",
+        {"mean {{op}}": f"{rate('batch_requests_sum', 'op')} / {rate('batch_requests_count', 'op')}"},
+        "Mean of all batches.",
+    ),
+    series(
+        "Why batches closed",
+        "ops",
+        {"{{stop_reason}}": rate("batches_total", "stop_reason")},
+        "drained: all that waited; count or budget: there was more.",
+        stacked=True,
+    ),
+    series(
+        "Time of a batch, p95",
+        "s",
+        {"{{op}}": quantiles("batch_duration_seconds", by="op")["p95 {{op}}"]},
+        "By operation. It grows with the size of requests.",
+    ),
+    series("Batches", "ops", {"{{op}}": rate("batches_total", "op")}, "Batches a second.", stacked=True),
+]
+RARE = [
+    series(
+        "Batches split, total",
+        "short",
+        {"{{failure}}": total("batch_splits_total", "failure")},
+        "Batches whose halves ran again: memory is a device that was full, error an item that fails by itself.",
+        width=12,
+    ),
+    series(
+        "Kernels compiled late, total",
+        "short",
+        {"{{instance}}": total("late_kernels_total", "instance")},
+        "Triton kernels compiled or loaded since a replica was ready: 0, or warm-up missed a shape.",
+        limits=((1.0, AMBER),),
+        width=12,
+    ),
+]
+BOARD = Board(
+    "tokenizer",
+    "Tokenizer and batching",
+    "What the tokenizer replicas compute, what waits for them, and how well batches fill.",
+    {"Work": WORK, "Queue": QUEUE, "Batches": BATCHES, "Rare events": RARE},
+    {
+        "instance": INSTANCE,
+        "replica": "label_values(omnitok_queue_tokens, replica)",
+        "model": "label_values(omnitok_model_requests_total, model)",
+    },
+)
