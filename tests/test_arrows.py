@@ -30,14 +30,14 @@ OUTSIDE = {"benchmarks", "bundles", "deploy", "docs", "examples", "tests"}
 # Parts of the service, and the other parts that each may import; what is not named here may import none.
 SERVICE = {
     "formats": {"errors", "types"},
-    "types": {"chunks"},
+    "types": {"chunks", "errors"},
     "sandbox": {"chunks", "errors", "settings"},
     "scheduling": {"drain_rate", "errors", "flow", "types"},
     "link": {"errors", "flow", "trace", "types"},
     "operations": {"chunks", "errors", "formats", "sandbox", "settings", "types"},
     "jobs": {"errors", "flow", "formats", "operations", "settings", "types"},
     "engine": {"chunks", "scheduling", "types"},
-    "in_process": {"chunks", "flow", "jobs", "operations", "scheduling", "settings", "types"},
+    "in_process": {"chunks", "errors", "flow", "jobs", "operations", "scheduling", "settings", "types"},
     "keys": {"settings"},
     "api": {
         *("chunks", "drain_rate", "errors", "flow", "formats", "jobs", "keys", "operations"),
