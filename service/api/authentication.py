@@ -20,6 +20,8 @@ SCOPES = {
     "/encode": ("encode",),
     "/decode": ("decode",),
     "/reconstruct": ("encode", "decode"),
+    "/vae/encode": ("encode",),
+    "/vae/decode": ("decode",),
     "/generate": ("generate",),
     "/images/generations": ("generate",),
     "/videos": ("generate",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -16,8 +17,8 @@ MAX_QUERY_BYTES = 4096
 Options = TypeVar("Options", bound=BaseModel)
 
 
-def parse_query(query: bytes) -> dict[str, str]:
-    """Return the parameters of a query string, each name once.
+def parse_query(query: bytes, repeated: Collection[str] = ()) -> dict[str, str | list[str]]:
+    """Return the parameters of a query string, each name once, and lists of those that may be repeated.
 
     Raises:
         ProblemError: `invalid-options`.
@@ -29,9 +30,14 @@ def parse_query(query: bytes) -> dict[str, str]:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
     except ValueError as error:
         raise ProblemError("invalid-options", "The query must be ASCII: name=value&name=value, at most 64.") from error
-    parameters = dict(pairs)
-    if len(parameters) != len(pairs):
-        raise ProblemError("invalid-options", "A query parameter occurs more than once. Send each once.")
+    parameters: dict[str, str | list[str]] = {}
+    for name, value in pairs:
+        if name in repeated:
+            parameters[name] = [*parameters.get(name, ()), value]
+        elif name in parameters:
+            raise ProblemError("invalid-options", "A query parameter occurs more than once. Send each once.")
+        else:
+            parameters[name] = value
     return parameters
 
 
@@ -46,7 +52,7 @@ def parse_options(kind: type[Options], query: bytes, body: object = None) -> Opt
     Raises:
         ProblemError: `invalid-options`, with pointers and without the caller's values.
     """
-    values: dict[str, Any] = dict(parse_query(query))
+    values: dict[str, Any] = dict(parse_query(query, getattr(kind, "repeated", ())))
     if body is not None:
         if not isinstance(body, dict):
             raise ProblemError("invalid-options", "`options` of the body must be a map of names to values.")

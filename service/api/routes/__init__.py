@@ -4,9 +4,21 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from service.api.routes import about, decode, encode, generate, health, jobs, models, openai, reconstruct, videos
+from service.api.routes import (
+    about,
+    decode,
+    encode,
+    generate,
+    health,
+    jobs,
+    models,
+    openai,
+    reconstruct,
+    remote_vae,
+    videos,
+)
 
-TOKENIZER_ROUTES = (encode.ROUTE, decode.ROUTE, reconstruct.ROUTE)
+TOKENIZER_ROUTES = (encode.ROUTE, decode.ROUTE, reconstruct.ROUTE, remote_vae.ENCODE, remote_vae.DECODE)
 
 
 def routers() -> list[APIRouter]:

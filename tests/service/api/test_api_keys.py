@@ -69,7 +69,7 @@ def test_probes_and_pages_are_public(http: httpx.Client, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/models", "/v1/models", "/limits", "/classes", "/nothing", "/", "/docs/", "/healthy", "/v1/v1/version"]
+    "path", ["/models", "/v1/models", "/limits", "/classes", "/nothing", "/docs/", "/healthy", "/v1/v1/version"]
 )
 def test_all_else_needs_a_key(http: httpx.Client, path: str) -> None:
     response = http.get(path)

@@ -279,6 +279,7 @@ def test_metrics_have_closed_labels(http: httpx.Client, server: Server) -> None:
     http.post("/encode", content=picture(), headers=PNG)
     eventually(lambda: not any(server.counts.flying.values()))
     routes = {"/encode", "/decode", "/reconstruct", "/generate", "/images/generations", "/jobs", "/videos",
+              "/vae/encode", "/vae/decode",
               "/models", "/classes",
               "/limits", "/version", "/problems", "/docs", "/openapi.json", "/health/live", "/health/ready",
               "other"}  # fmt: skip
