@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.chunks import ChunkInput, ChunkOutput, chunk_positions
-from service.errors import ProblemError
 from service.flow import Flow
 from service.jobs.queue import JobQueue
 from service.jobs.records import Quotas
@@ -40,7 +39,6 @@ from service.types import (
     Timing,
     TokenizerKey,
     Want,
-    encode_each,
     size_of,
 )
 
@@ -50,8 +48,8 @@ STALL_FACTOR = 3  # deadlines that one batch may take before the engine counts a
 class WorkObserver(Observer, Protocol):
     """The metrics of the tokenizer tier."""
 
-    def done(self, op: Op, frames: int, tokens: int) -> None:
-        """Count a request that has been answered."""
+    def done(self, op: Op, frames: int, tokens: int, model: str) -> None:
+        """Count a request that a bundle has answered."""
 
 
 class LocalBackend:
@@ -125,12 +123,6 @@ class LocalBackend:
         wide = None if tokens is None else tokens.astype(np.int32)
         return Encoded(wide, latents if want != "tokens" else None, timing)
 
-    async def encode_many(
-        self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, *, seconds: float | None = None
-    ) -> list[Encoded | ProblemError]:
-        """Encode clips of one size; return the outcome of each."""
-        return await encode_each(self, model, clips, want, seconds)
-
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode integer tokens (t, h, w) or float latents (t, h, w, c), cropped to `size` (frames, height, width)."""
         card = find_card(self._cards, model)
@@ -167,7 +159,8 @@ class LocalBackend:
         card = find_card(self._cards, model)
         key, cost = TokenizerKey(card.id, op, kind, size), chunk_positions(card.geometry, chunk)
         answer, timing = await self._executor.submit(key, cost, chunk, self._seconds if seconds is None else seconds)
-        self._observer.done(op, len(chunk.array) if op == "encode_chunk" else len(answer.array), cost)
+        frames = len(chunk.array) if op == "encode_chunk" else len(answer.array)
+        self._observer.done(op, frames, cost, card.id)
         return replace(answer, queue_ms=timing.queue_ms, compute_ms=timing.compute_ms)
 
     def start(self, key: TokenizerKey, payload: NDArray[Any], seconds: float, done: Done, flow: Flow) -> int:
@@ -180,7 +173,7 @@ class LocalBackend:
 
         def count(outcome: Any, timing: Timing | None) -> None:
             if timing is not None and not isinstance(outcome, BaseException):
-                self._observer.done(key.op, key.size[0], cost)
+                self._observer.done(key.op, key.size[0], cost, key.model)
             done(outcome, timing)
 
         return self._executor.start(key, cost, payload, seconds, count, flow)
@@ -192,7 +185,7 @@ class LocalBackend:
     async def _submit(self, card: ModelCard, key: TokenizerKey, payload: Any, seconds: float | None) -> Any:
         cost = card.geometry.positions(key.size)
         answer = await self._executor.submit(key, cost, payload, self._seconds if seconds is None else seconds)
-        self._observer.done(key.op, key.size[0], cost)
+        self._observer.done(key.op, key.size[0], cost, key.model)
         return answer
 
 
@@ -214,8 +207,8 @@ class GenerateEngine(StepEngine, Protocol):
 class GenerateObserver(StepObserver, Protocol):
     """The metrics of the generators."""
 
-    def generated(self, kind: str, codes: int) -> None:
-        """Count a sample that has been made, of so many latent positions."""
+    def generated(self, kind: str, model: str, codes: int, waited: float) -> None:
+        """Count a sample that has been made, of so many latent positions, after it waited so many seconds."""
 
 
 class LocalGenerators:
@@ -274,7 +267,8 @@ class LocalGenerators:
         request, left = self._engine.request(job), self._seconds if seconds is None else seconds
         codes, timing = await self._executor.submit(request, on_progress, left)
         card = self._cards[job.model]
-        self._observer.generated(card.kind, codes.shape[0] * codes.shape[1] * codes.shape[2])
+        positions = codes.shape[0] * codes.shape[1] * codes.shape[2]
+        self._observer.generated(card.kind, card.id, positions, timing.queue_ms / 1000)
         return Generated(codes, None, timing) if card.kind == "lm" else Generated(None, codes, timing)
 
 

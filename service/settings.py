@@ -61,7 +61,13 @@ class Settings(BaseSettings):
     cors_origins: tuple[Origin, ...] = Field(
         (), description='origins whose pages may call the API from a browser, such as "https://app.example", or "*"'
     )
-    metrics_port: int = Field(8080, ge=0, le=65535, description="Prometheus port; never the public one")
+    metrics_port: int = Field(
+        8080, ge=0, le=65535, description="port of each node where Prometheus reads the service's metrics; never public"
+    )
+    metrics_host: str | None = Field(None, description="address of those metrics; none is that of the API")
+    ray_metrics_port: int = Field(
+        8090, ge=0, le=65535, description="port where Prometheus reads Ray's own metrics; never public"
+    )
     log: Path | None = Field(
         None, description="pipe or file for the log of requests; none is standard output of `omnitok serve`"
     )

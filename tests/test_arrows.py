@@ -30,21 +30,22 @@ OUTSIDE = {"benchmarks", "bundles", "deploy", "docs", "examples", "tests"}
 # Parts of the service, and the other parts that each may import; what is not named here may import none.
 SERVICE = {
     "formats": {"errors", "types"},
-    "types": {"chunks", "errors"},
+    "types": {"chunks"},
     "sandbox": {"chunks", "errors", "settings"},
     "scheduling": {"drain_rate", "errors", "flow", "types"},
     "link": {"errors", "flow", "trace", "types"},
     "operations": {"chunks", "errors", "formats", "sandbox", "settings", "types"},
     "jobs": {"errors", "flow", "formats", "operations", "settings", "types"},
     "engine": {"chunks", "scheduling", "types"},
-    "in_process": {"chunks", "errors", "flow", "jobs", "operations", "scheduling", "settings", "types"},
+    "metrics": {"errors", "jobs", "scheduling", "types"},
+    "in_process": {"chunks", "flow", "jobs", "operations", "scheduling", "settings", "types"},
     "keys": {"settings"},
     "api": {
         *("chunks", "drain_rate", "errors", "flow", "formats", "jobs", "keys", "operations"),
         *("sandbox", "settings", "stored_answer", "trace", "types"),
     },
     "cluster": {
-        *("api", "chunks", "drain_rate", "engine", "errors", "flow", "in_process", "jobs", "link"),
+        *("api", "chunks", "drain_rate", "engine", "errors", "flow", "in_process", "jobs", "link", "metrics"),
         *("sandbox", "scheduling", "settings", "stored_answer", "trace", "types"),
     },
     "client": {"errors", "formats", "types"},
@@ -60,6 +61,7 @@ KEEPERS = {
     "av": ("service.sandbox.worker",),
     "fastapi": ("service.api.",),
     "starlette": ("service.api.",),
+    "prometheus_client": ("service.metrics.",),
     "httpx": ("service.client.", "service.cluster.app."),
     "pydantic_settings": ("service.settings",),
     "msgpack": ("service.formats.msgpack",),

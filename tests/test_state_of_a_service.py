@@ -16,7 +16,7 @@ from benchmarks.chaos.callers import Call
 from benchmarks.service.state import State, look
 from benchmarks.soak.memory import Sample, growths
 
-METRICS = 'ray_omnitok_queue_requests{a="b"} 2.0\nray_omnitok_queue_requests{a="c"} 1.0\nray_omnitok_other{} 9\n'
+METRICS = 'omnitok_queue_requests{a="b"} 2.0\nomnitok_queue_requests{a="c"} 1.0\nomnitok_other{} 9\n'
 STATE = State(Counter(Tokenizer=2), Counter(Tokenizer=100), 4, {}, {"queue_requests": 0.0})
 
 

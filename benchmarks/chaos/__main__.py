@@ -68,6 +68,7 @@ def main(
         generators=(generator,) if generator else (),
         port=port,
         metrics_port=port + 1,
+        ray_metrics_port=port + 2,
         tokenizer_replicas=2,
         torch_threads=1,
         max_queue_seconds=30.0,  # a replica less is not a reason to refuse on a machine without spare cores

@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,10 +37,10 @@ app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=F
 class Silent:
     """An observer that counts nothing."""
 
-    def queue(self, requests: int, tokens: int) -> None:
+    def queue(self, requests: int, tokens: int, oldest: float | None) -> None:
         """Ignore it."""
 
-    def batch(self, batch: Batch, seconds: float) -> None:
+    def batch(self, batch: Batch, seconds: float, waits: Sequence[float]) -> None:
         """Ignore it."""
 
     def split(self, batch: Batch, failure: Failure) -> None:

@@ -62,12 +62,12 @@ def look(root: int, metrics_url: str) -> State:
 
 
 def gauges(metrics_url: str) -> dict[str, float]:
-    """Return the sums of gauges over all replicas."""
+    """Return the sums of gauges over all replicas of a node."""
     text = httpx.get(metrics_url, timeout=10, trust_env=False).text
     return {name: sum(_samples(text, name)) for name in GAUGES}
 
 
 def _samples(text: str, name: str) -> Iterator[float]:
     for line in text.splitlines():
-        if line.startswith(f"ray_omnitok_{name}{{"):
+        if line.startswith(f"omnitok_{name}{{"):
             yield float(line.rpartition(" ")[2])

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import httpx
 import ray
 import typer
+from prometheus_client.multiprocess import MultiProcessCollector
 from ray import serve
 from ray.cluster_utils import Cluster
 from ray.serve.context import _get_global_client
@@ -29,6 +30,7 @@ from benchmarks.service.report import summarize
 from benchmarks.service.stub import StubTokenizer
 from service.cluster import app as service
 from service.cluster.app import APP_NAME, LOGICAL_CPUS
+from service.cluster.node_metrics import FOLDER
 from service.cluster.ray_environment import environment, ray_environment, ray_request_seconds
 from service.settings import Settings
 
@@ -40,7 +42,6 @@ COLUMNS = (
     *("CPU ms a request: ingress", "tokenizer", "all"),
 )
 OBJECT_BYTES = 128 * 2**20
-LAG_SECONDS = 12.0  # of Ray's exporter
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,14 @@ def main(
     seconds: Annotated[float, typer.Option(help="Length of each run.")] = 15.0,
     connections: Annotated[int, typer.Option(help="Requests in flight.")] = 8,
     mix: Annotated[str, typer.Option(help="As for `benchmarks.service`.")] = "img256",
-    port: Annotated[int, typer.Option(help="Of the API; the next two are for metrics.")] = 8340,
+    port: Annotated[int, typer.Option(help="Of the API; the next three are for metrics.")] = 8340,
 ) -> None:
     """Measure each layout, then lose the node of the tokenizer under load and give it back."""
     settings = Settings(port=port, metrics_port=port + 1, torch_threads=1)
     with environment(ray_environment(settings, Path(tempfile.mkdtemp(prefix="two-nodes-")))):
-        cluster = Cluster(initialize_head=True, head_node_args=_node(HEAD, port + 1))
+        cluster = Cluster(initialize_head=True, head_node_args=_node(HEAD, port + 2))
         try:
-            other = cluster.add_node(**_node(OTHER, port + 2))
+            other = cluster.add_node(**_node(OTHER, port + 3))
             ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
             http = {"host": "127.0.0.1", "port": port, "request_timeout_s": ray_request_seconds(settings)}
             serve.start(proxy_location="HeadOnly", http_options=http)
@@ -143,10 +144,9 @@ def _wait(port: int) -> None:
 
 
 def _measure(layout: Layout, port: int, mix: str, connections: int, seconds: float) -> str:
-    before = _ways(port)
+    before = _ways()
     run: Run = run_load(Load(f"http://127.0.0.1:{port}", mix, None, connections, seconds), os.getpid())
-    time.sleep(LAG_SECONDS)
-    after = _ways(port)
+    after = _ways()
     summary = summarize(run, objective_s=1.0)
     calls = {way: after.get(way, 0.0) - before.get(way, 0.0) for way in ("link", "ray")}
     share = {way: count / max(sum(calls.values()), 1.0) for way, count in calls.items()}
@@ -157,15 +157,11 @@ def _measure(layout: Layout, port: int, mix: str, connections: int, seconds: flo
     return f"| {layout.title} | {summary.rate:.0f} | {summary.latency_ms[0]:.1f} | {ways} | {milliseconds} |"
 
 
-def _ways(port: int) -> dict[str, float]:
-    """Return the calls of tokenizers by their way, of both nodes together."""
-    found: dict[str, float] = {}
-    for metrics in (port + 1, port + 2):
-        for line in httpx.get(f"http://127.0.0.1:{metrics}/metrics", timeout=10, trust_env=False).text.splitlines():
-            if line.startswith("ray_omnitok_tokenizer_calls_total{"):
-                way = line.partition('way="')[2].partition('"')[0]
-                found[way] = found.get(way, 0.0) + float(line.rpartition(" ")[2])
-    return found
+def _ways() -> dict[str, float]:
+    """Return the calls of tokenizers by their way, of both nodes together: two exporters cannot share a port."""
+    paths = [str(path) for path in Path(tempfile.gettempdir()).glob(f"omnitok-link-*/{FOLDER}/counter_*.db")]
+    samples = (sample for metric in MultiProcessCollector.merge(paths) for sample in metric.samples)
+    return {one.labels["way"]: one.value for one in samples if one.name == "omnitok_tokenizer_calls_total"}
 
 
 def _lose(cluster: Cluster, node: Any, port: int) -> Iterator[str]:
@@ -175,7 +171,7 @@ def _lose(cluster: Cluster, node: Any, port: int) -> Iterator[str]:
         begun = time.monotonic()
         cluster.remove_node(node, allow_graceful=False)
         status = httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=10, trust_env=False).status_code
-        cluster.add_node(**_node(OTHER, port + 2))
+        cluster.add_node(**_node(OTHER, port + 3))
         started = time.monotonic()
         _wait(port)
         ready = time.monotonic()

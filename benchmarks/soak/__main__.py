@@ -40,7 +40,11 @@ def main(
     """Run the service and its load; the status is 1 if something was lost or a process grew too much."""
     out.mkdir(parents=True, exist_ok=True)
     url, metrics = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}/metrics"
-    variables = {"OMNITOK_PORT": str(port), "OMNITOK_METRICS_PORT": str(port + 1)}
+    variables = {
+        "OMNITOK_PORT": str(port),
+        "OMNITOK_METRICS_PORT": str(port + 1),
+        "OMNITOK_RAY_METRICS_PORT": str(port + 2),
+    }
     command = [sys.executable, "-c", "from service.cli import main; main()", "serve"]
     command += ["--generator", str(generator)] if generator else []
     samples = Samples(out / "memory.csv")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -150,7 +149,7 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
         if int(declared) > cap:
             raise _too_large(cap, int(declared))
         place.expect(int(declared))
-    data, size = io.BytesIO(), 0
+    data = bytearray()
     clock = asyncio.get_running_loop().time
     started = clock()
     end = started + min(limits.body_seconds, deadline.left())
@@ -163,13 +162,12 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
 
             place.give_way = give_way
             async for chunk in inflated(request.stream()) if packed else request.stream():
-                size += len(chunk)
-                if size > cap:
-                    raise _too_large(cap, size)
+                if len(data) + len(chunk) > cap:
+                    raise _too_large(cap, len(data) + len(chunk))
                 place.take(len(chunk))
-                data.write(chunk)
+                data += chunk
                 if place.give_way is not None:
-                    most = SLOW_BODY_SECONDS + size / limits.body_bytes_per_second
+                    most = SLOW_BODY_SECONDS + len(data) / limits.body_bytes_per_second
                     timer.reschedule(min(end, started + most))
     except TimeoutError as error:
         if not deadline.left():
@@ -183,9 +181,9 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
         raise ClientGoneError from error
     request.state.body_read = True
     place.arrived()
-    if not size and not kind.optional:
+    if not data and not kind.optional:
         raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")
-    return Body(content_type, data.getvalue())
+    return Body(content_type, bytes(data))
 
 
 def is_gzip(request: Request) -> bool:

@@ -92,7 +92,8 @@ class _Exchange:
             method = self._method if self._method in METHODS else "other"
             if self._metrics is not None:
                 self._metrics.in_flight(route, -1)
-                self._metrics.observe(route, method, str(code), seconds, self._bytes_in, self._bytes_out)
+                counts = (self._bytes_in, self._bytes_out, self._state.get("problem"), self._notes)
+                self._metrics.observe(route, method, str(code), seconds, *counts)
             fields = {
                 "request_id": self._id,
                 "trace_id": self._trace.trace_id,

@@ -28,9 +28,12 @@ from service.cluster.autoscaling import tokenizer_scale
 from service.cluster.generators import Generator
 from service.cluster.jobs import JobOwner
 from service.cluster.log_relay import log_relay
+from service.cluster.node_metrics import FOLDER, node_directory
 from service.cluster.ray_environment import environment, longest_seconds, ray_environment, ray_request_seconds
 from service.cluster.replicas import Ingress, Tokenizer
 from service.cluster.watchdog import LostError, adopt_orphans, end_descendants, local_watchdog
+from service.link.directory import SocketDirectory
+from service.metrics.keeper import stop as stop_exporter
 from service.settings import Settings
 
 APP_NAME = "omnitok"
@@ -142,8 +145,9 @@ def _ray(settings: Settings, logical_cpus: int | None, object_bytes: int) -> Ite
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _metrics_export_port=settings.metrics_port,
+        _metrics_export_port=settings.ray_metrics_port,
     )
+    directory = _node_directory()
     try:
         serve.start(
             http_options={
@@ -158,7 +162,18 @@ def _ray(settings: Settings, logical_cpus: int | None, object_bytes: int) -> Ite
         # Ray reports the end of its own controller as a failure, on the terminal of whoever stops it.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             serve.shutdown()
+            if directory is not None:
+                stop_exporter(directory.path / FOLDER)
+                directory.close()
             ray.shutdown()
+
+
+def _node_directory() -> SocketDirectory | None:
+    """Return the folder of the replicas that will come, or None where they cannot share one."""
+    try:
+        return node_directory(APP_NAME)
+    except OSError:
+        return None  # each of them says so
 
 
 def deploy(settings: Settings, folder: Path | None = None) -> None:
@@ -198,7 +213,7 @@ def serve_forever(settings: Settings) -> None:
     """
     console = Console(soft_wrap=True, highlight=False)
     settings = _find_bundles(settings)
-    for name in ("port", "metrics_port"):
+    for name in ("port", "metrics_port", "ray_metrics_port"):
         _check_free(settings.host, name, getattr(settings, name))
     _check_bundles(settings)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)

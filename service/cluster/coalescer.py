@@ -40,6 +40,11 @@ class Coalescer(Generic[Item]):
         self._queues: dict[Hashable, _Queue[Item]] = {}
         self._calls: set[asyncio.Task[None]] = set()
 
+    @property
+    def waiting(self) -> int:
+        """Return the number of items that no call has taken yet."""
+        return sum(len(queue.waiting) for queue in self._queues.values())
+
     async def call(self, kind: Hashable, item: Item, size: int) -> Any:
         """Return the answer to an item.
 

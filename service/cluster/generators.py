@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from service.cluster.metrics import GeneratorMetrics, KernelMetrics
+from service.cluster.node_metrics import join_node
 from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote, traceparent
 from service.engine.lane import LaneOptions
 from service.errors import ProblemError
 from service.in_process import LocalGenerators
+from service.metrics.generator import GeneratorMetrics
+from service.metrics.tokenizer import KernelMetrics
 from service.scheduling.mailbox import Mailbox
 from service.settings import Settings
 from service.types import Generated, GenerateJob, GeneratorCard, JobProgress
 
 
 class GeneratorHost:
-    """The generators of one replica. Refusals are returned, not raised: Ray would log each as a failure."""
+    """The generators of one replica. Refusals are returned, not raised: Ray would log each as a failure.
 
-    def __init__(self, settings: Settings) -> None:
+    Args:
+        settings: bundles, slots and precision.
+        replica: the name of the process.
+    """
+
+    def __init__(self, settings: Settings, replica: str) -> None:
         from service.engine.generator import GeneratorEngine  # only replicas with networks pay for torch
 
         options = LaneOptions(
@@ -33,7 +41,10 @@ class GeneratorHost:
         engine = GeneratorEngine.load(
             settings.generators, settings.device, settings.torch_threads, options, settings.bundles
         )
-        self._metrics = GeneratorMetrics()
+        held = {name: capacity.held for name, capacity in engine.capacities.items()}
+        cache = sum(held[card.id] * math.prod(card.grid) for card in engine.cards if card.kind == "lm")
+        models = {card.id: card.kind for card in engine.cards}
+        self._metrics = GeneratorMetrics(replica, models, sum(held.values()), cache)
         self._generators = LocalGenerators(engine, settings, self._metrics)
 
     async def generators(self) -> list[GeneratorCard]:
@@ -60,7 +71,6 @@ class GeneratorHost:
 
     def check_health(self) -> None:
         """Raise when the accelerator is broken or a step does not end."""
-        self._metrics.refresh()
         self._generators.check_health()
 
     def close(self) -> None:
@@ -74,11 +84,13 @@ class Generator:
     def __init__(self, settings: Settings) -> None:
         from service.engine.late_kernels import LateKernels
 
+        node = join_node(settings, "Generator")
         self._late_kernels, self._kernel_metrics = LateKernels(), KernelMetrics()
-        self._host = GeneratorHost(settings)
+        self._host = GeneratorHost(settings, node.replica)
         self._late_kernels.mark_ready()
         self.generators = self._host.generators
         self.generate = self._host.generate
+        node.metrics.ready()
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a step does not end: Ray then replaces this replica."""

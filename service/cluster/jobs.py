@@ -10,12 +10,13 @@ from typing import Any
 
 import ray
 
-from service.cluster.metrics import JobMetrics
+from service.cluster.node_metrics import join_node
 from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote
 from service.errors import ProblemError
 from service.in_process import job_store
 from service.jobs.queue import JobQueue, LocalJobQueue
+from service.metrics.replica import JobMetrics
 from service.settings import Settings
 
 CALL_SECONDS = 20.0  # a new owner starts within
@@ -27,8 +28,10 @@ class JobOwner:
     """The replica that keeps the jobs. Refusals are returned, not raised: Ray would log each as a failure."""
 
     def __init__(self, settings: Settings) -> None:
+        node = join_node(settings, "JobOwner")
         self._queue = LocalJobQueue(job_store(settings, settings.jobs_folder or _folder()))
-        self._metrics = JobMetrics()
+        self._metrics = JobMetrics(settings.job_bytes)
+        node.metrics.ready()
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the store."""

@@ -14,8 +14,8 @@ from ray.exceptions import NodeDiedError, ObjectLostError, ObjectStoreFullError,
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from service.cluster.metrics import IngressMetrics
 from service.errors import ProblemError
+from service.metrics.http import IngressMetrics
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
 from service.trace import current as current_trace

@@ -4,50 +4,44 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import math
-from collections import Counter
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import ray
 from numpy.typing import NDArray
-from ray import serve
-from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from media.limits import MIB
 from service.api.app import create_app
 from service.api.drain import Gate
 from service.chunks import ChunkInput, ChunkOutput
+from service.cluster.autoscaling import LoadMeter
 from service.cluster.coalescer import Coalescer
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
 from service.cluster.jobs import RayJobQueue
 from service.cluster.keyed_answers import RayKeyedAnswers
-from service.cluster.metrics import IngressMetrics, KernelMetrics, TokenizerMetrics
+from service.cluster.node_metrics import join_node, link_directory
 from service.cluster.ray_environment import MESSAGE_OVERHEAD_BYTES, message_bytes
 from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote, traceparent
-from service.errors import ProblemError
 from service.flow import NOBODY, Flow
 from service.flow import current as current_flow
 from service.in_process import LocalBackend, job_runner
 from service.jobs.runner import Runner
 from service.link.client import LinkClient, NoTokenizerError
-from service.link.directory import SocketDirectory
 from service.link.server import LinkServer
+from service.metrics.http import IngressMetrics
+from service.metrics.tokenizer import KernelMetrics, TokenizerMetrics
 from service.sandbox.pool import MediaPool
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
-from service.types import Decoded, Encoded, ModelCard, Op, Size, Want, encode_each
+from service.types import Decoded, Encoded, ModelCard, Op, Size, Want
 
-REPORT_SECONDS = 2.0
+REPORT_SECONDS = 0.5  # the pool and the link keep their own counts, which cost nothing
 CALLS_PER_REPLICA = 2  # for each shape: one computes while the next arrives
 CALL_BYTES = 16 * MIB  # of one call of many items
-
-log = logging.getLogger("ray.serve")
 
 
 class HandleCall(NamedTuple):
@@ -73,17 +67,21 @@ class Tokenizer:
         from service.engine.late_kernels import LateKernels  # only replicas with networks pay for torch
         from service.engine.tokenizer import Engine
 
+        node = join_node(settings, "Tokenizer")
         self._late_kernels, self._kernel_metrics = LateKernels(), KernelMetrics()
         engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
         engine.warm_up(settings.warm_sizes, settings.max_batch_tokens, settings.max_batch_requests)
-        self._metrics = TokenizerMetrics()
+        self._load = LoadMeter()
+        models = [card.id for card in engine.cards]
+        self._metrics = TokenizerMetrics(node.replica, models, settings.max_queue_tokens, self._load.ran)
         self._backend = LocalBackend(engine.cards, engine.launch, settings, self._metrics, engine.codebooks)
         self._link: LinkServer | None = None
         self._host: GeneratorHost | None = None
         if settings.generators and not settings.generator_replicas:
-            self._host = GeneratorHost(settings)
+            self._host = GeneratorHost(settings, node.replica)
             self.generators, self.generate = self._host.generators, self._host.generate
         self._late_kernels.mark_ready()
+        node.metrics.ready()
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles that this replica serves."""
@@ -109,7 +107,6 @@ class Tokenizer:
             self._directory = directory
             self._link = LinkServer(directory.path, self._backend, await self.models(), DeviceFault)
             await self._link.start()
-        self._metrics.refresh()  # Ray calls this every few seconds
         self._kernel_metrics.late(self._late_kernels.count)
         self._backend.check_health()
         if self._host is not None:
@@ -117,7 +114,7 @@ class Tokenizer:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the load of this replica; Ray asks where replicas may be added."""
-        return self._metrics.load()
+        return self._load.read(self._metrics.queued_tokens)
 
     async def __del__(self) -> None:
         """Answer what came over the link, which Ray Serve does not count, and stop; it calls this at the end."""
@@ -156,7 +153,11 @@ class RayBackend(Remote):
         outstanding = CALLS_PER_REPLICA * (settings.max_tokenizer_replicas or settings.tokenizer_replicas)
         most = min(CALL_BYTES, message_bytes(settings.limits) - MESSAGE_OVERHEAD_BYTES)
         self._coalescer = Coalescer(self._send, outstanding, settings.max_batch_requests, most)
-        self.calls: Counter[str] = Counter()  # by the way that they took
+
+    @property
+    def waiting(self) -> int:
+        """Return the number of items that wait for a call by a handle."""
+        return self._coalescer.waiting
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles, the default one first; a living replica named them in the last few seconds."""
@@ -173,22 +174,6 @@ class RayBackend(Remote):
     async def encode(self, model: str, pixels: NDArray[Any], want: Want, *, seconds: float | None = None) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3)."""
         return await self._call("encode", seconds, model, pixels, want)
-
-    async def encode_many(
-        self, model: str, clips: Sequence[NDArray[Any]], want: Want, *, seconds: float | None = None
-    ) -> list[Encoded | ProblemError]:
-        """Encode clips of one size, together over the link or else one by one; return the outcome of each."""
-        left = self._settings.request_seconds if seconds is None else seconds
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + left
-        if self._link is not None and self._link.takes(model):
-            try:
-                outcomes = await self._link.encode_many(model, clips, want, seconds=left)
-                self.calls["link"] += len(clips)
-                return outcomes
-            except NoTokenizerError:
-                pass
-        return await encode_each(self, model, clips, want, deadline - clock())
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode tokens (t, h, w) or latents (t, h, w, c), cropped to `size`."""
@@ -212,11 +197,11 @@ class RayBackend(Remote):
         if self._link is not None and self._link.takes(model):
             try:
                 answer = await getattr(self._link, op)(*arguments, seconds=self._left(call))
-                self.calls["link"] += 1
+                self._metrics.called("link")
                 return answer
             except NoTokenizerError:
                 pass
-        self.calls["ray"] += 1
+        self._metrics.called("ray")
         size, attempts = 3 * math.prod(rest[0]) if op == "decode" else array.nbytes, itertools.count()
 
         def attempt(_: float) -> Awaitable[Any]:
@@ -227,7 +212,7 @@ class RayBackend(Remote):
         return await self._retry(attempt, self._left(call))
 
     async def _call_alone(self, op: str, seconds: float | None, *arguments: Any) -> Any:
-        self.calls["ray"] += 1
+        self._metrics.called("ray")
         call = self._prepare(op, seconds, arguments)
         return await self._retry(lambda _: self._alone(call), self._left(call))
 
@@ -248,27 +233,6 @@ class RayBackend(Remote):
         return answers
 
 
-def link_directory() -> SocketDirectory | None:
-    """Return the folder where tokenizer replicas of this node and application listen; None outside of replicas."""
-    try:
-        application = serve.get_replica_context().app_name
-        context = ray.get_runtime_context()
-        return SocketDirectory(context.get_session_name(), context.get_node_id(), application)
-    except RayServeException:
-        return None
-    except OSError as error:
-        log.warning("tokenizer replicas are called through Ray only: %s", error)
-        return None
-
-
-def _replica_name() -> str | None:
-    """Return Ray's name of this process; None outside of replicas."""
-    try:
-        return serve.get_replica_context().replica_id.unique_id
-    except RayServeException:
-        return None
-
-
 class Ingress:
     """One ingress replica: HTTP, media decoding and rendering."""
 
@@ -282,7 +246,8 @@ class Ingress:
     ) -> None:
         self._settings = settings
         self._folder = folder
-        self._metrics = IngressMetrics()
+        self._node = join_node(settings, "Ingress")
+        self._metrics = IngressMetrics(self._node.replica)
         self._media = MediaPool(settings.limits, settings.media_workers, settings.allow_weak_sandbox)
         self._tokenizer = tokenizer
         self._link: LinkClient | None = None
@@ -301,17 +266,19 @@ class Ingress:
             self._runner = job_runner(self._jobs, self._backend, self._generators, self._media, self._settings)
             self._runner.start()
         tiers = (self._backend, self._media, self._settings, self._metrics, self._generators)
-        app = create_app(*tiers, _replica_name(), self._jobs, RayKeyedAnswers(self._settings))
+        app = create_app(*tiers, self._node.replica or None, self._jobs, RayKeyedAnswers(self._settings))
         self._replays = app.state.services.replays
         self._reporter = asyncio.create_task(self._report())
         self._gate = Gate(app, self._folder, self._settings.drain_notice_seconds)
         self._gate.start()
+        self._node.metrics.ready()
         return self._gate
 
     async def __del__(self) -> None:
         """Stop what runs; Ray Serve calls this when the replica has drained."""
         self._gate.stop()
         self._reporter.cancel()
+        self._report_once()
         if self._runner is not None:
             await self._runner.stop()
         if self._link is not None:
@@ -321,8 +288,12 @@ class Ingress:
 
     async def _report(self) -> None:
         while True:
-            self._metrics.media(self._media.results, self._media.restarts)
-            self._metrics.called(self._backend.calls)
-            self._metrics.replayed(self._replays.results)
-            self._metrics.refresh()
+            self._report_once()
             await asyncio.sleep(REPORT_SECONDS)
+
+    def _report_once(self) -> None:
+        self._metrics.media(self._media.results, self._media.restarts)
+        self._metrics.replayed(self._replays.results)
+        self._metrics.state(**self._media.load(), router_waiting=self._backend.waiting)
+        if self._link is not None:
+            self._metrics.state(**self._link.load())

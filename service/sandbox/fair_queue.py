@@ -24,12 +24,14 @@ class Ticket(Generic[Task]):
         caller: whose task it is.
         cost: of running it, in any unit; positive.
         size: memory that it holds while it waits, bytes.
+        arrived: when it came, on any clock.
     """
 
     task: Task
     caller: str
     cost: float
     size: int = 0
+    arrived: float = 0.0
     tag: float = field(default=0.0, init=False)
 
 
@@ -58,6 +60,11 @@ class FairQueue(Generic[Task]):
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    @property
+    def oldest(self) -> float | None:
+        """Return when the ticket that has waited longest came, or None if none waits."""
+        return min((ticket.arrived for ticket in self._waiting), default=None)
 
     def push(self, ticket: Ticket[Task]) -> list[Ticket[Task]]:
         """Let a ticket wait; return those that the bounds drop for it, itself perhaps."""

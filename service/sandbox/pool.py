@@ -140,6 +140,15 @@ class MediaPool:
         if self._directory is not None:
             self._directory.close()
 
+    def load(self) -> dict[str, float]:
+        """Return the state of the pool, by the names of its gauges."""
+        return {
+            "media_workers": len(self._lanes),
+            "media_workers_busy": len(self._lanes) - len(self._idle),
+            "media_queue_files": len(self._queue),
+            "media_queue_age_seconds": self._queue.oldest or 0.0,
+        }
+
     def check_load(self, caller: str) -> None:
         """Refuse a file before it is read, where it would be refused afterwards: reading a crowd's starves the rest.
 
@@ -285,7 +294,7 @@ class MediaPool:
         """Wait for the turn of a task, and for its result."""
         if self._stopping:
             raise ProblemError("draining", "The service is shutting down.")
-        ticket = Ticket(task, caller, cost, size)
+        ticket = Ticket(task, caller, cost, size, time.time())
         for dropped in self._queue.push(ticket):
             dropped.task.fail(self._overloaded(dropped.cost))
         self._dispatch()

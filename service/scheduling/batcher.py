@@ -34,13 +34,17 @@ SHRUNKEN_KEYS = 256  # keys come from callers' shapes, so what is remembered of 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Items of one key that run together; `stop_reason` says why there are no more of them."""
+    """Items of one key that run together; `stop_reason` says why there are no more of them.
+
+    Their cost exceeds the budget only where a single item does.
+    """
 
     key: Key
     items: tuple[Item, ...]
     cost: int
     stop_reason: StopReason
     started: float
+    budget: int
 
 
 class Batcher:
@@ -78,6 +82,11 @@ class Batcher:
     def queued_requests(self) -> int:
         """Return the number of items that wait."""
         return len(self._items)
+
+    @property
+    def oldest(self) -> Item | None:
+        """Return the item that has waited longest, or None if none waits."""
+        return next(iter(self._items.values()), None)
 
     @property
     def earliest_deadline(self) -> float | None:
@@ -217,7 +226,7 @@ class Batcher:
                 self._serve(item)
                 taken.append(item)
                 cost += item.cost
-        return Batch(key, tuple(taken), cost, stop_reason, now)
+        return Batch(key, tuple(taken), cost, stop_reason, now, budget)
 
     def _serve(self, item: Item) -> None:
         self._shares[item.flow.priority].serve(item)

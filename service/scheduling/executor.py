@@ -38,13 +38,13 @@ class DeviceFault(Exception):  # noqa: N818
 
 
 class Observer(Protocol):
-    """The observer of the executor; called on the event loop."""
+    """The observer of the executor; called on the event loop, but for `queue`."""
 
-    def queue(self, requests: int, tokens: int) -> None:
-        """Report the length of the queue."""
+    def queue(self, requests: int, tokens: int, oldest: float | None) -> None:
+        """Report the length of the queue, on any thread, and when its oldest item arrived on the monotonic clock."""
 
-    def batch(self, batch: Batch, seconds: float) -> None:
-        """Count a batch that took `seconds`."""
+    def batch(self, batch: Batch, seconds: float, waits: Sequence[float]) -> None:
+        """Count a batch that took `seconds`, after those of its items that were answered had waited."""
 
     def split(self, batch: Batch, failure: Failure) -> None:
         """Count a batch whose parts ran again, since the whole failed."""
@@ -93,9 +93,10 @@ class BatchExecutor:
         self._batcher = batcher
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        # What is not over, with the time of arrival: the event loop changes it, and what is queued under the lock.
+        self._waiting: dict[int, tuple[Done, float]] = {}
         # all below belong to the event loop
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._waiting: dict[int, tuple[Done, float]] = {}  # and the time of arrival
         self._ids = itertools.count()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
@@ -156,13 +157,13 @@ class BatchExecutor:
         item = Item(next(self._ids), key, cost, now + seconds, payload, flow or current_flow.get())
         with self._changed:
             self._batcher.submit(item, now)
+            self._waiting[item.id] = done, now
+            self._report_queue()
             self._changed.notify()
-        self._waiting[item.id] = done, now
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._thread.start()
         self._ring_at(item.deadline, now)
-        self._report_queue()
         return item.id
 
     def cancel(self, item_id: int) -> bool:
@@ -170,8 +171,8 @@ class BatchExecutor:
         with self._changed:
             if not self._batcher.cancel(item_id):
                 return False
-        del self._waiting[item_id]
-        self._report_queue()
+            del self._waiting[item_id]
+            self._report_queue()
         return True
 
     def close(self) -> None:
@@ -180,6 +181,7 @@ class BatchExecutor:
             self._closed = True
             for item_id in self._waiting:
                 self._batcher.cancel(item_id)
+            self._report_queue()
             self._changed.notify()
         if self._alarm is not None:
             self._alarm.cancel()
@@ -202,6 +204,7 @@ class BatchExecutor:
         now = time.monotonic()
         with self._changed:
             expired, earliest = self._batcher.expire(now), self._batcher.earliest_deadline
+            self._report_queue()
         self._refuse_late(expired)
         if earliest is not None:
             self._ring_at(earliest, now)
@@ -211,18 +214,16 @@ class BatchExecutor:
             if item.id in self._waiting:  # `close` may have answered meanwhile
                 detail = "The deadline passed while the request waited."
                 self._answer(item.id, ProblemError("deadline-exceeded", detail))
-        self._report_queue()
 
     def _finish(self, flight: _Flight, outcomes: Sequence[Any], seconds: float) -> None:
-        batch, begun = flight.batch, time.monotonic() - seconds
+        batch, begun, waits = flight.batch, time.monotonic() - seconds, []
         for item, outcome in zip(batch.items, outcomes, strict=True):
             if item.id in self._waiting:
-                arrived = self._waiting[item.id][1]
-                self._answer(item.id, outcome, Timing(1000 * (begun - arrived), 1000 * seconds, len(batch.items)))
-        self._observer.batch(batch, seconds)
+                waits.append(begun - self._waiting[item.id][1])
+                self._answer(item.id, outcome, Timing(1000 * waits[-1], 1000 * seconds, len(batch.items)))
+        self._observer.batch(batch, seconds, waits)
         if flight.failure is not None:
             self._observer.split(batch, flight.failure)
-        self._report_queue()
 
     def _answer(self, item_id: int, outcome: Any, timing: Timing | None = None) -> None:
         done, _ = self._waiting.pop(item_id)
@@ -232,7 +233,10 @@ class BatchExecutor:
             log.exception("an answer could not be handed over")
 
     def _report_queue(self) -> None:
-        self._observer.queue(self._batcher.queued_requests, self._batcher.queued_tokens)
+        """Report the queue; call it under the lock."""
+        oldest = self._batcher.oldest
+        arrived = None if oldest is None else self._waiting[oldest.id][1]
+        self._observer.queue(self._batcher.queued_requests, self._batcher.queued_tokens, arrived)
 
     def _run(self) -> None:
         try:
@@ -267,7 +271,10 @@ class BatchExecutor:
         now = time.monotonic()
         if expired := self._batcher.expire(now):
             self._call(self._refuse_late, expired)
-        return self._batcher.next_batch(now)
+        batch = self._batcher.next_batch(now)
+        if batch is not None or expired:
+            self._report_queue()
+        return batch
 
     def _land(self, flight: _Flight) -> None:
         """Wait for the batch that was launched first, and have its callers answered."""

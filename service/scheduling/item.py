@@ -17,6 +17,11 @@ class Key(Protocol):
         """Return the name of the operation, a label of metrics."""
         ...
 
+    @property
+    def model(self) -> str:
+        """Return the name of the bundle, a label of metrics."""
+        ...
+
     def __hash__(self) -> int: ...
 
 

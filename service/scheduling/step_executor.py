@@ -51,8 +51,15 @@ class StepEngine(Protocol):
 class StepObserver(Protocol):
     """The observer of the executor; called on the event loop."""
 
-    def generating(self, waiting: int, slots: int) -> None:
-        """Report the sequences that wait and the slots in use."""
+    def generating(self, waiting: int, slots: int, oldest: float | None, positions: int) -> None:
+        """Report the state of the lanes.
+
+        Args:
+            waiting: sequences that wait for slots.
+            slots: in use.
+            oldest: when the oldest of those that wait arrived, on the monotonic clock.
+            positions: that the key-value caches of language models hold.
+        """
 
     def stepped(self, kind: str, steps: int, seconds: float) -> None:
         """Count the steps of one kind of model since the last report, and the time of the latest, seconds."""
@@ -322,8 +329,14 @@ class StepExecutor:
             states, self._states, self._pending = self._states, {}, False
             steps, self._steps = self._steps, dict.fromkeys(self._steps, 0)
             callers = [(self._callers.get(number), state) for number, state in states.items()]
-            waiting, slots = self._stepper.waiting, self._stepper.slots_in_use
-        self._observer.generating(waiting, slots)
+            oldest = min((self._callers[number].arrived for number in self._stepper.queued()), default=None)
+            cached = sum(
+                self._stepper.cached(sequence)
+                for sequence in self._stepper.running()
+                if self._kinds[sequence.model] == "lm"
+            )
+            load = (self._stepper.waiting, self._stepper.slots_in_use, oldest, cached)
+        self._observer.generating(*load)
         for kind, count in steps.items():
             if count:
                 self._observer.stepped(kind, count, self._seconds)

@@ -149,6 +149,16 @@ class Stepper:
         for lane in self._lanes.values():
             yield from lane.joined.values()
 
+    def queued(self) -> Iterator[int]:
+        """Yield the ids of the sequences that wait for slots."""
+        for lane in self._lanes.values():
+            yield from lane.waiting
+
+    def cached(self, sequence: Sequence) -> int:
+        """Return the tokens that the slots of a running sequence hold: of its prompt, and of its steps."""
+        left = self._lanes[sequence.model].prefilling.get(sequence.id, 0)
+        return sequence.slots * (sequence.prefill - left + self.done(sequence.id))
+
     def deadline(self) -> float | None:
         """Return the earliest deadline, or None if nothing is there."""
         every = (lane.waiting | lane.joined for lane in self._lanes.values())

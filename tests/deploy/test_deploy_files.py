@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from service.cluster.ray_environment import HAPROXY_START, ray_environment
+from service.cluster.ray_environment import HAPROXY_PORTS, HAPROXY_START, ray_environment
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -30,11 +30,14 @@ def load(path: Path) -> Any:
 
 def test_prometheus_scrapes_the_service_and_keeps_what_is_asked_for() -> None:
     config = load(DEPLOY / "prometheus" / "prometheus.yml")
-    job = next(job for job in config["scrape_configs"] if job["job_name"] == "omnitok")
-    (target,) = job["static_configs"][0]["targets"]
-    host, port = target.split(":")
-    assert host in load(COMPOSE)["services"]
-    assert f"OMNITOK_METRICS_PORT={port}" in (ROOT / "Dockerfile").read_text()
+    jobs = {job["job_name"]: job for job in config["scrape_configs"]}
+    for name, setting in {"omnitok": "METRICS_PORT", "ray": "RAY_METRICS_PORT", "edge": ""}.items():
+        (target,) = jobs[name]["static_configs"][0]["targets"]
+        host, port = target.split(":")
+        assert host in load(COMPOSE)["services"]
+        assert jobs[name]["sample_limit"]
+        assert not setting or f"OMNITOK_{setting}={port}" in (ROOT / "Dockerfile").read_text()
+    assert int(port) == HAPROXY_PORTS["RAY_SERVE_HAPROXY_METRICS_PORT"]
     for file in config["rule_files"]:
         assert (DEPLOY / "prometheus" / file).is_file()
 

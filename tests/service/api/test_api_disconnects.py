@@ -50,15 +50,15 @@ class Tokenizers:
 
         return fetch
 
-    def queue(self, requests: int, tokens: int) -> None:
+    def queue(self, requests: int, tokens: int, oldest: float | None) -> None:
         self.queued = requests
 
-    def batch(self, batch: Batch, seconds: float) -> None:
+    def batch(self, batch: Batch, seconds: float, waits: Sequence[float]) -> None:
         self.batches += 1
 
     def split(self, batch: Batch, failure: str) -> None: ...
 
-    def done(self, op: Op, frames: int, tokens: int) -> None: ...
+    def done(self, op: Op, frames: int, tokens: int, model: str) -> None: ...
 
 
 class Steps:
@@ -89,12 +89,12 @@ class Steps:
     def leave(self, sequence: StepSequence) -> None:
         self.left += 1
 
-    def generating(self, waiting: int, slots: int) -> None:
+    def generating(self, waiting: int, slots: int, oldest: float | None, positions: int) -> None:
         self.waiting, self.slots = waiting, slots
 
     def stepped(self, kind: str, steps: int, seconds: float) -> None: ...
 
-    def generated(self, kind: str, codes: int) -> None: ...
+    def generated(self, kind: str, model: str, codes: int, waited: float) -> None: ...
 
 
 class Rig:

@@ -19,7 +19,17 @@ class Counts:
         self.codes: list[str] = []
         self.flying: Counter[str] = Counter()
 
-    def observe(self, route: str, method: str, code: str, seconds: float, bytes_in: int, bytes_out: int) -> None:
+    def observe(
+        self,
+        route: str,
+        method: str,
+        code: str,
+        seconds: float,
+        bytes_in: int,
+        bytes_out: int,
+        problem: str | None,
+        notes: Any,
+    ) -> None:
         assert seconds >= 0
         self.codes.append(code)
 

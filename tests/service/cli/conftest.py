@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -118,13 +118,13 @@ def omnitok(
 class Unobserved:
     """Takes reports and keeps none."""
 
-    def queue(self, requests: int, tokens: int) -> None: ...
+    def queue(self, requests: int, tokens: int, oldest: float | None) -> None: ...
 
-    def batch(self, batch: Batch, seconds: float) -> None: ...
+    def batch(self, batch: Batch, seconds: float, waits: Sequence[float]) -> None: ...
 
     def split(self, batch: Batch, failure: Failure) -> None: ...
 
-    def done(self, op: Op, frames: int, tokens: int) -> None: ...
+    def done(self, op: Op, frames: int, tokens: int, model: str) -> None: ...
 
 
 @pytest.fixture(scope="session")

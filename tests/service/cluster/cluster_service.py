@@ -18,7 +18,6 @@ import httpx
 
 from model.bundle import load_bundle
 from model.tokenizer.tokenizer import OmniTokenizer
-from service.cluster.ray_environment import HAPROXY_PORTS
 from service.settings import Settings
 from service.types import ModelCard
 
@@ -48,18 +47,19 @@ class Service:
         return ModelCard(**answer["models"][0])
 
     def metrics(self, name: str) -> dict[Labels, float]:
-        """Samples of one metric as Ray's exporter shows them now."""
+        """Samples of one metric as the exporter shows them now."""
         text = httpx.get(f"http://127.0.0.1:{self.settings.metrics_port}/metrics", timeout=10).text
         samples: dict[Labels, float] = {}
         for line in text.splitlines():
-            if line.startswith(f"ray_omnitok_{name}{{"):
-                labels, _, value = line.partition("{")[2].rpartition("} ")
-                pairs = (part.partition("=") for part in labels.split(","))
+            if line.startswith((f"omnitok_{name}{{", f"omnitok_{name} ")):
+                key, _, value = line.rpartition(" ")
+                labels = key.partition("{")[2].rstrip("}")
+                pairs = (part.partition("=") for part in labels.split(",") if part)
                 samples[frozenset((key, text.strip('"')) for key, _, text in pairs)] = float(value)
         return samples
 
     def total(self, name: str, **labels: str) -> float:
-        """Sum over all replicas of the samples that carry these labels."""
+        """Sum of the samples that carry these labels."""
         return sum(value for key, value in self.metrics(name).items() if labels.items() <= dict(key).items())
 
     def processes(self, deployment: str) -> set[int]:
@@ -80,11 +80,6 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-
-
-def proxy_ports() -> dict[str, str]:
-    """Return variables that give HAProxy's further ports: Ray's own may be taken by a cluster that starts meanwhile."""
-    return {name: str(free_port()) for name in HAPROXY_PORTS}
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:

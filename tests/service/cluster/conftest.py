@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "api")]
 
 from bad_inputs import LIMITS
-from cluster_service import Service, free_port, proxy_ports
+from cluster_service import Service, free_port
 
 from model.bundle import save_bundle, save_generator
 from model.generator.config import GENERATOR_CONFIGS
@@ -24,11 +23,9 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from service.settings import Settings
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    os.environ["RAY_metrics_report_interval_ms"] = "1000"  # noqa: SIM112  the exporter lags by ten seconds
     from service.cluster.app import cluster, deploy
-    from service.cluster.ray_environment import environment
 
     torch.manual_seed(0)
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
@@ -41,6 +38,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         generators=(generator,),
         port=free_port(),
         metrics_port=free_port(),
+        ray_metrics_port=free_port(),
         tokenizer_replicas=2,
         media_workers=2,
         torch_threads=1,
@@ -50,12 +48,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         jobs_folder=bundle.parent / "jobs",
         job_lease_seconds=5.0,
     )
-    with environment(proxy_ports()), cluster(settings, logical_cpus=2, object_bytes=80 * 2**20):
+    with cluster(settings, logical_cpus=2, object_bytes=80 * 2**20):
         deploy(settings)
         yield Service(settings, bundle)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def http(service: Service) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service.url, timeout=60) as client:
         yield client

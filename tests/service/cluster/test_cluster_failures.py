@@ -40,13 +40,13 @@ def test_no_request_fails_when_a_tokenizer_replica_is_killed(service: Service) -
         os.kill(victim, signal.SIGKILL)
 
     def replicas() -> set[str]:
-        """Work a little, and return the replicas whose batches the exporter has seen so far."""
-        with httpx.Client(base_url=service.url, timeout=60) as client:
-            for _ in range(8):
-                client.post("/encode", content=body, headers={"Content-Type": "image/png"}).raise_for_status()
-        return {dict(labels)["replica"] for labels in service.metrics("batches_total")}
+        return {dict(labels)["replica"] for labels in service.metrics("queue_requests")}
+
+    def counted() -> float:
+        return service.total("http_requests_total", route="/encode", code="200")
 
     eventually(lambda: len(replicas()) == 2)
+    already, lost = counted(), replicas()
     killer = threading.Thread(target=kill)
     killer.start()
     with ThreadPoolExecutor(CLIENTS) as clients:
@@ -62,6 +62,9 @@ def test_no_request_fails_when_a_tokenizer_replica_is_killed(service: Service) -
         now = service.processes("Tokenizer")
         return len(now) == 2 and victim not in now
 
+    assert counted() == already + REQUESTS
     eventually(replaced)
 
-    eventually(lambda: len(replicas()) == 3)
+    eventually(lambda: len(replicas()) == 2 and replicas() != lost)
+    assert service.total("replica_starts_total", deployment="Tokenizer") >= 3
+    assert service.total("batches_total") > 0

@@ -27,10 +27,15 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("taken", ["port", "metrics_port"])
+@pytest.mark.parametrize("taken", ["port", "metrics_port", "ray_metrics_port"])
 def test_a_port_that_is_taken_is_named(bundle: Path, taken: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        ports = {"port": free_port(), "metrics_port": free_port(), taken: other.getsockname()[1]}
+        ports = {
+            "port": free_port(),
+            "metrics_port": free_port(),
+            "ray_metrics_port": free_port(),
+            taken: other.getsockname()[1],
+        }
         refusal = (
             rf"^The service cannot listen on port {ports[taken]} of 127.0.0.1: .*; set OMNITOK_{taken.upper()} to "
         )
@@ -39,7 +44,9 @@ def test_a_port_that_is_taken_is_named(bundle: Path, taken: str) -> None:
 
 
 def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
-    settings = Settings(bundles=(tmp_path / "none",), port=free_port(), metrics_port=free_port())
+    settings = Settings(
+        bundles=(tmp_path / "none",), port=free_port(), metrics_port=free_port(), ray_metrics_port=free_port()
+    )
     with pytest.raises(StartError, match="none is not a bundle"):
         serve_forever(settings)
     with pytest.raises(StartError, match="none is not a bundle"):
@@ -53,7 +60,7 @@ def test_a_damaged_bundle_is_named_before_ray_starts(tmp_path: Path, monkeypatch
     weights = bytearray((bundle / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (bundle / "model.safetensors").write_bytes(weights)
-    settings = Settings(bundles=(bundle,), port=free_port(), metrics_port=free_port())
+    settings = Settings(bundles=(bundle,), port=free_port(), metrics_port=free_port(), ray_metrics_port=free_port())
     with pytest.raises(StartError, match=r"model\.safetensors is damaged"):
         serve_forever(settings)
 
@@ -68,7 +75,7 @@ def test_a_generator_that_does_not_fit_is_named_before_ray_starts(
     save_generator(tmp_path / "lm", make_generator(GENERATOR_CONFIGS["lm-debug"]).eval(), "Random.", speaks, names)
     bundles: Any = {"bundles": (tmp_path / "tiny",), "generators": (tmp_path / "lm",)}
     with pytest.raises(StartError, match=r"lm makes 64 codes, and its tokenizer .*tiny has 32 codes\."):
-        serve_forever(Settings(**bundles, port=free_port(), metrics_port=free_port()))
+        serve_forever(Settings(**bundles, port=free_port(), metrics_port=free_port(), ray_metrics_port=free_port()))
 
 
 def test_the_builder_takes_settings_and_nothing_else(bundle: Path) -> None:

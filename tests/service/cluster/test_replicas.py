@@ -19,10 +19,10 @@ from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.cluster.generators import Generator
-from service.cluster.metrics import KernelMetrics
 from service.cluster.replicas import HandleCall, Ingress, Tokenizer
 from service.engine.language_model_lane import LanguageModelLane
 from service.errors import ProblemError
+from service.metrics.tokenizer import KernelMetrics
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
 from service.types import Encoded

@@ -50,10 +50,10 @@ class Reports:
     queues: list[tuple[int, int]] = field(default_factory=list)
     splits: list[tuple[int, str]] = field(default_factory=list)
 
-    def queue(self, requests: int, tokens: int) -> None:
+    def queue(self, requests: int, tokens: int, oldest: float | None) -> None:
         self.queues.append((requests, tokens))
 
-    def batch(self, batch: Batch, seconds: float) -> None:
+    def batch(self, batch: Batch, seconds: float, waits: Sequence[float]) -> None:
         self.batches.append(batch)
 
     def split(self, batch: Batch, failure: str) -> None:

@@ -38,13 +38,13 @@ SETTINGS = Settings(bundles=())
 class Work:
     done_: list[tuple[str, int, int]] = field(default_factory=list)
 
-    def queue(self, requests: int, tokens: int) -> None: ...
+    def queue(self, requests: int, tokens: int, oldest: float | None) -> None: ...
 
-    def batch(self, batch: Batch, seconds: float) -> None: ...
+    def batch(self, batch: Batch, seconds: float, waits: Sequence[float]) -> None: ...
 
     def split(self, batch: Batch, failure: str) -> None: ...
 
-    def done(self, op: str, frames: int, tokens: int) -> None:
+    def done(self, op: str, frames: int, tokens: int, model: str) -> None:
         self.done_.append((op, frames, tokens))
 
 

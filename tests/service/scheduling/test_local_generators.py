@@ -34,13 +34,13 @@ class Reports:
     def __init__(self) -> None:
         self.slots, self.codes, self.steps = 0, 0, 0
 
-    def generating(self, waiting: int, slots: int) -> None:
+    def generating(self, waiting: int, slots: int, oldest: float | None, positions: int) -> None:
         self.slots = slots
 
     def stepped(self, kind: str, steps: int, seconds: float) -> None:
         self.steps += steps
 
-    def generated(self, kind: str, codes: int) -> None:
+    def generated(self, kind: str, model: str, codes: int, waited: float) -> None:
         self.codes += codes
 
 

@@ -58,7 +58,7 @@ class Observer:
     def __init__(self) -> None:
         self.steps, self.slots = 0, 0
 
-    def generating(self, waiting: int, slots: int) -> None:
+    def generating(self, waiting: int, slots: int, oldest: float | None, positions: int) -> None:
         self.slots = slots
 
     def stepped(self, kind: str, steps: int, seconds: float) -> None:
