@@ -40,18 +40,27 @@ class Ranks:
     def all_reduce_mean_(self, tensors: Sequence[Tensor]) -> None:
         """Replace tensors of one type and device by their means over the ranks."""
         if self.world > 1 and tensors:
-            self.begin_mean_(tensors)()
+            torch._foreach_copy_(list(tensors), self.begin_mean(tensors)())
 
-    def begin_mean_(self, tensors: Sequence[Tensor]) -> Callable[[], None]:
-        """Begin `all_reduce_mean_` of several ranks while the device does other work; return the call that ends it."""
+    def begin_mean(self, tensors: Sequence[Tensor]) -> Callable[[], list[Tensor]]:
+        """Begin the means of tensors over several ranks while the device does other work.
+
+        Args:
+            tensors: of one type and device.
+
+        Returns:
+            The call that waits for the means and returns them, as parts of one buffer.
+        """
         flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        work = dist.all_reduce(flat, async_op=True)
+        averages = dist.get_backend() == "nccl"  # gloo only adds
+        work = dist.all_reduce(flat, dist.ReduceOp.AVG if averages else dist.ReduceOp.SUM, async_op=True)
 
-        def finish() -> None:
+        def finish() -> list[Tensor]:
             work.wait()
-            parts = flat.div_(self.world).split([tensor.numel() for tensor in tensors])
-            means = [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
-            torch._foreach_copy_(list(tensors), means)
+            if not averages:
+                flat.div_(self.world)
+            parts = flat.split([tensor.numel() for tensor in tensors])
+            return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
         return finish
 

@@ -28,7 +28,7 @@ class GradientAverager:
         self._active = False
         self._bucket: list[nn.Parameter] = []
         self._averaged: set[nn.Parameter] = set()
-        self._reductions: list[Callable[[], None]] = []
+        self._reductions: list[tuple[list[nn.Parameter], Callable[[], list[Tensor]]]] = []
         this = ref(self)  # a parameter with a hook that holds the parameter is never freed
 
         def add(parameter: Tensor) -> None:
@@ -54,8 +54,12 @@ class GradientAverager:
                 self._add(parameter)
         self._active = False
         self._reduce()
-        for finish in self._reductions:
-            finish()
+        for members, finish in self._reductions:
+            for parameter, mean in zip(members, finish(), strict=True):
+                if mean.stride() == parameter.stride():
+                    parameter.grad = mean  # a copy into the old gradient would cost a pass over memory
+                elif parameter.grad is not None:
+                    parameter.grad.copy_(mean)  # Adam walks a weight and its gradient in one order
         self._averaged.clear()
         self._reductions.clear()
 
@@ -69,7 +73,7 @@ class GradientAverager:
             self._reduce()
 
     def _reduce(self) -> None:
-        gradients = [parameter.grad for parameter in self._bucket if parameter.grad is not None]
-        self._bucket.clear()
+        members, self._bucket = self._bucket, []
+        gradients = [parameter.grad for parameter in members if parameter.grad is not None]
         if gradients:
-            self._reductions.append(self.ranks.begin_mean_(gradients))
+            self._reductions.append((members, self.ranks.begin_mean(gradients)))
