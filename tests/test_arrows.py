@@ -49,16 +49,29 @@ SERVICE = {
         *("sandbox", "scheduling", "settings", "stored_answer", "trace", "types"),
     },
     "client": {"errors", "formats", "types"},
+    "bulk": {"chunks", "engine", "errors", "formats", "operations", "scheduling", "settings", "types"},
     "cli": {
-        *("client", "cluster", "engine", "errors", "formats", "in_process", "operations", "sandbox", "scheduling"),
+        *(
+            "bulk",
+            "client",
+            "cluster",
+            "engine",
+            "errors",
+            "formats",
+            "in_process",
+            "operations",
+            "sandbox",
+            "scheduling",
+        ),
         *("keys", "settings", "types"),
     },
 }
 # Libraries that parts of the service keep to themselves, and modules that may import them.
 KEEPERS = {
-    "ray": ("service.cluster.",),
+    "ray": ("service.bulk.pipeline.", "service.cluster."),
+    "pyarrow": ("service.bulk.reading.", "service.bulk.sources."),
     "torch": ("service.engine.", "service.cli."),
-    "av": ("service.sandbox.worker",),
+    "av": ("service.bulk.decoder.", "service.sandbox.worker"),
     "fastapi": ("service.api.",),
     "starlette": ("service.api.",),
     "prometheus_client": ("service.metrics.",),
@@ -68,7 +81,7 @@ KEEPERS = {
     "safetensors": ("service.formats.safetensors",),
 }
 # And the command, which works offline.
-USES_MODEL = ("service.engine.", "service.cli.")
+USES_MODEL = ("service.bulk.", "service.engine.", "service.cli.")
 # Modules outside `training.tokenizer` that know it: the command names the task of a run, and evaluation counts codes.
 KNOWS_TOKENIZER = {"training.cli.train", "training.evaluation.code_statistics"}
 # Facts and helpers that every tier may know.

@@ -23,6 +23,7 @@ from service.cli.models import models
 from service.cli.plugins import Commands
 from service.cli.reconstruct import reconstruct
 from service.cli.serve import serve
+from service.cli.tokenize import tokenize
 
 app = typer.Typer(
     name="omnitok",
@@ -33,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (serve, encode, decode, reconstruct, generate, inspect, models, convert):
+for command in (serve, encode, decode, reconstruct, generate, tokenize, inspect, models, convert):
     app.command()(command)
 app.add_typer(jobs, name="jobs")
 app.add_typer(keys, name="keys")

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from media.kinds import IMAGE_SUFFIXES, KINDS, VIDEO_SUFFIXES, Kind, kind_of
+from media.labels import LabelError, Labels, classify, find_label_file
 from media.reader import open_frames
+from media.tar_index import Member, index_tar
 from media.types import Frames, MediaOptions, SampleWindow
-from training.data.labels import Labels, classify, find_label_file
-from training.data.media_types import IMAGE_SUFFIXES, KINDS, VIDEO_SUFFIXES, Kind, kind_of
-from training.data.tar_index import Member, index_tar
 from training.errors import TrainingError
 
 READ_BYTES = 1 << 16  # headers are read in many small steps
@@ -231,7 +231,10 @@ def find_files(root: Path) -> FoundFiles:
     # by name: shards of a folder count its files as the folder does, however they are cut
     members.sort(key=lambda member: (os.fsencode(member.name), member.shard))
     known = [member for member in members if kind_of(member.name)]
-    labels = classify(known, find_label_file(base))
+    try:
+        labels = classify(known, find_label_file(base))
+    except LabelError as error:
+        raise TrainingError(str(error)) from error
     images, clips = (_source(kind, base, known, tars, labels, tuple(damaged)) for kind in KINDS)
     return FoundFiles(images, clips)
 

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from media.kinds import Kind
 from model.atomic_write import replace_file
 from model.bundle import Bundle, GeneratorBundle, load_bundle, load_generator
 from model.compatibility import check_compatible
 from model.tokenizer.patches import to_float
 from training.card import code_version, machine_name
-from training.data.media_types import Kind
 from training.devices import resolve_device
 from training.errors import TrainingError
 from training.evaluation.distances import Indices, half_split, kernel_distance, nearest, precision_recall

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.media_types import KINDS, Kind
+from media.kinds import KINDS, Kind
 from training.generator.code_shards import ExtractionOptions
 from training.generator.items import Items, find_items
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from media.kinds import KINDS, Kind
 from model.atomic_write import replace_file, replacing
 from model.geometry import Grid
-from training.data.media_types import KINDS, Kind
 from training.errors import TrainingError
 
 FORMAT = "omnitok-codes/1"

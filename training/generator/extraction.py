@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from media.kinds import KINDS, Kind
 from model.bundle import Bundle
 from model.tokenizer.config import VQConfig
-from training.data.media_types import KINDS, Kind
 from training.devices import cores
 from training.distributed import Ranks
 from training.errors import TrainingError, one_line

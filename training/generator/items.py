@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from media.kinds import KINDS, Kind
 from media.types import SampleWindow
 from training.data.loaders.item_rng import item_uniforms
-from training.data.media_types import KINDS, Kind
 from training.data.shards import INFO_FILE, PixelSet, open_set
 from training.errors import TrainingError
 from training.generator.code_shards import ExtractionOptions

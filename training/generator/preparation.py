@@ -9,11 +9,13 @@ from typing import NamedTuple
 import torch
 from rich.console import Console
 
+from media.kinds import Kind
 from model.bundle import load_bundle
-from training.data.media_types import Kind
+from model.codes.info import is_encoded
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.generator.code_shards import INFO_FILE, CodeSet, ExtractionOptions, open_codes, relabelled
+from training.generator.encoded import open_encoded_codes
 from training.generator.extraction import extract
 from training.generator.task import GeneratorTask, fit_recipe
 from training.generator.token_dataset import CodeLoader
@@ -47,7 +49,8 @@ def prepare(
     Args:
         recipe: as it is named.
         tokenizer: folder of the tokenizer's bundle.
-        data: codes of `omnitok data codes`, or a folder of data whose codes are then cached in `OUT/codes`.
+        data: codes of `omnitok tokenize` or `omnitok data codes`, or a folder of data whose codes are then cached in
+            `OUT/codes`.
         out: folder of the run.
         device: of this process.
         ranks: the processes that train together.
@@ -65,8 +68,11 @@ def prepare(
     (stage,) = recipe.stages
 
     def codes_of(path: Path, cache: Path, options: ExtractionOptions) -> CodeSet:
-        whole = (path / INFO_FILE).is_file()
-        codes = open_codes(path) if whole else extract(bundle, path, cache, options, ranks, console)
+        if is_encoded(path):
+            codes = open_encoded_codes(path)
+        else:
+            whole = (path / INFO_FILE).is_file()
+            codes = open_codes(path) if whole else extract(bundle, path, cache, options, ranks, console)
         if codes.info.tokenizer_hash != bundle.hash:
             raise TrainingError(
                 f"{path} holds codes of the tokenizer {codes.info.tokenizer}, {codes.info.tokenizer_hash[:12]}, not of "

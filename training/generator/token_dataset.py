@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from media.kinds import Kind
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.device_loader import free_memory
 from training.data.loaders.item_rng import epoch_order
-from training.data.media_types import Kind
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.generator.code_shards import CodeSet

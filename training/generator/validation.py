@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from media.kinds import Kind
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.data.loaders.batch import BatchSpec
-from training.data.media_types import Kind
 from training.generator.sampling import Sampler
 from training.generator.step import GeneratorStep
 from training.generator.token_dataset import CodeLoader

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from media.kinds import Kind
 from model.generator.config import GENERATOR_CONFIGS, GeneratorConfig
-from training.data.media_types import Kind
 from training.errors import TrainingError
 from training.recipes.stage import BaseStage
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from media.kinds import Kind
 from model.tokenizer.config import CONFIGS, TokenizerConfig
-from training.data.media_types import Kind
 from training.errors import TrainingError
 from training.recipes.stage import BaseStage
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from media.kinds import Kind
 from model.tokenizer.tokenizer import OmniTokenizer
-from training.data.media_types import Kind
 from training.distributed import Ranks
 from training.networks.lpips import FeatureDistance
 from training.recipes import Recipe, Stage

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from training.data.media_types import KINDS, Kind
+from media.kinds import KINDS, Kind
 from training.errors import TrainingError
 
 

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from media.kinds import Kind
 from media.types import SampleWindow
 from training.data.files import Source
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.item_rng import epoch_order, item_uniforms
-from training.data.media_types import Kind
 from training.distributed import Ranks
 from training.errors import TrainingError, one_line
 

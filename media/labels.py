@@ -6,11 +6,23 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from training.data.tar_index import Member
-from training.errors import TrainingError
+from typing import Protocol
 
 LABEL_FILES = {"labels.csv": ",", "labels.tsv": "\t"}
+
+
+class LabelError(Exception):
+    """Labels that are wrong: the sentence names the file, and the table's line."""
+
+
+class Named(Protocol):
+    """A file with a name, and the class that its shard or list gives it, if any."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def label(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -30,15 +42,15 @@ def find_label_file(root: Path) -> Path | None:
     """Return the table of labels of a folder, if it has one.
 
     Raises:
-        TrainingError: there are two.
+        LabelError: there are two.
     """
     found = [root / name for name in LABEL_FILES if (root / name).is_file()]
     if len(found) > 1:
-        raise TrainingError(f"{root} has both {found[0].name} and {found[1].name}: keep one")
+        raise LabelError(f"{root} has both {found[0].name} and {found[1].name}: keep one")
     return found[0] if found else None
 
 
-def classify(members: Sequence[Member], table: Path | None) -> Labels:
+def classify(members: Sequence[Named], table: Path | None) -> Labels:
     """Give every item its class.
 
     Args:
@@ -47,7 +59,7 @@ def classify(members: Sequence[Member], table: Path | None) -> Labels:
             of each name, else no classes.
 
     Raises:
-        TrainingError: a line of the table is wrong, or some items have a class and others none.
+        LabelError: a line of the table is wrong, or some items have a class and others none.
     """
     if table is not None:
         given = _read(table, {member.name for member in members})
@@ -60,7 +72,7 @@ def classify(members: Sequence[Member], table: Path | None) -> Labels:
         if None in named:  # files in the top folder: folders are not classes
             return Labels((), ())
     if missing := [member.name for member, name in zip(members, named, strict=True) if name is None]:
-        raise TrainingError(f"{len(missing)} files have no label in {source}: {missing[0]!r} is the first")
+        raise LabelError(f"{len(missing)} files have no label in {source}: {missing[0]!r} is the first")
     names = {name for name in named if name is not None}
     whole = all(name.isdecimal() for name in names)
     classes = sorted(names, key=lambda name: (int(name), name) if whole else (0, name))
@@ -74,19 +86,19 @@ def _read(table: Path, known: set[str]) -> dict[str, str]:
     try:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise TrainingError(f"{table} cannot be read as text: {error}") from error
+        raise LabelError(f"{table} cannot be read as text: {error}") from error
     lines = csv.reader(text.splitlines(), delimiter=LABEL_FILES[table.name])
     for row in lines:
         where = f"{table}, line {lines.line_num}"
         if not row or (lines.line_num == 1 and [cell.strip().lower() for cell in row] == ["path", "label"]):
             continue
         if len(row) != 2:
-            raise TrainingError(f"{where}: two columns are wanted, path and label, not {len(row)}: {row}")
+            raise LabelError(f"{where}: two columns are wanted, path and label, not {len(row)}: {row}")
         path, label = row[0].strip(), row[1].strip()
         if path not in known:
-            raise TrainingError(f"{where}: there is no image or video {path!r}")
+            raise LabelError(f"{where}: there is no image or video {path!r}")
         if not label:
-            raise TrainingError(f"{where}: {path!r} has the empty label {row[1]!r}")
+            raise LabelError(f"{where}: {path!r} has the empty label {row[1]!r}")
         if labels.setdefault(path, label) != label:
-            raise TrainingError(f"{where}: {path!r} has the label {label!r}, but {labels[path]!r} in a line above")
+            raise LabelError(f"{where}: {path!r} has the label {label!r}, but {labels[path]!r} in a line above")
     return labels

@@ -1,0 +1,73 @@
+"""Shards as a tree of `.npy`, a file an item, as LlamaGen's loader reads them.
+
+`<name><side>_codes/<item>.npy` is int64 (1, rows of the item, positions), or float16 latents (1, rows, positions, c).
+`<name><side>_labels/<item>.npy` is int64 (1). Items that failed leave a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.codes.info import CodesError, CodesInfo
+from model.geometry import Grid
+
+NAME = "imagenet"  # LlamaGen knows no other
+
+
+def folders(root: Path, info: CodesInfo) -> tuple[Path, Path]:
+    """Return the folders of codes and of labels."""
+    side = info.options.height or ""
+    return root / f"{NAME}{side}_codes", root / f"{NAME}{side}_labels"
+
+
+def write(root: Path, info: CodesInfo, rows: Any) -> None:
+    """Write the files of one shard's items.
+
+    Args:
+        root: of the data set.
+        info: of the data set.
+        rows: `Rows` of the shard.
+    """
+    codes_folder, labels_folder = folders(root, info)
+    for folder in (codes_folder, labels_folder):
+        folder.mkdir(exist_ok=True)
+    for item, group in groupby(range(len(rows)), key=lambda row: rows.items[row]):
+        first, *others = group
+        codes = np.stack([rows.codes[row] for row in (first, *others)])
+        flat = codes.reshape(1, len(codes), -1, *codes.shape[4:])
+        np.save(codes_folder / f"{item}.npy", flat.astype(np.int64) if info.kind == "tokens" else flat)
+        np.save(labels_folder / f"{item}.npy", np.array([rows.labels[first]], np.int64))
+
+
+def read(
+    root: Path, info: CodesInfo, items: Iterable[int], grid: Grid
+) -> tuple[list[NDArray[Any]], list[int], list[int]]:
+    """Read items.
+
+    Returns:
+        Codes (t, h, w) or (t, h, w, c), labels and items of all rows.
+
+    Raises:
+        CodesError: a file is missing or damaged.
+    """
+    codes_folder, labels_folder = folders(root, info)
+    codes: list[NDArray[Any]] = []
+    labels: list[int] = []
+    numbers: list[int] = []
+    for item in items:
+        try:
+            flat = np.load(codes_folder / f"{item}.npy", allow_pickle=False)[0]
+            label = int(np.load(labels_folder / f"{item}.npy", allow_pickle=False)[0])
+            parts = list(flat.reshape(len(flat), *grid, *flat.shape[2:]))
+        except (OSError, ValueError, IndexError) as error:
+            raise CodesError(f"Item {item} of {root} is damaged ({error}): tokenize again.") from error
+        codes += parts
+        labels += [label] * len(parts)
+        numbers += [item] * len(parts)
+    return codes, labels, numbers

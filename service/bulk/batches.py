@@ -1,0 +1,169 @@
+"""Batches of equal shape, of which the device has two at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.tokenizer import Engine
+from service.scheduling.executor import Fetch, OutOfMemory
+from service.types import Size, TokenizerKey, Want, size_of
+
+IN_FLIGHT = 2
+
+
+class TooLargeError(Exception):
+    """An item that does not fit into the device's memory alone."""
+
+
+class SharedEngine:
+    """An engine that the threads of several shards use.
+
+    Args:
+        engine: of one bundle.
+        want: tokens or latents.
+
+    Attributes:
+        busy_seconds: time with work on the device, as far as the host knows.
+    """
+
+    def __init__(self, engine: Engine, want: Want) -> None:
+        self.engine, self.card, self._want = engine, engine.cards[0], want
+        self._on_gpu = self.card.device.startswith("cuda")
+        self._launching, self._counting = threading.Lock(), threading.Lock()
+        self.busy_seconds, self._running, self._since = 0.0, 0, 0.0
+
+    def launch(self, pixels: Sequence[NDArray[np.uint8]]) -> Fetch:
+        """Start a batch of pixels (T, H, W, 3) of one shape.
+
+        Returns:
+            A call that returns the codes of each item, (t, h, w) or (t, h, w, c).
+        """
+        key = TokenizerKey(self.card.id, "encode", "pixels", size_of(pixels[0]), self._want)
+        self._begin()
+        try:
+            with self._launching:
+                results = self.engine.launch(key, pixels)
+        except OutOfMemory:
+            self._end()
+            return lambda: self._halves(pixels)
+        except BaseException:
+            self._end()
+            raise
+
+        def fetch() -> list[Any]:
+            try:
+                # A CPU computes in this call, one batch with all its threads; a GPU has computed meanwhile.
+                if self._on_gpu:
+                    rows = results()
+                else:
+                    with self._launching:
+                        rows = results()
+            except OutOfMemory:
+                return self._halves(pixels)
+            finally:
+                self._end()
+            return [tokens if self._want == "tokens" else latents.astype(np.float16) for tokens, latents in rows]
+
+        return fetch
+
+    def run_chunk(self, key: TokenizerKey, chunk: Any) -> Any:
+        """Run a chunk of a clip."""
+        self._begin()
+        try:
+            with self._launching:
+                return self.engine.run(key, [chunk])[0]
+        finally:
+            self._end()
+
+    def _halves(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Any]:
+        if len(pixels) == 1:
+            raise TooLargeError
+        middle = len(pixels) // 2
+        return [*self.launch(pixels[:middle])(), *self.launch(pixels[middle:])()]
+
+    def _begin(self) -> None:
+        with self._counting:
+            if not self._running:
+                self._since = time.perf_counter()
+            self._running += 1
+
+    def _end(self) -> None:
+        with self._counting:
+            self._running -= 1
+            if not self._running:
+                self.busy_seconds += time.perf_counter() - self._since
+
+
+class Row(NamedTuple):
+    """Pixels that wait for the device.
+
+    Args:
+        place: of the row in its shard.
+        pixels: uint8 RGB (T, H, W, 3).
+        done: called when nobody reads the pixels any more.
+    """
+
+    place: int
+    pixels: NDArray[np.uint8]
+    done: Callable[[], None]
+
+
+class Batches:
+    """The batches of one shard, which follow from its rows alone, so that a run that is resumed makes the same.
+
+    Args:
+        engine: shared with other shards.
+        batch_of: most items of a batch, by their size.
+        take: called with the place and the codes of each row, or None for one that is too large.
+    """
+
+    def __init__(self, engine: SharedEngine, batch_of: Callable[[Size], int], take: Callable[[int, Any], None]) -> None:
+        self._engine, self._batch_of, self._take = engine, batch_of, take
+        self._waiting: dict[tuple[int, ...], list[Row]] = {}
+        self._flying: deque[tuple[list[Row], Fetch]] = deque()
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Append rows; full batches go to the device."""
+        for row in rows:
+            group = self._waiting.setdefault(row.pixels.shape, [])
+            group.append(row)
+            if len(group) >= self._batch_of(size_of(row.pixels)):
+                self._launch(self._waiting.pop(row.pixels.shape))
+
+    def finish(self) -> None:
+        """Send what waits, and take all results."""
+        for shape in list(self._waiting):
+            self._launch(self._waiting.pop(shape))
+        while self._flying:
+            self._land()
+
+    def _launch(self, group: list[Row]) -> None:
+        self._flying.append((group, self._engine.launch([row.pixels for row in group])))
+        if len(self._flying) > IN_FLIGHT:
+            self._land()
+
+    def _land(self) -> None:
+        group, fetch = self._flying.popleft()
+        try:
+            results = fetch()
+        except TooLargeError:
+            results = self._one_by_one(group)
+        for row, codes in zip(group, results, strict=True):
+            self._take(row.place, codes)
+            row.done()
+
+    def _one_by_one(self, group: list[Row]) -> list[Any]:
+        results: list[Any] = []
+        for row in group:
+            try:
+                results += self._engine.launch([row.pixels])()
+            except TooLargeError:
+                results.append(None)
+        return results

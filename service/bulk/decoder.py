@@ -1,0 +1,206 @@
+"""A process that reads items: the files of a data set may crash it, and it may be ended at any moment."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+import warnings
+from collections.abc import Sequence
+from itertools import islice
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from media.errors import MediaError
+from media.frame_reader import FrameReader
+from media.kinds import Kind
+from model.codes.info import EncodingOptions
+from service.bulk.reading import View, open_film, read_views
+from service.bulk.sources import Item
+
+ADDRESS_SPACE_BYTES = 8 * 2**30  # a picture that wants more is a bomb
+ALIGNMENT = 64
+
+
+class Slot(NamedTuple):
+    """A part of the shared memory.
+
+    Args:
+        start, size: bytes.
+    """
+
+    start: int
+    size: int
+
+
+class Job(NamedTuple):
+    """Items to read.
+
+    Args:
+        items: of one kind.
+        kind: of the items.
+        slot: where pixels go as far as there is room; the others come in the answer.
+    """
+
+    items: Sequence[Item]
+    kind: Kind
+    slot: Slot
+
+
+class FilmJob(NamedTuple):
+    """A clip to open, which is then read part by part."""
+
+    item: Item
+
+
+class PartJob(NamedTuple):
+    """The next frames of the opened clip.
+
+    Args:
+        frames: the most to read.
+        slot: as of `Job`.
+    """
+
+    frames: int
+    slot: Slot
+
+
+class Placed(NamedTuple):
+    """Pixels in the shared memory."""
+
+    start: int
+    shape: tuple[int, ...]
+
+
+class Read(NamedTuple):
+    """An item that was read.
+
+    Args:
+        digest: SHA-256 of its bytes.
+        views: uint8 RGB (T, H, W, 3) each, or where they are, and the steps from the file to these pixels.
+    """
+
+    digest: str
+    views: list[tuple[Any, dict[str, Any]]]
+
+
+class Failed(NamedTuple):
+    """An item that cannot be read, and a sentence why."""
+
+    reason: str
+
+
+class Film(NamedTuple):
+    """An opened clip."""
+
+    digest: str
+
+
+class Part(NamedTuple):
+    """The next frames of a clip, or where they are, fewer than asked for at its end; and the reader's description."""
+
+    pixels: Any
+    source: Any
+    preprocess: Any
+
+
+def main(channel: int, memory: int, size: int, options: dict[str, Any]) -> None:
+    """Answer jobs until the channel closes.
+
+    Args:
+        channel: descriptor of the inherited socket.
+        memory: descriptor of the shared memory.
+        size: of that memory, bytes.
+        options: of `EncodingOptions`.
+    """
+    import av
+
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES + size, ADDRESS_SPACE_BYTES + size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    av.logging.set_level(None)
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    Decoder(Connection(channel), mmap.mmap(memory, size), EncodingOptions(**options)).run()
+
+
+class Decoder:
+    """The loop of the process.
+
+    Args:
+        connection: to the pool.
+        memory: shared with it.
+        options: the pixels that are wanted.
+    """
+
+    def __init__(self, connection: Connection, memory: mmap.mmap, options: EncodingOptions) -> None:
+        self._connection, self._memory, self._options = connection, memory, options
+        self._frames: Any = iter(())
+        self._reader: FrameReader | None = None
+
+    def run(self) -> None:
+        """Answer jobs until the other side is gone."""
+        self._connection.send("ready")
+        while True:
+            try:
+                job = self._connection.recv()
+            except (EOFError, OSError):
+                return
+            try:
+                answer = self._answer(job)
+            except Exception as error:  # damaged media fail in every way that there is
+                answer = Failed(reason(error))
+            self._connection.send(answer)
+
+    def _answer(self, job: Any) -> Any:
+        if isinstance(job, Job):
+            place = _Place(self._memory, job.slot)
+            return [self._read(item, job.kind, place) for item in job.items]
+        if isinstance(job, FilmJob):
+            digest, self._reader = open_film(job.item, self._options)
+            self._frames = iter(self._reader)
+            return Film(digest)
+        return self._part(job)
+
+    def _read(self, item: Item, kind: Kind, place: _Place) -> Read | Failed:
+        try:
+            digest, views = read_views(item, kind, self._options)
+        except Exception as error:
+            return Failed(reason(error))
+        return Read(digest, [(place.put(view), view.preprocess) for view in views])
+
+    def _part(self, job: PartJob) -> Part:
+        assert self._reader is not None
+        frames = list(islice(self._frames, job.frames))
+        pixels = np.stack(frames) if frames else np.empty((0, 0, 0, 3), np.uint8)
+        place = _Place(self._memory, job.slot)
+        return Part(place.put(View(pixels, {})), self._reader.info(), self._reader.preprocess)
+
+
+class _Place:
+    """A slot that fills up."""
+
+    def __init__(self, memory: mmap.mmap, slot: Slot) -> None:
+        self._memory, self._next, self._end = memory, slot.start, slot.start + slot.size
+
+    def put(self, view: View) -> Any:
+        """Return where the pixels are now, or the pixels themselves if there is no room."""
+        pixels = view.pixels
+        start, end = self._next, self._next + pixels.nbytes
+        if end > self._end:
+            return pixels
+        np.copyto(np.frombuffer(self._memory, np.uint8, pixels.nbytes, start).reshape(pixels.shape), pixels)
+        self._next = -(-end // ALIGNMENT) * ALIGNMENT
+        return Placed(start, pixels.shape)
+
+
+def reason(error: BaseException) -> str:
+    """Return one line that says why an item cannot be read."""
+    if isinstance(error, MediaError):
+        return error.detail
+    if isinstance(error, MemoryError):
+        return f"Reading takes more than {ADDRESS_SPACE_BYTES / 2**30:g} GiB of memory."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{os.path.basename(error.filename) if error.filename else 'The file'}: {error.strerror}."
+    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -1,0 +1,259 @@
+"""Processes that read items for one tokenizer: whoever crashes is replaced, and the item that did it is named."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import queue
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import service
+from media.kinds import Kind
+from model.codes.info import EncodingOptions
+from service.bulk.decoder import Failed, Film, FilmJob, Job, Part, PartJob, Placed, Read, Slot
+from service.bulk.sources import Item
+
+START_SECONDS = 60.0
+ITEM_SECONDS = 120.0  # a file that takes longer to read is damaged, or the disk is gone
+
+_BOOT = """\
+import json, sys
+channel, memory, size, path, options = map(json.loads, sys.argv[1:])
+sys.path[:] = path
+from service.bulk.decoder import main
+main(channel, memory, size, options)
+"""
+
+
+class LostError(Exception):
+    """A process that ended or was ended in the middle of a job; the sentence is a reason for the item."""
+
+
+class Chunk:
+    """Items that were read, whose pixels are in a slot until it is released.
+
+    Attributes:
+        items: `Read` or `Failed`, in the order of the job; each view is uint8 RGB (T, H, W, 3) and its steps.
+    """
+
+    def __init__(self, items: list[Read | Failed], release: Callable[[], None]) -> None:
+        self.items, self._release = items, release
+
+    def release(self) -> None:
+        """Give the slot back; nobody reads the pixels afterwards."""
+        self._release()
+
+
+class Memory:
+    """Memory that is shared with all processes, in slots of one size.
+
+    Args:
+        slots: number of them.
+        slot_bytes: of each.
+    """
+
+    def __init__(self, slots: int, slot_bytes: int) -> None:
+        self.slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.size = slots * self.slot_bytes
+        self.descriptor = os.memfd_create("omnitok-pixels")
+        os.ftruncate(self.descriptor, self.size)
+        self.map = mmap.mmap(self.descriptor, self.size)
+        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        for index in range(slots):
+            self._free.put(Slot(index * self.slot_bytes, self.slot_bytes))
+
+    def take(self) -> Slot:
+        """Wait for a free slot."""
+        return self._free.get()
+
+    def give(self, slot: Slot) -> None:
+        """Return a slot."""
+        self._free.put(slot)
+
+    def view(self, placed: Any) -> NDArray[np.uint8]:
+        """Return pixels that are in a slot, or that came by themselves."""
+        if not isinstance(placed, Placed):
+            return placed
+        count = int(np.prod(placed.shape))
+        return np.frombuffer(self.map, np.uint8, count, placed.start).reshape(placed.shape)
+
+
+class DecoderProcess:
+    """One process, used by one thread.
+
+    Args:
+        memory: shared with it.
+        options: the pixels that are wanted.
+
+    Raises:
+        RuntimeError: it does not start.
+    """
+
+    def __init__(self, memory: Memory, options: EncodingOptions) -> None:
+        ours, theirs = socket.socketpair()
+        home = Path(next(iter(service.__path__))).resolve().parent
+        path = [str(home), *(os.path.abspath(entry) for entry in sys.path)]
+        arguments = [theirs.fileno(), memory.descriptor, memory.size, path, asdict(options)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _BOOT, *map(json.dumps, arguments)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno(), memory.descriptor],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,  # an interrupt of the terminal is for the command
+        )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+        if not self._connection.poll(START_SECONDS) or self._receive() != "ready":
+            raise RuntimeError("A process that reads files did not start.")
+
+    @property
+    def alive(self) -> bool:
+        """Return whether the process runs."""
+        return self._process.poll() is None
+
+    def ask(self, job: Any, seconds: float) -> Any:
+        """Send a job and return its answer.
+
+        Raises:
+            LostError: the process crashed, or took longer than `seconds` and was ended.
+        """
+        try:
+            self._connection.send(job)
+        except OSError:
+            raise LostError(self._end()) from None
+        if not self._connection.poll(seconds):
+            self._end()
+            raise LostError(f"Reading takes longer than {seconds:g} s.")
+        return self._receive()
+
+    def close(self) -> None:
+        """End the process."""
+        self._end()
+
+    def _receive(self) -> Any:
+        try:
+            return self._connection.recv()
+        except (EOFError, OSError):
+            raise LostError(self._end()) from None
+
+    def _end(self) -> str:
+        self._process.kill()
+        code = self._process.wait()
+        self._connection.close()
+        return f"The file crashed the decoder (exit code {code})."
+
+
+class DecoderPool:
+    """Reads chunks of items in processes, in the order in which they were submitted.
+
+    Args:
+        processes: number of them.
+        options: the pixels that are wanted.
+        slots: chunks that may be in memory at a time.
+        slot_bytes: room of each.
+    """
+
+    def __init__(self, processes: int, options: EncodingOptions, slots: int, slot_bytes: int) -> None:
+        self.memory, self._options = Memory(slots + processes, slot_bytes), options
+        self._own = threading.local()
+        self._started: list[DecoderProcess] = []
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="read")
+
+    def submit(self, items: Sequence[Item], kind: Kind) -> Future[Chunk]:
+        """Return the chunk to come."""
+        return self._threads.submit(self._read, items, kind)
+
+    def close(self) -> None:
+        """End all processes."""
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._started:
+            if process.alive:
+                process.close()
+
+    def start_process(self) -> DecoderProcess:
+        """Start a process; `close` ends it."""
+        process = DecoderProcess(self.memory, self._options)
+        self._started.append(process)
+        return process
+
+    def _read(self, items: Sequence[Item], kind: Kind) -> Chunk:
+        slot = self.memory.take()
+        try:
+            answers = self._ask(Job(items, kind, slot), len(items))
+        except LostError as lost:
+            if len(items) == 1:
+                answers = [Failed(str(lost))]
+            else:  # one by one, each with its share of the slot, to find the item that did it
+                answers = []
+                for index, item in enumerate(items):
+                    share = slot.size // len(items)
+                    try:
+                        answers += self._ask(Job([item], kind, Slot(slot.start + index * share, share)), 1)
+                    except LostError as error:
+                        answers.append(Failed(str(error)))
+        found: list[Read | Failed] = [
+            one
+            if isinstance(one, Failed)
+            else Read(one.digest, [(self.memory.view(pixels), steps) for pixels, steps in one.views])
+            for one in answers
+        ]
+        return Chunk(found, lambda: self.memory.give(slot))
+
+    def _ask(self, job: Job, items: int) -> list[Any]:
+        process: DecoderProcess | None = getattr(self._own, "process", None)
+        if process is None or not process.alive:
+            process = self._own.process = self.start_process()
+        answer: list[Any] = process.ask(job, ITEM_SECONDS * items)
+        return answer
+
+
+class FilmReader:
+    """One clip that is read part by part.
+
+    Args:
+        process: of its own while it is read.
+        memory: shared with it.
+        item: the clip.
+
+    Raises:
+        LostError: the file cannot be read, and why.
+    """
+
+    def __init__(self, process: DecoderProcess, memory: Memory, item: Item) -> None:
+        self._process, self._memory = process, memory
+        self.digest = self._ask(FilmJob(item), Film).digest
+        self.part: Part | None = None
+
+    def read(self, frames: int) -> NDArray[np.uint8]:
+        """Return the next frames, uint8 RGB (n, H, W, 3), fewer at the end alone.
+
+        Raises:
+            LostError: the file cannot be read any further, and why.
+        """
+        slot = self._memory.take()
+        try:
+            self.part = self._ask(PartJob(frames, slot), Part)
+            return self._memory.view(self.part.pixels).copy()
+        finally:
+            self._memory.give(slot)
+
+    def _ask(self, job: Any, kind: type) -> Any:
+        answer = self._process.ask(job, ITEM_SECONDS)
+        if isinstance(answer, Failed):
+            raise LostError(answer.reason)
+        assert isinstance(answer, kind)
+        return answer

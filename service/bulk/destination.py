@@ -1,0 +1,105 @@
+"""The folder that a run writes: owned by one run at a time, described first, completed last."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from media.kinds import Kind
+from model.codes import npy_tree, parquet, webdataset
+from model.codes.info import INFO_FILE, SUFFIXES, CodesError, CodesInfo, is_encoded, read_info, write_info
+from model.codes.rows import Rows, moments
+from service.bulk.errors import BulkError
+from service.bulk.plan import Shard, all_records, read_manifest
+
+LOCK_FILE = ".lock"
+
+
+@contextmanager
+def owned(dest: Path) -> Iterator[None]:
+    """Own a folder, which is made where it is missing; a run that died owns nothing.
+
+    Raises:
+        BulkError: another run works there.
+    """
+    dest.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(dest / LOCK_FILE, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BulkError(f"Another run writes to {dest}. Wait for it, or choose another folder.") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def begin(dest: Path, info: CodesInfo) -> None:
+    """Describe the data set, or check that what is there has the same bundle and options.
+
+    Classes and counts may differ, for data sets grow; shards whose items changed are then encoded again.
+
+    Raises:
+        BulkError: the folder holds something else.
+    """
+    if not (dest / INFO_FILE).exists():
+        if any(path.name != LOCK_FILE for path in dest.iterdir()):
+            raise BulkError(f"{dest} is not empty and holds no codes: choose another folder.")
+    elif not is_encoded(dest):
+        raise BulkError(f"{dest / INFO_FILE} describes codes of another format: choose another folder.")
+    else:
+        try:
+            found = read_info(dest)
+        except CodesError as error:
+            raise BulkError(str(error)) from error
+        fields = ("tokenizer_hash", "dtype", "kind", "options", "container", "shard_items")
+        differing = [name for name in fields if getattr(found, name) != getattr(info, name)]
+        if differing:
+            raise BulkError(
+                f"{dest} holds codes with another {' and '.join(differing)}: choose another folder, or the same."
+            )
+    write_info(dest, info.begun())
+
+
+def clean(dest: Path, shards: Sequence[Shard]) -> None:
+    """Delete what runs that were killed left, and the shards that the source has no more."""
+    for path in [*dest.glob(".[0-9]*.*"), *dest.glob("manifest/.[0-9]*.*")]:
+        path.unlink(missing_ok=True)
+    names = {shard.name for shard in shards}
+    for path in [*dest.glob("*.tar"), *dest.glob("*.parquet"), *dest.glob("manifest/*.jsonl")]:
+        if path.stem not in names:
+            path.unlink()
+
+
+def complete(dest: Path, info: CodesInfo, shards: Sequence[Shard]) -> CodesInfo:
+    """Write and return the description with the rows of each kind, and the moments of latents."""
+    rows: dict[Kind, int] = dict.fromkeys(info.items, 0)
+    sums = np.zeros((3, info.size))
+    for shard in shards:
+        count = sum(record["rows"] for record in read_manifest(dest, shard.name))
+        rows[shard.kind] += count
+        if info.kind == "latents" and count:
+            sums += _moments(dest, info, shard)
+    whole = replace(info, rows=rows)
+    if info.kind == "latents" and sums[0, 0]:
+        mean = sums[1] / sums[0]
+        std = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))
+        whole = replace(whole, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    write_info(dest, whole)
+    return whole
+
+
+def _moments(dest: Path, info: CodesInfo, shard: Shard) -> np.ndarray:
+    if info.container == "npy":
+        done = [record for record in all_records(dest, [shard]) if record["status"] == "done"]
+        codes, _, _ = npy_tree.read(dest, info, [record["item"] for record in done], (1, 1, -1))
+        return moments(Rows(codes))
+    path = dest / f"{shard.name}{SUFFIXES[info.container]}"
+    describe = parquet.describe if info.container == "parquet" else webdataset.describe
+    return np.array(describe(path)["moments"])

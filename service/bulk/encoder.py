@@ -1,0 +1,290 @@
+"""The work of one tokenizer: shards of items to shards of codes. Ray Data holds one for each GPU or CPU node."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from media.kinds import Kind
+from model.atomic_write import replacing
+from model.codes import npy_tree, parquet, webdataset
+from model.codes.info import SUFFIXES, CodesInfo
+from model.codes.rows import Rows, moments
+from service.bulk.batches import Batches, Row, SharedEngine
+from service.bulk.decoder import Failed
+from service.bulk.decoder_pool import Chunk, DecoderPool
+from service.bulk.films import encode_film
+from service.bulk.plan import Shard, record_of, write_manifest
+from service.engine.tokenizer import Engine
+from service.types import Size
+
+SHARDS_AT_ONCE = 3  # so that the device has work while the last rows of a shard are read and written
+CHUNK_ITEMS, CHUNK_BYTES = 16, 4 * 2**20  # of one visit to a process
+UNSIZED_BYTES = 2**20  # of an item whose size is its own; larger ones travel in the answer
+BATCH_POSITIONS = {"cuda": 2**16, "cpu": 2**13}
+MAX_BATCH = 64
+WRITERS = {"parquet": parquet.write, "tar": webdataset.write}
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The device of a tokenizer, and what feeds it.
+
+    Args:
+        device: "cuda" or "cpu".
+        dtype: precision of the networks.
+        threads: CPU threads of the networks.
+        readers: processes that read items.
+    """
+
+    device: str
+    dtype: str
+    threads: int
+    readers: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A shard that is done.
+
+    Args:
+        name: of the shard.
+        items, failed, rows: counts.
+        busy: share of the time since the last report in which the device had work.
+        worker: the process that did it.
+    """
+
+    name: str
+    items: int
+    failed: int
+    rows: int
+    busy: float
+    worker: int
+
+
+class ShardEncoder:
+    """Encodes shards in any order; several threads may call it.
+
+    Args:
+        bundle: folder of the tokenizer.
+        dest: of the data set.
+        info: of the data set.
+        workplace: of this tokenizer.
+    """
+
+    def __init__(self, bundle: Path, dest: Path, info: CodesInfo, workplace: Workplace) -> None:
+        self._dest, self._info, self._options = dest, info, info.options
+        engine = Engine([bundle], workplace.device, workplace.dtype, workplace.threads)
+        self._engine = SharedEngine(engine, info.kind)
+        self._device = workplace.device
+        sizes = [size for kind in info.items if (size := self._size(kind)) is not None]
+        if workplace.device == "cuda":
+            most = max(map(self._batch_of, sizes), default=1)
+            engine.warm_up(sizes, BATCH_POSITIONS["cuda"], most)
+        self._chunks = {kind: self._chunk_items(kind) for kind in info.items}
+        chunk_bytes = max(chunk * self._item_bytes(kind) for kind, chunk in self._chunks.items())
+        batch_chunks = max(-(-self._batch_of(size) // self._chunks[kind]) for kind, size in self._kinds_with_size())
+        self._ahead = 2 * workplace.readers + 1
+        slots = SHARDS_AT_ONCE * (4 * batch_chunks + self._ahead)
+        self._pool = DecoderPool(workplace.readers, self._options, slots, chunk_bytes)
+        self._reported = time.perf_counter(), 0.0
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Encode the shards of a batch of Ray Data: pickled `Shard` objects to pickled reports."""
+        return {"report": [pickle.dumps(self.encode(pickle.loads(shard))) for shard in batch["shard"]]}
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.close()
+
+    def encode(self, shard: Shard) -> Report:
+        """Encode and write a shard, its manifest last."""
+        films = shard.kind == "clips" and self._options.frames is None
+        rows, records = self._films(shard) if films else self._items(shard)
+        self._write(shard, rows)
+        write_manifest(self._dest, shard.name, records)
+        failed = sum(record["status"] == "failed" for record in records)
+        return Report(shard.name, len(records), failed, len(rows), self._busy(), id(self))
+
+    def _items(self, shard: Shard) -> tuple[Rows, list[dict[str, Any]]]:
+        """Read, encode and describe the items of a shard."""
+        records = [record_of(shard, place) for place in range(len(shard.items))]
+        parts: list[list[Rows]] = []
+        places: list[tuple[int, int]] = []  # item and part of each row
+        batches = Batches(self._engine, self._batch_of, lambda place, codes: self._take(parts, places[place], codes))
+        for first, chunk in self._read(shard):
+            waiting: list[Row] = []
+            holder = _Holder(chunk.release)
+            for offset, item in enumerate(chunk.items):
+                place = first + offset
+                parts.append([])
+                if isinstance(item, Failed):
+                    records[place] |= _failure(item.reason)
+                    continue
+                records[place]["source_hash"] = item.digest
+                for pixels, part in self._views(item.views, shard, place, item.digest):
+                    places.append((place, len(parts[place])))
+                    parts[place].append(part)
+                    waiting.append(Row(len(places) - 1, holder.hold(pixels, self._options.height is None), holder.free))
+            holder.free()
+            batches.add(waiting)
+        batches.finish()
+        rows = Rows()
+        for place, own in enumerate(parts):
+            if "status" in records[place]:
+                continue
+            if any(not part.codes for part in own):
+                records[place] |= _failure("It does not fit into the memory of the device.")
+                continue
+            rows.extend(own)
+            records[place] |= _success(len(own), own[0].codes[0])
+        return rows, records
+
+    def _views(
+        self, views: list[tuple[Any, dict[str, Any]]], shard: Shard, place: int, digest: str
+    ) -> Iterator[tuple[NDArray[np.uint8], Rows]]:
+        """Yield the pixels of each row of an item, and the row without its codes."""
+        item = shard.items[place]
+        for number, (pixels, steps) in enumerate(views):
+            for flip in (False, True) if self._options.flips else (False,):
+                row = Rows([], [shard.first + place], [item.key], [item.label], [number], [flip], [digest], [steps])
+                yield pixels[:, :, ::-1] if flip else pixels, row
+
+    def _take(self, parts: list[list[Rows]], where: tuple[int, int], codes: Any) -> None:
+        place, part = where
+        if codes is not None:
+            parts[place][part].codes.append(np.ascontiguousarray(codes))
+
+    def _read(self, shard: Shard) -> Iterator[tuple[int, Chunk]]:
+        """Yield chunks of items in their order, with the place of the first; the next ones are read meanwhile."""
+        size = self._chunks[shard.kind]
+        firsts = iter(range(0, len(shard.items), size))
+        reading: deque[tuple[int, Future[Chunk]]] = deque()
+        while True:
+            while len(reading) < self._ahead and (first := next(firsts, None)) is not None:
+                reading.append((first, self._pool.submit(shard.items[first : first + size], shard.kind)))
+            if not reading:
+                return
+            first, future = reading.popleft()
+            yield first, future.result()
+
+    def _films(self, shard: Shard) -> tuple[Rows, list[dict[str, Any]]]:
+        """Encode clips as long as they are, part by part."""
+        rows, records = Rows(), [record_of(shard, place) for place in range(len(shard.items))]
+        process = self._pool.start_process()
+        for place, item in enumerate(shard.items):
+            if not process.alive:
+                process = self._pool.start_process()
+            film = encode_film(self._engine, process, self._pool.memory, item)
+            if isinstance(film, Failed):
+                records[place] |= _failure(film.reason)
+                continue
+            rows.extend(
+                [
+                    Rows(
+                        [film.codes],
+                        [shard.first + place],
+                        [item.key],
+                        [item.label],
+                        [0],
+                        [False],
+                        [film.digest],
+                        [film.preprocess],
+                    )
+                ]
+            )
+            records[place] |= {"source_hash": film.digest} | _success(1, film.codes)
+        process.close()
+        return rows, records
+
+    def _write(self, shard: Shard, rows: Rows) -> None:
+        if self._info.container == "npy":
+            npy_tree.write(self._dest, self._info, rows)
+            return
+        path = self._dest / f"{shard.name}{SUFFIXES[self._info.container]}"
+        if not len(rows):
+            path.unlink(missing_ok=True)
+            return
+        with replacing(path) as fresh:
+            WRITERS[self._info.container](fresh, rows, describe(self._info, rows))
+
+    def _kinds_with_size(self) -> list[tuple[Kind, Size]]:
+        return [(kind, self._size(kind) or (1, 256, 256)) for kind in self._info.items]
+
+    def _size(self, kind: Kind) -> Size | None:
+        """Return the size of all items of a kind, or None if each has its own."""
+        options = self._options
+        frames = 1 if kind == "images" else options.frames
+        if options.height is None or options.width is None or frames is None:
+            return None
+        return frames, options.height, options.width
+
+    def _batch_of(self, size: Size) -> int:
+        """Return the most items of a batch, a power of two: the device has a graph for each."""
+        most = BATCH_POSITIONS[self._device] // self._engine.card.geometry.positions(size)
+        return min(MAX_BATCH, 1 << max(0, most.bit_length() - 1))
+
+    def _item_bytes(self, kind: Kind) -> int:
+        size = self._size(kind)
+        return (
+            UNSIZED_BYTES if size is None else 3 * int(np.prod(size)) * self._options.views + 64 * self._options.views
+        )
+
+    def _chunk_items(self, kind: Kind) -> int:
+        return max(1, min(CHUNK_ITEMS, CHUNK_BYTES // self._item_bytes(kind)))
+
+    def _busy(self) -> float:
+        now, busy = time.perf_counter(), self._engine.busy_seconds
+        (then, before), self._reported = self._reported, (now, busy)
+        return min(1.0, (busy - before) / max(now - then, 1e-9))
+
+
+class _Holder:
+    """The rows that still read the pixels of a chunk.
+
+    Args:
+        release: called when there are none, and `free` was called for the chunk itself.
+    """
+
+    def __init__(self, release: Any) -> None:
+        self._release, self._held = release, 1
+
+    def hold(self, pixels: NDArray[np.uint8], apart: bool) -> NDArray[np.uint8]:
+        """Count a reader, and return the pixels; of their own memory if they may wait for long."""
+        self._held += 1
+        return pixels.copy() if apart else pixels
+
+    def free(self) -> None:
+        """Count a reader that is done."""
+        self._held -= 1
+        if not self._held:
+            self._release()
+
+
+def describe(info: CodesInfo, rows: Rows) -> dict[str, Any]:
+    """Return what a shard says of itself."""
+    described = {
+        "bundle": info.tokenizer,
+        "bundle_hash": info.tokenizer_hash,
+        "dtype": info.dtype,
+        "kind": info.kind,
+        "options": asdict(info.options),
+    }
+    return described | ({"moments": moments(rows).tolist()} if info.kind == "latents" else {})
+
+
+def _failure(reason: str) -> dict[str, Any]:
+    return {"status": "failed", "rows": 0, "grid": None, "source_hash": None, "reason": reason}
+
+
+def _success(rows: int, codes: NDArray[Any]) -> dict[str, Any]:
+    return {"status": "done", "rows": rows, "grid": list(codes.shape[:3])}

@@ -1,0 +1,136 @@
+"""The shards of a run, those that are done already, and the manifest: a row an item in a file a shard."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from media.kinds import Kind
+from model.atomic_write import replace_file
+from model.codes.info import MANIFEST_FOLDER, SUFFIXES, Container, shard_name
+from service.bulk.reading import read_bytes
+from service.bulk.sources import Item, Listing
+
+CHECK_THREADS = 8
+QUARANTINE_FILE = "quarantine.jsonl"
+
+
+class Shard(NamedTuple):
+    """Items that are encoded together.
+
+    Args:
+        kind: of the items.
+        number: of the shard, from 0 for each kind.
+        first: number of its first item.
+        items: in their order.
+    """
+
+    kind: Kind
+    number: int
+    first: int
+    items: list[Item]
+
+    @property
+    def name(self) -> str:
+        """Return its name, which its files begin with."""
+        return shard_name(self.kind, self.number)
+
+
+def plan_shards(listing: Listing, shard_items: dict[Kind, int]) -> list[Shard]:
+    """Return the shards of a source, which follow from the order of its items alone."""
+    return [
+        Shard(kind, number, first, items[first : first + shard_items[kind]])
+        for kind, items in listing.items.items()
+        for number, first in enumerate(range(0, len(items), shard_items[kind]))
+    ]
+
+
+def manifest_path(dest: Path, name: str) -> Path:
+    """Return the manifest of a shard. It is written last, so a shard that has one is whole."""
+    return dest / MANIFEST_FOLDER / f"{name}.jsonl"
+
+
+def write_manifest(dest: Path, name: str, records: Sequence[dict[str, Any]]) -> None:
+    """Write the manifest of a shard."""
+    path = manifest_path(dest, name)
+    path.parent.mkdir(exist_ok=True)
+    replace_file(path, b"".join(json.dumps(record).encode() + b"\n" for record in records))
+
+
+def read_manifest(dest: Path, name: str) -> list[dict[str, Any]]:
+    """Return the records of a shard; none if it is not done."""
+    try:
+        return [json.loads(line) for line in manifest_path(dest, name).read_bytes().splitlines()]
+    except (FileNotFoundError, ValueError):
+        return []
+
+
+def record_of(shard: Shard, place: int) -> dict[str, Any]:
+    """Return what a manifest says of an item before it is encoded."""
+    item = shard.items[place]
+    return {
+        "item": shard.first + place,
+        "key": item.key,
+        "label": item.label,
+        "shard": shard.name,
+        "bytes": item.size,
+        "stamp": item.stamp,
+    }
+
+
+def is_done(dest: Path, shard: Shard, container: Container) -> bool:
+    """Return whether a shard is there and holds the present content of its items.
+
+    Sizes and times of files are compared first, as `make` and Git do. Where they differ, the content decides: it is
+    read and hashed, and the manifest takes the new times if it is the same.
+    """
+    records = read_manifest(dest, shard.name)
+    if len(records) != len(shard.items):
+        return False
+    rows = sum(record["rows"] for record in records)
+    if container != "npy" and rows and not (dest / f"{shard.name}{SUFFIXES[container]}").is_file():
+        return False
+    wanted = [record_of(shard, place) for place in range(len(shard.items))]
+    if any(record[name] != one[name] for record, one in zip(records, wanted, strict=True) for name in ("key", "label")):
+        return False
+    changed = [
+        place
+        for place, (record, one) in enumerate(zip(records, wanted, strict=True))
+        if (record["bytes"], record["stamp"]) != (one["bytes"], one["stamp"])
+    ]
+    if not changed:
+        return True
+    with ThreadPoolExecutor(CHECK_THREADS) as pool:
+        hashes = list(pool.map(lambda place: _hash(shard.items[place]), changed))
+    if any(
+        found is None or found != records[place]["source_hash"] for place, found in zip(changed, hashes, strict=True)
+    ):
+        return False
+    write_manifest(dest, shard.name, [record | one for record, one in zip(records, wanted, strict=True)])
+    return True
+
+
+def _hash(item: Item) -> str | None:
+    try:
+        return hashlib.sha256(read_bytes(item)).hexdigest()
+    except Exception:  # it is encoded again, and so listed with the reason
+        return None
+
+
+def all_records(dest: Path, shards: Sequence[Shard]) -> Iterator[dict[str, Any]]:
+    """Yield the manifest's records of all shards."""
+    for shard in shards:
+        yield from read_manifest(dest, shard.name)
+
+
+def write_quarantine(dest: Path, shards: Sequence[Shard], damaged: Sequence[tuple[str, str]]) -> int:
+    """List the items that failed, and why; return their number."""
+    lines = [{"key": key, "reason": f"The tar {problem}."} for key, problem in damaged]
+    failed = (record for record in all_records(dest, shards) if record["status"] == "failed")
+    lines += [{name: record[name] for name in ("key", "reason", "item", "shard")} for record in failed]
+    replace_file(dest / QUARANTINE_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    return len(lines)

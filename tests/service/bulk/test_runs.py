@@ -1,0 +1,177 @@
+"""Runs over a data set: every item once with the service's own pixels, and the same after any interruption."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from bulk_samples import EXECUTOR, SQUARES, Stopping, Tokenize, clip, content, photo
+
+from media.reader import open_frames
+from media.types import MediaOptions
+from model.bundle import load_bundle
+from model.codes.info import EncodingOptions
+from model.codes.reader import manifest, open_encoded, read_kind
+from service.bulk import decoder_pool
+from service.bulk.decoder import Failed, Read
+from service.bulk.errors import BulkError
+from service.bulk.job import Job, Request
+from service.bulk.plan import QUARANTINE_FILE
+from service.bulk.sources import list_source
+
+
+def encoded(bundle: Path, path: Path, options: MediaOptions, frames: int | None = None) -> np.ndarray:
+    """Tokens of a file as the service makes them; the last frame is held."""
+    with path.open("rb") as file:
+        shown = np.stack(list(open_frames(file, None, options)))
+    if frames is not None:
+        shown = shown[np.minimum(np.arange(frames), len(shown) - 1)]
+    with torch.inference_mode():
+        tokens: np.ndarray = load_bundle(bundle).tokenizer.encode(torch.from_numpy(shown)[None])[0].numpy()
+    return tokens
+
+
+def test_every_item_is_encoded_once_or_listed_with_the_reason(
+    tokenize: Tokenize, source: Path, bundle: Path, tmp_path: Path
+) -> None:
+    outcome = tokenize(tmp_path)
+    info = open_encoded(tmp_path)
+    assert outcome.info == info
+    assert info.classes == ("ant", "bee")
+    assert info.rows == {"images": 7, "clips": 2}
+    records = list(manifest(tmp_path, info, "images"))
+    assert [record["key"] for record in records] == sorted(
+        str(path.relative_to(source)) for path in source.rglob("*.*") if path.suffix != ".mp4"
+    )
+    quarantine = [json.loads(line) for line in (tmp_path / QUARANTINE_FILE).read_text().splitlines()]
+    assert {line["key"]: line["reason"] for line in quarantine} == {
+        "ant/cut.jpg": "The image/jpeg file cannot be decoded: it is damaged or cut off.",
+        "bee/none.png": "The file is empty.",
+    }
+    assert outcome.failed == 2
+    for kind, frames in (("images", 1), ("clips", 5)):
+        rows = read_kind(tmp_path, info, kind)
+        options = MediaOptions(size=(32, 32), frames=frames)
+        for key, label, codes in zip(rows.keys, rows.labels, rows.codes, strict=True):
+            assert info.classes[label] == key.split("/")[0]
+            assert codes.dtype == np.uint16
+            assert np.array_equal(codes, encoded(bundle, source / key, options, frames))
+
+
+@pytest.mark.parametrize("container", ["parquet", "tar", "npy"])
+def test_a_killed_run_goes_on_to_the_same_files(tokenize: Tokenize, tmp_path: Path, container: str) -> None:
+    options: dict[str, Any] = {"container": container, "shard_items": 2, "kinds": ("images",)}
+    tokenize(tmp_path / "whole", **options)
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(tmp_path / "killed", **options, executor=Stopping(2))
+    with pytest.raises(Exception, match="has not ended"):
+        open_encoded(tmp_path / "killed")
+    assert tokenize(tmp_path / "killed", **options).kept == 4
+    assert content(tmp_path / "killed") == content(tmp_path / "whole")
+
+
+def test_content_decides_what_is_encoded_again(tokenize: Tokenize, tmp_path: Path) -> None:
+    folder, dest = tmp_path / "data", tmp_path / "codes"
+    folder.mkdir()
+    for seed in range(4):
+        (folder / f"{seed}.jpg").write_bytes(photo(seed))
+    tokenize(dest, folder, shard_items=1)
+    before = content(dest)
+    os.utime(folder / "0.jpg")
+    (folder / "1.jpg").write_bytes(photo(11))
+    assert tokenize(dest, folder, shard_items=1).kept == 3
+    after = content(dest)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"images-00001.parquet", "manifest/images-00000.jsonl", "manifest/images-00001.jsonl"}
+    (folder / "3.jpg").unlink()
+    assert tokenize(dest, folder, shard_items=1).info.rows == {"images": 3}
+    assert not (dest / "images-00003.parquet").exists()
+
+
+def test_views_and_mirror_images_are_rows_of_their_own(
+    tokenize: Tokenize, source: Path, bundle: Path, tmp_path: Path
+) -> None:
+    options = EncodingOptions(32, 32, flips=True, views=2)
+    tokenize(tmp_path, options=options, kinds=("images",))
+    rows = read_kind(tmp_path, open_encoded(tmp_path), "images")
+    assert list(zip(rows.views, rows.flips, strict=True))[:4] == [(0, False), (0, True), (1, False), (1, True)]
+    with (source / rows.keys[0]).open("rb") as file:
+        pixels = torch.from_numpy(np.stack(list(open_frames(file, None, MediaOptions(size=(32, 32))))))[None]
+    with torch.inference_mode():
+        assert np.array_equal(rows.codes[1], load_bundle(bundle).tokenizer.encode(pixels.flip(3))[0].numpy())
+
+
+def test_clips_without_a_number_of_frames_are_encoded_whole(
+    tokenize: Tokenize, source: Path, bundle: Path, tmp_path: Path
+) -> None:
+    tokenize(tmp_path, options=EncodingOptions(), kinds=("clips",))
+    rows = read_kind(tmp_path, open_encoded(tmp_path), "clips")
+    assert [len(codes) for codes in rows.codes] == [3, 2]  # of 9 and of 3 frames
+    for key, codes in zip(rows.keys, rows.codes, strict=True):
+        assert np.array_equal(codes, encoded(bundle, source / key, MediaOptions()))
+
+
+def test_pictures_may_keep_their_sizes(tokenize: Tokenize, source: Path, bundle: Path, tmp_path: Path) -> None:
+    tokenize(tmp_path, options=EncodingOptions(), kinds=("images",))
+    rows = read_kind(tmp_path, open_encoded(tmp_path), "images")
+    assert len({codes.shape for codes in rows.codes}) == 2
+    assert np.array_equal(rows.codes[0], encoded(bundle, source / rows.keys[0], MediaOptions()))
+
+
+def test_a_file_that_takes_forever_is_named_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jpg", "c.jpg"):
+        (tmp_path / name).write_bytes(photo(0))
+    os.mkfifo(tmp_path / "b.jpg")
+    items = list_source(tmp_path).items["images"]
+    monkeypatch.setattr(decoder_pool, "ITEM_SECONDS", 0.4)
+    pool = decoder_pool.DecoderPool(1, SQUARES, 1, 2**16)
+    try:
+        chunk = pool.submit(items, "images").result()
+    finally:
+        pool.close()
+    assert [type(item) for item in chunk.items] == [Read, Failed, Read]
+    assert chunk.items[1].reason == "Reading takes longer than 0.4 s."
+
+
+def test_runs_that_would_mix_are_refused(tokenize: Tokenize, source: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(BulkError, match="is not empty and holds no codes"):
+        tokenize(tmp_path)
+    with pytest.raises(BulkError, match="read its own output"):
+        tokenize(source / "codes")
+    with pytest.raises(BulkError, match="does not exist"):
+        list_source(tmp_path / "nothing")
+    with pytest.raises(BulkError, match="--size"):
+        tokenize(tmp_path, container="npy", kinds=("images",), options=EncodingOptions())
+    with pytest.raises(BulkError, match="Choose one with --kind"):
+        tokenize(tmp_path, container="npy")
+    dest = tmp_path / "codes"
+    with pytest.raises(KeyboardInterrupt):
+        tokenize(dest, shard_items=1, executor=Stopping(0))
+    with pytest.raises(BulkError, match="another options"):
+        tokenize(dest, shard_items=1, options=replace(SQUARES, flips=True))
+
+
+def test_a_sample_says_how_long_the_run_will_take(source: Path, bundle: Path, tmp_path: Path) -> None:
+    job = Job(Request(source, tmp_path / "codes", bundle, SQUARES))
+    estimate = job.estimate(EXECUTOR.workplace, 2)
+    assert estimate.items == 11
+    assert estimate.seconds == pytest.approx(11 / estimate.rate)
+    assert estimate.bytes > 0
+    assert not (tmp_path / "codes").exists()
+
+
+def test_a_short_clip_of_a_folder_named_as_a_picture_fails_alone(tokenize: Tokenize, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(clip(0, 2))
+    (folder / "b.jpg").write_bytes(photo(0))
+    assert tokenize(tmp_path / "codes", folder).failed == 1

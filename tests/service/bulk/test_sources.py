@@ -1,0 +1,78 @@
+"""The forms of a source hold the same items."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from service.bulk.errors import BulkError
+from service.bulk.reading import read_bytes
+from service.bulk.sources import Listing, list_source
+
+
+def contents(listing: Listing) -> dict[str, list[tuple[str, bytes]]]:
+    """Class and bytes of the items of each kind."""
+    return {
+        kind: sorted((listing.classes[item.label], read_bytes(item)) for item in items if item.size)
+        for kind, items in listing.items.items()
+    }
+
+
+def media(source: Path) -> list[Path]:
+    return sorted(path for path in source.rglob("*") if path.is_file() and path.stat().st_size)
+
+
+def test_tars_lists_and_parquet_hold_what_the_folder_holds(source: Path, tmp_path: Path) -> None:
+    wanted = contents(list_source(source))
+    paths = media(source)
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for number, path in enumerate(paths):
+            for name, data in ((path.suffix, path.read_bytes()), (".cls", path.parent.name.encode())):
+                member = tarfile.TarInfo(f"{number:03d}{name}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    listing = list_source(tmp_path / "shard.tar")
+    assert contents(listing) == wanted
+
+    lines = [f"{path}\t{path.parent.name}" for path in paths]
+    (tmp_path / "list.tsv").write_text("\n".join(lines))
+    assert contents(list_source(tmp_path / "list.tsv")) == wanted
+
+    (tmp_path / "parquet").mkdir()
+    rows = {"image": [{"bytes": path.read_bytes(), "path": path.name} for path in paths]}
+    rows |= {"label": [path.parent.name for path in paths], "key": [str(path.relative_to(source)) for path in paths]}
+    pq.write_table(pa.table(rows), tmp_path / "parquet" / "0.parquet", row_group_size=4)
+    assert contents(list_source(tmp_path / "parquet")) == wanted
+
+
+def test_a_damaged_tar_is_named_and_read_up_to_there(source: Path, tmp_path: Path) -> None:
+    paths = media(source)[:3]
+    with tarfile.open(tmp_path / "whole.tar", "w") as tar:
+        for path in paths:
+            tar.add(path, path.name)
+    data = (tmp_path / "whole.tar").read_bytes()
+    (tmp_path / "whole.tar").unlink()
+    (tmp_path / "cut.tar").write_bytes(data[: len(data) - tarfile.RECORDSIZE - 600])
+    listing = list_source(tmp_path)
+    assert listing.damaged
+    assert listing.damaged[0][0] == "cut.tar"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "x.jpg,1,2", "one or two columns are wanted"),
+        ("a.txt", "x.pdf", "neither a picture nor a video"),
+        ("a.txt", "x.jpg\nx.jpg", "named twice"),
+        ("a.txt", "", "holds no pictures"),
+    ],
+)
+def test_lists_that_are_wrong_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(BulkError, match=message):
+        list_source(tmp_path / name)

@@ -1,0 +1,68 @@
+"""Data sets of `omnitok tokenize` as codes to train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from media.kinds import Kind
+from model.codes.info import CodesError
+from model.codes.info import CodesInfo as EncodedInfo
+from model.codes.reader import open_encoded, read_kind
+from training.errors import TrainingError
+from training.generator.code_shards import Codes, CodeSet, CodesInfo, ExtractionOptions
+
+MAX_INT16 = 2**15
+
+
+def open_encoded_codes(folder: Path) -> CodeSet:
+    """Open a data set that `omnitok tokenize` has written.
+
+    Raises:
+        TrainingError: it is incomplete or damaged, or its items are not squares of one size.
+    """
+    try:
+        found = open_encoded(folder)
+        kinds = {kind: _codes(folder, found, kind) for kind, count in (found.rows or {}).items() if count}
+    except CodesError as error:
+        raise TrainingError(str(error)) from error
+    if not kinds:
+        raise TrainingError(f"{folder} holds no rows: all of its items failed.")
+    return CodeSet(_info(folder, found), kinds)
+
+
+def _info(folder: Path, found: EncodedInfo) -> CodesInfo:
+    options = found.options
+    if options.height is None or options.height != options.width:
+        size = f"{options.height} x {options.width}"
+        raise TrainingError(f"{folder} holds items of {size} pixels: tokenize squares with --size.")
+    rows = {kind: count for kind, count in (found.rows or {}).items() if count}
+    return CodesInfo(
+        tokenizer=found.tokenizer,
+        tokenizer_hash=found.tokenizer_hash,
+        kind=found.kind,
+        size=found.size,
+        patch=found.patch,
+        temporal_patch=found.temporal_patch,
+        causal=found.causal,
+        options=ExtractionOptions(
+            options.height, options.frames or 1, options.flips, options.views, options.fps, options.seed
+        ),
+        classes=found.classes,
+        sources=(found.source,),
+        rows=rows,
+        mean=found.mean,
+        std=found.std,
+    )
+
+
+def _codes(folder: Path, info: EncodedInfo, kind: Kind) -> Codes:
+    if info.grid(kind) is None:
+        raise TrainingError(f"{folder} holds {kind} of differing sizes: tokenize with --size, and --frames for clips.")
+    rows = read_kind(folder, info, kind)
+    codes = rows.stacked()
+    if codes.dtype.kind != "f":
+        codes = codes.astype(np.int16 if info.size <= MAX_INT16 else np.int32)
+    return Codes(torch.from_numpy(codes), torch.tensor(rows.labels), torch.tensor(rows.items))
