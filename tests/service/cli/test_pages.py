@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[3]
 PAGES = [ROOT / "README.md", ROOT / "docs/api.md", *sorted((ROOT / "docs/how-to").glob("*.md"))]
@@ -63,6 +65,7 @@ def checkout(omnitok: Callable[..., Any], bundles: Path) -> None:
     Path("docs").symlink_to(ROOT / "docs")
     Path("bundles").mkdir()
     Path("bundles/demo-vq").symlink_to(bundles / "debug")
+    Path("bundles/demo-vae").symlink_to(bundles / "vae")
     Path("bundles/demo-lm").symlink_to(bundles / "lm")
     Path("bundles/imagenet-ucf").symlink_to(bundles / "whole")
 
@@ -105,3 +108,23 @@ def test_python_blocks(page: Path, checkout: None, server: str, capsys: pytest.C
         assert names["picture"].shape == (1, 128, 128, 3)
         assert len(names["results"]) == 2
         assert "unsupported-media-type" in capsys.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # openai's own service of videos is gone
+def test_each_line_of_works_with(checkout: None, server: str, omnitok: Callable[..., Any]) -> None:
+    for line in (
+        "encode docs/samples/igloo.png --out igloo.npz",
+        "encode docs/samples/flight.mp4 --out flight.safetensors",
+    ):
+        assert omnitok(f"{line} --size 32").code == 0
+    table = PAGES[0].read_text(encoding="utf-8").split("## Works with\n")[1].split("\n## ")[0]
+    lines = re.findall(r"\| `([^`]+)`", table)
+    assert len(lines) > 10
+    names: dict[str, Any] = {"PIL": PIL, "torch": torch}
+    for line in lines:
+        if line.startswith("ln -s"):
+            assert (ROOT / "examples/comfyui/__init__.py").is_file()
+        else:
+            exec(line.replace(HERE, server), names)
+    assert names["sample"].shape == (1, 3, 128, 128)
+    assert names["picture"].size == (320, 232)
