@@ -222,7 +222,8 @@ def serve_forever(settings: Settings) -> None:
         folder = stack.enter_context(_private_folder())
         if settings.log is None:
             settings = settings.model_copy(update={"log": stack.enter_context(log_relay(folder))})
-        with console.status("starting"):
+        watchdog = local_watchdog(settings.host, settings.port)
+        with console.status("starting"), watchdog.during_start(lambda error: _abandon(error, folder)):
             logs = stack.enter_context(cluster(settings, folder=folder))
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray has set a handler of its own
             deploy(settings, folder)

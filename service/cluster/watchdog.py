@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import ray
@@ -50,14 +50,47 @@ class Watchdog:
         self._clock = clock
         self._proxy_seen = self._controller_seen = clock()
 
+    def check_ray(self) -> None:
+        """Look once at Ray's own processes.
+
+        Raises:
+            LostError: one of them has ended.
+        """
+        if dead := self._dead_processes():
+            raise LostError(f"Ray's {' and '.join(dead)} died, so the service cannot go on. Start it again.")
+
+    @contextlib.contextmanager
+    def during_start(self, lost: Callable[[LostError], object]) -> Iterator[None]:
+        """Look at Ray's own processes on a thread; whoever starts a service on them would wait for a minute.
+
+        Args:
+            lost: called on that thread when one has ended.
+        """
+        started = threading.Event()
+
+        def look() -> None:
+            while not started.wait(CHECK_SECONDS):
+                try:
+                    self.check_ray()
+                except LostError as error:
+                    lost(error)
+                    return
+
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            started.set()
+            thread.join()
+
     def check(self) -> None:
         """Look once.
 
         Raises:
             LostError: something is gone for good.
         """
-        if dead := self._dead_processes():
-            raise LostError(f"Ray's {' and '.join(dead)} died, so the service cannot go on. Start it again.")
+        self.check_ray()
         now = self._clock()
         if not self._proxy_refuses():
             self._proxy_seen = now

@@ -50,7 +50,7 @@ NOW = [
     value(
         "Workers ended for memory",
         "none",
-        "sum (ray_memory_manager_worker_eviction_total)",
+        "sum (ray_memory_manager_worker_eviction_total) or vector(0)",
         "By Ray, since it started.",
         ((0.0, GREEN), (1.0, RED)),
     ),

@@ -60,7 +60,7 @@ OBJECTIVES = [
     value(
         "Pages that fire",
         "none",
-        'count(ALERTS{alertstate="firing", severity="page"})',
+        'count (ALERTS{alertstate="firing", severity="page"}) or vector(0)',
         "Alerts that wake somebody. The table names them and leads to their runbooks.",
         ((0.0, GREEN), (1.0, RED)),
         to="omnitok-runbooks",
@@ -79,7 +79,7 @@ SATURATION = [
     value(
         "Replicas missing",
         "none",
-        f"sum ({MISSING} > 0)",
+        f"sum ({MISSING} > 0) or vector(0)",
         "Replicas that the settings want and that do not run.",
         ((0.0, GREEN), (1.0, AMBER), (2.0, RED)),
         to="omnitok-hosts",
@@ -90,6 +90,7 @@ SATURATION = [
         "max (omnitok_queue_tokens / omnitok_queue_tokens_limit)",
         "Waiting positions of the fullest tokenizer, of those that it lets in.",
         FULL_STEPS,
+        none="no target",
         to="omnitok-tokenizer",
     ),
     value(
@@ -106,6 +107,7 @@ SATURATION = [
         "max (ray_node_mem_used / ray_node_mem_total)",
         "Of the fullest node. At 95 % Ray ends workers.",
         ((0.0, GREEN), (0.8, AMBER), (0.9, RED)),
+        none="no target",
         to="omnitok-hosts",
     ),
     value(

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,32 @@ def test_a_dead_raylet_ends_the_service_at_once() -> None:
     parts.dead = ["raylet"]
     with pytest.raises(LostError, match="raylet died"):
         watchdog.check()
+
+
+def test_a_raylet_that_dies_during_the_start_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
+    parts, lost = Parts(refuses=True), threading.Event()
+    reasons: list[str] = []
+
+    def abandon(error: LostError) -> None:
+        reasons.append(str(error))
+        lost.set()
+
+    with parts.watchdog().during_start(abandon):
+        parts.dead = ["raylet"]
+        assert lost.wait(60)
+    assert "raylet died" in reasons[0]
+
+
+def test_a_start_that_goes_well_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.01)
+    parts = Parts(refuses=True, now=1000.0)
+    lost: list[LostError] = []
+    with parts.watchdog().during_start(lost.append):
+        time.sleep(0.05)
+    parts.dead = ["raylet"]
+    time.sleep(0.05)
+    assert not lost
 
 
 def test_a_proxy_may_be_away_for_a_while() -> None:
