@@ -3,48 +3,69 @@
 #   docker build -t omnitok:cpu .
 #   docker build -t omnitok:cuda --build-arg TORCH=cuda .
 #   docker run --rm --init --shm-size 1g -p 127.0.0.1:8000:8000 omnitok:cpu
-FROM python:3.11-slim-bookworm AS build
+# The base by digest, where a registry answers, and then for every build (docs/how-to/build-the-image.md):
+#   --build-arg PYTHON_IMAGE=python@$(docker buildx imagetools inspect python:3.11-slim-bookworm --format '{{.Manifest.Digest}}')
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE} AS build
 
 # cpu: wheels without CUDA; cuda: PyPI's own Linux wheels, which bring CUDA along (several gigabytes).
 ARG TORCH=cpu
 # Where the CPU wheels are. Empty: wherever pip's own configuration finds them.
 ARG TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PATH=/opt/venv/bin:$PATH
-RUN python3 -m venv /opt/venv
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# Two environments: only the second enters the image, and it has no pip.
+RUN python3 -m venv /opt/tools && python3 -m venv --without-pip /opt/venv
 WORKDIR /src
 
-# Torch has a layer of its own: it is the largest, changes least, and nothing else may come from its index.
-COPY constraints.txt ./
+COPY deploy/locks locks
+RUN /opt/tools/bin/pip install --require-hashes -r locks/tools.txt
+
+# The dependencies come before the source, so that a change of the source does not fetch them again.
 RUN case "$TORCH" in \
       cpu) set -- ${TORCH_CPU_INDEX:+--extra-index-url "$TORCH_CPU_INDEX"} ;; \
       cuda) set -- ;; \
       *) echo "TORCH is cpu or cuda, not '$TORCH'" >&2; exit 1 ;; \
-    esac && pip install -c constraints.txt "$@" torch
+    esac && /opt/tools/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes \
+      "$@" -r "locks/$TORCH.txt"
 
-# The dependencies come before the source, so that a change of the source does not fetch them again.
-COPY pyproject.toml ./
-RUN touch README.md && pip install -c constraints.txt .
-COPY README.md LICENSE ./
+# no: without HAProxy, libx264 and libx265, which are under the GPL; NOTICE says what is then missing.
+ARG GPL=yes
+COPY deploy/drop-gpl.sh deploy/trim.sh ./
+RUN case "$GPL" in \
+      yes) ;; \
+      no) apt-get update && apt-get install -y --no-install-recommends 'gcc=4:12.*' 'libc6-dev=2.36-*' \
+        && rm -rf /var/lib/apt/lists/* && sh drop-gpl.sh /opt/venv ;; \
+      *) echo "GPL is yes or no, not '$GPL'" >&2; exit 1 ;; \
+    esac
+
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY kernels kernels
 COPY media media
 COPY model model
 COPY service service
-RUN pip install --no-deps --force-reinstall .
+RUN /opt/tools/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --no-index \
+      --no-build-isolation . \
+    && /opt/tools/bin/cyclonedx-py environment --pyproject pyproject.toml -o /opt/venv/sbom.cdx.json /opt/venv/bin/python
+
+# Tests, headers and parts of Ray and torch that nothing here loads, and byte code for what a start does load.
+RUN sh trim.sh /opt/venv
 
 
-FROM python:3.11-slim-bookworm
+FROM ${PYTHON_IMAGE}
 
 # Triton compiles a launcher in C for each kernel, and keeps what it has made where libraries may be loaded from.
 ARG TORCH=cpu
 RUN if [ "$TORCH" = cuda ]; then \
-      apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
+      apt-get update && apt-get install -y --no-install-recommends 'gcc=4:12.*' 'libc6-dev=2.36-*' \
+      && rm -rf /var/lib/apt/lists/*; \
     fi
 RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin omnitok \
     && install -d -o omnitok -g omnitok /var/cache/omnitok /var/lib/omnitok
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY bundles bundles
+COPY LICENSE NOTICE ./
 
 # `omnitok serve` sets what Ray must know (service/cluster/ray_environment.py); a variable given here would win.
 ENV PATH=/opt/venv/bin:$PATH \

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.service.two_nodes`: two nodes on this machine, tokenizers on one of them, and their loss.
+"""`python -m benchmarks.service.two_nodes`: two nodes on this machine, tokenizers on one of them.
 
 Ray calls whatever has a raylet of its own a node, so a request to an ingress replica of the other node takes Ray's way.
 """
@@ -9,7 +9,6 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,8 +22,6 @@ from ray.cluster_utils import Cluster
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
-from benchmarks.chaos.callers import Callers
-from benchmarks.service.cpu import snapshot
 from benchmarks.service.load import Load, Run, run_load
 from benchmarks.service.report import summarize
 from benchmarks.service.stub import StubTokenizer
@@ -77,30 +74,28 @@ def main(
     mix: Annotated[str, typer.Option(help="As for `benchmarks.service`.")] = "img256",
     port: Annotated[int, typer.Option(help="Of the API; the next three are for metrics.")] = 8340,
 ) -> None:
-    """Measure each layout, then lose the node of the tokenizer under load and give it back."""
+    """Measure each layout."""
     settings = Settings(port=port, metrics_port=port + 1, torch_threads=1)
     with environment(ray_environment(settings, Path(tempfile.mkdtemp(prefix="two-nodes-")))):
-        cluster = Cluster(initialize_head=True, head_node_args=_node(HEAD, port + 2))
+        cluster = Cluster(initialize_head=True, head_node_args=node_options(HEAD, port + 2))
         try:
-            other = cluster.add_node(**_node(OTHER, port + 3))
+            cluster.add_node(**node_options(OTHER, port + 3))
             ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
             http = {"host": "127.0.0.1", "port": port, "request_timeout_s": ray_request_seconds(settings)}
             serve.start(proxy_location="HeadOnly", http_options=http)
             print(f"| {' | '.join(COLUMNS)} |")
             print(f"{'|---' * len(COLUMNS)}|")
             for layout in LAYOUTS:
-                _deploy(settings, layout, is_stub=True)
+                deploy(settings, layout, is_stub=True)
                 print(_measure(layout, port, mix, connections, seconds), flush=True)
-            _deploy(settings, LAYOUTS[-1], is_stub=False)
-            for line in _lose(cluster, other, port):
-                print(line, flush=True)
         finally:
             serve.shutdown()
             ray.shutdown()
             cluster.shutdown()
 
 
-def _node(name: str, metrics_port: int) -> dict[str, Any]:
+def node_options(name: str, metrics_port: int) -> dict[str, Any]:
+    """Return what starts a node that has a resource of this name."""
     return {
         "num_cpus": 4,
         "resources": {name: 1},
@@ -110,29 +105,34 @@ def _node(name: str, metrics_port: int) -> dict[str, Any]:
     }
 
 
-def _deploy(settings: Settings, layout: Layout, is_stub: bool) -> None:
-    """Deploy as `serve deploy` does, with a file that says where the deployments go."""
+def deploy(settings: Settings, layout: Layout, is_stub: bool) -> None:
+    """Deploy as `serve deploy` does, with a file that says where the deployments go, and wait until all is ready."""
     ingress: dict[str, Any] = {"name": "Ingress", "num_replicas": 2, "ray_actor_options": _on(layout.ingress)}
     if layout.ingress is None:
         ingress["max_replicas_per_node"] = 1
     tokenizer = {"name": "StubTokenizer" if is_stub else "Tokenizer", "ray_actor_options": _on(OTHER)}
     path = "benchmarks.service.two_nodes:build_stub" if is_stub else "service.cluster.app:build"
-    fields = settings.model_dump(mode="json", include={"port", "metrics_port", "torch_threads"})
+    fields = settings.model_dump(mode="json", exclude_defaults=True)
     application = {"name": APP_NAME, "import_path": path, "args": fields, "deployments": [ingress, tokenizer]}
     client = _get_global_client()
     assert client is not None
     client.deploy_apps(ServeDeploySchema(applications=[application]), _blocking=True)  # as `serve run` does
-    _wait(settings.port)
+    wait_ready(settings.port)
 
 
 def _on(node: str | None) -> dict[str, Any]:
     return {"num_cpus": LOGICAL_CPUS, "resources": {node: 0.01}} if node else {"num_cpus": LOGICAL_CPUS}
 
 
-def _wait(port: int) -> None:
+def wait_ready(port: int) -> None:
+    """Wait until readiness answers ten times in a row, and so both ingress replicas.
+
+    Raises:
+        TimeoutError: it does not.
+    """
     deadline = time.monotonic() + READY_SECONDS
     in_a_row = 0
-    while in_a_row < 10:  # of both replicas
+    while in_a_row < 10:
         try:
             answer = httpx.get(f"http://127.0.0.1:{port}/health/ready", timeout=5, trust_env=False)
             in_a_row = in_a_row + 1 if answer.status_code == 200 else 0
@@ -162,28 +162,6 @@ def _ways() -> dict[str, float]:
     paths = [str(path) for path in Path(tempfile.gettempdir()).glob(f"omnitok-link-*/{FOLDER}/counter_*.db")]
     samples = (sample for metric in MultiProcessCollector.merge(paths) for sample in metric.samples)
     return {one.labels["way"]: one.value for one in samples if one.name == "omnitok_tokenizer_calls_total"}
-
-
-def _lose(cluster: Cluster, node: Any, port: int) -> Iterator[str]:
-    """Kill the node of the tokenizer and one ingress replica under load, and start another one."""
-    with Callers(f"http://127.0.0.1:{port}", 2, 30, 0.05, False) as load:
-        time.sleep(3.0)
-        begun = time.monotonic()
-        cluster.remove_node(node, allow_graceful=False)
-        status = httpx.get(f"http://127.0.0.1:{port}/health/live", timeout=10, trust_env=False).status_code
-        cluster.add_node(**_node(OTHER, port + 3))
-        started = time.monotonic()
-        _wait(port)
-        ready = time.monotonic()
-        time.sleep(3.0)
-    failed = [call.error for call in load.calls if call.error]
-    slowest = max(call.ended - call.begun for call in load.calls)
-    yield f"\nLoss of the tokenizer's node: {len(failed)} of {len(load.calls)} calls failed, "
-    yield f"the slowest took {slowest:.1f} s. /health/live answered {status}. "
-    yield f"Another node was there after {started - begun:.1f} s, the service ready after {ready - begun:.1f} s."
-    yield from dict.fromkeys(failed)
-    names = sorted(process.name for process in snapshot(os.getpid()).values())
-    yield f"Processes then: {', '.join(f'{names.count(name)} {name}' for name in dict.fromkeys(names))}"
 
 
 if __name__ == "__main__":
