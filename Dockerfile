@@ -3,8 +3,7 @@
 #   docker build -t omnitok:cpu .
 #   docker build -t omnitok:cuda --build-arg TORCH=cuda .
 #   docker run --rm --init --shm-size 1g -p 127.0.0.1:8000:8000 omnitok:cpu
-# The base by digest, where a registry answers, and then for every build (docs/how-to/build-the-image.md):
-#   --build-arg PYTHON_IMAGE=python@$(docker buildx imagetools inspect python:3.11-slim-bookworm --format '{{.Manifest.Digest}}')
+# By tag here, since no registry answered where this was written. By digest: docs/how-to/build-the-image.md
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE} AS build
 

@@ -104,11 +104,14 @@ def test_the_image_runs_the_command_as_nobody_special() -> None:
         assert name.lower() in Settings.model_fields
 
 
+def copied_into_the_image() -> set[str]:
+    lines = re.findall(r"^COPY (?!--from)(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    return {name for line in lines for name in line.split()[:-1]}
+
+
 def test_what_the_image_copies_enters_the_build() -> None:
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied: set[str] = set()
-    for line in re.findall(r"^COPY (?!--from)(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE):
-        copied |= set(line.split()[:-1])
+    copied = copied_into_the_image()
     assert copied == let_in
     assert all((ROOT / name).exists() for name in copied)
 
@@ -130,9 +133,9 @@ for name in group.list_commands(None):
 
 
 def test_the_command_lists_in_the_image_what_it_can_run_there(tmp_path: Path) -> None:
-    for line in re.findall(r"^COPY (?!--from)(.*)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE):
-        for name in line.split()[:-1]:
-            (tmp_path / name).symlink_to(ROOT / name)
+    for name in copied_into_the_image():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).symlink_to(ROOT / name)
     command = [sys.executable, "-P", "-c", IN_THE_IMAGE, str(tmp_path), str(ROOT)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
