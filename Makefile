@@ -31,8 +31,8 @@ $(VENV)/.dev: $(VENV)/.runtime
 serve: runtime  ## start the service on http://127.0.0.1:8000 with the bundled weights
 	$(BIN)/omnitok serve --generator bundles/demo-lm
 
-test: dev  ## run every test
-	$(BIN)/python -m pytest
+test: dev  ## run every test; the tests of the cluster mostly wait, and others run meanwhile
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: dev  ## style and types
 	$(BIN)/ruff check .

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.chunks import ChunkInput, ChunkOutput, chunk_positions
+from service.errors import ProblemError
 from service.flow import Flow
 from service.jobs.queue import JobQueue
 from service.jobs.records import Quotas
@@ -39,6 +40,7 @@ from service.types import (
     Timing,
     TokenizerKey,
     Want,
+    encode_each,
     size_of,
 )
 
@@ -122,6 +124,12 @@ class LocalBackend:
         (tokens, latents), timing = await self._submit(card, key, pixels, seconds)
         wide = None if tokens is None else tokens.astype(np.int32)
         return Encoded(wide, latents if want != "tokens" else None, timing)
+
+    async def encode_many(
+        self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, *, seconds: float | None = None
+    ) -> list[Encoded | ProblemError]:
+        """Encode clips of one size; return the outcome of each."""
+        return await encode_each(self, model, clips, want, seconds)
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode integer tokens (t, h, w) or float latents (t, h, w, c), cropped to `size` (frames, height, width)."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from media.types import Frames, MediaOptions
 from model.geometry import Geometry, Size
 from service.chunks import ChunkInput, ChunkOutput, FrameStream
+from service.errors import ProblemError
 
 Want = Literal["tokens", "latents", "both"]
 Op = Literal["encode", "decode", "reconstruct", "encode_chunk", "decode_chunk"]
@@ -131,6 +133,12 @@ class Backend(Protocol):
         """Encode uint8 RGB pixels (T, H, W, 3), 1 <= T; any T, H, W: the model pads and says so in its grid."""
         ...
 
+    async def encode_many(
+        self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, *, seconds: float | None = None
+    ) -> Sequence[Encoded | ProblemError]:
+        """Encode clips of one size; return the outcome of each."""
+        ...
+
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode tokens int (t, h, w) or latents float (t, h, w, c); crop to `size` (frames, height, width)."""
         ...
@@ -146,6 +154,22 @@ class Backend(Protocol):
     async def decode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Decode the next latent frames of a clip."""
         ...
+
+
+async def encode_each(
+    backend: Backend, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, seconds: float | None
+) -> list[Encoded | ProblemError]:
+    """Encode clips by a call each; the arguments and the outcomes are those of `Backend.encode_many`."""
+
+    async def one(pixels: NDArray[np.uint8]) -> Encoded | ProblemError:
+        try:
+            return await backend.encode(model, pixels, want, seconds=seconds)
+        except ProblemError as problem:
+            return problem
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(pixels)) for pixels in clips]
+    return [task.result() for task in tasks]
 
 
 GeneratorKind = Literal["lm", "diffusion"]

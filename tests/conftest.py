@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads would only wait for each other
@@ -15,18 +16,28 @@ settings.register_profile(
 )
 settings.load_profile("project")
 
-TABLES = pytest.StashKey[dict[str, list[str]]]()
+CLUSTER = Path(__file__).parent / "service" / "cluster"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep a file's tests in one worker of pytest-xdist, since they share fixtures, and all tests of the cluster."""
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(str(CLUSTER if CLUSTER in item.path.parents else item.path)))
 
 
 @pytest.fixture
 def table(request: pytest.FixtureRequest):
     """A function that adds a row to a named table, printed when the run ends: `table(title, row)`."""
-    tables = request.config.stash.setdefault(TABLES, {})
-    return lambda title, row: tables.setdefault(title, []).append(row)
+    return lambda title, row: request.node.user_properties.append((title, row))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for title, rows in terminalreporter.config.stash.get(TABLES, {}).items():
+    tables: dict[str, list[str]] = {}
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for title, row in report.user_properties:
+            tables.setdefault(title, []).append(row)
+    for title, rows in tables.items():
         terminalreporter.section(title)
         for row in rows:
             terminalreporter.write_line(row)

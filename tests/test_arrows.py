@@ -30,7 +30,7 @@ OUTSIDE = {"benchmarks", "bundles", "deploy", "docs", "examples", "tests"}
 # Parts of the service, and the other parts that each may import; what is not named here may import none.
 SERVICE = {
     "formats": {"errors", "types"},
-    "types": {"chunks"},
+    "types": {"chunks", "errors"},
     "sandbox": {"chunks", "errors", "settings"},
     "scheduling": {"drain_rate", "errors", "flow", "types"},
     "link": {"errors", "flow", "trace", "types"},
@@ -38,7 +38,7 @@ SERVICE = {
     "jobs": {"errors", "flow", "formats", "operations", "settings", "types"},
     "engine": {"chunks", "scheduling", "types"},
     "metrics": {"errors", "jobs", "scheduling", "types"},
-    "in_process": {"chunks", "flow", "jobs", "operations", "scheduling", "settings", "types"},
+    "in_process": {"chunks", "errors", "flow", "jobs", "operations", "scheduling", "settings", "types"},
     "keys": {"settings"},
     "api": {
         *("chunks", "drain_rate", "errors", "flow", "formats", "jobs", "keys", "operations"),

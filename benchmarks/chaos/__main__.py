@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -76,8 +77,9 @@ def main(
     rng = random.Random(seed)
     kinds = (*EVENTS, *WITH_JOBS) if generator else EVENTS
     events = [event for _ in range(rounds) for event in rng.sample(kinds, len(kinds))]
-    first = settings
-    with cluster(settings):
+    with TemporaryDirectory() as folder, cluster(settings):
+        # The owner of the jobs is killed too, and what it keeps must outlive it.
+        first = settings = settings.model_copy(update={"jobs_folder": Path(folder)})
         deploy(settings)
         observe = partial(look, os.getpid(), f"http://127.0.0.1:{settings.metrics_port}/metrics")
         call = partial(Callers, f"http://127.0.0.1:{port}", callers, retries, pause, generator is not None)

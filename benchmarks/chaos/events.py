@@ -36,9 +36,14 @@ class Kill:
         """Kill a process that `rng` chooses, and wait for another in its place; return the settings in force.
 
         Raises:
+            ProcessLookupError: there is none.
             TimeoutError: none comes.
         """
         before = _named(root, self.name)
+        if not before:
+            raise ProcessLookupError(
+                f"No process {self.name} runs. Leave its event out, or start the service with one."
+            )
         victim = rng.choice(sorted(before))
         os.kill(victim, signal.SIGKILL)
         deadline = time.monotonic() + REPLACED_SECONDS

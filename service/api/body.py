@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
@@ -149,7 +150,7 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
         if int(declared) > cap:
             raise _too_large(cap, int(declared))
         place.expect(int(declared))
-    data = bytearray()
+    data, size = io.BytesIO(), 0
     clock = asyncio.get_running_loop().time
     started = clock()
     end = started + min(limits.body_seconds, deadline.left())
@@ -162,12 +163,13 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
 
             place.give_way = give_way
             async for chunk in inflated(request.stream()) if packed else request.stream():
-                if len(data) + len(chunk) > cap:
-                    raise _too_large(cap, len(data) + len(chunk))
+                size += len(chunk)
+                if size > cap:
+                    raise _too_large(cap, size)
                 place.take(len(chunk))
-                data += chunk
+                data.write(chunk)
                 if place.give_way is not None:
-                    most = SLOW_BODY_SECONDS + len(data) / limits.body_bytes_per_second
+                    most = SLOW_BODY_SECONDS + size / limits.body_bytes_per_second
                     timer.reschedule(min(end, started + most))
     except TimeoutError as error:
         if not deadline.left():
@@ -181,9 +183,9 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
         raise ClientGoneError from error
     request.state.body_read = True
     place.arrived()
-    if not data and not kind.optional:
+    if not size and not kind.optional:
         raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")
-    return Body(content_type, bytes(data))
+    return Body(content_type, data.getvalue())
 
 
 def is_gzip(request: Request) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -69,6 +69,13 @@ class CallerBackend:
         await self._charge(model, size_of(pixels))
         return await self._backend.encode(model, pixels, want, seconds=self._left(seconds))
 
+    async def encode_many(
+        self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, *, seconds: float | None = None
+    ) -> Sequence[Encoded | ProblemError]:
+        """Encode clips of one size; return the outcome of each."""
+        await self._charge(model, size_of(clips[0]), len(clips))
+        return await self._backend.encode_many(model, clips, want, seconds=self._left(seconds))
+
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode tokens (t, h, w) or latents (t, h, w, c)."""
         await self._charge(model, size)
@@ -112,9 +119,9 @@ class CallerBackend:
                 budget.refill(time.monotonic())
             budget.left -= positions
 
-    async def _charge(self, model: str, size: Size) -> None:
-        positions = find_card(await self._backend.models(), model).geometry.positions(size)
-        _add(self._notes, size[0], positions)
+    async def _charge(self, model: str, size: Size, count: int = 1) -> None:
+        positions = count * find_card(await self._backend.models(), model).geometry.positions(size)
+        _add(self._notes, count * size[0], positions)
         if self._budget is not None:
             self._budget.left -= positions
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from service.settings import Limits
 
 Upload = TypeVar("Upload")
 Claim = Callable[[int], None]  # takes latent positions of those that a body may have, or refuses
+Outcome = dict[str, Any] | ProblemError | MediaError  # an answer or a refusal
 
 
 class PartialResponse(Response):
@@ -63,14 +64,14 @@ def parse_items(fields: dict[str, Any], limits: Limits, parse: Callable[[dict[st
 
 
 async def answer_items(
-    exchange: Exchange, items: Items[Upload], work: Callable[[Upload, Claim], Awaitable[dict[str, Any]]]
+    exchange: Exchange, items: Items[Upload], work: Callable[[Sequence[Upload], Claim], Awaitable[Sequence[Outcome]]]
 ) -> Response:
     """Return the answers of all items, each a map of its own or its problem document.
 
     Args:
         exchange: the request.
         items: of its body.
-        work: makes the answer to one upload, once it has claimed its positions.
+        work: returns the outcome of each upload, and claims positions before they are computed.
 
     Raises:
         ProblemError: `not-acceptable`.
@@ -85,19 +86,36 @@ async def answer_items(
             raise ProblemError("too-many-tokens", detail, most, claimed + positions)
         claimed += positions
 
-    async def one(upload: Upload | ProblemError) -> dict[str, Any]:
+    worked = iter(await work([upload for upload in items.uploads if not isinstance(upload, ProblemError)], claim))
+    outcomes = [upload if isinstance(upload, ProblemError) else next(worked) for upload in items.uploads]
+    refused = [outcome for outcome in outcomes if not isinstance(outcome, dict)]
+
+    def write() -> bytes:
+        answers = [
+            outcome if isinstance(outcome, dict) else {"problem": _problem(outcome).document(exchange.id)}
+            for outcome in outcomes
+        ]
+        return pack({"items": answers})
+
+    data = await asyncio.to_thread(write)
+    kind = PartialResponse if refused else Response
+    return kind(data, headers={"Vary": "Accept"}, media_type=MSGPACK)
+
+
+async def work_on_each(
+    work: Callable[[Upload, Claim], Awaitable[dict[str, Any]]], uploads: Sequence[Upload], claim: Claim
+) -> list[Outcome]:
+    """Return the outcome of each upload, all of which are worked on at once."""
+
+    async def one(upload: Upload) -> Outcome:
         try:
-            if isinstance(upload, ProblemError):
-                raise upload
             return await work(upload, claim)
         except (ProblemError, MediaError) as error:
-            return {"problem": _problem(error).document(exchange.id)}
+            return error
 
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(upload)) for upload in items.uploads]
-    data = await asyncio.to_thread(pack, {"items": [task.result() for task in tasks]})
-    kind = PartialResponse if any("problem" in task.result() for task in tasks) else Response
-    return kind(data, headers={"Vary": "Accept"}, media_type=MSGPACK)
+        tasks = [group.create_task(one(upload)) for upload in uploads]
+    return [task.result() for task in tasks]
 
 
 def _problem(error: ProblemError | MediaError) -> ProblemError:

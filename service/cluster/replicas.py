@@ -17,6 +17,7 @@ from media.limits import MIB
 from service.api.app import create_app
 from service.api.drain import Gate
 from service.chunks import ChunkInput, ChunkOutput
+from service.cluster.allocator import keep_freed_blocks
 from service.cluster.autoscaling import LoadMeter
 from service.cluster.coalescer import Coalescer
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
@@ -26,6 +27,7 @@ from service.cluster.node_metrics import join_node, link_directory
 from service.cluster.ray_environment import MESSAGE_OVERHEAD_BYTES, message_bytes
 from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote, traceparent
+from service.errors import ProblemError
 from service.flow import NOBODY, Flow
 from service.flow import current as current_flow
 from service.in_process import LocalBackend, job_runner
@@ -37,7 +39,7 @@ from service.metrics.tokenizer import KernelMetrics, TokenizerMetrics
 from service.sandbox.pool import MediaPool
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
-from service.types import Decoded, Encoded, ModelCard, Op, Size, Want
+from service.types import Decoded, Encoded, ModelCard, Op, Size, Want, encode_each
 
 REPORT_SECONDS = 0.5  # the pool and the link keep their own counts, which cost nothing
 CALLS_PER_REPLICA = 2  # for each shape: one computes while the next arrives
@@ -175,6 +177,22 @@ class RayBackend(Remote):
         """Encode uint8 RGB pixels (T, H, W, 3)."""
         return await self._call("encode", seconds, model, pixels, want)
 
+    async def encode_many(
+        self, model: str, clips: Sequence[NDArray[Any]], want: Want, *, seconds: float | None = None
+    ) -> list[Encoded | ProblemError]:
+        """Encode clips of one size, together over the link or else one by one; return the outcome of each."""
+        left = self._settings.request_seconds if seconds is None else seconds
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + left
+        if self._link is not None and self._link.takes(model):
+            try:
+                outcomes = await self._link.encode_many(model, clips, want, seconds=left)
+                self._metrics.called("link", len(clips))
+                return outcomes
+            except NoTokenizerError:
+                pass
+        return await encode_each(self, model, clips, want, deadline - clock())
+
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode tokens (t, h, w) or latents (t, h, w, c), cropped to `size`."""
         return await self._call("decode", seconds, model, codes, size)
@@ -244,6 +262,7 @@ class Ingress:
         folder: Path | None = None,
         jobs: DeploymentHandle | None = None,
     ) -> None:
+        keep_freed_blocks()
         self._settings = settings
         self._folder = folder
         self._node = join_node(settings, "Ingress")

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +27,8 @@ from service.link.messages import (
     HELLO,
     LATENTS,
     LEAVING,
+    MANY,
+    MAX_COUNT,
     OPS,
     PIXELS,
     PROBLEM,
@@ -38,6 +40,7 @@ from service.link.messages import (
     answer_bytes,
     cancellation,
     parse_cards,
+    parse_many,
     parse_problem,
 )
 from service.link.peer import Peer, greet
@@ -48,6 +51,7 @@ from service.types import Decoded, Encoded, ModelCard, Op, Size, Timing, Want, s
 WATCH_SECONDS = 0.1
 PATIENCE_SECONDS = 10.0  # for a replacement, once the last tokenizer of the node was lost
 REFUSED_SECONDS = 5.0
+MANY_BYTES = 2**24  # of one call of many items: a larger slot gives its pages back each time
 
 log = logging.getLogger("ray.serve")
 
@@ -56,9 +60,12 @@ class NoTokenizerError(Exception):
     """No tokenizer process of this node can do the call, so another way must be taken."""
 
 
+Outcome = Encoded | Decoded | ProblemError
+
+
 @dataclass(eq=False)
 class _Pending:
-    future: asyncio.Future[Encoded | Decoded]
+    future: asyncio.Future[list[Outcome]]
     card: ModelCard
     request: Request  # `model` and `seconds` are filled in when it is sent
     deadline: float
@@ -122,20 +129,38 @@ class LinkClient:
             ProblemError: the tokenizer's own; `overloaded` for a full arena, `deadline-exceeded`, `not-ready`.
             NoTokenizerError: none of this node does it.
         """
+        return cast(Encoded, _only(await self._encode(model, [pixels], want, seconds)))
+
+    async def encode_many(
+        self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, *, seconds: float
+    ) -> list[Encoded | ProblemError]:
+        """Encode clips of one size by messages of many; return the outcome of each.
+
+        Raises:
+            ProblemError: as `encode`, for all of them.
+            NoTokenizerError: none of this node does it, or one was lost with them.
+        """
+        most = max(1, min(MAX_COUNT, MANY_BYTES // clips[0].nbytes))
+        groups = [clips[start : start + most] for start in range(0, len(clips), most)]
+        outcomes = await asyncio.gather(*(self._encode(model, group, want, seconds) for group in groups))
+        return cast(list[Encoded | ProblemError], [outcome for group in outcomes for outcome in group])
+
+    async def _encode(
+        self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, seconds: float
+    ) -> list[Outcome]:
         card = self._require(model)
-        answer = await self._call(card, "encode", PIXELS, pixels, size_of(pixels), seconds, WANTS.index(want))
-        return cast(Encoded, answer)
+        return await self._call(card, "encode", PIXELS, clips, size_of(clips[0]), seconds, WANTS.index(want))
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float) -> Decoded:
         """Decode tokens (t, h, w) or latents (t, h, w, c), cropped to `size`; errors as `encode`."""
         content, dtype = (LATENTS, np.float32) if codes.dtype.kind == "f" else (TOKENS, np.int32)
         array = codes.astype(dtype, copy=False)
-        return cast(Decoded, await self._call(self._require(model), "decode", content, array, size, seconds))
+        return cast(Decoded, _only(await self._call(self._require(model), "decode", content, [array], size, seconds)))
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float) -> Decoded:
         """Encode and decode uint8 RGB pixels (T, H, W, 3); errors as `encode`."""
-        card = self._require(model)
-        return cast(Decoded, await self._call(card, "reconstruct", PIXELS, pixels, size_of(pixels), seconds))
+        card, size = self._require(model), size_of(pixels)
+        return cast(Decoded, _only(await self._call(card, "reconstruct", PIXELS, [pixels], size, seconds)))
 
     def _require(self, model: str) -> ModelCard:
         card = self._card(model)
@@ -165,19 +190,27 @@ class LinkClient:
         return self._loop.time() < self._patient_until
 
     async def _call(
-        self, card: ModelCard, op: Op, content: int, array: NDArray[Any], size: Size, seconds: float, want: int = 0
-    ) -> Encoded | Decoded:
-        slot = self._take(array.nbytes)
-        self._arena.write(slot, array)
+        self,
+        card: ModelCard,
+        op: Op,
+        content: int,
+        arrays: Sequence[NDArray[Any]],
+        size: Size,
+        seconds: float,
+        want: int = 0,
+    ) -> list[Outcome]:
+        array, count = arrays[0], len(arrays)
+        slot = self._take(count * array.nbytes)
+        self._arena.write(slot, arrays)
         shape = cast(tuple[int, int, int, int], (*array.shape, 0)[:4])
-        place, context = (slot.offset, array.nbytes, 0, 0), (packed_trace(), current_flow.get().packed)
-        request = Request(0, OPS.index(op), want, content, 0, shape, size, *place, 0.0, *context)
+        place, context = (slot.offset, count * array.nbytes, 0, 0), (packed_trace(), current_flow.get().packed)
+        request = Request(0, OPS.index(op), want, content, 0, shape, size, *place, 0.0, *context, count)
         return await self._do(card, request, slot, seconds)
 
-    async def _do(self, card: ModelCard, request: Request, slot: Slot, seconds: float) -> Encoded | Decoded:
-        """Have a call done whose array is in a slot. The slot is the link's from now on, whatever happens."""
+    async def _do(self, card: ModelCard, request: Request, slot: Slot, seconds: float) -> list[Outcome]:
+        """Have a call done whose arrays are in a slot. The slot is the link's from now on, whatever happens."""
         slots: tuple[Slot, ...] = (slot,)
-        needed = answer_bytes(card, request.op, request.want, request.size)
+        needed = request.items * answer_bytes(card, request.op, request.want, request.size)
         if needed:
             try:
                 slots = (slot, self._take(needed))
@@ -188,8 +221,9 @@ class LinkClient:
         number = next(self._ids)
         deadline = self._loop.time() + seconds
         pending = _Pending(self._loop.create_future(), card, request._replace(id=number), deadline)
-        cost = card.geometry.positions(request.size)
-        call = self._calls[number] = Call(number, card.hash, cost, slots, self._tries, pending)
+        cost = request.items * card.geometry.positions(request.size)
+        tries = self._tries if request.items == 1 else 1  # one of many may be what ends tokenizers
+        call = self._calls[number] = Call(number, card.hash, cost, slots, tries, pending)
         self._dispatcher.submit(call)
         try:
             self._forward(call)
@@ -248,13 +282,10 @@ class LinkClient:
                 self._again(found)
             return
         pending: _Pending = found.payload
-        outcome = None if found.abandoned else self._outcome(pending, answer)
+        outcomes = None if found.abandoned else self._outcomes(pending, answer)
         self._dispatcher.finish(found)
-        if outcome is not None and not pending.future.done():
-            if isinstance(outcome, ProblemError):
-                pending.future.set_exception(outcome)
-            else:
-                pending.future.set_result(outcome)
+        if outcomes is not None and not pending.future.done():
+            pending.future.set_result(outcomes)
 
     def lost(self, number: int) -> None:
         """Forget a tokenizer whose socket closed."""
@@ -268,7 +299,8 @@ class LinkClient:
             self._again(call)
         for call in loss.failed:
             detail = "Every tokenizer that took the request was lost."
-            self._fail(call, ProblemError("not-ready", detail, actual=self._tries, retry_after_seconds=1))
+            problem = ProblemError("not-ready", detail, actual=self._tries, retry_after_seconds=1)
+            self._fail(call, problem if call.payload.request.items == 1 else NoTokenizerError())
 
     def _retire(self, number: int) -> None:
         self._dispatcher.retire(number)
@@ -277,15 +309,24 @@ class LinkClient:
     def _expect_replacement(self) -> None:
         self._patient_until = self._loop.time() + PATIENCE_SECONDS
 
-    def _outcome(self, pending: _Pending, answer: Answer) -> Encoded | Decoded | ProblemError:
+    def _outcomes(self, pending: _Pending, answer: Answer) -> list[Outcome]:
+        count = pending.request.items
+        if answer.kind == MANY:
+            answers = parse_many(answer.body, count)
+        elif count == 1 and answer.kind in (DONE, PROBLEM):
+            answers = [answer]
+        else:
+            raise BadMessageError(f"The call {answer.id} has an answer of kind {answer.kind} for {count} items.")
+        return [self._outcome(pending, index, answer) for index, answer in enumerate(answers)]
+
+    def _outcome(self, pending: _Pending, index: int, answer: Answer) -> Outcome:
         request, card = pending.request, pending.card
         if answer.kind == PROBLEM:
             return parse_problem(answer.body)
-        if answer.kind != DONE:
-            raise BadMessageError(f"The call {answer.id} was dropped, but nobody cancelled it.")
         timing = Timing(answer.queue_ms, answer.compute_ms, answer.batch)
+        place = request.answer_offset + index * (request.answer_length // request.items)
         if OPS[request.op] != "encode":
-            return Decoded(self._arena.array(request.answer_offset, "|u1", (*request.size, 3)).copy(), timing)
+            return Decoded(self._arena.array(place, "|u1", (*request.size, 3)).copy(), timing)
         want, grid = WANTS[request.want], card.geometry.grid(request.size)
         tokens = latents = None
         if want != "latents" and card.kind == "vq":
@@ -293,7 +334,7 @@ class LinkClient:
                 raise BadMessageError(f"{len(answer.body)} bytes are not the tokens of a grid {grid}.")
             tokens = np.frombuffer(answer.body, f"<u{answer.token_bytes}").reshape(grid).astype(np.int32)
         if want != "tokens":
-            latents = self._arena.array(request.answer_offset, "<f4", (*grid, card.latent_channels)).copy()
+            latents = self._arena.array(place, "<f4", (*grid, card.latent_channels)).copy()
         return Encoded(tokens, latents, timing)
 
     def _fail(self, call: Call, error: Exception) -> None:
@@ -350,3 +391,11 @@ class LinkClient:
             connection.close()
         finally:
             del self._connecting[name]
+
+
+def _only(outcomes: list[Outcome]) -> Encoded | Decoded:
+    """Return the outcome of a call of one item, or raise it."""
+    [outcome] = outcomes
+    if isinstance(outcome, ProblemError):
+        raise outcome
+    return outcome

@@ -6,6 +6,7 @@ import fcntl
 import math
 import mmap
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,9 +43,12 @@ class Arena:
         """Return the array at a place, without a copy."""
         return array_at(self._memory, offset, dtype, shape)
 
-    def write(self, slot: Slot, array: NDArray[Any]) -> None:
-        """Copy an array to the start of a slot."""
-        self.array(slot.offset, array.dtype.str, array.shape)[...] = array
+    def write(self, slot: Slot, arrays: Sequence[NDArray[Any]]) -> None:
+        """Copy arrays that are alike to the start of a slot, one behind the other."""
+        offset = slot.offset
+        for array in arrays:
+            self.array(offset, array.dtype.str, array.shape)[...] = array
+            offset += array.nbytes
 
     def give_back(self, slot: Slot) -> None:
         """Free a slot."""

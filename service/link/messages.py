@@ -22,16 +22,18 @@ PIXELS, TOKENS, LATENTS = range(3)  # content of an array
 ITEM_BYTES = (1, 4, 4)
 CANCEL = 255  # in place of an op
 
-# id, op, want, content, model, shape, size, offset, bytes, answer's offset, answer's bytes, seconds left, trace, flow
-REQUEST = struct.Struct("<QBBBxH2x4I3I4xQQQQd24s9s7x")
+# id, op, want, content, model, count, shape, size, offset, bytes, answer's offset, answer's bytes, seconds left, trace,
+# flow
+REQUEST = struct.Struct("<QBBBxHH4I3I4xQQQQd24s9s7x")
 MAX_SECONDS = 86_400.0
+MAX_COUNT = 1024
 
-HELLO, DONE, PROBLEM, ELSEWHERE, LEAVING, DROPPED = range(6)  # kinds of answers
+HELLO, DONE, PROBLEM, ELSEWHERE, LEAVING, DROPPED, MANY = range(7)  # kinds of answers
 # total bytes, kind, bytes of a token, id, queue ms, compute ms, batch
 ANSWER = struct.Struct("<IBB2xQffI")
 MAX_ANSWER_BYTES = 2**24
 # While an update rolls, both ends may be of different versions, which do not understand each other.
-MAGIC = sha256(repr((REQUEST.format, ANSWER.format, OPS, WANTS)).encode()).digest()[:8]
+MAGIC = sha256(repr((REQUEST.format, ANSWER.format, OPS, WANTS, MANY)).encode()).digest()[:8]
 
 
 class BadMessageError(Exception):
@@ -39,7 +41,7 @@ class BadMessageError(Exception):
 
 
 class Request(NamedTuple):
-    """One call, or the cancellation of one.
+    """One call of one item or of many that are alike, or the cancellation of a call.
 
     Args:
         id: unique on its link.
@@ -47,13 +49,14 @@ class Request(NamedTuple):
         want: index in `WANTS`.
         content: of the array: `PIXELS`, `TOKENS` (int32) or `LATENTS` (float32).
         model: index among the bundles that the tokenizer named.
-        shape: of the array; its fourth axis is 3 for pixels, 0 for tokens, the channels for latents.
-        size: frames, height and width of the pixels that go in or come out.
-        offset, length: where the array is in the arena, bytes.
-        answer_offset, answer_length: where pixels or latents of the answer go; 0 bytes if there are none.
+        shape: of an item's array; its fourth axis is 3 for pixels, 0 for tokens, the channels for latents.
+        size: frames, height and width of the pixels of an item that go in or come out.
+        offset, length: where the arrays are in the arena, one behind the other, bytes.
+        answer_offset, answer_length: where pixels or latents of the answers go; 0 bytes if there are none.
         seconds: time left.
         trace: ids of the caller's trace and span, or zeros.
         flow: whose share it takes, packed.
+        items: their number.
     """
 
     id: int
@@ -70,11 +73,12 @@ class Request(NamedTuple):
     seconds: float
     trace: bytes = bytes(24)
     flow: bytes = bytes(PACKED_BYTES)
+    items: int = 1
 
     def pack(self) -> bytes:
         """Return the message."""
-        id, op, want, content, model, shape, size, *places = self
-        return REQUEST.pack(id, op, want, content, model, *shape, *size, *places)
+        id, op, want, content, model, shape, size, *places, items = self
+        return REQUEST.pack(id, op, want, content, model, items, *shape, *size, *places)
 
 
 class Answer(NamedTuple):
@@ -82,7 +86,8 @@ class Answer(NamedTuple):
 
     Args:
         kind: `HELLO` (body: the bundles), `DONE` (body: tokens), `PROBLEM` (body: a refusal), `ELSEWHERE` (another
-            tokenizer must do it), `LEAVING` (send nothing more), `DROPPED` (a cancelled call reads its slot no more).
+            tokenizer must do it), `LEAVING` (send nothing more), `DROPPED` (a cancelled call reads its slot no more),
+            `MANY` (body: a `DONE` or a `PROBLEM` for each item of the call, in order).
         id: of the request, 0 for news.
         token_bytes: 2 or 4, the size of one token in the body.
         queue_ms, compute_ms, batch: timing.
@@ -121,7 +126,7 @@ class RequestReader:
         whole = len(data) - len(data) % REQUEST.size
         self._rest = data[whole:]
         return [
-            Request._make((*fields[:5], fields[5:9], fields[9:12], *fields[12:]))
+            Request._make((*fields[:5], fields[6:10], fields[10:13], *fields[13:], fields[5]))
             for fields in REQUEST.iter_unpack(memoryview(data)[:whole])
         ]
 
@@ -142,7 +147,7 @@ class AnswerReader:
         start = 0
         while len(data) - start >= ANSWER.size:
             total, kind, token_bytes, request_id, queue_ms, compute_ms, batch = ANSWER.unpack_from(data, start)
-            if not ANSWER.size <= total <= MAX_ANSWER_BYTES or kind > DROPPED:
+            if not ANSWER.size <= total <= MAX_ANSWER_BYTES or kind > MANY:
                 raise BadMessageError(f"An answer of kind {kind} has {total} bytes.")
             if len(data) - start < total:
                 break
@@ -150,6 +155,18 @@ class AnswerReader:
             start += total
             yield Answer(kind, request_id, token_bytes, queue_ms, compute_ms, batch, body)
         self._rest = data[start:]
+
+
+def parse_many(body: bytes, count: int) -> list[Answer]:
+    """Return the answers of a `MANY`.
+
+    Raises:
+        BadMessageError: they are not `count` answers of items.
+    """
+    answers = list(AnswerReader().feed(body))
+    if [answer.id for answer in answers] != list(range(count)) or {answer.kind for answer in answers} - {DONE, PROBLEM}:
+        raise BadMessageError(f"The answers of a call are not those of its {count} items.")
+    return answers
 
 
 def check_request(request: Request, arena_bytes: int, cards: Sequence[ModelCard]) -> ModelCard:
@@ -172,9 +189,11 @@ def check_request(request: Request, arena_bytes: int, cards: Sequence[ModelCard]
     card = cards[request.model]
     if min(request.size) < 1 or request.shape != array_shape(card, request.op, request.content, request.size):
         raise BadMessageError(f"A request has {request.shape=}, which does not fit {request.size=}.")
-    if request.length != _bytes(request.shape, request.content):
+    if not 1 <= request.items <= MAX_COUNT:
+        raise BadMessageError(f"A request has {request.items=}, which is not from 1 to {MAX_COUNT}.")
+    if request.length != request.items * _bytes(request.shape, request.content):
         raise BadMessageError(f"A request has {request.length=}, which does not fit {request.shape=}.")
-    if request.answer_length != answer_bytes(card, request.op, request.want, request.size):
+    if request.answer_length != request.items * answer_bytes(card, request.op, request.want, request.size):
         raise BadMessageError(f"A request has {request.answer_length=}, which does not fit {request.size=}.")
     end, answer_end = request.offset + request.length, request.answer_offset + request.answer_length
     if max(end, answer_end) > arena_bytes:
@@ -193,7 +212,7 @@ def array_shape(card: ModelCard, op: int, content: int, size: Size) -> tuple[int
 
 
 def answer_bytes(card: ModelCard, op: int, want: int, size: Size) -> int:
-    """Return the bytes that an answer needs in the arena; tokens travel in the message."""
+    """Return the bytes that the answer of an item needs in the arena; tokens travel in the message."""
     if OPS[op] != "encode":
         return math.prod(size) * 3
     return 0 if WANTS[want] == "tokens" else card.geometry.positions(size) * card.latent_channels * 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import mmap
 import os
@@ -29,6 +28,7 @@ from service.link.messages import (
     LATENTS,
     LEAVING,
     MAGIC,
+    MANY,
     OPS,
     PIXELS,
     PROBLEM,
@@ -49,6 +49,7 @@ Done = Callable[[Any, Timing | None], None]  # a result with its timing, or an e
 GREETING_SECONDS = 5.0
 BACKLOG = 64
 POLL_SECONDS = 0.01
+ACCEPT_AGAIN_SECONDS = 1.0
 CONTENTS: tuple[Literal["pixels", "tokens", "latents"], ...] = ("pixels", "tokens", "latents")
 DTYPES = ("|u1", "<i4", "<f4")  # of them
 
@@ -92,7 +93,7 @@ class LinkServer:
         self._listener.listen(BACKLOG)
         self._listener.setblocking(False)
         hidden.rename(self._path)  # a socket that can be found accepts, so one that does not accept is dead
-        asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
+        self._listen()
 
     async def leave(self) -> None:
         """Take no new calls, and return when those that are there have been answered."""
@@ -116,12 +117,24 @@ class LinkServer:
             asyncio.get_running_loop().remove_reader(self._listener.fileno())
             self._listener.close()
 
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
+
     def _accept(self) -> None:
-        with contextlib.suppress(BlockingIOError):
+        try:
             connection, _ = self._listener.accept()
-            task = asyncio.ensure_future(self._greet(connection))
-            self._greetings.add(task)
-            task.add_done_callback(self._greetings.discard)
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:  # no descriptor is free: the connection waits, or this would be called without end
+            log.warning("an ingress replica could not be accepted: %s", error)
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._listener.fileno())
+            loop.call_later(ACCEPT_AGAIN_SECONDS, self._listen)
+            return
+        task = asyncio.ensure_future(self._greet(connection))
+        self._greetings.add(task)
+        task.add_done_callback(self._greetings.discard)
 
     async def _greet(self, connection: socket.socket) -> None:
         try:
@@ -137,11 +150,49 @@ class LinkServer:
             link.answer(Answer(LEAVING))
 
 
+class _Call:
+    """The items of one request that a worker has.
+
+    Attributes:
+        numbers: at the worker, of the items that it has.
+        cancelled: whether nobody waits for the answer.
+    """
+
+    def __init__(self, request: Request, card: ModelCard) -> None:
+        self.request, self.card = request, card
+        self.numbers: dict[int, int] = {}
+        self.cancelled = False
+        self._answers: dict[int, Answer] = {}
+
+    def answer_id(self, index: int) -> int:
+        """Return the id of the answer to an item: its index, among many."""
+        return self.request.id if self.request.items == 1 else index
+
+    def is_over(self, index: int) -> bool:
+        """Return whether an item has its answer."""
+        return index in self._answers
+
+    def finish(self, index: int, answer: Answer) -> Answer | None:
+        """Keep the answer to an item; return that to the call once all are there."""
+        self.numbers.pop(index, None)
+        self._answers[index] = answer
+        if len(self._answers) < self.request.items:
+            return None
+        if self.cancelled:
+            return Answer(DROPPED, self.request.id)
+        if any(answer.kind == ELSEWHERE for answer in self._answers.values()):
+            return Answer(ELSEWHERE, self.request.id)
+        if self.request.items == 1:
+            return answer
+        packed = (self._answers[number].pack() for number in range(self.request.items))
+        return Answer(MANY, self.request.id, body=b"".join(packed))
+
+
 class _Link(asyncio.Protocol):
     """One ingress process."""
 
     def __init__(self, server: LinkServer, memory: mmap.mmap) -> None:
-        self.calls: dict[int, int | None] = {}  # id -> number at the worker, None on its way there
+        self.calls: dict[int, _Call] = {}
         self._server, self._memory = server, memory
         self._reader = RequestReader()
         self._out: list[bytes] = []
@@ -189,7 +240,7 @@ class _Link(asyncio.Protocol):
         if request.id in self.calls:
             raise BadMessageError(f"The call {request.id} exists already.")
         card = check_request(request, len(self._memory), self._server.cards)
-        array = self._array(request, card)
+        arrays = [self._array(request, card, index) for index in range(request.items)]
         op, content = OPS[request.op], CONTENTS[request.content]
         want = WANTS[request.want] if op == "encode" else "both"
         key = TokenizerKey(card.id, op, content, request.size, want)
@@ -197,34 +248,44 @@ class _Link(asyncio.Protocol):
             flow = Flow.unpack(request.flow)
         except ValueError as error:
             raise BadMessageError(str(error)) from None
-        self.calls[request.id] = None
+        call = self.calls[request.id] = _Call(request, card)
+        for index, array in enumerate(arrays):
+            self._start(call, index, array, key, flow)
 
+    def _start(self, call: _Call, index: int, array: NDArray[Any], key: TokenizerKey, flow: Flow) -> None:
         def done(outcome: Any, timing: Timing | None) -> None:
-            del self.calls[request.id]
             try:
-                answer = self._outcome(request, card, outcome, timing)
+                answer = self._outcome(call, index, outcome, timing)
             except Exception as error:  # or the caller would wait for its deadline
-                answer = self._outcome(request, card, error, None)
-            self.answer(answer)
+                answer = self._outcome(call, index, error, None)
+            self._finish(call, index, answer)
 
         try:
-            number = self._server.worker.start(key, array, request.seconds, done, flow)
-        except ProblemError as problem:
-            done(problem, None)
+            number = self._server.worker.start(key, array, call.request.seconds, done, flow)
+        except Exception as error:  # the other calls of this process go on
+            done(error, None)
         else:
-            if request.id in self.calls:
-                self.calls[request.id] = number
+            if not call.is_over(index):
+                call.numbers[index] = number
+
+    def _finish(self, call: _Call, index: int, item: Answer) -> None:
+        if (answer := call.finish(index, item)) is not None:
+            del self.calls[call.request.id]
+            self.answer(answer)
 
     def _cancel(self, request_id: int) -> None:
-        """Take a call out of the queue. One that runs is answered when nobody reads its array any more."""
-        number = self.calls.get(request_id)
-        if number is not None and self._server.worker.cancel(number):
-            del self.calls[request_id]
-            self.answer(Answer(DROPPED, request_id))
+        """Take a call out of the queue. Items that run end first: nobody may read their arrays any more."""
+        if (call := self.calls.get(request_id)) is None:
+            return
+        call.cancelled = True
+        for index, number in list(call.numbers.items()):
+            if self._server.worker.cancel(number):
+                self._finish(call, index, Answer(DROPPED, request_id))
 
-    def _array(self, request: Request, card: ModelCard) -> NDArray[Any]:
+    def _array(self, request: Request, card: ModelCard, index: int) -> NDArray[Any]:
         shape = request.shape if request.shape[3] else request.shape[:3]
-        array = array_at(self._memory, request.offset, DTYPES[request.content], shape)
+        offset = request.offset + index * (request.length // request.items)
+        array = array_at(self._memory, offset, DTYPES[request.content], shape)
         if request.content == TOKENS:
             array = array.copy()  # they cannot change once they are checked
             if array.min() < 0 or array.max() >= (card.codebook_size or 0):
@@ -232,29 +293,33 @@ class _Link(asyncio.Protocol):
         array.flags.writeable = False
         return array
 
-    def _outcome(self, request: Request, card: ModelCard, outcome: Any, timing: Timing | None) -> Answer:
+    def _outcome(self, call: _Call, index: int, outcome: Any, timing: Timing | None) -> Answer:
+        number = call.answer_id(index)
         if isinstance(outcome, self._server.broken) or getattr(outcome, "code", None) == "draining":
-            return Answer(ELSEWHERE, request.id)
+            return Answer(ELSEWHERE, number)
         if isinstance(outcome, ProblemError):
-            return Answer(PROBLEM, request.id, body=pack_problem(outcome))
+            return Answer(PROBLEM, number, body=pack_problem(outcome))
         if isinstance(outcome, BaseException) or timing is None:
-            log.error("a request failed, trace %s", request.trace[:16].hex(), exc_info=outcome)
+            log.error("a request failed, trace %s", call.request.trace[:16].hex(), exc_info=outcome)
             problem = ProblemError("internal", "The tokenizer failed on this request.")
-            return Answer(PROBLEM, request.id, body=pack_problem(problem))
-        return self._pack(request, card, outcome, timing)
+            return Answer(PROBLEM, number, body=pack_problem(problem))
+        return self._pack(call, index, outcome, timing)
 
-    def _pack(self, request: Request, card: ModelCard, outcome: Any, timing: Timing) -> Answer:
+    def _pack(self, call: _Call, index: int, outcome: Any, timing: Timing) -> Answer:
+        request, card = call.request, call.card
         tokens, large = outcome if OPS[request.op] == "encode" else (None, outcome)
-        if large is not None and request.answer_length not in (0, large.nbytes):
-            raise ValueError(f"A result has {large.nbytes} bytes, and its place {request.answer_length}.")
-        if large is not None and request.answer_length and self._transport is not None:
+        size = request.answer_length // request.items
+        if large is not None and size not in (0, large.nbytes):
+            raise ValueError(f"A result has {large.nbytes} bytes, and its place {size}.")
+        if large is not None and size and self._transport is not None:
             dtype = DTYPES[LATENTS] if OPS[request.op] == "encode" else DTYPES[PIXELS]
-            array_at(self._memory, request.answer_offset, dtype, large.shape)[...] = large
+            array_at(self._memory, request.answer_offset + index * size, dtype, large.shape)[...] = large
         body, token_bytes = b"", 0
         if tokens is not None and WANTS[request.want] != "latents":
             token_bytes = 2 if card.codebook_size is not None and card.codebook_size <= 2**16 else 4
             body = tokens.astype(f"<u{token_bytes}", copy=False).tobytes()
-        return Answer(DONE, request.id, token_bytes, timing.queue_ms, timing.compute_ms, timing.batch_size, body)
+        times = (timing.queue_ms, timing.compute_ms, timing.batch_size)
+        return Answer(DONE, call.answer_id(index), token_bytes, *times, body)
 
 
 def _receive_arena(connection: socket.socket) -> mmap.mmap:

@@ -74,9 +74,9 @@ class IngressMetrics:
         """Count a call that is repeated because its replica was lost."""
         self._retries.inc()
 
-    def called(self, way: str) -> None:
-        """Count a call of a tokenizer, by its way."""
-        self._calls.labels(way).inc()
+    def called(self, way: str, items: int = 1) -> None:
+        """Count calls of a tokenizer, by their way."""
+        self._calls.labels(way).inc(items)
 
     def replayed(self, results: Mapping[str, int]) -> None:
         """Take over how many pure calls the cache answered, and how many it did not, since the start."""

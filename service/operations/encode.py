@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +12,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from media.errors import MediaError
 from service.errors import ProblemError
 from service.formats.result import ClipSize, EncodeMeta, EncodeResult, TimingMeta
 from service.operations.bundles import find_card
-from service.operations.clip import ClipInfo, ClipSource, check_size
+from service.operations.clip import Clip, ClipInfo, ClipSource, check_size
 from service.operations.options import EncodeOptions
 from service.settings import Limits
-from service.types import Backend, Media, ModelCard, Timing, Want
+from service.types import Backend, Encoded, Media, ModelCard, Size, Timing, Want
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,79 @@ async def encode(
     clip = await source.read(media, options)
     accept(plan, check_size(plan.card, clip.info.size, limits))
     encoded = await backend.encode(plan.card.id, clip.pixels, plan.want)
+    return _encoding(plan, clip, encoded, request_id, started)
+
+
+async def encode_many(
+    backend: Backend,
+    media: Media,
+    sources: Sequence[ClipSource],
+    options: EncodeOptions,
+    limits: Limits,
+    accept: Callable[[EncodePlan, int | None], None],
+    request_id: str | None,
+    started: float,
+) -> list[Encoding | ProblemError | MediaError]:
+    """Encode pictures and clips, those of one size together; return the outcome of each.
+
+    Args:
+        sources: the pictures and clips.
+        backend, media, options, limits, request_id, started: as for `encode`.
+        accept: as for `encode`; its positions are those of one source.
+    """
+    try:
+        plan = plan_encode(await backend.models(), options)
+        accept(plan, None)
+    except ProblemError as problem:
+        return [problem] * len(sources)
+    outcomes: list[Encoding | ProblemError | MediaError | None] = [None] * len(sources)
+    clips = await _read_each(media, sources, options)
+    sizes: defaultdict[Size, list[int]] = defaultdict(list)
+    for index, clip in enumerate(clips):
+        try:
+            if not isinstance(clip, Clip):
+                raise clip
+            accept(plan, check_size(plan.card, clip.info.size, limits))
+            sizes[clip.info.size].append(index)
+        except (ProblemError, MediaError) as error:
+            outcomes[index] = error
+
+    async def run(indices: Sequence[int]) -> None:
+        group = [clip for clip in map(clips.__getitem__, indices) if isinstance(clip, Clip)]
+        answers: Sequence[Encoded | ProblemError]
+        try:
+            answers = await backend.encode_many(plan.card.id, [clip.pixels for clip in group], plan.want)
+        except ProblemError as problem:
+            answers = [problem] * len(group)
+        for index, clip, answer in zip(indices, group, answers, strict=True):
+            if isinstance(answer, Encoded):
+                outcomes[index] = _encoding(plan, clip, answer, request_id, started)
+            else:
+                outcomes[index] = answer
+
+    async with asyncio.TaskGroup() as tasks:
+        for indices in sizes.values():
+            tasks.create_task(run(indices))
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+async def _read_each(
+    media: Media, sources: Sequence[ClipSource], options: EncodeOptions
+) -> list[Clip | ProblemError | MediaError]:
+    async def read(source: ClipSource) -> Clip | ProblemError | MediaError:
+        try:
+            return await source.read(media, options)
+        except (ProblemError, MediaError) as error:
+            return error
+
+    if all(source.media is None for source in sources):  # nothing waits, so no task is worth its time
+        return [await read(source) for source in sources]
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(read(source)) for source in sources]
+    return [task.result() for task in tasks]
+
+
+def _encoding(plan: EncodePlan, clip: Clip, encoded: Encoded, request_id: str | None, started: float) -> Encoding:
     timing = TimingMeta(
         decode_ms=clip.decode_ms,
         queue_ms=encoded.timing.queue_ms,

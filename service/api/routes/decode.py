@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from service.api.exchange import Exchange
-from service.api.items import Claim, Items, answer_items
+from service.api.items import Claim, Items, answer_items, work_on_each
 from service.api.parsing import CODES, CodesUpload
 from service.api.routes.route import Route
 from service.api.streaming import BodyStream, StreamForm, read_records
@@ -26,7 +26,8 @@ from service.operations.options import DecodeOptions
 async def decode(exchange: Exchange, upload: CodesUpload | Items[EncodeResult], options: DecodeOptions) -> Response:
     """Decode tokens or latents to an image, a video, or raw frames."""
     if isinstance(upload, Items):
-        return await answer_items(exchange, upload, partial(_decode_item, exchange, options))
+        work = partial(work_on_each, partial(_decode_item, exchange, options))
+        return await answer_items(exchange, upload, work)
 
     def accept(plan: DecodePlan) -> None:
         exchange.use(plan.card)

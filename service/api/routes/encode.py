@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
-from typing import Any
 
 from starlette.responses import Response
 
 from media.identify import VIDEO_TYPES
 from service.api.exchange import Exchange
-from service.api.items import Claim, Items, answer_items
+from service.api.items import Claim, Items, Outcome, answer_items
 from service.api.negotiation import accepts_by_name
 from service.api.parsing import ENCODE_MEDIA, MediaUpload
 from service.api.routes.route import INLINE_BYTES, Route
@@ -22,7 +21,7 @@ from service.formats.media_types import MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM
 from service.formats.msgpack import result_map
 from service.formats.records import Record
 from service.operations.clip import ClipSource
-from service.operations.encode import EncodePlan, Encoding
+from service.operations.encode import EncodePlan, Encoding, encode_many
 from service.operations.encode import encode as run
 from service.operations.encode_stream import encode_stream
 from service.operations.options import EncodeOptions
@@ -31,13 +30,14 @@ from service.operations.options import EncodeOptions
 async def encode(exchange: Exchange, upload: MediaUpload | Items[ClipSource], options: EncodeOptions) -> Response:
     """Encode an image or a video to tokens, latents, or both."""
     if isinstance(upload, Items):
-        return await answer_items(exchange, upload, partial(_encode_item, exchange, options))
+        return await answer_items(exchange, upload, partial(_encode_items, exchange, options))
 
     def accept(plan: EncodePlan, positions: int | None) -> None:
         exchange.use(plan.card)
         exchange.choose_codes(plan.want, positions)
 
-    encoded = await _run(exchange, upload.source, options, accept)
+    tiers = (exchange.backend, exchange.media)
+    encoded = await run(*tiers, upload.source, options, exchange.limits, accept, exchange.id, exchange.started)
     rendering = time.perf_counter()
     if encoded.result.nbytes <= INLINE_BYTES and exchange.media_type == MSGPACK:
         data = write_codes(encoded.result, MSGPACK)
@@ -46,24 +46,18 @@ async def encode(exchange: Exchange, upload: MediaUpload | Items[ClipSource], op
     return exchange.respond(data, encoded.card, encoded.decode_ms, encoded.timing, rendering)
 
 
-async def _encode_item(exchange: Exchange, options: EncodeOptions, source: ClipSource, claim: Claim) -> dict[str, Any]:
+async def _encode_items(
+    exchange: Exchange, options: EncodeOptions, sources: Sequence[ClipSource], claim: Claim
+) -> list[Outcome]:
     def accept(plan: EncodePlan, positions: int | None) -> None:
         exchange.use(plan.card)
         claim(positions or 0)
 
-    encoded = await _run(exchange, source, options, accept)
-    exchange.note(encoded.timing, decode=encoded.decode_ms)
-    return result_map(encoded.result)
-
-
-def _run(
-    exchange: Exchange,
-    source: ClipSource,
-    options: EncodeOptions,
-    accept: Callable[[EncodePlan, int | None], None],
-) -> Awaitable[Encoding]:
     tiers = (exchange.backend, exchange.media)
-    return run(*tiers, source, options, exchange.limits, accept, exchange.id, exchange.started)
+    encoded = await encode_many(*tiers, sources, options, exchange.limits, accept, exchange.id, exchange.started)
+    if done := [outcome for outcome in encoded if isinstance(outcome, Encoding)]:
+        exchange.note(done[-1].timing, decode=done[-1].decode_ms)
+    return [result_map(outcome.result) if isinstance(outcome, Encoding) else outcome for outcome in encoded]
 
 
 def stream(

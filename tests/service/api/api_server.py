@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from toy_generators import ToyGenerators
 from service.api.app import create_app
 from service.api.log import configure
 from service.chunks import ChunkInput, ChunkOutput, ClipState
+from service.errors import ProblemError
 from service.flow import Flow
 from service.flow import current as current_flow
 from service.in_process import job_runner, job_store
 from service.jobs.queue import LocalJobQueue
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
-from service.types import Backend, Decoded, Encoded, GeneratorBackend, ModelCard, Size, Timing, Want
+from service.types import Backend, Decoded, Encoded, GeneratorBackend, ModelCard, Size, Timing, Want, encode_each
 
 TIMING = Timing(queue_ms=1.0, compute_ms=2.0, batch_size=1)
 
@@ -69,6 +70,11 @@ class BlockBackend:
         return Encoded(
             self._tokens(latents) if want != "latents" else None, latents if want != "tokens" else None, TIMING
         )
+
+    async def encode_many(
+        self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, *, seconds: float | None = None
+    ) -> Sequence[Encoded | ProblemError]:
+        return await encode_each(self, model, clips, want, seconds)
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         await self._wait()

@@ -18,6 +18,7 @@ import httpx
 
 from model.bundle import load_bundle
 from model.tokenizer.tokenizer import OmniTokenizer
+from service.cluster.ray_environment import HAPROXY_PORTS
 from service.settings import Settings
 from service.types import ModelCard
 
@@ -80,6 +81,11 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def proxy_ports() -> dict[str, str]:
+    """Return variables that give HAProxy's further ports: Ray's own may be taken by a cluster that starts meanwhile."""
+    return {name: str(free_port()) for name in HAPROXY_PORTS}
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:

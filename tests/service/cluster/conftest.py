@@ -13,7 +13,7 @@ import torch
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "api")]
 
 from bad_inputs import LIMITS
-from cluster_service import Service, free_port
+from cluster_service import Service, free_port, proxy_ports
 
 from model.bundle import save_bundle, save_generator
 from model.generator.config import GENERATOR_CONFIGS
@@ -23,9 +23,10 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from service.settings import Settings
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     from service.cluster.app import cluster, deploy
+    from service.cluster.ray_environment import environment
 
     torch.manual_seed(0)
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
@@ -48,12 +49,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         jobs_folder=bundle.parent / "jobs",
         job_lease_seconds=5.0,
     )
-    with cluster(settings, logical_cpus=2, object_bytes=80 * 2**20):
+    with environment(proxy_ports()), cluster(settings, logical_cpus=2, object_bytes=80 * 2**20):
         deploy(settings)
         yield Service(settings, bundle)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def http(service: Service) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=service.url, timeout=60) as client:
         yield client

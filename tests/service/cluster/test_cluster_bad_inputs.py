@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -11,6 +12,8 @@ from api_media import clip, picture
 from api_traps import FileTrap, PortTrap
 from bad_inputs import CASES, MARKER, Target, send
 from cluster_service import Service
+
+CALLERS = 4
 
 
 @pytest.fixture
@@ -28,9 +31,10 @@ def target(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_every_bad_input_gets_its_problem(service: Service, http: httpx.Client, target: Target) -> None:
+    with ThreadPoolExecutor(CALLERS) as callers:
+        answers = callers.map(lambda case: send("127.0.0.1", service.settings.port, case, target), CASES)
     wrong = []
-    for case in CASES:
-        status, headers, body = send("127.0.0.1", service.settings.port, case, target)
+    for case, (status, headers, body) in zip(CASES, answers, strict=True):
         problem = json.loads(body) if headers.get("content-type") == "application/problem+json" else {}
         if (status, problem.get("code")) != (case.status, case.code):
             wrong.append((case.name, (case.status, case.code), status, body[:200]))

@@ -19,7 +19,7 @@ import httpx
 import pytest
 import torch
 from api_media import picture
-from cluster_service import eventually, free_port
+from cluster_service import eventually, free_port, proxy_ports
 
 from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS
@@ -54,7 +54,7 @@ def command(tmp_path: Path) -> Iterator[Command]:
         "OMNITOK_INGRESS_REPLICAS": "1",
         "OMNITOK_MEDIA_WORKERS": "1",
         "OMNITOK_TORCH_THREADS": "1",
-    }
+    } | proxy_ports()
     # the cluster that this process may run has set ports for its own proxy
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     with subprocess.Popen(

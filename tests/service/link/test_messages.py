@@ -58,6 +58,7 @@ REQUESTS = st.builds(
     st.floats(),
     st.binary(min_size=24, max_size=24),
     st.binary(min_size=PACKED_BYTES, max_size=PACKED_BYTES),
+    st.integers(0, 2**16 - 1),
 )
 ANSWERS = st.builds(
     Answer,
@@ -113,7 +114,8 @@ def test_a_request_that_passes_is_inside_the_arena(request: Request) -> None:
         return
     assert request.offset + request.length <= ARENA_BYTES
     assert request.answer_offset + request.answer_length <= ARENA_BYTES
-    assert math.prod(request.shape[:3]) * (request.shape[3] or 1) * ITEM_BYTES[request.content] == request.length
+    each = math.prod(request.shape[:3]) * (request.shape[3] or 1) * ITEM_BYTES[request.content]
+    assert request.items * each == request.length
 
 
 LATENT_CALL = GOOD._replace(
@@ -129,6 +131,8 @@ LATENT_CALL = GOOD._replace(
         GOOD._replace(op=2, answer_offset=4096, answer_length=768),
         LATENT_CALL,
         LATENT_CALL._replace(content=TOKENS, shape=(1, 2, 2, 0), length=16),
+        GOOD._replace(items=3, length=3 * 768),
+        GOOD._replace(items=3, length=3 * 768, want=1, answer_offset=4096, answer_length=3 * 128),
     ],
 )
 def test_a_request_that_fits_passes(request_: Request) -> None:
@@ -148,6 +152,10 @@ def test_a_request_that_fits_passes(request_: Request) -> None:
         {"shape": (1, 16, 17, 3)},
         {"size": (0, 16, 16)},
         {"length": 767},
+        {"items": 0, "length": 0},
+        {"items": 2},
+        {"items": 1025, "length": 1025 * 768},
+        {"items": 2, "length": 2 * 768, "want": 1, "answer_offset": 4096, "answer_length": 128},
         {"offset": ARENA_BYTES - 767},
         {"offset": 2**64 - 1},
         {"answer_length": 1},
