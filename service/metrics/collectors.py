@@ -1,4 +1,4 @@
-"""What the exporter of a node shows: the sums of its processes, its disks, its GPUs, and its own size."""
+"""The metrics of a node's exporter: the sums of its processes, its disks, its GPUs, and its own size."""
 
 from __future__ import annotations
 
