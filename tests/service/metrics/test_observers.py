@@ -1,4 +1,4 @@
-"""What each tier counts, as the exporter shows it."""
+"""The counts of each tier, as the exporter shows it."""
 
 from __future__ import annotations
 
