@@ -13,6 +13,7 @@ import yaml
 from prometheus_tools import needs, tool
 
 from deploy.grafana.generator.__main__ import BOARDS, TARGET, files
+from service.metrics.definitions import METRICS
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "deploy" / "grafana"
@@ -107,6 +108,24 @@ def test_runbooks_name_settings_that_exist() -> None:
     for page in PAGES:
         for name in set(re.findall(r"OMNITOK_\w+", page.read_text())):
             assert f"`{name}`" in settings, (page.name, name)
+
+
+def test_every_metric_of_the_service_is_on_a_dashboard() -> None:
+    shown = {name for path in DASHBOARDS for query in queries(path) for name in re.findall(r"omnitok_\w+", query)}
+    shown |= {re.sub("_(bucket|sum|count)$", "", name) for name in shown}
+    assert not {metric.full_name for metric in METRICS.values()} - shown
+
+
+def test_queries_select_by_labels_that_exist() -> None:
+    labels = {metric.full_name: {*metric.labels, "instance"} for metric in METRICS.values()}
+    rules = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
+    rules += (ROOT / "deploy" / "prometheus" / "recording.yml").read_text()
+    asked = [*(query for path in DASHBOARDS for query in queries(path)), rules]
+    asked += [query for page in PAGES for query in runbook_queries(page)]
+    for name, selector in re.findall(r"(omnitok_\w+)\{([^}]*)\}", "\n".join(asked)):
+        metric = re.sub("_(bucket|sum|count)$", "", name)
+        if metric in labels:  # the others describe the machine, and have no labels of ours
+            assert set(re.findall(r"(\w+)(?:=~|!~|!=|=)", selector)) <= labels[metric] | {"le"}, (name, selector)
 
 
 @needs("promtool")
