@@ -68,6 +68,17 @@ class Settings(BaseSettings):
     ray_metrics_port: int = Field(
         8090, ge=0, le=65535, description="port where Prometheus reads Ray's own metrics; never public"
     )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern="^https?://[^/]+/?$",
+        description='collector of spans by OTLP over HTTP, such as "http://collector:4318"; needs the extra `otlp`',
+    )
+    trace_ratio: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the traces that begin here which go there; a caller's trace says so itself",
+    )
     log: Path | None = Field(
         None, description="pipe or file for the log of requests; none is standard output of `omnitok serve`"
     )

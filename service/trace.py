@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 VERSION = "00"
 PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII | re.DOTALL)
@@ -15,6 +16,9 @@ KEY = r"(?:[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-
 VALUE = r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 MEMBER = re.compile(rf"({KEY})={VALUE}", re.ASCII)
 MAX_MEMBERS, MAX_STATE_CHARACTERS = 32, 512
+
+
+SAMPLED = "01"
 
 
 class TraceContext(NamedTuple):
@@ -59,12 +63,56 @@ class TraceContext(NamedTuple):
         return cls(trace_id, os.urandom(8).hex(), parent_id, flags, _valid_state(states) if states else "")
 
     @property
+    def sampled(self) -> bool:
+        """Return whether its spans are to be exported."""
+        return bool(int(self.flags, 16) & 1)
+
+    def sample(self, ratio: float) -> Self:
+        """Return the span with that share of new traces sampled; one of a caller's trace is as the caller says."""
+        chosen = self.parent_id is None and int(self.trace_id[:8], 16) < ratio * 2**32
+        return self._replace(flags=SAMPLED) if chosen else self
+
+    @property
     def header(self) -> str:
         """Return the value of `traceparent` for a call that this request makes."""
         return f"{VERSION}-{self.trace_id}-{self.span_id}-{self.flags}"
 
 
+class Stage(NamedTuple):
+    """A part of a request.
+
+    Args:
+        name: of its span.
+        begun, ended: on `time.perf_counter`.
+        attributes: of its span.
+        children: its own parts.
+    """
+
+    name: str
+    begun: float
+    ended: float
+    attributes: Mapping[str, Any]
+    children: tuple[Stage, ...] = ()
+
+
 current: ContextVar[TraceContext | None] = ContextVar("trace", default=None)
+stages: ContextVar[list[Stage] | None] = ContextVar("stages", default=None)  # of a request that is sampled
+
+
+def note_stage(name: str, begun: float, **attributes: Any) -> None:
+    """Note a part of the present request that ends now."""
+    if (noted := stages.get()) is not None:
+        noted.append(Stage(name, begun, time.perf_counter(), attributes))
+
+
+def note_batch(begun: float, queue_ms: float, compute_ms: float, **attributes: Any) -> None:
+    """Note a visit to a queue of batches that ends now: the wait, and what the device did."""
+    if (noted := stages.get()) is not None:
+        ended = time.perf_counter()
+        computing = max(begun, ended - compute_ms / 1000)
+        waiting = max(begun, computing - queue_ms / 1000)
+        parts = (Stage("queue", waiting, computing, {}), Stage("gpu", computing, ended, {}))
+        noted.append(Stage("batch", begun, ended, attributes, parts))
 
 
 def packed_trace() -> bytes:

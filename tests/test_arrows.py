@@ -38,6 +38,7 @@ SERVICE = {
     "jobs": {"errors", "flow", "formats", "operations", "settings", "types"},
     "engine": {"chunks", "scheduling", "types"},
     "metrics": {"errors", "jobs", "scheduling", "types"},
+    "tracing": {"trace"},
     "in_process": {"chunks", "errors", "flow", "jobs", "operations", "scheduling", "settings", "types"},
     "keys": {"settings"},
     "api": {
@@ -46,7 +47,7 @@ SERVICE = {
     },
     "cluster": {
         *("api", "chunks", "drain_rate", "engine", "errors", "flow", "in_process", "jobs", "link", "metrics"),
-        *("sandbox", "scheduling", "settings", "stored_answer", "trace", "types"),
+        *("sandbox", "scheduling", "settings", "stored_answer", "trace", "tracing", "types"),
     },
     "client": {"errors", "formats", "types"},
     "bulk": {"chunks", "engine", "errors", "formats", "operations", "scheduling", "settings", "types"},
@@ -75,6 +76,7 @@ KEEPERS = {
     "fastapi": ("service.api.",),
     "starlette": ("service.api.",),
     "prometheus_client": ("service.metrics.",),
+    "opentelemetry": ("service.tracing",),
     "httpx": ("service.client.", "service.cluster.app."),
     "pydantic_settings": ("service.settings",),
     "msgpack": ("service.formats.msgpack",),

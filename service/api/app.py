@@ -14,7 +14,7 @@ from service.api.cors import Cors
 from service.api.direct import DirectRoutes
 from service.api.errors import on_http_exception, on_problem
 from service.api.log import configure
-from service.api.middleware import RequestMiddleware, route_labels
+from service.api.middleware import RequestMiddleware, SpanExporter, route_labels
 from service.api.openapi import REFUSAL, add_security
 from service.api.request_id import RequestId
 from service.api.routes import TOKENIZER_ROUTES, routers
@@ -51,6 +51,7 @@ def create_app(
     replica: str | None = None,
     jobs: JobQueue | None = None,
     keyed: KeyedAnswers | None = None,
+    exporter: SpanExporter | None = None,
 ) -> FastAPI:
     """Return the application of one ingress replica.
 
@@ -63,6 +64,7 @@ def create_app(
         replica: the name of this process in the log.
         jobs: the queue of jobs, which a `Runner` works on; None keeps none.
         keyed: answers by idempotency key; None for those of this process alone.
+        exporter: of spans; None exports nothing.
 
     Raises:
         KeyFileError: the file of keys cannot be used.
@@ -102,7 +104,13 @@ def create_app(
     app.add_middleware(DirectRoutes, routes=TOKENIZER_ROUTES, services=services)
     if settings.keys is not None:
         app.add_middleware(Authentication, keys=KeyRing(settings.keys, settings.ingress_replicas))
-    app.add_middleware(RequestMiddleware, metrics=metrics, labels=route_labels(routes))
+    app.add_middleware(
+        RequestMiddleware,
+        metrics=metrics,
+        labels=route_labels(routes),
+        exporter=exporter,
+        trace_ratio=settings.trace_ratio,
+    )
     if settings.cors_origins:
         app.add_middleware(Cors, origins=settings.cors_origins)
     app.add_middleware(RequestId)  # the last one added is the outermost

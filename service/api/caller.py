@@ -21,6 +21,7 @@ from service.flow import PRIORITIES, Flow
 from service.keys import Budget
 from service.operations.bundles import find_card
 from service.sandbox.pool import MediaPool
+from service.trace import note_batch, note_stage
 from service.types import (
     Backend,
     Decoded,
@@ -32,6 +33,7 @@ from service.types import (
     JobProgress,
     ModelCard,
     Size,
+    Timing,
     Want,
     size_of,
 )
@@ -67,7 +69,10 @@ class CallerBackend:
     ) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3)."""
         await self._charge(model, size_of(pixels))
-        return await self._backend.encode(model, pixels, want, seconds=self._left(seconds))
+        begun = time.perf_counter()
+        encoded = await self._backend.encode(model, pixels, want, seconds=self._left(seconds))
+        _note_batch(begun, model, encoded.timing)
+        return encoded
 
     async def encode_many(
         self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, *, seconds: float | None = None
@@ -79,12 +84,18 @@ class CallerBackend:
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode tokens (t, h, w) or latents (t, h, w, c)."""
         await self._charge(model, size)
-        return await self._backend.decode(model, codes, size, seconds=self._left(seconds))
+        begun = time.perf_counter()
+        decoded = await self._backend.decode(model, codes, size, seconds=self._left(seconds))
+        _note_batch(begun, model, decoded.timing)
+        return decoded
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float | None = None) -> Decoded:
         """Encode and decode uint8 RGB pixels (T, H, W, 3)."""
         await self._charge(model, size_of(pixels))
-        return await self._backend.reconstruct(model, pixels, seconds=self._left(seconds))
+        begun = time.perf_counter()
+        decoded = await self._backend.reconstruct(model, pixels, seconds=self._left(seconds))
+        _note_batch(begun, model, decoded.timing)
+        return decoded
 
     async def encode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Encode the next frames of a clip, once its caller's budget allows it."""
@@ -102,7 +113,10 @@ class CallerBackend:
         deadline = clock() + self._left(seconds)
         while True:
             try:
-                return await call(deadline - clock())
+                begun = time.perf_counter()
+                done = await call(deadline - clock())
+                note_batch(begun, done.queue_ms, done.compute_ms)
+                return done
             except ProblemError as problem:
                 pause = problem.retry_after_seconds or RETRY_SECONDS
                 if problem.code != "overloaded" or clock() + pause > deadline:
@@ -143,7 +157,10 @@ class CallerMedia:
 
     async def decode(self, data: bytes, declared: str | None, options: MediaOptions) -> Frames:
         """Decode a picture or a clip."""
-        return await self._media.decode(data, declared, options, self._caller)
+        begun = time.perf_counter()
+        frames = await self._media.decode(data, declared, options, self._caller)
+        note_stage("media", begun, bytes=len(data))
+        return frames
 
     def stream(
         self, pieces: AsyncIterator[bytes], declared: str | None, options: MediaOptions
@@ -207,7 +224,14 @@ class CallerGenerators:
         if self._budget is not None:
             self._budget.left -= positions
         left = self._deadline.left() if seconds is None else min(seconds, self._deadline.left())
-        return await self._generators.generate(job, on_progress, seconds=left)
+        begun = time.perf_counter()
+        made = await self._generators.generate(job, on_progress, seconds=left)
+        _note_batch(begun, job.model, made.timing)
+        return made
+
+
+def _note_batch(begun: float, model: str, timing: Timing) -> None:
+    note_batch(begun, timing.queue_ms, timing.compute_ms, model=model, size=timing.batch_size)
 
 
 def _add(notes: dict[str, Any], frames: int, positions: int) -> None:

@@ -19,6 +19,7 @@ from service.formats.media_types import EVENT_STREAM
 from service.formats.pixels import amount, pixel_offers
 from service.keys import Budget
 from service.operations.clip import PixelResult
+from service.trace import note_stage
 from service.types import GeneratorCard, ModelCard, Timing, Want
 
 
@@ -168,6 +169,7 @@ class Exchange:
             seed: of a generator's samples.
         """
         render_ms = 1000 * (time.perf_counter() - rendering)
+        note_stage("render", rendering, bytes=len(data))
         self.note(timing, decode=decode_ms, render=render_ms)
         spent = {"decode": decode_ms, "queue": timing.queue_ms, "compute": timing.compute_ms, "render": render_ms}
         timings = ", ".join(f"{name};dur={milliseconds:.2f}" for name, milliseconds in spent.items())

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Route
@@ -15,8 +15,9 @@ from service.api.errors import ClientGoneError, problem_response
 from service.api.log import event
 from service.api.request_id import HEADER
 from service.errors import ProblemError
-from service.trace import TraceContext
+from service.trace import Stage, TraceContext
 from service.trace import current as current_trace
+from service.trace import stages as current_stages
 from service.types import HttpMetrics
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -31,10 +32,20 @@ class RequestMiddleware:
         app: what it wraps.
         metrics: where finished requests are counted; None counts nothing.
         labels: of the application's routes.
+        exporter: of spans; None exports nothing.
+        trace_ratio: share of the traces that begin here which is sampled.
     """
 
-    def __init__(self, app: ASGIApp, metrics: HttpMetrics | None, labels: Collection[str]) -> None:
-        self._app, self._metrics, self._labels = app, metrics, labels
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: HttpMetrics | None,
+        labels: Collection[str],
+        exporter: SpanExporter | None = None,
+        trace_ratio: float = 0.0,
+    ) -> None:
+        self._app, self._labels = app, labels
+        self._observers = Observers(metrics, exporter, trace_ratio)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any ASGI kind."""
@@ -42,16 +53,39 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         route = route_label(scope["path"], self._labels)
-        await _Exchange(self._app, self._metrics, route, scope, receive, send).run()
+        await _Exchange(self._app, self._observers, route, scope, receive, send).run()
+
+
+class SpanExporter(Protocol):
+    """The way of spans to a collector; `tracing.SpanExporter` is one."""
+
+    def export(self, trace: TraceContext, stages: list[Stage], begun: float, fields: Mapping[str, Any]) -> None:
+        """Export a request that is over.
+
+        Args:
+            trace: its place.
+            stages: noted while it ran.
+            begun: on `time.perf_counter`.
+            fields: of its line in the log.
+        """
+
+
+class Observers(NamedTuple):
+    """The receivers of what a request was, besides the log; see `RequestMiddleware`."""
+
+    metrics: HttpMetrics | None
+    exporter: SpanExporter | None
+    trace_ratio: float
 
 
 class _Exchange:
     """One request and its answer."""
 
     def __init__(
-        self, app: ASGIApp, metrics: HttpMetrics | None, route: str, scope: Scope, receive: Receive, send: Send
+        self, app: ASGIApp, observers: Observers, route: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        self._app, self._metrics, self._route = app, metrics, route
+        self._app, self._route = app, route
+        self._metrics, self._exporter, trace_ratio = observers
         self._scope, self._receive, self._send = scope, receive, send
         self._started = time.perf_counter()
         self._bytes_in = self._bytes_out = 0
@@ -59,7 +93,12 @@ class _Exchange:
         headers = Headers(scope=scope)
         self._id = headers[HEADER]
         self._trace = TraceContext.join(headers.getlist("traceparent"), headers.getlist("tracestate"))
+        self._stages: list[Stage] | None = None
+        if self._exporter is not None:
+            self._trace = self._trace.sample(trace_ratio)
+            self._stages = [] if self._trace.sampled else None
         current_trace.set(self._trace)
+        current_stages.set(self._stages)
         self._notes: dict[str, Any] = {}
         # A server may share one state among requests; this request gets its own.
         mine = {"request_id": self._id, "started": self._started, "notes": self._notes}
@@ -109,7 +148,10 @@ class _Exchange:
                 "bytes_in": self._bytes_in,
                 "bytes_out": self._bytes_out,
             }
-            event(logging.INFO, "request", {key: value for key, value in fields.items() if value is not None})
+            fields = {key: value for key, value in fields.items() if value is not None}
+            event(logging.INFO, "request", fields)
+            if self._exporter is not None and self._stages is not None:
+                self._exporter.export(self._trace, self._stages, self._started, fields)
 
     async def _count_in(self) -> Message:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import logging
 import os
@@ -46,6 +47,7 @@ START_SECONDS = 180.0
 OWNER_SHUTDOWN_SECONDS = 5.0  # the next owner of the jobs waits for the lock of this one
 OWNER_STARTS = 20  # on a busy machine too
 FOLDER_PARENT_BYTES = 10  # HAProxy's sockets have 97, of which Ray's node id and the names of files take the rest
+OTLP_MODULE = "opentelemetry.exporter.otlp.proto.http"
 LOST_STATUS = 70  # EX_SOFTWARE, so that a supervisor tells it from a refusal to start
 
 
@@ -61,9 +63,11 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
         folder: where a process of this machine asks the ingress replicas to drain; see `drain`.
 
     Raises:
-        StartError: a bundle folder is missing.
+        StartError: a bundle folder is missing, or a package that a setting needs.
     """
     settings = _find_bundles(settings)
+    if settings.otlp_endpoint is not None and importlib.util.find_spec(OTLP_MODULE) is None:
+        raise StartError("OMNITOK_OTLP_ENDPOINT needs OpenTelemetry's exporter. Install `omnitok[otlp]`.")
     if (jobs_folder := settings.jobs_folder or (folder and folder / "jobs")) is not None:
         settings = settings.model_copy(update={"jobs_folder": jobs_folder.resolve()})  # replicas may run elsewhere
     gpus = _gpus_wanted(settings)

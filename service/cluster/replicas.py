@@ -7,7 +7,7 @@ import itertools
 import math
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,9 @@ from service.sandbox.pool import MediaPool
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
 from service.types import Decoded, Encoded, ModelCard, Op, Size, Want, encode_each
+
+if TYPE_CHECKING:
+    from service.tracing import SpanExporter
 
 REPORT_SECONDS = 0.5  # the pool and the link keep their own counts, which cost nothing
 CALLS_PER_REPLICA = 2  # for each shape: one computes while the next arrives
@@ -273,6 +276,7 @@ class Ingress:
         self._generators = None if generators is None else RayGeneratorBackend(generators, settings, self._metrics)
         self._jobs = None if jobs is None else RayJobQueue(jobs, settings, self._metrics)
         self._runner: Runner | None = None
+        self._exporter: SpanExporter | None = None
 
     async def __serve_build_asgi_app__(self) -> Any:
         """Return the application that Ray Serve serves from this replica."""
@@ -285,7 +289,12 @@ class Ingress:
             self._runner = job_runner(self._jobs, self._backend, self._generators, self._media, self._settings)
             self._runner.start()
         tiers = (self._backend, self._media, self._settings, self._metrics, self._generators)
-        app = create_app(*tiers, self._node.replica or None, self._jobs, RayKeyedAnswers(self._settings))
+        replica = self._node.replica or None
+        if (endpoint := self._settings.otlp_endpoint) is not None:
+            from service.tracing import otlp_exporter  # of an extra
+
+            self._exporter = otlp_exporter(endpoint, replica)
+        app = create_app(*tiers, replica, self._jobs, RayKeyedAnswers(self._settings), self._exporter)
         self._replays = app.state.services.replays
         self._reporter = asyncio.create_task(self._report())
         self._gate = Gate(app, self._folder, self._settings.drain_notice_seconds)
@@ -304,6 +313,8 @@ class Ingress:
             await self._link.close()
             self._directory.close()
         await self._media.stop()
+        if self._exporter is not None:
+            await asyncio.to_thread(self._exporter.close)
 
     async def _report(self) -> None:
         while True:

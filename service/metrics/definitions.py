@@ -37,7 +37,8 @@ def exponential(first: float, last: float, factor: float = BUCKET_FACTOR) -> tup
     return tuple(bounds)
 
 
-SECONDS = exponential(0.001, DEADLINE_SECONDS)
+OBJECTIVE_SECONDS = (1.0, 5.0, 10.0, 60.0)  # bounds that rules may name; deploy/prometheus/recording.yml counts by them
+SECONDS = tuple(sorted({*exponential(0.001, DEADLINE_SECONDS), *OBJECTIVE_SECONDS}))
 STEP_SECONDS = exponential(0.0001, 5.0)
 BATCH_SIZES = tuple(float(2**power) for power in range(8))
 RATIOS = tuple(round(0.05 * part, 2) for part in range(1, 21))
@@ -86,7 +87,7 @@ def _by_replica(name: str, help: str) -> Metric:
 
 
 ROUTES = (*WORK_ROUTES, OTHER_ROUTE)
-STATUSES = sorted({"200", str(CLIENT_CLOSED), *(str(status) for status, _ in PROBLEMS.values())})
+STATUSES = sorted({"200", "202", str(CLIENT_CLOSED), *(str(status) for status, _ in PROBLEMS.values())})
 
 METRICS: dict[str, Metric] = {
     metric.name: metric

@@ -19,6 +19,7 @@ from toy_generators import ToyGenerators
 
 from service.api.app import create_app
 from service.api.log import configure
+from service.api.middleware import SpanExporter
 from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.errors import ProblemError
 from service.flow import Flow
@@ -172,7 +173,11 @@ class Server:
     """A running server under test; other tiers than the usual ones may be given."""
 
     def __init__(
-        self, settings: Settings, backend: Backend | None = None, generators: GeneratorBackend | None = None
+        self,
+        settings: Settings,
+        backend: Backend | None = None,
+        generators: GeneratorBackend | None = None,
+        exporter: SpanExporter | None = None,
     ) -> None:
         self.backend, self.counts = BlockBackend(), Counts()
         self.generators = ToyGenerators(VQ, VAE)
@@ -181,7 +186,7 @@ class Server:
         self._folder = tempfile.TemporaryDirectory()
         self.jobs = LocalJobQueue(job_store(settings, settings.jobs_folder or Path(self._folder.name)))
         tiers = backend or self.backend, generators or self.generators
-        app = create_app(tiers[0], self.media, settings, self.counts, tiers[1], jobs=self.jobs)
+        app = create_app(tiers[0], self.media, settings, self.counts, tiers[1], jobs=self.jobs, exporter=exporter)
         configure(Path(os.devnull))  # pytest's own lines stay legible
         config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
         self._uvicorn = uvicorn.Server(config)

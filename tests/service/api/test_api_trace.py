@@ -50,6 +50,14 @@ def test_without_a_valid_parent_a_trace_begins(parents: Sequence[str]) -> None:
     assert TraceContext.join([trace.header], []).trace_id == trace.trace_id != TRACE
 
 
+def test_traces_that_begin_here_are_sampled_by_their_share() -> None:
+    begun = [TraceContext.begin() for _ in range(400)]
+    assert sum(trace.sample(0.25).sampled for trace in begun) == pytest.approx(100, abs=60)
+    assert all(trace.sample(1.0).sampled and not trace.sample(0.0).sampled for trace in begun)
+    assert not TraceContext.join([f"00-{TRACE}-{SPAN}-00"], []).sample(1.0).sampled
+    assert TraceContext.join([PARENT], []).sample(0.0).sampled
+
+
 @pytest.mark.parametrize(
     ("states", "kept"),
     [

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "api")]
+sys.path += [str(Path(__file__).parents[2] / "deploy"), str(Path(__file__).parents[3])]
 
 from bad_inputs import LIMITS
 from cluster_service import Service, free_port, proxy_ports
