@@ -102,7 +102,7 @@ export function startGenerate(root, cards, { link, showProblem, hideProblem, rec
     const type = pixels.media_type;
     const blob = blobOf(pixels.data, type);
     const url = URL.createObjectURL(blob);
-    const label = `${name ?? "sample"}, seed ${seed}`;
+    const label = `${name ?? "sample"}, seed ${seed}, number ${index + 1}`;
     const figure = document.createElement("figure");
     if (type.startsWith("video/")) {
       const video = Object.assign(document.createElement("video"), { src: url, loop: true, muted: true, controls: true, playsInline: true });
@@ -113,7 +113,7 @@ export function startGenerate(root, cards, { link, showProblem, hideProblem, rec
       figure.append(Object.assign(document.createElement("img"), { src: url, alt: label }));
     }
     const caption = document.createElement("figcaption");
-    const filename = `${label.replace(/[^\w]+/g, "-")}-${index}.${type.split("/")[1]}`;
+    const filename = `${label.replace(/[^\w]+/g, "-")}.${type.split("/")[1]}`;
     const save = Object.assign(document.createElement("a"), { href: url, download: filename, textContent: "Save" });
     const inspect = Object.assign(document.createElement("button"), { type: "button", className: "quiet", textContent: "See its codes" });
     inspect.addEventListener("click", () => reconstruct(new File([blob], filename, { type })));

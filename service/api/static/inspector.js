@@ -70,12 +70,18 @@ export class Inspector {
     else this.showLatent(result, position, row, column);
   }
 
+  named(row, column) {
+    const { grid } = this.viewer.result;
+    const time = grid[0] > 1 ? `latent frame ${this.viewer.latentFrame + 1} of ${grid[0]}, ` : "";
+    return `${time}row ${row + 1}, column ${column + 1}`;
+  }
+
   showToken({ card, codebook, tokens }, position, row, column) {
     const code = tokens[position];
     const uses = tokens.reduce((sum, other) => sum + (other === code), 0);
     this.panel.querySelector("h2").textContent = `Code ${code}`;
     this.panel.querySelector(".where").textContent =
-      `row ${row + 1}, column ${column + 1}; ${uses === 1 ? "used once" : `used ${uses} times`} of ${tokens.length}`;
+      `${this.named(row, column)}; ${uses === 1 ? "used once" : `used ${uses} times`} of ${tokens.length}`;
     this.panel.querySelector(".values").hidden = true;
     this.panel.querySelector(".near").hidden = this.panel.querySelector(".alone").hidden = false;
     if (code === this.code) return;
@@ -113,7 +119,7 @@ export class Inspector {
   showLatent({ card, latents }, position, row, column) {
     const width = card.latent_channels;
     this.panel.querySelector("h2").textContent = `${width} numbers`;
-    this.panel.querySelector(".where").textContent = `row ${row + 1}, column ${column + 1}`;
+    this.panel.querySelector(".where").textContent = this.named(row, column);
     this.panel.querySelector(".near").hidden = this.panel.querySelector(".alone").hidden = true;
     const values = this.panel.querySelector(".values");
     values.hidden = false;

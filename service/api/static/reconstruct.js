@@ -104,14 +104,16 @@ export function startReconstruct(root, cards, { link, showProblem, hideProblem }
         return part;
       }),
     );
+    const lines = [
+      ...STAGES.map((name) => [name, timing[name] ?? 0, name]),
+      ["in the service", total],
+      ["round trip", elapsed],
+    ];
     find(".timing ul").replaceChildren(
-      ...[
-        ...STAGES.map((name) => [name, timing[name] ?? 0]),
-        ...[["in the service", total], ["until it was here", elapsed]],
-      ].map(([name, milliseconds]) => {
+      ...lines.map(([text, milliseconds, stage]) => {
         const item = document.createElement("li");
-        item.dataset.stage = name;
-        item.textContent = `${name} ${milliseconds.toFixed(1)} ms`;
+        if (stage) item.dataset.stage = stage;
+        item.textContent = `${text} ${milliseconds.toFixed(1)} ms`;
         return item;
       }),
     );
