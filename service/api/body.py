@@ -33,6 +33,10 @@ GZIP_NAMES = ("gzip", "x-gzip")
 GZIP_BITS = 31  # zlib's name for a gzip header and the largest window
 INFLATED_BYTES = 2**20  # of one step, between which other requests are served and the limits are checked
 
+MAX_LENGTH_DIGITS = 18
+# A connection costs more than this. HAProxy sends what it has in one piece, so hardly anybody takes the time.
+DISCARDED_BYTES, DISCARD_SECONDS = 2**18, 0.5
+
 T = TypeVar("T")
 
 
@@ -143,13 +147,10 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
     packed = is_gzip(request)
     content_type = content_type_of(request, kind.types)
     cap = byte_cap(content_type.media_type, limits, kind.unlabelled_bytes(limits))
-    declared = request.headers.get("content-length")
-    if declared is not None:
-        if not (declared.isascii() and declared.isdecimal() and len(declared) <= 18):
-            raise ProblemError("bad-header", "Content-Length must be a number of bytes, in decimal digits.")
-        if int(declared) > cap:
-            raise _too_large(cap, int(declared))
-        place.expect(int(declared))
+    declared = declared_bytes(request)
+    if declared > cap:
+        raise _too_large(cap, declared)
+    place.expect(declared)
     data, size = io.BytesIO(), 0
     clock = asyncio.get_running_loop().time
     started = clock()
@@ -186,6 +187,29 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
     if not size and not kind.optional:
         raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")
     return Body(content_type, data.getvalue())
+
+
+def declared_bytes(request: Request) -> int:
+    """Return the size of a body by its header, 0 without one.
+
+    Raises:
+        ProblemError: `bad-header`.
+    """
+    declared = request.headers.get("content-length", "0")
+    if not (declared.isascii() and declared.isdecimal() and len(declared) <= MAX_LENGTH_DIGITS):
+        raise ProblemError("bad-header", "Content-Length must be a number of bytes, in decimal digits.")
+    return int(declared)
+
+
+async def discard_body(request: Request) -> None:
+    """Read the body of a refused request where it is small, and keep none of it: its connection can be used again."""
+    if not 0 < declared_bytes(request) <= DISCARDED_BYTES:
+        return
+    with contextlib.suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            async for _ in request.stream():
+                pass
+            request.state.body_read = True
 
 
 def is_gzip(request: Request) -> bool:

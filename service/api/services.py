@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.api.admission import Admission
+from service.api.recent_refusals import RecentRefusals
 from service.api.replay import AnswerCache, Replays
 from service.jobs.queue import JobQueue, NoJobQueue
 from service.sandbox.pool import MediaPool
@@ -37,6 +38,7 @@ class Services:
     keyed: KeyedAnswers | None = None
     admission: Admission = field(init=False)
     replays: Replays = field(init=False)
+    refusals: RecentRefusals = field(init=False, default_factory=RecentRefusals)
 
     def __post_init__(self) -> None:
         settings = self.settings

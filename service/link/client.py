@@ -145,11 +145,9 @@ class LinkClient:
         outcomes = await asyncio.gather(*(self._encode(model, group, want, seconds) for group in groups))
         return cast(list[Encoded | ProblemError], [outcome for group in outcomes for outcome in group])
 
-    async def _encode(
-        self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, seconds: float
-    ) -> list[Outcome]:
-        card = self._require(model)
-        return await self._call(card, "encode", PIXELS, clips, size_of(clips[0]), seconds, WANTS.index(want))
+    async def _encode(self, model: str, clips: Sequence[NDArray[Any]], want: Want, seconds: float) -> list[Outcome]:
+        card, size = self._require(model), size_of(clips[0])
+        return await self._call(card, "encode", PIXELS, clips, size, seconds, WANTS.index(want))
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float) -> Decoded:
         """Decode tokens (t, h, w) or latents (t, h, w, c), cropped to `size`; errors as `encode`."""

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from media.identify import IMAGE_TYPES, MEDIA_TYPES
-from service.api.body import Body, BodyKind, read_body, while_connected
+from service.api.body import ALIASES, Body, BodyKind, declared_bytes, read_body, while_connected
 from service.api.caller import caller_of, flow_of
 from service.api.deadline import Deadline
 from service.api.event_stream import EventStream
@@ -22,9 +22,10 @@ from service.api.exchange import Exchange
 from service.api.negotiation import parse_accept
 from service.api.openapi import describe
 from service.api.query import parse_options
-from service.api.replay import prefers_async
+from service.api.replay import IDEMPOTENCY_HEADER, prefers_async
 from service.api.services import Services, services_of
 from service.api.streaming import StreamForm, answer_stream
+from service.errors import ProblemError
 from service.flow import current as current_flow
 from service.formats.media_types import MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM
 from service.operations.options import RouteOptions
@@ -86,7 +87,7 @@ class Route:
         return describe(self.takes, self.options if self.in_query else None, gives, self.as_job)
 
     async def answer(self, request: Request, services: Services) -> Response:
-        """Answer a request.
+        """Answer a request. Full queues refuse before its body is read where they can know.
 
         Raises:
             ProblemError, MediaError: for anything wrong with the request, and for what the service cannot do now.
@@ -98,9 +99,13 @@ class Route:
         if self.stream is not None and self.stream.applies(request):
             return await answer_stream(request, services, self.stream, self.options)
         deadline = Deadline.of(request, self.seconds(services.settings))
-        with ExitStack() as stack:
-            if request.headers.get("content-type", "").partition(";")[0].strip().lower() in MEDIA_TYPES:
+        kind, size = (current_flow.get(), self.path), declared_bytes(request)
+        if not self._may_be_known(request, services):
+            services.refusals.check(kind, size)
+            media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if ALIASES.get(media_type, media_type) in MEDIA_TYPES:
                 services.media.check_load(caller_of(request))
+        with ExitStack() as stack:
             place = stack.enter_context(services.admission.receiving())
             body = await read_body(request, self.takes, limits, place, deadline)
 
@@ -115,10 +120,19 @@ class Route:
             # The store of jobs remembers the keys of submissions by itself.
             keyed = not (self.only_jobs or (self.as_job and prefers_async(request)))
             answer = services.replays.answer(request, body, self.pure, keyed, deadline.seconds, work)
-            response = await while_connected(request, deadline.hold(answer))
+            try:
+                response = await while_connected(request, deadline.hold(answer))
+            except ProblemError as problem:
+                services.refusals.note(kind, size, problem)
+                raise
             if isinstance(response, EventStream):  # its work goes on, and may hold the body
                 response.release = stack.pop_all().close
             return response
+
+    def _may_be_known(self, request: Request, services: Services) -> bool:
+        """Return whether the answer may be there already, so that a full queue does not matter."""
+        cached = self.pure and services.replays.cache is not None
+        return cached or IDEMPOTENCY_HEADER in request.headers
 
 
 async def _parse(kind: BodyKind, body: Body, limits: Limits) -> Any:

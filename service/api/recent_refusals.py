@@ -1,0 +1,58 @@
+"""Refusals that are given again for a moment, before the next body of the same kind is read."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+
+from service.errors import ProblemError
+
+PAUSE_SHARE, PAUSE_MAX_SECONDS = 0.05, 0.1  # of the time after which the refusal says to come back
+SIMILAR = 0.5  # times the bytes of a body that was refused: smaller ones may still be taken
+MAX_KINDS = 1024  # names of callers come from outside
+
+
+class RecentRefusals:
+    """The last refusals for full queues, by kind of request.
+
+    A body that is read, parsed and copied to a queue that refuses it costs as much as one that is answered. In a
+    twentieth of the time that a refusal names, its queue drains by a twentieth, so the device never waits.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: OrderedDict[Hashable, tuple[ProblemError, int, float]] = OrderedDict()
+
+    def check(self, kind: Hashable, size: int) -> None:
+        """Refuse a request before its body is read, where its like has just been refused.
+
+        Args:
+            kind: its caller, its priority and its path.
+            size: of its body in bytes, 0 if that is not known.
+
+        Raises:
+            ProblemError: `overloaded`.
+        """
+        found = self._last.get(kind)
+        if found is None:
+            return
+        problem, refused, until = found
+        if self._clock() >= until:
+            del self._last[kind]
+        elif size >= SIMILAR * refused:
+            raise replace(problem)
+
+    def note(self, kind: Hashable, size: int, problem: ProblemError) -> None:
+        """Remember a refusal for a full queue; arguments as for `check`."""
+        if problem.code != "overloaded" or problem.retry_after_seconds is None or not size:
+            return
+        pause = min(PAUSE_MAX_SECONDS, PAUSE_SHARE * problem.retry_after_seconds)
+        self._last[kind] = problem, size, self._clock() + pause
+        self._last.move_to_end(kind)
+        if len(self._last) > MAX_KINDS:
+            self._last.popitem(last=False)

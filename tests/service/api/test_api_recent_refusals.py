@@ -1,0 +1,88 @@
+"""A full queue refuses the like of what it refused a moment ago before the body is read, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+from collections.abc import Iterator
+
+import pytest
+from api_media import scene
+from api_server import Server
+
+from service.api.recent_refusals import RecentRefusals
+from service.errors import ProblemError
+from service.formats.media_types import MSGPACK
+from service.formats.msgpack import pack
+from service.formats.tensors import pack_tensor
+from service.settings import Settings
+
+FULL = ProblemError("overloaded", "The queue is full.", 1, 2, [], 2.0)
+LARGE, SMALL = (pack({"array": pack_tensor(scene(1, side, side))}) for side in (64, 16))
+
+
+def test_the_like_is_refused_for_a_moment() -> None:
+    now = 0.0
+    refusals = RecentRefusals(lambda: now)
+    refusals.check("kind", 1000)
+    refusals.note("kind", 1000, FULL)
+    with pytest.raises(ProblemError) as again:
+        refusals.check("kind", 500)
+    assert again.value == FULL
+    assert again.value is not FULL, "each request has its own"
+    refusals.check("kind", 499)
+    refusals.check("another", 1000)
+    now = 0.1
+    refusals.check("kind", 1000)
+
+
+@pytest.mark.parametrize(
+    "problem", [ProblemError("overloaded", "Full."), ProblemError("gpu-memory", "No.", retry_after_seconds=2.0)]
+)
+def test_other_refusals_are_not_given_again(problem: ProblemError) -> None:
+    refusals = RecentRefusals(lambda: 0.0)
+    refusals.note("kind", 1000, problem)
+    refusals.note("unknown size", 0, FULL)
+    refusals.check("kind", 1000)
+    refusals.check("unknown size", 0)
+
+
+def test_callers_without_end_are_forgotten() -> None:
+    refusals = RecentRefusals(lambda: 0.0)
+    for caller in range(5000):
+        refusals.note(caller, 1000, FULL)
+    refusals.check(0, 1000)
+    with pytest.raises(ProblemError):
+        refusals.check(4999, 1000)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("PAUSE_SHARE", "PAUSE_MAX_SECONDS"):
+        monkeypatch.setattr(f"service.api.recent_refusals.{name}", 60.0)
+
+    async def refuse() -> None:
+        await asyncio.sleep(0)
+        raise FULL
+
+    with Server(Settings()) as server:
+        server.backend.stall = refuse
+        yield server
+
+
+def test_the_queue_is_not_asked_again(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+
+    def post(body: bytes, **headers: str) -> int:
+        connection.request("POST", "/encode", body, {"Content-Type": MSGPACK} | headers)
+        answer = connection.getresponse()
+        assert b"The queue is full." in answer.read()
+        assert answer.headers["Retry-After"] == "2"
+        assert answer.headers["Connection"] != "close", "it can be used again"
+        return server.backend.calls
+
+    assert post(LARGE) == 1
+    assert post(LARGE) == 1
+    assert post(SMALL) == 2, "it may still be taken"
+    assert post(LARGE, **{"X-Request-Priority": "bulk"}) == 3
+    assert post(LARGE, **{"Idempotency-Key": "one"}) == 4, "its answer might be there"
