@@ -239,7 +239,7 @@ def test_what_stops_a_run_is_said_in_one_sentence(files: Path, whole: Path, tmp_
     out = tmp_path / "out"
     cases: list[tuple[list[object], str]] = [
         (["--resume"], "holds no run to resume"),
-        (["--stage", "joint"], "begins from a bundle or from the stage before it, image"),
+        (["--stage", "joint"], "begins from a bundle or from stage image"),
         (["--stage", "video"], "known are image, joint, kl"),
         (["--from", tmp_path / "nothing"], "is not a bundle"),
         (["--log-every", "0"], "--log-every must be positive"),

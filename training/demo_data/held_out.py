@@ -6,7 +6,6 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
-import av
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -77,6 +76,8 @@ def camera_clips(paths: list[Path], size: int, frames: int) -> tuple[NDArray[np.
     Raises:
         TrainingError: a recording cannot be read or is shorter than a window.
     """
+    import av  # machines that build the training sets alone need no decoder
+
     clips, labels = [], []
     for label, path in enumerate(paths):
         try:

@@ -26,21 +26,47 @@ PROCGEN = (
 )
 
 
-def debian_package(name: str, cache: Path) -> Path:
+DEBIAN = "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian {release} main"
+
+
+def debian_package(name: str, cache: Path, release: str | None = None) -> Path:
     """Return the folder with the unpacked files of a Debian package, fetched by apt where the cache lacks it.
+
+    Args:
+        name: of the package.
+        cache: folder of downloads.
+        release: of Debian, whose lists are fetched into the cache; the machine's own sources if None.
 
     Raises:
         TrainingError: apt or dpkg is missing or failed.
     """
-    folder = cache / "debian" / name
+    folder = cache / "debian" / (name if release is None else f"{name}@{release}")
     if not folder.is_dir():
+        apt = ["apt-get", "-q"] if release is None else _apt_of(release, cache)
         with _unpacking(folder) as scratch:
-            _run(["apt-get", "-q", "download", name], scratch)
+            _run([*apt, "download", name], scratch)
             archives = list(scratch.glob("*.deb"))
             if len(archives) != 1:
                 raise TrainingError(f"apt-get download {name} left {len(archives)} archives in {scratch}")
             _run(["dpkg", "-x", archives[0].name, "files"], scratch)
     return folder
+
+
+def _apt_of(release: str, cache: Path) -> list[str]:
+    """Return the command of apt with the lists of another release, which leave those of the machine alone."""
+    folder = cache.resolve() / "apt" / release
+    options = {
+        "Dir::Etc::sourcelist": folder / "sources.list", "Dir::Etc::sourceparts": "-",
+        "Dir::State::Lists": folder / "lists", "Dir::Cache": folder / "cache",
+    }  # fmt: skip
+    apt = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in options.items())]
+    if not folder.is_dir():
+        with _unpacking(folder) as scratch:
+            (scratch / "files" / "lists" / "partial").mkdir(parents=True)
+            (scratch / "files" / "cache").mkdir()
+            (scratch / "files" / "sources.list").write_text(DEBIAN.format(release=release) + "\n")
+        _run([*apt, "update"], folder)
+    return apt
 
 
 def unzipped(archive: Path) -> Path:

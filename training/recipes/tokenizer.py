@@ -106,6 +106,7 @@ class Stage(BaseStage):
 
     Args:
         head: between encoder and decoder: "vq" (equation 1) or "vae" (equation 2). It computes in float32 always.
+        after: name of the stage whose weights it takes over; the one before it if None.
         resolutions: sides of the squares in pixels, one of which is drawn for each step.
         clip_resolutions: the same for clips, where the data has smaller ones; none for `resolutions`.
         base_resolution: where the batch sizes hold. Another resolution r has (base_resolution / r)^2 times the items,
@@ -122,6 +123,7 @@ class Stage(BaseStage):
     """
 
     head: Literal["vq", "vae"]
+    after: str | None = None
     resolutions: tuple[int, ...] = (256,)
     clip_resolutions: tuple[int, ...] = ()
     base_resolution: int = 256
@@ -185,7 +187,7 @@ class Recipe:
 
     Args:
         tokenizer: the geometry, with the VQ head; a VAE stage has as many latent channels as a code has dimensions.
-        stages: in the order of training; each takes over the weights of the one before.
+        stages: in the order of training; each takes over the weights of an earlier one.
         seed: of weights, data and draws.
         licence: of the weights, where the recipe has data of its own; None where that is for the data's owner to say.
 
@@ -205,7 +207,9 @@ class Recipe:
         if not names or len(set(names)) < len(names):
             raise TrainingError(f"a recipe has stages of different names, not {names}")
         patch, temporal = self.tokenizer.patch, self.tokenizer.temporal_patch
-        for stage in self.stages:
+        for index, stage in enumerate(self.stages):
+            if stage.after is not None and stage.after not in names[:index]:
+                raise TrainingError(f"stage {stage.name} begins after {stage.after!r}, not one of {names[:index]}")
             resolutions = (*stage.resolutions, *stage.clip_resolutions, stage.base_resolution)
             if wrong := [resolution for resolution in resolutions if resolution % patch]:
                 raise TrainingError(f"stage {stage.name}: resolutions {wrong} are not multiples of the patch {patch}")
@@ -222,6 +226,13 @@ class Recipe:
             if stage.name == name:
                 return stage
         raise TrainingError(f"there is no stage {name!r}; known are {', '.join(stage.name for stage in self.stages)}")
+
+    def before(self, stage: Stage) -> Stage | None:
+        """Return the stage whose weights a stage takes over; None for the first."""
+        if stage.after is not None:
+            return self.stage(stage.after)
+        index = self.stages.index(stage)
+        return self.stages[index - 1] if index else None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON gives it back: tuples are lists."""
@@ -241,17 +252,33 @@ def _without_tuples(value: Any) -> Any:
 
 
 def _demo() -> Recipe:
-    """Build the recipe of the demo bundles: a small causal tokenizer, minutes on one GPU for each stage."""
+    """Build the recipe of the demo bundles: a small causal tokenizer, minutes on one or two GPUs for each stage.
+
+    `long` ends in the exact VQ bundle, from which both `sharp` and the VAE of `kl` begin.
+    """
     image = Stage(
         name="image", head="vq", steps=3_000, image_batch_size=96, resolutions=(128,), base_resolution=128,
-        batch_multiple=2, learning_rate=8e-4, unquantized_steps=300, losses=LossWeights(l2=20.0, l1=2.0),
+        batch_multiple=4, learning_rate=8e-4, unquantized_steps=300, losses=LossWeights(l2=20.0, l1=2.0),
     )  # fmt: skip
     joint = replace(
-        image, name="joint", steps=16_000, clip_batch_size=16, resolutions=(64, 128, 256), clip_resolutions=(128,),
+        image, name="joint", steps=14_000, clip_batch_size=16, resolutions=(64, 128, 256), clip_resolutions=(128,),
         unquantized_steps=0,
     )  # fmt: skip
-    kl = replace(joint, name="kl", head="vae", steps=6_000, learning_rate=4e-4)
-    return Recipe(CONFIGS["demo"], (image, joint, kl), licence="Apache-2.0")
+    long = replace(joint, name="long", steps=24_000, image_batch_size=192, clip_batch_size=24, frames=33)
+    alone = replace(long, image_batch_size=96, clip_batch_size=12)  # the batch of one of the two GPUs
+    sharp = replace(
+        alone, name="sharp", steps=8_000, learning_rate=3e-4, warmup_steps=200,
+        losses=LossWeights(
+            l2=20.0, l1=2.0, perceptual=0.1, perceptual_network="vgg",
+            image_adversarial=0.02, video_adversarial=0.02, feature_matching=0.5,
+        ),
+        discriminators=Discriminators(start=500),
+    )  # fmt: skip
+    kl = replace(
+        alone, name="kl", head="vae", after="long", steps=24_000, learning_rate=6e-4, warmup_steps=200,
+        losses=replace(long.losses, kl=1e-7),
+    )  # fmt: skip
+    return Recipe(CONFIGS["demo"], (image, joint, long, sharp, kl), licence="Apache-2.0")
 
 
 def _paper() -> Recipe:

@@ -99,9 +99,9 @@ class TokenizerTask:
         """Load the start of a stage: its own checkpoint, a bundle, the stage before it, or random weights."""
         recipe, bundle = _tokenizer_recipe(run), self.bundle if first else None
         config = with_head(recipe.tokenizer, stage.head)
-        index = recipe.stages.index(stage)
+        before = recipe.before(stage)
         torch.manual_seed(recipe.seed)
-        if run.has_begun(stage) or (index == 0 and bundle is None):
+        if run.has_begun(stage) or (before is None and bundle is None):
             if not run.has_begun(stage) and self.source is not None:
                 raise TrainingError(f"{run.out} was begun from bundle {self.source[:12]}: name it again")
             return StageStart(OmniTokenizer(config).to(device))
@@ -113,11 +113,10 @@ class TokenizerTask:
                 history=(f"begun from the bundle {bundle.name}, {bundle.hash[:12]}",),
             )
         else:
-            before = recipe.stages[index - 1]
+            assert before is not None
             if not run.is_done(before):
                 raise TrainingError(
-                    f"stage {stage.name} begins from a bundle or from the stage before it, {before.name}, which "
-                    f"{run.out} has not done"
+                    f"stage {stage.name} begins from a bundle or from stage {before.name}, which {run.out} has not done"
                 )
             source = OmniTokenizer(with_head(recipe.tokenizer, before.head))
             checkpoint = read_checkpoint(run.folder(before), recipe.to_dict(), before.name, TrainingStep.state_keys)
