@@ -106,7 +106,7 @@ class Stage(BaseStage):
 
     Args:
         head: between encoder and decoder: "vq" (equation 1) or "vae" (equation 2). It computes in float32 always.
-        after: name of the stage whose weights it takes over; the one before it if None.
+        after: name of the stage whose weights it takes over; the one before it if empty.
         resolutions: sides of the squares in pixels, one of which is drawn for each step.
         clip_resolutions: the same for clips, where the data has smaller ones; none for `resolutions`.
         base_resolution: where the batch sizes hold. Another resolution r has (base_resolution / r)^2 times the items,
@@ -123,7 +123,7 @@ class Stage(BaseStage):
     """
 
     head: Literal["vq", "vae"]
-    after: str | None = None
+    after: str = ""
     resolutions: tuple[int, ...] = (256,)
     clip_resolutions: tuple[int, ...] = ()
     base_resolution: int = 256
@@ -208,7 +208,7 @@ class Recipe:
             raise TrainingError(f"a recipe has stages of different names, not {names}")
         patch, temporal = self.tokenizer.patch, self.tokenizer.temporal_patch
         for index, stage in enumerate(self.stages):
-            if stage.after is not None and stage.after not in names[:index]:
+            if stage.after and stage.after not in names[:index]:
                 raise TrainingError(f"stage {stage.name} begins after {stage.after!r}, not one of {names[:index]}")
             resolutions = (*stage.resolutions, *stage.clip_resolutions, stage.base_resolution)
             if wrong := [resolution for resolution in resolutions if resolution % patch]:
@@ -229,7 +229,7 @@ class Recipe:
 
     def before(self, stage: Stage) -> Stage | None:
         """Return the stage whose weights a stage takes over; None for the first."""
-        if stage.after is not None:
+        if stage.after:
             return self.stage(stage.after)
         index = self.stages.index(stage)
         return self.stages[index - 1] if index else None
@@ -258,14 +258,14 @@ def _demo() -> Recipe:
     """
     image = Stage(
         name="image", head="vq", steps=3_000, image_batch_size=96, resolutions=(128,), base_resolution=128,
-        batch_multiple=4, learning_rate=8e-4, unquantized_steps=300, losses=LossWeights(l2=20.0, l1=2.0),
+        batch_multiple=8, learning_rate=8e-4, unquantized_steps=300, losses=LossWeights(l2=20.0, l1=2.0),
     )  # fmt: skip
     joint = replace(
         image, name="joint", steps=14_000, clip_batch_size=16, resolutions=(64, 128, 256), clip_resolutions=(128,),
         unquantized_steps=0,
     )  # fmt: skip
-    long = replace(joint, name="long", steps=24_000, image_batch_size=192, clip_batch_size=24, frames=33)
-    alone = replace(long, image_batch_size=96, clip_batch_size=12)  # the batch of one of the two GPUs
+    long = replace(joint, name="long", steps=24_000, image_batch_size=192, clip_batch_size=32, frames=33)
+    alone = replace(long, image_batch_size=96, clip_batch_size=16)  # the batch of one of the two GPUs
     sharp = replace(
         alone, name="sharp", steps=8_000, learning_rate=3e-4, warmup_steps=200,
         losses=LossWeights(
