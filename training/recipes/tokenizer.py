@@ -270,7 +270,7 @@ def _demo() -> Recipe:
         alone, name="sharp", steps=8_000, learning_rate=3e-4, warmup_steps=200,
         losses=LossWeights(
             l2=20.0, l1=2.0, perceptual=0.1, perceptual_network="vgg",
-            image_adversarial=0.02, video_adversarial=0.02, feature_matching=0.5,
+            image_adversarial=0.05, video_adversarial=0.05, feature_matching=0.5,
         ),
         discriminators=Discriminators(start=500),
     )  # fmt: skip
