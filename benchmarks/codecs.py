@@ -1,0 +1,202 @@
+"""`python -m benchmarks.codecs BUNDLE`: reconstructions of a VQ bundle beside JPEG, WebP and AVIF of equal bytes."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from model.bundle import load_bundle
+from model.metrics.psnr import psnr
+from model.metrics.ssim import ssim
+from model.tokenizer.config import VQConfig
+from training.data import open_set
+from training.errors import TrainingError
+from training.networks.lpips import FeatureDistance, load_vgg_distance
+from training.pictures import centre_square
+
+SIDES = (64, 128, 256, 512)
+PHOTOGRAPHS = "held-out/photographs-512"
+BATCH_PIXELS = 1 << 20  # decoded at once
+CODECS: dict[str, dict[str, Any]] = {
+    "JPEG": {"format": "JPEG", "optimize": True},
+    "WebP": {"format": "WEBP", "method": 6},
+    "AVIF": {"format": "AVIF", "speed": 6},
+}
+Pixels = NDArray[np.uint8]
+Quality = int
+
+
+@dataclass(frozen=True)
+class Row:
+    """The mean over photographs of one side.
+
+    Args:
+        side: pixels.
+        name: bundle or codec.
+        mean_bytes: of a picture; a codec's smallest file, where none is as small as the codes.
+        psnr, ssim, vgg: of the reconstructions; VGG distance None without its network.
+        same_psnr, same_vgg: mean bytes at which the codec has the bundle's PSNR or VGG distance.
+    """
+
+    side: int
+    name: str
+    mean_bytes: float
+    psnr: float
+    ssim: float
+    vgg: float | None
+    same_psnr: float | None = None
+    same_vgg: float | None = None
+
+
+def encode(pixels: Pixels, codec: str, quality: Quality) -> bytes:
+    """Return a picture, uint8 (H, W, 3), as a file of a codec."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, quality=quality, **CODECS[codec])
+    return file.getvalue()
+
+
+def decode(data: bytes) -> Pixels:
+    """Return the pixels of a file, uint8 (H, W, 3)."""
+    with Image.open(io.BytesIO(data)) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def first_quality(good: Callable[[Quality], bool]) -> Quality:
+    """Return the smallest quality from 1 to 100 that is good enough, 100 if none is: goodness grows with quality."""
+    low, high = 1, 100
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if good(middle) else (middle + 1, high)
+    return low
+
+
+def largest_within(pixels: Pixels, codec: str, budget: float) -> bytes:
+    """Return the best file of at most `budget` bytes; the smallest one where none is so small."""
+    over = first_quality(lambda quality: len(encode(pixels, codec, quality)) > budget)
+    data = encode(pixels, codec, over)
+    return data if len(data) <= budget else encode(pixels, codec, max(1, over - 1))
+
+
+class Judge:
+    """The metrics of pairs of pictures.
+
+    Args:
+        network: file of the VGG distance's network, or None.
+    """
+
+    def __init__(self, network: Path | None) -> None:
+        self.vgg: FeatureDistance | None = load_vgg_distance(network) if network is not None else None
+
+    def distance(self, one: Pixels, other: Pixels) -> float | None:
+        """Return the VGG distance of two pictures, uint8 (H, W, 3)."""
+        if self.vgg is None:
+            return None
+        pair = (torch.from_numpy(pixels.copy())[None].float() / 255 - 0.5 for pixels in (other, one))
+        return float(self.vgg(*pair))
+
+    def means(self, pictures: Pixels, others: Pixels) -> tuple[float, float, float | None]:
+        """Return mean PSNR, SSIM and VGG distance of pictures, uint8 (N, H, W, 3)."""
+        distances = [self.distance(one, other) for one, other in zip(pictures, others, strict=True)]
+        known = [distance for distance in distances if distance is not None]
+        similarity = float(ssim(pictures, others).mean())
+        return float(psnr(pictures, others).mean()), similarity, float(np.mean(known)) if known else None
+
+
+@torch.inference_mode()
+def compare(bundle: Path, pictures: Pixels, judge: Judge) -> list[Row]:
+    """Return the row of the bundle and those of the codecs at its bytes.
+
+    Args:
+        bundle: of a VQ tokenizer; a code costs log2 of the codebook's size in bits, as no entropy coder is used.
+        pictures: uint8 (N, S, S, 3).
+        judge: the metrics.
+
+    Raises:
+        TrainingError: the bundle has no codebook, so that its bytes are a matter of choice.
+    """
+    tokenizer = load_bundle(bundle).tokenizer
+    head = tokenizer.config.head
+    if not isinstance(head, VQConfig):
+        raise TrainingError(f"{bundle} has no codebook: its latents have no bytes of their own")
+    side = pictures.shape[1]
+    clips = torch.from_numpy(pictures)[:, None]
+    parts = clips.split(max(1, BATCH_PIXELS // side**2))
+    made = torch.cat([tokenizer.reconstruct(part) for part in parts])[:, 0].numpy()
+    budget = (side // tokenizer.config.patch) ** 2 * math.log2(head.codes) / 8
+    ours = Row(side, bundle.name, budget, *judge.means(pictures, made))
+    rows = [ours]
+    for codec in CODECS:
+        files = [largest_within(one, codec, budget) for one in pictures]
+        shown = np.stack([decode(data) for data in files])
+        same_psnr, same_vgg = [], []
+        for one, other in zip(pictures, made, strict=True):
+            same_psnr.append(_bytes_at(one, codec, _as_exact(one, float(psnr(one, other)))))
+            if judge.vgg is not None:
+                same_vgg.append(_bytes_at(one, codec, _as_near(one, judge, judge.distance(one, other))))
+        mean_bytes = float(np.mean([len(data) for data in files]))
+        extra = float(np.mean(same_psnr)), float(np.mean(same_vgg)) if same_vgg else None
+        rows.append(Row(side, codec, mean_bytes, *judge.means(pictures, shown), *extra))
+    return rows
+
+
+def _as_exact(picture: Pixels, wanted: float) -> Callable[[Pixels], bool]:
+    return lambda shown: float(psnr(picture, shown)) >= wanted
+
+
+def _as_near(picture: Pixels, judge: Judge, wanted: float | None) -> Callable[[Pixels], bool]:
+    return lambda shown: (judge.distance(picture, shown) or 0.0) <= (wanted or 0.0)
+
+
+def _bytes_at(picture: Pixels, codec: str, good: Callable[[Pixels], bool]) -> int:
+    quality = first_quality(lambda quality: good(decode(encode(picture, codec, quality))))
+    return len(encode(picture, codec, quality))
+
+
+def show(rows: list[Row]) -> Table:
+    """Return the rows as a table."""
+    table = Table("side", "", "bytes", "PSNR, dB", "SSIM", "VGG distance", "bytes, same PSNR", "bytes, same distance")
+    for row in rows:
+        last = ("-" if value is None else f"{value:,.0f}" for value in (row.same_psnr, row.same_vgg))
+        distance = "-" if row.vgg is None else f"{row.vgg:.3f}"
+        table.add_row(
+            str(row.side), row.name, f"{row.mean_bytes:,.0f}", f"{row.psnr:.2f}", f"{row.ssim:.3f}", distance, *last
+        )
+    return table
+
+
+def main() -> None:
+    """Print the table, and write it as JSON where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--data", type=Path, default=Path("data/demo"), help="folder with the held-out photographs")
+    parser.add_argument("--vgg", type=Path, help="vgg16.safetensors of `omnitok data networks`")
+    parser.add_argument("--items", type=int, default=24, help="photographs, evenly spread")
+    parser.add_argument("--sides", type=int, nargs="+", default=list(SIDES))
+    parser.add_argument("--out", type=Path, help="JSON file")
+    arguments = parser.parse_args()
+    whole = open_set(arguments.data / PHOTOGRAPHS).pixels()[:, 0].numpy()
+    chosen = whole[np.unique(np.linspace(0, len(whole) - 1, arguments.items).astype(int))]
+    judge, rows = Judge(arguments.vgg), []
+    for side in arguments.sides:
+        pictures = np.stack([centre_square(Image.fromarray(picture), side) for picture in chosen])
+        rows += compare(arguments.bundle, pictures, judge)
+    Console(width=120).print(show(rows))
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
