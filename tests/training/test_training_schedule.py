@@ -218,3 +218,15 @@ def test_a_seed_means_the_same_numbers_for_ever() -> None:
     assert random_ints(7, 3, step, 2**31, 3).tolist() == [1517259208, 2504456148, 1779387988]
     assert random_int(7, 3, 5) == 3269952533
     assert random_normal(7, step, 1, torch.Size((1, 2))).tolist() == [pytest.approx([0.421028, 0.343327], abs=1e-5)]
+
+
+def test_a_stage_takes_over_the_one_before_or_the_one_it_names() -> None:
+    demo = RECIPES["demo"]
+    before = {stage.name: demo.before(stage) for stage in demo.stages}
+    assert before["image"] is None
+    assert {name: stage.name for name, stage in before.items() if stage is not None} == {
+        "joint": "image", "long": "joint", "sharp": "long", "kl": "long",
+    }  # fmt: skip
+    image, joint = demo.stages[:2]
+    with pytest.raises(TrainingError, match="stage image begins after 'joint', not one of"):
+        replace(demo, stages=(replace(image, after="joint"), joint))
