@@ -116,6 +116,8 @@ class CallerBackend:
                 begun = time.perf_counter()
                 done = await call(deadline - clock())
                 note_batch(begun, done.queue_ms, done.compute_ms)
+                for name, spent in (("queue_ms", done.queue_ms), ("compute_ms", done.compute_ms)):
+                    self._notes[name] = round(self._notes.get(name, 0.0) + spent, 2)
                 return done
             except ProblemError as problem:
                 pause = problem.retry_after_seconds or RETRY_SECONDS
@@ -227,6 +229,8 @@ class CallerGenerators:
         begun = time.perf_counter()
         made = await self._generators.generate(job, on_progress, seconds=left)
         _note_batch(begun, job.model, made.timing)
+        for name, spent in (("queue_ms", made.timing.queue_ms), ("compute_ms", made.timing.compute_ms)):
+            self._notes[name] = max(self._notes.get(name, 0.0), round(spent, 2))  # samples wait and compute together
         return made
 
 

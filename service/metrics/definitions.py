@@ -19,7 +19,10 @@ from service.types import Op
 PREFIX = "omnitok_"
 BUCKET_FACTOR = 1.15  # a quantile within a bucket is at most so far from the truth
 DEADLINE_SECONDS = 400.0  # Ray ends every request by then
-WORK_ROUTES = ("/encode", "/decode", "/reconstruct", "/generate", "/images/generations", "/videos", "/jobs")
+WORK_ROUTES = (
+    *("/encode", "/decode", "/reconstruct", "/vae/encode", "/vae/decode"),
+    *("/generate", "/images/generations", "/videos", "/jobs"),
+)
 OTHER_ROUTE = "other"
 CLIENT_CLOSED = 499
 STAGES = ("decode", "queue", "compute", "render")

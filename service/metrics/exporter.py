@@ -24,7 +24,7 @@ from service.metrics.gpu import GpuCollector, nvml
 
 LOCK = "exporter"
 LOOK_SECONDS = 2.0
-LINGER_SECONDS = 60.0  # a service that starts anew takes half of it
+LINGER_SECONDS = 30.0  # a service that is deployed anew takes less; a new cluster needs the port
 LOCK_TRIES, LOCK_PAUSE_SECONDS = 10, 0.05  # whoever looks for the exporter holds the lock for a moment
 NICENESS = 5  # adding up must not delay requests
 

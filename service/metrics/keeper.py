@@ -17,7 +17,7 @@ from pathlib import Path
 from service.metrics.exporter import LOCK
 
 LOOK_SECONDS = 1.0
-FAILURE_SECONDS = 30.0  # between two tries, where the exporter ends at once: its port is taken, say
+FAILURE_SECONDS = 5.0  # between two tries, where the exporter ends at once: its port is taken, say
 END_SECONDS = 5.0
 
 

@@ -22,8 +22,10 @@ from api_server import TIMING, VAE, VQ, Server, eventually
 from bad_inputs import LIMITS
 
 from service.api.log import configure
+from service.api.routes import routers
 from service.errors import PROBLEMS, ProblemError
 from service.formats.tensors import pack_tensor
+from service.metrics.definitions import WORK_ROUTES
 from service.operations.options import DecodeOptions, EncodeOptions, ReconstructOptions
 from service.settings import Settings
 
@@ -271,6 +273,18 @@ def test_one_log_line_a_request_without_its_content(http: httpx.Client, server: 
     assert "rome" not in json.dumps(line)
 
 
+def test_the_line_of_a_stream_has_its_times_too(http: httpx.Client, server: Server, lines: Lines) -> None:
+    headers = {"X-Request-ID": "stream", "Accept": "text/event-stream"}
+    assert http.post("/generate?class=coinrun", headers=headers).status_code == 200
+    (line,) = lines_of("stream", lines, 1)
+    assert {"replica", "model", "frames", "positions", "queue_ms", "compute_ms", "milliseconds"} <= set(line)
+
+
+def test_every_route_that_takes_work_has_its_own_series() -> None:
+    posts = {route.path for router in routers() for route in router.routes if "POST" in getattr(route, "methods", ())}
+    assert posts <= set(WORK_ROUTES)
+
+
 def test_metrics_have_closed_labels(http: httpx.Client, server: Server) -> None:
     for path in ("/secret/1", "/secret/2", "/v1/models/x", "/problems/y", "/health/live/z"):
         http.get(path)
@@ -284,6 +298,7 @@ def test_metrics_have_closed_labels(http: httpx.Client, server: Server) -> None:
               "/limits", "/version", "/problems", "/docs", "/openapi.json", "/health/live", "/health/ready",
               "other"}  # fmt: skip
     assert {route for route, _, _ in server.counts.requests} <= routes
+    assert set(WORK_ROUTES) <= routes
     assert server.counts.requests["/encode", "other", "405"] == before + 1
     assert server.counts.bytes_in >= len(picture())
     assert server.counts.bytes_out > 0
