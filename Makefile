@@ -44,8 +44,8 @@ TORCH_CPU ?= https://download.pytorch.org/whl/cpu
 LOCK := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --python-version 3.11 --custom-compile-command 'make lock'
 lock: runtime  ## write deploy/locks anew: every package of the image, with its hashes
 	$(PIP) uv
-	$(LOCK) -c constraints.txt --find-links $(TORCH_CPU) pyproject.toml -o deploy/locks/cpu.txt
-	$(LOCK) -c constraints.txt pyproject.toml -o deploy/locks/cuda.txt
+	$(LOCK) -c constraints.txt --find-links $(TORCH_CPU) --extra otlp pyproject.toml -o deploy/locks/cpu.txt
+	$(LOCK) -c constraints.txt --extra otlp pyproject.toml -o deploy/locks/cuda.txt
 	$(LOCK) deploy/locks/tools.in -o deploy/locks/tools.txt
 
 bench: dev  ## print the timing tables
