@@ -62,6 +62,8 @@ RUN if [ "$TORCH" = cuda ]; then \
 RUN useradd --uid 10001 --user-group --create-home --shell /usr/sbin/nologin omnitok \
     && install -d -o omnitok -g omnitok /var/cache/omnitok /var/lib/omnitok
 COPY --from=build /opt/venv /opt/venv
+# KubeRay starts Ray in a login shell, which has a PATH of its own.
+RUN ln -s /opt/venv/bin/ray /opt/venv/bin/serve /usr/local/bin/
 WORKDIR /app
 COPY bundles bundles
 COPY LICENSE NOTICE ./

@@ -1,0 +1,1 @@
+"""Simulation of the autoscaling policy against loads that change."""
