@@ -9,7 +9,7 @@ const $ = (selector) => document.querySelector(selector);
 const tabs = [...document.querySelectorAll("[role=tab]")];
 
 /** Show a refusal in the service's own words. */
-export function showProblem(error) {
+function showProblem(error) {
   if (error.name === "AbortError") return;
   const { title, detail, errors = [], code, request_id: id } = error.document ?? { title: "The page failed", detail: String(error) };
   const box = $("#problem");
@@ -27,7 +27,7 @@ export function showProblem(error) {
   box.scrollIntoView({ block: "nearest" });
 }
 
-export function hideProblem() {
+function hideProblem() {
   $("#problem").hidden = true;
 }
 

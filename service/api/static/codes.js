@@ -17,7 +17,7 @@ export async function codebookOf(card) {
   return codebooks.get(card.hash);
 }
 
-/** Return the codes with the largest inner product with a code, the nearest first: [code, distance]. */
+/** Return the codes nearest to a code, the nearest first: [code, distance]. */
 export function neighbours({ count, width, data }, code) {
   const found = [];
   for (let other = 0; other < count; other++) {

@@ -8,6 +8,7 @@ export function startGenerate(root, cards, { link, showProblem, hideProblem, rec
   const form = find("form");
   const stop = form.querySelector(".stop");
   let running = null;
+  let drawn = null; // the seed of the samples that are shown, where the form has none
 
   for (const card of cards) form.model.add(new Option(`${card.id} (${card.kind === "lm" ? "language model" : "diffusion"})`, card.id));
   const card = () => cards.find(({ id }) => id === form.model.value);
@@ -40,6 +41,7 @@ export function startGenerate(root, cards, { link, showProblem, hideProblem, rec
     running?.abort();
     const { signal } = (running = new AbortController());
     hideProblem();
+    drawn = null;
     stop.hidden = false;
     find(".empty").hidden = true;
     find(".progress").hidden = false;
@@ -64,6 +66,8 @@ export function startGenerate(root, cards, { link, showProblem, hideProblem, rec
 
   function handle(name, data) {
     if (name === "accepted") {
+      drawn = data.seed;
+      link();
       find(".gallery").replaceChildren(...Array.from({ length: data.samples }, () => tile("preview")));
       if (data.seconds) say(`About ${Math.ceil(data.seconds)} s`, 0, 1);
     } else if (name === "progress") {
@@ -125,14 +129,13 @@ export function startGenerate(root, cards, { link, showProblem, hideProblem, rec
   form.model.addEventListener("change", chooseModel);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    link();
     run();
   });
   stop.addEventListener("click", () => running.abort());
   if (cards.length) chooseModel();
 
   return {
-    settings,
+    settings: () => ({ ...(drawn === null ? {} : { seed: drawn }), ...settings() }),
     apply: (given) => {
       if (cards.some(({ id }) => id === given.model)) form.model.value = given.model;
       chooseModel();

@@ -16,7 +16,9 @@ export class Inspector {
     this.map.addEventListener("pointermove", (event) => this.point(event));
     this.map.addEventListener("pointerdown", (event) => this.point(event));
     this.map.addEventListener("keydown", (event) => this.move(event));
-    this.map.addEventListener("focus", () => this.place ?? (this.map.matches(":focus-visible") && this.select(0, 0)));
+    this.map.addEventListener("focus", () => {
+      if (!this.place && this.map.matches(":focus-visible")) this.select(0, 0);
+    });
   }
 
   clear() {

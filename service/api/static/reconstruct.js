@@ -20,8 +20,8 @@ export function startReconstruct(root, cards, { link, showProblem, hideProblem }
 
   const viewer = new Viewer(stage, (psnr) => {
     const frames = viewer.result.frames;
-    find("#psnr").textContent = `${meanPsnr.toFixed(2)} dB`;
-    find("#psnr").dataset.more = frames > 1 ? `this frame ${psnr.toFixed(2)} dB` : "";
+    find("#psnr").textContent = decibels(meanPsnr);
+    find("#psnr").dataset.more = frames > 1 ? `this frame ${decibels(psnr)}` : "";
     inspector.refresh();
   });
   const inspector = new Inspector(find(".inspector"), stage, viewer);
@@ -165,7 +165,9 @@ export function startReconstruct(root, cards, { link, showProblem, hideProblem }
     event.preventDefault();
     drop.classList.add("over");
   });
-  addEventListener("dragleave", (event) => event.relatedTarget ?? drop.classList.remove("over"));
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) drop.classList.remove("over");
+  });
   addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
@@ -190,6 +192,10 @@ export function startReconstruct(root, cards, { link, showProblem, hideProblem }
       if (name in SAMPLES) openSample(name);
     },
   };
+}
+
+function decibels(value) {
+  return Number.isFinite(value) ? `${value.toFixed(2)} dB` : "exact";
 }
 
 function coloursBy(tokens, palette) {
