@@ -153,7 +153,8 @@ class Settings(BaseSettings):
     max_streams: int = Field(
         4,
         ge=1,
-        description="streams that one ingress replica works on at a time; each has a decoder and the state of its clip",
+        description="streams that one ingress replica works on at a time; each has a decoder and its state, "
+        "and the last place is for a caller that has none",
     )
     stream_chunk_tokens: int = Field(
         8192, ge=1, description="latent positions of a chunk of a stream, between which others have their turn"

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
 ENTRY_BYTES = 512  # of an entry, beside its answer
@@ -31,8 +31,14 @@ class StoredAnswer:
         return ENTRY_BYTES + len(self.body) + sum(len(name) + len(value) for name, value in self.headers)
 
 
+@dataclass(eq=False)
+class _Owner(Generic[Key]):
+    keys: OrderedDict[Key, None] = field(default_factory=OrderedDict)
+    nbytes: int = 0
+
+
 class BoundedStore(Generic[Key, Value]):
-    """A mapping of bounded size and age, whose oldest use goes first.
+    """A mapping of bounded size and age. The oldest use of the owner that holds most goes first.
 
     Args:
         max_bytes: of all values together.
@@ -42,7 +48,8 @@ class BoundedStore(Generic[Key, Value]):
 
     def __init__(self, max_bytes: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes, self._seconds, self._clock = max_bytes, seconds, clock
-        self._entries: OrderedDict[Key, tuple[Value, int, float]] = OrderedDict()
+        self._entries: dict[Key, tuple[Value, int, float, Hashable]] = {}
+        self._owners: dict[Hashable, _Owner[Key]] = {}
         self.nbytes = 0
 
     def get(self, key: Key) -> tuple[Value, float] | None:
@@ -50,30 +57,41 @@ class BoundedStore(Generic[Key, Value]):
         entry = self._entries.get(key)
         if entry is None:
             return None
-        value, _, since = entry
+        value, _, since, owner = entry
         age = self._clock() - since
         if age >= self._seconds:
             self.drop(key)
             return None
-        self._entries.move_to_end(key)
+        self._owners[owner].keys.move_to_end(key)
         return value, age
 
-    def put(self, key: Key, value: Value, nbytes: int) -> bool:
-        """Keep a value; return False for one that is too large to be kept."""
+    def put(self, key: Key, value: Value, nbytes: int, owner: Hashable = None) -> bool:
+        """Keep a value of an owner; return False for one that is too large to be kept."""
         self.drop(key)
         if nbytes * LARGEST_SHARE > self._max_bytes:
             return False
-        self._entries[key] = value, nbytes, self._clock()
+        self._entries[key] = value, nbytes, self._clock(), owner
+        holder = self._owners.setdefault(owner, _Owner())
+        holder.keys[key] = None
+        holder.nbytes += nbytes
         self.nbytes += nbytes
         while self.nbytes > self._max_bytes:
-            self.drop(next(iter(self._entries)))
+            largest = max(self._owners.values(), key=lambda owner: owner.nbytes)
+            self.drop(next(iter(largest.keys)))
         return True
 
     def drop(self, key: Key) -> None:
         """Forget a value, if it is there."""
         entry = self._entries.pop(key, None)
-        if entry is not None:
-            self.nbytes -= entry[1]
+        if entry is None:
+            return
+        _, nbytes, _, owner = entry
+        holder = self._owners[owner]
+        del holder.keys[key]
+        holder.nbytes -= nbytes
+        self.nbytes -= nbytes
+        if not holder.keys:
+            del self._owners[owner]
 
 
 Begun = StoredAnswer | int | Literal["conflict", "in-progress"]
@@ -86,12 +104,16 @@ class KeyedAnswers(Protocol):
         """Return the answer of a request that was answered before, or take it on.
 
         Args:
-            key: of the request, with its caller's name.
+            key: of the request, after its caller's name and a space.
             fingerprint: of its content.
-            seconds: after which a request that was taken on counts as lost.
+            seconds: after which a request that was taken on counts as lost, unless it is renewed.
         Returns:
             the answer; or a ticket for `finish`; or "conflict" for a key that another content had, or "in-progress".
         """
+        ...
+
+    async def renew(self, key: str, ticket: int, seconds: float) -> None:
+        """Say that a request that was taken on is worked on, and may be for so long again."""
         ...
 
     async def finish(self, key: str, ticket: int, answer: StoredAnswer | None) -> None:
@@ -132,6 +154,12 @@ class LocalKeyedAnswers:
         self._running[key] = fingerprint, ticket, now + seconds
         return ticket
 
+    async def renew(self, key: str, ticket: int, seconds: float) -> None:
+        """Say that a request that was taken on is worked on; as `KeyedAnswers`."""
+        fingerprint, current, _ = self._running.get(key, (b"", None, 0.0))
+        if current == ticket:
+            self._running[key] = fingerprint, ticket, self._clock() + seconds
+
     async def finish(self, key: str, ticket: int, answer: StoredAnswer | None) -> None:
         """Keep the answer of a request that was taken on, unless it counts as lost meanwhile; as `KeyedAnswers`."""
         fingerprint, current, _ = self._running.get(key, (b"", None, 0.0))
@@ -139,4 +167,5 @@ class LocalKeyedAnswers:
             return
         del self._running[key]
         if answer is not None:
-            self._done.put(key, (fingerprint, answer), answer.nbytes + len(key))
+            owner, _, _ = key.rpartition(" ")
+            self._done.put(key, (fingerprint, answer), answer.nbytes + len(key), owner)

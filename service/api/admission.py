@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -112,7 +113,8 @@ class Admission:
         arriving: int = 512,
     ) -> None:
         self._requests, self._bodies, self._clock = Bound(requests, clock), Bound(body_bytes, clock), clock
-        self._streams, self._max_streams = 0, streams
+        self._streams: Counter[str] = Counter()  # by caller
+        self._max_streams = streams
         self._arriving: set[Place] = set()
         self._max_arriving = arriving
 
@@ -164,21 +166,26 @@ class Admission:
             self._requests.give_back(1)
 
     @contextmanager
-    def stream(self) -> Iterator[None]:
-        """Hold a place among the requests and among the streams.
+    def stream(self, caller: str = "") -> Iterator[None]:
+        """Hold a place among the requests and among the streams. Who holds one leaves the last place to others.
 
         Raises:
             ProblemError: `overloaded`.
         """
-        if self._streams == self._max_streams:
-            detail = f"The service works on {self._streams} streams already. Try again later."
-            raise ProblemError("overloaded", detail, self._max_streams, retry_after_seconds=STREAM_RETRY_SECONDS)
+        held, mine = self._streams.total(), self._streams[caller]
+        most = self._max_streams - 1 if mine else self._max_streams
+        if held >= most:
+            whose = f", {mine} of them the caller's" if mine else ""
+            detail = f"The service works on {held} streams already{whose}. Try again later."
+            raise ProblemError("overloaded", detail, most, held + 1, [], STREAM_RETRY_SECONDS)
         with self.admitted():
-            self._streams += 1
+            self._streams[caller] += 1
             try:
                 yield
             finally:
-                self._streams -= 1
+                self._streams[caller] -= 1
+                if not self._streams[caller]:
+                    del self._streams[caller]
 
     def _check_requests(self) -> None:
         if not self._requests.fits(1):

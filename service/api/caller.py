@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,7 @@ from service.types import (
 PRIORITY_HEADER = "X-Request-Priority"
 
 RETRY_SECONDS = 0.5  # of a refusal that names no time
+NOT_BEGUN = frozenset({"overloaded", "draining", "not-ready"})  # refusals of work that nobody has done
 
 
 class CallerBackend:
@@ -68,9 +69,9 @@ class CallerBackend:
         self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float | None = None
     ) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3)."""
-        await self._charge(model, size_of(pixels))
-        begun = time.perf_counter()
-        encoded = await self._backend.encode(model, pixels, want, seconds=self._left(seconds))
+        cost, begun = await self._cost(model, size_of(pixels)), time.perf_counter()
+        with self._charged(cost):
+            encoded = await self._backend.encode(model, pixels, want, seconds=self._left(seconds))
         _note_batch(begun, model, encoded.timing)
         return encoded
 
@@ -78,22 +79,28 @@ class CallerBackend:
         self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, *, seconds: float | None = None
     ) -> Sequence[Encoded | ProblemError]:
         """Encode clips of one size; return the outcome of each."""
-        await self._charge(model, size_of(clips[0]), len(clips))
-        return await self._backend.encode_many(model, clips, want, seconds=self._left(seconds))
+        cost, begun = await self._cost(model, size_of(clips[0]), len(clips)), time.perf_counter()
+        with self._charged(cost):
+            outcomes = await self._backend.encode_many(model, clips, want, seconds=self._left(seconds))
+        for timing in {outcome.timing for outcome in outcomes if isinstance(outcome, Encoded)}:  # one a batch
+            _note_batch(begun, model, timing)
+        refused = sum(isinstance(outcome, ProblemError) and outcome.code in NOT_BEGUN for outcome in outcomes)
+        self._give_back(cost * refused // len(clips))
+        return outcomes
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode tokens (t, h, w) or latents (t, h, w, c)."""
-        await self._charge(model, size)
-        begun = time.perf_counter()
-        decoded = await self._backend.decode(model, codes, size, seconds=self._left(seconds))
+        cost, begun = await self._cost(model, size), time.perf_counter()
+        with self._charged(cost):
+            decoded = await self._backend.decode(model, codes, size, seconds=self._left(seconds))
         _note_batch(begun, model, decoded.timing)
         return decoded
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float | None = None) -> Decoded:
         """Encode and decode uint8 RGB pixels (T, H, W, 3)."""
-        await self._charge(model, size_of(pixels))
-        begun = time.perf_counter()
-        decoded = await self._backend.reconstruct(model, pixels, seconds=self._left(seconds))
+        cost, begun = await self._cost(model, size_of(pixels)), time.perf_counter()
+        with self._charged(cost):
+            decoded = await self._backend.reconstruct(model, pixels, seconds=self._left(seconds))
         _note_batch(begun, model, decoded.timing)
         return decoded
 
@@ -135,11 +142,25 @@ class CallerBackend:
                 budget.refill(time.monotonic())
             budget.left -= positions
 
-    async def _charge(self, model: str, size: Size, count: int = 1) -> None:
+    async def _cost(self, model: str, size: Size, count: int = 1) -> int:
         positions = count * find_card(await self._backend.models(), model).geometry.positions(size)
         _add(self._notes, count * size[0], positions)
+        return positions
+
+    @contextmanager
+    def _charged(self, positions: int) -> Iterator[None]:
+        """Charge work, and give the charge back where the work is refused."""
+        self._give_back(-positions)
+        try:
+            yield
+        except ProblemError as problem:
+            if problem.code in NOT_BEGUN:
+                self._give_back(positions)
+            raise
+
+    def _give_back(self, positions: int) -> None:
         if self._budget is not None:
-            self._budget.left -= positions
+            self._budget.left += positions
 
     def _left(self, seconds: float | None) -> float:
         left = self._deadline.left()

@@ -26,7 +26,8 @@ REPLAYED = "Idempotent-Replayed"
 CACHE_STATUS = "Cache-Status"  # RFC 9211
 CACHE_NAME = "omnitok"
 INLINE_BYTES = 2**18  # hashed at once: a thread costs as much
-LEASE_MARGIN_SECONDS = 5.0
+# A request whose process dies holds its key for so long. Others renew theirs.
+LEASE_SECONDS, RENEW_SECONDS = 10.0, 3.0
 
 Work = Callable[[], Awaitable[Response]]
 
@@ -53,7 +54,7 @@ class AnswerCache:
         self._running: dict[bytes, _Shared] = {}
         self.results: Counter[str] = Counter()
 
-    async def answer(self, key: bytes, work: Work) -> tuple[Response, str]:
+    async def answer(self, key: bytes, owner: str, work: Work) -> tuple[Response, str]:
         """Return the answer of a call, and "hit", "collapsed" or "miss".
 
         The work goes on while anyone waits for it. Only its success is shared: after a failure each computes anew, for
@@ -61,6 +62,7 @@ class AnswerCache:
 
         Args:
             key: all that the answer depends on.
+            owner: of the answer.
             work: computes it.
         """
         if (found := self._store.get(key)) is not None:
@@ -71,9 +73,9 @@ class AnswerCache:
         if shared is None:
             self.results["miss"] += 1
             shared = self._running[key] = _Shared(asyncio.ensure_future(work()))
-            shared.task.add_done_callback(lambda task: self._done(key, task))
+            shared.task.add_done_callback(lambda task: self._done(key, owner, task))
             response = await self._wait(key, shared)
-            kept = _plain(response) and self._store.put(key, stored := stored_of(response), stored.nbytes)
+            kept = self._store.get(key) is not None
             response.headers[CACHE_STATUS] = f"{CACHE_NAME}; fwd=uri-miss{'; stored' if kept else ''}"
             return response, "miss"
         self.results["collapsed"] += 1
@@ -94,11 +96,12 @@ class AnswerCache:
                 self._running.pop(key, None)
                 shared.task.cancel()
 
-    def _done(self, key: bytes, task: asyncio.Task[Response]) -> None:
+    def _done(self, key: bytes, owner: str, task: asyncio.Task[Response]) -> None:
         if (shared := self._running.get(key)) is not None and shared.task is task:
             del self._running[key]
-        if not task.cancelled():
-            task.exception()  # its waiters may all have left
+        # Who asked first may have left, and all others too.
+        if not task.cancelled() and task.exception() is None and _plain(response := task.result()):
+            self._store.put(key, stored := stored_of(response), stored.nbytes, owner)
 
 
 class Replays:
@@ -115,9 +118,7 @@ class Replays:
         self.results: Counter[str] = Counter() if cache is None else cache.results
         self._later: set[asyncio.Task[None]] = set()  # calls of the store that nobody waits for
 
-    async def answer(
-        self, request: Request, body: Body, pure: bool, keyed: bool, seconds: float, work: Work
-    ) -> Response:
+    async def answer(self, request: Request, body: Body, pure: bool, keyed: bool, work: Work) -> Response:
         """Return the answer to a request, by the work or without it.
 
         Args:
@@ -125,7 +126,6 @@ class Replays:
             body: of it.
             pure: whether equal requests have equal answers.
             keyed: whether an idempotency key is remembered here.
-            seconds: time that the work may take.
             work: computes the answer.
 
         Raises:
@@ -141,21 +141,21 @@ class Replays:
         run = work if cache is None else lambda: self._cached(cache, request, owner, digest, work)
         if key is None:
             return await run()
-        response = await self._once(f"{owner} {key}", digest, seconds, run)
+        response = await self._once(f"{owner} {key}", digest, run)
         request.state.notes["replayed"] = True if REPLAYED in response.headers else None
         return response
 
     async def _cached(self, cache: AnswerCache, request: Request, owner: str, digest: bytes, work: Work) -> Response:
         bundles = (card.hash for card in await self._backend.models())  # the first one is the default
         everything = _digest([owner.encode(), digest, *(name.encode() for name in bundles)])
-        response, result = await cache.answer(everything, work)
+        response, result = await cache.answer(everything, owner, work)
         request.state.notes["cache"] = result
         return response
 
-    async def _once(self, key: str, digest: bytes, seconds: float, work: Work) -> Response:
+    async def _once(self, key: str, digest: bytes, work: Work) -> Response:
         keyed = self._keyed
         assert keyed is not None
-        beginning = asyncio.ensure_future(keyed.begin(key, digest, seconds + LEASE_MARGIN_SECONDS))
+        beginning = asyncio.ensure_future(keyed.begin(key, digest, LEASE_SECONDS))
         try:
             begun = await asyncio.shield(beginning)
         except asyncio.CancelledError:  # its caller left, and may come again before the lease ends
@@ -172,15 +172,22 @@ class Replays:
         assert isinstance(begun, int)
         kept: StoredAnswer | None = None
         response: Response | None = None
+        renewing = self._spawn(self._renew(key, begun))
         try:
             response = await work()
             if _plain(response) and response.status_code < 300:  # a refusal may not be one the next time
                 kept = stored_of(response)
             return response
         finally:
+            renewing.cancel()
             finishing = self._spawn(keyed.finish(key, begun, kept))
             if not isinstance(response, EventStream):  # whose work would go on if its caller left meanwhile
                 await asyncio.shield(finishing)
+
+    async def _renew(self, key: str, ticket: int) -> None:
+        while self._keyed is not None:
+            await asyncio.sleep(RENEW_SECONDS)
+            await self._keyed.renew(key, ticket, LEASE_SECONDS)
 
     async def _give_up(self, key: str, beginning: asyncio.Future[Begun]) -> None:
         with suppress(ProblemError):  # the store has nothing to free then
@@ -218,7 +225,8 @@ def prefers_async(request: Request) -> bool:
 
 def stored_of(response: Response) -> StoredAnswer:
     """Return a copy of an answer to keep."""
-    return StoredAnswer(response.status_code, tuple(response.raw_headers), bytes(response.body))
+    headers = tuple((name, value) for name, value in response.raw_headers if name != CACHE_STATUS.lower().encode())
+    return StoredAnswer(response.status_code, headers, bytes(response.body))
 
 
 def response_of(stored: StoredAnswer, headers: dict[str, str]) -> Response:
@@ -240,9 +248,14 @@ def _wants_cache(request: Request) -> bool:
 
 async def _fingerprint(request: Request, body: Body) -> bytes:
     """Return a digest of all that the answer to a request depends on, its caller and the bundles apart."""
-    headers = [request.headers.get(name, "") for name in ("accept", "content-type", "prefer")]
+    headers = [request.headers.get(name, "") for name in ("accept", "prefer")]
     path = request.url.path.removeprefix("/v1")
-    parts = [path.encode(), request.scope["query_string"], *(value.encode() for value in headers), body.data]
+    kind, boundary = body.content_type.media_type, body.content_type.boundary
+    if boundary:  # most programs draw a new one for each attempt
+        content = body.data.split(b"--" + boundary)
+    else:
+        kind, content = request.headers.get("content-type", ""), [body.data]
+    parts = [path.encode(), request.scope["query_string"], *(value.encode() for value in (*headers, kind)), *content]
     if len(body.data) <= INLINE_BYTES:
         return _digest(parts)
     return await asyncio.to_thread(_digest, parts)

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.body import content_type_of, inflated, is_gzip, send_piece
+from service.api.caller import caller_of
 from service.api.deadline import ChunkDeadline
 from service.api.drain import RETRY_SECONDS
 from service.api.errors import ClientGoneError, problem_of
@@ -248,7 +249,7 @@ async def answer_stream(
     media_type = content_type_of(request, form.takes).media_type
     options = parse_options(kind, request.scope["query_string"])
     with ExitStack() as stack:
-        stack.enter_context(services.admission.stream())
+        stack.enter_context(services.admission.stream(caller_of(request)))
         body = BodyStream(request, idle_seconds)
         stack.callback(body.close)
         exchange = Exchange(request, services, 0.0, ChunkDeadline(settings.request_seconds))

@@ -59,16 +59,24 @@ class DuplexTransport(httpx.AsyncBaseTransport):
         return await self._exchange(origin, None, request)
 
     async def _exchange(self, origin: Origin, connection: Connection | None, request: httpx.Request) -> httpx.Response:
-        await self._places.acquire()
         exchange: _Exchange | None = None
         try:
-            exchange = _Exchange(self, origin, connection or await self._open(origin, request), request)
+            await self._places.acquire()
+        except BaseException:
+            if connection is not None:
+                connection.writer.close()
+            raise
+        try:
+            connection = connection or await self._open(origin, request)
+            exchange = _Exchange(self, origin, connection, request)
             return await exchange.response()
         except BaseException:
-            if exchange is None:
-                self._places.release()
-            else:
+            if exchange is not None:
                 await exchange.aclose()
+            else:
+                self._places.release()
+                if connection is not None:
+                    connection.writer.close()
             raise
 
     async def aclose(self) -> None:

@@ -18,6 +18,9 @@ LONGEST_WAIT_SECONDS = 30.0  # a server that asks for more is not waited for
 TRANSIENT_WITHOUT_PROBLEM = frozenset({408, 429, 500, 502, 503, 504})
 # Statuses whose answer may say when to come back: this caller, or all of them, asked too much.
 DEFERRED = frozenset({429, 503})
+IN_PROGRESS = (
+    "idempotency-in-progress"  # by an attempt before, perhaps one whose process died and holds the key a while
+)
 # The connection broke. A timeout while reading is absent: the same work would take as long again.
 TRANSIENT_FAILURES = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.ConnectTimeout)
 
@@ -60,8 +63,8 @@ class RetryRule:
     """The decision after each failed attempt: how long to wait before the next, or the error that ends the call.
 
     Every call of the service is a pure function of its input, or names what it submits, so all of them may be repeated:
-    after a broken connection, after an answer that a proxy made, and after a 429 or 503 that says when to come back.
-    Waits double from a quarter of a second, with jitter.
+    after a broken connection, after an answer that a proxy made, and after a refusal that says when to come back: 429,
+    503, and 409 where an attempt before is still in work. Waits double from a quarter of a second, with jitter.
 
     Args:
         retries: attempts after the first one.
@@ -156,7 +159,7 @@ def _refusal(response: httpx.Response) -> ServiceError:
 def _wait(response: httpx.Response, failure: ServiceError, jitter: float) -> float | None:
     """Seconds before the next attempt; None when another attempt would get the same answer."""
     asked = response.headers.get("retry-after", "")
-    if failure.status in DEFERRED and asked.isdecimal():
+    if (failure.status in DEFERRED or failure.code == IN_PROGRESS) and asked.isdecimal():
         return int(asked) + jitter if int(asked) <= LONGEST_WAIT_SECONDS else None
     if failure.problem is None and failure.status in TRANSIENT_WITHOUT_PROBLEM:
         return jitter

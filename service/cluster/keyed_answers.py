@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from service.errors import ProblemError
 from service.settings import Settings
 from service.stored_answer import Begun, LocalKeyedAnswers, StoredAnswer
 
+PATIENCE_SECONDS = 15.0  # with an actor that is being replaced
 ACTOR_NAME, NAMESPACE = "omnitok-keyed-answers", "omnitok"
 
 
@@ -34,18 +37,24 @@ class RayKeyedAnswers:
             ProblemError: `not-ready`, the actor cannot be reached.
         """
         try:
-            begun: Begun = await self._keeper().begin.remote(key, fingerprint, seconds)
-        except RayActorError as error:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                begun: Begun = await self._keeper().begin.remote(key, fingerprint, seconds)
+        except (RayError, TimeoutError) as error:
             self._actor = None
             detail = "The keeper of idempotency keys is being replaced. Ask again in a second."
             raise ProblemError("not-ready", detail, retry_after_seconds=1) from error
         return begun
 
+    async def renew(self, key: str, ticket: int, seconds: float) -> None:
+        """Say that a request that was taken on is worked on; as `KeyedAnswers`."""
+        with contextlib.suppress(RayError):  # what it knew is lost
+            await self._keeper().renew.remote(key, ticket, seconds)
+
     async def finish(self, key: str, ticket: int, answer: StoredAnswer | None) -> None:
         """Keep the answer of a request that was taken on; as `KeyedAnswers`."""
         try:
             await self._keeper().finish.remote(key, ticket, answer)
-        except RayActorError:  # what it knew is lost; the answer goes out all the same
+        except RayError:  # what it knew is lost; the answer goes out all the same
             self._actor = None
 
     def _keeper(self) -> Any:

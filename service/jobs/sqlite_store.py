@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import time
@@ -15,6 +16,8 @@ from service.errors import ProblemError
 from service.jobs.artifacts import Artifacts
 from service.jobs.database import Connect, connect, job_of, lock_folder, open_database
 from service.jobs.records import STATUSES, Claim, EventName, Job, JobCounts, JobEvent, Kind, NewJob, Quotas
+
+log = logging.getLogger("ray.serve")
 
 RETRY_SECONDS = 30.0
 LOST = {"code": "internal", "detail": "Every worker that took the job was lost. The service's log may say why."}
@@ -258,7 +261,10 @@ class SqliteStore:
                 self._db.execute("ROLLBACK")
             raise
         for name in gone:
-            self._artifacts.remove(name)
+            try:
+                self._artifacts.remove(name)
+            except OSError as error:  # it happened all the same, and the next start removes the file
+                log.warning("the content of a job could not be removed: %s", error)
 
     def _row(self, condition: str, *values: Any) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute(f"SELECT * FROM jobs WHERE {condition}", values).fetchone()

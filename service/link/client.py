@@ -269,13 +269,13 @@ class LinkClient:
                 self._forward(call)
             return
         if answer.kind == LEAVING:
-            self._retire(number)
+            self.retire(number)
             return
         found = self._dispatcher.find(number, answer.id)
         if found is None:
             raise BadMessageError(f"Nobody asked for the answer {answer.id}.")
         if answer.kind == ELSEWHERE:
-            self._retire(number)
+            self.retire(number)
             if self._dispatcher.move(found) is not None:
                 self._again(found)
             return
@@ -300,9 +300,11 @@ class LinkClient:
             problem = ProblemError("not-ready", detail, actual=self._tries, retry_after_seconds=1)
             self._fail(call, problem if call.payload.request.items == 1 else NoTokenizerError())
 
-    def _retire(self, number: int) -> None:
-        self._dispatcher.retire(number)
-        self._expect_replacement()
+    def retire(self, number: int) -> None:
+        """Send a tokenizer nothing more; another one comes."""
+        if self._peers[number].models:
+            self._dispatcher.retire(number)
+            self._expect_replacement()
 
     def _expect_replacement(self) -> None:
         self._patient_until = self._loop.time() + PATIENCE_SECONDS
@@ -336,9 +338,8 @@ class LinkClient:
         return Encoded(tokens, latents, timing)
 
     def _fail(self, call: Call, error: Exception) -> None:
-        future = call.payload.future
-        if not future.done():
-            future.set_exception(error)
+        if not call.payload.future.done():
+            call.payload.future.set_exception(error)
 
     def _give_up(self) -> None:
         for call in self._dispatcher.give_up():

@@ -24,6 +24,9 @@ class Owner(Protocol):
     def answered(self, number: int, answer: Answer) -> None:
         """Take an answer of a tokenizer."""
 
+    def retire(self, number: int) -> None:
+        """Send a tokenizer nothing more."""
+
     def lost(self, number: int) -> None:
         """Forget a tokenizer whose socket closed."""
 
@@ -66,6 +69,7 @@ class Peer(asyncio.Protocol):
             # Its slots are free when it has closed its end, and not before.
             log.error("a tokenizer replica sent nonsense and is cut off: %s", error)
             self._cut_off = True
+            self._owner.retire(self.number)
             assert self._transport is not None
             self._transport.write_eof()
 

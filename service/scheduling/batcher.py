@@ -114,8 +114,9 @@ class Batcher:
         # an estimate takes time, which a short queue does not need
         wait = self.wait(item, now) if longest is not None and longest > patience else None
         if wait is not None and wait > patience:
-            detail = f"The request would wait for {wait:.1f} s, and it may wait for {max(0.0, patience):.1f} s."
-            raise ProblemError("overloaded", detail, patience, wait, [], retry_after(wait))
+            allowed = max(0.0, patience)
+            detail = f"The request would wait for {wait:.1f} s, and it may wait for {allowed:.1f} s."
+            raise ProblemError("overloaded", detail, allowed, wait, [], retry_after(wait))
         self._items[item.id] = item
         self._shares[item.flow.priority].add(item)
         self.queued_tokens += item.cost

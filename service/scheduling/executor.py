@@ -69,6 +69,14 @@ class _Flight:
         except Exception as error:
             self.results = partial(_raise, error)
 
+    def settle(self) -> None:
+        """Wait for the results now, so that the device holds nothing of the batch."""
+        try:
+            results = self.results()
+            self.results = lambda: results
+        except Exception as error:
+            self.results = partial(_raise, error)
+
     @property
     def payloads(self) -> list[Any]:
         """Return the payloads of the items."""
@@ -93,6 +101,7 @@ class BatchExecutor:
         self._batcher = batcher
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._flights: deque[_Flight] = deque()  # of the thread: behind the one that lands
         # What is not over, with the time of arrival: the event loop changes it, and what is queued under the lock.
         self._waiting: dict[int, tuple[Done, float]] = {}
         # all below belong to the event loop
@@ -248,7 +257,7 @@ class BatchExecutor:
 
     def _feed(self) -> None:
         """Launch batches as early as the batcher has them, and fetch the first of them when it has no more."""
-        flights: deque[_Flight] = deque()
+        flights = self._flights
         while True:
             with self._changed:
                 while (batch := self._next_batch()) is None and not flights and not self._closed:
@@ -304,6 +313,9 @@ class BatchExecutor:
                 return [_too_large() if failure == "memory" else error]
         if flight.failure != "memory":
             flight.failure = failure
+        if failure == "memory":
+            for other in self._flights:  # whose memory the halves may need
+                other.settle()
         outcomes, middle = [], len(payloads) // 2
         for half in (payloads[:middle], payloads[middle:]):
             outcomes += self._attempt(flight, half, partial(self._run_alone, key, half))

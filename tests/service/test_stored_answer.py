@@ -74,3 +74,47 @@ async def test_work_that_is_lost_gives_its_key_free(late: StoredAnswer | None) -
     assert await answers.begin("k", b"1", 5.0) == "in-progress"
     await answers.finish("k", ticket, None)
     assert isinstance(await answers.begin("k", b"1", 5.0), int)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(1, 25)), max_size=80))
+def test_nobody_loses_answers_to_one_who_holds_more(puts: list[tuple[int, int, int]]) -> None:
+    store: BoundedStore[tuple[int, int], int] = BoundedStore(200, 10.0)
+    held: dict[tuple[int, int], int] = {}
+    for owner, key, size in puts:
+        held.pop((owner, key), None)
+        stored = store.put((owner, key), size, size, owner)
+        before = {name: sum(bytes_ for (one, _), bytes_ in held.items() if one == name) for name in range(3)}
+        if stored:
+            held[owner, key] = size
+            before[owner] += size
+        gone = {name for name in held if store.get(name) is None}
+        assert all(before[name[0]] >= 200 / 3 for name in gone), "only who holds a third or more loses any"
+        for name in gone:
+            del held[name]
+        assert store.nbytes == sum(held.values())
+
+
+async def test_a_flood_of_one_caller_leaves_the_keys_of_others() -> None:
+    answers = LocalKeyedAnswers(100 * ANSWER.nbytes, 60.0)
+    for number in range(300):
+        owner = "quiet" if number == 0 else "loud"
+        ticket = await answers.begin(f"{owner} {number}", b"", 5.0)
+        assert isinstance(ticket, int)
+        await answers.finish(f"{owner} {number}", ticket, ANSWER)
+    assert await answers.begin("quiet 0", b"", 5.0) == ANSWER
+
+
+async def test_work_that_is_renewed_keeps_its_key() -> None:
+    clock = Clock()
+    answers = LocalKeyedAnswers(10_000, 60.0, clock)
+    ticket = await answers.begin("k", b"1", 5.0)
+    assert isinstance(ticket, int)
+    for clock.now in (4.0, 8.0, 12.0):
+        await answers.renew("k", ticket, 5.0)
+    assert await answers.begin("k", b"1", 5.0) == "in-progress"
+    clock.now = 17.0
+    other = await answers.begin("k", b"1", 5.0)
+    assert isinstance(other, int)
+    await answers.renew("k", ticket, 60.0)
+    clock.now = 22.0
+    assert isinstance(await answers.begin("k", b"1", 5.0), int), "a lost one renews nothing"

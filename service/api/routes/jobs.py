@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.body import send_piece, while_connected
 from service.api.caller import owner_of
+from service.api.errors import ClientGoneError
 from service.api.event_stream import STALL_SECONDS
 from service.api.jobs import document
 from service.api.openapi import query_parameters
@@ -136,8 +137,7 @@ class JobContent(Response):
         """Send the pieces.
 
         Raises:
-            ClientGoneError: the reader left before the end.
-            ProblemError: the content was removed meanwhile; the reader notices by its length.
+            ClientGoneError: the reader left before the end, or the content was removed meanwhile.
         """
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await while_connected(Request(scope, receive), self._send_all(send))
@@ -150,7 +150,10 @@ class JobContent(Response):
             await send_piece(send, piece, STALL_SECONDS, more)
             if not more:
                 return
-            piece = await self._jobs.read(self._job.owner, self._job.id, sent, PIECE_BYTES)
+            try:
+                piece = await self._jobs.read(self._job.owner, self._job.id, sent, PIECE_BYTES)
+            except ProblemError as error:  # it was removed; the reader notices by its length
+                raise ClientGoneError from error
 
 
 class JobEvents(Response):

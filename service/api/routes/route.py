@@ -119,7 +119,7 @@ class Route:
 
             # The store of jobs remembers the keys of submissions by itself.
             keyed = not (self.only_jobs or (self.as_job and prefers_async(request)))
-            answer = services.replays.answer(request, body, self.pure, keyed, deadline.seconds, work)
+            answer = services.replays.answer(request, body, self.pure, keyed, work)
             try:
                 response = await while_connected(request, deadline.hold(answer))
             except ProblemError as problem:

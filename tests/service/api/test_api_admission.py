@@ -1,4 +1,4 @@
-"""Places and bytes of one ingress process, against every order of events that hypothesis finds."""
+"""Places, streams and bytes of one ingress process, against every order of events that hypothesis finds."""
 
 from __future__ import annotations
 
@@ -20,17 +20,46 @@ class AdmissionMachine(RuleBasedStateMachine):
         super().__init__()
         self.open: list[tuple[ExitStack, Place]] = []
         self.arriving: list[tuple[ExitStack, Place]] = []
+        self.streams: list[tuple[ExitStack, str]] = []
 
-    @initialize(requests=st.integers(1, 5), size=st.integers(1, 100), bodies=st.integers(1, 4))
-    def start(self, requests: int, size: int, bodies: int) -> None:
+    @property
+    def working(self) -> int:
+        return len(self.open) + len(self.streams)
+
+    @initialize(
+        requests=st.integers(1, 5), size=st.integers(1, 100), bodies=st.integers(1, 4), streams=st.integers(1, 4)
+    )
+    def start(self, requests: int, size: int, bodies: int, streams: int) -> None:
         self.now = 0.0
-        self.requests, self.size, self.bodies = requests, size, bodies
-        self.admission = Admission(requests, size, lambda: self.now, arriving=bodies)
+        self.requests, self.size, self.bodies, self.most_streams = requests, size, bodies, streams
+        self.admission = Admission(requests, size, lambda: self.now, streams, bodies)
+
+    @rule(caller=st.sampled_from("ab"))
+    def stream(self, caller: str) -> None:
+        stack = ExitStack()
+        mine = sum(name == caller for _, name in self.streams)
+        most = self.most_streams - bool(mine)  # the last place is for those that have none
+        if len(self.streams) < most and self.working < self.requests:
+            stack.enter_context(self.admission.stream(caller))
+            self.streams.append((stack, caller))
+            return
+        with pytest.raises(ProblemError) as refused:
+            stack.enter_context(self.admission.stream(caller))
+        assert refused.value.code == "overloaded"
+        assert refused.value.retry_after_seconds
+
+    @precondition(lambda self: self.streams)
+    @rule(data=st.data(), seconds=st.floats(0, 10))
+    def end_stream(self, data: st.DataObject, seconds: float) -> None:
+        self.now += seconds
+        ended = data.draw(st.sampled_from(self.streams))
+        self.streams.remove(ended)
+        ended[0].close()
 
     @rule()
     def admit(self) -> None:
         stack = ExitStack()
-        if len(self.open) < self.requests:
+        if self.working < self.requests:
             self.open.append((stack, stack.enter_context(self.admission.admitted())))
             return
         with pytest.raises(ProblemError) as refused:
@@ -42,7 +71,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def receive(self, seconds: float) -> None:
         self.now += seconds
         stack = ExitStack()
-        if len(self.open) >= self.requests:
+        if self.working >= self.requests:
             with pytest.raises(ProblemError, match="overloaded"):
                 stack.enter_context(self.admission.receiving())
             return
@@ -71,7 +100,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def arrive(self, data: st.DataObject) -> None:
         arrived = data.draw(st.sampled_from(self.arriving))
         self.arriving.remove(arrived)
-        if len(self.open) < self.requests:
+        if self.working < self.requests:
             arrived[1].arrived()
             self.open.append(arrived)
         else:
@@ -103,11 +132,15 @@ class AdmissionMachine(RuleBasedStateMachine):
     def bounds_hold(self) -> None:
         held = [place.held for _, place in self.open + self.arriving if place.held]
         assert len(held) <= 1 or sum(held) <= self.size + max(held)
+        assert self.working <= self.requests
+        assert len(self.streams) <= self.most_streams
 
     def teardown(self) -> None:
-        for stack, _ in self.open + self.arriving:
+        for stack, _ in (*self.open, *self.arriving, *self.streams):
             stack.close()
         if hasattr(self, "admission"):
+            with self.admission.stream("a"):
+                pass
             with self.admission.admitted() as place:
                 place.take(10 * self.size)  # everything was given back
 

@@ -8,11 +8,15 @@ from typing import Any
 
 import httpx
 import pytest
-from api_media import picture
+from api_media import picture, scene
 from api_server import Server, eventually
 from bad_inputs import LIMITS
 
 from service.client import Client, ServiceError
+from service.errors import ProblemError
+from service.formats.media_types import MSGPACK
+from service.formats.msgpack import pack
+from service.formats.tensors import pack_tensor
 from service.keys import new_key, write_keys
 from service.settings import Settings
 
@@ -186,3 +190,24 @@ def test_media_workers_share_by_key_or_connection(
     assert httpx.post(f"{server.url}/encode", content=picture(), headers=PNG).status_code == 200
     assert seen[0] == "key both"
     assert seen[1].startswith("127.0.0.1:")
+
+
+def test_work_that_is_refused_for_a_full_queue_costs_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    secret, key = new_key("app", ["encode", "decode"], 1_000)
+    write_keys(file, [key])
+
+    async def refuse() -> None:
+        raise ProblemError("overloaded", "The queue is full.")
+
+    large = {"array": pack_tensor(scene(1, 128, 128))}
+    with (
+        Server(Settings(limits=LIMITS, keys=file, ingress_replicas=1)) as server,
+        httpx.Client(base_url=server.url) as http,
+    ):
+        server.backend.stall = refuse
+        headers = {"Authorization": f"Bearer {secret}", "Content-Type": MSGPACK}
+        for path, content in (("/encode", large), ("/encode", {"items": [large] * 2}), ("/reconstruct", large)):
+            answer = http.post(path, content=pack(content), headers=headers)
+            assert b"The queue is full." in answer.content
+            assert int(answer.headers["ratelimit-remaining"]) == 1_000, path

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from bad_inputs import LIMITS
 
 from service.keys import new_key, write_keys
 from service.settings import Settings
+from service.stored_answer import LocalKeyedAnswers
 
 PNG = {"Content-Type": "image/png"}
 KEY = "Idempotency-Key"
@@ -212,3 +214,62 @@ def test_where_the_setting_is_off_the_key_is_ignored() -> None:
         for seed in (1, 2):
             answer = httpx.post(f"{server.url}/encode", content=body(seed), headers=PNG | {KEY: "x"})
             assert answer.status_code == 200
+
+
+def test_a_multipart_body_is_known_by_its_parts(server: Server) -> None:
+    def form(boundary: str, content: bytes) -> tuple[bytes, dict[str, str]]:
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="media"\r\nContent-Type: image/png\r\n\r\n'
+        return head.encode() + content + f"\r\n--{boundary}--\r\n".encode(), {
+            "Content-Type": f"multipart/form-data; boundary={boundary}",
+            KEY: "parts",
+        }
+
+    first, again, other = (
+        httpx.post(f"{server.url}/encode", content=content, headers=headers)
+        for content, headers in (form("one", body(12)), form("another", body(12)), form("one", body(13)))
+    )
+    assert (first.status_code, again.headers["idempotent-replayed"]) == (200, "true")
+    assert again.content == first.content
+    refused(other, 422, "idempotency-conflict")
+
+
+def test_an_answer_whose_first_caller_left_is_kept(http: httpx.Client, caching: Server) -> None:
+    gate, calls = Gate(caching), caching.backend.calls
+    with ThreadPoolExecutor(2) as pool:
+        first = send(pool, caching, 14, **{"X-Request-Timeout-Seconds": "0.5"})
+        eventually(lambda: caching.backend.waiting == 1)
+        second = send(pool, caching, 14)
+        refused(first.result(), 504, "deadline-exceeded")
+        gate.open()
+        assert second.result().status_code == 200
+    third = http.post("/encode", content=body(14), headers=PNG)
+    assert third.headers["cache-status"] == "omnitok; hit"
+    assert caching.backend.calls == calls + 1
+
+
+def test_a_repeat_says_nothing_of_the_cache(http: httpx.Client) -> None:
+    first, again = (http.post("/encode", content=body(15), headers=PNG | {KEY: "status"}) for _ in range(2))
+    assert "stored" in first.headers["cache-status"]
+    assert again.headers["idempotent-replayed"] == "true"
+    assert "cache-status" not in again.headers
+
+
+def test_a_key_lives_as_long_as_its_work(http: httpx.Client, caching: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.replay.LEASE_SECONDS", 0.5)
+    monkeypatch.setattr("service.api.replay.RENEW_SECONDS", 0.05)
+    renewed = threading.Event()
+    renew, times = LocalKeyedAnswers.renew, []
+
+    async def noted(self: LocalKeyedAnswers, *arguments: Any) -> None:
+        times.append(arguments)
+        if len(times) == 3:
+            renewed.set()
+        await renew(self, *arguments)
+
+    monkeypatch.setattr(LocalKeyedAnswers, "renew", noted)
+    gate = Gate(caching)
+    with ThreadPoolExecutor(1) as pool:
+        first = send(pool, caching, 16, **{KEY: "long"})
+        assert renewed.wait(30)
+        gate.open()
+        assert first.result().status_code == 200

@@ -110,6 +110,7 @@ def flaky() -> Iterator[Flaky]:
         problem("draining", **{"Retry-After": "2"}),
         problem("not-ready", **{"Retry-After": "5"}),
         problem("rate-limited", **{"Retry-After": "3"}),
+        problem("idempotency-in-progress", **{"Retry-After": "1"}),
         Reply(429, headers={"Content-Type": "text/plain", "Retry-After": "7"}),
         Reply(503, headers={"Content-Type": "text/plain", "Retry-After": "30"}),
     ],

@@ -278,3 +278,32 @@ async def test_a_batch_that_fits_beside_no_other_runs_alone(reports: Reports) ->
     assert alone == [[number] for number in range(5)]
     assert not reports.splits
     executor.close()
+
+
+async def test_halves_have_the_memory_of_the_batch_behind_them() -> None:
+    """Two batches are launched; the first does not fit when it is fetched, and its halves not beside the second."""
+    gate, held = threading.Event(), set[int]()
+
+    def launch(key: TokenizerKey, payloads: Sequence[Any]) -> Callable[[], Sequence[Any]]:
+        if len(payloads) == 1 and held - {payloads[0]}:
+            raise OutOfMemory
+        held.update(payloads)
+
+        def fetch() -> Sequence[Any]:
+            gate.wait()
+            held.difference_update(payloads)
+            if list(payloads) == [1, 2]:
+                raise OutOfMemory
+            return payloads
+
+        return fetch
+
+    executor = BatchExecutor(launch, Batcher(10, 2, 10**6), Reports())
+    first = asyncio.ensure_future(executor.submit(KEY, 10**5, 0, 60))
+    await asyncio.sleep(0.05)
+    crowd = [asyncio.ensure_future(executor.submit(KEY, 1, number, 60)) for number in range(1, 5)]
+    await asyncio.sleep(0)
+    gate.set()
+    answers = await asyncio.gather(first, *crowd)
+    assert [result for result, _ in answers] == [0, 1, 2, 3, 4]
+    executor.close()
