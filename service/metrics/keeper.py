@@ -53,7 +53,9 @@ class Keeper:
             if _running(self._folder) is None:
                 started = time.monotonic()
                 # In a session of its own: it must outlive this process, whose children Ray ends.
-                subprocess.run([*self._command, "--detach"], stdin=subprocess.DEVNULL, check=False)
+                path = os.pathsep.join(filter(None, sys.path))  # where Ray found this application
+                environment = os.environ | {"PYTHONPATH": path}
+                subprocess.run([*self._command, "--detach"], stdin=subprocess.DEVNULL, env=environment, check=False)
                 self._closed.wait(LOOK_SECONDS)
                 if _running(self._folder) is None and time.monotonic() - started < FAILURE_SECONDS:
                     self._closed.wait(FAILURE_SECONDS)

@@ -19,15 +19,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.metrics.collectors import FilesystemCollector, ProcessesCollector
 from service.metrics.definitions import BUCKET_FACTOR, DEADLINE_SECONDS, METRICS, SECONDS, STEP_SECONDS, Metric
 from service.metrics.exporter import registry
-from service.metrics.folder import compact, files, living
+from service.metrics.folder import FILE_BYTES, compact, files, living
+from service.metrics.generator import GeneratorMetrics
 from service.metrics.gpu import GpuCollector
 from service.metrics.http import IngressMetrics
 from service.metrics.keeper import Keeper, stop
 from service.metrics.replica import ReplicaMetrics
-from service.metrics.tokenizer import TokenizerMetrics
+from service.metrics.tokenizer import KernelMetrics, TokenizerMetrics
 
 SERIES_BUDGET = 6000  # of a node, as the alert says
-REPLACEMENTS = 8  # each leaves as much behind as the one before
+REPLACEMENTS = 3  # each leaves as much behind as the one before
 FILES_PER_PROCESS, MERGED_FILES = 4, 2
 
 # A process that counts like a whole node, and is killed.
@@ -113,6 +114,14 @@ def test_a_full_disk_is_an_error_of_the_start_not_of_a_request(folder: Path) -> 
         assert path.stat().st_blocks * 512 >= path.stat().st_size, kind
 
 
+def test_what_is_known_ahead_fits_into_the_files_as_they_are_made(folder: Path) -> None:
+    TokenizerMetrics("t", [f"model-{number}" for number in range(8)])
+    GeneratorMetrics("t", {f"generator-{number}": "lm" for number in range(8)})
+    KernelMetrics()
+    ReplicaMetrics("Tokenizer", {"Tokenizer": 1}).ready()
+    assert {kind: path.stat().st_size for path, kind, _ in files(folder)} == FILE_BYTES
+
+
 def test_filesystems_are_shown_and_those_that_are_missing_left_out(tmp_path: Path) -> None:
     size, free = FilesystemCollector({"tmp": tmp_path, "jobs": tmp_path / "none"}).collect()
     assert [sample.labels for sample in size.samples] == [{"mount": "tmp"}]
@@ -159,20 +168,24 @@ def test_a_gpu_shows_what_it_can_and_a_machine_without_one_nothing() -> None:
     assert list(GpuCollector(None).collect()) == []
 
 
-def test_the_exporter_starts_by_itself_and_gives_its_port_back(folder: Path, unused_tcp_port: int) -> None:
+def test_the_exporter_starts_by_itself_and_gives_its_port_back(
+    folder: Path, unused_tcp_port_factory: Callable[[], int]
+) -> None:
     IngressMetrics("me").observe("/encode", "POST", "200", 0.25, 3, 4, None, {})
-    keeper = Keeper(folder, "127.0.0.1", unused_tcp_port, {"tmp": folder})
-    keeper.start()
+    before, after = unused_tcp_port_factory(), unused_tcp_port_factory()
     try:
-        text = fetch(unused_tcp_port)
-        families = {family.name: family for family in text_string_to_metric_families(text)}
+        for port in (before, after):  # the second is that of a later deployment
+            keeper = Keeper(folder, "127.0.0.1", port, {"tmp": folder})
+            keeper.start()
+            families = {family.name: family for family in text_string_to_metric_families(fetch(port))}
+            keeper.close()
         assert sum(sample.value for sample in families["omnitok_http_requests"].samples) == 1
         assert {"omnitok_build_info", "omnitok_filesystem_free_bytes", "omnitok_metrics_series"} <= set(families)
     finally:
-        keeper.close()
         stop(folder)
-    with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"http://127.0.0.1:{unused_tcp_port}/metrics", timeout=5)
+    for port in (before, after):
+        with pytest.raises(OSError, match="refused"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
 
 
 def fetch(port: int) -> str:
