@@ -80,18 +80,21 @@ class FilesystemCollector(Collector):
 
 
 class BuildCollector(Collector):
-    """The version, and the start of the exporter.
+    """The version, and the start of the service.
 
     Args:
         version: of the service.
+        started: seconds since the epoch.
     """
 
-    def __init__(self, version: str) -> None:
-        self._version, self._started = version, time.time()
+    def __init__(self, version: str, started: float) -> None:
+        self._version, self._started = version, started
 
     def collect(self) -> Iterable[Metric]:
         """Return both."""
         build = GaugeMetricFamily(f"{PREFIX}build_info", "Version of the service", labels=["version"])
         build.add_metric([self._version], 1)
         yield build
-        yield GaugeMetricFamily(f"{PREFIX}start_time_seconds", "When the exporter of this node started", self._started)
+        yield GaugeMetricFamily(
+            f"{PREFIX}start_time_seconds", "When processes of this node began to count", self._started
+        )

@@ -6,6 +6,7 @@ histograms have no label of a replica, so that the series of dead ones do not pi
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -178,6 +179,11 @@ METRICS: dict[str, Metric] = {
     )
 }
 AGES = frozenset(metric.full_name for metric in METRICS.values() if metric.kind == "age")
+
+
+def begun(instant: float | None) -> float:
+    """Return the value of an age that began at an instant of the monotonic clock, or of none."""
+    return 0.0 if instant is None else time.time() - (time.monotonic() - instant)
 
 
 def counter(name: str) -> Counter:

@@ -22,7 +22,7 @@ from service.metrics.collectors import BuildCollector, FilesystemCollector, Proc
 from service.metrics.folder import living
 from service.metrics.gpu import GpuCollector, nvml
 
-LOCK = "exporter"
+LOCK, STARTED = "exporter", "started"
 LOOK_SECONDS = 2.0
 LINGER_SECONDS = 30.0  # a service that is deployed anew takes less; a new cluster needs the port
 LOCK_TRIES, LOCK_PAUSE_SECONDS = 10, 0.05  # whoever looks for the exporter holds the lock for a moment
@@ -37,7 +37,9 @@ def registry(folder: Path, mounts: dict[str, Path]) -> tuple[CollectorRegistry, 
         mounts: as for `FilesystemCollector`.
     """
     every, processes = CollectorRegistry(), ProcessesCollector(folder)
-    for collector in (processes, FilesystemCollector(mounts), BuildCollector(version("omnitok")), GpuCollector(nvml())):
+    (folder / STARTED).open("a").close()  # as old as the folder: another exporter is not a new service
+    build = BuildCollector(version("omnitok"), (folder / STARTED).stat().st_mtime)
+    for collector in (processes, FilesystemCollector(mounts), build, GpuCollector(nvml())):
         every.register(collector)
     return every, processes
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
-from service.metrics.definitions import counter, gauge, histogram
+from service.metrics.definitions import begun, counter, gauge, histogram
 from service.types import GeneratorKind
 
 
@@ -42,7 +41,7 @@ class GeneratorMetrics:
     def generating(self, waiting: int, slots: int, oldest: float | None = None, positions: int = 0) -> None:
         """Report the sequences that wait and when the oldest arrived, the slots in use, and the cached positions."""
         self._waiting.set(waiting)
-        self._age.set(0.0 if oldest is None else time.time() - (time.monotonic() - oldest))
+        self._age.set(begun(oldest))
         self._slots.set(slots)
         self._cache.set(positions)
 

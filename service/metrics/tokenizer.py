@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 
-from service.metrics.definitions import OPS, counter, gauge, histogram
+from service.metrics.definitions import OPS, begun, counter, gauge, histogram
 from service.scheduling.batcher import Batch
 from service.scheduling.executor import Failure
 from service.types import Op
@@ -32,7 +31,6 @@ class TokenizerMetrics:
         models: the ids of its bundles.
         max_queue_tokens: latent positions that may wait.
         ran: called with the positions and the seconds of each batch.
-        clocks: seconds since the epoch, and on the clock of the executor.
     """
 
     def __init__(
@@ -41,10 +39,9 @@ class TokenizerMetrics:
         models: Collection[str] = (),
         max_queue_tokens: int = 0,
         ran: Callable[[int, float], None] = lambda positions, seconds: None,
-        clocks: Callable[[], tuple[float, float]] = lambda: (time.time(), time.monotonic()),
     ) -> None:
         self.queued_tokens = 0
-        self._ran, self._clocks = ran, clocks
+        self._ran = ran
         self._queue_requests = gauge("queue_requests").labels(replica)
         self._queue_tokens = gauge("queue_tokens").labels(replica)
         self._queue_age = gauge("queue_age_seconds").labels(replica)
@@ -68,8 +65,7 @@ class TokenizerMetrics:
         self.queued_tokens = tokens
         self._queue_requests.set(requests)
         self._queue_tokens.set(tokens)
-        now, monotonic = self._clocks()
-        self._queue_age.set(0.0 if oldest is None else now - (monotonic - oldest))
+        self._queue_age.set(begun(oldest))
 
     def batch(self, batch: Batch, seconds: float, waits: Sequence[float] = ()) -> None:
         """Count a batch that took `seconds`, after its items had waited."""

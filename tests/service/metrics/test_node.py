@@ -173,12 +173,15 @@ def test_the_exporter_starts_by_itself_and_gives_its_port_back(
 ) -> None:
     IngressMetrics("me").observe("/encode", "POST", "200", 0.25, 3, 4, None, {})
     before, after = unused_tcp_port_factory(), unused_tcp_port_factory()
+    starts: set[float] = set()
     try:
         for port in (before, after):  # the second is that of a later deployment
             keeper = Keeper(folder, "127.0.0.1", port, {"tmp": folder})
             keeper.start()
             families = {family.name: family for family in text_string_to_metric_families(fetch(port))}
+            starts.add(families["omnitok_start_time_seconds"].samples[0].value)
             keeper.close()
+        assert len(starts) == 1
         assert sum(sample.value for sample in families["omnitok_http_requests"].samples) == 1
         assert {"omnitok_build_info", "omnitok_filesystem_free_bytes", "omnitok_metrics_series"} <= set(families)
     finally:
