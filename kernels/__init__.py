@@ -10,6 +10,7 @@ from kernels.norm import inverse_deviation, layer_norm
 from kernels.patches import patchify, unpatchify
 from kernels.peg import peg
 from kernels.projection import vq_project
+from kernels.resample import resample
 from kernels.runtime.dispatch import BackendUnavailableError, Choice, requested_backend, use_backend
 from kernels.sample_tokens import sample_tokens
 from kernels.sequence_attention import sequence_attention
@@ -41,6 +42,7 @@ __all__ = [
     "quantize_rows",
     "read_rows",
     "requested_backend",
+    "resample",
     "residual_linear",
     "rope_table",
     "sample_tokens",

@@ -16,7 +16,7 @@ from media.errors import MediaError
 from media.frame_reader import FrameReader
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_exif
-from media.resize import Plan, plan
+from media.resize import Plan, Resampling, plan
 from media.truncation import without_end
 from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
 
@@ -89,12 +89,30 @@ class StillReader(FrameReader):
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         with reading(self._media_type, self._limits):
-            image = self._image
-            if self._media_type == "image/jpeg":
-                image = self._jpeg()
-            image.load()
-            pixels = convert(image, self._plan, self._orientation, self._profile)
+            pixels = convert(self._loaded(), self._plan, self._orientation, self._profile)
         yield pixels
+
+    def read_source(self) -> tuple[NDArray[np.uint8], Resampling | None]:
+        """Decode, and leave the resampling to the caller where nothing else is to be done; instead of iterating.
+
+        Returns:
+            uint8 RGB (H, W, 3), and its resampling; None if these are the pixels that iterating gives.
+
+        Raises:
+            MediaError: the file is damaged or over a limit.
+        """
+        with reading(self._media_type, self._limits):
+            image = self._loaded()
+            resampling = self._plan.resampling(image)
+            plain = self._profile is None and self._orientation == UPRIGHT and "transparency" not in image.info
+            if resampling is None or not plain:
+                return convert(image, self._plan, self._orientation, self._profile), None
+            return np.asarray(image.convert("RGB") if image.mode != "RGB" else image), resampling
+
+    def _loaded(self) -> Image.Image:
+        image = self._jpeg() if self._media_type == "image/jpeg" else self._image
+        image.load()
+        return image
 
     def _jpeg(self) -> Image.Image:
         """Decode a JPEG; one that only lacks its end is shown, as in browsers."""

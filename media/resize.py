@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 Depth = TypeVar("Depth", np.uint8, np.uint16)
 Box = tuple[float, float, float, float]  # left, top, right, bottom, pixels of the source
 
+# Pillow's own order of the two axes depends on sizes; with alpha it would multiply twice.
+TWO_PASS_MODES = ("RGB", "L")
 # Pillow first shrinks by whole factors while the picture stays this much larger than asked: fast, and hardly visible.
 REDUCING_GAP = 2.0
 
@@ -54,15 +57,27 @@ class Plan:
         height, width = self.target
         if picture.size == (width, height) and (self.height, self.width) == self.target:
             return picture
-        scale_x, scale_y = picture.width / self.width, picture.height / self.height
-        left, top, right, bottom = self.box
-        box = (
-            left * scale_x,
-            top * scale_y,
-            min(right * scale_x, picture.width),
-            min(bottom * scale_y, picture.height),
-        )
+        box = self.source_box(picture.width, picture.height)
+        if picture.mode in TWO_PASS_MODES and not _reduces(box, self.target):
+            return _two_passes(picture, box, self.target)
         return picture.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
+
+    def resampling(self, picture: Image.Image) -> Resampling | None:
+        """Return how a picture is resampled, if that is all that is done to it, in whole numbers and in two passes."""
+        box = self.source_box(picture.width, picture.height)
+        if picture.mode not in TWO_PASS_MODES or self.preprocess.pad is not None or _reduces(box, self.target):
+            return None
+        return Resampling(two_passes(picture.height, box, self.target), self.target)
+
+    def source_box(self, width: int, height: int) -> Box:
+        """Return the part of a picture that is resampled, whose size may be a fraction of the planned one.
+
+        Args:
+            width, height: of the picture, pixels.
+        """
+        scale_x, scale_y = width / self.width, height / self.height
+        left, top, right, bottom = self.box
+        return left * scale_x, top * scale_y, min(right * scale_x, width), min(bottom * scale_y, height)
 
     def frame(self, pixels: NDArray[Depth]) -> NDArray[Depth]:
         """Resample and pad one frame.
@@ -90,6 +105,61 @@ class Plan:
         canvas = np.zeros((height, width, 3), pixels.dtype)
         canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
         return canvas
+
+
+class Passes(NamedTuple):
+    """The two passes that resample a picture: along its rows first, then along its columns.
+
+    Args:
+        top, bottom: rows that the second pass needs.
+        columns, rows: parts of the axes, in pixels of those rows.
+    """
+
+    top: int
+    bottom: int
+    columns: tuple[float, float]
+    rows: tuple[float, float]
+
+
+class Resampling(NamedTuple):
+    """The resampling of a picture by someone else, as `media.taps` defines it.
+
+    Args:
+        passes: along the two axes.
+        target: (height, width) of the result.
+    """
+
+    passes: Passes
+    target: tuple[int, int]
+
+
+def two_passes(height: int, box: Box, target: tuple[int, int]) -> Passes:
+    """Return the passes that resample a part of a picture.
+
+    Args:
+        height: of the picture, pixels.
+        box: the part.
+        target: (height, width) of the result.
+    """
+    left, above, right, below = box
+    reach = 3 * max((below - above) / target[0], 1.0)  # of Lanczos' filter
+    top, bottom = max(0, math.floor(above - reach) - 1), min(height, math.ceil(below + reach) + 1)
+    return Passes(top, bottom, (left, right), (above - top, below - top))
+
+
+def _two_passes(picture: Image.Image, box: Box, target: tuple[int, int]) -> Image.Image:
+    passes = two_passes(picture.height, box, target)
+    rows, width = passes.bottom - passes.top, target[1]
+    strip = picture.crop((0, passes.top, picture.width, passes.bottom)) if rows < picture.height else picture
+    (left, right), (top, bottom) = passes.columns, passes.rows
+    strip = strip.resize((width, rows), Image.Resampling.LANCZOS, box=(left, 0, right, rows))
+    return strip.resize((width, target[0]), Image.Resampling.LANCZOS, box=(0, top, width, bottom))
+
+
+def _reduces(box: Box, target: tuple[int, int]) -> bool:
+    """Return whether a part of a picture is first shrunk by whole factors."""
+    sides = (box[3] - box[1], box[2] - box[0])
+    return any(int(side / count / REDUCING_GAP) > 1 for side, count in zip(sides, target, strict=True))
 
 
 def plan(

@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from service.bulk.reading import View
+from service.engine.pictures import SourcePicture
 from service.engine.tokenizer import Engine
 from service.scheduling.executor import Fetch, OutOfMemory
-from service.types import Size, TokenizerKey, Want, size_of
+from service.types import Size, TokenizerKey, Want
 
 IN_FLIGHT = 2
+
+Pixels = NDArray[np.uint8] | SourcePicture
 
 
 class TooLargeError(Exception):
@@ -28,24 +32,26 @@ class SharedEngine:
     Args:
         engine: of one bundle.
         want: tokens or latents.
-
-    Attributes:
-        busy_seconds: time with work on the device, as far as the host knows.
     """
 
     def __init__(self, engine: Engine, want: Want) -> None:
         self.engine, self.card, self._want = engine, engine.cards[0], want
         self._on_gpu = self.card.device.startswith("cuda")
         self._launching, self._counting = threading.Lock(), threading.Lock()
-        self.busy_seconds, self._running, self._since = 0.0, 0, 0.0
+        self._busy, self._running, self._since = 0.0, 0, 0.0
 
-    def launch(self, pixels: Sequence[NDArray[np.uint8]]) -> Fetch:
+    def busy_seconds(self) -> float:
+        """Return the time with work on the device so far, as the host sees it."""
+        with self._counting:
+            return self._busy + (time.perf_counter() - self._since if self._running else 0.0)
+
+    def launch(self, pixels: Sequence[Pixels]) -> Fetch:
         """Start a batch of pixels (T, H, W, 3) of one shape.
 
         Returns:
             A call that returns the codes of each item, (t, h, w) or (t, h, w, c).
         """
-        key = TokenizerKey(self.card.id, "encode", "pixels", size_of(pixels[0]), self._want)
+        key = TokenizerKey(self.card.id, "encode", "pixels", frames_of(pixels[0]), self._want)
         self._begin()
         try:
             with self._launching:
@@ -82,7 +88,7 @@ class SharedEngine:
         finally:
             self._end()
 
-    def _halves(self, pixels: Sequence[NDArray[np.uint8]]) -> list[Any]:
+    def _halves(self, pixels: Sequence[Pixels]) -> list[Any]:
         if len(pixels) == 1:
             raise TooLargeError
         middle = len(pixels) // 2
@@ -98,7 +104,7 @@ class SharedEngine:
         with self._counting:
             self._running -= 1
             if not self._running:
-                self.busy_seconds += time.perf_counter() - self._since
+                self._busy += time.perf_counter() - self._since
 
 
 class Row(NamedTuple):
@@ -106,12 +112,12 @@ class Row(NamedTuple):
 
     Args:
         place: of the row in its shard.
-        pixels: uint8 RGB (T, H, W, 3).
+        pixels: uint8 RGB (T, H, W, 3), or a picture that becomes such.
         done: called when nobody reads the pixels any more.
     """
 
     place: int
-    pixels: NDArray[np.uint8]
+    pixels: Pixels
     done: Callable[[], None]
 
 
@@ -126,21 +132,22 @@ class Batches:
 
     def __init__(self, engine: SharedEngine, batch_of: Callable[[Size], int], take: Callable[[int, Any], None]) -> None:
         self._engine, self._batch_of, self._take = engine, batch_of, take
-        self._waiting: dict[tuple[int, ...], list[Row]] = {}
+        self._waiting: dict[tuple[type, tuple[int, ...]], list[Row]] = {}
         self._flying: deque[tuple[list[Row], Fetch]] = deque()
 
     def add(self, rows: Iterable[Row]) -> None:
         """Append rows; full batches go to the device."""
         for row in rows:
-            group = self._waiting.setdefault(row.pixels.shape, [])
+            key = type(row.pixels), row.pixels.shape
+            group = self._waiting.setdefault(key, [])
             group.append(row)
-            if len(group) >= self._batch_of(size_of(row.pixels)):
-                self._launch(self._waiting.pop(row.pixels.shape))
+            if len(group) >= self._batch_of(frames_of(row.pixels)):
+                self._launch(self._waiting.pop(key))
 
     def finish(self) -> None:
         """Send what waits, and take all results."""
-        for shape in list(self._waiting):
-            self._launch(self._waiting.pop(shape))
+        for key in list(self._waiting):
+            self._launch(self._waiting.pop(key))
         while self._flying:
             self._land()
 
@@ -167,3 +174,16 @@ class Batches:
             except TooLargeError:
                 results.append(None)
         return results
+
+
+def pixels_of(view: View, flip: bool) -> Pixels:
+    """Return the pixels of a view or of its mirror image."""
+    if view.resampling is not None:
+        return SourcePicture(view.pixels[0], view.resampling, flip)
+    return view.pixels[:, :, ::-1] if flip else view.pixels
+
+
+def frames_of(pixels: Pixels) -> Size:
+    """Return frames, height and width of what is encoded."""
+    frames, height, width, _ = pixels.shape
+    return frames, height, width

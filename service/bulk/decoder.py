@@ -7,11 +7,13 @@ import os
 import resource
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from media.errors import MediaError
@@ -80,11 +82,11 @@ class Read(NamedTuple):
 
     Args:
         digest: SHA-256 of its bytes.
-        views: uint8 RGB (T, H, W, 3) each, or where they are, and the steps from the file to these pixels.
+        views: whose pixels may be replaced by their place.
     """
 
     digest: str
-    views: list[tuple[Any, dict[str, Any]]]
+    views: list[View]
 
 
 class Failed(NamedTuple):
@@ -107,7 +109,7 @@ class Part(NamedTuple):
     preprocess: Any
 
 
-def main(channel: int, memory: int, size: int, options: dict[str, Any]) -> None:
+def main(channel: int, memory: int, size: int, options: dict[str, Any], leave_resize: bool) -> None:
     """Answer jobs until the channel closes.
 
     Args:
@@ -115,6 +117,7 @@ def main(channel: int, memory: int, size: int, options: dict[str, Any]) -> None:
         memory: descriptor of the shared memory.
         size: of that memory, bytes.
         options: of `EncodingOptions`.
+        leave_resize: as of `read_views`.
     """
     import av
 
@@ -122,7 +125,7 @@ def main(channel: int, memory: int, size: int, options: dict[str, Any]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     av.logging.set_level(None)
     warnings.simplefilter("error", Image.DecompressionBombWarning)
-    Decoder(Connection(channel), mmap.mmap(memory, size), EncodingOptions(**options)).run()
+    Decoder(Connection(channel), mmap.mmap(memory, size), EncodingOptions(**options), leave_resize).run()
 
 
 class Decoder:
@@ -132,10 +135,12 @@ class Decoder:
         connection: to the pool.
         memory: shared with it.
         options: the pixels that are wanted.
+        leave_resize: as of `read_views`.
     """
 
-    def __init__(self, connection: Connection, memory: mmap.mmap, options: EncodingOptions) -> None:
+    def __init__(self, connection: Connection, memory: mmap.mmap, options: EncodingOptions, leave_resize: bool) -> None:
         self._connection, self._memory, self._options = connection, memory, options
+        self._leave_resize = leave_resize
         self._frames: Any = iter(())
         self._reader: FrameReader | None = None
 
@@ -165,17 +170,17 @@ class Decoder:
 
     def _read(self, item: Item, kind: Kind, place: _Place) -> Read | Failed:
         try:
-            digest, views = read_views(item, kind, self._options)
+            digest, views = read_views(item, kind, self._options, self._leave_resize)
         except Exception as error:
             return Failed(reason(error))
-        return Read(digest, [(place.put(view), view.preprocess) for view in views])
+        return Read(digest, [replace(view, pixels=place.put(view.pixels)) for view in views])
 
     def _part(self, job: PartJob) -> Part:
         assert self._reader is not None
         frames = list(islice(self._frames, job.frames))
         pixels = np.stack(frames) if frames else np.empty((0, 0, 0, 3), np.uint8)
         place = _Place(self._memory, job.slot)
-        return Part(place.put(View(pixels, {})), self._reader.info(), self._reader.preprocess)
+        return Part(place.put(pixels), self._reader.info(), self._reader.preprocess)
 
 
 class _Place:
@@ -184,9 +189,8 @@ class _Place:
     def __init__(self, memory: mmap.mmap, slot: Slot) -> None:
         self._memory, self._next, self._end = memory, slot.start, slot.start + slot.size
 
-    def put(self, view: View) -> Any:
+    def put(self, pixels: NDArray[np.uint8]) -> Any:
         """Return where the pixels are now, or the pixels themselves if there is no room."""
-        pixels = view.pixels
         start, end = self._next, self._next + pixels.nbytes
         if end > self._end:
             return pixels

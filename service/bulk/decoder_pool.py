@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ ITEM_SECONDS = 120.0  # a file that takes longer to read is damaged, or the disk
 
 _BOOT = """\
 import json, sys
-channel, memory, size, path, options = map(json.loads, sys.argv[1:])
+channel, memory, size, path, options, leave_resize = map(json.loads, sys.argv[1:])
 sys.path[:] = path
 from service.bulk.decoder import main
-main(channel, memory, size, options)
+main(channel, memory, size, options, leave_resize)
 """
 
 
@@ -97,16 +97,17 @@ class DecoderProcess:
     Args:
         memory: shared with it.
         options: the pixels that are wanted.
+        leave_resize: as of `reading.read_views`.
 
     Raises:
         RuntimeError: it does not start.
     """
 
-    def __init__(self, memory: Memory, options: EncodingOptions) -> None:
+    def __init__(self, memory: Memory, options: EncodingOptions, leave_resize: bool) -> None:
         ours, theirs = socket.socketpair()
         home = Path(next(iter(service.__path__))).resolve().parent
         path = [str(home), *(os.path.abspath(entry) for entry in sys.path)]
-        arguments = [theirs.fileno(), memory.descriptor, memory.size, path, asdict(options)]
+        arguments = [theirs.fileno(), memory.descriptor, memory.size, path, asdict(options), leave_resize]
         self._process = subprocess.Popen(
             [sys.executable, "-c", _BOOT, *map(json.dumps, arguments)],
             stdin=subprocess.DEVNULL,
@@ -124,6 +125,11 @@ class DecoderProcess:
     def alive(self) -> bool:
         """Return whether the process runs."""
         return self._process.poll() is None
+
+    def cpu_seconds(self) -> float:
+        """Return its CPU time in user and system mode."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def ask(self, job: Any, seconds: float) -> Any:
         """Send a job and return its answer.
@@ -165,10 +171,14 @@ class DecoderPool:
         options: the pixels that are wanted.
         slots: chunks that may be in memory at a time.
         slot_bytes: room of each.
+        leave_resize: as of `reading.read_views`.
     """
 
-    def __init__(self, processes: int, options: EncodingOptions, slots: int, slot_bytes: int) -> None:
+    def __init__(
+        self, processes: int, options: EncodingOptions, slots: int, slot_bytes: int, leave_resize: bool = False
+    ) -> None:
         self.memory, self._options = Memory(slots + processes, slot_bytes), options
+        self._leave_resize = leave_resize
         self._own = threading.local()
         self._started: list[DecoderProcess] = []
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="read")
@@ -176,6 +186,10 @@ class DecoderPool:
     def submit(self, items: Sequence[Item], kind: Kind) -> Future[Chunk]:
         """Return the chunk to come."""
         return self._threads.submit(self._read, items, kind)
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time of the processes that run."""
+        return sum(process.cpu_seconds() for process in self._started if process.alive)
 
     def close(self) -> None:
         """End all processes."""
@@ -186,7 +200,7 @@ class DecoderPool:
 
     def start_process(self) -> DecoderProcess:
         """Start a process; `close` ends it."""
-        process = DecoderProcess(self.memory, self._options)
+        process = DecoderProcess(self.memory, self._options, self._leave_resize)
         self._started.append(process)
         return process
 
@@ -208,7 +222,7 @@ class DecoderPool:
         found: list[Read | Failed] = [
             one
             if isinstance(one, Failed)
-            else Read(one.digest, [(self.memory.view(pixels), steps) for pixels, steps in one.views])
+            else Read(one.digest, [replace(view, pixels=self.memory.view(view.pixels)) for view in one.views])
             for one in answers
         ]
         return Chunk(found, lambda: self.memory.give(slot))

@@ -19,17 +19,18 @@ from model.atomic_write import replacing
 from model.codes import npy_tree, parquet, webdataset
 from model.codes.info import SUFFIXES, CodesInfo
 from model.codes.rows import Rows, moments
-from service.bulk.batches import Batches, Row, SharedEngine
-from service.bulk.decoder import Failed
+from service.bulk.batches import Batches, Pixels, Row, SharedEngine, frames_of, pixels_of
+from service.bulk.decoder import ALIGNMENT, Failed
 from service.bulk.decoder_pool import Chunk, DecoderPool
 from service.bulk.films import encode_film
 from service.bulk.plan import Shard, record_of, write_manifest
+from service.bulk.reading import View
 from service.engine.tokenizer import Engine
 from service.types import Size
 
 SHARDS_AT_ONCE = 3  # so that the device has work while the last rows of a shard are read and written
-CHUNK_ITEMS, CHUNK_BYTES = 16, 4 * 2**20  # of one visit to a process
-UNSIZED_BYTES = 2**20  # of an item whose size is its own; larger ones travel in the answer
+CHUNK_ITEMS, CHUNK_BYTES = 16, 8 * 2**20  # of one visit to a process
+UNSIZED_BYTES = 2**20  # of a picture of its own size; larger ones travel in the answer
 BATCH_POSITIONS = {"cuda": 2**16, "cpu": 2**13}
 MAX_BATCH = 64
 WRITERS = {"parquet": parquet.write, "tar": webdataset.write}
@@ -44,12 +45,14 @@ class Workplace:
         dtype: precision of the networks.
         threads: CPU threads of the networks.
         readers: processes that read items.
+        device_resize: pictures are resized on a GPU, which gives the same pixels; else where they are read.
     """
 
     device: str
     dtype: str
     threads: int
     readers: int
+    device_resize: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,28 +82,45 @@ class ShardEncoder:
         dest: of the data set.
         info: of the data set.
         workplace: of this tokenizer.
+
+    Attributes:
+        engine: shared by the threads.
     """
 
     def __init__(self, bundle: Path, dest: Path, info: CodesInfo, workplace: Workplace) -> None:
         self._dest, self._info, self._options = dest, info, info.options
         engine = Engine([bundle], workplace.device, workplace.dtype, workplace.threads)
-        self._engine = SharedEngine(engine, info.kind)
+        self.engine = SharedEngine(engine, info.kind)
         self._device = workplace.device
         sizes = [size for kind in info.items if (size := self._size(kind)) is not None]
         if workplace.device == "cuda":
             most = max(map(self._batch_of, sizes), default=1)
             engine.warm_up(sizes, BATCH_POSITIONS["cuda"], most)
+        sized = self._options.height is not None
+        self._leave_resize = workplace.device_resize and sized and engine.resizes_pictures()
         self._chunks = {kind: self._chunk_items(kind) for kind in info.items}
         chunk_bytes = max(chunk * self._item_bytes(kind) for kind, chunk in self._chunks.items())
         batch_chunks = max(-(-self._batch_of(size) // self._chunks[kind]) for kind, size in self._kinds_with_size())
         self._ahead = 2 * workplace.readers + 1
         slots = SHARDS_AT_ONCE * (4 * batch_chunks + self._ahead)
-        self._pool = DecoderPool(workplace.readers, self._options, slots, chunk_bytes)
+        self._pool = DecoderPool(workplace.readers, self._options, slots, chunk_bytes, self._leave_resize)
         self._reported = time.perf_counter(), 0.0
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Encode the shards of a batch of Ray Data: pickled `Shard` objects to pickled reports."""
         return {"report": [pickle.dumps(self.encode(pickle.loads(shard))) for shard in batch["shard"]]}
+
+    def batch_of(self, pixels: Pixels) -> int:
+        """Return the most items of a batch of such pixels."""
+        return self._batch_of(frames_of(pixels))
+
+    def busy_seconds(self) -> float:
+        """Return the time in which the device had work so far."""
+        return self.engine.busy_seconds()
+
+    def reader_seconds(self) -> float:
+        """Return the CPU time of the processes that read, so far."""
+        return self._pool.cpu_seconds()
 
     def close(self) -> None:
         """End the processes."""
@@ -120,8 +140,8 @@ class ShardEncoder:
         records = [record_of(shard, place) for place in range(len(shard.items))]
         parts: list[list[Rows]] = []
         places: list[tuple[int, int]] = []  # item and part of each row
-        batches = Batches(self._engine, self._batch_of, lambda place, codes: self._take(parts, places[place], codes))
-        for first, chunk in self._read(shard):
+        batches = Batches(self.engine, self._batch_of, lambda place, codes: self._take(parts, places[place], codes))
+        for first, chunk in self.read(shard):
             waiting: list[Row] = []
             holder = _Holder(chunk.release)
             for offset, item in enumerate(chunk.items):
@@ -149,22 +169,20 @@ class ShardEncoder:
             records[place] |= _success(len(own), own[0].codes[0])
         return rows, records
 
-    def _views(
-        self, views: list[tuple[Any, dict[str, Any]]], shard: Shard, place: int, digest: str
-    ) -> Iterator[tuple[NDArray[np.uint8], Rows]]:
+    def _views(self, views: list[View], shard: Shard, place: int, digest: str) -> Iterator[tuple[Pixels, Rows]]:
         """Yield the pixels of each row of an item, and the row without its codes."""
-        item = shard.items[place]
-        for number, (pixels, steps) in enumerate(views):
+        key, label, number = shard.items[place].key, shard.items[place].label, shard.first + place
+        for count, view in enumerate(views):
             for flip in (False, True) if self._options.flips else (False,):
-                row = Rows([], [shard.first + place], [item.key], [item.label], [number], [flip], [digest], [steps])
-                yield pixels[:, :, ::-1] if flip else pixels, row
+                row = Rows([], [number], [key], [label], [count], [flip], [digest], [view.preprocess])
+                yield pixels_of(view, flip), row
 
     def _take(self, parts: list[list[Rows]], where: tuple[int, int], codes: Any) -> None:
         place, part = where
         if codes is not None:
             parts[place][part].codes.append(np.ascontiguousarray(codes))
 
-    def _read(self, shard: Shard) -> Iterator[tuple[int, Chunk]]:
+    def read(self, shard: Shard) -> Iterator[tuple[int, Chunk]]:
         """Yield chunks of items in their order, with the place of the first; the next ones are read meanwhile."""
         size = self._chunks[shard.kind]
         firsts = iter(range(0, len(shard.items), size))
@@ -184,7 +202,7 @@ class ShardEncoder:
         for place, item in enumerate(shard.items):
             if not process.alive:
                 process = self._pool.start_process()
-            film = encode_film(self._engine, process, self._pool.memory, item)
+            film = encode_film(self.engine, process, self._pool.memory, item)
             if isinstance(film, Failed):
                 records[place] |= _failure(film.reason)
                 continue
@@ -230,20 +248,20 @@ class ShardEncoder:
 
     def _batch_of(self, size: Size) -> int:
         """Return the most items of a batch, a power of two: the device has a graph for each."""
-        most = BATCH_POSITIONS[self._device] // self._engine.card.geometry.positions(size)
+        most = BATCH_POSITIONS[self._device] // self.engine.card.geometry.positions(size)
         return min(MAX_BATCH, 1 << max(0, most.bit_length() - 1))
 
     def _item_bytes(self, kind: Kind) -> int:
-        size = self._size(kind)
-        return (
-            UNSIZED_BYTES if size is None else 3 * int(np.prod(size)) * self._options.views + 64 * self._options.views
-        )
+        size, views = self._size(kind), self._options.views
+        if size is None or (self._leave_resize and kind == "images"):
+            return UNSIZED_BYTES * views
+        return (3 * int(np.prod(size)) + ALIGNMENT) * views
 
     def _chunk_items(self, kind: Kind) -> int:
         return max(1, min(CHUNK_ITEMS, CHUNK_BYTES // self._item_bytes(kind)))
 
     def _busy(self) -> float:
-        now, busy = time.perf_counter(), self._engine.busy_seconds
+        now, busy = time.perf_counter(), self.busy_seconds()
         (then, before), self._reported = self._reported, (now, busy)
         return min(1.0, (busy - before) / max(now - then, 1e-9))
 
@@ -258,10 +276,10 @@ class _Holder:
     def __init__(self, release: Any) -> None:
         self._release, self._held = release, 1
 
-    def hold(self, pixels: NDArray[np.uint8], apart: bool) -> NDArray[np.uint8]:
+    def hold(self, pixels: Pixels, apart: bool) -> Pixels:
         """Count a reader, and return the pixels; of their own memory if they may wait for long."""
         self._held += 1
-        return pixels.copy() if apart else pixels
+        return pixels.copy() if apart and isinstance(pixels, np.ndarray) else pixels
 
     def free(self) -> None:
         """Count a reader that is done."""

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from media.errors import MediaError
 from media.frame_reader import FrameReader
+from media.images import StillReader
 from media.kinds import Kind
 from media.reader import open_frames
+from media.resize import Resampling
 from media.types import MediaOptions, SampleWindow
 from model.codes.info import EncodingOptions
 from service.bulk.sources import PARQUET_ROW, WHOLE_FILE, Item, bytes_column
@@ -30,11 +32,13 @@ class View:
 
     Args:
         pixels: uint8 RGB (T, H, W, 3).
-        preprocess: steps from the file's frame to these pixels.
+        preprocess: steps from the file's frame to the pixels that are encoded.
+        resampling: to these, where it is left to the device.
     """
 
     pixels: NDArray[np.uint8]
     preprocess: dict[str, Any]
+    resampling: Resampling | None = None
 
 
 def read_bytes(item: Item) -> bytes:
@@ -58,11 +62,16 @@ def read_bytes(item: Item) -> bytes:
     return data
 
 
-def read_views(item: Item, kind: Kind, options: EncodingOptions) -> tuple[str, list[View]]:
+def read_views(item: Item, kind: Kind, options: EncodingOptions, leave_resize: bool = False) -> tuple[str, list[View]]:
     """Return the hash of an item's bytes, and its views.
 
     The first one is what training, command and service read of the same file; a clip that has fewer frames than
     `options.frames` holds its last one, as in training.
+
+    Args:
+        item, kind: of the source.
+        options: the pixels that are wanted.
+        leave_resize: decode pictures only, where the rest is a resampling.
 
     Raises:
         Exception: many kinds, for what cannot be read.
@@ -73,6 +82,10 @@ def read_views(item: Item, kind: Kind, options: EncodingOptions) -> tuple[str, l
     for window in windows(digest, kind, options):
         reader = open_frames(io.BytesIO(data), None, media_options(kind, options), window=window)
         check_kind(reader, kind)
+        if leave_resize and isinstance(reader, StillReader):
+            pixels, resampling = reader.read_source()
+            views.append(View(pixels[None], asdict(reader.preprocess), resampling))
+            continue
         frames = list(reader)
         if kind == "clips" and options.frames is not None:
             frames += [frames[-1]] * (options.frames - len(frames))

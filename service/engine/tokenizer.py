@@ -25,6 +25,7 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine.card import model_card
 from service.engine.chunks import run_chunk
 from service.engine.device import DTYPES, choose_device
+from service.engine.pictures import SourcePicture, resizes_like_media, upload_resized
 from service.engine.transfers import Transfers
 from service.scheduling.executor import DeviceFault, Fetch, OutOfMemory
 from service.types import ModelCard, Size, TokenizerKey
@@ -109,6 +110,17 @@ class Engine:
             self._transfers.settle()
             self._try_out(card, small)
 
+    @torch.inference_mode()
+    def resizes_pictures(self) -> bool:
+        """Return whether `launch` takes `SourcePicture`s: on a GPU, if it resizes them bit for bit as `media` does."""
+        if self._device.type == "cpu":
+            return False  # which would resize no faster than `media` does
+        try:
+            return resizes_like_media(self._transfers)
+        except Exception:
+            log.exception("pictures are resized on the CPU, for the device cannot")
+            return False
+
     def launch(self, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:
         """Start one batch, which waits for no kernel's compilation: torch's operators stand in.
 
@@ -116,8 +128,8 @@ class Engine:
 
         Args:
             key: the model, what to do, and the pixels' size.
-            payloads: uint8 pixels (T, H, W, 3), integer tokens (t, h, w) or float latents (t, h, w, c), all alike; a
-                `ChunkInput` for each chunk of a clip.
+            payloads: uint8 pixels (T, H, W, 3), or a `SourcePicture` that becomes such; integer tokens (t, h, w) or
+                float latents (t, h, w, c); a `ChunkInput` for each chunk of a clip. All are alike.
         Returns:
             A call that waits for the results of the items, in order. encode: tokens (t, h, w), uint16 or else int32,
             and float32 latents (t, h, w, c), None for what the key does not want or a VAE lacks; decode, reconstruct:
@@ -185,12 +197,15 @@ class Engine:
                 compiled.prepare([(len(payloads), *key.size)], wait=too_large)
         return self._start(compiled, key, payloads) if too_large else lambda: answers
 
-    def _start(self, tokenizer: OmniTokenizer, key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> Fetch:
-        staged = self._transfers.stage(payloads, STAGED[key.kind])
-        if key.op == "decode":
-            tokenizer.check_codes(staged, key.size)  # here, since on a GPU it would wait for what runs there
-        batch = self._transfers.upload(staged)
-        download, count = self._transfers.download(batch, _results(tokenizer, key, batch)), len(batch)
+    def _start(self, tokenizer: OmniTokenizer, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:
+        if isinstance(payloads[0], SourcePicture):
+            batch, *held = upload_resized(payloads, self._transfers)
+        else:
+            staged = self._transfers.stage(payloads, STAGED[key.kind])
+            if key.op == "decode":
+                tokenizer.check_codes(staged, key.size)  # here, since on a GPU it would wait for what runs there
+            batch, held = self._transfers.upload(staged), []
+        download, count = self._transfers.download(batch, _results(tokenizer, key, batch), *held), len(batch)
 
         def fetch() -> list[Any]:
             columns = (repeat(None, count) if array is None else array for array in download.arrays())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from model.inference.graphs import HIGH_PRIORITY
 
 COPY_THREADS = 4  # one core copies a batch of clips more slowly than the device encodes it
 PART_BYTES = 2**20  # worth a thread's visit
+ALIGNMENT = 16
 
 
 class Download:
@@ -77,6 +78,20 @@ class Transfers:
             copied.result()
         return staged
 
+    def pack(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
+        """Return arrays of any shapes one after another in the host's memory, uint8, where `starts_of` says."""
+        starts = starts_of(arrays)
+        staged = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=self._cuda)
+        memory = staged.numpy()
+        parts = min(COPY_THREADS, len(arrays), 1 + starts[-1] // PART_BYTES) if self._cuda else 1
+        cuts = [len(arrays) * part // parts for part in range(parts + 1)]
+        first, *others = [(arrays[start:end], memory, starts[start:end]) for start, end in pairwise(cuts)]
+        copying = [self._copiers.submit(_place, *other) for other in others]
+        _place(*first)
+        for copied in copying:
+            copied.result()
+        return staged
+
     def upload(self, staged: Tensor) -> Tensor:
         """Return a batch on the device, where the work that `computing` encloses waits for it."""
         if not self._cuda:
@@ -95,8 +110,13 @@ class Transfers:
         with torch.cuda.stream(self._compute):
             yield
 
-    def download(self, batch: Tensor, results: Sequence[Tensor | None]) -> Download:
-        """Start to copy the results of a batch to the host."""
+    def download(self, batch: Tensor, results: Sequence[Tensor | None], *held: Tensor) -> Download:
+        """Start to copy the results of a batch to the host.
+
+        Args:
+            batch, results: of the work.
+            held: what else the work reads on the device.
+        """
         if not self._cuda:
             return Download(results, (), None)
         self._down.wait_stream(self._compute)
@@ -105,11 +125,22 @@ class Transfers:
             # a thread that sleeps is woken late, which matters where one item is all that there is to do
             done = torch.cuda.Event(blocking=len(batch) > 1)
             done.record()
-        return Download(hosts, (batch, *results), done)
+        return Download(hosts, (batch, *results, *held), done)
 
 
 def _stack(arrays: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
     np.stack(arrays, out=out)
+
+
+def starts_of(arrays: Sequence[NDArray[Any]]) -> list[int]:
+    """Return where each array begins in a packed buffer, and where the last one ends, bytes."""
+    sizes = (-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays)
+    return [0, *accumulate(sizes)]
+
+
+def _place(arrays: Sequence[NDArray[Any]], memory: NDArray[np.uint8], starts: Sequence[int]) -> None:
+    for array, start in zip(arrays, starts, strict=True):
+        memory[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
 
 
 def _to_host(result: Tensor) -> Tensor:

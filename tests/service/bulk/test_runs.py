@@ -24,6 +24,7 @@ from service.bulk.errors import BulkError
 from service.bulk.job import Job, Request
 from service.bulk.plan import QUARANTINE_FILE
 from service.bulk.sources import list_source
+from service.engine.tokenizer import Engine
 
 
 def encoded(bundle: Path, path: Path, options: MediaOptions, frames: int | None = None) -> np.ndarray:
@@ -122,6 +123,16 @@ def test_pictures_may_keep_their_sizes(tokenize: Tokenize, source: Path, bundle:
     rows = read_kind(tmp_path, open_encoded(tmp_path), "images")
     assert len({codes.shape for codes in rows.codes}) == 2
     assert np.array_equal(rows.codes[0], encoded(bundle, source / rows.keys[0], MediaOptions()))
+
+
+def test_pictures_that_the_device_resizes_give_the_same_shards(
+    tokenize: Tokenize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = EncodingOptions(24, 32, flips=True, views=2)
+    tokenize(tmp_path / "here", options=options, kinds=("images",))
+    monkeypatch.setattr(Engine, "resizes_pictures", lambda self: True)
+    tokenize(tmp_path / "there", options=options, kinds=("images",))
+    assert content(tmp_path / "here") == content(tmp_path / "there")
 
 
 def test_a_file_that_takes_forever_is_named_and_the_others_are_read(

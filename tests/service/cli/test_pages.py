@@ -21,6 +21,7 @@ HERE = "http://127.0.0.1:8000"
 # a cluster of its own; a released checkpoint; packages from the internet; minutes of training
 NEEDS_MORE = (
     *("omnitok serve", "omnitok convert", "omnitok data", "omnitok train", "omnitok evaluate", "omnitok tune"),
+    "omnitok tokenize",
     "omnitok inspect my-data",
     "curl -sS https://your-gateway",
 )

@@ -1,0 +1,111 @@
+"""Pictures that the device resizes: one upload of their pixels and tables, two passes, and a batch comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from kernels import resample
+from media.resize import Resampling, plan
+from media.taps import Taps, lanczos_taps
+from service.engine.transfers import Transfers, starts_of
+
+COLOURS = 3
+DTYPES = {"u1": torch.uint8, "i4": torch.int32, "i8": torch.int64}
+
+
+class SourcePicture(NamedTuple):
+    """A decoded picture before its resampling.
+
+    Args:
+        pixels: uint8 RGB (H, W, 3).
+        resampling: to the size that is encoded.
+        flip: encode the mirror image.
+    """
+
+    pixels: NDArray[np.uint8]
+    resampling: Resampling
+    flip: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the pixels that are encoded: (1, height, width, 3)."""
+        return 1, *self.resampling.target, COLOURS
+
+
+def upload_resized(pictures: Sequence[SourcePicture], transfers: Transfers) -> tuple[Tensor, Tensor]:
+    """Resize pictures on the device, bit for bit as `media` does.
+
+    Args:
+        pictures: of one target size.
+        transfers: of the device; the caller encloses the work.
+
+    Returns:
+        The batch, uint8 (B, 1, height, width, 3), and what must be held until it has been computed.
+    """
+    height, width = pictures[0].resampling.target
+    strips, columns, rows = [], [], []
+    for pixels, (passes, _), _ in pictures:
+        strips.append(pixels[passes.top : passes.bottom])
+        columns.append(lanczos_taps(pixels.shape[1], *passes.columns, width))
+        rows.append(lanczos_taps(len(strips[-1]), *passes.rows, height))
+    widths = np.array([strip.shape[1] for strip in strips], np.int32)
+    heights = np.array([strip.shape[0] for strip in strips], np.int32)
+    most_rows, across, same = int(heights.max()), COLOURS * width, np.ones(len(strips), np.int32)
+    # Along rows a line is one colour of a row; along columns it is one colour of a column, and lines are neighbours.
+    begins = np.array(starts_of(strips)[:-1], np.int64)
+    along: list[NDArray[Any]] = [begins, COLOURS * same, COLOURS * widths, COLOURS * heights, widths, *_tables(columns)]
+    begins = np.arange(len(strips), dtype=np.int64) * (most_rows * across)
+    down: list[NDArray[Any]] = [begins, across * same, 0 * same, across * same, heights, *_tables(rows)]
+    flips = np.array([picture.flip for picture in pictures], np.uint8)
+    sent: list[NDArray[Any]] = [*strips, *along, *down, flips]
+    held = transfers.upload(transfers.pack(sent))
+    views = [_view(held, array, start) for array, start in zip(sent, starts_of(sent), strict=False)][len(strips) :]
+    start, step, outer, lines, sources, table, first, weights = views[: len(along)]
+    middle = resample(
+        held, start, step, outer, lines, sources, table, first, weights, COLOURS, COLOURS * most_rows, along_last=True
+    )
+    start, step, outer, lines, sources, table, first, weights = views[len(along) : -1]
+    out = resample(
+        middle.view(-1), start, step, outer, lines, sources, table, first, weights, across, across, along_last=False
+    )
+    batch = out.view(len(pictures), 1, height, width, COLOURS)
+    if flips.any():
+        batch = torch.where(views[-1].bool().view(-1, 1, 1, 1, 1), batch.flip(3), batch)
+    return batch, held
+
+
+def resizes_like_media(transfers: Transfers) -> bool:
+    """Return whether this device resizes a picture bit for bit as `media` does; compile what that takes."""
+    height, width, target = 67, 100, (40, 48)
+    planned = plan(height, width, target, "cover", None)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+    resampling = planned.resampling(picture)
+    assert resampling is not None
+    wanted = np.asarray(planned.image(picture))
+    sources = [SourcePicture(np.asarray(picture), resampling, flip) for flip in (False, True)]
+    with transfers.computing():
+        batch, _ = upload_resized(sources, transfers)
+        found = batch.cpu().numpy()
+    return np.array_equal(found[0, 0], wanted) and np.array_equal(found[1, 0], wanted[:, ::-1])
+
+
+def _tables(taps: Sequence[Taps]) -> list[NDArray[np.int32]]:
+    """Return the row of each picture in the tables, and the tables: first (G, n) and weights (G, K, n)."""
+    unique = list({id(one): one for one in taps}.values())
+    places = {id(one): place for place, one in enumerate(unique)}
+    weights = np.zeros((len(unique), max(one.weights.shape[1] for one in unique), len(unique[0].first)), np.int32)
+    for place, one in enumerate(unique):
+        weights[place, : one.weights.shape[1]] = one.weights.T
+    return [np.array([places[id(one)] for one in taps], np.int32), np.stack([one.first for one in unique]), weights]
+
+
+def _view(buffer: Tensor, array: NDArray[Any], start: int) -> Tensor:
+    part = buffer[start : start + array.nbytes].view(DTYPES[array.dtype.str[1:]])
+    return part.view(array.shape)
