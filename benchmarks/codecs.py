@@ -48,7 +48,7 @@ class Row:
         name: bundle or codec.
         mean_bytes: of a picture; a codec's smallest file, where none is as small as the codes.
         psnr, ssim, vgg: of the reconstructions; VGG distance None without its network.
-        same_psnr, same_vgg: mean bytes at which the codec has the bundle's PSNR or VGG distance.
+        same_psnr: mean bytes at which the codec has the bundle's PSNR, picture by picture.
     """
 
     side: int
@@ -58,7 +58,6 @@ class Row:
     ssim: float
     vgg: float | None
     same_psnr: float | None = None
-    same_vgg: float | None = None
 
 
 def encode(pixels: Pixels, codec: str, quality: Quality) -> bytes:
@@ -100,19 +99,17 @@ class Judge:
     def __init__(self, network: Path | None) -> None:
         self.vgg: FeatureDistance | None = load_vgg_distance(network) if network is not None else None
 
-    def distance(self, one: Pixels, other: Pixels) -> float | None:
-        """Return the VGG distance of two pictures, uint8 (H, W, 3)."""
-        if self.vgg is None:
-            return None
-        pair = (torch.from_numpy(pixels.copy())[None].float() / 255 - 0.5 for pixels in (other, one))
-        return float(self.vgg(*pair))
-
     def means(self, pictures: Pixels, others: Pixels) -> tuple[float, float, float | None]:
         """Return mean PSNR, SSIM and VGG distance of pictures, uint8 (N, H, W, 3)."""
-        distances = [self.distance(one, other) for one, other in zip(pictures, others, strict=True)]
-        known = [distance for distance in distances if distance is not None]
-        similarity = float(ssim(pictures, others).mean())
-        return float(psnr(pictures, others).mean()), similarity, float(np.mean(known)) if known else None
+        distance = None
+        if self.vgg is not None:
+            pairs = zip(_floats(others).split(1), _floats(pictures).split(1), strict=True)
+            distance = float(torch.cat([self.vgg(other, picture) for other, picture in pairs]).mean())
+        return float(psnr(pictures, others).mean()), float(ssim(pictures, others).mean()), distance
+
+
+def _floats(pixels: Pixels) -> torch.Tensor:
+    return torch.from_numpy(pixels).float() / 255 - 0.5
 
 
 @torch.inference_mode()
@@ -141,38 +138,26 @@ def compare(bundle: Path, pictures: Pixels, judge: Judge) -> list[Row]:
     for codec in CODECS:
         files = [largest_within(one, codec, budget) for one in pictures]
         shown = np.stack([decode(data) for data in files])
-        same_psnr, same_vgg = [], []
-        for one, other in zip(pictures, made, strict=True):
-            same_psnr.append(_bytes_at(one, codec, _as_exact(one, float(psnr(one, other)))))
-            if judge.vgg is not None:
-                same_vgg.append(_bytes_at(one, codec, _as_near(one, judge, judge.distance(one, other))))
+        same_psnr = [_bytes_at(one, codec, float(psnr(one, other))) for one, other in zip(pictures, made, strict=True)]
         mean_bytes = float(np.mean([len(data) for data in files]))
-        extra = float(np.mean(same_psnr)), float(np.mean(same_vgg)) if same_vgg else None
-        rows.append(Row(side, codec, mean_bytes, *judge.means(pictures, shown), *extra))
+        rows.append(Row(side, codec, mean_bytes, *judge.means(pictures, shown), float(np.mean(same_psnr))))
     return rows
 
 
-def _as_exact(picture: Pixels, wanted: float) -> Callable[[Pixels], bool]:
-    return lambda shown: float(psnr(picture, shown)) >= wanted
-
-
-def _as_near(picture: Pixels, judge: Judge, wanted: float | None) -> Callable[[Pixels], bool]:
-    return lambda shown: (judge.distance(picture, shown) or 0.0) <= (wanted or 0.0)
-
-
-def _bytes_at(picture: Pixels, codec: str, good: Callable[[Pixels], bool]) -> int:
-    quality = first_quality(lambda quality: good(decode(encode(picture, codec, quality))))
+def _bytes_at(picture: Pixels, codec: str, wanted: float) -> int:
+    """Return the bytes of the first quality whose PSNR is at least `wanted`."""
+    quality = first_quality(lambda quality: float(psnr(picture, decode(encode(picture, codec, quality)))) >= wanted)
     return len(encode(picture, codec, quality))
 
 
 def show(rows: list[Row]) -> Table:
     """Return the rows as a table."""
-    table = Table("side", "", "bytes", "PSNR, dB", "SSIM", "VGG distance", "bytes, same PSNR", "bytes, same distance")
+    table = Table("side", "", "bytes", "PSNR, dB", "SSIM", "VGG distance", "bytes, same PSNR")
     for row in rows:
-        last = ("-" if value is None else f"{value:,.0f}" for value in (row.same_psnr, row.same_vgg))
+        same = "-" if row.same_psnr is None else f"{row.same_psnr:,.0f}"
         distance = "-" if row.vgg is None else f"{row.vgg:.3f}"
         table.add_row(
-            str(row.side), row.name, f"{row.mean_bytes:,.0f}", f"{row.psnr:.2f}", f"{row.ssim:.3f}", distance, *last
+            str(row.side), row.name, f"{row.mean_bytes:,.0f}", f"{row.psnr:.2f}", f"{row.ssim:.3f}", distance, same
         )
     return table
 

@@ -264,10 +264,10 @@ def _demo() -> Recipe:
         image, name="joint", steps=14_000, clip_batch_size=16, resolutions=(64, 128, 256), clip_resolutions=(128,),
         unquantized_steps=0,
     )  # fmt: skip
-    long = replace(joint, name="long", steps=24_000, image_batch_size=192, clip_batch_size=32, frames=33)
+    long = replace(joint, name="long", steps=9_300, image_batch_size=192, clip_batch_size=32, frames=33)
     alone = replace(long, image_batch_size=96, clip_batch_size=16)  # the batch of one of the two GPUs
     sharp = replace(
-        alone, name="sharp", steps=8_000, learning_rate=3e-4, warmup_steps=200,
+        alone, name="sharp", steps=2_700, learning_rate=3e-4, warmup_steps=200,
         losses=LossWeights(
             l2=20.0, l1=2.0, perceptual=0.1, perceptual_network="vgg",
             image_adversarial=0.05, video_adversarial=0.05, feature_matching=0.5,
@@ -275,7 +275,7 @@ def _demo() -> Recipe:
         discriminators=Discriminators(start=500),
     )  # fmt: skip
     kl = replace(
-        alone, name="kl", head="vae", after="long", steps=24_000, learning_rate=6e-4, warmup_steps=200,
+        alone, name="kl", head="vae", after="long", steps=14_200, learning_rate=6e-4, warmup_steps=200,
         losses=replace(long.losses, kl=1e-7),
     )  # fmt: skip
     return Recipe(CONFIGS["demo"], (image, joint, long, sharp, kl), licence="Apache-2.0")
