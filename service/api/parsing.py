@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.identify import HEAD_BYTES, MEDIA_TYPES, sniff
-from media.limits import check_bytes, check_kept
+from media.limits import check_bytes
 from service.api.body import MULTIPART, Body, BodyKind, parse_content_type
 from service.api.items import Items, parse_items
 from service.api.multipart import Part, read_parts
@@ -20,7 +20,7 @@ from service.formats.media_types import JSON, MSGPACK, MSGPACK_SEQUENCE, OCTET_S
 from service.formats.msgpack import result_from, unpack
 from service.formats.result import EncodeMeta, EncodeResult
 from service.formats.tensors import unpack_tensor
-from service.operations.clip import ClipSource
+from service.operations.clip import ClipSource, check_array
 from service.settings import Limits
 
 MAX_OPTIONS_BYTES = 16_384
@@ -165,11 +165,7 @@ def _check_array(array: NDArray[Any], limits: Limits) -> NDArray[np.uint8]:
         detail = f"`array` has the shape {array.shape}; it must be (height, width, 3) or (frames, height, width, 3)."
         raise ProblemError("invalid-tensor", detail)
     clip = array if array.ndim == 4 else array[None]
-    frames, height, width = clip.shape[:3]
-    if height * width > limits.kept_pixels:
-        detail = f"A frame may have {limits.kept_pixels} pixels; this one has {height}x{width}. Send smaller frames."
-        raise ProblemError("too-many-pixels", detail, limits.kept_pixels, height * width)
-    check_kept(limits, frames, height * width)
+    check_array(clip.shape[:3], limits)
     return clip
 
 

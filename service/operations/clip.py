@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from media.limits import check_kept
 from media.types import Preprocess, SourceInfo
 from service.errors import ProblemError
 from service.formats.pixels import RAW, write_raw
@@ -99,6 +100,20 @@ class PixelResult:
         if media_type in RAW:
             return await asyncio.to_thread(write_raw, self.pixels, media_type, self.fps, self.card)
         return await media.encode(self.pixels, media_type, self.fps, quality)
+
+
+def check_array(size: Size, limits: Limits) -> None:
+    """Refuse an array of pixels that is larger than a file may become.
+
+    Raises:
+        ProblemError: `too-many-pixels`.
+        MediaError: `too-many-frames`, `too-many-pixels`.
+    """
+    frames, height, width = size
+    if height * width > limits.kept_pixels:
+        detail = f"A frame may have {limits.kept_pixels} pixels; this one has {height}x{width}. Send smaller frames."
+        raise ProblemError("too-many-pixels", detail, limits.kept_pixels, height * width)
+    check_kept(limits, frames, height * width)
 
 
 def check_size(card: ModelCard, size: Size, limits: Limits, remedy: str = "Use a smaller size or fewer frames.") -> int:

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from media.limits import check_kept
 from service.errors import ProblemError
 from service.formats.binary import DtypeName
 from service.formats.result import EncodeMeta, EncodeResult
 from service.operations.bundles import find_card
-from service.operations.clip import ClipSource, PixelResult
+from service.operations.clip import ClipSource, PixelResult, check_array
 from service.operations.decode import decode
 from service.operations.encode import Encoding, encode
 from service.operations.options import DecodeOptions, EncodeOptions, RouteOptions, Side
@@ -81,10 +80,7 @@ async def decode_batch(
         ProblemError: for latents that the bundle cannot decode, and what the backend raises.
     """
     clips = _with_frames(tensor, "Latents")
-    positions = clips[:, 0].size
-    if positions > limits.tokens:
-        detail = f"A request may have {limits.tokens} latent positions; this one has {positions}. Send fewer items."
-        raise ProblemError("too-many-tokens", detail, limits.tokens, positions)
+    _check_batch(len(clips), clips[:, 0].size, limits)
     latents = np.moveaxis(clips / options.scaling_factor + options.shift_factor, 1, -1)
     crop = DecodeOptions(model=card.id, height=options.height, width=options.width)
     meta = EncodeMeta(bundle=card.hash)
@@ -114,11 +110,8 @@ def clips_of(tensor: NDArray[Any], card: ModelCard, limits: Limits) -> list[Clip
     count, frames, height, width, channels = clips.shape
     if channels != 3:
         raise ProblemError("invalid-tensor", f"Pixels must have 3 channels, RGB, in axis 1; these have {channels}.")
-    check_kept(limits, count * frames, height * width)
-    positions = count * card.geometry.positions((frames, height, width))
-    if positions > limits.tokens:
-        detail = f"A request may have {limits.tokens} latent positions; this one has {positions}. Send fewer items."
-        raise ProblemError("too-many-tokens", detail, limits.tokens, positions)
+    check_array((count * frames, height, width), limits)
+    _check_batch(count, count * card.geometry.positions((frames, height, width)), limits)
     if clips.dtype != np.uint8:
         low, high = float(clips.min()), float(clips.max())
         if not (low >= -1 and high <= 1):  # NaN is out of range too
@@ -135,13 +128,19 @@ def latents_tensor(encoded: Sequence[Encoding], options: RemoteEncodeOptions, ha
     return np.ascontiguousarray(scaled if has_frames else scaled[:, :, 0], np.float32)
 
 
-def pixel_tensor(decoded: Sequence[PixelResult], options: RemoteDecodeOptions, has_frames: bool) -> NDArray[Any]:
+def pixel_tensor(
+    decoded: Sequence[PixelResult], options: RemoteDecodeOptions, has_frames: bool, limits: Limits
+) -> NDArray[Any]:
     """Return pixels in the form that `output_type` and `partial_postprocess` name.
 
     Args:
         decoded: clips of one shape.
         options: as the caller gave them.
         has_frames: whether the latents had an axis of frames.
+        limits: of one request.
+
+    Raises:
+        ProblemError: `not-acceptable`, the floats would take more bytes than the tensor of a request may.
 
     Returns:
         pt: floats in [-1, 1], (b, 3, h, w) or (b, 3, t, h, w), or uint8 (n, h, w, 3) with `partial_postprocess`.
@@ -151,7 +150,10 @@ def pixel_tensor(decoded: Sequence[PixelResult], options: RemoteDecodeOptions, h
     frames = clips.reshape(-1, *clips.shape[2:])
     if options.output_type == "pt" and options.partial_postprocess:
         return frames
-    dtype = np.float32 if options.dtype == "float32" else np.float16
+    dtype = np.dtype(np.float32 if options.dtype == "float32" else np.float16)
+    if clips.size * dtype.itemsize > limits.tensor_bytes:
+        detail = f"A tensor may have {limits.tensor_bytes} bytes. Ask for pt with partial_postprocess, or for mp4."
+        raise ProblemError("not-acceptable", detail, limits.tensor_bytes, clips.size * dtype.itemsize)
     if options.output_type == "pil":
         return np.ascontiguousarray(np.moveaxis(frames, -1, 1) / np.float32(255), dtype)
     planes = np.moveaxis(clips, -1, 1)
@@ -165,6 +167,15 @@ def _with_frames(tensor: NDArray[Any], name: str) -> NDArray[Any]:
         )
         raise ProblemError("invalid-tensor", detail)
     return tensor if tensor.ndim == 5 else tensor[:, :, None]
+
+
+def _check_batch(items: int, positions: int, limits: Limits) -> None:
+    if items > limits.body_items:
+        detail = f"A batch may have {limits.body_items} items; this one has {items}. Send several."
+        raise ProblemError("body-too-large", detail, limits.body_items, items)
+    if positions > limits.tokens:
+        detail = f"A batch may have {limits.tokens} latent positions; this one has {positions}. Send fewer items."
+        raise ProblemError("too-many-tokens", detail, limits.tokens, positions)
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:

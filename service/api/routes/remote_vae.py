@@ -66,7 +66,7 @@ async def decode(exchange: Exchange, upload: RawUpload, options: RemoteDecodeOpt
     wants_tensor = options.output_type == "pil" and accepts_by_name(exchange.accept, BINARY_TENSOR)
     rendering = time.perf_counter()
     if options.output_type == "pt" or wants_tensor:
-        pixels = await asyncio.to_thread(pixel_tensor, decoded, options, tensor.ndim == 5)
+        pixels = await asyncio.to_thread(pixel_tensor, decoded, options, tensor.ndim == 5, exchange.limits)
         return _tensor_response(exchange, pixels, card, exchange.parse_ms, decoded[0].timing, rendering)
     exchange.media_type = MP4 if options.output_type == "mp4" else PICTURES[options.image_format]
     return await exchange.respond_pixels(_single(decoded, options), None, exchange.parse_ms)

@@ -117,6 +117,13 @@ def test_a_bundle_is_named_in_the_endpoint(endpoints: tuple[str, str], client: C
         ("decode", "shape=1&shape=3&shape=2&shape=2&dtype=float64", 96, "invalid-options"),
         ("decode", "shape=1&shape=3&shape=2&shape=2&dtype=float32&scaling_factor=0", 48, "invalid-options"),
         ("decode", "shape=2&shape=3&shape=2&shape=2&dtype=float32", 96, "not-acceptable"),  # two in one picture
+        ("decode", "shape=65&shape=3&shape=1&shape=1&dtype=float32", 780, "body-too-large"),  # items
+        ("decode", "shape=1&shape=3&shape=65&shape=65&dtype=float16", 25350, "too-many-tokens"),
+        ("decode", "shape=1&shape=3&shape=28&shape=28&dtype=float32&output_type=pt", 9408, "not-acceptable"),  # bytes
+        ("encode", "shape=65&shape=3&shape=1&shape=1&dtype=uint8", 195, "too-many-frames"),
+        ("encode", "shape=9&shape=3&shape=176&shape=176&dtype=bfloat16", 1672704, "body-too-large"),
+        ("encode", "shape=9&shape=3&shape=200&shape=200&dtype=uint8", 1080000, "body-too-large"),
+        ("encode", "shape=1&shape=3&shape=300&shape=300&dtype=uint8", 270000, "too-many-pixels"),
         ("decode", "dtype=float32", 16, "invalid-options"),
         ("encode", "dtype=float32", 16, "invalid-options"),
         ("encode", "shape=1&shape=4&shape=8&shape=8&dtype=uint8", 256, "invalid-tensor"),
