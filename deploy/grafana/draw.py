@@ -156,17 +156,19 @@ def draw_lines(
     if drawn:
         shown = axes.get_legend_handles_labels()
         more = drawn - LEGEND_LINES
-        axes.legend(
+        box = axes.legend(
             *(part[:LEGEND_LINES] for part in shown),
             title=f"and {more} more" if more > 0 else None,
             title_fontsize=6,
             fontsize=7,
             ncols=2,
+            columnspacing=1.0,
             loc="upper center",
-            bbox_to_anchor=(0.5, -0.12),
+            bbox_to_anchor=(0.5, -0.1),
             frameon=False,
             labelcolor=TEXT,
         )
+        box.get_title().set_color(TEXT)
     else:
         axes.text(0.5, 0.5, "No data", transform=axes.transAxes, ha="center", color=GRID, fontsize=14)
 
@@ -275,7 +277,7 @@ def draw(document: dict[str, Any], source: Source) -> Figure:
         figure.add_artist(Rectangle((left, top - tall), width, tall, facecolor=PANEL, edgecolor=GRID, zorder=-1))
         figure.text(left + 0.004, top - 0.75 * unit, panel["title"], color=TEXT, fontsize=9)
         is_value = panel["type"] == "stat"
-        below = 0.2 if is_value or panel["type"] in ("table", "text") else 2.1
+        below = 0.2 if is_value or panel["type"] in ("table", "text") else 2.6
         side = 0.004 if below < 1 else 0.045
         box = (left + side, top - tall + below * unit, width - side - 0.006, tall - (below + 1.1) * unit)
         axes = figure.add_axes(box, facecolor=PANEL)

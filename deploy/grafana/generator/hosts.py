@@ -96,9 +96,9 @@ EDGE = [
             "connection": "sum (haproxy_backend_connection_errors_total)",
             "response": "sum (haproxy_backend_response_errors_total)",
             "retries": "sum (haproxy_backend_retry_warnings_total)",
-            "refused requests": 'sum (haproxy_frontend_request_errors_total{proxy="http_frontend"})',
+            "broken requests": 'sum (haproxy_frontend_request_errors_total{proxy="http_frontend"})',
         },
-        "Since HAProxy started: replicas that it could not reach, and requests that it could not parse.",
+        "Since HAProxy started: replicas that it could not reach, and requests that broke off or could not be parsed.",
     ),
     series(
         "HAProxy: connections",
