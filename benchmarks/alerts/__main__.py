@@ -73,13 +73,10 @@ def kill_proxy(running: Stack) -> Iterator[Row]:
 
 
 def kill_media_workers(running: Stack) -> Iterator[Row]:
-    """End media workers while callers need them."""
+    """End media workers over and over, while callers need them."""
     began = time.monotonic()
-    with Callers(running.url, 4, pause=0.05):
-        for _ in range(45):
-            running.kill(r"^\S*python\S* -I -S -B -c ")
-            time.sleep(0.8)
-        yield from observe(running, "SIGKILL of media workers, 45 times", {"OmnitokMediaWorkersDie"}, began, 90)
+    with Callers(running.url, 16, "pictures", pause=0.01), _ended(running, r"^\S*python\S* -I -S -B -c ", 1.5):
+        yield from observe(running, "SIGKILL of busy media workers", {"OmnitokMediaWorkersDie"}, began, 180)
 
 
 def kill_tokenizers(running: Stack) -> Iterator[Row]:
@@ -101,7 +98,7 @@ def overload(running: Stack) -> Iterator[Row]:
         *("OmnitokErrorBudgetFast", "OmnitokLatencyBudgetFast", "OmnitokShedding", "OmnitokQueueAge"),
         "OmnitokTargetMissing",
     }
-    with Callers(running.url, 160, heavy=True, pause=0.01) as callers:
+    with Callers(running.url, 160, "clips", pause=0.01) as callers:
         for row in observe(running, "160 callers send clips", alerts, began, 600):
             missing = row.alert == "OmnitokTargetMissing"
             yield Row("job `ray` is not configured", *_rest(row)) if missing else row
@@ -122,7 +119,7 @@ def fill_disk(running: Stack) -> Iterator[Row]:
             pass
     yield from observe(running, "the disk is full", {"OmnitokDiskFull"}, began, 150)
     began = time.monotonic()
-    with _held(running, TOKENIZER):
+    with _ended(running, TOKENIZER):
         fault = "the tokenizer dies whenever it starts, the disk is full"
         yield from observe(running, fault, {"OmnitokNoReplica", "OmnitokDegraded"}, began, 360)
     filler.unlink()
@@ -140,12 +137,12 @@ def kill_raylet(running: Stack) -> Iterator[Row]:
 
 
 @contextmanager
-def _held(running: Stack, pattern: str) -> Iterator[None]:
-    """Keep processes from living, by a thread that ends them."""
+def _ended(running: Stack, pattern: str, pause_seconds: float = 0.3) -> Iterator[None]:
+    """End processes by SIGKILL whenever they appear, on a thread."""
     done = threading.Event()
 
     def end() -> None:
-        while not done.wait(0.3):
+        while not done.wait(pause_seconds):
             running.kill(pattern)
 
     thread = threading.Thread(target=end, daemon=True)

@@ -154,7 +154,7 @@ def draw_lines(
     axes.set_ylim(defaults.get("min"), defaults.get("max"))
     axes.yaxis.set_major_formatter(lambda value, _: form(value))
     if drawn:
-        shown = axes.get_legend_handles_labels()
+        shown = legend_entries(axes)
         more = drawn - LEGEND_LINES
         box = axes.legend(
             *(part[:LEGEND_LINES] for part in shown),
@@ -171,6 +171,13 @@ def draw_lines(
         box.get_title().set_color(TEXT)
     else:
         axes.text(0.5, 0.5, "No data", transform=axes.transAxes, ha="center", color=GRID, fontsize=14)
+
+
+def legend_entries(axes: Axes) -> tuple[list[Any], list[str]]:
+    """Return the lines and names of a legend, the largest first."""
+    entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
+    entries.sort(key=lambda entry: -np.nanmax(entry[0].get_ydata(), initial=-np.inf))
+    return [handle for handle, _ in entries], [name for _, name in entries]
 
 
 def draw_heat(

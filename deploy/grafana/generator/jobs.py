@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.generator.board import Board
-from deploy.grafana.generator.panels import AMBER, GREEN, RED, gauge, rate, series, total, value
+from deploy.grafana.generator.panels import AMBER, GREEN, RED, gauge, rate, seen, series, total, value
 
 NOW = [
     value(
@@ -82,7 +82,7 @@ LINES = [
     series(
         "Requests about jobs",
         "reqps",
-        {"{{method}} {{code}}": rate("http_requests_total", "method, code", 'route="/jobs"')},
+        {"{{method}} {{code}}": rate("http_requests_total", "method, code", 'route="/jobs"') + " > 0"},
         "Lists, states, events, contents, cancellations.",
         stacked=True,
     ),
@@ -95,7 +95,7 @@ LINES = [
     series(
         "Refusals about jobs, total",
         "short",
-        {"{{problem}}": total("http_problems_total", "problem", 'problem=~".*job.*|use-async"')},
+        {"{{problem}}": seen(total("http_problems_total", "problem", 'problem=~".*job.*|use-async"'), "problem")},
         "By the code of the problem document.",
     ),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.generator.board import INSTANCE, Board
-from deploy.grafana.generator.panels import RED, gauge, quantiles, rate, series, total
+from deploy.grafana.generator.panels import RED, gauge, quantiles, rate, seen, series, total
 
 REPLICA = 'replica=~"$replica"'
 FILES = [
@@ -32,8 +32,15 @@ FILES = [
         "s",
         quantiles("stage_duration_seconds", 'stage="decode"'),
         "From the file to pixels, the wait for a worker included.",
+        width=12,
     ),
-    series("Time to render", "s", quantiles("stage_duration_seconds", 'stage="render"'), "From pixels to the answer."),
+    series(
+        "Time to render",
+        "s",
+        quantiles("stage_duration_seconds", 'stage="render"'),
+        "From pixels to the answer.",
+        width=12,
+    ),
 ]
 WORKERS = [
     series(
@@ -61,7 +68,7 @@ WORKERS = [
     series(
         "Workers replaced, total",
         "short",
-        {"{{reason}}": total("media_worker_restarts_total", "reason", 'reason!="recycled"')},
+        {"{{reason}}": seen(total("media_worker_restarts_total", "reason", 'reason!="recycled"'), "reason")},
         "forbidden: a system call of an exploit; killed: a signal from outside; the others: limits that a file broke.",
         width=16,
     ),

@@ -31,6 +31,11 @@ def total(metric: str, by: str, labels: str = "") -> str:
     return f"sum by ({by}) (omnitok_{metric}{_selector(labels)})"
 
 
+def seen(query: str, label: str) -> str:
+    """Return those sums by a label that are above 0, or a single 0 where all are: of many values only some occur."""
+    return f'({query}) > 0 or label_replace(sum ({query}) == 0, "{label}", "none", "", "")'
+
+
 def rate(metric: str, by: str = "", labels: str = "") -> str:
     """Return the events per second of a counter."""
     grouping = f" by ({by})" if by else ""

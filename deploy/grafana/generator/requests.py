@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.grafana.generator.board import INSTANCE, Board
-from deploy.grafana.generator.panels import gauge, heat, quantiles, rate, series, total
+from deploy.grafana.generator.panels import gauge, heat, quantiles, rate, seen, series, total
 
 ROUTE = 'route=~"$route"'
 RATES = [
@@ -17,7 +17,7 @@ RATES = [
     series(
         "Requests by code",
         "reqps",
-        {"{{code}}": rate("http_requests_total", "code", ROUTE)},
+        {"{{code}}": rate("http_requests_total", "code", ROUTE) + " > 0"},
         "4xx: the caller's; 499: the caller went away; 503: refused or not ready; other 5xx: ours.",
         stacked=True,
     ),
@@ -32,13 +32,13 @@ REFUSALS = [
     series(
         "Errors by code, total",
         "short",
-        {"{{code}}": total("http_requests_total", "code", f'code=~"[45]..", {ROUTE}')},
+        {"{{code}}": seen(total("http_requests_total", "code", f'code=~"[45]..", {ROUTE}'), "code")},
         "Since the service started, so that a single one is seen.",
     ),
     series(
         "Refusals by problem, total",
         "short",
-        {"{{problem}}": total("http_problems_total", "problem") + " > 0"},
+        {"{{problem}}": seen(total("http_problems_total", "problem"), "problem")},
         "Since the service started, by the code of the problem document.",
     ),
     series(
@@ -83,8 +83,8 @@ LATENCY = [
         "Body bytes",
         "Bps",
         {
-            "in {{route}}": rate("http_request_bytes_total", "route", ROUTE),
-            "out {{route}}": rate("http_response_bytes_total", "route", ROUTE),
+            "in {{route}}": rate("http_request_bytes_total", "route", ROUTE) + " > 0",
+            "out {{route}}": rate("http_response_bytes_total", "route", ROUTE) + " > 0",
         },
         "Of request and response bodies.",
     ),

@@ -17,6 +17,7 @@ WORK = [
         },
         "Tokens, or latent vectors of a VAE.",
         stacked=True,
+        width=6,
     ),
     series(
         "Frames per second",
@@ -24,6 +25,7 @@ WORK = [
         {"{{model}}": rate("frames_total", "model", MODEL)},
         "Encoded or decoded; an image is one frame.",
         stacked=True,
+        width=6,
     ),
     series(
         "Share of a device",
@@ -31,12 +33,14 @@ WORK = [
         {"{{model}} {{op}}": rate("model_compute_seconds_total", "model, op", MODEL)},
         "Time of batches a second; 1 is one replica that computes all the time.",
         stacked=True,
+        width=6,
     ),
     series(
         "Items answered",
         "ops",
         {"{{model}} {{op}}": rate("model_requests_total", "model, op", MODEL)},
         "By model and operation.",
+        width=6,
     ),
 ]
 QUEUE = [
@@ -59,8 +63,14 @@ QUEUE = [
         "Exact at each scrape; it grows while a replica hangs. 15 s pages.",
         limits=((15.0, RED),),
     ),
-    series("Wait in the queue", "s", quantiles("queue_wait_seconds"), "Of each item, all operations."),
-    heat("Distribution of waits", "s", rate("queue_wait_seconds_bucket", "le"), "Items per second by their wait."),
+    series("Wait in the queue", "s", quantiles("queue_wait_seconds"), "Of each item, all operations.", width=12),
+    heat(
+        "Distribution of waits",
+        "s",
+        rate("queue_wait_seconds_bucket", "le"),
+        "Items per second by their wait.",
+        width=12,
+    ),
 ]
 BATCHES = [
     heat("Batch sizes", "short", rate("batch_requests_bucket", "le"), "Batches per second by their number of items."),
