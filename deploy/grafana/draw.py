@@ -41,7 +41,7 @@ COLORS = {
     "purple": "#b877d9",
 }
 CYCLE = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#5794f2", "#b877d9", "#705da0", "#37872d", "#fade2a")
-LEGEND_LINES, TICKS = 6, 4
+LEGEND_LINES, NAME_LENGTH, TICKS = 6, 30, 4
 
 
 def scaled(value: float, base: float, units: tuple[str, ...]) -> str:
@@ -95,7 +95,7 @@ class Source:
         """Return a query with Grafana's variables replaced as Grafana does."""
         rate_seconds = max(self.step + SCRAPE_SECONDS, 4 * SCRAPE_SECONDS)
         known = variables | {"__rate_interval": f"{rate_seconds:.0f}s"}
-        return re.sub(r"\$(\w+)", lambda match: known[match[1]], query)
+        return re.sub(r"\$([a-z_]+)", lambda match: known[match[1]], query)
 
     def ask(self, query: str, *, instant: bool) -> list[dict[str, Any]]:
         """Return the series of a query."""
@@ -108,7 +108,8 @@ class Source:
 
 def legend(pattern: str, labels: dict[str, str]) -> str:
     """Return the name of a series."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), pattern).strip() or "value"
+    name = re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), pattern).strip() or "value"
+    return textwrap.shorten(name, NAME_LENGTH, placeholder="...") if " " in name else name[-NAME_LENGTH:]
 
 
 def points(series: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -27,6 +27,9 @@ defaults
 frontend http_frontend
     bind 127.0.0.1:{port}
     default_backend answer
+frontend metrics
+    bind 127.0.0.1:{metrics}
+    http-request use-service prometheus-exporter
 backend answer
     http-request return status 200 content-type text/plain string "%[req.body_len]"
 """
@@ -36,7 +39,7 @@ backend answer
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     config = tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
     chosen = free_port()
-    config.write_text(CONFIG.format(port=chosen))
+    config.write_text(CONFIG.format(port=chosen, metrics=chosen + 1))
     variables = ray_environment(Settings(proxy="haproxy"), config.parent)
     environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
     with subprocess.Popen([HAPROXY_START, "-db", "-f", str(config)], env=environment) as process:
@@ -56,6 +59,14 @@ def ask(port: int, head: bytes, body: bytes = b"") -> tuple[int, bytes]:
         answer = HTTPResponse(connection)
         answer.begin()
         return answer.status, answer.read()
+
+
+def test_connections_that_say_nothing_are_not_errors(port: int) -> None:
+    for _ in range(3):
+        socket.create_connection(("127.0.0.1", port)).close()
+    metrics = ask(port + 1, b"GET /metrics HTTP/1.1\r\nHost: x")[1].decode()
+    assert 'haproxy_frontend_request_errors_total{proxy="http_frontend"} 0' in metrics
+    assert 'haproxy_frontend_http_responses_total{proxy="http_frontend",code="4xx"} 0' in metrics
 
 
 def test_requests_of_common_size_pass(port: int) -> None:
