@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from media.identify import IMAGE_TYPES, MEDIA_TYPES
 from service.api.body import ALIASES, Body, BodyKind, declared_bytes, read_body, while_connected
-from service.api.caller import caller_of, flow_of
+from service.api.caller import caller_of, flow_of, owner_of
 from service.api.deadline import Deadline
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange
@@ -99,7 +99,8 @@ class Route:
         if self.stream is not None and self.stream.applies(request):
             return await answer_stream(request, services, self.stream, self.options)
         deadline = Deadline.of(request, self.seconds(services.settings))
-        kind, size = (current_flow.get(), self.path), declared_bytes(request)
+        # A connection has one request at a time, so where there are no keys, a refused one held nothing of the queue.
+        kind, size = (owner_of(request), current_flow.get().priority, self.path), declared_bytes(request)
         if not self._may_be_known(request, services):
             services.refusals.check(kind, size)
             media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
