@@ -65,10 +65,13 @@ class Runner:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _slot(self) -> None:
+        worker = secrets.token_hex(WORKER_BYTES)
         while True:
             self._wake.clear()
             try:
-                if (claim := await self._queue.claim(secrets.token_hex(WORKER_BYTES))) is not None:
+                claim = await self._queue.claim(worker)  # by the same name until it comes back: its answer may be lost
+                worker = secrets.token_hex(WORKER_BYTES)
+                if claim is not None:
                     await self._handle(claim)
                     continue
             except ProblemError as error:

@@ -373,7 +373,7 @@ class LinkClient:
         path = self._directory / name
         connection = socket.socket(socket.AF_UNIX)
         try:
-            await asyncio.to_thread(greet, connection, path, self._arena)
+            await asyncio.to_thread(greet, connection, path, self._arena.size, os.dup(self._arena.descriptor))
             peer = Peer(self, next(self._ids), name)
             self._peers[peer.number] = peer  # before it can hear of anything
             try:

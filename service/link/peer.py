@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from service.link.directory import is_own_user
-from service.link.memory import Arena
 from service.link.messages import GREETING, MAGIC, Answer, AnswerReader, BadMessageError
 
 CONNECT_SECONDS = 2.0
@@ -90,20 +89,24 @@ class Peer(asyncio.Protocol):
             self._transport.write(b"".join(out))
 
 
-def greet(connection: socket.socket, path: Path, arena: Arena) -> None:
+def greet(connection: socket.socket, path: Path, size: int, descriptor: int) -> None:
     """Connect to a tokenizer, and let it map the arena.
 
     Args:
         connection: not connected so far.
         path: of its socket.
-        arena: of this process.
+        size: of the arena, bytes.
+        descriptor: of the arena, of its own: it is closed, and the arena may be closed meanwhile.
 
     Raises:
         OSError: it does not listen, or belongs to another user.
     """
-    connection.settimeout(CONNECT_SECONDS)
-    connection.connect(os.fspath(path))
-    if not is_own_user(connection):
-        raise PermissionError(f"{path} is another user's.")
-    socket.send_fds(connection, [GREETING.pack(MAGIC, arena.size)], [arena.descriptor])
-    connection.setblocking(False)
+    try:
+        connection.settimeout(CONNECT_SECONDS)
+        connection.connect(os.fspath(path))
+        if not is_own_user(connection):
+            raise PermissionError(f"{path} is another user's.")
+        socket.send_fds(connection, [GREETING.pack(MAGIC, size)], [descriptor])
+        connection.setblocking(False)
+    finally:
+        os.close(descriptor)

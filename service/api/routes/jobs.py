@@ -16,6 +16,7 @@ from service.api.body import send_piece, while_connected
 from service.api.caller import owner_of
 from service.api.errors import ClientGoneError
 from service.api.event_stream import STALL_SECONDS
+from service.api.job_polls import POLL_SECONDS
 from service.api.jobs import document
 from service.api.openapi import query_parameters
 from service.api.query import parse_options
@@ -26,7 +27,6 @@ from service.jobs.records import Job
 from service.operations.options import JobsOptions
 
 PIECE_BYTES = 2**22
-POLL_SECONDS = 0.5
 HEARTBEAT_POLLS = 20
 # A stream ends before proxies lose patience and before a service that stops does; browsers then resume it.
 STREAM_SECONDS = 30.0
@@ -171,7 +171,7 @@ class JobEvents(Response):
     def __init__(self, request: Request, services: Services, job_id: str, after: int) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self._owner, self._jobs, self._job_id, self._after = owner_of(request), services.jobs, job_id, after
+        self._owner, self._polls, self._job_id, self._after = owner_of(request), services.job_polls, job_id, after
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events.
@@ -192,7 +192,7 @@ class JobEvents(Response):
         after, silent = self._after, 0
         for _ in range(int(STREAM_SECONDS / POLL_SECONDS)):
             try:
-                found = await self._jobs.events(self._owner, self._job_id, after)
+                found = await self._polls.events(self._owner, self._job_id, after)
             except ProblemError:  # the reader resumes, and hears why
                 return
             for event in found:
