@@ -14,14 +14,25 @@ JITTER = (0.8, 1.25)  # callers that were refused together must not come back to
 
 
 class DrainRate:
-    """Work that leaves a queue per second of its being busy; old work fades."""
+    """Work that leaves a queue per second of its being busy; old work fades.
 
-    def __init__(self) -> None:
-        self._work = self._seconds = 0.0
+    Args:
+        memory_seconds, memory_pieces: of work, after which older work counts a third.
+        expected: work of the first second, before anything was measured; None for a rate that is not known.
+    """
+
+    def __init__(
+        self,
+        memory_seconds: float = MEMORY_SECONDS,
+        memory_pieces: float = MEMORY_PIECES,
+        expected: float | None = None,
+    ) -> None:
+        self._memory_seconds, self._kept = memory_seconds, 1 - 1 / memory_pieces
+        self._work, self._seconds = (0.0, 0.0) if expected is None else (expected, 1.0)
 
     def add(self, work: float, seconds: float) -> None:
         """Count work that was done in `seconds`."""
-        kept = min(math.exp(-seconds / MEMORY_SECONDS), 1 - 1 / MEMORY_PIECES)
+        kept = min(math.exp(-seconds / self._memory_seconds), self._kept)
         self._work = kept * self._work + work
         self._seconds = kept * self._seconds + seconds
 

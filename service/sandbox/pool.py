@@ -23,11 +23,11 @@ from media.frame_choice import check_streams
 from media.identify import HEAD_BYTES, VIDEO_TYPES, identify
 from media.limits import check_bytes
 from media.types import Frames, MediaOptions
+from service.drain_rate import DrainRate
 from service.errors import ProblemError
 from service.sandbox.blocklist import Blocklist
 from service.sandbox.clip_decoder import ClipDecoder, Stop
 from service.sandbox.directory import WorkerDirectory
-from service.sandbox.drain_rate import DrainRate
 from service.sandbox.fair_queue import FairQueue, Ticket
 from service.sandbox.lane import Lane
 from service.sandbox.process import WorkerProcess
@@ -50,6 +50,8 @@ _QUEUE_FILES_PER_WORKER = 2
 _PATIENCE = 16
 # Costs are in pixels; what a task costs besides them is worth so many.
 _TASK_PIXELS = 1_000_000
+_EXPECTED_PIXELS = 100_000_000.0  # of a worker's second, before any was measured
+_RATE_SECONDS = 20.0  # of work that count
 _ENCODED_PIXELS = 4  # a pixel of a clip takes longer to write than to read
 # One worker of so many is kept for tasks that take less than a tenth of a second.
 _WORKERS_PER_FAST_LANE = 4
@@ -88,7 +90,7 @@ class MediaPool:
             _QUEUE_BYTES_PER_WORKER * workers,
             _PATIENCE,
         )
-        self._rate = DrainRate()
+        self._rate = DrainRate(_RATE_SECONDS, math.inf, _EXPECTED_PIXELS)
         self._stopping = False
         self._releases: set[asyncio.Task[None]] = set()
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="media")
@@ -323,7 +325,7 @@ class MediaPool:
         task.lane = None
         self._release(lane)
         # A file that took longer than its pixels do is paid for by its caller; one that was refused costs little.
-        self._queue.charge(ticket.caller, self._rate.pixels_in(seconds) - ticket.cost)
+        self._queue.charge(ticket.caller, seconds * (self._rate.per_second or 0.0) - ticket.cost)
         if running.cancelled():
             ticket.task.fail(ProblemError("draining", "The service is shutting down."))
         elif (error := running.exception()) is not None:
@@ -359,7 +361,8 @@ class MediaPool:
 
     def _overloaded(self, cost: float) -> ProblemError:
         lanes = sum(cost <= lane.max_cost for lane in self._lanes)
-        seconds = self._rate.seconds(self._queue.cost_before(cost) + cost) / max(lanes, 1)
+        one_worker = self._rate.seconds(self._queue.cost_before(cost) + cost) or 0.0
+        seconds = one_worker / max(lanes, 1)
         return ProblemError(
             "overloaded",
             f"{len(self._queue)} files wait for {self.workers} media workers already. "

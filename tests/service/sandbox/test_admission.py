@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 
@@ -12,8 +13,8 @@ from media_samples import video, workers
 from pools import CLIP, GIF, MP4, WHOLE, refusal, running, start, until
 
 from media.types import MediaOptions
+from service.drain_rate import DrainRate
 from service.sandbox import pool as pool_module
-from service.sandbox.drain_rate import DrainRate
 
 
 async def test_a_full_queue_refuses_and_then_drains() -> None:
@@ -112,9 +113,10 @@ async def test_who_holds_the_queue_makes_way_and_hears_when_to_come_back() -> No
 
 
 def test_the_speed_of_workers_is_that_of_their_last_tasks() -> None:
-    rate = DrainRate()
+    rate = DrainRate(20.0, math.inf, 100e6)
+    assert rate.per_second == 100e6
     for pixels_per_second in (50e6, 400e6):
         for _ in range(100):
             rate.add(pixels_per_second, 1.0)
         assert rate.seconds(pixels_per_second) == pytest.approx(1, rel=0.05)
-        assert rate.pixels_in(2) == pytest.approx(2 * pixels_per_second, rel=0.05)
+        assert rate.per_second == pytest.approx(pixels_per_second, rel=0.05)
