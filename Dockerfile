@@ -80,6 +80,11 @@ ENV PATH=/opt/venv/bin:$PATH \
     RAY_USAGE_STATS_ENABLED=0
 
 USER 10001:10001
+# Kernels of the usual sizes, compiled without a GPU, so that the first start on one of these does not wait for them.
+ARG GPUS="h100 h200"
+RUN if [ "$TORCH" = cuda ]; then \
+      for gpu in $GPUS; do /opt/venv/bin/python3 -m service.cluster.compile_ahead "$gpu" || exit 1; done; \
+    fi
 # The metrics port and Ray's own ports are for the private network only.
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 CMD ["python3", "-c", \

@@ -55,10 +55,15 @@ class CompiledTokenizer(OmniTokenizer):
         if self._device.type != "cuda":
             return
         with torch.cuda.device(self._device), jit.compile_all(wait):
-            for batch, *size in shapes:
-                pixels, codes = self._examples(batch, (size[0], size[1], size[2]))
-                self.network.encode(pixels)
-                self.network.decode(codes)
+            self.run_once(shapes)
+
+    @torch.inference_mode()
+    def run_once(self, shapes: Iterable[tuple[int, int, int, int]]) -> None:
+        """Encode and decode examples of these shapes, as `prepare` takes them, for the kernels that they launch."""
+        for batch, frames, height, width in shapes:
+            pixels, codes = self._examples(batch, (frames, height, width))
+            self.network.encode(pixels)
+            self.network.decode(codes)
 
     @torch.inference_mode()
     def capture(self, size: Size, batches: Sequence[int] = BATCHES) -> None:

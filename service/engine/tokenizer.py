@@ -18,6 +18,7 @@ from torch import Tensor
 from kernels import requested_backend, use_backend
 from kernels.runtime import jit
 from model.bundle import load_bundle
+from model.geometry import Geometry
 from model.inference.tokenizer import BATCHES, CompiledTokenizer
 from model.tokenizer.config import VQConfig
 from model.tokenizer.heads import VQHead
@@ -41,6 +42,36 @@ UINT16_CODES = 2**16
 T = TypeVar("T")
 
 log = logging.getLogger("ray.serve")
+
+
+def usual_batches(
+    geometry: Geometry, sizes: Sequence[Size], batch_tokens: int, batch_requests: int
+) -> dict[Size, list[int]]:
+    """Return the numbers of items to be ready for, by size in pixels; arguments as for `Engine.warm_up`."""
+    usual = {}
+    for size in sizes:
+        most = max(1, min(batch_requests, batch_tokens // geometry.positions(size)))
+        usual[size] = [batch for batch in sorted({*BATCHES, most}) if batch <= most]
+    return usual
+
+
+def kernel_sizes(geometry: Geometry, sizes: Sequence[Size]) -> list[Size]:
+    """Return small sizes of every usual length, each in both kinds of grid."""
+    lengths = {1, 1 + geometry.temporal_patch, _long(geometry), *(frames for frames, _, _ in sizes)}
+    return [(frames, side, side) for frames, side in product(sorted(lengths), KERNEL_SIDES)]
+
+
+def kernel_shapes(
+    geometry: Geometry, usual: dict[Size, list[int]], small: list[Size]
+) -> list[tuple[int, int, int, int]]:
+    """Return batches, frames, heights and widths that between them take every kernel."""
+    shapes = [(batch, *size) for size, batches in usual.items() for batch in batches]
+    many = [(MANY_CLIPS, _long(geometry), side, side) for side in KERNEL_SIDES]
+    return shapes + [(1, *size) for size in small] + many
+
+
+def _long(geometry: Geometry) -> int:
+    return 1 + LONG_CLIP_LATENT_FRAMES * geometry.temporal_patch
 
 
 class Engine:
@@ -90,21 +121,13 @@ class Engine:
             batch_tokens, batch_requests: bounds of a batch.
         """
         for card in self.cards:
-            lengths = {1, 1 + card.temporal_patch}
             compiled = self._compiled.get(card.id)
             if compiled is None:
-                self._try_out(card, [(frames, WARM_UP_SIDE, WARM_UP_SIDE) for frames in sorted(lengths)])
+                self._try_out(card, [(frames, WARM_UP_SIDE, WARM_UP_SIDE) for frames in (1, 1 + card.temporal_patch)])
                 continue
-            long = 1 + LONG_CLIP_LATENT_FRAMES * card.temporal_patch
-            lengths |= {long, *(frames for frames, _, _ in sizes)}
-            small = [(frames, side, side) for frames, side in product(sorted(lengths), KERNEL_SIDES)]
-            usual = {}
-            for size in sizes:
-                most = max(1, min(batch_requests, batch_tokens // card.geometry.positions(size)))
-                usual[size] = [batch for batch in sorted({*BATCHES, most}) if batch <= most]
-            shapes = [(batch, *size) for size, batches in usual.items() for batch in batches]
-            shapes += [(1, *size) for size in small] + [(MANY_CLIPS, long, side, side) for side in KERNEL_SIDES]
-            compiled.prepare(shapes)
+            usual = usual_batches(card.geometry, sizes, batch_tokens, batch_requests)
+            small = kernel_sizes(card.geometry, sizes)
+            compiled.prepare(kernel_shapes(card.geometry, usual, small))
             for size, batches in usual.items():
                 compiled.capture(size, batches)
             self._transfers.settle()

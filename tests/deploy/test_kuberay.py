@@ -188,4 +188,4 @@ def test_a_gpu_worker_goes_where_gpus_are() -> None:
     assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert spec["nodeSelector"]
     assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
-    assert spec["containers"][0]["image"].endswith(":cuda")
+    assert {c["image"] for c in (*spec["initContainers"], *spec["containers"])} == {"registry.example/omnitok:cuda"}
