@@ -30,7 +30,8 @@ def ray_executor(address: str | None, cpus: int | None, device: str, dtype: str 
 
     Args:
         address: of the cluster; None starts one.
-        cpus: of a cluster that is started; None for all of this machine.
+        cpus: of a cluster that is started, None for all of this machine; else of each tokenizer, None for all of a node
+            or its share for a GPU.
         device: "auto", "cpu" or "cuda".
         dtype: precision; None for the device's usual one.
 
@@ -55,7 +56,7 @@ def ray_executor(address: str | None, cpus: int | None, device: str, dtype: str 
     except (ConnectionError, ValueError) as error:
         raise BulkError(f"The Ray cluster at {address} does not answer: {error}.") from error
     try:
-        yield RayExecutor(ray, device, dtype)
+        yield RayExecutor(ray, device, dtype, None if started else cpus)
     finally:
         ray.shutdown()
 
@@ -66,6 +67,7 @@ class RayExecutor:
     Args:
         ray: connected.
         device, dtype: as of `ray_executor`.
+        cpus: of each tokenizer; None for all of a node, or its share for a GPU.
 
     Attributes:
         tokenizers, workplace: as of `Executor`.
@@ -74,7 +76,7 @@ class RayExecutor:
         BulkError: there is no such device.
     """
 
-    def __init__(self, ray: Any, device: str, dtype: str | None) -> None:
+    def __init__(self, ray: Any, device: str, dtype: str | None, cpus: int | None = None) -> None:
         self._ray = ray
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
         with_gpu = [node for node in nodes if node.get("GPU")]
@@ -88,6 +90,7 @@ class RayExecutor:
         else:
             self.tokenizers, self._gpus = len(nodes), 0
             self._cpus = max(1, min(int(node["CPU"]) for node in nodes))
+        self._cpus = cpus or self._cpus
         self.workplace = workplace_of("cuda" if self._gpus else "cpu", dtype, self._cpus)
 
     def run(

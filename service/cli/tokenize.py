@@ -49,7 +49,9 @@ def tokenize(
         Literal["float32", "bfloat16"] | None, typer.Option(help="Precision.", show_default="bfloat16 on a GPU")
     ] = None,
     address: Annotated[str | None, typer.Option(help="Ray cluster to work on, such as 10.0.0.1:6379.")] = None,
-    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs of this machine to use.", show_default="all")] = None,
+    cpus: Annotated[
+        int | None, typer.Option(min=1, help="CPUs to use; on a cluster, of each tokenizer.", show_default="all")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Measure a sample, say how long it takes, write nothing.")
     ] = False,

@@ -66,7 +66,8 @@ def upload_resized(pictures: Sequence[SourcePicture], transfers: Transfers) -> t
     flips = np.array([picture.flip for picture in pictures], np.uint8)
     sent: list[NDArray[Any]] = [*strips, *along, *down, flips]
     held = transfers.upload(transfers.pack(sent))
-    views = [_view(held, array, start) for array, start in zip(sent, starts_of(sent), strict=False)][len(strips) :]
+    places = list(zip(sent, starts_of(sent), strict=False))[len(strips) :]
+    views = [_view(held, array, start) for array, start in places]
     start, step, outer, lines, sources, table, first, weights = views[: len(along)]
     middle = resample(
         held, start, step, outer, lines, sources, table, first, weights, COLOURS, COLOURS * most_rows, along_last=True
