@@ -2,7 +2,9 @@
 #
 #   docker build -t omnitok:cpu .
 #   docker build -t omnitok:cuda --build-arg TORCH=cuda .
-#   docker run --rm --init --shm-size 1g -p 127.0.0.1:8000:8000 omnitok:cpu
+#   docker run --rm --init --shm-size 1g -p 127.0.0.1:8000:8000 -e OMNITOK_OPEN_ACCESS=true omnitok:cpu
+#
+# It listens on all addresses of the container: with a public port give it OMNITOK_KEYS in place of open access.
 # By tag here, since no registry answered where this was written. By digest: docs/how-to/build-the-image.md
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE} AS build

@@ -181,6 +181,22 @@ FAULTS = [
         {21: set(), 23: {"OmnitokUnreachable"}},
     ),
     Fault(
+        "a pod of Kubernetes waits for its first replica",
+        {
+            'up{job="omnitok", instance="b:8080", ready="false"}': "0x240",
+            'up{job="edge", instance="b:9101", ready="false"}': "0x240",
+        },
+        {20: set(), 100: set()},
+    ),
+    Fault(
+        "every pod of Kubernetes has lost its proxy",
+        {
+            'up{job="edge", instance="a:9101"}': "1x40 stale",
+            'up{job="edge", instance="a:9101", ready="false"}': "_x40 0x200",
+        },
+        {20: set(), 22: {"OmnitokEdgeDown"}},
+    ),
+    Fault(
         "a supervisor starts the service anew",
         {'omnitok_start_time_seconds{instance="a:8080"}': "1000x40 3400x200"},
         {20: set(), 22: {"OmnitokRestarted"}, 40: set()},

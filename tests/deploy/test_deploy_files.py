@@ -16,6 +16,7 @@ import yaml
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from service.cluster.ray_environment import HAPROXY_PORTS, HAPROXY_START, ray_environment
+from service.keys import KeyFileError, check_access, is_loopback, new_key, write_keys
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -61,13 +62,38 @@ def test_containers_are_confined(name: str) -> None:
 @pytest.mark.parametrize("path", [COMPOSE, GPU])
 def test_settings_passed_to_the_container_exist(path: Path) -> None:
     names = load(path)["services"]["api"]["environment"]
-    assert {name.removeprefix("OMNITOK_").lower() for name in names} <= Settings.model_fields.keys()
+    documented = (ROOT / "docs" / "settings.md").read_text()
+    assert not [name for name in names if f"`{name}`" not in documented]
+
+
+def started_by_compose(**shell: str) -> Settings:
+    """Return the settings of `omnitok serve` in the container: those of the image, and those of compose."""
+    final = (ROOT / "Dockerfile").read_text().rsplit("\nFROM ", 1)[1]
+    variables = dict(re.findall(r"\b(OMNITOK_\w+)=(\S+)", final))
+    for name, value in load(COMPOSE)["services"]["api"]["environment"].items():
+        default = re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", value) if value else None
+        if (given := shell.get(name, default)) is not None:
+            variables[name] = given
+    return Settings(**{name.removeprefix("OMNITOK_").lower(): value for name, value in variables.items()})
+
+
+def test_compose_starts_a_service_that_may_listen(tmp_path: Path) -> None:
+    settings = started_by_compose()
+    assert not is_loopback(settings.host)
+    check_access(settings)
+    with pytest.raises(KeyFileError, match="OMNITOK_KEYS"):
+        check_access(started_by_compose(OMNITOK_OPEN_ACCESS="false"))
+    keys = str(tmp_path / "keys.json")
+    write_keys(Path(keys), [new_key("a", ["encode"])[1]])
+    settings = started_by_compose(OMNITOK_KEYS=keys, OMNITOK_OPEN_ACCESS="false")
+    assert settings.keys == Path(keys)
+    check_access(settings)
 
 
 def test_a_larger_cluster_is_started_with_what_the_command_sets() -> None:
     stated = dict(re.findall(r"^#   (\w+)=(\S+)", (DEPLOY / "serve.yaml").read_text(), re.MULTILINE))
     variables = ray_environment(Settings(proxy="haproxy"), Path("/tmp"))
-    of_one_machine = re.compile("_PORT$|_LOC$|_PATH$|_BASE$|_FILE$|READY_CHECK|DRAINING_PERIOD|TIMEOUT_SERVER")
+    of_one_machine = re.compile("_PORT$|_LOC$|_PATH$|_BASE$|_FILE$|DRAINING_PERIOD|TIMEOUT_SERVER")
     for name, value in variables.items():
         if name != "OMNITOK_HAPROXY_BINARY" and not of_one_machine.search(name):
             assert stated[name].strip("'") == value.split()[0], name

@@ -32,9 +32,7 @@ KINDS = {
     "NetworkPolicy": "io.k8s.api.networking.v1.NetworkPolicy",
     "PodDisruptionBudget": "io.k8s.api.policy.v1.PodDisruptionBudget",
 }
-OF_ONE_NODE = re.compile(
-    "_PORT$|_LOC$|_SOCKET_PATH$|_BASE$|_FILE$|READY_CHECK|DRAINING_PERIOD|TIMEOUT_SERVER|BINARY|CONNECTIONS"
-)
+OF_ONE_NODE = re.compile("_PORT$|_LOC$|_SOCKET_PATH$|_BASE$|_FILE$|DRAINING_PERIOD|TIMEOUT_SERVER|BINARY|CONNECTIONS")
 
 Manifest = dict[str, Any]
 
@@ -165,7 +163,7 @@ def test_a_policy_lets_callers_to_the_api_only(manifests: list[Manifest]) -> Non
     (rule,) = (r for r in policy["spec"]["ingress"] if "omnitok-client" in str(r))
     (worker,) = (template for template in ray_pods(manifests) if "worker" in str(template["metadata"]["labels"]))
     ports = {port["name"]: port["containerPort"] for port in worker["spec"]["containers"][0]["ports"]}
-    assert [port["port"] for port in rule["ports"]] == [ports["api"]]
+    assert [port["port"] for port in rule["ports"]] == [ports["serve"]]
 
 
 def test_prometheus_scrapes_pods_as_it_scrapes_compose(manifests: list[Manifest]) -> None:
@@ -176,10 +174,36 @@ def test_prometheus_scrapes_pods_as_it_scrapes_compose(manifests: list[Manifest]
     declared = {port["name"] for pod in ray_pods(manifests) for port in pod["spec"]["containers"][0]["ports"]}
     for endpoint in one(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"]:
         assert endpoint["port"] in declared
-        (job,) = (rule["replacement"] for rule in endpoint["relabelings"] if rule["targetLabel"] == "job")
+        (job,) = (rule["replacement"] for rule in endpoint["relabelings"] if rule.get("targetLabel") == "job")
         snake = {"sourceLabels": "source_labels"}
         rules = [{snake.get(key, key): v for key, v in r.items()} for r in endpoint.get("metricRelabelings", [])]
         assert rules == jobs[job].get("metric_relabel_configs", [])
+
+
+def test_kuberay_makes_a_service_of_the_port_that_head_and_workers_serve(manifests: list[Manifest]) -> None:
+    """The operator seeks a port of this name at the head, and asks the workers behind it."""
+    (application,) = (yaml.safe_load(m["spec"]["serveConfigV2"]) for m in manifests if m["kind"] == "RayService")
+    for pod in ray_pods(manifests):
+        ports = {port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]}
+        assert ports["serve"] == application["http_options"]["port"]
+
+
+def test_only_workers_are_asked_for_what_only_replicas_bring(manifests: list[Manifest]) -> None:
+    """The exporter and HAProxy run beside replicas; KubeRay gives the head a port `metrics` where nobody listens."""
+    (head,) = (pod for pod in ray_pods(manifests) if "head" in str(pod["metadata"]["labels"]))
+    declared = {port["name"] for port in head["spec"]["containers"][0]["ports"]} | {"metrics"}
+    for endpoint in one(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"]:
+        kept = [rule["regex"] for rule in endpoint["relabelings"] if rule.get("action") == "keep"]
+        ready = [rule for rule in endpoint["relabelings"] if rule.get("targetLabel") == "ready"]
+        of_replicas = endpoint["port"] != "ray-metrics"
+        assert kept == (["worker"] if of_replicas else [])
+        assert bool(ready) == of_replicas
+        assert of_replicas or endpoint["port"] in declared
+
+
+def test_a_node_can_be_drained_at_the_fewest_workers(manifests: list[Manifest]) -> None:
+    (worker,) = cluster(manifests)["workerGroupSpecs"]
+    assert 0 < one(manifests, "PodDisruptionBudget")["spec"]["minAvailable"] < worker["minReplicas"]
 
 
 def test_a_gpu_worker_goes_where_gpus_are() -> None:
