@@ -26,6 +26,7 @@ SAMPLES = Path(__file__).parents[3] / "docs/samples"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 MULTIPLICATION = "\N{MULTIPLICATION SIGN}"
+WAIT_MS = 60_000  # which only ends a test that has failed
 NPY = {"Content-Type": "image/png", "Accept": "application/x-npy"}
 
 
@@ -116,7 +117,7 @@ def visit(browser: playwright.Browser, request: pytest.FixtureRequest) -> Iterat
     width = getattr(request, "param", 1280)
     context = browser.new_context(viewport={"width": width, "height": 900}, reduced_motion="reduce")
     made = Visit(context.new_page())
-    made.page.set_default_timeout(20_000)
+    made.page.set_default_timeout(WAIT_MS)
     made.page.on("pageerror", lambda error: made.errors.append(str(error)))
     made.page.on(
         "console",
@@ -189,8 +190,8 @@ def test_samples_are_generated_and_a_link_brings_their_settings(generous: Server
     page.goto("about:blank")
     page.goto(link)
     page.locator("#generate").wait_for(state="visible")
-    playwright.expect(page.get_by_label("Seed")).to_have_value(seed)
-    playwright.expect(page.get_by_label("Class")).to_have_value("coinrun")
+    playwright.expect(page.get_by_label("Seed")).to_have_value(seed, timeout=WAIT_MS)
+    playwright.expect(page.get_by_label("Class")).to_have_value("coinrun", timeout=WAIT_MS)
     page.goto(f"{generous.url}/#tab=reconstruct&model=blocks-vae&size=64&view=codes&sample=photograph")
     visit.reconstructed()
     assert visit.shown("#pixels") == "64 x 64"
