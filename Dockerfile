@@ -28,7 +28,8 @@ RUN case "$TORCH" in \
       cuda) set -- ;; \
       *) echo "TORCH is cpu or cuda, not '$TORCH'" >&2; exit 1 ;; \
     esac && /opt/tools/bin/pip --python /opt/venv/bin/python install --no-compile --no-deps --require-hashes \
-      "$@" -r "locks/$TORCH.txt"
+      "$@" -r "locks/$TORCH.txt" \
+    && /opt/tools/bin/pip --python /opt/venv/bin/python check
 
 # no: without HAProxy, libx264 and libx265, which are under the GPL; NOTICE says what is then missing.
 ARG GPL=yes

@@ -29,7 +29,7 @@ from service.client import Client
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 MIB = 2**20
-READY_SECONDS = 180.0
+READY_SECONDS = 600.0  # a busy machine takes long
 FLUSH_LINES = 500
 PIPE_LINES = 1500  # fit into the pipe
 SPARE_MIB = 16.0  # Ray's own notes
