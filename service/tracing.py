@@ -23,6 +23,7 @@ from service.trace import Stage, TraceContext
 
 NANOSECONDS = 1e9
 SERVER_ERROR = 500
+SEND_SECONDS, MAX_WAITING_SPANS = 2.0, 1024  # two messages: where nobody takes them, a replica ends 4 s later
 
 
 class SpanExporter:
@@ -114,7 +115,8 @@ def otlp_exporter(endpoint: str, replica: str | None) -> SpanExporter:
         endpoint: its address without a path, such as "http://collector:4318".
         replica: the name of this process.
     """
-    return SpanExporter(BatchSpanProcessor(OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")), replica)
+    sender = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces", timeout=SEND_SECONDS)
+    return SpanExporter(BatchSpanProcessor(sender, max_queue_size=MAX_WAITING_SPANS), replica)
 
 
 def _context(trace: TraceContext, span_id: str, is_remote: bool = False) -> SpanContext:
