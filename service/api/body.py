@@ -34,8 +34,6 @@ GZIP_BITS = 31  # zlib's name for a gzip header and the largest window
 INFLATED_BYTES = 2**20  # of one step, between which other requests are served and the limits are checked
 
 MAX_LENGTH_DIGITS = 18
-# A connection costs more than this. HAProxy sends what it has in one piece, so hardly anybody takes the time.
-DISCARDED_BYTES, DISCARD_SECONDS = 2**18, 0.5
 
 T = TypeVar("T")
 
@@ -199,17 +197,6 @@ def declared_bytes(request: Request) -> int:
     if not (declared.isascii() and declared.isdecimal() and len(declared) <= MAX_LENGTH_DIGITS):
         raise ProblemError("bad-header", "Content-Length must be a number of bytes, in decimal digits.")
     return int(declared)
-
-
-async def discard_body(request: Request) -> None:
-    """Read the body of a refused request where it is small, and keep none of it: its connection can be used again."""
-    if not 0 < declared_bytes(request) <= DISCARDED_BYTES:
-        return
-    with contextlib.suppress(TimeoutError, ClientDisconnect):
-        async with asyncio.timeout(DISCARD_SECONDS):
-            async for _ in request.stream():
-                pass
-            request.state.body_read = True
 
 
 def is_gzip(request: Request) -> bool:

@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from media.errors import MediaError
-from service.api.body import discard_body
 from service.api.errors import on_problem
 from service.api.routes.route import Route
 from service.api.services import Services
@@ -38,7 +37,5 @@ class DirectRoutes:
         try:
             response = await route.answer(request, self._services)
         except (ProblemError, MediaError) as error:
-            if getattr(error, "code", None) == "overloaded" and not getattr(request.state, "body_read", False):
-                await discard_body(request)
             response = await on_problem(request, error)
         await response(scope, receive, send)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import math
+from contextlib import suppress
 
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from media.errors import MediaError
@@ -15,6 +17,8 @@ from service.api.log import event
 from service.errors import ProblemError
 from service.formats.media_types import PROBLEM_TYPE
 
+# A connection costs more than this. HAProxy sends what it has in one piece, so hardly anybody takes the time.
+DISCARDED_BYTES, DISCARD_SECONDS = 2**18, 0.5
 BY_STATUS = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable"}
 
 
@@ -60,7 +64,22 @@ async def on_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
     request.state.problem = error.code
     unread = request.method == "POST" and not getattr(request.state, "body_read", False)
+    if unread and error.code == "overloaded":
+        unread = not await _discard_body(request)
     return problem_response(error, request.state.request_id, close=unread)
+
+
+async def _discard_body(request: Request) -> bool:
+    """Read the body of a refused request where it is small, and keep none of it: its connection can be used again."""
+    declared = request.headers.get("content-length", "")
+    if not (declared.isascii() and declared.isdecimal() and len(declared) < 10 and int(declared) <= DISCARDED_BYTES):
+        return False
+    with suppress(TimeoutError, ClientDisconnect):
+        async with asyncio.timeout(DISCARD_SECONDS):
+            async for _ in request.stream():
+                pass
+            return True
+    return False
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -232,8 +232,7 @@ class LinkClient:
                 for slot in slots:
                     self._arena.give_back(slot)
             else:
-                peer = self._dispatcher.cancel(call)  # None unless the call still runs
-                if peer is not None:
+                if (peer := self._dispatcher.cancel(call)) is not None:  # it still runs
                     self._peers[peer].send(cancellation(number))
 
     def _take(self, size: int) -> Slot:

@@ -50,12 +50,10 @@ _QUEUE_FILES_PER_WORKER = 2
 _PATIENCE = 16
 # Costs are in pixels; what a task costs besides them is worth so many.
 _TASK_PIXELS = 1_000_000
-_EXPECTED_PIXELS = 100_000_000.0  # of a worker's second, before any was measured
-_RATE_SECONDS = 20.0  # of work that count
+_EXPECTED_PIXELS, _RATE_SECONDS = 100e6, 20.0  # of a worker's first second; of work that counts
 _ENCODED_PIXELS = 4  # a pixel of a clip takes longer to write than to read
 # One worker of so many is kept for tasks that take less than a tenth of a second.
-_WORKERS_PER_FAST_LANE = 4
-_FAST_PIXELS = 16_000_000
+_WORKERS_PER_FAST_LANE, _FAST_PIXELS = 4, 16_000_000
 # What takes long must not take the processor from what is short.
 _SLOW_NICENESS = 10
 
@@ -361,8 +359,7 @@ class MediaPool:
 
     def _overloaded(self, cost: float) -> ProblemError:
         lanes = sum(cost <= lane.max_cost for lane in self._lanes)
-        one_worker = self._rate.seconds(self._queue.cost_before(cost) + cost) or 0.0
-        seconds = one_worker / max(lanes, 1)
+        seconds = (self._rate.seconds(self._queue.cost_before(cost) + cost) or 0.0) / max(lanes, 1)
         return ProblemError(
             "overloaded",
             f"{len(self._queue)} files wait for {self.workers} media workers already. "

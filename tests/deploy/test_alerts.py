@@ -73,7 +73,7 @@ HEALTHY = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong: series that differ from those of a healthy service, and the alerts at some minutes."""
+    """A fault: series that differ from those of a healthy service, and the alerts at some minutes."""
 
     name: str
     series: dict[str, str]

@@ -85,6 +85,8 @@ class Retries:
     def retried(self) -> None:
         self.count += 1
 
+    def called(self, way: str, items: int = 1) -> None: ...
+
 
 def make(*script: Any, **settings: Any) -> tuple[RayBackend, Handle, Retries]:
     handle, retries = Handle(list(script)), Retries()
