@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import values
@@ -17,6 +18,7 @@ GAUGES = ("gauge_livesum", "gauge_livemax")
 # cannot give would end the process.
 FILE_BYTES = {"counter": 2**17, "histogram": 2**19, **dict.fromkeys(GAUGES, 2**15)}
 MERGED = "merged"  # in place of a process, in the names of files that hold the sums of those that ended
+ENTRY_BYTES = 40  # of a value in such a file besides its key, at most
 
 
 def join(folder: Path) -> None:
@@ -62,33 +64,48 @@ def living(folder: Path) -> set[str]:
 def compact(folder: Path) -> None:
     """Add what ended processes counted to one file a kind, and remove their files; their gauges go.
 
-    One process at a time may do this, and nobody may read the folder meanwhile.
+    One process at a time may do this, and nobody may read the folder meanwhile. On a full disk the files stay and
+    count as they are.
     """
+    for journal in folder.glob("*.journal"):
+        _finish(journal)  # of a merge during which its process was killed
     dead: defaultdict[str, list[Path]] = defaultdict(list)
     alive: dict[str, bool] = {}
     for path, kind, process in files(folder):
         if process != MERGED and not alive.setdefault(process, is_alive(process)):
             dead[kind].append(path)
+    for path in itertools.chain.from_iterable(dead.pop(kind, []) for kind in GAUGES):
+        path.unlink()
     for kind, paths in dead.items():
-        if kind not in GAUGES:
+        with contextlib.suppress(OSError):
             _merge(folder / f"{kind}_{MERGED}.db", paths)
-        for path in paths:
-            path.unlink()
 
 
-def _merge(target: Path, paths: Iterable[Path]) -> None:
+def _merge(target: Path, paths: Sequence[Path]) -> None:
+    """Add files to the target and remove them; each counts once, wherever the process is killed."""
     sums: defaultdict[str, float] = defaultdict(float)
     for path in (target, *paths):
         with contextlib.suppress(FileNotFoundError):
             for key, value, _, _ in MmapedDict.read_all_values_from_file(path):
                 sums[key] += value
-    fresh = target.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
+    fresh, journal, draft = (target.with_suffix(suffix) for suffix in (".new", ".journal", ".draft"))
+    _create(fresh, ENTRY_BYTES + sum(len(key.encode()) + ENTRY_BYTES for key in sums))
     merged = MmapedDict(os.fspath(fresh))
     for key, value in sums.items():
         merged.write_value(key, value, 0.0)
     merged.close()
+    draft.write_text("\n".join(path.name for path in paths))
+    draft.rename(journal)
     fresh.rename(target)
+    _finish(journal)
+
+
+def _finish(journal: Path) -> None:
+    """Remove the files that a merge added up, if it came to its end; else they still count."""
+    if not journal.with_suffix(".new").exists():
+        for name in journal.read_text().split():
+            (journal.parent / name).unlink(missing_ok=True)
+    journal.unlink()
 
 
 def _create(path: Path, size: int) -> None:

@@ -86,7 +86,7 @@ class GpuCollector(Collector):
         if self._nvml is None:
             return []
         nvml = self._nvml
-        devices = {str(index): nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())}
+        devices = _devices(nvml)
         info = GaugeMetricFamily(f"{PREFIX}gpu_info", "Name of a GPU", labels=["gpu", "name", "uuid"])
         throttled = GaugeMetricFamily(
             f"{PREFIX}gpu_throttled", "Whether a clock is held down", labels=["gpu", "reason"]
@@ -107,6 +107,21 @@ class GpuCollector(Collector):
                 uncorrected, volatile = nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
                 errors.add_metric([gpu], nvml.nvmlDeviceGetTotalEccErrors(device, uncorrected, volatile))
         return [info, *gauges, throttled, errors]
+
+
+def _devices(nvml: Any) -> dict[str, Any]:
+    """Return handles of the devices that answer; a lost one, or all of a lost driver, must not end the scrape."""
+    try:
+        count = nvml.nvmlDeviceGetCount()
+    except nvml.NVMLError:
+        with contextlib.suppress(nvml.NVMLError):
+            nvml.nvmlInit()  # for the next scrape: a driver may come back
+        return {}
+    devices = {}
+    for index in range(count):
+        with contextlib.suppress(nvml.NVMLError):
+            devices[str(index)] = nvml.nvmlDeviceGetHandleByIndex(index)
+    return devices
 
 
 def nvml() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 import os
@@ -128,8 +129,58 @@ def test_filesystems_are_shown_and_those_that_are_missing_left_out(tmp_path: Pat
     assert 0 < free.samples[0].value <= size.samples[0].value
 
 
+@pytest.mark.parametrize(("step", "name"), [("rename", "counter_merged.new"), ("unlink", "counter_")])
+def test_who_kills_a_merge_neither_doubles_nor_loses_counts(
+    folder: Path, read: Callable[..., float], monkeypatch: pytest.MonkeyPatch, step: str, name: str
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    killed_replicas(folder, "x", "y")
+    original = getattr(Path, step)
+
+    def killed(path: Path, *arguments: object, **options: object) -> object:
+        if path.name.startswith(name):
+            raise KilledError
+        return original(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, step, killed)
+        with pytest.raises(KilledError):
+            compact(folder)
+    for _ in range(2):
+        assert read("http_requests_total", route="/encode", code="200") == 2
+        assert read("http_request_duration_seconds_count", route="/encode") == 2
+    assert {process for _, kind, process in files(folder) if kind == "counter"} == {"merged", *living(folder)}
+
+
+def test_a_full_disk_ends_neither_the_exporter_nor_counts(
+    folder: Path, read: Callable[..., float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    killed_replicas(folder, "x", "y")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        assert read("http_requests_total", route="/encode", code="200") == 2
+    assert read("http_requests_total", route="/encode", code="200") == 2
+    assert len(list(files(folder))) == FILES_PER_PROCESS + MERGED_FILES
+
+
+def test_pages_of_merged_files_exist_before_they_are_written(folder: Path) -> None:
+    """A hole in a file on a full disk would kill the exporter."""
+    killed_replicas(folder, "x")
+    compact(folder)
+    merged = [path for path, _, process in files(folder) if process == "merged"]
+    assert len(merged) == MERGED_FILES
+    assert all(path.stat().st_blocks * 512 >= path.stat().st_size for path in merged)
+
+
 class FakeNvml:
-    """A library with one device, whose fan of sensors is not complete."""
+    """A library with one device, whose fan of sensors is not complete, and one that is lost."""
+
+    driver = True
 
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
     NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC = 1, 0
@@ -139,7 +190,7 @@ class FakeNvml:
 
     def __getattr__(self, name: str) -> object:
         answers = {
-            "GetCount": 1,
+            "GetCount": 2 if self.driver else None,
             "GetHandleByIndex": "device",
             "GetName": "H200",
             "GetUUID": "GPU-1",
@@ -148,9 +199,9 @@ class FakeNvml:
             "GetCurrentClocksThrottleReasons": 0x4,
         }
 
-        def call(*_: object) -> object:
+        def call(*arguments: object) -> object:
             answer = answers.get(name.removeprefix("nvmlDevice"))
-            if answer is None:
+            if answer is None or arguments == (1,):
                 raise self.NVMLError(name)
             return answer
 
@@ -158,13 +209,17 @@ class FakeNvml:
 
 
 def test_a_gpu_shows_what_it_can_and_a_machine_without_one_nothing() -> None:
-    samples = [sample for metric in GpuCollector(FakeNvml()).collect() for sample in metric.samples]
+    nvml = FakeNvml()
+    samples = [sample for metric in GpuCollector(nvml).collect() for sample in metric.samples]
     shown = {(sample.name, *sample.labels.values()): sample.value for sample in samples}
     assert shown["omnitok_gpu_power_watts", "0"] == 350.5
     assert shown["omnitok_gpu_sm_clock_hertz", "0"] == 1.98e9
     assert shown["omnitok_gpu_throttled", "0", "power"] == 1
     assert shown["omnitok_gpu_throttled", "0", "thermal"] == 0
     assert ("omnitok_gpu_temperature_celsius", "0") not in shown
+    assert [sample.labels["gpu"] for sample in samples if sample.name == "omnitok_gpu_info"] == ["0"]
+    nvml.driver = False
+    assert not [sample for metric in GpuCollector(nvml).collect() for sample in metric.samples]
     assert list(GpuCollector(None).collect()) == []
 
 
