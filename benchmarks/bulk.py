@@ -42,6 +42,7 @@ NOISE = 14  # grey levels; a photograph of ImageNet has 110 KB
 CLIP_FRAMES, CLIP_SIDE = 17, 256
 DISTINCT = {"images": 512, "clips": 32}
 SHARD_ITEMS: dict[Kind, int] = {"images": 1024, "clips": 128}
+CPU_FRACTION = 8  # of a GPU's shards
 TAR_ITEMS = {"images": 1024, "clips": 256}
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
@@ -54,6 +55,7 @@ class Rates:
     Args:
         read, engine, together: items a second.
         reader_ms, host_ms: CPU time of the readers and of this process, milliseconds an item.
+        engine_ms: CPU time of this process with the engine alone, milliseconds an item.
         busy: share of the time in which the device had work.
     """
 
@@ -62,6 +64,7 @@ class Rates:
     together: float
     reader_ms: float
     host_ms: float
+    engine_ms: float
     busy: float
 
 
@@ -83,7 +86,7 @@ def main(
     place = workplace_of(device, None, len(os.sched_getaffinity(0)))
     place = replace(place, readers=readers or place.readers)
     table = Table("items", "resized by", "readers alone/s", "engine alone/s", "together/s", "of the slower",
-                  "reader ms", "host ms", "device busy")  # fmt: skip
+                  "CPU ms: readers", "host", "engine alone", "device busy")  # fmt: skip
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         bundle = Path(temporary) / "random"
         save_bundle(bundle, OmniTokenizer(CONFIGS[config]).eval(), "Random weights.")
@@ -101,7 +104,8 @@ def main(
                 table.add_row(
                     f"{count:,} {kind}", "device" if on_device else "readers", f"{found.read:,.0f}",
                     f"{found.engine:,.0f}", f"{found.together:,.0f}", f"{found.together / slower:.0%}",
-                    f"{found.reader_ms:.2f}", f"{found.host_ms:.3f}", f"{found.busy:.0%}",
+                    f"{found.reader_ms:.2f}", f"{found.host_ms:.3f}", f"{found.engine_ms:.3f}",
+                    f"{found.busy:.0%}",
                 )  # fmt: skip
             if ray:
                 console.print(f"{kind} through Ray Data: {through_ray(source, bundle, kind, side):,.0f} items/s")
@@ -114,7 +118,8 @@ def measure(source: Path, dest: Path, bundle: Path, kind: Kind, side: int, place
     frames = None if kind == "images" else CLIP_FRAMES
     container: Container = "parquet" if find_spec("pyarrow") else "tar"
     options = EncodingOptions(side, side, frames=frames)
-    job = Job(Request(source, dest, bundle, options, container, shard_items=SHARD_ITEMS[kind]))
+    shard_items = SHARD_ITEMS[kind] if place.device == "cuda" else SHARD_ITEMS[kind] // CPU_FRACTION
+    job = Job(Request(source, dest, bundle, options, container, shard_items=shard_items))
     dest.mkdir()
     encoder = ShardEncoder(bundle, dest, job.info(place), place)
     try:
@@ -122,12 +127,12 @@ def measure(source: Path, dest: Path, bundle: Path, kind: Kind, side: int, place
         encoder.encode(warm)
         items = sum(len(shard.items) for shard in shards)
         read = items / timed(lambda: read_all(encoder, shards))
-        engine = engine_rate(encoder, warm)
+        engine, engine_ms = engine_rate(encoder, warm)
         readers, host, busy = encoder.reader_seconds(), time.process_time(), encoder.busy_seconds()
         seconds = timed(lambda: encode_all(encoder, shards))
         return Rates(
             read, engine, items / seconds,
-            1000 * (encoder.reader_seconds() - readers) / items, 1000 * (time.process_time() - host) / items,
+            1000 * (encoder.reader_seconds() - readers) / items, 1000 * (time.process_time() - host) / items, engine_ms,
             (encoder.busy_seconds() - busy) / seconds,
         )  # fmt: skip
     finally:
@@ -151,8 +156,8 @@ def encode_all(encoder: ShardEncoder, shards: list[Shard]) -> None:
         list(threads.map(encoder.encode, shards))
 
 
-def engine_rate(encoder: ShardEncoder, shard: Shard, seconds: float = 3.0) -> float:
-    """Return the rate at which the engine takes batches of pixels that are in memory, two at a time."""
+def engine_rate(encoder: ShardEncoder, shard: Shard, seconds: float = 3.0) -> tuple[float, float]:
+    """Return the rate of batches that are in memory, two at a time, and CPU milliseconds an item."""
     (chunk,) = [chunk for _, chunk in zip(range(1), encoder.read(shard), strict=False)]
     _, read = chunk
     pixels = [pixels_of(view, flip=False) for item in read.items if isinstance(item, Read) for view in item.views]
@@ -160,16 +165,17 @@ def engine_rate(encoder: ShardEncoder, shard: Shard, seconds: float = 3.0) -> fl
     wanted = [pixels[index % len(pixels)] for index in range(batch)]
     launch = encoder.engine.launch
     launch(wanted)()
-    done, started, flying = 0, time.perf_counter(), [launch(wanted), launch(wanted)]
+    flying = [launch(wanted), launch(wanted)]
+    done, started, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - started < seconds:
         flying.append(launch(wanted))
         flying.pop(0)()
         done += batch
-    rate = done / (time.perf_counter() - started)
+    rate, cost = done / (time.perf_counter() - started), 1000 * (time.process_time() - cpu) / done
     for fetch in flying:
         fetch()
     read.release()
-    return rate
+    return rate, cost
 
 
 def through_ray(source: Path, bundle: Path, kind: Kind, side: int) -> float:
