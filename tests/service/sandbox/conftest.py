@@ -6,7 +6,7 @@ import media_samples
 import pytest
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def others() -> None:
-    """Pools of other rooms live as long as the session: their workers are not counted here."""
+    """Leave out the workers of servers that live as long as the session, and may have begun between two modules."""
     media_samples.OTHERS.update(media_samples.workers())
