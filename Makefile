@@ -8,7 +8,7 @@ ALONE := @mkdir -p $(VENV) && $(PYTHON) -c 'import fcntl, os, sys; lock = os.ope
 	os.set_inheritable(lock, True); fcntl.flock(lock, fcntl.LOCK_EX); os.execvp(sys.argv[2], sys.argv[2:])' $(VENV)/.lock
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: runtime dev tools serve test lint bench clean
+.PHONY: runtime dev tools serve test lint lock bench clean
 
 runtime:  ## install what serving needs
 	$(ALONE) $(MAKE) -s $(VENV)/.runtime
@@ -44,7 +44,7 @@ TORCH_CPU ?= https://download.pytorch.org/whl/cpu
 LOCK := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --python-version 3.11 --custom-compile-command 'make lock'
 lock: runtime  ## write deploy/locks anew: every package of the image, with its hashes
 	$(PIP) uv
-	$(LOCK) -c constraints.txt --find-links $(TORCH_CPU) --extra otlp pyproject.toml -o deploy/locks/cpu.txt
+	$(LOCK) -c constraints.txt $(if $(findstring ://,$(TORCH_CPU)),--index-strategy unsafe-best-match --extra-index-url,--find-links) $(TORCH_CPU) --extra otlp pyproject.toml -o deploy/locks/cpu.txt
 	$(LOCK) -c constraints.txt --extra otlp pyproject.toml -o deploy/locks/cuda.txt
 	$(LOCK) deploy/locks/tools.in -o deploy/locks/tools.txt
 

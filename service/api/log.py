@@ -25,7 +25,7 @@ GATHER_SECONDS = 0.05
 
 
 class LineWriter:
-    """Writes JSON lines.
+    """A writer of JSON lines.
 
     Args:
         path: a pipe or a file to append to; None for standard error.
@@ -97,7 +97,7 @@ class LineWriter:
 
 
 class _Bridge(logging.Handler):
-    """Takes what parts of the service without HTTP log under the name of `LOGGER`."""
+    """A handler for what parts of the service without HTTP log under the name of `LOGGER`."""
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None

@@ -12,6 +12,8 @@ import pytest
 import yaml
 from prometheus_tools import needs, tool
 
+from service.metrics.definitions import WORK_ROUTES
+
 ROOT = Path(__file__).parents[2]
 RULES = ROOT / "deploy" / "prometheus"
 STEP_SECONDS = 30
@@ -163,6 +165,11 @@ FAULTS = [
         {20: set(), 25: {"OmnitokEdgeErrors"}},
     ),
     Fault(
+        "HAProxy answers with one error while hardly anybody calls",
+        {FRONTEND % "2xx": "0+1x240", FRONTEND % "5xx": "0x40 1x200"},
+        {21: set(), 24: set()},
+    ),
+    Fault(
         "HAProxy passes on errors of replicas",
         {
             FRONTEND % "5xx": "0x40 0+3x200",
@@ -230,6 +237,14 @@ FAULTS = [
         {20: set(), 26: {"OmnitokReplicasRestart"}, 50: set()},
     ),
     Fault(
+        "load grows, and tokenizers with it",
+        {
+            'omnitok_replica_starts_total{instance="a:8080", deployment="Tokenizer"}': "1x40 2+1x5 7x195",
+            'omnitok_replicas{instance="a:8080", deployment="Tokenizer"}': "1x40 2+1x5 7x195",
+        },
+        {25: set(), 30: set(), 40: set()},
+    ),
+    Fault(
         "a batch does not end",
         {'omnitok_queue_age_seconds{instance="a:8080", replica="t"}': "0.2x40 0+30x20 0x180"},
         {21: set(), 23: {"OmnitokQueueAge"}, 40: set()},
@@ -287,7 +302,7 @@ FAULTS = [
     Fault(
         "one of two GPUs falls off the bus",
         {'omnitok_gpu_info{instance="a:8080", gpu="1"}': "1x40 _x200"},
-        {21: set(), 30: {"OmnitokGpuGone"}, 85: set()},
+        {21: set(), 30: {"OmnitokGpuGone"}, 100: {"OmnitokGpuGone"}},
     ),
     Fault(
         "the driver is gone, and all GPUs with it",
@@ -351,6 +366,16 @@ def test_alerts_fire_for_their_faults_and_for_nothing_else(tmp_path: Path) -> No
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_objectives_cover_all_routes_of_work() -> None:
+    selected = re.findall(r'route=~"(.*?)"', (RULES / "recording.yml").read_text())
+    work = {route for route in WORK_ROUTES if route != "/jobs"}  # the work of jobs is not done in the request
+    fast = {route for route in work if re.search("encode|decode|reconstruct", route)}
+    covered = [{route for route in WORK_ROUTES if re.fullmatch(pattern, route)} for pattern in selected]
+    assert all(routes in (work, fast) for routes in covered)
+    assert work in covered
+    assert fast in covered
+
+
 def test_each_alert_has_a_fault() -> None:
     fired = {name for fault in FAULTS for firing in fault.firing.values() for name in firing}
     assert fired == alerts().keys()
@@ -374,6 +399,15 @@ def test_alertmanager_accepts_its_example_and_routes_by_severity() -> None:
 def test_alertmanager_names_alerts_that_exist() -> None:
     named = re.findall(r"Omnitok[\w.*]*", (RULES / "alertmanager.yml").read_text())
     assert all(any(re.fullmatch(name, alert) for alert in alerts()) for name in named)
+
+
+def test_an_alert_of_a_part_silences_nothing_of_the_others() -> None:
+    rules = yaml.safe_load((RULES / "alertmanager.yml").read_text())["inhibit_rules"]
+    for source, rule in ((" ".join(rule["source_matchers"]), rule) for rule in rules):
+        summaries = [alert["annotations"]["summary"] for name, alert in alerts().items() if name in source]
+        of_instance = any("$labels.instance" in summary for summary in summaries)
+        assert rule.get("equal", []) == (["instance"] if of_instance else []), source
+        assert "deployment=" in source or not any("$labels.deployment" in summary for summary in summaries), source
 
 
 @pytest.mark.parametrize("name", alerts())

@@ -13,13 +13,25 @@ import yaml
 from prometheus_tools import needs, tool
 
 from deploy.grafana.generator.__main__ import BOARDS, TARGET, files
-from service.metrics.definitions import METRICS
+from service.metrics.definitions import METRICS, PREFIX
+from service.metrics.exporter import registry
+from service.metrics.gpu import READINGS, GpuCollector
 
 ROOT = Path(__file__).parents[2]
+RULES = ROOT / "deploy" / "prometheus"
 GRAFANA = ROOT / "deploy" / "grafana"
 PAGES = sorted((ROOT / "docs" / "runbooks").glob("*.md"))
 BUILT_IN = {"__rate_interval", "__value", "__all"}  # of Grafana
 DASHBOARDS = sorted(TARGET.rglob("*.json"))
+
+
+class NoDevices:
+    """NVIDIA's library on a machine whose driver has no device."""
+
+    NVMLError = Exception
+
+    def nvmlDeviceGetCount(self) -> int:  # noqa: N802
+        return 0
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -114,6 +126,23 @@ def test_every_metric_of_the_service_is_on_a_dashboard() -> None:
     shown = {name for path in DASHBOARDS for query in queries(path) for name in re.findall(r"omnitok_\w+", query)}
     shown |= {re.sub("_(bucket|sum|count)$", "", name) for name in shown}
     assert not {metric.full_name for metric in METRICS.values()} - shown
+
+
+def test_queries_and_rules_name_metrics_that_exist(tmp_path: Path) -> None:
+    """A misspelt name would be a panel without data and an alert that never fires."""
+    recorded = re.findall(r"record: (\S+)", (RULES / "recording.yml").read_text())
+    shown = {*recorded, *(metric.full_name for metric in METRICS.values())}
+    shown |= {f"{PREFIX}{reading.name}" for reading in READINGS}
+    every, _ = registry(tmp_path, {})
+    for metric in [*every.collect(), *GpuCollector(NoDevices()).collect()]:
+        shown.add(metric.name + ("_total" if metric.type == "counter" else ""))
+    asked = [*(query for path in DASHBOARDS for query in queries(path))]
+    asked += [query for page in PAGES for query in runbook_queries(page)]
+    for file in ("alerts.yml", "recording.yml"):
+        groups = yaml.safe_load((RULES / file).read_text())["groups"]
+        asked += [rule["expr"] for group in groups for rule in group["rules"]]
+    named = {name for query in asked for name in re.findall(r"\bomnitok[_:][\w:]+", re.sub('".*?"', "", query))}
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in named} <= shown
 
 
 def test_queries_select_by_labels_that_exist() -> None:

@@ -42,6 +42,12 @@ def test_a_lock_holds_what_the_service_needs_at_the_versions_that_are_tested(nam
             assert packages[canonical][0] == pin[2], f"{line}: run `make lock`"
 
 
+def test_the_lock_of_the_cpu_image_has_torch_without_cuda() -> None:
+    text = (ROOT / "deploy" / "locks" / "cpu.txt").read_text()
+    assert re.search(r"^torch==\S+\+cpu ", text, re.MULTILINE)
+    assert re.findall(r"^nvidia-[\w-]+", text, re.MULTILINE) == ["nvidia-ml-py"]  # asks for metrics, and has no CUDA
+
+
 def test_hadolint_has_nothing_to_say() -> None:
     command = [str(Path(sys.executable).parent / "hadolint"), "--no-color", str(ROOT / "Dockerfile")]
     done = subprocess.run(command, capture_output=True, text=True)

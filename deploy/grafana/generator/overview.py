@@ -8,7 +8,7 @@ from deploy.grafana.generator.panels import AMBER, GREEN, RED, gauge, quantiles,
 BURN_STEPS = ((0.0, GREEN), (1.0, AMBER), (6.0, RED))
 FULL_STEPS = ((0.0, GREEN), (0.7, AMBER), (0.9, RED))
 MISSING = "max by (deployment) (omnitok_replicas_wanted) - sum by (deployment) (omnitok_replicas)"
-WORK = 'method="POST", route=~"/(encode|decode|reconstruct|generate|images/generations|videos)"'
+WORK = 'method="POST", route=~"/(encode|decode|reconstruct|vae/encode|vae/decode|generate|images/generations|videos)"'
 
 OBJECTIVES = [
     value(
@@ -51,7 +51,7 @@ OBJECTIVES = [
         "p99 of encode and decode",
         "s",
         "histogram_quantile(0.99, sum by (le) (rate(omnitok_http_request_duration_seconds_bucket"
-        '{route=~"/(encode|decode|reconstruct)"}[5m])))',
+        '{route=~"/(encode|decode|reconstruct|vae/encode|vae/decode)"}[5m])))',
         "From the first byte of the request to the last of the answer, 5 minutes.",
         ((0.0, GREEN), (2.0, AMBER), (5.0, RED)),
         none="no work",
@@ -160,7 +160,7 @@ LOAD = [
     series(
         "Latency of all work",
         "s",
-        quantiles("http_request_duration_seconds", 'route=~"/(encode|decode|reconstruct)"'),
+        quantiles("http_request_duration_seconds", 'route=~"/(encode|decode|reconstruct|vae/encode|vae/decode)"'),
         "Of encode, decode and reconstruct. The line is the objective.",
         limits=((5.0, RED),),
     ),

@@ -16,7 +16,6 @@ from grafana_foundation_sdk.models.text import TextMode
 
 SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "omnitok"
-WORK = "/encode|/decode|/reconstruct|/generate"
 GREEN, AMBER, RED, GREY = "green", "orange", "red", "text"
 QUANTILES = (0.5, 0.95, 0.99)
 STAT_WIDTH, STAT_HEIGHT, PANEL_WIDTH, PANEL_HEIGHT = 4, 4, 8, 8

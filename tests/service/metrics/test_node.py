@@ -115,6 +115,12 @@ def test_a_full_disk_is_an_error_of_the_start_not_of_a_request(folder: Path) -> 
         assert path.stat().st_blocks * 512 >= path.stat().st_size, kind
 
 
+def test_what_an_ingress_knows_ahead_fits_into_its_files(folder: Path) -> None:
+    IngressMetrics("i")
+    ReplicaMetrics("Ingress", {"Ingress": 1}).ready()
+    assert {kind: path.stat().st_size for path, kind, _ in files(folder)} == FILE_BYTES
+
+
 def test_what_is_known_ahead_fits_into_the_files_as_they_are_made(folder: Path) -> None:
     TokenizerMetrics("t", [f"model-{number}" for number in range(8)])
     GeneratorMetrics("t", {f"generator-{number}": "lm" for number in range(8)})
