@@ -130,6 +130,15 @@ FAULTS = [
         {f'{WORK}, code="200"}}': "0+30x40 1200x200", f'{WORK}, code="503"}}': "0x40 0+30x200"},
         {20: set(), 23: {"OmnitokErrorBudgetFast"}, 30: {"OmnitokErrorBudgetFast", "OmnitokShedding"}},
     ),
+    Fault(
+        "all that is answered takes longer than 5 s, and far more is refused at once",
+        {
+            f'{WORK}, code="503"}}': "0x40 0+3000x200",
+            SECONDS % ("count", ""): "0+33x40 1320+3033x200",
+            SECONDS % ("bucket", ', le="5.0"'): "0+33x40 1320+3003x200",
+        },
+        {28: {"OmnitokErrorBudgetFast", "OmnitokLatencyBudgetFast", "OmnitokShedding"}},
+    ),
     # And one fault for each other alert.
     Fault(
         "one request in 500 fails for hours",
