@@ -26,6 +26,7 @@ from benchmarks.alerts.stack import ROOT, Stack, stack
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 LOOK_SECONDS = 2.0
+REPLACEMENT_SECONDS = 25.0  # one that dies before it is ready is not counted as a start
 TOKENIZER = r"ServeReplica:omnitok:Tokenizer"
 
 
@@ -85,7 +86,7 @@ def kill_tokenizers(running: Stack) -> Iterator[Row]:
     with Callers(running.url, 2):
         for _ in range(5):
             running.kill(TOKENIZER)
-            time.sleep(3)
+            time.sleep(REPLACEMENT_SECONDS)
             running.wait_ready()
         yield from observe(running, "SIGKILL of the tokenizer, five times", {"OmnitokReplicasRestart"}, began, 120)
 
