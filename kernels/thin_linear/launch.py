@@ -62,9 +62,9 @@ def choose(rows: int, columns: int, inner: int) -> Tile:
         return Tile("held", 16, 16, splits)
     height = 32 if rows <= 32 else 64 if rows <= 64 else 128
     if inner > LONG_INNER:
-        tile = {32: (32, 64, 4, 4, 128, 6), 64: (64, 32, 4, 4, 128, 5), 128: (128, 64, 4, 8, 64, 5)}[height]
+        tile = {32: (32, 32, 8, 4, 128, 4), 64: (64, 32, 4, 4, 128, 5), 128: (128, 64, 4, 8, 64, 5)}[height]
     elif columns <= 2048:
-        tile = {32: (32, 64, 2, 4, 128, 6), 64: (64, 16, 1, 4, 128, 6), 128: (64, 32, 1, 4, 128, 6)}[height]
+        tile = {32: (32, 16, 1, 4, 128, 8), 64: (64, 16, 1, 4, 128, 6), 128: (64, 32, 1, 4, 128, 6)}[height]
     else:
         middle = (64, 64, 1, 4, 128, 4) if columns >= WIDE_COLUMNS else (64, 32, 1, 4, 128, 5)
         tile = {32: (32, 64, 1, 4, 128, 6), 64: middle, 128: (128, 64, 1, 8, 64, 5)}[height]
@@ -111,7 +111,7 @@ def thin_linear(args: ThinArgs, tile: Tile | None = None) -> Tensor:
             )
             return out
         # without split sums a program sees whole rows
-        if normed and tile.splits > 1:
+        if normed and (tile.kind == "streamed" or tile.splits > 1):
             source, x = x, torch.empty_like(x)
             block = 1 << (inner - 1).bit_length()
             normalize_kernel[(rows,)](source, x, K=inner, BLOCK_K=block, num_warps=4, **pdl_options(x))
@@ -124,7 +124,7 @@ def thin_linear(args: ThinArgs, tile: Tile | None = None) -> Tensor:
         else:
             thin_matrix_kernel[(tiles, tile.splits, row_tiles)](
                 x, weight, *others, out, partials, counted, rows,
-                BLOCK_M=tile.rows, BLOCK_K=tile.inner, STAGES=tile.stages, SPLITS=tile.splits, NORMED=normed,
-                PRECISION="ieee", **constants,
+                BLOCK_M=tile.rows, BLOCK_K=tile.inner, STAGES=tile.stages, SPLITS=tile.splits, PRECISION="ieee",
+                **constants,
             )  # fmt: skip
     return out

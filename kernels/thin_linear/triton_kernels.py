@@ -20,7 +20,6 @@ EPS: tl.constexpr = tl.constexpr(reference.EPS)
 SQRT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 GROUP: tl.constexpr = tl.constexpr(2)  # rows of x in registers at a time
 VECTOR: tl.constexpr = tl.constexpr(8)  # elements of a 16-byte load of two-byte values
-WGMMA_ROWS: tl.constexpr = tl.constexpr(64)  # of the left operand of a warp group's product
 
 
 @triton.jit
@@ -246,13 +245,12 @@ def thin_matrix_kernel(
     x, weight, scale, bias, residual, out, partials, counters, R,
     N: tl.constexpr, K: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-    SCALED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr, NORMED: tl.constexpr, GELU: tl.constexpr,
+    SCALED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr, GELU: tl.constexpr,
     PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Compute a tile (BLOCK_M, BLOCK_N) of out (R, N) = gelu(scale rstd x W^T + bias) + residual.
+    """Compute a tile (BLOCK_M, BLOCK_N) of out (R, N) = gelu(scale x W^T + bias) + residual.
 
     Each of SPLITS programs sums a part of K, a multiple of BLOCK_K. The last to arrive adds the parts in their order.
-    NORMED needs SPLITS = 1: a program then sees whole rows of x and takes their deviations on the way.
 
     Args:
         partials: (row tiles, column tiles, SPLITS, BLOCK_M, BLOCK_N) float32.
@@ -280,28 +278,11 @@ def thin_matrix_kernel(
             weight + tl.minimum(o_n, N - 1) * K + i_split * PART, PART * weight.dtype.element_ty.primitive_bitwidth // 8
         )
     wait_for_inputs(PDL)
-    SWAPPED: tl.constexpr = BLOCK_M < WGMMA_ROWS  # columns of the weight fill the tensor cores where rows of x do not
-    b_out = tl.zeros((BLOCK_N, BLOCK_M) if SWAPPED else (BLOCK_M, BLOCK_N), tl.float32)
-    b_rstd = 1.0
-    if NORMED:
-        b_first = tl.load(x + tl.minimum(o_m, R - 1) * K).to(tl.float32)[:, None]
-        b_sum = tl.zeros((BLOCK_M, BLOCK_K // VECTOR), tl.float32)
-        b_squares = tl.zeros((BLOCK_M, BLOCK_K // VECTOR), tl.float32)
+    # (BLOCK_M, BLOCK_N)
+    b_out = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for k in tl.range(0, PART, BLOCK_K, num_stages=STAGES):
         b_x, b_w = tl.load(p_x + k), tl.load(p_w + k)
-        if SWAPPED:
-            b_out = tl.dot(b_w.to(b_x.dtype), tl.trans(b_x), b_out, input_precision=PRECISION)
-        else:
-            b_out = tl.dot(b_x, tl.trans(b_w.to(b_x.dtype)), b_out, input_precision=PRECISION)
-        if NORMED:
-            b_off = tl.reshape(b_x.to(tl.float32) - b_first, (BLOCK_M, BLOCK_K // VECTOR, VECTOR))
-            b_sum += tl.sum(b_off, 2)
-            b_squares += tl.sum(b_off * b_off, 2)
-    # (BLOCK_M, BLOCK_N)
-    if SWAPPED:
-        b_out = tl.trans(b_out)
-    if NORMED:
-        b_rstd = _rstd(tl.sum(b_sum, 1), tl.sum(b_squares, 1), K)[:, None]
+        b_out = tl.dot(b_x, tl.trans(b_w.to(b_x.dtype)), b_out, input_precision=PRECISION)
     last = True
     if SPLITS > 1:
         o_part = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
@@ -316,7 +297,7 @@ def thin_matrix_kernel(
                 b_out += tl.load(p_part + i * (BLOCK_M * BLOCK_N), cache_modifier=".cg")
             tl.store(counters + i_output, 0)
     if last:
-        b_y = _finish(b_out, b_rstd, b_scale, b_bias, NORMED, GELU)
+        b_y = _finish(b_out, 1.0, b_scale, b_bias, False, GELU)
         mask = m_m[:, None] & m_n[None, :]
         o_out = o_m[:, None] * N + o_n[None, :]
         if ADDED:

@@ -23,15 +23,13 @@ def test_kernels_compile_ahead(target):
     with compiled_for(target) as compiled:
         for rows in (2, 7, 16):
             launch.thin_linear(ThinArgs(zeros(rows, 1536), zeros(1536, 1536), bias, normed=True, gelu=True))
-        for rows in (2, 32, 64, 128):
+        for rows in (2, 64, 128):
             launch.thin_linear(ThinArgs(zeros(rows, 6144), zeros(1536, 6144), bias, zeros(rows, 1536)))
-        for rows in (32, 64, 128):
-            launch.thin_linear(ThinArgs(zeros(rows, 1536), zeros(4608, 1536), normed=True))
-        launch.thin_linear(ThinArgs(zeros(16, 3072), zeros(1536, 3072), normed=True))
+        launch.thin_linear(ThinArgs(zeros(128, 1536), zeros(4608, 1536), normed=True))
     assert {kernel.name for kernel in compiled} == {
         "thin_vector_kernel", "thin_held_kernel", "thin_matrix_kernel", "normalize_kernel",
     }  # fmt: skip
-    assert len({kernel.hash for kernel in compiled}) == 12
+    assert len({kernel.hash for kernel in compiled}) == 8
     assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[target] for kernel in compiled)
     assert {spill_bytes(kernel) for kernel in compiled} == {0}
 

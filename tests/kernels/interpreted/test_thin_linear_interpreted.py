@@ -14,7 +14,6 @@ STREAMED = [
     Tile("streamed", 16, 32, inner=16),
     Tile("streamed", 16, 16, 2, inner=32, stages=2),
     Tile("streamed", 32, 32, 4, inner=16),
-    Tile("streamed", 64, 16, inner=32, stages=2),
 ]
 VECTOR = Tile("vector", 3, 4, warps=1, inner=256)
 
