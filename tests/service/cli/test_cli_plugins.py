@@ -86,6 +86,7 @@ def test_help_lists_the_commands_that_can_run_here(omnitok: Omnitok, house: None
         "decode",
         "reconstruct",
         "generate",
+        "tokenize",
         "inspect",
         "models",
         "convert",
