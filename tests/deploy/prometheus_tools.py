@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
+# Two programs in Go on two cores can wait for each other's threads for ever where the kernel starves those that yield.
+ONE_THREAD = {"GOMAXPROCS": "1"}
+TIMEOUT_SECONDS = 100
 UNPACKED = Path(__file__).parents[2] / "build" / "tools" / "usr" / "bin"
 
 
@@ -25,3 +30,22 @@ def tool(name: str) -> str:
     path = find_tool(name)
     assert path is not None, name
     return path
+
+
+def run_tool(name: str, *arguments: str, folder: Path | None = None) -> str:
+    """Return what a program printed.
+
+    Args:
+        name: as for `tool`.
+        arguments: of its command line.
+        folder: to run in.
+
+    Raises:
+        AssertionError: it failed; with all that it wrote.
+    """
+    done = subprocess.run(
+        [tool(name), *arguments],
+        cwd=folder, env=os.environ | ONE_THREAD, capture_output=True, text=True, timeout=TIMEOUT_SECONDS,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout

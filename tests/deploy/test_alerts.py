@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from prometheus_tools import needs, tool
+from prometheus_tools import needs, run_tool
 
 from service.metrics.definitions import WORK_ROUTES
 
@@ -371,8 +370,7 @@ def test_alerts_fire_for_their_faults_and_for_nothing_else(tmp_path: Path) -> No
         "tests": [unit_test(fault) for fault in FAULTS],
     }
     (tmp_path / "test.yml").write_text(yaml.safe_dump(tests))
-    done = subprocess.run([tool("promtool"), "test", "rules", "test.yml"], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_tool("promtool", "test", "rules", "test.yml", folder=tmp_path)
 
 
 def test_objectives_cover_all_routes_of_work() -> None:
@@ -393,16 +391,16 @@ def test_each_alert_has_a_fault() -> None:
 @needs("promtool")
 @pytest.mark.parametrize("file", ["recording.yml", "alerts.yml"])
 def test_promtool_accepts_the_rules(file: str) -> None:
-    subprocess.run([tool("promtool"), "check", "rules", "--lint=all", str(RULES / file)], check=True)
+    run_tool("promtool", "check", "rules", "--lint=all", str(RULES / file))
 
 
 @needs("amtool")
 def test_alertmanager_accepts_its_example_and_routes_by_severity() -> None:
     config = str(RULES / "alertmanager.yml")
-    subprocess.run([tool("amtool"), "check-config", config], check=True, capture_output=True)
+    run_tool("amtool", "check-config", config)
     for severity in ("page", "ticket"):
-        command = [tool("amtool"), "config", "routes", "test", f"--config.file={config}", f"severity={severity}"]
-        assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == f"{severity}s"
+        found = run_tool("amtool", "config", "routes", "test", f"--config.file={config}", f"severity={severity}")
+        assert found.strip() == f"{severity}s"
 
 
 def test_alertmanager_names_alerts_that_exist() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from prometheus_tools import ONE_THREAD
 from ray.serve.schema import ServeDeploySchema
 
 from service.cluster.ray_environment import ray_environment
@@ -40,7 +41,7 @@ Manifest = dict[str, Any]
 @functools.cache
 def build(folder: str) -> list[Manifest]:
     command = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(DEPLOY / "kuberay" / folder)]
-    environment = {"HOME": os.devnull, "PATH": os.environ["PATH"]}
+    environment = {"HOME": os.devnull, "PATH": os.environ["PATH"], **ONE_THREAD}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return list(yaml.safe_load_all(done.stdout))
 

@@ -21,7 +21,7 @@ from api_media import clip, picture
 from cluster_service import Service, eventually, free_port
 from PIL import Image
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_tools import needs, tool
+from prometheus_tools import ONE_THREAD, needs, tool
 from test_dashboards import DASHBOARDS, PAGES, queries, runbook_queries
 
 from service.formats.media_types import MSGPACK
@@ -88,7 +88,8 @@ def prometheus(service: Service, tmp_path_factory: pytest.TempPathFactory) -> It
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     command = [tool("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stderr=log, stdout=log)
+        command += [f"--web.listen-address=127.0.0.1:{port}"]
+        server = subprocess.Popen(command, stderr=log, stdout=log, env=os.environ | ONE_THREAD)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             eventually(lambda: _is_ready(client))
