@@ -16,14 +16,18 @@ settings.register_profile(
 )
 settings.load_profile("project")
 
-CLUSTER = Path(__file__).parent / "service" / "cluster"
+TESTS = Path(__file__).parent
+# Prometheus, promtool, kubectl and Chromium's driver wait by yielding. Two of them take both cores from their own threads.
+PROGRAMS = (TESTS / "service" / "cluster", TESTS / "deploy", TESTS / "service" / "api" / "test_page.py")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep a file's tests in one worker of pytest-xdist, since they share fixtures, and all tests of the cluster."""
+    """Keep a file's tests in one worker of pytest-xdist, since they share fixtures, and all that start big programs."""
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
-            item.add_marker(pytest.mark.xdist_group(str(CLUSTER if CLUSTER in item.path.parents else item.path)))
+            places = {item.path, *item.path.parents}
+            group = "programs" if places.intersection(PROGRAMS) else str(item.path)
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture
