@@ -31,6 +31,10 @@ function hideProblem() {
   $("#problem").hidden = true;
 }
 
+function shownTabs() {
+  return tabs.filter(({ hidden }) => !hidden);
+}
+
 function choose(name) {
   for (const tab of tabs) {
     const chosen = tab.getAttribute("aria-controls") === name;
@@ -52,7 +56,7 @@ function link() {
 
 function open() {
   const { tab, ...settings } = Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
-  if (!(tab in parts)) return;
+  if (!shownTabs().some((shown) => shown.getAttribute("aria-controls") === tab)) return;
   choose(tab);
   parts[tab].apply(settings);
 }
@@ -93,11 +97,12 @@ function askForKey(problem) {
   });
 }
 
-for (const [index, tab] of tabs.entries()) {
+for (const tab of tabs) {
   tab.addEventListener("click", () => (choose(tab.getAttribute("aria-controls")), link()));
   tab.addEventListener("keydown", (event) => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-    const next = tabs[(index + 1) % tabs.length];
+    const shown = shownTabs();
+    const next = shown[(shown.indexOf(tab) + 1) % shown.length];
     next.focus();
     next.click();
   });

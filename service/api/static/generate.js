@@ -140,7 +140,8 @@ export function startGenerate(root, cards, { link, showProblem, hideProblem, rec
       if (cards.some(({ id }) => id === given.model)) form.model.value = given.model;
       chooseModel();
       for (const [name, value] of Object.entries(given)) {
-        if (name !== "model" && form.elements[name]) form.elements[name].value = value;
+        const field = form.elements.namedItem(name); // an index would find `length` too
+        if (name !== "model" && field) field.value = value;
       }
     },
   };

@@ -120,8 +120,8 @@ export function startReconstruct(root, cards, { link, showProblem, hideProblem }
     const address = new URL(withQuery("reconstruct", options()), location.href.split("#")[0]).href;
     const accept = frames > 1 ? "video/mp4" : "image/png";
     find(".command pre").textContent =
-      `curl -sS '${address}' -H 'Content-Type: application/octet-stream' -H 'Accept: ${accept}' ` +
-      `--data-binary @${file.name ?? "picture"} -o copy.${accept.split("/")[1]}`;
+      `curl -sS ${quoted(address)} -H 'Content-Type: application/octet-stream' -H 'Accept: ${accept}' ` +
+      `--data-binary ${quoted(`@${file.name || "picture"}`)} -o copy.${accept.split("/")[1]}`;
   }
 
   function open(chosen, name = null) {
@@ -188,10 +188,15 @@ export function startReconstruct(root, cards, { link, showProblem, hideProblem }
       if (cards.some(({ id }) => id === model)) form.model.value = model;
       Object.assign(form.size, { value: size });
       Object.assign(form.frames, { value: frames });
-      root.querySelector(`[name=view][value=${CSS.escape(view)}]`)?.click();
-      if (name in SAMPLES) openSample(name);
+      root.querySelector(`[name=view][value="${CSS.escape(view)}"]`)?.click();
+      if (Object.hasOwn(SAMPLES, name)) openSample(name);
     },
   };
+}
+
+/** Quote a word for a shell: whoever named the file may have meant it to run. */
+function quoted(word) {
+  return `'${word.replaceAll("'", "'\\''")}'`;
 }
 
 function decibels(value) {

