@@ -188,12 +188,11 @@ class RayBackend(Remote):
         clock = asyncio.get_running_loop().time
         deadline = clock() + left
         if self._link is not None and self._link.takes(model):
-            try:
-                outcomes = await self._link.encode_many(model, clips, want, seconds=left)
-                self._metrics.called("link", len(clips))
-                return outcomes
-            except NoTokenizerError:
-                pass
+            outcomes = await self._link.encode_many(model, clips, want, seconds=left)
+            lost = [n for n, outcome in enumerate(outcomes) if isinstance(outcome, NoTokenizerError)]
+            self._metrics.called("link", len(clips) - len(lost))
+            elsewhere = iter(await encode_each(self, model, [clips[n] for n in lost], want, deadline - clock()))
+            return [next(elsewhere) if isinstance(outcome, NoTokenizerError) else outcome for outcome in outcomes]
         return await encode_each(self, model, clips, want, deadline - clock())
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:

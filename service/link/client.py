@@ -61,6 +61,7 @@ class NoTokenizerError(Exception):
 
 
 Outcome = Encoded | Decoded | ProblemError
+EncodeOutcome = Encoded | ProblemError | NoTokenizerError
 
 
 @dataclass(eq=False)
@@ -133,21 +134,22 @@ class LinkClient:
 
     async def encode_many(
         self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, *, seconds: float
-    ) -> list[Encoded | ProblemError]:
-        """Encode clips of one size by messages of many; return the outcome of each.
-
-        Raises:
-            ProblemError: as `encode`, for all of them.
-            NoTokenizerError: none of this node does it, or one was lost with them.
-        """
+    ) -> list[EncodeOutcome]:
+        """Encode clips of one size by messages of many; return each one's outcome: `NoTokenizerError` if it is lost."""
         most = max(1, min(MAX_COUNT, MANY_BYTES // clips[0].nbytes))
         groups = [clips[start : start + most] for start in range(0, len(clips), most)]
         outcomes = await asyncio.gather(*(self._encode(model, group, want, seconds) for group in groups))
-        return cast(list[Encoded | ProblemError], [outcome for group in outcomes for outcome in group])
+        return [outcome for group in outcomes for outcome in group]
 
-    async def _encode(self, model: str, clips: Sequence[NDArray[Any]], want: Want, seconds: float) -> list[Outcome]:
-        card, size = self._require(model), size_of(clips[0])
-        return await self._call(card, "encode", PIXELS, clips, size, seconds, WANTS.index(want))
+    async def _encode(
+        self, model: str, clips: Sequence[NDArray[Any]], want: Want, seconds: float
+    ) -> list[EncodeOutcome]:
+        try:
+            card, size = self._require(model), size_of(clips[0])
+            answers = await self._call(card, "encode", PIXELS, clips, size, seconds, WANTS.index(want))
+        except (ProblemError, NoTokenizerError) as reason:  # other groups compute, and keep their answers
+            return [reason] * len(clips)
+        return cast(list[EncodeOutcome], answers)
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float) -> Decoded:
         """Decode tokens (t, h, w) or latents (t, h, w, c), cropped to `size`; errors as `encode`."""
@@ -231,9 +233,8 @@ class LinkClient:
             if pending.owns_slots:
                 for slot in slots:
                     self._arena.give_back(slot)
-            else:
-                if (peer := self._dispatcher.cancel(call)) is not None:  # it still runs
-                    self._peers[peer].send(cancellation(number))
+            elif (peer := self._dispatcher.cancel(call)) is not None:  # it still runs
+                self._peers[peer].send(cancellation(number))
 
     def _take(self, size: int) -> Slot:
         if size > self._arena.slots.largest:
@@ -391,9 +392,9 @@ class LinkClient:
             del self._connecting[name]
 
 
-def _only(outcomes: list[Outcome]) -> Encoded | Decoded:
+def _only(outcomes: Sequence[Outcome | NoTokenizerError]) -> Encoded | Decoded:
     """Return the outcome of a call of one item, or raise it."""
     [outcome] = outcomes
-    if isinstance(outcome, ProblemError):
+    if isinstance(outcome, Exception):
         raise outcome
     return outcome
