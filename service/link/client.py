@@ -115,8 +115,7 @@ class LinkClient:
     @property
     def cards(self) -> list[ModelCard]:
         """Return the bundles of the tokenizer that came last, the default one first; none if there is none."""
-        there = self._patient or any(self._dispatcher.serves(card.hash) for card in self._known)
-        return self._known if there else []
+        return self._known if self._patient or any(self._dispatcher.serves(card.hash) for card in self._known) else []
 
     def takes(self, model: str) -> bool:
         """Return whether a call should come here: a tokenizer is there, or was a moment ago."""

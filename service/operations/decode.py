@@ -102,9 +102,18 @@ def checked_codes(card: ModelCard, result: EncodeResult) -> NDArray[Any]:
         return result.tokens.astype(np.int32)
     if result.latents is None:
         raise ProblemError("invalid-tensor", f"The model {card.id} decodes latents, and only tokens came.")
-    if result.latents.shape[-1] != card.latent_channels:
-        detail = f"Latents of {card.id} have {card.latent_channels} channels; these have {result.latents.shape[-1]}."
-        raise ProblemError("invalid-tensor", detail, card.latent_channels, result.latents.shape[-1])
+    check_channels(card, result.latents.shape[-1])
     if not np.isfinite(result.latents).all():
         raise ProblemError("invalid-tensor", "Latents must be finite: neither NaN nor infinite.")
     return result.latents.astype(np.float32)
+
+
+def check_channels(card: ModelCard, channels: int) -> None:
+    """Refuse latents of other channels than a bundle's.
+
+    Raises:
+        ProblemError: `invalid-tensor`.
+    """
+    if channels != card.latent_channels:
+        detail = f"Latents of {card.id} have {card.latent_channels} channels; these have {channels}."
+        raise ProblemError("invalid-tensor", detail, card.latent_channels, channels)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from service.errors import ProblemError
-from service.formats.binary import DtypeName
+from service.formats.binary import DtypeName, read_binary
 from service.formats.result import EncodeMeta, EncodeResult
 from service.operations.bundles import find_card
 from service.operations.clip import ClipSource, PixelResult, check_array
-from service.operations.decode import decode
+from service.operations.decode import check_channels, decode
 from service.operations.encode import Encoding, encode
 from service.operations.options import DecodeOptions, EncodeOptions, RouteOptions, Side
 from service.settings import Limits
@@ -71,17 +71,54 @@ async def find_vae(backend: Backend, name: str | None) -> ModelCard:
     return find_card(cards, name)
 
 
+def check_latents(card: ModelCard, options: RemoteDecodeOptions, as_tensor: bool, limits: Limits) -> None:
+    """Refuse latents, or their pixels, by what the options say, before anybody works on them.
+
+    Args:
+        card: the bundle.
+        options: as the caller gave them.
+        as_tensor: whether the answer is a tensor, not a file.
+        limits: of one request.
+
+    Raises:
+        ProblemError: `invalid-tensor`, `body-too-large`, `too-many-tokens`, `not-acceptable`.
+    """
+    if options.dtype == "uint8":
+        raise ProblemError("invalid-tensor", "Latents must be float16, bfloat16 or float32, not uint8.")
+    count, channels, t, h, w = _axes(options.shape, "Latents")
+    _check_batch(count, count * t * h * w, limits)
+    check_channels(card, channels)
+    frames, height, width = card.geometry.size((t, h, w))
+    if not as_tensor and (count > 1 or (options.output_type == "pil" and frames > 1)):
+        detail = f"One picture or clip cannot hold {count} x {frames} frames. Ask for output_type=pt."
+        raise ProblemError("not-acceptable", detail)
+    if as_tensor and not (options.output_type == "pt" and options.partial_postprocess):
+        values = count * frames * (options.height or height) * (options.width or width) * 3
+        needed = values * _pixel_dtype(options).itemsize
+        if needed > limits.tensor_bytes:
+            detail = f"A tensor may have {limits.tensor_bytes} bytes. Ask for pt with partial_postprocess, or for mp4."
+            raise ProblemError("not-acceptable", detail, limits.tensor_bytes, needed)
+
+
+def latents_of(data: bytes, options: RemoteDecodeOptions) -> NDArray[np.float32]:
+    """Return the bundle's own latents (b, t, h, w, c) in the bytes of a body.
+
+    Raises:
+        ProblemError: `invalid-tensor`.
+    """
+    tensor = read_binary(data, options.dtype, options.shape, "The tensor").reshape(_axes(options.shape, "Latents"))
+    scaled = tensor.astype(np.float32, copy=False) / options.scaling_factor + options.shift_factor
+    return np.moveaxis(scaled, 1, -1)
+
+
 async def decode_batch(
-    backend: Backend, card: ModelCard, tensor: NDArray[np.float32], options: RemoteDecodeOptions, limits: Limits
+    backend: Backend, card: ModelCard, latents: NDArray[np.float32], options: RemoteDecodeOptions, limits: Limits
 ) -> list[PixelResult]:
-    """Decode latents (b, c, h, w) of pictures or (b, c, t, h, w) of clips.
+    """Decode latents (b, t, h, w, c) that `check_latents` let pass.
 
     Raises:
         ProblemError: for latents that the bundle cannot decode, and what the backend raises.
     """
-    clips = _with_frames(tensor, "Latents")
-    _check_batch(len(clips), clips[:, 0].size, limits)
-    latents = np.moveaxis(clips / options.scaling_factor + options.shift_factor, 1, -1)
     crop = DecodeOptions(model=card.id, height=options.height, width=options.width)
     meta = EncodeMeta(bundle=card.hash)
     return await _together(decode(backend, EncodeResult(meta, latents=item), crop, limits) for item in latents)
@@ -99,19 +136,28 @@ async def encode_batch(
     return await _together(encode(backend, media, source, options, limits) for source in sources)
 
 
-def clips_of(tensor: NDArray[Any], card: ModelCard, limits: Limits) -> list[ClipSource]:
-    """Return the items of a tensor (b, 3, h, w) or (b, 3, t, h, w), floats in [-1, 1] or uint8.
+def check_pixels(card: ModelCard, shape: Sequence[int], limits: Limits) -> None:
+    """Refuse a tensor of pixels by its shape, before anybody works on it.
 
     Raises:
-        ProblemError: `invalid-tensor`, `too-many-tokens`.
-        MediaError: more pixels than a request may have.
+        ProblemError: `invalid-tensor`, `body-too-large`, `too-many-tokens`, `too-many-pixels`.
+        MediaError: more frames or pixels than a request may have.
     """
-    clips = np.moveaxis(_with_frames(tensor, "Pixels"), 1, -1)
-    count, frames, height, width, channels = clips.shape
+    count, channels, frames, height, width = _axes(shape, "Pixels")
     if channels != 3:
         raise ProblemError("invalid-tensor", f"Pixels must have 3 channels, RGB, in axis 1; these have {channels}.")
     check_array((count * frames, height, width), limits)
     _check_batch(count, count * card.geometry.positions((frames, height, width)), limits)
+
+
+def clips_of(data: bytes, dtype: DtypeName, shape: Sequence[int]) -> list[ClipSource]:
+    """Return the items in the bytes of a tensor (b, 3, h, w) or (b, 3, t, h, w), floats in [-1, 1] or uint8.
+
+    Raises:
+        ProblemError: `invalid-tensor`.
+    """
+    tensor = read_binary(data, dtype, shape, "The tensor")
+    clips = np.moveaxis(tensor.reshape(_axes(shape, "Pixels")), 1, -1)
     if clips.dtype != np.uint8:
         low, high = float(clips.min()), float(clips.max())
         if not (low >= -1 and high <= 1):  # NaN is out of range too
@@ -128,19 +174,13 @@ def latents_tensor(encoded: Sequence[Encoding], options: RemoteEncodeOptions, ha
     return np.ascontiguousarray(scaled if has_frames else scaled[:, :, 0], np.float32)
 
 
-def pixel_tensor(
-    decoded: Sequence[PixelResult], options: RemoteDecodeOptions, has_frames: bool, limits: Limits
-) -> NDArray[Any]:
+def pixel_tensor(decoded: Sequence[PixelResult], options: RemoteDecodeOptions, has_frames: bool) -> NDArray[Any]:
     """Return pixels in the form that `output_type` and `partial_postprocess` name.
 
     Args:
         decoded: clips of one shape.
         options: as the caller gave them.
         has_frames: whether the latents had an axis of frames.
-        limits: of one request.
-
-    Raises:
-        ProblemError: `not-acceptable`, the floats would take more bytes than the tensor of a request may.
 
     Returns:
         pt: floats in [-1, 1], (b, 3, h, w) or (b, 3, t, h, w), or uint8 (n, h, w, 3) with `partial_postprocess`.
@@ -150,23 +190,24 @@ def pixel_tensor(
     frames = clips.reshape(-1, *clips.shape[2:])
     if options.output_type == "pt" and options.partial_postprocess:
         return frames
-    dtype = np.dtype(np.float32 if options.dtype == "float32" else np.float16)
-    if clips.size * dtype.itemsize > limits.tensor_bytes:
-        detail = f"A tensor may have {limits.tensor_bytes} bytes. Ask for pt with partial_postprocess, or for mp4."
-        raise ProblemError("not-acceptable", detail, limits.tensor_bytes, clips.size * dtype.itemsize)
+    dtype = _pixel_dtype(options)
     if options.output_type == "pil":
         return np.ascontiguousarray(np.moveaxis(frames, -1, 1) / np.float32(255), dtype)
     planes = np.moveaxis(clips, -1, 1)
     return np.ascontiguousarray((planes if has_frames else planes[:, :, 0]) / np.float32(HALF_RANGE) - 1, dtype)
 
 
-def _with_frames(tensor: NDArray[Any], name: str) -> NDArray[Any]:
-    if tensor.ndim not in (4, 5):
-        detail = (
-            f"{name} must have the axes (b, c, h, w) or (b, c, t, h, w), not packed; their shape is {tensor.shape}."
-        )
+def _pixel_dtype(options: RemoteDecodeOptions) -> np.dtype[Any]:
+    return np.dtype(np.float32 if options.dtype == "float32" else np.float16)
+
+
+def _axes(shape: Sequence[int], name: str) -> tuple[int, int, int, int, int]:
+    """Return the axes with one of frames."""
+    if len(shape) not in (4, 5):
+        detail = f"{name} must have the axes (b, c, h, w) or (b, c, t, h, w), not packed; their shape is {shape}."
         raise ProblemError("invalid-tensor", detail)
-    return tensor if tensor.ndim == 5 else tensor[:, :, None]
+    count, channels, *frames, height, width = shape
+    return count, channels, frames[0] if frames else 1, height, width
 
 
 def _check_batch(items: int, positions: int, limits: Limits) -> None:

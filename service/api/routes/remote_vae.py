@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from starlette.responses import Response
 
@@ -20,16 +18,19 @@ from service.api.negotiation import accepts_by_name
 from service.api.parsing import check_media
 from service.api.routes.route import Route
 from service.errors import ProblemError
-from service.formats.binary import BINARY_TENSOR, read_binary
+from service.formats.binary import BINARY_TENSOR
 from service.formats.media_types import OCTET_STREAM
-from service.operations.clip import ClipSource, PixelResult
+from service.operations.clip import ClipSource
 from service.operations.remote_vae import (
     RemoteDecodeOptions,
     RemoteEncodeOptions,
+    check_latents,
+    check_pixels,
     clips_of,
     decode_batch,
     encode_batch,
     find_vae,
+    latents_of,
     latents_tensor,
     pixel_tensor,
 )
@@ -56,20 +57,20 @@ def parse(body: Body, limits: Limits) -> RawUpload:
 
 async def decode(exchange: Exchange, upload: RawUpload, options: RemoteDecodeOptions) -> Response:
     """Decode latents (b, c, h, w) or (b, c, t, h, w) as `remote_decode` of diffusers sends them."""
-    if options.dtype == "uint8":
-        raise ProblemError("invalid-tensor", "Latents must be float16, bfloat16 or float32, not uint8.")
-    tensor = read_binary(upload.data, options.dtype, options.shape, "The tensor").astype(np.float32)
     card = await find_vae(exchange.backend, options.model)
     exchange.use(card)
-    decoded = await decode_batch(exchange.backend, card, tensor, options, exchange.limits)
     # With a processor the client reads a tensor in place of a picture, and says so by the type that it accepts.
     wants_tensor = options.output_type == "pil" and accepts_by_name(exchange.accept, BINARY_TENSOR)
+    as_tensor = options.output_type == "pt" or wants_tensor
+    check_latents(card, options, as_tensor, exchange.limits)
+    latents = await asyncio.to_thread(latents_of, upload.data, options)
+    decoded = await decode_batch(exchange.backend, card, latents, options, exchange.limits)
     rendering = time.perf_counter()
-    if options.output_type == "pt" or wants_tensor:
-        pixels = await asyncio.to_thread(pixel_tensor, decoded, options, tensor.ndim == 5, exchange.limits)
+    if as_tensor:
+        pixels = await asyncio.to_thread(pixel_tensor, decoded, options, len(options.shape) == 5)
         return _tensor_response(exchange, pixels, card, exchange.parse_ms, decoded[0].timing, rendering)
     exchange.media_type = MP4 if options.output_type == "mp4" else PICTURES[options.image_format]
-    return await exchange.respond_pixels(_single(decoded, options), None, exchange.parse_ms)
+    return await exchange.respond_pixels(decoded[0], None, exchange.parse_ms)
 
 
 async def encode(exchange: Exchange, upload: RawUpload, options: RemoteEncodeOptions) -> Response:
@@ -82,23 +83,15 @@ async def encode(exchange: Exchange, upload: RawUpload, options: RemoteEncodeOpt
         declared = None if upload.media_type == OCTET_STREAM else upload.media_type
         sources = [check_media(ClipSource(upload.data, declared), exchange.limits)]
     else:
-        tensor = read_binary(upload.data, options.dtype, options.shape, "The tensor")
-        sources = await asyncio.to_thread(clips_of, tensor, card, exchange.limits)
-        has_frames = tensor.ndim == 5
+        check_pixels(card, options.shape, exchange.limits)
+        sources = await asyncio.to_thread(clips_of, upload.data, options.dtype, options.shape)
+        has_frames = len(options.shape) == 5
     encoded = await encode_batch(exchange.backend, exchange.media, card, sources, exchange.limits)
     rendering = time.perf_counter()
     if options.shape is None:
         has_frames = encoded[0].result.grid[0] > 1
     latents = await asyncio.to_thread(latents_tensor, encoded, options, has_frames)
     return _tensor_response(exchange, latents, card, encoded[0].decode_ms, encoded[0].timing, rendering)
-
-
-def _single(decoded: Sequence[PixelResult], options: RemoteDecodeOptions) -> PixelResult:
-    frames = len(decoded[0].pixels)
-    if len(decoded) > 1 or (options.output_type == "pil" and frames > 1):
-        detail = f"One picture or clip cannot hold {len(decoded)} x {frames} frames. Ask for output_type=pt."
-        raise ProblemError("not-acceptable", detail)
-    return decoded[0]
 
 
 def _tensor_response(

@@ -120,6 +120,7 @@ def test_a_bundle_is_named_in_the_endpoint(endpoints: tuple[str, str], client: C
         ("decode", "shape=65&shape=3&shape=1&shape=1&dtype=float32", 780, "body-too-large"),  # items
         ("decode", "shape=1&shape=3&shape=65&shape=65&dtype=float16", 25350, "too-many-tokens"),
         ("decode", "shape=1&shape=3&shape=28&shape=28&dtype=float32&output_type=pt", 9408, "not-acceptable"),  # bytes
+        ("decode", "shape=65&shape=3&shape=1&shape=1&dtype=float32", 4, "body-too-large"),  # which the options say
         ("encode", "shape=65&shape=3&shape=1&shape=1&dtype=uint8", 195, "too-many-frames"),
         ("encode", "shape=9&shape=3&shape=176&shape=176&dtype=bfloat16", 1672704, "body-too-large"),
         ("encode", "shape=9&shape=3&shape=200&shape=200&dtype=uint8", 1080000, "body-too-large"),
@@ -130,8 +131,12 @@ def test_a_bundle_is_named_in_the_endpoint(endpoints: tuple[str, str], client: C
         ("encode", "", 16, "unsupported-media-type"),
     ],
 )
-def test_what_cannot_be_done_is_refused(http: httpx.Client, path: str, query: str, size: int, code: str) -> None:
+def test_what_cannot_be_done_is_refused_before_anybody_computes(
+    server: Server, http: httpx.Client, path: str, query: str, size: int, code: str
+) -> None:
+    calls = server.backend.calls
     answer = http.post(f"/vae/{path}?{query}", content=bytes(size))
+    assert server.backend.calls == calls
     assert answer.json()["code"] == code, answer.text
     assert answer.status_code < 500
 
