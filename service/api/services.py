@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Request
 
 from service.api.admission import Admission
+from service.api.codebooks import Codebooks
 from service.api.job_polls import JobPolls
 from service.api.recent_refusals import RecentRefusals
 from service.api.replay import AnswerCache, Replays
@@ -39,6 +40,7 @@ class Services:
     keyed: KeyedAnswers | None = None
     admission: Admission = field(init=False)
     replays: Replays = field(init=False)
+    codebooks: Codebooks = field(init=False)
     job_polls: JobPolls = field(init=False)
     refusals: RecentRefusals = field(init=False, default_factory=RecentRefusals)
 
@@ -55,6 +57,7 @@ class Services:
         keyed = self.keyed or LocalKeyedAnswers(settings.idempotency_bytes, settings.idempotency_seconds)
         replays = Replays(self.backend, cache, keyed if settings.idempotency_bytes else None)
         object.__setattr__(self, "replays", replays)
+        object.__setattr__(self, "codebooks", Codebooks(self.backend))
         object.__setattr__(self, "job_polls", JobPolls(self.jobs))
 
 

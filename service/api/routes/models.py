@@ -13,7 +13,6 @@ from service.api.query import parse_options
 from service.api.services import ServicesOf
 from service.errors import ProblemError
 from service.formats.media_types import NPY
-from service.formats.npy import write_npy
 from service.operations.bundles import find_card
 from service.operations.generators import find_generator, search_classes, served
 from service.operations.options import ClassesOptions
@@ -58,7 +57,7 @@ async def codebook(model: str, request: Request, services: ServicesOf) -> Respon
     headers = {"ETag": f'"{card.hash}"', "Cache-Control": "no-cache", "X-Omnitok-Bundle": card.hash}
     if request.headers.get("if-none-match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    return Response(write_npy(await services.backend.codebook(card.id)), headers=headers, media_type=NPY)
+    return Response(await services.codebooks.file(card), headers=headers, media_type=NPY)
 
 
 @router.get("/classes", openapi_extra={"parameters": query_parameters(ClassesOptions)})

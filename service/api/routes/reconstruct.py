@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from starlette.responses import Response
 
 from service.api.exchange import Exchange
@@ -22,7 +24,7 @@ async def reconstruct(exchange: Exchange, upload: MediaUpload, options: Reconstr
             exchange.choose_pixels(frames)
 
     copy = await run(exchange.backend, exchange.media, upload.source, options, exchange.limits, accept)
-    shown = copy.side_by_side() if options.side_by_side else copy
+    shown = await asyncio.to_thread(copy.side_by_side) if options.side_by_side else copy
     response = await exchange.respond_pixels(shown, options.quality, copy.decode_ms)
     response.headers["X-Omnitok-PSNR"] = f"{copy.psnr.mean():.4f}"
     return response

@@ -50,7 +50,7 @@ class BlockBackend:
     def __init__(self) -> None:
         self.cards = [VQ, VAE]
         self.stall: Callable[[], Awaitable[None]] | None = None
-        self.calls = self.waiting = self.cancelled = 0
+        self.calls = self.waiting = self.cancelled = self.codebooks = 0
         self.seconds: float | None = None
         self.flow: Flow | None = None
 
@@ -58,6 +58,7 @@ class BlockBackend:
         return self.cards
 
     async def codebook(self, model: str) -> NDArray[np.float32]:
+        self.codebooks += 1
         codes = np.arange(512)
         levels = np.stack([codes // 64, codes // 8 % 8, codes % 8], axis=-1)
         return ((levels + 0.5) / 8 - 0.5).astype(np.float32)

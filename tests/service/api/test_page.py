@@ -65,13 +65,15 @@ def test_its_samples_are_those_of_the_documentation(http: httpx.Client, name: st
     assert http.get(f"/static/{name}").content == (SAMPLES / name).read_bytes()
 
 
-def test_a_codebook_is_an_array_that_is_asked_for_once(http: httpx.Client) -> None:
+def test_a_codebook_is_an_array_that_is_asked_for_once(server: Server, http: httpx.Client) -> None:
     answer = http.get(f"/models/{VQ.id}/codebook")
     codes = np.load(io.BytesIO(answer.content))
     assert (codes.shape, codes.dtype) == ((VQ.codebook_size, VQ.latent_channels), np.float32)
     assert answer.headers["etag"] == f'"{VQ.hash}"'
     again = http.get(f"/models/{VQ.id}/codebook", headers={"If-None-Match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
+    assert http.get(f"/models/{VQ.id}/codebook").content == answer.content
+    assert server.backend.codebooks == 1
     for name, code in {"blocks-vae": "not-found", "none": "unknown-model"}.items():
         refused = http.get(f"/models/{name}/codebook")
         assert (refused.status_code, refused.json()["code"]) == (404, code)
