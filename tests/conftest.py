@@ -17,7 +17,7 @@ settings.register_profile(
 settings.load_profile("project")
 
 TESTS = Path(__file__).parent
-# Prometheus, promtool, kubectl and Chromium's driver wait by yielding. Two of them take both cores from their own threads.
+# Prometheus, promtool, kubectl and Chromium's driver wait by yielding: two take both cores from their own threads.
 PROGRAMS = (TESTS / "service" / "cluster", TESTS / "deploy", TESTS / "service" / "api" / "test_page.py")
 
 
