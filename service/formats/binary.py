@@ -1,4 +1,4 @@
-"""Bare tensors: C-order bytes whose shape and dtype travel beside them, by torch's names, as diffusers sends them."""
+"""Bare tensors: C-order bytes whose shape and dtype travel separately, by torch's names, as diffusers sends them."""
 
 from __future__ import annotations
 

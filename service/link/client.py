@@ -22,12 +22,12 @@ from service.link.directory import SUFFIX
 from service.link.dispatch import Call, Dispatcher
 from service.link.memory import Arena
 from service.link.messages import (
+    BATCH,
     DONE,
     ELSEWHERE,
     HELLO,
     LATENTS,
     LEAVING,
-    MANY,
     MAX_COUNT,
     OPS,
     PIXELS,
@@ -51,7 +51,7 @@ from service.types import Decoded, Encoded, ModelCard, Op, Size, Timing, Want, s
 WATCH_SECONDS = 0.1
 PATIENCE_SECONDS = 10.0  # for a replacement, once the last tokenizer of the node was lost
 REFUSED_SECONDS = 5.0
-MANY_BYTES = 2**24  # of one call of many items: a larger slot gives its pages back each time
+BATCH_MAX_BYTES = 2**24  # of one call of many items: a larger slot gives its pages back each time
 
 log = logging.getLogger("ray.serve")
 
@@ -129,13 +129,13 @@ class LinkClient:
             ProblemError: the tokenizer's own; `overloaded` for a full arena, `deadline-exceeded`, `not-ready`.
             NoTokenizerError: none of this node does it.
         """
-        return cast(Encoded, _only(await self._encode(model, [pixels], want, seconds)))
+        return cast(Encoded, _single(await self._encode(model, [pixels], want, seconds)))
 
     async def encode_many(
         self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, *, seconds: float
     ) -> list[EncodeOutcome]:
         """Encode clips of one size by messages of many; return each one's outcome: `NoTokenizerError` if it is lost."""
-        most = max(1, min(MAX_COUNT, MANY_BYTES // clips[0].nbytes))
+        most = max(1, min(MAX_COUNT, BATCH_MAX_BYTES // clips[0].nbytes))
         groups = [clips[start : start + most] for start in range(0, len(clips), most)]
         outcomes = await asyncio.gather(*(self._encode(model, group, want, seconds) for group in groups))
         return [outcome for group in outcomes for outcome in group]
@@ -154,12 +154,12 @@ class LinkClient:
         """Decode tokens (t, h, w) or latents (t, h, w, c), cropped to `size`; errors as `encode`."""
         content, dtype = (LATENTS, np.float32) if codes.dtype.kind == "f" else (TOKENS, np.int32)
         array = codes.astype(dtype, copy=False)
-        return cast(Decoded, _only(await self._call(self._require(model), "decode", content, [array], size, seconds)))
+        return cast(Decoded, _single(await self._call(self._require(model), "decode", content, [array], size, seconds)))
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float) -> Decoded:
         """Encode and decode uint8 RGB pixels (T, H, W, 3); errors as `encode`."""
         card, size = self._require(model), size_of(pixels)
-        return cast(Decoded, _only(await self._call(card, "reconstruct", PIXELS, [pixels], size, seconds)))
+        return cast(Decoded, _single(await self._call(card, "reconstruct", PIXELS, [pixels], size, seconds)))
 
     def _require(self, model: str) -> ModelCard:
         card = self._card(model)
@@ -310,7 +310,7 @@ class LinkClient:
 
     def _outcomes(self, pending: _Pending, answer: Answer) -> list[Outcome]:
         count = pending.request.items
-        if answer.kind == MANY:
+        if answer.kind == BATCH:
             answers = parse_many(answer.body, count)
         elif count == 1 and answer.kind in (DONE, PROBLEM):
             answers = [answer]
@@ -391,7 +391,7 @@ class LinkClient:
             del self._connecting[name]
 
 
-def _only(outcomes: Sequence[Outcome | NoTokenizerError]) -> Encoded | Decoded:
+def _single(outcomes: Sequence[Outcome | NoTokenizerError]) -> Encoded | Decoded:
     """Return the outcome of a call of one item, or raise it."""
     [outcome] = outcomes
     if isinstance(outcome, Exception):

@@ -28,12 +28,12 @@ REQUEST = struct.Struct("<QBBBxHH4I3I4xQQQQd24s9s7x")
 MAX_SECONDS = 86_400.0
 MAX_COUNT = 1024
 
-HELLO, DONE, PROBLEM, ELSEWHERE, LEAVING, DROPPED, MANY = range(7)  # kinds of answers
+HELLO, DONE, PROBLEM, ELSEWHERE, LEAVING, DROPPED, BATCH = range(7)  # kinds of answers
 # total bytes, kind, bytes of a token, id, queue ms, compute ms, batch
 ANSWER = struct.Struct("<IBB2xQffI")
 MAX_ANSWER_BYTES = 2**24
 # While an update rolls, both ends may be of different versions, which do not understand each other.
-MAGIC = sha256(repr((REQUEST.format, ANSWER.format, OPS, WANTS, MANY)).encode()).digest()[:8]
+MAGIC = sha256(repr((REQUEST.format, ANSWER.format, OPS, WANTS, BATCH)).encode()).digest()[:8]
 
 
 class BadMessageError(Exception):
@@ -87,7 +87,7 @@ class Answer(NamedTuple):
     Args:
         kind: `HELLO` (body: the bundles), `DONE` (body: tokens), `PROBLEM` (body: a refusal), `ELSEWHERE` (another
             tokenizer must do it), `LEAVING` (send nothing more), `DROPPED` (a cancelled call reads its slot no more),
-            `MANY` (body: a `DONE` or a `PROBLEM` for each item of the call, in order).
+            `BATCH` (body: a `DONE` or a `PROBLEM` for each item of the call, in order).
         id: of the request, 0 for news.
         token_bytes: 2 or 4, the size of one token in the body.
         queue_ms, compute_ms, batch: timing.
@@ -147,7 +147,7 @@ class AnswerReader:
         start = 0
         while len(data) - start >= ANSWER.size:
             total, kind, token_bytes, request_id, queue_ms, compute_ms, batch = ANSWER.unpack_from(data, start)
-            if not ANSWER.size <= total <= MAX_ANSWER_BYTES or kind > MANY:
+            if not ANSWER.size <= total <= MAX_ANSWER_BYTES or kind > BATCH:
                 raise BadMessageError(f"An answer of kind {kind} has {total} bytes.")
             if len(data) - start < total:
                 break
@@ -158,7 +158,7 @@ class AnswerReader:
 
 
 def parse_many(body: bytes, count: int) -> list[Answer]:
-    """Return the answers of a `MANY`.
+    """Return the answers of a `BATCH`.
 
     Raises:
         BadMessageError: they are not `count` answers of items.

@@ -19,6 +19,7 @@ from service.flow import Flow
 from service.link.directory import SOCKET_NAME_BYTES, SUFFIX, is_own_user
 from service.link.memory import array_at, attach
 from service.link.messages import (
+    BATCH,
     CANCEL,
     DONE,
     DROPPED,
@@ -28,7 +29,6 @@ from service.link.messages import (
     LATENTS,
     LEAVING,
     MAGIC,
-    MANY,
     OPS,
     PIXELS,
     PROBLEM,
@@ -185,7 +185,7 @@ class _Call:
         if self.request.items == 1:
             return answer
         packed = (self._answers[number].pack() for number in range(self.request.items))
-        return Answer(MANY, self.request.id, body=b"".join(packed))
+        return Answer(BATCH, self.request.id, body=b"".join(packed))
 
 
 class _Link(asyncio.Protocol):

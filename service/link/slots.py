@@ -18,7 +18,7 @@ class Slot(NamedTuple):
 class SlotTable:
     """The free and the taken slots of one arena. A slot splits into four of the next class, and four merge into one.
 
-    Merging waits until a slot is asked for that only merging can give, so that a steady load neither splits nor merges.
+    Merging waits until a slot is asked for that only merging can give: a steady load neither splits nor merges.
 
     Args:
         size: bytes of the arena; a multiple of the smallest class.

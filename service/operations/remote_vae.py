@@ -184,7 +184,7 @@ def pixel_tensor(decoded: Sequence[PixelResult], options: RemoteDecodeOptions, h
 
     Returns:
         pt: floats in [-1, 1], (b, 3, h, w) or (b, 3, t, h, w), or uint8 (n, h, w, 3) with `partial_postprocess`.
-        pil: floats in [0, 1], (n, 3, h, w). Half precision holds every value of uint8 apart.
+        pil: floats in [0, 1], (n, 3, h, w). Half precision distinguishes every value of uint8.
     """
     clips = np.stack([result.pixels for result in decoded])
     frames = clips.reshape(-1, *clips.shape[2:])

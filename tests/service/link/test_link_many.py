@@ -40,7 +40,7 @@ async def test_each_item_has_its_own_answer(tmp_path: Path) -> None:
 
 
 async def test_more_than_a_call_may_hold_goes_in_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.link.client.MANY_BYTES", 2 * CLIPS[0].nbytes)
+    monkeypatch.setattr("service.link.client.BATCH_MAX_BYTES", 2 * CLIPS[0].nbytes)
     async with linked(tmp_path, tokenizers=2) as (client, servers):
         assert totals(await encode_many(client)) == TOTALS
         assert all(server.batches for server in servers)
@@ -64,7 +64,7 @@ async def test_a_refusal_is_that_of_its_item(tmp_path: Path, monkeypatch: pytest
 async def test_what_the_arena_refuses_leaves_the_other_groups_their_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.link.client.MANY_BYTES", 2 * CLIPS[0].nbytes)
+    monkeypatch.setattr("service.link.client.BATCH_MAX_BYTES", 2 * CLIPS[0].nbytes)
     async with linked(tmp_path) as (client, [tokenizer]):
         tokenizer.gate.clear()
         held = [asyncio.ensure_future(encode(client)) for _ in range(ARENA_BYTES // CLASS_BYTES[0] - 2)]
