@@ -18,12 +18,9 @@ from service.scheduling.executor import Fetch, OutOfMemory
 from service.types import Size, TokenizerKey, Want
 
 IN_FLIGHT = 2
+WAITING_BYTES = 2**30  # pixels of sizes that hardly another has would else pile up for a whole shard
 
 Pixels = NDArray[np.uint8] | SourcePicture
-
-
-class TooLargeError(Exception):
-    """An item that does not fit into the device's memory alone."""
 
 
 class SharedEngine:
@@ -49,7 +46,7 @@ class SharedEngine:
         """Start a batch of pixels (T, H, W, 3) of one shape.
 
         Returns:
-            A call that returns the codes of each item, (t, h, w) or (t, h, w, c).
+            A call that returns the codes of each item, (t, h, w) or (t, h, w, c), or None if it does not fit alone.
         """
         key = TokenizerKey(self.card.id, "encode", "pixels", frames_of(pixels[0]), self._want)
         self._begin()
@@ -90,7 +87,7 @@ class SharedEngine:
 
     def _halves(self, pixels: Sequence[Pixels]) -> list[Any]:
         if len(pixels) == 1:
-            raise TooLargeError
+            return [None]
         middle = len(pixels) // 2
         return [*self.launch(pixels[:middle])(), *self.launch(pixels[middle:])()]
 
@@ -113,11 +110,13 @@ class Row(NamedTuple):
     Args:
         place: of the row in its shard.
         pixels: uint8 RGB (T, H, W, 3), or a picture that becomes such.
+        chunk: number of the chunk whose memory they are in; None if they have their own.
         done: called when nobody reads the pixels any more.
     """
 
     place: int
     pixels: Pixels
+    chunk: int | None
     done: Callable[[], None]
 
 
@@ -127,53 +126,67 @@ class Batches:
     Args:
         engine: shared with other shards.
         batch_of: most items of a batch, by their size.
+        max_chunks: rows wait for at most as many chunks to come, then their batch is launched as it is. Rows of
+            `chunks_held(max_chunks)` chunks at most are not done while the next chunk is awaited.
         take: called with the place and the codes of each row, or None for one that is too large.
     """
 
-    def __init__(self, engine: SharedEngine, batch_of: Callable[[Size], int], take: Callable[[int, Any], None]) -> None:
-        self._engine, self._batch_of, self._take = engine, batch_of, take
+    def __init__(
+        self,
+        engine: SharedEngine,
+        batch_of: Callable[[Size], int],
+        max_chunks: int,
+        take: Callable[[int, Any], None],
+    ) -> None:
+        self._engine, self._batch_of, self._max_chunks, self._take = engine, batch_of, max_chunks, take
         self._waiting: dict[tuple[type, tuple[int, ...]], list[Row]] = {}
+        self._copied_bytes = 0
         self._flying: deque[tuple[list[Row], Fetch]] = deque()
 
-    def add(self, rows: Iterable[Row]) -> None:
-        """Append rows; full batches go to the device."""
+    def add(self, rows: Iterable[Row], chunk: int) -> None:
+        """Append the rows of a chunk; full batches go to the device, and those that keep memory for too long."""
         for row in rows:
             key = type(row.pixels), row.pixels.shape
             group = self._waiting.setdefault(key, [])
             group.append(row)
+            self._copied_bytes += _copied(row)
             if len(group) >= self._batch_of(frames_of(row.pixels)):
-                self._launch(self._waiting.pop(key))
+                self._launch(key)
+        for key, group in list(self._waiting.items()):
+            oldest = group[0].chunk
+            if oldest is not None and oldest <= chunk - self._max_chunks:
+                self._launch(key)
+        while self._copied_bytes > WAITING_BYTES:
+            self._launch(next(key for key, group in self._waiting.items() if group[0].chunk is None))
 
     def finish(self) -> None:
         """Send what waits, and take all results."""
         for key in list(self._waiting):
-            self._launch(self._waiting.pop(key))
+            self._launch(key)
         while self._flying:
             self._land()
 
-    def _launch(self, group: list[Row]) -> None:
+    def _launch(self, key: tuple[type, tuple[int, ...]]) -> None:
+        group = self._waiting.pop(key)
+        self._copied_bytes -= sum(map(_copied, group))
         self._flying.append((group, self._engine.launch([row.pixels for row in group])))
         if len(self._flying) > IN_FLIGHT:
             self._land()
 
     def _land(self) -> None:
         group, fetch = self._flying.popleft()
-        try:
-            results = fetch()
-        except TooLargeError:
-            results = self._one_by_one(group)
-        for row, codes in zip(group, results, strict=True):
+        for row, codes in zip(group, fetch(), strict=True):
             self._take(row.place, codes)
             row.done()
 
-    def _one_by_one(self, group: list[Row]) -> list[Any]:
-        results: list[Any] = []
-        for row in group:
-            try:
-                results += self._engine.launch([row.pixels])()
-            except TooLargeError:
-                results.append(None)
-        return results
+
+def chunks_held(max_chunks: int) -> int:
+    """Return the most chunks that rows of `Batches` keep: those of waiting rows and of the batches on the device."""
+    return max_chunks + IN_FLIGHT * (max_chunks + 1)
+
+
+def _copied(row: Row) -> int:
+    return row.pixels.nbytes if row.chunk is None and isinstance(row.pixels, np.ndarray) else 0
 
 
 def pixels_of(view: View, flip: bool) -> Pixels:

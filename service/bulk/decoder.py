@@ -25,6 +25,7 @@ from service.bulk.sources import Item
 
 ADDRESS_SPACE_BYTES = 8 * 2**30  # a picture that wants more is a bomb
 ALIGNMENT = 64
+TOO_LARGE = "It does not fit into the memory of the device."
 
 
 class Slot(NamedTuple):
@@ -39,12 +40,12 @@ class Slot(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Items to read.
+    """Items to read, with an answer for each.
 
     Args:
         items: of one kind.
         kind: of the items.
-        slot: where pixels go as far as there is room; the others come in the answer.
+        slot: where pixels go until it is full; the others come in the answer.
     """
 
     items: Sequence[Item]
@@ -90,9 +91,15 @@ class Read(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """An item that cannot be read, and a sentence why."""
+    """An item that cannot be encoded.
+
+    Args:
+        reason: a sentence.
+        retry: the machine may be the cause, not the item: a later run tries again.
+    """
 
     reason: str
+    retry: bool = False
 
 
 class Film(NamedTuple):
@@ -152,16 +159,18 @@ class Decoder:
                 job = self._connection.recv()
             except (EOFError, OSError):
                 return
+            if isinstance(job, Job):
+                place = _Place(self._memory, job.slot)
+                for item in job.items:
+                    self._connection.send(self._read(item, job.kind, place))
+                continue
             try:
                 answer = self._answer(job)
             except Exception as error:  # damaged media fail in every way that there is
-                answer = Failed(reason(error))
+                answer = failure(error)
             self._connection.send(answer)
 
-    def _answer(self, job: Any) -> Any:
-        if isinstance(job, Job):
-            place = _Place(self._memory, job.slot)
-            return [self._read(item, job.kind, place) for item in job.items]
+    def _answer(self, job: FilmJob | PartJob) -> Film | Part:
         if isinstance(job, FilmJob):
             digest, self._reader = open_film(job.item, self._options)
             self._frames = iter(self._reader)
@@ -171,9 +180,9 @@ class Decoder:
     def _read(self, item: Item, kind: Kind, place: _Place) -> Read | Failed:
         try:
             digest, views = read_views(item, kind, self._options, self._leave_resize)
+            return Read(digest, [replace(view, pixels=place.put(view.pixels)) for view in views])
         except Exception as error:
-            return Failed(reason(error))
-        return Read(digest, [replace(view, pixels=place.put(view.pixels)) for view in views])
+            return failure(error)
 
     def _part(self, job: PartJob) -> Part:
         assert self._reader is not None
@@ -190,13 +199,18 @@ class _Place:
         self._memory, self._next, self._end = memory, slot.start, slot.start + slot.size
 
     def put(self, pixels: NDArray[np.uint8]) -> Any:
-        """Return where the pixels are now, or the pixels themselves if there is no room."""
+        """Return where the pixels are now, or the pixels themselves if the slot is full."""
         start, end = self._next, self._next + pixels.nbytes
         if end > self._end:
             return pixels
         np.copyto(np.frombuffer(self._memory, np.uint8, pixels.nbytes, start).reshape(pixels.shape), pixels)
         self._next = -(-end // ALIGNMENT) * ALIGNMENT
         return Placed(start, pixels.shape)
+
+
+def failure(error: Exception) -> Failed:
+    """Return an item that cannot be read; an error of the system passes, damage stays."""
+    return Failed(reason(error), retry=isinstance(error, OSError) and error.errno is not None)
 
 
 def reason(error: BaseException) -> str:

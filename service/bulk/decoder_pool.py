@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import service
 from media.kinds import Kind
 from model.codes.info import EncodingOptions
-from service.bulk.decoder import Failed, Film, FilmJob, Job, Part, PartJob, Placed, Read, Slot
+from service.bulk.decoder import ALIGNMENT, Failed, Film, FilmJob, Job, Part, PartJob, Placed, Read, Slot
 from service.bulk.sources import Item
 
 START_SECONDS = 60.0
@@ -39,7 +39,16 @@ main(channel, memory, size, options, leave_resize)
 
 
 class LostError(Exception):
-    """A process that ended or was ended in the middle of a job; the sentence is a reason for the item."""
+    """A process that ended or was ended in the middle of a job.
+
+    Args:
+        reason: a sentence, for the item.
+        retry: as of `Failed`.
+    """
+
+    def __init__(self, reason: str, retry: bool = True) -> None:
+        super().__init__(reason)
+        self.failed = Failed(reason, retry)
 
 
 class Chunk:
@@ -131,16 +140,23 @@ class DecoderProcess:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
-    def ask(self, job: Any, seconds: float) -> Any:
-        """Send a job and return its answer.
+    def send(self, job: Any) -> None:
+        """Send a job.
 
         Raises:
-            LostError: the process crashed, or took longer than `seconds` and was ended.
+            LostError: the process crashed.
         """
         try:
             self._connection.send(job)
         except OSError:
             raise LostError(self._end()) from None
+
+    def receive(self, seconds: float) -> Any:
+        """Return the next answer.
+
+        Raises:
+            LostError: the process crashed, or took longer than `seconds` and was ended.
+        """
         if not self._connection.poll(seconds):
             self._end()
             raise LostError(f"Reading takes longer than {seconds:g} s.")
@@ -170,7 +186,7 @@ class DecoderPool:
         processes: number of them.
         options: the pixels that are wanted.
         slots: chunks that may be in memory at a time.
-        slot_bytes: room of each.
+        slot_bytes: of each.
         leave_resize: as of `reading.read_views`.
     """
 
@@ -206,33 +222,35 @@ class DecoderPool:
 
     def _read(self, items: Sequence[Item], kind: Kind) -> Chunk:
         slot = self.memory.take()
-        try:
-            answers = self._ask(Job(items, kind, slot), len(items))
-        except LostError as lost:
-            if len(items) == 1:
-                answers = [Failed(str(lost))]
-            else:  # one by one, each with its share of the slot, to find the item that did it
-                answers = []
-                for index, item in enumerate(items):
-                    share = slot.size // len(items)
-                    try:
-                        answers += self._ask(Job([item], kind, Slot(slot.start + index * share, share)), 1)
-                    except LostError as error:
-                        answers.append(Failed(str(error)))
-        found: list[Read | Failed] = [
-            one
-            if isinstance(one, Failed)
-            else Read(one.digest, [replace(view, pixels=self.memory.view(view.pixels)) for view in one.views])
-            for one in answers
-        ]
+        end, start = slot.start + slot.size, slot.start
+        found: list[Read | Failed] = []
+        while len(found) < len(items):
+            try:
+                process = self._process()
+                process.send(Job(items[len(found) :], kind, Slot(start, end - start)))
+                while len(found) < len(items):
+                    answer = process.receive(ITEM_SECONDS)
+                    if isinstance(answer, Read):
+                        start = max([start, *(_end(view.pixels) for view in answer.views)])
+                        views = [replace(view, pixels=self.memory.view(view.pixels)) for view in answer.views]
+                        answer = Read(answer.digest, views)
+                    found.append(answer)
+            except LostError as lost:  # by the first item without an answer; the others are for the next process
+                found.append(lost.failed)
         return Chunk(found, lambda: self.memory.give(slot))
 
-    def _ask(self, job: Job, items: int) -> list[Any]:
+    def _process(self) -> DecoderProcess:
         process: DecoderProcess | None = getattr(self._own, "process", None)
         if process is None or not process.alive:
             process = self._own.process = self.start_process()
-        answer: list[Any] = process.ask(job, ITEM_SECONDS * items)
-        return answer
+        return process
+
+
+def _end(pixels: Any) -> int:
+    """Return the first aligned byte after pixels; 0 if they are not in a slot."""
+    if not isinstance(pixels, Placed):
+        return 0
+    return -(-(pixels.start + int(np.prod(pixels.shape))) // ALIGNMENT) * ALIGNMENT
 
 
 class FilmReader:
@@ -266,8 +284,9 @@ class FilmReader:
             self._memory.give(slot)
 
     def _ask(self, job: Any, kind: type) -> Any:
-        answer = self._process.ask(job, ITEM_SECONDS)
+        self._process.send(job)
+        answer = self._process.receive(ITEM_SECONDS)
         if isinstance(answer, Failed):
-            raise LostError(answer.reason)
+            raise LostError(answer.reason, answer.retry)
         assert isinstance(answer, kind)
         return answer

@@ -19,8 +19,8 @@ from model.atomic_write import replacing
 from model.codes import npy_tree, parquet, webdataset
 from model.codes.info import SUFFIXES, CodesInfo
 from model.codes.rows import Rows, moments
-from service.bulk.batches import Batches, Pixels, Row, SharedEngine, frames_of, pixels_of
-from service.bulk.decoder import ALIGNMENT, Failed
+from service.bulk.batches import Batches, Pixels, Row, SharedEngine, chunks_held, frames_of, pixels_of
+from service.bulk.decoder import ALIGNMENT, TOO_LARGE, Failed
 from service.bulk.decoder_pool import Chunk, DecoderPool
 from service.bulk.films import encode_film
 from service.bulk.plan import Shard, record_of, write_manifest
@@ -102,7 +102,9 @@ class ShardEncoder:
         chunk_bytes = max(chunk * self._item_bytes(kind) for kind, chunk in self._chunks.items())
         batch_chunks = max(-(-self._batch_of(size) // self._chunks[kind]) for kind, size in self._kinds_with_size())
         self._ahead = 2 * workplace.readers + 1
-        slots = SHARDS_AT_ONCE * (4 * batch_chunks + self._ahead)
+        self._max_chunks = 2 * batch_chunks
+        # With fewer, all could be kept by rows that wait for a batch, and no chunk would ever be read again.
+        slots = SHARDS_AT_ONCE * (chunks_held(self._max_chunks) + self._ahead)
         self._pool = DecoderPool(workplace.readers, self._options, slots, chunk_bytes, self._leave_resize)
         self._reported = time.perf_counter(), 0.0
 
@@ -140,30 +142,35 @@ class ShardEncoder:
         records = [record_of(shard, place) for place in range(len(shard.items))]
         parts: list[list[Rows]] = []
         places: list[tuple[int, int]] = []  # item and part of each row
-        batches = Batches(self.engine, self._batch_of, lambda place, codes: self._take(parts, places[place], codes))
-        for first, chunk in self.read(shard):
+        batches = Batches(
+            self.engine,
+            self._batch_of,
+            self._max_chunks,
+            lambda place, codes: self._take(parts, places[place], codes),
+        )
+        for number, (first, chunk) in enumerate(self.read(shard)):
             waiting: list[Row] = []
             holder = _Holder(chunk.release)
             for offset, item in enumerate(chunk.items):
                 place = first + offset
                 parts.append([])
                 if isinstance(item, Failed):
-                    records[place] |= _failure(item.reason)
+                    records[place] |= _failure(item)
                     continue
                 records[place]["source_hash"] = item.digest
                 for pixels, part in self._views(item.views, shard, place, item.digest):
                     places.append((place, len(parts[place])))
                     parts[place].append(part)
-                    waiting.append(Row(len(places) - 1, holder.hold(pixels, self._options.height is None), holder.free))
+                    waiting.append(self._row(len(places) - 1, pixels, number, holder))
             holder.free()
-            batches.add(waiting)
+            batches.add(waiting, number)
         batches.finish()
         rows = Rows()
         for place, own in enumerate(parts):
             if "status" in records[place]:
                 continue
             if any(not part.codes for part in own):
-                records[place] |= _failure("It does not fit into the memory of the device.")
+                records[place] |= _failure(Failed(TOO_LARGE, retry=True))
                 continue
             rows.extend(own)
             records[place] |= _success(len(own), own[0].codes[0])
@@ -176,6 +183,13 @@ class ShardEncoder:
             for flip in (False, True) if self._options.flips else (False,):
                 row = Rows([], [number], [key], [label], [count], [flip], [digest], [view.preprocess])
                 yield pixels_of(view, flip), row
+
+    def _row(self, place: int, pixels: Pixels, chunk: int, holder: _Holder) -> Row:
+        """Return pixels that wait for a batch: a copy if others of their size are rare."""
+        if isinstance(pixels, np.ndarray) and (self._options.height is None or self._leave_resize):
+            return Row(place, pixels.copy(), None, lambda: None)
+        holder.hold()
+        return Row(place, pixels, chunk, holder.free)
 
     def _take(self, parts: list[list[Rows]], where: tuple[int, int], codes: Any) -> None:
         place, part = where
@@ -199,29 +213,31 @@ class ShardEncoder:
         """Encode clips as long as they are, part by part."""
         rows, records = Rows(), [record_of(shard, place) for place in range(len(shard.items))]
         process = self._pool.start_process()
-        for place, item in enumerate(shard.items):
-            if not process.alive:
-                process = self._pool.start_process()
-            film = encode_film(self.engine, process, self._pool.memory, item)
-            if isinstance(film, Failed):
-                records[place] |= _failure(film.reason)
-                continue
-            rows.extend(
-                [
-                    Rows(
-                        [film.codes],
-                        [shard.first + place],
-                        [item.key],
-                        [item.label],
-                        [0],
-                        [False],
-                        [film.digest],
-                        [film.preprocess],
-                    )
-                ]
-            )
-            records[place] |= {"source_hash": film.digest} | _success(1, film.codes)
-        process.close()
+        try:
+            for place, item in enumerate(shard.items):
+                if not process.alive:
+                    process = self._pool.start_process()
+                film = encode_film(self.engine, process, self._pool.memory, item)
+                if isinstance(film, Failed):
+                    records[place] |= _failure(film)
+                    continue
+                rows.extend(
+                    [
+                        Rows(
+                            [film.codes],
+                            [shard.first + place],
+                            [item.key],
+                            [item.label],
+                            [0],
+                            [False],
+                            [film.digest],
+                            [film.preprocess],
+                        )
+                    ]
+                )
+                records[place] |= {"source_hash": film.digest} | _success(1, film.codes)
+        finally:
+            process.close()
         return rows, records
 
     def _write(self, shard: Shard, rows: Rows) -> None:
@@ -276,10 +292,9 @@ class _Holder:
     def __init__(self, release: Any) -> None:
         self._release, self._held = release, 1
 
-    def hold(self, pixels: Pixels, apart: bool) -> Pixels:
-        """Count a reader, and return the pixels; of their own memory if they may wait for long."""
+    def hold(self) -> None:
+        """Count a reader."""
         self._held += 1
-        return pixels.copy() if apart and isinstance(pixels, np.ndarray) else pixels
 
     def free(self) -> None:
         """Count a reader that is done."""
@@ -300,8 +315,8 @@ def describe(info: CodesInfo, rows: Rows) -> dict[str, Any]:
     return described | ({"moments": moments(rows).tolist()} if info.kind == "latents" else {})
 
 
-def _failure(reason: str) -> dict[str, Any]:
-    return {"status": "failed", "rows": 0, "grid": None, "source_hash": None, "reason": reason}
+def _failure(failed: Failed) -> dict[str, Any]:
+    return {"status": "failed", "rows": 0, "grid": None, "source_hash": None} | failed._asdict()
 
 
 def _success(rows: int, codes: NDArray[Any]) -> dict[str, Any]:

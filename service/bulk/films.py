@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from media.types import MediaOptions
 from model.geometry import Size
 from service.bulk.batches import SharedEngine
-from service.bulk.decoder import Failed
+from service.bulk.decoder import TOO_LARGE, Failed
 from service.bulk.decoder_pool import DecoderProcess, FilmReader, LostError, Memory
 from service.bulk.sources import Item
 from service.chunks import ChunkInput, ChunkOutput, StreamDescription
@@ -22,6 +22,7 @@ from service.errors import ProblemError
 from service.formats.records import Part
 from service.operations.encode_stream import encode_stream
 from service.operations.options import EncodeOptions
+from service.scheduling.executor import OutOfMemory
 from service.settings import Limits
 from service.types import Backend, Media, ModelCard, TokenizerKey, size_of
 
@@ -56,7 +57,9 @@ def encode_film(engine: SharedEngine, process: DecoderProcess, memory: Memory, i
         film = FilmReader(process, memory, item)
         codes = asyncio.run(_encode(engine, film))
     except LostError as lost:
-        return Failed(str(lost))
+        return lost.failed
+    except OutOfMemory:
+        return Failed(TOO_LARGE, retry=True)
     except ProblemError as problem:
         return Failed(problem.detail)
     assert film.part is not None

@@ -17,7 +17,7 @@ from media.reader import open_frames
 from media.resize import plan
 from model.codes.info import EncodingOptions
 from service.bulk.batches import SharedEngine
-from service.bulk.decoder import reason
+from service.bulk.decoder import TOO_LARGE, reason
 from service.bulk.reading import media_options
 from service.engine.device import choose_device
 from service.engine.tokenizer import Engine
@@ -82,6 +82,7 @@ class TokenizeBatch:
                 found = self._running().launch([pixels for _, pixels in part])()
                 for (row, _), one in zip(part, found, strict=True):
                     codes[row] = one
+                    errors[row] = TOO_LARGE if one is None else ""
         return {**batch, self._output: codes, "error": errors}
 
     def _running(self) -> SharedEngine:

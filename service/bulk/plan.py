@@ -83,13 +83,15 @@ def record_of(shard: Shard, place: int) -> dict[str, Any]:
 
 
 def is_done(dest: Path, shard: Shard, container: Container) -> bool:
-    """Return whether a shard is there and holds the present content of its items.
+    """Return whether a shard is there and holds the present content of its items, except those that are damaged.
 
     Sizes and times of files are compared first, as `make` and Git do. Where they differ, the content decides: it is
     read and hashed, and the manifest takes the new times if it is the same.
     """
     records = read_manifest(dest, shard.name)
     if len(records) != len(shard.items):
+        return False
+    if any(record.get("retry") for record in records):
         return False
     rows = sum(record["rows"] for record in records)
     if container != "npy" and rows and not (dest / f"{shard.name}{SUFFIXES[container]}").is_file():

@@ -54,7 +54,8 @@ def read_bytes(item: Item) -> bytes:
         with open(item.file, "rb", buffering=0) as file:
             data = file.read()
     else:
-        data = os.pread(_opened(item.file), item.size, item.start)
+        with open(item.file, "rb", buffering=0) as file:
+            data = os.pread(file.fileno(), item.size, item.start)
         if len(data) < item.size:
             raise MediaError("corrupt-media", "The tar shard ends inside this item.")
     if not data:
@@ -170,12 +171,6 @@ def check_kind(reader: FrameReader, kind: Kind) -> None:
     if reader.is_video != (kind == "clips"):
         found = "a clip" if reader.is_video else "one picture"
         raise MediaError("unsupported-container", f"The file holds {found}, and its name says otherwise.")
-
-
-@lru_cache(maxsize=8)
-def _opened(path: str) -> int:
-    """Return a descriptor of a tar; those of a process are few, and end with it."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 @lru_cache(maxsize=1)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +25,10 @@ from service.bulk.decoder import Failed, Read
 from service.bulk.errors import BulkError
 from service.bulk.job import Job, Request
 from service.bulk.plan import QUARANTINE_FILE
+from service.bulk.reading import read_bytes
 from service.bulk.sources import list_source
 from service.engine.tokenizer import Engine
+from service.scheduling.executor import OutOfMemory
 
 
 def encoded(bundle: Path, path: Path, options: MediaOptions, frames: int | None = None) -> np.ndarray:
@@ -149,7 +153,38 @@ def test_a_file_that_takes_forever_is_named_and_the_others_are_read(
     finally:
         pool.close()
     assert [type(item) for item in chunk.items] == [Read, Failed, Read]
-    assert chunk.items[1].reason == "Reading takes longer than 0.4 s."
+    assert chunk.items[1] == Failed("Reading takes longer than 0.4 s.", retry=True)
+
+
+def test_what_failed_by_the_machine_is_tried_again(
+    tokenize: Tokenize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, dest = tmp_path / "data", tmp_path / "codes"
+    folder.mkdir()
+    (folder / "a.jpg").write_bytes(photo(0))
+    (folder / "b.jpg").write_bytes(photo(1)[:200])
+    engine_launch = Engine.launch
+
+    def full(*arguments: Any) -> Any:
+        raise OutOfMemory
+
+    monkeypatch.setattr(Engine, "launch", full)
+    assert tokenize(dest, folder, shard_items=1).failed == 2
+    monkeypatch.setattr(Engine, "launch", engine_launch)
+    outcome = tokenize(dest, folder, shard_items=1)
+    assert (outcome.kept, outcome.failed) == (1, 1)
+
+
+def test_items_of_many_tars_keep_no_descriptors(tmp_path: Path) -> None:
+    for number in range(12):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as tar:
+            member = tarfile.TarInfo(f"{number}.jpg")
+            member.size = 3
+            tar.addfile(member, io.BytesIO(b"abc"))
+    items = list_source(tmp_path).items["images"]
+    before = len(os.listdir("/proc/self/fd"))
+    assert {read_bytes(item) for item in items} == {b"abc"}
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_runs_that_would_mix_are_refused(tokenize: Tokenize, source: Path, bundle: Path, tmp_path: Path) -> None:
