@@ -73,11 +73,16 @@ def classify(members: Sequence[Named], table: Path | None) -> Labels:
             return Labels((), ())
     if missing := [member.name for member, name in zip(members, named, strict=True) if name is None]:
         raise LabelError(f"{len(missing)} files have no label in {source}: {missing[0]!r} is the first")
-    names = {name for name in named if name is not None}
+    return number_classes([name for name in named if name is not None])
+
+
+def number_classes(named: Sequence[str]) -> Labels:
+    """Number the classes of items from 0: by their values where all are whole numbers, else by their names."""
+    names = set(named)
     whole = all(name.isdecimal() for name in names)
     classes = sorted(names, key=lambda name: (int(name), name) if whole else (0, name))
     number = {name: index for index, name in enumerate(classes)}
-    return Labels(tuple(classes), tuple(number[name] for name in named if name is not None))
+    return Labels(tuple(classes), tuple(number[name] for name in named))
 
 
 def _read(table: Path, known: set[str]) -> dict[str, str]:

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.atomic_write import replacing
 from model.codes.info import CodesError, CodesInfo
 from model.geometry import Grid
 
 NAME = "imagenet"  # LlamaGen knows no other
+TEMPORARY = re.compile(r"\.\d+\.\d+\.npy")
+WRITERS = 16
 
 
 def folders(root: Path, info: CodesInfo) -> tuple[Path, Path]:
@@ -26,23 +31,48 @@ def folders(root: Path, info: CodesInfo) -> tuple[Path, Path]:
     return root / f"{NAME}{side}_codes", root / f"{NAME}{side}_labels"
 
 
-def write(root: Path, info: CodesInfo, rows: Any) -> None:
-    """Write the files of one shard's items.
+def write(root: Path, info: CodesInfo, rows: Any, items: Iterable[int]) -> None:
+    """Write the files of one shard's items, and delete those of items that have no rows any more.
 
     Args:
         root: of the data set.
         info: of the data set.
         rows: `Rows` of the shard.
+        items: of the shard, those that failed too.
     """
     codes_folder, labels_folder = folders(root, info)
     for folder in (codes_folder, labels_folder):
         folder.mkdir(exist_ok=True)
+    arrays: dict[Path, NDArray[Any]] = {}
     for item, group in groupby(range(len(rows)), key=lambda row: rows.items[row]):
         first, *others = group
         codes = np.stack([rows.codes[row] for row in (first, *others)])
         flat = codes.reshape(1, len(codes), -1, *codes.shape[4:])
-        np.save(codes_folder / f"{item}.npy", flat.astype(np.int64) if info.kind == "tokens" else flat)
-        np.save(labels_folder / f"{item}.npy", np.array([rows.labels[first]], np.int64))
+        arrays[codes_folder / f"{item}.npy"] = flat.astype(np.int64) if info.kind == "tokens" else flat
+        arrays[labels_folder / f"{item}.npy"] = np.array([rows.labels[first]], np.int64)
+    for path in (path for item in items for path in files(root, info, item) if path not in arrays):
+        path.unlink(missing_ok=True)
+    with ThreadPoolExecutor(WRITERS) as threads:  # each waits for the disk
+        list(threads.map(_save, arrays, arrays.values()))
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    with replacing(path) as fresh:
+        np.save(fresh, array, allow_pickle=False)
+
+
+def files(root: Path, info: CodesInfo, item: int) -> tuple[Path, Path]:
+    """Return the files of codes and of the label of an item."""
+    codes_folder, labels_folder = folders(root, info)
+    return codes_folder / f"{item}.npy", labels_folder / f"{item}.npy"
+
+
+def delete_from(root: Path, info: CodesInfo, items: int) -> None:
+    """Delete the files of items from number `items` on, and what killed runs left: LlamaGen's loader counts files."""
+    for folder in folders(root, info):
+        for path in folder.glob("*.npy"):
+            if TEMPORARY.fullmatch(path.name) or (path.stem.isdecimal() and int(path.stem) >= items):
+                path.unlink()
 
 
 def read(

@@ -165,7 +165,7 @@ class Decoder:
                     self._connection.send(self._read(item, job.kind, place))
                 continue
             try:
-                answer = self._answer(job)
+                answer: Film | Part | Failed = self._answer(job)
             except Exception as error:  # damaged media fail in every way that there is
                 answer = failure(error)
             self._connection.send(answer)

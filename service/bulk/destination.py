@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,12 +14,24 @@ import numpy as np
 
 from media.kinds import Kind
 from model.codes import npy_tree, parquet, webdataset
-from model.codes.info import INFO_FILE, SUFFIXES, CodesError, CodesInfo, is_encoded, read_info, write_info
+from model.codes.info import (
+    INFO_FILE,
+    MANIFEST_FOLDER,
+    SUFFIXES,
+    CodesError,
+    CodesInfo,
+    is_encoded,
+    read_info,
+    write_info,
+)
 from model.codes.rows import Rows, moments
 from service.bulk.errors import BulkError
-from service.bulk.plan import Shard, all_records, read_manifest
+from service.bulk.plan import QUARANTINE_FILE, Shard, all_records, read_manifest
 
 LOCK_FILE = ".lock"
+MAX_LOST = 0.1  # of the finished shards, which a source that shrinks may cost
+SHARD = re.compile(r"(images|clips)-\d{5,}\.(tar|parquet|jsonl)")
+TEMPORARY = re.compile(rf"\.\d+\.({SHARD.pattern}|{re.escape(INFO_FILE)}|{re.escape(QUARANTINE_FILE)})")
 
 
 @contextmanager
@@ -40,10 +53,16 @@ def owned(dest: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def begin(dest: Path, info: CodesInfo) -> None:
-    """Describe the data set, or check that what is there has the same bundle and options.
+def begin(dest: Path, info: CodesInfo, shards: Sequence[Shard], replace_source: bool) -> None:
+    """Describe the data set, or check that what is there has the same bundle and options; delete what is outdated.
 
     Classes and counts may differ, for data sets grow; shards whose items changed are then encoded again.
+
+    Args:
+        dest: of the data set.
+        info: of the data set.
+        shards: of the source.
+        replace_source: the source may have another name than before, or lack many of the items.
 
     Raises:
         BulkError: the folder holds something else.
@@ -64,17 +83,40 @@ def begin(dest: Path, info: CodesInfo) -> None:
             raise BulkError(
                 f"{dest} holds codes with another {' and '.join(differing)}: choose another folder, or the same."
             )
+        if not replace_source:
+            _check_source(dest, found, info, shards)
     write_info(dest, info.begun())
-
-
-def clean(dest: Path, shards: Sequence[Shard]) -> None:
-    """Delete what runs that were killed left, and the shards that the source has no more."""
-    for path in [*dest.glob(".[0-9]*.*"), *dest.glob("manifest/.[0-9]*.*")]:
+    for path in [*_own(dest, TEMPORARY), *_outdated(dest, shards)]:
         path.unlink(missing_ok=True)
+    if info.container == "npy":
+        npy_tree.delete_from(dest, info, sum(info.items.values()))
+
+
+def _check_source(dest: Path, found: CodesInfo, info: CodesInfo, shards: Sequence[Shard]) -> None:
+    """Refuse a source that may be mistaken, or whose disk may be missing."""
+    remedy = "If that is meant, add --replace; else choose another folder."
+    before, now = found.source.partition(" of ")[2], info.source.partition(" of ")[2]
+    if before != now:
+        raise BulkError(f"{dest} holds codes of {before!r}, and the source is {now!r}. {remedy}")
+    finished = len(list(dest.glob(f"{MANIFEST_FOLDER}/*.jsonl")))
+    lost = sum(path.suffix == ".jsonl" for path in _outdated(dest, shards))
+    if lost > max(1, MAX_LOST * finished):
+        raise BulkError(
+            f"{dest} holds codes of {found.source}, and there are {info.source} now: "
+            f"{lost} of {finished} finished shards would be deleted. {remedy}"
+        )
+
+
+def _own(dest: Path, names: re.Pattern[str]) -> list[Path]:
+    """Return files of runs, whose names match; others may be the user's."""
+    folders = (dest, dest / MANIFEST_FOLDER)
+    return [path for folder in folders if folder.is_dir() for path in folder.iterdir() if names.fullmatch(path.name)]
+
+
+def _outdated(dest: Path, shards: Sequence[Shard]) -> list[Path]:
+    """Return the files of shards that the source has no more."""
     names = {shard.name for shard in shards}
-    for path in [*dest.glob("*.tar"), *dest.glob("*.parquet"), *dest.glob("manifest/*.jsonl")]:
-        if path.stem not in names:
-            path.unlink()
+    return [path for path in _own(dest, SHARD) if path.stem not in names]
 
 
 def complete(dest: Path, info: CodesInfo, shards: Sequence[Shard]) -> CodesInfo:

@@ -242,7 +242,8 @@ class ShardEncoder:
 
     def _write(self, shard: Shard, rows: Rows) -> None:
         if self._info.container == "npy":
-            npy_tree.write(self._dest, self._info, rows)
+            items = range(shard.first, shard.first + len(shard.items))
+            npy_tree.write(self._dest, self._info, rows, items)
             return
         path = self._dest / f"{shard.name}{SUFFIXES[self._info.container]}"
         if not len(rows):

@@ -39,6 +39,7 @@ class Request:
         want: tokens or latents; None for what the bundle is made for.
         kinds: of items to encode.
         shard_items: items of a shard; None for 1,024 images, 128 clips or 16 whole clips.
+        replace_source: the data set may be one of another source, or of many more items, whose shards are deleted.
     """
 
     source: Path
@@ -49,6 +50,7 @@ class Request:
     want: Literal["tokens", "latents"] | None = None
     kinds: tuple[Kind, ...] = KINDS
     shard_items: int | None = None
+    replace_source: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,8 @@ class Job:
         """
         dest, info = self._request.dest, self.info(executor.workplace)
         with destination.owned(dest):
-            destination.begin(dest, info)
-            destination.clean(dest, self.shards)
-            missing = [shard for shard in self.shards if not is_done(dest, shard, self._request.container)]
+            destination.begin(dest, info, self.shards, self._request.replace_source)
+            missing = [shard for shard in self.shards if not is_done(dest, shard, info)]
             kept = self.items - sum(len(shard.items) for shard in missing)
             begun(self.items, kept, executor)
             started = time.perf_counter()

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 from media.kinds import Kind
 from model.atomic_write import replace_file
-from model.codes.info import MANIFEST_FOLDER, SUFFIXES, Container, shard_name
+from model.codes import npy_tree
+from model.codes.info import MANIFEST_FOLDER, SUFFIXES, CodesInfo, shard_name
 from service.bulk.reading import read_bytes
 from service.bulk.sources import Item, Listing
 
@@ -82,7 +83,7 @@ def record_of(shard: Shard, place: int) -> dict[str, Any]:
     }
 
 
-def is_done(dest: Path, shard: Shard, container: Container) -> bool:
+def is_done(dest: Path, shard: Shard, info: CodesInfo) -> bool:
     """Return whether a shard is there and holds the present content of its items, except those that are damaged.
 
     Sizes and times of files are compared first, as `make` and Git do. Where they differ, the content decides: it is
@@ -93,8 +94,7 @@ def is_done(dest: Path, shard: Shard, container: Container) -> bool:
         return False
     if any(record.get("retry") for record in records):
         return False
-    rows = sum(record["rows"] for record in records)
-    if container != "npy" and rows and not (dest / f"{shard.name}{SUFFIXES[container]}").is_file():
+    if not all(path.is_file() for path in _files(dest, shard, info, records)):
         return False
     wanted = [record_of(shard, place) for place in range(len(shard.items))]
     if any(record[name] != one[name] for record, one in zip(records, wanted, strict=True) for name in ("key", "label")):
@@ -114,6 +114,16 @@ def is_done(dest: Path, shard: Shard, container: Container) -> bool:
         return False
     write_manifest(dest, shard.name, [record | one for record, one in zip(records, wanted, strict=True)])
     return True
+
+
+def _files(dest: Path, shard: Shard, info: CodesInfo, records: Sequence[dict[str, Any]]) -> Iterator[Path]:
+    """Yield the files that hold the rows of a shard."""
+    done = [record["item"] for record in records if record["rows"]]
+    if info.container == "npy":
+        for item in done:
+            yield from npy_tree.files(dest, info, item)
+    elif done:
+        yield dest / f"{shard.name}{SUFFIXES[info.container]}"
 
 
 def _hash(item: Item) -> str | None:

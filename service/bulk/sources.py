@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from media.identify import HEAD_BYTES, IMAGE_TYPES, sniff
 from media.kinds import KINDS, Kind, kind_of
-from media.labels import LabelError, Labels, classify, find_label_file
+from media.labels import LabelError, Labels, classify, find_label_file, number_classes
 from media.tar_index import Member, index_tar
 from service.bulk.errors import BulkError
 
@@ -21,6 +21,7 @@ COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 BYTES_COLUMNS = ("image", "video", "bytes", "jpg", "jpeg", "png", "webp", "mp4", "content")
 KEY_COLUMNS = ("__key__", "key", "id", "path", "file_name")
 LABEL_COLUMNS = ("label", "cls", "class")
+UNLABELLED = -1  # as Hugging Face marks rows of its hidden test sets
 WHOLE_FILE, PARQUET_ROW = -1, -2
 
 
@@ -80,6 +81,7 @@ def list_source(source: Path) -> Listing:
             paths = [source] if source.is_file() else [source / found for found in _walk(source)]
             parquets = [path for path in paths if path.suffix.lower() == ".parquet"]
             if parquets:
+                _check_parquet_alone(parquets[0], paths)
                 return _of_parquet(parquets, name)
             base = source.parent if source.is_file() else source
             members, damaged = _members(base, paths)
@@ -198,44 +200,47 @@ def _of_list(source: Path) -> tuple[Path, list[_Found], Labels]:
     return base, found, labels
 
 
+def _check_parquet_alone(parquet: Path, paths: Sequence[Path]) -> None:
+    """Refuse a folder that holds items in two forms, of which one would be left out."""
+    others = [path for path in paths if path.suffix.lower() == ".tar" or kind_of(path.name)]
+    if others:
+        raise BulkError(
+            f"There are {parquet} and {len(others):,} pictures, videos or tars, such as {others[0]}. "
+            "Name the Parquet files alone, or move them out of the folder."
+        )
+
+
 def _of_parquet(paths: Sequence[Path], name: str) -> Listing:
     """List the rows of Parquet files; only keys and labels are read."""
     import pyarrow.parquet as pq
 
     items: dict[Kind, list[Item]] = {kind: [] for kind in KINDS}
     keys: list[str] = []
-    labels: list[object] = []
+    labels: list[str | None] = []
     places: list[tuple[Path, int]] = []
     for path in paths:
         file = pq.ParquetFile(path)
-        names = file.schema_arrow.names
-        key_column = next((one for one in KEY_COLUMNS if one in names), None)
-        label_column = next((one for one in LABEL_COLUMNS if one in names), None)
+        columns = file.schema_arrow.names
+        key_column = next((one for one in KEY_COLUMNS if one in columns), None)
+        label_column = next((one for one in LABEL_COLUMNS if one in columns), None)
         wanted = [one for one in (key_column, label_column) if one]
         table = file.read(columns=wanted) if wanted else None
         own = table[key_column].to_pylist() if table is not None and key_column else [None] * file.metadata.num_rows
         keys += [f"{path.name}:{row}" if key is None else str(key) for row, key in enumerate(own)]
-        labels += table[label_column].to_pylist() if table is not None and label_column else [None] * len(own)
+        given = table[label_column].to_pylist() if table is not None and label_column else [None] * len(own)
+        labels += [None if label in (None, UNLABELLED) else str(label) for label in given]
         places += [(path, row) for row in range(len(own))]
-    if any(label is None for label in labels) and any(label is not None for label in labels):
-        raise BulkError(f"{labels.count(None)} rows of {name} have no label, and others have one.")
-    classes, number = _classes(labels)
+    names = [label for label in labels if label is not None]
+    if names and len(names) < len(labels):
+        raise BulkError(f"{labels.count(None):,} rows of {name} have no label (none, or -1), and others have one.")
+    classes = number_classes(names)
+    numbers = classes.of or [-1] * len(labels)
     kinds = {path: _parquet_kind(path) for path in paths}
     stamps = {path: path.stat().st_mtime_ns for path in paths}
-    for key, label, (path, row) in zip(keys, labels, places, strict=True):
-        item = Item(key, number.get(label, -1), str(path), -1, stamps[path], PARQUET_ROW - row)
+    for key, label, (path, row) in zip(keys, numbers, places, strict=True):
+        item = Item(key, label, str(path), -1, stamps[path], PARQUET_ROW - row)
         items[kind_of(key) or kinds[path]].append(item)
-    return _checked(items, classes, name, paths[0].parent)
-
-
-def _classes(labels: Sequence[object]) -> tuple[tuple[str, ...], dict[object, int]]:
-    """Return names and numbers of labels; whole numbers are their own."""
-    given = {label for label in labels if label is not None}
-    if all(isinstance(label, int) and label >= 0 for label in given):
-        count = 1 + max((label for label in given if isinstance(label, int)), default=-1)
-        return tuple(map(str, range(count))), {label: label for label in given if isinstance(label, int)}
-    names = sorted(given, key=str)
-    return tuple(map(str, names)), {name: index for index, name in enumerate(names)}
+    return _checked(items, classes.classes, name, paths[0].parent)
 
 
 def bytes_column(names: Sequence[str], path: str) -> str:

@@ -44,6 +44,9 @@ def tokenize(
     shard_items: Annotated[
         int | None, typer.Option(min=1, help="Items of a shard.", show_default="1024 images, 128 clips, 16 whole clips")
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Delete finished shards of another source, or of items that are gone.")
+    ] = False,
     device: Annotated[Device, typer.Option(help="Where to encode.")] = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16"] | None, typer.Option(help="Precision.", show_default="bfloat16 on a GPU")
@@ -77,6 +80,7 @@ def tokenize(
             output,
             (kind,) if kind else KINDS,
             shard_items,
+            replace,
         )
         job = Job(request)
         if dry_run:

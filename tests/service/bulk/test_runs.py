@@ -99,6 +99,47 @@ def test_content_decides_what_is_encoded_again(tokenize: Tokenize, tmp_path: Pat
     assert not (dest / "images-00003.parquet").exists()
 
 
+def test_a_tree_of_npy_keeps_nothing_of_items_that_are_gone(tokenize: Tokenize, tmp_path: Path) -> None:
+    folder, dest = tmp_path / "data", tmp_path / "codes"
+    folder.mkdir()
+    for seed in range(6):
+        (folder / f"{seed}.jpg").write_bytes(photo(seed))
+    options: dict[str, Any] = {"container": "npy", "shard_items": 2}
+    tokenize(dest, folder, **options)
+    codes = dest / "imagenet32_codes"
+    (folder / "1.jpg").write_bytes(b"damaged")
+    (folder / "5.jpg").unlink()
+    (codes / ".7.3.npy").write_bytes(b"half")
+    (codes / "3.npy").unlink()
+    assert tokenize(dest, folder, **options).kept == 0
+    for name in ("imagenet32_codes", "imagenet32_labels"):
+        assert sorted(path.name for path in (dest / name).iterdir()) == ["0.npy", "2.npy", "3.npy", "4.npy"]
+
+
+def test_a_mistaken_source_deletes_nothing_unasked(tokenize: Tokenize, tmp_path: Path) -> None:
+    folder, other, dest = tmp_path / "data", tmp_path / "other", tmp_path / "codes"
+    for seed in range(4):
+        for path in (folder, other):
+            path.mkdir(exist_ok=True)
+            (path / f"{seed}.jpg").write_bytes(photo(seed))
+    tokenize(dest, folder, shard_items=1)
+    (dest / "mine.parquet").write_bytes(b"mine")
+    before = content(dest)
+    with pytest.raises(BulkError, match=r"holds codes of 'data', and the source is 'other'\. If that is meant"):
+        tokenize(dest, other, shard_items=1)
+    (folder / "2.jpg").unlink()
+    (folder / "3.jpg").unlink()
+    with pytest.raises(BulkError, match="2 of 4 finished shards would be deleted"):
+        tokenize(dest, folder, shard_items=1)
+    assert content(dest) == before
+    tokenize(dest, folder, shard_items=1, replace_source=True)
+    assert {path.name for path in dest.glob("*.parquet")} == {
+        "images-00000.parquet",
+        "images-00001.parquet",
+        "mine.parquet",
+    }
+
+
 def test_views_and_mirror_images_are_rows_of_their_own(
     tokenize: Tokenize, source: Path, bundle: Path, tmp_path: Path
 ) -> None:

@@ -50,6 +50,31 @@ def test_tars_lists_and_parquet_hold_what_the_folder_holds(source: Path, tmp_pat
     assert contents(list_source(tmp_path / "parquet")) == wanted
 
 
+@pytest.mark.parametrize("labels", [[7, 10, 2, 10], ["7", "10", "2", "10"]])
+def test_whole_numbers_are_classes_in_the_order_of_folders(tmp_path: Path, labels: list[object]) -> None:
+    rows = {"image": [b"\xff\xd8"] * 4, "key": list("abcd"), "label": labels}
+    pq.write_table(pa.table(rows), tmp_path / "0.parquet")
+    listing = list_source(tmp_path)
+    assert listing.classes == ("2", "7", "10")
+    assert [item.label for item in listing.items["images"]] == [1, 2, 0, 2]
+
+
+def test_labels_that_are_hidden_are_none(tmp_path: Path) -> None:
+    rows = {"image": [b"\xff\xd8"] * 2, "label": [-1, -1]}
+    pq.write_table(pa.table(rows), tmp_path / "0.parquet")
+    assert list_source(tmp_path).classes == ()
+    pq.write_table(pa.table(rows | {"label": [-1, 4]}), tmp_path / "0.parquet")
+    with pytest.raises(BulkError, match=r"1 rows of .* have no label"):
+        list_source(tmp_path)
+
+
+def test_parquet_with_other_items_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b""]}), tmp_path / "metadata.parquet")
+    (tmp_path / "a.jpg").write_bytes(b"a picture")
+    with pytest.raises(BulkError, match=r"such as .*a.jpg"):
+        list_source(tmp_path)
+
+
 def test_a_damaged_tar_is_named_and_read_up_to_there(source: Path, tmp_path: Path) -> None:
     paths = media(source)[:3]
     with tarfile.open(tmp_path / "whole.tar", "w") as tar:
