@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -16,7 +17,7 @@ from service.formats.result import EncodeMeta, EncodeResult
 from service.operations.bundles import find_card
 from service.operations.clip import ClipSource, PixelResult, check_array
 from service.operations.decode import check_channels, decode
-from service.operations.encode import Encoding, encode
+from service.operations.encode import Encoding, encode_many
 from service.operations.options import DecodeOptions, EncodeOptions, RouteOptions, Side
 from service.settings import Limits
 from service.types import Backend, Media, ModelCard
@@ -133,7 +134,14 @@ async def encode_batch(
         ProblemError: for anything wrong with the media, and what the backend raises.
     """
     options = EncodeOptions(model=card.id, output="latents")
-    return await _together(encode(backend, media, source, options, limits) for source in sources)
+    started = time.perf_counter()
+    outcomes = await encode_many(backend, media, sources, options, limits, lambda *_: None, None, started)
+    encoded = []
+    for outcome in outcomes:
+        if not isinstance(outcome, Encoding):
+            raise outcome
+        encoded.append(outcome)
+    return encoded
 
 
 def check_pixels(card: ModelCard, shape: Sequence[int], limits: Limits) -> None:

@@ -49,7 +49,7 @@ function chosen() {
 }
 
 function link() {
-  const parameters = new URLSearchParams({ tab: chosen(), ...parts[chosen()].settings() });
+  const parameters = new URLSearchParams({ tab: chosen(), ...parts[chosen()]?.settings() });
   history.replaceState(null, "", `#${parameters}`);
   return location.href;
 }
