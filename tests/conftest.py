@@ -21,9 +21,10 @@ TESTS = Path(__file__).parent
 PROGRAMS = (TESTS / "service" / "cluster", TESTS / "deploy", TESTS / "service" / "api" / "test_page.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own hook
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Keep a file's tests in one worker of pytest-xdist, since they share fixtures, and all that start big programs."""
-    if config.pluginmanager.hasplugin("xdist"):
+    if hasattr(config, "workerinput"):
         for item in items:
             places = {item.path, *item.path.parents}
             group = "programs" if places.intersection(PROGRAMS) else str(item.path)
