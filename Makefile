@@ -8,7 +8,7 @@ ALONE := @mkdir -p $(VENV) && $(PYTHON) -c 'import fcntl, os, sys; lock = os.ope
 	os.set_inheritable(lock, True); fcntl.flock(lock, fcntl.LOCK_EX); os.execvp(sys.argv[2], sys.argv[2:])' $(VENV)/.lock
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: runtime dev tools serve test lint lock bench clean
+.PHONY: runtime dev tools serve test test-programs test-rest lint lock bench clean
 
 runtime:  ## install what serving needs
 	$(ALONE) $(MAKE) -s $(VENV)/.runtime
@@ -31,8 +31,17 @@ $(VENV)/.dev: $(VENV)/.runtime
 serve: runtime  ## start the service on http://127.0.0.1:8000 with the bundled weights
 	$(BIN)/omnitok serve --generator bundles/demo-lm
 
-test: dev  ## run every test; the tests of the cluster mostly wait, and others run meanwhile
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+# Prometheus, promtool, kubectl and Chromium's driver wait by yielding: two of them starve their own threads on two cores.
+# So all tests that start big programs run one after the other, beside the rest.
+PROGRAMS := tests/service/cluster tests/deploy tests/service/api/test_page.py
+test: dev  ## run every test, in two processes
+	$(MAKE) -s -j2 test-programs test-rest
+
+test-programs: dev
+	$(BIN)/python -m pytest $(PROGRAMS)
+
+test-rest: dev
+	$(BIN)/python -m pytest $(PROGRAMS:%=--ignore=%)
 
 lint: dev  ## style and types
 	$(BIN)/ruff check .
