@@ -25,6 +25,15 @@ def replacing(path: Path) -> Iterator[Path]:
         fresh.unlink(missing_ok=True)
 
 
+def sync_folder(path: Path) -> None:
+    """Wait until the names of a folder are on the disk, before something that relies on them is written."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file as a whole."""
     with replacing(path) as fresh:

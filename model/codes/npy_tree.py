@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.atomic_write import replacing
+from model.atomic_write import replacing, sync_folder
 from model.codes.info import CodesError, CodesInfo
 from model.geometry import Grid
 
@@ -54,6 +54,8 @@ def write(root: Path, info: CodesInfo, rows: Any, items: Iterable[int]) -> None:
         path.unlink(missing_ok=True)
     with ThreadPoolExecutor(WRITERS) as threads:  # each waits for the disk
         list(threads.map(_save, arrays, arrays.values()))
+    for folder in (codes_folder, labels_folder):
+        sync_folder(folder)
 
 
 def _save(path: Path, array: NDArray[Any]) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.kinds import Kind
-from model.atomic_write import replacing
+from model.atomic_write import replacing, sync_folder
 from model.codes import npy_tree, parquet, webdataset
 from model.codes.info import SUFFIXES, CodesInfo
 from model.codes.rows import Rows, moments
@@ -251,6 +251,7 @@ class ShardEncoder:
             return
         with replacing(path) as fresh:
             WRITERS[self._info.container](fresh, rows, describe(self._info, rows))
+        sync_folder(self._dest)  # or a power cut could leave the manifest without its shard
 
     def _kinds_with_size(self) -> list[tuple[Kind, Size]]:
         return [(kind, self._size(kind) or (1, 256, 256)) for kind in self._info.items]

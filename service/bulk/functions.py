@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from media.images import convert, orientation
 from media.kinds import Kind
 from media.reader import open_frames
 from media.resize import plan
@@ -99,8 +100,12 @@ class TokenizeBatch:
         options = media_options(self._kind, self._options)
         if isinstance(data, bytes | bytearray | memoryview):
             frames = list(open_frames(io.BytesIO(data), None, options))
+        elif isinstance(data, Image.Image):
+            upright = orientation(data)
+            planned = plan(*upright.size(data.height, data.width), options.size, options.fit, None)
+            frames = [convert(data, planned, upright, data.info.get("icc_profile"))]
         else:
-            array = np.asarray(data.convert("RGB") if isinstance(data, Image.Image) else data)
+            array = np.asarray(data)
             if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
                 raise ValueError(f"pixels are uint8 (H, W, 3) or (T, H, W, 3), not {array.dtype} {array.shape}")
             clip = (array if array.ndim == 4 else array[None])[: options.frames]

@@ -41,3 +41,16 @@ def test_pictures_arrays_and_clips_are_taken(bundle: Path) -> None:
     assert made["error"][2] == "ValueError: pixels are uint8 (H, W, 3) or (T, H, W, 3), not float64 (4, 4)"
     clips = TokenizeBatch(bundle, 32, frames=5, column="video")({"video": [{"bytes": clip(0, 3)}]})
     assert clips["tokens"][0].shape == (2, 4, 4)
+
+
+def test_pillow_images_are_read_as_their_files(bundle: Path) -> None:
+    turned, clear = io.BytesIO(), io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.open(io.BytesIO(photo(0, 48, 32)))
+    image.save(turned, "PNG", exif=exif)
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    image.save(clear, "PNG")
+    files = [turned.getvalue(), clear.getvalue()]
+    made = TokenizeBatch(bundle, 32)({"image": [*files, *(Image.open(io.BytesIO(file)) for file in files)]})
+    assert np.array_equal(made["tokens"][:2], made["tokens"][2:])
