@@ -1,4 +1,4 @@
-"""The description of an encoded data set: `codes.json` beside its shards."""
+"""The description of an encoded data set: `codes.json` in its folder."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Row(NamedTuple):
 
 
 class Batches:
-    """The batches of one shard, which follow from its rows alone, so that a run that is resumed makes the same.
+    """The batches of one shard, which follow from its rows and chunks alone: a run that is resumed makes the same.
 
     Args:
         engine: shared with other shards.

@@ -71,8 +71,8 @@ def encode_film(engine: SharedEngine, process: DecoderProcess, memory: Memory, i
 
 async def _encode(engine: SharedEngine, film: FilmReader) -> list[NDArray[Any]]:
     records = encode_stream(
-        cast(Backend, _Engine(engine)),
-        cast(Media, _Films(film)),
+        cast(Backend, ChunkBackend(engine)),
+        cast(Media, FilmMedia(film)),
         _no_pieces(),
         None,
         EncodeOptions(),
@@ -88,7 +88,7 @@ async def _no_pieces() -> AsyncIterator[bytes]:
     yield b""
 
 
-class _Engine:
+class ChunkBackend:
     """The part of `Backend` that streams use."""
 
     def __init__(self, engine: SharedEngine) -> None:
@@ -103,7 +103,7 @@ class _Engine:
         return output
 
 
-class _Films:
+class FilmMedia:
     """The part of `Media` that streams use."""
 
     def __init__(self, film: FilmReader) -> None:
