@@ -46,7 +46,7 @@ def find_label_file(root: Path) -> Path | None:
     """
     found = [root / name for name in LABEL_FILES if (root / name).is_file()]
     if len(found) > 1:
-        raise LabelError(f"{root} has both {found[0].name} and {found[1].name}: keep one")
+        raise LabelError(f"{root} has both {found[0].name} and {found[1].name}: keep one.")
     return found[0] if found else None
 
 
@@ -72,7 +72,7 @@ def classify(members: Sequence[Named], table: Path | None) -> Labels:
         if None in named:  # files in the top folder: folders are not classes
             return Labels((), ())
     if missing := [member.name for member, name in zip(members, named, strict=True) if name is None]:
-        raise LabelError(f"{len(missing)} files have no label in {source}: {missing[0]!r} is the first")
+        raise LabelError(f"{len(missing)} files have no label in {source}: {missing[0]!r} is the first.")
     return number_classes([name for name in named if name is not None])
 
 
@@ -101,9 +101,9 @@ def _read(table: Path, known: set[str]) -> dict[str, str]:
             raise LabelError(f"{where}: two columns are wanted, path and label, not {len(row)}: {row}")
         path, label = row[0].strip(), row[1].strip()
         if path not in known:
-            raise LabelError(f"{where}: there is no image or video {path!r}")
+            raise LabelError(f"{where}: there is no image or video {path!r}.")
         if not label:
-            raise LabelError(f"{where}: {path!r} has the empty label {row[1]!r}")
+            raise LabelError(f"{where}: {path!r} has the empty label {row[1]!r}.")
         if labels.setdefault(path, label) != label:
-            raise LabelError(f"{where}: {path!r} has the label {label!r}, but {labels[path]!r} in a line above")
+            raise LabelError(f"{where}: {path!r} has the label {label!r}, but {labels[path]!r} in a line above.")
     return labels

@@ -94,16 +94,19 @@ def begin(dest: Path, info: CodesInfo, shards: Sequence[Shard], replace_source: 
 
 def _check_source(dest: Path, found: CodesInfo, info: CodesInfo, shards: Sequence[Shard]) -> None:
     """Refuse a source that may be mistaken, or whose disk may be missing."""
-    remedy = "If that is meant, add --replace; else choose another folder."
     before, now = found.source.partition(" of ")[2], info.source.partition(" of ")[2]
     if before != now:
-        raise BulkError(f"{dest} holds codes of {before!r}, and the source is {now!r}. {remedy}")
+        raise BulkError(
+            f"{dest} holds codes of {before!r}, and the source is {now!r}. "
+            "If that is meant, add --replace; else choose another folder."
+        )
     finished = len(list(dest.glob(f"{MANIFEST_FOLDER}/*.jsonl")))
     lost = sum(path.suffix == ".jsonl" for path in _outdated(dest, shards))
     if lost > max(1, MAX_LOST * finished):
         raise BulkError(
             f"{dest} holds codes of {found.source}, and there are {info.source} now: "
-            f"{lost} of {finished} finished shards would be deleted. {remedy}"
+            f"{lost} of {finished} finished shards would be deleted. "
+            "If that is meant, add --replace; else choose another folder."
         )
 
 

@@ -107,7 +107,7 @@ class TokenizeBatch:
         else:
             array = np.asarray(data)
             if array.dtype != np.uint8 or array.ndim not in (3, 4) or array.shape[-1] != 3:
-                raise ValueError(f"pixels are uint8 (H, W, 3) or (T, H, W, 3), not {array.dtype} {array.shape}")
+                raise ValueError(f"Pixels are uint8 (H, W, 3) or (T, H, W, 3), not {array.dtype} {array.shape}.")
             clip = (array if array.ndim == 4 else array[None])[: options.frames]
             _, height, width, _ = clip.shape
             planned = plan(height, width, options.size, options.fit, None)

@@ -38,7 +38,7 @@ def test_pictures_arrays_and_clips_are_taken(bundle: Path) -> None:
     made = function({"image": [image, np.asarray(image), np.zeros((4, 4))]})
     assert np.array_equal(made["tokens"][0], made["tokens"][1])
     assert made["tokens"][0].shape == (1, 4, 5)
-    assert made["error"][2] == "ValueError: pixels are uint8 (H, W, 3) or (T, H, W, 3), not float64 (4, 4)"
+    assert made["error"][2] == "ValueError: Pixels are uint8 (H, W, 3) or (T, H, W, 3), not float64 (4, 4)."
     clips = TokenizeBatch(bundle, 32, frames=5, column="video")({"video": [{"bytes": clip(0, 3)}]})
     assert clips["tokens"][0].shape == (2, 4, 4)
 
