@@ -32,7 +32,7 @@ serve: runtime  ## start the service on http://127.0.0.1:8000 with the bundled w
 	$(BIN)/omnitok serve --generator bundles/demo-lm
 
 # Prometheus, promtool, kubectl and Chromium's driver wait by yielding: two of them starve their own threads on two cores.
-# So all tests that start big programs run one after the other. With those of kernels they take as long as the rest.
+# So all tests that start big programs run one after the other. Those of kernels run with them, for balance.
 PROGRAMS := tests/service/cluster tests/deploy tests/service/api/test_page.py tests/kernels
 test: dev  ## run every test, in two processes
 	$(MAKE) -s -j2 test-programs test-rest

@@ -105,7 +105,7 @@ class Stack:
         self.configure()
         binary = shutil.which("prometheus") or shutil.which("prometheus", path=str(TOOLS))
         if binary is None:
-            raise StackError("There is no prometheus: `make tools` fetches it on Debian.")
+            raise StackError("Prometheus is missing: `make tools` fetches it on Debian.")
         command = [binary, f"--config.file={self.folder}/prometheus.yml", f"--storage.tsdb.path={self.folder}/data"]
         with (self.folder / "prometheus.log").open("wb") as log:
             address = f"--web.listen-address=127.0.0.1:{self.ports['PROMETHEUS']}"

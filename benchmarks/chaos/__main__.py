@@ -12,12 +12,12 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
 from benchmarks.chaos.callers import Call, Callers
-from benchmarks.chaos.events import EVENTS, WITH_JOBS, Deploy, Event
+from benchmarks.chaos.events import EVENTS, WITH_JOBS
 from benchmarks.service.state import State, look
 from service.cluster.app import cluster, deploy
 from service.settings import Settings
@@ -26,6 +26,9 @@ app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=F
 SETTLE_SECONDS = 90.0  # Ray keeps idle workers, and the exporter lags
 TRANSIENT = {"IDLE", "log_monitor.py"}  # Ray's spare workers come and go, and it keeps logs of dead ones open
 DESCRIPTORS_FACTOR, DESCRIPTORS_SPARE = 1.1, 20  # sockets between Ray's processes come and go
+
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def main(
         rows = []
         with call() as load:
             for event in events:
-                row, settings = _happen(event, load, rng, settings, deploy, quiet)
+                happen = partial(event.happen, os.getpid(), rng, settings, deploy)
+                row, settings = watch(event.title, happen, load, quiet)
                 rows.append(row)
                 print(f"{row.title}: {row.calls} calls, {row.failed.total()} failed, {row.seconds:.1f} s", flush=True)
             if settings != first:
@@ -135,11 +139,10 @@ def differences(before: State, after: State) -> Iterator[str]:
         yield f"{after.arenas} arenas are mapped; {before.arenas} were before."
 
 
-def _happen(
-    event: Event, load: Callers, rng: random.Random, settings: Settings, deploy: Deploy, quiet: float
-) -> tuple[Row, Settings]:
+def watch(title: str, happen: Callable[[], Made], load: Callers, quiet: float) -> tuple[Row, Made]:
+    """Return the calls while something happens and for `quiet` seconds after it, and what it returned."""
     begun = time.monotonic()
-    settings = event.happen(os.getpid(), rng, settings, deploy)
+    made = happen()
     over = time.monotonic()
     time.sleep(quiet)
     end = time.monotonic()
@@ -148,7 +151,7 @@ def _happen(
     gap = max(later - earlier for earlier, later in pairwise(answers))
     failed = Counter(call.error for call in calls if call.error)
     slowest = max((call.ended - call.begun for call in calls), default=0.0)
-    return Row(event.title, over - begun, len(calls), failed, gap, slowest), settings
+    return Row(title, over - begun, len(calls), failed, gap, slowest), made
 
 
 def _settled(observe: Callable[[], State], before: State | None) -> State:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +17,7 @@ import typer
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from benchmarks.chaos.__main__ import Row, table
+from benchmarks.chaos.__main__ import table, watch
 from benchmarks.chaos.callers import Callers
 from benchmarks.service.two_nodes import HEAD, LAYOUTS, OTHER, deploy, node_options, wait_ready
 from service.cluster.ray_environment import environment, ray_environment, ray_request_seconds
@@ -70,7 +68,7 @@ def main(
                 time.sleep(quiet)
                 rows = []
                 for title, happen in events.items():
-                    rows.append(_watch(title, happen, load, quiet))
+                    rows.append(watch(title, happen, load, quiet)[0])
                     print(rows[-1], flush=True)
         finally:
             serve.shutdown()
@@ -80,20 +78,6 @@ def main(
         print(line)
     if any(call.error for call in load.calls):
         raise typer.Exit(1)
-
-
-def _watch(title: str, happen: Callable[[], None], load: Callers, quiet: float) -> Row:
-    begun = time.monotonic()
-    happen()
-    over = time.monotonic()
-    time.sleep(quiet)
-    end = time.monotonic()
-    calls = load.between(begun, end)
-    answers = sorted((begun, end, *(call.ended for call in calls if not call.error)))
-    gap = max(later - earlier for earlier, later in pairwise(answers))
-    failed = Counter(call.error for call in calls if call.error)
-    slowest = max((call.ended - call.begun for call in calls), default=0.0)
-    return Row(title, over - begun, len(calls), failed, gap, slowest)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where shards are encoded: in this process, or by Ray Data on a cluster."""
+"""Encoders of shards: one in this process, or many by Ray Data on a cluster."""
 
 from __future__ import annotations
 

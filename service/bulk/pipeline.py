@@ -73,7 +73,7 @@ class RayExecutor:
         tokenizers, workplace: as of `Executor`.
 
     Raises:
-        BulkError: there is no such device.
+        BulkError: the device does not exist.
     """
 
     def __init__(self, ray: Any, device: str, dtype: str | None, cpus: int | None = None) -> None:

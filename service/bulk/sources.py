@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from media.identify import HEAD_BYTES, IMAGE_TYPES, sniff
 from media.kinds import KINDS, Kind, kind_of
 from media.labels import LabelError, Labels, classify, find_label_file, number_classes
 from media.tar_index import Member, index_tar
+from media.walk import walk_files
 from service.bulk.errors import BulkError
 
 LISTS = {".txt": "\t", ".lst": "\t", ".tsv": "\t", ".csv": ","}
@@ -78,7 +79,7 @@ def list_source(source: Path) -> Listing:
         if source.is_file() and source.suffix.lower() in LISTS:
             base, members, labels = _of_list(source)
         else:
-            paths = [source] if source.is_file() else [source / found for found in _walk(source)]
+            paths = [source] if source.is_file() else [source / found for found in walk_files(source)]
             parquets = [path for path in paths if path.suffix.lower() == ".parquet"]
             if parquets:
                 _check_parquet_alone(parquets[0], paths)
@@ -138,18 +139,6 @@ def _status(path: Path) -> os.stat_result | None:
         return path.stat()
     except OSError:  # which reading meets again, and lists with the reason
         return None
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """Yield the names of the files below a folder, sorted; links are followed, each folder is entered once."""
-    entered = set()
-    for folder, inside, names in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        fresh = (status.st_dev, status.st_ino) not in entered
-        entered.add((status.st_dev, status.st_ino))
-        inside[:] = sorted(name for name in inside if fresh and not name.startswith("."))
-        if fresh:
-            yield from sorted(os.path.relpath(os.path.join(folder, name), root) for name in names if name[0] != ".")
 
 
 def _members(base: Path, paths: Sequence[Path]) -> tuple[list[_Found], list[tuple[str, str]]]:

@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from service.errors import PROBLEMS
 from service.types import Op
+
+Made = TypeVar("Made", Counter, Gauge, Histogram)
 
 PREFIX = "omnitok_"
 BUCKET_FACTOR = 1.15  # a quantile within a bucket is at most so far from the truth
@@ -186,31 +188,30 @@ def begun(instant: float | None) -> float:
     return 0.0 if instant is None else time.time() - (time.monotonic() - instant)
 
 
-def counter(name: str) -> Counter:
-    """Return a counter of this process, its known series at 0."""
-    metric = METRICS[name]
-    made = Counter(PREFIX + name, metric.help, metric.labels, registry=None)
+def _at_zero(made: Made, metric: Metric) -> Made:
     for values in known_series(metric):
         made.labels(*values)
     return made
+
+
+def counter(name: str) -> Counter:
+    """Return a counter of this process, its known series at 0."""
+    metric = METRICS[name]
+    return _at_zero(Counter(PREFIX + name, metric.help, metric.labels, registry=None), metric)
 
 
 def gauge(name: str) -> Gauge:
     """Return a gauge of this process, or an age; it ends with the process."""
     metric = METRICS[name]
-    made = Gauge(PREFIX + name, metric.help, metric.labels, registry=None, multiprocess_mode=metric.mode)
-    for values in known_series(metric):
-        made.labels(*values)
-    return made
+    return _at_zero(
+        Gauge(PREFIX + name, metric.help, metric.labels, registry=None, multiprocess_mode=metric.mode), metric
+    )
 
 
 def histogram(name: str) -> Histogram:
     """Return a histogram of this process, its known series at 0."""
     metric = METRICS[name]
-    made = Histogram(PREFIX + name, metric.help, metric.labels, registry=None, buckets=metric.buckets)
-    for values in known_series(metric):
-        made.labels(*values)
-    return made
+    return _at_zero(Histogram(PREFIX + name, metric.help, metric.labels, registry=None, buckets=metric.buckets), metric)
 
 
 def known_series(metric: Metric) -> Iterator[tuple[str, ...]]:

@@ -125,7 +125,7 @@ def _devices(nvml: Any) -> dict[str, Any]:
 
 
 def nvml() -> Any:
-    """Return NVIDIA's library, or None where there is no driver."""
+    """Return NVIDIA's library, or None without a driver."""
     import pynvml
 
     try:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +19,11 @@ from service.operations.generate_plan import GeneratePlan, Window, check_seconds
 from service.operations.generators import served
 from service.operations.options import DecodeOptions
 from service.operations.options_generate import MAX_SAMPLES, GenerateOptions
+from service.operations.together import together
 from service.settings import Limits
 from service.types import Backend, Generated, GenerateJob, GeneratorBackend, JobProgress, Media, Timing
 
 GREY = 128
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,7 @@ async def generate(
     accept(plan)
     prefix, plan = await _prefix(backend, media, source, options, plan)
     run = _Run(backend, generators, plan, options, on_event, deadline)
-    made = await _together([run.sample(index, prefix.tokens) for index in range(plan.samples)])
+    made = await together([run.sample(index, prefix.tokens) for index in range(plan.samples)])
     return Generation(
         plan.generator,
         plan.card,
@@ -98,17 +96,6 @@ async def planned(
     """Return the plan of a generation; the arguments are those of `generate`, and so are the errors."""
     cards, generator_cards = await served(backend, generators)
     return plan_generate(cards, generator_cards, options, limits, source is not None, _source_frames(source))
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Return all results; the first failure, or the end of the caller, cancels the rest and waits for it."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _source_frames(source: ClipSource | EncodeResult | None) -> int | None:

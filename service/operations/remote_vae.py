@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Coroutine, Iterable, Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +18,12 @@ from service.operations.clip import ClipSource, PixelResult, check_array
 from service.operations.decode import check_channels, decode
 from service.operations.encode import Encoding, encode_many
 from service.operations.options import DecodeOptions, EncodeOptions, RouteOptions, Side
+from service.operations.together import together
 from service.settings import Limits
 from service.types import Backend, Media, ModelCard
 
 HALF_RANGE = 127.5  # of uint8, which [-1, 1] spans
 
-T = TypeVar("T")
 Shape = Annotated[list[Annotated[int, Field(ge=1, le=2**20)]], Field(max_length=8, description="axes of the tensor")]
 
 
@@ -122,7 +121,7 @@ async def decode_batch(
     """
     crop = DecodeOptions(model=card.id, height=options.height, width=options.width)
     meta = EncodeMeta(bundle=card.hash)
-    return await _together(decode(backend, EncodeResult(meta, latents=item), crop, limits) for item in latents)
+    return await together(decode(backend, EncodeResult(meta, latents=item), crop, limits) for item in latents)
 
 
 async def encode_batch(
@@ -225,13 +224,3 @@ def _check_batch(items: int, positions: int, limits: Limits) -> None:
     if positions > limits.tokens:
         detail = f"A batch may have {limits.tokens} latent positions; this one has {positions}. Send fewer items."
         raise ProblemError("too-many-tokens", detail, limits.tokens, positions)
-
-
-async def _together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Return the results of all; the first failure ends the others."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -1,4 +1,4 @@
-"""Where the tests find Prometheus, promtool and amtool: on the PATH, or where `make tools` unpacks them."""
+"""Prometheus, promtool and amtool for the tests: from the PATH, or as `make tools` unpacks them."""
 
 from __future__ import annotations
 

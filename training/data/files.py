@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from media.labels import LabelError, Labels, classify, find_label_file
 from media.reader import open_frames
 from media.tar_index import Member, index_tar
 from media.types import Frames, MediaOptions, SampleWindow
+from media.walk import walk_files
 from training.errors import TrainingError
 
 READ_BYTES = 1 << 16  # headers are read in many small steps
@@ -216,7 +217,7 @@ def find_files(root: Path) -> FoundFiles:
     """
     if not root.exists():
         raise TrainingError(f"{root} does not exist")
-    paths = [root] if root.is_file() else [root / name for name in _walk(root)]
+    paths = [root] if root.is_file() else [root / name for name in walk_files(root)]
     base = root.parent if root.is_file() else root
     tars = tuple(path for path in paths if path.name.lower().endswith(".tar"))
     if compressed := next((path for path in paths if path.name.lower().endswith(COMPRESSED_TARS)), None):
@@ -255,15 +256,3 @@ def _source(
     of = np.array([labels.of[i] for i in chosen] if labels.of else [], np.int64)
     names = PackedNames([members[i].name for i in chosen])
     return Source(kind, root, names, shards, shard, offset, size, labels.classes, of, damaged)
-
-
-def _walk(root: Path) -> Iterator[str]:
-    """Yield the names of the files below a folder; each folder is entered once, though links may lead there again."""
-    entered = set()
-    for folder, inside, names in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        fresh = (status.st_dev, status.st_ino) not in entered
-        entered.add((status.st_dev, status.st_ino))
-        inside[:] = sorted(name for name in inside if fresh and not name.startswith("."))
-        if fresh:
-            yield from (os.path.relpath(os.path.join(folder, name), root) for name in names if name[0] != ".")

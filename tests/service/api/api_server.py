@@ -148,6 +148,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, str]] = Counter()
+        self.codes: list[str] = []
         self.flying: Counter[str] = Counter()
         self.bytes_in = self.bytes_out = 0
 
@@ -162,7 +163,9 @@ class Counts:
         problem: str | None,
         notes: Any,
     ) -> None:
+        assert seconds >= 0
         self.requests[route, method, code] += 1
+        self.codes.append(code)
         self.bytes_in += bytes_in
         self.bytes_out += bytes_out
 

@@ -4,37 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
 from typing import Any
 
 import pytest
+from api_server import Counts
 
 from service.api.errors import ClientGoneError
 from service.api.middleware import RequestMiddleware
 from service.api.request_id import RequestId
-
-
-class Counts:
-    def __init__(self) -> None:
-        self.codes: list[str] = []
-        self.flying: Counter[str] = Counter()
-
-    def observe(
-        self,
-        route: str,
-        method: str,
-        code: str,
-        seconds: float,
-        bytes_in: int,
-        bytes_out: int,
-        problem: str | None,
-        notes: Any,
-    ) -> None:
-        assert seconds >= 0
-        self.codes.append(code)
-
-    def in_flight(self, route: str, change: int) -> None:
-        self.flying[route] += change
 
 
 async def serve(app: Any, receive: Any = None) -> tuple[Counts, list[dict[str, Any]]]:
