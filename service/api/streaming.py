@@ -173,6 +173,7 @@ class StreamResponse(Response):
             problem = self._problem(error)
             scope["state"]["problem"] = problem.code
             await write(write_problem(problem.document(self._request_id)))
+        self.release.close()  # the reader may begin its next stream as soon as this one has ended
         await write(b"", more=False)
 
     def _written(self, record: Record) -> bytes:
