@@ -171,20 +171,22 @@ class LocalBackend:
         self._observer.done(op, frames, cost, card.id)
         return replace(answer, queue_ms=timing.queue_ms, compute_ms=timing.compute_ms)
 
-    def start(self, key: TokenizerKey, payload: NDArray[Any], seconds: float, done: Done, flow: Flow) -> int:
-        """Queue one call without a task of its own; return its number. Arguments and errors as `BatchExecutor.start`.
+    def start(
+        self, key: TokenizerKey, payloads: Sequence[NDArray[Any]], seconds: float, done: Done, flow: Flow
+    ) -> Sequence[int]:
+        """Queue calls that came together; return their numbers. Arguments and errors as `BatchExecutor.start`.
 
         The result of encode is a pair of tokens (uint16 or int32) and latents, either of them None; that of the others
         is pixels.
         """
         cost = find_card(self._cards, key.model).geometry.positions(key.size)
 
-        def count(outcome: Any, timing: Timing | None) -> None:
+        def count(index: int, outcome: Any, timing: Timing | None) -> None:
             if timing is not None and not isinstance(outcome, BaseException):
                 self._observer.done(key.op, key.size[0], cost, key.model)
-            done(outcome, timing)
+            done(index, outcome, timing)
 
-        return self._executor.start(key, cost, payload, seconds, count, flow)
+        return self._executor.start(key, cost, payloads, seconds, count, flow)
 
     def cancel(self, number: int) -> bool:
         """Take a call out of the queue; False if it runs or is over."""

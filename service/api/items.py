@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from starlette.responses import Response
 
 from media.errors import MediaError
+from service.api.caller import NOT_BEGUN
 from service.api.exchange import Exchange
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK
@@ -74,7 +75,7 @@ async def answer_items(
         work: returns the outcome of each upload, and claims positions before they are computed.
 
     Raises:
-        ProblemError: `not-acceptable`.
+        ProblemError: `not-acceptable`, and the refusal of all items for a moment in which none of them was begun.
     """
     exchange.choose((MSGPACK,), "An answer of many items")
     most, claimed = exchange.limits.tokens, 0
@@ -89,6 +90,9 @@ async def answer_items(
     worked = iter(await work([upload for upload in items.uploads if not isinstance(upload, ProblemError)], claim))
     outcomes = [upload if isinstance(upload, ProblemError) else next(worked) for upload in items.uploads]
     refused = [outcome for outcome in outcomes if not isinstance(outcome, dict)]
+    not_begun = [each for each in refused if isinstance(each, ProblemError) and each.code in NOT_BEGUN]
+    if len(not_begun) == len(outcomes):  # so that its caller waits, and the like of it is refused before it is read
+        raise max(not_begun, key=lambda problem: problem.retry_after_seconds or 0.0)
 
     def write() -> bytes:
         answers = [

@@ -44,7 +44,7 @@ from service.link.messages import (
 )
 from service.types import ModelCard, Timing, TokenizerKey
 
-Done = Callable[[Any, Timing | None], None]  # a result with its timing, or an exception
+Done = Callable[[int, Any, Timing | None], None]  # of the item at an index, a result with its timing, or an exception
 
 GREETING_SECONDS = 5.0
 BACKLOG = 64
@@ -59,8 +59,10 @@ log = logging.getLogger("ray.serve")
 class Worker(Protocol):
     """A queue of calls that `done` answers; `in_process.LocalBackend` is one."""
 
-    def start(self, key: TokenizerKey, payload: NDArray[Any], seconds: float, done: Done, flow: Flow) -> int:
-        """Queue a call; return its number."""
+    def start(
+        self, key: TokenizerKey, payloads: Sequence[NDArray[Any]], seconds: float, done: Done, flow: Flow
+    ) -> Sequence[int]:
+        """Queue the items of a call, all of them or none; return their numbers. `done` is called afterwards."""
 
     def cancel(self, number: int) -> bool:
         """Take a call out of the queue; False if it runs or is over."""
@@ -168,10 +170,6 @@ class _Call:
         """Return the id of the answer to an item: its index, among many."""
         return self.request.id if self.request.items == 1 else index
 
-    def is_over(self, index: int) -> bool:
-        """Return whether an item has its answer."""
-        return index in self._answers
-
     def finish(self, index: int, answer: Answer) -> Answer | None:
         """Keep the answer to an item; return that to the call once all are there."""
         self.numbers.pop(index, None)
@@ -249,11 +247,10 @@ class _Link(asyncio.Protocol):
         except ValueError as error:
             raise BadMessageError(str(error)) from None
         call = self.calls[request.id] = _Call(request, card)
-        for index, array in enumerate(arrays):
-            self._start(call, index, array, key, flow)
+        self._start(call, arrays, key, flow)
 
-    def _start(self, call: _Call, index: int, array: NDArray[Any], key: TokenizerKey, flow: Flow) -> None:
-        def done(outcome: Any, timing: Timing | None) -> None:
+    def _start(self, call: _Call, arrays: Sequence[NDArray[Any]], key: TokenizerKey, flow: Flow) -> None:
+        def done(index: int, outcome: Any, timing: Timing | None) -> None:
             try:
                 answer = self._outcome(call, index, outcome, timing)
             except Exception as error:  # or the caller would wait for its deadline
@@ -261,12 +258,12 @@ class _Link(asyncio.Protocol):
             self._finish(call, index, answer)
 
         try:
-            number = self._server.worker.start(key, array, call.request.seconds, done, flow)
+            numbers = self._server.worker.start(key, arrays, call.request.seconds, done, flow)
         except Exception as error:  # the other calls of this process go on
-            done(error, None)
+            for index in range(len(arrays)):
+                done(index, error, None)
         else:
-            if not call.is_over(index):
-                call.numbers[index] = number
+            call.numbers.update(enumerate(numbers))
 
     def _finish(self, call: _Call, index: int, item: Answer) -> None:
         if (answer := call.finish(index, item)) is not None:

@@ -5,13 +5,17 @@ of images nor one long clip can starve the other. Interactive items go before bu
 batch. Every fourth batch begins with the item that has waited longest, whatever it is, so each item that `n` others
 wait before starts within 4 (n + 1) batches. Nothing waits for company: a batch is what has gathered meanwhile.
 
-An item is admitted only if it can be expected to start in time: the rate at which items drained lately says when.
+Items of one message are a group: admitted or refused together, and served one after another while a batch has space.
+Its answer needs the last of them. If each caller had one place of a batch, all messages would end together, and late.
+
+A group is admitted only if it can be expected to start in time: the rate at which items drained lately says when.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,8 +57,8 @@ class Batcher:
     Args:
         max_tokens: latent positions of one batch; a larger item runs alone.
         max_requests: items of one batch.
-        max_queue_tokens: latent positions that may wait; an empty queue takes any item.
-        max_queue_seconds: the longest expected wait of an item that others wait before.
+        max_queue_tokens: latent positions that may wait; an empty queue takes any group.
+        max_queue_seconds: the longest expected wait of a group that others wait before.
     """
 
     def __init__(
@@ -98,18 +102,27 @@ class Batcher:
         return self._budgets.get(key, self.max_tokens)
 
     def submit(self, item: Item, now: float) -> None:
-        """Admit an item or refuse it at once.
+        """Admit an item or refuse it at once; errors as `submit_many`."""
+        self.submit_many([item], now)
+
+    def submit_many(self, items: Sequence[Item], now: float) -> None:
+        """Admit the items of a group, or refuse all of them at once.
+
+        Args:
+            items: one or more, alike but for their numbers and payloads.
+            now: seconds.
 
         Raises:
-            ProblemError: `overloaded`, with the time that the work before the item needs.
+            ProblemError: `overloaded`, with the time that the work before the group needs.
         """
-        if item.id in self._items or item.cost < 1:
-            raise ValueError(f"Item {item.id} of cost {item.cost} is queued already or costs nothing.")
-        if self._items:
-            self._check_space(item, now)
+        item, cost = items[0], sum(item.cost for item in items)
+        for each in items:
+            if each.id in self._items or each.cost < 1:
+                raise ValueError(f"Item {each.id} of cost {each.cost} is queued already or costs nothing.")
         patience = item.deadline - now
         if self._items:
-            patience = min(patience - self.batch_seconds(item), self.max_queue_seconds)
+            self._check_space(item, cost, now)
+            patience = min(patience - self.batch_seconds(item, len(items)), self.max_queue_seconds)
         longest = self._rate.seconds(self.queued_tokens + sum(batch.cost for batch in self.running))
         # an estimate takes time, which a short queue does not need
         wait = self.wait(item, now) if longest is not None and longest > patience else None
@@ -117,9 +130,10 @@ class Batcher:
             allowed = max(0.0, patience)
             detail = f"The request would wait for {wait:.1f} s, and it may wait for {allowed:.1f} s."
             raise ProblemError("overloaded", detail, allowed, wait, [], retry_after(wait))
-        self._items[item.id] = item
-        self._shares[item.flow.priority].add(item)
-        self.queued_tokens += item.cost
+        for each in items:
+            self._items[each.id] = each
+            self._shares[each.flow.priority].add(each)
+        self.queued_tokens += cost
         self._none_before = min(self._none_before, item.deadline)
 
     def cancel(self, item_id: int) -> bool:
@@ -195,39 +209,51 @@ class Batcher:
         grows &= self.queued_requests < self.max_requests
         return grows or len(self.running) == MAX_RUNNING or seconds is None or seconds > AHEAD_SECONDS
 
-    def batch_seconds(self, item: Item) -> float:
-        """Return the seconds of the batch that an item will be in, when as many like it wait as fit."""
-        cost = min(self.queued_tokens + item.cost, self.budget(item.key), self.max_requests * item.cost)
-        return self._rate.seconds(cost) or 0.0
+    def batch_seconds(self, item: Item, count: int = 1) -> float:
+        """Return the seconds of the batch that an item will be in, when as many like it wait as fit.
+
+        Args:
+            item: the first of its group.
+            count: items of the group, whose seconds count where they are more.
+        """
+        own = count * item.cost
+        cost = min(self.queued_tokens + own, self.budget(item.key), self.max_requests * item.cost)
+        return self._rate.seconds(max(cost, own)) or 0.0
 
     def _running_seconds(self) -> float | None:
         return self._rate.seconds(sum(batch.cost for batch in self.running))
 
-    def _check_space(self, item: Item, now: float) -> None:
+    def _check_space(self, item: Item, cost: int, now: float) -> None:
         free = self.max_queue_tokens - self.queued_tokens
         held = sum(share.held(item.caller) for share in self._shares.values())
-        if item.cost > free:
-            detail, limit, actual = "The queue is full.", self.max_queue_tokens, self.queued_tokens + item.cost
-        elif held + item.cost > MAX_TIMES_FREE * free:
-            detail, limit, actual = "The caller's share of the queue is full.", MAX_TIMES_FREE * free, held + item.cost
+        if cost > free:
+            detail, limit, actual = "The queue is full.", self.max_queue_tokens, self.queued_tokens + cost
+        elif held + cost > MAX_TIMES_FREE * free:
+            detail, limit, actual = "The caller's share of the queue is full.", MAX_TIMES_FREE * free, held + cost
         else:
             return
         raise ProblemError("overloaded", detail, limit, actual, [], retry_after(self.wait(item, now)))
 
     def _form(self, head: Item, now: float) -> Batch:
-        key, taken = head.key, [head]
-        budget, cost = self.budget(key), head.cost
-        self._serve(head)
+        taken: list[Item] = []
+        budget, cost = self.budget(head.key), 0
         stop_reason: StopReason = "drained"
-        for share in self._shares.values():
-            while stop_reason == "drained" and (item := share.first_of(key)) is not None:
-                if len(taken) == self.max_requests or cost + item.cost > budget:
-                    stop_reason = "count" if len(taken) == self.max_requests else "budget"
-                    break
-                self._serve(item)
-                taken.append(item)
-                cost += item.cost
-        return Batch(key, tuple(taken), cost, stop_reason, now, budget)
+        for item in self._in_order(head):
+            if taken and (len(taken) == self.max_requests or cost + item.cost > budget):
+                stop_reason = "count" if len(taken) == self.max_requests else "budget"
+                break
+            self._serve(item)
+            taken.append(item)
+            cost += item.cost
+        return Batch(head.key, tuple(taken), cost, stop_reason, now, budget)
+
+    def _in_order(self, head: Item) -> Iterator[Item]:
+        """Yield an item and what may follow it in a batch; each must be served before the next is asked for."""
+        yield head
+        for priority, share in self._shares.items():
+            last = head if head.flow.priority == priority else None
+            while (last := share.first_of(head.key, last)) is not None:
+                yield last
 
     def _serve(self, item: Item) -> None:
         self._shares[item.flow.priority].serve(item)

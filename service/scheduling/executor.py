@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import threading
 import time
@@ -21,7 +20,7 @@ from service.types import Timing
 
 Fetch = Callable[[], Sequence[Any]]  # waits for the results of a batch
 Launch = Callable[[Any, Sequence[Any]], Fetch]  # starts a batch: a key of its own kind, and payloads
-Done = Callable[[Any, Timing | None], None]  # a result with its timing, or an exception
+Done = Callable[[int, Any, Timing | None], None]  # of the item at an index, a result with its timing, or an exception
 Failure = Literal["memory", "error"]
 
 CLOSE_SECONDS = 5.0  # for what runs; a thread within the accelerator's library must not see the process end
@@ -103,10 +102,10 @@ class BatchExecutor:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._flights: deque[_Flight] = deque()  # of the thread: behind the one that lands
         # What is not over, with the time of arrival: the event loop changes it, and what is queued under the lock.
-        self._waiting: dict[int, tuple[Done, float]] = {}
+        self._waiting: dict[int, tuple[Callable[[Any, Timing | None], None], float]] = {}
         # all below belong to the event loop
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._ids = itertools.count()
+        self._next_id = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
 
@@ -133,7 +132,7 @@ class BatchExecutor:
         """
         future: asyncio.Future[tuple[Any, Timing]] = asyncio.get_running_loop().create_future()
 
-        def done(outcome: Any, timing: Timing | None) -> None:
+        def done(_: int, outcome: Any, timing: Timing | None) -> None:
             if future.done():  # its caller has gone
                 return
             if isinstance(outcome, BaseException):
@@ -142,20 +141,30 @@ class BatchExecutor:
                 assert timing is not None
                 future.set_result((outcome, timing))
 
-        item_id = self.start(key, cost, payload, seconds, done)
+        [item_id] = self.start(key, cost, [payload], seconds, done)
         try:
             return await future
         finally:
             self.cancel(item_id)
 
-    def start(self, key: Key, cost: int, payload: Any, seconds: float, done: Done, flow: Flow | None = None) -> int:
-        """Queue one item, without a task of its own; return its number.
+    def start(
+        self,
+        key: Key,
+        cost: int,
+        payloads: Sequence[Any],
+        seconds: float,
+        done: Done,
+        flow: Flow | None = None,
+    ) -> Sequence[int]:
+        """Queue the items of one message, without a task of their own; return their numbers. Refused is all or nothing.
 
         Args:
-            key, cost, payload, seconds: as for `submit`.
-            done: called once, on the event loop, unless `cancel` returned True: with a result and its timing, or with
-                what `submit` raises. Nobody reads the payload any more.
-            flow: whose share it takes; that of the request which is worked on by default.
+            key, seconds: as for `submit`.
+            cost: of each item.
+            payloads: of the items.
+            done: called once for each item, on the event loop, unless `cancel` returned True: with its index, and a
+                result and its timing, or what `submit` raises. Nobody reads the payload any more.
+            flow: whose share they take; that of the request which is worked on by default.
 
         Raises:
             ProblemError: `overloaded`, `draining`.
@@ -163,17 +172,22 @@ class BatchExecutor:
         if self._closed:
             raise _draining()
         now = time.monotonic()
-        item = Item(next(self._ids), key, cost, now + seconds, payload, flow or current_flow.get())
+        flow, deadline = flow or current_flow.get(), now + seconds
+        first = self._next_id
+        self._next_id += len(payloads)
+        numbers = range(first, self._next_id)
+        pairs = zip(numbers, payloads, strict=True)
+        items = [Item(number, key, cost, deadline, payload, flow, first) for number, payload in pairs]
         with self._changed:
-            self._batcher.submit(item, now)
-            self._waiting[item.id] = done, now
+            self._batcher.submit_many(items, now)
+            self._waiting.update((number, (partial(done, number - first), now)) for number in numbers)
             self._report_queue()
             self._changed.notify()
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._thread.start()
-        self._ring_at(item.deadline, now)
-        return item.id
+        self._ring_at(deadline, now)
+        return numbers
 
     def cancel(self, item_id: int) -> bool:
         """Take an item out of the queue; False if it runs or is over."""

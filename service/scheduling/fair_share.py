@@ -21,6 +21,11 @@ class _Queue:
     items: dict[int, Item] = field(default_factory=dict)
     cost: int = 0
 
+    @property
+    def first(self) -> Item:
+        """Return the item that came first; a queue is never empty."""
+        return next(iter(self.items.values()))
+
 
 @dataclass(eq=False)
 class _Caller:
@@ -138,12 +143,23 @@ class FairShare:
         self._level = max(self._level, caller.served)
         queue = min(caller.queues.values(), key=lambda queue: queue.served)
         caller.level = max(caller.level, queue.served)
-        return next(iter(queue.items.values()))
+        return queue.first
 
-    def first_of(self, key: Key) -> Item | None:
-        """Return the item of a key that is next, or None if none waits."""
-        caller = self._keys[key].order.first() if key in self._keys else None
-        return None if caller is None else next(iter(caller.queues[key].items.values()))
+    def first_of(self, key: Key, served: Item | None = None) -> Item | None:
+        """Return the item of a key that is next, or None if none waits.
+
+        Args:
+            key: of the item.
+            served: the one before it, whose group goes on.
+        """
+        if key not in self._keys:
+            return None
+        if served is not None and served.group is not None and served.caller in self._callers:
+            queue = self._callers[served.caller].queues.get(key)
+            if queue is not None and (item := queue.first).group == served.group:
+                return item
+        caller = self._keys[key].order.first()
+        return None if caller is None else caller.queues[key].first
 
     def held(self, caller: Hashable) -> int:
         """Return the cost of what a caller has waiting."""

@@ -36,6 +36,7 @@ class Item:
         deadline: time after which it must not start, seconds on the caller's clock.
         payload: handed on untouched.
         flow: whose share it takes, and how urgent it is.
+        group: a number that items of one message have in common; they run together as far as a batch holds them.
     """
 
     id: int
@@ -44,6 +45,7 @@ class Item:
     deadline: float
     payload: Any = None
     flow: Flow = NOBODY
+    group: int | None = None
 
     @property
     def caller(self) -> Hashable:

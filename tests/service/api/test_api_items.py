@@ -11,6 +11,7 @@ import pytest
 from api_media import picture, scene
 from api_server import VQ, Server
 
+from service.errors import ProblemError
 from service.formats.media_types import MSGPACK
 from service.formats.msgpack import pack, unpack
 from service.formats.tensors import pack_tensor, unpack_tensor
@@ -113,3 +114,16 @@ def test_positions_of_all_items_are_bounded_together(http: httpx.Client) -> None
     assert answers[2]["problem"]["actual"] == 300
     decoded = items_of(post(http, "/decode", {"items": [answers[0]] * 3}))
     assert [answer.get("problem", {}).get("code") for answer in decoded] == [None, None, "too-many-tokens"]
+
+
+def test_a_full_queue_refuses_the_body_unless_an_item_has_another_answer() -> None:
+    async def refuse() -> None:
+        raise ProblemError("overloaded", "The queue is full.", 1, 2, [], 2.0)
+
+    with Server(Settings()) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        server.backend.stall = refuse
+        whole = post(client, "/encode", {"items": [array(pixels) for pixels in PICTURES]})
+        assert (whole.status_code, whole.headers["Retry-After"]) == (503, "2")
+        assert whole.json()["code"] == "overloaded"
+        answers = items_of(post(client, "/encode", {"items": [array(PICTURES[0]), "text"]}))
+        assert [answer["problem"]["code"] for answer in answers] == ["overloaded", "malformed-body"]

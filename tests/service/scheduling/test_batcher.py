@@ -35,6 +35,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.next_id = 0
         self.waiting: dict[int, Item] = {}  # admitted, unanswered, in order of arrival
         self.running: deque[tuple[Item, ...]] = deque()
+        self.largest = 0  # cost of a group
         self.bounds: dict[int, int] = {}  # batches that an item may still see before it starts
 
     @rule(
@@ -44,32 +45,46 @@ class BatcherMachine(RuleBasedStateMachine):
         flow=st.sampled_from(FLOWS),
     )
     def submit(self, key: Key, cost: int, patience: float, flow: Flow) -> None:
-        item = Item(self.next_id, key, cost, self.now + patience, None, flow)
-        self.next_id += 1
-        wait = self.batcher.wait(item, self.now)
-        in_time = patience - self.batcher.batch_seconds(item)
+        self.submit_group(key, cost, 1, patience, flow)
+
+    @rule(
+        key=st.sampled_from(KEYS),
+        cost=st.integers(1, 9),
+        count=st.integers(2, 8),
+        patience=st.floats(0.5, 50),
+        flow=st.sampled_from(FLOWS),
+    )
+    def submit_group(self, key: Key, cost: int, count: int, patience: float, flow: Flow) -> None:
+        first, self.next_id = self.next_id, self.next_id + count
+        numbers, deadline = range(first, self.next_id), self.now + patience
+        items = [Item(number, key, cost, deadline, None, flow, first) for number in numbers]
+        wait = self.batcher.wait(items[0], self.now)
+        in_time = patience - self.batcher.batch_seconds(items[0], count)
         longest = min(in_time, self.batcher.max_queue_seconds) if self.waiting else patience
-        if not self.fits(item) or (wait is not None and wait > longest):
+        if not self.fits(items) or (wait is not None and wait > longest):
             assert self.waiting or self.running, "an idle batcher refuses nobody"
             with pytest.raises(ProblemError) as refused:
-                self.batcher.submit(item, self.now)
+                self.batcher.submit_many(items, self.now)
             assert refused.value.code == "overloaded"
             assert 0 < (refused.value.retry_after_seconds or 0) <= 60
             if wait is not None and 0.1 <= wait <= 60:
                 assert 0.5 <= (refused.value.retry_after_seconds or 0) / wait <= 2
-            self.answers[item.id] += 1
+            self.answers.update(item.id for item in items)
             return
-        self.bounds[item.id] = OLDEST_EVERY * (len(self.waiting) + 1)
-        self.batcher.submit(item, self.now)
-        self.waiting[item.id] = item
+        self.batcher.submit_many(items, self.now)
+        for member in items:
+            self.bounds[member.id] = OLDEST_EVERY * (len(self.waiting) + 1)
+            self.waiting[member.id] = member
+        self.largest = max(self.largest, cost * count)
 
-    def fits(self, item: Item) -> bool:
+    def fits(self, items: list[Item]) -> bool:
         """An empty queue takes anything; else there must be space, some of it for other callers."""
         if not self.waiting:
             return True
+        cost = sum(item.cost for item in items)
         free = self.batcher.max_queue_tokens - sum(other.cost for other in self.waiting.values())
-        held = sum(other.cost for other in self.waiting.values() if other.caller == item.caller)
-        return item.cost <= free and held + item.cost <= MAX_TIMES_FREE * free
+        held = sum(other.cost for other in self.waiting.values() if other.caller == items[0].caller)
+        return cost <= free and held + cost <= MAX_TIMES_FREE * free
 
     @rule(
         key=st.sampled_from(KEYS),
@@ -139,6 +154,12 @@ class BatcherMachine(RuleBasedStateMachine):
             assert len(batch.items) == self.batcher.max_requests
         else:
             assert any(batch.cost + item.cost > self.batcher.budget(batch.key) for item in left)
+        cut = {item.group for item in batch.items} & {item.group for item in left}
+        head, last = batch.items[0], batch.items[-1]
+        assert cut <= {head.group, last.group}, "a batch takes whole groups while it has space"
+        assert head.group not in cut - {last.group} or head.flow.priority == "bulk", "interactive items go between"
+        groups = [item.group for item in batch.items[1:]]
+        assert groups == [group for group in dict.fromkeys(groups) for _ in range(groups.count(group))], "one by one"
         if any(item.flow.priority == "bulk" for item in batch.items[1:]):
             assert all(item.flow.priority == "bulk" for item in left), "bulk items take what others leave"
 
@@ -159,12 +180,8 @@ class BatcherMachine(RuleBasedStateMachine):
         if hasattr(self, "batcher"):
             assert self.batcher.queued_requests == len(self.waiting)
             assert self.batcher.queued_tokens == sum(item.cost for item in self.waiting.values())
-            assert self.batcher.queued_tokens <= max(self.batcher.max_queue_tokens, self.largest())
+            assert self.batcher.queued_tokens <= max(self.batcher.max_queue_tokens, self.largest)
             assert self.batcher.budget(KEYS[0]) <= self.batcher.max_tokens
-
-    def largest(self) -> int:
-        """The cost of an item that came to an empty queue, at most."""
-        return max((item.cost for item in self.waiting.values()), default=0)
 
     def teardown(self) -> None:
         if not hasattr(self, "batcher"):
@@ -265,6 +282,30 @@ def test_callers_of_one_key_share_its_batches() -> None:
     for number in (6, 7):
         batcher.submit(item(number, KEYS[0], 10, caller="few"), 0.0)
     assert [sorted(ids) for ids in drain(batcher)] == [[0, 1, 6, 7], [2, 3, 4, 5]]
+
+
+def group(first: int, count: int, cost: int, caller: str) -> list[Item]:
+    return [Item(number, KEYS[0], cost, 100.0, None, Flow(caller), first) for number in range(first, first + count)]
+
+
+def test_the_items_of_a_message_run_together_and_their_caller_pays_for_all() -> None:
+    batcher = Batcher(100, 4, 1000)
+    for first, caller in ((0, "a"), (10, "b"), (20, "a"), (30, "c")):
+        batcher.submit_many(group(first, 3, 10, caller), 0.0)
+    order = drain(batcher)
+    assert order[0] == [0, 1, 2, 10]
+    assert order[1:3] == [[30, 31, 32, 11], [12, 20, 21, 22]], "b has had less than a"
+
+
+def test_a_message_of_many_is_refused_as_a_whole() -> None:
+    batcher = Batcher(10, 8, 100)
+    batcher.submit(item(0, KEYS[0], 45, caller="other"), 0.0)
+    with pytest.raises(ProblemError, match="The queue is full") as refused:
+        batcher.submit_many(group(1, 6, 10, "many"), 0.0)
+    assert (refused.value.limit, refused.value.actual) == (100, 105)
+    assert batcher.queued_requests == 1
+    batcher.submit_many(group(1, 4, 10, "many"), 0.0)
+    assert drain(batcher) == [[0], [1], [2], [3], [4]]
 
 
 def test_bulk_work_takes_what_interactive_work_leaves_and_a_quarter_in_any_case() -> None:

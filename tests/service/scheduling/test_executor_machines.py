@@ -132,23 +132,26 @@ class BatchMachine(Machine):
 
     @rule(
         key=st.sampled_from(KEYS),
-        kind=st.sampled_from(["good", "good", "good", "poison", "huge"]),
+        kinds=st.lists(st.sampled_from(["good", "good", "good", "poison", "huge"]), min_size=1, max_size=4),
         cost=st.integers(1, 9),
         seconds=st.sampled_from([PATIENT, PATIENT, PATIENT, LATE]),
         flow=st.sampled_from(FLOWS),
     )
-    def submit(self, key: TokenizerKey, kind: Kind, cost: int, seconds: float, flow: Flow) -> None:
-        payload = Payload(self.numbers, kind, cost)
-        self.numbers += 1
+    def submit(self, key: TokenizerKey, kinds: list[Kind], cost: int, seconds: float, flow: Flow) -> None:
+        payloads = [Payload(self.numbers + place, kind, cost) for place, kind in enumerate(kinds)]
+        self.numbers += len(payloads)
 
-        async def start() -> int:
-            return self.executor.start(key, cost, payload, seconds, lambda *answer: self.answer(payload, *answer), flow)
+        async def start() -> Sequence[int]:
+            return self.executor.start(key, cost, payloads, seconds, done, flow)
+
+        def done(index: int, outcome: Any, timing: Any) -> None:
+            self.answer(payloads[index], outcome, timing)
 
         try:
-            item_id = self.loop.run_until_complete(start())
+            item_ids = self.loop.run_until_complete(start())
         except ProblemError:  # the queue is full
             return
-        self.sent[item_id] = payload, seconds
+        self.sent.update((item_id, (payload, seconds)) for item_id, payload in zip(item_ids, payloads, strict=True))
         assert self.batcher.queued_tokens <= self.batcher.max_queue_tokens
 
     def answer(self, payload: Payload, outcome: Any, timing: Any) -> None:
