@@ -14,7 +14,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ import av
 import httpx
 import pytest
 from PIL import Image
+from prometheus_tools import free_port
 
 ROOT = Path(__file__).parents[2]
 HEALTHY_SECONDS = 240
@@ -63,12 +63,6 @@ class Stack:
         container = self.run("ps", "-aq", service).strip()
         text = subprocess.run(["docker", "inspect", container], check=True, capture_output=True, text=True).stdout
         return json.loads(text)[0]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
