@@ -12,7 +12,7 @@ from kernels.decode_attention.reference import FLOAT8, DecodeArgs
 from kernels.decode_attention.triton_kernels import decode_attention_kernel
 from kernels.runtime.pdl import pdl_options
 
-LOAD_BYTES = 16  # of a thread
+FETCH_BYTES = 16  # unit of the bulk fetch
 LANES = 32  # threads of a warp
 WIDTHS = 32, 16, 8  # channels of a tile; one of them divides every head that is supported
 LARGE_HEAD = 128  # channels, above which registers hold fewer positions
@@ -28,6 +28,8 @@ class Tile:
         repeats: positions that a thread loads at once.
         double: load the next positions before the present ones are summed.
         fetched: fetch the first positions while the kernel before still runs; else keep others' data in the L2 cache.
+        stages: of a pipeline of loads through shared memory, 1 for loads into registers.
+        load_bytes: of a thread.
     """
 
     splits: int
@@ -35,6 +37,8 @@ class Tile:
     repeats: int
     double: bool = False
     fetched: bool = True
+    stages: int = 1
+    load_bytes: int = 16
 
 
 def choose(rows: int, float8: bool) -> Tile:
@@ -57,10 +61,10 @@ def decode_attention(args: DecodeArgs, tile: Tile | None = None) -> Tensor:
     tile = tile or choose(rows, cache.dtype == FLOAT8)
     if dim > LARGE_HEAD:
         tile = replace(tile, repeats=1, double=False)
-    if dim * cache.element_size() % LOAD_BYTES:  # a position would begin or end within a unit of the bulk fetch
+    if dim * cache.element_size() % FETCH_BYTES:  # a position would begin or end within a unit of the bulk fetch
         tile = replace(tile, fetched=False)
     width = next(width for width in WIDTHS if dim % width == 0)
-    streams = tile.warps * LANES // max(1, width * cache.element_size() // LOAD_BYTES)
+    streams = tile.warps * LANES // max(1, width * cache.element_size() // tile.load_bytes)
     partials = out
     if tile.splits > 1:
         partials = torch.empty(rows * heads * tile.splits * (dim + 2), dtype=torch.float32, device=qkv.device)
@@ -86,6 +90,7 @@ def decode_attention(args: DecodeArgs, tile: Tile | None = None) -> Tensor:
             SPLITS=tile.splits,
             DOUBLE=tile.double,
             FETCHED=tile.fetched,
+            STAGES=tile.stages,
             num_warps=tile.warps,
             **pdl_options(qkv),
         )

@@ -2,8 +2,9 @@
 
 from kernels.runtime.dispatch import Operator
 from kernels.thin_linear import op, reference
+from kernels.thin_linear.op import moments_for
 from kernels.thin_linear.reference import quantize_rows
 
 thin_linear = Operator("thin_linear", reference.ThinArgs, reference.thin_linear, triton=op.TRITON)
 
-__all__ = ["quantize_rows", "thin_linear"]
+__all__ = ["moments_for", "quantize_rows", "thin_linear"]

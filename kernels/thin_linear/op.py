@@ -8,14 +8,16 @@ import torch
 from torch import Tensor
 
 from kernels.runtime.custom_op import launch_op
-from kernels.runtime.device import DTYPES, triton_unsupported
+from kernels.runtime.device import DTYPES, capability, triton_unsupported
 from kernels.runtime.dispatch import Implementation
-from kernels.thin_linear.reference import MIN_COUNTERS, ThinArgs
+from kernels.thin_linear.reference import COLUMNS, MIN_COUNTERS, ThinArgs
 
 MAX_ROWS = 256  # row tiles read the weight again
 K_MULTIPLE = 16  # the loop over K of the tensor cores has no masks
+MOMENTS_CAPABILITY = 9  # major, of the GPUs on which products with moments were timed
+MOMENTS_ROWS = range(0)  # of a step whose products keep moments
 
-thin_linear = launch_op("thin_linear.thin_linear", ThinArgs)
+thin_linear = launch_op("thin_linear.thin_linear", ThinArgs, mutated="moments")
 
 
 @thin_linear.register_fake
@@ -27,14 +29,7 @@ def _(*flat: Any) -> Tensor:
 
 def unsupported(args: ThinArgs) -> str | None:
     """Return why the kernel cannot run this call, or None."""
-    x, weight, bias, residual, scale, counters = (
-        args.x,
-        args.weight,
-        args.bias,
-        args.residual,
-        args.scale,
-        args.counters,
-    )
+    x, weight, bias, residual, scale, normed, *_, counters, moments = args
     if (reason := triton_unsupported(x, bias, residual, scale, differentiable=False)) is not None:
         return reason
     if (reason := triton_unsupported(weight, dtypes=(*DTYPES, torch.int8), differentiable=False)) is not None:
@@ -51,7 +46,27 @@ def unsupported(args: ThinArgs) -> str | None:
         return f"K={x.shape[1]} must be a multiple of {K_MULTIPLE}"
     if counters is not None and counters.numel() < MIN_COUNTERS:
         return f"{counters.numel()} counters must be at least {MIN_COUNTERS}"
+    if moments is not None:
+        if normed and residual is not None:
+            return "moments are read and written by one call"
+        wanted = x.shape[0], (x.shape[1] if normed else weight.shape[0]) // COLUMNS, 2
+        if tuple(moments.shape) != wanted or not moments.is_contiguous():
+            return f"moments of shape {tuple(moments.shape)} must be {wanted}"
     return None
+
+
+def moments_for(x: Tensor) -> Tensor | None:
+    """Return memory for the moments of a step's activations, or None where products are faster without.
+
+    Args:
+        x: shape (R, K), the first activations of the step.
+    """
+    rows, width = x.shape
+    if rows not in MOMENTS_ROWS or width % COLUMNS or not x.is_cuda or x.dtype.itemsize != 2:
+        return None
+    if capability(x.device.index)[0] != MOMENTS_CAPABILITY:
+        return None
+    return x.new_empty((rows, width // COLUMNS, 2), dtype=torch.float32)
 
 
 TRITON = Implementation.of_op(thin_linear, unsupported)

@@ -12,6 +12,7 @@ from kernels.norm.reference import DeviationArgs, inverse_deviation
 
 INT8_MAX = 127
 MIN_COUNTERS = 4096
+COLUMNS = 64  # of a part of a row whose moments are kept
 
 
 class ThinArgs(NamedTuple):
@@ -28,6 +29,8 @@ class ThinArgs(NamedTuple):
         full_precision (bool): return float32 rather than the dtype of x.
         counters (Tensor): int32 zeros, MIN_COUNTERS of them, left zero; saves their allocation in calls that need no
             more. Calls that may run at the same time need counters of their own.
+        moments (Tensor): float32, shape (R, row / COLUMNS, 2), or None: means and summed squared differences from them
+            of parts of a row. A normed call reads those of x; a call with a residual writes those of its result.
     """
 
     x: Tensor
@@ -39,6 +42,7 @@ class ThinArgs(NamedTuple):
     gelu: bool = False
     full_precision: bool = False
     counters: Tensor | None = None
+    moments: Tensor | None = None
 
 
 def thin_linear(args: ThinArgs) -> Tensor:
@@ -47,7 +51,7 @@ def thin_linear(args: ThinArgs) -> Tensor:
     Returns:
         Tensor: shape (R, N), dtype of x, or float32 (float64 of float64 inputs).
     """
-    x, weight, bias, residual, scale, normed, gelu, full_precision, _ = args
+    x, weight, bias, residual, scale, normed, gelu, full_precision, _, moments = args
     product = F.linear(x, weight.to(x.dtype))
     product = product if product.dtype == torch.float64 else product.float()
     if scale is not None:
@@ -60,7 +64,17 @@ def thin_linear(args: ThinArgs) -> Tensor:
         product = F.gelu(product)
     if residual is not None:
         product = product + residual
-    return product if full_precision else product.to(x.dtype)
+    out = product if full_precision else product.to(x.dtype)
+    if residual is not None and moments is not None:
+        moments.copy_(moments_of(out))
+    return out
+
+
+def moments_of(x: Tensor) -> Tensor:
+    """Return the moments (R, row / COLUMNS, 2) of rows, float32 (float64 of float64 rows)."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    variance, mean = torch.var_mean(wide.unflatten(1, (-1, COLUMNS)), 2, correction=0)
+    return torch.stack((mean, variance * COLUMNS), 2)
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,8 +15,10 @@ import triton.language as tl
 
 from kernels.norm import reference
 from kernels.runtime.pdl import fetch_rows, start_next, wait_for_inputs
+from kernels.thin_linear.reference import COLUMNS as PART_COLUMNS
 
 EPS: tl.constexpr = tl.constexpr(reference.EPS)
+COLUMNS: tl.constexpr = tl.constexpr(PART_COLUMNS)
 SQRT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 GROUP: tl.constexpr = tl.constexpr(2)  # rows of x in registers at a time
 VECTOR: tl.constexpr = tl.constexpr(8)  # elements of a 16-byte load of two-byte values
@@ -240,21 +242,38 @@ def normalize_kernel(x, out, K: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.con
     tl.store(out + o_x, b_y.to(out.dtype.element_ty), mask=o_k < K)
 
 
+@triton.jit
+def _rstd_of_moments(moments, o_m, R, K: tl.constexpr):
+    """Return 1 / sqrt(variance + EPS) of rows o_m from the moments of their parts."""
+    PARTS: tl.constexpr = K // COLUMNS
+    o_part = tl.arange(0, triton.next_power_of_2(PARTS))
+    mask = (o_m < R)[:, None] & (o_part < PARTS)[None, :]
+    p_moment = moments + (o_m[:, None] * PARTS + o_part[None, :]) * 2
+    b_mean, b_squares = tl.load(p_moment, mask=mask, other=0.0), tl.load(p_moment + 1, mask=mask, other=0.0)
+    b_off = tl.where(mask, b_mean - (tl.sum(b_mean, 1) / PARTS)[:, None], 0.0)
+    return tl.rsqrt((tl.sum(b_squares, 1) + COLUMNS * tl.sum(b_off * b_off, 1)) / K + EPS)
+
+
 @triton.jit(do_not_specialize=["R"])
 def thin_matrix_kernel(
-    x, weight, scale, bias, residual, out, partials, counters, R,
+    x, weight, scale, bias, residual, moments, out, partials, counters, R,
     N: tl.constexpr, K: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-    SCALED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr, GELU: tl.constexpr,
+    SWAPPED: tl.constexpr, DESCRIBED: tl.constexpr, FETCHED: tl.constexpr, WRITTEN: tl.constexpr,
+    SCALED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr, NORMED: tl.constexpr, GELU: tl.constexpr,
     PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Compute a tile (BLOCK_M, BLOCK_N) of out (R, N) = gelu(scale x W^T + bias) + residual.
+    """Compute a tile (BLOCK_M, BLOCK_N) of out (R, N) = gelu(scale rstd x W^T + bias) + residual.
 
     Each of SPLITS programs sums a part of K, a multiple of BLOCK_K. The last to arrive adds the parts in their order.
 
     Args:
+        x, weight: pointers, or DESCRIBED tiles (BLOCK_M, BLOCK_K) and (BLOCK_N, BLOCK_K).
+        moments: (R, row / COLUMNS, 2) float32, those of x where NORMED, and of out where WRITTEN; a tile is a part.
         partials: (row tiles, column tiles, SPLITS, BLOCK_M, BLOCK_N) float32.
         counters: (row tiles, column tiles), zero before and after.
+        SWAPPED: the weight is the left operand, whose rows fill the tensor cores where those of x are few.
+        FETCHED: fetch the weight into the L2 cache before the inputs are there.
     """
     TILES: tl.constexpr = (N + BLOCK_N - 1) // BLOCK_N
     PART: tl.constexpr = K // SPLITS
@@ -265,24 +284,36 @@ def thin_matrix_kernel(
         tl.arange(0, BLOCK_K),
     )
     m_m, m_n = o_m < R, o_n < N
-    p_w = weight + tl.minimum(o_n, N - 1)[:, None] * K + i_split * PART + o_k[None, :]
-    p_x = x + tl.minimum(o_m, R - 1)[:, None] * K + i_split * PART + o_k[None, :]
-    b_scale, b_bias = 1.0, 0.0
+    if not DESCRIBED:
+        p_w = weight + tl.minimum(o_n, N - 1)[:, None] * K + i_split * PART + o_k[None, :]
+        p_x = x + tl.minimum(o_m, R - 1)[:, None] * K + i_split * PART + o_k[None, :]
+    b_scale, b_bias, b_rstd = 1.0, 0.0, 1.0
     if SCALED:
         b_scale = tl.load(scale + o_n, mask=m_n, other=0.0)[None, :]
     if BIASED:
         b_bias = tl.load(bias + o_n, mask=m_n, other=0.0).to(tl.float32)[None, :]
     start_next(PDL)
-    if PDL:
+    if PDL and FETCHED:
         fetch_rows(
             weight + tl.minimum(o_n, N - 1) * K + i_split * PART, PART * weight.dtype.element_ty.primitive_bitwidth // 8
         )
     wait_for_inputs(PDL)
-    # (BLOCK_M, BLOCK_N)
-    b_out = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if NORMED:
+        b_rstd = _rstd_of_moments(moments, o_m, R, K)[:, None]
+    b_out = tl.zeros((BLOCK_N, BLOCK_M) if SWAPPED else (BLOCK_M, BLOCK_N), tl.float32)
     for k in tl.range(0, PART, BLOCK_K, num_stages=STAGES):
-        b_x, b_w = tl.load(p_x + k), tl.load(p_w + k)
-        b_out = tl.dot(b_x, tl.trans(b_w.to(b_x.dtype)), b_out, input_precision=PRECISION)
+        if DESCRIBED:
+            b_w = weight.load([i_tile * BLOCK_N, i_split * PART + k])
+            b_x = x.load([i_rows * BLOCK_M, i_split * PART + k])
+        else:
+            b_x, b_w = tl.load(p_x + k), tl.load(p_w + k)
+        if SWAPPED:
+            b_out = tl.dot(b_w.to(b_x.dtype), tl.trans(b_x), b_out, input_precision=PRECISION)
+        else:
+            b_out = tl.dot(b_x, tl.trans(b_w.to(b_x.dtype)), b_out, input_precision=PRECISION)
+    # (BLOCK_M, BLOCK_N)
+    if SWAPPED:
+        b_out = tl.trans(b_out)
     last = True
     if SPLITS > 1:
         o_part = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
@@ -297,9 +328,17 @@ def thin_matrix_kernel(
                 b_out += tl.load(p_part + i * (BLOCK_M * BLOCK_N), cache_modifier=".cg")
             tl.store(counters + i_output, 0)
     if last:
-        b_y = _finish(b_out, 1.0, b_scale, b_bias, False, GELU)
+        b_y = _finish(b_out, b_rstd, b_scale, b_bias, NORMED, GELU)
         mask = m_m[:, None] & m_n[None, :]
         o_out = o_m[:, None] * N + o_n[None, :]
         if ADDED:
             b_y += tl.load(residual + o_out, mask=mask, other=0.0).to(tl.float32)
-        tl.store(out + o_out, b_y.to(out.dtype.element_ty), mask=mask)
+        b_y = b_y.to(out.dtype.element_ty)
+        tl.store(out + o_out, b_y, mask=mask)
+        if WRITTEN:
+            b_y = b_y.to(tl.float32)
+            b_mean = tl.sum(b_y, 1) / BLOCK_N
+            b_off = b_y - b_mean[:, None]
+            p_moment = moments + (o_m * TILES + i_tile) * 2
+            tl.store(p_moment, b_mean, mask=m_m)
+            tl.store(p_moment + 1, tl.sum(b_off * b_off, 1), mask=m_m)

@@ -12,7 +12,7 @@ from kernels import fold
 from kernels.decode_attention import decode_attention
 from kernels.decode_attention.reference import bits
 from kernels.decode_attention.reference import stored as rounded
-from kernels.thin_linear import quantize_rows, thin_linear
+from kernels.thin_linear import moments_for, quantize_rows, thin_linear
 from kernels.thin_linear.reference import MIN_COUNTERS
 from model.generator.kv_cache import KVCache
 from model.generator.lm import Block, LanguageModel
@@ -114,13 +114,16 @@ class PackedLanguageModel:
         Returns:
             (R, vocabulary) float32 logits of the token after.
         """
+        moments = moments_for(x)
+        known: Tensor | None = None  # those of the embeddings are not
         for index, layer in enumerate(self.layers):
-            qkv = self._multiply(x, layer.qkv).view(len(x), 3, self.config.heads, self.config.head_dim)
+            qkv = self._multiply(x, layer.qkv, moments=known).view(len(x), 3, self.config.heads, self.config.head_dim)
             attended = decode_attention(qkv, cache.layer(index), slots, lengths, self.counters)
-            x = self._multiply(attended.flatten(1), layer.out, residual=x)
-            hidden = self._multiply(x, layer.hidden, gelu=True)
-            x = self._multiply(hidden, layer.down, residual=x)
-        return self._multiply(x, self.head, full_precision=True)
+            x = self._multiply(attended.flatten(1), layer.out, residual=x, moments=moments)
+            hidden = self._multiply(x, layer.hidden, gelu=True, moments=moments)
+            x = self._multiply(hidden, layer.down, residual=x, moments=moments)
+            known = moments
+        return self._multiply(x, self.head, full_precision=True, moments=known)
 
     def append(self, ids: Tensor, positions: Tensor, cache: KVCache, slot: Tensor, places: Tensor, bound: int) -> None:
         """Store the keys and values of consecutive tokens of one sequence; their logits are not computed.
@@ -153,6 +156,7 @@ class PackedLanguageModel:
         residual: Tensor | None = None,
         gelu: bool = False,
         full_precision: bool = False,
+        moments: Tensor | None = None,
     ) -> Tensor:
         return thin_linear(
             x,
@@ -164,4 +168,5 @@ class PackedLanguageModel:
             gelu=gelu,
             full_precision=full_precision,
             counters=self.counters,
+            moments=moments,
         )

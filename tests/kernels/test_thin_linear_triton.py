@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from absent_gpu import on_gpu, refusal
+from absent_gpu import capability, on_gpu, refusal
 from ahead import MAX_SHARED_BYTES, compiled_for, needs_compiler, spill_bytes
 
-from kernels.thin_linear import launch, thin_linear
+from kernels.thin_linear import launch, moments_for, op, thin_linear
 from kernels.thin_linear.reference import ThinArgs
 
 
@@ -42,6 +42,36 @@ def test_held_weights_reach_the_tensor_cores_without_shared_memory():
     assert compiled[0].metadata.shared <= 4 * 16 * 16 * 4
 
 
+@needs_compiler
+@pytest.mark.parametrize("target", [80, 90])
+def test_products_with_moments_compile_ahead(target):
+    """The weight fills the tensor cores, whose Hopper form takes both operands from shared memory."""
+    with compiled_for(target) as compiled:
+        for columns, inner in ((4608, 1536), (1536, 6144), (9193, 1536)):
+            added = columns < inner
+            moments = zeros(32, 24, 2, dtype=torch.float32)
+            args = ThinArgs(zeros(32, inner), zeros(columns, inner), zeros(columns, dtype=torch.float32))
+            args = args._replace(residual=zeros(32, columns) if added else None, normed=not added, moments=moments)
+            launch.thin_linear(args)
+    assert {kernel.name for kernel in compiled} == {"thin_matrix_kernel"}
+    assert all(kernel.metadata.shared <= MAX_SHARED_BYTES[target] for kernel in compiled)
+    assert {spill_bytes(kernel) for kernel in compiled} == {0}
+    if target == 90:
+        assert all("wgmma.mma_async.sync.aligned.m64n32k16" in kernel.asm["ptx"] for kernel in compiled)
+
+
+@pytest.mark.usefixtures("_gpu")
+def test_moments_are_kept_by_steps_of_the_rows_that_were_timed(monkeypatch):
+    monkeypatch.setattr(op, "MOMENTS_ROWS", range(17, 33))
+    assert moments_for(on_gpu(32, 1536)).shape == (32, 24, 2)
+    assert moments_for(on_gpu(33, 1536)) is None
+    assert moments_for(on_gpu(32, 1530)) is None
+    assert moments_for(on_gpu(32, 1536, dtype=torch.float32)) is None
+    assert moments_for(zeros(32, 1536)) is None
+    with capability(8, 0):
+        assert moments_for(on_gpu(32, 1536)) is None
+
+
 @pytest.mark.usefixtures("_gpu")
 def test_unsupported_calls():
     def unsupported(rows: int = 2, inner: int = 64, dtype: torch.dtype = torch.bfloat16, **others) -> str | None:
@@ -57,3 +87,7 @@ def test_unsupported_calls():
     assert "must be matrices" in unsupported(weight=on_gpu(8, 32))
     assert "9 counters must be at least 4096" in unsupported(counters=on_gpu(9, dtype=torch.int32))
     assert "requires gradients" in unsupported(weight=on_gpu(8, 64).requires_grad_())
+    moments = on_gpu(2, 1, 2, dtype=torch.float32)
+    assert unsupported(normed=True, moments=moments) is None
+    assert "must be (2, 0, 2)" in unsupported(moments=moments)
+    assert "read and written by one call" in unsupported(normed=True, moments=moments, residual=on_gpu(2, 8))

@@ -7,13 +7,18 @@ import torch
 
 from kernels.thin_linear import launch, op, quantize_rows
 from kernels.thin_linear.launch import Tile
-from kernels.thin_linear.reference import MIN_COUNTERS, ThinArgs, thin_linear
+from kernels.thin_linear.reference import COLUMNS, MIN_COUNTERS, ThinArgs, moments_of, thin_linear
 
 HELD = [Tile("held", 16, 8, warps=2), Tile("held", 16, 16, 2, warps=1), Tile("held", 16, 16)]
 STREAMED = [
     Tile("streamed", 16, 32, inner=16),
     Tile("streamed", 16, 16, 2, inner=32, stages=2),
     Tile("streamed", 32, 32, 4, inner=16),
+]
+WITH_MOMENTS = [
+    Tile("streamed", 32, COLUMNS, inner=32, swapped=True, fetched=False),
+    Tile("streamed", 32, COLUMNS, 2, inner=32, swapped=True, described=True),
+    Tile("streamed", 64, COLUMNS, 2, inner=64, described=True),
 ]
 VECTOR = Tile("vector", 3, 4, warps=1, inner=256)
 
@@ -26,7 +31,8 @@ def draw(rows, columns, inner, **others):
 
 
 def right(args):
-    return thin_linear(ThinArgs(*(x.double() if torch.is_tensor(x) and x.is_floating_point() else x for x in args)))
+    exact = (x.double() if torch.is_tensor(x) and x.is_floating_point() else x for x in args)
+    return thin_linear(ThinArgs(*exact)._replace(moments=None))
 
 
 def check(args, tile=None):
@@ -52,6 +58,16 @@ def test_vectors_equal_float64(rows, columns, inner, normed):
 def test_streamed_weights_equal_float64(tile):
     check(draw(19, 40, 64, gelu=True, normed=True), tile)
     check(draw(70, 40, 64), tile)
+
+
+@pytest.mark.parametrize("tile", [*WITH_MOMENTS, None])
+def test_norms_by_moments_equal_float64(tile):
+    """A product leaves the moments of its result, and the next one takes them."""
+    first = draw(37, 2 * COLUMNS, 128)
+    first = first._replace(moments=torch.full((37, 2, 2), torch.nan), residual=first.residual + 3)
+    x = check(first, tile)
+    torch.testing.assert_close(first.moments, moments_of(x), rtol=1e-5, atol=1e-4)
+    check(draw(37, 70, 2 * COLUMNS, normed=True, gelu=True)._replace(x=x, residual=None, moments=first.moments), tile)
 
 
 @pytest.mark.parametrize(
@@ -103,3 +119,5 @@ def test_output_dtype_and_no_rows():
 
 def test_operator_passes_opcheck():
     torch.library.opcheck(op.thin_linear, tuple(draw(2, 24, 64)))
+    args = draw(2, COLUMNS, 64)._replace(moments=torch.zeros(2, 1, 2))
+    torch.library.opcheck(op.thin_linear, tuple(args))
