@@ -46,11 +46,12 @@ SERVICE = {
         *("sandbox", "settings", "stored_answer", "trace", "types"),
     },
     "cluster": {
-        *("api", "chunks", "drain_rate", "engine", "errors", "flow", "in_process", "jobs", "link", "metrics"),
+        *("allocator", "api", "chunks", "drain_rate", "engine", "errors", "flow", "in_process"),
+        *("jobs", "link", "metrics"),
         *("sandbox", "scheduling", "settings", "stored_answer", "trace", "tracing", "types"),
     },
     "client": {"errors", "formats", "types"},
-    "bulk": {"chunks", "engine", "errors", "formats", "operations", "scheduling", "settings", "types"},
+    "bulk": {"allocator", "chunks", "engine", "errors", "formats", "operations", "scheduling", "settings", "types"},
     "cli": {
         *(
             "bulk",

@@ -20,6 +20,7 @@ from media.errors import MediaError
 from media.frame_reader import FrameReader
 from media.kinds import Kind
 from model.codes.info import EncodingOptions
+from service.allocator import keep_freed_blocks
 from service.bulk.reading import View, open_film, read_views
 from service.bulk.sources import Item
 
@@ -131,6 +132,7 @@ def main(channel: int, memory: int, size: int, options: dict[str, Any], leave_re
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE_BYTES + size, ADDRESS_SPACE_BYTES + size))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     av.logging.set_level(None)
+    keep_freed_blocks()
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # training reads such pictures too
     Decoder(Connection(channel), mmap.mmap(memory, size), EncodingOptions(**options), leave_resize).run()
 

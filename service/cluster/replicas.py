@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ray.serve.handle import DeploymentHandle
 
 from media.limits import MIB
+from service.allocator import keep_freed_blocks
 from service.api.app import create_app
 from service.api.drain import Gate
 from service.chunks import ChunkInput, ChunkOutput
-from service.cluster.allocator import keep_freed_blocks
 from service.cluster.autoscaling import LoadMeter
 from service.cluster.coalescer import Coalescer
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend

@@ -14,10 +14,10 @@ ARENAS = 2  # each keeps as much, and the interpreter's lock lets one thread all
 
 
 def keep_freed_blocks() -> None:
-    """Let the C library keep the memory of bodies for the next ones, where it is glibc.
+    """Let the C library keep the memory of bodies and pictures for the next ones, where it is glibc.
 
     By itself it gives large blocks back to the kernel, which zeroes each page anew: a third of the CPU time of a body
-    of many pictures.
+    of many pictures, and half of that of decoding a small JPEG.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
