@@ -16,7 +16,7 @@ runtime:  ## install what serving needs
 dev:  ## install everything: serving, training, tests, style
 	$(ALONE) $(MAKE) -s $(VENV)/.dev
 
-tools:  ## unpack Prometheus, promtool and amtool for the tests of deploy/ (Debian)
+tools:  ## unpack Prometheus, promtool, amtool and Redis for the tests (Debian)
 	$(ALONE) tests/deploy/fetch-tools build/tools
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
@@ -53,8 +53,8 @@ TORCH_CPU ?= https://download.pytorch.org/whl/cpu
 LOCK := $(BIN)/uv pip compile -q --generate-hashes --no-annotate --python-version 3.11 --custom-compile-command 'make lock'
 lock: runtime  ## write deploy/locks anew: every package of the image, with its hashes
 	$(PIP) uv
-	$(LOCK) -c constraints.txt $(if $(findstring ://,$(TORCH_CPU)),--index-strategy unsafe-best-match --extra-index-url,--find-links) $(TORCH_CPU) --extra otlp pyproject.toml -o deploy/locks/cpu.txt
-	$(LOCK) -c constraints.txt --extra otlp pyproject.toml -o deploy/locks/cuda.txt
+	$(LOCK) -c constraints.txt $(if $(findstring ://,$(TORCH_CPU)),--index-strategy unsafe-best-match --extra-index-url,--find-links) $(TORCH_CPU) --extra otlp --extra redis pyproject.toml -o deploy/locks/cpu.txt
+	$(LOCK) -c constraints.txt --extra otlp --extra redis pyproject.toml -o deploy/locks/cuda.txt
 	$(LOCK) deploy/locks/tools.in -o deploy/locks/tools.txt
 
 bench: dev  ## print the timing tables

@@ -17,6 +17,7 @@ from service.jobs.queue import JobQueue
 from service.jobs.records import Quotas
 from service.jobs.runner import Runner
 from service.jobs.sqlite_store import SqliteStore
+from service.jobs.store import JobStore
 from service.jobs.work import GenerateWork
 from service.operations.bundles import find_card
 from service.scheduling.batcher import Batcher
@@ -289,11 +290,11 @@ def _check(fault: Exception | None, busy_seconds: float, seconds: float) -> None
         raise RuntimeError(f"A batch or a step has been running for {busy_seconds:.0f} s.")
 
 
-def job_store(settings: Settings, folder: Path) -> SqliteStore:
-    """Return the jobs in a folder, which one process owns at a time.
+def job_store(settings: Settings, folder: Path) -> JobStore:
+    """Return the jobs in Redis where a setting names one, else in a folder, which one process owns at a time.
 
     Raises:
-        StoreInUseError, OSError, sqlite3.Error: the folder cannot be used.
+        OSError, sqlite3.Error: Redis or the folder cannot be used.
     """
     quotas = Quotas(
         settings.max_jobs,
@@ -303,7 +304,11 @@ def job_store(settings: Settings, folder: Path) -> SqliteStore:
         settings.job_lease_seconds,
         settings.job_tries,
     )
-    return SqliteStore(folder, quotas)
+    if settings.jobs_redis is None:
+        return SqliteStore(folder, quotas)
+    from service.jobs.redis_store import RedisStore  # of an extra
+
+    return RedisStore(settings.jobs_redis.get_secret_value(), quotas)
 
 
 def job_runner(

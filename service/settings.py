@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -168,6 +168,11 @@ class Settings(BaseSettings):
     )
     jobs_folder: Path | None = Field(
         None, description="where jobs and their content are kept; none keeps them while the service runs"
+    )
+    jobs_redis: SecretStr | None = Field(
+        None,
+        description='Redis or Valkey that keeps them instead, such as "redis://:password@host:6379/0"; needs the extra '
+        "`redis`",
     )
     job_slots: int = Field(2, ge=1, description="jobs that one ingress replica works on at a time")
     job_seconds: float = Field(

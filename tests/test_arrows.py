@@ -78,6 +78,7 @@ KEEPERS = {
     "starlette": ("service.api.",),
     "prometheus_client": ("service.metrics.",),
     "opentelemetry": ("service.tracing",),
+    "redis": ("service.jobs.redis_store",),
     "httpx": ("service.client.", "service.cluster.app."),
     "pydantic_settings": ("service.settings",),
     "msgpack": ("service.formats.msgpack",),

@@ -68,6 +68,8 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
     settings = _find_bundles(settings)
     if settings.otlp_endpoint is not None and importlib.util.find_spec(OTLP_MODULE) is None:
         raise StartError("OMNITOK_OTLP_ENDPOINT needs OpenTelemetry's exporter. Install `omnitok[otlp]`.")
+    if settings.jobs_redis is not None and importlib.util.find_spec("redis") is None:
+        raise StartError("OMNITOK_JOBS_REDIS needs a client of Redis. Install `omnitok[redis]`.")
     if (jobs_folder := settings.jobs_folder or (folder and folder / "jobs")) is not None:
         settings = settings.model_copy(update={"jobs_folder": jobs_folder.resolve()})  # replicas may run elsewhere
     gpus = _gpus_wanted(settings)

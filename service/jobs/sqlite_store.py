@@ -12,16 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from service.errors import ProblemError
 from service.jobs.artifacts import Artifacts
 from service.jobs.database import Connect, connect, job_of, lock_folder, open_database
 from service.jobs.records import STATUSES, Claim, EventName, Job, JobCounts, JobEvent, Kind, NewJob, Quotas
+from service.jobs.refusals import LOST, TOO_LATE, key_conflict, store_full, too_many_jobs
 
 log = logging.getLogger("ray.serve")
-
-RETRY_SECONDS = 30.0
-LOST = {"code": "internal", "detail": "Every worker that took the job was lost. The service's log may say why."}
-TOO_LATE = {"code": "deadline-exceeded", "detail": "No worker had time for the job. Send it again."}
 
 
 class SqliteStore:
@@ -69,7 +65,7 @@ class SqliteStore:
             known = self._row("id = ? OR (owner = ? AND key = ?)", new.id, new.owner, new.key)
             if known is not None:
                 if known["fingerprint"] != new.fingerprint:
-                    raise ProblemError("idempotency-conflict", "Another request came with this key. Use a new one.")
+                    raise key_conflict()
                 return job_of(known)
             self._check_room(new)
             self._make_room(now, gone, jobs=1, size=len(new.request))
@@ -333,11 +329,9 @@ class SqliteStore:
             (new.owner,),
         ).fetchone()
         if own >= quotas.waiting_jobs:
-            detail = f"{own} of your jobs are not finished. Wait for one of them, or cancel one."
-            raise ProblemError("rate-limited", detail, quotas.waiting_jobs, own, retry_after_seconds=RETRY_SECONDS)
+            raise too_many_jobs(own, quotas.waiting_jobs)
         if jobs >= quotas.jobs or size + len(new.request) > quotas.content_bytes:
-            detail = f"{jobs} jobs of {size} bytes wait already. Try again later."
-            raise ProblemError("overloaded", detail, retry_after_seconds=RETRY_SECONDS)
+            raise store_full(jobs, size)
 
     def _make_room(self, now: float, gone: list[str], jobs: int = 0, size: int = 0) -> None:
         """Remove finished jobs that are too old, and the oldest of whoever has most until so much more fits."""

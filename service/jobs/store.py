@@ -1,4 +1,4 @@
-"""The store of jobs as its users see it. `SqliteStore` keeps one machine's jobs; a store of several would fit here."""
+"""The store of jobs as its users see it: `SqliteStore` keeps one machine's jobs, `RedisStore` those of several."""
 
 from __future__ import annotations
 

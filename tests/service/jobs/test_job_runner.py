@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
+from stores import Place
 
 from service.errors import ProblemError
 from service.jobs.queue import JobQueue, LocalJobQueue
 from service.jobs.records import Claim, NewJob, Quotas
 from service.jobs.runner import PIECE_BYTES, Runner, Work
-from service.jobs.sqlite_store import SqliteStore
 
 LEASE_SECONDS = 1.0
 QUOTAS = Quotas(100, 2**30, 1000, 100, LEASE_SECONDS, 3)
@@ -45,8 +46,8 @@ class Detached(JobQueue):
 
 
 @pytest.fixture
-async def queue(tmp_path: Path) -> AsyncIterator[LocalJobQueue]:
-    queue = LocalJobQueue(SqliteStore(tmp_path, QUOTAS))
+async def queue(place: Place) -> AsyncIterator[LocalJobQueue]:
+    queue = LocalJobQueue(place.open(QUOTAS, time.time))
     yield queue
     queue.close()
 
@@ -102,7 +103,8 @@ async def test_every_job_is_done_once(queue: LocalJobQueue) -> None:
         for name in names:
             await wait(queue, name)
             assert await queue.read("", name, 0, 99) == name.upper().encode()
-    assert sorted(done) == sorted(names)
+        losses = [(await queue.get("", name)).losses for name in names]  # of leases, where the machine is slow
+    assert Counter(done) == {name: 1 + lost for name, lost in zip(names, losses, strict=True)}
 
 
 async def test_a_worker_that_was_cut_off_publishes_nothing(queue: LocalJobQueue) -> None:
@@ -187,7 +189,7 @@ async def test_a_cancelled_job_ends_its_work(queue: LocalJobQueue) -> None:
     assert (await queue.get("", "a")).status == "cancelled"
 
 
-async def test_a_disk_that_fails_is_a_refusal(queue: LocalJobQueue, tmp_path: Path) -> None:
+async def test_a_content_that_lacks_pieces_is_a_refusal(queue: LocalJobQueue) -> None:
     await queue.submit(new("a"))
     claim = await queue.claim("w")
     assert claim is not None

@@ -1,4 +1,4 @@
-"""The store of jobs: quotas, order and callers by example; `test_job_store_machine.py` has leases and crashes."""
+"""The stores of jobs: quotas, order and callers by example; `test_job_store_machine.py` has leases and crashes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stores import Place
 
 from service.errors import ProblemError
 from service.jobs import database
 from service.jobs.database import StoreInUseError
 from service.jobs.records import NewJob, Quotas
 from service.jobs.sqlite_store import SqliteStore
+from service.jobs.store import JobStore
 
 QUOTAS = Quotas(jobs=4, content_bytes=100, finished_seconds=1000, waiting_jobs=3, lease_seconds=10, tries=2)
 
@@ -33,8 +35,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store(tmp_path: Path, clock: Clock) -> Iterator[SqliteStore]:
-    store = SqliteStore(tmp_path, QUOTAS, clock)
+def store(place: Place, clock: Clock) -> Iterator[JobStore]:
+    store = place.open(QUOTAS, clock)
     yield store
     store.close()
 
@@ -43,7 +45,7 @@ def new(name: str, owner: str = "", **fields: object) -> NewJob:
     return replace(NewJob(name, owner, "job", {"model": "m"}, b"work", 8), **fields)  # type: ignore[arg-type]
 
 
-def complete(store: SqliteStore, content: bytes = b"made") -> str:
+def complete(store: JobStore, content: bytes = b"made") -> str:
     """Make the content of the next job; return its id."""
     claim = store.claim("worker")
     assert claim is not None
@@ -52,7 +54,7 @@ def complete(store: SqliteStore, content: bytes = b"made") -> str:
     return claim.job.id
 
 
-def test_a_job_goes_through_its_life(store: SqliteStore, clock: Clock) -> None:
+def test_a_job_goes_through_its_life(store: JobStore, clock: Clock) -> None:
     assert store.submit(new("a")).status == "queued"
     claim = store.claim("w")
     assert claim is not None
@@ -78,7 +80,7 @@ def test_a_job_goes_through_its_life(store: SqliteStore, clock: Clock) -> None:
     assert store.renew("a", claim.token, 5) is False
 
 
-def test_a_file_that_lacks_pieces_is_not_published(store: SqliteStore) -> None:
+def test_a_file_that_lacks_pieces_is_not_published(store: JobStore) -> None:
     store.submit(new("a"))
     claim = store.claim("w")
     assert claim is not None
@@ -88,7 +90,7 @@ def test_a_file_that_lacks_pieces_is_not_published(store: SqliteStore) -> None:
     assert store.get("", "a").status == "in_progress"  # type: ignore[union-attr]
 
 
-def test_callers_see_their_own(store: SqliteStore) -> None:
+def test_callers_see_their_own(store: JobStore) -> None:
     for name, owner in (("a", "ann"), ("b", "bob"), ("c", "ann")):
         store.submit(new(name, owner))
     assert [job.id for job in store.jobs("ann", 9)] == ["c", "a"]
@@ -102,20 +104,20 @@ def test_callers_see_their_own(store: SqliteStore) -> None:
     assert store.get("ann", "a") is not None
 
 
-def test_callers_take_turns(store: SqliteStore) -> None:
+def test_callers_take_turns(store: JobStore) -> None:
     for name, owner in (("a1", "ann"), ("a2", "ann"), ("a3", "ann"), ("b1", "bob")):
         store.submit(new(name, owner))
     claims = [store.claim(f"w{number}") for number in range(4)]
     assert [claim.job.id for claim in claims if claim] == ["a1", "b1", "a2", "a3"]
 
 
-def test_a_claim_is_repeated_for_its_worker(store: SqliteStore) -> None:
+def test_a_claim_is_repeated_for_its_worker(store: JobStore) -> None:
     store.submit(new("a"))
     assert store.claim("w") == store.claim("w") is not None
     assert store.claim("other") is None
 
 
-def test_a_key_makes_one_job(store: SqliteStore) -> None:
+def test_a_key_makes_one_job(store: JobStore) -> None:
     first = store.submit(new("a", key="k", fingerprint="f"))
     assert store.submit(new("b", key="k", fingerprint="f")) == first
     assert store.submit(new("c", owner="bob", key="k", fingerprint="g")).id == "c"
@@ -124,7 +126,7 @@ def test_a_key_makes_one_job(store: SqliteStore) -> None:
     assert store.submit(new("a", key="k", fingerprint="f")) == first
 
 
-def test_a_caller_has_so_many_unfinished_jobs(store: SqliteStore) -> None:
+def test_a_caller_has_so_many_unfinished_jobs(store: JobStore) -> None:
     for name in "abc":
         store.submit(new(name))
     with pytest.raises(ProblemError, match="rate-limited"):
@@ -137,19 +139,19 @@ def test_a_caller_has_so_many_unfinished_jobs(store: SqliteStore) -> None:
     assert store.get("", "a") is None, "a finished record makes way"
 
 
-def test_the_oldest_content_of_who_has_most_makes_way(store: SqliteStore, tmp_path: Path) -> None:
+def test_the_oldest_content_of_who_has_most_makes_way(store: JobStore, place: Place) -> None:
     for name, owner in (("b", "bob"), ("a1", "ann"), ("a2", "ann")):
         store.submit(new(name, owner))
         complete(store, b"x" * 30)
     store.submit(new("c", "cid", request=b"x" * 11))
     assert store.get("ann", "a1") is None
     assert store.get("bob", "b") is not None
-    assert len(list((tmp_path / "content").iterdir())) == 2
+    assert len(place.contents()) == 2
     with pytest.raises(ProblemError, match="overloaded"):
         store.submit(new("d", "cid", request=b"x" * 90))
 
 
-def test_content_beyond_the_quota_leaves_itself_alone(store: SqliteStore) -> None:
+def test_content_beyond_the_quota_leaves_itself_alone(store: JobStore) -> None:
     store.submit(new("a"))
     complete(store)
     store.submit(new("b"))
@@ -158,7 +160,7 @@ def test_content_beyond_the_quota_leaves_itself_alone(store: SqliteStore) -> Non
     assert store.read("", "b", 0, 200) == b"x" * 200
 
 
-def test_finished_jobs_go_when_they_are_old(store: SqliteStore, clock: Clock, tmp_path: Path) -> None:
+def test_finished_jobs_go_when_they_are_old(store: JobStore, clock: Clock, place: Place) -> None:
     store.submit(new("a"))
     complete(store)
     clock.now += QUOTAS.finished_seconds - 1
@@ -168,10 +170,10 @@ def test_finished_jobs_go_when_they_are_old(store: SqliteStore, clock: Clock, tm
     assert counts.by_status == {"queued": 1, "in_progress": 0, "completed": 0, "failed": 0, "cancelled": 0}
     assert counts.oldest_queued_seconds == 2
     assert counts.content_bytes == len(b"work")
-    assert not list((tmp_path / "content").iterdir())
+    assert not place.contents()
 
 
-def test_a_job_that_waits_for_too_long_fails(store: SqliteStore, clock: Clock) -> None:
+def test_a_job_that_waits_for_too_long_fails(store: JobStore, clock: Clock) -> None:
     store.submit(new("a"))
     clock.now += QUOTAS.finished_seconds + 1
     store.sweep()
@@ -180,7 +182,7 @@ def test_a_job_that_waits_for_too_long_fails(store: SqliteStore, clock: Clock) -
     assert (job.status, job.error and job.error["code"]) == ("failed", "deadline-exceeded")
 
 
-def test_a_job_that_ends_its_workers_fails(store: SqliteStore, clock: Clock) -> None:
+def test_a_job_that_ends_its_workers_fails(store: JobStore, clock: Clock) -> None:
     store.submit(new("a"))
     for _ in range(QUOTAS.tries):
         assert store.claim("w") is not None
@@ -191,7 +193,7 @@ def test_a_job_that_ends_its_workers_fails(store: SqliteStore, clock: Clock) -> 
     assert (job.status, job.error and job.error["code"]) == ("failed", "internal")
 
 
-def test_a_job_that_was_given_back_waits(store: SqliteStore, clock: Clock) -> None:
+def test_a_job_that_was_given_back_waits(store: JobStore, clock: Clock) -> None:
     store.submit(new("a"))
     claim = store.claim("w")
     assert claim is not None
@@ -218,10 +220,12 @@ def test_a_killed_owner_lets_go_and_loses_nothing(tmp_path: Path) -> None:
     store.close()
 
 
-def test_one_process_owns_a_folder(store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_owns_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "OPEN_SECONDS", 0.0)
+    store = SqliteStore(tmp_path, QUOTAS)
     with pytest.raises(StoreInUseError, match="Name another folder"):
         SqliteStore(tmp_path, QUOTAS)
+    store.close()
 
 
 def test_tables_of_another_version_are_refused(tmp_path: Path) -> None:
