@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from starlette.responses import Response
 
 from media.errors import MediaError
+from service.api.body import INLINE_BYTES
 from service.api.caller import NOT_BEGUN
 from service.api.exchange import Exchange
 from service.errors import ProblemError
@@ -101,7 +102,7 @@ async def answer_items(
         ]
         return pack({"items": answers})
 
-    data = await asyncio.to_thread(write)
+    data = write() if sum(map(_bytes, outcomes)) <= INLINE_BYTES else await asyncio.to_thread(write)
     kind = PartialResponse if refused else Response
     return kind(data, headers={"Vary": "Accept"}, media_type=MSGPACK)
 
@@ -120,6 +121,11 @@ async def work_on_each(
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(upload)) for upload in uploads]
     return [task.result() for task in tasks]
+
+
+def _bytes(outcome: Outcome) -> int:
+    fields = outcome.values() if isinstance(outcome, dict) else ()
+    return sum(len(field["data"]) for field in fields if isinstance(field, dict) and "data" in field)
 
 
 def _problem(error: ProblemError | MediaError) -> ProblemError:

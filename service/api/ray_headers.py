@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.api.deadline import HEADER as TIMEOUT
 from service.formats.media_types import MSGPACK_SEQUENCE
 
 DISCONNECT_DISABLED = "X-Request-Disconnect-Disabled"
+# Routes whose bodies are large. They watch the connection themselves, by reading: a body that nobody reads is not sent,
+# and its pieces do not pass through a task and a queue of Ray's.
+WATCHED = {"/encode", "/decode", "/reconstruct"}
 # The header that makes a request of a route a stream. Another route would take the bound of 0 for the caller's own.
 STREAMS = {"/encode": "accept", "/decode": "content-type"}
 
 
-class UnboundedStreams:
-    """Lifts Ray's bounds from streams, whose chunks have bounds of their own.
+class RayHeaders:
+    """Has Ray leave connections to the routes that watch them, and lifts its bounds from streams, which have their own.
 
     Args:
         app: what it wraps.
@@ -25,11 +28,9 @@ class UnboundedStreams:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any ASGI kind."""
-        if scope["type"] == "http":
-            name = STREAMS.get(scope["path"].removeprefix("/v1"))
-            if name is not None and MSGPACK_SEQUENCE in Headers(scope=scope).get(name, "").lower():
-                headers = MutableHeaders(scope=scope)
+        if scope["type"] == "http" and (path := scope["path"].removeprefix("/v1")) in WATCHED:
+            headers = MutableHeaders(scope=scope)
+            headers[DISCONNECT_DISABLED] = "?1"
+            if path in STREAMS and MSGPACK_SEQUENCE in headers.get(STREAMS[path], "").lower():
                 headers[TIMEOUT] = "0"  # none
-                # The replica watches the connection itself, by reading: a body that nobody reads is not sent.
-                headers[DISCONNECT_DISABLED] = "?1"
         await self._app(scope, receive, send)

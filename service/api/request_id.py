@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api.errors import problem_response
-from service.api.ray_headers import UnboundedStreams
+from service.api.ray_headers import RayHeaders
 from service.api.ray_refusals import RayRefusals
 from service.errors import ProblemError
 
@@ -62,4 +62,4 @@ class RequestId:
 
 def before_ray() -> list[Middleware]:
     """For Ray's HTTP servers: they read the id as it came, add theirs to answers, bound streams and refuse in text."""
-    return [Middleware(RequestId), Middleware(UnboundedStreams), Middleware(RayRefusals)]
+    return [Middleware(RequestId), Middleware(RayHeaders), Middleware(RayRefusals)]

@@ -10,11 +10,12 @@ from functools import partial
 from starlette.responses import Response
 
 from media.identify import VIDEO_TYPES
+from service.api.body import INLINE_BYTES
 from service.api.exchange import Exchange
 from service.api.items import Claim, Items, Outcome, answer_items
 from service.api.negotiation import accepts_by_name
 from service.api.parsing import ENCODE_MEDIA, MediaUpload
-from service.api.routes.route import INLINE_BYTES, Route
+from service.api.routes.route import Route
 from service.api.streaming import BodyStream, StreamForm
 from service.formats.codes import CODES_TYPES, write_codes
 from service.formats.media_types import MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from media.identify import IMAGE_TYPES, MEDIA_TYPES
-from service.api.body import ALIASES, Body, BodyKind, declared_bytes, read_body, while_connected
+from service.api.body import ALIASES, INLINE_BYTES, Body, BodyKind, declared_bytes, read_body, while_connected
 from service.api.caller import caller_of, flow_of, owner_of
 from service.api.deadline import Deadline
 from service.api.event_stream import EventStream
@@ -31,7 +31,6 @@ from service.formats.media_types import MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM
 from service.operations.options import RouteOptions
 from service.settings import Limits, Settings
 
-INLINE_BYTES = 2**20  # of a body that is parsed at once: a thread costs as much as ten copies of a picture
 INLINE_TYPES = {MSGPACK, OCTET_STREAM, *IMAGE_TYPES}  # whose parsers look at little more than their first bytes
 
 

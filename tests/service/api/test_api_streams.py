@@ -21,7 +21,7 @@ from api_server import VQ, BlockBackend, Server, eventually
 from media.write import encode_video
 from service.api.app import create_app
 from service.api.drain import Gate
-from service.api.ray_headers import UnboundedStreams
+from service.api.ray_headers import RayHeaders
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK_SEQUENCE
 from service.formats.records import Begin, End, FailedStreamError, Part, RecordReader, RecordWriter
@@ -279,7 +279,7 @@ def test_a_service_that_stops_ends_its_streams(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("path", "name"), [("/encode", b"accept"), ("/v1/decode", b"content-type")])
-def test_ray_bounds_no_stream(path: str, name: bytes) -> None:
+def test_ray_leaves_connections_to_their_routes_and_bounds_no_stream(path: str, name: bytes) -> None:
     seen: list[dict[bytes, bytes]] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -287,14 +287,15 @@ def test_ray_bounds_no_stream(path: str, name: bytes) -> None:
 
     async def nothing(*_: Any) -> Any: ...
 
-    wrapped = UnboundedStreams(app)
+    wrapped = RayHeaders(app)
     sequence = MSGPACK_SEQUENCE.encode()
     for place, value in ((path, sequence), (path, b"image/png"), ("/generate", sequence)):
         headers = [(name, value), (b"x-request-timeout-seconds", b"5")]
         asyncio.run(wrapped({"type": "http", "path": place, "headers": headers}, nothing, nothing))
     assert seen[0][b"x-request-timeout-seconds"] == b"0"
     assert seen[0][b"x-request-disconnect-disabled"] == b"?1"
-    assert seen[1] == {name: b"image/png", b"x-request-timeout-seconds": b"5"}
+    bounded = {name: b"image/png", b"x-request-timeout-seconds": b"5"}
+    assert seen[1] == bounded | {b"x-request-disconnect-disabled": b"?1"}
     assert seen[2] == {name: sequence, b"x-request-timeout-seconds": b"5"}
 
 
