@@ -15,7 +15,7 @@ import pytest
 import yaml
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
-from service.cluster.ray_environment import HAPROXY_PORTS, HAPROXY_START, ray_environment
+from service.cluster.ray_environment import HAPROXY_PORTS, HAPROXY_START, environment, ray_environment
 from service.keys import KeyFileError, check_access, is_loopback, new_key, write_keys
 from service.settings import Settings
 
@@ -74,12 +74,14 @@ def started_by_compose(**shell: str) -> Settings:
         default = re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", value) if value else None
         if (given := shell.get(name, default)) is not None:
             variables[name] = given
-    return Settings(**{name.removeprefix("OMNITOK_").lower(): value for name, value in variables.items()})
+    with environment(variables):
+        return Settings()
 
 
 def test_compose_starts_a_service_that_may_listen(tmp_path: Path) -> None:
     settings = started_by_compose()
     assert not is_loopback(settings.host)
+    assert settings.generators  # for the README's lines
     check_access(settings)
     with pytest.raises(KeyFileError, match="OMNITOK_KEYS"):
         check_access(started_by_compose(OMNITOK_OPEN_ACCESS="false"))

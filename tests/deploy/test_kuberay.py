@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import jsonschema
 import pytest
 import yaml
 from prometheus_tools import ONE_THREAD
+from ray.scripts.scripts import drain_node
 from ray.serve.schema import ServeDeploySchema
 
 from service.cluster.ray_environment import ray_environment
@@ -205,6 +207,18 @@ def test_only_workers_are_asked_for_what_only_replicas_bring(manifests: list[Man
 def test_a_node_can_be_drained_at_the_fewest_workers(manifests: list[Manifest]) -> None:
     (worker,) = cluster(manifests)["workerGroupSpecs"]
     assert 0 < one(manifests, "PodDisruptionBudget")["spec"]["minAvailable"] < worker["minReplicas"]
+
+
+def test_an_evicted_worker_is_drained_within_its_grace_period(manifests: list[Manifest]) -> None:
+    (worker,) = (pod["spec"] for pod in ray_pods(manifests) if "worker" in str(pod["metadata"]["labels"]))
+    *shell, script = worker["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert shell == ["sh", "-c"]
+    command = shlex.split(script.partition("&&")[0])
+    assert command[:2] == ["ray", "drain-node"]
+    options = drain_node.make_context("drain-node", command[2:]).params
+    assert Settings().drain_seconds < options["deadline_remaining_seconds"] < worker["terminationGracePeriodSeconds"]
+    (names,) = re.findall("ray::[(](.*?)[)]", script)  # as the kernel cuts them
+    assert [f"ray::{name}" for name in names.split("|")] == ["ray::ServeReplica"[:14], "ray::HAProxyManager"[:15]]
 
 
 def test_a_gpu_worker_goes_where_gpus_are() -> None:
