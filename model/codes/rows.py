@@ -45,6 +45,16 @@ class Rows:
         """
         return np.stack(self.codes)
 
+    def append(self, *row: Any) -> None:
+        """Append a row, whose values come in the order of the columns."""
+        for values, value in zip(vars(self).values(), row, strict=True):
+            values.append(value)
+
+    def without(self, items: set[int]) -> Rows:
+        """Return the rows of other items."""
+        kept = [row for row, item in enumerate(self.items) if item not in items]
+        return Rows(*([values[row] for row in kept] for values in vars(self).values()))
+
     def extend(self, others: Sequence[Rows]) -> Rows:
         """Append the rows of others, and return these rows."""
         for other in others:

@@ -7,7 +7,6 @@ import os
 import resource
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import islice
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -33,15 +32,20 @@ class Slot(NamedTuple):
     """A part of the shared memory.
 
     Args:
-        start, size: bytes.
+        start, size: bytes, of which the first `ALIGNMENT` count items.
     """
 
     start: int
     size: int
 
 
+def progress(memory: mmap.mmap, slot: Slot) -> NDArray[np.int64]:
+    """Return the place of the item that a process reads into a slot, int64 (1), shared with that process."""
+    return np.frombuffer(memory, np.int64, 1, slot.start)
+
+
 class Job(NamedTuple):
-    """Items to read, with an answer for each.
+    """Items to read, with one answer for all: a `Read` or `Failed` for each.
 
     Args:
         items: of one kind.
@@ -162,9 +166,7 @@ class Decoder:
             except (EOFError, OSError):
                 return
             if isinstance(job, Job):
-                place = _Place(self._memory, job.slot)
-                for item in job.items:
-                    self._connection.send(self._read(item, job.kind, place))
+                self._connection.send(self._read_all(job))
                 continue
             try:
                 answer: Film | Part | Failed = self._answer(job)
@@ -179,10 +181,17 @@ class Decoder:
             return Film(digest)
         return self._part(job)
 
+    def _read_all(self, job: Job) -> list[Read | Failed]:
+        current, place, answers = progress(self._memory, job.slot), _Place(self._memory, job.slot), []
+        for number, item in enumerate(job.items):
+            current[0] = number
+            answers.append(self._read(item, job.kind, place))
+        return answers
+
     def _read(self, item: Item, kind: Kind, place: _Place) -> Read | Failed:
         try:
             digest, views = read_views(item, kind, self._options, self._leave_resize)
-            return Read(digest, [replace(view, pixels=place.put(view.pixels)) for view in views])
+            return Read(digest, [view._replace(pixels=place.put(view.pixels)) for view in views])
         except Exception as error:
             return failure(error)
 
@@ -198,7 +207,7 @@ class _Place:
     """A slot that fills up."""
 
     def __init__(self, memory: mmap.mmap, slot: Slot) -> None:
-        self._memory, self._next, self._end = memory, slot.start, slot.start + slot.size
+        self._memory, self._next, self._end = memory, slot.start + ALIGNMENT, slot.start + slot.size
 
     def put(self, pixels: NDArray[np.uint8]) -> Any:
         """Return where the pixels are now, or the pixels themselves if the slot is full."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import queue
@@ -12,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 import service
 from media.kinds import Kind
 from model.codes.info import EncodingOptions
-from service.bulk.decoder import ALIGNMENT, Failed, Film, FilmJob, Job, Part, PartJob, Placed, Read, Slot
+from service.bulk.decoder import ALIGNMENT, Failed, Film, FilmJob, Job, Part, PartJob, Placed, Read, Slot, progress
 from service.bulk.sources import Item
 
 START_SECONDS = 60.0
@@ -42,7 +43,7 @@ class LostError(Exception):
     """A process that ended or was ended in the middle of a job.
 
     Args:
-        reason: a sentence, for the item.
+        reason: a sentence, for the item that it was at.
         retry: as of `Failed`.
     """
 
@@ -71,16 +72,16 @@ class Memory:
 
     Args:
         slots: number of them.
-        slot_bytes: of each.
+        slot_bytes: pixels of each.
     """
 
     def __init__(self, slots: int, slot_bytes: int) -> None:
-        self.slot_bytes = -(-slot_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.slot_bytes = -(-(ALIGNMENT + slot_bytes) // mmap.PAGESIZE) * mmap.PAGESIZE
         self.size = slots * self.slot_bytes
         self.descriptor = os.memfd_create("omnitok-pixels")
         os.ftruncate(self.descriptor, self.size)
         self.map = mmap.mmap(self.descriptor, self.size)
-        self._free: queue.SimpleQueue[Slot] = queue.SimpleQueue()
+        self._free: queue.LifoQueue[Slot] = queue.LifoQueue()  # memory that was used last is mapped already
         for index in range(slots):
             self._free.put(Slot(index * self.slot_bytes, self.slot_bytes))
 
@@ -96,7 +97,7 @@ class Memory:
         """Return pixels that are in a slot, or that came by themselves."""
         if not isinstance(placed, Placed):
             return placed
-        count = int(np.prod(placed.shape))
+        count = math.prod(placed.shape)
         return np.frombuffer(self.map, np.uint8, count, placed.start).reshape(placed.shape)
 
 
@@ -151,15 +152,22 @@ class DecoderProcess:
         except OSError:
             raise LostError(self._end()) from None
 
-    def receive(self, seconds: float) -> Any:
+    def receive(self, progress: NDArray[np.int64] | None = None) -> Any:
         """Return the next answer.
 
+        Args:
+            progress: of the items that the answer is for; None for one item.
+
         Raises:
-            LostError: the process crashed, or took longer than `seconds` and was ended.
+            LostError: the process crashed, or read one item for longer than `ITEM_SECONDS` and was ended.
         """
-        if not self._connection.poll(seconds):
-            self._end()
-            raise LostError(f"Reading takes longer than {seconds:g} s.")
+        seen = 0
+        while not self._connection.poll(ITEM_SECONDS):
+            now = 0 if progress is None else int(progress[0])
+            if now == seen:
+                self._end()
+                raise LostError(f"Reading takes longer than {ITEM_SECONDS:g} s.")
+            seen = now
         return self._receive()
 
     def close(self) -> None:
@@ -222,22 +230,32 @@ class DecoderPool:
 
     def _read(self, items: Sequence[Item], kind: Kind) -> Chunk:
         slot = self.memory.take()
-        end, start = slot.start + slot.size, slot.start
-        found: list[Read | Failed] = []
-        while len(found) < len(items):
-            try:
-                process = self._process()
-                process.send(Job(items[len(found) :], kind, Slot(start, end - start)))
-                while len(found) < len(items):
-                    answer = process.receive(ITEM_SECONDS)
-                    if isinstance(answer, Read):
-                        start = max([start, *(_end(view.pixels) for view in answer.views)])
-                        views = [replace(view, pixels=self.memory.view(view.pixels)) for view in answer.views]
-                        answer = Read(answer.digest, views)
-                    found.append(answer)
-            except LostError as lost:  # by the first item without an answer; the others are for the next process
-                found.append(lost.failed)
+        placed = self._read_into(slot, items, kind)
+        found = [self._mapped(answer) if isinstance(answer, Read) else answer for answer in placed]
         return Chunk(found, lambda: self.memory.give(slot))
+
+    def _read_into(self, slot: Slot, items: Sequence[Item], kind: Kind) -> list[Read | Failed]:
+        """Read items; the one that ends a process is named, and a new process reads the others."""
+        if not items:
+            return []
+        current = progress(self.memory.map, slot)
+        current[0] = 0
+        try:
+            process = self._process()
+            process.send(Job(items, kind, slot))
+            answers: list[Read | Failed] = process.receive(current)
+            return answers
+        except LostError as lost:
+            failed, place = lost.failed, int(current[0])
+        before = self._read_into(slot, items[:place], kind)
+        start = max(
+            [slot.start, *(_end(view.pixels) for read in before if isinstance(read, Read) for view in read.views)]
+        )
+        rest = Slot(start, slot.start + slot.size - start)
+        return [*before, failed, *self._read_into(rest, items[place + 1 :], kind)]
+
+    def _mapped(self, read: Read) -> Read:
+        return Read(read.digest, [view._replace(pixels=self.memory.view(view.pixels)) for view in read.views])
 
     def _process(self) -> DecoderProcess:
         process: DecoderProcess | None = getattr(self._own, "process", None)
@@ -250,7 +268,7 @@ def _end(pixels: Any) -> int:
     """Return the first aligned byte after pixels; 0 if they are not in a slot."""
     if not isinstance(pixels, Placed):
         return 0
-    return -(-(pixels.start + int(np.prod(pixels.shape))) // ALIGNMENT) * ALIGNMENT
+    return -(-(pixels.start + math.prod(pixels.shape)) // ALIGNMENT) * ALIGNMENT
 
 
 class FilmReader:
@@ -285,7 +303,7 @@ class FilmReader:
 
     def _ask(self, job: Any, kind: type) -> Any:
         self._process.send(job)
-        answer = self._process.receive(ITEM_SECONDS)
+        answer = self._process.receive()
         if isinstance(answer, Failed):
             raise LostError(answer.reason, answer.retry)
         assert isinstance(answer, kind)

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from service.bulk.decoder import ALIGNMENT, TOO_LARGE, Failed
 from service.bulk.decoder_pool import Chunk, DecoderPool
 from service.bulk.films import encode_film
 from service.bulk.plan import Shard, record_of, write_manifest
-from service.bulk.reading import View
 from service.engine.tokenizer import Engine
 from service.types import Size
 
@@ -140,49 +140,38 @@ class ShardEncoder:
     def _items(self, shard: Shard) -> tuple[Rows, list[dict[str, Any]]]:
         """Read, encode and describe the items of a shard."""
         records = [record_of(shard, place) for place in range(len(shard.items))]
-        parts: list[list[Rows]] = []
-        places: list[tuple[int, int]] = []  # item and part of each row
-        batches = Batches(
-            self.engine,
-            self._batch_of,
-            self._max_chunks,
-            lambda place, codes: self._take(parts, places[place], codes),
-        )
+        rows, flips = Rows(), (False, True) if self._options.flips else (False,)
+
+        def take(row: int, codes: NDArray[Any] | None) -> None:
+            rows.codes[row] = None if codes is None else np.ascontiguousarray(codes)
+
+        batches = Batches(self.engine, self._batch_of, self._max_chunks, take)
         for number, (first, chunk) in enumerate(self.read(shard)):
             waiting: list[Row] = []
             holder = _Holder(chunk.release)
-            for offset, item in enumerate(chunk.items):
-                place = first + offset
-                parts.append([])
-                if isinstance(item, Failed):
-                    records[place] |= _failure(item)
+            for place, read in enumerate(chunk.items, first):
+                if isinstance(read, Failed):
+                    records[place] |= _failure(read)
                     continue
-                records[place]["source_hash"] = item.digest
-                for pixels, part in self._views(item.views, shard, place, item.digest):
-                    places.append((place, len(parts[place])))
-                    parts[place].append(part)
-                    waiting.append(self._row(len(places) - 1, pixels, number, holder))
+                records[place]["source_hash"] = read.digest
+                item = shard.items[place]
+                for (count, view), flip in product(enumerate(read.views), flips):
+                    waiting.append(self._row(len(rows), pixels_of(view, flip), number, holder))
+                    rows.append(
+                        None, shard.first + place, item.key, item.label, count, flip, read.digest, view.preprocess
+                    )
             holder.free()
             batches.add(waiting, number)
         batches.finish()
-        rows = Rows()
-        for place, own in enumerate(parts):
-            if "status" in records[place]:
-                continue
-            if any(not part.codes for part in own):
-                records[place] |= _failure(Failed(TOO_LARGE, retry=True))
-                continue
-            rows.extend(own)
-            records[place] |= _success(len(own), own[0].codes[0])
+        too_large = {item for item, codes in zip(rows.items, rows.codes, strict=True) if codes is None}
+        for item in too_large:
+            records[item - shard.first] |= _failure(Failed(TOO_LARGE, retry=True))
+        if too_large:
+            rows = rows.without(too_large)
+        done = (record for record in records if "status" not in record)
+        for record, codes in zip(done, rows.codes[:: self._options.repeats], strict=True):
+            record |= _success(self._options.repeats, codes)
         return rows, records
-
-    def _views(self, views: list[View], shard: Shard, place: int, digest: str) -> Iterator[tuple[Pixels, Rows]]:
-        """Yield the pixels of each row of an item, and the row without its codes."""
-        key, label, number = shard.items[place].key, shard.items[place].label, shard.first + place
-        for count, view in enumerate(views):
-            for flip in (False, True) if self._options.flips else (False,):
-                row = Rows([], [number], [key], [label], [count], [flip], [digest], [view.preprocess])
-                yield pixels_of(view, flip), row
 
     def _row(self, place: int, pixels: Pixels, chunk: int, holder: _Holder) -> Row:
         """Return pixels that wait for a batch: a copy if others of their size are rare."""
@@ -190,11 +179,6 @@ class ShardEncoder:
             return Row(place, pixels.copy(), None, lambda: None)
         holder.hold()
         return Row(place, pixels, chunk, holder.free)
-
-    def _take(self, parts: list[list[Rows]], where: tuple[int, int], codes: Any) -> None:
-        place, part = where
-        if codes is not None:
-            parts[place][part].codes.append(np.ascontiguousarray(codes))
 
     def read(self, shard: Shard) -> Iterator[tuple[int, Chunk]]:
         """Yield chunks of items in their order, with the place of the first; the next ones are read meanwhile."""
@@ -221,20 +205,8 @@ class ShardEncoder:
                 if isinstance(film, Failed):
                     records[place] |= _failure(film)
                     continue
-                rows.extend(
-                    [
-                        Rows(
-                            [film.codes],
-                            [shard.first + place],
-                            [item.key],
-                            [item.label],
-                            [0],
-                            [False],
-                            [film.digest],
-                            [film.preprocess],
-                        )
-                    ]
-                )
+                number = shard.first + place
+                rows.append(film.codes, number, item.key, item.label, 0, False, film.digest, film.preprocess)
                 records[place] |= {"source_hash": film.digest} | _success(1, film.codes)
         finally:
             process.close()

@@ -6,9 +6,8 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,7 @@ from service.bulk.sources import PARQUET_ROW, WHOLE_FILE, Item, bytes_column
 HASH_WORDS = 4  # 32-bit words of a content's hash that seed its views
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):
     """One crop of an item.
 
     Args:
@@ -85,12 +83,12 @@ def read_views(item: Item, kind: Kind, options: EncodingOptions, leave_resize: b
         check_kind(reader, kind)
         if leave_resize and isinstance(reader, StillReader):
             pixels, resampling = reader.read_source()
-            views.append(View(pixels[None], asdict(reader.preprocess), resampling))
+            views.append(View(pixels[None], vars(reader.preprocess), resampling))
             continue
         frames = list(reader)
         if kind == "clips" and options.frames is not None:
             frames += [frames[-1]] * (options.frames - len(frames))
-        views.append(View(np.stack(frames), asdict(reader.preprocess)))
+        views.append(View(np.stack(frames), vars(reader.preprocess)))
     return digest, views
 
 
