@@ -2,164 +2,192 @@
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
+from threading import Lock
 from typing import Annotated
 
-import numpy as np
 import torch
 import typer
-from numpy.typing import NDArray
-from PIL import Image
 from rich.console import Console
-from rich.table import Table
 
+from benchmarks.bulk_data import CLIP_FRAMES, write_source
 from benchmarks.measure import describe_machine
-from media.kinds import Kind
-from media.write import encode_video
+from media.kinds import KINDS, Kind
 from model.bundle import save_bundle
-from model.codes.info import Container, EncodingOptions
+from model.codes.info import EncodingOptions
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.bulk.batches import pixels_of
 from service.bulk.decoder import Read
-from service.bulk.encoder import SHARDS_AT_ONCE, ShardEncoder, Workplace
+from service.bulk.encoder import SHARDS_AT_ONCE, Report, ShardEncoder, Workplace
 from service.bulk.executors import workplace_of
 from service.bulk.job import Job, Request
 from service.bulk.plan import Shard
 
-PHOTO = Path(__file__).parents[1] / "docs" / "samples" / "igloo.jpg"
-SIZES = ((375, 500), (375, 500), (375, 500), (500, 375), (333, 500))  # as in ImageNet, most are landscapes
-NOISE = 14  # grey levels; a photograph of ImageNet has 110 KB
-CLIP_FRAMES, CLIP_SIDE = 17, 256
-DISTINCT = {"images": 512, "clips": 32}
-SHARD_ITEMS: dict[Kind, int] = {"images": 1024, "clips": 128}
-CPU_FRACTION = 8  # of a GPU's shards
-TAR_ITEMS = {"images": 1024, "clips": 256}
+CPU_SHARD_ITEMS = 32  # or a part would end within one of the command's usual shards
+RAY_SHARDS = 4096  # more than a run gets to; each is a row of Ray Data
+RAY_READY_SECONDS = 240.0  # of all tokenizers, whose kernels may have to be compiled
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
+console = Console(highlight=False, width=150)
 
 
 @dataclass(frozen=True)
-class Rates:
-    """Items a second: of the readers alone, the engine alone, and both together; and where the time goes.
+class Moment:
+    """The counters of a run when a shard was done.
 
     Args:
-        read, engine, together: items a second.
-        reader_ms, host_ms: CPU time of the readers and of this process, milliseconds an item.
-        engine_ms: CPU time of this process with the engine alone, milliseconds an item.
-        busy: share of the time in which the device had work.
+        time: seconds.
+        items: encoded so far.
+        busy: seconds with work on the device so far.
+        readers, host: CPU seconds so far, of the readers and of this process.
     """
 
-    read: float
-    engine: float
-    together: float
-    reader_ms: float
-    host_ms: float
-    engine_ms: float
+    time: float
+    items: int
     busy: float
+    readers: float
+    host: float
 
 
 @app.command()
 def main(
     config: Annotated[str, typer.Option(help=f"One of {', '.join(CONFIGS)}.")] = "published",
     side: Annotated[int, typer.Option(help="Pixels of the squares.")] = 256,
-    images: Annotated[int, typer.Option(help="Pictures of 500x375 pixels.")] = 32768,
-    clips: Annotated[int, typer.Option(help="H.264 clips of 17x256x256.")] = 2048,
+    kinds: Annotated[list[str] | None, typer.Option("--kind", help="images or clips; both by default.")] = None,
+    images: Annotated[int, typer.Option(help="JPEGs of 500x375 pixels, which are encoded again and again.")] = 4096,
+    clips: Annotated[int, typer.Option(help="H.264 clips of 17x256x256, likewise.")] = 512,
+    seconds: Annotated[float, typer.Option(help="Of each part.")] = 5.0,
     readers: Annotated[int | None, typer.Option(help="Processes; as the command chooses by default.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where the data go; a temporary folder by default.")] = None,
-    ray: Annotated[bool, typer.Option("--ray", help="Run once more through Ray Data.")] = False,
+    resize: Annotated[str, typer.Option(help="Where pictures are resized: device or readers.")] = "device",
+    gpus: Annotated[list[int] | None, typer.Option(help="By Ray Data on so many GPUs instead; repeatable.")] = None,
+    work: Annotated[Path | None, typer.Option(help="Folder of the data, kept for the next run.")] = None,
 ) -> None:
-    """Print rates, shares of the slower of both parts, and milliseconds of CPU an item."""
-    console = Console(highlight=False, width=140)
+    """Print rates of the parts and of the whole, its share of the slower part, and where the time goes."""
     console.print(describe_machine())
-    torch.manual_seed(0)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = workplace_of(device, None, len(os.sched_getaffinity(0)))
-    place = replace(place, readers=readers or place.readers)
-    table = Table("items", "resized by", "readers alone/s", "engine alone/s", "together/s", "of the slower",
-                  "CPU ms: readers", "host", "engine alone", "device busy")  # fmt: skip
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        bundle = Path(temporary) / "random"
-        save_bundle(bundle, OmniTokenizer(CONFIGS[config]).eval(), "Random weights.")
-        kinds: list[tuple[Kind, int]] = [("images", images), ("clips", clips)]
-        for kind, count in kinds:
-            if not count:
-                continue
-            source = Path(temporary) / kind
-            write_source(source, kind, count)
-            resizers = (True, False) if kind == "images" and device == "cuda" else (False,)
-            for on_device in resizers:
-                dest = Path(temporary) / f"{kind}-{on_device}"
-                found = measure(source, dest, bundle, kind, side, replace(place, device_resize=on_device))
-                slower = min(found.read, found.engine)
-                table.add_row(
-                    f"{count:,} {kind}", "device" if on_device else "readers", f"{found.read:,.0f}",
-                    f"{found.engine:,.0f}", f"{found.together:,.0f}", f"{found.together / slower:.0%}",
-                    f"{found.reader_ms:.2f}", f"{found.host_ms:.3f}", f"{found.engine_ms:.3f}",
-                    f"{found.busy:.0%}",
-                )  # fmt: skip
-            if ray:
-                console.print(f"{kind} through Ray Data: {through_ray(source, bundle, kind, side):,.0f} items/s")
-    console.print(f"{config}, {place.dtype} on {place.device}, {place.readers} readers, {place.threads} threads")
-    console.print(table)
+    counts: dict[Kind, int] = {"images": images, "clips": clips}
+    chosen = [kind for kind in KINDS if kind in (kinds or KINDS)]
+    with tempfile.TemporaryDirectory(prefix="omnitok-bulk-") as temporary:
+        root, dest = work or Path(temporary), Path(temporary) / "codes"
+        with phase("data and bundle"):
+            for kind in chosen:
+                write_source(root / "source", kind, counts[kind])
+            torch.manual_seed(0)
+            save_bundle(Path(temporary) / "random", OmniTokenizer(CONFIGS[config]).eval(), "Random weights.")
+            options = EncodingOptions(side, side, frames=CLIP_FRAMES)
+            request = Request(root / "source", dest, Path(temporary) / "random", options, kinds=tuple(chosen))
+        dest.mkdir()
+        present = torch.cuda.device_count()
+        for number in gpus or ():
+            if number > max(present, 1):
+                raise typer.BadParameter(f"There are {present} GPUs, not {number}.", param_hint="--gpus")
+            for kind in chosen:
+                by_ray(replace(request, kinds=(kind,)), number, present, seconds)
+        if gpus:
+            return
+        device = "cuda" if present else "cpu"
+        place = workplace_of(device, None, len(os.sched_getaffinity(0)))
+        place = replace(place, readers=readers or place.readers, device_resize=resize == "device")
+        in_this_process(request, place, seconds)
 
 
-def measure(source: Path, dest: Path, bundle: Path, kind: Kind, side: int, place: Workplace) -> Rates:
-    """Measure the readers, the engine and both on one data set."""
-    frames = None if kind == "images" else CLIP_FRAMES
-    container: Container = "parquet" if find_spec("pyarrow") else "tar"
-    options = EncodingOptions(side, side, frames=frames)
-    shard_items = SHARD_ITEMS[kind] if place.device == "cuda" else SHARD_ITEMS[kind] // CPU_FRACTION
-    job = Job(Request(source, dest, bundle, options, container, shard_items=shard_items))
-    dest.mkdir()
-    encoder = ShardEncoder(bundle, dest, job.info(place), place)
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Print how long a part of the preparation takes."""
+    started = time.perf_counter()
+    yield
+    console.print(f"{name}: {time.perf_counter() - started:.1f} s")
+
+
+def in_this_process(request: Request, place: Workplace, seconds: float) -> None:
+    """Time the readers, the engine and both, one kind after the other."""
+    job = planned(request, place.device)
+    with phase(f"{place.readers} readers, and the engine in {place.dtype} on {place.device}"):
+        encoder = ShardEncoder(request.bundle, request.dest, job.info(place), place)
     try:
-        warm, *shards = job.shards if len(job.shards) > 1 else job.shards * 2
-        encoder.encode(warm)
-        items = sum(len(shard.items) for shard in shards)
-        read = items / timed(lambda: read_all(encoder, shards))
-        engine, engine_ms = engine_rate(encoder, warm)
-        readers, host, busy = encoder.reader_seconds(), time.process_time(), encoder.busy_seconds()
-        seconds = timed(lambda: encode_all(encoder, shards))
-        return Rates(
-            read, engine, items / seconds,
-            1000 * (encoder.reader_seconds() - readers) / items, 1000 * (time.process_time() - host) / items, engine_ms,
-            (encoder.busy_seconds() - busy) / seconds,
-        )  # fmt: skip
+        for kind in job.listing.items:
+            encoder.encode(next(endless(job, kind)))
+            read = reading_rate(encoder, endless(job, kind), seconds)
+            console.print(f"{kind}: readers alone {read:,.0f}/s")
+            engine, engine_ms = engine_rate(encoder, next(endless(job, kind)), seconds)
+            console.print(f"{kind}: engine alone {engine:,.0f}/s, {engine_ms:.3f} ms of CPU each")
+            first, last = encode_for(encoder, endless(job, kind), seconds)
+            items, passed = last.items - first.items, last.time - first.time
+            rate = items / passed
+            console.print(
+                f"{kind}: together {rate:,.0f}/s, {rate / min(read, engine):.0%} of the slower; device busy "
+                f"{(last.busy - first.busy) / passed:.0%}, readers {(last.readers - first.readers) / passed:.1f} of "
+                f"{place.readers} cores ({1000 * (last.readers - first.readers) / items:.3f} ms each), this process "
+                f"{(last.host - first.host) / passed:.1f} cores ({1000 * (last.host - first.host) / items:.3f} ms each)"
+            )
     finally:
         encoder.close()
 
 
-def read_all(encoder: ShardEncoder, shards: list[Shard]) -> None:
-    """Read every item, and throw its pixels away."""
+def planned(request: Request, device: str) -> Job:
+    """Return the job, on a GPU in shards of the usual size."""
+    return Job(replace(request, shard_items=None if device == "cuda" else CPU_SHARD_ITEMS))
 
-    def read(shard: Shard) -> None:
-        for _, chunk in encoder.read(shard):
-            chunk.release()
+
+def endless(job: Job, kind: Kind) -> Iterator[Shard]:
+    """Return the shards of a kind over and over, under new numbers; several threads may take them."""
+    shards = [shard for shard in job.shards if shard.kind == kind]
+    return map(partial(_numbered, shards), count())
+
+
+def _numbered(shards: list[Shard], number: int) -> Shard:
+    return shards[number % len(shards)]._replace(number=number)
+
+
+def reading_rate(encoder: ShardEncoder, shards: Iterator[Shard], seconds: float) -> float:
+    """Return items read a second, whose pixels are thrown away."""
+    started, counted = time.perf_counter(), [0] * SHARDS_AT_ONCE
+
+    def read(thread: int) -> None:
+        while time.perf_counter() - started < seconds:
+            for _, chunk in encoder.read(next(shards)):
+                if time.perf_counter() - started < seconds:
+                    counted[thread] += len(chunk.items)
+                chunk.release()
 
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        list(threads.map(read, shards))
+        list(threads.map(read, range(SHARDS_AT_ONCE)))
+    return sum(counted) / seconds
 
 
-def encode_all(encoder: ShardEncoder, shards: list[Shard]) -> None:
-    """Encode and write every item."""
+def encode_for(encoder: ShardEncoder, shards: Iterator[Shard], seconds: float) -> tuple[Moment, Moment]:
+    """Encode and write shards for so long; return the counters when the first and the last one were done."""
+    started = time.perf_counter()
+    moments: list[Moment] = []
+    lock = Lock()
+
+    def encode() -> None:
+        while time.perf_counter() - started < seconds or len(moments) <= SHARDS_AT_ONCE:
+            report = encoder.encode(next(shards))
+            with lock:
+                items = report.items + (moments[-1].items if moments else 0)
+                cpu = encoder.reader_seconds(), time.process_time()
+                moments.append(Moment(time.perf_counter(), items, encoder.busy_seconds(), *cpu))
+
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-        list(threads.map(encoder.encode, shards))
+        for done in [threads.submit(encode) for _ in range(SHARDS_AT_ONCE)]:
+            done.result()
+    return moments[0], moments[-SHARDS_AT_ONCE]  # the last ones had the device for themselves
 
 
-def engine_rate(encoder: ShardEncoder, shard: Shard, seconds: float = 3.0) -> tuple[float, float]:
+def engine_rate(encoder: ShardEncoder, shard: Shard, seconds: float) -> tuple[float, float]:
     """Return the rate of batches that are in memory, two at a time, and CPU milliseconds an item."""
-    (chunk,) = [chunk for _, chunk in zip(range(1), encoder.read(shard), strict=False)]
-    _, read = chunk
+    reading = encoder.read(shard)
+    _, read = next(reading)
     pixels = [pixels_of(view, flip=False) for item in read.items if isinstance(item, Read) for view in item.views]
     batch = encoder.batch_of(pixels[0])
     wanted = [pixels[index % len(pixels)] for index in range(batch)]
@@ -175,73 +203,74 @@ def engine_rate(encoder: ShardEncoder, shard: Shard, seconds: float = 3.0) -> tu
     for fetch in flying:
         fetch()
     read.release()
+    for _, chunk in reading:
+        chunk.release()
     return rate, cost
 
 
-def through_ray(source: Path, bundle: Path, kind: Kind, side: int) -> float:
-    """Return the rate of the same work by Ray Data, its start left out."""
+class EnoughError(Exception):
+    """The end of a run that has been measured."""
+
+
+def by_ray(request: Request, gpus: int, present: int, seconds: float) -> None:
+    """Print the rate of Ray Data's actors for one kind, one a GPU; on a CPU there is one.
+
+    Args:
+        request: of one kind.
+        gpus: to use, each with its share of the CPUs.
+        present: GPUs of this machine.
+        seconds: to measure.
+    """
     from service.bulk.pipeline import ray_executor
 
-    frames = None if kind == "images" else CLIP_FRAMES
-    with tempfile.TemporaryDirectory() as dest, ray_executor(None, None, "auto", None) as executor:
-        request = Request(source, Path(dest) / "codes", bundle, EncodingOptions(side, side, frames=frames))
-        ends: list[tuple[float, int]] = []
-        Job(replace(request, shard_items=SHARD_ITEMS[kind])).run(
-            executor, report=lambda report: ends.append((time.perf_counter(), report.items))
-        )
-    (first, _), *others = ends
-    return sum(items for _, items in others) / max(ends[-1][0] - first, 1e-9)
+    if present:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
+    started, (kind,) = time.perf_counter(), request.kinds
+    cpus = len(os.sched_getaffinity(0)) * gpus // max(present, 1)
+    with ray_executor(None, cpus, "auto", None) as executor:
+        place, job = executor.workplace, planned(request, executor.workplace.device)
+        shards, watch = list(islice(endless(job, kind), RAY_SHARDS)), Watch(executor.tokenizers, seconds)
+        with suppress(EnoughError):
+            executor.run(request.bundle, request.dest, job.info(place), shards, watch.report)
+    console.print(
+        f"{kind} by Ray Data on {executor.tokenizers} x {place.device}, {place.readers} readers each: "
+        f"{watch.rate:,.0f}/s, device busy {watch.busy:.0%}; ready after {watch.ready - started:.1f} s"
+    )
 
 
-def timed(work: Callable[[], None]) -> float:
-    """Return the seconds that work takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
+class Watch:
+    """A clock that starts when all tokenizers have done a shard, and ends the run after a time.
 
+    Args:
+        tokenizers: number of them.
+        seconds: to measure.
 
-def write_source(folder: Path, kind: Kind, count: int) -> None:
-    """Write tars of so many pictures or clips, some of which are equal."""
-    folder.mkdir()
-    with ThreadPoolExecutor() as threads:
-        files = list(threads.map(photo if kind == "images" else clip, range(min(count, DISTINCT[kind]))))
-    suffix, per_tar = (".jpg" if kind == "images" else ".mp4"), TAR_ITEMS[kind]
-    for number, first in enumerate(range(0, count, per_tar)):
-        with tarfile.open(folder / f"{number:05d}.tar", "w") as tar:
-            for index in range(first, min(first + per_tar, count)):
-                data = files[index % len(files)]
-                for name, content in ((suffix, data), (".cls", str(index % 1000).encode())):
-                    member = tarfile.TarInfo(f"{index:08d}{name}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
+    Attributes:
+        ready: when the clock started.
+        rate: items a second since then.
+        busy: mean share of the time with work on the devices.
+    """
 
+    def __init__(self, tokenizers: int, seconds: float) -> None:
+        self._tokenizers, self._seconds = tokenizers, seconds
+        self._began, self._workers, self._items, self._busy = time.perf_counter(), set[str](), 0, list[float]()
+        self.ready = self.rate = self.busy = 0.0
 
-def photo(seed: int) -> bytes:
-    """Return a JPEG of the size of ImageNet's, of a photograph with noise."""
-    height, width = SIZES[seed % len(SIZES)]
-    rng = np.random.default_rng(seed)
-    with Image.open(PHOTO) as image:
-        scaled = image.convert("RGB").resize((640, 640))
-    top, left = rng.integers(0, 640 - height), rng.integers(0, 640 - width)
-    pixels = np.asarray(scaled)[top : top + height, left : left + width].astype(np.int16)
-    noisy = pixels + rng.integers(-NOISE, NOISE + 1, (height, width, 1), np.int16)
-    file = io.BytesIO()
-    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=92)
-    return file.getvalue()
-
-
-def clip(seed: int) -> bytes:
-    """Return an H.264 clip of a photograph that moves."""
-    rng = np.random.default_rng(seed)
-    with Image.open(PHOTO) as image:
-        scaled = np.asarray(image.convert("RGB").resize((400, 400)))
-    top, left = rng.integers(0, 100, 2)
-    return encode_video(np.stack(list(_moving(scaled, int(top), int(left)))), "video/mp4", 25.0)
-
-
-def _moving(pixels: NDArray[np.uint8], top: int, left: int) -> Iterator[NDArray[np.uint8]]:
-    for frame in range(CLIP_FRAMES):
-        yield pixels[top + 2 * frame : top + 2 * frame + CLIP_SIDE, left + frame : left + frame + CLIP_SIDE]
+    def report(self, report: Report) -> None:
+        """Count a shard that is done."""
+        now = time.perf_counter()
+        self._workers.add(report.worker)
+        if not self.ready:
+            if len(self._workers) == self._tokenizers:
+                self.ready = now
+            elif now - self._began > RAY_READY_SECONDS:
+                raise EnoughError
+            return
+        self._items += report.items
+        self._busy.append(report.busy)
+        self.rate, self.busy = self._items / (now - self.ready), sum(self._busy) / len(self._busy)
+        if now - self.ready > self._seconds:
+            raise EnoughError
 
 
 if __name__ == "__main__":

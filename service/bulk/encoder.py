@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import socket
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -63,7 +65,7 @@ class Report:
         name: of the shard.
         items, failed, rows: counts.
         busy: share of the time since the last report in which the device had work.
-        worker: the process that did it.
+        worker: the process that did it, with its node.
     """
 
     name: str
@@ -71,7 +73,7 @@ class Report:
     failed: int
     rows: int
     busy: float
-    worker: int
+    worker: str
 
 
 class ShardEncoder:
@@ -89,6 +91,7 @@ class ShardEncoder:
 
     def __init__(self, bundle: Path, dest: Path, info: CodesInfo, workplace: Workplace) -> None:
         self._dest, self._info, self._options = dest, info, info.options
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
         engine = Engine([bundle], workplace.device, workplace.dtype, workplace.threads)
         self.engine = SharedEngine(engine, info.kind)
         self._device = workplace.device
@@ -135,7 +138,7 @@ class ShardEncoder:
         self._write(shard, rows)
         write_manifest(self._dest, shard.name, records)
         failed = sum(record["status"] == "failed" for record in records)
-        return Report(shard.name, len(records), failed, len(rows), self._busy(), id(self))
+        return Report(shard.name, len(records), failed, len(rows), self._busy(), self._name)
 
     def _items(self, shard: Shard) -> tuple[Rows, list[dict[str, Any]]]:
         """Read, encode and describe the items of a shard."""
@@ -143,7 +146,8 @@ class ShardEncoder:
         rows, flips = Rows(), (False, True) if self._options.flips else (False,)
 
         def take(row: int, codes: NDArray[Any] | None) -> None:
-            rows.codes[row] = None if codes is None else np.ascontiguousarray(codes)
+            if codes is not None:
+                rows.codes[row] = np.ascontiguousarray(codes)
 
         batches = Batches(self.engine, self._batch_of, self._max_chunks, take)
         for number, (first, chunk) in enumerate(self.read(shard)):
@@ -163,9 +167,9 @@ class ShardEncoder:
             holder.free()
             batches.add(waiting, number)
         batches.finish()
-        too_large = {item for item, codes in zip(rows.items, rows.codes, strict=True) if codes is None}
-        for item in too_large:
-            records[item - shard.first] |= _failure(Failed(TOO_LARGE, retry=True))
+        too_large = {number for number, codes in zip(rows.items, rows.codes, strict=True) if codes is None}
+        for number in too_large:
+            records[number - shard.first] |= _failure(Failed(TOO_LARGE, retry=True))
         if too_large:
             rows = rows.without(too_large)
         done = (record for record in records if "status" not in record)

@@ -123,7 +123,7 @@ class _Progress:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._console = console
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self._busy: dict[int, float] = {}
+        self._busy: dict[str, float] = {}
         self._done = self._items = self._total = self._failed = 0
         self._device, self._started, self._spoke = "", 0.0, 0.0
 
