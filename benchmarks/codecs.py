@@ -1,4 +1,4 @@
-"""`python -m benchmarks.codecs BUNDLE`: reconstructions of a VQ bundle beside JPEG, WebP and AVIF of equal bytes."""
+"""`python -m benchmarks.codecs BUNDLE...`: reconstructions of bundles beside JPEG, WebP and AVIF of equal bytes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,19 +45,19 @@ class Row:
 
     Args:
         side: pixels.
-        name: bundle or codec.
-        mean_bytes: of a picture; a codec's smallest file, where none is as small as the codes.
+        name: folder of a bundle, or codec.
+        mean_bytes: of a picture; a codec's smallest file, where none is as small as the codes; None for latents.
         psnr, ssim, vgg: of the reconstructions; VGG distance None without its network.
-        same_psnr: mean bytes at which the codec has the bundle's PSNR, picture by picture.
+        same_psnr: mean bytes at which each codec has the bundle's PSNR, picture by picture.
     """
 
     side: int
     name: str
-    mean_bytes: float
+    mean_bytes: float | None
     psnr: float
     ssim: float
     vgg: float | None
-    same_psnr: float | None = None
+    same_psnr: dict[str, float] | None = None
 
 
 def encode(pixels: Pixels, codec: str, quality: Quality) -> bytes:
@@ -113,35 +113,46 @@ def _floats(pixels: Pixels) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def compare(bundle: Path, pictures: Pixels, judge: Judge) -> list[Row]:
-    """Return the row of the bundle and those of the codecs at its bytes.
+def compare(bundles: Sequence[Path], pictures: Pixels, judge: Judge) -> list[Row]:
+    """Return the rows of bundles, and those of the codecs at the bytes of the bundles' codes.
 
     Args:
-        bundle: of a VQ tokenizer; a code costs log2 of the codebook's size in bits, as no entropy coder is used.
+        bundles: of tokenizers; a code costs log2 of the codebook's size in bits, as no entropy coder is used.
         pictures: uint8 (N, S, S, 3).
         judge: the metrics.
 
     Raises:
-        TrainingError: the bundle has no codebook, so that its bytes are a matter of choice.
+        TrainingError: no bundle has codes, or their bytes differ.
     """
-    tokenizer = load_bundle(bundle).tokenizer
-    head = tokenizer.config.head
-    if not isinstance(head, VQConfig):
-        raise TrainingError(f"{bundle} has no codebook: its latents have no bytes of their own")
     side = pictures.shape[1]
     clips = torch.from_numpy(pictures)[:, None]
-    parts = clips.split(max(1, BATCH_PIXELS // side**2))
-    made = torch.cat([tokenizer.reconstruct(part) for part in parts])[:, 0].numpy()
-    budget = (side // tokenizer.config.patch) ** 2 * math.log2(head.codes) / 8
-    ours = Row(side, bundle.name, budget, *judge.means(pictures, made))
-    rows = [ours]
+    budgets, rows = set(), []
+    for bundle in bundles:
+        tokenizer = load_bundle(bundle).tokenizer
+        parts = clips.split(max(1, BATCH_PIXELS // side**2))
+        made = torch.cat([tokenizer.reconstruct(part) for part in parts])[:, 0].numpy()
+        head, code_bytes = tokenizer.config.head, None
+        if isinstance(head, VQConfig):
+            code_bytes = (side // tokenizer.config.patch) ** 2 * math.log2(head.codes) / 8
+            budgets.add(code_bytes)
+        same_psnr = {codec: _mean_bytes_at(pictures, made, codec) for codec in CODECS}
+        rows.append(Row(side, bundle.name, code_bytes, *judge.means(pictures, made), same_psnr))
+    if len(budgets) != 1:
+        raise TrainingError(
+            f"Codecs need one number of bytes a picture, not {sorted(budgets)}: name VQ bundles of one."
+        )
+    (budget,) = budgets
     for codec in CODECS:
         files = [largest_within(one, codec, budget) for one in pictures]
         shown = np.stack([decode(data) for data in files])
-        same_psnr = [_bytes_at(one, codec, float(psnr(one, other))) for one, other in zip(pictures, made, strict=True)]
-        mean_bytes = float(np.mean([len(data) for data in files]))
-        rows.append(Row(side, codec, mean_bytes, *judge.means(pictures, shown), float(np.mean(same_psnr))))
+        rows.append(Row(side, codec, float(np.mean([len(data) for data in files])), *judge.means(pictures, shown)))
     return rows
+
+
+def _mean_bytes_at(pictures: Pixels, made: Pixels, codec: str) -> float:
+    """Return a codec's mean bytes at the PSNR of reconstructions."""
+    pairs = zip(pictures, made, strict=True)
+    return float(np.mean([_bytes_at(one, codec, float(psnr(one, other))) for one, other in pairs]))
 
 
 def _bytes_at(picture: Pixels, codec: str, wanted: float) -> int:
@@ -152,20 +163,19 @@ def _bytes_at(picture: Pixels, codec: str, wanted: float) -> int:
 
 def show(rows: list[Row]) -> Table:
     """Return the rows as a table."""
-    table = Table("side", "", "bytes", "PSNR, dB", "SSIM", "VGG distance", "bytes, same PSNR")
+    table = Table("side", "", "bytes", "PSNR, dB", "SSIM", "VGG distance", f"bytes at its PSNR: {', '.join(CODECS)}")
     for row in rows:
-        same = "-" if row.same_psnr is None else f"{row.same_psnr:,.0f}"
+        mean_bytes = "-" if row.mean_bytes is None else f"{row.mean_bytes:,.0f}"
+        same = ", ".join(f"{wanted:,.0f}" for wanted in (row.same_psnr or {}).values()) or "-"
         distance = "-" if row.vgg is None else f"{row.vgg:.3f}"
-        table.add_row(
-            str(row.side), row.name, f"{row.mean_bytes:,.0f}", f"{row.psnr:.2f}", f"{row.ssim:.3f}", distance, same
-        )
+        table.add_row(str(row.side), row.name, mean_bytes, f"{row.psnr:.2f}", f"{row.ssim:.3f}", distance, same)
     return table
 
 
 def main() -> None:
     """Print the table, and write it as JSON where asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument("bundles", type=Path, nargs="+")
     parser.add_argument("--data", type=Path, default=Path("data/demo"), help="folder with the held-out photographs")
     parser.add_argument("--vgg", type=Path, help="vgg16.safetensors of `omnitok data networks`")
     parser.add_argument("--items", type=int, default=24, help="photographs, evenly spread")
@@ -177,7 +187,7 @@ def main() -> None:
     judge, rows = Judge(arguments.vgg), []
     for side in arguments.sides:
         pictures = np.stack([centre_square(Image.fromarray(picture), side) for picture in chosen])
-        rows += compare(arguments.bundle, pictures, judge)
+        rows += compare(arguments.bundles, pictures, judge)
     Console(width=120).print(show(rows))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
