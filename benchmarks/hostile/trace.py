@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -38,9 +37,14 @@ class Trace:
     successes: Counter[str] = field(default_factory=Counter)
 
 
-def read_trace(lines: Iterable[str]) -> Trace:
-    """Return the calls in the output of `strace -f`."""
-    trace = Trace()
+def read_trace(lines: Iterable[str], workers: Iterable[int] = ()) -> Trace:
+    """Return the calls in the output of `strace -f`.
+
+    Args:
+        lines: of it.
+        workers: processes whose sandbox was closed before.
+    """
+    trace = Trace(set(workers))
     for line in lines:
         match = LINE.match(line)
         if match is None:
@@ -56,20 +60,22 @@ def read_trace(lines: Iterable[str]) -> Trace:
 
 
 class Tracer:
-    """An strace of this process and all that it starts, for the time of a `with` block.
+    """An strace of processes and all that they start, for the time of a `with` block.
 
     Args:
         path: of its output.
+        pids: processes that start workers.
+        workers: processes whose sandbox is closed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, pids: Sequence[int], workers: Sequence[int] = ()) -> None:
+        self._path, self._pids, self._workers = path, [*pids, *workers], workers
 
     def __enter__(self) -> Tracer:
         command = ["strace", "-f", "-qq", "-e", "signal=none", "-e", f"trace=seccomp,{','.join(CALLS)}"]
-        command += ["-o", str(self._path), "-p", str(os.getpid())]
+        command += ["-o", str(self._path), *(f"--attach={pid}" for pid in self._pids)]
         self._process = subprocess.Popen(command)
-        while _tracer() == 0:
+        while not all(map(_tracer, self._pids)):
             if self._process.poll() is not None:
                 raise RuntimeError(f"strace ended with status {self._process.returncode}; it needs the right to trace.")
             time.sleep(0.05)
@@ -82,8 +88,8 @@ class Tracer:
     def result(self) -> Trace:
         """Return what was seen, after the block."""
         with self._path.open(errors="replace") as lines:
-            return read_trace(lines)
+            return read_trace(lines, self._workers)
 
 
-def _tracer() -> int:
-    return int(re.search(r"TracerPid:\s+(\d+)", Path("/proc/self/status").read_text())[1])  # type: ignore[index]
+def _tracer(pid: int) -> int:
+    return int(re.search(r"TracerPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())[1])  # type: ignore[index]

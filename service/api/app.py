@@ -93,6 +93,7 @@ def create_app(
         app.include_router(router)
         app.include_router(router, prefix="/v1", include_in_schema=False)
         routes += router.routes
+    app.state.routes = routes
     describe = app.openapi
 
     def openapi() -> dict[str, Any]:

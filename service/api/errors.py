@@ -11,6 +11,7 @@ from contextlib import suppress
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from media.errors import MediaError
 from service.api.log import event
@@ -89,6 +90,16 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
         raise error
     detail = "This path or method does not exist here. /openapi.json lists what does."
     response = await on_problem(request, ProblemError(BY_STATUS[error.status_code], detail))
-    for name, value in (error.headers or {}).items():
-        response.headers[name] = "GET, HEAD" if (name, value) == ("Allow", "GET") else value
+    if error.status_code == 405:
+        response.headers["Allow"] = ", ".join(sorted(_methods(request)))
     return response
+
+
+def _methods(request: Request) -> set[str]:
+    """Return all methods of a path; Starlette names those of the first route that has it."""
+    scope = {"type": "http", "method": request.method, "path": request.url.path.removeprefix("/v1")}
+    methods: set[str] = set()
+    for route in request.app.state.routes:
+        if route.matches(scope)[0] is Match.PARTIAL:
+            methods |= route.methods
+    return methods | {"HEAD"} if "GET" in methods else methods

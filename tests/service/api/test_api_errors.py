@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import httpx
 import pytest
 
 from service.api.errors import problem_response
@@ -52,3 +53,18 @@ def test_only_missing_credentials_are_challenged(code: str) -> None:
 def test_a_refusal_for_now_says_when_to_come_back(seconds: float, header: str) -> None:
     problem = ProblemError("rate-limited", "A sentence.", retry_after_seconds=seconds)
     assert problem_response(problem, "id-1", close=False).headers["retry-after"] == header
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/jobs/a", "DELETE, GET, HEAD"),
+        ("OPTIONS", "/v1/videos/a", "DELETE, GET, HEAD"),
+        ("PATCH", "/v1/jobs", "GET, HEAD"),
+        ("GET", "/encode", "POST"),
+        ("POST", "/docs", "GET, HEAD"),
+    ],
+)
+def test_a_refused_method_names_those_of_its_path(method: str, path: str, allowed: str, http: httpx.Client) -> None:
+    answer = http.request(method, path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, allowed)
