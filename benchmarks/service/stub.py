@@ -1,18 +1,21 @@
-"""`python -m benchmarks.service.stub`: the service with a device that takes 2 ms a batch, whatever is in it.
+"""`python -m benchmarks.service.stub`: the service with a device that sleeps.
 
-What `python -m benchmarks.service` measures of it is the way from a socket to a GPU. `OMNITOK_*` variables
-apply, but for the bundle.
+One that takes 2 ms a batch, whatever is in it, leaves the way from a socket to a GPU to be measured. One that takes
+time for each item has a known capacity, at which overload can be measured. `OMNITOK_*` variables apply, but for the
+bundle.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
 from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS
@@ -23,7 +26,7 @@ from service.scheduling.executor import Fetch
 from service.settings import Settings
 from service.types import TokenizerKey
 
-BATCH_SECONDS = 0.002
+BATCH_MS, ITEM_MS = "STUB_BATCH_MS", "STUB_ITEM_MS"  # variables that reach the replicas
 
 
 class StubTokenizer(Tokenizer):
@@ -32,10 +35,12 @@ class StubTokenizer(Tokenizer):
     def __init__(self, settings: Settings) -> None:
         from service.engine import tokenizer
 
+        batch_ms, item_ms = float(os.environ.get(BATCH_MS, "2")), float(os.environ.get(ITEM_MS, "0"))
+
         class StubEngine(tokenizer.Engine):
             def launch(self, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:
                 def fetch() -> list[Any]:
-                    time.sleep(BATCH_SECONDS)
+                    time.sleep((batch_ms + item_ms * len(payloads)) / 1e3)
                     card = self.cards[0]
                     grid = card.geometry.grid(key.size)
                     zeros = np.zeros(grid, np.uint16), np.zeros((*grid, card.latent_channels), np.float32)
@@ -47,8 +52,12 @@ class StubTokenizer(Tokenizer):
         super().__init__(settings)
 
 
-def main() -> None:
+def main(
+    batch_ms: Annotated[float, typer.Option(help="Time of a batch.")] = 2.0,
+    item_ms: Annotated[float, typer.Option(help="Time of each item in it.")] = 0.0,
+) -> None:
     """Serve until Ctrl-C or SIGTERM."""
+    os.environ |= {BATCH_MS: str(batch_ms), ITEM_MS: str(item_ms)}
     app.Tokenizer = StubTokenizer  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "stub"
@@ -57,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
