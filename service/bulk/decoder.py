@@ -182,16 +182,16 @@ class Decoder:
         return self._part(job)
 
     def _read_all(self, job: Job) -> list[Read | Failed]:
-        current, place, answers = progress(self._memory, job.slot), _Place(self._memory, job.slot), []
+        current, writer, answers = progress(self._memory, job.slot), _SlotWriter(self._memory, job.slot), []
         for number, item in enumerate(job.items):
             current[0] = number
-            answers.append(self._read(item, job.kind, place))
+            answers.append(self._read(item, job.kind, writer))
         return answers
 
-    def _read(self, item: Item, kind: Kind, place: _Place) -> Read | Failed:
+    def _read(self, item: Item, kind: Kind, writer: _SlotWriter) -> Read | Failed:
         try:
             digest, views = read_views(item, kind, self._options, self._leave_resize)
-            return Read(digest, [view._replace(pixels=place.put(view.pixels)) for view in views])
+            return Read(digest, [view._replace(pixels=writer.put(view.pixels)) for view in views])
         except Exception as error:
             return failure(error)
 
@@ -199,11 +199,11 @@ class Decoder:
         assert self._reader is not None
         frames = list(islice(self._frames, job.frames))
         pixels = np.stack(frames) if frames else np.empty((0, 0, 0, 3), np.uint8)
-        place = _Place(self._memory, job.slot)
-        return Part(place.put(pixels), self._reader.info(), self._reader.preprocess)
+        writer = _SlotWriter(self._memory, job.slot)
+        return Part(writer.put(pixels), self._reader.info(), self._reader.preprocess)
 
 
-class _Place:
+class _SlotWriter:
     """A slot that fills up."""
 
     def __init__(self, memory: mmap.mmap, slot: Slot) -> None:

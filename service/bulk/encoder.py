@@ -30,7 +30,7 @@ from service.bulk.plan import Shard, record_of, write_manifest
 from service.engine.tokenizer import Engine
 from service.types import Size
 
-SHARDS_AT_ONCE = 3  # so that the device has work while the last rows of a shard are read and written
+SHARDS_AT_ONCE = 3  # the device has work while the last rows of a shard are read and written
 CHUNK_ITEMS, CHUNK_BYTES = 16, 8 * 2**20  # of one visit to a process
 UNSIZED_BYTES = 2**20  # of a picture of its own size; larger ones travel in the answer
 BATCH_POSITIONS = {"cuda": 2**16, "cpu": 2**13}

@@ -1,14 +1,13 @@
-"""Encoders of shards: one in this process, or many by Ray Data on a cluster."""
+"""The tokenizers of a run as its job sees them, and the CPUs of each."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Protocol
 
 from model.codes.info import CodesInfo
-from service.bulk.encoder import SHARDS_AT_ONCE, Report, ShardEncoder, Workplace
+from service.bulk.encoder import Report, Workplace
 from service.bulk.plan import Shard
 
 
@@ -38,31 +37,6 @@ class Executor(Protocol):
             BulkError: a tokenizer failed for another reason than an item.
         """
         ...
-
-
-class LocalExecutor:
-    """One tokenizer in this process.
-
-    Args:
-        workplace: of the tokenizer.
-    """
-
-    tokenizers = 1
-
-    def __init__(self, workplace: Workplace) -> None:
-        self.workplace = workplace
-
-    def run(
-        self, bundle: Path, dest: Path, info: CodesInfo, shards: Sequence[Shard], report: Callable[[Report], None]
-    ) -> None:
-        encoder = ShardEncoder(bundle, dest, info, self.workplace)
-        with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
-            try:
-                for done in as_completed([threads.submit(encoder.encode, shard) for shard in shards]):
-                    report(done.result())
-            finally:
-                threads.shutdown(cancel_futures=True)
-                encoder.close()
 
 
 def workplace_of(device: str, dtype: str | None, cpus: int) -> Workplace:

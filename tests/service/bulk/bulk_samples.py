@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,40 @@ import numpy as np
 from PIL import Image
 
 from media.write import encode_video
-from model.codes.info import EncodingOptions
-from service.bulk.encoder import Workplace
-from service.bulk.executors import LocalExecutor
+from model.codes.info import CodesInfo, EncodingOptions
+from service.bulk.encoder import SHARDS_AT_ONCE, Report, ShardEncoder, Workplace
 from service.bulk.job import Outcome
+from service.bulk.plan import Shard
 
 Tokenize = Callable[..., Outcome]
 SQUARES = EncodingOptions(32, 32, frames=5)
+
+
+class LocalExecutor:
+    """One tokenizer in this process.
+
+    Args:
+        workplace: of the tokenizer.
+    """
+
+    tokenizers = 1
+
+    def __init__(self, workplace: Workplace) -> None:
+        self.workplace = workplace
+
+    def run(
+        self, bundle: Path, dest: Path, info: CodesInfo, shards: Sequence[Shard], report: Callable[[Report], None]
+    ) -> None:
+        encoder = ShardEncoder(bundle, dest, info, self.workplace)
+        with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
+            try:
+                for done in as_completed([threads.submit(encoder.encode, shard) for shard in shards]):
+                    report(done.result())
+            finally:
+                threads.shutdown(cancel_futures=True)
+                encoder.close()
+
+
 EXECUTOR = LocalExecutor(Workplace("cpu", "float32", 1, 1))
 
 
