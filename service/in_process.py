@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,8 +53,8 @@ STALL_FACTOR = 3  # deadlines that one batch may take before the engine counts a
 class WorkObserver(Observer, Protocol):
     """The metrics of the tokenizer tier."""
 
-    def done(self, op: Op, frames: int, tokens: int, model: str) -> None:
-        """Count a request that a bundle has answered."""
+    def done(self, op: Op, frames: int, tokens: int, model: str, requests: int = 1) -> None:
+        """Count requests that a bundle has answered, with their frames and positions."""
 
 
 class LocalBackend:
@@ -85,6 +87,7 @@ class LocalBackend:
             settings.max_queue_seconds,
         )
         self._executor = BatchExecutor(launch, batcher, observer)
+        self._answered: Counter[TokenizerKey] = Counter()  # in this turn of the loop
 
     def check_health(self) -> None:
         """Check that this process can still work.
@@ -180,14 +183,13 @@ class LocalBackend:
         The result of encode is a pair of tokens (uint16 or int32) and latents, either of them None; that of the others
         is pixels.
         """
-        cost = find_card(self._cards, key.model).geometry.positions(key.size)
 
         def count(index: int, outcome: Any, timing: Timing | None) -> None:
             if timing is not None and not isinstance(outcome, BaseException):
-                self._observer.done(key.op, key.size[0], cost, key.model)
+                self._count(key)
             done(index, outcome, timing)
 
-        return self._executor.start(key, cost, payloads, seconds, count, flow)
+        return self._executor.start(key, self._positions(key), payloads, seconds, count, flow)
 
     def cancel(self, number: int) -> bool:
         """Take a call out of the queue; False if it runs or is over."""
@@ -196,8 +198,23 @@ class LocalBackend:
     async def _submit(self, card: ModelCard, key: TokenizerKey, payload: Any, seconds: float | None) -> Any:
         cost = card.geometry.positions(key.size)
         answer = await self._executor.submit(key, cost, payload, self._seconds if seconds is None else seconds)
-        self._observer.done(key.op, key.size[0], cost, key.model)
+        self._count(key)
         return answer
+
+    def _positions(self, key: TokenizerKey) -> int:
+        return find_card(self._cards, key.model).geometry.positions(key.size)
+
+    def _count(self, key: TokenizerKey) -> None:
+        """Count an answer with the others of this turn of the loop, since a batch's answers come together."""
+        if not self._answered:
+            asyncio.get_running_loop().call_soon(self._report)
+        self._answered[key] += 1
+
+    def _report(self) -> None:
+        answered, self._answered = self._answered, Counter()
+        for key, requests in answered.items():
+            positions = requests * self._positions(key)
+            self._observer.done(key.op, requests * key.size[0], positions, key.model, requests)
 
 
 class GenerateEngine(StepEngine, Protocol):

@@ -68,7 +68,7 @@ class TokenizerMetrics:
         self._queue_age.set(begun(oldest))
 
     def batch(self, batch: Batch, seconds: float, waits: Sequence[float] = ()) -> None:
-        """Count a batch that took `seconds`, after its items had waited."""
+        """Count a batch that took `seconds`, after the messages of its items had waited."""
         op = batch.key.op
         self._batches.labels(op, batch.stop_reason).inc()
         self._batch_requests.labels(op).observe(len(batch.items))
@@ -84,9 +84,9 @@ class TokenizerMetrics:
         """Count a batch whose halves ran again, since the whole failed."""
         self._splits.labels(batch.key.op, failure).inc()
 
-    def done(self, op: Op, frames: int, tokens: int, model: str) -> None:
-        """Count a request that has been answered."""
-        self._requests.labels(model, op).inc()
+    def done(self, op: Op, frames: int, tokens: int, model: str, requests: int = 1) -> None:
+        """Count requests that have been answered, with their frames and positions."""
+        self._requests.labels(model, op).inc(requests)
         self._frames.labels(model).inc(frames)
         if op not in ("decode", "decode_chunk"):
             self._encoded.labels(model).inc(tokens)

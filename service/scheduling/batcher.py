@@ -130,9 +130,8 @@ class Batcher:
             allowed = max(0.0, patience)
             detail = f"The request would wait for {wait:.1f} s, and it may wait for {allowed:.1f} s."
             raise ProblemError("overloaded", detail, allowed, wait, [], retry_after(wait))
-        for each in items:
-            self._items[each.id] = each
-            self._shares[each.flow.priority].add(each)
+        self._items.update((each.id, each) for each in items)
+        self._shares[item.flow.priority].add(items)
         self.queued_tokens += cost
         self._none_before = min(self._none_before, item.deadline)
 

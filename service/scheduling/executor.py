@@ -43,7 +43,7 @@ class Observer(Protocol):
         """Report the length of the queue, on any thread, and when its oldest item arrived on the monotonic clock."""
 
     def batch(self, batch: Batch, seconds: float, waits: Sequence[float]) -> None:
-        """Count a batch that took `seconds`, after those of its items that were answered had waited."""
+        """Count a batch that took `seconds`, after the messages of its items that were answered had waited."""
 
     def split(self, batch: Batch, failure: Failure) -> None:
         """Count a batch whose parts ran again, since the whole failed."""
@@ -239,12 +239,13 @@ class BatchExecutor:
                 self._answer(item.id, ProblemError("deadline-exceeded", detail))
 
     def _finish(self, flight: _Flight, outcomes: Sequence[Any], seconds: float) -> None:
-        batch, begun, waits = flight.batch, time.monotonic() - seconds, []
+        batch, begun = flight.batch, time.monotonic() - seconds
+        waits: dict[int | None, float] = {}  # of each message
         for item, outcome in zip(batch.items, outcomes, strict=True):
             if item.id in self._waiting:
-                waits.append(begun - self._waiting[item.id][1])
-                self._answer(item.id, outcome, Timing(1000 * waits[-1], 1000 * seconds, len(batch.items)))
-        self._observer.batch(batch, seconds, waits)
+                wait = waits[item.group] = begun - self._waiting[item.id][1]
+                self._answer(item.id, outcome, Timing(1000 * wait, 1000 * seconds, len(batch.items)))
+        self._observer.batch(batch, seconds, list(waits.values()))
         if flight.failure is not None:
             self._observer.split(batch, flight.failure)
 

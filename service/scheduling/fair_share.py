@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush, heapreplace
 
@@ -95,8 +95,9 @@ class FairShare:
         self._numbers = itertools.count()
         self._level = 0.0  # the account of a caller that has been idle
 
-    def add(self, item: Item) -> None:
-        """Let an item wait."""
+    def add(self, items: Sequence[Item]) -> None:
+        """Let items of one caller and key wait."""
+        item = items[0]
         if (caller := self._callers.get(item.caller)) is None:
             caller = self._callers[item.caller] = _Caller(next(self._numbers))
         if not caller.queues:
@@ -105,9 +106,9 @@ class FairShare:
             queue = caller.queues[item.key] = _Queue(caller.level)
         if (of_key := self._keys.get(item.key)) is None:
             of_key = self._keys[item.key] = _Key(item.key)
-        queue.items[item.id] = item
-        queue.cost += item.cost
-        of_key.items += 1
+        queue.items.update((each.id, each) for each in items)
+        queue.cost += sum(each.cost for each in items)
+        of_key.items += len(items)
         of_key.order.add(caller)
         self._order.add(caller)
 

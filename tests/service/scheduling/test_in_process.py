@@ -25,6 +25,7 @@ from service import in_process
 from service.engine.late_kernels import LateKernels
 from service.engine.tokenizer import Engine
 from service.errors import ProblemError
+from service.flow import NOBODY
 from service.in_process import LocalBackend
 from service.scheduling.batcher import Batch
 from service.scheduling.executor import DeviceFault, OutOfMemory
@@ -36,7 +37,7 @@ SETTINGS = Settings(bundles=())
 
 @dataclass
 class Work:
-    done_: list[tuple[str, int, int]] = field(default_factory=list)
+    done_: list[tuple[str, int, int, int]] = field(default_factory=list)
 
     def queue(self, requests: int, tokens: int, oldest: float | None) -> None: ...
 
@@ -44,8 +45,8 @@ class Work:
 
     def split(self, batch: Batch, failure: str) -> None: ...
 
-    def done(self, op: str, frames: int, tokens: int, model: str) -> None:
-        self.done_.append((op, frames, tokens))
+    def done(self, op: str, frames: int, tokens: int, model: str, requests: int) -> None:
+        self.done_.append((op, frames, tokens, requests))
 
 
 @pytest.fixture(scope="module")
@@ -236,8 +237,18 @@ async def test_work_is_counted_in_frames_and_latent_positions(engine: Engine) ->
     encoded = await backend.encode("vq", PIXELS, "tokens")
     await backend.decode("vq", encoded.tokens, (9, 24, 40))
     await backend.reconstruct("vq", PIXELS)
+    await asyncio.sleep(0)
+    assert work.done_ == [("encode", 6, 45, 1), ("decode", 9, 45, 1), ("reconstruct", 6, 45, 1)]
+    work.done_.clear()
+    answers: list[Any] = []
+    key = TokenizerKey("vq", "encode", "pixels", (6, 21, 35), "tokens")
+    backend.start(key, [PIXELS] * 3, 60.0, lambda *answer: answers.append(answer), NOBODY)
+    while len(answers) < 3:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+    assert [index for index, *_ in answers] == [0, 1, 2]
+    assert work.done_ == [("encode", 18, 135, 3)]
     backend.close()
-    assert work.done_ == [("encode", 6, 45), ("decode", 9, 45), ("reconstruct", 6, 45)]
 
 
 async def test_an_unknown_model_is_refused(backend: LocalBackend) -> None:
