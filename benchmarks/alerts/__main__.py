@@ -186,7 +186,7 @@ def main(
             time.sleep(60 * minutes)
         typer.echo(f"codes before any fault: {dict(callers.codes)}; firing: {sorted(running.firing()) or 'none'}")
         if pictures is not None:
-            draw = [sys.executable, "-m", "deploy.grafana.draw", f"--prometheus={running.prometheus_url}"]
+            draw = [sys.executable, "-m", "benchmarks.dashboards.draw", f"--prometheus={running.prometheus_url}"]
             subprocess.run([*draw, f"--minutes={minutes:g}", f"--out={pictures}"], cwd=ROOT, check=True)
         typer.echo("| Fault | Alert | Fired after, s | Queries of its runbook with data |\n| --- | --- | --- | --- |")
         for name in only or FAULTS:

@@ -102,3 +102,5 @@ def test_each_alert_has_a_runbook(name: str) -> None:
     page = (ROOT / "docs" / "runbooks" / f"{name}.md").read_text()
     assert page.startswith(f"# {name}\n")
     assert re.findall("^## (.*)$", page, re.MULTILINE) == ["Confirm", "Mitigate", "Fix"]
+    remedy = page.partition("## Mitigate")[2].partition("## Fix")[0]
+    assert re.search("^docker compose (restart|up -d|stop) api$", remedy, re.MULTILINE) is None or "kubectl" in remedy

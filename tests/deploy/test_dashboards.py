@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_tools import needs, run_tool
 
-from deploy.grafana.generator.__main__ import BOARDS, TARGET, files
+from benchmarks.dashboards.__main__ import BOARDS, TARGET, files
 from service.metrics.definitions import METRICS, PREFIX
 from service.metrics.exporter import registry
 from service.metrics.gpu import READINGS, GpuCollector

@@ -221,6 +221,17 @@ def test_an_evicted_worker_is_drained_within_its_grace_period(manifests: list[Ma
     assert [f"ray::{name}" for name in names.split("|")] == ["ray::ServeReplica"[:14], "ray::HAProxyManager"[:15]]
 
 
+def test_the_rules_become_those_of_the_operator(tmp_path: Path) -> None:
+    text = (DEPLOY.parent / "docs" / "how-to" / "deploy-on-kubernetes.md").read_text()
+    (script,) = re.findall(r"```sh\n(for rules .*?)```", text, re.DOTALL)
+    kubectl = f"kubectl() {{ cat >> {tmp_path}/applied; echo --- >> {tmp_path}/applied; }}\n"
+    subprocess.run(["sh", "-ec", kubectl + script], check=True, cwd=DEPLOY.parent)
+    rules = [rule for rule in yaml.safe_load_all((tmp_path / "applied").read_text()) if rule]
+    for rule, file in zip(rules, ("recording.yml", "alerts.yml"), strict=True):
+        check(rule, "PrometheusRule", CUSTOM)
+        assert rule["spec"] == yaml.safe_load((DEPLOY / "prometheus" / file).read_text())
+
+
 def test_a_gpu_worker_goes_where_gpus_are() -> None:
     (worker,) = cluster(build("gpu"))["workerGroupSpecs"]
     spec = worker["template"]["spec"]

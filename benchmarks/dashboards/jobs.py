@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deploy.grafana.generator.board import Board
-from deploy.grafana.generator.panels import AMBER, GREEN, RED, gauge, rate, seen, series, total, value
+from benchmarks.dashboards.board import Board
+from benchmarks.dashboards.panels import AMBER, GREEN, RED, gauge, rate, seen, series, total, value
 
 NOW = [
     value(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deploy.grafana.generator.board import Board
-from deploy.grafana.generator.panels import AMBER, GREEN, RED, gauge, quantiles, rate, rows_of, series, value
+from benchmarks.dashboards.board import Board
+from benchmarks.dashboards.panels import AMBER, GREEN, RED, gauge, quantiles, rate, rows_of, series, value
 
 BURN_STEPS = ((0.0, GREEN), (1.0, AMBER), (6.0, RED))
 FULL_STEPS = ((0.0, GREEN), (0.7, AMBER), (0.9, RED))

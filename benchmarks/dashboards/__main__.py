@@ -1,12 +1,12 @@
-"""`python -m deploy.grafana.generator` writes the dashboards that Grafana is provisioned with."""
+"""`python -m benchmarks.dashboards` writes the dashboards that Grafana is provisioned with."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from deploy.grafana.generator import generation, gpu, hosts, jobs, media, overview, requests, runbooks, tokenizer
+from benchmarks.dashboards import generation, gpu, hosts, jobs, media, overview, requests, runbooks, tokenizer
 
-TARGET = Path(__file__).parents[1] / "dashboards"
+TARGET = Path(__file__).parents[2] / "deploy" / "grafana" / "dashboards"
 BOARDS = tuple(module.BOARD for module in (overview, requests, tokenizer, generation, media, gpu, hosts, jobs))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deploy.grafana.generator.board import INSTANCE, Board
-from deploy.grafana.generator.panels import AMBER, GREEN, RED, gauge, rows_of, series, total, value
+from benchmarks.dashboards.board import INSTANCE, Board
+from benchmarks.dashboards.panels import AMBER, GREEN, RED, gauge, rows_of, series, total, value
 
 GPU = 'gpu=~"$gpu"'
 NO_GPU = "no GPU"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deploy.grafana.generator.board import INSTANCE, Board
-from deploy.grafana.generator.panels import RED, gauge, heat, quantiles, rate, series
+from benchmarks.dashboards.board import INSTANCE, Board
+from benchmarks.dashboards.panels import RED, gauge, heat, quantiles, rate, series
 
 REPLICA = 'replica=~"$replica"'
 MODEL = 'model=~"$model"'

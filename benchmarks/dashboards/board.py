@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from grafana_foundation_sdk.builders import dashboard as builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard
 
-from deploy.grafana.generator.panels import SOURCE, TAG, Panel
+from benchmarks.dashboards.panels import SOURCE, TAG, Panel
 
 PROMETHEUS = "http://localhost:9090"
 ANNOTATIONS = {  # name -> query, colour, title of an event
@@ -45,6 +45,7 @@ class Board:
     rows: Mapping[str, Sequence[Panel]]
     variables: Mapping[str, str] = field(default_factory=lambda: {"instance": INSTANCE})
     tags: tuple[str, ...] = (TAG,)
+    indent: ClassVar[int | None] = 1  # of the file
 
     @property
     def uid(self) -> str:
@@ -78,7 +79,7 @@ class Board:
                 board.with_panel(panel)
         document = json.loads(json.dumps(board.build(), cls=JSONEncoder))
         _complete(document)
-        return json.dumps(document, indent=1) + "\n"
+        return json.dumps(document, indent=self.indent) + "\n"
 
 
 def _complete(document: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Draw every dashboard from live data: the panels' own queries, units and titles, without Grafana.
 
-    python -m deploy.grafana.draw --prometheus http://127.0.0.1:9090 --minutes 15 --out docs/images
+    python -m benchmarks.dashboards.draw --prometheus http://127.0.0.1:9090 --minutes 15 --out docs/images
 
 It reads the JSON that Grafana is provisioned with, asks Prometheus each query as Grafana would, and uses matplotlib.
 """
@@ -17,17 +17,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-DASHBOARDS = Path(__file__).parent / "dashboards"
+DASHBOARDS = Path(__file__).parents[2] / "deploy" / "grafana" / "dashboards"
 SCRAPE_SECONDS = 10.0  # jsonData.timeInterval of the provisioned data source
 POINTS = 200
 WIDTH_INCHES, UNIT_INCHES, DPI = 16.0, 0.34, 90
@@ -177,7 +178,7 @@ def draw_lines(
 def legend_entries(axes: Axes) -> tuple[list[Any], list[str]]:
     """Return the lines and names of a legend, the largest first."""
     entries = list(zip(*axes.get_legend_handles_labels(), strict=True))
-    entries.sort(key=lambda entry: -np.nanmax(entry[0].get_ydata(), initial=-np.inf))
+    entries.sort(key=lambda entry: -np.nanmax(cast("Line2D", entry[0]).get_ydata(), initial=-np.inf))
     return [handle for handle, _ in entries], [name for _, name in entries]
 
 

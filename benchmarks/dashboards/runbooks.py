@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from deploy.grafana.generator.board import Board
-from deploy.grafana.generator.panels import note, series
+from benchmarks.dashboards.board import Board
+from benchmarks.dashboards.panels import note, series
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PAGES = ROOT / "docs" / "runbooks"
 LOGS = """Standard output of the service has one JSON line a request, and its own faults as `internal` lines:
 
@@ -27,6 +27,8 @@ The second finds all lines of one trace; the third shows Ray's own logs, with tr
 
 class Runbook(Board):
     """The page of one alert."""
+
+    indent = None  # docs/runbooks is what people read and compare
 
     @property
     def uid(self) -> str:
