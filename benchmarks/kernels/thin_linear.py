@@ -8,6 +8,7 @@ from torch import Tensor
 
 import kernels
 from benchmarks.kernels.operation import Case, Inputs, Make, Operation, delayed, normal, uniform
+from kernels.thin_linear.op import PART_COLUMNS
 from kernels.thin_linear.reference import moments_of
 
 SHAPES = {"qkv": (4608, 1536), "out": (1536, 1536), "up": (6144, 1536), "down": (1536, 6144)}  # of the 650M model
@@ -32,7 +33,7 @@ def _make(
         "normed": normed,
         "gelu": gelu,
         "full_precision": logits,
-        "moments": moments_of(x) if moments else None,
+        "moments": moments_of(x, inner // PART_COLUMNS) if moments else None,
     }
 
 

@@ -11,7 +11,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor  # type: ignore[impo
 
 from kernels.runtime.device import aligned
 from kernels.runtime.pdl import pdl_options
-from kernels.thin_linear.reference import COLUMNS, ThinArgs
+from kernels.thin_linear.reference import ThinArgs
 from kernels.thin_linear.triton_kernels import (
     VECTOR,
     normalize_kernel,
@@ -82,7 +82,7 @@ def choose(rows: int, columns: int, inner: int) -> Tile:
     return Tile("streamed", tall, broad, splits, warps, step, stages)
 
 
-def choose_columns(rows: int, columns: int, inner: int) -> Tile:
+def choose_with_moments(rows: int, columns: int, inner: int) -> Tile:
     """Return the default tile of calls with moments, the fastest of those tried on an H200 for a width of 1536.
 
     Args:
@@ -99,7 +99,7 @@ def choose_columns(rows: int, columns: int, inner: int) -> Tile:
         described, stages = False, 4
     step = next(size for size in (128, 64, 32, 16) if inner % size == 0)
     splits = next(n for n in range(splits, 0, -1) if inner % (n * step) == 0)
-    return Tile("streamed", height, COLUMNS, splits, 4, step, stages, True, described, False)
+    return Tile("streamed", height, 64, splits, 4, step, stages, True, described, False)
 
 
 def thin_linear(args: ThinArgs, tile: Tile | None = None) -> Tensor:
@@ -110,7 +110,7 @@ def thin_linear(args: ThinArgs, tile: Tile | None = None) -> Tensor:
     out = torch.empty((rows, columns), dtype=torch.float32 if full_precision else x.dtype, device=x.device)
     if not out.numel():
         return out
-    tile = tile or (choose if moments is None else choose_columns)(rows, columns, inner)
+    tile = tile or (choose if moments is None else choose_with_moments)(rows, columns, inner)
     row_tiles, tiles = -(-rows // tile.rows), -(-columns // tile.columns)
     partials = counted = out
     if tile.splits > 1:
@@ -157,6 +157,7 @@ def thin_linear(args: ThinArgs, tile: Tile | None = None) -> Tensor:
                 *others, x if moments is None else moments, out, partials, counted, rows,
                 BLOCK_M=tile.rows, BLOCK_K=tile.inner, STAGES=tile.stages, SPLITS=tile.splits, SWAPPED=tile.swapped,
                 DESCRIBED=described, FETCHED=tile.fetched and not described, NORMED=normed,
-                WRITTEN=residual is not None and moments is not None, PRECISION="ieee", **constants,
+                PARTS=1 if moments is None else moments.shape[1], WRITTEN=residual is not None and moments is not None,
+                PRECISION="ieee", **constants,
             )  # fmt: skip
     return out

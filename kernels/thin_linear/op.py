@@ -10,12 +10,13 @@ from torch import Tensor
 from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import DTYPES, capability, triton_unsupported
 from kernels.runtime.dispatch import Implementation
-from kernels.thin_linear.reference import COLUMNS, MIN_COUNTERS, ThinArgs
+from kernels.thin_linear.reference import MIN_COUNTERS, ThinArgs
 
 MAX_ROWS = 256  # row tiles read the weight again
 K_MULTIPLE = 16  # the loop over K of the tensor cores has no masks
 MOMENTS_CAPABILITY = 9  # major, of the GPUs on which products with moments were timed
 MOMENTS_ROWS = range(0)  # of a step whose products keep moments
+PART_COLUMNS = 64  # of a part whose moments are kept: a tile has whole parts
 
 thin_linear = launch_op("thin_linear.thin_linear", ThinArgs, mutated="moments")
 
@@ -49,9 +50,11 @@ def unsupported(args: ThinArgs) -> str | None:
     if moments is not None:
         if normed and residual is not None:
             return "moments are read and written by one call"
-        wanted = x.shape[0], (x.shape[1] if normed else weight.shape[0]) // COLUMNS, 2
-        if tuple(moments.shape) != wanted or not moments.is_contiguous():
-            return f"moments of shape {tuple(moments.shape)} must be {wanted}"
+        row = x.shape[1] if normed else weight.shape[0]
+        if moments.shape != (x.shape[0], row // PART_COLUMNS, 2) or row % PART_COLUMNS or not moments.is_contiguous():
+            return (
+                f"moments of shape {tuple(moments.shape)} must hold {x.shape[0]} rows of {row} / {PART_COLUMNS} parts"
+            )
     return None
 
 
@@ -62,11 +65,11 @@ def moments_for(x: Tensor) -> Tensor | None:
         x: shape (R, K), the first activations of the step.
     """
     rows, width = x.shape
-    if rows not in MOMENTS_ROWS or width % COLUMNS or not x.is_cuda or x.dtype.itemsize != 2:
+    if rows not in MOMENTS_ROWS or width % PART_COLUMNS or not x.is_cuda or x.dtype.itemsize != 2:
         return None
     if capability(x.device.index)[0] != MOMENTS_CAPABILITY:
         return None
-    return x.new_empty((rows, width // COLUMNS, 2), dtype=torch.float32)
+    return x.new_empty((rows, width // PART_COLUMNS, 2), dtype=torch.float32)
 
 
 TRITON = Implementation.of_op(thin_linear, unsupported)

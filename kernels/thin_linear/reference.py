@@ -12,7 +12,6 @@ from kernels.norm.reference import DeviationArgs, inverse_deviation
 
 INT8_MAX = 127
 MIN_COUNTERS = 4096
-COLUMNS = 64  # of a part of a row whose moments are kept
 
 
 class ThinArgs(NamedTuple):
@@ -29,8 +28,8 @@ class ThinArgs(NamedTuple):
         full_precision (bool): return float32 rather than the dtype of x.
         counters (Tensor): int32 zeros, MIN_COUNTERS of them, left zero; saves their allocation in calls that need no
             more. Calls that may run at the same time need counters of their own.
-        moments (Tensor): float32, shape (R, row / COLUMNS, 2), or None: means and summed squared differences from them
-            of parts of a row. A normed call reads those of x; a call with a residual writes those of its result.
+        moments (Tensor): float32, shape (R, parts, 2), or None: means and summed squared differences from them of equal
+            parts of a row. A normed call reads those of x; a call with a residual writes those of its result.
     """
 
     x: Tensor
@@ -66,15 +65,15 @@ def thin_linear(args: ThinArgs) -> Tensor:
         product = product + residual
     out = product if full_precision else product.to(x.dtype)
     if residual is not None and moments is not None:
-        moments.copy_(moments_of(out))
+        moments.copy_(moments_of(out, moments.shape[1]))
     return out
 
 
-def moments_of(x: Tensor) -> Tensor:
-    """Return the moments (R, row / COLUMNS, 2) of rows, float32 (float64 of float64 rows)."""
+def moments_of(x: Tensor, parts: int) -> Tensor:
+    """Return the moments (R, parts, 2) of rows, float32 (float64 of float64 rows)."""
     wide = x if x.dtype == torch.float64 else x.float()
-    variance, mean = torch.var_mean(wide.unflatten(1, (-1, COLUMNS)), 2, correction=0)
-    return torch.stack((mean, variance * COLUMNS), 2)
+    variance, mean = torch.var_mean(wide.unflatten(1, (parts, -1)), 2, correction=0)
+    return torch.stack((mean, variance * (x.shape[1] // parts)), 2)
 
 
 def quantize_rows(weight: Tensor) -> tuple[Tensor, Tensor]:

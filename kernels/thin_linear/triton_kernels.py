@@ -15,10 +15,9 @@ import triton.language as tl
 
 from kernels.norm import reference
 from kernels.runtime.pdl import fetch_rows, start_next, wait_for_inputs
-from kernels.thin_linear.reference import COLUMNS as PART_COLUMNS
 
 EPS: tl.constexpr = tl.constexpr(reference.EPS)
-COLUMNS: tl.constexpr = tl.constexpr(PART_COLUMNS)
+DEFERRED_ROWS: tl.constexpr = tl.constexpr(32)  # whose moments fit the registers beside a product
 SQRT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 GROUP: tl.constexpr = tl.constexpr(2)  # rows of x in registers at a time
 VECTOR: tl.constexpr = tl.constexpr(8)  # elements of a 16-byte load of two-byte values
@@ -243,15 +242,21 @@ def normalize_kernel(x, out, K: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.con
 
 
 @triton.jit
-def _rstd_of_moments(moments, o_m, R, K: tl.constexpr):
-    """Return 1 / sqrt(variance + EPS) of rows o_m from the moments of their parts."""
-    PARTS: tl.constexpr = K // COLUMNS
-    o_part = tl.arange(0, triton.next_power_of_2(PARTS))
-    mask = (o_m < R)[:, None] & (o_part < PARTS)[None, :]
-    p_moment = moments + (o_m[:, None] * PARTS + o_part[None, :]) * 2
-    b_mean, b_squares = tl.load(p_moment, mask=mask, other=0.0), tl.load(p_moment + 1, mask=mask, other=0.0)
-    b_off = tl.where(mask, b_mean - (tl.sum(b_mean, 1) / PARTS)[:, None], 0.0)
-    return tl.rsqrt((tl.sum(b_squares, 1) + COLUMNS * tl.sum(b_off * b_off, 1)) / K + EPS)
+def _load_moments(moments, o_m, R, PARTS: tl.constexpr):
+    """Load the means and the sums of squares (rows, parts) of rows o_m, zeros beyond both."""
+    o_part = tl.arange(0, triton.next_power_of_2(PARTS))[None, :]
+    mask = (o_m < R)[:, None] & (o_part < PARTS)
+    p_moment = moments + (o_m[:, None] * PARTS + o_part) * 2
+    return tl.load(p_moment, mask=mask, other=0.0), tl.load(p_moment + 1, mask=mask, other=0.0)
+
+
+@triton.jit
+def _rstd_of_moments(b_means, b_squares, K: tl.constexpr, PARTS: tl.constexpr):
+    """Return 1 / sqrt(variance + EPS) (rows, 1) from the moments of rows."""
+    m_part = (tl.arange(0, triton.next_power_of_2(PARTS)) < PARTS)[None, :]
+    b_off = tl.where(m_part, b_means - (tl.sum(b_means, 1) / PARTS)[:, None], 0.0)
+    b_variance = (tl.sum(b_squares, 1) + K // PARTS * tl.sum(b_off * b_off, 1)) / K
+    return tl.rsqrt(b_variance + EPS)[:, None]
 
 
 @triton.jit(do_not_specialize=["R"])
@@ -259,7 +264,7 @@ def thin_matrix_kernel(
     x, weight, scale, bias, residual, moments, out, partials, counters, R,
     N: tl.constexpr, K: tl.constexpr, SPLITS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-    SWAPPED: tl.constexpr, DESCRIBED: tl.constexpr, FETCHED: tl.constexpr, WRITTEN: tl.constexpr,
+    SWAPPED: tl.constexpr, DESCRIBED: tl.constexpr, FETCHED: tl.constexpr, PARTS: tl.constexpr, WRITTEN: tl.constexpr,
     SCALED: tl.constexpr, BIASED: tl.constexpr, ADDED: tl.constexpr, NORMED: tl.constexpr, GELU: tl.constexpr,
     PRECISION: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -269,7 +274,7 @@ def thin_matrix_kernel(
 
     Args:
         x, weight: pointers, or DESCRIBED tiles (BLOCK_M, BLOCK_K) and (BLOCK_N, BLOCK_K).
-        moments: (R, row / COLUMNS, 2) float32, those of x where NORMED, and of out where WRITTEN; a tile is a part.
+        moments: (R, PARTS, 2) float32, those of x where NORMED, and of out where WRITTEN; a tile has whole parts.
         partials: (row tiles, column tiles, SPLITS, BLOCK_M, BLOCK_N) float32.
         counters: (row tiles, column tiles), zero before and after.
         SWAPPED: the weight is the left operand, whose rows fill the tensor cores where those of x are few.
@@ -299,7 +304,9 @@ def thin_matrix_kernel(
         )
     wait_for_inputs(PDL)
     if NORMED:
-        b_rstd = _rstd_of_moments(moments, o_m, R, K)[:, None]
+        b_means, b_squares = _load_moments(moments, o_m, R, PARTS)
+        if BLOCK_M > DEFERRED_ROWS:
+            b_rstd = _rstd_of_moments(b_means, b_squares, K, PARTS)
     b_out = tl.zeros((BLOCK_N, BLOCK_M) if SWAPPED else (BLOCK_M, BLOCK_N), tl.float32)
     for k in tl.range(0, PART, BLOCK_K, num_stages=STAGES):
         if DESCRIBED:
@@ -314,6 +321,8 @@ def thin_matrix_kernel(
     # (BLOCK_M, BLOCK_N)
     if SWAPPED:
         b_out = tl.trans(b_out)
+    if NORMED and BLOCK_M <= DEFERRED_ROWS:  # the loads of the loop do not wait for the sums
+        b_rstd = _rstd_of_moments(b_means, b_squares, K, PARTS)
     last = True
     if SPLITS > 1:
         o_part = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
@@ -336,9 +345,12 @@ def thin_matrix_kernel(
         b_y = b_y.to(out.dtype.element_ty)
         tl.store(out + o_out, b_y, mask=mask)
         if WRITTEN:
-            b_y = b_y.to(tl.float32)
-            b_mean = tl.sum(b_y, 1) / BLOCK_N
-            b_off = b_y - b_mean[:, None]
-            p_moment = moments + (o_m * TILES + i_tile) * 2
-            tl.store(p_moment, b_mean, mask=m_m)
-            tl.store(p_moment + 1, tl.sum(b_off * b_off, 1), mask=m_m)
+            SIZE: tl.constexpr = N // PARTS
+            # (BLOCK_M, parts, SIZE)
+            b_parts = tl.reshape(b_y.to(tl.float32), (BLOCK_M, BLOCK_N // SIZE, SIZE))
+            b_mean = tl.sum(b_parts, 2) / SIZE
+            b_off = b_parts - b_mean[:, :, None]
+            i_part = i_tile * (BLOCK_N // SIZE) + tl.arange(0, BLOCK_N // SIZE)
+            p_moment = moments + (o_m[:, None] * PARTS + i_part[None, :]) * 2
+            tl.store(p_moment, b_mean, mask=m_m[:, None])
+            tl.store(p_moment + 1, tl.sum(b_off * b_off, 2), mask=m_m[:, None])
