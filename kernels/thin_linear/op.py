@@ -51,10 +51,9 @@ def unsupported(args: ThinArgs) -> str | None:
         if normed and residual is not None:
             return "moments are read and written by one call"
         row = x.shape[1] if normed else weight.shape[0]
-        if moments.shape != (x.shape[0], row // PART_COLUMNS, 2) or row % PART_COLUMNS or not moments.is_contiguous():
-            return (
-                f"moments of shape {tuple(moments.shape)} must hold {x.shape[0]} rows of {row} / {PART_COLUMNS} parts"
-            )
+        wanted = x.shape[0], row // PART_COLUMNS, 2
+        if tuple(moments.shape) != wanted or row % PART_COLUMNS or not moments.is_contiguous():
+            return f"moments of shape {tuple(moments.shape)} must be {wanted}, of {PART_COLUMNS} columns a part"
     return None
 
 

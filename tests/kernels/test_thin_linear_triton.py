@@ -89,5 +89,5 @@ def test_unsupported_calls():
     assert "requires gradients" in unsupported(weight=on_gpu(8, 64).requires_grad_())
     moments = on_gpu(2, 1, 2, dtype=torch.float32)
     assert unsupported(normed=True, moments=moments) is None
-    assert "must hold 2 rows of 8 / 64 parts" in unsupported(moments=moments)
+    assert "must be (2, 0, 2), of 64 columns a part" in unsupported(moments=moments)
     assert "read and written by one call" in unsupported(normed=True, moments=moments, residual=on_gpu(2, 8))
