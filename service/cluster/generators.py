@@ -90,7 +90,7 @@ class Generator:
         self._late_kernels.mark_ready()
         self.generators = self._host.generators
         self.generate = self._host.generate
-        node.metrics.ready()
+        node.ready()
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a step does not end: Ray then replaces this replica."""

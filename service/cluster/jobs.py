@@ -31,7 +31,7 @@ class JobOwner:
         node = join_node(settings, "JobOwner")
         self._queue = LocalJobQueue(job_store(settings, settings.jobs_folder or _folder()))
         self._metrics = JobMetrics(settings.job_bytes)
-        node.metrics.ready()
+        node.ready()
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call a method of the store."""

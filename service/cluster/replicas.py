@@ -86,7 +86,7 @@ class Tokenizer:
             self._host = GeneratorHost(settings, node.replica)
             self.generators, self.generate = self._host.generators, self._host.generate
         self._late_kernels.mark_ready()
-        node.metrics.ready()
+        node.ready()
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles that this replica serves."""
@@ -298,7 +298,7 @@ class Ingress:
         self._reporter = asyncio.create_task(self._report())
         self._gate = Gate(app, self._folder, self._settings.drain_notice_seconds)
         self._gate.start()
-        self._node.metrics.ready()
+        self._node.ready()
         return self._gate
 
     async def __del__(self) -> None:
