@@ -17,8 +17,8 @@ PAGES = ROOT / "docs" / "runbooks"
 LOGS = """Standard output of the service has one JSON line a request, and its own faults as `internal` lines:
 
 ```sh
-docker compose logs --no-log-prefix --since 15m api | grep '"status": 5'
-docker compose logs --no-log-prefix --since 15m api | grep TRACE_ID
+docker logs --since 15m $(docker compose ps -q api) 2>&1 | grep '"status": 5'
+docker logs --since 15m $(docker compose ps -q api) 2>&1 | grep TRACE_ID
 docker compose exec api sh -c 'tail -n 50 /tmp/ray/session_latest/logs/serve/*.log'
 ```
 

@@ -32,7 +32,7 @@ from service.cluster.log_relay import log_relay
 from service.cluster.node_metrics import FOLDER, node_directory
 from service.cluster.ray_environment import environment, longest_seconds, ray_environment, ray_request_seconds
 from service.cluster.replicas import Ingress, Tokenizer
-from service.cluster.watchdog import LostError, adopt_orphans, end_descendants, local_watchdog
+from service.cluster.watchdog import LostError, adopt_orphans, descendants_ended, local_watchdog
 from service.link.directory import SocketDirectory
 from service.metrics.keeper import stop as stop_exporter
 from service.settings import Settings
@@ -252,8 +252,8 @@ def serve_forever(settings: Settings) -> None:
 def _abandon(error: LostError, folder: Path) -> NoReturn:
     """Say why the service ends and leave nothing of it running; Ray's own shutdown would wait for what is gone."""
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
-    end_descendants()
-    shutil.rmtree(folder, ignore_errors=True)
+    with descendants_ended():
+        shutil.rmtree(folder, ignore_errors=True)
     os._exit(LOST_STATUS)
 
 

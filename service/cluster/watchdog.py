@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import ray
@@ -131,25 +131,29 @@ def local_watchdog(host: str, port: int) -> Watchdog:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every orphaned process below this one, where the system allows; `end_descendants` ends them.
+    """Become the parent of every orphaned process below this one, where the system allows, so that all can be ended.
 
     HAProxy and media workers outlive a raylet that is killed, and would hold ports and memory.
     """
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def end_descendants() -> None:
-    """Kill every process below this one."""
+@contextlib.contextmanager
+def descendants_ended() -> Iterator[None]:
+    """Kill every process below this one, and the raylet at the end of the context.
+
+    Whoever misses the raylet is ended by Ray, with a status of its own: only the exit may follow.
+    """
+    raylets = [pid for pid in _descendants(os.getpid()) if _name(pid) == "raylet"]
+    _signal(raylets, signal.SIGSTOP)  # else it would start workers anew
     for _ in range(KILL_ROUNDS):  # a process that dies can leave children, which this one adopts
-        descendants = _descendants(os.getpid())
-        if not descendants:
-            return
-        for pid in descendants:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        others = set(_descendants(os.getpid())).difference(raylets)
+        if not others:
+            break
+        _signal(others, signal.SIGKILL)
         time.sleep(0.05)
+    yield
+    _signal(raylets, signal.SIGKILL)
 
 
 def _dead_ray_processes() -> list[str]:
@@ -166,6 +170,19 @@ def _refuses(host: str, port: int) -> bool:
     except OSError:  # a full backlog, say: somebody listens
         return False
     return False
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:  # it has ended
+        return ""
 
 
 def _descendants(root: int) -> list[int]:

@@ -116,11 +116,11 @@ def test_a_port_is_refused_when_nobody_listens() -> None:
 
 ORPHANS = """
 import subprocess, sys
-from service.cluster.watchdog import adopt_orphans, end_descendants
+from service.cluster.watchdog import adopt_orphans, descendants_ended
 adopt_orphans()
 child = "import subprocess; print(subprocess.Popen(['sleep', '600']).pid)"
 subprocess.run([sys.executable, "-c", child], check=True)
-end_descendants()
+with descendants_ended(): pass
 """
 
 
