@@ -7,26 +7,20 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from media.kinds import Kind
-from model.codes import npy_tree, parquet, webdataset
+from model.codes import npy_tree
 from model.codes.info import (
     INFO_FILE,
     MANIFEST_FOLDER,
-    SUFFIXES,
     CodesError,
     CodesInfo,
     is_encoded,
     read_info,
     write_info,
 )
-from model.codes.rows import Rows, moments
 from service.bulk.errors import BulkError
-from service.bulk.plan import QUARANTINE_FILE, Shard, all_records, read_manifest
+from service.bulk.plan import QUARANTINE_FILE, Shard
 
 LOCK_FILE = ".lock"
 MAX_LOST = 0.1  # of the finished shards, which a source that shrinks may cost
@@ -120,31 +114,3 @@ def _outdated(dest: Path, shards: Sequence[Shard]) -> list[Path]:
     """Return the files of shards that the source has no more."""
     names = {shard.name for shard in shards}
     return [path for path in _own(dest, SHARD) if path.stem not in names]
-
-
-def complete(dest: Path, info: CodesInfo, shards: Sequence[Shard]) -> CodesInfo:
-    """Write and return the description with the rows of each kind, and the moments of latents."""
-    rows: dict[Kind, int] = dict.fromkeys(info.items, 0)
-    sums = np.zeros((3, info.size))
-    for shard in shards:
-        count = sum(record["rows"] for record in read_manifest(dest, shard.name))
-        rows[shard.kind] += count
-        if info.kind == "latents" and count:
-            sums += _moments(dest, info, shard)
-    whole = replace(info, rows=rows)
-    if info.kind == "latents" and sums[0, 0]:
-        mean = sums[1] / sums[0]
-        std = np.sqrt(np.maximum(sums[2] / sums[0] - mean**2, 0))
-        whole = replace(whole, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-    write_info(dest, whole)
-    return whole
-
-
-def _moments(dest: Path, info: CodesInfo, shard: Shard) -> np.ndarray:
-    if info.container == "npy":
-        done = [record for record in all_records(dest, [shard]) if record["status"] == "done"]
-        codes, _, _ = npy_tree.read(dest, info, [record["item"] for record in done], (1, 1, -1))
-        return moments(Rows(codes))
-    path = dest / f"{shard.name}{SUFFIXES[info.container]}"
-    describe = parquet.describe if info.container == "parquet" else webdataset.describe
-    return np.array(describe(path)["moments"])

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.kinds import Kind
-from model.atomic_write import replacing, sync_folder
-from model.codes import npy_tree, parquet, webdataset
-from model.codes.info import SUFFIXES, CodesInfo
-from model.codes.rows import Rows, moments
+from model.codes.info import CodesInfo
+from model.codes.rows import Rows
+from model.codes.writer import done_record, failed_record, write_manifest, write_shard
 from service.bulk.batches import Batches, Pixels, Row, SharedEngine, chunks_held, frames_of, pixels_of
 from service.bulk.decoder import ALIGNMENT, TOO_LARGE, Failed
 from service.bulk.decoder_pool import Chunk, DecoderPool
 from service.bulk.films import encode_film
-from service.bulk.plan import Shard, record_of, write_manifest
+from service.bulk.plan import Shard, record_of
 from service.engine.tokenizer import Engine
 from service.types import Size
 
@@ -35,7 +34,6 @@ CHUNK_ITEMS, CHUNK_BYTES = 16, 8 * 2**20  # of one visit to a process
 UNSIZED_BYTES = 2**20  # of a picture of its own size; larger ones travel in the answer
 BATCH_POSITIONS = {"cuda": 2**16, "cpu": 2**13}
 MAX_BATCH = 64
-WRITERS = {"parquet": parquet.write, "tar": webdataset.write}
 
 
 @dataclass(frozen=True)
@@ -135,7 +133,8 @@ class ShardEncoder:
         """Encode and write a shard, its manifest last."""
         films = shard.kind == "clips" and self._options.frames is None
         rows, records = self._films(shard) if films else self._items(shard)
-        self._write(shard, rows)
+        items = range(shard.first, shard.first + len(shard.items))
+        write_shard(self._dest, self._info, shard.name, items, rows)
         write_manifest(self._dest, shard.name, records)
         failed = sum(record["status"] == "failed" for record in records)
         return Report(shard.name, len(records), failed, len(rows), self._busy(), self._name)
@@ -155,7 +154,7 @@ class ShardEncoder:
             holder = _Holder(chunk.release)
             for place, read in enumerate(chunk.items, first):
                 if isinstance(read, Failed):
-                    records[place] |= _failure(read)
+                    records[place] |= failed_record(*read)
                     continue
                 records[place]["source_hash"] = read.digest
                 item = shard.items[place]
@@ -169,12 +168,12 @@ class ShardEncoder:
         batches.finish()
         too_large = {number for number, codes in zip(rows.items, rows.codes, strict=True) if codes is None}
         for number in too_large:
-            records[number - shard.first] |= _failure(Failed(TOO_LARGE, retry=True))
+            records[number - shard.first] |= failed_record(TOO_LARGE, retry=True)
         if too_large:
             rows = rows.without(too_large)
         done = (record for record in records if "status" not in record)
         for record, codes in zip(done, rows.codes[:: self._options.repeats], strict=True):
-            record |= _success(self._options.repeats, codes)
+            record |= done_record(self._options.repeats, codes)
         return rows, records
 
     def _row(self, place: int, pixels: Pixels, chunk: int, holder: _Holder) -> Row:
@@ -207,27 +206,14 @@ class ShardEncoder:
                     process = self._pool.start_process()
                 film = encode_film(self.engine, process, self._pool.memory, item)
                 if isinstance(film, Failed):
-                    records[place] |= _failure(film)
+                    records[place] |= failed_record(*film)
                     continue
                 number = shard.first + place
                 rows.append(film.codes, number, item.key, item.label, 0, False, film.digest, film.preprocess)
-                records[place] |= {"source_hash": film.digest} | _success(1, film.codes)
+                records[place] |= {"source_hash": film.digest} | done_record(1, film.codes)
         finally:
             process.close()
         return rows, records
-
-    def _write(self, shard: Shard, rows: Rows) -> None:
-        if self._info.container == "npy":
-            items = range(shard.first, shard.first + len(shard.items))
-            npy_tree.write(self._dest, self._info, rows, items)
-            return
-        path = self._dest / f"{shard.name}{SUFFIXES[self._info.container]}"
-        if not len(rows):
-            path.unlink(missing_ok=True)
-            return
-        with replacing(path) as fresh:
-            WRITERS[self._info.container](fresh, rows, describe(self._info, rows))
-        sync_folder(self._dest)  # or a power cut could leave the manifest without its shard
 
     def _kinds_with_size(self) -> list[tuple[Kind, Size]]:
         return [(kind, self._size(kind) or (1, 256, 256)) for kind in self._info.items]
@@ -279,23 +265,3 @@ class _Holder:
         self._held -= 1
         if not self._held:
             self._release()
-
-
-def describe(info: CodesInfo, rows: Rows) -> dict[str, Any]:
-    """Return what a shard says of itself."""
-    described = {
-        "bundle": info.tokenizer,
-        "bundle_hash": info.tokenizer_hash,
-        "dtype": info.dtype,
-        "kind": info.kind,
-        "options": asdict(info.options),
-    }
-    return described | ({"moments": moments(rows).tolist()} if info.kind == "latents" else {})
-
-
-def _failure(failed: Failed) -> dict[str, Any]:
-    return {"status": "failed", "rows": 0, "grid": None, "source_hash": None} | failed._asdict()
-
-
-def _success(rows: int, codes: NDArray[Any]) -> dict[str, Any]:
-    return {"status": "done", "rows": rows, "grid": list(codes.shape[:3])}

@@ -13,6 +13,7 @@ from typing import Literal
 from media.kinds import KINDS, Kind
 from model.bundle_files import read_config
 from model.codes.info import SUFFIXES, CodesInfo, Container, EncodingOptions
+from model.codes.writer import complete
 from model.tokenizer.config import TokenizerConfig, VQConfig
 from service.bulk import destination
 from service.bulk.encoder import Report, ShardEncoder, Workplace
@@ -145,7 +146,7 @@ class Job:
                 executor.run(self._request.bundle, dest, info, missing, report)
             seconds = time.perf_counter() - started
             failed = write_quarantine(dest, self.shards, self.listing.damaged)
-            return Outcome(destination.complete(dest, info, self.shards), self.items, kept, failed, seconds)
+            return Outcome(complete(dest, info), self.items, kept, failed, seconds)
 
     def estimate(self, place: Workplace, tokenizers: int) -> Estimate:
         """Encode a sample in this process, in a folder that is deleted; return what the whole run will take.

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from media.kinds import Kind
 from model.atomic_write import replace_file
 from model.codes import npy_tree
-from model.codes.info import MANIFEST_FOLDER, SUFFIXES, CodesInfo, shard_name
+from model.codes.info import SUFFIXES, CodesInfo, shard_name
+from model.codes.writer import read_manifest, write_manifest
 from service.bulk.reading import read_bytes
 from service.bulk.sources import Item, Listing
 
@@ -48,26 +49,6 @@ def plan_shards(listing: Listing, shard_items: dict[Kind, int]) -> list[Shard]:
         for kind, items in listing.items.items()
         for number, first in enumerate(range(0, len(items), shard_items[kind]))
     ]
-
-
-def manifest_path(dest: Path, name: str) -> Path:
-    """Return the manifest of a shard. It is written last, so a shard that has one is whole."""
-    return dest / MANIFEST_FOLDER / f"{name}.jsonl"
-
-
-def write_manifest(dest: Path, name: str, records: Sequence[dict[str, Any]]) -> None:
-    """Write the manifest of a shard."""
-    path = manifest_path(dest, name)
-    path.parent.mkdir(exist_ok=True)
-    replace_file(path, b"".join(json.dumps(record).encode() + b"\n" for record in records))
-
-
-def read_manifest(dest: Path, name: str) -> list[dict[str, Any]]:
-    """Return the records of a shard; none if it is not done."""
-    try:
-        return [json.loads(line) for line in manifest_path(dest, name).read_bytes().splitlines()]
-    except (FileNotFoundError, ValueError):
-        return []
 
 
 def record_of(shard: Shard, place: int) -> dict[str, Any]:

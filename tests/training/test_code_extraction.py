@@ -12,6 +12,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from model.bundle import Bundle, load_bundle, save_bundle
+from model.codes.info import read_info, write_info
+from model.codes.reader import manifest
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app
@@ -20,7 +22,8 @@ from training.data.loaders.batch import BatchSpec
 from training.demo_data.debug import build_debug
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.generator.code_shards import ExtractionOptions, open_codes, write_info
+from training.generator.code_set import ExtractionOptions
+from training.generator.encoded import open_encoded_codes
 from training.generator.extraction import extract
 from training.generator.token_dataset import CodeLoader
 from training.tokenizer.head_transfer import with_head
@@ -68,15 +71,15 @@ def test_files_become_rows_with_their_class_views_and_mirror_images(files: Path,
 
 def test_a_stopped_extraction_goes_on_and_a_whole_one_is_opened(files: Path, vq: Bundle, tmp_path: Path) -> None:
     whole = extract(vq, files, tmp_path, OPTIONS)
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")}
     extract(vq, files, tmp_path, OPTIONS)
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")} == stamps
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.parquet")} == stamps
 
-    write_info(tmp_path, whole.info.begun())
+    write_info(tmp_path, read_info(tmp_path).begun())
     gone, kept = sorted(stamps)
     gone.unlink()
     with pytest.raises(TrainingError, match="has not ended"):
-        open_codes(tmp_path)
+        open_encoded_codes(tmp_path)
     again = extract(vq, files, tmp_path, OPTIONS)
     assert kept.stat().st_mtime_ns == stamps[kept]
     assert all(torch.equal(again.kinds[kind].codes, whole.kinds[kind].codes) for kind in whole.kinds)
@@ -94,7 +97,8 @@ def test_changed_data_of_equal_count_are_noticed(vq: Bundle, tmp_path: Path) -> 
     (data / "b" / "0.png").touch()
     assert extract(vq, tmp_path / "data", codes, options).info == whole.info
     Image.new("RGB", (40, 32), "blue").save(data / "b" / "0.png")
-    for info in (whole.info, whole.info.begun()):
+    ended = read_info(codes)
+    for info in (ended, ended.begun()):
         write_info(codes, info)
         with pytest.raises(TrainingError, match=r"holds codes of other data than .*a/0.png to .*b/0.png have now"):
             extract(vq, tmp_path / "data", codes, options)
@@ -160,4 +164,6 @@ def test_the_command_writes_codes(files: Path, vq: Bundle, tmp_path: Path) -> No
     arguments = ["data", "codes", files, "--tokenizer", tmp_path / "bundle", "--out", tmp_path / "codes", "--side", 32]
     result = CliRunner().invoke(app, [*map(str, arguments), "--frames", "5", "--device", "cpu"])
     assert result.exit_code == 0, result.output
-    assert open_codes(tmp_path / "codes").info.tokenizer_hash == vq.hash
+    assert open_encoded_codes(tmp_path / "codes").info.tokenizer_hash == vq.hash
+    records = list(manifest(tmp_path / "codes", read_info(tmp_path / "codes"), "images"))
+    assert [(record["status"], record["rows"]) for record in records] == [("done", 2)] * 12

@@ -73,7 +73,7 @@ def codes(
     """Encode a folder once with a tokenizer, to train generators on; a stopped extraction goes on where it was."""
     from model.bundle import load_bundle
     from training.distributed import init_distributed
-    from training.generator.code_shards import ExtractionOptions
+    from training.generator.code_set import ExtractionOptions
     from training.generator.extraction import extract
 
     with exit_on_error(), init_distributed(device) as (ranks, rank_device):

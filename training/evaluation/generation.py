@@ -27,7 +27,7 @@ from training.evaluation.labelled import LabelledItems, find_labelled
 from training.evaluation.preprocessing import INCEPTION, LITE
 from training.evaluation.set_metrics import MetricValue, PairedMetric
 from training.evaluation.suite import MetricSuite, NetworkPaths
-from training.generator.code_shards import ExtractionOptions
+from training.generator.code_set import ExtractionOptions
 from training.generator.sampling import Sampler
 from training.pictures import contact_sheet, write_image
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.kinds import KINDS, Kind
-from training.generator.code_shards import ExtractionOptions
+from training.generator.code_set import ExtractionOptions
 from training.generator.items import Items, find_items
 
 ITEMS_AT_ONCE = 16

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from training.card import bullets, code_version, settings_table
-from training.generator.code_shards import CodesInfo
+from training.generator.code_set import CodesInfo
 from training.recipes import GeneratorRecipe
 
 MAX_CLASSES_NAMED = 50
@@ -29,11 +29,11 @@ def generator_card(name: str, recipe: GeneratorRecipe, codes: CodesInfo, history
     size = f"{options.side} x {options.side}"
     if config.grid[0] > 1:
         size = f"{options.frames} x {size}"
-    rows = ", ".join(f"{count:,} {what}" for what, count in (codes.rows or {}).items() if count)
+    rows = ", ".join(f"{count:,} {what}" for what, count in codes.rows.items() if count)
     classes = ", ".join(codes.classes[:MAX_CLASSES_NAMED])
     more = len(codes.classes) - MAX_CLASSES_NAMED
     mirrored = ", mirror images among them" if options.flips else ""
-    data = [*codes.sources, f"encoded once: {rows}{mirrored}"]
+    data = [codes.source, f"encoded once: {rows}{mirrored}"]
     if codes.classes:
         data.append(f"{len(codes.classes):,} classes: {classes}" + (f", and {more:,} more" if more > 0 else ""))
     sampling = ", ".join(f"{key} {value}" for key, value in asdict(config.sampling).items())

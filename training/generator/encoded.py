@@ -1,4 +1,4 @@
-"""Data sets of `omnitok tokenize` as codes to train on."""
+"""Data sets of `omnitok tokenize` and `omnitok data codes` as codes to train on."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from model.codes.info import CodesError
 from model.codes.info import CodesInfo as EncodedInfo
 from model.codes.reader import open_encoded, read_kind
 from training.errors import TrainingError
-from training.generator.code_shards import Codes, CodeSet, CodesInfo, ExtractionOptions
+from training.generator.code_set import Codes, CodeSet, CodesInfo, ExtractionOptions
 
 MAX_INT16 = 2**15
 
 
 def open_encoded_codes(folder: Path) -> CodeSet:
-    """Open a data set that `omnitok tokenize` has written.
+    """Open a data set whose shards are all written.
 
     Raises:
         TrainingError: it is incomplete or damaged, or its items are not squares of one size.
@@ -51,7 +51,7 @@ def _info(folder: Path, found: EncodedInfo) -> CodesInfo:
             options.height, options.frames or 1, options.flips, options.views, options.fps, options.seed
         ),
         classes=found.classes,
-        sources=(found.source,),
+        source=found.source,
         rows=rows,
         mean=found.mean,
         std=found.std,

@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
 
 from media.kinds import KINDS, Kind
 from model.bundle import Bundle
+from model.codes.info import (
+    INFO_FILE,
+    SUFFIXES,
+    CodesError,
+    CodesInfo,
+    EncodingOptions,
+    read_info,
+    shard_name,
+    write_info,
+)
+from model.codes.rows import Rows
+from model.codes.writer import complete, done_record, failed_record, read_manifest, write_manifest, write_shard
 from model.tokenizer.config import VQConfig
 from training.devices import cores
 from training.distributed import Ranks
 from training.errors import TrainingError, one_line
-from training.generator.code_shards import (
-    INFO_FILE,
-    Codes,
-    CodeSet,
-    CodesInfo,
-    ExtractionOptions,
-    join,
-    open_codes,
-    read_content,
-    read_info,
-    read_shard,
-    shard_path,
-    write_info,
-    write_shard,
-)
+from training.generator.code_set import CodeSet, ExtractionOptions
+from training.generator.encoded import open_encoded_codes
 from training.generator.items import Items, find_items
 
 SHARD_ITEMS: dict[Kind, int] = {"images": 1024, "clips": 128}
 PIXELS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 25}
-MAX_INT16 = 2**15
+MAX_UINT16 = 2**16
 
 
 def extract(
@@ -77,7 +74,10 @@ def extract(
     ranks.barrier()  # until every rank has seen the folder as it was
     whole = False
     if (out / INFO_FILE).is_file():
-        found = read_info(out)
+        try:
+            found = read_info(out)
+        except CodesError as error:
+            raise TrainingError(str(error)) from error
         whole = found.rows is not None
         if found.begun() != info:
             raise TrainingError(f"{out} holds codes of another tokenizer, options or data: choose another folder.")
@@ -86,54 +86,63 @@ def extract(
     ranks.barrier()
     jobs = [
         (kind, index, range(first, min(first + SHARD_ITEMS[kind], count)))
-        for kind, count in _counts(sources).items()
+        for kind, count in info.items.items()
         for index, first in enumerate(range(0, count, SHARD_ITEMS[kind]))
     ]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
         bar = progress.add_task("shards", total=len(jobs))
         for number, (kind, index, items) in enumerate(jobs):
-            path = shard_path(out, kind, index)
             if number % ranks.world == ranks.rank:
+                name = shard_name(kind, index)
                 places = _places([source for source in sources if source.kind == kind], items)
-                content = _content(places)
-                if path.is_file():
+                digests = _digests(places)
+                records = read_manifest(out, name)
+                if records and (out / f"{name}{SUFFIXES[info.container]}").is_file():
                     progress.update(bar, description=f"checking {kind}")
-                    _check_content(path, content, places)
+                    _check_content(name, records, places, digests)
                 else:
                     progress.update(bar, description=f"encoding {kind}")
-                    write_shard(path, _encode_items(bundle, places, items, options, console), content)
+                    rows, records = _encode_items(bundle, name, places, items, digests, options, console)
+                    write_shard(out, info, name, items, rows)
+                    write_manifest(out, name, records)
             progress.advance(bar)
     ranks.barrier()
-    if whole:
-        return open_codes(out)
-    if ranks.is_main:
-        write_info(out, _measure(info, out))
+    if not whole and ranks.is_main:
+        complete(out, info)
     ranks.barrier()
-    codes = open_codes(out)
-    listed = ", ".join(f"{len(rows):,} {kind}" for kind, rows in codes.kinds.items())
-    console.print(f"codes of {listed} and {len(classes):,} classes in {out}", highlight=False)
+    codes = open_encoded_codes(out)
+    if not whole:
+        listed = ", ".join(f"{len(rows):,} {kind}" for kind, rows in codes.kinds.items())
+        console.print(f"codes of {listed} and {len(classes):,} classes in {out}", highlight=False)
     return codes
 
 
 def _describe(bundle: Bundle, sources: list[Items], classes: tuple[str, ...], options: ExtractionOptions) -> CodesInfo:
-    config = bundle.config
+    config, counts = bundle.config, _counts(sources)
     return CodesInfo(
         tokenizer=bundle.name,
         tokenizer_hash=bundle.hash,
+        dtype=str(next(bundle.tokenizer.parameters()).dtype).removeprefix("torch."),
         kind="tokens" if config.is_vq else "latents",
         size=config.head.codes if isinstance(config.head, VQConfig) else config.head.dim,
         patch=config.patch,
         temporal_patch=config.temporal_patch,
         causal=config.streams,
-        options=options,
+        options=EncodingOptions(
+            options.side, options.side, "cover", options.frames, options.flips, options.views, options.fps, options.seed
+        ),
+        container="parquet",
+        shard_items={kind: SHARD_ITEMS[kind] for kind in counts},
+        source="; ".join(items.sentence for items in sources),
         classes=classes,
-        sources=tuple(items.sentence for items in sources),
+        items=counts,
     )
 
 
 def _counts(sources: list[Items]) -> dict[Kind, int]:
-    return {kind: sum(len(items) for items in sources if items.kind == kind) for kind in KINDS}
+    counts = {kind: sum(len(items) for items in sources if items.kind == kind) for kind in KINDS}
+    return {kind: count for kind, count in counts.items() if count}
 
 
 def _places(sources: list[Items], items: range) -> list[tuple[Items, int]]:
@@ -146,72 +155,82 @@ def _places(sources: list[Items], items: range) -> list[tuple[Items, int]]:
     return places
 
 
-def _content(places: list[tuple[Items, int]]) -> str:
-    """Return a hash of the bytes and labels of items."""
-
-    def one(place: tuple[Items, int]) -> bytes:
-        return place[0].digest(place[1]) + f" {_label(*place)} ".encode()
-
+def _digests(places: list[tuple[Items, int]]) -> list[str]:
+    """Return the hash of the content of each item, hexadecimal; none of one that cannot be read."""
     with ThreadPoolExecutor(min(8, cores())) as pool:
-        return hashlib.sha256(b"".join(pool.map(one, places))).hexdigest()
+        return list(pool.map(lambda place: place[0].digest(place[1]).hex(), places))
 
 
-def _check_content(path: Path, content: str, places: list[tuple[Items, int]]) -> None:
-    if read_content(path) != content:
+def _check_content(
+    name: str, records: list[dict[str, Any]], places: list[tuple[Items, int]], digests: list[str]
+) -> None:
+    now = [(digest, _label(*place)) for digest, place in zip(digests, places, strict=True)]
+    if [(record["source_hash"], record["label"]) for record in records] != now:
         first, last = (source.place(index) for source, index in (places[0], places[-1]))
         raise TrainingError(
-            f"{path} holds codes of other data than {first} to {last} have now: choose another folder, or delete it."
+            f"{name} holds codes of other data than {first} to {last} have now: choose another folder, or delete it."
         )
 
 
 def _encode_items(
-    bundle: Bundle, places: list[tuple[Items, int]], items: range, options: ExtractionOptions, console: Console
-) -> Codes:
-    """Encode items, given their numbers too; those that cannot be read are named and left out."""
-    failures: list[str] = []
-    parts: list[Codes] = []
+    bundle: Bundle,
+    name: str,
+    places: list[tuple[Items, int]],
+    items: range,
+    digests: list[str],
+    options: ExtractionOptions,
+    console: Console,
+) -> tuple[Rows, list[dict[str, Any]]]:
+    """Encode the items of a shard, given their numbers and hashes; return its rows and its manifest."""
+    failures: dict[int, str] = {}
+    codes: dict[int, NDArray[Any]] = {}
     device = next(bundle.tokenizer.parameters()).device
-    for numbers, labels, views in _read(places, items, options, device, failures):
-        pixels = torch.from_numpy(views)
-        codes = _encode(bundle, pixels, options.flips, device)
-        repeats = len(codes) // len(numbers)
-        parts.append(Codes(codes, *(torch.tensor(x).repeat_interleave(repeats) for x in (labels, numbers))))
-    for failure in failures:
-        console.print(f"left out: {failure}", highlight=False, markup=False)
-    if not parts:
+    for which, views in _read(places, options, device, failures):
+        codes |= zip(which, np.split(_encode(bundle, views, options.flips, device), len(which)), strict=True)
+    rows, records, flips = Rows(), [], 1 + options.flips
+    for place, (source, index) in enumerate(places):
+        key, label = source.place(index), _label(source, index)
+        record = {"item": items[place], "key": key, "label": label, "shard": name, "bytes": -1, "stamp": 0}
+        if place in failures:
+            console.print(f"left out: {key}: {failures[place]}", highlight=False, markup=False)
+            record |= failed_record(failures[place], retry=False)
+        else:
+            own = codes[place]
+            record |= done_record(len(own), own[0])
+            for row, one in enumerate(own):
+                rows.append(one, items[place], key, label, row // flips, bool(row % flips), digests[place], {})
+        records.append(record | {"source_hash": digests[place]})
+    if not len(rows):
         raise TrainingError(f"None of {len(places)} {places[0][0].kind} can be read; the first: {failures[0]}")
-    return join(parts)
+    return rows, records
 
 
 def _read(
     places: list[tuple[Items, int]],
-    items: range,
     options: ExtractionOptions,
     device: torch.device,
-    failures: list[str],
-) -> Iterator[tuple[list[int], list[int], NDArray[np.uint8]]]:
-    """Yield numbers, labels and views (N * views, T, side, side, 3) of items that fit in one batch."""
+    failures: dict[int, str],
+) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
+    """Yield places and views (N * views, T, side, side, 3) of items that fit in one batch."""
 
-    def read(place: tuple[Items, int]) -> list[NDArray[np.uint8]] | None:
-        source, index = place
+    def read(place: int) -> list[NDArray[np.uint8]]:
+        source, index = places[place]
         try:
             return source.read(index, options)
         except Exception as error:  # damaged media fail in every way that there is
-            failures.append(f"{source.place(index)}: {one_line(error)}")
-            return None
+            failures[place] = one_line(error)
+            return []
 
     frames = 1 if places[0][0].kind == "images" else options.frames
     size = max(1, PIXELS_AT_ONCE[device.type] // (options.side**2 * frames * options.views))
     with ThreadPoolExecutor(min(8, cores())) as pool:
         for start in range(0, len(places), size):
-            part = places[start : start + size]
-            views = list(pool.map(read, part))
-            # sets too small for views give one, so that batches are of one source
-            for count in sorted({len(one) for one in views if one}):
-                which = [place for place, one in enumerate(views) if one and len(one) == count]
-                labels = [_label(*part[place]) for place in which]
-                pixels = np.stack([view for place in which for view in views[place] or ()])
-                yield [items[start + place] for place in which], labels, pixels
+            part = range(start, min(start + size, len(places)))
+            views = dict(zip(part, pool.map(read, part), strict=True))
+            # Sets too small for views give one, and a batch has the same number of each item.
+            for count in sorted({len(found) for found in views.values() if found}):
+                which = [place for place in part if len(views[place]) == count]
+                yield which, np.stack([view for place in which for view in views[place]])
 
 
 def _label(source: Items, index: int) -> int:
@@ -219,32 +238,13 @@ def _label(source: Items, index: int) -> int:
 
 
 @torch.inference_mode()
-def _encode(bundle: Bundle, pixels: Tensor, flips: bool, device: torch.device) -> Tensor:
+def _encode(bundle: Bundle, views: NDArray[np.uint8], flips: bool, device: torch.device) -> NDArray[Any]:
     """Encode views, each followed by its mirror image: (N, t, h, w) tokens, or (N, t, h, w, c) latents."""
-    on_device = pixels.to(device)
+    on_device = torch.from_numpy(views).to(device)
     both = [on_device, on_device.flip(3)] if flips else [on_device]
     codes = torch.stack([bundle.tokenizer.encode(part) for part in both], dim=1).flatten(0, 1).cpu()
     if codes.is_floating_point():
-        return codes.half()
+        return codes.half().numpy()
     head = bundle.config.head
     assert isinstance(head, VQConfig)
-    return codes.to(torch.int16 if head.codes <= MAX_INT16 else torch.int32)
-
-
-def _measure(info: CodesInfo, out: Path) -> CodesInfo:
-    """Return the description with the rows of each kind, and the moments of the channels of latents."""
-    rows: dict[Kind, int] = {}
-    sums = torch.zeros(3, info.size, dtype=torch.float64) if info.kind == "latents" else None
-    for kind in KINDS:
-        paths = sorted(out.glob(f"{kind}-*.safetensors"))
-        for path in paths:
-            shard = read_shard(path)
-            rows[kind] = rows.get(kind, 0) + len(shard)
-            if sums is not None:
-                flat = shard.codes.flatten(0, -2).double()
-                sums += torch.stack([torch.full_like(sums[0], len(flat)), flat.sum(0), flat.square().sum(0)])
-    if sums is None:
-        return replace(info, rows=rows)
-    mean = sums[1] / sums[0]
-    std = (sums[2] / sums[0] - mean.square()).clamp_min(0).sqrt()
-    return replace(info, rows=rows, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    return codes.numpy().astype(np.uint16 if head.codes <= MAX_UINT16 else np.int32)

@@ -15,7 +15,7 @@ from media.types import SampleWindow
 from training.data.loaders.item_rng import item_uniforms
 from training.data.shards import INFO_FILE, PixelSet, open_set
 from training.errors import TrainingError
-from training.generator.code_shards import ExtractionOptions
+from training.generator.code_set import ExtractionOptions
 
 if TYPE_CHECKING:
     from training.data.files import Source

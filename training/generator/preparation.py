@@ -11,10 +11,10 @@ from rich.console import Console
 
 from media.kinds import Kind
 from model.bundle import load_bundle
-from model.codes.info import is_encoded
+from model.codes.info import INFO_FILE
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.generator.code_shards import INFO_FILE, CodeSet, ExtractionOptions, open_codes, relabelled
+from training.generator.code_set import CodeSet, ExtractionOptions, relabelled
 from training.generator.encoded import open_encoded_codes
 from training.generator.extraction import extract
 from training.generator.task import GeneratorTask, fit_recipe
@@ -68,11 +68,8 @@ def prepare(
     (stage,) = recipe.stages
 
     def codes_of(path: Path, cache: Path, options: ExtractionOptions) -> CodeSet:
-        if is_encoded(path):
-            codes = open_encoded_codes(path)
-        else:
-            whole = (path / INFO_FILE).is_file()
-            codes = open_codes(path) if whole else extract(bundle, path, cache, options, ranks, console)
+        whole = (path / INFO_FILE).is_file()
+        codes = open_encoded_codes(path) if whole else extract(bundle, path, cache, options, ranks, console)
         if codes.info.tokenizer_hash != bundle.hash:
             raise TrainingError(
                 f"{path} holds codes of the tokenizer {codes.info.tokenizer}, {codes.info.tokenizer_hash[:12]}, not of "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from training.data.loaders.batch import Loader
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.generator.card import generator_card
-from training.generator.code_shards import CodesInfo
+from training.generator.code_set import CodesInfo
 from training.generator.diffusion_step import DiffusionStep
 from training.generator.lm_step import LanguageModelStep
 from training.generator.step import GeneratorStep
@@ -98,7 +98,7 @@ def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
     if codes.kind != wanted:
         head = {"tokens": "VQ", "latents": "VAE"}[wanted]
         raise TrainingError(f"This recipe trains on {wanted}, not on {codes.kind}: name a {head} tokenizer.")
-    rows = codes.rows or {}
+    rows = codes.rows
     has_images = rows.get("images") or (codes.causal and rows.get("clips"))
     if not (stage.image_batch_size and has_images) and not (stage.clip_batch_size and rows.get("clips")):
         raise TrainingError(
@@ -131,5 +131,5 @@ def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
             latent_shift=codes.mean,
             guidance_channels=None,
         )
-    record = json.dumps(codes.to_dict(), sort_keys=True).encode()
+    record = json.dumps(asdict(codes), sort_keys=True).encode()
     return replace(recipe, network=network, stages=(stage,), codes=hashlib.sha256(record).hexdigest()[:16])

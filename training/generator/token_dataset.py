@@ -14,7 +14,7 @@ from training.data.loaders.device_loader import free_memory
 from training.data.loaders.item_rng import epoch_order
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.generator.code_shards import CodeSet
+from training.generator.code_set import CodeSet
 
 
 class CodeBatch(NamedTuple):

@@ -1,0 +1,132 @@
+"""Codes to train on, in memory, and what is known of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from media.kinds import Kind
+from model.geometry import Grid
+from training.errors import TrainingError
+
+
+@dataclass(frozen=True)
+class ExtractionOptions:
+    """The pixels that are encoded.
+
+    Args:
+        side: pixels of the squares.
+        frames: of a clip.
+        flips: encode the mirror image of every item too.
+        views: crops, and windows in time, of each item that is larger or longer; the first one is the middle, from
+            the start, and the others are drawn at random.
+        fps: frames per second of clips cut from videos; as recorded if None.
+        seed: of the views.
+
+    Raises:
+        TrainingError: a number is out of its range.
+    """
+
+    side: int
+    frames: int = 17
+    flips: bool = True
+    views: int = 1
+    fps: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.side, self.frames, self.views) < 1 or (self.fps is not None and not 0 < self.fps < float("inf")):
+            raise TrainingError(f"{self} is out of range: side, frames, views and fps are positive.")
+
+
+@dataclass(frozen=True)
+class CodesInfo:
+    """The description of codes.
+
+    Args:
+        tokenizer, tokenizer_hash: name and content hash of the bundle that encoded.
+        kind: "tokens" of a VQ tokenizer, or "latents", the means of a VAE.
+        size: codes of the codebook, or channels of the latents.
+        patch, temporal_patch: pixels and frames behind a latent position.
+        causal: the first latent frame of a clip is what its first picture alone is encoded to.
+        options: the pixels that were encoded.
+        classes: names that labels count from 0; empty where items have no class.
+        source: sentence that says what the data is.
+        rows: encoded items of each kind, mirror images and views included.
+        mean, std: of each latent channel over all rows; None for tokens.
+    """
+
+    tokenizer: str
+    tokenizer_hash: str
+    kind: Literal["tokens", "latents"]
+    size: int
+    patch: int
+    temporal_patch: int
+    causal: bool
+    options: ExtractionOptions
+    classes: tuple[str, ...]
+    source: str
+    rows: dict[Kind, int]
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def grid(self, kind: Kind) -> Grid:
+        """Return the latent grid of the items of a kind."""
+        side = -(-self.options.side // self.patch)
+        return (1 if kind == "images" else 1 + -(-(self.options.frames - 1) // self.temporal_patch)), side, side
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The rows of one kind.
+
+    Args:
+        codes: integer tokens (N, t, h, w), or float16 latents (N, t, h, w, c).
+        labels: int64 (N), class of each row; -1 where it has none.
+        items: int64 (N), number of the source item of each row; its views and mirror images share it.
+    """
+
+    codes: Tensor
+    labels: Tensor
+    items: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class CodeSet:
+    """The codes of a data set.
+
+    Args:
+        info: what they are.
+        kinds: rows of each kind that there is, on the CPU.
+    """
+
+    info: CodesInfo
+    kinds: dict[Kind, Codes]
+
+
+def relabelled(codes: CodeSet, classes: tuple[str, ...]) -> CodeSet:
+    """Return the rows of known classes, with labels that count over these.
+
+    Raises:
+        TrainingError: no row is left.
+    """
+    if codes.info.classes == classes:
+        return codes
+    number = torch.tensor([classes.index(name) if name in classes else -1 for name in codes.info.classes] or [-1])
+    kinds = {}
+    for kind, rows in codes.kinds.items():
+        labels = number[rows.labels]
+        known = labels >= 0
+        if known.any():
+            kinds[kind] = Codes(rows.codes[known], labels[known], rows.items[known])
+    if not kinds:
+        raise TrainingError(
+            f"The codes have the classes {', '.join(codes.info.classes) or 'none'}, and none of {', '.join(classes)}."
+        )
+    return CodeSet(replace(codes.info, classes=classes), kinds)
