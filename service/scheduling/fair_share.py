@@ -34,12 +34,8 @@ class _Caller:
     number: int
     served: float = 0.0
     level: float = 0.0  # where the account of a new queue begins
+    cost: int = 0  # of what waits
     queues: dict[Key, _Queue] = field(default_factory=dict)
-
-    @property
-    def cost(self) -> int:
-        """Return the cost of what waits."""
-        return sum(queue.cost for queue in self.queues.values())
 
 
 class _Order:
@@ -94,6 +90,7 @@ class FairShare:
         self._keys: dict[Key, _Key] = {}
         self._numbers = itertools.count()
         self._level = 0.0  # the account of a caller that has been idle
+        self._costs_below: dict[float, float] = {}  # by account, until anything changes: refusals come in crowds
 
     def add(self, items: Sequence[Item]) -> None:
         """Let items of one caller and key wait."""
@@ -106,8 +103,11 @@ class FairShare:
             queue = caller.queues[item.key] = _Queue(caller.level)
         if (of_key := self._keys.get(item.key)) is None:
             of_key = self._keys[item.key] = _Key(item.key)
+        cost = sum(each.cost for each in items)
         queue.items.update((each.id, each) for each in items)
-        queue.cost += sum(each.cost for each in items)
+        queue.cost += cost
+        caller.cost += cost
+        self._costs_below.clear()
         of_key.items += len(items)
         of_key.order.add(caller)
         self._order.add(caller)
@@ -118,6 +118,8 @@ class FairShare:
         queue = caller.queues[item.key]
         del queue.items[item.id]
         queue.cost -= item.cost
+        caller.cost -= item.cost
+        self._costs_below.clear()
         of_key.items -= 1
         if not of_key.items:
             del self._keys[item.key]
@@ -178,5 +180,13 @@ class FairShare:
         turns = max(math.ceil((own.cost + item.cost) / max_cost), math.ceil((len(own.items) + 1) / max_items))
         others = sum(min(queue.cost, turns * max_cost) for queue in mine.queues.values() if queue is not own)
         account = max(mine.served, self._level) + own.cost + others + item.cost
-        callers = (other for other in self._callers.values() if other is not mine)
-        return own.cost + others + sum(min(other.cost, max(0.0, account - other.served)) for other in callers)
+        of_mine = min(mine.cost, max(0.0, account - mine.served))
+        return own.cost + others + self._cost_below(account) - of_mine
+
+    def _cost_below(self, account: float) -> float:
+        """Return the cost that callers have waiting until their accounts reach `account`."""
+        if (known := self._costs_below.get(account)) is None:
+            waiting = (caller for caller in self._callers.values() if caller.cost)
+            known = sum(min(caller.cost, max(0.0, account - caller.served)) for caller in waiting)
+            self._costs_below[account] = known
+        return known

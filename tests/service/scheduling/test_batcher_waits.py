@@ -107,3 +107,18 @@ def test_a_wait_is_right_within_a_factor_of_two(costs: list[tuple[Key, int]], la
     slack = len(KEYS) * max(10, largest) / rate
     assert expected is not None
     assert (now - slack) / 2 <= expected <= 2 * now + slack
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(KEYS), st.integers(1, 30), st.booleans())))
+def test_a_wait_does_not_depend_on_who_asked_before(steps: list[tuple[str, Key, int, bool]]) -> None:
+    asked, silent = measured((10, 2.0)), measured((10, 2.0))
+    for number, (caller, key, cost, served) in enumerate(steps):
+        probe = item(99, key, cost, math.inf, caller)
+        asked.wait(probe, 0.0)
+        for batcher in (asked, silent):
+            batcher.submit(item(number, key, cost, math.inf, caller), 0.0)
+            if served and batcher.next_batch(0.0) is not None:
+                batcher.complete(2.0)
+    for caller in "abcde":
+        probe = item(99, KEYS[0], 5, math.inf, caller)
+        assert asked.wait(probe, 0.0) == silent.wait(probe, 0.0) == asked.wait(probe, 0.0)
