@@ -96,7 +96,7 @@ def differentiable_op(folder: str, args: type[tuple[Any, ...]], grads: int, name
 def _schema(args: type[tuple[Any, ...]], mutated: str) -> str:
     defaults: dict[str, Any] = getattr(args, "_field_defaults", {})
     return ", ".join(
-        f"{_SCHEMA_TYPES[kind].replace('Tensor', 'Tensor(a!)' if field == mutated else 'Tensor')} {field}"
+        f"{_SCHEMA_TYPES[kind]}{'(a!)' if field == mutated else ''} {field}"
         + (f"={_literal(defaults[field])}" if field in defaults else "")
         for field, kind in get_type_hints(args).items()
     )

@@ -119,5 +119,3 @@ def test_output_dtype_and_no_rows():
 
 def test_operator_passes_opcheck():
     torch.library.opcheck(op.thin_linear, tuple(draw(2, 24, 64)))
-    args = draw(2, 64, 64)._replace(moments=torch.zeros(2, 1, 2))
-    torch.library.opcheck(op.thin_linear, tuple(args))
