@@ -26,7 +26,7 @@ from benchmarks.alerts.stack import ROOT, Stack, stack
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 LOOK_SECONDS = 2.0
-REPLACEMENT_SECONDS = 25.0  # one that dies before it is ready is not counted as a start
+REPLACEMENT_SECONDS = 40.0  # one that dies before it is ready is not counted as a start
 TOKENIZER = r"ServeReplica:omnitok:Tokenizer"
 
 
@@ -81,14 +81,11 @@ def kill_media_workers(running: Stack) -> Iterator[Row]:
 
 
 def kill_tokenizers(running: Stack) -> Iterator[Row]:
-    """End the only tokenizer whenever it is back."""
+    """End the only tokenizer over and over, each time after it is back."""
     began = time.monotonic()
-    with Callers(running.url, 2):
-        for _ in range(5):
-            running.kill(TOKENIZER)
-            time.sleep(REPLACEMENT_SECONDS)
-            running.wait_ready()
-        yield from observe(running, "SIGKILL of the tokenizer, five times", {"OmnitokReplicasRestart"}, began, 120)
+    with Callers(running.url, 2), _ended(running, TOKENIZER, REPLACEMENT_SECONDS):
+        fault = f"SIGKILL of the tokenizer every {REPLACEMENT_SECONDS:.0f} s"
+        yield from observe(running, fault, {"OmnitokReplicasRestart"}, began, 420)
 
 
 def overload(running: Stack) -> Iterator[Row]:
