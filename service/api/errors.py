@@ -20,6 +20,7 @@ from service.formats.media_types import PROBLEM_TYPE
 
 # A connection costs more than this. HAProxy sends what it has in one piece, so hardly anybody takes the time.
 DISCARDED_BYTES, DISCARD_SECONDS = 2**18, 0.5
+REFUSE_ALIKE = "X-Refuse-Alike"  # has HAProxy refuse the like of this request for a moment; see `haproxy-start`
 BY_STATUS = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable"}
 
 
@@ -67,7 +68,10 @@ async def on_problem(request: Request, error: Exception) -> Response:
     unread = request.method == "POST" and not getattr(request.state, "body_read", False)
     if unread and error.code == "overloaded":
         unread = not await _discard_body(request)
-    return problem_response(error, request.state.request_id, close=unread)
+    response = problem_response(error, request.state.request_id, close=unread)
+    if getattr(request.state, "refuse_alike", False):
+        response.headers[REFUSE_ALIKE] = "1"
+    return response
 
 
 async def _discard_body(request: Request) -> bool:

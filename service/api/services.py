@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from service.api.admission import Admission
 from service.api.codebooks import Codebooks
 from service.api.job_polls import JobPolls
+from service.api.pace import Pace
 from service.api.recent_refusals import RecentRefusals
 from service.api.replay import AnswerCache, Replays
 from service.jobs.queue import JobQueue, NoJobQueue
@@ -43,6 +44,7 @@ class Services:
     codebooks: Codebooks = field(init=False)
     job_polls: JobPolls = field(init=False)
     refusals: RecentRefusals = field(init=False, default_factory=RecentRefusals)
+    pace: Pace = field(init=False)
 
     def __post_init__(self) -> None:
         settings = self.settings
@@ -53,6 +55,7 @@ class Services:
             arriving=settings.max_arriving_requests,
         )
         object.__setattr__(self, "admission", admission)
+        object.__setattr__(self, "pace", Pace(settings.max_queue_seconds))
         cache = AnswerCache(settings.cache_bytes, settings.cache_seconds) if settings.cache_bytes else None
         keyed = self.keyed or LocalKeyedAnswers(settings.idempotency_bytes, settings.idempotency_seconds)
         replays = Replays(self.backend, cache, keyed if settings.idempotency_bytes else None)

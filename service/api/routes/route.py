@@ -92,22 +92,34 @@ class Route:
             ProblemError, MediaError: for anything wrong with the request, and for what the service cannot do now.
             ClientGoneError: the connection closed first.
         """
-        limits = services.settings.limits
         parse_accept(request.headers.get("accept"))  # nonsense is refused before the body is read
         current_flow.set(flow_of(request))
         if self.stream is not None and self.stream.applies(request):
             return await answer_stream(request, services, self.stream, self.options)
+        try:
+            return await self._answer_whole(request, services)
+        except ProblemError as problem:
+            request.state.refuse_alike = problem.code == "overloaded"
+            raise
+
+    async def _answer_whole(self, request: Request, services: Services) -> Response:
+        limits = services.settings.limits
         deadline = Deadline.of(request, self.seconds(services.settings))
+        paced = self.pure and current_flow.get().priority == "interactive"  # other work waits by design
         # A connection has one request at a time, so where there are no keys, a refused one held nothing of the queue.
         kind, size = (owner_of(request), current_flow.get().priority, self.path), declared_bytes(request)
         if not self._may_be_known(request, services):
             services.refusals.check(kind, size)
+            if paced:
+                services.pace.check()
             media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if ALIASES.get(media_type, media_type) in MEDIA_TYPES:
                 services.media.check_load(caller_of(request))
         with ExitStack() as stack:
             place = stack.enter_context(services.admission.receiving())
             body = await read_body(request, self.takes, limits, place, deadline)
+            if paced:
+                stack.enter_context(services.pace.passing(request.state.notes))
 
             async def work() -> Response:
                 started = time.perf_counter()

@@ -6,8 +6,11 @@ import json
 import os
 import socket
 import subprocess
+import threading
 from collections.abc import Iterator
-from http.client import HTTPResponse
+from http.client import HTTPConnection, HTTPResponse
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 from cluster_service import eventually, free_port
@@ -26,26 +29,51 @@ defaults
     timeout server 5s
 frontend http_frontend
     bind 127.0.0.1:{port}
+    use_backend replica if {{ path_beg /full }}
     default_backend answer
 frontend metrics
     bind 127.0.0.1:{metrics}
     http-request use-service prometheus-exporter
 backend answer
     http-request return status 200 content-type text/plain string "%[req.body_len]"
+backend replica
+    server replica 127.0.0.1:{replica}
 """
+
+
+class Full(BaseHTTPRequestHandler):
+    """A replica that refuses everything."""
+
+    asked = 0
+
+    def do_POST(self) -> None:
+        Full.asked += 1
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(503)
+        for name, value in {"Retry-After": "7", "X-Refuse-Alike": "1", "Content-Length": "2"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
 
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     config = tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
     chosen = free_port()
-    config.write_text(CONFIG.format(port=chosen, metrics=chosen + 1))
-    variables = ray_environment(Settings(proxy="haproxy"), config.parent)
+    full = ThreadingHTTPServer(("127.0.0.1", 0), Full)
+    threading.Thread(target=full.serve_forever, daemon=True).start()
+    config.write_text(CONFIG.format(port=chosen, metrics=chosen + 1, replica=full.server_port))
+    variables = ray_environment(Settings(proxy="haproxy"), config.parent) | {"OMNITOK_HAPROXY_REFUSE_MS": "60000"}
     environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
     with subprocess.Popen([HAPROXY_START, "-db", "-f", str(config)], env=environment) as process:
         eventually(lambda: _accepts(chosen))
         yield chosen
         process.terminate()
+    full.shutdown()
+    full.server_close()
 
 
 def _accepts(port: int) -> bool:
@@ -91,3 +119,38 @@ def test_headers_that_do_not_fit_are_refused_before_they_end(port: int, headers:
         except ConnectionError:  # it was closed while the rest was on its way
             answer = b" 400 "
         assert b" 400 " in answer
+
+
+def test_the_like_of_what_a_replica_refused_is_refused_before_it(port: int) -> None:
+    connection = HTTPConnection("127.0.0.1", port)
+
+    def refused(size: int = 100_000, path: str = "/full", **headers: str) -> tuple[bool, str | None]:
+        """Return whether the replica was asked, and the time to wait."""
+        before = Full.asked
+        connection.request("POST", path, bytes(size), {name.replace("_", "-"): headers[name] for name in headers})
+        answer = connection.getresponse()
+        assert answer.status == 503
+        assert answer.getheader("X-Refuse-Alike") is None
+        document = json.loads(answer.read())
+        assert (Full.asked > before) == (document == {})
+        return Full.asked > before, answer.getheader("Retry-After")
+
+    assert refused() == (True, "7")
+    first = connection.sock
+    assert refused() == (False, "7")
+    assert refused(200_000) == (False, "7"), "of one order of size"
+    assert connection.sock is first, "the connection goes on"
+    unlike: list[dict[str, Any]] = [
+        {"size": 9000},
+        {"path": "/full/other"},
+        {"Authorization": "Bearer another"},
+        {"X_Request_Priority": "bulk"},
+        {"X_Request_Timeout_Seconds": "5"},
+        {"Idempotency_Key": '"a"'},
+        {"Idempotency_Key": '"a"'},
+        {"Origin": "https://page.example"},
+        {"Origin": "https://page.example"},
+    ]
+    for request in unlike:
+        assert refused(**request) == (True, "7"), request
+    connection.close()

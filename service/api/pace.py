@@ -1,0 +1,64 @@
+"""The time that requests wait in a replica and for its tokenizers, by that of the last ones."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from service.drain_rate import retry_after
+from service.errors import ProblemError
+
+MEMORY_PIECES = 16  # after which an older wait counts a third
+ALWAYS_TAKEN = 8  # requests: a wait among so few is that of the work itself, or of a busy machine
+
+
+WORK = ("decode_ms", "compute_ms", "render_ms")  # notes of a request
+
+
+class Pace:
+    """The bound of the expected wait of a request, wherever it waits.
+
+    A tokenizer knows its queue. It does not see what waits for an event loop, its own or a replica's, or on the way.
+    So each replica measures how long requests took beyond their own work, for each request that was there with them.
+
+    Args:
+        max_seconds: longest expected wait.
+        clock: seconds.
+    """
+
+    def __init__(self, max_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_seconds, self._clock = max_seconds, clock
+        self._held = 0
+        self._wait_of_each = 0.0  # seconds for each request that is there
+
+    def check(self) -> None:
+        """Refuse a request that would wait for too long.
+
+        Raises:
+            ProblemError: `overloaded`.
+        """
+        number = self._held + 1
+        wait = self._wait_of_each * number
+        if number > ALWAYS_TAKEN and wait > self._max_seconds:
+            detail = f"The request would wait for {wait:.2f} s, and it may wait for {self._max_seconds:g} s."
+            raise ProblemError("overloaded", detail, self._max_seconds, wait, [], retry_after(wait))
+
+    @contextmanager
+    def passing(self, notes: Mapping[str, Any]) -> Iterator[None]:
+        """Count a request while the context lasts, and learn from its wait.
+
+        Args:
+            notes: of the request; at its end they hold the time of its work, unless none was done.
+        """
+        self._held += 1
+        begun, number = self._clock(), self._held
+        try:
+            yield
+        finally:
+            self._held -= 1
+            if "compute_ms" in notes:
+                work = sum(notes.get(name, 0.0) for name in WORK) / 1000
+                wait = max(0.0, self._clock() - begun - work)
+                self._wait_of_each += (wait / max(number, ALWAYS_TAKEN) - self._wait_of_each) / MEMORY_PIECES

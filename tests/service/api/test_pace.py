@@ -1,0 +1,87 @@
+"""The bound of the expected wait in a replica."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from service.api.pace import ALWAYS_TAKEN, Pace
+from service.errors import ProblemError
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def pass_together(pace: Pace, clock: Clock, count: int, seconds_each: float, compute_ms: float = 0.0) -> int:
+    """Let requests come at once and leave one after another; return how many were taken."""
+    stacks = []
+    for _ in range(count):
+        try:
+            pace.check()
+        except ProblemError:
+            continue
+        stack, notes = ExitStack(), dict[str, Any]()
+        stack.enter_context(pace.passing(notes))
+        stacks.append((stack, notes))
+    for stack, notes in stacks:
+        clock.now += seconds_each
+        notes["compute_ms"] = compute_ms
+        stack.close()
+    return len(stacks)
+
+
+def test_a_crowd_is_taken_as_far_as_it_leaves_in_time() -> None:
+    clock = Clock()
+    pace = Pace(1.0, clock)
+    assert pass_together(pace, clock, 100, 0.02) == 100, "nothing is known at first"
+    for _ in range(5):
+        taken = pass_together(pace, clock, 500, 0.02)
+    assert taken == pytest.approx(50, rel=0.1)
+
+
+def test_the_refusal_says_when_to_come_back() -> None:
+    clock = Clock()
+    pace = Pace(1.0, clock)
+    pass_together(pace, clock, 100, 0.1)
+    with ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(pace.passing({}))
+        with pytest.raises(ProblemError) as refused:
+            pace.check()
+    problem = refused.value
+    assert (problem.code, problem.limit, problem.actual) == ("overloaded", 1.0, pytest.approx(2.1, rel=0.1))
+    assert problem.retry_after_seconds == pytest.approx(2.1, rel=0.4)
+
+
+def test_work_itself_is_no_wait() -> None:
+    clock = Clock()
+    pace = Pace(1.0, clock)
+    for _ in range(3):
+        assert pass_together(pace, clock, 30, 0.1, compute_ms=3000.0) == 30
+
+
+def test_few_are_always_taken_and_teach_it_that_the_crowd_is_over() -> None:
+    clock = Clock()
+    pace = Pace(1.0, clock)
+    pass_together(pace, clock, 100, 1.0)
+    assert pass_together(pace, clock, 100, 1.0) == ALWAYS_TAKEN
+    for _ in range(20):
+        pass_together(pace, clock, 100, 0.01)
+    assert pass_together(pace, clock, 100, 0.01) >= 90
+
+
+def test_requests_without_work_teach_nothing() -> None:
+    clock = Clock()
+    pace = Pace(1.0, clock)
+    with pace.passing({}):
+        clock.now += 1000.0
+    assert pass_together(pace, clock, 100, 0.001) == 100
