@@ -50,7 +50,7 @@ def _load(p_x, o_s, cached, D: tl.constexpr, WIDTH: tl.constexpr, POLICY: tl.con
 def decode_attention_kernel(
     qkv, cache, slots, lengths, out, partials, counters, SLOTS, S, scale,
     H: tl.constexpr, D: tl.constexpr, WIDTH: tl.constexpr, ROWS: tl.constexpr, STREAMS: tl.constexpr,
-    SPLITS: tl.constexpr, DOUBLE: tl.constexpr, FETCHED: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    SPLITS: tl.constexpr, FETCHED: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Compute out (R, H, D) = softmax(scale q K^T) V over each row's positions, and append its key and value.
 
@@ -90,17 +90,9 @@ def decode_attention_kernel(
         b_new_vs += (_stored(tl.load(p_new + 2 * H * D + i * WIDTH), cache.dtype.element_ty),)
         b_outs += (tl.zeros((STREAMS, WIDTH), tl.float32),)
     b_max, b_total = tl.full((STREAMS,), LOWEST, tl.float32), tl.zeros((STREAMS,), tl.float32)
-    if DOUBLE:
-        b_next_ks = _load(p_k, i_split * ROWS + o_row, cached, D, WIDTH, POLICY)
-        b_next_vs = _load(p_v, i_split * ROWS + o_row, cached, D, WIDTH, POLICY)
     for i_chunk in tl.range(i_split, chunks, SPLITS, num_stages=STAGES):
         o_s = i_chunk * ROWS + o_row
-        if DOUBLE:
-            b_ks, b_vs = b_next_ks, b_next_vs
-            b_next_ks = _load(p_k, o_s + SPLITS * ROWS, cached, D, WIDTH, POLICY)
-            b_next_vs = _load(p_v, o_s + SPLITS * ROWS, cached, D, WIDTH, POLICY)
-        else:
-            b_ks, b_vs = _load(p_k, o_s, cached, D, WIDTH, POLICY), _load(p_v, o_s, cached, D, WIDTH, POLICY)
+        b_ks, b_vs = _load(p_k, o_s, cached, D, WIDTH, POLICY), _load(p_v, o_s, cached, D, WIDTH, POLICY)
         # (ROWS, WIDTH)
         b_product = _floats(b_ks[0]) * b_qs[0][None, :]
         for i in tl.static_range(1, TILES):

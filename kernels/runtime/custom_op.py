@@ -43,7 +43,7 @@ def launch_op(
         returns: in torch's schema notation.
         name: by default the launch's folder.
         grad: the gradient of the output comes before the arguments.
-        mutated: the field of `args` that the launch writes to.
+        mutated: the field of `args` that the launch writes to; every call gives it and the fields before it.
     """
     folder, function = launch.split(".")
     fields = args if isinstance(args, str) else _schema(args, mutated)
@@ -94,11 +94,15 @@ def differentiable_op(folder: str, args: type[tuple[Any, ...]], grads: int, name
 
 
 def _schema(args: type[tuple[Any, ...]], mutated: str) -> str:
+    kinds = get_type_hints(args)
     defaults: dict[str, Any] = getattr(args, "_field_defaults", {})
+    if mutated:  # torch 2.11 takes a mutated argument by its position, also where it omitted a default
+        required = list(kinds)[: list(kinds).index(mutated) + 1]
+        defaults = {field: value for field, value in defaults.items() if field not in required}
     return ", ".join(
         f"{_SCHEMA_TYPES[kind]}{'(a!)' if field == mutated else ''} {field}"
         + (f"={_literal(defaults[field])}" if field in defaults else "")
-        for field, kind in get_type_hints(args).items()
+        for field, kind in kinds.items()
     )
 
 

@@ -52,7 +52,7 @@ class Tile:
 VECTOR_MAX_ROWS, HELD_MAX_ROWS = 2, 16
 LONG_INNER = 1536  # above it a program has a part of K
 WIDE_COLUMNS = 6144  # enough tiles of 64 columns for all multiprocessors
-VECTOR_MAX_INNER = 8192  # of 4 columns, in 128 registers of each thread
+VECTOR_MAX_INNER = 8192  # of 2 columns, in 64 registers of each thread
 VECTOR_REGISTERS = 144  # of a thread, so that more programs run on a multiprocessor
 
 
@@ -63,8 +63,8 @@ def choose(rows: int, columns: int, inner: int) -> Tile:
         rows, columns, inner: R, N and K.
     """
     if rows <= VECTOR_MAX_ROWS and inner <= VECTOR_MAX_INNER:
-        warps = 4 if inner > LONG_INNER else 1
-        return Tile("vector", rows, 4, warps=warps, inner=32 * warps * VECTOR.value)
+        warps, width = (4, 2) if inner > LONG_INNER else (1, 4)
+        return Tile("vector", rows, width, warps=warps, inner=32 * warps * VECTOR.value)
     if rows <= HELD_MAX_ROWS:
         splits = next(n for n in range(1, inner) if inner % (16 * n) == 0 and inner // n <= LONG_INNER)
         return Tile("held", 16, 16, splits)
@@ -82,24 +82,18 @@ def choose(rows: int, columns: int, inner: int) -> Tile:
     return Tile("streamed", tall, broad, splits, warps, step, stages)
 
 
-def choose_with_moments(rows: int, columns: int, inner: int) -> Tile:
-    """Return the default tile of calls with moments, the fastest of those tried on an H200 for a width of 1536.
+def choose_with_moments(columns: int, inner: int) -> Tile:
+    """Return the default tile of calls with moments, the fastest of those tried on an H200 for 32 rows and width 1536.
 
     Args:
-        rows, columns, inner: R, N and K.
+        columns, inner: N and K.
     """
-    height = 32 if rows <= 32 else 64 if rows <= 64 else 128
-    stages = 6 if height == 32 else 4
-    described, splits = True, 1
-    if inner > LONG_INNER:
-        splits = 4
-    elif columns <= 2048:
-        splits = 2
-    elif columns >= WIDE_COLUMNS and height < 128:
-        described, stages = False, 4
+    splits = 4 if inner > LONG_INNER else 2 if columns <= 2048 else 1
+    wide = columns >= WIDE_COLUMNS
     step = next(size for size in (128, 64, 32, 16) if inner % size == 0)
     splits = next(n for n in range(splits, 0, -1) if inner % (n * step) == 0)
-    return Tile("streamed", height, 64, splits, 4, step, stages, True, described, False)
+    described = splits == 1 and not wide
+    return Tile("streamed", 32, 64, splits, 4, step, 4 if wide else 6, True, described, False)
 
 
 def thin_linear(args: ThinArgs, tile: Tile | None = None) -> Tensor:
@@ -110,7 +104,7 @@ def thin_linear(args: ThinArgs, tile: Tile | None = None) -> Tensor:
     out = torch.empty((rows, columns), dtype=torch.float32 if full_precision else x.dtype, device=x.device)
     if not out.numel():
         return out
-    tile = tile or (choose if moments is None else choose_with_moments)(rows, columns, inner)
+    tile = tile or (choose(rows, columns, inner) if moments is None else choose_with_moments(columns, inner))
     row_tiles, tiles = -(-rows // tile.rows), -(-columns // tile.columns)
     partials = counted = out
     if tile.splits > 1:

@@ -62,7 +62,8 @@ class Decoder:
         dtype: of both; bfloat16 on a GPU and float32 on a CPU by default.
         kv_dtype: of the cache; float8_e4m3fn halves its bytes, and changes tokens.
         int8: round weights to int8, which halves their bytes and changes tokens.
-        min_rows: least rows of a step on a GPU; with 48 tokens are equal bit by bit whatever the company.
+        min_rows: least rows of a step on a GPU; with 48, or 96 and a float8 cache, tokens are equal bit by bit whatever
+            the company.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ import torch
 from absent_gpu import capability, on_gpu, refusal
 from ahead import MAX_SHARED_BYTES, compiled_for, needs_compiler, spill_bytes
 
-from kernels.thin_linear import launch, moments_for, op, thin_linear
+from kernels.thin_linear import launch, moments_for, thin_linear
 from kernels.thin_linear.reference import ThinArgs
 
 
@@ -47,8 +47,8 @@ def test_held_weights_reach_the_tensor_cores_without_shared_memory():
 def test_products_with_moments_compile_ahead(target):
     """The weight fills the tensor cores, whose Hopper form takes both operands from shared memory."""
     with compiled_for(target) as compiled:
-        for columns, inner in ((4608, 1536), (1536, 6144), (9193, 1536)):
-            added = columns < inner
+        for columns, inner in ((4608, 1536), (1536, 1536), (6144, 1536), (1536, 6144), (9193, 1536)):
+            added = columns == 1536
             moments = zeros(32, 24, 2, dtype=torch.float32)
             args = ThinArgs(zeros(32, inner), zeros(columns, inner), zeros(columns, dtype=torch.float32))
             args = args._replace(residual=zeros(32, columns) if added else None, normed=not added, moments=moments)
@@ -61,8 +61,8 @@ def test_products_with_moments_compile_ahead(target):
 
 
 @pytest.mark.usefixtures("_gpu")
-def test_moments_are_kept_by_steps_of_the_rows_that_were_timed(monkeypatch):
-    monkeypatch.setattr(op, "MOMENTS_ROWS", range(17, 33))
+def test_moments_are_kept_by_steps_of_the_rows_that_were_timed():
+    assert moments_for(on_gpu(16, 1536)) is None
     assert moments_for(on_gpu(32, 1536)).shape == (32, 24, 2)
     assert moments_for(on_gpu(33, 1536)) is None
     assert moments_for(on_gpu(32, 1530)) is None

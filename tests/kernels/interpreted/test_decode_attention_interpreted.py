@@ -32,9 +32,9 @@ def check(args, tile):
     "tile",
     [
         Tile(1, 1, 1),
-        Tile(1, 1, 2, double=True),
+        Tile(1, 1, 2, stages=4),
         Tile(2, 1, 2),
-        Tile(2, 1, 1, double=True),
+        Tile(2, 1, 1, stages=2),
         Tile(8, 1, 1),
         Tile(1, 4, 2),
     ],
@@ -47,7 +47,7 @@ def test_equals_float64(tile):
 
 @pytest.mark.parametrize("dim", [24, 64, 136])
 def test_head_dims(dim):
-    check(draw(dim), Tile(2, 1, 2, double=True))
+    check(draw(dim), Tile(2, 1, 2, stages=3))
 
 
 @pytest.mark.parametrize("rows", [2, 3, 17, 33])
@@ -68,12 +68,12 @@ def test_a_float8_cache():
 
 
 def test_a_row_depends_on_itself_alone():
-    """Compare the bits among any rows and alone, with and without early loads of the next positions."""
+    """Compare the bits among any rows and alone, in a pipeline and without."""
     args = draw()
     crowd = check(args, Tile(2, 1, 1))
     alone = DecodeArgs(args.qkv[2:3], args.cache, args.slots[2:3], args.lengths[2:3])
     assert torch.equal(check(alone, Tile(2, 1, 1)), crowd[2:3])
-    assert torch.equal(check(args, Tile(2, 1, 1, double=True)), crowd)
+    assert torch.equal(check(args, Tile(2, 1, 1, stages=3)), crowd)
 
 
 def test_unwritten_memory_is_not_used():

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from unittest import mock
+
 import pytest
 import torch
 
+from kernels.runtime.dispatch import Implementation
 from kernels.thin_linear import launch, op, quantize_rows
+from kernels.thin_linear import thin_linear as operator
 from kernels.thin_linear.launch import Tile
 from kernels.thin_linear.reference import MIN_COUNTERS, ThinArgs, moments_of, thin_linear
+from model.generator.config import GENERATOR_CONFIGS
+from model.generator.lm import LanguageModel
+from model.inference import language_model
 
 HELD = [Tile("held", 16, 8, warps=2), Tile("held", 16, 16, 2, warps=1), Tile("held", 16, 16)]
 STREAMED = [
@@ -119,3 +127,35 @@ def test_output_dtype_and_no_rows():
 
 def test_operator_passes_opcheck():
     torch.library.opcheck(op.thin_linear, tuple(draw(2, 24, 64)))
+    args = draw(2, 64, 64)._replace(moments=torch.zeros(2, 1, 2))
+    torch.library.opcheck(op.thin_linear_with_moments, tuple(args))
+    torch.library.opcheck(op.thin_linear, tuple(args._replace(residual=None, normed=True)))
+
+
+def test_calls_without_moments_to_write_change_no_argument_for_torch():
+    """Torch 2.11 finds a mutated argument by its position, so that none may be left out."""
+    for call in (torch.ops.omnitok.thin_linear.default, torch.ops.omnitok.thin_linear_with_moments.default):
+        changed = [one for one in call._schema.arguments if one.alias_info is not None and one.alias_info.is_write]
+        assert [one.name for one in changed if one.has_default_value()] == []
+        assert bool(changed) == (call.name() == "omnitok::thin_linear_with_moments")
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+@pytest.mark.parametrize("parts", [0, 1])
+def test_a_step_of_a_language_model_equals_the_definition(mode, parts):
+    """With moments and without, through torch's dispatcher, where the weights are none of inference mode."""
+    torch.manual_seed(0)
+    config = replace(GENERATOR_CONFIGS["lm-debug"], width=64)
+    network = language_model.PackedLanguageModel(LanguageModel(config), torch.device("cpu"), torch.float32)
+    x, slots, lengths = torch.randn(3, 64), torch.arange(3, dtype=torch.int32), torch.ones(3, dtype=torch.int32)
+
+    def step():
+        with mode():
+            return network.step(x.clone(), network.make_cache(3), slots, lengths)
+
+    wanted = step()
+    with (
+        mock.patch.dict(operator.implementations, triton=Implementation(op.run)),
+        mock.patch.object(language_model, "moments_for", lambda x: x.new_empty((len(x), parts, 2)) if parts else None),
+    ):
+        torch.testing.assert_close(step(), wanted, rtol=1e-4, atol=1e-4)
