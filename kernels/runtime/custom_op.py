@@ -100,7 +100,7 @@ def _schema(args: type[tuple[Any, ...]], mutated: str) -> str:
         required = list(kinds)[: list(kinds).index(mutated) + 1]
         defaults = {field: value for field, value in defaults.items() if field not in required}
     return ", ".join(
-        f"{_SCHEMA_TYPES[kind]}{'(a!)' if field == mutated else ''} {field}"
+        f"{_SCHEMA_TYPES[kind].replace('Tensor', 'Tensor(a!)' if field == mutated else 'Tensor')} {field}"
         + (f"={_literal(defaults[field])}" if field in defaults else "")
         for field, kind in kinds.items()
     )
