@@ -80,7 +80,10 @@ async def content(job_id: str, request: Request, services: ServicesOf) -> Respon
 @router.get(
     "/jobs/{job_id}/events",
     response_class=Response,
-    responses={200: {"description": "events", "content": {EVENT_STREAM: {"schema": {"type": "string"}}}}},
+    responses={
+        200: {"description": "events", "content": {EVENT_STREAM: {"schema": {"type": "string"}}}},
+        204: {"description": "the job is finished, and the reader has seen its last event"},
+    },
     openapi_extra={
         "parameters": [
             {

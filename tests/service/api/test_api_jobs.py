@@ -149,6 +149,8 @@ def test_events_are_resumed(http: httpx.Client, server: Server) -> None:
     assert read_events(http, job, str(seen[1][0])) == read_events(http, job)[-(len(read_events(http, job)) - 2) :]
     last = str(seen[-1][0])
     assert http.get(job["links"]["events"], headers={"Last-Event-ID": last}).status_code == 204
+    described = http.get("/openapi.json").json()["paths"]["/jobs/{job_id}/events"]["get"]["responses"]
+    assert {"200", "204"} <= described.keys()
     refused(http.get(job["links"]["events"], headers={"Last-Event-ID": "x"}), 400, "bad-header")
 
 
