@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -154,3 +155,13 @@ def test_the_like_of_what_a_replica_refused_is_refused_before_it(port: int) -> N
     for request in unlike:
         assert refused(**request) == (True, "7"), request
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "milliseconds"), [({}, 100), ({"max_queue_seconds": 0.06}, 5), ({"cache_bytes": 2**20}, 0)]
+)
+def test_haproxy_refuses_for_a_twentieth_of_the_longest_wait_unless_answers_are_kept(
+    settings: dict[str, Any], milliseconds: int, tmp_path: Path
+) -> None:
+    variables = ray_environment(Settings(proxy="haproxy", **settings), tmp_path)
+    assert variables["OMNITOK_HAPROXY_REFUSE_MS"] == str(milliseconds)
