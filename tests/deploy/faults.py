@@ -202,7 +202,10 @@ FAULTS = [
     ),
     Fault(
         "a supervisor starts the service anew",
-        {'omnitok_start_time_seconds{instance="a:8080"}': "1000x40 3400x200"},
+        {
+            'omnitok_start_time_seconds{instance="a:8080"}': "1000x40 3400x200",
+            'haproxy_process_start_time_seconds{instance="a:9101"}': "1000x40 3410x2 3430x200",
+        },
         {20: set(), 22: {"OmnitokRestarted"}, 40: set()},
     ),
     Fault(

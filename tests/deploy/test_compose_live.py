@@ -144,8 +144,9 @@ def test_prometheus_answers_every_query_of_the_dashboard(stack: Stack) -> None:
         while empty := {title for title, query in queries if not _ask(client, query)} - EVENTLESS:
             assert time.monotonic() < deadline, f"no data for {empty}"
             time.sleep(2)
+        wanted = {"Ingress": "2", "Tokenizer": "1", "JobOwner": "1"}
         replicas = _ask(client, "count by (deployment) (ray_serve_deployment_replica_healthy == 1)")
-        assert {row["metric"]["deployment"]: row["value"][1] for row in replicas} == {"Ingress": "2", "Tokenizer": "1"}
+        assert {row["metric"]["deployment"]: row["value"][1] for row in replicas} == wanted
         both = _ask(client, "sum (omnitok_replicas{deployment='Ingress'})")
         assert both[0]["value"][1] == "2"
         encoded = _ask(client, 'sum (omnitok_http_requests_total{route="/encode", code="200"})')
