@@ -20,7 +20,7 @@ from service.formats.media_types import PROBLEM_TYPE
 
 # A connection costs more than this. HAProxy sends what it has in one piece, so hardly anybody takes the time.
 DISCARDED_BYTES, DISCARD_SECONDS = 2**18, 0.5
-REFUSE_ALIKE = "X-Refuse-Alike"  # has HAProxy refuse the like of this request for a moment; see `haproxy-start`
+REFUSE_ALIKE = "X-Refuse-Alike"  # milliseconds in which HAProxy refuses the like of this request; see `haproxy-start`
 BY_STATUS = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable"}
 
 
@@ -69,8 +69,8 @@ async def on_problem(request: Request, error: Exception) -> Response:
     if unread and error.code == "overloaded":
         unread = not await _discard_body(request)
     response = problem_response(error, request.state.request_id, close=unread)
-    if getattr(request.state, "refuse_alike", False):
-        response.headers[REFUSE_ALIKE] = "1"
+    if (milliseconds := getattr(request.state, "refuse_alike_ms", 0)) > 0:
+        response.headers[REFUSE_ALIKE] = str(milliseconds)
     return response
 
 

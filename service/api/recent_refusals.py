@@ -51,8 +51,12 @@ class RecentRefusals:
         """Remember a refusal for a full queue; arguments as for `check`."""
         if problem.code != "overloaded" or problem.retry_after_seconds is None or not size:
             return
-        pause = min(PAUSE_MAX_SECONDS, PAUSE_SHARE * problem.retry_after_seconds)
-        self._last[kind] = problem, size, self._clock() + pause
+        self._last[kind] = problem, size, self._clock() + pause_seconds(problem)
         self._last.move_to_end(kind)
         if len(self._last) > MAX_KINDS:
             self._last.popitem(last=False)
+
+
+def pause_seconds(problem: ProblemError) -> float:
+    """Return the time in which the like of what was refused is refused too; 0 where the refusal names none."""
+    return min(PAUSE_MAX_SECONDS, PAUSE_SHARE * (problem.retry_after_seconds or 0.0))

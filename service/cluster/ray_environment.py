@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from media.limits import MIB
-from service.api.recent_refusals import PAUSE_MAX_SECONDS, PAUSE_SHARE
 from service.api.request_id import MAX_HEADER_BYTES, MAX_HEADERS
 from service.settings import Limits, Settings
 
@@ -19,7 +18,6 @@ MESSAGE_OVERHEAD_BYTES = MIB
 PROXY_BUFFER_BYTES = 2**18  # holds a raw 256x256 picture, so that HAProxy can send it to another replica
 PROXY_RESERVE_BYTES = 2**12  # of a buffer, for the request line and for what HAProxy adds
 CLIENT_SILENCE_SECONDS = 120
-PAUSE_MIN_SECONDS = 0.005  # of HAProxy, which hears of a refusal some milliseconds late
 LOG_FILE_BYTES = 4 * MIB  # Ray has some forty, and keeps a second one of each
 HAPROXY_START = Path(__file__).with_name("haproxy-start")
 HAPROXY_PORTS = {  # Ray's own defaults, which the containers document
@@ -103,7 +101,6 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
                 "OMNITOK_HAPROXY_HEADER_BYTES": MAX_HEADER_BYTES,
                 "OMNITOK_HAPROXY_BODY_BYTES": PROXY_BUFFER_BYTES - MAX_HEADER_BYTES - PROXY_RESERVE_BYTES,
                 "OMNITOK_HAPROXY_CLIENT_CONNECTIONS": settings.client_connections,
-                "OMNITOK_HAPROXY_REFUSE_MS": _refuse_ms(settings),
             }
         variables |= {name: folder / file for name, file in HAPROXY_FILES.items()}
     else:
@@ -121,13 +118,6 @@ def environment(variables: dict[str, str]) -> Iterator[None]:
     finally:
         for name in new:
             os.environ.pop(name, None)
-
-
-def _refuse_ms(settings: Settings) -> int:
-    """Return the time in which a full queue drains by a twentieth, within bounds; 0 where answers may be kept."""
-    if settings.cache_bytes:
-        return 0
-    return int(1000 * min(PAUSE_MAX_SECONDS, max(PAUSE_MIN_SECONDS, PAUSE_SHARE * settings.max_queue_seconds)))
 
 
 def _haproxy_binary() -> str | None:

@@ -22,6 +22,7 @@ from service.api.exchange import Exchange
 from service.api.negotiation import parse_accept
 from service.api.openapi import describe
 from service.api.query import parse_options
+from service.api.recent_refusals import pause_seconds
 from service.api.replay import IDEMPOTENCY_HEADER, prefers_async
 from service.api.services import Services, services_of
 from service.api.streaming import StreamForm, answer_stream
@@ -31,6 +32,7 @@ from service.formats.media_types import MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM
 from service.operations.options import RouteOptions
 from service.settings import Limits, Settings
 
+LEAST_PAUSE_MS = 5  # of HAProxy, which hears of a refusal some milliseconds late
 INLINE_TYPES = {MSGPACK, OCTET_STREAM, *IMAGE_TYPES}  # whose parsers look at little more than their first bytes
 
 
@@ -99,7 +101,8 @@ class Route:
         try:
             return await self._answer_whole(request, services)
         except ProblemError as problem:
-            request.state.refuse_alike = problem.code == "overloaded"
+            if problem.code == "overloaded" and not self._may_be_known(request, services):
+                request.state.refuse_alike_ms = max(LEAST_PAUSE_MS, round(1000 * pause_seconds(problem)))
             raise
 
     async def _answer_whole(self, request: Request, services: Services) -> Response:

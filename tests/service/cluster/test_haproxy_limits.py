@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,12 +45,13 @@ class Full(BaseHTTPRequestHandler):
     """A replica that refuses everything."""
 
     asked = 0
+    milliseconds = "60000"
 
     def do_POST(self) -> None:
         Full.asked += 1
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(503)
-        for name, value in {"Retry-After": "7", "X-Refuse-Alike": "1", "Content-Length": "2"}.items():
+        for name, value in {"Retry-After": "7", "X-Refuse-Alike": Full.milliseconds, "Content-Length": "2"}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(b"{}")
@@ -67,7 +67,7 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     full = ThreadingHTTPServer(("127.0.0.1", 0), Full)
     threading.Thread(target=full.serve_forever, daemon=True).start()
     config.write_text(CONFIG.format(port=chosen, metrics=chosen + 1, replica=full.server_port))
-    variables = ray_environment(Settings(proxy="haproxy"), config.parent) | {"OMNITOK_HAPROXY_REFUSE_MS": "60000"}
+    variables = ray_environment(Settings(proxy="haproxy"), config.parent)
     environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
     with subprocess.Popen([HAPROXY_START, "-db", "-f", str(config)], env=environment) as process:
         eventually(lambda: _accepts(chosen))
@@ -155,13 +155,3 @@ def test_the_like_of_what_a_replica_refused_is_refused_before_it(port: int) -> N
     for request in unlike:
         assert refused(**request) == (True, "7"), request
     connection.close()
-
-
-@pytest.mark.parametrize(
-    ("settings", "milliseconds"), [({}, 100), ({"max_queue_seconds": 0.06}, 5), ({"cache_bytes": 2**20}, 0)]
-)
-def test_haproxy_refuses_for_a_twentieth_of_the_longest_wait_unless_answers_are_kept(
-    settings: dict[str, Any], milliseconds: int, tmp_path: Path
-) -> None:
-    variables = ray_environment(Settings(proxy="haproxy", **settings), tmp_path)
-    assert variables["OMNITOK_HAPROXY_REFUSE_MS"] == str(milliseconds)
