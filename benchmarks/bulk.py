@@ -13,7 +13,7 @@ from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from threading import Lock
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import typer
@@ -63,16 +63,18 @@ class Moment:
 def main(
     config: Annotated[str, typer.Option(help=f"One of {', '.join(CONFIGS)}.")] = "published",
     side: Annotated[int, typer.Option(help="Pixels of the squares.")] = 256,
-    kinds: Annotated[list[str] | None, typer.Option("--kind", help="images or clips; both by default.")] = None,
+    kinds: Annotated[list[Kind] | None, typer.Option("--kind", help="Both by default; repeatable.")] = None,
     images: Annotated[int, typer.Option(help="JPEGs of 500x375 pixels, which are encoded again and again.")] = 4096,
     clips: Annotated[int, typer.Option(help="H.264 clips of 17x256x256, likewise.")] = 512,
     seconds: Annotated[float, typer.Option(help="Of each part.")] = 5.0,
     readers: Annotated[int | None, typer.Option(help="Processes; as the command chooses by default.")] = None,
-    resize: Annotated[str, typer.Option(help="Where pictures are resized: device or readers.")] = "device",
+    resize: Annotated[Literal["device", "readers"], typer.Option(help="Where pictures are resized.")] = "device",
     gpus: Annotated[list[int] | None, typer.Option(help="By Ray Data on so many GPUs instead; repeatable.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of the data, kept for the next run.")] = None,
 ) -> None:
     """Print rates of the parts and of the whole, its share of the slower part, and where the time goes."""
+    if config not in CONFIGS:
+        raise typer.BadParameter(f"{config!r} must be one of {', '.join(CONFIGS)}.", param_hint="--config")
     console.print(describe_machine())
     counts: dict[Kind, int] = {"images": images, "clips": clips}
     chosen = [kind for kind in KINDS if kind in (kinds or KINDS)]

@@ -23,7 +23,7 @@ class Kill:
 
     Args:
         name: of the process, as `cpu.snapshot` has it.
-        on_demand: whether another comes only once a request needs it, which may be never.
+        on_demand: another comes only once a request needs it, which may be never.
     """
 
     name: str

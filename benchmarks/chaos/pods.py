@@ -57,7 +57,7 @@ def wait(what: str, is_true: Callable[[], bool]) -> None:
         try:
             if is_true():
                 return
-        except (httpx.TransportError, KeyError):
+        except (httpx.HTTPError, KeyError):
             pass
         time.sleep(1.0)
     raise TimeoutError(f"{what} within {WAIT_SECONDS:.0f} s: not so.")

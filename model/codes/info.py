@@ -34,7 +34,7 @@ class EncodingOptions:
         frames: of every clip, whose last frame is held where it has fewer; None encodes each as long as it is.
         flips: encode the mirror image of every view too.
         views: crops, and windows in time, of each item. The first one is the middle, from the start; the others are
-            drawn at random from the seed and the content.
+            drawn at random from the seed.
         fps: frames per second of clips; as recorded if None.
         seed: of the views.
 
@@ -141,12 +141,14 @@ def read_info(folder: Path) -> CodesInfo:
     """
     path = folder / INFO_FILE
     if not path.is_file():
-        raise CodesError(f"{folder} holds no codes: it has no {INFO_FILE}. `omnitok tokenize` makes it.")
+        raise CodesError(f"{folder} holds no codes: it has no {INFO_FILE}. `omnitok tokenize` makes one.")
     try:
         record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = record.pop("format")
         if found != FORMAT:
-            raise CodesError(f"{path} has the format {found!r}, not {FORMAT!r}.")
+            raise CodesError(
+                f"{path} has the format {found!r}, not {FORMAT!r}: encode anew, and delete the folder or choose another."
+            )
         if wrong := sorted(set(record) ^ {field.name for field in fields(CodesInfo)}):
             raise CodesError(f"{path} has unknown or missing keys {wrong}.")
         record |= {name: record[name] and tuple(record[name]) for name in ("mean", "std")}

@@ -43,7 +43,8 @@ def write(path: Path, rows: Rows, description: dict[str, Any]) -> None:
         codes = pa.LargeListArray.from_arrays(pa.array(ends), values)
     table = pa.table(
         {
-            "key": pa.array(rows.keys, pa.string()),
+            # a file's name may be no UTF-8, which Parquet's strings must be
+            "key": pa.array([key.encode("utf-8", "backslashreplace") for key in rows.keys], pa.string()),
             "item": pa.array(rows.items, pa.int64()),
             "label": pa.array(rows.labels, pa.int32()),
             "view": pa.array(rows.views, pa.int16()),

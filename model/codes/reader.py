@@ -23,7 +23,7 @@ def open_encoded(folder: Path) -> CodesInfo:
     """
     info = read_info(folder)
     if info.rows is None:
-        raise CodesError(f"The run that writes {folder} has not ended: run `omnitok tokenize` again, which resumes.")
+        raise CodesError(f"The run that writes {folder} has not ended: give its command again, which resumes.")
     return info
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 from model.bundle import Bundle, load_bundle, save_bundle
 from model.codes.info import read_info, write_info
-from model.codes.reader import manifest
+from model.codes.reader import manifest, read_kind
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app
@@ -119,6 +121,9 @@ def test_latents_come_with_their_moments_and_sets_of_pixels_are_cut(data: Path, 
     options = ExtractionOptions(side=32, frames=5, flips=False)
     codes = extract(bundle_of(tmp_path, "vae"), data, tmp_path / "codes", options)
     assert codes.info.classes == ()
+    for kind in codes.kinds:
+        keys = [record["key"] for record in manifest(tmp_path / "codes", read_info(tmp_path / "codes"), kind)]
+        assert {key.rpartition("/")[0] for key in keys} <= {path.name for path in (data / "train").iterdir()}
     rows = codes.kinds["clips"]
     assert rows.codes.dtype == torch.float16
     assert rows.labels.unique().tolist() == [-1]
@@ -127,6 +132,20 @@ def test_latents_come_with_their_moments_and_sets_of_pixels_are_cut(data: Path, 
     everything = torch.cat([one.codes.flatten(0, -2) for one in codes.kinds.values()]).double()
     torch.testing.assert_close(torch.tensor(codes.info.mean).double(), everything.mean(0), atol=1e-6, rtol=1e-6)
     torch.testing.assert_close(torch.tensor(codes.info.std).double(), everything.std(0, correction=0))
+
+
+def test_codes_of_a_former_format_are_refused_with_the_remedy(files: Path, vq: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "codes.json").write_text(json.dumps({"format": "omnitok-codes/1", "tokenizer": "old"}))
+    for use in (lambda: open_encoded_codes(tmp_path), lambda: extract(vq, files, tmp_path, OPTIONS)):
+        with pytest.raises(TrainingError, match="'omnitok-codes/1'.* delete the folder or choose another"):
+            use()
+
+
+def test_names_that_are_no_utf_8_are_encoded(vq: Bundle, tmp_path: Path) -> None:
+    (tmp_path / "data" / "images").mkdir(parents=True)
+    Image.new("RGB", (40, 32), "red").save(tmp_path / "data" / "images" / os.fsdecode(b"caf\xe9.png"))
+    extract(vq, tmp_path / "data", tmp_path / "codes", ExtractionOptions(32, flips=False))
+    assert read_kind(tmp_path / "codes", read_info(tmp_path / "codes"), "images").keys == [r"images/caf\udce9.png"]
 
 
 def test_a_broken_file_is_left_out(files: Path, vq: Bundle, tmp_path: Path) -> None:
@@ -167,3 +186,5 @@ def test_the_command_writes_codes(files: Path, vq: Bundle, tmp_path: Path) -> No
     assert open_encoded_codes(tmp_path / "codes").info.tokenizer_hash == vq.hash
     records = list(manifest(tmp_path / "codes", read_info(tmp_path / "codes"), "images"))
     assert [(record["status"], record["rows"]) for record in records] == [("done", 2)] * 12
+    names = sorted(str(path.relative_to(files)) for path in (files / "images").rglob("*.*"))
+    assert [record["key"] for record in records] == names

@@ -74,7 +74,7 @@ def test_the_bundle_of_this_repository_restores_photographs() -> None:
         (["train", "debug", "--data", "DATA", "--device", "meta"], "no device 'meta'"),
         (["train", "debug", "--data", "DATA", "--device", "cuda:99"], "not in this machine"),
         (["train", "debug", "--resume", "--data", "DATA", "--out", "EMPTY"], "no run to resume"),
-        (["train", "paper-imagenet-ucf", "--data", "DATA", "--perceptual-weights", "EMPTY"], "no weights file"),
+        (["train", "paper-imagenet-ucf", "--data", "DATA", "--perceptual-weights", "EMPTY"], "`omnitok data networks`"),
         (["data", "build", "imagenet"], "no data set"),
         (["data", "build", "demo", "--set", "train/nothing"], "no sets"),
         (["data", "build", "demo", "--scale", "-1"], "positive"),

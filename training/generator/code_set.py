@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from media.kinds import Kind
-from model.geometry import Grid
+from model.geometry import Geometry, Grid
 from training.errors import TrainingError
 
 
@@ -75,8 +75,8 @@ class CodesInfo:
 
     def grid(self, kind: Kind) -> Grid:
         """Return the latent grid of the items of a kind."""
-        side = -(-self.options.side // self.patch)
-        return (1 if kind == "images" else 1 + -(-(self.options.frames - 1) // self.temporal_patch)), side, side
+        frames, side = 1 if kind == "images" else self.options.frames, self.options.side
+        return Geometry(self.patch, self.temporal_patch).grid((frames, side, side))
 
 
 @dataclass(frozen=True)

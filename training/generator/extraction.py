@@ -189,10 +189,10 @@ def _encode_items(
         codes |= zip(which, np.split(_encode(bundle, views, options.flips, device), len(which)), strict=True)
     rows, records, flips = Rows(), [], 1 + options.flips
     for place, (source, index) in enumerate(places):
-        key, label = source.place(index), _label(source, index)
+        key, label = source.key(index), _label(source, index)
         record = {"item": items[place], "key": key, "label": label, "shard": name, "bytes": -1, "stamp": 0}
         if place in failures:
-            console.print(f"left out: {key}: {failures[place]}", highlight=False, markup=False)
+            console.print(f"left out: {source.place(index)}: {failures[place]}", highlight=False, markup=False)
             record |= failed_record(failures[place], retry=False)
         else:
             own = codes[place]

@@ -26,6 +26,10 @@ PLACE, LEFT, TIME, FACTOR = range(4)  # places of a view's random numbers
 class FileItems:
     """A user's own pictures or videos; the squares span the shorter side.
 
+    Args:
+        source: of one kind.
+        data: folder or tar file that they were found in.
+
     Attributes:
         kind: images or clips.
         classes: names that the labels count from 0.
@@ -33,10 +37,11 @@ class FileItems:
         sentence: says what the data is.
     """
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, data: Path) -> None:
         self.kind, self.classes, self.labels = source.kind, source.classes, source.labels.tolist()
         self.sentence = f"{len(source):,} {source.kind} of the folder {source.root.resolve().name}"
         self._source = source
+        self._folder = source.root.relative_to(data) if source.root.is_relative_to(data) else Path()
 
     def __len__(self) -> int:
         return len(self._source)
@@ -66,6 +71,11 @@ class FileItems:
         """Return the place of an item, for people."""
         return self._source.place(index)
 
+    def key(self, index: int) -> str:
+        """Return the path of an item below the data, or its name inside a tar, as `omnitok tokenize` has it."""
+        name = self._source.names[index]
+        return str(self._folder / name) if self._source.shard[index] < 0 else name
+
 
 class SetItems:
     """A set of pixels; squares of a larger one are cut, and reduced by whole multiples of the side.
@@ -81,7 +91,7 @@ class SetItems:
         info = pixels.info
         self.kind: Kind = "images" if info.frames == 1 else "clips"
         self.classes, self.labels = info.classes, pixels.labels
-        self.sentence = f"{info.name}, {len(pixels):,} items: {info.source}"
+        self._name, self.sentence = info.name, f"{info.name}, {len(pixels):,} items: {info.source}"
         self._shards, self._ends = pixels.shards, np.cumsum([len(shard) for shard in pixels.shards])
         self._frames = 1 if info.frames == 1 else options.frames
         if min(info.height, info.width) < options.side or info.frames < self._frames:
@@ -117,6 +127,10 @@ class SetItems:
         """Return the place of an item, for people."""
         return f"item {index} of {self.sentence}"
 
+    def key(self, index: int) -> str:
+        """Return the name of the set and the number of an item in it."""
+        return f"{self._name}/{index}"
+
     def _item(self, index: int) -> NDArray[np.uint8]:
         shard = int(np.searchsorted(self._ends, index, side="right"))
         pixels: NDArray[np.uint8] = self._shards[shard][index - self._ends[shard]].numpy()  # counted from its end
@@ -151,7 +165,7 @@ def find_items(data: Path, options: ExtractionOptions) -> tuple[list[Items], tup
     else:
         from training.data.files import find_sources  # sets of pixels need no decoder of media
 
-        found = [FileItems(source) for source in find_sources(data) if source is not None]
+        found = [FileItems(source, data) for source in find_sources(data) if source is not None]
         labelled = any(items.classes for items in found)
         found = [items for items in found if bool(items.classes) == labelled]
     names = {name for items in found for name in items.classes}

@@ -76,8 +76,11 @@ def load_perceptual(
     """
     if network == "none":
         return None
-    if weights is None:
-        raise TrainingError(f"the perceptual loss {network!r} needs its weights; `omnitok data networks` fetches VGG16")
+    if weights is None or not weights.exists():
+        missing = "no file is named" if weights is None else f"{weights} does not exist"
+        raise TrainingError(
+            f"The perceptual loss {network!r} needs its weights, and {missing}: `omnitok data networks` fetches VGG16."
+        )
     return (load_vgg_distance(weights) if network == "vgg" else load_lpips(weights)).to(device)
 
 
