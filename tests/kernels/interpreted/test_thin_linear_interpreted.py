@@ -118,6 +118,24 @@ def test_rows_do_not_depend_on_each_other(tile):
     assert torch.equal(launch.thin_linear(args, tile)[3:4], launch.thin_linear(alone, tile))
 
 
+@pytest.mark.parametrize("tile", WITH_MOMENTS)
+def test_rows_with_moments_do_not_depend_on_each_other(tile):
+    """Rows that left a step hold anything, which reaches none of those that stay."""
+
+    def run(args):
+        args = args._replace(moments=torch.full((len(args.x), 4, 2), torch.nan))
+        x = launch.thin_linear(args, tile)
+        weight, scale = quantize_rows(args.weight)
+        return x, launch.thin_linear(ThinArgs(x, weight, None, None, scale, normed=True, moments=args.moments), tile)
+
+    args = draw(40, 128, 128)
+    args.x[[0, 2, 39]] = torch.tensor([[torch.nan], [torch.inf], [1e30]])
+    for row in (3, 33):
+        alone = args._replace(x=args.x[row : row + 1], residual=args.residual[row : row + 1])
+        for among, one in zip(run(args), run(alone), strict=True):
+            torch.testing.assert_close(among[row : row + 1], one)  # NumPy's products differ in the last bit by place
+
+
 def test_output_dtype_and_no_rows():
     half = ThinArgs(*(x.half() if torch.is_tensor(x) else x for x in draw(2, 24, 64)))
     assert op.thin_linear(*half).dtype == torch.float16
