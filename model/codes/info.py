@@ -147,7 +147,7 @@ def read_info(folder: Path) -> CodesInfo:
         found = record.pop("format")
         if found != FORMAT:
             raise CodesError(
-                f"{path} has the format {found!r}, not {FORMAT!r}: encode anew, and delete the folder or choose another."
+                f"{path} has the format {found!r}, not {FORMAT!r}: delete the folder or choose another, and encode."
             )
         if wrong := sorted(set(record) ^ {field.name for field in fields(CodesInfo)}):
             raise CodesError(f"{path} has unknown or missing keys {wrong}.")

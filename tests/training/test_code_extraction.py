@@ -137,7 +137,7 @@ def test_latents_come_with_their_moments_and_sets_of_pixels_are_cut(data: Path, 
 def test_codes_of_a_former_format_are_refused_with_the_remedy(files: Path, vq: Bundle, tmp_path: Path) -> None:
     (tmp_path / "codes.json").write_text(json.dumps({"format": "omnitok-codes/1", "tokenizer": "old"}))
     for use in (lambda: open_encoded_codes(tmp_path), lambda: extract(vq, files, tmp_path, OPTIONS)):
-        with pytest.raises(TrainingError, match="'omnitok-codes/1'.* delete the folder or choose another"):
+        with pytest.raises(TrainingError, match=r"'omnitok-codes/1'.* delete the folder or choose another"):
             use()
 
 
