@@ -67,6 +67,7 @@ class BodyKind:
         maps: those of `types` whose bodies are maps.
         schema: OpenAPI schema of these maps.
         optional: whether a request may have no body.
+        inline: those of `types` whose parsers do little for each byte, and need no thread for a small body.
     """
 
     types: tuple[str, ...]
@@ -76,6 +77,7 @@ class BodyKind:
     maps: tuple[str, ...]
     schema: dict[str, Any]
     optional: bool = False
+    inline: frozenset[str] = frozenset()
 
 
 def parse_content_type(header: str | None, supported: tuple[str, ...]) -> ContentType:

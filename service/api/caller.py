@@ -70,7 +70,7 @@ class CallerBackend:
     ) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3)."""
         cost, begun = await self._cost(model, size_of(pixels)), time.perf_counter()
-        with self._charged(cost):
+        with _charged(self._budget, cost):
             encoded = await self._backend.encode(model, pixels, want, seconds=self._left(seconds))
         _note_batch(begun, model, encoded.timing)
         return encoded
@@ -80,18 +80,19 @@ class CallerBackend:
     ) -> Sequence[Encoded | ProblemError]:
         """Encode clips of one size; return the outcome of each."""
         cost, begun = await self._cost(model, size_of(clips[0]), len(clips)), time.perf_counter()
-        with self._charged(cost):
+        with _charged(self._budget, cost):
             outcomes = await self._backend.encode_many(model, clips, want, seconds=self._left(seconds))
         for timing in {outcome.timing for outcome in outcomes if isinstance(outcome, Encoded)}:  # one a batch
             _note_batch(begun, model, timing)
         refused = sum(isinstance(outcome, ProblemError) and outcome.code in NOT_BEGUN for outcome in outcomes)
-        self._give_back(cost * refused // len(clips))
+        if self._budget is not None:
+            self._budget.left += cost * refused // len(clips)
         return outcomes
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode tokens (t, h, w) or latents (t, h, w, c)."""
         cost, begun = await self._cost(model, size), time.perf_counter()
-        with self._charged(cost):
+        with _charged(self._budget, cost):
             decoded = await self._backend.decode(model, codes, size, seconds=self._left(seconds))
         _note_batch(begun, model, decoded.timing)
         return decoded
@@ -99,7 +100,7 @@ class CallerBackend:
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float | None = None) -> Decoded:
         """Encode and decode uint8 RGB pixels (T, H, W, 3)."""
         cost, begun = await self._cost(model, size_of(pixels)), time.perf_counter()
-        with self._charged(cost):
+        with _charged(self._budget, cost):
             decoded = await self._backend.reconstruct(model, pixels, seconds=self._left(seconds))
         _note_batch(begun, model, decoded.timing)
         return decoded
@@ -146,21 +147,6 @@ class CallerBackend:
         positions = count * find_card(await self._backend.models(), model).geometry.positions(size)
         _add(self._notes, count * size[0], positions)
         return positions
-
-    @contextmanager
-    def _charged(self, positions: int) -> Iterator[None]:
-        """Charge work, and give the charge back where the work is refused."""
-        self._give_back(-positions)
-        try:
-            yield
-        except ProblemError as problem:
-            if problem.code in NOT_BEGUN:
-                self._give_back(positions)
-            raise
-
-    def _give_back(self, positions: int) -> None:
-        if self._budget is not None:
-            self._budget.left += positions
 
     def _left(self, seconds: float | None) -> float:
         left = self._deadline.left()
@@ -244,15 +230,27 @@ class CallerGenerators:
         card = next(card for card in await self._generators.generators() if card.id == job.model)
         positions = job.frames * math.prod(card.grid[1:])
         _add(self._notes, 0, positions)  # its frames are counted where they are decoded
-        if self._budget is not None:
-            self._budget.left -= positions
         left = self._deadline.left() if seconds is None else min(seconds, self._deadline.left())
         begun = time.perf_counter()
-        made = await self._generators.generate(job, on_progress, seconds=left)
+        with _charged(self._budget, positions):
+            made = await self._generators.generate(job, on_progress, seconds=left)
         _note_batch(begun, job.model, made.timing)
         for name, spent in (("queue_ms", made.timing.queue_ms), ("compute_ms", made.timing.compute_ms)):
             self._notes[name] = max(self._notes.get(name, 0.0), round(spent, 2))  # samples wait and compute together
         return made
+
+
+@contextmanager
+def _charged(budget: Budget | None, positions: int) -> Iterator[None]:
+    """Charge work, and give the charge back where the work is refused."""
+    if budget is not None:
+        budget.left -= positions
+    try:
+        yield
+    except ProblemError as problem:
+        if budget is not None and problem.code in NOT_BEGUN:
+            budget.left += positions
+        raise
 
 
 def _note_batch(begun: float, model: str, timing: Timing) -> None:

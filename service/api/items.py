@@ -92,7 +92,7 @@ async def answer_items(
     outcomes = [upload if isinstance(upload, ProblemError) else next(worked) for upload in items.uploads]
     refused = [outcome for outcome in outcomes if not isinstance(outcome, dict)]
     not_begun = [each for each in refused if isinstance(each, ProblemError) and each.code in NOT_BEGUN]
-    if len(not_begun) == len(outcomes):  # so that its caller waits, and the like of it is refused before it is read
+    if len(not_begun) == len(outcomes):  # its caller waits, and the like of it is refused before it is read
         raise max(not_begun, key=lambda problem: problem.retry_after_seconds or 0.0)
 
     def write() -> bytes:

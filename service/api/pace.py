@@ -12,8 +12,6 @@ from service.errors import ProblemError
 
 MEMORY_PIECES = 16  # after which an older wait counts a third
 ALWAYS_TAKEN = 8  # requests: a wait among so few is that of the work itself, or of a busy machine
-
-
 WORK = ("decode_ms", "compute_ms", "render_ms")  # notes of a request
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from media.identify import HEAD_BYTES, MEDIA_TYPES, sniff
+from media.identify import HEAD_BYTES, IMAGE_TYPES, MEDIA_TYPES, sniff
 from media.limits import check_bytes
 from service.api.body import MULTIPART, Body, BodyKind, parse_content_type
 from service.api.items import Items, parse_items
@@ -230,6 +230,7 @@ MEDIA = BodyKind(
     parse=parse_media,
     maps=(MSGPACK, JSON),
     schema=_MEDIA_MAP,
+    inline=frozenset({MSGPACK, OCTET_STREAM, *IMAGE_TYPES}),
 )
 ENCODE_MEDIA = replace(
     MEDIA,
@@ -248,4 +249,5 @@ CODES = BodyKind(
     parse=parse_codes,
     maps=(JSON,),
     schema=_RESULT_MAP,
+    inline=frozenset({MSGPACK}),  # other bytes may be an npz that inflates, or JSON
 )

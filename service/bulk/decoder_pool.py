@@ -236,23 +236,17 @@ class DecoderPool:
 
     def _read_into(self, slot: Slot, items: Sequence[Item], kind: Kind) -> list[Read | Failed]:
         """Read items; the one that ends a process is named, and a new process reads the others."""
-        if not items:
-            return []
         current = progress(self.memory.map, slot)
-        current[0] = 0
-        try:
-            process = self._process()
-            process.send(Job(items, kind, slot))
-            answers: list[Read | Failed] = process.receive(current)
-            return answers
-        except LostError as lost:
-            failed, place = lost.failed, int(current[0])
-        before = self._read_into(slot, items[:place], kind)
-        start = max(
-            [slot.start, *(_end(view.pixels) for read in before if isinstance(read, Read) for view in read.views)]
-        )
-        rest = Slot(start, slot.start + slot.size - start)
-        return [*before, failed, *self._read_into(rest, items[place + 1 :], kind)]
+        answers: dict[int, Read | Failed] = {}
+        while places := [place for place in range(len(items)) if place not in answers]:
+            current[0] = 0
+            try:
+                process = self._process()
+                process.send(Job([items[place] for place in places], kind, slot))
+                answers |= zip(places, process.receive(current), strict=True)
+            except LostError as lost:
+                answers[places[current[0]]] = lost.failed
+        return [answers[place] for place in range(len(items))]
 
     def _mapped(self, read: Read) -> Read:
         return Read(read.digest, [view._replace(pixels=self.memory.view(view.pixels)) for view in read.views])
@@ -262,13 +256,6 @@ class DecoderPool:
         if process is None or not process.alive:
             process = self._own.process = self.start_process()
         return process
-
-
-def _end(pixels: Any) -> int:
-    """Return the first aligned byte after pixels; 0 if they are not in a slot."""
-    if not isinstance(pixels, Placed):
-        return 0
-    return -(-(pixels.start + math.prod(pixels.shape)) // ALIGNMENT) * ALIGNMENT
 
 
 class FilmReader:

@@ -24,13 +24,8 @@ local function call(command, name, ...)
   return redis.call(command, prefix .. name, ...)
 end
 
-local function seconds(value)
-  return string.format('%.6f', value)
-end
-
-local function flat(id)
-  return call('HGETALL', 'job:' .. id)
-end
+local function seconds(value) return string.format('%.6f', value) end
+local function flat(id) return call('HGETALL', 'job:' .. id) end
 
 local function record(id)
   local fields, job = flat(id), {}
@@ -50,13 +45,8 @@ local function held(id, token)
   return job and job.status == 'in_progress' and job.token == token and job or nil
 end
 
-local function content(job)
-  return job.content or (job.id .. '-' .. job.token)
-end
-
-local function submission(job) -- an owner holds no NUL
-  return job.owner .. '\0' .. job.key
-end
+local function content(job) return job.content or (job.id .. '-' .. job.token) end
+local function submission(job) return job.owner .. '\0' .. job.key end -- an owner holds no NUL
 
 -- Add an event in the place of the last one of its name, so that their number is bounded.
 local function event(id, name, fields)
@@ -146,7 +136,7 @@ end
 
 -- Remove finished jobs that are too old, and the oldest of whoever has most until so much more fits.
 -- Returns the bytes of all jobs that stay.
-local function make_room(jobs, bytes)
+local function evict(jobs, bytes)
   for _, id in ipairs(call('ZRANGEBYSCORE', 'finished', '-inf', '(' .. seconds(now - bounds.finished_seconds))) do
     remove(record(id))
   end
@@ -234,7 +224,7 @@ function methods.submit(id, owner, key, fingerprint, kind, facts, total, request
   elseif jobs >= bounds.jobs or bytes + #request > bounds.content_bytes then
     return {'overloaded', jobs, bytes}
   end
-  make_room(1, #request)
+  evict(1, #request)
   local number = call('INCR', 'number')
   call('HSET', 'job:' .. id, 'id', id, 'number', number, 'owner', owner, 'fingerprint', fingerprint, 'kind', kind,
     'facts', facts, 'status', 'queued', 'created', seconds(now), 'done', 0, 'total', total, 'losses', 0,
@@ -372,7 +362,7 @@ function methods.complete(id, token, media_type, bytes)
   if there ~= tonumber(bytes) then
     return {0, there}
   end
-  make_room(0, bytes - job.bytes)
+  evict(0, bytes - job.bytes)
   local fields = cjson.encode({media_type = media_type, bytes = tonumber(bytes)})
   finish(job, 'completed', fields)
   call('HSET', 'job:' .. id, 'media_type', media_type, 'bytes', bytes, 'content', name, 'done', job.total)
@@ -393,7 +383,7 @@ end
 -- Returns the bytes of all jobs, the age of the one that has waited longest, and the jobs by status.
 function methods.sweep()
   take_back()
-  local bytes, counts = make_room(0, 0), {}
+  local bytes, counts = evict(0, 0), {}
   for _, name in ipairs({'queued', 'in_progress', 'finished'}) do
     for _, id in ipairs(call('ZRANGE', name, 0, -1)) do
       local status = call('HGET', 'job:' .. id, 'status')

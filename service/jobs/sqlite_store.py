@@ -67,8 +67,8 @@ class SqliteStore:
                 if known["fingerprint"] != new.fingerprint:
                     raise key_conflict()
                 return job_of(known)
-            self._check_room(new)
-            self._make_room(now, gone, jobs=1, size=len(new.request))
+            self._check_space(new)
+            self._evict(now, gone, jobs=1, size=len(new.request))
             row = {
                 "id": new.id,
                 "owner": new.owner,
@@ -202,7 +202,7 @@ class SqliteStore:
         with self._changing() as gone:
             row = self._held(job_id, token)
             assert row is not None  # nothing else changed the store between the two
-            self._make_room(self._clock(), gone, size=size - row["bytes"])
+            self._evict(self._clock(), gone, size=size - row["bytes"])
             self._end(row, [], "completed", {"media_type": media_type, "bytes": size})
             self._db.execute(
                 "UPDATE jobs SET media_type = ?, bytes = ?, content = ?, done = total WHERE number = ?",
@@ -225,7 +225,7 @@ class SqliteStore:
         now = self._clock()
         with self._changing() as gone:
             self._take_back(now, gone)
-            self._make_room(now, gone)
+            self._evict(now, gone)
         counts = dict(self._db.execute("SELECT status, count(*) FROM jobs GROUP BY status").fetchall())
         oldest, size = self._db.execute(
             "SELECT min(CASE status WHEN 'queued' THEN created END), coalesce(sum(bytes), 0) FROM jobs"
@@ -321,7 +321,7 @@ class SqliteStore:
         self._db.execute("DELETE FROM jobs WHERE number = ?", (row["number"],))
         gone.append(row["content"] or _content(row["id"], row["token"]))
 
-    def _check_room(self, new: NewJob) -> None:
+    def _check_space(self, new: NewJob) -> None:
         """Refuse a job where only unfinished ones could make way for it, which nothing removes."""
         quotas = self._quotas
         jobs, size, own = self._db.execute(
@@ -333,7 +333,7 @@ class SqliteStore:
         if jobs >= quotas.jobs or size + len(new.request) > quotas.content_bytes:
             raise store_full(jobs, size)
 
-    def _make_room(self, now: float, gone: list[str], jobs: int = 0, size: int = 0) -> None:
+    def _evict(self, now: float, gone: list[str], jobs: int = 0, size: int = 0) -> None:
         """Remove finished jobs that are too old, and the oldest of whoever has most until so much more fits."""
         old = now - self._quotas.finished_seconds
         for row in self._db.execute("SELECT * FROM jobs WHERE finished < ?", (old,)).fetchall():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -104,14 +104,20 @@ def _tensor_response(
     return response
 
 
-LATENTS = BodyKind((BINARY_TENSOR, OCTET_STREAM), "", lambda limits: limits.tensor_bytes, parse, (), {})
-PIXELS = BodyKind(
-    (BINARY_TENSOR, OCTET_STREAM, *IMAGE_TYPES),
-    "",
-    lambda limits: max(limits.tensor_bytes, limits.image_bytes),
-    parse,
-    (),
-    {},
+LATENTS = BodyKind(
+    types=(BINARY_TENSOR, OCTET_STREAM),
+    part="",
+    unlabelled_bytes=lambda limits: limits.tensor_bytes,
+    parse=parse,
+    maps=(),
+    schema={},
+    inline=frozenset({BINARY_TENSOR, OCTET_STREAM}),
+)
+PIXELS = replace(
+    LATENTS,
+    types=(*LATENTS.types, *IMAGE_TYPES),
+    unlabelled_bytes=lambda limits: max(limits.tensor_bytes, limits.image_bytes),
+    inline=LATENTS.inline.union(IMAGE_TYPES),
 )
 DECODE = Route("/vae/decode", LATENTS, RemoteDecodeOptions, (*PICTURES.values(), MP4, BINARY_TENSOR), decode, pure=True)
 ENCODE = Route("/vae/encode", PIXELS, RemoteEncodeOptions, (BINARY_TENSOR,), encode, pure=True)

@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from media.identify import IMAGE_TYPES, MEDIA_TYPES
+from media.identify import MEDIA_TYPES
 from service.api.body import ALIASES, INLINE_BYTES, Body, BodyKind, declared_bytes, read_body, while_connected
 from service.api.caller import caller_of, flow_of, owner_of
 from service.api.deadline import Deadline
@@ -28,12 +28,11 @@ from service.api.services import Services, services_of
 from service.api.streaming import StreamForm, answer_stream
 from service.errors import ProblemError
 from service.flow import current as current_flow
-from service.formats.media_types import MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM
+from service.formats.media_types import MSGPACK_SEQUENCE
 from service.operations.options import RouteOptions
 from service.settings import Limits, Settings
 
 LEAST_PAUSE_MS = 5  # of HAProxy, which hears of a refusal some milliseconds late
-INLINE_TYPES = {MSGPACK, OCTET_STREAM, *IMAGE_TYPES}  # whose parsers look at little more than their first bytes
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,8 @@ class Route:
         try:
             return await self._answer_whole(request, services)
         except ProblemError as problem:
-            if problem.code == "overloaded" and not self._may_be_known(request, services):
+            # Other routes have several queues, and the body says which: one per generator, and one of jobs.
+            if problem.code == "overloaded" and self.pure and not self._may_be_known(request, services):
                 request.state.refuse_alike_ms = max(LEAST_PAUSE_MS, round(1000 * pause_seconds(problem)))
             raise
 
@@ -109,8 +109,9 @@ class Route:
         limits = services.settings.limits
         deadline = Deadline.of(request, self.seconds(services.settings))
         paced = self.pure and current_flow.get().priority == "interactive"  # other work waits by design
+        as_job = self.only_jobs or (self.as_job and prefers_async(request))
         # A connection has one request at a time, so where there are no keys, a refused one held nothing of the queue.
-        kind, size = (owner_of(request), current_flow.get().priority, self.path), declared_bytes(request)
+        kind, size = (owner_of(request), current_flow.get().priority, self.path, as_job), declared_bytes(request)
         if not self._may_be_known(request, services):
             services.refusals.check(kind, size)
             if paced:
@@ -133,8 +134,7 @@ class Route:
                 return await self.work(Exchange(request, services, parse_ms, deadline), upload, options)
 
             # The store of jobs remembers the keys of submissions by itself.
-            keyed = not (self.only_jobs or (self.as_job and prefers_async(request)))
-            answer = services.replays.answer(request, body, self.pure, keyed, work)
+            answer = services.replays.answer(request, body, self.pure, not as_job, work)
             try:
                 response = await while_connected(request, deadline.hold(answer))
             except ProblemError as problem:
@@ -151,6 +151,6 @@ class Route:
 
 
 async def _parse(kind: BodyKind, body: Body, limits: Limits) -> Any:
-    if len(body.data) <= INLINE_BYTES and body.content_type.media_type in INLINE_TYPES:
+    if len(body.data) <= INLINE_BYTES and body.content_type.media_type in kind.inline:
         return kind.parse(body, limits)
     return await asyncio.to_thread(kind.parse, body, limits)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -280,6 +282,29 @@ def test_safetensors_hold_latents_in_bfloat16(post: Post) -> None:
     request = {"params": {"bundle": VAE.hash}, "headers": {"Content-Type": "application/vnd.safetensors"}}
     expected = post("/decode", content=safetensors.numpy.save({"latents": latents}), **request)
     assert post("/decode", content=body, **request).content == expected.content
+
+
+@pytest.mark.parametrize("form", [NPZ, "application/json"])
+def test_bytes_that_may_take_long_are_parsed_in_a_thread(
+    post: Post, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    tokens = post("/encode", form, content=picture(), headers={"Content-Type": "image/png"})
+    in_loop: list[bool] = []
+
+    def load(data: bytes, max_bytes: int) -> EncodeResult:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            in_loop.append(False)
+        else:
+            in_loop.append(True)
+        return load_as_before(data, max_bytes)
+
+    load_as_before = FORMATS[form].load
+    monkeypatch.setitem(FORMATS, form, replace(FORMATS[form], load=load))
+    for declared in (form, "application/octet-stream"):
+        post("/decode", content=tokens.content, headers={"Content-Type": declared})
+    assert in_loop == [False, False], "others are served meanwhile"
 
 
 def test_latents_of_a_vq_bundle_are_decoded_too(post: Post) -> None:

@@ -26,6 +26,7 @@ CALLERS: dict[str, tuple[Any, int | None]] = {
     "both": (["encode", "decode"], None),
     "admin": (["admin"], None),
     "small": (["encode"], 1000),
+    "maker": (["generate"], 1000),
 }
 
 
@@ -140,6 +141,20 @@ def test_a_budget_is_charged_by_latent_positions(http: httpx.Client, keys: dict[
     assert int(response.headers["ratelimit-reset"]) > 50
     assert http.get("/models", headers=keys["small"]).status_code == 200, "looking costs nothing"
     assert http.post("/encode", content=picture(), headers=PNG | keys["both"]).status_code == 200
+
+
+def test_a_budget_is_not_charged_for_samples_that_a_full_queue_refused(
+    service: tuple[Server, dict[str, str]], http: httpx.Client, keys: dict[str, dict[str, str]]
+) -> None:
+    async def refuse() -> None:
+        raise ProblemError("overloaded", "The queue is full.", 1, 2, [], 2.0)
+
+    service[0].generators.stall = refuse
+    answer = http.post("/generate?class=0", headers=keys["maker"])
+    service[0].generators.stall = None
+    refused(answer, 503, "overloaded")
+    assert answer.headers["ratelimit-remaining"] == "1000"
+    assert int(http.post("/generate?class=0", headers=keys["maker"]).headers["ratelimit-remaining"]) < 1000
 
 
 def test_clients_send_a_key(service: tuple[Server, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         raise FULL
 
     with Server(Settings()) as server:
-        server.backend.stall = refuse
+        server.backend.stall = server.generators.stall = refuse
         yield server
 
 
@@ -87,3 +87,20 @@ def test_the_queue_is_not_asked_again(server: Server) -> None:
     assert post(SMALL) == 2, "it may still be taken"
     assert post(LARGE, **{"X-Request-Priority": "bulk"}) == 3
     assert post(LARGE, **{"Idempotency-Key": "one"}) == 4, "its answer might be there"
+
+
+def test_a_full_queue_of_samples_refuses_no_job(server: Server) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+
+    def generate(**headers: str) -> http.client.HTTPResponse:
+        connection.request("POST", "/generate", b'{"class": 0}', {"Content-Type": "application/json"} | headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer
+
+    for _ in range(2):
+        refused = generate()
+        assert refused.status == 503
+        assert "X-Refuse-Alike" not in refused.headers, "HAProxy does not know one queue of samples from another"
+    assert len(server.generators.jobs) == 1
+    assert generate(Prefer="respond-async").status == 202

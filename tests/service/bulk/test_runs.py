@@ -180,20 +180,21 @@ def test_pictures_that_the_device_resizes_give_the_same_shards(
     assert content(tmp_path / "here") == content(tmp_path / "there")
 
 
-def test_a_file_that_takes_forever_is_named_and_the_others_are_read(
+def test_files_that_take_forever_are_named_and_the_others_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("a.jpg", "c.jpg"):
+    for name in ("a.jpg", "c.jpg", "e.jpg"):
         (tmp_path / name).write_bytes(photo(0))
-    os.mkfifo(tmp_path / "b.jpg")
+    for name in ("b.jpg", "d.jpg"):
+        os.mkfifo(tmp_path / name)
     items = list_source(tmp_path).items["images"]
     monkeypatch.setattr(decoder_pool, "ITEM_SECONDS", 0.4)
-    pool = decoder_pool.DecoderPool(1, SQUARES, 1, 2**16)
+    pool = decoder_pool.DecoderPool(1, EncodingOptions(32, 42), 1, 32 * 42 * 3)  # one picture fills a slot to its end
     try:
         chunk = pool.submit(items, "images").result()
     finally:
         pool.close()
-    assert [type(item) for item in chunk.items] == [Read, Failed, Read]
+    assert [type(item) for item in chunk.items] == [Read, Failed, Read, Failed, Read]
     assert chunk.items[1] == Failed("Reading takes longer than 0.4 s.", retry=True)
 
 
