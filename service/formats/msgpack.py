@@ -48,7 +48,7 @@ class _Bounds:
         }
 
     def _count(self, items: list[Any]) -> list[Any]:
-        self.elements += len(items)
+        self.elements += 1 + len(items)  # an empty one, whose parent may never end, costs a call of this too
         if self.elements > MAX_ELEMENTS:
             raise ValueError(f"The body has more than {MAX_ELEMENTS} elements.")
         return items

@@ -11,6 +11,7 @@ from service.errors import ProblemError
 from service.formats import result
 from service.formats.codes import read_codes
 from service.formats.media_types import JSON
+from service.formats.msgpack import MAX_ARRAY, MAX_ELEMENTS, Unpacker
 from service.formats.result import EncodeMeta
 
 SOURCE = {
@@ -43,3 +44,10 @@ def test_a_long_list_of_wrong_times_is_one_error(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ProblemError, match="invalid-options"):
         read_codes(json.dumps(body).encode(), JSON)
     assert counts == [1]
+
+
+@pytest.mark.parametrize("empty", [b"\x90", b"\x80"], ids=["list", "map"])
+def test_empty_values_count_though_what_holds_them_has_not_ended(empty: bytes) -> None:
+    level = b"\xdc" + MAX_ARRAY.to_bytes(2) + empty * (MAX_ARRAY - 1)  # the last element is the next level
+    with pytest.raises(ProblemError, match="elements"):
+        list(Unpacker(2**20).feed(b"\x81\xa1a" + level * (2 + MAX_ELEMENTS // MAX_ARRAY)))
