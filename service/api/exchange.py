@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -99,6 +99,13 @@ class Exchange:
         spent = {"queue": timing.queue_ms, "compute": timing.compute_ms} | milliseconds
         self._notes["batch"] = timing.batch_size
         self._notes |= {f"{stage}_ms": round(duration, 2) for stage, duration in spent.items()}
+
+    def note_items(self, timings: Collection[Timing], **milliseconds: float) -> None:
+        """Note for the log where the time of many items went; those of one batch have one `compute_ms`."""
+        if timings:
+            queue_ms = max(timing.queue_ms for timing in timings)
+            compute_ms = sum({timing.compute_ms for timing in timings})
+            self.note(Timing(queue_ms, compute_ms, max(timing.batch_size for timing in timings)), **milliseconds)
 
     def choose(self, offers: Sequence[str], answer: str) -> None:
         """Choose the media type of the answer.

@@ -107,14 +107,12 @@ async def answer_items(
     return kind(data, headers={"Vary": "Accept"}, media_type=MSGPACK)
 
 
-async def work_on_each(
-    work: Callable[[Upload, Claim], Awaitable[dict[str, Any]]], uploads: Sequence[Upload], claim: Claim
-) -> list[Outcome]:
+async def work_on_each(work: Callable[[Upload], Awaitable[dict[str, Any]]], uploads: Sequence[Upload]) -> list[Outcome]:
     """Return the outcome of each upload, all of which are worked on at once."""
 
     async def one(upload: Upload) -> Outcome:
         try:
-            return await work(upload, claim)
+            return await work(upload)
         except (ProblemError, MediaError) as error:
             return error
 

@@ -48,6 +48,7 @@ OWNER_SHUTDOWN_SECONDS = 5.0  # the next owner of the jobs waits for the lock of
 OWNER_STARTS = 20  # on a busy machine too
 FOLDER_PARENT_BYTES = 10  # HAProxy's sockets have 97, of which Ray's node id and the names of files take the rest
 OTLP_MODULE = "opentelemetry.exporter.otlp.proto.http"
+REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 LOST_STATUS = 70  # EX_SOFTWARE, so that a supervisor tells it from a refusal to start
 
 
@@ -63,13 +64,16 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
         folder: where a process of this machine asks the ingress replicas to drain; see `drain`.
 
     Raises:
-        StartError: a bundle folder is missing, or a package that a setting needs.
+        StartError: a bundle folder is missing, or a package that a setting needs, or a URL is not one.
     """
     settings = _find_bundles(settings)
     if settings.otlp_endpoint is not None and importlib.util.find_spec(OTLP_MODULE) is None:
         raise StartError("OMNITOK_OTLP_ENDPOINT needs OpenTelemetry's exporter. Install `omnitok[otlp]`.")
-    if settings.jobs_redis is not None and importlib.util.find_spec("redis") is None:
-        raise StartError("OMNITOK_JOBS_REDIS needs a client of Redis. Install `omnitok[redis]`.")
+    if settings.jobs_redis is not None:
+        if importlib.util.find_spec("redis") is None:
+            raise StartError("OMNITOK_JOBS_REDIS needs a client of Redis. Install `omnitok[redis]`.")
+        if not settings.jobs_redis.get_secret_value().startswith(REDIS_SCHEMES):  # it may hold a password
+            raise StartError(f"OMNITOK_JOBS_REDIS must be a URL that begins with {', '.join(REDIS_SCHEMES)}.")
     if (jobs_folder := settings.jobs_folder or (folder and folder / "jobs")) is not None:
         settings = settings.model_copy(update={"jobs_folder": jobs_folder.resolve()})  # replicas may run elsewhere
     gpus = _gpus_wanted(settings)

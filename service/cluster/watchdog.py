@@ -131,7 +131,7 @@ def local_watchdog(host: str, port: int) -> Watchdog:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every orphaned process below this one, where the system allows, so that all can be ended.
+    """Become the parent of every orphaned process below this one, where the system allows: all can then be ended.
 
     HAProxy and media workers outlive a raylet that is killed, and would hold ports and memory.
     """

@@ -48,7 +48,7 @@ end
 local function content(job) return job.content or (job.id .. '-' .. job.token) end
 local function submission(job) return job.owner .. '\0' .. job.key end -- an owner holds no NUL
 
--- Add an event in the place of the last one of its name, so that their number is bounded.
+-- Add an event in the place of the last one of its name, which bounds their number.
 local function event(id, name, fields)
   local number = call('HINCRBY', 'job:' .. id, 'last_event', 1)
   call('HSET', 'events:' .. id, name, number .. ' ' .. fields)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 
 from service.api.exchange import Exchange
-from service.api.items import Claim, Items, answer_items, work_on_each
+from service.api.items import Claim, Items, Outcome, answer_items, work_on_each
 from service.api.parsing import CODES, CodesUpload
 from service.api.routes.route import Route
 from service.api.streaming import BodyStream, StreamForm, read_records
@@ -21,13 +21,13 @@ from service.operations.decode import DecodePlan
 from service.operations.decode import decode as run
 from service.operations.decode_stream import decode_stream
 from service.operations.options import DecodeOptions
+from service.types import Timing
 
 
 async def decode(exchange: Exchange, upload: CodesUpload | Items[EncodeResult], options: DecodeOptions) -> Response:
     """Decode tokens or latents to an image, a video, or raw frames."""
     if isinstance(upload, Items):
-        work = partial(work_on_each, partial(_decode_item, exchange, options))
-        return await answer_items(exchange, upload, work)
+        return await answer_items(exchange, upload, partial(_decode_items, exchange, options))
 
     def accept(plan: DecodePlan) -> None:
         exchange.use(plan.card)
@@ -37,16 +37,23 @@ async def decode(exchange: Exchange, upload: CodesUpload | Items[EncodeResult], 
     return await exchange.respond_pixels(decoded, options.quality, exchange.parse_ms)
 
 
-async def _decode_item(
-    exchange: Exchange, options: DecodeOptions, result: EncodeResult, claim: Claim
-) -> dict[str, Any]:
+async def _decode_items(
+    exchange: Exchange, options: DecodeOptions, results: Sequence[EncodeResult], claim: Claim
+) -> list[Outcome]:
+    timings: list[Timing] = []
+
     def accept(plan: DecodePlan) -> None:
         exchange.use(plan.card)
         claim(plan.card.geometry.positions(plan.size))
 
-    decoded = await run(exchange.backend, result, options, exchange.limits, accept)
-    exchange.note(decoded.timing)
-    return pixel_map(decoded.pixels, decoded.fps, decoded.card)
+    async def one(result: EncodeResult) -> dict[str, Any]:
+        decoded = await run(exchange.backend, result, options, exchange.limits, accept)
+        timings.append(decoded.timing)
+        return pixel_map(decoded.pixels, decoded.fps, decoded.card)
+
+    outcomes = await work_on_each(one, results)
+    exchange.note_items(timings)
+    return outcomes
 
 
 def stream(

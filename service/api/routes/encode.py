@@ -56,8 +56,9 @@ async def _encode_items(
 
     tiers = (exchange.backend, exchange.media)
     encoded = await encode_many(*tiers, sources, options, exchange.limits, accept, exchange.id, exchange.started)
-    if done := [outcome for outcome in encoded if isinstance(outcome, Encoding)]:
-        exchange.note(done[-1].timing, decode=done[-1].decode_ms)
+    done = [outcome for outcome in encoded if isinstance(outcome, Encoding)]
+    decode_ms = max((outcome.decode_ms for outcome in done), default=0.0)  # files are decoded at a time
+    exchange.note_items([outcome.timing for outcome in done], decode=decode_ms)
     return [result_map(outcome.result) if isinstance(outcome, Encoding) else outcome for outcome in encoded]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from service.formats.media_types import MSGPACK
 from service.formats.msgpack import pack, unpack
 from service.formats.tensors import pack_tensor, unpack_tensor
 from service.settings import Limits, Settings
+from service.types import Decoded, Encoded, Timing
 
 LIMITS = Limits(body_items=8, tokens=200)
 PICTURES = [scene(1, 16, 24), scene(5, 24, 24), scene(1, 8, 8)]
@@ -114,6 +116,26 @@ def test_positions_of_all_items_are_bounded_together(http: httpx.Client) -> None
     assert answers[2]["problem"]["actual"] == 300
     decoded = items_of(post(http, "/decode", {"items": [answers[0]] * 3}))
     assert [answer.get("problem", {}).get("code") for answer in decoded] == [None, None, "too-many-tokens"]
+
+
+def test_the_work_of_all_batches_is_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, Any]] = []
+    with Server(Settings()) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        encode, decode = server.backend.encode, server.backend.decode
+        monkeypatch.setattr(server.counts, "observe", lambda *arguments: seen.append(arguments[-1]))
+
+        async def slow_encode(model: str, pixels: Any, *arguments: Any, **options: Any) -> Encoded:
+            timing = Timing(7.0, 100.0 * pixels.shape[1], 2)
+            return replace(await encode(model, pixels, *arguments, **options), timing=timing)
+
+        async def slow_decode(model: str, codes: Any, size: Any, **options: Any) -> Decoded:
+            return replace(await decode(model, codes, size, **options), timing=Timing(7.0, 100.0 * size[1], 2))
+
+        monkeypatch.setattr(server.backend, "encode", slow_encode)
+        monkeypatch.setattr(server.backend, "decode", slow_decode)
+        encoded = items_of(post(client, "/encode", {"items": [array(scene(1, side, 8)) for side in (8, 8, 16)]}))
+        items_of(post(client, "/decode", {"items": encoded}))
+    assert [(notes["queue_ms"], notes["compute_ms"], notes["batch"]) for notes in seen] == [(7.0, 2400.0, 2)] * 2
 
 
 def test_a_full_queue_refuses_the_body_unless_an_item_has_another_answer() -> None:

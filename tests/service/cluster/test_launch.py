@@ -53,6 +53,12 @@ def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
         build({"bundles": [str(tmp_path / "none")]})
 
 
+def test_an_address_of_redis_without_its_scheme_is_refused_and_not_shown() -> None:
+    with pytest.raises(StartError, match="OMNITOK_JOBS_REDIS must be a URL") as refusal:
+        build({"jobs_redis": ":secret@host:6379"})
+    assert "secret" not in str(refusal.value)
+
+
 def test_a_damaged_bundle_is_named_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "cluster", lambda settings: pytest.fail("Ray was started"))
     bundle = tmp_path / "tiny"
