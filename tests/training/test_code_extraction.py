@@ -24,6 +24,7 @@ from training.data.loaders.batch import BatchSpec
 from training.demo_data.debug import build_debug
 from training.distributed import Ranks
 from training.errors import TrainingError
+from training.generator import extraction
 from training.generator.code_set import ExtractionOptions
 from training.generator.encoded import open_encoded_codes
 from training.generator.extraction import extract
@@ -157,6 +158,22 @@ def test_a_broken_file_is_left_out(files: Path, vq: Bundle, tmp_path: Path) -> N
     codes = extract(vq, tmp_path / "data", tmp_path / "codes", ExtractionOptions(32, flips=False))
     assert codes.kinds["images"].items.tolist() == [0, 2]
     assert codes.kinds["images"].labels.tolist() == [0, 1]
+
+
+def test_a_shard_of_broken_files_ends_the_run_unless_it_is_the_rest(
+    vq: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(extraction.SHARD_ITEMS, "images", 2)
+    images, codes, options = tmp_path / "data" / "images", tmp_path / "codes", ExtractionOptions(32, flips=False)
+    images.mkdir(parents=True)
+    for name in ("0", "1", "2"):
+        (images / f"{name}.png").write_bytes(b"nothing")
+    with pytest.raises(TrainingError, match=r"None of 2 images can be read; the first: \S"):
+        extract(vq, tmp_path / "data", codes, options)
+    for name in ("0", "1"):
+        Image.new("RGB", (40, 32), "red").save(images / f"{name}.png")
+    for _ in range(2):
+        assert extract(vq, tmp_path / "data", codes, options).kinds["images"].items.tolist() == [0, 1]
 
 
 def test_the_loader_draws_by_number_and_shares_among_ranks(files: Path, vq: Bundle, tmp_path: Path) -> None:

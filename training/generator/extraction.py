@@ -65,7 +65,7 @@ def extract(
 
     Raises:
         TrainingError: there is no data, `out` holds codes of another tokenizer, options or data, or every item of a
-            shard is broken.
+            shard is broken, but for a shorter last one.
     """
     ranks = ranks or Ranks()
     console = console or Console(stderr=True, quiet=not ranks.is_main)
@@ -98,7 +98,8 @@ def extract(
                 places = _places([source for source in sources if source.kind == kind], items)
                 digests = _digests(places)
                 records = read_manifest(out, name)
-                if records and (out / f"{name}{SUFFIXES[info.container]}").is_file():
+                has_rows = any(record["rows"] for record in records)
+                if records and (not has_rows or (out / f"{name}{SUFFIXES[info.container]}").is_file()):
                     progress.update(bar, description=f"checking {kind}")
                     _check_content(name, records, places, digests)
                 else:
@@ -200,8 +201,10 @@ def _encode_items(
             for row, one in enumerate(own):
                 rows.append(one, items[place], key, label, row // flips, bool(row % flips), digests[place], {})
         records.append(record | {"source_hash": digests[place]})
-    if not len(rows):
-        raise TrainingError(f"None of {len(places)} {places[0][0].kind} can be read; the first: {failures[0]}")
+    kind = places[0][0].kind
+    is_rest = items.start > 0 and len(places) < SHARD_ITEMS[kind]  # some broken files, rather than a disk that is gone
+    if not len(rows) and not is_rest:
+        raise TrainingError(f"None of {len(places)} {kind} can be read; the first: {failures[0]}")
     return rows, records
 
 
