@@ -106,6 +106,12 @@ def test_rates_fall_by_a_cosine(share: float, left: float) -> None:
     assert discriminator_learning_rate(stage, 225, share) == pytest.approx(0.25 * 5.0 * left, abs=1e-5)
 
 
+@pytest.mark.parametrize(("step", "rate"), [(502, 3.974e-4), (2008, 3.664e-4), (5020, 2.217e-4), (7530, 8.377e-5)])
+def test_the_demo_sharp_stage_has_the_rates_that_its_run_logged(step: int, rate: float) -> None:
+    sharp = RECIPES["demo"].stage("sharp")
+    assert learning_rate(sharp, step, (step - 1) / sharp.steps) == pytest.approx(rate, rel=0.01)
+
+
 def test_phases_set_in_where_the_stage_says() -> None:
     stage = replace(JOINT, discriminators=Discriminators(start=10, every=3))
     phases = {step: phase_at(stage, step, unquantized_steps=4) for step in range(1, 30)}

@@ -266,7 +266,7 @@ def _demo() -> Recipe:
     )  # fmt: skip
     long = replace(joint, name="long", steps=9_300, image_batch_size=192, clip_batch_size=32, frames=33)
     sharp = replace(
-        long, name="sharp", steps=12_000, image_batch_size=128, clip_batch_size=8, learning_rate=4e-4, warmup_steps=300,
+        long, name="sharp", steps=10_800, image_batch_size=128, clip_batch_size=8, learning_rate=4e-4, warmup_steps=300,
         # pulls on the decoder's weights, in those of the reconstruction: perceptual 1.9, adversarial 0.7, features 0.2
         losses=LossWeights(
             l2=20.0, l1=2.0, perceptual=0.3, perceptual_network="vgg",
