@@ -44,6 +44,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         tokenizer_replicas=2,
         media_workers=2,
         torch_threads=1,
+        max_queue_seconds=1000.0,  # a busy machine refuses nothing
         generator_slots=8,  # so that samples wait, and callers can leave before the last
         stream_chunk_tokens=128,
         limits=LIMITS,
