@@ -124,6 +124,18 @@ def table(rows: Sequence[Row], calls: Sequence[Call]) -> Iterator[str]:
     yield f"| all | {len(rows)} | | {len(calls)} | {failures} | | {slowest:.1f} |"
 
 
+def report(rows: Sequence[Row], calls: Sequence[Call]) -> None:
+    """Print the table of the events.
+
+    Raises:
+        typer.Exit: with 1, if a call failed.
+    """
+    for line in table(rows, calls):
+        print(line)
+    if any(call.error for call in calls):
+        raise typer.Exit(1)
+
+
 def differences(before: State, after: State) -> Iterator[str]:
     """Yield a sentence for each thing that did not come back to what it was."""
     for name, value in after.gauges.items():

@@ -17,7 +17,7 @@ import typer
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from benchmarks.chaos.__main__ import table, watch
+from benchmarks.chaos.__main__ import report, watch
 from benchmarks.chaos.callers import Callers
 from benchmarks.service.two_nodes import HEAD, LAYOUTS, OTHER, deploy, node_options, wait_ready
 from service.cluster.ray_environment import environment, ray_environment, ray_request_seconds
@@ -74,10 +74,7 @@ def main(
             serve.shutdown()
             ray.shutdown()
             cluster.shutdown()
-    for line in table(rows, load.calls):
-        print(line)
-    if any(call.error for call in load.calls):
-        raise typer.Exit(1)
+    report(rows, load.calls)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ import httpx
 import typer
 import yaml
 
-from benchmarks.chaos.__main__ import table, watch
+from benchmarks.chaos.__main__ import report, watch
 from benchmarks.chaos.callers import Callers
 from benchmarks.chaos.kube_proxy import KubeProxy
 from service.client.calls import API_KEY_VARIABLE
@@ -287,10 +287,7 @@ def main(
         except Exception:
             print(pods.logs())
             raise
-    for line in table(rows, load.calls):
-        print(line)
-    if any(call.error for call in load.calls):
-        raise typer.Exit(1)
+    report(rows, load.calls)
 
 
 if __name__ == "__main__":
