@@ -44,7 +44,7 @@ class RedisStore:
         connect: returns a client.
 
     Raises:
-        StoreUnreachableError: there is no answer.
+        StoreUnreachableError: Redis does not answer, or refuses.
         OSError: the jobs there are in another form.
     """
 

@@ -27,7 +27,7 @@ from training.data.loaders.batch import BatchSpec
 from training.demo_data.debug import build_debug
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.generator.code_set import Codes, CodeSet, CodesInfo, ExtractionOptions, relabelled
+from training.generator.code_set import Codes, CodeSet, CodeSetInfo, ExtractionOptions, relabelled
 from training.generator.diffusion_step import DiffusionStep
 from training.generator.lm_step import LanguageModelStep
 from training.generator.sampling import Sampler
@@ -48,7 +48,7 @@ def codes_of(kind: str) -> CodeSet:
     options = ExtractionOptions(side=32, frames=5)
     mean, std = ((1.5,) * 4, (2.0,) * 4) if kind == "latents" else (None, None)
     size = 4 if kind == "latents" else 64
-    info = CodesInfo(
+    info = CodeSetInfo(
         "t", "0" * 64, kind, size, 8, 4, True, options, ("a", "b", "c", "d"), "drawn", {"images": 8, "clips": 8},
         mean, std,
     )  # fmt: skip

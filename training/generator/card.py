@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from training.card import bullets, code_version, settings_table
-from training.generator.code_set import CodesInfo
+from training.generator.code_set import CodeSetInfo
 from training.recipes import GeneratorRecipe
 
 MAX_CLASSES_NAMED = 50
 
 
-def generator_card(name: str, recipe: GeneratorRecipe, codes: CodesInfo, history: Sequence[str], machine: str) -> str:
+def generator_card(name: str, recipe: GeneratorRecipe, codes: CodeSetInfo, history: Sequence[str], machine: str) -> str:
     """Return the card of a bundle, Markdown.
 
     Args:

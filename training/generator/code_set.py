@@ -43,7 +43,7 @@ class ExtractionOptions:
 
 
 @dataclass(frozen=True)
-class CodesInfo:
+class CodeSetInfo:
     """The description of codes.
 
     Args:
@@ -106,7 +106,7 @@ class CodeSet:
         kinds: rows of each kind that there is, on the CPU.
     """
 
-    info: CodesInfo
+    info: CodeSetInfo
     kinds: dict[Kind, Codes]
 
 

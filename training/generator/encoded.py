@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from media.kinds import Kind
-from model.codes.info import CodesError
-from model.codes.info import CodesInfo as EncodedInfo
+from model.codes.info import CodesError, CodesInfo
 from model.codes.reader import open_encoded, read_kind
 from training.errors import TrainingError
-from training.generator.code_set import Codes, CodeSet, CodesInfo, ExtractionOptions
+from training.generator.code_set import Codes, CodeSet, CodeSetInfo, ExtractionOptions
 
 MAX_INT16 = 2**15
 
@@ -33,13 +32,13 @@ def open_encoded_codes(folder: Path) -> CodeSet:
     return CodeSet(_info(folder, found), kinds)
 
 
-def _info(folder: Path, found: EncodedInfo) -> CodesInfo:
+def _info(folder: Path, found: CodesInfo) -> CodeSetInfo:
     options = found.options
     if options.height is None or options.height != options.width:
         size = f"{options.height} x {options.width}"
         raise TrainingError(f"{folder} holds items of {size} pixels: tokenize squares with --size.")
     rows = {kind: count for kind, count in (found.rows or {}).items() if count}
-    return CodesInfo(
+    return CodeSetInfo(
         tokenizer=found.tokenizer,
         tokenizer_hash=found.tokenizer_hash,
         kind=found.kind,
@@ -58,7 +57,7 @@ def _info(folder: Path, found: EncodedInfo) -> CodesInfo:
     )
 
 
-def _codes(folder: Path, info: EncodedInfo, kind: Kind) -> Codes:
+def _codes(folder: Path, info: CodesInfo, kind: Kind) -> Codes:
     if info.grid(kind) is None:
         raise TrainingError(f"{folder} holds {kind} of differing sizes: tokenize with --size, and --frames for clips.")
     rows = read_kind(folder, info, kind)

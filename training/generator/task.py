@@ -20,7 +20,7 @@ from training.data.loaders.batch import Loader
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.generator.card import generator_card
-from training.generator.code_set import CodesInfo
+from training.generator.code_set import CodeSetInfo
 from training.generator.diffusion_step import DiffusionStep
 from training.generator.lm_step import LanguageModelStep
 from training.generator.step import GeneratorStep
@@ -40,7 +40,7 @@ class GeneratorTask:
 
     source: str | None = None
 
-    def __init__(self, codes: CodesInfo) -> None:
+    def __init__(self, codes: CodeSetInfo) -> None:
         self.codes = codes
         self.classes = codes.classes or (ANY_CLASS,)
 
@@ -85,7 +85,7 @@ class GeneratorTask:
             console.print(f"wrote {path}", highlight=False)
 
 
-def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
+def fit_recipe(recipe: GeneratorRecipe, codes: CodeSetInfo) -> GeneratorRecipe:
     """Return the recipe with the sizes of the codes: codebook, classes, grid, resolution, frames.
 
     A stage draws no items of a kind that the codes lack.

@@ -39,7 +39,7 @@ class Fuse:
 
 
 class Place(Protocol):
-    """Where a store keeps its jobs."""
+    """The place of a store's jobs."""
 
     def open(self, quotas: Quotas, clock: Clock, fuse: Fuse | None = None) -> JobStore:
         """Return the store of this place."""
