@@ -16,6 +16,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from model.bundle import load_generator, save_bundle
+from model.codes.info import CodesInfo, EncodingOptions
 from model.generator.config import GENERATOR_CONFIGS, LanguageModelConfig
 from model.generator.diffusion_config import DiffusionConfig
 from model.generator.networks import make_generator
@@ -27,7 +28,7 @@ from training.data.loaders.batch import BatchSpec
 from training.demo_data.debug import build_debug
 from training.distributed import Ranks
 from training.errors import TrainingError
-from training.generator.code_set import Codes, CodeSet, CodeSetInfo, ExtractionOptions, relabelled
+from training.generator.code_set import Codes, CodeSet, relabelled
 from training.generator.diffusion_step import DiffusionStep
 from training.generator.lm_step import LanguageModelStep
 from training.generator.sampling import Sampler
@@ -45,17 +46,19 @@ CPU = torch.device("cpu")
 
 def codes_of(kind: str) -> CodeSet:
     """Codes that follow from their class: tokens 10 c + column, or latents of mean c."""
-    options = ExtractionOptions(side=32, frames=5)
+    options = EncodingOptions(32, 32, frames=5)
     mean, std = ((1.5,) * 4, (2.0,) * 4) if kind == "latents" else (None, None)
     size = 4 if kind == "latents" else 64
-    info = CodeSetInfo(
-        "t", "0" * 64, kind, size, 8, 4, True, options, ("a", "b", "c", "d"), "drawn", {"images": 8, "clips": 8},
-        mean, std,
+    counts = {"images": 8, "clips": 8}
+    info = CodesInfo(
+        "t", "0" * 64, "float32", kind, size, 8, 4, True, options, "parquet", counts, "drawn", ("a", "b", "c", "d"),
+        counts, counts, mean, std,
     )  # fmt: skip
     labels = torch.arange(8) % 4
     rows = {}
     for name in ("images", "clips"):
         grid = info.grid(name)
+        assert grid is not None
         if kind == "tokens":
             codes = (10 * labels.view(-1, 1, 1, 1) + torch.arange(grid[2])).expand(-1, *grid).to(torch.int16)
         else:

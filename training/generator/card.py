@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from model.codes.info import CodesInfo
 from training.card import bullets, code_version, settings_table
-from training.generator.code_set import CodeSetInfo
 from training.recipes import GeneratorRecipe
 
 MAX_CLASSES_NAMED = 50
 
 
-def generator_card(name: str, recipe: GeneratorRecipe, codes: CodeSetInfo, history: Sequence[str], machine: str) -> str:
+def generator_card(name: str, recipe: GeneratorRecipe, codes: CodesInfo, history: Sequence[str], machine: str) -> str:
     """Return the card of a bundle, Markdown.
 
     Args:
@@ -26,10 +26,10 @@ def generator_card(name: str, recipe: GeneratorRecipe, codes: CodeSetInfo, histo
     kind = "language model over tokens" if codes.kind == "tokens" else "diffusion model of latents"
     shown = "images and clips" if config.grid[0] > 1 and stage.image_batch_size else "clips"
     shown = shown if config.grid[0] > 1 else "images"
-    size = f"{options.side} x {options.side}"
+    size = f"{options.height} x {options.width}"
     if config.grid[0] > 1:
         size = f"{options.frames} x {size}"
-    rows = ", ".join(f"{count:,} {what}" for what, count in codes.rows.items() if count)
+    rows = ", ".join(f"{count:,} {what}" for what, count in (codes.rows or {}).items() if count)
     classes = ", ".join(codes.classes[:MAX_CLASSES_NAMED])
     more = len(codes.classes) - MAX_CLASSES_NAMED
     mirrored = ", mirror images among them" if options.flips else ""

@@ -1,15 +1,14 @@
-"""Codes to train on, in memory, and what is known of them."""
+"""Codes to train on, in memory."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from media.kinds import Kind
-from model.geometry import Geometry, Grid
+from model.codes.info import CodesInfo
 from training.errors import TrainingError
 
 
@@ -43,43 +42,6 @@ class ExtractionOptions:
 
 
 @dataclass(frozen=True)
-class CodeSetInfo:
-    """The description of codes.
-
-    Args:
-        tokenizer, tokenizer_hash: name and content hash of the bundle that encoded.
-        kind: "tokens" of a VQ tokenizer, or "latents", the means of a VAE.
-        size: codes of the codebook, or channels of the latents.
-        patch, temporal_patch: pixels and frames behind a latent position.
-        causal: the first latent frame of a clip is what its first picture alone is encoded to.
-        options: the pixels that were encoded.
-        classes: names that labels count from 0; empty where items have no class.
-        source: sentence that says what the data is.
-        rows: encoded items of each kind, mirror images and views included.
-        mean, std: of each latent channel over all rows; None for tokens.
-    """
-
-    tokenizer: str
-    tokenizer_hash: str
-    kind: Literal["tokens", "latents"]
-    size: int
-    patch: int
-    temporal_patch: int
-    causal: bool
-    options: ExtractionOptions
-    classes: tuple[str, ...]
-    source: str
-    rows: dict[Kind, int]
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-
-    def grid(self, kind: Kind) -> Grid:
-        """Return the latent grid of the items of a kind."""
-        frames, side = 1 if kind == "images" else self.options.frames, self.options.side
-        return Geometry(self.patch, self.temporal_patch).grid((frames, side, side))
-
-
-@dataclass(frozen=True)
 class Codes:
     """The rows of one kind.
 
@@ -99,14 +61,14 @@ class Codes:
 
 @dataclass(frozen=True)
 class CodeSet:
-    """The codes of a data set.
+    """The codes of a data set, of squares.
 
     Args:
         info: what they are.
         kinds: rows of each kind that there is, on the CPU.
     """
 
-    info: CodeSetInfo
+    info: CodesInfo
     kinds: dict[Kind, Codes]
 
 

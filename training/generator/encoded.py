@@ -11,7 +11,7 @@ from media.kinds import Kind
 from model.codes.info import CodesError, CodesInfo
 from model.codes.reader import open_encoded, read_kind
 from training.errors import TrainingError
-from training.generator.code_set import Codes, CodeSet, CodeSetInfo, ExtractionOptions
+from training.generator.code_set import Codes, CodeSet
 
 MAX_INT16 = 2**15
 
@@ -23,38 +23,17 @@ def open_encoded_codes(folder: Path) -> CodeSet:
         TrainingError: it is incomplete or damaged, or its items are not squares of one size.
     """
     try:
-        found = open_encoded(folder)
-        kinds = {kind: _codes(folder, found, kind) for kind, count in (found.rows or {}).items() if count}
+        info = open_encoded(folder)
+        kinds = {kind: _codes(folder, info, kind) for kind, count in (info.rows or {}).items() if count}
     except CodesError as error:
         raise TrainingError(str(error)) from error
-    if not kinds:
-        raise TrainingError(f"{folder} holds no rows: all of its items failed.")
-    return CodeSet(_info(folder, found), kinds)
-
-
-def _info(folder: Path, found: CodesInfo) -> CodeSetInfo:
-    options = found.options
+    options = info.options
     if options.height is None or options.height != options.width:
         size = f"{options.height} x {options.width}"
         raise TrainingError(f"{folder} holds items of {size} pixels: tokenize squares with --size.")
-    rows = {kind: count for kind, count in (found.rows or {}).items() if count}
-    return CodeSetInfo(
-        tokenizer=found.tokenizer,
-        tokenizer_hash=found.tokenizer_hash,
-        kind=found.kind,
-        size=found.size,
-        patch=found.patch,
-        temporal_patch=found.temporal_patch,
-        causal=found.causal,
-        options=ExtractionOptions(
-            options.height, options.frames or 1, options.flips, options.views, options.fps, options.seed
-        ),
-        classes=found.classes,
-        source=found.source,
-        rows=rows,
-        mean=found.mean,
-        std=found.std,
-    )
+    if not kinds:
+        raise TrainingError(f"{folder} holds no rows: all of its items failed.")
+    return CodeSet(info, kinds)
 
 
 def _codes(folder: Path, info: CodesInfo, kind: Kind) -> Codes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,16 +77,18 @@ def prepare(
         return codes
 
     codes = codes_of(data, out / CODES, ExtractionOptions(stage.resolution, stage.frames, fps=fps, seed=recipe.seed))
+    (fitted,) = fit_recipe(recipe, codes.info).stages
     others = None
     if held_out is not None:
-        found = codes_of(held_out, out / HELD_OUT_CODES, replace(codes.info.options, flips=False, views=1))
-        sizes = [(one.info.options.side, one.info.options.frames) for one in (codes, found)]
+        fps, seed = codes.info.options.fps, codes.info.options.seed
+        options = ExtractionOptions(fitted.resolution, fitted.frames, flips=False, fps=fps, seed=seed)
+        found = codes_of(held_out, out / HELD_OUT_CODES, options)
+        sizes = [(one.info.options.height, one.info.options.frames or 1) for one in (codes, found)]
         if sizes[0] != sizes[1]:
             raise TrainingError(
                 f"{held_out} has sides and frames of {sizes[1]} pixels, and {data} of {sizes[0]}: extract the same."
             )
         others = CodeLoader(relabelled(found, codes.info.classes), device, recipe.seed)
-    (fitted,) = fit_recipe(recipe, codes.info).stages
     kinds: dict[Kind, int] = {"images": fitted.image_batch_size, "clips": fitted.clip_batch_size}
     labels = {kind: _labels(codes, kind) for kind, size in kinds.items() if size}
     loader = CodeLoader(codes, device, recipe.seed, ranks)

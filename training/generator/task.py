@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from model.bundle import save_generator
+from model.codes.info import CodesInfo
 from model.generator.config import LanguageModelConfig
 from model.generator.lm import LanguageModel
 from model.generator.networks import make_generator
@@ -20,7 +21,6 @@ from training.data.loaders.batch import Loader
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.generator.card import generator_card
-from training.generator.code_set import CodeSetInfo
 from training.generator.diffusion_step import DiffusionStep
 from training.generator.lm_step import LanguageModelStep
 from training.generator.step import GeneratorStep
@@ -40,7 +40,7 @@ class GeneratorTask:
 
     source: str | None = None
 
-    def __init__(self, codes: CodeSetInfo) -> None:
+    def __init__(self, codes: CodesInfo) -> None:
         self.codes = codes
         self.classes = codes.classes or (ANY_CLASS,)
 
@@ -85,7 +85,7 @@ class GeneratorTask:
             console.print(f"wrote {path}", highlight=False)
 
 
-def fit_recipe(recipe: GeneratorRecipe, codes: CodeSetInfo) -> GeneratorRecipe:
+def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
     """Return the recipe with the sizes of the codes: codebook, classes, grid, resolution, frames.
 
     A stage draws no items of a kind that the codes lack.
@@ -98,21 +98,24 @@ def fit_recipe(recipe: GeneratorRecipe, codes: CodeSetInfo) -> GeneratorRecipe:
     if codes.kind != wanted:
         head = {"tokens": "VQ", "latents": "VAE"}[wanted]
         raise TrainingError(f"This recipe trains on {wanted}, not on {codes.kind}: name a {head} tokenizer.")
-    rows = codes.rows
+    rows = codes.rows or {}
     has_images = rows.get("images") or (codes.causal and rows.get("clips"))
     if not (stage.image_batch_size and has_images) and not (stage.clip_batch_size and rows.get("clips")):
         raise TrainingError(
             f"The recipe trains on {stage.image_batch_size} images and {stage.clip_batch_size} clips a step, and the "
             f"codes hold {rows.get('images', 0)} images and {rows.get('clips', 0)} clips: choose another recipe."
         )
+    side = codes.options.height
+    assert side is not None  # as of all codes that were opened
     stage = replace(
         stage,
         image_batch_size=stage.image_batch_size if has_images else 0,
         clip_batch_size=stage.clip_batch_size if rows.get("clips") else 0,
-        resolution=codes.options.side,
-        frames=codes.options.frames,
+        resolution=side,
+        frames=codes.options.frames or 1,
     )
     grid = codes.grid("clips" if stage.clip_batch_size else "images")
+    assert grid is not None
     classes = len(codes.classes) or 1
     if isinstance(network, LanguageModelConfig):
         positions = grid[0] * grid[1] * grid[2]  # one for the class, and the last code is never fed

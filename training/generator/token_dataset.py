@@ -66,10 +66,10 @@ class CodeLoader:
             raise TrainingError(f"The codes hold no {spec.kind}, only {' and '.join(self._rows)}.")
         options = self.info.options
         frames = options.frames if spec.kind == "clips" else 1
-        if (spec.side, spec.frames) != (options.side, frames):
+        if (spec.side, spec.frames) != (options.height, frames):
             raise TrainingError(
-                f"The codes are of {frames} frames of {options.side} pixels, not {spec.frames} of {spec.side}: extract "
-                "these, or change the recipe."
+                f"The codes are of {frames} frames of {options.height} pixels, not {spec.frames} of {spec.side}: "
+                "extract these, or change the recipe."
             )
 
     def stream(self, specs: Iterable[BatchSpec]) -> Iterator[CodeBatch]:
