@@ -45,14 +45,14 @@ def faststart(file: BinaryIO) -> list[Span]:
     """
     end = file.seek(0, os.SEEK_END)
     whole = [Span(0, end)]
-    boxes = list(_boxes(file, end))
-    kinds = [kind for kind, _, _ in boxes]
+    found = [(kind, start, size) for kind, start, size in boxes(file, end) if start + size <= end]
+    kinds = [kind for kind, _, _ in found]
     if b"ftyp" not in kinds or b"mdat" not in kinds or kinds.count(b"moov") != 1:
         return whole
     first, moved = kinds.index(b"mdat"), kinds.index(b"moov")
-    if moved < first or boxes[moved][2] > _MAX_INDEX_BYTES:
+    if moved < first or found[moved][2] > _MAX_INDEX_BYTES:
         return whole
-    front, (_, start, size) = boxes[first][1], boxes[moved]
+    front, (_, start, size) = found[first][1], found[moved]
     file.seek(start)
     index = bytearray(file.read(size))
     try:
@@ -63,8 +63,8 @@ def faststart(file: BinaryIO) -> list[Span]:
     return [Span(0, front), Span(0, size, bytes(index)), Span(front, start - front), Span(after, end - after)]
 
 
-def _boxes(file: BinaryIO, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, start and size of the outermost boxes, up to the first that is unsound."""
+def boxes(file: BinaryIO, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, start and size of the outermost boxes of an ISO file, up to the first that reaches past `end`."""
     start = 0
     while end - start >= 8:
         file.seek(start)
@@ -73,7 +73,7 @@ def _boxes(file: BinaryIO, end: int) -> Iterator[tuple[bytes, int, int]]:
         if size == 1:
             size = int.from_bytes(head[8:], "big")
         size = size or end - start
-        if not 8 <= size <= end - start:
+        if size < 8:
             return
         yield kind, start, size
         start += size

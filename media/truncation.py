@@ -13,6 +13,7 @@ from PIL import Image
 
 from media.ebml import ebml_size
 from media.errors import MediaError
+from media.faststart import boxes
 
 _EBML, _SEGMENT, _VOID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\xec"
 _ESSENTIAL_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
@@ -113,18 +114,9 @@ class PassingFile:
 
 def _boxes_fit(file: BinaryIO, end: int) -> bool:
     """Walk the boxes of an ISO file; what follows after the last sound one is junk that players ignore."""
-    start = 0
-    while end - start >= 8:
-        file.seek(start)
-        head = file.read(16)
-        size, kind = int.from_bytes(head[:4], "big"), head[4:8]
-        if size == 1:
-            size = int.from_bytes(head[8:16], "big")
-        if size < 8:  # 0 means up to the end of the file
-            return True
+    for kind, start, size in boxes(file, end):
         if start + size > end:
             return kind not in _ESSENTIAL_BOXES
-        start += size
     return True
 
 

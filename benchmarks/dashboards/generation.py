@@ -9,20 +9,16 @@ REPLICA = 'replica=~"$replica"'
 MODEL = 'model=~"$model"'
 SAMPLES = [
     series(
-        "Samples per second",
-        "ops",
-        {"{{model}}": rate("samples_generated_total", "model", MODEL)},
-        "Finished samples.",
-        stacked=True,
+        "Samples per second", "ops", rate("samples_generated_total", "model", MODEL), "Finished samples.", stacked=True
     ),
     series(
         "Positions per second",
         "short",
-        {"{{model}}": rate("tokens_generated_total", "model", MODEL)},
+        rate("tokens_generated_total", "model", MODEL),
         "Positions of finished samples.",
         stacked=True,
     ),
-    series("Steps per second", "ops", {"{{kind}}": rate("generate_steps_total", "kind")}, "Of all sequences together."),
+    series("Steps per second", "ops", rate("generate_steps_total", "kind"), "Of all sequences together."),
     series(
         "Time of a step",
         "s",
@@ -47,8 +43,8 @@ ROOM = [
         "Slots",
         "short",
         {
-            "in use {{replica}}": gauge("generate_slots_in_use", "replica", REPLICA),
-            "there {{replica}}": gauge("generate_slots", "replica", REPLICA),
+            "in use": gauge("generate_slots_in_use", "replica", REPLICA),
+            "there": gauge("generate_slots", "replica", REPLICA),
         },
         "Sequences that can be sampled at a time; a guided sample takes two.",
     ),
@@ -56,21 +52,21 @@ ROOM = [
         "Cache of language models",
         "short",
         {
-            "in use {{replica}}": gauge("generate_cache_positions_in_use", "replica", REPLICA),
-            "there {{replica}}": gauge("generate_cache_positions", "replica", REPLICA),
+            "in use": gauge("generate_cache_positions_in_use", "replica", REPLICA),
+            "there": gauge("generate_cache_positions", "replica", REPLICA),
         },
         "Positions whose keys and values are held.",
     ),
     series(
         "Waiting samples",
         "short",
-        {"{{replica}}": gauge("generate_queue_samples", "replica", REPLICA)},
+        gauge("generate_queue_samples", "replica", REPLICA),
         "Beyond OMNITOK_MAX_QUEUE_SAMPLES a replica refuses.",
     ),
     series(
         "Age of the oldest sample",
         "s",
-        {"{{replica}}": gauge("generate_queue_age_seconds", "replica", REPLICA, how="max")},
+        gauge("generate_queue_age_seconds", "replica", REPLICA, how="max"),
         "That waits for a slot. 120 s opens a ticket.",
         limits=((120.0, RED),),
         width=12,

@@ -8,14 +8,7 @@ from benchmarks.dashboards.panels import AMBER, GREEN, RED, gauge, rows_of, seri
 GPU = 'gpu=~"$gpu"'
 NO_GPU = "no GPU"
 NOW = [
-    value(
-        "GPUs",
-        "none",
-        "count (omnitok_gpu_info)",
-        "That the nodes see now.",
-        ((0.0, GREEN),),
-        none=NO_GPU,
-    ),
+    value("GPUs", "none", "count (omnitok_gpu_info)", "That the nodes see now.", ((0.0, GREEN),), none=NO_GPU),
     value(
         "Use",
         "percentunit",
@@ -61,7 +54,7 @@ LINES = [
     series(
         "Use",
         "percentunit",
-        {"{{instance}} {{gpu}}": gauge("gpu_utilization_ratio", "instance, gpu", GPU)},
+        gauge("gpu_utilization_ratio", "instance, gpu", GPU),
         "Share of the time in which a kernel ran.",
         most=1.0,
     ),
@@ -69,8 +62,8 @@ LINES = [
         "Memory",
         "bytes",
         {
-            "used {{instance}} {{gpu}}": gauge("gpu_memory_used_bytes", "instance, gpu", GPU),
-            "there {{instance}} {{gpu}}": gauge("gpu_memory_total_bytes", "instance, gpu", GPU),
+            "used": gauge("gpu_memory_used_bytes", "instance, gpu", GPU),
+            "there": gauge("gpu_memory_total_bytes", "instance, gpu", GPU),
         },
         "Of each device, all processes.",
     ),
@@ -78,8 +71,8 @@ LINES = [
         "Power",
         "watt",
         {
-            "{{instance}} {{gpu}}": gauge("gpu_power_watts", "instance, gpu", GPU),
-            "limit {{instance}} {{gpu}}": gauge("gpu_power_limit_watts", "instance, gpu", GPU),
+            "": gauge("gpu_power_watts", "instance, gpu", GPU),
+            "limit": gauge("gpu_power_limit_watts", "instance, gpu", GPU),
         },
         "At its limit a GPU lowers its clocks.",
     ),
@@ -87,16 +80,16 @@ LINES = [
         "Clocks",
         "hertz",
         {
-            "SM {{instance}} {{gpu}}": gauge("gpu_sm_clock_hertz", "instance, gpu", GPU),
-            "SM, most {{instance}} {{gpu}}": gauge("gpu_sm_clock_max_hertz", "instance, gpu", GPU),
-            "memory {{instance}} {{gpu}}": gauge("gpu_memory_clock_hertz", "instance, gpu", GPU),
+            "SM": gauge("gpu_sm_clock_hertz", "instance, gpu", GPU),
+            "SM, most": gauge("gpu_sm_clock_max_hertz", "instance, gpu", GPU),
+            "memory": gauge("gpu_memory_clock_hertz", "instance, gpu", GPU),
         },
         "Of the processors and of the memory.",
     ),
     series(
         "Temperature",
         "celsius",
-        {"{{instance}} {{gpu}}": gauge("gpu_temperature_celsius", "instance, gpu", GPU)},
+        gauge("gpu_temperature_celsius", "instance, gpu", GPU),
         "Of the chip.",
         limits=((87.0, RED),),
     ),
@@ -112,13 +105,13 @@ RARE = [
     series(
         "Memory errors, total",
         "short",
-        {"{{instance}} {{gpu}}": total("gpu_ecc_errors_total", "instance, gpu", GPU)},
+        total("gpu_ecc_errors_total", "instance, gpu", GPU),
         "Uncorrected, since boot. Any is a reason to replace the card.",
     ),
     series(
         "Batches that did not fit, total",
         "short",
-        {"{{instance}}": total("batch_splits_total", "instance", 'failure="memory"')},
+        total("batch_splits_total", "instance", 'failure="memory"'),
         "Batches whose halves ran again since memory was short.",
     ),
     rows_of(

@@ -68,22 +68,19 @@ REPLICAS = [
     series(
         "Replicas",
         "short",
-        {
-            "{{deployment}}": gauge("replicas", "deployment"),
-            "wanted {{deployment}}": gauge("replicas_wanted", "deployment", how="max"),
-        },
+        {"": gauge("replicas", "deployment"), "wanted": gauge("replicas_wanted", "deployment", how="max")},
         "Processes that live, and the least that the settings want.",
     ),
     series(
         "Replica starts, total",
         "short",
-        {"{{deployment}}": total("replica_starts_total", "deployment")},
+        total("replica_starts_total", "deployment"),
         "Replicas that became ready. Each step is a deployment, a scaling or a loss.",
     ),
     series(
         "Healthy replicas, by Ray",
         "short",
-        {"{{deployment}}": "sum by (deployment) (ray_serve_deployment_replica_healthy)"},
+        "sum by (deployment) (ray_serve_deployment_replica_healthy)",
         "As Ray's controller sees them; it lags by seconds.",
     ),
 ]
@@ -91,10 +88,7 @@ EDGE = [
     series(
         "HAProxy: answers by code",
         "reqps",
-        {
-            "{{code}}": "sum by (code) (rate(haproxy_frontend_http_responses_total"
-            '{proxy="http_frontend"}[$__rate_interval]))'
-        },
+        ('sum by (code) (rate(haproxy_frontend_http_responses_total{proxy="http_frontend"}[$__rate_interval]))'),
         "What callers see, its own refusals included.",
         stacked=True,
     ),
@@ -112,7 +106,7 @@ EDGE = [
     series(
         "HAProxy: connections",
         "short",
-        {"{{instance}}": 'sum by (instance) (haproxy_frontend_current_sessions{proxy="http_frontend"})'},
+        'sum by (instance) (haproxy_frontend_current_sessions{proxy="http_frontend"})',
         "Of callers, open now.",
     ),
 ]
@@ -121,32 +115,26 @@ MACHINE = [
         "Memory",
         "bytes",
         {
-            "used {{instance}}": f"sum by (instance) (ray_node_mem_used{{{HOST}}})",
-            "limit {{instance}}": f"sum by (instance) (ray_node_mem_total{{{HOST}}})",
+            "used": f"sum by (instance) (ray_node_mem_used{{{HOST}}})",
+            "limit": f"sum by (instance) (ray_node_mem_total{{{HOST}}})",
         },
         "Of the container, or of the machine without a limit.",
     ),
     series(
         "Memory by process",
         "decmbytes",
-        {"{{process}}": by_process("ray_component_rss_mb")},
+        by_process("ray_component_rss_mb"),
         "Resident memory of Ray's processes and of the replicas.",
         stacked=True,
     ),
     series(
         "CPU",
         "percent",
-        {"{{instance}}": f"avg by (instance) (ray_node_cpu_utilization{{{HOST}}})"},
+        f"avg by (instance) (ray_node_cpu_utilization{{{HOST}}})",
         "Share of all cores in use, of the whole machine.",
         most=100.0,
     ),
-    series(
-        "CPU by process",
-        "percent",
-        {"{{process}}": by_process("ray_component_cpu_percentage")},
-        "100 is one core.",
-        stacked=True,
-    ),
+    series("CPU by process", "percent", by_process("ray_component_cpu_percentage"), "100 is one core.", stacked=True),
     series(
         "Free space",
         "bytes",
@@ -157,8 +145,8 @@ MACHINE = [
         "Network",
         "Bps",
         {
-            "in {{instance}}": f"sum by (instance) (ray_node_network_receive_speed{{{HOST}}})",
-            "out {{instance}}": f"sum by (instance) (ray_node_network_send_speed{{{HOST}}})",
+            "in": f"sum by (instance) (ray_node_network_receive_speed{{{HOST}}})",
+            "out": f"sum by (instance) (ray_node_network_send_speed{{{HOST}}})",
         },
         "Of the node.",
     ),

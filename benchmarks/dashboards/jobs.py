@@ -56,13 +56,7 @@ NOW = [
     ),
 ]
 LINES = [
-    series(
-        "Jobs by status",
-        "short",
-        {"{{status}}": gauge("jobs", "status")},
-        "That are kept.",
-        stacked=True,
-    ),
+    series("Jobs by status", "short", gauge("jobs", "status"), "That are kept.", stacked=True),
     series(
         "Age of the oldest waiting job",
         "s",
@@ -73,29 +67,26 @@ LINES = [
     series(
         "Space",
         "bytes",
-        {
-            "in use": gauge("job_bytes", "", how="max"),
-            "limit": gauge("job_bytes_limit", "", how="max"),
-        },
+        {"in use": gauge("job_bytes", "", how="max"), "limit": gauge("job_bytes_limit", "", how="max")},
         "Contents of jobs, and what came with those that wait.",
     ),
     series(
         "Requests about jobs",
         "reqps",
-        {"{{method}} {{code}}": rate("http_requests_total", "method, code", 'route="/jobs"') + " > 0"},
+        rate("http_requests_total", "method, code", 'route="/jobs"') + " > 0",
         "Lists, states, events, contents, cancellations.",
         stacked=True,
     ),
     series(
         "Submitted, total",
         "short",
-        {"{{route}}": total("http_requests_total", "route", 'code="202"')},
+        total("http_requests_total", "route", 'code="202"'),
         "Requests that became jobs, since the service started.",
     ),
     series(
         "Refusals about jobs, total",
         "short",
-        {"{{problem}}": seen(total("http_problems_total", "problem", 'problem=~".*job.*|use-async"'), "problem")},
+        seen(total("http_problems_total", "problem", 'problem=~".*job.*|use-async"'), "problem"),
         "By the code of the problem document.",
     ),
 ]

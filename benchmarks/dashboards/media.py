@@ -10,21 +10,21 @@ FILES = [
     series(
         "Files decoded",
         "ops",
-        {"{{container}} {{result}}": rate("media_results_total", "container, result", 'kind=~"decode|stream"')},
+        rate("media_results_total", "container, result", 'kind=~"decode|stream"'),
         "By container and result; what is not ok names its problem.",
         stacked=True,
     ),
     series(
         "Files written",
         "ops",
-        {"{{container}} {{result}}": rate("media_results_total", "container, result", 'kind="encode"')},
+        rate("media_results_total", "container, result", 'kind="encode"'),
         "Pictures and clips compressed for answers.",
         stacked=True,
     ),
     series(
         "Refused files, total",
         "short",
-        {"{{container}} {{result}}": total("media_results_total", "container, result", 'result!="ok"')},
+        total("media_results_total", "container, result", 'result!="ok"'),
         "Since the service started.",
     ),
     series(
@@ -46,36 +46,33 @@ WORKERS = [
     series(
         "Workers",
         "short",
-        {
-            "busy {{replica}}": gauge("media_workers_busy", "replica", REPLICA),
-            "there {{replica}}": gauge("media_workers", "replica", REPLICA),
-        },
+        {"busy": gauge("media_workers_busy", "replica", REPLICA), "there": gauge("media_workers", "replica", REPLICA)},
         "Processes without access to the weights.",
     ),
     series(
         "Waiting files",
         "short",
-        {"{{replica}}": gauge("media_queue_files", "replica", REPLICA)},
+        gauge("media_queue_files", "replica", REPLICA),
         "For a worker of their ingress replica.",
     ),
     series(
         "Age of the oldest file",
         "s",
-        {"{{replica}}": gauge("media_queue_age_seconds", "replica", REPLICA, how="max")},
+        gauge("media_queue_age_seconds", "replica", REPLICA, how="max"),
         "That waits for a worker. 15 s opens a ticket.",
         limits=((15.0, RED),),
     ),
     series(
         "Workers replaced, total",
         "short",
-        {"{{reason}}": seen(total("media_worker_restarts_total", "reason", 'reason!="recycled"'), "reason")},
+        seen(total("media_worker_restarts_total", "reason", 'reason!="recycled"'), "reason"),
         "forbidden: a system call of an exploit; killed: a signal from outside; the others: limits that a file broke.",
         width=16,
     ),
     series(
         "Workers recycled, total",
         "short",
-        {"recycled": total("media_worker_restarts_total", "reason", 'reason="recycled"')},
+        total("media_worker_restarts_total", "reason", 'reason="recycled"'),
         "Replaced after their share of files, as planned.",
     ),
 ]

@@ -146,14 +146,14 @@ LOAD = [
     series(
         "Requests for work",
         "reqps",
-        {"{{route}}": rate("http_requests_total", "route", WORK)},
+        rate("http_requests_total", "route", WORK),
         "Answered, refusals included.",
         stacked=True,
     ),
     series(
         "Failures by code",
         "reqps",
-        {"{{code}}": rate("http_requests_total", "code", f'code=~"5..", {WORK}')},
+        rate("http_requests_total", "code", f'code=~"5..", {WORK}'),
         "503: refused since a queue is full, or not ready; 504: deadline; 500: a fault. Totals are on Requests.",
         stacked=True,
     ),
@@ -179,11 +179,11 @@ LOAD = [
         "Saturation",
         "percentunit",
         {
-            "queue {{replica}}": 'max by (replica) (omnitok_queue_tokens{instance=~"$instance"}'
+            "queue": 'max by (replica) (omnitok_queue_tokens{instance=~"$instance"}'
             ' / omnitok_queue_tokens_limit{instance=~"$instance"})',
             "media workers": gauge("media_workers_busy", "") + " / " + gauge("media_workers", ""),
             "generator slots": gauge("generate_slots_in_use", "") + " / " + gauge("generate_slots", ""),
-            "GPU {{gpu}}": gauge("gpu_utilization_ratio", "gpu", how="max"),
+            "GPU": gauge("gpu_utilization_ratio", "gpu", how="max"),
         },
         "Each in its own measure of full. 1 refuses or waits.",
         limits=((0.9, RED),),
@@ -192,7 +192,7 @@ LOAD = [
     series(
         "Time by stage, p95",
         "s",
-        {"{{stage}}": quantiles("stage_duration_seconds", by="stage")["p95 {{stage}}"]},
+        quantiles("stage_duration_seconds", by="stage")["p95"],
         "decode: file to pixels; queue: wait for a tokenizer; compute: the batch; render: the answer.",
     ),
 ]

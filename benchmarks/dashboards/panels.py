@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ QUANTILES = (0.5, 0.95, 0.99)
 STAT_WIDTH, STAT_HEIGHT, PANEL_WIDTH, PANEL_HEIGHT = 4, 4, 8, 8
 
 Steps = Sequence[tuple[float, str]]
-Queries = Mapping[str, str]  # legend -> PromQL
+Queries = Mapping[str, str]  # legend, or its start -> PromQL
 Panel = Builder[dashboard.Panel]
 
 
@@ -50,11 +51,7 @@ def gauge(metric: str, by: str, labels: str = "", how: str = "sum") -> str:
 def quantiles(metric: str, labels: str = "", by: str = "") -> dict[str, str]:
     """Return p50, p95 and p99 of a histogram."""
     group = f"le, {by}" if by else "le"
-    legend = f" {{{{{by}}}}}" if by else ""
-    return {
-        f"p{q * 100:g}{legend}": f"histogram_quantile({q}, {rate(f'{metric}_bucket', group, labels)})"
-        for q in QUANTILES
-    }
+    return {f"p{q * 100:g}": f"histogram_quantile({q}, {rate(f'{metric}_bucket', group, labels)})" for q in QUANTILES}
 
 
 def _selector(labels: str) -> str:
@@ -64,7 +61,7 @@ def _selector(labels: str) -> str:
 def series(
     title: str,
     unit: str,
-    queries: Queries,
+    queries: Queries | str,
     about: str,
     *,
     stacked: bool = False,
@@ -77,7 +74,7 @@ def series(
     Args:
         title: of the panel.
         unit: Grafana's name of the unit.
-        queries: legend -> PromQL.
+        queries: start of the legend -> PromQL; the labels that it sums by end the legend.
         about: help text of the panel.
         stacked: whether the lines add up.
         limits: values and colours of dashed lines.
@@ -113,7 +110,8 @@ def series(
     if limits:
         panel.thresholds(_thresholds(((float("-inf"), "transparent"), *limits)))
         panel.thresholds_style(common_builder.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
-    return _with_targets(panel, queries)
+    named = {"": queries} if isinstance(queries, str) else queries
+    return _with_targets(panel, {_legend(name, query): query for name, query in named.items()})
 
 
 def value(title: str, unit: str, query: str, about: str, steps: Steps, *, none: str = "0", to: str = "") -> Panel:
@@ -200,6 +198,14 @@ def note(title: str, content: str, *, width: int = 24, height: int = PANEL_HEIGH
     return (
         text.Panel().title(title).description(title).content(content).mode(TextMode.MARKDOWN).span(width).height(height)
     )
+
+
+def _legend(name: str, query: str) -> str:
+    if "{{" in name:
+        return name
+    grouping = re.search(r" by \(([^)]*)\)", query)
+    labels = grouping[1].split(", ") if grouping else []
+    return " ".join([name, *(f"{{{{{label}}}}}" for label in labels if label != "le")]).strip()
 
 
 def _with_targets(panel: Any, queries: Queries, form: PromQueryFormat = PromQueryFormat.TIME_SERIES) -> Any:

@@ -10,35 +10,30 @@ RATES = [
     series(
         "Requests by route",
         "reqps",
-        {"{{route}}": rate("http_requests_total", "route", ROUTE)},
+        rate("http_requests_total", "route", ROUTE),
         "Answered, refusals and probes included.",
         stacked=True,
     ),
     series(
         "Requests by code",
         "reqps",
-        {"{{code}}": rate("http_requests_total", "code", ROUTE) + " > 0"},
+        rate("http_requests_total", "code", ROUTE) + " > 0",
         "4xx: the caller's; 499: the caller went away; 503: refused or not ready; other 5xx: ours.",
         stacked=True,
     ),
-    series(
-        "In flight",
-        "short",
-        {"{{route}}": gauge("http_requests_in_flight", "route", ROUTE)},
-        "Begun and not yet answered.",
-    ),
+    series("In flight", "short", gauge("http_requests_in_flight", "route", ROUTE), "Begun and not yet answered."),
 ]
 REFUSALS = [
     series(
         "Errors by code, total",
         "short",
-        {"{{code}}": seen(total("http_requests_total", "code", f'code=~"[45]..", {ROUTE}'), "code")},
+        seen(total("http_requests_total", "code", f'code=~"[45]..", {ROUTE}'), "code"),
         "Since the service started, so that a single one is seen.",
     ),
     series(
         "Refusals by problem, total",
         "short",
-        {"{{problem}}": seen(total("http_problems_total", "problem"), "problem")},
+        seen(total("http_problems_total", "problem"), "problem"),
         "Since the service started, by the code of the problem document.",
     ),
     series(
@@ -58,7 +53,7 @@ LATENCY = [
     series(
         "p99 by route",
         "s",
-        {"{{route}}": quantiles("http_request_duration_seconds", ROUTE, by="route")["p99 {{route}}"]},
+        quantiles("http_request_duration_seconds", ROUTE, by="route")["p99"],
         "Which route is slow.",
     ),
     heat(
@@ -70,21 +65,21 @@ LATENCY = [
     series(
         "Stages, p50",
         "s",
-        {"{{stage}}": quantiles("stage_duration_seconds", by="stage")["p50 {{stage}}"]},
+        quantiles("stage_duration_seconds", by="stage")["p50"],
         "decode: file to pixels; queue: wait for a tokenizer; compute: the batch; render: the answer.",
     ),
     series(
         "Stages, p99",
         "s",
-        {"{{stage}}": quantiles("stage_duration_seconds", by="stage")["p99 {{stage}}"]},
+        quantiles("stage_duration_seconds", by="stage")["p99"],
         "The stage that makes slow requests slow.",
     ),
     series(
         "Body bytes",
         "Bps",
         {
-            "in {{route}}": rate("http_request_bytes_total", "route", ROUTE) + " > 0",
-            "out {{route}}": rate("http_response_bytes_total", "route", ROUTE) + " > 0",
+            "in": rate("http_request_bytes_total", "route", ROUTE) + " > 0",
+            "out": rate("http_response_bytes_total", "route", ROUTE) + " > 0",
         },
         "Of request and response bodies.",
     ),
@@ -93,40 +88,32 @@ WAYS = [
     series(
         "Ways to tokenizers",
         "ops",
-        {"{{way}}": rate("tokenizer_calls_total", "way")},
+        rate("tokenizer_calls_total", "way"),
         "link within a node, ray across nodes or while a node has no tokenizer.",
     ),
     series(
         "Waiting for a tokenizer",
         "short",
-        {
-            "link {{replica}}": gauge("link_waiting", "replica"),
-            "router {{replica}}": gauge("router_waiting", "replica"),
-        },
+        {"link": gauge("link_waiting", "replica"), "router": gauge("router_waiting", "replica")},
         "Calls in an ingress replica that no tokenizer has taken.",
     ),
     series(
         "Cached answers",
         "ops",
-        {"{{result}}": rate("cache_requests_total", "result")},
+        rate("cache_requests_total", "result"),
         "Pure calls where OMNITOK_CACHE_BYTES is set: hit, collapsed with an equal one, or miss.",
     ),
-    series(
-        "Calls over the link",
-        "short",
-        {"{{replica}}": gauge("link_calls", "replica")},
-        "Under way from each ingress replica.",
-    ),
+    series("Calls over the link", "short", gauge("link_calls", "replica"), "Under way from each ingress replica."),
     series(
         "Tokenizers on the link",
         "short",
-        {"{{replica}}": gauge("link_tokenizers", "replica")},
+        gauge("link_tokenizers", "replica"),
         "That each ingress replica reaches on its own node.",
     ),
     series(
         "Free memory of the link",
         "bytes",
-        {"{{replica}}": gauge("link_free_bytes", "replica")},
+        gauge("link_free_bytes", "replica"),
         "Shared memory for pixels on their way. At 0 calls wait.",
     ),
 ]

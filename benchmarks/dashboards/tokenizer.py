@@ -12,8 +12,8 @@ WORK = [
         "Positions per second",
         "short",
         {
-            "encoded {{model}}": rate("tokens_encoded_total", "model", MODEL),
-            "decoded {{model}}": rate("tokens_decoded_total", "model", MODEL),
+            "encoded": rate("tokens_encoded_total", "model", MODEL),
+            "decoded": rate("tokens_decoded_total", "model", MODEL),
         },
         "Tokens, or latent vectors of a VAE.",
         stacked=True,
@@ -22,7 +22,7 @@ WORK = [
     series(
         "Frames per second",
         "short",
-        {"{{model}}": rate("frames_total", "model", MODEL)},
+        rate("frames_total", "model", MODEL),
         "Encoded or decoded; an image is one frame.",
         stacked=True,
         width=6,
@@ -30,36 +30,27 @@ WORK = [
     series(
         "Share of a device",
         "percentunit",
-        {"{{model}} {{op}}": rate("model_compute_seconds_total", "model, op", MODEL)},
+        rate("model_compute_seconds_total", "model, op", MODEL),
         "Time of batches a second; 1 is one replica that computes all the time.",
         stacked=True,
         width=6,
     ),
     series(
-        "Items answered",
-        "ops",
-        {"{{model}} {{op}}": rate("model_requests_total", "model, op", MODEL)},
-        "By model and operation.",
-        width=6,
+        "Items answered", "ops", rate("model_requests_total", "model, op", MODEL), "By model and operation.", width=6
     ),
 ]
 QUEUE = [
     series(
         "Waiting positions",
         "short",
-        {"{{replica}}": gauge("queue_tokens", "replica", REPLICA)},
+        gauge("queue_tokens", "replica", REPLICA),
         "A replica refuses work beyond OMNITOK_MAX_QUEUE_TOKENS.",
     ),
-    series(
-        "Waiting items",
-        "short",
-        {"{{replica}}": gauge("queue_requests", "replica", REPLICA)},
-        "Items that no batch has taken.",
-    ),
+    series("Waiting items", "short", gauge("queue_requests", "replica", REPLICA), "Items that no batch has taken."),
     series(
         "Age of the oldest item",
         "s",
-        {"{{replica}}": gauge("queue_age_seconds", "replica", REPLICA, how="max")},
+        gauge("queue_age_seconds", "replica", REPLICA, how="max"),
         "Exact at each scrape; it grows while a replica hangs. 15 s pages.",
         limits=((15.0, RED),),
     ),
@@ -77,45 +68,43 @@ BATCHES = [
     series(
         "Fill of batches",
         "percentunit",
-        {
-            "mean {{op}}": f"{rate('batch_fill_ratio_sum', 'op')} / {rate('batch_fill_ratio_count', 'op')}",
-        },
+        {"mean": f"{rate('batch_fill_ratio_sum', 'op')} / {rate('batch_fill_ratio_count', 'op')}"},
         "Positions of a batch, of its budget OMNITOK_MAX_BATCH_TOKENS.",
         most=1.0,
     ),
     series(
         "Items of a batch",
         "short",
-        {"mean {{op}}": f"{rate('batch_requests_sum', 'op')} / {rate('batch_requests_count', 'op')}"},
+        {"mean": f"{rate('batch_requests_sum', 'op')} / {rate('batch_requests_count', 'op')}"},
         "Mean of all batches.",
     ),
     series(
         "Why batches closed",
         "ops",
-        {"{{stop_reason}}": rate("batches_total", "stop_reason")},
+        rate("batches_total", "stop_reason"),
         "drained: all that waited; count or budget: there was more.",
         stacked=True,
     ),
     series(
         "Time of a batch, p95",
         "s",
-        {"{{op}}": quantiles("batch_duration_seconds", by="op")["p95 {{op}}"]},
+        quantiles("batch_duration_seconds", by="op")["p95"],
         "By operation. It grows with the size of requests.",
     ),
-    series("Batches", "ops", {"{{op}}": rate("batches_total", "op")}, "Batches a second.", stacked=True),
+    series("Batches", "ops", rate("batches_total", "op"), "Batches a second.", stacked=True),
 ]
 RARE = [
     series(
         "Batches split, total",
         "short",
-        {"{{failure}}": total("batch_splits_total", "failure")},
+        total("batch_splits_total", "failure"),
         "Batches whose halves ran again: memory is a device that was full, error an item that fails by itself.",
         width=12,
     ),
     series(
         "Kernels compiled late, total",
         "short",
-        {"{{instance}}": total("late_kernels_total", "instance")},
+        total("late_kernels_total", "instance"),
         "Triton kernels compiled or loaded since a replica was ready: 0, or warm-up missed a shape.",
         limits=((1.0, AMBER),),
         width=12,

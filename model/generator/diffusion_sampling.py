@@ -179,13 +179,7 @@ def guide(conditional: Tensor, unconditional: Tensor, scale: Tensor, channels: i
     return torch.cat((mixed, conditional[..., channels:]), dim=-1)
 
 
-def normalize_latents(latents: Tensor, config: DiffusionConfig) -> Tensor:
-    """Return what the network works on, (z - shift) * scale, of a tokenizer's latents (..., C)."""
-    shift, scale = (torch.tensor(value, device=latents.device) for value in (config.latent_shift, config.latent_scale))
-    return (latents - shift) * scale
-
-
 def restore_latents(x: Tensor, config: DiffusionConfig) -> Tensor:
-    """Return the tokenizer's latents of what the network works on, the inverse of `normalize_latents`."""
+    """Return the tokenizer's latents, x / scale + shift, of what the network works on (..., C)."""
     shift, scale = (torch.tensor(value, device=x.device) for value in (config.latent_shift, config.latent_scale))
     return x / scale + shift

@@ -60,6 +60,11 @@ def test_parameters_and_case_of_a_label_do_not_matter() -> None:
     [
         b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
         b"\0\0\0\x18ftypM4A \0\0\0\0isommp42",
+        b"\0\0\0\x14ftypheim\0\0\0\0heim",
+        b"\0\0\0\x18ftypABCD\0\0\0\0ABCDmif1",
+        b"\0\0\0\x14ftypcrx \0\0\0\x01crx ",
+        b"\0\0\0\x08ftypabcd",
+        b"\0\0\0\x14ftyp\x01\x02\x03\x04\0\0\0\0isom",
         b"\0\0\0\x14ftyp\0\0\0\0\0\0\0\0",
         b"\x1a\x45\xdf\xa3\x9f\x42\x82\x84evil",
         b"RIFF\0\0\0\0WAVEfmt ",

@@ -306,17 +306,3 @@ def test_any_brand_of_a_clip_is_an_mp4(brand: bytes) -> None:
     other = data[:8] + brand + data[12:16] + brand * ((length - 16) // 4) + data[length:]
     assert sniff(other) == "video/mp4"
     assert read(other).shape == CLIP.shape
-
-
-@pytest.mark.parametrize(
-    "head",
-    [
-        b"\0\0\0\x14ftypheim\0\0\0\0heim",
-        b"\0\0\0\x18ftypABCD\0\0\0\0ABCDmif1",
-        b"\0\0\0\x14ftypcrx \0\0\0\x01crx ",
-        b"\0\0\0\x08ftypabcd",
-        b"\0\0\0\x14ftyp\x01\x02\x03\x04\0\0\0\0isom",
-    ],
-)
-def test_brands_of_pictures_and_broken_boxes_are_nothing_to_us(head: bytes) -> None:
-    assert sniff(head) is None

@@ -18,7 +18,6 @@ from training.data.files import Source, find_files
 from training.data.loaders.file_loader import FLIP, PLACE, TIME, decode
 
 Pixels = NDArray[np.uint8]
-ANIMATED_SUFFIXES = {".gif"}  # pictures that training takes for clips
 
 
 class Sandbox:
