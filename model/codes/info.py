@@ -52,9 +52,12 @@ class EncodingOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        numbers = [n for n in (self.height, self.width, self.frames, self.views, self.fps) if n is not None]
-        if min(numbers) <= 0 or (self.height is None) != (self.width is None):
-            raise CodesError(f"{self} is out of range: sides, frames, views and fps are positive; give both sides.")
+        for name in ("height", "width", "frames", "views", "fps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise CodesError(f"{name}={value} must be above 0, and finite.")
+        if (self.height is None) != (self.width is None):
+            raise CodesError(f"height={self.height} and width={self.width} come together: give both, or neither.")
         if self.fit not in get_args(Fit):
             raise CodesError(f"fit={self.fit!r} must be one of {', '.join(get_args(Fit))}.")
         if self.views > 1 and self.height is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.errors import CommandError
+from service.cli.errors import CommandError, sentence
 from service.cli.options import PIXEL_SUFFIXES, RESULT_SUFFIXES, SkipOption, TokenizerLocation, grouped
 from service.operations.options import DecodeOptions
 
@@ -63,4 +63,4 @@ def _read(source: InputFile) -> EncodeResult:
     try:
         return read_codes(source.path.read_bytes())
     except ProblemError as error:
-        raise CommandError(f"{source.name} is not a sound file of tokens: {error.detail}") from error
+        raise CommandError(f"{source.name} is not a sound file of tokens: {sentence(error)}") from error

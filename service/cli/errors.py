@@ -24,9 +24,11 @@ EXPECTED = (CommandError, MediaError, ProblemError, MemoryError, OSError)
 def sentence(error: BaseException) -> str:
     """Return what an error of `EXPECTED` says to the user."""
     if isinstance(error, MediaError | ProblemError):
-        return "; ".join([error.detail, *(f"{entry['pointer']}: {entry['detail']}" for entry in error.errors)])
+        entries = [f"{entry['pointer']}: {entry['detail']}" for entry in error.errors]
+        is_said = any(entry["detail"] == error.detail for entry in error.errors)
+        return " ".join(entries if is_said else [error.detail, *entries])
     if isinstance(error, MemoryError):
-        return "the memory of this machine does not suffice; use a smaller --size or fewer --frames"
+        return "The memory of this machine does not suffice; use a smaller --size or fewer --frames."
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.batch import STANDARD
-from service.cli.errors import CommandError
+from service.cli.errors import CommandError, sentence
 from service.cli.generators import GeneratorLocation, Prefix
 from service.cli.options import PICTURE_SUFFIXES, PIXEL_SUFFIXES, RESULT_SUFFIXES, grouped
 from service.operations.options_generate import GenerateOptions
@@ -81,7 +81,7 @@ def chosen_prefix(image: Path | None, video: Path | None, tokens: Path | None) -
         try:
             return read_codes(tokens.read_bytes())
         except ProblemError as error:
-            raise CommandError(f"{tokens} is not a sound file of tokens: {error.detail}") from error
+            raise CommandError(f"{tokens} is not a sound file of tokens: {sentence(error)}") from error
     return given[0] if given else None
 
 

@@ -15,7 +15,7 @@ from model.bundle import BundleError, read_config
 from service.cli.errors import CommandError
 from service.cli.generators import OnProgress, Prefix
 from service.cli.inputs import open_media
-from service.cli.options import DEFAULT_BUNDLE, Device, bundles_in
+from service.cli.options import DEFAULT_BUNDLE, Device, bundles_in, read_settings
 from service.engine.generator import GeneratorEngine
 from service.engine.lane import LaneOptions
 from service.engine.tokenizer import Engine
@@ -32,7 +32,7 @@ from service.operations.samples import sample_arrays
 from service.sandbox.pool import MediaPool
 from service.scheduling.batcher import Batch
 from service.scheduling.executor import Failure
-from service.settings import Limits, Settings
+from service.settings import Limits
 from service.types import Op
 
 UNLIMITED = 2**40
@@ -100,7 +100,7 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
     Raises:
         CommandError: a folder is not a sound bundle, or the device is not there.
     """
-    settings = Settings(
+    settings = read_settings(
         max_queue_tokens=UNLIMITED,
         max_queue_seconds=UNLIMITED,
         max_queue_samples=MAX_SAMPLES,
@@ -115,6 +115,12 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
         tokenizers = Engine([tokenizer], device, "float32", threads)
     except (BundleError, ValueError) as error:
         raise CommandError(str(error)) from error
+    wanted, found = engine.cards[0].tokenizer_hash, tokenizers.cards[0].hash
+    if wanted != found:
+        raise CommandError(
+            f"{bundle} needs the tokenizer {wanted[:12]}, and {tokenizer} is {found[:12]}: name that one with "
+            "--tokenizer, or leave it out to have it found."
+        )
     backend = LocalBackend(tokenizers.cards, tokenizers.launch, settings, _Unobserved())
     generators = LocalGenerators(engine, settings, _Unobserved())
     try:

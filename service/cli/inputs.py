@@ -20,7 +20,7 @@ from media.identify import HEAD_BYTES, sniff
 from media.reader import open_frames
 from media.resize import plan
 from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
-from service.cli.errors import CommandError
+from service.cli.errors import CommandError, sentence
 from service.errors import ProblemError
 from service.formats.media_types import NPY
 
@@ -93,7 +93,7 @@ def open_media(path: Path, options: MediaOptions, name: str | None = None) -> It
         with path.open("rb") as file:
             yield ArrayReader(file, options) if is_array(path) else open_frames(file, None, options)
     except (MediaError, ProblemError) as error:
-        raise CommandError(f"{name or path}: {error.detail}") from error
+        raise CommandError(f"{name or path}: {sentence(error)}") from error
 
 
 def is_array(path: Path) -> bool:

@@ -34,7 +34,9 @@ def add(
     if any(key.name == name for key in keys):
         raise KeyFileError(f"{file} has a key of {name} already. Remove it first, or choose another name.")
     if wrong := set(scope or ()) - set(SCOPES):
-        raise typer.BadParameter(f"{', '.join(sorted(wrong))} must be of {', '.join(SCOPES)}.", param_hint="--scope")
+        raise typer.BadParameter(
+            f"{', '.join(sorted(wrong))} must be one of {', '.join(SCOPES)}.", param_hint="--scope"
+        )
     try:
         secret, key = new_key(name, scope or ["encode", "decode", "generate"], budget)
     except ValueError as error:

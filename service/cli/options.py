@@ -10,7 +10,7 @@ from inspect import Parameter
 from itertools import chain
 from keyword import iskeyword
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from pydantic import BaseModel, ValidationError
@@ -21,6 +21,9 @@ from service.cli.errors import CommandError
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK, NPY, NPZ, SAFETENSORS
 from service.formats.result import pointers
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 DEFAULT_BUNDLE = Path("bundles/demo-vq")
 Device = Literal["auto", "cpu", "cuda"]
@@ -123,6 +126,27 @@ def choose_bundle(bundle: Path | None, default: Path = DEFAULT_BUNDLE) -> Path:
 def bundles_in(folder: Path) -> list[Path]:
     """Return the bundles in a folder, by name; there are none in one that does not exist."""
     return sorted(path.parent for path in folder.glob(f"*/{CONFIG_FILE}"))
+
+
+def read_settings(**given: Any) -> Settings:
+    """Return the settings of the environment, and of the command line before it.
+
+    Raises:
+        CommandError: one of them is not valid.
+    """
+    from service.settings import Settings
+
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise CommandError(f"The settings are invalid: {'; '.join(map(_wrong, error.errors()))}.") from error
+    except ValueError as error:  # what should be JSON is not
+        raise CommandError(f"The settings are invalid: {error}. Its value is JSON; docs/settings.md has it.") from error
+
+
+def _wrong(item: Any) -> str:
+    name, text = ".".join(map(str, item["loc"])), item["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{name}={item['input']!r}: {text}" if name else text
 
 
 def _is_group(annotation: Any) -> bool:

@@ -6,10 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
-from service.cli.errors import CommandError
-from service.cli.options import Device
+from service.cli.options import Device, read_settings
 
 
 def serve(
@@ -32,8 +30,6 @@ def serve(
     device: Annotated[Device | None, typer.Option(help="Where the tokenizers run.", show_default="auto")] = None,
 ) -> None:
     """Start the service and stay until Ctrl-C. What is not given here comes from OMNITOK_* variables."""
-    from service.settings import Settings
-
     given: dict[str, Any] = {
         "bundles": tuple(bundle) if bundle else None,
         "generators": tuple(generator) if generator else None,
@@ -44,11 +40,7 @@ def serve(
         "keys": keys.resolve() if keys else None,
         "open_access": open_access,
     }
-    try:
-        settings = Settings(**{key: value for key, value in given.items() if value is not None})
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise CommandError(f"the settings are invalid: {wrong}") from error
+    settings = read_settings(**{key: value for key, value in given.items() if value is not None})
     from service.cluster.app import serve_forever
     from service.keys import check_access
 

@@ -137,6 +137,8 @@ def _jitter(attempt: int) -> float:
 
 def _failure(error: httpx.HTTPError, passing: bool) -> ServiceError:
     url = error.request.url
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return ServiceError(f"{url} cannot be called: the address of a service begins with http:// or https://.")
     server = f"{url.scheme}://{url.netloc.decode()}"
     cause = str(error) or type(error).__name__
     return ServiceError(f"{server} cannot be reached: {cause}" if passing else f"The call to {server} failed: {cause}")

@@ -198,7 +198,9 @@ def deploy(settings: Settings, folder: Path | None = None) -> None:
     """
     if _gpus_wanted(settings) > _gpus_there():  # Ray would wait for more of them to turn up
         wanted = "replicas of tokenizers and generators" if settings.generators else "tokenizer replicas"
-        raise StartError(f"{_gpus_wanted(settings)} {wanted} need a GPU each, and there are {_gpus_there()}.")
+        raise StartError(
+            f"{_gpus_wanted(settings)} {wanted} need a GPU each, and there are {_gpus_there()}: use fewer, or the CPU."
+        )
     try:
         serve.run(application(settings, folder), name=APP_NAME, route_prefix="/")
     except RuntimeError as error:

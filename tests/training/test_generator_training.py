@@ -195,6 +195,14 @@ def test_the_first_loss_of_a_language_model_is_that_of_a_guess() -> None:
     assert abs(loss - math.log(step.config.codes)) < 0.5
 
 
+def test_a_tokenizer_of_the_other_head_is_refused_before_the_data_are_read(tmp_path: Path) -> None:
+    bundle, out = str(tmp_path / "vae"), str(tmp_path / "run")
+    save_bundle(tmp_path / "vae", OmniTokenizer(with_head(CONFIGS["debug"], "vae")), "random weights")
+    command = ["train", "lm-debug", "--data", "none", "--tokenizer", bundle, "--out", out, "--device", "cpu"]
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, "name a VQ tokenizer" in result.output) == (1, True)
+
+
 def test_codes_of_the_other_head_are_refused_and_missing_kinds_are_left_out() -> None:
     info = codes_of("latents").info
     with pytest.raises(TrainingError, match="trains on tokens, not on latents: name a VQ tokenizer"):

@@ -37,8 +37,10 @@ class ExtractionOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.side, self.frames, self.views) < 1 or (self.fps is not None and not 0 < self.fps < float("inf")):
-            raise TrainingError(f"{self} is out of range: side, frames, views and fps are positive.")
+        for name in ("side", "frames", "views", "fps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise TrainingError(f"{name}={value} must be above 0, and finite.")
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,18 @@ class GeneratorTask:
             console.print(f"wrote {path}", highlight=False)
 
 
+def check_kind(recipe: GeneratorRecipe, kind: str) -> None:
+    """Refuse "tokens" for a diffusion model and "latents" for a language model.
+
+    Raises:
+        TrainingError: the recipe trains on the other kind.
+    """
+    wanted = "tokens" if isinstance(recipe.network, LanguageModelConfig) else "latents"
+    if kind != wanted:
+        head = {"tokens": "VQ", "latents": "VAE"}[wanted]
+        raise TrainingError(f"This recipe trains on {wanted}, not on {kind}: name a {head} tokenizer.")
+
+
 def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
     """Return the recipe with the sizes of the codes: codebook, classes, grid, resolution, frames.
 
@@ -94,10 +106,7 @@ def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
         TrainingError: tokens for a diffusion model or latents for a language model, or no items of any kind.
     """
     network, (stage,) = recipe.network, recipe.stages
-    wanted = "tokens" if isinstance(network, LanguageModelConfig) else "latents"
-    if codes.kind != wanted:
-        head = {"tokens": "VQ", "latents": "VAE"}[wanted]
-        raise TrainingError(f"This recipe trains on {wanted}, not on {codes.kind}: name a {head} tokenizer.")
+    check_kind(recipe, codes.kind)
     rows = codes.rows or {}
     has_images = rows.get("images") or (codes.causal and rows.get("clips"))
     if not (stage.image_batch_size and has_images) and not (stage.clip_batch_size and rows.get("clips")):

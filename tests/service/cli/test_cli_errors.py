@@ -65,10 +65,11 @@ REFUSED = [
     ("encode {broken}/nothing -b {b}/debug -o x", "no file that is a picture or a clip"),
     ("models -b {m}", "is not a bundle"),
     ("models --server http://127.0.0.1:9", "cannot be reached"),
+    ("models --server nowhere", "begins with http://"),
     ("convert {broken}/text.ckpt x", "text.ckpt"),
     ("convert {broken}/other.ckpt x", "other.ckpt"),
     ("convert nowhere.ckpt x", "nowhere.ckpt"),
-    ("serve --port 99999", "port"),
+    ("serve --port 99999", "port=99999"),
 ]
 
 
@@ -81,6 +82,17 @@ def test_one_sentence_and_nothing_written(omnitok: Omnitok, broken: Path, line: 
     assert run.err.count("\n") == 1
     assert words in run.err
     assert sorted(path.name for path in Path().iterdir()) == ["clip.npz"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("bundles", "bundles/demo-vq"), ("warm_sizes", "[[1]]")])
+def test_settings_that_cannot_be_read_are_named(
+    omnitok: Omnitok, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"OMNITOK_{name.upper()}", value)
+    for line in ("serve", "generate -b {b}/lm --tokenizer {b}/debug --class 0 -o made.png"):
+        run = omnitok(line)
+        assert (run.code, run.err.count("\n")) == (1, 1)
+        assert name in run.err
 
 
 USAGE = [

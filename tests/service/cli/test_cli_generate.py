@@ -151,7 +151,7 @@ def test_offline_continuation(omnitok: Omnitok, prefix: str) -> None:
         ("-b {b}/debug --class 0 -o made.png", 1, "name a generator bundle"),
         ("-b {b}/none --class 0 -o made.png", 1, "none"),
         ("--class 0 -o made.png", 1, "bundles/demo-lm does not exist here"),
-        ("-b {b}/lm --tokenizer {b}/vae --class 0 -o made.png", 1, "needs the tokenizer bundle"),
+        ("-b {b}/lm --tokenizer {b}/vae --class 0 -o made.png", 1, "needs the tokenizer"),
         ("-b {b}/lm --class eel -o made.png", 1, "`bee`"),
         ("-b {b}/lm --class 0 --temperatures 1 -o made.png", 2, "--temperatures"),
         ("-b {b}/lm --class 0 --model lm -o made.png", 2, "This names a model of a server"),
