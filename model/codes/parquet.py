@@ -41,6 +41,8 @@ def write(path: Path, rows: Rows, description: dict[str, Any]) -> None:
     else:
         ends = np.cumsum([0, *(one.size for one in rows.codes)])
         codes = pa.LargeListArray.from_arrays(pa.array(ends), values)
+    steps = {id(one): one for one in rows.preprocess}
+    texts = {key: json.dumps(one) for key, one in steps.items()}
     table = pa.table(
         {
             # a file's name may be no UTF-8, which Parquet's strings must be
@@ -52,7 +54,7 @@ def write(path: Path, rows: Rows, description: dict[str, Any]) -> None:
             "grid": pa.array([list(grid) for grid in grids], pa.list_(pa.int32())),
             name: codes,
             "source_hash": pa.array(rows.hashes, pa.string()),
-            "preprocess": pa.array([json.dumps(steps) for steps in rows.preprocess], pa.string()),
+            "preprocess": pa.array([texts[id(one)] for one in rows.preprocess], pa.string()),
         },
         metadata={DESCRIPTION: json.dumps(description).encode()},
     )

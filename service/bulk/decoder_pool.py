@@ -11,12 +11,15 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,9 +28,10 @@ import service
 from media.kinds import Kind
 from model.codes.info import EncodingOptions
 from service.bulk.decoder import ALIGNMENT, Failed, Film, FilmJob, Job, Part, PartJob, Placed, Read, Slot, progress
-from service.bulk.sources import Item
+from service.bulk.sources import UNLABELLED, Item
 
 START_SECONDS = 60.0
+JOBS_SENT = 2  # or a process would wait after each job until a thread of this one gets the interpreter's lock
 ITEM_SECONDS = 120.0  # a file that takes longer to read is damaged, or the disk is gone
 
 _BOOT = """\
@@ -85,9 +89,12 @@ class Memory:
         for index in range(slots):
             self._free.put(Slot(index * self.slot_bytes, self.slot_bytes))
 
-    def take(self) -> Slot:
-        """Wait for a free slot."""
-        return self._free.get()
+    def take(self, wait: bool = True) -> Slot | None:
+        """Return a free slot; None if there is none and the caller does not wait."""
+        try:
+            return self._free.get(block=wait)
+        except queue.Empty:
+            return None
 
     def give(self, slot: Slot) -> None:
         """Return a slot."""
@@ -142,15 +149,9 @@ class DecoderProcess:
         return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
     def send(self, job: Any) -> None:
-        """Send a job.
-
-        Raises:
-            LostError: the process crashed.
-        """
-        try:
+        """Send a job; if the process has crashed, `receive` says so."""
+        with suppress(OSError):
             self._connection.send(job)
-        except OSError:
-            raise LostError(self._end()) from None
 
     def receive(self, progress: NDArray[np.int64] | None = None) -> Any:
         """Return the next answer.
@@ -187,8 +188,67 @@ class DecoderProcess:
         return f"The file crashed the decoder (exit code {code})."
 
 
+class _Task:
+    """A chunk of items to read.
+
+    Args:
+        items, kind: as of `Job`.
+    """
+
+    def __init__(self, items: Sequence[Item], kind: Kind) -> None:
+        self.chunk: Future[Chunk] = Future()
+        self._items, self._kind = items, kind
+        self._answers: dict[int, Read | Failed] = {}
+
+    def begin(self, memory: Memory, slot: Slot) -> None:
+        """Own a slot."""
+        self._memory, self._slot = memory, slot
+        self.progress = progress(memory.map, slot)
+
+    def job(self) -> Job:
+        """Return what is left to do, without what a process need not know."""
+        self.progress[0] = 0
+        items = [self._items[place] for place in self._places()]
+        # A message that fits into the socket's buffer is sent at once, even while the process sends an answer.
+        short = [Item("", UNLABELLED, item.file, item.size, 0, item.start) for item in items]
+        return Job(short, self._kind, self._slot)
+
+    def answer(self, answers: Sequence[Read | Failed]) -> None:
+        """Take the answers to a job, which are the last ones."""
+        self._answers |= zip(self._places(), answers, strict=True)
+        self._finish()
+
+    def lose(self, failed: Failed) -> bool:
+        """Name the item that ended a process; return whether others are left."""
+        self._answers[self._places()[self.progress[0]]] = failed
+        if left := bool(self._places()):
+            return left
+        self._finish()
+        return False
+
+    def _finish(self) -> None:
+        memory, slot = self._memory, self._slot
+        found = [self._answers[place] for place in range(len(self._items))]
+        mapped = [self._mapped(answer) if isinstance(answer, Read) else answer for answer in found]
+        self.chunk.set_result(Chunk(mapped, lambda: memory.give(slot)))
+
+    def _mapped(self, read: Read) -> Read:
+        return Read(read.digest, [view._replace(pixels=self._memory.view(view.pixels)) for view in read.views])
+
+    def _places(self) -> list[int]:
+        return [place for place in range(len(self._items)) if place not in self._answers]
+
+
+class _Entry(NamedTuple):
+    """A task in the queue; None ends the threads."""
+
+    order: float
+    number: int
+    task: _Task | None
+
+
 class DecoderPool:
-    """Reads chunks of items in processes, in the order in which they were submitted.
+    """Reads chunks of items in processes.
 
     Args:
         processes: number of them.
@@ -203,21 +263,32 @@ class DecoderPool:
     ) -> None:
         self.memory, self._options = Memory(slots + processes, slot_bytes), options
         self._leave_resize = leave_resize
-        self._own = threading.local()
         self._started: list[DecoderProcess] = []
-        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="read")
+        self._submitted = count()
+        self._tasks: queue.PriorityQueue[_Entry] = queue.PriorityQueue()
+        self._threads = [threading.Thread(target=self._serve, name="read", daemon=True) for _ in range(processes)]
+        for thread in self._threads:
+            thread.start()
 
-    def submit(self, items: Sequence[Item], kind: Kind) -> Future[Chunk]:
-        """Return the chunk to come."""
-        return self._threads.submit(self._read, items, kind)
+    def submit(self, items: Sequence[Item], kind: Kind, order: int = 0) -> Future[Chunk]:
+        """Return the chunk to come; those of a lower order are read first, then those submitted first."""
+        task = _Task(items, kind)
+        self._tasks.put(_Entry(order, next(self._submitted), task))
+        return task.chunk
 
     def cpu_seconds(self) -> float:
         """Return the CPU time of the processes that run."""
         return sum(process.cpu_seconds() for process in self._started if process.alive)
 
     def close(self) -> None:
-        """End all processes."""
-        self._threads.shutdown(cancel_futures=True)
+        """End all processes; what they have not begun is cancelled."""
+        with suppress(queue.Empty):
+            while True:
+                if (task := self._tasks.get_nowait().task) is not None:
+                    task.chunk.cancel()
+        self._tasks.put(_Entry(math.inf, 0, None))
+        for thread in self._threads:
+            thread.join()
         for process in self._started:
             if process.alive:
                 process.close()
@@ -228,34 +299,46 @@ class DecoderPool:
         self._started.append(process)
         return process
 
-    def _read(self, items: Sequence[Item], kind: Kind) -> Chunk:
-        slot = self.memory.take()
-        placed = self._read_into(slot, items, kind)
-        found = [self._mapped(answer) if isinstance(answer, Read) else answer for answer in placed]
-        return Chunk(found, lambda: self.memory.give(slot))
-
-    def _read_into(self, slot: Slot, items: Sequence[Item], kind: Kind) -> list[Read | Failed]:
-        """Read items; the one that ends a process is named, and a new process reads the others."""
-        current = progress(self.memory.map, slot)
-        answers: dict[int, Read | Failed] = {}
-        while places := [place for place in range(len(items)) if place not in answers]:
-            current[0] = 0
+    def _serve(self) -> None:
+        """Keep a process busy until the pool is closed."""
+        process: DecoderProcess | None = None
+        sent: deque[_Task] = deque()
+        while True:
+            fresh: list[_Task] = []
+            while len(sent) + len(fresh) < JOBS_SENT and (task := self._next(wait=not sent and not fresh)):
+                fresh.append(task)
+            if not sent and not fresh:
+                return
             try:
-                process = self._process()
-                process.send(Job([items[place] for place in places], kind, slot))
-                answers |= zip(places, process.receive(current), strict=True)
+                if process is None or not process.alive:
+                    process, fresh = self.start_process(), [*sent, *fresh]
+                    sent.clear()
+                for task in fresh:
+                    process.send(task.job())
+                    sent.append(task)
+                sent[0].answer(process.receive(sent[0].progress))
+                sent.popleft()
             except LostError as lost:
-                answers[places[current[0]]] = lost.failed
-        return [answers[place] for place in range(len(items))]
+                if not sent[0].lose(lost.failed):
+                    sent.popleft()
+            except Exception as error:  # no process starts
+                for task in {*sent, *fresh}:
+                    task.chunk.set_exception(error)
+                sent.clear()
 
-    def _mapped(self, read: Read) -> Read:
-        return Read(read.digest, [view._replace(pixels=self.memory.view(view.pixels)) for view in read.views])
-
-    def _process(self) -> DecoderProcess:
-        process: DecoderProcess | None = getattr(self._own, "process", None)
-        if process is None or not process.alive:
-            process = self._own.process = self.start_process()
-        return process
+    def _next(self, wait: bool) -> _Task | None:
+        """Return a task to begin; None if the pool is closed, or has no task or memory for one who does not wait."""
+        slot = self.memory.take(wait)
+        if slot is None:
+            return None
+        with suppress(queue.Empty):
+            entry = self._tasks.get(wait)
+            if entry.task is not None:
+                entry.task.begin(self.memory, slot)
+                return entry.task
+            self._tasks.put(entry)  # for the other threads
+        self.memory.give(slot)
+        return None
 
 
 class FilmReader:
@@ -282,6 +365,7 @@ class FilmReader:
             LostError: the file cannot be read any further, and why.
         """
         slot = self._memory.take()
+        assert slot is not None
         try:
             self.part = self._ask(PartJob(frames, slot), Part)
             return self._memory.view(self.part.pixels).copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import socket
@@ -10,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from service.engine.tokenizer import Engine
 from service.types import Size
 
 SHARDS_AT_ONCE = 3  # the device has work while the last rows of a shard are read and written
-CHUNK_ITEMS, CHUNK_BYTES = 16, 8 * 2**20  # of one visit to a process
+CHUNK_ITEMS, CHUNK_BYTES = 16, 16 * 2**20  # of one visit to a process
 UNSIZED_BYTES = 2**20  # of a picture of its own size; larger ones travel in the answer
 BATCH_POSITIONS = {"cuda": 2**16, "cpu": 2**13}
 MAX_BATCH = 64
@@ -107,7 +108,10 @@ class ShardEncoder:
         # With fewer, all could be kept by rows that wait for a batch, and no chunk would ever be read again.
         slots = SHARDS_AT_ONCE * (chunks_held(self._max_chunks) + self._ahead)
         self._pool = DecoderPool(workplace.readers, self._options, slots, chunk_bytes, self._leave_resize)
+        self._orders = count()
         self._reported = time.perf_counter(), 0.0
+        # Or the collector would look at all objects of torch and Ray now and then, and stop every thread for so long.
+        gc.freeze()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Encode the shards of a batch of Ray Data: pickled `Shard` objects to pickled reports."""
@@ -158,10 +162,10 @@ class ShardEncoder:
                     continue
                 records[place]["source_hash"] = read.digest
                 item = shard.items[place]
-                for (count, view), flip in product(enumerate(read.views), flips):
+                for (crop, view), flip in product(enumerate(read.views), flips):
                     waiting.append(self._row(len(rows), pixels_of(view, flip), number, holder))
                     rows.append(
-                        None, shard.first + place, item.key, item.label, count, flip, read.digest, view.preprocess
+                        None, shard.first + place, item.key, item.label, crop, flip, read.digest, view.preprocess
                     )
             holder.free()
             batches.add(waiting, number)
@@ -184,13 +188,16 @@ class ShardEncoder:
         return Row(place, pixels, chunk, holder.free)
 
     def read(self, shard: Shard) -> Iterator[tuple[int, Chunk]]:
-        """Yield chunks of items in their order, with the place of the first; the next ones are read meanwhile."""
-        size = self._chunks[shard.kind]
+        """Yield chunks of items in their order, with the place of the first; the next ones are read meanwhile.
+
+        Shards that were begun earlier are read first, so that they do not all end, and leave readers idle, at a time.
+        """
+        size, order = self._chunks[shard.kind], next(self._orders)
         firsts = iter(range(0, len(shard.items), size))
         reading: deque[tuple[int, Future[Chunk]]] = deque()
         while True:
             while len(reading) < self._ahead and (first := next(firsts, None)) is not None:
-                reading.append((first, self._pool.submit(shard.items[first : first + size], shard.kind)))
+                reading.append((first, self._pool.submit(shard.items[first : first + size], shard.kind, order)))
             if not reading:
                 return
             first, future = reading.popleft()

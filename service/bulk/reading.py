@@ -18,7 +18,7 @@ from media.images import StillReader
 from media.kinds import Kind
 from media.reader import open_frames
 from media.resize import Resampling
-from media.types import MediaOptions, SampleWindow
+from media.types import MediaOptions, Preprocess, SampleWindow
 from model.codes.info import EncodingOptions
 from service.bulk.sources import PARQUET_ROW, WHOLE_FILE, Item, bytes_column
 
@@ -83,13 +83,19 @@ def read_views(item: Item, kind: Kind, options: EncodingOptions, leave_resize: b
         check_kind(reader, kind)
         if leave_resize and isinstance(reader, StillReader):
             pixels, resampling = reader.read_source()
-            views.append(View(pixels[None], vars(reader.preprocess), resampling))
+            views.append(View(pixels[None], steps_of(reader.preprocess), resampling))
             continue
         frames = list(reader)
         if kind == "clips" and options.frames is not None:
             frames += [frames[-1]] * (options.frames - len(frames))
-        views.append(View(np.stack(frames), vars(reader.preprocess)))
+        views.append(View(np.stack(frames), steps_of(reader.preprocess)))
     return digest, views
+
+
+@lru_cache(maxsize=1024)
+def steps_of(preprocess: Preprocess) -> dict[str, Any]:
+    """Return steps by name; equal ones are one object, which a message and a shard then hold once."""
+    return vars(preprocess)
 
 
 def open_film(item: Item, options: EncodingOptions) -> tuple[str, FrameReader]:

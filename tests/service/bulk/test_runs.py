@@ -187,15 +187,31 @@ def test_files_that_take_forever_are_named_and_the_others_are_read(
         (tmp_path / name).write_bytes(photo(0))
     for name in ("b.jpg", "d.jpg"):
         os.mkfifo(tmp_path / name)
-    items = list_source(tmp_path).items["images"]
+    a, b, c, d, e = list_source(tmp_path).items["images"]
     monkeypatch.setattr(decoder_pool, "ITEM_SECONDS", 0.4)
-    pool = decoder_pool.DecoderPool(1, EncodingOptions(32, 42), 1, 32 * 42 * 3)  # one picture fills a slot to its end
+    pool = decoder_pool.DecoderPool(1, EncodingOptions(32, 42), 3, 32 * 42 * 3)  # one picture fills a slot to its end
     try:
-        chunk = pool.submit(items, "images").result()
+        chunks = [chunk.result() for chunk in [pool.submit(items, "images") for items in ([a, b], [c], [d, e])]]
     finally:
         pool.close()
-    assert [type(item) for item in chunk.items] == [Read, Failed, Read, Failed, Read]
-    assert chunk.items[1] == Failed("Reading takes longer than 0.4 s.", retry=True)
+    assert [[type(item) for item in chunk.items] for chunk in chunks] == [[Read, Failed], [Read], [Failed, Read]]
+    assert chunks[0].items[1] == Failed("Reading takes longer than 0.4 s.", retry=True)
+
+
+def test_items_of_shards_that_began_earlier_are_read_first(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(photo(0))
+    items = list_source(tmp_path).items["images"]
+    pool = decoder_pool.DecoderPool(1, EncodingOptions(32, 32), 6, 32 * 32 * 3)
+    read: list[int] = []
+    try:
+        chunks = [pool.submit(items, "images", order) for order in (1, 1, 1, 1, 0)]
+        for number, chunk in enumerate(chunks):
+            chunk.add_done_callback(lambda _, number=number: read.append(number))
+        for chunk in chunks:
+            chunk.result()
+    finally:
+        pool.close()
+    assert read.index(4) <= decoder_pool.JOBS_SENT < read.index(3)
 
 
 def test_what_failed_by_the_machine_is_tried_again(
