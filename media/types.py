@@ -67,9 +67,8 @@ class MediaOptions:
         if not faults and self.end_s is not None and self.end_s <= (self.start_s or 0.0):
             faults["end_s"] = "must be later than start_s"
         if faults:
-            errors = [{"pointer": f"/{name}", "detail": detail} for name, detail in faults.items()]
-            names = ", ".join(faults)
-            raise MediaError("invalid-options", f"Media options out of range: {names}.", errors=errors)
+            errors = [{"pointer": f"/{name}", "detail": f"`{name}` {detail}."} for name, detail in faults.items()]
+            raise MediaError("invalid-options", " ".join(error["detail"] for error in errors), errors=errors)
 
 
 @dataclass(frozen=True)

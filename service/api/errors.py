@@ -92,10 +92,13 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code not in BY_STATUS:
         raise error
-    detail = "This path or method does not exist here. /openapi.json lists what does."
-    response = await on_problem(request, ProblemError(BY_STATUS[error.status_code], detail))
+    detail, headers = "This path does not exist here.", {}
     if error.status_code == 405:
-        response.headers["Allow"] = ", ".join(sorted(_methods(request)))
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+        detail = f"This path takes {headers['Allow']} alone."
+    problem = ProblemError(BY_STATUS[error.status_code], f"{detail} /openapi.json lists all paths.")
+    response = await on_problem(request, problem)
+    response.headers.update(headers)
     return response
 
 

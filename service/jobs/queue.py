@@ -49,7 +49,13 @@ class JobQueue(ABC):
     async def jobs(
         self, owner: str, limit: int, after: str | None = None, ascending: bool = False, kind: Kind | None = None
     ) -> list[Job]:
-        """Return jobs of an owner, the newest first unless `ascending`, those after the job `after`."""
+        """Return jobs of an owner, the newest first unless `ascending`, those after the job `after`.
+
+        Raises:
+            ProblemError: `unknown-job`, there is no job `after`: a page that began anew would never end.
+        """
+        if after is not None:
+            await self.get(owner, after)
         found: list[Job] = await self.call("jobs", owner, limit, after, ascending, kind)
         return found
 

@@ -23,7 +23,7 @@ def _sides(value: object) -> object:
         return value, value
     match = SIZE.fullmatch(value) if isinstance(value, str) else None
     if match is None:
-        raise ValueError("A size is a side or HEIGHTxWIDTH in pixels, such as 128 or 128x192.")
+        raise ValueError(f"A size is a side or HEIGHTxWIDTH of 1 to {MAX_SIDE} pixels, such as 128 or 128x192.")
     height, width = match.groups()
     return int(height), int(width or height)
 

@@ -230,6 +230,7 @@ def test_pages_of_the_list_end(http: httpx.Client) -> None:
     assert [job["id"] for job in page["data"]] == made[:0:-1]
     rest = http.get(f"/jobs?limit=1&after={made[1]}").json()
     assert [job["id"] for job in rest["data"]] == made[:1]
+    refused(http.get("/jobs?after=gone"), 404, "unknown-job")
     refused(http.get("/jobs?limit=0"), 422, "invalid-options")
     refused(http.get("/jobs?page=1"), 422, "invalid-options")
 
