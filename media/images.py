@@ -14,6 +14,7 @@ from media import details
 from media.colour import CodePoints, code_points, on_white
 from media.errors import MediaError
 from media.frame_reader import FrameReader
+from media.jpeg import decode_jpeg
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_exif
 from media.resize import Plan, Resampling, plan
@@ -101,10 +102,15 @@ class StillReader(FrameReader):
         Raises:
             MediaError: the file is damaged or over a limit.
         """
+        plain = self._profile is None and self._orientation == UPRIGHT and "transparency" not in self._image.info
         with reading(self._media_type, self._limits):
+            resampling = self._plan.resampling(self._image)
+            if plain and resampling is not None and self._media_type == "image/jpeg" and not self._is_reduced():
+                self._file.seek(0)
+                if (pixels := decode_jpeg(self._file.read())) is not None:
+                    return pixels, resampling
             image = self._loaded()
             resampling = self._plan.resampling(image)
-            plain = self._profile is None and self._orientation == UPRIGHT and "transparency" not in image.info
             if resampling is None or not plain:
                 return convert(image, self._plan, self._orientation, self._profile), None
             return np.asarray(image.convert("RGB") if image.mode != "RGB" else image), resampling
@@ -128,6 +134,10 @@ class StillReader(FrameReader):
         except OSError:
             self._file.seek(0)
             return without_end(self._file.read(), lambda file: load(open_picture(file, self._media_type, self._limits)))
+
+    def _is_reduced(self) -> bool:
+        width, height = self._draft_size()
+        return min(self._image.width // width, self._image.height // height) > 1
 
     def _draft_size(self) -> tuple[int, int]:
         left, top, right, bottom = self._plan.box
