@@ -111,6 +111,8 @@ def _settings(stage: AnyStage) -> Iterator[tuple[str, object]]:
         if name == "discriminators":
             if isinstance(stage, Stage) and stage.adversarial:
                 yield from ((f"discriminators: {key}", setting) for key, setting in value.items())
+        elif name == "latent_channels" and not value:
+            continue  # those of the stage before
         elif name not in ("name", "steps", "losses"):
             yield name, ", ".join(map(str, value)) if isinstance(value, tuple) else value
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -217,6 +219,38 @@ def test_shrinking_averages(step: int, value: int) -> None:
     half[:, ::2] = 0
     if step > 1:
         assert np.allclose(procgen.shrink(half, 8), value / 2, atol=0.51)
+
+
+class StandInGame:
+    """Environments that show level, column and step as colours; an episode lasts until it is ended."""
+
+    def __init__(self, num: int, start_level: int, **settings: object) -> None:
+        self.level, self.step, self.num = start_level, 0, num
+
+    def act(self, actions: np.ndarray) -> None:
+        ended = actions[0] < 0
+        self.level, self.step = (self.level + 1, 0) if ended else (self.level, self.step + 1)
+
+    def get_info(self) -> list[dict[str, object]]:
+        rgb = np.zeros((512, 512, 3), np.uint8)
+        rgb[..., 0], rgb[..., 1], rgb[..., 2] = self.level, np.arange(512) // 4, self.step
+        return [{"rgb": rgb, "level_seed": self.level}] * self.num
+
+
+@pytest.mark.parametrize(("game", "pace"), [("coinrun", 2), ("maze", 6)])
+def test_play_by_class_shows_whole_screens_of_a_level_each(
+    monkeypatch: pytest.MonkeyPatch, game: str, pace: int
+) -> None:
+    monkeypatch.setitem(sys.modules, "procgen.env", SimpleNamespace(ProcgenGym3Env=StandInGame))
+    monkeypatch.setitem(sys.modules, "procgen", SimpleNamespace())
+    clips = procgen.record(game, 16, 3, 12, (5, 100), 0, None, by_class=True).astype(int)
+    assert clips.shape == (12, 3, 16, 16, 3)
+    levels = clips[..., 0].reshape(12, -1)
+    assert (levels == levels[:, :1]).all()
+    assert sorted(levels[:, 0]) == [level for level in (6, 7, 8) for _ in range(procgen.ENVIRONMENTS)]
+    assert np.array_equal(clips[0, 0, 0, :, 1], clips[5, 2, 3, :, 1])
+    assert clips[0, 0, 0, -1, 1] - clips[0, 0, 0, 0, 1] == 120  # from the first columns to the last
+    assert (np.diff(clips[:, :, 0, 0, 2], axis=1) == pace).all()
 
 
 def test_held_out_levels_lie_above_the_trained_ones() -> None:

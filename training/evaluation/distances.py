@@ -116,6 +116,12 @@ def nearest(items: Features, members: Features, count: int) -> Indices:
     return np.argsort(-(unit[0] @ unit[1].T), axis=1, kind="stable")[:, :count]
 
 
+def nearest_distances(items: Features, members: Features) -> NDArray[np.float64]:
+    """Return the cosine distance of each item from its nearest member, float64 (N)."""
+    unit = [z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12) for z in (items, members)]
+    return np.asarray(1 - (unit[0] @ unit[1].T).max(axis=1), np.float64)
+
+
 def half_split(count: int, distance: Callable[[Indices, Indices], float], seed: int) -> float | None:
     """Return the mean absolute distance between random halves of a set, which differ by chance alone.
 

