@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.dashboards.board import INSTANCE, Board
-from benchmarks.dashboards.panels import AMBER, GREEN, RED, gauge, series, total, value
+from benchmarks.dashboards.panels import AMBER, GREEN, RED, gauge, refused, series, total, value
 
 HOST = 'instance=~"$host"'
 
@@ -102,6 +102,12 @@ EDGE = [
             "broken requests": 'sum (haproxy_frontend_request_errors_total{proxy="http_frontend"})',
         },
         "Since HAProxy started: replicas that it could not reach, and requests that broke off or could not be parsed.",
+    ),
+    series(
+        "HAProxy: refusals of its own",
+        "reqps",
+        f"sum by (problem) ({refused('$__rate_interval')})",
+        "overloaded: the like of what replicas refused a moment before. They are not among the service's requests.",
     ),
     series(
         "HAProxy: connections",

@@ -10,6 +10,13 @@ FULL_STEPS = ((0.0, GREEN), (0.7, AMBER), (0.9, RED))
 MISSING = "max by (deployment) (omnitok_replicas_wanted) - sum by (deployment) (omnitok_replicas)"
 WORK = 'method="POST", route=~"/(encode|decode|reconstruct|vae/encode|vae/decode|generate|images/generations|videos)"'
 
+
+def shed(window: str) -> str:
+    """Return the work per second that HAProxy refuses for replicas with full queues."""
+    return f'sum (rate(haproxy_backend_http_responses_total{{proxy="refused-overloaded", code="5xx"}}[{window}]))'
+
+
+SHED = f"({shed('5m')} or vector(0))"
 OBJECTIVES = [
     value(
         "Availability burn, 1 h",
@@ -40,9 +47,9 @@ OBJECTIVES = [
     value(
         "Work refused or failed",
         "percentunit",
-        f'sum (rate(omnitok_http_requests_total{{code=~"5..", {WORK}}}[5m]))'
-        f" / sum (rate(omnitok_http_requests_total{{{WORK}}}[5m]))",
-        "Share of 5xx among the requests for work, 5 minutes.",
+        f'(sum (rate(omnitok_http_requests_total{{code=~"5..", {WORK}}}[5m])) + {SHED})'
+        f" / (sum (rate(omnitok_http_requests_total{{{WORK}}}[5m])) + {SHED})",
+        "Share of 5xx among the requests for work, HAProxy's refusals included, 5 minutes.",
         ((0.0, GREEN), (0.001, AMBER), (0.01, RED)),
         none="no work",
         to="omnitok-requests",
@@ -153,7 +160,10 @@ LOAD = [
     series(
         "Failures by code",
         "reqps",
-        rate("http_requests_total", "code", f'code=~"5..", {WORK}'),
+        {
+            "": rate("http_requests_total", "code", f'code=~"5..", {WORK}'),
+            "503 by HAProxy": shed("$__rate_interval"),
+        },
         "503: refused since a queue is full, or not ready; 504: deadline; 500: a fault. Totals are on Requests.",
         stacked=True,
     ),

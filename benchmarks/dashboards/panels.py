@@ -31,6 +31,17 @@ def total(metric: str, by: str, labels: str = "") -> str:
     return f"sum by ({by}) (omnitok_{metric}{_selector(labels)})"
 
 
+def refused(window: str = "") -> str:
+    """Return HAProxy's own refusals by the code of their problem, which `haproxy-start` puts into backends' names.
+
+    Args:
+        window: of a rate; none gives the totals.
+    """
+    counter = 'haproxy_backend_http_responses_total{proxy=~"refused-.+", code=~"[45]xx"}'
+    counted = f"rate({counter}[{window}])" if window else counter
+    return f'label_replace({counted}, "problem", "$1", "proxy", "refused-(.+)")'
+
+
 def seen(query: str, label: str) -> str:
     """Return those sums by a label that are above 0, or a single 0 where all are: of many values only some occur."""
     return f'({query}) > 0 or label_replace(sum ({query}) == 0, "{label}", "none", "", "")'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.dashboards.board import INSTANCE, Board
-from benchmarks.dashboards.panels import gauge, heat, quantiles, rate, seen, series, total
+from benchmarks.dashboards.panels import gauge, heat, quantiles, rate, refused, seen, series, total
 
 ROUTE = 'route=~"$route"'
 RATES = [
@@ -33,8 +33,8 @@ REFUSALS = [
     series(
         "Refusals by problem, total",
         "short",
-        seen(total("http_problems_total", "problem"), "problem"),
-        "Since the service started, by the code of the problem document.",
+        seen(f'sum by (problem) (omnitok_http_problems_total{{instance=~"$instance"}} or {refused()})', "problem"),
+        "By the code of the problem document, HAProxy's own included. Since the service and HAProxy started.",
     ),
     series(
         "Repeated calls, total",

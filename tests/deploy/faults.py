@@ -10,6 +10,7 @@ SECONDS = 'omnitok_http_request_duration_seconds_%s{instance="a:8080", route="/e
 MEDIA = 'omnitok_media_worker_restarts_total{instance="a:8080", reason="%s"}'
 # A service that works, one sample each 30 s: two ingress replicas, one tokenizer, a request a second and a probe.
 FRONTEND = 'haproxy_frontend_http_responses_total{instance="a:9101", proxy="http_frontend", code="%s"}'
+REFUSED = 'haproxy_backend_http_responses_total{instance="a:9101", proxy="refused-overloaded", code="5xx"}'
 HEALTHY = {
     'up{job="omnitok", instance="a:8080"}': "1x240",
     'up{job="edge", instance="a:9101"}': "1x240",
@@ -23,6 +24,7 @@ HEALTHY = {
     SECONDS % ("count", ""): "0+33x240",
     FRONTEND % "2xx": "0+60x240",
     FRONTEND % "5xx": "0x240",
+    REFUSED: "0x240",
     'haproxy_backend_active_servers{instance="a:9101", proxy="http-omnitok"}': "2x240",
     'haproxy_process_start_time_seconds{instance="a:9101"}': "1000x240",
     'omnitok_start_time_seconds{instance="a:8080"}': "1000x240",
@@ -142,6 +144,11 @@ FAULTS = [
         "a tenth of the work is refused, and then none",
         {f'{WORK}, code="503"}}': "0x40 0+3.3x20 66x180"},
         {20: set(), 29: {"OmnitokErrorBudgetFast", "OmnitokShedding"}, 110: set()},
+    ),
+    Fault(
+        "HAProxy refuses half of the work for replicas with full queues",
+        {REFUSED: "0x40 0+33x200", FRONTEND % "5xx": "0x40 0+33x200"},
+        {20: set(), 23: {"OmnitokErrorBudgetFast"}, 30: {"OmnitokErrorBudgetFast", "OmnitokShedding"}},
     ),
     Fault(
         "HAProxy dies and is back before the next look",

@@ -115,8 +115,11 @@ def test_haproxy_starts_with_what_ray_cannot_say(tmp_path: Path) -> None:
     assert config.count("timeout http-request 15s") == 1
     assert "bind 127.0.0.1:{{ config.stats_port }}" in config
     frontend = config.partition("\nfrontend http_frontend")[2].partition("\nbackend ")[0]
-    for limit in ("sc0_conn_cur gt 7 }", "req.hdrs,length gt 16384", "wait-for-body time 10s", "status 431"):
+    for limit in ("sc0_conn_cur gt 7 }", "req.hdrs,length gt 16384", "wait-for-body time 10s", "_backend refused-"):
         assert frontend.count(limit) == config.count(limit) == 1, limit
+    assert (
+        frontend.index("_backend refused-") < frontend.index("_backend {{") < frontend.index("default_backend default")
+    )
     assert "tune.http.maxhdr 64\n" in config.partition("\ndefaults")[0]
     head, _, body = (tmp_path / "haproxy.cfg.503.http").read_bytes().partition(b"\r\n\r\n")
     assert json.loads(body)["code"] == "not-ready"

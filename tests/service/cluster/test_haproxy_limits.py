@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -92,6 +93,17 @@ def ask(port: int, head: bytes, body: bytes = b"") -> tuple[int, bytes]:
         return answer.status, answer.read()
 
 
+def counted(port: int, problem: str) -> int:
+    """Return the refusals of HAProxy's own by the code of their problem, as dashboards and alerts ask for them."""
+    metrics = ask(port + 1, b"GET /metrics HTTP/1.1\r\nHost: x")[1].decode()
+    found = re.findall(
+        rf'^haproxy_backend_http_responses_total{{proxy="refused-{problem}",code="[45]xx"}} (\d+)',
+        metrics,
+        re.MULTILINE,
+    )
+    return sum(map(int, found))
+
+
 def test_connections_that_say_nothing_are_not_errors(port: int) -> None:
     for _ in range(3):
         socket.create_connection(("127.0.0.1", port)).close()
@@ -111,6 +123,7 @@ def test_requests_of_common_size_pass(port: int) -> None:
 def test_long_headers_get_a_problem_document(port: int) -> None:
     status, body = ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 20_000)
     assert (status, json.loads(body)["code"]) == (431, "headers-too-large")
+    eventually(lambda: counted(port, "headers-too-large") == 1)
 
 
 @pytest.mark.parametrize("headers", [b"\r\nX-A: " + b"a" * 10**6, b"\r\nX-A: a" * 80])
@@ -164,3 +177,4 @@ def test_the_like_of_what_a_replica_refused_is_refused_before_it(port: int) -> N
     for request in unlike:
         assert refused(**request) == (True, "7"), request
     connection.close()
+    eventually(lambda: counted(port, "overloaded") == 3)  # those that the replica did not see
