@@ -22,7 +22,7 @@ import yaml
 from prometheus_tools import ONE_THREAD, UNPACKED, free_port, needs, tool
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 30.0
+SECONDS = 120.0
 # Debian's program reads its templates from one place, where an unpacked one has not put them.
 OWN_MOUNTS = "unshare", "--user", "--map-root-user", "--mount"
 WITH_TEMPLATES = 'mount --bind "$0/share" /usr/share; exec "$@"'
@@ -66,10 +66,10 @@ class Alertmanager:
 
     def alert(self, **labels: str) -> None:
         body = [{"labels": labels, "annotations": {"summary": f"{labels['alertname']} of {labels.get('instance')}"}}]
-        httpx.post(f"{self.url}/api/v2/alerts", json=body, trust_env=False).raise_for_status()
+        httpx.post(f"{self.url}/api/v2/alerts", json=body, trust_env=False, timeout=60).raise_for_status()
 
     def muted(self) -> list[tuple[str, str]]:
-        alerts: list[dict[str, Any]] = httpx.get(f"{self.url}/api/v2/alerts", trust_env=False).json()
+        alerts: list[dict[str, Any]] = httpx.get(f"{self.url}/api/v2/alerts", trust_env=False, timeout=60).json()
         return [(a["labels"]["alertname"], a["labels"]["instance"]) for a in alerts if a["status"]["inhibitedBy"]]
 
 

@@ -169,7 +169,7 @@ def test_the_command_lists_in_the_image_what_it_can_run_there(tmp_path: Path) ->
         (tmp_path / name).symlink_to(ROOT / name)
     command = [sys.executable, "-P", "-c", IN_THE_IMAGE, str(tmp_path), str(ROOT)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr
     listed = re.findall(r"^listed (\w+)$", done.stdout, re.MULTILINE)
     assert {"serve", "encode", "convert"} <= set(listed)

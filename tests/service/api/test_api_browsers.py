@@ -103,7 +103,10 @@ def test_a_page_of_another_origin_reads_nothing(browser: httpx.Client) -> None:
 
 
 def test_any_origin_may_be_named(browser: httpx.Client) -> None:
-    with Server(Settings(limits=LIMITS, cors_origins=("*",))) as server, httpx.Client(base_url=server.url) as http:
+    with (
+        Server(Settings(limits=LIMITS, cors_origins=("*",))) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
         assert preflight(http, OTHER).headers["access-control-allow-origin"] == "*"
         assert readable(http.get("/limits", headers={"Origin": OTHER}))
 

@@ -161,7 +161,10 @@ def test_a_form_that_does_not_hold_the_answer_is_refused(http: httpx.Client, ser
 
 
 def test_many_tokens_have_no_json() -> None:
-    with Server(Settings(limits=replace(LIMITS, json_tokens=10))) as server, httpx.Client(base_url=server.url) as own:
+    with (
+        Server(Settings(limits=replace(LIMITS, json_tokens=10))) as server,
+        httpx.Client(base_url=server.url, timeout=60) as own,
+    ):
         answer = own.post("/generate?class=0&output=tokens", headers={"Accept": "application/json"})
         assert (answer.status_code, "more than 10 positions" in answer.text) == (406, True)
         assert server.generators.jobs == []

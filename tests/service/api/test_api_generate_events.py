@@ -28,7 +28,7 @@ EVENTS = {"Accept": "text/event-stream"}
 @pytest.fixture
 def own() -> Iterator[tuple[Server, httpx.Client]]:
     """A server of this test's own, whose steps may be held up."""
-    with Server(Settings(limits=LIMITS, generate_seconds=20)) as server:
+    with Server(Settings(limits=LIMITS, generate_seconds=100)) as server:
         with httpx.Client(base_url=server.url, timeout=60) as client:
             yield server, client
         eventually(lambda: not any(server.counts.flying.values()))
@@ -121,13 +121,16 @@ def test_a_failure_on_the_way_is_an_event(own: tuple[Server, httpx.Client]) -> N
 
 
 def test_the_deadline_is_an_event() -> None:
-    with Server(Settings(limits=LIMITS, generate_seconds=0.3)) as server, httpx.Client(base_url=server.url) as http:
+    with (
+        Server(Settings(limits=LIMITS, generate_seconds=0.3)) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
         server.generators.stall = asyncio.Event().wait  # type: ignore[assignment]
         *_, (name, problem), _ = events(http.post("/generate?class=0", headers=EVENTS).text)
         assert (name, problem["code"]) == ("error", "deadline-exceeded")
         plain = http.post("/generate?class=0")
         assert plain.json()["code"] == "deadline-exceeded"
-        assert (server.generators.cancelled, server.generators.running) == (2, 0)
+        eventually(lambda: (server.generators.cancelled, server.generators.running) == (2, 0))
 
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
@@ -205,9 +208,9 @@ async def test_a_reader_that_takes_nothing_counts_as_gone() -> None:
 
 def test_a_stream_holds_its_body_until_it_ends() -> None:
     body = clip()
-    settings = Settings(limits=LIMITS, held_body_bytes=len(body) + 100, generate_seconds=20)
+    settings = Settings(limits=LIMITS, held_body_bytes=len(body) + 100, generate_seconds=100)
     headers = EVENTS | {"Content-Type": "video/mp4"}
-    with Server(settings) as server, httpx.Client(base_url=server.url) as http:
+    with Server(settings) as server, httpx.Client(base_url=server.url, timeout=60) as http:
         server.generators.stall = asyncio.Event().wait  # type: ignore[assignment]
         with http.stream("POST", "/generate?class=0&frames=9", content=body, headers=headers) as response:
             assert response.status_code == 200

@@ -86,12 +86,19 @@ def test_failure_of_ours_is_told_by_its_id_only(fresh: tuple[Server, httpx.Clien
 
 
 def test_deadline_ends_the_work() -> None:
-    with Server(Settings(limits=LIMITS, request_seconds=0.5)) as server, httpx.Client(base_url=server.url) as http:
+    with (
+        Server(Settings(limits=LIMITS, request_seconds=0.5)) as server,
+        httpx.Client(base_url=server.url, timeout=60) as http,
+    ):
         server.backend.stall = forever
         array = msgpack.packb({"array": pack_tensor(scene(1, 8, 8))})
-        response = http.post("/encode", content=array, headers={"Content-Type": "application/msgpack"})
-        assert problem(response, "deadline-exceeded")["limit"] == 0.5
-        assert server.backend.cancelled == 1
+
+        def ended() -> bool:
+            response = http.post("/encode", content=array, headers={"Content-Type": "application/msgpack"})
+            assert problem(response, "deadline-exceeded")["limit"] == 0.5
+            return server.backend.cancelled > 0
+
+        eventually(ended)  # on a busy machine the time may end before the work begins
 
 
 def test_bodies_together_are_bounded() -> None:

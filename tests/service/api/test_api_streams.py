@@ -88,7 +88,7 @@ class Exchange:
         self.socket = socket.socket()
         if receive_buffer is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(20)
+        self.socket.settimeout(60)
         self.socket.connect(("127.0.0.1", server.port))
         lines = [f"POST {path} HTTP/1.1", "Host: x", "Transfer-Encoding: chunked"]
         self.socket.sendall("\r\n".join([*lines, *map(": ".join, headers.items()), "", ""]).encode())
@@ -193,7 +193,7 @@ def test_a_client_that_leaves_frees_everything(streams: Server, http: httpx.Clie
             one.send(data[: len(data) // 2])
             one.read_until(b"tokens")
             assert len(workers() - before) == 1
-        eventually(lambda: workers() == before)
+        eventually(lambda: not workers() - before)
     eventually(lambda: streams.counts.requests["/encode", "POST", "499"] == gone + 3)
     assert streams.counts.flying["/encode"] == 0
     assert http.post("/encode", content=short(5), headers=VIDEO).status_code == 200
@@ -211,7 +211,7 @@ def test_a_client_that_leaves_while_a_chunk_is_computed_is_noticed(streams: Serv
         with exchange(streams, "/encode", VIDEO) as one:
             one.send(short(9))
             one.end()
-            assert computing.wait(20)
+            assert computing.wait(60)
         eventually(lambda: streams.backend.cancelled == cancelled + 1)
     finally:
         streams.backend.stall = None

@@ -49,7 +49,7 @@ class Service:
 
     def metrics(self, name: str) -> dict[Labels, float]:
         """Samples of one metric as the exporter shows them now."""
-        text = httpx.get(f"http://127.0.0.1:{self.settings.metrics_port}/metrics", timeout=10).text
+        text = httpx.get(f"http://127.0.0.1:{self.settings.metrics_port}/metrics", timeout=60).text
         samples: dict[Labels, float] = {}
         for line in text.splitlines():
             if line.startswith((f"omnitok_{name}{{", f"omnitok_{name} ")):
@@ -88,7 +88,7 @@ def proxy_ports() -> dict[str, str]:
     return {name: str(free_port()) for name in HAPROXY_PORTS}
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 180) -> None:
     """Wait for something that must become true; the bound only ends a failing test."""
     deadline = time.monotonic() + seconds
     while not condition():

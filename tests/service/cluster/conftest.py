@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -47,7 +48,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         max_queue_seconds=1000.0,  # a busy machine refuses nothing
         generator_slots=8,  # so that samples wait, and callers can leave before the last
         stream_chunk_tokens=128,
-        limits=LIMITS,
+        limits=replace(LIMITS, body_seconds=30.0),  # which crowds on a busy machine need
         jobs_folder=bundle.parent / "jobs",
         job_lease_seconds=5.0,
     )

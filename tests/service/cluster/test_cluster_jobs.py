@@ -24,19 +24,22 @@ def test_jobs_outlive_their_owner_and_their_generator(service: Service) -> None:
             answer = http.get(path)
             return answer.json() if answer.status_code == 200 else {"status": "unknown"}
 
-        def submit(seed: int, key: str) -> str:
-            answer = http.post(f"/generate?{QUERY}&seed={seed}", headers=ASYNC | {"Idempotency-Key": key})
-            assert answer.status_code == 202, answer.text
-            return answer.headers["location"]
+        def submit(seed: int, key: str) -> httpx.Response:
+            return http.post(f"/generate?{QUERY}&seed={seed}", headers=ASYNC | {"Idempotency-Key": key})
 
-        jobs = [submit(seed, f"outlive-{seed}") for seed in range(JOBS)]
-        eventually(lambda: any(state(job)["progress"]["done"] for job in jobs))
+        answers = [submit(seed, f"outlive-{seed}") for seed in range(JOBS)]
+        assert {answer.status_code for answer in answers} == {202}
+        jobs = [answer.headers["location"] for answer in answers]
+        eventually(lambda: any(state(job).get("progress", {}).get("done") for job in jobs))
+        eventually(lambda: len(service.processes("JobOwner")) == 1)
         (owner,) = service.processes("JobOwner")
         os.kill(owner, signal.SIGKILL)
         os.kill(min(service.processes("Tokenizer")), signal.SIGKILL)
         eventually(lambda: service.processes("JobOwner") not in ({owner}, set()))
-        assert submit(0, "outlive-0") == jobs[0], "the new owner knows the old one's jobs"
-        eventually(lambda: all(state(job)["status"] == "completed" for job in jobs), 120)
+        eventually(
+            lambda: (again := submit(0, "outlive-0")).status_code == 202 and again.headers["location"] == jobs[0]
+        )
+        eventually(lambda: all(state(job)["status"] == "completed" for job in jobs), 300)
         for seed in (0, JOBS - 1):
             again = http.post(f"/generate?{QUERY}&seed={seed}", headers={"Accept": "application/msgpack"})
             assert _samples(http.get(f"{jobs[seed]}/content").content) == _samples(again.content)

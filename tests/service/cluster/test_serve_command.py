@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -16,10 +17,11 @@ from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import torch
-from api_media import picture
 from cluster_service import eventually, free_port, proxy_ports
+from PIL import Image
 
 from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS
@@ -54,6 +56,9 @@ def command(tmp_path: Path) -> Iterator[Command]:
         "OMNITOK_INGRESS_REPLICAS": "1",
         "OMNITOK_MEDIA_WORKERS": "1",
         "OMNITOK_TORCH_THREADS": "1",
+        "OMNITOK_DRAIN_SECONDS": "120",
+        "OMNITOK_LIMITS__BODY_SECONDS": "120",
+        "OMNITOK_LIMITS__BODY_BYTES_PER_SECOND": "1",
     } | proxy_ports()
     # the cluster that this process may run has set ports for its own proxy
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
@@ -77,7 +82,10 @@ def command(tmp_path: Path) -> Iterator[Command]:
 
 
 def test_sigterm_answers_what_was_accepted(command: Command) -> None:
-    body = picture(height=64, width=64)
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (320, 320, 3), np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
+    body = file.getvalue()  # so large that HAProxy does not wait for it, for a time that a busy machine exceeds
     head = f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", command.port)) as connection:
         connection.sendall(head.encode() + body[:10])
@@ -89,7 +97,7 @@ def test_sigterm_answers_what_was_accepted(command: Command) -> None:
             answer.begin()
             assert answer.status == 200
             assert answer.read()
-    assert command.process.wait(timeout=60) == 0
+    assert command.process.wait(timeout=300) == 0
     assert command.ready() == 0
 
 
@@ -98,7 +106,7 @@ def test_the_death_of_the_raylet_ends_the_command_with_a_reason(command: Command
     session = rf"session_[-\d]+_[-\d]+_\d+_{command.process.pid}\b"  # Ray names it after the process that started it
     (raylet,) = re.findall(rf"^ *(\d+) \S+/raylet .*{session}", listing, re.MULTILINE)
     os.kill(int(raylet), signal.SIGKILL)
-    _, reason = command.process.communicate(timeout=60)
+    _, reason = command.process.communicate(timeout=300)
     assert command.process.returncode == LOST_STATUS
     assert "Ray's raylet died" in reason
     assert command.ready() == 0

@@ -62,7 +62,7 @@ async def linked(folder: Path, tokenizers: int) -> AsyncIterator[tuple[LinkClien
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.005)
 
