@@ -48,7 +48,8 @@ class Pace:
         """Count a request while the context lasts, and learn from its wait.
 
         Args:
-            notes: of the request; at its end they hold the time of its work, unless none was done.
+            notes: of the request; at its end they hold the time of its work, unless none was done, and its positions
+                once it was on its way to a tokenizer.
         """
         self._held += 1
         begun, number = self._clock(), self._held
@@ -56,7 +57,9 @@ class Pace:
             yield
         finally:
             self._held -= 1
-            if "compute_ms" in notes:
-                work = sum(notes.get(name, 0.0) for name in WORK) / 1000
-                wait = max(0.0, self._clock() - begun - work)
-                self._wait_of_each += (wait / max(number, ALWAYS_TAKEN) - self._wait_of_each) / MEMORY_PIECES
+            work = sum(notes.get(name, 0.0) for name in WORK) / 1000
+            wait_of_each = max(0.0, self._clock() - begun - work) / max(number, ALWAYS_TAKEN)
+            change = (wait_of_each - self._wait_of_each) / MEMORY_PIECES
+            # Who expired, left or was refused on the way to a tokenizer has waited for so long at least.
+            if "compute_ms" in notes or ("positions" in notes and change > 0):
+                self._wait_of_each += change

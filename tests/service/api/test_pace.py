@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -79,9 +79,34 @@ def test_few_are_always_taken_and_teach_it_that_the_crowd_is_over() -> None:
     assert pass_together(pace, clock, 100, 0.01) >= 90
 
 
-def test_requests_without_work_teach_nothing() -> None:
+def test_requests_that_wait_for_no_tokenizer_teach_nothing() -> None:
     clock = Clock()
     pace = Pace(1.0, clock)
     with pace.passing({}):
         clock.now += 1000.0
+    assert pass_together(pace, clock, 100, 0.001) == 100
+
+
+def test_who_expires_has_waited() -> None:
+    clock = Clock()
+    pace = Pace(1.0, clock)
+
+    def expire_together(count: int, seconds: float) -> int:
+        with ExitStack() as stack:
+            taken = 0
+            for _ in range(count):
+                with suppress(ProblemError):
+                    pace.check()
+                    stack.enter_context(pace.passing({"positions": 1024}))
+                    taken += 1
+            clock.now += seconds
+        return taken
+
+    assert expire_together(200, 5.0) == 200, "nothing is known at first"
+    for _ in range(30):
+        taken = expire_together(200, 5.0)
+    assert taken == pytest.approx(ALWAYS_TAKEN, abs=2), "as few as end before their time"
+    for _ in range(20):
+        pass_together(pace, clock, 100, 0.001)
+    expire_together(8, 0.001)  # they left at once, and say nothing of the wait
     assert pass_together(pace, clock, 100, 0.001) == 100
