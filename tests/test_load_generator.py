@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from benchmarks.service import cpu
+from benchmarks.service.__main__ import app
 from benchmarks.service.http import parse
 from benchmarks.service.load import Load, Run, run_load
 from benchmarks.service.mixes import BODIES, KINDS, MIXES, STAMP_DIGITS
@@ -144,6 +148,20 @@ def test_a_generator_that_cannot_keep_up_refuses_to_report() -> None:
     with pytest.raises(LateError, match=r"began more than 5\.0 ms after .* never began"):
         summarize(run, 0.1)
     assert summarize(run, 0.1, PATIENT).errors["unsent"] > 10
+
+
+def test_overload_is_a_multiple_of_the_peak(tmp_path: Path) -> None:
+    with serving(lambda *_: (0.05, OK)) as (url, bodies):
+        options = {"url": url, "mix": "img128", "of-peak": 2, "connections": 4, "seconds": 0.5, "warm-up": 0}
+        options |= {"late-ms": 60_000, "pid": os.getpid(), "out": tmp_path}
+        done = CliRunner().invoke(app, [text for name, value in options.items() for text in (f"--{name}", str(value))])
+    assert done.exit_code == 0, done.output
+    closed, overload = sorted(tmp_path.glob("*.json"), key=lambda file: "connections" not in file.name)
+    peak, planned = json.loads(closed.read_text())["summary"]["rate"], json.loads(overload.read_text())["load"]["rate"]
+    assert planned == pytest.approx(2 * peak, rel=1e-3)
+    assert len(bodies) > 0
+    refused = CliRunner().invoke(app, ["--rate", "5", "--of-peak", "2"])
+    assert refused.exit_code != 0
 
 
 def test_a_closed_loop_ends_though_answers_are_slow() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import deque
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,10 @@ def main(
     rate: Annotated[
         list[float] | None, typer.Option(help="Requests per second, open loop; repeat for a sweep.")
     ] = None,
+    of_peak: Annotated[
+        list[float] | None,
+        typer.Option(help="Open loops at so many times the rate of the closed one before them; repeat for a sweep."),
+    ] = None,
     connections: Annotated[
         int | None, typer.Option(help="Without --rate: requests always in flight. With it: the most at once.")
     ] = None,
@@ -53,17 +58,21 @@ def main(
     from benchmarks.measure import describe_machine
     from benchmarks.service.plot import plot
 
+    if rate and of_peak:
+        raise typer.BadParameter("--of-peak measures the peak in a closed loop, so it goes without --rate.")
     out.mkdir(parents=True, exist_ok=True)
     rates: list[float | None] = [*rate] if rate else [None]
     limit = connections or (MOST_CONNECTIONS if rate else CONNECTIONS)
-    loads = [
+    loads = deque(
         Load(url, mix, each, limit, seconds, warm_up, seed, timeout, processes, tuple(header or ())) for each in rates
-    ]
-    service = pid or _find(loads[0])
+    )
+    first = loads[0]
+    service = pid or _find(first)
     print(f"{describe_machine()}\nmix: {mix}, objective {objective_ms:g} ms, seed {seed}, {os.cpu_count()} cores")
     done: list[tuple[str, Summary]] = []
     void = False
-    for load in loads:
+    while loads:
+        load = loads.popleft()
         name = f"{load.rate:g}/s" if load.rate else f"{limit} connections"
         run = run_load(load, service)
         stem = out / f"{mix.replace('/', '-')}-{name.replace('/', '-per-').replace(' ', '-')}"
@@ -77,6 +86,9 @@ def main(
             void = True
             continue
         done.append((name, summary))
+        if load is first:
+            peaks = (float(f"{times * summary.rate:.4g}") for times in of_peak or ())
+            loads.extend(replace(load, rate=each, connections=MOST_CONNECTIONS) for each in peaks)
         stem.with_suffix(".json").write_text(json.dumps(_figures(run, summary), indent=1))
         gpu = "" if run.gpu is None else f", GPU busy {run.gpu:.0%}"
         print(f"\n{name}: {cores} of a core for the generator{gpu}")
@@ -86,7 +98,7 @@ def main(
         from benchmarks.service.baselines import engine_rate, measure
 
         print(f"\nbare engine, batches of equal size: {engine_rate(mix, bundle, dtype, seconds):.1f} requests/s")
-        closed = replace(loads[0], rate=None, connections=connections or CONNECTIONS, headers=())
+        closed = replace(first, rate=None, connections=connections or CONNECTIONS, headers=())
         done += measure(closed, bundle, dtype, objective_ms / 1e3)
     print()
     for line in table(done):

@@ -71,7 +71,7 @@ def summarize(run: Run, objective_s: float, late_s: float | None = None) -> Summ
     load = run.load
     rows = run.rows[run.rows["due"] >= load.warm_up]
     allowed = max(LATE_LEAST_S, LATE_OF_OBJECTIVE * objective_s) if late_s is None else late_s
-    late = _check_kept_up(rows, allowed) if load.rate is not None else 0.0
+    late = _check_kept_up(rows, allowed, load.seconds) if load.rate is not None else 0.0
     latency = rows["done"] - rows["due"]
     ok, shed = rows["status"] == 200, np.isin(rows["status"], SHED)
     ends = run.rows["done"][run.rows["status"] == 200]
@@ -129,7 +129,7 @@ def cpu_table(run: Run) -> Iterator[str]:
             yield f"| {name} | {count} | {1e3 * seconds / answers:.2f} | {seconds / run.load.seconds:.2f} |"
 
 
-def _check_kept_up(rows: NDArray[np.void], allowed: float) -> float:
+def _check_kept_up(rows: NDArray[np.void], allowed: float, seconds: float) -> float:
     """Return the lateness in seconds that 99 % of the requests do not exceed."""
     if not len(rows):
         return 0.0
@@ -138,9 +138,11 @@ def _check_kept_up(rows: NDArray[np.void], allowed: float) -> float:
     late = float(np.quantile(lateness, 0.99, method="higher"))
     if share > LATE_SHARE:
         unsent = int(np.isinf(lateness).sum())
+        in_time = int((lateness <= allowed).sum()) / seconds
         raise LateError(
             f"The load generator did not keep up: {share:.1%} of {len(rows)} requests began more than "
             f"{1e3 * allowed:.1f} ms after their planned time (99 % within {1e3 * late:.1f} ms, {unsent} never began). "
+            f"It began {in_time:.0f}/s in time. "
             "Lower the rate, add processes or connections, or give it cores of its own."
         )
     return late
