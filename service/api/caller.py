@@ -39,6 +39,7 @@ from service.types import (
 )
 
 PRIORITY_HEADER = "X-Request-Priority"
+GROUP_HEADER, GROUP_CHARACTERS = "X-Caller-Group", 2  # a number of `haproxy-start`; without HAProxy callers may send it
 
 RETRY_SECONDS = 0.5  # of a refusal that names no time
 NOT_BEGUN = frozenset({"overloaded", "draining", "not-ready"})  # refusals of work that nobody has done
@@ -194,6 +195,12 @@ def caller_of(request: Request) -> str:
     if name is not None:
         return f"key {name}"
     return "" if request.client is None else f"{request.client.host}:{request.client.port}"
+
+
+def group_of(request: Request) -> str:
+    """Return whose requests pause together after a refusal: those of a key, or else of a group of addresses."""
+    group = request.headers.get(GROUP_HEADER, "")
+    return owner_of(request) or group[:GROUP_CHARACTERS]
 
 
 def flow_of(request: Request) -> Flow:

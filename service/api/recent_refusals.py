@@ -32,7 +32,7 @@ class RecentRefusals:
         """Refuse a request before its body is read, where its like has just been refused.
 
         Args:
-            kind: the key of its caller if there are keys, its priority, its path, and whether it submits a job.
+            kind: the key of its caller or else its group, its priority, its path, and whether it submits a job.
             size: of its body in bytes, 0 if that is not known.
 
         Raises:

@@ -16,6 +16,7 @@ from service.errors import ProblemError
 
 HEADER = "X-Request-ID"
 MAX_HEADERS, MAX_HEADER_BYTES = 64, 2**14
+ADDED_HEADERS = 1  # by HAProxy, to those that it has counted
 WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -40,7 +41,7 @@ class RequestId:
         request_id = given[0] if len(given) == 1 and WELL_FORMED.fullmatch(given[0]) else uuid.uuid4().hex
         headers = scope["headers"]
         size = sum([len(name) + len(value) for name, value in headers])
-        if len(headers) > MAX_HEADERS or size > MAX_HEADER_BYTES:
+        if len(headers) > MAX_HEADERS + ADDED_HEADERS or size > MAX_HEADER_BYTES:
             detail = (
                 f"A request may have {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes together; this one has "
                 f"{len(headers)} of {size}. Send fewer."

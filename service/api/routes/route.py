@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from media.identify import MEDIA_TYPES
 from service.api.body import ALIASES, INLINE_BYTES, Body, BodyKind, declared_bytes, read_body, while_connected
-from service.api.caller import caller_of, flow_of, owner_of
+from service.api.caller import caller_of, flow_of, group_of
 from service.api.deadline import Deadline
 from service.api.event_stream import EventStream
 from service.api.exchange import Exchange
@@ -111,7 +111,7 @@ class Route:
         paced = self.pure and current_flow.get().priority == "interactive"  # other work waits by design
         as_job = self.only_jobs or (self.as_job and prefers_async(request))
         # A connection has one request at a time, so where there are no keys, a refused one held nothing of the queue.
-        kind, size = (owner_of(request), current_flow.get().priority, self.path, as_job), declared_bytes(request)
+        kind, size = (group_of(request), current_flow.get().priority, self.path, as_job), declared_bytes(request)
         if not self._may_be_known(request, services):
             services.refusals.check(kind, size)
             if paced:

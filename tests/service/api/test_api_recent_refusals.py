@@ -87,6 +87,8 @@ def test_the_queue_is_not_asked_again(server: Server) -> None:
     assert post(SMALL) == 2, "it may still be taken"
     assert post(LARGE, **{"X-Request-Priority": "bulk"}) == 3
     assert post(LARGE, **{"Idempotency-Key": "one"}) == 4, "its answer might be there"
+    assert post(LARGE, **{"X-Caller-Group": "7"}) == 5, "other callers, as HAProxy says"
+    assert post(LARGE, **{"X-Caller-Group": "7"}) == 5
 
 
 def test_a_full_queue_of_samples_refuses_no_job(server: Server) -> None:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from cluster_service import eventually, free_port
@@ -48,8 +48,11 @@ class Full(BaseHTTPRequestHandler):
     asked = 0
     milliseconds = "60000"
 
+    groups: ClassVar[set[str | None]] = set()
+
     def do_POST(self) -> None:
         Full.asked += 1
+        Full.groups.add(self.headers["X-Caller-Group"])
         self.rfile.read(int(self.headers["Content-Length"] or 0))
         while self.headers["Transfer-Encoding"] and self.rfile.readline().strip():
             pass
@@ -178,3 +181,23 @@ def test_the_like_of_what_a_replica_refused_is_refused_before_it(port: int) -> N
         assert refused(**request) == (True, "7"), request
     connection.close()
     eventually(lambda: counted(port, "overloaded") == 3)  # those that the replica did not see
+
+
+def test_callers_without_a_key_pause_in_groups_of_addresses(port: int) -> None:
+    def replica_is_asked(address: str, **headers: str) -> bool:
+        connection, before = HTTPConnection("127.0.0.1", port, source_address=(address, 0)), Full.asked
+        connection.request("POST", "/full/groups", bytes(1000), {"X-Caller-Group": address} | headers)
+        assert connection.getresponse().status == 503
+        connection.close()
+        return Full.asked > before
+
+    Full.groups.clear()
+    addresses = [f"127.0.0.{number}" for number in range(1, 100)]
+    asked = sum(map(replica_is_asked, addresses))
+    assert 4 < asked == len(Full.groups) <= 16, "one of each group, whatever a caller says of itself"
+    assert all(group is not None and group.isdecimal() for group in Full.groups)
+    assert not any(map(replica_is_asked, addresses))
+    key = {"Authorization": "Bearer one"}
+    assert [replica_is_asked(address, **key) for address in addresses[:9]] == [True, *[False] * 8], (
+        "a key is one caller"
+    )
