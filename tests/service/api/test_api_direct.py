@@ -175,7 +175,7 @@ async def test_every_answer_is_the_same(tmp_path: Path) -> None:
 
 
 async def test_keys_are_asked_for_and_charged(tmp_path: Path) -> None:
-    made = {scope: new_key(scope, [scope], 1000) for scope in ("encode", "decode")}
+    made = {scope: new_key(scope, [scope], 10) for scope in ("encode", "decode")}
     write_keys(tmp_path / "keys.json", [key for _, key in made.values()])
     settings = Settings(limits=LIMITS, keys=tmp_path / "keys.json", ingress_replicas=1)
     async with both(settings) as (direct, alone):
@@ -183,11 +183,11 @@ async def test_keys_are_asked_for_and_charged(tmp_path: Path) -> None:
         for secret in ("nonsense", made["decode"][0], made["encode"][0]):
             request = pixels(Authorization=f"Bearer {secret}")
             answers = [await ask(app, request) for app in (direct, alone)]
-            left = [int(answer["headers"].pop("ratelimit-remaining", 1000)) for answer, _ in answers]
+            left = [int(answer["headers"].pop("ratelimit-remaining", 10)) for answer, _ in answers]
             for answer, _ in answers:  # a budget refills while the test runs
                 answer["headers"].pop("ratelimit-reset", None)
             assert answers[0] == answers[1]
-            seen.append((answers[0][0]["status"], max(left) < 1000))
+            seen.append((answers[0][0]["status"], max(left) < 10))
     assert seen == [(401, False), (403, False), (200, True)]
 
 
@@ -195,11 +195,15 @@ async def test_deadlines_and_admission_hold() -> None:
     async with both(Settings(limits=LIMITS, max_inflight_requests=1)) as (direct, alone):
         for app in (direct, alone):
             app.backend.stall = asyncio.Event().wait
-        late = pixels(**{"X-Request-Timeout-Seconds": "0.05"})
-        answers = [await ask(app, late) for app in (direct, alone)]
-        assert answers[0] == answers[1]
-        assert answers[0][0]["status"] == 504
-        assert direct.backend.cancelled == alone.backend.cancelled == 1
+        for seconds in ("0.05", "0.5", "5", "50"):  # on a busy machine the time may end before the work begins
+            late = pixels(**{"X-Request-Timeout-Seconds": seconds})
+            answers = [await ask(app, late) for app in (direct, alone)]
+            assert answers[0] == answers[1]
+            assert answers[0][0]["status"] == 504
+            if direct.backend.cancelled and alone.backend.cancelled:
+                break
+        else:
+            raise AssertionError("the work is not cancelled")
         refused = []
         for app in (direct, alone):
             going, holder = asyncio.Event(), asyncio.Event()
