@@ -128,9 +128,13 @@ def test_the_deadline_is_an_event() -> None:
         server.generators.stall = asyncio.Event().wait  # type: ignore[assignment]
         *_, (name, problem), _ = events(http.post("/generate?class=0", headers=EVENTS).text)
         assert (name, problem["code"]) == ("error", "deadline-exceeded")
-        plain = http.post("/generate?class=0")
-        assert plain.json()["code"] == "deadline-exceeded"
-        eventually(lambda: (server.generators.cancelled, server.generators.running) == (2, 0))
+
+        def ended() -> bool:
+            assert http.post("/generate?class=0").json()["code"] == "deadline-exceeded"
+            return server.generators.cancelled >= 2
+
+        eventually(ended)  # on a busy machine the time may end before the work begins
+        eventually(lambda: server.generators.running == 0)
 
 
 @pytest.mark.parametrize("accept", ["text/event-stream", "*/*"])
