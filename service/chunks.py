@@ -68,6 +68,17 @@ def chunk_positions(geometry: Geometry, chunk: ChunkInput) -> int:
     return max(1, t - started) * h * w
 
 
+def chunk_size(geometry: Geometry, chunk: ChunkInput) -> Size:
+    """Return frames, height and width of the pixels of a chunk, of which a decoded one has its padding still on."""
+    if chunk.array.dtype == np.uint8:
+        frames, height, width = chunk.array.shape[:3]
+        return frames, height, width
+    t, h, w = chunk.array.shape[:3]
+    started = int(chunk.state is not None and chunk.state.frames > 0)
+    frames, height, width = geometry.size((t + started, h, w))
+    return frames - started, height, width
+
+
 @dataclass(frozen=True)
 class StreamDescription:
     """A clip that arrives, as far as it is known.

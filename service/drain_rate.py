@@ -43,7 +43,8 @@ class DrainRate:
 
     def seconds(self, work: float) -> float | None:
         """Return the time that `work` takes, or None before anything was measured."""
-        return None if self.per_second is None else work / self.per_second
+        rate = self.per_second
+        return None if rate is None else work / rate
 
 
 def retry_after(seconds: float | None) -> float:

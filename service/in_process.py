@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +10,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from service.chunks import ChunkInput, ChunkOutput, chunk_positions
+from service.chunks import ChunkInput, ChunkOutput, chunk_positions, chunk_size
 from service.errors import ProblemError
-from service.flow import Flow
 from service.jobs.queue import JobQueue
 from service.jobs.records import Quotas
 from service.jobs.runner import Runner
@@ -23,7 +20,7 @@ from service.jobs.store import JobStore
 from service.jobs.work import GenerateWork
 from service.operations.bundles import find_card
 from service.scheduling.batcher import Batcher
-from service.scheduling.executor import BatchExecutor, Done, Launch, Observer
+from service.scheduling.executor import BatchExecutor, Launch, Observer
 from service.scheduling.step_executor import StepEngine, StepExecutor, StepObserver, StepRequest
 from service.scheduling.stepper import Capacity
 from service.settings import Settings
@@ -37,10 +34,10 @@ from service.types import (
     GeneratorCard,
     JobProgress,
     Media,
+    Message,
     ModelCard,
     Op,
     Size,
-    Timing,
     TokenizerKey,
     Want,
     encode_each,
@@ -48,13 +45,6 @@ from service.types import (
 )
 
 STALL_FACTOR = 3  # deadlines that one batch may take before the engine counts as stuck
-
-
-class WorkObserver(Observer, Protocol):
-    """The metrics of the tokenizer tier."""
-
-    def done(self, op: Op, frames: int, tokens: int, model: str, requests: int = 1) -> None:
-        """Count requests that a bundle has answered, with their frames and positions."""
 
 
 class LocalBackend:
@@ -73,13 +63,12 @@ class LocalBackend:
         cards: list[ModelCard],
         launch: Launch,
         settings: Settings,
-        observer: WorkObserver,
+        observer: Observer,
         codebooks: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
         self._cards = cards
         self._codebooks = codebooks or {}
         self._seconds = settings.request_seconds
-        self._observer = observer
         batcher = Batcher(
             settings.max_batch_tokens,
             settings.max_batch_requests,
@@ -87,7 +76,6 @@ class LocalBackend:
             settings.max_queue_seconds,
         )
         self._executor = BatchExecutor(launch, batcher, observer)
-        self._answered: Counter[TokenizerKey] = Counter()  # in this turn of the loop
 
     def check_health(self) -> None:
         """Check that this process can still work.
@@ -151,45 +139,36 @@ class LocalBackend:
 
     async def encode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Encode the next frames of a clip."""
-        return await self._submit_chunk(model, "encode_chunk", "pixels", size_of(chunk.array), chunk, seconds)
+        return await self._submit_chunk(model, "encode_chunk", "pixels", chunk, seconds)
 
     async def decode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Decode the next latent frames of a clip."""
         kind: Literal["tokens", "latents"] = "latents" if chunk.array.dtype.kind == "f" else "tokens"
-        t, h, w = chunk.array.shape[:3]
-        return await self._submit_chunk(model, "decode_chunk", kind, (t, h, w), chunk, seconds)
+        return await self._submit_chunk(model, "decode_chunk", kind, chunk, seconds)
 
     async def _submit_chunk(
         self,
         model: str,
         op: Op,
         kind: Literal["pixels", "tokens", "latents"],
-        size: Size,
         chunk: ChunkInput,
         seconds: float | None,
     ) -> ChunkOutput:
         card = find_card(self._cards, model)
-        key, cost = TokenizerKey(card.id, op, kind, size), chunk_positions(card.geometry, chunk)
+        key, cost = (
+            TokenizerKey(card.id, op, kind, chunk_size(card.geometry, chunk)),
+            chunk_positions(card.geometry, chunk),
+        )
         answer, timing = await self._executor.submit(key, cost, chunk, self._seconds if seconds is None else seconds)
-        frames = len(chunk.array) if op == "encode_chunk" else len(answer.array)
-        self._observer.done(op, frames, cost, card.id)
         return replace(answer, queue_ms=timing.queue_ms, compute_ms=timing.compute_ms)
 
-    def start(
-        self, key: TokenizerKey, payloads: Sequence[NDArray[Any]], seconds: float, done: Done, flow: Flow
-    ) -> Sequence[int]:
-        """Queue calls that came together; return their numbers. Arguments and errors as `BatchExecutor.start`.
+    def start(self, messages: Sequence[Message]) -> list[Sequence[int] | Exception]:
+        """Queue the items of messages; arguments, outcomes and refusals as `BatchExecutor.start`.
 
         The result of encode is a pair of tokens (uint16 or int32) and latents, either of them None; that of the others
         is pixels.
         """
-
-        def count(index: int, outcome: Any, timing: Timing | None) -> None:
-            if timing is not None and not isinstance(outcome, BaseException):
-                self._count(key)
-            done(index, outcome, timing)
-
-        return self._executor.start(key, self._positions(key), payloads, seconds, count, flow)
+        return self._executor.start(messages)
 
     def cancel(self, number: int) -> bool:
         """Take a call out of the queue; False if it runs or is over."""
@@ -197,24 +176,7 @@ class LocalBackend:
 
     async def _submit(self, card: ModelCard, key: TokenizerKey, payload: Any, seconds: float | None) -> Any:
         cost = card.geometry.positions(key.size)
-        answer = await self._executor.submit(key, cost, payload, self._seconds if seconds is None else seconds)
-        self._count(key)
-        return answer
-
-    def _positions(self, key: TokenizerKey) -> int:
-        return find_card(self._cards, key.model).geometry.positions(key.size)
-
-    def _count(self, key: TokenizerKey) -> None:
-        """Count an answer with the others of this turn of the loop, since a batch's answers come together."""
-        if not self._answered:
-            asyncio.get_running_loop().call_soon(self._report)
-        self._answered[key] += 1
-
-    def _report(self) -> None:
-        answered, self._answered = self._answered, Counter()
-        for key, requests in answered.items():
-            positions = requests * self._positions(key)
-            self._observer.done(key.op, requests * key.size[0], positions, key.model, requests)
+        return await self._executor.submit(key, cost, payload, self._seconds if seconds is None else seconds)
 
 
 class GenerateEngine(StepEngine, Protocol):

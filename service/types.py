@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from media.types import Frames, MediaOptions
 from model.geometry import Geometry, Size
 from service.chunks import ChunkInput, ChunkOutput, FrameStream
 from service.errors import ProblemError
+from service.flow import NOBODY, Flow
 
 Want = Literal["tokens", "latents", "both"]
 Op = Literal["encode", "decode", "reconstruct", "encode_chunk", "decode_chunk"]
@@ -63,8 +64,7 @@ class ModelCard:
         return asdict(self)
 
 
-@dataclass(frozen=True)
-class TokenizerKey:
+class TokenizerKey(NamedTuple):
     """A kind of work of the tokenizers; arrays of equal key stack into one batch.
 
     Args:
@@ -81,14 +81,41 @@ class TokenizerKey:
     size: Size
     want: Want = "both"
 
+    @property
+    def frames(self) -> int:
+        """Return the pixel frames of an item."""
+        return self.size[0]
 
-@dataclass(frozen=True)
-class Timing:
+
+class Timing(NamedTuple):
     """Where a request spent its time in the tokenizer tier, milliseconds, and how much company it had."""
 
     queue_ms: float
     compute_ms: float
     batch_size: int
+
+
+Done = Callable[[int, Any, Timing | None], None]  # of the item at an index, a result with its timing, or an exception
+
+
+class Message(NamedTuple):
+    """Items of one call that are alike, for a queue of work, which takes all of them or none.
+
+    Args:
+        key: what the items may share a batch with.
+        cost: latent positions of each.
+        payloads: of the items.
+        seconds: time left until their deadline.
+        done: called once for each item that is not cancelled, on the event loop. Nobody reads the payload any more.
+        flow: whose share they take.
+    """
+
+    key: TokenizerKey
+    cost: int
+    payloads: Sequence[Any]
+    seconds: float
+    done: Done
+    flow: Flow = NOBODY
 
 
 @dataclass(frozen=True)
@@ -357,38 +384,6 @@ class Media(Protocol):
 
     async def encode(self, pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None = None) -> bytes:
         """Compress uint8 RGB pixels (T, H, W, 3), T = 1 for a picture; quality is 1 to 100, None for the default."""
-        ...
-
-
-class HttpMetrics(Protocol):
-    """The metrics of the HTTP tier: one observation for each finished request. Labels come from closed sets."""
-
-    def observe(
-        self,
-        route: str,
-        method: str,
-        code: str,
-        seconds: float,
-        bytes_in: int,
-        bytes_out: int,
-        problem: str | None,
-        notes: Mapping[str, Any],
-    ) -> None:
-        """Count a request that is over.
-
-        Args:
-            route: such as "/encode", or "other".
-            method: such as "POST", or "other".
-            code: the HTTP status, or "499" when the client left first.
-            seconds: from the first byte of the request to the last of the answer.
-            bytes_in, bytes_out: bodies, bytes.
-            problem: the code of its refusal, or None.
-            notes: further fields of its line in the log, such as "queue_ms".
-        """
-        ...
-
-    def in_flight(self, route: str, change: int) -> None:
-        """Count a request that began (+1) or ended (-1)."""
         ...
 
 

@@ -30,7 +30,7 @@ OUTSIDE = {"benchmarks", "bundles", "deploy", "docs", "examples", "tests"}
 # Parts of the service, and the other parts that each may import; what is not named here may import none.
 SERVICE = {
     "formats": {"errors", "types"},
-    "types": {"chunks", "errors"},
+    "types": {"chunks", "errors", "flow"},
     "sandbox": {"chunks", "drain_rate", "errors", "settings"},
     "scheduling": {"drain_rate", "errors", "flow", "types"},
     "link": {"errors", "flow", "trace", "types"},

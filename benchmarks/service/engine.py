@@ -46,6 +46,9 @@ class Silent:
     def split(self, batch: Batch, failure: Failure) -> None:
         """Ignore it."""
 
+    def done(self, op: Any, frames: int, tokens: int, model: str, requests: int) -> None:
+        """Ignore it."""
+
 
 @app.command()
 def main(

@@ -51,7 +51,7 @@ def main(processes: Annotated[int, typer.Option(help="Processes that a scrape ad
         def at_tokenizer() -> None:
             tokenizer.queue(1, 256, 1.0)
             tokenizer.queue(0, 0, None)
-            tokenizer.done("encode", 1, 256, "m")
+            tokenizer.done("encode", 1, 256, "m", 1)
 
         print(f"request at the ingress: {_least(at_ingress, CALLS):.1f} µs")
         print(f"request at the tokenizer: {_least(at_tokenizer, CALLS):.1f} µs")

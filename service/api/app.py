@@ -14,7 +14,7 @@ from service.api.cors import Cors
 from service.api.direct import DirectRoutes
 from service.api.errors import on_http_exception, on_problem
 from service.api.log import configure
-from service.api.middleware import RequestMiddleware, SpanExporter, route_labels
+from service.api.middleware import HttpMetrics, RequestMiddleware, SpanExporter, route_labels
 from service.api.openapi import REFUSAL, add_security
 from service.api.request_id import RequestId
 from service.api.routes import TOKENIZER_ROUTES, routers
@@ -27,7 +27,7 @@ from service.keys import KeyRing
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.stored_answer import KeyedAnswers
-from service.types import Backend, Generated, GenerateJob, GeneratorBackend, GeneratorCard, HttpMetrics
+from service.types import Backend, Generated, GenerateJob, GeneratorBackend, GeneratorCard
 
 
 class NoGenerators:

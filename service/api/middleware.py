@@ -18,7 +18,6 @@ from service.errors import ProblemError
 from service.trace import Stage, TraceContext
 from service.trace import current as current_trace
 from service.trace import stages as current_stages
-from service.types import HttpMetrics
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TRACE_RESPONSE = b"traceresponse"  # https://w3c.github.io/trace-context/#traceresponse-header
@@ -54,6 +53,38 @@ class RequestMiddleware:
             return
         route = route_label(scope["path"], self._labels)
         await _Exchange(self._app, self._observers, route, scope, receive, send).run()
+
+
+class HttpMetrics(Protocol):
+    """The metrics of the HTTP tier: one observation for each finished request. Labels come from closed sets."""
+
+    def observe(
+        self,
+        route: str,
+        method: str,
+        code: str,
+        seconds: float,
+        bytes_in: int,
+        bytes_out: int,
+        problem: str | None,
+        notes: Mapping[str, Any],
+    ) -> None:
+        """Count a request that is over.
+
+        Args:
+            route: such as "/encode", or "other".
+            method: such as "POST", or "other".
+            code: the HTTP status, or "499" when the client left first.
+            seconds: from the first byte of the request to the last of the answer.
+            bytes_in, bytes_out: bodies, bytes.
+            problem: the code of its refusal, or None.
+            notes: further fields of its line in the log, such as "queue_ms".
+        """
+        ...
+
+    def in_flight(self, route: str, change: int) -> None:
+        """Count a request that began (+1) or ended (-1)."""
+        ...
 
 
 class SpanExporter(Protocol):

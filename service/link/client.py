@@ -199,29 +199,16 @@ class LinkClient:
         want: int = 0,
     ) -> list[Outcome]:
         array, count = arrays[0], len(arrays)
-        slot = self._take(count * array.nbytes)
-        self._arena.write(slot, arrays)
-        shape = cast(tuple[int, int, int, int], (*array.shape, 0)[:4])
-        place, context = (slot.offset, count * array.nbytes, 0, 0), (packed_trace(), current_flow.get().packed)
-        request = Request(0, OPS.index(op), want, content, 0, shape, size, *place, 0.0, *context, count)
-        return await self._do(card, request, slot, seconds)
-
-    async def _do(self, card: ModelCard, request: Request, slot: Slot, seconds: float) -> list[Outcome]:
-        """Have a call done whose arrays are in a slot. The slot is the link's from now on, whatever happens."""
-        slots: tuple[Slot, ...] = (slot,)
-        needed = request.items * answer_bytes(card, request.op, request.want, request.size)
-        if needed:
-            try:
-                slots = (slot, self._take(needed))
-            except Exception:
-                self._arena.give_back(slot)
-                raise
-            request = request._replace(answer_offset=slots[1].offset, answer_length=needed)
-        number = next(self._ids)
-        deadline = self._loop.time() + seconds
-        pending = _Pending(self._loop.create_future(), card, request._replace(id=number), deadline)
-        cost = request.items * card.geometry.positions(request.size)
-        tries = self._tries if request.items == 1 else 1  # one of many may be what ends tokenizers
+        nbytes, answer_length = count * array.nbytes, count * answer_bytes(card, OPS.index(op), want, size)
+        slots = self._take_slots(nbytes, answer_length)
+        self._arena.write(slots[0], arrays)
+        place = (slots[0].offset, nbytes, slots[1].offset if answer_length else 0, answer_length)
+        number, shape = next(self._ids), cast(tuple[int, int, int, int], (*array.shape, 0)[:4])
+        context = (packed_trace(), current_flow.get().packed)
+        request = Request(number, OPS.index(op), want, content, 0, shape, size, *place, 0.0, *context, count)
+        pending = _Pending(self._loop.create_future(), card, request, self._loop.time() + seconds)
+        cost = count * card.geometry.positions(size)
+        tries = self._tries if count == 1 else 1  # one of many may be what ends tokenizers
         call = self._calls[number] = Call(number, card.hash, cost, slots, tries, pending)
         self._dispatcher.submit(call)
         try:
@@ -234,6 +221,15 @@ class LinkClient:
                     self._arena.give_back(slot)
             elif (peer := self._dispatcher.cancel(call)) is not None:  # it still runs
                 self._peers[peer].send(cancellation(number))
+
+    def _take_slots(self, size: int, answer_size: int) -> tuple[Slot, ...]:
+        """Return a slot for the arrays of a call, and one for its answer if that needs bytes."""
+        slot = self._take(size)
+        try:
+            return (slot, self._take(answer_size)) if answer_size else (slot,)
+        except Exception:
+            self._arena.give_back(slot)
+            raise
 
     def _take(self, size: int) -> Slot:
         if size > self._arena.slots.largest:

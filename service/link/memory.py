@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import math
 import mmap
 import os
 from collections.abc import Sequence
@@ -75,6 +74,8 @@ def attach(descriptor: int, size: int) -> mmap.mmap:
         os.close(descriptor)
 
 
-def array_at(memory: mmap.mmap, offset: int, dtype: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return the array at a place of a mapping; it keeps the mapping alive."""
-    return np.frombuffer(memory, dtype, math.prod(shape), offset).reshape(shape)
+def array_at(
+    memory: mmap.mmap | memoryview, offset: int, dtype: str | np.dtype[Any], shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Return the array at a place of a mapping, which it keeps alive; of a read-only view it is read-only."""
+    return np.ndarray(shape, dtype, memory, offset)

@@ -7,19 +7,23 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 from service.errors import PROBLEMS, ProblemError
 from service.flow import PACKED_BYTES
-from service.types import ModelCard, Op, Size, Want
+from service.types import ModelCard, Op, Size, TokenizerKey, Want
 
 GREETING = struct.Struct("<8sQ")  # magic, arena bytes; the arena's descriptor travels along
 
 OPS: tuple[Op, ...] = ("encode", "decode", "reconstruct")
 WANTS: tuple[Want, ...] = ("tokens", "latents", "both")
 PIXELS, TOKENS, LATENTS = range(3)  # content of an array
-ITEM_BYTES = (1, 4, 4)
+CONTENTS: tuple[Literal["pixels", "tokens", "latents"], ...] = ("pixels", "tokens", "latents")
+DTYPES = ("|u1", "<i4", "<f4")  # of them
 CANCEL = 255  # in place of an op
 
 # id, op, want, content, model, count, shape, size, offset, bytes, answer's offset, answer's bytes, seconds left, trace,
@@ -27,6 +31,7 @@ CANCEL = 255  # in place of an op
 REQUEST = struct.Struct("<QBBBxHH4I3I4xQQQQd24s9s7x")
 MAX_SECONDS = 86_400.0
 MAX_COUNT = 1024
+REMEMBERED_FORMS = 256  # sizes come from callers
 
 HELLO, DONE, PROBLEM, ELSEWHERE, LEAVING, DROPPED, BATCH = range(7)  # kinds of answers
 # total bytes, kind, bytes of a token, id, queue ms, compute ms, batch
@@ -169,38 +174,81 @@ def parse_many(body: bytes, count: int) -> list[Answer]:
     return answers
 
 
-def check_request(request: Request, arena_bytes: int, cards: Sequence[ModelCard]) -> ModelCard:
-    """Return the bundle that a request names.
+class Form(NamedTuple):
+    """The common part of calls that are alike.
 
     Args:
-        request: anything but a cancellation, from a process that may be hostile.
-        arena_bytes: size of its arena.
-        cards: the bundles that are served.
-
-    Raises:
-        BadMessageError: an offset, a length, a shape or a number does not fit.
+        card: the bundle.
+        key: what their items may share a batch with.
+        cost: latent positions of an item.
+        shape: of an item's array, without an axis that there is not.
+        dtype: of it.
+        item_bytes: of it.
+        answer_bytes: of an item in the arena.
+        token_dtype: as tokens travel.
     """
-    if request.op >= len(OPS) or request.want >= len(WANTS) or request.content > LATENTS:
-        raise BadMessageError(f"A request has {request.op=}, {request.want=} and {request.content=}: unknown.")
-    if request.model >= len(cards):
-        raise BadMessageError(f"A request has {request.model=}, which is over {len(cards)} bundles.")
-    if not (math.isfinite(request.seconds) and request.seconds <= MAX_SECONDS):
-        raise BadMessageError(f"A request has {request.seconds=}, which is not a time.")
-    card = cards[request.model]
-    if min(request.size) < 1 or request.shape != array_shape(card, request.op, request.content, request.size):
-        raise BadMessageError(f"A request has {request.shape=}, which does not fit {request.size=}.")
-    if not 1 <= request.items <= MAX_COUNT:
-        raise BadMessageError(f"A request has {request.items=}, which is not from 1 to {MAX_COUNT}.")
-    if request.length != request.items * _bytes(request.shape, request.content):
-        raise BadMessageError(f"A request has {request.length=}, which does not fit {request.shape=}.")
-    if request.answer_length != request.items * answer_bytes(card, request.op, request.want, request.size):
-        raise BadMessageError(f"A request has {request.answer_length=}, which does not fit {request.size=}.")
-    end, answer_end = request.offset + request.length, request.answer_offset + request.answer_length
-    if max(end, answer_end) > arena_bytes:
-        raise BadMessageError(f"A request has {end=} or {answer_end=}, which is over {arena_bytes} bytes.")
-    if request.answer_length and request.offset < answer_end and request.answer_offset < end:
-        raise BadMessageError("The array and its answer overlap.")
-    return card
+
+    card: ModelCard
+    key: TokenizerKey
+    cost: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    item_bytes: int
+    answer_bytes: int
+    token_dtype: np.dtype[Any]
+
+
+class Forms:
+    """The check of requests. Few differ in form, so the forms that came lately are remembered.
+
+    Args:
+        cards: the bundles that are served.
+    """
+
+    def __init__(self, cards: Sequence[ModelCard]) -> None:
+        self._cards = cards
+        self._form = lru_cache(REMEMBERED_FORMS)(self._make)
+
+    def check(self, request: Request, arena_bytes: int) -> Form:
+        """Return the form of a request.
+
+        Args:
+            request: anything but a cancellation, from a process that may be hostile.
+            arena_bytes: size of its arena.
+
+        Raises:
+            BadMessageError: an offset, a length, a shape or a number does not fit.
+        """
+        form = self._form(*request[1:7])
+        if not 0 <= request.seconds <= MAX_SECONDS:
+            raise BadMessageError(f"A request has {request.seconds=}, which is not a time.")
+        items = request.items
+        if not 1 <= items <= MAX_COUNT:
+            raise BadMessageError(f"A request has {request.items=}, which is not from 1 to {MAX_COUNT}.")
+        if request.length != items * form.item_bytes:
+            raise BadMessageError(f"A request has {request.length=}, which does not fit {request.shape=}.")
+        if request.answer_length != items * form.answer_bytes:
+            raise BadMessageError(f"A request has {request.answer_length=}, which does not fit {request.size=}.")
+        end, answer_end = request.offset + request.length, request.answer_offset + request.answer_length
+        if max(end, answer_end) > arena_bytes:
+            raise BadMessageError(f"A request has {end=} or {answer_end=}, which is over {arena_bytes} bytes.")
+        if request.answer_length and request.offset < answer_end and request.answer_offset < end:
+            raise BadMessageError("The array and its answer overlap.")
+        return form
+
+    def _make(self, op: int, want: int, content: int, model: int, shape: tuple[int, int, int, int], size: Size) -> Form:
+        if op >= len(OPS) or want >= len(WANTS) or content > LATENTS:
+            raise BadMessageError(f"A request has {op=}, {want=} and {content=}: unknown.")
+        if model >= len(self._cards):
+            raise BadMessageError(f"A request has {model=}, which is over {len(self._cards)} bundles.")
+        card = self._cards[model]
+        if min(size) < 1 or shape != array_shape(card, op, content, size):
+            raise BadMessageError(f"A request has {shape=}, which does not fit {size=}.")
+        key = TokenizerKey(card.id, OPS[op], CONTENTS[content], size, WANTS[want] if OPS[op] == "encode" else "both")
+        axes, dtype = shape if shape[3] else shape[:3], np.dtype(DTYPES[content])
+        token_dtype = np.dtype("<u2" if card.codebook_size is not None and card.codebook_size <= 2**16 else "<u4")
+        item_bytes, cost = math.prod(axes) * dtype.itemsize, card.geometry.positions(size)
+        return Form(card, key, cost, axes, dtype, item_bytes, answer_bytes(card, op, want, size), token_dtype)
 
 
 def array_shape(card: ModelCard, op: int, content: int, size: Size) -> tuple[int, int, int, int]:
@@ -253,7 +301,3 @@ def parse_problem(body: bytes) -> ProblemError:
         return ProblemError(*fields)
     except (ValueError, TypeError, LookupError) as error:
         raise BadMessageError("A refusal of a tokenizer cannot be read.") from error
-
-
-def _bytes(shape: tuple[int, int, int, int], content: int) -> int:
-    return math.prod(shape[:3]) * (shape[3] or 1) * ITEM_BYTES[content]

@@ -8,9 +8,10 @@ import mmap
 import os
 import secrets
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from numpy.typing import NDArray
 
@@ -26,46 +27,37 @@ from service.link.messages import (
     ELSEWHERE,
     GREETING,
     HELLO,
-    LATENTS,
     LEAVING,
     MAGIC,
-    OPS,
-    PIXELS,
     PROBLEM,
-    TOKENS,
-    WANTS,
     Answer,
     BadMessageError,
+    Form,
+    Forms,
     Request,
     RequestReader,
-    check_request,
     pack_cards,
     pack_problem,
 )
-from service.types import ModelCard, Timing, TokenizerKey
-
-Done = Callable[[int, Any, Timing | None], None]  # of the item at an index, a result with its timing, or an exception
+from service.types import Message, ModelCard, Timing
 
 GREETING_SECONDS = 5.0
 BACKLOG = 64
 POLL_SECONDS = 0.01
 ACCEPT_AGAIN_SECONDS = 1.0
-CONTENTS: tuple[Literal["pixels", "tokens", "latents"], ...] = ("pixels", "tokens", "latents")
-DTYPES = ("|u1", "<i4", "<f4")  # of them
+REMEMBERED_FLOWS = 1024  # callers come and go
 
 log = logging.getLogger("ray.serve")
 
 
 class Worker(Protocol):
-    """A queue of calls that `done` answers; `in_process.LocalBackend` is one."""
+    """A queue of work; `in_process.LocalBackend` is one."""
 
-    def start(
-        self, key: TokenizerKey, payloads: Sequence[NDArray[Any]], seconds: float, done: Done, flow: Flow
-    ) -> Sequence[int]:
-        """Queue the items of a call, all of them or none; return their numbers. `done` is called afterwards."""
+    def start(self, messages: Sequence[Message]) -> Sequence[Sequence[int] | Exception]:
+        """Queue the items of messages; return the numbers of each one's items, or why they were refused."""
 
     def cancel(self, number: int) -> bool:
-        """Take a call out of the queue; False if it runs or is over."""
+        """Take an item out of the queue; False if it runs or is over."""
 
 
 class LinkServer:
@@ -83,6 +75,9 @@ class LinkServer:
     ) -> None:
         self.worker, self.cards, self.broken = worker, cards, broken
         self.links: set[_Link] = set()
+        self.forms = Forms(cards)
+        self.flow = lru_cache(REMEMBERED_FLOWS)(Flow.unpack)
+        self._arrived: list[tuple[_Call, Message]] = []  # in this turn of the loop
         self._path = directory / f"{secrets.token_hex(SOCKET_NAME_BYTES)}{SUFFIX}"
         self._listener = socket.socket(socket.AF_UNIX)
         self._greetings: set[asyncio.Task[None]] = set()
@@ -112,6 +107,28 @@ class LinkServer:
         self._stop_listening()
         for link in list(self.links):
             link.abort()
+
+    def take(self, call: _Call, message: Message) -> None:
+        """Have a call done, with all others of this turn of the loop, whoever sent them: the queue is locked once."""
+        if not self._arrived:
+            asyncio.get_running_loop().call_soon(self._start)
+        self._arrived.append((call, message))
+
+    def _start(self) -> None:
+        arrived = [(call, message) for call, message in self._arrived if not call.cancelled]
+        self._arrived = []
+        if not arrived:
+            return
+        outcomes: Sequence[Sequence[int] | Exception]
+        try:
+            outcomes = self.worker.start([message for _, message in arrived])
+        except Exception as error:  # or the callers would wait for their deadlines
+            outcomes = [error] * len(arrived)
+        for (call, _), outcome in zip(arrived, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                call.refuse(outcome)
+            else:
+                call.numbers = outcome
 
     def _stop_listening(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -153,37 +170,84 @@ class LinkServer:
 
 
 class _Call:
-    """The items of one request that a worker has.
+    """The items of one request, from its arrival to its answer.
 
     Attributes:
-        numbers: at the worker, of the items that it has.
+        numbers: of the items at the worker; None before it has them.
         cancelled: whether nobody waits for the answer.
     """
 
-    def __init__(self, request: Request, card: ModelCard) -> None:
-        self.request, self.card = request, card
-        self.numbers: dict[int, int] = {}
+    __slots__ = ("_answers", "_form", "_left", "_link", "_request", "cancelled", "numbers")
+
+    def __init__(self, link: _Link, request: Request, form: Form) -> None:
+        self.numbers: Sequence[int] | None = None
         self.cancelled = False
-        self._answers: dict[int, Answer] = {}
+        self._link, self._request, self._form = link, request, form
+        self._answers: list[Answer | None] = [None] * request.items
+        self._left = request.items
 
-    def answer_id(self, index: int) -> int:
-        """Return the id of the answer to an item: its index, among many."""
-        return self.request.id if self.request.items == 1 else index
+    def cancel(self) -> None:
+        """Take the items out of the queue. Those that run end first: nobody may read their arrays any more."""
+        self.cancelled = True
+        if self.numbers is None:
+            self._link.end(self._request.id, Answer(DROPPED, self._request.id))
+            return
+        for index, number in enumerate(self.numbers):
+            if self._link.server.worker.cancel(number):
+                self._finish(index, Answer(DROPPED))
 
-    def finish(self, index: int, answer: Answer) -> Answer | None:
-        """Keep the answer to an item; return that to the call once all are there."""
-        self.numbers.pop(index, None)
+    def refuse(self, error: Exception) -> None:
+        """Answer all items alike."""
+        for index in range(self._request.items):
+            self.done(index, error, None)
+
+    def done(self, index: int, outcome: Any, timing: Timing | None) -> None:
+        """Answer an item; arguments as of `types.Done`."""
+        try:
+            answer = self._answer(index, outcome, timing)
+        except Exception as error:  # or the caller would wait for its deadline
+            answer = self._answer(index, error, None)
+        self._finish(index, answer)
+
+    def _finish(self, index: int, answer: Answer) -> None:
         self._answers[index] = answer
-        if len(self._answers) < self.request.items:
-            return None
+        self._left -= 1
+        if not self._left:
+            self._link.end(self._request.id, self._whole([answer for answer in self._answers if answer is not None]))
+
+    def _whole(self, answers: Sequence[Answer]) -> Answer:
+        """Return the answer to the call."""
         if self.cancelled:
-            return Answer(DROPPED, self.request.id)
-        if any(answer.kind == ELSEWHERE for answer in self._answers.values()):
-            return Answer(ELSEWHERE, self.request.id)
-        if self.request.items == 1:
-            return answer
-        packed = (self._answers[number].pack() for number in range(self.request.items))
-        return Answer(BATCH, self.request.id, body=b"".join(packed))
+            return Answer(DROPPED, self._request.id)
+        if any(answer.kind == ELSEWHERE for answer in answers):
+            return Answer(ELSEWHERE, self._request.id)
+        if len(answers) == 1:
+            return answers[0]
+        return Answer(BATCH, self._request.id, body=b"".join(answer.pack() for answer in answers))
+
+    def _answer(self, index: int, outcome: Any, timing: Timing | None) -> Answer:
+        request, form = self._request, self._form
+        number = request.id if request.items == 1 else index  # among many it is the index
+        if timing is None or isinstance(outcome, BaseException):
+            return self._failure(number, outcome)
+        tokens, large = outcome if form.key.op == "encode" else (None, outcome)
+        if large is not None and form.answer_bytes:
+            if large.nbytes != form.answer_bytes:
+                raise ValueError(f"A result has {large.nbytes} bytes, and its place {form.answer_bytes}.")
+            self._link.write(request.answer_offset + index * form.answer_bytes, large)
+        if tokens is None or form.key.want == "latents":
+            return Answer(DONE, number, 0, *timing)
+        body = tokens.astype(form.token_dtype, copy=False).tobytes()
+        return Answer(DONE, number, form.token_dtype.itemsize, *timing, body)
+
+    def _failure(self, number: int, outcome: Any) -> Answer:
+        if isinstance(outcome, self._link.server.broken) or getattr(outcome, "code", None) == "draining":
+            return Answer(ELSEWHERE, number)
+        if isinstance(outcome, ProblemError):
+            return Answer(PROBLEM, number, body=pack_problem(outcome))
+        log.error("a request failed, trace %s", self._request.trace[:16].hex(), exc_info=outcome)
+        problem = ProblemError("internal", "The tokenizer failed on this request.")
+        return Answer(PROBLEM, number, body=pack_problem(problem))
 
 
 class _Link(asyncio.Protocol):
@@ -191,7 +255,8 @@ class _Link(asyncio.Protocol):
 
     def __init__(self, server: LinkServer, memory: mmap.mmap) -> None:
         self.calls: dict[int, _Call] = {}
-        self._server, self._memory = server, memory
+        self.server, self._memory = server, memory
+        self._inputs = memoryview(memory).toreadonly()
         self._reader = RequestReader()
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
@@ -199,13 +264,13 @@ class _Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._server.links.add(self)
+        self.server.links.add(self)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
-        self._server.links.discard(self)
-        for call in list(self.calls):
-            self._cancel(call)
+        self.server.links.discard(self)
+        for call in list(self.calls.values()):
+            call.cancel()
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -231,92 +296,40 @@ class _Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(b"".join(out))
 
+    def end(self, request_id: int, answer: Answer) -> None:
+        """Forget a call and send its answer."""
+        del self.calls[request_id]
+        self.answer(answer)
+
+    def write(self, offset: int, array: NDArray[Any]) -> None:
+        """Copy a result into the arena of a process that is there."""
+        if self._transport is not None:
+            array_at(self._memory, offset, array.dtype, array.shape)[...] = array
+
     def _take(self, request: Request) -> None:
         if request.op == CANCEL:
-            self._cancel(request.id)
+            if (call := self.calls.get(request.id)) is not None:
+                call.cancel()
             return
         if request.id in self.calls:
             raise BadMessageError(f"The call {request.id} exists already.")
-        card = check_request(request, len(self._memory), self._server.cards)
-        arrays = [self._array(request, card, index) for index in range(request.items)]
-        op, content = OPS[request.op], CONTENTS[request.content]
-        want = WANTS[request.want] if op == "encode" else "both"
-        key = TokenizerKey(card.id, op, content, request.size, want)
+        form = self.server.forms.check(request, len(self._memory))
         try:
-            flow = Flow.unpack(request.flow)
+            flow = self.server.flow(request.flow)
         except ValueError as error:
             raise BadMessageError(str(error)) from None
-        call = self.calls[request.id] = _Call(request, card)
-        self._start(call, arrays, key, flow)
+        arrays = [self._array(form, request.offset + index * form.item_bytes) for index in range(request.items)]
+        call = self.calls[request.id] = _Call(self, request, form)
+        self.server.take(call, Message(form.key, form.cost, arrays, request.seconds, call.done, flow))
 
-    def _start(self, call: _Call, arrays: Sequence[NDArray[Any]], key: TokenizerKey, flow: Flow) -> None:
-        def done(index: int, outcome: Any, timing: Timing | None) -> None:
-            try:
-                answer = self._outcome(call, index, outcome, timing)
-            except Exception as error:  # or the caller would wait for its deadline
-                answer = self._outcome(call, index, error, None)
-            self._finish(call, index, answer)
-
-        try:
-            numbers = self._server.worker.start(key, arrays, call.request.seconds, done, flow)
-        except Exception as error:  # the other calls of this process go on
-            for index in range(len(arrays)):
-                done(index, error, None)
-        else:
-            call.numbers.update(enumerate(numbers))
-
-    def _finish(self, call: _Call, index: int, item: Answer) -> None:
-        if (answer := call.finish(index, item)) is not None:
-            del self.calls[call.request.id]
-            self.answer(answer)
-
-    def _cancel(self, request_id: int) -> None:
-        """Take a call out of the queue. Items that run end first: nobody may read their arrays any more."""
-        if (call := self.calls.get(request_id)) is None:
-            return
-        call.cancelled = True
-        for index, number in list(call.numbers.items()):
-            if self._server.worker.cancel(number):
-                self._finish(call, index, Answer(DROPPED, request_id))
-
-    def _array(self, request: Request, card: ModelCard, index: int) -> NDArray[Any]:
-        shape = request.shape if request.shape[3] else request.shape[:3]
-        offset = request.offset + index * (request.length // request.items)
-        array = array_at(self._memory, offset, DTYPES[request.content], shape)
-        if request.content == TOKENS:
+    def _array(self, form: Form, offset: int) -> NDArray[Any]:
+        array = array_at(self._inputs, offset, form.dtype, form.shape)
+        if form.key.kind == "tokens":
             array = array.copy()  # they cannot change once they are checked
-            if array.min() < 0 or array.max() >= (card.codebook_size or 0):
-                raise BadMessageError(f"A token is outside the codebook of {card.codebook_size}.")
-        array.flags.writeable = False
+            if array.min() < 0 or array.max() >= (form.card.codebook_size or 0):
+                raise BadMessageError(f"A token is outside the codebook of {form.card.codebook_size}.")
+            array.flags.writeable = False
         return array
-
-    def _outcome(self, call: _Call, index: int, outcome: Any, timing: Timing | None) -> Answer:
-        number = call.answer_id(index)
-        if isinstance(outcome, self._server.broken) or getattr(outcome, "code", None) == "draining":
-            return Answer(ELSEWHERE, number)
-        if isinstance(outcome, ProblemError):
-            return Answer(PROBLEM, number, body=pack_problem(outcome))
-        if isinstance(outcome, BaseException) or timing is None:
-            log.error("a request failed, trace %s", call.request.trace[:16].hex(), exc_info=outcome)
-            problem = ProblemError("internal", "The tokenizer failed on this request.")
-            return Answer(PROBLEM, number, body=pack_problem(problem))
-        return self._pack(call, index, outcome, timing)
-
-    def _pack(self, call: _Call, index: int, outcome: Any, timing: Timing) -> Answer:
-        request, card = call.request, call.card
-        tokens, large = outcome if OPS[request.op] == "encode" else (None, outcome)
-        size = request.answer_length // request.items
-        if large is not None and size not in (0, large.nbytes):
-            raise ValueError(f"A result has {large.nbytes} bytes, and its place {size}.")
-        if large is not None and size and self._transport is not None:
-            dtype = DTYPES[LATENTS] if OPS[request.op] == "encode" else DTYPES[PIXELS]
-            array_at(self._memory, request.answer_offset + index * size, dtype, large.shape)[...] = large
-        body, token_bytes = b"", 0
-        if tokens is not None and WANTS[request.want] != "latents":
-            token_bytes = 2 if card.codebook_size is not None and card.codebook_size <= 2**16 else 4
-            body = tokens.astype(f"<u{token_bytes}", copy=False).tobytes()
-        times = (timing.queue_ms, timing.compute_ms, timing.batch_size)
-        return Answer(DONE, call.answer_id(index), token_bytes, *times, body)
 
 
 def _receive_arena(connection: socket.socket) -> mmap.mmap:

@@ -10,7 +10,7 @@ from service.metrics.definitions import OTHER_ROUTE, STAGES, WORK_ROUTES, counte
 
 
 class IngressMetrics:
-    """The metrics of one ingress replica; a `types.HttpMetrics`.
+    """The metrics of one ingress replica; a `api.middleware.HttpMetrics`.
 
     Args:
         replica: its name.
@@ -52,7 +52,7 @@ class IngressMetrics:
         """Count a request that is over.
 
         Args:
-            route, method, code, seconds, bytes_in, bytes_out, problem, notes: see `types.HttpMetrics`.
+            route, method, code, seconds, bytes_in, bytes_out, problem, notes: see `api.middleware.HttpMetrics`.
         """
         self._requests.labels(route, method, code).inc()
         known = _known(route)

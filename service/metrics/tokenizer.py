@@ -24,7 +24,7 @@ class KernelMetrics:
 
 
 class TokenizerMetrics:
-    """The metrics of one tokenizer replica; an `in_process.WorkObserver`.
+    """The metrics of one tokenizer replica; a `scheduling.executor.Observer`.
 
     Args:
         replica: its name.
@@ -84,7 +84,7 @@ class TokenizerMetrics:
         """Count a batch whose halves ran again, since the whole failed."""
         self._splits.labels(batch.key.op, failure).inc()
 
-    def done(self, op: Op, frames: int, tokens: int, model: str, requests: int = 1) -> None:
+    def done(self, op: Op, frames: int, tokens: int, model: str, requests: int) -> None:
         """Count requests that have been answered, with their frames and positions."""
         self._requests.labels(model, op).inc(requests)
         self._frames.labels(model).inc(frames)

@@ -115,7 +115,7 @@ class Batcher:
         Raises:
             ProblemError: `overloaded`, with the time that the work before the group needs.
         """
-        item, cost = items[0], sum(item.cost for item in items)
+        item, cost = items[0], len(items) * items[0].cost
         for each in items:
             if each.id in self._items or each.cost < 1:
                 raise ValueError(f"Item {each.id} of cost {each.cost} is queued already or costs nothing.")
@@ -130,7 +130,8 @@ class Batcher:
             allowed = max(0.0, patience)
             detail = f"The request would wait for {wait:.1f} s, and it may wait for {allowed:.1f} s."
             raise ProblemError("overloaded", detail, allowed, wait, [], retry_after(wait))
-        self._items.update((each.id, each) for each in items)
+        for each in items:
+            self._items[each.id] = each
         self._shares[item.flow.priority].add(items)
         self.queued_tokens += cost
         self._none_before = min(self._none_before, item.deadline)

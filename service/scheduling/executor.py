@@ -9,18 +9,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from service.errors import ProblemError
-from service.flow import Flow
 from service.flow import current as current_flow
 from service.scheduling.batcher import Batch, Batcher
 from service.scheduling.item import Item, Key
-from service.types import Timing
+from service.types import Done, Message, Timing, TokenizerKey
 
 Fetch = Callable[[], Sequence[Any]]  # waits for the results of a batch
 Launch = Callable[[Any, Sequence[Any]], Fetch]  # starts a batch: a key of its own kind, and payloads
-Done = Callable[[int, Any, Timing | None], None]  # of the item at an index, a result with its timing, or an exception
 Failure = Literal["memory", "error"]
 
 CLOSE_SECONDS = 5.0  # for what runs; a thread within the accelerator's library must not see the process end
@@ -47,6 +45,23 @@ class Observer(Protocol):
 
     def split(self, batch: Batch, failure: Failure) -> None:
         """Count a batch whose parts ran again, since the whole failed."""
+
+    def done(self, op: Any, frames: int, tokens: int, model: str, requests: int) -> None:
+        """Count the items of a batch that have results, with their frames and positions."""
+
+
+class _Waiting(NamedTuple):
+    """An item that is not over.
+
+    Args:
+        done: takes its outcome.
+        place: of the item in its message.
+        arrived: seconds on the monotonic clock.
+    """
+
+    done: Done
+    place: int
+    arrived: float
 
 
 class _Flight:
@@ -101,8 +116,8 @@ class BatchExecutor:
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._flights: deque[_Flight] = deque()  # of the thread: behind the one that lands
-        # What is not over, with the time of arrival: the event loop changes it, and what is queued under the lock.
-        self._waiting: dict[int, tuple[Callable[[Any, Timing | None], None], float]] = {}
+        # What is not over, by its number: the event loop changes it, and what is queued under the lock.
+        self._waiting: dict[int, _Waiting] = {}
         # all below belong to the event loop
         self._loop: asyncio.AbstractEventLoop | None = None
         self._next_id = 0
@@ -115,7 +130,7 @@ class BatchExecutor:
         with self._changed:
             return time.monotonic() - self._batcher.running[0].started if self._batcher.running else 0.0
 
-    async def submit(self, key: Key, cost: int, payload: Any, seconds: float) -> tuple[Any, Timing]:
+    async def submit(self, key: TokenizerKey, cost: int, payload: Any, seconds: float) -> tuple[Any, Timing]:
         """Queue one item and wait for its result. Cancelling the caller takes the item out of the queue.
 
         Args:
@@ -141,52 +156,49 @@ class BatchExecutor:
                 assert timing is not None
                 future.set_result((outcome, timing))
 
-        [item_id] = self.start(key, cost, [payload], seconds, done)
+        [admitted] = self.start([Message(key, cost, [payload], seconds, done, current_flow.get())])
+        if isinstance(admitted, Exception):
+            raise admitted
         try:
             return await future
         finally:
-            self.cancel(item_id)
+            self.cancel(admitted[0])
 
-    def start(
-        self,
-        key: Key,
-        cost: int,
-        payloads: Sequence[Any],
-        seconds: float,
-        done: Done,
-        flow: Flow | None = None,
-    ) -> Sequence[int]:
-        """Queue the items of one message, without a task of their own; return their numbers. Refused is all or nothing.
+    def start(self, messages: Sequence[Message]) -> list[Sequence[int] | Exception]:
+        """Queue the items of messages that came at one moment, without tasks of their own.
 
-        Args:
-            key, seconds: as for `submit`.
-            cost: of each item.
-            payloads: of the items.
-            done: called once for each item, on the event loop, unless `cancel` returned True: with its index, and a
-                result and its timing, or what `submit` raises. Nobody reads the payload any more.
-            flow: whose share they take; that of the request which is worked on by default.
-
-        Raises:
-            ProblemError: `overloaded`, `draining`.
+        Returns:
+            of each message the numbers of its items, or why they were refused: `overloaded` or `draining`, a
+            `ProblemError`. An item that was not refused is answered by `done`, with a result and its timing or what
+            `submit` raises, unless `cancel` returns True.
         """
         if self._closed:
-            raise _draining()
+            return [_draining() for _ in messages]
         now = time.monotonic()
-        flow, deadline = flow or current_flow.get(), now + seconds
-        first = self._next_id
-        self._next_id += len(payloads)
-        numbers = range(first, self._next_id)
-        pairs = zip(numbers, payloads, strict=True)
-        items = [Item(number, key, cost, deadline, payload, flow, first) for number, payload in pairs]
         with self._changed:
-            self._batcher.submit_many(items, now)
-            self._waiting.update((number, (partial(done, number - first), now)) for number in numbers)
+            admitted = [self._admit(message, now) for message in messages]
             self._report_queue()
             self._changed.notify()
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._thread.start()
-        self._ring_at(deadline, now)
+        self._ring_at(now + min(message.seconds for message in messages), now)
+        return admitted
+
+    def _admit(self, message: Message, now: float) -> Sequence[int] | Exception:
+        """Queue the items of a message or refuse them; call it under the lock."""
+        key, cost, payloads, seconds, done, flow = message
+        first, deadline = self._next_id, now + seconds
+        numbers = range(first, first + len(payloads))
+        pairs = zip(numbers, payloads, strict=True)
+        items = [Item(number, key, cost, deadline, payload, flow, first) for number, payload in pairs]
+        try:
+            self._batcher.submit_many(items, now)
+        except Exception as refusal:  # those that came at the same moment have a fate of their own
+            return refusal
+        self._next_id = numbers.stop
+        for place, number in enumerate(numbers):
+            self._waiting[number] = _Waiting(done, place, now)
         return numbers
 
     def cancel(self, item_id: int) -> bool:
@@ -240,26 +252,35 @@ class BatchExecutor:
 
     def _finish(self, flight: _Flight, outcomes: Sequence[Any], seconds: float) -> None:
         batch, begun = flight.batch, time.monotonic() - seconds
-        waits: dict[int | None, float] = {}  # of each message
+        timings: dict[int | None, Timing] = {}  # of each message
+        size, answered, cost = len(batch.items), 0, 0
         for item, outcome in zip(batch.items, outcomes, strict=True):
-            if item.id in self._waiting:
-                wait = waits[item.group] = begun - self._waiting[item.id][1]
-                self._answer(item.id, outcome, Timing(1000 * wait, 1000 * seconds, len(batch.items)))
-        self._observer.batch(batch, seconds, list(waits.values()))
+            if (waiting := self._waiting.get(item.id)) is None:
+                continue
+            if (timing := timings.get(item.group)) is None:
+                timing = timings[item.group] = Timing(1000 * (begun - waiting.arrived), 1000 * seconds, size)
+            if not isinstance(outcome, BaseException):
+                answered += 1
+                cost += item.cost
+            self._answer(item.id, outcome, timing)
+        self._observer.batch(batch, seconds, [timing.queue_ms / 1000 for timing in timings.values()])
+        if answered:
+            key = batch.key
+            self._observer.done(key.op, answered * key.frames, cost, key.model, answered)
         if flight.failure is not None:
             self._observer.split(batch, flight.failure)
 
     def _answer(self, item_id: int, outcome: Any, timing: Timing | None = None) -> None:
-        done, _ = self._waiting.pop(item_id)
+        done, place, _ = self._waiting.pop(item_id)
         try:
-            done(outcome, timing)
+            done(place, outcome, timing)
         except Exception:  # the others of its batch have answers too
             log.exception("an answer could not be handed over")
 
     def _report_queue(self) -> None:
         """Report the queue; call it under the lock."""
         oldest = self._batcher.oldest
-        arrived = None if oldest is None else self._waiting[oldest.id][1]
+        arrived = None if oldest is None else self._waiting[oldest.id].arrived
         self._observer.queue(self._batcher.queued_requests, self._batcher.queued_tokens, arrived)
 
     def _run(self) -> None:

@@ -93,7 +93,7 @@ class FairShare:
         self._costs_below: dict[float, float] = {}  # by account, until anything changes: refusals come in crowds
 
     def add(self, items: Sequence[Item]) -> None:
-        """Let items of one caller and key wait."""
+        """Let items wait that are alike but for their numbers and payloads."""
         item = items[0]
         if (caller := self._callers.get(item.caller)) is None:
             caller = self._callers[item.caller] = _Caller(next(self._numbers))
@@ -103,8 +103,9 @@ class FairShare:
             queue = caller.queues[item.key] = _Queue(caller.level)
         if (of_key := self._keys.get(item.key)) is None:
             of_key = self._keys[item.key] = _Key(item.key)
-        cost = sum(each.cost for each in items)
-        queue.items.update((each.id, each) for each in items)
+        cost = len(items) * item.cost
+        for each in items:
+            queue.items[each.id] = each
         queue.cost += cost
         caller.cost += cost
         self._costs_below.clear()

@@ -22,12 +22,17 @@ class Key(Protocol):
         """Return the name of the bundle, a label of metrics."""
         ...
 
+    @property
+    def frames(self) -> int:
+        """Return the frames of an item, which are counted."""
+        ...
+
     def __hash__(self) -> int: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Item:
-    """One request.
+    """One request. It never changes; that is not enforced, since this would double the time to make one.
 
     Args:
         id: unique among the items of one batcher.

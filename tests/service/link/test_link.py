@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,11 +23,22 @@ from service.flow import current as current_flow
 from service.in_process import LocalBackend
 from service.link.client import WATCH_SECONDS, LinkClient, NoTokenizerError
 from service.link.memory import Arena
-from service.link.messages import GREETING, MAGIC, PIXELS, Request
+from service.link.messages import (
+    DONE,
+    DROPPED,
+    GREETING,
+    HELLO,
+    MAGIC,
+    PIXELS,
+    Answer,
+    AnswerReader,
+    Request,
+    cancellation,
+)
 from service.link.server import LinkServer
 from service.link.slots import CLASS_BYTES
 from service.settings import Settings
-from service.types import Encoded, ModelCard, TokenizerKey
+from service.types import Encoded, Message, ModelCard, TokenizerKey
 
 VQ = ModelCard("vq", "a" * 64, "vq", 512, 3, 8, 4, "causal", True, 1, "cpu", "float32")
 VAE = replace(VQ, id="vae", hash="b" * 64, kind="vae", codebook_size=None)
@@ -142,6 +153,39 @@ async def test_a_crowd_gets_its_own_answers(tmp_path: Path) -> None:
     for pixels, answer in zip(crowd, answers, strict=True):
         assert answer.tokens is not None
         assert answer.tokens[0, 0, 0] == pixels.sum() % 512
+
+
+async def test_what_comes_at_one_moment_enters_the_queue_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with linked(tmp_path) as (client, [tokenizer]):
+        start, crowds = tokenizer.backend.start, list[int]()
+
+        def count(messages: Sequence[Message]) -> Any:
+            crowds.append(len(messages))
+            return start(messages)
+
+        monkeypatch.setattr(tokenizer.backend, "start", count)
+        widths = range(8, 16)
+        answers = await asyncio.gather(*(encode(client, np.ones((1, 8, width, 3), np.uint8)) for width in widths))
+        assert crowds == [len(widths)]
+        totals = [int(answer.tokens[0, 0, 0]) for answer in answers if answer.tokens is not None]
+        assert totals == [24 * width % 512 for width in widths]
+
+
+async def test_a_call_that_is_cancelled_as_it_comes_never_enters_the_queue(tmp_path: Path) -> None:
+    async with linked(tmp_path) as (_, [tokenizer]):
+        arena, answers = Arena(CLASS_BYTES[0]), AnswerReader()
+        reader, writer = await hostile(tmp_path, arena)
+        good = Request(1, 0, 0, PIXELS, 0, (1, 8, 8, 3), (1, 8, 8), 0, 192, 0, 0, 20.0)
+        writer.write(good.pack() + cancellation(1) + good._replace(id=2).pack())
+        received: list[Answer] = []
+        while len(received) < 3:
+            received += answers.feed(await reader.read(2**16))
+        assert [(answer.kind, answer.id) for answer in received] == [(HELLO, 0), (DROPPED, 1), (DONE, 2)]
+        assert tokenizer.batches == 1
+        writer.close()
+        arena.close()
 
 
 async def test_refusals_come_through(tmp_path: Path) -> None:

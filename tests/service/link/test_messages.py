@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from service.link.messages import (
     ANSWER,
     CANCEL,
     DONE,
-    ITEM_BYTES,
+    DTYPES,
     LATENTS,
     PIXELS,
     REQUEST,
@@ -23,11 +24,11 @@ from service.link.messages import (
     Answer,
     AnswerReader,
     BadMessageError,
+    Forms,
     Request,
     RequestReader,
     answer_bytes,
     cancellation,
-    check_request,
     pack_cards,
     pack_problem,
     parse_cards,
@@ -103,7 +104,7 @@ def test_answers_come_out_of_any_stream(answers: list[Answer], places: list[int]
 
 
 def check(request: Request) -> None:
-    check_request(request, ARENA_BYTES, [CARD])
+    Forms([CARD]).check(request, ARENA_BYTES)
 
 
 @given(REQUESTS)
@@ -114,7 +115,7 @@ def test_a_request_that_passes_is_inside_the_arena(request: Request) -> None:
         return
     assert request.offset + request.length <= ARENA_BYTES
     assert request.answer_offset + request.answer_length <= ARENA_BYTES
-    each = math.prod(request.shape[:3]) * (request.shape[3] or 1) * ITEM_BYTES[request.content]
+    each = math.prod(request.shape[:3]) * (request.shape[3] or 1) * np.dtype(DTYPES[request.content]).itemsize
     assert request.items * each == request.length
 
 

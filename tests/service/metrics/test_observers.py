@@ -84,9 +84,9 @@ def test_batches_and_work_are_counted(read: Callable[..., float]) -> None:
     items = (Item(0, KEY, 1, 1.0), Item(1, KEY, 1, 1.0))
     tokenizer.batch(Batch(KEY, items, 2, "drained", 0.0, 8), 0.5, [0.125, 0.25])
     KernelMetrics().late(3)
-    tokenizer.done("encode", 5, 40, "m")
-    tokenizer.done("decode", 9, 60, "m")
-    tokenizer.done("reconstruct", 1, 7, "m")
+    tokenizer.done("encode", 5, 40, "m", 1)
+    tokenizer.done("decode", 9, 60, "m", 1)
+    tokenizer.done("reconstruct", 1, 7, "m", 1)
     assert ran == [(2, 0.5)]
     assert read("batches_total", op="encode", stop_reason="drained") == 1
     assert read("batch_requests_sum", op="encode") == 2

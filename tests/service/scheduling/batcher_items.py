@@ -15,6 +15,7 @@ class Step(NamedTuple):
 
     model: str
     op: str = "generate"
+    frames: int = 1
 
 
 KEYS: list[Key] = [

@@ -15,7 +15,7 @@ import pytest
 from service.errors import ProblemError
 from service.scheduling.batcher import Batch, Batcher
 from service.scheduling.executor import BatchExecutor, DeviceFault, OutOfMemory
-from service.types import TokenizerKey
+from service.types import Message, TokenizerKey
 
 KEY = TokenizerKey("m", "encode", "pixels", (1, 8, 8))
 OTHER = TokenizerKey("m", "decode", "tokens", (1, 8, 8))
@@ -58,6 +58,8 @@ class Reports:
 
     def split(self, batch: Batch, failure: str) -> None:
         self.splits.append((len(batch.items), failure))
+
+    def done(self, op: str, frames: int, tokens: int, model: str, requests: int) -> None: ...
 
 
 @dataclass
@@ -204,6 +206,40 @@ async def test_a_full_queue_refuses_at_once(rig: Rig) -> None:
     assert refused.value.code == "overloaded"
     rig.engine.gate.set()
     assert [answer[0] for answer in await asyncio.gather(first, *crowd)] == [0, 2]
+
+
+async def test_messages_of_one_moment_have_fates_of_their_own(rig: Rig) -> None:
+    first = await rig.occupy()
+    answers: dict[tuple[str, int], Any] = {}
+
+    def message(name: str, cost: int, payloads: Sequence[Any], seconds: float) -> Message:
+        def done(index: int, outcome: Any, timing: Any) -> None:
+            answers[name, index] = getattr(outcome, "code", outcome)
+
+        return Message(KEY, cost, payloads, seconds, done)
+
+    admitted = rig.executor.start(
+        [
+            message("two", 1, [1, 2], 60),
+            message("late", 1, [3], 0.02),
+            message("large", 2000, [4], 60),
+            message("cancelled", 1, [5], 60),
+        ]
+    )
+    assert [getattr(outcome, "code", "admitted") for outcome in admitted] == ["admitted"] * 2 + [
+        "overloaded",
+        "admitted",
+    ]
+    [cancelled] = admitted[3] if isinstance(admitted[3], range) else []
+    assert rig.executor.cancel(cancelled)
+    while ("late", 0) not in answers:
+        await asyncio.sleep(0.001)
+    rig.engine.gate.set()
+    await first
+    while len(answers) < 3:
+        await asyncio.sleep(0.001)
+    assert answers == {("two", 0): 2, ("two", 1): 4, ("late", 0): "deadline-exceeded"}
+    assert rig.engine.batches == [[0], [1, 2]]
 
 
 async def test_an_engine_that_loses_answers_is_an_error_for_each(rig: Rig) -> None:

@@ -20,7 +20,7 @@ from service.scheduling.executor import BatchExecutor, DeviceFault, Fetch, OutOf
 from service.scheduling.step_executor import StepExecutor, StepRequest
 from service.scheduling.stepper import Capacity
 from service.scheduling.stepper import Sequence as Sample
-from service.types import TokenizerKey
+from service.types import Done, Message, TokenizerKey
 
 KEYS = [TokenizerKey("m", "encode", "pixels", (1, 8 * side, 8)) for side in (1, 2)]
 FLOWS = [Flow("a"), Flow("b"), Flow("b", "bulk")]
@@ -36,6 +36,7 @@ class Silent:
     def queue(self, *arguments: Any) -> None: ...
     def batch(self, *arguments: Any) -> None: ...
     def split(self, *arguments: Any) -> None: ...
+    def done(self, *arguments: Any) -> None: ...
     def generating(self, *arguments: Any) -> None: ...
     def stepped(self, *arguments: Any) -> None: ...
 
@@ -131,28 +132,41 @@ class BatchMachine(Machine):
         return fetch
 
     @rule(
-        key=st.sampled_from(KEYS),
-        kinds=st.lists(st.sampled_from(["good", "good", "good", "poison", "huge"]), min_size=1, max_size=4),
-        cost=st.integers(1, 9),
-        seconds=st.sampled_from([PATIENT, PATIENT, PATIENT, LATE]),
-        flow=st.sampled_from(FLOWS),
+        messages=st.lists(
+            st.tuples(
+                st.sampled_from(KEYS),
+                st.lists(st.sampled_from(["good", "good", "good", "poison", "huge"]), min_size=1, max_size=4),
+                st.integers(1, 9),
+                st.sampled_from([PATIENT, PATIENT, PATIENT, LATE]),
+                st.sampled_from(FLOWS),
+            ),
+            min_size=1,
+            max_size=3,
+        )
     )
-    def submit(self, key: TokenizerKey, kinds: list[Kind], cost: int, seconds: float, flow: Flow) -> None:
-        payloads = [Payload(self.numbers + place, kind, cost) for place, kind in enumerate(kinds)]
-        self.numbers += len(payloads)
+    def submit(self, messages: list[tuple[TokenizerKey, list[Kind], int, float, Flow]]) -> None:
+        """Have messages come at one moment, each with its own deadline, caller and fate."""
+        sent: list[tuple[list[Payload], Message]] = []
+        for key, kinds, cost, seconds, flow in messages:
+            payloads = [Payload(self.numbers + place, kind, cost) for place, kind in enumerate(kinds)]
+            self.numbers += len(payloads)
+            sent.append((payloads, Message(key, cost, payloads, seconds, self.answer_to(payloads), flow)))
 
-        async def start() -> Sequence[int]:
-            return self.executor.start(key, cost, payloads, seconds, done, flow)
+        async def start() -> list[Sequence[int] | Exception]:
+            return self.executor.start([message for _, message in sent])
 
-        def done(index: int, outcome: Any, timing: Any) -> None:
-            self.answer(payloads[index], outcome, timing)
-
-        try:
-            item_ids = self.loop.run_until_complete(start())
-        except ProblemError:  # the queue is full
-            return
-        self.sent.update((item_id, (payload, seconds)) for item_id, payload in zip(item_ids, payloads, strict=True))
+        admitted = self.loop.run_until_complete(start())
+        for (payloads, message), item_ids in zip(sent, admitted, strict=True):
+            if isinstance(item_ids, Exception):
+                assert isinstance(item_ids, ProblemError)
+                assert not any(self.answers[payload.number] for payload in payloads)
+                continue  # the queue is full
+            pairs = zip(item_ids, payloads, strict=True)
+            self.sent.update((item_id, (payload, message.seconds)) for item_id, payload in pairs)
         assert self.batcher.queued_tokens <= self.batcher.max_queue_tokens
+
+    def answer_to(self, payloads: list[Payload]) -> Done:
+        return lambda index, outcome, timing: self.answer(payloads[index], outcome, timing)
 
     def answer(self, payload: Payload, outcome: Any, timing: Any) -> None:
         self.answers[payload.number] += 1

@@ -25,12 +25,11 @@ from service import in_process
 from service.engine.late_kernels import LateKernels
 from service.engine.tokenizer import Engine
 from service.errors import ProblemError
-from service.flow import NOBODY
 from service.in_process import LocalBackend
 from service.scheduling.batcher import Batch
 from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.settings import Settings
-from service.types import TokenizerKey
+from service.types import Message, TokenizerKey
 
 SETTINGS = Settings(bundles=())
 
@@ -183,8 +182,8 @@ async def test_vq_answers_are_the_networks(backend: LocalBackend, bundles: list[
 def test_only_what_is_wanted_comes_back_and_tokens_are_narrow(engine: Engine) -> None:
     key = TokenizerKey("vq", "encode", "pixels", (6, 21, 35))
     [(tokens, latents)] = engine.run(key, [PIXELS])
-    [(only_tokens, no_latents)] = engine.run(replace(key, want="tokens"), [PIXELS])
-    [(no_tokens, only_latents)] = engine.run(replace(key, want="latents"), [PIXELS])
+    [(only_tokens, no_latents)] = engine.run(key._replace(want="tokens"), [PIXELS])
+    [(no_tokens, only_latents)] = engine.run(key._replace(want="latents"), [PIXELS])
     assert (no_tokens, no_latents) == (None, None)
     assert (tokens.dtype, latents.dtype) == (np.uint16, np.float32)
     np.testing.assert_array_equal(only_tokens, tokens)
@@ -242,7 +241,8 @@ async def test_work_is_counted_in_frames_and_latent_positions(engine: Engine) ->
     work.done_.clear()
     answers: list[Any] = []
     key = TokenizerKey("vq", "encode", "pixels", (6, 21, 35), "tokens")
-    backend.start(key, [PIXELS] * 3, 60.0, lambda *answer: answers.append(answer), NOBODY)
+    [numbers] = backend.start([Message(key, 45, [PIXELS] * 3, 60.0, lambda *answer: answers.append(answer))])
+    assert len(numbers) == 3
     while len(answers) < 3:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0)
