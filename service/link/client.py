@@ -64,7 +64,7 @@ Outcome = Encoded | Decoded | ProblemError
 EncodeOutcome = Encoded | ProblemError | NoTokenizerError
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Pending:
     future: asyncio.Future[list[Outcome]]
     card: ModelCard

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from service.link.slots import Slot
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """One call.
 

@@ -219,10 +219,10 @@ class _Call:
         """Return the answer to the call."""
         if self.cancelled:
             return Answer(DROPPED, self._request.id)
-        if any(answer.kind == ELSEWHERE for answer in answers):
-            return Answer(ELSEWHERE, self._request.id)
         if len(answers) == 1:
             return answers[0]
+        if any(answer.kind == ELSEWHERE for answer in answers):
+            return Answer(ELSEWHERE, self._request.id)
         return Answer(BATCH, self._request.id, body=b"".join(answer.pack() for answer in answers))
 
     def _answer(self, index: int, outcome: Any, timing: Timing | None) -> Answer:

@@ -7,6 +7,8 @@ histograms have no label of a replica, so that the series of dead ones do not pi
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from collections import Counter as Counts
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -212,6 +214,13 @@ def histogram(name: str) -> Histogram:
     """Return a histogram of this process, its known series at 0."""
     metric = METRICS[name]
     return _at_zero(Histogram(PREFIX + name, metric.help, metric.labels, registry=None, buckets=metric.buckets), metric)
+
+
+def observe_each(histogram: Histogram, amounts: Sequence[float]) -> None:
+    """Observe amounts together, since a batch has many and each alone costs as much as its place in the queue."""
+    histogram._sum.inc(sum(amounts))
+    for bucket, count in Counts(bisect_left(histogram._upper_bounds, amount) for amount in amounts).items():
+        histogram._buckets[bucket].inc(count)
 
 
 def known_series(metric: Metric) -> Iterator[tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from service.metrics.definitions import OPS, begun, counter, gauge, histogram
+from service.metrics.definitions import OPS, begun, counter, gauge, histogram, observe_each
 from service.scheduling.batcher import Batch
 from service.scheduling.executor import Failure
 from service.types import Op
@@ -41,6 +41,7 @@ class TokenizerMetrics:
         ran: Callable[[int, float], None] = lambda positions, seconds: None,
     ) -> None:
         self.queued_tokens = 0
+        self._oldest: float | None = None
         self._ran = ran
         self._queue_requests = gauge("queue_requests").labels(replica)
         self._queue_tokens = gauge("queue_tokens").labels(replica)
@@ -65,7 +66,9 @@ class TokenizerMetrics:
         self.queued_tokens = tokens
         self._queue_requests.set(requests)
         self._queue_tokens.set(tokens)
-        self._queue_age.set(begun(oldest))
+        if oldest != self._oldest:
+            self._oldest = oldest
+            self._queue_age.set(begun(oldest))
 
     def batch(self, batch: Batch, seconds: float, waits: Sequence[float] = ()) -> None:
         """Count a batch that took `seconds`, after the messages of its items had waited."""
@@ -74,9 +77,7 @@ class TokenizerMetrics:
         self._batch_requests.labels(op).observe(len(batch.items))
         self._fill.labels(op).observe(batch.cost / batch.budget)
         self._batch_seconds.labels(op).observe(seconds)
-        wait = self._queue_wait.labels(op)
-        for waited in waits:
-            wait.observe(waited)
+        observe_each(self._queue_wait.labels(op), waits)
         self._compute.labels(batch.key.model, op).inc(max(0.0, seconds))
         self._ran(batch.cost, seconds)
 

@@ -74,6 +74,7 @@ class Batcher:
         self.max_queue_seconds = max_queue_seconds
         self.queued_tokens = 0
         self.running: deque[Batch] = deque()  # in the order in which they end
+        self._running_cost = 0
         self._items: dict[int, Item] = {}  # that wait, in order of arrival
         self._shares = {priority: FairShare() for priority in PRIORITIES}  # the same items
         self._batches = 0
@@ -119,17 +120,13 @@ class Batcher:
         for each in items:
             if each.id in self._items or each.cost < 1:
                 raise ValueError(f"Item {each.id} of cost {each.cost} is queued already or costs nothing.")
-        patience = item.deadline - now
         if self._items:
             self._check_space(item, cost, now)
-            patience = min(patience - self.batch_seconds(item, len(items)), self.max_queue_seconds)
-        longest = self._rate.seconds(self.queued_tokens + sum(batch.cost for batch in self.running))
+        before = self.queued_tokens + self._running_cost
+        longest = self._rate.seconds(before + self.queued_tokens + cost)  # until it ends, as its batch may hold all
         # an estimate takes time, which a short queue does not need
-        wait = self.wait(item, now) if longest is not None and longest > patience else None
-        if wait is not None and wait > patience:
-            allowed = max(0.0, patience)
-            detail = f"The request would wait for {wait:.1f} s, and it may wait for {allowed:.1f} s."
-            raise ProblemError("overloaded", detail, allowed, wait, [], retry_after(wait))
+        if longest is not None and longest > min(item.deadline - now, self.max_queue_seconds):
+            self._check_wait(item, len(items), now)
         for each in items:
             self._items[each.id] = each
         self._shares[item.flow.priority].add(items)
@@ -167,6 +164,7 @@ class Batcher:
         first = next(item for item in firsts if item is not None)
         batch = self._form(oldest if self._batches % OLDEST_EVERY == 0 else first, now)
         self.running.append(batch)
+        self._running_cost += batch.cost
         return batch
 
     def complete(self, now: float) -> float:
@@ -174,6 +172,7 @@ class Batcher:
         if not self.running:
             raise RuntimeError("No batch is running.")
         batch = self.running.popleft()
+        self._running_cost -= batch.cost
         seconds = now - max(batch.started, self._completed)
         self._rate.add(batch.cost, seconds)
         self._completed = now
@@ -221,10 +220,22 @@ class Batcher:
         return self._rate.seconds(max(cost, own)) or 0.0
 
     def _running_seconds(self) -> float | None:
-        return self._rate.seconds(sum(batch.cost for batch in self.running))
+        return self._rate.seconds(self._running_cost)
+
+    def _check_wait(self, item: Item, count: int, now: float) -> None:
+        patience = item.deadline - now
+        if self._items:
+            patience = min(patience - self.batch_seconds(item, count), self.max_queue_seconds)
+        wait = self.wait(item, now)
+        if wait is not None and wait > patience:
+            allowed = max(0.0, patience)
+            detail = f"The request would wait for {wait:.1f} s, and it may wait for {allowed:.1f} s."
+            raise ProblemError("overloaded", detail, allowed, wait, [], retry_after(wait))
 
     def _check_space(self, item: Item, cost: int, now: float) -> None:
         free = self.max_queue_tokens - self.queued_tokens
+        if self.queued_tokens + cost <= free:  # no caller can hold more of the queue than is free
+            return
         held = sum(share.held(item.caller) for share in self._shares.values())
         if cost > free:
             detail, limit, actual = "The queue is full.", self.max_queue_tokens, self.queued_tokens + cost
