@@ -153,12 +153,12 @@ def check_replaceable(path: Path, kind: Kind) -> None:
     if not path.exists() and not path.is_symlink():
         return
     if path.is_symlink() or not path.is_dir():
-        raise BundleError(f"{path} exists and is not a folder: not replaced")
+        raise BundleError(f"{path} exists and is not a folder: not replaced.")
     names = {entry.name for entry in path.iterdir()}
     if names - FILES:
-        raise BundleError(f"{path} exists and is not a bundle, or holds more than one: not replaced")
+        raise BundleError(f"{path} exists and is not a bundle, or holds more than one: not replaced.")
     if names and (found := read_config(path).kind) != kind:
-        raise BundleError(f"{path} is a {found}, which a {kind} does not replace; name another folder")
+        raise BundleError(f"{path} is a {found}, which a {kind} does not replace; name another folder.")
 
 
 def read_config(path: Path) -> BundleConfig:
@@ -168,9 +168,9 @@ def read_config(path: Path) -> BundleConfig:
         BundleError: the folder holds no sound config.
     """
     if not path.is_dir():
-        raise BundleError(f"{path} is not a bundle: there is no such folder")
+        raise BundleError(f"{path} is not a bundle: there is no such folder.")
     if not (path / CONFIG_FILE).is_file():
-        raise BundleError(f"{path} is not a bundle: it has no {CONFIG_FILE}")
+        raise BundleError(f"{path} is not a bundle: it has no {CONFIG_FILE}.")
     try:
         record = json.loads((path / CONFIG_FILE).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -188,8 +188,8 @@ def read_file(file: Path, expected: str) -> bytes:
         BundleError: the file is missing, or its hash is another.
     """
     if not file.is_file():
-        raise BundleError(f"{file.parent} is not a whole bundle: it has no {file.name}")
+        raise BundleError(f"{file.parent} is not a whole bundle: it has no {file.name}.")
     data = file.read_bytes()
     if digest(data) != expected:
-        raise BundleError(f"{file} is damaged: its content is not what {CONFIG_FILE} was written for")
+        raise BundleError(f"{file} is damaged: its content is not what {CONFIG_FILE} was written for.")
     return data

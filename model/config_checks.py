@@ -22,10 +22,10 @@ def strict(cls: type, data: Any) -> dict[str, Any]:
         ConfigError: not a mapping, or unknown keys.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{cls.__name__} must be a mapping, not {type(data).__name__}")
+        raise ConfigError(f"{cls.__name__} must be a mapping, not {type(data).__name__}.")
     known = {field.name for field in fields(cls)}
     if unknown := sorted(set(data) - known):
-        raise ConfigError(f"unknown {cls.__name__} keys {unknown}; known are {sorted(known)}")
+        raise ConfigError(f"Unknown {cls.__name__} keys {unknown}; known are {sorted(known)}.")
     return dict(data)
 
 
@@ -38,7 +38,7 @@ def check_counts(config: Any, names: tuple[str, ...], least: int = 1, most: int 
     for name in names:
         value = getattr(config, name)
         if type(value) is not int or not least <= value <= most:
-            raise ConfigError(f"{name} must be an integer from {least} to {most}, not {value!r}")
+            raise ConfigError(f"{name} must be an integer from {least} to {most}, not {value!r}.")
 
 
 def check_number(config: Any, name: str, least: float, most: float) -> None:
@@ -49,7 +49,7 @@ def check_number(config: Any, name: str, least: float, most: float) -> None:
     """
     value = getattr(config, name)
     if type(value) not in (int, float) or not least <= value <= most:
-        raise ConfigError(f"{name} must be a number from {least} to {most}, not {value!r}")
+        raise ConfigError(f"{name} must be a number from {least} to {most}, not {value!r}.")
 
 
 def check_grid(grid: object) -> None:
@@ -60,4 +60,4 @@ def check_grid(grid: object) -> None:
     """
     sides = grid if isinstance(grid, tuple) and len(grid) == 3 else ()
     if not sides or not all(type(side) is int and 1 <= side <= MAX_GRID for side in sides):
-        raise ConfigError(f"grid must be three integers from 1 to {MAX_GRID} (frames, rows, columns), not {grid!r}")
+        raise ConfigError(f"grid must be three integers from 1 to {MAX_GRID} (frames, rows, columns), not {grid!r}.")

@@ -36,7 +36,7 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     except (OSError, RuntimeError) as error:
         free = shutil.disk_usage(folder).free / 1e6
         raise TrainingError(
-            f"{folder} takes no checkpoint ({free:,.0f} MB are free there): {one_line(error)}; the last one is whole"
+            f"{folder} takes no checkpoint ({free:,.0f} MB are free there), the last one is whole: {one_line(error)}"
         ) from error
 
 
@@ -54,7 +54,7 @@ def read_checkpoint(folder: Path, recipe: dict[str, Any], stage: str, state_keys
     """
     path = folder / CHECKPOINT_FILE
     if not path.is_file():
-        raise TrainingError(f"{path}: there is no checkpoint to resume from")
+        raise TrainingError(f"{path}: there is no checkpoint to resume from.")
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         if state.get("format") == "omnitok-training/3":
@@ -63,14 +63,14 @@ def read_checkpoint(folder: Path, recipe: dict[str, Any], stage: str, state_keys
     except Exception as error:  # a damaged file fails in many ways
         raise TrainingError(f"{path} is not a whole checkpoint: {error}".splitlines()[0]) from error
     if found != FORMAT:
-        raise TrainingError(f"{path} has the format {found!r}, not {FORMAT!r}")
+        raise TrainingError(f"{path} has the format {found!r}, not {FORMAT!r}.")
     if wrong := set(state) ^ (KEYS | state_keys):
-        raise TrainingError(f"{path} is not a whole checkpoint: keys {sorted(wrong)} are wrong")
+        raise TrainingError(f"{path} is not a whole checkpoint: keys {sorted(wrong)} are wrong.")
     if state["stage"] != stage:
-        raise TrainingError(f"{path} belongs to stage {state['stage']!r}, not {stage!r}")
+        raise TrainingError(f"{path} belongs to stage {state['stage']!r}, not {stage!r}.")
     if state["recipe"] != recipe:
         raise TrainingError(
-            f"{path} was written by another recipe, which differs in {_differences(state['recipe'], recipe)}"
+            f"{path} was written by another recipe, which differs in {_differences(state['recipe'], recipe)}."
         )
     return state
 

@@ -21,10 +21,10 @@ def resolve_device(name: str | None) -> torch.device:
     """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name is not None and not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise TrainingError(f"there is no device {name!r}; known are cpu, cuda and cuda:N")
+        raise TrainingError(f"There is no device {name!r}; known are cpu, cuda and cuda:N.")
     device = torch.device(name or ("cuda" if count else "cpu"))
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise TrainingError(f"the device {name!r} is not in this machine: PyTorch sees {count} CUDA devices")
+        raise TrainingError(f"The device {name!r} is not in this machine: PyTorch sees {count} CUDA devices.")
     return device
 
 

@@ -109,7 +109,7 @@ def init_distributed(name: str | None) -> Iterator[tuple[Ranks, torch.device]]:
         device = resolve_device(f"cuda:{local}")
         torch.cuda.set_device(device)
     if not 0 <= rank < world:
-        raise TrainingError(f"RANK is {rank} of {world} processes")
+        raise TrainingError(f"RANK is {rank} of {world} processes.")
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, rank=rank, world_size=world, timeout=COLLECTIVE_TIMEOUT)
     yield Ranks(rank, world, dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)), device
@@ -122,4 +122,4 @@ def _environment(variable: str, default: str) -> int:
     try:
         return int(text)
     except ValueError as error:
-        raise TrainingError(f"{variable} is {text!r}, not a number: start several processes with torchrun") from error
+        raise TrainingError(f"{variable} is {text!r}, not a number: start several processes with torchrun.") from error

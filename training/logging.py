@@ -27,7 +27,7 @@ class MetricsLogger:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
         except ImportError as error:
             raise TrainingError(
-                "training needs TensorBoard for its curves: install the extra `train`, as in pip install omnitok[train]"
+                "Training needs TensorBoard for its curves: install the extra `train` (pip install omnitok[train])."
             ) from error
         self.path = out / METRICS_FILE
         self.curves = out / "tensorboard"

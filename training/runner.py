@@ -176,7 +176,7 @@ def run_recipe(
                 task.write_bundles(run, trainer, console)
             except OSError as error:
                 raise TrainingError(
-                    f"{run.out} takes no bundle: {error}; the checkpoint of the stage is whole"
+                    f"{run.out} takes no bundle, and the checkpoint of the stage is whole: {error}"
                 ) from error
         ranks.barrier()  # the next stage reads what rank 0 wrote
     return True
@@ -186,25 +186,25 @@ def _check_run(run: RunConfig, task: Task, record: dict[str, Any] | None, waitin
     """Refuse to mix runs in a folder; take over the budgets that a run was begun with."""
     if record is None:
         if run.resume:
-            raise TrainingError(f"{run.out} holds no run to resume: it has no {RUN_FILE}")
+            raise TrainingError(f"{run.out} holds no run to resume: it has no {RUN_FILE}.")
         return run
     if (record["name"], record["recipe"]) != (run.name, run.recipe.to_dict()):
         raise TrainingError(
             f"{run.out} holds a run of another recipe, {record['name']}, or of this one before it was changed: "
-            "choose another folder"
+            "choose another folder."
         )
     if record["source"] is not None and task.source != record["source"]:
-        raise TrainingError(f"{run.out} was begun from bundle {record['source'][:12]}, not {str(task.source)[:12]}")
+        raise TrainingError(f"{run.out} was begun from bundle {record['source'][:12]}, not {str(task.source)[:12]}.")
     begun = [stage.name for stage in waiting if run.has_begun(stage)]
     if begun and not run.resume:
-        raise TrainingError(f"{run.out} holds a run already, with stage {begun[0]} begun: resume it or choose another")
+        raise TrainingError(f"{run.out} holds a run already, with stage {begun[0]} begun: resume it or choose another.")
     kept = {name: Budget(**length) for name, length in record["lengths"].items()}
     for name in begun:
         length = kept.get(name) or Budget(run.recipe.stage(name).steps)
         if run.budgets.get(name, length) != length:
             raise TrainingError(
-                f"stage {name} in {run.out} was begun as a run of {length}, not of {run.budgets[name]}: "
-                "resume it with its own length"
+                f"Stage {name} in {run.out} was begun as a run of {length}, not of {run.budgets[name]}: "
+                "resume it with its own length."
             )
     return replace(run, budgets=kept | dict(run.budgets))
 
@@ -219,7 +219,7 @@ def _read_run(out: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise TrainingError(f"{path} is damaged: {error}") from error
     if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise TrainingError(f"{path} does not describe a run of format {FORMAT!r}")
+        raise TrainingError(f"{path} does not describe a run of format {FORMAT!r}.")
     return record | {"recipe": rename_settings(record["recipe"])}
 
 

@@ -31,10 +31,10 @@ class Budget:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.seconds is None):
             raise TrainingError(
-                f"the length of a stage is in steps or seconds, not steps={self.steps} and seconds={self.seconds}"
+                f"The length of a stage is in steps or seconds, not steps={self.steps} and seconds={self.seconds}."
             )
         if not 0 < (self.steps or self.seconds or 0) < math.inf:
-            raise TrainingError(f"the length of a stage must be positive and finite, not {self}")
+            raise TrainingError(f"The length of a stage must be positive and finite, not {self}.")
 
     def __str__(self) -> str:
         return f"{self.steps} steps" if self.steps is not None else f"{self.seconds:g} seconds"
@@ -129,8 +129,8 @@ def check_divisible(stage: AnyStage, world: int) -> None:
     for batch in batch_shapes(stage):
         if batch.count % parts:
             raise TrainingError(
-                f"stage {stage.name} draws {batch.count} {batch.kind} of {batch.side} pixels, which {world} ranks of "
-                f"{micro_batches} micro-batches do not share equally: set `batch_multiple` to a multiple of {parts}"
+                f"Stage {stage.name} draws {batch.count} {batch.kind} of {batch.side} pixels, which {world} ranks of "
+                f"{micro_batches} micro-batches do not share equally: set `batch_multiple` to a multiple of {parts}."
             )
 
 

@@ -106,7 +106,9 @@ class Trainer:
         """
         if self.budget is not None and budget != self.budget:
             # the learning rate has followed the first budget so far: it would jump
-            raise TrainingError(f"{self.out} is a run of {self.budget}, not of {budget}: resume it with its own length")
+            raise TrainingError(
+                f"{self.out} is a run of {self.budget}, not of {budget}: resume it with its own length."
+            )
         self.budget = budget
         if self.metrics_logger is not None:
             self.metrics_logger.rewind(self.step)
@@ -154,7 +156,7 @@ class Trainer:
         if broken := self.train_step.first_not_finite():
             raise TrainingError(
                 f"{broken} is not finite at step {self.step}, so that {self.out} keeps its last checkpoint: "
-                "lower the learning rate of the recipe"
+                "lower the learning rate of the recipe."
             )
         checkpoint = {
             "recipe": self.recipe.to_dict(),
@@ -204,7 +206,9 @@ class Trainer:
         self.ranks.all_reduce_mean_([values])
         row |= dict(zip(metrics, values.tolist(), strict=True))
         if not math.isfinite(row["loss"]):
-            raise TrainingError(f"the loss is {row['loss']} at step {self.step}: lower the learning rate of the recipe")
+            raise TrainingError(
+                f"The loss is {row['loss']} at step {self.step}: lower the learning rate of the recipe."
+            )
         return row | self.train_step.derived(row)
 
 

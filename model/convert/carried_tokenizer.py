@@ -40,7 +40,7 @@ def carried_flags(args: Namespace, state: Mapping[str, object]) -> Namespace:
     codes = _matrix(state, "codebook.embeddings")
     scale = state.get(f"{_TEMPORAL}.layers.0.1.q_scale")
     if not isinstance(scale, Tensor) or not scale.numel():
-        raise ConversionError("it lacks the scales of its temporal attention")
+        raise ConversionError("It lacks the scales of its temporal attention.")
     table = next((value for key, value in state.items() if key.endswith("relative_position_bias_table")), None)
     positions = len(table) if isinstance(table, Tensor) and table.dim() else 1
     relative = any(key.startswith(_SPATIAL) and "spatial_rel_pos_bias" in key for key in state)
@@ -67,7 +67,7 @@ def carried_flags(args: Namespace, state: Mapping[str, object]) -> Namespace:
 def _matrix(state: Mapping[str, object], key: str) -> tuple[int, ...]:
     value = state.get(key)
     if not isinstance(value, Tensor) or value.dim() != 2 or not value.numel():
-        raise ConversionError(f"it lacks the matrix {key!r}")
+        raise ConversionError(f"It lacks the matrix {key!r}.")
     return tuple(value.shape)
 
 
@@ -99,4 +99,4 @@ def carried_tokenizer(
     try:
         return Carried(*build_tokenizer(carried_flags(args, own), own, additive_bias))
     except ConversionError as error:
-        raise ConversionError(f"the tokenizer in it: {error}") from error
+        raise ConversionError(f"The tokenizer in it: {error}") from error

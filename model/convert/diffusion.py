@@ -72,7 +72,7 @@ def read_sizes(state: Mapping[Any, object], heads: int | None) -> DiffusionConfi
     side = math.isqrt(_shape(state, "pos_embed", 3)[1])
     frames = _shape(state, "temp_embed", 3)[1] if "temp_embed" in state else 1
     if heads is None and width not in HEADS_BY_WIDTH:
-        raise ConversionError(f"the file does not state its attention heads; give them for a width of {width}")
+        raise ConversionError(f"The file does not state its attention heads; give them for a width of {width}.")
     try:
         return DiffusionConfig(
             layers=len({key.split(".")[1] for key in state if isinstance(key, str) and key.startswith("blocks.")}),
@@ -87,7 +87,7 @@ def read_sizes(state: Mapping[Any, object], heads: int | None) -> DiffusionConfi
             sampling=SAMPLING,
         )
     except ConfigError as error:
-        raise ConversionError(f"the tensors describe no diffusion model: {error}") from error
+        raise ConversionError(f"The tensors describe no diffusion model: {error}") from error
 
 
 def build_diffusion(
@@ -116,7 +116,7 @@ def build_diffusion(
         if missing := [key for key in keys if key not in tensors]:
             raise ConversionError(f"{len(missing)} tensors are missing: {', '.join(missing)}")
         if len({tensors[key].shape[1:] for key in keys}) > 1:
-            raise ConversionError(f"{', '.join(keys)} differ in width")
+            raise ConversionError(f"{', '.join(keys)} differ in width.")
         weights[f"modulation.{kind}"] = torch.cat([tensors[key] for key in keys])
     try:
         network = build_network(lambda: DiT(config), weights)
@@ -125,16 +125,16 @@ def build_diffusion(
     for key, ours in (("pos_embed", network.spatial), ("temp_embed", network.temporal)):
         stored = state.get(key, ours[None])
         if not isinstance(stored, Tensor) or stored.shape != (1, *ours.shape):
-            raise ConversionError(f"{key} must be positions of shape {(1, *ours.shape)}")
+            raise ConversionError(f"{key} must be positions of shape {(1, *ours.shape)}.")
         if not (stored[0] - ours).abs().max() <= POSITION_TOLERANCE:
-            raise ConversionError(f"{key} holds other positions than the fixed ones of sines and cosines")
+            raise ConversionError(f"{key} holds other positions than the fixed ones of sines and cosines.")
     return network, kept, dropped
 
 
 def _shape(state: Mapping[Any, object], key: str, dims: int) -> tuple[int, ...]:
     value = state.get(key)
     if not isinstance(value, Tensor) or value.dim() != dims or not value.numel():
-        raise ConversionError(f"it lacks the tensor {key} of {dims} dimensions, none of them 0")
+        raise ConversionError(f"It lacks the tensor {key} of {dims} dimensions, none of them 0.")
     return tuple(value.shape)
 
 
@@ -162,7 +162,7 @@ def convert_diffusion(
             fit the classes.
     """
     if tokenizer is None:
-        raise ConversionError(f"{source} carries no tokenizer; name with --tokenizer the one whose latents it makes")
+        raise ConversionError(f"{source} carries no tokenizer; name with --tokenizer the one whose latents it makes.")
     given = load_bundle(tokenizer)
     try:
         network, kept, dropped = build_diffusion(checkpoint["ema"], heads)
@@ -171,7 +171,7 @@ def convert_diffusion(
     config, head = network.config, given.config.head
     if not isinstance(head, VAEConfig) or head.dim != config.channels:
         raise ConversionError(
-            f"{source} makes latents of {config.channels} channels, and {tokenizer} is not a VAE of so many"
+            f"{source} makes latents of {config.channels} channels, and {tokenizer} is not a VAE of so many."
         )
     names = [str(index) for index in range(config.classes)] if classes is None else classes
     check_classes(names, config.classes)

@@ -41,11 +41,11 @@ def convert_checkpoint(
     if is_diffusion(checkpoint):
         return convert_diffusion(source, checkpoint, destination, bundle, classes, heads)
     if heads is not None:
-        raise ConversionError(f"{source} is not a diffusion model, the only kind whose file lacks its heads")
+        raise ConversionError(f"{source} is not a diffusion model, the only kind whose file lacks its heads.")
     if _is_language_model(checkpoint):
         return convert_language_model(source, checkpoint, destination, bundle, classes, additive_bias)
     if tokenizer is not None or classes is not None:
-        raise ConversionError(f"{source} is not a generator, which alone has classes and names a tokenizer")
+        raise ConversionError(f"{source} is not a generator, which alone has classes and names a tokenizer.")
     return convert_tokenizer(source, checkpoint, destination, additive_bias)
 
 
@@ -66,5 +66,5 @@ def read_class_names(path: Path) -> list[str]:
     except (OSError, ValueError, RecursionError) as error:
         raise ConversionError(f"{path} holds no names of classes: {error}") from error
     if not isinstance(names, list):
-        raise ConversionError(f"{path} must hold a JSON list or one name a line, not a {type(names).__name__}")
+        raise ConversionError(f"{path} must hold a JSON list or one name a line, not a {type(names).__name__}.")
     return names

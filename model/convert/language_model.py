@@ -83,16 +83,16 @@ def read_flags(args: Namespace, tokenizer: TokenizerConfig) -> LanguageModelConf
         ConversionError: a flag is missing, or asks for something that no released model uses.
     """
     if not isinstance(tokenizer.head, VQConfig):
-        raise ConversionError("it speaks codes, and its tokenizer is a VAE; name a VQ tokenizer")
+        raise ConversionError("It speaks codes, and its tokenizer is a VAE; name a VQ tokenizer.")
     flags = vars(args)
     check_flags(flags, _FIXED)
     try:
         conditional, sos = not flags["unconditional"], bool(flags["starts_with_sos"])
         codes = flags.get("first_stage_vocab_size", tokenizer.head.codes)
         if sos and not conditional:
-            raise ConversionError("flags unconditional and starts_with_sos are not supported together")
+            raise ConversionError("Flags unconditional and starts_with_sos are not supported together.")
         if codes != tokenizer.head.codes:
-            raise ConversionError(f"it speaks {codes} codes, and its tokenizer has {tokenizer.head.codes}")
+            raise ConversionError(f"It speaks {codes} codes, and its tokenizer has {tokenizer.head.codes}.")
         with_sos: Prefix = "class_sos" if flags.get("class_first", False) else "sos_class"
         prefix: Prefix = "none" if not conditional else with_sos if sos else "class"
         frames = 1 + (flags.get("sequence_length", 17) - 1) // tokenizer.temporal_patch
@@ -110,9 +110,9 @@ def read_flags(args: Namespace, tokenizer: TokenizerConfig) -> LanguageModelConf
             sampling=_sampling(prefix, grid),
         )
     except KeyError as error:
-        raise ConversionError(f"the checkpoint's flags lack {error.args[0]!r}") from error
+        raise ConversionError(f"The checkpoint's flags lack {error.args[0]!r}.") from error
     except (ConfigError, TypeError) as error:
-        raise ConversionError(f"the checkpoint's flags describe no language model: {error}") from error
+        raise ConversionError(f"The checkpoint's flags describe no language model: {error}") from error
 
 
 def _grid(codes: int, frames: int) -> tuple[int, int, int]:
@@ -121,7 +121,7 @@ def _grid(codes: int, frames: int) -> tuple[int, int, int]:
         side = math.isqrt(max(codes, 0) // count)
         if count * side * side == codes:
             return count, side, side
-    raise ConversionError(f"{codes} codes are neither a square image nor a clip of {frames} square latent frames")
+    raise ConversionError(f"{codes} codes are neither a square image nor a clip of {frames} square latent frames.")
 
 
 def _sampling(prefix: Prefix, grid: tuple[int, int, int]) -> SamplingDefaults:
@@ -159,7 +159,7 @@ def build_language_model(
             if missing := [key for key in keys if key not in tensors]:
                 raise ConversionError(f"{len(missing)} keys are missing: {', '.join(missing)}")
             if len({tensors[key].shape for key in keys}) > 1:
-                raise ConversionError(f"{', '.join(keys)} differ in shape")
+                raise ConversionError(f"{', '.join(keys)} differ in shape.")
             weights[name] = torch.cat([tensors[key] for key in keys])
     weights |= {name: _unbatched(tensors[key]) for key, name in kept.items() if name not in weights}
     try:
@@ -200,19 +200,19 @@ def convert_language_model(
             fit the classes.
     """
     if (parts := args_and_state(checkpoint)) is None:
-        raise ConversionError(f"{source} is not a published language model: it lacks 'hyper_parameters.args'")
+        raise ConversionError(f"{source} is not a published language model: it lacks 'hyper_parameters.args'.")
     args, state = parts
     try:
         carried = carried_tokenizer(args, state, additive_bias)
         if tokenizer is not None:
             given = load_bundle(tokenizer)
             if carried is not None and not _same(given.tokenizer, carried.network):
-                raise ConversionError(f"it carries another tokenizer than {tokenizer}")
+                raise ConversionError(f"It carries another tokenizer than {tokenizer}.")
             network = given.tokenizer
         elif carried is not None:
             network = carried.network
         else:
-            raise ConversionError("it carries no tokenizer; name with --tokenizer the one whose codes it speaks")
+            raise ConversionError("It carries no tokenizer; name with --tokenizer the one whose codes it speaks.")
         model, kept, dropped = build_language_model(args, state, network.config)
     except ConversionError as error:
         raise ConversionError(f"{source}: {error}") from error

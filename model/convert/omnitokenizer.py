@@ -134,7 +134,7 @@ def read_flags(args: Namespace, additive_bias: bool) -> TokenizerConfig:
     def causal(what: str) -> bool:
         spellings = {bool(flags[name]) for name in (f"causal_in_{what}", f"casual_in_{what}") if name in flags}
         if len(spellings) > 1:
-            raise ConversionError(f"the two spellings of causal_in_{what} disagree")
+            raise ConversionError(f"The two spellings of causal_in_{what} disagree.")
         return spellings == {True}
 
     def blocks(name: str) -> str:
@@ -160,9 +160,9 @@ def read_flags(args: Namespace, additive_bias: bool) -> TokenizerConfig:
             head=VAEConfig(dim) if flags.get("use_vae", False) else VQConfig(flags["n_codes"], dim),
         )
     except KeyError as error:
-        raise ConversionError(f"the checkpoint's flags lack {error.args[0]!r}") from error
+        raise ConversionError(f"The checkpoint's flags lack {error.args[0]!r}.") from error
     except (ConfigError, TypeError, ValueError) as error:
-        raise ConversionError(f"the checkpoint's flags describe no tokenizer: {error}") from error
+        raise ConversionError(f"The checkpoint's flags describe no tokenizer: {error}") from error
 
 
 def build_tokenizer(
@@ -223,7 +223,7 @@ def _load(
     path: Path, checkpoint: Mapping[str, Any], additive_bias: bool | None
 ) -> tuple[OmniTokenizer, dict[str, str], dict[str, str]]:
     if (parts := args_and_state(checkpoint)) is None:
-        raise ConversionError(f"{path} is not a published tokenizer: it lacks 'state_dict' or 'hyper_parameters.args'")
+        raise ConversionError(f"{path} is not a published tokenizer: it lacks 'state_dict' or 'hyper_parameters.args'.")
     if additive_bias is None:
         additive_bias = path.stem == ADDITIVE_BIAS_STEM
     try:

@@ -52,7 +52,7 @@ def check_flags(flags: Mapping[str, Any], fixed: Mapping[str, Any]) -> None:
     """
     for name, only in fixed.items():
         if flags.get(name, only) != only:
-            raise ConversionError(f"flag {name}={flags[name]!r} is not supported, only {only!r}")
+            raise ConversionError(f"Flag {name}={flags[name]!r} is not supported, only {only!r}.")
 
 
 def read_published(path: Path) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def args_and_state(checkpoint: Mapping[str, Any]) -> tuple[Namespace, dict[Any, 
     args = args if isinstance(args, Namespace) else None
     state = checkpoint.get("state_dict")
     if args is not None and (wrong := [name for name, value in vars(args).items() if isinstance(value, Tensor)]):
-        raise ConversionError(f"flag {wrong[0]} holds a tensor; flags are plain values")
+        raise ConversionError(f"Flag {wrong[0]} holds a tensor; flags are plain values.")
     return (args, state) if args is not None and isinstance(state, dict) else None
 
 
@@ -102,7 +102,7 @@ def sort_keys(
     unknown: list[str] = []
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ConversionError(f"state_dict holds {key!r}: {type(value).__name__}, not tensors by name")
+            raise ConversionError(f"`state_dict` holds {key!r}: {type(value).__name__}, not tensors by name.")
         reason = next((why for pattern, why in rules if re.fullmatch(pattern, key)), None)
         if reason is not None:
             dropped[key] = reason

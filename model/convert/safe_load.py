@@ -25,7 +25,7 @@ class _Namespace(argparse.Namespace):
 
     def __setstate__(self, state: object) -> None:
         if type(state) is not dict or not all(type(key) is str and not key.startswith("__") for key in state):
-            raise _RefusedError("the checkpoint would change an argparse.Namespace on load")
+            raise _RefusedError("The checkpoint would change an argparse.Namespace on load.")
         vars(self).update(state)
 
 
@@ -43,7 +43,7 @@ def _inert(path: str) -> type:
     """Make a class that a pickle may name but not use: trainers store callback classes as dictionary keys."""
 
     def refuse(cls: type, *args: object) -> NoReturn:
-        raise _RefusedError(f"the checkpoint would call {path} on load")
+        raise _RefusedError(f"The checkpoint would call {path} on load.")
 
     module, _, name = path.rpartition(".")
     return type(name, (), {"__module__": module, "__new__": refuse})
@@ -78,7 +78,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file")
+        raise CheckpointError(f"{path}: there is no such file.")
     with path.open("rb") as file:
         head = file.read(1024)
     _refuse_downloads(path, head)
@@ -94,8 +94,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: refused: {error}") from error
     except Exception as error:  # the readers of both formats raise almost anything on a damaged or hostile file
         if foreign := re.search(r"GLOBAL (\S+) ", str(error)):
-            raise CheckpointError(f"{path}: refused: the checkpoint would load {foreign[1]}") from error
+            raise CheckpointError(f"{path}: refused: The checkpoint would load {foreign[1]}.") from error
         raise CheckpointError(f"{path} is not a whole checkpoint written by torch.save: {_reason(error)}") from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint's dictionary")
+        raise CheckpointError(f"{path} holds a {type(data).__name__}, not a checkpoint's dictionary.")
     return data

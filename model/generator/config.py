@@ -55,7 +55,7 @@ class SamplingDefaults:
         check_number(self, "guidance", 0, MAX_GUIDANCE)
         check_number(self, "guidance_growth", 0, MAX_GUIDANCE)
         if self.top_p == 0:
-            raise ConfigError("top_p must be over 0; a small value leaves the likeliest code alone")
+            raise ConfigError("top_p must be over 0; a small value leaves the likeliest code alone.")
 
 
 @dataclass(frozen=True)
@@ -90,22 +90,22 @@ class LanguageModelConfig:
         check_counts(self, ("codes",), least=2)
         check_counts(self, ("classes",), least=0)
         if self.width % self.heads:
-            raise ConfigError(f"width {self.width} must be a multiple of heads {self.heads}")
+            raise ConfigError(f"width={self.width} must be a multiple of heads={self.heads}.")
         if type(self.null_class) is not bool:
-            raise ConfigError(f"null_class must be true or false, not {self.null_class!r}")
+            raise ConfigError(f"null_class must be true or false, not {self.null_class!r}.")
         if self.prefix not in get_args(Prefix):
-            raise ConfigError(f"prefix must be one of {', '.join(get_args(Prefix))}, not {self.prefix!r}")
+            raise ConfigError(f"prefix must be one of {', '.join(get_args(Prefix))}, not {self.prefix!r}.")
         if (self.prefix == "none") != (self.classes == 0):
-            raise ConfigError(f"prefix {self.prefix!r} does not fit {self.classes} classes; 'none' is for 0 classes")
+            raise ConfigError(f"prefix={self.prefix!r} does not fit {self.classes} classes; 'none' is for 0 classes.")
         if self.null_class and self.prefix != "class":
-            raise ConfigError(f"null_class needs prefix 'class', not {self.prefix!r}")
+            raise ConfigError(f"null_class needs prefix 'class', not {self.prefix!r}.")
         check_grid(self.grid)
         if not isinstance(self.sampling, SamplingDefaults):
-            raise ConfigError(f"sampling must be SamplingDefaults, not {self.sampling!r}")
+            raise ConfigError(f"sampling must be SamplingDefaults, not {self.sampling!r}.")
         if self.sampling.guidance != 1 and self.guidance == "none":
-            raise ConfigError(f"guidance {self.sampling.guidance} needs a model with an unconditional stream")
+            raise ConfigError(f"guidance={self.sampling.guidance} needs a model with an unconditional stream.")
         if (fed := self.sequence_length(self.grid[0]) - 1) > self.positions:
-            raise ConfigError(f"{self.positions} positions are too few for {fed} tokens of grid {self.grid}")
+            raise ConfigError(f"{self.positions} positions are too few for {fed} tokens of grid {self.grid}.")
 
     @property
     def head_dim(self) -> int:
@@ -216,10 +216,10 @@ def generator_config(data: object) -> GeneratorConfig:
         ConfigError: an unknown kind, or data that do not describe one.
     """
     if not isinstance(data, Mapping):
-        raise ConfigError(f"A generator's config must be a mapping, not {type(data).__name__}")
+        raise ConfigError(f"A generator's config must be a mapping, not {type(data).__name__}.")
     kind = data.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        raise ConfigError(f"A generator's kind must be one of {sorted(KINDS)}, not {kind!r}")
+        raise ConfigError(f"A generator's kind must be one of {sorted(KINDS)}, not {kind!r}.")
     return KINDS[kind].from_dict({key: value for key, value in data.items() if key != "kind"})
 
 

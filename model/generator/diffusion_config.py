@@ -41,7 +41,7 @@ def check_sampler(sampler: object) -> None:
         ConfigError: with the value.
     """
     if sampler not in get_args(SamplerName):
-        raise ConfigError(f"sampler must be one of {', '.join(get_args(SamplerName))}, not {sampler!r}")
+        raise ConfigError(f"sampler must be one of {', '.join(get_args(SamplerName))}, not {sampler!r}.")
 
 
 @dataclass(frozen=True)
@@ -85,26 +85,26 @@ class DiffusionConfig:
         check_counts(self, ("timesteps",), least=MIN_TIMESTEPS, most=10_000)
         check_grid(self.grid)
         if self.grid[1] % self.patch or self.grid[2] % self.patch:
-            raise ConfigError(f"grid {self.grid} must be a multiple of patch={self.patch} in height and width")
+            raise ConfigError(f"grid={self.grid} must be a multiple of patch={self.patch} in height and width.")
         if self.width % self.heads or self.width % 4:
-            raise ConfigError(f"width={self.width} must be a multiple of heads={self.heads} and of 4")
+            raise ConfigError(f"width={self.width} must be a multiple of heads={self.heads} and of 4.")
         for name in ("latent_scale", "latent_shift"):
             self._check_latent(name)
         if self.guidance_channels is not None:
             check_counts(self, ("guidance_channels",), most=self.channels)
         if not isinstance(self.sampling, DiffusionDefaults):
-            raise ConfigError(f"sampling must be DiffusionDefaults, not {self.sampling!r}")
+            raise ConfigError(f"sampling must be DiffusionDefaults, not {self.sampling!r}.")
         if self.sampling.steps > self.timesteps:
-            raise ConfigError(f"sampling.steps={self.sampling.steps} must be at most timesteps={self.timesteps}")
+            raise ConfigError(f"sampling.steps={self.sampling.steps} must be at most timesteps={self.timesteps}.")
 
     def _check_latent(self, name: str) -> None:
         value = getattr(self, name)
         numbers = value if isinstance(value, tuple) else (value,)
         good = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
         if not good or (isinstance(value, tuple) and len(value) != self.channels):
-            raise ConfigError(f"{name} must be a finite number, or {self.channels} of them, not {value!r}")
+            raise ConfigError(f"{name} must be a finite number, or {self.channels} of them, not {value!r}.")
         if name == "latent_scale" and min(numbers) <= 0:
-            raise ConfigError(f"latent_scale must be positive, not {value!r}")
+            raise ConfigError(f"latent_scale must be positive, not {value!r}.")
 
     @property
     def null_class(self) -> int:

@@ -65,7 +65,7 @@ class DiffusionParams:
         if self.frames is not None:
             check_counts(self, ("frames",))
         if self.cache is not None and not isinstance(self.cache, FeatureCache):
-            raise ConfigError(f"cache must be a FeatureCache or None, not {self.cache!r}")
+            raise ConfigError(f"cache must be a FeatureCache or None, not {self.cache!r}.")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def ssim(reference: Pixels, candidate: Pixels) -> Tensor:
     first, second = _comparable(reference, candidate)
     height, width, channels = first.shape[-3:]
     if min(height, width) < SSIM_WINDOW:
-        raise ValueError(f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, not {height}x{width}")
+        raise ValueError(f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, not {height}x{width}.")
     pairs = zip(
         first.reshape(-1, height, width, channels), second.reshape(-1, height, width, channels), strict=True
     )  # one frame at a time, since the five maps of a long clip would fill the memory

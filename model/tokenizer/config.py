@@ -87,23 +87,23 @@ class TokenizerConfig:
         check_counts(self, ("temporal_layers",), most=MAX_LAYERS)
         for name in ("patch_norm", "additive_bias", "causal_attention", "causal_peg"):
             if type(getattr(self, name)) is not bool:
-                raise ConfigError(f"{name} must be true or false, not {getattr(self, name)!r}")
+                raise ConfigError(f"{name} must be true or false, not {getattr(self, name)!r}.")
         for name in ("encoder_blocks", "decoder_blocks"):
             blocks = getattr(self, name)
             if not isinstance(blocks, str) or not 1 <= len(blocks) <= MAX_LAYERS or set(blocks) - set("tw"):
-                raise ConfigError(f"{name} must be 1 to {MAX_LAYERS} letters 't' and 'w', not {blocks!r}")
+                raise ConfigError(f"{name} must be 1 to {MAX_LAYERS} letters 't' and 'w', not {blocks!r}.")
         if self.spatial_position not in ("rope", "rel"):
-            raise ConfigError(f"spatial_position must be 'rope' or 'rel', not {self.spatial_position!r}")
+            raise ConfigError(f"spatial_position must be 'rope' or 'rel', not {self.spatial_position!r}.")
         if self.temporal_order not in ("causal", "published"):
-            raise ConfigError(f"temporal_order must be 'causal' or 'published', not {self.temporal_order!r}")
+            raise ConfigError(f"temporal_order must be 'causal' or 'published', not {self.temporal_order!r}.")
         if self.spatial_position == "rope" and self.head_dim % 4:
-            raise ConfigError(f"rotary positions need a head_dim divisible by 4, not {self.head_dim}")
+            raise ConfigError(f"Rotary positions need a head_dim divisible by 4, not {self.head_dim}.")
         if self.temporal_window is not None:
             check_counts(self, ("temporal_window",))
             if not self.causal_attention:
-                raise ConfigError(f"temporal_window {self.temporal_window} needs causal_attention")
+                raise ConfigError(f"temporal_window={self.temporal_window} needs causal_attention.")
         if not isinstance(self.head, VQConfig | VAEConfig):
-            raise ConfigError(f"head must be a VQConfig or a VAEConfig, not {self.head!r}")
+            raise ConfigError(f"head must be a VQConfig or a VAEConfig, not {self.head!r}.")
 
     @property
     def is_vq(self) -> bool:
@@ -141,12 +141,12 @@ class TokenizerConfig:
         values = strict(cls, data)
         if "head" in values:
             if not isinstance(values["head"], Mapping):
-                raise ConfigError(f"head must be a mapping, not {values['head']!r}")
+                raise ConfigError(f"head must be a mapping, not {values['head']!r}.")
             head = dict(values["head"])
             heads: dict[Any, type[VQConfig] | type[VAEConfig]] = {"vq": VQConfig, "vae": VAEConfig}
             kind = head.pop("kind", None)
             if not isinstance(kind, str) or kind not in heads:
-                raise ConfigError(f"head.kind must be 'vq' or 'vae', not {kind!r}")
+                raise ConfigError(f"head.kind must be 'vq' or 'vae', not {kind!r}.")
             values["head"] = heads[kind](**strict(heads[kind], head))
         return cls(**values)
 

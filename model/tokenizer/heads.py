@@ -22,7 +22,7 @@ class VQHead(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         if not isinstance(config.head, VQConfig):
-            raise TypeError(f"a VQ head needs a VQConfig, not {config.head}")
+            raise TypeError(f"A VQ head needs a VQConfig, not {config.head}.")
         self.to_code = nn.Linear(config.width, config.head.dim)
         self.codebook = nn.Parameter(F.normalize(torch.randn(config.head.codes, config.head.dim), dim=-1))
         self.from_code = nn.Linear(config.head.dim, config.width)
@@ -55,7 +55,7 @@ class VAEHead(nn.Module):
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
         if not isinstance(config.head, VAEConfig):
-            raise TypeError(f"a VAE head needs a VAEConfig, not {config.head}")
+            raise TypeError(f"A VAE head needs a VAEConfig, not {config.head}.")
         self.to_moments = nn.Linear(config.width, 2 * config.head.dim)
         self.from_latent = nn.Linear(config.head.dim, config.width)
 

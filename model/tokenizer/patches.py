@@ -28,15 +28,15 @@ def check_pixels(pixels: Tensor, may_be_empty: bool = False) -> None:
     """
     sizes = [size for axis, size in enumerate(pixels.shape) if axis != 1 or not may_be_empty]
     if pixels.dim() != 5 or pixels.shape[-1] != 3 or 0 in sizes:
-        raise PixelError(f"pixels must have shape (B, T, H, W, 3), none of them 0, not {tuple(pixels.shape)}")
+        raise PixelError(f"Pixels must have shape (B, T, H, W, 3), none of them 0, not {tuple(pixels.shape)}.")
     if pixels.dtype == torch.uint8 or pixels.shape[1] == 0:
         return
     if pixels.dtype not in FLOATS:
-        raise PixelError(f"pixels must be uint8, or floats in [-0.5, 0.5], not {pixels.dtype}")
+        raise PixelError(f"Pixels must be uint8, or floats in [-0.5, 0.5], not {pixels.dtype}.")
     low, high = pixels.aminmax()
     if not (low >= -0.5 and high <= 0.5):
         raise PixelError(
-            f"float pixels must be in [-0.5, 0.5], not [{low:.4g}, {high:.4g}]; uint8 leaves scaling to the model"
+            f"Float pixels must be in [-0.5, 0.5], not [{low:.4g}, {high:.4g}]; uint8 leaves scaling to the model."
         )
 
 

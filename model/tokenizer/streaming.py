@@ -42,11 +42,11 @@ class EncoderState:
             StreamError: the clip has ended, or the new ones have another size, batch or type.
         """
         if self.finished:
-            raise StreamError("the clip has ended: its final chunk was encoded, and padding may follow its last frame")
+            raise StreamError("The clip has ended: its final chunk was encoded, and padding may follow its last frame.")
         old, new = self.pending, pixels
         if old.shape[:1] + old.shape[2:] != new.shape[:1] + new.shape[2:] or old.dtype != new.dtype:
             raise StreamError(
-                f"a chunk of {tuple(new.shape)} {new.dtype} does not continue a clip of {tuple(old.shape)} {old.dtype}"
+                f"A chunk of {tuple(new.shape)} {new.dtype} does not continue a clip of {tuple(old.shape)} {old.dtype}."
             )
         return torch.cat((old, new), dim=1)
 
@@ -58,7 +58,7 @@ def check_depth(blocks: Sequence[BlockState], expected: int) -> None:
         StreamError: with both numbers.
     """
     if len(blocks) != expected:
-        raise StreamError(f"a state of {len(blocks)} blocks belongs to another model: this one has {expected}")
+        raise StreamError(f"A state of {len(blocks)} blocks belongs to another model: this one has {expected}.")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class DecoderState:
         """
         shape = tuple(codes.shape[:1] + codes.shape[2:4])
         if shape != self.shape:
-            raise StreamError(f"a chunk of (batch, rows, columns) {shape} does not continue a clip of {self.shape}")
+            raise StreamError(f"A chunk of (batch, rows, columns) {shape} does not continue a clip of {self.shape}.")
 
 
 def stream_encode(tokenizer: OmniTokenizer, chunks: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -118,7 +118,7 @@ class OmniTokenizer(nn.Module):
         """
         if isinstance(self.head, VQHead):
             if generator is not None:
-                raise CodeError("a VQ model draws nothing: encode takes no generator")
+                raise CodeError("A VQ model draws nothing: encode takes no generator.")
             return self._encoded(pixels)[1]
         mean, logvar = self._encoded(pixels)
         return mean if generator is None else self.head.sample(mean, logvar, generator)
@@ -130,22 +130,22 @@ class OmniTokenizer(nn.Module):
     def encode_both(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode to int64 tokens (B, t, h, w) and the unit vectors (B, t, h, w, d) before quantisation; VQ only."""
         if not isinstance(self.head, VQHead):
-            raise CodeError("a VAE has no codebook to quantise with")
+            raise CodeError("A VAE has no codebook to quantise with.")
         vectors, tokens = self._encoded(pixels)
         return tokens, vectors
 
     def encode_moments(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Encode to the mean and log variance of Gaussian latents, each (B, t, h, w, c); VAE only."""
         if not isinstance(self.head, VAEHead):
-            raise CodeError("a VQ model has no Gaussian latents")
+            raise CodeError("A VQ model has no Gaussian latents.")
         return self._encoded(pixels)
 
     def quantize(self, latents: Tensor) -> Tensor:
         """Return the tokens (...) of the codes nearest to vectors (..., d); VQ only."""
         if not isinstance(self.head, VQHead):
-            raise CodeError("a VAE has no codebook to quantise with")
+            raise CodeError("A VAE has no codebook to quantise with.")
         if not latents.is_floating_point():
-            raise CodeError(f"floating-point vectors are quantised, not {latents.dtype}")
+            raise CodeError(f"Floating-point vectors are quantised, not {latents.dtype}.")
         self.check_codes(latents)
         return self.head.assign(latents)
 
@@ -183,22 +183,22 @@ class OmniTokenizer(nn.Module):
         vector = codes.is_floating_point()
         if codes.dim() != 4 + vector or 0 in codes.shape:
             expected = "latents (B, t, h, w, c)" if vector else "tokens (B, t, h, w)"
-            raise CodeError(f"expected {expected}, none of them 0, not shape {tuple(codes.shape)}")
+            raise CodeError(f"Expected {expected}, none of them 0, not shape {tuple(codes.shape)}.")
         if vector and codes.shape[-1] != self.config.head.dim:
-            raise CodeError(f"latents need {self.config.head.dim} channels, not {codes.shape[-1]}")
+            raise CodeError(f"Latents need {self.config.head.dim} channels, not {codes.shape[-1]}.")
         if size is not None and (grid := self.config.geometry.grid(size)) != tuple(codes.shape[1:4]):
-            raise CodeError(f"size {size} has the grid {grid}, the codes have {tuple(codes.shape[1:4])}")
+            raise CodeError(f"Size {size} has the grid {grid}, the codes have {tuple(codes.shape[1:4])}.")
         if vector:
             if codes.dtype not in FLOATS or not codes.isfinite().all():
-                raise CodeError(f"latents must be finite numbers, not {codes.dtype} with infinities or NaN among them")
+                raise CodeError(f"Latents must be finite numbers, not {codes.dtype} with infinities or NaN among them.")
             return
         if codes.dtype == torch.bool or codes.is_complex():
-            raise CodeError(f"tokens must be integers, not {codes.dtype}")
+            raise CodeError(f"Tokens must be integers, not {codes.dtype}.")
         if not isinstance(self.head, VQHead):
-            raise CodeError(f"a VAE decodes floating-point latents, not {codes.dtype}")
+            raise CodeError(f"A VAE decodes floating-point latents, not {codes.dtype}.")
         low, high = (int(x) for x in codes.long().aminmax())
         if low < 0 or high >= len(self.head.codebook):
-            raise CodeError(f"tokens must be in [0, {len(self.head.codebook)}), not [{low}, {high}]")
+            raise CodeError(f"Tokens must be in [0, {len(self.head.codebook)}), not [{low}, {high}].")
 
     def reconstruct(self, pixels: Tensor) -> Tensor:
         """Encode and decode; uint8 of the shape of `pixels`."""
@@ -287,7 +287,7 @@ class OmniTokenizer(nn.Module):
     def _check_streams(self) -> None:
         if not self.config.streams:
             raise StreamError(
-                "this model sees later frames, so it takes whole clips only: "
+                "This model sees later frames, so it takes whole clips only: "
                 f"temporal_order={self.config.temporal_order!r}, causal_attention={self.config.causal_attention}, "
-                f"causal_peg={self.config.causal_peg}"
+                f"causal_peg={self.config.causal_peg}."
             )

@@ -59,7 +59,7 @@ class Destination:
             if known and not self.out.is_dir():
                 raise self._refusal(f"{self.out.name} names one file, and there is more than one input; name a folder.")
             if self.out.exists() and not self.out.is_dir():
-                raise CommandError(f"{self.out} is a file, so it cannot be the folder to write to")
+                raise CommandError(f"{self.out} is a file, so it cannot be the folder to write to.")
         elif self.out != STANDARD:
             if not known and self.format is None:
                 raise self._refusal(f"{self.out.name!r} ends in none of {', '.join(self.types)}.")
@@ -67,7 +67,7 @@ class Destination:
                 raise self._refusal(f"{self.out.name!r} does not go with --format {self.format}.")
             self._suffix = self._suffix or suffix
             if not self.out.parent.is_dir():
-                raise CommandError(f"{self.out.parent} is not a folder, so {self.out.name} cannot be written there")
+                raise CommandError(f"{self.out.parent} is not a folder, so {self.out.name} cannot be written there.")
 
     def target(self, source: InputFile, default: str) -> Target:
         """Return the file to write for an input.
@@ -87,10 +87,10 @@ class Destination:
             name = relative.stem if relative.suffix.lower() in RESULT_SUFFIXES else relative.name
             path = self.out / relative.parent / (name if name.lower().endswith(suffix) else name + suffix)
         if path in self._written:
-            raise CommandError(f"{source.name}: its file {path} is that of {self._written[path]} already")
+            raise CommandError(f"{source.name}: its file {path} is that of {self._written[path]} already.")
         if path != STANDARD and path.exists():
             if path.samefile(source.path):
-                raise CommandError(f"{source.name}: the file to write is the input itself; choose another folder")
+                raise CommandError(f"{source.name}: the file to write is the input itself; choose another folder.")
             if self.skip_existing:
                 raise SkipError(f"{path} is there")
         self._written[path] = source.name

@@ -134,14 +134,14 @@ def _find_tokenizer(bundle: Path) -> Path:
     """Return the tokenizer with the hash that a generator names, from its own folder or from the default one."""
     wanted = read_config(bundle).tokenizer_hash
     if wanted is None:
-        raise CommandError(f"{bundle} is a tokenizer; name a generator bundle")
+        raise CommandError(f"{bundle} is a tokenizer; name a generator bundle.")
     folders = bundle.resolve().parent, DEFAULT_BUNDLE.parent
     for path in chain.from_iterable(map(bundles_in, folders)):
         with suppress(BundleError):  # damaged ones
             if read_config(path).hash == wanted:
                 return path
     searched = " or in ".join(map(str, folders))
-    raise CommandError(f"no bundle in {searched} is the tokenizer {wanted} of {bundle}; name it with --tokenizer")
+    raise CommandError(f"No bundle in {searched} is the tokenizer {wanted} of {bundle}; name it with --tokenizer.")
 
 
 class _Unobserved:

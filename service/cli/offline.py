@@ -152,7 +152,9 @@ def _command_errors() -> Iterator[None]:
     except (BundleError, CodeError) as error:
         raise CommandError(str(error)) from error
     except torch.OutOfMemoryError as error:
-        raise CommandError("the accelerator's memory does not suffice; use a smaller --size or --device cpu") from error
+        raise CommandError(
+            "The accelerator's memory does not suffice; use a smaller --size or --device cpu."
+        ) from error
 
 
 class CountedFrames:

@@ -119,7 +119,7 @@ def choose_bundle(bundle: Path | None, default: Path = DEFAULT_BUNDLE) -> Path:
     if bundle is not None:
         return bundle
     if not default.is_dir():
-        raise CommandError(f"no bundle was named and {default} does not exist here; use --bundle or --server")
+        raise CommandError(f"No bundle was named and {default} does not exist here; use --bundle or --server.")
     return default
 
 

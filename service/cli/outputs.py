@@ -65,10 +65,10 @@ def writing_pixels(
     if picture and frames != 1:
         others = ", ".join([*CLIP_SUFFIXES, ARRAY_SUFFIX])
         raise CommandError(
-            f"{target.path.name} holds one picture, and these are {frames} frames; write one of {others}"
+            f"{target.path.name} holds one picture, and these are {frames} frames; write one of {others}."
         )
     if quality is not None and target.media_type not in LOSSY:
-        raise CommandError(f"a quality is for {' and '.join(LOSSY)}, and {target.path.name} is {target.media_type}")
+        raise CommandError(f"A quality is for {' and '.join(LOSSY)}, and {target.path.name} is {target.media_type}.")
     with output_file(target.path) as file:
         sink: _Sink
         if picture:

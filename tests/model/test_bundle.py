@@ -163,7 +163,7 @@ def test_a_failed_replacement_leaves_the_old_bundle(tokenizer, bundle, monkeypat
 
 
 @pytest.mark.parametrize(
-    ("network", "message"), [(3, "must be a mapping"), ({"width": 10**6}, "tensors"), ({"depth": 1}, "unknown")]
+    ("network", "message"), [(3, "must be a mapping"), ({"width": 10**6}, "tensors"), ({"depth": 1}, "Unknown")]
 )
 def test_a_config_with_a_right_hash_is_still_checked(bundle, network, message):
     config = replace(read_config(bundle), network=network)

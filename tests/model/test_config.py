@@ -44,14 +44,14 @@ def test_named_configs_survive_json(name):
         ({"temporal_window": 0}, "temporal_window must be an integer"),
         ({"temporal_window": 2.5}, "temporal_window must be an integer"),
         ({"temporal_window": 2, "causal_attention": False}, "needs causal_attention"),
-        ({"colour": "red"}, r"unknown TokenizerConfig keys \['colour'\]"),
+        ({"colour": "red"}, r"Unknown TokenizerConfig keys \['colour'\]"),
         ({"head": {"kind": "gan"}}, "head.kind"),
         ({"head": {"kind": ["vq"]}}, "head.kind"),
         ({"head": {"kind": "vq", "codes": 1}}, "codes must be an integer from 2"),
         ({"head": {"kind": "vq", "codes": 64.5}}, "codes must be an integer"),
         ({"head": {"kind": "vae", "dim": 0}}, "dim must be an integer"),
         ({"head": {"kind": "vq", "dim": 0}}, "dim must be an integer"),
-        ({"head": {"kind": "vae", "codes": 7}}, r"unknown VAEConfig keys \['codes'\]"),
+        ({"head": {"kind": "vae", "codes": 7}}, r"Unknown VAEConfig keys \['codes'\]"),
         ({"head": 3}, "head must be a mapping"),
         ({"head": [["kind", "vq"]]}, "head must be a mapping"),
     ],
@@ -156,7 +156,7 @@ def test_tokens_of_any_integer_type_decode_alike(tokenizer, dtype):
 
 
 def test_only_vectors_are_quantised(tokenizer):
-    with pytest.raises(CodeError, match="floating-point"):
+    with pytest.raises(CodeError, match="Floating-point"):
         tokenizer.quantize(torch.zeros(1, 1, 2, 2, dtype=torch.int64))
 
 

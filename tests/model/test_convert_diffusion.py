@@ -25,10 +25,10 @@ def state() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("key", "change", "message"),
     [
-        ("x_embedder.proj.weight", lambda value: value[:0], "it lacks the tensor x_embedder.proj.weight"),
-        ("x_embedder.proj.weight", lambda value: value[0], "it lacks the tensor x_embedder.proj.weight"),
-        ("blocks.0.mlp.fc1.weight", lambda value: None, "it lacks the tensor blocks.0.mlp.fc1.weight"),
-        ("temp_embed", lambda value: value[:0], "it lacks the tensor temp_embed"),
+        ("x_embedder.proj.weight", lambda value: value[:0], "It lacks the tensor x_embedder.proj.weight"),
+        ("x_embedder.proj.weight", lambda value: value[0], "It lacks the tensor x_embedder.proj.weight"),
+        ("blocks.0.mlp.fc1.weight", lambda value: None, "It lacks the tensor blocks.0.mlp.fc1.weight"),
+        ("temp_embed", lambda value: value[:0], "It lacks the tensor temp_embed"),
         ("temp_embed", lambda value: value.repeat(2, 1, 1), "temp_embed must be positions of shape"),
         ("pos_embed", lambda value: value + 1, "pos_embed holds other positions"),
         ("pos_embed", lambda value: value * torch.nan, "pos_embed holds other positions"),

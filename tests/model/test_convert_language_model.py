@@ -153,10 +153,10 @@ def test_a_class_without_start_token_has_no_unconditional_stream(tmp_path: Path,
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("vtokens", True, "flag vtokens=True is not supported"),
-        ("n_unmasked", 3, "flag n_unmasked=3 is not supported"),
+        ("vtokens", True, "Flag vtokens=True is not supported"),
+        ("n_unmasked", 3, "Flag n_unmasked=3 is not supported"),
         ("unconditional", True, "not supported together"),
-        ("n_unmasked", torch.zeros(2), "flag n_unmasked holds a tensor"),
+        ("n_unmasked", torch.zeros(2), "Flag n_unmasked holds a tensor"),
         ("n_embd", 10**6, "do not fit the config"),
         ("n_embd", "64", "width must be an integer"),
         ("n_layer", 2, "belong to layers that the config does not describe"),
@@ -203,9 +203,9 @@ CODEBOOK = "first_stage_model.codebook.embeddings"
         ({"transformer.pos_emb": torch.zeros(3)}, "do not fit the config"),
         ({"transformer.ln_f.bias": torch.full((64,), float("nan"))}, "infinities or NaN: norm_out.bias"),
         ({"transformer.ln_f.bias": "text"}, "not tensors by name"),
-        ({CODEBOOK: torch.zeros(4)}, "the tokenizer in it: it lacks the matrix 'codebook.embeddings'"),
-        ({CODEBOOK: torch.zeros(0, 8)}, "it lacks the matrix 'codebook.embeddings'"),
-        ({"first_stage_model.extra": torch.zeros(1)}, "the tokenizer in it: 1 unknown keys: extra"),
+        ({CODEBOOK: torch.zeros(4)}, "The tokenizer in it: It lacks the matrix 'codebook.embeddings'"),
+        ({CODEBOOK: torch.zeros(0, 8)}, "It lacks the matrix 'codebook.embeddings'"),
+        ({"first_stage_model.extra": torch.zeros(1)}, "The tokenizer in it: 1 unknown keys: extra"),
     ],
 )
 def test_tensors_that_fit_no_model_are_refused(

@@ -145,7 +145,7 @@ def test_broken_bundles_get_one_sentence(bundle: Path, kind: str) -> None:
     [
         ({"network": 3}, "must be a mapping"),
         ({"network": {"kind": "gan"}}, "kind must be one of"),
-        ({"network": LANGUAGE_MODELS["lm-debug"].to_dict() | {"depth": 1}}, "unknown"),
+        ({"network": LANGUAGE_MODELS["lm-debug"].to_dict() | {"depth": 1}}, "Unknown"),
         ({"network": LANGUAGE_MODELS["lm-debug"].to_dict() | {"layers": 3}}, "tensors are missing"),
         ({"network": LANGUAGE_MODELS["lm-debug"].to_dict() | {"classes": 5}}, "do not fit the config"),
         ({"network": LANGUAGE_MODELS["lm-debug"].to_dict() | {"classes": 3, "codes": 65}}, "4 names for 3 classes"),

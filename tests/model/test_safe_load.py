@@ -63,7 +63,7 @@ def test_code_in_a_pickle_is_refused_and_does_not_run(tmp_path, kind, where, old
         checkpoint["state_dict"]["evil"] = payload
     file = tmp_path / "evil.ckpt"
     torch.save(checkpoint, file, _use_new_zipfile_serialization=not old_format)
-    with pytest.raises(CheckpointError, match="refused: the checkpoint would") as caught:
+    with pytest.raises(CheckpointError, match="refused: The checkpoint would") as caught:
         read_checkpoint(file)
     assert not marker.exists()
     assert "\n" not in str(caught.value)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# The texts of the command follow the name of a file or of a command.
+# The texts of the command follow the name of a file or of a command; those of recipes and data, that of a setting.
 FILES = [
-    path for name in ("media", "service") for path in sorted((ROOT / name).rglob("*.py")) if "cli" not in path.parts
+    path
+    for name in ("kernels", "media", "model", "service", "training")
+    for path in sorted((ROOT / name).rglob("*.py"))
+    if not {"cli", "recipes", "data", "demo_data"} & set(path.parts)
 ]
+FIELD = re.compile(r"[a-z0-9_.]+(=| must | needs )")  # its name begins the sentence
 
 
 def texts(tree: ast.AST) -> Iterator[ast.expr]:
@@ -37,7 +42,8 @@ def written(text: ast.expr) -> str | None:
 
 
 def sound(text: str) -> bool:
-    return (text[0].isupper() or text[0] == "`") and text.endswith((".", ": X", ".X"))
+    begun = text[0].isupper() or text[0] == "`" or FIELD.match(text) is not None
+    return begun and text.endswith((".", ": X", ".X"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

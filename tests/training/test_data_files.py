@@ -270,7 +270,7 @@ def test_debug_data_is_built_and_inspected(tmp_path: Path) -> None:
         path.write_bytes(b"")
     result = CLI.invoke(command, ["inspect", str(root), "--workers", "1"])
     assert result.exit_code == 1
-    assert "none of 7 clips" in result.output
+    assert "None of 7 clips" in result.output
 
 
 def test_debug_data_needs_the_samples(tmp_path: Path) -> None:

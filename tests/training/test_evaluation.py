@@ -274,11 +274,11 @@ def test_the_distance_of_the_packaged_trunk_is_never_called_lpips(packaged: Path
         (["BUNDLE", "DATA", "--device", "tpu0"], "no device 'tpu0'"),
         (["BUNDLE", "NOTHING"], "does not exist"),
         (["BUNDLE", "EMPTY"], "no images, no videos and no data set"),
-        (["BUNDLE", "BROKEN"], "none of the 1"),
+        (["BUNDLE", "BROKEN"], "None of the 1"),
         (["BUNDLE", "DATA", "--side", "8"], "16 pixels or more"),
         (["BUNDLE", "DATA", "--frames", "0"], "a frame"),
         (["BUNDLE", "DATA", "--items", "0"], "an item"),
-        (["BUNDLE", "DATA", "--inception", "NOTHING"], "there is no weights file"),
+        (["BUNDLE", "DATA", "--inception", "NOTHING"], "There is no weights file"),
         (["BUNDLE", "DATA", "--sweep"], "photographs-512"),
     ],
 )

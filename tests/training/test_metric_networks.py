@@ -210,7 +210,7 @@ def test_what_is_no_weights_file_is_named(name: str, content: bytes, tmp_path: P
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="there is no weights file"):
+    with pytest.raises(TrainingError, match="There is no weights file"):
         load_weights(Small(), tmp_path / "nothing.pth")
 
 

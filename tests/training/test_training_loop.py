@@ -255,7 +255,7 @@ def test_a_loss_that_is_no_number_ends_the_run(loader: DeviceLoader, tmp_path: P
     later.budget = None
     with torch.no_grad():
         later.train_step.state.tokenizer.decoder.pixels.first.bias.fill_(float("nan"))
-    with pytest.raises(TrainingError, match="the loss is nan at step 3"):
+    with pytest.raises(TrainingError, match="The loss is nan at step 3"):
         later.run(Budget(steps=5), log_every=1, console=QUIET)
 
 

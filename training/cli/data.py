@@ -37,10 +37,10 @@ def build(
             typer.echo(f"wrote {out}")
             return
         if name not in DATA_SETS:
-            raise TrainingError(f"there is no data set {name!r}; known are {', '.join(DATA_SETS)} and debug")
+            raise TrainingError(f"There is no data set {name!r}; known are {', '.join(DATA_SETS)} and debug.")
         known = [plan.name for plan in DATA_SETS[name]]
         if unknown := sorted(set(only or ()) - set(known)):
-            raise TrainingError(f"there are no sets {unknown}; known are {', '.join(known)}")
+            raise TrainingError(f"There are no sets {unknown}; known are {', '.join(known)}.")
         plans = [plan for plan in scaled(DATA_SETS[name], scale) if not only or plan.name in only]
         build_demo(out, cache.resolve(), plans, workers or cores())
         _list_sets(out, [plan.name for plan in plans])

@@ -43,7 +43,7 @@ def show_files(path: Path, most: int, fps: float | None, workers: int) -> None:
         if broken:
             console.print(_table(("broken", "reason"), broken, ""))
         if not found.whole:
-            raise TrainingError(f"none of {len(found.probes)} {source.kind} of {path} can be decoded")
+            raise TrainingError(f"None of {len(found.probes)} {source.kind} of {path} can be decoded.")
 
 
 def _inspect(source: Source, most: int, fps: float | None, workers: int) -> Inspection:

@@ -69,13 +69,13 @@ def train(
     with exit_on_error():
         known: dict[str, AnyRecipe] = {**RECIPES, **GENERATOR_RECIPES}
         if recipe not in known:
-            raise TrainingError(f"there is no recipe {recipe!r}; known are {', '.join(known)}")
+            raise TrainingError(f"There is no recipe {recipe!r}; known are {', '.join(known)}.")
         chosen = known[recipe]
         if isinstance(chosen, GeneratorRecipe) and source is not None:
             raise TrainingError("A generator is trained from random weights: leave --from out.")
         for name, value in (("--pause-after", pause_after), ("--save-every", save_every), ("--log-every", log_every)):
             if value is not None and not value > 0:
-                raise TrainingError(f"{name} must be positive, not {value}")
+                raise TrainingError(f"{name} must be positive, not {value}.")
         data = data or Path("data") / recipe
         run = RunConfig(
             name=recipe,

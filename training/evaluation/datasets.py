@@ -113,8 +113,8 @@ def open_datasets(data: Path, side: int, frames: int, limit: int | None) -> list
     """
     if side < 16 or frames < 1 or (limit is not None and limit < 1):
         raise TrainingError(
-            f"squares have 16 pixels or more, clips a frame and sets an item: not side {side}, frames {frames}, "
-            f"items {limit}"
+            f"Squares have 16 pixels or more, clips a frame and sets an item: not side {side}, frames {frames}, "
+            f"items {limit}."
         )
     if (data / INFO_FILE).is_file():
         opened = open_set(data)
@@ -129,5 +129,5 @@ def open_datasets(data: Path, side: int, frames: int, limit: int | None) -> list
         FileDataset(files, side, frames, limit) for files in (found.images, found.clips) if files is not None
     ]
     if not datasets:
-        raise TrainingError(f"{data} holds no images, no videos and no data set")
+        raise TrainingError(f"{data} holds no images, no videos and no data set.")
     return datasets

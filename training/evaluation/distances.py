@@ -152,6 +152,6 @@ def _squared_distances(first: Features, second: Features) -> NDArray[np.float64]
 
 def _check(first: Features, second: Features) -> None:
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1] or min(len(first), len(second)) < 2:
-        raise TrainingError(f"a distance needs (N, d) and (M, d), N, M > 1, not {first.shape} and {second.shape}")
+        raise TrainingError(f"A distance needs (N, d) and (M, d), N, M > 1, not {first.shape} and {second.shape}.")
     if not (np.isfinite(first).all() and np.isfinite(second).all()):
-        raise TrainingError("features hold values that are not finite")
+        raise TrainingError("Features hold values that are not finite.")

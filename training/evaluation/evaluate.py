@@ -109,7 +109,7 @@ def score(
     count = len(decibels)
     if not count:
         raise TrainingError(
-            f"none of the {len(dataset)} {dataset.title} could be read; the first is {dataset.broken[0]}"
+            f"None of the {len(dataset)} {dataset.title} could be read; the first is {dataset.broken[0]}."
         )
     scores = Scores(
         title=dataset.title,

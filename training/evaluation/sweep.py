@@ -91,7 +91,7 @@ def psnr_by_frame(tokenizer: OmniTokenizer, clips: Tensor) -> StreamComparison:
         TrainingError: the model sees later frames, so it takes whole clips only.
     """
     if not tokenizer.config.streams:
-        raise TrainingError("this model sees later frames: it takes whole clips only, and its sweep has no frames")
+        raise TrainingError("This model sees later frames: it takes whole clips only, and its sweep has no frames.")
     device = next(tokenizer.parameters()).device
     whole: list[Values] = []
     chunked: list[Values] = []

@@ -110,7 +110,7 @@ def load_lpips(path: Path) -> FeatureDistance:
     for file in sorted(path.iterdir()) if path.is_dir() else [path]:
         more = read_weights(file)
         if both := sorted(state.keys() & more.keys()):
-            raise TrainingError(f"{path} holds {both[0]} in two files, one of them {file.name}")
+            raise TrainingError(f"{path} holds {both[0]} in two files, one of them {file.name}.")
         state |= more
     learned = {name: state.pop(name) for name in list(state) if name.startswith("lin")}
     trunk = {name: tensor for name, tensor in state.items() if not name.startswith("classifier.")}

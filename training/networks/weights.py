@@ -28,7 +28,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         TrainingError: there is no such file, or it is damaged or holds anything but named tensors.
     """
     if not path.is_file():
-        raise TrainingError(f"there is no weights file {path}")
+        raise TrainingError(f"There is no weights file {path}.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -38,7 +38,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
     ):
-        raise TrainingError(f"{path} does not hold a dictionary of named tensors")
+        raise TrainingError(f"{path} does not hold a dictionary of named tensors.")
     return dict(state)
 
 
@@ -71,14 +71,16 @@ def fill(network: Network, state: dict[str, Tensor], path: Path) -> Network:
     )
     kind = type(network).__name__
     if missing := sorted(wanted.keys() - given.keys()):
-        raise TrainingError(f"{path} holds no weights of {kind}: it lacks {_some(missing)}")
+        raise TrainingError(f"{path} holds no weights of {kind}: it lacks {_some(missing)}.")
     if unknown := sorted(given.keys() - wanted.keys()):
         raise TrainingError(f"{path} holds weights that {kind} has not: {_some(unknown)}")
     for name, value in wanted.items():
         if given[name].shape != value.shape:
-            raise TrainingError(f"{path}: {name} has shape {tuple(given[name].shape)}, {kind} has {tuple(value.shape)}")
+            raise TrainingError(
+                f"{path}: {name} has shape {tuple(given[name].shape)}, {kind} has {tuple(value.shape)}."
+            )
         if not given[name].isfinite().all():
-            raise TrainingError(f"{path}: {name} holds values that are not finite")
+            raise TrainingError(f"{path}: {name} holds values that are not finite.")
     network.load_state_dict({name: value.float() for name, value in given.items()}, strict=False)
     return network.float().eval().requires_grad_(False)
 

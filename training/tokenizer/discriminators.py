@@ -43,7 +43,7 @@ class PatchDiscriminator(nn.Module):
         if dims not in (2, 3) or channels % _GROUPS or channels < _GROUPS or layers < 1:
             raise ValueError(
                 f"dims={dims} must be 2 or 3, channels={channels} a multiple of {_GROUPS}, "
-                f"and layers={layers} at least 1"
+                f"and layers={layers} at least 1."
             )
         self.dims = dims
         self.smallest = 3 * 2**layers
@@ -79,8 +79,8 @@ class PatchDiscriminator(nn.Module):
         """
         if pixels.dim() != self.dims + 2 or pixels.shape[1] != 3 or min(pixels.shape[-2:]) < self.smallest:
             raise ValueError(
-                f"the {self.dims}-D discriminator takes 3 channels first and at least {self.smallest} pixels a side, "
-                f"not {tuple(pixels.shape)}"
+                f"The {self.dims}-D discriminator takes 3 channels first and at least {self.smallest} pixels a side, "
+                f"not {tuple(pixels.shape)}."
             )
         features = []
         x = 2.0 * pixels

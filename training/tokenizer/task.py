@@ -103,7 +103,7 @@ class TokenizerTask:
         torch.manual_seed(recipe.seed)
         if run.has_begun(stage) or (before is None and bundle is None):
             if not run.has_begun(stage) and self.source is not None:
-                raise TrainingError(f"{run.out} was begun from bundle {self.source[:12]}: name it again")
+                raise TrainingError(f"{run.out} was begun from bundle {self.source[:12]}: name it again.")
             return StageStart(OmniTokenizer(config).to(device))
         if bundle is not None:
             source = bundle.tokenizer
@@ -116,7 +116,7 @@ class TokenizerTask:
             assert before is not None
             if not run.is_done(before):
                 raise TrainingError(
-                    f"stage {stage.name} begins from a bundle or from stage {before.name}, which {run.out} has not done"
+                    f"Stage {stage.name} begins from a bundle or from stage {before.name}, not done in {run.out}."
                 )
             source = OmniTokenizer(with_head(recipe.tokenizer, before.head, before.latent_channels))
             checkpoint = read_checkpoint(run.folder(before), recipe.to_dict(), before.name, TrainingStep.state_keys)

@@ -147,5 +147,5 @@ def test_a_payload_among_lightnings_hyper_parameters_does_not_run(
     torch.save({"state_dict": {}, "hyper_parameters": kind(args=Payload())}, "evil.ckpt")
     run = omnitok("convert evil.ckpt bundle")
     assert run.code == 1
-    assert "refused: the checkpoint would" in run.err
+    assert "refused: The checkpoint would" in run.err
     assert [path.name for path in Path().iterdir()] == ["evil.ckpt"]
