@@ -36,11 +36,6 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def device(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.fixture
 def tokenizer(name: str, route: str, tmp_path: Path) -> OmniTokenizer:
     source, additive = GOLDEN / f"{name}.ckpt", name == "vq_rel_nosdpa"

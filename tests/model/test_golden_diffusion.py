@@ -37,11 +37,6 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-@pytest.fixture(params=["cpu", *(["cuda"] if torch.cuda.is_available() else [])])
-def device(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
 @pytest.fixture
 def bundle(folder: Path, name: str, device: str) -> GeneratorBundle:
     return load_generator(folder / name, device)

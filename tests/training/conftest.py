@@ -10,6 +10,7 @@ import torch
 
 from training.data.loaders.device_loader import DeviceLoader
 from training.data.shards import SetInfo, write_info, write_shard
+from training.demo_data.debug import build_debug
 
 SETS = {
     "train/photographs-256": (1, 64),
@@ -42,6 +43,14 @@ def data(tmp_path: Path) -> Path:
         for shard in range(2):
             write_shard(root / name, shard, moving_squares(6, frames, size, 10 * seed + shard))
     return root
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of the debug data; a test that changes some copies them."""
+    folder = tmp_path_factory.mktemp("files")
+    build_debug(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

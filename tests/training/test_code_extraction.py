@@ -21,7 +21,6 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app
 from training.data.files import find_sources
 from training.data.loaders.batch import BatchSpec
-from training.demo_data.debug import build_debug
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.generator import extraction
@@ -38,13 +37,6 @@ def bundle_of(folder: Path, head: str) -> Bundle:
     torch.manual_seed(0)
     save_bundle(folder / head, OmniTokenizer(with_head(CONFIGS["debug"], head)), "random weights")
     return load_bundle(folder / head)
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("files")
-    build_debug(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

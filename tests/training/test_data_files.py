@@ -29,13 +29,6 @@ CLI = CliRunner()
 SAMPLES = Path(__file__).parents[2] / "docs" / "samples"
 
 
-@pytest.fixture(scope="module")
-def debug(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("debug")
-    build_debug(folder)
-    return folder
-
-
 def put(root: Path, *names: str) -> Path:
     """Files that hold their own names."""
     for name in names:
@@ -222,8 +215,8 @@ def test_a_section_reads_as_the_part_itself(
     ours.close()
 
 
-def test_sources_of_a_folder(tmp_path: Path, debug: Path) -> None:
-    found = find_sources(debug)
+def test_sources_of_a_folder(tmp_path: Path, files: Path) -> None:
+    found = find_sources(files)
     assert [len(source) for source in found if source] == [12, 6]
     assert [source.classes for source in found if source] == [("sky", "snow"), ("backward", "forward")]
     both = put(tmp_path / "both", "clips/1.mp4", "videos/2.mp4")

@@ -19,7 +19,6 @@ from training.data.loaders.device_loader import DeviceLoader
 from training.data.loaders.file_loader import FileLoader, decode
 from training.data.loaders.item_rng import epoch_order, item_uniforms
 from training.data.loaders.open_loader import open_loader
-from training.demo_data.debug import build_debug
 from training.distributed import Ranks
 from training.errors import TrainingError
 
@@ -34,16 +33,9 @@ PLAN = [
 ]
 
 
-@pytest.fixture(scope="module")
-def debug(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("debug")
-    build_debug(folder)
-    return folder
-
-
 @pytest.fixture
-def copy(debug: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(debug, tmp_path / "copy"))
+def copy(files: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(files, tmp_path / "copy"))
 
 
 def loader_of(root: Path, rank: int = 0, ranks: int = 1, workers: int = 0, fps: float | None = None) -> FileLoader:
@@ -60,10 +52,10 @@ def images_of(root: Path) -> Source:
 
 @given(st.sampled_from(["images", "clips"]), st.integers(0, 30), st.integers(1, 3), st.integers(1, 2))
 @settings(max_examples=12)
-def test_items_depend_on_their_number_alone(debug: Path, kind: str, first: int, ranks: int, each: int) -> None:
+def test_items_depend_on_their_number_alone(files: Path, kind: str, first: int, ranks: int, each: int) -> None:
     def one(count: int, start: int, rank: int = 0, of: int = 1) -> Tensor:
         frames = 1 if kind == "images" else 3
-        return next(loader_of(debug, rank, of).stream([BatchSpec(kind, 32, count, start, frames)]))  # type: ignore[arg-type]
+        return next(loader_of(files, rank, of).stream([BatchSpec(kind, 32, count, start, frames)]))  # type: ignore[arg-type]
 
     count = ranks * each
     whole = one(count, first)
@@ -74,10 +66,10 @@ def test_items_depend_on_their_number_alone(debug: Path, kind: str, first: int, 
     assert torch.equal(whole, torch.cat([one(1, number) for number in range(first, first + count)]))
 
 
-def test_workers_change_nothing_and_stop_when_closed(debug: Path) -> None:
+def test_workers_change_nothing_and_stop_when_closed(files: Path) -> None:
     """Two workers give what this process gives; a second stream starts over; closing in the middle ends them."""
-    alone = list(loader_of(debug, fps=8).stream(PLAN))
-    loader = loader_of(debug, workers=2, fps=8)
+    alone = list(loader_of(files, fps=8).stream(PLAN))
+    loader = loader_of(files, workers=2, fps=8)
     try:
         first = loader.stream(PLAN)
         assert torch.equal(next(first), alone[0])
@@ -174,9 +166,9 @@ def test_a_broken_file_is_replaced_listed_and_counted(tmp_path: Path, damage: st
     assert all(row["reason"] for row in report["broken"])
 
 
-def test_an_item_is_its_file_decoded_with_its_numbers(debug: Path) -> None:
-    source = images_of(debug)
-    batch = next(loader_of(debug).stream([BatchSpec("images", 32, 3, 9, 1)]))
+def test_an_item_is_its_file_decoded_with_its_numbers(files: Path) -> None:
+    source = images_of(files)
+    batch = next(loader_of(files).stream([BatchSpec("images", 32, 3, 9, 1)]))
     for item, index, numbers in zip(
         batch,
         epoch_order(5, "images", len(source), range(9, 12)),
@@ -186,8 +178,8 @@ def test_an_item_is_its_file_decoded_with_its_numbers(debug: Path) -> None:
         assert np.array_equal(item.numpy(), decode(source, int(index), 32, 1, None, numbers))
 
 
-def test_the_report_tells_of_files_and_rates(debug: Path) -> None:
-    loader = loader_of(debug)
+def test_the_report_tells_of_files_and_rates(files: Path) -> None:
+    loader = loader_of(files)
     list(loader.stream(PLAN))
     report = loader.report()
     assert report["images"]["files"] == 12
@@ -204,13 +196,13 @@ def test_damaged_shards_are_in_the_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("workers", "fps"), [(-1, None), (0, 0.0), (0, float("inf")), (0, float("nan"))])
-def test_impossible_settings_are_refused(debug: Path, workers: int, fps: float | None) -> None:
+def test_impossible_settings_are_refused(files: Path, workers: int, fps: float | None) -> None:
     with pytest.raises(TrainingError, match="cannot be decoded by"):
-        loader_of(debug, workers=workers, fps=fps)
+        loader_of(files, workers=workers, fps=fps)
 
 
-def test_a_kind_without_files_is_refused(debug: Path) -> None:
-    loader = FileLoader(images_of(debug), None, CPU, 0)
+def test_a_kind_without_files_is_refused(files: Path) -> None:
+    loader = FileLoader(images_of(files), None, CPU, 0)
     with pytest.raises(TrainingError, match="the data holds no clips, only images"):
         loader.check(PLAN[1])
     with pytest.raises(TrainingError, match="the data holds no clips, only images"):

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import equal
 from no_questions import NoQuestions
 from rich.console import Console
-from torch import Tensor
 from typer.testing import CliRunner
 
 from model.bundle import load_generator, save_bundle
@@ -25,7 +25,6 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app
 from training.checkpoint import CHECKPOINT_FILE
 from training.data.loaders.batch import BatchSpec
-from training.demo_data.debug import build_debug
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.generator.code_set import Codes, CodeSet, relabelled
@@ -85,16 +84,6 @@ def step_of(recipe: GeneratorRecipe, ranks: Ranks | None = None) -> GeneratorSte
 def trainer_of(kind: str, out: Path, **changes: Any) -> Trainer:
     recipe = recipe_of(kind, **changes)
     return Trainer(recipe, recipe.stages[0], step_of(recipe), CodeLoader(codes_of(kind), CPU, recipe.seed), out)
-
-
-def equal(first: Any, second: Any) -> bool:
-    """Return whether two checkpoints hold the same bits, but for the time that they took."""
-    if isinstance(first, dict):
-        same = first.keys() == second.keys()
-        return same and all(equal(first[key], second[key]) for key in first if key != "seconds")
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return torch.equal(first, second) if isinstance(first, Tensor) else first == second
 
 
 @pytest.mark.parametrize("kind", ["tokens", "latents"])
@@ -218,16 +207,17 @@ def test_codes_of_the_other_head_are_refused_and_missing_kinds_are_left_out() ->
 
 
 @pytest.mark.parametrize(("recipe", "head"), [("lm-debug", "vq"), ("dit-debug", "vae")])
-def test_the_command_trains_from_files_to_a_bundle_that_samples(recipe: str, head: str, tmp_path: Path) -> None:
-    build_debug(tmp_path / "data")
+def test_the_command_trains_from_files_to_a_bundle_that_samples(
+    recipe: str, head: str, files: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(0)
     hash_ = save_bundle(tmp_path / "tokenizer", OmniTokenizer(with_head(CONFIGS["debug"], head)), "random weights")
-    command = ["train", recipe, "--data", tmp_path / "data", "--tokenizer", tmp_path / "tokenizer", "--steps", 6]
+    command = ["train", recipe, "--data", files, "--tokenizer", tmp_path / "tokenizer", "--steps", 6]
     command += ["--out", tmp_path / "run", "--device", "cpu", "--log-every", 1]
     result = CliRunner().invoke(app, [*map(str, command), "--pause-after", "0.000001"])
     assert result.exit_code == 0, result.output
     assert "--resume goes on" in result.output
-    result = CliRunner().invoke(app, [*map(str, command), "--resume", "--held-out", str(tmp_path / "data")])
+    result = CliRunner().invoke(app, [*map(str, command), "--resume", "--held-out", str(files)])
     assert result.exit_code == 0, result.output
     assert re.search(r"step +6 held-out loss: images \d", result.output)
     bundle = load_generator(tmp_path / "run" / recipe)

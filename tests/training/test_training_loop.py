@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoints import equal
 from rich.console import Console
 from torch import Tensor
 
@@ -43,16 +44,6 @@ def trainer_of(
     tokenizer = OmniTokenizer(with_head(recipe.tokenizer, changed.head))
     start = StageStart(tokenizer, codebook_initialized=learned_codebook)
     return Trainer(recipe, changed, start.step(recipe, changed), loader, out)
-
-
-def equal(first: Any, second: Any) -> bool:
-    """Return whether two checkpoints hold the same, bit for bit, but for the time that they took."""
-    if isinstance(first, dict):
-        same = first.keys() == second.keys()
-        return same and all(equal(first[key], second[key]) for key in first if key != "seconds")
-    if isinstance(first, list | tuple):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return torch.equal(first, second) if isinstance(first, Tensor) else first == second
 
 
 def state_of(out: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from redis_server import NEEDS_REDIS, redis_server
-from stores import Place, RedisPlace, SqlitePlace
+from stores import Clock, Place, RedisPlace, SqlitePlace
 
 KINDS = ["sqlite", pytest.param("redis", marks=NEEDS_REDIS)]
 
@@ -25,3 +25,8 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(params=KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     return SqlitePlace(tmp_path) if request.param == "sqlite" else RedisPlace(request.getfixturevalue("redis_url"))
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()

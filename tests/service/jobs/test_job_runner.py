@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from stores import Place
+from stores import Clock, Place
 
 from service.errors import ProblemError
 from service.jobs.queue import JobQueue, LocalJobQueue
@@ -41,20 +41,6 @@ class Detached(JobQueue):
             self.lost.remove(method)
             raise ProblemError("not-ready", "The answer was lost.")
         return answer
-
-
-class Clock:
-    """The store's, which the tests move: a slow machine loses no lease."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from stores import Place
+from stores import Clock, Place
 
 from service.errors import ProblemError
 from service.jobs import database
@@ -19,19 +19,6 @@ from service.jobs.sqlite_store import SqliteStore
 from service.jobs.store import JobStore
 
 QUOTAS = Quotas(jobs=4, content_bytes=100, finished_seconds=1000, waiting_jobs=3, lease_seconds=10, tries=2)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from pools import CLIP, SLOW, SMALL, busy, refusal, running, start, until
 
 from service.sandbox import lane
 from service.sandbox.blocklist import Blocklist
+from service.sandbox.pool import MediaPool
 
 
 async def test_a_worker_that_is_killed_once_loses_nothing() -> None:
@@ -26,13 +27,17 @@ async def test_a_worker_that_is_killed_once_loses_nothing() -> None:
         assert worker not in workers()
 
 
+async def kill_thrice(pool: MediaPool) -> None:
+    for kill in (1, 2, 3):
+        await until(lambda: any(map(busy, workers())))
+        os.kill(workers()[0], signal.SIGKILL)
+        await until(lambda kill=kill: pool.restarts["killed"] == kill)  # type: ignore[misc]
+
+
 async def test_a_valid_file_is_not_blamed_for_workers_that_others_kill() -> None:
     async with running() as pool:
         task = start(pool, SLOW, SMALL)
-        for kill in (1, 2, 3):
-            await until(lambda: any(map(busy, workers())))
-            os.kill(workers()[0], signal.SIGKILL)
-            await until(lambda kill=kill: pool.restarts["killed"] == kill)  # type: ignore[misc]
+        await kill_thrice(pool)
         problem = await refusal(task)
         assert (problem.code, problem.status) == ("overloaded", 503)
         assert problem.retry_after_seconds is not None
@@ -45,10 +50,7 @@ async def test_a_file_that_fills_the_memory_is_blamed_if_it_does_so_again_alone(
     monkeypatch.setattr(lane, "_LARGE_SHARE", 0.01)  # of two gigabytes
     async with running() as pool:
         task = start(pool, SLOW, SMALL)
-        for kill in (1, 2, 3):
-            await until(lambda: any(map(busy, workers())))
-            os.kill(workers()[0], signal.SIGKILL)
-            await until(lambda kill=kill: pool.restarts["killed"] == kill)  # type: ignore[misc]
+        await kill_thrice(pool)
         assert (await refusal(task)).code == "corrupt-media"
 
 
