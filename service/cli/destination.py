@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,6 +19,9 @@ class Target:
 
     path: Path
     media_type: str
+
+
+Choose = Callable[[int], Target]  # the file for a number of frames
 
 
 @dataclass

@@ -19,13 +19,12 @@ from model.inference.tokenizer import CompiledTokenizer
 from model.tokenizer.streaming import stream_decode, stream_encode
 from model.tokenizer.tokenizer import CodeError
 from service.cli.batch import InputFile
-from service.cli.destination import Target
+from service.cli.destination import Choose, Target
 from service.cli.errors import CommandError
 from service.cli.inputs import open_media, source_of
 from service.cli.options import Device
 from service.cli.outputs import Part, writing_pixels
 from service.cli.progress import tracked
-from service.cli.tokenizers import Choose
 from service.engine.card import model_card
 from service.engine.device import choose_device
 from service.formats.result import EncodeResult

@@ -14,7 +14,6 @@ from typer.core import TyperCommand, TyperGroup
 from service.cli.errors import CommandError
 
 GROUP = "omnitok.commands"
-MOVED = {"reproduce": "python -m benchmarks.ablations"}
 
 
 class PluginCommand(TyperCommand):
@@ -44,14 +43,12 @@ class Commands(TyperGroup):
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the commands that can run here, in the order of the help text."""
         names = {entry.name for entry in entry_points(group=GROUP) if not _missing(entry)}
-        return [*super().list_commands(ctx), *sorted(names - set(self.commands) - set(MOVED))]
+        return [*super().list_commands(ctx), *sorted(names - set(self.commands))]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command of that name, or None."""
         if own := super().get_command(ctx, cmd_name):
             return own
-        if cmd_name in MOVED:
-            raise CommandError(f"`omnitok {cmd_name}` has moved; run `{MOVED[cmd_name]}` in a checkout.")
         for entry in entry_points(group=GROUP, name=cmd_name):
             return PluginCommand(entry)
         return None

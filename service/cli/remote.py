@@ -12,12 +12,11 @@ from pydantic import BaseModel
 from media.frame_reader import FrameReader
 from media.types import DEFAULT_FPS
 from service.cli.batch import InputFile
-from service.cli.destination import Target
+from service.cli.destination import Choose, Target
 from service.cli.errors import CommandError, StopError
 from service.cli.inputs import is_array, open_media
 from service.cli.outputs import Part, output_file, writing_pixels
 from service.cli.progress import tracked
-from service.cli.tokenizers import Choose
 from service.client import Client, ServiceError
 from service.formats.result import EncodeMeta, EncodeResult
 from service.operations.bundles import find_card

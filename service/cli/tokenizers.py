@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from media.frame_reader import FrameReader
 from service.cli.batch import InputFile
-from service.cli.destination import Target
+from service.cli.destination import Choose, Target
 from service.cli.options import TokenizerLocation, choose_bundle
 from service.cli.outputs import Part
 from service.formats.result import EncodeResult
 from service.operations.options import DecodeOptions, EncodeOptions
-
-Choose = Callable[[int], Target]  # the file for a number of frames
 
 
 class CommandTokenizer(Protocol):

@@ -117,13 +117,6 @@ def test_a_plugin_that_is_not_installed_is_one_sentence(omnitok: Omnitok, house:
     assert words in run.err
 
 
-def test_a_command_that_moved_names_its_new_place(omnitok: Omnitok) -> None:
-    run = omnitok("reproduce train --steps 1200")
-    assert run.code == 1
-    assert "run `python -m benchmarks.ablations` in a checkout" in run.err
-    assert "reproduce" not in omnitok("--help").out
-
-
 def test_no_plugin_replaces_a_command_of_the_service(omnitok: Omnitok, house: None) -> None:
     assert omnitok("encode soup").code == 2
     assert calls == []
