@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from benchmarks.dashboards.board import INSTANCE, Board
 from benchmarks.dashboards.panels import AMBER, GREEN, RED, gauge, rows_of, series, total, value
 
 GPU = 'gpu=~"$gpu"'
-NO_GPU = "no GPU"
+number = partial(value, none="no GPU")
 NOW = [
-    value("GPUs", "none", "count (omnitok_gpu_info)", "That the nodes see now.", ((0.0, GREEN),), none=NO_GPU),
-    value(
+    number("GPUs", "none", "count (omnitok_gpu_info)", "That the nodes see now.", (GREEN,)),
+    number(
         "Use",
         "percentunit",
         "avg (omnitok_gpu_utilization_ratio)",
         "Share of the time in which a kernel ran, mean of all GPUs. Low use with a full queue: something else is slow.",
-        ((0.0, GREEN),),
-        none=NO_GPU,
+        (GREEN,),
     ),
-    value(
+    number(
         "Fullest memory",
         "percentunit",
         "max (omnitok_gpu_memory_used_bytes / omnitok_gpu_memory_total_bytes)",
         "97 % opens a ticket.",
-        ((0.0, GREEN), (0.9, AMBER), (0.97, RED)),
-        none=NO_GPU,
+        (GREEN, 0.9, AMBER, 0.97, RED),
     ),
-    value(
+    number(
         "Hottest",
         "celsius",
         "max (omnitok_gpu_temperature_celsius)",
         "87 C opens a ticket.",
-        ((0.0, GREEN), (80.0, AMBER), (87.0, RED)),
-        none=NO_GPU,
+        (GREEN, 80.0, AMBER, 87.0, RED),
     ),
-    value(
+    number(
         "Slowed by heat",
         "none",
         'sum (omnitok_gpu_throttled{reason="thermal"})',
         "GPUs that run slower since they are hot.",
-        ((0.0, GREEN), (1.0, RED)),
-        none=NO_GPU,
+        (GREEN, 1.0, RED),
     ),
-    value(
-        "Memory errors",
-        "none",
-        "sum (omnitok_gpu_ecc_errors_total)",
-        "Uncorrected, since boot.",
-        ((0.0, GREEN), (1.0, RED)),
-        none=NO_GPU,
+    number(
+        "Memory errors", "none", "sum (omnitok_gpu_ecc_errors_total)", "Uncorrected, since boot.", (GREEN, 1.0, RED)
     ),
 ]
 LINES = [
@@ -91,7 +84,7 @@ LINES = [
         "celsius",
         gauge("gpu_temperature_celsius", "instance, gpu", GPU),
         "Of the chip.",
-        limits=((87.0, RED),),
+        limits=(87.0, RED),
     ),
     series(
         "Throttled",

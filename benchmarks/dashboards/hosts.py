@@ -21,7 +21,7 @@ NOW = [
         "none",
         'min (up{job="edge"})',
         "1 while Prometheus reaches HAProxy on every node.",
-        ((0.0, RED), (1.0, GREEN)),
+        (RED, 1.0, GREEN),
         none="no target",
     ),
     value(
@@ -29,7 +29,7 @@ NOW = [
         "none",
         'min (up{job=~"omnitok|ray"})',
         "1 while Prometheus reads the service's and Ray's metrics of every node.",
-        ((0.0, RED), (1.0, GREEN)),
+        (RED, 1.0, GREEN),
         none="no target",
     ),
     value(
@@ -37,7 +37,7 @@ NOW = [
         "none",
         'min (haproxy_backend_active_servers{proxy=~"http-.*"})',
         "Ingress replicas that it sends requests to.",
-        ((0.0, RED), (1.0, AMBER), (2.0, GREEN)),
+        (RED, 1.0, AMBER, 2.0, GREEN),
         none="no target",
     ),
     value(
@@ -45,7 +45,7 @@ NOW = [
         "s",
         "time() - max (omnitok_start_time_seconds)",
         "Since the service of the youngest node started.",
-        ((0.0, AMBER), (600.0, GREEN)),
+        (AMBER, 600.0, GREEN),
         none="down",
     ),
     value(
@@ -53,7 +53,7 @@ NOW = [
         "none",
         "max (omnitok_metrics_series)",
         "Of the service's exporter. 6,000 opens a ticket.",
-        ((0.0, GREEN), (4000.0, AMBER), (6000.0, RED)),
+        (GREEN, 4000.0, AMBER, 6000.0, RED),
         none="no target",
     ),
     value(
@@ -61,7 +61,7 @@ NOW = [
         "none",
         "sum (ray_memory_manager_worker_eviction_total) or vector(0)",
         "By Ray, since it started.",
-        ((0.0, GREEN), (1.0, RED)),
+        (GREEN, 1.0, RED),
     ),
 ]
 REPLICAS = [

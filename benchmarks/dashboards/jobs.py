@@ -2,57 +2,48 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from benchmarks.dashboards.board import Board
 from benchmarks.dashboards.panels import AMBER, GREEN, RED, gauge, rate, seen, series, total, value
 
+number = partial(value, none="no jobs")
 NOW = [
-    value(
+    number(
         "Waiting",
         "none",
         'sum (omnitok_jobs{status="queued"})',
         "Jobs that nobody works on yet.",
-        ((0.0, GREEN), (100.0, AMBER)),
-        none="no jobs",
+        (GREEN, 100.0, AMBER),
     ),
-    value(
+    number(
         "In progress",
         "none",
         'sum (omnitok_jobs{status="in_progress"})',
         "Jobs that an ingress replica works on.",
-        ((0.0, GREEN),),
-        none="no jobs",
+        (GREEN,),
     ),
-    value(
-        "Failed",
-        "none",
-        'sum (omnitok_jobs{status="failed"})',
-        "Among those that are kept.",
-        ((0.0, GREEN), (1.0, AMBER)),
-        none="no jobs",
-    ),
-    value(
+    number("Failed", "none", 'sum (omnitok_jobs{status="failed"})', "Among those that are kept.", (GREEN, 1.0, AMBER)),
+    number(
         "Oldest waiting job",
         "s",
         "max (omnitok_job_queue_age_seconds)",
         "Half an hour opens a ticket.",
-        ((0.0, GREEN), (600.0, AMBER), (1800.0, RED)),
-        none="no jobs",
+        (GREEN, 600.0, AMBER, 1800.0, RED),
     ),
-    value(
+    number(
         "Space in use",
         "percentunit",
         "max (omnitok_job_bytes / omnitok_job_bytes_limit)",
         "Contents of jobs, of OMNITOK_JOB_BYTES. When it is full, new jobs are refused.",
-        ((0.0, GREEN), (0.7, AMBER), (0.9, RED)),
-        none="no jobs",
+        (GREEN, 0.7, AMBER, 0.9, RED),
     ),
-    value(
+    number(
         "Owners",
         "none",
         'sum (omnitok_replicas{deployment="JobOwner"})',
         "Replicas that keep the jobs: one.",
-        ((0.0, RED), (1.0, GREEN)),
-        none="no jobs",
+        (RED, 1.0, GREEN),
     ),
 ]
 LINES = [
@@ -62,7 +53,7 @@ LINES = [
         "s",
         {"age": gauge("job_queue_age_seconds", "", how="max")},
         "It grows while nobody works on it.",
-        limits=((1800.0, RED),),
+        limits=(1800.0, RED),
     ),
     series(
         "Space",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from benchmarks.dashboards.board import Board
 from benchmarks.dashboards.panels import AMBER, GREEN, RED, gauge, quantiles, rate, rows_of, series, value
 
-BURN_STEPS = ((0.0, GREEN), (1.0, AMBER), (6.0, RED))
-FULL_STEPS = ((0.0, GREEN), (0.7, AMBER), (0.9, RED))
+BURN_STEPS = (GREEN, 1.0, AMBER, 6.0, RED)
+FULL_STEPS = (GREEN, 0.7, AMBER, 0.9, RED)
 MISSING = "max by (deployment) (omnitok_replicas_wanted) - sum by (deployment) (omnitok_replicas)"
 WORK = 'method="POST", route=~"/(encode|decode|reconstruct|vae/encode|vae/decode|generate|images/generations|videos)"'
 
@@ -41,7 +41,7 @@ OBJECTIVES = [
         "percentunit",
         "1 - omnitok:work_errors:burn_rate7d",
         "What is left of a week's budget of failures. Below 0: more failed than the objective allows.",
-        ((0.0, RED), (0.1, AMBER), (0.5, GREEN)),
+        (RED, 0.1, AMBER, 0.5, GREEN),
         none="no work",
     ),
     value(
@@ -50,7 +50,7 @@ OBJECTIVES = [
         f'(sum (rate(omnitok_http_requests_total{{code=~"5..", {WORK}}}[5m])) + {SHED})'
         f" / (sum (rate(omnitok_http_requests_total{{{WORK}}}[5m])) + {SHED})",
         "Share of 5xx among the requests for work, HAProxy's refusals included, 5 minutes.",
-        ((0.0, GREEN), (0.001, AMBER), (0.01, RED)),
+        (GREEN, 0.001, AMBER, 0.01, RED),
         none="no work",
         to="omnitok-requests",
     ),
@@ -60,7 +60,7 @@ OBJECTIVES = [
         "histogram_quantile(0.99, sum by (le) (rate(omnitok_http_request_duration_seconds_bucket"
         '{route=~"/(encode|decode|reconstruct|vae/encode|vae/decode)"}[5m])))',
         "From the first byte of the request to the last of the answer, 5 minutes.",
-        ((0.0, GREEN), (2.0, AMBER), (5.0, RED)),
+        (GREEN, 2.0, AMBER, 5.0, RED),
         none="no work",
         to="omnitok-requests",
     ),
@@ -69,7 +69,7 @@ OBJECTIVES = [
         "none",
         'count (ALERTS{alertstate="firing", severity="page"}) or vector(0)',
         "Alerts that wake somebody. The table names them and leads to their runbooks.",
-        ((0.0, GREEN), (1.0, RED)),
+        (GREEN, 1.0, RED),
         to="omnitok-runbooks",
     ),
 ]
@@ -79,7 +79,7 @@ SATURATION = [
         "none",
         'min (up{job="edge"})',
         "1 while Prometheus reaches HAProxy on every node.",
-        ((0.0, RED), (1.0, GREEN)),
+        (RED, 1.0, GREEN),
         none="no target",
         to="omnitok-hosts",
     ),
@@ -88,7 +88,7 @@ SATURATION = [
         "none",
         f"sum ({MISSING} > 0) or vector(0)",
         "Replicas that the settings want and that do not run.",
-        ((0.0, GREEN), (1.0, AMBER), (2.0, RED)),
+        (GREEN, 1.0, AMBER, 2.0, RED),
         to="omnitok-hosts",
     ),
     value(
@@ -105,7 +105,7 @@ SATURATION = [
         "s",
         "max (omnitok_queue_age_seconds)",
         "Age of the item that has waited longest for a tokenizer. 15 s pages.",
-        ((0.0, GREEN), (2.0, AMBER), (15.0, RED)),
+        (GREEN, 2.0, AMBER, 15.0, RED),
         to="omnitok-tokenizer",
     ),
     value(
@@ -113,7 +113,7 @@ SATURATION = [
         "percentunit",
         "max (ray_node_mem_used / ray_node_mem_total)",
         "Of the fullest node. At 95 % Ray ends workers.",
-        ((0.0, GREEN), (0.8, AMBER), (0.9, RED)),
+        (GREEN, 0.8, AMBER, 0.9, RED),
         none="no target",
         to="omnitok-hosts",
     ),
@@ -122,7 +122,7 @@ SATURATION = [
         "percentunit",
         "min (omnitok_filesystem_free_bytes / omnitok_filesystem_size_bytes)",
         "Of Ray's folder, shared memory and jobs, on any node. Below 10 % no replica can be replaced.",
-        ((0.0, RED), (0.1, AMBER), (0.25, GREEN)),
+        (RED, 0.1, AMBER, 0.25, GREEN),
         to="omnitok-hosts",
     ),
 ]
@@ -145,7 +145,7 @@ NOW = [
             "latency, 1 h": "omnitok:work_latency:burn_rate1h",
         },
         "How many times as fast as allowed the error budgets are spent. 14.4 in both windows pages.",
-        limits=((14.4, RED),),
+        limits=(14.4, RED),
         width=12,
     ),
 ]
@@ -160,10 +160,7 @@ LOAD = [
     series(
         "Failures by code",
         "reqps",
-        {
-            "": rate("http_requests_total", "code", f'code=~"5..", {WORK}'),
-            "503 by HAProxy": shed("$__rate_interval"),
-        },
+        {"": rate("http_requests_total", "code", f'code=~"5..", {WORK}'), "503 by HAProxy": shed("$__rate_interval")},
         "503: refused since a queue is full, or not ready; 504: deadline; 500: a fault. Totals are on Requests.",
         stacked=True,
     ),
@@ -172,7 +169,7 @@ LOAD = [
         "s",
         quantiles("http_request_duration_seconds", 'route=~"/(encode|decode|reconstruct|vae/encode|vae/decode)"'),
         "Of encode, decode and reconstruct. The line is the objective.",
-        limits=((5.0, RED),),
+        limits=(5.0, RED),
     ),
     series(
         "Positions per second",
@@ -196,7 +193,7 @@ LOAD = [
             "GPU": gauge("gpu_utilization_ratio", "gpu", how="max"),
         },
         "Each in its own measure of full. 1 refuses or waits.",
-        limits=((0.9, RED),),
+        limits=(0.9, RED),
         most=1.0,
     ),
     series(

@@ -21,7 +21,7 @@ GREEN, AMBER, RED, GREY = "green", "orange", "red", "text"
 QUANTILES = (0.5, 0.95, 0.99)
 STAT_WIDTH, STAT_HEIGHT, PANEL_WIDTH, PANEL_HEIGHT = 4, 4, 8, 8
 
-Steps = Sequence[tuple[float, str]]
+Steps = Sequence[Any]  # colours, and between them the values from which each holds
 Queries = Mapping[str, str]  # legend, or its start -> PromQL
 Panel = Builder[dashboard.Panel]
 
@@ -88,7 +88,7 @@ def series(
         queries: start of the legend -> PromQL; the labels that it sums by end the legend.
         about: help text of the panel.
         stacked: whether the lines add up.
-        limits: values and colours of dashed lines.
+        limits: value and colour of each dashed line.
         most: upper end of the axis.
         width: columns of 24.
     """
@@ -119,7 +119,7 @@ def series(
     if most is not None:
         panel.max(most)
     if limits:
-        panel.thresholds(_thresholds(((float("-inf"), "transparent"), *limits)))
+        panel.thresholds(_thresholds(("transparent", *limits)))
         panel.thresholds_style(common_builder.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
     named = {"": queries} if isinstance(queries, str) else queries
     return _with_targets(panel, {_legend(name, query): query for name, query in named.items()})
@@ -133,7 +133,7 @@ def value(title: str, unit: str, query: str, about: str, steps: Steps, *, none: 
         unit: Grafana's name of the unit.
         query: PromQL of one series.
         about: help text of the panel.
-        steps: from which value each colour holds, the first from minus infinity.
+        steps: colours, the first from minus infinity on, and between them the values from which each holds.
         none: what an empty answer means.
         to: uid of the dashboard that shows more.
     """
@@ -227,7 +227,6 @@ def _with_targets(panel: Any, queries: Queries, form: PromQueryFormat = PromQuer
 
 
 def _thresholds(steps: Steps) -> builder.ThresholdsConfig:
-    first, *others = steps
-    levels = [dashboard.Threshold(value=None, color=first[1])]
-    levels += [dashboard.Threshold(value=at, color=color) for at, color in others]
+    values = (None, *steps[1::2])
+    levels = [dashboard.Threshold(value=at, color=color) for at, color in zip(values, steps[::2], strict=True)]
     return builder.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(levels)
