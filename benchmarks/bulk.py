@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count, islice
+from itertools import count, islice, product
 from pathlib import Path
 from threading import Lock
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
@@ -34,7 +34,7 @@ from service.bulk.job import Job, Request
 from service.bulk.plan import Shard
 
 CPU_SHARD_ITEMS = 32  # or a part would end within one of the command's usual shards
-RAY_SHARDS = 4096  # more than a run gets to; each is a row of Ray Data
+RAY_SHARDS = 512  # more than a run gets to; each is a block of Ray Data, which takes 1 to 3 ms to make
 RAY_READY_SECONDS = 240.0  # of all tokenizers, whose kernels may have to be compiled
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
@@ -70,6 +70,7 @@ def main(
     readers: Annotated[int | None, typer.Option(help="Processes; as the command chooses by default.")] = None,
     resize: Annotated[Literal["device", "readers"], typer.Option(help="Where pictures are resized.")] = "device",
     gpus: Annotated[list[int] | None, typer.Option(help="By Ray Data on so many GPUs instead; repeatable.")] = None,
+    raylets: Annotated[list[int] | None, typer.Option(help="By so many nodes of one CPU each; repeatable.")] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of the data, kept for the next run.")] = None,
 ) -> None:
     """Print rates of the parts and of the whole, its share of the slower part, and where the time goes."""
@@ -94,8 +95,11 @@ def main(
             if number > max(present, 1):
                 raise typer.BadParameter(f"There are {present} GPUs, not {number}.", param_hint="--gpus")
             for kind in chosen:
-                by_ray(replace(request, kinds=(kind,)), number, present, seconds)
-        if gpus:
+                by_gpus(replace(request, kinds=(kind,)), number, present, seconds)
+        for number, kind in product(raylets or (), chosen):
+            with nodes(number) as address:
+                by_ray(replace(request, kinds=(kind,)), seconds, address, 1)
+        if gpus or raylets:
             return
         device = "cuda" if present else "cpu"
         place = workplace_of(device, None, len(os.sched_getaffinity(0)))
@@ -218,7 +222,7 @@ class EnoughError(Exception):
     """The end of a run that has been measured."""
 
 
-def by_ray(request: Request, gpus: int, present: int, seconds: float) -> None:
+def by_gpus(request: Request, gpus: int, present: int, seconds: float) -> None:
     """Print the rate of Ray Data's actors for one kind, one a GPU; on a CPU there is one.
 
     Args:
@@ -227,13 +231,38 @@ def by_ray(request: Request, gpus: int, present: int, seconds: float) -> None:
         present: GPUs of this machine.
         seconds: to measure.
     """
-    from service.bulk.pipeline import ray_executor
-
     if present:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
+    by_ray(request, seconds, None, len(os.sched_getaffinity(0)) * gpus // max(present, 1))
+
+
+@contextmanager
+def nodes(number: int) -> Iterator[str]:
+    """Start a cluster of nodes of one CPU each on this machine; yield its address."""
+    from ray.cluster_utils import Cluster
+
+    each: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 256 * 2**20}
+    cluster = Cluster(initialize_head=True, head_node_args=each)
+    try:
+        for _ in range(number - 1):
+            cluster.add_node(**each)
+        yield cluster.address
+    finally:
+        cluster.shutdown()
+
+
+def by_ray(request: Request, seconds: float, address: str | None, cpus: int) -> None:
+    """Print the rate of Ray Data's actors for one kind.
+
+    Args:
+        request: of one kind.
+        seconds: to measure.
+        address, cpus: as of `ray_executor`.
+    """
+    from service.bulk.pipeline import ray_executor
+
     started, (kind,) = time.perf_counter(), request.kinds
-    cpus = len(os.sched_getaffinity(0)) * gpus // max(present, 1)
-    with ray_executor(None, cpus, "auto", None) as executor:
+    with ray_executor(address, cpus, "auto", None) as executor:
         place, job = executor.workplace, planned(request, executor.workplace.device)
         shards, watch = list(islice(endless(job, kind), RAY_SHARDS)), Watch(executor.tokenizers, seconds)
         with suppress(EnoughError):
