@@ -204,10 +204,10 @@ class _Task:
         """Own a slot."""
         self._memory, self._slot = memory, slot
         self.progress = progress(memory.map, slot)
+        self.progress[0] = 0
 
     def job(self) -> Job:
         """Return what is left to do, without what a process need not know."""
-        self.progress[0] = 0
         items = [self._items[place] for place in self._places()]
         # A message that fits into the socket's buffer is sent at once, even while the process sends an answer.
         short = [Item("", UNLABELLED, item.file, item.size, 0, item.start) for item in items]
@@ -221,6 +221,7 @@ class _Task:
     def lose(self, failed: Failed) -> bool:
         """Name the item that ended a process; return whether others are left."""
         self._answers[self._places()[self.progress[0]]] = failed
+        self.progress[0] = 0  # the next process may end before it takes a job
         if left := bool(self._places()):
             return left
         self._finish()
@@ -305,24 +306,23 @@ class DecoderPool:
         sent: deque[_Task] = deque()
         while True:
             fresh: list[_Task] = []
-            while len(sent) + len(fresh) < JOBS_SENT and (task := self._next(wait=not sent and not fresh)):
+            while len(sent) < JOBS_SENT and (task := self._next(wait=not sent)):
+                sent.append(task)
                 fresh.append(task)
-            if not sent and not fresh:
+            if not sent:
                 return
             try:
                 if process is None or not process.alive:
-                    process, fresh = self.start_process(), [*sent, *fresh]
-                    sent.clear()
+                    process, fresh = self.start_process(), [*sent]
                 for task in fresh:
                     process.send(task.job())
-                    sent.append(task)
                 sent[0].answer(process.receive(sent[0].progress))
                 sent.popleft()
             except LostError as lost:
                 if not sent[0].lose(lost.failed):
                     sent.popleft()
             except Exception as error:  # no process starts
-                for task in {*sent, *fresh}:
+                for task in sent:
                     task.chunk.set_exception(error)
                 sent.clear()
 
