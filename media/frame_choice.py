@@ -33,7 +33,7 @@ def choose_frames(times: Sequence[float], options: MediaOptions, window: SampleW
         raise MediaError(
             "invalid-options",
             f"No frame is between start_s and end_s; the last frame is at {times[-1]:.3f} s.",
-            errors=[{"pointer": "/start_s", "detail": "no frame at or after this time and before end_s"}],
+            errors=[{"pointer": "/start_s", "detail": "No frame is at or after this time and before end_s."}],
         )
     if options.sampling == "stride":
         inside = inside[:: options.stride]

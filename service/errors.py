@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -54,6 +55,13 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "gpu-memory": (503, "The accelerator is out of memory"),
     "deadline-exceeded": (504, "The deadline passed"),
 }
+
+
+def as_text(detail: str, errors: Collection[Mapping[str, str]]) -> str:
+    """Return a refusal for people: its detail, and the options that are wrong; once where one says the same."""
+    entries = [f"{error.get('pointer', '')}: {error.get('detail', '')}" for error in errors]
+    is_said = any(error.get("detail") == detail for error in errors)
+    return " ".join(entries if is_said else [detail, *entries])
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from media.errors import MediaError
-from service.errors import ProblemError
+from service.errors import ProblemError, as_text
 
 
 class CommandError(Exception):
@@ -24,9 +24,7 @@ EXPECTED = (CommandError, MediaError, ProblemError, MemoryError, OSError)
 def sentence(error: BaseException) -> str:
     """Return what an error of `EXPECTED` says to the user."""
     if isinstance(error, MediaError | ProblemError):
-        entries = [f"{entry['pointer']}: {entry['detail']}" for entry in error.errors]
-        is_said = any(entry["detail"] == error.detail for entry in error.errors)
-        return " ".join(entries if is_said else [error.detail, *entries])
+        return as_text(error.detail, error.errors)
     if isinstance(error, MemoryError):
         return "The memory of this machine does not suffice; use a smaller --size or fewer --frames."
     if isinstance(error, OSError) and error.filename and error.strerror:

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 
+from service.errors import as_text
 from service.formats.media_types import PROBLEM_TYPE
 
 FIRST_WAIT_SECONDS = 0.25
@@ -48,10 +49,8 @@ class ServiceError(Exception):
     def __str__(self) -> str:
         if self.problem is None:
             return self.detail
-        errors = "".join(
-            f"; {error.get('pointer', '')}: {error.get('detail', '')}" for error in self.problem.get("errors", [])
-        )
-        return f"{self.detail}{errors} ({self.status} {self.code}, request {self.problem.get('request_id', 'unknown')})"
+        text = as_text(self.detail, self.problem.get("errors", []))
+        return f"{text} ({self.status} {self.code}, request {self.problem.get('request_id', 'unknown')})"
 
 
 class BrokenStreamError(ServiceError):
