@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -43,7 +43,8 @@ CARD = ModelCard("vq", "a" * 64, "vq", 8192, 8, 8, 4, "causal", True, 1, "cpu", 
 SIZE = (1, 256, 256)
 ARENA_BYTES = 2**28
 ANSWER_SECONDS = 60.0
-THINK_MS = 40.0  # at most
+RARE_MS, OFTEN_MS = 40.0, 4.0  # pauses of callers
+BODY = 16  # items
 WARM_UP_SECONDS = 0.5
 DIGITS = (0, 1, 1, 1, 2)  # of the columns
 
@@ -60,6 +61,7 @@ class Load:
         items: of a message; 1 for single items.
         seconds: length of the run.
         batch_ms: of the device.
+        pause_ms: the longest time from an answer to the next call; 0 for none.
     """
 
     ingresses: int
@@ -67,6 +69,7 @@ class Load:
     items: int
     seconds: float
     batch_ms: float
+    pause_ms: float
 
 
 @dataclass(frozen=True)
@@ -91,15 +94,17 @@ def main(
         Path | None, typer.Option(help="Folder for profiles of single items; CPU times then grow.")
     ] = None,
 ) -> None:
-    """Print CPU microseconds an item and the latency: single items, 16 in a message, and one caller alone."""
+    """Print CPU microseconds an item and the latency: single items, many in a message, and one caller alone."""
     from benchmarks.measure import describe_machine  # imports torch, which the processes of a run do without
 
     print(describe_machine())
-    crowd = Load(ingresses, callers, 1, seconds, batch_ms)
+    crowd = Load(ingresses, callers, 1, seconds, batch_ms, RARE_MS)
+    bodies = max(1, callers // BODY)
     loads = {
         "single items": crowd,
-        "16 in a message": Load(ingresses, max(1, callers // 16), 16, seconds, batch_ms),
-        "one caller": Load(1, 1, 1, seconds, batch_ms),
+        "single items, as many as the cores bear": replace(crowd, pause_ms=OFTEN_MS),
+        f"{BODY} in a message": replace(crowd, callers=bodies, items=BODY),
+        "one caller": Load(1, 1, 1, seconds, batch_ms, 0.0),
     }
     if profile is not None:
         profile.mkdir(parents=True, exist_ok=True)
@@ -220,7 +225,7 @@ async def _ingress(
     async def ask(number: int) -> None:
         current_flow.set(Flow(f"{id(client)} {number}"))
         while True:
-            await asyncio.sleep(random.uniform(0, THINK_MS) / 1e3 if load.ingresses > 1 else 0)
+            await asyncio.sleep(random.uniform(0, load.pause_ms) / 1e3)
             current_trace.set(TraceContext.begin())
             begun = time.perf_counter()
             if load.items > 1:

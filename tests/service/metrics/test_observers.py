@@ -93,6 +93,7 @@ def test_batches_and_work_are_counted(read: Callable[..., float]) -> None:
     assert read("batch_fill_ratio_sum", op="encode") == 0.25
     assert read("batch_duration_seconds_sum", op="encode") == 0.5
     assert read("queue_wait_seconds_sum", op="encode") == 0.375
+    assert read("queue_wait_seconds_count", op="encode") == 2
     assert read("model_compute_seconds_total", model="m", op="encode") == 0.5
     assert read("late_kernels_total") == 3
     assert read("frames_total", model="m") == 15
