@@ -241,7 +241,8 @@ def serve_forever(settings: Settings) -> None:
             deploy(settings, folder)
         url, metrics = f"http://{settings.host}:{settings.port}", f"http://{settings.host}:{settings.metrics_port}"
         console.print(
-            f"[bold green]ready on {url}[/]  documentation {url}/docs  metrics {metrics}/metrics  Ray's logs {logs}"
+            f"[bold green]ready on {url}[/]  {_devices(settings)}  documentation {url}/docs  metrics {metrics}/metrics"
+            f"  Ray's logs {logs}"
         )
         sys.stdout.flush()  # a file or a pipe would keep the line until the end
         try:
@@ -334,6 +335,13 @@ def _gpus_wanted(settings: Settings) -> int:
     use = settings.device == "cuda" or (settings.device == "auto" and _gpus_there() > 0)
     replicas = settings.tokenizer_replicas + (settings.generator_replicas if settings.generators else 0)
     return replicas if use else 0
+
+
+def _devices(settings: Settings) -> str:
+    """Return what the replicas compute on, for the person at the terminal."""
+    if gpus := _gpus_wanted(settings):
+        return f"GPUs: {gpus}"
+    return "on the CPU" if settings.device == "cpu" else "on the CPU, since no GPU was found"
 
 
 def _gpus_there() -> int:

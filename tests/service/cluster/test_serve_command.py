@@ -73,7 +73,9 @@ def command(tmp_path: Path) -> Iterator[Command]:
         try:
             assert process.stdout is not None
             lines = iter(process.stdout.readline, "")  # the log of requests is there too
-            assert any("ready on" in line for line in lines), process.communicate()
+            started = next((line for line in lines if "ready on" in line), None)
+            assert started is not None, process.communicate()
+            assert ("GPUs: 1" if torch.cuda.is_available() else "on the CPU, since no GPU was found") in started
             yield Command(process, port)
         finally:
             if process.poll() is None:
