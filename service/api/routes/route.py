@@ -22,7 +22,6 @@ from service.api.exchange import Exchange
 from service.api.negotiation import parse_accept
 from service.api.openapi import describe
 from service.api.query import parse_options
-from service.api.recent_refusals import pause_seconds
 from service.api.replay import IDEMPOTENCY_HEADER, prefers_async
 from service.api.services import Services, services_of
 from service.api.streaming import StreamForm, answer_stream
@@ -102,16 +101,17 @@ class Route:
         except ProblemError as problem:
             # Other routes have several queues, and the body says which: one per generator, and one of jobs.
             if problem.code == "overloaded" and self.pure and not self._may_be_known(request, services):
-                request.state.refuse_alike_ms = max(LEAST_PAUSE_MS, round(1000 * pause_seconds(problem)))
+                request.state.refuse_alike_ms = max(
+                    LEAST_PAUSE_MS, round(1000 * services.refusals.pause(self._kind(request), problem))
+                )
             raise
 
     async def _answer_whole(self, request: Request, services: Services) -> Response:
         limits = services.settings.limits
         deadline = Deadline.of(request, self.seconds(services.settings))
         paced = self.pure and current_flow.get().priority == "interactive"  # other work waits by design
-        as_job = self.only_jobs or (self.as_job and prefers_async(request))
-        # A connection has one request at a time, so where there are no keys, a refused one held nothing of the queue.
-        kind, size = (group_of(request), current_flow.get().priority, self.path, as_job), declared_bytes(request)
+        as_job = self._is_job(request)
+        kind, size = self._kind(request), declared_bytes(request)
         if not self._may_be_known(request, services):
             services.refusals.check(kind, size)
             if paced:
@@ -143,6 +143,16 @@ class Route:
             if isinstance(response, EventStream):  # its work goes on, and may hold the body
                 response.release = stack.pop_all().close
             return response
+
+    def _is_job(self, request: Request) -> bool:
+        return self.only_jobs or (self.as_job and prefers_async(request))
+
+    def _kind(self, request: Request) -> tuple[str, ...]:
+        """Return what requests have in common that one full queue refuses.
+
+        A connection has one request at a time, so where there are no keys, a refused one held nothing of the queue.
+        """
+        return group_of(request), current_flow.get().priority, self.path, "job" if self._is_job(request) else ""
 
     def _may_be_known(self, request: Request, services: Services) -> bool:
         """Return whether the answer may be there already, so that a full queue does not matter."""
