@@ -7,7 +7,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -206,7 +206,7 @@ def evaluate_bundle(
         "networks": {name: {"file": path.name, "sha256": _digest(path)} for name, path in suite.files.items()},
         "left out": {metrics: str(path) for metrics, path in found.missing.items()},
         "versions": {
-            "code": code_version(), "python": platform.python_version(), **{name: version(name) for name in PACKAGES},
+            "code": code_version(), "python": platform.python_version(), **{name: _version(name) for name in PACKAGES},
         },
         "machine": machine_name(chosen),
         "results": [asdict(scores) for scores in found.sets],
@@ -215,6 +215,14 @@ def evaluate_bundle(
     replace_file(out / "evaluation.json", json.dumps(record, indent=2).encode() + b"\n")
     replace_file(out / "metrics.md", markdown(found).encode() + b"\n")
     return found
+
+
+def _version(package: str) -> str | None:
+    """Return a package's version, None where it is missing: built sets need no decoder of media."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _digest(path: Path) -> str:
