@@ -20,7 +20,8 @@ ANY = "*/*"
 MSGPACK_ALIASES = {"application/x-msgpack": MSGPACK, "application/vnd.msgpack": MSGPACK}
 
 
-def parse_accept(header: str | None) -> list[tuple[str, float]]:
+@lru_cache(REMEMBERED_HEADERS)
+def parse_accept(header: str | None) -> Sequence[tuple[str, float]]:
     """Return media ranges and their weights; a missing or empty header accepts everything.
 
     Raises:
@@ -105,7 +106,7 @@ def _range(text: str) -> tuple[str, float]:
     return MSGPACK_ALIASES.get(name, name), weight
 
 
-def _weight(offer: str, ranges: list[tuple[str, float]]) -> float:
+def _weight(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
     """Return the weight of the most specific range that matches."""
     for pattern in (offer, f"{offer.partition('/')[0]}/*", ANY):
         weights = [weight for name, weight in ranges if name == pattern]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
@@ -13,6 +14,7 @@ from service.errors import ProblemError
 from service.formats.result import pointers, public_names
 
 MAX_QUERY_BYTES = 4096
+REMEMBERED_QUERIES = 256
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -52,13 +54,27 @@ def parse_options(kind: type[Options], query: bytes, body: object = None) -> Opt
     Raises:
         ProblemError: `invalid-options`, with pointers and without the caller's values.
     """
-    values: dict[str, Any] = dict(parse_query(query, getattr(kind, "repeated", ())))
-    if body is not None:
-        if not isinstance(body, dict):
-            raise ProblemError("invalid-options", "`options` of the body must be a map of names to values.")
-        if set(values) & set(body):
-            raise ProblemError("invalid-options", "An option is in the query and in the body. Send it once.")
-        values |= body
+    if body is None:
+        return _from_query(kind, query)
+    if not isinstance(body, dict):
+        raise ProblemError("invalid-options", "`options` of the body must be a map of names to values.")
+    values = _values(kind, query)
+    if set(values) & set(body):
+        raise ProblemError("invalid-options", "An option is in the query and in the body. Send it once.")
+    return _validated(kind, values | body)
+
+
+@lru_cache(REMEMBERED_QUERIES)
+def _from_query(kind: type[Options], query: bytes) -> Options:
+    """Return options, which nobody can change; programs send one query for ever, so they are remembered."""
+    return _validated(kind, _values(kind, query))
+
+
+def _values(kind: type[Options], query: bytes) -> dict[str, Any]:
+    return dict(parse_query(query, getattr(kind, "repeated", ())))
+
+
+def _validated(kind: type[Options], values: dict[str, Any]) -> Options:
     try:
         return kind.model_validate(values)
     except MediaError as error:  # options that contradict each other
