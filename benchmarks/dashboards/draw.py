@@ -155,6 +155,8 @@ def draw_lines(
             axes.axhline(step["value"], color=COLORS[step["color"]], linestyle="--", linewidth=1)
     axes.set_ylim(defaults.get("min"), defaults.get("max"))
     axes.yaxis.set_major_formatter(lambda value, _: form(value))
+    if defaults["unit"] == "bool_on_off":
+        axes.set_yticks((0, 1))
     if drawn:
         shown = legend_entries(axes)
         more = drawn - LEGEND_LINES
