@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def decode_jpeg(data: bytes) -> NDArray[np.uint8] | None:
-    """Return the stored pixels of a grey or coloured JPEG, uint8 RGB (H, W, 3).
+    """Return the stored pixels of a grey or RGB JPEG, uint8 RGB (H, W, 3); those of CMYK would not be Pillow's.
 
     Returns:
         None for a file with any fault, which Pillow may show all the same, and where simplejpeg is not installed.

@@ -21,19 +21,19 @@ MSGPACK_ALIASES = {"application/x-msgpack": MSGPACK, "application/vnd.msgpack": 
 
 
 @lru_cache(REMEMBERED_HEADERS)
-def parse_accept(header: str | None) -> Sequence[tuple[str, float]]:
+def parse_accept(header: str | None) -> tuple[tuple[str, float], ...]:
     """Return media ranges and their weights; a missing or empty header accepts everything.
 
     Raises:
         ProblemError: `bad-header`.
     """
     if header is None or not header.strip():
-        return [(ANY, 1.0)]
+        return ((ANY, 1.0),)
     parts = [part.strip() for part in header.split(",")]
     if len(header) > MAX_ACCEPT_CHARS or len(parts) > MAX_RANGES:
         detail = f"The Accept header may have {MAX_ACCEPT_CHARS} characters and {MAX_RANGES} media ranges."
         raise ProblemError("bad-header", detail, limit=MAX_ACCEPT_CHARS, actual=len(header))
-    return [_range(part) for part in parts if part]
+    return tuple(_range(part) for part in parts if part)
 
 
 def choose(header: str | None, offers: Sequence[str]) -> str | None:

@@ -6,12 +6,20 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import replace
+from typing import NamedTuple
 
 from service.errors import ProblemError
 
 PAUSE_SHARE, PAUSE_MAX_SECONDS = 0.2, 0.1  # of the time after which the refusal says to come back
 SIMILAR = 0.5  # times the bytes of a body that was refused: smaller ones may still be taken
 MAX_KINDS = 1024  # names of callers come from outside
+
+
+class _Refusal(NamedTuple):
+    problem: ProblemError
+    size: int
+    seconds: float
+    until: float
 
 
 class RecentRefusals:
@@ -26,14 +34,16 @@ class RecentRefusals:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._last: OrderedDict[Hashable, tuple[ProblemError, int, float]] = OrderedDict()
+        self._last: OrderedDict[Hashable, _Refusal] = OrderedDict()
 
-    def check(self, kind: Hashable, size: int) -> None:
+    def check(self, kind: Hashable, size: int, seconds: float) -> None:
         """Refuse a request before its body is read, where its like has just been refused.
 
         Args:
-            kind: the key of its caller or else its group, its priority, its path, and whether it submits a job.
+            kind: the key of its caller or else its group, its priority, its path, the type of its body, and whether it
+                submits a job.
             size: of its body in bytes, 0 if that is not known.
+            seconds: of its deadline; a queue may take a request that can wait longer than a refused one.
 
         Raises:
             ProblemError: `overloaded`.
@@ -41,23 +51,22 @@ class RecentRefusals:
         found = self._last.get(kind)
         if found is None:
             return
-        problem, refused, until = found
-        if self._clock() >= until:
+        if self._clock() >= found.until:
             del self._last[kind]
-        elif size >= SIMILAR * refused:
-            raise replace(problem)
+        elif size >= SIMILAR * found.size and seconds <= found.seconds:
+            raise replace(found.problem)
 
     def pause(self, kind: Hashable, problem: ProblemError) -> float:
         """Return the seconds in which the like of a refusal is to be given; one that was given again adds none."""
         found = self._last.get(kind)
-        left = 0.0 if found is None else found[2] - self._clock()
+        left = 0.0 if found is None else found.until - self._clock()
         return left if left > 0 else pause_seconds(problem)
 
-    def note(self, kind: Hashable, size: int, problem: ProblemError) -> None:
+    def note(self, kind: Hashable, size: int, seconds: float, problem: ProblemError) -> None:
         """Remember a refusal for a full queue; arguments as for `check`."""
         if problem.code != "overloaded" or problem.retry_after_seconds is None or not size:
             return
-        self._last[kind] = problem, size, self._clock() + pause_seconds(problem)
+        self._last[kind] = _Refusal(problem, size, seconds, self._clock() + pause_seconds(problem))
         self._last.move_to_end(kind)
         if len(self._last) > MAX_KINDS:
             self._last.popitem(last=False)

@@ -222,8 +222,8 @@ class _Task:
         """Name the item that ended a process; return whether others are left."""
         self._answers[self._places()[self.progress[0]]] = failed
         self.progress[0] = 0  # the next process may end before it takes a job
-        if left := bool(self._places()):
-            return left
+        if self._places():
+            return True
         self._finish()
         return False
 

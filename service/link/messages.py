@@ -242,7 +242,7 @@ class Forms:
         if model >= len(self._cards):
             raise BadMessageError(f"A request has {model=}, which is over {len(self._cards)} bundles.")
         card = self._cards[model]
-        if min(size) < 1 or shape != array_shape(card, op, content, size):
+        if min(*size, *shape[:3]) < 1 or shape != array_shape(card, op, content, size):
             raise BadMessageError(f"A request has {shape=}, which does not fit {size=}.")
         key = TokenizerKey(card.id, OPS[op], CONTENTS[content], size, WANTS[want] if OPS[op] == "encode" else "both")
         axes, dtype = shape if shape[3] else shape[:3], np.dtype(DTYPES[content])

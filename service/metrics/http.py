@@ -10,7 +10,7 @@ from service.metrics.definitions import OTHER_ROUTE, STAGES, WORK_ROUTES, counte
 
 
 class IngressMetrics:
-    """The metrics of one ingress replica; a `api.middleware.HttpMetrics`.
+    """The metrics of one ingress replica; an `api.middleware.HttpMetrics`.
 
     Args:
         replica: its name.

@@ -182,7 +182,10 @@ class BatchExecutor:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
             self._thread.start()
-        self._ring_at(now + min(message.seconds for message in messages), now)
+        fates = zip(messages, admitted, strict=True)
+        waiting = [message.seconds for message, fate in fates if not isinstance(fate, Exception)]
+        if waiting:  # a crowd of refusals would ring for nothing
+            self._ring_at(now + min(waiting), now)
         return admitted
 
     def _admit(self, message: Message, now: float) -> Sequence[int] | Exception:

@@ -113,11 +113,10 @@ class Route:
         as_job = self._is_job(request)
         kind, size = self._kind(request), declared_bytes(request)
         if not self._may_be_known(request, services):
-            services.refusals.check(kind, size)
+            services.refusals.check(kind, size, deadline.seconds)
             if paced:
                 services.pace.check()
-            media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if ALIASES.get(media_type, media_type) in MEDIA_TYPES:
+            if _media_type(request) in MEDIA_TYPES:
                 services.media.check_load(caller_of(request))
         with ExitStack() as stack:
             place = stack.enter_context(services.admission.receiving())
@@ -138,7 +137,7 @@ class Route:
             try:
                 response = await while_connected(request, deadline.hold(answer))
             except ProblemError as problem:
-                services.refusals.note(kind, size, problem)
+                services.refusals.note(kind, size, deadline.seconds, problem)
                 raise
             if isinstance(response, EventStream):  # its work goes on, and may hold the body
                 response.release = stack.pop_all().close
@@ -152,12 +151,19 @@ class Route:
 
         A connection has one request at a time, so where there are no keys, a refused one held nothing of the queue.
         """
-        return group_of(request), current_flow.get().priority, self.path, "job" if self._is_job(request) else ""
+        job = "job" if self._is_job(request) else ""
+        return group_of(request), current_flow.get().priority, self.path, _media_type(request), job
 
     def _may_be_known(self, request: Request, services: Services) -> bool:
         """Return whether the answer may be there already, so that a full queue does not matter."""
         cached = self.pure and services.replays.cache is not None
         return cached or IDEMPOTENCY_HEADER in request.headers
+
+
+def _media_type(request: Request) -> str:
+    """Return the type of a body as its header has it, which nobody has checked yet."""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return ALIASES.get(media_type, media_type)
 
 
 async def _parse(kind: BodyKind, body: Body, limits: Limits) -> Any:

@@ -7,7 +7,7 @@ import http.client
 from collections.abc import Iterator
 
 import pytest
-from api_media import scene
+from api_media import picture, scene
 from api_server import Server
 
 from service.api.recent_refusals import RecentRefusals
@@ -24,19 +24,20 @@ LARGE, SMALL = (pack({"array": pack_tensor(scene(1, side, side))}) for side in (
 def test_the_like_is_refused_for_a_moment() -> None:
     now = 0.0
     refusals = RecentRefusals(lambda: now)
-    refusals.check("kind", 1000)
-    refusals.note("kind", 1000, FULL)
+    refusals.check("kind", 1000, 5.0)
+    refusals.note("kind", 1000, 5.0, FULL)
     with pytest.raises(ProblemError) as again:
-        refusals.check("kind", 500)
+        refusals.check("kind", 500, 5.0)
     assert again.value == FULL
     assert again.value is not FULL, "each request has its own"
-    refusals.check("kind", 499)
-    refusals.check("another", 1000)
+    refusals.check("kind", 499, 5.0)
+    refusals.check("kind", 1000, 5.1)
+    refusals.check("another", 1000, 5.0)
     now = 0.075
     assert refusals.pause("kind", FULL) == pytest.approx(0.025), "a refusal that is given again prolongs nothing"
     assert refusals.pause("another", FULL) == 0.1
     now = 0.1
-    refusals.check("kind", 1000)
+    refusals.check("kind", 1000, 5.0)
     assert refusals.pause("kind", FULL) == 0.1
 
 
@@ -45,19 +46,19 @@ def test_the_like_is_refused_for_a_moment() -> None:
 )
 def test_other_refusals_are_not_given_again(problem: ProblemError) -> None:
     refusals = RecentRefusals(lambda: 0.0)
-    refusals.note("kind", 1000, problem)
-    refusals.note("unknown size", 0, FULL)
-    refusals.check("kind", 1000)
-    refusals.check("unknown size", 0)
+    refusals.note("kind", 1000, 5.0, problem)
+    refusals.note("unknown size", 0, 5.0, FULL)
+    refusals.check("kind", 1000, 5.0)
+    refusals.check("unknown size", 0, 5.0)
 
 
 def test_callers_without_end_are_forgotten() -> None:
     refusals = RecentRefusals(lambda: 0.0)
     for caller in range(5000):
-        refusals.note(caller, 1000, FULL)
-    refusals.check(0, 1000)
+        refusals.note(caller, 1000, 5.0, FULL)
+    refusals.check(0, 1000, 5.0)
     with pytest.raises(ProblemError):
-        refusals.check(4999, 1000)
+        refusals.check(4999, 1000, 5.0)
 
 
 @pytest.fixture
@@ -87,13 +88,19 @@ def test_the_queue_is_not_asked_again(server: Server) -> None:
         assert 0 < pause <= 60_000 if "Idempotency-Key" not in headers else not pause
         return server.backend.calls
 
-    assert post(LARGE) == 1
-    assert post(LARGE) == 1
-    assert post(SMALL) == 2, "it may still be taken"
-    assert post(LARGE, **{"X-Request-Priority": "bulk"}) == 3
-    assert post(LARGE, **{"Idempotency-Key": "one"}) == 4, "its answer might be there"
-    assert post(LARGE, **{"X-Caller-Group": "7"}) == 5, "other callers, as HAProxy says"
-    assert post(LARGE, **{"X-Caller-Group": "7"}) == 5
+    hurried = {"X-Request-Timeout-Seconds": "20"}
+    assert post(LARGE, **hurried) == 1
+    assert post(LARGE) == 2, "it can wait longer"
+    assert post(LARGE) == 2
+    assert post(LARGE, **hurried) == 2
+    assert post(SMALL) == 3, "it may still be taken"
+    assert post(LARGE, **{"X-Request-Priority": "bulk"}) == 4
+    assert post(LARGE, **{"Idempotency-Key": "one"}) == 5, "its answer might be there"
+    assert post(LARGE, **{"X-Caller-Group": "7"}) == 6, "other callers, as HAProxy says"
+    assert post(LARGE, **{"X-Caller-Group": "7"}) == 6
+    assert post(picture(height=256, width=256), **{"Content-Type": "image/png"}) == 7, (
+        "a file's size says something else"
+    )
 
 
 def test_a_full_queue_of_samples_refuses_no_job(server: Server) -> None:

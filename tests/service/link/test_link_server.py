@@ -40,7 +40,7 @@ OUTCOMES = {"good": (TOKENS, None), "poison": ValueError("poison"), "lost": Conn
 
 
 class Queue:
-    """A worker that does what it is told: items wait, run and end."""
+    """A worker whose items wait, run and end when a test says so."""
 
     def __init__(self) -> None:
         self.waiting: dict[int, tuple[Message, int]] = {}
@@ -101,13 +101,14 @@ class ServerMachine(RuleBasedStateMachine):
         self.link = self.loop.run_until_complete(self.connect())
         self.sent: dict[int, Request] = {}
         self.cancelled: set[int] = set()
+        self.gone = False
 
     async def connect(self) -> _Link:
         link = _Link(LinkServer(Path(self.folder.name), self.queue, [CARD]), self.memory)
         link.connection_made(self.transport)
         return link
 
-    @precondition(lambda self: len(self.sent) < 60)
+    @precondition(lambda self: not self.gone and len(self.sent) < 60)
     @rule(
         crowd=st.lists(st.tuples(st.integers(1, 3), st.sampled_from([60.0, 60.0, REFUSED_SECONDS])), max_size=3),
         cancelled=st.lists(st.integers(0, 100), max_size=2),
@@ -149,6 +150,14 @@ class ServerMachine(RuleBasedStateMachine):
 
         self.loop.run_until_complete(answer())
 
+    @precondition(lambda self: not self.gone and len(self.sent) >= 8)
+    @rule()
+    def leave(self) -> None:
+        """End the ingress process: nobody waits for its calls any more."""
+        self.link.connection_lost(None)
+        self.gone = True
+        assert not self.queue.waiting
+
     @invariant()
     def an_answered_call_is_read_no_more(self) -> None:
         assert not self.queue.held() & set(self.transport.answers)
@@ -162,7 +171,7 @@ class ServerMachine(RuleBasedStateMachine):
             self.end(0, "good")
         self.turn()
         assert not self.link.calls
-        assert set(self.transport.answers) == set(self.sent)
+        assert self.gone or set(self.transport.answers) == set(self.sent)
         for number, answer in self.transport.answers.items():
             request = self.sent[number]
             if answer.kind == DROPPED:

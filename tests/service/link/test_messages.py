@@ -162,6 +162,8 @@ def test_a_request_that_fits_passes(request_: Request) -> None:
         {"answer_length": 1},
         {"want": 1, "answer_offset": 700, "answer_length": 128},
         {"want": 1, "answer_offset": ARENA_BYTES - 127, "answer_length": 128},
+        {"content": LATENTS, "shape": (0, 0, 0, 0), "length": 0},
+        {"seconds": -1.0},
         {"seconds": math.nan},
         {"seconds": math.inf},
     ],
