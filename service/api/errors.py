@@ -9,7 +9,7 @@ import math
 from contextlib import suppress
 
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
 
@@ -79,11 +79,11 @@ async def _discard_body(request: Request) -> bool:
     declared = request.headers.get("content-length", "")
     if not (declared.isascii() and declared.isdecimal() and len(declared) < 10 and int(declared) <= DISCARDED_BYTES):
         return False
-    with suppress(TimeoutError, ClientDisconnect):
+    with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
-            async for _ in request.stream():
-                pass
-            return True
+            while (message := await request.receive())["type"] == "http.request":
+                if not message.get("more_body"):
+                    return True
     return False
 
 

@@ -51,7 +51,8 @@ class RequestId:
             response.headers[HEADER] = request_id
             await response(scope, receive, send)
             return
-        MutableHeaders(scope=scope)[HEADER] = request_id
+        if given != [request_id]:
+            MutableHeaders(scope=scope)[HEADER] = request_id
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
