@@ -75,9 +75,9 @@ def main(
         load = loads.popleft()
         name = f"{load.rate:g}/s" if load.rate else f"{limit} connections"
         run = run_load(load, service)
-        stem = out / f"{mix.replace('/', '-')}-{name.replace('/', '-per-').replace(' ', '-')}"
-        np.savez_compressed(stem.with_suffix(".npz"), rows=run.rows)
-        plot(run, objective_ms / 1e3, stem.with_suffix(".png"))
+        stem = f"{out}/{mix.replace('/', '-')}-{name.replace('/', '-per-').replace(' ', '-')}"
+        np.savez_compressed(f"{stem}.npz", rows=run.rows)
+        plot(run, objective_ms / 1e3, Path(f"{stem}.png"))
         cores = ", ".join(f"{used:.0%}" for used in run.client_cores)
         try:
             summary = summarize(run, objective_ms / 1e3, None if late_ms is None else late_ms / 1e3)
@@ -89,7 +89,7 @@ def main(
         if load is first:
             peaks = (float(f"{times * summary.rate:.4g}") for times in of_peak or ())
             loads.extend(replace(load, rate=each, connections=MOST_CONNECTIONS) for each in peaks)
-        stem.with_suffix(".json").write_text(json.dumps(_figures(run, summary), indent=1))
+        Path(f"{stem}.json").write_text(json.dumps(_figures(run, summary), indent=1))
         gpu = "" if run.gpu is None else f", GPU busy {run.gpu:.0%}"
         print(f"\n{name}: {cores} of a core for the generator{gpu}")
         for line in cpu_table(run) if run.cpu else ():
