@@ -220,7 +220,9 @@ class _Task:
 
     def lose(self, failed: Failed) -> bool:
         """Name the item that ended a process; return whether others are left."""
-        self._answers[self._places()[self.progress[0]]] = failed
+        places = self._places()
+        at = self.progress[0] % len(places)  # a process that crashes may have written anything
+        self._answers[places[at]] = failed
         self.progress[0] = 0  # the next process may end before it takes a job
         if self._places():
             return True
