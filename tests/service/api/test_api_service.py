@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from http.client import HTTPResponse
 from pathlib import Path
 
 import httpx
@@ -120,6 +121,27 @@ def test_bodies_together_are_bounded() -> None:
             assert problem(response, "overloaded")["limit"] == 2 * len(body)
         eventually(lambda: http.post("/encode", content=body, headers=PNG).status_code == 200)
         eventually(lambda: not any(server.counts.flying.values()))
+
+
+def test_a_body_that_is_refused_at_its_end_leaves_its_connection_open() -> None:
+    size = 1000
+    head = f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {size}\r\n\r\n".encode()
+    limits = replace(LIMITS, body_seconds=60.0)
+    with (
+        Server(Settings(limits=limits, held_body_bytes=size + 1)) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as waiting,
+        socket.create_connection(("127.0.0.1", server.port)) as first,
+    ):
+        waiting.sendall(head)
+        eventually(lambda: server.counts.flying["/encode"] == 1)
+        first.sendall(head + bytes(size - 1))
+        url = f"{server.url}/encode"
+        eventually(lambda: httpx.post(url, content=bytes(size), headers=PNG, timeout=60).status_code == 503)
+        waiting.sendall(bytes(size))
+        answer = HTTPResponse(waiting)
+        answer.begin()
+        assert json.loads(answer.read())["code"] == "overloaded"
+        assert answer.headers["Connection"] != "close"
 
 
 def test_client_that_leaves_ends_the_work(server: Server) -> None:
