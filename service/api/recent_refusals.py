@@ -60,18 +60,18 @@ class RecentRefusals:
         """Return the seconds in which the like of a refusal is to be given; one that was given again adds none."""
         found = self._last.get(kind)
         left = 0.0 if found is None else found.until - self._clock()
-        return left if left > 0 else pause_seconds(problem)
+        return left if left > 0 else _pause_seconds(problem)
 
     def note(self, kind: Hashable, size: int, seconds: float, problem: ProblemError) -> None:
         """Remember a refusal for a full queue; arguments as for `check`."""
         if problem.code != "overloaded" or problem.retry_after_seconds is None or not size:
             return
-        self._last[kind] = _Refusal(problem, size, seconds, self._clock() + pause_seconds(problem))
+        self._last[kind] = _Refusal(problem, size, seconds, self._clock() + _pause_seconds(problem))
         self._last.move_to_end(kind)
         if len(self._last) > MAX_KINDS:
             self._last.popitem(last=False)
 
 
-def pause_seconds(problem: ProblemError) -> float:
+def _pause_seconds(problem: ProblemError) -> float:
     """Return the time in which the like of what was refused is refused too; 0 where the refusal names none."""
     return min(PAUSE_MAX_SECONDS, PAUSE_SHARE * (problem.retry_after_seconds or 0.0))

@@ -22,19 +22,6 @@ from service.flow import Flow
 from service.flow import current as current_flow
 from service.in_process import LocalBackend
 from service.link.client import WATCH_SECONDS, LinkClient, NoTokenizerError
-from service.link.memory import Arena
-from service.link.messages import (
-    DONE,
-    DROPPED,
-    GREETING,
-    HELLO,
-    MAGIC,
-    PIXELS,
-    Answer,
-    AnswerReader,
-    Request,
-    cancellation,
-)
 from service.link.server import LinkServer
 from service.link.slots import CLASS_BYTES
 from service.settings import Settings
@@ -171,21 +158,6 @@ async def test_what_comes_at_one_moment_enters_the_queue_at_once(
         assert crowds == [len(widths)]
         totals = [int(answer.tokens[0, 0, 0]) for answer in answers if answer.tokens is not None]
         assert totals == [24 * width % 512 for width in widths]
-
-
-async def test_a_call_that_is_cancelled_as_it_comes_never_enters_the_queue(tmp_path: Path) -> None:
-    async with linked(tmp_path) as (_, [tokenizer]):
-        arena, answers = Arena(CLASS_BYTES[0]), AnswerReader()
-        reader, writer = await hostile(tmp_path, arena)
-        good = Request(1, 0, 0, PIXELS, 0, (1, 8, 8, 3), (1, 8, 8), 0, 192, 0, 0, 20.0)
-        writer.write(good.pack() + cancellation(1) + good._replace(id=2).pack())
-        received: list[Answer] = []
-        while len(received) < 3:
-            received += answers.feed(await reader.read(2**16))
-        assert [(answer.kind, answer.id) for answer in received] == [(HELLO, 0), (DROPPED, 1), (DONE, 2)]
-        assert tokenizer.batches == 1
-        writer.close()
-        arena.close()
 
 
 async def test_refusals_come_through(tmp_path: Path) -> None:
@@ -365,60 +337,9 @@ async def test_interactive_calls_pass_bulk_ones(tmp_path: Path) -> None:
         assert order == ["interactive", "bulk"]
 
 
-async def test_work_of_a_dead_ingress_leaves_the_queue(tmp_path: Path) -> None:
-    async with linked(tmp_path) as (client, [tokenizer]):
-        tokenizer.gate.clear()
-        arena = Arena(CLASS_BYTES[0])
-        _, writer = await hostile(tmp_path, arena)
-        good = Request(1, 0, 0, PIXELS, 0, (1, 8, 8, 3), (1, 8, 8), 0, 192, 0, 0, 20.0)
-        writer.write(b"".join(good._replace(id=number).pack() for number in range(3)))
-        await until(tokenizer.running.is_set)
-        writer.close()
-        arena.close()
-        await until(lambda: len(tokenizer.server.links) == 1)
-        tokenizer.gate.set()
-        await encode(client)
-        assert tokenizer.batches == 2
-
-
-async def test_nonsense_costs_its_sender_the_link(tmp_path: Path) -> None:
-    async with linked(tmp_path) as (client, [tokenizer]):
-        arena = Arena(CLASS_BYTES[0])
-        reader, writer = await hostile(tmp_path, arena)
-        too_far = Request(1, 0, 0, PIXELS, 0, (1, 8, 8, 3), (1, 8, 8), arena.size, 192, 0, 0, 1.0)
-        writer.write(too_far.pack())
-        await reader.read()
-        writer.close()
-        arena.close()
-        assert tokenizer.batches == 0
-        assert (await encode(client)).tokens is not None
-
-
-async def test_an_arena_that_can_shrink_is_refused(tmp_path: Path) -> None:
-    async with linked(tmp_path) as (client, _):
-        descriptor = os.memfd_create("unsealed")
-        os.ftruncate(descriptor, CLASS_BYTES[0])
-        [path] = tmp_path.glob("*.sock")
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(os.fspath(path))
-        socket.send_fds(connection, [GREETING.pack(MAGIC, CLASS_BYTES[0])], [descriptor])
-        assert await asyncio.to_thread(connection.recv, 100) == b""
-        connection.close()
-        os.close(descriptor)
-        assert (await encode(client)).tokens is not None
-
-
 async def test_the_socket_of_a_dead_process_is_removed(tmp_path: Path) -> None:
     dead = socket.socket(socket.AF_UNIX)
     dead.bind(os.fspath(tmp_path / "dead.sock"))
     dead.close()
     async with linked(tmp_path):
         await until(lambda: not (tmp_path / "dead.sock").exists())
-
-
-async def hostile(directory: Path, arena: Arena) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    [path] = directory.glob("*.sock")
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(os.fspath(path))
-    socket.send_fds(connection, [GREETING.pack(MAGIC, arena.size)], [arena.descriptor])
-    return await asyncio.open_unix_connection(sock=connection)

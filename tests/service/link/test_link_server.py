@@ -181,6 +181,12 @@ class ServerMachine(RuleBasedStateMachine):
                 assert {answer.kind for answer in answers} == {PROBLEM}
             else:
                 assert answer.kind in ({DONE, PROBLEM, ELSEWHERE} if request.items == 1 else {BATCH, ELSEWHERE})
+
+        async def close() -> None:
+            self.link.connection_lost(None)
+            self.link.server.close()
+
+        self.loop.run_until_complete(close())
         self.loop.close()
         self.folder.cleanup()
 
