@@ -68,6 +68,7 @@ def read_checkpoint(folder: Path, recipe: dict[str, Any], stage: str, state_keys
         raise TrainingError(f"{path} is not a whole checkpoint: keys {sorted(wrong)} are wrong.")
     if state["stage"] != stage:
         raise TrainingError(f"{path} belongs to stage {state['stage']!r}, not {stage!r}.")
+    state["recipe"] = rename_settings(state["recipe"])
     if state["recipe"] != recipe:
         raise TrainingError(
             f"{path} was written by another recipe, which differs in {_differences(state['recipe'], recipe)}."
@@ -80,7 +81,7 @@ def _upgrade(state: dict[str, Any]) -> dict[str, Any]:
     names = {"plain": "unquantized_steps", "started": "codebook_initialized", "learner": "state"}
     renamed = {names.get(name, name): value for name, value in state.items()}
     tensors = {{"average": "ema"}.get(name, name): value for name, value in renamed["state"].items()}
-    return renamed | {"format": FORMAT, "recipe": rename_settings(state["recipe"]), "state": tensors}
+    return renamed | {"format": FORMAT, "state": tensors}
 
 
 def _differences(old: Any, new: Any, path: str = "") -> str:

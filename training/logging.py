@@ -27,7 +27,7 @@ class MetricsLogger:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
         except ImportError as error:
             raise TrainingError(
-                "Training needs TensorBoard for its curves: install the extra `train` (pip install omnitok[train])."
+                "Training needs TensorBoard for its curves: run pip install -e '.[train]' in a checkout."
             ) from error
         self.path = out / METRICS_FILE
         self.curves = out / "tensorboard"

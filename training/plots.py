@@ -31,7 +31,7 @@ def plotting(path: Path, size: tuple[float, float] = (7.0, 4.0)) -> Iterator[Fig
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise TrainingError("Plots need matplotlib: install the extra `train` (pip install omnitok[train]).") from error
+        raise TrainingError("Plots need matplotlib: run pip install -e '.[train]' in a checkout.") from error
     figure = Figure(figsize=size, dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
     yield figure

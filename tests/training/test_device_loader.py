@@ -154,5 +154,5 @@ def test_impossible_draws_are_refused(values: tuple[str, int, int, int, int]) ->
 
 def test_data_larger_than_the_device_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device_loader, "free_memory", lambda device: 1000)
-    with pytest.raises(TrainingError, match=r"the data takes .* GiB and cpu has 0.00 GiB free"):
+    with pytest.raises(TrainingError, match=r"The data takes .* GiB and cpu has 0.00 GiB free"):
         loader()

@@ -203,9 +203,9 @@ def test_impossible_settings_are_refused(files: Path, workers: int, fps: float |
 
 def test_a_kind_without_files_is_refused(files: Path) -> None:
     loader = FileLoader(images_of(files), None, CPU, 0)
-    with pytest.raises(TrainingError, match="the data holds no clips, only images"):
+    with pytest.raises(TrainingError, match="The data holds no clips, only images"):
         loader.check(PLAN[1])
-    with pytest.raises(TrainingError, match="the data holds no clips, only images"):
+    with pytest.raises(TrainingError, match="The data holds no clips, only images"):
         list(loader.stream(PLAN))
 
 

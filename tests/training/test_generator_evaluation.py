@@ -21,7 +21,7 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app
 from training.demo_data.debug import build_debug
 from training.errors import TrainingError
-from training.evaluation.distances import nearest, nearest_distances, precision_recall
+from training.evaluation.distances import count_copies, nearest, precision_recall
 from training.evaluation.recognition import Classifier, held_out_accuracy
 from training.networks.efficientnet import EfficientNetLite0
 
@@ -54,10 +54,11 @@ def test_nearest_members_come_first() -> None:
     assert nearest(np.array([[5.0, 0.1], [0.1, 5.0]]), members, 2).tolist() == [[0, 2], [1, 2]]
 
 
-def test_the_distance_to_the_nearest_member_is_that_of_directions() -> None:
-    members = np.array([[1.0, 0.0], [0.0, 2.0]])
-    found = nearest_distances(np.array([[5.0, 0.0], [3.0, 3.0]]), members)
-    assert found == pytest.approx([0, 1 - 0.5**0.5])
+def test_copies_are_nearer_to_training_than_any_real_item() -> None:
+    training, real = np.array([[1.0, 0.0], [0.0, 2.0]]), np.array([[1.0, 1.0], [5.0, 1.0]])
+    made = np.array([[5.0, 0.0], [3.0, 3.0], [0.1, 2.0], [2.0, 1.0]])  # two of them are in the direction of an item
+    assert count_copies(made, real, training) == 2
+    assert count_copies(real, real, training) == 0
 
 
 @pytest.mark.parametrize("width", [8, 90])  # fewer features than items, and more
@@ -70,6 +71,8 @@ def test_classes_are_recognised_where_they_differ(width: int) -> None:
     accuracy = held_out_accuracy(apart, labels, 0)
     assert accuracy is not None
     assert accuracy > 0.95
+    rare = np.array([0] * 4 + [2] * 76)  # of noise; all are taken for the frequent class
+    assert held_out_accuracy(1e-3 * rng.normal(size=(80, 1)), rare, 0) == 0.5
     by_chance = held_out_accuracy(rng.normal(size=(60, width)), labels, 0)
     assert by_chance is not None
     assert by_chance < 0.6

@@ -95,7 +95,7 @@ def test_without_tensorboard_the_extra_is_named(data: Path, tmp_path: Path, monk
     monkeypatch.setitem(sys.modules, "tensorboard", None)  # makes its import fail, as where it is not installed
     result = run.invoke(app, ["train", "debug", "--data", str(data), "--out", str(tmp_path / "run"), "--steps", "3"])
     assert result.exit_code == 1
-    assert "pip install omnitok[train]" in result.output
+    assert "pip install -e '.[train]'" in result.output
     assert "Traceback" not in result.output
 
 

@@ -210,6 +210,15 @@ def test_a_checkpoint_of_the_version_before_goes_on_to_the_same_bits(loader: Dev
     assert equal(state_of(tmp_path / "new"), state_of(tmp_path / "old"))
 
 
+def test_a_checkpoint_of_before_a_setting_is_resumed(loader: DeviceLoader, tmp_path: Path) -> None:
+    trainer_of(loader, tmp_path).save()
+    saved = state_of(tmp_path)
+    for stage in saved["recipe"]["stages"]:
+        del stage["latent_channels"]
+    torch.save(saved, tmp_path / CHECKPOINT_FILE)
+    trainer_of(loader, tmp_path).resume()
+
+
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"PK\x03\x04 half a file"])
 def test_a_damaged_checkpoint_is_named(loader: DeviceLoader, tmp_path: Path, content: bytes) -> None:
     (tmp_path / CHECKPOINT_FILE).write_bytes(content)

@@ -234,5 +234,5 @@ def test_a_stage_takes_over_the_one_before_or_the_one_it_names() -> None:
         "joint": "image", "long": "joint", "sharp": "long", "kl": "long", "kl-wide": "kl",
     }  # fmt: skip
     image, joint = demo.stages[:2]
-    with pytest.raises(TrainingError, match="stage image begins after 'joint', not one of"):
+    with pytest.raises(TrainingError, match="Stage image begins after 'joint', not one of"):
         replace(demo, stages=(replace(image, after="joint"), joint))

@@ -186,7 +186,7 @@ def find_sources(data: Path) -> tuple[Source | None, Source | None]:
     """
     images, clips = data / "images", [data / name for name in ("clips", "videos") if (data / name).is_dir()]
     if len(clips) > 1:
-        raise TrainingError(f"{data} has both clips/ and videos/: keep one")
+        raise TrainingError(f"{data} has both clips/ and videos/: keep one.")
     if not images.is_dir() and not clips:
         found = find_files(data)
         sources = found.images, found.clips
@@ -198,7 +198,7 @@ def find_sources(data: Path) -> tuple[Source | None, Source | None]:
     if sources == (None, None):
         raise TrainingError(
             f"{data} holds no data: no sets of pixels below train/, no images ({', '.join(sorted(IMAGE_SUFFIXES))}), "
-            f"no videos ({', '.join(VIDEO_SUFFIXES)}) and no tar shards of them"
+            f"no videos ({', '.join(VIDEO_SUFFIXES)}) and no tar shards of them."
         )
     return sources
 
@@ -216,12 +216,12 @@ def find_files(root: Path) -> FoundFiles:
         TrainingError: no such folder, a compressed shard, or labels that are wrong.
     """
     if not root.exists():
-        raise TrainingError(f"{root} does not exist")
+        raise TrainingError(f"{root} does not exist.")
     paths = [root] if root.is_file() else [root / name for name in walk_files(root)]
     base = root.parent if root.is_file() else root
     tars = tuple(path for path in paths if path.name.lower().endswith(".tar"))
     if compressed := next((path for path in paths if path.name.lower().endswith(COMPRESSED_TARS)), None):
-        raise TrainingError(f"{compressed} is compressed, so its items cannot be read in any order: unpack it to .tar")
+        raise TrainingError(f"{compressed} is compressed, so its items cannot be read in any order: unpack it to .tar.")
     members = [Member(str(path.relative_to(base)), -1, 0, 0, None) for path in paths if path not in set(tars)]
     damaged = []
     for number, path in enumerate(tars):

@@ -96,17 +96,17 @@ def open_set(folder: Path) -> PixelSet:
         TrainingError: no set there, no shards, or a damaged file, which is named.
     """
     if not (folder / INFO_FILE).is_file():
-        raise TrainingError(f"{folder} is not a data set: it has no {INFO_FILE}; `omnitok data build demo` makes one")
+        raise TrainingError(f"{folder} is not a data set: it has no {INFO_FILE}; `omnitok data build demo` makes one.")
     try:
         values = json.loads((folder / INFO_FILE).read_text())
         if unknown := sorted(set(values) ^ {field.name for field in fields(SetInfo)}):
-            raise TrainingError(f"{folder / INFO_FILE} has unknown or missing keys {unknown}")
+            raise TrainingError(f"{folder / INFO_FILE} has unknown or missing keys {unknown}.")
         info = SetInfo(**{**values, "classes": tuple(values["classes"])})
     except (json.JSONDecodeError, TypeError) as error:
         raise TrainingError(f"{folder / INFO_FILE} does not describe a data set: {error}") from error
     paths = sorted(folder.glob("[0-9]*.npy"))
     if not paths:
-        raise TrainingError(f"{folder} holds no shards; build the data again")
+        raise TrainingError(f"{folder} holds no shards; build the data again.")
     shards, labels = [], []
     for path in paths:
         shards.append(_open_shard(path, (info.frames, info.height, info.width, 3)))
@@ -118,9 +118,9 @@ def _open_shard(path: Path, item: tuple[int, ...]) -> Tensor:
     try:
         pixels = np.load(path, mmap_mode="c", allow_pickle=False)  # copy on write: torch wants writable memory
     except (ValueError, OSError, EOFError) as error:
-        raise TrainingError(f"{path} is damaged ({error}); delete it and build the data again") from error
+        raise TrainingError(f"{path} is damaged ({error}); delete it and build the data again.") from error
     if pixels.dtype != np.uint8 or pixels.shape[1:] != item or not len(pixels):
-        raise TrainingError(f"{path} holds {pixels.dtype} {pixels.shape}, not uint8 (N, {', '.join(map(str, item))})")
+        raise TrainingError(f"{path} holds {pixels.dtype} {pixels.shape}, not uint8 (N, {', '.join(map(str, item))}).")
     return torch.from_numpy(pixels)
 
 
@@ -131,7 +131,7 @@ def _read_labels(path: Path, count: int, info: SetInfo) -> list[int]:
     try:
         labels = json.loads(file.read_text())
     except (OSError, json.JSONDecodeError) as error:
-        raise TrainingError(f"{file} is missing or damaged ({error}); delete {path.name} and build again") from error
+        raise TrainingError(f"{file} is missing or damaged ({error}); delete {path.name} and build again.") from error
     if len(labels) != count or not all(0 <= label < len(info.classes) for label in labels):
-        raise TrainingError(f"{file} does not hold {count} labels below {len(info.classes)}")
+        raise TrainingError(f"{file} does not hold {count} labels below {len(info.classes)}.")
     return labels

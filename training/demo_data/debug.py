@@ -33,7 +33,7 @@ def build_debug(out: Path, samples: Path = SAMPLES) -> None:
     """
     if missing := [name for name in ("igloo.jpg", "igloo.png", "flight.mp4") if not (samples / name).is_file()]:
         raise TrainingError(
-            f"{samples} lacks {', '.join(missing)}: the debug data is made in a checkout of the project"
+            f"{samples} lacks {', '.join(missing)}: the debug data is made in a checkout of the project."
         )
     for suffix in ("jpg", "png"):
         with Image.open(samples / f"igloo.{suffix}") as picture:

@@ -80,7 +80,7 @@ def scaled(plans: Sequence[SetPlan], scale: float) -> tuple[SetPlan, ...]:
         TrainingError: a scale that is not positive.
     """
     if not scale > 0:
-        raise TrainingError(f"the scale of the data must be positive, not {scale}")
+        raise TrainingError(f"The scale of the data must be positive, not {scale}.")
     return tuple(replace(plan, items=max(1, round(plan.items * scale))) for plan in plans)
 
 

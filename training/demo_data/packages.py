@@ -47,7 +47,7 @@ def debian_package(name: str, cache: Path, release: str | None = None) -> Path:
             _run([*apt, "download", name], scratch)
             archives = list(scratch.glob("*.deb"))
             if len(archives) != 1:
-                raise TrainingError(f"apt-get download {name} left {len(archives)} archives in {scratch}")
+                raise TrainingError(f"apt-get download {name} left {len(archives)} archives in {scratch}.")
             _run(["dpkg", "-x", archives[0].name, "files"], scratch)
     return folder
 
@@ -133,7 +133,7 @@ def _run(command: list[str], folder: Path) -> None:
     try:
         subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise TrainingError(f"`{command[0]}` is needed to fetch demo data and is not on this machine") from error
+        raise TrainingError(f"`{command[0]}` is needed to fetch demo data and is not on this machine.") from error
     except subprocess.CalledProcessError as error:
         last = (error.stderr or error.stdout).strip().splitlines()[-1:] or ["no message"]
         raise TrainingError(f"`{' '.join(command)}` failed: {last[0]}") from error

@@ -206,5 +206,5 @@ def crops(
             found += [random_crop(picture, size, random) for _ in range(count)]
     found += [place_on_colour(open_picture(path, "RGBA"), size, random) for path in cut_outs]
     if not found:
-        raise TrainingError("there are no pictures to crop: the packages hold none of the expected files")
+        raise TrainingError("There are no pictures to crop: the packages hold none of the expected files.")
     return np.stack(found)[:, None]

@@ -59,7 +59,7 @@ def record(name: str, size: int, frames: int, count: int, seed: int, path: Path)
                 clips.append(clip)
     finally:
         walker.game.close()
-    raise TrainingError(f"a walk through {name} gave {len(clips)} clips with enough motion, not {count}")
+    raise TrainingError(f"A walk through {name} gave {len(clips)} clips with enough motion, not {count}.")
 
 
 def moves(clip: NDArray[np.uint8]) -> bool:

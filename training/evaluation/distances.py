@@ -112,14 +112,12 @@ def precision_recall(real: Features, made: Features, neighbours: int = 3) -> tup
 
 def nearest(items: Features, members: Features, count: int) -> Indices:
     """Return for each item the indices of its nearest members by cosine, nearest first: (N, count)."""
-    unit = [z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12) for z in (items, members)]
-    return np.argsort(-(unit[0] @ unit[1].T), axis=1, kind="stable")[:, :count]
+    return np.argsort(-_cosines(items, members), axis=1, kind="stable")[:, :count]
 
 
-def nearest_distances(items: Features, members: Features) -> NDArray[np.float64]:
-    """Return the cosine distance of each item from its nearest member, float64 (N)."""
-    unit = [z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12) for z in (items, members)]
-    return np.asarray(1 - (unit[0] @ unit[1].T).max(axis=1), np.float64)
+def count_copies(made: Features, real: Features, training: Features) -> int:
+    """Return how many made items are nearer to a training item, by cosine, than any other real item is."""
+    return int((_cosines(made, training).max(axis=1) > _cosines(real, training).max()).sum())
 
 
 def half_split(count: int, distance: Callable[[Indices, Indices], float], seed: int) -> float | None:
@@ -142,6 +140,11 @@ def half_split(count: int, distance: Callable[[Indices, Indices], float], seed: 
     rng, half = np.random.default_rng(seed), count // 2
     orders = [rng.permutation(count) for _ in range(SPLITS)]
     return float(np.mean([abs(distance(order[:half], order[half : 2 * half])) for order in orders]))
+
+
+def _cosines(items: Features, members: Features) -> Features:
+    unit = [z / np.maximum(np.linalg.norm(z, axis=1, keepdims=True), 1e-12) for z in (items, members)]
+    return np.asarray(unit[0] @ unit[1].T)
 
 
 def _squared_distances(first: Features, second: Features) -> NDArray[np.float64]:

@@ -23,10 +23,10 @@ from training.devices import resolve_device
 from training.errors import TrainingError
 from training.evaluation.distances import (
     Indices,
+    count_copies,
     half_split,
     kernel_distance,
     nearest,
-    nearest_distances,
     precision_recall,
 )
 from training.evaluation.features import SEED, frame_features
@@ -44,7 +44,7 @@ NEIGHBOURS = 5  # shown of each sample
 MAX_ROWS = 16  # of the sheet of neighbours
 MAX_SEARCHED = 4096  # training items among which neighbours are looked for
 MIN_CLASS_ITEMS = 8  # a distance between fewer says nothing
-MOSTLY = 0.75  # a class is named where fewer of its samples are recognised
+MIN_RECOGNISED = 0.75  # a class is listed where fewer of its samples are recognised
 TINY_SIDE = 16  # pixels of the pictures that are compared where no network is there
 
 
@@ -59,8 +59,10 @@ class KindScores:
         precision, recall: shares of samples near real items, and of real items near samples; None for too few items.
         classes: distance of each class from its real items, where there are enough.
         recognised: share of the samples of each class that a classifier of the real items recognises.
-        recognised_real: share of real items that a classifier of other real items recognises; None for too few.
-        copies: samples that are nearer to a training item than any real item is; None where real items are those.
+        recognised_real: share of real items that a classifier of other real items recognises, the mean over classes;
+            None for too few.
+        copies: samples that are nearer to a searched training item than any real item is; None where real items are
+            those of training.
         searched: training items among which neighbours were looked for.
         features: names what precision, recall, classes and neighbours are compared by.
     """
@@ -139,7 +141,7 @@ def evaluate_generator(
     scores = tuple(
         _score(
             kind, generator, decoder, real[kind].spread(items), trained[kind].spread(MAX_SEARCHED), suite, out,
-            other=held_out is not None,
+            others=held_out is not None,
         )
         for kind in kinds
     )  # fmt: skip
@@ -172,9 +174,9 @@ def _score(
     trained: LabelledItems,
     suite: MetricSuite,
     out: Path,
-    other: bool,
+    others: bool,
 ) -> KindScores:
-    """Return the scores of one kind, and write its sheet; `other` says that real items are not those of training."""
+    """Return the scores of one kind, and write its sheet; `others` are real items that are not those of training."""
     frames = generator.config.grid[0] if kind == "clips" else 1
     metrics = [
         one for one in suite.metrics(real.options.frames if frames > 1 else 1) if not isinstance(one, PairedMetric)
@@ -210,7 +212,7 @@ def _score(
         classes=_by_class(generator.classes, labels, first, second),
         recognised=_recognised(generator.classes, labels, first, second),
         recognised_real=held_out_accuracy(first, labels, SEED),
-        copies=_copies(first, second, training) if other else None,
+        copies=count_copies(second, first, training) if others else None,
         searched=len(trained),
         features=by,
     )
@@ -254,10 +256,6 @@ def _recognised(names: Sequence[str], labels: Indices, real: Features, made: Fea
     return {name: float(right[labels == label].mean()) for label, name in enumerate(names) if (labels == label).any()}
 
 
-def _copies(real: Features, made: Features, training: Features) -> int:
-    return int((nearest_distances(made, training) < nearest_distances(real, training).min()).sum())
-
-
 def _write_sheet(path: Path, shown: Sequence[NDArray[np.uint8]], trained: LabelledItems, close: Indices) -> None:
     """Write a row for each sample: the sample, then its nearest training items."""
     pictures = []
@@ -280,7 +278,7 @@ def markdown(found: GeneratorEvaluation) -> str:
         share = sum(scores.recognised.values()) / len(scores.recognised)
         of_real = "" if scores.recognised_real is None else f"; of real items {scores.recognised_real:.1%}"
         lines.append(f"| class recognised | {share:.1%}{of_real} | |")
-        if weak := [f"{name} {value:.0%}" for name, value in scores.recognised.items() if value < MOSTLY]:
+        if weak := [f"{name} {value:.0%}" for name, value in scores.recognised.items() if value < MIN_RECOGNISED]:
             lines.append(f"| recognised less often | {', '.join(weak)} | |")
         if scores.copies is not None:
             lines.append(f"| nearer to training than any real item | {scores.copies} | |")

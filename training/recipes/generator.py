@@ -73,7 +73,7 @@ class GeneratorRecipe:
         """
         (stage,) = self.stages
         if stage.name != name:
-            raise TrainingError(f"there is no stage {name!r}; known are {stage.name}")
+            raise TrainingError(f"There is no stage {name!r}; known are {stage.name}.")
         return stage
 
     def to_dict(self) -> dict[str, Any]:

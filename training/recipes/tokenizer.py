@@ -62,15 +62,18 @@ class LossWeights:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if name != "perceptual_network" and not (0 <= value < math.inf):
-                raise TrainingError(f"the loss weight {name} must be a number from 0, not {value!r}")
+                raise TrainingError(f"The loss weight {name} must be a number from 0, not {value!r}.")
         if self.perceptual_network not in ("none", "vgg", "lpips"):
-            raise TrainingError(f"the perceptual network is none, vgg or lpips, not {self.perceptual_network!r}")
+            raise TrainingError(f"perceptual_network must be none, vgg or lpips, not {self.perceptual_network!r}.")
         if (self.perceptual > 0) != (self.perceptual_network != "none"):
-            raise TrainingError(f"a perceptual weight of {self.perceptual} with network {self.perceptual_network!r}")
+            raise TrainingError(
+                f"perceptual={self.perceptual} and perceptual_network={self.perceptual_network!r} do not go together: "
+                "the network is none exactly where the weight is 0."
+            )
         if self.l1 + self.l2 == 0:
-            raise TrainingError("a tokenizer is trained to reconstruct: l1 or l2 must be above 0")
+            raise TrainingError("A tokenizer is trained to reconstruct: l1 or l2 must be above 0.")
         if self.clip_frames < 1:
-            raise TrainingError(f"clip_frames must be at least 1, not {self.clip_frames}")
+            raise TrainingError(f"clip_frames must be at least 1, not {self.clip_frames}.")
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Discriminators:
         if self.start < 0 or min(counts) < 1 or self.channels % 32 or self.learning_rate <= 0:
             raise TrainingError(
                 f"{self} must have start of at least 0, every and layers of at least 1, channels a multiple of 32, "
-                "and learning_rate above 0"
+                "and learning_rate above 0."
             )
 
 
@@ -148,7 +151,7 @@ class Stage(BaseStage):
             TrainingError: with the name of today.
         """
         if old := next((name for name in settings if name in RENAMED_SETTINGS), None):
-            raise TrainingError(f"the setting {old!r} of a stage is now called {RENAMED_SETTINGS[old]!r}")
+            raise TrainingError(f"The setting {old!r} of a stage is now called {RENAMED_SETTINGS[old]!r}.")
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -207,19 +210,19 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not self.tokenizer.is_vq:
-            raise TrainingError("a recipe's tokenizer names the codebook, also where its stages end in a VAE")
+            raise TrainingError("A recipe's tokenizer names the codebook, also where its stages end in a VAE.")
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) < len(names):
-            raise TrainingError(f"a recipe has stages of different names, not {names}")
+            raise TrainingError(f"A recipe has stages of different names, not {names}.")
         patch, temporal = self.tokenizer.patch, self.tokenizer.temporal_patch
         for index, stage in enumerate(self.stages):
             if stage.after and stage.after not in names[:index]:
-                raise TrainingError(f"stage {stage.name} begins after {stage.after!r}, not one of {names[:index]}")
+                raise TrainingError(f"Stage {stage.name} begins after {stage.after!r}, not one of {names[:index]}.")
             resolutions = (*stage.resolutions, *stage.clip_resolutions, stage.base_resolution)
             if wrong := [resolution for resolution in resolutions if resolution % patch]:
-                raise TrainingError(f"stage {stage.name}: resolutions {wrong} are not multiples of the patch {patch}")
+                raise TrainingError(f"Stage {stage.name}: resolutions {wrong} are not multiples of the patch {patch}.")
             if (stage.frames - 1) % temporal:
-                raise TrainingError(f"stage {stage.name}: clips have 1 + k * {temporal} frames, not {stage.frames}")
+                raise TrainingError(f"Stage {stage.name}: clips have 1 + k * {temporal} frames, not {stage.frames}.")
 
     def stage(self, name: str) -> Stage:
         """Return the stage of a name.
@@ -230,7 +233,7 @@ class Recipe:
         for stage in self.stages:
             if stage.name == name:
                 return stage
-        raise TrainingError(f"there is no stage {name!r}; known are {', '.join(stage.name for stage in self.stages)}")
+        raise TrainingError(f"There is no stage {name!r}; known are {', '.join(stage.name for stage in self.stages)}.")
 
     def before(self, stage: Stage) -> Stage | None:
         """Return the stage whose weights a stage takes over; None for the first."""
@@ -245,7 +248,7 @@ class Recipe:
 
 
 def rename_settings(recipe: dict[str, Any]) -> dict[str, Any]:
-    """Return the record of a recipe, as `Recipe.to_dict` made it in any version, under the names of today."""
+    """Return the record of a recipe, as `Recipe.to_dict` made it in any version, as it is written today."""
     stages = [{RENAMED_SETTINGS.get(name, name): value for name, value in stage.items()} for stage in recipe["stages"]]
     return recipe | {"stages": [{"latent_channels": 0} | stage if "head" in stage else stage for stage in stages]}
 
@@ -283,7 +286,7 @@ def _demo() -> Recipe:
         long, name="kl", head="vae", after="long", steps=14_200, image_batch_size=96, clip_batch_size=16,
         learning_rate=6e-4, warmup_steps=200, losses=replace(long.losses, kl=1e-7),
     )  # fmt: skip
-    # eight channels of a patch of 192 values bound the exactness: by principal components 16 are worth 2.2 dB
+    # eight channels of a patch of 192 values bound the exactness: by principal components 16 are worth 2.3 dB
     wide = replace(kl, name="kl-wide", after="kl", steps=20_000, latent_channels=16)
     return Recipe(CONFIGS["demo"], (image, joint, long, sharp, kl, wide), licence="Apache-2.0")
 

@@ -33,9 +33,9 @@ class BatchSpec:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS or min(self.side, self.count, self.frames) < 1 or self.first < 0:
-            raise TrainingError(f"no batch can be drawn as {self}")
+            raise TrainingError(f"No batch can be drawn as {self}.")
         if self.kind == "images" and self.frames != 1:
-            raise TrainingError(f"an image has one frame, not {self.frames}")
+            raise TrainingError(f"An image has one frame, not {self.frames}.")
 
     def share(self, rank: int, ranks: int) -> range:
         """Return the numbers of the items that rank `rank` of `ranks` makes.
@@ -44,7 +44,7 @@ class BatchSpec:
             TrainingError: the items do not divide among the ranks.
         """
         if self.count % ranks:
-            raise TrainingError(f"{self.count} {self.kind} do not divide among {ranks} ranks")
+            raise TrainingError(f"{self.count} {self.kind} do not divide among {ranks} ranks.")
         each = self.count // ranks
         return range(self.first + rank * each, self.first + (rank + 1) * each)
 

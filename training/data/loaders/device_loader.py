@@ -61,7 +61,7 @@ class DeviceLoader:
         if not _fit(sets, spec.side, spec.frames):
             held = ", ".join(f"{len(data)} of {_size(data)}" for data in sets) or "none"
             wanted = f"{spec.frames} frames of {spec.side} pixels" if spec.kind == "clips" else f"{spec.side} pixels"
-            raise TrainingError(f"no set of {spec.kind} has {wanted}; there are {held}")
+            raise TrainingError(f"No set of {spec.kind} has {wanted}; there are {held}.")
 
     def stream(self, specs: Iterable[BatchSpec]) -> Iterator[Tensor]:
         """Yield this rank's share of each batch, as `Loader.stream` does."""
@@ -212,8 +212,8 @@ def _check_memory(sets: Sequence[Sequence[Tensor]], device: torch.device) -> Non
     needed = sum(shard.nbytes for shards in sets for shard in shards)
     if free is not None and needed > free:
         raise TrainingError(
-            f"the data takes {needed / 2**30:.2f} GiB and {device} has {free / 2**30:.2f} GiB free: "
-            "leave sets out, or train from files"
+            f"The data takes {needed / 2**30:.2f} GiB and {device} has {free / 2**30:.2f} GiB free: "
+            "leave sets out, or train from files."
         )
 
 

@@ -60,7 +60,7 @@ class FileLoader:
         fps: float | None = None,
     ) -> None:
         if workers < 0 or (fps is not None and not 0 < fps < float("inf")):
-            raise TrainingError(f"files cannot be decoded by {workers} workers at {fps} frames per second")
+            raise TrainingError(f"Files cannot be decoded by {workers} workers at {fps} frames per second.")
         self._sources: dict[Kind, Source] = {source.kind: source for source in (images, clips) if source is not None}
         self._device, self._ranks, self._workers = device, ranks or Ranks(), workers
         self._specs = _Specs()
@@ -86,7 +86,7 @@ class FileLoader:
         """Refuse a batch of a kind that has no files, as `Loader.check` does."""
         spec.share(self._ranks.rank, self._ranks.world)
         if spec.kind not in self._sources:
-            raise TrainingError(f"the data holds no {spec.kind}, only {' and '.join(self._sources) or 'nothing'}")
+            raise TrainingError(f"The data holds no {spec.kind}, only {' and '.join(self._sources) or 'nothing'}.")
 
     def stream(self, specs: Iterable[BatchSpec]) -> Iterator[Tensor]:
         """Yield this rank's share of each batch, as `Loader.stream` does.
@@ -95,7 +95,7 @@ class FileLoader:
             TrainingError: as `check`; no file of a kind can be read; or the loader is closed.
         """
         if self._loader is None:
-            raise TrainingError("the loader is closed")
+            raise TrainingError("The loader is closed.")
         if self._running is not None:
             self._running.close()
         self._specs.specs = self._checked(specs)
