@@ -98,7 +98,7 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
         samples: how many are made at a time.
 
     Raises:
-        CommandError: a folder is not a sound bundle, or the device is not there.
+        CommandError: a folder is not a sound bundle, the tokenizer is another, or the device is not there.
     """
     settings = read_settings(
         max_queue_tokens=UNLIMITED,
@@ -110,17 +110,19 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
     options = LaneOptions(min(2 * samples, settings.generator_slots), settings.prefill_tokens, settings.generator_dtype)
     threads = torch.get_num_threads()
     try:
-        tokenizer = tokenizer or _find_tokenizer(bundle)
+        wanted = read_config(bundle).tokenizer_hash
+        if wanted is None:
+            raise CommandError(f"{bundle} is a tokenizer; name a generator bundle.")
+        tokenizer = tokenizer or _find_tokenizer(bundle, wanted)
+        if (found := read_config(tokenizer).hash) != wanted:
+            raise CommandError(
+                f"{bundle} needs the tokenizer {wanted[:12]}, and {tokenizer} is {found[:12]}: name that one with "
+                "--tokenizer, or leave it out to have it found."
+            )
         engine = GeneratorEngine.load([bundle], device, threads, options, [tokenizer])
         tokenizers = Engine([tokenizer], device, "float32", threads)
     except (BundleError, ValueError) as error:
         raise CommandError(str(error)) from error
-    wanted, found = engine.cards[0].tokenizer_hash, tokenizers.cards[0].hash
-    if wanted != found:
-        raise CommandError(
-            f"{bundle} needs the tokenizer {wanted[:12]}, and {tokenizer} is {found[:12]}: name that one with "
-            "--tokenizer, or leave it out to have it found."
-        )
     backend = LocalBackend(tokenizers.cards, tokenizers.launch, settings, _Unobserved())
     generators = LocalGenerators(engine, settings, _Unobserved())
     try:
@@ -130,11 +132,8 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
         backend.close()
 
 
-def _find_tokenizer(bundle: Path) -> Path:
+def _find_tokenizer(bundle: Path, wanted: str) -> Path:
     """Return the tokenizer with the hash that a generator names, from its own folder or from the default one."""
-    wanted = read_config(bundle).tokenizer_hash
-    if wanted is None:
-        raise CommandError(f"{bundle} is a tokenizer; name a generator bundle.")
     folders = bundle.resolve().parent, DEFAULT_BUNDLE.parent
     for path in chain.from_iterable(map(bundles_in, folders)):
         with suppress(BundleError):  # damaged ones

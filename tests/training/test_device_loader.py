@@ -129,9 +129,9 @@ def test_pans_keep_a_photograph_in_view() -> None:
 @pytest.mark.parametrize(
     ("spec", "words"),
     [
-        (BatchSpec("clips", 65, 2, 0, FRAMES), "no set of clips has 5 frames of 65 pixels; there are 4 of 7x32x32"),
-        (BatchSpec("clips", 32, 2, 0, 17), "no set of clips has 17 frames"),
-        (BatchSpec("images", 256, 2, 0, 1), "no set of images has 256 pixels"),
+        (BatchSpec("clips", 65, 2, 0, FRAMES), "No set of clips has 5 frames of 65 pixels; there are 4 of 7x32x32"),
+        (BatchSpec("clips", 32, 2, 0, 17), "No set of clips has 17 frames"),
+        (BatchSpec("images", 256, 2, 0, 1), "No set of images has 256 pixels"),
     ],
 )
 def test_what_no_set_holds_is_refused(spec: BatchSpec, words: str) -> None:

@@ -63,7 +63,7 @@ def test_the_bundle_of_this_repository_restores_photographs() -> None:
         (["train", "nothing"], "no recipe"),
         (["train", "debug", "--data", "EMPTY"], "does not exist"),
         (["train", "debug", "--data", "DATA", "--steps", "3", "--seconds", "4"], "steps or seconds"),
-        (["train", "demo", "--stage", "image", "--data", "DATA", "--out", "EMPTY"], "no set of images has 128 pixels"),
+        (["train", "demo", "--stage", "image", "--data", "DATA", "--out", "EMPTY"], "No set of images has 128 pixels"),
         (["train", "debug", "--data", "DATA", "--steps", "0"], "positive"),
         (["train", "debug", "--data", "DATA", "--steps", "-3"], "positive"),
         (["train", "debug", "--data", "DATA", "--seconds", "0"], "positive"),

@@ -169,7 +169,7 @@ def test_a_setting_of_an_earlier_version_is_refused_with_its_new_name(old: str, 
     [
         (lambda: LossWeights(l2=-1.0), "l2 must be"),
         (lambda: LossWeights(l2=0.0), "l1 or l2"),
-        (lambda: LossWeights(perceptual=1.0), "perceptual weight of 1.0"),
+        (lambda: LossWeights(perceptual=1.0), "perceptual=1.0"),
         (lambda: Discriminators(every=0), "every=0.*every and layers of at least 1"),
         (lambda: Discriminators(channels=40), "channels=40.*a multiple of 32"),
         (lambda: Recipe(CONFIGS["paper"], ()), "different names"),

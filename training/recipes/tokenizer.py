@@ -110,7 +110,7 @@ class Stage(BaseStage):
     Args:
         head: between encoder and decoder: "vq" (equation 1) or "vae" (equation 2). It computes in float32 always.
         latent_channels: of a VAE head; as many as a code has dimensions where it is 0. A stage may have more than the
-            one before it: the decoder hears new ones only as it learns to.
+            one before it: the decoder ignores the new ones at first.
         after: name of the stage whose weights it takes over; the one before it if empty.
         resolutions: sides of the squares in pixels, one of which is drawn for each step.
         clip_resolutions: the same for clips, where the data has smaller ones; none for `resolutions`.
