@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_tools import ONE_THREAD, needs, tool
 from test_dashboards import DASHBOARDS, PAGES, queries, runbook_queries
 
+from benchmarks.service.load import Load, run_load
 from service.formats.media_types import MSGPACK
 from service.metrics.definitions import histogram
 
@@ -122,6 +124,12 @@ def work(http: httpx.Client) -> None:
     http.get("/jobs").raise_for_status()
 
 
+def load(service: Service) -> dict[int, int]:
+    """Send arrivals of an open loop to `/encode`; return how many answers had each status."""
+    run = run_load(Load(service.url, "img128", rate=20.0, connections=8, seconds=3.0, warm_up=0.0))
+    return dict(Counter(run.rows["status"].tolist()))
+
+
 def filled(query: str) -> str:
     """Return a query with Grafana's variables replaced as Grafana would."""
     return re.sub(r"\$\{?\w+\}?", ".*", query.replace("$__rate_interval", "1m"))
@@ -136,6 +144,7 @@ def test_every_query_and_alert_finds_what_it_asks_for(service: Service, promethe
     with httpx.Client(base_url=service.url, timeout=60) as http:
         prometheus.scraped("omnitok")
         work(http)
+    load(service)
     prometheus.scraped("omnitok", "omnitok")
     rules = [rule for name in ("recording.yml", "alerts.yml") for rule in _rules(name)]
     shown = [filled(query) for path in DASHBOARDS for query in queries(path)]
@@ -204,6 +213,19 @@ def test_counters_are_exact_and_a_rare_event_is_seen(service: Service, prometheu
     # Replicas count after they have answered.
     eventually(lambda: {name: prometheus.value(query) - before[name] for name, query in counts.items()} == sent)
     assert prometheus.value('increase(omnitok_http_problems_total{problem="malformed-body"}[10m])') > 0.9
+
+
+@needs("prometheus")
+def test_a_load_is_counted_to_the_request(service: Service, prometheus: Prometheus) -> None:
+    def counted() -> dict[int, float]:
+        count = 'sum (omnitok_http_requests_total{job="omnitok", route="/encode", code="%d"}) or vector(0)'
+        return {code: prometheus.value(count % code) for code in (200, 503)}
+
+    prometheus.scraped("omnitok")
+    before, answers = counted(), load(service)
+    assert answers[200] > 0
+    assert answers.keys() <= before.keys()
+    eventually(lambda: {code: count + answers.get(code, 0) for code, count in before.items()} == counted())
 
 
 @needs("prometheus")
