@@ -58,9 +58,10 @@ PROBLEMS: dict[str, tuple[int, str]] = {
 
 
 def as_text(detail: str, errors: Collection[Mapping[str, str]]) -> str:
-    """Return a refusal for people: its detail, and the options that are wrong; once where one says the same."""
+    """Return a refusal for people: its detail, and the options that are wrong; once where these say the same."""
     entries = [f"{error.get('pointer', '')}: {error.get('detail', '')}" for error in errors]
-    is_said = any(error.get("detail") == detail for error in errors)
+    details = [error.get("detail") or "" for error in errors]
+    is_said = detail in (*details, " ".join(details))
     return " ".join(entries if is_said else [detail, *entries])
 
 

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from media.errors import MediaError
+from media.types import MediaOptions
+from service.errors import as_text
+
 ROOT = Path(__file__).parents[2]
-# The texts of the command follow the name of a file or of a command; those of recipes and data, that of a setting.
+# The texts of the command follow the name of a file or of a command.
 FILES = [
     path
     for name in ("kernels", "media", "model", "service", "training")
     for path in sorted((ROOT / name).rglob("*.py"))
-    if not {"cli", "recipes", "data", "demo_data"} & set(path.parts)
+    if "cli" not in path.parts
 ]
 FIELD = re.compile(r"[a-z0-9_.]+(=| must | needs )")  # its name begins the sentence
 
@@ -50,3 +54,11 @@ def sound(text: str) -> bool:
 def test_errors_are_sentences(path: Path) -> None:
     found = [written(text) for text in texts(ast.parse(path.read_text()))]
     assert [text for text in found if text is not None and not sound(text)] == []
+
+
+def test_a_refusal_says_each_option_once() -> None:
+    with pytest.raises(MediaError) as caught:
+        MediaOptions(stride=0, frames=0)
+    text = as_text(caught.value.detail, caught.value.errors)
+    assert [text.count(f"/{name}: `{name}` ") for name in ("stride", "frames")] == [1, 1]
+    assert [text.count(f"`{name}`") for name in ("stride", "frames")] == [1, 1]

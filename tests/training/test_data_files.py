@@ -254,7 +254,7 @@ def test_debug_data_is_built_and_inspected(tmp_path: Path) -> None:
         "sky │ 7",
         "forward │ 4",
         "broken │ 1",
-        "it is empty",
+        "The file is empty",
         "1.75",
         "accepted are image/png",
     ):
@@ -306,7 +306,7 @@ def png_header(side: int) -> bytes:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (b"", "it is empty"),
+        (b"", "The file is empty"),
         (b"hello, I am a text file", "accepted are"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript"),
         (b"\x89PNG\r\n\x1a\n", "damaged or cut off"),
@@ -321,5 +321,5 @@ def test_damaged_items_are_refused(tmp_path: Path, data: bytes, reason: str) -> 
 
 def test_a_clip_with_the_name_of_an_image_is_refused(tmp_path: Path) -> None:
     shutil.copy(SAMPLES / "flight.mp4", tmp_path / "flight.png")
-    with pytest.raises(TrainingError, match="it is a clip, and its name says otherwise"):
+    with pytest.raises(TrainingError, match="The file is a clip, and its name says otherwise"):
         images(tmp_path).read(0, 32, 1)

@@ -141,5 +141,5 @@ def test_broken_videos_are_refused(tmp_path: Path, folder: Path, damage: str) ->
 
 def test_a_picture_with_the_name_of_a_clip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes((SAMPLE.parent / "igloo.png").read_bytes())
-    with pytest.raises(Exception, match="it is one picture, and its name says otherwise"):
+    with pytest.raises(Exception, match="The file is one picture, and its name says otherwise"):
         clips(tmp_path).read(0, 32, 5)

@@ -98,13 +98,13 @@ def test_an_exception_in_the_trainer_ends_the_workers(copy: Path) -> None:
     next(stream)
     workers = loader._loader._iterator._workers  # type: ignore[union-attr]
     with pytest.raises(
-        TrainingError, match=r"^none of the 6 clips below .* can be read; the last one: it is empty$"
+        TrainingError, match=r"^None of the 6 clips below .* can be read; the last one: The file is empty\.$"
     ) as error:
         next(stream)
     loader.close()  # while the error still holds the frames that it passed
     assert error.traceback
     assert not any(worker.is_alive() for worker in workers)
-    assert len([row for row in loader.report()["broken"] if row["reason"] == "it is empty"]) == 6
+    assert len([row for row in loader.report()["broken"] if row["reason"] == "The file is empty."]) == 6
 
 
 def colours(root: Path, count: int) -> Path:

@@ -91,7 +91,7 @@ class Source:
             file = FileSection(self.shards[shard], int(self.offset[index]), int(self.size[index]))
         if not len(file):
             file.close()
-            raise TrainingError("it is empty")
+            raise TrainingError("The file is empty.")
         return file
 
     def read(self, index: int, side: int, frames: int, window: SampleWindow | None = None) -> Frames:
@@ -116,7 +116,7 @@ class Source:
             reader = open_frames(file, None, options, window=window)
             if reader.is_video != is_clip:
                 raise TrainingError(
-                    f"it is {'a clip' if reader.is_video else 'one picture'}, and its name says otherwise"
+                    f"The file is {'a clip' if reader.is_video else 'one picture'}, and its name says otherwise."
                 )
             shown = np.stack(list(reader))
         held = shown[np.minimum(np.arange(count), len(shown) - 1)]

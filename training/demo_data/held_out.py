@@ -88,7 +88,7 @@ def camera_clips(paths: list[Path], size: int, frames: int) -> tuple[NDArray[np.
         except (av.FFmpegError, OSError) as error:
             raise TrainingError(f"{path} is not a readable recording: {error}") from error
         if len(pictures) < frames:
-            raise TrainingError(f"{path} has {len(pictures)} frames, fewer than {frames}")
+            raise TrainingError(f"{path} has {len(pictures)} frames, fewer than {frames}.")
         whole = len(pictures) // frames
         for window in sorted({int(place) for place in np.linspace(0, whole - 1, min(WINDOWS, whole))}):
             clips.append(np.stack(pictures[window * frames : (window + 1) * frames]))

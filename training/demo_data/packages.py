@@ -47,7 +47,7 @@ def debian_package(name: str, cache: Path, release: str | None = None) -> Path:
             _run([*apt, "download", name], scratch)
             archives = list(scratch.glob("*.deb"))
             if len(archives) != 1:
-                raise TrainingError(f"apt-get download {name} left {len(archives)} archives in {scratch}.")
+                raise TrainingError(f"`apt-get download {name}` left {len(archives)} archives in {scratch}.")
             _run(["dpkg", "-x", archives[0].name, "files"], scratch)
     return folder
 

@@ -210,7 +210,7 @@ class Decoder(Dataset[Decoded]):
             except Exception as error:  # damaged media fail in every way that there is
                 reason = one_line(error)
                 broken.append((source.place(index), reason))
-        return f"none of the {len(source)} {spec.kind} below {source.root} can be read; the last one: {reason}"
+        return f"None of the {len(source)} {spec.kind} below {source.root} can be read; the last one: {reason}"
 
 
 def decode(
