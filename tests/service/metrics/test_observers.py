@@ -82,7 +82,7 @@ def test_batches_and_work_are_counted(read: Callable[..., float]) -> None:
     ran: list[tuple[int, float]] = []
     tokenizer = TokenizerMetrics("t", ["m"], 1000, lambda *batch: ran.append(batch))
     items = (Item(0, KEY, 1, 1.0), Item(1, KEY, 1, 1.0))
-    tokenizer.batch(Batch(KEY, items, 2, "drained", 0.0, 8), 0.5, [0.125, 0.25])
+    tokenizer.batch(Batch(KEY, items, 2, "drained", 0.0, 8), 0.5, [0.125, 1.0])
     KernelMetrics().late(3)
     tokenizer.done("encode", 5, 40, "m", 1)
     tokenizer.done("decode", 9, 60, "m", 1)
@@ -92,8 +92,10 @@ def test_batches_and_work_are_counted(read: Callable[..., float]) -> None:
     assert read("batch_requests_sum", op="encode") == 2
     assert read("batch_fill_ratio_sum", op="encode") == 0.25
     assert read("batch_duration_seconds_sum", op="encode") == 0.5
-    assert read("queue_wait_seconds_sum", op="encode") == 0.375
-    assert read("queue_wait_seconds_count", op="encode") == 2
+    assert read("queue_wait_seconds_sum", op="encode") == 1.125
+    assert (
+        read("queue_wait_seconds_bucket", op="encode", le="1.0") == read("queue_wait_seconds_count", op="encode") == 2
+    )
     assert read("model_compute_seconds_total", model="m", op="encode") == 0.5
     assert read("late_kernels_total") == 3
     assert read("frames_total", model="m") == 15
@@ -111,6 +113,10 @@ def test_the_age_of_the_oldest_request_grows_without_the_replica(read: Callable[
     assert 30 <= first < 60
     assert read("queue_age_seconds", replica="t") > first
     assert (read("queue_requests", replica="t"), read("queue_tokens", replica="t")) == (2, 90)
+    tokenizer.queue(1, 45, time.monotonic() - 10)
+    assert 10 <= read("queue_age_seconds", replica="t") < first
+    tokenizer.queue(0, 0, None)
+    assert read("queue_age_seconds", replica="t") == 0
 
 
 def test_steps_and_samples_are_counted_by_kind(read: Callable[..., float]) -> None:

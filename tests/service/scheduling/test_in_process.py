@@ -22,6 +22,7 @@ from model.inference.tokenizer import CompiledTokenizer
 from model.tokenizer.config import CONFIGS, VAEConfig
 from model.tokenizer.tokenizer import CodeError, OmniTokenizer
 from service import in_process
+from service.chunks import ChunkInput
 from service.engine.late_kernels import LateKernels
 from service.engine.tokenizer import Engine
 from service.errors import ProblemError
@@ -248,6 +249,15 @@ async def test_work_is_counted_in_frames_and_latent_positions(engine: Engine) ->
     await asyncio.sleep(0)
     assert [index for index, *_ in answers] == [0, 1, 2]
     assert work.done_ == [("encode", 18, 135, 3)]
+    work.done_.clear()
+    codes = np.zeros((2, 3, 5), np.int32)
+    start = await backend.decode_chunk("vq", ChunkInput(codes))
+    await backend.decode_chunk("vq", ChunkInput(codes, start.state))
+    await backend.encode_chunk("vq", ChunkInput(PIXELS))
+    with pytest.raises(CodeError):
+        await backend.decode("vq", np.full((1, 3, 5), 10**6, np.int32), (1, 24, 40))
+    await asyncio.sleep(0)
+    assert work.done_ == [("decode_chunk", 5, 30, 1), ("decode_chunk", 8, 30, 1), ("encode_chunk", 6, 45, 1)]
     backend.close()
 
 
