@@ -126,7 +126,7 @@ def work(http: httpx.Client) -> None:
 
 def load(service: Service) -> dict[int, int]:
     """Send arrivals of an open loop to `/encode`; return how many answers had each status."""
-    run = run_load(Load(service.url, "img128", rate=20.0, connections=8, seconds=3.0, warm_up=0.0))
+    run = run_load(Load(service.url, "img128", rate=20.0, connections=8, seconds=3.0, warm_up=0.0, timeout=120.0))
     return dict(Counter(run.rows["status"].tolist()))
 
 
