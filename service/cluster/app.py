@@ -68,10 +68,12 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
     """
     settings = _find_bundles(settings)
     if settings.otlp_endpoint is not None and importlib.util.find_spec(OTLP_MODULE) is None:
-        raise StartError("OMNITOK_OTLP_ENDPOINT needs OpenTelemetry's exporter. Install `omnitok[otlp]`.")
+        raise StartError(
+            "OMNITOK_OTLP_ENDPOINT needs OpenTelemetry's exporter. Run pip install -e '.[otlp]' in a checkout."
+        )
     if settings.jobs_redis is not None:
         if importlib.util.find_spec("redis") is None:
-            raise StartError("OMNITOK_JOBS_REDIS needs a client of Redis. Install `omnitok[redis]`.")
+            raise StartError("OMNITOK_JOBS_REDIS needs a client of Redis. Run pip install -e '.[redis]' in a checkout.")
         if not settings.jobs_redis.get_secret_value().startswith(REDIS_SCHEMES):  # it may hold a password
             raise StartError(f"OMNITOK_JOBS_REDIS must be a URL that begins with {', '.join(REDIS_SCHEMES)}.")
     if (jobs_folder := settings.jobs_folder or (folder and folder / "jobs")) is not None:
