@@ -205,10 +205,10 @@ def test_the_client_works_where_there_is_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
 
 
-def test_training_on_sets_of_pixels_needs_no_decoder() -> None:
+def test_training_and_evaluation_on_sets_of_pixels_need_no_decoder() -> None:
     code = (
         "import sys\nfor name in ('av', 'ray', 'fastapi', 'pydantic'): sys.modules[name] = None\n"
         "import training.runner, training.data.loaders.open_loader, training.generator.extraction\n"
-        "import benchmarks.training\n"
+        "import training.evaluation.evaluate, training.evaluation.generation, benchmarks.training\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
