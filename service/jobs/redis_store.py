@@ -34,8 +34,8 @@ def connect(url: str) -> redis.Redis:
 class RedisStore:
     """A `JobStore` that any number of processes may open. The methods of one are called by one thread at a time.
 
-    A job that was accepted survives what Redis survives: give it `appendonly yes`, and a `maxmemory-policy` that evicts
-    nothing.
+    A job that was accepted survives what Redis survives: give it `appendonly yes`, `appendfsync always`, and a
+    `maxmemory-policy` that evicts nothing.
 
     Args:
         url: of Redis or Valkey, such as "redis://:password@host:6379/0".

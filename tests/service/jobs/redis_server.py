@@ -31,7 +31,7 @@ def redis_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     socket = folder / "socket"
     libraries = [str(path) for path in (TOOLS / "lib").glob("*") if path.is_dir()]
     command = [PROGRAM, "--port", "0", "--unixsocket", str(socket), "--dir", str(folder), "--save", ""]
-    command += ["--appendonly", "yes", "--appendfsync", "everysec", "--loglevel", "warning"]
+    command += ["--appendonly", "yes", "--appendfsync", "always", "--loglevel", "warning"]
     environment = os.environ | {"LD_LIBRARY_PATH": ":".join(libraries)} if libraries else None
     process = subprocess.Popen(command, env=environment)
     url = f"unix://{socket}"
