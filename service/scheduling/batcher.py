@@ -102,11 +102,7 @@ class Batcher:
         """Return the latent positions that a batch of `key` may hold now."""
         return self._budgets.get(key, self.max_tokens)
 
-    def submit(self, item: Item, now: float) -> None:
-        """Admit an item or refuse it at once; errors as `submit_many`."""
-        self.submit_many([item], now)
-
-    def submit_many(self, items: Sequence[Item], now: float) -> None:
+    def submit(self, items: Sequence[Item], now: float) -> None:
         """Admit the items of a group, or refuse all of them at once.
 
         Args:

@@ -196,7 +196,7 @@ class BatchExecutor:
         pairs = zip(numbers, payloads, strict=True)
         items = [Item(number, key, cost, deadline, payload, flow, first) for number, payload in pairs]
         try:
-            self._batcher.submit_many(items, now)
+            self._batcher.submit(items, now)
         except Exception as refusal:  # those that came at the same moment have a fate of their own
             return refusal
         self._next_id = numbers.stop

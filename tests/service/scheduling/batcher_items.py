@@ -37,7 +37,7 @@ def measured(*batches: tuple[int, float], **bounds: float) -> Batcher:
     batcher = Batcher(10, 8, 1000, **bounds)
     now = -sum(seconds for _, seconds in batches)
     for number, (cost, seconds) in enumerate(batches):
-        batcher.submit(item(-1 - number, KEYS[0], cost), now)
+        batcher.submit([item(-1 - number, KEYS[0], cost)], now)
         batcher.next_batch(now)
         now += seconds
         batcher.complete(now)

@@ -64,14 +64,14 @@ class BatcherMachine(RuleBasedStateMachine):
         if not self.fits(items) or (wait is not None and wait > longest):
             assert self.waiting or self.running, "an idle batcher refuses nobody"
             with pytest.raises(ProblemError) as refused:
-                self.batcher.submit_many(items, self.now)
+                self.batcher.submit(items, self.now)
             assert refused.value.code == "overloaded"
             assert 0 < (refused.value.retry_after_seconds or 0) <= 60
             if wait is not None and 0.1 <= wait <= 60:
                 assert 0.5 <= (refused.value.retry_after_seconds or 0) / wait <= 2
             self.answers.update(item.id for item in items)
             return
-        self.batcher.submit_many(items, self.now)
+        self.batcher.submit(items, self.now)
         for member in items:
             self.bounds[member.id] = OLDEST_EVERY * (len(self.waiting) + 1)
             self.waiting[member.id] = member
@@ -209,7 +209,7 @@ def drain(batcher: Batcher, most: int = 1000) -> list[list[int]]:
 
 def test_a_lone_item_runs_at_once() -> None:
     batcher = Batcher(100, 8, 1000)
-    batcher.submit(item(0, KEYS[0], 1), 0.0)
+    batcher.submit([item(0, KEYS[0], 1)], 0.0)
     batch = batcher.next_batch(0.0)
     assert batch is not None
     assert [member.id for member in batch.items] == [0]
@@ -223,43 +223,43 @@ def test_a_short_batch_has_the_next_one_behind_it_and_a_long_one_has_not() -> No
     for seconds, count, cost, started in ((0.01, 4, 10, 2), (0.03, 4, 10, 1), (0.001, 18, 1, 2)):
         batcher = measured((10, seconds))
         for number in range(count):
-            batcher.submit(item(number, KEYS[0], cost), 0.0)
+            batcher.submit([item(number, KEYS[0], cost)], 0.0)
         assert sum(batcher.next_batch(0.0) is not None for _ in range(4)) == started
 
 
 def test_a_batch_that_may_grow_waits_for_the_one_that_runs() -> None:
     batcher = measured((10, 0.001))
-    batcher.submit(item(0, KEYS[0], 5), 0.0)
+    batcher.submit([item(0, KEYS[0], 5)], 0.0)
     assert batcher.next_batch(0.0) is not None
     for number in range(1, 8):
-        batcher.submit(item(number, KEYS[number % 2], 1), 0.0)
+        batcher.submit([item(number, KEYS[number % 2], 1)], 0.0)
         assert batcher.next_batch(0.0) is None
-    batcher.submit(item(8, KEYS[0], 3), 0.0)
+    batcher.submit([item(8, KEYS[0], 3)], 0.0)
     assert batcher.next_batch(0.0) is not None, "enough waits, though not of one key"
 
 
 def test_images_do_not_starve_a_clip_nor_the_clip_the_images() -> None:
     batcher = Batcher(10, 8, 1000)
     for number in range(6):
-        batcher.submit(item(number, KEYS[0], 10), 0.0)
-    batcher.submit(item(6, KEYS[1], 25), 0.0)
-    batcher.submit(item(7, KEYS[1], 25), 0.0)  # when the images have had as much as the clip before
+        batcher.submit([item(number, KEYS[0], 10)], 0.0)
+    batcher.submit([item(6, KEYS[1], 25)], 0.0)
+    batcher.submit([item(7, KEYS[1], 25)], 0.0)  # when the images have had as much as the clip before
     assert drain(batcher) == [[0], [6], [1], [2], [7], [3], [4], [5]]
 
 
 def test_a_misfit_stays_at_the_front() -> None:
     batcher = Batcher(10, 8, 1000)
     for number, cost in enumerate([4, 4, 4, 1]):
-        batcher.submit(item(number, KEYS[0], cost), 0.0)
+        batcher.submit([item(number, KEYS[0], cost)], 0.0)
     assert drain(batcher) == [[0, 1], [2, 3]]
 
 
 def test_callers_share_by_cost_and_not_by_number_or_kind_of_requests() -> None:
     batcher = Batcher(10, 1, 1000)
     for number, cost in enumerate([10, 10, 10, 10]):
-        batcher.submit(item(number, KEYS[number % 2], cost, caller="greedy"), 0.0)
+        batcher.submit([item(number, KEYS[number % 2], cost, caller="greedy")], 0.0)
     for number in range(10, 15):
-        batcher.submit(item(number, KEYS[2], 5, caller="modest"), 0.0)
+        batcher.submit([item(number, KEYS[2], 5, caller="modest")], 0.0)
     order = [ids[0] for ids in drain(batcher)]
     assert order[:7] == [0, 10, 11, 1, 12, 13, 2]
 
@@ -267,10 +267,10 @@ def test_callers_share_by_cost_and_not_by_number_or_kind_of_requests() -> None:
 def test_a_caller_that_was_idle_starts_level_with_the_others() -> None:
     batcher = Batcher(10, 1, 1000)
     for number in range(10):
-        batcher.submit(item(number, KEYS[0], 10, caller="busy"), 0.0)
+        batcher.submit([item(number, KEYS[0], 10, caller="busy")], 0.0)
     before = drain(batcher, 5)
     for number in range(20, 24):
-        batcher.submit(item(number, KEYS[1], 10, caller="late"), 0.0)
+        batcher.submit([item(number, KEYS[1], 10, caller="late")], 0.0)
     assert before == [[0], [1], [2], [3], [4]]
     assert drain(batcher)[:6] == [[20], [5], [6], [21], [22], [7]], "6 was the oldest, for which its caller pays"
 
@@ -278,9 +278,9 @@ def test_a_caller_that_was_idle_starts_level_with_the_others() -> None:
 def test_callers_of_one_key_share_its_batches() -> None:
     batcher = Batcher(100, 4, 1000)
     for number in range(6):
-        batcher.submit(item(number, KEYS[0], 10, caller="many"), 0.0)
+        batcher.submit([item(number, KEYS[0], 10, caller="many")], 0.0)
     for number in (6, 7):
-        batcher.submit(item(number, KEYS[0], 10, caller="few"), 0.0)
+        batcher.submit([item(number, KEYS[0], 10, caller="few")], 0.0)
     assert [sorted(ids) for ids in drain(batcher)] == [[0, 1, 6, 7], [2, 3, 4, 5]]
 
 
@@ -291,7 +291,7 @@ def group(first: int, count: int, cost: int, caller: str) -> list[Item]:
 def test_the_items_of_a_message_run_together_and_their_caller_pays_for_all() -> None:
     batcher = Batcher(100, 4, 1000)
     for first, caller in ((0, "a"), (10, "b"), (20, "a"), (30, "c")):
-        batcher.submit_many(group(first, 3, 10, caller), 0.0)
+        batcher.submit(group(first, 3, 10, caller), 0.0)
     order = drain(batcher)
     assert order[0] == [0, 1, 2, 10]
     assert order[1:3] == [[30, 31, 32, 11], [12, 20, 21, 22]], "b has had less than a"
@@ -299,34 +299,34 @@ def test_the_items_of_a_message_run_together_and_their_caller_pays_for_all() -> 
 
 def test_a_message_of_many_is_refused_as_a_whole() -> None:
     batcher = Batcher(10, 8, 100)
-    batcher.submit(item(0, KEYS[0], 45, caller="other"), 0.0)
+    batcher.submit([item(0, KEYS[0], 45, caller="other")], 0.0)
     with pytest.raises(ProblemError, match="The queue is full") as refused:
-        batcher.submit_many(group(1, 6, 10, "many"), 0.0)
+        batcher.submit(group(1, 6, 10, "many"), 0.0)
     assert (refused.value.limit, refused.value.actual) == (100, 105)
     assert batcher.queued_requests == 1
-    batcher.submit_many(group(1, 4, 10, "many"), 0.0)
+    batcher.submit(group(1, 4, 10, "many"), 0.0)
     assert drain(batcher) == [[0], [1], [2], [3], [4]]
 
 
 def test_bulk_work_takes_what_interactive_work_leaves_and_a_quarter_in_any_case() -> None:
     batcher = Batcher(100, 2, 1000)
     for number in range(3):
-        batcher.submit(item(number, KEYS[0], 10, priority="bulk"), 0.0)
+        batcher.submit([item(number, KEYS[0], 10, priority="bulk")], 0.0)
     for number in range(10, 19):
-        batcher.submit(item(number, KEYS[0 if number == 10 else 1], 10), 0.0)
+        batcher.submit([item(number, KEYS[0 if number == 10 else 1], 10)], 0.0)
     assert drain(batcher) == [[10, 0], [11, 12], [13, 14], [1, 2], [15, 16], [17, 18]]
 
 
 def test_one_caller_leaves_space_in_the_queue_for_others() -> None:
     batcher = Batcher(10, 8, 100)
     for number in range(40):
-        batcher.submit(item(number, KEYS[0], 2, caller="greedy"), 0.0)
+        batcher.submit([item(number, KEYS[0], 2, caller="greedy")], 0.0)
     with pytest.raises(ProblemError, match="The caller's share of the queue is full"):
-        batcher.submit(item(40, KEYS[0], 2, caller="greedy"), 0.0)
+        batcher.submit([item(40, KEYS[0], 2, caller="greedy")], 0.0)
     for number in range(100, 102):
-        batcher.submit(item(number, KEYS[0], 10, caller=number), 0.0)
+        batcher.submit([item(number, KEYS[0], 10, caller=number)], 0.0)
     with pytest.raises(ProblemError, match="The queue is full"):
-        batcher.submit(item(102, KEYS[0], 10, caller=102), 0.0)
+        batcher.submit([item(102, KEYS[0], 10, caller=102)], 0.0)
 
 
 def test_a_halved_budget_recovers() -> None:
@@ -334,7 +334,7 @@ def test_a_halved_budget_recovers() -> None:
     batcher.shrink(KEYS[0], 64)
     assert batcher.budget(KEYS[0]) == 32
     for number in range(640):
-        batcher.submit(item(number, KEYS[0], 4), 0.0)
+        batcher.submit([item(number, KEYS[0], 4)], 0.0)
     sizes = [len(ids) for ids in drain(batcher)]
     assert sizes[0] == 8
     assert max(sizes) == 16
