@@ -231,11 +231,3 @@ class Server:
         self._thread.join()
         self.jobs.close()
         self._folder.cleanup()
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 120) -> None:
-    """Wait until a condition holds; the bound only ends a failing test."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never held"
-        time.sleep(0.01)

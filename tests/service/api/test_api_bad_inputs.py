@@ -10,10 +10,11 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from api_media import clip, picture
-from api_server import VQ, Server, eventually
+from api_server import VQ, Server
 from api_traps import FileTrap, PortTrap
 from bad_generate import GENERATE_CASES
 from bad_inputs import CASES, MARKER, Case, Target, send
+from waiting import eventually
 
 from service.errors import PROBLEMS
 

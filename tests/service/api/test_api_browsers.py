@@ -7,9 +7,10 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from api_media import picture
-from api_server import Server, eventually
+from api_server import Server
 from bad_inputs import LIMITS
 from pydantic import ValidationError
+from waiting import eventually
 
 from service.settings import Settings
 

@@ -14,10 +14,11 @@ import httpx
 import numpy as np
 import pytest
 from api_media import picture
-from api_server import VQ, Server, eventually
+from api_server import VQ, Server
 from bad_inputs import LIMITS
 from media_samples import workers
 from toy_generators import toy_card
+from waiting import eventually
 
 from service.in_process import LocalBackend, LocalGenerators
 from service.scheduling.batcher import Batch

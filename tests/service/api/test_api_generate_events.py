@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import pytest
 from api_media import clip
-from api_server import Server, eventually
+from api_server import Server
 from bad_inputs import LIMITS
 from PIL import Image
+from waiting import eventually
 
 from service.api.errors import ClientGoneError
 from service.api.event_stream import Channel, EventStream

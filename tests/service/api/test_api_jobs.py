@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 import pytest
 from api_media import picture
-from api_server import VQ, Server, eventually
+from api_server import VQ, Server
 from bad_inputs import LIMITS
+from waiting import eventually
 
 from service.api.routes import jobs as job_routes
 from service.errors import ProblemError

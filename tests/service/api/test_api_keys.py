@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 from api_media import picture, scene
-from api_server import Server, eventually
+from api_server import Server
 from bad_inputs import LIMITS
+from waiting import eventually
 
 from service.client import Client, ServiceError
 from service.errors import ProblemError

@@ -14,8 +14,9 @@ from typing import Any
 import httpx
 import pytest
 from api_media import picture
-from api_server import Server, eventually
+from api_server import Server
 from bad_inputs import LIMITS
+from waiting import eventually
 
 from service.errors import ProblemError
 from service.keys import new_key, write_keys

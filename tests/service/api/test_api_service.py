@@ -19,8 +19,9 @@ import httpx
 import msgpack
 import pytest
 from api_media import clip, picture, scene
-from api_server import TIMING, VAE, VQ, Server, eventually
+from api_server import TIMING, VAE, VQ, Server
 from bad_inputs import LIMITS
+from waiting import eventually
 
 from service.api.log import configure
 from service.api.routes import routers

@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from api_server import VQ, BlockBackend, Server, eventually
+from api_server import VQ, BlockBackend, Server
+from waiting import eventually
 
 from media.write import encode_video
 from service.api.app import create_app

@@ -11,7 +11,8 @@ import httpx
 import openai
 import pytest
 from api_media import picture
-from api_server import Server, eventually
+from api_server import Server
+from waiting import eventually
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 URL = "/v1/videos"

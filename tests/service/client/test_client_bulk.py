@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from api_server import Server, eventually
+from api_server import Server
 from client_kinds import Connect
 from numpy.typing import NDArray
 from PIL import Image
+from waiting import eventually
 
 from service.client import EncodeResult, ServiceError, bulk
 

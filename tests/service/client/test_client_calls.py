@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from api_server import VAE, VQ, Server, eventually
+from api_server import VAE, VQ, Server
 from client_kinds import Connect
 from numpy.typing import NDArray
 from PIL import Image
+from waiting import eventually
 
 from service.client import (
     AsyncClient,

@@ -12,10 +12,11 @@ import httpx
 import numpy as np
 import pytest
 from api_media import clip, scene
-from api_server import VQ, Server, eventually
+from api_server import VQ, Server
 from client_kinds import Connect
 from PIL import Image
 from toy_generators import CLASSES
+from waiting import eventually
 
 from service.client import AsyncClient, Client, GenerateEvent, GenerateOptions, ServiceError, read_arrays
 from service.formats.result import public_names

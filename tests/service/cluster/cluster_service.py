@@ -7,14 +7,13 @@ import os
 import random
 import socket
 import subprocess
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+import waiting
 
 from model.bundle import load_bundle
 from model.tokenizer.tokenizer import OmniTokenizer
@@ -23,6 +22,7 @@ from service.settings import Settings
 from service.types import ModelCard
 
 Labels = frozenset[tuple[str, str]]
+eventually = partial(waiting.eventually, seconds=180, pause=0.2)  # each look asks other processes
 
 
 @dataclass(frozen=True)
@@ -86,11 +86,3 @@ def free_port() -> int:
 def proxy_ports() -> dict[str, str]:
     """Return variables that give HAProxy's further ports: Ray's own may be taken by a cluster that starts meanwhile."""
     return {name: str(free_port()) for name in HAPROXY_PORTS}
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 180) -> None:
-    """Wait for something that must become true; the bound only ends a failing test."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not become true"
-        time.sleep(0.2)

@@ -39,7 +39,7 @@ def test_jobs_outlive_their_owner_and_their_generator(service: Service) -> None:
         eventually(
             lambda: (again := submit(0, "outlive-0")).status_code == 202 and again.headers["location"] == jobs[0]
         )
-        eventually(lambda: all(state(job)["status"] == "completed" for job in jobs), 300)
+        eventually(lambda: all(state(job)["status"] == "completed" for job in jobs), seconds=300)
         for seed in (0, JOBS - 1):
             again = http.post(f"/generate?{QUERY}&seed={seed}", headers={"Accept": "application/msgpack"})
             assert _samples(http.get(f"{jobs[seed]}/content").content) == _samples(again.content)

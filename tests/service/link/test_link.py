@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from waiting import until
 
 from service.errors import ProblemError
 from service.flow import Flow
@@ -96,12 +97,6 @@ async def linked(directory: Path, tokenizers: int = 1) -> AsyncIterator[tuple[Li
             await server.stop()
         await client.close()
         assert client.free_bytes == ARENA_BYTES, "a slot was lost"
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 def encode(client: LinkClient, pixels: NDArray[np.uint8] = PIXEL_BLOCK, seconds: float = 120) -> Awaitable[Encoded]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_link import encode, linked, until
+from test_link import encode, linked
+from waiting import until
 
 from service.errors import ProblemError
 from service.link.messages import Answer

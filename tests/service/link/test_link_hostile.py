@@ -7,7 +7,8 @@ import os
 import socket
 from pathlib import Path
 
-from test_link import encode, linked, until
+from test_link import encode, linked
+from waiting import until
 
 from service.link.memory import Arena
 from service.link.messages import (

@@ -8,12 +8,13 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
 from link_process import ARENA_BYTES
+from waiting import until
 
 from service.link.client import LinkClient
 
@@ -59,12 +60,6 @@ async def linked(folder: Path, tokenizers: int) -> AsyncIterator[tuple[LinkClien
             processes.kill(process)
         await client.close()
     assert "reuse" not in processes.output
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(120):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 async def test_tokenizers_are_killed(tmp_path: Path) -> None:

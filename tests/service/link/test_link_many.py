@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from test_link import ARENA_BYTES, Tokenizer, encode, linked, until
+from test_link import ARENA_BYTES, Tokenizer, encode, linked
+from waiting import until
 
 from service.errors import ProblemError
 from service.link.client import LinkClient, NoTokenizerError
