@@ -24,9 +24,10 @@ class MemoryWatch:
         self.peak_bytes = 0
         self._status = Path(f"/proc/{pid}/status")
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> Self:
+        self._look()  # at once, for a process may be killed before the thread gets its turn
         self._thread.start()
         return self
 
@@ -34,12 +35,14 @@ class MemoryWatch:
         self._over.set()
         self._thread.join()
 
+    def _watch(self) -> None:
+        while not self._over.wait(_SECONDS_BETWEEN_LOOKS):
+            self._look()
+
     def _look(self) -> None:
-        while not self._over.is_set():
-            try:
-                found = re.search(r"VmHWM:\s+(\d+) kB", self._status.read_text())
-            except OSError:
-                return
-            if found:
-                self.peak_bytes = max(self.peak_bytes, 1024 * int(found[1]))
-            self._over.wait(_SECONDS_BETWEEN_LOOKS)
+        try:
+            found = re.search(r"VmHWM:\s+(\d+) kB", self._status.read_text())
+        except OSError:
+            return  # the process is gone
+        if found:
+            self.peak_bytes = max(self.peak_bytes, 1024 * int(found[1]))

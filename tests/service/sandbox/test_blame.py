@@ -8,10 +8,11 @@ import signal
 
 import pytest
 from media_samples import workers
-from pools import CLIP, SLOW, SMALL, busy, refusal, running, start, until
+from pools import CLIP, MIB, SLOW, SMALL, busy, refusal, running, start, until
 
 from service.sandbox import lane
 from service.sandbox.blocklist import Blocklist
+from service.sandbox.memory_watch import MemoryWatch
 from service.sandbox.pool import MediaPool
 
 
@@ -52,6 +53,12 @@ async def test_a_file_that_fills_the_memory_is_blamed_if_it_does_so_again_alone(
         task = start(pool, SLOW, SMALL)
         await kill_thrice(pool)
         assert (await refusal(task)).code == "corrupt-media"
+
+
+def test_a_watch_sees_the_memory_of_a_process_however_soon_it_ends() -> None:
+    with MemoryWatch(os.getpid()) as watch:
+        pass
+    assert watch.peak_bytes > MIB
 
 
 async def test_a_crash_in_a_worker_that_served_others_is_no_proof() -> None:
