@@ -37,12 +37,12 @@ SERVICE = {
     "operations": {"chunks", "errors", "formats", "sandbox", "settings", "types"},
     "jobs": {"errors", "flow", "formats", "operations", "settings", "types"},
     "engine": {"chunks", "scheduling", "types"},
-    "metrics": {"errors", "jobs", "scheduling", "types"},
+    "metrics": {"errors", "finished_request", "jobs", "scheduling", "types"},
     "tracing": {"trace"},
     "in_process": {"chunks", "errors", "flow", "jobs", "operations", "scheduling", "settings", "types"},
     "keys": {"settings"},
     "api": {
-        *("chunks", "drain_rate", "errors", "flow", "formats", "jobs", "keys", "operations"),
+        *("chunks", "drain_rate", "errors", "finished_request", "flow", "formats", "jobs", "keys", "operations"),
         *("sandbox", "settings", "stored_answer", "trace", "types"),
     },
     "cluster": {

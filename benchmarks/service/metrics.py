@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from prometheus_client import CollectorRegistry, generate_latest
 
+from service.finished_request import FinishedRequest
 from service.metrics.collectors import ProcessesCollector
 from service.metrics.folder import join
 from service.metrics.http import IngressMetrics
@@ -46,7 +47,7 @@ def main(processes: Annotated[int, typer.Option(help="Processes that a scrape ad
             ingress.in_flight("/encode", 1)
             ingress.called("link")
             ingress.in_flight("/encode", -1)
-            ingress.observe("/encode", "POST", "200", 0.017, 14_000, 393, None, NOTES)
+            ingress.observe(FinishedRequest("/encode", "POST", 200, 0.017, 14_000, 393, None, NOTES))
 
         def at_tokenizer() -> None:
             tokenizer.queue(1, 256, 1.0)
@@ -59,7 +60,7 @@ def main(processes: Annotated[int, typer.Option(help="Processes that a scrape ad
 
 def _count(folder: Path, ready: multiprocessing.synchronize.Barrier, done: multiprocessing.synchronize.Event) -> None:
     join(folder)
-    IngressMetrics("i").observe("/encode", "POST", "200", 0.017, 14_000, 393, None, NOTES)
+    IngressMetrics("i").observe(FinishedRequest("/encode", "POST", 200, 0.017, 14_000, 393, None, NOTES))
     TokenizerMetrics("t", ["m"], 1)
     ready.wait()
     done.wait()

@@ -15,6 +15,7 @@ from service.api.errors import ClientGoneError, problem_response
 from service.api.log import event
 from service.api.request_id import HEADER
 from service.errors import ProblemError
+from service.finished_request import FinishedRequest
 from service.trace import Stage, TraceContext
 from service.trace import current as current_trace
 from service.trace import stages as current_stages
@@ -56,30 +57,10 @@ class RequestMiddleware:
 
 
 class HttpMetrics(Protocol):
-    """The metrics of the HTTP tier: one observation for each finished request. Labels come from closed sets."""
+    """The metrics of the HTTP tier: one observation for each finished request."""
 
-    def observe(
-        self,
-        route: str,
-        method: str,
-        code: str,
-        seconds: float,
-        bytes_in: int,
-        bytes_out: int,
-        problem: str | None,
-        notes: Mapping[str, Any],
-    ) -> None:
-        """Count a request that is over.
-
-        Args:
-            route: such as "/encode", or "other".
-            method: such as "POST", or "other".
-            code: the HTTP status, or "499" when the client left first.
-            seconds: from the first byte of the request to the last of the answer.
-            bytes_in, bytes_out: bodies, bytes.
-            problem: the code of its refusal, or None.
-            notes: further fields of its line in the log, such as "queue_ms".
-        """
+    def observe(self, request: FinishedRequest) -> None:
+        """Count a request that is over."""
         ...
 
     def in_flight(self, route: str, change: int) -> None:
@@ -157,13 +138,13 @@ class _Exchange:
             await problem_response(refusal, self._id, close=True)(self._scope, self._count_in, self._count_out)
         finally:
             # Nothing was sent: the server gave the request up because its client left.
-            code = CLIENT_CLOSED_STATUS if self._status is None else self._status
+            status = CLIENT_CLOSED_STATUS if self._status is None else self._status
             seconds = time.perf_counter() - self._started
             method = self._method if self._method in METHODS else "other"
+            sizes, problem = (self._bytes_in, self._bytes_out), self._state.get("problem")
             if self._metrics is not None:
                 self._metrics.in_flight(route, -1)
-                counts = (self._bytes_in, self._bytes_out, self._state.get("problem"), self._notes)
-                self._metrics.observe(route, method, str(code), seconds, *counts)
+                self._metrics.observe(FinishedRequest(route, method, status, seconds, *sizes, problem, self._notes))
             fields = {
                 "request_id": self._id,
                 "trace_id": self._trace.trace_id,
@@ -171,9 +152,9 @@ class _Exchange:
                 "parent_id": self._trace.parent_id,
                 "route": route,
                 "method": method,
-                "status": code,
+                "status": status,
                 "caller": self._state.get("caller"),
-                "problem": self._state.get("problem"),
+                "problem": problem,
                 **self._notes,
                 "milliseconds": round(1000 * seconds, 2),
                 "bytes_in": self._bytes_in,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Mapping
-from typing import Any
 
+from service.finished_request import FinishedRequest
 from service.metrics.definitions import OTHER_ROUTE, STAGES, WORK_ROUTES, counter, gauge, histogram
 
 
@@ -38,32 +38,18 @@ class IngressMetrics:
             )
         }
 
-    def observe(
-        self,
-        route: str,
-        method: str,
-        code: str,
-        seconds: float,
-        bytes_in: int,
-        bytes_out: int,
-        problem: str | None,
-        notes: Mapping[str, Any],
-    ) -> None:
-        """Count a request that is over.
-
-        Args:
-            route, method, code, seconds, bytes_in, bytes_out, problem, notes: see `api.middleware.HttpMetrics`.
-        """
-        self._requests.labels(route, method, code).inc()
-        known = _known(route)
-        self._seconds.labels(known).observe(seconds)
-        if bytes_in:
-            self._bytes_in.labels(known).inc(bytes_in)
-        self._bytes_out.labels(known).inc(bytes_out)
-        if problem is not None:
-            self._problems.labels(problem).inc()
+    def observe(self, request: FinishedRequest) -> None:
+        """Count a request that is over."""
+        self._requests.labels(request.route, request.method, str(request.status)).inc()
+        known = _known(request.route)
+        self._seconds.labels(known).observe(request.seconds)
+        if request.bytes_in:
+            self._bytes_in.labels(known).inc(request.bytes_in)
+        self._bytes_out.labels(known).inc(request.bytes_out)
+        if request.problem is not None:
+            self._problems.labels(request.problem).inc()
         for name, stage in self._stages.items():
-            if (milliseconds := notes.get(name)) is not None:
+            if (milliseconds := request.notes.get(name)) is not None:
                 stage.observe(milliseconds / 1000)
 
     def in_flight(self, route: str, change: int) -> None:

@@ -22,6 +22,7 @@ from service.api.log import configure
 from service.api.middleware import SpanExporter
 from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.errors import ProblemError
+from service.finished_request import FinishedRequest
 from service.flow import Flow
 from service.flow import current as current_flow
 from service.in_process import job_runner, job_store
@@ -152,22 +153,13 @@ class Counts:
         self.flying: Counter[str] = Counter()
         self.bytes_in = self.bytes_out = 0
 
-    def observe(
-        self,
-        route: str,
-        method: str,
-        code: str,
-        seconds: float,
-        bytes_in: int,
-        bytes_out: int,
-        problem: str | None,
-        notes: Any,
-    ) -> None:
-        assert seconds >= 0
-        self.requests[route, method, code] += 1
+    def observe(self, request: FinishedRequest) -> None:
+        assert request.seconds >= 0
+        code = str(request.status)
+        self.requests[request.route, request.method, code] += 1
         self.codes.append(code)
-        self.bytes_in += bytes_in
-        self.bytes_out += bytes_out
+        self.bytes_in += request.bytes_in
+        self.bytes_out += request.bytes_out
 
     def in_flight(self, route: str, change: int) -> None:
         self.flying[route] += change

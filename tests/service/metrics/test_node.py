@@ -17,6 +17,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.finished_request import FinishedRequest
 from service.metrics.collectors import FilesystemCollector, ProcessesCollector
 from service.metrics.definitions import BUCKET_FACTOR, DEADLINE_SECONDS, METRICS, SECONDS, STEP_SECONDS, Metric
 from service.metrics.exporter import registry
@@ -36,6 +37,7 @@ FILES_PER_PROCESS, MERGED_FILES = 4, 2
 REPLICAS = """
 import os, signal, sys
 from pathlib import Path
+from service.finished_request import FinishedRequest
 from service.metrics.folder import join
 folder = Path(sys.argv[1])
 for name in sys.argv[2:]:
@@ -49,7 +51,7 @@ for name in sys.argv[2:]:
     ReplicaMetrics("Tokenizer", {"Tokenizer": 1}).ready()
     ingress, tokenizer = IngressMetrics(name), TokenizerMetrics(name, ["a", "b"])
     ingress.in_flight("/encode", 1)
-    ingress.observe("/encode", "POST", "200", 0.25, 3, 4, None, {"queue_ms": 10.0})
+    ingress.observe(FinishedRequest("/encode", "POST", 200, 0.25, 3, 4, None, {"queue_ms": 10.0}))
     tokenizer.queue(5, 50, 0.0)
     os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -62,7 +64,7 @@ def killed_replicas(folder: Path, *names: str) -> None:
 def test_what_killed_processes_counted_is_kept_and_their_gauges_go(folder: Path, read: Callable[..., float]) -> None:
     ingress = IngressMetrics("me")
     ingress.in_flight("/encode", 1)
-    ingress.observe("/encode", "POST", "200", 0.25, 3, 4, None, {})
+    ingress.observe(FinishedRequest("/encode", "POST", 200, 0.25, 3, 4, None, {}))
     killed_replicas(folder, "x", "y")
     for _ in range(2):  # as they are, and after they were merged
         assert read("http_requests_total", route="/encode", code="200") == 3
@@ -232,7 +234,7 @@ def test_a_gpu_shows_what_it_can_and_a_machine_without_one_nothing() -> None:
 def test_the_exporter_starts_by_itself_and_gives_its_port_back(
     folder: Path, unused_tcp_port_factory: Callable[[], int]
 ) -> None:
-    IngressMetrics("me").observe("/encode", "POST", "200", 0.25, 3, 4, None, {})
+    IngressMetrics("me").observe(FinishedRequest("/encode", "POST", 200, 0.25, 3, 4, None, {}))
     before, after = unused_tcp_port_factory(), unused_tcp_port_factory()
     starts: set[float] = set()
     try:

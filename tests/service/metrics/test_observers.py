@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from service.errors import PROBLEMS
+from service.finished_request import FinishedRequest
 from service.jobs.records import JobCounts
 from service.metrics.collectors import ProcessesCollector
 from service.metrics.generator import GeneratorMetrics
@@ -41,9 +42,9 @@ def test_a_request_is_counted_with_its_bytes_seconds_stages_and_problem(read: Ca
     for change in (1, 1, -1):
         ingress.in_flight("/encode", change)
     notes = {"model": "m", "queue_ms": 20.0, "compute_ms": 100.0}
-    ingress.observe("/encode", "POST", "200", 0.25, 100, 30, None, notes)
-    ingress.observe("/encode", "POST", "503", 0.5, 0, 7, "overloaded", {})
-    ingress.observe("/health", "GET", "200", 0.001, 0, 7, None, {})
+    ingress.observe(FinishedRequest("/encode", "POST", 200, 0.25, 100, 30, None, notes))
+    ingress.observe(FinishedRequest("/encode", "POST", 503, 0.5, 0, 7, "overloaded", {}))
+    ingress.observe(FinishedRequest("/health", "GET", 200, 0.001, 0, 7, None, {}))
     assert read("http_requests_in_flight", route="/encode") == 1
     assert read("http_requests_total", route="/encode", method="POST", code="200") == 1
     assert read("http_requests_total", route="/health") == 1
