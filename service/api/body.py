@@ -174,9 +174,6 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
                 if place.give_way is not None:
                     most = SLOW_BODY_SECONDS + size / limits.body_bytes_per_second
                     timer.reschedule(min(end, started + most))
-    except ProblemError:
-        request.state.body_read = size == declared and not packed  # then nothing is left that could be discarded
-        raise
     except TimeoutError as error:
         if not deadline.left():
             raise deadline.passed("The body had not arrived") from error
@@ -187,7 +184,6 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
         raise ProblemError("slow-body", detail, limit=limits.body_seconds) from error
     except ClientDisconnect as error:
         raise ClientGoneError from error
-    request.state.body_read = True
     place.arrived()
     if not size and not kind.optional:
         raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")

@@ -65,26 +65,24 @@ async def on_problem(request: Request, error: Exception) -> Response:
         error = ProblemError.of(error)
     assert isinstance(error, ProblemError)
     request.state.problem = error.code
-    unread = request.method == "POST" and not getattr(request.state, "body_read", False)
-    if unread and error.code == "overloaded":
-        unread = not await _discard_body(request)
-    response = problem_response(error, request.state.request_id, close=unread)
+    posted, state = request.method == "POST", request.state
+    if posted and not state.body_read and error.code == "overloaded":
+        await _discard_body(request)
+    response = problem_response(error, state.request_id, close=posted and not state.body_read)
     if (milliseconds := getattr(request.state, "refuse_alike_ms", 0)) > 0:
         response.headers[REFUSE_ALIKE] = str(milliseconds)
     return response
 
 
-async def _discard_body(request: Request) -> bool:
+async def _discard_body(request: Request) -> None:
     """Read the body of a refused request where it is small, and keep none of it: its connection can be used again."""
     declared = request.headers.get("content-length", "")
     if not (declared.isascii() and declared.isdecimal() and len(declared) < 10 and int(declared) <= DISCARDED_BYTES):
-        return False
+        return
     with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_SECONDS):
-            while (message := await request.receive())["type"] == "http.request":
-                if not message.get("more_body"):
-                    return True
-    return False
+            while not request.state.body_read and (await request.receive())["type"] == "http.request":
+                pass
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

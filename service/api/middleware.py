@@ -113,7 +113,7 @@ class _Exchange:
         current_stages.set(self._stages)
         self._notes: dict[str, Any] = {}
         # A server may share one state among requests; this request gets its own.
-        mine = {"request_id": self._id, "started": self._started, "notes": self._notes}
+        mine = {"request_id": self._id, "started": self._started, "notes": self._notes, "body_read": False}
         self._state = dict(scope.get("state") or {}) | mine
         scope["state"] = self._state
         # HEAD runs as the GET of its path, so that its headers are the same; the answer's body stays here.
@@ -172,6 +172,7 @@ class _Exchange:
             raise ClientGoneError from error
         if message["type"] == "http.request":
             self._bytes_in += len(message.get("body", b""))
+            self._state["body_read"] = not message.get("more_body", False)
         return message
 
     async def _count_out(self, message: Message) -> None:

@@ -89,7 +89,7 @@ class BodyStream:
                 if data := message.get("body", b""):
                     await self._pieces.put(data)
                 if not ended and not message.get("more_body", False):
-                    ended = self._request.state.body_read = True
+                    ended = True
                     await self._pieces.put(None)
 
 

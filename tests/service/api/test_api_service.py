@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import re
 import socket
@@ -124,21 +125,27 @@ def test_bodies_together_are_bounded() -> None:
         eventually(lambda: not any(server.counts.flying.values()))
 
 
-def test_a_body_that_is_refused_at_its_end_leaves_its_connection_open() -> None:
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+def test_a_body_that_is_refused_at_its_end_leaves_its_connection_open(
+    encoding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.errors.DISCARD_SECONDS", 1e6)  # of a wait for more, if there were one
     size = 1000
-    head = f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {size}\r\n\r\n".encode()
+    body = bytes(size) if encoding == "identity" else gzip.compress(bytes(size))
+    fields = f"Content-Type: image/png\r\nContent-Encoding: {encoding}\r\nContent-Length:"
+    head = f"POST /encode HTTP/1.1\r\nHost: x\r\n{fields}"
     limits = replace(LIMITS, body_seconds=60.0)
     with (
         Server(Settings(limits=limits, held_body_bytes=size + 1)) as server,
-        socket.create_connection(("127.0.0.1", server.port)) as waiting,
+        socket.create_connection(("127.0.0.1", server.port), timeout=60) as waiting,
         socket.create_connection(("127.0.0.1", server.port)) as first,
     ):
-        waiting.sendall(head)
+        waiting.sendall(f"{head} {len(body)}\r\n\r\n".encode())
         eventually(lambda: server.counts.flying["/encode"] == 1)
-        first.sendall(head + bytes(size - 1))
+        first.sendall(f"{head.replace(encoding, 'identity')} {size}\r\n\r\n".encode() + bytes(size - 1))
         url = f"{server.url}/encode"
         eventually(lambda: httpx.post(url, content=bytes(size), headers=PNG, timeout=60).status_code == 503)
-        waiting.sendall(bytes(size))
+        waiting.sendall(body)
         answer = HTTPResponse(waiting)
         answer.begin()
         assert json.loads(answer.read())["code"] == "overloaded"
