@@ -182,13 +182,13 @@ class Decoder:
         return self._part(job)
 
     def _read_all(self, job: Job) -> list[Read | Failed]:
-        current, writer, answers = progress(self._memory, job.slot), _SlotWriter(self._memory, job.slot), []
+        current, writer, answers = progress(self._memory, job.slot), SlotWriter(self._memory, job.slot), []
         for number, item in enumerate(job.items):
             current[0] = number
             answers.append(self._read(item, job.kind, writer))
         return answers
 
-    def _read(self, item: Item, kind: Kind, writer: _SlotWriter) -> Read | Failed:
+    def _read(self, item: Item, kind: Kind, writer: SlotWriter) -> Read | Failed:
         try:
             digest, views = read_views(item, kind, self._options, self._leave_resize)
             return Read(digest, [view._replace(pixels=writer.put(view.pixels)) for view in views])
@@ -199,11 +199,11 @@ class Decoder:
         assert self._reader is not None
         frames = list(islice(self._frames, job.frames))
         pixels = np.stack(frames) if frames else np.empty((0, 0, 0, 3), np.uint8)
-        writer = _SlotWriter(self._memory, job.slot)
+        writer = SlotWriter(self._memory, job.slot)
         return Part(writer.put(pixels), self._reader.info(), self._reader.preprocess)
 
 
-class _SlotWriter:
+class SlotWriter:
     """A slot that fills up."""
 
     def __init__(self, memory: mmap.mmap, slot: Slot) -> None:
