@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +28,7 @@ from training.trainer import LOG_EVERY_STEPS, SAVE_EVERY_S, Trainer
 RUN_FILE = "run.json"
 FORMAT = "omnitok-run/1"
 BUNDLE = "bundle"
+LATEST = "latest"  # bundle of a stage that is not done
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,11 @@ class Task(Protocol):
     ) -> StartedStage:
         """Build the step of a stage; `first` names the first stage of this call."""
 
-    def write_bundles(self, run: RunConfig, trainer: Trainer, console: Console) -> None:
-        """Write the bundle of a stage to `RunConfig.bundle`, which marks it as done, and those of the run."""
+    def write_bundle(self, run: RunConfig, trainer: Trainer, path: Path) -> None:
+        """Write the averaged weights of a stage as a bundle."""
+
+    def run_bundle(self, run: RunConfig, stage: AnyStage) -> Path | None:
+        """Return the folder of the run's bundle that a stage is the last to change; None for other stages."""
 
 
 def run_recipe(
@@ -168,18 +173,35 @@ def run_recipe(
             trainer.resume()
         budget = run.budgets.get(stage.name) or trainer.budget or Budget(stage.steps)
         left = run.stop_after - (time.monotonic() - begun)
-        if not trainer.run(budget, left, run.save_every, run.log_every, on_checkpoint, console):
+        latest = folder / LATEST
+
+        def checkpointed(trainer: Trainer, latest: Path = latest) -> None:
+            if 0 < trainer.spent < 1:
+                _write_bundles(run, task, trainer, [latest])
+            if on_checkpoint is not None:
+                on_checkpoint(trainer)
+
+        if not trainer.run(budget, left, run.save_every, run.log_every, checkpointed, console):
             console.print(f"stopped at step {trainer.step} of stage {stage.name}; --resume goes on", highlight=False)
             return False
         if ranks.is_main:
-            try:
-                task.write_bundles(run, trainer, console)
-            except OSError as error:
-                raise TrainingError(
-                    f"{run.out} takes no bundle, and the checkpoint of the stage is whole: {error}"
-                ) from error
+            # the stage's own bundle marks it as done, so it comes last
+            paths = [path for path in (task.run_bundle(run, stage), run.bundle(stage)) if path is not None]
+            _write_bundles(run, task, trainer, paths)
+            shutil.rmtree(latest, ignore_errors=True)
+            for path in paths:
+                console.print(f"wrote {path}", highlight=False)
         ranks.barrier()  # the next stage reads what rank 0 wrote
     return True
+
+
+def _write_bundles(run: RunConfig, task: Task, trainer: Trainer, paths: Sequence[Path]) -> None:
+    """Write the averaged weights of a stage as bundles."""
+    try:
+        for path in paths:
+            task.write_bundle(run, trainer, path)
+    except OSError as error:
+        raise TrainingError(f"{run.out} takes no bundle, and the checkpoint of the stage is whole: {error}") from error
 
 
 def _check_run(run: RunConfig, task: Task, record: dict[str, Any] | None, waiting: Sequence[AnyStage]) -> RunConfig:

@@ -121,7 +121,7 @@ class Trainer:
         logged = (self.step, clock)
         stopping = False
         with stop_requests() as stop, progress_bar(console, self.step) as show_progress:
-            while (share := budget.spent(self.step, self.seconds)) < 1 and not stopping:
+            while (share := self.spent) < 1 and not stopping:
                 batch = next(batches)
                 metrics = self._step(batch, next(inputs), share)
                 now = time.monotonic()
@@ -137,12 +137,17 @@ class Trainer:
                         self.metrics_logger.log_step(row)
                     line = format_row(self.stage.name, row, share, self.train_step.describe(row))
                     console.print(line, highlight=False)
-                show_progress(budget.spent(self.step, self.seconds), self.step)
+                show_progress(self.spent, self.step)
                 if clock - saved > save_every:
                     self._checkpoint(on_checkpoint)
                     saved = time.monotonic()
         self._checkpoint(on_checkpoint)
-        return budget.spent(self.step, self.seconds) >= 1
+        return self.spent >= 1
+
+    @property
+    def spent(self) -> float:
+        """Return the share of the budget that is used up."""
+        return self.budget.spent(self.step, self.seconds) if self.budget is not None else 0.0
 
     def save(self) -> None:
         """Write everything that the stage needs to go on; rank 0 does.

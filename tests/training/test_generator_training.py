@@ -217,9 +217,12 @@ def test_the_command_trains_from_files_to_a_bundle_that_samples(
     result = CliRunner().invoke(app, [*map(str, command), "--pause-after", "0.000001"])
     assert result.exit_code == 0, result.output
     assert "--resume goes on" in result.output
+    latest = tmp_path / "run" / f"1-{recipe[:-6]}" / "latest"
+    assert load_generator(latest).tokenizer_hash == hash_
     result = CliRunner().invoke(app, [*map(str, command), "--resume", "--held-out", str(files)])
     assert result.exit_code == 0, result.output
     assert re.search(r"step +6 held-out loss: images \d", result.output)
+    assert not latest.exists()
     bundle = load_generator(tmp_path / "run" / recipe)
     assert bundle.tokenizer_hash == hash_
     assert bundle.classes == ("backward", "forward", "sky", "snow")

@@ -17,10 +17,12 @@ import pytest
 import torch
 from checkpoints import equal
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
 from model.bundle import load_bundle, save_bundle
+from model.bundle_files import WEIGHTS_FILE
 from model.convert.omnitokenizer import load_published
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
@@ -144,6 +146,18 @@ def test_what_is_done_is_not_done_again(files: Path, copy: Path) -> None:
     assert again.exit_code == 0, again.output
     assert again.output.count("is done") == 3
     assert (copy / "2-joint" / "checkpoint.pt").stat().st_mtime_ns == before
+
+
+def test_a_stage_that_is_not_done_has_the_bundle_of_its_last_checkpoint(files: Path, tmp_path: Path) -> None:
+    arguments = ["--data", files, "--out", tmp_path / "run"]
+    assert train(*arguments, *LENGTH, "--pause-after", "0.000001").exit_code == 0
+    latest = tmp_path / "run" / "1-image" / "latest"
+    assert "stage image: 1 steps" in (latest / "README.md").read_text()
+    ema = state_of(latest.parent)["state"]["ema"]
+    assert all(torch.equal(value, ema[name].half()) for name, value in load_file(latest / WEIGHTS_FILE).items())
+    assert train(*arguments, "--resume", "--stage", "image").exit_code == 0
+    assert load_bundle(latest.with_name("bundle")).config.is_vq
+    assert not latest.exists()
 
 
 def test_a_codebook_that_was_never_started_is_not_taken_over(files: Path, tmp_path: Path) -> None:

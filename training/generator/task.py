@@ -6,10 +6,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from model.bundle import save_generator
 from model.codes.info import CodesInfo
@@ -67,22 +67,17 @@ class GeneratorTask:
             step = DiffusionStep(network, stage, run.recipe.seed, ranks)
         return StartedStage(step, {"images": 0, "clips": 0}, ())
 
-    def write_bundles(self, run: RunConfig, trainer: Trainer, console: Console) -> None:
-        """Write the bundle of the stage, and that of the run."""
+    def write_bundle(self, run: RunConfig, trainer: Trainer, path: Path) -> None:
+        """Write the averaged weights as a bundle."""
         assert isinstance(run.recipe, GeneratorRecipe)
         assert isinstance(trainer.train_step, GeneratorStep)
+        ema, tokenizer, licence = trainer.train_step.ema, self.codes.tokenizer_hash, run.recipe.licence
         card = generator_card(run.name, run.recipe, self.codes, trainer.history(), machine_name(trainer.device))
-        for path in (run.out / run.name, run.bundle(trainer.stage)):
-            save_generator(
-                path,
-                trainer.train_step.ema,
-                card,
-                self.codes.tokenizer_hash,
-                self.classes,
-                run.recipe.licence,
-                torch.float16,
-            )
-            console.print(f"wrote {path}", highlight=False)
+        save_generator(path, ema, card, tokenizer, self.classes, licence, torch.float16)
+
+    def run_bundle(self, run: RunConfig, stage: AnyStage) -> Path:
+        """Return the folder of the run's bundle: a generator has one stage."""
+        return run.out / run.name
 
 
 def check_kind(recipe: GeneratorRecipe, kind: str) -> None:

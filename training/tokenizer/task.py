@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from model.bundle import load_bundle, save_bundle
 from model.tokenizer.config import TokenizerConfig, VQConfig
@@ -77,21 +76,22 @@ class TokenizerTask:
         step = start.step(_tokenizer_recipe(run), stage, ranks, self.perceptual[stage.name])
         return StartedStage(step, start.drawn, start.history)
 
-    def write_bundles(self, run: RunConfig, trainer: Trainer, console: Console) -> None:
-        """Write the bundle of a stage, and that of the run after the last stage with its head."""
+    def write_bundle(self, run: RunConfig, trainer: Trainer, path: Path) -> None:
+        """Write the averaged weights of a stage as a bundle."""
         stage, recipe, step = trainer.stage, _tokenizer_recipe(run), trainer.train_step
         assert isinstance(stage, Stage)
         assert isinstance(step, TrainingStep)
-        name = f"{run.name}-{stage.head}"
-        later = recipe.stages[recipe.stages.index(stage) + 1 :]
-        paths = [run.bundle(stage)]
-        if all(other.head != stage.head for other in later):
-            paths.insert(0, run.out / name)
         ema = step.state.ema
-        card = model_card(name, recipe, ema.config, trainer.history(), machine_name(trainer.device), run.trained_on)
-        for path in paths:
-            save_bundle(path, ema, card, licence=recipe.licence, dtype=torch.float16)
-            console.print(f"wrote {path}", highlight=False)
+        name, machine = f"{run.name}-{stage.head}", machine_name(trainer.device)
+        card = model_card(name, recipe, ema.config, trainer.history(), machine, run.trained_on)
+        save_bundle(path, ema, card, licence=recipe.licence, dtype=torch.float16)
+
+    def run_bundle(self, run: RunConfig, stage: AnyStage) -> Path | None:
+        """Return the folder of the run's bundle of a head, for the last stage with this head."""
+        assert isinstance(stage, Stage)
+        stages = _tokenizer_recipe(run).stages
+        later = stages[stages.index(stage) + 1 :]
+        return None if any(other.head == stage.head for other in later) else run.out / f"{run.name}-{stage.head}"
 
     def _start(
         self, run: RunConfig, stage: Stage, first: bool, loader: Loader, device: torch.device, ranks: Ranks
