@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from model.bundle import Bundle, load_bundle, save_bundle
-from model.codes.info import read_info, write_info
+from model.codes.info import CodesError, read_info, write_info
 from model.codes.reader import manifest, read_kind
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
@@ -73,7 +73,7 @@ def test_a_stopped_extraction_goes_on_and_a_whole_one_is_opened(files: Path, vq:
     write_info(tmp_path, read_info(tmp_path).begun())
     gone, kept = sorted(stamps)
     gone.unlink()
-    with pytest.raises(TrainingError, match="has not ended"):
+    with pytest.raises(CodesError, match="has not ended"):
         open_encoded_codes(tmp_path)
     again = extract(vq, files, tmp_path, OPTIONS)
     assert kept.stat().st_mtime_ns == stamps[kept]
@@ -130,7 +130,7 @@ def test_latents_come_with_their_moments_and_sets_of_pixels_are_cut(data: Path, 
 def test_codes_of_a_former_format_are_refused_with_the_remedy(files: Path, vq: Bundle, tmp_path: Path) -> None:
     (tmp_path / "codes.json").write_text(json.dumps({"format": "omnitok-codes/1", "tokenizer": "old"}))
     for use in (lambda: open_encoded_codes(tmp_path), lambda: extract(vq, files, tmp_path, OPTIONS)):
-        with pytest.raises(TrainingError, match=r"'omnitok-codes/1'.* delete the folder or choose another"):
+        with pytest.raises(CodesError, match=r"'omnitok-codes/1'.* delete the folder or choose another"):
             use()
 
 
@@ -190,7 +190,10 @@ def test_the_loader_draws_by_number_and_shares_among_ranks(files: Path, vq: Bund
 def test_the_command_writes_codes(files: Path, vq: Bundle, tmp_path: Path) -> None:
     save_bundle(tmp_path / "bundle", vq.tokenizer, "random weights")
     arguments = ["data", "codes", files, "--tokenizer", tmp_path / "bundle", "--out", tmp_path / "codes", "--side", 32]
-    result = CliRunner().invoke(app, [*map(str, arguments), "--frames", "5", "--device", "cpu"])
+    command = [*map(str, arguments), "--frames", "5", "--device", "cpu"]
+    refused = CliRunner().invoke(app, [*command, "--fps", "nan"])
+    assert (refused.exit_code, refused.output) == (1, "error: fps=nan must be above 0, and finite.\n")
+    result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert open_encoded_codes(tmp_path / "codes").info.tokenizer_hash == vq.hash
     records = list(manifest(tmp_path / "codes", read_info(tmp_path / "codes"), "images"))

@@ -16,9 +16,11 @@ from training.errors import TrainingError
 def exit_on_error() -> Iterator[None]:
     """Turn what training cannot go on with into one sentence and exit code 1."""
     from model.bundle import BundleError
+    from model.codes.info import CodesError
 
     try:
         yield
-    except (TrainingError, BundleError, OSError) as error:  # the last as of a full disk, with the file's name
+    # An OSError is that of a full disk, say, and has the file's name.
+    except (TrainingError, BundleError, CodesError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(1) from error

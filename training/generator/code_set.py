@@ -24,9 +24,6 @@ class ExtractionOptions:
             the start, and the others are drawn at random.
         fps: frames per second of clips cut from videos; as recorded if None.
         seed: of the views.
-
-    Raises:
-        TrainingError: a number is out of its range.
     """
 
     side: int
@@ -35,12 +32,6 @@ class ExtractionOptions:
     views: int = 1
     fps: float | None = None
     seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("side", "frames", "views", "fps"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise TrainingError(f"{name}={value} must be above 0, and finite.")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from media.kinds import Kind
-from model.codes.info import CodesError, CodesInfo
+from model.codes.info import CodesInfo
 from model.codes.reader import open_encoded, read_kind
 from training.errors import TrainingError
 from training.generator.code_set import Codes, CodeSet
@@ -20,13 +20,11 @@ def open_encoded_codes(folder: Path) -> CodeSet:
     """Open a data set whose shards are all written.
 
     Raises:
-        TrainingError: it is incomplete or damaged, or its items are not squares of one size.
+        CodesError: it is incomplete or damaged.
+        TrainingError: its items are not squares of one size.
     """
-    try:
-        info = open_encoded(folder)
-        kinds = {kind: _codes(folder, info, kind) for kind, count in (info.rows or {}).items() if count}
-    except CodesError as error:
-        raise TrainingError(str(error)) from error
+    info = open_encoded(folder)
+    kinds = {kind: _codes(folder, info, kind) for kind, count in (info.rows or {}).items() if count}
     options = info.options
     if options.height is None or options.height != options.width:
         size = f"{options.height} x {options.width}"

@@ -18,7 +18,6 @@ from model.bundle import Bundle
 from model.codes.info import (
     INFO_FILE,
     SUFFIXES,
-    CodesError,
     CodesInfo,
     EncodingOptions,
     read_info,
@@ -66,6 +65,7 @@ def extract(
     Raises:
         TrainingError: there is no data, `out` holds codes of another tokenizer, options or data, or every item of a
             shard is broken, but for a shorter last one.
+        CodesError: an option is out of its range, or `out` holds codes of another format.
     """
     ranks = ranks or Ranks()
     console = console or Console(stderr=True, quiet=not ranks.is_main)
@@ -74,10 +74,7 @@ def extract(
     ranks.barrier()  # until every rank has seen the folder as it was
     whole = False
     if (out / INFO_FILE).is_file():
-        try:
-            found = read_info(out)
-        except CodesError as error:
-            raise TrainingError(str(error)) from error
+        found = read_info(out)
         whole = found.rows is not None
         if found.begun() != info:
             raise TrainingError(f"{out} holds codes of another tokenizer, options or data: choose another folder.")

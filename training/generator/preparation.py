@@ -61,6 +61,7 @@ def prepare(
         TrainingError: no tokenizer is named, or one of the other kind; the codes are another tokenizer's, or held-out
             ones have other classes.
         BundleError: the tokenizer's bundle cannot be loaded.
+        CodesError: codes are incomplete, damaged or of another format.
     """
     if tokenizer is None:
         raise TrainingError("A generator is trained on the codes of a tokenizer: name its bundle with --tokenizer.")
