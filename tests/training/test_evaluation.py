@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -308,6 +309,16 @@ def test_a_held_out_set_that_is_missing_is_named(data: Path) -> None:
     (data / "held-out/camera-128/set.json").unlink()
     with pytest.raises(TrainingError, match="camera-128"):
         open_datasets(data, 64, 17, None)
+
+
+def test_a_folder_of_other_sets_says_which_they_are(data: Path, tmp_path: Path) -> None:
+    play = tmp_path / "play"
+    names = [play / name for name in ("held-out/train/play-128", "train/play-128")]
+    for name in names:
+        shutil.copytree(data / "held-out/camera-128", name)
+    for folder, listed in ((play, names), (play / "held-out", names[:1])):
+        with pytest.raises(TrainingError, match=rf"Name one of them: {', '.join(map(str, listed))}\.$"):
+            open_datasets(folder, 64, 17, None)
 
 
 def test_a_limit_spreads_over_the_set_and_its_shards(data: Path) -> None:

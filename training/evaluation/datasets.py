@@ -103,13 +103,14 @@ def open_datasets(data: Path, side: int, frames: int, limit: int | None) -> list
     """Open the datasets of a folder.
 
     Args:
-        data: a data folder with `held-out` sets, one set, or any folder of images and videos.
+        data: a folder with the held-out sets of `omnitok data build demo`, one set, or any folder of images and videos.
         side: pixels of the squares that files are cut to; sets have their own size.
         frames: of the clips that videos are cut to.
         limit: at most so many items of each kind or set, evenly spread; None for all.
 
     Raises:
-        TrainingError: there is nothing, a held-out set is missing or damaged, or a number is too small.
+        TrainingError: there is nothing, one of several sets must be named, a held-out set is missing or damaged, or a
+            number is too small.
     """
     if side < 16 or frames < 1 or (limit is not None and limit < 1):
         raise TrainingError(
@@ -119,7 +120,7 @@ def open_datasets(data: Path, side: int, frames: int, limit: int | None) -> list
     if (data / INFO_FILE).is_file():
         opened = open_set(data)
         return [PixelDataset(opened.info.name, opened, limit)]
-    if (data / "held-out").is_dir():
+    if any((data / name).is_dir() for name in HELD_OUT.values()):
         optional = {title: name for title, name in OPTIONAL.items() if (data / name).is_dir()}
         return [PixelDataset(title, open_set(data / name), limit) for title, name in (HELD_OUT | optional).items()]
     from training.data.files import find_files  # sets of pixels need no decoder of media
@@ -129,5 +130,7 @@ def open_datasets(data: Path, side: int, frames: int, limit: int | None) -> list
         FileDataset(files, side, frames, limit) for files in (found.images, found.clips) if files is not None
     ]
     if not datasets:
+        if sets := sorted(str(path.parent) for path in data.rglob(INFO_FILE)):
+            raise TrainingError(f"{data} is a folder of data sets. Name one of them: {', '.join(sets)}.")
         raise TrainingError(f"{data} holds no images, no videos and no data set.")
     return datasets
