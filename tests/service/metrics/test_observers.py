@@ -10,6 +10,7 @@ from service.errors import PROBLEMS
 from service.finished_request import FinishedRequest
 from service.jobs.records import JobCounts
 from service.metrics.collectors import ProcessesCollector
+from service.metrics.definitions import SECONDS, histogram, observe_each
 from service.metrics.generator import GeneratorMetrics
 from service.metrics.http import IngressMetrics
 from service.metrics.replica import JobMetrics, ReplicaMetrics
@@ -103,6 +104,22 @@ def test_batches_and_work_are_counted(read: Callable[..., float]) -> None:
     assert read("tokens_encoded_total", model="m") == 47
     assert read("tokens_decoded_total", model="m") == 67
     assert read("queue_tokens_limit", replica="t") == 1000
+
+
+def test_waits_observed_together_count_as_each_alone(folder: Path) -> None:
+    """`observe_each` uses private fields of prometheus_client 0.26, which a later version may rename."""
+    waits = histogram("queue_wait_seconds")
+    amounts = [0.0, SECONDS[0], SECONDS[3], SECONDS[3], SECONDS[3] * 1.01, SECONDS[-1], 2 * SECONDS[-1]]
+    for amount in amounts:
+        waits.labels("encode").observe(amount)
+    observe_each(waits.labels("decode"), amounts)
+    shown = [one for metric in ProcessesCollector(folder).collect() for one in metric.samples]
+    alone, together = (
+        {(one.name, one.labels.get("le")): one.value for one in shown if one.labels.get("op") == op}
+        for op in ("encode", "decode")
+    )
+    assert alone == together
+    assert alone["omnitok_queue_wait_seconds_count", None] == len(amounts)
 
 
 def test_the_age_of_the_oldest_request_grows_without_the_replica(read: Callable[..., float]) -> None:
