@@ -68,7 +68,7 @@ ROOM = [
         "s",
         gauge("generate_queue_age_seconds", "replica", REPLICA, how="max"),
         "That waits for a slot. 120 s opens a ticket.",
-        limits=(120.0, RED),
+        limit=(120.0, RED),
         width=12,
     ),
     series("Wait for a slot", "s", quantiles("generate_wait_seconds", by="kind"), "Of each sample.", width=12),

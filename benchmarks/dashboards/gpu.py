@@ -84,7 +84,7 @@ LINES = [
         "celsius",
         gauge("gpu_temperature_celsius", "instance, gpu", GPU),
         "Of the chip.",
-        limits=(87.0, RED),
+        limit=(87.0, RED),
     ),
     series(
         "Throttled",

@@ -53,7 +53,7 @@ LINES = [
         "s",
         {"age": gauge("job_queue_age_seconds", "", how="max")},
         "It grows while nobody works on it.",
-        limits=(1800.0, RED),
+        limit=(1800.0, RED),
     ),
     series(
         "Space",

@@ -60,7 +60,7 @@ WORKERS = [
         "s",
         gauge("media_queue_age_seconds", "replica", REPLICA, how="max"),
         "That waits for a worker. 15 s opens a ticket.",
-        limits=(15.0, RED),
+        limit=(15.0, RED),
     ),
     series(
         "Workers replaced, total",

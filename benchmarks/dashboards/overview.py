@@ -145,7 +145,7 @@ NOW = [
             "latency, 1 h": "omnitok:work_latency:burn_rate1h",
         },
         "How many times as fast as allowed the error budgets are spent. 14.4 in both windows pages.",
-        limits=(14.4, RED),
+        limit=(14.4, RED),
         width=12,
     ),
 ]
@@ -169,7 +169,7 @@ LOAD = [
         "s",
         quantiles("http_request_duration_seconds", 'route=~"/(encode|decode|reconstruct|vae/encode|vae/decode)"'),
         "Of encode, decode and reconstruct. The line is the objective.",
-        limits=(5.0, RED),
+        limit=(5.0, RED),
     ),
     series(
         "Positions per second",
@@ -193,7 +193,7 @@ LOAD = [
             "GPU": gauge("gpu_utilization_ratio", "gpu", how="max"),
         },
         "Each in its own measure of full. 1 refuses or waits.",
-        limits=(0.9, RED),
+        limit=(0.9, RED),
         most=1.0,
     ),
     series(

@@ -17,11 +17,12 @@ from grafana_foundation_sdk.models.text import TextMode
 
 SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "omnitok"
-GREEN, AMBER, RED, GREY = "green", "orange", "red", "text"
+GREEN, AMBER, RED = "green", "orange", "red"
 QUANTILES = (0.5, 0.95, 0.99)
 STAT_WIDTH, STAT_HEIGHT, PANEL_WIDTH, PANEL_HEIGHT = 4, 4, 8, 8
 
-Steps = Sequence[Any]  # colours, and between them the values from which each holds
+# Colours, and between them the values from which each holds.
+Steps = tuple[str] | tuple[str, float, str] | tuple[str, float, str, float, str]
 Queries = Mapping[str, str]  # legend, or its start -> PromQL
 Panel = Builder[dashboard.Panel]
 
@@ -76,7 +77,7 @@ def series(
     about: str,
     *,
     stacked: bool = False,
-    limits: Steps = (),
+    limit: tuple[float, str] | None = None,
     most: float | None = None,
     width: int = PANEL_WIDTH,
 ) -> Panel:
@@ -88,7 +89,7 @@ def series(
         queries: start of the legend -> PromQL; the labels that it sums by end the legend.
         about: help text of the panel.
         stacked: whether the lines add up.
-        limits: value and colour of each dashed line.
+        limit: value and colour of a dashed line.
         most: upper end of the axis.
         width: columns of 24.
     """
@@ -118,8 +119,8 @@ def series(
         panel.stacking(common_builder.StackingConfig().mode(common.StackingMode.NORMAL))
     if most is not None:
         panel.max(most)
-    if limits:
-        panel.thresholds(_thresholds(("transparent", *limits)))
+    if limit is not None:
+        panel.thresholds(_thresholds(("transparent", *limit)))
         panel.thresholds_style(common_builder.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
     named = {"": queries} if isinstance(queries, str) else queries
     return _with_targets(panel, {_legend(name, query): query for name, query in named.items()})

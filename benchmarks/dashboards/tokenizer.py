@@ -52,7 +52,7 @@ QUEUE = [
         "s",
         gauge("queue_age_seconds", "replica", REPLICA, how="max"),
         "Exact at each scrape; it grows while a replica hangs. 15 s pages.",
-        limits=(15.0, RED),
+        limit=(15.0, RED),
     ),
     series("Wait in the queue", "s", quantiles("queue_wait_seconds"), "Of each item, all operations.", width=12),
     heat(
@@ -106,7 +106,7 @@ RARE = [
         "short",
         total("late_kernels_total", "instance"),
         "Triton kernels compiled or loaded since a replica was ready: 0, or warm-up missed a shape.",
-        limits=(1.0, AMBER),
+        limit=(1.0, AMBER),
         width=12,
     ),
 ]
