@@ -8,17 +8,14 @@ Connections are counted by client, loopback apart. `--address` names another add
 
 from __future__ import annotations
 
-import os
 import secrets
-import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -28,12 +25,11 @@ import numpy as np
 import typer
 
 from benchmarks.service.cpu import snapshot
+from benchmarks.service.process import START_SECONDS, numbered_ports, serve, stop, wait_ready
 from media.write import encode_image
 from service.formats.media_types import PROBLEM_TYPE
 from service.keys import Key, new_key, read_keys, write_keys
 
-START_SECONDS, STOP_SECONDS = 300.0, 120.0
-SERVE = "from service.cli import main; main()"
 SIDE, POSITIONS = 64, 64  # of a picture, and what it costs with patches of eight
 BUDGET_PER_MINUTE, BUDGET_SECONDS, BUDGET_CALLERS = 3000, 20.0, 4
 RELOAD_SECONDS = 10.0
@@ -52,8 +48,8 @@ class Edge:
     """
 
     def __init__(self, folder: Path, port: int, host: str) -> None:
-        self.folder, self.port, self.host = folder, port, host
-        self.keys = folder / "keys.json"
+        self.port, self.host = port, host
+        self.keys, self.log = folder / "keys.json", folder / "service.log"
         self.secrets: dict[str, str] = {}
         self.faults: list[str] = []
         self._kept: list[Key] = []
@@ -74,11 +70,7 @@ class Edge:
 
     def serve(self, host: str, **variables: str) -> subprocess.Popen[bytes]:
         """Start a service."""
-        ports = {"PORT": self.port, "METRICS_PORT": self.port + 1, "RAY_METRICS_PORT": self.port + 2}
-        own = {f"OMNITOK_{name}": str(value) for name, value in ports.items()} | {"OMNITOK_HOST": host}
-        with (self.folder / "service.log").open("wb") as log:
-            command = [sys.executable, "-c", SERVE, "serve"]
-            return subprocess.Popen(command, env=os.environ | own | variables, stdout=log, stderr=log)
+        return serve(self.log, numbered_ports(self.port) | {"OMNITOK_HOST": host} | variables)
 
     def client(self, name: str | None, address: str = "127.0.0.1") -> httpx.Client:
         """Return a client with a key; None is nobody."""
@@ -117,7 +109,7 @@ def refuse_to_listen(edge: Edge) -> None:
     begun = time.monotonic()
     service = edge.serve("0.0.0.0")
     status = service.wait(START_SECONDS)
-    text = (edge.folder / "service.log").read_text()
+    text = edge.log.read_text()
     seen = f"status {status} after {time.monotonic() - begun:.1f} s"
     edge.report("an address for everyone without keys", seen, status > 0 and "omnitok keys add" in text)
 
@@ -231,22 +223,10 @@ def connections(edge: Edge, address: str) -> None:
 def _running(edge: Edge) -> Iterator[subprocess.Popen[bytes]]:
     service = edge.serve(edge.host, OMNITOK_KEYS=str(edge.keys), OMNITOK_CLIENT_CONNECTIONS=str(MAX_CONNECTIONS))
     try:
-        deadline = time.monotonic() + START_SECONDS
-        with edge.client(None) as client:
-            while not _is_ready(client):
-                if service.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError((edge.folder / "service.log").read_text()[-2000:])
-                time.sleep(0.5)
+        wait_ready(f"http://127.0.0.1:{edge.port}", service, edge.log)
         yield service
     finally:
-        service.send_signal(signal.SIGTERM)
-        service.wait(STOP_SECONDS)
-
-
-def _is_ready(client: httpx.Client) -> bool:
-    with suppress(httpx.HTTPError):
-        return client.get("/health/ready").status_code == 200
-    return False
+        stop(service)
 
 
 def _replicas(root: int) -> set[int]:

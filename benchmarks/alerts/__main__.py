@@ -22,7 +22,8 @@ from typing import Annotated
 import typer
 
 from benchmarks.alerts.load import Callers
-from benchmarks.alerts.stack import ROOT, Stack, stack
+from benchmarks.alerts.stack import Stack, stack
+from benchmarks.service.process import ROOT
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 LOOK_SECONDS = 2.0
@@ -51,14 +52,14 @@ def runbook_answers(running: Stack, alert: str) -> tuple[int, int]:
     """Ask every query of an alert's runbook, and return how many have data, of how many."""
     text = (ROOT / "docs" / "runbooks" / f"{alert}.md").read_text()
     queries = re.findall(r"promtool query instant \S+ '(.*)'$", text, re.MULTILINE)
-    return sum(bool(running.ask(query)) for query in queries), len(queries)
+    return sum(bool(running.prometheus.ask(query)) for query in queries), len(queries)
 
 
 def observe(running: Stack, fault: str, alerts: set[str], began: float, seconds: float) -> Iterator[Row]:
     """Wait until alerts fire, and yield a row for each."""
     waiting = set(alerts)
     while waiting and time.monotonic() - began < seconds:
-        for alert in sorted(running.firing() & waiting):
+        for alert in sorted(running.prometheus.firing() & waiting):
             waiting.remove(alert)
             yield Row(fault, alert, time.monotonic() - began, runbook_answers(running, alert))
         time.sleep(LOOK_SECONDS)
@@ -91,7 +92,7 @@ def kill_tokenizers(running: Stack) -> Iterator[Row]:
 def overload(running: Stack) -> Iterator[Row]:
     """Send far more than the service can do, and take a target out of Prometheus meanwhile."""
     began = time.monotonic()
-    running.configure(without="ray")
+    running.prometheus.configure(without="ray")
     alerts = {
         *("OmnitokErrorBudgetFast", "OmnitokLatencyBudgetFast", "OmnitokShedding", "OmnitokQueueAge"),
         "OmnitokTargetMissing",
@@ -100,7 +101,7 @@ def overload(running: Stack) -> Iterator[Row]:
         for row in observe(running, "160 callers send clips", alerts, began, 600):
             missing = row.alert == "OmnitokTargetMissing"
             yield Row("job `ray` is not configured", *_rest(row)) if missing else row
-    running.configure()
+    running.prometheus.configure()
     typer.echo(f"codes of the overload: {dict(callers.codes)}")
 
 
@@ -178,12 +179,14 @@ def main(
     """Start everything, send some of everything, do damage, and print a table."""
     folder = folder or Path(tempfile.mkdtemp(prefix="omnitok-alerts-"))
     with stack(folder, bundle, generator) as running:
-        typer.echo(f"service {running.url}, Prometheus {running.prometheus_url}, logs {folder}")
+        typer.echo(f"service {running.url}, Prometheus {running.prometheus.url}, logs {folder}")
         with Callers(running.url, 5) as callers:
             time.sleep(60 * minutes)
-        typer.echo(f"codes before any fault: {dict(callers.codes)}; firing: {sorted(running.firing()) or 'none'}")
+        typer.echo(
+            f"codes before any fault: {dict(callers.codes)}; firing: {sorted(running.prometheus.firing()) or 'none'}"
+        )
         if pictures is not None:
-            draw = [sys.executable, "-m", "benchmarks.dashboards.draw", f"--prometheus={running.prometheus_url}"]
+            draw = [sys.executable, "-m", "benchmarks.dashboards.draw", f"--prometheus={running.prometheus.url}"]
             subprocess.run([*draw, f"--minutes={minutes:g}", f"--out={pictures}"], cwd=ROOT, check=True)
         typer.echo("| Fault | Alert | Fired after, s | Queries of its runbook with data |\n| --- | --- | --- | --- |")
         for name in only or FAULTS:

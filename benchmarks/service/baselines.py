@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import sys
 import time
@@ -17,10 +16,10 @@ import numpy as np
 from benchmarks.service.baseline_engine import BATCH, Encoder, read_pixels
 from benchmarks.service.load import Load, run_load
 from benchmarks.service.mixes import KINDS, MIXES
+from benchmarks.service.process import START_SECONDS, free_port, stop
 from benchmarks.service.report import Summary, summarize
 
 SERVERS = {"FastAPI, one thread": "plain_fastapi", "Ray Serve, @serve.batch": "serve_batch"}
-START_SECONDS = 300.0
 
 
 def engine_rate(mix: str, bundle: Path, dtype: str, seconds: float) -> float:
@@ -64,9 +63,7 @@ def measure(load: Load, bundle: Path, dtype: str, objective_s: float) -> Iterato
 
 @contextmanager
 def _serving(module: str, bundle: Path, dtype: str) -> Iterator[tuple[str, int]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", f"benchmarks.service.{module}", str(bundle), dtype, str(port)]
     server = subprocess.Popen(command)
     url = f"http://127.0.0.1:{port}"
@@ -74,11 +71,7 @@ def _serving(module: str, bundle: Path, dtype: str) -> Iterator[tuple[str, int]]
         _wait(url, server)
         yield url, server.pid
     finally:
-        server.terminate()
-        try:
-            server.wait(60)
-        except subprocess.TimeoutExpired:
-            server.kill()
+        stop(server)
 
 
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,13 +11,12 @@ from typing import Annotated
 import httpx
 import typer
 
+from benchmarks.service.process import METRICS, numbered_ports, serve, stop, wait_ready
 from benchmarks.service.state import State, look
 from benchmarks.soak.load import SoakLoad
 from benchmarks.soak.memory import MIB, Sample, Samples, growths, plot, table
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
-START_SECONDS = 300.0
-STOP_SECONDS = 120.0
 LAG_SECONDS = 15.0  # of Ray's exporter
 
 
@@ -40,30 +35,24 @@ def main(
 ) -> None:
     """Run the service and its load; the status is 1 if something was lost or a process grew too much."""
     out.mkdir(parents=True, exist_ok=True)
-    url, metrics = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}/metrics"
-    variables = {
-        "OMNITOK_PORT": str(port),
-        "OMNITOK_METRICS_PORT": str(port + 1),
-        "OMNITOK_RAY_METRICS_PORT": str(port + 2),
-    }
-    command = [sys.executable, "-c", "from service.cli import main; main()", "serve"]
-    command += ["--generator", str(generator)] if generator else []
-    samples = Samples(out / "memory.csv")
-    with (out / "service.log").open("w") as log:
-        service = subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            _wait_until_ready(url, service)
-            with SoakLoad(url, rate, seed, sample_every if generator else 0) as load:
-                started = time.monotonic()
-                while (now := time.monotonic() - started) < 60 * minutes and service.poll() is None:
-                    with suppress(httpx.HTTPError):  # the exporter is slow on a busy machine; the next look may do
-                        _sample(samples, look(service.pid, metrics), now)
-                    time.sleep(min(every, max(0.0, 60 * minutes - now)))
-            time.sleep(LAG_SECONDS)
-            state = look(service.pid, metrics)
-        finally:
-            service.send_signal(signal.SIGTERM)
-            status = service.wait(STOP_SECONDS)
+    ports = numbered_ports(port)
+    url, metrics = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{ports[METRICS]}/metrics"
+    samples, log = Samples(out / "memory.csv"), out / "service.log"
+    log.unlink(missing_ok=True)
+    generators = {"OMNITOK_GENERATORS": json.dumps([str(generator.resolve())])} if generator else {}
+    service = serve(log, ports | generators)
+    try:
+        wait_ready(url, service, log)
+        with SoakLoad(url, rate, seed, sample_every if generator else 0) as load:
+            started = time.monotonic()
+            while (now := time.monotonic() - started) < 60 * minutes and service.poll() is None:
+                with suppress(httpx.HTTPError):  # the exporter is slow on a busy machine; the next look may do
+                    _sample(samples, look(service.pid, metrics), now)
+                time.sleep(min(every, max(0.0, 60 * minutes - now)))
+        time.sleep(LAG_SECONDS)
+        state = look(service.pid, metrics)
+    finally:
+        status = stop(service)
     rows = list(growths(samples.samples, 60 * warm_up))
     plot(samples.samples, 60 * warm_up, out / "memory.png")
     faults = [f"{count} x {sentence}" for sentence, count in load.faults.most_common()]
@@ -75,18 +64,6 @@ def main(
     (out / "verdict.json").write_text(json.dumps({"rounds": dict(load.rounds), "faults": faults}, indent=1))
     if faults:
         raise typer.Exit(1)
-
-
-def _wait_until_ready(url: str, service: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and service.poll() is None:
-        try:
-            if httpx.get(f"{url}/health/ready", timeout=5, trust_env=False).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.5)
-    raise RuntimeError(f"The service at {url} is not ready; its log is beside the table.")
 
 
 def _sample(samples: Samples, state: State, seconds: float) -> None:

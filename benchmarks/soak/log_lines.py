@@ -13,7 +13,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ import typer
 from numpy.typing import NDArray
 
 from benchmarks.service.cpu import snapshot
+from benchmarks.service.process import SERVE, numbered_ports, stop
 from service.api.log import LineWriter
 from service.client import Client
 
@@ -87,10 +87,8 @@ def main(
 ) -> None:
     """Write lines to a new service, kill its tokenizer, and print what the folder held; the status is 1 if it grew."""
     folder.mkdir(exist_ok=True)
-    ports = {"PORT": port, "METRICS_PORT": port + 1, "RAY_METRICS_PORT": port + 2}
-    environment = {f"OMNITOK_{name}": str(value) for name, value in ports.items()} | {"RAY_TMPDIR": str(folder)}
-    command = [sys.executable, "-c", "from service.cli import main; main()", "serve"]
-    service = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | environment)
+    environment = os.environ | numbered_ports(port) | {"RAY_TMPDIR": str(folder)}
+    service = subprocess.Popen(SERVE, stdout=subprocess.PIPE, env=environment)
     assert service.stdout is not None
     try:
         reader = Reader(service.stdout)
@@ -113,8 +111,7 @@ def main(
             same = np.array_equal(np.asarray(client.encode(_picture()).tokens), np.asarray(tokens))
             print(f"A killed tokenizer was replaced after {time.monotonic() - killed:.1f} s, equal tokens: {same}.")
     finally:
-        service.send_signal(signal.SIGTERM)
-        service.wait()
+        stop(service)
     if not same or most > before + SPARE_MIB:
         raise typer.Exit(1)
 

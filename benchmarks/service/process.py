@@ -1,0 +1,136 @@
+"""Servers in processes of their own, `omnitok serve` above all: ports, readiness, and an end without leftovers."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import httpx
+
+from benchmarks.service.cpu import snapshot
+from service.cluster.ray_environment import HAPROXY_PORTS
+
+ROOT = Path(__file__).parents[2]
+SERVE = (sys.executable, "-c", "from service.cli import main; main()", "serve")
+START_SECONDS, STOP_SECONDS = 300.0, 120.0
+LOOK_SECONDS = 0.2
+LOG_LINES = 20  # of the end of a log, in an error
+API, METRICS, RAY_METRICS = "OMNITOK_PORT", "OMNITOK_METRICS_PORT", "OMNITOK_RAY_METRICS_PORT"
+EDGE_METRICS = "RAY_SERVE_HAPROXY_METRICS_PORT"
+
+
+class StartError(RuntimeError):
+    """A server that does not become ready; the message holds the end of its log."""
+
+
+def free_port() -> int:
+    """Return a port below those that Linux gives to connections that go out: it is still free seconds later."""
+    while True:
+        port = random.randrange(10_000, 32_768)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def free_ports() -> dict[str, str]:
+    """Return variables that give every port of a service."""
+    return {name: str(free_port()) for name in (API, METRICS, RAY_METRICS, *HAPROXY_PORTS)}
+
+
+def numbered_ports(first: int) -> dict[str, str]:
+    """Return variables that give the API this port, and its metrics the next two."""
+    return {name: str(first + offset) for offset, name in enumerate((API, METRICS, RAY_METRICS))}
+
+
+def serve(
+    log: Path, variables: Mapping[str, str], cpus: Collection[int] | None = None, session: bool = False
+) -> subprocess.Popen[bytes]:
+    """Start `omnitok serve` of this checkout.
+
+    Args:
+        log: file that its output is added to.
+        variables: of its environment, `OMNITOK_*` among them.
+        cpus: that it may use; those of this thread if None.
+        session: give it a session of its own, which no signal of this terminal reaches.
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | dict(variables)
+    with pinned(cpus), log.open("ab") as output:
+        return subprocess.Popen(SERVE, env=environment, stdout=output, stderr=output, start_new_session=session)
+
+
+@contextmanager
+def pinned(cpus: Collection[int] | None) -> Iterator[None]:
+    """Give this thread some CPUs; processes that it starts meanwhile keep them."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, before if cpus is None else cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def is_ready(url: str, path: str = "/health/ready") -> bool:
+    """Return whether a server answers 200."""
+    with suppress(httpx.HTTPError):
+        return httpx.get(f"{url}{path}", timeout=10, trust_env=False).status_code == 200
+    return False
+
+
+def wait_ready(
+    url: str,
+    process: subprocess.Popen[bytes],
+    log: Path,
+    seconds: float = START_SECONDS,
+    path: str = "/health/ready",
+) -> None:
+    """Return when a server answers 200.
+
+    Args:
+        url: of the server.
+        process, log: of the server.
+        seconds: that it may take.
+        path: to ask for.
+
+    Raises:
+        StartError: it ended, or is not ready in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not is_ready(url, path):
+        if process.poll() is not None:
+            raise StartError(f"The server at {url} ended with status {process.returncode}.\n{log_tail(log)}")
+        if time.monotonic() > deadline:
+            raise StartError(f"{url}{path} did not answer 200 within {seconds:.0f} s.\n{log_tail(log)}")
+        time.sleep(LOOK_SECONDS)
+
+
+def log_tail(log: Path) -> str:
+    """Return the last lines of a log."""
+    with suppress(FileNotFoundError):
+        return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    return ""
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> int:
+    """End a process by SIGTERM, after a while by SIGKILL with all that it started, and return its status."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        kill_tree(process.pid)
+        return process.wait()
+
+
+def kill_tree(root: int) -> None:
+    """End a process and all that it started by SIGKILL."""
+    for pid in snapshot(root):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
