@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.rows import markdown, read_rows
 from benchmarks.service import cpu
 from benchmarks.service.__main__ import app
 from benchmarks.service.http import parse
@@ -23,7 +24,7 @@ from benchmarks.service.load import Load, Run, run_load
 from benchmarks.service.mixes import BODIES, KINDS, MIXES, STAMP_DIGITS
 from benchmarks.service.plan import open_plan
 from benchmarks.service.plot import plot
-from benchmarks.service.report import LateError, completions, cpu_table, summarize, table
+from benchmarks.service.report import LateError, completions, cpu_table, row, summarize, void_row
 from benchmarks.service.rows import Failure
 from service.formats.msgpack import unpack
 from service.formats.tensors import unpack_tensor
@@ -121,7 +122,9 @@ def test_counts_latencies_and_goodput() -> None:
     _, answers, refusals = completions(run)
     assert (answers.sum(), refusals.sum()) == (summary.answered, sheds)
     assert "overloaded" not in summary.errors
-    assert any("60/s" in line for line in table([("60/s", summary)]))
+    shown = row("60/s", run, summary, 0.2)
+    assert shown["refused, of them within 200 ms"] == f"{sheds}, {summary.sheds_in_time / sheds:.1%}"
+    assert "| 60/s |" in list(markdown([shown]))[-1]
     assert "| all |" in "".join(cpu_table(run))
 
 
@@ -145,9 +148,12 @@ def test_a_stall_counts_from_the_planned_time(tmp_path) -> None:
 def test_a_generator_that_cannot_keep_up_refuses_to_report() -> None:
     with serving(lambda *_: (0.1, OK)) as (url, _):
         run = run_load(replace(LOAD, url=url, connections=1, timeout=0.3))
-    with pytest.raises(LateError, match=r"began more than 5\.0 ms after .* never began"):
+    with pytest.raises(LateError, match=r"began more than 5\.0 ms after .* never began") as late:
         summarize(run, 0.1)
-    assert summarize(run, 0.1, PATIENT).errors["unsent"] > 10
+    patient = summarize(run, 0.1, PATIENT)
+    assert patient.errors["unsent"] > 10
+    shown = row("60/s", run, patient, 0.1)
+    assert void_row("60/s", run, late.value, shown).keys() == shown.keys()
 
 
 def test_overload_is_a_multiple_of_the_peak(tmp_path: Path) -> None:
@@ -156,9 +162,10 @@ def test_overload_is_a_multiple_of_the_peak(tmp_path: Path) -> None:
         options |= {"late-ms": 60_000, "pid": os.getpid(), "out": tmp_path}
         done = CliRunner().invoke(app, [text for name, value in options.items() for text in (f"--{name}", str(value))])
     assert done.exit_code == 0, done.output
-    closed, overload = sorted(tmp_path.glob("*.json"), key=lambda file: "connections" not in file.name)
+    closed, overload = sorted(tmp_path.glob("img128*.json"), key=lambda file: "connections" not in file.name)
     peak, planned = json.loads(closed.read_text())["summary"]["rate"], json.loads(overload.read_text())["load"]["rate"]
     assert planned == pytest.approx(2 * peak, rel=1e-3)
+    assert [found["load"][:15] for found in read_rows(tmp_path / "rows.json")] == ["4 connections", "2 times the pea"]
     assert len(bodies) > 0
     refused = CliRunner().invoke(app, ["--rate", "5", "--of-peak", "2"])
     assert refused.exit_code != 0

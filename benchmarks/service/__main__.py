@@ -13,10 +13,11 @@ from typing import Annotated
 import numpy as np
 import typer
 
+from benchmarks.rows import RowFile, markdown
 from benchmarks.service.cpu import find_service
 from benchmarks.service.load import Load, Run, run_load
 from benchmarks.service.mixes import MIXES
-from benchmarks.service.report import LateError, Summary, cpu_table, summarize, table
+from benchmarks.service.report import LateError, Summary, cpu_table, row, summarize, void_row
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 CONNECTIONS = 32  # in a closed loop
@@ -33,10 +34,11 @@ def main(
     ] = None,
     of_peak: Annotated[
         list[float] | None,
-        typer.Option(help="Open loops at so many times the rate of the closed one before them; repeat for a sweep."),
+        typer.Option(help="Open loops at so many times the best rate of the closed ones; repeat for a sweep."),
     ] = None,
     connections: Annotated[
-        int | None, typer.Option(help="Without --rate: requests always in flight. With it: the most at once.")
+        list[int] | None,
+        typer.Option(help="Without --rate: requests always in flight; repeat for a sweep. With it: the most at once."),
     ] = None,
     seconds: Annotated[float, typer.Option(help="Length of a run, the warm-up not counted.")] = 20.0,
     warm_up: Annotated[float, typer.Option(help="Seconds of load that do not count.")] = 2.0,
@@ -50,6 +52,7 @@ def main(
     header: Annotated[list[str] | None, typer.Option(help="Further header line; may be repeated.")] = None,
     pid: Annotated[int | None, typer.Option(help="Process of the service; found by the port by default.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of rows, plots and figures.")] = Path("runs/service"),
+    plots: Annotated[bool, typer.Option(help="Draw each run.")] = True,
     baselines: Annotated[bool, typer.Option(help="Then measure the baselines, in a closed loop.")] = False,
     bundle: Annotated[Path, typer.Option(help="Bundle of the baselines.")] = Path("bundles/demo-vq"),
     dtype: Annotated[str, typer.Option(help="Precision of the baselines.")] = "float32",
@@ -60,48 +63,56 @@ def main(
 
     if rate and of_peak:
         raise typer.BadParameter("--of-peak measures the peak in a closed loop, so it goes without --rate.")
+    if rate and len(connections or ()) > 1:
+        raise typer.BadParameter("An open loop has one limit of connections.")
     out.mkdir(parents=True, exist_ok=True)
-    rates: list[float | None] = [*rate] if rate else [None]
-    limit = connections or (MOST_CONNECTIONS if rate else CONNECTIONS)
-    loads = deque(
-        Load(url, mix, each, limit, seconds, warm_up, seed, timeout, processes, tuple(header or ())) for each in rates
-    )
-    first = loads[0]
-    service = pid or _find(first)
+    closed = Load(url, mix, None, CONNECTIONS, seconds, warm_up, seed, timeout, processes, tuple(header or ()))
+    if rate:
+        limit = (connections or [MOST_CONNECTIONS])[0]
+        loads = deque((f"{each:g}/s", replace(closed, rate=each, connections=limit)) for each in rate)
+    else:
+        counts = connections or [CONNECTIONS]
+        loads = deque((f"{each} connections", replace(closed, connections=each)) for each in counts)
+    service, objective_s = pid or _find(closed), objective_ms / 1e3
     print(f"{describe_machine()}\nmix: {mix}, objective {objective_ms:g} ms, seed {seed}, {os.cpu_count()} cores")
-    done: list[tuple[str, Summary]] = []
-    void = False
+    table = RowFile(out / "rows.json")
+    peak, multiples, void = 0.0, list(of_peak or ()), False
     while loads:
-        load = loads.popleft()
-        name = f"{load.rate:g}/s" if load.rate else f"{limit} connections"
+        name, load = loads.popleft()
         run = run_load(load, service)
-        stem = f"{out}/{mix.replace('/', '-')}-{name.replace('/', '-per-').replace(' ', '-')}"
+        stem = f"{out}/{mix.replace('/', '-')}-{name.replace('/', '-per-').replace(',', '').replace(' ', '-')}"
         np.savez_compressed(f"{stem}.npz", rows=run.rows)
-        plot(run, objective_ms / 1e3, Path(f"{stem}.png"))
+        if plots:
+            plot(run, objective_s, Path(f"{stem}.png"))
         cores = ", ".join(f"{used:.0%}" for used in run.client_cores)
+        print(f"\n{name}: {cores} of a core for the generator")
         try:
-            summary = summarize(run, objective_ms / 1e3, None if late_ms is None else late_ms / 1e3)
+            summary = summarize(run, objective_s, None if late_ms is None else late_ms / 1e3)
         except LateError as error:
-            print(f"{name}: {error} The processes of the generator used {cores} of a core.", file=sys.stderr)
+            print(f"{name}: {error}", file=sys.stderr)
+            table.add(void_row(name, run, error, table.rows[0] if table.rows else ()))
             void = True
             continue
-        done.append((name, summary))
-        if load is first:
-            peaks = (float(f"{times * summary.rate:.4g}") for times in of_peak or ())
-            loads.extend(replace(load, rate=each, connections=MOST_CONNECTIONS) for each in peaks)
+        table.add(row(name, run, summary, objective_s))
+        peak = max(peak, summary.rate)
+        if not loads and multiples:
+            for times in multiples:
+                rated = float(f"{times * peak:.4g}")
+                open_loop = replace(closed, rate=rated, connections=MOST_CONNECTIONS)
+                loads.append((f"{times:g} times the peak, {rated:g}/s", open_loop))
+            multiples = []
         Path(f"{stem}.json").write_text(json.dumps(_figures(run, summary), indent=1))
-        gpu = "" if run.gpu is None else f", GPU busy {run.gpu:.0%}"
-        print(f"\n{name}: {cores} of a core for the generator{gpu}")
         for line in cpu_table(run) if run.cpu else ():
             print(line)
     if baselines:
         from benchmarks.service.baselines import engine_rate, measure
 
         print(f"\nbare engine, batches of equal size: {engine_rate(mix, bundle, dtype, seconds):.1f} requests/s")
-        closed = replace(first, rate=None, connections=connections or CONNECTIONS, headers=())
-        done += measure(closed, bundle, dtype, objective_ms / 1e3)
+        alone = replace(closed, connections=(connections or [CONNECTIONS])[0], headers=())
+        for name, run in measure(alone, bundle, dtype):
+            table.add(row(name, run, summarize(run, objective_s), objective_s))
     print()
-    for line in table(done):
+    for line in markdown(table.rows):
         print(line)
     if void:
         raise typer.Exit(VOID)

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.service.baseline_engine import BATCH, Encoder, read_pixels
-from benchmarks.service.load import Load, run_load
+from benchmarks.service.load import Load, Run, run_load
 from benchmarks.service.mixes import KINDS, MIXES
 from benchmarks.service.process import START_SECONDS, free_port, stop
-from benchmarks.service.report import Summary, summarize
 
 SERVERS = {"FastAPI, one thread": "plain_fastapi", "Ray Serve, @serve.batch": "serve_batch"}
 
@@ -48,17 +47,16 @@ def engine_rate(mix: str, bundle: Path, dtype: str, seconds: float) -> float:
     return float(1.0 / (per_request @ np.array(list(kinds.values()))))
 
 
-def measure(load: Load, bundle: Path, dtype: str, objective_s: float) -> Iterator[tuple[str, Summary]]:
-    """Yield the summary of each server, under a closed loop.
+def measure(load: Load, bundle: Path, dtype: str) -> Iterator[tuple[str, Run]]:
+    """Yield each server under a closed loop.
 
     Args:
         load: in closed loop; its address is replaced.
         bundle, dtype: of the engine.
-        objective_s: latency that goodput demands.
     """
     for name, module in SERVERS.items():
         with _serving(module, bundle, dtype) as (url, pid):
-            yield name, summarize(run_load(load.at(url), pid), objective_s)
+            yield name, run_load(load.at(url), pid)
 
 
 @contextmanager

@@ -18,6 +18,7 @@ JPEG_QUALITY = 90
 BODIES = 16  # different contents of each kind, all held in memory
 STAMP_DIGITS = 10
 STAMP = b"1" + b"0" * (STAMP_DIGITS - 1)
+BULK_ITEMS = 16
 DETAIL_PIXELS = 8  # side of the squares of one colour in a picture
 
 
@@ -45,12 +46,14 @@ class Kind:
         path: of the request.
         content_type, accept: its headers.
         body: makes a body that contains `STAMP` once, from a generator.
+        items: of a body.
     """
 
     path: str
     content_type: str
     accept: str
     body: Callable[[np.random.Generator], bytes]
+    items: int = 1
 
     def templates(self, host: str, headers: Sequence[str], seed: int) -> list[Template]:
         """Return `BODIES` requests.
@@ -88,6 +91,11 @@ class Mix:
     kinds: dict[str, float]
     bursts: bool = False
 
+    @property
+    def items(self) -> float:
+        """Return the mean items of a request."""
+        return sum(share * KINDS[name].items for name, share in self.kinds.items())
+
 
 def _raw(rng: np.random.Generator, frames: int, side: int) -> bytes:
     pixels = rng.integers(0, 256, (frames, side, side, 3), dtype=np.uint8)
@@ -118,7 +126,7 @@ KINDS = {
     "jpeg256": Kind("/encode", JPEG, MSGPACK, lambda rng: _jpeg(rng, 256)),
     "clip17": Kind("/encode", MSGPACK, MSGPACK, lambda rng: _raw(rng, 17, 128)),
     "img128": Kind("/encode", MSGPACK, MSGPACK, lambda rng: _raw(rng, 1, 128)),
-    "bulk256": Kind("/encode", MSGPACK, MSGPACK, lambda rng: _bulk(rng, 16, 256)),
+    "bulk256": Kind("/encode", MSGPACK, MSGPACK, lambda rng: _bulk(rng, BULK_ITEMS, 256), BULK_ITEMS),
     "generate": Kind("/generate", JSON, "image/png", _generate),
 }
 MIXES = {name: Mix({name: 1.0}) for name in KINDS} | {

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.rows import Row
 from benchmarks.service.load import Run
+from benchmarks.service.mixes import MIXES
 from benchmarks.service.rows import SHED, Failure
 
 QUANTILES = (50.0, 90.0, 99.0, 99.9)
 LATE_SHARE = 0.01  # of the requests, above which a run is void
 LATE_OF_OBJECTIVE = 0.05  # that a request may begin after its planned time
 LATE_LEAST_S = 2e-3
-COLUMNS = (
-    *("load", "requests", "200/s", "goodput/s", "p50 / p90 / p99 / p99.9, ms"),
-    *("shed", "shed p99, ms", "Retry-After, s", "errors", "late p99, ms"),
-)
+# Processes of the service whose CPU time has a place in a row.
+TIERS = (("Ingress",), ("media worker",), ("Tokenizer",), ("haproxy", "HAProxyManager"))
+CPU_COLUMN = "CPU ms a request: all, ingress, media workers, tokenizer, HAProxy and its manager"
 
 
 class LateError(Exception):
@@ -37,6 +38,7 @@ class Summary:
         rate: answers with 200 per second, by the time of the answer.
         latency_ms: quantiles of the answers with 200 (`QUANTILES`), from the planned time.
         sheds: refused with 429 or 503.
+        sheds_in_time: of them within the objective.
         shed_ms: quantiles of the refusals.
         retry_after: smallest, median and largest seconds that refusals named, NaN without.
         without_retry_after: refusals that named none.
@@ -50,6 +52,7 @@ class Summary:
     rate: float
     latency_ms: tuple[float, ...]
     sheds: int
+    sheds_in_time: int
     shed_ms: tuple[float, ...]
     retry_after: tuple[float, float, float]
     without_retry_after: int
@@ -85,6 +88,7 @@ def summarize(run: Run, objective_s: float, late_s: float | None = None) -> Summ
         rate=float(in_time.sum() / load.seconds),
         latency_ms=_quantiles(latency[ok]),
         sheds=int(shed.sum()),
+        sheds_in_time=int((shed & (latency <= objective_s)).sum()),
         shed_ms=_quantiles(latency[shed]),
         retry_after=(float(named.min()), float(np.median(named)), float(named.max())) if len(named) else (np.nan,) * 3,
         without_retry_after=len(retry) - len(named),
@@ -102,19 +106,43 @@ def completions(run: Run, width: float = 1.0) -> tuple[NDArray[np.float64], NDAr
     return edges[:-1], np.histogram(ok, edges)[0] / width, np.histogram(shed, edges)[0] / width
 
 
-def table(runs: Sequence[tuple[str, Summary]]) -> Iterator[str]:
-    """Yield a Markdown table of runs, a row each."""
-    yield f"| {' | '.join(COLUMNS)} |"
-    yield "|---" * len(COLUMNS) + "|"
-    for name, run in runs:
-        errors = ", ".join(f"{key}: {count}" for key, count in sorted(run.errors.items())) or "0"
-        missing = f", {run.without_retry_after} without" if run.without_retry_after else ""
-        waits = " / ".join(f"{value:.3g}" for value in run.retry_after) + missing if run.sheds else ""
-        yield (
-            f"| {name} | {run.requests} | {run.rate:.1f} | {run.goodput:.1f} "
-            f"| {' / '.join(f'{value:.1f}' for value in run.latency_ms)} "
-            f"| {run.sheds} | {f'{run.shed_ms[2]:.1f}' if run.sheds else ''} | {waits} | {errors} | {run.late_ms:.2f} |"
-        )
+def row(name: str, run: Run, summary: Summary, objective_s: float) -> Row:
+    """Return the figures of a run as a row of a page.
+
+    Args:
+        name: of the load.
+        run, summary: of it.
+        objective_s: of the summary.
+    """
+    items, objective = MIXES[run.load.mix].items, f"{1e3 * objective_s:g} ms"
+    errors = ", ".join(f"{key}: {count}" for key, count in sorted(summary.errors.items())) or "0"
+    missing = f", {summary.without_retry_after} without" if summary.without_retry_after else ""
+    waits = " / ".join(f"{value:.3g}" for value in summary.retry_after) + missing
+    return {
+        "mix": f"`{run.load.mix}`",
+        "load": name,
+        "items/s": _rate(items * summary.rate),
+        f"within {objective}, 1/s": _rate(items * summary.goodput),
+        "p50 / p90 / p99 / p99.9, ms": " / ".join(f"{value:.1f}" for value in summary.latency_ms),
+        f"refused, of them within {objective}": _share(summary.sheds_in_time, summary.sheds),
+        "99 % of refusals within, ms": f"{summary.shed_ms[2]:.1f}" if summary.sheds else "-",
+        "Retry-After: least / median / most, s": waits if summary.sheds else "-",
+        "errors": errors,
+        "began late: 99 %, ms": f"{summary.late_ms:.2f}",
+        "GPU busy": "-" if run.gpu is None else f"{run.gpu:.0%}",
+        CPU_COLUMN: _tiers(run),
+    }
+
+
+def void_row(name: str, run: Run, error: LateError, like: Iterable[str]) -> Row:
+    """Return the row of a run without figures.
+
+    Args:
+        name, run: of the load.
+        error: the reason.
+        like: columns of the other rows.
+    """
+    return dict.fromkeys(like, "-") | {"mix": f"`{run.load.mix}`", "load": name, "errors": f"void: {error}"}
 
 
 def cpu_table(run: Run) -> Iterator[str]:
@@ -127,6 +155,22 @@ def cpu_table(run: Run) -> Iterator[str]:
     for name, count, seconds in sorted(rows, key=lambda row: -row[2]):
         if seconds > 0:
             yield f"| {name} | {count} | {1e3 * seconds / answers:.2f} | {seconds / run.load.seconds:.2f} |"
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{whole:,}, {part / whole:.1%}" if whole else "0"
+
+
+def _tiers(run: Run) -> str:
+    if not run.cpu:
+        return "-"
+    cost = {name: 1e3 * seconds / max(run.cpu_answers, 1) for name, (_, seconds) in run.cpu.items()}
+    parts = (sum(cost.get(name, 0.0) for name in names) for names in TIERS)
+    return f"{sum(cost.values()):.2f}: " + ", ".join(f"{part:.2f}" if part >= 0.005 else "-" for part in parts)
 
 
 def _check_kept_up(rows: NDArray[np.void], allowed: float, seconds: float) -> float:

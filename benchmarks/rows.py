@@ -1,0 +1,55 @@
+"""Rows of figures: in a file as they come, and as tables of Markdown."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from model.atomic_write import replacing
+
+Row = dict[str, str]  # text by column, as a page shows it
+
+
+class RowFile:
+    """Rows that are printed and kept one by one, so that those of a run that is stopped are there.
+
+    Args:
+        path: of the JSON; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.rows: list[Row] = []
+
+    def add(self, row: Row) -> None:
+        """Keep a row."""
+        self.rows.append(row)
+        print("; ".join(f"{name}: {text}" for name, text in row.items()), flush=True)
+        if self._path is not None:
+            write_rows(self._path, self.rows)
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write rows as JSON, at once."""
+    with replacing(path) as fresh:
+        fresh.write_text(json.dumps(rows, indent=1, ensure_ascii=False))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a file; none without one."""
+    rows: list[Row] = json.loads(path.read_text()) if path.exists() else []
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield the lines of tables, a new one wherever the columns change."""
+    columns: list[str] = []
+    for row in rows:
+        if list(row) != columns:
+            if columns:
+                yield ""
+            columns = list(row)
+            yield f"| {' | '.join(columns)} |"
+            yield "|---" * len(columns) + "|"
+        yield f"| {' | '.join(row.values())} |"
