@@ -22,6 +22,7 @@ from rich.console import Console
 from benchmarks import bulk_readers
 from benchmarks.bulk_data import CLIP_FRAMES, write_source
 from benchmarks.measure import describe_machine
+from benchmarks.rows import RowFile
 from media.kinds import KINDS, Kind
 from model.bundle import save_bundle
 from model.codes.info import EncodingOptions
@@ -36,6 +37,7 @@ from service.bulk.plan import Shard
 
 CPU_SHARD_ITEMS = 32  # or a part would end within one of the command's usual shards
 RAY_SHARDS = 512  # more than a run gets to; each is a block of Ray Data, which takes 1 to 3 ms to make
+CPU_COLUMN = "CPU ms an item: readers, this process, this process without readers"
 RAY_READY_SECONDS = 240.0  # of all tokenizers, whose kernels may have to be compiled
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
@@ -76,12 +78,14 @@ def main(
         list[int] | None, typer.Option(help="Profile so many readers of pictures first, without an engine; repeatable.")
     ] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of the data, kept for the next run.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File of the rows, JSON.")] = None,
 ) -> None:
     """Print rates of the parts and of the whole, its share of the slower part, and where the time goes."""
     for name, value, known in (("--config", config, CONFIGS), *(("--kind", kind, KINDS) for kind in kinds or ())):
         if value not in known:
             raise typer.BadParameter(f"{value!r} must be one of {', '.join(known)}.", param_hint=name)
     console.print(describe_machine())
+    table = RowFile(out)
     counts: dict[Kind, int] = {"images": images, "clips": clips}
     chosen = [kind for kind in KINDS if kind in (kinds or KINDS)]
     with tempfile.TemporaryDirectory(prefix="omnitok-bulk-") as temporary:
@@ -104,16 +108,16 @@ def main(
             if number > max(present, 1):
                 raise typer.BadParameter(f"There are {present} GPUs, not {number}.", param_hint="--gpus")
             for kind in chosen:
-                by_gpus(replace(request, kinds=(kind,)), number, present, seconds)
+                by_gpus(replace(request, kinds=(kind,)), number, present, seconds, table)
         for number, kind in product(raylets or (), chosen):
             with nodes(number) as address:
-                by_ray(replace(request, kinds=(kind,)), seconds, address, 1)
+                by_ray(replace(request, kinds=(kind,)), seconds, address, 1, table)
         if gpus or raylets:
             return
         device = "cuda" if present else "cpu"
         place = workplace_of(device, None, len(os.sched_getaffinity(0)))
         place = replace(place, readers=readers or place.readers, device_resize=resize == "device")
-        in_this_process(request, place, seconds)
+        in_this_process(request, place, seconds, table)
 
 
 @contextmanager
@@ -124,7 +128,7 @@ def phase(name: str) -> Iterator[None]:
     console.print(f"{name}: {time.perf_counter() - started:.1f} s")
 
 
-def in_this_process(request: Request, place: Workplace, seconds: float) -> None:
+def in_this_process(request: Request, place: Workplace, seconds: float, table: RowFile) -> None:
     """Time the readers, the engine and both, one kind after the other."""
     job = planned(request, place.device)
     with phase(f"{place.readers} readers, and the engine in {place.dtype} on {place.device}"):
@@ -133,18 +137,23 @@ def in_this_process(request: Request, place: Workplace, seconds: float) -> None:
         for kind in job.listing.items:
             encoder.encode(next(endless(job, kind)))
             read = reading_rate(encoder, endless(job, kind), seconds)
-            console.print(f"{kind}: readers alone {read:,.0f}/s")
             with ThreadPoolExecutor(1) as thread:  # as shards have; OpenMP waits in another way in the first thread
                 engine, engine_ms = thread.submit(engine_rate, encoder, next(endless(job, kind)), seconds).result()
-            console.print(f"{kind}: engine alone {engine:,.0f}/s, {engine_ms:.3f} ms of CPU each")
             first, last = encode_for(encoder, endless(job, kind), seconds)
             items, passed = last.items - first.items, last.time - first.time
-            rate = items / passed
-            console.print(
-                f"{kind}: together {rate:,.0f}/s, {rate / min(read, engine):.0%} of the slower; device busy "
-                f"{(last.busy - first.busy) / passed:.0%}, readers {(last.readers - first.readers) / passed:.1f} of "
-                f"{place.readers} cores ({1000 * (last.readers - first.readers) / items:.3f} ms each), this process "
-                f"{(last.host - first.host) / passed:.1f} cores ({1000 * (last.host - first.host) / items:.3f} ms each)"
+            cpu = last.readers - first.readers, last.host - first.host
+            cores, milliseconds = (cpu[0] / passed, cpu[1] / passed), (1e3 * cpu[0] / items, 1e3 * cpu[1] / items)
+            table.add(
+                {
+                    "items": kind,
+                    "readers alone, 1/s": f"{read:,.0f}",
+                    "engine alone, 1/s": f"{engine:,.0f}",
+                    "together, 1/s": f"{items / passed:,.0f}",
+                    "of the slower": f"{items / passed / min(read, engine):.0%}",
+                    "device busy": f"{(last.busy - first.busy) / passed:.0%}",
+                    "cores: readers, this process": f"{cores[0]:.1f} of {place.readers}, {cores[1]:.1f}",
+                    CPU_COLUMN: f"{milliseconds[0]:.3f}, {milliseconds[1]:.3f}, {engine_ms:.3f}",
+                }
             )
     finally:
         encoder.close()
@@ -231,7 +240,7 @@ class EnoughError(Exception):
     """The end of a run that has been measured."""
 
 
-def by_gpus(request: Request, gpus: int, present: int, seconds: float) -> None:
+def by_gpus(request: Request, gpus: int, present: int, seconds: float, table: RowFile) -> None:
     """Print the rate of Ray Data's actors for one kind, one a GPU; on a CPU there is one.
 
     Args:
@@ -239,10 +248,11 @@ def by_gpus(request: Request, gpus: int, present: int, seconds: float) -> None:
         gpus: to use, each with its share of the CPUs.
         present: GPUs of this machine.
         seconds: to measure.
+        table: of the rows.
     """
     if present:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, range(gpus)))
-    by_ray(request, seconds, None, len(os.sched_getaffinity(0)) * gpus // max(present, 1))
+    by_ray(request, seconds, None, len(os.sched_getaffinity(0)) * gpus // max(present, 1), table)
 
 
 @contextmanager
@@ -260,13 +270,14 @@ def nodes(number: int) -> Iterator[str]:
         cluster.shutdown()
 
 
-def by_ray(request: Request, seconds: float, address: str | None, cpus: int) -> None:
+def by_ray(request: Request, seconds: float, address: str | None, cpus: int, table: RowFile) -> None:
     """Print the rate of Ray Data's actors for one kind.
 
     Args:
         request: of one kind.
         seconds: to measure.
         address, cpus: as of `ray_executor`.
+        table: of the rows.
     """
     from service.bulk.pipeline import ray_executor
 
@@ -276,9 +287,15 @@ def by_ray(request: Request, seconds: float, address: str | None, cpus: int) -> 
         shards, watch = list(islice(endless(job, kind), RAY_SHARDS)), Watch(executor.tokenizers, seconds)
         with suppress(EnoughError):
             executor.run(request.bundle, request.dest, job.info(place), shards, watch.report)
-    console.print(
-        f"{kind} by Ray Data on {executor.tokenizers} x {place.device}, {place.readers} readers each: "
-        f"{watch.rate:,.0f}/s, device busy {watch.busy:.0%}; ready after {watch.ready - started:.1f} s"
+    table.add(
+        {
+            "items, by Ray Data": kind,
+            "tokenizers": f"{executor.tokenizers} x {place.device}",
+            "readers of each": str(place.readers),
+            "items/s": f"{watch.rate:,.0f}" if watch.ready else "not ready",
+            "device busy": f"{watch.busy:.0%}",
+            "ready after, s": f"{watch.ready - started:.1f}" if watch.ready else f"over {RAY_READY_SECONDS:.0f}",
+        }
     )
 
 

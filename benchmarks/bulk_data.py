@@ -65,7 +65,7 @@ def photo(seed: int) -> bytes:
     height, width = SIZES[seed % len(SIZES)]
     rng = np.random.default_rng(seed)
     top, left = rng.integers(0, SCALED_SIDE - height), rng.integers(0, SCALED_SIDE - width)
-    pixels = _scaled()[top : top + height, left : left + width].astype(np.int16)
+    pixels = scaled_photo()[top : top + height, left : left + width].astype(np.int16)
     noisy = pixels + rng.integers(-NOISE, NOISE + 1, (height, width, 1), np.int16)
     file = io.BytesIO()
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=92)
@@ -76,11 +76,11 @@ def clip(seed: int) -> bytes:
     """Return an H.264 clip of a photograph that moves."""
     top, left = np.random.default_rng(seed).integers(0, SCALED_SIDE - CLIP_SIDE - 2 * CLIP_FRAMES, 2).tolist()
     windows = [(top + 2 * frame, left + frame) for frame in range(CLIP_FRAMES)]
-    frames = [_scaled()[above : above + CLIP_SIDE, before : before + CLIP_SIDE] for above, before in windows]
+    frames = [scaled_photo()[above : above + CLIP_SIDE, before : before + CLIP_SIDE] for above, before in windows]
     return encode_video(np.stack(frames), "video/mp4", 25.0)
 
 
 @lru_cache(maxsize=1)
-def _scaled() -> NDArray[np.uint8]:
+def scaled_photo() -> NDArray[np.uint8]:
     with Image.open(PHOTO) as image:
         return np.asarray(image.convert("RGB").resize((SCALED_SIDE, SCALED_SIDE)))

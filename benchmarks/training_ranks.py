@@ -1,14 +1,16 @@
-"""`torchrun --nproc-per-node N -m benchmarks.training_ranks`: N GPUs against one, in speed and in losses."""
+"""`torchrun --nproc-per-node N -m benchmarks.training_ranks [FILE]`: N GPUs against one, in speed and in losses."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
 
 import torch
-from rich.console import Console
-from rich.table import Table
+import typer
 
 from benchmarks.measure import Spread, describe_machine, time_call
+from benchmarks.rows import RowFile
 from benchmarks.training import CLIPS, GENERATOR
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
@@ -23,23 +25,29 @@ RUNS = 15
 CASES = ((GENERATOR, (8, 1, 256, 256)), (CLIPS, (8, 17, 128, 128)))  # items of one rank
 
 
-def main() -> None:
-    """Print the table from rank 0."""
+def main(out: Annotated[Path | None, typer.Argument(help="File of the rows, JSON.")] = None) -> None:
+    """Print the rows from rank 0."""
     with init_distributed("cuda") as (ranks, device):
-        table = Table(title=f"{describe_machine()}; {ranks.world} GPUs, published geometry, bf16, captured steps")
-        columns = "step", "items a GPU", "1 GPU, ms", f"{ranks.world} GPUs, ms", "items/s, times", "loss apart", "noise"
-        for column in columns:
-            table.add_column(column, justify="right")
+        if ranks.is_main:
+            print(f"{describe_machine()}; {ranks.world} GPUs, published geometry, bf16, captured steps")
+        table = RowFile(out)
         for stage, shape in CASES:
             alone = _times(stage, shape, Ranks(), device)
             ranks.barrier()
             together = _times(stage, shape, ranks, device)
             apart, noise = _compare(stage, shape, ranks, device)
-            gain = ranks.world * alone.median / together.median
-            cells = str(alone), str(together), f"{gain:.2f}", f"{apart:.2%}", f"{noise:.2%}"
-            table.add_row(stage.name, "x".join(map(str, shape)), *cells)
-        if ranks.is_main:
-            Console(width=170).print(table)
+            if ranks.is_main:
+                table.add(
+                    {
+                        "step": stage.name,
+                        "items a GPU": "x".join(map(str, shape)),
+                        "one GPU, ms": str(alone),
+                        f"{ranks.world} GPUs, ms": str(together),
+                        "items/s, times": f"{ranks.world * alone.median / together.median:.2f}",
+                        "largest difference of losses": f"{apart:.2%}",
+                        "that of two halves on one GPU": f"{noise:.2%}",
+                    }
+                )
 
 
 def _step(stage: Stage, ranks: Ranks, device: torch.device) -> TrainingStep:
@@ -87,4 +95,4 @@ def _compare(stage: Stage, shape: tuple[int, ...], ranks: Ranks, device: torch.d
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)
