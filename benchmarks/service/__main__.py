@@ -72,7 +72,7 @@ def main(
         loads = deque((f"{each:g}/s", replace(closed, rate=each, connections=limit)) for each in rate)
     else:
         counts = connections or [CONNECTIONS]
-        loads = deque((f"{each} connections", replace(closed, connections=each)) for each in counts)
+        loads = deque((f"{each} connection{'s' * (each > 1)}", replace(closed, connections=each)) for each in counts)
     service, objective_s = pid or _find(closed), objective_ms / 1e3
     print(f"{describe_machine()}\nmix: {mix}, objective {objective_ms:g} ms, seed {seed}, {os.cpu_count()} cores")
     table = RowFile(out / "rows.json")

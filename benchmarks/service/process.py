@@ -22,7 +22,8 @@ ROOT = Path(__file__).parents[2]
 SERVE = (sys.executable, "-c", "from service.cli import main; main()", "serve")
 START_SECONDS, STOP_SECONDS = 300.0, 120.0
 LOOK_SECONDS = 0.2
-LOG_LINES = 20  # of the end of a log, in an error
+LOG_LINES, LOG_BYTES = 20, 2**20  # of the end of a log, in an error
+REQUEST = '"event": "request"'  # in a line of the service's log
 API, METRICS, RAY_METRICS = "OMNITOK_PORT", "OMNITOK_METRICS_PORT", "OMNITOK_RAY_METRICS_PORT"
 EDGE_METRICS = "RAY_SERVE_HAPROXY_METRICS_PORT"
 
@@ -112,10 +113,13 @@ def wait_ready(
 
 
 def log_tail(log: Path) -> str:
-    """Return the last lines of a log."""
-    with suppress(FileNotFoundError):
-        return "\n".join(log.read_text(errors="replace").splitlines()[-LOG_LINES:])
-    return ""
+    """Return the last lines of a log, those of single requests left out."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_BYTES))
+        lines = file.read().decode(errors="replace").splitlines()
+    return "\n".join([line for line in lines if REQUEST not in line][-LOG_LINES:])
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> int:

@@ -1,0 +1,1 @@
+"""All measurements of a GPU host in one call, within a time."""
