@@ -143,8 +143,8 @@ class _Exchange:
             method = self._method if self._method in METHODS else "other"
             sizes, problem = (self._bytes_in, self._bytes_out), self._state.get("problem")
             if self._metrics is not None:
-                self._metrics.in_flight(route, -1)
                 self._metrics.observe(FinishedRequest(route, method, status, seconds, *sizes, problem, self._notes))
+                self._metrics.in_flight(route, -1)  # last: what is not in flight any more has been counted
             fields = {
                 "request_id": self._id,
                 "trace_id": self._trace.trace_id,

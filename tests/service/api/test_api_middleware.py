@@ -78,6 +78,19 @@ async def test_a_failure_before_the_answer_is_a_problem() -> None:
     assert (b"content-type", b"application/problem+json") in sent[0]["headers"]
 
 
+async def test_a_request_is_counted_before_it_is_not_in_flight_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that who sees nothing in flight sees every count."""
+    seen: list[Any] = []
+    monkeypatch.setattr(Counts, "observe", lambda self, request: seen.append(request.status))
+    monkeypatch.setattr(Counts, "in_flight", lambda self, route, change: seen.append(change))
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise ClientGoneError
+
+    await serve(app)
+    assert seen == [1, 499, -1]
+
+
 async def test_what_is_no_request_passes_uncounted() -> None:
     seen: list[str] = []
 
