@@ -13,8 +13,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 import httpx
 from api_server import Server
 from bad_inputs import LIMITS
+from waiting import SECONDS
 
 from service.settings import Settings
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _patient() -> Iterator[None]:
+    """Wait for bodies as long as a busy machine takes; tests of slow ones set a time of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.api.body.SLOW_BODY_SECONDS", SECONDS)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -45,7 +45,11 @@ def test_table_names_are_unique_and_all_are_refusals() -> None:
 
 
 @pytest.mark.parametrize("case", [*CASES, *GENERATE_CASES], ids=lambda case: case.name)
-def test_bad_input_gets_its_problem(case: Case, server: Server, target: Target) -> None:
+def test_bad_input_gets_its_problem(
+    case: Case, server: Server, target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if case.code == "slow-body":
+        monkeypatch.setattr("service.api.body.SLOW_BODY_SECONDS", 0.5)
     status, headers, body = send("127.0.0.1", server.port, case, target)
     assert headers["content-type"] == "application/problem+json", body[:300]
     problem = json.loads(body)
