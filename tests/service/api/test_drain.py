@@ -10,6 +10,7 @@ import httpx
 import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
+from waiting import SECONDS
 
 from service.api.drain import Gate, drain
 
@@ -44,7 +45,7 @@ async def test_what_is_in_flight_ends_and_new_work_is_refused(tmp_path: Path) ->
     async with client(gate) as http:
         accepted = asyncio.create_task(http.post("/encode"))
         await app.begun.wait()
-        stopper = asyncio.create_task(asyncio.to_thread(drain, tmp_path, 30.0))
+        stopper = asyncio.create_task(asyncio.to_thread(drain, tmp_path, SECONDS))
         refused = await until(http, "/models", 503)
         assert refused.json()["code"] == "draining"
         assert int(refused.headers["Retry-After"]) > 0
@@ -88,7 +89,7 @@ async def test_nobody_waits_for_replicas_that_are_gone_or_never_were(tmp_path: P
         gate.start()
         await asyncio.sleep(0)  # its watch begins
         gate.stop()
-    assert await asyncio.to_thread(drain, tmp_path, 30.0)
+    assert await asyncio.to_thread(drain, tmp_path, SECONDS)
 
 
 async def test_a_replica_of_a_larger_cluster_is_drained_by_ray(tmp_path: Path) -> None:
