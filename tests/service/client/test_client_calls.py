@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +121,7 @@ def test_a_pil_picture_keeps_its_orientation_profile_and_transparency(client: Cl
 def test_what_cannot_be_sent_is_refused_with_a_remedy(
     client: Client, server: Server, media: Any, kind: type[Exception], remedy: str
 ) -> None:
+    eventually(lambda: not any(server.counts.flying.values()))  # a request is counted after its answer
     before = server.counts.requests.total()
     with pytest.raises(kind, match=remedy):
         client.encode(media)
@@ -203,23 +203,19 @@ def test_headers_travel_with_every_call(connect: Connect, server: Server, pictur
 
 
 def test_a_call_whose_answer_timed_out_is_not_repeated(connect: Connect, server: Server, picture: Path) -> None:
-    arrived, release = [], threading.Event()
-
-    async def stall() -> None:
-        arrived.append(1)
-        while not release.is_set():
-            await asyncio.sleep(0.01)
-
-    server.backend.stall = stall
+    server.backend.stall = asyncio.Event().wait  # type: ignore[assignment]
+    eventually(lambda: not any(server.counts.flying.values()))
+    before = server.counts.requests.total()
     waits: list[float] = []
     try:
         with connect(server.url, waits, timeout=0.4) as client, pytest.raises(ServiceError, match=r"Timeout|timed out"):
             client.encode(picture)
+        eventually(lambda: server.counts.requests.total() > before)
+        eventually(lambda: not any(server.counts.flying.values()))
     finally:
         server.backend.stall = None
-        release.set()
     assert waits == []
-    assert len(arrived) == 1
+    assert server.counts.requests.total() == before + 1
 
 
 async def test_calls_of_one_asynchronous_client_share_their_time(server: Server) -> None:
