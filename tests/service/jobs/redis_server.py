@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 import redis
+from waiting import eventually
 
 TOOLS = Path(__file__).parents[3] / "build" / "tools" / "usr"
 PROGRAM = (
@@ -20,7 +20,6 @@ PROGRAM = (
     or shutil.which("redis-server", path=str(TOOLS / "bin"))
 )
 NEEDS_REDIS = pytest.mark.skipif(PROGRAM is None, reason="redis-server is missing; `make tools` fetches it on Debian")
-START_SECONDS = 30.0
 
 
 @contextmanager
@@ -36,21 +35,15 @@ def redis_server(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     process = subprocess.Popen(command, env=environment)
     url = f"unix://{socket}"
     try:
-        _wait(url, process)
+        eventually(lambda: _answers(url, process))
         yield url, process
     finally:
         process.kill()
         process.wait()
 
 
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            redis.Redis.from_url(url).ping()
-        except redis.ConnectionError:
-            assert process.poll() is None, "Redis ended."
-            assert time.monotonic() < deadline, "Redis does not answer."
-            time.sleep(0.02)
-        else:
-            return
+def _answers(url: str, process: subprocess.Popen[bytes]) -> bool:
+    assert process.poll() is None, "Redis ended."
+    with suppress(redis.ConnectionError):
+        return bool(redis.Redis.from_url(url).ping())
+    return False

@@ -17,6 +17,7 @@ import torch
 sys.path.append(str(Path(__file__).parents[1]))
 
 from generator_lane import plain_lane
+from waiting import SECONDS
 
 from model.bundle import save_bundle, save_generator
 from model.generator.config import GENERATOR_CONFIGS
@@ -234,12 +235,12 @@ async def test_encoding_never_waits_for_a_step(rig: Rig, monkeypatch: pytest.Mon
 
     def held(numbers: Collection[int]) -> None:
         entered.set()
-        gate.wait(20)
+        gate.wait(SECONDS)
         step(numbers)
 
     monkeypatch.setattr(rig.lane, "step", held)
     task = asyncio.create_task(rig.generate())
-    await asyncio.to_thread(entered.wait, 20)
+    await asyncio.to_thread(entered.wait, SECONDS)
     assert (await rig.tokens(pixels(5))).shape == (2, 4, 4)
     assert not task.done()
     gate.set()
