@@ -41,14 +41,7 @@ class SpanExporter:
         self._scope = InstrumentationScope("omnitok", version("omnitok"))
 
     def export(self, trace: TraceContext, stages: list[Stage], begun: float, fields: Mapping[str, Any]) -> None:
-        """Export a request that is over, as a span with its stages below.
-
-        Args:
-            trace: its place.
-            stages: noted while it ran.
-            begun: on `time.perf_counter`.
-            fields: of its line in the log.
-        """
+        """Export a request that is over, as a span with its stages below; see `api.middleware.SpanExporter`."""
         now = time.perf_counter()
         offset = time.time() - now
         mine = _context(trace, trace.span_id)

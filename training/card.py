@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from model.tokenizer.config import TokenizerConfig, VQConfig
-from training.recipes import AnyStage, Recipe, Stage
+from training.recipes import AnyRecipe, AnyStage, Recipe, Stage
 
 
 def model_card(
@@ -35,7 +35,6 @@ def model_card(
     named = {line.partition(":")[0].removeprefix("stage ") for line in history}
     stages = [stage for stage in recipe.stages if stage.name in named]
     causal = "causal in time" if config.streams else "for whole clips, as its temporal layers see later frames"
-    licence = recipe.licence or "not stated: whoever trained it decides, as far as the data allows"
     return f"""# {name}
 
 A joint image and video tokenizer after OmniTokenizer, {causal}: width {config.width}, {config.patch}x{config.patch}
@@ -70,7 +69,7 @@ What the data does not show, the model has not learned; the metrics hold for dat
 
 ## Licence
 
-Weights: {licence}. The training data keeps its own licences.
+{licence(recipe)}
 """
 
 
@@ -115,6 +114,12 @@ def _settings(stage: AnyStage) -> Iterator[tuple[str, object]]:
             continue  # those of the stage before
         elif name not in ("name", "steps", "losses"):
             yield name, ", ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def licence(recipe: AnyRecipe) -> str:
+    """Return what is known of the licence of a run's weights."""
+    weights = recipe.licence or "not stated: whoever trained it decides, as far as the data allows"
+    return f"Weights: {weights}. The training data keeps its own licences."
 
 
 def bullets(lines: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from model.codes.info import CodesInfo
-from training.card import bullets, code_version, settings_table
+from training.card import bullets, code_version, licence, settings_table
 from training.recipes import GeneratorRecipe
 
 MAX_CLASSES_NAMED = 50
@@ -37,7 +37,6 @@ def generator_card(name: str, recipe: GeneratorRecipe, codes: CodesInfo, history
     if codes.classes:
         data.append(f"{len(codes.classes):,} classes: {classes}" + (f", and {more:,} more" if more > 0 else ""))
     sampling = ", ".join(f"{key} {value}" for key, value in asdict(config.sampling).items())
-    licence = recipe.licence or "not stated: whoever trained it decides, as far as the data allows"
     return f"""# {name}
 
 A class-conditional {kind} of the tokenizer {codes.tokenizer} ({codes.tokenizer_hash[:12]}), after OmniTokenizer's
@@ -73,5 +72,5 @@ the sheet of neighbours.
 
 ## Licence
 
-Weights: {licence}. The training data keeps its own licences.
+{licence(recipe)}
 """
