@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +24,15 @@ SUFFIXES: dict[Container, str] = {"parquet": ".parquet", "tar": ".tar", "npy": "
 
 class CodesError(Exception):
     """An encoded data set that cannot be written or read; the sentence names the file and the remedy."""
+
+
+@contextmanager
+def refuse_damaged(shard: Path, format_error: type[Exception]) -> Iterator[None]:
+    """Raise `CodesError` for what reading a damaged shard raises, an error of its format among it."""
+    try:
+        yield
+    except (OSError, KeyError, ValueError, format_error) as error:
+        raise CodesError(f"{shard} is damaged ({error}): delete it and tokenize again.") from error
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from model.codes.info import CodesError
+from model.codes.info import CodesError, refuse_damaged
 from model.codes.rows import Rows
 
 DESCRIPTION = b"omnitok"  # key of the schema's metadata
@@ -71,7 +71,7 @@ def read(path: Path) -> tuple[Rows, dict[str, Any]]:
     """
     pa, pq = _pyarrow()
 
-    try:
+    with refuse_damaged(path, pa.ArrowException):
         table = pq.read_table(path)
         description = json.loads((table.schema.metadata or {})[DESCRIPTION])
         columns = {name: table[name].combine_chunks() for name in table.column_names}
@@ -90,8 +90,6 @@ def read(path: Path) -> tuple[Rows, dict[str, Any]]:
             columns["source_hash"].to_pylist(),
             [json.loads(steps) for steps in columns["preprocess"].to_pylist()],
         )
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise CodesError(f"{path} is damaged ({error}): delete it and tokenize again.") from error
     return rows, description
 
 
@@ -103,8 +101,6 @@ def describe(path: Path) -> dict[str, Any]:
     """
     pa, pq = _pyarrow()
 
-    try:
+    with refuse_damaged(path, pa.ArrowException):
         found: dict[str, Any] = json.loads((pq.read_schema(path).metadata or {})[DESCRIPTION])
-    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
-        raise CodesError(f"{path} is damaged ({error}): delete it and tokenize again.") from error
     return found

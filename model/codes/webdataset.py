@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from model.codes.info import CodesError
+from model.codes.info import refuse_damaged
 from model.codes.rows import Rows
 
 DESCRIPTION = "omnitok"  # key of the global header, which readers of tars pass over
@@ -53,25 +53,22 @@ def read(path: Path) -> tuple[Rows, dict[str, Any]]:
         CodesError: it is missing or damaged.
     """
     rows = Rows()
-    try:
-        with tarfile.open(path, "r:") as tar:
-            description = json.loads(tar.pax_headers[DESCRIPTION])
-            for member in tar:
-                file = tar.extractfile(member)
-                data = file.read() if file else b""
-                if member.name.endswith(".npy"):
-                    rows.codes.append(np.load(io.BytesIO(data), allow_pickle=False))
-                elif member.name.endswith(".json"):
-                    record = json.loads(data)
-                    rows.items.append(record["item"])
-                    rows.keys.append(record["key"])
-                    rows.labels.append(record["label"])
-                    rows.views.append(record["view"])
-                    rows.flips.append(record["flip"])
-                    rows.hashes.append(record["source_hash"])
-                    rows.preprocess.append(record["preprocess"])
-    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
-        raise CodesError(f"{path} is damaged ({error}): delete it and tokenize again.") from error
+    with refuse_damaged(path, tarfile.TarError), tarfile.open(path, "r:") as tar:
+        description = json.loads(tar.pax_headers[DESCRIPTION])
+        for member in tar:
+            file = tar.extractfile(member)
+            data = file.read() if file else b""
+            if member.name.endswith(".npy"):
+                rows.codes.append(np.load(io.BytesIO(data), allow_pickle=False))
+            elif member.name.endswith(".json"):
+                record = json.loads(data)
+                rows.items.append(record["item"])
+                rows.keys.append(record["key"])
+                rows.labels.append(record["label"])
+                rows.views.append(record["view"])
+                rows.flips.append(record["flip"])
+                rows.hashes.append(record["source_hash"])
+                rows.preprocess.append(record["preprocess"])
     return rows, description
 
 
@@ -81,9 +78,6 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         CodesError: it is missing or damaged.
     """
-    try:
-        with tarfile.open(path, "r:") as tar:
-            found: dict[str, Any] = json.loads(tar.pax_headers[DESCRIPTION])
-    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
-        raise CodesError(f"{path} is damaged ({error}): delete it and tokenize again.") from error
+    with refuse_damaged(path, tarfile.TarError), tarfile.open(path, "r:") as tar:
+        found: dict[str, Any] = json.loads(tar.pax_headers[DESCRIPTION])
     return found
