@@ -18,7 +18,7 @@ from benchmarks.host import runner as host
 from benchmarks.host.machine import Split, split_cpus, write_bundles
 from benchmarks.host.steps import ENCODING, GENERATING, PARTS, Place, Serving, Step, steps
 from benchmarks.rows import markdown, write_rows
-from benchmarks.service.process import free_port, free_ports, kill_tree
+from benchmarks.service.process import ROOT, free_port, free_ports, kill_tree, python_path
 from benchmarks.service.profile import functions
 from model.bundle import load_bundle, load_generator
 
@@ -100,6 +100,13 @@ def test_a_service_has_a_replica_for_each_gpu_and_the_settings_that_are_given(tm
     assert (variables["OMNITOK_MEDIA_WORKERS"], variables["OMNITOK_DTYPE"]) == ("1", "float32")
     assert [Path(path).name for path in json.loads(variables["OMNITOK_BUNDLES"])] == ["random", "streaming"]
     assert json.loads(at.variables(ENCODING)["OMNITOK_GENERATORS"]) == []
+
+
+def test_a_service_finds_packages_where_this_process_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    assert python_path()["PYTHONPATH"].split(os.pathsep) == [str(ROOT), "/somewhere"]
+    monkeypatch.delenv("PYTHONPATH")
+    assert python_path() == {"PYTHONPATH": str(ROOT)}
 
 
 def test_bundles_are_written_once(tmp_path: Path) -> None:

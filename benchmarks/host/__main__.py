@@ -8,7 +8,6 @@ the other benchmarks against it. Rows and `report.md` are written after every st
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import sys
 import time
@@ -55,8 +54,6 @@ def main(
         f"{sorted(cpus.load)}; {cpus.ingress_replicas} ingress replicas; {config} geometry, random weights; "
         f"settings {settings or 'as they are'}; loads of {seconds_a_part:g} s"
     )
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # an overload has thousands of connections
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that services end too
     is_whole = Runner(place, tuple(steps(place)), ports, deadline, heading).run(parts or PARTS)
     print((out / "report.md").read_text())

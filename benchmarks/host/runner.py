@@ -15,7 +15,17 @@ from pathlib import Path
 from benchmarks.host.machine import write_bundles
 from benchmarks.host.steps import Place, Serving, Step
 from benchmarks.rows import RowFile, markdown, read_rows
-from benchmarks.service.process import ROOT, StartError, kill_tree, log_tail, pinned, serve, stop, wait_ready
+from benchmarks.service.process import (
+    ROOT,
+    StartError,
+    kill_tree,
+    log_tail,
+    pinned,
+    python_path,
+    serve,
+    stop,
+    wait_ready,
+)
 
 START_SECONDS = 200.0  # a service gives up by itself after 180
 STOP_SECONDS = 20.0  # kept back for the end of the service
@@ -59,7 +69,7 @@ class Runner:
         self._place, self._steps, self._deadline, self._heading = place, steps, deadline, heading
         # Ray's sockets are in it, so its path is short.
         self._ray = Path(f"/tmp/h{os.getpid() % 1000:03}")
-        self._environment = ports | {"RAY_TMPDIR": str(self._ray), "PYTHONPATH": str(ROOT)}
+        self._environment = ports | python_path() | {"RAY_TMPDIR": str(self._ray)}
         self._log = place.out / "service.log"
         self._service: subprocess.Popen[bytes] | None = None
         self._serving: Serving | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import resource
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -163,6 +164,8 @@ def run_load(load: Load, service: int | None = None) -> Run:
 
 def _work(pipe: Pipe, load: Load, index: int, salt: int) -> None:
     generator = load.generator(index, salt)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # an overload has thousands of connections
     gc.freeze()
     gc.disable()
     pipe.send(None)

@@ -62,9 +62,15 @@ def serve(
         cpus: that it may use; those of this thread if None.
         session: give it a session of its own, which no signal of this terminal reaches.
     """
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | dict(variables)
+    environment = os.environ | python_path() | dict(variables)
     with pinned(cpus), log.open("ab") as output:
         return subprocess.Popen(SERVE, env=environment, stdout=output, stderr=output, start_new_session=session)
+
+
+def python_path() -> dict[str, str]:
+    """Return the variable by which processes find the packages of this checkout before others."""
+    known = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)}
 
 
 @contextmanager
