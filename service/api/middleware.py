@@ -121,15 +121,14 @@ class _Exchange:
         self._inner = {**scope, "method": "GET"} if self._method == "HEAD" else scope
 
     async def run(self) -> None:
-        route = self._route
         if self._metrics is not None:
-            self._metrics.in_flight(route, 1)
+            self._metrics.in_flight(self._route, 1)
         try:
             await self._app(self._inner, self._count_in, self._count_out)
         except ClientGoneError:
             self._status = CLIENT_CLOSED_STATUS
         except Exception as error:
-            where = {"request_id": self._id, "trace_id": self._trace.trace_id, "route": route}
+            where = {"request_id": self._id, "trace_id": self._trace.trace_id, "route": self._route}
             event(logging.ERROR, "internal", where, error)
             if self._status is not None:
                 raise
@@ -137,33 +136,37 @@ class _Exchange:
             refusal = ProblemError("internal", f"The service failed. Its log has the cause under {self._id}.")
             await problem_response(refusal, self._id, close=True)(self._scope, self._count_in, self._count_out)
         finally:
-            # Nothing was sent: the server gave the request up because its client left.
-            status = CLIENT_CLOSED_STATUS if self._status is None else self._status
-            seconds = time.perf_counter() - self._started
-            method = self._method if self._method in METHODS else "other"
-            sizes, problem = (self._bytes_in, self._bytes_out), self._state.get("problem")
-            if self._metrics is not None:
-                self._metrics.observe(FinishedRequest(route, method, status, seconds, *sizes, problem, self._notes))
-                self._metrics.in_flight(route, -1)  # last: what is not in flight any more has been counted
-            fields = {
-                "request_id": self._id,
-                "trace_id": self._trace.trace_id,
-                "span_id": self._trace.span_id,
-                "parent_id": self._trace.parent_id,
-                "route": route,
-                "method": method,
-                "status": status,
-                "caller": self._state.get("caller"),
-                "problem": problem,
-                **self._notes,
-                "milliseconds": round(1000 * seconds, 2),
-                "bytes_in": self._bytes_in,
-                "bytes_out": self._bytes_out,
-            }
-            fields = {key: value for key, value in fields.items() if value is not None}
-            event(logging.INFO, "request", fields)
-            if self._exporter is not None and self._stages is not None:
-                self._exporter.export(self._trace, self._stages, self._started, fields)
+            self._report()
+
+    def _report(self) -> None:
+        """Count the request, log it and export its span."""
+        # Nothing was sent: the server gave the request up because its client left.
+        status = CLIENT_CLOSED_STATUS if self._status is None else self._status
+        seconds = time.perf_counter() - self._started
+        route, method = self._route, self._method if self._method in METHODS else "other"
+        sizes, problem = (self._bytes_in, self._bytes_out), self._state.get("problem")
+        if self._metrics is not None:
+            self._metrics.observe(FinishedRequest(route, method, status, seconds, *sizes, problem, self._notes))
+            self._metrics.in_flight(route, -1)  # last: what is not in flight any more has been counted
+        fields = {
+            "request_id": self._id,
+            "trace_id": self._trace.trace_id,
+            "span_id": self._trace.span_id,
+            "parent_id": self._trace.parent_id,
+            "route": route,
+            "method": method,
+            "status": status,
+            "caller": self._state.get("caller"),
+            "problem": problem,
+            **self._notes,
+            "milliseconds": round(1000 * seconds, 2),
+            "bytes_in": self._bytes_in,
+            "bytes_out": self._bytes_out,
+        }
+        fields = {key: value for key, value in fields.items() if value is not None}
+        event(logging.INFO, "request", fields)
+        if self._exporter is not None and self._stages is not None:
+            self._exporter.export(self._trace, self._stages, self._started, fields)
 
     async def _count_in(self) -> Message:
         try:
