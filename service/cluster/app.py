@@ -67,19 +67,11 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
         StartError: a bundle folder is missing, or a package that a setting needs, or a URL is not one.
     """
     settings = _find_bundles(settings)
-    if settings.otlp_endpoint is not None and importlib.util.find_spec(OTLP_MODULE) is None:
-        raise StartError(
-            "OMNITOK_OTLP_ENDPOINT needs OpenTelemetry's exporter. Run pip install -e '.[otlp]' in a checkout."
-        )
-    if settings.jobs_redis is not None:
-        if importlib.util.find_spec("redis") is None:
-            raise StartError("OMNITOK_JOBS_REDIS needs a client of Redis. Run pip install -e '.[redis]' in a checkout.")
-        if not settings.jobs_redis.get_secret_value().startswith(REDIS_SCHEMES):  # it may hold a password
-            raise StartError(f"OMNITOK_JOBS_REDIS must be a URL that begins with {', '.join(REDIS_SCHEMES)}.")
+    _check_packages(settings)
     if (jobs_folder := settings.jobs_folder or (folder and folder / "jobs")) is not None:
         settings = settings.model_copy(update={"jobs_folder": jobs_folder.resolve()})  # replicas may run elsewhere
-    gpus = _gpus_wanted(settings)
     common: dict[str, Any] = {
+        "ray_actor_options": {"num_cpus": LOGICAL_CPUS},
         "health_check_period_s": 2,
         "health_check_timeout_s": 10,
         "graceful_shutdown_wait_loop_s": 0.5,
@@ -87,17 +79,15 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
         "max_constructor_retry_count": 2,
         "logging_config": {"enable_access_log": False},  # what `serve.start` is given reaches no replica
     }
-    tokenizer = serve.deployment(
-        **tokenizer_scale(settings),
-        max_ongoing_requests=TOKENIZER_REQUESTS,
-        max_queued_requests=ROUTER_REQUESTS,
-        ray_actor_options={"num_cpus": LOGICAL_CPUS, "num_gpus": min(gpus, 1)},
-        **common,
-    )(Tokenizer)
+    computing = common | {
+        "ray_actor_options": {"num_cpus": LOGICAL_CPUS, "num_gpus": min(_gpus_wanted(settings), 1)},
+        "max_ongoing_requests": TOKENIZER_REQUESTS,
+        "max_queued_requests": ROUTER_REQUESTS,
+    }
+    tokenizer = serve.deployment(**tokenizer_scale(settings), **computing)(Tokenizer)
     ingress = serve.deployment(
         num_replicas=settings.ingress_replicas,
         max_ongoing_requests=settings.max_inflight_requests + settings.max_arriving_requests + PROBES,
-        ray_actor_options={"num_cpus": LOGICAL_CPUS},
         **common,
     )(serve.ingress()(Ingress))
     tokenizers = tokenizer.bind(settings)
@@ -106,18 +96,11 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
     jobs = serve.deployment(
         num_replicas=1,
         max_ongoing_requests=TOKENIZER_REQUESTS,
-        ray_actor_options={"num_cpus": LOGICAL_CPUS},
         **common | {"graceful_shutdown_timeout_s": OWNER_SHUTDOWN_SECONDS, "max_constructor_retry_count": OWNER_STARTS},
     )(JobOwner).bind(settings)
     if not settings.generator_replicas:
         return ingress.bind(tokenizers, settings, tokenizers, folder, jobs)
-    generator = serve.deployment(
-        num_replicas=settings.generator_replicas,
-        max_ongoing_requests=TOKENIZER_REQUESTS,
-        max_queued_requests=ROUTER_REQUESTS,
-        ray_actor_options={"num_cpus": LOGICAL_CPUS, "num_gpus": min(gpus, 1)},
-        **common,
-    )(Generator)
+    generator = serve.deployment(num_replicas=settings.generator_replicas, **computing)(Generator)
     return ingress.bind(tokenizers, settings, generator.bind(settings), folder, jobs)
 
 
@@ -277,6 +260,19 @@ def _private_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_packages(settings: Settings) -> None:
+    """Check that the packages are there which settings need."""
+    if settings.otlp_endpoint is not None and importlib.util.find_spec(OTLP_MODULE) is None:
+        raise StartError(
+            "OMNITOK_OTLP_ENDPOINT needs OpenTelemetry's exporter. Run pip install -e '.[otlp]' in a checkout."
+        )
+    if settings.jobs_redis is not None:
+        if importlib.util.find_spec("redis") is None:
+            raise StartError("OMNITOK_JOBS_REDIS needs a client of Redis. Run pip install -e '.[redis]' in a checkout.")
+        if not settings.jobs_redis.get_secret_value().startswith(REDIS_SCHEMES):  # it may hold a password
+            raise StartError(f"OMNITOK_JOBS_REDIS must be a URL that begins with {', '.join(REDIS_SCHEMES)}.")
 
 
 def _find_bundles(settings: Settings) -> Settings:
