@@ -122,7 +122,7 @@ def test_the_work_of_all_batches_is_no_wait(monkeypatch: pytest.MonkeyPatch) -> 
     seen: list[dict[str, Any]] = []
     with Server(Settings()) as server, httpx.Client(base_url=server.url, timeout=60) as client:
         encode, decode = server.backend.encode, server.backend.decode
-        monkeypatch.setattr(server.counts, "observe", lambda *arguments: seen.append(arguments[-1]))
+        monkeypatch.setattr(server.counts, "observe", lambda request: seen.append(request.notes))
 
         async def slow_encode(model: str, pixels: Any, *arguments: Any, **options: Any) -> Encoded:
             timing = Timing(7.0, 100.0 * pixels.shape[1], 2)
