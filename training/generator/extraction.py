@@ -72,31 +72,17 @@ def extract(
     sources, classes = find_items(data, options)
     info = _describe(bundle, sources, classes, options)
     ranks.barrier()  # until every rank has seen the folder as it was
-    whole = False
-    if (out / INFO_FILE).is_file():
-        found = read_info(out)
-        whole = found.rows is not None
-        if found.begun() != info:
-            raise TrainingError(f"{out} holds codes of another tokenizer, options or data: choose another folder.")
-    elif ranks.is_main:
-        write_info(out, info)
+    whole = _begin(out, info, ranks)
     ranks.barrier()
-    jobs = [
-        (kind, index, range(first, min(first + SHARD_ITEMS[kind], count)))
-        for kind, count in info.items.items()
-        for index, first in enumerate(range(0, count, SHARD_ITEMS[kind]))
-    ]
+    shards = list(_shards(info))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("shards", total=len(jobs))
-        for number, (kind, index, items) in enumerate(jobs):
+        bar = progress.add_task("shards", total=len(shards))
+        for number, (kind, name, items) in enumerate(shards):
             if number % ranks.world == ranks.rank:
-                name = shard_name(kind, index)
                 places = _places([source for source in sources if source.kind == kind], items)
                 digests = _digests(places)
-                records = read_manifest(out, name)
-                has_rows = any(record["rows"] for record in records)
-                if records and (not has_rows or (out / f"{name}{SUFFIXES[info.container]}").is_file()):
+                if records := _written(out, info, name):
                     progress.update(bar, description=f"checking {kind}")
                     _check_content(name, records, places, digests)
                 else:
@@ -114,6 +100,32 @@ def extract(
         listed = ", ".join(f"{len(rows):,} {kind}" for kind, rows in codes.kinds.items())
         console.print(f"codes of {listed} and {len(classes):,} classes in {out}", highlight=False)
     return codes
+
+
+def _begin(out: Path, info: CodesInfo, ranks: Ranks) -> bool:
+    """Describe the codes in their folder; return whether all of them are there already."""
+    if not (out / INFO_FILE).is_file():
+        if ranks.is_main:
+            write_info(out, info)
+        return False
+    found = read_info(out)
+    if found.begun() != info:
+        raise TrainingError(f"{out} holds codes of another tokenizer, options or data: choose another folder.")
+    return found.rows is not None
+
+
+def _shards(info: CodesInfo) -> Iterator[tuple[Kind, str, range]]:
+    """Yield the kind, the name and the items of each shard."""
+    for kind, count in info.items.items():
+        for index, first in enumerate(range(0, count, SHARD_ITEMS[kind])):
+            yield kind, shard_name(kind, index), range(first, min(first + SHARD_ITEMS[kind], count))
+
+
+def _written(out: Path, info: CodesInfo, name: str) -> list[dict[str, Any]]:
+    """Return the manifest of a shard that is there; nothing of another."""
+    records = read_manifest(out, name)
+    has_rows = any(record["rows"] for record in records)
+    return records if not has_rows or (out / f"{name}{SUFFIXES[info.container]}").is_file() else []
 
 
 def _describe(bundle: Bundle, sources: list[Items], classes: tuple[str, ...], options: ExtractionOptions) -> CodesInfo:
