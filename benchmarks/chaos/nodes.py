@@ -20,7 +20,7 @@ from ray.cluster_utils import Cluster
 from benchmarks.chaos.__main__ import report, watch
 from benchmarks.chaos.callers import Callers
 from benchmarks.service.two_nodes import HEAD, LAYOUTS, OTHER, deploy, node_options, wait_ready
-from service.cluster.ray_environment import environment, ray_environment, ray_request_seconds
+from service.cluster.ray_environment import cluster_environment, ray_request_seconds
 from service.settings import Settings
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
@@ -38,7 +38,7 @@ def main(
     settings = Settings(port=port, metrics_port=port + 1, torch_threads=1, max_queue_seconds=30.0)
     two = settings.model_copy(update={"tokenizer_replicas": 2})
     updated = settings.model_copy(update={"max_batch_requests": settings.max_batch_requests - 1})
-    with environment(ray_environment(settings, Path(tempfile.mkdtemp(prefix="nodes-")))):
+    with cluster_environment(settings, Path(tempfile.mkdtemp(prefix="nodes-"))):
         cluster = Cluster(initialize_head=True, head_node_args=node_options(HEAD, port + 2))
         try:
             nodes = [cluster.add_node(**node_options(OTHER, port + 3))]

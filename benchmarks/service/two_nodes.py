@@ -28,7 +28,7 @@ from benchmarks.service.stub import StubTokenizer
 from service.cluster import app as service
 from service.cluster.app import APP_NAME, LOGICAL_CPUS
 from service.cluster.node_metrics import FOLDER
-from service.cluster.ray_environment import environment, ray_environment, ray_request_seconds
+from service.cluster.ray_environment import cluster_environment, ray_request_seconds
 from service.settings import Settings
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
@@ -76,7 +76,7 @@ def main(
 ) -> None:
     """Measure each layout."""
     settings = Settings(port=port, metrics_port=port + 1, torch_threads=1)
-    with environment(ray_environment(settings, Path(tempfile.mkdtemp(prefix="two-nodes-")))):
+    with cluster_environment(settings, Path(tempfile.mkdtemp(prefix="two-nodes-"))):
         cluster = Cluster(initialize_head=True, head_node_args=node_options(HEAD, port + 2))
         try:
             cluster.add_node(**node_options(OTHER, port + 3))

@@ -30,7 +30,7 @@ from service.cluster.generators import Generator
 from service.cluster.jobs import JobOwner
 from service.cluster.log_relay import log_relay
 from service.cluster.node_metrics import FOLDER, node_directory
-from service.cluster.ray_environment import environment, longest_seconds, ray_environment, ray_request_seconds
+from service.cluster.ray_environment import cluster_environment, longest_seconds, ray_request_seconds
 from service.cluster.replicas import Ingress, Tokenizer
 from service.cluster.watchdog import LostError, adopt_orphans, descendants_ended, local_watchdog
 from service.link.directory import SocketDirectory
@@ -127,7 +127,7 @@ def cluster(
     """
     with contextlib.ExitStack() as stack:
         folder = folder or stack.enter_context(_private_folder())
-        stack.enter_context(environment(ray_environment(settings, folder)))
+        stack.enter_context(cluster_environment(settings, folder))
         yield stack.enter_context(_ray(settings, logical_cpus, object_bytes))
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 from media.limits import MIB
 from service.api.request_id import MAX_HEADER_BYTES, MAX_HEADERS
+from service.cluster.ports import reserve_port
 from service.settings import Limits, Settings
 
 RAY_GRACE_SECONDS = 30.0  # Ray's own limit on a request exceeds ours by this, so that ours speaks first
@@ -59,7 +59,7 @@ def uses_haproxy(settings: Settings) -> bool:
 
 
 def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
-    """Return the variables of a cluster of this machine alone.
+    """Return the variables of a cluster of this machine alone, but for its ports.
 
     Args:
         settings: limits and deadlines, from which Ray's follow.
@@ -92,7 +92,6 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
             "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": int(ray_request_seconds(settings)),
             "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": CLIENT_SILENCE_SECONDS,
         }
-        variables |= {name: _free_port(port) for name, port in HAPROXY_PORTS.items()}
         if (binary := _haproxy_binary()) is not None:
             variables |= {
                 "RAY_SERVE_HAPROXY_BINARY_PATH": HAPROXY_START,
@@ -106,6 +105,20 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
     else:
         variables["RAY_SERVE_ENABLE_HA_PROXY"] = 0
     return {name: str(value) for name, value in variables.items()}
+
+
+@contextlib.contextmanager
+def cluster_environment(settings: Settings, folder: Path) -> Iterator[None]:
+    """Set the variables of a cluster, and keep its ports from other clusters of this machine; arguments as above."""
+    with contextlib.ExitStack() as stack:
+        variables = ray_environment(settings, folder)
+        if uses_haproxy(settings):
+            for name, preferred in HAPROXY_PORTS.items():
+                port, reservation = reserve_port(range(preferred, preferred + PORTS_TRIED * PORT_STEP, PORT_STEP))
+                stack.enter_context(reservation)
+                variables[name] = str(port)
+        stack.enter_context(environment(variables))
+        yield
 
 
 @contextlib.contextmanager
@@ -129,17 +142,3 @@ def _haproxy_binary() -> str | None:
     except ImportError:
         return None  # Ray looks for one of the system
     return str(get_haproxy_binary())
-
-
-def _free_port(preferred: int) -> int:
-    """Return a port that another cluster of this machine does not use."""
-    # From 32,768 on Linux gives ports to connections that go out, one of which may come before the proxy starts.
-    for port in (*range(preferred, preferred + PORTS_TRIED * PORT_STEP, PORT_STEP), 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise AssertionError("The system always has a port to choose.")

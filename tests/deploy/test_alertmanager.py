@@ -19,7 +19,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from prometheus_tools import ONE_THREAD, UNPACKED, free_port, needs, tool
+from ports import free_port
+from prometheus_tools import ONE_THREAD, UNPACKED, needs, tool
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120.0

@@ -25,7 +25,7 @@ import av
 import httpx
 import pytest
 from PIL import Image
-from prometheus_tools import free_port
+from ports import free_port
 
 ROOT = Path(__file__).parents[2]
 HEALTHY_SECONDS = 240

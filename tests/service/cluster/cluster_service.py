@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import random
-import socket
 import subprocess
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,7 +14,6 @@ import waiting
 
 from model.bundle import load_bundle
 from model.tokenizer.tokenizer import OmniTokenizer
-from service.cluster.ray_environment import HAPROXY_PORTS
 from service.settings import Settings
 from service.types import ModelCard
 
@@ -72,17 +68,3 @@ class Service:
             ours |= found
         title = f"ray::ServeReplica:omnitok:{deployment}"
         return {int(pid) for pid, _, command in rows if pid in ours and command.startswith(title)}
-
-
-def free_port() -> int:
-    """Return a port below those that Linux gives to connections that go out: it is still free seconds later."""
-    while True:
-        port = random.randrange(10_000, 32_768)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-def proxy_ports() -> dict[str, str]:
-    """Return variables that give HAProxy's further ports: Ray's own may be taken by a cluster that starts meanwhile."""
-    return {name: str(free_port()) for name in HAPROXY_PORTS}

@@ -15,7 +15,8 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "api")]
 sys.path += [str(Path(__file__).parents[2] / "deploy"), str(Path(__file__).parents[3])]
 
 from bad_inputs import LIMITS
-from cluster_service import Service, free_port, proxy_ports
+from cluster_service import Service
+from ports import free_port
 
 from model.bundle import save_bundle, save_generator
 from model.generator.config import GENERATOR_CONFIGS
@@ -28,7 +29,6 @@ from service.settings import Settings
 @pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     from service.cluster.app import cluster, deploy
-    from service.cluster.ray_environment import environment
 
     torch.manual_seed(0)
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"
@@ -52,7 +52,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         jobs_folder=bundle.parent / "jobs",
         job_lease_seconds=5.0,
     )
-    with environment(proxy_ports()), cluster(settings, logical_cpus=2, object_bytes=80 * 2**20):
+    with cluster(settings, logical_cpus=2, object_bytes=80 * 2**20):
         deploy(settings)
         yield Service(settings, bundle)
 

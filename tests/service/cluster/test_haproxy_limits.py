@@ -14,7 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 
 import pytest
-from cluster_service import eventually, free_port
+from cluster_service import eventually
+from ports import free_port
 
 from service.cluster.ray_environment import HAPROXY_START, ray_environment
 from service.settings import Settings

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cluster_service import free_port
+from ports import free_port
 
 from model.bundle import save_bundle, save_generator
 from model.generator.config import GENERATOR_CONFIGS

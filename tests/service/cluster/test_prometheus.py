@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 import yaml
 from api_media import clip, picture
-from cluster_service import Service, eventually, free_port
+from cluster_service import Service, eventually
 from PIL import Image
+from ports import free_port
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_tools import ONE_THREAD, needs, tool
 from test_dashboards import DASHBOARDS, PAGES, queries, runbook_queries

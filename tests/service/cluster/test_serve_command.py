@@ -20,8 +20,9 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from cluster_service import eventually, free_port, proxy_ports
+from cluster_service import eventually
 from PIL import Image
+from ports import free_port
 
 from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS
@@ -59,7 +60,7 @@ def command(tmp_path: Path) -> Iterator[Command]:
         "OMNITOK_DRAIN_SECONDS": "120",
         "OMNITOK_LIMITS__BODY_SECONDS": "120",
         "OMNITOK_LIMITS__BODY_BYTES_PER_SECOND": "1",
-    } | proxy_ports()
+    }
     # the cluster that this process may run has set ports for its own proxy
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
     with subprocess.Popen(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_service import free_port
+from ports import free_port
 
 from service.cluster import watchdog as module
 from service.cluster.watchdog import CONTROLLER_SECONDS, PROXY_SECONDS, LostError, Watchdog, local_watchdog
