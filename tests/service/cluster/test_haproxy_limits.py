@@ -26,9 +26,9 @@ CONFIG = """global
     tune.bufsize 262144
 defaults
     mode http
-    timeout connect 5s
-    timeout client 5s
-    timeout server 5s
+    timeout connect 60s
+    timeout client 60s
+    timeout server 60s
 frontend http_frontend
     bind 127.0.0.1:{port}
     use_backend replica if {{ path_beg /full }}
@@ -68,12 +68,18 @@ class Full(BaseHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+def metrics() -> int:
+    """The port of HAProxy's own metrics."""
+    return free_port()
+
+
+@pytest.fixture(scope="module")
+def port(metrics: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     config = tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
     chosen = free_port()
     full = ThreadingHTTPServer(("127.0.0.1", 0), Full)
     threading.Thread(target=full.serve_forever, daemon=True).start()
-    config.write_text(CONFIG.format(port=chosen, metrics=chosen + 1, replica=full.server_port))
+    config.write_text(CONFIG.format(port=chosen, metrics=metrics, replica=full.server_port))
     variables = ray_environment(Settings(proxy="haproxy"), config.parent)
     environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
     with subprocess.Popen([HAPROXY_START, "-db", "-f", str(config)], env=environment) as process:
@@ -97,23 +103,26 @@ def ask(port: int, head: bytes, body: bytes = b"") -> tuple[int, bytes]:
         return answer.status, answer.read()
 
 
-def counted(port: int, problem: str) -> int:
+def shown(metrics: int) -> str:
+    return ask(metrics, b"GET /metrics HTTP/1.1\r\nHost: x")[1].decode()
+
+
+def counted(metrics: int, problem: str) -> int:
     """Return the refusals of HAProxy's own by the code of their problem, as dashboards and alerts ask for them."""
-    metrics = ask(port + 1, b"GET /metrics HTTP/1.1\r\nHost: x")[1].decode()
     found = re.findall(
         rf'^haproxy_backend_http_responses_total{{proxy="refused-{problem}",code="[45]xx"}} (\d+)',
-        metrics,
+        shown(metrics),
         re.MULTILINE,
     )
     return sum(map(int, found))
 
 
-def test_connections_that_say_nothing_are_not_errors(port: int) -> None:
+def test_connections_that_say_nothing_are_not_errors(port: int, metrics: int) -> None:
     for _ in range(3):
         socket.create_connection(("127.0.0.1", port)).close()
-    metrics = ask(port + 1, b"GET /metrics HTTP/1.1\r\nHost: x")[1].decode()
-    assert 'haproxy_frontend_request_errors_total{proxy="http_frontend"} 0' in metrics
-    assert 'haproxy_frontend_http_responses_total{proxy="http_frontend",code="4xx"} 0' in metrics
+    text = shown(metrics)
+    assert 'haproxy_frontend_request_errors_total{proxy="http_frontend"} 0' in text
+    assert 'haproxy_frontend_http_responses_total{proxy="http_frontend",code="4xx"} 0' in text
 
 
 def test_requests_of_common_size_pass(port: int) -> None:
@@ -124,10 +133,10 @@ def test_requests_of_common_size_pass(port: int) -> None:
     assert ask(port, head.replace(b"200000", b"9000000"), bytes(1))[0] == 200, "a large body is not waited for"
 
 
-def test_long_headers_get_a_problem_document(port: int) -> None:
+def test_long_headers_get_a_problem_document(port: int, metrics: int) -> None:
     status, body = ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 20_000)
     assert (status, json.loads(body)["code"]) == (431, "headers-too-large")
-    eventually(lambda: counted(port, "headers-too-large") == 1)
+    eventually(lambda: counted(metrics, "headers-too-large") == 1)
 
 
 @pytest.mark.parametrize("headers", [b"\r\nX-A: " + b"a" * 10**6, b"\r\nX-A: a" * 80])
@@ -141,7 +150,7 @@ def test_headers_that_do_not_fit_are_refused_before_they_end(port: int, headers:
         assert b" 400 " in answer
 
 
-def test_the_like_of_what_a_replica_refused_is_refused_before_it(port: int) -> None:
+def test_the_like_of_what_a_replica_refused_is_refused_before_it(port: int, metrics: int) -> None:
     connection = HTTPConnection("127.0.0.1", port)
 
     def refused(size: int | None = 100_000, path: str = "/full", **headers: str) -> tuple[bool, str | None]:
@@ -181,7 +190,7 @@ def test_the_like_of_what_a_replica_refused_is_refused_before_it(port: int) -> N
     for request in unlike:
         assert refused(**request) == (True, "7"), request
     connection.close()
-    eventually(lambda: counted(port, "overloaded") == 3)  # those that the replica did not see
+    eventually(lambda: counted(metrics, "overloaded") == 3)  # those that the replica did not see
 
 
 def test_callers_without_a_key_pause_in_groups_of_addresses(port: int) -> None:
