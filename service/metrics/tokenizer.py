@@ -86,7 +86,7 @@ class TokenizerMetrics:
         self._splits.labels(batch.key.op, failure).inc()
 
     def done(self, op: Op, frames: int, tokens: int, model: str, requests: int) -> None:
-        """Count requests that have been answered, with their frames and positions."""
+        """Count requests that have results, with their frames and positions."""
         self._requests.labels(model, op).inc(requests)
         self._frames.labels(model).inc(frames)
         if op not in ("decode", "decode_chunk"):

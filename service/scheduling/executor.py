@@ -256,6 +256,7 @@ class BatchExecutor:
     def _finish(self, flight: _Flight, outcomes: Sequence[Any], seconds: float) -> None:
         batch, begun = flight.batch, time.monotonic() - seconds
         timings: dict[int | None, Timing] = {}  # of each message
+        answers: list[tuple[int, Any, Timing]] = []
         size, answered, cost = len(batch.items), 0, 0
         for item, outcome in zip(batch.items, outcomes, strict=True):
             if (waiting := self._waiting.get(item.id)) is None:
@@ -265,13 +266,17 @@ class BatchExecutor:
             if not isinstance(outcome, BaseException):
                 answered += 1
                 cost += item.cost
-            self._answer(item.id, outcome, timing)
-        self._observer.batch(batch, seconds, [timing.queue_ms / 1000 for timing in timings.values()])
-        if answered:
-            key = batch.key
-            self._observer.done(key.op, answered * key.frames, cost, key.model, answered)
-        if flight.failure is not None:
-            self._observer.split(batch, flight.failure)
+            answers.append((item.id, outcome, timing))
+        try:  # before the answers, so that whoever has one finds it counted
+            self._observer.batch(batch, seconds, [timing.queue_ms / 1000 for timing in timings.values()])
+            if answered:
+                key = batch.key
+                self._observer.done(key.op, answered * key.frames, cost, key.model, answered)
+            if flight.failure is not None:
+                self._observer.split(batch, flight.failure)
+        finally:
+            for answer in answers:
+                self._answer(*answer)
 
     def _answer(self, item_id: int, outcome: Any, timing: Timing | None = None) -> None:
         done, place, _ = self._waiting.pop(item_id)

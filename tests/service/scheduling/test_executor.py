@@ -343,3 +343,10 @@ async def test_halves_have_the_memory_of_the_batch_behind_them() -> None:
     answers = await asyncio.gather(first, *crowd)
     assert [result for result, _ in answers] == [0, 1, 2, 3, 4]
     executor.close()
+
+
+async def test_a_batch_is_counted_before_its_answers(rig: Rig) -> None:
+    rig.engine.gate.set()
+    counted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    rig.executor.start([Message(KEY, 1, [3], 60, lambda *_: counted.set_result(len(rig.reports.batches)))])
+    assert await counted == 1
