@@ -59,6 +59,10 @@ class Service:
         """Sum of the samples that carry these labels."""
         return sum(value for key, value in self.metrics(name).items() if labels.items() <= dict(key).items())
 
+    def idle(self) -> None:
+        """Wait until every request has ended and is counted."""
+        eventually(lambda: self.total("http_requests_in_flight") == 0)
+
     def processes(self, deployment: str) -> set[int]:
         """Process ids of the replicas of one deployment, among the descendants of this process only."""
         listing = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout

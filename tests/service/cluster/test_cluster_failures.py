@@ -48,6 +48,7 @@ def test_no_request_fails_when_a_tokenizer_replica_is_killed(service: Service) -
         return service.total("replica_starts_total", deployment="Tokenizer")
 
     eventually(lambda: len(replicas()) == 2)
+    service.idle()
     already, lost, started = counted(), replicas(), starts()
     killer = threading.Thread(target=kill)
     killer.start()

@@ -200,6 +200,7 @@ def test_counters_are_exact_and_a_rare_event_is_seen(service: Service, prometheu
         "positions": "sum (omnitok_tokens_encoded_total)",
         "stages": "sum (omnitok_stage_duration_seconds_count)",
     }
+    service.idle()
     prometheus.scraped("omnitok")
     before = {name: prometheus.value(query) for name, query in counts.items()}
     body = picture()
@@ -222,6 +223,7 @@ def test_a_load_is_counted_to_the_request(service: Service, prometheus: Promethe
         count = 'sum (omnitok_http_requests_total{job="omnitok", route="/encode", code="%d"}) or vector(0)'
         return {code: prometheus.value(count % code) for code in (200, 503)}
 
+    service.idle()
     prometheus.scraped("omnitok")
     before, answers = counted(), load(service)
     assert answers[200] > 0
