@@ -131,6 +131,11 @@ export function startReconstruct(root, cards, { link, showProblem, hideProblem }
     return run();
   }
 
+  function openChosen() {
+    if (form.file.files.length) open(form.file.files[0]);
+    form.file.value = "";
+  }
+
   async function openSample(name) {
     try {
       const answer = await call(`static/${SAMPLES[name]}`);
@@ -145,10 +150,8 @@ export function startReconstruct(root, cards, { link, showProblem, hideProblem }
     if (file) run();
   });
   form.addEventListener("change", (event) => {
-    if (event.target.name === "file") {
-      if (event.target.files.length) open(event.target.files[0]);
-      event.target.value = "";
-    } else if (file && form.reportValidity()) run();
+    if (event.target.name === "file") openChosen();
+    else if (file && form.reportValidity()) run();
   });
   for (const button of root.querySelectorAll("[data-sample]")) {
     button.addEventListener("click", () => openSample(button.dataset.sample));
@@ -176,6 +179,8 @@ export function startReconstruct(root, cards, { link, showProblem, hideProblem }
   addEventListener("paste", (event) => {
     if (!root.hidden && event.clipboardData.files.length) open(event.clipboardData.files[0]);
   });
+
+  openChosen(); // a file may have been chosen while the page was loading
 
   return {
     open,

