@@ -96,17 +96,17 @@ async def test_a_lost_replica_costs_a_retry(first: list[Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "code"),
+    ("line", "code", "seconds"),
     [
-        (ProblemError("gpu-memory", "The sample does not fit."), "gpu-memory"),
-        (BackPressureError(1, 1), "overloaded"),
-        (asyncio.Event(), "deadline-exceeded"),
+        (ProblemError("gpu-memory", "The sample does not fit."), "gpu-memory", 60.0),
+        (BackPressureError(1, 1), "overloaded", 60.0),
+        (asyncio.Event(), "deadline-exceeded", 0.5),
     ],
 )
-async def test_refusals_come_through(line: Any, code: str) -> None:
+async def test_refusals_come_through(line: Any, code: str, seconds: float) -> None:
     backend, handle, _ = make([STARTED, line])
     with pytest.raises(ProblemError) as refused:
-        await backend.generate(JOB, lambda progress: None, seconds=0.5)
+        await backend.generate(JOB, lambda progress: None, seconds=seconds)
     assert refused.value.code == code
     assert handle.streams[0].cancelled == (code == "deadline-exceeded")
 
