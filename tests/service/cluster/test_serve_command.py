@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
-from cluster_service import eventually
+from cluster_service import Service, eventually
 from PIL import Image
 from ports import free_port
 
@@ -28,6 +28,7 @@ from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.cluster.app import LOST_STATUS
+from service.settings import Settings
 
 SERVE = "import sys; sys.argv[1:] = ['serve']; from service.cli import main; main()"
 
@@ -35,24 +36,30 @@ SERVE = "import sys; sys.argv[1:] = ['serve']; from service.cli import main; mai
 @dataclass(frozen=True)
 class Command:
     process: subprocess.Popen[str]
-    port: int
+    service: Service
 
     def ready(self) -> int:
         """Return the status of the readiness probe, 0 without an answer."""
         with contextlib.suppress(httpx.TransportError):
-            return httpx.get(f"http://127.0.0.1:{self.port}/health/ready", timeout=30).status_code
+            return httpx.get(f"{self.service.url}/health/ready", timeout=30).status_code
         return 0
+
+    def works(self) -> bool:
+        """Return whether a request is being worked on, once there is an exporter to say so."""
+        with contextlib.suppress(httpx.TransportError):
+            return self.service.total("http_requests_in_flight", route="/encode") == 1
+        return False
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> Iterator[Command]:
     torch.manual_seed(0)
     save_bundle(tmp_path / "tiny", OmniTokenizer(CONFIGS["debug"]).eval(), card="Random weights for tests.")
-    port = free_port()
+    settings = Settings(bundles=(tmp_path / "tiny",), port=free_port(), metrics_port=free_port())
     variables = {
         "OMNITOK_BUNDLES": json.dumps([str(tmp_path / "tiny")]),
-        "OMNITOK_PORT": str(port),
-        "OMNITOK_METRICS_PORT": str(free_port()),
+        "OMNITOK_PORT": str(settings.port),
+        "OMNITOK_METRICS_PORT": str(settings.metrics_port),
         "OMNITOK_RAY_METRICS_PORT": str(free_port()),
         "OMNITOK_INGRESS_REPLICAS": "1",
         "OMNITOK_MEDIA_WORKERS": "1",
@@ -63,21 +70,24 @@ def command(tmp_path: Path) -> Iterator[Command]:
     }
     # the cluster that this process may run has set ports for its own proxy
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_SERVE_")}
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE],
-        env=inherited | variables,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    output = tmp_path / "output"  # a pipe that nobody reads would fill: the log of requests is there too
+    with (
+        output.open("wb") as file,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVE],
+            env=inherited | variables,
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process,
+    ):
         try:
-            assert process.stdout is not None
-            lines = iter(process.stdout.readline, "")  # the log of requests is there too
-            started = next((line for line in lines if "ready on" in line), None)
-            assert started is not None, process.communicate()
-            assert ("GPUs: 1" if torch.cuda.is_available() else "on the CPU, since no GPU was found") in started
-            yield Command(process, port)
+            eventually(lambda: "ready on" in output.read_text() or process.poll() is not None)
+            assert process.poll() is None, process.communicate()
+            devices = "GPUs: 1" if torch.cuda.is_available() else "on the CPU, since no GPU was found"
+            eventually(lambda: devices in output.read_text())
+            yield Command(process, Service(settings, tmp_path / "tiny"))
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
@@ -90,8 +100,9 @@ def test_sigterm_answers_what_was_accepted(command: Command) -> None:
     Image.fromarray(noise).save(file, "PNG")
     body = file.getvalue()  # so large that HAProxy does not wait for it, for a time that a busy machine exceeds
     head = f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", command.port)) as connection:
+    with socket.create_connection(("127.0.0.1", command.service.settings.port)) as connection:
         connection.sendall(head.encode() + body[:10])
+        eventually(command.works)
         eventually(lambda: command.ready() == 200)
         command.process.send_signal(signal.SIGTERM)
         eventually(lambda: command.ready() == 503)
