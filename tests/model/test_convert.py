@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_models import GOLDEN
 
 from model.convert.generator import convert_checkpoint
 from model.convert.omnitokenizer import load_published, read_flags
 from model.convert.published import ConversionError
 from model.convert.safe_load import read_checkpoint
 from model.tokenizer.config import CONFIGS, TokenizerConfig, VQConfig
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from golden_models import GOLDEN
 from torch import Tensor
 
 from model.convert.diffusion import build_diffusion, read_sizes
 from model.convert.published import ConversionError
 from model.convert.safe_load import read_checkpoint
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from golden_models import GOLDEN
 
 from model.bundle import BundleError, load_bundle, load_generator
 from model.convert.generator import convert_checkpoint, read_class_names
@@ -17,7 +18,6 @@ from model.convert.published import ConversionError
 from model.convert.safe_load import read_checkpoint
 from model.generator.config import SamplingDefaults
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 Write = Callable[[dict[str, Any]], Path]
 
 

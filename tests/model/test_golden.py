@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from golden_models import GOLDEN, published_numbers
 
 from kernels import use_backend
 from model.bundle import load_bundle
@@ -16,7 +16,6 @@ from model.inference.tokenizer import CompiledTokenizer
 from model.tokenizer.patches import to_float, to_uint8
 from model.tokenizer.tokenizer import OmniTokenizer
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 CHECKPOINTS = ("vq_rope", "vq_rope_casual", "vq_rel_nosdpa", "vae_rope")
 LATENT_BOUND, RECONSTRUCTION_BOUND, MARGIN = 1e-5, 1e-4, 1e-5
 
@@ -51,7 +50,7 @@ def tokenizer(name: str, route: str, tmp_path: Path) -> OmniTokenizer:
 @pytest.mark.parametrize("kind", ["image", "video"])
 @torch.inference_mode()
 def test_published_numbers(name, route, kind, backend, tokenizer, table):
-    expected = load_file(GOLDEN / f"{name}.safetensors")
+    expected = published_numbers(name, "cpu")
     pixels = expected[f"{kind}_u8"].reshape(1, -1, *expected[f"{kind}_u8"].shape[-3:])
     with use_backend(backend):
         if tokenizer.config.is_vq:
@@ -84,7 +83,7 @@ def test_published_numbers_compiled(name, kind, device, table):
     """Return the tokenizer that a GPU serves: prepared weights, float32 kernels and a captured graph where possible."""
     tokenizer = load_published(GOLDEN / f"{name}.ckpt", name == "vq_rel_nosdpa")[0].to(device)
     compiled = CompiledTokenizer(tokenizer)
-    expected = {key: value.to(device) for key, value in load_file(GOLDEN / f"{name}.safetensors").items()}
+    expected = published_numbers(name, device)
     pixels = expected[f"{kind}_u8"].reshape(1, -1, *expected[f"{kind}_u8"].shape[-3:])
     compiled.capture(tuple(pixels.shape[1:4]), (1,))
     if tokenizer.config.is_vq:

@@ -6,30 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from golden_models import convert_generators, published_numbers
 from torch import Tensor
 
 from model.bundle import GeneratorBundle, load_generator
-from model.convert.generator import convert_checkpoint
 from model.generator.diffusion_sampling import StepFactors, denoise_step, guide, step_factors
 from model.generator.dit import DiT
 from model.generator.noise_schedule import NoiseSchedule
 from model.inference.diffusion_network import DenoisingNetwork
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 FORWARD_BOUND, SAMPLE_BOUND = 1e-4, 1e-3
 SCALE, GUIDED_TIMESTEP, STEPS = 2.0, 500, 10
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("bundles")
-    tokenizer = convert_checkpoint(GOLDEN / "vae_rope.ckpt", folder / "tokenizer")
-    for name in ("dit", "latte"):
-        report = convert_checkpoint(GOLDEN / f"{name}.pt", folder / name, tokenizer=tokenizer.path)
-        assert load_generator(folder / name).hash == report.hash
-        assert load_generator(folder / name).tokenizer_hash == tokenizer.hash
-    return folder
+    return convert_generators(tmp_path_factory.mktemp("bundles"), "vae_rope.ckpt", "dit.pt", "latte.pt")
 
 
 @pytest.fixture(params=["dit", "latte"])
@@ -44,7 +36,7 @@ def bundle(folder: Path, name: str, device: str) -> GeneratorBundle:
 
 @pytest.fixture
 def expected(name: str, device: str) -> dict[str, Tensor]:
-    return {key: value.to(device) for key, value in load_file(GOLDEN / f"{name}.safetensors").items()}
+    return published_numbers(name, device)
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -6,30 +6,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from golden_models import convert_generators, published_numbers
 from torch import Tensor
 
 from model.bundle import GeneratorBundle, load_generator
-from model.convert.generator import convert_checkpoint
 from model.generator.config import LanguageModelConfig, SamplingDefaults
 from model.generator.lm import LanguageModel
 from model.generator.sampling import SamplingParams
 from model.inference.decoder import Decoder
 from model.inference.sequence import Sequence
 
-GOLDEN = Path(__file__).parents[1] / "golden"
 LOGIT_BOUND = 1e-4
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundles")
-    tokenizer = convert_checkpoint(GOLDEN / "vq_rope.ckpt", folder / "tokenizer")
-    for name in ("lm_class", "lm_frame_prediction"):
-        report = convert_checkpoint(GOLDEN / f"{name}.ckpt", folder / name, tokenizer=tokenizer.path)
-        assert load_generator(folder / name).hash == report.hash
-        assert load_generator(folder / name).tokenizer_hash == tokenizer.hash
-    return folder
+    return convert_generators(folder, "vq_rope.ckpt", "lm_class.ckpt", "lm_frame_prediction.ckpt")
 
 
 @pytest.fixture
@@ -40,10 +33,6 @@ def by_class(folder: Path, device: str) -> GeneratorBundle:
 @pytest.fixture
 def prediction(folder: Path, device: str) -> GeneratorBundle:
     return load_generator(folder / "lm_frame_prediction", device)
-
-
-def expected(name: str, device: str) -> dict[str, Tensor]:
-    return {key: value.to(device) for key, value in load_file(GOLDEN / f"{name}.safetensors").items()}
 
 
 def logit_error(model: LanguageModel, ids: Tensor, skip: int, wanted: dict[str, Tensor]) -> float:
@@ -64,7 +53,7 @@ def greedy(model: LanguageModel, device: str, sequences: list[Sequence]) -> Tens
 
 @torch.inference_mode()
 def test_logits_by_class(by_class: GeneratorBundle, device: str, table) -> None:
-    wanted, config = expected("lm_class", device), by_class.config
+    wanted, config = published_numbers("lm_class", device), by_class.config
     prefix = torch.tensor([config.prefix_ids(int(label)).ids for label in wanted["classes"]], device=device)
     ids = torch.cat([prefix, wanted["tokens"].long() + config.code_offset], 1)[:, :-1]
     error = logit_error(by_class.generator, ids, 1, wanted)
@@ -74,7 +63,7 @@ def test_logits_by_class(by_class: GeneratorBundle, device: str, table) -> None:
 
 @torch.inference_mode()
 def test_logits_of_frame_prediction(prediction: GeneratorBundle, device: str, table) -> None:
-    wanted = expected("lm_frame_prediction", device)
+    wanted = published_numbers("lm_frame_prediction", device)
     # the first token has none before it, so index i of the output predicts token i + 1
     error = logit_error(prediction.generator, wanted["tokens"].long()[:, :-1], 0, wanted)
     table("published language models: greatest differences", f"lm_frame_prediction  {device:5} logits {error:.1e}")
@@ -83,7 +72,7 @@ def test_logits_of_frame_prediction(prediction: GeneratorBundle, device: str, ta
 
 @pytest.mark.parametrize(("guidance", "key"), [(2.5, "greedy_cfg_1.5_raw_ids"), (1.0, "greedy_raw_ids")])
 def test_greedy_tokens_by_class(by_class: GeneratorBundle, device: str, guidance: float, key: str) -> None:
-    wanted, config = expected("lm_class", "cpu"), by_class.config
+    wanted, config = published_numbers("lm_class", "cpu"), by_class.config
     params = SamplingParams(temperature=0, guidance=guidance)
     free = config.unconditional_prefix_ids()
     sequences = [Sequence(config.prefix_ids(int(label)), 24, params, free) for label in wanted["classes"]]
@@ -91,7 +80,7 @@ def test_greedy_tokens_by_class(by_class: GeneratorBundle, device: str, guidance
 
 
 def test_greedy_tokens_of_frame_prediction(prediction: GeneratorBundle, device: str) -> None:
-    wanted, prefix = expected("lm_frame_prediction", "cpu"), prediction.config.prefix_ids(None)
+    wanted, prefix = published_numbers("lm_frame_prediction", "cpu"), prediction.config.prefix_ids(None)
     params = SamplingParams(temperature=0)
     sequences = [Sequence(prefix, 24, params, prompt=tuple(prompt.tolist())) for prompt in wanted["prefix"]]
     assert torch.equal(greedy(prediction.generator, device, sequences), wanted["greedy_raw_ids"].long())

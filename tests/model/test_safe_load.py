@@ -13,10 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from golden_models import GOLDEN
 
 from model.convert.safe_load import CheckpointError, read_checkpoint
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 class Calls:
