@@ -8,12 +8,14 @@ import math
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import waiting
+from ports import free_port
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -58,7 +60,7 @@ for name in sys.argv[2:]:
 
 
 def killed_replicas(folder: Path, *names: str) -> None:
-    subprocess.run([sys.executable, "-c", REPLICAS, os.fspath(folder), *names], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", REPLICAS, os.fspath(folder), *names], check=True, timeout=waiting.SECONDS)
 
 
 def test_what_killed_processes_counted_is_kept_and_their_gauges_go(folder: Path, read: Callable[..., float]) -> None:
@@ -231,11 +233,10 @@ def test_a_gpu_shows_what_it_can_and_a_machine_without_one_nothing() -> None:
     assert list(GpuCollector(None).collect()) == []
 
 
-def test_the_exporter_starts_by_itself_and_gives_its_port_back(
-    folder: Path, unused_tcp_port_factory: Callable[[], int]
-) -> None:
+def test_the_exporter_starts_by_itself_and_gives_its_port_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.metrics.keeper.END_SECONDS", waiting.SECONDS)
     IngressMetrics("me").observe(FinishedRequest("/encode", "POST", 200, 0.25, 3, 4, None, {}))
-    before, after = unused_tcp_port_factory(), unused_tcp_port_factory()
+    before, after = free_port(), free_port()
     starts: set[float] = set()
     try:
         for port in (before, after):  # the second is that of a later deployment
@@ -255,13 +256,19 @@ def test_the_exporter_starts_by_itself_and_gives_its_port_back(
 
 
 def fetch(port: int) -> str:
-    for _ in range(200):
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-                return str(answer.read().decode())
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError("the exporter does not answer")
+    """Return what the exporter shows once it answers."""
+    texts: list[str] = []
+
+    def answers() -> bool:
+        with (
+            suppress(OSError),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=waiting.SECONDS) as answer,
+        ):
+            texts.append(answer.read().decode())
+        return bool(texts)
+
+    waiting.eventually(answers, pause=0.1)
+    return texts[0]
 
 
 def test_living_processes_are_told_from_dead_ones(folder: Path) -> None:
