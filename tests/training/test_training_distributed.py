@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import socket
 import subprocess
 import sys
 import unittest.mock
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ports import free_port
 from rich.console import Console
 from torch import Tensor
 
@@ -62,10 +62,8 @@ def train(data: Path, out: Path, rule: str, head: str, ranks: Ranks, device: tor
 
 def start_ranks(world: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
     """This file as `world` processes, with the environment that torchrun gives."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
+    common = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    common["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     return [
         subprocess.Popen(
             [sys.executable, __file__, *arguments],
