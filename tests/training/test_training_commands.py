@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from typer.testing import CliRunner
 
 from model.bundle import load_bundle
 from model.metrics.psnr import psnr
+from training import trainer
 from training.__main__ import app
 from training.data import open_set
 from training.logging import MetricsLogger
@@ -20,7 +23,11 @@ from training.logging import MetricsLogger
 run = CliRunner()
 
 
-def test_train_on_sets_for_seconds_pauses_resumes_and_writes_bundles(data: Path, tmp_path: Path) -> None:
+def test_train_on_sets_for_seconds_pauses_resumes_and_writes_bundles(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count()  # at the clock of the loop, whose steps take as long on any machine
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: 0.05 * next(looks)))
     out = tmp_path / "run"
     command = ["train", "debug", "--data", str(data), "--out", str(out), "--device", "cpu"]
     paused = run.invoke(app, [*command, "--seconds", "1.5", "--pause-after", "0.01"])
