@@ -38,14 +38,18 @@ class SocketDirectory:
         if len(os.fsencode(self.path)) + 1 + 2 * SOCKET_NAME_BYTES + len(SUFFIX) > MAX_PATH_BYTES:
             raise OSError(f"{self.path} is too long for sockets. Set TMPDIR to a shorter path.")
         while True:
-            self.path.mkdir(mode=0o700, exist_ok=True)
-            self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir(mode=0o700)
+            try:
+                self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            except FileNotFoundError:  # another service has swept it
+                continue
             status = os.fstat(self._lock)
             if status.st_uid != os.geteuid() or status.st_mode & 0o077:
                 os.close(self._lock)
                 raise OSError(f"{self.path} must be a folder of this user alone, of mode 0700. Remove it.")
             fcntl.flock(self._lock, fcntl.LOCK_SH)
-            # Another service may have swept it before it was locked.
+            # It may have been swept since then.
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(status, self.path.stat()):
                     return

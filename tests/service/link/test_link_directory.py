@@ -6,10 +6,11 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from service.link.directory import SocketDirectory
+from service.link.directory import SocketDirectory, sweep
 
 
 @pytest.fixture
@@ -41,6 +42,22 @@ def test_folders_that_nobody_uses_are_swept(short_tmp: Path) -> None:
     assert (used.path / "a.sock").exists()
     assert not left.path.exists()
     used.close()
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
+    short_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, once = os.open, iter([True])
+
+    def late(*arguments: Any, **named: Any) -> int:
+        if next(once, False):
+            sweep()
+        return opened(*arguments, **named)
+
+    monkeypatch.setattr(os, "open", late)
+    directory = SocketDirectory("session")
+    assert directory.path.is_dir()
+    directory.close()
 
 
 def test_a_path_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
