@@ -50,8 +50,8 @@ class Mailbox(socketserver.StreamRequestHandler):
         while line := self.rfile.readline().strip().upper():
             if line == b"DATA":
                 self.wfile.write(b"354 go on\r\n")
-                while (text := self.rfile.readline().rstrip()) != b".":
-                    self.server.got.append(text.decode())  # type: ignore[attr-defined]
+                while (text := self.rfile.readline()) not in (b".\r\n", b""):  # or until Alertmanager is killed
+                    self.server.got.append(text.rstrip().decode())  # type: ignore[attr-defined]
             self.wfile.write(b"250 mailbox\r\n")
             if line == b"QUIT":
                 return
