@@ -176,8 +176,7 @@ def run_recipe(
         latest = folder / LATEST
 
         def checkpointed(trainer: Trainer, latest: Path = latest) -> None:
-            if 0 < trainer.spent < 1:
-                _write_bundles(run, task, trainer, [latest])
+            _write_bundles(run, task, trainer, [latest])  # before validation, during which a run may be killed
             if on_checkpoint is not None:
                 on_checkpoint(trainer)
 
