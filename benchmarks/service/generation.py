@@ -71,7 +71,8 @@ def main(
         name = f"{mixed} requests with settings of their own over {mixed_seconds:g} s"
         measure(name, mixed, partial(_crowd, url, mixed, mixed_seconds))
         for count, samples in JOBS:
-            measure(f"{count} jobs of {samples}", count * samples, partial(_jobs, client, count, samples))
+            name = f"{count} job{'s' * (count > 1)} of {samples}"
+            measure(name, count * samples, partial(_jobs, client, count, samples))
 
 
 def _wait(seconds: float) -> Seconds:
