@@ -18,6 +18,7 @@ MESSAGE_OVERHEAD_BYTES = MIB
 PROXY_BUFFER_BYTES = 2**18  # holds a raw 256x256 picture, so that HAProxy can send it to another replica
 PROXY_RESERVE_BYTES = 2**12  # of a buffer, for the request line and for what HAProxy adds
 CLIENT_SILENCE_SECONDS = 120
+NODE_START_SECONDS = 120  # with Ray's own 30 a busy machine gives up a node that starts
 LOG_FILE_BYTES = 4 * MIB  # Ray has some forty, and keeps a second one of each
 HAPROXY_START = Path(__file__).with_name("haproxy-start")
 HAPROXY_PORTS = {  # Ray's own defaults, which the containers document
@@ -112,6 +113,7 @@ def cluster_environment(settings: Settings, folder: Path) -> Iterator[None]:
     """Set the variables of a cluster, and keep its ports from other clusters of this machine; arguments as above."""
     with contextlib.ExitStack() as stack:
         variables = ray_environment(settings, folder)
+        variables["RAY_raylet_start_wait_time_s"] = str(NODE_START_SECONDS)
         if uses_haproxy(settings):
             for name, preferred in HAPROXY_PORTS.items():
                 port, reservation = reserve_port(range(preferred, preferred + PORTS_TRIED * PORT_STEP, PORT_STEP))
