@@ -19,7 +19,7 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import bulk_jpegs, bulk_readers
+from benchmarks import bulk_readers
 from benchmarks.bulk_data import CLIP_FRAMES, write_source
 from benchmarks.measure import describe_machine
 from benchmarks.rows import RowFile
@@ -72,7 +72,6 @@ def main(
     seconds: Annotated[float, typer.Option(help="Of each part.")] = 5.0,
     readers: Annotated[int | None, typer.Option(help="Processes; as the command chooses by default.")] = None,
     resize: Annotated[Literal["device", "readers"], typer.Option(help="Where pictures are resized.")] = "device",
-    jpeg: Annotated[Literal["cpu", "gpu"], typer.Option(help="What decodes JPEGs; gpu compares both too.")] = "cpu",
     gpus: Annotated[list[int] | None, typer.Option(help="By Ray Data on so many GPUs instead; repeatable.")] = None,
     raylets: Annotated[list[int] | None, typer.Option(help="By so many nodes of one CPU each; repeatable.")] = None,
     profile: Annotated[
@@ -96,7 +95,7 @@ def main(
                 write_source(root / "source", kind, counts[kind])
             torch.manual_seed(0)
             save_bundle(Path(temporary) / "random", OmniTokenizer(CONFIGS[config]).eval(), "Random weights.")
-            options = EncodingOptions(side, side, frames=CLIP_FRAMES, jpeg=jpeg)
+            options = EncodingOptions(side, side, frames=CLIP_FRAMES)
             request = Request(root / "source", dest, Path(temporary) / "random", options, kinds=tuple(chosen))
         dest.mkdir()
         if profile and "images" in chosen:
@@ -137,9 +136,6 @@ def in_this_process(request: Request, place: Workplace, seconds: float, table: R
     try:
         for kind in job.listing.items:
             encoder.encode(next(endless(job, kind)))
-            if kind == "images" and request.options.jpeg == "gpu":
-                for line in bulk_jpegs.report(encoder.engine, job.listing.items[kind], request.options, 2 * seconds):
-                    console.print(line)
             read = reading_rate(encoder, endless(job, kind), seconds)
             with ThreadPoolExecutor(1) as thread:  # as shards have; OpenMP waits in another way in the first thread
                 engine, engine_ms = thread.submit(engine_rate, encoder, next(endless(job, kind)), seconds).result()
@@ -222,7 +218,7 @@ def engine_rate(encoder: ShardEncoder, shard: Shard, seconds: float) -> tuple[fl
     _, read = next(reading)
     pixels = [pixels_of(view, flip=False) for item in read.items if isinstance(item, Read) for view in item.views]
     batch = encoder.batch_of(pixels[0])
-    wanted = [bulk_jpegs.apart(pixels[index % len(pixels)]) for index in range(batch)]
+    wanted = [pixels[index % len(pixels)] for index in range(batch)]
     launch = encoder.engine.launch
     launch(wanted)()
     flying = [launch(wanted), launch(wanted)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from media import details
 from media.colour import CodePoints, code_points, on_white
 from media.errors import MediaError
 from media.frame_reader import FrameReader
-from media.jpeg import baseline_size, decode_jpeg
+from media.jpeg import decode_jpeg
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_exif
 from media.resize import Plan, Resampling, plan
@@ -46,20 +46,6 @@ _REDUCED = 1
 _DRAFT_GAP = 2
 # What Pillow multiplies the samples of shallow grey pictures by.
 _SHALLOW = {"L;2": 85, "L;4": 17}
-
-
-class UndecodedJpeg(NamedTuple):
-    """A JPEG that is still to be decoded and resampled.
-
-    Args:
-        data: the file.
-        size: (height, width) of its pixels.
-        resampling: of these.
-    """
-
-    data: bytes
-    size: tuple[int, int]
-    resampling: Resampling
 
 
 class StillReader(FrameReader):
@@ -116,33 +102,18 @@ class StillReader(FrameReader):
         Raises:
             MediaError: the file is damaged or over a limit.
         """
+        plain = self._profile is None and self._orientation == UPRIGHT and "transparency" not in self._image.info
         with reading(self._media_type, self._limits):
-            if (resampling := self._plain_jpeg()) is not None:
+            resampling = self._plan.resampling(self._image)
+            if plain and resampling is not None and self._media_type == "image/jpeg" and not self._is_reduced():
                 self._file.seek(0)
                 if (pixels := decode_jpeg(self._file.read())) is not None:
                     return pixels, resampling
             image = self._loaded()
             resampling = self._plan.resampling(image)
-            if resampling is None or not self._is_plain():
+            if resampling is None or not plain:
                 return convert(image, self._plan, self._orientation, self._profile), None
             return np.asarray(image.convert("RGB") if image.mode != "RGB" else image), resampling
-
-    def undecoded(self) -> UndecodedJpeg | None:
-        """Leave decoding too to the caller, where any decoder of JPEGs can do it; instead of iterating."""
-        if (resampling := self._plain_jpeg()) is None:
-            return None
-        self._file.seek(0)
-        data, size = self._file.read(), (self._image.height, self._image.width)
-        return UndecodedJpeg(data, size, resampling) if baseline_size(data) == size else None
-
-    def _is_plain(self) -> bool:
-        return self._profile is None and self._orientation == UPRIGHT and "transparency" not in self._image.info
-
-    def _plain_jpeg(self) -> Resampling | None:
-        """Return the resampling of a JPEG that needs nothing else once it is decoded at its full size."""
-        if self._media_type != "image/jpeg" or not self._is_plain() or self._is_reduced():
-            return None
-        return self._plan.resampling(self._image)
 
     def _loaded(self) -> Image.Image:
         image = self._jpeg() if self._media_type == "image/jpeg" else self._image

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.bulk.reading import View
-from service.engine.jpegs import JpegDecoder, SourceJpeg
 from service.engine.pictures import SourcePicture
 from service.engine.tokenizer import Engine
 from service.scheduling.executor import Fetch, OutOfMemory
@@ -21,9 +20,7 @@ from service.types import Size, TokenizerKey, Want
 IN_FLIGHT = 2
 WAITING_BYTES = 2**30  # pixels of sizes that hardly another has would else pile up for a whole shard
 
-UNDECODED = object()  # in the place of the codes of a JPEG that the device does not decode
-
-Pixels = NDArray[np.uint8] | SourcePicture | SourceJpeg
+Pixels = NDArray[np.uint8] | SourcePicture
 
 
 class SharedEngine:
@@ -32,11 +29,10 @@ class SharedEngine:
     Args:
         engine: of one bundle.
         want: tokens or latents.
-        jpegs: decodes on the engine's device.
     """
 
-    def __init__(self, engine: Engine, want: Want, jpegs: JpegDecoder | None = None) -> None:
-        self.engine, self.card, self._want, self._jpegs = engine, engine.cards[0], want, jpegs
+    def __init__(self, engine: Engine, want: Want) -> None:
+        self.engine, self.card, self._want = engine, engine.cards[0], want
         self._on_gpu = self.card.device.startswith("cuda")
         self._launching, self._counting = threading.Lock(), threading.Lock()
         self._busy, self._running, self._since = 0.0, 0, 0.0
@@ -50,11 +46,8 @@ class SharedEngine:
         """Start a batch of pixels (T, H, W, 3) of one shape.
 
         Returns:
-            A call that returns the codes of each item, (t, h, w) or (t, h, w, c), None if it does not fit alone, or
-            `UNDECODED`.
+            A call that returns the codes of each item, (t, h, w) or (t, h, w, c), or None if it does not fit alone.
         """
-        if isinstance(pixels[0], SourceJpeg):
-            return self._launch_jpegs(pixels)
         key = TokenizerKey(self.card.id, "encode", "pixels", frames_of(pixels[0]), self._want)
         self._begin()
         try:
@@ -92,19 +85,6 @@ class SharedEngine:
         finally:
             self._end()
 
-    def _launch_jpegs(self, jpegs: Sequence[Any]) -> Fetch:
-        """Decode while other threads launch, and start a batch of what could be decoded."""
-        assert self._jpegs is not None
-        decoded = self._jpegs.decode(jpegs)
-        pictures = [picture for picture in decoded if picture is not None]
-        fetch = self.launch(pictures) if pictures else list
-
-        def fetch_all() -> list[Any]:
-            codes = iter(fetch())
-            return [UNDECODED if picture is None else next(codes) for picture in decoded]
-
-        return fetch_all
-
     def _halves(self, pixels: Sequence[Pixels]) -> list[Any]:
         if len(pixels) == 1:
             return [None]
@@ -129,7 +109,7 @@ class Row(NamedTuple):
 
     Args:
         place: of the row in its shard.
-        pixels: uint8 RGB (T, H, W, 3), or what becomes such on the device.
+        pixels: uint8 RGB (T, H, W, 3), or a picture that becomes such.
         chunk: number of the chunk whose memory they are in; None if they have their own.
         done: called when nobody reads the pixels any more.
     """
@@ -148,7 +128,7 @@ class Batches:
         batch_of: most items of a batch, by their size.
         max_chunks: rows wait for at most as many chunks to come, then their batch is launched as it is. Rows of
             `chunks_held(max_chunks)` chunks at most are not done while the next chunk is awaited.
-        take: called with the place of each row and what `SharedEngine.launch` gives for it.
+        take: called with the place and the codes of each row, or None for one that is too large.
     """
 
     def __init__(
@@ -212,8 +192,6 @@ def _copied(row: Row) -> int:
 def pixels_of(view: View, flip: bool) -> Pixels:
     """Return the pixels of a view or of its mirror image."""
     if view.resampling is not None:
-        if view.jpeg is not None:
-            return SourceJpeg(view.pixels, view.jpeg, view.resampling, flip)
         return SourcePicture(view.pixels[0], view.resampling, flip)
     return view.pixels[:, :, ::-1] if flip else view.pixels
 

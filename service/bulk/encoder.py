@@ -8,7 +8,7 @@ import pickle
 import socket
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count, product
@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from media.kinds import Kind
 from model.codes.info import CodesInfo
 from model.codes.rows import Rows
 from model.codes.writer import done_record, failed_record, write_manifest, write_shard
-from service.bulk.batches import UNDECODED, Batches, Pixels, Row, SharedEngine, chunks_held, frames_of, pixels_of
+from service.bulk.batches import Batches, Pixels, Row, SharedEngine, chunks_held, frames_of, pixels_of
 from service.bulk.decoder import ALIGNMENT, TOO_LARGE, Failed
 from service.bulk.decoder_pool import Chunk, DecoderPool
-from service.bulk.errors import BulkError
 from service.bulk.films import encode_film
 from service.bulk.plan import Shard, record_of
-from service.engine.jpegs import NoJpegEnginesError, open_jpeg_engines
 from service.engine.tokenizer import Engine
 from service.types import Size
 
@@ -87,21 +86,13 @@ class ShardEncoder:
 
     Attributes:
         engine: shared by the threads.
-
-    Raises:
-        BulkError: the device cannot decode JPEGs as the options want.
     """
 
     def __init__(self, bundle: Path, dest: Path, info: CodesInfo, workplace: Workplace) -> None:
         self._dest, self._info, self._options = dest, info, info.options
         self._name = f"{socket.gethostname()}:{os.getpid()}"
         engine = Engine([bundle], workplace.device, workplace.dtype, workplace.threads)
-        self._leave_jpegs = self._options.jpeg == "gpu"
-        try:
-            jpegs = open_jpeg_engines() if self._leave_jpegs else None
-        except NoJpegEnginesError as error:
-            raise BulkError(str(error)) from error
-        self.engine = SharedEngine(engine, info.kind, jpegs)
+        self.engine = SharedEngine(engine, info.kind)
         self._device = workplace.device
         sizes = [size for kind in info.items if (size := self._size(kind)) is not None]
         if workplace.device == "cuda":
@@ -109,8 +100,6 @@ class ShardEncoder:
             engine.warm_up(sizes, BATCH_POSITIONS["cuda"], most)
         sized = self._options.height is not None
         self._leave_resize = workplace.device_resize and sized and engine.resizes_pictures()
-        if self._leave_jpegs and not self._leave_resize:
-            raise BulkError("JPEGs are decoded where pictures are resized, which this device does not. Use --jpeg cpu.")
         self._chunks = {kind: self._chunk_items(kind) for kind in info.items}
         chunk_bytes = max(chunk * self._item_bytes(kind) for kind, chunk in self._chunks.items())
         batch_chunks = max(-(-self._batch_of(size) // self._chunks[kind]) for kind, size in self._kinds_with_size())
@@ -159,51 +148,33 @@ class ShardEncoder:
         records = [record_of(shard, place) for place in range(len(shard.items))]
         rows, flips = Rows(), (False, True) if self._options.flips else (False,)
 
-        numbers: dict[tuple[int, int, bool], int] = {}  # of rows, by place, view and flip
-        undecoded: set[int] = set()
-
-        def take(row: int, codes: Any) -> None:
-            if codes is UNDECODED:
-                undecoded.add(rows.items[row] - shard.first)
-            elif codes is not None:
+        def take(row: int, codes: NDArray[Any] | None) -> None:
+            if codes is not None:
                 rows.codes[row] = np.ascontiguousarray(codes)
 
-        def encode(places: Sequence[int], leave_jpegs: bool) -> None:
-            batches = Batches(self.engine, self._batch_of, self._max_chunks, take)
-            part = shard._replace(items=[shard.items[place] for place in places])
-            for number, (first, chunk) in enumerate(self.read(part, leave_jpegs)):
-                waiting: list[Row] = []
-                holder = _Holder(chunk.release)
-                for place, read in zip(places[first:], chunk.items, strict=False):
-                    if isinstance(read, Failed):
-                        records[place] |= failed_record(*read)
-                        continue
-                    records[place]["source_hash"] = read.digest
-                    if self._leave_jpegs:
-                        records[place]["decoder"] = read.views[0].preprocess.get("decoder", "cpu")
-                    item = shard.items[place]
-                    for (crop, view), flip in product(enumerate(read.views), flips):
-                        row = numbers.setdefault((place, crop, flip), len(rows))
-                        waiting.append(self._row(row, pixels_of(view, flip), number, holder))
-                        if row < len(rows):
-                            rows.preprocess[row] = view.preprocess
-                            continue
-                        rows.append(
-                            None, shard.first + place, item.key, item.label, crop, flip, read.digest, view.preprocess
-                        )
-                holder.free()
-                batches.add(waiting, number)
-            batches.finish()
-
-        encode(range(len(shard.items)), self._leave_jpegs)
-        if undecoded:  # damaged, perhaps: readers show what there is, or give the reason
-            encode(sorted(undecoded), leave_jpegs=False)
-        lost = {number for number, codes in zip(rows.items, rows.codes, strict=True) if codes is None}
-        for number in lost:
-            if "status" not in records[number - shard.first]:
-                records[number - shard.first] |= failed_record(TOO_LARGE, retry=True)
-        if lost:
-            rows = rows.without(lost)
+        batches = Batches(self.engine, self._batch_of, self._max_chunks, take)
+        for number, (first, chunk) in enumerate(self.read(shard)):
+            waiting: list[Row] = []
+            holder = _Holder(chunk.release)
+            for place, read in enumerate(chunk.items, first):
+                if isinstance(read, Failed):
+                    records[place] |= failed_record(*read)
+                    continue
+                records[place]["source_hash"] = read.digest
+                item = shard.items[place]
+                for (crop, view), flip in product(enumerate(read.views), flips):
+                    waiting.append(self._row(len(rows), pixels_of(view, flip), number, holder))
+                    rows.append(
+                        None, shard.first + place, item.key, item.label, crop, flip, read.digest, view.preprocess
+                    )
+            holder.free()
+            batches.add(waiting, number)
+        batches.finish()
+        too_large = {number for number, codes in zip(rows.items, rows.codes, strict=True) if codes is None}
+        for number in too_large:
+            records[number - shard.first] |= failed_record(TOO_LARGE, retry=True)
+        if too_large:
+            rows = rows.without(too_large)
         done = (record for record in records if "status" not in record)
         for record, codes in zip(done, rows.codes[:: self._options.repeats], strict=True):
             record |= done_record(self._options.repeats, codes)
@@ -216,24 +187,17 @@ class ShardEncoder:
         holder.hold()
         return Row(place, pixels, chunk, holder.free)
 
-    def read(self, shard: Shard, leave_jpegs: bool | None = None) -> Iterator[tuple[int, Chunk]]:
+    def read(self, shard: Shard) -> Iterator[tuple[int, Chunk]]:
         """Yield chunks of items in their order, with the place of the first; the next ones are read meanwhile.
 
         Shards that were begun earlier are read first, so that they do not all end, and leave readers idle, at a time.
-
-        Args:
-            shard: to read.
-            leave_jpegs: as of `reading.read_views`; None for what the options say.
         """
-        leave_jpegs = self._leave_jpegs if leave_jpegs is None else leave_jpegs
         size, order = self._chunks[shard.kind], next(self._orders)
         firsts = iter(range(0, len(shard.items), size))
         reading: deque[tuple[int, Future[Chunk]]] = deque()
         while True:
             while len(reading) < self._ahead and (first := next(firsts, None)) is not None:
-                reading.append(
-                    (first, self._pool.submit(shard.items[first : first + size], shard.kind, order, leave_jpegs))
-                )
+                reading.append((first, self._pool.submit(shard.items[first : first + size], shard.kind, order)))
             if not reading:
                 return
             first, future = reading.popleft()

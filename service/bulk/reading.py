@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import os
 from collections.abc import Iterator
 from functools import lru_cache
@@ -23,7 +22,6 @@ from media.types import MediaOptions, Preprocess, SampleWindow
 from model.codes.info import EncodingOptions
 from service.bulk.sources import PARQUET_ROW, WHOLE_FILE, Item, bytes_column
 
-DEVICE_JPEG_PIXELS = 2**24  # a batch of larger ones, such as panoramas of which a square is kept, could fill the device
 HASH_WORDS = 4  # 32-bit words of a content's hash that seed its views
 
 
@@ -34,13 +32,11 @@ class View(NamedTuple):
         pixels: uint8 RGB (T, H, W, 3).
         preprocess: steps from the file's frame to the pixels that are encoded.
         resampling: to these, where it is left to the device.
-        jpeg: (height, width) where decoding is left to the device too: `pixels` are then the bytes (n) of a JPEG.
     """
 
     pixels: NDArray[np.uint8]
     preprocess: dict[str, Any]
     resampling: Resampling | None = None
-    jpeg: tuple[int, int] | None = None
 
 
 def read_bytes(item: Item) -> bytes:
@@ -65,9 +61,7 @@ def read_bytes(item: Item) -> bytes:
     return data
 
 
-def read_views(
-    item: Item, kind: Kind, options: EncodingOptions, leave_resize: bool = False, leave_jpegs: bool = False
-) -> tuple[str, list[View]]:
+def read_views(item: Item, kind: Kind, options: EncodingOptions, leave_resize: bool = False) -> tuple[str, list[View]]:
     """Return the hash of an item's bytes, and its views.
 
     The first one is what training, command and service read of the same file; a clip that has fewer frames than
@@ -77,7 +71,6 @@ def read_views(
         item, kind: of the source.
         options: the pixels that are wanted.
         leave_resize: decode pictures only, where the rest is a resampling.
-        leave_jpegs: look at the headers of JPEGs only, where the rest is plain decoding and a resampling.
 
     Raises:
         Exception: many kinds, for what cannot be read.
@@ -88,11 +81,6 @@ def read_views(
     for window in windows(digest, kind, options):
         reader = open_frames(io.BytesIO(data), None, media_options(kind, options), window=window)
         check_kind(reader, kind)
-        jpeg = reader.undecoded() if leave_jpegs and isinstance(reader, StillReader) else None
-        if jpeg is not None and math.prod(jpeg.size) <= DEVICE_JPEG_PIXELS:
-            steps = steps_of(reader.preprocess, "gpu")
-            views.append(View(np.frombuffer(jpeg.data, np.uint8), steps, jpeg.resampling, jpeg.size))
-            continue
         if leave_resize and isinstance(reader, StillReader):
             pixels, resampling = reader.read_source()
             views.append(View(pixels[None], steps_of(reader.preprocess), resampling))
@@ -105,14 +93,9 @@ def read_views(
 
 
 @lru_cache(maxsize=1024)
-def steps_of(preprocess: Preprocess, decoder: str | None = None) -> dict[str, Any]:
-    """Return steps by name; equal ones are one object, which a message and a shard then hold once.
-
-    Args:
-        preprocess: after decoding.
-        decoder: of a JPEG, where it is not the usual one.
-    """
-    return vars(preprocess) if decoder is None else {"decoder": decoder} | vars(preprocess)
+def steps_of(preprocess: Preprocess) -> dict[str, Any]:
+    """Return steps by name; equal ones are one object, which a message and a shard then hold once."""
+    return vars(preprocess)
 
 
 def open_film(item: Item, options: EncodingOptions) -> tuple[str, FrameReader]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,12 +24,12 @@ class SourcePicture(NamedTuple):
     """A decoded picture before its resampling.
 
     Args:
-        pixels: uint8 RGB (H, W, 3), in the host's memory or on the device.
+        pixels: uint8 RGB (H, W, 3).
         resampling: to the size that is encoded.
         flip: encode the mirror image.
     """
 
-    pixels: NDArray[np.uint8] | Tensor
+    pixels: NDArray[np.uint8]
     resampling: Resampling
     flip: bool = False
 
@@ -41,11 +39,11 @@ class SourcePicture(NamedTuple):
         return 1, *self.resampling.target, COLOURS
 
 
-def upload_resized(pictures: Sequence[SourcePicture], transfers: Transfers) -> tuple[Tensor, list[Tensor]]:
+def upload_resized(pictures: Sequence[SourcePicture], transfers: Transfers) -> tuple[Tensor, Tensor]:
     """Resize pictures on the device, bit for bit as `media` does.
 
     Args:
-        pictures: of one target size, all in the host's memory or all on the device.
+        pictures: of one target size.
         transfers: of the device; the caller encloses the work.
 
     Returns:
@@ -61,22 +59,18 @@ def upload_resized(pictures: Sequence[SourcePicture], transfers: Transfers) -> t
     heights = np.array([strip.shape[0] for strip in strips], np.int32)
     most_rows, across, same = int(heights.max()), COLOURS * width, np.ones(len(strips), np.int32)
     # Along rows a line is one colour of a row; along columns it is one colour of a column, and lines are neighbours.
-    sizes = [math.prod(strip.shape) for strip in strips]
-    on_device = [strip for strip in strips if isinstance(strip, Tensor)]
-    on_host = [strip for strip in strips if not isinstance(strip, Tensor)]
-    begins = np.array([0, *accumulate(sizes)] if on_device else starts_of(on_host), np.int64)[:-1]
+    begins = np.array(starts_of(strips)[:-1], np.int64)
     along: list[NDArray[Any]] = [begins, COLOURS * same, COLOURS * widths, COLOURS * heights, widths, *_tables(columns)]
     begins = np.arange(len(strips), dtype=np.int64) * (most_rows * across)
     down: list[NDArray[Any]] = [begins, across * same, 0 * same, across * same, heights, *_tables(rows)]
     flips = np.array([picture.flip for picture in pictures], np.uint8)
-    sent: list[NDArray[Any]] = [*on_host, *along, *down, flips]
+    sent: list[NDArray[Any]] = [*strips, *along, *down, flips]
     held = transfers.upload(transfers.pack(sent))
-    values = torch.cat([strip.flatten() for strip in on_device]) if on_device else held
-    places = list(zip(sent, starts_of(sent), strict=False))[len(on_host) :]
+    places = list(zip(sent, starts_of(sent), strict=False))[len(strips) :]
     views = [_view(held, array, start) for array, start in places]
     start, step, outer, lines, sources, table, first, weights = views[: len(along)]
     middle = resample(
-        values, start, step, outer, lines, sources, table, first, weights, COLOURS, COLOURS * most_rows, along_last=True
+        held, start, step, outer, lines, sources, table, first, weights, COLOURS, COLOURS * most_rows, along_last=True
     )
     start, step, outer, lines, sources, table, first, weights = views[len(along) : -1]
     out = resample(
@@ -85,7 +79,7 @@ def upload_resized(pictures: Sequence[SourcePicture], transfers: Transfers) -> t
     batch = out.view(len(pictures), 1, height, width, COLOURS)
     if flips.any():
         batch = torch.where(views[-1].bool().view(-1, 1, 1, 1, 1), batch.flip(3), batch)
-    return batch, [held, *on_device]
+    return batch, held
 
 
 def resizes_like_media(transfers: Transfers) -> bool:

@@ -222,7 +222,7 @@ class Engine:
 
     def _start(self, tokenizer: OmniTokenizer, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:
         if isinstance(payloads[0], SourcePicture):
-            batch, held = upload_resized(payloads, self._transfers)
+            batch, *held = upload_resized(payloads, self._transfers)
         else:
             staged = self._transfers.stage(payloads, STAGED[key.kind])
             if key.op == "decode":

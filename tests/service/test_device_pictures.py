@@ -48,8 +48,6 @@ def test_a_batch_of_many_sizes_is_what_media_reads(sizes: list[tuple[int, int]],
     pictures = [SourcePicture(pixels, resampling) for pixels, resampling in decoded if resampling is not None]
     if pictures:
         batch, _ = upload_resized(pictures, TRANSFERS)
-        on_device = [one._replace(pixels=torch.from_numpy(np.array(one.pixels))) for one in pictures]
-        assert torch.equal(upload_resized(on_device, TRANSFERS)[0], batch)
         kept = [one for one, (_, resampling) in zip(wanted, decoded, strict=True) if resampling is not None]
         assert np.array_equal(batch[:, 0].numpy(), np.stack(kept))
     for one, (pixels, resampling) in zip(wanted, decoded, strict=True):
