@@ -32,6 +32,7 @@ from training.evaluation.datasets import PixelDataset
 from training.evaluation.evaluate import score
 from training.evaluation.suite import MetricSuite, NetworkPaths
 from training.logging import METRICS_FILE
+from training.processes import end_with_parent
 from training.recipes import rename_settings
 from training.runner import BUNDLE, RUN_FILE, RunConfig, run_recipe
 from training.tokenizer.step import TrainingStep
@@ -178,7 +179,8 @@ def _share(work: Callable[[Job], bool], jobs: Sequence[Job], parallel: int) -> I
     # PyTorch and numpy read this when a process starts: by default each would take all cores
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // parallel)))
     # spawned, not forked: a CUDA context does not survive a fork
-    with ProcessPoolExecutor(parallel, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(parallel, mp_context=context, initializer=end_with_parent) as pool:
         futures = {pool.submit(work, job): job for job in jobs}
         try:
             for future in as_completed(futures):

@@ -14,6 +14,7 @@ import numpy as np
 from media.types import SampleWindow
 from training.data.files import Source
 from training.errors import one_line
+from training.processes import end_with_parent
 
 SIDE, FRAMES = 256, 17  # of what is decoded
 CHUNK_FILES = 64  # files that a process takes at a time
@@ -107,6 +108,7 @@ _task: tuple[Source, float | None]
 def _begin(source: Source, fps: float | None) -> None:
     global _task
     _task = source, fps
+    end_with_parent()
 
 
 def _probe_all(indices: Sequence[int]) -> list[Probe]:

@@ -16,6 +16,7 @@ from training.data.shards import SetInfo, shard_path, write_info, write_shard
 from training.demo_data import held_out, photographs, procgen, vizdoom
 from training.demo_data.packages import procgen_path, vizdoom_path
 from training.errors import TrainingError
+from training.processes import end_with_parent
 
 FRAMES = 17
 LONG_FRAMES = 33
@@ -138,7 +139,7 @@ def _run_jobs(jobs: Sequence[Job], workers: int) -> None:
     context = multiprocessing.get_context("spawn")
     with (
         Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as progress,
-        ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool,
+        ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=end_with_parent) as pool,
     ):
         task = progress.add_task("shards", total=len(jobs))
         futures = [pool.submit(run_job, job) for job in jobs]
