@@ -17,6 +17,12 @@ settings.register_profile(
 settings.load_profile("project")
 
 
+def pytest_configure() -> None:
+    """Forget the settings of the shell, but for those of the tests themselves."""
+    for name in [name for name in os.environ if name.startswith("OMNITOK_") and "DOCKER" not in name]:
+        del os.environ[name]
+
+
 @pytest.fixture
 def table(request: pytest.FixtureRequest):
     """A function that adds a row to a named table, printed when the run ends: `table(title, row)`."""
