@@ -69,6 +69,7 @@ class WorkerProcess:
     def __init__(self, limits: Limits, directory: Path, allow_weak: bool = False, niceness: int = 0) -> None:
         self.limits = limits
         self.tasks = 0
+        self._killed = False
         ours, theirs = socket.socketpair()
         self._channel = Channel(ours)
         # No environment, no site folder, no session or descriptor in common with the service.
@@ -101,8 +102,8 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Return whether the process runs."""
-        return self._process.poll() is None
+        """Return whether the process runs, and not only until the kernel comes to end it."""
+        return not self._killed and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -152,6 +153,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the process at once; a thread inside a task sees `ClosedError`."""
+        self._killed = True
         self._process.kill()
 
     def reap(self) -> str:
@@ -163,7 +165,8 @@ class WorkerProcess:
         """
         reasons = {-signal.SIGXCPU: "cpu", -signal.SIGSYS: "forbidden"} | dict.fromkeys(_SENT_BY_OTHERS, "killed")
         try:
-            reason = reasons.get(self._process.wait(timeout=1.0), "crash")
+            # One that ends may wait for the processor; one that does not holds its place no longer than a task does.
+            reason = reasons.get(self._process.wait(timeout=self.limits.decode_seconds), "crash")
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -97,6 +98,23 @@ async def test_cancelling_ends_the_work() -> None:
         assert (await start(pool)).pixels.shape == CLIP.shape
         assert pool.restarts == {"cancelled": 1}
         assert worker not in workers()
+
+
+async def test_a_process_that_was_ended_gets_no_more_tasks_however_late_the_kernel_comes_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with running() as pool:
+        gate, fit = threading.Event(), lane.Lane.fit
+        monkeypatch.setattr(lane.Lane, "fit", lambda self: gate.wait() and fit(self))
+        monkeypatch.setattr(subprocess.Popen, "poll", lambda self: self.returncode)
+        task = start(pool)
+        await asyncio.sleep(0)
+        task.cancel()  # before its thread begins
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        gate.set()
+        assert (await start(pool)).pixels.shape == CLIP.shape
+        assert pool.restarts == {"cancelled": 1}
 
 
 async def test_stopping_refuses_what_runs_and_what_waits() -> None:
