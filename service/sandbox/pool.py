@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from media.cost import decoded_pixels
 from media.errors import MediaError
 from media.frame_choice import check_streams
-from media.identify import HEAD_BYTES, VIDEO_TYPES, identify
+from media.identify import VIDEO_TYPES, identify
 from media.limits import check_bytes
 from media.types import Frames, MediaOptions
 from service.drain_rate import DrainRate
@@ -31,7 +31,7 @@ from service.sandbox.directory import WorkerDirectory
 from service.sandbox.fair_queue import FairQueue, Ticket
 from service.sandbox.lane import Lane
 from service.sandbox.process import WorkerProcess
-from service.sandbox.stream import FrameStream
+from service.sandbox.stream import FrameStream, with_head
 from service.sandbox.task import Task
 from service.settings import Limits
 
@@ -69,6 +69,7 @@ class MediaPool:
         limits: what one request may cost.
         workers: number of processes, which is the number of tasks at a time.
         allow_weak: start even if the kernel lacks a wall of the sandbox.
+        clock: seconds, monotonic; the times of tasks are what their callers pay.
 
     Attributes:
         results: tasks by (what was done: "decode", "encode" or "stream"; container such as "mp4" or "unknown"; "ok" or
@@ -77,8 +78,10 @@ class MediaPool:
             "cancelled", "recycled".
     """
 
-    def __init__(self, limits: Limits, workers: int, allow_weak: bool = False) -> None:
-        self.limits, self.workers, self._allow_weak = limits, workers, allow_weak
+    def __init__(
+        self, limits: Limits, workers: int, allow_weak: bool = False, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.limits, self.workers, self._allow_weak, self._clock = limits, workers, allow_weak, clock
         self.results: Counter[tuple[str, str, str]] = Counter()
         self.restarts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -232,7 +235,7 @@ class MediaPool:
         decoder: ClipDecoder | None = None
         try:
             try:
-                head, pieces = await _with_head(pieces)
+                head, pieces = await with_head(pieces)
                 media_type = identify(head, declared)
                 container = media_type.split("/")[1]
                 check_streams(media_type, options)
@@ -315,11 +318,11 @@ class MediaPool:
                 lane.abandoned = False
                 ticket.task.lane = lane
                 running = asyncio.get_running_loop().run_in_executor(self._threads, ticket.task.run, lane)
-                running.add_done_callback(partial(self._ended, ticket, lane, time.monotonic()))
+                running.add_done_callback(partial(self._ended, ticket, lane, self._clock()))
 
     def _ended(self, ticket: Ticket[Task[Any]], lane: Lane, started: float, running: asyncio.Future[Any]) -> None:
         """Give the lane to the next ticket, and the result to whoever waits for it."""
-        task, seconds = ticket.task, time.monotonic() - started
+        task, seconds = ticket.task, self._clock() - started
         task.lane = None
         self._release(lane)
         # A file that took longer than its pixels do is paid for by its caller; one that was refused costs little.
@@ -375,25 +378,3 @@ class MediaPool:
 def _kill_started(starting: asyncio.Future[ClipDecoder]) -> None:
     if starting.exception() is None:
         starting.result().kill()
-
-
-async def _with_head(pieces: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
-    """Return the first bytes of a file, and its pieces from the first on.
-
-    Raises:
-        ProblemError: `malformed-body`.
-    """
-    head = bytearray()
-    async for piece in pieces:
-        head += piece
-        if len(head) >= HEAD_BYTES:
-            break
-    if not head:
-        raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")
-
-    async def all_pieces() -> AsyncIterator[bytes]:
-        yield bytes(head)
-        async for piece in pieces:
-            yield piece
-
-    return bytes(head[:HEAD_BYTES]), all_pieces()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from media.identify import HEAD_BYTES
 from model.geometry import Size
 from service.chunks import StreamDescription
 from service.errors import ProblemError
@@ -108,6 +109,28 @@ class FrameStream:
                 detail = "The process that decoded the clip was ended. Try again."
                 raise ProblemError("not-ready", detail, retry_after_seconds=1) from None
             raise ProblemError("corrupt-media", "The file crashed the decoder.") from None
+
+
+async def with_head(pieces: AsyncIterator[bytes]) -> tuple[bytes, AsyncIterator[bytes]]:
+    """Return the first bytes of a file, and its pieces from the first on.
+
+    Raises:
+        ProblemError: `malformed-body`.
+    """
+    head = bytearray()
+    async for piece in pieces:
+        head += piece
+        if len(head) >= HEAD_BYTES:
+            break
+    if not head:
+        raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")
+
+    async def all_pieces() -> AsyncIterator[bytes]:
+        yield bytes(head)
+        async for piece in pieces:
+            yield piece
+
+    return bytes(head[:HEAD_BYTES]), all_pieces()
 
 
 async def _split(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

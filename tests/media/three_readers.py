@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from waiting import SECONDS
 
 from media.types import Frames, MediaOptions
 from service.cli.inputs import open_media
@@ -18,6 +19,7 @@ from training.data.files import Source, find_files
 from training.data.loaders.file_loader import FLIP, PLACE, TIME, decode
 
 Pixels = NDArray[np.uint8]
+PATIENT = Limits(decode_seconds=SECONDS)
 
 
 class Sandbox:
@@ -37,8 +39,8 @@ class Sandbox:
 
 
 @contextmanager
-def sandbox(limits: Limits | None = None) -> Iterator[Sandbox]:
-    started = Sandbox(limits or Limits())
+def sandbox(limits: Limits = PATIENT) -> Iterator[Sandbox]:
+    started = Sandbox(limits)
     try:
         yield started
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from media_samples import animation, pattern, video, workers
+from waiting import SECONDS
 
 from media.types import Frames, MediaOptions
 from service.errors import ProblemError
@@ -20,14 +23,18 @@ MIB = 2**20
 CLIP = pattern(9, 32, 48)
 MP4 = video(CLIP)
 WHOLE = MediaOptions()
-SLOW = video(np.random.default_rng(0).integers(0, 255, (128, 320, 480, 3), dtype=np.uint8))
-SMALL = MediaOptions(size=(64, 64))
 GIF = animation(np.arange(9, dtype=np.uint8)[:, None, None, None] * np.full((9, 1400, 1400, 3), 25, np.uint8), "GIF")
+PATIENT = Limits(decode_seconds=SECONDS)  # a busy machine is slow, not wrong
 
 
 @asynccontextmanager
-async def running(limits: Limits | None = None, count: int = 1, allow_weak: bool = False) -> AsyncIterator[MediaPool]:
-    pool = MediaPool(limits or Limits(), count, allow_weak)
+async def running(
+    limits: Limits = PATIENT,
+    count: int = 1,
+    allow_weak: bool = False,
+    clock: Callable[[], float] = time.monotonic,
+) -> AsyncIterator[MediaPool]:
+    pool = MediaPool(limits, count, allow_weak, clock)
     await pool.start()
     assert len(workers()) == count
     try:
@@ -35,12 +42,6 @@ async def running(limits: Limits | None = None, count: int = 1, allow_weak: bool
     finally:
         await pool.stop()
         assert workers() == []
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for something that is bound to happen; the test's own timeout ends a wait for what never does."""
-    while not condition():
-        await asyncio.sleep(0.005)
 
 
 async def refusal(awaitable: asyncio.Future[Frames] | asyncio.Task[Frames]) -> ProblemError:
@@ -53,18 +54,14 @@ def start(pool: MediaPool, data: bytes = MP4, options: MediaOptions = WHOLE) -> 
     return asyncio.create_task(pool.decode(data, None, options))
 
 
+def slow_worker() -> int:
+    """Return the worker whose priority is lowest, which takes dear files."""
+    return max(workers(), key=lambda worker: os.getpriority(os.PRIO_PROCESS, worker))
+
+
 def alive(home: Path) -> bool:
     """Return whether a process runs, rather than being gone or waiting to be reaped."""
     try:
         return (home / "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
     except OSError:
         return False
-
-
-def busy(worker: int) -> bool:
-    """Return whether a worker has begun a task: only then does its bound on processor time exist."""
-    try:
-        lines = Path(f"/proc/{worker}/limits").read_text().splitlines()
-    except OSError:
-        return False
-    return any(line.startswith("Max cpu time") and line.split()[3] != "unlimited" for line in lines)

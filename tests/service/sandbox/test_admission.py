@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 import signal
 
 import numpy as np
 import pytest
+from handover import Handover
 from media_samples import video, workers
-from pools import CLIP, GIF, MP4, WHOLE, refusal, running, start, until
+from pools import CLIP, GIF, MP4, WHOLE, refusal, running, slow_worker, start
+from waiting import until
 
 from media.types import MediaOptions
 from service.drain_rate import DrainRate
@@ -55,7 +58,7 @@ async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -
 async def test_dear_files_never_hold_all_workers() -> None:
     dear = MediaOptions(animated=True, size=(8, 8))
     async with running(count=2) as pool:
-        (slow,) = (worker for worker in workers() if os.getpriority(os.PRIO_PROCESS, worker) > 0)
+        slow = slow_worker()
         os.kill(slow, signal.SIGSTOP)
         waiting = [start(pool, GIF, dear) for _ in range(6)]
         for _ in range(8):
@@ -66,13 +69,14 @@ async def test_dear_files_never_hold_all_workers() -> None:
             assert answer.pixels.shape == (9, 8, 8, 3)
 
 
-async def test_a_clip_that_is_dearer_than_it_looks_waits_for_the_slow_worker() -> None:
+async def test_a_clip_that_is_dearer_than_it_looks_waits_for_the_slow_worker(handover: Handover) -> None:
     large = video(np.zeros((12, 1024, 1600, 3), np.uint8))
     async with running(count=2) as pool:
-        (slow,) = (worker for worker in workers() if os.getpriority(os.PRIO_PROCESS, worker) > 0)
+        slow = slow_worker()
         os.kill(slow, signal.SIGSTOP)
         task = start(pool, large, MediaOptions(size=(8, 8)))
-        await asyncio.sleep(0.1)  # it has been refused, or will be
+        assert await handover.of(1) != slow
+        assert await handover.of(2) == slow, "the other one refused it"
         assert (await start(pool)).pixels.shape == CLIP.shape
         assert not task.done()
         os.kill(slow, signal.SIGCONT)
@@ -81,7 +85,7 @@ async def test_a_clip_that_is_dearer_than_it_looks_waits_for_the_slow_worker() -
 
 
 async def test_callers_share_the_workers() -> None:
-    async with running() as pool:
+    async with running(clock=itertools.count().__next__) as pool:  # one task takes as long as the other
         os.kill(workers()[0], signal.SIGSTOP)
         done: list[str] = []
 

@@ -2,56 +2,57 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 
 import pytest
-from media_samples import workers
-from pools import CLIP, MIB, SLOW, SMALL, busy, refusal, running, start, until
+from handover import Handover
+from media_samples import video, workers
+from pools import CLIP, MIB, MP4, refusal, running, start
 
 from service.sandbox import lane
 from service.sandbox.blocklist import Blocklist
 from service.sandbox.memory_watch import MemoryWatch
-from service.sandbox.pool import MediaPool
+
+BAD = video(CLIP[::-1])
 
 
-async def test_a_worker_that_is_killed_once_loses_nothing() -> None:
+async def test_a_worker_that_is_killed_once_loses_nothing(handover: Handover) -> None:
     async with running() as pool:
-        (worker,) = workers()
-        os.kill(worker, signal.SIGSTOP)
+        handover.stops = 1
         task = start(pool)
-        await asyncio.sleep(0.02)
+        worker = await handover.of(1)
         os.kill(worker, signal.SIGKILL)
         assert (await task).pixels.shape == CLIP.shape
         assert pool.restarts == {"killed": 1}
         assert worker not in workers()
 
 
-async def kill_thrice(pool: MediaPool) -> None:
-    for kill in (1, 2, 3):
-        await until(lambda: any(map(busy, workers())))
-        os.kill(workers()[0], signal.SIGKILL)
-        await until(lambda kill=kill: pool.restarts["killed"] == kill)  # type: ignore[misc]
+async def kill_thrice(handover: Handover) -> None:
+    for number in (1, 2, 3):
+        os.kill(await handover.of(number), signal.SIGKILL)
 
 
-async def test_a_valid_file_is_not_blamed_for_workers_that_others_kill() -> None:
+async def test_a_valid_file_is_not_blamed_for_workers_that_others_kill(handover: Handover) -> None:
     async with running() as pool:
-        task = start(pool, SLOW, SMALL)
-        await kill_thrice(pool)
+        handover.stops = 3
+        task = start(pool)
+        await kill_thrice(handover)
         problem = await refusal(task)
         assert (problem.code, problem.status) == ("overloaded", 503)
         assert problem.retry_after_seconds is not None
-        assert (await start(pool, SLOW, SMALL)).pixels.shape == (128, 64, 64, 3)
+        assert pool.restarts == {"killed": 3}
+        assert (await start(pool)).pixels.shape == CLIP.shape
 
 
 async def test_a_file_that_fills_the_memory_is_blamed_if_it_does_so_again_alone(
-    monkeypatch: pytest.MonkeyPatch,
+    handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lane, "_LARGE_SHARE", 0.01)  # of two gigabytes
     async with running() as pool:
-        task = start(pool, SLOW, SMALL)
-        await kill_thrice(pool)
+        handover.stops = 3
+        task = start(pool)
+        await kill_thrice(handover)
         assert (await refusal(task)).code == "corrupt-media"
 
 
@@ -61,30 +62,35 @@ def test_a_watch_sees_the_memory_of_a_process_however_soon_it_ends() -> None:
     assert watch.peak_bytes > MIB
 
 
-async def test_a_crash_in_a_worker_that_served_others_is_no_proof() -> None:
+async def crash(handover: Handover, number: int) -> None:
+    worker = await handover.of(number)
+    os.kill(worker, signal.SIGSEGV)
+    os.kill(worker, signal.SIGCONT)  # a stopped process takes no other signal than SIGKILL
+
+
+async def test_a_crash_in_a_worker_that_served_others_is_no_proof(handover: Handover) -> None:
     async with running() as pool:
         await start(pool)
-        task = start(pool, SLOW, SMALL)
-        for crash in (1, 2):
-            await until(lambda: any(map(busy, workers())))
-            os.kill(workers()[0], signal.SIGSEGV)
-            await until(lambda crash=crash: pool.restarts["crash"] == crash)  # type: ignore[misc]
-        assert (await task).pixels.shape == (128, 64, 64, 3)
+        handover.stops = 2
+        task = start(pool, BAD)
+        for number in (2, 3):
+            await crash(handover, number)
+        assert (await task).pixels.shape == CLIP.shape
+        assert pool.restarts == {"crash": 2}
 
 
-async def test_a_file_that_crashes_two_workers_is_refused_at_once_from_then_on() -> None:
+async def test_a_file_that_crashes_two_workers_is_refused_at_once_from_then_on(handover: Handover) -> None:
     async with running() as pool:
-        task = start(pool, SLOW, SMALL)
-        for crash in (1, 2):
-            await until(lambda: any(map(busy, workers())))
-            os.kill(workers()[0], signal.SIGSEGV)
-            await until(lambda crash=crash: pool.restarts["crash"] == crash)  # type: ignore[misc]
+        handover.stops = 2
+        task = start(pool, BAD)
+        for number in (1, 2):
+            await crash(handover, number)
         problem = await refusal(task)
         assert problem.code == "corrupt-media"
-        again = await refusal(start(pool, SLOW))
+        again = await refusal(start(pool, BAD))
         assert "before" in again.detail
         assert pool.restarts == {"crash": 2}
-        assert (await start(pool)).pixels.shape == CLIP.shape
+        assert (await start(pool, MP4)).pixels.shape == CLIP.shape
 
 
 def test_the_blocklist_forgets() -> None:

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from handover import Handover
 from media_samples import pattern, picture, png_bomb, psnr, video, workers
-from pools import CLIP, MIB, WHOLE, alive, refusal, running, start, until
+from pools import CLIP, MIB, PATIENT, WHOLE, alive, refusal, running, start
+from waiting import eventually, until
 
 from media.types import MediaOptions
 from service.errors import ProblemError
@@ -53,7 +55,7 @@ async def test_results_are_written_and_read_back() -> None:
 
 
 async def test_a_problem_crosses_the_border_whole_and_costs_no_process() -> None:
-    async with running(Limits(kept_frames=8)) as pool:
+    async with running(replace(PATIENT, kept_frames=8)) as pool:
         before = workers()
         problem = await refusal(start(pool))
         assert (problem.code, problem.limit, problem.actual) == ("too-many-frames", 8, 9)
@@ -77,19 +79,18 @@ async def test_a_worker_that_hangs_is_ended_by_the_clock() -> None:
 
 
 async def test_a_worker_that_eats_memory_is_stopped_by_the_kernel() -> None:
-    async with running(Limits(worker_memory_bytes=320 * MIB)) as pool:
+    async with running(replace(PATIENT, worker_memory_bytes=320 * MIB)) as pool:
         problem = await refusal(start(pool, png_bomb(6000), MediaOptions(size=(64, 64))))
         assert problem.code == "decode-budget"
         assert pool.restarts == {"memory": 1}
         assert (await start(pool)).pixels.shape == CLIP.shape
 
 
-async def test_cancelling_ends_the_work() -> None:
+async def test_cancelling_ends_the_work(handover: Handover) -> None:
     async with running() as pool:
-        (worker,) = workers()
-        os.kill(worker, signal.SIGSTOP)
+        handover.stops = 1
         running_task, waiting_task = start(pool), start(pool)
-        await asyncio.sleep(0.05)
+        worker = await handover.of(1)
         running_task.cancel()
         waiting_task.cancel()
         for task in (running_task, waiting_task):
@@ -117,12 +118,11 @@ async def test_a_process_that_was_ended_gets_no_more_tasks_however_late_the_kern
         assert pool.restarts == {"cancelled": 1}
 
 
-async def test_stopping_refuses_what_runs_and_what_waits() -> None:
+async def test_stopping_refuses_what_runs_and_what_waits(handover: Handover) -> None:
     async with running() as pool:
-        os.kill(workers()[0], signal.SIGSTOP)
+        handover.stops = 1
         tasks = [start(pool) for _ in range(3)]
-        await asyncio.sleep(0.02)
-        home = Path(f"/proc/{workers()[0]}/cwd").resolve()
+        home = Path(f"/proc/{await handover.of(1)}/cwd").resolve()
         await pool.stop()
         for task in tasks:
             assert (await refusal(task)).code == "draining"
@@ -187,8 +187,7 @@ asyncio.run(main())
     assert done.returncode == -signal.SIGKILL, done.stderr
     pids = done.stdout.split()
     assert len(pids) == 2
-    while any(alive(Path(f"/proc/{pid}")) for pid in pids):
-        time.sleep(0.01)
+    eventually(lambda: not any(alive(Path(f"/proc/{pid}")) for pid in pids))
 
 
 ONE_PIXEL = """channel.send({"kind": "begin", "shape": [1, 1, 1, 3]})

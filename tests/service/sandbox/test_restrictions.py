@@ -15,12 +15,11 @@ import numpy as np
 import pytest
 from media_samples import animation, pattern, picture, saved, video
 from PIL import Image, ImageCms
+from pools import PATIENT, running
 
 from media.reader import open_frames
 from media.types import MediaOptions
 from service.sandbox import restrictions
-from service.sandbox.pool import MediaPool
-from service.settings import Limits
 
 ROOT = Path(__file__).parents[3]
 CLIP = pattern(5, 64, 96)
@@ -136,14 +135,12 @@ async def test_the_sandbox_changes_no_picture() -> None:
         video(CLIP, "libvpx-vp9", "webm", options={"deadline": "realtime"}),
         video(CLIP, "libsvtav1", options={"preset": "10"}),
     ]
-    pool = MediaPool(Limits(), 1)
-    await pool.start()
-    for data in files:
-        for options in (MediaOptions(animated=True), MediaOptions(size=(20, 20), frames=3, sampling="uniform")):
-            frames = await pool.decode(data, None, options)
-            reader = open_frames(io.BytesIO(data), Limits(), options)
-            assert np.array_equal(frames.pixels, np.stack(list(reader)))
-            assert (frames.source, frames.preprocess) == (reader.info(), reader.preprocess)
-            assert frames.is_video == reader.is_video
-    assert not pool.restarts
-    await pool.stop()
+    async with running() as pool:
+        for data in files:
+            for options in (MediaOptions(animated=True), MediaOptions(size=(20, 20), frames=3, sampling="uniform")):
+                frames = await pool.decode(data, None, options)
+                reader = open_frames(io.BytesIO(data), PATIENT, options)
+                assert np.array_equal(frames.pixels, np.stack(list(reader)))
+                assert (frames.source, frames.preprocess) == (reader.info(), reader.preprocess)
+                assert frames.is_video == reader.is_video
+        assert not pool.restarts

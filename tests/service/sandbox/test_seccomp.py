@@ -44,7 +44,7 @@ pytestmark = pytest.mark.skipif(restrictions.landlock_version() < 1, reason="thi
 @cache
 def outcomes(uid: int) -> tuple[dict[str, str], dict[str, str]]:
     """Return how each attempt went outside a worker and inside one."""
-    victim = subprocess.Popen(["sleep", "60"])
+    victim = subprocess.Popen(["cat"], stdin=subprocess.PIPE)  # lives until its input ends
     listener, unix = socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)
     with victim, listener, unix, TemporaryDirectory() as folder:
         (Path(folder) / "victim").write_bytes(b"x")
@@ -54,7 +54,6 @@ def outcomes(uid: int) -> tuple[dict[str, str], dict[str, str]]:
         command = [sys.executable, str(Path(__file__).with_name("attacker.py")), str(uid), folder]
         command += [str(listener.getsockname()[1]), str(victim.pid)]
         done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": path}, check=False)
-        victim.kill()
     assert done.returncode == 0, done.stderr
     outside, inside = json.loads(done.stdout)
     return outside, inside
