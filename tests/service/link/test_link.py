@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from waiting import until
+from waiting import SECONDS, until
 
 from service.errors import ProblemError
 from service.flow import Flow
 from service.flow import current as current_flow
 from service.in_process import LocalBackend
-from service.link.client import WATCH_SECONDS, LinkClient, NoTokenizerError
+from service.link.client import LinkClient, NoTokenizerError
 from service.link.server import LinkServer
 from service.link.slots import CLASS_BYTES
 from service.settings import Settings
@@ -72,6 +72,11 @@ class Tokenizer:
             return (np.full(grid, total, np.int32) if key.model == "vq" else None), latents
         return payload[::-1].copy() if key.op == "reconstruct" else np.full((*key.size, 3), total % 256, np.uint8)
 
+    def is_left(self) -> bool:
+        """Return whether it knows of callers that have left, and of no others."""
+        calls = [call for link in self.server.links for call in link.calls.values()]
+        return bool(calls) and all(call.cancelled for call in calls)
+
     def die(self) -> None:
         """Close every socket at once, as the kernel does for a process that is killed."""
         self.gate.set()
@@ -89,7 +94,7 @@ async def linked(directory: Path, tokenizers: int = 1) -> AsyncIterator[tuple[Li
     for server in servers:
         await server.server.start()
     client = LinkClient(directory, ARENA_BYTES, tries=3)
-    await until(lambda: sum(len(server.server.links) for server in servers) == tokenizers and bool(client.cards))
+    await until(lambda: client.load()["link_tokenizers"] == tokenizers)
     try:
         yield client, servers
     finally:
@@ -158,20 +163,19 @@ async def test_what_comes_at_one_moment_enters_the_queue_at_once(
 
 async def test_refusals_come_through(tmp_path: Path) -> None:
     async with linked(tmp_path) as (client, [tokenizer]):
+        tokenizer.gate.clear()
+        waiting = asyncio.ensure_future(encode(client))
+        await until(tokenizer.running.is_set)
+        with pytest.raises(ProblemError) as late:  # of a queue whose speed is not known, which takes anything
+            await encode(client, seconds=0.05)
+        assert late.value.code == "deadline-exceeded"
+        tokenizer.gate.set()
+        await waiting
         tokenizer.error = ValueError("a secret of the implementation")
         with pytest.raises(ProblemError) as failed:
             await encode(client)
         assert failed.value.code == "internal"
         assert "secret" not in failed.value.detail
-        tokenizer.gate.clear()
-        tokenizer.error = None
-        waiting = asyncio.ensure_future(encode(client, seconds=60))
-        await until(tokenizer.running.is_set)
-        with pytest.raises(ProblemError) as late:
-            await encode(client, seconds=0.05)
-        assert late.value.code == "deadline-exceeded"
-        tokenizer.gate.set()
-        await waiting
 
 
 async def test_a_full_arena_refuses(tmp_path: Path) -> None:
@@ -199,7 +203,7 @@ async def test_a_slot_is_not_free_while_a_running_batch_may_read_it(tmp_path: Pa
         call = asyncio.ensure_future(encode(client))
         await until(tokenizer.running.is_set)
         call.cancel()
-        await asyncio.sleep(0.1)
+        await until(tokenizer.is_left)
         assert client.free_bytes < ARENA_BYTES
         tokenizer.gate.set()
         await until(lambda: client.free_bytes == ARENA_BYTES)
@@ -233,13 +237,16 @@ async def test_another_tokenizer_does_what_a_dead_one_had(tmp_path: Path) -> Non
         assert len(answers) == 6
 
 
-async def test_calls_wait_for_the_replacement_of_the_only_tokenizer(tmp_path: Path) -> None:
+async def test_calls_wait_for_the_replacement_of_the_only_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.link.client.PATIENCE_SECONDS", SECONDS)
     async with linked(tmp_path) as (client, servers):
         servers[0].gate.clear()
         calls = [asyncio.ensure_future(encode(client)) for _ in range(3)]
         await until(servers[0].running.is_set)
         servers[0].die()
-        await asyncio.sleep(0.05)
+        await until(lambda: client.load()["link_tokenizers"] == 0)
         assert client.takes("vq"), "the next one comes soon"
         calls.append(asyncio.ensure_future(encode(client)))
         servers.append(Tokenizer(tmp_path))
@@ -263,17 +270,23 @@ async def test_calls_take_another_way_when_no_replacement_comes(
 
 
 async def test_another_version_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    greetings = 0
+    monkeypatch.setattr("service.link.client.REFUSED_SECONDS", SECONDS)
+    greetings, looks, look = 0, 0, LinkClient._look
 
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal greetings
-        greetings += 1
+        nonlocal greetings, looks
+        greetings, looks = greetings + 1, 0
         writer.close()
 
+    def count(client: LinkClient) -> None:
+        nonlocal looks
+        looks += 1
+        look(client)
+
+    monkeypatch.setattr(LinkClient, "_look", count)
     other = await asyncio.start_unix_server(refuse, tmp_path / "other.sock")
     async with linked(tmp_path) as (client, _):
-        await until(lambda: greetings > 0)
-        await asyncio.sleep(3 * WATCH_SECONDS)
+        await until(lambda: greetings > 0 and looks > 3)
         assert greetings == 1
         assert (await encode(client)).tokens is not None
     other.close()
@@ -301,13 +314,15 @@ async def test_a_call_that_ends_every_tokenizer_fails(tmp_path: Path) -> None:
         assert failed.value.code == "not-ready"
 
 
-async def test_a_tokenizer_that_leaves_answers_what_it_has(tmp_path: Path) -> None:
+async def test_a_tokenizer_that_leaves_answers_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with linked(tmp_path, tokenizers=2) as (client, [leaver, _]):
         leaver.gate.clear()
         calls = [asyncio.ensure_future(encode(client)) for _ in range(4)]
         await until(leaver.running.is_set)
+        retired, retire = asyncio.Event(), client.retire
+        monkeypatch.setattr(client, "retire", lambda number: retired.set() or retire(number))
         leaving = asyncio.ensure_future(leaver.server.leave())
-        await asyncio.sleep(0.05)
+        await retired.wait()
         assert not leaving.done()
         more, before = [asyncio.ensure_future(encode(client)) for _ in range(4)], leaver.batches
         await asyncio.gather(*more)

@@ -8,7 +8,7 @@ import socket
 from pathlib import Path
 
 from test_link import encode, linked
-from waiting import until
+from waiting import SECONDS, until
 
 from service.link.memory import Arena
 from service.link.messages import (
@@ -25,6 +25,8 @@ from service.link.messages import (
 )
 from service.link.slots import CLASS_BYTES
 
+GOOD = Request(1, 0, 0, PIXELS, 0, (1, 8, 8, 3), (1, 8, 8), 0, 192, 0, 0, SECONDS)
+
 
 async def hostile(directory: Path, arena: Arena) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     [path] = directory.glob("*.sock")
@@ -38,8 +40,7 @@ async def test_a_call_that_is_cancelled_as_it_comes_never_enters_the_queue(tmp_p
     async with linked(tmp_path) as (_, [tokenizer]):
         arena, answers = Arena(CLASS_BYTES[0]), AnswerReader()
         reader, writer = await hostile(tmp_path, arena)
-        good = Request(1, 0, 0, PIXELS, 0, (1, 8, 8, 3), (1, 8, 8), 0, 192, 0, 0, 20.0)
-        writer.write(good.pack() + cancellation(1) + good._replace(id=2).pack())
+        writer.write(GOOD.pack() + cancellation(1) + GOOD._replace(id=2).pack())
         received: list[Answer] = []
         while len(received) < 3:
             received += answers.feed(await reader.read(2**16))
@@ -52,15 +53,17 @@ async def test_a_call_that_is_cancelled_as_it_comes_never_enters_the_queue(tmp_p
 async def test_work_of_a_dead_ingress_leaves_the_queue(tmp_path: Path) -> None:
     async with linked(tmp_path) as (client, [tokenizer]):
         tokenizer.gate.clear()
+        first = asyncio.ensure_future(encode(client))
+        await until(tokenizer.running.is_set)
         arena = Arena(CLASS_BYTES[0])
         _, writer = await hostile(tmp_path, arena)
-        good = Request(1, 0, 0, PIXELS, 0, (1, 8, 8, 3), (1, 8, 8), 0, 192, 0, 0, 20.0)
-        writer.write(b"".join(good._replace(id=number).pack() for number in range(3)))
-        await until(tokenizer.running.is_set)
+        writer.write(b"".join(GOOD._replace(id=number).pack() for number in range(3)))
+        await until(lambda: sum(len(link.calls) for link in tokenizer.server.links) == 4)
         writer.close()
         arena.close()
         await until(lambda: len(tokenizer.server.links) == 1)
         tokenizer.gate.set()
+        await first
         await encode(client)
         assert tokenizer.batches == 2
 
@@ -69,8 +72,7 @@ async def test_nonsense_costs_its_sender_the_link(tmp_path: Path) -> None:
     async with linked(tmp_path) as (client, [tokenizer]):
         arena = Arena(CLASS_BYTES[0])
         reader, writer = await hostile(tmp_path, arena)
-        too_far = Request(1, 0, 0, PIXELS, 0, (1, 8, 8, 3), (1, 8, 8), arena.size, 192, 0, 0, 1.0)
-        writer.write(too_far.pack())
+        writer.write(GOOD._replace(offset=arena.size).pack())
         await reader.read()
         writer.close()
         arena.close()

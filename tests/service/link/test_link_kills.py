@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from link_process import ARENA_BYTES
-from waiting import until
+from waiting import SECONDS, until
 
 from service.link.client import LinkClient
 
@@ -68,9 +68,9 @@ async def test_tokenizers_are_killed(tmp_path: Path) -> None:
     async def call(client: LinkClient) -> None:
         value, side = rng.randrange(251), rng.choice((16, 64, 200))
         pixels = np.full((1, side, side, 3), value, np.uint8)
-        asked = asyncio.ensure_future(client.encode("vq", pixels, "tokens", seconds=60))
+        asked = asyncio.ensure_future(client.encode("vq", pixels, "tokens", seconds=SECONDS))
         if rng.random() < 0.3:
-            await asyncio.sleep(rng.random() / 200)
+            await asyncio.sleep(rng.choice((0, rng.random() / 200)))  # at once, or at any moment
             asked.cancel()
         await asyncio.wait([asked])
         if asked.cancelled():
@@ -100,8 +100,8 @@ async def test_an_ingress_is_killed(tmp_path: Path) -> None:
     async with linked(tmp_path, tokenizers=1) as (client, processes):
         other = await processes.start("ingress")
         pixels = np.full((1, 64, 64, 3), 7, np.uint8)
-        while (await client.encode("vq", pixels, "tokens", seconds=60)).timing.batch_size == 1:
+        while (await client.encode("vq", pixels, "tokens", seconds=SECONDS)).timing.batch_size == 1:
             pass
         processes.kill(other)
-        alone = [await client.encode("vq", pixels, "tokens", seconds=60) for _ in range(8)]
+        alone = [await client.encode("vq", pixels, "tokens", seconds=SECONDS) for _ in range(8)]
     assert alone[-1].timing.batch_size == 1, "nothing of the dead process is left"

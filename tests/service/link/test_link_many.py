@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from test_link import ARENA_BYTES, Tokenizer, encode, linked
-from waiting import until
+from waiting import SECONDS, until
 
 from service.errors import ProblemError
 from service.link.client import LinkClient, NoTokenizerError
@@ -24,7 +24,7 @@ TOTALS = [int(clip.sum() % 512) for clip in CLIPS]
 POISON = 5
 
 
-def encode_many(client: LinkClient, want: Want = "tokens", seconds: float = 20) -> Awaitable[list[Any]]:
+def encode_many(client: LinkClient, want: Want = "tokens", seconds: float = SECONDS) -> Awaitable[list[Any]]:
     return client.encode_many("vq", CLIPS, want, seconds=seconds)
 
 
@@ -119,7 +119,7 @@ async def test_a_caller_that_leaves_frees_the_slot_when_nothing_reads_it(tmp_pat
         call = asyncio.ensure_future(encode_many(client))
         await until(tokenizer.running.is_set)
         call.cancel()
-        await asyncio.sleep(0.1)
+        await until(tokenizer.is_left)
         assert client.free_bytes < ARENA_BYTES, "a batch that runs may read it"
         tokenizer.gate.set()
         await until(lambda: client.free_bytes == ARENA_BYTES)
