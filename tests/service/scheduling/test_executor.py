@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from waiting import SECONDS, until
 
 from service.errors import ProblemError
 from service.scheduling.batcher import Batch, Batcher
@@ -115,8 +116,7 @@ async def test_timing_says_how_long_an_item_waited_and_ran(rig: Rig) -> None:
     first = await rig.occupy()
     (second,) = await rig.crowd([1])
     both = time.monotonic()
-    while time.monotonic() < both + 0.02:
-        await asyncio.sleep(0.005)
+    await until(lambda: time.monotonic() > both + 0.02)
     rig.engine.gate.set()
     (_, ran), (_, waited) = await asyncio.gather(first, second)
     elapsed_ms = 1000 * (time.monotonic() - began)
@@ -232,12 +232,10 @@ async def test_messages_of_one_moment_have_fates_of_their_own(rig: Rig) -> None:
     ]
     [cancelled] = admitted[3] if isinstance(admitted[3], range) else []
     assert rig.executor.cancel(cancelled)
-    while ("late", 0) not in answers:
-        await asyncio.sleep(0.001)
+    await until(lambda: ("late", 0) in answers)
     rig.engine.gate.set()
     await first
-    while len(answers) < 3:
-        await asyncio.sleep(0.001)
+    await until(lambda: len(answers) == 3)
     assert answers == {("two", 0): 2, ("two", 1): 4, ("late", 0): "deadline-exceeded"}
     assert rig.engine.batches == [[0], [1, 2]]
 
@@ -262,6 +260,18 @@ async def test_closing_refuses_what_waits(rig: Rig) -> None:
     assert late.value.code == "draining"
 
 
+async def submit_together(executor: BatchExecutor, payloads: Sequence[Any]) -> list[Any]:
+    """Submit items of one moment: the engine's thread sees all of them or none."""
+    loop = asyncio.get_running_loop()
+    futures: list[asyncio.Future[Any]] = [loop.create_future() for _ in payloads]
+
+    def message(payload: Any, future: asyncio.Future[Any]) -> Message:
+        return Message(KEY, 1, [payload], SECONDS, lambda index, outcome, timing: future.set_result(outcome))
+
+    executor.start([message(*pair) for pair in zip(payloads, futures, strict=True)])
+    return await asyncio.gather(*futures)
+
+
 async def test_the_next_batch_starts_before_the_results_of_the_last_are_fetched(reports: Reports) -> None:
     events: list[tuple[str, Any]] = []
     gate = threading.Event()
@@ -280,13 +290,11 @@ async def test_the_next_batch_starts_before_the_results_of_the_last_are_fetched(
     gate.set()
     await executor.submit(KEY, 10**5, 0, 60)  # the device is known to be fast
     gate.clear()
-    tasks = [asyncio.create_task(executor.submit(KEY, 1, number, 60)) for number in range(1, 5)]
-    async with asyncio.timeout(20):
-        while len(events) < 4:
-            await asyncio.sleep(0.001)
+    answers = asyncio.create_task(submit_together(executor, range(1, 5)))
+    await until(lambda: len(events) == 4)
     assert events[2:] == [("launched", 1), ("launched", 2)], "one batch waits behind the one that runs, and no more"
     gate.set()
-    assert [result for result, _ in await asyncio.gather(*tasks)] == [1, 2, 3, 4]
+    assert await answers == [1, 2, 3, 4]
     assert events[4:6] == [("fetched", 1), ("launched", 3)]
     executor.close()
 
@@ -309,8 +317,7 @@ async def test_a_batch_that_fits_beside_no_other_runs_alone(reports: Reports) ->
 
     executor = BatchExecutor(launch, Batcher(10, 1, 10**6), reports)
     await executor.submit(KEY, 10**5, 0, 60)
-    answers = await asyncio.gather(*(executor.submit(KEY, 1, number, 60) for number in range(1, 5)))
-    assert [result for result, _ in answers] == [1, 2, 3, 4]
+    assert await submit_together(executor, range(1, 5)) == [1, 2, 3, 4]
     assert alone == [[number] for number in range(5)]
     assert not reports.splits
     executor.close()
@@ -335,13 +342,13 @@ async def test_halves_have_the_memory_of_the_batch_behind_them() -> None:
         return fetch
 
     executor = BatchExecutor(launch, Batcher(10, 2, 10**6), Reports())
-    first = asyncio.ensure_future(executor.submit(KEY, 10**5, 0, 60))
-    await asyncio.sleep(0.05)
-    crowd = [asyncio.ensure_future(executor.submit(KEY, 1, number, 60)) for number in range(1, 5)]
+    first = asyncio.create_task(executor.submit(KEY, 10**5, 0, 60))
+    await until(lambda: 0 in held)
+    crowd = asyncio.create_task(submit_together(executor, range(1, 5)))
     await asyncio.sleep(0)
     gate.set()
-    answers = await asyncio.gather(first, *crowd)
-    assert [result for result, _ in answers] == [0, 1, 2, 3, 4]
+    assert (await first)[0] == 0
+    assert await crowd == [1, 2, 3, 4]
     executor.close()
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from waiting import SECONDS, until
 
 from service.errors import ProblemError
 from service.flow import Flow
@@ -24,8 +25,7 @@ from service.types import Done, Message, TokenizerKey
 
 KEYS = [TokenizerKey("m", "encode", "pixels", (1, 8 * side, 8)) for side in (1, 2)]
 FLOWS = [Flow("a"), Flow("b"), Flow("b", "bulk")]
-PATIENT, LATE = 60.0, 0.0
-FAR = 20.0  # seconds; more than a busy machine needs
+PATIENT, LATE = 10 * SECONDS, 0.0
 
 Kind = Literal["good", "poison", "huge"]
 
@@ -64,12 +64,7 @@ class Machine(RuleBasedStateMachine):
             self.breaches.append(breach)
 
     def settle(self, condition: Callable[[], bool]) -> None:
-        async def settled() -> None:
-            async with asyncio.timeout(FAR):
-                while not condition():
-                    await asyncio.sleep(0.001)
-
-        self.loop.run_until_complete(settled())
+        self.loop.run_until_complete(until(condition))
 
     @rule()
     def pass_time(self) -> None:
@@ -119,7 +114,7 @@ class BatchMachine(Machine):
         self.expect(self.broken or len(self.flights) <= MAX_RUNNING, "too many batches are in flight")
 
         def fetch() -> Sequence[Any]:
-            self.gate.wait(FAR)
+            self.gate.wait(SECONDS)
             self.flights.remove(flight)
             if self.broken:
                 raise DeviceFault
@@ -214,7 +209,7 @@ class BatchMachine(Machine):
             self.executor.close()
             self.pass_time()
             assert not self.open()
-            assert self.broken or not self.flights
+            self.settle(lambda: self.broken or not self.flights)
             assert not self.breaches
             assert max(self.answers.values(), default=1) == 1
             assert not any(self.answers[self.sent[item_id][0].number] for item_id in self.cancelled)
@@ -254,7 +249,7 @@ class StepMachine(Machine):
         self.fail(sequence, "prefill")
 
     def step(self, model: str, sequences: Collection[Sample]) -> None:
-        self.gate.wait(FAR)
+        self.gate.wait(SECONDS)
         slots = sum(sequence.slots for sequence in sequences)
         self.expect(0 < slots <= CAPACITIES[model].slots, "a step is too wide")
         self.expect(all(sequence.id in self.holding for sequence in sequences), "a step advances who has no slots")

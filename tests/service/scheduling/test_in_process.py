@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from waiting import SECONDS, until
 
 from kernels import requested_backend, use_backend
 from kernels.runtime import jit
@@ -32,7 +33,7 @@ from service.scheduling.executor import DeviceFault, OutOfMemory
 from service.settings import Settings
 from service.types import Message, TokenizerKey
 
-SETTINGS = Settings(bundles=())
+SETTINGS = Settings(bundles=(), request_seconds=SECONDS)
 
 
 @dataclass
@@ -244,9 +245,7 @@ async def test_work_is_counted_in_frames_and_latent_positions(engine: Engine) ->
     key = TokenizerKey("vq", "encode", "pixels", (6, 21, 35), "tokens")
     [numbers] = backend.start([Message(key, 45, [PIXELS] * 3, 60.0, lambda *answer: answers.append(answer))])
     assert len(numbers) == 3
-    while len(answers) < 3:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0)
+    await until(lambda: len(answers) == 3)
     assert [index for index, *_ in answers] == [0, 1, 2]
     assert work.done_ == [("encode", 18, 135, 3)]
     work.done_.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from waiting import SECONDS, until
 
 from model.bundle import BundleError, save_bundle, save_generator
 from model.generator.config import GENERATOR_CONFIGS, LanguageModelConfig, SamplingDefaults
@@ -24,7 +26,7 @@ from service.in_process import LocalGenerators
 from service.settings import Settings
 from service.types import GenerateJob, GenerateParams, JobProgress
 
-SETTINGS = Settings(bundles=(), generate_seconds=60)
+SETTINGS = Settings(bundles=(), generate_seconds=SECONDS)
 OPTIONS = LaneOptions(slots=4, prefill_tokens=8)
 FRAME = 16  # codes of a latent frame
 CLASSES = ("ant", "bee", "cow", "dog")
@@ -122,9 +124,13 @@ async def test_a_sample_is_the_same_alone_and_in_a_crowd(generators: LocalGenera
             np.testing.assert_array_equal(tokens[:1], one.prompt)
 
 
-async def test_nobody_waits_for_an_unrelated_request(generators: LocalGenerators) -> None:
+async def test_nobody_waits_for_an_unrelated_request(
+    generators: LocalGenerators, engine: GeneratorEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A picture that arrives after a clip, a long prompt and a stranger is ready first."""
     order: list[str] = []
+    all_there, step = threading.Event(), engine.step
+    monkeypatch.setattr(engine, "step", lambda *work: all_there.wait() and step(*work))
 
     async def note(name: str, one: GenerateJob) -> None:
         await generators.generate(one, ignore)
@@ -135,6 +141,8 @@ async def test_nobody_waits_for_an_unrelated_request(generators: LocalGenerators
     stranger = asyncio.create_task(note("stranger", job(3, frames=5, model="other")))
     await asyncio.sleep(0)
     picture = asyncio.create_task(note("picture", job(4)))
+    await asyncio.sleep(0)
+    all_there.set()
     await asyncio.gather(clip, prompt, stranger, picture)
     assert order[0] == "picture"
 
@@ -159,9 +167,7 @@ async def test_a_cancelled_sample_frees_its_slots(generators: LocalGenerators, r
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     await run(generators, job(7, guidance=2.0), job(8, guidance=2.0))
-    async with asyncio.timeout(20):
-        while reports.slots:
-            await asyncio.sleep(0.01)
+    await until(lambda: reports.slots == 0)
 
 
 @pytest.mark.parametrize("prefix", ["none", "sos_class"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from waiting import SECONDS, until
 
 from service.errors import ProblemError
 from service.scheduling.executor import DeviceFault, OutOfMemory
@@ -90,12 +91,6 @@ def request(payload: str, model: str = "m", steps: int = 5, prefill: int = 0, **
 def ignore(progress: JobProgress) -> None: ...
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 async def test_a_crowd_is_answered_each_its_own(executor: StepExecutor, observer: Observer) -> None:
     work = [request(f"{i}", "mn"[i % 2], 1 + i, prefill=i) for i in range(8)]
     answers = await asyncio.gather(*(executor.submit(one, ignore, 60) for one in work))
@@ -137,7 +132,7 @@ async def test_progress_is_the_newest_and_a_reader_that_sleeps_slows_nothing(
         """Hold the event loop until the engine has finished alone."""
         seen.append(progress)
         if len(seen) == 2:
-            finished.wait(20)
+            finished.wait(SECONDS)
 
     finished = threading.Event()
     monkeypatch.setattr(engine, "finish", lambda sequence: finished.set())
