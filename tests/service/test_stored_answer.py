@@ -38,7 +38,7 @@ def test_a_store_is_never_too_large_and_forgets_in_time(puts: list[tuple[int, in
 
 
 def test_the_oldest_use_goes_first() -> None:
-    store: BoundedStore[str, int] = BoundedStore(80, 10.0)
+    store: BoundedStore[str, int] = BoundedStore(80, 10.0, Clock())
     for number, key in enumerate("abcdefgh"):
         assert store.put(key, number, 10)
     store.get("a")
@@ -78,7 +78,7 @@ async def test_work_that_is_lost_gives_its_key_free(late: StoredAnswer | None) -
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 30), st.integers(1, 25)), max_size=80))
 def test_nobody_loses_answers_to_one_who_holds_more(puts: list[tuple[int, int, int]]) -> None:
-    store: BoundedStore[tuple[int, int], int] = BoundedStore(200, 10.0)
+    store: BoundedStore[tuple[int, int], int] = BoundedStore(200, 10.0, Clock())
     held: dict[tuple[int, int], int] = {}
     for owner, key, size in puts:
         held.pop((owner, key), None)
@@ -95,7 +95,7 @@ def test_nobody_loses_answers_to_one_who_holds_more(puts: list[tuple[int, int, i
 
 
 async def test_a_flood_of_one_caller_leaves_the_keys_of_others() -> None:
-    answers = LocalKeyedAnswers(100 * ANSWER.nbytes, 60.0)
+    answers = LocalKeyedAnswers(100 * ANSWER.nbytes, 60.0, Clock())
     for number in range(300):
         owner = "quiet" if number == 0 else "loud"
         ticket = await answers.begin(f"{owner} {number}", b"", 5.0)
