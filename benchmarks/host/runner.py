@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
@@ -68,7 +69,7 @@ class Runner:
     ) -> None:
         self._place, self._steps, self._deadline, self._heading = place, steps, deadline, heading
         # Ray's sockets are in it, so its path is short.
-        self._ray = Path(f"/tmp/h{os.getpid() % 1000:03}")
+        self._ray = Path(tempfile.mkdtemp(prefix="h", dir="/tmp"))
         self._environment = ports | python_path() | {"RAY_TMPDIR": str(self._ray)}
         self._log = place.out / "service.log"
         self._service: subprocess.Popen[bytes] | None = None
@@ -81,7 +82,6 @@ class Runner:
     def run(self, parts: Collection[str]) -> bool:
         """Run the steps of these parts that are not done yet, and return whether all are done."""
         chosen = [step for step in self._steps if step.part in parts]
-        self._ray.mkdir()
         try:
             for step in chosen:
                 path = self._place.out / step.name / "outcome.json"

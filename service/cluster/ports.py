@@ -32,7 +32,6 @@ def reserve_port(candidates: Iterable[int]) -> tuple[int, socket.socket]:
 
 def _check_unused(port: int) -> None:
     with socket.socket() as probe:
-        probe.setsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # connections of a program that has ended do not count
+        # Connections of a program that has ended do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("", port))
