@@ -23,6 +23,11 @@ def pytest_configure() -> None:
         del os.environ[name]
 
 
+def pytest_collection_finish() -> None:
+    """Refuse the priority of real time, which libraries can ask for: every other process would starve."""
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
+
+
 @pytest.fixture
 def table(request: pytest.FixtureRequest):
     """A function that adds a row to a named table, printed when the run ends: `table(title, row)`."""
