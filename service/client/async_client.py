@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
-from urllib.request import getproxies
 
 import httpx
 import numpy as np
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from service.client import bulk, calls, generation, jobs
 from service.client.bulk import Outcome
 from service.client.calls import LOCAL_URL, Call, ConnectionOptions, DecodeOptions, EncodeOptions, ReconstructOptions
-from service.client.duplex import DuplexTransport
+from service.client.duplex import DuplexTransport, is_proxied
 from service.client.generation import EventReader, GenerateEvent, GenerateOptions, Prefix
 from service.client.jobs import Job, JobEvent, JobEventReader
 from service.client.media import Body, Codes, Media
@@ -54,8 +53,7 @@ class AsyncClient:
     ) -> None:
         self._sleep = sleep
         self._rule, self._connection = calls.connection(base_url, **options)
-        # A proxy of the environment needs httpx's own transport.
-        transport = None if getproxies() else DuplexTransport()
+        transport = None if is_proxied(base_url) else DuplexTransport()  # httpx's own knows proxies
         self._http = httpx.AsyncClient(**self._connection, transport=transport)
 
     async def __aenter__(self) -> Self:

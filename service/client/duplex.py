@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
 import h11
 import httpx
@@ -33,6 +34,12 @@ class Connection:
     def alive(self) -> bool:
         """Return whether the server has not closed it, as far as is known."""
         return not (self.reader.at_eof() or self.writer.transport.is_closing())
+
+
+def is_proxied(base_url: str) -> bool:
+    """Return whether the environment sends calls to an address through a proxy."""
+    url = httpx.URL(base_url)
+    return not getproxies().keys().isdisjoint((url.scheme, "all")) and not proxy_bypass(url.netloc.decode())
 
 
 class DuplexTransport(httpx.AsyncBaseTransport):

@@ -16,6 +16,7 @@ from api_server import VQ, Server
 
 from media.write import encode_video
 from service.client import AsyncClient, Client, ServiceError, Stream
+from service.client.duplex import is_proxied
 from service.formats.records import Begin, Part, RecordWriter, write_problem
 from service.formats.result import EncodeMeta, EncodeResult
 
@@ -247,3 +248,25 @@ def test_a_connection_that_was_closed_while_idle_costs_no_wait(server: Server) -
         running.shutdown()
         thread.join()
     assert len(answers) == 3
+
+
+@pytest.mark.parametrize(
+    ("environment", "proxied"),
+    [
+        ({}, False),
+        ({"no_proxy": "localhost"}, False),
+        ({"https_proxy": "http://proxy:3128"}, False),
+        ({"http_proxy": "http://proxy:3128"}, True),
+        ({"all_proxy": "http://proxy:3128"}, True),
+        ({"http_proxy": "http://proxy:3128", "no_proxy": "localhost,127.0.0.1"}, False),
+    ],
+    ids=str,
+)
+def test_only_calls_that_go_through_a_proxy_take_the_transport_that_knows_proxies(
+    environment: dict[str, str], proxied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert is_proxied("http://localhost:8000") == proxied
