@@ -140,6 +140,41 @@ def test_one_step_that_fails_stops_no_other_and_a_second_call_does_what_is_missi
     assert (tmp_path / "report.md").read_text().endswith("All is done.\n")
 
 
+def test_a_step_that_broke_after_a_void_run_is_not_done(tmp_path: Path) -> None:
+    at = place(tmp_path)
+    ran = runner(at, [step("broke", saving(at.rows("broke"), errors="void: late") + "; raise SystemExit(1)", 5.0)])
+    assert not ran.run(PARTS)
+    assert states(ran) == {"broke": "failed"}
+
+
+def test_a_step_for_which_too_little_time_is_left_keeps_what_an_earlier_call_found(tmp_path: Path) -> None:
+    at = place(tmp_path)
+    broken = step("breaks", saving(at.rows("breaks"), figure="7") + "; raise SystemExit('why')", 5.0)
+    runner(at, [broken]).run(PARTS)
+    late = runner(at, [broken], seconds=host.STOP_SECONDS)
+    assert not late.run(PARTS)
+    assert states(late) == {"breaks": "not begun"}
+    assert "why" in json.loads((tmp_path / "breaks" / "outcome.json").read_text())["logs"]
+    assert json.loads(at.rows("breaks").read_text()) == [{"figure": "7"}]
+
+
+def test_a_service_that_starts_late_leaves_the_rows_of_an_earlier_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = place(tmp_path)
+    at.rows("load").parent.mkdir()
+    write_rows(at.rows("load"), [{"figure": "7"}])
+    ran = runner(at, [step("load", "", 5.0, ENCODING)])
+
+    def need(serving: Serving | None) -> None:
+        monkeypatch.setattr(ran, "_deadline", time.monotonic())
+
+    monkeypatch.setattr(ran, "_need", need)
+    assert not ran.run(PARTS)
+    assert states(ran) == {"load": "not begun"}
+    assert json.loads(at.rows("load").read_text()) == [{"figure": "7"}]
+
+
 def test_a_step_that_hangs_is_ended_with_what_it_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "LIMIT_SECONDS", 4.0)
     child = tmp_path / "child"
@@ -227,3 +262,19 @@ def test_only_own_processes_are_ended() -> None:
     assert one.wait() != 0
     assert other.poll() is None
     other.communicate(os.linesep.encode())
+
+
+def test_a_folder_has_the_results_of_one_machine_with_one_set_of_options(tmp_path: Path) -> None:
+    path = tmp_path / "options.json"
+    for _ in range(2):
+        command._check_options(path, {"config": "debug", "gpus": 1})
+    with pytest.raises(typer.BadParameter, match=r"holds results with gpus 1\. Choose another folder\."):
+        command._check_options(path, {"config": "debug", "gpus": 2})
+
+
+def test_ranks_on_one_gpu_are_refused(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(command.main)
+    result = CliRunner().invoke(app, ["ranks", "--gpus", "1", "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "two GPUs" in result.output

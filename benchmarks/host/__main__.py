@@ -7,6 +7,7 @@ the other benchmarks against it. Rows and `report.md` are written after every st
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -22,6 +23,7 @@ from benchmarks.host.runner import Runner
 from benchmarks.host.steps import PARTS, Place, steps
 from benchmarks.measure import describe_machine
 from benchmarks.service.process import API, free_ports
+from model.atomic_write import replace_file
 from service.settings import Settings
 
 
@@ -49,16 +51,32 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     found = torch.cuda.device_count() if gpus is None else gpus
     place = Place(out, f"http://127.0.0.1:{ports[API]}", config, found, cpus, seconds_a_part, settings)
+    known = tuple(steps(place))
+    if lacking := set(parts or ()) - {step.part for step in known}:
+        raise typer.BadParameter(f"{', '.join(sorted(lacking))} needs two GPUs, not {found}.", param_hint="PARTS")
+    machine = describe_machine()
+    options = {"machine": machine, "config": config, "gpus": found, "seconds_a_part": seconds_a_part, "set": settings}
+    _check_options(out / "options.json", options)
     heading = (
-        f"{describe_machine()}\n{found} GPUs; CPUs of the service {sorted(cpus.service)}, of the load "
+        f"{machine}\n{found} GPUs; CPUs of the service {sorted(cpus.service)}, of the load "
         f"{sorted(cpus.load)}; {cpus.ingress_replicas} ingress replicas; {config} geometry, random weights; "
         f"settings {settings or 'as they are'}; loads of {seconds_a_part:g} s"
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that services end too
-    is_whole = Runner(place, tuple(steps(place)), ports, deadline, heading).run(parts or PARTS)
+    is_whole = Runner(place, known, ports, deadline, heading).run(parts or PARTS)
     print((out / "report.md").read_text())
     if not is_whole:
         raise typer.Exit(1)
+
+
+def _check_options(path: Path, options: dict[str, object]) -> None:
+    """Refuse a folder whose rows come from another machine or other options: the heading would be wrong for them."""
+    if not path.exists():
+        replace_file(path, json.dumps(options, indent=1).encode())
+    elif (found := json.loads(path.read_text())) != options:
+        others = ", ".join(f"{name} {found.get(name)!r}" for name in options if found.get(name) != options[name])
+        message = f"{path.parent} holds results with {others}. Choose another folder."
+        raise typer.BadParameter(message, param_hint="--out")
 
 
 def _setting(text: str) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from benchmarks.host.machine import write_bundles
 from benchmarks.host.steps import Place, Serving, Step
 from benchmarks.rows import RowFile, markdown, read_rows
+from benchmarks.service.__main__ import VOID
 from benchmarks.service.process import (
     ROOT,
     StartError,
@@ -27,6 +28,7 @@ from benchmarks.service.process import (
     stop,
     wait_ready,
 )
+from model.atomic_write import replacing
 
 START_SECONDS = 300.0  # with kernels that have to be compiled
 STOP_SECONDS = 20.0  # kept back for the end of the service
@@ -89,7 +91,9 @@ class Runner:
                 if outcome is None or outcome.state != MADE:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     outcome = self._run(step)
-                    path.write_text(json.dumps(asdict(outcome), indent=1))
+                    if outcome.state != NOT_BEGUN:  # or the reason and the logs of an earlier failure would be lost
+                        with replacing(path) as fresh:
+                            fresh.write_text(json.dumps(asdict(outcome), indent=1))
                     print(f"{step.name}: {outcome.state} after {outcome.seconds:.0f} s", flush=True)
                 self.outcomes[step.name] = outcome
                 (self._place.out / "report.md").write_text(self.report(chosen))
@@ -110,9 +114,8 @@ class Runner:
         return "\n".join(lines) + "\n"
 
     def _run(self, step: Step) -> Outcome:
-        if (left := self._left()) < step.seconds:
-            reason = f"it takes {step.seconds:.0f} s, of which {max(0.0, left):.0f} are left"
-            return Outcome(step.name, NOT_BEGUN, 0.0, reason)
+        if (late := self._too_late(step)) is not None:
+            return late
         try:
             self._need(step.serving)
         except StartError as error:
@@ -120,6 +123,8 @@ class Runner:
             if step.serving is not None:
                 self._broken[step.serving] = str(error)
             return Outcome(step.name, FAILED, 0.0, "the service did not start", str(error))
+        if (late := self._too_late(step)) is not None:  # the service took its time; rows of an earlier call stay
+            return late
         begun = time.monotonic()
         log = self._place.out / step.name / "log"
         limit = max(1.0, min(LIMIT * step.seconds + LIMIT_SECONDS, self._left()))
@@ -139,7 +144,8 @@ class Runner:
             state, reason = LATE, f"it was stopped after {limit:.0f} s"
         else:
             # A run whose load began late says so in its row, and would again.
-            is_done = status == 0 or any("void" in row.get("errors", "") for row in self._rows(step))
+            is_void = status == VOID and any("void" in row.get("errors", "") for row in self._rows(step))
+            is_done = status == 0 or is_void
             state, reason = (MADE, "") if is_done else (FAILED, f"status {status}")
         finally:
             if process.poll() is None:
@@ -150,6 +156,12 @@ class Runner:
 
     def _rows(self, step: Step) -> list[dict[str, str]]:
         return read_rows(self._place.rows(step.name))
+
+    def _too_late(self, step: Step) -> Outcome | None:
+        if (left := self._left()) >= step.seconds:
+            return None
+        reason = f"it takes {step.seconds:.0f} s, of which {max(0.0, left):.0f} are left"
+        return Outcome(step.name, NOT_BEGUN, 0.0, reason)
 
     def _left(self) -> float:
         return self._deadline - STOP_SECONDS - time.monotonic()
