@@ -53,9 +53,9 @@ def main(
             table.add(
                 {
                     "work": work,
-                    "a request: p50, longest, s": f"{np.median(took):.2f}, {max(took):.2f}",
+                    "a request: p50, longest, s": f"{np.median(took):.2f}, {max(took):.2f}" if took else "-",
                     "all, s": f"{whole:.2f}",
-                    "samples/s": f"{samples / whole:.1f}",
+                    "samples/s": f"{samples / whole:.1f}" if samples else "-",
                     "an encoding meanwhile: p50 / p99, ms": " / ".join(
                         f"{1e3 * value:.1f}" for value in np.percentile(encoded, QUANTILES)
                     ),
@@ -77,7 +77,7 @@ def main(
 
 def _wait(seconds: float) -> Seconds:
     time.sleep(seconds)
-    return [seconds]
+    return []
 
 
 def _generate(client: Client, samples: int, options: GenerateOptions) -> float:
