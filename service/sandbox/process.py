@@ -102,7 +102,7 @@ class WorkerProcess:
 
     @property
     def alive(self) -> bool:
-        """Return whether the process runs, and not only until the kernel comes to end it."""
+        """Return whether the process runs and nobody has killed it; the kernel may take a while to end it."""
         return not self._killed and self._process.poll() is None
 
     @property
