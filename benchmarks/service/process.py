@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 
 from benchmarks.service.cpu import snapshot
+from service.cluster.ports import reserve_port
 from service.cluster.ray_environment import HAPROXY_PORTS
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +27,9 @@ LOG_LINES, LOG_BYTES = 20, 2**20  # of the end of a log, in an error
 REQUEST = '"event": "request"'  # in a line of the service's log
 API, METRICS, RAY_METRICS = "OMNITOK_PORT", "OMNITOK_METRICS_PORT", "OMNITOK_RAY_METRICS_PORT"
 EDGE_METRICS = "RAY_SERVE_HAPROXY_METRICS_PORT"
+# Below those of Ray's replicas, and below those that Linux gives to connections that go out.
+CANDIDATES = range(10_000, 30_000)
+_reservations: list[socket.socket] = []
 
 
 class StartError(RuntimeError):
@@ -33,12 +37,10 @@ class StartError(RuntimeError):
 
 
 def free_port() -> int:
-    """Return a port below those that Linux gives to connections that go out: it is still free seconds later."""
-    while True:
-        port = random.randrange(10_000, 32_768)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+    """Return a port that no other caller gets, in this process or in another, for as long as this process lives."""
+    port, reservation = reserve_port(random.sample(CANDIDATES, 100))
+    _reservations.append(reservation)
+    return port
 
 
 def free_ports() -> dict[str, str]:

@@ -19,8 +19,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from ports import free_port
 from prometheus_tools import ONE_THREAD, UNPACKED, needs, tool
+
+from benchmarks.service.process import free_port
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 120.0

@@ -25,7 +25,8 @@ import av
 import httpx
 import pytest
 from PIL import Image
-from ports import free_port
+
+from benchmarks.service.process import free_port
 
 ROOT = Path(__file__).parents[2]
 HEALTHY_SECONDS = 240

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ports import free_port
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.service.process import free_port
 from model.tokenizer.tokenizer import OmniTokenizer
 from training import gradients
 from training.checkpoint import CHECKPOINT_FILE

@@ -16,8 +16,8 @@ sys.path += [str(Path(__file__).parents[2] / "deploy"), str(Path(__file__).paren
 
 from bad_inputs import LIMITS
 from cluster_service import Service
-from ports import free_port
 
+from benchmarks.service.process import free_port
 from model.bundle import save_bundle, save_generator
 from model.generator.config import GENERATOR_CONFIGS
 from model.generator.networks import make_generator

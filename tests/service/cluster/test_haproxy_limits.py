@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import pytest
 from cluster_service import eventually
-from ports import free_port
 
+from benchmarks.service.process import free_port
 from service.cluster.ray_environment import HAPROXY_START, ray_environment
 from service.settings import Settings
 

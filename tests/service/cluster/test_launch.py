@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ports import free_port
 
+from benchmarks.service.process import free_port
 from model.bundle import save_bundle, save_generator
 from model.generator.config import GENERATOR_CONFIGS
 from model.generator.networks import make_generator

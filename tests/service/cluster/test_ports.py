@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from ports import free_port
 
+from benchmarks.service.process import free_port
 from service.cluster.ports import reserve_port
 from service.cluster.ray_environment import HAPROXY_PORTS, cluster_environment
 from service.settings import Settings

@@ -21,12 +21,12 @@ import yaml
 from api_media import clip, picture
 from cluster_service import Service, eventually
 from PIL import Image
-from ports import free_port
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_tools import ONE_THREAD, needs, tool
 from test_dashboards import DASHBOARDS, PAGES, queries, runbook_queries
 
 from benchmarks.service.load import Load, run_load
+from benchmarks.service.process import free_port
 from service.formats.media_types import MSGPACK
 from service.metrics.definitions import histogram
 

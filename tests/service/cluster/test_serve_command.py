@@ -22,8 +22,8 @@ import pytest
 import torch
 from cluster_service import Service, eventually
 from PIL import Image
-from ports import free_port
 
+from benchmarks.service.process import free_port
 from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer

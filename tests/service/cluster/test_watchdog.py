@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from ports import free_port
 from waiting import eventually
 
+from benchmarks.service.process import free_port
 from service.cluster import watchdog as module
 from service.cluster.watchdog import CONTROLLER_SECONDS, PROXY_SECONDS, LostError, Watchdog, local_watchdog
 from service.metrics.folder import process_name

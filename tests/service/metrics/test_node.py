@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 import waiting
-from ports import free_port
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.service.process import free_port
 from service.finished_request import FinishedRequest
 from service.metrics.collectors import FilesystemCollector, ProcessesCollector
 from service.metrics.definitions import BUCKET_FACTOR, DEADLINE_SECONDS, METRICS, SECONDS, STEP_SECONDS, Metric
