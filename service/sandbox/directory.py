@@ -20,9 +20,11 @@ class WorkerDirectory:
         while True:
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
             self._lock = _lock(self.path)
-            # Another service may have swept it before it was locked.
-            if self._lock is not None and self.path.is_dir():
-                return
+            if self._lock is not None:
+                # Another service may have swept it before it was locked.
+                if self.path.is_dir():
+                    return
+                os.close(self._lock)
 
     def close(self) -> None:
         """Remove the folder."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from service.sandbox import directory
 from service.sandbox.directory import WorkerDirectory
 
 ROOT = Path(__file__).parents[3]
@@ -47,3 +49,23 @@ def test_what_a_kill_left_is_swept_by_the_next(tmp_path: Path, monkeypatch: pyte
     assert others.is_dir()
     held.close()
     assert not held.path.exists()
+
+
+def test_a_folder_that_is_swept_before_its_lock_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lock, swept = directory._lock, []
+
+    def late(path: Path) -> int | None:
+        descriptor = lock(path)
+        if not swept:
+            swept.append(path)
+            shutil.rmtree(path)
+        return descriptor
+
+    monkeypatch.setattr(directory, "_lock", late)
+    held = WorkerDirectory()
+    assert held.path.is_dir()
+    assert held.path not in swept
+    opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert f"{swept[0]} (deleted)" not in opened
+    held.close()
