@@ -19,6 +19,7 @@ from waiting import SECONDS, eventually
 from kernels.norm.triton_kernels import inverse_deviation_kernel, layer_norm_kernel
 from kernels.runtime import jit
 from kernels.runtime.compile_server import CompileServer, Job
+from service.metrics.folder import process_name
 
 HERE = Path(__file__).parent
 X, ONES = torch.zeros(6, 64), torch.ones(64)
@@ -162,15 +163,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as died:
         server = int(died.stdout.readline())
         assert died.wait(SECONDS) == -signal.SIGKILL
-    eventually(lambda: not lives(server))
-
-
-def lives(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rsplit(") ", 1)[1][0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"  # a zombie has exited
+    eventually(lambda: process_name(server) is None)
 
 
 def test_a_fork_detaches_from_the_server(server):

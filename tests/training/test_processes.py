@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from waiting import eventually
+
+from service.metrics.folder import process_name
 
 START = """
 import os, time
@@ -25,14 +26,7 @@ def test_a_pool_whose_owner_was_killed_ends(method: str) -> None:
     command = [sys.executable, "-c", START.format(method=method)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
-        worker = Path("/proc", owner.stdout.readline().strip())
-        assert runs(worker)
+        worker = int(owner.stdout.readline())
+        assert process_name(worker) is not None
         owner.kill()
-    eventually(lambda: not runs(worker))
-
-
-def runs(process: Path) -> bool:
-    try:
-        return process.joinpath("stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    eventually(lambda: process_name(worker) is None)

@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -57,11 +56,3 @@ def start(pool: MediaPool, data: bytes = MP4, options: MediaOptions = WHOLE) -> 
 def slow_worker() -> int:
     """Return the worker whose priority is lowest, which takes dear files."""
     return max(workers(), key=lambda worker: os.getpriority(os.PRIO_PROCESS, worker))
-
-
-def alive(home: Path) -> bool:
-    """Return whether a process runs, rather than being gone or waiting to be reaped."""
-    try:
-        return (home / "stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False

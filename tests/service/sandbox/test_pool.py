@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 from handover import Handover
 from media_samples import pattern, picture, png_bomb, psnr, video, workers
-from pools import CLIP, MIB, PATIENT, WHOLE, alive, refusal, running, start
+from pools import CLIP, MIB, PATIENT, WHOLE, refusal, running, start
 from waiting import eventually, until
 
 from media.types import MediaOptions
 from service.errors import ProblemError
+from service.metrics.folder import process_name
 from service.sandbox import lane, process
 from service.sandbox.pool import MediaPool
 from service.settings import Limits
@@ -187,7 +188,7 @@ asyncio.run(main())
     assert done.returncode == -signal.SIGKILL, done.stderr
     pids = done.stdout.split()
     assert len(pids) == 2
-    eventually(lambda: not any(alive(Path(f"/proc/{pid}")) for pid in pids))
+    eventually(lambda: all(process_name(int(pid)) is None for pid in pids))
 
 
 ONE_PIXEL = """channel.send({"kind": "begin", "shape": [1, 1, 1, 3]})
