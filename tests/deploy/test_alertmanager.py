@@ -8,9 +8,8 @@ import re
 import socketserver
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,11 +19,11 @@ import httpx
 import pytest
 import yaml
 from prometheus_tools import ONE_THREAD, UNPACKED, needs, tool
+from waiting import eventually
 
-from benchmarks.service.process import free_port
+from benchmarks.service.process import free_port, is_ready
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 120.0
 # Debian's program reads its templates from one place, where an unpacked one has not put them.
 OWN_MOUNTS = "unshare", "--user", "--map-root-user", "--mount"
 WITH_TEMPLATES = 'mount --bind "$0/share" /usr/share; exec "$@"'
@@ -112,27 +111,17 @@ def alertmanager(tmp_path: Path) -> Iterator[Alertmanager]:
         process = subprocess.Popen(command, env=os.environ | ONE_THREAD, stderr=subprocess.DEVNULL)
         cleanup.callback(process.wait)
         cleanup.callback(process.kill)
-        until(lambda: httpx.get(f"{running.url}/-/ready", trust_env=False).status_code == 200)
+        eventually(lambda: is_ready(running.url, "/-/ready"))
         yield running
-
-
-def until(is_true: Any) -> None:
-    deadline = time.monotonic() + SECONDS
-    while True:
-        with suppress(httpx.TransportError):
-            if is_true():
-                return
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @needs("prometheus-alertmanager")
 def test_pages_and_tickets_go_to_their_places_and_what_follows_is_silent(alertmanager: Alertmanager) -> None:
     alertmanager.alert(alertname="OmnitokUnreachable", severity="page", instance="api:8080", job="omnitok")
-    until(lambda: alertmanager.pages)
+    eventually(lambda: bool(alertmanager.pages))
     for instance in ("api:8080", "other:8080"):  # of the first one the page says all
         alertmanager.alert(alertname="OmnitokRestarted", severity="ticket", instance=instance)
-    until(lambda: any("OmnitokRestarted of other:8080" in line for line in alertmanager.mail))
+    eventually(lambda: any("OmnitokRestarted of other:8080" in line for line in alertmanager.mail))
     assert [page["alertname"] for page in alertmanager.pages] == ["OmnitokUnreachable"]
     assert alertmanager.muted() == [("OmnitokRestarted", "api:8080")]
     assert {subject for line in alertmanager.mail if (subject := re.match("Subject: .*", line))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
+from waiting import until
 
 from service.cluster import remote
 from service.cluster.remote import CARDS_SECONDS
@@ -202,8 +203,3 @@ async def test_replicas_that_do_not_answer_make_the_service_not_ready(monkeypatc
         await backend.models()
     assert refused.value.code == "not-ready"
     assert refused.value.retry_after_seconds
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0)
