@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -17,13 +18,16 @@ class WeightsError(ValueError):
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """A mode that leaves memory as it is where torch would draw weights, which are about to be replaced."""
+    """A mode that leaves memory as it is where a constructor would draw weights, which are about to be replaced.
+
+    On the meta device, to draw or to normalise them would load all of torch's compiler first.
+    """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
+        if getattr(func, "__module__", None) == "torch.nn.init" or func is F.normalize:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
@@ -38,7 +42,7 @@ def build_network(make: Callable[[], Network], weights: Mapping[str, Tensor]) ->
     Raises:
         WeightsError: names are missing or left over, or a shape or type does not fit; all of them are listed.
     """
-    with torch.device("meta"):  # shapes alone: a config may describe more than this machine holds
+    with _NoInitialisation(), torch.device("meta"):  # shapes alone: a config may describe more than this machine holds
         wanted = {name: value.shape for name, value in make().state_dict().items()}
     if missing := sorted(wanted.keys() - weights.keys()):
         raise WeightsError(f"{len(missing)} tensors are missing: {', '.join(missing)}")

@@ -212,3 +212,18 @@ def test_training_and_evaluation_on_sets_of_pixels_need_no_decoder() -> None:
         "import training.evaluation.evaluate, training.evaluation.generation, benchmarks.training\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_networks_load_and_run_without_the_compiler_of_torch() -> None:
+    code = (
+        "import sys\nsys.modules['torch._dynamo'] = None\n"
+        "from pathlib import Path\n"
+        "from service.engine.generator import GeneratorEngine\n"
+        "from service.engine.lane import LaneOptions\n"
+        "from service.engine.tokenizer import Engine\n"
+        "tokenizers = [Path('bundles', name) for name in ('demo-vq', 'demo-vae')]\n"
+        "generators = [Path('bundles', name) for name in ('demo-lm', 'demo-latte')]\n"
+        "Engine(tokenizers, 'cpu', 'float32', 1).warm_up()\n"
+        "GeneratorEngine.load(generators, 'cpu', 1, LaneOptions(slots=2, prefill_tokens=64), tokenizers)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)

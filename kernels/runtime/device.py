@@ -7,6 +7,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from kernels.runtime.constant import constant_in_graphs
+
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 MIN_CAPABILITY = (8, 0)
 MAX_GRID_YZ = 65_535  # programs along the second or third axis of a grid
@@ -15,7 +17,7 @@ MMA_COLUMNS = 8  # period of a thread's columns in a tensor core's result; four 
 HAS_TRITON = find_spec("triton") is not None  # found, not imported: a CPU build of torch comes without it
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def capability(index: int | None) -> tuple[int, int]:
     """Return the compute capability of a GPU."""
     return torch.cuda.get_device_capability(index)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from inspect import signature
 from typing import Any, Generic, ParamSpec, TypeVar
 
-import torch
 from torch import Tensor
+
+from kernels.runtime.constant import constant_in_graphs
 
 P = ParamSpec("P")
 A = TypeVar("A", bound=tuple[Any, ...])
@@ -74,7 +75,7 @@ def _check_backend(backend: str, source: str) -> str:
     return backend
 
 
-@torch.compiler.assume_constant_result  # a compiled graph keeps the backend that it was traced with
+@constant_in_graphs  # a compiled graph keeps the backend that it was traced with
 def requested_backend() -> str:
     """Return the backend that the context or the environment requests."""
     return _requested.get() or _check_backend(os.environ.get(BACKEND_ENV) or "auto", f"{BACKEND_ENV}=")

@@ -119,8 +119,11 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(config, config.attends_along_time(layer)) for layer in range(config.layers))
         self.out = nn.Linear(width, 2 * values)
         frames, height, columns = config.tokens
-        self.register_buffer("spatial", spatial_positions(height, columns, width), persistent=False)
-        self.register_buffer("temporal", sinusoids(torch.arange(frames), width).float(), persistent=False)
+        with torch.device("cpu"):  # on the meta device they would load the compiler of torch
+            spatial = spatial_positions(height, columns, width)
+            temporal = sinusoids(torch.arange(frames), width).float()
+        self.register_buffer("spatial", spatial.to(torch.get_default_device()), persistent=False)
+        self.register_buffer("temporal", temporal.to(torch.get_default_device()), persistent=False)
         self._initialise()
 
     @torch.no_grad()

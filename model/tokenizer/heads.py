@@ -24,7 +24,9 @@ class VQHead(nn.Module):
         if not isinstance(config.head, VQConfig):
             raise TypeError(f"A VQ head needs a VQConfig, not {config.head}.")
         self.to_code = nn.Linear(config.width, config.head.dim)
-        self.codebook = nn.Parameter(F.normalize(torch.randn(config.head.codes, config.head.dim), dim=-1))
+        self.codebook = nn.Parameter(
+            F.normalize(nn.init.normal_(torch.empty(config.head.codes, config.head.dim)), dim=-1)
+        )
         self.from_code = nn.Linear(config.head.dim, config.width)
 
     def forward(self, embed: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ class PEG(nn.Module):
 
     def __init__(self, config: TokenizerConfig, temporal: bool) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(3, 3, 3, config.width).uniform_(-(27**-0.5), 27**-0.5))
+        self.weight = nn.Parameter(nn.init.uniform_(torch.empty(3, 3, 3, config.width), -(27**-0.5), 27**-0.5))
         self.bias = nn.Parameter(torch.zeros(config.width))
         self.causal = config.causal_peg
         self.order = config.temporal_order if temporal else "causal"
@@ -167,7 +167,9 @@ class WindowAttention(nn.Module):
         self.window = config.window
         self.norm = nn.LayerNorm(config.width)
         self.qkv = nn.Linear(config.width, 3 * inner, bias=False)
-        self.bias_table = nn.Parameter(torch.empty((2 * config.window - 1) ** 2, config.heads).normal_(std=0.02))
+        self.bias_table = nn.Parameter(
+            nn.init.normal_(torch.empty((2 * config.window - 1) ** 2, config.heads), std=0.02)
+        )
         self.to_out = nn.Linear(inner, config.width)
 
     def forward(self, x: Tensor) -> Tensor:
