@@ -79,7 +79,7 @@ def to_srgb(picture: Image.Image, profile: bytes | CodePoints | None) -> Image.I
             converted = None
         if converted is not None:
             return converted
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import Literal
 
 import numpy as np
@@ -45,7 +44,7 @@ class ClipDecoder(WorkerProcess):
             media_type: from its first bytes.
             options: size and window.
         """
-        self._begin({"op": "stream", "media_type": media_type, "options": asdict(options)}, None, self._seconds)
+        self._begin({"op": "stream", "media_type": media_type, "options": vars(options)}, b"", self._seconds)
 
     def make_room(self, frames: int) -> None:
         """Have the next steps fill a new part of so many frames."""

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,7 +43,7 @@ class _End(BaseModel):
     """The last message of a file that was decoded."""
 
     model_config = ConfigDict(extra="forbid")
-    kind: Literal["end"]
+    kind: Literal["end", "picture"]
     source: SourceInfo
     preprocess: Preprocess
     is_video: bool
@@ -118,12 +118,16 @@ class WorkerProcess:
             ClosedError, TimeoutError, OutOfMemoryError: the worker is lost.
         """
         seconds = self.limits.decode_seconds
-        task = {"op": "decode", "bytes": len(data), "media_type": media_type, "options": asdict(options)}
+        task = {"op": "decode", "bytes": len(data), "media_type": media_type, "options": vars(options)}
         task["decoded_pixels"] = max_pixels
         self._begin(task, data, seconds)
         pixels, count = np.empty((0, 0, 0, 3), np.uint8), 0
-        header = self._expect("begin", "end")
-        if header["kind"] == "begin":
+        header = self._expect("begin", "picture", "end")
+        if header["kind"] == "picture":
+            pixels = np.empty(self._checked_shape(header.pop("shape", None)), np.uint8)
+            self._channel.receive_into(pixels.data.cast("B"))
+            count = len(pixels)
+        elif header["kind"] == "begin":
             pixels = np.empty(self._checked_shape(header.get("shape")), np.uint8)
             header = self._expect("frame", "end")
         while header["kind"] == "frame":
@@ -174,7 +178,7 @@ class WorkerProcess:
         self._channel.close()
         return reason
 
-    def _begin(self, task: dict[str, Any], payload: bytes | memoryview | None, seconds: float) -> None:
+    def _begin(self, task: dict[str, Any], payload: bytes | memoryview, seconds: float) -> None:
         self.tasks += 1
         self._channel.deadline = time.monotonic() + seconds
         self._channel.send(task | {"seconds": seconds}, payload)

@@ -13,7 +13,7 @@ import pkgutil
 import socket
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import av
@@ -21,14 +21,19 @@ import numpy as np
 from PIL import Image
 
 from media.errors import MediaError
+from media.frame_reader import FrameReader
 from media.identify import IMAGE_OUTPUTS
-from media.limits import MediaLimits
+from media.limits import MIB, MediaLimits
 from media.reader import open_frames
 from media.types import MediaOptions
 from media.video_stream import ClipStream
 from media.write import encode_image, encode_video
+from service.allocator import keep_freed_blocks
 from service.sandbox import restrictions
 from service.sandbox.ipc import Channel, ClosedError
+
+# Of pictures of a megapixel; a worker of thousands of files should stay small.
+_BLOCK_BYTES, _KEPT_BYTES = 4 * MIB, 16 * MIB
 
 Run = Callable[[Channel, dict[str, Any], MediaLimits], None]
 
@@ -45,6 +50,7 @@ def main(descriptor: int) -> None:
     limits = MediaLimits(**setup["limits"])
     Image.MAX_IMAGE_PIXELS = limits.image_pixels
     load_codecs()
+    keep_freed_blocks(_BLOCK_BYTES, _KEPT_BYTES)
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     av.logging.set_level(None)
     os.nice(setup["niceness"])
@@ -92,24 +98,32 @@ def answer(
 
 
 def decode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
-    """Answer "begin" with the shape, one "frame" after the other, then "end" with what the file was."""
+    """Answer "begin" with the shape, one "frame" after the other, then "end" with what the file was.
+
+    Where one frame is all that was announced, "picture" is all of these at once.
+    """
     data = channel.receive_bytes(task["bytes"])
     limits = replace(limits, decoded_pixels=task["decoded_pixels"])
     reader = open_frames(io.BytesIO(data), limits, _options(task), task["media_type"])
+    if reader.expected == 1:
+        frames = list(reader)
+        if frames:
+            channel.send({"kind": "picture", "shape": [1, *frames[0].shape]} | _end(reader), frames[0].data)
+        else:
+            channel.send({"kind": "end"} | _end(reader))
+        return
     begun = False
     for frame in reader:
         if not begun:
             channel.send({"kind": "begin", "shape": [reader.expected, *frame.shape]})
             begun = True
         channel.send({"kind": "frame"}, frame.data)
-    channel.send(
-        {
-            "kind": "end",
-            "source": asdict(reader.info()),
-            "preprocess": asdict(reader.preprocess),
-            "is_video": reader.is_video,
-        }
-    )
+    channel.send({"kind": "end"} | _end(reader))
+
+
+def _end(reader: FrameReader) -> dict[str, Any]:
+    source, preprocess = vars(reader.info()), vars(reader.preprocess)
+    return {"source": source, "preprocess": preprocess, "is_video": reader.is_video}
 
 
 def stream(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
@@ -145,7 +159,7 @@ class _Pieces:
 
 
 def _description(reader: ClipStream) -> dict[str, Any]:
-    return {"source": asdict(reader.info()), "preprocess": asdict(reader.preprocess), "fps": reader.kept_fps}
+    return {"source": vars(reader.info()), "preprocess": vars(reader.preprocess), "fps": reader.kept_fps}
 
 
 def _options(task: dict[str, Any]) -> MediaOptions:
