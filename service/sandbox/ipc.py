@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 _HEADER_BYTES = 2**20
 _SOCKET_BUFFER = 2**20
 # Read at once: a header, as a rule, and the first bytes after it.
 _AHEAD_BYTES = 2**12
+# Of the socket's buffer, which counts the kernel's own bytes too.
+_BUFFER_SHARE = 4
+# Of what the event loop parses.
+_SHORT_HEADER_BYTES = 2**14
 # Up to so many bytes a copy costs less than a call of the kernel that wakes the other side twice.
 _JOINED_BYTES = 2**18
 
@@ -32,6 +37,7 @@ class Channel:
         self.deadline: float | None = None
         for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
             sock.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER)
+        self._fitting_bytes = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // _BUFFER_SHARE
 
     def fileno(self) -> int:
         """Return the descriptor of the socket."""
@@ -55,6 +61,26 @@ class Channel:
             raise
         except OSError as error:
             raise ClosedError(str(error)) from error
+
+    def fits(self, payload: bytes) -> bool:
+        """Return whether `send_now` can send it."""
+        return len(payload) <= self._fitting_bytes
+
+    def send_now(self, header: dict[str, Any], payload: bytes) -> None:
+        """Send a message that fits into the socket's buffer, which is empty, without waiting.
+
+        Raises:
+            ClosedError: the other side is gone, or it left earlier messages there.
+        """
+        message = _head(header) + payload
+        self.deadline = None
+        try:
+            self._wait()
+            count = self._sock.send(message, socket.MSG_DONTWAIT)
+        except OSError as error:
+            raise ClosedError(str(error)) from error
+        if count < len(message):
+            raise ClosedError("The other side reads no messages.")
 
     def receive(self) -> dict[str, Any]:
         """Receive a header.
@@ -80,23 +106,44 @@ class Channel:
             self._wait()
             view = view[self._read_into(view) :]
 
+    def receive_now(self) -> dict[str, Any] | None:
+        """Receive a header without waiting; return None while a part of it is still to come.
+
+        Raises:
+            ClosedError: as `send`.
+        """
+        header = self._header(_SHORT_HEADER_BYTES)
+        if header is None:
+            with suppress(BlockingIOError):
+                self._read_ahead(socket.MSG_DONTWAIT)
+            header = self._header(_SHORT_HEADER_BYTES)
+        return header
+
+    def receive_into_now(self, view: memoryview) -> memoryview:
+        """Fill `view` with what has come, and return the part of it that is still to be filled; errors as above."""
+        view = self._take_ahead(view)
+        with suppress(BlockingIOError):
+            while view.nbytes:
+                view = view[self._read_into(view, socket.MSG_DONTWAIT) :]
+        return view
+
     def close(self) -> None:
         """Close the socket."""
         self._sock.close()
 
-    def _header(self) -> dict[str, Any] | None:
-        """Return the header that came, or None if a part of it is still to come."""
+    def _header(self, limit: int = _HEADER_BYTES) -> dict[str, Any] | None:
+        """Return the header that came, of at most `limit` bytes, or None if a part of it is still to come."""
         ahead = self._ahead
         if len(ahead) < 4:
             return None
         end = 4 + int.from_bytes(ahead[:4], "little")
-        if end > _HEADER_BYTES:
-            raise ClosedError(f"A header may have {_HEADER_BYTES} bytes; {end} are announced.")
+        if end > limit:
+            raise ClosedError(f"A header may have {limit} bytes; {end} are announced.")
         if len(ahead) < end:
             return None
         try:
             header = json.loads(ahead[4:end])
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ClosedError("The header must be JSON.") from error
         if not isinstance(header, dict):
             raise ClosedError("The header must be a map.")

@@ -8,10 +8,12 @@ from concurrent.futures import Executor, Future
 from contextlib import nullcontext
 from typing import TypeVar
 
+from media.types import MediaOptions
 from service.errors import ProblemError
 from service.sandbox.blocklist import Blocklist
 from service.sandbox.ipc import ClosedError
 from service.sandbox.memory_watch import MemoryWatch
+from service.sandbox.picture_reader import Done, Lost, PictureReader
 from service.sandbox.process import OutOfMemoryError, WorkerProcess
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ _RETRY_AFTER_SECONDS = 1.0
 
 
 class Lane:
-    """One worker process after the other. Its methods block, for a thread, except `abandon`, which is for any.
+    """One worker process after the other. Its methods block, for a thread, but for those that say otherwise.
 
     Args:
         start: starts a process.
@@ -48,6 +50,7 @@ class Lane:
         self._start, self._blocklist, self._lost = start, blocklist, lost
         self._worker: WorkerProcess | None = None
         self._successor: Future[WorkerProcess] | None = None
+        self._reader: PictureReader | None = None
 
     @property
     def is_fit(self) -> bool:
@@ -76,12 +79,39 @@ class Lane:
         if worker is not None and self._successor is None and worker.tasks >= _SUCCESSOR_SHARE * _TASKS_PER_WORKER:
             self._successor = threads.submit(self._start)
 
-    def run(self, task: Callable[[WorkerProcess], Result], data: bytes | None) -> Result:
+    def begin(self, picture: bytes, media_type: str, options: MediaOptions, max_pixels: int, done: Done) -> bool:
+        """Begin a small picture on the event loop; for its thread.
+
+        Args:
+            picture, media_type, options, max_pixels, done: as for `PictureReader.decode`. After the loss of the process
+                the task goes on in `run`.
+
+        Returns:
+            False if it takes `run`: to start a process, to send a large file, or to refuse the file.
+        """
+        worker = self._worker
+        if worker is None or not self.is_fit or not worker.fits(picture) or self._blocklist.holds(picture):
+            return False
+        if self._reader is None:
+            self._reader = PictureReader(worker)
+        self._reader.decode(picture, media_type, options, max_pixels, done)
+        return True
+
+    def leave_loop(self) -> None:
+        """Have the event loop let go of the process, before a thread uses it; for the loop's thread."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
+    def run(
+        self, task: Callable[[WorkerProcess], Result], data: bytes | None, first_loss: Lost | None = None
+    ) -> Result:
         """Run a task, again on a fresh process if the process is lost.
 
         Args:
             task: what to do.
             data: the file that it decodes, if it decodes one.
+            first_loss: of the present process, under this task.
 
         Raises:
             ProblemError: the refusal of the worker, or why there is no result.
@@ -90,13 +120,17 @@ class Lane:
             raise ProblemError("corrupt-media", "This file has crashed the decoder before.")
         crashes, reason = 0, ""
         for _ in range(_ATTEMPTS):
-            worker = self.fit()
-            is_alone = worker.tasks == 0
-            if self.abandoned:  # while the process started
+            worker = self._worker if first_loss is not None else self.fit()
+            assert worker is not None
+            is_alone = worker.tasks == (0 if first_loss is None else 1)
+            if self.abandoned and first_loss is None:  # while the process started
                 break
             # What others killed once may have filled the memory of the machine.
             watch = MemoryWatch(worker.pid) if reason == "killed" else None
             try:
+                if first_loss is not None:
+                    loss, first_loss = first_loss, None
+                    raise loss
                 with watch or nullcontext():
                     return task(worker)
             except TimeoutError:
@@ -135,7 +169,7 @@ class Lane:
         raise ProblemError("corrupt-media", "The file crashed the decoder.")
 
     def abandon(self) -> None:
-        """End the process under the task, whose result nobody wants any more."""
+        """End the process under the task, whose result nobody wants any more; for any thread."""
         self.abandoned = True
         if self._worker is not None:
             self._worker.kill()

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from media.cost import decoded_pixels
 from media.errors import MediaError
 from media.frame_choice import check_streams
-from media.identify import VIDEO_TYPES, identify
+from media.identify import IMAGE_TYPES, VIDEO_TYPES, identify
 from media.limits import check_bytes
 from media.types import Frames, MediaOptions
 from service.drain_rate import DrainRate
@@ -30,9 +30,10 @@ from service.sandbox.clip_decoder import ClipDecoder, Stop
 from service.sandbox.directory import WorkerDirectory
 from service.sandbox.fair_queue import FairQueue, Ticket
 from service.sandbox.lane import Lane
+from service.sandbox.picture_reader import Done, Lost
 from service.sandbox.process import WorkerProcess
 from service.sandbox.stream import FrameStream, with_head
-from service.sandbox.task import Task
+from service.sandbox.task import Begin, Task, never
 from service.settings import Limits
 
 logger = logging.getLogger(__name__)
@@ -54,6 +55,8 @@ _EXPECTED_PIXELS, _RATE_SECONDS = 100e6, 20.0  # of a worker's first second; of 
 _ENCODED_PIXELS = 4  # a pixel of a clip takes longer to write than to read
 # One worker of so many is kept for tasks that take less than a tenth of a second.
 _WORKERS_PER_FAST_LANE, _FAST_PIXELS = 4, 16_000_000
+# Of a picture that the event loop receives by itself, in less than a millisecond.
+_LOOP_PIXELS = 2**20
 # What takes long must not take the processor from what is short.
 _SLOW_NICENESS = 10
 
@@ -135,6 +138,7 @@ class MediaPool:
             ticket.task.fail(ProblemError("draining", "The service is shutting down."))
         for lane in self._lanes:
             lane.abandon()
+            lane.leave_loop()
         await asyncio.gather(*self._releases, return_exceptions=True)
         for threads in (self._threads, self._starts):
             await asyncio.to_thread(threads.shutdown, cancel_futures=True)
@@ -267,7 +271,8 @@ class MediaPool:
     async def _turn(self, caller: str, step: Callable[[], Stop], cancel: Callable[[], None]) -> Stop:
         """Run a step of a stream in the place of a task, at the price of the time that it takes."""
         cost = _TASK_PIXELS + _FAST_PIXELS  # never in a lane of cheap tasks
-        return await self._run(Task(lambda lane: step(), lambda lane: cancel(), measured=False), caller, cost, 0)
+        task: Task[Stop] = Task(lambda lane, loss: step(), lambda lane: cancel(), measured=False)
+        return await self._run(task, caller, cost, 0)
 
     async def _decode(self, data: bytes, media_type: str, options: MediaOptions, caller: str) -> Frames:
         """Decode under an estimate of the cost, and once more by the worker's count if that is larger."""
@@ -275,9 +280,14 @@ class MediaPool:
         def work(worker: WorkerProcess, max_pixels: int) -> Frames:
             return worker.decode(data, media_type, options, max_pixels)
 
+        def begin(lane: Lane, done: Done) -> bool:
+            return lane.begin(data, media_type, options, self._max_pixels(lane), done)
+
         cost = decoded_pixels(data, media_type, options, self.limits)
+        is_still = media_type in IMAGE_TYPES and not options.animated
+        is_small = max(cost, math.prod(options.size or (0,))) <= _LOOP_PIXELS
         try:
-            return await self._submit(work, cost, len(data), caller, data)
+            return await self._submit(work, cost, len(data), caller, data, begin if is_still and is_small else never)
         except ProblemError as problem:
             if problem.code != "decode-budget" or problem.limit != _FAST_PIXELS or problem.actual is None:
                 raise
@@ -285,13 +295,21 @@ class MediaPool:
         return await self._submit(work, max(cost, _FAST_PIXELS), len(data), caller, data)
 
     async def _submit(
-        self, work: Work[Result], pixels: int, size: int, caller: str, data: bytes | None = None
+        self,
+        work: Work[Result],
+        pixels: int,
+        size: int,
+        caller: str,
+        data: bytes | None = None,
+        begin: Begin = never,
     ) -> Result:
-        def run(lane: Lane) -> Result:
-            max_pixels = int(min(lane.max_cost, self.limits.decoded_pixels))
-            return lane.run(lambda worker: work(worker, max_pixels), data)
+        def run(lane: Lane, loss: Lost | None) -> Result:
+            return lane.run(lambda worker: work(worker, self._max_pixels(lane)), data, loss)
 
-        return await self._run(Task(run, Lane.abandon), caller, _TASK_PIXELS + pixels, size)
+        return await self._run(Task(run, Lane.abandon, begin=begin), caller, _TASK_PIXELS + pixels, size)
+
+    def _max_pixels(self, lane: Lane) -> int:
+        return int(min(lane.max_cost, self.limits.decoded_pixels))
 
     async def _run(self, task: Task[Result], caller: str, cost: int, size: int) -> Result:
         """Wait for the turn of a task, and for its result."""
@@ -316,25 +334,21 @@ class MediaPool:
             if ticket is not None:
                 self._idle.remove(lane)
                 lane.abandoned = False
-                ticket.task.lane = lane
-                running = asyncio.get_running_loop().run_in_executor(self._threads, ticket.task.run, lane)
-                running.add_done_callback(partial(self._ended, ticket, lane, self._clock()))
+                ticket.task.start(lane, self._threads, partial(self._ended, ticket, lane, self._clock()))
 
-    def _ended(self, ticket: Ticket[Task[Any]], lane: Lane, started: float, running: asyncio.Future[Any]) -> None:
-        """Give the lane to the next ticket, and the result to whoever waits for it."""
+    def _ended(self, ticket: Ticket[Task[Any]], lane: Lane, started: float, outcome: Any) -> None:
+        """Give the lane to the next ticket, and the result or the error to whoever waits for it."""
         task, seconds = ticket.task, self._clock() - started
         task.lane = None
         self._release(lane)
         # A file that took longer than its pixels do is paid for by its caller; one that was refused costs little.
         self._queue.charge(ticket.caller, seconds * (self._rate.per_second or 0.0) - ticket.cost)
-        if running.cancelled():
-            ticket.task.fail(ProblemError("draining", "The service is shutting down."))
-        elif (error := running.exception()) is not None:
-            ticket.task.fail(error)
+        if isinstance(outcome, BaseException):
+            task.fail(outcome)
         else:
             if task.measured:
                 self._rate.add(ticket.cost, seconds)
-            task.finish(running.result())
+            task.finish(outcome)
 
     def _give_back(self, lane: Lane) -> None:
         self._idle.append(lane)
@@ -348,6 +362,7 @@ class MediaPool:
             lane.look_ahead(self._starts)
             self._give_back(lane)
         else:
+            lane.leave_loop()
             release = asyncio.get_running_loop().create_task(self._refit(lane))
             self._releases.add(release)
             release.add_done_callback(self._releases.discard)

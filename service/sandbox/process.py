@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,20 @@ class _End(BaseModel):
     is_video: bool
 
 
+class _Arriving(NamedTuple):
+    """A picture of which a part has come.
+
+    Args:
+        header: its message.
+        pixels: that are filled.
+        rest: of their bytes.
+    """
+
+    header: dict[str, Any]
+    pixels: NDArray[np.uint8]
+    rest: memoryview
+
+
 class OutOfMemoryError(Exception):
     """The worker reached its memory limit and ends itself."""
 
@@ -70,6 +84,7 @@ class WorkerProcess:
         self.limits = limits
         self.tasks = 0
         self._killed = False
+        self._arriving: _Arriving | None = None
         ours, theirs = socket.socketpair()
         self._channel = Channel(ours)
         # No environment, no site folder, no session or descriptor in common with the service.
@@ -117,17 +132,14 @@ class WorkerProcess:
             ProblemError: the file's fault.
             ClosedError, TimeoutError, OutOfMemoryError: the worker is lost.
         """
-        seconds = self.limits.decode_seconds
-        task = {"op": "decode", "bytes": len(data), "media_type": media_type, "options": vars(options)}
-        task["decoded_pixels"] = max_pixels
-        self._begin(task, data, seconds)
-        pixels, count = np.empty((0, 0, 0, 3), np.uint8), 0
+        self._begin(_decoding(data, media_type, options, max_pixels), data, self.limits.decode_seconds)
         header = self._expect("begin", "picture", "end")
         if header["kind"] == "picture":
-            pixels = np.empty(self._checked_shape(header.pop("shape", None)), np.uint8)
-            self._channel.receive_into(pixels.data.cast("B"))
-            count = len(pixels)
-        elif header["kind"] == "begin":
+            arriving = self._arrival(header)
+            self._channel.receive_into(arriving.rest)
+            return _frames(arriving.pixels, header)
+        pixels, count = np.empty((0, 0, 0, 3), np.uint8), 0
+        if header["kind"] == "begin":
             pixels = np.empty(self._checked_shape(header.get("shape")), np.uint8)
             header = self._expect("frame", "end")
         while header["kind"] == "frame":
@@ -136,13 +148,38 @@ class WorkerProcess:
             self._channel.receive_into(memoryview(pixels[count]).cast("B"))
             count += 1
             header = self._expect("frame", "end")
-        if count == 0:
-            raise ProblemError("corrupt-media", "None of the frames of the file can be decoded.")
-        try:
-            end = _End.model_validate(header)
-        except ValidationError as error:
-            raise ClosedError(f"The worker sent an answer of another form: {error}.") from error
-        return Frames(pixels[:count], end.source, end.preprocess, end.is_video)
+        return _frames(pixels[:count], header)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket, which becomes readable as `take_picture` has something to take."""
+        return self._channel.fileno()
+
+    def fits(self, data: bytes) -> bool:
+        """Return whether a file is small enough for `begin_picture`."""
+        return self._channel.fits(data)
+
+    def begin_picture(self, data: bytes, media_type: str, options: MediaOptions, max_pixels: int) -> None:
+        """Send one small still picture without waiting; arguments as for `decode`.
+
+        Raises:
+            ClosedError: the worker is lost.
+        """
+        self.tasks += 1
+        self._arriving = None
+        task = _decoding(data, media_type, options, max_pixels)
+        self._channel.send_now(task | {"seconds": self.limits.decode_seconds}, data)
+
+    def take_picture(self) -> Frames | None:
+        """Return the picture that was sent, or None while a part of it is still to come; errors as `decode`."""
+        arriving = self._arriving
+        if arriving is None:
+            header = self._channel.receive_now()
+            if header is None:
+                return None
+            arriving = self._arrival(self._checked(header, "picture"))
+        rest = self._channel.receive_into_now(arriving.rest)
+        self._arriving = arriving._replace(rest=rest)
+        return None if rest.nbytes else _frames(arriving.pixels, arriving.header)
 
     def encode(self, pixels: NDArray[np.uint8], media_type: str, fps: float, quality: int | None) -> bytes:
         """Encode one result; errors as `decode`."""
@@ -183,8 +220,15 @@ class WorkerProcess:
         self._channel.deadline = time.monotonic() + seconds
         self._channel.send(task | {"seconds": seconds}, payload)
 
+    def _arrival(self, header: dict[str, Any]) -> _Arriving:
+        pixels = np.empty(self._checked_shape(header.pop("shape", None)), np.uint8)
+        return _Arriving(header, pixels, pixels.data.cast("B"))
+
     def _expect(self, *kinds: str) -> dict[str, Any]:
-        header = self._channel.receive()
+        return self._checked(self._channel.receive(), *kinds)
+
+    @staticmethod
+    def _checked(header: dict[str, Any], *kinds: str) -> dict[str, Any]:
         kind = header.pop("kind", None)
         if kind == "problem":
             try:
@@ -207,6 +251,22 @@ class WorkerProcess:
         if not (fits and frames <= limits.kept_frames and channels == 3):
             raise ClosedError(f"The worker announced {frames} frames of {height}x{width}x{channels}, over the limits.")
         return frames, height, width, channels
+
+
+def _decoding(data: bytes, media_type: str, options: MediaOptions, max_pixels: int) -> dict[str, Any]:
+    task = {"op": "decode", "bytes": len(data), "media_type": media_type, "options": vars(options)}
+    return task | {"decoded_pixels": max_pixels}
+
+
+def _frames(pixels: NDArray[np.uint8], header: dict[str, Any]) -> Frames:
+    """Return the frames that came before the last message, or with it."""
+    if not len(pixels):
+        raise ProblemError("corrupt-media", "None of the frames of the file can be decoded.")
+    try:
+        end = _End.model_validate(header)
+    except ValidationError as error:
+        raise ClosedError(f"The worker sent an answer of another form: {error}.") from error
+    return Frames(pixels, end.source, end.preprocess, end.is_video)
 
 
 def _import_path() -> list[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import media_samples
 import pytest
 from handover import Handover
 
-from media.types import Frames
 from service.sandbox.process import WorkerProcess
 
 
@@ -20,11 +20,15 @@ def others() -> None:
 
 @pytest.fixture
 def handover(monkeypatch: pytest.MonkeyPatch) -> Handover:
-    handover, decode = Handover(), WorkerProcess.decode
-
-    def noted(self: WorkerProcess, *arguments: Any) -> Frames:
-        handover.note(self.pid)
-        return decode(self, *arguments)
-
-    monkeypatch.setattr(WorkerProcess, "decode", noted)
+    handover = Handover()
+    for name in ("decode", "begin_picture"):
+        monkeypatch.setattr(WorkerProcess, name, noting(handover, getattr(WorkerProcess, name)))
     return handover
+
+
+def noting(handover: Handover, give: Callable[..., Any]) -> Callable[..., Any]:
+    def noted(worker: WorkerProcess, *arguments: Any) -> Any:
+        handover.note(worker.pid)
+        return give(worker, *arguments)
+
+    return noted

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from handover import Handover
 from media_samples import pattern, picture, png_bomb, psnr, video, workers
-from pools import CLIP, MIB, PATIENT, WHOLE, refusal, running, start
+from pools import CLIP, MIB, MP4, PATIENT, WHOLE, refusal, running, start
 from waiting import eventually, until
 
 from media.types import MediaOptions
@@ -191,6 +191,8 @@ asyncio.run(main())
     eventually(lambda: all(process_name(int(pid)) is None for pid in pids))
 
 
+PICTURE = picture(CLIP[0], "PNG")
+FILES = pytest.mark.parametrize("data", [MP4, PICTURE], ids=["clip", "picture"])
 ONE_PIXEL = """channel.send({"kind": "begin", "shape": [1, 1, 1, 3]})
 channel.send({"kind": "frame"}, b"abc")
 """
@@ -206,11 +208,20 @@ LIES = {
     "too many frames": ONE_PIXEL + 'channel.send({"kind": "frame"}, b"abc")',
     "no facts": ONE_PIXEL + 'channel.send({"kind": "end"})',
     "silence": "",
+    "picture without a shape": 'channel.send({"kind": "picture"}, b"abc")',
+    "endless picture": 'channel.send({"kind": "picture", "shape": [1, 100000, 100000, 3]}, b"abc")',
+    "picture without facts": 'channel.send({"kind": "picture", "shape": [1, 1, 1, 3]}, b"abc")',
+    "part of a picture": 'channel.send({"kind": "picture", "shape": [1, 1, 1, 3]}, b"ab")',
+    "part of a header": 'channel.send_raw(b"\\1\\0\\0")',
+    "deep header": 'channel.send_raw(b"\\0\\20\\0\\0" + b"[" * 4096)',
 }
 
 
+@FILES
 @pytest.mark.parametrize("lie", LIES)
-async def test_nothing_a_captured_worker_says_is_believed(lie: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_a_captured_worker_says_is_believed(
+    lie: str, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     captured = f"""# service.sandbox.worker, captured
 import json, socket, sys
 sys.path[:] = json.loads(sys.argv[2])
@@ -225,7 +236,7 @@ channel.receive_bytes(channel.receive()["bytes"])
 """
     monkeypatch.setattr(process, "_BOOT", captured)
     async with running() as pool:
-        assert (await refusal(start(pool))).code == "corrupt-media"
+        assert (await refusal(start(pool, data))).code == "corrupt-media"
         assert pool.restarts == {"crash": 2}
 
 
