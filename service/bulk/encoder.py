@@ -31,7 +31,9 @@ from service.engine.tokenizer import Engine
 from service.types import Size
 
 SHARDS_AT_ONCE = 3  # the device has work while the last rows of a shard are read and written
-CHUNK_ITEMS, CHUNK_BYTES = 16, 16 * 2**20  # of one visit to a process
+# Of one visit to a process, 20 to 40 ms: in longer ones the last items of a shard leave most readers idle.
+CHUNK_ITEMS: dict[Kind, int] = {"images": 16, "clips": 2}
+CHUNK_BYTES = 16 * 2**20
 UNSIZED_BYTES = 2**20  # of a picture of its own size; larger ones travel in the answer
 BATCH_POSITIONS = {"cuda": 2**16, "cpu": 2**13}
 MAX_BATCH = 64
@@ -100,6 +102,7 @@ class ShardEncoder:
             engine.warm_up(sizes, BATCH_POSITIONS["cuda"], most)
         sized = self._options.height is not None
         self._leave_resize = workplace.device_resize and sized and engine.resizes_pictures()
+        self._rare_sizes = {kind for kind in info.items if self._size(kind) is None or self._is_left(kind)}
         self._chunks = {kind: self._chunk_items(kind) for kind in info.items}
         chunk_bytes = max(chunk * self._item_bytes(kind) for kind, chunk in self._chunks.items())
         batch_chunks = max(-(-self._batch_of(size) // self._chunks[kind]) for kind, size in self._kinds_with_size())
@@ -163,7 +166,12 @@ class ShardEncoder:
                 records[place]["source_hash"] = read.digest
                 item = shard.items[place]
                 for (crop, view), flip in product(enumerate(read.views), flips):
-                    waiting.append(self._row(len(rows), pixels_of(view, flip), number, holder))
+                    pixels = pixels_of(view, flip)
+                    if isinstance(pixels, np.ndarray) and shard.kind in self._rare_sizes:
+                        waiting.append(Row(len(rows), pixels.copy(), None, lambda: None))
+                    else:
+                        holder.hold()
+                        waiting.append(Row(len(rows), pixels, number, holder.free))
                     rows.append(
                         None, shard.first + place, item.key, item.label, crop, flip, read.digest, view.preprocess
                     )
@@ -179,13 +187,6 @@ class ShardEncoder:
         for record, codes in zip(done, rows.codes[:: self._options.repeats], strict=True):
             record |= done_record(self._options.repeats, codes)
         return rows, records
-
-    def _row(self, place: int, pixels: Pixels, chunk: int, holder: _Holder) -> Row:
-        """Return pixels that wait for a batch: a copy if others of their size are rare."""
-        if isinstance(pixels, np.ndarray) and (self._options.height is None or self._leave_resize):
-            return Row(place, pixels.copy(), None, lambda: None)
-        holder.hold()
-        return Row(place, pixels, chunk, holder.free)
 
     def read(self, shard: Shard) -> Iterator[tuple[int, Chunk]]:
         """Yield chunks of items in their order, with the place of the first; the next ones are read meanwhile.
@@ -233,6 +234,10 @@ class ShardEncoder:
             return None
         return frames, options.height, options.width
 
+    def _is_left(self, kind: Kind) -> bool:
+        """Return whether items of a kind keep the size of their files until the device resizes them."""
+        return self._leave_resize and kind == "images"
+
     def _batch_of(self, size: Size) -> int:
         """Return the most items of a batch, a power of two: the device has a graph for each."""
         most = BATCH_POSITIONS[self._device] // self.engine.card.geometry.positions(size)
@@ -240,12 +245,12 @@ class ShardEncoder:
 
     def _item_bytes(self, kind: Kind) -> int:
         size, views = self._size(kind), self._options.views
-        if size is None or (self._leave_resize and kind == "images"):
+        if size is None or self._is_left(kind):
             return UNSIZED_BYTES * views
         return (3 * int(np.prod(size)) + ALIGNMENT) * views
 
     def _chunk_items(self, kind: Kind) -> int:
-        return max(1, min(CHUNK_ITEMS, CHUNK_BYTES // self._item_bytes(kind)))
+        return max(1, min(CHUNK_ITEMS[kind], CHUNK_BYTES // self._item_bytes(kind)))
 
     def _busy(self) -> float:
         now, busy = time.perf_counter(), self.busy_seconds()

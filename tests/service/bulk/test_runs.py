@@ -183,6 +183,22 @@ def test_pictures_that_the_device_resizes_give_the_same_shards(
     assert content(tmp_path / "here") == content(tmp_path / "there")
 
 
+@pytest.mark.parametrize("resizes", [True, False])
+def test_clips_of_one_size_are_encoded_where_readers_put_them(
+    tokenize: Tokenize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resizes: bool
+) -> None:
+    monkeypatch.setattr(Engine, "resizes_pictures", lambda self: resizes)
+    launch, copied = Engine.launch, []
+
+    def note(engine: Engine, key: Any, payloads: Any) -> Any:
+        copied.extend(pixels.base is None for pixels in payloads)
+        return launch(engine, key, payloads)
+
+    monkeypatch.setattr(Engine, "launch", note)
+    tokenize(tmp_path, kinds=("clips",))
+    assert copied == [False, False]
+
+
 def test_files_that_take_forever_are_named_and_the_others_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
