@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from media.images import StillReader
-from media.jpeg import decode_jpeg
 from media.reader import open_frames
 from media.types import SampleWindow
 from model.codes.info import EncodingOptions
@@ -152,9 +151,7 @@ def _read_item(item: Item, options: EncodingOptions, writer: SlotWriter, counter
         reader = open_frames(io.BytesIO(data), None, media_options("images", options), window=SampleWindow())
         assert isinstance(reader, StillReader)
     with counters.count("decode"):
-        pixels = decode_jpeg(data)
-        if pixels is None:
-            pixels, _ = reader.read_source()
+        pixels, _ = reader.read_source()
     with counters.count("share"):
         writer.put(pixels)
 

@@ -17,7 +17,7 @@ from media.frame_reader import FrameReader
 from media.jpeg import decode_jpeg
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_exif
-from media.resize import Plan, Resampling, plan
+from media.resize import TWO_PASS_MODES, Plan, Resampling, plan
 from media.truncation import without_end
 from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
 
@@ -90,7 +90,11 @@ class StillReader(FrameReader):
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         with reading(self._media_type, self._limits):
-            pixels = convert(self._loaded(), self._plan, self._orientation, self._profile)
+            stored = self._plain_jpeg()
+            if stored is not None:
+                pixels = self._plan.frame(stored)
+            else:
+                pixels = convert(self._loaded(), self._plan, self._orientation, self._profile)
         yield pixels
 
     def read_source(self) -> tuple[NDArray[np.uint8], Resampling | None]:
@@ -102,18 +106,27 @@ class StillReader(FrameReader):
         Raises:
             MediaError: the file is damaged or over a limit.
         """
-        plain = self._profile is None and self._orientation == UPRIGHT and "transparency" not in self._image.info
         with reading(self._media_type, self._limits):
             resampling = self._plan.resampling(self._image)
-            if plain and resampling is not None and self._media_type == "image/jpeg" and not self._is_reduced():
-                self._file.seek(0)
-                if (pixels := decode_jpeg(self._file.read())) is not None:
-                    return pixels, resampling
+            if resampling is not None and (pixels := self._plain_jpeg()) is not None:
+                return pixels, resampling
             image = self._loaded()
             resampling = self._plan.resampling(image)
-            if resampling is None or not plain:
+            if resampling is None or not self._is_plain():
                 return convert(image, self._plan, self._orientation, self._profile), None
             return np.asarray(image.convert("RGB") if image.mode != "RGB" else image), resampling
+
+    def _is_plain(self) -> bool:
+        """Return whether the stored colours are those that are shown, the right way up."""
+        return not self._profile and self._orientation == UPRIGHT and "transparency" not in self._image.info
+
+    def _plain_jpeg(self) -> NDArray[np.uint8] | None:
+        """Return the pixels of a JPEG that needs no more of Pillow, uint8 RGB (H, W, 3), or None."""
+        is_simple = self._media_type == "image/jpeg" and self._image.mode in TWO_PASS_MODES and self._is_plain()
+        if not is_simple or self._is_reduced():
+            return None
+        self._file.seek(0)
+        return decode_jpeg(self._file.read(), self._image.height, self._image.width)
 
     def _loaded(self) -> Image.Image:
         image = self._jpeg() if self._media_type == "image/jpeg" else self._image

@@ -31,7 +31,7 @@ OUTSIDE = {"benchmarks", "bundles", "deploy", "docs", "examples", "tests"}
 SERVICE = {
     "formats": {"errors", "types"},
     "types": {"chunks", "errors", "flow"},
-    "sandbox": {"chunks", "drain_rate", "errors", "settings"},
+    "sandbox": {"allocator", "chunks", "drain_rate", "errors", "settings"},
     "scheduling": {"drain_rate", "errors", "flow", "types"},
     "link": {"errors", "flow", "trace", "types"},
     "operations": {"chunks", "errors", "formats", "sandbox", "settings", "types"},

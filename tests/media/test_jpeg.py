@@ -32,11 +32,15 @@ def jpeg(height: int, width: int, mode: str = "RGB", **options: Any) -> bytes:
 )
 def test_pixels_are_those_of_pillow(size: tuple[int, int], options: dict[str, Any]) -> None:
     data = jpeg(*size, **options)
-    assert np.array_equal(decode_jpeg(data), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+    assert np.array_equal(decode_jpeg(data, *size), np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
 
 
 def test_a_file_with_any_fault_is_left_to_pillow() -> None:
     data = jpeg(48, 64)
-    assert decode_jpeg(data[:-200]) is None
-    assert decode_jpeg(data[:-2] + bytes(8) + data[-2:]) is None
-    assert decode_jpeg(b"GIF89a") is None
+    assert decode_jpeg(data, 48, 64) is not None
+    for faulty in (data[:-200], data[:-2] + bytes(8) + data[-2:], b"GIF89a"):
+        assert decode_jpeg(faulty, 48, 64) is None
+
+
+def test_a_file_of_another_size_than_was_checked_is_left_to_pillow() -> None:
+    assert decode_jpeg(jpeg(48, 64), 64, 48) is None
