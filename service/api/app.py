@@ -21,6 +21,7 @@ from service.api.routes import TOKENIZER_ROUTES, routers
 from service.api.routes.docs import add_docs
 from service.api.routes.page import add_page
 from service.api.services import Services
+from service.api.shedding import report_to
 from service.errors import ProblemError
 from service.jobs.queue import JobQueue, NoJobQueue
 from service.keys import KeyRing
@@ -105,10 +106,12 @@ def create_app(
     app.add_middleware(DirectRoutes, routes=TOKENIZER_ROUTES, services=services)
     if settings.keys is not None:
         app.add_middleware(Authentication, keys=KeyRing(settings.keys, settings.ingress_replicas))
+    labels = route_labels(routes)
+    report_to(None if metrics is None else metrics.observe, labels)
     app.add_middleware(
         RequestMiddleware,
         metrics=metrics,
-        labels=route_labels(routes),
+        labels=labels,
         exporter=exporter,
         trace_ratio=settings.trace_ratio,
     )

@@ -63,5 +63,7 @@ class RequestId:
 
 
 def before_ray() -> list[Middleware]:
-    """For Ray's HTTP servers: they read the id as it came, add theirs to answers, bound streams and refuse in text."""
-    return [Middleware(RequestId), Middleware(RayHeaders), Middleware(RayRefusals)]
+    """For Ray's HTTP servers: refusals cost much there, ids are read as they came, streams bounded, refusals text."""
+    from service.api.shedding import Shedding  # which needs this module
+
+    return [Middleware(Shedding), Middleware(RequestId), Middleware(RayHeaders), Middleware(RayRefusals)]

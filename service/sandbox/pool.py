@@ -23,7 +23,7 @@ from media.frame_choice import check_streams
 from media.identify import IMAGE_TYPES, VIDEO_TYPES, identify
 from media.limits import check_bytes
 from media.types import Frames, MediaOptions
-from service.drain_rate import DrainRate
+from service.drain_rate import DrainRate, retry_after
 from service.errors import ProblemError
 from service.sandbox.blocklist import Blocklist
 from service.sandbox.clip_decoder import ClipDecoder, Stop
@@ -382,7 +382,7 @@ class MediaPool:
             "overloaded",
             f"{len(self._queue)} files wait for {self.workers} media workers already. "
             f"Those that come before this one take about {seconds:.1f} s.",
-            retry_after_seconds=math.ceil(seconds),
+            retry_after_seconds=retry_after(seconds),
         )
 
     def _lost(self, reason: str) -> None:

@@ -102,7 +102,8 @@ def test_a_larger_cluster_is_started_with_what_the_command_sets() -> None:
 
 
 def test_haproxy_starts_with_what_ray_cannot_say(tmp_path: Path) -> None:
-    (tmp_path / "haproxy.cfg").write_text(re.sub(r"\{%.*?%\}", "", HAPROXY_CONFIG_TEMPLATE))
+    written = re.sub(r"\{%.*?%\}", "", HAPROXY_CONFIG_TEMPLATE).replace("{{ config.log_target }}", "127.0.0.1:514")
+    (tmp_path / "haproxy.cfg").write_text(written)
     command = [HAPROXY_START, "-db", "-f", str(tmp_path / "haproxy.cfg"), "-sf", "1"]
     variables = ray_environment(Settings(proxy="haproxy", client_connections=7), tmp_path)
     environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
@@ -111,6 +112,8 @@ def test_haproxy_starts_with_what_ray_cannot_say(tmp_path: Path) -> None:
     assert done.stdout.split() == command[1:]
     config = (tmp_path / "haproxy.cfg").read_text()
     assert 'lf-string "Path' not in config
+    assert "127.0.0.1:514" in written, "Ray's default"
+    assert "127.0.0.1:514" not in config
     assert "error_file_path }}\n" not in config
     assert config.count("timeout http-request 15s") == 1
     assert "bind 127.0.0.1:{{ config.stats_port }}" in config

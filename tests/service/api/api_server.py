@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 from toy_generators import ToyGenerators
 
 from service.api.app import create_app
@@ -174,6 +176,7 @@ class Server:
         backend: Backend | None = None,
         generators: GeneratorBackend | None = None,
         exporter: SpanExporter | None = None,
+        layers: Sequence[Middleware] = (),
     ) -> None:
         self.backend, self.counts = BlockBackend(), Counts()
         self.generators = ToyGenerators(VQ, VAE)
@@ -186,7 +189,10 @@ class Server:
             tiers[0], self.media, settings, self.counts, tiers[1], jobs=self.jobs, exporter=exporter
         )
         configure(Path(os.devnull))  # pytest's own lines stay legible
-        config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
+        served: ASGIApp = app
+        for layer in reversed(layers):
+            served = layer.cls(served, *layer.args, **layer.kwargs)
+        config = uvicorn.Config(served, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
 

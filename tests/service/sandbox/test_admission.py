@@ -110,7 +110,7 @@ async def test_who_holds_the_queue_makes_way_and_hears_when_to_come_back() -> No
         problem = await refusal(greedy[-1])
         assert problem.code == "overloaded"
         assert problem.retry_after_seconds is not None
-        assert 1 <= problem.retry_after_seconds <= 60
+        assert 0.1 <= problem.retry_after_seconds < 1, "the like is refused for a fifth of it, so it is not rounded up"
         os.kill(workers()[0], signal.SIGCONT)
         assert (await other).pixels.shape == CLIP.shape
         await asyncio.gather(*greedy[:-1])

@@ -1,0 +1,187 @@
+"""The outermost layer under overload: it refuses the like of what was refused a moment ago, before Ray sees it.
+
+A refusal that goes through Ray and the application costs a quarter of an answer, for which accepted requests wait.
+HAProxy refuses the like too (`haproxy-start`), but hears of a refusal late: what came in the meantime is here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.errors import DISCARD_SECONDS, DISCARDED_BYTES, REFUSE_ALIKE
+from service.api.log import event
+from service.api.middleware import TRACE_RESPONSE, route_label
+from service.api.recent_refusals import MAX_KINDS, SIMILAR
+from service.api.request_id import HEADER, WELL_FORMED
+from service.finished_request import FinishedRequest
+
+STATUS, PROBLEM = 503, "overloaded"
+# The headers that say whether requests are alike, as in `haproxy-start`; the size of the body is compared apart.
+ALIKE = (
+    *(b"authorization", b"x-caller-group", b"x-request-priority", b"x-request-timeout-seconds"),
+    *(b"content-type", b"accept", b"prefer"),
+)
+ID, LENGTH = HEADER.lower().encode(), b"content-length"
+# An answer to a key may be there already, and a browser needs headers of its own.
+NEVER = frozenset({b"idempotency-key", b"origin"})
+LOOKED_AT = frozenset(ALIKE) | NEVER | {ID, LENGTH}
+MAX_LENGTH_DIGITS = 9
+OWN = frozenset({ID, LENGTH, TRACE_RESPONSE, REFUSE_ALIKE.lower().encode(), b"connection"})  # of one answer alone
+MARK = "{id}"
+SUM_SECONDS = 1.0  # of refusals in a line of the log
+
+
+class _Observer(NamedTuple):
+    observe: Callable[[FinishedRequest], None] | None
+    labels: Collection[str]
+
+
+class _Refusal(NamedTuple):
+    headers: tuple[tuple[bytes, bytes], ...]
+    body: tuple[bytes, ...]  # the id of the request goes between its parts
+    size: int  # of the refused body
+    until: float
+
+
+_observer: _Observer | None = None  # of the application in this process; a proxy of Ray's has none
+
+
+def report_to(observe: Callable[[FinishedRequest], None] | None, labels: Collection[str]) -> None:
+    """Choose where this process counts what it sheds. Without a choice it sheds nothing.
+
+    Args:
+        observe: takes each request; None counts nothing.
+        labels: of the application's routes.
+    """
+    global _observer
+    _observer = _Observer(observe, labels)
+
+
+class Shedding:
+    """Gives a refusal again, for as long as its header for HAProxy says, to requests like the refused one.
+
+    Each is counted. They have no spans, and share a line of the log each second.
+
+    Args:
+        app: what it wraps.
+        clock: seconds.
+    """
+
+    def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
+        self._app, self._clock = app, clock
+        self._refusals: OrderedDict[tuple[bytes | None, ...], _Refusal] = OrderedDict()
+        self._sums: dict[str, list[int]] = {}  # by route: requests, bytes in, bytes out
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of any ASGI kind."""
+        headers = _headers(scope) if _observer is not None and scope["type"] == "http" else None
+        if headers is None:
+            await self._app(scope, receive, send)
+            return
+        kind, size = (scope["path"], *map(headers.get, ALIKE)), int(headers[LENGTH])
+        found = self._refusals.get(kind)
+        if found is not None and size >= SIMILAR * found.size:
+            if (left := found.until - self._clock()) > 0:
+                await self._refuse(found, left, scope["path"], headers, receive, send)
+                return
+            del self._refusals[kind]
+        start: Message | None = None
+
+        async def answer(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message if message["status"] == STATUS else None
+            elif start is not None and not message.get("more_body", False):
+                self._learn(kind, size, start, message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive, answer)
+
+    def _learn(self, kind: tuple[Any, ...], size: int, start: Message, body: bytes) -> None:
+        """Remember a refusal that is to be given again."""
+        headers = {name.lower(): value for name, value in start.get("headers", ())}
+        milliseconds = headers.get(REFUSE_ALIKE.lower().encode())
+        if milliseconds is None:
+            return
+        document = json.loads(body) | {"instance": f"urn:request:{MARK}", "request_id": MARK}
+        parts = tuple(json.dumps(document).encode().split(MARK.encode()))
+        kept = tuple((name, value) for name, value in headers.items() if name not in OWN)
+        self._refusals[kind] = _Refusal(kept, parts, size, self._clock() + int(milliseconds) / 1000)
+        self._refusals.move_to_end(kind)
+        if len(self._refusals) > MAX_KINDS:
+            self._refusals.popitem(last=False)
+
+    async def _refuse(
+        self, found: _Refusal, left: float, path: str, headers: dict[bytes, bytes], receive: Receive, send: Send
+    ) -> None:
+        started = time.perf_counter()
+        given = headers.get(ID, b"").decode("latin-1")
+        request_id = (given if WELL_FORMED.fullmatch(given) else os.urandom(16).hex()).encode()
+        read, whole = await _discard(int(headers[LENGTH]), receive)
+        body = request_id.join(found.body)
+        answer_headers = [
+            *found.headers,
+            (ID, request_id),
+            (LENGTH, b"%d" % len(body)),
+            (REFUSE_ALIKE.lower().encode(), b"%d" % max(1, round(1000 * left))),
+        ]
+        if not whole:
+            answer_headers.append((b"connection", b"close"))
+        # First: what a caller has seen has been counted.
+        self._count(path, time.perf_counter() - started, read, len(body))
+        await send({"type": "http.response.start", "status": STATUS, "headers": answer_headers})
+        await send({"type": "http.response.body", "body": body})
+
+    def _count(self, path: str, seconds: float, read: int, sent: int) -> None:
+        assert _observer is not None
+        route = route_label(path, _observer.labels)
+        if _observer.observe is not None:
+            _observer.observe(FinishedRequest(route, "POST", STATUS, seconds, read, sent, PROBLEM, {}))
+        if not self._sums:
+            asyncio.get_running_loop().call_later(SUM_SECONDS, self._log)
+        sums = self._sums.setdefault(route, [0, 0, 0])
+        sums[0] += 1
+        sums[1] += read
+        sums[2] += sent
+
+    def _log(self) -> None:
+        for route, (requests, read, sent) in self._sums.items():
+            fields = {"route": route, "method": "POST", "status": STATUS, "problem": PROBLEM, "requests": requests}
+            event(logging.INFO, "refused", fields | {"bytes_in": read, "bytes_out": sent})
+        self._sums.clear()
+
+
+def _headers(scope: Scope) -> dict[bytes, bytes] | None:
+    """Return the headers that say what a request is like, or None for one whose like is not known."""
+    if scope["method"] != "POST":
+        return None
+    found: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in LOOKED_AT:
+            if name in found or name in NEVER:
+                return None
+            found[name] = value
+    length = found.get(LENGTH, b"")
+    return found if length.isdigit() and len(length) <= MAX_LENGTH_DIGITS else None
+
+
+async def _discard(size: int, receive: Receive) -> tuple[int, bool]:
+    """Read a body where it is small, and keep none of it; return the bytes that came, and whether they are all."""
+    read, more = 0, True
+    if size <= DISCARDED_BYTES:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while more and (message := await receive())["type"] == "http.request":
+                    read += len(message.get("body", b""))
+                    more = message.get("more_body", False)
+    return read, not more
