@@ -162,6 +162,9 @@ def test_a_generator_that_cannot_keep_up_refuses_to_report() -> None:
         run = run_load(replace(LOAD, url=url, connections=1, timeout=0.3))
     with pytest.raises(LateError, match=r"began more than 5\.0 ms after .* never began") as late:
         summarize(run, 0.1)
+    assert "It had 1 requests in flight on 1 connections. Add connections" in str(late.value)
+    with pytest.raises(LateError, match="add processes"):
+        summarize(replace(run, load=replace(run.load, connections=2)), 0.1)
     patient = summarize(run, 0.1, PATIENT)
     assert patient.errors["unsent"] > 10
     shown = row("60/s", run, patient, 0.1)

@@ -7,6 +7,7 @@ import os
 import sys
 from collections import deque
 from dataclasses import asdict, replace
+from math import ceil
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from benchmarks.service.report import LateError, Summary, cpu_table, row, summar
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 CONNECTIONS = 32  # in a closed loop
-MOST_CONNECTIONS = 4096  # in an open one
+MOST_CONNECTIONS = 4096  # in an open one, and those of a second of it
 VOID = 2  # exit status when a run cannot be reported
 
 
@@ -68,8 +69,9 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     closed = Load(url, mix, None, CONNECTIONS, seconds, warm_up, seed, timeout, processes, tuple(header or ()))
     if rate:
-        limit = (connections or [MOST_CONNECTIONS])[0]
-        loads = deque((f"{each:g}/s", replace(closed, rate=each, connections=limit)) for each in rate)
+        limits = ((connections or [_most_connections(each)])[0] for each in rate)
+        opened = zip(rate, limits, strict=True)
+        loads = deque((f"{each:g}/s", replace(closed, rate=each, connections=limit)) for each, limit in opened)
     else:
         counts = connections or [CONNECTIONS]
         loads = deque((f"{each} connection{'s' * (each > 1)}", replace(closed, connections=each)) for each in counts)
@@ -98,7 +100,7 @@ def main(
         if not loads and multiples:
             for times in multiples:
                 rated = float(f"{times * peak:.4g}")
-                open_loop = replace(closed, rate=rated, connections=MOST_CONNECTIONS)
+                open_loop = replace(closed, rate=rated, connections=_most_connections(rated))
                 loads.append((f"{times:g} times the peak, {rated:g}/s", open_loop))
             multiples = []
         Path(f"{stem}.json").write_text(json.dumps(_figures(run, summary), indent=1))
@@ -116,6 +118,11 @@ def main(
         print(line)
     if void:
         raise typer.Exit(VOID)
+
+
+def _most_connections(rate: float) -> int:
+    """Return as many connections as an overloaded service may need: it answers or refuses within a second or two."""
+    return max(MOST_CONNECTIONS, ceil(rate))
 
 
 def _find(load: Load) -> int | None:

@@ -18,6 +18,7 @@ QUANTILES = (50.0, 90.0, 99.0, 99.9)
 LATE_SHARE = 0.01  # of the requests, above which a run is void
 LATE_OF_OBJECTIVE = 0.05  # that a request may begin after its planned time
 LATE_LEAST_S = 2e-3
+ALL_BUSY = 0.95  # of the connections: some of each process close and open
 # Processes of the service whose CPU time has a place in a row.
 TIERS = (("Ingress",), ("media worker",), ("Tokenizer",), ("haproxy", "HAProxyManager"))
 CPU_COLUMN = "CPU ms a request: all, ingress, media workers, tokenizer, HAProxy and its manager"
@@ -74,7 +75,7 @@ def summarize(run: Run, objective_s: float, late_s: float | None = None) -> Summ
     load = run.load
     rows = run.rows[run.rows["due"] >= load.warm_up]
     allowed = max(LATE_LEAST_S, LATE_OF_OBJECTIVE * objective_s) if late_s is None else late_s
-    late = _check_kept_up(rows, allowed, load.seconds) if load.rate is not None else 0.0
+    late = _check_kept_up(run, rows, allowed) if load.rate is not None else 0.0
     latency = rows["done"] - rows["due"]
     ok, shed = rows["status"] == 200, np.isin(rows["status"], SHED)
     ends = run.rows["done"][run.rows["status"] == 200]
@@ -173,7 +174,7 @@ def _tiers(run: Run) -> str:
     return f"{sum(cost.values()):.2f}: " + ", ".join(f"{part:.2f}" if part >= 0.005 else "-" for part in parts)
 
 
-def _check_kept_up(rows: NDArray[np.void], allowed: float, seconds: float) -> float:
+def _check_kept_up(run: Run, rows: NDArray[np.void], allowed: float) -> float:
     """Return the lateness in seconds that 99 % of the requests do not exceed."""
     if not len(rows):
         return 0.0
@@ -182,14 +183,25 @@ def _check_kept_up(rows: NDArray[np.void], allowed: float, seconds: float) -> fl
     late = float(np.quantile(lateness, 0.99, method="higher"))
     if share > LATE_SHARE:
         unsent = int(np.isinf(lateness).sum())
-        in_time = int((lateness <= allowed).sum()) / seconds
+        in_time = int((lateness <= allowed).sum()) / run.load.seconds
+        busy, most = _most_at_once(run.rows), run.load.connections
+        remedy = "Lower the rate, add processes, or give it cores of its own."
+        if busy > ALL_BUSY * most:
+            remedy = f"It had {busy} requests in flight on {most} connections. Add connections, or lower the rate."
         raise LateError(
             f"The load generator did not keep up: {share:.1%} of {len(rows)} requests began more than "
             f"{1e3 * allowed:.1f} ms after their planned time (99 % within {1e3 * late:.1f} ms, {unsent} never began). "
-            f"It began {in_time:.0f}/s in time. "
-            "Lower the rate, add processes or connections, or give it cores of its own."
+            f"It began {in_time:.0f}/s in time. {remedy}"
         )
     return late
+
+
+def _most_at_once(rows: NDArray[np.void]) -> int:
+    """Return the most requests that were in flight at a time."""
+    begun, done = rows["begun"], rows["done"]
+    times = np.concatenate([begun[~np.isnan(begun)], done[~np.isnan(done)]])
+    changes = np.repeat([1, -1], [np.count_nonzero(~np.isnan(begun)), np.count_nonzero(~np.isnan(done))])
+    return int(np.cumsum(changes[np.argsort(times)]).max(initial=0))
 
 
 def _quantiles(seconds: NDArray[np.float64]) -> tuple[float, ...]:

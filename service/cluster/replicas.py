@@ -269,7 +269,12 @@ class Ingress:
         self._folder = folder
         self._node = join_node(settings, "Ingress")
         self._metrics = IngressMetrics(self._node.replica)
-        self._media = MediaPool(settings.limits, settings.media_workers, settings.allow_weak_sandbox)
+        self._media = MediaPool(
+            settings.limits,
+            settings.media_workers,
+            settings.allow_weak_sandbox,
+            max_queue_seconds=settings.max_queue_seconds,
+        )
         self._tokenizer = tokenizer
         self._link: LinkClient | None = None
         self._generators = None if generators is None else RayGeneratorBackend(generators, settings, self._metrics)

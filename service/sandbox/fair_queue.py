@@ -78,15 +78,22 @@ class FairQueue(Generic[Task]):
             self._waiting.remove(dropped[-1])
         return dropped
 
-    def refuses(self, caller: str, least: float) -> bool:
+    def refuses(self, caller: str, least: float, most: float = math.inf) -> bool:
         """Return whether the queue would drop the next task of this caller, or one like it.
 
-        That is so when it is full of tasks that cost hardly more than `least`, most of them this caller's.
+        That is so when it is full of tasks that cost hardly more than `least`, and no caller would hold more of them.
+
+        Args:
+            caller: whose task comes.
+            least: what a task costs at least.
+            most: tasks that may wait now; the queue's own bound holds too.
         """
-        if len(self._waiting) < self._max_tasks or any(ticket.cost > _ALIKE * least for ticket in self._waiting):
+        if len(self._waiting) < min(self._max_tasks, most) or any(
+            ticket.cost > _ALIKE * least for ticket in self._waiting
+        ):
             return False
         held = Counter(ticket.caller for ticket in self._waiting)
-        return held[caller] + 1 > max(held.values())
+        return held[caller] + 1 >= max(held.values())
 
     def pop(self, max_cost: float = math.inf) -> Ticket[Task] | None:
         """Take the next ticket whose cost is at most `max_cost`, and charge its caller; None if there is none."""
@@ -130,9 +137,12 @@ class FairQueue(Generic[Task]):
         )
 
     def _dearest(self) -> Ticket[Task]:
-        """Return the dearest and latest ticket of the caller whose tickets cost most together."""
+        """Return the dearest and latest ticket of the caller whose tickets cost most together, the latest of equals.
+
+        In a crowd of equals that is the newcomer: what was read and has waited is not given up for its like.
+        """
         held: defaultdict[str, float] = defaultdict(float)
-        for ticket in self._waiting:
+        for ticket in reversed(self._waiting):
             held[ticket.caller] += ticket.cost
         most = max(held, key=lambda caller: held[caller])
         return max((ticket for ticket in reversed(self._waiting) if ticket.caller == most), key=lambda one: one.cost)

@@ -43,6 +43,8 @@ Result = TypeVar("Result")
 Work = Callable[[WorkerProcess, int], Result]
 
 _QUEUE_PER_WORKER = 16
+# However short the queue may be, no worker waits for its next file.
+_LEAST_QUEUE_PER_WORKER = 2
 # What waits is held in memory; a single task of any size may always wait.
 _QUEUE_BYTES_PER_WORKER = 128 * 2**20
 # In files that cost as much as one may.
@@ -73,6 +75,7 @@ class MediaPool:
         workers: number of processes, which is the number of tasks at a time.
         allow_weak: start even if the kernel lacks a wall of the sandbox.
         clock: seconds, monotonic; the times of tasks are what their callers pay.
+        max_queue_seconds: that a small file may be expected to wait; the bounds of files and bytes hold too.
 
     Attributes:
         results: tasks by (what was done: "decode", "encode" or "stream"; container such as "mp4" or "unknown"; "ok" or
@@ -82,11 +85,17 @@ class MediaPool:
     """
 
     def __init__(
-        self, limits: Limits, workers: int, allow_weak: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        limits: Limits,
+        workers: int,
+        allow_weak: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        max_queue_seconds: float = math.inf,
     ) -> None:
         self.limits, self.workers, self._allow_weak, self._clock = limits, workers, allow_weak, clock
         self.results: Counter[tuple[str, str, str]] = Counter()
         self.restarts: Counter[str] = Counter()
+        self._max_queue_seconds = max_queue_seconds
         self._lock = threading.Lock()
         self._queue: FairQueue[Task[Any]] = FairQueue(
             _QUEUE_PER_WORKER * workers,
@@ -162,7 +171,7 @@ class MediaPool:
         Raises:
             ProblemError: "overloaded".
         """
-        if self._queue.refuses(caller, _TASK_PIXELS):
+        if self._queue.refuses(caller, _TASK_PIXELS, self._small_files(self._max_queue_seconds)):
             self.results["decode", "unknown", "overloaded"] += 1
             raise self._overloaded(_TASK_PIXELS)
 
@@ -384,6 +393,11 @@ class MediaPool:
             f"Those that come before this one take about {seconds:.1f} s.",
             retry_after_seconds=retry_after(seconds),
         )
+
+    def _small_files(self, seconds: float) -> float:
+        """Return how many small files the workers take from the queue in that time."""
+        pixels = seconds * self.workers * (self._rate.per_second or _EXPECTED_PIXELS)
+        return max(_LEAST_QUEUE_PER_WORKER * self.workers, pixels / _TASK_PIXELS)
 
     def _lost(self, reason: str) -> None:
         with self._lock:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -32,8 +33,9 @@ async def running(
     count: int = 1,
     allow_weak: bool = False,
     clock: Callable[[], float] = time.monotonic,
+    max_queue_seconds: float = math.inf,
 ) -> AsyncIterator[MediaPool]:
-    pool = MediaPool(limits, count, allow_weak, clock)
+    pool = MediaPool(limits, count, allow_weak, clock, max_queue_seconds)
     await pool.start()
     assert len(workers()) == count
     try:

@@ -17,6 +17,7 @@ from waiting import until
 
 from media.types import MediaOptions
 from service.drain_rate import DrainRate
+from service.errors import ProblemError
 from service.sandbox import pool as pool_module
 
 
@@ -33,6 +34,22 @@ async def test_a_full_queue_refuses_and_then_drains() -> None:
         for answer in await asyncio.gather(*accepted):
             assert answer.pixels.shape == CLIP.shape
         assert pool.results["decode", "mp4", "overloaded"] == 1
+
+
+@pytest.mark.parametrize(("seconds", "most"), [(0.05, 5), (0.001, 2), (2.0, 16)])
+async def test_small_files_wait_no_longer_than_the_queue_may(seconds: float, most: int) -> None:
+    async with running(max_queue_seconds=seconds) as pool:  # of whose worker 100 small files a second are expected
+        (worker,) = workers()
+        os.kill(worker, signal.SIGSTOP)
+        taken = []
+        for number in range(most + 1):  # one runs
+            pool.check_load(f"caller {number}")
+            taken.append(asyncio.create_task(pool.decode(MP4, None, WHOLE, f"caller {number}")))
+            await asyncio.sleep(0)
+        with pytest.raises(ProblemError, match="files wait"):
+            pool.check_load("another")
+        os.kill(worker, signal.SIGCONT)
+        await asyncio.gather(*taken)
 
 
 async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,6 +55,18 @@ def test_a_full_queue_refuses_more_of_the_same_from_the_caller_that_has_most() -
     assert not dear.refuses("a", 10), "the dear task would go"
 
 
+def test_a_full_queue_of_equals_refuses_newcomers_and_keeps_who_waits() -> None:
+    queue: FairQueue[int] = FairQueue(4, 1e9, 1, PATIENCE)
+    for number, caller in enumerate("abcd"):
+        assert not queue.refuses(caller, 10)
+        assert queue.push(Ticket(number, caller, 11)) == []
+    for caller in "ae":
+        assert queue.refuses(caller, 10)
+        assert [ticket.task for ticket in queue.push(Ticket(4, caller, 11))] == [4]
+    assert queue.refuses("e", 10, 2)
+    assert sorted(order(queue)) == [0, 1, 2, 3]
+
+
 def test_callers_have_equal_shares_of_the_cost() -> None:
     tasks = [("greedy", 10.0)] * 12 + [("other", 10.0)] * 2
     assert sorted(order(queue_of(*tasks))[:4]) == [0, 1, 12, 13]
