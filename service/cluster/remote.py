@@ -118,8 +118,8 @@ class Remote:
         except (BackPressureError, ObjectStoreFullError):
             raise ProblemError("overloaded", "Every replica is busy.", retry_after_seconds=1) from None
 
-    async def _once(self, method: str, *arguments: Any) -> Any:
-        response = getattr(self._handle, method).remote(*arguments)
+    async def _once(self, method: str, *arguments: Any, handle: DeploymentHandle | None = None) -> Any:
+        response = getattr(handle or self._handle, method).remote(*arguments)
         try:
             return await response
         except asyncio.CancelledError:  # the deadline's doing, or the caller's

@@ -6,8 +6,9 @@ import asyncio
 import itertools
 import math
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +18,9 @@ from media.limits import MIB
 from service.allocator import keep_freed_blocks
 from service.api.app import create_app
 from service.api.drain import Gate
-from service.chunks import ChunkInput, ChunkOutput
+from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.cluster.autoscaling import LoadMeter
+from service.cluster.chunk_memory import ChunkPlaces, Memory, NotHereError, PlacedOutput, opened, outcome, store
 from service.cluster.coalescer import Coalescer
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
 from service.cluster.jobs import RayJobQueue
@@ -80,6 +82,7 @@ class Tokenizer:
         models = [card.id for card in engine.cards]
         self._metrics = TokenizerMetrics(node.replica, models, settings.max_queue_tokens, self._load.ran)
         self._backend = LocalBackend(engine.cards, engine.launch, settings, self._metrics, engine.codebooks)
+        self._max_chunk_bytes = message_bytes(settings.limits)
         self._link: LinkServer | None = None
         self._host: GeneratorHost | None = None
         if settings.generators and not settings.generator_replicas:
@@ -105,6 +108,25 @@ class Tokenizer:
             return await answer_of(method(*call.arguments, seconds=call.seconds), "tokenizer", call.trace)
 
         return await asyncio.gather(*(asyncio.create_task(answer(call)) for call in calls))
+
+    async def run_in_place(self, op: str, call: HandleCall) -> Any:
+        """Do a chunk whose arrays are in the memory of this node: return a `PlacedOutput`, or a refusal.
+
+        Returns:
+            None if they are in that of another node.
+        """
+        current_flow.set(call.flow)
+        model, chunk = call.arguments
+
+        async def work() -> PlacedOutput | None:
+            try:
+                with opened(chunk) as (given, out):
+                    done = await getattr(self._backend, op)(model, given, seconds=call.seconds)
+                    return await asyncio.to_thread(store, out, done, self._max_chunk_bytes)
+            except NotHereError:
+                return None
+
+        return await answer_of(work(), "tokenizer", call.trace)
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a batch does not end: Ray then replaces this replica."""
@@ -205,11 +227,11 @@ class RayBackend(Remote):
 
     async def encode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Encode the next frames of a clip. Its state is in the call, so that any replica can do it, and again."""
-        return await self._call_alone("encode_chunk", seconds, model, chunk)
+        return await self._chunk("encode_chunk", seconds, model, chunk)
 
     async def decode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Decode the next latent frames of a clip."""
-        return await self._call_alone("decode_chunk", seconds, model, chunk)
+        return await self._chunk("decode_chunk", seconds, model, chunk)
 
     async def _call(self, op: Op, seconds: float | None, *arguments: Any) -> Any:
         model, array, *rest = arguments
@@ -231,10 +253,27 @@ class RayBackend(Remote):
 
         return await self._retry(attempt, self._left(call))
 
-    async def _call_alone(self, op: str, seconds: float | None, *arguments: Any) -> Any:
+    async def _chunk(self, op: str, seconds: float | None, model: str, chunk: ChunkInput) -> ChunkOutput:
         self._metrics.called("ray")
-        call = self._prepare(op, seconds, arguments)
-        return await self._retry(lambda _: self._alone(call), self._left(call))
+        if self._link is not None and self._link.takes(model):  # so a tokenizer of this node is there
+            call = self._prepare(op, seconds, (model, ChunkPlaces(chunk)))
+            done = await self._retry(lambda _: self._in_place(call), self._left(call))
+            if done is not None:
+                return cast(ChunkOutput, done)
+        state = None if chunk.state is None else ClipState(chunk.state.frames, chunk.state.arrays)
+        call = self._prepare(op, seconds, (model, replace(chunk, state=state)))
+        return cast(ChunkOutput, await self._retry(lambda _: self._far(call), self._left(call)))
+
+    async def _in_place(self, call: _Call) -> ChunkOutput | ProblemError | None:
+        (model, places), out = call.arguments, Memory()
+        asked = HandleCall((model, places.asking(out)), call.trace, self._left(call), call.flow)
+        answer = await self._once("run_in_place", call.op, asked)
+        return outcome(out, answer) if isinstance(answer, PlacedOutput) else answer
+
+    async def _far(self, call: _Call) -> Any:
+        """Send a chunk with its state by gRPC: streams would fill the object store, and wait there for each other."""
+        [answer] = await self._send([call], self._handle.options(_by_reference=False))
+        return answer
 
     def _prepare(self, op: str, seconds: float | None, arguments: tuple[Any, ...]) -> _Call:
         left = self._settings.request_seconds if seconds is None else seconds
@@ -247,9 +286,9 @@ class RayBackend(Remote):
         [answer] = await self._send([call])
         return answer
 
-    async def _send(self, calls: Sequence[_Call]) -> Sequence[Any]:
+    async def _send(self, calls: Sequence[_Call], handle: DeploymentHandle | None = None) -> Sequence[Any]:
         items = [HandleCall(call.arguments, call.trace, self._left(call), call.flow) for call in calls]
-        answers: Sequence[Any] = await self._once("run", calls[0].op, items)
+        answers: Sequence[Any] = await self._once("run", calls[0].op, items, handle=handle)
         return answers
 
 

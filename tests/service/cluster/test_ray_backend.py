@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,9 +24,11 @@ from ray.exceptions import (
 from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from waiting import until
 
+from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.cluster import remote
+from service.cluster.chunk_memory import PlacedOutput, opened, store
 from service.cluster.remote import CARDS_SECONDS
-from service.cluster.replicas import RayBackend
+from service.cluster.replicas import HandleCall, RayBackend
 from service.errors import ProblemError
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
@@ -58,13 +61,19 @@ class Response:
 
 @dataclass
 class Handle:
-    """Answers calls from a script: results, exceptions to raise, or an event to wait for."""
+    """Answers calls from a script: results, exceptions to raise, an event to wait for, or a function of a chunk."""
 
     script: list[Any]
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     responses: list[Response] = field(default_factory=list)
 
+    by_reference: list[bool] = field(default_factory=lambda: [True])
+
     def __getattr__(self, name: str) -> Handle:
+        return self
+
+    def options(self, *, _by_reference: bool) -> Handle:
+        self.by_reference.append(_by_reference)
         return self
 
     def remote(self, *arguments: Any) -> Response:
@@ -77,6 +86,8 @@ class Handle:
             await line.wait()
         if isinstance(line, BaseException) and not isinstance(line, ProblemError):
             raise line
+        if callable(line):
+            return line(arguments[1])
         return [line for _ in arguments[1]] if arguments else line
 
 
@@ -89,9 +100,16 @@ class Retries:
     def called(self, way: str, items: int = 1) -> None: ...
 
 
-def make(*script: Any, **settings: Any) -> tuple[RayBackend, Handle, Retries]:
+class Link:
+    """A link to a tokenizer of this node."""
+
+    def takes(self, model: str) -> bool:
+        return True
+
+
+def make(*script: Any, link: Link | None = None, **settings: Any) -> tuple[RayBackend, Handle, Retries]:
     handle, retries = Handle(list(script)), Retries()
-    arguments: Any = (handle, Settings(bundles=(), **settings), retries)
+    arguments: Any = (handle, Settings(bundles=(), **settings), retries, link)
     return RayBackend(*arguments), handle, retries
 
 
@@ -162,6 +180,46 @@ async def test_a_crowd_shares_calls_until_one_is_lost() -> None:
     assert sorted(sizes) == [1, 1, 1, 5], "one waits, one is lost and repeated alone, five share a call"
     handle.script[0].set()
     assert isinstance(await first, asyncio.Event)
+
+
+def count_up(call: HandleCall) -> PlacedOutput:
+    """Do a chunk as a tokenizer of this node does: add 1 to all that its state holds."""
+    _, asked = call.arguments
+    assert len(pickle.dumps(call)) < 4000, "no array is in the message, or streams fill the object store"
+    with opened(asked) as (chunk, out):
+        arrays = (PIXELS,) if chunk.state is None else tuple(1 + array for array in chunk.state.arrays)
+        return store(out, ChunkOutput(chunk.array, ClipState(len(arrays), arrays)), 2**20)
+
+
+async def test_chunks_of_this_node_are_in_shared_memory_whatever_replica_is_lost() -> None:
+    backend, _, retries = make(count_up, ActorDiedError(), count_up, count_up, link=Link())
+    frames, state = np.zeros((4, 64, 64, 3), np.uint8), None
+    for turn in range(3):
+        done = await backend.encode_chunk("m", ChunkInput(frames, state))
+        state = done.state
+        np.testing.assert_array_equal(done.array, frames)
+        np.testing.assert_array_equal(state.arrays[0], PIXELS + turn)
+    assert retries.count == 1
+
+
+async def test_a_chunk_that_comes_to_another_node_is_sent_there() -> None:
+    far = ChunkOutput(PIXELS, ClipState(1, (PIXELS,)))
+    backend, handle, _ = make(count_up, lambda _: None, far, count_up, link=Link())
+    near = await backend.encode_chunk("m", ChunkInput(PIXELS))
+    assert await backend.decode_chunk("m", ChunkInput(PIXELS, near.state)) is far
+    assert handle.by_reference == [True, False], "which the object store would have to hold"
+    [(_, chunk)] = [call.arguments for call in handle.calls[2][1]]
+    assert type(chunk.state) is ClipState
+    np.testing.assert_array_equal(chunk.state.arrays[0], PIXELS)
+    back = await backend.encode_chunk("m", ChunkInput(PIXELS, far.state))
+    np.testing.assert_array_equal(back.state.arrays[0], PIXELS + 1)
+
+
+async def test_a_refusal_of_a_chunk_comes_through() -> None:
+    backend, handle, _ = make(lambda _: ProblemError("overloaded", "The queue is full."), link=Link())
+    with pytest.raises(ProblemError, match="overloaded"):
+        await backend.encode_chunk("m", ChunkInput(PIXELS))
+    assert len(handle.calls) == 1
 
 
 async def test_cards_are_asked_for_once_by_a_crowd() -> None:

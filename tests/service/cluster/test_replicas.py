@@ -18,6 +18,8 @@ from model.generator.config import GENERATOR_CONFIGS
 from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
+from service.chunks import ChunkInput
+from service.cluster.chunk_memory import ChunkPlaces, Memory, outcome
 from service.cluster.generators import Generator
 from service.cluster.replicas import HandleCall, Ingress, Tokenizer
 from service.engine.language_model_lane import LanguageModelLane
@@ -65,6 +67,25 @@ async def test_a_replica_answers_with_its_bundle(replica: EndedTokenizer) -> Non
     assert answer.tokens is not None
     assert answer.tokens.shape == (1, 2, 2)
     await replica.check_health()
+
+
+async def test_chunks_in_shared_memory_give_the_codes_of_the_whole(replica: EndedTokenizer) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (13, 16, 16, 3), np.uint8)
+    answer = await replica.run("encode", [HandleCall(("tiny", pixels, "tokens"), None, 60)])
+    parts, state = [], None
+    for start, end in ((0, 5), (5, 9), (9, 13)):
+        places, out = ChunkPlaces(ChunkInput(pixels[start:end], state, final=end == 13)), Memory()
+        call = HandleCall(("tiny", places.asking(out)), None, 60)
+        done = outcome(out, await replica.run_in_place("encode_chunk", call))
+        parts.append(done.array)
+        state = done.state
+    np.testing.assert_array_equal(np.concatenate(parts), answer[0].tokens)
+
+
+async def test_a_chunk_of_another_node_has_no_answer(replica: EndedTokenizer) -> None:
+    out = Memory()
+    asked = ChunkPlaces(ChunkInput(PIXELS)).asking(out)  # whose arrays are gone
+    assert await replica.run_in_place("encode_chunk", HandleCall(("tiny", asked), None, 60)) is None
 
 
 async def test_refusals_are_answers(replica: EndedTokenizer) -> None:
