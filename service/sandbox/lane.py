@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 # Leaks in codecs stay small if no process lives long; a start takes as long as hundreds of small pictures.
-_TASKS_PER_WORKER = 5_000
+_TASKS_PER_WORKER = 20_000
 # Of them, after which the next process starts beside the present one.
 _SUCCESSOR_SHARE = 0.8
 # A process may be at fault that read other files before, so that a file is tried in fresh ones.
