@@ -1,10 +1,12 @@
-"""Pictures through Pillow: any mode, orientation and profile becomes upright sRGB on white."""
+"""Pictures through Pillow, but for plain JPEGs: any mode, orientation and profile becomes upright sRGB on white."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +16,7 @@ from media import details
 from media.colour import CodePoints, code_points, on_white
 from media.errors import MediaError
 from media.frame_reader import FrameReader
-from media.jpeg import decode_jpeg
+from media.jpeg import decode_jpeg, plain_size
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_exif
 from media.resize import TWO_PASS_MODES, Plan, Resampling, plan
@@ -42,6 +44,8 @@ _HEAD_BYTES = 1 << 16  # what comes before the pixels, but for very large profil
 # Tags of TIFF that cameras set in raw files, whose first picture is a preview.
 _SUBFILE_TYPE, _DNG_VERSION = 0x00FE, 0xC612
 _REDUCED = 1
+# Of a JPEG whose header is read here.
+_SMALL_PIXELS = 1 << 20
 # A JPEG is decoded at a fraction of its size only while it stays this much larger than what is asked for.
 _DRAFT_GAP = 2
 # What Pillow multiplies the samples of shallow grey pictures by.
@@ -68,15 +72,16 @@ class StillReader(FrameReader):
     def __init__(
         self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, window: SampleWindow
     ) -> None:
-        self._media_type, self._file = media_type, file
-        with reading(media_type, limits):
-            self._image = open_picture(file, media_type, limits)
-            self._orientation = orientation(self._image)
-            self._profile = profile_of(self._image, file, media_type)
-            self._details = details.of_picture(self._image, str(self._orientation), self._profile)
-            height, width = self._orientation.size(self._image.height, self._image.width)
-        self._plan = plan(height, width, options.size, options.fit, limits, window.crop_position)
-        self._limits = limits
+        self._media_type, self._file, self._limits = media_type, file, limits
+        self._jpeg_size = self._size_without_pillow()
+        if self._jpeg_size is not None:
+            size = self._jpeg_size
+        else:
+            image, upright, *_ = self._opened
+            size = upright.size(image.height, image.width)
+            if media_type == "image/jpeg" and image.mode in TWO_PASS_MODES and self._opened.is_plain:
+                self._jpeg_size = size
+        self._plan = plan(*size, options.size, options.fit, limits, window.crop_position)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -86,15 +91,12 @@ class StillReader(FrameReader):
         return still_info(self._media_type, self._plan)
 
     def details(self) -> details.FileDetails:
-        return self._details
+        return self._opened.details
 
     def __iter__(self) -> Iterator[NDArray[np.uint8]]:
         with reading(self._media_type, self._limits):
             stored = self._plain_jpeg()
-            if stored is not None:
-                pixels = self._plan.frame(stored)
-            else:
-                pixels = convert(self._loaded(), self._plan, self._orientation, self._profile)
+            pixels = self._plan.frame(stored) if stored is not None else self._converted(self._loaded())
         yield pixels
 
     def read_source(self) -> tuple[NDArray[np.uint8], Resampling | None]:
@@ -107,35 +109,61 @@ class StillReader(FrameReader):
             MediaError: the file is damaged or over a limit.
         """
         with reading(self._media_type, self._limits):
-            resampling = self._plan.resampling(self._image)
+            resampling = self._plan.resampling(self._opened.image)
             if resampling is not None and (pixels := self._plain_jpeg()) is not None:
                 return pixels, resampling
             image = self._loaded()
             resampling = self._plan.resampling(image)
-            if resampling is None or not self._is_plain():
-                return convert(image, self._plan, self._orientation, self._profile), None
+            if resampling is None or not self._opened.is_plain:
+                return self._converted(image), None
             return np.asarray(image.convert("RGB") if image.mode != "RGB" else image), resampling
 
-    def _is_plain(self) -> bool:
-        """Return whether the stored colours are those that are shown, the right way up."""
-        return not self._profile and self._orientation == UPRIGHT and "transparency" not in self._image.info
+    @cached_property
+    def _opened(self) -> _Opened:
+        """Open the file with Pillow, which small plain JPEGs do without."""
+        self._file.seek(0)
+        with reading(self._media_type, self._limits):
+            image = open_picture(self._file, self._media_type, self._limits)
+            upright = orientation(image)
+            profile = profile_of(image, self._file, self._media_type)
+            return _Opened(image, upright, profile, details.of_picture(image, str(upright), profile))
 
-    def _plain_jpeg(self) -> NDArray[np.uint8] | None:
-        """Return the pixels of a JPEG that needs no more of Pillow, uint8 RGB (H, W, 3), or None."""
-        is_simple = self._media_type == "image/jpeg" and self._image.mode in TWO_PASS_MODES and self._is_plain()
-        if not is_simple or self._is_reduced():
+    def _size_without_pillow(self) -> tuple[int, int] | None:
+        """Return the (height, width) of a small plain JPEG; of a large one Pillow's part takes hardly any time."""
+        if self._media_type != "image/jpeg":
             return None
         self._file.seek(0)
-        return decode_jpeg(self._file.read(), self._image.height, self._image.width)
+        size = plain_size(self._file.read(_HEAD_BYTES))
+        if size is None or math.prod(size) > _SMALL_PIXELS:
+            return None
+        check_picture(self._limits, *size, is_video=False)
+        return size
+
+    def _plain_jpeg(self) -> NDArray[np.uint8] | None:
+        """Return the pixels of a JPEG whose stored colours are those that are shown, the right way up, or None.
+
+        Returns:
+            uint8 RGB (H, W, 3); None for other files, for those with faults, and for those to be decoded at a fraction
+            of their size.
+        """
+        if self._jpeg_size is None or self._is_reduced(*self._jpeg_size):
+            return None
+        self._file.seek(0)
+        return decode_jpeg(self._file.read(), *self._jpeg_size)
+
+    def _converted(self, image: Image.Image) -> NDArray[np.uint8]:
+        return convert(image, self._plan, self._opened.orientation, self._opened.profile)
 
     def _loaded(self) -> Image.Image:
-        image = self._jpeg() if self._media_type == "image/jpeg" else self._image
+        image = self._opened.image
+        if self._media_type == "image/jpeg":
+            image = self._jpeg(image)
         image.load()
         return image
 
-    def _jpeg(self) -> Image.Image:
+    def _jpeg(self, opened: Image.Image) -> Image.Image:
         """Decode a JPEG; one that only lacks its end is shown, as in browsers."""
-        size = self._draft_size()
+        size = self._draft_size(opened.height, opened.width)
 
         def load(image: Image.Image) -> Image.Image:
             image.draft(None, size)
@@ -143,20 +171,42 @@ class StillReader(FrameReader):
             return image
 
         try:
-            return load(self._image)
+            return load(opened)
         except OSError:
             self._file.seek(0)
             return without_end(self._file.read(), lambda file: load(open_picture(file, self._media_type, self._limits)))
 
-    def _is_reduced(self) -> bool:
-        width, height = self._draft_size()
-        return min(self._image.width // width, self._image.height // height) > 1
+    def _is_reduced(self, height: int, width: int) -> bool:
+        least_width, least_height = self._draft_size(height, width)
+        return min(width // least_width, height // least_height) > 1
 
-    def _draft_size(self) -> tuple[int, int]:
+    def _draft_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the least width and height to decode a JPEG at."""
         left, top, right, bottom = self._plan.box
-        height, width = self._plan.target
-        scale = _DRAFT_GAP * max(height / (bottom - top), width / (right - left))
-        return int(self._image.width * scale) + 1, int(self._image.height * scale) + 1
+        target_height, target_width = self._plan.target
+        scale = _DRAFT_GAP * max(target_height / (bottom - top), target_width / (right - left))
+        return int(width * scale) + 1, int(height * scale) + 1
+
+
+class _Opened(NamedTuple):
+    """A picture that Pillow has opened.
+
+    Args:
+        image: its header alone, or the loaded picture.
+        orientation: the way from stored to shown pixels.
+        profile: of its colours, or code points.
+        details: of the file, for people.
+    """
+
+    image: Image.Image
+    orientation: Orientation
+    profile: bytes | CodePoints | None
+    details: details.FileDetails
+
+    @property
+    def is_plain(self) -> bool:
+        """Return whether the stored colours are those that are shown, the right way up."""
+        return not self.profile and self.orientation == UPRIGHT and "transparency" not in self.image.info
 
 
 @contextmanager

@@ -2,9 +2,50 @@
 
 from __future__ import annotations
 
+from struct import error as struct_error
+from struct import unpack_from
+
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
+
+_BASELINE, _EXTENDED, _PROGRESSIVE, _SCAN, _JFIF = 0xC0, 0xC1, 0xC2, 0xDA, 0xE0
+# Tables, restart intervals and comments.
+_IGNORED = frozenset({0xC4, 0xDB, 0xDD, 0xFE})
+_JFIF_BYTES = 14
+
+
+def plain_size(head: bytes) -> tuple[int, int] | None:
+    """Return the (height, width) of a grey or RGB JPEG that says nothing else about how it is shown.
+
+    Args:
+        head: the first bytes of the file.
+
+    Returns:
+        None for a file with metadata, with colours of other kinds, or with anything unusual before its pixels.
+    """
+    size, at = None, 2
+    try:
+        while True:
+            mark, marker, length = unpack_from(">BBH", head, at)
+            if mark != 0xFF or length < 2:
+                return None
+            if marker == _SCAN:
+                return size
+            if marker in (_BASELINE, _EXTENDED, _PROGRESSIVE):
+                bits, height, width, channels = unpack_from(">BHHB", head, at + 4)
+                is_usual = bits == 8 and height * width > 0 and channels in (1, 3) and length == 8 + 3 * channels
+                if size is not None or not is_usual:
+                    return None
+                size = (height, width)
+            elif marker == _JFIF:
+                if length < 2 + _JFIF_BYTES or not head.startswith(b"JFIF\0", at + 4):
+                    return None
+            elif marker not in _IGNORED:
+                return None
+            at += 2 + length
+    except struct_error:
+        return None
 
 
 def decode_jpeg(data: bytes, height: int, width: int) -> NDArray[np.uint8] | None:

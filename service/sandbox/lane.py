@@ -56,7 +56,10 @@ class Lane:
     def is_fit(self) -> bool:
         """Return whether the process can take a task."""
         worker = self._worker
-        return worker is not None and worker.alive and worker.tasks < _TASKS_PER_WORKER
+        if worker is None or worker.tasks >= _TASKS_PER_WORKER:
+            return False
+        # The event loop kills what it sees end, and to ask the kernel for each picture takes time.
+        return worker.alive if self._reader is None else not worker.killed
 
     def fit(self) -> WorkerProcess:
         """Return the process, or a fresh one if it has died or has served long enough.

@@ -76,6 +76,10 @@ class WorkerProcess:
         allow_weak: start even if the kernel lacks a wall of the sandbox.
         niceness: by how much its priority on the processor is lower than the service's.
 
+    Attributes:
+        tasks: that it was given.
+        killed: `kill` was called; the kernel may take a while to end it.
+
     Raises:
         RuntimeError: the process does not start.
     """
@@ -83,7 +87,7 @@ class WorkerProcess:
     def __init__(self, limits: Limits, directory: Path, allow_weak: bool = False, niceness: int = 0) -> None:
         self.limits = limits
         self.tasks = 0
-        self._killed = False
+        self.killed = False
         self._arriving: _Arriving | None = None
         ours, theirs = socket.socketpair()
         self._channel = Channel(ours)
@@ -118,7 +122,7 @@ class WorkerProcess:
     @property
     def alive(self) -> bool:
         """Return whether the process runs and nobody has killed it; the kernel may take a while to end it."""
-        return not self._killed and self._process.poll() is None
+        return not self.killed and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -194,7 +198,7 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """End the process at once; a thread inside a task sees `ClosedError`."""
-        self._killed = True
+        self.killed = True
         self._process.kill()
 
     def reap(self) -> str:

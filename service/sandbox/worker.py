@@ -14,6 +14,7 @@ import socket
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import av
@@ -103,7 +104,7 @@ def decode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
     Where one frame is all that was announced, "picture" is all of these at once.
     """
     data = channel.receive_bytes(task["bytes"])
-    limits = replace(limits, decoded_pixels=task["decoded_pixels"])
+    limits = _bounded(limits, task["decoded_pixels"])
     reader = open_frames(io.BytesIO(data), limits, _options(task), task["media_type"])
     if reader.expected == 1:
         frames = list(reader)
@@ -119,6 +120,11 @@ def decode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
             begun = True
         channel.send({"kind": "frame"}, frame.data)
     channel.send({"kind": "end"} | _end(reader))
+
+
+@lru_cache(maxsize=8)
+def _bounded(limits: MediaLimits, decoded_pixels: int) -> MediaLimits:
+    return replace(limits, decoded_pixels=decoded_pixels)
 
 
 def _end(reader: FrameReader) -> dict[str, Any]:

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from media.jpeg import decode_jpeg
+from media import images
+from media.errors import MediaError
+from media.jpeg import decode_jpeg, plain_size
+from media.reader import open_frames
+from media.types import MediaOptions
+from service.settings import Limits
 
 
 def jpeg(height: int, width: int, mode: str = "RGB", **options: Any) -> bytes:
@@ -40,6 +45,73 @@ def test_a_file_with_any_fault_is_left_to_pillow() -> None:
     assert decode_jpeg(data, 48, 64) is not None
     for faulty in (data[:-200], data[:-2] + bytes(8) + data[-2:], b"GIF89a"):
         assert decode_jpeg(faulty, 48, 64) is None
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+
+
+def shown(data: bytes, options: MediaOptions) -> object:
+    """Return all that a reader says of a file."""
+    try:
+        reader = open_frames(io.BytesIO(data), Limits(), options)
+        return [frame.tolist() for frame in reader], reader.info(), reader.preprocess, reader.details()
+    except MediaError as error:
+        return error.code, error.detail
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    """Return a file with other bytes, more, or fewer before its pixels."""
+    at, count = int(rng.integers(2, data.index(b"\xff\xda") + 14)), int(rng.integers(0, 4))
+    return data[:at] + rng.bytes(count) + data[at + int(rng.integers(0, 4)) :]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"progressive": True},
+        {"mode": "L"},
+        {"mode": "CMYK"},
+        {"comment": b"a"},
+        {"dpi": (72, 72)},
+        {"exif": TURNED},
+    ],
+    ids=str,
+)
+def test_whatever_stands_before_the_pixels_the_reader_says_what_pillow_would(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, data = np.random.default_rng(0), jpeg(24, 16, **options)
+    files = [data, *(damaged(data, rng) for _ in range(100))]
+    tasks = [(file, MediaOptions(size=size)) for file in files for size in (None, (12, 8), (4, 4))]
+    with monkeypatch.context() as patched:
+        patched.setattr(images, "plain_size", lambda head: None)
+        patched.setattr(images, "decode_jpeg", lambda *arguments: None)
+        expected = [shown(*task) for task in tasks]
+    assert [shown(*task) for task in tasks] == expected
+
+
+def test_pillow_does_not_see_a_plain_jpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = jpeg(48, 64, comment=b"a")
+    expected = np.asarray(Image.open(io.BytesIO(data)))
+    monkeypatch.setattr(images, "open_picture", None)
+    (pixels,) = open_frames(io.BytesIO(data), Limits())
+    assert np.array_equal(pixels, expected)
+
+
+def test_only_the_size_of_a_plain_jpeg_is_known_without_pillow() -> None:
+    profile = {"icc_profile": b"a" * 200}
+    for options in ({}, {"mode": "L"}, {"progressive": True}):
+        assert plain_size(jpeg(48, 64, **options)) == (48, 64)
+    for options in ({"exif": TURNED}, profile, {"mode": "CMYK"}, {"keep_rgb": True}):
+        assert plain_size(jpeg(48, 64, **options)) is None
+
+
+def test_a_small_jpeg_over_a_limit_is_refused() -> None:
+    with pytest.raises(MediaError) as caught:
+        open_frames(io.BytesIO(jpeg(48, 64)), Limits(image_pixels=1000))
+    assert (caught.value.code, caught.value.actual) == ("too-many-pixels", 48 * 64)
 
 
 def test_a_file_of_another_size_than_was_checked_is_left_to_pillow() -> None:
