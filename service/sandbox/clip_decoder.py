@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -13,6 +15,7 @@ from media.types import MediaOptions, Preprocess, SourceInfo
 from service.chunks import StreamDescription
 from service.sandbox.ipc import ClosedError
 from service.sandbox.process import WorkerProcess
+from service.settings import Limits
 
 Stop = Literal["want", "begin", "full", "end"]
 
@@ -99,3 +102,18 @@ class ClipDecoder(WorkerProcess):
             raise ClosedError("The worker sent a frame that nobody has asked for.")
         self._channel.receive_into(memoryview(self._part[self._filled]).cast("B"))
         self._filled += 1
+
+
+async def start_decoder(limits: Limits, directory: Path, allow_weak: bool, niceness: int) -> ClipDecoder:
+    """Start a process, which ends even if nobody waits for it any more; arguments and errors as `WorkerProcess`."""
+    starting = asyncio.get_running_loop().run_in_executor(None, ClipDecoder, limits, directory, allow_weak, niceness)
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        starting.add_done_callback(_kill_started)
+        raise
+
+
+def _kill_started(starting: asyncio.Future[ClipDecoder]) -> None:
+    if starting.exception() is None:
+        starting.result().kill()

@@ -26,7 +26,7 @@ from media.types import Frames, MediaOptions
 from service.drain_rate import DrainRate, retry_after
 from service.errors import ProblemError
 from service.sandbox.blocklist import Blocklist
-from service.sandbox.clip_decoder import ClipDecoder, Stop
+from service.sandbox.clip_decoder import ClipDecoder, Stop, start_decoder
 from service.sandbox.directory import WorkerDirectory
 from service.sandbox.fair_queue import FairQueue, Ticket
 from service.sandbox.lane import Lane
@@ -254,7 +254,8 @@ class MediaPool:
                 check_streams(media_type, options)
             except MediaError as error:
                 raise ProblemError.of(error) from error
-            decoder = await self._start_decoder()
+            assert self._directory is not None
+            decoder = await start_decoder(self.limits, self._directory.path, self._allow_weak, _SLOW_NICENESS)
             decoder.begin(media_type, options)
             yield FrameStream(decoder, partial(self._turn, caller), pieces, self._lost)
             self.results["stream", container, "ok"] += 1
@@ -265,17 +266,6 @@ class MediaPool:
             if decoder is not None:
                 decoder.kill()
                 await asyncio.get_running_loop().run_in_executor(None, decoder.reap)
-
-    async def _start_decoder(self) -> ClipDecoder:
-        """Start a process; it ends even if nobody waits for it any more."""
-        assert self._directory is not None
-        start = partial(ClipDecoder, self.limits, self._directory.path, self._allow_weak, _SLOW_NICENESS)
-        starting = asyncio.get_running_loop().run_in_executor(None, start)
-        try:
-            return await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            starting.add_done_callback(_kill_started)
-            raise
 
     async def _turn(self, caller: str, step: Callable[[], Stop], cancel: Callable[[], None]) -> Stop:
         """Run a step of a stream in the place of a task, at the price of the time that it takes."""
@@ -402,8 +392,3 @@ class MediaPool:
     def _lost(self, reason: str) -> None:
         with self._lock:
             self.restarts[reason] += 1
-
-
-def _kill_started(starting: asyncio.Future[ClipDecoder]) -> None:
-    if starting.exception() is None:
-        starting.result().kill()
