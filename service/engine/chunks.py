@@ -16,6 +16,7 @@ from model.tokenizer.layers import BlockState
 from model.tokenizer.streaming import DecoderState, EncoderState
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.chunks import ChunkInput, ChunkOutput, ClipState
+from service.engine.transfers import to_host
 from service.types import Op
 
 
@@ -46,9 +47,8 @@ def _encode(tokenizer: OmniTokenizer, chunk: ChunkInput, device: torch.device) -
         assert pending is not None
         state = EncoderState(pending, chunk.state.frames, _paired(blocks))
     codes, after = tokenizer.encode_chunk(_tensor(chunk.array, device)[None], state, chunk.final)
-    return ChunkOutput(
-        _codes(codes[0]), ClipState(after.frames, _arrays([after.pending, *(x for pair in after.blocks for x in pair)]))
-    )
+    codes = codes[0].float() if codes.is_floating_point() else codes[0].int()
+    return _output(codes, after.frames, [after.pending, *(x for pair in after.blocks for x in pair)])
 
 
 def _decode(tokenizer: OmniTokenizer, chunk: ChunkInput, device: torch.device) -> ChunkOutput:
@@ -59,14 +59,7 @@ def _decode(tokenizer: OmniTokenizer, chunk: ChunkInput, device: torch.device) -
         shape = tuple(codes.shape[:1] + codes.shape[2:4])
         state = DecoderState(shape, chunk.state.frames, _paired(_tensors(chunk.state.arrays, device)))
     pixels, after = tokenizer.decode_chunk(codes, state)
-    return ChunkOutput(
-        pixels[0].cpu().numpy(), ClipState(after.frames, _arrays([x for pair in after.blocks for x in pair]))
-    )
-
-
-def _codes(codes: Tensor) -> NDArray[Any]:
-    """Return int32 tokens or float32 latents."""
-    return (codes.float() if codes.is_floating_point() else codes.int()).cpu().numpy()
+    return _output(pixels[0], after.frames, [x for pair in after.blocks for x in pair])
 
 
 def _paired(tensors: Sequence[Tensor | None]) -> list[BlockState]:
@@ -84,13 +77,18 @@ def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
     return (tensor.view(torch.bfloat16) if array.dtype == np.int16 else tensor).to(device)
 
 
-def _arrays(tensors: Sequence[Tensor | None]) -> tuple[NDArray[Any] | None, ...]:
-    return tuple(None if tensor is None else _array(tensor) for tensor in tensors)
+def _output(result: Tensor, frames: int, state: Sequence[Tensor | None]) -> ChunkOutput:
+    """Return what a chunk came to; of a GPU all arrays are copied at a time."""
+    tensors = [None if tensor is None else _plain(tensor) for tensor in (result, *state)]
+    if result.is_cuda:
+        tensors = [None if tensor is None else to_host(tensor) for tensor in tensors]
+        torch.cuda.current_stream(result.device).synchronize()
+    array, *arrays = [None if tensor is None else tensor.numpy() for tensor in tensors]
+    assert array is not None
+    return ChunkOutput(array, ClipState(frames, tuple(arrays)))
 
 
-def _array(tensor: Tensor) -> NDArray[Any]:
+def _plain(tensor: Tensor) -> Tensor:
+    """Return a tensor that numpy can have; it knows no bfloat16."""
     tensor = tensor.contiguous()
-    if tensor.dtype == torch.bfloat16:  # numpy has none
-        tensor = tensor.view(torch.int16)
-    array: NDArray[Any] = tensor.cpu().numpy()
-    return array
+    return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
