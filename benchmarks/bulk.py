@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,17 +28,23 @@ from model.bundle import save_bundle
 from model.codes.info import EncodingOptions
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
-from service.bulk.batches import pixels_of
+from service.bulk.batches import Pixels, pixels_of
 from service.bulk.decoder import Read
 from service.bulk.encoder import SHARDS_AT_ONCE, Report, ShardEncoder, Workplace
 from service.bulk.executors import workplace_of
 from service.bulk.job import Job, Request
 from service.bulk.plan import Shard
+from service.engine.step_clock import DEVICE_STEPS, HOST_STEPS, Step, Total, busy_seconds
 
 CPU_SHARD_ITEMS = 32  # or a part would end within one of the command's usual shards
 RAY_SHARDS = 512  # more than a run gets to; each is a block of Ray Data, which takes 1 to 3 ms to make
 CPU_COLUMN = "CPU ms an item: readers, this process, this process without readers"
 RAY_READY_SECONDS = 240.0  # of all tokenizers, whose kernels may have to be compiled
+
+DEVICE_COLUMN = f"device ms a batch: {', '.join(DEVICE_STEPS)}"
+HOST_COLUMN = f"host ms a batch: {', '.join(HOST_STEPS)}"
+
+Steps = dict[Step, Total]
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 console = Console(highlight=False, width=150)
@@ -51,13 +57,13 @@ class Moment:
     Args:
         time: seconds.
         items: encoded so far.
-        busy: seconds with work on the device so far.
+        steps: of all batches so far.
         readers, host: CPU seconds so far, of the readers and of this process.
     """
 
     time: float
     items: int
-    busy: float
+    steps: Steps
     readers: float
     host: float
 
@@ -138,21 +144,24 @@ def in_this_process(request: Request, place: Workplace, seconds: float, table: R
             encoder.encode(next(endless(job, kind)))
             read = reading_rate(encoder, endless(job, kind), seconds)
             with ThreadPoolExecutor(1) as thread:  # as shards have; OpenMP waits in another way in the first thread
-                engine, engine_ms = thread.submit(engine_rate, encoder, next(endless(job, kind)), seconds).result()
+                alone = thread.submit(engine_rate, encoder, next(endless(job, kind)), seconds).result()
             first, last = encode_for(encoder, endless(job, kind), seconds)
             items, passed = last.items - first.items, last.time - first.time
             cpu = last.readers - first.readers, last.host - first.host
             cores, milliseconds = (cpu[0] / passed, cpu[1] / passed), (1e3 * cpu[0] / items, 1e3 * cpu[1] / items)
+            spent, share = since(first.steps, last.steps), items / passed / min(read, alone.rate)
             table.add(
                 {
                     "items": kind,
                     "readers alone, 1/s": f"{read:,.0f}",
-                    "engine alone, 1/s": f"{engine:,.0f}",
+                    "engine alone, with its copies and resizing, 1/s": f"{alone.rate:,.0f}",
                     "together, 1/s": f"{items / passed:,.0f}",
-                    "of the slower": f"{items / passed / min(read, engine):.0%}",
-                    "device busy": f"{(last.busy - first.busy) / passed:.0%}",
+                    "of the slower": f"{share:.0%}",
+                    "device busy": f"{busy_seconds(spent) / passed:.0%}",
+                    f"{DEVICE_COLUMN}; engine alone": f"{each(spent, DEVICE_STEPS)}; {each(alone.steps, DEVICE_STEPS)}",
+                    f"{HOST_COLUMN}; engine alone": f"{each(spent, HOST_STEPS)}; {each(alone.steps, HOST_STEPS)}",
                     "cores: readers, this process": f"{cores[0]:.1f} of {place.readers}, {cores[1]:.1f}",
-                    CPU_COLUMN: f"{milliseconds[0]:.3f}, {milliseconds[1]:.3f}, {engine_ms:.3f}",
+                    CPU_COLUMN: f"{milliseconds[0]:.3f}, {milliseconds[1]:.3f}, {alone.host_ms:.3f}",
                 }
             )
     finally:
@@ -204,7 +213,7 @@ def encode_for(encoder: ShardEncoder, shards: Iterator[Shard], seconds: float) -
             with lock:
                 items = report.items + (moments[-1].items if moments else 0)
                 cpu = encoder.reader_seconds(), time.process_time()
-                moments.append(Moment(time.perf_counter(), items, encoder.busy_seconds(), *cpu))
+                moments.append(Moment(time.perf_counter(), items, encoder.engine.engine.clock.totals(), *cpu))
 
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as threads:
         for done in [threads.submit(encode) for _ in range(SHARDS_AT_ONCE)]:
@@ -212,15 +221,37 @@ def encode_for(encoder: ShardEncoder, shards: Iterator[Shard], seconds: float) -
     return moments[0], moments[-SHARDS_AT_ONCE]  # the last ones had the device for themselves
 
 
-def engine_rate(encoder: ShardEncoder, shard: Shard, seconds: float) -> tuple[float, float]:
-    """Return the rate of batches that are in memory, two at a time, and CPU milliseconds an item."""
-    reading = encoder.read(shard)
-    _, read = next(reading)
-    pixels = [pixels_of(view, flip=False) for item in read.items if isinstance(item, Read) for view in item.views]
+@dataclass(frozen=True)
+class EngineAlone:
+    """The engine without readers: it stages pixels, copies them to the device, resizes, encodes and fetches the codes.
+
+    Args:
+        rate: items a second.
+        host_ms: CPU milliseconds an item.
+        steps: of its batches.
+    """
+
+    rate: float
+    host_ms: float
+    steps: Steps
+
+
+def engine_rate(encoder: ShardEncoder, shard: Shard, seconds: float) -> EngineAlone:
+    """Time batches as the run has them, whose pixels readers have put into memory; two are on the device at a time."""
+    pixels: list[Pixels] = []
+    chunks = []
+    for _, chunk in encoder.read(shard):
+        if pixels and len(pixels) >= encoder.batch_of(pixels[0]):
+            chunk.release()
+            continue
+        views = [view for item in chunk.items if isinstance(item, Read) for view in item.views]
+        pixels += [pixels_of(view, flip=False) for view in views]
+        chunks.append(chunk)
     batch = encoder.batch_of(pixels[0])
     wanted = [pixels[index % len(pixels)] for index in range(batch)]
-    launch = encoder.engine.launch
+    launch, clock = encoder.engine.launch, encoder.engine.engine.clock
     launch(wanted)()
+    before = clock.totals()
     flying = [launch(wanted), launch(wanted)]
     done, started, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - started < seconds:
@@ -230,10 +261,21 @@ def engine_rate(encoder: ShardEncoder, shard: Shard, seconds: float) -> tuple[fl
     rate, cost = done / (time.perf_counter() - started), 1000 * (time.process_time() - cpu) / done
     for fetch in flying:
         fetch()
-    read.release()
-    for _, chunk in reading:
+    for chunk in chunks:
         chunk.release()
-    return rate, cost
+    return EngineAlone(rate, cost, since(before, clock.totals()))
+
+
+def since(before: Steps, after: Steps) -> Steps:
+    """Return what was added meanwhile."""
+    return {
+        step: Total(now.times - before[step].times, now.seconds - before[step].seconds) for step, now in after.items()
+    }
+
+
+def each(steps: Steps, names: Sequence[Step]) -> str:
+    """Return milliseconds of some steps each time."""
+    return ", ".join(f"{1000 * steps[name].seconds / max(1, steps[name].times):.2f}" for name in names)
 
 
 class EnoughError(Exception):

@@ -38,7 +38,7 @@ class StubTokenizer(Tokenizer):
         batch_ms, item_ms = float(os.environ.get(BATCH_MS, "2")), float(os.environ.get(ITEM_MS, "0"))
 
         class StubEngine(tokenizer.Engine):
-            def launch(self, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:
+            def launch(self, key: TokenizerKey, payloads: Sequence[Any], staged: Any = None) -> Fetch:
                 def fetch() -> list[Any]:
                     time.sleep((batch_ms + item_ms * len(payloads)) / 1e3)
                     card = self.cards[0]

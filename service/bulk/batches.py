@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -34,13 +33,7 @@ class SharedEngine:
     def __init__(self, engine: Engine, want: Want) -> None:
         self.engine, self.card, self._want = engine, engine.cards[0], want
         self._on_gpu = self.card.device.startswith("cuda")
-        self._launching, self._counting = threading.Lock(), threading.Lock()
-        self._busy, self._running, self._since = 0.0, 0, 0.0
-
-    def busy_seconds(self) -> float:
-        """Return the time with work on the device so far, as the host sees it."""
-        with self._counting:
-            return self._busy + (time.perf_counter() - self._since if self._running else 0.0)
+        self._launching = threading.Lock()
 
     def launch(self, pixels: Sequence[Pixels]) -> Fetch:
         """Start a batch of pixels (T, H, W, 3) of one shape.
@@ -49,16 +42,13 @@ class SharedEngine:
             A call that returns the codes of each item, (t, h, w) or (t, h, w, c), or None if it does not fit alone.
         """
         key = TokenizerKey(self.card.id, "encode", "pixels", frames_of(pixels[0]), self._want)
-        self._begin()
         try:
-            with self._launching:
-                results = self.engine.launch(key, pixels)
+            # A copy takes longer than a launch: that of one shard goes on while another shard launches.
+            staged = self.engine.stage(key, pixels) if self._on_gpu else None
+            with self._launching, self.engine.clock.on_host("launch"):
+                results = self.engine.launch(key, pixels, staged)
         except OutOfMemory:
-            self._end()
             return lambda: self._halves(pixels)
-        except BaseException:
-            self._end()
-            raise
 
         def fetch() -> list[Any]:
             try:
@@ -70,38 +60,20 @@ class SharedEngine:
                         rows = results()
             except OutOfMemory:
                 return self._halves(pixels)
-            finally:
-                self._end()
             return [tokens if self._want == "tokens" else latents.astype(np.float16) for tokens, latents in rows]
 
         return fetch
 
     def run_chunk(self, key: TokenizerKey, chunk: Any) -> Any:
         """Run a chunk of a clip."""
-        self._begin()
-        try:
-            with self._launching:
-                return self.engine.run(key, [chunk])[0]
-        finally:
-            self._end()
+        with self._launching:
+            return self.engine.run(key, [chunk])[0]
 
     def _halves(self, pixels: Sequence[Pixels]) -> list[Any]:
         if len(pixels) == 1:
             return [None]
         middle = len(pixels) // 2
         return [*self.launch(pixels[:middle])(), *self.launch(pixels[middle:])()]
-
-    def _begin(self) -> None:
-        with self._counting:
-            if not self._running:
-                self._since = time.perf_counter()
-            self._running += 1
-
-    def _end(self) -> None:
-        with self._counting:
-            self._running -= 1
-            if not self._running:
-                self._busy += time.perf_counter() - self._since
 
 
 class Row(NamedTuple):

@@ -27,6 +27,7 @@ from service.bulk.decoder import ALIGNMENT, TOO_LARGE, Failed
 from service.bulk.decoder_pool import Chunk, DecoderPool
 from service.bulk.films import encode_film
 from service.bulk.plan import Shard, record_of
+from service.engine.step_clock import busy_seconds
 from service.engine.tokenizer import Engine
 from service.types import Size
 
@@ -37,6 +38,7 @@ CHUNK_BYTES = 16 * 2**20
 UNSIZED_BYTES = 2**20  # of a picture of its own size; larger ones travel in the answer
 BATCH_POSITIONS = {"cuda": 2**16, "cpu": 2**13}
 MAX_BATCH = 64
+BUSY_SECONDS = 1.0  # in less, a batch more or less would be all that there is to see
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Report:
     Args:
         name: of the shard.
         items, failed, rows: counts.
-        busy: share of the time since the last report in which the device had work.
+        busy: share of the last second or so in which the device computed.
         worker: the process that did it, with its node.
     """
 
@@ -101,6 +103,7 @@ class ShardEncoder:
             most = max(map(self._batch_of, sizes), default=1)
             engine.warm_up(sizes, BATCH_POSITIONS["cuda"], most)
         sized = self._options.height is not None
+        engine.clock.running = True  # from here on, since warm-up is no work of the run
         self._leave_resize = workplace.device_resize and sized and engine.resizes_pictures()
         self._rare_sizes = {kind for kind in info.items if self._size(kind) is None or self._is_left(kind)}
         self._chunks = {kind: self._chunk_items(kind) for kind in info.items}
@@ -113,6 +116,7 @@ class ShardEncoder:
         self._pool = DecoderPool(workplace.readers, self._options, slots, chunk_bytes, self._leave_resize)
         self._orders = count()
         self._reported = time.perf_counter(), 0.0
+        self._busy_share: float | None = None
         # Or the collector would look at all objects of torch and Ray now and then, and stop every thread for so long.
         gc.freeze()
 
@@ -125,8 +129,8 @@ class ShardEncoder:
         return self._batch_of(frames_of(pixels))
 
     def busy_seconds(self) -> float:
-        """Return the time in which the device had work so far."""
-        return self.engine.busy_seconds()
+        """Return the time in which the device computed so far."""
+        return busy_seconds(self.engine.engine.clock.totals())
 
     def reader_seconds(self) -> float:
         """Return the CPU time of the processes that read, so far."""
@@ -253,9 +257,10 @@ class ShardEncoder:
         return max(1, min(CHUNK_ITEMS[kind], CHUNK_BYTES // self._item_bytes(kind)))
 
     def _busy(self) -> float:
-        now, busy = time.perf_counter(), self.busy_seconds()
-        (then, before), self._reported = self._reported, (now, busy)
-        return min(1.0, (busy - before) / max(now - then, 1e-9))
+        now, busy, (then, before) = time.perf_counter(), self.busy_seconds(), self._reported
+        if self._busy_share is None or now - then >= BUSY_SECONDS:
+            self._reported, self._busy_share = (now, busy), min(1.0, (busy - before) / max(now - then, 1e-9))
+        return self._busy_share
 
 
 class _Holder:

@@ -39,16 +39,26 @@ class SourcePicture(NamedTuple):
         return 1, *self.resampling.target, COLOURS
 
 
-def upload_resized(pictures: Sequence[SourcePicture], transfers: Transfers) -> tuple[Tensor, Tensor]:
-    """Resize pictures on the device, bit for bit as `media` does.
+class PackedPictures(NamedTuple):
+    """Pictures of one target size and all that their resampling needs, on their way to the device.
 
     Args:
-        pictures: of one target size.
-        transfers: of the device; the caller encloses the work.
-
-    Returns:
-        The batch, uint8 (B, 1, height, width, 3), and what must be held until it has been computed.
+        memory: uint8, in the host's memory.
+        arrays: along the rows, then along the columns, the arguments of `resample` for each picture; the mirrored ones.
+        starts: where each of the arrays begins in the memory, bytes.
+        target: (height, width) of the results.
+        most_rows: rows of the tallest picture.
     """
+
+    memory: Tensor
+    arrays: list[NDArray[Any]]
+    starts: list[int]
+    target: tuple[int, int]
+    most_rows: int
+
+
+def pack_pictures(pictures: Sequence[SourcePicture], transfers: Transfers) -> PackedPictures:
+    """Copy pictures of one target size to where the device reads them; any thread may do it."""
     height, width = pictures[0].resampling.target
     strips, columns, rows = [], [], []
     for pixels, (passes, _), _ in pictures:
@@ -63,23 +73,34 @@ def upload_resized(pictures: Sequence[SourcePicture], transfers: Transfers) -> t
     along: list[NDArray[Any]] = [begins, COLOURS * same, COLOURS * widths, COLOURS * heights, widths, *_tables(columns)]
     begins = np.arange(len(strips), dtype=np.int64) * (most_rows * across)
     down: list[NDArray[Any]] = [begins, across * same, 0 * same, across * same, heights, *_tables(rows)]
-    flips = np.array([picture.flip for picture in pictures], np.uint8)
-    sent: list[NDArray[Any]] = [*strips, *along, *down, flips]
-    held = transfers.upload(transfers.pack(sent))
-    places = list(zip(sent, starts_of(sent), strict=False))[len(strips) :]
-    views = [_view(held, array, start) for array, start in places]
-    start, step, outer, lines, sources, table, first, weights = views[: len(along)]
+    arrays = [*along, *down, np.array([picture.flip for picture in pictures], np.uint8)]
+    memory = transfers.pack([*strips, *arrays])
+    return PackedPictures(memory, arrays, starts_of([*strips, *arrays])[len(strips) : -1], (height, width), most_rows)
+
+
+def resize_packed(packed: PackedPictures, held: Tensor) -> Tensor:
+    """Resize pictures in two launches, bit for bit as `media` does.
+
+    Args:
+        packed: the pictures.
+        held: their memory, on the device.
+
+    Returns:
+        uint8 (B, 1, height, width, 3).
+    """
+    (height, width), most_rows, across = packed.target, packed.most_rows, COLOURS * packed.target[1]
+    views = [_view(held, array, start) for array, start in zip(packed.arrays, packed.starts, strict=True)]
+    flips, half = packed.arrays[-1], len(views) // 2
+    start, step, outer, lines, sources, table, first, weights = views[:half]
     middle = resample(
         held, start, step, outer, lines, sources, table, first, weights, COLOURS, COLOURS * most_rows, along_last=True
     )
-    start, step, outer, lines, sources, table, first, weights = views[len(along) : -1]
+    start, step, outer, lines, sources, table, first, weights = views[half:-1]
     out = resample(
         middle.view(-1), start, step, outer, lines, sources, table, first, weights, across, across, along_last=False
     )
-    batch = out.view(len(pictures), 1, height, width, COLOURS)
-    if flips.any():
-        batch = torch.where(views[-1].bool().view(-1, 1, 1, 1, 1), batch.flip(3), batch)
-    return batch, held
+    batch = out.view(len(flips), 1, height, width, COLOURS)
+    return torch.where(views[-1].bool().view(-1, 1, 1, 1, 1), batch.flip(3), batch) if flips.any() else batch
 
 
 def resizes_like_media(transfers: Transfers) -> bool:
@@ -92,8 +113,8 @@ def resizes_like_media(transfers: Transfers) -> bool:
     wanted = np.asarray(planned.image(picture))
     sources = [SourcePicture(np.asarray(picture), resampling, flip) for flip in (False, True)]
     with transfers.computing():
-        batch, _ = upload_resized(sources, transfers)
-        found = batch.cpu().numpy()
+        packed = pack_pictures(sources, transfers)
+        found = resize_packed(packed, transfers.upload(packed.memory)).cpu().numpy()
     return np.array_equal(found[0, 0], wanted) and np.array_equal(found[1, 0], wanted[:, ::-1])
 
 

@@ -26,7 +26,8 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine.card import model_card
 from service.engine.chunks import run_chunk
 from service.engine.device import DTYPES, choose_device
-from service.engine.pictures import SourcePicture, resizes_like_media, upload_resized
+from service.engine.pictures import PackedPictures, SourcePicture, pack_pictures, resize_packed, resizes_like_media
+from service.engine.step_clock import StepClock
 from service.engine.transfers import Transfers
 from service.scheduling.executor import DeviceFault, Fetch, OutOfMemory
 from service.types import ModelCard, Size, TokenizerKey
@@ -40,6 +41,7 @@ STAGED = {"pixels": torch.uint8, "tokens": torch.int64, "latents": torch.float32
 UINT16_CODES = 2**16
 
 T = TypeVar("T")
+Staged = Tensor | PackedPictures  # a batch in the host's memory
 
 log = logging.getLogger("ray.serve")
 
@@ -105,6 +107,11 @@ class Engine:
         self._transfers.settle()
 
     @property
+    def clock(self) -> StepClock:
+        """Return the clock of the steps of all batches, whatever they do."""
+        return self._transfers.clock
+
+    @property
     def codebooks(self) -> dict[str, NDArray[np.float32]]:
         """Return the codes (codes, channels) of each VQ bundle by its id."""
         heads = {name: tokenizer.head for name, tokenizer in self._tokenizers.items()}
@@ -144,7 +151,14 @@ class Engine:
             log.exception("pictures are resized on the CPU, for the device cannot")
             return False
 
-    def launch(self, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:
+    def stage(self, key: TokenizerKey, payloads: Sequence[Any]) -> Staged:
+        """Copy a batch to where the device reads it; any thread may do it while another launches one."""
+        with self.clock.on_host("stage"):
+            if isinstance(payloads[0], SourcePicture):
+                return pack_pictures(payloads, self._transfers)
+            return self._transfers.stage(payloads, STAGED[key.kind])
+
+    def launch(self, key: TokenizerKey, payloads: Sequence[Any], staged: Staged | None = None) -> Fetch:
         """Start one batch, which waits for no kernel's compilation: torch's operators stand in.
 
         A GPU takes further batches before the results of this one are fetched, and computes them in that order.
@@ -153,6 +167,7 @@ class Engine:
             key: the model, what to do, and the pixels' size.
             payloads: uint8 pixels (T, H, W, 3), or a `SourcePicture` that becomes such; integer tokens (t, h, w) or
                 float latents (t, h, w, c); a `ChunkInput` for each chunk of a clip. All are alike.
+            staged: the payloads as `stage` returned them; None does it here.
         Returns:
             A call that waits for the results of the items, in order. encode: tokens (t, h, w), uint16 or else int32,
             and float32 latents (t, h, w, c), None for what the key does not want or a VAE lacks; decode, reconstruct:
@@ -161,7 +176,7 @@ class Engine:
             OutOfMemory: the batch is too large for the device.
             DeviceFault: the device is unusable from this process; the call that waits raises it too.
         """
-        batch, start = f"{len(payloads)} x {key}", partial(self._launch_now, key, payloads)
+        batch, start = f"{len(payloads)} x {key}", partial(self._launch_now, key, payloads, staged)
         if self._device.type == "cpu":  # where one batch after the other is computed, and its answer waits for no other
             return lambda: self._do(batch, lambda: start()())
         launched = self._do(batch, start)
@@ -194,18 +209,18 @@ class Engine:
                     self._start(tokenizer, TokenizerKey(card.id, "decode", "tokens", size), [tokens])()
                 self._start(tokenizer, TokenizerKey(card.id, "decode", "latents", size), [latents])()
 
-    def _launch_now(self, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:
+    def _launch_now(self, key: TokenizerKey, payloads: Sequence[Any], staged: Staged | None) -> Fetch:
         if key.op in ("encode_chunk", "decode_chunk"):
             # Clips differ in how far they are, so each runs alone; a chunk is large enough to fill the device.
             network = self._tokenizers[key.model]
-            return lambda: [run_chunk(network, key.op, chunk, self._device) for chunk in payloads]
+            return lambda: [self._run_chunk(network, key, chunk) for chunk in payloads]
         modules = self._tokenizers[key.model]
         compiled = self._compiled.get(key.model)
         if compiled is None or requested_backend() != "auto":
-            return self._start(compiled or modules, key, payloads)
+            return self._start(compiled or modules, key, payloads, staged)
         try:
             with jit.raise_if_missing():
-                return self._start(compiled, key, payloads)
+                return self._start(compiled, key, payloads, staged)
         except jit.KernelNotReadyError as missing:
             first = missing.first
             if first:
@@ -218,17 +233,27 @@ class Engine:
         if too_large or first:
             with suppress(torch.OutOfMemoryError):
                 compiled.prepare([(len(payloads), *key.size)], wait=too_large)
-        return self._start(compiled, key, payloads) if too_large else lambda: answers
+        return self._start(compiled, key, payloads, staged) if too_large else lambda: answers
 
-    def _start(self, tokenizer: OmniTokenizer, key: TokenizerKey, payloads: Sequence[Any]) -> Fetch:
-        if isinstance(payloads[0], SourcePicture):
-            batch, *held = upload_resized(payloads, self._transfers)
+    def _run_chunk(self, network: OmniTokenizer, key: TokenizerKey, chunk: Any) -> Any:
+        with self.clock.on_device("encode"):
+            return run_chunk(network, key.op, chunk, self._device)
+
+    def _start(
+        self, tokenizer: OmniTokenizer, key: TokenizerKey, payloads: Sequence[Any], staged: Staged | None = None
+    ) -> Fetch:
+        staged = self.stage(key, payloads) if staged is None else staged
+        if isinstance(staged, PackedPictures):
+            held = [self._transfers.upload(staged.memory)]
+            with self.clock.on_device("resize"):
+                batch = resize_packed(staged, *held)
         else:
-            staged = self._transfers.stage(payloads, STAGED[key.kind])
             if key.op == "decode":
                 tokenizer.check_codes(staged, key.size)  # here, since on a GPU it would wait for what runs there
             batch, held = self._transfers.upload(staged), []
-        download, count = self._transfers.download(batch, _results(tokenizer, key, batch), *held), len(batch)
+        with self.clock.on_device("encode"):
+            results = _results(tokenizer, key, batch)
+        download, count = self._transfers.download(batch, results, *held), len(batch)
 
         def fetch() -> list[Any]:
             columns = (repeat(None, count) if array is None else array for array in download.arrays())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.inference.graphs import HIGH_PRIORITY
+from service.engine.step_clock import StepClock
 
 COPY_THREADS = 4  # one core copies a batch of clips more slowly than the device encodes it
 PART_BYTES = 2**20  # worth a thread's visit
@@ -46,14 +47,19 @@ class Download:
 class Transfers:
     """One stream for each direction and one for the work between them. A CPU needs none, and nothing is copied.
 
-    Page-locked memory is torch's, which keeps what was freed for the next buffer of that size. One thread uses them.
+    Page-locked memory is torch's, which keeps what was freed for the next buffer of that size. Any thread may stage and
+    pack; one at a time does the rest.
 
     Args:
         device: where the work is done.
+
+    Attributes:
+        clock: of the copies, and of the work that others time by it.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._cuda = device, device.type == "cuda"
+        self.clock = StepClock(self._cuda)
         if self._cuda:
             self._up, self._down = torch.cuda.Stream(device), torch.cuda.Stream(device)
             # as the captured kernels: whole batches go before the steps of a generator
@@ -96,7 +102,7 @@ class Transfers:
         """Return a batch on the device, where the work that `computing` encloses waits for it."""
         if not self._cuda:
             return staged
-        with torch.cuda.stream(self._up):
+        with torch.cuda.stream(self._up), self.clock.on_device("upload"):
             batch = staged.to(self._device, non_blocking=True)
         self._compute.wait_stream(self._up)
         return batch
@@ -121,7 +127,8 @@ class Transfers:
             return Download(results, (), None)
         self._down.wait_stream(self._compute)
         with torch.cuda.stream(self._down):
-            hosts = [None if result is None else to_host(result) for result in results]
+            with self.clock.on_device("download"):
+                hosts = [None if result is None else to_host(result) for result in results]
             # a thread that sleeps is woken late, which matters where one item is all that there is to do
             done = torch.cuda.Event(blocking=len(batch) > 1)
             done.record()

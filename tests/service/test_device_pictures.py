@@ -15,7 +15,7 @@ from PIL import Image
 from media.images import StillReader
 from media.reader import open_frames
 from media.types import MediaOptions
-from service.engine.pictures import SourcePicture, upload_resized
+from service.engine.pictures import SourcePicture, pack_pictures, resize_packed
 from service.engine.transfers import Transfers
 
 TRANSFERS = Transfers(torch.device("cpu"))
@@ -47,7 +47,8 @@ def test_a_batch_of_many_sizes_is_what_media_reads(sizes: list[tuple[int, int]],
     wanted = [next(iter(reader(data, options))) for data in files]
     pictures = [SourcePicture(pixels, resampling) for pixels, resampling in decoded if resampling is not None]
     if pictures:
-        batch, _ = upload_resized(pictures, TRANSFERS)
+        packed = pack_pictures(pictures, TRANSFERS)
+        batch = resize_packed(packed, TRANSFERS.upload(packed.memory))
         kept = [one for one, (_, resampling) in zip(wanted, decoded, strict=True) if resampling is not None]
         assert np.array_equal(batch[:, 0].numpy(), np.stack(kept))
     for one, (pixels, resampling) in zip(wanted, decoded, strict=True):

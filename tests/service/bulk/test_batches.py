@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
 from bulk_samples import Tokenize, photo
+from waiting import SECONDS
 
 from media.resize import Resampling
 from model.codes.info import EncodingOptions
 from service.bulk.batches import Batches, Row, SharedEngine, chunks_held
 from service.engine.pictures import SourcePicture
+from service.engine.step_clock import StepClock
+from service.engine.tokenizer import Engine
 
 MAX_CHUNKS, CHUNK_ROWS, BATCH = 4, 8, 16
 
@@ -55,6 +61,38 @@ def test_rows_that_wait_keep_few_chunks(rare: float) -> None:
     batches.finish()
     assert not any(held.values())
     assert taken == {row: row % 256 for row in range(rows)}
+
+
+class Copying:
+    """An engine on a GPU, whose first launch does not end before the second batch has been staged."""
+
+    cards = (SimpleNamespace(id="model", device="cuda"),)
+
+    def __init__(self) -> None:
+        self.clock, self.launching, self.staged = StepClock(on_gpu=False), threading.Event(), threading.Event()
+
+    def stage(self, key: Any, payloads: Sequence[Any]) -> int:
+        number = int(payloads[0].ravel()[0])
+        if number == 1:
+            self.staged.set()
+        return number
+
+    def launch(self, key: Any, payloads: Sequence[Any], staged: int) -> Callable[[], list[Any]]:
+        if staged == 0:
+            self.launching.set()
+            assert self.staged.wait(SECONDS)
+        return lambda: [(staged, None) for _ in payloads]
+
+
+def test_a_shard_stages_its_batch_while_another_launches() -> None:
+    engine = Copying()
+    shared = SharedEngine(cast(Engine, engine), "tokens")
+    first, second = (np.full((1, 2, 2, 3), number, np.uint8) for number in range(2))
+    with ThreadPoolExecutor(1) as thread:
+        launched = thread.submit(shared.launch, [first])
+        assert engine.launching.wait(SECONDS)
+        assert shared.launch([second])() == [1]
+        assert launched.result()() == [0]
 
 
 def test_pictures_of_as_many_sizes_do_not_stop_a_run(tokenize: Tokenize, tmp_path: Path) -> None:

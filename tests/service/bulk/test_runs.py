@@ -190,9 +190,9 @@ def test_clips_of_one_size_are_encoded_where_readers_put_them(
     monkeypatch.setattr(Engine, "resizes_pictures", lambda self: resizes)
     launch, copied = Engine.launch, []
 
-    def note(engine: Engine, key: Any, payloads: Any) -> Any:
+    def note(engine: Engine, key: Any, payloads: Any, staged: Any) -> Any:
         copied.extend(pixels.base is None for pixels in payloads)
-        return launch(engine, key, payloads)
+        return launch(engine, key, payloads, staged)
 
     monkeypatch.setattr(Engine, "launch", note)
     tokenize(tmp_path, kinds=("clips",))
