@@ -17,6 +17,7 @@ from model.inference.graphs import HIGH_PRIORITY
 from service.engine.step_clock import StepClock
 
 COPY_THREADS = 4  # one core copies a batch of clips more slowly than the device encodes it
+COPIES_AT_ONCE = 3  # batches, of the threads of bulk work
 PART_BYTES = 2**20  # worth a thread's visit
 ALIGNMENT = 16
 
@@ -64,7 +65,8 @@ class Transfers:
             self._up, self._down = torch.cuda.Stream(device), torch.cuda.Stream(device)
             # as the captured kernels: whole batches go before the steps of a generator
             self._compute = torch.cuda.Stream(device, priority=HIGH_PRIORITY)
-            self._copiers = ThreadPoolExecutor(COPY_THREADS - 1, thread_name_prefix="copy")
+            copiers = COPIES_AT_ONCE * (COPY_THREADS - 1)  # which start as they are needed
+            self._copiers = ThreadPoolExecutor(copiers, thread_name_prefix="copy")
 
     def settle(self) -> None:
         """Wait for what other streams have prepared: weights, tables, graphs."""
