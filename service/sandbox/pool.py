@@ -43,8 +43,8 @@ Result = TypeVar("Result")
 Work = Callable[[WorkerProcess, int], Result]
 
 _QUEUE_PER_WORKER = 16
-# However short the queue may be, no worker waits for its next file.
-_LEAST_QUEUE_PER_WORKER = 2
+# However short the queue may be, no worker waits for its next file: a machine may be busy for a moment.
+_LEAST_QUEUE_PER_WORKER = 8
 # What waits is held in memory; a single task of any size may always wait.
 _QUEUE_BYTES_PER_WORKER = 128 * 2**20
 # In files that cost as much as one may.

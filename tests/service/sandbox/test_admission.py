@@ -36,7 +36,7 @@ async def test_a_full_queue_refuses_and_then_drains() -> None:
         assert pool.results["decode", "mp4", "overloaded"] == 1
 
 
-@pytest.mark.parametrize(("seconds", "most"), [(0.05, 5), (0.001, 2), (2.0, 16)])
+@pytest.mark.parametrize(("seconds", "most"), [(0.12, 12), (0.001, 8), (2.0, 16)])
 async def test_small_files_wait_no_longer_than_the_queue_may(seconds: float, most: int) -> None:
     async with running(max_queue_seconds=seconds) as pool:  # of whose worker 100 small files a second are expected
         (worker,) = workers()
