@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.options import Device, read_settings
+from service.cluster.start_log import StartLog
 
 
 def serve(
@@ -30,6 +31,7 @@ def serve(
     device: Annotated[Device | None, typer.Option(help="Where the tokenizers run.", show_default="auto")] = None,
 ) -> None:
     """Start the service and stay until Ctrl-C. What is not given here comes from OMNITOK_* variables."""
+    start = StartLog()
     given: dict[str, Any] = {
         "bundles": tuple(bundle) if bundle else None,
         "generators": tuple(generator) if generator else None,
@@ -45,4 +47,4 @@ def serve(
     from service.keys import check_access
 
     check_access(settings)
-    serve_forever(settings)
+    serve_forever(settings, start)

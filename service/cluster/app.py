@@ -14,24 +14,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
 import ray
 from ray import serve
+from ray.serve.schema import ApplicationStatus, ReplicaState
 from rich.console import Console
 from rich.text import Text
 
+from service.api import log
 from service.api.drain import drain
 from service.cluster.autoscaling import tokenizer_scale
 from service.cluster.generators import Generator
 from service.cluster.jobs import JobOwner
 from service.cluster.log_relay import log_relay
-from service.cluster.node_metrics import FOLDER, node_directory
-from service.cluster.ray_environment import cluster_environment, longest_seconds, ray_request_seconds
+from service.cluster.node_metrics import FOLDER, node_directory, wanted_replicas
+from service.cluster.ray_environment import cluster_environment, longest_seconds, ray_request_seconds, worker_count
 from service.cluster.replicas import Ingress, Tokenizer
+from service.cluster.start_log import StartLog
 from service.cluster.watchdog import LostError, adopt_orphans, descendants_ended, local_watchdog
 from service.link.directory import SocketDirectory
 from service.metrics.keeper import stop as stop_exporter
@@ -44,6 +47,8 @@ ROUTER_REQUESTS = 256  # waiting in one ingress replica for a tokenizer replica 
 PROBES = 32  # requests without a body that pass an ingress replica which is full
 OBJECT_BYTES = 512 * 2**20  # arrays on their way between the tiers
 START_SECONDS = 180.0
+LOOK_SECONDS = 0.5  # at the state of replicas, which takes the controller and this process 30 ms
+PROBE_SECONDS = 0.1
 OWNER_SHUTDOWN_SECONDS = 5.0  # the next owner of the jobs waits for the lock of this one
 OWNER_STARTS = 20  # on a busy machine too
 FOLDER_PARENT_BYTES = 10  # HAProxy's sockets have 97, of which Ray's node id and the names of files take the rest
@@ -114,28 +119,25 @@ def build(args: dict[str, Any]) -> serve.Application:
 
 
 @contextlib.contextmanager
-def cluster(
-    settings: Settings, logical_cpus: int | None = None, object_bytes: int = OBJECT_BYTES, folder: Path | None = None
-) -> Iterator[Path]:
+def cluster(settings: Settings, object_bytes: int = OBJECT_BYTES, folder: Path | None = None) -> Iterator[Path]:
     """Run a Ray cluster of this machine alone, with Serve listening where the settings say; yield its folder of logs.
 
     Args:
-        settings: host and ports.
-        logical_cpus: what Ray may hand out; the machine's number of cores if None.
+        settings: host, ports and replicas.
         object_bytes: shared memory for arrays on their way between the tiers, bytes.
         folder: private to this cluster; a new one if None.
     """
     with contextlib.ExitStack() as stack:
         folder = folder or stack.enter_context(_private_folder())
         stack.enter_context(cluster_environment(settings, folder))
-        yield stack.enter_context(_ray(settings, logical_cpus, object_bytes))
+        yield stack.enter_context(_ray(settings, object_bytes))
 
 
 @contextlib.contextmanager
-def _ray(settings: Settings, logical_cpus: int | None, object_bytes: int) -> Iterator[Path]:
+def _ray(settings: Settings, object_bytes: int) -> Iterator[Path]:
     context: Any = ray.init(
         address="local",
-        num_cpus=logical_cpus,
+        num_cpus=worker_count(settings),  # Ray starts so many workers before they are needed
         object_store_memory=object_bytes,
         include_dashboard=False,
         log_to_driver=False,
@@ -171,12 +173,13 @@ def _node_directory() -> SocketDirectory | None:
         return None  # each of them says so
 
 
-def deploy(settings: Settings, folder: Path | None = None) -> None:
+def deploy(settings: Settings, folder: Path | None = None, start: StartLog | None = None) -> None:
     """Put the application on the running cluster and wait until it answers.
 
     Args:
         settings: of the service.
         folder: where the ingress replicas look for the sign to drain.
+        start: where to log how many replicas are ready.
 
     Raises:
         StartError: a replica cannot start; the message holds Ray's reason.
@@ -186,44 +189,70 @@ def deploy(settings: Settings, folder: Path | None = None) -> None:
         raise StartError(
             f"{_gpus_wanted(settings)} {wanted} need a GPU each, and there are {_gpus_there()}: use fewer, or the CPU."
         )
+    target = serve.RunTarget(application(settings, folder), name=APP_NAME, route_prefix="/")
     try:
-        serve.run(application(settings, folder), name=APP_NAME, route_prefix="/")
+        serve.run_many([target], wait_for_applications_running=False)
     except RuntimeError as error:
         raise StartError(f"The service cannot start: {_reason() or error}") from error
+    _wait_for_replicas(settings, start)
     ready = f"http://{settings.host}:{settings.port}/health/ready"
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(ready, timeout=10, trust_env=False).status_code == 200:  # no proxy lies between
                 return
-        time.sleep(0.1)
+        time.sleep(PROBE_SECONDS)
     raise StartError(f"{ready} did not answer 200 within {START_SECONDS:.0f} s.")
 
 
-def serve_forever(settings: Settings) -> None:
+def _wait_for_replicas(settings: Settings, start: StartLog | None) -> None:
+    """Wait until all replicas run, which Ray Serve's own call would notice up to a second later."""
+    wanted, seen = wanted_replicas(settings), dict[str, int]()
+    while True:
+        app = serve.status().applications[APP_NAME]
+        ready = {name: found.replica_states.get(ReplicaState.RUNNING, 0) for name, found in app.deployments.items()}
+        if start is not None and ready != seen and any(ready.values()):
+            start.reached("replicas", ready=ready, wanted=wanted)
+        if app.status == ApplicationStatus.RUNNING:
+            return
+        if app.status == ApplicationStatus.DEPLOY_FAILED:
+            raise StartError(f"The service cannot start: {_reason() or app.message}")
+        seen = ready
+        time.sleep(LOOK_SECONDS)
+
+
+def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
     """Run the whole service on this machine until Ctrl-C or SIGTERM, and then answer what is in flight.
 
     A second signal stops without waiting. When a part of the cluster is gone for good, the process says so and exits.
 
+    Args:
+        settings: of the service.
+        start: the log of the start; a new one if None.
+
     Raises:
         StartError: a port is taken, a bundle is missing or damaged, or a replica cannot start.
     """
-    console = Console(soft_wrap=True, highlight=False)
+    console, start = Console(soft_wrap=True, highlight=False), start or StartLog()
     settings = _find_bundles(settings)
     for name in ("port", "metrics_port", "ray_metrics_port"):
         _check_free(settings.host, name, getattr(settings, name))
-    _check_bundles(settings)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     adopt_orphans()
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
         folder = stack.enter_context(_private_folder())
         if settings.log is None:
             settings = settings.model_copy(update={"log": stack.enter_context(log_relay(folder))})
+        log.configure(settings.log)
         watchdog = local_watchdog(settings.host, settings.port)
-        with console.status("starting"), watchdog.during_start(lambda error: _abandon(error, folder)):
+        with _bundle_check(settings) as check_bundles, watchdog.during_start(lambda error: _abandon(error, folder)):
             logs = stack.enter_context(cluster(settings, folder=folder))
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray has set a handler of its own
-            deploy(settings, folder)
+            start.reached("cluster")
+            check_bundles()
+            start.reached("bundles")
+            deploy(settings, folder, start)
+        start.reached("ready")
         url, metrics = f"http://{settings.host}:{settings.port}", f"http://{settings.host}:{settings.metrics_port}"
         console.print(
             f"[bold green]ready on {url}[/]  {_devices(settings)}  documentation {url}/docs  metrics {metrics}/metrics"
@@ -285,8 +314,12 @@ def _find_bundles(settings: Settings) -> Settings:
     return settings.model_copy(update=found)
 
 
-def _check_bundles(settings: Settings) -> None:
-    """Load each bundle once, in a process of its own: Ray takes long to give up replicas that cannot start."""
+@contextlib.contextmanager
+def _bundle_check(settings: Settings) -> Iterator[Callable[[], None]]:
+    """Load each bundle once, in another process: Ray takes long to give up replicas that cannot start.
+
+    Yield a function that waits for the end of it and raises `StartError` for a bundle that is not usable.
+    """
     code = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -301,10 +334,18 @@ def _check_bundles(settings: Settings) -> None:
     )
     paths = map(str, (*settings.bundles, *settings.generators))
     command = [sys.executable, "-c", code, str(len(settings.bundles)), *paths]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise StartError(f"The service cannot start: {reason}")
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+
+        def wait() -> None:
+            _, errors = process.communicate()
+            if process.returncode != 0:
+                reason = (errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
+                raise StartError(f"The service cannot start: {reason}")
+
+        try:
+            yield wait
+        finally:
+            process.kill()
 
 
 def _reason() -> str:

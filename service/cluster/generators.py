@@ -7,9 +7,11 @@ import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from service.api import log
 from service.cluster.node_metrics import join_node
 from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote, traceparent
+from service.cluster.start_log import StartLog
 from service.engine.lane import LaneOptions
 from service.errors import ProblemError
 from service.in_process import LocalGenerators
@@ -82,15 +84,19 @@ class Generator:
     """One replica with generators alone."""
 
     def __init__(self, settings: Settings) -> None:
+        start, node = StartLog(), join_node(settings, "Generator")
+        log.configure(settings.log, node.replica or None)
         from service.engine.late_kernels import LateKernels
 
-        node = join_node(settings, "Generator")
+        start.reached("libraries")
         self._late_kernels, self._kernel_metrics = LateKernels(), KernelMetrics()
         self._host = GeneratorHost(settings, node.replica)
+        start.reached("generators")
         self._late_kernels.mark_ready()
         self.generators = self._host.generators
         self.generate = self._host.generate
         node.ready()
+        start.reached("replica")
 
     async def check_health(self) -> None:
         """Raise when the accelerator is broken or a step does not end: Ray then replaces this replica."""

@@ -66,7 +66,17 @@ def join_node(settings: Settings, deployment: str) -> Node:
         except OSError as error:  # a full disk must not keep a replica from its work
             log.warning("the metrics of this replica are lost: %s", error)
     name = serve.get_replica_context().replica_id.unique_id if directory is not None else ""
-    return Node(name, ReplicaMetrics(deployment, _wanted(settings)), directory)
+    return Node(name, ReplicaMetrics(deployment, wanted_replicas(settings)), directory)
+
+
+def wanted_replicas(settings: Settings) -> Mapping[str, int]:
+    """Return the number of replicas that the settings ask for, by deployment."""
+    wanted = {"Ingress": settings.ingress_replicas, "Tokenizer": settings.tokenizer_replicas}
+    if settings.generators:
+        wanted |= {"JobOwner": 1}
+        if settings.generator_replicas:
+            wanted |= {"Generator": settings.generator_replicas}
+    return wanted
 
 
 def link_directory() -> SocketDirectory | None:
@@ -90,15 +100,6 @@ def node_directory(application: str) -> SocketDirectory:
     """
     context = ray.get_runtime_context()
     return SocketDirectory(context.get_session_name(), context.get_node_id(), application)
-
-
-def _wanted(settings: Settings) -> Mapping[str, int]:
-    wanted = {"Ingress": settings.ingress_replicas, "Tokenizer": settings.tokenizer_replicas}
-    if settings.generators:
-        wanted |= {"JobOwner": 1}
-        if settings.generator_replicas:
-            wanted |= {"Generator": settings.generator_replicas}
-    return wanted
 
 
 def _mounts(settings: Settings) -> Mapping[str, Path]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from media.limits import MIB
 from service.api.request_id import MAX_HEADER_BYTES, MAX_HEADERS
+from service.cluster.node_metrics import wanted_replicas
 from service.cluster.ports import reserve_port
 from service.settings import Limits, Settings
 
@@ -17,6 +18,7 @@ RAY_GRACE_SECONDS = 30.0  # Ray's own limit on a request exceeds ours by this, s
 MESSAGE_OVERHEAD_BYTES = MIB
 PROXY_BUFFER_BYTES = 2**18  # holds a raw 256x256 picture, so that HAProxy can send it to another replica
 PROXY_RESERVE_BYTES = 2**12  # of a buffer, for the request line and for what HAProxy adds
+SERVE_PROCESSES = 3  # Ray Serve's own: its controller and two proxies
 CLIENT_SILENCE_SECONDS = 120
 NODE_START_SECONDS = 120  # with Ray's own 30 a busy machine gives up a node that starts
 LOG_FILE_BYTES = 4 * MIB  # Ray has some forty, and keeps a second one of each
@@ -45,6 +47,11 @@ def ray_request_seconds(settings: Settings) -> float:
     """Return Ray's own limit on a request."""
     limits = settings.limits
     return limits.body_seconds + limits.decode_seconds + longest_seconds(settings) + RAY_GRACE_SECONDS
+
+
+def worker_count(settings: Settings) -> int:
+    """Return the number of Ray's workers that the service needs."""
+    return SERVE_PROCESSES + sum(wanted_replicas(settings).values())
 
 
 def message_bytes(limits: Limits) -> int:
@@ -116,6 +123,9 @@ def cluster_environment(settings: Settings, folder: Path) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         variables = ray_environment(settings, folder)
         variables["RAY_raylet_start_wait_time_s"] = str(NODE_START_SECONDS)
+        variables["RAY_worker_maximum_startup_concurrency"] = str(worker_count(settings))
+        if (os.cpu_count() or 1) > worker_count(settings):  # with fewer cores the controller would wait for its turn
+            variables["RAY_preload_python_modules"] = "ray.serve"
         if uses_haproxy(settings):
             for name, preferred in HAPROXY_PORTS.items():
                 port, reservation = reserve_port(range(preferred, preferred + PORTS_TRIED * PORT_STEP, PORT_STEP))

@@ -16,6 +16,7 @@ from ray.serve.handle import DeploymentHandle
 
 from media.limits import MIB
 from service.allocator import keep_freed_blocks
+from service.api import log
 from service.api.app import create_app
 from service.api.drain import Gate
 from service.chunks import ChunkInput, ChunkOutput, ClipState
@@ -29,6 +30,7 @@ from service.cluster.node_metrics import join_node, link_directory
 from service.cluster.ray_environment import MESSAGE_OVERHEAD_BYTES, message_bytes
 from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote, traceparent
+from service.cluster.start_log import StartLog
 from service.errors import ProblemError
 from service.flow import NOBODY, Flow
 from service.flow import current as current_flow
@@ -71,13 +73,16 @@ class Tokenizer:
     """One tokenizer replica. Refusals are returned, not raised: Ray would log each as a failure of the replica."""
 
     def __init__(self, settings: Settings) -> None:
+        start, node = StartLog(), join_node(settings, "Tokenizer")
+        log.configure(settings.log, node.replica or None)
         from service.engine.late_kernels import LateKernels  # only replicas with networks pay for torch
         from service.engine.tokenizer import Engine
 
-        node = join_node(settings, "Tokenizer")
+        start.reached("libraries")
         self._late_kernels, self._kernel_metrics = LateKernels(), KernelMetrics()
         engine = Engine(settings.bundles, settings.device, settings.dtype, settings.torch_threads)
-        engine.warm_up(settings.warm_sizes, settings.max_batch_tokens, settings.max_batch_requests)
+        start.reached("bundles", models=[card.id for card in engine.cards])
+        engine.warm_up(settings.warm_sizes, settings.max_batch_tokens, settings.max_batch_requests, start.reached)
         self._load = LoadMeter()
         models = [card.id for card in engine.cards]
         self._metrics = TokenizerMetrics(node.replica, models, settings.max_queue_tokens, self._load.ran)
@@ -88,8 +93,10 @@ class Tokenizer:
         if settings.generators and not settings.generator_replicas:
             self._host = GeneratorHost(settings, node.replica)
             self.generators, self.generate = self._host.generators, self._host.generate
+            start.reached("generators")
         self._late_kernels.mark_ready()
         node.ready()
+        start.reached("replica")
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles that this replica serves."""

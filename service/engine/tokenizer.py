@@ -117,7 +117,13 @@ class Engine:
         heads = {name: tokenizer.head for name, tokenizer in self._tokenizers.items()}
         return {name: head.codebook.float().cpu().numpy() for name, head in heads.items() if isinstance(head, VQHead)}
 
-    def warm_up(self, sizes: Sequence[Size] = (), batch_tokens: int = 0, batch_requests: int = 0) -> None:
+    def warm_up(
+        self,
+        sizes: Sequence[Size] = (),
+        batch_tokens: int = 0,
+        batch_requests: int = 0,
+        reached: Callable[..., None] = lambda stage, **fields: None,
+    ) -> None:
         """Do now what the first callers would wait for.
 
         A tiny picture and a tiny clip run through every bundle. On a GPU it is small ones of every usual length, and
@@ -126,6 +132,7 @@ class Engine:
         Args:
             sizes: (frames, height, width) in pixels.
             batch_tokens, batch_requests: bounds of a batch.
+            reached: takes the name of each stage on a GPU, with the model.
         """
         for card in self.cards:
             compiled = self._compiled.get(card.id)
@@ -135,8 +142,10 @@ class Engine:
             usual = usual_batches(card.geometry, sizes, batch_tokens, batch_requests)
             small = kernel_sizes(card.geometry, sizes)
             compiled.prepare(kernel_shapes(card.geometry, usual, small))
+            reached("kernels", model=card.id)
             for size, batches in usual.items():
                 compiled.capture(size, batches)
+            reached("graphs", model=card.id)
             self._transfers.settle()
             self._try_out(card, small)
 

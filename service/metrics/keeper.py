@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from service.metrics.exporter import LOCK
@@ -51,15 +51,22 @@ class Keeper:
             stop(self._folder)
         while self._folder.is_dir() and not self._closed.is_set():
             if _running(self._folder) is None:
-                started = time.monotonic()
-                # In a session of its own: it must outlive this process, whose children Ray ends.
-                path = os.pathsep.join(filter(None, sys.path))  # where Ray found this application
-                environment = os.environ | {"PYTHONPATH": path}
-                subprocess.run([*self._command, "--detach"], stdin=subprocess.DEVNULL, env=environment, check=False)
-                self._closed.wait(LOOK_SECONDS)
-                if _running(self._folder) is None and time.monotonic() - started < FAILURE_SECONDS:
-                    self._closed.wait(FAILURE_SECONDS)
+                self._start_exporter()
             self._closed.wait(LOOK_SECONDS)
+
+    def _start_exporter(self) -> None:
+        """Start the exporter, unless another process is doing so: all replicas of a node begin together."""
+        with contextlib.suppress(OSError), _lock(self._folder):  # another process has the lock, or the folder is gone
+            if _running(self._folder) is not None:
+                return
+            started = time.monotonic()
+            # In a session of its own: it must outlive this process, whose children Ray ends.
+            path = os.pathsep.join(filter(None, sys.path))  # where Ray found this application
+            environment = os.environ | {"PYTHONPATH": path}
+            subprocess.run([*self._command, "--detach"], stdin=subprocess.DEVNULL, env=environment, check=False)
+            self._closed.wait(LOOK_SECONDS)
+            if _running(self._folder) is None and time.monotonic() - started < FAILURE_SECONDS:
+                self._closed.wait(FAILURE_SECONDS)
 
 
 def stop(folder: Path) -> None:
@@ -69,6 +76,21 @@ def stop(folder: Path) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(running[0], signal.SIGTERM)
         time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder itself: a full disk could take no file for it.
+
+    Raises:
+        OSError: another process has it, or the folder is not there.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _running(folder: Path) -> tuple[int, list[str]] | None:

@@ -213,7 +213,7 @@ def test_models_lists_generators(omnitok: Omnitok, server: str) -> None:
 
 def test_serve_takes_generators(omnitok: Omnitok, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Settings] = []
-    monkeypatch.setattr("service.cluster.app.serve_forever", seen.append)
+    monkeypatch.setattr("service.cluster.app.serve_forever", lambda settings, _: seen.append(settings))
     assert omnitok("serve -b one -b two --generator three -g four").code == 0
     assert seen[0].bundles == (Path("one"), Path("two"))
     assert seen[0].generators == (Path("three"), Path("four"))

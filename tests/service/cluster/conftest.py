@@ -52,7 +52,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         jobs_folder=bundle.parent / "jobs",
         job_lease_seconds=5.0,
     )
-    with cluster(settings, logical_cpus=2, object_bytes=80 * 2**20):
+    with cluster(settings, object_bytes=80 * 2**20):
         deploy(settings)
         yield Service(settings, bundle)
 

@@ -1,8 +1,10 @@
-"""Errors at start-up take one sentence, before any process is started."""
+"""Errors at start-up take one sentence, before anything is deployed."""
 
 from __future__ import annotations
 
+import signal
 import socket
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,8 +61,15 @@ def test_an_address_of_redis_without_its_scheme_is_refused_and_not_shown() -> No
     assert "secret" not in str(refusal.value)
 
 
-def test_a_damaged_bundle_is_named_before_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "cluster", lambda settings: pytest.fail("Ray was started"))
+@pytest.fixture
+def not_deployed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "cluster", lambda settings, folder: nullcontext(folder))
+    monkeypatch.setattr(app, "deploy", lambda *arguments: pytest.fail("It was deployed."))
+    monkeypatch.setattr(signal, "signal", lambda *arguments: None)
+
+
+@pytest.mark.usefixtures("not_deployed")
+def test_a_damaged_bundle_is_named_and_not_deployed(tmp_path: Path) -> None:
     bundle = tmp_path / "tiny"
     save_bundle(bundle, OmniTokenizer(CONFIGS["debug"]).eval(), card="Random weights for tests.")
     weights = bytearray((bundle / "model.safetensors").read_bytes())
@@ -71,10 +80,8 @@ def test_a_damaged_bundle_is_named_before_ray_starts(tmp_path: Path, monkeypatch
         serve_forever(settings)
 
 
-def test_a_generator_that_does_not_fit_is_named_before_ray_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(app, "cluster", lambda settings: pytest.fail("Ray was started"))
+@pytest.mark.usefixtures("not_deployed")
+def test_a_generator_that_does_not_fit_is_named_and_not_deployed(tmp_path: Path) -> None:
     tokenizer = OmniTokenizer(replace(CONFIGS["debug"], head=VQConfig(codes=32, dim=8))).eval()
     speaks = save_bundle(tmp_path / "tiny", tokenizer, card="Random weights for tests.")
     names = ("ant", "bee", "cow", "dog")

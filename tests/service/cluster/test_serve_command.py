@@ -14,7 +14,9 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPResponse
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -37,6 +39,11 @@ SERVE = "import sys; sys.argv[1:] = ['serve']; from service.cli import main; mai
 class Command:
     process: subprocess.Popen[str]
     service: Service
+    output: Path
+
+    def start(self) -> list[dict[str, Any]]:
+        """Return the lines of its log that tell of its start."""
+        return [json.loads(line) for line in self.output.read_text().splitlines() if '"event": "start"' in line]
 
     def ready(self) -> int:
         """Return the status of the readiness probe, 0 without an answer."""
@@ -87,14 +94,25 @@ def command(tmp_path: Path) -> Iterator[Command]:
             assert process.poll() is None, process.communicate()
             devices = "GPUs: 1" if torch.cuda.is_available() else "on the CPU, since no GPU was found"
             eventually(lambda: devices in output.read_text())
-            yield Command(process, Service(settings, tmp_path / "tiny"))
+            yield Command(process, Service(settings, tmp_path / "tiny"), output)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.wait()
 
 
-def test_sigterm_answers_what_was_accepted(command: Command) -> None:
+def test_its_log_shows_the_start_and_sigterm_answers_what_was_accepted(command: Command) -> None:
+    eventually(lambda: any(line["stage"] == "ready" for line in command.start()))
+    start = command.start()
+    counts = [line for line in start if line["stage"] == "replicas"]
+    assert counts[-1]["ready"] == counts[-1]["wanted"] == {"Ingress": 1, "Tokenizer": 1}
+    whole = [line for line in start if "replica" not in line and line not in counts]
+    replica = [line for line in start if "replica" in line]
+    on_gpu = ["kernels", "graphs"] if torch.cuda.is_available() else []
+    assert [line["stage"] for line in whole] == ["cluster", "bundles", "ready"]
+    assert [line["stage"] for line in replica] == ["libraries", "bundles", *on_gpu, "replica"]
+    for lines in (whole, counts, replica):
+        assert sorted(lines, key=itemgetter("seconds")) == lines
     file = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (320, 320, 3), np.uint8)
     Image.fromarray(noise).save(file, "PNG")

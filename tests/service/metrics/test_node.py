@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import waiting
@@ -20,6 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.service.process import free_port
 from service.finished_request import FinishedRequest
+from service.metrics import keeper
 from service.metrics.collectors import FilesystemCollector, ProcessesCollector
 from service.metrics.definitions import BUCKET_FACTOR, DEADLINE_SECONDS, METRICS, SECONDS, STEP_SECONDS, Metric
 from service.metrics.exporter import registry
@@ -240,11 +242,11 @@ def test_the_exporter_starts_by_itself_and_gives_its_port_back(folder: Path, mon
     starts: set[float] = set()
     try:
         for port in (before, after):  # the second is that of a later deployment
-            keeper = Keeper(folder, "127.0.0.1", port, {"tmp": folder})
-            keeper.start()
+            one = Keeper(folder, "127.0.0.1", port, {"tmp": folder})
+            one.start()
             families = {family.name: family for family in text_string_to_metric_families(fetch(port))}
             starts.add(families["omnitok_start_time_seconds"].samples[0].value)
-            keeper.close()
+            one.close()
         assert len(starts) == 1
         assert sum(sample.value for sample in families["omnitok_http_requests"].samples) == 1
         assert {"omnitok_build_info", "omnitok_filesystem_free_bytes", "omnitok_metrics_series"} <= set(families)
@@ -253,6 +255,39 @@ def test_the_exporter_starts_by_itself_and_gives_its_port_back(folder: Path, mon
     for port in (before, after):
         with pytest.raises(OSError, match="refused"):
             urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5)
+
+
+def test_of_many_replicas_one_starts_the_exporter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[Path] = []
+    starting: list[int] = []
+    most: list[int] = []
+
+    def running(folder: Path) -> tuple[int, list[str]] | None:
+        looks.append(folder)
+        return look(folder)
+
+    def start(command: list[str], **options: Any) -> None:
+        starting.append(1)
+        waiting.eventually(lambda: len(looks) > 3 * len(keepers) or len(starting) > 1)  # the others look meanwhile
+        most.append(len(starting))
+        run(command, **options)
+        starting.pop()
+
+    run, look = subprocess.run, keeper._running
+    monkeypatch.setattr(keeper, "_running", running)
+    monkeypatch.setattr(keeper.subprocess, "run", start)
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.1)
+    port = free_port()
+    keepers = [Keeper(folder, "127.0.0.1", port, {"tmp": folder}) for _ in range(4)]
+    try:
+        for one in keepers:
+            one.start()
+        fetch(port)
+    finally:
+        for one in keepers:
+            one.close()
+        stop(folder)
+    assert set(most) == {1}
 
 
 def fetch(port: int) -> str:
