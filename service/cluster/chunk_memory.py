@@ -142,24 +142,26 @@ def outcome(out: Memory, answer: PlacedOutput) -> ChunkOutput:
     return ChunkOutput(array, state, answer.queue_ms, answer.compute_ms)
 
 
-@contextmanager
-def opened(chunk: PlacedChunk) -> Iterator[tuple[ChunkInput, int]]:
-    """Yield a chunk and the descriptor for its outcome, on the tokenizer's side.
+def load(chunk: PlacedChunk) -> ChunkInput:
+    """Return a chunk on the tokenizer's side. Its arrays keep their memory.
 
     Raises:
         NotHereError: they are not in the memory of this node.
     """
-    with _opened(chunk.out) as out:
-        [array] = _arrays(chunk.array)
-        assert array is not None
-        state = None if chunk.state is None else ClipState(chunk.frames, tuple(_arrays(chunk.state)))
-        yield ChunkInput(array, state, chunk.final), out
+    [array] = _arrays(chunk.array)
+    assert array is not None
+    state = None if chunk.state is None else ClipState(chunk.frames, tuple(_arrays(chunk.state)))
+    return ChunkInput(array, state, chunk.final)
 
 
-def store(out: int, output: ChunkOutput, max_bytes: int) -> PlacedOutput:
+def store(out: Place, output: ChunkOutput, max_bytes: int) -> PlacedOutput:
     """Write an outcome where the ingress finds it.
 
+    It opens the memory by itself: in a thread it goes on after its caller was cancelled, and a descriptor of the
+    caller's would be that of another file by then.
+
     Raises:
+        NotHereError: the memory is not of this node, or has gone.
         ProblemError: `too-many-tokens`, if it has more than `max_bytes`.
     """
     arrays = (output.array, *output.state.arrays)
@@ -167,7 +169,8 @@ def store(out: int, output: ChunkOutput, max_bytes: int) -> PlacedOutput:
     if size > max_bytes:
         detail = f"The state of a clip of this size has {size} bytes; it may have {max_bytes}. Use a smaller size."
         raise ProblemError("too-many-tokens", detail, limit=max_bytes, actual=size)
-    return PlacedOutput(write(out, arrays), output.state.frames, output.queue_ms, output.compute_ms)
+    with _opened(out) as descriptor:
+        return PlacedOutput(write(descriptor, arrays), output.state.frames, output.queue_ms, output.compute_ms)
 
 
 def write(descriptor: int, arrays: Sequence[NDArray[Any] | None]) -> Forms:
@@ -202,15 +205,17 @@ def _arrays(placed: PlacedArrays) -> list[NDArray[Any] | None]:
 
 @contextmanager
 def _opened(place: Place) -> Iterator[int]:
-    path = f"/proc/{place.process}/fd/{place.descriptor}"
+    path, target = f"/proc/{place.process}/fd/{place.descriptor}", f"/memfd:{place.name} (deleted)"
     try:
-        is_it = os.readlink(path) == f"/memfd:{place.name} (deleted)"
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC) if is_it else -1
+        if os.readlink(path) != target:
+            raise NotHereError
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
         raise NotHereError from error
-    if descriptor < 0:
-        raise NotHereError
     try:
+        # Once more, of what is open: in between its owner may have closed it, and another file may have the number.
+        if os.readlink(f"/proc/self/fd/{descriptor}") != target:
+            raise NotHereError
         yield descriptor
     finally:
         os.close(descriptor)

@@ -21,7 +21,7 @@ from service.api.app import create_app
 from service.api.drain import Gate
 from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.cluster.autoscaling import LoadMeter
-from service.cluster.chunk_memory import ChunkPlaces, Memory, NotHereError, PlacedOutput, opened, outcome, store
+from service.cluster.chunk_memory import ChunkPlaces, Memory, NotHereError, PlacedOutput, load, outcome, store
 from service.cluster.coalescer import Coalescer
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
 from service.cluster.jobs import RayJobQueue
@@ -127,9 +127,8 @@ class Tokenizer:
 
         async def work() -> PlacedOutput | None:
             try:
-                with opened(chunk) as (given, out):
-                    done = await getattr(self._backend, op)(model, given, seconds=call.seconds)
-                    return await asyncio.to_thread(store, out, done, self._max_chunk_bytes)
+                done = await getattr(self._backend, op)(model, load(chunk), seconds=call.seconds)
+                return await asyncio.to_thread(store, chunk.out, done, self._max_chunk_bytes)
             except NotHereError:
                 return None
 

@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from service.chunks import ChunkInput, ChunkOutput, ClipState
-from service.cluster.chunk_memory import ChunkPlaces, Memory, NotHereError, opened, outcome, read, store, write
+from service.cluster.chunk_memory import ChunkPlaces, Memory, NotHereError, load, outcome, read, store, write
 from service.errors import ProblemError
 
 SHAPES = npst.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)
@@ -31,10 +30,11 @@ LARGE = ClipState(5, (np.zeros(2**20, np.float32),))
 DOUBLE = """
 import pickle, sys
 from service.chunks import ChunkOutput, ClipState
-from service.cluster.chunk_memory import opened, store
-with opened(pickle.load(sys.stdin.buffer)) as (chunk, out):
-    state = ClipState(chunk.state.frames + 1, tuple(2 * array for array in chunk.state.arrays))
-    pickle.dump(store(out, ChunkOutput(chunk.array + 1, state), 2**20), sys.stdout.buffer)
+from service.cluster.chunk_memory import load, store
+asked = pickle.load(sys.stdin.buffer)
+chunk = load(asked)
+state = ClipState(chunk.state.frames + 1, tuple(2 * array for array in chunk.state.arrays))
+pickle.dump(store(asked.out, ChunkOutput(chunk.array + 1, state), 2**20), sys.stdout.buffer)
 """
 
 
@@ -56,13 +56,12 @@ def test_arrays_come_out_as_they_went_in(arrays: list[NDArray[Any] | None]) -> N
 
 def test_a_chunk_and_its_outcome_are_whole() -> None:
     places, out = ChunkPlaces(ChunkInput(PIXELS, STATE, final=True)), Memory()
-    with opened(places.asking(out)) as (chunk, descriptor):
-        assert chunk.final
-        assert chunk.state is not None
-        assert chunk.state.frames == STATE.frames
-        assert_equal([chunk.array, *chunk.state.arrays], [PIXELS, *STATE.arrays])
-        answer = store(descriptor, ANSWER, 2**20)
-    found = outcome(out, answer)
+    chunk = load(places.asking(out))
+    assert chunk.final
+    assert chunk.state is not None
+    assert chunk.state.frames == STATE.frames
+    assert_equal([chunk.array, *chunk.state.arrays], [PIXELS, *STATE.arrays])
+    found = outcome(out, store(out.place, ANSWER, 2**20))
     assert_equal([found.array, *found.state.arrays], [ANSWER.array, *STATE.arrays])
     assert (found.state.frames, found.queue_ms, found.compute_ms) == (STATE.frames, 1.0, 2.0)
 
@@ -84,8 +83,7 @@ def test_another_process_does_a_chunk_and_the_next() -> None:
 def test_a_message_holds_no_array() -> None:
     first, out = ChunkPlaces(ChunkInput(PIXELS, LARGE)), Memory()
     assert len(pickle.dumps(first.asking(out))) < 2000
-    with opened(first.asking(out)) as (_, descriptor):
-        answer = store(descriptor, ChunkOutput(PIXELS, LARGE), 2**30)
+    answer = store(out.place, ChunkOutput(PIXELS, LARGE), 2**30)
     assert len(pickle.dumps(answer)) < 2000
     second = ChunkPlaces(ChunkInput(PIXELS, outcome(out, answer).state)).asking(Memory())
     assert second.state is not None
@@ -93,36 +91,50 @@ def test_a_message_holds_no_array() -> None:
 
 
 def test_who_changes_an_array_changes_no_other() -> None:
-    places, out = ChunkPlaces(ChunkInput(PIXELS)), Memory()
+    asked = ChunkPlaces(ChunkInput(PIXELS))
     for _ in range(2):
-        with opened(places.asking(out)) as (chunk, _):
-            np.testing.assert_array_equal(chunk.array, PIXELS)
-            chunk.array[...] = 0
+        chunk = load(asked.asking(Memory()))
+        np.testing.assert_array_equal(chunk.array, PIXELS)
+        chunk.array[...] = 0
 
 
 def test_memory_of_somebody_else_is_not_opened() -> None:
-    places, out = ChunkPlaces(ChunkInput(PIXELS)), Memory()
-    asked = places.asking(out)
+    out = Memory()
     for place in (
         out.place._replace(name="omnitok-0"),
         out.place._replace(descriptor=os.dup(0)),
         out.place._replace(process=2**30),
     ):
-        with pytest.raises(NotHereError), opened(replace(asked, out=place)):
-            pass
+        with pytest.raises(NotHereError):
+            store(place, ANSWER, 2**20)
+
+
+def test_a_descriptor_that_changes_hands_is_not_written_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, other = Memory(), Memory()
+    real = os.open
+
+    def late(*arguments: Any) -> int:
+        os.dup2(other.descriptor, out.descriptor)
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "open", late)
+    with pytest.raises(NotHereError):
+        store(out.place, ANSWER, 2**20)
+    assert os.fstat(other.descriptor).st_size == 0
 
 
 def test_memory_goes_with_its_owner() -> None:
-    out = Memory()
-    asked = ChunkPlaces(ChunkInput(PIXELS)).asking(out)
+    asked = ChunkPlaces(ChunkInput(PIXELS)).asking(Memory())
     gc.collect()
-    with pytest.raises(NotHereError), opened(asked):
-        pass
+    with pytest.raises(NotHereError):
+        load(asked)
+    with pytest.raises(NotHereError):
+        store(asked.out, ANSWER, 2**20)
 
 
 def test_a_state_over_the_bound_is_refused() -> None:
     out = Memory()
     with pytest.raises(ProblemError) as refused:
-        store(out.descriptor, ChunkOutput(PIXELS, LARGE), 2**20)
+        store(out.place, ChunkOutput(PIXELS, LARGE), 2**20)
     assert refused.value.code == "too-many-tokens"
     assert os.fstat(out.descriptor).st_size == 0

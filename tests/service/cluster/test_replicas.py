@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +22,8 @@ from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.chunks import ChunkInput
-from service.cluster.chunk_memory import ChunkPlaces, Memory, outcome
+from service.cluster import replicas
+from service.cluster.chunk_memory import ChunkPlaces, Memory, outcome, store
 from service.cluster.generators import Generator
 from service.cluster.replicas import HandleCall, Ingress, Tokenizer
 from service.engine.language_model_lane import LanguageModelLane
@@ -86,6 +90,32 @@ async def test_a_chunk_of_another_node_has_no_answer(replica: EndedTokenizer) ->
     out = Memory()
     asked = ChunkPlaces(ChunkInput(PIXELS)).asking(out)  # whose arrays are gone
     assert await replica.run_in_place("encode_chunk", HandleCall(("tiny", asked), None, 60)) is None
+
+
+async def test_a_cancelled_chunk_writes_to_nobody_elses_memory(
+    replica: EndedTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def late(*arguments: Any) -> Any:
+        begun.set()
+        go.wait(60)
+        try:
+            return store(*arguments)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(replicas, "store", late)
+    places, out = ChunkPlaces(ChunkInput(PIXELS)), Memory()
+    call = HandleCall(("tiny", places.asking(out)), None, 60)
+    doing = asyncio.create_task(replica.run_in_place("encode_chunk", call))
+    assert await asyncio.to_thread(begun.wait, 60)
+    doing.cancel()
+    await asyncio.wait([doing])
+    others = [Memory() for _ in range(64)]  # by the numbers of what the call has closed
+    go.set()
+    assert await asyncio.to_thread(ended.wait, 60)
+    assert [other for other in others if os.fstat(other.descriptor).st_size] == []
 
 
 async def test_refusals_are_answers(replica: EndedTokenizer) -> None:
