@@ -56,12 +56,12 @@ def decode_jpeg(data: bytes, height: int, width: int) -> NDArray[np.uint8] | Non
         height, width: of the picture, by Pillow; the limits were checked for them.
 
     Returns:
-        None for a file with any fault, which Pillow may show all the same.
+        None for a file with any fault, or chroma at a quarter of the height: Pillow may show both.
     """
     try:
         if simplejpeg.decode_jpeg_header(data)[:2] != (height, width):
             return None
         pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data)
-    except ValueError:
+    except (ValueError, KeyError):  # it lacks a name for 4:4:1, which is 4:1:1 turned by 90 degrees
         return None
     return pixels

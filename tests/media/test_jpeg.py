@@ -47,6 +47,14 @@ def test_a_file_with_any_fault_is_left_to_pillow() -> None:
         assert decode_jpeg(faulty, 48, 64) is None
 
 
+@pytest.mark.parametrize("factors", [0x14, 0x41, 0x22])
+def test_any_subsampling_is_shown_as_by_pillow(factors: int) -> None:
+    data = bytearray(jpeg(64, 64, subsampling="4:2:0"))
+    data[data.index(b"\xff\xc0") + 11] = factors  # of luma, which has four blocks for one of chroma all the same
+    (pixels,) = open_frames(io.BytesIO(data), Limits())
+    assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(data))))
+
+
 TURNED = Image.Exif()
 TURNED[0x0112] = 6
 
