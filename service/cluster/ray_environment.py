@@ -124,8 +124,6 @@ def cluster_environment(settings: Settings, folder: Path) -> Iterator[None]:
         variables = ray_environment(settings, folder)
         variables["RAY_raylet_start_wait_time_s"] = str(NODE_START_SECONDS)
         variables["RAY_worker_maximum_startup_concurrency"] = str(worker_count(settings))
-        if (os.cpu_count() or 1) > worker_count(settings):  # with fewer cores the controller would wait for its turn
-            variables["RAY_preload_python_modules"] = "ray.serve"
         if uses_haproxy(settings):
             for name, preferred in HAPROXY_PORTS.items():
                 port, reservation = reserve_port(range(preferred, preferred + PORTS_TRIED * PORT_STEP, PORT_STEP))
