@@ -6,7 +6,7 @@ import logging
 import time
 from typing import Any
 
-from service.api.log import event
+from service.api.log import event, flush
 
 
 class StartLog:
@@ -18,3 +18,4 @@ class StartLog:
     def reached(self, stage: str, **fields: Any) -> None:
         """Write the line of a stage, with JSON-ready details."""
         event(logging.INFO, "start", {"stage": stage, "seconds": round(time.monotonic() - self._began, 2)} | fields)
+        flush()  # a replica's constructor runs on the event loop, which would write all lines at the end
