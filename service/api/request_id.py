@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
@@ -38,7 +39,7 @@ class RequestId:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).getlist(HEADER)
-        request_id = given[0] if len(given) == 1 and WELL_FORMED.fullmatch(given[0]) else uuid.uuid4().hex
+        request_id = id_of(given)
         headers = scope["headers"]
         size = sum([len(name) + len(value) for name, value in headers])
         if len(headers) > MAX_HEADERS + ADDED_HEADERS or size > MAX_HEADER_BYTES:
@@ -62,8 +63,13 @@ class RequestId:
         await self._app(scope, receive, answer)
 
 
+def id_of(given: Sequence[str]) -> str:
+    """Return the caller's id if it is well-formed and the only one, a new one otherwise."""
+    return given[0] if len(given) == 1 and WELL_FORMED.fullmatch(given[0]) else uuid.uuid4().hex
+
+
 def before_ray() -> list[Middleware]:
-    """For Ray's HTTP servers: refusals cost much there, ids are read as they came, streams bounded, refusals text."""
+    """Return the layers around Ray's HTTP servers: refusals cost much there and are text, streams are bounded."""
     from service.api.shedding import Shedding  # which needs this module
 
     return [Middleware(Shedding), Middleware(RequestId), Middleware(RayHeaders), Middleware(RayRefusals)]

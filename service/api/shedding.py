@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -22,7 +21,7 @@ from service.api.errors import DISCARD_SECONDS, DISCARDED_BYTES, REFUSE_ALIKE
 from service.api.log import event
 from service.api.middleware import TRACE_RESPONSE, route_label
 from service.api.recent_refusals import MAX_KINDS, SIMILAR
-from service.api.request_id import HEADER, WELL_FORMED
+from service.api.request_id import HEADER, id_of
 from service.finished_request import FinishedRequest
 
 STATUS, PROBLEM = 503, "overloaded"
@@ -125,8 +124,7 @@ class Shedding:
         self, found: _Refusal, left: float, path: str, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
         started = time.perf_counter()
-        given = headers.get(ID, b"").decode("latin-1")
-        request_id = (given if WELL_FORMED.fullmatch(given) else os.urandom(16).hex()).encode()
+        request_id = id_of([headers.get(ID, b"").decode("latin-1")]).encode()
         read, whole = await _discard(int(headers[LENGTH]), receive)
         body = request_id.join(found.body)
         answer_headers = [
@@ -170,7 +168,8 @@ def _headers(scope: Scope) -> dict[bytes, bytes] | None:
         if name in LOOKED_AT:
             if name in found or name in NEVER:
                 return None
-            found[name] = value
+            # Each multipart body has a boundary of its own.
+            found[name] = value.partition(b";")[0] if name == b"content-type" else value
     length = found.get(LENGTH, b"")
     return found if length.isdigit() and len(length) <= MAX_LENGTH_DIGITS else None
 

@@ -107,6 +107,12 @@ async def test_what_is_not_alike_is_asked(shop: Shop, unlike: dict[str, Any]) ->
     assert shop.inner.calls == 2
 
 
+async def test_forms_are_alike_whatever_their_boundaries(shop: Shop) -> None:
+    for boundary in ("a", "b"):
+        await shop.post(Content_Type=f"multipart/form-data; boundary={boundary}")
+    assert shop.inner.calls == 1
+
+
 async def test_what_has_no_known_size_is_asked(shop: Shop) -> None:
     async def body() -> Any:
         yield b"x" * 1000
