@@ -3,6 +3,7 @@
 The state of a clip is several times as large as a chunk of its pixels, and travels there and back with each chunk.
 Ray's object store is small, and callers that fill it wait for each other without end. So a call says where the arrays
 are. The memory belongs to the ingress: a tokenizer that is lost takes nothing along, and any other of the node goes on.
+It is not the link's arena: a state may be larger than its slots, and would keep one for as long as its clip lasts.
 """
 
 from __future__ import annotations
@@ -154,6 +155,18 @@ def load(chunk: PlacedChunk) -> ChunkInput:
     return ChunkInput(array, state, chunk.final)
 
 
+def check_bytes(output: ChunkOutput, max_bytes: int) -> None:
+    """Check that an outcome is not too large to travel.
+
+    Raises:
+        ProblemError: `too-many-tokens`, if it has more than `max_bytes`.
+    """
+    size = sum(array.nbytes for array in (output.array, *output.state.arrays) if array is not None)
+    if size > max_bytes:
+        detail = f"The state of a clip of this size has {size} bytes; it may have {max_bytes}. Use a smaller size."
+        raise ProblemError("too-many-tokens", detail, limit=max_bytes, actual=size)
+
+
 def store(out: Place, output: ChunkOutput, max_bytes: int) -> PlacedOutput:
     """Write an outcome where the ingress finds it.
 
@@ -162,13 +175,10 @@ def store(out: Place, output: ChunkOutput, max_bytes: int) -> PlacedOutput:
 
     Raises:
         NotHereError: the memory is not of this node, or has gone.
-        ProblemError: `too-many-tokens`, if it has more than `max_bytes`.
+        ProblemError: as `check_bytes`.
     """
+    check_bytes(output, max_bytes)
     arrays = (output.array, *output.state.arrays)
-    size = sum(array.nbytes for array in arrays if array is not None)
-    if size > max_bytes:
-        detail = f"The state of a clip of this size has {size} bytes; it may have {max_bytes}. Use a smaller size."
-        raise ProblemError("too-many-tokens", detail, limit=max_bytes, actual=size)
     with _opened(out) as descriptor:
         return PlacedOutput(write(descriptor, arrays), output.state.frames, output.queue_ms, output.compute_ms)
 

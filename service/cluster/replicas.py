@@ -21,7 +21,16 @@ from service.api.app import create_app
 from service.api.drain import Gate
 from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.cluster.autoscaling import LoadMeter
-from service.cluster.chunk_memory import ChunkPlaces, Memory, NotHereError, PlacedOutput, load, outcome, store
+from service.cluster.chunk_memory import (
+    ChunkPlaces,
+    Memory,
+    NotHereError,
+    PlacedOutput,
+    check_bytes,
+    load,
+    outcome,
+    store,
+)
 from service.cluster.coalescer import Coalescer
 from service.cluster.generators import GeneratorHost, RayGeneratorBackend
 from service.cluster.jobs import RayJobQueue
@@ -87,7 +96,7 @@ class Tokenizer:
         models = [card.id for card in engine.cards]
         self._metrics = TokenizerMetrics(node.replica, models, settings.max_queue_tokens, self._load.ran)
         self._backend = LocalBackend(engine.cards, engine.launch, settings, self._metrics, engine.codebooks)
-        self._max_chunk_bytes = message_bytes(settings.limits)
+        self._max_chunk_bytes = message_bytes(settings.limits) - MESSAGE_OVERHEAD_BYTES
         self._link: LinkServer | None = None
         self._host: GeneratorHost | None = None
         if settings.generators and not settings.generator_replicas:
@@ -110,9 +119,15 @@ class Tokenizer:
         """Return what a method of `LocalBackend` answers to each call, or its own refusal."""
         method = getattr(self._backend, op)
 
+        async def work(call: HandleCall) -> Any:
+            done = await method(*call.arguments, seconds=call.seconds)
+            if isinstance(done, ChunkOutput):
+                check_bytes(done, self._max_chunk_bytes)  # gRPC would fail on a larger message
+            return done
+
         async def answer(call: HandleCall) -> Any:
             current_flow.set(call.flow)
-            return await answer_of(method(*call.arguments, seconds=call.seconds), "tokenizer", call.trace)
+            return await answer_of(work(call), "tokenizer", call.trace)
 
         return await asyncio.gather(*(asyncio.create_task(answer(call)) for call in calls))
 

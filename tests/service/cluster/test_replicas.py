@@ -92,6 +92,15 @@ async def test_a_chunk_of_another_node_has_no_answer(replica: EndedTokenizer) ->
     assert await replica.run_in_place("encode_chunk", HandleCall(("tiny", asked), None, 60)) is None
 
 
+async def test_a_state_that_no_message_can_hold_is_refused(
+    replica: EndedTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "_max_chunk_bytes", 16)
+    [answer] = await replica.run("encode_chunk", [HandleCall(("tiny", ChunkInput(PIXELS)), None, 60)])
+    assert isinstance(answer, ProblemError)
+    assert answer.code == "too-many-tokens"
+
+
 async def test_a_cancelled_chunk_writes_to_nobody_elses_memory(
     replica: EndedTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
