@@ -66,7 +66,8 @@ class RecentRefusals:
         """Remember a refusal for a full queue; arguments as for `check`."""
         if problem.code != "overloaded" or problem.retry_after_seconds is None or not size:
             return
-        self._last[kind] = _Refusal(problem, size, seconds, self._clock() + _pause_seconds(problem))
+        kept = replace(problem)  # without its traceback, whose frames hold the body
+        self._last[kind] = _Refusal(kept, size, seconds, self._clock() + _pause_seconds(problem))
         self._last.move_to_end(kind)
         if len(self._last) > MAX_KINDS:
             self._last.popitem(last=False)

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import http.client
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 from api_media import picture, scene
 from api_server import Server
@@ -50,6 +55,23 @@ def test_other_refusals_are_not_given_again(problem: ProblemError) -> None:
     refusals.note("unknown size", 0, 5.0, FULL)
     refusals.check("kind", 1000, 5.0)
     refusals.check("unknown size", 0, 5.0)
+
+
+def test_a_refusal_keeps_nothing_of_its_request() -> None:
+    refusals = RecentRefusals(lambda: 0.0)
+    bodies: list[weakref.ref[Any]] = []
+
+    def refuse() -> None:
+        body = np.zeros(1)
+        bodies.append(weakref.ref(body))
+        raise replace(FULL)
+
+    try:
+        refuse()
+    except ProblemError as problem:
+        refusals.note("kind", 1000, 5.0, problem)
+    gc.collect()
+    assert bodies[0]() is None
 
 
 def test_callers_without_end_are_forgotten() -> None:
