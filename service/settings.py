@@ -22,6 +22,9 @@ class Limits(MediaLimits):
     tensor_bytes: int = Field(default=64 * MIB, gt=0, description="body of an array or of tokens, bytes")
     json_bytes: int = Field(default=8 * MIB, gt=0, description="body of a JSON request, bytes")
     body_seconds: float = Field(default=30.0, gt=0, description="time for the whole body to arrive, seconds")
+    stream_state_bytes: int = Field(
+        default=256 * MIB, gt=0, description="what the network carries from one chunk of a stream to the next, bytes"
+    )
     stream_idle_seconds: float = Field(
         default=30.0, gt=0, description="time without a byte of a stream, sent or taken, after which it ends, seconds"
     )

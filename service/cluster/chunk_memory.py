@@ -155,15 +155,18 @@ def load(chunk: PlacedChunk) -> ChunkInput:
     return ChunkInput(array, state, chunk.final)
 
 
-def check_bytes(output: ChunkOutput, max_bytes: int) -> None:
-    """Check that an outcome is not too large to travel.
+def check_state(state: ClipState, max_bytes: int) -> None:
+    """Check that a state is not too large to keep and to send.
 
     Raises:
         ProblemError: `too-many-tokens`, if it has more than `max_bytes`.
     """
-    size = sum(array.nbytes for array in (output.array, *output.state.arrays) if array is not None)
+    size = sum(array.nbytes for array in state.arrays if array is not None)
     if size > max_bytes:
-        detail = f"The state of a clip of this size has {size} bytes; it may have {max_bytes}. Use a smaller size."
+        detail = (
+            f"The network carries {size} bytes from one chunk of a clip of this size to the next; "
+            f"the limit stream_state_bytes is {max_bytes}. Use a smaller size."
+        )
         raise ProblemError("too-many-tokens", detail, limit=max_bytes, actual=size)
 
 
@@ -175,9 +178,9 @@ def store(out: Place, output: ChunkOutput, max_bytes: int) -> PlacedOutput:
 
     Raises:
         NotHereError: the memory is not of this node, or has gone.
-        ProblemError: as `check_bytes`.
+        ProblemError: as `check_state`.
     """
-    check_bytes(output, max_bytes)
+    check_state(output.state, max_bytes)
     arrays = (output.array, *output.state.arrays)
     with _opened(out) as descriptor:
         return PlacedOutput(write(descriptor, arrays), output.state.frames, output.queue_ms, output.compute_ms)

@@ -55,8 +55,8 @@ def worker_count(settings: Settings) -> int:
 
 
 def message_bytes(limits: Limits) -> int:
-    """Return the most bytes of one call between the tiers."""
-    return max(3 * limits.clip_pixels, limits.tensor_bytes) + MESSAGE_OVERHEAD_BYTES
+    """Return the most bytes of one call between the tiers: what it computes, and the state of a stream."""
+    return max(3 * limits.clip_pixels, limits.tensor_bytes) + limits.stream_state_bytes + MESSAGE_OVERHEAD_BYTES
 
 
 def uses_haproxy(settings: Settings) -> bool:

@@ -26,7 +26,7 @@ from service.cluster.chunk_memory import (
     Memory,
     NotHereError,
     PlacedOutput,
-    check_bytes,
+    check_state,
     load,
     outcome,
     store,
@@ -96,7 +96,7 @@ class Tokenizer:
         models = [card.id for card in engine.cards]
         self._metrics = TokenizerMetrics(node.replica, models, settings.max_queue_tokens, self._load.ran)
         self._backend = LocalBackend(engine.cards, engine.launch, settings, self._metrics, engine.codebooks)
-        self._max_chunk_bytes = message_bytes(settings.limits) - MESSAGE_OVERHEAD_BYTES
+        self._max_state_bytes = settings.limits.stream_state_bytes
         self._link: LinkServer | None = None
         self._host: GeneratorHost | None = None
         if settings.generators and not settings.generator_replicas:
@@ -122,7 +122,7 @@ class Tokenizer:
         async def work(call: HandleCall) -> Any:
             done = await method(*call.arguments, seconds=call.seconds)
             if isinstance(done, ChunkOutput):
-                check_bytes(done, self._max_chunk_bytes)  # gRPC would fail on a larger message
+                check_state(done.state, self._max_state_bytes)  # gRPC would fail on a larger message
             return done
 
         async def answer(call: HandleCall) -> Any:
@@ -143,7 +143,7 @@ class Tokenizer:
         async def work() -> PlacedOutput | None:
             try:
                 done = await getattr(self._backend, op)(model, load(chunk), seconds=call.seconds)
-                return await asyncio.to_thread(store, chunk.out, done, self._max_chunk_bytes)
+                return await asyncio.to_thread(store, chunk.out, done, self._max_state_bytes)
             except NotHereError:
                 return None
 

@@ -92,10 +92,8 @@ async def test_a_chunk_of_another_node_has_no_answer(replica: EndedTokenizer) ->
     assert await replica.run_in_place("encode_chunk", HandleCall(("tiny", asked), None, 60)) is None
 
 
-async def test_a_state_that_no_message_can_hold_is_refused(
-    replica: EndedTokenizer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(replica, "_max_chunk_bytes", 16)
+async def test_a_state_over_its_limit_is_refused(replica: EndedTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "_max_state_bytes", 16)
     [answer] = await replica.run("encode_chunk", [HandleCall(("tiny", ChunkInput(PIXELS)), None, 60)])
     assert isinstance(answer, ProblemError)
     assert answer.code == "too-many-tokens"
