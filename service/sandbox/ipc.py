@@ -120,10 +120,13 @@ class Channel:
         return header
 
     def receive_into_now(self, view: memoryview) -> memoryview:
-        """Fill `view` with what has come, and return the part of it that is still to be filled; errors as above."""
+        """Fill `view` with what has come, and return the part of it that is still to be filled; errors as above.
+
+        It reads once: a fast sender would else keep the event loop.
+        """
         view = self._take_ahead(view)
-        with suppress(BlockingIOError):
-            while view.nbytes:
+        if view.nbytes:
+            with suppress(BlockingIOError):
                 view = view[self._read_into(view, socket.MSG_DONTWAIT) :]
         return view
 

@@ -225,7 +225,10 @@ class WorkerProcess:
         self._channel.send(task | {"seconds": seconds}, payload)
 
     def _arrival(self, header: dict[str, Any]) -> _Arriving:
-        pixels = np.empty(self._checked_shape(header.pop("shape", None)), np.uint8)
+        shape = self._checked_shape(header.pop("shape", None))
+        if shape[0] != 1:
+            raise ClosedError(f"The worker announced {shape[0]} frames as a picture.")
+        pixels = np.empty(shape, np.uint8)
         return _Arriving(header, pixels, pixels.data.cast("B"))
 
     def _expect(self, *kinds: str) -> dict[str, Any]:
