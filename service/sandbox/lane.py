@@ -144,7 +144,10 @@ class Lane:
                     limit=worker.limits.decode_seconds,
                 ) from None
             except OutOfMemoryError:
-                self._replace("memory")
+                reason = "memory"
+                self._replace(reason)
+                if not is_alone:  # what others left behind may have filled it
+                    continue
                 raise ProblemError("decode-budget", "The media took more memory than one request may.") from None
             except ClosedError as error:
                 reason = "cancelled" if self.abandoned else worker.reap()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
 from handover import Handover
 from media_samples import video, workers
 from pools import CLIP, MIB, MP4, refusal, running, start
 
+from media.types import Frames
 from service.sandbox import lane
 from service.sandbox.blocklist import Blocklist
 from service.sandbox.memory_watch import MemoryWatch
+from service.sandbox.process import OutOfMemoryError, WorkerProcess
 
 BAD = video(CLIP[::-1])
 
@@ -77,6 +80,21 @@ async def test_a_crash_in_a_worker_that_served_others_is_no_proof(handover: Hand
             await crash(handover, number)
         assert (await task).pixels.shape == CLIP.shape
         assert pool.restarts == {"crash": 2}
+
+
+async def test_a_file_is_tried_alone_where_the_memory_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = WorkerProcess.decode
+
+    def leaking(worker: WorkerProcess, *arguments: Any) -> Frames:
+        if worker.tasks:
+            raise OutOfMemoryError
+        return decode(worker, *arguments)
+
+    monkeypatch.setattr(WorkerProcess, "decode", leaking)
+    async with running() as pool:
+        for _ in range(2):
+            assert (await start(pool)).pixels.shape == CLIP.shape
+        assert pool.restarts == {"memory": 1}
 
 
 async def test_a_file_that_crashes_two_workers_is_refused_at_once_from_then_on(handover: Handover) -> None:
