@@ -6,6 +6,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
@@ -64,5 +65,7 @@ class FrameConversion:
 
 def orientation(frame: Any) -> Orientation:
     """Read the display matrix of a frame, which may turn and mirror; `frame.rotation` knows of turns only."""
-    matrices = (bytes(side) for side in frame.side_data if side.type == SideDataType.DISPLAYMATRIX)
+    # A frame keeps the container that it makes itself, which keeps the frame: its pixels would wait for the collector.
+    data: Any = SideDataContainer(frame)  # type: ignore[call-arg]
+    matrices = (bytes(side) for side in data if side.type == SideDataType.DISPLAYMATRIX)
     return next((from_matrix(matrix) for matrix in matrices), UPRIGHT)

@@ -6,7 +6,6 @@ It imports FFmpeg, Pillow and numpy, and neither torch, ray nor fastapi.
 from __future__ import annotations
 
 import errno
-import gc
 import importlib
 import io
 import os
@@ -53,7 +52,6 @@ def main(descriptor: int) -> None:
     Image.MAX_IMAGE_PIXELS = limits.image_pixels
     load_codecs()
     keep_freed_blocks(_BLOCK_BYTES, _KEPT_BYTES)
-    gc.freeze()  # or each collection would look at every module
     warnings.simplefilter("error", Image.DecompressionBombWarning)
     av.logging.set_level(None)
     os.nice(setup["niceness"])
@@ -97,7 +95,6 @@ def answer(
         # What the failed allocation left behind is anyone's guess.
         channel.send({"kind": "out-of-memory"})
         return False
-    gc.collect()  # PyAV's frames hold themselves, and their pixels would stay for hundreds of clips
     return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from pathlib import Path
 
@@ -249,3 +250,18 @@ def test_a_header_that_lies_about_its_size_does_not_fool_the_decoder() -> None:
 )
 def test_files_without_a_usable_stream(data: bytes, slug: str) -> None:
     assert refused(data).code == slug
+
+
+def test_a_frame_that_was_read_ends_without_the_collector() -> None:
+    def read() -> None:
+        for _ in open_frames(io.BytesIO(CODECS["h264"]), None):
+            pass
+
+    read()  # fills caches
+    gc.disable()
+    try:
+        gc.collect()
+        read()
+        assert gc.collect() == 0
+    finally:
+        gc.enable()
