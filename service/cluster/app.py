@@ -144,6 +144,7 @@ def _ray(settings: Settings, object_bytes: int) -> Iterator[Path]:
         logging_level=logging.ERROR,
         _metrics_export_port=settings.ray_metrics_port,
     )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray's own prints a stack and aborts
     directory = _node_directory()
     try:
         serve.start(
@@ -246,8 +247,10 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
         log.configure(settings.log)
         watchdog = local_watchdog(settings.host, settings.port)
         with _bundle_check(settings) as check_bundles, watchdog.during_start(lambda error: _abandon(error, folder)):
-            logs = stack.enter_context(cluster(settings, folder=folder))
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray has set a handler of its own
+            try:
+                logs = stack.enter_context(cluster(settings, folder=folder))
+            except SystemExit:  # by Ray's handler of SIGTERM, which forgets what was about to start
+                _leave(folder, 128 + signal.SIGTERM)
             start.reached("cluster")
             check_bundles()
             start.reached("bundles")
@@ -271,11 +274,16 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
 
 
 def _abandon(error: LostError, folder: Path) -> NoReturn:
-    """Say why the service ends and leave nothing of it running; Ray's own shutdown would wait for what is gone."""
+    """Say why the service ends, and end it; Ray's own shutdown would wait for what is gone."""
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
+    _leave(folder, LOST_STATUS)
+
+
+def _leave(folder: Path, status: int) -> NoReturn:
+    """Exit without Ray's own shutdown, and leave nothing of the service running."""
     with descendants_ended():
         shutil.rmtree(folder, ignore_errors=True)
-    os._exit(LOST_STATUS)
+    os._exit(status)
 
 
 @contextlib.contextmanager

@@ -58,8 +58,9 @@ class Command:
         return False
 
 
-@pytest.fixture
-def command(tmp_path: Path) -> Iterator[Command]:
+@contextlib.contextmanager
+def started(tmp_path: Path) -> Iterator[Command]:
+    """Run the command in a session of its own; it is ended at the end."""
     torch.manual_seed(0)
     save_bundle(tmp_path / "tiny", OmniTokenizer(CONFIGS["debug"]).eval(), card="Random weights for tests.")
     settings = Settings(bundles=(tmp_path / "tiny",), port=free_port(), metrics_port=free_port())
@@ -90,15 +91,44 @@ def command(tmp_path: Path) -> Iterator[Command]:
         ) as process,
     ):
         try:
-            eventually(lambda: "ready on" in output.read_text() or process.poll() is not None)
-            assert process.poll() is None, process.communicate()
-            devices = "GPUs: 1" if torch.cuda.is_available() else "on the CPU, since no GPU was found"
-            eventually(lambda: devices in output.read_text())
             yield Command(process, Service(settings, tmp_path / "tiny"), output)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
                 process.wait()
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Iterator[Command]:
+    with started(tmp_path) as command:
+        process, output = command.process, command.output
+        eventually(lambda: "ready on" in output.read_text() or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        devices = "GPUs: 1" if torch.cuda.is_available() else "on the CPU, since no GPU was found"
+        eventually(lambda: devices in output.read_text())
+        yield command
+
+
+def session(leader: int) -> dict[int, str]:
+    """Return the names of the living processes of a session."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, fields = path.read_text().split("(", 1)[1].rsplit(")", 1)
+            state, _, _, number = fields.split()[:4]
+            if int(number) == leader and state not in "ZX":
+                found[int(path.parent.name)] = name
+    return found
+
+
+@pytest.mark.parametrize("process", ["gcs_server", "raylet", "ray::ServeContr"])
+def test_sigterm_in_the_middle_of_the_start_leaves_nothing(tmp_path: Path, process: str) -> None:
+    with started(tmp_path) as command:
+        leader = command.process.pid
+        eventually(lambda: process in session(leader).values())
+        command.process.send_signal(signal.SIGTERM)
+        command.process.wait()
+        eventually(lambda: not session(leader))
 
 
 def test_its_log_shows_the_start_and_sigterm_answers_what_was_accepted(command: Command) -> None:
