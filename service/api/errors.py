@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match
+from starlette.types import Receive
 
 from media.errors import MediaError
 from service.api.log import event
@@ -77,12 +78,21 @@ async def on_problem(request: Request, error: Exception) -> Response:
 async def _discard_body(request: Request) -> None:
     """Read the body of a refused request where it is small, and keep none of it: its connection can be used again."""
     declared = request.headers.get("content-length", "")
-    if not (declared.isascii() and declared.isdecimal() and len(declared) < 10 and int(declared) <= DISCARDED_BYTES):
+    if not (declared.isascii() and declared.isdecimal() and len(declared) < 10):
         return
-    with suppress(TimeoutError):
-        async with asyncio.timeout(DISCARD_SECONDS):
-            while not request.state.body_read and (await request.receive())["type"] == "http.request":
-                pass
+    await discard(int(declared), request.receive)
+
+
+async def discard(size: int, receive: Receive) -> tuple[int, bool]:
+    """Read a body where it is small, and keep none of it; return the bytes that came, and whether they are all."""
+    read, more = 0, True
+    if size <= DISCARDED_BYTES:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DISCARD_SECONDS):
+                while more and (message := await receive())["type"] == "http.request":
+                    read += len(message.get("body", b""))
+                    more = message.get("more_body", False)
+    return read, not more
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -12,12 +12,11 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import DISCARD_SECONDS, DISCARDED_BYTES, REFUSE_ALIKE
+from service.api.errors import REFUSE_ALIKE, discard
 from service.api.log import event
 from service.api.middleware import TRACE_RESPONSE, route_label
 from service.api.recent_refusals import MAX_KINDS, SIMILAR
@@ -30,12 +29,12 @@ ALIKE = (
     *(b"authorization", b"x-caller-group", b"x-request-priority", b"x-request-timeout-seconds"),
     *(b"content-type", b"accept", b"prefer"),
 )
-ID, LENGTH = HEADER.lower().encode(), b"content-length"
+ID, LENGTH, PAUSE = HEADER.lower().encode(), b"content-length", REFUSE_ALIKE.lower().encode()
 # An answer to a key may be there already, and a browser needs headers of its own.
 NEVER = frozenset({b"idempotency-key", b"origin"})
 LOOKED_AT = frozenset(ALIKE) | NEVER | {ID, LENGTH}
 MAX_LENGTH_DIGITS = 9
-OWN = frozenset({ID, LENGTH, TRACE_RESPONSE, REFUSE_ALIKE.lower().encode(), b"connection"})  # of one answer alone
+OWN = frozenset({ID, LENGTH, TRACE_RESPONSE, PAUSE, b"connection"})  # of one answer alone
 MARK = "{id}"
 SUM_SECONDS = 1.0  # of refusals in a line of the log
 
@@ -109,7 +108,7 @@ class Shedding:
     def _learn(self, kind: tuple[Any, ...], size: int, start: Message, body: bytes) -> None:
         """Remember a refusal that is to be given again."""
         headers = {name.lower(): value for name, value in start.get("headers", ())}
-        milliseconds = headers.get(REFUSE_ALIKE.lower().encode())
+        milliseconds = headers.get(PAUSE)
         if milliseconds is None:
             return
         document = json.loads(body) | {"instance": f"urn:request:{MARK}", "request_id": MARK}
@@ -125,13 +124,13 @@ class Shedding:
     ) -> None:
         started = time.perf_counter()
         request_id = id_of([headers.get(ID, b"").decode("latin-1")]).encode()
-        read, whole = await _discard(int(headers[LENGTH]), receive)
+        read, whole = await discard(int(headers[LENGTH]), receive)
         body = request_id.join(found.body)
         answer_headers = [
             *found.headers,
             (ID, request_id),
             (LENGTH, b"%d" % len(body)),
-            (REFUSE_ALIKE.lower().encode(), b"%d" % max(1, round(1000 * left))),
+            (PAUSE, b"%d" % max(1, round(1000 * left))),
         ]
         if not whole:
             answer_headers.append((b"connection", b"close"))
@@ -172,15 +171,3 @@ def _headers(scope: Scope) -> dict[bytes, bytes] | None:
             found[name] = value.partition(b";")[0] if name == b"content-type" else value
     length = found.get(LENGTH, b"")
     return found if length.isdigit() and len(length) <= MAX_LENGTH_DIGITS else None
-
-
-async def _discard(size: int, receive: Receive) -> tuple[int, bool]:
-    """Read a body where it is small, and keep none of it; return the bytes that came, and whether they are all."""
-    read, more = 0, True
-    if size <= DISCARDED_BYTES:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(DISCARD_SECONDS):
-                while more and (message := await receive())["type"] == "http.request":
-                    read += len(message.get("body", b""))
-                    more = message.get("more_body", False)
-    return read, not more

@@ -103,7 +103,7 @@ class ShardEncoder:
             most = max(map(self._batch_of, sizes), default=1)
             engine.warm_up(sizes, BATCH_POSITIONS["cuda"], most)
         sized = self._options.height is not None
-        engine.clock.running = True  # from here on, since warm-up is no work of the run
+        engine.clock.running = True  # not before: warm-up does not belong to the run
         self._leave_resize = workplace.device_resize and sized and engine.resizes_pictures()
         self._rare_sizes = {kind for kind in info.items if self._size(kind) is None or self._is_left(kind)}
         self._chunks = {kind: self._chunk_items(kind) for kind in info.items}
@@ -127,10 +127,6 @@ class ShardEncoder:
     def batch_of(self, pixels: Pixels) -> int:
         """Return the most items of a batch of such pixels."""
         return self._batch_of(frames_of(pixels))
-
-    def busy_seconds(self) -> float:
-        """Return the time in which the device computed so far."""
-        return busy_seconds(self.engine.engine.clock.totals())
 
     def reader_seconds(self) -> float:
         """Return the CPU time of the processes that read, so far."""
@@ -257,7 +253,8 @@ class ShardEncoder:
         return max(1, min(CHUNK_ITEMS[kind], CHUNK_BYTES // self._item_bytes(kind)))
 
     def _busy(self) -> float:
-        now, busy, (then, before) = time.perf_counter(), self.busy_seconds(), self._reported
+        busy = busy_seconds(self.engine.engine.clock.totals())
+        now, (then, before) = time.perf_counter(), self._reported
         if self._busy_share is None or now - then >= BUSY_SECONDS:
             self._reported, self._busy_share = (now, busy), min(1.0, (busy - before) / max(now - then, 1e-9))
         return self._busy_share

@@ -31,11 +31,17 @@ from service.cluster.autoscaling import tokenizer_scale
 from service.cluster.generators import Generator
 from service.cluster.jobs import JobOwner
 from service.cluster.log_relay import log_relay
-from service.cluster.node_metrics import FOLDER, node_directory, wanted_replicas
-from service.cluster.ray_environment import cluster_environment, longest_seconds, ray_request_seconds, worker_count
+from service.cluster.node_metrics import FOLDER, node_directory
+from service.cluster.ray_environment import (
+    cluster_environment,
+    longest_seconds,
+    ray_request_seconds,
+    replica_counts,
+    worker_count,
+)
 from service.cluster.replicas import Ingress, Tokenizer
 from service.cluster.start_log import StartLog
-from service.cluster.watchdog import LostError, adopt_orphans, descendants_ended, local_watchdog
+from service.cluster.watchdog import LostError, adopt_orphans, leave, local_watchdog
 from service.link.directory import SocketDirectory
 from service.metrics.keeper import stop as stop_exporter
 from service.settings import Settings
@@ -208,7 +214,7 @@ def deploy(settings: Settings, folder: Path | None = None, start: StartLog | Non
 
 def _wait_for_replicas(settings: Settings, start: StartLog | None) -> None:
     """Wait until all replicas run, which Ray Serve's own call would notice up to a second later."""
-    wanted, seen = wanted_replicas(settings), dict[str, int]()
+    wanted, seen = replica_counts(settings), dict[str, int]()
     while True:
         app = serve.status().applications[APP_NAME]
         ready = {name: found.replica_states.get(ReplicaState.RUNNING, 0) for name, found in app.deployments.items()}
@@ -250,7 +256,7 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
             try:
                 logs = stack.enter_context(cluster(settings, folder=folder))
             except SystemExit:  # by Ray's handler of SIGTERM, which forgets what was about to start
-                _leave(folder, 128 + signal.SIGTERM)
+                leave(folder, 128 + signal.SIGTERM)
             start.reached("cluster")
             check_bundles()
             start.reached("bundles")
@@ -276,14 +282,7 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
 def _abandon(error: LostError, folder: Path) -> NoReturn:
     """Say why the service ends, and end it; Ray's own shutdown would wait for what is gone."""
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
-    _leave(folder, LOST_STATUS)
-
-
-def _leave(folder: Path, status: int) -> NoReturn:
-    """Exit without Ray's own shutdown, and leave nothing of the service running."""
-    with descendants_ended():
-        shutil.rmtree(folder, ignore_errors=True)
-    os._exit(status)
+    leave(folder, LOST_STATUS)
 
 
 @contextlib.contextmanager

@@ -32,7 +32,7 @@ class NotHereError(Exception):
 
 
 class Place(NamedTuple):
-    """Where a process of the same node finds a memory: process id, descriptor there, and a name by which to know it."""
+    """The way to a memory for processes of its node: process id, descriptor there, and a name by which to know it."""
 
     process: int
     descriptor: int

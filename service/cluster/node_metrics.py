@@ -14,6 +14,7 @@ import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
+from service.cluster.ray_environment import replica_counts
 from service.link.directory import SocketDirectory
 from service.metrics.folder import join
 from service.metrics.keeper import Keeper
@@ -66,17 +67,7 @@ def join_node(settings: Settings, deployment: str) -> Node:
         except OSError as error:  # a full disk must not keep a replica from its work
             log.warning("the metrics of this replica are lost: %s", error)
     name = serve.get_replica_context().replica_id.unique_id if directory is not None else ""
-    return Node(name, ReplicaMetrics(deployment, wanted_replicas(settings)), directory)
-
-
-def wanted_replicas(settings: Settings) -> Mapping[str, int]:
-    """Return the number of replicas that the settings ask for, by deployment."""
-    wanted = {"Ingress": settings.ingress_replicas, "Tokenizer": settings.tokenizer_replicas}
-    if settings.generators:
-        wanted |= {"JobOwner": 1}
-        if settings.generator_replicas:
-            wanted |= {"Generator": settings.generator_replicas}
-    return wanted
+    return Node(name, ReplicaMetrics(deployment, replica_counts(settings)), directory)
 
 
 def link_directory() -> SocketDirectory | None:

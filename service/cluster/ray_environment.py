@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from media.limits import MIB
 from service.api.request_id import MAX_HEADER_BYTES, MAX_HEADERS
-from service.cluster.node_metrics import wanted_replicas
 from service.cluster.ports import reserve_port
 from service.settings import Limits, Settings
 
@@ -49,9 +48,19 @@ def ray_request_seconds(settings: Settings) -> float:
     return limits.body_seconds + limits.decode_seconds + longest_seconds(settings) + RAY_GRACE_SECONDS
 
 
+def replica_counts(settings: Settings) -> Mapping[str, int]:
+    """Return the number of replicas that the settings ask for, by deployment."""
+    wanted = {"Ingress": settings.ingress_replicas, "Tokenizer": settings.tokenizer_replicas}
+    if settings.generators:
+        wanted |= {"JobOwner": 1}
+        if settings.generator_replicas:
+            wanted |= {"Generator": settings.generator_replicas}
+    return wanted
+
+
 def worker_count(settings: Settings) -> int:
     """Return the number of Ray's workers that the service needs."""
-    return SERVE_PROCESSES + sum(wanted_replicas(settings).values())
+    return SERVE_PROCESSES + sum(replica_counts(settings).values())
 
 
 def message_bytes(limits: Limits) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import ray
 from ray import serve
@@ -154,6 +156,18 @@ def descendants_ended() -> Iterator[None]:
         time.sleep(0.05)
     yield
     _signal(raylets, signal.SIGKILL)
+
+
+def leave(folder: Path, status: int) -> NoReturn:
+    """Exit without Ray's own shutdown, and leave nothing of the service running.
+
+    Args:
+        folder: private to the service, to be removed.
+        status: of the exit.
+    """
+    with descendants_ended():
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(status)
 
 
 def _dead_ray_processes() -> list[str]:

@@ -14,7 +14,7 @@ from api_media import scene
 from api_server import Server
 from starlette.types import Message, Receive, Scope, Send
 
-from service.api import shedding
+from service.api import errors, shedding
 from service.api.errors import problem_response
 from service.api.request_id import HEADER, before_ray
 from service.api.shedding import Shedding, report_to
@@ -170,7 +170,7 @@ async def test_each_is_counted_and_a_second_has_one_line(shop: Shop, monkeypatch
 async def test_a_body_that_is_large_or_late_ends_its_connection(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     await shop.post()
     assert (await shop.post(size=2**18 + 1)).headers["connection"] == "close"
-    monkeypatch.setattr(shedding, "DISCARD_SECONDS", 0.0)
+    monkeypatch.setattr(errors, "DISCARD_SECONDS", 0.0)
 
     sent: list[Message] = []
 

@@ -29,3 +29,9 @@ class Handover:
         """Wait until so many files were handed over; return the worker that got the last of them."""
         await until(lambda: len(self.workers) >= number)
         return self.workers[number - 1]
+
+    async def crash(self, number: int) -> None:
+        """Have the worker crash that got the last of so many files, and is stopped."""
+        worker = await self.of(number)
+        os.kill(worker, signal.SIGSEGV)
+        os.kill(worker, signal.SIGCONT)  # a stopped process takes no other signal than SIGKILL

@@ -65,19 +65,13 @@ def test_a_watch_sees_the_memory_of_a_process_however_soon_it_ends() -> None:
     assert watch.peak_bytes > MIB
 
 
-async def crash(handover: Handover, number: int) -> None:
-    worker = await handover.of(number)
-    os.kill(worker, signal.SIGSEGV)
-    os.kill(worker, signal.SIGCONT)  # a stopped process takes no other signal than SIGKILL
-
-
 async def test_a_crash_in_a_worker_that_served_others_is_no_proof(handover: Handover) -> None:
     async with running() as pool:
         await start(pool)
         handover.stops = 2
         task = start(pool, BAD)
         for number in (2, 3):
-            await crash(handover, number)
+            await handover.crash(number)
         assert (await task).pixels.shape == CLIP.shape
         assert pool.restarts == {"crash": 2}
 
@@ -102,7 +96,7 @@ async def test_a_file_that_crashes_two_workers_is_refused_at_once_from_then_on(h
         handover.stops = 2
         task = start(pool, BAD)
         for number in (1, 2):
-            await crash(handover, number)
+            await handover.crash(number)
         problem = await refusal(task)
         assert problem.code == "corrupt-media"
         again = await refusal(start(pool, BAD))

@@ -89,9 +89,7 @@ async def test_a_picture_that_crashes_two_fresh_workers_is_refused_from_then_on(
         handover.stops = 2
         task = start(media, SMALL)
         for number in (1, 2):
-            worker = await handover.of(number)
-            os.kill(worker, signal.SIGSEGV)
-            os.kill(worker, signal.SIGCONT)
+            await handover.crash(number)
         assert (await refusal(task)).code == "corrupt-media"
         assert "before" in (await refusal(start(media, SMALL))).detail
         assert media.restarts == {"crash": 2}
@@ -104,9 +102,7 @@ async def test_a_worker_that_served_others_is_no_proof_against_a_picture(handove
         handover.stops = 2
         task = start(media, SMALL)
         for number in (2, 3):
-            worker = await handover.of(number)
-            os.kill(worker, signal.SIGSEGV)
-            os.kill(worker, signal.SIGCONT)
+            await handover.crash(number)
         assert np.array_equal((await task).pixels, CLIP[:1])
 
 
