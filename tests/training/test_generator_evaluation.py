@@ -24,6 +24,7 @@ from training.errors import TrainingError
 from training.evaluation.distances import count_copies, nearest, precision_recall
 from training.evaluation.recognition import Classifier, held_out_accuracy
 from training.networks.efficientnet import EfficientNetLite0
+from training.tokenizer.head_transfer import with_head
 
 CLASSES = ("backward", "forward", "sky", "snow")
 
@@ -150,3 +151,34 @@ def test_the_generators_own_tokenizer_is_asked_for(
     result = evaluate(bundles, tmp_path, tokenizer=tokenizer)
     assert result.exit_code == 1
     assert message in " ".join(result.output.split())
+
+
+def test_a_curve_scores_samples_by_their_settings(bundles: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    settings = ["--guidance", "1", "--guidance", "3", "--top-k", "1", "--top-k", "0"]
+    result = evaluate(bundles, out, *settings, "--items", 8)
+    assert result.exit_code == 0, result.output
+    record = json.loads((out / "sampling.json").read_text())
+    assert (record["kind"], record["items"]) == ("images", 8)
+    pairs = [(point["guidance"], point["top_k"]) for point in record["results"]]
+    assert pairs == [(1, 1), (3, 1), (1, 0), (3, 0)]
+    assert len({point["distance"] for point in record["results"]}) == 4  # every setting is sampled by
+    assert (out / "sampling.png").stat().st_size > 1000
+    # the generator's own value stands where none is given
+    assert evaluate(bundles, tmp_path / "again", "--top-k", 1, "--items", 8).exit_code == 0
+    (point,) = json.loads((tmp_path / "again" / "sampling.json").read_text())["results"]
+    assert point["guidance"] == GENERATOR_CONFIGS["lm-debug"].sampling.guidance
+
+
+def test_a_curve_refuses_settings_that_a_generator_lacks(bundles: Path, tmp_path: Path) -> None:
+    result = evaluate(bundles, tmp_path / "out", "--guidance", "-1")
+    assert result.exit_code == 1
+    assert "guidance must be a number from 0 to 100, not -1.0" in result.output
+    hash_ = save_bundle(tmp_path / "vae", OmniTokenizer(with_head(CONFIGS["debug"], "vae")), "random weights")
+    config = replace(GENERATOR_CONFIGS["dit-debug"], classes=len(CLASSES))
+    save_generator(tmp_path / "dit", make_generator(config), "random weights", hash_, CLASSES)
+    command = ["evaluate", tmp_path / "dit", bundles / "data", "--tokenizer", tmp_path / "vae", "--device", "cpu"]
+    result = CliRunner().invoke(app, [*map(str, command), "--out", str(tmp_path / "out"), "--top-k", "5"])
+    assert result.exit_code == 1
+    assert "Diffusion has no --top-k" in result.output
+    assert not (tmp_path / "out").exists()

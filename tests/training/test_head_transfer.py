@@ -79,6 +79,21 @@ def test_a_vae_of_more_channels_begins_as_the_narrow_one(pixels: Tensor) -> None
 
 
 @torch.no_grad()
+def test_a_wide_vae_begins_where_the_vq_tokenizer_ended(pixels: Tensor) -> None:
+    torch.manual_seed(0)
+    source = OmniTokenizer(CONFIG)
+    wide = transfer_head(source, with_head(CONFIG, "vae", 7), pixels, Ranks())
+    narrow = transfer_head(source, with_head(CONFIG, "vae"), pixels, Ranks())
+    embed = source.encoder(to_float(pixels, torch.float32))
+    mean, _ = wide.head(embed)
+    assert mean.shape[-1] == 7
+    torch.testing.assert_close(mean[..., :4], narrow.head(embed)[0])
+    torch.testing.assert_close(wide.decoder(wide.head.expand(mean)), narrow.decoder(narrow.head.expand(mean[..., :4])))
+    with pytest.raises(TrainingError, match="A head of width 4 cannot become one of 3 of another kind"):
+        transfer_head(source, with_head(CONFIG, "vae", 3), pixels, Ranks())
+
+
+@torch.no_grad()
 def test_a_vq_tokenizer_begins_where_the_vae_ended(pixels: Tensor) -> None:
     torch.manual_seed(0)
     source = OmniTokenizer(with_head(CONFIG, "vae"))

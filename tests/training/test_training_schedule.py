@@ -231,7 +231,7 @@ def test_a_stage_takes_over_the_one_before_or_the_one_it_names() -> None:
     before = {stage.name: demo.before(stage) for stage in demo.stages}
     assert before["image"] is None
     assert {name: stage.name for name, stage in before.items() if stage is not None} == {
-        "joint": "image", "long": "joint", "sharp": "long", "kl": "long", "kl-wide": "kl",
+        "joint": "image", "long": "joint", "sharp": "long", "kl": "long",
     }  # fmt: skip
     image, joint = demo.stages[:2]
     with pytest.raises(TrainingError, match="Stage image begins after 'joint', not one of"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ from training.cli.errors import exit_on_error
 
 if TYPE_CHECKING:
     from training.evaluation.evaluate import Evaluation
+    from training.evaluation.sampling_curve import CurvePoint
 
 
 def evaluate(
@@ -37,6 +39,11 @@ def evaluate(
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Instead: PSNR by resolution and by frame, with plots.")
     ] = False,
+    guidance: Annotated[
+        list[float] | None,
+        typer.Option(help="Instead: scores of a generator's samples by guidance, with a plot; repeat it."),
+    ] = None,
+    top_k: Annotated[list[int] | None, typer.Option(help="With --guidance: by top-k too; repeat it.")] = None,
 ) -> None:
     """Measure reconstructions: PSNR, SSIM, the use of codes or latents, and distances of networks' features.
 
@@ -51,7 +58,14 @@ def evaluate(
 
     with exit_on_error():
         paths = NetworkPaths(networks, inception, i3d, lpips)
-        if read_config(bundle).kind == "generator":
+        if guidance or top_k:
+            from training.evaluation.sampling_curve import sampling_curve
+
+            real = held_out or data
+            _print_curve(
+                sampling_curve(bundle, tokenizer, real, out, device, paths, guidance or [], top_k or [], items)
+            )
+        elif read_config(bundle).kind == "generator":
             from training.evaluation.generation import evaluate_generator, markdown
 
             scores = evaluate_generator(bundle, tokenizer, data, out, device, paths, held_out, items)
@@ -79,6 +93,14 @@ def _print_evaluation(found: Evaluation) -> None:
 def _print_missing(missing: dict[str, Path]) -> None:
     for metrics, path in missing.items():
         Console().print(f"without {metrics}: {path} is missing, `omnitok data networks` brings it", highlight=False)
+
+
+def _print_curve(points: Sequence[CurvePoint]) -> None:
+    table = Table("guidance", "top-k", "kernel distance", "precision", "recall", "class recognised")
+    for point in points:
+        shares = (f"{share:.1%}" for share in (point.precision, point.recall, point.recognised))
+        table.add_row(f"{point.guidance:g}", str(point.top_k or ""), f"{point.distance:.4f}", *shares)
+    Console().print(table)
 
 
 def _print_sweep(records: dict[str, dict[str, Any]]) -> None:

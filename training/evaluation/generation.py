@@ -120,19 +120,9 @@ def evaluate_generator(
         TrainingError: no or another tokenizer, no items of the generator's classes, or a network's file is wrong.
     """
     chosen = resolve_device(device)
-    generator = load_generator(bundle, chosen)
-    if tokenizer is None:
-        raise TrainingError("Samples of a generator are decoded by its tokenizer: name its bundle with --tokenizer.")
-    decoder = load_bundle(tokenizer, chosen)
-    if decoder.hash != generator.tokenizer_hash:
-        raise TrainingError(
-            f"{bundle} was trained on the tokenizer {generator.tokenizer_hash[:12]}, not on {decoder.hash[:12]}."
-        )
-    check_compatible([bundle], [tokenizer])
+    generator, decoder, options = load_pair(bundle, tokenizer, chosen)
     suite = MetricSuite(networks, chosen)
-    length, side, _ = decoder.config.geometry.size(generator.config.grid)
-    options = ExtractionOptions(side, length)
-    classes = generator.classes
+    length, classes = options.frames, generator.classes
     trained = find_labelled(data, classes, options)
     real = trained if held_out is None else find_labelled(held_out, classes, options)
     kinds = [kind for kind in trained if kind in real and (kind == "images" or length > 1)]
@@ -165,6 +155,28 @@ def evaluate_generator(
     return found
 
 
+def load_pair(
+    bundle: Path, tokenizer: Path | None, device: torch.device
+) -> tuple[GeneratorBundle, Bundle, ExtractionOptions]:
+    """Load a generator and its tokenizer; return both, and what the pixels are that they make.
+
+    Raises:
+        BundleError: a bundle cannot be loaded, or the generator does not fit its tokenizer.
+        TrainingError: no or another tokenizer.
+    """
+    generator = load_generator(bundle, device)
+    if tokenizer is None:
+        raise TrainingError("Samples of a generator are decoded by its tokenizer: name its bundle with --tokenizer.")
+    decoder = load_bundle(tokenizer, device)
+    if decoder.hash != generator.tokenizer_hash:
+        raise TrainingError(
+            f"{bundle} was trained on the tokenizer {generator.tokenizer_hash[:12]}, not on {decoder.hash[:12]}."
+        )
+    check_compatible([bundle], [tokenizer])
+    length, side, _ = decoder.config.geometry.size(generator.config.grid)
+    return generator, decoder, ExtractionOptions(side, length)
+
+
 @torch.inference_mode()
 def _score(
     kind: Kind,
@@ -181,7 +193,7 @@ def _score(
     metrics = [
         one for one in suite.metrics(real.options.frames if frames > 1 else 1) if not isinstance(one, PairedMetric)
     ]
-    by, extract = _extractor(suite)
+    by, extract = extractor(suite)
     labels, originals, samples = np.array(real.labels), list[Features](), list[Features]()
     sampler = Sampler(generator.generator)
     # a row for each class, up to the height of a sheet
@@ -218,7 +230,7 @@ def _score(
     )
 
 
-def _extractor(suite: MetricSuite) -> tuple[str, Callable[[Tensor], Features]]:
+def extractor(suite: MetricSuite) -> tuple[str, Callable[[Tensor], Features]]:
     """Return the name of the features of single items, and what takes them of the middle frame: (N, d)."""
     network = suite.lite or suite.inception
     if network is None:

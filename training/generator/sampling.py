@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from model.generator.config import SamplingDefaults
+from model.generator.diffusion_config import DiffusionDefaults
 from model.generator.diffusion_sampling import DiffusionItem, DiffusionParams
 from model.generator.lm import LanguageModel
 from model.generator.networks import Generator
@@ -23,14 +25,18 @@ ITEMS_AT_ONCE = {"cpu": 16, "cuda": 64}
 
 
 class Sampler:
-    """An engine with a network's own defaults of sampling.
+    """An engine for samples of a network.
 
     Args:
         network: whose weights are taken as they are now.
+
+    Attributes:
+        settings: of sampling: the network's defaults until others take their place.
     """
 
     def __init__(self, network: Generator) -> None:
         self.config = network.config
+        self.settings: SamplingDefaults | DiffusionDefaults = network.config.sampling
         device = next(network.parameters()).device
         self.items_at_once = ITEMS_AT_ONCE[device.type]
         if isinstance(network, LanguageModel):
@@ -67,13 +73,11 @@ class Sampler:
             with torch.inference_mode():
                 yield tokenizer.decode(codes.to(device)).cpu().numpy()
 
-    @staticmethod
-    def _tokens(engine: Decoder, rows: Sequence[tuple[int, int]], frames: int) -> Tensor:
-        config = engine.config
-        defaults, grid = config.sampling, (frames, *config.grid[1:])
+    def _tokens(self, engine: Decoder, rows: Sequence[tuple[int, int]], frames: int) -> Tensor:
+        config, grid = engine.config, (frames, *engine.config.grid[1:])
         handles = []
         for label, seed in rows:
-            params = SamplingParams(**asdict(defaults), seed=seed)
+            params = SamplingParams(**asdict(self.settings), seed=seed)
             other = config.unconditional_prefix_ids() if params.guided else None
             handles.append(engine.join(CodeSequence(config.prefix_ids(label), int(np.prod(grid)), params, other)))
         while not all(engine.finished(handle) for handle in handles):
@@ -83,8 +87,8 @@ class Sampler:
             engine.leave(handle)
         return codes.unflatten(1, grid)
 
-    @staticmethod
-    def _latents(engine: DiffusionSampler, rows: Sequence[tuple[int, int]], frames: int) -> Tensor:
-        defaults = engine.config.sampling
-        params = DiffusionParams(defaults.steps, defaults.sampler, frames)
-        return engine.sample([DiffusionItem(label, seed, defaults.guidance) for label, seed in rows], params)
+    def _latents(self, engine: DiffusionSampler, rows: Sequence[tuple[int, int]], frames: int) -> Tensor:
+        settings = self.settings
+        assert isinstance(settings, DiffusionDefaults)
+        params = DiffusionParams(settings.steps, settings.sampler, frames)
+        return engine.sample([DiffusionItem(label, seed, settings.guidance) for label, seed in rows], params)

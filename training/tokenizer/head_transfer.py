@@ -34,6 +34,7 @@ def transfer_head(source: OmniTokenizer, config: TokenizerConfig, pixels: Tensor
     VQ to VAE: means are the vectors before normalisation, scaled to about unit variance, and log variances start at -6.
     VAE to VQ: vectors are the means, normalised; the codes are still to be started from a batch.
     VAE to a wider VAE: the old channels stay; new ones are random directions of unit variance that the decoder ignores.
+    VQ to a wider VAE: by way of the VAE of the same width.
 
     Args:
         source: a trained tokenizer.
@@ -56,6 +57,9 @@ def transfer_head(source: OmniTokenizer, config: TokenizerConfig, pixels: Tensor
     if isinstance(old, VAEHead) and isinstance(new, VAEHead):
         _widen(old, new, embed, ranks)
         return fresh
+    if isinstance(old, VQHead) and dim > source.config.head.dim:
+        narrow = transfer_head(source, with_head(source.config, "vae"), pixels, ranks)
+        return transfer_head(narrow, config, pixels, ranks)
     if source.config.head.dim != dim:
         raise TrainingError(f"A head of width {source.config.head.dim} cannot become one of {dim} of another kind.")
     if isinstance(old, VQHead) and isinstance(new, VAEHead):
