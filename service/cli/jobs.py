@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from service.cli.generate import SUFFIXES, chosen_prefix
 from service.cli.options import KeyOption, grouped
 from service.cli.progress import steps
+from service.cli.tables import print_table
 from service.formats.media_types import MSGPACK, ZIP
 from service.operations.options_generate import GenerateOptions
 
@@ -69,14 +69,18 @@ def list_jobs(
     """List the jobs of this caller."""
     with _connected(server, api_key) as client:
         jobs = client.jobs(limit)
-    table = Table(box=None, pad_edge=False)
-    for name in ("id", "status", "steps", "model", "seed", "content"):
-        table.add_column(name, overflow="fold")
-    for job in jobs:
-        about = (job.error or {}).get("code") or job.media_type or ""
-        done = f"{job.done}/{job.total}"
-        table.add_row(job.id, job.status, done, job.fields["model"], str(job.fields["seed"]), about)
-    Console(highlight=False).print(table)
+    rows = (
+        (
+            job.id,
+            job.status,
+            f"{job.done}/{job.total}",
+            job.fields["model"],
+            str(job.fields["seed"]),
+            (job.error or {}).get("code") or job.media_type or "",
+        )
+        for job in jobs
+    )
+    print_table(("id", "status", "steps", "model", "seed", "content"), rows)
 
 
 @app.command()

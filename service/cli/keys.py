@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from service.cli.tables import print_table
 from service.keys import SCOPES, KeyFileError, new_key, read_keys, write_keys
 
 DEFAULT_FILE = Path("keys.json")
@@ -51,10 +51,8 @@ def add(
 @app.command("list")
 def list_keys(file: FileOption = DEFAULT_FILE) -> None:
     """List the callers, their scopes and budgets."""
-    table = Table("name", "scopes", "positions a minute")
-    for key in read_keys(file):
-        table.add_row(key.name, ", ".join(key.scopes), str(key.positions_per_minute or "any"))
-    Console().print(table)
+    rows = ((key.name, ", ".join(key.scopes), str(key.positions_per_minute or "any")) for key in read_keys(file))
+    print_table(("name", "scopes", "positions a minute"), rows)
 
 
 @app.command()

@@ -62,13 +62,11 @@ def _read(bundles: list[Path]) -> tuple[list[ModelCard], list[GeneratorCard]]:
 
 
 def _print(cards: Sequence[ModelCard], generators: Sequence[GeneratorCard]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    from service.cli.tables import print_table
 
-    console = Console(soft_wrap=True)
-    tokenizers = Table("model", "codes", "patch", "time", "weights", "licence", "hash")
-    for card in cards:
-        tokenizers.add_row(
+    names = {card.hash: card.id for card in cards}
+    tokenizers = [
+        (
             card.id,
             f"{card.latent_channels} channels" if card.codebook_size is None else str(card.codebook_size),
             f"{card.temporal_patch}x{card.patch}x{card.patch}",
@@ -77,17 +75,23 @@ def _print(cards: Sequence[ModelCard], generators: Sequence[GeneratorCard]) -> N
             card.licence or "-",
             card.hash[:12],
         )
-    makers = Table("generator", "makes", "classes", "grid", "weights", "licence", "tokenizer")
-    for maker in generators:
-        makers.add_row(
+        for card in cards
+    ]
+    makers = [
+        (
             maker.id,
             f"{', '.join(maker.makes)} ({maker.kind})",
             str(maker.class_count),
             "x".join(map(str, maker.grid)),
             f"{maker.parameters / 1e6:.1f} M",
             maker.licence or "-",
-            maker.tokenizer or maker.tokenizer_hash[:12],
+            names.get(maker.tokenizer_hash, maker.tokenizer_hash[:12]),
         )
-    for table in (tokenizers, makers):
-        if table.rows:
-            console.print(table)
+        for maker in generators
+    ]
+    if tokenizers:
+        print_table(("model", "codes", "patch", "time", "weights", "licence", "hash"), tokenizers)
+    if tokenizers and makers:
+        print()
+    if makers:
+        print_table(("generator", "makes", "classes", "grid", "weights", "licence", "tokenizer"), makers)

@@ -12,7 +12,10 @@ import pytest
 Omnitok = Callable[..., Any]
 
 
-def test_a_job_is_submitted_fetched_and_forgotten(omnitok: Omnitok, server: str) -> None:
+def test_a_job_is_submitted_fetched_and_forgotten(
+    omnitok: Omnitok, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")  # an id is whole there too
     at = f"--server {server}"
     run = omnitok(f"jobs submit {at} --class 'red fox' --seed 3")
     assert run.code == 0, run.err

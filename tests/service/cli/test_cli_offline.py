@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from service.formats.media_types import NPZ
 from service.formats.result import EncodeResult
 
 Omnitok = Callable[..., Any]
+DEMO_BUNDLES = Path(__file__).parents[3] / "bundles"
 RESULTS = ("npz", "safetensors", "msgpack")
 
 
@@ -199,6 +201,24 @@ def test_models_describes_bundles(omnitok: Omnitok, bundles: Path) -> None:
     assert run.code == 0
     for words in ("debug", "vae", "64", "Apache-2.0", load_bundle(bundles / "debug").hash[:12]):
         assert words in run.out
+
+
+def test_the_demo_bundles_fit_a_narrow_terminal(omnitok: Omnitok, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    Path("bundles").symlink_to(DEMO_BUNDLES)
+    lines = omnitok("models").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert {path.name for path in DEMO_BUNDLES.iterdir()} <= {line.partition(" ")[0] for line in lines}
+
+
+def test_names_and_hashes_are_whole_on_a_narrow_terminal(
+    omnitok: Omnitok, bundles: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "longer-than-a-line-[bold]-" * 4
+    shutil.copytree(bundles / "debug", name)
+    _, row = omnitok(f"models -b '{name}'").out.splitlines()
+    assert (row.split()[0], row.split()[-1]) == (name, load_bundle(bundles / "debug").hash[:12])
 
 
 def test_the_default_bundle_is_taken_where_it_is(omnitok: Omnitok, bundles: Path) -> None:
