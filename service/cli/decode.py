@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.errors import CommandError, sentence
-from service.cli.options import PIXEL_SUFFIXES, RESULT_SUFFIXES, SkipOption, TokenizerLocation, grouped
+from service.cli.options import NAMED_AFTER, PIXEL_SUFFIXES, RESULT_SUFFIXES, SkipOption, TokenizerLocation, grouped
 from service.operations.options import DecodeOptions
 
 if TYPE_CHECKING:
@@ -23,7 +23,13 @@ def decode(
         typer.Argument(help="What `omnitok encode` or the service wrote, folders of it, or - for standard input."),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", help=f"File ({', '.join(PIXEL_SUFFIXES)}), folder, or - for standard output.")
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help=f"File ({', '.join(PIXEL_SUFFIXES)}), {NAMED_AFTER} (a.png.npz: a.png, b.jpg.npz: b.jpg.png), "
+            "or - for standard output.",
+        ),
     ],
     location: TokenizerLocation,
     options: DecodeOptions,

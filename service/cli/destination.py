@@ -26,7 +26,10 @@ Choose = Callable[[int], Target]  # the file for a number of frames
 
 @dataclass
 class Destination:
-    """The file that `--out` names, or the folder below which each input gets a file.
+    """The file that `--out` names, or the folder below which each input gets a file. Folders are made where they lack.
+
+    A file in a folder has the path and name of its input, without a suffix of tokens, and with the suffix of its format
+    unless the name has one of that format already: igloo.png becomes igloo.png.npz, and that igloo.png again.
 
     Args:
         out: file, folder, or "-".
@@ -38,7 +41,7 @@ class Destination:
 
     Raises:
         typer.BadParameter: many inputs for one file, or a suffix that is not known.
-        CommandError: the folder of the file does not exist.
+        CommandError: a file is where the folder would be.
     """
 
     out: Path
@@ -61,16 +64,14 @@ class Destination:
         if self._is_folder:
             if known and not self.out.is_dir():
                 raise self._refusal(f"{self.out.name} names one file, and there is more than one input; name a folder.")
-            if self.out.exists() and not self.out.is_dir():
-                raise CommandError(f"{self.out} is a file, so it cannot be the folder to write to.")
+            _check_folder(self.out)
         elif self.out != STANDARD:
             if not known and self.format is None:
                 raise self._refusal(f"{self.out.name!r} ends in none of {', '.join(self.types)}.")
             if known and self.format is not None and self.types[suffix] != self.types[f".{self.format}"]:
                 raise self._refusal(f"{self.out.name!r} does not go with --format {self.format}.")
             self._suffix = self._suffix or suffix
-            if not self.out.parent.is_dir():
-                raise CommandError(f"{self.out.parent} is not a folder, so {self.out.name} cannot be written there.")
+            _check_folder(self.out.parent)
 
     def target(self, source: InputFile, default: str) -> Target:
         """Return the file to write for an input.
@@ -88,7 +89,8 @@ class Destination:
         if self._is_folder:
             relative = source.relative
             name = relative.stem if relative.suffix.lower() in RESULT_SUFFIXES else relative.name
-            path = self.out / relative.parent / (name if name.lower().endswith(suffix) else name + suffix)
+            is_of_format = self.types.get(Path(name).suffix.lower()) == self.types[suffix]
+            path = self.out / relative.parent / (name if is_of_format else name + suffix)
         if path in self._written:
             raise CommandError(f"{source.name}: its file {path} is that of {self._written[path]} already.")
         if path != STANDARD and path.exists():
@@ -105,3 +107,8 @@ class Destination:
 
     def _refusal(self, sentence: str, option: str | None = None) -> typer.BadParameter:
         return typer.BadParameter(sentence, param_hint=option or self.option)
+
+
+def _check_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise CommandError(f"{path} is a file, so it cannot be the folder to write to.")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.options import MEDIA_HELP, RESULT_SUFFIXES, SkipOption, TokenizerLocation, grouped
+from service.cli.options import MEDIA_HELP, NAMED_AFTER, RESULT_SUFFIXES, SkipOption, TokenizerLocation, grouped
 from service.operations.options import EncodeOptions
 
 
@@ -16,7 +16,11 @@ def encode(
     media: Annotated[list[Path], typer.Argument(help=MEDIA_HELP)],
     out: Annotated[
         Path,
-        typer.Option("--out", "-o", help=f"File ({', '.join(RESULT_SUFFIXES)}), folder, or - for standard output."),
+        typer.Option(
+            "--out",
+            "-o",
+            help=f"File ({', '.join(RESULT_SUFFIXES)}), {NAMED_AFTER} (a.png: a.png.npz), or - for standard output.",
+        ),
     ],
     location: TokenizerLocation,
     options: EncodeOptions,

@@ -26,7 +26,9 @@ def generate(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help=f"File of one sample ({', '.join(SUFFIXES)}), folder, or - for standard output."
+            "--out",
+            "-o",
+            help=f"File of one sample ({', '.join(SUFFIXES)}), folder of 00.png, 01.png ..., or - for standard output.",
         ),
     ] = None,
     grid: Annotated[

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.errors import CommandError
-from service.cli.options import MEDIA_HELP, grouped
+from service.cli.options import ARRAY_SUFFIX, MEDIA_HELP, NAMED_AFTER, grouped
 from service.formats.media_types import NPY
 from service.operations.options import MediaRequest
 
@@ -19,12 +18,15 @@ if TYPE_CHECKING:
     from media.types import MediaOptions
     from service.cli.batch import InputFile
     from service.cli.contact_sheet import ContactSheet
+    from service.cli.destination import Target
 
 
 @grouped(without={"model"})
 def inspect(
     media: Annotated[list[Path], typer.Argument(help=MEDIA_HELP)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for FILE.npy of each file: uint8 (T, H, W, 3).")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help=f"File of pixels (.npy), uint8 (T, H, W, 3), or {NAMED_AFTER}.")
+    ],
     options: MediaRequest,
     sheet: Annotated[Path | None, typer.Option("--sheet", help="Contact sheet to write, a .png.")] = None,
 ) -> None:
@@ -32,7 +34,7 @@ def inspect(
     from service.cli.batch import STANDARD, gather
 
     if out == STANDARD:
-        raise typer.BadParameter("The arrays of several files need a folder.", param_hint="--out")
+        raise typer.BadParameter("Standard output has the descriptions; name a file or a folder.", param_hint="--out")
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise typer.BadParameter(f"{sheet.name!r} does not end in .png.", param_hint="--sheet")
 
@@ -40,18 +42,14 @@ def inspect(
     from rich.text import Text
 
     from service.cli.contact_sheet import ContactSheet
+    from service.cli.destination import Destination
     from service.cli.inputs import is_media
     from service.cli.outputs import output_file
 
     console, rows = Console(highlight=False, soft_wrap=True), ContactSheet()
-    written: set[Path] = set()
 
     def work(source: InputFile) -> None:
-        array = out / source.relative.with_name(f"{source.relative.name}.npy")
-        if array in written:
-            raise CommandError(f"{source.name}: another file of this name was written to {array}.")
-        _inspect(source, options.media(), array, console, rows)
-        written.add(array)
+        _inspect(source, options.media(), destination.target(source, ARRAY_SUFFIX), console, rows)
 
     def report(event: str, name: str, reason: str) -> None:
         heading = f"{name}\n", "bold"
@@ -62,6 +60,7 @@ def inspect(
             console.print(Text.assemble(heading, f"  skipped      {reason}"))
 
     with gather(media, is_media, "a picture or a clip") as batch:
+        destination = Destination(out, {ARRAY_SUFFIX: NPY}, None, batch)
         try:
             batch.run(work, report)
         finally:
@@ -70,19 +69,17 @@ def inspect(
                     rows.image().save(file, "PNG")
 
 
-def _inspect(source: InputFile, options: MediaOptions, array: Path, console: Console, rows: ContactSheet) -> None:
+def _inspect(source: InputFile, options: MediaOptions, target: Target, console: Console, rows: ContactSheet) -> None:
     """Write one file's pixels, print its description and add its row to the sheet."""
     import numpy as np
     from rich.text import Text
 
     from service.cli.contact_sheet import THUMBS
-    from service.cli.destination import Target
     from service.cli.inputs import open_media
     from service.cli.outputs import writing_pixels
     from service.cli.progress import tracked
 
     kept, thumbs = 0, []
-    target = Target(array, NPY)
     with (
         open_media(source.path, options, source.name) as reader,
         writing_pixels(target, reader.expected, 1.0) as write,
@@ -94,7 +91,7 @@ def _inspect(source: InputFile, options: MediaOptions, array: Path, console: Con
                 thumbs.append(frame)
             kept += 1
     height, width = thumbs[0].shape[:2]
-    lines = describe(reader, options, kept) | {"array": f"{array} ({kept}, {height}, {width}, 3)"}
+    lines = describe(reader, options, kept) | {"array": f"{target.path} ({kept}, {height}, {width}, 3)"}
     text = Text.assemble((source.name, "bold"), *(f"\n  {name:<12} {line}" for name, line in lines.items()))
     console.print(text)
     rows.add(f"{source.relative.name}: {kept} x {height}x{width}", thumbs)

@@ -34,6 +34,7 @@ ARRAY_SUFFIX = ".npy"
 PIXEL_SUFFIXES = {**PICTURE_SUFFIXES, **CLIP_SUFFIXES, ARRAY_SUFFIX: NPY}
 RESULT_SUFFIXES = {".npz": NPZ, ".safetensors": SAFETENSORS, ".msgpack": MSGPACK}
 
+NAMED_AFTER = "folder of files named after the inputs"
 MEDIA_HELP = "Images, videos, .npy of uint8 (H, W, 3) or (T, H, W, 3), folders of these, or - for standard input."
 
 BundleOption = Annotated[

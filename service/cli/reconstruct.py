@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.options import MEDIA_HELP, PIXEL_SUFFIXES, TokenizerLocation, grouped
+from service.cli.options import MEDIA_HELP, NAMED_AFTER, PIXEL_SUFFIXES, TokenizerLocation, grouped
 from service.operations.options import ReconstructOptions
 
 if TYPE_CHECKING:
@@ -29,10 +29,14 @@ def reconstruct(
     location: TokenizerLocation,
     options: ReconstructOptions,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help=f"Write the reconstruction: a file ({SUFFIXES}), folder, or -.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help=f"Write the reconstruction: file ({SUFFIXES}), {NAMED_AFTER} (b.jpg: b.jpg.png), or -."
+        ),
     ] = None,
     side_by_side: Annotated[
-        Path | None, typer.Option(help="Write the original beside the reconstruction, as one picture or clip.")
+        Path | None,
+        typer.Option(help="Write the original beside the reconstruction, as one picture or clip; named as by --out."),
     ] = None,
     format: Annotated[
         str | None,

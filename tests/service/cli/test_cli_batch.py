@@ -144,6 +144,38 @@ def test_a_single_file_goes_into_a_folder_too(omnitok: Omnitok) -> None:
     assert files(Path()) == {"new/picture.png.npz", "there.npz/picture.png.msgpack"}
 
 
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("encode seen", {"b.png.npz", "photo.JPEG.npz", "clip.mp4.npz"}),
+        ("decode tokens", {"b.png", "photo.JPEG.png", "clip.mp4"}),
+        ("decode tokens --format npy", {"b.png.npy", "photo.JPEG.npy", "clip.mp4.npy"}),
+        ("reconstruct seen --frames 1 --format jpg", {"b.png.jpg", "photo.JPEG", "clip.mp4.jpg"}),
+        ("reconstruct seen", {"b.png", "photo.JPEG.png", "clip.mp4"}),
+        ("inspect seen", {"b.png.npy", "photo.JPEG.npy", "clip.mp4.npy"}),
+    ],
+)
+def test_names_are_those_of_the_inputs_for_one_file_as_for_many(
+    omnitok: Omnitok, media: Path, command: str, names: set[str]
+) -> None:
+    Path("seen").mkdir()
+    for name, source in (("b.png", "picture.png"), ("photo.JPEG", "picture.png"), ("clip.mp4", "clip.mp4")):
+        shutil.copy(media / source, Path("seen", name))
+    assert omnitok("encode seen -o tokens -b {b}/debug --size 16").code == 0
+    verb, folder, *options = command.split()
+    line = " ".join([*options, *([] if verb == "inspect" else ["-b {b}/debug"])])
+    for sources, out in ((folder, "many"), *((path, "one") for path in Path(folder).iterdir())):
+        run = omnitok(f"{verb} {sources} -o {out} {line}")
+        assert run.code == 0, run.err
+    assert files(Path("many")) == files(Path("one")) == names
+
+
+def test_missing_folders_are_made(omnitok: Omnitok) -> None:
+    assert omnitok("encode {m}/picture.png -o a/b/x.npz -b {b}/debug").code == 0
+    assert omnitok("decode a/b/x.npz -o c/d/x.png -b {b}/debug").code == 0
+    assert files(Path()) == {"a/b/x.npz", "c/d/x.png"}
+
+
 def test_a_server_that_is_gone_ends_the_work_at_once(omnitok: Omnitok, folder: Path) -> None:
     run = omnitok("encode holiday -o tokens --server http://127.0.0.1:9")
     assert run.code == 1

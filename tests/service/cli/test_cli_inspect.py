@@ -61,7 +61,7 @@ def test_bad_files_are_named_and_the_others_are_read(omnitok: Omnitok, media: Pa
     assert "3 of 4 files failed" in run.err
     assert "nowhere.png" in run.out
     assert "holds audio and cover pictures" in run.out
-    assert "another file of this name" in run.out
+    assert "is that of" in run.out
     assert [path.name for path in Path("arrays").iterdir()] == ["picture.png.npy"]
     with Image.open("sheet.png") as sheet:
         assert len(sheet.getcolors(1 << 20) or ()) > 20  # the picture, and captions
@@ -70,7 +70,7 @@ def test_bad_files_are_named_and_the_others_are_read(omnitok: Omnitok, media: Pa
 def test_arrays_do_not_go_to_standard_output(omnitok: Omnitok) -> None:
     run = omnitok("inspect {m}/picture.png --out -")
     assert run.code == 2
-    assert "need a folder" in run.err
+    assert "name a file or a folder" in run.err
     assert not Path("-").exists()
 
 
