@@ -39,11 +39,6 @@ MARK = "{id}"
 SUM_SECONDS = 1.0  # of refusals in a line of the log
 
 
-class _Observer(NamedTuple):
-    observe: Callable[[FinishedRequest], None] | None
-    labels: Collection[str]
-
-
 class _Refusal(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...]
     body: tuple[bytes, ...]  # the id of the request goes between its parts
@@ -51,7 +46,32 @@ class _Refusal(NamedTuple):
     until: float
 
 
-_observer: _Observer | None = None  # of the application in this process; a proxy of Ray's has none
+class _Tally:
+    """The count of what this process sheds: of each request at once, and in the log once a second."""
+
+    def __init__(self, observe: Callable[[FinishedRequest], None] | None, labels: Collection[str]) -> None:
+        self._observe, self._labels = observe, labels
+        self._sums: dict[str, list[int]] = {}  # by route: requests, bytes in, bytes out
+
+    def count(self, path: str, seconds: float, read: int, sent: int) -> None:
+        route = route_label(path, self._labels)
+        if self._observe is not None:
+            self._observe(FinishedRequest(route, "POST", STATUS, seconds, read, sent, PROBLEM, {}))
+        if not self._sums:
+            asyncio.get_running_loop().call_later(SUM_SECONDS, self.log)
+        sums = self._sums.setdefault(route, [0, 0, 0])
+        sums[0] += 1
+        sums[1] += read
+        sums[2] += sent
+
+    def log(self) -> None:
+        sums, self._sums = self._sums, {}
+        for route, (requests, read, sent) in sums.items():
+            fields = {"route": route, "method": "POST", "status": STATUS, "problem": PROBLEM, "requests": requests}
+            event(logging.INFO, "refused", fields | {"bytes_in": read, "bytes_out": sent})
+
+
+_tally: _Tally | None = None  # of the application in this process; a proxy of Ray's has none
 
 
 def report_to(observe: Callable[[FinishedRequest], None] | None, labels: Collection[str]) -> None:
@@ -61,8 +81,14 @@ def report_to(observe: Callable[[FinishedRequest], None] | None, labels: Collect
         observe: takes each request; None counts nothing.
         labels: of the application's routes.
     """
-    global _observer
-    _observer = _Observer(observe, labels)
+    global _tally
+    _tally = _Tally(observe, labels)
+
+
+def log_shed() -> None:
+    """Write the line of the log for what was shed since the last one; at the end of a process."""
+    if _tally is not None:
+        _tally.log()
 
 
 class Shedding:
@@ -78,11 +104,10 @@ class Shedding:
     def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
         self._app, self._clock = app, clock
         self._refusals: OrderedDict[tuple[bytes | None, ...], _Refusal] = OrderedDict()
-        self._sums: dict[str, list[int]] = {}  # by route: requests, bytes in, bytes out
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any ASGI kind."""
-        headers = _headers(scope) if _observer is not None and scope["type"] == "http" else None
+        headers = _headers(scope) if _tally is not None and scope["type"] == "http" else None
         if headers is None:
             await self._app(scope, receive, send)
             return
@@ -135,27 +160,10 @@ class Shedding:
         if not whole:
             answer_headers.append((b"connection", b"close"))
         # First: what a caller has seen has been counted.
-        self._count(path, time.perf_counter() - started, read, len(body))
+        assert _tally is not None
+        _tally.count(path, time.perf_counter() - started, read, len(body))
         await send({"type": "http.response.start", "status": STATUS, "headers": answer_headers})
         await send({"type": "http.response.body", "body": body})
-
-    def _count(self, path: str, seconds: float, read: int, sent: int) -> None:
-        assert _observer is not None
-        route = route_label(path, _observer.labels)
-        if _observer.observe is not None:
-            _observer.observe(FinishedRequest(route, "POST", STATUS, seconds, read, sent, PROBLEM, {}))
-        if not self._sums:
-            asyncio.get_running_loop().call_later(SUM_SECONDS, self._log)
-        sums = self._sums.setdefault(route, [0, 0, 0])
-        sums[0] += 1
-        sums[1] += read
-        sums[2] += sent
-
-    def _log(self) -> None:
-        for route, (requests, read, sent) in self._sums.items():
-            fields = {"route": route, "method": "POST", "status": STATUS, "problem": PROBLEM, "requests": requests}
-            event(logging.INFO, "refused", fields | {"bytes_in": read, "bytes_out": sent})
-        self._sums.clear()
 
 
 def _headers(scope: Scope) -> dict[bytes, bytes] | None:

@@ -19,6 +19,7 @@ from service.allocator import keep_freed_blocks
 from service.api import log
 from service.api.app import create_app
 from service.api.drain import Gate
+from service.api.shedding import log_shed
 from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.cluster.autoscaling import LoadMeter
 from service.cluster.chunk_memory import (
@@ -379,6 +380,8 @@ class Ingress:
         await self._media.stop()
         if self._exporter is not None:
             await asyncio.to_thread(self._exporter.close)
+        log_shed()
+        log.flush()
 
     async def _report(self) -> None:
         while True:

@@ -65,7 +65,7 @@ class Shop:
 
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Shop:
-    monkeypatch.setattr(shedding, "_observer", None)
+    monkeypatch.setattr(shedding, "_tally", None)
     return Shop()
 
 
@@ -134,7 +134,7 @@ async def test_refusals_without_the_header_are_not_given_again(shop: Shop) -> No
 
 
 async def test_a_proxy_without_the_application_sheds_nothing(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shedding, "_observer", None)
+    monkeypatch.setattr(shedding, "_tally", None)
     await shop.post()
     await shop.post()
     assert shop.inner.calls == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from starlette.types import Receive, Scope, Send
 
 from kernels.runtime import jit
 from model.bundle import save_bundle, save_generator
@@ -21,6 +23,8 @@ from model.generator.config import GENERATOR_CONFIGS
 from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
+from service.api import log, shedding
+from service.api.errors import REFUSE_ALIKE, problem_response
 from service.chunks import ChunkInput
 from service.cluster import replicas
 from service.cluster.chunk_memory import ChunkPlaces, Memory, outcome, store
@@ -168,6 +172,31 @@ async def test_an_ingress_replica_starts_its_workers_and_ends_them() -> None:
         refused = await http.get("/health/ready")
     assert (refused.status_code, refused.json()["code"]) == (503, "not-ready")
     assert "media workers" in refused.json()["detail"]
+
+
+async def test_the_end_of_an_ingress_replica_logs_what_it_shed_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(scope: Scope, receive: Receive, send: Send) -> None:
+        response = problem_response(ProblemError("overloaded", "Full.", retry_after_seconds=2.0), "first", close=False)
+        response.headers[REFUSE_ALIKE] = "60000"
+        await response(scope, receive, send)
+
+    monkeypatch.setattr(shedding, "SUM_SECONDS", 3600.0)
+    monkeypatch.setattr(shedding, "_tally", None)
+    handle: Any = SimpleNamespace()
+    ingress = Ended(handle, Settings(bundles=(), media_workers=1, log=tmp_path / "log"))
+    try:
+        await ingress.__serve_build_asgi_app__()
+        transport = httpx.ASGITransport(shedding.Shedding(full))
+        async with httpx.AsyncClient(transport=transport, base_url="http://omnitok") as http:
+            for _ in range(3):
+                await http.post("/encode", content=b"pixels")
+        await ingress.end()
+    finally:
+        log.configure()
+    [line] = map(json.loads, (tmp_path / "log").read_text().splitlines())
+    assert (line["event"], line["route"], line["requests"]) == ("refused", "/encode", 2)
 
 
 async def test_a_broken_device_fails_the_health_check(replica: EndedTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
