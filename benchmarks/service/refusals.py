@@ -15,13 +15,12 @@ from typing import Annotated, Any
 
 import typer
 import uvicorn
-from starlette.types import ASGIApp
 
 from benchmarks.measure import describe_machine
 from benchmarks.service.load import Load, run_load
 from benchmarks.service.process import free_port, python_path, stop, wait_ready
 from service.api.app import create_app
-from service.api.request_id import before_ray
+from service.api.request_id import as_ray_serves
 from service.drain_rate import retry_after
 from service.errors import ProblemError
 from service.metrics.folder import join
@@ -88,10 +87,8 @@ def serve(port: int) -> None:
         join(Path(folder))
         settings = Settings(log=Path(folder) / "log", open_access=True)
         pool = _FullPool(settings.limits, 1)
-        service: ASGIApp = create_app(_FullBackend(), pool, settings, IngressMetrics("full"))  # type: ignore[arg-type]
-        for layer in reversed(before_ray()):
-            service = layer.cls(service, *layer.args, **layer.kwargs)
-        uvicorn.run(service, port=port, lifespan="off", access_log=False, log_level="error")
+        service = create_app(_FullBackend(), pool, settings, IngressMetrics("full"))  # type: ignore[arg-type]
+        uvicorn.run(as_ray_serves(service), port=port, lifespan="off", access_log=False, log_level="error")
 
 
 def _cost(port: int, pid: int, mix: str, connections: int, seconds: float) -> float:

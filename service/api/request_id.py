@@ -73,3 +73,10 @@ def before_ray() -> list[Middleware]:
     from service.api.shedding import Shedding  # which needs this module
 
     return [Middleware(Shedding), Middleware(RequestId), Middleware(RayHeaders), Middleware(RayRefusals)]
+
+
+def as_ray_serves(app: ASGIApp) -> ASGIApp:
+    """Return an application within the layers that Ray's HTTP servers put around it; for servers without Ray."""
+    for layer in reversed(before_ray()):
+        app = layer.cls(app, *layer.args, **layer.kwargs)
+    return app

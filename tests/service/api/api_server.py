@@ -15,13 +15,12 @@ from typing import Any
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp
 from toy_generators import ToyGenerators
 
 from service.api.app import create_app
 from service.api.log import configure
 from service.api.middleware import SpanExporter
+from service.api.request_id import as_ray_serves
 from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.errors import ProblemError
 from service.finished_request import FinishedRequest
@@ -176,7 +175,7 @@ class Server:
         backend: Backend | None = None,
         generators: GeneratorBackend | None = None,
         exporter: SpanExporter | None = None,
-        layers: Sequence[Middleware] = (),
+        ray_layers: bool = False,
     ) -> None:
         self.backend, self.counts = BlockBackend(), Counts()
         self.generators = ToyGenerators(VQ, VAE)
@@ -189,9 +188,7 @@ class Server:
             tiers[0], self.media, settings, self.counts, tiers[1], jobs=self.jobs, exporter=exporter
         )
         configure(Path(os.devnull))  # pytest's own lines stay legible
-        served: ASGIApp = app
-        for layer in reversed(layers):
-            served = layer.cls(served, *layer.args, **layer.kwargs)
+        served = as_ray_serves(app) if ray_layers else app
         config = uvicorn.Config(served, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))

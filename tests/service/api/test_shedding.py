@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.api import errors, shedding
 from service.api.errors import problem_response
-from service.api.request_id import HEADER, before_ray
+from service.api.request_id import HEADER
 from service.api.shedding import Shedding, report_to
 from service.errors import ProblemError
 from service.finished_request import FinishedRequest
@@ -195,7 +195,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     async def refuse() -> None:
         raise FULL
 
-    with Server(Settings(), layers=before_ray()) as server:
+    with Server(Settings(), ray_layers=True) as server:
         server.backend.stall = refuse
         yield server
 
