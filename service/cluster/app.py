@@ -264,8 +264,8 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
         start.reached("ready")
         url, metrics = f"http://{settings.host}:{settings.port}", f"http://{settings.host}:{settings.metrics_port}"
         console.print(
-            f"[bold green]ready on {url}[/]  {_devices(settings)}  documentation {url}/docs  metrics {metrics}/metrics"
-            f"  Ray's logs {logs}"
+            f"[bold green]ready on {url}[/] after {start.seconds:.0f} s  {_devices(settings)}  documentation {url}/docs"
+            f"  metrics {metrics}/metrics  Ray's logs {logs}"
         )
         sys.stdout.flush()  # a file or a pipe would keep the line until the end
         try:

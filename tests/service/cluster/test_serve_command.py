@@ -142,7 +142,8 @@ def test_its_log_shows_the_start_and_sigterm_answers_what_was_accepted(command: 
     assert [line["stage"] for line in whole] == ["cluster", "bundles", "ready"]
     assert [line["stage"] for line in replica] == ["libraries", "bundles", *on_gpu, "replica"]
     for lines in (whole, counts, replica):
-        assert sorted(lines, key=itemgetter("seconds")) == lines
+        assert sorted(lines, key=itemgetter("time")) == lines
+    assert re.search(r"ready on \S+ after \d+ s ", command.output.read_text())
     file = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (320, 320, 3), np.uint8)
     Image.fromarray(noise).save(file, "PNG")
