@@ -30,7 +30,7 @@ from service.api.drain import drain
 from service.cluster.autoscaling import tokenizer_scale
 from service.cluster.generators import Generator
 from service.cluster.jobs import JobOwner
-from service.cluster.log_relay import log_relay
+from service.cluster.log_relay import OptionalConsole, log_relay
 from service.cluster.node_metrics import FOLDER, node_directory
 from service.cluster.ray_environment import (
     cluster_environment,
@@ -240,7 +240,7 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
     Raises:
         StartError: a port is taken, a bundle is missing or damaged, or a replica cannot start.
     """
-    console, start = Console(soft_wrap=True, highlight=False), start or StartLog()
+    console, start = OptionalConsole(soft_wrap=True, highlight=False), start or StartLog()
     settings = _find_bundles(settings)
     for name in ("port", "metrics_port", "ray_metrics_port"):
         _check_free(settings.host, name, getattr(settings, name))
@@ -267,7 +267,6 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
             f"[bold green]ready on {url}[/] after {start.seconds:.0f} s  {_devices(settings)}  documentation {url}/docs"
             f"  metrics {metrics}/metrics  Ray's logs {logs}"
         )
-        sys.stdout.flush()  # a file or a pipe would keep the line until the end
         try:
             local_watchdog(settings.host, settings.port).watch()
         except LostError as error:

@@ -11,7 +11,19 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from rich.console import Console
+
 PIPE_BYTES = 2**20  # what waits while standard output is slow; the most that any user may ask for
+
+
+class OptionalConsole(Console):
+    """A console on standard output whose reader may leave, as `tee` does at Ctrl-C. Rich's own would exit then."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing any more, and let Python's own flush at the end succeed."""
+        self.quiet = True
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

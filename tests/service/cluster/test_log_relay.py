@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -60,6 +62,19 @@ def test_a_reader_that_stands_still_costs_lines_and_no_time(tmp_path: Path) -> N
             text += os.read(reading, 2**20)
         os.close(reading)
         writer.write(20, "request", {})
+
+
+def test_a_console_goes_on_without_its_reader() -> None:
+    program = (
+        "import sys; from service.cluster.log_relay import OptionalConsole; console = OptionalConsole()\n"
+        "for line in ('draining', 'stopped'): console.print(line)\n"
+        "sys.exit(7)"
+    )
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (7, b"")
 
 
 def test_of_a_long_traceback_the_end_is_kept(tmp_path: Path) -> None:
