@@ -57,6 +57,19 @@ class ChunkOutput:
     compute_ms: float = 0.0
 
 
+def latent_frames(bound: int, positions: int, starts: bool = False) -> int:
+    """Return the most latent frames of a chunk of a stream.
+
+    Encoder and decoder share it, so that each part of an encoded stream is one chunk of the decoded one.
+
+    Args:
+        bound: latent positions of a chunk; a single latent frame may have more.
+        positions: of one latent frame.
+        starts: whether the chunk starts a clip. It has one more, of the clip's first frame alone, beyond the bound.
+    """
+    return max(1, bound // positions) + starts
+
+
 def chunk_positions(geometry: Geometry, chunk: ChunkInput) -> int:
     """Return the latent positions of a chunk, at least 1."""
     if chunk.array.dtype != np.uint8:

@@ -163,7 +163,10 @@ class Settings(BaseSettings):
         "and the last place is for a caller that has none",
     )
     stream_chunk_tokens: int = Field(
-        8192, ge=1, description="latent positions of a chunk of a stream, between which others have their turn"
+        8192,
+        ge=1,
+        description="latent positions of a chunk of a stream, between which others have their turn; the first chunk "
+        "has one latent frame more",
     )
     request_seconds: float = Field(60.0, gt=0, description="deadline of one request, seconds")
     generate_seconds: float = Field(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.types import DEFAULT_FPS
-from service.chunks import ChunkInput, ClipState
+from service.chunks import ChunkInput, ClipState, latent_frames
 from service.errors import ProblemError
 from service.formats.records import Begin, End, Part, Record
 from service.formats.result import EncodeMeta, EncodeResult
@@ -37,7 +37,7 @@ async def decode_stream(
         records: of the codes, as `encode_stream` yields them, from the beginning to the end.
         options: as the caller gave them.
         limits: of each frame.
-        chunk_positions: latent positions that are computed at a time.
+        chunk_positions: latent positions that are computed at a time; see `latent_frames`.
         accept: called with the bundle before anything is computed; it may raise.
         request_id: of the request, if there is one.
 
@@ -64,9 +64,9 @@ async def decode_stream(
             fps = options.fps or begin.fps or DEFAULT_FPS
             yield Begin(id=request_id, model=card.id, bundle=card.hash, height=height, width=width, fps=fps)
         decoder.check(codes)
-        step = max(1, chunk_positions // (codes.shape[1] * codes.shape[2]))
-        for start in range(0, len(codes), step):
-            chunk = ChunkInput(codes[start : start + step], decoder.state)
+        while len(codes):
+            count = latent_frames(chunk_positions, codes.shape[1] * codes.shape[2], decoder.state is None)
+            chunk, codes = ChunkInput(codes[:count], decoder.state), codes[count:]
             decoded = await backend.decode_chunk(card.id, chunk)
             if len(pixels := decoder.take(decoded.array, decoded.state)):
                 yield Part("pixels", pixels)

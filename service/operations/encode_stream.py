@@ -10,7 +10,7 @@ from contextlib import aclosing
 import numpy as np
 from numpy.typing import NDArray
 
-from service.chunks import ChunkInput, ClipState, FrameStream
+from service.chunks import ChunkInput, ClipState, FrameStream, latent_frames
 from service.errors import ProblemError
 from service.formats.records import Begin, End, Part, Record
 from service.formats.result import TimingMeta
@@ -44,7 +44,7 @@ async def encode_stream(
         declared: the media type that its sender claims, or None.
         options: as the caller gave them.
         limits: of each frame.
-        chunk_positions: latent positions that are computed at a time.
+        chunk_positions: latent positions that are computed at a time; see `latent_frames`.
         accept: called with the bundle before anything is read; it may raise.
         request_id: of the request, if there is one.
 
@@ -70,7 +70,7 @@ async def encode_stream(
             fps=known.fps,
             preprocess=known.preprocess,
         )
-        step = card.temporal_patch * max(1, chunk_positions // positions)
+        step = card.temporal_patch * latent_frames(chunk_positions, positions)
         state: ClipState | None = None
         count, queue_ms, compute_ms = 0, 0.0, 0.0
         async with aclosing(_read_ahead(frames, step)) as chunks:
