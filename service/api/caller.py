@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from media.types import Frames, MediaOptions
 from service.api.deadline import Deadline
-from service.chunks import ChunkInput, ChunkOutput, FrameStream, chunk_positions
+from service.chunks import ChunkInput, ChunkOutput, FrameStream, chunk_positions, chunk_size
 from service.errors import ProblemError
 from service.flow import PRIORITIES, Flow
 from service.keys import Budget
@@ -53,7 +53,12 @@ class CallerBackend:
         deadline: of the request.
         budget: of its caller, or None.
         notes: takes frames and latent positions for the log.
+
+    Attributes:
+        counts_frames: whether to note the frames that pass; those of a generation are not all its own.
     """
+
+    counts_frames = True
 
     def __init__(self, backend: Backend, deadline: Deadline, budget: Budget | None, notes: dict[str, Any]) -> None:
         self._backend, self._deadline, self._budget, self._notes = backend, deadline, budget, notes
@@ -135,8 +140,9 @@ class CallerBackend:
             await asyncio.sleep(pause)
 
     async def _charge_chunk(self, model: str, chunk: ChunkInput) -> None:
-        positions = chunk_positions(find_card(await self._backend.models(), model).geometry, chunk)
-        _add(self._notes, len(chunk.array), positions)
+        geometry = find_card(await self._backend.models(), model).geometry
+        positions = chunk_positions(geometry, chunk)
+        self._note(chunk_size(geometry, chunk)[0], positions)
         budget = self._budget
         if budget is not None:
             while budget.left <= 0:
@@ -146,8 +152,13 @@ class CallerBackend:
 
     async def _cost(self, model: str, size: Size, count: int = 1) -> int:
         positions = count * find_card(await self._backend.models(), model).geometry.positions(size)
-        _add(self._notes, count * size[0], positions)
+        self._note(count * size[0], positions)
         return positions
+
+    def _note(self, frames: int, positions: int) -> None:
+        if self.counts_frames:
+            _add(self._notes, "frames", frames)
+        _add(self._notes, "positions", positions)
 
     def _left(self, seconds: float | None) -> float:
         left = self._deadline.left()
@@ -236,7 +247,7 @@ class CallerGenerators:
         """Make one sample."""
         card = next(card for card in await self._generators.generators() if card.id == job.model)
         positions = job.frames * math.prod(card.grid[1:])
-        _add(self._notes, 0, positions)  # its frames are counted where they are decoded
+        _add(self._notes, "positions", positions)
         left = self._deadline.left() if seconds is None else min(seconds, self._deadline.left())
         begun = time.perf_counter()
         with _charged(self._budget, positions):
@@ -264,6 +275,5 @@ def _note_batch(begun: float, model: str, timing: Timing) -> None:
     note_batch(begun, timing.queue_ms, timing.compute_ms, model=model, size=timing.batch_size)
 
 
-def _add(notes: dict[str, Any], frames: int, positions: int) -> None:
-    notes["frames"] = notes.get("frames", 0) + frames
-    notes["positions"] = notes.get("positions", 0) + positions
+def _add(notes: dict[str, Any], name: str, amount: int) -> None:
+    notes[name] = notes.get(name, 0) + amount

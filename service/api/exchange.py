@@ -19,6 +19,7 @@ from service.formats.media_types import EVENT_STREAM
 from service.formats.pixels import amount, pixel_offers
 from service.keys import Budget
 from service.operations.clip import PixelResult
+from service.operations.generate_plan import GeneratePlan
 from service.trace import note_stage
 from service.types import GeneratorCard, ModelCard, Timing, Want
 
@@ -88,6 +89,11 @@ class Exchange:
         """Note the bundle for the log."""
         self._notes["model"] = card.id
         self._card = card
+
+    def note_samples(self, plan: GeneratePlan) -> None:
+        """Note the frames of samples for the log, in place of those that are encoded and decoded for them."""
+        self.backend.counts_frames = False
+        self._notes["frames"] = plan.samples * plan.size[0]
 
     def note(self, timing: Timing, **milliseconds: float) -> None:
         """Note for the log where the time went.

@@ -23,7 +23,16 @@ from service.api.query import parse_options
 from service.api.services import Services
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK_SEQUENCE
-from service.formats.records import Begin, FailedStreamError, Part, Record, RecordReader, RecordWriter, write_problem
+from service.formats.records import (
+    Begin,
+    End,
+    FailedStreamError,
+    Part,
+    Record,
+    RecordReader,
+    RecordWriter,
+    write_problem,
+)
 from service.operations.options import RouteOptions
 
 PIECES = 4  # of the body, of 64 KiB at most, that wait for the decoder
@@ -166,6 +175,8 @@ class StreamResponse(Response):
                 await write(self._first)
                 ending: asyncio.Event | None = scope["state"].get("ending")
                 while (record := await _next(records, ending)) is not None:
+                    if isinstance(record, End):
+                        scope["state"]["notes"]["frames"] = record.frames  # chunks were counted with their padding
                     await write(self._written(record))
         except ClientGoneError:
             raise

@@ -47,6 +47,7 @@ async def generate(exchange: Exchange, upload: GenerateUpload, options: Generate
     def accept(plan: GeneratePlan) -> None:
         exchange.use(plan.generator)
         _choose(exchange, plan, options)
+        exchange.note_samples(plan)
 
     made = await _run(exchange, upload, options.model_copy(update={"preview": False}), accept)
     rendering = time.perf_counter()
@@ -57,6 +58,11 @@ async def generate(exchange: Exchange, upload: GenerateUpload, options: Generate
 async def _stream(exchange: Exchange, upload: GenerateUpload, options: GenerateOptions) -> EventStream:
     channel = Channel()
     planned: list[GeneratePlan] = []
+
+    def accept(plan: GeneratePlan) -> None:
+        exchange.use(plan.generator)
+        exchange.note_samples(plan)
+        planned.append(plan)
 
     def on_event(event: OperationEvent) -> None:
         if isinstance(event, Accepted):
@@ -69,7 +75,7 @@ async def _stream(exchange: Exchange, upload: GenerateUpload, options: GenerateO
             channel.offer(event.sample, lambda: _preview(exchange, event))
 
     async def work() -> None:
-        made = await _run(exchange, upload, options, planned.append, on_event)
+        made = await _run(exchange, upload, options, accept, on_event)
         exchange.note(made.timing, decode=made.decode_ms)
         meta, form = samples_meta(made, exchange.id).model_dump(), _form(exchange, made.size[0])
         for index in range(len(made.samples)):
@@ -77,7 +83,6 @@ async def _stream(exchange: Exchange, upload: GenerateUpload, options: GenerateO
             channel.put("result", meta | sample_fields(index, files))
 
     def headers() -> dict[str, str]:
-        exchange.use(planned[0].generator)
         return exchange.headers(planned[0].generator, planned[0].seed)
 
     task = asyncio.create_task(exchange.deadline.hold(work()))

@@ -144,6 +144,7 @@ async def images(exchange: Exchange, upload: GenerateUpload, options: ImageOptio
                 f"The model {plan.generator.id} makes pictures of {width}x{height}. Ask for that size, or for auto."
             )
             raise ProblemError.of_option("size", detail)
+        exchange.note_samples(plan)
 
     made = await run(
         exchange.backend,

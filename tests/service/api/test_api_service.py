@@ -18,21 +18,25 @@ from pathlib import Path
 
 import httpx
 import msgpack
+import numpy as np
 import pytest
 from api_media import clip, picture, scene
 from api_server import TIMING, VAE, VQ, Server
 from bad_inputs import LIMITS
 from waiting import eventually
 
+from media.write import encode_video
 from service.api.log import configure
 from service.api.routes import routers
 from service.errors import PROBLEMS, ProblemError
+from service.formats.media_types import MSGPACK_SEQUENCE
+from service.formats.records import Begin, Part, RecordWriter
 from service.formats.tensors import pack_tensor
 from service.metrics.definitions import WORK_ROUTES
 from service.operations.options import DecodeOptions, EncodeOptions, ReconstructOptions
 from service.settings import Settings
 
-PNG = {"Content-Type": "image/png"}
+PNG, MP4 = {"Content-Type": "image/png"}, {"Content-Type": "video/mp4"}
 Lines = Callable[[], list[dict[str, object]]]
 
 
@@ -313,6 +317,39 @@ def test_the_line_of_a_stream_has_its_times_too(http: httpx.Client, server: Serv
     assert http.post("/generate?class=coinrun", headers=headers).status_code == 200
     (line,) = lines_of("stream", lines, 1)
     assert {"replica", "model", "frames", "positions", "queue_ms", "compute_ms", "milliseconds"} <= set(line)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "body", "frames"),
+    [
+        ("/generate?class=1&frames=9", PNG, picture(), 9),
+        ("/generate?class=1&frames=9&output=tokens", PNG, picture(), 9),
+        ("/generate?class=1&frames=9&n=2", PNG, picture(), 18),
+        ("/generate?class=1&frames=17", PNG, picture(), 17),  # in two windows
+        ("/generate?class=1&frames=9&preview=true", PNG | {"Accept": "text/event-stream"}, picture(), 9),
+        ("/v1/images/generations", {}, b'{"prompt": "coinrun", "n": 2}', 2),
+        ("/encode", MP4, clip(7), 7),
+        ("/encode", MP4 | {"Accept": MSGPACK_SEQUENCE}, encode_video(scene(7, 24, 40), "video/mp4", 25), 7),
+        ("/reconstruct", MP4, clip(7), 7),
+    ],
+)
+def test_the_line_has_the_frames_of_the_request_alone(
+    http: httpx.Client, lines: Lines, path: str, headers: dict[str, str], body: bytes, frames: int
+) -> None:
+    answer = http.post(path, content=body, headers={"Content-Type": "application/json", "X-Request-ID": "x"} | headers)
+    assert answer.status_code == 200, answer.text
+    (line,) = lines_of("x", lines, 1)
+    assert line["frames"] == frames
+
+
+@pytest.mark.parametrize("frames", [6, 9])  # as 9 with their padding, and as they are
+def test_the_line_of_a_decoded_stream_has_its_frames(http: httpx.Client, lines: Lines, frames: int) -> None:
+    writer, tokens = RecordWriter(), np.zeros((3, 2, 2), np.uint16)
+    records = writer.begin(Begin(bundle=VQ.hash)), writer.part(Part("tokens", tokens)), writer.end(frames)
+    headers = {"Content-Type": MSGPACK_SEQUENCE, "X-Request-ID": "stream"}
+    assert http.post("/decode", content=b"".join(records), headers=headers).status_code == 200
+    (line,) = lines_of("stream", lines, 1)
+    assert line["frames"] == frames
 
 
 def test_every_route_that_takes_work_has_its_own_series() -> None:
