@@ -101,6 +101,8 @@ class FrameStream:
             self._lost("memory")
             raise ProblemError("decode-budget", "The clip took more memory than it may.") from None
         except ClosedError:
+            if self._decoder.killed:  # by us: nobody waits for the step any more, and no process replaces it
+                raise ProblemError("draining", "The clip was given up.") from None
             reason = self._decoder.reap()
             self._lost(reason)
             if reason == "cpu":

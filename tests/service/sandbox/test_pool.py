@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,24 @@ async def test_cancelling_ends_the_work(handover: Handover) -> None:
         assert (await start(pool)).pixels.shape == CLIP.shape
         assert pool.restarts == {"cancelled": 1}
         assert worker not in workers()
+
+
+async def test_a_stream_that_is_given_up_is_no_loss_of_a_worker() -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield MP4
+
+    async with running() as pool:
+        before = workers()
+        async with pool.stream(pieces(), "video/mp4", WHOLE) as frames:
+            (decoder,) = set(workers()) - set(before)
+            os.kill(decoder, signal.SIGSTOP)
+            step = asyncio.create_task(frames.open())
+            await until(lambda: pool.load()["media_workers_busy"] == 1)
+            step.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await step
+        await until(lambda: pool.load()["media_workers_busy"] == 0)
+        assert not pool.restarts
 
 
 async def test_a_process_that_was_ended_gets_no_more_tasks_however_late_the_kernel_comes_to_it(
