@@ -113,6 +113,7 @@ class StreamResponse(Response):
         request_id: of the request, for problem documents.
         idle_seconds: without a byte taken, after which the reader counts as gone.
         headers: of the answer, called when the first record is there.
+        ending: set once the service ends; None if nobody says so.
 
     Attributes:
         release: called once nothing of the request is needed any more.
@@ -127,10 +128,11 @@ class StreamResponse(Response):
         request_id: str,
         idle_seconds: float,
         headers: Callable[[], dict[str, str]],
+        ending: asyncio.Event | None = None,
     ) -> None:
         super().__init__()
         self._body, self._records, self._request_id = body, records, request_id
-        self._idle_seconds, self._make_headers = idle_seconds, headers
+        self._idle_seconds, self._make_headers, self._ending = idle_seconds, headers, ending
         self._writer = RecordWriter()
         self._first = b""
         self.release = ExitStack()
@@ -139,12 +141,14 @@ class StreamResponse(Response):
         """Wait for the first record.
 
         Raises:
-            ProblemError: the request is refused.
+            ProblemError: the request is refused, or the service ends.
             ClientGoneError: the client left first.
         """
 
         async def first() -> None:
-            self._first = self._written(await anext(self._records))
+            record = await _next(self._records, self._ending)
+            assert record is not None
+            self._first = self._written(record)
 
         try:
             await self._body.while_connected(asyncio.ensure_future(first()))
@@ -173,8 +177,7 @@ class StreamResponse(Response):
         try:
             async with aclosing(self._records) as records:
                 await write(self._first)
-                ending: asyncio.Event | None = scope["state"].get("ending")
-                while (record := await _next(records, ending)) is not None:
+                while (record := await _next(records, self._ending)) is not None:
                     if isinstance(record, End):
                         scope["state"]["notes"]["frames"] = record.frames  # chunks were counted with their padding
                     await write(self._written(record))
@@ -266,7 +269,8 @@ async def answer_stream(
         stack.callback(body.close)
         exchange = Exchange(request, services, 0.0, ChunkDeadline(settings.request_seconds))
         records = form.records(exchange, body, media_type, options)
-        response = StreamResponse(body, records, exchange.id, idle_seconds, exchange.used_headers)
+        ending = request.scope["state"].get("ending")
+        response = StreamResponse(body, records, exchange.id, idle_seconds, exchange.used_headers, ending)
         await response.open()
         response.release = stack.pop_all()
         return response

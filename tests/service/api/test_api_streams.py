@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -248,23 +249,26 @@ def test_a_full_queue_holds_a_stream_up_and_does_not_end_it(streams: Server, htt
     assert sum(map(len, parts)) == 3
 
 
-def test_a_service_that_stops_ends_its_streams(tmp_path: Path) -> None:
-    async def main() -> list[bytes]:
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_service_that_stops_ends_its_streams(tmp_path: Path, begun: bool) -> None:
+    async def main() -> list[dict[str, Any]]:
         pool, sent = MediaPool(SETTINGS.limits, 1), []
         await pool.start()
         gate = Gate(create_app(BlockBackend(), pool, SETTINGS), tmp_path, 0.0)
         gate.start()
-        film_pieces = [{"type": "http.request", "body": film(60)[:40_000], "more_body": True}]
+        film_pieces = [{"type": "http.request", "body": film(60)[: 40_000 if begun else 10], "more_body": True}]
 
         async def receive() -> dict[str, Any]:
             if film_pieces:
                 return film_pieces.pop()
+            if not begun:
+                (tmp_path / "draining").touch()
             await asyncio.Event().wait()
             raise AssertionError
 
         async def send(message: Any) -> None:
-            sent.append(message.get("body", b""))
-            if b"tokens" in sent[-1]:
+            sent.append(message)
+            if b"tokens" in message.get("body", b""):
                 (tmp_path / "draining").touch()
 
         headers = [(b"accept", MSGPACK_SEQUENCE.encode()), (b"content-type", b"video/webm")]
@@ -274,8 +278,13 @@ def test_a_service_that_stops_ends_its_streams(tmp_path: Path) -> None:
         await pool.stop()
         return sent
 
+    first, *others = asyncio.run(main())
+    body = b"".join(message["body"] for message in others)
+    if not begun:
+        assert (first["status"], json.loads(body)["code"]) == (503, "draining")
+        return
     with pytest.raises(FailedStreamError) as failed:
-        list(RecordReader().feed(b"".join(asyncio.run(main()))))
+        list(RecordReader().feed(body))
     assert failed.value.document["code"] == "draining"
 
 
