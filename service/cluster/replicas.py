@@ -277,14 +277,17 @@ class RayBackend(Remote):
 
     async def _chunk(self, op: str, seconds: float | None, model: str, chunk: ChunkInput) -> ChunkOutput:
         self._metrics.called("ray")
+        call = self._prepare(op, seconds, (model, chunk))
         if self._link is not None and self._link.takes(model):  # so a tokenizer of this node is there
-            call = self._prepare(op, seconds, (model, ChunkPlaces(chunk)))
-            done = await self._retry(lambda _: self._in_place(call), self._left(call))
+            done = await self._near(call._replace(arguments=(model, ChunkPlaces(chunk))))
             if done is not None:
-                return cast(ChunkOutput, done)
+                return done
         state = None if chunk.state is None else ClipState(chunk.state.frames, chunk.state.arrays)
-        call = self._prepare(op, seconds, (model, replace(chunk, state=state)))
-        return cast(ChunkOutput, await self._retry(lambda _: self._far(call), self._left(call)))
+        far = call._replace(arguments=(model, replace(chunk, state=state)))
+        return cast(ChunkOutput, await self._retry(lambda _: self._far(far), self._left(far)))
+
+    async def _near(self, call: _Call) -> ChunkOutput | None:
+        return cast(ChunkOutput | None, await self._retry(lambda _: self._in_place(call), self._left(call)))
 
     async def _in_place(self, call: _Call) -> ChunkOutput | ProblemError | None:
         (model, places), out = call.arguments, Memory()

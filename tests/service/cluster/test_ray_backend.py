@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,6 +36,7 @@ from service.settings import Settings
 from service.types import Decoded, Timing
 
 PIXELS = np.zeros((1, 8, 8, 3), np.uint8)
+SPENT_SECONDS = 0.05
 ANSWER = Decoded(PIXELS, Timing(0, 0, 1))
 LOST = [
     ActorDiedError(),
@@ -204,11 +206,13 @@ async def test_chunks_of_this_node_are_in_shared_memory_whatever_replica_is_lost
 
 async def test_a_chunk_that_comes_to_another_node_is_sent_there() -> None:
     far = ChunkOutput(PIXELS, ClipState(1, (PIXELS,)))
-    backend, handle, _ = make(count_up, lambda _: None, far, count_up, link=Link())
+    backend, handle, _ = make(count_up, lambda _: time.sleep(SPENT_SECONDS), far, count_up, link=Link())
     near = await backend.encode_chunk("m", ChunkInput(PIXELS))
     assert await backend.decode_chunk("m", ChunkInput(PIXELS, near.state)) is far
     assert handle.by_reference == [True, False], "which the object store would have to hold"
-    [(_, chunk)] = [call.arguments for call in handle.calls[2][1]]
+    asked, [sent] = handle.calls[1][1], handle.calls[2][1]
+    assert sent.seconds <= asked.seconds - SPENT_SECONDS, "both have one deadline"
+    _, chunk = sent.arguments
     assert type(chunk.state) is ClipState
     np.testing.assert_array_equal(chunk.state.arrays[0], PIXELS)
     back = await backend.encode_chunk("m", ChunkInput(PIXELS, far.state))
