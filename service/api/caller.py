@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 
 from media.types import Frames, MediaOptions
+from model.geometry import Geometry
 from service.api.deadline import Deadline
 from service.chunks import ChunkInput, ChunkOutput, FrameStream, chunk_positions, chunk_size
 from service.errors import ProblemError
@@ -62,10 +63,12 @@ class CallerBackend:
 
     def __init__(self, backend: Backend, deadline: Deadline, budget: Budget | None, notes: dict[str, Any]) -> None:
         self._backend, self._deadline, self._budget, self._notes = backend, deadline, budget, notes
+        self._cards: list[ModelCard] = []
 
     async def models(self) -> list[ModelCard]:
         """Return the bundles that are served."""
-        return await self._backend.models()
+        self._cards = await self._backend.models()
+        return self._cards
 
     async def codebook(self, model: str) -> NDArray[np.float32]:
         """Return the codes of a VQ bundle."""
@@ -113,13 +116,13 @@ class CallerBackend:
 
     async def encode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Encode the next frames of a clip, once its caller's budget allows it."""
-        await self._charge_chunk(model, chunk)
-        return await self._patiently(lambda left: self._backend.encode_chunk(model, chunk, seconds=left), seconds)
+        with _charged(self._budget, await self._chunk_cost(model, chunk)):
+            return await self._patiently(lambda left: self._backend.encode_chunk(model, chunk, seconds=left), seconds)
 
     async def decode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Decode the next latent frames of a clip, once its caller's budget allows it."""
-        await self._charge_chunk(model, chunk)
-        return await self._patiently(lambda left: self._backend.decode_chunk(model, chunk, seconds=left), seconds)
+        with _charged(self._budget, await self._chunk_cost(model, chunk)):
+            return await self._patiently(lambda left: self._backend.decode_chunk(model, chunk, seconds=left), seconds)
 
     async def _patiently(self, call: Callable[[float], Awaitable[ChunkOutput]], seconds: float | None) -> ChunkOutput:
         """Let a chunk that a full queue refuses come again: others go first, and what was done of its clip is kept."""
@@ -139,21 +142,26 @@ class CallerBackend:
                     raise
             await asyncio.sleep(pause)
 
-    async def _charge_chunk(self, model: str, chunk: ChunkInput) -> None:
-        geometry = find_card(await self._backend.models(), model).geometry
+    async def _chunk_cost(self, model: str, chunk: ChunkInput) -> int:
+        """Return the cost of a chunk once the budget is not used up."""
+        geometry = await self._geometry(model)
         positions = chunk_positions(geometry, chunk)
         self._note(chunk_size(geometry, chunk)[0], positions)
-        budget = self._budget
-        if budget is not None:
-            while budget.left <= 0:
-                await asyncio.sleep(budget.seconds_until(1.0))
-                budget.refill(time.monotonic())
-            budget.left -= positions
+        if self._budget is not None:
+            self._budget.refill(time.monotonic())  # nobody else may have asked for it while the last chunk ran
+            while self._budget.left <= 0:
+                await asyncio.sleep(self._budget.seconds_until(1.0))
+                self._budget.refill(time.monotonic())
+        return positions
 
     async def _cost(self, model: str, size: Size, count: int = 1) -> int:
-        positions = count * find_card(await self._backend.models(), model).geometry.positions(size)
+        positions = count * (await self._geometry(model)).positions(size)
         self._note(count * size[0], positions)
         return positions
+
+    async def _geometry(self, model: str) -> Geometry:
+        """Return the geometry of a bundle of this request, which is known even while no replica can be asked."""
+        return find_card(self._cards or await self.models(), model).geometry
 
     def _note(self, frames: int, positions: int) -> None:
         if self.counts_frames:
