@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -166,7 +167,7 @@ class RecordReader:
         if len(names) != 1 or len(fields) != 2:
             raise ProblemError("malformed-body", f"A part must hold one of {', '.join(CONTENTS)}, and nothing else.")
         array = unpack_tensor(fields[names[0]], f"`{names[0]}`")
-        self._digest.update(array.tobytes())
+        self._digest.update(array.reshape(-1).view(np.uint8).data)
         self._parts += 1
         return Part(names[0], array)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from media.types import DEFAULT_FPS
 from service.chunks import ChunkInput, ClipState, latent_frames
 from service.errors import ProblemError
-from service.formats.records import Begin, End, Part, Record
+from service.formats.records import Begin, Content, End, Part, Record
 from service.formats.result import EncodeMeta, EncodeResult
 from service.operations.bundles import find_decoder
 from service.operations.clip import check_size
@@ -57,16 +58,16 @@ async def decode_stream(
             end = record
         if not isinstance(record, Part):
             continue
-        codes = _codes(card, record)
+        first, array = _codes(card, record.content, record.array[:1]), record.array
         if decoder is None:
-            decoder = _Decoder(card, codes, begin, options, limits)
+            decoder = _Decoder(card, first, begin, options, limits)
             height, width = decoder.sides
             fps = options.fps or begin.fps or DEFAULT_FPS
             yield Begin(id=request_id, model=card.id, bundle=card.hash, height=height, width=width, fps=fps)
-        decoder.check(codes)
-        while len(codes):
-            count = latent_frames(chunk_positions, codes.shape[1] * codes.shape[2], decoder.state is None)
-            chunk, codes = ChunkInput(codes[:count], decoder.state), codes[count:]
+        decoder.check(first)
+        while len(array):  # of a large part no more is checked and converted at a time than is computed
+            count = latent_frames(chunk_positions, first.shape[1] * first.shape[2], decoder.state is None)
+            chunk, array = ChunkInput(_codes(card, record.content, array[:count]), decoder.state), array[count:]
             decoded = await backend.decode_chunk(card.id, chunk)
             if len(pixels := decoder.take(decoded.array, decoded.state)):
                 yield Part("pixels", pixels)
@@ -148,9 +149,9 @@ class _Decoder:
         return pixels
 
 
-def _codes(card: ModelCard, part: Part) -> NDArray[np.generic]:
-    if part.content == "tokens":
-        return checked_codes(card, EncodeResult(EncodeMeta(), tokens=part.array))
-    if part.content == "latents":
-        return checked_codes(card, EncodeResult(EncodeMeta(), latents=part.array))
+def _codes(card: ModelCard, content: Content, array: NDArray[Any]) -> NDArray[Any]:
+    if content == "tokens":
+        return checked_codes(card, EncodeResult(EncodeMeta(), tokens=array))
+    if content == "latents":
+        return checked_codes(card, EncodeResult(EncodeMeta(), latents=array))
     raise ProblemError("malformed-body", "A part must hold tokens or latents, not pixels.")

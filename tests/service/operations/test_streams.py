@@ -8,12 +8,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from media.types import Preprocess, SourceInfo
 from service.chunks import ChunkInput, ChunkOutput, ClipState, StreamDescription, chunk_positions
+from service.errors import ProblemError
 from service.formats.records import Begin, End, Part, Record
 from service.operations.decode_stream import decode_stream
 from service.operations.encode_stream import encode_stream
@@ -114,3 +116,11 @@ def test_parts_of_anyone_are_decoded_within_the_bound(lengths: list[int], bound:
     frames = asyncio.run(decode(backend, [Begin(bundle=VQ.hash), *parts, End()], bound))
     assert frames == 4 * sum(lengths) - 3
     assert_bounded(backend.decoded, bound, rows * columns)
+
+
+async def test_a_large_part_is_checked_as_it_is_computed() -> None:
+    backend, tokens = Backend(), np.zeros((10_000, 1, 1), np.uint16)
+    tokens[-1] = 512
+    with pytest.raises(ProblemError, match="must be in"):
+        await decode(backend, [Begin(bundle=VQ.hash), Part("tokens", tokens), End()], 100)
+    assert backend.decoded == [101, *[100] * 98]
