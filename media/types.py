@@ -153,12 +153,14 @@ class Frames:
         source: what the file was.
         preprocess: what was done to each frame.
         is_video: whether this is a clip (a video, or an animation read as one), even if one frame was kept.
+        seconds: that decoding took, without waiting for a worker; 0 where nobody measured it.
     """
 
     pixels: NDArray[np.uint8]
     source: SourceInfo
     preprocess: Preprocess
     is_video: bool
+    seconds: float = 0.0
 
 
 def nearest_rate(measured: float, nominal: float | None) -> float:

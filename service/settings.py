@@ -147,6 +147,12 @@ class Settings(BaseSettings):
         "one caller, bytes; 0 keeps none",
     )
     cache_seconds: float = Field(300.0, gt=0, description="how long they are kept, seconds")
+    max_connections: int = Field(
+        8192,
+        ge=1,
+        description="connections that HAProxy serves at a time, fewer where a process may open few files; "
+        "requests on others are refused at once",
+    )
     client_connections: int = Field(
         512,
         ge=0,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
+import resource
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -17,6 +19,9 @@ RAY_GRACE_SECONDS = 30.0  # Ray's own limit on a request exceeds ours by this, s
 MESSAGE_OVERHEAD_BYTES = MIB
 PROXY_BUFFER_BYTES = 2**18  # holds a raw 256x256 picture, so that HAProxy can send it to another replica
 PROXY_RESERVE_BYTES = 2**12  # of a buffer, for the request line and for what HAProxy adds
+# HAProxy does not start where it may not open two sockets for each connection, a pipe for every fourth, and some more.
+PROXY_FILES_PER_CONNECTION, PROXY_FILES = 2.5, 1024
+REFUSED_CONNECTIONS = 8  # one more of so many is taken to be refused; the kernel lets the next ones wait without a word
 SERVE_PROCESSES = 3  # Ray Serve's own: its controller and two proxies
 CLIENT_SILENCE_SECONDS = 120
 NODE_START_SECONDS = 120  # with Ray's own 30 a busy machine gives up a node that starts
@@ -75,6 +80,16 @@ def uses_haproxy(settings: Settings) -> bool:
     return settings.proxy == "haproxy"
 
 
+def proxy_connections(settings: Settings) -> tuple[int, int]:
+    """Return the connections that HAProxy serves, and those that it takes: requests on the difference are refused."""
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    served = settings.max_connections
+    if files != resource.RLIM_INFINITY:
+        possible = (files - PROXY_FILES) / PROXY_FILES_PER_CONNECTION
+        served = max(1, min(served, int(possible / (1 + 1 / REFUSED_CONNECTIONS))))
+    return served, served + math.ceil(served / REFUSED_CONNECTIONS)
+
+
 def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
     """Return the variables of a cluster of this machine alone, but for its ports.
 
@@ -101,8 +116,10 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": 1,
     }
     if uses_haproxy(settings):
+        served, taken = proxy_connections(settings)
         variables |= {
             "RAY_SERVE_ENABLE_HA_PROXY": 1,
+            "RAY_SERVE_HAPROXY_MAXCONN": taken,
             # Every call is pure, so one that a lost replica took along is sent again. A 503 is an answer.
             "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
             "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": PROXY_BUFFER_BYTES,
@@ -118,6 +135,7 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
                 "OMNITOK_HAPROXY_HEADERS": MAX_HEADERS,
                 "OMNITOK_HAPROXY_HEADER_BYTES": MAX_HEADER_BYTES,
                 "OMNITOK_HAPROXY_BODY_BYTES": PROXY_BUFFER_BYTES - MAX_HEADER_BYTES - PROXY_RESERVE_BYTES,
+                "OMNITOK_HAPROXY_CONNECTIONS": served,
                 "OMNITOK_HAPROXY_CLIENT_CONNECTIONS": settings.client_connections,
             }
         variables |= {name: folder / file for name, file in HAPROXY_FILES.items()}

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import service
 from media.limits import MediaLimits
@@ -47,6 +47,7 @@ class _End(BaseModel):
     source: SourceInfo
     preprocess: Preprocess
     is_video: bool
+    seconds: float = Field(ge=0, allow_inf_nan=False)
 
 
 class _Arriving(NamedTuple):
@@ -273,7 +274,7 @@ def _frames(pixels: NDArray[np.uint8], header: dict[str, Any]) -> Frames:
         end = _End.model_validate(header)
     except ValidationError as error:
         raise ClosedError(f"The worker sent an answer of another form: {error}.") from error
-    return Frames(pixels, end.source, end.preprocess, end.is_video)
+    return Frames(pixels, end.source, end.preprocess, end.is_video, end.seconds)
 
 
 def _import_path() -> list[str]:

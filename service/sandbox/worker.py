@@ -11,6 +11,7 @@ import io
 import os
 import pkgutil
 import socket
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -104,14 +105,15 @@ def decode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
     Where one frame is all that was announced, "picture" is all of these at once.
     """
     data = channel.receive_bytes(task["bytes"])
+    started = time.perf_counter()
     limits = _bounded(limits, task["decoded_pixels"])
     reader = open_frames(io.BytesIO(data), limits, _options(task), task["media_type"])
     if reader.expected == 1:
         frames = list(reader)
         if frames:
-            channel.send({"kind": "picture", "shape": [1, *frames[0].shape]} | _end(reader), frames[0].data)
+            channel.send({"kind": "picture", "shape": [1, *frames[0].shape]} | _end(reader, started), frames[0].data)
         else:
-            channel.send({"kind": "end"} | _end(reader))
+            channel.send({"kind": "end"} | _end(reader, started))
         return
     begun = False
     for frame in reader:
@@ -119,7 +121,7 @@ def decode(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:
             channel.send({"kind": "begin", "shape": [reader.expected, *frame.shape]})
             begun = True
         channel.send({"kind": "frame"}, frame.data)
-    channel.send({"kind": "end"} | _end(reader))
+    channel.send({"kind": "end"} | _end(reader, started))
 
 
 @lru_cache(maxsize=8)
@@ -127,9 +129,10 @@ def _bounded(limits: MediaLimits, decoded_pixels: int) -> MediaLimits:
     return replace(limits, decoded_pixels=decoded_pixels)
 
 
-def _end(reader: FrameReader) -> dict[str, Any]:
+def _end(reader: FrameReader, started: float) -> dict[str, Any]:
     source, preprocess = vars(reader.info()), vars(reader.preprocess)
-    return {"source": source, "preprocess": preprocess, "is_video": reader.is_video}
+    seconds = time.perf_counter() - started
+    return {"source": source, "preprocess": preprocess, "is_video": reader.is_video, "seconds": seconds}
 
 
 def stream(channel: Channel, task: dict[str, Any], limits: MediaLimits) -> None:

