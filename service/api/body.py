@@ -32,6 +32,8 @@ GZIP_NAMES = ("gzip", "x-gzip")
 GZIP_BITS = 31  # zlib's name for a gzip header and the largest window
 INFLATED_BYTES = 2**20  # of one step, between which other requests are served and the limits are checked
 
+SLICE_BYTES = 2**18  # of an answer; a server takes the next one when this one has left
+
 MAX_LENGTH_DIGITS = 18
 # of a body or an answer that is parsed or written at once: 16 pictures take half a millisecond, and a thread as long
 INLINE_BYTES = 2**22
@@ -235,16 +237,19 @@ async def inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def send_piece(send: Send, data: bytes, stall_seconds: float, more: bool = True) -> None:
-    """Send a piece of an answer.
+    """Send a piece of an answer, in slices: a slow reader of a large piece is not one that takes nothing.
 
     Raises:
-        ClientGoneError: its reader takes nothing for `stall_seconds`.
+        ClientGoneError: its reader takes no slice for `stall_seconds`.
     """
-    try:
-        async with asyncio.timeout(stall_seconds):
-            await send({"type": "http.response.body", "body": data, "more_body": more})
-    except TimeoutError as error:
-        raise ClientGoneError from error
+    for start in range(0, max(1, len(data)), SLICE_BYTES):
+        end = start + SLICE_BYTES
+        try:
+            async with asyncio.timeout(stall_seconds):
+                message = {"body": data[start:end], "more_body": more or end < len(data)}
+                await send({"type": "http.response.body"} | message)
+        except TimeoutError as error:
+            raise ClientGoneError from error
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -18,10 +18,13 @@ import httpx
 import numpy as np
 import pytest
 from api_server import VQ, BlockBackend, Server
+from hypothesis import given
+from hypothesis import strategies as st
 from waiting import SECONDS, eventually
 
 from media.write import encode_video
 from service.api.app import create_app
+from service.api.body import send_piece
 from service.api.drain import Gate
 from service.api.ray_headers import RayHeaders
 from service.errors import ProblemError
@@ -320,6 +323,21 @@ def test_a_side_that_is_silent_ends_the_stream() -> None:
             part = writer.part(Part("tokens", tokens))  # of 3 MB of pixels; a few fill every buffer on their way
             one.send(writer.begin(Begin(bundle=VQ.hash)) + 20 * part)
             eventually(lambda: hasty.counts.requests["/decode", "POST", "499"] == 1)
+
+
+@given(st.binary(max_size=9), st.booleans())
+def test_a_piece_leaves_in_slices_so_that_a_slow_reader_shows_that_it_reads(data: bytes, more: bool) -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("service.api.body.SLICE_BYTES", 4)
+        asyncio.run(send_piece(send, data, SECONDS, more))
+    assert b"".join(message["body"] for message in sent) == data
+    assert max(len(message["body"]) for message in sent) <= 4
+    assert [message["more_body"] for message in sent] == [True] * (len(sent) - 1) + [more]
 
 
 def test_what_fails_midway_is_the_last_record(http: httpx.Client) -> None:
