@@ -165,7 +165,8 @@ def check_state(state: ClipState, max_bytes: int) -> None:
     if size > max_bytes:
         detail = (
             f"The network carries {size} bytes from one chunk of a clip of this size to the next; "
-            f"the limit stream_state_bytes is {max_bytes}. Use a smaller size."
+            f"the limit stream_state_bytes is {max_bytes}. Use a smaller size, or fewer frames where the bundle has "
+            "no temporal_window."
         )
         raise ProblemError("too-many-tokens", detail, limit=max_bytes, actual=size)
 
