@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from benchmarks.host import __main__ as command
 from benchmarks.host import runner as host
 from benchmarks.host.machine import Split, split_cpus, write_bundles
-from benchmarks.host.steps import ENCODING, GENERATING, PARTS, Place, Serving, Step, steps
+from benchmarks.host.steps import ENCODING, GENERATING, PARTS, SHORT_QUEUE, Place, Serving, Step, steps
 from benchmarks.rows import markdown, write_rows
 from benchmarks.service.process import ROOT, free_port, free_ports, kill_tree, python_path
 from benchmarks.service.profile import functions
@@ -100,6 +100,16 @@ def test_a_service_has_a_replica_for_each_gpu_and_the_settings_that_are_given(tm
     assert (variables["OMNITOK_MEDIA_WORKERS"], variables["OMNITOK_DTYPE"]) == ("1", "float32")
     assert [Path(path).name for path in json.loads(variables["OMNITOK_BUNDLES"])] == ["random", "streaming"]
     assert json.loads(at.variables(ENCODING)["OMNITOK_GENERATORS"]) == []
+
+
+def test_a_queue_that_is_given_takes_the_place_of_both(tmp_path: Path) -> None:
+    overloads = [one for one in steps(place(tmp_path)) if one.part == "overload"]
+    assert [one.serving for one in overloads] == [ENCODING, ENCODING, SHORT_QUEUE, SHORT_QUEUE]
+    at = Place(tmp_path, "", "published", 1, SPLIT, 1.0, {"max_queue_seconds": "0.03"})
+    overloads = [one for one in steps(at) if one.part in ("overload", "streams")]
+    assert {one.serving for one in overloads} == {ENCODING}
+    assert [one.name for one in overloads] == ["streams", "overload-img256-0.03s", "overload-jpeg256-0.03s"]
+    assert at.variables(ENCODING)["OMNITOK_MAX_QUEUE_SECONDS"] == "0.03"
 
 
 def test_a_service_finds_packages_where_this_process_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,7 @@ OPEN_SHARE = 0.7  # of the peak
 DASHBOARD_PARTS = 10  # lengths of a part, since Prometheus looks every ten seconds
 DRAW_SECONDS = 40.0
 RAY_SECONDS = 30.0  # from the start of Ray Data to tokenizers that are ready
+QUEUE = "max_queue_seconds"  # the setting
 FRAMES_PER_SECOND = 100  # of a part, in a streamed video
 
 
@@ -33,7 +34,7 @@ class Serving:
 
     Args:
         name: for people.
-        generates: with the generator, and with the tokenizer that streams.
+        generates: with the generator.
         queue_seconds: longest wait in its queue.
     """
 
@@ -96,11 +97,11 @@ class Place:
     def variables(self, serving: Serving) -> dict[str, str]:
         """Return the variables of a service."""
         bundles = self.out / "bundles"
-        names = dict.fromkeys(("random", self.streaming_model) if serving.generates else ("random",))
+        names = dict.fromkeys(("random", self.streaming_model))
         values = {
             "bundles": json.dumps([str(bundles / name) for name in names]),
             "generators": json.dumps([str(bundles / "generator")] if serving.generates else []),
-            "max_queue_seconds": f"{serving.queue_seconds:g}",
+            QUEUE: f"{serving.queue_seconds:g}",
             "dtype": "bfloat16" if self.gpus else "float32",
             "device": "cuda" if self.gpus else "cpu",
             "tokenizer_replicas": str(max(1, self.gpus)),
@@ -122,7 +123,8 @@ class Place:
         serving: Serving = ENCODING,
     ) -> Step:
         """Return a step of `benchmarks.service`."""
-        name = f"{part}-{mix}-{serving.queue_seconds:g}s" if part == "overload" else part
+        queue = float(self.settings.get(QUEUE, serving.queue_seconds))
+        name = f"{part}-{mix}-{queue:g}s" if part == "overload" else part
         warm_up = min(WARM_UP_SECONDS, self.seconds)
         options: list[tuple[str, object]] = [
             *(("--url", self.url), ("--mix", mix), ("--seconds", self.seconds), ("--warm-up", warm_up)),
@@ -159,12 +161,14 @@ def steps(place: Place) -> Iterator[Step]:
     yield place.load("clip", "clip17", place.scaled((96,)), (OPEN_SHARE,))
     yield place.load("bulk", "bulk256", place.scaled((8, 16, 32)))
     yield _profile(place)
-    for serving in (ENCODING, SHORT_QUEUE):
-        connections = place.scaled((64,) if serving is SHORT_QUEUE else (128,))  # which refuses nobody at the peak
+    yield _streams(place)
+    # A setting takes the place of both queues, and its service is that of the steps before.
+    for serving in (ENCODING,) if QUEUE in place.settings else (ENCODING, SHORT_QUEUE):
+        seconds = float(place.settings.get(QUEUE, serving.queue_seconds))
+        connections = place.scaled((128 if seconds > SHORT_QUEUE.queue_seconds else 64,))  # refuses nobody at the peak
         for mix in ("img256", "jpeg256"):
             yield place.load("overload", mix, connections, MULTIPLES, serving)
     yield _generation(place)
-    yield _streams(place)
     yield _dashboards(place)
     yield from _tokenize(place)
     if place.gpus > 1:
@@ -187,7 +191,7 @@ def _streams(place: Place) -> Step:
     frames = int(FRAMES_PER_SECOND * place.seconds)
     at_once = (word for number in place.scaled((1, 4, 8)) for word in ("--at-once", number))
     options = ("--model", place.streaming_model, "--frames", frames, "--out", place.rows("streams"), *at_once)
-    return place.call("streams", "benchmarks.service.streams", 5 * place.seconds, GENERATING, *options)
+    return place.call("streams", "benchmarks.service.streams", 5 * place.seconds, ENCODING, *options)
 
 
 def _dashboards(place: Place) -> Step:
