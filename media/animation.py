@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import accumulate, repeat
+from itertools import accumulate, count, repeat
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -13,18 +13,18 @@ from PIL import Image
 
 from media import details
 from media.animation_index import INDEXED_TYPES, index_frames
+from media.composition import compose
 from media.frame_choice import choose_frames
 from media.frame_reader import FrameReader
-from media.images import FORMATS, convert, open_picture, orientation, profile_of, reading
+from media.images import convert
 from media.limits import check_canvas, check_decoded, check_kept
+from media.picture_file import FORMATS, open_picture, orientation, profile_of, reading
 from media.resize import plan
 from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
 
 if TYPE_CHECKING:
     from media.limits import MediaLimits
 
-# The empty canvas of an animated PNG, for modes that can show it: transparent, or the white behind it.
-_BLANKS: dict[str, tuple[float, ...]] = {"L": (255,), "LA": (0, 0), "RGB": (255, 255, 255), "RGBA": (0, 0, 0, 0)}
 # Browsers show frames that claim no duration, or one this short, for longer: old files meant "as fast as you can".
 _TOO_SHORT_MS = 10.0
 _DEFAULT_FRAME_MS = 100.0
@@ -88,34 +88,30 @@ class AnimationReader(FrameReader):
             self._file.seek(0)
             image = open_picture(self._file, self._media_type, self._limits)
             copies = Counter(self._chosen)
-            for index in frames_of(image):
+            for index, canvas in enumerate(self._canvases(image)):
                 if index in copies:
-                    yield from repeat(convert(image, self._plan, self._orientation, self._profile), copies[index])
+                    yield from repeat(convert(canvas, self._plan, self._orientation, self._profile), copies[index])
                 if index == self._chosen[-1]:
                     return
 
+    def _canvases(self, image: Image.Image) -> Iterator[Image.Image]:
+        if self._media_type not in ("image/gif", "image/png"):
+            return pages(image)
+        self._file.seek(0)
+        return compose(self._file.read(), self._media_type, image.height, image.width, self._limits)
 
-def frames_of(image: Image.Image) -> Iterator[int]:
-    """Decode the frames of an animation in place, one after the other, and yield their indices, none for a JPEG."""
-    if image.format in ("JPEG", "MPO", "TIFF"):
-        return  # further pictures in the file are previews, other views and pages, not frames
-    # A PNG may start with a picture for readers of stills that is no part of its animation.
-    hidden = int(bool(image.info.get("default_image")))
-    if hidden:
-        image.load()
-        blank = _BLANKS.get(image.mode)
-        if blank is not None:
-            # The first frame may be small or transparent; it must not uncover the hidden picture.
-            image.paste(blank, (0, 0, *image.size))
-    index = 0
-    while True:
+
+def pages(image: Image.Image) -> Iterator[Image.Image]:
+    """Decode the frames of an animated WebP or AVIF in place, one after the other; none of another format."""
+    if image.format not in ("WEBP", "AVIF"):
+        return  # further pictures in a JPEG or TIFF are previews, other views and pages, not frames
+    for index in count():
         try:
-            image.seek(index + hidden)
+            image.seek(index)
         except EOFError:
             return
         image.load()
-        yield index
-        index += 1
+        yield image
 
 
 def index_animation(
@@ -130,13 +126,13 @@ def index_animation(
         if media_type == "image/avif" and frame_count(image) > 1:
             check_canvas(limits, height, width)
             check_decoded(limits, frame_count(image), height * width, is_video=False)
-        return [float(image.info.get("duration") or 0) for _ in frames_of(image)], (height, width)
+        return [float(page.info.get("duration") or 0) for page in pages(image)], (height, width)
     position = file.tell()
     file.seek(0)
     frames = list(index_frames(file.read(), media_type))
     file.seek(position)
-    # Frames of a GIF may grow its canvas; other formats state how many they have.
-    canvas = (max([height, *(frame.bottom for frame in frames)]), max([width, *(frame.right for frame in frames)]))
+    # Frames may be larger than what is shown of them; formats other than GIF state how many they have.
+    canvas = (max([height, *(frame.height for frame in frames)]), max([width, *(frame.width for frame in frames)]))
     if media_type != "image/gif":
         frames = frames[: frame_count(image) - int(bool(image.info.get("default_image")))]
     return [frame.milliseconds for frame in frames] or [0.0], canvas

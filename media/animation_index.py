@@ -5,27 +5,42 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
+
+Disposal = Literal["keep", "clear", "restore"]
 
 INDEXED_TYPES = ("image/gif", "image/png", "image/webp")
 
 _APNG_DELAY_UNIT = 100  # a second's share that a denominator of 0 stands for
 _GIF_BLOCK = re.compile(rb"[!,;]")
+_GIF_DISPOSALS: dict[int, Disposal] = {2: "clear", 3: "restore"}
+_PNG_DISPOSALS: dict[int, Disposal] = {1: "clear", 2: "restore"}
 _PNG_HEAD_BYTES, _RIFF_HEAD_BYTES = 8, 12
 
 
 @dataclass(frozen=True)
 class IndexedFrame:
-    """A frame as its file states it.
+    """A frame as its file states it; of a WebP its time alone.
 
     Args:
         milliseconds: the time for which it is shown; 0 if the file states none.
-        right, bottom: the far corner of its pixels on the canvas, where the format lets it grow the canvas; else 0.
+        left, top, width, height: of its pixels on the canvas.
+        disposal: what becomes of these pixels before the next frame.
+        replaces: transparent pixels are copied too, instead of showing what was there.
+        key: the transparent entry of the palette of a GIF.
+        parts: of the file, which make up the compressed picture.
     """
 
     milliseconds: float
-    right: int = 0
-    bottom: int = 0
+    left: int = 0
+    top: int = 0
+    width: int = 0
+    height: int = 0
+    disposal: Disposal = "keep"
+    replaces: bool = False
+    key: int | None = None
+    parts: tuple[slice, ...] = ()
 
 
 def index_frames(data: bytes, media_type: str) -> Iterator[IndexedFrame]:
@@ -46,23 +61,26 @@ def index_frames(data: bytes, media_type: str) -> Iterator[IndexedFrame]:
 
 
 def _gif_frames(data: bytes) -> Iterator[IndexedFrame]:
-    at = 13 + _palette_bytes(data[10])
-    milliseconds = 0.0
+    at = 13 + palette_bytes(data[10])
+    control = IndexedFrame(0.0)
     # Bytes between the blocks are passed over, as by browsers.
     while (found := _GIF_BLOCK.search(data, at)) and found[0] != b";":
         at = found.start()
         if found[0] == b"!":
-            if data[at + 1] == 0xF9 and data[at + 2]:  # graphic control
-                milliseconds = 10.0 * struct.unpack_from("<H", data, at + 4)[0]
+            if data[at + 1] == 0xF9 and data[at + 2]:
+                flags, hundredths, key = struct.unpack_from("<BHB", data, at + 3)
+                disposal = _GIF_DISPOSALS.get(flags >> 2 & 7, "keep")
+                control = IndexedFrame(10.0 * hundredths, disposal=disposal, key=key if flags & 1 else None)
             at = _after_blocks(data, at + 2)
         else:
             left, top, width, height, flags = struct.unpack_from("<4HB", data, at + 1)
-            at = _after_blocks(data, at + 11 + _palette_bytes(flags))
-            yield IndexedFrame(milliseconds, left + width, top + height)
-            milliseconds = 0.0
+            start, at = at + 9, _after_blocks(data, at + 11 + palette_bytes(flags))
+            yield replace(control, left=left, top=top, width=width, height=height, parts=(slice(start, at),))
+            control = IndexedFrame(0.0)
 
 
-def _palette_bytes(flags: int) -> int:
+def palette_bytes(flags: int) -> int:
+    """Return the size of a palette of a GIF by the flags before it."""
     return 3 << ((flags & 7) + 1) if flags & 0x80 else 0
 
 
@@ -74,16 +92,27 @@ def _after_blocks(data: bytes, at: int) -> int:
 
 
 def _png_frames(data: bytes) -> Iterator[IndexedFrame]:
-    milliseconds: float | None = None
-    for kind, start, size in _chunks(data, _PNG_HEAD_BYTES, ">I4s", 12):
+    control: IndexedFrame | None = None
+    parts: list[slice] = []
+    for kind, start, size in png_chunks(data):
+        if kind in (b"fcTL", b"IEND") and control is not None and parts:
+            yield replace(control, parts=tuple(parts))
+            control = None
         if kind == b"fcTL":
-            number, unit = struct.unpack_from(">2H", data, start + 20)
-            milliseconds = 1000 * number / (unit or _APNG_DELAY_UNIT)
-        elif kind in (b"IDAT", b"fdAT") and size and milliseconds is not None:
-            yield IndexedFrame(milliseconds)
-            milliseconds = None
+            width, height, left, top, number, unit, disposal, blend = struct.unpack_from(">4I2H2B", data, start + 4)
+            milliseconds, disposes = 1000 * number / (unit or _APNG_DELAY_UNIT), _PNG_DISPOSALS.get(disposal, "keep")
+            control, parts = IndexedFrame(milliseconds, left, top, width, height, disposes, not blend), []
+        elif kind == b"IDAT" and size:
+            parts.append(slice(start, start + size))
+        elif kind == b"fdAT" and size > 4:  # bytes of a number
+            parts.append(slice(start + 4, start + size))
         elif kind == b"IEND":
             return
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, position and size of the content of each chunk of a PNG."""
+    return _chunks(data, _PNG_HEAD_BYTES, ">I4s", 12)
 
 
 def _webp_frames(data: bytes) -> Iterator[IndexedFrame]:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import AvifImagePlugin, Image
+from PIL import Image
 
 from media import details
-from media.colour import CodePoints, code_points, on_white
-from media.errors import MediaError
+from media.colour import CodePoints, on_white
+from media.composition import compose
 from media.frame_reader import FrameReader
 from media.jpeg import decode_jpeg, plain_size
 from media.limits import check_picture
-from media.orientation import UPRIGHT, Orientation, from_exif
+from media.orientation import UPRIGHT, Orientation
+from media.picture_file import FORMATS, continuous, open_picture, orientation, profile_of, reading
 from media.resize import TWO_PASS_MODES, Plan, Resampling, plan
 from media.truncation import without_end
 from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
@@ -26,30 +26,11 @@ from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
 if TYPE_CHECKING:
     from media.limits import MediaLimits
 
-FORMATS = {
-    "image/png": "PNG",
-    "image/jpeg": "JPEG",
-    "image/webp": "WEBP",
-    "image/gif": "GIF",
-    "image/bmp": "BMP",
-    "image/tiff": "TIFF",
-    "image/avif": "AVIF",
-}
-
-# A process reads one file at a time; the service's workers may start no threads.
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-
-_ORIENTATION = 0x0112
-_HEAD_BYTES = 1 << 16  # what comes before the pixels, but for very large profiles
-# Tags of TIFF that cameras set in raw files, whose first picture is a preview.
-_SUBFILE_TYPE, _DNG_VERSION = 0x00FE, 0xC612
-_REDUCED = 1
+_HEAD_BYTES = 1 << 16  # of a JPEG, before its pixels
 # Of a JPEG whose header is read here.
 _SMALL_PIXELS = 1 << 20
 # A JPEG is decoded at a fraction of its size only while it stays this much larger than what is asked for.
 _DRAFT_GAP = 2
-# What Pillow multiplies the samples of shallow grey pictures by.
-_SHALLOW = {"L;2": 85, "L;4": 17}
 
 
 class StillReader(FrameReader):
@@ -156,6 +137,9 @@ class StillReader(FrameReader):
 
     def _loaded(self) -> Image.Image:
         image = self._opened.image
+        if self._media_type == "image/gif":  # Pillow fills what the first frame leaves free with a colour
+            self._file.seek(0)
+            return next(compose(self._file.read(), self._media_type, image.height, image.width, self._limits))
         if self._media_type == "image/jpeg":
             image = self._jpeg(image)
         image.load()
@@ -209,83 +193,6 @@ class _Opened(NamedTuple):
         return not self.profile and self.orientation == UPRIGHT and "transparency" not in self.image.info
 
 
-@contextmanager
-def reading(media_type: str, limits: MediaLimits | None) -> Iterator[None]:
-    """Turn whatever Pillow raises into a problem."""
-    try:
-        yield
-    except (MediaError, MemoryError):
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        limit = Image.MAX_IMAGE_PIXELS if limits is None else limits.image_pixels
-        raise MediaError("too-many-pixels", f"A picture may have {limit} pixels; this one has more.", limit) from error
-    except Exception as error:  # damaged pictures raise OSError, SyntaxError, ValueError, struct.error and more
-        raise MediaError(
-            "corrupt-media", f"The {media_type} file cannot be decoded: it is damaged or cut off."
-        ) from error
-
-
-def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) -> Image.Image:
-    """Read the header with one pinned format and check the size that it states."""
-    image = Image.open(file, formats=(FORMATS[media_type],))
-    check_picture(limits, image.height, image.width, is_video=False)
-    if image.format == "TIFF":
-        check_tiff(image)
-    scale_key(image)
-    return image
-
-
-def check_tiff(image: Any) -> None:
-    """Refuse what a TIFF may hold besides a picture to look at.
-
-    Raises:
-        MediaError: "unsupported-container".
-    """
-    if image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED or _DNG_VERSION in image.tag_v2:
-        detail = "The TIFF holds a camera's raw picture; develop it into a PNG, JPEG or plain TIFF."
-        raise MediaError("unsupported-container", detail)
-    if image.mode == "F" or image.mode == "I":
-        detail = "The TIFF holds numbers whose range is a guess; accepted are 1, 8 and 16 bits a channel."
-        raise MediaError("unsupported-container", detail)
-
-
-def scale_key(image: Image.Image) -> None:
-    """Bring a PNG's transparent colour to the depth of Pillow's samples: it is left at the depth of the file."""
-    key = image.info.get("transparency")
-    if image.format != "PNG" or not image.tile:  # type: ignore[attr-defined]
-        return
-    depth = image.tile[0].args  # type: ignore[attr-defined]
-    if image.mode == "L" and isinstance(key, int):
-        scale = _SHALLOW.get(depth, 1)
-        # Bits above the file's depth count for nothing.
-        image.info["transparency"] = key % (255 // scale + 1) * scale
-    elif image.mode == "RGB" and isinstance(key, tuple):
-        # Pillow keeps only the high bytes of deep colours, so that only these can be compared.
-        image.info["transparency"] = tuple(part >> 8 if depth == "RGB;16B" else part & 0xFF for part in key)
-
-
-def orientation(image: Image.Image) -> Orientation:
-    """Read the EXIF orientation; damaged metadata counts as upright, as in browsers."""
-    if image.format == "TIFF":
-        return UPRIGHT  # Pillow turns it while loading, and states its size as turned
-    try:
-        return from_exif(int(image.getexif().get(_ORIENTATION, 1)))
-    except Exception:
-        return UPRIGHT
-
-
-def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> bytes | CodePoints | None:
-    """Return the colour profile of an opened picture, or code points that say more."""
-    profile = image.info.get("icc_profile")
-    if profile and media_type == "image/avif":
-        return profile
-    position = file.tell()
-    file.seek(0)
-    head = file.read(_HEAD_BYTES)
-    file.seek(position)
-    return code_points(head, media_type) or profile
-
-
 def convert(
     image: Image.Image, plan: Plan, upright: Orientation, profile: bytes | CodePoints | None
 ) -> NDArray[np.uint8]:
@@ -302,24 +209,6 @@ def convert(
     """
     picture = upright.picture(continuous(image))
     return plan.pad(np.asarray(on_white(plan.image(picture), profile)))
-
-
-def continuous(image: Image.Image) -> Image.Image:
-    """Return the picture in a mode that can be resampled: no palette or bitmap, 8 bits a channel, an alpha channel."""
-    key = image.info.get("transparency")
-    if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64).clip(0, 0xFFFF)
-        grey = Image.fromarray((deep >> 8).astype(np.uint8))
-        if key is not None:
-            grey.putalpha(Image.fromarray((deep != key) * np.uint8(255)))
-        return grey
-    if image.mode == "RGBa":  # premultiplied
-        return image.convert("RGBA")
-    if image.mode in ("1", "L") and key is not None:
-        return image.convert("LA")  # still grey, as an embedded profile expects
-    if image.mode in ("P", "PA") or key is not None:
-        return image.convert("RGB" if image.mode == "P" and key is None else "RGBA")
-    return image.convert("L") if image.mode == "1" else image
 
 
 def still_info(media_type: str, plan: Plan) -> SourceInfo:

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from media.images import convert, orientation
+from media.images import convert
 from media.kinds import Kind
+from media.picture_file import orientation
 from media.reader import open_frames
 from media.resize import plan
 from model.codes.info import EncodingOptions
