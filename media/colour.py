@@ -18,6 +18,8 @@ _BT709, UNSPECIFIED, _BT601 = 1, 2, 5
 # The marks before the code points of pictures, and their layout.
 _CICP = Struct(">BB")
 _CODE_POINTS = {"image/png": (b"\0\0\0\4cICP", _CICP), "image/avif": (b"colrnclx", Struct(">HH"))}
+_SRGB = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of white, red, green and blue
+_SAME = 0.005
 # Above these sides players take frames without a tag for high definition.
 _SD_WIDTH, _SD_HEIGHT = 1279, 576
 
@@ -28,31 +30,55 @@ class CodePoints(NamedTuple):
     primaries: int
     transfer: int
 
+    @property
+    def is_wide(self) -> bool:
+        """Return whether the colours go beyond sRGB in gamut or in range."""
+        return self.transfer in tone_mapping.RANGES or self.primaries in tone_mapping.WIDE_PRIMARIES
+
+
+class Gamma(NamedTuple):
+    """The colour space of a PNG without a profile.
+
+    Args:
+        exponent: code values are light to this power.
+        chromaticities: x and y of white, red, green and blue; None for those of sRGB.
+    """
+
+    exponent: float
+    chromaticities: tuple[float, ...] | None
+
+    @property
+    def is_srgb(self) -> bool:
+        """Return whether this is sRGB, or stands for it: writers state its exponent with two to five digits."""
+        return tone_mapping.is_srgb_exponent(self.exponent) and (
+            self.chromaticities is None
+            or max(abs(one - other) for one, other in zip(self.chromaticities, _SRGB, strict=True)) < _SAME
+        )
+
+
+Colours = bytes | CodePoints | Gamma | None  # an embedded profile, or what stands in its place
+
 
 def code_points(head: bytes, media_type: str) -> CodePoints | None:
-    """Return the code points of a wide or high-dynamic-range picture, which Pillow does not read.
+    """Return the code points of a picture, which Pillow does not read.
 
     Args:
         head: the first bytes of the file.
         media_type: of the file.
-
-    Returns:
-        None where there are none, or they are those of a common picture.
     """
     mark, layout = _CODE_POINTS.get(media_type, (b"", _CICP))
     at = head.find(mark) + len(mark)
     if not mark or at < len(mark) or len(head) < at + layout.size:
         return None
-    found = CodePoints(*layout.unpack_from(head, at))
-    return found if found.transfer in tone_mapping.RANGES or found.primaries in tone_mapping.WIDE_PRIMARIES else None
+    return CodePoints(*layout.unpack_from(head, at))
 
 
-def on_white(picture: Image.Image, profile: bytes | CodePoints | None = None) -> Image.Image:
+def on_white(picture: Image.Image, profile: Colours = None) -> Image.Image:
     """Convert a picture to sRGB and composite it on white where there is alpha.
 
     Args:
         picture: 8 bits a channel, without a palette.
-        profile: embedded colour profile, or code points in place of it; None if there are none.
+        profile: of its colours.
     """
     if picture.mode not in ("RGBA", "LA"):
         return to_srgb(picture, profile)
@@ -64,8 +90,11 @@ def on_white(picture: Image.Image, profile: bytes | CodePoints | None = None) ->
     return Image.alpha_composite(white, colour).convert("RGB")
 
 
-def to_srgb(picture: Image.Image, profile: bytes | CodePoints | None) -> Image.Image:
+def to_srgb(picture: Image.Image, profile: Colours) -> Image.Image:
     """Apply an embedded profile; one that is damaged or of another colour space is ignored, as in browsers."""
+    if isinstance(profile, Gamma):
+        pixels = np.asarray(picture.convert("RGB"))
+        return Image.fromarray(tone_mapping.power_to_srgb(pixels, profile.exponent, profile.chromaticities))
     if isinstance(profile, CodePoints):
         codes = np.asarray(picture.convert("RGB")).astype(np.uint16) << np.uint16(8)
         return Image.fromarray(tone_mapping.to_srgb(codes, profile.transfer, profile.primaries))

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image, ImageCms
 
-from media.colour import UNSPECIFIED, CodePoints, Tags
+from media.colour import UNSPECIFIED, CodePoints, Colours, Gamma, Tags
 from media.tone_mapping import RANGES
 
 # Names of the code points of ITU-T H.273.
@@ -49,7 +49,7 @@ class FileDetails:
     is_animated: bool = False
 
 
-def of_picture(image: Image.Image, orientation: str, profile: bytes | CodePoints | None) -> FileDetails:
+def of_picture(image: Image.Image, orientation: str, profile: Colours) -> FileDetails:
     """Describe an opened picture."""
     colour = f"{_mode(image)}, {_profile(profile)}"
     is_animated = image.format in ("GIF", "PNG", "WEBP", "AVIF") and bool(getattr(image, "is_animated", False))
@@ -84,7 +84,9 @@ def _mode(image: Image.Image) -> str:
     return f"{image.mode}, transparency shown on white" if transparent else image.mode
 
 
-def _profile(profile: bytes | CodePoints | None) -> str:
+def _profile(profile: Colours) -> str:
+    if isinstance(profile, Gamma):
+        return f"gamma {profile.exponent:g}{' with primaries' if profile.chromaticities else ''}, converted to sRGB"
     if isinstance(profile, CodePoints):
         tags = _tag("primaries", profile.primaries, _STANDARDS), _tag("transfer", profile.transfer, _TRANSFERS)
         return ", ".join([*filter(None, tags), _shown(profile.transfer)])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from media import details
-from media.colour import CodePoints, on_white
+from media.colour import Colours, on_white
 from media.composition import compose
 from media.frame_reader import FrameReader
 from media.jpeg import decode_jpeg, plain_size
@@ -178,13 +178,13 @@ class _Opened(NamedTuple):
     Args:
         image: its header alone, or the loaded picture.
         orientation: the way from stored to shown pixels.
-        profile: of its colours, or code points.
+        profile: of its colours.
         details: of the file, for people.
     """
 
     image: Image.Image
     orientation: Orientation
-    profile: bytes | CodePoints | None
+    profile: Colours
     details: details.FileDetails
 
     @property
@@ -193,16 +193,14 @@ class _Opened(NamedTuple):
         return not self.profile and self.orientation == UPRIGHT and "transparency" not in self.image.info
 
 
-def convert(
-    image: Image.Image, plan: Plan, upright: Orientation, profile: bytes | CodePoints | None
-) -> NDArray[np.uint8]:
+def convert(image: Image.Image, plan: Plan, upright: Orientation, profile: Colours) -> NDArray[np.uint8]:
     """Convert a loaded picture of any mode to an upright sRGB frame of the planned size.
 
     Args:
         image: the picture; it may have been decoded at a reduced scale.
         plan: the geometry, for the upright picture.
         upright: the way from stored to shown pixels.
-        profile: of its colours, or code points.
+        profile: of its colours.
 
     Returns:
         uint8 RGB (H, W, 3).

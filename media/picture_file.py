@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import AvifImagePlugin, Image
 
-from media.colour import CodePoints, code_points
+from media.colour import Colours, Gamma, code_points
 from media.errors import MediaError
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_exif
@@ -99,13 +99,17 @@ def orientation(image: Image.Image) -> Orientation:
     if image.format == "TIFF":
         return UPRIGHT  # Pillow turns it while loading, and states its size as turned
     try:
-        return from_exif(int(image.getexif().get(_ORIENTATION, 1)))
+        image.getexif()  # finds that of a PNG behind its pixels
+        # Pillow would go on to XMP and texts, which editors leave behind as they were: nobody else turns by them.
+        exif = Image.Exif()
+        exif.load(image.info["exif"])
+        return from_exif(int(exif.get(_ORIENTATION, 1)))
     except Exception:
         return UPRIGHT
 
 
-def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> bytes | CodePoints | None:
-    """Return the colour profile of an opened picture, or code points that say more."""
+def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> Colours:
+    """Return the colour profile of an opened picture, or what stands in its place."""
     profile = image.info.get("icc_profile")
     if profile and media_type == "image/avif":
         return profile
@@ -113,7 +117,14 @@ def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> bytes | C
     file.seek(0)
     head = file.read(_HEAD_BYTES)
     file.seek(position)
-    return code_points(head, media_type) or profile
+    points = code_points(head, media_type)
+    if points is not None:
+        return points if points.is_wide else None
+    exponent = image.info.get("gamma")
+    if profile or media_type != "image/png" or "srgb" in image.info or not exponent:
+        return profile
+    gamma = Gamma(exponent, image.info.get("chromaticity"))
+    return None if gamma.is_srgb else gamma
 
 
 def continuous(image: Image.Image) -> Image.Image:

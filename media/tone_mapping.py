@@ -31,6 +31,9 @@ _BT2020_LUMINANCE = np.array([0.2627, 0.6780, 0.0593], np.float32)
 _HLG_GAMMA = 1.2  # of a screen of PEAK_CD_M2
 _LEVELS = 1 << 16
 WHITE_CODE = 255 << 8  # of FFmpeg's 16-bit RGB
+_SRGB_EXPONENT_TOLERANCE = 0.05  # as in libpng
+# Cone responses to XYZ (Bradford), in which another white becomes that of sRGB.
+_CONES = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _PIXELS_AT_ONCE = 1 << 16  # the intermediate values of whole frames would outgrow the caches
 
 
@@ -58,6 +61,29 @@ def to_srgb(pixels: NDArray[np.uint16], transfer: int, primaries: int) -> NDArra
         levels = (light * (_LEVELS - 1) + 0.5).clip(max=_LEVELS - 1)
         made[start : start + _PIXELS_AT_ONCE] = to_codes[levels.astype(np.uint16)]
     return made.reshape(pixels.shape)
+
+
+def power_to_srgb(
+    pixels: NDArray[np.uint8], exponent: float, chromaticities: tuple[float, ...] | None
+) -> NDArray[np.uint8]:
+    """Convert a picture whose code values are a power of light to uint8 sRGB (H, W, 3).
+
+    Args:
+        pixels: uint8 RGB (H, W, 3).
+        exponent: of light, such as 1 for linear codes.
+        chromaticities: x and y of white, red, green and blue; None, and what no screen could have, for those of sRGB.
+    """
+    codes = np.arange(256) / 255
+    light = (srgb_light(codes) if is_srgb_exponent(exponent) else codes ** (1 / exponent)).astype(np.float32)[pixels]
+    matrix = None if chromaticities is None else _adapted(chromaticities)
+    if matrix is not None:
+        light = (light @ matrix).clip(0, 1)
+    return _codes()[(light * (_LEVELS - 1) + 0.5).astype(np.uint16)]
+
+
+def is_srgb_exponent(exponent: float) -> bool:
+    """Return whether a power stands for the curve of sRGB, which has none."""
+    return abs(exponent * 2.2 - 1) < _SRGB_EXPONENT_TOLERANCE
 
 
 def pq_light(codes: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -121,10 +147,25 @@ def _roll_off(light: NDArray[np.float32]) -> NDArray[np.float32]:
 @cache
 def _to_bt709(primaries: int) -> NDArray[np.float32]:
     """Return the matrix for rows of linear RGB on its left."""
-    source, target = (_to_xyz(kind) for kind in (primaries if primaries in WIDE_PRIMARIES else _BT709, _BT709))
-    return np.ascontiguousarray((np.linalg.inv(target) @ source).T, np.float32)
+    source = _CHROMATICITIES[primaries if primaries in WIDE_PRIMARIES else _BT709]
+    return np.ascontiguousarray((np.linalg.inv(_to_xyz(_CHROMATICITIES[_BT709])) @ _to_xyz(source)).T, np.float32)
 
 
-def _to_xyz(primaries: int) -> NDArray[np.float64]:
-    columns = np.array([[x / y, 1, (1 - x - y) / y] for x, y in _CHROMATICITIES[primaries]]).T
+@cache
+def _adapted(chromaticities: tuple[float, ...]) -> NDArray[np.float32] | None:
+    """Return the like for any primaries, white to white; None if these cannot be."""
+    white, *colours = zip(chromaticities[::2], chromaticities[1::2], strict=True)
+    target = _to_xyz(_CHROMATICITIES[_BT709])
+    try:
+        source = _to_xyz((*colours, white))
+        scale = (_CONES @ target).sum(1) / (_CONES @ source).sum(1)
+        matrix = np.linalg.inv(_CONES @ target) @ (scale[:, None] * (_CONES @ source))
+    except (np.linalg.LinAlgError, ZeroDivisionError):
+        return None
+    return np.ascontiguousarray(matrix.T, np.float32) if np.isfinite(matrix).all() else None
+
+
+def _to_xyz(chromaticities: tuple[tuple[float, float], ...]) -> NDArray[np.float64]:
+    """Return the matrix from linear RGB by (x, y) of red, green, blue and white."""
+    columns = np.array([[x / y, 1, (1 - x - y) / y] for x, y in chromaticities]).T
     return columns[:, :3] * np.linalg.solve(columns[:, :3], columns[:, 3])

@@ -11,6 +11,7 @@ import pytest
 from media_samples import animation, pattern, saved
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from media.errors import MediaError
 from media.frame_reader import FrameReader
@@ -105,6 +106,29 @@ def test_animations_are_turned_like_stills(kind: str, orientation: int) -> None:
     assert (moving.info().height, moving.info().width) == frames.shape[1:3]
     assert frames.shape == ((3, 32, 24, 3) if orientation > 4 else (3, 24, 32, 3))
     assert not np.array_equal(frames[0], frames[1])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "AVIF", "TIFF"])
+@pytest.mark.parametrize("stated", [None, 1])
+def test_an_orientation_outside_of_exif_turns_nothing(kind: str, stated: int | None) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    exif = Image.Exif()
+    exif[0x010F] = "camera"
+    if stated is not None:
+        exif[0x0112] = stated
+    extra = {"tiffinfo": {700: xmp}} if kind == "TIFF" else {"xmp": xmp, "exif": exif}
+    reader = opened(saved(Image.fromarray(PHOTO), kind, **extra))
+    assert next(iter(reader)).shape == PHOTO.shape
+    assert reader.details().orientation == "upright"
+
+
+def test_a_text_of_a_png_turns_nothing() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    body = exif.tobytes()
+    text = PngInfo()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(body):8}\n{body.hex()}\n", zip=True)
+    assert np.array_equal(read(saved(Image.fromarray(PHOTO), "PNG", pnginfo=text))[0], PHOTO)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P"])
