@@ -22,12 +22,14 @@ class Packet:
         is_key: decoding can begin here.
         is_shown: a frame comes of it that is meant to be seen.
         duration: units of the stream; 0 if the file gives none.
+        recovers_after: reference frames; only then a decoder that begins here shows whole frames.
     """
 
     pts: int | None
     is_key: bool
     is_shown: bool
     duration: int
+    recovers_after: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,12 @@ def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool) -> T
         reorders: the decoder may put frames into another order.
 
     Returns:
-        None if only decoding shows which frames there are, and when: stamps are missing or repeated, or they ascend
-        through a stream whose frames are stored in another order than they are shown, so that they cannot be theirs.
+        None if only decoding shows which frames there are, and when: stamps are missing or repeated, they ascend
+        through a stream whose frames are stored in another order than they are shown, so that they cannot be theirs, or
+        the first frames of a stream that was cut do not come.
     """
     first_key = next((index for index, packet in enumerate(packets) if packet.is_key), None)
-    if first_key is None:
+    if first_key is None or packets[first_key].recovers_after:
         return None
     begin = packets[first_key].pts
     stamps = [packet.pts for packet in packets[first_key:] if packet.is_shown]

@@ -28,6 +28,7 @@ from media.errors import MediaError
 from media.frame_choice import choose_frames
 from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
+from media.h264 import HEAD_BYTES, recovery_frames
 from media.limits import check_decoded, check_duration, check_kept, check_picture
 from media.resize import plan
 from media.timestamps import MAX_REORDERED_FRAMES, Packet, Timeline
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 # Two packets may hold the fields of one frame; decoders drop damaged frames silently.
 _MAX_PACKETS_PER_FRAME = 4
+_MAX_PACKETS_PER_REFERENCE = 4  # with the frames between
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Survey:
 
 
 class ClipReader(FrameReader):
-    """Frames of the first video stream of a file; cover pictures do not count. Pixels come out square.
+    """Frames of the video stream of a file that players show; cover pictures do not count. Pixels come out square.
 
     Args:
         file: the open file; its name, if it has one, is never looked at.
@@ -172,7 +174,13 @@ class ClipReader(FrameReader):
         if self._timeline.by_number:
             return self._first_key()
         packets = self._survey.packets
-        return max(index for index, packet in enumerate(packets) if packet.is_key and (packet.pts or 0) <= mark)
+        last = len(packets) - 1
+
+        def is_whole_at(index: int) -> bool:
+            whole = packets[min(index + packets[index].recovers_after * _MAX_PACKETS_PER_REFERENCE, last)]
+            return max(packets[index].pts or 0, whole.pts or 0) <= mark
+
+        return max(index for index, packet in enumerate(packets) if packet.is_key and is_whole_at(index))
 
     def _read_packets(self, container: Any, stream: Any) -> Survey:
         limits, context = self._limits, stream.codec_context
@@ -183,7 +191,11 @@ class ClipReader(FrameReader):
             if packet.is_corrupt:
                 self._fail("it is cut off")
             is_shown = not (packet.is_discard or (codec == "vp8" and is_hidden_vp8(packet)))
-            packets.append(Packet(packet.pts, packet.is_keyframe, is_shown, packet.duration or 0))
+            may_be_gradual = codec == "h264" and packet.is_keyframe
+            recovery = (
+                recovery_frames(bytes(memoryview(packet)[:HEAD_BYTES]), context.extradata) if may_be_gradual else 0
+            )
+            packets.append(Packet(packet.pts, packet.is_keyframe, is_shown, packet.duration or 0, recovery))
             if limits is not None and len(packets) > limits.demuxed_packets:
                 raise MediaError(
                     "decode-budget",
@@ -255,7 +267,7 @@ class ClipReader(FrameReader):
 
     @contextmanager
     def _open(self) -> Iterator[tuple[Any, Any]]:
-        """Yield the container and its first video stream; every failure inside becomes a problem."""
+        """Yield the container and its video stream; every failure inside becomes a problem."""
         self._file.seek(0)
         with refusing_damage(self._media_type), open_container(self._file, self._limits) as container:
             stream = video_stream(container, self._limits)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import io
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from hypothesis import given
 from hypothesis import strategies as st
 from media_samples import audio_only, pattern, psnr, rotated, video
@@ -85,6 +88,22 @@ def test_high_bit_depth_and_full_chroma() -> None:
     for pixel_format in ("yuv444p", "yuv420p10le"):
         pixels, _ = read(video(CLIP[:3], pixel_format=pixel_format))
         assert psnr(pixels, CLIP[:3]) > 30
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4"])
+@pytest.mark.parametrize("default", [None, 0, 1])
+def test_the_default_track_is_shown(container: str, default: int | None) -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format=container) as file:
+        streams: list[Any] = [file.add_stream("libx264", rate=24) for _ in range(2)]
+        for index, stream in enumerate(streams):
+            stream.width = stream.height = 32 * (index + 1)
+            stream.disposition = Disposition.default if index == default else Disposition(0)
+        for stream in streams:
+            black = np.zeros((stream.height, stream.width, 3), np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(black, format="rgb24")))
+            file.mux(stream.encode(None))
+    assert read(buffer.getvalue())[0].shape[1] == 32 * ((default or 0) + 1)
 
 
 def test_sound_and_further_tracks_are_skipped() -> None:

@@ -113,6 +113,19 @@ def test_leading_frames_of_an_open_group_are_not_chosen() -> None:
     assert info.sampled_pts[0] == 0
 
 
+@pytest.mark.parametrize("container", ["matroska", "mp4"])
+def test_a_clip_that_is_refreshed_bit_by_bit_can_be_entered_anywhere(container: str) -> None:
+    """Decoders that begin at one of its key packets leave out the frames that are not whole yet."""
+    gradual = {"crf": "10", "preset": "ultrafast", "x264-params": f"intra-refresh=1:keyint={GOP}"}
+    whole = video(CLIP, container="matroska", options=gradual)
+    for first in range(8, 24):
+        assert which(whole, start_s=first / 24 - 0.01, frames=5)[0] == list(range(first, first + 5))
+    frames, info = which(remuxed(whole, lambda packets: packets[GOP + 3 :], container), frames=6)
+    assert frames == list(range(frames[0], frames[0] + 6))
+    assert frames[0] > 2 * GOP
+    assert info.sampled_pts == pytest.approx(np.arange(6) / 24, abs=0.002)
+
+
 def test_an_avi_gives_no_time_stamps_of_its_own() -> None:
     """Its packets have a place in the file only, which is not that of their frames."""
     frames, info = which(video(CLIP, options=B_FRAMES, container="avi"))

@@ -1,0 +1,61 @@
+"""The part of H.264 that says when a decoder that begins in the middle of a clip shows whole frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+_START_CODE = b"\0\0\1"
+_SLICES, _SEI = (1, 2, 5), 6
+_RECOVERY_POINT = 6  # kind of SEI message
+
+HEAD_BYTES = 4096  # messages come before the pixels; hostile ones may be many
+
+
+def recovery_frames(packet: bytes, extradata: bytes | None) -> int:
+    """Return after how many reference frames a key packet is made up for: some clips are refreshed bit by bit.
+
+    Args:
+        packet: its first `HEAD_BYTES` are enough.
+        extradata: of the stream; says how units are told apart.
+    """
+    for unit in _units(packet, extradata):
+        kind = unit[0] & 0x1F if unit else 0
+        if kind in _SLICES:
+            return 0
+        if kind == _SEI:
+            for message, body in _messages(unit.replace(b"\0\0\3", b"\0\0")):
+                if message == _RECOVERY_POINT:
+                    return _exp_golomb(body)
+    return 0
+
+
+def _units(packet: bytes, extradata: bytes | None) -> Iterator[bytes]:
+    if not extradata or extradata[0] != 1:
+        yield from packet.split(_START_CODE)[1:]
+        return
+    width, at = (extradata[4] & 3) + 1 if len(extradata) > 4 else 4, 0
+    while at + width < len(packet):
+        size = int.from_bytes(packet[at : at + width], "big")
+        yield packet[at + width : at + width + size]
+        at += width + size
+
+
+def _messages(unit: bytes) -> Iterator[tuple[int, bytes]]:
+    at = 1
+    while at + 2 < len(unit):
+        numbers = []
+        for _ in ("kind", "size"):
+            number = 0
+            while at < len(unit) and unit[at] == 0xFF:
+                number, at = number + 255, at + 1
+            numbers.append(number + (unit[at] if at < len(unit) else 0))
+            at += 1
+        kind, size = numbers
+        yield kind, unit[at : at + size]
+        at += size
+
+
+def _exp_golomb(data: bytes) -> int:
+    bits = "".join(f"{byte:08b}" for byte in data[:8])
+    zeros = bits.find("1")
+    return int(bits[zeros : 2 * zeros + 1], 2) - 1 if zeros >= 0 else 0
