@@ -153,7 +153,7 @@ class Frames:
         source: what the file was.
         preprocess: what was done to each frame.
         is_video: whether this is a clip (a video, or an animation read as one), even if one frame was kept.
-        seconds: that decoding took, without waiting for a worker; 0 where nobody measured it.
+        seconds: that decoding took, and the wait for a worker before it; 0 where nobody measured them.
     """
 
     pixels: NDArray[np.uint8]

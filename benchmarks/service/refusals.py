@@ -45,7 +45,7 @@ class _FullBackend:
 
 
 class _FullPool(MediaPool):
-    def check_load(self, caller: str) -> None:
+    def check_load(self, caller: str, elsewhere: float = 0.0) -> None:
         raise _refusal()
 
 

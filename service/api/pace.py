@@ -31,15 +31,19 @@ class Pace:
         self._held = 0
         self._wait_of_each = 0.0  # seconds for each request that is there
 
+    def expected(self) -> float:
+        """Return the seconds that one more request would wait beyond its own work."""
+        number = self._held + 1
+        return self._wait_of_each * number if number > ALWAYS_TAKEN else 0.0
+
     def check(self) -> None:
         """Refuse a request that would wait for too long.
 
         Raises:
             ProblemError: `overloaded`.
         """
-        number = self._held + 1
-        wait = self._wait_of_each * number
-        if number > ALWAYS_TAKEN and wait > self._max_seconds:
+        wait = self.expected()
+        if wait > self._max_seconds:
             detail = f"The request would wait for {wait:.2f} s, and it may wait for {self._max_seconds:g} s."
             raise ProblemError("overloaded", detail, self._max_seconds, wait, [], retry_after(wait))
 

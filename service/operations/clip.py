@@ -41,7 +41,7 @@ class Clip:
     Args:
         pixels: uint8 RGB (T, H, W, 3).
         info: what they are.
-        decode_ms: that decoding their media took, without waits, milliseconds.
+        decode_ms: that their media waited for a worker and were decoded, milliseconds.
     """
 
     pixels: NDArray[np.uint8]

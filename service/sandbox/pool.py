@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -165,13 +166,18 @@ class MediaPool:
             "media_queue_age_seconds": self._queue.oldest or 0.0,
         }
 
-    def check_load(self, caller: str) -> None:
+    def check_load(self, caller: str, elsewhere: float = 0.0) -> None:
         """Refuse a file before it is read, where it would be refused afterwards: reading a crowd's starves the rest.
+
+        Args:
+            caller: as `decode`.
+            elsewhere: seconds that it may be expected to wait before and after; they leave less for the workers.
 
         Raises:
             ProblemError: "overloaded".
         """
-        if self._queue.refuses(caller, _TASK_PIXELS, self._small_files(self._max_queue_seconds)):
+        seconds = max(0.0, self._max_queue_seconds - elsewhere)
+        if self._queue.refuses(caller, _TASK_PIXELS, self._small_files(seconds)):
             self.results["decode", "unknown", "overloaded"] += 1
             raise self._overloaded(_TASK_PIXELS)
 
@@ -220,7 +226,7 @@ class MediaPool:
         container = media_type.split("/")[-1]
         cost = pixels.nbytes // 3 * (_ENCODED_PIXELS if len(pixels) > 1 else 1)
         try:
-            file = await self._submit(
+            file, _ = await self._submit(
                 lambda worker, _: worker.encode(pixels, media_type, fps, quality), cost, pixels.nbytes, caller
             )
         except ProblemError as problem:
@@ -285,13 +291,15 @@ class MediaPool:
         cost = decoded_pixels(data, media_type, options, self.limits)
         is_still = media_type in IMAGE_TYPES and not options.animated
         is_small = max(cost, math.prod(options.size or (0,))) <= _LOOP_PIXELS
+        begin = begin if is_still and is_small else never
         try:
-            return await self._submit(work, cost, len(data), caller, data, begin if is_still and is_small else never)
+            frames, waited = await self._submit(work, cost, len(data), caller, data, begin)
         except ProblemError as problem:
             if problem.code != "decode-budget" or problem.limit != _FAST_PIXELS or problem.actual is None:
                 raise
-            cost = min(int(problem.actual), self.limits.decoded_pixels)
-        return await self._submit(work, max(cost, _FAST_PIXELS), len(data), caller, data)
+            cost = max(min(int(problem.actual), self.limits.decoded_pixels), _FAST_PIXELS)
+            frames, waited = await self._submit(work, cost, len(data), caller, data)
+        return replace(frames, seconds=frames.seconds + waited)
 
     async def _submit(
         self,
@@ -301,11 +309,14 @@ class MediaPool:
         caller: str,
         data: bytes | None = None,
         begin: Begin = never,
-    ) -> Result:
+    ) -> tuple[Result, float]:
+        """Return the result of a task, and the seconds that it waited for a worker."""
+
         def run(lane: Lane, loss: Lost | None) -> Result:
             return lane.run(lambda worker: work(worker, self._max_pixels(lane)), data, loss)
 
-        return await self._run(Task(run, Lane.abandon, begin=begin), caller, _TASK_PIXELS + pixels, size)
+        task = Task(run, Lane.abandon, begin=begin)
+        return await self._run(task, caller, _TASK_PIXELS + pixels, size), task.waited
 
     def _max_pixels(self, lane: Lane) -> int:
         return int(min(lane.max_cost, self.limits.decoded_pixels))
@@ -333,6 +344,7 @@ class MediaPool:
             if ticket is not None:
                 self._idle.remove(lane)
                 lane.abandoned = False
+                ticket.task.waited = time.time() - ticket.arrived
                 ticket.task.start(lane, self._threads, partial(self._ended, ticket, lane, self._clock()))
 
     def _ended(self, ticket: Ticket[Task[Any]], lane: Lane, started: float, outcome: Any) -> None:

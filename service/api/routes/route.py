@@ -117,7 +117,7 @@ class Route:
             if paced:
                 services.pace.check()
             if _media_type(request) in MEDIA_TYPES:
-                services.media.check_load(caller_of(request))
+                services.media.check_load(caller_of(request), services.pace.expected() if paced else 0.0)
         with ExitStack() as stack:
             place = stack.enter_context(services.admission.receiving())
             body = await read_body(request, self.takes, limits, place, deadline)

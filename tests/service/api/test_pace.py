@@ -53,8 +53,10 @@ def test_the_refusal_says_when_to_come_back() -> None:
     pace = Pace(1.0, clock)
     pass_together(pace, clock, 100, 0.1)
     with ExitStack() as stack:
+        assert pace.expected() == 0.0, "it would be alone"
         for _ in range(20):
             stack.enter_context(pace.passing({}))
+        assert pace.expected() == pytest.approx(2.1, rel=0.1)
         with pytest.raises(ProblemError) as refused:
             pace.check()
     problem = refused.value

@@ -36,20 +36,37 @@ async def test_a_full_queue_refuses_and_then_drains() -> None:
         assert pool.results["decode", "mp4", "overloaded"] == 1
 
 
-@pytest.mark.parametrize(("seconds", "most"), [(0.12, 12), (0.001, 8), (2.0, 16)])
-async def test_small_files_wait_no_longer_than_the_queue_may(seconds: float, most: int) -> None:
+@pytest.mark.parametrize(
+    ("seconds", "elsewhere", "most"),
+    [(0.12, 0.0, 12), (0.001, 0.0, 8), (2.0, 0.0, 16), (2.0, 1.885, 12), (2.0, 3.0, 8)],
+)
+async def test_small_files_wait_no_longer_than_the_queue_may(seconds: float, elsewhere: float, most: int) -> None:
     async with running(max_queue_seconds=seconds) as pool:  # of whose worker 100 small files a second are expected
         (worker,) = workers()
         os.kill(worker, signal.SIGSTOP)
         taken = []
         for number in range(most + 1):  # one runs
-            pool.check_load(f"caller {number}")
+            pool.check_load(f"caller {number}", elsewhere)
             taken.append(asyncio.create_task(pool.decode(MP4, None, WHOLE, f"caller {number}")))
             await asyncio.sleep(0)
         with pytest.raises(ProblemError, match="files wait"):
-            pool.check_load("another")
+            pool.check_load("another", elsewhere)
         os.kill(worker, signal.SIGCONT)
         await asyncio.gather(*taken)
+
+
+async def test_frames_say_how_long_they_took_with_the_wait_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(pool_module.time, "time", lambda: now)
+    async with running() as pool:
+        (worker,) = workers()
+        os.kill(worker, signal.SIGSTOP)
+        first, second = start(pool), start(pool)
+        await asyncio.sleep(0)
+        now += 500.0
+        os.kill(worker, signal.SIGCONT)
+        assert 0 < (await first).seconds < 500
+        assert 500 < (await second).seconds < 1000
 
 
 async def test_what_waits_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
