@@ -22,6 +22,7 @@ from service.trace import stages as current_stages
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TRACE_RESPONSE = b"traceresponse"  # https://w3c.github.io/trace-context/#traceresponse-header
+LONGEST_LABEL = 64  # characters; a path may have thousands, each of them a slash
 CLIENT_CLOSED_STATUS = 499  # no standard names one; nginx logs this
 
 
@@ -199,7 +200,7 @@ def route_labels(routes: Iterable[BaseRoute]) -> frozenset[str]:
 
 def route_label(path: str, labels: Collection[str]) -> str:
     """Return the label of a path: the longest of `labels` that it begins with, or "other"."""
-    label = path.rstrip("/").removeprefix("/v1")
+    label = path.rstrip("/").removeprefix("/v1")[: LONGEST_LABEL + 1]
     while label and label not in labels:
         label = label.rpartition("/")[0]
     return label or "other"

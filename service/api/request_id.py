@@ -24,7 +24,7 @@ WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class RequestId:
     """Keeps the caller's id if it is well-formed and the only one, makes one otherwise, and answers with just that.
 
-    Requests with too many headers are refused: HAProxy does so before it has read them all, Ray's own proxy does not.
+    Requests with too many headers or too long a path are refused: HAProxy does so too, Ray's own proxy does not.
 
     Args:
         app: what it wraps; it finds the id among the request's headers.
@@ -41,11 +41,12 @@ class RequestId:
         given = Headers(scope=scope).getlist(HEADER)
         request_id = id_of(given)
         headers = scope["headers"]
-        size = sum([len(name) + len(value) for name, value in headers])
+        size = len(scope["path"]) + len(scope["query_string"])
+        size += sum([len(name) + len(value) for name, value in headers])
         if len(headers) > MAX_HEADERS + ADDED_HEADERS or size > MAX_HEADER_BYTES:
             detail = (
-                f"A request may have {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes together; this one has "
-                f"{len(headers)} of {size}. Send fewer."
+                f"A request may have {MAX_HEADERS} headers of {MAX_HEADER_BYTES} bytes, its path and query among them; "
+                f"this one has {len(headers)} of {size}. Send fewer."
             )
             refusal = ProblemError("headers-too-large", detail, MAX_HEADER_BYTES, size)
             response = problem_response(refusal, request_id, close=True)

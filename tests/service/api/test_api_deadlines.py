@@ -156,6 +156,8 @@ def test_headers_are_bounded(client: httpx.Client) -> None:
         response = client.get("/version", headers=headers)
         assert (response.status_code, response.json()["code"]) == (431, "headers-too-large")
         assert response.json()["request_id"] == response.headers["x-request-id"]
+    response = client.get(f"/version?{'y' * 17_000}")
+    assert (response.status_code, response.json()["code"]) == (431, "headers-too-large"), "a query is as long"
     assert client.get("/version", headers={f"x-{number}": "y" * 200 for number in range(50)}).status_code == 200
 
 

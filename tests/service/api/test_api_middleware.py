@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 from api_server import Counts
+from hypothesis import given
+from hypothesis import strategies as st
 
+from service.api.app import routers
 from service.api.errors import ClientGoneError
-from service.api.middleware import RequestMiddleware
+from service.api.middleware import LONGEST_LABEL, RequestMiddleware, route_label, route_labels
 from service.api.request_id import RequestId
+
+
+PATHS = st.lists(st.sampled_from(["", "v1", "vae", "encode", "models", "x", "y" * 70]), max_size=6).map("/".join)
 
 
 async def serve(app: Any, receive: Any = None) -> tuple[Counts, list[dict[str, Any]]]:
@@ -102,3 +108,25 @@ async def test_what_is_no_request_passes_uncounted() -> None:
     layered: Any = RequestId(RequestMiddleware(app, counts, {"/encode"}))
     await layered({"type": "lifespan"}, nothing, nothing)
     assert (seen, counts.codes) == (["lifespan"], [])
+
+
+@given(PATHS)
+def test_the_label_of_a_path_is_the_longest_that_it_begins_with(path: str) -> None:
+    labels = {"/encode", "/vae/encode", "/models", "/" + "y" * (LONGEST_LABEL - 1)}
+    whole = f"/{path}".rstrip("/").removeprefix("/v1") + "/"
+    expected = max((label for label in labels if whole.startswith(f"{label}/")), key=len, default="other")
+    assert route_label(f"/{path}", labels) == expected
+
+
+def test_a_path_of_slashes_is_looked_up_a_few_times() -> None:
+    class Labels(set[str]):
+        asked = 0
+
+        def __contains__(self, label: object) -> bool:
+            self.asked += 1
+            return super().__contains__(label)
+
+    labels = Labels({"/encode"})
+    assert route_label("/" * 60_000 + "a", labels) == "other"
+    assert labels.asked <= LONGEST_LABEL + 1
+    assert all(len(label) <= LONGEST_LABEL for label in route_labels(sum((router.routes for router in routers()), [])))

@@ -151,6 +151,8 @@ def test_long_headers_get_a_problem_document(port: int, metrics: int) -> None:
     status, body = ask(port, b"GET / HTTP/1.1\r\nHost: x\r\nX-A: " + b"a" * 20_000)
     assert (status, json.loads(body)["code"]) == (431, "headers-too-large")
     eventually(lambda: counted(metrics, "headers-too-large") == 1)
+    status, body = ask(port, b"GET /?" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x")
+    assert (status, json.loads(body)["code"]) == (431, "headers-too-large"), "a path is as long as headers"
 
 
 @pytest.mark.parametrize("headers", [b"\r\nX-A: " + b"a" * 10**6, b"\r\nX-A: a" * 80])
