@@ -38,7 +38,7 @@ frontend http_frontend
     bind 127.0.0.1:{port}
     use_backend replica if {{ path_beg /full }}
     default_backend answer
-frontend metrics
+frontend prometheus
     bind 127.0.0.1:{metrics}
     http-request use-service prometheus-exporter
 backend answer
@@ -155,6 +155,13 @@ def test_long_headers_get_a_problem_document(port: int, metrics: int) -> None:
     assert (status, json.loads(body)["code"]) == (431, "headers-too-large"), "a path is as long as headers"
 
 
+def test_http_2_is_not_spoken(port: int) -> None:
+    """One connection of it would carry a hundred requests, and count as one."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
+        assert b" 400 " in connection.recv(4096)
+
+
 @pytest.mark.parametrize("headers", [b"\r\nX-A: " + b"a" * 10**6, b"\r\nX-A: a" * 80])
 def test_headers_that_do_not_fit_are_refused_before_they_end(port: int, headers: bytes) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
@@ -252,6 +259,14 @@ def test_work_on_more_connections_than_are_served_is_refused_at_once(port: int, 
         served[0].close()
         eventually(lambda: asked(connect()).status == 200)
     assert counted(metrics, "overloaded") >= before + 3
+
+
+def test_a_crowd_at_the_metrics_leaves_the_connections_to_callers(port: int, metrics: int) -> None:
+    with ExitStack() as stack:
+        for _ in range(2 * SERVED):
+            stack.enter_context(socket.create_connection(("127.0.0.1", metrics)))
+        connection = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+        assert asked(connection).status == 200
 
 
 @pytest.mark.parametrize(
