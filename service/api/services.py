@@ -11,6 +11,7 @@ from service.api.admission import Admission
 from service.api.codebooks import Codebooks
 from service.api.job_polls import JobPolls
 from service.api.pace import Pace
+from service.api.readers import Readers
 from service.api.recent_refusals import RecentRefusals
 from service.api.replay import AnswerCache, Replays
 from service.jobs.queue import JobQueue, NoJobQueue
@@ -43,6 +44,7 @@ class Services:
     replays: Replays = field(init=False)
     codebooks: Codebooks = field(init=False)
     job_polls: JobPolls = field(init=False)
+    readers: Readers = field(init=False, default_factory=Readers)
     refusals: RecentRefusals = field(init=False, default_factory=RecentRefusals)
     pace: Pace = field(init=False)
 

@@ -27,6 +27,7 @@ from rich.text import Text
 
 from service.api import log
 from service.api.drain import drain
+from service.api.readers import MAX_READERS
 from service.cluster.autoscaling import tokenizer_scale
 from service.cluster.generators import Generator
 from service.cluster.jobs import JobOwner
@@ -98,7 +99,7 @@ def application(settings: Settings, folder: Path | None = None) -> serve.Applica
     tokenizer = serve.deployment(**tokenizer_scale(settings), **computing)(Tokenizer)
     ingress = serve.deployment(
         num_replicas=settings.ingress_replicas,
-        max_ongoing_requests=settings.max_inflight_requests + settings.max_arriving_requests + PROBES,
+        max_ongoing_requests=settings.max_inflight_requests + settings.max_arriving_requests + MAX_READERS + PROBES,
         **common,
     )(serve.ingress()(Ingress))
     tokenizers = tokenizer.bind(settings)

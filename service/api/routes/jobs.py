@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter
@@ -134,16 +135,22 @@ class JobContent(Response):
     def __init__(self, services: Services, job: Job, first: bytes) -> None:
         super().__init__(first, media_type=job.media_type)
         self.headers["Content-Length"] = str(job.content_bytes)
-        self._jobs, self._job = services.jobs, job
+        self._jobs, self._job, self._readers = services.jobs, job, services.readers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the pieces.
 
         Raises:
-            ClientGoneError: the reader left before the end, or the content was removed meanwhile.
+            ClientGoneError: the reader left before the end or made place for others, or the content was removed.
         """
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await while_connected(Request(scope, receive), self._send_all(send))
+        now = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(None) as timer:
+                with self._readers.reading(self._job.owner, lambda: timer.reschedule(now())):
+                    await while_connected(Request(scope, receive), self._send_all(send))
+        except TimeoutError as error:
+            raise ClientGoneError from error
 
     async def _send_all(self, send: Send) -> None:
         sent, piece = 0, bytes(self.body)
@@ -175,6 +182,7 @@ class JobEvents(Response):
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._owner, self._polls, self._job_id, self._after = owner_of(request), services.job_polls, job_id, after
+        self._readers, self._ended = services.readers, asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events.
@@ -183,7 +191,8 @@ class JobEvents(Response):
             ClientGoneError: the reader left before the end.
         """
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        await while_connected(Request(scope, receive), self._send_all(send))
+        with self._readers.reading(self._owner, self._ended.set):
+            await while_connected(Request(scope, receive), self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         async for text in self._texts():
@@ -206,4 +215,7 @@ class JobEvents(Response):
             silent = 0 if found else silent + 1
             if silent and not silent % HEARTBEAT_POLLS:
                 yield ":\n\n"
-            await asyncio.sleep(POLL_SECONDS)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(POLL_SECONDS):
+                    await self._ended.wait()
+                    return  # the reader resumes

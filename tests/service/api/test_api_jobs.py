@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,25 @@ def test_a_stream_ends_before_proxies_do(http: httpx.Client, server: Server, mon
         wait(http, job, "in_progress")
         assert [name for _, name, _ in read_events(http, job)] == ["queued", "started"]
         http.delete(job["links"]["self"])
+
+
+def test_a_crowd_of_readers_makes_place_for_the_last(
+    http: httpx.Client, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else they would hold all places of a replica, and nobody could ask for its readiness."""
+    readers = server.app.state.services.readers
+    monkeypatch.setattr(readers, "limit", 2)
+    with held(server), ExitStack() as stack:
+        job = submit(http, "class=0")
+        wait(http, job, "in_progress")
+        answers = [stack.enter_context(http.stream("GET", job["links"]["events"])) for _ in range(4)]
+        for answer in answers[:2]:
+            assert b"event: started" in b"".join(answer.iter_raw()), "it ended, and a reader resumes it"
+        assert len(readers) == 2
+        http.delete(job["links"]["self"])
+        for answer in answers[2:]:
+            assert b"event: cancelled" in b"".join(answer.iter_raw())
+    eventually(lambda: not len(readers))
 
 
 def test_a_job_is_cancelled_then_forgotten(http: httpx.Client, server: Server) -> None:
