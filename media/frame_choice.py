@@ -11,6 +11,8 @@ from media.errors import MediaError
 from media.identify import VIDEO_TYPES
 from media.types import MediaOptions, SampleWindow
 
+_ROUNDED_S = 0.001  # Matroska's unit of time: where a tick is half way between two frames, rounding must not decide
+
 
 def choose_frames(times: Sequence[float], options: MediaOptions, window: SampleWindow) -> list[int]:
     """Choose the frames to keep.
@@ -78,4 +80,5 @@ def _at_rate(times: Sequence[float], frames: int | None, window: SampleWindow) -
     known = np.asarray(times)
     after = np.searchsorted(known, ticks).clip(max=len(times) - 1)
     before = (after - 1).clip(min=0)
-    return np.where(np.abs(known[after] - ticks) < np.abs(known[before] - ticks), after, before).tolist()
+    tie = np.minimum(_ROUNDED_S, (known[after] - known[before]) / 4)
+    return np.where(np.abs(known[after] - ticks) + tie < np.abs(known[before] - ticks), after, before).tolist()

@@ -54,7 +54,9 @@ def test_frames_of_a_rate_are_those_nearest_to_its_ticks(
     times = ((np.cumsum(gaps) - gaps[0]) / 1000).tolist()
     chosen = choose_frames(times, MediaOptions(frames=frames), SampleWindow(start_position=start, fps=fps))
     ticks = [times[chosen[0]] + tick / fps for tick in range(len(chosen))]
-    assert chosen == [min(range(len(times)), key=lambda index: (abs(times[index] - tick), index)) for tick in ticks]
+    for index, tick in zip(chosen, ticks, strict=True):
+        nearest = min(range(len(times)), key=lambda index: (abs(times[index] - tick), index))
+        assert index == nearest or (index == nearest - 1 and abs(tick - sum(times[index : index + 2]) / 2) < 0.000501)
     if len(chosen) < frames:  # the clip is too short: the next tick is past its last frame
         assert len(times) == 1 or ticks[-1] + 1 / fps > times[-1]
     if start == 0:
@@ -73,6 +75,16 @@ def test_the_files_own_rate_leaves_no_frame_out(
         chosen = choose_frames(times, MediaOptions(frames=frames), window)
         assert len(chosen) == min(frames, length)
         assert chosen == list(range(chosen[0], chosen[0] + len(chosen)))
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("fps", [12.0, 24.0, 30.0, 30_000 / 1001, 60.0])
+def test_between_two_frames_the_earlier_is_kept_whatever_the_rounding(fps: float, rounded: bool) -> None:
+    times = [round(number / fps, 3) if rounded else number / fps for number in range(40)]
+    twice = choose_frames(times, MediaOptions(frames=60), SampleWindow(fps=2 * fps))
+    assert twice == [tick // 2 for tick in range(60)]
+    two_thirds = choose_frames(times, MediaOptions(frames=20), SampleWindow(fps=fps * 2 / 3))
+    assert two_thirds == [3 * tick // 2 for tick in range(20)]
 
 
 def test_every_start_is_as_likely_as_the_others() -> None:
