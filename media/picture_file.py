@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import AvifImagePlugin, Image
 
+from media.bmp import read_masked
 from media.colour import Colours, Gamma, code_points
 from media.errors import MediaError
 from media.limits import check_picture
@@ -33,7 +34,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _ORIENTATION = 0x0112
 _HEAD_BYTES = 1 << 16  # what comes before the pixels, but for very large profiles
 # Tags of TIFF that cameras set in raw files, whose first picture is a preview.
-_SUBFILE_TYPE, _DNG_VERSION = 0x00FE, 0xC612
+_SUBFILE_TYPE, _BITS_PER_SAMPLE, _DNG_VERSION = 0x00FE, 0x0102, 0xC612
 _REDUCED = 1
 # What Pillow multiplies the samples of shallow grey pictures by.
 _SHALLOW = {"L;2": 85, "L;4": 17}
@@ -57,6 +58,10 @@ def reading(media_type: str, limits: MediaLimits | None) -> Iterator[None]:
 
 def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) -> Image.Image:
     """Read the header with one pinned format and check the size that it states."""
+    masked = read_masked(file, limits) if media_type == "image/bmp" else None
+    if masked is not None:
+        return masked
+    file.seek(0)
     image = Image.open(file, formats=(FORMATS[media_type],))
     check_picture(limits, image.height, image.width, is_video=False)
     if image.format == "TIFF":
@@ -132,6 +137,8 @@ def continuous(image: Image.Image) -> Image.Image:
     key = image.info.get("transparency")
     if image.mode.startswith("I"):
         deep = np.asarray(image).astype(np.int64).clip(0, 0xFFFF)
+        if getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE) == (12,):
+            deep = deep * 0xFFFF // 0xFFF  # Pillow leaves them at their depth
         grey = Image.fromarray((deep >> 8).astype(np.uint8))
         if key is not None:
             grey.putalpha(Image.fromarray((deep != key) * np.uint8(255)))

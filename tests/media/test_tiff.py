@@ -64,6 +64,15 @@ def test_samples_of_either_byte_order_and_depth(order: str) -> None:
     assert np.array_equal(read(tiff(colours, 2, order))[0], PHOTO)
 
 
+def test_greys_of_twelve_bits_reach_white() -> None:
+    codes = np.array([0, 1024, 2048, 4095], np.uint16)
+    packed = bytes.fromhex("".join(f"{code:03x}" for code in codes.tolist()))
+    tags = {256: 4, 257: 1, 258: 12, 259: 1, 262: 1, 273: 8, 277: 1, 278: 1, 279: len(packed)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    data = b"II*\0" + struct.pack("<I", 14) + packed + struct.pack("<H", len(tags)) + entries + bytes(4)
+    assert read(data)[0, 0, :, 0].tolist() == [0, 64, 128, 255]
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "CMYK"])
 def test_every_mode_shows_as_pillow_converts_it(mode: str) -> None:
     image = Image.fromarray(PHOTO).convert(mode)
