@@ -19,7 +19,7 @@ from media.jpeg import decode_jpeg, plain_size
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation
 from media.picture_file import FORMATS, continuous, open_picture, orientation, profile_of, reading
-from media.resize import TWO_PASS_MODES, Plan, Resampling, plan
+from media.resize import TWO_PASS_MODES, Box, Plan, Resampling, plan
 from media.truncation import without_end
 from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
 
@@ -54,6 +54,7 @@ class StillReader(FrameReader):
         self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, window: SampleWindow
     ) -> None:
         self._media_type, self._file, self._limits = media_type, file, limits
+        self._area: Box | None = None
         self._jpeg_size = self._size_without_pillow()
         if self._jpeg_size is not None:
             size = self._jpeg_size
@@ -94,7 +95,7 @@ class StillReader(FrameReader):
             if resampling is not None and (pixels := self._plain_jpeg()) is not None:
                 return pixels, resampling
             image = self._loaded()
-            resampling = self._plan.resampling(image)
+            resampling = self._plan.resampling(image, self._area)
             if resampling is None or not self._opened.is_plain:
                 return self._converted(image), None
             return np.asarray(image.convert("RGB") if image.mode != "RGB" else image), resampling
@@ -133,7 +134,7 @@ class StillReader(FrameReader):
         return decode_jpeg(self._file.read(), *self._jpeg_size)
 
     def _converted(self, image: Image.Image) -> NDArray[np.uint8]:
-        return convert(image, self._plan, self._opened.orientation, self._opened.profile)
+        return convert(image, self._plan, self._opened.orientation, self._opened.profile, self._area)
 
     def _loaded(self) -> Image.Image:
         image = self._opened.image
@@ -150,7 +151,9 @@ class StillReader(FrameReader):
         size = self._draft_size(opened.height, opened.width)
 
         def load(image: Image.Image) -> Image.Image:
-            image.draft(None, size)
+            drafted = image.draft(None, size)
+            # Not the whole picture: its last pixels may stand for less of the source than the others.
+            self._area = None if drafted is None else drafted[1]
             image.load()
             return image
 
@@ -193,7 +196,9 @@ class _Opened(NamedTuple):
         return not self.profile and self.orientation == UPRIGHT and "transparency" not in self.image.info
 
 
-def convert(image: Image.Image, plan: Plan, upright: Orientation, profile: Colours) -> NDArray[np.uint8]:
+def convert(
+    image: Image.Image, plan: Plan, upright: Orientation, profile: Colours, area: Box | None = None
+) -> NDArray[np.uint8]:
     """Convert a loaded picture of any mode to an upright sRGB frame of the planned size.
 
     Args:
@@ -201,12 +206,14 @@ def convert(image: Image.Image, plan: Plan, upright: Orientation, profile: Colou
         plan: the geometry, for the upright picture.
         upright: the way from stored to shown pixels.
         profile: of its colours.
+        area: the part of it that is the planned source; None for all.
 
     Returns:
         uint8 RGB (H, W, 3).
     """
+    shown = None if area is None else upright.area(area, image.width, image.height)
     picture = upright.picture(continuous(image))
-    return plan.pad(np.asarray(on_white(plan.image(picture), profile)))
+    return plan.pad(np.asarray(on_white(plan.image(picture, shown), profile)))
 
 
 def still_info(media_type: str, plan: Plan) -> SourceInfo:

@@ -35,6 +35,19 @@ class Orientation(NamedTuple):
             pixels = pixels.swapaxes(0, 1)
         return np.ascontiguousarray(pixels[:: -1 if self.rows else 1, :: -1 if self.columns else 1])
 
+    def area(
+        self, box: tuple[float, float, float, float], width: int, height: int
+    ) -> tuple[float, float, float, float]:
+        """Return where a part (left, top, right, bottom) of a stored picture of (width, height) is shown."""
+        left, top, right, bottom = box
+        if self.swap:
+            left, top, right, bottom, width, height = top, left, bottom, right, height, width
+        if self.rows:
+            top, bottom = height - bottom, height - top
+        if self.columns:
+            left, right = width - right, width - left
+        return left, top, right, bottom
+
     def __str__(self) -> str:
         """Name the steps for people."""
         return _NAMES.get(self, "upright")

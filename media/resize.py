@@ -48,36 +48,47 @@ class Plan:
         pad = self.preprocess.pad
         return self.target if pad is None else (pad[2], pad[3])
 
-    def image(self, picture: Image.Image) -> Image.Image:
+    def image(self, picture: Image.Image, area: Box | None = None) -> Image.Image:
         """Resample a picture of any mode; one that was decoded at a reduced scale lands on the same pixels.
 
         Args:
             picture: the source, upright; its size may be a fraction of the planned one.
+            area: the part of it that is the planned source; None for all.
         """
         height, width = self.target
         if picture.size == (width, height) and (self.height, self.width) == self.target:
             return picture
-        box = self.source_box(picture.width, picture.height)
+        box = self.source_box(picture, area)
         if picture.mode in TWO_PASS_MODES and not _reduces(box, self.target):
             return _two_passes(picture, box, self.target)
         return picture.resize((width, height), Image.Resampling.LANCZOS, box=box, reducing_gap=REDUCING_GAP)
 
-    def resampling(self, picture: Image.Image) -> Resampling | None:
-        """Return how a picture is resampled, if that is all that is done to it, in whole numbers and in two passes."""
-        box = self.source_box(picture.width, picture.height)
+    def resampling(self, picture: Image.Image, area: Box | None = None) -> Resampling | None:
+        """Return how a picture is resampled, if that is all that is done to it, in whole numbers and in two passes.
+
+        Args:
+            picture, area: as for `image`.
+        """
+        box = self.source_box(picture, area)
         if picture.mode not in TWO_PASS_MODES or self.preprocess.pad is not None or _reduces(box, self.target):
             return None
         return Resampling(two_passes(picture.height, box, self.target), self.target)
 
-    def source_box(self, width: int, height: int) -> Box:
-        """Return the part of a picture that is resampled, whose size may be a fraction of the planned one.
+    def source_box(self, picture: Image.Image, area: Box | None = None) -> Box:
+        """Return the part of a picture that is resampled.
 
         Args:
-            width, height: of the picture, pixels.
+            picture, area: as for `image`.
         """
-        scale_x, scale_y = width / self.width, height / self.height
+        start_x, start_y, end_x, end_y = area or (0, 0, picture.width, picture.height)
+        scale_x, scale_y = (end_x - start_x) / self.width, (end_y - start_y) / self.height
         left, top, right, bottom = self.box
-        return left * scale_x, top * scale_y, min(right * scale_x, width), min(bottom * scale_y, height)
+        return (
+            start_x + left * scale_x,
+            start_y + top * scale_y,
+            min(start_x + right * scale_x, end_x),
+            min(start_y + bottom * scale_y, end_y),
+        )
 
     def frame(self, pixels: NDArray[Depth]) -> NDArray[Depth]:
         """Resample and pad one frame.

@@ -124,3 +124,21 @@ def test_a_small_jpeg_over_a_limit_is_refused() -> None:
 
 def test_a_file_of_another_size_than_was_checked_is_left_to_pillow() -> None:
     assert decode_jpeg(jpeg(48, 64), 64, 48) is None
+
+
+@pytest.mark.parametrize("height", [601, 607])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_jpeg_that_is_decoded_at_a_fraction_lands_on_the_same_pixels(orientation: int, height: int) -> None:
+    """Also where its sides are no multiples of eight, whichever way it is turned."""
+    y, x = np.mgrid[:height, :803]
+    ramp = np.stack([255 * x / 802, 255 * y / (height - 1), 255 - 255 * x / 802], -1).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(ramp).save(file, "JPEG", quality=95, exif=exif)
+    data = file.getvalue()
+    whole = np.stack(list(open_frames(io.BytesIO(data), None)))[0]
+    for side in (16, 24, 48, 96):
+        small = next(iter(open_frames(io.BytesIO(data), None, MediaOptions(size=(side, side), fit="stretch"))))
+        expected = Image.fromarray(whole).resize((side, side), Image.Resampling.LANCZOS)
+        assert np.abs(small.astype(int) - np.asarray(expected)).max() <= 2
