@@ -18,7 +18,7 @@ from media.frame_choice import choose_frames
 from media.frame_reader import FrameReader
 from media.images import convert
 from media.limits import check_canvas, check_decoded, check_kept
-from media.picture_file import FORMATS, open_picture, orientation, profile_of, reading
+from media.picture_file import FORMATS, open_picture, orientation, profile_of, reading, without_empty_alpha
 from media.resize import plan
 from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
 
@@ -102,7 +102,7 @@ class AnimationReader(FrameReader):
 
 
 def pages(image: Image.Image) -> Iterator[Image.Image]:
-    """Decode the frames of an animated WebP or AVIF in place, one after the other; none of another format."""
+    """Decode the frames of an animated WebP or AVIF, one after the other; none of another format."""
     if image.format not in ("WEBP", "AVIF"):
         return  # further pictures in a JPEG or TIFF are previews, other views and pages, not frames
     for index in count():
@@ -111,7 +111,7 @@ def pages(image: Image.Image) -> Iterator[Image.Image]:
         except EOFError:
             return
         image.load()
-        yield image
+        yield without_empty_alpha(image)
 
 
 def index_animation(
@@ -126,7 +126,7 @@ def index_animation(
         if media_type == "image/avif" and frame_count(image) > 1:
             check_canvas(limits, height, width)
             check_decoded(limits, frame_count(image), height * width, is_video=False)
-        return [float(page.info.get("duration") or 0) for page in pages(image)], (height, width)
+        return [float(image.info.get("duration") or 0) for _ in pages(image)], (height, width)
     position = file.tell()
     file.seek(0)
     frames = list(index_frames(file.read(), media_type))

@@ -18,7 +18,7 @@ from media.frame_reader import FrameReader
 from media.jpeg import decode_jpeg, plain_size
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation
-from media.picture_file import FORMATS, continuous, open_picture, orientation, profile_of, reading
+from media.picture_file import FORMATS, continuous, open_picture, orientation, profile_of, reading, without_empty_alpha
 from media.resize import TWO_PASS_MODES, Box, Plan, Resampling, plan
 from media.truncation import without_end
 from media.types import MediaOptions, Preprocess, SampleWindow, SourceInfo
@@ -144,7 +144,7 @@ class StillReader(FrameReader):
         if self._media_type == "image/jpeg":
             image = self._jpeg(image)
         image.load()
-        return image
+        return without_empty_alpha(image) if self._media_type in ("image/webp", "image/avif") else image
 
     def _jpeg(self, opened: Image.Image) -> Image.Image:
         """Decode a JPEG; one that only lacks its end is shown, as in browsers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -33,6 +34,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 _ORIENTATION = 0x0112
 _HEAD_BYTES = 1 << 16  # what comes before the pixels, but for very large profiles
+_WEBP_FLAGS, _WEBP_ANIMATED, _WEBP_ALPHA = 20, 0x02, 0x10  # their place in the file, and two of them
 # Tags of TIFF that cameras set in raw files, whose first picture is a preview.
 _SUBFILE_TYPE, _BITS_PER_SAMPLE, _DNG_VERSION = 0x00FE, 0x0102, 0xC612
 _REDUCED = 1
@@ -62,12 +64,26 @@ def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) ->
     if masked is not None:
         return masked
     file.seek(0)
-    image = Image.open(file, formats=(FORMATS[media_type],))
+    image = Image.open(_with_alpha(file) if media_type == "image/webp" else file, formats=(FORMATS[media_type],))
     check_picture(limits, image.height, image.width, is_video=False)
     if image.format == "TIFF":
         check_tiff(image)
     scale_key(image)
     return image
+
+
+def _with_alpha(file: BinaryIO) -> BinaryIO:
+    """Return an animated WebP that owns up to alpha: what its frames leave free is transparent, not black."""
+    head = file.read(_WEBP_FLAGS + 1)
+    if head[12:16] == b"VP8X" and head[-1] & _WEBP_ANIMATED and not head[-1] & _WEBP_ALPHA:
+        return io.BytesIO(head[:-1] + bytes([head[-1] | _WEBP_ALPHA]) + file.read())
+    file.seek(0)
+    return file
+
+
+def without_empty_alpha(image: Image.Image) -> Image.Image:
+    """Return a picture that is opaque everywhere without its alpha channel."""
+    return image.convert("RGB") if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255) else image
 
 
 def check_tiff(image: Any) -> None:

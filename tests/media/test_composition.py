@@ -1,4 +1,4 @@
-"""Frames of animations that change parts of the canvas: composed as browsers do, whatever the order of their rules."""
+"""Frames of animations that change parts of the canvas, composed as browsers do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from media_samples import saved
 from numpy.typing import NDArray
+from PIL import Image
 
 from media.limits import MediaLimits
 from media.reader import open_frames
@@ -122,6 +124,39 @@ def test_a_png_follows_its_specification(samples: int, hidden: bool, seed: int) 
         disposal, blend = random.integers(0, 3), random.integers(0, 2)
         changes.append(Change(left, top, width, height, tuple(colour.tolist()), int(disposal), int(blend)))
     assert np.abs(read(png(*changes, hidden=hidden)) - shown(changes)).max() <= 2
+
+
+def webp(*changes: Change) -> bytes:
+    """An animation of SIDE x SIDE without the flag of alpha; its background colour is opaque black."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+
+    def three(number: int) -> bytes:
+        return number.to_bytes(3, "little")
+
+    body = chunk(b"VP8X", bytes([2, 0, 0, 0]) + three(SIDE - 1) * 2) + chunk(b"ANIM", b"\0\0\0\xff\0\0")
+    for change in changes:
+        file = saved(Image.new("RGB", change[2:4], change.colour), "WEBP", lossless=True)
+        place = three(change.left // 2) + three(change.top // 2) + three(change.width - 1) + three(change.height - 1)
+        body += chunk(b"ANMF", place + three(100) + bytes([change.disposal]) + file[12:])
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+@pytest.mark.parametrize(
+    ("changes", "corners"),
+    [
+        ([Change(0, 0, 16, 16, RED, 1), Change(8, 8, 8, 8, BLUE)], (WHITE, BLUE)),
+        ([Change(0, 0, 16, 16, RED, 0), Change(8, 8, 8, 8, BLUE)], (RED, BLUE)),
+        ([Change(8, 8, 8, 8, BLUE)], (WHITE, BLUE)),
+    ],
+)
+def test_a_webp_shows_the_page_where_nothing_is(changes: list[Change], corners: tuple[tuple[int, ...], ...]) -> None:
+    data = webp(*changes)
+    frame = read(data)[-1]
+    assert (frame[:8, :8] == corners[0]).all()
+    assert (frame[8:, 8:] == corners[1]).all()
+    assert np.array_equal(read(data, animated=False)[0], read(data)[0])
 
 
 @pytest.mark.parametrize("key", [None, 0])
