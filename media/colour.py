@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from media import tone_mapping
+from media.errors import MediaError
+from media.ycgco import YCGCO, to_rgb
 
-# Matrices of ITU-T H.273.
+# Matrices of ITU-T H.273. Those derived from primaries, and with constant luminance, are shown by the nearest others.
 _BT709, UNSPECIFIED, _BT601 = 1, 2, 5
+_DERIVED, _BT2020_CONSTANT = (12, 13), 10
+_UNREADABLE = (11, 14)  # of light by PQ, which need more than a matrix
 # The marks before the code points of pictures, and their layout.
 _CICP = Struct(">BB")
 _CODE_POINTS = {"image/png": (b"\0\0\0\4cICP", _CICP), "image/avif": (b"colrnclx", Struct(">HH"))}
@@ -138,6 +142,9 @@ def tags_of(frame: Any, context: Any) -> Tags:
     Args:
         frame: PyAV's; its tags are those of the video stream itself.
         context: PyAV's codec context, whose tags may come from the container.
+
+    Raises:
+        MediaError: "unsupported-codec".
     """
     matrix, primaries, transfer = (
         next((value for value in values if value != UNSPECIFIED), UNSPECIFIED)
@@ -147,6 +154,13 @@ def tags_of(frame: Any, context: Any) -> Tags:
             (frame.color_trc, context.color_trc),
         )
     )
+    if matrix in _UNREADABLE:
+        detail = f"The clip's colours are stored by matrix {matrix} of ITU-T H.273, which is not read; convert them."
+        raise MediaError("unsupported-codec", detail)
+    if matrix in _DERIVED:
+        matrix = tone_mapping.BT2020 if primaries == tone_mapping.BT2020 else _BT709
+    elif matrix == _BT2020_CONSTANT:
+        matrix = tone_mapping.BT2020
     is_assumed = matrix == UNSPECIFIED
     if transfer in tone_mapping.RANGES and primaries == UNSPECIFIED:
         primaries = tone_mapping.BT2020
@@ -164,6 +178,10 @@ def frame_rgb(frame: Any, tags: Tags) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """
     has_alpha = any(component.is_alpha for component in frame.format.components)
     is_deep = any(component.bits > 8 for component in frame.format.components)
+    if tags.matrix == YCGCO:
+        white = tone_mapping.WHITE_CODE if tags.is_wide else 255
+        rounded = to_rgb(frame) * white + np.float32(0.5)
+        return rounded.astype(np.uint16) if tags.is_wide else rounded.astype(np.uint8)
     kind = "rgba" if has_alpha else "rgb48le" if tags.is_wide or is_deep else "rgb24"
     matrix = None if frame.colorspace == tags.matrix else tags.matrix
     pixels = frame.to_ndarray(format=kind, src_colorspace=matrix, threads=1)

@@ -18,6 +18,7 @@ _STANDARDS = {
     5: "BT.601",
     6: "BT.601",
     7: "SMPTE 240M",
+    8: "YCgCo",
     9: "BT.2020",
     10: "BT.2020 constant luminance",
     11: "DCI-P3",
