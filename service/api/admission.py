@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +12,8 @@ from service.errors import ProblemError
 
 STREAM_RETRY_SECONDS = 10.0  # nobody knows how long a film is
 NEWCOMER_SECONDS = 1.0  # nobody is called slow before that
+SLOW_STREAM_SECONDS = 5.0  # of waiting for a sender, before it is called slow
+SLOW_STREAM_BYTES_PER_SECOND = 16_384.0
 
 
 class Bound:
@@ -93,6 +95,44 @@ class Place:
         self.held += size
 
 
+class StreamPlace:
+    """The place of one stream, and the pace of its sender while nothing else held it up.
+
+    Args:
+        caller: who sends it.
+        clock: seconds.
+
+    Attributes:
+        give_way: ends the wait for its sender, and the stream; None while nobody waits for the sender.
+        gave_way: whether it made place for another one.
+    """
+
+    def __init__(self, caller: str, clock: Callable[[], float]) -> None:
+        self.caller, self._clock = caller, clock
+        self._waited, self._since, self._bytes = 0.0, 0.0, 0
+        self.give_way: Callable[[], None] | None = None
+        self.gave_way = False
+
+    @contextmanager
+    def waiting(self, give_way: Callable[[], None]) -> Iterator[None]:
+        """Note that its sender is waited for while the context lasts."""
+        self._since, self.give_way = self._clock(), give_way
+        try:
+            yield
+        finally:
+            self._waited += self._clock() - self._since
+            self.give_way = None
+
+    def arrived(self, size: int) -> None:
+        """Note a piece."""
+        self._bytes += size
+
+    def pace(self) -> float:
+        """Return the bytes for each second in which its sender was waited for."""
+        waited = self._waited + (self._clock() - self._since if self.give_way else 0.0)
+        return self._bytes / waited if waited >= SLOW_STREAM_SECONDS else math.inf
+
+
 class Admission:
     """Bounds of requests and of their bodies, so that a crowd exhausts neither memory nor the places of the proxy.
 
@@ -113,7 +153,7 @@ class Admission:
         arriving: int = 512,
     ) -> None:
         self._requests, self._bodies, self._clock = Bound(requests, clock), Bound(body_bytes, clock), clock
-        self._streams: Counter[str] = Counter()  # by caller
+        self._streams: list[StreamPlace] = []
         self._max_streams = streams
         self._arriving: set[Place] = set()
         self._max_arriving = arriving
@@ -166,26 +206,43 @@ class Admission:
             self._requests.give_back(1)
 
     @contextmanager
-    def stream(self, caller: str = "") -> Iterator[None]:
+    def stream(self, caller: str = "") -> Iterator[StreamPlace]:
         """Hold a place among the requests and among the streams. Who holds one leaves the last place to others.
+
+        Where all are taken, the one with the slowest sender gives way, if that is slow at all.
 
         Raises:
             ProblemError: `overloaded`.
         """
-        held, mine = self._streams.total(), self._streams[caller]
+        held, mine = len(self._streams), sum(place.caller == caller for place in self._streams)
         most = self._max_streams - 1 if mine else self._max_streams
-        if held >= most:
+        slowest = self._slowest_stream(caller if mine else None) if held == most else None
+        if held >= most and slowest is None:
             whose = f", {mine} of them the caller's" if mine else ""
             detail = f"The service works on {held} streams already{whose}. Try again later."
             raise ProblemError("overloaded", detail, most, held + 1, [], STREAM_RETRY_SECONDS)
         with self.admitted():
-            self._streams[caller] += 1
+            if slowest is not None:
+                self._end_stream(slowest)
+            place = StreamPlace(caller, self._clock)
+            self._streams.append(place)
             try:
-                yield
+                yield place
             finally:
-                self._streams[caller] -= 1
-                if not self._streams[caller]:
-                    del self._streams[caller]
+                if not place.gave_way:
+                    self._streams.remove(place)
+
+    def _slowest_stream(self, caller: str | None) -> StreamPlace | None:
+        """Return the stream whose sender is slowest, of a caller if one is given; None if none is slow."""
+        waiting = [place for place in self._streams if place.give_way and caller in (None, place.caller)]
+        slowest = min(waiting, key=StreamPlace.pace, default=None)
+        return slowest if slowest and slowest.pace() < SLOW_STREAM_BYTES_PER_SECOND else None
+
+    def _end_stream(self, place: StreamPlace) -> None:
+        self._streams.remove(place)
+        place.gave_way = True
+        assert place.give_way is not None
+        place.give_way()
 
     def _check_requests(self) -> None:
         if not self._requests.fits(1):

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.api.admission import StreamPlace
 from service.api.body import content_type_of, inflated, is_gzip, send_piece
 from service.api.caller import caller_of
 from service.api.deadline import ChunkDeadline
@@ -44,10 +45,11 @@ class BodyStream:
     Args:
         request: not read so far.
         idle_seconds: without a piece, after which the sender counts as stuck.
+        place: of the stream, which it may lose to another one while its sender is slow.
     """
 
-    def __init__(self, request: Request, idle_seconds: float) -> None:
-        self._request, self._idle_seconds = request, idle_seconds
+    def __init__(self, request: Request, idle_seconds: float, place: StreamPlace) -> None:
+        self._request, self._idle_seconds, self._place = request, idle_seconds, place
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES)
         self._packed = is_gzip(request)
         self._pump = asyncio.ensure_future(self._read())
@@ -75,17 +77,27 @@ class BodyStream:
         self._pump.cancel()
 
     async def _plain(self) -> AsyncIterator[bytes]:
+        clock = asyncio.get_running_loop().time
         while True:
             try:
-                async with asyncio.timeout(self._idle_seconds):
-                    piece = await self._pieces.get()
+                async with asyncio.timeout(self._idle_seconds) as timer:
+
+                    def give_way(timer: asyncio.Timeout = timer) -> None:
+                        with suppress(RuntimeError):  # its own time is up this very moment
+                            timer.reschedule(clock())
+
+                    with self._place.waiting(give_way):
+                        piece = await self._pieces.get()
             except TimeoutError:
                 detail = f"No byte of the body arrived for {self._idle_seconds:g} s."
+                if self._place.gave_way:
+                    detail = "All places of streams are taken, and this one's body was the slowest. Send it faster."
                 raise ProblemError("slow-body", detail, limit=self._idle_seconds) from None
             waiting = [piece]
             while not self._pieces.empty():
                 waiting.append(self._pieces.get_nowait())
             if data := b"".join(piece for piece in waiting if piece is not None):
+                self._place.arrived(len(data))
                 yield data
             if waiting[-1] is None:
                 return
@@ -264,8 +276,8 @@ async def answer_stream(
     media_type = content_type_of(request, form.takes).media_type
     options = parse_options(kind, request.scope["query_string"])
     with ExitStack() as stack:
-        stack.enter_context(services.admission.stream(caller_of(request)))
-        body = BodyStream(request, idle_seconds)
+        place = stack.enter_context(services.admission.stream(caller_of(request)))
+        body = BodyStream(request, idle_seconds, place)
         stack.callback(body.close)
         exchange = Exchange(request, services, 0.0, ChunkDeadline(settings.request_seconds))
         records = form.records(exchange, body, media_type, options)

@@ -163,3 +163,40 @@ def test_a_refused_caller_learns_when_half_of_the_places_will_be_free(rate: floa
     with pytest.raises(ProblemError) as refused, admission.admitted():
         pass
     assert 0.5 <= (refused.value.retry_after_seconds or 0) / (10 / rate) <= 2
+
+
+def test_the_slowest_stream_gives_way_if_it_is_slow_and_waited_for() -> None:
+    now, ended = 0.0, list[str]()
+    admission = Admission(9, 100, lambda: now, streams=3)
+    with ExitStack() as stack:
+        places = {name: stack.enter_context(admission.stream(name)) for name in "abc"}
+        for name, place in places.items():
+            if name != "c":  # its chunk is computed, so its sender is not waited for
+                stack.enter_context(place.waiting(lambda name=name: ended.append(name)))
+        places["a"].arrived(100)
+        places["b"].arrived(10**6)
+        now = 4.0
+        with pytest.raises(ProblemError, match="3 streams already"), admission.stream("d"):
+            pass
+        now = 6.0
+        with pytest.raises(ProblemError, match="1 of them the caller's"), admission.stream("b"):
+            pass
+        assert ended == []
+        with admission.stream("d"):
+            assert (ended, places["a"].gave_way) == (["a"], True)
+            with pytest.raises(ProblemError), admission.stream("e"):
+                pass
+        with admission.stream("e"):
+            assert ended == ["a"]
+
+
+def test_a_caller_ends_no_stream_but_its_own_for_a_second_one() -> None:
+    now, ended = 0.0, list[str]()
+    admission = Admission(9, 100, lambda: now, streams=3)
+    with ExitStack() as stack:
+        for name in "ab":
+            place = stack.enter_context(admission.stream(name))
+            stack.enter_context(place.waiting(lambda name=name: ended.append(name)))
+        now = 6.0
+        with admission.stream("b"):
+            assert ended == ["b"]

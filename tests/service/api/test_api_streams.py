@@ -236,6 +236,20 @@ def test_streams_are_bounded_and_others_have_their_turn(streams: Server, http: h
         assert whole.status_code == 200
 
 
+def test_a_stream_that_drips_gives_way_to_another(
+    streams: Server, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.admission.SLOW_STREAM_SECONDS", 0.05)
+    with exchange(streams, "/encode", VIDEO) as one, exchange(streams, "/encode", VIDEO) as two:
+        one.send(short(5)[:1])
+        two.send(short(5)[:100])
+        eventually(lambda: http.post("/encode", content=short(5), headers=VIDEO).status_code == 200)
+        assert b" 408 " in one.read_until(b"slow-body")
+        two.send(short(5)[100:])
+        two.end()
+        two.read_until(b"frames")
+
+
 def test_a_full_queue_holds_a_stream_up_and_does_not_end_it(streams: Server, http: httpx.Client) -> None:
     refusals = [ProblemError("overloaded", "The queue is full.", retry_after_seconds=0.01) for _ in range(3)]
 
