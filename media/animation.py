@@ -49,7 +49,8 @@ class AnimationReader(FrameReader):
             # A single frame is an animation too if readers of stills see another picture.
             is_behind_another = bool(image.info.get("default_image"))
             durations, canvas = index_animation(image, file, media_type, limits)
-        starts = [0.0, *accumulate(shown_ms(duration) / 1000 for duration in durations)]
+        # Rounded, so that the sum of thirty thirtieths is a second: windows begin and end there.
+        starts = [0.0, *(round(sum_ms / 1000, 6) for sum_ms in accumulate(map(shown_ms, durations)))]
         self._duration_s = starts.pop()
         height, width = self._orientation.size(image.height, image.width)
         self._plan = plan(height, width, options.size, options.fit, limits, window.crop_position)

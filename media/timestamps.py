@@ -96,7 +96,8 @@ def from_frames(stamps: Sequence[int | None], base: Fraction, fps: float | None,
         times += step * (np.minimum(numbers - places[0], 0) + np.maximum(numbers - places[-1], 0))
     else:
         times = numbers * step
-    return Timeline(range(len(stamps)), (times - times[0]).tolist(), by_number=True, is_complete=is_complete)
+    # Rounded, so that the difference of 0.3 and 0.1 is 0.2: windows begin and end there.
+    return Timeline(range(len(stamps)), (times - times[0]).round(9).tolist(), by_number=True, is_complete=is_complete)
 
 
 def duration(packets: Sequence[Packet], base: Fraction, timeline: Timeline) -> float:

@@ -91,3 +91,18 @@ def test_frames_larger_than_the_canvas_count_at_their_size(later: bool) -> None:
     data = gif(16, 16, 1)[:-1] + large[large.index(b"!") :] if later else large
     problem = refusal(data)
     assert (problem.code, problem.actual) == ("too-many-pixels", 5001 * 5001)
+
+
+@pytest.mark.parametrize(("kind", "milliseconds"), [("GIF", 100), ("PNG", 100), ("WEBP", 100), ("PNG", 30)])
+def test_windows_begin_and_end_where_frames_do(kind: str, milliseconds: int) -> None:
+    """Sums of tenths in floating point miss the whole numbers that callers name."""
+    clip = pattern(24, 16, 16)
+    data = animation(clip, kind, milliseconds)
+    whole = np.stack(list(open_frames(io.BytesIO(data), None, ANIMATED)))
+    for first in range(1, 24):
+        seconds = float(f"{first * milliseconds / 1000:.6g}")
+        late = open_frames(io.BytesIO(data), None, MediaOptions(animated=True, start_s=seconds))
+        early = open_frames(io.BytesIO(data), None, MediaOptions(animated=True, end_s=seconds))
+        assert np.array_equal(np.stack(list(late)), whole[first:])
+        assert np.array_equal(np.stack(list(early)), whole[:first])
+    assert open_frames(io.BytesIO(data), None, ANIMATED).info().duration_s == 24 * milliseconds / 1000

@@ -126,6 +126,12 @@ def test_a_clip_that_is_refreshed_bit_by_bit_can_be_entered_anywhere(container: 
     assert info.sampled_pts == pytest.approx(np.arange(6) / 24, abs=0.002)
 
 
+def test_times_of_decoded_frames_are_exact() -> None:
+    """0.3 - 0.1 is not 0.2 in floating point, but a window from there holds the third frame."""
+    made = from_frames(range(1, 40), Fraction(1, 10), 10.0, True)
+    assert made.times == [number / 10 for number in range(39)]
+
+
 def test_an_avi_gives_no_time_stamps_of_its_own() -> None:
     """Its packets have a place in the file only, which is not that of their frames."""
     frames, info = which(video(CLIP, options=B_FRAMES, container="avi"))
