@@ -88,12 +88,14 @@ class AnimationReader(FrameReader):
         with reading(self._media_type, self._limits):
             self._file.seek(0)
             image = open_picture(self._file, self._media_type, self._limits)
-            copies = Counter(self._chosen)
+            copies, index = Counter(self._chosen), -1
             for index, canvas in enumerate(self._canvases(image)):
                 if index in copies:
                     yield from repeat(convert(canvas, self._plan, self._orientation, self._profile), copies[index])
                 if index == self._chosen[-1]:
                     return
+            if index < self._chosen[0]:
+                raise ValueError("None of the frames can be decoded.")
 
     def _canvases(self, image: Image.Image) -> Iterator[Image.Image]:
         if self._media_type not in ("image/gif", "image/png"):

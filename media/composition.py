@@ -40,26 +40,29 @@ def compose(data: bytes, media_type: str, height: int, width: int, limits: Media
     canvas: NDArray[np.uint8] | None = None
     as_file = _gif if media_type == "image/gif" else _png
     for frame in index_frames(data, media_type):
-        picture = continuous(_loaded(as_file(data, frame), media_type, limits))
-        mode = "LA" if media_type == "image/png" and picture.mode in ("L", "LA") else "RGBA"
-        pixels = np.asarray(picture.convert(mode))
+        pixels = _pixels(as_file(data, frame), media_type, limits) if frame.width and frame.height else None
         if canvas is None:
-            canvas = np.zeros((height, width, len(mode)), np.uint8)
+            channels = 4 if pixels is None else pixels.shape[-1]
+            canvas = np.zeros((height, width, channels), np.uint8)
         before = canvas.copy() if frame.disposal == "restore" else canvas
         part = canvas[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width]
-        pixels = pixels[: part.shape[0], : part.shape[1]]
-        part[:] = pixels if frame.replaces else _over(pixels, part)
-        opaque = canvas[..., 0] if mode == "LA" else canvas[..., :-1]
+        if pixels is not None:  # some frames only take time
+            pixels = pixels[: part.shape[0], : part.shape[1]]
+            part[:] = pixels if frame.replaces else _over(pixels, part)
+        opaque = canvas[..., 0] if canvas.shape[-1] == 2 else canvas[..., :-1]
         yield Image.fromarray(opaque if (canvas[..., -1] == 255).all() else canvas)
         if frame.disposal == "clear":
             part[:] = 0
         canvas = before
 
 
-def _loaded(data: bytes, media_type: str, limits: MediaLimits | None) -> Image.Image:
-    picture = open_picture(io.BytesIO(data), media_type, limits)
-    picture.load()
-    return picture
+def _pixels(data: bytes, media_type: str, limits: MediaLimits | None) -> NDArray[np.uint8]:
+    """Return grey or RGB pixels with alpha of a file of one picture."""
+    opened = open_picture(io.BytesIO(data), media_type, limits)
+    opened.load()
+    picture = continuous(opened)
+    is_grey = media_type == "image/png" and picture.mode in ("L", "LA")
+    return np.asarray(picture.convert("LA" if is_grey else "RGBA"))
 
 
 def _over(above: NDArray[np.uint8], below: NDArray[np.uint8]) -> NDArray[np.uint8]:

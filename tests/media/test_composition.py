@@ -13,6 +13,7 @@ from media_samples import saved
 from numpy.typing import NDArray
 from PIL import Image
 
+from media.errors import MediaError
 from media.limits import MediaLimits
 from media.reader import open_frames
 from media.types import MediaOptions
@@ -172,6 +173,7 @@ def test_a_webp_shows_the_page_where_nothing_is(changes: list[Change], corners: 
         # The first frame need not fill the canvas, and none grows it.
         ([Change(8, 8, 8, 8, 2)], (WHITE, GREEN)),
         ([Change(0, 0, 16, 16, 2), Change(8, 8, 16, 16, 3)], (GREEN, BLUE)),
+        ([Change(0, 0, 16, 16, 2), Change(0, 0, 0, 0, 1), Change(8, 8, 8, 8, 3)], (GREEN, BLUE)),  # an empty one
     ],
 )
 def test_a_gif_shows_what_browsers_show(
@@ -183,3 +185,10 @@ def test_a_gif_shows_what_browsers_show(
     assert (frame[:8, :8] == corners[0]).all()
     assert (frame[8:, 8:] == corners[1]).all()
     assert np.array_equal(read(data, animated=False)[0], read(data)[0])
+
+
+def test_an_animation_without_frames_is_refused() -> None:
+    data = png(Change(0, 0, SIDE, SIDE, RED), hidden=True).replace(b"fdAT", b"fdaT")
+    with pytest.raises(MediaError, match="corrupt-media"):
+        read(data)
+    assert (read(data, animated=False) == 9).all()
