@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import accumulate
 
 import numpy as np
 
 from media.types import DEFAULT_FPS
 
 MAX_REORDERED_FRAMES = 16  # the most that a decoder of H.264 or HEVC holds back
+# Stamps that go back further start anew, as where transport streams were joined.
+_RESET_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -58,9 +62,9 @@ def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool) -> T
         reorders: the decoder may put frames into another order.
 
     Returns:
-        None if only decoding shows which frames there are, and when: stamps are missing or repeated, they ascend
-        through a stream whose frames are stored in another order than they are shown, so that they cannot be theirs, or
-        the first frames of a stream that was cut do not come.
+        None if only decoding shows which frames there are, and when: stamps are missing or repeated, or start anew,
+        they ascend through a stream whose frames are stored in another order than they are shown, so that they cannot
+        be theirs, or the first frames of a stream that was cut do not come.
     """
     first_key = next((index for index, packet in enumerate(packets) if packet.is_key), None)
     if first_key is None or packets[first_key].recovers_after:
@@ -69,6 +73,8 @@ def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool) -> T
     stamps = [packet.pts for packet in packets[first_key:] if packet.is_shown]
     known = [stamp for stamp in stamps if stamp is not None]
     if begin is None or len(known) < len(stamps):
+        return None
+    if any((highest - stamp) * base > _RESET_S for highest, stamp in zip(accumulate(known, max), known, strict=True)):
         return None
     # Frames that are shown before the first key frame refer to ones that the file does not hold.
     marks = sorted(stamp for stamp in known if stamp >= begin)
@@ -89,8 +95,8 @@ def from_frames(stamps: Sequence[int | None], base: Fraction, fps: float | None,
     """
     numbers = np.arange(len(stamps))
     places = [number for number, stamp in enumerate(stamps) if stamp is not None]
-    known = np.sort([float(stamp * base) for stamp in stamps if stamp is not None])
     step = 1 / (fps or DEFAULT_FPS)
+    known = np.sort(_joined([float(stamp * base) for stamp in stamps if stamp is not None], step))
     if len(places):
         times = np.interp(numbers, places, known)
         times += step * (np.minimum(numbers - places[0], 0) + np.maximum(numbers - places[-1], 0))
@@ -98,6 +104,18 @@ def from_frames(stamps: Sequence[int | None], base: Fraction, fps: float | None,
         times = numbers * step
     # Rounded, so that the difference of 0.3 and 0.1 is 0.2: windows begin and end there.
     return Timeline(range(len(stamps)), (times - times[0]).round(9).tolist(), by_number=True, is_complete=is_complete)
+
+
+def _joined(seconds: Sequence[float], step: float) -> list[float]:
+    """Move the times behind each start of new ones so that they go on a step after the last."""
+    joined: list[float] = []
+    highest, shift = -math.inf, 0.0
+    for second in seconds:
+        if second + shift < highest - _RESET_S:
+            shift = highest + step - second
+        joined.append(second + shift)
+        highest = max(highest, joined[-1])
+    return joined
 
 
 def duration(packets: Sequence[Packet], base: Fraction, timeline: Timeline) -> float:

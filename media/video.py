@@ -185,11 +185,9 @@ class ClipReader(FrameReader):
     def _read_packets(self, container: Any, stream: Any) -> Survey:
         limits, context = self._limits, stream.codec_context
         codec, packets = codec_name(stream), []
-        for packet in container.demux(stream):
+        for packet in self._packets(container, stream):
             if packet.size == 0:
                 continue
-            if packet.is_corrupt:
-                self._fail("it is cut off")
             is_shown = not (packet.is_discard or (codec == "vp8" and is_hidden_vp8(packet)))
             may_be_gradual = codec == "h264" and packet.is_keyframe
             recovery = (
@@ -215,6 +213,14 @@ class ClipReader(FrameReader):
             fps=float(stream.average_rate or 0) or None,
             reorders=context.has_b_frames,
         )
+
+    def _packets(self, container: Any, stream: Any) -> Iterator[Any]:
+        """Yield whole packets; where transport streams were joined, one may be left over."""
+        for packet in container.demux(stream):
+            if not packet.is_corrupt:
+                yield packet
+            elif self._media_type != "video/mp2t":
+                self._fail("it is cut off")
 
     def _read_times(self) -> Timeline:
         survey = self._survey
@@ -253,7 +259,7 @@ class ClipReader(FrameReader):
     def _decode(self, container: Any, stream: Any, first_packet: int) -> Iterator[Any]:
         limits, context = self._limits, decoder(stream, self._limits)
         frames = pixels = 0
-        for index, packet in enumerate(container.demux(stream)):
+        for index, packet in enumerate(self._packets(container, stream)):
             if index < first_packet and packet.size:
                 continue
             for frame in context.decode(packet if packet.size else None):

@@ -126,6 +126,29 @@ def test_a_clip_that_is_refreshed_bit_by_bit_can_be_entered_anywhere(container: 
     assert info.sampled_pts == pytest.approx(np.arange(6) / 24, abs=0.002)
 
 
+@pytest.mark.parametrize("coding", [B_FRAMES, NO_B_FRAMES])
+def test_transport_streams_may_be_joined(coding: dict[str, str]) -> None:
+    """The time goes on where the second one starts its stamps anew; the packet at the joint may be lost."""
+    one = video(CLIP, options=coding, container="mpegts")
+    reader = open_frames(io.BytesIO(one + one), None)
+    frames = [int(np.argmax([psnr(frame, original) for original in CLIP])) for frame in reader]
+    assert frames[-30:] == list(range(30))
+    assert len(frames) >= 59
+    assert frames[:-30] == sorted(set(frames[:-30]))
+    times = reader.info().sampled_pts
+    assert np.diff(times).min() > 0.04
+    assert times[-1] == pytest.approx(59 / 24, abs=2 / 24)
+
+
+@pytest.mark.parametrize("packets", [1, 7, 28])
+def test_a_recording_may_begin_in_the_middle_of_a_broadcast(packets: int) -> None:
+    whole = video(CLIP, options=NO_B_FRAMES, container="mpegts")
+    reader = open_frames(io.BytesIO(whole[188 * packets :]), None)
+    frames = [int(np.argmax([psnr(frame, original) for original in CLIP])) for frame in reader]
+    assert frames == list(range(frames[0], 30))
+    assert frames[0] % GOP == 0
+
+
 def test_times_of_decoded_frames_are_exact() -> None:
     """0.3 - 0.1 is not 0.2 in floating point, but a window from there holds the third frame."""
     made = from_frames(range(1, 40), Fraction(1, 10), 10.0, True)
