@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import accumulate, count, repeat
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -89,19 +89,20 @@ class AnimationReader(FrameReader):
             self._file.seek(0)
             image = open_picture(self._file, self._media_type, self._limits)
             copies, index = Counter(self._chosen), -1
-            for index, canvas in enumerate(self._canvases(image)):
-                if index in copies:
-                    yield from repeat(convert(canvas, self._plan, self._orientation, self._profile), copies[index])
+            for index, canvas in self._canvases(image, copies):
+                yield from repeat(convert(canvas, self._plan, self._orientation, self._profile), copies[index])
                 if index == self._chosen[-1]:
                     return
-            if index < self._chosen[0]:
+            if index < 0:
                 raise ValueError("None of the frames can be decoded.")
 
-    def _canvases(self, image: Image.Image) -> Iterator[Image.Image]:
-        if self._media_type not in ("image/gif", "image/png"):
-            return pages(image)
-        self._file.seek(0)
-        return compose(self._file.read(), self._media_type, image.height, image.width, self._limits)
+    def _canvases(self, image: Image.Image, wanted: Container[int]) -> Iterator[tuple[int, Image.Image]]:
+        if self._media_type in ("image/gif", "image/png"):
+            self._file.seek(0)
+            data = self._file.read()
+            yield from compose(data, self._media_type, image.height, image.width, self._limits, wanted)
+        else:
+            yield from (page for page in enumerate(pages(image)) if page[0] in wanted)
 
 
 def pages(image: Image.Image) -> Iterator[Image.Image]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,8 +23,10 @@ _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 _PNG_FORM = slice(24, 29)  # depth, colour type and so on, after the size
 
 
-def compose(data: bytes, media_type: str, height: int, width: int, limits: MediaLimits | None) -> Iterator[Image.Image]:
-    """Yield the canvas of each frame: grey or RGB, with alpha where something of it is transparent.
+def compose(
+    data: bytes, media_type: str, height: int, width: int, limits: MediaLimits | None, wanted: Container[int]
+) -> Iterator[tuple[int, Image.Image]]:
+    """Yield the number and the canvas of frames: grey or RGB, with alpha where something of it is transparent.
 
     Pillow decodes each frame as a file of its own: it would clear to the background colour, which browsers ignore,
     keep how a frame disappears for later ones, and mix half-transparent colours wrongly.
@@ -33,14 +36,15 @@ def compose(data: bytes, media_type: str, height: int, width: int, limits: Media
         media_type: of a GIF or PNG.
         height, width: of the canvas; what lies outside of it is cut off.
         limits: bounds of a frame, None for trusted files.
+        wanted: numbers of frames; the others are only decoded.
 
     Raises:
         MediaError, or what Pillow raises for damaged files.
     """
     canvas: NDArray[np.uint8] | None = None
-    as_file = _gif if media_type == "image/gif" else _png
-    for frame in index_frames(data, media_type):
-        pixels = _pixels(as_file(data, frame), media_type, limits) if frame.width and frame.height else None
+    as_file = partial(_gif, data) if media_type == "image/gif" else partial(_png, data, _png_colours(data))
+    for index, frame in enumerate(index_frames(data, media_type)):
+        pixels = _pixels(as_file(frame), media_type, limits) if frame.width and frame.height else None
         if canvas is None:
             channels = 4 if pixels is None else pixels.shape[-1]
             canvas = np.zeros((height, width, channels), np.uint8)
@@ -49,8 +53,9 @@ def compose(data: bytes, media_type: str, height: int, width: int, limits: Media
         if pixels is not None:  # some frames only take time
             pixels = pixels[: part.shape[0], : part.shape[1]]
             part[:] = pixels if frame.replaces else _over(pixels, part)
-        opaque = canvas[..., 0] if canvas.shape[-1] == 2 else canvas[..., :-1]
-        yield Image.fromarray(opaque if (canvas[..., -1] == 255).all() else canvas)
+        if index in wanted:
+            opaque = canvas[..., 0] if canvas.shape[-1] == 2 else canvas[..., :-1]
+            yield index, Image.fromarray(opaque if (canvas[..., -1] == 255).all() else canvas)
         if frame.disposal == "clear":
             part[:] = 0
         canvas = before
@@ -85,16 +90,18 @@ def _gif(data: bytes, frame: IndexedFrame) -> bytes:
     return b"GIF89a" + size + palette + control + b"," + bytes(4) + size + _compressed(data, frame) + b";"
 
 
-def _png(data: bytes, frame: IndexedFrame) -> bytes:
+def _png(data: bytes, colours: list[tuple[bytes, bytes]], frame: IndexedFrame) -> bytes:
     """Return a frame as a PNG of its size."""
     header = struct.pack(">2I", frame.width, frame.height) + data[_PNG_FORM]
-    colours = [
-        (kind, data[start : start + size]) for kind, start, size in png_chunks(data) if kind in (b"PLTE", b"tRNS")
-    ]
     chunks = [(b"IHDR", header), *colours, (b"IDAT", _compressed(data, frame)), (b"IEND", b"")]
     return _PNG_HEAD + b"".join(
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
     )
+
+
+def _png_colours(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the chunks of the palette and of transparency, which all frames share."""
+    return [(kind, data[start : start + size]) for kind, start, size in png_chunks(data) if kind in (b"PLTE", b"tRNS")]
 
 
 def _compressed(data: bytes, frame: IndexedFrame) -> bytes:

@@ -140,7 +140,8 @@ class StillReader(FrameReader):
         image = self._opened.image
         if self._media_type == "image/gif":  # Pillow fills what the first frame leaves free with a colour
             self._file.seek(0)
-            return next(compose(self._file.read(), self._media_type, image.height, image.width, self._limits))
+            _, first = next(compose(self._file.read(), self._media_type, image.height, image.width, self._limits, {0}))
+            return first
         if self._media_type == "image/jpeg":
             image = self._jpeg(image)
         image.load()
