@@ -133,13 +133,15 @@ def index_animation(
         return [float(image.info.get("duration") or 0) for _ in pages(image)], (height, width)
     position = file.tell()
     file.seek(0)
-    frames = list(index_frames(file.read(), media_type))
+    durations = []
+    for frame in index_frames(file.read(), media_type):
+        durations.append(frame.milliseconds)
+        # Frames may be larger than what is shown of them.
+        height, width = max(height, frame.height), max(width, frame.width)
     file.seek(position)
-    # Frames may be larger than what is shown of them; formats other than GIF state how many they have.
-    canvas = (max([height, *(frame.height for frame in frames)]), max([width, *(frame.width for frame in frames)]))
-    if media_type != "image/gif":
-        frames = frames[: frame_count(image) - int(bool(image.info.get("default_image")))]
-    return [frame.milliseconds for frame in frames] or [0.0], canvas
+    if media_type != "image/gif":  # the others state how many they have
+        durations = durations[: frame_count(image) - int(bool(image.info.get("default_image")))]
+    return durations or [0.0], (height, width)
 
 
 def frame_count(image: Image.Image) -> int:

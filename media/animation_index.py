@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Disposal = Literal["keep", "clear", "restore"]
 
@@ -19,8 +18,7 @@ _PNG_DISPOSALS: dict[int, Disposal] = {1: "clear", 2: "restore"}
 _PNG_HEAD_BYTES, _RIFF_HEAD_BYTES = 8, 12
 
 
-@dataclass(frozen=True)
-class IndexedFrame:
+class IndexedFrame(NamedTuple):
     """A frame as its file states it; of a WebP its time alone.
 
     Args:
@@ -62,7 +60,8 @@ def index_frames(data: bytes, media_type: str) -> Iterator[IndexedFrame]:
 
 def _gif_frames(data: bytes) -> Iterator[IndexedFrame]:
     at = 13 + palette_bytes(data[10])
-    control = IndexedFrame(0.0)
+    none: tuple[float, Disposal, int | None] = (0.0, "keep", None)
+    control = none
     # Bytes between the blocks are passed over, as by browsers.
     while (found := _GIF_BLOCK.search(data, at)) and found[0] != b";":
         at = found.start()
@@ -70,13 +69,14 @@ def _gif_frames(data: bytes) -> Iterator[IndexedFrame]:
             if data[at + 1] == 0xF9 and data[at + 2]:
                 flags, hundredths, key = struct.unpack_from("<BHB", data, at + 3)
                 disposal = _GIF_DISPOSALS.get(flags >> 2 & 7, "keep")
-                control = IndexedFrame(10.0 * hundredths, disposal=disposal, key=key if flags & 1 else None)
+                control = (10.0 * hundredths, disposal, key if flags & 1 else None)
             at = _after_blocks(data, at + 2)
         else:
             left, top, width, height, flags = struct.unpack_from("<4HB", data, at + 1)
             start, at = at + 9, _after_blocks(data, at + 11 + palette_bytes(flags))
-            yield replace(control, left=left, top=top, width=width, height=height, parts=(slice(start, at),))
-            control = IndexedFrame(0.0)
+            milliseconds, disposal, key = control
+            yield IndexedFrame(milliseconds, left, top, width, height, disposal, False, key, (slice(start, at),))
+            control = none
 
 
 def palette_bytes(flags: int) -> int:
@@ -96,7 +96,7 @@ def _png_frames(data: bytes) -> Iterator[IndexedFrame]:
     parts: list[slice] = []
     for kind, start, size in png_chunks(data):
         if kind in (b"fcTL", b"IEND") and control is not None and parts:
-            yield replace(control, parts=tuple(parts))
+            yield control._replace(parts=tuple(parts))
             control = None
         if kind == b"fcTL":
             width, height, left, top, number, unit, disposal, blend = struct.unpack_from(">4I2H2B", data, start + 4)
