@@ -7,20 +7,22 @@ import struct
 import zlib
 from collections.abc import Container, Iterator
 from functools import partial
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from media.animation_index import IndexedFrame, index_frames, palette_bytes, png_chunks
-from media.picture_file import continuous, open_picture
+from media.picture_file import continuous, open_picture, without_empty_alpha
 
 if TYPE_CHECKING:
     from media.limits import MediaLimits
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
-_PNG_FORM = slice(24, 29)  # depth, colour type and so on, after the size
+_PNG_FORM = slice(24, 29)  # depth, kind of colours and so on, after the size
+_PNG_KIND, _COLOUR = 25, 2  # the bit of the kind that greys lack
+_PALETTE_BYTES = 768
+_OPAQUE = ("L", "RGB")
 
 
 def compose(
@@ -41,45 +43,45 @@ def compose(
     Raises:
         MediaError, or what Pillow raises for damaged files.
     """
-    canvas: NDArray[np.uint8] | None = None
-    as_file = partial(_gif, data) if media_type == "image/gif" else partial(_png, data, _png_colours(data))
+    mode, as_file = "RGBA", partial(_gif, data)
+    if media_type == "image/png":
+        mode, as_file = "RGBA" if data[_PNG_KIND] & _COLOUR else "LA", partial(_png, data, _png_palette(data))
+    canvas = None
     for index, frame in enumerate(index_frames(data, media_type)):
-        pixels = _pixels(as_file(frame), media_type, limits) if frame.width and frame.height else None
-        if canvas is None:
-            channels = 4 if pixels is None else pixels.shape[-1]
-            canvas = np.zeros((height, width, channels), np.uint8)
-        before = canvas.copy() if frame.disposal == "restore" else canvas
-        part = canvas[frame.top : frame.top + frame.height, frame.left : frame.left + frame.width]
-        if pixels is not None:  # some frames only take time
-            pixels = pixels[: part.shape[0], : part.shape[1]]
-            part[:] = pixels if frame.replaces else _over(pixels, part)
+        shown = canvas
+        box = frame.left, frame.top, min(frame.left + frame.width, width), min(frame.top + frame.height, height)
+        is_seen = box[0] < box[2] and box[1] < box[3]  # others only take time
+        if is_seen:
+            picture = open_picture(io.BytesIO(as_file(frame)), media_type, limits)
+            part = continuous(picture.crop((0, 0, box[2] - box[0], box[3] - box[1])))
+            if part.mode[0] != mode[0]:  # a grey palette
+                part = part.convert("RGB" if part.mode == "L" else "RGBA")
+            if part.mode in _OPAQUE and part.size == (width, height):
+                shown = part
+            else:
+                shown = _drawn(canvas or Image.new(mode, (width, height)), part, box[:2], frame.replaces)
+        shown = shown or Image.new(mode, (width, height))
         if index in wanted:
-            opaque = canvas[..., 0] if canvas.shape[-1] == 2 else canvas[..., :-1]
-            yield index, Image.fromarray(opaque if (canvas[..., -1] == 255).all() else canvas)
-        if frame.disposal == "clear":
-            part[:] = 0
-        canvas = before
+            yield index, shown
+        if frame.disposal == "keep":
+            canvas = shown
+        elif frame.disposal == "clear" and is_seen:
+            canvas = shown.convert(mode)
+            canvas.paste((0,) * len(mode), box)
 
 
-def _pixels(data: bytes, media_type: str, limits: MediaLimits | None) -> NDArray[np.uint8]:
-    """Return grey or RGB pixels with alpha of a file of one picture."""
-    opened = open_picture(io.BytesIO(data), media_type, limits)
-    opened.load()
-    picture = continuous(opened)
-    is_grey = media_type == "image/png" and picture.mode in ("L", "LA")
-    return np.asarray(picture.convert("LA" if is_grey else "RGBA"))
-
-
-def _over(above: NDArray[np.uint8], below: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Lay straight-alpha pixels over others: (H, W, C), alpha last."""
-    alpha = above[..., -1:]
-    if ((alpha == 0) | (alpha == 255)).all():
-        return np.where(alpha, above, below)
-    weight = alpha / np.float32(255)
-    rest = below[..., -1:] / np.float32(255) * (1 - weight)
-    total = weight + rest
-    colours = (above[..., :-1] * weight + below[..., :-1] * rest) / np.maximum(total, np.float32(1e-6))
-    return (np.concatenate([colours, 255 * total], -1) + np.float32(0.5)).astype(np.uint8)
+def _drawn(canvas: Image.Image, picture: Image.Image, place: tuple[int, int], replaces: bool) -> Image.Image:
+    """Return the canvas with a picture in its place."""
+    if picture.mode in _OPAQUE or (canvas.mode in _OPAQUE and not replaces):
+        drawn = canvas.copy()
+        drawn.paste(picture, place, None if picture.mode in _OPAQUE else picture)
+        return without_empty_alpha(drawn)
+    drawn = canvas.convert(picture.mode)
+    if replaces:
+        drawn.paste(picture, place)
+    else:
+        drawn.alpha_composite(picture, place)
+    return without_empty_alpha(drawn)
 
 
 def _gif(data: bytes, frame: IndexedFrame) -> bytes:
@@ -87,22 +89,28 @@ def _gif(data: bytes, frame: IndexedFrame) -> bytes:
     palette = data[10 : 13 + palette_bytes(data[10])]
     control = b"" if frame.key is None else b"!\xf9\4" + struct.pack("<BHBB", 1, 0, frame.key, 0)
     size = struct.pack("<2H", frame.width, frame.height)
-    return b"GIF89a" + size + palette + control + b"," + bytes(4) + size + _compressed(data, frame) + b";"
+    return b"".join((b"GIF89a", size, palette, control, b",", bytes(4), size, *_compressed(data, frame), b";"))
 
 
-def _png(data: bytes, colours: list[tuple[bytes, bytes]], frame: IndexedFrame) -> bytes:
+def _png_palette(data: bytes) -> dict[bytes, bytes]:
+    """Return the chunks of a palette, and of what is transparent in it."""
+    before = takewhile(lambda chunk: chunk[0] != b"IDAT", png_chunks(data))
+    return {
+        kind: data[start : start + size]
+        for kind, start, size in before
+        if kind in (b"PLTE", b"tRNS") and size <= _PALETTE_BYTES
+    }
+
+
+def _png(data: bytes, palette: dict[bytes, bytes], frame: IndexedFrame) -> bytes:
     """Return a frame as a PNG of its size."""
     header = struct.pack(">2I", frame.width, frame.height) + data[_PNG_FORM]
-    chunks = [(b"IHDR", header), *colours, (b"IDAT", _compressed(data, frame)), (b"IEND", b"")]
+    chunks = {b"IHDR": header, **palette, b"IDAT": b"".join(_compressed(data, frame)), b"IEND": b""}
     return _PNG_HEAD + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks.items()
     )
 
 
-def _png_colours(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Return the chunks of the palette and of transparency, which all frames share."""
-    return [(kind, data[start : start + size]) for kind, start, size in png_chunks(data) if kind in (b"PLTE", b"tRNS")]
-
-
-def _compressed(data: bytes, frame: IndexedFrame) -> bytes:
-    return b"".join(data[part] for part in frame.parts)
+def _compressed(data: bytes, frame: IndexedFrame) -> Iterator[bytes]:
+    return (data[part] for part in frame.parts)

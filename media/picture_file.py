@@ -83,7 +83,8 @@ def _with_alpha(file: BinaryIO) -> BinaryIO:
 
 def without_empty_alpha(image: Image.Image) -> Image.Image:
     """Return a picture that is opaque everywhere without its alpha channel."""
-    return image.convert("RGB") if image.mode == "RGBA" and image.getchannel("A").getextrema() == (255, 255) else image
+    is_empty = image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (255, 255)
+    return image.convert(image.mode[:-1]) if is_empty else image
 
 
 def check_tiff(image: Any) -> None:

@@ -192,3 +192,15 @@ def test_an_animation_without_frames_is_refused() -> None:
     with pytest.raises(MediaError, match="corrupt-media"):
         read(data)
     assert (read(data, animated=False) == 9).all()
+
+
+def test_a_gif_may_begin_in_grey() -> None:
+    palette, place = PALETTE.astype(np.uint8).tobytes(), b"," + struct.pack("<4H", 8, 8, 8, 8)
+    data = gif(Change(0, 0, 16, 16, 2), Change(8, 8, 8, 8, 1))
+    data = data.replace(palette, bytes(number // 3 for number in range(12)))
+    data = data.replace(place + b"\0", place + b"\x81" + palette)
+    assert Image.open(io.BytesIO(data)).mode == "L"
+    grey, changed = read(data)
+    assert (grey == 2).all()
+    assert (changed[:8] == 2).all()
+    assert (changed[8:, 8:] == RED).all()
