@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.admission import StreamPlace
+from service.api.admission import SLOW_STREAM_BYTES_PER_SECOND, StreamPlace
 from service.api.body import content_type_of, inflated, is_gzip, send_piece
 from service.api.caller import caller_of
 from service.api.deadline import ChunkDeadline
@@ -77,23 +77,8 @@ class BodyStream:
         self._pump.cancel()
 
     async def _plain(self) -> AsyncIterator[bytes]:
-        clock = asyncio.get_running_loop().time
         while True:
-            try:
-                async with asyncio.timeout(self._idle_seconds) as timer:
-
-                    def give_way(timer: asyncio.Timeout = timer) -> None:
-                        with suppress(RuntimeError):  # its own time is up this very moment
-                            timer.reschedule(clock())
-
-                    with self._place.waiting(give_way):
-                        piece = await self._pieces.get()
-            except TimeoutError:
-                detail = f"No byte of the body arrived for {self._idle_seconds:g} s."
-                if self._place.gave_way:
-                    detail = "All places of streams are taken, and this one's body was the slowest. Send it faster."
-                raise ProblemError("slow-body", detail, limit=self._idle_seconds) from None
-            waiting = [piece]
+            waiting = [await self._next_piece()]
             while not self._pieces.empty():
                 waiting.append(self._pieces.get_nowait())
             if data := b"".join(piece for piece in waiting if piece is not None):
@@ -101,6 +86,19 @@ class BodyStream:
                 yield data
             if waiting[-1] is None:
                 return
+
+    async def _next_piece(self) -> bytes | None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._idle_seconds) as timer:
+                with self._place.waiting(lambda: _end(timer)):
+                    piece = await self._pieces.get()
+                if not self._place.gave_way:  # which it may do at the moment when a piece comes
+                    return piece
+        if self._place.gave_way:
+            detail = "All places of streams are taken, and this one's body was the slowest. Send it faster."
+            raise ProblemError("slow-body", detail, limit=SLOW_STREAM_BYTES_PER_SECOND)
+        detail = f"No byte of the body arrived for {self._idle_seconds:g} s."
+        raise ProblemError("slow-body", detail, limit=self._idle_seconds)
 
     async def _read(self) -> None:
         """Read until the client leaves; a full queue stops reading, and so the sender."""
@@ -112,6 +110,11 @@ class BodyStream:
                 if not ended and not message.get("more_body", False):
                     ended = True
                     await self._pieces.put(None)
+
+
+def _end(timer: asyncio.Timeout) -> None:
+    with suppress(RuntimeError):  # its own time is up this very moment
+        timer.reschedule(asyncio.get_running_loop().time())
 
 
 class StreamResponse(Response):

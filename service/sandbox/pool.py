@@ -325,6 +325,7 @@ class MediaPool:
         """Wait for the turn of a task, and for its result."""
         if self._stopping:
             raise ProblemError("draining", "The service is shutting down.")
+        task.queued = self._clock()
         ticket = Ticket(task, caller, cost, size, time.time())
         for dropped in self._queue.push(ticket):
             dropped.task.fail(self._overloaded(dropped.cost))
@@ -344,7 +345,7 @@ class MediaPool:
             if ticket is not None:
                 self._idle.remove(lane)
                 lane.abandoned = False
-                ticket.task.waited = time.time() - ticket.arrived
+                ticket.task.waited = self._clock() - ticket.task.queued
                 ticket.task.start(lane, self._threads, partial(self._ended, ticket, lane, self._clock()))
 
     def _ended(self, ticket: Ticket[Task[Any]], lane: Lane, started: float, outcome: Any) -> None:

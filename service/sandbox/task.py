@@ -41,6 +41,7 @@ class Task(Generic[Result]):
         self._run, self._begin = run, begin
         self.result: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self.lane: Lane | None = None  # where it runs now
+        self.queued = 0.0  # when, on the pool's clock
         self.waited = 0.0  # seconds for a lane
 
     def start(self, lane: Lane, threads: Executor, ended: Callable[[Result | BaseException], None]) -> None:

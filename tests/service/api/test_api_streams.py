@@ -18,13 +18,10 @@ import httpx
 import numpy as np
 import pytest
 from api_server import VQ, BlockBackend, Server
-from hypothesis import given
-from hypothesis import strategies as st
 from waiting import SECONDS, eventually
 
 from media.write import encode_video
 from service.api.app import create_app
-from service.api.body import send_piece
 from service.api.drain import Gate
 from service.api.ray_headers import RayHeaders
 from service.errors import ProblemError
@@ -240,12 +237,15 @@ def test_a_stream_that_drips_gives_way_to_another(
     streams: Server, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.api.admission.SLOW_STREAM_SECONDS", 0.05)
-    with exchange(streams, "/encode", VIDEO) as one, exchange(streams, "/encode", VIDEO) as two:
+    data, webm = film(60), VIDEO | {"Content-Type": "video/webm"}
+    with exchange(streams, "/encode", VIDEO) as one, exchange(streams, "/encode", webm) as two:
         one.send(short(5)[:1])
-        two.send(short(5)[:100])
+        eventually(lambda: sum(streams.counts.flying.values()) == 2)
+        two.send(data[:40_000])
+        two.read_until(b"tokens")
         eventually(lambda: http.post("/encode", content=short(5), headers=VIDEO).status_code == 200)
         assert b" 408 " in one.read_until(b"slow-body")
-        two.send(short(5)[100:])
+        two.send(data[40_000:])
         two.end()
         two.read_until(b"frames")
 
@@ -337,21 +337,6 @@ def test_a_side_that_is_silent_ends_the_stream() -> None:
             part = writer.part(Part("tokens", tokens))  # of 3 MB of pixels; a few fill every buffer on their way
             one.send(writer.begin(Begin(bundle=VQ.hash)) + 20 * part)
             eventually(lambda: hasty.counts.requests["/decode", "POST", "499"] == 1)
-
-
-@given(st.binary(max_size=9), st.booleans())
-def test_a_piece_leaves_in_slices_so_that_a_slow_reader_shows_that_it_reads(data: bytes, more: bool) -> None:
-    sent: list[dict[str, Any]] = []
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("service.api.body.SLICE_BYTES", 4)
-        asyncio.run(send_piece(send, data, SECONDS, more))
-    assert b"".join(message["body"] for message in sent) == data
-    assert max(len(message["body"]) for message in sent) <= 4
-    assert [message["more_body"] for message in sent] == [True] * (len(sent) - 1) + [more]
 
 
 def test_what_fails_midway_is_the_last_record(http: httpx.Client) -> None:

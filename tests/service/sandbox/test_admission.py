@@ -57,8 +57,8 @@ async def test_small_files_wait_no_longer_than_the_queue_may(seconds: float, els
 
 async def test_frames_say_how_long_they_took_with_the_wait_for_a_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(pool_module.time, "time", lambda: now)
-    async with running() as pool:
+    monkeypatch.setattr(pool_module.time, "time", lambda: -now)  # of the day, which may be set back
+    async with running(clock=lambda: now) as pool:
         (worker,) = workers()
         os.kill(worker, signal.SIGSTOP)
         first, second = start(pool), start(pool)
