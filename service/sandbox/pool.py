@@ -40,28 +40,20 @@ from service.settings import Limits
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
-# A task on a process, given the most pixels that it may decode there.
-Work = Callable[[WorkerProcess, int], Result]
+Work = Callable[[WorkerProcess, int], Result]  # a task on a process, given the most pixels that it may decode there
 
 _QUEUE_PER_WORKER = 16
-# However short the queue may be, no worker waits for its next file: a machine may be busy for a moment.
-_LEAST_QUEUE_PER_WORKER = 8
-# What waits is held in memory; a single task of any size may always wait.
-_QUEUE_BYTES_PER_WORKER = 128 * 2**20
-# In files that cost as much as one may.
-_QUEUE_FILES_PER_WORKER = 2
-# A caller may be all the world: one file of a few pixels should pass a whole queue of large ones.
-_PATIENCE = 16
-# Costs are in pixels; what a task costs besides them is worth so many.
-_TASK_PIXELS = 1_000_000
+_LEAST_QUEUE_PER_WORKER = 8  # no worker waits for its next file although a machine may be busy for a moment
+_QUEUE_BYTES_PER_WORKER = 128 * 2**20  # of memory; a single task of any size may always wait
+_QUEUE_FILES_PER_WORKER = 2  # that cost as much as one may
+_PATIENCE = 16  # a caller may be all the world: one file of a few pixels should pass a whole queue of large ones
+_TASK_PIXELS = 1_000_000  # costs are in pixels; what a task costs besides them is worth so many
 _EXPECTED_PIXELS, _RATE_SECONDS = 100e6, 20.0  # of a worker's first second; of work that counts
 _ENCODED_PIXELS = 4  # a pixel of a clip takes longer to write than to read
 # One worker of so many is kept for tasks that take less than a tenth of a second.
 _WORKERS_PER_FAST_LANE, _FAST_PIXELS = 4, 16_000_000
-# Of a picture that the event loop receives by itself, in less than a millisecond.
-_LOOP_PIXELS = 2**20
-# What takes long must not take the processor from what is short.
-_SLOW_NICENESS = 10
+_LOOP_PIXELS = 2**20  # of a picture that the event loop receives by itself, in less than a millisecond
+_SLOW_NICENESS = 10  # what takes long must not take the processor from what is short
 
 
 class MediaPool:

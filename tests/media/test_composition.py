@@ -84,7 +84,7 @@ def png(*changes: Change, hidden: bool) -> bytes:
 
 
 def shown(changes: list[Change]) -> NDArray[np.float64]:
-    """What the specification of animated PNG says, on white, in floating point: (T, SIDE, SIDE, C)."""
+    """Return the frames by the specification of animated PNG, on white, in floating point: (T, SIDE, SIDE, C)."""
     samples = len(changes[0].colour)  # type: ignore[arg-type]
     has_alpha = samples % 2 == 0
     canvas = np.zeros((SIDE, SIDE, samples + (not has_alpha)))
