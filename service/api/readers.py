@@ -14,11 +14,8 @@ class Readers:
 
     A crowd of readers would hold all of the proxy's places. Whoever is ended resumes, or asks again.
 
-    Args:
-        limit: the most at a time.
-
     Attributes:
-        limit: the same.
+        limit: the most at a time.
     """
 
     def __init__(self, limit: int = MAX_READERS) -> None:

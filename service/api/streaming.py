@@ -143,7 +143,7 @@ class StreamResponse(Response):
         request_id: str,
         idle_seconds: float,
         headers: Callable[[], dict[str, str]],
-        ending: asyncio.Event | None = None,
+        ending: asyncio.Event | None,
     ) -> None:
         super().__init__()
         self._body, self._records, self._request_id = body, records, request_id

@@ -26,7 +26,7 @@ Choose = Callable[[int], Target]  # the file for a number of frames
 
 @dataclass
 class Destination:
-    """The file that `--out` names, or the folder below which each input gets a file. Folders are made where they lack.
+    """The file that `--out` names, or the folder below which each input gets a file. Missing folders are made.
 
     A file in a folder has the path and name of its input, without a suffix of tokens, and with the suffix of its format
     unless the name has one of that format already: igloo.png becomes igloo.png.npz, and that igloo.png again.
