@@ -71,9 +71,16 @@ def id_of(given: Sequence[str]) -> str:
 
 def before_ray() -> list[Middleware]:
     """Return the layers around Ray's HTTP servers: refusals cost much there and are text, streams are bounded."""
-    from service.api.shedding import Shedding  # which needs this module
+    from service.api.leaving import Leaving  # these need this module
+    from service.api.shedding import Shedding
 
-    return [Middleware(Shedding), Middleware(RequestId), Middleware(RayHeaders), Middleware(RayRefusals)]
+    return [
+        Middleware(Leaving),
+        Middleware(Shedding),
+        Middleware(RequestId),
+        Middleware(RayHeaders),
+        Middleware(RayRefusals),
+    ]
 
 
 def as_ray_serves(app: ASGIApp) -> ASGIApp:

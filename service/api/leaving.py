@@ -1,0 +1,89 @@
+"""The layer that sends large answers, once nothing of their requests is held any more, and bounds slow readers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from media.limits import MIB
+from service.api.body import SLICE_BYTES, send_piece
+from service.api.errors import ClientGoneError
+from service.api.event_stream import STALL_SECONDS
+
+MAX_LEAVING_BYTES = 256 * MIB  # in a replica
+NEWCOMER_SECONDS = 1.0  # nobody is called slow before that
+
+
+class Leaving:
+    """Sends answers of more than a slice in slices, so that a server's buffers hold a slice of each.
+
+    Readers that take none for long are given up. Where more bytes wait than the bound, the slowest reader is.
+
+    Args:
+        app: what it wraps, Ray's HTTP server: its places and deadlines are for work.
+        clock: seconds.
+        max_bytes: that wait, of all answers together.
+    """
+
+    def __init__(
+        self, app: ASGIApp, clock: Callable[[], float] = time.monotonic, max_bytes: int = MAX_LEAVING_BYTES
+    ) -> None:
+        self._app, self._clock, self._max_bytes = app, clock, max_bytes
+        self._answers: set[_Answer] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection of any ASGI kind."""
+        begun, large = False, b""
+
+        async def answer(message: Message) -> None:
+            nonlocal begun, large
+            if message["type"] == "http.response.body":
+                data, alone = message.get("body", b""), not begun and not message.get("more_body", False)
+                begun = True
+                if alone and len(data) > SLICE_BYTES:
+                    large = data
+                    return
+            await send(message)
+
+        await self._app(scope, receive, answer)
+        if large:
+            await self._send(large, send)
+
+    async def _send(self, data: bytes, send: Send) -> None:
+        """Send an answer; one that is given up ends in the middle, and the server closes the connection."""
+        loop_time = asyncio.get_running_loop().time
+        with suppress(ClientGoneError, TimeoutError):
+            async with asyncio.timeout(None) as timer:
+                mine = _Answer(len(data), self._clock(), lambda: timer.reschedule(loop_time()))
+                self._answers.add(mine)
+                try:
+                    self._make_place()
+                    for start in range(0, len(data), SLICE_BYTES):
+                        piece = data[start : start + SLICE_BYTES]
+                        await send_piece(send, piece, STALL_SECONDS, more=start + len(piece) < len(data))
+                        mine.sent = start + len(piece)
+                finally:
+                    self._answers.discard(mine)
+
+    def _make_place(self) -> None:
+        waiting = sum(answer.size - answer.sent for answer in self._answers)
+        now = self._clock()
+        while waiting > self._max_bytes:
+            slow = [answer for answer in self._answers if now - answer.since >= NEWCOMER_SECONDS]
+            if not slow:
+                return
+            slowest = min(slow, key=lambda answer: answer.sent / (now - answer.since))
+            waiting -= slowest.size - slowest.sent
+            self._answers.discard(slowest)
+            slowest.give_up()
+
+
+class _Answer:
+    """An answer on its way: its bytes, those that were taken, and when it began."""
+
+    def __init__(self, size: int, since: float, give_up: Callable[[], None]) -> None:
+        self.size, self.since, self.give_up, self.sent = size, since, give_up, 0
