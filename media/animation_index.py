@@ -60,8 +60,8 @@ def index_frames(data: bytes, media_type: str) -> Iterator[IndexedFrame]:
 
 def _gif_frames(data: bytes) -> Iterator[IndexedFrame]:
     at = 13 + palette_bytes(data[10])
-    none: tuple[float, Disposal, int | None] = (0.0, "keep", None)
-    control = none
+    unstated: tuple[float, Disposal, int | None] = (0.0, "keep", None)
+    control = unstated
     # Bytes between the blocks are passed over, as by browsers.
     while (found := _GIF_BLOCK.search(data, at)) and found[0] != b";":
         at = found.start()
@@ -76,7 +76,7 @@ def _gif_frames(data: bytes) -> Iterator[IndexedFrame]:
             start, at = at + 9, _after_blocks(data, at + 11 + palette_bytes(flags))
             milliseconds, disposal, key = control
             yield IndexedFrame(milliseconds, left, top, width, height, disposal, False, key, (slice(start, at),))
-            control = none
+            control = unstated
 
 
 def palette_bytes(flags: int) -> int:
@@ -85,8 +85,8 @@ def palette_bytes(flags: int) -> int:
 
 
 def _after_blocks(data: bytes, at: int) -> int:
-    """Return the position after a chain of blocks, each of which starts with its length."""
-    while size := data[at]:
+    """Return the position after a chain of blocks, each of which starts with its length; the end may be missing."""
+    while at != len(data) and (size := data[at]):
         at += size + 1
     return at + 1
 
@@ -95,10 +95,11 @@ def _png_frames(data: bytes) -> Iterator[IndexedFrame]:
     control: IndexedFrame | None = None
     parts: list[slice] = []
     for kind, start, size in png_chunks(data):
-        if kind in (b"fcTL", b"IEND") and control is not None and parts:
-            yield control._replace(parts=tuple(parts))
-            control = None
+        if kind == b"IEND":
+            break
         if kind == b"fcTL":
+            if control is not None and parts:
+                yield control._replace(parts=tuple(parts))
             width, height, left, top, number, unit, disposal, blend = struct.unpack_from(">4I2H2B", data, start + 4)
             milliseconds, disposes = 1000 * number / (unit or _APNG_DELAY_UNIT), _PNG_DISPOSALS.get(disposal, "keep")
             control, parts = IndexedFrame(milliseconds, left, top, width, height, disposes, not blend), []
@@ -106,8 +107,8 @@ def _png_frames(data: bytes) -> Iterator[IndexedFrame]:
             parts.append(slice(start, start + size))
         elif kind == b"fdAT" and size > 4:  # bytes of a number
             parts.append(slice(start + 4, start + size))
-        elif kind == b"IEND":
-            return
+    if control is not None and parts:
+        yield control._replace(parts=tuple(parts))
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:

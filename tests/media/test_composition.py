@@ -204,3 +204,14 @@ def test_a_gif_may_begin_in_grey() -> None:
     assert (grey == 2).all()
     assert (changed[:8] == 2).all()
     assert (changed[8:, 8:] == RED).all()
+
+
+def test_a_missing_end_costs_no_frame() -> None:
+    changes = [Change(0, 0, 16, 16, 1), Change(8, 8, 8, 8, 3)]
+    whole = gif(*changes)
+    for data in (whole[:-1], whole[:-2]):  # without the end of the file, and of the last frame
+        assert np.array_equal(read(data), read(whole))
+    still = gif(changes[0])
+    assert np.array_equal(read(still[:-2], animated=False), read(still, animated=False))
+    whole = png(*(change._replace(colour=(7 * change.colour,)) for change in changes), hidden=False)  # type: ignore
+    assert np.array_equal(read(whole[:-12]), read(whole))
