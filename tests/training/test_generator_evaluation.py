@@ -158,6 +158,7 @@ def test_a_curve_scores_samples_by_their_settings(bundles: Path, tmp_path: Path)
     settings = ["--guidance", "1", "--guidance", "3", "--top-k", "1", "--top-k", "0"]
     result = evaluate(bundles, out, *settings, "--items", 8)
     assert result.exit_code == 0, result.output
+    assert result.output.count(" all ") == 2  # the rows of top-k 0
     record = json.loads((out / "sampling.json").read_text())
     assert (record["kind"], record["items"]) == ("images", 8)
     pairs = [(point["guidance"], point["top_k"]) for point in record["results"]]

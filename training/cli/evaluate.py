@@ -43,7 +43,7 @@ def evaluate(
         list[float] | None,
         typer.Option(help="Instead: scores of a generator's samples by guidance, with a plot; repeat it."),
     ] = None,
-    top_k: Annotated[list[int] | None, typer.Option(help="With --guidance: by top-k too; repeat it.")] = None,
+    top_k: Annotated[list[int] | None, typer.Option(help="The same by top-k, of a language model; repeat it.")] = None,
 ) -> None:
     """Measure reconstructions: PSNR, SSIM, the use of codes or latents, and distances of networks' features.
 
@@ -99,7 +99,12 @@ def _print_curve(points: Sequence[CurvePoint]) -> None:
     table = Table("guidance", "top-k", "kernel distance", "precision", "recall", "class recognised")
     for point in points:
         shares = (f"{share:.1%}" for share in (point.precision, point.recall, point.recognised))
-        table.add_row(f"{point.guidance:g}", str(point.top_k or ""), f"{point.distance:.4f}", *shares)
+        table.add_row(
+            f"{point.guidance:g}",
+            "" if point.top_k is None else str(point.top_k or "all"),
+            f"{point.distance:.4f}",
+            *shares,
+        )
     Console().print(table)
 
 
