@@ -122,6 +122,7 @@ def test_haproxy_starts_with_what_ray_cannot_say(tmp_path: Path) -> None:
     frontend = config.partition("\nfrontend http_frontend")[2].partition("\nbackend ")[0]
     for limit in (
         "fe_conn gt ",
+        "track-sc0 src,ipmask(32,64)",
         "sc0_conn_cur gt 7 }",
         "req.hdrs,length gt 16384",
         "wait-for-body time 10s",
