@@ -13,7 +13,7 @@ import numpy as np
 from media.types import DEFAULT_FPS
 
 MAX_REORDERED_FRAMES = 16  # the most that a decoder of H.264 or HEVC holds back
-# Stamps that go back further start anew, as where transport streams were joined.
+# Stamps that go back further, and by more frames than are reordered, start anew: transport streams were joined.
 _RESET_S = 0.5
 
 
@@ -74,7 +74,8 @@ def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool) -> T
     known = [stamp for stamp in stamps if stamp is not None]
     if begin is None or len(known) < len(stamps):
         return None
-    if any((highest - stamp) * base > _RESET_S for highest, stamp in zip(accumulate(known, max), known, strict=True)):
+    reset = max(_RESET_S / base, MAX_REORDERED_FRAMES * max(packet.duration for packet in packets))
+    if any(highest - stamp > reset for highest, stamp in zip(accumulate(known, max), known, strict=True)):
         return None
     # Frames that are shown before the first key frame refer to ones that the file does not hold.
     marks = sorted(stamp for stamp in known if stamp >= begin)

@@ -149,6 +149,14 @@ def test_a_recording_may_begin_in_the_middle_of_a_broadcast(packets: int) -> Non
     assert frames[0] % GOP == 0
 
 
+def test_reordered_frames_of_a_slow_clip_do_not_start_anew() -> None:
+    """A frame a second, of which each fourth is stored before the three that it follows."""
+    stamps = [0, *(group + place for group in range(0, 40, 4) for place in (4, 2, 1, 3))]
+    timeline = from_packets([Packet(stamp, stamp % 4 == 0, True, 1) for stamp in stamps], Fraction(1), True)
+    assert timeline is not None
+    assert timeline.times == list(range(41))
+
+
 def test_times_of_decoded_frames_are_exact() -> None:
     """0.3 - 0.1 is not 0.2 in floating point, but a window from there holds the third frame."""
     made = from_frames(range(1, 40), Fraction(1, 10), 10.0, True)
