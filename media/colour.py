@@ -133,7 +133,7 @@ class Tags:
     @property
     def is_wide(self) -> bool:
         """Return whether the colours go beyond sRGB in gamut or in range."""
-        return self.transfer in tone_mapping.RANGES or self.primaries in tone_mapping.WIDE_PRIMARIES
+        return CodePoints(self.primaries, self.transfer).is_wide
 
 
 def tags_of(frame: Any, context: Any) -> Tags:

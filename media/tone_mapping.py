@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -151,7 +151,7 @@ def _to_bt709(primaries: int) -> NDArray[np.float32]:
     return np.ascontiguousarray((np.linalg.inv(_to_xyz(_CHROMATICITIES[_BT709])) @ _to_xyz(source)).T, np.float32)
 
 
-@cache
+@lru_cache(64)  # files state any numbers
 def _adapted(chromaticities: tuple[float, ...]) -> NDArray[np.float32] | None:
     """Return the like for any primaries, white to white; None if these cannot be."""
     white, *colours = zip(chromaticities[::2], chromaticities[1::2], strict=True)
