@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -143,6 +143,14 @@ def stop(process: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> int
 
 def kill_tree(root: int) -> None:
     """End a process and all that it started by SIGKILL."""
-    for pid in snapshot(root):
+    found: set[int] = set()
+    while begun := snapshot(root).keys() - found:  # until it is stopped, each may start another one
+        _send_all(begun, signal.SIGSTOP)
+        found |= begun
+    _send_all(found, signal.SIGKILL)
+
+
+def _send_all(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
