@@ -316,6 +316,8 @@ def _find_bundles(settings: Settings) -> Settings:
     for name in ("bundles", "generators"):
         found[name] = tuple(path.resolve() for path in getattr(settings, name))  # replicas may run elsewhere
         for path in found[name]:
+            if not path.is_dir():
+                raise StartError(f"{path} is not a bundle: there is no such folder.")
             if not (path / "config.json").is_file():
                 raise StartError(f"{path} is not a bundle: it has no config.json.")
     return settings.model_copy(update=found)

@@ -118,7 +118,11 @@ def test_each_line_of_works_with(checkout: None, server: str, omnitok: Callable[
         "encode docs/samples/flight.mp4 --out flight.safetensors",
     ):
         assert omnitok(f"{line} --size 32").code == 0
-    table = PAGES[0].read_text(encoding="utf-8").split("## Works with\n")[1].split("\n## ")[0]
+    before, after = PAGES[0].read_text(encoding="utf-8").split("## Works with\n")
+    table = after.split("\n## ")[0]
+    opened = re.findall(r'"(\w+\.\w+)"', table)
+    assert opened
+    assert all(f" -o {name}\n" in before for name in opened)  # whoever reads from the top has them
     lines = re.findall(r"\| `([^`]+)`", table)
     assert len(lines) > 10
     names: dict[str, Any] = {"PIL": PIL, "torch": torch}

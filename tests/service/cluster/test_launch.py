@@ -49,9 +49,9 @@ def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
     settings = Settings(
         bundles=(tmp_path / "none",), port=free_port(), metrics_port=free_port(), ray_metrics_port=free_port()
     )
-    with pytest.raises(StartError, match="none is not a bundle"):
+    with pytest.raises(StartError, match="none is not a bundle: there is no such folder"):
         serve_forever(settings)
-    with pytest.raises(StartError, match="none is not a bundle"):
+    with pytest.raises(StartError, match="none is not a bundle: there is no such folder"):
         build({"bundles": [str(tmp_path / "none")]})
 
 
