@@ -1,0 +1,1 @@
+"""Scripts that train the demo bundles on a host of one or two GPUs."""
