@@ -145,8 +145,8 @@ class _Progress:
         self._bar.update(self._task, total=items, completed=kept, description="encoding")
         done = f", {kept:,} of them done before" if kept else ""
         self._console.print(
-            f"{items:,} items{done}; {executor.tokenizers} tokenizers on {self._device}, {place.dtype}, "
-            f"{place.readers} processes to read for each"
+            f"{items:,} items{done}; tokenizers on {self._device}: {executor.tokenizers}, {place.dtype}; "
+            f"readers of each: {place.readers}"
         )
 
     def report(self, report: Report) -> None:
