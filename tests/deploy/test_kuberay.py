@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -128,7 +129,10 @@ def test_containers_are_confined(manifests: list[Manifest]) -> None:
         assert template["spec"]["terminationGracePeriodSeconds"] > Settings().drain_seconds
 
 
-def test_settings_and_variables_are_those_of_the_service(manifests: list[Manifest]) -> None:
+def test_settings_and_variables_are_those_of_the_service(
+    manifests: list[Manifest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     stated = settings_map(manifests, "omnitok-settings")
     assert {name.removeprefix("OMNITOK_").lower() for name in stated} <= Settings.model_fields.keys()
     values = {name.removeprefix("OMNITOK_").lower(): value for name, value in stated.items()}
