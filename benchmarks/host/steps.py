@@ -109,6 +109,10 @@ class Place:
         } | self.settings
         return {f"OMNITOK_{name.upper()}": value for name, value in values.items()}
 
+    def queue_seconds(self, serving: Serving) -> float:
+        """Return the longest wait in the queue of a service."""
+        return float(self.settings.get(QUEUE, serving.queue_seconds))
+
     def scaled(self, numbers: Sequence[int]) -> list[int]:
         """Return numbers of connections or requests for this machine, given those of one GPU."""
         scale = self.gpus or CPU_SCALE
@@ -123,8 +127,7 @@ class Place:
         serving: Serving = ENCODING,
     ) -> Step:
         """Return a step of `benchmarks.service`."""
-        queue = float(self.settings.get(QUEUE, serving.queue_seconds))
-        name = f"{part}-{mix}-{queue:g}s" if part == "overload" else part
+        name = f"{part}-{mix}-{self.queue_seconds(serving):g}s" if part == "overload" else part
         warm_up = min(WARM_UP_SECONDS, self.seconds)
         options: list[tuple[str, object]] = [
             *(("--url", self.url), ("--mix", mix), ("--seconds", self.seconds), ("--warm-up", warm_up)),
@@ -164,8 +167,8 @@ def steps(place: Place) -> Iterator[Step]:
     yield _streams(place)
     # A setting takes the place of both queues, and its service is that of the steps before.
     for serving in (ENCODING,) if QUEUE in place.settings else (ENCODING, SHORT_QUEUE):
-        seconds = float(place.settings.get(QUEUE, serving.queue_seconds))
-        connections = place.scaled((128 if seconds > SHORT_QUEUE.queue_seconds else 64,))  # refuses nobody at the peak
+        is_long = place.queue_seconds(serving) > SHORT_QUEUE.queue_seconds
+        connections = place.scaled((128 if is_long else 64,))  # refuses nobody at the peak
         for mix in ("img256", "jpeg256"):
             yield place.load("overload", mix, connections, MULTIPLES, serving)
     yield _generation(place)

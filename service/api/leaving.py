@@ -10,12 +10,12 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from media.limits import MIB
+from service.api.admission import NEWCOMER_SECONDS
 from service.api.body import SLICE_BYTES, send_piece
 from service.api.errors import ClientGoneError
 from service.api.event_stream import STALL_SECONDS
 
 MAX_LEAVING_BYTES = 256 * MIB  # in a replica
-NEWCOMER_SECONDS = 1.0  # nobody is called slow before that
 
 
 class Leaving:

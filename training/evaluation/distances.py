@@ -61,6 +61,13 @@ def kernel_distance(
     return float(np.mean(values))
 
 
+def kernel_floor(features: Features, seed: int) -> float | None:
+    """Return the kernel distance of random halves of a set, as `half_split` does."""
+    return half_split(
+        len(features), lambda first, second: kernel_distance(features[first], features[second], seed), seed
+    )
+
+
 def squared_mmd(first: Features, second: Features) -> float:
     """Estimate MMD^2 without bias under the kernel (x . y / d + 1)^3; below 0 by chance where the sets are alike.
 

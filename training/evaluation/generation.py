@@ -24,8 +24,8 @@ from training.errors import TrainingError
 from training.evaluation.distances import (
     Indices,
     count_copies,
-    half_split,
     kernel_distance,
+    kernel_floor,
     nearest,
     precision_recall,
 )
@@ -209,7 +209,7 @@ def _score(
         shown |= {row: made[row - count] for row in rows if count <= row < count + len(made)}
         count += len(made)
     first, second = np.concatenate(originals), np.concatenate(samples)
-    training = np.concatenate([extract(torch.from_numpy(part).to(suite.device)) for part in trained.batches()])
+    training = features_of(trained, extract, suite.device)
     close = nearest(second[rows], training, NEIGHBOURS)
     _write_sheet(out / f"{kind}-neighbours.png", [shown[row] for row in rows], trained, close)
     precision, recall = precision_recall(first, second) if count > NEIGHBOURS else (None, None)
@@ -239,6 +239,11 @@ def extractor(suite: MetricSuite) -> tuple[str, Callable[[Tensor], Features]]:
     return name, lambda clips: frame_features(network, prepare, _middle(clips))[:, 0].float().cpu().numpy()
 
 
+def features_of(items: LabelledItems, extract: Callable[[Tensor], Features], device: torch.device) -> Features:
+    """Return the features of all items: (N, d)."""
+    return np.concatenate([extract(torch.from_numpy(part).to(device)) for part in items.batches()])
+
+
 def _tiny_pixels(clips: Tensor) -> Features:
     frames = to_float(_middle(clips)[:, 0], torch.float32).permute(0, 3, 1, 2)
     return F.interpolate(frames, (TINY_SIDE, TINY_SIDE), mode="area").flatten(1).cpu().numpy()
@@ -251,15 +256,11 @@ def _middle(clips: Tensor) -> Tensor:
 
 def _by_class(names: Sequence[str], labels: Indices, real: Features, made: Features) -> dict[str, MetricValue]:
     """Return the kernel distance of each class with its floor; it is unbiased for few items too."""
-
-    def floor(own: Features) -> float | None:
-        return half_split(len(own), lambda first, second: kernel_distance(own[first], own[second], SEED), SEED)
-
     found = {}
     for label, name in enumerate(names):
         own, drawn = real[labels == label], made[labels == label]
         if len(own) >= MIN_CLASS_ITEMS:
-            found[name] = MetricValue("kernel distance", kernel_distance(own, drawn, SEED), floor(own))
+            found[name] = MetricValue("kernel distance", kernel_distance(own, drawn, SEED), kernel_floor(own, SEED))
     return found
 
 

@@ -18,9 +18,9 @@ from model.generator.config import SamplingDefaults
 from training.card import code_version, machine_name
 from training.devices import resolve_device
 from training.errors import TrainingError
-from training.evaluation.distances import half_split, kernel_distance, precision_recall
+from training.evaluation.distances import kernel_distance, kernel_floor, precision_recall
 from training.evaluation.features import SEED
-from training.evaluation.generation import extractor, load_pair
+from training.evaluation.generation import extractor, features_of, load_pair
 from training.evaluation.labelled import find_labelled
 from training.evaluation.recognition import Classifier
 from training.evaluation.suite import MetricSuite, NetworkPaths
@@ -86,7 +86,7 @@ def sampling_curve(
     real = found[kind].spread(items)
     labels, frames = np.array(real.labels), generator.config.grid[0] if kind == "clips" else 1
     by, extract = extractor(MetricSuite(networks, chosen))
-    originals = np.concatenate([extract(torch.from_numpy(part).to(chosen)) for part in real.batches()])
+    originals = features_of(real, extract, chosen)
     classify, points = Classifier(originals, labels), list[CurvePoint]()
     for one in settings:
         sampler.settings = one
@@ -100,9 +100,7 @@ def sampling_curve(
                 float((classify(samples) == labels).mean()),
             )
         )  # fmt: skip
-    floor = half_split(
-        len(originals), lambda first, second: kernel_distance(originals[first], originals[second], SEED), SEED
-    )
+    floor = kernel_floor(originals, SEED)
     record = {
         "bundle": generator.hash,
         "tokenizer": decoder.hash,
