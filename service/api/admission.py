@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from service.api.transfer import Transfer, slowest
 from service.drain_rate import DrainRate, retry_after
 from service.errors import ProblemError
+from service.settings import Settings
 
 STREAM_RETRY_SECONDS = 10.0  # nobody knows how long a film is
-NEWCOMER_SECONDS = 1.0  # nobody is called slow before that
-SLOW_STREAM_SECONDS = 5.0  # of waiting for a sender, before it is called slow
-SLOW_STREAM_BYTES_PER_SECOND = 16_384.0
+SLOW_BODY_SECONDS = 5.0  # a line may stall for so long before its sender is called slow
 
 
 class Bound:
@@ -53,21 +53,18 @@ class Bound:
         return ProblemError("overloaded", detail, self.limit, self.held + amount, [], wait)
 
 
-class Place:
-    """The place of one request, and the bytes of its body.
+class Place(Transfer):
+    """The place of one request, and its body.
 
     Args:
-        bodies: the bound of their bytes.
-        since: when it began.
+        bodies: the bound of the bytes of all bodies.
+        clock: seconds.
         admit: takes a place among the requests that are worked on, once the body is there; None if it has one.
-
-    Attributes:
-        give_way: ends the reading of a body that is the slowest of too many; None before it begins and once it ended.
     """
 
-    def __init__(self, bodies: Bound, since: float = 0.0, admit: Callable[[], None] | None = None) -> None:
-        self._bodies, self.held, self.since, self._admit = bodies, 0, since, admit
-        self.give_way: Callable[[], None] | None = None
+    def __init__(self, bodies: Bound, clock: Callable[[], float], admit: Callable[[], None] | None = None) -> None:
+        super().__init__(clock)
+        self._bodies, self._admit = bodies, admit
 
     def arrived(self) -> None:
         """Note that the body is there.
@@ -84,7 +81,7 @@ class Place:
         Raises:
             ProblemError: `overloaded`.
         """
-        if not self._bodies.fits(size, self.held):
+        if not self._bodies.fits(size, self.size):
             detail = f"The service holds {self._bodies.held} bytes of other bodies already. Try again later."
             raise self._bodies.refusal(detail, size)
 
@@ -92,71 +89,55 @@ class Place:
         """Hold that many bytes more; errors as `expect`."""
         self.expect(size)
         self._bodies.take(size)
-        self.held += size
+        self.size += size
 
 
-class StreamPlace:
-    """The place of one stream, and the pace of its sender while nothing else held it up.
+class StreamPlace(Transfer):
+    """The place of one stream. Its pace is that of its sender while nothing else held it up.
 
     Args:
         caller: who sends it.
         clock: seconds.
 
     Attributes:
-        give_way: ends the wait for its sender, and the stream; None while nobody waits for the sender.
         gave_way: whether it made place for another one.
     """
 
     def __init__(self, caller: str, clock: Callable[[], float]) -> None:
-        self.caller, self._clock = caller, clock
-        self._waited, self._since, self._bytes = 0.0, 0.0, 0
-        self.give_way: Callable[[], None] | None = None
-        self.gave_way = False
+        super().__init__(clock)
+        self.caller, self.gave_way = caller, False
+        self._waited = 0.0
 
     @contextmanager
     def waiting(self, give_way: Callable[[], None]) -> Iterator[None]:
         """Note that its sender is waited for while the context lasts."""
-        self._since, self.give_way = self._clock(), give_way
+        self.since, self.give_way = self._clock(), give_way
         try:
             yield
         finally:
-            self._waited += self._clock() - self._since
+            self._waited += self._clock() - self.since
             self.give_way = None
 
-    def arrived(self, size: int) -> None:
-        """Note a piece."""
-        self._bytes += size
-
     def pace(self) -> float:
-        """Return the bytes for each second in which its sender was waited for."""
-        waited = self._waited + (self._clock() - self._since if self.give_way else 0.0)
-        return self._bytes / waited if waited >= SLOW_STREAM_SECONDS else math.inf
+        """Return the bytes for each second in which its sender was waited for, infinite in the first ones."""
+        waited = self._waited + (self._clock() - self.since if self.give_way else 0.0)
+        return self.size / waited if waited >= SLOW_BODY_SECONDS else math.inf
 
 
 class Admission:
     """Bounds of requests and of their bodies, so that a crowd exhausts neither memory nor the places of the proxy.
 
     Args:
-        requests: at a time.
-        body_bytes: of all of them together.
+        settings: the bounds.
         clock: seconds.
-        streams: at a time.
-        arriving: bodies that may be on their way in at a time, of requests that have no place yet.
     """
 
-    def __init__(
-        self,
-        requests: int,
-        body_bytes: int,
-        clock: Callable[[], float] = time.monotonic,
-        streams: int = 1,
-        arriving: int = 512,
-    ) -> None:
-        self._requests, self._bodies, self._clock = Bound(requests, clock), Bound(body_bytes, clock), clock
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._settings, self._clock = settings, clock
+        self._requests = Bound(settings.max_inflight_requests, clock)
+        self._bodies = Bound(settings.held_body_bytes, clock)
         self._streams: list[StreamPlace] = []
-        self._max_streams = streams
         self._arriving: set[Place] = set()
-        self._max_arriving = arriving
 
     @contextmanager
     def receiving(self) -> Iterator[Place]:
@@ -168,7 +149,7 @@ class Admission:
             ProblemError: `overloaded`.
         """
         self._check_requests()
-        if len(self._arriving) >= self._max_arriving:
+        if len(self._arriving) >= self._settings.max_arriving_requests:
             self._drop_slowest()
         admitted = False
 
@@ -179,13 +160,13 @@ class Admission:
             self._requests.take(1)
             admitted = True
 
-        place = Place(self._bodies, self._clock(), admit)
+        place = Place(self._bodies, self._clock, admit)
         self._arriving.add(place)
         try:
             yield place
         finally:
             self._arriving.discard(place)
-            self._bodies.give_back(place.held)
+            self._bodies.give_back(place.size)
             if admitted:
                 self._requests.give_back(1)
 
@@ -198,11 +179,11 @@ class Admission:
         """
         self._check_requests()
         self._requests.take(1)
-        place = Place(self._bodies)
+        place = Place(self._bodies, self._clock)
         try:
             yield place
         finally:
-            self._bodies.give_back(place.held)
+            self._bodies.give_back(place.size)
             self._requests.give_back(1)
 
     @contextmanager
@@ -215,7 +196,7 @@ class Admission:
             ProblemError: `overloaded`.
         """
         held, mine = len(self._streams), sum(place.caller == caller for place in self._streams)
-        most = self._max_streams - 1 if mine else self._max_streams
+        most = self._settings.max_streams - bool(mine)
         slowest = self._slowest_stream(caller if mine else None) if held == most else None
         if held >= most and slowest is None:
             whose = f", {mine} of them the caller's" if mine else ""
@@ -234,15 +215,13 @@ class Admission:
 
     def _slowest_stream(self, caller: str | None) -> StreamPlace | None:
         """Return the stream whose sender is slowest, of a caller if one is given; None if none is slow."""
-        waiting = [place for place in self._streams if place.give_way and caller in (None, place.caller)]
-        slowest = min(waiting, key=StreamPlace.pace, default=None)
-        return slowest if slowest and slowest.pace() < SLOW_STREAM_BYTES_PER_SECOND else None
+        streams = [place for place in self._streams if caller in (None, place.caller)]
+        return slowest(streams, self._settings.limits.body_bytes_per_second)
 
     def _end_stream(self, place: StreamPlace) -> None:
         self._streams.remove(place)
         place.gave_way = True
-        assert place.give_way is not None
-        place.give_way()
+        place.end()
 
     def _check_requests(self) -> None:
         if not self._requests.fits(1):
@@ -250,13 +229,9 @@ class Admission:
             raise self._requests.refusal(detail, 1)
 
     def _drop_slowest(self) -> None:
-        now = self._clock()
-        slow = [place for place in self._arriving if place.give_way and now - place.since >= NEWCOMER_SECONDS]
-        if not slow:
-            detail = f"The service reads {len(self._arriving)} bodies already. Try again later."
-            raise ProblemError("overloaded", detail, self._max_arriving, len(self._arriving) + 1, [], 1.0)
-        slowest = min(slow, key=lambda place: place.held / (now - place.since))
-        self._arriving.discard(slowest)
-        give_way, slowest.give_way = slowest.give_way, None
-        assert give_way is not None
-        give_way()
+        place, held = slowest(self._arriving), len(self._arriving)
+        if place is None:
+            detail = f"The service reads {held} bodies already. Try again later."
+            raise ProblemError("overloaded", detail, self._settings.max_arriving_requests, held + 1, [], 1.0)
+        self._arriving.discard(place)
+        place.end()

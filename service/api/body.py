@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Send
 
 from media.identify import FAMILIES, IMAGE_TYPES, VIDEO_TYPES
-from service.api.admission import Place
+from service.api.admission import SLOW_BODY_SECONDS, Place
 from service.api.deadline import Deadline
 from service.api.errors import ClientGoneError
 from service.api.negotiation import MSGPACK_ALIASES
@@ -27,7 +27,6 @@ URLENCODED = "application/x-www-form-urlencoded"
 MULTIPART_OVERHEAD = 2**16
 MAX_CONTENT_TYPE = 512
 ALIASES = MSGPACK_ALIASES | FAMILIES
-SLOW_BODY_SECONDS = 5.0  # a line may stall for so long
 GZIP_NAMES = ("gzip", "x-gzip")
 GZIP_BITS = 31  # zlib's name for a gzip header and the largest window
 INFLATED_BYTES = 2**20  # of one step, between which other requests are served and the limits are checked

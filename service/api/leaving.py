@@ -10,10 +10,10 @@ from contextlib import suppress
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from media.limits import MIB
-from service.api.admission import NEWCOMER_SECONDS
 from service.api.body import SLICE_BYTES, send_piece
 from service.api.errors import ClientGoneError
 from service.api.event_stream import STALL_SECONDS
+from service.api.transfer import Transfer, slowest
 
 MAX_LEAVING_BYTES = 256 * MIB  # in a replica
 
@@ -33,7 +33,7 @@ class Leaving:
         self, app: ASGIApp, clock: Callable[[], float] = time.monotonic, max_bytes: int = MAX_LEAVING_BYTES
     ) -> None:
         self._app, self._clock, self._max_bytes = app, clock, max_bytes
-        self._answers: set[_Answer] = set()
+        self._answers: dict[Transfer, int] = {}  # and the bytes of each
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any ASGI kind."""
@@ -58,32 +58,19 @@ class Leaving:
         loop_time = asyncio.get_running_loop().time
         with suppress(ClientGoneError, TimeoutError):
             async with asyncio.timeout(None) as timer:
-                mine = _Answer(len(data), self._clock(), lambda: timer.reschedule(loop_time()))
-                self._answers.add(mine)
+                mine = Transfer(self._clock, lambda: timer.reschedule(loop_time()))
+                self._answers[mine] = len(data)
                 try:
                     self._make_place()
                     for start in range(0, len(data), SLICE_BYTES):
                         piece = data[start : start + SLICE_BYTES]
                         await send_piece(send, piece, STALL_SECONDS, more=start + len(piece) < len(data))
-                        mine.sent = start + len(piece)
+                        mine.size = start + len(piece)
                 finally:
-                    self._answers.discard(mine)
+                    self._answers.pop(mine, None)
 
     def _make_place(self) -> None:
-        waiting = sum(answer.size - answer.sent for answer in self._answers)
-        now = self._clock()
-        while waiting > self._max_bytes:
-            slow = [answer for answer in self._answers if now - answer.since >= NEWCOMER_SECONDS]
-            if not slow:
-                return
-            slowest = min(slow, key=lambda answer: answer.sent / (now - answer.since))
-            waiting -= slowest.size - slowest.sent
-            self._answers.discard(slowest)
-            slowest.give_up()
-
-
-class _Answer:
-    """An answer on its way: its bytes, those that were taken, and when it began."""
-
-    def __init__(self, size: int, since: float, give_up: Callable[[], None]) -> None:
-        self.size, self.since, self.give_up, self.sent = size, since, give_up, 0
+        waiting = sum(whole - answer.size for answer, whole in self._answers.items())
+        while waiting > self._max_bytes and (slow := slowest(self._answers)) is not None:
+            waiting -= self._answers.pop(slow) - slow.size
+            slow.end()

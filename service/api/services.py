@@ -50,13 +50,7 @@ class Services:
 
     def __post_init__(self) -> None:
         settings = self.settings
-        admission = Admission(
-            settings.max_inflight_requests,
-            settings.held_body_bytes,
-            streams=settings.max_streams,
-            arriving=settings.max_arriving_requests,
-        )
-        object.__setattr__(self, "admission", admission)
+        object.__setattr__(self, "admission", Admission(settings))
         object.__setattr__(self, "pace", Pace(settings.max_queue_seconds))
         cache = AnswerCache(settings.cache_bytes, settings.cache_seconds) if settings.cache_bytes else None
         keyed = self.keyed or LocalKeyedAnswers(settings.idempotency_bytes, settings.idempotency_seconds)

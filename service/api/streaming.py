@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.admission import SLOW_STREAM_BYTES_PER_SECOND, StreamPlace
+from service.api.admission import StreamPlace
 from service.api.body import content_type_of, inflated, is_gzip, send_piece
 from service.api.caller import caller_of
 from service.api.deadline import ChunkDeadline
@@ -35,6 +35,7 @@ from service.formats.records import (
     write_problem,
 )
 from service.operations.options import RouteOptions
+from service.settings import Limits
 
 PIECES = 4  # of the body, of 64 KiB at most, that wait for the decoder
 
@@ -44,12 +45,12 @@ class BodyStream:
 
     Args:
         request: not read so far.
-        idle_seconds: without a piece, after which the sender counts as stuck.
+        limits: how long its sender may be silent, and how slow in a crowd.
         place: of the stream, which it may lose to another one while its sender is slow.
     """
 
-    def __init__(self, request: Request, idle_seconds: float, place: StreamPlace) -> None:
-        self._request, self._idle_seconds, self._place = request, idle_seconds, place
+    def __init__(self, request: Request, limits: Limits, place: StreamPlace) -> None:
+        self._request, self._limits, self._place = request, limits, place
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES)
         self._packed = is_gzip(request)
         self._pump = asyncio.ensure_future(self._read())
@@ -82,23 +83,24 @@ class BodyStream:
             while not self._pieces.empty():
                 waiting.append(self._pieces.get_nowait())
             if data := b"".join(piece for piece in waiting if piece is not None):
-                self._place.arrived(len(data))
+                self._place.size += len(data)
                 yield data
             if waiting[-1] is None:
                 return
 
     async def _next_piece(self) -> bytes | None:
+        idle_seconds = self._limits.stream_idle_seconds
         with suppress(TimeoutError):
-            async with asyncio.timeout(self._idle_seconds) as timer:
+            async with asyncio.timeout(idle_seconds) as timer:
                 with self._place.waiting(lambda: _end(timer)):
                     piece = await self._pieces.get()
                 if not self._place.gave_way:  # which it may do at the moment when a piece comes
                     return piece
         if self._place.gave_way:
             detail = "All places of streams are taken, and this one's body was the slowest. Send it faster."
-            raise ProblemError("slow-body", detail, limit=SLOW_STREAM_BYTES_PER_SECOND)
-        detail = f"No byte of the body arrived for {self._idle_seconds:g} s."
-        raise ProblemError("slow-body", detail, limit=self._idle_seconds)
+            raise ProblemError("slow-body", detail, limit=self._limits.body_bytes_per_second)
+        detail = f"No byte of the body arrived for {idle_seconds:g} s."
+        raise ProblemError("slow-body", detail, limit=idle_seconds)
 
     async def _read(self) -> None:
         """Read until the client leaves; a full queue stops reading, and so the sender."""
@@ -274,17 +276,17 @@ async def answer_stream(
         ClientGoneError: the client left first.
     """
     settings = services.settings
-    idle_seconds = settings.limits.stream_idle_seconds
     require(request.headers.get("accept"), (MSGPACK_SEQUENCE,), "A stream")
     media_type = content_type_of(request, form.takes).media_type
     options = parse_options(kind, request.scope["query_string"])
     with ExitStack() as stack:
         place = stack.enter_context(services.admission.stream(caller_of(request)))
-        body = BodyStream(request, idle_seconds, place)
+        body = BodyStream(request, settings.limits, place)
         stack.callback(body.close)
         exchange = Exchange(request, services, 0.0, ChunkDeadline(settings.request_seconds))
         records = form.records(exchange, body, media_type, options)
         ending = request.scope["state"].get("ending")
+        idle_seconds = settings.limits.stream_idle_seconds
         response = StreamResponse(body, records, exchange.id, idle_seconds, exchange.used_headers, ending)
         await response.open()
         response.release = stack.pop_all()

@@ -9,8 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.api.admission import NEWCOMER_SECONDS, Admission, Place
+from service.api.admission import Admission, Place
+from service.api.transfer import NEWCOMER_SECONDS
 from service.errors import ProblemError
+from service.settings import Settings
 
 
 class AdmissionMachine(RuleBasedStateMachine):
@@ -32,7 +34,10 @@ class AdmissionMachine(RuleBasedStateMachine):
     def start(self, requests: int, size: int, bodies: int, streams: int) -> None:
         self.now = 0.0
         self.requests, self.size, self.bodies, self.most_streams = requests, size, bodies, streams
-        self.admission = Admission(requests, size, lambda: self.now, streams, bodies)
+        bounds = Settings(
+            max_inflight_requests=requests, held_body_bytes=size, max_streams=streams, max_arriving_requests=bodies
+        )
+        self.admission = Admission(bounds, lambda: self.now)
 
     @rule(caller=st.sampled_from("ab"))
     def stream(self, caller: str) -> None:
@@ -88,9 +93,9 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     def given_up(self, place: Place) -> None:
         """Do what the reader of a body does: it ends with a refusal."""
-        rate = place.held / (self.now - place.since)
+        rate = place.size / (self.now - place.since)
         others = [one for _, one in self.arriving if self.now - one.since >= NEWCOMER_SECONDS]
-        assert rate == min(one.held / (self.now - one.since) for one in others)
+        assert rate == min(one.size / (self.now - one.since) for one in others)
         (ended,) = [entry for entry in self.arriving if entry[1] is place]
         self.arriving.remove(ended)
         ended[0].close()
@@ -112,9 +117,9 @@ class AdmissionMachine(RuleBasedStateMachine):
     def read(self, data: st.DataObject, size: int, arrives: bool) -> None:
         places = [place for _, place in self.open + self.arriving]
         place = data.draw(st.sampled_from(places))
-        others = sum(other.held for other in places if other is not place)
+        others = sum(other.size for other in places if other is not place)
         take = place.take if arrives else place.expect
-        if others and others + place.held + size > self.size:
+        if others and others + place.size + size > self.size:
             with pytest.raises(ProblemError, match="overloaded"):
                 take(size)
         else:
@@ -130,7 +135,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @invariant()
     def bounds_hold(self) -> None:
-        held = [place.held for _, place in self.open + self.arriving if place.held]
+        held = [place.size for _, place in self.open + self.arriving if place.size]
         assert len(held) <= 1 or sum(held) <= self.size + max(held)
         assert self.working <= self.requests
         assert len(self.streams) <= self.most_streams
@@ -152,7 +157,7 @@ TestAdmission.settings = settings(max_examples=60, stateful_step_count=30, deadl
 @pytest.mark.parametrize("rate", [0.5, 3.0, 40.0])
 def test_a_refused_caller_learns_when_half_of_the_places_will_be_free(rate: float) -> None:
     now = 0.0
-    admission = Admission(20, 100, lambda: now)
+    admission = Admission(Settings(max_inflight_requests=20), lambda: now)
     stacks = [ExitStack() for _ in range(20)]
     for stack in stacks:
         stack.enter_context(admission.admitted())
@@ -167,14 +172,14 @@ def test_a_refused_caller_learns_when_half_of_the_places_will_be_free(rate: floa
 
 def test_the_slowest_stream_gives_way_if_it_is_slow_and_waited_for() -> None:
     now, ended = 0.0, list[str]()
-    admission = Admission(9, 100, lambda: now, streams=3)
+    admission = Admission(Settings(max_streams=3), lambda: now)
     with ExitStack() as stack:
         places = {name: stack.enter_context(admission.stream(name)) for name in "abc"}
         for name, place in places.items():
             if name != "c":  # its chunk is computed, so its sender is not waited for
                 stack.enter_context(place.waiting(lambda name=name: ended.append(name)))
-        places["a"].arrived(100)
-        places["b"].arrived(10**6)
+        places["a"].size += 100
+        places["b"].size += 10**6
         now = 4.0
         with pytest.raises(ProblemError, match="3 streams already"), admission.stream("d"):
             pass
@@ -192,7 +197,7 @@ def test_the_slowest_stream_gives_way_if_it_is_slow_and_waited_for() -> None:
 
 def test_a_caller_ends_no_stream_but_its_own_for_a_second_one() -> None:
     now, ended = 0.0, list[str]()
-    admission = Admission(9, 100, lambda: now, streams=3)
+    admission = Admission(Settings(max_streams=3), lambda: now)
     with ExitStack() as stack:
         for name in "ab":
             place = stack.enter_context(admission.stream(name))

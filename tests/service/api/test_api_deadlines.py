@@ -121,7 +121,7 @@ def test_slow_bodies_take_no_place_of_the_work(small: Server, client: httpx.Clie
 
 
 def test_of_too_many_bodies_the_slowest_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.api.admission.NEWCOMER_SECONDS", 0.0)
+    monkeypatch.setattr("service.api.transfer.NEWCOMER_SECONDS", 0.0)
     with Server(Settings(limits=LIMITS, max_arriving_requests=3)) as server:
         slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)]
         for number, connection in enumerate(slow):

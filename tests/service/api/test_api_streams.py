@@ -236,7 +236,7 @@ def test_streams_are_bounded_and_others_have_their_turn(streams: Server, http: h
 def test_a_stream_that_drips_gives_way_to_another(
     streams: Server, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.api.admission.SLOW_STREAM_SECONDS", 0.05)
+    monkeypatch.setattr("service.api.admission.SLOW_BODY_SECONDS", 0.05)
     data, webm = film(60), VIDEO | {"Content-Type": "video/webm"}
     with exchange(streams, "/encode", VIDEO) as one, exchange(streams, "/encode", webm) as two:
         one.send(short(5)[:1])

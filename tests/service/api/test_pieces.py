@@ -15,6 +15,7 @@ from service.api.admission import Admission
 from service.api.body import send_piece
 from service.api.streaming import BodyStream
 from service.errors import ProblemError
+from service.settings import Limits, Settings
 
 
 @given(st.binary(max_size=9), st.booleans())
@@ -35,12 +36,12 @@ def test_a_piece_leaves_in_slices_so_that_a_slow_reader_shows_that_it_reads(data
 async def test_a_stream_that_gave_way_ends_even_if_a_piece_came_at_that_moment() -> None:
     loop = asyncio.get_running_loop()
     arriving: asyncio.Future[dict[str, Any]] = loop.create_future()
-    with Admission(9, 100).stream("a") as place:
+    with Admission(Settings()).stream("a") as place:
 
         async def receive() -> dict[str, Any]:
             return await arriving
 
-        body = BodyStream(Request({"type": "http", "headers": []}, receive), SECONDS, place)
+        body = BodyStream(Request({"type": "http", "headers": []}, receive), Limits(), place)
         piece = asyncio.ensure_future(anext(aiter(body)))
         await until(lambda: place.give_way is not None)
         give_way = place.give_way
