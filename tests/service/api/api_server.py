@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ from service.api.log import configure
 from service.api.middleware import SpanExporter
 from service.api.request_id import as_ray_serves
 from service.chunks import ChunkInput, ChunkOutput, ClipState
-from service.errors import ProblemError
+from service.errors import PROBLEMS, ProblemError
 from service.finished_request import FinishedRequest
 from service.flow import Flow
 from service.flow import current as current_flow
@@ -226,3 +227,10 @@ class Server:
         self._thread.join()
         self.jobs.close()
         self._folder.cleanup()
+
+
+def problem(response: httpx.Response, slug: str) -> dict[str, object]:
+    """Check that an answer is this problem, and return its document."""
+    assert response.headers["content-type"] == "application/problem+json", response.text
+    assert (response.status_code, response.json()["code"]) == (PROBLEMS[slug][0], slug)
+    return response.json()

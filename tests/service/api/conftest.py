@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import httpx
 from api_server import Server
 from bad_inputs import LIMITS
-from waiting import SECONDS
+from waiting import SECONDS, eventually
 
 from service.settings import Settings
 
@@ -36,3 +36,12 @@ def server() -> Iterator[Server]:
 def http(server: Server) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
+
+
+@pytest.fixture
+def fresh() -> Iterator[tuple[Server, httpx.Client]]:
+    """A server of this test's own, to be broken."""
+    with Server(Settings(limits=LIMITS)) as server:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            yield server, client
+        eventually(lambda: not any(server.counts.flying.values()))

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,12 +16,12 @@ import httpx
 import numpy as np
 import pytest
 from api_server import VQ, BlockBackend, Server
+from media_samples import workers
 from waiting import SECONDS, eventually
 
 from media.write import encode_video
 from service.api.app import create_app
 from service.api.drain import Gate
-from service.api.ray_headers import RayHeaders
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK_SEQUENCE
 from service.formats.records import Begin, End, FailedStreamError, Part, RecordReader, RecordWriter
@@ -122,14 +120,6 @@ def exchange(server: Server, *arguments: Any, **options: Any) -> Iterator[Exchan
         opened.close()
 
 
-def workers() -> set[int]:
-    """Return the media workers below this process."""
-    listing = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
-    )
-    return {int(line.split()[0]) for line in listing.stdout.splitlines() if "-I -S -B" in line}
-
-
 def test_tokens_come_before_the_video_has(streams: Server) -> None:
     data = film(160)
     with exchange(streams, "/encode", VIDEO | {"Content-Type": "video/webm"}) as one:
@@ -188,14 +178,14 @@ def _send_all(one: Exchange, records: list[bytes]) -> None:
 
 
 def test_a_client_that_leaves_frees_everything(streams: Server, http: httpx.Client) -> None:
-    before, data = workers(), film(160)
+    before, data = set(workers()), film(160)
     gone = streams.counts.requests["/encode", "POST", "499"]
     for _ in range(3):  # more than may be there at a time
         with exchange(streams, "/encode", VIDEO | {"Content-Type": "video/webm"}) as one:
             one.send(data[: len(data) // 2])
             one.read_until(b"tokens")
-            assert len(workers() - before) == 1
-        eventually(lambda: not workers() - before)
+            assert len(set(workers()) - before) == 1
+        eventually(lambda: not set(workers()) - before)
     eventually(lambda: streams.counts.requests["/encode", "POST", "499"] == gone + 3)
     eventually(lambda: streams.counts.flying["/encode"] == 0)
     assert http.post("/encode", content=short(5), headers=VIDEO).status_code == 200
@@ -303,27 +293,6 @@ def test_a_service_that_stops_ends_its_streams(tmp_path: Path, begun: bool) -> N
     with pytest.raises(FailedStreamError) as failed:
         list(RecordReader().feed(body))
     assert failed.value.document["code"] == "draining"
-
-
-@pytest.mark.parametrize(("path", "name"), [("/encode", b"accept"), ("/v1/decode", b"content-type")])
-def test_ray_leaves_connections_to_their_routes_and_bounds_no_stream(path: str, name: bytes) -> None:
-    seen: list[dict[bytes, bytes]] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(dict(scope["headers"]))
-
-    async def nothing(*_: Any) -> Any: ...
-
-    wrapped = RayHeaders(app)
-    sequence = MSGPACK_SEQUENCE.encode()
-    for place, value in ((path, sequence), (path, b"image/png"), ("/generate", sequence)):
-        headers = [(name, value), (b"x-request-timeout-seconds", b"5")]
-        asyncio.run(wrapped({"type": "http", "path": place, "headers": headers}, nothing, nothing))
-    assert seen[0][b"x-request-timeout-seconds"] == b"0"
-    assert seen[0][b"x-request-disconnect-disabled"] == b"?1"
-    bounded = {name: b"image/png", b"x-request-timeout-seconds": b"5"}
-    assert seen[1] == bounded | {b"x-request-disconnect-disabled": b"?1"}
-    assert seen[2] == {name: sequence, b"x-request-timeout-seconds": b"5"}
 
 
 def test_a_side_that_is_silent_ends_the_stream() -> None:
