@@ -17,17 +17,17 @@ from model.metrics.psnr import psnr
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.data import open_set
 
+BATCH_IMAGES = 16  # of one call
 TRUTH = "float32, reference operators"
 
 
 @torch.inference_mode()
-def agreement(bundle: Path, pictures: Path, batch: int = 16) -> dict[str, tuple[float, float]]:
+def agreement(bundle: Path, pictures: Path) -> dict[str, tuple[float, float]]:
     """Return, by variant, the share of tokens that differ from float32 on the reference operators, and the PSNR.
 
     Args:
         bundle: of a VQ tokenizer.
         pictures: a held-out set of images.
-        batch: images of one call.
     """
     where = device()
     pixels = open_set(pictures).pixels()
@@ -43,7 +43,7 @@ def agreement(bundle: Path, pictures: Path, batch: int = 16) -> dict[str, tuple[
         "bfloat16, compiled": (load(torch.bfloat16, compiled=True), "auto"),
     }
     flips, quality, total = dict.fromkeys(variants, 0), dict.fromkeys(variants, 0.0), 0
-    for part in pixels.split(batch):
+    for part in pixels.split(BATCH_IMAGES):
         part = part.to(where)
         truth: torch.Tensor | None = None
         for name, (tokenizer, backend) in variants.items():

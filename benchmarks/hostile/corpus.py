@@ -102,12 +102,11 @@ class FormCorpus:
     Args:
         seed: decides everything.
         bundle: hash of the bundle that tokens name, so that undamaged ones are accepted.
-        grid: of these tokens.
     """
 
-    def __init__(self, seed: int, bundle: str, grid: tuple[int, int, int] = (1, 4, 4)) -> None:
+    def __init__(self, seed: int, bundle: str) -> None:
         self._seed = seed
-        self._sources = list(_bodies(bundle, grid))
+        self._sources = list(_bodies(bundle))
         self._bytes = [data for _, _, data in self._sources]
 
     def case(self, index: int) -> Case:
@@ -149,10 +148,9 @@ def _made() -> list[tuple[str, bytes]]:
     return [*files, ("jpeg progressive", buffer.getvalue())]
 
 
-def _bodies(bundle: str, grid: tuple[int, int, int]) -> list[tuple[str, str, bytes]]:
+def _bodies(bundle: str) -> list[tuple[str, str, bytes]]:
     """Return whole bodies as (path, content type, bytes)."""
-    tokens = np.arange(int(np.prod(grid)), dtype="<u2").reshape(grid)
-    result = EncodeResult(EncodeMeta(bundle=bundle), tokens)
+    result = EncodeResult(EncodeMeta(bundle=bundle), np.arange(16, dtype="<u2").reshape(1, 4, 4))
     png = encode_image(_pixels(1), "image/png")
     array = pack({"array": pack_tensor(_pixels(1))})
     form = "".join(

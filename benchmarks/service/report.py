@@ -98,13 +98,12 @@ def summarize(run: Run, objective_s: float, late_s: float | None = None) -> Summ
     )
 
 
-def completions(run: Run, width: float = 1.0) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return the starts of equal spans of time, and the answers with 200 and the refusals per second in each."""
-    last = np.nanmax(run.rows["done"], initial=width)
-    edges = np.arange(0.0, last + width, width)
+def completions(run: Run) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return the starts of the seconds of a run, and the answers with 200 and the refusals in each."""
+    edges = np.arange(0.0, np.nanmax(run.rows["done"], initial=1.0) + 1)
     ok = run.rows["done"][run.rows["status"] == 200]
     shed = run.rows["done"][np.isin(run.rows["status"], SHED)]
-    return edges[:-1], np.histogram(ok, edges)[0] / width, np.histogram(shed, edges)[0] / width
+    return edges[:-1], np.histogram(ok, edges)[0], np.histogram(shed, edges)[0]
 
 
 def row(name: str, run: Run, summary: Summary, objective_s: float) -> Row:

@@ -43,9 +43,9 @@ def day(second: int) -> float:
     return 5.5 + 4.5 * math.sin(2 * math.pi * (second / DAY - 10 / 24))
 
 
-def bursts(seed: int = 1) -> Load:
+def bursts() -> Load:
     """Return the day with thirty bursts of one to three minutes and two to five replicas."""
-    rng = random.Random(seed)
+    rng = random.Random(1)
     starts = [(rng.randrange(DAY), rng.randint(60, 180), rng.uniform(2, 5)) for _ in range(30)]
     extra = [0.0] * DAY
     for begin, length, height in starts:

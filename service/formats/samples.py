@@ -92,13 +92,13 @@ def write_arrays(samples: Samples) -> bytes:
     return msgpack.pack(samples.meta.model_dump() | {"samples": [_packed(sample) for sample in samples.samples]})
 
 
-def read_arrays(data: bytes, max_bytes: int = 2**31 - 1) -> Samples:
-    """Return what `write_arrays` wrote, none of whose byte strings is longer than `max_bytes`.
+def read_arrays(data: bytes) -> Samples:
+    """Return what `write_arrays` wrote.
 
     Raises:
         ProblemError: for anything wrong with the bytes.
     """
-    fields = msgpack.unpack(data, max_bytes)
+    fields = msgpack.unpack(data, len(data))
     entries = fields.pop("samples", None)
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise ProblemError("malformed-body", "The body must hold a list of maps named `samples`.")

@@ -38,11 +38,11 @@ RESTART_REASONS = ("crash", "forbidden", "killed", "cpu", "timeout", "memory", "
 DEPLOYMENTS = ("Ingress", "Tokenizer", "Generator", "JobOwner")
 
 
-def exponential(first: float, last: float, factor: float = BUCKET_FACTOR) -> tuple[float, ...]:
+def exponential(first: float, last: float) -> tuple[float, ...]:
     """Return the bounds of buckets, each so many times the one before, rounded to three digits."""
     bounds = [first]
     while bounds[-1] < last:
-        bounds.append(float(f"{bounds[-1] * factor:.3g}"))
+        bounds.append(float(f"{bounds[-1] * BUCKET_FACTOR:.3g}"))
     return tuple(bounds)
 
 

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -44,11 +43,11 @@ def registry(folder: Path, mounts: dict[str, Path]) -> tuple[CollectorRegistry, 
     return every, processes
 
 
-def linger(folder: Path, processes: ProcessesCollector, pause: Callable[[float], None] = time.sleep) -> None:
+def linger(folder: Path, processes: ProcessesCollector) -> None:
     """Return when no process has counted in the folder for a while, or when the folder is gone."""
     idle = 0.0
     while idle < LINGER_SECONDS and folder.is_dir():
-        pause(LOOK_SECONDS)
+        time.sleep(LOOK_SECONDS)
         idle = 0.0 if living(folder) else idle + LOOK_SECONDS
         processes.compact()
 

@@ -11,6 +11,7 @@ from training.errors import TrainingError
 
 SUBSETS, SUBSET_SIZE = 10, 1000
 SPLITS = 4
+RADIUS_NEIGHBOURS = 3  # of the paper
 MIN_SPLIT_ITEMS = 4  # two in each half, as a covariance needs
 Features = NDArray[np.floating]
 Indices = NDArray[np.int64]
@@ -92,14 +93,13 @@ def squared_mmd(first: Features, second: Features) -> float:
     return float(sum(within) - 2 * kernel(x, y).mean())
 
 
-def precision_recall(real: Features, made: Features, neighbours: int = 3) -> tuple[float, float]:
+def precision_recall(real: Features, made: Features) -> tuple[float, float]:
     """Return the share of made items that are near real ones, and the share of real items that are near made ones.
 
     An item is near a set if it is no farther from some member than that member's own third neighbour in its set.
 
     Args:
-        real, made: float (N, d) and (M, d), each of more items than `neighbours`.
-        neighbours: whose distance is the radius around a member.
+        real, made: float (N, d) and (M, d), each of more than `RADIUS_NEIGHBOURS` items.
 
     Raises:
         TrainingError: other shapes, too few items, or features that are not finite.
@@ -107,11 +107,13 @@ def precision_recall(real: Features, made: Features, neighbours: int = 3) -> tup
     Source: Kynkaanniemi et al., "Improved precision and recall metric for assessing generative models", 2019.
     """
     _check(real, made)
-    if min(len(real), len(made)) <= neighbours:
-        raise TrainingError(f"Precision needs more than {neighbours} items, not {len(real)} and {len(made)}.")
+    if min(len(real), len(made)) <= RADIUS_NEIGHBOURS:
+        counts = f"{len(real)} and {len(made)}"
+        raise TrainingError(f"Precision needs more than {RADIUS_NEIGHBOURS} items, not {counts}.")
 
     def covered(members: Features, items: Features) -> float:
-        radius = np.sort(_squared_distances(members, members), axis=1)[:, neighbours]  # the first one is the member
+        # The first one is the member itself.
+        radius = np.sort(_squared_distances(members, members), axis=1)[:, RADIUS_NEIGHBOURS]
         return float((_squared_distances(items, members) <= radius).any(axis=1).mean())
 
     return covered(real, made), covered(made, real)

@@ -22,6 +22,7 @@ from training.card import code_version, machine_name
 from training.devices import resolve_device
 from training.errors import TrainingError
 from training.evaluation.distances import (
+    RADIUS_NEIGHBOURS,
     Indices,
     count_copies,
     kernel_distance,
@@ -40,7 +41,7 @@ from training.generator.sampling import Sampler
 from training.pictures import contact_sheet, write_image
 
 Features = NDArray[np.float32]
-NEIGHBOURS = 5  # shown of each sample
+SHOWN_NEIGHBOURS = 5  # of each sample
 MAX_ROWS = 16  # of the sheet of neighbours
 MAX_SEARCHED = 4096  # training items among which neighbours are looked for
 MIN_CLASS_ITEMS = 8  # a distance between fewer says nothing
@@ -210,9 +211,9 @@ def _score(
         count += len(made)
     first, second = np.concatenate(originals), np.concatenate(samples)
     training = features_of(trained, extract, suite.device)
-    close = nearest(second[rows], training, NEIGHBOURS)
+    close = nearest(second[rows], training, SHOWN_NEIGHBOURS)
     _write_sheet(out / f"{kind}-neighbours.png", [shown[row] for row in rows], trained, close)
-    precision, recall = precision_recall(first, second) if count > NEIGHBOURS else (None, None)
+    precision, recall = precision_recall(first, second) if count > RADIUS_NEIGHBOURS else (None, None)
     return KindScores(
         kind=kind,
         items=count,
