@@ -117,11 +117,16 @@ def scale_key(image: Image.Image) -> None:
 
 
 def orientation(image: Image.Image) -> Orientation:
-    """Read the EXIF orientation; damaged metadata counts as upright, as in browsers."""
+    """Read the EXIF orientation; damaged metadata counts as upright, as in browsers.
+
+    Raises:
+        OSError: the pixels of a PNG, which are decoded, are damaged.
+    """
     if image.format == "TIFF":
         return UPRIGHT  # Pillow turns it while loading, and states its size as turned
+    if image.format == "PNG":
+        image.load()  # reads what stands behind the pixels; damaged ones must fail here, since Pillow says so only once
     try:
-        image.getexif()  # finds that of a PNG behind its pixels
         # Pillow would go on to XMP and texts, which editors leave behind as they were: nobody else turns by them.
         exif = Image.Exif()
         exif.load(image.info["exif"])

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from media_samples import animation, pattern, saved
+from media_samples import animation, pattern, picture, saved
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -257,3 +257,13 @@ def png(width: int, height: int, depth: int, colour: int, row: bytes, extra: byt
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
     pixels = zlib.compress((b"\0" + row) * height)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("animated", [False, True])
+@pytest.mark.parametrize("place", [1, 100, 5000])
+def test_a_png_whose_pixels_are_damaged_is_refused(place: int, animated: bool) -> None:
+    data = bytearray(picture(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8), "PNG"))
+    data[data.index(b"IDAT") + 4 + place] ^= 0xFF
+    with pytest.raises(MediaError) as caught:
+        read(bytes(data), MediaOptions(animated=animated))
+    assert caught.value.code == "corrupt-media"
