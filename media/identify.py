@@ -67,7 +67,7 @@ _TRUSTED_TYPES = {
     "an MPEG transport stream": "video/mp2t",
 }
 
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # of either byte order; with + offsets take 8 bytes
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0")  # of either byte order; with + offsets take 8 bytes
 _CANON_RAW = b"II*\0\x10\0\0\0CR"
 
 # Names of formats that are not read, or not from strangers: (position, bytes there, name).
@@ -78,6 +78,7 @@ _OTHERS = (
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
     (0, b"\xff\x0a", "a JPEG XL picture"),
     (0, _CANON_RAW, "a camera's raw picture"),
+    (0, b"MM\0+", "a BigTIFF whose first bytes are the high ones"),
     (0, b"8BPS", "a Photoshop file"),
     (0, b"FLV", "a Flash video"),
     (0, b"OggS", "an Ogg file"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 from PIL import AvifImagePlugin, Image
@@ -15,6 +15,7 @@ from media.colour import Colours, Gamma, code_points
 from media.errors import MediaError
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_exif
+from media.tiff import check_tiff, correct_tiff, deep_grey
 
 if TYPE_CHECKING:
     from media.limits import MediaLimits
@@ -35,9 +36,6 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _ORIENTATION = 0x0112
 _HEAD_BYTES = 1 << 16  # what comes before the pixels, but for very large profiles
 _WEBP_FLAGS, _WEBP_ANIMATED, _WEBP_ALPHA = 20, 0x02, 0x10  # their place in the file, and two of them
-# Tags of TIFF that cameras set in raw files, whose first picture is a preview.
-_SUBFILE_TYPE, _BITS_PER_SAMPLE, _DNG_VERSION = 0x00FE, 0x0102, 0xC612
-_REDUCED = 1
 # What Pillow multiplies the samples of shallow grey pictures by.
 _SHALLOW = {"L;2": 85, "L;4": 17}
 
@@ -53,9 +51,10 @@ def reading(media_type: str, limits: MediaLimits | None) -> Iterator[None]:
         limit = Image.MAX_IMAGE_PIXELS if limits is None else limits.image_pixels
         raise MediaError("too-many-pixels", f"A picture may have {limit} pixels; this one has more.", limit) from error
     except Exception as error:  # damaged pictures raise OSError, SyntaxError, ValueError, struct.error and more
-        raise MediaError(
-            "corrupt-media", f"The {media_type} file cannot be decoded: it is damaged or cut off."
-        ) from error
+        why = "it is damaged or cut off"
+        if media_type == "image/tiff" and isinstance(error, Image.UnidentifiedImageError):
+            why += ", or stores its samples in a way that is not read"
+        raise MediaError("corrupt-media", f"The {media_type} file cannot be decoded: {why}.") from error
 
 
 def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) -> Image.Image:
@@ -68,6 +67,7 @@ def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) ->
     check_picture(limits, image.height, image.width, is_video=False)
     if image.format == "TIFF":
         check_tiff(image)
+        correct_tiff(image)
     scale_key(image)
     return image
 
@@ -85,20 +85,6 @@ def without_empty_alpha(image: Image.Image) -> Image.Image:
     """Return a picture that is opaque everywhere without its alpha channel."""
     is_empty = image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (255, 255)
     return image.convert(image.mode[:-1]) if is_empty else image
-
-
-def check_tiff(image: Any) -> None:
-    """Refuse what a TIFF may hold besides a picture to look at.
-
-    Raises:
-        MediaError: "unsupported-container".
-    """
-    if image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED or _DNG_VERSION in image.tag_v2:
-        detail = "The TIFF holds a camera's raw picture; develop it into a PNG, JPEG or plain TIFF."
-        raise MediaError("unsupported-container", detail)
-    if image.mode == "F" or image.mode == "I":
-        detail = "The TIFF holds numbers whose range is a guess; accepted are 1, 8 and 16 bits a channel."
-        raise MediaError("unsupported-container", detail)
 
 
 def scale_key(image: Image.Image) -> None:
@@ -158,9 +144,7 @@ def continuous(image: Image.Image) -> Image.Image:
     """Return the picture in a mode that can be resampled: no palette or bitmap, 8 bits a channel, an alpha channel."""
     key = image.info.get("transparency")
     if image.mode.startswith("I"):
-        deep = np.asarray(image).astype(np.int64).clip(0, 0xFFFF)
-        if getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE) == (12,):
-            deep = deep * 0xFFFF // 0xFFF  # Pillow leaves them at their depth
+        deep = deep_grey(image)
         grey = Image.fromarray((deep >> 8).astype(np.uint8))
         if key is not None:
             grey.putalpha(Image.fromarray((deep != key) * np.uint8(255)))

@@ -1,0 +1,57 @@
+"""TIFFs as Pillow opens them: what is no picture is refused, and samples that it would mistake are corrected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ImageFile, ImagePalette, TiffImagePlugin
+
+from media.errors import MediaError
+
+# Tags; cameras set some of them in raw files, whose first picture is a preview.
+_SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES = 0x00FE, 0x0100, 0x0101, 0x0102, 0x0106, 0x011C
+_COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 0x0140, 0x0152, 0x0153, 0xC612
+_REDUCED, _WHITE_IS_ZERO, _SEPARATE, _PREMULTIPLIED, _SIGNED = 1, 0, 2, 1, 2
+_DEEP = ("RGB", "RGBA", "CMYK")
+# Pillow knows white as zero in 16 bits of the other byte order only.
+TiffImagePlugin.OPEN_INFO[(TiffImagePlugin.MM, _WHITE_IS_ZERO, (1,), 1, (16,), ())] = ("I;16B", "I;16B")
+
+
+def check_tiff(image: Any) -> None:
+    """Refuse what a TIFF may hold besides a picture to look at.
+
+    Raises:
+        MediaError: "unsupported-container".
+    """
+    if image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED or _DNG_VERSION in image.tag_v2:
+        detail = "The TIFF holds a camera's raw picture; develop it into a PNG, JPEG or plain TIFF."
+        raise MediaError("unsupported-container", detail)
+    if image.mode in ("F", "I") or _SIGNED in image.tag_v2.get(_SAMPLE_FORMAT, ()):
+        detail = "The TIFF holds numbers whose range is a guess; accepted are 1, 8 and 16 bits a channel."
+        raise MediaError("unsupported-container", detail)
+
+
+def correct_tiff(image: Any) -> None:
+    """Correct how Pillow is going to read the samples of an opened file."""
+    tags = image.tag_v2
+    deep = 16 in tags.get(_BITS_PER_SAMPLE, ()) and tags.get(_PLANES) == _SEPARATE
+    if deep and not image.use_load_libtiff and image.mode in _DEEP:
+        # Pillow's own decoder would take their bytes for samples.
+        raw = "RGBa" if tags.get(_EXTRA_SAMPLES) == (_PREMULTIPLIED,) else image.mode
+        image.use_load_libtiff = True
+        stored = (0, 0, tags[_WIDTH], tags[_HEIGHT])  # the size that Pillow states is turned already
+        image.tile = [ImageFile._Tile("libtiff", stored, 0, (f"{raw};16N", False, tags.offset))]
+    colours = tags.get(_COLOUR_MAP, ())
+    if image.mode in ("P", "PA") and colours and max(colours) < 256:  # old writers did not scale them to 16 bits
+        image.palette = ImagePalette.raw("RGB;L", bytes(colours))
+
+
+def deep_grey(image: Any) -> NDArray[np.int64]:
+    """Return the samples of a grey picture of 16 bits in any format, white as the largest."""
+    deep = np.asarray(image).astype(np.int64).clip(0, 0xFFFF)
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(_BITS_PER_SAMPLE) == (12,):
+        deep = deep * 0xFFFF // 0xFFF  # Pillow leaves them at their depth
+    return 0xFFFF - deep if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else deep

@@ -1,0 +1,94 @@
+"""TIFFs whose samples are stored in rarer ways: planes, white as zero, palettes of 8 bits, signed numbers."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from test_tiff import GREY, PHOTO, read, tiff
+
+from media.errors import MediaError
+
+DEEP = PHOTO.astype(np.uint16) * 257
+SHORT, LONG = 3, 4
+TURNED = 6
+
+
+def planar(pixels: NDArray[np.uint16], photometric: int, order: str, **tags: int) -> bytes:
+    """Write a file of 16 bits, each channel by itself."""
+    height, width, channels = pixels.shape
+    planes = [np.ascontiguousarray(pixels[..., k]).astype(f"{order}u2").tobytes() for k in range(channels)]
+    size, start = len(planes[0]), 8 + len(planes) * len(planes[0])
+    arrays = struct.pack(f"{order}{channels}H", *[16] * channels)
+    arrays += struct.pack(f"{order}{2 * channels}I", *[8 + k * size for k in range(channels)], *[size] * channels)
+    offsets = start + 2 * channels
+    entries: dict[int, tuple[int, int, int]] = {
+        256: (LONG, 1, width),
+        257: (LONG, 1, height),
+        258: (SHORT, channels, start),
+        259: (SHORT, 1, 1),
+        262: (SHORT, 1, photometric),
+        273: (LONG, channels, offsets),
+        277: (SHORT, 1, channels),
+        278: (LONG, 1, height),
+        279: (LONG, channels, offsets + 4 * channels),
+        284: (SHORT, 1, 2),
+    } | {int(tag[1:]): (SHORT, 1, value) for tag, value in tags.items()}
+    body = b"".join(
+        struct.pack(order + ("HHIHxx" if kind == SHORT and count == 1 else "HHII"), tag, kind, count, value)
+        for tag, (kind, count, value) in sorted(entries.items())
+    )
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, start + len(arrays))
+    return head + b"".join(planes) + arrays + struct.pack(order + "H", len(entries)) + body + bytes(4)
+
+
+def close(made: NDArray[Any], expected: NDArray[Any]) -> bool:
+    return made.shape == expected.shape and bool(np.abs(made.astype(int) - expected).max() <= 1)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_channels_of_sixteen_bits_may_be_apart(order: str) -> None:
+    solid = np.full((*GREY.shape, 1), 0xFFFF, np.uint16)
+    assert close(read(planar(DEEP, 2, order))[0], PHOTO)
+    assert close(read(planar(DEEP, 2, order, t274=TURNED))[0], np.rot90(PHOTO, -1))
+    assert close(read(planar(np.dstack([0xFFFF - DEEP, 0 * solid]), 5, order))[0], PHOTO)
+    half = np.dstack([DEEP // 2, solid // 2])
+    assert close(read(planar(half, 2, order, t338=1))[0], PHOTO * 0.5 + 127.5)
+    assert close(read(planar(half, 2, order, t338=2))[0], PHOTO * 0.25 + 127.5)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_white_may_be_zero_in_sixteen_bits(order: str) -> None:
+    assert np.array_equal(read(tiff(0xFFFF - DEEP[..., 0], 0, order))[0], GREY[..., None].repeat(3, -1))
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+def test_palettes_may_have_eight_bits(scale: int) -> None:
+    colours = [(200, 10, 60), (0, 250, 130)] + [(0, 0, 0)] * 254
+    table = struct.pack("<768H", *[scale * colour[channel] for channel in range(3) for colour in colours])
+    data = tiff(np.array([[0, 1]], np.uint8), 3, extra=((320, 8),))
+    # The table goes to the end, and its entry says so.
+    at = data.index(struct.pack("<HHIH", 320, SHORT, 1, 8))
+    data = data[:at] + struct.pack("<HHII", 320, SHORT, 768, len(data)) + data[at + 12 :] + table
+    assert read(data)[0, 0].tolist() == [list(colour) for colour in colours[:2]]
+
+
+def test_signed_samples_are_refused() -> None:
+    with pytest.raises(MediaError, match="guess") as caught:
+        read(tiff(GREY // 2, 1, extra=((339, 2),)))
+    assert caught.value.code == "unsupported-container"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (tiff(DEEP[..., :2], 1, extra=((338, 2),)), "stores its samples in a way that is not read"),
+        (b"MM\0+\0\x08\0\0" + bytes(200), "BigTIFF whose first bytes are the high ones"),
+    ],
+)
+def test_what_pillow_does_not_read_is_named(data: bytes, words: str) -> None:
+    with pytest.raises(MediaError, match=words):
+        read(data)
