@@ -16,10 +16,12 @@ import httpx
 import numpy as np
 import typer
 
+from benchmarks.rows import markdown_table
 from media.write import encode_image
 
 Attack = Callable[[str, int], Awaitable[Counter[str]]]
 
+COLUMNS = ("attack", "its answers", "readiness at worst, s", "others' p50 before, ms", "during", "others failed")
 SECONDS = 25.0
 GIF_SIDE, GIF_FRAMES, GIF_CONNECTIONS = 6000, 41, 12
 SLOW_BODIES, IDLE_CONNECTIONS = 600, 500
@@ -35,10 +37,8 @@ def main(
     url: Annotated[str, typer.Option(help="Address of the service.")] = "http://127.0.0.1:8000",
 ) -> None:
     """Attack a service and print a table."""
-    print("| attack | its answers | readiness at worst, s | others' p50 before, ms | during | others failed |")
-    print("|---|---|---|---|---|---|")
-    for name in attacks or ATTACKS:
-        print(asyncio.run(_try(name, url)), flush=True)
+    for line in markdown_table(COLUMNS, (asyncio.run(_try(name, url)) for name in attacks or ATTACKS)):
+        print(line, flush=True)
 
 
 async def gif(host: str, port: int) -> Counter[str]:
@@ -107,7 +107,7 @@ ATTACKS: dict[str, Attack] = {
 }
 
 
-async def _try(name: str, url: str) -> str:
+async def _try(name: str, url: str) -> tuple[str, ...]:
     parts = urlsplit(url)
     host, port = str(parts.hostname), parts.port or 80
     async with _others(url) as (before, _, _):
@@ -118,7 +118,8 @@ async def _try(name: str, url: str) -> str:
         seconds = time.monotonic() - started
     given = ", ".join(f"{count} x {answer}" for answer, count in answers.most_common())
     quiet, loud = (1e3 * statistics.median(times) if times else float("nan") for times in (before, during))
-    return f"| {name}, {seconds:.0f} s | {given} | {max(ready):.2f} | {quiet:.0f} | {loud:.0f} | {failed.total()} |"
+    others = f"{quiet:.0f}", f"{loud:.0f}", str(failed.total())
+    return f"{name}, {seconds:.0f} s", given, f"{max(ready):.2f}", *others
 
 
 @asynccontextmanager

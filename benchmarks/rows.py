@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from model.atomic_write import replacing
@@ -44,12 +45,15 @@ def read_rows(path: Path) -> list[Row]:
 
 def markdown(rows: Sequence[Row]) -> Iterator[str]:
     """Yield the lines of tables, a new one wherever the columns change."""
-    columns: list[str] = []
-    for row in rows:
-        if list(row) != columns:
-            if columns:
-                yield ""
-            columns = list(row)
-            yield f"| {' | '.join(columns)} |"
-            yield "|---" * len(columns) + "|"
-        yield f"| {' | '.join(row.values())} |"
+    for number, (columns, same) in enumerate(groupby(rows, key=tuple)):
+        if number:
+            yield ""
+        yield from markdown_table(columns, (row.values() for row in same))
+
+
+def markdown_table(columns: Collection[str], rows: Iterable[Iterable[object]]) -> Iterator[str]:
+    """Yield the lines of a table as its rows come."""
+    yield f"| {' | '.join(columns)} |"
+    yield "|---" * len(columns) + "|"
+    for cells in rows:
+        yield f"| {' | '.join(map(str, cells))} |"

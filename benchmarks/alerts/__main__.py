@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,11 @@ import typer
 
 from benchmarks.alerts.load import Callers
 from benchmarks.alerts.stack import Stack, stack
+from benchmarks.rows import markdown_table
 from benchmarks.service.process import ROOT
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 REPLACEMENT_SECONDS = 40.0  # one that dies before it is ready is not counted as a start
 TOKENIZER = r"ServeReplica:omnitok:Tokenizer"
 
@@ -62,7 +63,7 @@ def observe(running: Stack, fault: str, alerts: set[str], began: float, seconds:
         for alert in sorted(running.prometheus.firing() & waiting):
             waiting.remove(alert)
             yield Row(fault, alert, time.monotonic() - began, runbook_answers(running, alert))
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     for alert in sorted(waiting):
         yield Row(fault, alert, None, (0, 0))
 
@@ -188,12 +189,18 @@ def main(
         if pictures is not None:
             draw = [sys.executable, "-m", "benchmarks.dashboards.draw", f"--prometheus={running.prometheus.url}"]
             subprocess.run([*draw, f"--minutes={minutes:g}", f"--out={pictures}"], cwd=ROOT, check=True)
-        typer.echo("| Fault | Alert | Fired after, s | Queries of its runbook with data |\n| --- | --- | --- | --- |")
-        for name in only or FAULTS:
-            with Callers(running.url, 2):
-                for row in FAULTS[name](running):
-                    after = "not" if row.seconds is None else f"{row.seconds:.0f}"
-                    typer.echo(f"| {row.fault} | {row.alert} | {after} | {row.answered[0]} of {row.answered[1]} |")
+        columns = ("Fault", "Alert", "Fired after, s", "Queries of its runbook with data")
+        for line in markdown_table(columns, _shown(running, only or FAULTS)):
+            typer.echo(line)
+
+
+def _shown(running: Stack, names: Iterable[str]) -> Iterator[tuple[str, ...]]:
+    """Do damage, and yield a row of the table for each alert that was waited for."""
+    for name in names:
+        with Callers(running.url, 2):
+            for row in FAULTS[name](running):
+                after = "not" if row.seconds is None else f"{row.seconds:.0f}"
+                yield row.fault, row.alert, after, f"{row.answered[0]} of {row.answered[1]}"
 
 
 if __name__ == "__main__":

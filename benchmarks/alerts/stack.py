@@ -19,7 +19,7 @@ from benchmarks.service.cpu import snapshot
 from benchmarks.service.process import API, START_SECONDS, StartError, free_ports, is_ready, log_tail, serve, stop
 
 DISK_BYTES = 256 * 2**20
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Stack:
             if time.monotonic() > deadline:
                 tail = log_tail(self.folder / "service.log")
                 raise StartError(f"{self.url} is not ready after {START_SECONDS:.0f} s.\n{tail}")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
     def pids(self, pattern: str) -> list[int]:
         """Return the processes of the service whose command line or name fits a pattern."""

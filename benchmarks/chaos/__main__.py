@@ -18,12 +18,14 @@ import typer
 
 from benchmarks.chaos.callers import Call, Callers
 from benchmarks.chaos.events import EVENTS, WITH_JOBS
+from benchmarks.rows import markdown_table
 from benchmarks.service.state import State, look
 from service.cluster.app import cluster, deploy
 from service.settings import Settings
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 SETTLE_SECONDS = 90.0  # Ray keeps idle workers, and the exporter lags
+COLUMNS = ("event", "happened", "over after, s", "calls", "failed", "longest gap, s", "slowest call, s")
 TRANSIENT = {"IDLE", "log_monitor.py"}  # Ray's spare workers come and go, and it keeps logs of dead ones open
 DESCRIPTORS_FACTOR, DESCRIPTORS_SPARE = 1.1, 20  # sockets between Ray's processes come and go
 
@@ -108,9 +110,11 @@ def main(
 
 
 def table(rows: Sequence[Row], calls: Sequence[Call]) -> Iterator[str]:
-    """Yield a Markdown table of the events, and their sum."""
-    yield "| event | happened | over after, s | calls | failed | longest gap, s | slowest call, s |"
-    yield "|---|---|---|---|---|---|---|"
+    """Return the lines of a Markdown table of the events, and their sum."""
+    return markdown_table(COLUMNS, _shown(rows, calls))
+
+
+def _shown(rows: Sequence[Row], calls: Sequence[Call]) -> Iterator[tuple[object, ...]]:
     for title in dict.fromkeys(row.title for row in rows):
         same = [row for row in rows if row.title == title]
         failed = sum((row.failed for row in same), Counter[str]())
@@ -118,10 +122,10 @@ def table(rows: Sequence[Row], calls: Sequence[Call]) -> Iterator[str]:
         errors = "; ".join(f"{count} x {error}" for error, count in failed.most_common(3)) or "0"
         ran, gap = sum(row.calls for row in same), max(row.gap for row in same)
         slowest = max(row.slowest for row in same)
-        yield f"| {title} | {len(same)} | {seconds} | {ran} | {errors} | {gap:.1f} | {slowest:.1f} |"
+        yield title, len(same), seconds, ran, errors, f"{gap:.1f}", f"{slowest:.1f}"
     failures = sum(bool(call.error) for call in calls)
     slowest = max(call.ended - call.begun for call in calls)
-    yield f"| all | {len(rows)} | | {len(calls)} | {failures} | | {slowest:.1f} |"
+    yield "all", len(rows), "", len(calls), failures, "", f"{slowest:.1f}"
 
 
 def report(rows: Sequence[Row], calls: Sequence[Call]) -> None:

@@ -22,6 +22,8 @@ from typing import Annotated, Any
 import httpx
 import typer
 
+from benchmarks.rows import markdown_table
+
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 400.0
@@ -173,7 +175,7 @@ def until(is_true: Callable[[], bool], seconds: float = WAIT_SECONDS) -> float |
     return None
 
 
-def kill(compose: Compose, what: Kill) -> str:
+def kill(compose: Compose, what: Kill) -> tuple[str, ...]:
     """Kill, and return the row of the table."""
     compose.forget()
     started, restarts = compose.inspect()["State"]["StartedAt"], compose.inspect()["RestartCount"]
@@ -204,7 +206,7 @@ def kill(compose: Compose, what: Kill) -> str:
     runbook = follow(compose, what.alert) if what.alert else ""
     lost = f"{len(failed)} of {len(after)}{f' ({codes})' if codes else ''}"
     alert = what.alert and f"{what.alert}, {f'{fired:.0f}' if fired else 'not'}"
-    return f"| {what.title} | {again} | {lost} | {back:.1f} | {longest:.1f} | {alert} | {runbook} |"
+    return what.title, again, lost, f"{back:.1f}", f"{longest:.1f}", alert, runbook
 
 
 def follow(compose: Compose, alert: str) -> str:
@@ -259,8 +261,7 @@ def main(
         time.sleep(60.0)
         print(f"idle: {compose.run(usage)}; firing: {sorted(compose.firing())}", flush=True)
         rows = [kill(compose, KILLS[name]) for name in only or KILLS]
-        print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
-        print("\n".join(rows), flush=True)
+        print("\n".join(markdown_table(COLUMNS, rows)), flush=True)
         print(
             f"after all: {compose.run(usage)}; {compose.run('docker compose exec -T api df -m /tmp').splitlines()[-1]}"
         )

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.rows import markdown_table
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -54,15 +56,17 @@ class Rows:
 
 
 def table(rows: Sequence[Outcome]) -> Iterator[str]:
-    """Yield a Markdown table: answers by kind of damage."""
-    yield "| damage | cases | answers | slowest, s | faults |"
-    yield "|---|---|---|---|---|"
+    """Return the lines of a Markdown table: answers by kind of damage."""
+    return markdown_table(("damage", "cases", "answers", "slowest, s", "faults"), _by_kind(rows))
+
+
+def _by_kind(rows: Sequence[Outcome]) -> Iterator[tuple[object, ...]]:
     kinds = sorted({row.kind for row in rows})
     for name, chosen in [*((kind, [row for row in rows if row.kind == kind]) for kind in kinds), ("all", list(rows))]:
         answers = ", ".join(f"{key} {count}" for key, count in Counter(row.answer for row in chosen).most_common())
         slowest = max((row.seconds for row in chosen), default=0.0)
         faults = sum(bool(row.fault) for row in chosen)
-        yield f"| {name.replace('_', ' ')} | {len(chosen)} | {answers} | {slowest:.1f} | {faults} |"
+        yield name.replace("_", " "), len(chosen), answers, f"{slowest:.1f}", faults
 
 
 def faults(rows: Sequence[Outcome]) -> Iterator[str]:

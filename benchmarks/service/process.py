@@ -22,7 +22,7 @@ from service.cluster.ray_environment import HAPROXY_PORTS
 ROOT = Path(__file__).parents[2]
 SERVE = (sys.executable, "-c", "from service.cli import main; main()", "serve")
 START_SECONDS, STOP_SECONDS = 300.0, 120.0
-LOOK_SECONDS = 0.2
+POLL_SECONDS = 0.2
 LOG_LINES, LOG_BYTES = 20, 2**20  # of the end of a log, in an error
 REQUEST = '"event": "request"'  # in a line of the service's log
 API, METRICS, RAY_METRICS = "OMNITOK_PORT", "OMNITOK_METRICS_PORT", "OMNITOK_RAY_METRICS_PORT"
@@ -117,7 +117,7 @@ def wait_ready(
             raise StartError(f"The server at {url} ended with status {process.returncode}.\n{log_tail(log)}")
         if time.monotonic() > deadline:
             raise StartError(f"{url}{path} did not answer 200 within {seconds:.0f} s.\n{log_tail(log)}")
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def log_tail(log: Path) -> str:

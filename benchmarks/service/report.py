@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.rows import Row
+from benchmarks.rows import Row, markdown_table
 from benchmarks.service.load import Run
 from benchmarks.service.mixes import MIXES
 from benchmarks.service.rows import SHED, Failure
@@ -146,15 +146,16 @@ def void_row(name: str, run: Run, error: LateError, like: Iterable[str]) -> Row:
 
 
 def cpu_table(run: Run) -> Iterator[str]:
-    """Yield a Markdown table of the service's CPU time by kind of process."""
-    yield "| process | number | CPU ms a request | cores |"
-    yield "|---|---|---|---|"
+    """Return the lines of a Markdown table of the service's CPU time by kind of process."""
     answers = max(run.cpu_answers, 1)
     rows = [(name, count, seconds) for name, (count, seconds) in run.cpu.items()]
     rows.append(("all", sum(count for _, count, _ in rows), sum(seconds for _, _, seconds in rows)))
-    for name, count, seconds in sorted(rows, key=lambda row: -row[2]):
-        if seconds > 0:
-            yield f"| {name} | {count} | {1e3 * seconds / answers:.2f} | {seconds / run.load.seconds:.2f} |"
+    shown = (
+        (name, count, f"{1e3 * seconds / answers:.2f}", f"{seconds / run.load.seconds:.2f}")
+        for name, count, seconds in sorted(rows, key=lambda row: -row[2])
+        if seconds > 0
+    )
+    return markdown_table(("process", "number", "CPU ms a request", "cores"), shown)
 
 
 def _rate(value: float) -> str:

@@ -22,6 +22,7 @@ from ray.cluster_utils import Cluster
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
+from benchmarks.rows import markdown_table
 from benchmarks.service.load import Load, Run, run_load
 from benchmarks.service.report import summarize
 from benchmarks.service.stub import StubTokenizer
@@ -83,11 +84,9 @@ def main(
             ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
             http = {"host": "127.0.0.1", "port": port, "request_timeout_s": ray_request_seconds(settings)}
             serve.start(proxy_location="HeadOnly", http_options=http)
-            print(f"| {' | '.join(COLUMNS)} |")
-            print(f"{'|---' * len(COLUMNS)}|")
-            for layout in LAYOUTS:
-                deploy(settings, layout, is_stub=True)
-                print(_measure(layout, port, mix, connections, seconds), flush=True)
+            rows = (_measure(settings, layout, mix, connections, seconds) for layout in LAYOUTS)
+            for line in markdown_table(COLUMNS, rows):
+                print(line, flush=True)
         finally:
             serve.shutdown()
             ray.shutdown()
@@ -143,18 +142,19 @@ def wait_ready(port: int) -> None:
         time.sleep(0.1)
 
 
-def _measure(layout: Layout, port: int, mix: str, connections: int, seconds: float) -> str:
+def _measure(settings: Settings, layout: Layout, mix: str, connections: int, seconds: float) -> tuple[str, ...]:
+    deploy(settings, layout, is_stub=True)
     before = _ways()
-    run: Run = run_load(Load(f"http://127.0.0.1:{port}", mix, None, connections, seconds), os.getpid())
+    run: Run = run_load(Load(f"http://127.0.0.1:{settings.port}", mix, None, connections, seconds), os.getpid())
     after = _ways()
     summary = summarize(run, objective_s=1.0)
     calls = {way: after.get(way, 0.0) - before.get(way, 0.0) for way in ("link", "ray")}
     share = {way: count / max(sum(calls.values()), 1.0) for way, count in calls.items()}
     cost = {name: 1e3 * spent / max(run.cpu_answers, 1) for name, (_, spent) in run.cpu.items()}
     tokenizer = cost.get("StubTokenizer", cost.get("Tokenizer", 0.0))
-    milliseconds = " | ".join(f"{value:.2f}" for value in (cost.get("Ingress", 0.0), tokenizer, sum(cost.values())))
-    ways = f"{share['link']:.0%} | {share['ray']:.0%}"
-    return f"| {layout.title} | {summary.rate:.0f} | {summary.latency_ms[0]:.1f} | {ways} | {milliseconds} |"
+    milliseconds = (f"{value:.2f}" for value in (cost.get("Ingress", 0.0), tokenizer, sum(cost.values())))
+    ways = f"{share['link']:.0%}", f"{share['ray']:.0%}"
+    return layout.title, f"{summary.rate:.0f}", f"{summary.latency_ms[0]:.1f}", *ways, *milliseconds
 
 
 def _ways() -> dict[str, float]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.rows import markdown_table
 from training.plots import plotting
 
 MIB = 2**20
@@ -96,11 +97,15 @@ def growths(samples: list[Sample], warm_up: float) -> Iterator[Growth]:
 
 
 def table(rows: list[Growth]) -> Iterator[str]:
-    """Yield a Markdown table."""
-    yield "| process | minutes | MiB at first | MiB at last | growth, MiB |"
-    yield "|---|---|---|---|---|"
-    for row in rows:
-        yield f"| {row.name} {row.pid} | {row.minutes:.0f} | {row.first:.1f} | {row.last:.1f} | {row.mib:+.1f} |"
+    """Return the lines of a Markdown table."""
+    columns = ("process", "minutes", "MiB at first", "MiB at last", "growth, MiB")
+    return markdown_table(
+        columns,
+        (
+            (f"{row.name} {row.pid}", f"{row.minutes:.0f}", f"{row.first:.1f}", f"{row.last:.1f}", f"{row.mib:+.1f}")
+            for row in rows
+        ),
+    )
 
 
 def plot(samples: list[Sample], warm_up: float, path: Path) -> None:

@@ -22,7 +22,7 @@ from service.metrics.folder import living
 from service.metrics.gpu import GpuCollector, nvml
 
 LOCK, STARTED = "exporter", "started"
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 LINGER_SECONDS = 30.0  # a service that is deployed anew takes less; a new cluster needs the port
 LOCK_TRIES, LOCK_PAUSE_SECONDS = 10, 0.05  # whoever looks for the exporter holds the lock for a moment
 NICENESS = 5  # adding up must not delay requests
@@ -47,8 +47,8 @@ def linger(folder: Path, processes: ProcessesCollector) -> None:
     """Return when no process has counted in the folder for a while, or when the folder is gone."""
     idle = 0.0
     while idle < LINGER_SECONDS and folder.is_dir():
-        time.sleep(LOOK_SECONDS)
-        idle = 0.0 if living(folder) else idle + LOOK_SECONDS
+        time.sleep(POLL_SECONDS)
+        idle = 0.0 if living(folder) else idle + POLL_SECONDS
         processes.compact()
 
 

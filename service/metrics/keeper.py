@@ -16,7 +16,7 @@ from pathlib import Path
 
 from service.metrics.exporter import LOCK
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 FAILURE_SECONDS = 5.0  # between two tries, where the exporter ends at once: its port is taken, say
 END_SECONDS = 5.0
 
@@ -52,7 +52,7 @@ class Keeper:
         while self._folder.is_dir() and not self._closed.is_set():
             if _running(self._folder) is None:
                 self._start_exporter()
-            self._closed.wait(LOOK_SECONDS)
+            self._closed.wait(POLL_SECONDS)
 
     def _start_exporter(self) -> None:
         """Start the exporter, unless another process is doing so: all replicas of a node begin together."""
@@ -64,7 +64,7 @@ class Keeper:
             path = os.pathsep.join(filter(None, sys.path))  # where Ray found this application
             environment = os.environ | {"PYTHONPATH": path}
             subprocess.run([*self._command, "--detach"], stdin=subprocess.DEVNULL, env=environment, check=False)
-            self._closed.wait(LOOK_SECONDS)
+            self._closed.wait(POLL_SECONDS)
             if _running(self._folder) is None and time.monotonic() - started < FAILURE_SECONDS:
                 self._closed.wait(FAILURE_SECONDS)
 

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 from typing import Self
 
-_SECONDS_BETWEEN_LOOKS = 0.01
+_POLL_SECONDS = 0.01
 
 
 class MemoryWatch:
@@ -36,7 +36,7 @@ class MemoryWatch:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._over.wait(_SECONDS_BETWEEN_LOOKS):
+        while not self._over.wait(_POLL_SECONDS):
             self._look()
 
     def _look(self) -> None:

@@ -276,7 +276,7 @@ def test_of_many_replicas_one_starts_the_exporter(folder: Path, monkeypatch: pyt
     run, look = subprocess.run, keeper._running
     monkeypatch.setattr(keeper, "_running", running)
     monkeypatch.setattr(keeper.subprocess, "run", start)
-    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(keeper, "POLL_SECONDS", 0.1)
     port = free_port()
     keepers = [Keeper(folder, "127.0.0.1", port, {"tmp": folder}) for _ in range(4)]
     try:
