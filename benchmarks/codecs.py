@@ -89,7 +89,7 @@ def largest_within(pixels: Pixels, codec: str, budget: float) -> bytes:
     return data if len(data) <= budget else encode(pixels, codec, max(1, over - 1))
 
 
-class Judge:
+class PictureMetrics:
     """The metrics of pairs of pictures.
 
     Args:
@@ -113,13 +113,13 @@ def _floats(pixels: Pixels) -> torch.Tensor:
 
 
 @torch.inference_mode()
-def compare(bundles: Sequence[Path], pictures: Pixels, judge: Judge) -> list[Row]:
+def compare(bundles: Sequence[Path], pictures: Pixels, metrics: PictureMetrics) -> list[Row]:
     """Return the rows of bundles, and those of the codecs at the bytes of the bundles' codes.
 
     Args:
         bundles: of tokenizers; a code costs log2 of the codebook's size in bits, as no entropy coder is used.
         pictures: uint8 (N, S, S, 3).
-        judge: the metrics.
+        metrics: of the rows.
 
     Raises:
         TrainingError: no bundle has codes, or their bytes differ.
@@ -136,7 +136,7 @@ def compare(bundles: Sequence[Path], pictures: Pixels, judge: Judge) -> list[Row
             code_bytes = (side // tokenizer.config.patch) ** 2 * math.log2(head.codes) / 8
             budgets.add(code_bytes)
         same_psnr = {codec: _mean_bytes_at(pictures, made, codec) for codec in CODECS}
-        rows.append(Row(side, bundle.name, code_bytes, *judge.means(pictures, made), same_psnr))
+        rows.append(Row(side, bundle.name, code_bytes, *metrics.means(pictures, made), same_psnr))
     if len(budgets) != 1:
         raise TrainingError(
             f"Codecs need one number of bytes a picture, not {sorted(budgets)}: name VQ bundles of one."
@@ -145,7 +145,7 @@ def compare(bundles: Sequence[Path], pictures: Pixels, judge: Judge) -> list[Row
     for codec in CODECS:
         files = [largest_within(one, codec, budget) for one in pictures]
         shown = np.stack([decode(data) for data in files])
-        rows.append(Row(side, codec, float(np.mean([len(data) for data in files])), *judge.means(pictures, shown)))
+        rows.append(Row(side, codec, float(np.mean([len(data) for data in files])), *metrics.means(pictures, shown)))
     return rows
 
 
@@ -184,10 +184,10 @@ def main() -> None:
     arguments = parser.parse_args()
     whole = open_set(arguments.data / PHOTOGRAPHS).pixels()[:, 0].numpy()
     chosen = whole[np.unique(np.linspace(0, len(whole) - 1, arguments.items).astype(int))]
-    judge, rows = Judge(arguments.vgg), []
+    metrics, rows = PictureMetrics(arguments.vgg), []
     for side in arguments.sides:
         pictures = np.stack([centre_square(Image.fromarray(picture), side) for picture in chosen])
-        rows += compare(arguments.bundles, pictures, judge)
+        rows += compare(arguments.bundles, pictures, metrics)
     Console(width=120).print(show(rows))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")

@@ -200,7 +200,7 @@ async def encode_each(
 
 
 GeneratorKind = Literal["lm", "diffusion"]
-SETTINGS: dict[GeneratorKind, tuple[str, ...]] = {
+SAMPLING_SETTINGS: dict[GeneratorKind, tuple[str, ...]] = {
     "lm": ("temperature", "top_k", "top_p", "guidance", "guidance_growth"),
     "diffusion": ("guidance", "steps", "sampler"),
 }  # that each kind reads
@@ -230,7 +230,7 @@ class GenerateParams:
 
     def of(self, kind: GeneratorKind) -> dict[str, Any]:
         """Return the settings that a kind of generator reads."""
-        return {name: getattr(self, name) for name in SETTINGS[kind]}
+        return {name: getattr(self, name) for name in SAMPLING_SETTINGS[kind]}
 
 
 @dataclass(frozen=True)

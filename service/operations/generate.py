@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from service.errors import ProblemError
 from service.formats.result import EncodeResult
 from service.operations.clip import ClipSource
+from service.operations.concurrency import gather_or_cancel
 from service.operations.decode import plan_decode
 from service.operations.events import Accepted, Generation, OnEvent, Preview, Progress, Sample, Started
 from service.operations.generate_plan import GeneratePlan, Window, check_seconds, plan_generate, shortened
 from service.operations.generators import served
 from service.operations.options import DecodeOptions
 from service.operations.options_generate import MAX_SAMPLES, GenerateOptions
-from service.operations.together import together
 from service.settings import Limits
 from service.types import Backend, Generated, GenerateJob, GeneratorBackend, JobProgress, Media, Timing
 
@@ -70,7 +70,7 @@ async def generate(
     accept(plan)
     prefix, plan = await _prefix(backend, media, source, options, plan)
     run = _Run(backend, generators, plan, options, on_event, deadline)
-    made = await together([run.sample(index, prefix.tokens) for index in range(plan.samples)])
+    made = await gather_or_cancel([run.sample(index, prefix.tokens) for index in range(plan.samples)])
     return Generation(
         plan.generator,
         plan.card,

@@ -16,7 +16,7 @@ from service.operations.clip import check_size
 from service.operations.generators import find_class, find_generator
 from service.operations.options_generate import GenerateOptions
 from service.settings import Limits
-from service.types import SETTINGS, GenerateParams, GeneratorCard, Kind, ModelCard, Size
+from service.types import SAMPLING_SETTINGS, GenerateParams, GeneratorCard, Kind, ModelCard, Size
 
 CONTEXT_LATENT_FRAMES = 2  # that a later window continues, as in the frame prediction of the paper (section 4.2)
 
@@ -277,8 +277,8 @@ def _latent(card: ModelCard, frames: int) -> int:
 
 
 def _params(generator: GeneratorCard, options: GenerateOptions) -> GenerateParams:
-    own = SETTINGS[generator.kind]
-    for name in itertools.chain(*SETTINGS.values()):
+    own = SAMPLING_SETTINGS[generator.kind]
+    for name in itertools.chain(*SAMPLING_SETTINGS.values()):
         if name not in own and getattr(options, name) is not None:
             family = "language model" if generator.kind == "lm" else "diffusion model"
             raise ProblemError.of_option(

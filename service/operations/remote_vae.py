@@ -15,10 +15,10 @@ from service.formats.binary import DtypeName, read_binary
 from service.formats.result import EncodeMeta, EncodeResult
 from service.operations.bundles import find_card
 from service.operations.clip import ClipSource, PixelResult, check_array
+from service.operations.concurrency import gather_or_cancel
 from service.operations.decode import check_channels, decode
 from service.operations.encode import Encoding, encode_many
 from service.operations.options import DecodeOptions, EncodeOptions, RouteOptions, Side
-from service.operations.together import together
 from service.settings import Limits
 from service.types import Backend, Media, ModelCard
 
@@ -121,7 +121,7 @@ async def decode_batch(
     """
     crop = DecodeOptions(model=card.id, height=options.height, width=options.width)
     meta = EncodeMeta(bundle=card.hash)
-    return await together(decode(backend, EncodeResult(meta, latents=item), crop, limits) for item in latents)
+    return await gather_or_cancel(decode(backend, EncodeResult(meta, latents=item), crop, limits) for item in latents)
 
 
 async def encode_batch(

@@ -63,11 +63,11 @@ def perceptual(request: pytest.FixtureRequest, trunk: VGG16) -> FeatureDistance:
 @pytest.mark.parametrize("shape", [(3, 3, 32, 48), (2, 3, 5, 32, 32), (2, 3, 1, 24, 24)])
 def test_a_batch_is_judged_as_its_items_are(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    judge = PatchDiscriminator(2 if len(shape) == 4 else 3, channels=32)
+    discriminator = PatchDiscriminator(2 if len(shape) == 4 else 3, channels=32)
     pixels = torch.rand(shape) - 0.5
     pixels[0] *= 0.01  # an item unlike the others would shift a statistic of the batch
-    whole = judge(pixels)
-    alone = [judge(item[None]) for item in pixels]
+    whole = discriminator(pixels)
+    alone = [discriminator(item[None]) for item in pixels]
     torch.testing.assert_close(whole.logits, torch.cat([one.logits for one in alone]), atol=1e-5, rtol=1e-4)
     for layer, features in enumerate(whole.features):
         torch.testing.assert_close(features, torch.cat([one.features[layer] for one in alone]), atol=1e-5, rtol=1e-4)
@@ -75,10 +75,10 @@ def test_a_batch_is_judged_as_its_items_are(shape: tuple[int, ...]) -> None:
 
 @pytest.mark.parametrize("k", [0, 1, 4])
 def test_clips_of_1_plus_4k_frames_are_judged_at_the_latents_frames(k: int) -> None:
-    judge = PatchDiscriminator(3, channels=32, layers=2)
-    judgement = judge(torch.zeros(1, 3, 1 + 4 * k, 16, 16))
-    assert judgement.logits.shape == (1, 1, 1 + k, 2, 2)
-    assert [features.shape[2] for features in judgement.features] == [1 + 2 * k, 1 + k, 1 + k]
+    discriminator = PatchDiscriminator(3, channels=32, layers=2)
+    output = discriminator(torch.zeros(1, 3, 1 + 4 * k, 16, 16))
+    assert output.logits.shape == (1, 1, 1 + k, 2, 2)
+    assert [features.shape[2] for features in output.features] == [1 + 2 * k, 1 + k, 1 + k]
 
 
 def test_every_pixel_and_frame_is_judged() -> None:
@@ -94,30 +94,30 @@ def test_every_pixel_and_frame_is_judged() -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_gradients_of_a_discriminator_equal_differences(dims: Literal[2, 3]) -> None:
     torch.manual_seed(0)
-    judge = PatchDiscriminator(dims, channels=32, layers=1).double()
+    discriminator = PatchDiscriminator(dims, channels=32, layers=1).double()
     shape = (1, 3, 8, 8) if dims == 2 else (1, 3, 3, 8, 8)
     point, way = torch.rand(shape, dtype=torch.float64) - 0.5, torch.randn(shape, dtype=torch.float64)
     point.requires_grad_()
-    (gradient,) = torch.autograd.grad(judge(point).logits.square().mean(), point)
+    (gradient,) = torch.autograd.grad(discriminator(point).logits.square().mean(), point)
     with torch.no_grad():
-        ahead, behind = (judge(point + step * way).logits.square().mean() for step in (1e-6, -1e-6))
+        ahead, behind = (discriminator(point + step * way).logits.square().mean() for step in (1e-6, -1e-6))
     torch.testing.assert_close((gradient * way).sum(), (ahead - behind) / 2e-6, rtol=1e-4, atol=1e-8)
 
 
 def test_a_discriminator_learns_to_tell_sharp_from_blurred() -> None:
     torch.manual_seed(0)
-    judge = PatchDiscriminator(2, channels=32, layers=2)
-    optimizer = torch.optim.Adam(judge.parameters(), lr=1e-3, betas=(0.5, 0.9))
+    discriminator = PatchDiscriminator(2, channels=32, layers=2)
+    optimizer = torch.optim.Adam(discriminator.parameters(), lr=1e-3, betas=(0.5, 0.9))
     for step in range(25):
         real = pictures(8, 32, seed=step)
-        logits = judge(torch.cat((real, blurred(real, 2))).permute(0, 3, 1, 2)).logits
+        logits = discriminator(torch.cat((real, blurred(real, 2))).permute(0, 3, 1, 2)).logits
         loss = losses.hinge_discriminator(*logits.chunk(2))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     real = pictures(16, 32, seed=1000)
     with torch.no_grad():
-        sharp, soft = (judge(x.permute(0, 3, 1, 2)).logits.mean((1, 2, 3)) for x in (real, blurred(real, 2)))
+        sharp, soft = (discriminator(x.permute(0, 3, 1, 2)).logits.mean((1, 2, 3)) for x in (real, blurred(real, 2)))
     assert (sharp > soft).all()
 
 
@@ -250,12 +250,12 @@ def test_networks_never_look_at_values(learned: bool) -> None:
     """On the meta device there are none: reading one, a shape that depends on one, a tensor of elsewhere all raise."""
     with torch.device("meta"):
         trunk, heads = VGG16(LPIPS), [torch.empty(channels) for channels in CHANNELS]
-        judges = [PatchDiscriminator(2, 32, 2), PatchDiscriminator(3, 32, 2)]
+        discriminators = [PatchDiscriminator(2, 32, 2), PatchDiscriminator(3, 32, 2)]
         out, pixels = (torch.empty(2, 16, 16, 3) for _ in range(2))
     out.requires_grad_()
     total = FeatureDistance(trunk, heads if learned else None)(out, pixels).mean()
-    for judge, x in zip(judges, (out.permute(0, 3, 1, 2), out.permute(3, 0, 1, 2)[None]), strict=True):
-        total = total + losses.hinge_generator(judge(x).logits)
+    for discriminator, x in zip(discriminators, (out.permute(0, 3, 1, 2), out.permute(3, 0, 1, 2)[None]), strict=True):
+        total = total + losses.hinge_generator(discriminator(x).logits)
     total.backward()
     assert out.grad is not None
     assert out.grad.shape == out.shape

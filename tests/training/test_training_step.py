@@ -118,14 +118,14 @@ def test_micro_batches_equal_one_batch(images: Tensor, clips: Tensor, head: str,
 def test_each_side_of_the_game_moves_its_own_weights(clips: Tensor) -> None:
     step = step_of(STAGE)
     state = step.state
-    judges = weights(state.discriminators)
+    before = weights(state.discriminators)
     metrics = step(clips, Phase(quantise=True, adversarial=True))
-    assert same(judges, weights(state.discriminators))
+    assert same(before, weights(state.discriminators))
     assert {"image_adversarial", "video_adversarial", "image_features", "video_features"} <= set(metrics)
     assert all(parameter.requires_grad for parameter in state.discriminators.parameters())
 
     metrics = step(clips, ALL)
-    assert not same(judges, weights(state.discriminators))
+    assert not same(before, weights(state.discriminators))
     assert {"image_discriminator", "video_discriminator"} <= set(metrics)
     tokenizer = weights(state.tokenizer)
     step.update_discriminators((clips,), [torch.zeros(clips.shape)])

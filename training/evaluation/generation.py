@@ -30,7 +30,7 @@ from training.evaluation.distances import (
     nearest,
     precision_recall,
 )
-from training.evaluation.features import SEED, frame_features
+from training.evaluation.features import SEED, Features, frame_features
 from training.evaluation.labelled import LabelledItems, find_labelled
 from training.evaluation.preprocessing import INCEPTION, LITE
 from training.evaluation.recognition import Classifier, held_out_accuracy
@@ -40,7 +40,6 @@ from training.generator.code_set import ExtractionOptions
 from training.generator.sampling import Sampler
 from training.pictures import contact_sheet, write_image
 
-Features = NDArray[np.float32]
 SHOWN_NEIGHBOURS = 5  # of each sample
 MAX_ROWS = 16  # of the sheet of neighbours
 MAX_SEARCHED = 4096  # training items among which neighbours are looked for

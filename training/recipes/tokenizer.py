@@ -1,4 +1,4 @@
-"""Training recipes: typed, frozen, named; a variant is a `replace` of another."""
+"""Recipes of tokenizers: the network, the losses and the stages of each."""
 
 from __future__ import annotations
 
