@@ -136,12 +136,20 @@ class Tags:
         return CodePoints(self.primaries, self.transfer).is_wide
 
 
-def tags_of(frame: Any, context: Any) -> Tags:
+class StatedColours(NamedTuple):
+    """The colour space that a container states, in the code points of ITU-T H.273."""
+
+    matrix: int
+    primaries: int
+    transfer: int
+
+
+def tags_of(frame: Any, stated: StatedColours) -> Tags:
     """Return the colour space of a frame.
 
     Args:
         frame: PyAV's; its tags are those of the video stream itself.
-        context: PyAV's codec context, whose tags may come from the container.
+        stated: by the container, for what the stream leaves open.
 
     Raises:
         MediaError: "unsupported-codec".
@@ -149,9 +157,9 @@ def tags_of(frame: Any, context: Any) -> Tags:
     matrix, primaries, transfer = (
         next((value for value in values if value != UNSPECIFIED), UNSPECIFIED)
         for values in (
-            (frame.colorspace, context.colorspace),
-            (frame.color_primaries, context.color_primaries),
-            (frame.color_trc, context.color_trc),
+            (frame.colorspace, stated.matrix),
+            (frame.color_primaries, stated.primaries),
+            (frame.color_trc, stated.transfer),
         )
     )
     if matrix in _UNREADABLE:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Protocol
 
 import av
@@ -25,8 +24,6 @@ TRUSTED_DEMUXERS = (*DEMUXERS, "mpeg", "mpegts", "ogg", "flv", "asf")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Decoders round sides up to whole blocks before they compare with max_pixels; the exact limit is ours to check.
 _BLOCK_FACTOR, _BLOCK_PIXELS = 1.25, 128 * 128
-# Ratios of sizes that were rounded to whole blocks: players show such pixels as squares.
-_SQUARE_TOLERANCE = Fraction(1, 50)
 
 
 class _Nameless:
@@ -137,20 +134,3 @@ def decoder(stream: Any, limits: MediaLimits | None) -> Any:
         # The only place where the decoder obeys it: as an option of `av.open` it is silently ignored.
         context.options = {"max_pixels": str(int(limits.video_pixels * _BLOCK_FACTOR) + _BLOCK_PIXELS)}
     return context
-
-
-def pixel_aspect(stream: Any) -> Fraction:
-    """Return the width of a stored pixel over its height, as the container or else the codec states it."""
-    stated = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
-    if not stated or stated <= 0 or abs(stated - 1) <= _SQUARE_TOLERANCE:
-        return Fraction(1)
-    return Fraction(stated)
-
-
-def squared(height: int, width: int, aspect: Fraction) -> tuple[int, int]:
-    """Return the size of a stored (height, width) frame with square pixels: one side is stretched, neither is shrunk.
-
-    Args:
-        aspect: width of a stored pixel over its height.
-    """
-    return (height, round(width * aspect)) if aspect >= 1 else (round(height / aspect), width)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +11,9 @@ from numpy.typing import NDArray
 
 from media import details, tone_mapping
 from media.colour import frame_rgb, tags_of
-from media.container import squared
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_matrix
+from media.presentation import Presentation
 from media.resize import Plan, plan
 from media.types import MediaOptions
 
@@ -28,7 +27,7 @@ class FrameConversion:
     Args:
         options: size and fit.
         limits: bounds, None for trusted files.
-        aspect: width of a coded pixel over its height.
+        stated: how the container says that they are to be shown.
         crop_position: of the crop, see `SampleWindow`.
 
     Attributes:
@@ -36,27 +35,27 @@ class FrameConversion:
     """
 
     def __init__(
-        self, options: MediaOptions, limits: MediaLimits | None, aspect: Fraction, crop_position: float = 0.5
+        self, options: MediaOptions, limits: MediaLimits | None, stated: Presentation, crop_position: float = 0.5
     ) -> None:
-        self._options, self._limits, self._aspect, self._crop_position = options, limits, aspect, crop_position
+        self._options, self._limits, self._stated, self._crop_position = options, limits, stated, crop_position
         self.plan: Plan | None = None
         self.details: details.FileDetails | None = None
 
-    def pixels(self, container: Any, stream: Any, frame: Any) -> NDArray[np.uint8]:
+    def pixels(self, container: Any, frame: Any) -> NDArray[np.uint8]:
         """Return a frame as uint8 RGB (H, W, 3).
 
         Args:
-            container, stream, frame: PyAV's.
+            container, frame: PyAV's.
 
         Raises:
             MediaError: "too-many-pixels".
         """
-        how, tags = orientation(frame), tags_of(frame, stream.codec_context)
-        upright = how.frame(frame_rgb(frame, tags))
+        how, tags, stated = orientation(frame), tags_of(frame, self._stated.colours), self._stated
+        upright = how.frame(stated.crop.frame(frame_rgb(frame, tags)))
         if self.plan is None:
-            height, width = squared(frame.height, frame.width, self._aspect)
+            height, width = stated.shown(frame.height, frame.width)
             check_picture(self._limits, height, width, is_video=True)
-            self.details = details.of_clip(container, frame, str(how), self._aspect, tags)
+            self.details = details.of_clip(container, frame, str(how), stated.aspect, tags)
             options = self._options
             self.plan = plan(*how.size(height, width), options.size, options.fit, self._limits, self._crop_position)
         shown = self.plan.frame(upright)

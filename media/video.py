@@ -19,9 +19,7 @@ from media.container import (
     corrupt,
     decoder,
     open_container,
-    pixel_aspect,
     refusing_damage,
-    squared,
     video_stream,
 )
 from media.errors import MediaError
@@ -30,6 +28,7 @@ from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
 from media.h264 import HEAD_BYTES, recovery_frames
 from media.limits import check_decoded, check_duration, check_kept, check_picture
+from media.presentation import Presentation, presentation
 from media.resize import plan
 from media.timestamps import MAX_REORDERED_FRAMES, Packet, Timeline
 from media.truncation import is_whole
@@ -52,7 +51,7 @@ class Survey:
         base: seconds in a unit of the time stamps.
         codec: canonical codec name.
         height, width: coded size by the header, pixels.
-        aspect: width of a coded pixel over its height.
+        stated: how it is to be shown.
         fps: rate by the header, frames per second; None if it states none.
         reorders: the decoder may put frames into another order.
     """
@@ -62,7 +61,7 @@ class Survey:
     codec: str
     height: int
     width: int
-    aspect: Fraction
+    stated: Presentation
     fps: float | None
     reorders: bool
 
@@ -97,7 +96,7 @@ class ClipReader(FrameReader):
         self._chosen = choose_frames(self._timeline.times, options, window)
         self.expected = len(self._chosen)
         self._sampled = [self._timeline.times[index] for index in self._chosen]
-        self._conversion = FrameConversion(options, limits, self._survey.aspect, window.crop_position)
+        self._conversion = FrameConversion(options, limits, self._survey.stated, window.crop_position)
         self._first_packet = self._key_packet_before(self._timeline.marks[self._chosen[0]])
         self._check_cost()
 
@@ -136,7 +135,7 @@ class ClipReader(FrameReader):
                 mark = number if timeline.by_number else frame.pts
                 if mark is None or mark < targets[position]:
                     continue
-                shown = self._conversion.pixels(container, stream, frame)
+                shown = self._conversion.pixels(container, frame)
                 copies = bisect_right(targets, targets[position]) - position
                 self._sampled += [timeline.times[bisect_left(timeline.marks, mark)]] * copies
                 yield from repeat(shown, copies)
@@ -162,7 +161,7 @@ class ClipReader(FrameReader):
             mark = self._timeline.marks[last]
             needed = sum((packet.pts or 0) <= mark for packet in survey.packets[self._first_packet :])
         check_decoded(self._limits, needed, survey.height * survey.width, is_video=True)
-        shown = squared(survey.height, survey.width, survey.aspect)
+        shown = survey.stated.shown(survey.height, survey.width)
         check_picture(self._limits, *shown, is_video=True)
         height, width = shown if self._options.size is None else self._options.size
         if all(shown):  # damaged headers may state none
@@ -184,7 +183,7 @@ class ClipReader(FrameReader):
 
     def _read_packets(self, container: Any, stream: Any) -> Survey:
         limits, context = self._limits, stream.codec_context
-        codec, packets = codec_name(stream), []
+        codec, packets, stated = codec_name(stream), [], presentation(stream)
         for packet in self._packets(container, stream):
             if packet.size == 0:
                 continue
@@ -209,7 +208,7 @@ class ClipReader(FrameReader):
             codec=codec,
             height=context.height,
             width=context.width,
-            aspect=pixel_aspect(stream),
+            stated=stated,
             fps=float(stream.average_rate or 0) or None,
             reorders=context.has_b_frames,
         )

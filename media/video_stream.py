@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from media.container import codec_name, corrupt, decoder, open_container, pixel_aspect, refusing_damage, video_stream
+from media.container import codec_name, corrupt, decoder, open_container, refusing_damage, video_stream
 from media.details import FileDetails
 from media.errors import MediaError
 from media.frame_choice import check_streams
 from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
 from media.limits import check_picture
+from media.presentation import presentation
 from media.truncation import PassingFile
 from media.types import DEFAULT_FPS, MediaOptions, Preprocess, SourceInfo, nearest_rate
 
@@ -92,7 +93,7 @@ class ClipStream(FrameReader):
             check_picture(self._limits, context.height, context.width, is_video=True)
             self._codec, self._coded = codec_name(stream), (context.height, context.width)
             self._rate = float(stream.average_rate or 0) or None
-            self._conversion = FrameConversion(options, self._limits, pixel_aspect(stream))
+            self._conversion = FrameConversion(options, self._limits, presentation(stream))
             inside = 0
             for time, frame in self._timed(container, stream):
                 if options.end_s is not None and time >= options.end_s:
@@ -103,7 +104,7 @@ class ClipStream(FrameReader):
                 if (inside - 1) % options.stride:
                     continue
                 self._note(time)
-                yield self._conversion.pixels(container, stream, frame)
+                yield self._conversion.pixels(container, frame)
                 if self._kept == options.frames:
                     break
             else:

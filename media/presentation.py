@@ -1,0 +1,139 @@
+"""The way in which a container says that its video stream is to be shown: aspect, cropping, colours."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import av
+from numpy.typing import NDArray
+
+from media.colour import StatedColours
+from media.ebml import ebml_size
+from media.errors import MediaError
+
+# Ratios of sizes that were rounded to whole blocks: players show such pixels as squares.
+_SQUARE_TOLERANCE = Fraction(1, 50)
+_ROUNDED = 0.001
+# Elements of Matroska that hold others, and those that are looked for.
+_MASTERS = frozenset(map(bytes.fromhex, ("18538067", "1654ae6b", "ae", "e0", "41e4")))
+_CROPPED = tuple(map(bytes.fromhex, ("54cc", "54bb", "54dd", "54aa")))  # left, top, right, bottom
+_EXTRA_DATA = bytes.fromhex("41ed")
+# Profiles of Dolby Vision whose pictures make no sense without its metadata, unless they say that they do.
+_DOLBY_VISION_ONLY = (5, 10)
+
+
+class Crop(NamedTuple):
+    """The pixels of a frame that are not shown at its edges."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) that is left of a frame; frames of which nothing would be left are whole."""
+        rows, columns = height - self.top - self.bottom, width - self.left - self.right
+        return (rows, columns) if rows > 0 and columns > 0 else (height, width)
+
+    def frame(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Cut a frame (H, W, C)."""
+        height, width = pixels.shape[:2]
+        if self.size(height, width) == (height, width):
+            return pixels
+        return pixels[self.top : height - self.bottom, self.left : width - self.right]
+
+
+@dataclass(frozen=True)
+class Presentation:
+    """The way in which a stream is to be shown.
+
+    Args:
+        aspect: width of a stored pixel over its height.
+        crop: the edges that are not shown.
+        colours: what the container says, for codecs that say nothing.
+    """
+
+    aspect: Fraction
+    crop: Crop
+    colours: StatedColours
+
+    def shown(self, height: int, width: int) -> tuple[int, int]:
+        """Return the size of a stored (height, width) frame as shown, not turned: no side is shrunk."""
+        return squared(*self.crop.size(height, width), self.aspect)
+
+
+def presentation(stream: Any) -> Presentation:
+    """Read how a stream is to be shown; to be called before it is decoded, since decoders forget what they do not know.
+
+    Raises:
+        MediaError: "unsupported-codec" for colours that only Dolby Vision can show.
+    """
+    context, header = stream.codec_context, dict(_leaves(_as_matroska(stream)))
+    _check_dolby_vision(header.get(_EXTRA_DATA, b""))
+    crop = Crop(*(int.from_bytes(header.get(name, b""), "big") for name in _CROPPED))
+    colours = StatedColours(context.colorspace, context.color_primaries, context.color_trc)
+    return Presentation(_pixel_aspect(stream, crop), crop, colours)
+
+
+def squared(height: int, width: int, aspect: Fraction) -> tuple[int, int]:
+    """Return the size of a stored (height, width) frame with square pixels: one side is stretched, neither is shrunk.
+
+    Args:
+        aspect: width of a stored pixel over its height.
+    """
+    return (height, round(width * aspect)) if aspect >= 1 else (round(height / aspect), width)
+
+
+def _pixel_aspect(stream: Any, crop: Crop) -> Fraction:
+    """Return the width of a stored pixel over its height, as the container or else the codec states it."""
+    context = stream.codec_context
+    stated = stream.sample_aspect_ratio or context.sample_aspect_ratio
+    if not stated or stated <= 0 or abs(stated - 1) <= _SQUARE_TOLERANCE:
+        return Fraction(1)
+    height, width = crop.size(context.height, context.width)
+    # FFmpeg makes this up where an mp4 states only the size that is shown, as if the whole frame filled it.
+    is_made_up = crop != Crop() and abs(stated * context.width * height / (context.height * width) - 1) < _ROUNDED
+    return Fraction(1) if is_made_up else Fraction(stated)
+
+
+def _as_matroska(stream: Any) -> bytes:
+    """Return the header of a Matroska file with this stream: PyAV shows no cropping, but muxers copy it from any file.
+
+    Returns:
+        Nothing for a codec that Matroska does not hold.
+    """
+    header = io.BytesIO()
+    try:
+        with av.open(header, "w", format="matroska") as copy:
+            copy.add_stream_from_template(stream)
+            copy.start_encoding()
+            return header.getvalue()
+    except (av.FFmpegError, ValueError):
+        return b""
+
+
+def _leaves(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the name and content of the innermost elements."""
+    at = 0
+    while at < len(data) and data[at]:
+        content = at + 9 - data[at].bit_length()
+        name = data[at:content]
+        size, start = ebml_size(data, content)
+        at = len(data) if size is None else start + size
+        if name in _MASTERS:
+            yield from _leaves(data[start:at])
+        else:
+            yield name, data[start:at]
+
+
+def _check_dolby_vision(configuration: bytes) -> None:
+    if len(configuration) < 5:
+        return
+    profile, compatible_with = configuration[2] >> 1, configuration[4] >> 4
+    if profile in _DOLBY_VISION_ONLY and not compatible_with:
+        detail = f"The clip's colours are those of Dolby Vision profile {profile}, which is not read; convert them."
+        raise MediaError("unsupported-codec", detail)

@@ -1,0 +1,127 @@
+"""What containers say of how their clips are shown: cropping, colours, Dolby Vision."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from media_samples import pattern, psnr, video
+from numpy.typing import NDArray
+from variants import with_matrix
+
+from media.errors import MediaError
+from media.faststart import faststart
+from media.limits import MediaLimits
+from media.reader import open_frames
+from media.types import MediaOptions
+from media.video_stream import ClipStream
+
+CLIP = pattern(4, 48, 64)
+SHARP = {"crf": "1", "preset": "ultrafast"}
+ANCESTORS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1")
+# Width and height of what is shown, and how far its middle is from that of the frame.
+CROPPED = (48, 32, 4, -2)
+SHOWN = CLIP[:, 6:38, 12:60]
+BT709, BT2020, PQ = 1, 9, 16
+
+
+def with_box(mp4: bytes, kind: bytes, body: bytes) -> bytes:
+    """Return an mp4 with one more box in the description of its video stream."""
+    box = struct.pack(">I4s", 8 + len(body), kind) + body
+    at, start = mp4.index(b"avcC") - 4, mp4.index(b"moov") - 4
+    data = bytearray(mp4[:at] + box + mp4[at:])
+    for name in ANCESTORS:
+        start = mp4.index(name, start) - 4
+        (size,) = struct.unpack_from(">I", data, start)
+        struct.pack_into(">I", data, start, size + len(box))
+    return bytes(data)
+
+
+def with_clap(mp4: bytes, width: int, height: int, right: int, down: int, unit: int = 1) -> bytes:
+    return with_box(mp4, b"clap", struct.pack(">8i", width, unit, height, unit, right, 1, down, 1))
+
+
+def remuxed(data: bytes, container: str, **tags: int) -> bytes:
+    """Copy the packets of a clip into another container, with other tags."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format=container) as target:
+        copy: Any = target.add_stream_from_template(source.streams.video[0])
+        for name, value in tags.items():
+            setattr(copy.codec_context, name, value)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux_one(packet)
+    return buffer.getvalue()
+
+
+def read(data: bytes) -> NDArray[np.uint8]:
+    """Return the frames of a clip, the same whole and while it arrives."""
+    reader = open_frames(io.BytesIO(data), MediaLimits())
+    frames = np.stack(list(reader))
+    assert (reader.info().height, reader.info().width) == frames.shape[1:3]
+    file = io.BytesIO(data)
+    first = io.BytesIO(b"".join(piece for span in faststart(file) for piece in span.pieces(file, 1 << 20)))
+    arriving = ClipStream(first.read, reader.info().media_type, MediaOptions(), MediaLimits())
+    assert np.array_equal(np.stack(list(arriving)), frames)
+    return frames
+
+
+MP4 = video(CLIP, options=SHARP)
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+def test_edges_that_a_container_cuts_off_are_not_shown(container: str) -> None:
+    data = with_clap(MP4, *CROPPED)
+    assert psnr(read(data if container == "mp4" else remuxed(data, container)), SHOWN) > 36
+
+
+def test_what_is_cut_is_then_turned_and_stretched() -> None:
+    turned = with_matrix(with_clap(MP4, *CROPPED), (0, 1, -1, 0))
+    assert psnr(read(turned), np.rot90(SHOWN, -1, (1, 2))) > 36
+    wide = video(CLIP, options=SHARP | {"x264-params": "sar=2\\:1"})
+    assert read(with_clap(wide, *CROPPED)).shape == (4, 32, 96, 3)
+
+
+def test_the_size_that_a_file_states_is_that_of_the_cut_frame() -> None:
+    data = with_clap(MP4, *CROPPED)
+    at = data.index(b"tkhd") + 80
+    data = data[:at] + struct.pack(">2I", CROPPED[0] << 16, CROPPED[1] << 16) + data[at + 8 :]
+    assert read(data).shape == SHOWN.shape
+
+
+@pytest.mark.parametrize("clap", [(64, 48, 0, 0), (640, 480, 0, 0), (-8, 48, 0, 0), (48, 32, 4, -2, 0), (8, 8, 99, 0)])
+def test_nonsense_cuts_nothing(clap: tuple[int, ...]) -> None:
+    assert read(with_clap(MP4, *clap)).shape == CLIP.shape
+
+
+def test_limits_hold_for_what_is_decoded() -> None:
+    with pytest.raises(MediaError) as caught:
+        list(open_frames(io.BytesIO(with_clap(MP4, *CROPPED)), MediaLimits(video_side=63)))
+    assert caught.value.code == "too-many-pixels"
+
+
+@pytest.mark.parametrize("tags", [(BT709, BT709, BT709), (BT2020, BT2020, PQ)])
+def test_colours_that_only_the_container_states_apply(tags: tuple[int, int, int]) -> None:
+    """VP9 has no transfer and no primaries, and may leave its matrix open."""
+    names = dict(zip(("colorspace", "color_primaries", "color_trc"), tags, strict=True))
+    plain = video(CLIP, "libvpx-vp9", "webm", options={"deadline": "realtime", "b": "3M"})
+    like = video(CLIP, options=SHARP)
+    shown, expected = read(remuxed(plain, "webm", **names)), read(remuxed(like, "matroska", **names))
+    assert psnr(shown, expected) > 32 > psnr(read(plain), expected)
+
+
+@pytest.mark.parametrize(("profile", "compatible"), [(5, 0), (10, 0), (8, 4), (8, 1), (10, 4)])
+def test_dolby_vision_is_refused_where_nothing_else_shows_it(profile: int, compatible: int) -> None:
+    body = bytes([1, 0, profile << 1, 0b1101, compatible << 4]) + bytes(19)
+    data = with_box(MP4, b"dvcC" if profile < 8 else b"dvvC", body)
+    if compatible:
+        assert psnr(read(data), CLIP) > 36
+        return
+    with pytest.raises(MediaError, match=f"Dolby Vision profile {profile}") as caught:
+        read(data)
+    assert caught.value.code == "unsupported-codec"
