@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ GROUP_HEADER, GROUP_CHARACTERS = "X-Caller-Group", 2  # a number of `haproxy-sta
 RETRY_SECONDS = 0.5  # of a refusal that names no time
 NOT_BEGUN = frozenset({"overloaded", "draining", "not-ready"})  # refusals of work that nobody has done
 
+Done = TypeVar("Done", Encoded, Decoded)
+
 
 class CallerBackend:
     """A `Backend` for one request.
@@ -78,11 +80,8 @@ class CallerBackend:
         self, model: str, pixels: NDArray[np.uint8], want: Want, *, seconds: float | None = None
     ) -> Encoded:
         """Encode uint8 RGB pixels (T, H, W, 3)."""
-        cost, begun = await self._cost(model, size_of(pixels)), time.perf_counter()
-        with _charged(self._budget, cost):
-            encoded = await self._backend.encode(model, pixels, want, seconds=self._left(seconds))
-        _note_batch(begun, model, encoded.timing)
-        return encoded
+        cost = await self._cost(model, size_of(pixels))
+        return await self._run(model, cost, self._backend.encode(model, pixels, want, seconds=self._left(seconds)))
 
     async def encode_many(
         self, model: str, clips: Sequence[NDArray[np.uint8]], want: Want, *, seconds: float | None = None
@@ -100,19 +99,13 @@ class CallerBackend:
 
     async def decode(self, model: str, codes: NDArray[Any], size: Size, *, seconds: float | None = None) -> Decoded:
         """Decode tokens (t, h, w) or latents (t, h, w, c)."""
-        cost, begun = await self._cost(model, size), time.perf_counter()
-        with _charged(self._budget, cost):
-            decoded = await self._backend.decode(model, codes, size, seconds=self._left(seconds))
-        _note_batch(begun, model, decoded.timing)
-        return decoded
+        cost = await self._cost(model, size)
+        return await self._run(model, cost, self._backend.decode(model, codes, size, seconds=self._left(seconds)))
 
     async def reconstruct(self, model: str, pixels: NDArray[np.uint8], *, seconds: float | None = None) -> Decoded:
         """Encode and decode uint8 RGB pixels (T, H, W, 3)."""
-        cost, begun = await self._cost(model, size_of(pixels)), time.perf_counter()
-        with _charged(self._budget, cost):
-            decoded = await self._backend.reconstruct(model, pixels, seconds=self._left(seconds))
-        _note_batch(begun, model, decoded.timing)
-        return decoded
+        cost = await self._cost(model, size_of(pixels))
+        return await self._run(model, cost, self._backend.reconstruct(model, pixels, seconds=self._left(seconds)))
 
     async def encode_chunk(self, model: str, chunk: ChunkInput, *, seconds: float | None = None) -> ChunkOutput:
         """Encode the next frames of a clip, once its caller's budget allows it."""
@@ -123,6 +116,13 @@ class CallerBackend:
         """Decode the next latent frames of a clip, once its caller's budget allows it."""
         with _charged(self._budget, await self._chunk_cost(model, chunk)):
             return await self._patiently(lambda left: self._backend.decode_chunk(model, chunk, seconds=left), seconds)
+
+    async def _run(self, model: str, cost: int, call: Awaitable[Done]) -> Done:
+        begun = time.perf_counter()
+        with _charged(self._budget, cost):
+            done = await call
+        _note_batch(begun, model, done.timing)
+        return done
 
     async def _patiently(self, call: Callable[[float], Awaitable[ChunkOutput]], seconds: float | None) -> ChunkOutput:
         """Let a chunk that a full queue refuses come again: others go first, and what was done of its clip is kept."""
@@ -210,8 +210,7 @@ def owner_of(request: Request) -> str:
 
 def caller_of(request: Request) -> str:
     """Return who sent a request: the name of its key, or else its connection, which a proxy's own may be."""
-    name: str | None = getattr(request.state, "caller", None)
-    if name is not None:
+    if name := owner_of(request):
         return f"key {name}"
     return "" if request.client is None else f"{request.client.host}:{request.client.port}"
 

@@ -107,20 +107,6 @@ async def answer_items(
     return kind(data, headers={"Vary": "Accept"}, media_type=MSGPACK)
 
 
-async def work_on_each(work: Callable[[Upload], Awaitable[dict[str, Any]]], uploads: Sequence[Upload]) -> list[Outcome]:
-    """Return the outcome of each upload, all of which are worked on at once."""
-
-    async def one(upload: Upload) -> Outcome:
-        try:
-            return await work(upload)
-        except (ProblemError, MediaError) as error:
-            return error
-
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(upload)) for upload in uploads]
-    return [task.result() for task in tasks]
-
-
 def _bytes(outcome: Outcome) -> int:
     fields = outcome.values() if isinstance(outcome, dict) else ()
     return sum(len(field["data"]) for field in fields if isinstance(field, dict) and "data" in field)

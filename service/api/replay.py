@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.body import Body
+from service.api.caller import owner_of
 from service.api.event_stream import EventStream
 from service.errors import ProblemError
 from service.stored_answer import Begun, BoundedStore, KeyedAnswers, StoredAnswer
@@ -136,7 +137,7 @@ class Replays:
         if key is None and cache is None:
             return await work()
         # A caller learns nothing of others: not their answers, and not from its own speed that one has asked before.
-        owner: str = getattr(request.state, "caller", None) or ""
+        owner = owner_of(request)
         digest = await _fingerprint(request, body)
         run = work if cache is None else lambda: self._cached(cache, request, owner, digest, work)
         if key is None:

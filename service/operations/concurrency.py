@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Awaitable, Coroutine, Iterable
 from typing import Any, TypeVar
+
+from media.errors import MediaError
+from service.errors import ProblemError
 
 Result = TypeVar("Result")
 
@@ -18,3 +21,11 @@ async def gather_or_cancel(calls: Iterable[Coroutine[Any, Any, Result]]) -> list
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def result_or_refusal(call: Awaitable[Result]) -> Result | ProblemError | MediaError:
+    """Return the result of one call of many, or the refusal that concerns it alone."""
+    try:
+        return await call
+    except (ProblemError, MediaError) as error:
+        return error

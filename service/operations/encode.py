@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from service.errors import ProblemError
 from service.formats.result import ClipSize, EncodeMeta, EncodeResult, TimingMeta
 from service.operations.bundles import find_card
 from service.operations.clip import Clip, ClipInfo, ClipSource, check_size
+from service.operations.concurrency import gather_or_cancel, result_or_refusal
 from service.operations.options import EncodeOptions
 from service.settings import Limits
 from service.types import Backend, Encoded, Media, ModelCard, Size, Timing, Want
@@ -181,26 +181,16 @@ async def encode_many(
             else:
                 outcomes[index] = answer
 
-    async with asyncio.TaskGroup() as tasks:
-        for indices in sizes.values():
-            tasks.create_task(run(indices))
+    await gather_or_cancel(map(run, sizes.values()))
     return [outcome for outcome in outcomes if outcome is not None]
 
 
 async def _read_each(
     media: Media, sources: Sequence[ClipSource], options: EncodeOptions
 ) -> list[Clip | ProblemError | MediaError]:
-    async def read(source: ClipSource) -> Clip | ProblemError | MediaError:
-        try:
-            return await source.read(media, options)
-        except (ProblemError, MediaError) as error:
-            return error
-
     if all(source.media is None for source in sources):  # nothing waits, so no task is worth its time
-        return [await read(source) for source in sources]
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(read(source)) for source in sources]
-    return [task.result() for task in tasks]
+        return [await result_or_refusal(source.read(media, options)) for source in sources]
+    return await gather_or_cancel(result_or_refusal(source.read(media, options)) for source in sources)
 
 
 def _encoding(plan: EncodePlan, clip: Clip, encoded: Encoded, request_id: str | None, started: float) -> Encoding:

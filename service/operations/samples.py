@@ -18,6 +18,7 @@ from service.formats.samples import (
     write_arrays,
     write_files,
 )
+from service.operations.concurrency import gather_or_cancel
 from service.operations.events import Generation
 from service.operations.options_generate import GenerateOptions
 from service.types import Media
@@ -91,9 +92,7 @@ async def render(
         return await asyncio.to_thread(write_arrays, sample_arrays(made, request_id))
     if form.media_type in SAMPLES_TYPES:
         indices = range(len(made.samples))
-        files = await asyncio.gather(
-            *(sample_files(made, media, form, options, index, request_id) for index in indices)
-        )
+        files = await gather_or_cancel(sample_files(made, media, form, options, index, request_id) for index in indices)
         return await asyncio.to_thread(write_files, samples_meta(made, request_id), files, form.media_type)
     return await made.pixels(0).render(media, form.media_type, options.quality)
 

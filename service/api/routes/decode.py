@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from service.api.exchange import Exchange
-from service.api.items import Claim, Items, Outcome, answer_items, work_on_each
+from service.api.items import Claim, Items, Outcome, answer_items
 from service.api.parsing import CODES, CodesUpload
 from service.api.routes.route import Route
 from service.api.streaming import BodyStream, StreamForm, read_records
@@ -17,6 +17,7 @@ from service.formats.media_types import MSGPACK_SEQUENCE
 from service.formats.pixels import PIXEL_TYPES, pixel_map
 from service.formats.records import Record
 from service.formats.result import EncodeResult
+from service.operations.concurrency import gather_or_cancel, result_or_refusal
 from service.operations.decode import DecodePlan
 from service.operations.decode import decode as run
 from service.operations.decode_stream import decode_stream
@@ -51,7 +52,7 @@ async def _decode_items(
         timings.append(decoded.timing)
         return pixel_map(decoded.pixels, decoded.fps, decoded.card)
 
-    outcomes = await work_on_each(one, results)
+    outcomes = await gather_or_cancel(result_or_refusal(one(result)) for result in results)
     exchange.note_items(timings)
     return outcomes
 
