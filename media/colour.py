@@ -19,6 +19,7 @@ from media.ycgco import YCGCO, to_rgb
 _BT709, UNSPECIFIED, _BT601 = 1, 2, 5
 _DERIVED, _BT2020_CONSTANT = (12, 13), 10
 _UNREADABLE = (11, 14)  # of light by PQ, which need more than a matrix
+_LIMITED, _BLACK_CODE = 1, 16 << 8  # a range of samples, and its black in FFmpeg's 16-bit RGB
 # The marks before the code points of pictures, and their layout.
 _CICP = Struct(">BB")
 _CODE_POINTS = {"image/png": (b"\0\0\0\4cICP", _CICP), "image/avif": (b"colrnclx", Struct(">HH"))}
@@ -190,11 +191,19 @@ def frame_rgb(frame: Any, tags: Tags) -> NDArray[np.uint8] | NDArray[np.uint16]:
         white = tone_mapping.WHITE_CODE if tags.is_wide else 255
         rounded = to_rgb(frame) * white + np.float32(0.5)
         return rounded.astype(np.uint16) if tags.is_wide else rounded.astype(np.uint8)
-    kind = "rgba" if has_alpha else "rgb48le" if tags.is_wide or is_deep else "rgb24"
+    is_limited_grey = frame.format.name.startswith("gray") and frame.color_range == _LIMITED
     matrix = None if frame.colorspace == tags.matrix else tags.matrix
-    pixels = frame.to_ndarray(format=kind, src_colorspace=matrix, threads=1)
     if has_alpha:
+        pixels = frame.to_ndarray(format="rgba64le" if tags.is_wide else "rgba", src_colorspace=matrix, threads=1)
+        if tags.is_wide:
+            shown = tone_mapping.to_srgb(pixels[..., :3], tags.transfer, tags.primaries)
+            pixels = np.dstack([shown, (pixels[..., 3] >> 8).astype(np.uint8)])
         return np.asarray(on_white(Image.fromarray(pixels)))
+    kind = "rgb48le" if tags.is_wide or is_deep or is_limited_grey else "rgb24"
+    pixels = frame.to_ndarray(format=kind, src_colorspace=matrix, threads=1)
+    if is_limited_grey:  # FFmpeg takes all greys for those of the full range
+        spread = (pixels.astype(np.float32) - _BLACK_CODE) * np.float32(255 / 219)
+        pixels = spread.clip(0, tone_mapping.WHITE_CODE).astype(np.uint16)
     if kind == "rgb48le" and not tags.is_wide:  # FFmpeg's own eight bits are rounded down
         return (np.minimum(pixels, tone_mapping.WHITE_CODE) + np.uint16(128) >> 8).astype(np.uint8)
     return pixels
