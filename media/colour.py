@@ -188,9 +188,7 @@ def frame_rgb(frame: Any, tags: Tags) -> NDArray[np.uint8] | NDArray[np.uint16]:
     has_alpha = any(component.is_alpha for component in frame.format.components)
     is_deep = any(component.bits > 8 for component in frame.format.components)
     if tags.matrix == YCGCO:
-        white = tone_mapping.WHITE_CODE if tags.is_wide else 255
-        rounded = to_rgb(frame) * white + np.float32(0.5)
-        return rounded.astype(np.uint16) if tags.is_wide else rounded.astype(np.uint8)
+        return to_rgb(frame, tone_mapping.WHITE_CODE if tags.is_wide else 255)
     is_limited_grey = frame.format.name.startswith("gray") and frame.color_range == _LIMITED
     matrix = None if frame.colorspace == tags.matrix else tags.matrix
     if has_alpha:
