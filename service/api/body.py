@@ -32,6 +32,7 @@ GZIP_BITS = 31  # zlib's name for a gzip header and the largest window
 INFLATED_BYTES = 2**20  # of one step, between which other requests are served and the limits are checked
 
 SLICE_BYTES = 2**18  # of an answer; a server takes the next one when this one has left
+STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # or nginx would hold a stream back
 
 MAX_LENGTH_DIGITS = 18
 # of a body or an answer that is parsed or written at once: 16 pictures take half a millisecond, and a thread as long

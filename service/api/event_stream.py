@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import send_piece, while_connected
+from service.api.body import STREAM_HEADERS, send_piece, while_connected
 from service.api.errors import problem_of
 from service.errors import ProblemError
 from service.formats.media_types import EVENT_STREAM
@@ -120,7 +120,7 @@ class EventStream(Response):
         stall_seconds: float = STALL_SECONDS,
     ) -> None:
         # Proxies that buffer would hold events back; nginx looks at this header.
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"} | headers)
+        super().__init__(headers=STREAM_HEADERS | headers)
         del self.headers["content-length"]
         self._channel, self._work, self._request_id = channel, work, request_id
         self._stall_seconds = stall_seconds

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from media.errors import MediaError
 from service.errors import ProblemError
-from service.formats.result import pointers, public_names
+from service.formats.validation import field_errors, public_names
 
 MAX_QUERY_BYTES = 4096
 REMEMBERED_QUERIES = 256
@@ -81,4 +81,4 @@ def _validated(kind: type[Options], values: dict[str, Any]) -> Options:
         raise ProblemError.of(error) from error
     except ValidationError as error:
         detail = f"An option is invalid; `errors` names it. The options are {', '.join(public_names(kind))}."
-        raise ProblemError("invalid-options", detail, errors=pointers(error, kind)) from error
+        raise ProblemError("invalid-options", detail, errors=field_errors(error, kind)) from error

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.admission import StreamPlace
-from service.api.body import content_type_of, inflated, is_gzip, send_piece
+from service.api.body import STREAM_HEADERS, content_type_of, inflated, is_gzip, send_piece
 from service.api.caller import caller_of
 from service.api.deadline import ChunkDeadline
 from service.api.drain import RETRY_SECONDS
@@ -182,7 +182,7 @@ class StreamResponse(Response):
             ClientGoneError: the reader left before the end.
         """
         with self.release:
-            self.init_headers({"Cache-Control": "no-store", "X-Accel-Buffering": "no"} | self._make_headers())
+            self.init_headers(STREAM_HEADERS | self._make_headers())
             del self.headers["content-length"]
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             await self._body.while_connected(asyncio.ensure_future(self._send_all(scope, send)))

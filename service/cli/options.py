@@ -20,7 +20,7 @@ from model.bundle_files import CONFIG_FILE
 from service.cli.errors import CommandError
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK, NPY, NPZ, SAFETENSORS
-from service.formats.result import pointers
+from service.formats.validation import field_errors
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -195,7 +195,7 @@ def _made(group: Any, values: dict[str, Any]) -> Any:
             {name: value for name, value in values.items() if not (value is None or value is False)}
         )
     except ValidationError as error:
-        fault = pointers(error, group)[0]
+        fault = field_errors(error, group)[0]
     except (MediaError, ProblemError) as error:
         fault = error.errors[0]
     name = fault["pointer"].strip("/").partition("/")[0]

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import ProblemError
 from service.formats.msgpack import Unpacker, pack
-from service.formats.result import EncodeMeta, Hash, Steps, pointers
+from service.formats.result import EncodeMeta, Hash, Steps
 from service.formats.tensors import pack_tensor, unpack_tensor
+from service.formats.validation import field_errors
 
 Content = Literal["tokens", "latents", "pixels"]
 CONTENTS: tuple[Content, ...] = ("tokens", "latents", "pixels")
@@ -186,4 +187,4 @@ def _parse(kind: Any, fields: dict[str, Any]) -> Any:
         return kind.model_validate(fields)
     except ValidationError as error:
         detail = "A record is invalid; `errors` names its fields."
-        raise ProblemError("invalid-options", detail, errors=pointers(error, kind)) from error
+        raise ProblemError("invalid-options", detail, errors=field_errors(error, kind)) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -14,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from media.types import Preprocess, SourceInfo
 from service.errors import ProblemError
+from service.formats.validation import field_errors
 
 Extent = Annotated[int, Field(ge=1, le=2**20)]
 Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -22,22 +21,6 @@ Strict = ConfigDict(
     extra="forbid", frozen=True, strict=True, allow_inf_nan=False, str_max_length=256, revalidate_instances="always"
 )
 MAX_TIMES = 4096
-PLAIN_NAME = re.compile("[A-Za-z][A-Za-z0-9_-]{0,63}")
-WHOLE, NUMBER, FLAG = "It must be a whole number.", "It must be a number.", "It must be true or false."
-SENTENCES = {  # of pydantic's errors
-    "missing": "It is missing.",
-    "finite_number": "A number must be finite, neither NaN nor infinite.",
-    "greater_than": "It must be above {gt}.",
-    "greater_than_equal": "It must be at least {ge}.",
-    "less_than_equal": "It must be at most {le}.",
-    "literal_error": "It must be {expected}.",
-    "string_pattern_mismatch": "It must match {pattern}.",
-    "string_too_long": "It may have {max_length} characters.",
-    "string_type": "It must be a text.",
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), WHOLE),
-    **dict.fromkeys(("float_type", "float_parsing"), NUMBER),
-    **dict.fromkeys(("bool_type", "bool_parsing"), FLAG),
-}
 
 
 def _source(value: object) -> object:
@@ -183,37 +166,7 @@ def parse_meta(fields: dict[str, Any]) -> EncodeMeta:
         return EncodeMeta.model_validate(fields)
     except ValidationError as error:
         detail = "The metadata is invalid; `errors` names the fields."
-        raise ProblemError("invalid-options", detail, errors=pointers(error, EncodeMeta)) from error
-
-
-def public_names(model: type[BaseModel]) -> list[str]:
-    """Return the names of a model's fields, as callers write them."""
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def pointers(error: ValidationError, model: type[BaseModel]) -> list[dict[str, str]]:
-    """Return up to 20 problem-document entries that name fields and say what is wrong, and echo no value.
-
-    Args:
-        error: what pydantic raised.
-        model: the model that it raised for.
-    """
-    entries = []
-    for item in error.errors(include_url=False, include_input=False)[:20]:
-        # A name that is not ours is input, and is echoed only where it is a plain word.
-        plain = all(isinstance(part, int) or PLAIN_NAME.fullmatch(part) for part in item["loc"])
-        pointer = "/" + "/".join(str(part) for part in item["loc"]) if plain else "/"
-        if item["type"] == "extra_forbidden":
-            name = str(item["loc"][-1])
-            detail = f"`{name}` is not known here." if plain else "There is a field that is not known here."
-            if near := difflib.get_close_matches(name, public_names(model), 1):
-                detail += f" Is it `{near[0]}`?"
-        elif item["type"] in SENTENCES:
-            detail = SENTENCES[item["type"]].format(**item.get("ctx", {}))
-        else:
-            detail = item["msg"].removeprefix("Value error, ").rstrip(".") + "."
-        entries.append({"pointer": pointer[:128], "detail": detail[:256]})
-    return entries
+        raise ProblemError("invalid-options", detail, errors=field_errors(error, EncodeMeta)) from error
 
 
 def build(tensors: dict[str, NDArray[Any]], fields: dict[str, Any]) -> EncodeResult:

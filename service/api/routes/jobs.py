@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import send_piece, while_connected
+from service.api.body import STREAM_HEADERS, send_piece, while_connected
 from service.api.caller import owner_of
 from service.api.errors import ClientGoneError
 from service.api.event_stream import STALL_SECONDS
@@ -179,7 +179,7 @@ class JobEvents(Response):
     media_type = EVENT_STREAM
 
     def __init__(self, request: Request, services: Services, job_id: str, after: int) -> None:
-        super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(headers=STREAM_HEADERS)
         del self.headers["content-length"]
         self._owner, self._polls, self._job_id, self._after = owner_of(request), services.job_polls, job_id, after
         self._readers, self._ended = services.readers, asyncio.Event()

@@ -27,8 +27,9 @@ from service.formats.json import read_json
 from service.formats.media_types import MSGPACK_SEQUENCE
 from service.formats.msgpack import unpack
 from service.formats.pixels import pixel_offers
-from service.formats.result import ClipSize, EncodeMeta, EncodeResult, public_names
+from service.formats.result import ClipSize, EncodeMeta, EncodeResult
 from service.formats.tensors import DTYPES, pack_tensor, unpack_tensor
+from service.formats.validation import public_names
 from service.operations.decode import plan_decode
 from service.operations.encode import plan_encode
 from service.operations.generate_plan import plan_generate

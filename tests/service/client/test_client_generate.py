@@ -19,7 +19,7 @@ from toy_generators import CLASSES
 from waiting import eventually
 
 from service.client import AsyncClient, Client, GenerateEvent, GenerateOptions, ServiceError, read_arrays
-from service.formats.result import public_names
+from service.formats.validation import public_names
 from service.operations import options_generate
 
 

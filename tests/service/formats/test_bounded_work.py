@@ -39,7 +39,7 @@ def test_a_long_list_of_wrong_times_is_one_error(monkeypatch: pytest.MonkeyPatch
         counts.append(error.error_count())
         return []
 
-    monkeypatch.setattr(result, "pointers", count)
+    monkeypatch.setattr(result, "field_errors", count)
     body = {"tokens": [[[1]]], "source": SOURCE | {"sampled_pts": [""] * 5000}}
     with pytest.raises(ProblemError, match="invalid-options"):
         read_codes(json.dumps(body).encode(), JSON)
