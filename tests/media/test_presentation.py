@@ -1,4 +1,4 @@
-"""What containers say of how their clips are shown: cropping, colours, Dolby Vision."""
+"""Clips that are shown as their containers say: cropping, colours, Dolby Vision."""
 
 from __future__ import annotations
 
