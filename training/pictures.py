@@ -1,9 +1,9 @@
-"""Contact sheets of originals over reconstructions, and centre squares of pictures."""
+"""Contact sheets of originals over reconstructions, their files, and centre squares of pictures."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from PIL import Image
 from model.atomic_write import replacing
 
 GAP = 4
+FRAME_MS = 125
 
 
 def centre_square(picture: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -33,8 +34,16 @@ def contact_sheet(*rows: NDArray[np.uint8]) -> Image.Image:
     return sheet
 
 
-def write_image(picture: Image.Image, path: Path, **options: Any) -> None:
-    """Write a picture atomically; the suffix decides the format, `options` are those of Pillow."""
+def write_image(picture: Image.Image, path: Path) -> None:
+    """Write a picture atomically; the suffix decides the format."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as fresh:
-        picture.save(fresh, **options)
+        picture.save(fresh)
+
+
+def write_animation(pictures: Iterable[Image.Image], path: Path) -> None:
+    """Write pictures atomically as an animated WebP that is repeated for ever."""
+    first, *others = pictures
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as fresh:
+        first.save(fresh, save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=90)

@@ -15,12 +15,11 @@ from training.data.loaders.batch import BatchSpec
 from training.generator.sampling import Sampler
 from training.generator.step import GeneratorStep
 from training.generator.token_dataset import CodeLoader
-from training.pictures import contact_sheet, write_image
+from training.pictures import contact_sheet, write_animation, write_image
 from training.trainer import Trainer
 
 MAX_CLASSES = 12
 COLUMNS = 8
-FRAME_MS = 125
 MAX_HELD_OUT, HELD_OUT_AT_ONCE = 512, 32  # items of a kind
 
 
@@ -58,13 +57,11 @@ class GeneratorValidator:
             pixels = np.concatenate(list(sampler.pixels(self.tokenizer, drawn, frames)))
             path = stem.with_name(f"{stem.name}-{kind}.png")
             length = pixels.shape[1]
-            rows = pixels[:, 0].reshape(-1, each, *pixels.shape[2:])
-            if kind == "clips":
-                rows = pixels[:, :: -(-length // COLUMNS)]
-                first, *others = (contact_sheet(pixels[:, frame]) for frame in range(length))
-                animation = {"save_all": True, "append_images": others, "duration": FRAME_MS, "loop": 0, "quality": 90}
-                write_image(first, path.with_suffix(".webp"), **animation)
-            write_image(contact_sheet(*rows), path)
+            if kind == "images":
+                write_image(contact_sheet(*pixels[:, 0].reshape(-1, each, *pixels.shape[2:])), path)
+            else:
+                write_image(contact_sheet(*pixels[:, :: -(-length // COLUMNS)]), path)
+                write_animation((contact_sheet(pixels[:, frame]) for frame in range(length)), path.with_suffix(".webp"))
             self.console.print(f"step {trainer.step:>6} samples: {path}", highlight=False)
 
     def _measure(self, held_out: CodeLoader, step: GeneratorStep[Any], trainer: Trainer) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from model.metrics.psnr import psnr
 from training.data.loaders.batch import BatchSpec, Loader
 from training.data.shards import INFO_FILE, open_set
-from training.pictures import contact_sheet, write_image
+from training.pictures import contact_sheet, write_animation, write_image
 from training.recipes import Stage
 from training.schedule import batch_shapes
 from training.tokenizer.step import TrainingStep
@@ -20,7 +20,6 @@ from training.trainer import Trainer
 MAX_ITEMS = {"images": 24, "clips": 6}  # of each set, evenly spread
 COLUMNS = 8
 ANIMATED_CLIPS = 4
-FRAME_MS = 125
 MAX_ITEM_PIXELS = 640_000  # larger items would make every checkpoint wait
 
 
@@ -76,9 +75,8 @@ class Validator:
             rows = [x[:, 0] if frames == 1 else x[len(x) // 2, :: -(-frames // COLUMNS)] for x in pair]
             write_image(contact_sheet(*(row[:COLUMNS].numpy() for row in rows)), path)
             if frames > 1:
-                first, *others = (contact_sheet(*(x[:ANIMATED_CLIPS, t].numpy() for x in pair)) for t in range(frames))
-                animation = {"save_all": True, "append_images": others, "duration": FRAME_MS, "loop": 0, "quality": 90}
-                write_image(first, path.with_suffix(".webp"), **animation)
+                sheets = (contact_sheet(*(x[:ANIMATED_CLIPS, t].numpy() for x in pair)) for t in range(frames))
+                write_animation(sheets, path.with_suffix(".webp"))
         listed = ", ".join(f"{name} {value:.2f} dB" for name, value in metrics.items())
         self.console.print(f"step {step:>6} validation: {listed}", highlight=False)
         if trainer.metrics_logger is not None:
