@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -131,20 +133,23 @@ class ClipStream(FrameReader):
         begin: int | None = None
         zero: int | None = None
         step = 1 / (self._rate or DEFAULT_FPS)
-        for frame in self._decode(container, stream):
+        for pts, frame in self._decode(container, stream):
             if not self._seen:
                 begin = self._key_pts
-                zero = frame.pts if frame.pts is not None and (begin is None or frame.pts >= begin) else begin
-            if None not in (frame.pts, begin) and frame.pts < begin:
+                zero = pts if pts is not None and (begin is None or pts >= begin) else begin
+            if pts is not None and begin is not None and pts < begin:
                 continue  # refers to frames that the file does not hold
-            unknown = frame.pts is None or zero is None
-            self._time = self._seen * step if unknown else float((frame.pts - zero) * stream.time_base)
+            self._time = self._seen * step
+            if pts is not None and zero is not None:
+                self._time = float((pts - zero) * stream.time_base)
             self._seen += 1
             self._duration_s = self._time + (float(frame.duration * stream.time_base) if frame.duration else step)
             yield self._time, frame
 
-    def _decode(self, container: Any, stream: Any) -> Iterator[Any]:
+    def _decode(self, container: Any, stream: Any) -> Iterator[tuple[int | None, Any]]:
+        """Yield decoded frames with their time stamps."""
         limits, context = self._limits, decoder(stream, self._limits)
+        stamps = _Stamps(stream.codec_context.has_b_frames)
         self._key_pts: int | None = None
         started = False
         for packet in container.demux(stream):
@@ -155,6 +160,7 @@ class ClipStream(FrameReader):
                     if not packet.is_keyframe:
                         continue
                     started, self._key_pts = True, packet.pts
+                stamps.note(packet)
             for frame in context.decode(packet if packet.size else None):
                 check_picture(limits, frame.height, frame.width, is_video=True)
                 if limits is not None and self._seen >= limits.stream_frames:
@@ -165,4 +171,31 @@ class ClipStream(FrameReader):
                     )
                 if frame.is_corrupt:
                     raise corrupt(self._media_type, "a frame is damaged")
-                yield frame
+                yield stamps.of(frame), frame
+
+
+class _Stamps:
+    """The time stamps of decoded frames.
+
+    Those of packets that ascend through a stream whose frames are stored in another order than they are shown cannot
+    be theirs: they belong to the frames in the order of showing, as `media.timestamps` finds for whole files.
+
+    Args:
+        reorders: the decoder may put frames into another order.
+    """
+
+    def __init__(self, reorders: bool) -> None:
+        self._ascends, self._highest = reorders, -math.inf
+        self._waiting: deque[int] = deque()
+
+    def note(self, packet: Any) -> None:
+        """Take the stamp of a packet that is about to be decoded."""
+        self._ascends = self._ascends and packet.pts is not None and packet.pts > self._highest
+        if self._ascends:
+            self._highest = packet.pts
+            if not packet.is_discard:
+                self._waiting.append(packet.pts)
+
+    def of(self, frame: Any) -> int | None:
+        """Return the stamp of the next frame."""
+        return self._waiting.popleft() if self._ascends and self._waiting else frame.pts
