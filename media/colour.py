@@ -40,6 +40,11 @@ class CodePoints(NamedTuple):
         """Return whether the colours go beyond sRGB in gamut or in range."""
         return self.transfer in tone_mapping.RANGES or self.primaries in tone_mapping.WIDE_PRIMARIES
 
+    @property
+    def is_srgb(self) -> bool:
+        """Return whether this is sRGB, or stands for it; players of clips take powers for it, but browsers do not."""
+        return not self.is_wide and self.transfer not in tone_mapping.POWERS
+
 
 class Gamma(NamedTuple):
     """The colour space of a PNG without a profile.

@@ -24,7 +24,18 @@ _STANDARDS = {
     11: "DCI-P3",
     12: "Display P3",
 }
-_TRANSFERS = {1: "BT.709", 6: "BT.601", 13: "sRGB", 14: "BT.2020", 15: "BT.2020", 16: "PQ", 18: "HLG"}
+_TRANSFERS = {
+    1: "BT.709",
+    4: "gamma 2.2",
+    5: "gamma 2.8",
+    6: "BT.601",
+    8: "linear",
+    13: "sRGB",
+    14: "BT.2020",
+    15: "BT.2020",
+    16: "PQ",
+    18: "HLG",
+}
 _RANGES = {1: "limited range", 2: "full range"}
 
 

@@ -132,7 +132,7 @@ def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> Colours:
     file.seek(position)
     points = code_points(head, media_type)
     if points is not None:
-        return points if points.is_wide else None
+        return None if points.is_srgb else points
     exponent = image.info.get("gamma")
     if profile or media_type != "image/png" or "srgb" in image.info or not exponent:
         return profile

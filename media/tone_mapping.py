@@ -16,6 +16,7 @@ PEAK_CD_M2 = 1000.0
 PEAK = PEAK_CD_M2 / REFERENCE_WHITE_CD_M2
 
 RANGES = PQ, HLG = 16, 18  # transfer characteristics of ITU-T H.273
+POWERS = {4: 2.2, 5: 2.8, 8: 1.0}  # the same: those whose light is a power of the codes
 _BT709, BT2020, _DCI_P3, _DISPLAY_P3 = 1, 9, 11, 12  # primaries of ITU-T H.273
 WIDE_PRIMARIES = (BT2020, _DCI_P3, _DISPLAY_P3)
 
@@ -45,7 +46,7 @@ def to_srgb(pixels: NDArray[np.uint16], transfer: int, primaries: int) -> NDArra
 
     Args:
         pixels: uint16 RGB (H, W, 3) as FFmpeg makes them of frames of any depth.
-        transfer: `PQ`, `HLG`, or any other for a standard range, whose code values are taken for those of sRGB.
+        transfer: `PQ`, `HLG`, one of `POWERS`, or any other, whose code values are taken for those of sRGB.
         primaries: one of `WIDE_PRIMARIES`; others count as those of sRGB.
     """
     to_light, matrix, to_codes = _light(transfer), _to_bt709(primaries), _codes()
@@ -113,6 +114,8 @@ def srgb_light(codes: NDArray[np.floating]) -> NDArray[np.floating]:
 @cache
 def _light(transfer: int) -> NDArray[np.float32]:
     codes = np.minimum(np.arange(_LEVELS) / WHITE_CODE, 1)
+    if transfer in POWERS:
+        return (codes ** POWERS[transfer]).astype(np.float32)
     return {PQ: pq_light, HLG: hlg_light}.get(transfer, srgb_light)(codes).astype(np.float32)
 
 

@@ -90,3 +90,12 @@ def test_these_colours_are_srgb(extra: bytes) -> None:
 
 def test_a_profile_outranks_a_gamma() -> None:
     assert near(shown(iccp(profile(b"RGB ")) + gama(45_455), (128, 128, 128)), [188] * 3)
+
+
+@pytest.mark.parametrize(("transfer", "power"), [(4, 2.2), (5, 2.8), (8, 1.0)])
+def test_powers_of_code_points_apply(transfer: int, power: float) -> None:
+    expected = [encoded((code / 255) ** power) for code in CODES]
+    assert near(shown(cicp(1, transfer)), expected)
+    assert near(shown(cicp(1, transfer), CODES[1:2]), expected[1:2] * 3)  # grey
+    grey = [encoded((128 / 255) ** power)] * 3
+    assert near(shown(cicp(12, transfer), (128, 128, 128)), grey)  # of other primaries
