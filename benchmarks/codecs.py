@@ -1,4 +1,4 @@
-"""`python -m benchmarks.codecs BUNDLE...`: reconstructions of bundles beside JPEG, WebP and AVIF of equal bytes."""
+"""`python -m benchmarks.codecs BUNDLE...`: reconstructions of bundles against JPEG, WebP and AVIF of equal bytes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`python -m benchmarks.edge`: a service that asks for keys, and a look at each bound of its edge from outside.
 
-Connections are counted by client, loopback apart. `--address` names another address of this machine for them, as in
+Connections are counted by client, except those of loopback. `--address` names another address of this machine for them:
 
     unshare --net sh -c 'ip link set lo up; ip addr add 198.51.100.1 dev lo; exec python -m benchmarks.edge \
         --address 198.51.100.1'

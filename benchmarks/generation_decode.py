@@ -1,4 +1,4 @@
-"""Tables of the decode engine on a GPU: images and clips end to end; requests that arrive at random beside encodes."""
+"""Tables of the decode engine on a GPU: images and clips end to end; random requests while images are encoded."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def _line(work: Work, tokenizer: CompiledTokenizer, ceilings: Ceilings) -> list[
 
 
 def mixed(tokenizer: CompiledTokenizer) -> None:
-    """Print the throughput of requests that arrive at random, and the time of encodes beside them."""
+    """Print the throughput of requests that arrive at random, and the time of encodes meanwhile."""
     config = replace(Work("", 1).config, prefix="class", null_class=True, grid=MIXED_GRID, positions=1280)
     model, requests = _model(config), _requests(config)
     codes = sum(request.length for request in requests)
@@ -174,8 +174,8 @@ def mixed(tokenizer: CompiledTokenizer) -> None:
             f"{spread:.2f} s when they arrive at random within {share * static:.2f} s: {static / spread:.0%} of the "
             f"throughput; {waits} ms from arrival to result"
         )
-        together, beside = _serve_beside(decoder, requests, arrivals, tokenizer, pixels)
-        print(f"encode of an image: {alone} ms alone, {beside} ms with decoding, which takes {together:.2f} s then")
+        together, meanwhile = _serve_beside(decoder, requests, arrivals, tokenizer, pixels)
+        print(f"encode of an image: {alone} ms alone, {meanwhile} ms with decoding, which takes {together:.2f} s then")
 
 
 def _serve_beside(

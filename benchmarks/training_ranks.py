@@ -35,7 +35,7 @@ def main(out: Annotated[Path | None, typer.Argument(help="File of the rows, JSON
             alone = _times(stage, shape, Ranks(), device)
             ranks.barrier()
             together = _times(stage, shape, ranks, device)
-            apart, noise = _compare(stage, shape, ranks, device)
+            difference, noise = _compare(stage, shape, ranks, device)
             if ranks.is_main:
                 table.add(
                     {
@@ -44,7 +44,7 @@ def main(out: Annotated[Path | None, typer.Argument(help="File of the rows, JSON
                         "one GPU, ms": str(alone),
                         f"{ranks.world} GPUs, ms": str(together),
                         "items/s, times": f"{ranks.world * alone.median / together.median:.2f}",
-                        "largest difference of losses": f"{apart:.2%}",
+                        "largest difference of losses": f"{difference:.2%}",
                         "that of two halves on one GPU": f"{noise:.2%}",
                     }
                 )

@@ -156,7 +156,7 @@ class Settings(BaseSettings):
     client_connections: int = Field(
         512,
         ge=0,
-        description="connections of one address, loopback apart, that HAProxy accepts; 0 for any number, "
+        description="connections of one address, except loopback, that HAProxy accepts; 0 for any number, "
         "as behind a gateway",
     )
     held_body_bytes: int = Field(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, Literal, Protocol, TypeVar
 
-ENTRY_BYTES = 512  # of an entry, beside its answer
+ENTRY_BYTES = 512  # of an entry without its answer
 PRUNE_ENTRIES = 1024  # in work, of which those that were lost are then forgotten
 LARGEST_SHARE = 8  # of the whole, that one answer may take
 

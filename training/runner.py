@@ -103,7 +103,7 @@ class Task(Protocol):
         """Return the run with the geometry that its data, its bundle or the record of its folder gives."""
 
     def load(self, waiting: Sequence[AnyStage], device: torch.device) -> None:
-        """Load what the stages need besides data, so that a missing file shows before the first step."""
+        """Load what the stages need in addition to data, so that a missing file shows before the first step."""
 
     def start(
         self, run: RunConfig, stage: AnyStage, first: bool, loader: Loader, device: torch.device, ranks: Ranks

@@ -13,7 +13,7 @@ PROBE_SECONDS, FAILURES = 5.0, 3  # of the readiness probe, and until a pod is n
 
 
 class KubeProxy:
-    """A port of this machine, whose connections go to ready pods in turn.
+    """A port of this machine, whose connections go to ready pods one after another.
 
     Args:
         port: on this machine.

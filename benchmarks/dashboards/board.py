@@ -35,7 +35,7 @@ class Board:
         title: of the dashboard.
         about: its description.
         rows: title -> panels, left to right and downwards.
-        variables: name -> PromQL of the values, besides the data source.
+        variables: name -> PromQL of the values; every board has the data source too.
         tags: by which links find it.
     """
 

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.dashboards.live`: a Prometheus beside a running service, mixed load, and its dashboards.
+"""`python -m benchmarks.dashboards.live`: a Prometheus for a running service, mixed load, and its dashboards.
 
 Ports are read from the same variables as the service's: OMNITOK_METRICS_PORT, OMNITOK_RAY_METRICS_PORT and
 RAY_SERVE_HAPROXY_METRICS_PORT.

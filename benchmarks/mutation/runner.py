@@ -19,7 +19,7 @@ from queue import SimpleQueue
 
 from benchmarks.mutation.faults import Fault
 
-# What holds a package besides the folder of its own name; the first that fails ends the run.
+# Tests of a package outside the folder of its name; the first that fails ends the run.
 TESTS = {
     "kernels": ["tests/kernels", "tests/model"],
     "media": ["tests/media", "tests/service/sandbox"],

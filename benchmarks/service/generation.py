@@ -1,4 +1,4 @@
-"""`python -m benchmarks.service.generation`: samples over HTTP alone, in crowds and as jobs, beside encoding."""
+"""`python -m benchmarks.service.generation`: samples over HTTP alone, in crowds and as jobs, and encoding meanwhile."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ def parse(data: bytearray) -> Answer | None:
     """Return the answer in these bytes, or None while it is incomplete.
 
     Raises:
-        BadAnswerError: they are no answer of HTTP/1.1.
+        BadAnswerError: they are not an answer of HTTP/1.1.
     """
     end = data.find(b"\r\n\r\n")
     if end < 0:

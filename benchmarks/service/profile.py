@@ -1,6 +1,6 @@
 """`python -m benchmarks.service.profile`: functions that take the CPU time of a tokenizer and an ingress replica.
 
-It needs py-spy and the right to trace other processes. The stacks stay beside the rows, for a flame graph.
+It needs py-spy and the right to trace other processes. The stacks stay next to the rows, for a flame graph.
 """
 
 from __future__ import annotations

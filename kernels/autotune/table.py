@@ -75,7 +75,7 @@ class TuningSpace(Generic[TileT]):
 
     Args:
         name: key in the tables, "<operator>" or "<operator>.<launch>".
-        candidates: tiles besides the default.
+        candidates: tiles other than the default.
         draw: draws the arguments of a call; None where the network makes no call of that size.
         launch: returns a tensor or a tuple of them. A size at which it does not look its tile up is not tuned.
     """

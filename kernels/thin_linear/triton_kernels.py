@@ -17,7 +17,7 @@ from kernels.norm import reference
 from kernels.runtime.pdl import fetch_rows, start_next, wait_for_inputs
 
 EPS: tl.constexpr = tl.constexpr(reference.EPS)
-DEFERRED_ROWS: tl.constexpr = tl.constexpr(32)  # whose moments fit the registers beside a product
+DEFERRED_ROWS: tl.constexpr = tl.constexpr(32)  # whose moments fit the registers together with a product
 SQRT_HALF: tl.constexpr = tl.constexpr(0.7071067811865476)
 GROUP: tl.constexpr = tl.constexpr(2)  # rows of x in registers at a time
 VECTOR: tl.constexpr = tl.constexpr(8)  # elements of a 16-byte load of two-byte values

@@ -39,7 +39,7 @@ EXPOSED_HEADERS = (
 class Cors(CORSMiddleware):
     """Starlette's middleware, whose refusals of a preflight are problem documents.
 
-    It stands inside `RequestId`, since its answers carry an id, and outside `RequestMiddleware`, so that pages can read
+    It is inside `RequestId`, since its answers carry an id, and outside `RequestMiddleware`, so that pages can read
     the answer to a failure too.
 
     Args:

@@ -84,7 +84,7 @@ class SpanExporter(Protocol):
 
 
 class Observers(NamedTuple):
-    """The receivers of what a request was, besides the log; see `RequestMiddleware`."""
+    """The receivers of what a request was, in addition to the log; see `RequestMiddleware`."""
 
     metrics: HttpMetrics | None
     exporter: SpanExporter | None

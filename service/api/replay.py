@@ -248,7 +248,7 @@ def _wants_cache(request: Request) -> bool:
 
 
 async def _fingerprint(request: Request, body: Body) -> bytes:
-    """Return a digest of all that the answer to a request depends on, its caller and the bundles apart."""
+    """Return a digest of all that the answer to a request depends on, except its caller and the bundles."""
     headers = [request.headers.get(name, "") for name in ("accept", "prefer")]
     path = request.url.path.removeprefix("/v1")
     kind, boundary = body.content_type.media_type, body.content_type.boundary

@@ -24,7 +24,7 @@ from service.api.request_id import HEADER, id_of
 from service.finished_request import FinishedRequest
 
 STATUS, PROBLEM = 503, "overloaded"
-# The headers that say whether requests are alike, as in `haproxy-start`; the size of the body is compared apart.
+# The headers that say whether requests are alike, as in `haproxy-start`; the size of the body is compared separately.
 ALIKE = (
     *(b"authorization", b"x-caller-group", b"x-request-priority", b"x-request-timeout-seconds"),
     *(b"content-type", b"accept", b"prefer"),

@@ -93,7 +93,7 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
 
     Args:
         bundle: the bundle's folder.
-        tokenizer: the folder of its tokenizer; None looks beside the bundle and in `bundles`.
+        tokenizer: the folder of its tokenizer; None looks next to the bundle and in `bundles`.
         device: where to run them.
         samples: how many are made at a time.
 

@@ -32,7 +32,7 @@ class GeneratorLocation:
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help="Tokenizer bundle.", show_default="the one that the generator names, beside it or in bundles"
+            help="Tokenizer bundle.", show_default="the one that the generator names, next to it or in bundles"
         ),
     ] = None
     server: ServerOption = None

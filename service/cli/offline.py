@@ -36,7 +36,7 @@ from service.types import Size, Want
 
 Frame = NDArray[np.uint8]  # (H, W, 3)
 
-# Pixels that are in the network at a time: enough to keep it busy, little beside the weights.
+# Pixels that are in the network at a time: enough to keep it busy, little compared with the weights.
 CHUNK_PIXELS = 2**20
 
 

@@ -172,7 +172,7 @@ def _option(name: str, schema: dict[str, Any]) -> Parameter:
     kind: Any = Literal[tuple(choice["enum"])] if "enum" in choice else KINDS[choice["type"]]
     text, default = (schema | choice)["description"], schema.get("default")
     bounds, span = {"min": choice.get("minimum"), "max": choice.get("maximum")}, ""
-    if kind is float:  # the model refuses what is no finite number in better words
+    if kind is float:  # the model refuses what is not finite in a better sentence
         least = choice.get("minimum", choice.get("exclusiveMinimum"))
         bounds, span = {}, f" ({least:g} to {choice['maximum']:g})"
     option = typer.Option(

@@ -36,7 +36,7 @@ def reconstruct(
     ] = None,
     side_by_side: Annotated[
         Path | None,
-        typer.Option(help="Write the original beside the reconstruction, as one picture or clip; named as by --out."),
+        typer.Option(help="Write the original next to the reconstruction, as one picture or clip; named as by --out."),
     ] = None,
     format: Annotated[
         str | None,

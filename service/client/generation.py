@@ -67,7 +67,7 @@ class GenerateEvent:
 
     Args:
         name: accepted, started, progress, preview, result or done.
-        fields: as the service sent them, files apart.
+        fields: as the service sent them, except files.
         files: of a preview or a result, by name (pixels, codes): media type and bytes.
     """
 

@@ -18,7 +18,7 @@ GAUGES = ("gauge_livesum", "gauge_livemax")
 # cannot give would end the process.
 FILE_BYTES = {"counter": 2**17, "histogram": 2**19, **dict.fromkeys(GAUGES, 2**15)}
 MERGED = "merged"  # in place of a process, in the names of files that hold the sums of those that ended
-ENTRY_BYTES = 40  # of a value in such a file besides its key, at most
+ENTRY_BYTES = 40  # of a value in such a file without its key, at most
 
 
 def join(folder: Path) -> None:

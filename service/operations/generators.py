@@ -11,7 +11,7 @@ from service.types import Backend, GeneratorBackend, GeneratorCard, ModelCard
 
 NEAREST_NAMES = 5
 FEW_CLASSES = 20  # named in full by a refusal
-NEAREST_RATIO = 0.5  # of equal letters, below which a name is no help
+NEAREST_RATIO = 0.5  # of equal letters, below which a name does not help
 
 
 async def served(backend: Backend, generators: GeneratorBackend) -> tuple[list[ModelCard], list[GeneratorCard]]:

@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 # Leaks in codecs stay small if no process lives long; a start takes as long as hundreds of small pictures.
 _TASKS_PER_WORKER = 20_000
-# Of them, after which the next process starts beside the present one.
+# Of them, after which the next process starts while the present one works.
 _SUCCESSOR_SHARE = 0.8
 # A process may be at fault that read other files before, so that a file is tried in fresh ones.
 _ATTEMPTS = 3

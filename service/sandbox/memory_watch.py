@@ -1,4 +1,4 @@
-"""The memory that a process fills, watched while it lives: nothing can tell afterwards."""
+"""The memory that a process fills, watched while it lives: nothing shows it afterwards."""
 
 from __future__ import annotations
 

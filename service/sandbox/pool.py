@@ -47,7 +47,7 @@ _LEAST_QUEUE_PER_WORKER = 8  # no worker waits for its next file although a mach
 _QUEUE_BYTES_PER_WORKER = 128 * 2**20  # of memory; a single task of any size may always wait
 _QUEUE_FILES_PER_WORKER = 2  # that cost as much as one may
 _PATIENCE = 16  # a caller may be all the world: one file of a few pixels should pass a whole queue of large ones
-_TASK_PIXELS = 1_000_000  # costs are in pixels; what a task costs besides them is worth so many
+_TASK_PIXELS = 1_000_000  # costs are in pixels; what a task costs in addition is worth so many
 _EXPECTED_PIXELS, _RATE_SECONDS = 100e6, 20.0  # of a worker's first second; of work that counts
 _ENCODED_PIXELS = 4  # a pixel of a clip takes longer to write than to read
 # One worker of so many is kept for tasks that take less than a tenth of a second.

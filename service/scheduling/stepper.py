@@ -2,7 +2,7 @@
 
 Each model has slots. Sequences join and leave between steps, first come, first served: none overtakes one of its model
 that waits, so none starves. Every turn gives each model one chunk of prefill and one step, so a long prompt never
-holds up the rest. Where more sequences are held than one step can take, they step in turn.
+holds up the rest. Where more sequences are held than one step can take, they step by turns.
 """
 
 from __future__ import annotations
