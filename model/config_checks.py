@@ -32,6 +32,11 @@ def strict(cls: type, data: Any) -> dict[str, Any]:
 def check_counts(config: Any, names: tuple[str, ...], least: int = 1, most: int = MAX_COUNT) -> None:
     """Refuse attributes that are not integers of a range.
 
+    Args:
+        config: any frozen config.
+        names: of the attributes.
+        least, most: ends of the range, both in it.
+
     Raises:
         ConfigError: the first such attribute.
     """
@@ -42,7 +47,7 @@ def check_counts(config: Any, names: tuple[str, ...], least: int = 1, most: int 
 
 
 def check_number(config: Any, name: str, least: float, most: float) -> None:
-    """Refuse an attribute that is not a number of a range.
+    """Refuse an attribute that is not a number of a range; arguments as for `check_counts`.
 
     Raises:
         ConfigError: the attribute is not one.

@@ -34,12 +34,12 @@ class DecodeArgs(NamedTuple):
     counters: Tensor | None = None
 
 
-def stored(x: Tensor, dtype: torch.dtype) -> Tensor:
+def to_cache_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Round keys or values to the dtype of a cache."""
     return (x.clamp(-FLOAT8_MAX, FLOAT8_MAX) if dtype == FLOAT8 else x).to(dtype)
 
 
-def bits(cache: Tensor) -> Tensor:
+def indexable(cache: Tensor) -> Tensor:
     """Return a cache for indexing, which torch lacks for float8."""
     return cache.view(torch.uint8) if cache.dtype == FLOAT8 else cache
 
@@ -51,9 +51,9 @@ def append(args: DecodeArgs) -> None:
     # a row of length 0 repeats the write of an active row; without one, row 0 writes back what it read
     source = torch.where(active, torch.arange(len(lengths), device=lengths.device), active.int().argmax())
     slot, position = slots.long()[source], (lengths.long()[source] - 1).clamp_min(0)
-    for half, new in zip(bits(cache), qkv.unbind(1)[1:], strict=True):
+    for half, new in zip(indexable(cache), qkv.unbind(1)[1:], strict=True):
         old = half[slot, :, position]
-        rounded = bits(stored(new[source], cache.dtype))
+        rounded = indexable(to_cache_dtype(new[source], cache.dtype))
         half[slot, :, position] = torch.where(active[source, None, None], rounded, old)
 
 
@@ -66,7 +66,7 @@ def decode_attention(args: DecodeArgs) -> Tensor:
     qkv, cache, slots, lengths, *_ = args
     append(args)
     dtype = torch.float64 if qkv.dtype == torch.float64 else torch.float32
-    keys, values = (half[slots.long()].view(cache.dtype).to(dtype) for half in bits(cache))  # (R, H, S, D)
+    keys, values = (half[slots.long()].view(cache.dtype).to(dtype) for half in indexable(cache))  # (R, H, S, D)
     logits = torch.einsum("rhd,rhsd->rhs", qkv[:, 0].to(dtype), keys) * qkv.shape[-1] ** -0.5
     outside = torch.arange(cache.shape[3], device=cache.device) >= lengths[:, None, None]
     # masked values count as zeros, since unwritten memory may hold NaN

@@ -36,7 +36,13 @@ class TemporalArgs(NamedTuple):
 def time_bias(
     queries: int, keys: int, causal: bool, window: int | None, slopes: Tensor | None, like: Tensor
 ) -> Tensor | None:
-    """Return additive logits (H or 1, queries, keys) of the last `queries` of `keys` frames; None if all are 0."""
+    """Return additive logits (H or 1, queries, keys) of the last `queries` of `keys` frames; None if all are 0.
+
+    Args:
+        queries, keys: numbers of frames.
+        causal, window, slopes: as for `TemporalArgs`.
+        like: gives the device and the dtype.
+    """
     if window is not None and not causal:
         raise ValueError(f"window={window} needs causal attention; set causal=True or window=None.")
     key = torch.arange(keys, device=like.device)

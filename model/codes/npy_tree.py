@@ -82,6 +82,12 @@ def read(
 ) -> tuple[list[NDArray[Any]], list[int], list[int]]:
     """Read items.
 
+    Args:
+        root: folder of the encoded data set.
+        info: its description.
+        items: numbers of the files.
+        grid: latent positions (t, h, w) of a row.
+
     Returns:
         Codes (t, h, w) or (t, h, w, c), labels and items of all rows.
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kernels.decode_attention.reference import bits, stored
+from kernels.decode_attention.reference import indexable, to_cache_dtype
 from model.generator.config import LanguageModelConfig
 from model.generator.kv_cache import KVCache
 
@@ -50,9 +50,9 @@ class Attention(nn.Module):
         """
         q, k, v = self.project(x)
         rows = slots[:, None]
-        for half, new in zip(bits(layer), (k, v), strict=True):
-            half[rows, :, places] = bits(stored(new.transpose(1, 2), layer.dtype))
-        keys, values = bits(layer)[:, slots, :, :bound].view(layer.dtype).to(q.dtype)
+        for half, new in zip(indexable(layer), (k, v), strict=True):
+            half[rows, :, places] = indexable(to_cache_dtype(new.transpose(1, 2), layer.dtype))
+        keys, values = indexable(layer)[:, slots, :, :bound].view(layer.dtype).to(q.dtype)
         seen = torch.arange(bound, device=x.device) <= places[:, None, :, None]
         return self.merge(F.scaled_dot_product_attention(q, keys, values, seen))
 

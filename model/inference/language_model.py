@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from kernels import fold
 from kernels.decode_attention import decode_attention
-from kernels.decode_attention.reference import bits
-from kernels.decode_attention.reference import stored as rounded
+from kernels.decode_attention.reference import indexable, to_cache_dtype
 from kernels.thin_linear import moments_for, quantize_rows, thin_linear
 from kernels.thin_linear.reference import MIN_COUNTERS
 from model.generator.kv_cache import KVCache
@@ -37,7 +36,14 @@ class Product(NamedTuple):
     def of(
         cls, linear: nn.Linear, norm: nn.LayerNorm | None, device: torch.device, dtype: torch.dtype, int8: bool
     ) -> Product:
-        """Pack a product and the LayerNorm before it."""
+        """Pack a product and the LayerNorm before it.
+
+        Args:
+            linear: the product, float32.
+            norm: of its input, to be folded in; None if there is none.
+            device, dtype: of the packed weight.
+            int8: round the weight to int8, one scale a row.
+        """
         weight = linear.weight.detach().to(device)
         bias = None if linear.bias is None else linear.bias.detach().to(device, torch.float32)
         if norm is not None:
@@ -139,8 +145,8 @@ class PackedLanguageModel:
         seen = torch.arange(bound, device=x.device) <= places[:, None]
         for index, layer in enumerate(self.layers):
             qkv = self._multiply(x, layer.qkv).unflatten(1, (3, self.config.heads, self.config.head_dim))
-            stored = bits(cache.layer(index))
-            stored[:, slot, :, places] = bits(rounded(qkv[:, 1:], cache.data.dtype))
+            stored = indexable(cache.layer(index))
+            stored[:, slot, :, places] = indexable(to_cache_dtype(qkv[:, 1:], cache.data.dtype))
             if index == len(self.layers) - 1:
                 return
             keys, values = stored[:, slot, :, :bound].view(cache.data.dtype).to(x.dtype)

@@ -48,6 +48,11 @@ def unpack_tensor(envelope: object, name: str) -> NDArray[Any]:
 def tensor_from(data: bytes | bytearray | memoryview, dtype: object, shape: object, name: str) -> NDArray[Any]:
     """Return little-endian C-order bytes as an array, after every claim about them is checked.
 
+    Args:
+        data: the bytes.
+        dtype, shape: the claims, of any type.
+        name: the tensor's name at the start of an error, such as `tokens`, in backticks.
+
     Raises:
         ProblemError: `invalid-tensor`.
     """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import Counter as Counts
+from collections import Counter as Tally
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -225,7 +225,7 @@ def observe_each(histogram: Histogram, amounts: Sequence[float]) -> None:
     The public `observe` of prometheus_client 0.26 takes one amount: 1.4 µs each in a batch of 64, and 0.2 µs here.
     """
     histogram._sum.inc(sum(amounts))
-    for bucket, count in Counts(bisect_left(histogram._upper_bounds, amount) for amount in amounts).items():
+    for bucket, count in Tally(bisect_left(histogram._upper_bounds, amount) for amount in amounts).items():
         histogram._buckets[bucket].inc(count)
 
 

@@ -138,8 +138,10 @@ class BatchExecutor:
             cost: latent positions.
             payload: handed to `launch`.
             seconds: time left until the deadline.
+
         Returns:
             the result and where the time went.
+
         Raises:
             ProblemError: `overloaded`, `deadline-exceeded`, `gpu-memory`, `draining`.
             DeviceFault: the accelerator broke while the item ran.
