@@ -38,11 +38,18 @@ class FrameConversion:
         self, options: MediaOptions, limits: MediaLimits | None, stated: Presentation, crop_position: float = 0.5
     ) -> None:
         self._options, self._limits, self._stated, self._crop_position = options, limits, stated, crop_position
+        self._orientation = UPRIGHT
         self.plan: Plan | None = None
         self.details: details.FileDetails | None = None
 
+    def note(self, frame: Any) -> None:
+        """Take the orientation that a decoded frame of PyAV's states; it holds until another one states another."""
+        stated = orientation(frame)
+        if stated is not None:
+            self._orientation = stated
+
     def pixels(self, container: Any, frame: Any) -> NDArray[np.uint8]:
-        """Return a frame as uint8 RGB (H, W, 3).
+        """Return a frame as uint8 RGB (H, W, 3); it and all before it must have been noted.
 
         Args:
             container, frame: PyAV's.
@@ -50,7 +57,7 @@ class FrameConversion:
         Raises:
             MediaError: "too-many-pixels".
         """
-        how, tags, stated = orientation(frame), tags_of(frame, self._stated.colours), self._stated
+        how, tags, stated = self._orientation, tags_of(frame, self._stated.colours), self._stated
         upright = how.frame(stated.crop.frame(frame_rgb(frame, tags)))
         if self.plan is None:
             height, width = stated.shown(frame.height, frame.width)
@@ -62,9 +69,9 @@ class FrameConversion:
         return tone_mapping.to_srgb(shown, tags.transfer, tags.primaries) if shown.dtype == np.uint16 else shown
 
 
-def orientation(frame: Any) -> Orientation:
-    """Read the display matrix of a frame, which may turn and mirror; `frame.rotation` knows of turns only."""
+def orientation(frame: Any) -> Orientation | None:
+    """Read the display matrix of a frame, if any, which may turn and mirror; `frame.rotation` knows of turns only."""
     # A frame keeps the container that it makes itself, which keeps the frame: its pixels would wait for the collector.
     data: Any = SideDataContainer(frame)  # type: ignore[call-arg]
     matrices = (bytes(side) for side in data if side.type == SideDataType.DISPLAYMATRIX)
-    return next((from_matrix(matrix) for matrix in matrices), UPRIGHT)
+    return next((from_matrix(matrix) for matrix in matrices), None)

@@ -132,6 +132,7 @@ class ClipReader(FrameReader):
         self._sampled = []
         with self._open() as (container, stream):
             for number, frame in enumerate(self._decode(container, stream, self._first_packet)):
+                self._conversion.note(frame)
                 mark = number if timeline.by_number else frame.pts
                 if mark is None or mark < targets[position]:
                     continue

@@ -98,6 +98,7 @@ class ClipStream(FrameReader):
             self._conversion = FrameConversion(options, self._limits, presentation(stream))
             inside = 0
             for time, frame in self._timed(container, stream):
+                self._conversion.note(frame)
                 if options.end_s is not None and time >= options.end_s:
                     break
                 if time < (options.start_s or 0.0):

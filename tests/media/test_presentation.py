@@ -59,6 +59,19 @@ def remuxed(data: bytes, container: str, **tags: int) -> bytes:
     return buffer.getvalue()
 
 
+def filtered(data: bytes, name: str, container: str) -> bytes:
+    """Copy the packets of a clip through a filter of FFmpeg."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(buffer, "w", format=container) as target:
+        stream = source.streams.video[0]
+        bitstream, copy = av.BitStreamFilterContext(name, stream), target.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            for made in bitstream.filter(packet if packet.size else None):
+                made.stream = copy
+                target.mux_one(made)
+    return buffer.getvalue()
+
+
 def read(data: bytes) -> NDArray[np.uint8]:
     """Return the frames of a clip, the same whole and while it arrives."""
     reader = open_frames(io.BytesIO(data), MediaLimits())
@@ -113,6 +126,18 @@ def test_colours_that_only_the_container_states_apply(tags: tuple[int, int, int]
     like = video(CLIP, options=SHARP)
     shown, expected = read(remuxed(plain, "webm", **names)), read(remuxed(like, "matroska", **names))
     assert psnr(shown, expected) > 32 > psnr(read(plain), expected)
+
+
+@pytest.mark.parametrize(
+    ("turn", "shown"), [("rotate=90", np.rot90(CLIP, 1, (1, 2))), ("flip=horizontal", CLIP[:, :, ::-1])]
+)
+def test_a_turn_that_a_stream_states_once_holds_for_all_frames(turn: str, shown: NDArray[np.uint8]) -> None:
+    data = filtered(
+        video(CLIP, container="avi", options=SHARP), f"h264_metadata=display_orientation=insert:{turn}", "avi"
+    )
+    assert psnr(read(data), shown) > 36
+    window = open_frames(io.BytesIO(data), MediaLimits(), MediaOptions(start_s=2 / 24))
+    assert psnr(np.stack(list(window)), shown[2:]) > 36
 
 
 @pytest.mark.parametrize(("profile", "compatible"), [(5, 0), (10, 0), (8, 4), (8, 1), (10, 4)])
