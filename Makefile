@@ -31,8 +31,8 @@ $(VENV)/.dev: $(VENV)/.runtime
 serve: runtime  ## start the service on http://127.0.0.1:8000 with the bundled weights
 	$(BIN)/omnitok serve --generator bundles/demo-lm
 
-# Prometheus, promtool, kubectl and Chromium's driver wait by yielding: two of them starve their own threads on two cores.
-# So all tests that start big programs run one after the other. Those of kernels run with them, for balance.
+# One run uses one core, so there are two. They take about as long as each other: the tests that start clusters, Prometheus
+# and a browser, with those of kernels, and all others.
 PROGRAMS := tests/service/cluster tests/deploy tests/service/api/test_page.py tests/kernels
 test: dev  ## run every test, in two processes
 	$(MAKE) -s -j2 test-programs test-rest
