@@ -7,10 +7,12 @@ from typing import Literal
 
 Kind = Literal["images", "clips"]
 KINDS: tuple[Kind, ...] = ("images", "clips")
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".avif", ".tif", ".tiff"})
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".avif", ".tif", ".tiff"}
+)
 VIDEO_SUFFIXES = (
-    ".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".m2ts", ".ogv", ".flv", ".wmv",
-    ".gif",
+    ".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".divx", ".mpg", ".mpeg", ".vob",
+    ".ts", ".mts", ".m2t", ".m2ts", ".ogv", ".flv", ".wmv", ".asf", ".gif",
 )  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def _as_matroska(stream: Any) -> bytes:
     header = io.BytesIO()
     try:
         with av.open(header, "w", format="matroska") as copy:
-            copy.add_stream_from_template(stream)
+            copy.add_stream_from_template(stream, opaque=True)
             copy.start_encoding()
             return header.getvalue()
     except (av.FFmpegError, ValueError):

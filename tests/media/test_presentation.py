@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+from pathlib import Path
 from typing import Any
 
 import av
@@ -22,7 +23,7 @@ from media.video_stream import ClipStream
 
 CLIP = pattern(4, 48, 64)
 SHARP = {"crf": "1", "preset": "ultrafast"}
-ANCESTORS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", b"avc1")
+ANCESTORS = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd")
 # Width and height of what is shown, and how far its middle is from that of the frame.
 CROPPED = (48, 32, 4, -2)
 SHOWN = CLIP[:, 6:38, 12:60]
@@ -32,9 +33,10 @@ BT709, BT2020, PQ = 1, 9, 16
 def with_box(mp4: bytes, kind: bytes, body: bytes) -> bytes:
     """Return an mp4 with one more box in the description of its video stream."""
     box = struct.pack(">I4s", 8 + len(body), kind) + body
-    at, start = mp4.index(b"avcC") - 4, mp4.index(b"moov") - 4
+    entry, configuration = (b"avc1", b"avcC") if b"avcC" in mp4 else (b"av01", b"av1C")
+    at, start = mp4.index(configuration) - 4, mp4.index(b"moov") - 4
     data = bytearray(mp4[:at] + box + mp4[at:])
-    for name in ANCESTORS:
+    for name in (*ANCESTORS, entry):
         start = mp4.index(name, start) - 4
         (size,) = struct.unpack_from(">I", data, start)
         struct.pack_into(">I", data, start, size + len(box))
@@ -91,6 +93,14 @@ MP4 = video(CLIP, options=SHARP)
 def test_edges_that_a_container_cuts_off_are_not_shown(container: str) -> None:
     data = with_clap(MP4, *CROPPED)
     assert psnr(read(data if container == "mp4" else remuxed(data, container)), SHOWN) > 36
+
+
+def test_edges_of_av1_are_cut_off_too() -> None:
+    data = Path(__file__).with_name("av1.mp4").read_bytes()
+    whole = read(data)
+    height, width = whole.shape[1:3]
+    cut = read(with_clap(data, width - 16, height - 8, 0, 0))
+    assert np.array_equal(cut, whole[:, 4 : height - 4, 8 : width - 8])
 
 
 def test_what_is_cut_is_then_turned_and_stretched() -> None:

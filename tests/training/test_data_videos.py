@@ -48,6 +48,8 @@ CONTAINERS: dict[str, dict[str, Any]] = {
     "old.avi": {"codec": "mpeg4", "g": "10"},
     "broadcast.ts": {"codec": "mpeg2video", "g": "10"},
     "camcorder.m2ts": {"codec": "libx264", "g": "10", "format": "mpegts"},
+    "camera.mts": {"codec": "libx264", "g": "10", "format": "mpegts"},
+    "disc.vob": {"codec": "mpeg2video", "g": "10"},
     "programme.mpg": {"codec": "mpeg1video", "g": "10"},
     "flash.flv": {"codec": "libx264", "g": "10"},
     "free.ogv": {"codec": "libvpx", "g": "10", "deadline": "realtime"},
