@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from benchmarks.chaos.__main__ import Row, differences, table
+from benchmarks.chaos.__main__ import differences
 from benchmarks.chaos.callers import Call
+from benchmarks.chaos.report import Row, table
 from benchmarks.service.state import State, look
 from benchmarks.soak.memory import Sample, growths
 

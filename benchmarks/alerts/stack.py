@@ -16,7 +16,17 @@ from pathlib import Path
 
 from benchmarks.prometheus import Prometheus
 from benchmarks.service.cpu import snapshot
-from benchmarks.service.process import API, START_SECONDS, StartError, free_ports, is_ready, log_tail, serve, stop
+from benchmarks.service.process import (
+    API,
+    START_SECONDS,
+    StartError,
+    free_ports,
+    is_ready,
+    log_tail,
+    serve,
+    signal_all,
+    stop,
+)
 
 DISK_BYTES = 256 * 2**20
 POLL_SECONDS = 0.5
@@ -87,9 +97,7 @@ class Stack:
     def kill(self, pattern: str) -> int:
         """End the processes that fit a pattern by SIGKILL, and return how many."""
         victims = self.pids(pattern)
-        for pid in victims:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        signal_all(victims, signal.SIGKILL)
         return len(victims)
 
     def close(self) -> None:

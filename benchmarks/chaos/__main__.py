@@ -5,53 +5,25 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
-from benchmarks.chaos.callers import Call, Callers
+from benchmarks.chaos.callers import Callers
 from benchmarks.chaos.events import EVENTS, WITH_JOBS
-from benchmarks.rows import markdown_table
+from benchmarks.chaos.report import table, watch
 from benchmarks.service.state import State, look
 from service.cluster.app import cluster, deploy
 from service.settings import Settings
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 SETTLE_SECONDS = 90.0  # Ray keeps idle workers, and the exporter lags
-COLUMNS = ("event", "happened", "over after, s", "calls", "failed", "longest gap, s", "slowest call, s")
 TRANSIENT = {"IDLE", "log_monitor.py"}  # Ray's spare workers come and go, and it keeps logs of dead ones open
 DESCRIPTORS_FACTOR, DESCRIPTORS_SPARE = 1.1, 20  # sockets between Ray's processes come and go
-
-
-Made = TypeVar("Made")
-
-
-@dataclass(frozen=True)
-class Row:
-    """The view that callers had of one event.
-
-    Args:
-        title: of the event.
-        seconds: until it was over.
-        calls: that ran meanwhile and shortly after.
-        failed: of them, by error.
-        gap: longest time without an answer, seconds.
-        slowest: call, seconds.
-    """
-
-    title: str
-    seconds: float
-    calls: int
-    failed: Counter[str]
-    gap: float
-    slowest: float
 
 
 @app.command()
@@ -109,37 +81,6 @@ def main(
         raise typer.Exit(1)
 
 
-def table(rows: Sequence[Row], calls: Sequence[Call]) -> Iterator[str]:
-    """Return the lines of a Markdown table of the events, and their sum."""
-    return markdown_table(COLUMNS, _shown(rows, calls))
-
-
-def _shown(rows: Sequence[Row], calls: Sequence[Call]) -> Iterator[tuple[object, ...]]:
-    for title in dict.fromkeys(row.title for row in rows):
-        same = [row for row in rows if row.title == title]
-        failed = sum((row.failed for row in same), Counter[str]())
-        seconds = " / ".join(f"{row.seconds:.1f}" for row in same)
-        errors = "; ".join(f"{count} x {error}" for error, count in failed.most_common(3)) or "0"
-        ran, gap = sum(row.calls for row in same), max(row.gap for row in same)
-        slowest = max(row.slowest for row in same)
-        yield title, len(same), seconds, ran, errors, f"{gap:.1f}", f"{slowest:.1f}"
-    failures = sum(bool(call.error) for call in calls)
-    slowest = max(call.ended - call.begun for call in calls)
-    yield "all", len(rows), "", len(calls), failures, "", f"{slowest:.1f}"
-
-
-def report(rows: Sequence[Row], calls: Sequence[Call]) -> None:
-    """Print the table of the events.
-
-    Raises:
-        typer.Exit: with 1, if a call failed.
-    """
-    for line in table(rows, calls):
-        print(line)
-    if any(call.error for call in calls):
-        raise typer.Exit(1)
-
-
 def differences(before: State, after: State) -> Iterator[str]:
     """Yield a sentence for each thing that did not come back to what it was."""
     for name, value in after.gauges.items():
@@ -153,21 +94,6 @@ def differences(before: State, after: State) -> Iterator[str]:
             yield f"{name} has {after.descriptors[name]} descriptors; {before.descriptors[name]} were before."
     if before.arenas != after.arenas:
         yield f"{after.arenas} arenas are mapped; {before.arenas} were before."
-
-
-def watch(title: str, happen: Callable[[], Made], load: Callers, quiet: float) -> tuple[Row, Made]:
-    """Return the calls while something happens and for `quiet` seconds after it, and what it returned."""
-    begun = time.monotonic()
-    made = happen()
-    over = time.monotonic()
-    time.sleep(quiet)
-    end = time.monotonic()
-    calls = load.between(begun, end)
-    answers = sorted((begun, end, *(call.ended for call in calls if not call.error)))
-    gap = max(later - earlier for earlier, later in pairwise(answers))
-    failed = Counter(call.error for call in calls if call.error)
-    slowest = max((call.ended - call.begun for call in calls), default=0.0)
-    return Row(title, over - begun, len(calls), failed, gap, slowest), made
 
 
 def _settled(observe: Callable[[], State], before: State | None) -> State:

@@ -17,8 +17,8 @@ import typer
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from benchmarks.chaos.__main__ import report, watch
 from benchmarks.chaos.callers import Callers
+from benchmarks.chaos.report import report, watch_each
 from benchmarks.service.two_nodes import HEAD, LAYOUTS, OTHER, deploy, node_options, wait_ready
 from service.cluster.ray_environment import cluster_environment, ray_request_seconds
 from service.settings import Settings
@@ -66,10 +66,7 @@ def main(
             }
             with Callers(f"http://127.0.0.1:{port}", callers, retries, pause, False) as load:
                 time.sleep(quiet)
-                rows = []
-                for title, happen in events.items():
-                    rows.append(watch(title, happen, load, quiet)[0])
-                    print(rows[-1], flush=True)
+                rows = watch_each(events, load, quiet)
         finally:
             serve.shutdown()
             ray.shutdown()

@@ -7,7 +7,6 @@ head's memory. This tries those texts, and nothing of KubeRay, its autoscaler or
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import subprocess
@@ -24,9 +23,9 @@ import httpx
 import typer
 import yaml
 
-from benchmarks.chaos.__main__ import report, watch
 from benchmarks.chaos.callers import Callers
 from benchmarks.chaos.kube_proxy import KubeProxy
+from benchmarks.chaos.report import report, watch_each
 from service.client.calls import API_KEY_VARIABLE
 from service.keys import new_key, write_keys
 
@@ -280,10 +279,7 @@ def main(
             }
             with Callers(proxy.url, callers, retries, pause, with_samples=False) as load:
                 time.sleep(quiet)
-                rows = []
-                for title, happen in events.items():
-                    rows.append(watch(title, happen, load, quiet)[0])
-                    print(json.dumps(rows[-1].__dict__), flush=True)
+                rows = watch_each(events, load, quiet)
         except Exception:
             print(pods.logs())
             raise

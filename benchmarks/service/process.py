@@ -145,12 +145,13 @@ def kill_tree(root: int) -> None:
     """End a process and all that it started by SIGKILL."""
     found: set[int] = set()
     while begun := snapshot(root).keys() - found:  # until it is stopped, each may start another one
-        _send_all(begun, signal.SIGSTOP)
+        signal_all(begun, signal.SIGSTOP)
         found |= begun
-    _send_all(found, signal.SIGKILL)
+    signal_all(found, signal.SIGKILL)
 
 
-def _send_all(pids: Iterable[int], number: signal.Signals) -> None:
+def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    """Send a signal to processes, of which some may have ended."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
