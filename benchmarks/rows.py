@@ -56,4 +56,4 @@ def markdown_table(columns: Collection[str], rows: Iterable[Iterable[object]]) -
     yield f"| {' | '.join(columns)} |"
     yield "|---" * len(columns) + "|"
     for cells in rows:
-        yield f"| {' | '.join(map(str, cells))} |"
+        yield "|" + "".join(f" {cell} |" if cell != "" else " |" for cell in cells)
