@@ -18,7 +18,7 @@ def recovery_frames(packet: bytes, extradata: bytes | None) -> int:
         packet: its first `HEAD_BYTES` are enough.
         extradata: of the stream; says how units are told apart.
     """
-    for unit in _units(packet, extradata):
+    for unit in units(packet, length_bytes(extradata, 4)):
         kind = unit[0] & 0x1F if unit else 0
         if kind in _SLICES:
             return 0
@@ -29,11 +29,29 @@ def recovery_frames(packet: bytes, extradata: bytes | None) -> int:
     return 0
 
 
-def _units(packet: bytes, extradata: bytes | None) -> Iterator[bytes]:
+def length_bytes(extradata: bytes | None, place: int) -> int:
+    """Return how many bytes before each unit of H.264 or HEVC say how long it is; 0 where marks are between them.
+
+    Args:
+        extradata: of the stream.
+        place: of the byte there that says so.
+    """
     if not extradata or extradata[0] != 1:
+        return 0
+    return (extradata[place] & 3) + 1 if len(extradata) > place else 4
+
+
+def units(packet: bytes, width: int) -> Iterator[bytes]:
+    """Yield the units of a packet; the last one may be cut off.
+
+    Args:
+        packet: its first bytes.
+        width: by `length_bytes`.
+    """
+    if not width:
         yield from packet.split(_START_CODE)[1:]
         return
-    width, at = (extradata[4] & 3) + 1 if len(extradata) > 4 else 4, 0
+    at = 0
     while at + width < len(packet):
         size = int.from_bytes(packet[at : at + width], "big")
         yield packet[at + width : at + width + size]

@@ -27,6 +27,7 @@ from media.frame_choice import choose_frames
 from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
 from media.h264 import HEAD_BYTES, recovery_frames
+from media.key_frames import is_key
 from media.limits import check_decoded, check_duration, check_kept, check_picture
 from media.presentation import Presentation, presentation
 from media.resize import plan
@@ -190,10 +191,11 @@ class ClipReader(FrameReader):
                 continue
             is_shown = not (packet.is_discard or (codec == "vp8" and is_hidden_vp8(packet)))
             may_be_gradual = codec == "h264" and packet.is_keyframe
+            can_begin = is_key(codec, packet, context.extradata)
             recovery = (
                 recovery_frames(bytes(memoryview(packet)[:HEAD_BYTES]), context.extradata) if may_be_gradual else 0
             )
-            packets.append(Packet(packet.pts, packet.is_keyframe, is_shown, packet.duration or 0, recovery))
+            packets.append(Packet(packet.pts, can_begin, is_shown, packet.duration or 0, recovery))
             if limits is not None and len(packets) > limits.demuxed_packets:
                 raise MediaError(
                     "decode-budget",

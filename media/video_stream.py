@@ -16,6 +16,7 @@ from media.errors import MediaError
 from media.frame_choice import check_streams
 from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
+from media.key_frames import is_key
 from media.limits import check_picture
 from media.presentation import presentation
 from media.truncation import PassingFile
@@ -158,7 +159,7 @@ class ClipStream(FrameReader):
                 if packet.is_corrupt:
                     raise corrupt(self._media_type, "it is cut off")
                 if not started:
-                    if not packet.is_keyframe:
+                    if not is_key(self._codec, packet, stream.codec_context.extradata):
                         continue
                     started, self._key_pts = True, packet.pts
                 stamps.note(packet)
