@@ -72,7 +72,7 @@ def presentation(stream: Any) -> Presentation:
     Raises:
         MediaError: "unsupported-codec" for colours that only Dolby Vision can show.
     """
-    context, header = stream.codec_context, dict(_leaves(_as_matroska(stream)))
+    context, header = stream.codec_context, dict(_leaves(as_matroska(stream)))
     _check_dolby_vision(header.get(_EXTRA_DATA, b""))
     crop = Crop(*(int.from_bytes(header.get(name, b""), "big") for name in _CROPPED))
     colours = StatedColours(context.colorspace, context.color_primaries, context.color_trc)
@@ -100,7 +100,7 @@ def _pixel_aspect(stream: Any, crop: Crop) -> Fraction:
     return Fraction(1) if is_made_up else Fraction(stated)
 
 
-def _as_matroska(stream: Any) -> bytes:
+def as_matroska(stream: Any) -> bytes:
     """Return the header of a Matroska file with this stream: PyAV shows no cropping, but muxers copy it from any file.
 
     Returns:
@@ -108,7 +108,8 @@ def _as_matroska(stream: Any) -> bytes:
     """
     header = io.BytesIO()
     try:
-        with av.open(header, "w", format="matroska") as copy:
+        # Without random identifiers, for which FFmpeg would open a device.
+        with av.open(header, "w", format="matroska", container_options={"fflags": "bitexact"}) as copy:
             copy.add_stream_from_template(stream, opaque=True)
             copy.start_encoding()
             return header.getvalue()

@@ -17,6 +17,7 @@ from variants import with_matrix
 from media.errors import MediaError
 from media.faststart import faststart
 from media.limits import MediaLimits
+from media.presentation import as_matroska
 from media.reader import open_frames
 from media.types import MediaOptions
 from media.video_stream import ClipStream
@@ -126,6 +127,12 @@ def test_limits_hold_for_what_is_decoded() -> None:
     with pytest.raises(MediaError) as caught:
         list(open_frames(io.BytesIO(with_clap(MP4, *CROPPED)), MediaLimits(video_side=63)))
     assert caught.value.code == "too-many-pixels"
+
+
+def test_a_header_has_no_random_identifiers() -> None:
+    """FFmpeg would open a device for them, or spend a tenth of a second where it may not."""
+    with av.open(io.BytesIO(MP4)) as container:
+        assert as_matroska(container.streams.video[0]) == as_matroska(container.streams.video[0]) != b""
 
 
 @pytest.mark.parametrize("tags", [(BT709, BT709, BT709), (BT2020, BT2020, PQ)])
