@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -41,6 +41,7 @@ from service.cluster.ray_environment import (
     worker_count,
 )
 from service.cluster.replicas import Ingress, Tokenizer
+from service.cluster.shielded import StoppedError, shielded
 from service.cluster.start_log import StartLog
 from service.cluster.watchdog import LostError, adopt_orphans, leave, local_watchdog
 from service.link.directory import SocketDirectory
@@ -142,7 +143,8 @@ def cluster(settings: Settings, object_bytes: int = OBJECT_BYTES, folder: Path |
 
 @contextlib.contextmanager
 def _ray(settings: Settings, object_bytes: int) -> Iterator[Path]:
-    context: Any = ray.init(
+    start: Callable[[], Any] = functools.partial(
+        ray.init,
         address="local",
         num_cpus=worker_count(settings),  # Ray starts so many workers before they are needed
         object_store_memory=object_bytes,
@@ -151,26 +153,26 @@ def _ray(settings: Settings, object_bytes: int) -> Iterator[Path]:
         logging_level=logging.ERROR,
         _metrics_export_port=settings.ray_metrics_port,
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C; Ray's own prints a stack and aborts
-    directory = _node_directory()
-    try:
-        serve.start(
-            http_options={
-                "host": settings.host,
-                "port": settings.port,
-                "request_timeout_s": ray_request_seconds(settings),
-            },
-            logging_config={"enable_access_log": False},
-        )
-        yield Path(context.address_info["session_dir"]) / "logs"  # `session_latest` may be another cluster's
-    finally:
-        # Ray reports the end of its own controller as a failure, on the terminal of whoever stops it.
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            serve.shutdown()
-            if directory is not None:
-                stop_exporter(directory.path / FOLDER)
-                directory.close()
-            ray.shutdown()
+    with shielded(start) as context:
+        directory = _node_directory()
+        try:
+            serve.start(
+                http_options={
+                    "host": settings.host,
+                    "port": settings.port,
+                    "request_timeout_s": ray_request_seconds(settings),
+                },
+                logging_config={"enable_access_log": False},
+            )
+            yield Path(context.address_info["session_dir"]) / "logs"  # `session_latest` may be another cluster's
+        finally:
+            # Ray reports the end of its own controller as a failure, on the terminal of whoever stops it.
+            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                serve.shutdown()
+                if directory is not None:
+                    stop_exporter(directory.path / FOLDER)
+                    directory.close()
+                ray.shutdown()
 
 
 def _node_directory() -> SocketDirectory | None:
@@ -256,8 +258,9 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
         with _bundle_check(settings) as check_bundles, watchdog.during_start(lambda error: _abandon(error, folder)):
             try:
                 logs = stack.enter_context(cluster(settings, folder=folder))
-            except SystemExit:  # by Ray's handler of SIGTERM, which forgets what was about to start
-                leave(folder, 128 + signal.SIGTERM)
+            except StoppedError:
+                console.print("stopped")
+                leave(folder, 0)
             start.reached("cluster")
             check_bundles()
             start.reached("bundles")

@@ -121,13 +121,26 @@ def session(leader: int) -> dict[int, str]:
     return found
 
 
-@pytest.mark.parametrize("process", ["gcs_server", "raylet", "ray::ServeContr"])
-def test_sigterm_in_the_middle_of_the_start_leaves_nothing(tmp_path: Path, process: str) -> None:
+@pytest.mark.parametrize(
+    ("process", "number"),
+    [
+        ("gcs_server", signal.SIGTERM),
+        ("raylet", signal.SIGTERM),
+        ("raylet", signal.SIGINT),
+        ("ray::ServeContr", signal.SIGTERM),
+    ],
+)
+def test_a_signal_in_the_middle_of_the_start_ends_it_cleanly(
+    tmp_path: Path, process: str, number: signal.Signals
+) -> None:
     with started(tmp_path) as command:
         leader = command.process.pid
         eventually(lambda: process in session(leader).values())
-        command.process.send_signal(signal.SIGTERM)
-        command.process.wait()
+        command.process.send_signal(number)
+        _, errors = command.process.communicate()
+        assert (command.process.returncode, errors) == (0, "")
+        plain = [line for line in command.output.read_text().splitlines() if not line.startswith("{")]
+        assert plain == ["stopped"]
         eventually(lambda: not session(leader))
 
 

@@ -1,0 +1,58 @@
+"""A call that signals cannot disturb: SIGINT and SIGTERM end the wait for it instead."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from typing import TypeVar
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+RETURNED = signal.SIGURG  # ignored where nobody waits for it
+T = TypeVar("T")
+
+
+class StoppedError(KeyboardInterrupt):
+    """A signal came before the call returned. It goes on, so its process must end."""
+
+
+@contextlib.contextmanager
+def shielded(call: Callable[[], T]) -> Iterator[T]:
+    """Make a call on another thread, which stays for as long as the context lasts, and yield what it returns.
+
+    Whoever starts Ray on the main thread cannot stop it cleanly. A handler's exception may get lost in a callback, or
+    crash half a driver at its exit, or wait for C++; Ray's own handler of SIGTERM prints a stack and aborts. SIGTERM
+    is as Ctrl-C from here on. Ray's processes end with the thread that started them, so that one stays.
+
+    To be called on the main thread: the kernel gives a signal to no other while that one waits for it.
+
+    Raises:
+        StoppedError: SIGINT or SIGTERM came first.
+    """
+    outcome, over = Future[T](), threading.Event()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before, waiting = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, RETURNED)), threading.get_ident()
+
+    def run() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # Ray's processes inherit it
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+        signal.pthread_kill(waiting, RETURNED)
+        over.wait()
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        try:
+            while not outcome.done():
+                if signal.sigwait((*SIGNALS, RETURNED)) != RETURNED:
+                    raise StoppedError
+            signal.signal(signal.SIGTERM, signal.default_int_handler)  # the call may have set one
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        yield outcome.result()
+    finally:
+        over.set()
