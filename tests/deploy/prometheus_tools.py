@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-# Two programs in Go on two cores can wait for each other's threads for ever where the kernel starves those that yield.
-ONE_THREAD = {"GOMAXPROCS": "1"}
 TIMEOUT_SECONDS = 300  # only ends a test that hangs
 UNPACKED = Path(__file__).parents[2] / "build" / "tools" / "usr" / "bin"
 
@@ -43,9 +40,6 @@ def run_tool(name: str, *arguments: str, folder: Path | None = None) -> str:
     Raises:
         AssertionError: it failed; with all that it wrote.
     """
-    done = subprocess.run(
-        [tool(name), *arguments],
-        cwd=folder, env=os.environ | ONE_THREAD, capture_output=True, text=True, timeout=TIMEOUT_SECONDS,
-    )  # fmt: skip
+    done = subprocess.run([tool(name), *arguments], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socketserver
 import subprocess
@@ -18,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 import yaml
-from prometheus_tools import ONE_THREAD, UNPACKED, needs, tool
+from prometheus_tools import UNPACKED, needs, tool
 from waiting import eventually
 
 from benchmarks.service.process import free_port, is_ready
@@ -108,7 +107,7 @@ def alertmanager(tmp_path: Path) -> Iterator[Alertmanager]:
                 pytest.skip("An unpacked Alertmanager needs a user namespace for its templates.")
             command = [*OWN_MOUNTS, "sh", "-ec", WITH_TEMPLATES, str(UNPACKED.parent), *command]
         command += [f"--storage.path={tmp_path}", f"--web.listen-address=127.0.0.1:{port}", "--cluster.listen-address="]
-        process = subprocess.Popen(command, env=os.environ | ONE_THREAD, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
         cleanup.callback(process.wait)
         cleanup.callback(process.kill)
         eventually(lambda: is_ready(running.url, "/-/ready"))

@@ -17,7 +17,6 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from prometheus_tools import ONE_THREAD
 from ray.scripts.scripts import drain_node
 from ray.serve.schema import ServeDeploySchema
 
@@ -44,7 +43,7 @@ Manifest = dict[str, Any]
 @functools.cache
 def build(folder: str) -> list[Manifest]:
     command = [str(Path(sys.executable).parent / "kubectl"), "kustomize", str(DEPLOY / "kuberay" / folder)]
-    environment = {"HOME": os.devnull, "PATH": os.environ["PATH"], **ONE_THREAD}
+    environment = {"HOME": os.devnull, "PATH": os.environ["PATH"]}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return list(yaml.safe_load_all(done.stdout))
 

@@ -22,7 +22,7 @@ from api_media import clip, picture
 from cluster_service import Service, eventually
 from PIL import Image
 from prometheus_client import CollectorRegistry, start_http_server
-from prometheus_tools import ONE_THREAD, needs, tool
+from prometheus_tools import needs, tool
 from test_dashboards import DASHBOARDS, PAGES, queries, runbook_queries
 
 from benchmarks.service.load import Load, run_load
@@ -92,7 +92,7 @@ def prometheus(service: Service, tmp_path_factory: pytest.TempPathFactory) -> It
     command = [tool("prometheus"), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
     with (folder / "log").open("wb") as log:
         command += [f"--web.listen-address=127.0.0.1:{port}"]
-        server = subprocess.Popen(command, stderr=log, stdout=log, env=os.environ | ONE_THREAD)
+        server = subprocess.Popen(command, stderr=log, stdout=log)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
             eventually(lambda: _is_ready(client))
