@@ -52,8 +52,8 @@ def reading(media_type: str, limits: MediaLimits | None) -> Iterator[None]:
         raise MediaError("too-many-pixels", f"A picture may have {limit} pixels; this one has more.", limit) from error
     except Exception as error:  # damaged pictures raise OSError, SyntaxError, ValueError, struct.error and more
         why = "it is damaged or cut off"
-        if media_type == "image/tiff" and isinstance(error, Image.UnidentifiedImageError):
-            why += ", or stores its samples in a way that is not read"
+        if isinstance(error, Image.UnidentifiedImageError) or "Unsupported" in str(error):
+            why += ", or stores its pixels in a way that is not read"
         raise MediaError("corrupt-media", f"The {media_type} file cannot be decoded: {why}.") from error
 
 

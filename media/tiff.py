@@ -13,7 +13,7 @@ from media.errors import MediaError
 # Tags; cameras set some of them in raw files, whose first picture is a preview.
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES = 0x00FE, 0x0100, 0x0101, 0x0102, 0x0106, 0x011C
 _COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 0x0140, 0x0152, 0x0153, 0xC612
-_REDUCED, _WHITE_IS_ZERO, _SEPARATE, _PREMULTIPLIED, _SIGNED = 1, 0, 2, 1, 2
+_REDUCED, _WHITE_IS_ZERO, _YCBCR, _SEPARATE, _PREMULTIPLIED, _SIGNED = 1, 0, 6, 2, 1, 2
 _DEEP = ("RGB", "RGBA", "CMYK")
 # Pillow knows white as zero in 16 bits of the other byte order only.
 TiffImagePlugin.OPEN_INFO[(TiffImagePlugin.MM, _WHITE_IS_ZERO, (1,), 1, (16,), ())] = ("I;16B", "I;16B")
@@ -36,13 +36,16 @@ def check_tiff(image: Any) -> None:
 def correct_tiff(image: Any) -> None:
     """Correct how Pillow is going to read the samples of an opened file."""
     tags = image.tag_v2
-    deep = 16 in tags.get(_BITS_PER_SAMPLE, ()) and tags.get(_PLANES) == _SEPARATE
-    if deep and not image.use_load_libtiff and image.mode in _DEEP:
-        # Pillow's own decoder would take their bytes for samples.
-        raw = "RGBa" if tags.get(_EXTRA_SAMPLES) == (_PREMULTIPLIED,) else image.mode
+    raw = None
+    if tags.get(_PHOTOMETRIC) == _YCBCR:
+        raw, image._mode = "RGBX", "RGB"  # chroma may be stored once for several pixels
+    elif 16 in tags.get(_BITS_PER_SAMPLE, ()) and tags.get(_PLANES) == _SEPARATE and image.mode in _DEEP:
+        raw = "RGBa;16N" if tags.get(_EXTRA_SAMPLES) == (_PREMULTIPLIED,) else f"{image.mode};16N"
+    if raw is not None and not image.use_load_libtiff:
+        # Pillow's own decoder, of files without compression, would take their bytes for samples.
         image.use_load_libtiff = True
         stored = (0, 0, tags[_WIDTH], tags[_HEIGHT])  # the size that Pillow states is turned already
-        image.tile = [ImageFile._Tile("libtiff", stored, 0, (f"{raw};16N", False, tags.offset))]
+        image.tile = [ImageFile._Tile("libtiff", stored, 0, (raw, False, tags.offset))]
     colours = tags.get(_COLOUR_MAP, ())
     if image.mode in ("P", "PA") and colours and max(colours) < 256:  # old writers did not scale them to 16 bits
         image.palette = ImagePalette.raw("RGB;L", bytes(colours))

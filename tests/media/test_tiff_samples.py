@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from media_samples import psnr
 from numpy.typing import NDArray
+from PIL import Image
 from test_tiff import GREY, PHOTO, read, tiff
 
 from media.errors import MediaError
@@ -60,6 +62,32 @@ def test_channels_of_sixteen_bits_may_be_apart(order: str) -> None:
     assert close(read(planar(half, 2, order, t338=2))[0], PHOTO * 0.25 + 127.5)
 
 
+@pytest.mark.parametrize(("across", "down"), [(1, 1), (2, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize("pages", [0, 1])
+def test_chroma_may_be_stored_for_several_pixels_at_once(across: int, down: int, pages: int) -> None:
+    """Blocks of luma and their chroma, as section 21 of the specification says, perhaps with more data behind them."""
+    luma, *chroma = np.moveaxis(np.asarray(Image.fromarray(PHOTO).convert("YCbCr")), -1, 0)
+    height, width = luma.shape
+    blocks = luma.reshape(height // down, down, width // across, across).swapaxes(1, 2).reshape(-1, down * across)
+    means = [part.reshape(height // down, down, width // across, across).mean((1, 3)).reshape(-1) for part in chroma]
+    stored = np.column_stack([blocks, *means]).round().astype(np.uint8).reshape(1, -1)
+    data = tiff(stored, 6, extra=((530, across | down << 16),))
+    # Width, height, samples and rows are those of the picture; the two numbers of chroma are shorts.
+    for tag, kind, count, value in ((256, 4, 1, width), (257, 4, 1, height), (277, 4, 1, 3), (278, 4, 1, height)):
+        at = next(place for place in entries(data) if struct.unpack_from("<H", data, place)[0] == tag)
+        data = data[:at] + struct.pack("<HHII", tag, kind, count, value) + data[at + 12 :]
+    at = next(place for place in entries(data) if struct.unpack_from("<H", data, place)[0] == 530)
+    data = data[:at] + struct.pack("<HHIHH", 530, SHORT, 2, across, down) + data[at + 12 :]
+    assert psnr(read(data + bytes(pages * 3 * PHOTO.size))[0], PHOTO) > 30
+
+
+def entries(data: bytes) -> range:
+    """Return the places of the entries of a file's directory."""
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    return range(start + 2, start + 2 + 12 * count, 12)
+
+
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_white_may_be_zero_in_sixteen_bits(order: str) -> None:
     assert np.array_equal(read(tiff(0xFFFF - DEEP[..., 0], 0, order))[0], GREY[..., None].repeat(3, -1))
@@ -85,7 +113,7 @@ def test_signed_samples_are_refused() -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (tiff(DEEP[..., :2], 1, extra=((338, 2),)), "stores its samples in a way that is not read"),
+        (tiff(DEEP[..., :2], 1, extra=((338, 2),)), "stores its pixels in a way that is not read"),
         (b"MM\0+\0\x08\0\0" + bytes(200), "BigTIFF whose first bytes are the high ones"),
     ],
 )
