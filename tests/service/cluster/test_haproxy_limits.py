@@ -162,6 +162,33 @@ def test_http_2_is_not_spoken(port: int) -> None:
         assert b" 400 " in connection.recv(4096)
 
 
+@pytest.mark.parametrize(
+    ("line", "status", "code"),
+    [
+        (b"CONNECT example.org:443", 405, "method-not-allowed"),
+        (b"FOO /encode", 405, "method-not-allowed"),
+        (b"PROPFIND /", 405, "method-not-allowed"),
+        (b"OPTIONS *", 400, "bad-header"),
+        (b"GET health/live", 400, "bad-header"),
+    ],
+)
+def test_what_no_replica_serves_is_the_callers_error(port: int, line: bytes, status: int, code: str) -> None:
+    """As a 503 it would be tried again, and count against the service."""
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(line + b" HTTP/1.1\r\nHost: example.org:443\r\n\r\n")
+        answer = HTTPResponse(connection)
+        answer.begin()
+        assert (answer.status, json.loads(answer.read())["code"]) == (status, code)
+    assert answer.headers["Allow"] == ("DELETE, GET, HEAD, OPTIONS, POST" if status == 405 else None)
+
+
+@pytest.mark.parametrize(
+    "line", [b"TRACE /", b"PUT /encode", b"OPTIONS /encode", b"DELETE /", b"GET http://example.org/health/live"]
+)
+def test_what_replicas_answer_reaches_them(port: int, line: bytes) -> None:
+    assert ask(port, line + b" HTTP/1.1\r\nHost: example.org")[0] == 200
+
+
 @pytest.mark.parametrize("headers", [b"\r\nX-A: " + b"a" * 10**6, b"\r\nX-A: a" * 80])
 def test_headers_that_do_not_fit_are_refused_before_they_end(port: int, headers: bytes) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
