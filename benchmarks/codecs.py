@@ -24,11 +24,11 @@ from model.metrics.ssim import ssim
 from model.tokenizer.config import VQConfig
 from training.data import open_set
 from training.errors import TrainingError
+from training.evaluation.sweep import PHOTOGRAPHS
 from training.networks.lpips import FeatureDistance, load_vgg_distance
 from training.pictures import centre_square
 
 SIDES = (64, 128, 256, 512)
-PHOTOGRAPHS = "held-out/photographs-512"
 BATCH_PIXELS = 1 << 20  # decoded at once
 CODECS: dict[str, dict[str, Any]] = {
     "JPEG": {"format": "JPEG", "optimize": True},

@@ -11,13 +11,12 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.measure import describe_machine, device
+from kernels.decode_attention.reference import FLOAT8
 from model.bundle import load_generator
 from model.generator.lm import LanguageModel
 from model.generator.sampling import SamplingParams, row_seed
 from model.inference.decoder import Decoder, Sequence
 from model.inference.language_model import PackedLanguageModel
-
-FLOAT8 = torch.float8_e4m3fn
 
 
 @torch.inference_mode()

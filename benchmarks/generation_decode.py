@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.measure import Ceilings, Spread
+from kernels.decode_attention.reference import FLOAT8
 from kernels.runtime import jit
 from model.generator.config import GENERATOR_CONFIGS, LanguageModelConfig
 from model.generator.lm import LanguageModel
@@ -27,7 +28,6 @@ from model.tokenizer.tokenizer import OmniTokenizer
 
 MODEL = "lm-650m"
 SAMPLING = SamplingParams(top_k=2048, guidance=2.5)
-FLOAT8 = torch.float8_e4m3fn
 MAX_RUNS, MAX_RUN_SECONDS = 3, 8.0  # of a line; the first run is not counted
 IMAGE_SIDE = 256
 MIXED_GRID = (5, 16, 16)  # clips of 17 x 128 x 128, images of their first frame

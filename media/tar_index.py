@@ -7,6 +7,7 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")  # which have no index
 LABEL_SUFFIX = ".cls"  # WebDataset: the class of the items that share the rest of the name
 
 

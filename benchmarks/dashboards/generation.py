@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.dashboards.board import INSTANCE, Board
-from benchmarks.dashboards.panels import RED, gauge, heat, quantiles, rate, series
+from benchmarks.dashboards.panels import MODEL, RED, REPLICA, gauge, heat, quantiles, rate, series
 
-REPLICA = 'replica=~"$replica"'
-MODEL = 'model=~"$model"'
 SAMPLES = [
     series(
         "Samples per second", "ops", rate("samples_generated_total", "model", MODEL), "Finished samples.", stacked=True

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.dashboards.board import INSTANCE, Board
-from benchmarks.dashboards.panels import RED, gauge, quantiles, rate, seen, series, total
+from benchmarks.dashboards.panels import RED, REPLICA, gauge, quantiles, rate, seen, series, total
 
-REPLICA = 'replica=~"$replica"'
 FILES = [
     series(
         "Files decoded",

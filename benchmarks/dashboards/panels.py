@@ -17,6 +17,7 @@ from grafana_foundation_sdk.models.text import TextMode
 
 SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="${datasource}")
 TAG = "omnitok"
+REPLICA, MODEL = 'replica=~"$replica"', 'model=~"$model"'  # labels that the variables choose
 GREEN, AMBER, RED = "green", "orange", "red"
 QUANTILES = (0.5, 0.95, 0.99)
 STAT_WIDTH, STAT_HEIGHT, PANEL_WIDTH, PANEL_HEIGHT = 4, 4, 8, 8

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from benchmarks.dashboards.board import INSTANCE, Board
-from benchmarks.dashboards.panels import AMBER, RED, gauge, heat, quantiles, rate, series, total
+from benchmarks.dashboards.panels import AMBER, MODEL, RED, REPLICA, gauge, heat, quantiles, rate, series, total
 
-REPLICA = 'replica=~"$replica"'
-MODEL = 'model=~"$model"'
 WORK = [
     series(
         "Positions per second",

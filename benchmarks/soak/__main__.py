@@ -14,7 +14,8 @@ import typer
 from benchmarks.service.process import METRICS, numbered_ports, serve, stop, wait_ready
 from benchmarks.service.state import State, look
 from benchmarks.soak.load import SoakLoad
-from benchmarks.soak.memory import MIB, Sample, Samples, growths, plot, table
+from benchmarks.soak.memory import Sample, Samples, growths, plot, table
+from media.limits import MIB
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 LAG_SECONDS = 15.0  # of Ray's exporter

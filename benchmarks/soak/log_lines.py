@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 
 from benchmarks.service.cpu import snapshot
 from benchmarks.service.process import SERVE, numbered_ports, stop
+from media.limits import MIB
 from service.api.log import LineWriter
 from service.client import Client
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
-MIB = 2**20
 READY_SECONDS = 600.0  # a busy machine takes long
 FLUSH_LINES = 500
 PIPE_LINES = 1500  # fit into the pipe

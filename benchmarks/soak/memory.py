@@ -12,7 +12,6 @@ from pathlib import Path
 from benchmarks.rows import markdown_table
 from training.plots import plotting
 
-MIB = 2**20
 SIZE = (9.0, 6.0)  # inches
 MEDIAN_OF = 5  # samples at either end, so that one request in flight does not count
 

@@ -12,12 +12,11 @@ from typing import NamedTuple
 from media.identify import HEAD_BYTES, IMAGE_TYPES, sniff
 from media.kinds import KINDS, Kind, kind_of
 from media.labels import LabelError, Labels, classify, find_label_file, number_classes
-from media.tar_index import Member, index_tar
+from media.tar_index import COMPRESSED_TARS, Member, index_tar
 from media.walk import walk_files
 from service.bulk.errors import BulkError
 
 LISTS = {".txt": "\t", ".lst": "\t", ".tsv": "\t", ".csv": ","}
-COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # Columns of Parquet files, the first that is there.
 BYTES_COLUMNS = ("image", "video", "bytes", "jpg", "jpeg", "png", "webp", "mp4", "content")
 KEY_COLUMNS = ("__key__", "key", "id", "path", "file_name")

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from media.kinds import IMAGE_SUFFIXES, KINDS, VIDEO_SUFFIXES, Kind, kind_of
 from media.labels import LabelError, Labels, classify, find_label_file
 from media.reader import open_frames
-from media.tar_index import Member, index_tar
+from media.tar_index import COMPRESSED_TARS, Member, index_tar
 from media.types import Frames, MediaOptions, SampleWindow
 from media.walk import walk_files
 from training.errors import TrainingError
 
 READ_BYTES = 1 << 16  # headers are read in many small steps
-COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 class PackedNames:
