@@ -281,6 +281,9 @@ def test_the_distance_of_the_packaged_trunk_is_never_called_lpips(packaged: Path
         (["BUNDLE", "DATA", "--items", "0"], "an item"),
         (["BUNDLE", "DATA", "--inception", "NOTHING"], "There is no weights file"),
         (["BUNDLE", "DATA", "--sweep"], "photographs-512"),
+        (["BUNDLE", "DATA", "--sweep", "--guidance", "2"], "--sweep takes no --guidance."),
+        (["BUNDLE", "DATA", "--sweep", "--side", "64", "--items", "2"], "--sweep takes no --side and no --items."),
+        (["BUNDLE", "DATA", "--held-out", "NOTHING"], "A tokenizer takes no --held-out."),
     ],
 )
 def test_what_cannot_be_evaluated_is_said_in_one_sentence(

@@ -175,6 +175,9 @@ def test_a_curve_refuses_settings_that_a_generator_lacks(bundles: Path, tmp_path
     result = evaluate(bundles, tmp_path / "out", "--guidance", "-1")
     assert result.exit_code == 1
     assert "guidance must be a number from 0 to 100, not -1.0" in result.output
+    result = evaluate(bundles, tmp_path / "out", "--guidance", "2", "--sweep", "--side", "64")
+    assert result.exit_code == 1
+    assert "A generator takes no --side and no --sweep." in result.output
     hash_ = save_bundle(tmp_path / "vae", OmniTokenizer(with_head(CONFIGS["debug"], "vae")), "random weights")
     config = replace(GENERATOR_CONFIGS["dit-debug"], classes=len(CLASSES))
     save_generator(tmp_path / "dit", make_generator(config), "random weights", hash_, CLASSES)

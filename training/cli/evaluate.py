@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +12,22 @@ from rich.markdown import Markdown
 from rich.table import Table
 
 from training.cli.errors import exit_on_error
+from training.errors import TrainingError
 
 if TYPE_CHECKING:
     from training.evaluation.evaluate import Evaluation
     from training.evaluation.sampling_curve import CurvePoint
 
 
+COMMON = frozenset({"bundle", "data", "out", "device"})
+SCORES = frozenset({"items", "networks", "inception", "i3d", "lpips"})
+OF_TOKENIZERS = COMMON | SCORES | {"side", "frames"}
+OF_GENERATORS = COMMON | SCORES | {"tokenizer", "held_out", "guidance", "top_k"}
+OF_SWEEPS = COMMON | {"sweep"}
+
+
 def evaluate(
+    context: typer.Context,
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: of a tokenizer, or of a generator.")],
     data: Annotated[
         Path, typer.Argument(help="Data folder with held-out sets, or any folder of images and videos.")
@@ -57,6 +66,12 @@ def evaluate(
     from training.evaluation.sweep import sweep_bundle
 
     with exit_on_error():
+        if generates := read_config(bundle).kind == "generator":
+            _refuse_others(context, "A generator", OF_GENERATORS)
+        elif sweep:
+            _refuse_others(context, "--sweep", OF_SWEEPS)
+        else:
+            _refuse_others(context, "A tokenizer", OF_TOKENIZERS)
         paths = NetworkPaths(networks, inception, i3d, lpips)
         if guidance or top_k:
             from training.evaluation.sampling_curve import sampling_curve
@@ -65,7 +80,7 @@ def evaluate(
             _print_curve(
                 sampling_curve(bundle, tokenizer, real, out, device, paths, guidance or [], top_k or [], items)
             )
-        elif read_config(bundle).kind == "generator":
+        elif generates:
             from training.evaluation.generation import evaluate_generator, markdown
 
             scores = evaluate_generator(bundle, tokenizer, data, out, device, paths, held_out, items)
@@ -76,6 +91,20 @@ def evaluate(
         else:
             _print_evaluation(evaluate_bundle(bundle, data, out, device, paths, side, frames, items))
     typer.echo(f"wrote {out}")
+
+
+def _refuse_others(context: typer.Context, measured: str, options: Collection[str]) -> None:
+    """Refuse options that would be ignored."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name is not None
+        and parameter.name not in options
+        and (source := context.get_parameter_source(parameter.name)) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise TrainingError(f"{measured} takes no {' and no '.join(given)}.")
 
 
 def _print_evaluation(found: Evaluation) -> None:
