@@ -34,6 +34,7 @@ from training.evaluation.features import SEED, Features, frame_features
 from training.evaluation.labelled import LabelledItems, find_labelled
 from training.evaluation.preprocessing import INCEPTION, LITE
 from training.evaluation.recognition import Classifier, held_out_accuracy
+from training.evaluation.report import number
 from training.evaluation.set_metrics import MetricValue, PairedMetric
 from training.evaluation.suite import MetricSuite, NetworkPaths
 from training.generator.code_set import ExtractionOptions
@@ -285,7 +286,7 @@ def markdown(found: GeneratorEvaluation) -> str:
         rows = [(value.name, value) for value in scores.metrics]
         rows += [(f"class {name}", value) for name, value in scores.classes.items()]
         lines = [f"| {scores.kind} | value | half-split |", "| --- | --- | --- |"]
-        lines += [f"| {name} | {_number(value.value)} | {_number(value.half_split)} |" for name, value in rows]
+        lines += [f"| {name} | {number(value.value)} | {number(value.half_split)} |" for name, value in rows]
         if scores.precision is not None and scores.recall is not None:
             lines += [f"| precision | {scores.precision:.1%} | |", f"| recall | {scores.recall:.1%} | |"]
         share = sum(scores.recognised.values()) / len(scores.recognised)
@@ -304,9 +305,3 @@ def markdown(found: GeneratorEvaluation) -> str:
             "items."
         )
     return "\n\n".join(parts)
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"

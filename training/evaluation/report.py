@@ -30,7 +30,7 @@ def tables(found: Evaluation) -> list[tuple[Row, list[Row]]]:
     if len(found.sets) > 1:
         sets.append(("all", "", "", "", *_codes(found.codes)))
     metrics: list[Row] = [
-        (scores.title, metric.name, _number(metric.value), _number(metric.half_split))
+        (scores.title, metric.name, number(metric.value), number(metric.half_split))
         for scores in found.sets
         for metric in scores.metrics
     ]
@@ -70,7 +70,8 @@ def _codes(codes: dict[str, Any]) -> tuple[str, str]:
     return f"{min(codes['deviation']):.2f} to {max(codes['deviation']):.2f}", f"{codes['kl']:.2f}"
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a value of a table with four significant digits or two decimals, "" for None."""
     if value is None:
         return ""
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"

@@ -30,3 +30,9 @@ def connect(request: pytest.FixtureRequest) -> Connect:
 def server() -> Iterator[Server]:
     with Server(Settings(stream_chunk_tokens=16)) as running:
         yield running
+
+
+@pytest.fixture
+def client(connect: Connect, server: Server) -> Iterator[Any]:
+    with connect(server.url, retries=0) as opened:
+        yield opened

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from api_server import Server
-from client_kinds import Connect
-from numpy.typing import NDArray
+from client_kinds import PICTURE, png
 from PIL import Image
 from waiting import eventually
 
 from service.client import EncodeResult, ServiceError, bulk
-
-PICTURE: NDArray[np.uint8] = np.random.default_rng(3).integers(0, 256, (2, 3, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-
-
-@pytest.fixture
-def client(connect: Connect, server: Server) -> Iterator[Any]:
-    with connect(server.url, retries=0) as opened:
-        yield opened
-
-
-def png() -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(PICTURE).save(file, "PNG")
-    return file.getvalue()
 
 
 def requests(server: Server) -> int:

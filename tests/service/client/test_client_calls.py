@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 import torch
 from api_server import VAE, VQ, Server
-from client_kinds import Connect
-from numpy.typing import NDArray
+from client_kinds import PICTURE, Connect, png
 from PIL import Image
 from waiting import eventually
 
@@ -29,20 +28,7 @@ from service.client import (
 )
 from service.operations import options as requests
 
-PICTURE: NDArray[np.uint8] = np.random.default_rng(3).integers(0, 256, (2, 3, 3), np.uint8).repeat(8, 0).repeat(8, 1)
 CLIP = np.stack([np.roll(PICTURE, 8 * step, 1) for step in range(5)])
-
-
-def png() -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(PICTURE).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture
-def client(connect: Connect, server: Server) -> Any:
-    with connect(server.url, retries=0) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from api_media import clip, scene
 from api_server import VQ, Server
-from client_kinds import Connect
 from PIL import Image
 from toy_generators import CLASSES
 from waiting import eventually
@@ -21,12 +20,6 @@ from waiting import eventually
 from service.client import AsyncClient, Client, GenerateEvent, GenerateOptions, ServiceError, read_arrays
 from service.formats.validation import public_names
 from service.operations import options_generate
-
-
-@pytest.fixture
-def client(connect: Connect, server: Server) -> Any:
-    with connect(server.url, retries=0) as opened:
-        yield opened
 
 
 def test_a_class_becomes_arrays(client: Client, server: Server) -> None:
