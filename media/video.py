@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import repeat
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
@@ -27,6 +27,7 @@ from media.frame_choice import choose_frames
 from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
 from media.h264 import HEAD_BYTES, recovery_frames
+from media.h264_fields import FieldPairs
 from media.key_frames import is_key
 from media.limits import check_decoded, check_duration, check_kept, check_picture
 from media.presentation import Presentation, presentation
@@ -186,16 +187,20 @@ class ClipReader(FrameReader):
     def _read_packets(self, container: Any, stream: Any) -> Survey:
         limits, context = self._limits, stream.codec_context
         codec, packets, stated = codec_name(stream), [], presentation(stream)
+        fields = FieldPairs(context.extradata) if codec == "h264" else None
         for packet in self._packets(container, stream):
             if packet.size == 0:
                 continue
-            is_shown = not (packet.is_discard or (codec == "vp8" and is_hidden_vp8(packet)))
+            completes = fields is not None and fields.completes(packet)
+            is_shown = not (packet.is_discard or completes or (codec == "vp8" and is_hidden_vp8(packet)))
             may_be_gradual = codec == "h264" and packet.is_keyframe
-            can_begin = is_key(codec, packet, context.extradata)
+            can_begin = not completes and is_key(codec, packet, context.extradata)
             recovery = (
                 recovery_frames(bytes(memoryview(packet)[:HEAD_BYTES]), context.extradata) if may_be_gradual else 0
             )
             packets.append(Packet(packet.pts, can_begin, is_shown, packet.duration or 0, recovery))
+            if completes and packet.pts is not None:
+                packets[-2] = replace(packets[-2], duration=packets[-2].duration + packets[-1].duration)
             if limits is not None and len(packets) > limits.demuxed_packets:
                 raise MediaError(
                     "decode-budget",

@@ -16,6 +16,7 @@ from media.errors import MediaError
 from media.frame_choice import check_streams
 from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
+from media.h264_fields import FieldPairs
 from media.key_frames import is_key
 from media.limits import check_picture
 from media.presentation import presentation
@@ -152,6 +153,7 @@ class ClipStream(FrameReader):
         """Yield decoded frames with their time stamps."""
         limits, context = self._limits, decoder(stream, self._limits)
         stamps = _Stamps(stream.codec_context.has_b_frames)
+        fields = FieldPairs(stream.codec_context.extradata) if self._codec == "h264" else None
         self._key_pts: int | None = None
         started = False
         for packet in container.demux(stream):
@@ -162,7 +164,8 @@ class ClipStream(FrameReader):
                     if not is_key(self._codec, packet, stream.codec_context.extradata):
                         continue
                     started, self._key_pts = True, packet.pts
-                stamps.note(packet)
+                if fields is None or not fields.completes(packet):
+                    stamps.note(packet)
             for frame in context.decode(packet if packet.size else None):
                 check_picture(limits, frame.height, frame.width, is_video=True)
                 if limits is not None and self._seen >= limits.stream_frames:
