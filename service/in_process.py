@@ -19,8 +19,8 @@ from service.jobs.sqlite_store import SqliteStore
 from service.jobs.store import JobStore
 from service.jobs.work import GenerateWork
 from service.operations.bundles import find_card
-from service.scheduling.batcher import Batcher
-from service.scheduling.executor import BatchExecutor, Launch, Observer
+from service.scheduling.batcher import Batch, Batcher
+from service.scheduling.executor import BatchExecutor, Failure, Launch, Observer
 from service.scheduling.step_executor import StepEngine, StepExecutor, StepObserver, StepRequest
 from service.scheduling.stepper import Capacity
 from service.settings import Settings
@@ -260,6 +260,31 @@ class LocalGenerators:
         positions = codes.shape[0] * codes.shape[1] * codes.shape[2]
         self._observer.generated(card.kind, card.id, positions, timing.queue_ms / 1000)
         return Generated(codes, None, timing) if card.kind == "lm" else Generated(None, codes, timing)
+
+
+class Unobserved:
+    """An observer of batches and steps that counts nothing, where nobody reads metrics."""
+
+    def queue(self, requests: int, tokens: int, oldest: float | None) -> None:
+        """Ignore the length of the queue."""
+
+    def batch(self, batch: Batch, seconds: float, waits: Sequence[float]) -> None:
+        """Ignore a batch."""
+
+    def split(self, batch: Batch, failure: Failure) -> None:
+        """Ignore a batch that ran in parts."""
+
+    def done(self, op: Op, frames: int, tokens: int, model: str, requests: int) -> None:
+        """Ignore results."""
+
+    def generating(self, waiting: int, slots: int, oldest: float | None, positions: int) -> None:
+        """Ignore the state of generators."""
+
+    def stepped(self, kind: str, steps: int, seconds: float) -> None:
+        """Ignore steps."""
+
+    def generated(self, kind: str, model: str, codes: int, waited: float) -> None:
+        """Ignore a sample."""
 
 
 def _check(fault: Exception | None, busy_seconds: float, seconds: float) -> None:

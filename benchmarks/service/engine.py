@@ -6,7 +6,7 @@ import asyncio
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,8 +21,9 @@ from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine.tokenizer import Engine
-from service.scheduling.batcher import MAX_RUNNING, Batch, Batcher
-from service.scheduling.executor import BatchExecutor, Failure
+from service.in_process import Unobserved
+from service.scheduling.batcher import MAX_RUNNING, Batcher
+from service.scheduling.executor import BatchExecutor
 from service.types import Size, TokenizerKey
 
 IMAGE, CLIP = (1, 256, 256), (17, 128, 128)
@@ -32,22 +33,6 @@ CALLERS_PER_ITEM = 8  # of a batch, so that the queue is never empty
 ANSWER_SECONDS = 60.0
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
-
-
-class Silent:
-    """An observer that counts nothing."""
-
-    def queue(self, requests: int, tokens: int, oldest: float | None) -> None:
-        """Ignore it."""
-
-    def batch(self, batch: Batch, seconds: float, waits: Sequence[float]) -> None:
-        """Ignore it."""
-
-    def split(self, batch: Batch, failure: Failure) -> None:
-        """Ignore it."""
-
-    def done(self, op: Any, frames: int, tokens: int, model: str, requests: int) -> None:
-        """Ignore it."""
 
 
 @app.command()
@@ -129,7 +114,7 @@ async def _executed(engine: Engine, key: TokenizerKey, pool: list[Any], batch: i
     """Return items a second of many callers, each of whom asks again when it is answered."""
     cost = engine.cards[0].geometry.positions(key.size)
     callers = CALLERS_PER_ITEM * batch
-    executor = BatchExecutor(engine.launch, Batcher(batch * cost, batch, 2 * callers * cost), Silent())
+    executor = BatchExecutor(engine.launch, Batcher(batch * cost, batch, 2 * callers * cost), Unobserved())
     end, answered = time.monotonic() + seconds, 0
 
     async def ask(caller: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -21,7 +21,7 @@ from service.engine.lane import LaneOptions
 from service.engine.tokenizer import Engine
 from service.formats.result import EncodeResult
 from service.formats.samples import Samples
-from service.in_process import LocalBackend, LocalGenerators
+from service.in_process import LocalBackend, LocalGenerators, Unobserved
 from service.operations.clip import ClipSource
 from service.operations.events import Event, Progress
 from service.operations.generate import generate
@@ -30,10 +30,7 @@ from service.operations.generators import find_generator, served
 from service.operations.options_generate import MAX_SAMPLES, GenerateOptions
 from service.operations.samples import sample_arrays
 from service.sandbox.pool import MediaPool
-from service.scheduling.batcher import Batch
-from service.scheduling.executor import Failure
 from service.settings import Limits
-from service.types import Op
 
 UNLIMITED = 2**40
 FOREVER_SECONDS = 1e9
@@ -123,8 +120,8 @@ def local_generator(bundle: Path, tokenizer: Path | None, device: Device, sample
         tokenizers = Engine([tokenizer], device, "float32", threads)
     except (BundleError, ValueError) as error:
         raise CommandError(str(error)) from error
-    backend = LocalBackend(tokenizers.cards, tokenizers.launch, settings, _Unobserved())
-    generators = LocalGenerators(engine, settings, _Unobserved())
+    backend = LocalBackend(tokenizers.cards, tokenizers.launch, settings, Unobserved())
+    generators = LocalGenerators(engine, settings, Unobserved())
     try:
         yield LocalGenerator(backend, generators, settings.limits)
     finally:
@@ -141,20 +138,3 @@ def _find_tokenizer(bundle: Path, wanted: str) -> Path:
                 return path
     searched = " or in ".join(map(str, folders))
     raise CommandError(f"No bundle in {searched} is the tokenizer {wanted} of {bundle}; name it with --tokenizer.")
-
-
-class _Unobserved:
-    """Takes reports and keeps none."""
-
-    def queue(self, requests: int, tokens: int, oldest: float | None) -> None: ...
-
-    def batch(self, batch: Batch, seconds: float, waits: Sequence[float]) -> None: ...
-    def split(self, batch: Batch, failure: Failure) -> None: ...
-
-    def done(self, op: Op, frames: int, tokens: int, model: str, requests: int = 1) -> None: ...
-
-    def generating(self, waiting: int, slots: int, oldest: float | None, positions: int) -> None: ...
-
-    def stepped(self, kind: str, steps: int, seconds: float) -> None: ...
-
-    def generated(self, kind: str, model: str, codes: int, waited: float) -> None: ...

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,10 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from service.api.app import create_app
 from service.cli import main
 from service.engine.tokenizer import Engine
-from service.in_process import LocalBackend, job_runner, job_store
+from service.in_process import LocalBackend, Unobserved, job_runner, job_store
 from service.jobs.queue import LocalJobQueue
 from service.sandbox.pool import MediaPool
-from service.scheduling.batcher import Batch
-from service.scheduling.executor import Failure
 from service.settings import Settings
-from service.types import Op
 
 VARIANTS: dict[str, TokenizerConfig] = {
     "debug": CONFIGS["debug"],
@@ -113,18 +110,6 @@ def omnitok(
 
     yield run
     signal.signal(signal.SIGTERM, handler)
-
-
-class Unobserved:
-    """Takes reports and keeps none."""
-
-    def queue(self, requests: int, tokens: int, oldest: float | None) -> None: ...
-
-    def batch(self, batch: Batch, seconds: float, waits: Sequence[float]) -> None: ...
-
-    def split(self, batch: Batch, failure: Failure) -> None: ...
-
-    def done(self, op: Op, frames: int, tokens: int, model: str, requests: int = 1) -> None: ...
 
 
 @pytest.fixture(scope="session")

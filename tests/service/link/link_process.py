@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from service.in_process import LocalBackend
+from service.in_process import LocalBackend, Unobserved
 from service.link.client import LinkClient
 from service.link.server import LinkServer
 from service.link.slots import CLASS_BYTES
@@ -23,15 +23,6 @@ from service.types import ModelCard, TokenizerKey
 CARD = ModelCard("vq", "a" * 64, "vq", 512, 3, 8, 4, "causal", True, 1, "cpu", "float32")
 ARENA_BYTES = 64 * CLASS_BYTES[0]
 REREAD_SECONDS = 0.002  # time for a slot to be reused under the reader, if anything reuses it
-
-
-class Silent:
-    """Counts nothing."""
-
-    def queue(self, *arguments: Any) -> None: ...
-    def batch(self, *arguments: Any) -> None: ...
-    def split(self, *arguments: Any) -> None: ...
-    def done(self, *arguments: Any) -> None: ...
 
 
 def run(key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> list[Any]:
@@ -47,7 +38,7 @@ def run(key: TokenizerKey, payloads: Sequence[NDArray[Any]]) -> list[Any]:
 async def tokenizer(folder: Path) -> None:
     """Serve until killed."""
     settings = Settings(bundles=(), max_batch_requests=4, max_queue_seconds=1000)  # a busy machine refuses nothing
-    backend = LocalBackend([CARD], lambda *batch: partial(run, *batch), settings, Silent())
+    backend = LocalBackend([CARD], lambda *batch: partial(run, *batch), settings, Unobserved())
     server = LinkServer(folder, backend, [CARD])
     await server.start()
     print("ready", flush=True)

@@ -21,7 +21,7 @@ from waiting import SECONDS, until
 from service.errors import ProblemError
 from service.flow import Flow
 from service.flow import current as current_flow
-from service.in_process import LocalBackend
+from service.in_process import LocalBackend, Unobserved
 from service.link.client import LinkClient, NoTokenizerError
 from service.link.server import LinkServer
 from service.link.slots import CLASS_BYTES
@@ -34,15 +34,6 @@ PIXEL_BLOCK = np.arange(5 * 16 * 24 * 3, dtype=np.uint8).reshape(5, 16, 24, 3)
 ARENA_BYTES = 8 * CLASS_BYTES[1]
 
 
-class Silent:
-    """Counts nothing."""
-
-    def queue(self, *arguments: Any) -> None: ...
-    def batch(self, *arguments: Any) -> None: ...
-    def split(self, *arguments: Any) -> None: ...
-    def done(self, *arguments: Any) -> None: ...
-
-
 class Tokenizer:
     """A tokenizer process within this one. Its engine adds up pixels; `gate` holds a batch back, `error` fails it."""
 
@@ -52,7 +43,9 @@ class Tokenizer:
         self.running = threading.Event()
         self.error: Exception | None = None
         self.batches = 0
-        self.backend = LocalBackend([VQ, VAE], lambda *batch: partial(self.run, *batch), Settings(bundles=()), Silent())
+        self.backend = LocalBackend(
+            [VQ, VAE], lambda *batch: partial(self.run, *batch), Settings(bundles=()), Unobserved()
+        )
         self.server = LinkServer(directory, self.backend, [VQ, VAE])
 
     def run(self, key: TokenizerKey, payloads: Any) -> list[Any]:

@@ -29,7 +29,7 @@ from service.engine.lane import LaneOptions
 from service.engine.tokenizer import Engine
 from service.errors import ProblemError
 from service.formats.result import EncodeMeta, EncodeResult
-from service.in_process import LocalBackend, LocalGenerators
+from service.in_process import LocalBackend, LocalGenerators, Unobserved
 from service.operations.clip import ClipSource
 from service.operations.events import Accepted, Event, Generation, Preview, Progress, Started
 from service.operations.generate import generate
@@ -44,21 +44,15 @@ ROW = 4  # codes of a row of the tiny grid
 FRAME = 16
 
 
-class Silent:
-    def queue(self, *report: Any) -> None: ...
-
-    batch = done = generating = stepped = generated = queue
-
-
 class Rig:
     """Both tiers in this process."""
 
     def __init__(self, bundle: Path) -> None:
         engine = Engine([bundle], "cpu", "float32", 1)
         self.tokenizer = engine.cards[0]
-        self.backend = LocalBackend(engine.cards, engine.launch, SETTINGS, Silent())
+        self.backend = LocalBackend(engine.cards, engine.launch, SETTINGS, Unobserved())
         self.lane = plain_lane(self.tokenizer.hash)
-        self.generators = LocalGenerators(GeneratorEngine([self.lane]), SETTINGS, Silent())
+        self.generators = LocalGenerators(GeneratorEngine([self.lane]), SETTINGS, Unobserved())
 
     async def generate(self, source: Any = None, limits: Limits | None = None, **options: Any) -> Generation:
         seconds, on_event = options.pop("seconds", None), options.pop("on_event", None)
@@ -209,9 +203,9 @@ async def test_diffusion_makes_the_same_samples_alone_and_in_a_crowd(name: str, 
     network, classes = make_generator(GENERATOR_CONFIGS[name]).eval(), ("ant", "bee", "cow", "dog")
     save_generator(tmp_path / "diffusion", network, "Random weights for tests.", made_by, classes)
     engine = Engine([tmp_path / "vae"], "cpu", "float32", 1)
-    backend = LocalBackend(engine.cards, engine.launch, SETTINGS, Silent())
+    backend = LocalBackend(engine.cards, engine.launch, SETTINGS, Unobserved())
     lanes = GeneratorEngine.load([tmp_path / "diffusion"], "cpu", 1, LaneOptions(8, 8))
-    generators = LocalGenerators(lanes, SETTINGS, Silent())
+    generators = LocalGenerators(lanes, SETTINGS, Unobserved())
 
     async def make(**options: Any) -> Generation:
         chosen = GenerateOptions(**{"class": "cow", "seed": 3, "output": "both", **options})

@@ -16,19 +16,11 @@ from model.inference.diffusion_network import DenoisingNetwork
 from service.engine.diffusion_lane import DiffusionLane
 from service.engine.generator import GeneratorEngine
 from service.engine.lane import LaneOptions
-from service.in_process import LocalGenerators
+from service.in_process import LocalGenerators, Unobserved
 from service.settings import Settings
 from service.types import GenerateJob, GenerateParams, JobProgress
 
 STEPS = 4
-
-
-class Silent:
-    def generating(self, waiting: int, slots: int, oldest: float | None, positions: int) -> None: ...
-
-    def stepped(self, kind: str, steps: int, seconds: float) -> None: ...
-
-    def generated(self, kind: str, model: str, codes: int, waited: float) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +87,7 @@ def test_jobs_of_other_shapes_advance_in_the_same_turn(lane: DiffusionLane, rows
 
 
 async def test_a_long_request_holds_up_no_other(lane: DiffusionLane) -> None:
-    generators = LocalGenerators(GeneratorEngine([lane]), Settings(generate_seconds=240), Silent())
+    generators = LocalGenerators(GeneratorEngine([lane]), Settings(generate_seconds=240), Unobserved())
 
     def ignore(progress: JobProgress) -> None: ...
 

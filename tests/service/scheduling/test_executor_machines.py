@@ -16,6 +16,7 @@ from waiting import SECONDS, until
 
 from service.errors import ProblemError
 from service.flow import Flow
+from service.in_process import Unobserved
 from service.scheduling.batcher import MAX_RUNNING, Batcher
 from service.scheduling.executor import BatchExecutor, DeviceFault, Fetch, OutOfMemory
 from service.scheduling.step_executor import StepExecutor, StepRequest
@@ -28,17 +29,6 @@ FLOWS = [Flow("a"), Flow("b"), Flow("b", "bulk")]
 PATIENT, LATE = 10 * SECONDS, 0.0
 
 Kind = Literal["good", "poison", "huge"]
-
-
-class Silent:
-    """Counts nothing."""
-
-    def queue(self, *arguments: Any) -> None: ...
-    def batch(self, *arguments: Any) -> None: ...
-    def split(self, *arguments: Any) -> None: ...
-    def done(self, *arguments: Any) -> None: ...
-    def generating(self, *arguments: Any) -> None: ...
-    def stepped(self, *arguments: Any) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -95,7 +85,7 @@ class BatchMachine(Machine):
     def start(self, max_tokens: int, max_requests: int, memory: int, early: bool) -> None:
         self.memory, self.early = memory, early  # items that fit, and whether the launch says so or the fetch
         self.batcher = Batcher(max_tokens, max_requests, 60)
-        self.executor = BatchExecutor(self.launch, self.batcher, Silent())
+        self.executor = BatchExecutor(self.launch, self.batcher, Unobserved())
         self.flights: list[object] = []
         self.broken = False
         self.sent: dict[int, tuple[Payload, float]] = {}
@@ -226,7 +216,7 @@ class StepMachine(Machine):
 
     @initialize()
     def start(self) -> None:
-        self.executor = StepExecutor(self, CAPACITIES, {"lm": "lm", "dit": "diffusion"}, 8, Silent())
+        self.executor = StepExecutor(self, CAPACITIES, {"lm": "lm", "dit": "diffusion"}, 8, Unobserved())
         self.holding: dict[int, Sample] = {}
         self.left: set[int] = set()
         self.tasks: list[asyncio.Task[Any]] = []

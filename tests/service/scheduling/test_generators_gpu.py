@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,19 +17,13 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from service.engine.generator import GeneratorEngine
 from service.engine.lane import LaneOptions
 from service.engine.tokenizer import Engine
-from service.in_process import LocalBackend, LocalGenerators
+from service.in_process import LocalBackend, LocalGenerators, Unobserved
 from service.settings import Settings
 from service.types import GenerateJob, GenerateParams
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="captured steps run on a GPU")
 
 SETTINGS = Settings(bundles=(), generate_seconds=240)
-
-
-class Silent:
-    def queue(self, *report: Any) -> None: ...
-
-    batch = done = generating = stepped = generated = queue
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +39,8 @@ def tiers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalBacke
     engine.warm_up([(1, 128, 128)], 1024, 4)
     paths = [root / name for name in ("lm-demo", "dit-demo", "latte-demo")]
     generators = GeneratorEngine.load(paths, "cuda", 1, LaneOptions(16, 128, "bfloat16"))
-    backend = LocalBackend(engine.cards, engine.launch, SETTINGS, Silent())
-    local = LocalGenerators(generators, SETTINGS, Silent())
+    backend = LocalBackend(engine.cards, engine.launch, SETTINGS, Unobserved())
+    local = LocalGenerators(generators, SETTINGS, Unobserved())
     yield backend, local
     local.close()
     backend.close()
