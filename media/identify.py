@@ -79,7 +79,22 @@ _OTHERS = (
     (0, b"\xff\x0a", "a JPEG XL picture"),
     (0, _CANON_RAW, "a camera's raw picture"),
     (0, b"MM\0+", "a BigTIFF whose first bytes are the high ones"),
+    (0, b"IIU\0", "a camera's raw picture"),
+    (0, b"IIRO", "a camera's raw picture"),
+    (0, b"FUJIFILMCCD-RAW", "a camera's raw picture"),
     (0, b"8BPS", "a Photoshop file"),
+    (0, b"\0\0\1\0", "an icon"),
+    (0, b"\0\0\2\0", "a cursor or a Targa picture"),
+    (0, b"qoif", "a QOI picture"),
+    (0, b"\x76\x2f\x31\x01", "an OpenEXR picture"),
+    (0, b"#?RADIANCE", "a Radiance picture"),
+    (0, b"DDS ", "a texture"),
+    (128, b"DICM", "a DICOM file"),
+    (0, b"YUV4MPEG2", "a raw video stream"),
+    (0, b"DKIF", "a raw video stream"),
+    (0, b"\0\0\1\xb3", "a raw video stream without a container"),
+    (0, b".RMF", "a RealMedia file"),
+    (0, b"\6\x0e\x2b\x34", "an MXF file"),
     (0, b"FLV", "a Flash video"),
     (0, b"OggS", "an Ogg file"),
     (0, b"\x30\x26\xb2\x75", "a Windows Media file"),
@@ -95,8 +110,8 @@ _OTHERS = (
     (0, b"\x1f\x8b", "a gzip archive"),
     (0, b"version https://git-lfs", "a Git LFS pointer, not the file"),
     (0, b"#EXTM3U", "a playlist"),
-    (0, b"<", "a text in HTML, SVG or XML"),
 )
+_TEXT, _BYTE_ORDER_MARK = "a text in HTML, SVG or XML", b"\xef\xbb\xbf"
 
 
 def sniff(head: bytes) -> str | None:
@@ -170,7 +185,8 @@ def describe(head: bytes) -> str:
             return "sound"
         return "a HEIF picture or another file of its family"
     names = (name for position, magic, name in _OTHERS if head.startswith(magic, position))
-    return next(names, "of a format that is not known here")
+    unnamed = "of a format that is not known here"
+    return next(names, _TEXT if head.removeprefix(_BYTE_ORDER_MARK).lstrip()[:1] == b"<" else unnamed)
 
 
 def _ebml_doctype(head: bytes) -> str | None:

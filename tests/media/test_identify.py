@@ -88,6 +88,11 @@ def test_other_formats_are_nothing_to_us(head: bytes) -> None:
         (b"\0\0\0\x18ftypM4A \0\0\0\0isommp42", "sound"),
         (b"G" + bytes(187) + b"G" + bytes(187), "an MPEG transport stream"),
         (b"<!DOCTYPE html>", "a text in HTML"),
+        (b"\xef\xbb\xbf\n <svg/>", "a text in HTML, SVG"),
+        (b"\0\0\1\0\1\0", "an icon"),
+        (b"qoif\0\0\0\1", "a QOI picture"),
+        (b"YUV4MPEG2 W8 H8", "a raw video stream"),
+        (bytes(128) + b"DICM", "a DICOM file"),
         (bytes(range(64)), "not known here"),
     ],
 )
