@@ -16,13 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.errors import ProblemError
 from service.formats.msgpack import Unpacker, pack
-from service.formats.result import EncodeMeta, Hash, Steps
+from service.formats.result import EncodeMeta, Extent, Hash, Steps
 from service.formats.tensors import pack_tensor, unpack_tensor
 from service.formats.validation import field_errors
 
 Content = Literal["tokens", "latents", "pixels"]
 CONTENTS: tuple[Content, ...] = ("tokens", "latents", "pixels")
-Extent = Annotated[int, Field(ge=1, le=2**20)]
 
 
 class Begin(BaseModel):
