@@ -12,7 +12,7 @@ from service.drain_rate import DrainRate, retry_after
 from service.errors import ProblemError
 from service.settings import Settings
 
-STREAM_RETRY_SECONDS = 10.0  # nobody knows how long a film is
+STREAM_RETRY_SECONDS = 10.0  # nobody knows how long a video is
 SLOW_BODY_SECONDS = 5.0  # a line may stall for so long before its sender is called slow
 
 

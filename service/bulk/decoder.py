@@ -20,7 +20,7 @@ from media.frame_reader import FrameReader
 from media.kinds import Kind
 from model.codes.info import EncodingOptions
 from service.allocator import keep_freed_blocks
-from service.bulk.reading import View, open_film, read_views
+from service.bulk.reading import View, open_video, read_views
 from service.bulk.sources import Item
 
 ADDRESS_SPACE_BYTES = 8 * 2**30  # a picture that wants more is a bomb
@@ -58,7 +58,7 @@ class Job(NamedTuple):
     slot: Slot
 
 
-class FilmJob(NamedTuple):
+class VideoJob(NamedTuple):
     """A clip to open, which is then read part by part."""
 
     item: Item
@@ -107,7 +107,7 @@ class Failed(NamedTuple):
     retry: bool = False
 
 
-class Film(NamedTuple):
+class OpenedVideo(NamedTuple):
     """An opened clip."""
 
     digest: str
@@ -169,16 +169,16 @@ class Decoder:
                 self._connection.send(self._read_all(job))
                 continue
             try:
-                answer: Film | Part | Failed = self._answer(job)
+                answer: OpenedVideo | Part | Failed = self._answer(job)
             except Exception as error:  # damaged media fail in every way that there is
                 answer = failure(error)
             self._connection.send(answer)
 
-    def _answer(self, job: FilmJob | PartJob) -> Film | Part:
-        if isinstance(job, FilmJob):
-            digest, self._reader = open_film(job.item, self._options)
+    def _answer(self, job: VideoJob | PartJob) -> OpenedVideo | Part:
+        if isinstance(job, VideoJob):
+            digest, self._reader = open_video(job.item, self._options)
             self._frames = iter(self._reader)
-            return Film(digest)
+            return OpenedVideo(digest)
         return self._part(job)
 
     def _read_all(self, job: Job) -> list[Read | Failed]:

@@ -27,7 +27,19 @@ from numpy.typing import NDArray
 import service
 from media.kinds import Kind
 from model.codes.info import EncodingOptions
-from service.bulk.decoder import ALIGNMENT, Failed, Film, FilmJob, Job, Part, PartJob, Placed, Read, Slot, progress
+from service.bulk.decoder import (
+    ALIGNMENT,
+    Failed,
+    Job,
+    OpenedVideo,
+    Part,
+    PartJob,
+    Placed,
+    Read,
+    Slot,
+    VideoJob,
+    progress,
+)
 from service.bulk.sources import UNLABELLED, Item
 
 START_SECONDS = 60.0
@@ -343,7 +355,7 @@ class DecoderPool:
         return None
 
 
-class FilmReader:
+class VideoReader:
     """One clip that is read part by part.
 
     Args:
@@ -357,7 +369,7 @@ class FilmReader:
 
     def __init__(self, process: DecoderProcess, memory: Memory, item: Item) -> None:
         self._process, self._memory = process, memory
-        self.digest = self._ask(FilmJob(item), Film).digest
+        self.digest = self._ask(VideoJob(item), OpenedVideo).digest
         self.part: Part | None = None
 
     def read(self, frames: int) -> NDArray[np.uint8]:

@@ -25,8 +25,8 @@ from model.codes.writer import done_record, failed_record, write_manifest, write
 from service.bulk.batches import Batches, Pixels, Row, SharedEngine, chunks_held, frames_of, pixels_of
 from service.bulk.decoder import ALIGNMENT, TOO_LARGE, Failed
 from service.bulk.decoder_pool import Chunk, DecoderPool
-from service.bulk.films import encode_film
 from service.bulk.plan import Shard, record_of
+from service.bulk.whole_videos import encode_whole_video
 from service.engine.step_clock import busy_seconds
 from service.engine.tokenizer import Engine
 from service.types import Size
@@ -138,8 +138,8 @@ class ShardEncoder:
 
     def encode(self, shard: Shard) -> Report:
         """Encode and write a shard, its manifest last."""
-        films = shard.kind == "clips" and self._options.frames is None
-        rows, records = self._films(shard) if films else self._items(shard)
+        whole = shard.kind == "clips" and self._options.frames is None
+        rows, records = self._whole_videos(shard) if whole else self._items(shard)
         items = range(shard.first, shard.first + len(shard.items))
         write_shard(self._dest, self._info, shard.name, items, rows)
         write_manifest(self._dest, shard.name, records)
@@ -204,7 +204,7 @@ class ShardEncoder:
             first, future = reading.popleft()
             yield first, future.result()
 
-    def _films(self, shard: Shard) -> tuple[Rows, list[dict[str, Any]]]:
+    def _whole_videos(self, shard: Shard) -> tuple[Rows, list[dict[str, Any]]]:
         """Encode clips as long as they are, part by part."""
         rows, records = Rows(), [record_of(shard, place) for place in range(len(shard.items))]
         process = self._pool.start_process()
@@ -212,13 +212,13 @@ class ShardEncoder:
             for place, item in enumerate(shard.items):
                 if not process.alive:
                     process = self._pool.start_process()
-                film = encode_film(self.engine, process, self._pool.memory, item)
-                if isinstance(film, Failed):
-                    records[place] |= failed_record(*film)
+                video = encode_whole_video(self.engine, process, self._pool.memory, item)
+                if isinstance(video, Failed):
+                    records[place] |= failed_record(*video)
                     continue
                 number = shard.first + place
-                rows.append(film.codes, number, item.key, item.label, 0, False, film.digest, film.preprocess)
-                records[place] |= {"source_hash": film.digest} | done_record(1, film.codes)
+                rows.append(video.codes, number, item.key, item.label, 0, False, video.digest, video.preprocess)
+                records[place] |= {"source_hash": video.digest} | done_record(1, video.codes)
         finally:
             process.close()
         return rows, records

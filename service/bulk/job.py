@@ -23,7 +23,7 @@ from service.bulk.plan import Shard, is_done, plan_shards, write_quarantine
 from service.bulk.sources import Listing, list_source
 
 SHARD_ITEMS: dict[Kind, int] = {"images": 1024, "clips": 128}
-FILM_SHARD_ITEMS = 16
+VIDEO_SHARD_ITEMS = 16
 SAMPLE_SECONDS, SAMPLE_ITEMS, WARM_ITEMS = 10.0, 2048, 8
 
 
@@ -206,8 +206,8 @@ class Job:
         return self._request.want or ("tokens" if self._config.is_vq else "latents")
 
     def _items_of_shard(self, kind: Kind) -> int:
-        films = kind == "clips" and self._request.options.frames is None
-        return self._request.shard_items or (FILM_SHARD_ITEMS if films else SHARD_ITEMS[kind])
+        whole = kind == "clips" and self._request.options.frames is None
+        return self._request.shard_items or (VIDEO_SHARD_ITEMS if whole else SHARD_ITEMS[kind])
 
     def _check_bundle(self) -> None:
         if self._want == "tokens" and not self._config.is_vq:

@@ -98,7 +98,7 @@ def steps_of(preprocess: Preprocess) -> dict[str, Any]:
     return vars(preprocess)
 
 
-def open_film(item: Item, options: EncodingOptions) -> tuple[str, FrameReader]:
+def open_video(item: Item, options: EncodingOptions) -> tuple[str, FrameReader]:
     """Open a clip that is encoded as long as it is, to be read frame by frame; return the hash of its bytes too.
 
     Raises:

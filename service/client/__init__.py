@@ -4,7 +4,7 @@ with Client("http://127.0.0.1:8000") as client:
     result = client.encode("clip.mp4", size="128", frames=17)
     video = client.decode(result, accept="video/mp4")
     (picture,) = client.generate("red fox", accept="image/png")
-    tokens = np.concatenate(list(client.encode_stream("film.mp4", size="128")))
+    tokens = np.concatenate(list(client.encode_stream("video.mp4", size="128")))
     job = client.wait(client.submit("red fox", n=64))
     samples = read_arrays(client.content(job))
 """

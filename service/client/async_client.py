@@ -24,8 +24,8 @@ from service.client.retries import BrokenStreamError, RetryRule, ServiceError, s
 from service.client.streams import (
     AsyncStream,
     CodeParts,
-    Film,
     StreamDecodeOptions,
+    Video,
     decode_stream_call,
     encode_stream_call,
 )
@@ -88,9 +88,9 @@ class AsyncClient:
         except ServiceError as error:
             return error
 
-    def encode_stream(self, film: Film, **options: Unpack[EncodeOptions]) -> AsyncStream:
+    def encode_stream(self, video: Video, **options: Unpack[EncodeOptions]) -> AsyncStream:
         """Encode a video of any length while it is sent; see `Client.encode_stream`."""
-        return AsyncStream(self._connection, encode_stream_call(film, options), self._rule, self._sleep)
+        return AsyncStream(self._connection, encode_stream_call(video, options), self._rule, self._sleep)
 
     def decode_stream(
         self,

@@ -25,9 +25,9 @@ from service.client.retries import RetryRule, ServiceError, stream_failure
 from service.client.streams import (
     AsyncStream,
     CodeParts,
-    Film,
     Stream,
     StreamDecodeOptions,
+    Video,
     decode_stream_call,
     encode_stream_call,
 )
@@ -105,11 +105,11 @@ class Client:
         except ServiceError as error:
             return error
 
-    def encode_stream(self, film: Film, **options: Unpack[EncodeOptions]) -> Stream:
+    def encode_stream(self, video: Video, **options: Unpack[EncodeOptions]) -> Stream:
         """Encode a video of any length while it is sent.
 
         Args:
-            film: a path; the bytes of a file; a file open in binary mode; or an iterable of its pieces. Paths and
+            video: a path; the bytes of a file; a file open in binary mode; or an iterable of its pieces. Paths and
                 bytes can be sent again, so that a call that broke off is taken up where it was.
             options: see `EncodeOptions`; what only a whole file allows is refused.
 
@@ -117,7 +117,7 @@ class Client:
             Tokens (t, h, w), or latents (t, h, w, c) of a VAE, part by part; together they are those of the video.
             `begin` and `end` of it hold their descriptions. Iterating raises `ServiceError`.
         """
-        call = encode_stream_call(film, options)
+        call = encode_stream_call(video, options)
         return Stream(lambda: AsyncStream(self._connection, call, self._rule, self._wait))
 
     def decode_stream(

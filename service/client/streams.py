@@ -35,7 +35,7 @@ from service.formats.records import Begin, End, FailedStreamError, Part, Record,
 from service.formats.result import EncodeResult
 
 # A video: a path, bytes, a file open in binary mode, or pieces as they become known.
-Film: TypeAlias = "str | os.PathLike[str] | bytes | io.BufferedIOBase | Iterable[bytes] | AsyncIterable[bytes]"
+Video: TypeAlias = "str | os.PathLike[str] | bytes | io.BufferedIOBase | Iterable[bytes] | AsyncIterable[bytes]"
 CodeParts: TypeAlias = "EncodeResult | Iterable[NDArray[Any]] | AsyncIterable[NDArray[Any]]"
 
 
@@ -72,29 +72,29 @@ class StreamCall:
     repeatable: bool
 
 
-def encode_stream_call(film: Film, options: Mapping[str, Any]) -> StreamCall:
+def encode_stream_call(video: Video, options: Mapping[str, Any]) -> StreamCall:
     """Return the call that encodes a video while it is sent; an MP4 file is sent with its index first.
 
     Args:
-        film, options: as the caller gave them.
+        video, options: as the caller gave them.
 
     Raises:
         OSError: the file cannot be read.
     """
     media_type, headers = OCTET_STREAM, {"Accept": MSGPACK_SEQUENCE}
-    if isinstance(film, str | os.PathLike):
-        film = Path(film)
-    if isinstance(film, bytes | Path):
-        media_type = content_type(film)
-        headers["Content-Length"] = str(len(film) if isinstance(film, bytes) else film.stat().st_size)
+    if isinstance(video, str | os.PathLike):
+        video = Path(video)
+    if isinstance(video, bytes | Path):
+        media_type = content_type(video)
+        headers["Content-Length"] = str(len(video) if isinstance(video, bytes) else video.stat().st_size)
     call = Call("POST", "/encode", options, headers | {"Content-Type": media_type})
-    if isinstance(film, Path):
-        path = film
+    if isinstance(video, Path):
+        path = video
         return StreamCall(call, lambda: _as_async(_file_pieces(path)), repeatable=True)
-    if isinstance(film, bytes):
-        data = film
+    if isinstance(video, bytes):
+        data = video
         return StreamCall(call, lambda: _as_async(_file_pieces(data)), repeatable=True)
-    pieces = iter(lambda: film.read(READ_BYTES), b"") if isinstance(film, io.BufferedIOBase) else film
+    pieces = iter(lambda: video.read(READ_BYTES), b"") if isinstance(video, io.BufferedIOBase) else video
     return StreamCall(call, lambda: _as_async(pieces), repeatable=False)
 
 

@@ -19,7 +19,7 @@ from service.sandbox.process import OutOfMemoryError
 
 Turn = Callable[[Callable[[], Stop], Callable[[], None]], Awaitable[Stop]]  # runs a step, given how to cut it short
 
-_PIECE_BYTES = 2**18  # of a film these are about ten frames, a tenth of a second of work
+_PIECE_BYTES = 2**18  # of a video these are about ten frames, a tenth of a second of work
 _PATIENCE_SECONDS = 60.0
 _FIRST_PAUSE_SECONDS = 0.25
 

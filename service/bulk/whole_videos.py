@@ -15,7 +15,7 @@ from media.types import MediaOptions
 from model.geometry import Size
 from service.bulk.batches import SharedEngine
 from service.bulk.decoder import TOO_LARGE, Failed
-from service.bulk.decoder_pool import DecoderProcess, FilmReader, LostError, Memory
+from service.bulk.decoder_pool import DecoderProcess, LostError, Memory, VideoReader
 from service.bulk.sources import Item
 from service.chunks import ChunkInput, ChunkOutput, StreamDescription
 from service.errors import ProblemError
@@ -30,7 +30,7 @@ CHUNK_POSITIONS = 2**13  # computed at a time
 FRAME_TOKENS = 2**20  # the service's own limit is for requests
 
 
-class FilmCodes(NamedTuple):
+class VideoCodes(NamedTuple):
     """An encoded clip.
 
     Args:
@@ -44,7 +44,9 @@ class FilmCodes(NamedTuple):
     preprocess: dict[str, Any]
 
 
-def encode_film(engine: SharedEngine, process: DecoderProcess, memory: Memory, item: Item) -> FilmCodes | Failed:
+def encode_whole_video(
+    engine: SharedEngine, process: DecoderProcess, memory: Memory, item: Item
+) -> VideoCodes | Failed:
     """Encode a clip as `POST /encode` encodes a stream.
 
     Args:
@@ -54,25 +56,25 @@ def encode_film(engine: SharedEngine, process: DecoderProcess, memory: Memory, i
         item: the clip.
     """
     try:
-        film = FilmReader(process, memory, item)
-        codes = asyncio.run(_encode(engine, film))
+        video = VideoReader(process, memory, item)
+        codes = asyncio.run(_encode(engine, video))
     except LostError as lost:
         return lost.failed
     except OutOfMemory:
         return Failed(TOO_LARGE, retry=True)
     except ProblemError as problem:
         return Failed(problem.detail)
-    assert film.part is not None
+    assert video.part is not None
     whole = np.concatenate(codes)
-    return FilmCodes(
-        whole.astype(np.float16) if whole.dtype.kind == "f" else whole, film.digest, asdict(film.part.preprocess)
+    return VideoCodes(
+        whole.astype(np.float16) if whole.dtype.kind == "f" else whole, video.digest, asdict(video.part.preprocess)
     )
 
 
-async def _encode(engine: SharedEngine, film: FilmReader) -> list[NDArray[Any]]:
+async def _encode(engine: SharedEngine, video: VideoReader) -> list[NDArray[Any]]:
     records = encode_stream(
         cast(Backend, ChunkBackend(engine)),
-        cast(Media, FilmMedia(film)),
+        cast(Media, VideoMedia(video)),
         _no_pieces(),
         None,
         EncodeOptions(),
@@ -103,41 +105,41 @@ class ChunkBackend:
         return output
 
 
-class FilmMedia:
+class VideoMedia:
     """The part of `Media` that streams use."""
 
-    def __init__(self, film: FilmReader) -> None:
-        self._film = film
+    def __init__(self, video: VideoReader) -> None:
+        self._video = video
 
     @asynccontextmanager
     async def stream(
         self, pieces: AsyncIterator[bytes], declared: str | None, options: MediaOptions
     ) -> AsyncIterator[_Frames]:
-        yield _Frames(self._film)
+        yield _Frames(self._video)
 
 
 class _Frames:
     """A `FrameStream` over a clip that a process reads."""
 
-    def __init__(self, film: FilmReader) -> None:
-        self._film = film
+    def __init__(self, video: VideoReader) -> None:
+        self._video = video
         self._first: NDArray[np.uint8] | None = None
 
     @property
     def description(self) -> StreamDescription:
-        part = self._film.part
+        part = self._video.part
         assert part is not None
         return StreamDescription(part.source, part.preprocess, part.source.kept_fps)
 
     async def open(self) -> Size:
-        self._first = await asyncio.to_thread(self._film.read, 1)
+        self._first = await asyncio.to_thread(self._video.read, 1)
         if not len(self._first):
             raise ProblemError("corrupt-media", "None of the frames of the file can be decoded.")
         return size_of(self._first)
 
     async def read(self, frames: int) -> NDArray[np.uint8]:
         if self._first is None:
-            return await asyncio.to_thread(self._film.read, frames)
+            return await asyncio.to_thread(self._video.read, frames)
         first, self._first = self._first, None
-        others = await asyncio.to_thread(self._film.read, frames - 1) if frames > 1 else first[:0]
+        others = await asyncio.to_thread(self._video.read, frames - 1) if frames > 1 else first[:0]
         return np.concatenate([first, others]) if len(others) else first
