@@ -9,7 +9,7 @@ from media.h264 import HEAD_BYTES, length_bytes, units
 
 _SLICES, _SEQUENCE, _PICTURE = (1, 2, 5), 7, 8  # kinds of units
 _LENGTH_PLACE = 4  # in the extradata
-_HEAD_BYTES = 1024  # of a unit; no parameters are longer
+_HEAD_BYTES, _EXTRADATA_BYTES = 1024, 2**16  # no parameters are longer; hostile ones may be
 # Profiles whose sequences state their format of chroma, and the one that may decode its planes apart.
 _WITH_CHROMA = frozenset((44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244))
 _FULL_CHROMA = 3
@@ -41,7 +41,7 @@ class FieldPairs:
         self._sequences: dict[int, _Sequence] = {}
         self._sequence_of: dict[int, int] = {}  # by picture parameters
         self._first: _Field | None = None
-        for unit in _parameters(extradata or b"", self._width):
+        for unit in _parameters((extradata or b"")[:_EXTRADATA_BYTES], self._width):
             self._learn(unit)
 
     def completes(self, packet: Any) -> bool:

@@ -187,17 +187,16 @@ class ClipReader(FrameReader):
     def _read_packets(self, container: Any, stream: Any) -> Survey:
         limits, context = self._limits, stream.codec_context
         codec, packets, stated = codec_name(stream), [], presentation(stream)
-        fields = FieldPairs(context.extradata) if codec == "h264" else None
+        extradata = context.extradata  # which PyAV copies each time
+        fields = FieldPairs(extradata) if codec == "h264" else None
         for packet in self._packets(container, stream):
             if packet.size == 0:
                 continue
             completes = fields is not None and fields.completes(packet)
             is_shown = not (packet.is_discard or completes or (codec == "vp8" and is_hidden_vp8(packet)))
             may_be_gradual = codec == "h264" and packet.is_keyframe
-            can_begin = not completes and is_key(codec, packet, context.extradata)
-            recovery = (
-                recovery_frames(bytes(memoryview(packet)[:HEAD_BYTES]), context.extradata) if may_be_gradual else 0
-            )
+            can_begin = not completes and is_key(codec, packet, extradata)
+            recovery = recovery_frames(bytes(memoryview(packet)[:HEAD_BYTES]), extradata) if may_be_gradual else 0
             packets.append(Packet(packet.pts, can_begin, is_shown, packet.duration or 0, recovery))
             if completes and packet.pts is not None:
                 packets[-2] = replace(packets[-2], duration=packets[-2].duration + packets[-1].duration)
