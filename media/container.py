@@ -134,3 +134,9 @@ def decoder(stream: Any, limits: MediaLimits | None) -> Any:
         # The only place where the decoder obeys it: as an option of `av.open` it is silently ignored.
         context.options = {"max_pixels": str(int(limits.video_pixels * _BLOCK_FACTOR) + _BLOCK_PIXELS)}
     return context
+
+
+def check_encryption(packet: Any) -> None:
+    """Refuse a packet that nobody without a key can decode with "unsupported-codec"."""
+    if packet.has_sidedata("encryption_info"):
+        raise MediaError("unsupported-codec", "The clip is encrypted; send one that plays without a key.")

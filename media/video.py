@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from media import details, timestamps
 from media.container import (
+    check_encryption,
     codec_name,
     corrupt,
     decoder,
@@ -192,6 +193,7 @@ class ClipReader(FrameReader):
         for packet in self._packets(container, stream):
             if packet.size == 0:
                 continue
+            check_encryption(packet)
             completes = fields is not None and fields.completes(packet)
             is_shown = not (packet.is_discard or completes or (codec == "vp8" and is_hidden_vp8(packet)))
             may_be_gradual = codec == "h264" and packet.is_keyframe

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from media.container import codec_name, corrupt, decoder, open_container, refusing_damage, video_stream
+from media.container import (
+    check_encryption,
+    codec_name,
+    corrupt,
+    decoder,
+    open_container,
+    refusing_damage,
+    video_stream,
+)
 from media.details import FileDetails
 from media.errors import MediaError
 from media.frame_choice import check_streams
@@ -160,6 +168,7 @@ class ClipStream(FrameReader):
             if packet.size:
                 if packet.is_corrupt:
                     raise corrupt(self._media_type, "it is cut off")
+                check_encryption(packet)
                 if not started:
                     if not is_key(self._codec, packet, stream.codec_context.extradata):
                         continue

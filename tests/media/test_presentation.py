@@ -167,3 +167,23 @@ def test_dolby_vision_is_refused_where_nothing_else_shows_it(profile: int, compa
     with pytest.raises(MediaError, match=f"Dolby Vision profile {profile}") as caught:
         read(data)
     assert caught.value.code == "unsupported-codec"
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg4"])
+def test_an_encrypted_clip_is_called_so(codec: str) -> None:
+    buffer = io.BytesIO()
+    options = {"encryption_scheme": "cenc-aes-ctr", "encryption_key": "76" * 16, "encryption_kid": "a7" * 16}
+    options["movflags"] = "frag_keyframe+empty_moov+default_base_moof"
+    plain = io.BytesIO(video(CLIP, codec, options={}))
+    with av.open(plain) as source, av.open(buffer, "w", format="mp4", container_options=options) as target:
+        copy = target.add_stream_from_template(source.streams.video[0], opaque=True)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux_one(packet)
+    data = buffer.getvalue()
+    with pytest.raises(MediaError, match="encrypted") as caught:
+        open_frames(io.BytesIO(data), MediaLimits())
+    assert caught.value.code == "unsupported-codec"
+    with pytest.raises(MediaError, match="encrypted"):
+        list(ClipStream(io.BytesIO(data).read, "video/mp4", MediaOptions(), MediaLimits()))
