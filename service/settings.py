@@ -29,7 +29,9 @@ class Limits(MediaLimits):
         default=30.0, gt=0, description="time without a byte of a stream, sent or taken, after which it ends, seconds"
     )
     body_bytes_per_second: float = Field(
-        default=16_384, gt=0, description="slowest body after its first five seconds, bytes a second"
+        default=16_384,
+        gt=0,
+        description="slowest body, and in a crowd slowest stream, after five seconds of waiting for it, bytes a second",
     )
     worker_memory_bytes: int = Field(default=2 * 1024 * MIB, gt=0, description="address space of a media worker, bytes")
     tokens: int = Field(default=65_536, gt=0, description="latent positions of one request, all of its items together")
