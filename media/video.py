@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 # Two packets may hold the fields of one frame; decoders drop damaged frames silently.
 _MAX_PACKETS_PER_FRAME = 4
 _MAX_PACKETS_PER_REFERENCE = 4  # with the frames between
+# What a packet states for those after it too.
+_LASTING: tuple[Literal["new_extradata", "palette"], ...] = ("new_extradata", "palette")
 
 
 @dataclass(frozen=True)
@@ -267,9 +269,15 @@ class ClipReader(FrameReader):
     def _decode(self, container: Any, stream: Any, first_packet: int) -> Iterator[Any]:
         limits, context = self._limits, decoder(stream, self._limits)
         frames = pixels = 0
+        skipped: dict[str, Any] = {}
         for index, packet in enumerate(self._packets(container, stream)):
             if index < first_packet and packet.size:
+                skipped |= {kind: packet.get_sidedata(kind) for kind in _LASTING if packet.has_sidedata(kind)}
                 continue
+            for kind, data in skipped.items():
+                if not packet.has_sidedata(kind):
+                    packet.set_sidedata(data)
+            skipped.clear()
             for frame in context.decode(packet if packet.size else None):
                 frames += 1
                 pixels = max(pixels, frame.height * frame.width)
