@@ -36,7 +36,7 @@ SAMPLES = [
         "From the first byte of the request to the last of the answer.",
     ),
 ]
-ROOM = [
+CAPACITY = [
     series(
         "Slots",
         "short",
@@ -75,7 +75,7 @@ BOARD = Board(
     "generation",
     "Generation",
     "What the generators make, how fast they step, and what waits for their slots.",
-    {"Samples": SAMPLES, "Slots and queue": ROOM},
+    {"Samples": SAMPLES, "Slots and queue": CAPACITY},
     {
         "instance": INSTANCE,
         "replica": "label_values(omnitok_generate_slots, replica)",

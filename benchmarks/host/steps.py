@@ -24,7 +24,7 @@ OPEN_SHARE = 0.7  # of the peak
 DASHBOARD_PARTS = 10  # lengths of a part, since Prometheus looks every ten seconds
 DRAW_SECONDS = 40.0
 RAY_SECONDS = 30.0  # from the start of Ray Data to tokenizers that are ready
-QUEUE = "max_queue_seconds"  # the setting
+QUEUE_SETTING = "max_queue_seconds"
 FRAMES_PER_SECOND = 100  # of a part, in a streamed video
 
 
@@ -101,7 +101,7 @@ class Place:
         values = {
             "bundles": json.dumps([str(bundles / name) for name in names]),
             "generators": json.dumps([str(bundles / "generator")] if serving.generates else []),
-            QUEUE: f"{serving.queue_seconds:g}",
+            QUEUE_SETTING: f"{serving.queue_seconds:g}",
             "dtype": "bfloat16" if self.gpus else "float32",
             "device": "cuda" if self.gpus else "cpu",
             "tokenizer_replicas": str(max(1, self.gpus)),
@@ -111,7 +111,7 @@ class Place:
 
     def queue_seconds(self, serving: Serving) -> float:
         """Return the longest wait in the queue of a service."""
-        return float(self.settings.get(QUEUE, serving.queue_seconds))
+        return float(self.settings.get(QUEUE_SETTING, serving.queue_seconds))
 
     def scaled(self, numbers: Sequence[int]) -> list[int]:
         """Return numbers of connections or requests for this machine, given those of one GPU."""
@@ -166,7 +166,7 @@ def steps(place: Place) -> Iterator[Step]:
     yield _profile(place)
     yield _streams(place)
     # A setting takes the place of both queues, and its service is that of the steps before.
-    for serving in (ENCODING,) if QUEUE in place.settings else (ENCODING, SHORT_QUEUE):
+    for serving in (ENCODING,) if QUEUE_SETTING in place.settings else (ENCODING, SHORT_QUEUE):
         is_long = place.queue_seconds(serving) > SHORT_QUEUE.queue_seconds
         connections = place.scaled((128 if is_long else 64,))  # refuses nobody at the peak
         for mix in ("img256", "jpeg256"):

@@ -25,18 +25,18 @@ from service.finished_request import FinishedRequest
 
 STATUS, PROBLEM = 503, "overloaded"
 # The headers that say whether requests are alike, as in `haproxy-start`; the size of the body is compared separately.
-ALIKE = (
+KIND_HEADERS = (
     *(b"authorization", b"x-caller-group", b"x-request-priority", b"x-request-timeout-seconds"),
     *(b"content-type", b"accept", b"prefer"),
 )
-ID, LENGTH, PAUSE = HEADER.lower().encode(), b"content-length", REFUSE_ALIKE.lower().encode()
+ID_HEADER, LENGTH_HEADER, PAUSE_HEADER = HEADER.lower().encode(), b"content-length", REFUSE_ALIKE.lower().encode()
 # An answer to a key may be there already, and a browser needs headers of its own.
-NEVER = frozenset({b"idempotency-key", b"origin"})
-LOOKED_AT = frozenset(ALIKE) | NEVER | {ID, LENGTH}
+UNSHED_HEADERS = frozenset({b"idempotency-key", b"origin"})
+READ_HEADERS = frozenset(KIND_HEADERS) | UNSHED_HEADERS | {ID_HEADER, LENGTH_HEADER}
 MAX_LENGTH_DIGITS = 9
-OWN = frozenset({ID, LENGTH, TRACE_RESPONSE, PAUSE, b"connection"})  # of one answer alone
-MARK = "{id}"
-SUM_SECONDS = 1.0  # of refusals in a line of the log
+OWN_HEADERS = frozenset({ID_HEADER, LENGTH_HEADER, TRACE_RESPONSE, PAUSE_HEADER, b"connection"})  # of one answer alone
+ID_MARK = "{id}"
+LOG_SECONDS = 1.0  # of refusals in a line of the log
 
 
 class _Refusal(NamedTuple):
@@ -58,7 +58,7 @@ class _Tally:
         if self._observe is not None:
             self._observe(FinishedRequest(route, "POST", STATUS, seconds, read, sent, PROBLEM, {}))
         if not self._sums:
-            asyncio.get_running_loop().call_later(SUM_SECONDS, self.log)
+            asyncio.get_running_loop().call_later(LOG_SECONDS, self.log)
         sums = self._sums.setdefault(route, [0, 0, 0])
         sums[0] += 1
         sums[1] += read
@@ -111,7 +111,7 @@ class Shedding:
         if headers is None:
             await self._app(scope, receive, send)
             return
-        kind, size = (scope["path"], *map(headers.get, ALIKE)), int(headers[LENGTH])
+        kind, size = (scope["path"], *map(headers.get, KIND_HEADERS)), int(headers[LENGTH_HEADER])
         found = self._refusals.get(kind)
         if found is not None and size >= SIMILAR * found.size:
             if (left := found.until - self._clock()) > 0:
@@ -133,12 +133,12 @@ class Shedding:
     def _learn(self, kind: tuple[Any, ...], size: int, start: Message, body: bytes) -> None:
         """Remember a refusal that is to be given again."""
         headers = {name.lower(): value for name, value in start.get("headers", ())}
-        milliseconds = headers.get(PAUSE)
+        milliseconds = headers.get(PAUSE_HEADER)
         if milliseconds is None:
             return
-        document = json.loads(body) | {"instance": f"urn:request:{MARK}", "request_id": MARK}
-        parts = tuple(json.dumps(document).encode().split(MARK.encode()))
-        kept = tuple((name, value) for name, value in headers.items() if name not in OWN)
+        document = json.loads(body) | {"instance": f"urn:request:{ID_MARK}", "request_id": ID_MARK}
+        parts = tuple(json.dumps(document).encode().split(ID_MARK.encode()))
+        kept = tuple((name, value) for name, value in headers.items() if name not in OWN_HEADERS)
         self._refusals[kind] = _Refusal(kept, parts, size, self._clock() + int(milliseconds) / 1000)
         self._refusals.move_to_end(kind)
         if len(self._refusals) > MAX_KINDS:
@@ -148,14 +148,14 @@ class Shedding:
         self, found: _Refusal, left: float, path: str, headers: dict[bytes, bytes], receive: Receive, send: Send
     ) -> None:
         started = time.perf_counter()
-        request_id = id_of([headers.get(ID, b"").decode("latin-1")]).encode()
-        read, whole = await discard(int(headers[LENGTH]), receive)
+        request_id = id_of([headers.get(ID_HEADER, b"").decode("latin-1")]).encode()
+        read, whole = await discard(int(headers[LENGTH_HEADER]), receive)
         body = request_id.join(found.body)
         answer_headers = [
             *found.headers,
-            (ID, request_id),
-            (LENGTH, b"%d" % len(body)),
-            (PAUSE, b"%d" % max(1, round(1000 * left))),
+            (ID_HEADER, request_id),
+            (LENGTH_HEADER, b"%d" % len(body)),
+            (PAUSE_HEADER, b"%d" % max(1, round(1000 * left))),
         ]
         if not whole:
             answer_headers.append((b"connection", b"close"))
@@ -172,10 +172,10 @@ def _headers(scope: Scope) -> dict[bytes, bytes] | None:
         return None
     found: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
-        if name in LOOKED_AT:
-            if name in found or name in NEVER:
+        if name in READ_HEADERS:
+            if name in found or name in UNSHED_HEADERS:
                 return None
             # Each multipart body has a boundary of its own.
             found[name] = value.partition(b";")[0] if name == b"content-type" else value
-    length = found.get(LENGTH, b"")
+    length = found.get(LENGTH_HEADER, b"")
     return found if length.isdigit() and len(length) <= MAX_LENGTH_DIGITS else None

@@ -23,10 +23,10 @@ from service.operations.bundles import find_card
 from service.operations.options import DecodeOptions, EncodeOptions
 
 # Of what is too much for one request, and perhaps not for a stream.
-LONG = frozenset(
+STREAM_INSTEAD = frozenset(
     {"body-too-large", "too-long", "too-many-frames", "too-many-tokens", "too-many-pixels", "decode-budget"}
 )
-NO_STREAM = frozenset({"invalid-options", "unsupported-media-type", "unsupported-container"})
+NOT_STREAMED = frozenset({"invalid-options", "unsupported-media-type", "unsupported-container"})
 # Of the caller or of the model.
 REFUSED_FOR_EVERY_FILE = frozenset({"unauthorized", "forbidden", "unknown-model"})
 
@@ -58,7 +58,7 @@ class ServiceTokenizer:
             try:
                 data = self._client.decode(result, accept=target.media_type, **query(options))
             except ServiceError as error:
-                if error.code not in LONG:
+                if error.code not in STREAM_INSTEAD:
                     raise
                 self._decode_stream(source, result, options, target, frames)
                 return target
@@ -79,7 +79,7 @@ class ServiceTokenizer:
             if source.path.stat().st_size <= self._client.limits()["video_bytes"]:
                 return self._client.encode(source.path, **query(options))
         except ServiceError as error:
-            if error.code not in LONG:
+            if error.code not in STREAM_INSTEAD:
                 raise
             too_large = error
         try:
@@ -88,7 +88,7 @@ class ServiceTokenizer:
             parts = tracked(stream, f"encoding {source.name}", None, lambda part: frames * len(part))
             codes = np.concatenate(list(parts))
         except ServiceError as error:
-            if error.code in NO_STREAM and too_large.code is not None:
+            if error.code in NOT_STREAMED and too_large.code is not None:
                 raise too_large from error
             raise
         assert stream.end is not None

@@ -51,7 +51,7 @@ class StreamDecodeOptions(TypedDict, total=False):
     fps: float
 
 
-PASSING = frozenset({"not-ready", "draining", "overloaded"})  # problems that another attempt may not have
+PASSING_PROBLEMS = frozenset({"not-ready", "draining", "overloaded"})  # problems that another attempt may not have
 PART_POSITIONS = 2**16
 
 T = TypeVar("T")
@@ -175,7 +175,7 @@ class AsyncStream:
         if isinstance(error, _RefusedError):
             return self._rule.wait(attempt, error.response)
         assert isinstance(error, FailedStreamError)
-        return self._rule.wait_after(attempt, error.document, error.document.get("code") in PASSING)
+        return self._rule.wait_after(attempt, error.document, error.document.get("code") in PASSING_PROBLEMS)
 
     async def _records(self, http: httpx.AsyncClient) -> AsyncGenerator[Record, None]:
         request = http.build_request(**self._call.call.arguments(), content=self._call.body())

@@ -12,7 +12,7 @@ from service.formats.tensors import tensor_from
 
 BINARY_TENSOR = "tensor/binary"
 DtypeName = Literal["float16", "bfloat16", "float32", "uint8"]
-STORED: dict[DtypeName, str] = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "uint8": "|u1"}
+STORED_DTYPES: dict[DtypeName, str] = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4", "uint8": "|u1"}
 
 
 def read_binary(data: bytes, dtype: DtypeName, shape: Sequence[int], name: str) -> NDArray[Any]:
@@ -27,7 +27,7 @@ def read_binary(data: bytes, dtype: DtypeName, shape: Sequence[int], name: str) 
     Raises:
         ProblemError: `invalid-tensor`.
     """
-    array = tensor_from(data, STORED[dtype], list(shape), name)
+    array = tensor_from(data, STORED_DTYPES[dtype], list(shape), name)
     if dtype == "bfloat16":  # the upper half of a float32
         return (array.astype(np.uint32) << 16).view(np.float32)
     return array

@@ -18,7 +18,7 @@ Work = Callable[[Claim, Callable[[int], None]], Awaitable[tuple[str, bytes]]]
 T = TypeVar("T")
 
 # Refusals that say nothing of the job: it waits, and is tried again.
-PASSING = frozenset({"overloaded", "not-ready", "draining", "deadline-exceeded"})
+PASSING_PROBLEMS = frozenset({"overloaded", "not-ready", "draining", "deadline-exceeded"})
 PIECE_BYTES = 2**22
 POLL_SECONDS = 0.5
 RENEWALS_PER_LEASE = 10
@@ -135,7 +135,7 @@ class Runner:
         if not isinstance(error, ProblemError):
             log.error("the job %s failed", claim.job.id, exc_info=error)
             error = ProblemError("internal", f"The service failed. Its log has the cause under {claim.job.id}.")
-        if error.code in PASSING:
+        if error.code in PASSING_PROBLEMS:
             seconds = AGAIN_SECONDS if error.retry_after_seconds is None else error.retry_after_seconds
             await self._last_word(self._queue.release(claim, seconds))
         else:
@@ -155,7 +155,7 @@ class Runner:
                 held = await call()
                 break
             except ProblemError as error:
-                if error.code not in PASSING or clock() > until:
+                if error.code not in PASSING_PROBLEMS or clock() > until:
                     raise
                 await asyncio.sleep(self._poll_seconds)
         if not held:

@@ -17,7 +17,7 @@ GAMES = (
 )  # fmt: skip
 TRAIN_LEVELS = (0, 100_000)  # first level and number of levels
 HELD_OUT_LEVELS = (1_000_000, 100_000)
-NATIVE = 512  # pixels that the games are drawn at
+NATIVE_SIDE = 512  # pixels that the games are drawn at
 ENVIRONMENTS = 4  # games played at once
 ACTIONS = 15
 ACTION_STEPS = 5  # a random action is held for this long
@@ -56,10 +56,10 @@ def record(
         if by_class:
             play.restart()
         play.steps(int(random.integers(*PLAYED_BETWEEN)))
-        top, left = (int(place) for place in random.integers(0, NATIVE // 2 + 1, 2))
-        side = NATIVE // 2
+        top, left = (int(place) for place in random.integers(0, NATIVE_SIDE // 2 + 1, 2))
+        side = NATIVE_SIDE // 2
         if by_class or random.random() < WHOLE_SHARE:
-            top, left, side = 0, 0, NATIVE
+            top, left, side = 0, 0, NATIVE_SIDE
         shown: list[list[NDArray[np.uint8]]] = [[] for _ in range(ENVIRONMENTS)]
         seen: list[set[int]] = [set() for _ in range(ENVIRONMENTS)]
         for _ in range(frames):

@@ -21,7 +21,7 @@ MAPS = (
 HELD_OUT_MAPS = ("E2M2", "E4M1", "MAP11")
 TRAIN_MAPS = tuple(name for name in MAPS if name not in HELD_OUT_MAPS)
 
-NATIVE = 384  # pixels of the centre square of the screen
+NATIVE_SIDE = 384  # pixels of the centre square of the screen
 TICS = 2  # of the game's 35 a second, between frames
 WALKED_BETWEEN = (15, 50)  # frames between clips, so that two clips differ
 MIN_MOTION = 2.0  # mean absolute difference of neighbouring frames, of 255, below which a clip is dropped
@@ -133,8 +133,8 @@ class Walker:
         turn = self.gait.turn + (self._opening(state.depth_buffer) if self.gait.forward > 0 else 0.0)
         self.game.make_action([self.gait.forward, self.gait.sideways, turn, self.steps % 16 == 0], TICS)
         picture: NDArray[np.uint8] = state.screen_buffer
-        left = (picture.shape[1] - NATIVE) // 2
-        return picture[:, left : left + NATIVE]
+        left = (picture.shape[1] - NATIVE_SIDE) // 2
+        return picture[:, left : left + NATIVE_SIDE]
 
     def _change(self, stuck: bool) -> None:
         """Draw another gait; away from the wall where the walker is stuck."""

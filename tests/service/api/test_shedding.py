@@ -143,7 +143,7 @@ async def test_a_proxy_without_the_application_sheds_nothing(shop: Shop, monkeyp
 async def test_each_is_counted_and_a_second_has_one_line(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue()
     monkeypatch.setattr(shedding, "event", lambda level, name, fields: lines.put_nowait((name, fields)))
-    monkeypatch.setattr(shedding, "SUM_SECONDS", 0.0)
+    monkeypatch.setattr(shedding, "LOG_SECONDS", 0.0)
     await shop.post()
     answers = await asyncio.gather(*(shop.post() for _ in range(5)))
     sent = len(answers[0].content)

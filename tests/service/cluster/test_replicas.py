@@ -182,7 +182,7 @@ async def test_the_end_of_an_ingress_replica_logs_what_it_shed_last(
         response.headers[REFUSE_ALIKE] = "60000"
         await response(scope, receive, send)
 
-    monkeypatch.setattr(shedding, "SUM_SECONDS", 3600.0)
+    monkeypatch.setattr(shedding, "LOG_SECONDS", 3600.0)
     monkeypatch.setattr(shedding, "_tally", None)
     handle: Any = SimpleNamespace()
     ingress = Ended(handle, Settings(bundles=(), media_workers=1, log=tmp_path / "log"))
