@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import json
 import logging
 import os
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,6 +18,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from model.atomic_write import replace_file
+from service.loopback import is_loopback
 from service.settings import Settings
 
 Scope = Literal["encode", "decode", "generate", "admin"]
@@ -29,7 +28,6 @@ KEY_BYTES = 32  # random, so that one plain SHA-256 is as hard to invert as the 
 MAX_KEY_CHARACTERS = 256
 MAX_FILE_BYTES = 2**20
 CHECK_SECONDS = 1.0  # between looks at the file
-LOOPBACK_NAMES = {"localhost", "ip6-localhost"}
 
 log = logging.getLogger("omnitok.http")
 
@@ -218,13 +216,3 @@ def check_access(settings: Settings) -> None:
             f"The service would listen on {settings.host} for anyone. Make a key with `omnitok keys add NAME` and set "
             "OMNITOK_KEYS to its file, or set OMNITOK_OPEN_ACCESS=true where a gateway or a firewall protects the port."
         )
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches an address."""
-    if host.lower() in LOOPBACK_NAMES:
-        return True
-    try:
-        return ipaddress.ip_address(re.sub(r"^\[|\]$", "", host)).is_loopback
-    except ValueError:
-        return False

@@ -69,7 +69,10 @@ class Settings(BaseSettings):
     metrics_port: int = Field(
         8080, ge=0, le=65535, description="port of each node where Prometheus reads the service's metrics; never public"
     )
-    metrics_host: str | None = Field(None, description="address of those metrics; none is that of the API")
+    metrics_host: str | None = Field(
+        None,
+        description="address of these and of HAProxy's metrics; none is that of the API. On loopback all of Ray is too",
+    )
     ray_metrics_port: int = Field(
         8090, ge=0, le=65535, description="port where Prometheus reads Ray's own metrics; never public"
     )

@@ -40,14 +40,14 @@ SERVICE = {
     "metrics": {"errors", "finished_request", "jobs", "scheduling", "types"},
     "tracing": {"trace"},
     "in_process": {"chunks", "errors", "flow", "jobs", "operations", "scheduling", "settings", "types"},
-    "keys": {"settings"},
+    "keys": {"loopback", "settings"},
     "api": {
         *("chunks", "drain_rate", "errors", "finished_request", "flow", "formats", "jobs", "keys", "operations"),
         *("sandbox", "settings", "stored_answer", "trace", "types"),
     },
     "cluster": {
         *("allocator", "api", "chunks", "drain_rate", "engine", "errors", "flow", "in_process"),
-        *("jobs", "link", "metrics"),
+        *("jobs", "link", "loopback", "metrics"),
         *("sandbox", "scheduling", "settings", "stored_answer", "trace", "tracing", "types"),
     },
     "client": {"errors", "formats", "types"},

@@ -17,7 +17,8 @@ from benchmarks.chaos.callers import Callers
 from benchmarks.chaos.events import EVENTS, WITH_JOBS
 from benchmarks.chaos.report import table, watch
 from benchmarks.service.state import State, look
-from service.cluster.app import cluster, deploy
+from service.cluster.app import deploy
+from service.cluster.local import cluster
 from service.settings import Settings
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)

@@ -27,7 +27,8 @@ from benchmarks.service.load import Load, Run, run_load
 from benchmarks.service.report import summarize
 from benchmarks.service.stub import StubTokenizer
 from service.cluster import app as service
-from service.cluster.app import APP_NAME, LOGICAL_CPUS
+from service.cluster.app import LOGICAL_CPUS
+from service.cluster.local import APP_NAME
 from service.cluster.node_metrics import FOLDER
 from service.cluster.ray_environment import cluster_environment, ray_request_seconds
 from service.settings import Settings

@@ -40,9 +40,11 @@ def ray_executor(address: str | None, cpus: int | None, device: str, dtype: str 
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # or the command's own lines would be lost among Ray's
+    started = address is None
+    if started:  # it takes loopback for its address then, as on macOS, so that others reach none of its ports
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     import ray
 
-    started = address is None
     try:
         with _silent():
             ray.init(

@@ -1,18 +1,13 @@
-"""The service on a Ray cluster: what is deployed, and a cluster of this machine alone to deploy it on."""
+"""The service on a Ray cluster: what is deployed, and the whole service on this machine."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
-import io
 import logging
-import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,35 +26,24 @@ from service.api.readers import MAX_READERS
 from service.cluster.autoscaling import tokenizer_scale
 from service.cluster.generators import Generator
 from service.cluster.jobs import JobOwner
+from service.cluster.local import APP_NAME, cluster, private_folder
 from service.cluster.log_relay import OptionalConsole, log_relay
-from service.cluster.node_metrics import FOLDER, node_directory
-from service.cluster.ray_environment import (
-    cluster_environment,
-    longest_seconds,
-    ray_request_seconds,
-    replica_counts,
-    worker_count,
-)
+from service.cluster.ray_environment import longest_seconds, replica_counts
 from service.cluster.replicas import Ingress, Tokenizer
-from service.cluster.shielded import StoppedError, shielded
+from service.cluster.shielded import StoppedError
 from service.cluster.start_log import StartLog
 from service.cluster.watchdog import LostError, adopt_orphans, leave, local_watchdog
-from service.link.directory import SocketDirectory
-from service.metrics.keeper import stop as stop_exporter
 from service.settings import Settings
 
-APP_NAME = "omnitok"
 LOGICAL_CPUS = 0.1  # what a replica reserves; threads and workers are bounded by the settings, not by Ray's accounting
 TOKENIZER_REQUESTS = 1024  # above what the queue's own bound in tokens admits of common sizes
 ROUTER_REQUESTS = 256  # waiting in one ingress replica for a tokenizer replica to take them
 PROBES = 32  # requests without a body that pass an ingress replica which is full
-OBJECT_BYTES = 512 * 2**20  # arrays on their way between the tiers
 START_SECONDS = 180.0
 LOOK_SECONDS = 0.5  # at the state of replicas, which takes the controller and this process 30 ms
 PROBE_SECONDS = 0.1
 OWNER_SHUTDOWN_SECONDS = 5.0  # the next owner of the jobs waits for the lock of this one
 OWNER_STARTS = 20  # on a busy machine too
-FOLDER_PARENT_BYTES = 10  # HAProxy's sockets have 97, of which Ray's node id and the names of files take the rest
 OTLP_MODULE = "opentelemetry.exporter.otlp.proto.http"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 LOST_STATUS = 70  # EX_SOFTWARE, so that a supervisor tells it from a refusal to start
@@ -124,63 +108,6 @@ def build(args: dict[str, Any]) -> serve.Application:
         args: fields of `Settings`; what is missing comes from `OMNITOK_*` variables.
     """
     return application(Settings(**args))
-
-
-@contextlib.contextmanager
-def cluster(settings: Settings, object_bytes: int = OBJECT_BYTES, folder: Path | None = None) -> Iterator[Path]:
-    """Run a Ray cluster of this machine alone, with Serve listening where the settings say; yield its folder of logs.
-
-    Args:
-        settings: host, ports and replicas.
-        object_bytes: shared memory for arrays on their way between the tiers, bytes.
-        folder: private to this cluster; a new one if None.
-    """
-    with contextlib.ExitStack() as stack:
-        folder = folder or stack.enter_context(_private_folder())
-        stack.enter_context(cluster_environment(settings, folder))
-        yield stack.enter_context(_ray(settings, object_bytes))
-
-
-@contextlib.contextmanager
-def _ray(settings: Settings, object_bytes: int) -> Iterator[Path]:
-    start: Callable[[], Any] = functools.partial(
-        ray.init,
-        address="local",
-        num_cpus=worker_count(settings),  # Ray starts so many workers before they are needed
-        object_store_memory=object_bytes,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _metrics_export_port=settings.ray_metrics_port,
-    )
-    with shielded(start) as context:
-        directory = _node_directory()
-        try:
-            serve.start(
-                http_options={
-                    "host": settings.host,
-                    "port": settings.port,
-                    "request_timeout_s": ray_request_seconds(settings),
-                },
-                logging_config={"enable_access_log": False},
-            )
-            yield Path(context.address_info["session_dir"]) / "logs"  # `session_latest` may be another cluster's
-        finally:
-            # Ray reports the end of its own controller as a failure, on the terminal of whoever stops it.
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                serve.shutdown()
-                if directory is not None:
-                    stop_exporter(directory.path / FOLDER)
-                    directory.close()
-                ray.shutdown()
-
-
-def _node_directory() -> SocketDirectory | None:
-    """Return the folder of the replicas that will come, or None where they cannot share one."""
-    try:
-        return node_directory(APP_NAME)
-    except OSError:
-        return None  # each of them says so
 
 
 def deploy(settings: Settings, folder: Path | None = None, start: StartLog | None = None) -> None:
@@ -250,7 +177,7 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     adopt_orphans()
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        folder = stack.enter_context(_private_folder())
+        folder = stack.enter_context(private_folder())
         if settings.log is None:
             settings = settings.model_copy(update={"log": stack.enter_context(log_relay(folder))})
         log.configure(settings.log)
@@ -286,19 +213,6 @@ def _abandon(error: LostError, folder: Path) -> NoReturn:
     """Say why the service ends, and end it; Ray's own shutdown would wait for what is gone."""
     Console(stderr=True, soft_wrap=True).print(Text.assemble(("error: ", "bold red"), str(error)))
     leave(folder, LOST_STATUS)
-
-
-@contextlib.contextmanager
-def _private_folder() -> Iterator[Path]:
-    """Yield a new folder for sockets: beside Ray's own, unless their paths would be too long."""
-    parent = os.environ.get("RAY_TMPDIR", "/tmp")
-    if len(os.fsencode(parent)) > FOLDER_PARENT_BYTES:
-        parent = "/tmp"
-    folder = Path(tempfile.mkdtemp(prefix="omnitok-", dir=parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _check_packages(settings: Settings) -> None:

@@ -14,7 +14,7 @@ import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from service.cluster.ray_environment import replica_counts
+from service.cluster.ray_environment import metrics_host, replica_counts
 from service.link.directory import SocketDirectory
 from service.metrics.folder import join
 from service.metrics.keeper import Keeper
@@ -63,7 +63,7 @@ def join_node(settings: Settings, deployment: str) -> Node:
             folder = directory.path / FOLDER
             folder.mkdir(mode=0o700, exist_ok=True)
             join(folder)
-            Keeper(folder, settings.metrics_host or settings.host, settings.metrics_port, _mounts(settings)).start()
+            Keeper(folder, metrics_host(settings), settings.metrics_port, _mounts(settings)).start()
         except OSError as error:  # a full disk must not keep a replica from its work
             log.warning("the metrics of this replica are lost: %s", error)
     name = serve.get_replica_context().replica_id.unique_id if directory is not None else ""

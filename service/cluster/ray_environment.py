@@ -90,6 +90,11 @@ def proxy_connections(settings: Settings) -> tuple[int, int]:
     return served, served + math.ceil(served / REFUSED_CONNECTIONS)
 
 
+def metrics_host(settings: Settings) -> str:
+    """Return the address where metrics are read."""
+    return settings.metrics_host or settings.host
+
+
 def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
     """Return the variables of a cluster of this machine alone, but for its ports.
 
@@ -137,6 +142,7 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
                 "OMNITOK_HAPROXY_BODY_BYTES": PROXY_BUFFER_BYTES - MAX_HEADER_BYTES - PROXY_RESERVE_BYTES,
                 "OMNITOK_HAPROXY_CONNECTIONS": served,
                 "OMNITOK_HAPROXY_CLIENT_CONNECTIONS": settings.client_connections,
+                "OMNITOK_HAPROXY_METRICS_HOST": metrics_host(settings),
             }
         variables |= {name: folder / file for name, file in HAPROXY_FILES.items()}
     else:

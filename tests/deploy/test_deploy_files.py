@@ -17,7 +17,8 @@ import yaml
 from ray.serve._private.haproxy_templates import HAPROXY_CONFIG_TEMPLATE
 
 from service.cluster.ray_environment import HAPROXY_PORTS, HAPROXY_START, environment, ray_environment
-from service.keys import KeyFileError, check_access, is_loopback, new_key, write_keys
+from service.keys import KeyFileError, check_access, new_key, write_keys
+from service.loopback import is_loopback
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +97,7 @@ def test_compose_starts_a_service_that_may_listen(tmp_path: Path) -> None:
 def test_a_larger_cluster_is_started_with_what_the_command_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     stated = dict(re.findall(r"^#   (\w+)=(\S+)", (DEPLOY / "serve.yaml").read_text(), re.MULTILINE))
-    variables = ray_environment(Settings(proxy="haproxy"), Path("/tmp"))
+    variables = ray_environment(Settings(proxy="haproxy", metrics_host=stated["OMNITOK_METRICS_HOST"]), Path("/tmp"))
     of_one_machine = re.compile("_LOC$|_PATH$|_BASE$|_FILE$|DRAINING_PERIOD|TIMEOUT_SERVER")
     for name, value in variables.items():
         if name != "OMNITOK_HAPROXY_BINARY" and not of_one_machine.search(name):
@@ -119,6 +120,7 @@ def test_haproxy_starts_with_what_ray_cannot_say(tmp_path: Path) -> None:
     assert "error_file_path }}\n" not in config
     assert config.count("timeout http-request 15s") == 1
     assert "bind 127.0.0.1:{{ config.stats_port }}" in config
+    assert "bind 127.0.0.1:{{ config.metrics_port }}" in config
     frontend = config.partition("\nfrontend http_frontend")[2].partition("\nbackend ")[0]
     for limit in (
         "fe_conn gt ",

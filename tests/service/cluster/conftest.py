@@ -28,7 +28,8 @@ from service.settings import Settings
 
 @pytest.fixture(scope="package")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    from service.cluster.app import cluster, deploy
+    from service.cluster.app import deploy
+    from service.cluster.local import cluster
 
     torch.manual_seed(0)
     bundle = tmp_path_factory.mktemp("bundles") / "tiny"

@@ -13,6 +13,7 @@ import pytest
 import torch
 from api_media import clip, picture, scene
 from cluster_service import Service, eventually
+from listeners import open_listeners
 from PIL import Image
 
 from service.formats.codes import read_codes
@@ -179,3 +180,9 @@ def test_tokenizers_of_the_node_are_called_over_the_link(service: Service, http:
     before = service.total("tokenizer_calls_total", way="link")
     encode(http, pack({"array": pack_tensor(scene(1, 16, 16))}), MSGPACK)
     eventually(lambda: service.total("tokenizer_calls_total", way="link") > before)
+
+
+def test_others_reach_no_port_but_those_between_replicas(http: httpx.Client) -> None:
+    """Where the API and its metrics are on loopback, all of Ray is."""
+    assert http.get("/health/ready").status_code == 200
+    assert [owner for owner in open_listeners() if not owner[1].startswith("ray::ServeRepli")] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -39,7 +40,8 @@ frontend http_frontend
     use_backend replica if {{ path_beg /full }}
     default_backend answer
 frontend prometheus
-    bind 127.0.0.1:{metrics}
+    bind :{metrics}
+    mode http
     http-request use-service prometheus-exporter
 backend answer
     http-request return status 200 content-type text/plain string "%[req.body_len]"
@@ -160,6 +162,12 @@ def test_http_2_is_not_spoken(port: int) -> None:
     with socket.create_connection(("127.0.0.1", port)) as connection:
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes.fromhex("000000040000000000"))
         assert b" 400 " in connection.recv(4096)
+
+
+def test_metrics_are_where_those_of_the_service_are(port: int, metrics: int) -> None:
+    assert _accepts(metrics)
+    with socket.socket() as connection:
+        assert connection.connect_ex(("127.0.0.2", metrics)) == errno.ECONNREFUSED
 
 
 @pytest.mark.parametrize(
