@@ -184,13 +184,18 @@ def tags_of(frame: Any, stated: StatedColours) -> Tags:
     return Tags(matrix, is_assumed, primaries, transfer)
 
 
-def frame_rgb(frame: Any, tags: Tags) -> NDArray[np.uint8] | NDArray[np.uint16]:
+def frame_rgb(frame: Any, tags: Tags, shows_alpha: bool = True) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """Convert a decoded frame of a clip to RGB (H, W, 3), on white where there is alpha.
+
+    Args:
+        frame: PyAV's.
+        tags: of its colours.
+        shows_alpha: a fourth channel is transparency.
 
     Returns:
         uint8 sRGB; or uint16 where `tags.is_wide`, to be resampled and then made sRGB by `tone_mapping`.
     """
-    has_alpha = any(component.is_alpha for component in frame.format.components)
+    has_alpha = shows_alpha and any(component.is_alpha for component in frame.format.components)
     is_deep = any(component.bits > 8 for component in frame.format.components)
     if tags.matrix == YCGCO:
         return to_rgb(frame, tone_mapping.WHITE_CODE if tags.is_wide else 255)

@@ -58,7 +58,7 @@ class FrameConversion:
             MediaError: "too-many-pixels".
         """
         how, tags, stated = self._orientation, tags_of(frame, self._stated.colours), self._stated
-        upright = how.frame(stated.crop.frame(frame_rgb(frame, tags)))
+        upright = how.frame(stated.crop.frame(frame_rgb(frame, tags, stated.shows_alpha)))
         if self.plan is None:
             height, width = stated.shown(frame.height, frame.width)
             check_picture(self._limits, height, width, is_video=True)

@@ -18,6 +18,7 @@ from media.errors import MediaError
 # Ratios of sizes that were rounded to whole blocks: players show such pixels as squares.
 _SQUARE_TOLERANCE = Fraction(1, 50)
 _ROUNDED = 0.001
+_FILLED = ("avi", "rawvideo")  # container and codec whose fourth byte of a pixel only fills it up
 # Elements of Matroska that hold others, and those that are looked for.
 _MASTERS = frozenset(map(bytes.fromhex, ("18538067", "1654ae6b", "ae", "e0", "41e4")))
 _CROPPED = tuple(map(bytes.fromhex, ("54cc", "54bb", "54dd", "54aa")))  # left, top, right, bottom
@@ -55,11 +56,13 @@ class Presentation:
         aspect: width of a stored pixel over its height.
         crop: the edges that are not shown.
         colours: what the container says, for codecs that say nothing.
+        shows_alpha: a fourth channel is transparency.
     """
 
     aspect: Fraction
     crop: Crop
     colours: StatedColours
+    shows_alpha: bool
 
     def shown(self, height: int, width: int) -> tuple[int, int]:
         """Return the size of a stored (height, width) frame as shown, not turned: no side is shrunk."""
@@ -76,7 +79,8 @@ def presentation(stream: Any) -> Presentation:
     _check_dolby_vision(header.get(_EXTRA_DATA, b""))
     crop = Crop(*(int.from_bytes(header.get(name, b""), "big") for name in _CROPPED))
     colours = StatedColours(context.colorspace, context.color_primaries, context.color_trc)
-    return Presentation(_pixel_aspect(stream, crop), crop, colours)
+    is_filled = (stream.container.format.name, context.name) == _FILLED
+    return Presentation(_pixel_aspect(stream, crop), crop, colours, not is_filled)
 
 
 def squared(height: int, width: int, aspect: Fraction) -> tuple[int, int]:
