@@ -60,7 +60,7 @@ class FrameConversion:
         how, tags, stated = self._orientation, tags_of(frame, self._stated.colours), self._stated
         upright = how.frame(stated.crop.frame(frame_rgb(frame, tags, stated.shows_alpha)))
         if self.plan is None:
-            height, width = stated.shown(frame.height, frame.width)
+            height, width = stated.shown(frame.height, frame.width, frame.interlaced_frame)
             check_picture(self._limits, height, width, is_video=True)
             self.details = details.of_clip(container, frame, str(how), stated.aspect, tags)
             options = self._options

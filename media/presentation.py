@@ -57,16 +57,19 @@ class Presentation:
         crop: the edges that are not shown.
         colours: what the container says, for codecs that say nothing.
         shows_alpha: a fourth channel is transparency.
+        splits_fields: the fields of an interlaced frame come as frames of half its height.
     """
 
     aspect: Fraction
     crop: Crop
     colours: StatedColours
     shows_alpha: bool
+    splits_fields: bool
 
-    def shown(self, height: int, width: int) -> tuple[int, int]:
+    def shown(self, height: int, width: int, is_interlaced: bool = False) -> tuple[int, int]:
         """Return the size of a stored (height, width) frame as shown, not turned: no side is shrunk."""
-        return squared(*self.crop.size(height, width), self.aspect)
+        aspect = self.aspect / 2 if is_interlaced and self.splits_fields else self.aspect
+        return squared(*self.crop.size(height, width), aspect)
 
 
 def presentation(stream: Any) -> Presentation:
@@ -80,7 +83,7 @@ def presentation(stream: Any) -> Presentation:
     crop = Crop(*(int.from_bytes(header.get(name, b""), "big") for name in _CROPPED))
     colours = StatedColours(context.colorspace, context.color_primaries, context.color_trc)
     is_filled = (stream.container.format.name, context.name) == _FILLED
-    return Presentation(_pixel_aspect(stream, crop), crop, colours, not is_filled)
+    return Presentation(_pixel_aspect(stream, crop), crop, colours, not is_filled, context.name == "hevc")
 
 
 def squared(height: int, width: int, aspect: Fraction) -> tuple[int, int]:

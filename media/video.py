@@ -142,6 +142,8 @@ class ClipReader(FrameReader):
                 if mark is None or mark < targets[position]:
                     continue
                 shown = self._conversion.pixels(container, frame)
+                if not position:  # headers may state a smaller size
+                    check_kept(self._limits, self.expected, shown.shape[0] * shown.shape[1])
                 copies = bisect_right(targets, targets[position]) - position
                 self._sampled += [timeline.times[bisect_left(timeline.marks, mark)]] * copies
                 yield from repeat(shown, copies)

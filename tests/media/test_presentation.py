@@ -187,3 +187,14 @@ def test_an_encrypted_clip_is_called_so(codec: str) -> None:
     assert caught.value.code == "unsupported-codec"
     with pytest.raises(MediaError, match="encrypted"):
         list(ClipStream(io.BytesIO(data).read, "video/mp4", MediaOptions(), MediaLimits()))
+
+
+def test_fields_of_hevc_have_the_height_of_their_frames() -> None:
+    fields = np.stack([frame[place::2] for frame in CLIP for place in (0, 1)]).repeat(2, 2)
+    data = video(fields, "libx265", options={"crf": "5", "x265-params": "log-level=none:interlace=tff"}, fps=48)
+    reader = open_frames(io.BytesIO(data), MediaLimits())
+    assert psnr(np.stack(list(reader))[::2], CLIP.repeat(2, 2)) > 25
+    assert (reader.info().height, reader.info().width) == (48, 128)
+    with pytest.raises(MediaError) as caught:
+        list(open_frames(io.BytesIO(data), MediaLimits(clip_pixels=len(fields) * 24 * 128)))
+    assert caught.value.code == "too-many-pixels"
