@@ -90,7 +90,7 @@ def corrupt(media_type: str, why: str) -> MediaError:
 def video_stream(container: Any, limits: MediaLimits | None) -> Any:
     """Return the stream with moving pictures that players show: the first default one, else the first.
 
-    Cover pictures do not count.
+    Cover pictures do not count, and single ones only where there is nothing else.
 
     Raises:
         MediaError: "decode-budget", "no-video-stream" or "unsupported-codec".
@@ -103,7 +103,7 @@ def video_stream(container: Any, limits: MediaLimits | None) -> Any:
             actual=len(container.streams),
         )
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
-    streams.sort(key=lambda stream: not stream.disposition & Disposition.default)
+    streams.sort(key=lambda stream: (stream.frames == 1, not stream.disposition & Disposition.default))
     if not streams:
         others = sorted({stream.type for stream in container.streams if stream.type != "video"})
         pictures = ["cover pictures"] if container.streams.video else []

@@ -284,3 +284,21 @@ def test_a_frame_that_was_read_ends_without_the_collector() -> None:
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_a_single_picture_in_front_of_a_clip_is_passed_over(frames: int) -> None:
+    clip, buffer = pattern(frames, 48, 64), io.BytesIO()
+    with av.open(buffer, "w", format="mov") as file:
+        poster: Any = file.add_stream("mjpeg", rate=24)
+        poster.height, poster.width, poster.pix_fmt = 32, 32, "yuvj420p"
+        stream: Any = file.add_stream("libx264", rate=24)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for track, pictures in ((poster, np.zeros((1, 32, 32, 3), np.uint8)), (stream, clip)):
+            for number, pixels in enumerate(pictures):
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+                frame.pts = number
+                file.mux(track.encode(frame))
+            file.mux(track.encode(None))
+    shape = (frames, 48, 64, 3) if frames > 1 else (1, 32, 32, 3)
+    assert np.stack(list(open_frames(io.BytesIO(buffer.getvalue()), Limits()))).shape == shape
