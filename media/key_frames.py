@@ -6,6 +6,7 @@ from typing import Any
 
 from media.h264 import HEAD_BYTES, length_bytes, units
 
+_LOOKED_INTO = frozenset({"hevc", "mpeg4", "msmpeg4v2", "msmpeg4v3", "h263"})
 _HEVC_LENGTH_PLACE = 21
 _HEVC_SLICES, _HEVC_KEYS = range(32), range(16, 24)  # kinds of units
 _MPEG4_FRAME = b"\0\0\1\xb6"
@@ -20,8 +21,8 @@ def is_key(codec: str, packet: Any, extradata: bytes | None) -> bool:
         packet: PyAV's.
         extradata: of the stream.
     """
-    if not packet.is_keyframe:
-        return False
+    if not packet.is_keyframe or codec not in _LOOKED_INTO:
+        return bool(packet.is_keyframe)
     head = bytes(memoryview(packet)[:HEAD_BYTES])
     match codec:
         case "hevc":
@@ -30,10 +31,8 @@ def is_key(codec: str, packet: Any, extradata: bytes | None) -> bool:
             return _is_intra(head[head.find(_MPEG4_FRAME) + len(_MPEG4_FRAME) :]) if _MPEG4_FRAME in head else True
         case "msmpeg4v2" | "msmpeg4v3":
             return _is_intra(head)
-        case "h263":
-            return _is_h263_key(head)
         case _:
-            return True
+            return _is_h263_key(head)
 
 
 def _is_intra(frame: bytes) -> bool:
