@@ -19,7 +19,8 @@ from media.ycgco import YCGCO, to_rgb
 _BT709, UNSPECIFIED, _BT601 = 1, 2, 5
 _DERIVED, _BT2020_CONSTANT = (12, 13), 10
 _UNREADABLE = (11, 14)  # of light by PQ, which need more than a matrix
-_LIMITED, _BLACK_CODE = 1, 16 << 8  # a range of samples, and its black in FFmpeg's 16-bit RGB
+_LIMITED, _FULL = 1, 2  # ranges of samples
+_BLACK_CODE = 16 << 8  # of the limited range in FFmpeg's 16-bit RGB
 # The marks before the code points of pictures, and their layout.
 _CICP = Struct(">BB")
 _CODE_POINTS = {"image/png": (b"\0\0\0\4cICP", _CICP), "image/avif": (b"colrnclx", Struct(">HH"))}
@@ -199,19 +200,24 @@ def frame_rgb(frame: Any, tags: Tags, shows_alpha: bool = True) -> NDArray[np.ui
     is_deep = any(component.bits > 8 for component in frame.format.components)
     if tags.matrix == YCGCO:
         return to_rgb(frame, tone_mapping.WHITE_CODE if tags.is_wide else 255)
-    is_limited_grey = frame.format.name.startswith("gray") and frame.color_range == _LIMITED
+    is_grey = frame.format.name.startswith("gray")
+    is_limited_grey = is_grey and frame.color_range == _LIMITED
+    is_full = frame.color_range == _FULL or frame.format.is_rgb or (is_grey and not is_limited_grey)
+    is_sixteen = tags.is_wide or (not has_alpha and (is_deep or is_limited_grey))
+    kind = ("rgba64le" if has_alpha else "rgb48le") if is_sixteen else "rgba" if has_alpha else "rgb24"
     matrix = None if frame.colorspace == tags.matrix else tags.matrix
-    if has_alpha:
-        pixels = frame.to_ndarray(format="rgba64le" if tags.is_wide else "rgba", src_colorspace=matrix, threads=1)
-        if tags.is_wide:
-            shown = tone_mapping.to_srgb(pixels[..., :3], tags.transfer, tags.primaries)
-            pixels = np.dstack([shown, (pixels[..., 3] >> 8).astype(np.uint8)])
-        return np.asarray(on_white(Image.fromarray(pixels)))
-    kind = "rgb48le" if tags.is_wide or is_deep or is_limited_grey else "rgb24"
     pixels = frame.to_ndarray(format=kind, src_colorspace=matrix, threads=1)
+    alpha = pixels[..., 3:] if has_alpha else None
+    if is_sixteen and is_full:
+        pixels = pixels - (pixels >> 8)  # FFmpeg's white is not `tone_mapping.WHITE_CODE` here
+    if alpha is not None:
+        if is_sixteen:
+            shown = tone_mapping.to_srgb(pixels[..., :3], tags.transfer, tags.primaries)
+            pixels = np.dstack([shown, (alpha >> 8).astype(np.uint8)])
+        return np.asarray(on_white(Image.fromarray(pixels)))
     if is_limited_grey:  # FFmpeg takes all greys for those of the full range
         spread = (pixels.astype(np.float32) - _BLACK_CODE) * np.float32(255 / 219)
         pixels = spread.clip(0, tone_mapping.WHITE_CODE).astype(np.uint16)
-    if kind == "rgb48le" and not tags.is_wide:  # FFmpeg's own eight bits are rounded down
+    if is_sixteen and not tags.is_wide:  # FFmpeg's own eight bits are rounded down
         return (np.minimum(pixels, tone_mapping.WHITE_CODE) + np.uint16(128) >> 8).astype(np.uint8)
     return pixels

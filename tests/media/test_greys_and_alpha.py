@@ -48,12 +48,36 @@ def samples(values: NDArray[Any], depth: int) -> NDArray[Any]:
 @pytest.mark.parametrize(("pixel_format", "depth"), [("gray", 8), ("gray10le", 10), ("gray12le", 12)])
 @pytest.mark.parametrize("colour_range", [LIMITED, FULL])
 def test_greys_reach_black_and_white(pixel_format: str, depth: int, colour_range: int) -> None:
-    values = 16 + 219 * RAMP if colour_range == LIMITED else 255 * RAMP
+    values = 16 + 219 * RAMP if colour_range == LIMITED else RAMP * ((1 << depth) - 1) / (1 << depth - 8)
     name = {LIMITED: "limited", FULL: "full"}[colour_range]
     options = {"x265-params": f"{SILENT}:range={name}"}
     shown = read(clip("libx265", [samples(values, depth)], pixel_format, options, color_range=colour_range))
     assert np.abs(shown - np.rint(255 * RAMP)[:, None]).max() <= 1
     assert (shown[:, 0].max(), shown[:, -1].min()) == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("pixel_format", "depth", "colour_range"),
+    [
+        ("yuv444p10le", 10, LIMITED),
+        ("yuv444p10le", 10, FULL),
+        ("yuv444p12le", 12, FULL),
+        ("yuv444p16le", 16, FULL),
+        ("gbrp10le", 10, FULL),
+        ("gbrp16le", 16, FULL),
+        ("gray10le", 10, FULL),
+        ("gray16le", 16, FULL),
+    ],
+)
+def test_deep_samples_are_rounded_without_bias(pixel_format: str, depth: int, colour_range: int) -> None:
+    most = (1 << depth) - 1
+    codes = np.rint((16 + 219 * RAMP) * (1 << depth - 8) if colour_range == LIMITED else RAMP * most)
+    plane = np.broadcast_to(codes, (48, 64)).astype(np.uint16)
+    neutral = np.full((48, 64), 1 << depth - 1, np.uint16)
+    planes = {"y": [plane, neutral, neutral], "gb": [plane] * 3, "gr": [plane]}
+    kind = next(name for name in planes if pixel_format.startswith(name))
+    shown = read(clip("ffv1", planes[kind], pixel_format, {}, color_range=colour_range))
+    assert np.abs(shown - (255 * RAMP)[:, None]).max() < 0.8
 
 
 @pytest.mark.parametrize("transfer", [PQ, HLG])
