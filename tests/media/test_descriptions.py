@@ -1,4 +1,4 @@
-"""What one packet states for those after it: parameters of a later part of an mp4, and palettes."""
+"""Statements of one packet for those after it: parameters of a later part of an mp4, and palettes."""
 
 from __future__ import annotations
 
