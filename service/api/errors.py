@@ -21,7 +21,8 @@ from service.formats.media_types import PROBLEM_TYPE
 
 # A connection costs more than this. HAProxy sends what it has in one piece, so hardly anybody takes the time.
 DISCARDED_BYTES, DISCARD_SECONDS = 2**18, 0.5
-REFUSE_ALIKE = "X-Refuse-Alike"  # milliseconds in which HAProxy refuses the like of this request; see `haproxy-start`
+# Tells HAProxy that a replica is full (`haproxy-start`), and Shedding for how many milliseconds to refuse the like.
+REFUSE_ALIKE = "X-Refuse-Alike"
 BY_STATUS = {404: "not-found", 405: "method-not-allowed", 406: "not-acceptable"}
 
 

@@ -1,7 +1,8 @@
 """The outermost layer under overload: it refuses the like of what was refused a moment ago, before Ray sees it.
 
 A refusal that goes through Ray and the application costs a quarter of an answer, for which accepted requests wait.
-HAProxy refuses the like too (`haproxy-start`), but hears of a refusal late: what came in the meantime is here.
+HAProxy then lets no more of the like through than are there (`haproxy-start`), but hears of a refusal late: what came
+in the meantime is here.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def log_shed() -> None:
 
 
 class Shedding:
-    """Gives a refusal again, for as long as its header for HAProxy says, to requests like the refused one.
+    """Gives a refusal again, for as long as its header says, to requests like the refused one.
 
     Each is counted. They have no spans, and share a line of the log each second.
 

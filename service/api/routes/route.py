@@ -31,8 +31,6 @@ from service.formats.media_types import MSGPACK_SEQUENCE
 from service.operations.options import RouteOptions
 from service.settings import Limits, Settings
 
-LEAST_PAUSE_MS = 5  # of HAProxy, which hears of a refusal some milliseconds late
-
 
 @dataclass(frozen=True)
 class Route:
@@ -101,9 +99,8 @@ class Route:
         except ProblemError as problem:
             # Other routes have several queues, and the body says which: one per generator, and one of jobs.
             if problem.code == "overloaded" and self.pure and not self._may_be_known(request, services):
-                request.state.refuse_alike_ms = max(
-                    LEAST_PAUSE_MS, round(1000 * services.refusals.pause(self._kind(request), problem))
-                )
+                seconds = services.refusals.pause(self._kind(request), problem)
+                request.state.refuse_alike_ms = max(1, round(1000 * seconds))
             raise
 
     async def _answer_whole(self, request: Request, services: Services) -> Response:

@@ -16,6 +16,7 @@ from api_media import picture, scene
 from api_server import Server
 
 from service.api.recent_refusals import RecentRefusals
+from service.drain_rate import retry_after
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK
 from service.formats.msgpack import pack
@@ -44,6 +45,13 @@ def test_the_like_is_refused_for_a_moment() -> None:
     now = 0.1
     refusals.check("kind", 1000, 5.0)
     assert refusals.pause("kind", FULL) == 0.1
+
+
+@pytest.mark.parametrize("wait", [0.05, 0.1, 0.5, 2.0, 30.0])
+def test_in_a_pause_a_queue_drains_by_a_quarter_at_most(wait: float) -> None:
+    refusals = RecentRefusals(lambda: 0.0)
+    problem = ProblemError("overloaded", "Full.", retry_after_seconds=retry_after(wait))
+    assert 0 < refusals.pause("kind", problem) <= wait / 4
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,12 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, ClassVar
+from uuid import uuid4
 
 import pytest
 from cluster_service import eventually
@@ -51,27 +53,46 @@ backend replica
 
 
 class Full(BaseHTTPRequestHandler):
-    """A replica that refuses everything."""
+    """A replica that holds the requests that ask for it, and refuses all others."""
 
     asked = 0
-    milliseconds = "60000"
-
+    held: ClassVar[dict[str, threading.Event]] = {}
     groups: ClassVar[set[str | None]] = set()
 
     def do_POST(self) -> None:
-        Full.asked += 1
-        Full.groups.add(self.headers["X-Caller-Group"])
         self.rfile.read(int(self.headers["Content-Length"] or 0))
         while self.headers["Transfer-Encoding"] and self.rfile.readline().strip():
             pass
-        self.send_response(503)
-        for name, value in {"Retry-After": "7", "X-Refuse-Alike": Full.milliseconds, "Content-Length": "2"}.items():
-            self.send_header(name, value)
+        if self.headers["X-Hold"]:
+            Full.groups.add(self.headers["X-Caller-Group"])
+            released = Full.held[self.headers["X-Hold"]] = threading.Event()
+            released.wait()
+            self.send_response(200)
+        else:
+            Full.asked += 1
+            self.send_response(503)
+            self.send_header("X-Refuse-Alike", "10")
+        self.send_header("Retry-After", "7")
+        self.send_header("Content-Length", "2")
         self.end_headers()
         self.wfile.write(b"{}")
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
+
+
+@contextmanager
+def holding(port: int, path: str = "/full", address: str = "127.0.0.1", **headers: str) -> Iterator[None]:
+    """Have the replica hold a request while the context lasts."""
+    connection, name = HTTPConnection("127.0.0.1", port, source_address=(address, 0)), uuid4().hex
+    connection.request("POST", path, bytes(100_000), {"X-Hold": name} | headers)
+    eventually(lambda: name in Full.held)
+    try:
+        yield
+    finally:
+        Full.held.pop(name).set()
+    assert connection.getresponse().status == 200
+    connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +103,21 @@ def metrics() -> int:
 
 @pytest.fixture(scope="module")
 def port(metrics: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    config = tmp_path_factory.mktemp("haproxy") / "haproxy.cfg"
-    chosen = free_port()
+    with haproxy(tmp_path_factory.mktemp("haproxy"), metrics, window_ms=10_000_000) as chosen:
+        yield chosen
+
+
+@contextmanager
+def haproxy(folder: Path, metrics: int, window_ms: int) -> Iterator[int]:
+    """Run HAProxy before a full replica; yield its port."""
+    config, chosen = folder / "haproxy.cfg", free_port()
     full = ThreadingHTTPServer(("127.0.0.1", 0), Full)
     threading.Thread(target=full.serve_forever, daemon=True).start()
-    variables = ray_environment(Settings(proxy="haproxy", max_connections=SERVED), config.parent)
+    variables = ray_environment(Settings(proxy="haproxy", max_connections=SERVED), folder)
     taken = variables["RAY_SERVE_HAPROXY_MAXCONN"]
     config.write_text(CONFIG.format(port=chosen, metrics=metrics, replica=full.server_port, taken=taken))
     environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
+    environment["OMNITOK_HAPROXY_WINDOW_MS"] = str(window_ms)
     with subprocess.Popen([HAPROXY_START, "-db", "-f", str(config)], env=environment) as process:
         eventually(lambda: _accepts(chosen))
         yield chosen
@@ -208,67 +236,94 @@ def test_headers_that_do_not_fit_are_refused_before_they_end(port: int, headers:
         assert b" 400 " in answer
 
 
-def test_the_like_of_what_a_replica_refused_is_refused_before_it(port: int, metrics: int) -> None:
-    connection = HTTPConnection("127.0.0.1", port)
+class Caller:
+    """Asks on one connection, for what the replica refuses.
 
-    def refused(size: int | None = 100_000, path: str = "/full", **headers: str) -> tuple[bool, str | None]:
-        """Return whether the replica was asked, and the time to wait."""
+    Args:
+        port: of HAProxy.
+        address: its own.
+    """
+
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.connection = HTTPConnection("127.0.0.1", port, source_address=(address, 0))
+
+    def reaches_replica(self, size: int | None = 100_000, path: str = "/full", **headers: str) -> bool:
+        """Return whether the replica refused it, and not HAProxy."""
         before = Full.asked
         body = iter(()) if size is None else bytes(size)  # of unknown size it is sent in chunks
-        connection.request("POST", path, body, {name.replace("_", "-"): headers[name] for name in headers})
-        answer = connection.getresponse()
-        assert answer.status == 503
+        self.connection.request("POST", path, body, {name.replace("_", "-"): headers[name] for name in headers})
+        answer = self.connection.getresponse()
+        assert (answer.status, answer.getheader("Retry-After")) == (503, "7")
         assert answer.getheader("X-Refuse-Alike") is None
         document = json.loads(answer.read())
         assert (Full.asked > before) == (document == {})
-        return Full.asked > before, answer.getheader("Retry-After")
+        return Full.asked > before
 
-    assert refused() == (True, "7")
-    first = connection.sock
-    assert refused() == (False, "7")
-    assert refused(200_000) == (False, "7"), "of one order of size"
-    assert refused(Content_Type="multipart/form-data; boundary=a") == (True, "7")
-    assert refused(Content_Type="multipart/form-data; boundary=b") == (False, "7")
-    assert connection.sock is first, "the connection goes on"
-    unlike: list[dict[str, Any]] = [
-        {"size": 9000},
-        {"path": "/full/other"},
-        {"Authorization": "Bearer another"},
-        {"X_Request_Priority": "bulk"},
-        {"X_Request_Timeout_Seconds": "5"},
-        {"Content_Type": "image/jpeg"},
-        {"Accept": "application/msgpack-seq, */*"},
-        {"size": None},
-        {"size": None},
-        {"Idempotency_Key": '"a"'},
-        {"Idempotency_Key": '"a"'},
-        {"Origin": "https://page.example"},
-        {"Origin": "https://page.example"},
-    ]
-    for request in unlike:
-        assert refused(**request) == (True, "7"), request
-    connection.close()
+
+def test_the_like_of_what_a_full_replica_refused_is_refused_before_it(port: int, metrics: int) -> None:
+    caller, multipart = Caller(port), "multipart/form-data; boundary="
+    with holding(port), holding(port, **{"Content-Type": multipart + "a"}):
+        assert caller.reaches_replica()
+        first = caller.connection.sock
+        assert not caller.reaches_replica()
+        assert not caller.reaches_replica(200_000), "of one order of size"
+        assert caller.reaches_replica(Content_Type=multipart + "b")
+        assert not caller.reaches_replica(Content_Type=multipart + "c")
+        assert caller.connection.sock is first, "the connection goes on"
+        unlike: list[dict[str, Any]] = [
+            {"size": 9000},
+            {"path": "/full/other"},
+            {"Authorization": "Bearer another"},
+            {"X_Request_Priority": "bulk"},
+            {"X_Request_Timeout_Seconds": "5"},
+            {"Content_Type": "image/jpeg"},
+            {"Accept": "application/msgpack-seq, */*"},
+            {"size": None},
+            {"Idempotency_Key": '"a"'},
+            {"Origin": "https://page.example"},
+        ]
+        for request in unlike:
+            assert caller.reaches_replica(**request), request
     eventually(lambda: counted(metrics, "overloaded") == 3)  # those that the replica did not see
 
 
-def test_callers_without_a_key_pause_in_groups_of_addresses(port: int) -> None:
-    def replica_is_asked(address: str, **headers: str) -> bool:
-        connection, before = HTTPConnection("127.0.0.1", port, source_address=(address, 0)), Full.asked
-        connection.request("POST", "/full/groups", bytes(1000), {"X-Caller-Group": address} | headers)
-        assert connection.getresponse().status == 503
-        connection.close()
-        return Full.asked > before
+@pytest.mark.parametrize("number", [1, 2, 15, 32])
+def test_replicas_get_as_many_as_they_had_when_one_was_full(port: int, number: int) -> None:
+    caller, path = Caller(port), f"/full/{number}"
+    with ExitStack() as last:
+        with ExitStack() as others:
+            for held in range(number):
+                (others if held else last).enter_context(holding(port, path))
+            assert caller.reaches_replica(path=path)
+            assert not caller.reaches_replica(path=path)
+        for _ in range(1, number - number // 16):  # whatever place an answer leaves is taken again
+            last.enter_context(holding(port, path))
+        assert not caller.reaches_replica(path=path)
+    assert caller.reaches_replica(path=path), "one is always let through"
 
+
+def test_a_refusal_is_forgotten(tmp_path: Path) -> None:
+    with haproxy(tmp_path, free_port(), window_ms=100) as port, holding(port):
+        caller = Caller(port)
+        assert caller.reaches_replica()
+        eventually(caller.reaches_replica)
+
+
+def test_callers_without_a_key_are_counted_in_groups_of_addresses(port: int) -> None:
+    path, addresses = "/full/groups", [f"127.0.0.{number}" for number in range(1, 31)]
     Full.groups.clear()
-    addresses = [f"127.0.0.{number}" for number in range(1, 100)]
-    asked = sum(map(replica_is_asked, addresses))
-    assert 4 < asked == len(Full.groups) <= 16, "one of each group, whatever a caller says of itself"
-    assert all(group is not None and group.isdecimal() for group in Full.groups)
-    assert not any(map(replica_is_asked, addresses))
-    key = {"Authorization": "Bearer one"}
-    assert [replica_is_asked(address, **key) for address in addresses[:9]] == [True, *[False] * 8], (
-        "a key is one caller"
-    )
+    with ExitStack() as stack:
+        for address in addresses:
+            stack.enter_context(holding(port, path, address, **{"X-Caller-Group": address}))
+        assert 4 < len(Full.groups) <= 16, "whatever a caller says of itself"
+        assert all(group is not None and group.isdecimal() for group in Full.groups)
+        asked = sum(Caller(port, address).reaches_replica(path=path) for address in addresses)
+        assert asked == len(Full.groups), "one of each group"
+        assert not any(Caller(port, address).reaches_replica(path=path) for address in addresses)
+        key = {"Authorization": "Bearer one"}
+        stack.enter_context(holding(port, path, **key))
+        reached = [Caller(port, address).reaches_replica(path=path, **key) for address in addresses[:9]]
+        assert reached == [True, *[False] * 8], "a key is one caller"
 
 
 def test_work_on_more_connections_than_are_served_is_refused_at_once(port: int, metrics: int) -> None:
