@@ -31,7 +31,7 @@ OUTSIDE = {"benchmarks", "bundles", "deploy", "docs", "examples", "tests"}
 SERVICE = {
     "formats": {"errors", "types"},
     "types": {"chunks", "errors", "flow"},
-    "sandbox": {"allocator", "chunks", "drain_rate", "errors", "settings"},
+    "sandbox": {"allocator", "chunks", "drain_rate", "errors", "held_directory", "settings"},
     "scheduling": {"drain_rate", "errors", "flow", "types"},
     "link": {"errors", "flow", "trace", "types"},
     "operations": {"chunks", "errors", "formats", "sandbox", "settings", "types"},
@@ -46,8 +46,8 @@ SERVICE = {
         *("sandbox", "settings", "stored_answer", "trace", "types"),
     },
     "cluster": {
-        *("allocator", "api", "chunks", "drain_rate", "engine", "errors", "flow", "in_process"),
-        *("jobs", "link", "loopback", "metrics"),
+        *("allocator", "api", "chunks", "drain_rate", "engine", "errors", "flow"),
+        *("held_directory", "in_process", "jobs", "link", "loopback", "metrics"),
         *("sandbox", "scheduling", "settings", "stored_answer", "trace", "tracing", "types"),
     },
     "client": {"errors", "formats", "types"},

@@ -98,7 +98,7 @@ def main(
             tokens = client.encode(_picture()).tokens
             before, first = _used(folder), reader.lines + reader.lost
             begun = time.monotonic()
-            most = asyncio.run(_write(next(folder.glob("omnitok-*/log")), lines, folder, reader))
+            most = asyncio.run(_write(next(folder.glob("omnitok_*/log")), lines, folder, reader))
             seconds = time.monotonic() - begun
             after = _used(folder)
             arrived, counted = reader.lines - first, reader.lines + reader.lost - first

@@ -26,7 +26,7 @@ from service.api.readers import MAX_READERS
 from service.cluster.autoscaling import tokenizer_scale
 from service.cluster.generators import Generator
 from service.cluster.jobs import JobOwner
-from service.cluster.local import APP_NAME, cluster, private_folder
+from service.cluster.local import APP_NAME, cluster, end_orphans, private_folder
 from service.cluster.log_relay import OptionalConsole, log_relay
 from service.cluster.ray_environment import longest_seconds, replica_counts
 from service.cluster.replicas import Ingress, Tokenizer
@@ -40,6 +40,7 @@ TOKENIZER_REQUESTS = 1024  # above what the queue's own bound in tokens admits o
 ROUTER_REQUESTS = 256  # waiting in one ingress replica for a tokenizer replica to take them
 PROBES = 32  # requests without a body that pass an ingress replica which is full
 START_SECONDS = 180.0
+PORTS_SECONDS = 10.0
 LOOK_SECONDS = 0.5  # at the state of replicas, which takes the controller and this process 30 ms
 PROBE_SECONDS = 0.1
 OWNER_SHUTDOWN_SECONDS = 5.0  # the next owner of the jobs waits for the lock of this one
@@ -172,8 +173,7 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
     """
     console, start = OptionalConsole(soft_wrap=True, highlight=False), start or StartLog()
     settings = _find_bundles(settings)
-    for name in ("port", "metrics_port", "ray_metrics_port"):
-        _check_free(settings.host, name, getattr(settings, name))
+    _wait_for_ports(settings)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     adopt_orphans()
     with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
@@ -188,6 +188,8 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
             except StoppedError:
                 console.print("stopped")
                 leave(folder, 0)
+            except Exception as error:  # Ray has no type of its own for it
+                raise StartError(f"Ray cannot start: {error}") from error
             start.reached("cluster")
             check_bundles()
             start.reached("bundles")
@@ -282,6 +284,21 @@ def _reason() -> str:
             if "UNHEALTHY" in deployment.status or "FAILED" in deployment.status:
                 return lines[-1] if lines else ""
     return ""
+
+
+def _wait_for_ports(settings: Settings) -> None:
+    """Wait until the ports are free: those of a service that was just killed are not for some seconds."""
+    deadline = time.monotonic() + PORTS_SECONDS
+    while True:
+        end_orphans()
+        try:
+            for name in ("port", "metrics_port", "ray_metrics_port"):
+                _check_free(settings.host, name, getattr(settings, name))
+            return
+        except StartError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(LOOK_SECONDS)
 
 
 def _check_free(host: str, name: str, port: int) -> None:

@@ -7,8 +7,7 @@ import functools
 import io
 import logging
 import os
-import shutil
-import tempfile
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,10 @@ import ray
 from ray import serve
 
 from service.cluster.loopback import ray_on_loopback
-from service.cluster.node_metrics import FOLDER, node_directory
+from service.cluster.node_metrics import FOLDER, end_orphaned_exporters, node_directory
 from service.cluster.ray_environment import cluster_environment, metrics_host, ray_request_seconds, worker_count
 from service.cluster.shielded import shielded
+from service.held_directory import HeldDirectory, abandoned
 from service.link.directory import SocketDirectory
 from service.loopback import is_loopback
 from service.metrics.keeper import stop as stop_exporter
@@ -27,6 +27,7 @@ from service.settings import Settings
 
 APP_NAME = "omnitok"
 OBJECT_BYTES = 512 * 2**20  # arrays on their way between the tiers
+FOLDER_PREFIX = "omnitok_"
 FOLDER_PARENT_BYTES = 10  # HAProxy's sockets have 97, of which Ray's node id and the names of files take the rest
 
 
@@ -93,11 +94,24 @@ def _node_directory() -> SocketDirectory | None:
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
     """Yield a new folder for sockets: beside Ray's own, unless their paths would be too long."""
-    parent = os.environ.get("RAY_TMPDIR", "/tmp")
-    if len(os.fsencode(parent)) > FOLDER_PARENT_BYTES:
-        parent = "/tmp"
-    folder = Path(tempfile.mkdtemp(prefix="omnitok-", dir=parent))
+    held = HeldDirectory(FOLDER_PREFIX, _folder_parent())
     try:
-        yield folder
+        yield held.path
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        held.close()
+
+
+def end_orphans() -> None:
+    """End what services that were killed have left, and what holds ports: HAProxy for good, exporters for a while."""
+    end_orphaned_exporters()
+    for folder in abandoned(FOLDER_PREFIX, _folder_parent()):
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                named = os.fsencode(folder) + b"/" in (process / "cmdline").read_bytes()
+                if named and (process / "comm").read_text() == "haproxy\n":
+                    os.kill(int(process.name), signal.SIGKILL)
+
+
+def _folder_parent() -> Path:
+    parent = os.environ.get("RAY_TMPDIR", "/tmp")
+    return Path(parent if len(os.fsencode(parent)) <= FOLDER_PARENT_BYTES else "/tmp")

@@ -10,6 +10,7 @@ import shutil
 import socket
 import struct
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 MAX_PATH_BYTES = 107  # of a socket's address
@@ -60,9 +61,17 @@ class SocketDirectory:
         os.close(self._lock)
 
 
-def sweep() -> None:
-    """Remove the folders of this user that no process uses."""
+def folders() -> Iterator[Path]:
+    """Yield the folders of this user."""
     for path in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_uid == os.geteuid():
+                yield path
+
+
+def sweep() -> None:
+    """Remove the folders that no process uses."""
+    for path in folders():
         with contextlib.suppress(OSError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:

@@ -26,9 +26,9 @@ from media.limits import check_bytes
 from media.types import Frames, MediaOptions
 from service.drain_rate import DrainRate, retry_after
 from service.errors import ProblemError
+from service.held_directory import HeldDirectory
 from service.sandbox.blocklist import Blocklist
 from service.sandbox.clip_decoder import ClipDecoder, Stop, start_decoder
-from service.sandbox.directory import WorkerDirectory
 from service.sandbox.fair_queue import FairQueue, Ticket
 from service.sandbox.lane import Lane
 from service.sandbox.picture_reader import Done, Lost
@@ -103,7 +103,7 @@ class MediaPool:
         self._starts = ThreadPoolExecutor(1, thread_name_prefix="media-start")
         self._lanes: list[Lane] = []
         self._idle: list[Lane] = []
-        self._directory: WorkerDirectory | None = None
+        self._directory: HeldDirectory | None = None
 
     @property
     def alive(self) -> bool:
@@ -116,7 +116,7 @@ class MediaPool:
         Raises:
             RuntimeError: one of them does not start.
         """
-        self._directory = WorkerDirectory()
+        self._directory = HeldDirectory("omnitok-media-")
         fast = math.ceil(self.workers / _WORKERS_PER_FAST_LANE) if self.workers > 1 else 0
         blocklist = Blocklist()
         for index in range(self.workers):

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -30,7 +30,8 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("taken", ["port", "metrics_port", "ray_metrics_port"])
-def test_a_port_that_is_taken_is_named(bundle: Path, taken: str) -> None:
+def test_a_port_that_is_taken_is_named(bundle: Path, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "PORTS_SECONDS", 0.0)
     with socket.create_server(("127.0.0.1", 0)) as other:
         ports = {
             "port": free_port(),
@@ -43,6 +44,32 @@ def test_a_port_that_is_taken_is_named(bundle: Path, taken: str) -> None:
         )
         with pytest.raises(StartError, match=refusal):
             serve_forever(Settings(bundles=(bundle,), **ports))
+
+
+def test_a_port_that_a_killed_service_still_holds_is_waited_for(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = socket.create_server(("127.0.0.1", 0))
+    looks = iter((lambda: None, other.close))
+    monkeypatch.setattr(app, "PORTS_SECONDS", 600.0)
+    monkeypatch.setattr(app, "end_orphans", lambda: next(looks)())
+
+    def begin() -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "private_folder", begin)
+    port = other.getsockname()[1]
+    serve_forever(Settings(bundles=(bundle,), port=port, metrics_port=free_port(), ray_metrics_port=free_port()))
+    assert next(looks, None) is None
+
+
+def test_what_ray_cannot_do_is_said(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cluster(*_: Any, **__: Any) -> NoReturn:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setattr(app, "cluster", cluster)
+    with pytest.raises(StartError, match=r"^Ray cannot start: The current node timed out during startup\.$"):
+        serve_forever(
+            Settings(bundles=(bundle,), port=free_port(), metrics_port=free_port(), ray_metrics_port=free_port())
+        )
 
 
 def test_a_missing_bundle_is_named(tmp_path: Path) -> None:

@@ -44,6 +44,15 @@ def test_folders_that_nobody_uses_are_swept(short_tmp: Path) -> None:
     used.close()
 
 
+def test_folders_of_others_stay(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = os.geteuid() + 1
+    others = short_tmp / f"omnitok-link-{user}-others"
+    others.mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    sweep()
+    assert others.is_dir()
+
+
 def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
     short_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""The empty folder that media workers live in; folders whose service was killed are swept by the next one."""
+"""A temporary folder that is held by a lock; folders whose process was killed are swept by the next one."""
 
 from __future__ import annotations
 
@@ -7,18 +7,27 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-_PREFIX = "omnitok-media-"
 
+class HeldDirectory:
+    """A new, empty folder that is held by a lock until it is closed, or until this process ends.
 
-class WorkerDirectory:
-    """A new, empty folder that is held by a lock until it is closed, or until this process ends."""
+    Args:
+        prefix: of its name, and of those that are swept.
+        parent: where it is; the temporary folder if None.
 
-    def __init__(self) -> None:
-        sweep()
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self, prefix: str, parent: Path | None = None) -> None:
+        parent = parent or Path(tempfile.gettempdir())
+        for path in abandoned(prefix, parent):
+            shutil.rmtree(path, ignore_errors=True)
         while True:
-            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
             self._lock = _lock(self.path)
             if self._lock is not None:
                 # Another service may have swept it before it was locked.
@@ -34,12 +43,12 @@ class WorkerDirectory:
             self._lock = None
 
 
-def sweep() -> None:
-    """Remove the folders of services that no longer run."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+def abandoned(prefix: str, parent: Path) -> Iterator[Path]:
+    """Yield the folders of processes that no longer run, each of them locked meanwhile."""
+    for path in parent.glob(f"{prefix}*"):
         lock = _lock(path)
         if lock is not None:
-            shutil.rmtree(path, ignore_errors=True)
+            yield path
             os.close(lock)
 
 

@@ -1,4 +1,4 @@
-"""Folders of services that were killed go away; folders of those that run stay."""
+"""Folders of processes that were killed go away; folders of those that run stay."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from service.sandbox import directory
-from service.sandbox.directory import WorkerDirectory
+from service import held_directory
+from service.held_directory import HeldDirectory
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 HOLD = """
 import sys
-from service.sandbox.directory import WorkerDirectory
-held = WorkerDirectory()
+from service.held_directory import HeldDirectory
+held = HeldDirectory("held-")
 print(held.path, flush=True)
 sys.stdin.read()
 """
@@ -37,13 +37,13 @@ def test_what_a_kill_left_is_swept_by_the_next(tmp_path: Path, monkeypatch: pyte
     )
     assert service.stdout is not None
     left = Path(service.stdout.readline().strip())
-    others = tmp_path / "media-of-others"
+    others = tmp_path / "of-others"
     others.mkdir()
     with service:
-        held = WorkerDirectory()
+        held = HeldDirectory("held-")
         assert left.is_dir()  # its service runs
         service.send_signal(signal.SIGKILL)
-    WorkerDirectory().close()
+    HeldDirectory("held-").close()
     assert not left.exists()
     assert held.path.is_dir()
     assert others.is_dir()
@@ -53,7 +53,7 @@ def test_what_a_kill_left_is_swept_by_the_next(tmp_path: Path, monkeypatch: pyte
 
 def test_a_folder_that_is_swept_before_its_lock_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    lock, swept = directory._lock, []
+    lock, swept = held_directory._lock, []
 
     def late(path: Path) -> int | None:
         descriptor = lock(path)
@@ -62,8 +62,8 @@ def test_a_folder_that_is_swept_before_its_lock_is_made_again(tmp_path: Path, mo
             shutil.rmtree(path)
         return descriptor
 
-    monkeypatch.setattr(directory, "_lock", late)
-    held = WorkerDirectory()
+    monkeypatch.setattr(held_directory, "_lock", late)
+    held = HeldDirectory("held-")
     assert held.path.is_dir()
     assert held.path not in swept
     opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
