@@ -1,4 +1,4 @@
-"""What a killed service leaves behind: HAProxy would hold the port of the next one."""
+"""The rest of a killed service: HAProxy would hold the port of the next one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a killed service leaves on its node: the next one needs the port of its metrics."""
+"""The rest of a killed service on its node: the next one needs the port of its metrics."""
 
 from __future__ import annotations
 
