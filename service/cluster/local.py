@@ -16,7 +16,7 @@ import ray
 from ray import serve
 
 from service.cluster.loopback import ray_on_loopback
-from service.cluster.node_metrics import FOLDER, end_orphaned_exporters, node_directory
+from service.cluster.node_metrics import FOLDER, node_directory
 from service.cluster.ray_environment import cluster_environment, metrics_host, ray_request_seconds, worker_count
 from service.cluster.shielded import shielded
 from service.held_directory import HeldDirectory, abandoned
@@ -102,13 +102,11 @@ def private_folder() -> Iterator[Path]:
 
 
 def end_orphans() -> None:
-    """End what services that were killed have left, and what holds ports: HAProxy for good, exporters for a while."""
-    end_orphaned_exporters()
+    """End what services that were killed have left: HAProxy would hold its port for good, others for a minute."""
     for folder in abandoned(FOLDER_PREFIX, _folder_parent()):
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended, or is another user's
-                named = os.fsencode(folder) + b"/" in (process / "cmdline").read_bytes()
-                if named and (process / "comm").read_text() == "haproxy\n":
+                if os.fsencode(f"={folder}/") in (process / "environ").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)
 
 

@@ -15,9 +15,9 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 
 from service.cluster.ray_environment import metrics_host, replica_counts
-from service.link.directory import SocketDirectory, folders
-from service.metrics.folder import join, living
-from service.metrics.keeper import Keeper, stop
+from service.link.directory import SocketDirectory
+from service.metrics.folder import join
+from service.metrics.keeper import Keeper
 from service.metrics.replica import ReplicaMetrics
 from service.settings import Settings
 
@@ -48,13 +48,6 @@ class Node:
         gc.collect()
         gc.freeze()
         self.metrics.ready()
-
-
-def end_orphaned_exporters() -> None:
-    """End the exporters of services that were killed: each would hold its port for half a minute more."""
-    for path in folders():
-        if not living(path / FOLDER):
-            stop(path / FOLDER)
 
 
 def join_node(settings: Settings, deployment: str) -> Node:

@@ -144,9 +144,9 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
                 "OMNITOK_HAPROXY_CLIENT_CONNECTIONS": settings.client_connections,
                 "OMNITOK_HAPROXY_METRICS_HOST": metrics_host(settings),
             }
-        variables |= {name: folder / file for name, file in HAPROXY_FILES.items()}
     else:
         variables["RAY_SERVE_ENABLE_HA_PROXY"] = 0
+    variables |= {name: folder / file for name, file in HAPROXY_FILES.items()}  # they also tell whose a process is
     return {name: str(value) for name, value in variables.items()}
 
 

@@ -1,8 +1,8 @@
-"""The rest of a killed service: HAProxy would hold the port of the next one."""
+"""The rest of a killed service: its processes would hold the ports of the next one."""
 
 from __future__ import annotations
 
-import shutil
+import os
 import signal
 import subprocess
 import tempfile
@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from service.cluster.local import end_orphans, private_folder
+from service.cluster.ray_environment import ray_environment
+from service.settings import Settings
 
 
 @pytest.fixture
@@ -23,16 +25,14 @@ def parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         short.rename(path)
 
 
-def test_haproxy_of_a_killed_service_is_ended_and_that_of_a_living_one_stays(parent: Path) -> None:
+def test_what_a_killed_service_started_is_ended_and_what_a_living_one_did_stays(parent: Path) -> None:
     left = parent / "omnitok_left"
     left.mkdir()
     with private_folder() as held:
         assert not left.exists(), "it is swept"
         left.mkdir()
-        started = []
-        for folder, name in ((left, "haproxy"), (held, "haproxy"), (left, "other")):
-            program = shutil.copy(shutil.which("sleep") or "", folder / name)
-            started.append(subprocess.Popen([program, "inf"]))
+        environments = [ray_environment(Settings(proxy="python"), folder) for folder in (left, held)]
+        started = [subprocess.Popen(["sleep", "inf"], env=os.environ | one) for one in (*environments, {})]
         orphan, *others = started
         try:
             end_orphans()
