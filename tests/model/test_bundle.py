@@ -208,6 +208,7 @@ def test_a_tokenizer_holds_no_field_of_a_generator(bundle):
     ("name", "content_hash"),
     [
         ("demo-vq", "342ea69e0c418d6f426c5891e16732861d599a7c0db8903fc61d2552aa129433"),
+        ("demo-vq-sharp", "fa0475a8e55309e8a320b70a018c6c828f4c37dbc5a0907b7b0a5fcdff9c58fc"),
         ("demo-vae", "8d5e6ed29cba5969e37df184c9008a309c0f46ee74594221e7e700357dc14613"),
     ],
 )
