@@ -6,9 +6,12 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+_MARK = 0o1700  # a mode that no folder of anybody else's has, whatever its name
 
 
 class HeldDirectory:
@@ -26,14 +29,10 @@ class HeldDirectory:
         parent = parent or Path(tempfile.gettempdir())
         for path in abandoned(prefix, parent):
             shutil.rmtree(path, ignore_errors=True)
-        while True:
-            self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-            self._lock = _lock(self.path)
-            if self._lock is not None:
-                # Another service may have swept it before it was locked.
-                if self.path.is_dir():
-                    return
-                os.close(self._lock)
+        self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        self._lock: int | None = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path.chmod(_MARK)  # now that it is locked: others look at it from here on
 
     def close(self) -> None:
         """Remove the folder."""
@@ -53,11 +52,12 @@ def abandoned(prefix: str, parent: Path) -> Iterator[Path]:
 
 
 def _lock(path: Path) -> int | None:
-    """Lock a folder of this user; None if it is another's, is held, or is gone."""
+    """Lock a folder that a process of this user made here; None if it is another, is held, or is gone."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         try:
-            if os.fstat(descriptor).st_uid == os.geteuid():
+            status = os.fstat(descriptor)
+            if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) == _MARK:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 return descriptor
         except OSError:

@@ -94,6 +94,7 @@ def _node_directory() -> SocketDirectory | None:
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
     """Yield a new folder for sockets: beside Ray's own, unless their paths would be too long."""
+    end_orphans()  # nobody finds them any more once their folders are swept
     held = HeldDirectory(FOLDER_PREFIX, _folder_parent())
     try:
         yield held.path

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -51,21 +51,25 @@ def test_what_a_kill_left_is_swept_by_the_next(tmp_path: Path, monkeypatch: pyte
     assert not held.path.exists()
 
 
-def test_a_folder_that_is_swept_before_its_lock_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    lock, swept = held_directory._lock, []
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_a_folder_that_only_has_such_a_name_stays(tmp_path: Path, mode: int) -> None:
+    """It may be the checkout that the service runs from."""
+    (results := tmp_path / "held-checkout").mkdir()
+    results.chmod(mode)
+    HeldDirectory("held-", tmp_path).close()
+    assert results.is_dir()
 
-    def late(path: Path) -> int | None:
-        descriptor = lock(path)
-        if not swept:
-            swept.append(path)
-            shutil.rmtree(path)
-        return descriptor
 
-    monkeypatch.setattr(held_directory, "_lock", late)
-    held = HeldDirectory("held-")
+def test_a_new_folder_is_not_taken_for_an_abandoned_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = fcntl.flock
+
+    def others_look(descriptor: int, operation: int) -> None:
+        assert not [*held_directory.abandoned("held-", tmp_path)]
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", others_look)
+    held = HeldDirectory("held-", tmp_path)
+    monkeypatch.undo()
     assert held.path.is_dir()
-    assert held.path not in swept
-    opened = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-    assert f"{swept[0]} (deleted)" not in opened
+    assert not [*held_directory.abandoned("held-", tmp_path)]
     held.close()

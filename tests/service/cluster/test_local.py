@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cluster.local import end_orphans, private_folder
+from service.cluster.local import private_folder
 from service.cluster.ray_environment import ray_environment
 from service.settings import Settings
 
@@ -26,18 +26,19 @@ def parent(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_what_a_killed_service_started_is_ended_and_what_a_living_one_did_stays(parent: Path) -> None:
-    left = parent / "omnitok_left"
-    left.mkdir()
+    left, checkout = parent / "omnitok_left", parent / "omnitok_checkout"
     with private_folder() as held:
-        assert not left.exists(), "it is swept"
         left.mkdir()
-        environments = [ray_environment(Settings(proxy="python"), folder) for folder in (left, held)]
+        left.chmod(held.stat().st_mode)
+        checkout.mkdir(mode=0o700)
+        environments = [ray_environment(Settings(proxy="python"), folder) for folder in (left, held, checkout)]
         started = [subprocess.Popen(["sleep", "inf"], env=os.environ | one) for one in (*environments, {})]
         orphan, *others = started
         try:
-            end_orphans()
+            with private_folder():
+                assert not left.exists(), "it is swept"
             assert orphan.wait() == -signal.SIGKILL
-            assert [process.poll() for process in others] == [None, None]
+            assert [process.poll() for process in others] == [None, None, None]
         finally:
             for process in started:
                 process.kill()
