@@ -55,6 +55,8 @@ def find_decoder(cards: Sequence[ModelCard], options: DecodeOptions, meta: Encod
     known = {card.id for card in cards}
     card = find_card(cards, options.model or (meta.model if meta.model in known else None))
     if card.hash != made_by:
-        detail = f"The tokens were made by bundle {made_by}, and {card.id} is bundle {card.hash}. Name its model."
+        detail = f"The tokens were made by bundle {made_by}, and {card.id} is bundle {card.hash}."
+        served = [other.id for other in cards if other.hash == made_by]
+        detail += f" Name its model, {served[0]}." if served else " No bundle of that hash is here."
         raise ProblemError("model-mismatch", detail)
     return card

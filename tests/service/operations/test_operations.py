@@ -199,6 +199,14 @@ def test_only_the_bundle_that_made_the_tokens_decodes_them(options: DecodeOption
     refusal(code, plan_decode, CARDS, EncodeResult(meta, TOKENS), options)
 
 
+@pytest.mark.parametrize(
+    ("made_by", "advice"), [(VQ.hash, f"Name its model, {VQ.id}."), ("c" * 64, "No bundle of that hash is here.")]
+)
+def test_a_wrong_bundle_is_told_from_one_that_is_not_served(made_by: str, advice: str) -> None:
+    tokens = EncodeResult(EncodeMeta(bundle=made_by), TOKENS)
+    assert refusal("model-mismatch", plan_decode, CARDS, tokens, DecodeOptions(model=VAE.id)).detail.endswith(advice)
+
+
 def test_the_work_of_a_request_is_bounded() -> None:
     limits = Limits(tokens=24, kept_frames=5)
     assert check_size(VQ, (5, 24, 32), limits) == 24
