@@ -252,7 +252,7 @@ LANGUAGE_MODELS: dict[str, LanguageModelConfig] = {
         prefix="class",
         positions=1280,
         grid=(5, 16, 16),
-        sampling=SamplingDefaults(guidance=2.0),
+        sampling=SamplingDefaults(top_k=64),  # the best of the curve on the card of bundles/demo-lm
     ),
     # milliseconds on a CPU; for tests
     "lm-debug": LanguageModelConfig(

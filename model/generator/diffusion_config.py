@@ -150,7 +150,9 @@ class DiffusionConfig:
 
 
 _dit_xl = DiffusionConfig(layers=28, width=1152, heads=16, grid=(1, 32, 32), classes=1000, guidance_channels=3)
-_demo = DiffusionConfig(layers=12, width=320, heads=5, grid=(1, 16, 16), classes=16)
+_demo = DiffusionConfig(
+    layers=12, width=320, heads=5, grid=(1, 16, 16), classes=16, sampling=DiffusionDefaults(guidance=4.0)
+)
 _debug = DiffusionConfig(layers=2, width=32, heads=2, grid=(1, 8, 8), classes=4, channels=4)
 
 DIFFUSION_CONFIGS: dict[str, DiffusionConfig] = {
