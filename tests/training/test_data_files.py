@@ -23,6 +23,7 @@ from media.types import SampleWindow
 from training.cli.data import data as command
 from training.data.files import FileSection, PackedNames, Source, find_files, find_sources
 from training.demo_data.debug import build_debug
+from training.demo_data.demo import DATA_SETS
 from training.errors import TrainingError
 
 CLI = CliRunner()
@@ -238,6 +239,15 @@ def test_folders_without_data_are_told_of(tmp_path: Path, name: str) -> None:
     result = CLI.invoke(command, ["inspect", str(tmp_path / name)])
     assert result.exit_code == 1
     assert words in result.output
+
+
+@pytest.mark.parametrize("name", [*DATA_SETS, "debug"])
+def test_missing_data_that_a_command_builds_are_told_of_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TrainingError, match=f"does not exist: `omnitok data build {name}` makes it"):
+        find_files(Path("data") / name)
 
 
 def test_debug_data_is_built_and_inspected(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from media.walk import walk_files
 from training.errors import TrainingError
 
 READ_BYTES = 1 << 16  # headers are read in many small steps
+BUILT = frozenset(Path("data", name) for name in ("demo", "play", "debug"))  # by `omnitok data build`; recipes' data
 
 
 class PackedNames:
@@ -215,7 +216,8 @@ def find_files(root: Path) -> FoundFiles:
         TrainingError: no such folder, a compressed shard, or labels that are wrong.
     """
     if not root.exists():
-        raise TrainingError(f"{root} does not exist.")
+        remedy = f": `omnitok data build {root.name}` makes it" if root in BUILT else ""
+        raise TrainingError(f"{root} does not exist{remedy}.")
     paths = [root] if root.is_file() else [root / name for name in walk_files(root)]
     base = root.parent if root.is_file() else root
     tars = tuple(path for path in paths if path.name.lower().endswith(".tar"))
