@@ -119,11 +119,13 @@ def haproxy(folder: Path, metrics: int, window_ms: int) -> Iterator[int]:
     environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
     environment["OMNITOK_HAPROXY_WINDOW_MS"] = str(window_ms)
     with subprocess.Popen([HAPROXY_START, "-db", "-f", str(config)], env=environment) as process:
-        eventually(lambda: _accepts(chosen))
-        yield chosen
-        process.terminate()
-    full.shutdown()
-    full.server_close()
+        try:
+            eventually(lambda: _accepts(chosen))
+            yield chosen
+        finally:
+            process.terminate()
+            full.shutdown()
+            full.server_close()
 
 
 def _accepts(port: int) -> bool:
@@ -307,6 +309,12 @@ def test_a_refusal_is_forgotten(tmp_path: Path) -> None:
         caller = Caller(port)
         assert caller.reaches_replica()
         eventually(caller.reaches_replica)
+
+
+def test_the_first_milliseconds_of_the_clock_are_not_those_of_a_refusal(tmp_path: Path) -> None:
+    """Entries begin with a refusal at 0, and the clock is there again every 25 days: here for all of them."""
+    with haproxy(tmp_path, free_port(), window_ms=2**31 - 1) as port, holding(port):
+        assert Caller(port).reaches_replica()
 
 
 def test_callers_without_a_key_are_counted_in_groups_of_addresses(port: int) -> None:
