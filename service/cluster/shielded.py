@@ -47,7 +47,7 @@ def shielded(call: Callable[[], T]) -> Iterator[T]:
     threading.Thread(target=run, daemon=True).start()
     try:
         try:
-            while not outcome.done():
+            while not outcome.done() or signal.sigpending().intersection(SIGNALS):
                 if signal.sigwait((*SIGNALS, RETURNED)) != RETURNED:
                     raise StoppedError
             signal.signal(signal.SIGTERM, signal.default_int_handler)  # the call may have set one

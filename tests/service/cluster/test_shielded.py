@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,24 @@ def test_a_signal_ends_the_wait_for_a_call_that_goes_on(number: signal.Signals) 
         pytest.fail("the call has not returned")
     over.set()
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ()).intersection(SIGNALS)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_that_comes_as_the_call_returns_is_one_before(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would interrupt whoever has not been given yet what the call has started."""
+
+    class Returned(Future[None]):
+        def done(self) -> bool:
+            wait([self])
+            return super().done()
+
+    monkeypatch.setattr("service.cluster.shielded.Future", Returned)
+    main = threading.get_ident()
+    with pytest.raises(KeyboardInterrupt) as raised, shielded(lambda: signal.pthread_kill(main, number)):
+        pytest.fail("the signal came first")
+    assert raised.type is StoppedError
 
 
 def test_a_call_cannot_take_sigterm_for_itself() -> None:
