@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import logging
 import socket
@@ -40,7 +41,7 @@ TOKENIZER_REQUESTS = 1024  # above what the queue's own bound in tokens admits o
 ROUTER_REQUESTS = 256  # waiting in one ingress replica for a tokenizer replica to take them
 PROBES = 32  # requests without a body that pass an ingress replica which is full
 START_SECONDS = 180.0
-PORTS_SECONDS = 10.0
+PORTS, PORTS_SECONDS = ("port", "metrics_port", "ray_metrics_port"), 10.0
 LOOK_SECONDS = 0.5  # at the state of replicas, which takes the controller and this process 30 ms
 PROBE_SECONDS = 0.1
 OWNER_SHUTDOWN_SECONDS = 5.0  # the next owner of the jobs waits for the lock of this one
@@ -291,26 +292,28 @@ def _wait_for_ports(settings: Settings) -> None:
     deadline = time.monotonic() + PORTS_SECONDS
     while True:
         end_orphans()
-        try:
-            for name in ("port", "metrics_port", "ray_metrics_port"):
-                _check_free(settings.host, name, getattr(settings, name))
+        taken = [name for name in PORTS if not _is_free(settings.host, getattr(settings, name))]
+        if not taken:
             return
-        except StartError:
-            if time.monotonic() > deadline:
-                raise
+        if time.monotonic() > deadline:
+            ports = " and ".join(f"{getattr(settings, name)} (OMNITOK_{name.upper()})" for name in taken)
+            detail = (
+                f"The service cannot listen on {settings.host} at {ports}: another program does. Choose free ports."
+            )
+            raise StartError(detail)
         time.sleep(LOOK_SECONDS)
 
 
-def _check_free(host: str, name: str, port: int) -> None:
+def _is_free(host: str, port: int) -> bool:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            remedy = f"set OMNITOK_{name.upper()} to a port that is free"
-            raise StartError(
-                f"The service cannot listen on port {port} of {host}: {error.strerror}; {remedy}."
-            ) from error
+            if error.errno == errno.EADDRINUSE:
+                return False
+            raise StartError(f"The service cannot listen on port {port} of {host}: {error.strerror}.") from error
+    return True
 
 
 def _gpus_wanted(settings: Settings) -> int:

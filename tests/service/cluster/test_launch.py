@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,21 +29,22 @@ def bundle(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("taken", ["port", "metrics_port", "ray_metrics_port"])
-def test_a_port_that_is_taken_is_named(bundle: Path, taken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("taken", [("port",), ("metrics_port", "ray_metrics_port")])
+def test_ports_that_are_taken_are_named(bundle: Path, taken: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(app, "PORTS_SECONDS", 0.0)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        ports = {
-            "port": free_port(),
-            "metrics_port": free_port(),
-            "ray_metrics_port": free_port(),
-            taken: other.getsockname()[1],
-        }
-        refusal = (
-            rf"^The service cannot listen on port {ports[taken]} of 127.0.0.1: .*; set OMNITOK_{taken.upper()} to "
-        )
-        with pytest.raises(StartError, match=refusal):
+    ports = {name: free_port() for name in ("port", "metrics_port", "ray_metrics_port")}
+    with ExitStack() as stack:
+        for name in taken:
+            ports[name] = stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
+        named = " and ".join(rf"{ports[name]} \(OMNITOK_{name.upper()}\)" for name in taken)
+        with pytest.raises(StartError, match=rf"^The service cannot listen on 127\.0\.0\.1 at {named}: another"):
             serve_forever(Settings(bundles=(bundle,), **ports))
+
+
+def test_an_address_of_another_machine_is_refused_at_once(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "PORTS_SECONDS", 600.0)
+    with pytest.raises(StartError, match=r"^The service cannot listen on port \d+ of 192\.0\.2\.1: .*assign"):
+        serve_forever(Settings(bundles=(bundle,), host="192.0.2.1", open_access=True))
 
 
 def test_a_port_that_a_killed_service_still_holds_is_waited_for(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
