@@ -9,6 +9,7 @@ _SLICES, _SEI = (1, 2, 5), 6
 _RECOVERY_POINT = 6  # kind of SEI message
 
 HEAD_BYTES = 4096  # messages come before the pixels; hostile ones may be many
+LENGTH_PLACE = 4  # in the extradata, for `length_bytes`
 
 
 def recovery_frames(packet: bytes, extradata: bytes | None) -> int:
@@ -18,7 +19,7 @@ def recovery_frames(packet: bytes, extradata: bytes | None) -> int:
         packet: its first `HEAD_BYTES` are enough.
         extradata: of the stream; says how units are told apart.
     """
-    for unit in units(packet, length_bytes(extradata, 4)):
+    for unit in units(packet, length_bytes(extradata, LENGTH_PLACE)):
         kind = unit[0] & 0x1F if unit else 0
         if kind in _SLICES:
             return 0

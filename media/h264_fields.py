@@ -5,10 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from media.h264 import HEAD_BYTES, length_bytes, units
+from media.h264 import HEAD_BYTES, LENGTH_PLACE, length_bytes, units
 
 _SLICES, _SEQUENCE, _PICTURE = (1, 2, 5), 7, 8  # kinds of units
-_LENGTH_PLACE = 4  # in the extradata
 _HEAD_BYTES, _EXTRADATA_BYTES = 1024, 2**16  # no parameters are longer; hostile ones may be
 # Profiles whose sequences state their format of chroma, and the one that may decode its planes apart.
 _WITH_CHROMA = frozenset((44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244))
@@ -37,7 +36,7 @@ class FieldPairs:
     """
 
     def __init__(self, extradata: bytes | None) -> None:
-        self._width = length_bytes(extradata, _LENGTH_PLACE)
+        self._width = length_bytes(extradata, LENGTH_PLACE)
         self._sequences: dict[int, _Sequence] = {}
         self._sequence_of: dict[int, int] = {}  # by picture parameters
         self._first: _Field | None = None

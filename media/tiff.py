@@ -1,4 +1,4 @@
-"""TIFFs as Pillow opens them: what is no picture is refused, and samples that it would mistake are corrected."""
+"""Checks and corrections of TIFFs: Pillow opens some that hold no picture, and mistakes the samples of others."""
 
 from __future__ import annotations
 

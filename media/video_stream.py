@@ -161,7 +161,8 @@ class ClipStream(FrameReader):
         """Yield decoded frames with their time stamps."""
         limits, context = self._limits, decoder(stream, self._limits)
         stamps = _Stamps(stream.codec_context.has_b_frames)
-        fields = FieldPairs(stream.codec_context.extradata) if self._codec == "h264" else None
+        extradata = stream.codec_context.extradata  # which PyAV copies each time
+        fields = FieldPairs(extradata) if self._codec == "h264" else None
         self._key_pts: int | None = None
         started = False
         for packet in container.demux(stream):
@@ -170,7 +171,7 @@ class ClipStream(FrameReader):
                     raise corrupt(self._media_type, "it is cut off")
                 check_encryption(packet)
                 if not started:
-                    if not is_key(self._codec, packet, stream.codec_context.extradata):
+                    if not is_key(self._codec, packet, extradata):
                         continue
                     started, self._key_pts = True, packet.pts
                 if fields is None or not fields.completes(packet):

@@ -7,6 +7,7 @@ import contextlib
 import zlib
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from python_multipart.multipart import parse_options_header
@@ -18,6 +19,7 @@ from service.api.admission import SLOW_BODY_SECONDS, Place
 from service.api.deadline import Deadline
 from service.api.errors import ClientGoneError
 from service.api.negotiation import MSGPACK_ALIASES
+from service.api.transfer import end_wait
 from service.errors import ProblemError
 from service.formats.media_types import JSON, OCTET_STREAM
 from service.settings import Limits
@@ -161,12 +163,7 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
     end = started + min(limits.body_seconds, deadline.left())
     try:
         async with asyncio.timeout_at(min(end, started + SLOW_BODY_SECONDS)) as timer:
-
-            def give_way() -> None:
-                with contextlib.suppress(RuntimeError):  # its own time is up this very moment
-                    timer.reschedule(clock())
-
-            place.give_way = give_way
+            place.give_way = partial(end_wait, timer)
             async for chunk in inflated(request.stream()) if packed else request.stream():
                 size += len(chunk)
                 if size > cap:

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -13,7 +14,7 @@ from media.limits import MIB
 from service.api.body import SLICE_BYTES, send_piece
 from service.api.errors import ClientGoneError
 from service.api.event_stream import STALL_SECONDS
-from service.api.transfer import Transfer, slowest
+from service.api.transfer import Transfer, end_wait, slowest
 
 MAX_LEAVING_BYTES = 256 * MIB  # in a replica
 
@@ -55,10 +56,9 @@ class Leaving:
 
     async def _send(self, data: bytes, send: Send) -> None:
         """Send an answer; one that is given up ends in the middle, and the server closes the connection."""
-        loop_time = asyncio.get_running_loop().time
         with suppress(ClientGoneError, TimeoutError):
             async with asyncio.timeout(None) as timer:
-                mine = Transfer(self._clock, lambda: timer.reschedule(loop_time()))
+                mine = Transfer(self._clock, partial(end_wait, timer))
                 self._answers[mine] = len(data)
                 try:
                     self._make_place()

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -22,6 +23,7 @@ from service.api.exchange import Exchange
 from service.api.negotiation import require
 from service.api.query import parse_options
 from service.api.services import Services
+from service.api.transfer import end_wait
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK_SEQUENCE
 from service.formats.records import (
@@ -92,7 +94,7 @@ class BodyStream:
         idle_seconds = self._limits.stream_idle_seconds
         with suppress(TimeoutError):
             async with asyncio.timeout(idle_seconds) as timer:
-                with self._place.waiting(lambda: _end(timer)):
+                with self._place.waiting(partial(end_wait, timer)):
                     piece = await self._pieces.get()
                 if not self._place.gave_way:  # which it may do at the moment when a piece comes
                     return piece
@@ -112,11 +114,6 @@ class BodyStream:
                 if not ended and not message.get("more_body", False):
                     ended = True
                     await self._pieces.put(None)
-
-
-def _end(timer: asyncio.Timeout) -> None:
-    with suppress(RuntimeError):  # its own time is up this very moment
-        timer.reschedule(asyncio.get_running_loop().time())
 
 
 class StreamResponse(Response):

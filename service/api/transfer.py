@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TypeVar
 
 NEWCOMER_SECONDS = 1.0  # nobody is called slow before that
@@ -35,6 +37,12 @@ class Transfer:
         give_way, self.give_way = self.give_way, None
         if give_way is not None:
             give_way()
+
+
+def end_wait(timer: asyncio.Timeout) -> None:
+    """Let a wait time out now."""
+    with suppress(RuntimeError):  # its own time is up this very moment
+        timer.reschedule(asyncio.get_running_loop().time())
 
 
 T = TypeVar("T", bound=Transfer)

@@ -10,7 +10,6 @@ import shutil
 import socket
 import struct
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 MAX_PATH_BYTES = 107  # of a socket's address
@@ -61,22 +60,15 @@ class SocketDirectory:
         os.close(self._lock)
 
 
-def folders() -> Iterator[Path]:
-    """Yield the folders of this user."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
-        with contextlib.suppress(OSError):
-            if path.lstat().st_uid == os.geteuid():
-                yield path
-
-
 def sweep() -> None:
-    """Remove the folders that no process uses."""
-    for path in folders():
+    """Remove the folders of this user that no process uses."""
+    for path in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
         with contextlib.suppress(OSError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path)
+                if os.fstat(lock).st_uid == os.geteuid():
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path)
             finally:
                 os.close(lock)
 

@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 Work = Callable[[WorkerProcess, int], Result]  # a task on a process, given the most pixels that it may decode there
 
 _QUEUE_PER_WORKER = 16
-_LEAST_QUEUE_PER_WORKER = 8  # no worker waits for its next file although a machine may be busy for a moment
+_LEAST_QUEUE_PER_WORKER = 8  # or workers would wait for files while the machine is busy for a moment
 _QUEUE_BYTES_PER_WORKER = 128 * 2**20  # of memory; a single task of any size may always wait
 _QUEUE_FILES_PER_WORKER = 2  # that cost as much as one may
 _PATIENCE = 16  # a caller may be all the world: one file of a few pixels should pass a whole queue of large ones

@@ -213,5 +213,5 @@ def test_a_missing_end_costs_no_frame() -> None:
         assert np.array_equal(read(data), read(whole))
     still = gif(changes[0])
     assert np.array_equal(read(still[:-2], animated=False), read(still, animated=False))
-    whole = png(*(change._replace(colour=(7 * change.colour,)) for change in changes), hidden=False)  # type: ignore
+    whole = png(*(change._replace(colour=(grey,)) for change, grey in zip(changes, (7, 21), strict=True)), hidden=False)
     assert np.array_equal(read(whole[:-12]), read(whole))

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -22,6 +23,7 @@ from service.api.jobs import document
 from service.api.openapi import query_parameters
 from service.api.query import parse_options
 from service.api.services import Services, ServicesOf
+from service.api.transfer import end_wait
 from service.errors import ProblemError
 from service.formats.media_types import EVENT_STREAM
 from service.jobs.records import Job
@@ -144,10 +146,9 @@ class JobContent(Response):
             ClientGoneError: the reader left before the end or made place for others, or the content was removed.
         """
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        now = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(None) as timer:
-                with self._readers.reading(self._job.owner, lambda: timer.reschedule(now())):
+                with self._readers.reading(self._job.owner, partial(end_wait, timer)):
                     await while_connected(Request(scope, receive), self._send_all(send))
         except TimeoutError as error:
             raise ClientGoneError from error

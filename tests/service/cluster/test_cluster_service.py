@@ -183,6 +183,6 @@ def test_tokenizers_of_the_node_are_called_over_the_link(service: Service, http:
 
 
 def test_others_reach_no_port_but_those_between_replicas(http: httpx.Client) -> None:
-    """Where the API and its metrics are on loopback, all of Ray is."""
+    """The API and its metrics are on loopback here, and so is all of Ray."""
     assert http.get("/health/ready").status_code == 200
     assert [owner for owner in open_listeners() if not owner[1].startswith("ray::ServeRepli")] == []
