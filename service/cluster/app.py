@@ -288,14 +288,14 @@ def _reason() -> str:
 
 
 def _wait_for_ports(settings: Settings) -> None:
-    """Wait until the ports are free: those of a service that was just killed are not for some seconds."""
-    deadline = time.monotonic() + PORTS_SECONDS
+    """Wait until the ports are free that a killed service held; refuse at once those that another program holds."""
+    deadline, orphans = time.monotonic() + PORTS_SECONDS, False
     while True:
-        end_orphans()
+        orphans = end_orphans() or orphans
         taken = [name for name in PORTS if not _is_free(settings.host, getattr(settings, name))]
         if not taken:
             return
-        if time.monotonic() > deadline:
+        if not orphans or time.monotonic() > deadline:
             ports = " and ".join(f"{getattr(settings, name)} (OMNITOK_{name.upper()})" for name in taken)
             detail = (
                 f"The service cannot listen on {settings.host} at {ports}: another program does. Choose free ports."

@@ -102,13 +102,19 @@ def private_folder() -> Iterator[Path]:
         held.close()
 
 
-def end_orphans() -> None:
-    """End what services that were killed have left: HAProxy would hold its port for good, others for a minute."""
+def end_orphans() -> bool:
+    """End what services that were killed have left, and return whether there was any.
+
+    HAProxy would hold its port for good, others for a minute.
+    """
+    found = False
     for folder in abandoned(FOLDER_PREFIX, _folder_parent()):
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended, or is another user's
                 if os.fsencode(f"={folder}/") in (process / "environ").read_bytes():
                     os.kill(int(process.name), signal.SIGKILL)
+                    found = True
+    return found
 
 
 def _folder_parent() -> Path:

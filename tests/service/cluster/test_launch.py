@@ -30,8 +30,11 @@ def bundle(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("taken", [("port",), ("metrics_port", "ray_metrics_port")])
-def test_ports_that_are_taken_are_named(bundle: Path, taken: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app, "PORTS_SECONDS", 0.0)
+def test_ports_that_are_taken_are_named_at_once(
+    bundle: Path, taken: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "PORTS_SECONDS", 600.0)
+    monkeypatch.setattr(app, "end_orphans", lambda: False)
     ports = {name: free_port() for name in ("port", "metrics_port", "ray_metrics_port")}
     with ExitStack() as stack:
         for name in taken:
@@ -49,9 +52,16 @@ def test_an_address_of_another_machine_is_refused_at_once(bundle: Path, monkeypa
 
 def test_a_port_that_a_killed_service_still_holds_is_waited_for(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = socket.create_server(("127.0.0.1", 0))
-    looks = iter((lambda: None, other.close))
+    looks = iter((True, False))
+
+    def look() -> bool:
+        found = next(looks)
+        if not found:  # the process that was ended has gone
+            other.close()
+        return found
+
     monkeypatch.setattr(app, "PORTS_SECONDS", 600.0)
-    monkeypatch.setattr(app, "end_orphans", lambda: next(looks)())
+    monkeypatch.setattr(app, "end_orphans", look)
 
     def begin() -> NoReturn:
         raise KeyboardInterrupt

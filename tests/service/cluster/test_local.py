@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cluster.local import private_folder
+from service.cluster.local import end_orphans, private_folder
 from service.cluster.ray_environment import ray_environment
 from service.settings import Settings
 
@@ -35,9 +35,11 @@ def test_what_a_killed_service_started_is_ended_and_what_a_living_one_did_stays(
         started = [subprocess.Popen(["sleep", "inf"], env=os.environ | one) for one in (*environments, {})]
         orphan, *others = started
         try:
+            assert end_orphans()
+            assert orphan.wait() == -signal.SIGKILL
+            assert not end_orphans()
             with private_folder():
                 assert not left.exists(), "it is swept"
-            assert orphan.wait() == -signal.SIGKILL
             assert [process.poll() for process in others] == [None, None, None]
         finally:
             for process in started:
