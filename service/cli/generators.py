@@ -73,7 +73,7 @@ def opened(location: GeneratorLocation, samples: int) -> Iterator[CommandGenerat
         samples: how many are made at a time.
 
     Raises:
-        CommandError: a bundle is not sound, or its device is not there.
+        CommandError: a bundle is not sound, its device is not there, or the service does not answer.
     """
     if location.server is None:
         from service.cli.generate_offline import local_generator  # needs torch
@@ -83,7 +83,7 @@ def opened(location: GeneratorLocation, samples: int) -> Iterator[CommandGenerat
             yield generator
         return
     from service.cli.generate_remote import ServiceGenerator
-    from service.client import Client
+    from service.cli.remote import connected
 
-    with Client(location.server, api_key=location.api_key) as client:
+    with connected(location.server, location.api_key) as client:
         yield ServiceGenerator(client)

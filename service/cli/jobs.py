@@ -118,8 +118,7 @@ def cancel(job_id: JobId, server: Server = LOCAL, api_key: KeyOption = None) -> 
 @contextmanager
 def _connected(server: str, api_key: str | None) -> Iterator[Client]:
     """Yield a client; its failures become the command's."""
-    from service.cli.remote import failures
-    from service.client import Client
+    from service.cli.remote import connected, failures
 
-    with failures(), Client(server, api_key=api_key) as client:
+    with connected(server, api_key) as client, failures():
         yield client

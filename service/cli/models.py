@@ -31,10 +31,9 @@ def models(
     """List the bundles of a service, or describe bundle folders."""
     if server is not None:
         TokenizerLocation(bundle[0] if bundle else None, server).check(None)
-        from service.cli.remote import failures
-        from service.client import Client
+        from service.cli.remote import connected, failures
 
-        with failures(), Client(server, api_key=api_key) as client:
+        with connected(server, api_key) as client, failures():
             cards, generators = client.models(), client.generators()
     else:
         cards, generators = _read(bundle or bundles_in(choose_bundle(None).parent))

@@ -108,6 +108,25 @@ class ServiceTokenizer:
 
 
 @contextmanager
+def connected(server: str, api_key: str | None) -> Iterator[Client]:
+    """Yield a client of a service that answers.
+
+    It is asked once, without retries: those of later calls are for a service that has answered and is being replaced.
+
+    Raises:
+        CommandError: nothing answers.
+    """
+    with failures(), Client(server, api_key=api_key, retries=0) as once:
+        try:
+            once.limits()
+        except ServiceError as error:
+            if error.status is None:
+                raise
+    with Client(server, api_key=api_key) as client:
+        yield client
+
+
+@contextmanager
 def failures() -> Iterator[None]:
     """Turn failures of calls into the command's.
 

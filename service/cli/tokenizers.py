@@ -36,15 +36,14 @@ def opened(location: TokenizerLocation) -> Iterator[CommandTokenizer]:
     """Yield the tokenizer of a bundle or of a service.
 
     Raises:
-        CommandError: the bundle is not sound, or its device is not there.
+        CommandError: the bundle is not sound, its device is not there, or the service does not answer.
     """
     if location.server is None:
         from service.cli.offline import LocalTokenizer  # needs torch
 
         yield LocalTokenizer(choose_bundle(location.bundle), location.device)
         return
-    from service.cli.remote import ServiceTokenizer
-    from service.client import Client
+    from service.cli.remote import ServiceTokenizer, connected
 
-    with Client(location.server, api_key=location.api_key) as client:
+    with connected(location.server, location.api_key) as client:
         yield ServiceTokenizer(client)

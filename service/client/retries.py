@@ -140,7 +140,9 @@ def _failure(error: httpx.HTTPError, passing: bool) -> ServiceError:
         return ServiceError(f"{url} cannot be called: the address of a service begins with http:// or https://.")
     server = f"{url.scheme}://{url.netloc.decode()}"
     cause = str(error) or type(error).__name__
-    return ServiceError(f"{server} cannot be reached: {cause}" if passing else f"The call to {server} failed: {cause}")
+    if passing:
+        return ServiceError(f"{server} cannot be reached: {cause}. Is the service running?")
+    return ServiceError(f"The call to {server} failed: {cause}")
 
 
 def _refusal(response: httpx.Response) -> ServiceError:

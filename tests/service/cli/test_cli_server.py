@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,33 @@ def test_models_lists_what_is_served(omnitok: Omnitok, server: str) -> None:
     assert run.code == 0
     assert "debug" in run.out
     assert "vae" in run.out
+
+
+@pytest.mark.parametrize(
+    "line", ["models", "jobs list", "encode {m}/picture.png -o x.npz", "generate --class 0 -o x.png"]
+)
+def test_a_service_that_does_not_answer_is_asked_once(omnitok: Omnitok, line: str) -> None:
+    closed: list[int] = []
+
+    def close_each() -> None:
+        while True:
+            connection, (_, port) = listener.accept()
+            connection.close()
+            if port == last.getsockname()[1]:
+                return
+            closed.append(port)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as last:
+        last.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=close_each)
+        thread.start()
+        address = listener.getsockname()
+        run = omnitok(f"{line} --server http://127.0.0.1:{address[1]}")
+        last.connect(address)
+        thread.join()
+    assert (run.code, len(closed)) == (1, 1)
+    assert "cannot be reached" in run.err
+    assert "Is the service running?" in run.err
 
 
 @pytest.mark.parametrize(

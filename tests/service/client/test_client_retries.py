@@ -217,6 +217,17 @@ def test_an_answer_that_does_not_come_is_not_asked_for_again(connect: Connect, f
     assert (waits, len(flaky.bodies), caught.value.status) == ([], 1, None)
 
 
+def test_a_job_that_is_submitted_again_keeps_its_name(connect: Connect, flaky: Flaky) -> None:
+    job = {"id": "j", "status": "queued", "progress": {"done": 0, "total": 1}, "content": None, "error": None}
+    made = Reply(202, json.dumps(job).encode(), {"Content-Type": "application/json"})
+    flaky.script = [Reply(0), Reply(502), made, made]
+    with connect(flaky.url) as c:
+        assert [c.submit(0).id, c.submit(0).id] == ["j", "j"]
+    first, *again, other = (headers["Idempotency-Key"] for headers in flaky.headers)
+    assert again == [first, first]
+    assert other != first
+
+
 def test_attempts_are_bounded_and_the_last_problem_is_raised(connect: Connect, flaky: Flaky) -> None:
     flaky.script = [Reply(502), Reply(0), problem("overloaded", **{"Retry-After": "1"})]
     waits: list[float] = []
