@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.prometheus import Prometheus
-from benchmarks.service.cpu import snapshot
 from benchmarks.service.process import (
     API,
     START_SECONDS,
@@ -24,9 +23,9 @@ from benchmarks.service.process import (
     is_ready,
     log_tail,
     serve,
-    signal_all,
     stop,
 )
+from service.cluster.process_tree import descendants, signal_all
 
 DISK_BYTES = 256 * 2**20
 POLL_SECONDS = 0.5
@@ -87,7 +86,7 @@ class Stack:
         """Return the processes of the service whose command line or name fits a pattern."""
         assert self.process is not None
         found = []
-        for pid in snapshot(self.process.pid):
+        for pid in (self.process.pid, *descendants(self.process.pid)):
             with suppress(OSError):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if re.search(pattern, line):

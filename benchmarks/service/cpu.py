@@ -6,11 +6,12 @@ import os
 import shutil
 import statistics
 import subprocess
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from service.cluster.process_tree import descendants
 
 TICKS = os.sysconf("SC_CLK_TCK")
 LISTEN = "0A"
@@ -47,14 +48,8 @@ def find_service(port: int) -> int:
 
 def snapshot(root: int) -> dict[int, Process]:
     """Return a process and all its descendants."""
-    children = defaultdict(list)
-    for pid in _pids():
-        with suppress(OSError):
-            children[_parent(pid)].append(pid)
-    found, waiting = {}, [root]
-    while waiting:
-        pid = waiting.pop()
-        waiting += children[pid]
+    found = {}
+    for pid in (root, *descendants(root)):
         with suppress(OSError):
             fields = _stat(pid)
             found[pid] = Process(_name(pid), (int(fields[11]) + int(fields[12])) / TICKS)

@@ -9,14 +9,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
 
-from benchmarks.service.cpu import snapshot
 from service.cluster.ports import reserve_port
+from service.cluster.process_tree import descendants, signal_all
 from service.cluster.ray_environment import HAPROXY_PORTS
 
 ROOT = Path(__file__).parents[2]
@@ -144,14 +144,7 @@ def stop(process: subprocess.Popen[bytes], seconds: float = STOP_SECONDS) -> int
 def kill_tree(root: int) -> None:
     """End a process and all that it started by SIGKILL."""
     found: set[int] = set()
-    while begun := snapshot(root).keys() - found:  # until it is stopped, each may start another one
+    while begun := {root, *descendants(root)} - found:  # until it is stopped, each may start another one
         signal_all(begun, signal.SIGSTOP)
         found |= begun
     signal_all(found, signal.SIGKILL)
-
-
-def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
-    """Send a signal to processes, of which some may have ended."""
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, number)

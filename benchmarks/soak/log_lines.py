@@ -27,6 +27,7 @@ from benchmarks.service.process import SERVE, numbered_ports, stop
 from media.limits import MIB
 from service.api.log import LineWriter
 from service.client import Client
+from service.cluster.local import FOLDER_PREFIX
 
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, add_completion=False)
 READY_SECONDS = 600.0  # a busy machine takes long
@@ -98,7 +99,7 @@ def main(
             tokens = client.encode(_picture()).tokens
             before, first = _used(folder), reader.lines + reader.lost
             begun = time.monotonic()
-            most = asyncio.run(_write(next(folder.glob("omnitok_*/log")), lines, folder, reader))
+            most = asyncio.run(_write(next(folder.glob(f"{FOLDER_PREFIX}*/log")), lines, folder, reader))
             seconds = time.monotonic() - begun
             after = _used(folder)
             arrived, counted = reader.lines - first, reader.lines + reader.lost - first

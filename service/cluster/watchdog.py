@@ -10,12 +10,14 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
 import ray
 from ray import serve
+
+from service.cluster.process_tree import descendants, signal_all
 
 CHECK_SECONDS = 1.0
 PROXY_SECONDS = 10.0  # Ray has a new proxy within five
@@ -146,16 +148,16 @@ def descendants_ended() -> Iterator[None]:
 
     Whoever misses the raylet is ended by Ray, with a status of its own: only the exit may follow.
     """
-    raylets = [pid for pid in _descendants(os.getpid()) if _name(pid) == "raylet"]
-    _signal(raylets, signal.SIGSTOP)  # else it would start workers anew
+    raylets = [pid for pid in descendants(os.getpid()) if _name(pid) == "raylet"]
+    signal_all(raylets, signal.SIGSTOP)  # else it would start workers anew
     for _ in range(KILL_ROUNDS):  # a process that dies can leave children, which this one adopts
-        others = set(_descendants(os.getpid())).difference(raylets)
+        others = set(descendants(os.getpid())).difference(raylets)
         if not others:
             break
-        _signal(others, signal.SIGKILL)
+        signal_all(others, signal.SIGKILL)
         time.sleep(0.05)
     yield
-    _signal(raylets, signal.SIGKILL)
+    signal_all(raylets, signal.SIGKILL)
 
 
 def leave(folder: Path, status: int) -> NoReturn:
@@ -186,31 +188,8 @@ def _refuses(host: str, port: int) -> bool:
     return False
 
 
-def _signal(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
 def _name(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/comm").read_text().strip()
     except OSError:  # it has ended
         return ""
-
-
-def _descendants(root: int) -> list[int]:
-    """Return the ids of the running processes below a process."""
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit():
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    children.setdefault(int(parent), []).append(int(entry.name))
-        except OSError:  # it has ended
-            continue
-    found = [root]
-    for pid in found:
-        found += children.get(pid, [])
-    return found[1:]
