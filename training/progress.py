@@ -46,5 +46,9 @@ def format_row(stage: str, row: dict[str, Any], share: float, metrics: Sequence[
         share: of the stage that is done.
         metrics: the row's metrics for people.
     """
-    parts = [f"{stage} step {row['step']:>6} {share:6.1%}", f"{row['kind']:>6} of {row['resolution']}", *metrics]
+    parts = [
+        f"{stage} step {row['step']:>6} {min(share, 1.0):6.1%}",
+        f"{row['kind']:>6} of {row['resolution']}",
+        *metrics,
+    ]
     return "  ".join([*parts, f"{row['steps_per_second']:.1f} steps/s"])

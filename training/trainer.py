@@ -93,7 +93,7 @@ class Trainer:
             budget: of the whole stage, resumed parts included, which all have the same.
             stop_after: seconds after which to save and return.
             save_every: seconds between checkpoints.
-            log_every: steps between rows of the table.
+            log_every: steps between rows of the table; the first and the last step have one too.
             on_checkpoint: called by rank 0 whenever a checkpoint was written.
             console: for progress.
 
@@ -129,13 +129,13 @@ class Trainer:
                     bool(stop) or now - begun >= stop_after, self.seconds + now - clock
                 )
                 clock = now
-                if self.step % log_every == 0 or self.step == 1:
+                if self.step % log_every == 0 or self.step == 1 or self.spent >= 1:
                     row = self._row(batch, metrics, share)
                     row["steps_per_second"] = (self.step - logged[0]) / max(time.monotonic() - logged[1], 1e-9)
                     logged = (self.step, time.monotonic())
                     if self.metrics_logger is not None:
                         self.metrics_logger.log_step(row)
-                    line = format_row(self.stage.name, row, share, self.train_step.describe(row))
+                    line = format_row(self.stage.name, row, self.spent, self.train_step.describe(row))
                     console.print(line, highlight=False)
                 show_progress(self.spent, self.step)
                 if clock - saved > save_every:

@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 from packaging.requirements import Requirement
+from rich.markup import escape
 from typer.core import TyperCommand, TyperGroup
 
 from service.cli.errors import CommandError
@@ -26,10 +27,8 @@ class PluginCommand(TyperCommand):
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Return the context of the command that the entry point names."""
         if missing := _missing(self._entry):
-            remedy = f"pip install -e '.[{','.join(self._entry.extras)}]'" if self._entry.extras else "pip install -e ."
-            raise CommandError(
-                f"`omnitok {self.name}` needs {', '.join(missing)}, not installed here; run {remedy} in a checkout."
-            )
+            needs, remedy = ", ".join(missing), _remedy(self._entry)
+            raise CommandError(f"`omnitok {self.name}` needs {needs}, not installed here; run {remedy} in a checkout.")
         try:
             target = self._entry.load()
         except (ImportError, AttributeError) as error:
@@ -44,6 +43,18 @@ class Commands(TyperGroup):
         """Return the names of the commands that can run here, in the order of the help text."""
         names = {entry.name for entry in entry_points(group=GROUP) if not _missing(entry)}
         return [*super().list_commands(ctx), *sorted(names - set(self.commands))]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help text, and at its end how to get the commands that cannot run here."""
+        absent: dict[str, list[str]] = {}
+        for entry in sorted(entry_points(group=GROUP)):
+            if entry.name not in self.commands and _missing(entry):
+                absent.setdefault(_remedy(entry), []).append(entry.name)
+        lines = (
+            f"Not installed here: {', '.join(names)}; run {remedy} in a checkout." for remedy, names in absent.items()
+        )
+        self.epilog = "\n\n".join(map(escape, lines))
+        super().format_help(ctx, formatter)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return the command of that name, or None."""
@@ -63,6 +74,11 @@ def _missing(entry: EntryPoint) -> list[str]:
     optional = [wanted for wanted in map(Requirement, lines) if not _applies(wanted, "")]
     chosen = {wanted.name for wanted in optional if any(_applies(wanted, extra) for extra in entry.extras)}
     return sorted(name for name in chosen if not _installed(name))
+
+
+def _remedy(entry: EntryPoint) -> str:
+    """Return the command that installs what another package's command needs."""
+    return f"pip install -e '.[{','.join(entry.extras)}]'" if entry.extras else "pip install -e ."
 
 
 def _applies(wanted: Requirement, extra: str) -> bool:

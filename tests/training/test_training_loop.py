@@ -315,7 +315,7 @@ def test_a_run_that_crashed_past_its_checkpoint_tells_each_step_once(loader: Dev
     second = trainer_of(loader, tmp_path, **BARE)
     second.resume()
     second.run(Budget(steps=60), console=QUIET)
-    assert logged_steps(tmp_path) == [1, 50]
+    assert logged_steps(tmp_path) == [1, 50, 60]
     assert (tmp_path / METRICS_FILE).read_bytes().endswith(b"\n")
 
 
@@ -325,8 +325,8 @@ def test_a_stage_that_begins_anew_tells_only_of_itself(loader: DeviceLoader, tmp
     assert metrics_logger is not None
     metrics_logger.log_step({"step": 1, "kind": "images"})
     trainer_of(loader, tmp_path, **BARE).run(Budget(steps=2), console=QUIET)
-    assert logged_steps(tmp_path) == [1]
-    assert len((tmp_path / METRICS_FILE).read_text().splitlines()) == 2
+    assert logged_steps(tmp_path) == [1, 2]
+    assert len((tmp_path / METRICS_FILE).read_text().splitlines()) == 3
 
 
 def test_a_resumed_stage_has_the_length_that_it_was_begun_with(loader: DeviceLoader, tmp_path: Path) -> None:
@@ -344,3 +344,10 @@ def test_a_terminal_shows_how_far_a_run_is(loader: DeviceLoader, tmp_path: Path)
     trainer_of(loader, tmp_path, **BARE).run(Budget(steps=3), console=console)
     assert re.search(r"step 3\b.*100\.0 %.*steps/s", shown.getvalue())
     assert re.search(r"joint step\s+1\s.*PSNR", shown.getvalue())
+
+
+def test_the_last_line_on_the_terminal_is_that_of_the_last_step(loader: DeviceLoader, tmp_path: Path) -> None:
+    shown = io.StringIO()
+    trainer_of(loader, tmp_path, **BARE).run(Budget(steps=5), log_every=2, console=Console(file=shown, width=200))
+    shares = re.findall(r"step +(\d+) +([\d.]+)%", shown.getvalue())
+    assert shares == [("1", "20.0"), ("2", "40.0"), ("4", "80.0"), ("5", "100.0")]

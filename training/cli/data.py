@@ -12,7 +12,7 @@ from rich.table import Table
 from training.cli.errors import exit_on_error
 from training.errors import TrainingError
 
-data = typer.Typer(help="Build data sets.", no_args_is_help=True, pretty_exceptions_enable=False)
+data = typer.Typer(help="Build data sets.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @data.command()

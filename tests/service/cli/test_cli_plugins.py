@@ -96,6 +96,12 @@ def test_help_lists_the_commands_that_can_run_here(omnitok: Omnitok, house: None
     ]
 
 
+def test_help_says_how_to_get_the_other_commands(omnitok: Omnitok, house: None) -> None:
+    out = omnitok("--help").out
+    assert "Not installed here: attic; run pip install -e . in a checkout." in out
+    assert "Not installed here: cloud; run pip install -e '.[dreams]' in a checkout." in out
+
+
 def test_a_plugin_runs_with_its_own_options(omnitok: Omnitok, house: None) -> None:
     assert omnitok("garden dig --depth 3").code == 0
     assert omnitok("garden plant beans").code == 0
