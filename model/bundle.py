@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -30,7 +30,7 @@ from model.config_checks import ConfigError
 from model.generator.config import GeneratorConfig, generator_config
 from model.generator.networks import Generator, make_generator
 from model.tokenizer.config import TokenizerConfig
-from model.tokenizer.tokenizer import OmniTokenizer
+from model.tokenizer.tokenizer import OmniTokenizer, is_encoding_weight
 from model.weights import WeightsError, build_network
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "load_bundle",
     "load_generator",
     "read_config",
+    "rebind_generator",
     "save_bundle",
     "save_generator",
 ]
@@ -150,6 +151,50 @@ def save_generator(
         digest(files[CLASSES_FILE]) if classes else None,
     )
     return write_bundle(Path(path), config, {WEIGHTS_FILE: weights, CARD_FILE: card.encode(), **files})
+
+
+def rebind_generator(path: str | Path, trained_on: str | Path, tokenizer: str | Path) -> str:
+    """Name another tokenizer in a generator's bundle: one with the same codes, whose decoder was trained further.
+
+    Args:
+        path: the generator's bundle, which is replaced; its weights stay byte for byte.
+        trained_on: the tokenizer bundle that it names.
+        tokenizer: the one that it shall name.
+
+    Returns:
+        The generator's content hash.
+
+    Raises:
+        BundleError: a folder is not such a bundle, the generator names neither tokenizer, or the two encode by other
+            weights.
+    """
+    path = Path(path)
+    record, old, new = read_config(path), load_bundle(trained_on), load_bundle(tokenizer)
+    if record.kind != "generator":
+        raise BundleError(f"{path} is a {record.kind}; name a generator bundle.")
+    if record.tokenizer_hash == new.hash:
+        return record.hash
+    if record.tokenizer_hash != old.hash:
+        raise BundleError(f"{path} names the tokenizer {record.tokenizer_hash}, not {trained_on} ({old.hash}).")
+    if changed := _first_encoding_difference(old.tokenizer, new.tokenizer):
+        raise BundleError(f"{tokenizer} encodes unlike {trained_on}: its {changed} is another. Train {path} anew.")
+    files = {WEIGHTS_FILE: read_file(path / WEIGHTS_FILE, record.weights_sha256)}
+    if record.classes_sha256 is not None:
+        files[CLASSES_FILE] = read_file(path / CLASSES_FILE, record.classes_sha256)
+    card = (path / CARD_FILE).read_text(encoding="utf-8") if (path / CARD_FILE).is_file() else ""
+    files[CARD_FILE] = card.replace(
+        f"({old.hash[:12]})", f"({new.hash[:12]}, with the codes of {old.hash[:12]})"
+    ).encode()
+    return write_bundle(path, replace(record, tokenizer_hash=new.hash), files)
+
+
+def _first_encoding_difference(one: OmniTokenizer, other: OmniTokenizer) -> str | None:
+    """Return the name of the first weight by which two tokenizers encode differently, or "config"; None for none."""
+    if one.config != other.config:
+        return "config"
+    ours, theirs = one.state_dict(), other.state_dict()
+    encoding = (name for name in ours if is_encoding_weight(name))
+    return next((name for name in encoding if not torch.equal(ours[name], theirs[name])), None)
 
 
 def check_classes(names: object, count: int) -> tuple[str, ...]:

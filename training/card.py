@@ -83,7 +83,9 @@ def _losses(stage: Stage) -> str:
     """Return a sentence on what a stage minimises."""
     losses = stage.losses
     terms = {"L2": losses.l2, "L1": losses.l1}
-    if stage.head == "vae":
+    if stage.decoder_only:
+        pass  # the encoder's terms are constants
+    elif stage.head == "vae":
         terms |= {"KL divergence (equation 2)": losses.kl}
     else:
         learned = stage.codebook_update == "gradient"
@@ -110,8 +112,8 @@ def _settings(stage: AnyStage) -> Iterator[tuple[str, object]]:
         if name == "discriminators":
             if isinstance(stage, Stage) and stage.adversarial:
                 yield from ((f"discriminators: {key}", setting) for key, setting in value.items())
-        elif name == "latent_channels" and not value:
-            continue  # those of the stage before
+        elif name in ("latent_channels", "decoder_only") and not value:
+            continue  # channels of the stage before, and all weights
         elif name not in ("name", "steps", "losses"):
             yield name, ", ".join(map(str, value)) if isinstance(value, tuple) else value
 

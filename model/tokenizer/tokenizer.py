@@ -29,6 +29,11 @@ class CodeError(ValueError):
     """Tokens or latents that do not fit the model."""
 
 
+def is_encoding_weight(name: str) -> bool:
+    """Return whether a weight of this name decides codes: of the encoder, the projection to codes, or the codebook."""
+    return not name.startswith(("decoder.", "head.from_code.", "head.from_latent."))
+
+
 class Encoder(nn.Module):
     """Patch embedding, spatial stack, temporal stack (docs/model.md, Tokenizer 1 and 2)."""
 

@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 import torch
 
-from model.bundle import BundleError, load_bundle, load_generator, read_config, save_bundle, save_generator
+from model.bundle import (
+    BundleError,
+    load_bundle,
+    load_generator,
+    read_config,
+    rebind_generator,
+    save_bundle,
+    save_generator,
+)
 from model.generator.config import LANGUAGE_MODELS
 from model.generator.lm import LanguageModel
 from model.tokenizer.config import CONFIGS
@@ -29,6 +37,31 @@ def language_model(**changes: Any) -> LanguageModel:
 def bundle(tmp_path: Path) -> Path:
     save_generator(tmp_path / "tiny", language_model(), "# Tiny\n", TOKENIZER, NAMES, licence="CC0-1.0")
     return tmp_path / "tiny"
+
+
+def test_a_generator_is_rebound_to_a_tokenizer_with_the_same_codes_alone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = OmniTokenizer(CONFIGS["debug"])
+    old = save_bundle(tmp_path / "old", tokenizer, "# Old\n")
+    save_generator(tmp_path / "tiny", language_model(), f"# Tiny, of codes ({old[:12]})\n", old, NAMES)
+    with torch.no_grad():
+        for weight in (*tokenizer.decoder.parameters(), *tokenizer.head.from_code.parameters()):
+            weight += 0.01
+    new = save_bundle(tmp_path / "new", tokenizer, "# New\n")
+    weights = (tmp_path / "tiny/model.safetensors").read_bytes()
+    for _ in range(2):  # once more changes nothing
+        rebound = rebind_generator(tmp_path / "tiny", tmp_path / "old", tmp_path / "new")
+        assert (load_generator(tmp_path / "tiny").tokenizer_hash, rebound) == (new, read_config(tmp_path / "tiny").hash)
+    assert (tmp_path / "tiny/model.safetensors").read_bytes() == weights
+    assert load_generator(tmp_path / "tiny").classes == NAMES
+    assert f"({new[:12]}, with the codes of {old[:12]})" in (tmp_path / "tiny/README.md").read_text()
+    with pytest.raises(BundleError, match="names the tokenizer"):
+        rebind_generator(tmp_path / "tiny", tmp_path / "old", tmp_path / "old")
+    with torch.no_grad():
+        tokenizer.head.to_code.weight += 0.01
+    save_bundle(tmp_path / "other", tokenizer, "# Other\n")
+    with pytest.raises(BundleError, match=r"head\.to_code\.weight is another"):
+        rebind_generator(tmp_path / "tiny", tmp_path / "new", tmp_path / "other")
 
 
 def test_save_then_load_gives_the_same_bits(bundle: Path) -> None:

@@ -17,7 +17,7 @@ from checkpoints import equal
 from rich.console import Console
 from torch import Tensor
 
-from model.tokenizer.tokenizer import OmniTokenizer
+from model.tokenizer.tokenizer import OmniTokenizer, is_encoding_weight
 from training.checkpoint import CHECKPOINT_FILE
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.device_loader import DeviceLoader
@@ -73,6 +73,37 @@ def test_training_lowers_the_error_and_spreads_the_codes(loader: DeviceLoader, t
         assert (
             len(trainer.train_step.state.ema.encode(pixels).unique()) > 16
         )  # of 64; a collapsed codebook uses one or two
+
+
+@pytest.mark.parametrize("head", ["vq", "vae"])
+def test_a_decoder_learns_alone_and_resumes_to_the_same_bits(loader: DeviceLoader, tmp_path: Path, head: str) -> None:
+    """Weights that encode and tokens stay, the error falls, and a stopped run ends as one that never stopped."""
+    image = replace(DEBUG.stage("image"), head=head)
+    stage = replace(DEBUG.stage("joint"), head=head, decoder_only=True, **BARE)
+    recipe = replace(DEBUG, stages=(image, stage))
+
+    def begin(out: Path) -> Trainer:
+        torch.manual_seed(0)
+        start = StageStart(OmniTokenizer(with_head(recipe.tokenizer, head)), codebook_initialized=head == "vq")
+        return Trainer(recipe, stage, start.step(recipe, stage), loader, out)
+
+    whole = begin(tmp_path / "whole")
+    pixels = next(loader.stream([BatchSpec("clips", 32, 4, 0, 5)]))
+    before = {name: value.clone() for name, value in whole.train_step.state.ema.state_dict().items()}
+    codes, error = whole.train_step.state.ema.encode(pixels), error_of(whole)
+    assert whole.run(Budget(steps=40), console=QUIET)
+    assert error_of(whole) < 0.8 * error
+    for network in (whole.train_step.state.ema, whole.train_step.state.tokenizer):
+        assert torch.equal(network.eval().encode(pixels), codes)
+        for name, value in network.state_dict().items():
+            assert torch.equal(value, before[name]) == is_encoding_weight(name), name
+
+    assert not begin(tmp_path / "halves").run(Budget(steps=40), stop_after=1e-9, console=QUIET)
+    stopped = begin(tmp_path / "halves")
+    stopped.resume()
+    assert stopped.step == 1
+    assert stopped.run(Budget(steps=40), console=QUIET)
+    assert equal(state_of(tmp_path / "whole"), state_of(tmp_path / "halves"), ("seconds",))
 
 
 def test_codes_learned_by_averages_stay_spread_too(loader: DeviceLoader, tmp_path: Path) -> None:
@@ -214,7 +245,7 @@ def test_a_checkpoint_of_before_a_setting_is_resumed(loader: DeviceLoader, tmp_p
     trainer_of(loader, tmp_path).save()
     saved = state_of(tmp_path)
     for stage in saved["recipe"]["stages"]:
-        del stage["latent_channels"]
+        del stage["latent_channels"], stage["decoder_only"]
     torch.save(saved, tmp_path / CHECKPOINT_FILE)
     trainer_of(loader, tmp_path).resume()
 

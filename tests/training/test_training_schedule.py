@@ -231,8 +231,11 @@ def test_a_stage_takes_over_the_one_before_or_the_one_it_names() -> None:
     before = {stage.name: demo.before(stage) for stage in demo.stages}
     assert before["image"] is None
     assert {name: stage.name for name, stage in before.items() if stage is not None} == {
-        "joint": "image", "long": "joint", "sharp": "long", "kl": "long",
+        "joint": "image", "long": "joint", "sharp": "long", "kl": "long", "long-decoder": "long", "kl-decoder": "kl",
     }  # fmt: skip
     image, joint = demo.stages[:2]
     with pytest.raises(TrainingError, match="Stage image begins after 'joint', not one of"):
         replace(demo, stages=(replace(image, after="joint"), joint))
+    for before_it in ((), (replace(image, head="vae"),)):
+        with pytest.raises(TrainingError, match="Stage joint trains the decoder alone"):
+            replace(demo, stages=(*before_it, replace(joint, decoder_only=True)))

@@ -10,7 +10,7 @@ from no_questions import NoQuestions
 from torch import Tensor, nn
 
 from model.tokenizer.heads import VQHead
-from model.tokenizer.tokenizer import OmniTokenizer
+from model.tokenizer.tokenizer import OmniTokenizer, is_encoding_weight
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.device_loader import DeviceLoader
 from training.networks.lpips import FeatureDistance
@@ -85,6 +85,22 @@ def test_each_term_reaches_only_its_side(images: Tensor) -> None:
     reached = step.state.tokenizer.encoder.embed.first.proj.weight.grad
     assert reached is not None
     assert reached.abs().max() > 0
+
+
+@pytest.mark.parametrize("head", ["vq", "vae"])
+def test_a_frozen_encoder_has_no_gradients(images: Tensor, head: str) -> None:
+    step = step_of(replace(STAGE, head=head, decoder_only=True))
+    inputs: list[Tensor] = []
+    step.state.tokenizer.decoder.register_forward_pre_hook(lambda module, given: inputs.append(given[0]))
+    handle = step.state.tokenizer.encoder.register_forward_hook(lambda module, given, embed: inputs.append(embed))
+    step(images, Phase(quantise=head == "vq"))
+    handle.remove()
+    embed, expanded = inputs
+    assert not embed.requires_grad  # so that nothing of the encoder is kept for the backward pass
+    assert expanded.requires_grad
+    reached = {name for name, weight in step.state.tokenizer.named_parameters() if weight.grad is not None}
+    assert {name.split(".")[0] for name in reached} == {"decoder", "head"}
+    assert not any(is_encoding_weight(name) for name in reached)
 
 
 def test_without_quantisation_codes_rest(images: Tensor) -> None:

@@ -112,6 +112,8 @@ class Stage(BaseStage):
         latent_channels: of a VAE head; as many as a code has dimensions where it is 0. A stage may have more than the
             one before it: the decoder ignores the new ones at first.
         after: name of the stage whose weights it takes over; the one before it if empty.
+        decoder_only: train the decoder, and the head's projection to it, of a tokenizer with the same head. The rest is
+            frozen, so that codes stay what they are, and no gradient is computed for it.
         resolutions: sides of the squares in pixels, one of which is drawn for each step.
         clip_resolutions: the same for clips, where the data has smaller ones; none for `resolutions`.
         base_resolution: where the batch sizes hold. Another resolution r has (base_resolution / r)^2 times the items,
@@ -130,6 +132,7 @@ class Stage(BaseStage):
     head: Literal["vq", "vae"]
     latent_channels: int = 0
     after: str = ""
+    decoder_only: bool = False
     resolutions: tuple[int, ...] = (256,)
     clip_resolutions: tuple[int, ...] = ()
     base_resolution: int = 256
@@ -218,11 +221,22 @@ class Recipe:
         for index, stage in enumerate(self.stages):
             if stage.after and stage.after not in names[:index]:
                 raise TrainingError(f"Stage {stage.name} begins after {stage.after!r}, not one of {names[:index]}.")
+            self._check_decoder_only(stage)
             resolutions = (*stage.resolutions, *stage.clip_resolutions, stage.base_resolution)
             if wrong := [resolution for resolution in resolutions if resolution % patch]:
                 raise TrainingError(f"Stage {stage.name}: resolutions {wrong} are not multiples of the patch {patch}.")
             if (stage.frames - 1) % temporal:
                 raise TrainingError(f"Stage {stage.name}: clips have 1 + k * {temporal} frames, not {stage.frames}.")
+
+    def _check_decoder_only(self, stage: Stage) -> None:
+        """Refuse a stage that freezes an encoder that nothing trained, or under another head than it has."""
+        if not stage.decoder_only:
+            return
+        before = self.before(stage)
+        if before is None or (before.head, before.latent_channels) != (stage.head, stage.latent_channels):
+            raise TrainingError(
+                f"Stage {stage.name} trains the decoder alone: put it after a stage with the same head and channels."
+            )
 
     def stage(self, name: str) -> Stage:
         """Return the stage of a name.
@@ -250,7 +264,8 @@ class Recipe:
 def rename_settings(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a recipe, as `Recipe.to_dict` made it in any version, as it is written today."""
     stages = [{RENAMED_SETTINGS.get(name, name): value for name, value in stage.items()} for stage in recipe["stages"]]
-    return recipe | {"stages": [{"latent_channels": 0} | stage if "head" in stage else stage for stage in stages]}
+    later = {"latent_channels": 0, "decoder_only": False}  # settings that older records lack
+    return recipe | {"stages": [later | stage if "head" in stage else stage for stage in stages]}
 
 
 def _without_tuples(value: Any) -> Any:
@@ -262,7 +277,8 @@ def _without_tuples(value: Any) -> Any:
 def _demo() -> Recipe:
     """Build the recipe of the demo bundles: a small causal tokenizer, minutes on one or two GPUs for each stage.
 
-    `long` ends in the exact VQ bundle, from which both `sharp` and the VAE of `kl` begin.
+    `long` ends in the exact VQ bundle, from which both `sharp` and the VAE of `kl` begin. The last two stages fine-tune
+    decoders, so that generators of the codes of `long` and of the latents of `kl` stay right.
     """
     image = Stage(
         name="image", head="vq", steps=3_000, image_batch_size=96, resolutions=(128,), base_resolution=128,
@@ -287,7 +303,12 @@ def _demo() -> Recipe:
         long, name="kl", head="vae", after="long", steps=14_200, image_batch_size=96, clip_batch_size=16,
         latent_channels=16, learning_rate=6e-4, warmup_steps=200, losses=replace(long.losses, kl=1e-7),
     )  # fmt: skip
-    return Recipe(CONFIGS["demo"], (image, joint, long, sharp, kl), licence="Apache-2.0")
+    long_decoder = replace(
+        long, name="long-decoder", after="long", decoder_only=True, steps=7_000, learning_rate=4e-4, warmup_steps=200
+    )
+    kl_decoder = replace(kl, name="kl-decoder", after="kl", decoder_only=True, steps=20_000, learning_rate=3e-4)
+    stages = (image, joint, long, sharp, kl, long_decoder, kl_decoder)
+    return Recipe(CONFIGS["demo"], stages, licence="Apache-2.0")
 
 
 def _paper() -> Recipe:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from model.tokenizer.heads import VQHead
-from model.tokenizer.tokenizer import OmniTokenizer
+from model.tokenizer.tokenizer import OmniTokenizer, is_encoding_weight
 from training.recipes import Stage
 from training.step import adam, find_not_finite, moments
 from training.tokenizer.codebook import CodebookUpdater
@@ -35,7 +35,10 @@ class TrainState:
         self.tokenizer = tokenizer.train().requires_grad_(True)
         self.ema = copy.deepcopy(tokenizer).eval().requires_grad_(False)
         self.codebook_updater: CodebookUpdater | None = None
-        if isinstance(tokenizer.head, VQHead) and isinstance(self.ema.head, VQHead):
+        if stage.decoder_only:
+            for name, parameter in tokenizer.named_parameters():
+                parameter.requires_grad_(not is_encoding_weight(name))
+        elif isinstance(tokenizer.head, VQHead) and isinstance(self.ema.head, VQHead):
             tokenizer.head.codebook.requires_grad_(stage.codebook_update == "gradient")
             self.codebook_updater = CodebookUpdater(tokenizer.head.codebook, self.ema.head.codebook, stage, seed)
         self.discriminators = _build_discriminators(stage, seed).to(self.device)

@@ -213,7 +213,9 @@ class TrainingStep:
         """Return the weighted sum of all terms, the reconstruction, and the latents with the metrics of all terms."""
         weights, tokenizer = self.stage.losses, self.state.tokenizer
         pixels = to_float(part, torch.float32)
-        latents = self._latents(tokenizer.encoder(pixels), first, phase.quantise)
+        with torch.set_grad_enabled(not self.stage.decoder_only):
+            embed = tokenizer.encoder(pixels)
+        latents = self._latents(embed, first, phase.quantise)
         out = tokenizer.decoder(latents.embed).float()
         loss = losses.reconstruction(out, pixels, l2=weights.l2, l1=weights.l1) + latents.loss
         latents.metrics["squared_error"] = (out.detach() - pixels).square().mean()

@@ -121,6 +121,11 @@ class TokenizerTask:
             source = OmniTokenizer(with_head(recipe.tokenizer, before.head, before.latent_channels))
             checkpoint = read_checkpoint(run.folder(before), recipe.to_dict(), before.name, TrainingStep.state_keys)
             taken = start_after(checkpoint, source)
+        if stage.decoder_only and source.config.head != config.head:
+            raise TrainingError(
+                f"Stage {stage.name} trains the decoder alone, so that it begins from a bundle with {config.head}, "
+                f"not {source.config.head}."
+            )
         source.to(device)
         pixels = next(iter(loader.stream([batch_at(stage, recipe.seed, 1, taken.drawn)])))
         tokenizer = transfer_head(source, config, pixels, ranks)
