@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 
@@ -74,6 +75,33 @@ def test_stamps_in_file_order_lose_no_frame(container: str) -> None:
 def test_sampling_with_stamps_in_file_order(options: dict[str, object], expected: list[int]) -> None:
     data = remuxed(video(CLIP, options=B_FRAMES), in_file_order)
     assert which(data, **options)[0] == expected
+
+
+def with_edits(mp4: bytes, *edits: tuple[int, int]) -> bytes:
+    """The mp4 with an edit list of (frames, first frame) at 24 frames a second."""
+    (unit,) = struct.unpack_from(">I", mp4, mp4.index(b"mdhd") + 16)
+    (movie_unit,) = struct.unpack_from(">I", mp4, mp4.index(b"mvhd") + 16)
+    entries = b"".join(
+        struct.pack(">3I", frames * movie_unit // 24, first * unit // 24, 1 << 16) for frames, first in edits
+    )
+    made = struct.pack(">I4sI4s2I", 24 + len(entries), b"edts", 16 + len(entries), b"elst", 0, len(edits)) + entries
+    start = mp4.index(b"edts") - 4
+    (size,) = struct.unpack_from(">I", mp4, start)
+    data = bytearray(mp4[:start] + made + mp4[start + size :])
+    for name in (b"moov", b"trak"):
+        at = data.index(name) - 4
+        struct.pack_into(">I", data, at, struct.unpack_from(">I", data, at)[0] + len(made) - size)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    "edits", [[(5, 0), (5, 18)], [(5, 18), (5, 0)], [(4, 2), (4, 2)], [(4, 0), (5, 25), (5, 13)], [(9, 11)]]
+)
+def test_parts_that_an_editor_joined_are_all_shown(edits: list[tuple[int, int]]) -> None:
+    """Frames that those of a later part refer to come again, under stamps before all others."""
+    frames, info = which(with_edits(video(CLIP, options=NO_B_FRAMES), *edits))
+    assert frames == [first + number for count, first in edits for number in range(count)]
+    assert info.sampled_pts == pytest.approx(np.arange(len(frames)) / 24, abs=1e-3)
 
 
 def test_a_window_bounds_the_work_on_irregular_clips() -> None:
