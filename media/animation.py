@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Container, Iterator
-from itertools import accumulate, count, repeat
+from itertools import accumulate, count, islice, repeat
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
@@ -48,7 +48,7 @@ class AnimationReader(FrameReader):
             self._details = details.of_picture(image, str(self._orientation), self._profile)
             # A single frame is an animation too if readers of stills see another picture.
             is_behind_another = bool(image.info.get("default_image"))
-            durations, canvas = index_animation(image, file, media_type, limits)
+            durations, canvas = index_animation(image, file, media_type)
         # Rounded, so that the sum of thirty thirtieths is a second: windows begin and end there.
         starts = [0.0, *(round(sum_ms / 1000, 6) for sum_ms in accumulate(map(shown_ms, durations)))]
         self._duration_s = starts.pop()
@@ -57,8 +57,7 @@ class AnimationReader(FrameReader):
         self.is_video = len(starts) > 1 or is_behind_another
         self._count = len(starts)
         self._chosen = choose_frames(starts, options, window) if self.is_video else [0]
-        # A JPEG has no frames.
-        self._times = [starts[index] for index in self._chosen] if starts else [0.0]
+        self._times = [starts[index] for index in self._chosen]
         self.expected = len(self._chosen)
         if self.is_video:
             check_canvas(limits, *canvas)
@@ -118,35 +117,26 @@ def pages(image: Image.Image) -> Iterator[Image.Image]:
         yield without_empty_alpha(image)
 
 
-def index_animation(
-    image: Image.Image, file: BinaryIO, media_type: str, limits: MediaLimits | None
-) -> tuple[list[float], tuple[int, int]]:
+def index_animation(image: Image.Image, file: BinaryIO, media_type: str) -> tuple[list[float], tuple[int, int]]:
     """Return what each frame states as its duration, milliseconds, and the (height, width) of what is decoded for each.
 
-    Frames of AVIF tell their durations only once they are decoded; files of other formats are read by their blocks.
+    A picture that is not animated has one of 0 milliseconds.
     """
     height, width = image.height, image.width
     if media_type not in INDEXED_TYPES:
-        if media_type == "image/avif" and frame_count(image) > 1:
-            check_canvas(limits, height, width)
-            check_decoded(limits, frame_count(image), height * width, is_video=False)
-        return [float(image.info.get("duration") or 0) for _ in pages(image)], (height, width)
+        return [0.0], (height, width)
     position = file.tell()
     file.seek(0)
+    frames = index_frames(file.read(), media_type)
+    if media_type != "image/gif":  # the others state how many they have
+        frames = islice(frames, getattr(image, "n_frames", 1) - int(bool(image.info.get("default_image"))))
     durations = []
-    for frame in index_frames(file.read(), media_type):
+    for frame in frames:
         durations.append(frame.milliseconds)
         # Frames may be larger than what is shown of them.
         height, width = max(height, frame.height), max(width, frame.width)
     file.seek(position)
-    if media_type != "image/gif":  # the others state how many they have
-        durations = durations[: frame_count(image) - int(bool(image.info.get("default_image")))]
     return durations or [0.0], (height, width)
-
-
-def frame_count(image: Image.Image) -> int:
-    """Return how many pictures the header of a PNG, WebP or AVIF states."""
-    return getattr(image, "n_frames", 1)
 
 
 def shown_ms(claimed: float) -> float:

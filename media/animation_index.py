@@ -1,25 +1,30 @@
-"""The frames of animated GIF, PNG and WebP files, found by the blocks that hold them: nothing is decoded."""
+"""The frames of animated GIF, PNG, WebP and AVIF files, found by the blocks that hold them: nothing is decoded."""
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 from collections.abc import Iterator
+from functools import reduce
+from itertools import repeat
 from typing import Literal, NamedTuple
+
+from media.faststart import boxes
 
 Disposal = Literal["keep", "clear", "restore"]
 
-INDEXED_TYPES = ("image/gif", "image/png", "image/webp")
+INDEXED_TYPES = ("image/gif", "image/png", "image/webp", "image/avif")
 
 _APNG_DELAY_UNIT = 100  # a second's share that a denominator of 0 stands for
 _GIF_BLOCK = re.compile(rb"[!,;]")
-_GIF_DISPOSALS: dict[int, Disposal] = {2: "clear", 3: "restore"}
+_GIF_DISPOSALS: dict[int, Disposal] = {2: "clear", 3: "restore", 4: "restore"}  # by an old specification
 _PNG_DISPOSALS: dict[int, Disposal] = {1: "clear", 2: "restore"}
 _PNG_HEAD_BYTES, _RIFF_HEAD_BYTES = 8, 12
 
 
 class IndexedFrame(NamedTuple):
-    """A frame as its file states it; of a WebP its time alone.
+    """A frame as its file states it; of WebP and AVIF its time alone.
 
     Args:
         milliseconds: the time for which it is shown; 0 if the file states none.
@@ -42,7 +47,7 @@ class IndexedFrame(NamedTuple):
 
 
 def index_frames(data: bytes, media_type: str) -> Iterator[IndexedFrame]:
-    """Find the frames of an animation; a picture in PNG or WebP that is not animated has none.
+    """Find the frames of an animation; a picture in PNG, WebP or AVIF that is not animated has none.
 
     Args:
         data: the whole file.
@@ -51,9 +56,9 @@ def index_frames(data: bytes, media_type: str) -> Iterator[IndexedFrame]:
     Raises:
         ValueError: the file is cut off.
     """
-    walk = {"image/gif": _gif_frames, "image/png": _png_frames, "image/webp": _webp_frames}[media_type]
+    walks = {"image/gif": _gif_frames, "image/png": _png_frames, "image/webp": _webp_frames, "image/avif": _avif_frames}
     try:
-        yield from walk(data)
+        yield from walks[media_type](data)
     except (IndexError, struct.error) as error:
         raise ValueError("The file is cut off.") from error
 
@@ -120,6 +125,24 @@ def _webp_frames(data: bytes) -> Iterator[IndexedFrame]:
     for kind, start, size in _chunks(data, _RIFF_HEAD_BYTES, "<4sI", 8):
         if kind == b"ANMF" and size >= 16:
             yield IndexedFrame(float(int.from_bytes(data[start + 12 : start + 15], "little")))
+
+
+def _avif_frames(data: bytes) -> Iterator[IndexedFrame]:
+    media = reduce(_inside, (b"moov", b"trak", b"mdia"), data)
+    if not media:
+        return
+    header, table = _inside(media, b"mdhd"), reduce(_inside, (b"minf", b"stbl", b"stts"), media)
+    (second,) = struct.unpack_from(">I", header, 20 if header[0] else 12)
+    (entries,) = struct.unpack_from(">I", table, 4)
+    for entry in range(entries):
+        frames, duration = struct.unpack_from(">2I", table, 8 + 8 * entry)
+        yield from repeat(IndexedFrame(1000 * duration / max(1, second)), frames)
+
+
+def _inside(data: bytes, name: bytes) -> bytes:
+    """Return the content of the first ISO box of a name, or nothing."""
+    found = (slice(at + 8, at + size) for kind, at, size in boxes(io.BytesIO(data), len(data)) if kind == name)
+    return data[next(found, slice(0))]
 
 
 def _chunks(data: bytes, at: int, header: str, overhead: int) -> Iterator[tuple[bytes, int, int]]:

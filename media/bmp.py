@@ -1,4 +1,4 @@
-"""BMPs whose colours are bits of 16 or 32 by masks, of which Pillow knows a few."""
+"""The parts of BMPs that Pillow does not read, or not exactly: colours by masks, and profiles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 _FILE_HEADER = 14
 _MASKED = (3, 6)  # compression: by three masks, or by four
-_INFO_HEADER, _ALPHA_HEADER = 40, 56  # bytes of the headers from which on there are masks, and one for alpha
+_HALVED = (0x7C00, 0x3E0, 0x1F, 0)  # the masks of 16 bits without any
+# Bytes of the headers from which on there are masks, one for alpha, and a profile.
+_INFO_HEADER, _ALPHA_HEADER, _PROFILE_HEADER = 40, 56, 124
+_PROFILE_PLACE, _EMBEDDED = 56, b"DEBM"
 _PIXELS_AT_ONCE = 1 << 20
 
 
@@ -38,11 +41,12 @@ def read_masked(file: BinaryIO, limits: MediaLimits | None) -> Image.Image | Non
     file.seek(0)
     data = file.read()
     start, header, width, height, _, bits, compression = struct.unpack_from("<IIiiHHI", data, 10)
-    if header < _INFO_HEADER or compression not in _MASKED or bits not in (16, 32):
+    is_halved = compression == 0 and bits == 16
+    if header < _INFO_HEADER or not (is_halved or (compression in _MASKED and bits in (16, 32))):
         return None
     rows, is_top_down = abs(height), height < 0
     check_picture(limits, rows, width, is_video=False)
-    masks = struct.unpack_from("<4I", data, _FILE_HEADER + _INFO_HEADER)
+    masks = _HALVED if is_halved else struct.unpack_from("<4I", data, _FILE_HEADER + _INFO_HEADER)
     if header < _ALPHA_HEADER and compression == _MASKED[0]:
         masks = (*masks[:3], 0)
     stored = np.frombuffer(data, f"<u{bits // 8}", rows * _row(width, bits), start).reshape(rows, -1)[:, :width]
@@ -55,6 +59,19 @@ def read_masked(file: BinaryIO, limits: MediaLimits | None) -> Image.Image | Non
     image = Image.fromarray(np.ascontiguousarray(pixels if is_top_down else pixels[::-1]))
     image.format = "BMP"
     return image
+
+
+def embedded_profile(file: BinaryIO) -> bytes | None:
+    """Return the colour profile of a BMP; the position of the file is lost."""
+    file.seek(_FILE_HEADER)
+    header = file.read(_PROFILE_HEADER)
+    if len(header) < _PROFILE_HEADER or int.from_bytes(header[:4], "little") < _PROFILE_HEADER:
+        return None
+    if header[_PROFILE_PLACE : _PROFILE_PLACE + 4] != _EMBEDDED:
+        return None
+    place, size = struct.unpack_from("<2I", header, _PROFILE_PLACE + 56)
+    file.seek(_FILE_HEADER + place)
+    return file.read(size)
 
 
 def _row(width: int, bits: int) -> int:

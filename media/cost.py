@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 # So much of an animation is looked at; whoever calls this has other things to do.
 _INDEXED_BYTES = 2**19
 _HEAD_BYTES = 2**16
-_ANIMATED_BY = {"image/png": b"acTL", "image/webp": b"ANIM"}  # in front of the first frame
+_ANIMATED_BY = {"image/png": b"acTL", "image/webp": b"ANIM", "image/avif": b"avis"}  # in front of the first frame
 _MAX_STEPS = 1024
 # A clip's pixels follow from its packets, which only a demuxer knows. Most clips hold more pixels to a byte.
 _CLIP_PIXELS_PER_BYTE = 4
@@ -49,8 +49,6 @@ def _frames(data: bytes, media_type: str, options: MediaOptions, limits: MediaLi
     most = limits.animation_frames
     if options.frames is not None and options.sampling == "first" and options.start_s is None:
         most = min(most, options.frames)
-    if media_type == "image/avif":
-        return most if data[8:12] == b"avis" else 1
     if media_type not in INDEXED_TYPES or _ANIMATED_BY.get(media_type, b"") not in data[:_HEAD_BYTES]:
         return 1
     found = 0

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import AvifImagePlugin, Image
 
-from media.bmp import read_masked
+from media.bmp import embedded_profile, read_masked
 from media.colour import Colours, Gamma, code_points
 from media.errors import MediaError
 from media.limits import check_picture
 from media.orientation import UPRIGHT, Orientation, from_exif
+from media.png import scale_key, without_faulty_chunks
 from media.tiff import check_tiff, correct_tiff, deep_grey
 
 if TYPE_CHECKING:
@@ -36,8 +37,6 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 _ORIENTATION = 0x0112
 _HEAD_BYTES = 1 << 16  # what comes before the pixels, but for very large profiles
 _WEBP_FLAGS, _WEBP_ANIMATED, _WEBP_ALPHA = 20, 0x02, 0x10  # their place in the file, and two of them
-# What Pillow multiplies the samples of shallow grey pictures by.
-_SHALLOW = {"L;2": 85, "L;4": 17}
 
 
 @contextmanager
@@ -63,7 +62,14 @@ def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) ->
     if masked is not None:
         return masked
     file.seek(0)
-    image = Image.open(_with_alpha(file) if media_type == "image/webp" else file, formats=(FORMATS[media_type],))
+    formats = (FORMATS[media_type],)
+    try:
+        image = Image.open(_with_alpha(file) if media_type == "image/webp" else file, formats=formats)
+    except (ValueError, Image.UnidentifiedImageError):
+        if media_type != "image/png":
+            raise
+        file.seek(0)
+        image = Image.open(io.BytesIO(without_faulty_chunks(file.read())), formats=formats)
     check_picture(limits, image.height, image.width, is_video=False)
     if image.format == "TIFF":
         check_tiff(image)
@@ -85,21 +91,6 @@ def without_empty_alpha(image: Image.Image) -> Image.Image:
     """Return a picture that is opaque everywhere without its alpha channel."""
     is_empty = image.mode in ("RGBA", "LA") and image.getchannel("A").getextrema() == (255, 255)
     return image.convert(image.mode[:-1]) if is_empty else image
-
-
-def scale_key(image: Image.Image) -> None:
-    """Bring a PNG's transparent colour to the depth of Pillow's samples: it is left at the depth of the file."""
-    key = image.info.get("transparency")
-    if image.format != "PNG" or not image.tile:  # type: ignore[attr-defined]
-        return
-    depth = image.tile[0].args  # type: ignore[attr-defined]
-    if image.mode == "L" and isinstance(key, int):
-        scale = _SHALLOW.get(depth, 1)
-        # Bits above the file's depth count for nothing.
-        image.info["transparency"] = key % (255 // scale + 1) * scale
-    elif image.mode == "RGB" and isinstance(key, tuple):
-        # Pillow keeps only the high bytes of deep colours, so that only these can be compared.
-        image.info["transparency"] = tuple(part >> 8 if depth == "RGB;16B" else part & 0xFF for part in key)
 
 
 def orientation(image: Image.Image) -> Orientation:
@@ -124,6 +115,8 @@ def orientation(image: Image.Image) -> Orientation:
 def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> Colours:
     """Return the colour profile of an opened picture, or what stands in its place."""
     profile = image.info.get("icc_profile")
+    if media_type == "image/bmp":
+        return embedded_profile(file)
     if profile and media_type == "image/avif":
         return profile
     position = file.tell()
@@ -149,8 +142,8 @@ def continuous(image: Image.Image) -> Image.Image:
         if key is not None:
             grey.putalpha(Image.fromarray((deep != key) * np.uint8(255)))
         return grey
-    if image.mode == "RGBa":  # premultiplied
-        return image.convert("RGBA")
+    if image.mode in ("RGBa", "La"):  # premultiplied
+        return image.convert(image.mode.upper())
     if image.mode in ("1", "L") and key is not None:
         return image.convert("LA")  # still grey, as an embedded profile expects
     if image.mode in ("P", "PA") or key is not None:

@@ -8,7 +8,7 @@ import struct
 import numpy as np
 import pytest
 from media_samples import pattern, saved
-from PIL import Image
+from PIL import Image, ImageCms
 
 from media.errors import MediaError
 from media.limits import MediaLimits
@@ -79,6 +79,25 @@ def test_alpha_stands_on_white(bits: int, masks: tuple[int, ...], error: int, he
     shown = read(bmp(ALPHA, bits, masks, header, compression))
     weight = RAMP / 255
     assert np.abs(shown - (PHOTO * weight + 255 * (1 - weight))).max() <= error
+
+
+def test_sixteen_bits_without_masks_are_rounded_as_those_with_them() -> None:
+    assert np.array_equal(
+        read(bmp(PHOTO, *MASKS["555"][:2], header=40, compression=0)), read(bmp(PHOTO, *MASKS["555"][:2]))
+    )
+
+
+def test_an_embedded_profile_is_applied() -> None:
+    """The profile is of sRGB with red and green exchanged."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile.replace(b"rXYZ", b"tmpX").replace(b"gXYZ", b"rXYZ").replace(b"tmpX", b"gXYZ")
+    red = np.broadcast_to(np.array([255, 0, 0], np.uint8), PHOTO.shape)
+    data = bytearray(bmp(red, *MASKS["888"][:2]))
+    data[14 + 56 : 14 + 60] = b"DEBM"
+    struct.pack_into("<2I", data, 14 + 112, len(data) - 14, len(profile))
+    assert np.abs(read(bytes(data) + profile).astype(int) - [0, 255, 0]).max() <= 1
+    data[14 + 56 : 14 + 60] = b"BGRs"
+    assert np.array_equal(read(bytes(data) + profile), red)
 
 
 def test_an_alpha_that_is_empty_counts_for_nothing() -> None:

@@ -167,6 +167,7 @@ def test_a_webp_shows_the_page_where_nothing_is(changes: list[Change], corners: 
         # What disappears uncovers the page, never the background colour.
         ([Change(0, 0, 16, 16, 2), Change(0, 0, 8, 8, 3, 2), Change(8, 8, 8, 8, 1)], (WHITE, RED)),
         ([Change(0, 0, 16, 16, 2), Change(0, 0, 8, 8, 3, 3), Change(8, 8, 8, 8, 1)], (GREEN, RED)),
+        ([Change(0, 0, 16, 16, 2), Change(0, 0, 8, 8, 3, 4), Change(8, 8, 8, 8, 1)], (GREEN, RED)),
         ([Change(0, 0, 8, 8, 2, 3), Change(8, 8, 8, 8, 3)], (WHITE, BLUE)),
         # A frame that does not say how it disappears stays, whatever the one before it did.
         ([Change(0, 0, 16, 16, 2, 2), Change(0, 0, 16, 16, 3, 0), Change(8, 8, 8, 8, 1)], (BLUE, RED)),

@@ -87,6 +87,11 @@ def test_alpha_stands_on_white(kind: int, weight: float) -> None:
     assert np.abs(shown - [227, 177, 127]).max() <= 2
 
 
+def test_premultiplied_greys_stand_on_white() -> None:
+    stored = np.broadcast_to(np.array([50, 100], np.uint8), (8, 8, 2))
+    assert (read(tiff(stored, 1, extra=((338, 1),))) == 50 + 155).all()
+
+
 # Rows and columns of the stored picture, as the specification names them.
 TURNS = {
     1: lambda p: p,
