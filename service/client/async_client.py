@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Self, Unpack, overload
@@ -51,6 +52,7 @@ class AsyncClient:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         **options: Unpack[ConnectionOptions],
     ) -> None:
+        self._again = partial(type(self), base_url, sleep=sleep, **options)
         self._sleep = sleep
         self._rule, self._connection = calls.connection(base_url, **options)
         transport = None if is_proxied(base_url) else DuplexTransport()  # httpx's own knows proxies
@@ -61,6 +63,10 @@ class AsyncClient:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process have a client of its own; see `Client`."""
+        return self._again, ()
 
     async def close(self) -> None:
         """Close the connections."""

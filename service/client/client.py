@@ -53,6 +53,7 @@ class Client:
         sleep: Callable[[float], None] = time.sleep,
         **options: Unpack[ConnectionOptions],
     ) -> None:
+        self._again = partial(type(self), base_url, sleep=sleep, **options)
         self._sleep = sleep
         self._rule, self._connection = calls.connection(base_url, **options)
         self._http = httpx.Client(**self._connection)
@@ -62,6 +63,10 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process have a client of its own with the same options, its key included."""
+        return self._again, ()
 
     def close(self) -> None:
         """Close the connections."""

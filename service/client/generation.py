@@ -75,6 +75,11 @@ class GenerateEvent:
     fields: Mapping[str, Any]
     files: Mapping[str, tuple[str, bytes]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """Return one line: files without their bytes."""
+        files = "".join(f", {name}: {len(data)} bytes of {kind}" for name, (kind, data) in self.files.items())
+        return f"<GenerateEvent {self.name} {dict(self.fields)}{files}>"
+
 
 def generate_call(class_: int | str | None, prefix: Prefix | None, options: Mapping[str, Any], accept: str) -> Call:
     """Return the call that generates.

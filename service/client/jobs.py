@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import httpx
@@ -38,7 +38,7 @@ class Job:
     total: int
     media_type: str | None
     error: Mapping[str, Any] | None
-    fields: Mapping[str, Any]
+    fields: Mapping[str, Any] = field(repr=False)
 
     @property
     def is_finished(self) -> bool:

@@ -101,7 +101,7 @@ class EncodeMeta(BaseModel):
     timing: TimingMeta | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodeResult:
     """Tokens or latents, or both, and what they describe.
 
@@ -131,6 +131,11 @@ class EncodeResult:
         if len(grids) > 1:
             shapes = ", ".join("x".join(map(str, grid)) for grid in sorted(grids))
             raise ProblemError("bad-grid", f"Tokens, latents and grid must agree; they are {shapes}.")
+
+    def __repr__(self) -> str:
+        """Return one line: tensors without their values."""
+        tensors = ", ".join(f"{name} {_kind(array)}" for name, array in self.tensors.items())
+        return f"<EncodeResult of {self.meta.model or 'no named model'}: {tensors}>"
 
     @property
     def grid(self) -> tuple[int, int, int]:

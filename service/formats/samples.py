@@ -67,6 +67,11 @@ class SampleArrays:
     pixels: NDArray[np.uint8] | None
     codes: EncodeResult | None
 
+    def __repr__(self) -> str:
+        """Return one line: pixels without their values."""
+        pixels = "no pixels" if self.pixels is None else f"pixels of shape {self.pixels.shape}"
+        return f"<SampleArrays: {pixels}, {'no codes' if self.codes is None else self.codes}>"
+
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -74,6 +79,13 @@ class Samples:
 
     meta: SamplesMeta
     samples: tuple[SampleArrays, ...]
+
+    def __repr__(self) -> str:
+        """Return one line; `meta` and each of `samples` say more."""
+        meta = self.meta
+        of = f"class {meta.class_id} ({meta.class_name})" if meta.class_id is not None else "no class"
+        size = "x".join(map(str, meta.size.as_tuple()))
+        return f"<Samples of {meta.model}: {len(self.samples)} of {of}, seed {meta.seed}, {size}>"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -222,3 +223,18 @@ async def test_calls_of_one_asynchronous_client_share_their_time(server: Server)
         server.backend.stall = None
     assert all(np.array_equal(result.tokens, results[0].tokens) for result in results)
     eventually(lambda: server.counts.flying["/encode"] == 0)
+
+
+def test_a_pickled_client_is_another_one_with_the_same_options(server: Server) -> None:
+    with Client(server.url, retries=0, headers={"X-Request-ID": "mine"}) as client:
+        copied = pickle.loads(pickle.dumps(client))
+        with copied, pytest.raises(ServiceError) as refused:
+            copied.job("none")
+        assert client.ready()
+    assert refused.value.problem["request_id"] == "mine"
+
+    async def ask() -> bool:
+        async with AsyncClient(server.url) as opened, pickle.loads(pickle.dumps(opened)) as another:
+            return await another.ready()
+
+    assert asyncio.run(ask())

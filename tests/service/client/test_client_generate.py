@@ -37,6 +37,18 @@ def test_a_class_becomes_arrays(client: Client, server: Server) -> None:
         np.testing.assert_array_equal(client.decode(ours.codes), ours.pixels)
 
 
+def test_what_it_gives_is_printed_in_a_line(client: Client) -> None:
+    made = client.generate("red fox", n=2, seed=3, output="both")
+    assert repr(made) == "<Samples of toy-lm: 2 of class 1 (red fox), seed 3, 1x32x32>"
+    codes = f"<EncodeResult of {VQ.id}: tokens uint16 of shape (1, 4, 4)>"
+    assert repr(made.samples[0]) == f"<SampleArrays: pixels of shape (1, 32, 32, 3), {codes}>"
+    events = list(client.generate_events("red fox", accept="image/png"))
+    (result,) = (event for event in events if event.name == "result")
+    assert f"pixels: {len(result.files['pixels'][1])} bytes of image/png>" in repr(result)
+    assert max(len(repr(event)) for event in events) < 1500
+    assert len(repr(client.submit("red fox"))) < 200
+
+
 @pytest.mark.parametrize("output", ["pixels", "tokens"])
 def test_one_form_of_a_sample_is_enough(client: Client, output: Any) -> None:
     (sample,) = client.generate(0, output=output).samples
