@@ -72,10 +72,10 @@ class Edge:
         """Start a service."""
         return serve(self.log, numbered_ports(self.port) | {"OMNITOK_HOST": host} | variables)
 
-    def client(self, name: str | None, address: str = "127.0.0.1") -> httpx.Client:
+    def client(self, name: str | None) -> httpx.Client:
         """Return a client with a key; None is nobody."""
         headers = {} if name is None else {"Authorization": f"Bearer {self.secrets.get(name, name)}"}
-        return httpx.Client(base_url=f"http://{address}:{self.port}", headers=headers, timeout=60, trust_env=False)
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", headers=headers, timeout=60, trust_env=False)
 
     def report(self, title: str, seen: str, right: bool) -> None:
         """Print a row."""

@@ -48,7 +48,7 @@ STALL_FACTOR = 3  # deadlines that one batch may take before the engine counts a
 
 
 class LocalBackend:
-    """Queues, batches and runs requests in this process; a `types.Backend`.
+    """A backend that queues, batches and runs requests in this process; a `types.Backend`.
 
     Args:
         cards: the bundles that `launch` knows, the default one first.
@@ -202,7 +202,7 @@ class GenerateObserver(StepObserver, Protocol):
 
 
 class LocalGenerators:
-    """Queues jobs and advances them step by step in this process, on a thread of their own.
+    """A backend that queues jobs and advances them step by step in this process, on a thread of their own.
 
     Args:
         engine: the generators.

@@ -88,7 +88,7 @@ class TokenizerKey(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Where a request spent its time in the tokenizer tier, milliseconds, and how much company it had."""
+    """The milliseconds of a request in the queue and on the device of a tokenizer, and the size of its batch."""
 
     queue_ms: float
     compute_ms: float

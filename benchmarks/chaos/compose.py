@@ -165,10 +165,10 @@ class Compose:
         return float(rows[0]["value"][1]) if (rows := self.ask(query)) else None
 
 
-def until(is_true: Callable[[], bool], seconds: float = WAIT_SECONDS) -> float | None:
+def until(is_true: Callable[[], bool]) -> float | None:
     """Return the seconds until something is true, None if it is not."""
     begun = time.monotonic()
-    while time.monotonic() - begun < seconds:
+    while time.monotonic() - begun < WAIT_SECONDS:
         if is_true():
             return time.monotonic() - begun
         time.sleep(0.2)

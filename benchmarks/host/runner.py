@@ -56,7 +56,7 @@ class Outcome:
 
 
 class Runner:
-    """Runs steps, and the service that each needs.
+    """A runner of steps, and of the service that each needs.
 
     Args:
         place: the machine.

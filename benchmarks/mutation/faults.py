@@ -91,7 +91,7 @@ def sample(faults: Iterable[Fault], count: int, seed: int) -> list[Fault]:
 
 @dataclass
 class _Finder(ast.NodeVisitor):
-    """Walk through code that runs: neither annotations, decorators and docstrings, nor the text of messages."""
+    """A walk through code that runs: neither annotations, decorators and docstrings, nor the text of messages."""
 
     path: str
     source: bytes

@@ -33,7 +33,7 @@ LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
 class Answering(asyncio.Protocol):
-    """Answers every request of a connection with the same bytes."""
+    """A protocol that answers every request of a connection with the same bytes."""
 
     def __init__(self, answer: bytes) -> None:
         self._answer, self._received, self._wanted = answer, 0, 0

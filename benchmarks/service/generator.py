@@ -20,7 +20,7 @@ BEGUN_AT_ONCE = 8  # before answers are looked at, which would look late otherwi
 
 
 class Generator:
-    """Runs a plan over keep-alive connections; opens a new one when none is idle.
+    """A load generator that runs a plan over keep-alive connections; it opens a new one when none is idle.
 
     Args:
         address: host and port.

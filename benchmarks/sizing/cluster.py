@@ -52,18 +52,16 @@ class Second:
     wait: float
 
 
-def simulate(scenario: Scenario, start_seconds: int, most: int, options: dict[str, Any] | None = None) -> list[Second]:
+def simulate(scenario: Scenario, start_seconds: int, most: int) -> list[Second]:
     """Return what happens, second by second.
 
     Args:
         scenario: the load.
         start_seconds: from the decision to a replica that serves, its machine included.
         most: replicas.
-        options: of Ray's autoscaling, in place of the project's own.
     """
     settings = Settings(tokenizer_replicas=scenario.least, max_tokenizer_replicas=most)
     config: AutoscalingConfig = tokenizer_scale(settings)["autoscaling_config"]
-    config = config.model_copy(update=options or {})
     clock = Clock()
     replicas = [
         Replica(0, LoadMeter(clock)) for _ in range(max(scenario.least, math.ceil(scenario.load(0) / BUSY_TARGET)))

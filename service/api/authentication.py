@@ -37,7 +37,7 @@ def is_public(path: str) -> bool:
 
 
 class Authentication:
-    """Lets requests with a key pass, and remembers the key as `request.state.key` and its budget as `.budget`.
+    """Middleware that lets requests with a key pass; `request.state.key` is the key, `.budget` its budget.
 
     Args:
         app: what it wraps.

@@ -15,7 +15,7 @@ from service.errors import ProblemError
 
 
 class DirectRoutes:
-    """Answers `POST`s of some routes; all else goes on. FastAPI knows the same routes, and describes them.
+    """Middleware that answers `POST`s of some routes; all else goes on. FastAPI knows the same routes too.
 
     Args:
         app: what it wraps: FastAPI's router.

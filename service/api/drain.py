@@ -42,7 +42,7 @@ class Gate:
         self._notice = notice_seconds
         self._in_flight = 0
         self._draining = self._closed = False
-        self._ending = asyncio.Event()  # tells streams, which would outlast any time for draining
+        self._ending = asyncio.Event()  # ends streams, which would outlast any time for draining
         self._watcher: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -89,7 +89,7 @@ class Gate:
 
 
 def drain(folder: Path, seconds: float) -> bool:
-    """Tell every ingress replica to drain and wait for them; return whether all did in time."""
+    """Have every ingress replica drain and wait for them; return whether all did in time."""
     _sign(folder).touch()
     deadline = time.monotonic() + seconds
     lock = os.open(_lock_file(folder), os.O_RDWR | os.O_CREAT, 0o600)

@@ -20,7 +20,7 @@ MAX_LEAVING_BYTES = 256 * MIB  # in a replica
 
 
 class Leaving:
-    """Sends answers of more than a slice in slices, so that a server's buffers hold a slice of each.
+    """Middleware that sends answers of more than a slice in slices, so that a server's buffers hold a slice of each.
 
     Readers that take none for long are given up. Where more bytes wait than the bound, the slowest reader is.
 

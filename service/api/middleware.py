@@ -27,7 +27,7 @@ CLIENT_CLOSED_STATUS = 499  # no standard names one; nginx logs this
 
 
 class RequestMiddleware:
-    """Wraps the application; `RequestId` wraps this.
+    """Middleware around the application; `RequestId` wraps this.
 
     Args:
         app: what it wraps.

@@ -74,7 +74,7 @@ def read_form(body: Body, names: Collection[str], remedy: str) -> dict[str, Part
 
 
 class _PartReader:
-    """Collects the parts that are expected, each once, and refuses the rest."""
+    """A reader that collects the parts that are expected, each once, and refuses the rest."""
 
     def __init__(self, names: Collection[str], remedy: str) -> None:
         self._names, self._remedy = names, remedy

@@ -17,7 +17,7 @@ STREAMS = {"/encode": "accept", "/decode": "content-type"}
 
 
 class RayHeaders:
-    """Has Ray leave connections to the routes that watch them, and lifts its bounds from streams, which have their own.
+    """Middleware that has Ray leave connections to the routes that watch them, and streams to their own bounds.
 
     Args:
         app: what it wraps.

@@ -20,7 +20,7 @@ REFUSALS = {
 
 
 class RayRefusals:
-    """Turns refusals in plain text into problem documents that say when to come back.
+    """Middleware that turns refusals in plain text into problem documents that say when to come back.
 
     Args:
         app: what it wraps, Ray's HTTP server.

@@ -22,7 +22,7 @@ WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestId:
-    """Keeps the caller's id if it is well-formed and the only one, makes one otherwise, and answers with just that.
+    """Middleware that keeps the caller's id if it is well-formed and the only one, else makes one, and answers with it.
 
     Requests with too many headers or too long a path are refused: HAProxy does so too, Ray's own proxy does not.
 
@@ -81,10 +81,3 @@ def before_ray() -> list[Middleware]:
         Middleware(RayHeaders),
         Middleware(RayRefusals),
     ]
-
-
-def as_ray_serves(app: ASGIApp) -> ASGIApp:
-    """Return an application within the layers that Ray's HTTP servers put around it; for servers without Ray."""
-    for layer in reversed(before_ray()):
-        app = layer.cls(app, *layer.args, **layer.kwargs)
-    return app

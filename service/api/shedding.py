@@ -93,7 +93,7 @@ def log_shed() -> None:
 
 
 class Shedding:
-    """Gives a refusal again, for as long as its header says, to requests like the refused one.
+    """Middleware that gives a refusal again, for as long as its header says, to requests like the refused one.
 
     Each is counted. They have no spans, and share a line of the log each second.
 

@@ -263,7 +263,7 @@ class _Entry(NamedTuple):
 
 
 class DecoderPool:
-    """Reads chunks of items in processes.
+    """A pool of processes that read chunks of items.
 
     Args:
         processes: number of them.

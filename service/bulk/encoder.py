@@ -80,7 +80,7 @@ class Report:
 
 
 class ShardEncoder:
-    """Encodes shards in any order; several threads may call it.
+    """An encoder of shards in any order; several threads may call it.
 
     Args:
         bundle: folder of the tokenizer.

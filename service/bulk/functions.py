@@ -28,7 +28,7 @@ MAX_BATCH = 64
 
 
 class TokenizeBatch:
-    """Adds a column of tokens or latents to batches of pictures or clips.
+    """A callable that adds a column of tokens or latents to batches of pictures or clips.
 
     `dataset.map(TokenizeBatch(bundle), batched=True)` works in this process; `ray_data.map_batches(TokenizeBatch,
     fn_constructor_args=(bundle,), compute=ActorPoolStrategy(size=1), num_gpus=1)` in an actor. Rows that cannot be read

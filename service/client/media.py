@@ -36,7 +36,7 @@ class Tensor(Protocol):
 
     @property
     def dtype(self) -> Any:
-        """The type of its elements."""
+        """Return the type of its elements."""
         ...
 
     def detach(self) -> Any:

@@ -43,7 +43,7 @@ class ServiceError(Exception):
 
     @property
     def code(self) -> str | None:
-        """The problem's slug, such as "too-many-frames"; None when the answer was not a problem document."""
+        """Return the problem's slug, such as "too-many-frames"; None when the answer was not a problem document."""
         return None if self.problem is None else self.problem.get("code")
 
     def __str__(self) -> str:
@@ -160,7 +160,7 @@ def _refusal(response: httpx.Response) -> ServiceError:
 
 
 def _wait(response: httpx.Response, failure: ServiceError, jitter: float) -> float | None:
-    """Seconds before the next attempt; None when another attempt would get the same answer."""
+    """Return the seconds before the next attempt; None when another attempt would get the same answer."""
     asked = response.headers.get("retry-after", "")
     if (failure.status in DEFERRED or failure.code == IN_PROGRESS) and asked.isdecimal():
         return int(asked) + jitter if int(asked) <= LONGEST_WAIT_SECONDS else None

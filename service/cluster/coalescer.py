@@ -25,7 +25,7 @@ class _Queue(Generic[Item]):
 
 
 class Coalescer(Generic[Item]):
-    """Sends items of one kind together while enough calls of that kind are on their way; nothing waits before that.
+    """Calls that items of one kind share while enough calls of that kind are on their way; nothing waits before that.
 
     Args:
         send: makes one call of several items of one kind; returns an answer for each, in order.

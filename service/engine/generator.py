@@ -26,7 +26,7 @@ from service.types import GenerateJob, GeneratorCard
 
 
 class GeneratorEngine:
-    """Runs jobs on lanes; a `step_executor.StepEngine`.
+    """An engine that runs jobs on lanes; a `step_executor.StepEngine`.
 
     Args:
         lanes: the generators, the default one first.

@@ -77,7 +77,7 @@ def _long(geometry: Geometry) -> int:
 
 
 class Engine:
-    """Loads bundles onto one device and runs batches of equal shape on them.
+    """An engine that holds bundles on one device and runs batches of equal shape on them.
 
     Args:
         bundles: bundle folders; the first is the default model.

@@ -79,7 +79,7 @@ Record = Begin | Part | End
 
 
 class RecordWriter:
-    """Writes the records of one stream."""
+    """A writer of the records of one stream."""
 
     def __init__(self) -> None:
         self._digest, self._parts = hashlib.sha256(), 0
@@ -115,7 +115,7 @@ class FailedStreamError(Exception):
 
 
 class RecordReader:
-    """Reads the records of one stream, which may be hostile, and checks that none is missing.
+    """A reader of the records of one stream, which may be hostile; it checks that none is missing.
 
     Args:
         max_bytes: the most that a part may hold.

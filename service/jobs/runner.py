@@ -35,7 +35,7 @@ class LostClaimError(Exception):
 
 
 class Runner:
-    """Works on so many jobs at a time.
+    """The workers on so many jobs at a time.
 
     Args:
         queue: the jobs.

@@ -28,7 +28,7 @@ def job_limits(limits: Limits) -> Limits:
 
 
 class GenerateWork:
-    """Generates for jobs.
+    """The work of jobs that generate.
 
     Args:
         backend: the tokenizer tier.

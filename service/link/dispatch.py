@@ -53,7 +53,7 @@ class Loss(NamedTuple):
 
 
 class Dispatcher:
-    """Gives each call to the tokenizer with the fewest outstanding positions, again if that one is lost.
+    """A dispatcher of each call to the tokenizer with the fewest outstanding positions, again if that one is lost.
 
     A slot is free as soon as no tokenizer can read it: its call was answered, or the socket to its tokenizer closed.
     A call whose `peer` is None after a method returned it waits until `connect` returns it.

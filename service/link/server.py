@@ -61,7 +61,7 @@ class Worker(Protocol):
 
 
 class LinkServer:
-    """Listens in a folder, and lets a worker do what comes.
+    """A server that listens in a folder, and lets a worker do what comes.
 
     Args:
         directory: the path of a `SocketDirectory`.

@@ -28,7 +28,7 @@ class _Description(BaseModel):
 
 
 class ClipDecoder(WorkerProcess):
-    """Decodes one clip step by step. Its methods block, as those of `WorkerProcess` do.
+    """A decoder of one clip, step by step. Its methods block, as those of `WorkerProcess` do.
 
     Attributes:
         shape: height and width of the frames, known after the step that stops at "begin".

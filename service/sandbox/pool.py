@@ -57,7 +57,7 @@ _SLOW_NICENESS = 10  # what takes long must not take the processor from what is 
 
 
 class MediaPool:
-    """Decodes hostile media and encodes results in processes that may die.
+    """A pool of processes that decode hostile media and encode results; each may die.
 
     Tasks run in the order of `FairQueue`, by the pixels that they decode. Of several workers the last quarter, at
     least one, takes only cheap tasks. A clip that turns out to be dear there is refused by the worker before it is

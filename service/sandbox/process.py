@@ -278,6 +278,6 @@ def _frames(pixels: NDArray[np.uint8], header: dict[str, Any]) -> Frames:
 
 
 def _import_path() -> list[str]:
-    """Where the worker finds the same modules: our own path made absolute, and the folder that holds `service`."""
+    """Return where the worker finds the same modules: our own path, made absolute, and the folder of `service`."""
     home = Path(next(iter(service.__path__))).resolve().parent
     return [str(home), *(os.path.abspath(entry) for entry in sys.path)]

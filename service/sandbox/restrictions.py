@@ -50,7 +50,7 @@ def enter(memory_bytes: int, parent: int) -> list[str]:
 
 
 def landlock_version() -> int:
-    """Version of the kernel's Landlock interface; 0 where the kernel or the container has none."""
+    """Return the version of the kernel's Landlock interface; 0 where the kernel or the container has none."""
     return max(_LIBC.syscall(_LANDLOCK_CREATE_RULESET, None, 0, 1), 0)
 
 

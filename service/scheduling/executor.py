@@ -98,7 +98,7 @@ class _Flight:
 
 
 class BatchExecutor:
-    """Runs what the batcher chooses, without a visit to the event loop between two batches.
+    """An executor that runs what the batcher chooses, without a visit to the event loop between two batches.
 
     Args:
         launch: starts a batch and returns the call that waits for its results, in order; both run on the executor's own

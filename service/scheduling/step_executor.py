@@ -95,7 +95,7 @@ class _Caller:
 
 
 class StepExecutor:
-    """Runs what the stepper chooses, turn by turn, and reports progress without ever waiting for its reader.
+    """An executor that runs what the stepper chooses, turn by turn; no reader of progress holds it up.
 
     Args:
         engine: runs joins, prefills and steps; called on the executor's own thread.

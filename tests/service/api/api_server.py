@@ -16,12 +16,13 @@ import httpx
 import numpy as np
 import uvicorn
 from numpy.typing import NDArray
+from starlette.types import ASGIApp
 from toy_generators import ToyGenerators
 
 from service.api.app import create_app
 from service.api.log import configure
 from service.api.middleware import SpanExporter
-from service.api.request_id import as_ray_serves
+from service.api.request_id import before_ray
 from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.errors import PROBLEMS, ProblemError
 from service.finished_request import FinishedRequest
@@ -189,7 +190,9 @@ class Server:
             tiers[0], self.media, settings, self.counts, tiers[1], jobs=self.jobs, exporter=exporter
         )
         configure(Path(os.devnull))  # pytest's own lines stay legible
-        served = as_ray_serves(app) if ray_layers else app
+        served: ASGIApp = app
+        for layer in reversed(before_ray() if ray_layers else []):
+            served = layer.cls(served, *layer.args, **layer.kwargs)
         config = uvicorn.Config(served, host="127.0.0.1", port=0, log_level="warning", lifespan="off")
         self._uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
