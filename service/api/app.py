@@ -73,7 +73,7 @@ def create_app(
     configure(settings.log, replica)
 
     app = FastAPI(
-        title="OmniTokenizer service",
+        title="omnitok",
         description="Images and videos to tokens or latents, and back, and new ones by class.",
         version=version("omnitok"),
         docs_url=None,

@@ -184,6 +184,8 @@ def _generator(
     generator = find_generator(generators if options.model else (able or generators), options.model)
     if kind not in generator.makes:
         wrong = f"The generator {generator.id} makes no {kind}s. GET /models lists what each makes."
+        if kind == "image" and not generator.needs_prefix:
+            wrong = f"The generator {generator.id} makes videos. A video of one frame is a picture: ask for frames=1."
         raise ProblemError.of_option("kind", wrong)
     if has_source and not generator.takes_prefix:
         detail = f"The generator {generator.id} continues no frames. Leave the picture or clip out."

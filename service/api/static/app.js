@@ -8,17 +8,24 @@ const THEME = "omnitok-theme";
 const $ = (selector) => document.querySelector(selector);
 const tabs = [...document.querySelectorAll("[role=tab]")];
 
+/** Put a sentence into an element, with what is between backticks as code. */
+function write(element, sentence) {
+  const parts = sentence.split(/`([^`]+)`/); // every second one was between backticks
+  const nodes = parts.map((text, n) => (n % 2 ? Object.assign(document.createElement("code"), { textContent: text }) : text));
+  element.replaceChildren(...nodes);
+}
+
 /** Show a refusal in the service's own words. */
 function showProblem(error) {
   if (error.name === "AbortError") return;
   const { title, detail, errors = [], code, request_id: id } = error.document ?? { title: "The page failed", detail: String(error) };
   const box = $("#problem");
   box.querySelector("strong").textContent = title;
-  box.querySelector("p").textContent = detail;
+  write(box.querySelector("p"), detail);
   box.querySelector("ul").replaceChildren(
     ...errors.map(({ pointer, detail: reason }) => {
       const item = document.createElement("li");
-      item.textContent = `${pointer.replace("/", "")}: ${reason}`;
+      write(item, `${pointer.replace("/", "")}: ${reason}`);
       return item;
     }),
   );
@@ -80,7 +87,7 @@ function useTheme(theme) {
 
 function askForKey(problem) {
   const dialog = $("#key-dialog");
-  dialog.querySelector("p").textContent = problem.message;
+  write(dialog.querySelector("p"), problem.message);
   dialog.returnValue = "";
   dialog.showModal();
   return new Promise((resolve) => {

@@ -245,6 +245,14 @@ def test_a_refusal_is_shown_in_the_services_own_sentence(generous: Server, visit
 
 
 @needs_chromium
+def test_what_a_refusal_quotes_is_shown_as_code(generous: Server, visit: Visit) -> None:
+    visit.page.goto(f"{generous.url}/#tab=generate&class=<b>fox</b>")
+    visit.page.get_by_role("button", name="Generate").click()
+    assert "`" not in visit.shown("[role=alert] p")
+    assert visit.page.locator("[role=alert] p code").count() > 0
+
+
+@needs_chromium
 def test_a_key_is_asked_for_and_kept_in_the_tab_alone(visit: Visit, tmp_path: Path) -> None:
     secret, key = new_key("page", ["encode", "decode"], None)
     write_keys(tmp_path / "keys.json", [key])

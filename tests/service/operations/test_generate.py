@@ -323,6 +323,14 @@ def test_a_generator_is_named_or_the_first_that_can() -> None:
     assert plan(LM).params.guidance == 1.0, "guidance leads towards a class"
 
 
+def test_a_picture_of_a_generator_of_clips_is_a_clip_of_one_frame() -> None:
+    assert plan(LATTE, model="latte", frames=1).size == (1, 32, 32)
+    for card, asks in ((LATTE, True), (PREDICTOR, False)):
+        with pytest.raises(ProblemError) as refused:
+            plan(card, kind="image")
+        assert ("ask for frames=1" in refused.value.detail) == asks
+
+
 @pytest.mark.parametrize(
     ("code", "generator", "options"),
     [
