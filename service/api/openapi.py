@@ -22,17 +22,31 @@ PROBLEM = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "instance", "code", "request_id"],
     "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "instance": {"type": "string"},
-        "code": {"type": "string", "x-extensible-enum": list(PROBLEMS)},  # clients accept codes of later versions
-        "request_id": {"type": "string"},
-        "limit": {"type": "number"},
-        "actual": {"type": "number"},
-        "errors": {"type": "array", "items": {"type": "object"}},
-        "retry_after_seconds": {"type": "number"},
+        "type": {"type": "string", "description": "path of the page of the code"},
+        "title": {"type": "string", "description": "the code in a few words"},
+        "status": {"type": "integer", "description": "the status of the answer"},
+        "detail": {"type": "string", "description": "a sentence on this refusal, with its remedy"},
+        "instance": {"type": "string", "description": "URN of the request"},
+        "code": {
+            "type": "string",
+            "description": "what programs compare; later versions may have more codes",
+            "x-extensible-enum": list(PROBLEMS),
+        },
+        "request_id": {"type": "string", "description": "id of the request, as in X-Request-ID and in the log"},
+        "limit": {"type": "number", "description": "the limit that was exceeded"},
+        "actual": {"type": "number", "description": "what the request has of it"},
+        "errors": {
+            "type": "array",
+            "description": "the options or fields that are wrong",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "pointer": {"type": "string", "description": "JSON pointer to the option or field"},
+                    "detail": {"type": "string", "description": "a sentence on it"},
+                },
+            },
+        },
+        "retry_after_seconds": {"type": "number", "description": "seconds to wait before the next attempt"},
     },
 }
 TIMEOUT = {
@@ -100,11 +114,9 @@ def query_parameters(options: type[BaseModel]) -> list[dict[str, Any]]:
     """Return the parameters of a query that `parse_options` reads."""
     parameters = []
     for name, schema in options.model_json_schema()["properties"].items():
-        rest = {key: value for key, value in schema.items() if key not in ("title", "description")}
-        parameter = {"name": name, "in": "query", "required": False, "schema": _without_null(rest)}
-        if "description" in schema:
-            parameter["description"] = schema["description"]
-        parameters.append(parameter)
+        rest = _without_null({key: value for key, value in schema.items() if key != "title"})
+        text = {"description": rest.pop("description")} if "description" in rest else {}
+        parameters.append({"name": name, "in": "query", "required": False, "schema": rest} | text)
     return parameters
 
 

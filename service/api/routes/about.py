@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 
 from service.api.services import ServicesOf
 from service.errors import PROBLEMS, ProblemError
 
 router = APIRouter(tags=["service"])
+Slug = Annotated[str, Path(description="code of a problem, as in its document")]
 
 
 @router.get("/limits")
@@ -29,7 +30,7 @@ async def about() -> dict[str, str]:
 
 
 @router.get("/problems/{slug}")
-async def problem(slug: str) -> dict[str, Any]:
+async def problem(slug: Slug) -> dict[str, Any]:
     """Describe a problem type."""
     if slug not in PROBLEMS:
         raise ProblemError("not-found", f"The problems are {', '.join(PROBLEMS)}.")

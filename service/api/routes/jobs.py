@@ -7,9 +7,9 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -38,6 +38,7 @@ LAST_EVENT_HEADER = "Last-Event-ID"
 MAX_EVENT_DIGITS = 18
 
 router = APIRouter(tags=["jobs"])
+JobId = Annotated[str, Path(description="id of a job of the caller")]
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -54,13 +55,13 @@ async def jobs(request: Request, services: ServicesOf) -> dict[str, Any]:
 
 
 @router.get("/jobs/{job_id}")
-async def job(job_id: str, request: Request, services: ServicesOf) -> dict[str, Any]:
+async def job(job_id: JobId, request: Request, services: ServicesOf) -> dict[str, Any]:
     """Describe one job: status, progress, error, content."""
     return document(await services.jobs.get(owner_of(request), job_id))
 
 
 @router.delete("/jobs/{job_id}")
-async def delete(job_id: str, request: Request, services: ServicesOf) -> dict[str, Any]:
+async def delete(job_id: JobId, request: Request, services: ServicesOf) -> dict[str, Any]:
     """Cancel a job that is not finished; forget one that is, and its content."""
     owner = owner_of(request)
     known = await services.jobs.get(owner, job_id)
@@ -75,7 +76,7 @@ async def delete(job_id: str, request: Request, services: ServicesOf) -> dict[st
     response_class=Response,
     responses={200: {"description": "of the type that was chosen by Accept", "content": {"*/*": BINARY}}},
 )
-async def content(job_id: str, request: Request, services: ServicesOf) -> Response:
+async def content(job_id: JobId, request: Request, services: ServicesOf) -> Response:
     """Return what a job made."""
     return await content_of(request, services, await services.jobs.get(owner_of(request), job_id))
 
@@ -99,7 +100,7 @@ async def content(job_id: str, request: Request, services: ServicesOf) -> Respon
         ]
     },
 )
-async def events(job_id: str, request: Request, services: ServicesOf) -> Response:
+async def events(job_id: JobId, request: Request, services: ServicesOf) -> Response:
     """Stream the events of a job for half a minute at most; a reader resumes after the last one that it saw."""
     given = request.headers.get(LAST_EVENT_HEADER, "").strip() or "0"
     if not (given.isascii() and given.isdecimal() and len(given) <= MAX_EVENT_DIGITS):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,6 +22,7 @@ CODEBOOK: dict[int | str, dict[str, Any]] = {200: {"content": {NPY: {"schema": B
 CREATED = 0  # clients of OpenAI's interface expect a time; bundles have none
 
 router = APIRouter(tags=["models"])
+ModelId = Annotated[str, Path(description="id of a bundle, as GET /models lists them")]
 
 
 @router.get("/models")
@@ -41,7 +42,7 @@ async def models(services: ServicesOf) -> dict[str, Any]:
 
 
 @router.get("/models/{model}")
-async def model(model: str, services: ServicesOf) -> dict[str, Any]:
+async def model(model: ModelId, services: ServicesOf) -> dict[str, Any]:
     """Describe one bundle: hash, kind, sizes, precision, licence; defaults of a generator."""
     cards, generators = await served(services.backend, services.generators)
     card = next((card for card in generators if card.id == model), None) or find_card(cards, model)
@@ -49,7 +50,7 @@ async def model(model: str, services: ServicesOf) -> dict[str, Any]:
 
 
 @router.get("/models/{model}/codebook", response_class=Response, responses=CODEBOOK)
-async def codebook(model: str, request: Request, services: ServicesOf) -> Response:
+async def codebook(model: ModelId, request: Request, services: ServicesOf) -> Response:
     """Return the codes of a VQ bundle as a NumPy file: float32 (codebook_size, latent_channels), row by token."""
     card = find_card(await services.backend.models(), model)
     if card.codebook_size is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -114,6 +114,7 @@ async def create(exchange: Exchange, upload: GenerateUpload, options: VideoOptio
 
 
 router = APIRouter(tags=["generator"], route_class=OpenAIResource, responses=REFUSALS)
+VideoId = Annotated[str, Path(description="id of a video of the caller")]
 
 
 @router.get("/videos", openapi_extra={"parameters": query_parameters(VideosOptions)})
@@ -133,7 +134,7 @@ async def videos(request: Request, services: ServicesOf) -> dict[str, Any]:
 
 
 @router.get("/videos/{video_id}")
-async def video(video_id: str, request: Request, services: ServicesOf) -> dict[str, Any]:
+async def video(video_id: VideoId, request: Request, services: ServicesOf) -> dict[str, Any]:
     """Describe one video: status, progress, error."""
     return _document(await _video(request, services, video_id), services)
 
@@ -144,14 +145,14 @@ async def video(video_id: str, request: Request, services: ServicesOf) -> dict[s
     responses={200: {"description": "the clip", "content": {VIDEO_TYPE: BINARY}}},
     openapi_extra={"parameters": query_parameters(ContentOptions)},
 )
-async def content(video_id: str, request: Request, services: ServicesOf) -> Response:
+async def content(video_id: VideoId, request: Request, services: ServicesOf) -> Response:
     """Return the clip of a completed video."""
     parse_options(ContentOptions, request.scope["query_string"])
     return await content_of(request, services, await _video(request, services, video_id))
 
 
 @router.delete("/videos/{video_id}")
-async def delete(video_id: str, request: Request, services: ServicesOf) -> dict[str, Any]:
+async def delete(video_id: VideoId, request: Request, services: ServicesOf) -> dict[str, Any]:
     """Forget a video and its clip; one that is not finished is cancelled."""
     job = await _video(request, services, video_id)
     await services.jobs.delete(job.owner, job.id)

@@ -55,3 +55,11 @@ def test_answers_are_as_described(operation: Any, server: Server) -> None:
         case.call_and_validate(base_url=server.url, checks=CHECKS, timeout=60)
 
     check()
+
+
+def test_every_parameter_and_part_of_a_problem_is_described() -> None:
+    operations = [operation for path in DOCUMENT["paths"].values() for operation in path.values()]
+    described = [parameter for operation in operations for parameter in operation.get("parameters", [])]
+    problem = operations[0]["responses"]["default"]["content"]["application/problem+json"]["schema"]
+    described += problem["properties"].values()
+    assert [part for part in described if not part.get("description")] == []
