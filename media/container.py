@@ -122,17 +122,25 @@ def codec_name(stream: Any) -> str:
     return "unknown" if stream.codec_context is None else stream.codec_context.codec.canonical_name
 
 
-def decoder(stream: Any, limits: MediaLimits | None) -> Any:
-    """Return a codec context that decodes a stream in one thread, with its alpha channel."""
+def decoder(stream: Any, limits: MediaLimits | None, may_reorder: bool) -> Any:
+    """Return a codec context that decodes a stream in one thread, with its alpha channel.
+
+    Args:
+        stream: PyAV's.
+        limits: bounds, None for trusted files.
+        may_reorder: H.264 that does not say by how many frames it is reordered is taken for what its level allows;
+            FFmpeg goes by its first frames, and loses later ones that are reordered by more.
+    """
     context = stream.codec_context
     name = codec_name(stream)
     if name in _ALPHA_DECODERS and stream.metadata.get("alpha_mode") == "1":
         context = av.CodecContext.create(_ALPHA_DECODERS[name], "r")
     context.thread_type = "NONE"
     context.thread_count = 1
+    # The only place where the decoder obeys them: as options of `av.open` they are silently ignored.
+    context.options = {"strict": "1"} if may_reorder and name == "h264" else {}
     if limits is not None:
-        # The only place where the decoder obeys it: as an option of `av.open` it is silently ignored.
-        context.options = {"max_pixels": str(int(limits.video_pixels * _BLOCK_FACTOR) + _BLOCK_PIXELS)}
+        context.options |= {"max_pixels": str(int(limits.video_pixels * _BLOCK_FACTOR) + _BLOCK_PIXELS)}
     return context
 
 

@@ -84,6 +84,18 @@ def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool) -> T
     return Timeline(marks, [float((mark - marks[0]) * base) for mark in marks])
 
 
+def may_reorder(packets: Sequence[Packet], reorders: bool) -> bool:
+    """Return whether a frame may be shown before two that are stored before it; arguments as `from_packets`."""
+    last = second = -math.inf
+    ascends = True
+    for packet in packets:
+        if packet.pts is None or packet.pts < second:
+            return True
+        ascends = ascends and packet.pts > last
+        last, second = max(last, packet.pts), max(second, min(last, packet.pts))
+    return reorders and ascends
+
+
 def from_frames(stamps: Sequence[int | None], base: Fraction, fps: float | None, is_complete: bool) -> Timeline:
     """Read the times of a clip off its decoded frames.
 

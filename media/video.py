@@ -271,7 +271,8 @@ class ClipReader(FrameReader):
         return next((index for index, packet in enumerate(self._survey.packets) if packet.is_key), 0)
 
     def _decode(self, container: Any, stream: Any, first_packet: int) -> Iterator[Any]:
-        limits, context = self._limits, decoder(stream, self._limits)
+        limits = self._limits
+        context = decoder(stream, limits, timestamps.may_reorder(self._survey.packets, self._survey.reorders))
         frames = pixels = 0
         skipped: dict[str, Any] = {}
         for index, packet in enumerate(self._packets(container, stream)):

@@ -159,7 +159,7 @@ class ClipStream(FrameReader):
 
     def _decode(self, container: Any, stream: Any) -> Iterator[tuple[int | None, Any]]:
         """Yield decoded frames with their time stamps."""
-        limits, context = self._limits, decoder(stream, self._limits)
+        limits, context = self._limits, decoder(stream, self._limits, may_reorder=True)
         stamps = _Stamps(stream.codec_context.has_b_frames)
         extradata = stream.codec_context.extradata  # which PyAV copies each time
         fields = FieldPairs(extradata) if self._codec == "h264" else None
