@@ -12,9 +12,7 @@ from kernels.runtime.dispatch import Implementation
 MAX_CHANNELS = 4096  # a row stays in registers
 
 adaptive_norm = launch_op("adaptive_norm.adaptive_norm", AdaptiveNormArgs)
-gated_adaptive_norm = launch_op(
-    "adaptive_norm.gated_adaptive_norm", GatedNormArgs, name="gated_adaptive_norm", mutated="x"
-)
+gated_adaptive_norm = launch_op("adaptive_norm.gated_adaptive_norm", GatedNormArgs, mutated="x")
 
 
 @adaptive_norm.register_fake

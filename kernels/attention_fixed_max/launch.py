@@ -46,7 +46,7 @@ def choose(rows: int) -> Tile:
     return SMALL_TILE if rows <= SMALL_MAX_ROWS else LARGE_TILE
 
 
-def forward(args: FixedMaxArgs) -> Tensor:
+def attention_fixed_max(args: FixedMaxArgs) -> Tensor:
     """Run the operator."""
     qkv, positions = args.qkv.contiguous(), args.positions
     rows, _, heads, dim = qkv.shape
@@ -87,6 +87,6 @@ TUNING_SPACES = (
             Tile(128, 128, warps=8, descriptors=True, registers=128),
         ),
         _draw,
-        forward,
+        attention_fixed_max,
     ),
 )

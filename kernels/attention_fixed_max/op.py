@@ -17,7 +17,7 @@ HEAD_DIMS = (16, 32, 64, 128)
 TORCH_MAX_POSITIONS = 256  # torch is faster up to here on an H100, given more than TORCH_MIN_ROWS rows
 TORCH_MIN_ROWS = 4096
 
-attend = launch_op("attention_fixed_max.forward", FixedMaxArgs)
+attend = launch_op("attention_fixed_max.attention_fixed_max", FixedMaxArgs)
 
 
 @attend.register_fake

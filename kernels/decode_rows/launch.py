@@ -12,7 +12,7 @@ from kernels.runtime.pdl import pdl_options
 BLOCK_C = 512  # channels of a program
 
 
-def read(args: ReadArgs) -> Tensor:
+def read_rows(args: ReadArgs) -> Tensor:
     """Return the embeddings (R, C) of the newest tokens, and fill the counts."""
     memory, positions, slots, token_table, position_table, counts = args
     rows, channels = len(slots), token_table.shape[1]
@@ -27,7 +27,7 @@ def read(args: ReadArgs) -> Tensor:
     return out
 
 
-def write(args: WriteArgs) -> Tensor:
+def write_rows(args: WriteArgs) -> Tensor:
     """Advance the clocks, store the drawn ids, and return `newest` of each row."""
     memory, slots, drawn = args
     rows = len(slots)

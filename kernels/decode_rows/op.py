@@ -12,8 +12,8 @@ from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import triton_unsupported
 from kernels.runtime.dispatch import Implementation
 
-read = launch_op("decode_rows.read", ReadArgs, name="read_rows", mutated="counts")
-write = launch_op("decode_rows.write", WriteArgs, name="write_rows", mutated="memory")
+read = launch_op("decode_rows.read_rows", ReadArgs, mutated="counts")
+write = launch_op("decode_rows.write_rows", WriteArgs, mutated="memory")
 
 
 @read.register_fake

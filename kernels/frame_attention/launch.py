@@ -15,7 +15,7 @@ from kernels.runtime.pdl import pdl_options
 DEFAULT_TILE = RowTile(rows=8, warps=2)
 
 
-def run(args: FrameArgs) -> Tensor:
+def frame_attention(args: FrameArgs) -> Tensor:
     """Run the operator."""
     qkv = args.qkv.contiguous()
     batch, frames, positions, _, heads, dim = qkv.shape
@@ -39,4 +39,4 @@ def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[
 
 
 CANDIDATES = tuple(RowTile(*numbers) for numbers in ((4, 1), (8, 2), (8, 4), (16, 4), (32, 8)))
-TUNING_SPACES = (TuningSpace("frame_attention", CANDIDATES, _draw, run),)
+TUNING_SPACES = (TuningSpace("frame_attention", CANDIDATES, _draw, frame_attention),)

@@ -12,7 +12,7 @@ from kernels.runtime.dispatch import Implementation
 MAX_FRAMES = 8  # all keys and values of a position stay in registers
 MAX_HEAD_DIM = 128
 
-frame_attention = launch_op("frame_attention.run", FrameArgs)
+frame_attention = launch_op("frame_attention.frame_attention", FrameArgs)
 
 
 @frame_attention.register_fake

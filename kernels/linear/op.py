@@ -16,9 +16,9 @@ K_MULTIPLE = 64  # the loop over K has no masks
 HEAD_DIM = 64  # columns of the narrowest tile
 TORCH_MIN_K = 1024  # beyond it torch is about as fast on an H200
 
-gated_linear = launch_op("linear.gated_linear", GatedArgs, name="gated_linear")
-attention_inputs = launch_op("linear.attention_inputs", AttentionInputsArgs, name="attention_inputs")
-residual_linear = launch_op("linear.residual_linear", ResidualArgs, name="residual_linear")
+gated_linear = launch_op("linear.gated_linear", GatedArgs)
+attention_inputs = launch_op("linear.attention_inputs", AttentionInputsArgs)
+residual_linear = launch_op("linear.residual_linear", ResidualArgs)
 
 
 @gated_linear.register_fake

@@ -14,8 +14,8 @@ from kernels.runtime.dispatch import Implementation
 
 MAX_CHANNELS = 1024  # a row stays in registers
 
-inverse_deviation = launch_op("norm.inverse_deviation", DeviationArgs, name="inverse_deviation")
-layer_norm = launch_op("norm.layer_norm", LayerNormArgs, name="layer_norm")
+inverse_deviation = launch_op("norm.inverse_deviation", DeviationArgs)
+layer_norm = launch_op("norm.layer_norm", LayerNormArgs)
 
 
 @inverse_deviation.register_fake

@@ -15,8 +15,8 @@ from kernels.runtime.dispatch import Implementation
 PATCH_SIDES = (4, 8, 16)  # rows of whole 4-byte words, and tiles that are powers of two
 PATCH_FRAMES = (1, 2, 4, 8)
 
-patchify = launch_op("patches.patchify", PatchifyArgs, name="patchify")
-unpatchify = launch_op("patches.unpatchify", UnpatchifyArgs, name="unpatchify")
+patchify = launch_op("patches.patchify", PatchifyArgs)
+unpatchify = launch_op("patches.unpatchify", UnpatchifyArgs)
 
 
 @patchify.register_fake

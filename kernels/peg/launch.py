@@ -62,7 +62,7 @@ IMAGE_WEIGHT_TILE = WeightTile(columns=16, channels=64, warps=4, programs=528)
 CLIP_WEIGHT_TILE = WeightTile(columns=8, channels=64, warps=4, programs=396)
 
 
-def convolve(args: PegArgs, backward: bool = False) -> Tensor:
+def peg(args: PegArgs, backward: bool = False) -> Tensor:
     """Run the convolution, or the gradient of its input if `backward`.
 
     Args:
@@ -105,9 +105,9 @@ def convolve(args: PegArgs, backward: bool = False) -> Tensor:
     return out
 
 
-def input_gradient(args: PegArgs) -> Tensor:
+def peg_input_gradient(args: PegArgs) -> Tensor:
     """Return the gradient of the input from that of the output, which is in the place of x."""
-    return convolve(args, backward=True)
+    return peg(args, backward=True)
 
 
 def _choose(x: Tensor, scrambled: bool, backward: bool) -> Tile:
@@ -140,7 +140,7 @@ def _inverse(frames: int) -> int:
     return inverse - (1 << 32) if inverse >> 31 else inverse
 
 
-def weight_gradient(grad: Tensor, args: PegArgs) -> tuple[Tensor, Tensor]:
+def peg_weight_gradient(grad: Tensor, args: PegArgs) -> tuple[Tensor, Tensor]:
     """Return the gradients of weight and bias, summed in two stages of fixed order for equal bits at every run.
 
     Args:
@@ -207,24 +207,24 @@ TUNING_SPACES: tuple[TuningSpace[Any], ...] = (
             Tile(1, *numbers) for numbers in ((4, 4, 4, 64, 4), (8, 4, 4, 64, 4), (4, 2, 4, 64, 4), (4, 4, 4, 128, 4))
         ),
         _draw,
-        lambda grad, args: convolve(args),
+        lambda grad, args: peg(args),
     ),
     TuningSpace(
         "peg.clip",
         (Tile(5, 4, 2, 4, 64, 4, 128), Tile(5, 2, 2, 4, 64, 4, 128), Tile(5, 4, 4, 4, 64, 4, 168)),
         _draw,
-        lambda grad, args: convolve(args),
+        lambda grad, args: peg(args),
     ),
     TuningSpace(
         "peg.weight_image",
         tuple(WeightTile(columns, 64, 4, programs) for columns in (8, 16) for programs in (264, 528, 1056)),
         _draw,
-        weight_gradient,
+        peg_weight_gradient,
     ),
     TuningSpace(
         "peg.weight_clip",
         tuple(WeightTile(8, 64, 4, programs) for programs in (264, 396, 528, 792)),
         _draw,
-        weight_gradient,
+        peg_weight_gradient,
     ),
 )

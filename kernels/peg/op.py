@@ -12,10 +12,10 @@ from kernels.runtime.custom_op import launch_op
 from kernels.runtime.device import MAX_GRID_YZ, triton_unsupported
 from kernels.runtime.dispatch import Implementation
 
-peg_forward = launch_op("peg.convolve", PegArgs)
+peg_forward = launch_op("peg.peg", PegArgs)
 # the gradient of the output takes the place of x
-input_gradient = launch_op("peg.input_gradient", PegArgs, name="peg_input_gradient")
-weight_gradient = launch_op("peg.weight_gradient", PegArgs, "(Tensor, Tensor)", name="peg_weight_gradient", grad=True)
+input_gradient = launch_op("peg.peg_input_gradient", PegArgs)
+weight_gradient = launch_op("peg.peg_weight_gradient", PegArgs, "(Tensor, Tensor)", grad=True)
 
 
 @peg_forward.register_fake

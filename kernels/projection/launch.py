@@ -15,7 +15,7 @@ DEFAULT_TILE = RowTile(rows=4, warps=1)
 MAX_BLOCK_C = 256  # one warp loads them at once, and sums of a row stay within it
 
 
-def project(args: ProjectArgs) -> Tensor:
+def vq_project(args: ProjectArgs) -> Tensor:
     """Run the operator."""
     x, norm_weight, norm_bias, weight, bias, unit = args
     x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
@@ -57,4 +57,4 @@ def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[
 
 
 CANDIDATES = tuple(RowTile(*numbers) for numbers in ((1, 1), (2, 1), (4, 1), (8, 2), (8, 4), (16, 4)))
-TUNING_SPACES = (TuningSpace("vq_project", CANDIDATES, _draw, project),)
+TUNING_SPACES = (TuningSpace("vq_project", CANDIDATES, _draw, vq_project),)

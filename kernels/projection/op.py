@@ -15,7 +15,7 @@ from kernels.runtime.dispatch import Implementation
 MAX_OUTPUTS = 32
 MAX_CHANNELS = 2048  # a row stays in registers
 
-vq_project = launch_op("projection.project", ProjectArgs, name="vq_project")
+vq_project = launch_op("projection.vq_project", ProjectArgs)
 
 
 @vq_project.register_fake

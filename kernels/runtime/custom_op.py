@@ -41,7 +41,7 @@ def launch_op(
         args: a NamedTuple class, which the launch takes as one argument and the operator as its fields; or the
             arguments in torch's schema notation, which both take one by one.
         returns: in torch's schema notation.
-        name: by default the launch's folder.
+        name: by default the launch's function.
         grad: the gradient of the output comes before the arguments.
         mutated: the field of `args` that the launch writes to; every call gives it and the fields before it.
     """
@@ -53,7 +53,7 @@ def launch_op(
         return call(*flat) if isinstance(args, str) else call(*flat[:grad], args(*flat[grad:]))
 
     op: CustomOpDef = torch.library.custom_op(
-        f"omnitok::{name or folder}",
+        f"omnitok::{name or function}",
         run,
         mutates_args=(mutated,) if mutated else (),
         schema=f"({'Tensor grad, ' if grad else ''}{fields}) -> {returns}",

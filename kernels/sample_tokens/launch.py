@@ -12,7 +12,7 @@ from kernels.sample_tokens.triton_kernels import LANES, sample_tokens_kernel
 SMALL_MAX_SEGMENTS = 12  # whose numbers fit the registers of 8 warps
 
 
-def sample(args: SampleArgs) -> Tensor:
+def sample_tokens(args: SampleArgs) -> Tensor:
     """Return one id a row, int64, shape (N,)."""
     logits = args.logits.contiguous()
     vocabulary = logits.shape[1]

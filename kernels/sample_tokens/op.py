@@ -12,7 +12,7 @@ from kernels.sample_tokens.reference import SampleArgs
 
 MAX_IDS = 1 << 15  # a row of keys and weights fits the registers of one program
 
-sample = launch_op("sample_tokens.sample", SampleArgs, name="sample_tokens")
+sample = launch_op("sample_tokens.sample_tokens", SampleArgs)
 
 
 @sample.register_fake

@@ -49,7 +49,7 @@ def split(dim: int) -> tuple[int, int]:
     return main, max(MIN_TILE, 1 << (rest - 1).bit_length()) if rest else 0
 
 
-def run(args: SequenceArgs) -> Tensor:
+def sequence_attention(args: SequenceArgs) -> Tensor:
     """Run the operator."""
     qkv = args.qkv.contiguous()
     sequences, length, _, heads, dim = qkv.shape
@@ -72,4 +72,4 @@ def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[
 
 
 CANDIDATES = (SMALL_TILE, LARGE_TILE, Tile(64, 64), Tile(64, 128), Tile(128, 64, warps=8))
-TUNING_SPACES = (TuningSpace("sequence_attention", CANDIDATES, _draw, run),)
+TUNING_SPACES = (TuningSpace("sequence_attention", CANDIDATES, _draw, sequence_attention),)

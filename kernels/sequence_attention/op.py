@@ -12,7 +12,7 @@ from kernels.sequence_attention.reference import SequenceArgs
 
 MIN_HEAD_DIM, MAX_HEAD_DIM = 16, 128
 
-sequence_attention = launch_op("sequence_attention.run", SequenceArgs)
+sequence_attention = launch_op("sequence_attention.sequence_attention", SequenceArgs)
 
 
 @sequence_attention.register_fake

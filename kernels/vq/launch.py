@@ -62,15 +62,15 @@ def choose(rows: int, dim: int) -> Tile:
 
 
 def empty_table(codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Return uninitialised tensors of the shapes that `prepare` returns."""
+    """Return uninitialised tensors of the shapes that `vq_prepare` returns."""
     codes, dim = codebook.shape
     padded = -(-codes // CODE_MULTIPLE) * CODE_MULTIPLE
     pieces = torch.empty((padded, inner(dim)), dtype=torch.float16, device=codebook.device)
     return pieces, torch.empty((padded // GROUP, dim, GROUP), dtype=torch.float32, device=codebook.device)
 
 
-def prepare(codebook: Tensor) -> tuple[Tensor, Tensor]:
-    """Pack a codebook for `assign`.
+def vq_prepare(codebook: Tensor) -> tuple[Tensor, Tensor]:
+    """Pack a codebook for `vq_assign`.
 
     Args:
         codebook (Tensor): shape (K, d).
@@ -89,12 +89,12 @@ def prepare(codebook: Tensor) -> tuple[Tensor, Tensor]:
     return pieces, exact
 
 
-def assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int) -> Tensor:
+def vq_assign(z: Tensor, pieces: Tensor, exact: Tensor, codes: int) -> Tensor:
     """Return the index of the nearest code; the lowest index wins ties.
 
     Args:
         z (Tensor): shape (..., d).
-        pieces, exact (Tensor): from `prepare`.
+        pieces, exact (Tensor): from `vq_prepare`.
         codes (int): K.
 
     Returns:
@@ -145,7 +145,7 @@ def _draw(size: ProblemSize, dtype: torch.dtype, device: torch.device) -> tuple[
         torch.nn.functional.normalize(torch.randn((count, size.code_dim), device=device), dim=-1)
         for count in (size.rows, size.codes)
     )
-    return z, *prepare(codebook), size.codes
+    return z, *vq_prepare(codebook), size.codes
 
 
 TUNING_SPACES = (
@@ -157,6 +157,6 @@ TUNING_SPACES = (
             *(Tile(128, 128, shares, 8, 3) for shares in (1, 2, 4)),
         ),
         _draw,
-        assign,
+        vq_assign,
     ),
 )

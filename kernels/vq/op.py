@@ -12,8 +12,8 @@ from kernels.vq.reference import AssignArgs, CodeTable
 
 CODE_DIMS = (4, 8, 16, 32)
 
-pack_codebook = launch_op("vq.prepare", "Tensor codebook", "(Tensor, Tensor)", name="vq_prepare")
-assign = launch_op("vq.assign", "Tensor z, Tensor pieces, Tensor exact, int codes", name="vq_assign")
+pack_codebook = launch_op("vq.vq_prepare", "Tensor codebook", "(Tensor, Tensor)")
+assign = launch_op("vq.vq_assign", "Tensor z, Tensor pieces, Tensor exact, int codes")
 
 
 @pack_codebook.register_fake

@@ -68,7 +68,7 @@ def test_kernels_of_inference_compile_ahead(target, descriptors):
             tile = fixed_max.Tile(64 if target == 80 else 128, 64, descriptors=descriptors)
             qkv = torch.zeros(2 * positions, 3, 8, 64, dtype=torch.bfloat16)
             with tiled(fixed_max, tile):
-                fixed_max.forward(FixedMaxArgs(qkv, positions, 12.0))
+                fixed_max.attention_fixed_max(FixedMaxArgs(qkv, positions, 12.0))
         for side in (16, 27):
             qkv = torch.zeros(1, 1, side, side, 3, 8, 64, dtype=torch.bfloat16)
             with tiled(window, window.Tile(64, 4, 2, descriptors)):

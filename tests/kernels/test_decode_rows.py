@@ -35,6 +35,6 @@ def test_live_rows_store_what_was_drawn_unless_it_is_known():
 def test_kernels_compile_ahead(target, dtype):
     read, write = draw(1536, dtype)
     with compiled_for(target) as compiled:
-        launch.read(read)
-        launch.write(write)
+        launch.read_rows(read)
+        launch.write_rows(write)
     assert {spill_bytes(kernel) for kernel in compiled} == {0}

@@ -24,7 +24,7 @@ def test_kernels_compile_ahead(target, dtype):
     with compiled_for(target) as compiled:
         norm_launch.adaptive_norm(AdaptiveNormArgs(x, shift, scale))
         norm_launch.gated_adaptive_norm(GatedNormArgs(x, y, gate[0], gate, shift, scale))
-        launch.run(FrameArgs(torch.zeros(2, 5, 16, 3, 16, 72, dtype=dtype)))
+        launch.frame_attention(FrameArgs(torch.zeros(2, 5, 16, 3, 16, 72, dtype=dtype)))
     assert len({kernel.hash for kernel in compiled}) == 3
     if dtype == torch.bfloat16:
         assert {spill_bytes(kernel) for kernel in compiled} == {0}
@@ -35,7 +35,7 @@ def test_kernels_compile_ahead(target, dtype):
 def test_sequence_attention_compiles_ahead(target):
     with compiled_for(target) as compiled:
         for rows in (2, 16):
-            sequence_launch.run(SequenceArgs(torch.zeros(rows, 256, 3, 16, 72, dtype=torch.bfloat16)))
+            sequence_launch.sequence_attention(SequenceArgs(torch.zeros(rows, 256, 3, 16, 72, dtype=torch.bfloat16)))
     assert len({kernel.hash for kernel in compiled}) == 2
     # the larger tile, the fastest on Hopper, spills ten registers before it
     assert max(spill_bytes(kernel) for kernel in compiled) <= (0 if target == 90 else 40)

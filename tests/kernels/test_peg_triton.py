@@ -22,8 +22,8 @@ def zeros(*shape: int, dtype: torch.dtype, published: bool = False) -> PegArgs:
 
 def launch_clip(dtype: torch.dtype, side: int = 8, published: bool = False) -> None:
     args = zeros(1, 5, side, side, 512, dtype=dtype, published=published)
-    launch.convolve(args)
-    launch.weight_gradient(args.x, args)
+    launch.peg(args)
+    launch.peg_weight_gradient(args.x, args)
 
 
 def launch_odd_clip(dtype: torch.dtype) -> None:
@@ -37,18 +37,18 @@ def launch_published_clip(dtype: torch.dtype) -> None:
 def launch_long_clips(dtype: torch.dtype) -> None:
     """Launch two lengths, in published order and in causal order."""
     for frames, published in itertools.product((9, 6), (True, False)):
-        launch.convolve(zeros(4, frames, 32, 32, 512, dtype=dtype, published=published))
+        launch.peg(zeros(4, frames, 32, 32, 512, dtype=dtype, published=published))
 
 
 def launch_published_gradient(dtype: torch.dtype) -> None:
-    launch.input_gradient(zeros(4, 5, 32, 32, 512, dtype=dtype, published=True))
+    launch.peg_input_gradient(zeros(4, 5, 32, 32, 512, dtype=dtype, published=True))
 
 
 def launch_image(dtype: torch.dtype, side: int = 16) -> None:
     args = zeros(1, 1, side, side, 512, dtype=dtype)
-    launch.convolve(args)
-    launch.input_gradient(args)
-    launch.weight_gradient(args.x, args)
+    launch.peg(args)
+    launch.peg_input_gradient(args)
+    launch.peg_weight_gradient(args.x, args)
 
 
 def launch_odd_image(dtype: torch.dtype) -> None:

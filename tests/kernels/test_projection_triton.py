@@ -18,7 +18,7 @@ def test_kernel_compiles_ahead(capability):
         for rows in (8, 5000):
             gain = torch.ones(512)
             x = torch.zeros(rows, 512, dtype=torch.bfloat16)
-            launch.project(ProjectArgs(x, gain, gain, torch.zeros(8, 512), torch.zeros(8)))
+            launch.vq_project(ProjectArgs(x, gain, gain, torch.zeros(8, 512), torch.zeros(8)))
     assert len(compiled) == 2
     assert len({kernel.hash for kernel in compiled}) == 1  # the number of rows is not part of a kernel
     assert {spill_bytes(kernel) for kernel in compiled} == {0}

@@ -22,7 +22,7 @@ def call(vocabulary: int, dtype: torch.dtype) -> SampleArgs:
 def test_kernels_compile_ahead(target, dtype):
     with compiled_for(target) as compiled:
         for vocabulary in (9193, 68):
-            launch.sample(call(vocabulary, dtype))
+            launch.sample_tokens(call(vocabulary, dtype))
     assert len({kernel.hash for kernel in compiled}) == 2  # one for each number of segments that holds a vocabulary
     if target == 90 and dtype == torch.float32:
         assert {spill_bytes(kernel) for kernel in compiled} == {0}

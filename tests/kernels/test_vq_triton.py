@@ -13,7 +13,7 @@ from kernels.vq import launch, vq_assign
 
 def launch_all(dtype: torch.dtype) -> None:
     for rows in (8, 65_536):
-        launch.assign(torch.zeros(rows, 8, dtype=dtype), *launch.prepare(torch.zeros(8192, 8)), 8192)
+        launch.vq_assign(torch.zeros(rows, 8, dtype=dtype), *launch.vq_prepare(torch.zeros(8192, 8)), 8192)
 
 
 @on_targets

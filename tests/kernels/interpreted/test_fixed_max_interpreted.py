@@ -25,7 +25,7 @@ def draw(frames=2, positions=24, heads=2, dim=16, scale=EXPONENT_SCALE):
 
 def compare(qkv, positions, tile=None):
     with poisoned(), tiled(launch, tile):
-        ours = launch.forward(FixedMaxArgs(qkv, positions, BOUND))
+        ours = launch.attention_fixed_max(FixedMaxArgs(qkv, positions, BOUND))
     right = attention_fixed_max.run_on("reference", qkv.double(), positions, BOUND).float()
     torch.testing.assert_close(ours, right, rtol=1e-5, atol=1e-5)
 
@@ -56,9 +56,9 @@ def test_frames_are_independent(tile):
     """A tile of keys that reaches into the next frame does not read its NaN."""
     qkv, positions = draw(frames=3, positions=20)
     with tiled(launch, tile):
-        whole = launch.forward(FixedMaxArgs(qkv, positions, BOUND))
+        whole = launch.attention_fixed_max(FixedMaxArgs(qkv, positions, BOUND))
         qkv[positions : 2 * positions] = torch.nan
-        changed = launch.forward(FixedMaxArgs(qkv, positions, BOUND))
+        changed = launch.attention_fixed_max(FixedMaxArgs(qkv, positions, BOUND))
     assert torch.equal(changed[:positions], whole[:positions])
     assert torch.equal(changed[2 * positions :], whole[2 * positions :])
 

@@ -39,7 +39,7 @@ def test_draws_the_ids_of_the_reference(rows, vocabulary, dtype, levels):
     args = draw(rows, vocabulary, dtype, levels)
     for step in range(4):
         args = args._replace(steps=args.steps + step)
-        assert torch.equal(launch.sample(args), sample_tokens(args))
+        assert torch.equal(launch.sample_tokens(args), sample_tokens(args))
 
 
 def test_zeros_of_both_signs_are_ties():
@@ -53,6 +53,6 @@ def test_zeros_of_both_signs_are_ties():
         top_p=torch.ones(32),
         first_id=0,
     )
-    found = launch.sample(args)
+    found = launch.sample_tokens(args)
     assert torch.equal(found, sample_tokens(args))
     assert set(found.tolist()) == {1, 2, 3}

@@ -57,9 +57,9 @@ def test_a_prepared_table_gives_equal_indices():
 
 def test_the_lowest_of_equal_codes_in_two_shares_wins():
     z, codebook = draw(24, 128, 8)
-    table = launch.prepare(torch.cat((codebook, codebook, codebook.flip(0), codebook)))
+    table = launch.vq_prepare(torch.cat((codebook, codebook, codebook.flip(0), codebook)))
     with tiled(launch, launch.Tile(32, 128, 4, 4, 2)):
-        assert torch.equal(launch.assign(z, *table, 512), exact(z, codebook))
+        assert torch.equal(launch.vq_assign(z, *table, 512), exact(z, codebook))
 
 
 @pytest.mark.parametrize("length", [1e-6, 1e-3, 100.0, 1e4])
