@@ -91,13 +91,16 @@ export function parseCodes(buffer) {
   return codes;
 }
 
-/** Yield the events of a `text/event-stream` response: [name, data]. */
+/** Yield the events of an answer of `/generate`, [name, data]; throw a `Problem` if it ends before `done`. */
 export async function* events(response) {
   let text = "";
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
+    const { value, done } = await reader.read().catch((error) => {
+      if (error.name === "AbortError") throw error;
+      return { done: true };
+    });
+    if (done) throw new Problem({ title: "The service did not finish", detail: "The connection broke off. Is the service running?" });
     const blocks = (text + value).split("\n\n");
     text = blocks.pop();
     for (const block of blocks) {
@@ -105,6 +108,7 @@ export async function* events(response) {
       const data = fields.filter(([name]) => name === "data").map(([, value]) => value).join("\n");
       const name = fields.find(([name]) => name === "event")?.[1];
       if (name) yield [name, JSON.parse(data)];
+      if (name === "done") return;
     }
   }
 }

@@ -56,9 +56,17 @@ function chosen() {
 }
 
 function link() {
-  const parameters = new URLSearchParams({ tab: chosen(), ...parts[chosen()]?.settings() });
-  history.replaceState(null, "", `#${parameters}`);
+  const tab = chosen();
+  history.replaceState({ tab }, "", `#${new URLSearchParams({ tab, ...parts[tab]?.settings() })}`);
   return location.href;
+}
+
+/** Choose a tab; the browser's back button leads to the one before. */
+function visit(name) {
+  if (name === chosen()) return;
+  choose(name);
+  history.pushState({ tab: name }, "");
+  link();
 }
 
 function open() {
@@ -105,7 +113,7 @@ function askForKey(problem) {
 }
 
 for (const tab of tabs) {
-  tab.addEventListener("click", () => (choose(tab.getAttribute("aria-controls")), link()));
+  tab.addEventListener("click", () => visit(tab.getAttribute("aria-controls")));
   tab.addEventListener("keydown", (event) => {
     if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
     const shown = shownTabs();
@@ -134,11 +142,12 @@ try {
   parts.reconstruct = startReconstruct($("#reconstruct"), served.models, shown);
   parts.generate = startGenerate($("#generate"), served.generators, {
     ...shown,
-    reconstruct: (file) => (choose("reconstruct"), parts.reconstruct.open(file)),
+    reconstruct: (file) => (visit("reconstruct"), parts.reconstruct.open(file)),
   });
   tabs[1].hidden = served.generators.length === 0;
   open();
-  addEventListener("hashchange", open);
+  history.replaceState({ tab: chosen() }, "");
+  addEventListener("hashchange", () => (history.state ? choose(history.state.tab) : open())); // none of a link
 } catch (error) {
   showProblem(error);
 }

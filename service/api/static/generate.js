@@ -141,7 +141,8 @@ export function startGenerate(root, cards, { link, showProblem, hideProblem, rec
       chooseModel();
       for (const [name, value] of Object.entries(given)) {
         const field = form.elements.namedItem(name); // an index would find `length` too
-        if (name !== "model" && field) field.value = value;
+        const fits = !field?.options || [...field.options].some((option) => option.value === value);
+        if (name !== "model" && field && fits) field.value = value;
       }
     },
   };

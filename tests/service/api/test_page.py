@@ -253,6 +253,32 @@ def test_what_a_refusal_quotes_is_shown_as_code(generous: Server, visit: Visit) 
 
 
 @needs_chromium
+def test_the_back_button_leads_to_the_samples(generous: Server, visit: Visit) -> None:
+    page = visit.page
+    page.goto(f"{generous.url}/#tab=generate&kind=nothing&class=coinrun")
+    playwright.expect(page.get_by_label("Make")).not_to_have_value("", timeout=WAIT_MS)
+    page.get_by_role("button", name="Generate").click()
+    page.get_by_role("button", name="See its codes").click()
+    visit.reconstructed()
+    page.go_back()
+    page.get_by_alt_text(re.compile("coinrun, seed")).wait_for()
+    assert page.locator("[name=seed]").input_value() == ""
+    page.go_forward()
+    visit.reconstructed()
+
+
+@needs_chromium
+def test_samples_that_break_off_are_not_waited_for(generous: Server, visit: Visit) -> None:
+    begun = 'event: accepted\ndata: {"seed": 4, "samples": 2, "seconds": 3}\n\n'
+    events = {"Content-Type": "text/event-stream"}
+    visit.page.route("**/generate?*", lambda route: route.fulfill(status=200, headers=events, body=begun))
+    visit.page.goto(f"{generous.url}/#tab=generate")
+    visit.page.get_by_role("button", name="Generate").click()
+    assert "broke off" in visit.shown("[role=alert]")
+    assert visit.page.get_by_role("button", name="Stop").is_hidden()
+
+
+@needs_chromium
 def test_a_key_is_asked_for_and_kept_in_the_tab_alone(visit: Visit, tmp_path: Path) -> None:
     secret, key = new_key("page", ["encode", "decode"], None)
     write_keys(tmp_path / "keys.json", [key])
