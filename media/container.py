@@ -133,7 +133,8 @@ def decoder(stream: Any, limits: MediaLimits | None, may_reorder: bool) -> Any:
     """
     context = stream.codec_context
     name = codec_name(stream)
-    if name in _ALPHA_DECODERS and stream.metadata.get("alpha_mode") == "1":
+    # In capitals where FFmpeg's own muxer repeats it as a tag.
+    if name in _ALPHA_DECODERS and "1" in map(stream.metadata.get, ("alpha_mode", "ALPHA_MODE")):
         context = av.CodecContext.create(_ALPHA_DECODERS[name], "r")
     context.thread_type = "NONE"
     context.thread_count = 1

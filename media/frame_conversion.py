@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from media import details, tone_mapping
 from media.colour import frame_rgb, tags_of
 from media.limits import check_picture
-from media.orientation import UPRIGHT, Orientation, from_matrix
+from media.orientation import Orientation, from_matrix
 from media.presentation import Presentation
 from media.resize import Plan, plan
 from media.types import MediaOptions
@@ -38,7 +38,7 @@ class FrameConversion:
         self, options: MediaOptions, limits: MediaLimits | None, stated: Presentation, crop_position: float = 0.5
     ) -> None:
         self._options, self._limits, self._stated, self._crop_position = options, limits, stated, crop_position
-        self._orientation = UPRIGHT
+        self._orientation = stated.orientation
         self.plan: Plan | None = None
         self.details: details.FileDetails | None = None
 

@@ -90,6 +90,13 @@ def from_exif(value: int) -> Orientation:
     return _EXIF.get(value, UPRIGHT)
 
 
+def from_projection(degrees: float, is_mirrored: bool) -> Orientation:
+    """Return the orientation of a projection of Matroska: mirrored left to right, then turned anticlockwise."""
+    turns = round(degrees / 90) % 4
+    swap, rows, columns = turns in (1, 3), turns in (1, 2), turns in (2, 3)
+    return Orientation(swap, rows ^ (is_mirrored and swap), columns ^ (is_mirrored and not swap))
+
+
 def from_matrix(matrix: bytes) -> Orientation:
     """Return the orientation of a display matrix of FFmpeg; other angles go to the nearest quarter turn."""
     if len(matrix) < _MATRIX.size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,15 +15,17 @@ from numpy.typing import NDArray
 from media.colour import StatedColours
 from media.ebml import ebml_size
 from media.errors import MediaError
+from media.orientation import Orientation, from_projection
 
 # Ratios of sizes that were rounded to whole blocks: players show such pixels as squares.
 _SQUARE_TOLERANCE = Fraction(1, 50)
 _ROUNDED = 0.001
 _FILLED = ("avi", "rawvideo")  # container and codec whose fourth byte of a pixel only fills it up
 # Elements of Matroska that hold others, and those that are looked for.
-_MASTERS = frozenset(map(bytes.fromhex, ("18538067", "1654ae6b", "ae", "e0", "41e4")))
+_MASTERS = frozenset(map(bytes.fromhex, ("18538067", "1654ae6b", "ae", "e0", "41e4", "7670")))
 _CROPPED = tuple(map(bytes.fromhex, ("54cc", "54bb", "54dd", "54aa")))  # left, top, right, bottom
 _EXTRA_DATA = bytes.fromhex("41ed")
+_ROLL, _YAW = bytes.fromhex("7675"), bytes.fromhex("7673")
 # Profiles of Dolby Vision whose pictures make no sense without its metadata, unless they say that they do.
 _DOLBY_VISION_ONLY = (5, 10)
 
@@ -53,6 +56,7 @@ class Presentation:
     """The way in which a stream is to be shown.
 
     Args:
+        orientation: the way from stored to shown pixels, where frames do not state it: decoders of alpha forget it.
         aspect: width of a stored pixel over its height.
         crop: the edges that are not shown.
         colours: what the container says, for codecs that say nothing.
@@ -60,6 +64,7 @@ class Presentation:
         splits_fields: the fields of an interlaced frame come as frames of half its height.
     """
 
+    orientation: Orientation
     aspect: Fraction
     crop: Crop
     colours: StatedColours
@@ -81,9 +86,12 @@ def presentation(stream: Any) -> Presentation:
     context, header = stream.codec_context, dict(_leaves(as_matroska(stream)))
     _check_dolby_vision(header.get(_EXTRA_DATA, b""))
     crop = Crop(*(int.from_bytes(header.get(name, b""), "big") for name in _CROPPED))
+    roll, yaw = (struct.unpack(">d", header.get(name, bytes(8)))[0] for name in (_ROLL, _YAW))
+    orientation = from_projection(roll, is_mirrored=yaw != 0)
     colours = StatedColours(context.colorspace, context.color_primaries, context.color_trc)
     is_filled = (stream.container.format.name, context.name) == _FILLED
-    return Presentation(_pixel_aspect(stream, crop), crop, colours, not is_filled, context.name == "hevc")
+    aspect, splits_fields = _pixel_aspect(stream, crop), context.name == "hevc"
+    return Presentation(orientation, aspect, crop, colours, not is_filled, splits_fields)
 
 
 def squared(height: int, width: int, aspect: Fraction) -> tuple[int, int]:

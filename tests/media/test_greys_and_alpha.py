@@ -102,3 +102,18 @@ def test_what_fills_up_the_pixels_of_an_avi_is_no_alpha(container: str, is_shown
         frame = av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format=stream.pix_fmt)
         file.mux(stream.encode(frame))
     assert (read(buffer.getvalue()) == (255 if is_shown else pixels[..., :3])).all()
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_alpha_of_vp8_and_vp9_is_shown_though_a_tag_repeats_that_there_is_any(codec: str, is_repeated: bool) -> None:
+    clear = np.zeros((32, 64, 4), np.uint8)
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm") as file:
+        stream: Any = file.add_stream(codec, rate=24, options={"auto-alt-ref": "0", "deadline": "realtime"})
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuva420p"
+        if is_repeated:
+            stream.metadata["alpha_mode"] = "1"
+        file.mux(stream.encode(av.VideoFrame.from_ndarray(clear, format="rgba").reformat(format="yuva420p")))
+        file.mux(stream.encode(None))
+    assert (read(buffer.getvalue()) >= 254).all()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from media_samples import pattern, psnr, video
 from numpy.typing import NDArray
-from variants import with_matrix
+from variants import MATRICES, with_matrix
 
 from media.errors import MediaError
 from media.faststart import faststart
@@ -109,6 +109,29 @@ def test_what_is_cut_is_then_turned_and_stretched() -> None:
     assert psnr(read(turned), np.rot90(SHOWN, -1, (1, 2))) > 36
     wide = video(CLIP, options=SHARP | {"x264-params": "sar=2\\:1"})
     assert read(with_clap(wide, *CROPPED)).shape == (4, 32, 96, 3)
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_clips_with_alpha_are_turned(name: str) -> None:
+    """Their decoders do not pass on how the container turns them."""
+    coding = {"deadline": "realtime", "crf": "4"}
+    opaque = with_matrix(video(CLIP, "libvpx-vp9", options=coding), MATRICES[name])
+    clear = video(CLIP, "libvpx-vp9", "webm", options=coding, pixel_format="yuva420p")
+    buffer = io.BytesIO()
+    with (
+        av.open(io.BytesIO(opaque)) as turned,
+        av.open(io.BytesIO(clear)) as source,
+        av.open(buffer, "w", format="matroska") as target,
+    ):
+        copy = target.add_stream_from_template(turned.streams.video[0])
+        copy.metadata["alpha_mode"] = "1"
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux_one(packet)
+    frames = read(buffer.getvalue())
+    assert np.array_equal(frames, read(opaque))
+    assert frames.shape[1:3] == ((64, 48) if MATRICES[name][0] == 0 else (48, 64))
 
 
 def test_the_size_that_a_file_states_is_that_of_the_cut_frame() -> None:
