@@ -19,7 +19,6 @@ import torch
 import typer
 from rich.console import Console
 
-from benchmarks import bulk_readers
 from benchmarks.bulk_data import CLIP_FRAMES, write_source
 from benchmarks.measure import describe_machine
 from benchmarks.rows import RowFile
@@ -80,9 +79,6 @@ def main(
     resize: Annotated[Literal["device", "readers"], typer.Option(help="Where pictures are resized.")] = "device",
     gpus: Annotated[list[int] | None, typer.Option(help="By Ray Data on so many GPUs instead; repeatable.")] = None,
     raylets: Annotated[list[int] | None, typer.Option(help="By so many nodes of one CPU each; repeatable.")] = None,
-    profile: Annotated[
-        list[int] | None, typer.Option(help="Profile so many readers of pictures first, without an engine; repeatable.")
-    ] = None,
     work: Annotated[Path | None, typer.Option(help="Folder of the data, kept for the next run.")] = None,
     out: Annotated[Path | None, typer.Option(help="File of the rows, JSON.")] = None,
 ) -> None:
@@ -104,11 +100,6 @@ def main(
             options = EncodingOptions(side, side, frames=CLIP_FRAMES)
             request = Request(root / "source", dest, Path(temporary) / "random", options, kinds=tuple(chosen))
         dest.mkdir()
-        if profile and "images" in chosen:
-            console.print(bulk_readers.machine())
-            items = Job(replace(request, kinds=("images",))).listing.items["images"]
-            for processes in profile:
-                console.print(bulk_readers.profile(items, options, processes, seconds))
         present = torch.cuda.device_count()
         for number in gpus or ():
             if number > max(present, 1):

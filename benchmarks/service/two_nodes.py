@@ -9,9 +9,11 @@ import logging
 import os
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import httpx
 import ray
@@ -78,16 +80,23 @@ def main(
 ) -> None:
     """Measure each layout."""
     settings = Settings(port=port, metrics_port=port + 1, torch_threads=1)
+    with two_nodes(settings, "HeadOnly"):
+        rows = (_measure(settings, layout, mix, connections, seconds) for layout in LAYOUTS)
+        for line in markdown_table(COLUMNS, rows):
+            print(line, flush=True)
+
+
+@contextmanager
+def two_nodes(settings: Settings, proxies: Literal["HeadOnly", "EveryNode"]) -> Iterator[Cluster]:
+    """Start two nodes, and Ray Serve with its proxies there; the ports after that of the metrics are the nodes'."""
     with cluster_environment(settings, Path(tempfile.mkdtemp(prefix="two-nodes-"))):
-        cluster = Cluster(initialize_head=True, head_node_args=node_options(HEAD, port + 2))
+        cluster = Cluster(initialize_head=True, head_node_args=node_options(HEAD, settings.port + 2))
         try:
-            cluster.add_node(**node_options(OTHER, port + 3))
+            cluster.add_node(**node_options(OTHER, settings.port + 3))
             ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
-            http = {"host": "127.0.0.1", "port": port, "request_timeout_s": ray_request_seconds(settings)}
-            serve.start(proxy_location="HeadOnly", http_options=http)
-            rows = (_measure(settings, layout, mix, connections, seconds) for layout in LAYOUTS)
-            for line in markdown_table(COLUMNS, rows):
-                print(line, flush=True)
+            http = {"host": "127.0.0.1", "port": settings.port, "request_timeout_s": ray_request_seconds(settings)}
+            serve.start(proxy_location=proxies, http_options=http)
+            yield cluster
         finally:
             serve.shutdown()
             ray.shutdown()
