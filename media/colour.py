@@ -19,7 +19,7 @@ from media.ycgco import YCGCO, to_rgb
 _BT709, UNSPECIFIED, _BT601 = 1, 2, 5
 _DERIVED, _BT2020_CONSTANT = (12, 13), 10
 _UNREADABLE = (11, 14)  # of light by PQ, which need more than a matrix
-_LIMITED, _FULL = 1, 2  # ranges of samples
+_LIMITED, FULL = 1, 2  # ranges of samples
 _BLACK_CODE = 16 << 8  # of the limited range in FFmpeg's 16-bit RGB
 # The marks before the code points of pictures, and their layout.
 _CICP = Struct(">BB")
@@ -202,7 +202,7 @@ def frame_rgb(frame: Any, tags: Tags, shows_alpha: bool = True) -> NDArray[np.ui
         return to_rgb(frame, tone_mapping.WHITE_CODE if tags.is_wide else 255)
     is_grey = frame.format.name.startswith("gray")
     is_limited_grey = is_grey and frame.color_range == _LIMITED
-    is_full = frame.color_range == _FULL or frame.format.is_rgb or (is_grey and not is_limited_grey)
+    is_full = frame.color_range == FULL or frame.format.is_rgb or (is_grey and not is_limited_grey)
     is_sixteen = tags.is_wide or (not has_alpha and (is_deep or is_limited_grey))
     kind = ("rgba64le" if has_alpha else "rgb48le") if is_sixteen else "rgba" if has_alpha else "rgb24"
     matrix = None if frame.colorspace == tags.matrix else tags.matrix

@@ -10,7 +10,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from numpy.typing import NDArray
 
 from media import details, tone_mapping
-from media.colour import frame_rgb, tags_of
+from media.colour import FULL, frame_rgb, tags_of
 from media.limits import check_picture
 from media.orientation import Orientation, from_matrix
 from media.presentation import Presentation
@@ -58,6 +58,8 @@ class FrameConversion:
             MediaError: "too-many-pixels".
         """
         how, tags, stated = self._orientation, tags_of(frame, self._stated.colours), self._stated
+        if stated.is_full:
+            frame.color_range = FULL
         upright = how.frame(stated.crop.frame(frame_rgb(frame, tags, stated.shows_alpha)))
         if self.plan is None:
             height, width = stated.shown(frame.height, frame.width, frame.interlaced_frame)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import av
 from numpy.typing import NDArray
 
-from media.colour import StatedColours
+from media.colour import FULL, StatedColours
 from media.ebml import ebml_size
 from media.errors import MediaError
 from media.orientation import Orientation, from_projection
@@ -60,6 +60,7 @@ class Presentation:
         aspect: width of a stored pixel over its height.
         crop: the edges that are not shown.
         colours: what the container says, for codecs that say nothing.
+        is_full: the container states the full range of samples, and the codec has no way to.
         shows_alpha: a fourth channel is transparency.
         splits_fields: the fields of an interlaced frame come as frames of half its height.
     """
@@ -68,6 +69,7 @@ class Presentation:
     aspect: Fraction
     crop: Crop
     colours: StatedColours
+    is_full: bool
     shows_alpha: bool
     splits_fields: bool
 
@@ -91,7 +93,8 @@ def presentation(stream: Any) -> Presentation:
     colours = StatedColours(context.colorspace, context.color_primaries, context.color_trc)
     is_filled = (stream.container.format.name, context.name) == _FILLED
     aspect, splits_fields = _pixel_aspect(stream, crop), context.name == "hevc"
-    return Presentation(orientation, aspect, crop, colours, not is_filled, splits_fields)
+    is_full = context.name == "vp8" and context.color_range == FULL
+    return Presentation(orientation, aspect, crop, colours, is_full, not is_filled, splits_fields)
 
 
 def squared(height: int, width: int, aspect: Fraction) -> tuple[int, int]:

@@ -131,18 +131,22 @@ def _joined(seconds: Sequence[float], step: float) -> list[float]:
     return joined
 
 
-def duration(packets: Sequence[Packet], base: Fraction, timeline: Timeline) -> float:
+def duration(packets: Sequence[Packet], base: Fraction, timeline: Timeline, fps: float | None) -> float:
     """Return the seconds from the first frame to the end of the last.
 
     Args:
         packets: in file order.
         base: seconds in a unit of the time stamps.
         timeline: of the same clip.
+        fps: frames per second, for frames that state no duration; None if unknown.
     """
+    step = 1 / (fps or DEFAULT_FPS)
     timed = [
-        (packet.pts, packet.pts + packet.duration) for packet in packets if packet.is_shown and packet.pts is not None
+        (packet.pts, packet.pts + (packet.duration or step / base))
+        for packet in packets
+        if packet.is_shown and packet.pts is not None
     ]
     if not timed:
-        return timeline.times[-1]
+        return timeline.times[-1] + step
     begin = min(start for start, _ in timed) if timeline.by_number else timeline.marks[0]
     return max(timeline.times[-1], float((max(end for _, end in timed) - begin) * base))

@@ -96,7 +96,9 @@ class ClipReader(FrameReader):
         with self._open() as (container, stream):
             self._survey = self._read_packets(container, stream)
         self._timeline = self._read_times()
-        self._duration_s = timestamps.duration(self._survey.packets, self._survey.base, self._timeline)
+        self._duration_s = timestamps.duration(
+            self._survey.packets, self._survey.base, self._timeline, self._survey.fps
+        )
         self._check_duration()
         self._chosen = choose_frames(self._timeline.times, options, window)
         self.expected = len(self._chosen)

@@ -221,3 +221,21 @@ def test_fields_of_hevc_have_the_height_of_their_frames() -> None:
     with pytest.raises(MediaError) as caught:
         list(open_frames(io.BytesIO(data), MediaLimits(clip_pixels=len(fields) * 24 * 128)))
     assert caught.value.code == "too-many-pixels"
+
+
+@pytest.mark.parametrize("codec", ["libvpx", "libvpx-vp9"])
+def test_the_full_range_applies_that_a_container_states_for_codecs_without_any(codec: str) -> None:
+    """VP8 cannot state it; VP9 does, and has the last word."""
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="webm") as file:
+        stream: Any = file.add_stream(codec, rate=24, options={"deadline": "realtime"})
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        frame = av.VideoFrame(64, 48, "yuv420p")
+        for plane, sample in zip(frame.planes, (200, 128, 128), strict=True):
+            plane.update(bytes([sample]) * plane.buffer_size)
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    limited = round((200 - 16) * 255 / 219)
+    assert np.abs(read(buffer.getvalue()).astype(int) - limited).max() <= 2
+    marked = read(remuxed(buffer.getvalue(), "webm", color_range=2))
+    assert np.abs(marked.astype(int) - (200 if codec == "libvpx" else limited)).max() <= 2

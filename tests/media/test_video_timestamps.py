@@ -16,7 +16,7 @@ from media_samples import pattern, psnr, video
 
 from media.errors import MediaError
 from media.reader import open_frames
-from media.timestamps import Packet, from_frames, from_packets
+from media.timestamps import Packet, duration, from_frames, from_packets
 from media.types import MediaOptions, SourceInfo
 from service.settings import Limits
 
@@ -261,3 +261,13 @@ def test_missing_stamps_are_filled_at_the_rate_of_the_clip(missing: set[int]) ->
     stamps: list[int | None] = [None if number in missing else 40 * number for number in range(30)]
     timeline = from_frames(stamps, TICK, 25.0, is_complete=True)
     assert timeline.times == pytest.approx(np.arange(30) * 0.04)
+
+
+@pytest.mark.parametrize(("fps", "step"), [(10.0, 0.1), (None, 0.04)])
+@pytest.mark.parametrize("stamps", [[0, 100, 200], [None, None, None]])
+def test_the_last_frame_lasts_though_nothing_says_how_long(
+    fps: float | None, step: float, stamps: list[int | None]
+) -> None:
+    packets, base = [Packet(stamp, True, True, 0) for stamp in stamps], Fraction(1, 1000)
+    timeline = from_packets(packets, base, reorders=False) or from_frames(stamps, base, fps, is_complete=True)
+    assert duration(packets, base, timeline, fps) == pytest.approx(timeline.times[-1] + step)
