@@ -43,7 +43,7 @@ class AnimationReader(FrameReader):
         self._file = file
         with reading(media_type, limits):
             image = open_picture(file, media_type, limits)
-            self._orientation = orientation(image)
+            self._orientation = orientation(image, file)
             self._profile = profile_of(image, file, media_type)
             self._details = details.of_picture(image, str(self._orientation), self._profile)
             # A single frame is an animation too if readers of stills see another picture.

@@ -106,7 +106,7 @@ class StillReader(FrameReader):
         self._file.seek(0)
         with reading(self._media_type, self._limits):
             image = open_picture(self._file, self._media_type, self._limits)
-            upright = orientation(image)
+            upright = orientation(image, self._file)
             profile = profile_of(image, self._file, self._media_type)
             return _Opened(image, upright, profile, details.of_picture(image, str(upright), profile))
 

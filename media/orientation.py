@@ -1,4 +1,4 @@
-"""The eight orientations in which cameras store pictures and clips."""
+"""The eight orientations in which cameras store pictures and clips, and the edges that are not shown."""
 
 from __future__ import annotations
 
@@ -12,25 +12,56 @@ from PIL import Image
 _MATRIX = Struct("=9i")  # FFmpeg keeps display matrices in the byte order of the machine
 
 
+class Crop(NamedTuple):
+    """The pixels of a frame that are not shown at its edges."""
+
+    left: int = 0
+    top: int = 0
+    right: int = 0
+    bottom: int = 0
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) that is left of a frame; frames of which nothing would be left are whole."""
+        rows, columns = height - self.top - self.bottom, width - self.left - self.right
+        return (rows, columns) if rows > 0 and columns > 0 else (height, width)
+
+    def frame(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Cut a frame (H, W, C)."""
+        height, width = pixels.shape[:2]
+        if self.size(height, width) == (height, width):
+            return pixels
+        return pixels[self.top : height - self.bottom, self.left : width - self.right]
+
+    def picture(self, image: Image.Image) -> Image.Image:
+        """Cut a picture of any mode."""
+        height, width = self.size(image.height, image.width)
+        whole = (height, width) == (image.height, image.width)
+        return image if whole else image.crop((self.left, self.top, self.left + width, self.top + height))
+
+
 class Orientation(NamedTuple):
     """The way from stored to shown pixels.
 
     Args:
-        swap: rows and columns change places, first of all.
+        swap: rows and columns change places.
         rows: the rows are then reversed.
         columns: the columns are then reversed.
+        crop: of a stored picture, before all else.
     """
 
     swap: bool = False
     rows: bool = False
     columns: bool = False
+    crop: Crop = Crop()
 
     def size(self, height: int, width: int) -> tuple[int, int]:
         """Return the shown (height, width) of stored ones."""
+        height, width = self.crop.size(height, width)
         return (width, height) if self.swap else (height, width)
 
     def frame(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """Turn and mirror a frame: (H, W, C) to the same, contiguous."""
+        pixels = self.crop.frame(pixels)
         if self.swap:
             pixels = pixels.swapaxes(0, 1)
         return np.ascontiguousarray(pixels[:: -1 if self.rows else 1, :: -1 if self.columns else 1])
@@ -38,7 +69,7 @@ class Orientation(NamedTuple):
     def area(
         self, box: tuple[float, float, float, float], width: int, height: int
     ) -> tuple[float, float, float, float]:
-        """Return where a part (left, top, right, bottom) of a stored picture of (width, height) is shown."""
+        """Return where a part (left, top, right, bottom) of a stored, whole picture of (width, height) is shown."""
         left, top, right, bottom = box
         if self.swap:
             left, top, right, bottom, width, height = top, left, bottom, right, height, width
@@ -50,11 +81,13 @@ class Orientation(NamedTuple):
 
     def __str__(self) -> str:
         """Name the steps for people."""
-        return _NAMES.get(self, "upright")
+        name = _NAMES.get(self._replace(crop=Crop()), "upright")
+        return name if self.crop == Crop() else f"{name}, cut at its edges"
 
     def picture(self, image: Image.Image) -> Image.Image:
         """Turn and mirror a picture of any mode."""
-        return image if self == UPRIGHT else image.transpose(_TRANSPOSES[self])
+        image, how = self.crop.picture(image), self._replace(crop=Crop())
+        return image if how == UPRIGHT else image.transpose(_TRANSPOSES[how])
 
 
 UPRIGHT = Orientation()

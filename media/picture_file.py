@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import AvifImagePlugin, Image
 
+from media.avif import clean_aperture
 from media.bmp import embedded_profile, read_masked
 from media.colour import Colours, Gamma, code_points
 from media.errors import MediaError
@@ -93,8 +94,12 @@ def without_empty_alpha(image: Image.Image) -> Image.Image:
     return image.convert(image.mode[:-1]) if is_empty else image
 
 
-def orientation(image: Image.Image) -> Orientation:
-    """Read the EXIF orientation; damaged metadata counts as upright, as in browsers.
+def orientation(image: Image.Image, file: BinaryIO | None = None) -> Orientation:
+    """Read the EXIF orientation, and what of an AVIF is shown; damaged metadata count for nothing, as in browsers.
+
+    Args:
+        image: an opened picture.
+        file: that it was opened from, which alone says what of an AVIF is shown; its position is kept.
 
     Raises:
         OSError: the pixels of a PNG, which are decoded, are damaged.
@@ -107,9 +112,12 @@ def orientation(image: Image.Image) -> Orientation:
         # Pillow would go on to XMP and texts, which editors leave behind as they were: nobody else turns by them.
         exif = Image.Exif()
         exif.load(image.info["exif"])
-        return from_exif(int(exif.get(_ORIENTATION, 1)))
+        upright = from_exif(int(exif.get(_ORIENTATION, 1)))
     except Exception:
-        return UPRIGHT
+        upright = UPRIGHT
+    if image.format == "AVIF" and file is not None:
+        return upright._replace(crop=clean_aperture(_head(file), image.height, image.width))
+    return upright
 
 
 def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> Colours:
@@ -119,11 +127,7 @@ def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> Colours:
         return embedded_profile(file)
     if profile and media_type == "image/avif":
         return profile
-    position = file.tell()
-    file.seek(0)
-    head = file.read(_HEAD_BYTES)
-    file.seek(position)
-    points = code_points(head, media_type)
+    points = code_points(_head(file), media_type)
     if points is not None:
         return None if points.is_srgb else points
     exponent = image.info.get("gamma")
@@ -131,6 +135,15 @@ def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> Colours:
         return profile
     gamma = Gamma(exponent, image.info.get("chromaticity"))
     return None if gamma.is_srgb else gamma
+
+
+def _head(file: BinaryIO) -> bytes:
+    """Return the first bytes of a file, whose position is kept."""
+    position = file.tell()
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    file.seek(position)
+    return head
 
 
 def continuous(image: Image.Image) -> Image.Image:

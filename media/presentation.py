@@ -7,15 +7,14 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 import av
-from numpy.typing import NDArray
 
 from media.colour import FULL, StatedColours
 from media.ebml import ebml_size
 from media.errors import MediaError
-from media.orientation import Orientation, from_projection
+from media.orientation import Crop, Orientation, from_projection
 
 # Ratios of sizes that were rounded to whole blocks: players show such pixels as squares.
 _SQUARE_TOLERANCE = Fraction(1, 50)
@@ -28,27 +27,6 @@ _EXTRA_DATA = bytes.fromhex("41ed")
 _ROLL, _YAW = bytes.fromhex("7675"), bytes.fromhex("7673")
 # Profiles of Dolby Vision whose pictures make no sense without its metadata, unless they say that they do.
 _DOLBY_VISION_ONLY = (5, 10)
-
-
-class Crop(NamedTuple):
-    """The pixels of a frame that are not shown at its edges."""
-
-    left: int = 0
-    top: int = 0
-    right: int = 0
-    bottom: int = 0
-
-    def size(self, height: int, width: int) -> tuple[int, int]:
-        """Return the (height, width) that is left of a frame; frames of which nothing would be left are whole."""
-        rows, columns = height - self.top - self.bottom, width - self.left - self.right
-        return (rows, columns) if rows > 0 and columns > 0 else (height, width)
-
-    def frame(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Cut a frame (H, W, C)."""
-        height, width = pixels.shape[:2]
-        if self.size(height, width) == (height, width):
-            return pixels
-        return pixels[self.top : height - self.bottom, self.left : width - self.right]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""AVIF pictures of which only a part is shown."""
+
+from __future__ import annotations
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from media_samples import animation, pattern, picture
+from numpy.typing import NDArray
+
+from media.limits import MediaLimits
+from media.reader import open_frames
+from media.types import MediaOptions
+
+PHOTO = pattern(1, 48, 64)[0]
+STORED = picture(PHOTO, "AVIF", quality=100, subsampling="4:4:4")
+
+
+def with_properties(data: bytes, *properties: tuple[bytes, bytes]) -> bytes:
+    """Return a picture of one item with more of its properties, which all count."""
+    made = bytearray(data)
+
+    def grow(name: bytes, by: int) -> int:
+        """Correct the size of a box, and return its former end."""
+        at = made.index(name) - 4
+        (size,) = struct.unpack_from(">I", made, at)
+        struct.pack_into(">I", made, at, size + by)
+        return at + size
+
+    boxes = b"".join(struct.pack(">I4s", 8 + len(body), name) + body for name, body in properties)
+    links = made.index(b"ipma") + 14
+    count = made[links]
+    made[links] = count + len(properties)
+    end = grow(b"ipma", len(properties))
+    made[end:end] = bytes(0x80 | count + 1 + number for number in range(len(properties)))
+    end = grow(b"ipco", len(boxes))
+    made[end:end] = boxes
+    by = len(boxes) + len(properties)
+    for name in (b"iprp", b"meta"):
+        grow(name, by)
+    place = made.index(b"iloc") + 18
+    struct.pack_into(">I", made, place, struct.unpack_from(">I", made, place)[0] + by)
+    return bytes(made)
+
+
+def clap(width: int, height: int, right: float = 0, down: float = 0, unit: int = 2) -> tuple[bytes, bytes]:
+    numbers = (round(number * unit) for number in (width, height, right, down))
+    return b"clap", b"".join(struct.pack(">2i", number, unit) for number in numbers)
+
+
+def read(data: bytes, **options: object) -> NDArray[np.uint8]:
+    reader = open_frames(io.BytesIO(data), MediaLimits(), MediaOptions(**options))  # type: ignore[arg-type]
+    frames = np.stack(list(reader))
+    assert (reader.info().height, reader.info().width) == frames.shape[1:3] or "size" in options
+    return frames
+
+
+WHOLE = read(STORED)[0]
+
+
+def test_what_an_encoder_filled_up_is_not_shown() -> None:
+    data = with_properties(STORED, clap(63, 47, -0.5, -0.5))
+    assert np.array_equal(read(data)[0], WHOLE[:47, :63])
+    assert np.array_equal(read(data, animated=True)[0], WHOLE[:47, :63])
+    assert np.array_equal(read(with_properties(STORED, clap(40, 30, 3, -2)))[0], WHOLE[7:37, 15:55])
+
+
+def test_it_is_cut_before_it_is_turned_and_resized() -> None:
+    data = with_properties(STORED, clap(40, 30, 3, -2), (b"irot", b"\1"), (b"imir", b"\0"))
+    shown = np.rot90(WHOLE[7:37, 15:55])[::-1]
+    assert np.array_equal(read(data)[0], shown)
+    assert np.array_equal(read(data, size=(20, 15)), read(picture(shown, "PNG"), size=(20, 15)))
+
+
+@pytest.mark.parametrize(
+    "aperture", [clap(65, 48), clap(64, 48, 1), clap(0, 48), clap(64, 48, unit=0), clap(-9, 48), clap(64, 48)]
+)
+def test_nonsense_cuts_nothing(aperture: tuple[bytes, bytes]) -> None:
+    assert np.array_equal(read(with_properties(STORED, aperture))[0], WHOLE)
+
+
+def test_frames_of_an_animation_are_whole_without_it() -> None:
+    assert read(animation(pattern(3, 48, 64), "AVIF"), animated=True).shape == (3, 48, 64, 3)
