@@ -50,7 +50,7 @@ SERVICE = {
         *("held_directory", "in_process", "jobs", "link", "loopback", "metrics"),
         *("sandbox", "scheduling", "settings", "stored_answer", "trace", "tracing", "types"),
     },
-    "client": {"errors", "formats", "types"},
+    "client": {"errors", "formats", "loopback", "types"},
     "bulk": {"allocator", "chunks", "engine", "errors", "formats", "operations", "scheduling", "settings", "types"},
     "cli": {
         *(

@@ -20,6 +20,7 @@ from service.formats.msgpack import pack
 from service.formats.npy import read_npy
 from service.formats.result import EncodeResult
 from service.formats.tensors import pack_tensor
+from service.loopback import is_loopback
 from service.types import ModelCard, Want
 
 API_KEY_VARIABLE = "OMNITOK_API_KEY"
@@ -136,7 +137,10 @@ def connection(
     key = api_key or os.environ.get(API_KEY_VARIABLE)
     sent = httpx.Headers({"Authorization": f"Bearer {key}"} if key else {})
     sent.update(headers)
-    return RetryRule(retries), {"base_url": base_url, "headers": sent, "timeout": limits}
+    url = httpx.URL(base_url)
+    # A proxy, such as that of a company, would look for a service of this machine on its own.
+    mounts = {str(url.copy_with(scheme="all", path="/")): None} if is_loopback(url.host) else None
+    return RetryRule(retries), {"base_url": base_url, "headers": sent, "timeout": limits, "mounts": mounts}
 
 
 MODELS = Call("GET", "/models")

@@ -15,6 +15,8 @@ from urllib.request import getproxies, proxy_bypass
 import h11
 import httpx
 
+from service.loopback import is_loopback
+
 READ_BYTES = 2**18
 MAX_CONNECTIONS = 100  # as many as httpx opens
 SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -37,8 +39,10 @@ class Connection:
 
 
 def is_proxied(base_url: str) -> bool:
-    """Return whether the environment sends calls to an address through a proxy."""
+    """Return whether the environment sends calls to an address through a proxy: never those to this machine."""
     url = httpx.URL(base_url)
+    if is_loopback(url.host):
+        return False
     return not getproxies().keys().isdisjoint((url.scheme, "all")) and not proxy_bypass(url.netloc.decode())
 
 

@@ -19,6 +19,7 @@ import ray
 from ray import serve
 from ray.serve.schema import ApplicationStatus, ReplicaState
 from rich.console import Console
+from rich.markup import escape
 from rich.text import Text
 
 from service.api import log
@@ -29,9 +30,10 @@ from service.cluster.generators import Generator
 from service.cluster.jobs import JobOwner
 from service.cluster.local import APP_NAME, cluster, end_orphans, private_folder
 from service.cluster.log_relay import OptionalConsole, log_relay
-from service.cluster.ray_environment import longest_seconds, replica_counts
+from service.cluster.ray_environment import longest_seconds, metrics_host, replica_counts
 from service.cluster.replicas import Ingress, Tokenizer
 from service.cluster.shielded import StoppedError
+from service.cluster.start_checks import StartError, check_folders, check_loopback, check_open_files
 from service.cluster.start_log import StartLog
 from service.cluster.watchdog import LostError, adopt_orphans, leave, local_watchdog
 from service.settings import Settings
@@ -49,10 +51,6 @@ OWNER_STARTS = 20  # on a busy machine too
 OTLP_MODULE = "opentelemetry.exporter.otlp.proto.http"
 REDIS_SCHEMES = ("redis://", "rediss://", "unix://")
 LOST_STATUS = 70  # EX_SOFTWARE, so that a supervisor tells it from a refusal to start
-
-
-class StartError(OSError):
-    """The service cannot start; the message is one sentence for the person at the terminal."""
 
 
 def application(settings: Settings, folder: Path | None = None) -> serve.Application:
@@ -134,7 +132,7 @@ def deploy(settings: Settings, folder: Path | None = None, start: StartLog | Non
     except RuntimeError as error:
         raise StartError(f"The service cannot start: {_reason() or error}") from error
     _wait_for_replicas(settings, start)
-    ready = f"http://{settings.host}:{settings.port}/health/ready"
+    ready = f"{_url(settings.host, settings.port)}/health/ready"
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
@@ -174,6 +172,9 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
     """
     console, start = OptionalConsole(soft_wrap=True, highlight=False), start or StartLog()
     settings = _find_bundles(settings)
+    check_loopback()
+    check_folders()
+    check_open_files(settings)
     _wait_for_ports(settings)
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
     adopt_orphans()
@@ -183,23 +184,24 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
             settings = settings.model_copy(update={"log": stack.enter_context(log_relay(folder))})
         log.configure(settings.log)
         watchdog = local_watchdog(settings.host, settings.port)
-        with _bundle_check(settings) as check_bundles, watchdog.during_start(lambda error: _abandon(error, folder)):
-            try:
-                logs = stack.enter_context(cluster(settings, folder=folder))
-            except StoppedError:
-                console.print("stopped")
-                leave(folder, 0)
-            except Exception as error:  # Ray has no type of its own for it
-                raise StartError(f"Ray cannot start: {error}") from error
-            start.reached("cluster")
-            check_bundles()
-            start.reached("bundles")
-            deploy(settings, folder, start)
+        try:
+            with _bundle_check(settings) as check_bundles, watchdog.during_start(lambda lost: _abandon(lost, folder)):
+                try:
+                    logs = stack.enter_context(cluster(settings, folder=folder))
+                except Exception as error:  # Ray has no type of its own for it
+                    raise StartError(f"Ray cannot start: {error}") from error
+                start.reached("cluster")
+                check_bundles()
+                start.reached("bundles")
+                deploy(settings, folder, start)
+        except StoppedError:  # nobody watches any more: what follows kills Ray's processes
+            console.print("stopped")
+            leave(folder, 0)
         start.reached("ready")
-        url, metrics = f"http://{settings.host}:{settings.port}", f"http://{settings.host}:{settings.metrics_port}"
+        url, metrics = _url(settings.host, settings.port), _url(metrics_host(settings), settings.metrics_port)
         console.print(
-            f"[bold green]ready on {url}[/] after {start.seconds:.0f} s  {_devices(settings)}  documentation {url}/docs"
-            f"  metrics {metrics}/metrics  Ray's logs {logs}"
+            f"[bold green]ready on {escape(url)}[/] after {start.seconds:.0f} s  {_devices(settings)}  documentation "
+            f"{escape(url)}/docs  metrics {escape(metrics)}/metrics  Ray's logs {escape(str(logs))}"
         )
         try:
             local_watchdog(settings.host, settings.port).watch()
@@ -304,15 +306,19 @@ def _wait_for_ports(settings: Settings) -> None:
         time.sleep(LOOK_SECONDS)
 
 
+def _url(host: str, port: int) -> str:
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _is_free(host: str, port: int) -> bool:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return False
-            raise StartError(f"The service cannot listen on port {port} of {host}: {error.strerror}.") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise StartError(f"The service cannot listen on port {port} of {host}: {error.strerror}.") from error
     return True
 
 

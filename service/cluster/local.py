@@ -18,6 +18,7 @@ from ray import serve
 from service.cluster.loopback import ray_on_loopback
 from service.cluster.node_metrics import FOLDER, node_directory
 from service.cluster.ray_environment import cluster_environment, metrics_host, ray_request_seconds, worker_count
+from service.cluster.ray_token import ray_token
 from service.cluster.shielded import shielded
 from service.held_directory import HeldDirectory, abandoned
 from service.link.directory import SocketDirectory
@@ -43,6 +44,7 @@ def cluster(settings: Settings, object_bytes: int = OBJECT_BYTES, folder: Path |
     with contextlib.ExitStack() as stack:
         folder = folder or stack.enter_context(private_folder())
         stack.enter_context(cluster_environment(settings, folder))
+        stack.enter_context(ray_token(folder))
         yield stack.enter_context(_ray(settings, object_bytes))
 
 
@@ -93,12 +95,16 @@ def _node_directory() -> SocketDirectory | None:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """Yield a new folder for sockets: beside Ray's own, unless their paths would be too long."""
+    """Yield a new folder for sockets: beside Ray's own, unless their paths would be too long.
+
+    At the end all processes of its cluster end. Ray leaves some of a start that fails.
+    """
     end_orphans()  # nobody finds them any more once their folders are swept
     held = HeldDirectory(FOLDER_PREFIX, _folder_parent())
     try:
         yield held.path
     finally:
+        _end_processes(held.path)
         held.close()
 
 
@@ -109,11 +115,18 @@ def end_orphans() -> bool:
     """
     found = False
     for folder in abandoned(FOLDER_PREFIX, _folder_parent()):
-        for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # it has ended, or is another user's
-                if os.fsencode(f"={folder}/") in (process / "environ").read_bytes():
-                    os.kill(int(process.name), signal.SIGKILL)
-                    found = True
+        found |= _end_processes(folder)
+    return found
+
+
+def _end_processes(folder: Path) -> bool:
+    """Kill the processes of a cluster, which have its folder in their environment; return whether there was any."""
+    found = False
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is another user's
+            if os.fsencode(f"={folder}/") in (process / "environ").read_bytes():
+                os.kill(int(process.name), signal.SIGKILL)
+                found = True
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,16 +12,18 @@ from pathlib import Path
 def descendants(root: int) -> list[int]:
     """Return the ids of the running processes below a process."""
     children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):  # it has ended
-            if entry.name.isdigit():
-                state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-                if state != "Z":
-                    children.setdefault(int(parent), []).append(int(entry.name))
+    for pid, _, state, parent in _processes():
+        if state != "Z":
+            children.setdefault(parent, []).append(pid)
     found = [root]
     for pid in found:
         found += children.get(pid, [])
     return found[1:]
+
+
+def ended_children() -> list[str]:
+    """Return the names of the processes that this one started, that have ended, and that it has not waited for."""
+    return [name for _, name, state, parent in _processes() if state == "Z" and parent == os.getpid()]
 
 
 def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
@@ -29,3 +31,13 @@ def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def _processes() -> Iterator[tuple[int, str, str, int]]:
+    """Yield id, name, state and parent of each process."""
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):  # it has ended
+            if entry.name.isdigit():
+                head, _, rest = (entry / "stat").read_text().rpartition(")")
+                state, parent = rest.split()[:2]
+                yield int(entry.name), head.partition("(")[2], state, int(parent)

@@ -27,6 +27,7 @@ CLIENT_SILENCE_SECONDS = 120
 NODE_START_SECONDS = 120  # with Ray's own 30 a busy machine gives up a node that starts
 LOG_FILE_BYTES = 4 * MIB  # Ray has some forty, and keeps a second one of each
 HAPROXY_START = Path(__file__).with_name("haproxy-start")
+IPV6_ANY = "::"  # Ray has HAProxy listen on all addresses of IPv4 alone for it
 HAPROXY_PORTS = {  # Ray's own defaults, which the containers document
     "RAY_SERVE_HAPROXY_STATS_PORT": 8404,
     "RAY_SERVE_HAPROXY_METRICS_PORT": 9101,
@@ -144,6 +145,8 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
                 "OMNITOK_HAPROXY_CLIENT_CONNECTIONS": settings.client_connections,
                 "OMNITOK_HAPROXY_METRICS_HOST": metrics_host(settings),
             }
+            if settings.host == IPV6_ANY:
+                variables["OMNITOK_HAPROXY_HOST"] = IPV6_ANY
     else:
         variables["RAY_SERVE_ENABLE_HA_PROXY"] = 0
     variables |= {name: folder / file for name, file in HAPROXY_FILES.items()}  # they also tell whose a process is

@@ -17,7 +17,7 @@ from typing import NoReturn
 import ray
 from ray import serve
 
-from service.cluster.process_tree import descendants, signal_all
+from service.cluster.process_tree import descendants, ended_children, signal_all
 
 CHECK_SECONDS = 1.0
 PROXY_SECONDS = 10.0  # Ray has a new proxy within five
@@ -174,7 +174,8 @@ def leave(folder: Path, status: int) -> NoReturn:
 
 def _dead_ray_processes() -> list[str]:
     node = ray._private.worker._global_node  # Ray has no public list of the processes that it started
-    dead: list[str] = [] if node is None else [name for name, _ in node.dead_processes()]
+    # Until all of them have started there is none, and nobody waits for one that has ended.
+    dead = ended_children() if node is None else [name for name, _ in node.dead_processes()]
     return [name for name in dead if name in VITAL_PROCESSES]
 
 

@@ -29,7 +29,8 @@ class SqliteStore:
     Args:
         folder: of records and files, created if it is missing; on a disk of this machine.
         quotas: bounds.
-        clock: seconds since 1970.
+        clock: seconds since 1970; None counts on steadily from the system's at the opening, whose jumps would end jobs
+            or hold them back.
         connect: opens the database.
         artifacts: opens the folder of files.
 
@@ -42,11 +43,12 @@ class SqliteStore:
         self,
         folder: Path,
         quotas: Quotas,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         connect: Connect = connect,
         artifacts: Callable[[Path], Artifacts] = Artifacts,
     ) -> None:
-        self._quotas, self._clock = quotas, clock
+        since = time.time() - time.monotonic()
+        self._quotas, self._clock = quotas, clock or (lambda: since + time.monotonic())
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = lock_folder(folder)
         self._artifacts = artifacts(folder / "content")
@@ -235,11 +237,13 @@ class SqliteStore:
 
     def _resume(self) -> None:
         """Let workers that live report again, and remove files that no record names."""
+        # The system's clock may have been put back since.
+        now = self._clock()
         with self._changing():
             self._db.execute(
-                "UPDATE jobs SET lease_until = max(lease_until, ?) WHERE status = 'in_progress'",
-                (self._clock() + self._quotas.lease_seconds,),
+                "UPDATE jobs SET lease_until = ? WHERE status = 'in_progress'", (now + self._quotas.lease_seconds,)
             )
+            self._db.execute("UPDATE jobs SET runnable_at = min(runnable_at, ?) WHERE status = 'queued'", (now,))
         kept = {row["content"] for row in self._db.execute("SELECT content FROM jobs WHERE content IS NOT NULL")}
         held = self._db.execute("SELECT id, token FROM jobs WHERE status = 'in_progress'")
         self._artifacts.keep_only(kept | {_content(row["id"], row["token"]) for row in held})

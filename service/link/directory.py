@@ -9,7 +9,6 @@ import os
 import shutil
 import socket
 import struct
-import tempfile
 from pathlib import Path
 
 MAX_PATH_BYTES = 107  # of a socket's address
@@ -34,7 +33,7 @@ class SocketDirectory:
     def __init__(self, *identity: str) -> None:
         sweep()
         name = hashlib.sha256("\0".join(identity).encode()).hexdigest()[:12]
-        self.path = Path(tempfile.gettempdir()) / f"{_prefix()}{name}"
+        self.path = _parent() / f"{_prefix()}{name}"
         if len(os.fsencode(self.path)) + 1 + 2 * SOCKET_NAME_BYTES + len(SUFFIX) > MAX_PATH_BYTES:
             raise OSError(f"{self.path} is too long for sockets. Set TMPDIR to a shorter path.")
         while True:
@@ -62,7 +61,7 @@ class SocketDirectory:
 
 def sweep() -> None:
     """Remove the folders of this user that no process uses."""
-    for path in Path(tempfile.gettempdir()).glob(f"{_prefix()}*"):
+    for path in _parent().glob(f"{_prefix()}*"):
         with contextlib.suppress(OSError):
             lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
@@ -71,6 +70,12 @@ def sweep() -> None:
                     shutil.rmtree(path)
             finally:
                 os.close(lock)
+
+
+def _parent() -> Path:
+    """Return the folder of temporary files, the same in all processes: Python takes another where it is full."""
+    named = Path(os.environ.get("TMPDIR", ""))
+    return named if named.is_absolute() and named.is_dir() else Path("/tmp")
 
 
 def _prefix() -> str:

@@ -18,6 +18,7 @@ from client_kinds import PICTURE, Connect, png
 from PIL import Image
 from waiting import eventually
 
+from benchmarks.service.process import free_port
 from service.client import (
     AsyncClient,
     Client,
@@ -187,6 +188,16 @@ def test_headers_travel_with_every_call(connect: Connect, server: Server, pictur
             client.encode(picture, model="none")
         assert refused.value.problem is not None
         assert refused.value.problem["request_id"] == "named-1"
+
+
+def test_a_service_of_this_machine_is_not_asked_through_a_proxy(
+    connect: Connect, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with connect(server.url, retries=0) as client:
+        assert client.ready()
 
 
 def test_a_call_whose_answer_timed_out_is_not_repeated(connect: Connect, server: Server, picture: Path) -> None:

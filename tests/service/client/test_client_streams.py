@@ -258,7 +258,7 @@ def test_a_connection_that_was_closed_while_idle_costs_no_wait(server: Server) -
         ({"https_proxy": "http://proxy:3128"}, False),
         ({"http_proxy": "http://proxy:3128"}, True),
         ({"all_proxy": "http://proxy:3128"}, True),
-        ({"http_proxy": "http://proxy:3128", "no_proxy": "localhost,127.0.0.1"}, False),
+        ({"http_proxy": "http://proxy:3128", "no_proxy": "localhost,service.example"}, False),
     ],
     ids=str,
 )
@@ -269,4 +269,5 @@ def test_only_calls_that_go_through_a_proxy_take_the_transport_that_knows_proxie
         monkeypatch.delenv(name)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert is_proxied("http://localhost:8000") == proxied
+    assert is_proxied("http://service.example:8000") == proxied
+    assert not is_proxied("http://localhost:8000")

@@ -38,7 +38,7 @@ defaults
     timeout client 60s
     timeout server 60s
 frontend http_frontend
-    bind 127.0.0.1:{port}
+    bind {bound}:{port}
     use_backend replica if {{ path_beg /full }}
     default_backend answer
 frontend prometheus
@@ -108,14 +108,14 @@ def port(metrics: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int
 
 
 @contextmanager
-def haproxy(folder: Path, metrics: int, window_ms: int) -> Iterator[int]:
+def haproxy(folder: Path, metrics: int, window_ms: int, host: str = "127.0.0.1") -> Iterator[int]:
     """Run HAProxy before a full replica; yield its port."""
     config, chosen = folder / "haproxy.cfg", free_port()
     full = ThreadingHTTPServer(("127.0.0.1", 0), Full)
     threading.Thread(target=full.serve_forever, daemon=True).start()
-    variables = ray_environment(Settings(proxy="haproxy", max_connections=SERVED), folder)
-    taken = variables["RAY_SERVE_HAPROXY_MAXCONN"]
-    config.write_text(CONFIG.format(port=chosen, metrics=metrics, replica=full.server_port, taken=taken))
+    variables = ray_environment(Settings(proxy="haproxy", max_connections=SERVED, host=host), folder)
+    taken, bound = variables["RAY_SERVE_HAPROXY_MAXCONN"], host.replace("::", "*")  # as Ray has it
+    config.write_text(CONFIG.format(bound=bound, port=chosen, metrics=metrics, replica=full.server_port, taken=taken))
     environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
     environment["OMNITOK_HAPROXY_WINDOW_MS"] = str(window_ms)
     with subprocess.Popen([HAPROXY_START, "-db", "-f", str(config)], env=environment) as process:
@@ -315,6 +315,16 @@ def test_the_first_milliseconds_of_the_clock_are_not_those_of_a_refusal(tmp_path
     """Entries begin with a refusal at 0, and the clock is there again every 25 days: here for all of them."""
     with haproxy(tmp_path, free_port(), window_ms=2**31 - 1) as port, holding(port):
         assert Caller(port).reaches_replica()
+
+
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="no IPv6 here")
+def test_any_address_is_that_of_ipv6_too(tmp_path: Path) -> None:
+    with haproxy(tmp_path, free_port(), window_ms=1000, host="::") as port:
+        for address in ("127.0.0.1", "::1"):
+            connection = HTTPConnection(address, port)
+            connection.request("GET", "/")
+            assert connection.getresponse().status == 200
+            connection.close()
 
 
 def test_callers_without_a_key_are_counted_in_groups_of_addresses(port: int) -> None:

@@ -19,7 +19,8 @@ from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS, VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.cluster import app
-from service.cluster.app import StartError, build, serve_forever
+from service.cluster.app import build, serve_forever
+from service.cluster.start_checks import StartError
 from service.settings import Settings
 
 

@@ -45,3 +45,10 @@ def test_what_a_killed_service_started_is_ended_and_what_a_living_one_did_stays(
             for process in started:
                 process.kill()
                 process.wait()
+
+
+def test_nothing_of_a_service_outlives_its_folder(parent: Path) -> None:
+    with private_folder() as folder:
+        environment = os.environ | ray_environment(Settings(proxy="python"), folder)
+        process = subprocess.Popen(["sleep", "inf"], env=environment)
+    assert process.wait() == -signal.SIGKILL

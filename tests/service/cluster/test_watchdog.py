@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +55,15 @@ def test_a_raylet_that_dies_during_the_start_ends_it(monkeypatch: pytest.MonkeyP
         parts.dead = ["raylet"]
         assert lost.wait(60)
     assert "raylet died" in reasons[0]
+
+
+def test_a_raylet_that_dies_before_ray_knows_all_its_processes_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "raylet").symlink_to("/bin/true")
+    with subprocess.Popen([tmp_path / "raylet"]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(LostError, match="raylet died"):
+            local_watchdog("127.0.0.1", free_port()).check_ray()
+    local_watchdog("127.0.0.1", free_port()).check_ray()
 
 
 def test_a_start_that_goes_well_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sqlite3
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -191,6 +192,37 @@ def test_a_job_that_was_given_back_waits(store: JobStore, clock: Clock) -> None:
     assert again is not None
     assert again.token > claim.token
     assert not store.complete("a", claim.token, "text/plain", 0)
+
+
+@pytest.mark.parametrize("jump", [-3600, QUOTAS.finished_seconds + 3600])
+def test_a_system_clock_that_jumps_neither_ends_jobs_nor_holds_them_back(
+    jump: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, now = SqliteStore(tmp_path, QUOTAS), time.time()
+    store.submit(new("a"))
+    store.submit(new("b"))
+    claim = store.claim("w")
+    assert claim is not None
+    monkeypatch.setattr(time, "time", lambda: now + jump)
+    assert store.sweep().by_status["in_progress"] == 1
+    assert store.claim("w2") is not None
+    assert store.renew("a", claim.token, 1)
+    store.close()
+
+
+def test_jobs_go_on_after_a_start_at_an_earlier_time(tmp_path: Path, clock: Clock) -> None:
+    clock.now = 1e9
+    store = SqliteStore(tmp_path, QUOTAS, clock)
+    for name in ("a", "b"):
+        store.submit(new(name))
+    assert store.claim("lost") is not None
+    store.close()
+    clock.now -= 3600
+    store = SqliteStore(tmp_path, QUOTAS, clock)
+    assert store.claim("w") is not None, "the one that waited"
+    clock.now += QUOTAS.lease_seconds + 1
+    assert store.claim("w2") is not None, "that of the lost worker"
+    store.close()
 
 
 def _open_and_die(folder: Path) -> None:

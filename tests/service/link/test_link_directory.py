@@ -17,7 +17,7 @@ from service.link.directory import SocketDirectory, sweep
 def short_tmp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder whose path leaves enough of a socket's address."""
     with tempfile.TemporaryDirectory(prefix="o-", dir="/tmp") as path:
-        monkeypatch.setattr("tempfile.tempdir", path)
+        monkeypatch.setenv("TMPDIR", path)
         yield Path(path)
 
 
@@ -31,6 +31,24 @@ def test_the_folder_is_private(short_tmp: Path) -> None:
         SocketDirectory("session", "node")
     for directory in (one, same, other):
         directory.close()
+
+
+def test_it_is_the_same_while_the_disk_is_full(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = SocketDirectory("session")
+    monkeypatch.setattr("tempfile.tempdir", "/var/tmp")  # as Python finds it then
+    after = SocketDirectory("session")
+    assert after.path == before.path
+    for directory in (before, after):
+        directory.close()
+
+
+@pytest.mark.parametrize("named", ["/nonexistent", ".", ""])
+def test_a_temporary_folder_that_is_none_is_left_out(named: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", named)
+    directory = SocketDirectory("session", os.urandom(8).hex())
+    assert directory.path.parent == Path("/tmp")
+    directory.close()
+    sweep()
 
 
 def test_folders_that_nobody_uses_are_swept(short_tmp: Path) -> None:
@@ -70,6 +88,8 @@ def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
 
 
 def test_a_path_that_is_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", os.fspath(tmp_path / ("long" * 20)))
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", os.fspath(long))
     with pytest.raises(OSError, match="TMPDIR"):
         SocketDirectory("session")
