@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from types import FrameType
@@ -42,11 +43,19 @@ app.add_typer(keys, name="keys")
 
 def main() -> None:
     """Run `omnitok`: exit code 0 when done, 1 with one sentence on stderr, 2 for wrong usage, 130 when interrupted."""
+    _open_closed_streams()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         app()
     except EXPECTED as error:
         _fail(sentence(error))
+
+
+def _open_closed_streams() -> None:
+    """Open standard streams that are closed, or their numbers would be those of the next files and connections."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  it stays open
 
 
 def _fail(text: str) -> NoReturn:

@@ -33,7 +33,13 @@ from service.cluster.log_relay import OptionalConsole, log_relay
 from service.cluster.ray_environment import longest_seconds, metrics_host, replica_counts
 from service.cluster.replicas import Ingress, Tokenizer
 from service.cluster.shielded import StoppedError
-from service.cluster.start_checks import StartError, check_folders, check_loopback, check_open_files
+from service.cluster.start_checks import (
+    StartError,
+    check_folders,
+    check_loopback,
+    check_open_files,
+    check_python,
+)
 from service.cluster.start_log import StartLog
 from service.cluster.watchdog import LostError, adopt_orphans, leave, local_watchdog
 from service.settings import Settings
@@ -172,6 +178,7 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
     """
     console, start = OptionalConsole(soft_wrap=True, highlight=False), start or StartLog()
     settings = _find_bundles(settings)
+    check_python()
     check_loopback()
     check_folders()
     check_open_files(settings)

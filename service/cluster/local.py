@@ -19,6 +19,7 @@ from service.cluster.loopback import ray_on_loopback
 from service.cluster.node_metrics import FOLDER, node_directory
 from service.cluster.ray_environment import cluster_environment, metrics_host, ray_request_seconds, worker_count
 from service.cluster.ray_token import ray_token
+from service.cluster.sessions import held_session
 from service.cluster.shielded import shielded
 from service.held_directory import HeldDirectory, abandoned
 from service.link.directory import SocketDirectory
@@ -63,7 +64,9 @@ def _ray(settings: Settings, object_bytes: int) -> Iterator[Path]:
     with contextlib.ExitStack() as stack:
         if is_loopback(metrics_host(settings)):
             stack.enter_context(ray_on_loopback())
-        context = stack.enter_context(shielded(start))
+        session = Path(stack.enter_context(shielded(start)).address_info["session_dir"])
+        with contextlib.suppress(OSError):  # of a full disk
+            stack.enter_context(held_session(session))
         directory = _node_directory()
         try:
             serve.start(
@@ -74,7 +77,7 @@ def _ray(settings: Settings, object_bytes: int) -> Iterator[Path]:
                 },
                 logging_config={"enable_access_log": False},
             )
-            yield Path(context.address_info["session_dir"]) / "logs"  # `session_latest` may be another cluster's
+            yield session / "logs"  # `session_latest` may be another cluster's
         finally:
             # Ray reports the end of its own controller as a failure, on the terminal of whoever stops it.
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -17,10 +18,17 @@ PIPE_BYTES = 2**20  # what waits while standard output is slow; the most that an
 
 
 class OptionalConsole(Console):
-    """A console on standard output whose reader may leave, as `tee` does at Ctrl-C. Rich's own would exit then."""
+    """A console on standard output that may fail: `tee` leaves at Ctrl-C, a disk fills, a terminal closes."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print as Rich does, while it is possible."""
+        try:
+            super().print(*objects, **options)
+        except OSError:
+            self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
-        """Print nothing any more, and let Python's own flush at the end succeed."""
+        """Print nothing any more, and let Python's own flush at the end succeed; Rich's own would exit."""
         self.quiet = True
         with open(os.devnull, "wb") as nowhere:
             os.dup2(nowhere.fileno(), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""A call that signals cannot disturb: SIGINT and SIGTERM end the wait for it instead."""
+"""A call that signals cannot disturb: SIGINT, SIGTERM and SIGHUP end the wait for it instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RETURNED = signal.SIGURG  # ignored where nobody waits for it
 T = TypeVar("T")
 
@@ -24,19 +24,21 @@ def shielded(call: Callable[[], T]) -> Iterator[T]:
 
     Whoever starts Ray on the main thread cannot stop it cleanly. A handler's exception may get lost in a callback, or
     crash half a driver at its exit, or wait for C++; Ray's own handler of SIGTERM prints a stack and aborts. SIGTERM
-    is as Ctrl-C from here on. Ray's processes end with the thread that started them, so that one stays.
+    is as Ctrl-C from here on, and so is SIGHUP, unless it is ignored, as by nohup. A terminal that closes sends it to
+    Ray's processes too, which would end at once. They end with the thread that started them, so that one stays.
 
     To be called on the main thread: the kernel gives a signal to no other while that one waits for it.
 
     Raises:
-        StoppedError: SIGINT or SIGTERM came first.
+        StoppedError: one of them came first.
     """
     outcome, over = Future[T](), threading.Event()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    before, waiting = signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, RETURNED)), threading.get_ident()
+    signals = {number for number in SIGNALS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN}
+    _take_as_ctrl_c(signals)
+    before, waiting = signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, RETURNED}), threading.get_ident()
 
     def run() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)  # Ray's processes inherit it
+        signal.pthread_sigmask(signal.SIG_SETMASK, {*before, signal.SIGHUP})  # Ray's processes inherit it
         try:
             outcome.set_result(call())
         except BaseException as error:
@@ -47,12 +49,17 @@ def shielded(call: Callable[[], T]) -> Iterator[T]:
     threading.Thread(target=run, daemon=True).start()
     try:
         try:
-            while not outcome.done() or signal.sigpending().intersection(SIGNALS):
-                if signal.sigwait((*SIGNALS, RETURNED)) != RETURNED:
+            while not outcome.done() or signal.sigpending().intersection(signals):
+                if signal.sigwait({*signals, RETURNED}) != RETURNED:
                     raise StoppedError
-            signal.signal(signal.SIGTERM, signal.default_int_handler)  # the call may have set one
+            _take_as_ctrl_c(signals)  # the call may have set others
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         yield outcome.result()
     finally:
         over.set()
+
+
+def _take_as_ctrl_c(signals: set[signal.Signals]) -> None:
+    for number in signals - {signal.SIGINT}:
+        signal.signal(number, signal.default_int_handler)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import socket
+import sys
 
 from ray._common.utils import get_default_ray_temp_dir
 
@@ -34,6 +35,16 @@ def check_loopback() -> None:
         except OSError as error:
             detail = f"Ray needs the address {LOOPBACK}, and this machine has none: {error.strerror}."
             raise StartError(f"{detail} Run ip link set lo up and ip address add {LOOPBACK}/8 dev lo.") from error
+
+
+def check_python() -> None:
+    """Check that docstrings are there, which parts of Ray add to.
+
+    Raises:
+        StartError: they are stripped.
+    """
+    if sys.flags.optimize > 1:
+        raise StartError("Ray does not work with PYTHONOPTIMIZE=2, as with python -OO. Unset it, or use 1.")
 
 
 def check_folders() -> None:

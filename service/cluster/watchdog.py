@@ -20,7 +20,7 @@ from ray import serve
 from service.cluster.process_tree import descendants, ended_children, signal_all
 
 CHECK_SECONDS = 1.0
-PROXY_SECONDS = 10.0  # Ray has a new proxy within five
+PROXY_SECONDS = 30.0  # Ray has a new proxy within five; on a busy machine that takes longer, and a start much longer
 CONTROLLER_SECONDS = 30.0  # a new controller takes a few seconds, more on a busy machine; requests go on without it
 VITAL_PROCESSES = ("gcs_server", "raylet")  # Ray also starts a dashboard and monitors
 PR_SET_CHILD_SUBREAPER = 36

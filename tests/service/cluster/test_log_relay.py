@@ -64,14 +64,18 @@ def test_a_reader_that_stands_still_costs_lines_and_no_time(tmp_path: Path) -> N
         writer.write(20, "request", {})
 
 
-def test_a_console_goes_on_without_its_reader() -> None:
+@pytest.mark.parametrize("lost", ["reader", "disk"])
+def test_a_console_goes_on_without_its_output(lost: str) -> None:
     program = (
         "import sys; from service.cluster.log_relay import OptionalConsole; console = OptionalConsole()\n"
         "for line in ('draining', 'stopped'): console.print(line)\n"
         "sys.exit(7)"
     )
-    reading, writing = os.pipe()
-    os.close(reading)
+    if lost == "disk":
+        writing = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)
     done = subprocess.run([sys.executable, "-c", program], stdout=writing, stderr=subprocess.PIPE, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (7, b"")

@@ -93,8 +93,15 @@ def test_a_call_cannot_take_sigterm_for_itself() -> None:
         assert process.returncode == 3
 
 
-def test_sigterm_is_as_ctrl_c_after_the_call() -> None:
-    with shielded(lambda: signal.SIGTERM) as number, pytest.raises(KeyboardInterrupt):
+def test_sighup_stays_ignored_as_nohup_has_it() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with shielded(lambda: signal.raise_signal(signal.SIGHUP)):
+        signal.raise_signal(signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_is_as_ctrl_c_after_the_call(number: signal.Signals) -> None:
+    with shielded(lambda: None), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(number)
 
 
@@ -108,7 +115,7 @@ def test_what_it_starts_knows_its_signals_and_lives_as_long_as_the_context() -> 
 
     with shielded(call) as process:
         status = Path(f"/proc/{process.pid}/status").read_text()
-        assert re.search(r"^SigBlk:\s*0+$", status, re.MULTILINE)
+        assert re.search(r"^SigBlk:\s*0+1$", status, re.MULTILINE), "SIGHUP of a terminal is for the service alone"
         assert process.poll() is None
     assert process.wait() == -signal.SIGKILL
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from service.cluster import start_checks
 from service.cluster.start_checks import StartError, check_folders, check_loopback, check_open_files
 from service.settings import Settings
 
-UNSHARE = ["unshare", "--user", "--map-root-user", "--net"]
+UNSHARE = ["unshare", *(["--user", "--map-root-user"] if os.geteuid() else []), "--net"]
 CODE = "from service.cluster.start_checks import check_loopback as check; check()"
 
 
@@ -32,6 +33,15 @@ def test_a_machine_without_the_address_is_refused(address: str, monkeypatch: pyt
 def test_loopback_that_is_down_is_refused() -> None:
     done = subprocess.run([*UNSHARE, sys.executable, "-c", CODE], capture_output=True, text=True, check=False)
     assert "StartError: Ray needs the address 127.0.0.1, " in done.stderr
+
+
+@pytest.mark.parametrize("level", ["1", "2"])
+def test_python_without_docstrings_is_refused(level: str) -> None:
+    code = "from service.cluster.start_checks import check_python as check; check()"
+    environment = os.environ | {"PYTHONOPTIMIZE": level}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode != 0) == ("PYTHONOPTIMIZE=2" in done.stderr) == (level == "2"), done.stderr
 
 
 def test_a_folder_too_long_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
