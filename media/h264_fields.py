@@ -45,7 +45,8 @@ class FieldPairs:
 
     def completes(self, packet: Any) -> bool:
         """Return whether a packet of PyAV's only completes the frame of the one before."""
-        if self._sequences and not any(sequence.has_fields for sequence in self._sequences.values()):
+        has_fields = not self._sequences or any(sequence.has_fields for sequence in self._sequences.values())
+        if not (has_fields or packet.is_keyframe):  # only there can a sequence begin that has some
             return False
         field = None
         for unit in units(bytes(memoryview(packet)[:HEAD_BYTES]), self._width):

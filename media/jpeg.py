@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import suppress
 from struct import error as struct_error
 from struct import unpack_from
 
@@ -13,6 +15,9 @@ _BASELINE, _EXTENDED, _PROGRESSIVE, _SCAN, _JFIF = 0xC0, 0xC1, 0xC2, 0xDA, 0xE0
 # Tables, restart intervals and comments.
 _IGNORED = frozenset({0xC4, 0xDB, 0xDD, 0xFE})
 _JFIF_BYTES = 14
+_FRAMES = (_BASELINE, _EXTENDED, _PROGRESSIVE)
+_COEFFICIENTS = 64
+_MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd7\xff]")  # of a segment, which none in the data of a scan is
 
 
 def plain_size(head: bytes) -> tuple[int, int] | None:
@@ -32,7 +37,7 @@ def plain_size(head: bytes) -> tuple[int, int] | None:
                 return None
             if marker == _SCAN:
                 return size
-            if marker in (_BASELINE, _EXTENDED, _PROGRESSIVE):
+            if marker in _FRAMES:
                 bits, height, width, channels = unpack_from(">BHHB", head, at + 4)
                 is_usual = bits == 8 and height * width > 0 and channels in (1, 3) and length == 8 + 3 * channels
                 if size is not None or not is_usual:
@@ -46,6 +51,31 @@ def plain_size(head: bytes) -> tuple[int, int] | None:
             at += 2 + length
     except struct_error:
         return None
+
+
+def has_all_scans(data: bytes) -> bool:
+    """Return whether each coefficient of a JPEG, to its last bit, is in a scan that has begun.
+
+    Args:
+        data: the file, of which the end may be missing.
+    """
+    missing: dict[int, set[int]] = {}
+    at = 2
+    with suppress(struct_error, ValueError):
+        while True:
+            marker, length = unpack_from(">xBH", data, at)
+            if marker in _FRAMES:
+                missing = {name: set(range(_COEFFICIENTS)) for name in data[at + 10 : at + 2 + length : 3]}
+            if marker == _SCAN:
+                start = at + 5 + 2 * data[at + 4]
+                first, last, bits_to_come = data[start : start + 3]
+                for name in data[at + 5 : start : 2] if bits_to_come & 0xF == 0 else ():
+                    missing.get(name, set()).difference_update(range(first, last + 1))
+            following = _MARKER.search(data, at + 2 + length)
+            if following is None:
+                break
+            at = following.start()
+    return bool(missing) and not any(missing.values())
 
 
 def decode_jpeg(data: bytes, height: int, width: int) -> NDArray[np.uint8] | None:

@@ -14,6 +14,7 @@ from PIL import Image
 from media.ebml import ebml_size
 from media.errors import MediaError
 from media.faststart import boxes
+from media.jpeg import has_all_scans
 
 _EBML, _SEGMENT, _VOID = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67", b"\xec"
 _ESSENTIAL_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
@@ -160,6 +161,8 @@ def without_end(data: bytes, decode: Callable[[BinaryIO], Image.Image]) -> Image
         OSError: more than that is missing, or the file is damaged in another way.
     """
     body = data.removesuffix(b"\xff")
+    if not has_all_scans(body):
+        raise OSError("Later scans of the picture are missing.")
     # Where the decoder runs out of data it would read whatever follows: both pictures agree up to there.
     pictures = [decode(io.BytesIO(body + tail + b"\xff\xd9")) for tail in (b"", bytes(range(255)))]
     one, other = map(np.asarray, pictures)

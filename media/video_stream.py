@@ -28,12 +28,15 @@ from media.h264_fields import FieldPairs
 from media.key_frames import is_key
 from media.limits import check_picture
 from media.presentation import presentation
+from media.timestamps import MAX_REORDERED_FRAMES
 from media.truncation import PassingFile
 from media.types import DEFAULT_FPS, MediaOptions, Preprocess, SourceInfo, nearest_rate
 
 if TYPE_CHECKING:
     from media.limits import MediaLimits
 
+# Stamps whose frames have not come: decoders hold back fewer, but damaged streams may be without frames for ever.
+_MAX_WAITING = 4 * MAX_REORDERED_FRAMES
 MAX_TIMES = 2048  # that a description holds; those of a longer clip are left out
 
 
@@ -210,6 +213,7 @@ class _Stamps:
             self._highest = packet.pts
             if not packet.is_discard:
                 self._waiting.append(packet.pts)
+                self._ascends = len(self._waiting) <= _MAX_WAITING
 
     def of(self, frame: Any) -> int | None:
         """Return the stamp of the next frame."""

@@ -123,6 +123,27 @@ def test_two_fields_are_one_frame(container: str, packets_per_frame: int) -> Non
         assert arriving.info().sampled_pts == pytest.approx(np.arange(5, len(CLIP)) / 25, abs=0.001)
 
 
+def test_fields_may_begin_midway() -> None:
+    whole, buffer = video(CLIP[:5], container="mpegts", options={"bf": "0", "crf": "10"}), io.BytesIO()
+    with (
+        av.open(io.BytesIO(whole)) as first,
+        av.open(io.BytesIO(stream()), format="h264") as second,
+        av.open(buffer, "w", format="mpegts") as target,
+    ):
+        copy = target.add_stream_from_template(first.streams.video[0], opaque=True)
+        parts = [[bytes(packet) for packet in file.demux(video=0) if packet.size] for file in (first, second)]
+        times = [*range(0, 10, 2), *range(10, 10 + 2 * len(CLIP))]
+        for time, data in zip(times, parts[0] + parts[1], strict=True):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base, packet.pts, packet.dts = copy, Fraction(1, 50), time, time
+            packet.is_keyframe = time == 0 or (time >= 10 and time % 2 == 0)
+            target.mux_one(packet)
+    reader = open_frames(io.BytesIO(buffer.getvalue()), None)
+    assert len(list(reader)) == 5 + len(CLIP)
+    assert reader.info().frames_in == 5 + len(CLIP)
+    assert reader.info().sampled_pts == pytest.approx(np.arange(5 + len(CLIP)) / 25, abs=0.001)
+
+
 @pytest.mark.parametrize(
     ("pixel_format", "options"),
     [

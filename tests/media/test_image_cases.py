@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import zlib
 
@@ -225,6 +226,22 @@ def test_a_jpeg_may_lack_its_last_rows_but_no_more() -> None:
     ):
         with pytest.raises(MediaError, match="cut off"):
             read(damaged)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_whose_later_scans_are_missing_is_refused(mode: str) -> None:
+    """Rows of the present scan may be there to the last one, but coarse."""
+    random = np.random.default_rng(0).integers(-20, 20, (320, 320, 3))
+    noise = Image.fromarray((pattern(1, 320, 320)[0] + random).clip(0, 255).astype(np.uint8)).convert(mode)
+    data = saved(noise, "JPEG", quality=90, progressive=True)
+    whole = read(data)[0]
+    scans = [found.start() for found in re.finditer(b"\xff\xda", data)]
+    for end in scans[1:]:
+        for missing in (0, 2, 40):
+            with pytest.raises(MediaError, match="cut off"):
+                read(data[: end - missing])
+    if mode != "CMYK":  # whose last scan, of black, is hardly anything here
+        assert np.array_equal(read(data[: len(data) - 40])[0][:280], whole[:280])
 
 
 def profile(space: bytes) -> bytes:
