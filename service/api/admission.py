@@ -197,14 +197,14 @@ class Admission:
         """
         held, mine = len(self._streams), sum(place.caller == caller for place in self._streams)
         most = self._settings.max_streams - bool(mine)
-        slowest = self._slowest_stream(caller if mine else None) if held == most else None
-        if held >= most and slowest is None:
+        slow = self._slowest_stream(caller if mine else None) if held == most else None
+        if held >= most and slow is None:
             whose = f", {mine} of them the caller's" if mine else ""
             detail = f"The service works on {held} streams already{whose}. Try again later."
             raise ProblemError("overloaded", detail, most, held + 1, [], STREAM_RETRY_SECONDS)
         with self.admitted():
-            if slowest is not None:
-                self._end_stream(slowest)
+            if slow is not None:
+                self._end_stream(slow)
             place = StreamPlace(caller, self._clock)
             self._streams.append(place)
             try:
