@@ -53,7 +53,7 @@ class Settings(BaseSettings):
     )
     generators: tuple[Path, ...] = Field((), description="generator bundles; the tokenizers they name must be served")
     host: str = Field("127.0.0.1", description="address to listen on; others than loopback need keys")
-    port: int = Field(8000, ge=0, le=65535, description="port of the API")
+    port: int = Field(8000, ge=1, le=65535, description="port of the API")
     proxy: Literal["auto", "haproxy", "python"] = Field(
         "auto", description="what takes requests from the network; auto takes HAProxy where its wheel is installed"
     )

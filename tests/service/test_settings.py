@@ -21,3 +21,8 @@ def test_unknown_settings_are_refused() -> None:
         Limits(colour=1)
     with pytest.raises(ValidationError, match="colour"):
         Settings(bundles=(), limits={"colour": 1})
+
+
+def test_a_port_that_nobody_could_call_is_refused() -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        Settings(bundles=(), port=0)
