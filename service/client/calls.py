@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
@@ -179,6 +179,13 @@ def decode_call(codes: Codes, bundle: str | None, options: Mapping[str, Any], ac
     """
     body = write_codes(codes_result(codes, bundle), MSGPACK)
     return Call("POST", "/decode", options, {"Content-Type": MSGPACK, "Accept": accept}, body)
+
+
+def pieces_of(path: Path) -> Iterator[bytes]:
+    """Yield the content of a file, for a body that is not held in memory."""
+    with path.open("rb") as file:
+        while piece := file.read(READ_BYTES):
+            yield piece
 
 
 def result_of(response: httpx.Response) -> EncodeResult:

@@ -384,7 +384,7 @@ class Client:
         for attempt in count():
             outcome: httpx.Response | httpx.HTTPError
             try:
-                content = _pieces(call.body) if isinstance(call.body, Path) else call.body
+                content = calls.pieces_of(call.body) if isinstance(call.body, Path) else call.body
                 request = self._http.build_request(**call.arguments(), content=content)
                 outcome = self._http.send(request, stream=stream)
                 if outcome.is_success:
@@ -394,9 +394,3 @@ class Client:
                 outcome = error
             self._sleep((rule or self._rule).wait(attempt, outcome))
         raise AssertionError("The rule ends the loop.")
-
-
-def _pieces(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
-        while piece := file.read(calls.READ_BYTES):
-            yield piece
