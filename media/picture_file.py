@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
@@ -37,6 +38,7 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 _ORIENTATION = 0x0112
 _HEAD_BYTES = 1 << 16  # what comes before the pixels, but for very large profiles
+_RIFF_HEAD_BYTES = 12
 _WEBP_FLAGS, _WEBP_ANIMATED, _WEBP_ALPHA = 20, 0x02, 0x10  # their place in the file, and two of them
 
 
@@ -66,11 +68,13 @@ def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) ->
     formats = (FORMATS[media_type],)
     try:
         image = Image.open(_with_alpha(file) if media_type == "image/webp" else file, formats=formats)
-    except (ValueError, Image.UnidentifiedImageError):
-        if media_type != "image/png":
+    except (ValueError, OSError):
+        if media_type not in ("image/png", "image/webp"):
             raise
         file.seek(0)
-        image = Image.open(io.BytesIO(without_faulty_chunks(file.read())), formats=formats)
+        data = file.read()
+        mended = without_faulty_chunks(data) if media_type == "image/png" else _sized(data)
+        image = Image.open(io.BytesIO(mended), formats=formats)
     check_picture(limits, image.height, image.width, is_video=False)
     if image.format == "TIFF":
         check_tiff(image)
@@ -86,6 +90,21 @@ def _with_alpha(file: BinaryIO) -> BinaryIO:
         return io.BytesIO(head[:-1] + bytes([head[-1] | _WEBP_ALPHA]) + file.read())
     file.seek(0)
     return file
+
+
+def _sized(data: bytes) -> bytes:
+    """Return a WebP of one picture with its true size: browsers look at none, and need no byte that fills it up.
+
+    Raises:
+        ValueError, struct.error: the file is cut off, or an animation, whose last frames may be missing.
+    """
+    end, size = _RIFF_HEAD_BYTES, 0
+    while end < len(data):
+        (size,) = struct.unpack_from("<I", data, end + 4)
+        end += 8 + size + size % 2
+    if end > len(data) + size % 2 or (data[12:16] == b"VP8X" and data[_WEBP_FLAGS] & _WEBP_ANIMATED):
+        raise ValueError("The file is cut off.")
+    return data[:4] + (end - 8).to_bytes(4, "little") + data[8:].ljust(end - 8, b"\0")
 
 
 def without_empty_alpha(image: Image.Image) -> Image.Image:

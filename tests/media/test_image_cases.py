@@ -284,3 +284,16 @@ def test_a_png_whose_pixels_are_damaged_is_refused(place: int, animated: bool) -
     with pytest.raises(MediaError) as caught:
         read(bytes(data), MediaOptions(animated=animated))
     assert caught.value.code == "corrupt-media"
+
+
+@pytest.mark.parametrize("width", range(40, 56))
+def test_a_webp_need_not_know_its_size(width: int) -> None:
+    data = saved(Image.fromarray(PHOTO[:, :width]), "WEBP", lossless=True)
+    (size,) = struct.unpack_from("<I", data, 16)
+    for stated in (0, 30, len(data) + 50):
+        assert np.array_equal(read(data[:4] + struct.pack("<I", stated) + data[8:])[0], PHOTO[:, :width])
+    if size % 2:  # what fills it up is no part of the picture
+        assert np.array_equal(read(data[:-1])[0], PHOTO[:, :width])
+    for missing in (1, 2, 100):
+        with pytest.raises(MediaError, match="cut off"):
+            read(data[: -missing - size % 2])
