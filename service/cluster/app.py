@@ -6,6 +6,7 @@ import contextlib
 import errno
 import importlib.util
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -276,6 +277,11 @@ def _bundle_check(settings: Settings) -> Iterator[Callable[[], None]]:
 
         def wait() -> None:
             _, errors = process.communicate()
+            if process.returncode == -signal.SIGKILL:
+                detail = (
+                    "the kernel killed the check of the bundles, as it does where memory is short. Allow more of it."
+                )
+                raise StartError(f"The service cannot start: {detail}")
             if process.returncode != 0:
                 reason = (errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
                 raise StartError(f"The service cannot start: {reason}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import sys
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -116,6 +117,19 @@ def test_a_damaged_bundle_is_named_and_not_deployed(tmp_path: Path) -> None:
     (bundle / "model.safetensors").write_bytes(weights)
     settings = Settings(bundles=(bundle,), port=free_port(), metrics_port=free_port(), ray_metrics_port=free_port())
     with pytest.raises(StartError, match=r"model\.safetensors is damaged"):
+        serve_forever(settings)
+
+
+@pytest.mark.usefixtures("not_deployed")
+def test_a_check_of_bundles_that_the_kernel_kills_is_told_from_a_damaged_one(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(python))
+    settings = Settings(bundles=(bundle,), port=free_port(), metrics_port=free_port(), ray_metrics_port=free_port())
+    with pytest.raises(StartError, match="memory is short"):
         serve_forever(settings)
 
 
