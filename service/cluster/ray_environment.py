@@ -105,6 +105,7 @@ def ray_environment(settings: Settings, folder: Path) -> dict[str, str]:
     """
     variables: dict[str, object] = {
         "RAY_USAGE_STATS_ENABLED": 0,
+        "SPT_NOENV": 1,  # a process that names itself keeps its environment, by which `end_orphans` knows it
         # Ray's own logs may be in memory. Without these it never rotates the output of its workers.
         "RAY_ROTATION_MAX_BYTES": LOG_FILE_BYTES,
         "RAY_ROTATION_BACKUP_COUNT": 1,

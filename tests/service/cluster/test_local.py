@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,3 +54,21 @@ def test_nothing_of_a_service_outlives_its_folder(parent: Path) -> None:
         environment = os.environ | ray_environment(Settings(proxy="python"), folder)
         process = subprocess.Popen(["sleep", "inf"], env=environment)
     assert process.wait() == -signal.SIGKILL
+
+
+def test_a_process_that_has_named_itself_is_ended_too(parent: Path) -> None:
+    """Ray's agent does, and holds the port of Ray's metrics for a minute after its raylet."""
+    left = parent / "omnitok_left"
+    with private_folder() as held:
+        left.mkdir()
+        left.chmod(held.stat().st_mode)
+    program = "import ray._raylet as ray; ray.setproctitle('ray::Agent'); print(flush=True); input()"
+    environment = os.environ | ray_environment(Settings(proxy="python"), left)
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], env=environment, **pipes) as agent:
+        try:
+            agent.stdout.readline()
+            assert end_orphans()
+            assert agent.wait() == -signal.SIGKILL
+        finally:
+            agent.kill()
