@@ -15,6 +15,7 @@ from service.settings import Settings
 
 LOOPBACK = "127.0.0.1"
 MIN_CONNECTIONS = 64  # a browser has six, a pool of connections dozens
+QUOTING = frozenset("'\"\\")
 SOCKET = "session_2000-01-01_00-00-00_000000_{}/sockets/plasma_store"  # the longest path of Ray's, with its process id
 
 
@@ -48,16 +49,20 @@ def check_python() -> None:
 
 
 def check_folders() -> None:
-    """Check that the working folder exists, and that Ray's sockets fit into theirs.
+    """Check that the working folder exists, and that Ray can have its sockets in theirs.
 
     Raises:
-        StartError: it does not, or their paths are longer than the kernel allows.
+        StartError: it does not, or their paths are longer than the kernel allows, or Ray would misread them.
     """
     try:
         os.getcwd()
     except OSError as error:
         raise StartError("The working folder of this command has been removed. Change to another folder.") from error
     folder = get_default_ray_temp_dir()
+    if QUOTING.intersection(folder):  # it is part of command lines, which Ray's agents then do not understand
+        raise StartError(
+            f"The folder {folder} for Ray's sockets has a quote in its path. Set RAY_TMPDIR to another one."
+        )
     excess = len(os.fsencode(f"{folder}/{SOCKET.format(os.getpid())}")) - MAX_PATH_BYTES
     if excess > 0:
         detail = f"The folder {folder} for Ray's sockets is too long by {excess} bytes."

@@ -52,6 +52,15 @@ def test_a_folder_too_long_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatc
         check_folders()
 
 
+@pytest.mark.parametrize("name", ["a'b", 'a"b', "a\\b"])
+def test_a_folder_that_ray_would_misread_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp/a b")
+    check_folders()
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{name}")
+    with pytest.raises(StartError, match="a quote in its path"):
+        check_folders()
+
+
 def test_a_working_folder_that_was_removed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()
