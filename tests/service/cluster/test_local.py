@@ -63,7 +63,7 @@ def test_a_process_that_has_named_itself_is_ended_too(parent: Path) -> None:
         left.mkdir()
         left.chmod(held.stat().st_mode)
     program = "import ray._raylet as ray; ray.setproctitle('ray::Agent'); print(flush=True); input()"
-    environment = os.environ | ray_environment(Settings(proxy="python"), left)
+    environment = ray_environment(Settings(proxy="python"), left)  # a title covers no more than 2 KiB of it
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", program], env=environment, **pipes) as agent:
         try:
