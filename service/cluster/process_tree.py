@@ -38,6 +38,6 @@ def _processes() -> Iterator[tuple[int, str, str, int]]:
     for entry in Path("/proc").iterdir():
         with suppress(OSError):  # it has ended
             if entry.name.isdigit():
-                head, _, rest = (entry / "stat").read_text().rpartition(")")
+                head, _, rest = (entry / "stat").read_text(errors="replace").rpartition(")")  # names are any bytes
                 state, parent = rest.split()[:2]
                 yield int(entry.name), head.partition("(")[2], state, int(parent)

@@ -7,7 +7,8 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import TypeVar
+from types import FrameType
+from typing import NoReturn, TypeVar
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RETURNED = signal.SIGURG  # ignored where nobody waits for it
@@ -24,8 +25,9 @@ def shielded(call: Callable[[], T]) -> Iterator[T]:
 
     Whoever starts Ray on the main thread cannot stop it cleanly. A handler's exception may get lost in a callback, or
     crash half a driver at its exit, or wait for C++; Ray's own handler of SIGTERM prints a stack and aborts. SIGTERM
-    is as Ctrl-C from here on, and so is SIGHUP, unless it is ignored, as by nohup. A terminal that closes sends it to
-    Ray's processes too, which would end at once. They end with the thread that started them, so that one stays.
+    is as Ctrl-C from here on, and so is SIGHUP, unless it is ignored, as by nohup. A terminal that closes sends it, and
+    its shell once more: only the first one counts. Ray's processes get it too, and would end at once. They end with
+    the thread that started them, so that one stays.
 
     To be called on the main thread: the kernel gives a signal to no other while that one waits for it.
 
@@ -50,7 +52,10 @@ def shielded(call: Callable[[], T]) -> Iterator[T]:
     try:
         try:
             while not outcome.done() or signal.sigpending().intersection(signals):
-                if signal.sigwait({*signals, RETURNED}) != RETURNED:
+                number = signal.sigwait({*signals, RETURNED})
+                if number == signal.SIGHUP:
+                    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+                if number != RETURNED:
                     raise StoppedError
             _take_as_ctrl_c(signals)  # the call may have set others
         finally:
@@ -61,5 +66,11 @@ def shielded(call: Callable[[], T]) -> Iterator[T]:
 
 
 def _take_as_ctrl_c(signals: set[signal.Signals]) -> None:
-    for number in signals - {signal.SIGINT}:
-        signal.signal(number, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.SIGHUP in signals:
+        signal.signal(signal.SIGHUP, _hang_up)
+
+
+def _hang_up(number: int, frame: FrameType | None) -> NoReturn:
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -191,6 +191,6 @@ def _refuses(host: str, port: int) -> bool:
 
 def _name(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     except OSError:  # it has ended
         return ""

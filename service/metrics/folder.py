@@ -38,7 +38,7 @@ def join(folder: Path) -> None:
 def process_name(pid: int) -> str | None:
     """Return a name that no other process of this node has or had, or None if none of that id runs."""
     try:
-        state, *_, started = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:20]
+        state, *_, started = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[:20]
     except OSError:
         return None
     return None if state in "ZX" else f"{pid}-{started}"

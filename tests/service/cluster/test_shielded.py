@@ -105,6 +105,27 @@ def test_a_signal_is_as_ctrl_c_after_the_call(number: signal.Signals) -> None:
         signal.raise_signal(number)
 
 
+def test_a_terminal_that_closes_is_one_signal_though_its_shell_repeats_it() -> None:
+    with shielded(lambda: None):
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+
+
+def test_a_terminal_that_closes_before_the_call_returns_is_one_signal_too() -> None:
+    over = threading.Event()
+
+    def call() -> None:
+        eventually(lambda: waits(os.getpid(), signal.SIGHUP))
+        os.kill(os.getpid(), signal.SIGHUP)
+        over.wait()
+
+    with pytest.raises(StoppedError), shielded(call):
+        pytest.fail("the call has not returned")
+    signal.raise_signal(signal.SIGHUP)
+    over.set()
+
+
 def test_what_it_starts_knows_its_signals_and_lives_as_long_as_the_context() -> None:
     libc = ctypes.CDLL(None)
 
