@@ -14,7 +14,7 @@ import av
 from media.colour import FULL, StatedColours
 from media.ebml import ebml_size
 from media.errors import MediaError
-from media.orientation import Crop, Orientation, from_projection
+from media.orientation import UPRIGHT, Crop, Orientation, from_projection
 
 # Ratios of sizes that were rounded to whole blocks: players show such pixels as squares.
 _SQUARE_TOLERANCE = Fraction(1, 50)
@@ -24,7 +24,7 @@ _FILLED = ("avi", "rawvideo")  # container and codec whose fourth byte of a pixe
 _MASTERS = frozenset(map(bytes.fromhex, ("18538067", "1654ae6b", "ae", "e0", "41e4", "7670")))
 _CROPPED = tuple(map(bytes.fromhex, ("54cc", "54bb", "54dd", "54aa")))  # left, top, right, bottom
 _EXTRA_DATA = bytes.fromhex("41ed")
-_ROLL, _YAW = bytes.fromhex("7675"), bytes.fromhex("7673")
+_PROJECTION, _ROLL, _YAW = map(bytes.fromhex, ("7671", "7675", "7673"))
 # Profiles of Dolby Vision whose pictures make no sense without its metadata, unless they say that they do.
 _DOLBY_VISION_ONLY = (5, 10)
 
@@ -66,8 +66,10 @@ def presentation(stream: Any) -> Presentation:
     context, header = stream.codec_context, dict(_leaves(as_matroska(stream)))
     _check_dolby_vision(header.get(_EXTRA_DATA, b""))
     crop = Crop(*(int.from_bytes(header.get(name, b""), "big") for name in _CROPPED))
-    roll, yaw = (struct.unpack(">d", header.get(name, bytes(8)))[0] for name in (_ROLL, _YAW))
-    orientation = from_projection(roll, is_mirrored=yaw != 0)
+    orientation = UPRIGHT
+    if not any(header.get(_PROJECTION, b"")):  # angles of a sphere are where to look, and turn nothing
+        roll, yaw = (struct.unpack(">d", header.get(name, bytes(8)))[0] for name in (_ROLL, _YAW))
+        orientation = from_projection(roll, is_mirrored=yaw != 0)
     colours = StatedColours(context.colorspace, context.color_primaries, context.color_trc)
     is_filled = (stream.container.format.name, context.name) == _FILLED
     aspect, splits_fields = _pixel_aspect(stream, crop), context.name == "hevc"

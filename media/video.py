@@ -183,15 +183,17 @@ class ClipReader(FrameReader):
         if self._timeline.by_number:
             return self._first_key()
         packets = self._survey.packets
-        last = len(packets) - 1
+        first, last = self._first_key(), len(packets) - 1
         # Edit lists repeat packets for the frames that others refer to, under earlier stamps than before.
-        shown = next(index for index, packet in enumerate(packets) if packet.is_shown and packet.pts == mark)
+        shown = next(
+            index for index in range(first, last + 1) if packets[index].is_shown and packets[index].pts == mark
+        )
 
         def is_whole_at(index: int) -> bool:
             whole = packets[min(index + packets[index].recovers_after * _MAX_PACKETS_PER_REFERENCE, last)]
             return max(packets[index].pts or 0, whole.pts or 0) <= mark
 
-        return max(index for index in range(shown + 1) if packets[index].is_key and is_whole_at(index))
+        return max(index for index in range(first, shown + 1) if packets[index].is_key and is_whole_at(index))
 
     def _read_packets(self, container: Any, stream: Any) -> Survey:
         limits, context = self._limits, stream.codec_context

@@ -134,6 +134,18 @@ def test_clips_with_alpha_are_turned(name: str) -> None:
     assert frames.shape[1:3] == ((64, 48) if MATRICES[name][0] == 0 else (48, 64))
 
 
+@pytest.mark.parametrize(("yaw", "roll"), [(10, 0), (0, 90), (180, 180)])
+def test_where_a_sphere_is_looked_at_turns_nothing(yaw: int, roll: int) -> None:
+    """Matroska states the turns of plain clips in the same way."""
+
+    def box(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I4s", 8 + len(body), kind) + body
+
+    pose = box(b"prhd", struct.pack(">4i", 0, yaw << 16, 0, roll << 16))
+    sphere = box(b"svhd", bytes(4) + b"maker\0") + box(b"proj", pose + box(b"equi", bytes(20)))
+    assert np.array_equal(read(with_box(MP4, b"sv3d", sphere)), read(MP4))
+
+
 def test_the_size_that_a_file_states_is_that_of_the_cut_frame() -> None:
     data = with_clap(MP4, *CROPPED)
     at = data.index(b"tkhd") + 80

@@ -127,6 +127,18 @@ def test_frames_before_the_first_key_frame_are_not_chosen(lost: int, coding: dic
     assert which(data, frames=3, sampling="uniform")[0] == [10, 20, 29]
 
 
+def test_frames_before_the_first_key_frame_may_have_the_stamps_of_later_ones() -> None:
+    def edit(packets: list[av.Packet]) -> list[av.Packet]:
+        lost = av.Packet(bytes(packets[2]))
+        lost.time_base, lost.pts = packets[2].time_base, packets[2].pts
+        lost.dts = (packets[0].dts or 0) - 1
+        return [lost, *packets]
+
+    data = remuxed(video(CLIP, options=NO_B_FRAMES), edit)
+    assert which(data)[0] == list(range(30))
+    assert which(data, start_s=0.08, frames=3)[0] == [2, 3, 4]
+
+
 def test_leading_frames_of_an_open_group_are_not_chosen() -> None:
     coding = {"crf": "10", "bf": "2", "x264-params": "b-adapt=0:scenecut=0:keyint=12:min-keyint=12:open-gop=1"}
     whole = video(CLIP, container="matroska", options=coding)
