@@ -52,10 +52,15 @@ def main() -> None:
 
 
 def _open_closed_streams() -> None:
-    """Open standard streams that are closed, or their numbers would be those of the next files and connections."""
+    """Open standard streams that are closed, or their numbers would be those of the next files and connections.
+
+    So it would be in the processes that are started: they inherit them.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  it stays open
+            stream = open(os.devnull, mode)  # noqa: SIM115  it stays open
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
 
 
 def _fail(text: str) -> NoReturn:
@@ -66,3 +71,7 @@ def _fail(text: str) -> NoReturn:
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     """Turn SIGTERM into an exit that unwinds, so that no temporary file stays behind."""
     sys.exit(128 + signum)
+
+
+if __name__ == "__main__":  # a supervisor would take silence and status 0 for a service that has ended well
+    main()

@@ -114,7 +114,7 @@ def connected(server: str, api_key: str | None) -> Iterator[Client]:
     It is asked once, without retries: those of later calls are for a service that has answered and is being replaced.
 
     Raises:
-        CommandError: nothing answers.
+        CommandError: nothing answers, or what answers is not a service.
     """
     with failures(), Client(server, api_key=api_key, retries=0) as once:
         try:
@@ -122,6 +122,8 @@ def connected(server: str, api_key: str | None) -> Iterator[Client]:
         except ServiceError as error:
             if error.status is None:
                 raise
+        except ValueError as error:
+            raise CommandError(f"{server} is not a service of omnitok: {server}/limits is not JSON.") from error
     with Client(server, api_key=api_key) as client:
         yield client
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,3 +143,16 @@ def test_a_failure_while_writing_leaves_nothing(omnitok: Omnitok, media: Path, t
     run = omnitok("reconstruct cut.mp4 -b {b}/debug --out y.mp4 --side-by-side z.mp4")
     assert run.code == 1
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_closed_streams_are_open_in_what_a_command_starts(tmp_path: Path) -> None:
+    look = 'for n in 0 1 2; do seen="$seen $(readlink /proc/$$/fd/$n)"; done; echo $seen > seen'
+    code = f"import os; from service.cli import app; app._open_closed_streams(); os.system({look!r})"
+    command = ["sh", "-c", 'cd "$0" && exec "$1" -c "$2" <&- >&- 2>&-', str(tmp_path), sys.executable, code]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    assert (tmp_path / "seen").read_text().split() == 3 * ["/dev/null"]
+
+
+def test_the_module_of_the_command_is_the_command() -> None:
+    done = subprocess.run([sys.executable, "-m", "service.cli.app", "serve", "--port", "none"], capture_output=True)
+    assert done.returncode == 2

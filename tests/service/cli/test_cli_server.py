@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,21 @@ def test_a_service_that_does_not_answer_is_asked_once(omnitok: Omnitok, line: st
     assert (run.code, len(closed)) == (1, 1)
     assert "cannot be reached" in run.err
     assert "Is the service running?" in run.err
+
+
+def test_what_is_not_a_service_is_said_to_be_none(omnitok: Omnitok) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<!doctype html>")
+
+    with HTTPServer(("127.0.0.1", 0), Page) as other:
+        thread = threading.Thread(target=other.handle_request)
+        thread.start()
+        run = omnitok(f"models --server http://127.0.0.1:{other.server_port}")
+        thread.join()
+    assert (run.code, "is not a service of omnitok" in run.err) == (1, True)
 
 
 @pytest.mark.parametrize(
