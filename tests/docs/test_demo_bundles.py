@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = {path.parent.name: json.loads(path.read_text()) for path in sorted(ROOT.glob("bundles/*/config.json"))}
-STAGES = {"demo-vq": "`long`", "demo-vq-sharp": "`sharp`", "demo-vae": "`kl`"}
+STAGES = {"demo-vq": "`long-decoder`", "demo-vq-sharp": "`sharp`", "demo-vae": "`kl-decoder`"}
 
 
 def rows(text: str) -> list[list[str]]:
@@ -28,7 +28,7 @@ def test_the_api_page_names_the_hashes_of_the_bundles() -> None:
 @pytest.mark.parametrize("name", ["demo-lm", "demo-latte"])
 def test_a_generator_and_its_card_name_a_tokenizer_of_the_repository(name: str) -> None:
     tokenizer, digits = re.search(
-        r"tokenizer\s(\S+) \((\w+)\)", (ROOT / f"bundles/{name}/README.md").read_text()
+        r"tokenizer\s(\S+) \((\w{12})", (ROOT / f"bundles/{name}/README.md").read_text()
     ).groups()
     assert CONFIGS[name]["tokenizer_hash"] == CONFIGS[tokenizer]["hash"]
     assert CONFIGS[tokenizer]["hash"].startswith(digits)

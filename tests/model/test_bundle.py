@@ -207,9 +207,9 @@ def test_a_tokenizer_holds_no_field_of_a_generator(bundle):
 @pytest.mark.parametrize(
     ("name", "content_hash"),
     [
-        ("demo-vq", "342ea69e0c418d6f426c5891e16732861d599a7c0db8903fc61d2552aa129433"),
+        ("demo-vq", "4d91ad0213685c5978bd7654403c4a085fbb82a6ec4d1eef2e8d3074e7d81b57"),
         ("demo-vq-sharp", "fa0475a8e55309e8a320b70a018c6c828f4c37dbc5a0907b7b0a5fcdff9c58fc"),
-        ("demo-vae", "8d5e6ed29cba5969e37df184c9008a309c0f46ee74594221e7e700357dc14613"),
+        ("demo-vae", "a0cb6cbf5f389033f9b1c0b9862707169ae5fb4bbc98232d8f3f4569ec41e43a"),
     ],
 )
 def test_the_bundles_of_the_repository_keep_their_hash(name, content_hash):
