@@ -30,7 +30,7 @@ from benchmarks.service.report import summarize
 from benchmarks.service.stub import StubTokenizer
 from service.cluster import app as service
 from service.cluster.app import LOGICAL_CPUS
-from service.cluster.local import APP_NAME
+from service.cluster.local import APP_NAME, private_folder
 from service.cluster.node_metrics import FOLDER
 from service.cluster.ray_environment import cluster_environment, ray_request_seconds
 from service.settings import Settings
@@ -89,7 +89,7 @@ def main(
 @contextmanager
 def two_nodes(settings: Settings, proxies: Literal["HeadOnly", "EveryNode"]) -> Iterator[Cluster]:
     """Start two nodes, and Ray Serve with its proxies there; the ports after that of the metrics are the nodes'."""
-    with cluster_environment(settings, Path(tempfile.mkdtemp(prefix="two-nodes-"))):
+    with private_folder() as folder, cluster_environment(settings, folder):
         cluster = Cluster(initialize_head=True, head_node_args=node_options(HEAD, settings.port + 2))
         try:
             cluster.add_node(**node_options(OTHER, settings.port + 3))

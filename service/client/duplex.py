@@ -17,7 +17,7 @@ import httpx
 
 from service.loopback import is_loopback
 
-READ_BYTES = 2**18
+BUFFER_BYTES = 2**18  # of a connection's answer
 MAX_CONNECTIONS = 100  # as many as httpx opens
 SAFE_METHODS = frozenset({"GET", "HEAD"})
 
@@ -119,7 +119,7 @@ class DuplexTransport(httpx.AsyncBaseTransport):
         context = self._context if scheme == "https" else None
         try:
             async with asyncio.timeout(request.extensions.get("timeout", {}).get("connect")):
-                return Connection(*await asyncio.open_connection(host, port, ssl=context, limit=READ_BYTES))
+                return Connection(*await asyncio.open_connection(host, port, ssl=context, limit=BUFFER_BYTES))
         except TimeoutError as error:
             raise httpx.ConnectTimeout("The connection timed out.", request=request) from error
         except OSError as error:
@@ -189,7 +189,7 @@ class _Exchange(httpx.AsyncByteStream):
         try:
             while (event := self._protocol.next_event()) is h11.NEED_DATA:
                 async with asyncio.timeout(self._seconds):
-                    data = await self._connection.reader.read(READ_BYTES)
+                    data = await self._connection.reader.read(BUFFER_BYTES)
                 if self._failure is not None:
                     raise self._failure
                 self._protocol.receive_data(data)
