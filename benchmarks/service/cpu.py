@@ -91,7 +91,7 @@ def _pids() -> Iterator[int]:
 
 def _stat(pid: int) -> list[str]:
     """Return the fields of `stat` after the name, which may hold spaces."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
 
 
 def _parent(pid: int) -> int:
@@ -121,7 +121,7 @@ def _topmost(pid: int) -> int:
         ours.add(ancestor)
         ancestor = _parent(ancestor)
     while (parent := _parent(pid)) > 1 and parent not in ours:
-        if Path(f"/proc/{parent}/comm").read_text().strip() in STARTERS:
+        if Path(f"/proc/{parent}/comm").read_text(errors="replace").strip() in STARTERS:
             break
         pid = parent
     return pid
@@ -135,7 +135,7 @@ def _name(pid: int) -> str:
     if "service.sandbox.worker" in " ".join(words):
         return "media worker"
     if not Path(words[0]).name.startswith("python"):
-        return Path(words[0]).name or Path(f"/proc/{pid}/comm").read_text().strip()
+        return Path(words[0]).name or Path(f"/proc/{pid}/comm").read_text(errors="replace").strip()
     rest = [word for word in words[1:] if word]
     if "-m" in rest[:-1]:
         return rest[rest.index("-m") + 1]
