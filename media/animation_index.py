@@ -20,7 +20,7 @@ _APNG_DELAY_UNIT = 100  # a second's share that a denominator of 0 stands for
 _GIF_BLOCK = re.compile(rb"[!,;]")
 _GIF_DISPOSALS: dict[int, Disposal] = {2: "clear", 3: "restore", 4: "restore"}  # by an old specification
 _PNG_DISPOSALS: dict[int, Disposal] = {1: "clear", 2: "restore"}
-_PNG_HEAD_BYTES, _RIFF_HEAD_BYTES = 8, 12
+_PNG_HEAD_BYTES, _PNG_CONTROL_BYTES, _RIFF_HEAD_BYTES = 8, 26, 12
 
 
 class IndexedFrame(NamedTuple):
@@ -102,7 +102,7 @@ def _png_frames(data: bytes) -> Iterator[IndexedFrame]:
     for kind, start, size in png_chunks(data):
         if kind == b"IEND":
             break
-        if kind == b"fcTL":
+        if kind == b"fcTL" and size == _PNG_CONTROL_BYTES:
             if control is not None and parts:
                 yield control._replace(parts=tuple(parts))
             width, height, left, top, number, unit, disposal, blend = struct.unpack_from(">4I2H2B", data, start + 4)

@@ -65,22 +65,27 @@ def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) ->
     if masked is not None:
         return masked
     file.seek(0)
-    formats = (FORMATS[media_type],)
-    try:
-        image = Image.open(_with_alpha(file) if media_type == "image/webp" else file, formats=formats)
-    except (ValueError, OSError):
-        if media_type not in ("image/png", "image/webp"):
-            raise
-        file.seek(0)
-        data = file.read()
-        mended = without_faulty_chunks(data) if media_type == "image/png" else _sized(data)
-        image = Image.open(io.BytesIO(mended), formats=formats)
+    image = _open_webp(file) if media_type == "image/webp" else _open(file, media_type)
     check_picture(limits, image.height, image.width, is_video=False)
     if image.format == "TIFF":
         check_tiff(image)
         correct_tiff(image)
     scale_key(image)
     return image
+
+
+def _open(file: BinaryIO, media_type: str) -> Image.Image:
+    source = io.BytesIO(without_faulty_chunks(file.read())) if media_type == "image/png" else file
+    return Image.open(source, formats=(FORMATS[media_type],))
+
+
+def _open_webp(file: BinaryIO) -> Image.Image:
+    formats = (FORMATS["image/webp"],)
+    try:
+        return Image.open(_with_alpha(file), formats=formats)
+    except (ValueError, OSError):
+        file.seek(0)
+        return Image.open(io.BytesIO(_sized(file.read())), formats=formats)
 
 
 def _with_alpha(file: BinaryIO) -> BinaryIO:

@@ -29,6 +29,7 @@ def damaged(kind: bytes, body: bytes) -> bytes:
 @pytest.mark.parametrize(
     "extra",
     [
+        b"",
         damaged(b"tEXt", b"Comment\0hello"),
         damaged(b"gAMA", (100_000).to_bytes(4, "big")),
         chunk(b"gAMA", b"\0"),
@@ -37,11 +38,33 @@ def damaged(kind: bytes, body: bytes) -> bytes:
         chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(9 << 20))),
         chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(9 << 20))),
         chunk(b"iCCP", b"large\0\0" + zlib.compress(SRGB + bytes(2 << 20))),
+        chunk(b"iCCP", b"larger\0\0" + zlib.compress(SRGB + bytes(9 << 20))),
+        chunk(b"iCCP", b"other method\0\1" + zlib.compress(SRGB)),
+        chunk(b"iCCP", b""),
+        chunk(b"tRNS", b"\0"),
+        chunk(b"acTL", b"\0"),
+        chunk(b"fcTL", b"\0"),
+        # Pillow files texts among what these are called.
+        *(chunk(b"tEXt", name + b"\0text") for name in (b"gamma", b"transparency", b"icc_profile", b"default_image")),
     ],
 )
 @pytest.mark.parametrize("animated", [False, True])
-def test_the_pixels_are_shown(extra: bytes, animated: bool) -> None:
-    assert np.abs(read(solid(extra), MediaOptions(animated=animated)).astype(int) - COLOUR).max() <= 1
+@pytest.mark.parametrize("junk", [b"", b"junk"])
+def test_the_pixels_are_shown(extra: bytes, animated: bool, junk: bytes) -> None:
+    plain = solid(b"")
+    end = plain.index(b"IEND") - 4
+    for data in (solid(extra), plain[:end] + extra + plain[end:]):
+        assert np.abs(read(data + junk, MediaOptions(animated=animated)).astype(int) - COLOUR).max() <= 1
+
+
+def test_the_first_chunk_of_a_kind_counts_and_none_of_colours_behind_the_pixels() -> None:
+    """A value of 128 by a gamma of 1 is 188 in sRGB."""
+    plain, linear, usual = (chunk(b"gAMA", gamma.to_bytes(4, "big")) for gamma in (45_455, 100_000, 45_455))
+    grey = b"\x80" * 48
+    assert np.abs(read(png(16, 8, 8, 2, grey, linear + usual)).astype(int) - 188).max() <= 1
+    data = png(16, 8, 8, 2, grey, plain)
+    end = data.index(b"IEND") - 4
+    assert (read(data[:end] + linear + data[end:]) == 128).all()
 
 
 def test_sound_chunks_apply_next_to_a_damaged_one() -> None:
