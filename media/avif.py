@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import struct
+from fractions import Fraction
 
 from media.orientation import Crop
 
@@ -22,7 +23,9 @@ def clean_aperture(head: bytes, height: int, width: int) -> Crop:
     numbers = struct.unpack(">8i", found[1])
     if 0 in numbers[1::2]:
         return Crop()
-    columns, rows, right, down = (number / unit for number, unit in zip(numbers[::2], numbers[1::2], strict=True))
-    left, top = round((width - columns) / 2 + right), round((height - rows) / 2 + down)
-    crop = Crop(left, top, width - left - round(columns), height - top - round(rows))
-    return crop if min(crop) >= 0 else Crop()
+    columns, rows, right, down = map(Fraction, numbers[::2], numbers[1::2])
+    left, top = (width - columns) / 2 + right, (height - rows) / 2 + down
+    edges = left, top, width - left - columns, height - top - rows
+    # Decoders ignore an aperture that is not of whole pixels inside of the picture.
+    is_sound = all(edge >= 0 and edge.denominator == 1 for edge in edges)
+    return Crop(*map(int, edges)) if is_sound else Crop()

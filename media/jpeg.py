@@ -17,6 +17,7 @@ _IGNORED = frozenset({0xC4, 0xDB, 0xDD, 0xFE})
 _JFIF_BYTES = 14
 _FRAMES = (_BASELINE, _EXTENDED, _PROGRESSIVE)
 _COEFFICIENTS = 64
+_WHOLE_SCAN, _MAX_CHANNELS = (0, _COEFFICIENTS - 1, 0), 4
 _MARKER = re.compile(rb"\xff[^\0\x01\xd0-\xd7\xff]")  # of a segment, which none in the data of a scan is
 
 
@@ -60,16 +61,18 @@ def has_all_scans(data: bytes) -> bool:
         data: the file, of which the end may be missing.
     """
     missing: dict[int, set[int]] = {}
-    at = 2
+    is_progressive, at = False, 2
     with suppress(struct_error, ValueError):
         while True:
             marker, length = unpack_from(">xBH", data, at)
             if marker in _FRAMES:
+                is_progressive = marker == _PROGRESSIVE
                 missing = {name: set(range(_COEFFICIENTS)) for name in data[at + 10 : at + 2 + length : 3]}
             if marker == _SCAN:
                 start = at + 5 + 2 * data[at + 4]
-                first, last, bits_to_come = data[start : start + 3]
-                for name in data[at + 5 : start : 2] if bits_to_come & 0xF == 0 else ():
+                # Other files hold all of a coefficient in one scan, whatever that says.
+                first, last, bits_to_come = data[start : start + 3] if is_progressive else _WHOLE_SCAN
+                for name in data[at + 5 : start : 2][:_MAX_CHANNELS] if bits_to_come & 0xF == 0 else ():
                     missing.get(name, set()).difference_update(range(first, last + 1))
             following = _MARKER.search(data, at + 2 + length)
             if following is None:

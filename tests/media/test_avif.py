@@ -75,7 +75,17 @@ def test_it_is_cut_before_it_is_turned_and_resized() -> None:
 
 
 @pytest.mark.parametrize(
-    "aperture", [clap(65, 48), clap(64, 48, 1), clap(0, 48), clap(64, 48, unit=0), clap(-9, 48), clap(64, 48)]
+    "aperture",
+    [
+        clap(65, 48),
+        clap(64, 48, 1),
+        clap(0, 48),
+        clap(64, 48, unit=0),
+        clap(-9, 48),
+        clap(64, 48),
+        clap(63, 47),
+        clap(62.5, 48, -0.25, unit=4),
+    ],
 )
 def test_nonsense_cuts_nothing(aperture: tuple[bytes, bytes]) -> None:
     assert np.array_equal(read(with_properties(STORED, aperture))[0], WHOLE)

@@ -244,6 +244,16 @@ def test_a_jpeg_whose_later_scans_are_missing_is_refused(mode: str) -> None:
         assert np.array_equal(read(data[: len(data) - 40])[0][:280], whole[:280])
 
 
+@pytest.mark.parametrize("last", [0, 62])
+def test_a_baseline_jpeg_need_not_say_which_coefficients_it_holds(last: int) -> None:
+    data = bytearray(saved(Image.fromarray(pattern(1, 640, 640)[0]), "JPEG", quality=95))
+    whole = read(bytes(data))[0]
+    scan = data.index(b"\xff\xda")
+    assert data[scan + 12] == 63
+    data[scan + 12] = last
+    assert np.array_equal(read(bytes(data[:-30]))[0][:560], whole[:560])
+
+
 def profile(space: bytes) -> bytes:
     """A colour profile of gamma 1.0 for grey or RGB pixels."""
     curve = b"curv" + bytes(8)
