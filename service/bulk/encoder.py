@@ -16,36 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from media.kinds import Kind
-from model.codes.info import CodesInfo, EncodingOptions
+from model.codes.info import CodesInfo
 from model.codes.rows import Rows
 from model.codes.writer import done_record, failed_record, write_manifest, write_shard
-from service.bulk.batches import (
-    IN_FLIGHT,
-    UNDECODED,
-    Batches,
-    Pixels,
-    Row,
-    SharedEngine,
-    chunks_held,
-    frames_of,
-    pixels_of,
-)
+from service.bulk.batches import Batches, Pixels, Row, SharedEngine, chunks_held, frames_of, pixels_of
 from service.bulk.decoder import ALIGNMENT, TOO_LARGE, Failed
 from service.bulk.decoder_pool import Chunk, DecoderPool
-from service.bulk.errors import BulkError
 from service.bulk.plan import Shard, record_of
-from service.bulk.reading import JPEG_ENLARGEMENT
 from service.bulk.whole_videos import encode_whole_video
-from service.engine.jpeg_process import JpegProcesses
-from service.engine.jpegs import NoJpegEnginesError
 from service.engine.step_clock import busy_seconds
 from service.engine.tokenizer import Engine
 from service.types import Size
 
 SHARDS_AT_ONCE = 3  # the device has work while the last rows of a shard are read and written
-JPEG_SHARDS_AT_ONCE = 8  # each waits for its own JPEGs, which wait on the device behind what others encode
 # Of one visit to a process, 20 to 40 ms: in longer ones the last items of a shard leave most readers idle.
 CHUNK_ITEMS: dict[Kind, int] = {"images": 16, "clips": 2}
 CHUNK_BYTES = 16 * 2**20
@@ -104,8 +90,6 @@ class ShardEncoder:
 
     Attributes:
         engine: shared by the threads.
-        leave_jpegs: the device decodes JPEGs.
-        shards_at_once: number of threads that keep it busy.
     """
 
     def __init__(self, bundle: Path, dest: Path, info: CodesInfo, workplace: Workplace) -> None:
@@ -127,12 +111,9 @@ class ShardEncoder:
         batch_chunks = max(-(-self._batch_of(size) // self._chunks[kind]) for kind, size in self._kinds_with_size())
         self._ahead = 2 * workplace.readers + 1
         self._max_chunks = 2 * batch_chunks
-        self.shards_at_once = shards_at_once(self._options)
         # With fewer, all could be kept by rows that wait for a batch, and no chunk would ever be read again.
-        slots = self.shards_at_once * (chunks_held(self._max_chunks) + self._ahead)
+        slots = SHARDS_AT_ONCE * (chunks_held(self._max_chunks) + self._ahead)
         self._pool = DecoderPool(workplace.readers, self._options, slots, chunk_bytes, self._leave_resize)
-        self.leave_jpegs = self._options.jpeg == "gpu" and "images" in info.items
-        self._refusal = self._start_jpegs() if self.leave_jpegs else None
         self._orders = count()
         self._reported = time.perf_counter(), 0.0
         self._busy_share: float | None = None
@@ -140,72 +121,42 @@ class ShardEncoder:
         gc.freeze()
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode the shard of a batch of Ray Data: a pickled `Shard` to a pickled report, or to what ends the run."""
-        (shard,) = batch["shard"]
-        try:
-            return {"report": [pickle.dumps(self.encode(pickle.loads(shard)))]}
-        except (BulkError, NoJpegEnginesError) as error:  # raised, Ray would hide it
-            return {"report": [pickle.dumps(BulkError(str(error)))]}
+        """Encode the shards of a batch of Ray Data: pickled `Shard` objects to pickled reports."""
+        return {"report": [pickle.dumps(self.encode(pickle.loads(shard))) for shard in batch["shard"]]}
 
     def batch_of(self, pixels: Pixels) -> int:
         """Return the most items of a batch of such pixels."""
         return self._batch_of(frames_of(pixels))
 
     def reader_seconds(self) -> float:
-        """Return the CPU time of the processes that read and decode, so far."""
-        return self._pool.cpu_seconds() + (self.engine.jpegs.cpu_seconds() if self.engine.jpegs else 0.0)
+        """Return the CPU time of the processes that read, so far."""
+        return self._pool.cpu_seconds()
 
     def close(self) -> None:
         """End the processes."""
         self._pool.close()
-        if self.engine.jpegs:
-            self.engine.jpegs.close()
 
     def encode(self, shard: Shard) -> Report:
-        """Encode and write a shard, its manifest last.
-
-        Raises:
-            BulkError: the device does not decode JPEGs, and the options want it.
-        """
-        if self._refusal:
-            raise BulkError(self._refusal)
+        """Encode and write a shard, its manifest last."""
         whole = shard.kind == "clips" and self._options.frames is None
-        rows, records = self._whole_videos(shard) if whole else self._items(shard, self.leave_jpegs)
+        rows, records = self._whole_videos(shard) if whole else self._items(shard)
         items = range(shard.first, shard.first + len(shard.items))
         write_shard(self._dest, self._info, shard.name, items, rows)
         write_manifest(self._dest, shard.name, records)
         failed = sum(record["status"] == "failed" for record in records)
         return Report(shard.name, len(records), failed, len(rows), self._busy(), self._name)
 
-    def _start_jpegs(self) -> str | None:
-        """Start the processes that decode JPEGs; return why they cannot: Ray hides an error of a constructor."""
-        batches, size = self.shards_at_once * IN_FLIGHT, self._size("images")
-        try:
-            if not self._leave_resize or size is None:
-                raise NoJpegEnginesError(
-                    "JPEGs are decoded where pictures are resized, not on this device. Use --jpeg cpu."
-                )
-            batch_bytes = self._batch_of(size) * JPEG_ENLARGEMENT * 3 * int(np.prod(size))
-            memory = self._pool.memory
-            self.engine.jpegs = JpegProcesses(memory.descriptor, memory.map, batches, batch_bytes)
-        except NoJpegEnginesError as error:
-            return str(error)
-        return None
-
-    def _items(self, shard: Shard, leave_jpegs: bool) -> tuple[Rows, list[dict[str, Any]]]:
-        """Read, encode and describe the items of a shard; `leave_jpegs` as of `read_views`."""
+    def _items(self, shard: Shard) -> tuple[Rows, list[dict[str, Any]]]:
+        """Read, encode and describe the items of a shard."""
         records = [record_of(shard, place) for place in range(len(shard.items))]
         rows, flips = Rows(), (False, True) if self._options.flips else (False,)
-        undecoded: list[int] = []
 
-        def take(row: int, codes: Any) -> None:
-            if codes is UNDECODED:
-                undecoded.append(row)
-            elif codes is not None:
+        def take(row: int, codes: NDArray[Any] | None) -> None:
+            if codes is not None:
                 rows.codes[row] = np.ascontiguousarray(codes)
 
         batches = Batches(self.engine, self._batch_of, self._max_chunks, take)
-        for number, (first, chunk) in enumerate(self.read(shard, leave_jpegs)):
+        for number, (first, chunk) in enumerate(self.read(shard)):
             waiting: list[Row] = []
             holder = _Holder(chunk.release)
             for place, read in enumerate(chunk.items, first):
@@ -227,8 +178,6 @@ class ShardEncoder:
             holder.free()
             batches.add(waiting, number)
         batches.finish()
-        if undecoded:  # readers show what there is, or say why they cannot
-            return self._items(shard, leave_jpegs=False)
         too_large = {number for number, codes in zip(rows.items, rows.codes, strict=True) if codes is None}
         for number in too_large:
             records[number - shard.first] |= failed_record(TOO_LARGE, retry=True)
@@ -239,22 +188,17 @@ class ShardEncoder:
             record |= done_record(self._options.repeats, codes)
         return rows, records
 
-    def read(self, shard: Shard, leave_jpegs: bool = False) -> Iterator[tuple[int, Chunk]]:
+    def read(self, shard: Shard) -> Iterator[tuple[int, Chunk]]:
         """Yield chunks of items in their order, with the place of the first; the next ones are read meanwhile.
 
         Shards that were begun earlier are read first, so that they do not all end, and leave readers idle, at a time.
-
-        Args:
-            shard: to read.
-            leave_jpegs: as of `read_views`.
         """
         size, order = self._chunks[shard.kind], next(self._orders)
         firsts = iter(range(0, len(shard.items), size))
         reading: deque[tuple[int, Future[Chunk]]] = deque()
         while True:
             while len(reading) < self._ahead and (first := next(firsts, None)) is not None:
-                items = shard.items[first : first + size]
-                reading.append((first, self._pool.submit(items, shard.kind, order, leave_jpegs)))
+                reading.append((first, self._pool.submit(shard.items[first : first + size], shard.kind, order)))
             if not reading:
                 return
             first, future = reading.popleft()
@@ -314,11 +258,6 @@ class ShardEncoder:
         if self._busy_share is None or now - then >= BUSY_SECONDS:
             self._reported, self._busy_share = (now, busy), min(1.0, (busy - before) / max(now - then, 1e-9))
         return self._busy_share
-
-
-def shards_at_once(options: EncodingOptions) -> int:
-    """Return how many shards a tokenizer encodes at a time."""
-    return JPEG_SHARDS_AT_ONCE if options.jpeg == "gpu" else SHARDS_AT_ONCE
 
 
 class _Holder:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from model.codes.info import CodesInfo
-from service.bulk.encoder import Report, ShardEncoder, shards_at_once
+from service.bulk.encoder import SHARDS_AT_ONCE, Report, ShardEncoder
 from service.bulk.errors import BulkError
 from service.bulk.executors import workplace_of
 from service.bulk.plan import Shard
 
 OBJECT_STORE_BYTES = 256 * 2**20
+SHARDS_PER_TOKENIZER = SHARDS_AT_ONCE + 1  # one more waits at each
 
 
 @contextmanager
@@ -104,7 +105,6 @@ class RayExecutor:
         context.enable_progress_bars = False
         context.print_on_execution_start = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        at_once = shards_at_once(info.options)
         rows = [{"shard": pickle.dumps(shard)} for shard in shards]
         reports = ray_data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             ShardEncoder,
@@ -112,8 +112,8 @@ class RayExecutor:
             batch_size=1,
             compute=ActorPoolStrategy(
                 size=min(self.tokenizers, len(rows)),
-                max_tasks_in_flight_per_actor=at_once + 1,  # one waits
-                max_concurrent_calls_per_actor=at_once,
+                max_tasks_in_flight_per_actor=SHARDS_PER_TOKENIZER,
+                max_concurrent_calls_per_actor=SHARDS_AT_ONCE,
                 enable_true_multi_threading=True,
             ),
             num_cpus=self._cpus,
@@ -121,10 +121,7 @@ class RayExecutor:
         )
         try:
             for row in reports.iter_rows():
-                done = pickle.loads(row["report"])
-                if isinstance(done, BulkError):
-                    raise done
-                report(done)
+                report(pickle.loads(row["report"]))
         except self._ray.exceptions.RayError as error:
             text = f"{_cause(error)}. What is done stays; run the command again."
             raise BulkError(f"A tokenizer failed: {text}") from error

@@ -35,10 +35,6 @@ def tokenize(
     flips: Annotated[bool, typer.Option("--flips", help="Encode mirror images too.")] = False,
     views: Annotated[int, typer.Option(min=1, help="Crops, and windows in time, of each item.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Of the crops after the first.")] = 0,
-    jpeg: Annotated[
-        Literal["cpu", "gpu"],
-        typer.Option(help="What decodes JPEGs; gpu is its JPEG engines, and leaves CPU cores free."),
-    ] = "cpu",
     output: Annotated[
         Literal["tokens", "latents"] | None,
         typer.Option(help="What to write.", show_default="as the bundle is made for"),
@@ -79,7 +75,7 @@ def tokenize(
             source,
             dest,
             choose_bundle(bundle),
-            EncodingOptions(height, width, fit, frames, flips, views, fps, seed, jpeg),
+            EncodingOptions(height, width, fit, frames, flips, views, fps, seed),
             format,
             output,
             (kind,) if kind else KINDS,

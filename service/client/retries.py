@@ -141,7 +141,7 @@ def _failure(error: httpx.HTTPError, passing: bool) -> ServiceError:
     server = f"{url.scheme}://{url.netloc.decode()}"
     cause = str(error) or type(error).__name__
     if passing:
-        return ServiceError(f"{server} cannot be reached: {cause}. Is the service running?")
+        return ServiceError(f"{server} cannot be reached: {cause}. Check that the service runs.")
     return ServiceError(f"The call to {server} failed: {cause}")
 
 

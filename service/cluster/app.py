@@ -278,10 +278,8 @@ def _bundle_check(settings: Settings) -> Iterator[Callable[[], None]]:
         def wait() -> None:
             _, errors = process.communicate()
             if process.returncode == -signal.SIGKILL:
-                detail = (
-                    "the kernel killed the check of the bundles, as it does where memory is short. Allow more of it."
-                )
-                raise StartError(f"The service cannot start: {detail}")
+                cause = "the kernel killed the check of the bundles, as it does where memory is short"
+                raise StartError(f"The service cannot start: {cause}. Allow more of it.")
             if process.returncode != 0:
                 reason = (errors.strip().splitlines() or [f"exit status {process.returncode}"])[-1]
                 raise StartError(f"The service cannot start: {reason}")

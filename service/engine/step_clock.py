@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-Step = Literal["decode", "stage", "launch", "upload", "resize", "encode", "download"]
-HOST_STEPS: tuple[Step, ...] = ("decode", "stage", "launch")
+Step = Literal["stage", "launch", "upload", "resize", "encode", "download"]
+HOST_STEPS: tuple[Step, ...] = ("stage", "launch")
 DEVICE_STEPS: tuple[Step, ...] = ("upload", "resize", "encode", "download")
 
 

@@ -253,10 +253,9 @@ class Engine:
     ) -> Fetch:
         staged = self.stage(key, payloads) if staged is None else staged
         if isinstance(staged, PackedPictures):
-            uploaded = self._transfers.upload(staged.memory)
+            held = [self._transfers.upload(staged.memory)]
             with self.clock.on_device("resize"):
-                batch = resize_packed(staged, uploaded)
-            held = [uploaded, staged.source]
+                batch = resize_packed(staged, *held)
         else:
             if key.op == "decode":
                 tokenizer.check_codes(staged, key.size)  # here, since on a GPU it would wait for what runs there

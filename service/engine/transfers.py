@@ -118,7 +118,7 @@ class Transfers:
         with torch.cuda.stream(self._compute):
             yield
 
-    def download(self, batch: Tensor, results: Sequence[Tensor | None], *held: Tensor | None) -> Download:
+    def download(self, batch: Tensor, results: Sequence[Tensor | None], *held: Tensor) -> Download:
         """Start to copy the results of a batch to the host.
 
         Args:

@@ -38,24 +38,15 @@ def enter(memory_bytes: int, parent: int) -> list[str]:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it died before the line above took hold
         raise SystemExit(0)
-    drop_rights()
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _limit(resource.RLIMIT_AS, memory_bytes)
     _limit(resource.RLIMIT_NOFILE, _OPEN_FILES)
     _limit(resource.RLIMIT_NPROC, 0)  # binds all but root, whom only seccomp keeps from starting processes
     _limit(resource.RLIMIT_FSIZE, 0)
-    walls = {"Landlock": _leave_file_system, "seccomp": seccomp.install}
-    return [name for name, build in walls.items() if not build()]
-
-
-def drop_rights() -> None:
-    """Keep none of the rights of root, gain none by another program, and leave no image of the memory.
-
-    Raises:
-        OSError: the kernel refuses.
-    """
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _limit(resource.RLIMIT_CORE, 0)
     _drop_capabilities()
+    walls = {"Landlock": _leave_file_system, "seccomp": seccomp.install}
+    return [name for name, build in walls.items() if not build()]
 
 
 def landlock_version() -> int:

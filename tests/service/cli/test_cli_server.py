@@ -124,7 +124,7 @@ def test_a_service_that_does_not_answer_is_asked_once(omnitok: Omnitok, line: st
         thread.join()
     assert (run.code, len(closed)) == (1, 1)
     assert "cannot be reached" in run.err
-    assert "Is the service running?" in run.err
+    assert "Check that the service runs." in run.err
 
 
 def test_what_is_not_a_service_is_said_to_be_none(omnitok: Omnitok) -> None:
