@@ -45,13 +45,15 @@ def read_masked(file: BinaryIO, limits: MediaLimits | None) -> Image.Image | Non
     if header < _INFO_HEADER or not (is_halved or (compression in _MASKED and bits in (16, 32))):
         return None
     rows, is_top_down = abs(height), height < 0
+    if rows == 0 or width <= 0:
+        raise ValueError("The picture has no pixels.")
     check_picture(limits, rows, width, is_video=False)
     masks = _HALVED if is_halved else struct.unpack_from("<4I", data, _FILE_HEADER + _INFO_HEADER)
     if header < _ALPHA_HEADER and compression == _MASKED[0]:
         masks = (*masks[:3], 0)
     stored = np.frombuffer(data, f"<u{bits // 8}", rows * _row(width, bits), start).reshape(rows, -1)[:, :width]
     pixels = np.empty((rows, width, 4 if masks[3] else 3), np.uint8)
-    step = max(1, _PIXELS_AT_ONCE // max(1, width))
+    step = max(1, _PIXELS_AT_ONCE // width)
     for top in range(0, rows, step):
         _unpack(stored[top : top + step], masks, pixels[top : top + step])
     if masks[3] and not pixels[..., 3].any():

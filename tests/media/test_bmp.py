@@ -13,6 +13,7 @@ from PIL import Image, ImageCms
 from media.errors import MediaError
 from media.limits import MediaLimits
 from media.reader import open_frames
+from media.types import MediaOptions
 
 PHOTO = pattern(1, 13, 17)[0]
 RAMP = np.broadcast_to(np.linspace(0, 255, 17).astype(np.uint8), (13, 17))[..., None]
@@ -85,6 +86,15 @@ def test_sixteen_bits_without_masks_are_rounded_as_those_with_them() -> None:
     assert np.array_equal(
         read(bmp(PHOTO, *MASKS["555"][:2], header=40, compression=0)), read(bmp(PHOTO, *MASKS["555"][:2]))
     )
+
+
+@pytest.mark.parametrize(("place", "side"), [(18, 0), (18, -16), (22, 0)])
+@pytest.mark.parametrize("size", [None, (8, 8)])
+def test_a_picture_without_pixels_is_refused(place: int, side: int, size: tuple[int, int] | None) -> None:
+    data = bytearray(bmp(PHOTO, *MASKS["555"][:2], header=40, compression=0))
+    struct.pack_into("<i", data, place, side)
+    with pytest.raises(MediaError, match="corrupt-media"):
+        open_frames(io.BytesIO(bytes(data)), MediaLimits(), MediaOptions(size=size))
 
 
 def test_an_embedded_profile_is_applied() -> None:
