@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.client.media import Codes, Media, codes_result, content_type, media_body
-from service.client.retries import RetryRule
+from service.client.retries import RetryRule, ServiceError
 from service.formats.codes import read_codes, write_codes
 from service.formats.media_types import MSGPACK
 from service.formats.msgpack import pack
@@ -131,13 +131,22 @@ def connection(
     timeout: float = 75.0,
     retries: int = 6,
 ) -> tuple[RetryRule, dict[str, Any]]:
-    """Return the rule of retries and the arguments of an httpx client; the values are those of `ConnectionOptions`."""
+    """Return the rule of retries and the arguments of an httpx client; the values are those of `ConnectionOptions`.
+
+    Raises:
+        ServiceError: the address or the key cannot be one.
+    """
     # Calls that wait for a free connection wait as long as it takes.
     limits = httpx.Timeout(timeout, connect=CONNECT_SECONDS, pool=None)
     key = api_key or os.environ.get(API_KEY_VARIABLE)
+    if key and not key.isascii():
+        raise ServiceError("The API key has characters that no key has. Copy it once more.")
     sent = httpx.Headers({"Authorization": f"Bearer {key}"} if key else {})
     sent.update(headers)
-    url = httpx.URL(base_url)
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise ServiceError(f"{base_url} is not the address of a service: {error}.") from error
     # A proxy, such as that of a company, would look for a service of this machine on its own.
     mounts = {str(url.copy_with(scheme="all", path="/")): None} if is_loopback(url.host) else None
     return RetryRule(retries), {"base_url": base_url, "headers": sent, "timeout": limits, "mounts": mounts}

@@ -143,6 +143,18 @@ def test_what_is_not_a_service_is_said_to_be_none(omnitok: Omnitok) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--server http://[::1", "http://[::1 is not the address of a service: Invalid"),
+        ("--server http://127.0.0.1:9 --api-key k\N{EN DASH}1", "Copy it once more"),
+    ],
+)
+def test_an_address_or_a_key_that_cannot_be_one_is_refused(omnitok: Omnitok, option: str, words: str) -> None:
+    run = omnitok(f"models {option}")
+    assert (run.code, words in run.err) == (1, True)
+
+
+@pytest.mark.parametrize(
     ("line", "words"),
     [
         ("encode {m}/picture.png --model nothing -o x.npz", "unknown-model"),
