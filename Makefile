@@ -20,11 +20,13 @@ tools:  ## unpack Prometheus, promtool, amtool and Redis for the tests (Debian)
 	$(ALONE) tests/deploy/fetch-tools build/tools
 
 $(VENV)/.runtime: pyproject.toml constraints.txt
+	@echo "Installing 2 GB into $(VENV), which takes one to five minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
+	@echo "Installing what training and tests need into $(VENV)."
 	$(PIP) -e ".[dev]"
 	@touch $@
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from importlib.metadata import version
 from types import FrameType
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -29,7 +30,6 @@ from service.cli.tokenize import tokenize
 app = typer.Typer(
     name="omnitok",
     cls=Commands,
-    help="Images and videos to tokens or latents, and back, and new ones by class.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -39,6 +39,21 @@ for command in (serve, encode, decode, reconstruct, generate, tokenize, inspect,
     app.command()(command)
 app.add_typer(jobs, name="jobs")
 app.add_typer(keys, name="keys")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"omnitok {version('omnitok')}")
+        raise typer.Exit
+
+
+@app.callback()
+def omnitok(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """Images and videos to tokens or latents, and back, and new ones by class."""
 
 
 def main() -> None:

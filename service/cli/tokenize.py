@@ -159,7 +159,7 @@ class _Progress:
         now = time.perf_counter()
         rate = self._items / (now - self._started)
         busy = sum(self._busy.values()) / len(self._busy)
-        state = f"{rate:,.0f} items/s, {self._device} busy {busy:.0%}" + (
+        state = f"{rate:,.{0 if rate >= 10 else 1}f} items/s, {self._device} busy {busy:.0%}" + (
             f", {self._failed:,} failed" if self._failed else ""
         )
         self._bar.update(self._task, completed=self._done + self._items, description=state)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint, EntryPoints, version
 from typing import Any
 
 import pytest
@@ -100,6 +100,11 @@ def test_help_says_how_to_get_the_other_commands(omnitok: Omnitok, house: None) 
     out = omnitok("--help").out
     assert "Not installed here: attic; run pip install -e . in a checkout." in out
     assert "Not installed here: cloud; run pip install -e '.[dreams]' in a checkout." in out
+
+
+def test_the_command_has_the_version_of_the_package(omnitok: Omnitok) -> None:
+    run = omnitok("--version")
+    assert (run.code, run.out) == (0, f"omnitok {version('omnitok')}\n")
 
 
 def test_a_plugin_runs_with_its_own_options(omnitok: Omnitok, house: None) -> None:
