@@ -98,7 +98,7 @@ def test_a_larger_cluster_is_started_with_what_the_command_sets(monkeypatch: pyt
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     stated = dict(re.findall(r"^#   (\w+)=(\S+)", (DEPLOY / "serve.yaml").read_text(), re.MULTILINE))
     variables = ray_environment(Settings(proxy="haproxy", metrics_host=stated["OMNITOK_METRICS_HOST"]), Path("/tmp"))
-    of_one_machine = re.compile("_LOC$|_PATH$|_BASE$|_FILE$|DRAINING_PERIOD|TIMEOUT_SERVER")
+    of_one_machine = re.compile("SPT_NOENV|_LOC$|_PATH$|_BASE$|_FILE$|DRAINING_PERIOD|TIMEOUT_SERVER")
     for name, value in variables.items():
         if name != "OMNITOK_HAPROXY_BINARY" and not of_one_machine.search(name):
             assert stated[name].strip("'") == value.split()[0], name

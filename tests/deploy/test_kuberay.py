@@ -35,7 +35,9 @@ KINDS = {
     "NetworkPolicy": "io.k8s.api.networking.v1.NetworkPolicy",
     "PodDisruptionBudget": "io.k8s.api.policy.v1.PodDisruptionBudget",
 }
-OF_ONE_NODE = re.compile("_LOC$|_SOCKET_PATH$|_BASE$|_FILE$|DRAINING_PERIOD|TIMEOUT_SERVER|BINARY|CONNECTIONS")
+OF_ONE_NODE = re.compile(
+    "SPT_NOENV|_LOC$|_SOCKET_PATH$|_BASE$|_FILE$|DRAINING_PERIOD|TIMEOUT_SERVER|BINARY|CONNECTIONS"
+)
 
 Manifest = dict[str, Any]
 

@@ -58,7 +58,10 @@ def test_a_raylet_that_dies_during_the_start_ends_it(monkeypatch: pytest.MonkeyP
     assert "raylet died" in reasons[0]
 
 
-def test_a_raylet_that_dies_before_ray_knows_all_its_processes_is_seen(tmp_path: Path) -> None:
+def test_a_raylet_that_dies_before_ray_knows_all_its_processes_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray._private.worker._global_node", None)  # a cluster of another test may run
     (tmp_path / "raylet").symlink_to("/bin/true")
     with subprocess.Popen([tmp_path / "raylet"]) as process:
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
