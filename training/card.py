@@ -83,19 +83,22 @@ def _losses(stage: Stage) -> str:
     """Return a sentence on what a stage minimises."""
     losses = stage.losses
     terms = {"L2": losses.l2, "L1": losses.l1}
-    if stage.decoder_only:
-        pass  # the encoder's terms are constants
-    elif stage.head == "vae":
-        terms |= {"KL divergence (equation 2)": losses.kl}
-    else:
-        learned = stage.codebook_update == "gradient"
-        terms |= {"codebook (equation 1)": losses.codebook if learned else 0.0, "commitment": losses.commitment}
+    if not stage.decoder_only:  # a frozen encoder has constant ones
+        terms |= _encoder_losses(stage)
     terms |= {f"perceptual ({losses.perceptual_network})": losses.perceptual}
     if stage.adversarial:
         terms |= {"image adversarial": losses.image_adversarial}
         terms |= {"video adversarial": losses.video_adversarial if stage.clip_batch_size else 0.0}
         terms |= {"feature matching within these": losses.feature_matching}
     return f"{stage.name}: " + ", ".join(f"{term} {weight:g}" for term, weight in terms.items() if weight)
+
+
+def _encoder_losses(stage: Stage) -> dict[str, float]:
+    losses = stage.losses
+    if stage.head == "vae":
+        return {"KL divergence (equation 2)": losses.kl}
+    learned = stage.codebook_update == "gradient"
+    return {"codebook (equation 1)": losses.codebook if learned else 0.0, "commitment": losses.commitment}
 
 
 def settings_table(stages: Sequence[AnyStage]) -> str:

@@ -302,7 +302,7 @@ def test_a_webp_need_not_know_its_size(width: int) -> None:
     (size,) = struct.unpack_from("<I", data, 16)
     for stated in (0, 30, len(data) + 50):
         assert np.array_equal(read(data[:4] + struct.pack("<I", stated) + data[8:])[0], PHOTO[:, :width])
-    if size % 2:  # what fills it up is no part of the picture
+    if size % 2:  # what fills it up is not part of the picture
         assert np.array_equal(read(data[:-1])[0], PHOTO[:, :width])
     for missing in (1, 2, 100):
         with pytest.raises(MediaError, match="cut off"):
