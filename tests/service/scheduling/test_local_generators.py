@@ -154,18 +154,21 @@ async def test_seeds_and_indices_make_other_samples(generators: LocalGenerators)
     assert not np.array_equal(first, seed)
 
 
-async def test_a_cancelled_sample_frees_its_slots(generators: LocalGenerators, reports: Reports) -> None:
-    started = asyncio.Event()
-
-    def heard(progress: JobProgress) -> None:
-        if progress.position is None:
-            started.set()
-
-    tasks = [asyncio.create_task(generators.generate(job(seed, 5, guidance=2.0), heard)) for seed in range(2)]
-    await started.wait()
+async def test_a_cancelled_sample_frees_its_slots(
+    generators: LocalGenerators, engine: GeneratorEngine, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No sample can finish before it is cancelled."""
+    joined: list[object] = []
+    cancelled, join, step = threading.Event(), engine.join, engine.step
+    monkeypatch.setattr(engine, "join", lambda sequence: join(sequence) or joined.append(sequence))
+    monkeypatch.setattr(engine, "step", lambda *work: cancelled.wait() and step(*work))
+    tasks = [asyncio.create_task(generators.generate(job(seed, 5, guidance=2.0), ignore)) for seed in range(2)]
+    await until(lambda: bool(joined))  # by the first turn; the other sample may have to wait for the next
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+    cancelled.set()
+    assert all(task.cancelled() for task in tasks)
     await run(generators, job(7, guidance=2.0), job(8, guidance=2.0))
     await until(lambda: reports.slots == 0)
 
