@@ -335,9 +335,9 @@ class BatchExecutor:
         """Wait for the batch that was launched first, and have its callers answered."""
         batch, outcomes = flight.batch, self._attempt(flight, flight.payloads, flight.results)
         with self._changed:
-            if flight.failure == "memory":
-                self._batcher.shrink(batch.key, batch.cost)
             seconds = self._batcher.complete(time.monotonic())
+            if flight.failure == "memory":  # last: the end of a batch lets its budget grow
+                self._batcher.shrink(batch.key, batch.cost)
         self._call(self._finish, flight, outcomes, seconds)
 
     def _attempt(self, flight: _Flight, payloads: Sequence[Any], results: Fetch) -> list[Any]:

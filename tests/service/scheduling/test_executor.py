@@ -150,6 +150,16 @@ async def test_out_of_memory_halves_the_batch_and_the_budget(rig: Rig) -> None:
     assert rig.batcher.budget(OTHER) == 64
 
 
+async def test_a_batch_that_does_not_fit_does_not_grow_its_budget(rig: Rig) -> None:
+    rig.engine.fails = lambda payloads: OutOfMemory() if len(payloads) > 2 else None
+    first = await rig.occupy()
+    crowd = await rig.crowd(range(5), cost=16)
+    rig.engine.gate.set()
+    await asyncio.gather(first, *crowd)
+    assert [batch.stop_reason for batch in rig.reports.batches] == ["drained", "budget", "drained"]
+    assert rig.batcher.budget(KEY) == 32
+
+
 async def test_an_item_too_large_for_memory_is_refused_alone(rig: Rig) -> None:
     rig.engine.fails = lambda payloads: OutOfMemory() if 5 in payloads else None
     first = await rig.occupy()
