@@ -43,12 +43,12 @@ SERVICE = {
     "keys": {"loopback", "settings"},
     "api": {
         *("chunks", "drain_rate", "errors", "finished_request", "flow", "formats", "jobs", "keys", "operations"),
-        *("sandbox", "settings", "stored_answer", "trace", "types"),
+        *("sandbox", "settings", "shared_task", "stored_answer", "trace", "types"),
     },
     "cluster": {
         *("allocator", "api", "chunks", "drain_rate", "engine", "errors", "flow"),
         *("held_directory", "in_process", "jobs", "link", "loopback", "metrics"),
-        *("sandbox", "scheduling", "settings", "stored_answer", "trace", "tracing", "types"),
+        *("sandbox", "scheduling", "settings", "shared_task", "stored_answer", "trace", "tracing", "types"),
     },
     "client": {"errors", "formats", "loopback", "types"},
     "bulk": {"allocator", "chunks", "engine", "errors", "formats", "operations", "scheduling", "settings", "types"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from service.formats.npy import write_npy
+from service.shared_task import SharedTask
 from service.types import Backend, ModelCard
 
 
@@ -17,8 +18,7 @@ class Codebooks:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._files: dict[str, bytes] = {}
-        self._lock = asyncio.Lock()
+        self._files: dict[str, SharedTask[bytes]] = {}
 
     async def file(self, card: ModelCard) -> bytes:
         """Return the codes of a bundle as a NumPy file.
@@ -26,8 +26,10 @@ class Codebooks:
         Raises:
             ProblemError: what the backend raises.
         """
-        async with self._lock:
-            if card.hash not in self._files:
-                codes = await self._backend.codebook(card.id)
-                self._files[card.hash] = await asyncio.to_thread(write_npy, codes)
-            return self._files[card.hash]
+        file = self._files.get(card.hash)
+        if file is None or file.failed:
+            file = self._files[card.hash] = SharedTask(self._read(card))
+        return await file.result()
+
+    async def _read(self, card: ModelCard) -> bytes:
+        return await asyncio.to_thread(write_npy, await self._backend.codebook(card.id))

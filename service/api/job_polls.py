@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
 from service.jobs.queue import JobQueue
 from service.jobs.records import JobEvent
+from service.shared_task import SharedTask
 
 POLL_SECONDS = 0.5
 PRUNE_JOBS = 256  # of which those that nobody has asked for lately are forgotten
@@ -23,7 +23,7 @@ class JobPolls:
 
     def __init__(self, jobs: JobQueue, clock: Callable[[], float] = time.monotonic) -> None:
         self._jobs, self._clock = jobs, clock
-        self._polls: dict[tuple[str, str], tuple[float, asyncio.Future[list[JobEvent]]]] = {}
+        self._polls: dict[tuple[str, str], tuple[float, SharedTask[list[JobEvent]]]] = {}
 
     def __len__(self) -> int:
         """Return the number of jobs whose last answer is kept."""
@@ -37,9 +37,9 @@ class JobPolls:
         """
         now = self._clock()
         since, poll = self._polls.get((owner, job_id), (-POLL_SECONDS, None))
-        if poll is None or now - since >= POLL_SECONDS or (poll.done() and (poll.cancelled() or poll.exception())):
+        if poll is None or poll.failed or (not poll.running and now - since >= POLL_SECONDS):
             if len(self._polls) >= PRUNE_JOBS:
                 self._polls = {key: entry for key, entry in self._polls.items() if now - entry[0] < POLL_SECONDS}
-            poll = asyncio.ensure_future(self._jobs.events(owner, job_id, 0))  # a job has a few, each name once
+            poll = SharedTask(self._jobs.events(owner, job_id, 0))  # a job has a few, each name once
             self._polls[owner, job_id] = now, poll
-        return [event for event in await asyncio.shield(poll) if event.number > after]
+        return [event for event in await poll.result() if event.number > after]

@@ -18,6 +18,7 @@ from service.errors import ProblemError
 from service.metrics.http import IngressMetrics
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
+from service.shared_task import SharedTask
 from service.trace import current as current_trace
 
 FIRST_BACKOFF_SECONDS = 0.05
@@ -56,24 +57,26 @@ class Remote:
         self._handle = handle
         self._settings = settings
         self._metrics = metrics
-        self._cards: list[Any] = []
+        self._cards: SharedTask[list[Any]] | None = None
         self._cards_until = 0.0
-        self._asking = asyncio.Lock()
 
     async def _remembered_cards(self, method: str) -> list[Any]:
-        """Return what a living replica answered in the last few seconds."""
-        clock = asyncio.get_running_loop().time
-        async with self._asking:
-            if clock() >= self._cards_until:
-                try:
-                    self._cards = await self._retry(lambda _: self._once(method), CARDS_SECONDS)
-                except ProblemError as problem:
-                    if problem.code != "deadline-exceeded":
-                        raise
-                    detail = f"No replica answered within {CARDS_SECONDS:g} s."
-                    raise ProblemError("not-ready", detail, retry_after_seconds=1) from None
-                self._cards_until = clock() + CARDS_SECONDS
-            return self._cards
+        """Return what a living replica answered in the last few seconds; a crowd asks once."""
+        cards = self._cards
+        if cards is None or (not cards.running and asyncio.get_running_loop().time() >= self._cards_until):
+            cards = self._cards = SharedTask(self._ask_cards(method))
+        return await cards.result()
+
+    async def _ask_cards(self, method: str) -> list[Any]:
+        try:
+            cards: list[Any] = await self._retry(lambda _: self._once(method), CARDS_SECONDS)
+        except ProblemError as problem:
+            if problem.code != "deadline-exceeded":
+                raise
+            detail = f"No replica answered within {CARDS_SECONDS:g} s."
+            raise ProblemError("not-ready", detail, retry_after_seconds=1) from None
+        self._cards_until = asyncio.get_running_loop().time() + CARDS_SECONDS
+        return cards
 
     async def _retry(self, attempt: Callable[[float], Awaitable[Any]], seconds: float) -> Any:
         """Return the answer of the first replica that lives to give one.

@@ -265,3 +265,11 @@ async def test_replicas_that_do_not_answer_make_the_service_not_ready(monkeypatc
         await backend.models()
     assert refused.value.code == "not-ready"
     assert refused.value.retry_after_seconds
+
+
+async def test_a_crowd_asks_replicas_that_do_not_answer_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "CARDS_SECONDS", 0.01)
+    backend, handle, _ = make(*[asyncio.Event()] * 20)
+    refusals = await asyncio.gather(*(backend.models() for _ in range(20)), return_exceptions=True)
+    assert {refusal.code for refusal in refusals if isinstance(refusal, ProblemError)} == {"not-ready"}
+    assert len(handle.calls) == 1, "each would wait for those before it"
