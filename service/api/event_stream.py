@@ -36,7 +36,7 @@ class Channel:
         heartbeat_seconds: silence after which iteration yields None.
 
     Attributes:
-        opened: set once there was an event that matters.
+        opened: has a result once there was an event that matters.
     """
 
     def __init__(self, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> None:
@@ -44,14 +44,15 @@ class Channel:
         self._kept: deque[Event] = deque()
         self._spare: dict[Hashable, Callable[[], Awaitable[Event]]] = {}
         self._changed = asyncio.Event()
-        self.opened = asyncio.Event()
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed = False
 
     def put(self, name: str, fields: Fields) -> None:
         """Append an event."""
         self._kept.append((name, fields))
         self._changed.set()
-        self.opened.set()
+        if not self.opened.done():
+            self.opened.set_result(None)
 
     def offer(self, key: Hashable, render: Callable[[], Awaitable[Event]]) -> None:
         """Offer an event that is made when the reader has time for it; it replaces an older one of its key.
@@ -165,10 +166,8 @@ async def open_stream(
         headers: called when the first event is there.
     """
     try:
-        opened = asyncio.ensure_future(channel.opened.wait())
-        await asyncio.wait({work, opened}, return_when=asyncio.FIRST_COMPLETED)
-        opened.cancel()
-        if not channel.opened.is_set():
+        await asyncio.wait({work, channel.opened}, return_when=asyncio.FIRST_COMPLETED)
+        if not channel.opened.done():
             work.result()
         return EventStream(channel, work, request_id, headers())
     except BaseException:

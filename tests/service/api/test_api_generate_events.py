@@ -20,7 +20,7 @@ from PIL import Image
 from waiting import eventually
 
 from service.api.errors import ClientGoneError
-from service.api.event_stream import Channel, EventStream
+from service.api.event_stream import Channel, EventStream, open_stream
 from service.errors import ProblemError
 from service.settings import Settings
 
@@ -232,6 +232,17 @@ async def test_a_reader_that_takes_nothing_counts_as_gone() -> None:
     with pytest.raises(ClientGoneError):
         await stream({"type": "http", "method": "POST", "headers": []}, receive, send)
     assert ended == ["work", "body"]
+
+
+async def test_a_caller_that_leaves_before_the_first_event_leaves_no_task() -> None:
+    async def work() -> None:
+        await asyncio.Event().wait()
+
+    opening = asyncio.create_task(open_stream(Channel(), asyncio.create_task(work()), "id", dict))
+    await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 def test_a_stream_holds_its_body_until_it_ends() -> None:
