@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections.abc import Callable
@@ -63,15 +64,16 @@ async def submit(
     given = JobRequest(source, options.model_copy(update={"preview": False}), form, plan.generator.hash)
     fixed = {"seed": plan.seed, "model": plan.generator.id, "class_": plan.class_id}
     request = replace(given, options=given.options.model_copy(update=fixed))
+    data, fingerprint = await asyncio.to_thread(lambda: (request.pack(), given.fingerprint))  # of a clip, perhaps
     new = NewJob(
         f"{kind}_{secrets.token_hex(ID_BYTES)}",
         exchange.owner,
         kind,
         _facts(plan) | (facts or {}),
-        request.pack(),
+        data,
         plan.total,
         key,
-        f"{kind} {given.fingerprint}",
+        f"{kind} {fingerprint}",
     )
     job = await services.jobs.submit(new)
     if job.id == new.id:

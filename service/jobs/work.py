@@ -56,7 +56,7 @@ class GenerateWork:
         """
         # its caller waits for no answer, and this is a task of its own
         current_flow.set(Flow(f"key {claim.job.owner}" if claim.job.owner else None, "bulk"))
-        request = JobRequest.unpack(claim.request)
+        request = await asyncio.to_thread(JobRequest.unpack, claim.request)  # it may hold a clip
 
         def accept(plan: GeneratePlan) -> None:
             if plan.generator.hash != request.bundle:  # the seed would make another sample

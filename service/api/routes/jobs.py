@@ -144,7 +144,7 @@ class JobContent(Response):
         """Send the pieces.
 
         Raises:
-            ClientGoneError: the reader left before the end or made place for others, or the content was removed.
+            ClientGoneError: the reader left before the end or made place for others, or the content ends early.
         """
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
@@ -166,6 +166,8 @@ class JobContent(Response):
                 piece = await self._jobs.read(self._job.owner, self._job.id, sent, PIECE_BYTES)
             except ProblemError as error:  # it was removed; the reader notices by its length
                 raise ClientGoneError from error
+            if not piece:  # a damaged disk has less of it than its record says
+                raise ClientGoneError
 
 
 class JobEvents(Response):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -19,10 +20,13 @@ from api_server import VQ, Server
 from bad_inputs import LIMITS
 from waiting import eventually
 
+from service.api.errors import ClientGoneError
+from service.api.readers import Readers
 from service.api.routes import jobs as job_routes
 from service.errors import ProblemError
 from service.formats.codes import read_codes
 from service.formats.samples import read_arrays
+from service.jobs.request import JobRequest
 from service.keys import new_key, write_keys
 from service.settings import Settings
 
@@ -125,6 +129,27 @@ def test_a_prefix_of_any_form_waits_with_its_job(http: httpx.Client, form: str) 
     assert http.get(wait(http, job)["links"]["content"]).content == same.content
 
 
+def test_a_large_prefix_of_a_job_holds_up_no_other_request(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_loop: list[bool] = []
+
+    def noting(work: Any) -> Any:
+        def noted(*arguments: Any) -> Any:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                on_loop.append(False)
+            else:
+                on_loop.append(True)
+            return work(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(JobRequest, "pack", noting(JobRequest.pack))
+    monkeypatch.setattr(JobRequest, "unpack", noting(JobRequest.unpack))
+    wait(http, submit(http, "class=0&frames=5&seed=2", {"Content-Type": "image/png"}, content=picture()))
+    assert on_loop == [False] * 3, "it is packed for the store and for its fingerprint, and unpacked once"
+
+
 def test_long_content_comes_in_pieces(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(job_routes, "PIECE_BYTES", 1000)
     job = wait(http, submit(http, "class=0&n=4&seed=3", {"Accept": "application/msgpack"}))
@@ -135,6 +160,26 @@ def test_long_content_comes_in_pieces(http: httpx.Client, monkeypatch: pytest.Mo
     assert [sample.pixels.tolist() for sample in made.samples] == [sample.pixels.tolist() for sample in same.samples]
     head = http.head(job["links"]["content"])
     assert (head.status_code, head.headers["content-length"]) == (200, answer.headers["content-length"])
+
+
+async def test_content_that_is_shorter_than_its_record_ends_its_answer() -> None:
+    class Damaged:
+        calls = 0
+
+        async def read(self, *arguments: Any) -> bytes:
+            self.calls += 1
+            assert self.calls == 1, "there is no more of it"
+            return b""
+
+    async def wait_for_ever() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None: ...
+
+    services: Any = SimpleNamespace(jobs=Damaged(), readers=Readers())
+    job: Any = SimpleNamespace(id="job_1", owner="", media_type="image/png", content_bytes=10)
+    with pytest.raises(ClientGoneError):
+        await job_routes.JobContent(services, job, b"first")({"type": "http"}, wait_for_ever, send)
 
 
 def test_events_are_resumed(http: httpx.Client, server: Server) -> None:
