@@ -103,10 +103,9 @@ class Memory:
 
     def take(self, wait: bool = True) -> Slot | None:
         """Return a free slot; None if there is none and the caller does not wait."""
-        try:
+        with suppress(queue.Empty):
             return self._free.get(block=wait)
-        except queue.Empty:
-            return None
+        return None
 
     def give(self, slot: Slot) -> None:
         """Return a slot."""
@@ -148,6 +147,7 @@ class DecoderProcess:
         theirs.close()
         self._connection = Connection(ours.detach())
         if not self._connection.poll(START_SECONDS) or self._receive() != "ready":
+            self.close()
             raise RuntimeError("A process that reads files did not start.")
 
     @property
@@ -178,26 +178,23 @@ class DecoderProcess:
         while not self._connection.poll(ITEM_SECONDS):
             now = 0 if progress is None else int(progress[0])
             if now == seen:
-                self._end()
+                self.close()
                 raise LostError(f"Reading takes longer than {ITEM_SECONDS:g} s.")
             seen = now
         return self._receive()
 
-    def close(self) -> None:
-        """End the process."""
-        self._end()
+    def close(self) -> str:
+        """End the process; return a reason for the item that it was at, if that has ended it before."""
+        self._process.kill()
+        code = self._process.wait()
+        self._connection.close()
+        return f"The file crashed the decoder (exit code {code})."
 
     def _receive(self) -> Any:
         try:
             return self._connection.recv()
         except (EOFError, OSError):
-            raise LostError(self._end()) from None
-
-    def _end(self) -> str:
-        self._process.kill()
-        code = self._process.wait()
-        self._connection.close()
-        return f"The file crashed the decoder (exit code {code})."
+            raise LostError(self.close()) from None
 
 
 class _Task:
@@ -240,6 +237,11 @@ class _Task:
             return True
         self._finish()
         return False
+
+    def fail(self, error: Exception) -> None:
+        """Give up the task and its slot."""
+        self._memory.give(self._slot)
+        self.chunk.set_exception(error)
 
     def _finish(self) -> None:
         memory, slot = self._memory, self._slot
@@ -337,7 +339,7 @@ class DecoderPool:
                     sent.popleft()
             except Exception as error:  # no process starts
                 for task in sent:
-                    task.chunk.set_exception(error)
+                    task.fail(error)
                 sent.clear()
 
     def _next(self, wait: bool) -> _Task | None:

@@ -256,6 +256,19 @@ def test_a_process_that_ends_while_it_starts_costs_one_item(
     assert (first in ([Failed, Read], [Read, Failed]), second) == (True, [Read, Read])
 
 
+def test_processes_that_do_not_start_keep_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pool: decoder_pool.DecoderPool) -> decoder_pool.DecoderProcess:
+        raise RuntimeError("A process that reads files did not start.")
+
+    monkeypatch.setattr(decoder_pool.DecoderPool, "start_process", refuse)
+    pool = decoder_pool.DecoderPool(1, EncodingOptions(32, 32), decoder_pool.JOBS_SENT - 1, 1)
+    for chunk in [pool.submit([], "images") for _ in range(decoder_pool.JOBS_SENT)]:
+        with pytest.raises(RuntimeError):
+            chunk.result(SECONDS)
+    assert pool.memory.take(wait=False) is not None, "the thread that waits for a task has one of two"
+    pool.close()
+
+
 def test_items_of_shards_that_began_earlier_are_read_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg").write_bytes(photo(0))
     items = list_source(tmp_path).items["images"]
