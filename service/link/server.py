@@ -337,12 +337,16 @@ def _receive_arena(connection: socket.socket) -> mmap.mmap:
     if not is_own_user(connection):
         raise ValueError("Another user's process connected.")
     message, descriptors, _, _ = socket.recv_fds(connection, GREETING.size, 1)
-    if len(message) != GREETING.size or not descriptors:
-        raise ValueError("The greeting is not one.")
-    magic, size = GREETING.unpack(message)
-    if magic != MAGIC:
-        os.close(descriptors[0])
-        raise ValueError(f"The other end speaks {magic.hex()}, not {MAGIC.hex()}: one is of another version.")
+    try:
+        if len(message) != GREETING.size or not descriptors:
+            raise ValueError("The greeting is not one.")
+        magic, size = GREETING.unpack(message)
+        if magic != MAGIC:
+            raise ValueError(f"The other end speaks {magic.hex()}, not {MAGIC.hex()}: one is of another version.")
+    except ValueError:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
     memory = attach(descriptors[0], size)
     connection.setblocking(False)
     return memory

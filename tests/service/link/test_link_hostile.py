@@ -7,6 +7,7 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
 from test_link import encode, linked
 from waiting import SECONDS, until
 
@@ -78,6 +79,22 @@ async def test_nonsense_costs_its_sender_the_link(tmp_path: Path) -> None:
         arena.close()
         assert tokenizer.batches == 0
         assert (await encode(client)).tokens is not None
+
+
+@pytest.mark.parametrize("greeting", [b"short", GREETING.pack(bytes(8), 1)])
+async def test_a_descriptor_that_comes_with_nonsense_is_closed(tmp_path: Path, greeting: bytes) -> None:
+    async with linked(tmp_path):
+        [path] = tmp_path.glob("*.sock")
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(os.fspath(path))
+        reader, writer = os.pipe()
+        socket.send_fds(connection, [greeting], [writer])
+        os.close(writer)
+        assert await asyncio.to_thread(connection.recv, 100) == b""
+        connection.close()
+        os.set_blocking(reader, False)
+        assert os.read(reader, 1) == b"", "nobody else holds the other end"
+        os.close(reader)
 
 
 async def test_an_arena_that_can_shrink_is_refused(tmp_path: Path) -> None:
