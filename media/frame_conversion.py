@@ -20,6 +20,9 @@ from media.types import MediaOptions
 if TYPE_CHECKING:
     from media.limits import MediaLimits
 
+# PyAV raises for frames with kinds of side data that it does not know yet: EXIF, or the view of a stereo clip.
+setattr(SideDataType, "_missing_", lambda _: SideDataType.VIDEO_HINT)  # noqa: B010
+
 
 class FrameConversion:
     """The conversion of one clip's frames, which the first of them plans.

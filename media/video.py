@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import repeat
+from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NoReturn
 
 import numpy as np
@@ -197,11 +197,14 @@ class ClipReader(FrameReader):
 
     def _read_packets(self, container: Any, stream: Any) -> Survey:
         limits, context = self._limits, stream.codec_context
-        codec, packets, stated = codec_name(stream), [], presentation(stream)
+        codec, stated = codec_name(stream), presentation(stream)
+        packets: list[Packet] = []
         extradata = context.extradata  # which PyAV copies each time
         fields = FieldPairs(extradata) if codec == "h264" else None
         for packet in self._packets(container, stream):
             if packet.size == 0:
+                if packets:  # the last frame is shown for longer
+                    packets[-1] = replace(packets[-1], duration=packets[-1].duration + (packet.duration or 0))
                 continue
             check_encryption(packet)
             completes = fields is not None and fields.completes(packet)
@@ -279,15 +282,17 @@ class ClipReader(FrameReader):
         context = decoder(stream, limits, timestamps.may_reorder(self._survey.packets, self._survey.reorders))
         frames = pixels = 0
         skipped: dict[str, Any] = {}
-        for index, packet in enumerate(self._packets(container, stream)):
-            if index < first_packet and packet.size:
+        # Decoders would take an empty one for the end.
+        packets = (packet for packet in self._packets(container, stream) if packet.size)
+        for index, packet in enumerate(chain(packets, (None,))):
+            if packet is not None and index < first_packet:
                 skipped |= {kind: packet.get_sidedata(kind) for kind in _LASTING if packet.has_sidedata(kind)}
                 continue
             for kind, data in skipped.items():
                 if not packet.has_sidedata(kind):
                     packet.set_sidedata(data)
             skipped.clear()
-            for frame in context.decode(packet if packet.size else None):
+            for frame in context.decode(packet):
                 frames += 1
                 pixels = max(pixels, frame.height * frame.width)
                 check_picture(limits, frame.height, frame.width, is_video=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,8 +169,10 @@ class ClipStream(FrameReader):
         fields = FieldPairs(extradata) if self._codec == "h264" else None
         self._key_pts: int | None = None
         started = False
-        for packet in container.demux(stream):
-            if packet.size:
+        # Decoders would take an empty packet for the end.
+        packets = (packet for packet in container.demux(stream) if packet.size)
+        for packet in chain(packets, (None,)):
+            if packet is not None:
                 if packet.is_corrupt:
                     raise corrupt(self._media_type, "it is cut off")
                 check_encryption(packet)
@@ -179,7 +182,7 @@ class ClipStream(FrameReader):
                     started, self._key_pts = True, packet.pts
                 if fields is None or not fields.completes(packet):
                     stamps.note(packet)
-            for frame in context.decode(packet if packet.size else None):
+            for frame in context.decode(packet):
                 check_picture(limits, frame.height, frame.width, is_video=True)
                 if limits is not None and self._seen >= limits.stream_frames:
                     raise MediaError(
