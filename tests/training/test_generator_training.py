@@ -32,7 +32,7 @@ from training.generator.diffusion_step import DiffusionStep
 from training.generator.lm_step import LanguageModelStep
 from training.generator.sampling import Sampler
 from training.generator.step import GeneratorStep
-from training.generator.task import fit_recipe
+from training.generator.task import GeneratorTask, fit_recipe
 from training.generator.token_dataset import CodeBatch, CodeLoader
 from training.recipes import GENERATOR_RECIPES, GeneratorRecipe
 from training.schedule import Budget
@@ -160,8 +160,19 @@ def test_labels_are_dropped_anew_at_each_step_and_the_same_for_any_ranks() -> No
     assert not torch.equal(*dropped)
     half = step.drop_labels(labels[2000:], 2000)
     assert torch.equal(half == 4, dropped[1][2000:])
-    unlabelled = step.drop_labels(torch.full((8,), -1), 0)
-    assert unlabelled.tolist() == [4] * 8
+
+
+@pytest.mark.parametrize("kind", ["tokens", "latents"])
+def test_data_without_classes_train_the_one_class_that_is_sampled(kind: str) -> None:
+    codes = codes_of(kind)
+    rows = {name: replace(one, labels=torch.full((8,), -1)) for name, one in codes.kinds.items()}
+    bare = CodeSet(replace(codes.info, classes=()), rows)
+    loader = CodeLoader(bare, CPU, 0)
+    batch = next(loader.stream([BatchSpec("images", 32, 16, 0, 1)]))
+    recipe = fit_recipe(recipe_of(kind, label_dropout=0.0), bare.info)
+    assert (recipe.network.classes, GeneratorTask(bare.info).classes) == (1, ("all",))
+    assert step_of(recipe).drop_labels(batch.labels, 0).tolist() == [0] * 16
+    assert loader.labels("images") == [0]
 
 
 def test_two_ranks_see_what_one_sees() -> None:
@@ -240,8 +251,9 @@ def test_held_out_items_are_measured_with_the_same_draws_whatever_the_step(kind:
     found = []
     for number in (1, 7):
         step.prepare(batch, number, 0.0)
-        found.append(float(step.held_out_loss(batch)))
-    assert found[0] == found[1] > 0
+        found.append([float(step.held_out_loss(batch, first)) for first in (0, 8)])
+    assert found[0] == found[1]
+    assert (found[0][0] == found[0][1]) == (kind == "tokens")  # other items have other timesteps and noise
 
 
 def test_held_out_classes_are_matched_by_name() -> None:

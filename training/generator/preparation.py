@@ -93,15 +93,8 @@ def prepare(
             )
         others = CodeLoader(relabelled(found, codes.info.classes), device, recipe.seed)
     kinds: dict[Kind, int] = {"images": fitted.image_batch_size, "clips": fitted.clip_batch_size}
-    labels = {kind: _labels(codes, kind) for kind, size in kinds.items() if size}
     loader = CodeLoader(codes, device, recipe.seed, ranks)
+    labels = {kind: loader.labels(kind) for kind, size in kinds.items() if size}
     return GeneratorRun(
         GeneratorTask(codes.info), loader, GeneratorValidator(bundle.tokenizer, labels, console, others)
     )
-
-
-def _labels(codes: CodeSet, kind: Kind) -> list[int]:
-    """Return the classes that items of a kind have; first frames of clips are images where the tokenizer is causal."""
-    kinds = {kind, "clips"} if kind == "images" and codes.info.causal else {kind}
-    found = torch.cat([codes.kinds[one].labels for one in kinds if one in codes.kinds]).unique()
-    return found.clamp(min=0).unique().tolist()

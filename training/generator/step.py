@@ -95,18 +95,21 @@ class GeneratorStep(ABC, Generic[Network]):
         return mean_metrics(metrics) | {"grad_norm": grad_norm}
 
     @torch.no_grad()
-    def held_out_loss(self, batch: CodeBatch) -> Tensor:
-        """Return the loss of the averaged weights on a batch, with the same draws at every call."""
+    def held_out_loss(self, batch: CodeBatch, first: int) -> Tensor:
+        """Return the loss of the averaged weights on a batch, with the same draws at every call.
+
+        Args:
+            batch: codes of items that are not trained on.
+            first: number of the first item, from which its draws follow.
+        """
         self.number.zero_()  # the next step sets it again
-        labels = torch.where(batch.labels < 0, self.config.classes, batch.labels)
         with autocast(self.device, self.stage.precision):
-            return self.losses(self.ema, CodeBatch(batch.codes, labels), 0)["loss"]
+            return self.losses(self.ema, batch, first)["loss"]
 
     def drop_labels(self, labels: Tensor, first: int) -> Tensor:
-        """Replace a share of labels, drawn anew for each step, and those of items without class by the null class."""
+        """Replace a share of labels by the null class, drawn anew for each step."""
         drawn = random_ints(self.seed, LABELS, self.number, first, len(labels))
-        dropped = (drawn < int(self.stage.label_dropout * MAX_UINT32)) | (labels < 0)
-        return torch.where(dropped, self.config.classes, labels)
+        return torch.where(drawn < int(self.stage.label_dropout * MAX_UINT32), self.config.classes, labels)
 
     def compile(self) -> None:
         """Compile the transformer block by block."""

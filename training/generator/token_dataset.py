@@ -22,7 +22,7 @@ class CodeBatch(NamedTuple):
 
     Args:
         codes: int64 tokens (n, t, h, w), or float32 latents (n, t, h, w, c).
-        labels: int64 (n), class of each item; -1 where it has none.
+        labels: int64 (n), class of each item.
     """
 
     codes: Tensor
@@ -32,7 +32,8 @@ class CodeBatch(NamedTuple):
 class CodeLoader:
     """Batches of codes that fit in the device's memory: every epoch takes every row once, in an order of its own.
 
-    Images are the rows of pictures and, where the tokenizer is causal, the first latent frames of clips.
+    Images are the rows of pictures and, where the tokenizer is causal, the first latent frames of clips. Data without
+    classes are of class 0.
 
     Args:
         codes: the opened codes.
@@ -53,7 +54,7 @@ class CodeLoader:
                 f"The codes take {needed / 2**30:.2f} GiB and {device} has {free / 2**30:.2f} GiB free: extract fewer."
             )
         self._rows: dict[Kind, list[tuple[Tensor, Tensor]]] = {
-            kind: [(rows.codes.to(device), rows.labels.to(device))] for kind, rows in codes.kinds.items()
+            kind: [(rows.codes.to(device), rows.labels.to(device).clamp(min=0))] for kind, rows in codes.kinds.items()
         }
         if codes.info.causal and "clips" in self._rows:
             clips, labels = self._rows["clips"][0]
@@ -71,6 +72,10 @@ class CodeLoader:
                 f"The codes are of {frames} frames of {options.height} pixels, not {spec.frames} of {spec.side}: "
                 "extract these, or change the recipe."
             )
+
+    def labels(self, kind: Kind) -> list[int]:
+        """Return the classes that items of a kind have, in ascending order."""
+        return torch.cat([labels for _, labels in self._rows[kind]]).unique().tolist()
 
     def stream(self, specs: Iterable[BatchSpec]) -> Iterator[CodeBatch]:
         """Yield this rank's share of each batch, as `Loader.stream` does."""

@@ -28,7 +28,7 @@ class GeneratorValidator:
 
     Args:
         tokenizer: of the codes, on the trainer's device.
-        labels: classes that items of each kind have.
+        labels: classes that items of each kind have, in ascending order.
         console: for losses and the names of files.
         held_out: items that are not trained on.
     """
@@ -41,7 +41,7 @@ class GeneratorValidator:
         held_out: CodeLoader | None = None,
     ) -> None:
         self.tokenizer, self.console, self.held_out = tokenizer, console, held_out
-        self.labels = {kind: _spread(sorted(found)) for kind, found in labels.items()}
+        self.labels = {kind: _spread(found) for kind, found in labels.items()}
 
     def __call__(self, trainer: Trainer) -> None:
         """Measure held-out items; write a row for each class: images, or the frames of a clip, also as an animation."""
@@ -75,7 +75,8 @@ class GeneratorValidator:
             frames = trainer.stage.frames if kind == "clips" else 1
             (side,) = trainer.stage.resolutions_of(kind)
             batches = held_out.stream([BatchSpec(kind, side, size, first, frames) for first in firsts])
-            losses[kind] = float(torch.stack([step.held_out_loss(batch) for batch in batches]).mean())
+            found = [step.held_out_loss(batch, first) for batch, first in zip(batches, firsts, strict=True)]
+            losses[kind] = float(torch.stack(found).mean())
         listed = ", ".join(f"{kind} {loss:.4f}" for kind, loss in losses.items())
         self.console.print(f"step {trainer.step:>6} held-out loss: {listed}", highlight=False)
         if trainer.metrics_logger is not None:
