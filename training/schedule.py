@@ -77,11 +77,13 @@ def discriminator_learning_rate(stage: Stage, step: int, share: float) -> float:
 
 def phase_at(stage: Stage, step: int, unquantized_steps: int) -> Phase:
     """Return the parts of step `step`, from 1."""
-    adversarial = stage.adversarial and step > stage.discriminators.start
+    settings = stage.discriminators
+    adversarial = stage.adversarial and step > settings.start
+    turn = (step - settings.start - 1) // (1 + stage.alternates)  # of both kinds, or one of them would be left out
     return Phase(
         quantise=stage.head == "vq" and step > unquantized_steps,
         adversarial=adversarial,
-        discriminate=adversarial and (step - stage.discriminators.start - 1) % stage.discriminators.every == 0,
+        discriminate=adversarial and turn % settings.every == 0,
     )
 
 

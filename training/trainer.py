@@ -93,7 +93,8 @@ class Trainer:
             budget: of the whole stage, resumed parts included, which all have the same.
             stop_after: seconds after which to save and return.
             save_every: seconds between checkpoints.
-            log_every: steps between rows of the table; the first and the last step have one too.
+            log_every: steps between rows of the table; the first and the last step have one too. Where images and clips
+                alternate, an even number is raised by one, so that both kinds have rows.
             on_checkpoint: called by rank 0 whenever a checkpoint was written.
             console: for progress.
 
@@ -119,6 +120,7 @@ class Trainer:
         console = console or Console(stderr=True, quiet=not self.ranks.is_main)
         begun = clock = saved = time.monotonic()
         logged = (self.step, clock)
+        log_every |= self.stage.alternates
         stopping = False
         with stop_requests() as stop, progress_bar(console, self.step) as show_progress:
             while (share := self.spent) < 1 and not stopping:

@@ -132,8 +132,7 @@ def run_job(job: Job) -> bool:
         resume=(job.folder / RUN_FILE).is_file(),
         stop_after=left,
         save_every=math.inf,
-        # odd, so that lines alternate between images and clips as steps do
-        log_every=max(1, min(stage.steps for stage in stages) // LOG_LINES) | 1,
+        log_every=max(1, min(stage.steps for stage in stages) // LOG_LINES),
         trained_on=("the sets of `omnitok data build demo`",),
     )
     # compiling for every variant and shape would take longer than training does

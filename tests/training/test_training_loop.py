@@ -339,14 +339,14 @@ def test_a_run_that_crashed_past_its_checkpoint_tells_each_step_once(loader: Dev
     first = trainer_of(loader, tmp_path, **BARE)
     first.run(Budget(steps=60), stop_after=1e-9, console=QUIET)
     assert first.metrics_logger is not None
-    for step in (50, 100):  # it went on to step 100, and was killed while it wrote one row more
+    for step in (51, 102):  # it went on to step 102, and was killed while it wrote one row more
         first.metrics_logger.log_step({"step": step, "kind": "images"})
     with first.metrics_logger.path.open("a") as file:
         file.write("1")
     second = trainer_of(loader, tmp_path, **BARE)
     second.resume()
     second.run(Budget(steps=60), console=QUIET)
-    assert logged_steps(tmp_path) == [1, 50, 60]
+    assert logged_steps(tmp_path) == [1, 51, 60]
     assert (tmp_path / METRICS_FILE).read_bytes().endswith(b"\n")
 
 
@@ -381,4 +381,11 @@ def test_the_last_line_on_the_terminal_is_that_of_the_last_step(loader: DeviceLo
     shown = io.StringIO()
     trainer_of(loader, tmp_path, **BARE).run(Budget(steps=5), log_every=2, console=Console(file=shown, width=200))
     shares = re.findall(r"step +(\d+) +([\d.]+)%", shown.getvalue())
-    assert shares == [("1", "20.0"), ("2", "40.0"), ("4", "80.0"), ("5", "100.0")]
+    assert shares == [("1", "20.0"), ("3", "60.0"), ("5", "100.0")]
+
+
+def test_the_table_has_rows_of_images_and_of_clips(loader: DeviceLoader, tmp_path: Path) -> None:
+    trainer_of(loader, tmp_path, **BARE).run(Budget(steps=10), log_every=2, console=QUIET)
+    with (tmp_path / METRICS_FILE).open(newline="") as file:
+        rows = [(int(row["step"]), row["kind"]) for row in csv.DictReader(file)]
+    assert rows == [(1, "images"), (3, "images"), (6, "clips"), (9, "images"), (10, "clips")]

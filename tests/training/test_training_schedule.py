@@ -117,9 +117,20 @@ def test_phases_set_in_where_the_stage_says() -> None:
     phases = {step: phase_at(stage, step, unquantized_steps=4) for step in range(1, 30)}
     assert [step for step, phase in phases.items() if not phase.quantise] == [1, 2, 3, 4]
     assert [step for step, phase in phases.items() if not phase.adversarial] == list(range(1, 11))
-    assert [step for step, phase in phases.items() if phase.discriminate] == [11, 14, 17, 20, 23, 26, 29]
+    assert [step for step, phase in phases.items() if phase.discriminate] == [11, 12, 17, 18, 23, 24, 29]
+    images = replace(stage, clip_batch_size=0)
+    alone = [step for step in range(1, 30) if phase_at(images, step, unquantized_steps=4).discriminate]
+    assert alone == [11, 14, 17, 20, 23, 26, 29]
     vae = replace(stage, head="vae", losses=LossWeights())
     assert {phase_at(vae, step, unquantized_steps=0) for step in range(1, 30)} == {(False, False, False)}
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 4])
+def test_discriminators_learn_from_images_and_from_clips(every: int) -> None:
+    stage = replace(JOINT, discriminators=Discriminators(start=10, every=every))
+    plan = enumerate(batches_after(stage, 0, 0, NOTHING, 60), 1)
+    seen = [batch.kind for step, batch in plan if phase_at(stage, step, 0).discriminate]
+    assert seen.count("images") == seen.count("clips") > 0
 
 
 def test_a_video_discriminator_needs_clips() -> None:

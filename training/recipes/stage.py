@@ -59,6 +59,11 @@ class BaseStage:
                 raise TrainingError(f"Stage {self.name}: {name} must be above 0, not {getattr(self, name)}.")
         self._check_shares({"betas": self.betas, "ema_decay": (self.ema_decay,)})
 
+    @property
+    def alternates(self) -> bool:
+        """Return whether steps on images and on clips alternate."""
+        return self.image_batch_size > 0 and self.clip_batch_size > 0
+
     def _check_least(self, least: int, names: Sequence[str]) -> None:
         for name in names:
             if getattr(self, name) < least:

@@ -82,7 +82,8 @@ class Discriminators:
 
     Args:
         start: steps of the stage before the adversarial part sets in.
-        every: steps from one update of the discriminators to the next; the tokenizer hears them at each step.
+        every: steps of each kind of batch from one update of the discriminators to the next; the tokenizer hears them
+            at each step.
         learning_rate: peak, warmed up from `start` as the tokenizer's is from 0, and brought to zero with it.
         channels: of the first layer, a multiple of 32; doubled from layer to layer.
         layers: strided layers.
