@@ -165,8 +165,8 @@ def run_recipe(
         for batch in batch_shapes(stage):
             loader.check(batch)
         begun_before = run.has_begun(stage)
-        ranks.barrier()  # until every rank has seen whether the stage was begun, which rank 0 changes
         started = task.start(run, stage, stage is wanted[0], loader, device, ranks)
+        ranks.barrier()  # until every rank has seen whether the stage was begun, which rank 0 changes
         folder = run.folder(stage)
         trainer = Trainer(run.recipe, stage, started.step, loader, folder, ranks, started.drawn, started.history)
         if begun_before:

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from benchmarks.service.process import free_port
 from model.tokenizer.tokenizer import OmniTokenizer
-from training import gradients
+from training import gradients, runner
 from training.checkpoint import CHECKPOINT_FILE
 from training.data import open_set
 from training.data.loaders.device_loader import DeviceLoader
 from training.distributed import Ranks, init_distributed
 from training.recipes import RECIPES, Recipe
+from training.runner import RunConfig, StartedStage, run_recipe
 from training.schedule import Budget
 from training.tokenizer.head_transfer import with_head
 from training.tokenizer.start import StageStart
@@ -114,6 +115,33 @@ def test_two_ranks_train_as_one_with_twice_the_batch(data: Path, tmp_path: Path)
     stopped = torch.load(tmp_path / "two" / "stopped" / CHECKPOINT_FILE, weights_only=True)
     assert stopped["step"] == 4
     assert [f"stopped at {stopped['step']}" in text for text in output] == [True, True]
+
+
+def test_rank_0_writes_no_checkpoint_until_all_ranks_have_built_their_steps(
+    loader: DeviceLoader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that is late would take that checkpoint for one to resume, and begin from random weights."""
+    events: list[str] = []
+
+    class Noted(Ranks):
+        def barrier(self) -> None:
+            events.append("barrier")
+
+    class Task:
+        source = None
+        adopt = staticmethod(lambda run, record: run)
+        load = staticmethod(lambda waiting, device: None)
+
+        def start(self, *arguments: Any) -> StartedStage:
+            events.append("start")
+            return StartedStage(unittest.mock.Mock(), {"images": 0, "clips": 0}, ())
+
+    trainer = unittest.mock.Mock()
+    trainer.run.side_effect = lambda *arguments: events.append("run")
+    monkeypatch.setattr(runner, "Trainer", lambda *arguments: trainer)
+    config = RunConfig("debug", RECIPES["debug"], tmp_path)
+    run_recipe(config, Task(), loader, torch.device("cpu"), Noted(), console=Console(quiet=True))
+    assert events[-3:] == ["start", "barrier", "run"]
 
 
 def stop_one_rank(data: Path, out: Path, ranks: Ranks, device: torch.device) -> None:
