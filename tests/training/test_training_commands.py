@@ -52,6 +52,18 @@ def test_train_on_sets_for_seconds_pauses_resumes_and_writes_bundles(
     assert watched == {"photographs-128.png", "photographs-256.png", "camera-128.png", "procgen-128.png"}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("debug --tokenizer a --held-out b", "The recipe of a tokenizer takes no --tokenizer and no --held-out."),
+        ("lm-debug --from a --workers 2", "The recipe of a generator takes no --from and no --workers."),
+    ],
+)
+def test_options_of_the_other_kind_of_recipe_are_refused(arguments: str, message: str) -> None:
+    result = run.invoke(app, ["train", *arguments.split()])
+    assert (result.exit_code, result.output) == (1, f"error: {message}\n")
+
+
 def test_the_bundle_of_this_repository_restores_photographs() -> None:
     """The originals of the model card's picture, eight squares of 128 pixels four apart, were never trained on."""
     root = Path(__file__).parents[2]

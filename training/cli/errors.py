@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 import typer
@@ -24,3 +24,26 @@ def exit_on_error() -> Iterator[None]:
     except (TrainingError, BundleError, CodesError, OSError) as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         raise typer.Exit(1) from error
+
+
+def refuse_others(context: typer.Context, what: str, options: Collection[str]) -> None:
+    """Refuse options of a command that would be ignored.
+
+    Args:
+        context: of the command.
+        what: names in the error what takes no others, "A generator".
+        options: the names of the parameters that it takes.
+
+    Raises:
+        TrainingError: others were given.
+    """
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name is not None
+        and parameter.name not in options
+        and (source := context.get_parameter_source(parameter.name)) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise TrainingError(f"{what} takes no {' and no '.join(given)}.")

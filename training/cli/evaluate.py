@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
-from training.cli.errors import exit_on_error
-from training.errors import TrainingError
+from training.cli.errors import exit_on_error, refuse_others
 
 if TYPE_CHECKING:
     from training.evaluation.evaluate import Evaluation
@@ -67,11 +66,11 @@ def evaluate(
 
     with exit_on_error():
         if generates := read_config(bundle).kind == "generator":
-            _refuse_others(context, "A generator", OF_GENERATORS)
+            refuse_others(context, "A generator", OF_GENERATORS)
         elif sweep:
-            _refuse_others(context, "--sweep", OF_SWEEPS)
+            refuse_others(context, "--sweep", OF_SWEEPS)
         else:
-            _refuse_others(context, "A tokenizer", OF_TOKENIZERS)
+            refuse_others(context, "A tokenizer", OF_TOKENIZERS)
         paths = NetworkPaths(networks, inception, i3d, lpips)
         if guidance or top_k:
             from training.evaluation.sampling_curve import sampling_curve
@@ -91,20 +90,6 @@ def evaluate(
         else:
             _print_evaluation(evaluate_bundle(bundle, data, out, device, paths, side, frames, items))
     typer.echo(f"wrote {out}")
-
-
-def _refuse_others(context: typer.Context, measured: str, options: Collection[str]) -> None:
-    """Refuse options that would be ignored."""
-    given = [
-        parameter.opts[0]
-        for parameter in context.command.params
-        if parameter.name is not None
-        and parameter.name not in options
-        and (source := context.get_parameter_source(parameter.name)) is not None
-        and source.name == "COMMANDLINE"
-    ]
-    if given:
-        raise TrainingError(f"{measured} takes no {' and no '.join(given)}.")
 
 
 def _print_evaluation(found: Evaluation) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from training.cli.errors import exit_on_error
+from training.cli.errors import exit_on_error, refuse_others
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from training.trainer import Trainer
 
 MAX_SKIPPED_SHOWN = 10
+OF_TOKENIZERS = frozenset({"source", "workers", "perceptual_weights"})  # and not of generators
+OF_GENERATORS = frozenset({"tokenizer", "held_out"})
 
 
 def train(
+    context: typer.Context,
     recipe: Annotated[str, typer.Argument(help="Name of the recipe; a wrong one lists them.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the data; data/RECIPE by default.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
@@ -71,8 +74,10 @@ def train(
         if recipe not in known:
             raise TrainingError(f"There is no recipe {recipe!r}; known are {', '.join(known)}.")
         chosen = known[recipe]
-        if isinstance(chosen, GeneratorRecipe) and source is not None:
-            raise TrainingError("A generator is trained from random weights: leave --from out.")
+        what, others = (
+            ("generator", OF_TOKENIZERS) if isinstance(chosen, GeneratorRecipe) else ("tokenizer", OF_GENERATORS)
+        )
+        refuse_others(context, f"The recipe of a {what}", context.params.keys() - others)
         for name, value in (("--pause-after", pause_after), ("--save-every", save_every), ("--log-every", log_every)):
             if value is not None and not value > 0:
                 raise TrainingError(f"{name} must be positive, not {value}.")
