@@ -109,6 +109,24 @@ def test_crops_keep_the_shape_of_what_they_show(width: int, height: int, size: i
     assert abs(down - across) < 3
 
 
+def test_the_lists_of_another_release_are_fetched_again_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def run(command: list[str], folder: Path) -> None:
+        done.append(next(word for word in command if word in ("update", "download", "dpkg")))
+        if len(done) == 1:
+            raise TrainingError("There is no network.")
+        (folder / "files").mkdir() if done[-1] == "dpkg" else (folder / "package.deb").touch()
+
+    monkeypatch.setattr(packages, "_run", run)
+    with pytest.raises(TrainingError, match="no network"):
+        packages.debian_package("package", tmp_path, "trixie")
+    assert packages.debian_package("package", tmp_path, "trixie").is_dir()
+    assert done == ["update", "update", "download", "dpkg"]
+
+
 def small_cache(cache: Path) -> dict[str, int]:
     """A cache with one small picture for every package; returns how many pictures of each sort it holds."""
     places = {

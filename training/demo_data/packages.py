@@ -54,19 +54,23 @@ def debian_package(name: str, cache: Path, release: str | None = None) -> Path:
 
 def _apt_of(release: str, cache: Path) -> list[str]:
     """Return the command of apt with the lists of another release, which leave those of the machine alone."""
-    folder = cache.resolve() / "apt" / release
-    options = {
-        "Dir::Etc::sourcelist": folder / "sources.list", "Dir::Etc::sourceparts": "-",
-        "Dir::State::Lists": folder / "lists", "Dir::Cache": folder / "cache",
-    }  # fmt: skip
-    apt = ["apt-get", "-q", *(f"-o{name}={value}" for name, value in options.items())]
-    if not folder.is_dir():
-        with _unpacking(folder) as scratch:
-            (scratch / "files" / "lists" / "partial").mkdir(parents=True)
-            (scratch / "files" / "cache").mkdir()
-            (scratch / "files" / "sources.list").write_text(DEBIAN.format(release=release) + "\n")
-        _run([*apt, "update"], folder)
-    return apt
+
+    def apt(folder: Path) -> list[str]:
+        options = {
+            "Dir::Etc::sourcelist": folder / "sources.list", "Dir::Etc::sourceparts": "-",
+            "Dir::State::Lists": folder / "lists", "Dir::Cache": folder / "cache",
+        }  # fmt: skip
+        return ["apt-get", "-q", *(f"-o{name}={value}" for name, value in options.items())]
+
+    lists = cache.resolve() / "apt" / release
+    if not lists.is_dir():
+        with _unpacking(lists) as scratch:
+            fresh = scratch / "files"
+            (fresh / "lists" / "partial").mkdir(parents=True)
+            (fresh / "cache").mkdir()
+            (fresh / "sources.list").write_text(DEBIAN.format(release=release) + "\n")
+            _run([*apt(fresh), "-oAPT::Update::Error-Mode=any", "update"], fresh)  # or it ends well without a network
+    return apt(lists)
 
 
 def unzipped(archive: Path) -> Path:
