@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from model.atomic_write import replace_file
+
 Kind = Literal["tokenizer", "generator"]
 FORMATS: dict[Kind, str] = {"tokenizer": "omnitok-tokenizer/1", "generator": "omnitok-generator/1"}
 _OF_GENERATORS = ("tokenizer_hash", "classes_sha256")  # keys that tokenizers lack
@@ -131,7 +133,7 @@ def write_bundle(path: Path, config: BundleConfig, files: Mapping[str, bytes]) -
         fresh = Path(scratch) / "bundle"
         fresh.mkdir()
         for name, data in {**files, CONFIG_FILE: record.encode()}.items():
-            (fresh / name).write_bytes(data)
+            replace_file(fresh / name, data)
         old = Path(scratch) / "old"
         if path.exists():
             path.rename(old)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from model.bundle import BundleConfig, BundleError, load_bundle, read_config, save_bundle
+from model.bundle_files import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
 from model.tokenizer.config import CONFIGS, VAEConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 
@@ -160,6 +162,25 @@ def test_a_failed_replacement_leaves_the_old_bundle(tokenizer, bundle, monkeypat
     with pytest.raises(OSError, match="disk gone"):
         save_bundle(bundle, tokenizer, "new card")
     assert load_bundle(bundle).hash == before
+
+
+def test_files_are_on_the_disk_before_the_bundle_has_its_name(tokenizer, tmp_path, monkeypatch):
+    events, sync, rename = [], os.fsync, Path.rename
+
+    def noted_sync(descriptor):
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        sync(descriptor)
+
+    def noted_rename(path, target):
+        events.append(target)
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_sync)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    save_bundle(tmp_path / "tiny", tokenizer, "# Tiny\n")
+    *synced, named = events
+    assert named == tmp_path / "tiny"
+    assert [name.rpartition(f"{os.getpid()}.")[2] for name in synced] == [WEIGHTS_FILE, CARD_FILE, CONFIG_FILE]
 
 
 @pytest.mark.parametrize(
