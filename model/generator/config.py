@@ -239,7 +239,7 @@ _published = LanguageModelConfig(
 LANGUAGE_MODELS: dict[str, LanguageModelConfig] = {
     # as released for ImageNet at 256 x 256
     "lm-650m": _published,
-    # the smaller kind of the paper (section 4.3)
+    # the smaller kind of the paper (section 4.2)
     "lm-227m": replace(_published, layers=18, width=1024),
     # images and clips of the demo tokenizer at 128 x 128, in half precision under 32 MB
     "lm-demo": LanguageModelConfig(

@@ -223,7 +223,7 @@ def find_files(root: Path) -> FoundFiles:
     tars = tuple(path for path in paths if path.name.lower().endswith(".tar"))
     if compressed := next((path for path in paths if path.name.lower().endswith(COMPRESSED_TARS)), None):
         raise TrainingError(f"{compressed} is compressed, so its items cannot be read in any order: unpack it to .tar.")
-    members = [Member(str(path.relative_to(base)), -1, 0, 0, None) for path in paths if path not in set(tars)]
+    members = [Member(str(path.relative_to(base)), -1, 0, 0, None) for path in paths]
     damaged = []
     for number, path in enumerate(tars):
         inside, problem = index_tar(path, number)
