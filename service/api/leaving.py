@@ -60,12 +60,14 @@ class Leaving:
             async with asyncio.timeout(None) as timer:
                 mine = Transfer(self._clock, partial(end_wait, timer))
                 self._answers[mine] = len(data)
+
+                async def count(message: Message) -> None:
+                    await send(message)
+                    mine.size += len(message["body"])
+
                 try:
                     self._make_place()
-                    for start in range(0, len(data), SLICE_BYTES):
-                        piece = data[start : start + SLICE_BYTES]
-                        await send_piece(send, piece, STALL_SECONDS, more=start + len(piece) < len(data))
-                        mine.size = start + len(piece)
+                    await send_piece(count, data, STALL_SECONDS, more=False)
                 finally:
                     self._answers.pop(mine, None)
 

@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
 from service.errors import ProblemError
 
@@ -14,12 +14,39 @@ PAUSE_SHARE, PAUSE_MAX_SECONDS = 0.1, 0.1  # of the time after which the refusal
 SIMILAR = 0.5  # times the bytes of a body that was refused: smaller ones may still be taken
 MAX_KINDS = 1024  # names of callers come from outside
 
+Kept = TypeVar("Kept")
 
-class _Refusal(NamedTuple):
-    problem: ProblemError
-    size: int
-    seconds: float
-    until: float
+
+class LastRefusals(Generic[Kept]):
+    """The last refusal of each kind of request, for as long as it is to be given again.
+
+    Args:
+        clock: seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last: OrderedDict[Hashable, tuple[Kept, int, float]] = OrderedDict()
+
+    def left(self, kind: Hashable) -> float:
+        """Return the seconds for which there is a refusal of a kind, 0 without one."""
+        _, _, until = self._last.get(kind, (None, 0, 0.0))
+        return max(0.0, until - self._clock())
+
+    def find(self, kind: Hashable, size: int) -> Kept | None:
+        """Return the refusal of a body that was not much larger than `size` bytes, or None."""
+        if not self.left(kind):
+            self._last.pop(kind, None)
+            return None
+        kept, refused_size, _ = self._last[kind]
+        return kept if size >= SIMILAR * refused_size else None
+
+    def keep(self, kind: Hashable, size: int, kept: Kept, seconds: float) -> None:
+        """Keep the refusal of a body of `size` bytes for so many seconds."""
+        self._last[kind] = kept, size, self._clock() + seconds
+        self._last.move_to_end(kind)
+        if len(self._last) > MAX_KINDS:
+            self._last.popitem(last=False)
 
 
 class RecentRefusals:
@@ -33,8 +60,7 @@ class RecentRefusals:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._last: OrderedDict[Hashable, _Refusal] = OrderedDict()
+        self._last: LastRefusals[tuple[ProblemError, float]] = LastRefusals(clock)
 
     def check(self, kind: Hashable, size: int, seconds: float) -> None:
         """Refuse a request before its body is read, where its like has just been refused.
@@ -48,29 +74,20 @@ class RecentRefusals:
         Raises:
             ProblemError: `overloaded`.
         """
-        found = self._last.get(kind)
-        if found is None:
-            return
-        if self._clock() >= found.until:
-            del self._last[kind]
-        elif size >= SIMILAR * found.size and seconds <= found.seconds:
-            raise replace(found.problem)
+        problem, most = self._last.find(kind, size) or (None, 0.0)
+        if problem is not None and seconds <= most:
+            raise replace(problem)
 
     def pause(self, kind: Hashable, problem: ProblemError) -> float:
         """Return the seconds in which the like of a refusal is to be given; one that was given again adds none."""
-        found = self._last.get(kind)
-        left = 0.0 if found is None else found.until - self._clock()
-        return left if left > 0 else _pause_seconds(problem)
+        return self._last.left(kind) or _pause_seconds(problem)
 
     def note(self, kind: Hashable, size: int, seconds: float, problem: ProblemError) -> None:
         """Remember a refusal for a full queue; arguments as for `check`."""
         if problem.code != "overloaded" or problem.retry_after_seconds is None or not size:
             return
         kept = replace(problem)  # without its traceback, whose frames hold the body
-        self._last[kind] = _Refusal(kept, size, seconds, self._clock() + _pause_seconds(problem))
-        self._last.move_to_end(kind)
-        if len(self._last) > MAX_KINDS:
-            self._last.popitem(last=False)
+        self._last.keep(kind, size, (kept, seconds), _pause_seconds(problem))
 
 
 def _pause_seconds(problem: ProblemError) -> float:

@@ -11,7 +11,6 @@ import asyncio
 import json
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -20,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.errors import REFUSE_ALIKE, discard
 from service.api.log import event
 from service.api.middleware import TRACE_RESPONSE, route_label
-from service.api.recent_refusals import MAX_KINDS, SIMILAR
+from service.api.recent_refusals import LastRefusals
 from service.api.request_id import HEADER, id_of
 from service.finished_request import FinishedRequest
 
@@ -43,8 +42,6 @@ LOG_SECONDS = 1.0  # of refusals in a line of the log
 class _Refusal(NamedTuple):
     headers: tuple[tuple[bytes, bytes], ...]
     body: tuple[bytes, ...]  # the id of the request goes between its parts
-    size: int  # of the refused body
-    until: float
 
 
 class _Tally:
@@ -103,8 +100,8 @@ class Shedding:
     """
 
     def __init__(self, app: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
-        self._app, self._clock = app, clock
-        self._refusals: OrderedDict[tuple[bytes | None, ...], _Refusal] = OrderedDict()
+        self._app = app
+        self._refusals: LastRefusals[_Refusal] = LastRefusals(clock)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any ASGI kind."""
@@ -113,12 +110,9 @@ class Shedding:
             await self._app(scope, receive, send)
             return
         kind, size = (scope["path"], *map(headers.get, KIND_HEADERS)), int(headers[LENGTH_HEADER])
-        found = self._refusals.get(kind)
-        if found is not None and size >= SIMILAR * found.size:
-            if (left := found.until - self._clock()) > 0:
-                await self._refuse(found, left, scope["path"], headers, receive, send)
-                return
-            del self._refusals[kind]
+        if (found := self._refusals.find(kind, size)) is not None:
+            await self._refuse(found, self._refusals.left(kind), scope["path"], headers, receive, send)
+            return
         start: Message | None = None
 
         async def answer(message: Message) -> None:
@@ -140,10 +134,7 @@ class Shedding:
         document = json.loads(body) | {"instance": f"urn:request:{ID_MARK}", "request_id": ID_MARK}
         parts = tuple(json.dumps(document).encode().split(ID_MARK.encode()))
         kept = tuple((name, value) for name, value in headers.items() if name not in OWN_HEADERS)
-        self._refusals[kind] = _Refusal(kept, parts, size, self._clock() + int(milliseconds) / 1000)
-        self._refusals.move_to_end(kind)
-        if len(self._refusals) > MAX_KINDS:
-            self._refusals.popitem(last=False)
+        self._refusals.keep(kind, size, _Refusal(kept, parts), int(milliseconds) / 1000)
 
     async def _refuse(
         self, found: _Refusal, left: float, path: str, headers: dict[bytes, bytes], receive: Receive, send: Send
