@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from service.cluster.node_metrics import join_node
+from service.cluster.ray_environment import ray_tmpdir
 from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote
 from service.errors import ProblemError
@@ -69,5 +68,4 @@ class RayJobQueue(Remote, JobQueue):
 
 def _folder() -> Path:
     """Return a folder for jobs that live as long as this cluster."""
-    session = ray.get_runtime_context().get_session_name()
-    return Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())) / f"omnitok-jobs-{session}"
+    return ray_tmpdir() / f"omnitok-jobs-{ray.get_runtime_context().get_session_name()}"

@@ -17,7 +17,14 @@ from ray import serve
 
 from service.cluster.loopback import ray_on_loopback
 from service.cluster.node_metrics import FOLDER, node_directory
-from service.cluster.ray_environment import cluster_environment, metrics_host, ray_request_seconds, worker_count
+from service.cluster.process_tree import signal_all, with_environment
+from service.cluster.ray_environment import (
+    cluster_environment,
+    metrics_host,
+    ray_request_seconds,
+    ray_tmpdir,
+    worker_count,
+)
 from service.cluster.ray_token import ray_token
 from service.cluster.sessions import held_session
 from service.cluster.shielded import shielded
@@ -124,15 +131,11 @@ def end_orphans() -> bool:
 
 def _end_processes(folder: Path) -> bool:
     """Kill the processes of a cluster, which have its folder in their environment; return whether there was any."""
-    found = False
-    for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended, or is another user's
-            if os.fsencode(f"={folder}/") in (process / "environ").read_bytes():
-                os.kill(int(process.name), signal.SIGKILL)
-                found = True
-    return found
+    pids = with_environment(f"={folder}/")
+    signal_all(pids, signal.SIGKILL)
+    return bool(pids)
 
 
 def _folder_parent() -> Path:
-    parent = os.environ.get("RAY_TMPDIR", "/tmp")
-    return Path(parent if len(os.fsencode(parent)) <= FOLDER_PARENT_BYTES else "/tmp")
+    parent = ray_tmpdir()
+    return parent if len(os.fsencode(parent)) <= FOLDER_PARENT_BYTES else Path("/tmp")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ import ray
 from ray import serve
 from ray.serve.exceptions import RayServeException
 
-from service.cluster.ray_environment import metrics_host, replica_counts
+from service.cluster.ray_environment import metrics_host, ray_tmpdir, replica_counts
 from service.link.directory import SocketDirectory
 from service.metrics.folder import join
 from service.metrics.keeper import Keeper
@@ -94,5 +92,5 @@ def node_directory(application: str) -> SocketDirectory:
 
 
 def _mounts(settings: Settings) -> Mapping[str, Path]:
-    mounts = {"tmp": Path(os.environ.get("RAY_TMPDIR", tempfile.gettempdir())), "shm": Path("/dev/shm")}
+    mounts = {"tmp": ray_tmpdir(), "shm": Path("/dev/shm")}
     return mounts if settings.jobs_folder is None else mounts | {"jobs": settings.jobs_folder}

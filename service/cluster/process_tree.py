@@ -1,4 +1,4 @@
-"""Processes of this machine by descent, and signals to many of them."""
+"""Processes of this machine by descent or by environment, and signals to many of them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,16 @@ def ended_children() -> list[str]:
     return [name for _, name, state, parent in _processes() if state == "Z" and parent == os.getpid()]
 
 
+def with_environment(text: str) -> list[int]:
+    """Return the ids of the processes that have a text in their environment, of those that this user may look at."""
+    found = []
+    for entry in _entries():
+        with suppress(OSError):
+            if os.fsencode(text) in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
 def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
     """Send a signal to processes, of which some may have ended."""
     for pid in pids:
@@ -35,9 +45,12 @@ def signal_all(pids: Iterable[int], number: signal.Signals) -> None:
 
 def _processes() -> Iterator[tuple[int, str, str, int]]:
     """Yield id, name, state and parent of each process."""
-    for entry in Path("/proc").iterdir():
+    for entry in _entries():
         with suppress(OSError):  # it has ended
-            if entry.name.isdigit():
-                head, _, rest = (entry / "stat").read_text(errors="replace").rpartition(")")  # names are any bytes
-                state, parent = rest.split()[:2]
-                yield int(entry.name), head.partition("(")[2], state, int(parent)
+            head, _, rest = (entry / "stat").read_text(errors="replace").rpartition(")")  # names are any bytes
+            state, parent = rest.split()[:2]
+            yield int(entry.name), head.partition("(")[2], state, int(parent)
+
+
+def _entries() -> Iterator[Path]:
+    return Path("/proc").glob("[0-9]*")

@@ -91,6 +91,13 @@ def proxy_connections(settings: Settings) -> tuple[int, int]:
     return served, served + math.ceil(served / REFUSED_CONNECTIONS)
 
 
+def ray_tmpdir() -> Path:
+    """Return the folder below which Ray keeps its temporary files: RAY_TMPDIR, else TMPDIR, else /tmp."""
+    from ray._common.utils import get_default_system_temp_dir
+
+    return Path(get_default_system_temp_dir())
+
+
 def metrics_host(settings: Settings) -> str:
     """Return the address where metrics are read."""
     return settings.metrics_host or settings.host
