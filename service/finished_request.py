@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+CLIENT_CLOSED_STATUS = 499  # no standard names one; nginx logs this
+
 
 class FinishedRequest(NamedTuple):
     """A request that is over. The values of route, method and problem come from closed sets.

@@ -51,13 +51,13 @@ def problem_response(error: ProblemError, request_id: str, close: bool) -> Respo
     return Response(body, status_code=error.status, headers=headers, media_type=PROBLEM_TYPE)
 
 
-def problem_of(failure: BaseException, request_id: str) -> ProblemError:
-    """Return the refusal that a failure of a request is; one that nobody foresaw goes to the log."""
+def problem_of(failure: BaseException, request_id: str, **fields: str) -> ProblemError:
+    """Return the refusal that a failure of a request is; one that nobody foresaw goes to the log with these fields."""
     if isinstance(failure, MediaError):
         return ProblemError.of(failure)
     if isinstance(failure, ProblemError):
         return failure
-    event(logging.ERROR, "internal", {"request_id": request_id}, failure)
+    event(logging.ERROR, "internal", {"request_id": request_id} | fields, failure)
     return ProblemError("internal", f"The service failed. Its log has the cause under {request_id}.")
 
 

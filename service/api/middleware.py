@@ -11,11 +11,10 @@ from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.errors import ClientGoneError, problem_response
+from service.api.errors import ClientGoneError, problem_of, problem_response
 from service.api.log import event
 from service.api.request_id import HEADER
-from service.errors import ProblemError
-from service.finished_request import FinishedRequest
+from service.finished_request import CLIENT_CLOSED_STATUS, FinishedRequest
 from service.trace import Stage, TraceContext
 from service.trace import current as current_trace
 from service.trace import stages as current_stages
@@ -23,7 +22,6 @@ from service.trace import stages as current_stages
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TRACE_RESPONSE = b"traceresponse"  # https://w3c.github.io/trace-context/#traceresponse-header
 LONGEST_LABEL = 64  # characters; a path may have thousands, each of them a slash
-CLIENT_CLOSED_STATUS = 499  # no standard names one; nginx logs this
 
 
 class RequestMiddleware:
@@ -129,12 +127,10 @@ class _Exchange:
         except ClientGoneError:
             self._status = CLIENT_CLOSED_STATUS
         except Exception as error:
-            where = {"request_id": self._id, "trace_id": self._trace.trace_id, "route": self._route}
-            event(logging.ERROR, "internal", where, error)
+            refusal = problem_of(error, self._id, trace_id=self._trace.trace_id, route=self._route)
             if self._status is not None:
                 raise
-            self._state["problem"] = "internal"
-            refusal = ProblemError("internal", f"The service failed. Its log has the cause under {self._id}.")
+            self._state["problem"] = refusal.code
             await problem_response(refusal, self._id, close=True)(self._scope, self._count_in, self._count_out)
         finally:
             self._report()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -14,14 +13,13 @@ from service.api.pace import Pace
 from service.api.readers import Readers
 from service.api.recent_refusals import RecentRefusals
 from service.api.replay import AnswerCache, Replays
-from service.jobs.queue import JobQueue, NoJobQueue
+from service.jobs.queue import JobQueue
 from service.sandbox.pool import MediaPool
 from service.settings import Settings
 from service.stored_answer import KeyedAnswers, LocalKeyedAnswers
 from service.types import Backend, GeneratorBackend
 
 
-@dataclass(frozen=True)
 class Services:
     """Everything that a route may use; one for each application.
 
@@ -34,30 +32,23 @@ class Services:
         keyed: answers by idempotency key, shared with other ingress processes; None for those of this one alone.
     """
 
-    backend: Backend
-    generators: GeneratorBackend
-    media: MediaPool
-    settings: Settings
-    jobs: JobQueue = field(default_factory=NoJobQueue)
-    keyed: KeyedAnswers | None = None
-    admission: Admission = field(init=False)
-    replays: Replays = field(init=False)
-    codebooks: Codebooks = field(init=False)
-    job_polls: JobPolls = field(init=False)
-    readers: Readers = field(init=False, default_factory=Readers)
-    refusals: RecentRefusals = field(init=False, default_factory=RecentRefusals)
-    pace: Pace = field(init=False)
-
-    def __post_init__(self) -> None:
-        settings = self.settings
-        object.__setattr__(self, "admission", Admission(settings))
-        object.__setattr__(self, "pace", Pace(settings.max_queue_seconds))
+    def __init__(
+        self,
+        backend: Backend,
+        generators: GeneratorBackend,
+        media: MediaPool,
+        settings: Settings,
+        jobs: JobQueue,
+        keyed: KeyedAnswers | None,
+    ) -> None:
+        self.backend, self.generators, self.media = backend, generators, media
+        self.settings, self.jobs = settings, jobs
+        self.admission, self.pace = Admission(settings), Pace(settings.max_queue_seconds)
+        self.refusals, self.readers = RecentRefusals(), Readers()
+        self.codebooks, self.job_polls = Codebooks(backend), JobPolls(jobs)
         cache = AnswerCache(settings.cache_bytes, settings.cache_seconds) if settings.cache_bytes else None
-        keyed = self.keyed or LocalKeyedAnswers(settings.idempotency_bytes, settings.idempotency_seconds)
-        replays = Replays(self.backend, cache, keyed if settings.idempotency_bytes else None)
-        object.__setattr__(self, "replays", replays)
-        object.__setattr__(self, "codebooks", Codebooks(self.backend))
-        object.__setattr__(self, "job_polls", JobPolls(self.jobs))
+        keyed = keyed or LocalKeyedAnswers(settings.idempotency_bytes, settings.idempotency_seconds)
+        self.replays = Replays(backend, cache, keyed if settings.idempotency_bytes else None)
 
 
 def services_of(request: Request) -> Services:

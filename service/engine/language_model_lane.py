@@ -28,7 +28,7 @@ MEASURED_STEPS = 5  # the quickest counts: other programs slow single ones down
 
 
 class LanguageModelLane:
-    """A language model and the sequences that it decodes; a `generator.Lane`.
+    """A language model and the sequences that it decodes; a `lane.Lane`.
 
     Args:
         bundle: of a language model, in float32 on the CPU.

@@ -219,11 +219,10 @@ class Engine:
                 self._start(tokenizer, TokenizerKey(card.id, "decode", "latents", size), [latents])()
 
     def _launch_now(self, key: TokenizerKey, payloads: Sequence[Any], staged: Staged | None) -> Fetch:
+        modules = self._tokenizers[key.model]
         if key.op in ("encode_chunk", "decode_chunk"):
             # Clips differ in how far they are, so each runs alone; a chunk is large enough to fill the device.
-            network = self._tokenizers[key.model]
-            return lambda: [self._run_chunk(network, key, chunk) for chunk in payloads]
-        modules = self._tokenizers[key.model]
+            return lambda: [self._run_chunk(modules, key, chunk) for chunk in payloads]
         compiled = self._compiled.get(key.model)
         if compiled is None or requested_backend() != "auto":
             return self._start(compiled or modules, key, payloads, staged)
@@ -244,9 +243,9 @@ class Engine:
                 compiled.prepare([(len(payloads), *key.size)], wait=too_large)
         return self._start(compiled, key, payloads, staged) if too_large else lambda: answers
 
-    def _run_chunk(self, network: OmniTokenizer, key: TokenizerKey, chunk: Any) -> Any:
+    def _run_chunk(self, modules: OmniTokenizer, key: TokenizerKey, chunk: Any) -> Any:
         with self.clock.on_device("encode"):
-            return run_chunk(network, key.op, chunk, self._device)
+            return run_chunk(modules, key.op, chunk, self._device)
 
     def _start(
         self, tokenizer: OmniTokenizer, key: TokenizerKey, payloads: Sequence[Any], staged: Staged | None = None

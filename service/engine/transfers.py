@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, starmap
 from typing import Any
 
 import numpy as np
@@ -77,13 +77,7 @@ class Transfers:
         """Return equal arrays as one batch in the host's memory; nobody reads the arrays afterwards."""
         staged = torch.empty((len(arrays), *arrays[0].shape), dtype=dtype, pin_memory=self._cuda)
         batch = staged.numpy()
-        parts = min(COPY_THREADS, len(arrays), 1 + batch.nbytes // PART_BYTES) if self._cuda else 1
-        cuts = [len(arrays) * part // parts for part in range(parts + 1)]
-        first, *others = [(arrays[start:end], batch[start:end]) for start, end in pairwise(cuts)]
-        copying = [self._copiers.submit(_stack, *other) for other in others]
-        _stack(*first)
-        for copied in copying:
-            copied.result()
+        self._in_parts(len(arrays), batch.nbytes, lambda part: np.stack(arrays[part], out=batch[part]))
         return staged
 
     def pack(self, arrays: Sequence[NDArray[Any]]) -> Tensor:
@@ -91,14 +85,17 @@ class Transfers:
         starts = starts_of(arrays)
         staged = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=self._cuda)
         memory = staged.numpy()
-        parts = min(COPY_THREADS, len(arrays), 1 + starts[-1] // PART_BYTES) if self._cuda else 1
-        cuts = [len(arrays) * part // parts for part in range(parts + 1)]
-        first, *others = [(arrays[start:end], memory, starts[start:end]) for start, end in pairwise(cuts)]
-        copying = [self._copiers.submit(_place, *other) for other in others]
-        _place(*first)
+        self._in_parts(len(arrays), starts[-1], lambda part: _place(arrays[part], memory, starts[part]))
+        return staged
+
+    def _in_parts(self, count: int, nbytes: int, copy: Callable[[slice], object]) -> None:
+        """Copy arrays, so many of so many bytes together, by several threads where that is worth their visits."""
+        parts = min(COPY_THREADS, count, 1 + nbytes // PART_BYTES) if self._cuda else 1
+        first, *others = starmap(slice, pairwise(count * part // parts for part in range(parts + 1)))
+        copying = [self._copiers.submit(copy, other) for other in others]
+        copy(first)
         for copied in copying:
             copied.result()
-        return staged
 
     def upload(self, staged: Tensor) -> Tensor:
         """Return a batch on the device, where the work that `computing` encloses waits for it."""
@@ -135,10 +132,6 @@ class Transfers:
             done = torch.cuda.Event(blocking=len(batch) > 1)
             done.record()
         return Download(hosts, (batch, *results, *held), done)
-
-
-def _stack(arrays: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-    np.stack(arrays, out=out)
 
 
 def starts_of(arrays: Sequence[NDArray[Any]]) -> list[int]:

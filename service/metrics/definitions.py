@@ -18,6 +18,7 @@ from typing import Literal, TypeVar, get_args
 from prometheus_client import Counter, Gauge, Histogram
 
 from service.errors import PROBLEMS
+from service.finished_request import CLIENT_CLOSED_STATUS
 from service.types import Op
 
 Made = TypeVar("Made", Counter, Gauge, Histogram)
@@ -30,7 +31,6 @@ WORK_ROUTES = (
     *("/generate", "/images/generations", "/videos", "/jobs"),
 )
 OTHER_ROUTE = "other"
-CLIENT_CLOSED = 499
 STAGES = ("decode", "queue", "compute", "render")
 KINDS = ("lm", "diffusion")
 OPS: tuple[str, ...] = get_args(Op)
@@ -96,7 +96,7 @@ def _by_replica(name: str, help: str) -> Metric:
 
 
 ROUTES = (*WORK_ROUTES, OTHER_ROUTE)
-STATUSES = sorted({"200", "202", str(CLIENT_CLOSED), *(str(status) for status, _ in PROBLEMS.values())})
+STATUSES = sorted({"200", "202", str(CLIENT_CLOSED_STATUS), *(str(status) for status, _ in PROBLEMS.values())})
 
 METRICS: dict[str, Metric] = {
     metric.name: metric
