@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from service.drain_rate import retry_after
 from service.errors import ProblemError
 
 STEP_MEMORY = 0.9  # weight of the past in the time of a step; about ten turns are remembered
-RETRY_AFTER_SECONDS = (1.0, 60.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,15 +182,8 @@ class Stepper:
         if sequence.id in self._models or sequence.steps < 1 or not 1 <= sequence.slots <= lane.capacity.slots:
             raise ValueError(f"Sequence {sequence.id} is there already, has no step, or fits into no slots.")
         if self.waiting >= self.max_waiting:
-            least, most = RETRY_AFTER_SECONDS
-            seconds = min(most, max(least, self.wait_seconds(sequence.model) or least))
-            raise ProblemError(
-                "overloaded",
-                "The queue of the generators is full.",
-                limit=self.max_waiting,
-                actual=self.waiting + 1,
-                retry_after_seconds=seconds,
-            )
+            wait, detail = retry_after(self.wait_seconds(sequence.model)), "The queue of the generators is full."
+            raise ProblemError("overloaded", detail, self.max_waiting, self.waiting + 1, [], wait)
         lane.waiting[sequence.id] = sequence
         self._models[sequence.id] = sequence.model
 

@@ -46,7 +46,7 @@ class StepperMachine(RuleBasedStateMachine):
             with pytest.raises(ProblemError) as refused:
                 self.stepper.submit(sequence)
             assert refused.value.code == "overloaded"
-            assert 1 <= (refused.value.retry_after_seconds or 0) <= 60
+            assert 0 < (refused.value.retry_after_seconds or 0) <= 60
             return
         self.stepper.submit(sequence)
         self.sequences[sequence.id] = self.waiting[sequence.id] = sequence
@@ -187,9 +187,13 @@ def test_the_time_of_the_queue_follows_from_its_steps() -> None:
     assert stepper.sample_seconds("lm") == 0.5
     assert stepper.wait_seconds("lm") == pytest.approx(0.5 * (9 + 10))
     stepper.submit(sequence(2))
-    with pytest.raises(ProblemError) as refused:
-        stepper.submit(sequence(3))
-    assert refused.value.retry_after_seconds == pytest.approx(0.5 * 21)
+    waits: set[float | None] = set()
+    for _ in range(5):
+        with pytest.raises(ProblemError) as refused:
+            stepper.submit(sequence(3))
+        assert refused.value.retry_after_seconds == pytest.approx(0.5 * 21, rel=0.3)
+        waits.add(refused.value.retry_after_seconds)
+    assert len(waits) > 1, "those that are refused together do not come back together"
 
 
 def test_a_short_sequence_finishes_between_the_steps_of_long_ones() -> None:
