@@ -9,6 +9,12 @@ from media.h264 import HEAD_BYTES, length_bytes, units
 _LOOKED_INTO = frozenset({"hevc", "mpeg4", "msmpeg4v2", "msmpeg4v3", "h263"})
 _HEVC_LENGTH_PLACE = 21
 _HEVC_SLICES, _HEVC_KEYS = range(32), range(16, 24)  # kinds of units
+_VVC_SLICES = range(12)
+# Kinds of slices that refer to nothing in front of the key frame that they follow, though shown before it.
+_DECODABLE = {"hevc": (6, 7), "vvc": (2,)}
+_MPEG_GROUP, _CLOSED = b"\0\0\1\xb8", 0x40  # its mark, and the bit of its fourth byte that says the same of its frames
+# Decoders of these leave out frames that are shown before a key frame and refer to what is not there.
+LEADING_CODECS = frozenset({*_DECODABLE, "mpeg1video", "mpeg2video"})
 _MPEG4_FRAME = b"\0\0\1\xb6"
 _H263_FORMAT, _H263_EXTENDED = 35, 7  # place of the picture's format in the bits of its header, and one of them
 
@@ -35,14 +41,51 @@ def is_key(codec: str, packet: Any, extradata: bytes | None) -> bool:
             return _is_h263_key(head)
 
 
+class LeadingFrames:
+    """A search for frames that are shown before the key frame that they follow, and can be decoded without others.
+
+    Args:
+        codec: canonical name.
+        extradata: of the stream.
+    """
+
+    def __init__(self, codec: str, extradata: bytes | None) -> None:
+        self._codec, self._is_closed = codec, False
+        self._width = length_bytes(extradata, _HEVC_LENGTH_PLACE)
+        if codec == "vvc" and extradata and extradata[0]:
+            self._width = (extradata[0] >> 1 & 3) + 1
+
+    def can_be_decoded(self, packet: Any) -> bool:
+        """Return whether a frame could be such a one; packets of PyAV's come in file order, from a key frame on."""
+        if self._codec not in LEADING_CODECS:
+            return False
+        head = bytes(memoryview(packet)[:HEAD_BYTES])
+        if self._codec in _DECODABLE:
+            return _slice_kind(self._codec, head, self._width) in _DECODABLE[self._codec]
+        group = head.find(_MPEG_GROUP) + len(_MPEG_GROUP)
+        if group >= len(_MPEG_GROUP):
+            self._is_closed = bool(head[group + 3 : group + 4] and head[group + 3] & _CLOSED)
+        return self._is_closed
+
+
+def _slice_kind(codec: str, packet: bytes, width: int) -> int | None:
+    """Return the kind of the first slice in a packet of HEVC or VVC."""
+    for unit in units(packet, width):
+        if len(unit) > 1:
+            kind, slices = (unit[1] >> 3, _VVC_SLICES) if codec == "vvc" else (unit[0] >> 1 & 0x3F, _HEVC_SLICES)
+            if kind in slices:
+                return kind
+    return None
+
+
 def _is_intra(frame: bytes) -> bool:
     """Return whether the two bits that begin a frame say that it refers to no other."""
     return frame[:1] < b"\x40"
 
 
 def _is_hevc_key(head: bytes, extradata: bytes | None) -> bool:
-    kinds = (unit[0] >> 1 & 0x3F for unit in units(head, length_bytes(extradata, _HEVC_LENGTH_PLACE)) if unit)
-    return next((kind in _HEVC_KEYS for kind in kinds if kind in _HEVC_SLICES), True)
+    kind = _slice_kind("hevc", head, length_bytes(extradata, _HEVC_LENGTH_PLACE))
+    return kind is None or kind in _HEVC_KEYS
 
 
 def _is_h263_key(head: bytes) -> bool:

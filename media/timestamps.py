@@ -27,6 +27,7 @@ class Packet:
         is_shown: a frame comes of it that is meant to be seen.
         duration: units of the stream; 0 if the file gives none.
         recovers_after: reference frames; only then a decoder that begins here shows whole frames.
+        leads: its frame can be decoded though it is shown before the first key frame.
     """
 
     pts: int | None
@@ -34,6 +35,7 @@ class Packet:
     is_shown: bool
     duration: int
     recovers_after: int = 0
+    leads: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,15 @@ def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool) -> T
     if first_key is None or packets[first_key].recovers_after:
         return None
     begin = packets[first_key].pts
-    stamps = [packet.pts for packet in packets[first_key:] if packet.is_shown]
-    known = [stamp for stamp in stamps if stamp is not None]
-    if begin is None or len(known) < len(stamps):
+    shown = [packet for packet in packets[first_key:] if packet.is_shown]
+    known = [packet.pts for packet in shown if packet.pts is not None]
+    if begin is None or len(known) < len(shown):
         return None
     reset = max(_RESET_S / base, MAX_REORDERED_FRAMES * max(packet.duration for packet in packets))
     if any(highest - stamp > reset for highest, stamp in zip(accumulate(known, max), known, strict=True)):
         return None
-    # Frames that are shown before the first key frame refer to ones that the file does not hold.
-    marks = sorted(stamp for stamp in known if stamp >= begin)
+    # Other frames that are shown before the first key frame refer to ones that the file does not hold.
+    marks = sorted(stamp for stamp, packet in zip(known, shown, strict=True) if stamp >= begin or packet.leads)
     if len(set(known)) < len(known) or (reorders and len(known) > 1 and known == marks):
         return None
     return Timeline(marks, [float((mark - marks[0]) * base) for mark in marks])

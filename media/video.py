@@ -29,7 +29,7 @@ from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
 from media.h264 import HEAD_BYTES, recovery_frames
 from media.h264_fields import FieldPairs
-from media.key_frames import is_key
+from media.key_frames import LeadingFrames, is_key
 from media.limits import check_decoded, check_duration, check_kept, check_picture
 from media.presentation import Presentation, presentation
 from media.resize import plan
@@ -193,7 +193,8 @@ class ClipReader(FrameReader):
             whole = packets[min(index + packets[index].recovers_after * _MAX_PACKETS_PER_REFERENCE, last)]
             return max(packets[index].pts or 0, whole.pts or 0) <= mark
 
-        return max(index for index in range(first, shown + 1) if packets[index].is_key and is_whole_at(index))
+        keys = (index for index in range(first, shown + 1) if packets[index].is_key and is_whole_at(index))
+        return max(keys, default=first)  # a frame that is shown before the first
 
     def _read_packets(self, container: Any, stream: Any) -> Survey:
         limits, context = self._limits, stream.codec_context
@@ -201,6 +202,7 @@ class ClipReader(FrameReader):
         packets: list[Packet] = []
         extradata = context.extradata  # which PyAV copies each time
         fields = FieldPairs(extradata) if codec == "h264" else None
+        leading, begin = LeadingFrames(codec, extradata), None
         for packet in self._packets(container, stream):
             if packet.size == 0:
                 if packets:  # the last frame is shown for longer
@@ -212,7 +214,10 @@ class ClipReader(FrameReader):
             may_be_gradual = codec == "h264" and packet.is_keyframe
             can_begin = not completes and is_key(codec, packet, extradata)
             recovery = recovery_frames(bytes(memoryview(packet)[:HEAD_BYTES]), extradata) if may_be_gradual else 0
-            packets.append(Packet(packet.pts, can_begin, is_shown, packet.duration or 0, recovery))
+            begin = packet.pts if begin is None and can_begin else begin
+            is_before = begin is not None and packet.pts is not None and packet.pts <= begin
+            leads = is_before and leading.can_be_decoded(packet)
+            packets.append(Packet(packet.pts, can_begin, is_shown, packet.duration or 0, recovery, leads))
             if completes and packet.pts is not None:
                 packets[-2] = replace(packets[-2], duration=packets[-2].duration + packets[-1].duration)
             if limits is not None and len(packets) > limits.demuxed_packets:

@@ -26,7 +26,7 @@ from media.frame_choice import check_streams
 from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
 from media.h264_fields import FieldPairs
-from media.key_frames import is_key
+from media.key_frames import LEADING_CODECS, is_key
 from media.limits import check_picture
 from media.presentation import presentation
 from media.timestamps import MAX_REORDERED_FRAMES
@@ -150,7 +150,7 @@ class ClipStream(FrameReader):
         step = 1 / (self._rate or DEFAULT_FPS)
         for pts, frame in self._decode(container, stream):
             if not self._seen:
-                begin = self._key_pts
+                begin = None if self._codec in LEADING_CODECS else self._key_pts
                 zero = pts if pts is not None and (begin is None or pts >= begin) else begin
             if pts is not None and begin is not None and pts < begin:
                 continue  # refers to frames that the file does not hold
