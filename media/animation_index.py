@@ -128,10 +128,10 @@ def _webp_frames(data: bytes) -> Iterator[IndexedFrame]:
 
 
 def _avif_frames(data: bytes) -> Iterator[IndexedFrame]:
-    media = reduce(_inside, (b"moov", b"trak", b"mdia"), data)
+    media = reduce(content_of, (b"moov", b"trak", b"mdia"), data)
     if not media:
         return
-    header, table = _inside(media, b"mdhd"), reduce(_inside, (b"minf", b"stbl", b"stts"), media)
+    header, table = content_of(media, b"mdhd"), reduce(content_of, (b"minf", b"stbl", b"stts"), media)
     (second,) = struct.unpack_from(">I", header, 20 if header[0] else 12)
     (entries,) = struct.unpack_from(">I", table, 4)
     for entry in range(entries):
@@ -139,7 +139,7 @@ def _avif_frames(data: bytes) -> Iterator[IndexedFrame]:
         yield from repeat(IndexedFrame(1000 * duration / max(1, second)), frames)
 
 
-def _inside(data: bytes, name: bytes) -> bytes:
+def content_of(data: bytes, name: bytes) -> bytes:
     """Return the content of the first ISO box of a name, or nothing."""
     found = (slice(at + 8, at + size) for kind, at, size in boxes(io.BytesIO(data), len(data)) if kind == name)
     return data[next(found, slice(0))]

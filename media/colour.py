@@ -21,9 +21,7 @@ _DERIVED, _BT2020_CONSTANT = (12, 13), 10
 _UNREADABLE = (11, 14)  # of light by PQ, which need more than a matrix
 _LIMITED, FULL = 1, 2  # ranges of samples
 _BLACK_CODE = 16 << 8  # of the limited range in FFmpeg's 16-bit RGB
-# The marks before the code points of pictures, and their layout.
-_CICP = Struct(">BB")
-_CODE_POINTS = {"image/png": (b"\0\0\0\4cICP", _CICP), "image/avif": (b"colrnclx", Struct(">HH"))}
+_CICP, _CICP_LAYOUT = b"\0\0\0\4cICP", Struct(">BB")  # the mark before the code points of a PNG
 _SRGB = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of white, red, green and blue
 _SAME = 0.005
 # Above these sides players take frames without a tag for high definition.
@@ -70,18 +68,16 @@ class Gamma(NamedTuple):
 Colours = bytes | CodePoints | Gamma | None  # an embedded profile, or what stands in its place
 
 
-def code_points(head: bytes, media_type: str) -> CodePoints | None:
-    """Return the code points of a picture, which Pillow does not read.
+def code_points(head: bytes) -> CodePoints | None:
+    """Return the code points of a PNG, which Pillow does not read.
 
     Args:
         head: the first bytes of the file.
-        media_type: of the file.
     """
-    mark, layout = _CODE_POINTS.get(media_type, (b"", _CICP))
-    at = head.find(mark) + len(mark)
-    if not mark or at < len(mark) or len(head) < at + layout.size:
+    at = head.find(_CICP) + len(_CICP)
+    if at < len(_CICP) or len(head) < at + _CICP_LAYOUT.size:
         return None
-    return CodePoints(*layout.unpack_from(head, at))
+    return CodePoints(*_CICP_LAYOUT.unpack_from(head, at))
 
 
 def on_white(picture: Image.Image, profile: Colours = None) -> Image.Image:

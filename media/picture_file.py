@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from PIL import AvifImagePlugin, Image
 
-from media.avif import clean_aperture
+from media import avif
 from media.bmp import embedded_profile, read_masked
 from media.colour import Colours, Gamma, code_points
 from media.errors import MediaError
@@ -140,7 +140,8 @@ def orientation(image: Image.Image, file: BinaryIO | None = None) -> Orientation
     except Exception:
         upright = UPRIGHT
     if image.format == "AVIF" and file is not None:
-        return upright._replace(crop=clean_aperture(_head(file), image.height, image.width))
+        properties = avif.shown_properties(_first_bytes(file))
+        return upright._replace(crop=avif.clean_aperture(properties, image.height, image.width))
     return upright
 
 
@@ -151,7 +152,11 @@ def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> Colours:
         return embedded_profile(file)
     if profile and media_type == "image/avif":
         return profile
-    points = code_points(_head(file), media_type)
+    points = None
+    if media_type == "image/avif":
+        points = avif.code_points(avif.shown_properties(_first_bytes(file)))
+    elif media_type == "image/png":
+        points = code_points(_first_bytes(file, _HEAD_BYTES))
     if points is not None:
         return None if points.is_srgb else points
     exponent = image.info.get("gamma")
@@ -161,11 +166,11 @@ def profile_of(image: Image.Image, file: BinaryIO, media_type: str) -> Colours:
     return None if gamma.is_srgb else gamma
 
 
-def _head(file: BinaryIO) -> bytes:
-    """Return the first bytes of a file, whose position is kept."""
+def _first_bytes(file: BinaryIO, size: int = -1) -> bytes:
+    """Return the first bytes of a file, or all, whose position is kept."""
     position = file.tell()
     file.seek(0)
-    head = file.read(_HEAD_BYTES)
+    head = file.read(size)
     file.seek(position)
     return head
 

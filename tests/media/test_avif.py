@@ -1,4 +1,4 @@
-"""AVIF pictures of which only a part is shown."""
+"""Parts and colours of AVIF pictures, which boxes far from the pixels state."""
 
 from __future__ import annotations
 
@@ -42,6 +42,32 @@ def with_properties(data: bytes, *properties: tuple[bytes, bytes]) -> bytes:
         grow(name, by)
     place = made.index(b"iloc") + 18
     struct.pack_into(">I", made, place, struct.unpack_from(">I", made, place)[0] + by)
+    return bytes(made)
+
+
+def with_foreign_properties(data: bytes, item: int, *properties: tuple[bytes, bytes]) -> bytes:
+    """Return a picture in front of whose properties stand those of another item; it has a handful of items."""
+    start, end = (data.index(b"ipma") + by for by in (-4, 8))
+    (size, count) = (struct.unpack(">I", data[at : at + 4])[0] for at in (start, end))
+    at, table = end + 4, b""
+    for _ in range(count):
+        owner, places = struct.unpack_from(">HB", data, at)
+        held = [place + len(properties) for place in data[at + 3 : at + 3 + places]]
+        held += [0x81 + number for number in range(len(properties))] if owner == item else []
+        table += struct.pack(">HB", owner, len(held)) + bytes(held)
+        at += 3 + places
+    boxes = b"".join(struct.pack(">I4s", 8 + len(body), name) + body for name, body in properties)
+    made = bytearray(data[: start + 16] + table + data[start + size :])
+    place = made.index(b"ipco") + 4
+    made[place:place] = boxes
+    by = len(made) - len(data)
+    for name, grown in ((b"ipma", by - len(boxes)), (b"ipco", len(boxes)), (b"iprp", by), (b"meta", by)):
+        at = made.index(name) - 4
+        struct.pack_into(">I", made, at, struct.unpack_from(">I", made, at)[0] + grown)
+    at = made.index(b"iloc") + 12
+    for number in range(struct.unpack_from(">H", made, at - 2)[0]):  # each with one place of 4 bytes, and a size
+        (offset,) = struct.unpack_from(">I", made, at + 14 * number + 6)
+        struct.pack_into(">I", made, at + 14 * number + 6, offset + by)
     return bytes(made)
 
 
@@ -93,3 +119,21 @@ def test_nonsense_cuts_nothing(aperture: tuple[bytes, bytes]) -> None:
 
 def test_frames_of_an_animation_are_whole_without_it() -> None:
     assert read(animation(pattern(3, 48, 64), "AVIF"), animated=True).shape == (3, 48, 64, 3)
+
+
+PQ = b"colr", b"nclx" + struct.pack(">3HB", 9, 16, 9, 0x80)
+HALF = np.dstack([PHOTO, np.full(PHOTO.shape[:2], 128, np.uint8)])
+
+
+def test_properties_of_other_items_do_not_count() -> None:
+    depth = picture(HALF, "AVIF", quality=100, subsampling="4:4:4").replace(b"auxiliary:alpha", b"auxiliary:depth")
+    whole = read(depth)[0]
+    changed = with_foreign_properties(depth, 2, clap(40, 30, 3, -2), PQ)
+    assert np.array_equal(read(changed)[0], whole)
+    assert np.array_equal(read(changed, animated=True)[0], whole)
+    assert np.array_equal(read(with_foreign_properties(depth, 1, clap(40, 30, 3, -2)))[0], whole[7:37, 15:55])
+
+
+def test_properties_are_found_behind_a_large_profile() -> None:
+    data = picture(PHOTO, "AVIF", quality=100, subsampling="4:4:4", icc_profile=bytes(100_000))
+    assert read(with_properties(data, clap(40, 30, 3, -2))).shape == (1, 30, 40, 3)
