@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn, Protocol
+from typing import Any, BinaryIO, Literal, NoReturn, Protocol
 
 import av
 from av.stream import Disposition
 
 from media.errors import MediaError
-
-if TYPE_CHECKING:
-    from media.limits import MediaLimits
+from media.limits import MediaLimits, check_picture
+from media.vpx import frame_sizes
 
 CODECS = (
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "mpeg1video", "mpeg2video", "msmpeg4v2", "msmpeg4v3"
@@ -22,6 +21,8 @@ TRUSTED_DEMUXERS = (*DEMUXERS, "mpeg", "mpegts", "ogg", "flv", "asf")
 
 # FFmpeg's own decoders of these drop the alpha channel.
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+_ALPHA: Literal["matroska_block_additional"] = "matroska_block_additional"  # behind its number
+_ALPHA_NUMBER_BYTES = 8
 # Decoders round sides up to whole blocks before they compare with max_pixels; the exact limit is ours to check.
 _BLOCK_FACTOR, _BLOCK_PIXELS = 1.25, 128 * 128
 
@@ -134,7 +135,9 @@ def decoder(stream: Any, limits: MediaLimits | None, may_reorder: bool) -> Any:
     context = stream.codec_context
     name = codec_name(stream)
     # In capitals where FFmpeg's own muxer repeats it as a tag.
-    if name in _ALPHA_DECODERS and "1" in map(stream.metadata.get, ("alpha_mode", "ALPHA_MODE")):
+    has_alpha = name in _ALPHA_DECODERS and "1" in map(stream.metadata.get, ("alpha_mode", "ALPHA_MODE"))
+    stated = context.height * context.width
+    if has_alpha:
         context = av.CodecContext.create(_ALPHA_DECODERS[name], "r")
     context.thread_type = "NONE"
     context.thread_count = 1
@@ -142,7 +145,39 @@ def decoder(stream: Any, limits: MediaLimits | None, may_reorder: bool) -> Any:
     context.options = {"strict": "1"} if may_reorder and name == "h264" else {}
     if limits is not None:
         context.options |= {"max_pixels": str(int(limits.video_pixels * _BLOCK_FACTOR) + _BLOCK_PIXELS)}
-    return context
+    return _AlphaDecoder(context, name, limits, stated) if has_alpha else context
+
+
+class _AlphaDecoder:
+    """A decoder of libvpx, which knows no `max_pixels`: what a damaged frame states could take many GiB.
+
+    Args:
+        context: PyAV's.
+        codec: canonical name.
+        limits: bounds, None for trusted files.
+        stated: pixels of a frame by the container.
+    """
+
+    def __init__(self, context: Any, codec: str, limits: MediaLimits | None, stated: int) -> None:
+        self._context, self._codec, self._limits = context, codec, limits
+        self._most = max(stated, MediaLimits().video_pixels)
+
+    def decode(self, packet: Any) -> list[Any]:
+        """Decode a packet of PyAV's, or None for the end.
+
+        Raises:
+            MediaError: "too-many-pixels".
+            ValueError: a frame of a trusted file is far larger than its clip.
+        """
+        parts = [] if packet is None else [bytes(packet)]
+        if parts and packet.has_sidedata(_ALPHA):
+            parts.append(bytes(packet.get_sidedata(_ALPHA))[_ALPHA_NUMBER_BYTES:])
+        for height, width in (size for part in parts for size in frame_sizes(self._codec, part)):
+            check_picture(self._limits, height, width, is_video=True)
+            if height * width > self._most:
+                raise ValueError(f"A frame of {height}x{width} pixels is far larger than its clip.")
+        frames: list[Any] = self._context.decode(packet)
+        return frames
 
 
 def check_encryption(packet: Any) -> None:
