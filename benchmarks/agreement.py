@@ -15,7 +15,7 @@ from model.bundle import load_bundle
 from model.inference.tokenizer import CompiledTokenizer
 from model.metrics.psnr import psnr
 from model.tokenizer.tokenizer import OmniTokenizer
-from training.data import open_set
+from training.data.shards import open_set
 
 BATCH_IMAGES = 16  # of one call
 TRUTH = "float32, reference operators"

@@ -29,8 +29,8 @@ from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.bulk.batches import Pixels, pixels_of
 from service.bulk.decoder import Read
-from service.bulk.encoder import SHARDS_AT_ONCE, Report, ShardEncoder, Workplace
-from service.bulk.executors import workplace_of
+from service.bulk.encoder import ShardEncoder
+from service.bulk.executors import SHARDS_AT_ONCE, Report, Workplace, workplace_of
 from service.bulk.job import Job, Request
 from service.bulk.plan import Shard
 from service.engine.step_clock import DEVICE_STEPS, HOST_STEPS, Step, Total, busy_seconds

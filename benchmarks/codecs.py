@@ -22,7 +22,7 @@ from model.bundle import load_bundle
 from model.metrics.psnr import psnr
 from model.metrics.ssim import ssim
 from model.tokenizer.config import VQConfig
-from training.data import open_set
+from training.data.shards import open_set
 from training.errors import TrainingError
 from training.evaluation.sweep import PHOTOGRAPHS
 from training.networks.lpips import FeatureDistance, load_vgg_distance

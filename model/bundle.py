@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
-from torch import Tensor, nn
+from torch import nn
 
 from model.bundle_files import (
     CARD_FILE,
     CLASSES_FILE,
-    CONFIG_FILE,
     WEIGHTS_FILE,
     BundleConfig,
     BundleError,
@@ -26,12 +23,17 @@ from model.bundle_files import (
     read_file,
     write_bundle,
 )
-from model.config_checks import ConfigError
-from model.generator.config import GeneratorConfig, generator_config
+from model.bundle_header import (
+    BundleHeader,
+    GeneratorHeader,
+    TokenizerHeader,
+    check_classes,
+    read_generator,
+    read_tokenizer,
+)
 from model.generator.networks import Generator, make_generator
-from model.tokenizer.config import TokenizerConfig
 from model.tokenizer.tokenizer import OmniTokenizer, is_encoding_weight
-from model.weights import WeightsError, build_network
+from model.weights import Network, WeightsError, build_network
 
 __all__ = [
     "Bundle",
@@ -49,42 +51,24 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Bundle:
+class Bundle(TokenizerHeader):
     """A loaded tokenizer bundle.
 
     Args:
-        name: the folder's name.
-        hash: content hash of config and weights, 64 hex digits; tokens travel with it.
-        config: the tokenizer's geometry.
-        licence: licence of the weights, or None if not stated.
         tokenizer: in evaluation mode, on the device and in the precision that were asked for.
     """
 
-    name: str
-    hash: str
-    config: TokenizerConfig
-    licence: str | None
     tokenizer: OmniTokenizer
 
 
 @dataclass(frozen=True)
-class GeneratorBundle:
+class GeneratorBundle(GeneratorHeader):
     """A loaded generator bundle.
 
     Args:
-        name, hash, licence: as of a tokenizer's.
-        config: sizes of the network, and its defaults of sampling.
-        tokenizer_hash: content hash of the tokenizer bundle whose codes or latents it makes.
-        classes: a name for each class; an index is the class's id.
         generator: in evaluation mode, on the device and in the precision that were asked for.
     """
 
-    name: str
-    hash: str
-    config: GeneratorConfig
-    licence: str | None
-    tokenizer_hash: str
-    classes: tuple[str, ...]
     generator: Generator
 
 
@@ -197,49 +181,20 @@ def _first_encoding_difference(one: OmniTokenizer, other: OmniTokenizer) -> str 
     return next((name for name in encoding if not torch.equal(ours[name], theirs[name])), None)
 
 
-def check_classes(names: object, count: int) -> tuple[str, ...]:
-    """Return the names of so many classes.
-
-    Raises:
-        BundleError: not one text for each class; several may have one name, as ImageNet's two cranes do.
-    """
-    if not isinstance(names, Sequence) or isinstance(names, str):
-        raise BundleError(f"The names of classes must be a list of texts, not {type(names).__name__}.")
-    if len(names) != count:
-        raise BundleError(f"There are {len(names)} names for {count} classes; give each class one.")
-    for name in names:
-        if not isinstance(name, str) or name != name.strip() or not name.isprintable() or not 1 <= len(name) <= 200:
-            raise BundleError(f"The name of a class must be a line of 1 to 200 characters, not {name!r}.")
-    return tuple(names)
-
-
 def _weights_of(network: nn.Module, dtype: torch.dtype) -> bytes:
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}
     return save_safetensors(tensors)
 
 
-def _read_weights(path: Path, expected: str) -> dict[str, Tensor]:
+def _build(path: Path, header: BundleHeader, make: Callable[[], Network]) -> Network:
+    """Build a network on the CPU, with the weights of a bundle.
+
+    Raises:
+        BundleError: they are damaged, or another network's.
+    """
+    weights = load_safetensors(read_file(path / WEIGHTS_FILE, header.weights_sha256))
     try:
-        return load_safetensors(read_file(path / WEIGHTS_FILE, expected))
-    except SafetensorError as error:
-        raise BundleError(f"{path / WEIGHTS_FILE} is not a safetensors file: {error}") from error
-
-
-def _read_json(file: Path, expected: str) -> object:
-    data = read_file(file, expected)
-    try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{file} is not JSON: {error}") from error
-
-
-@contextmanager
-def _naming_files(path: Path) -> Iterator[None]:
-    """Name the file of a bundle whose content is refused."""
-    try:
-        yield
-    except ConfigError as error:
-        raise BundleError(f"{path / CONFIG_FILE}: {error}") from error
+        return build_network(make, weights)
     except WeightsError as error:
         raise BundleError(f"{path / WEIGHTS_FILE}: {error}") from error
 
@@ -256,17 +211,12 @@ def load_bundle(path: str | Path, device: str | torch.device = "cpu", dtype: tor
         BundleError: the folder is not a tokenizer bundle, or was damaged or changed.
     """
     path = Path(path)
-    record = read_config(path)
-    if record.kind != "tokenizer":
-        raise BundleError(f"{path} is a {record.kind} of tokenizer {record.tokenizer_hash}; name a tokenizer bundle.")
-    weights = _read_weights(path, record.weights_sha256)
-    with _naming_files(path):
-        config = TokenizerConfig.from_dict(record.network)
-        tokenizer = build_network(lambda: OmniTokenizer(config), weights)
+    header = read_tokenizer(path)
+    tokenizer = _build(path, header, lambda: OmniTokenizer(header.config))
     tokenizer.encoder.to(dtype)
     tokenizer.decoder.to(dtype)
     tokenizer.to(device).eval().requires_grad_(False)
-    return Bundle(path.resolve().name, record.hash, config, record.licence, tokenizer)
+    return Bundle(**vars(header), tokenizer=tokenizer)
 
 
 def load_generator(
@@ -283,15 +233,7 @@ def load_generator(
         BundleError: the folder is not a generator bundle, or was damaged or changed.
     """
     path = Path(path)
-    record = read_config(path)
-    if record.kind != "generator" or record.tokenizer_hash is None:
-        raise BundleError(f"{path} is a {record.kind}; name a generator bundle.")
-    weights = _read_weights(path, record.weights_sha256)
-    with _naming_files(path):
-        config = generator_config(record.network)
-        generator = build_network(lambda: make_generator(config), weights)
-    names = [] if record.classes_sha256 is None else _read_json(path / CLASSES_FILE, record.classes_sha256)
-    classes = check_classes(names, config.classes)
+    header = read_generator(path)
+    generator = _build(path, header, lambda: make_generator(header.config))
     generator.to(device, dtype)
-    name = path.resolve().name
-    return GeneratorBundle(name, record.hash, config, record.licence, record.tokenizer_hash, classes, generator)
+    return GeneratorBundle(**vars(header), generator=generator)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from model.bundle_files import CONFIG_FILE, BundleConfig, BundleError, read_config
-from model.config_checks import ConfigError
-from model.generator.config import LanguageModelConfig, generator_config
-from model.tokenizer.config import TokenizerConfig, VQConfig
+from model.bundle_files import BundleError
+from model.bundle_header import read_generator, read_tokenizer
+from model.generator.config import GeneratorConfig, LanguageModelConfig
+from model.tokenizer.config import VAEConfig, VQConfig
 
 
 def check_compatible(generators: Iterable[Path], tokenizers: Iterable[Path]) -> None:
@@ -18,35 +18,27 @@ def check_compatible(generators: Iterable[Path], tokenizers: Iterable[Path]) -> 
         generators, tokenizers: folders of bundles.
 
     Raises:
-        BundleError: a generator makes other codes or latents than its tokenizer has, or a config is not sound.
+        BundleError: a generator makes other codes or latents than its tokenizer has, or a bundle is not sound.
     """
     by_hash = {}
     for path in tokenizers:
-        record = read_config(path)
-        by_hash[record.hash] = path, record
+        tokenizer = read_tokenizer(path)
+        by_hash[tokenizer.hash] = path, tokenizer.config.head
     for path in generators:
-        record = read_config(path)
-        if record.tokenizer_hash in by_hash:
-            tokenizer, own = by_hash[record.tokenizer_hash]
-            makes, has = _made(path, record), _decoded(tokenizer, own)
+        generator = read_generator(path)
+        if generator.tokenizer_hash in by_hash:
+            speaks, head = by_hash[generator.tokenizer_hash]
+            makes, has = _made(generator.config), _decoded(head)
             if makes != has:
-                detail = f"{path} makes {makes}, and its tokenizer {tokenizer} has {has}."
+                detail = f"{path} makes {makes}, and its tokenizer {speaks} has {has}."
                 raise BundleError(f"{detail} Train or convert it anew for that one.")
 
 
-def _made(path: Path, record: BundleConfig) -> str:
-    try:
-        config = generator_config(record.network)
-    except ConfigError as error:
-        raise BundleError(f"{path / CONFIG_FILE}: {error}") from error
+def _made(config: GeneratorConfig) -> str:
     return _codes(config.codes) if isinstance(config, LanguageModelConfig) else _latents(config.channels)
 
 
-def _decoded(path: Path, record: BundleConfig) -> str:
-    try:
-        head = TokenizerConfig.from_dict(record.network).head
-    except ConfigError as error:
-        raise BundleError(f"{path / CONFIG_FILE}: {error}") from error
+def _decoded(head: VQConfig | VAEConfig) -> str:
     return _codes(head.codes) if isinstance(head, VQConfig) else _latents(head.dim)
 
 

@@ -17,8 +17,7 @@ from benchmarks.ablations.held_out import HELD_OUT, load
 from benchmarks.ablations.runner import RECORD_FILE, Job, gather, is_done, read_json, run_all
 from benchmarks.ablations.tables import TABLES, markdown
 from benchmarks.ablations.variants import batches, tokens, variants
-from training.data import SetInfo, open_set
-from training.data.shards import write_info, write_shard
+from training.data.shards import SetInfo, open_set, write_info, write_shard
 from training.errors import TrainingError
 from training.recipes import Recipe
 

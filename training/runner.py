@@ -15,13 +15,14 @@ import torch
 from rich.console import Console
 
 from model.atomic_write import replace_file
-from model.bundle import CONFIG_FILE
+from model.bundle_files import CONFIG_FILE
+from training.budget import Budget
 from training.checkpoint import CHECKPOINT_FILE
 from training.data.loaders.batch import Kind, Loader
 from training.distributed import Ranks
 from training.errors import TrainingError
 from training.recipes import AnyRecipe, AnyStage, rename_settings
-from training.schedule import Budget, batch_shapes, check_divisible
+from training.schedule import batch_shapes, check_divisible
 from training.step import Step
 from training.trainer import LOG_EVERY_STEPS, SAVE_EVERY_S, Trainer
 

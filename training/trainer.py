@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from training.budget import Budget
 from training.checkpoint import read_checkpoint, write_checkpoint
 from training.cuda_graphs import CapturedStep
 from training.data.loaders.batch import BatchSpec, Kind, Loader
@@ -22,7 +23,7 @@ from training.errors import TrainingError
 from training.logging import MetricsLogger
 from training.progress import format_row, progress_bar
 from training.recipes import AnyRecipe, AnyStage
-from training.schedule import Budget, batches_after, check_divisible, learning_rate
+from training.schedule import batches_after, check_divisible, learning_rate
 from training.signals import stop_requests
 from training.step import Step
 

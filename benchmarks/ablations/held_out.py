@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from training.data import PixelSet, open_set
+from training.data.shards import PixelSet, open_set
 from training.evaluation.datasets import PixelDataset
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
-import pickle
 import socket
 import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from dataclasses import dataclass
 from itertools import count, product
 from pathlib import Path
 from typing import Any
@@ -25,13 +23,13 @@ from model.codes.writer import done_record, failed_record, write_manifest, write
 from service.bulk.batches import Batches, Pixels, Row, SharedEngine, chunks_held, frames_of, pixels_of
 from service.bulk.decoder import ALIGNMENT, TOO_LARGE, Failed
 from service.bulk.decoder_pool import Chunk, DecoderPool
+from service.bulk.executors import SHARDS_AT_ONCE, Report, Workplace
 from service.bulk.plan import Shard, record_of
 from service.bulk.whole_videos import encode_whole_video
 from service.engine.step_clock import busy_seconds
 from service.engine.tokenizer import Engine
 from service.types import Size
 
-SHARDS_AT_ONCE = 3  # the device has work while the last rows of a shard are read and written
 # Of one visit to a process, 20 to 40 ms: in longer ones the last items of a shard leave most readers idle.
 CHUNK_ITEMS: dict[Kind, int] = {"images": 16, "clips": 2}
 CHUNK_BYTES = 16 * 2**20
@@ -39,44 +37,6 @@ UNSIZED_BYTES = 2**20  # of a picture of its own size; larger ones travel in the
 BATCH_POSITIONS = {"cuda": 2**16, "cpu": 2**13}
 MAX_BATCH = 64
 BUSY_SECONDS = 1.0  # in less, a batch more or less would be all that there is to see
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """The device of a tokenizer, and what feeds it.
-
-    Args:
-        device: "cuda" or "cpu".
-        dtype: precision of the networks.
-        threads: CPU threads of the networks.
-        readers: processes that read items.
-        device_resize: pictures are resized on a GPU, which gives the same pixels; else where they are read.
-    """
-
-    device: str
-    dtype: str
-    threads: int
-    readers: int
-    device_resize: bool = True
-
-
-@dataclass(frozen=True)
-class Report:
-    """A shard that is done.
-
-    Args:
-        name: of the shard.
-        items, failed, rows: counts.
-        busy: share of the last second or so in which the device computed.
-        worker: the process that did it, with its node.
-    """
-
-    name: str
-    items: int
-    failed: int
-    rows: int
-    busy: float
-    worker: str
 
 
 class ShardEncoder:
@@ -115,14 +75,11 @@ class ShardEncoder:
         slots = SHARDS_AT_ONCE * (chunks_held(self._max_chunks) + self._ahead)
         self._pool = DecoderPool(workplace.readers, self._options, slots, chunk_bytes, self._leave_resize)
         self._orders = count()
-        self._reported = time.perf_counter(), 0.0
+        self._ready = time.perf_counter()
+        self._reported = self._ready, 0.0
         self._busy_share: float | None = None
         # Or the collector would look at all objects of torch and Ray now and then, and stop every thread for so long.
         gc.freeze()
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Encode the shards of a batch of Ray Data: pickled `Shard` objects to pickled reports."""
-        return {"report": [pickle.dumps(self.encode(pickle.loads(shard))) for shard in batch["shard"]]}
 
     def batch_of(self, pixels: Pixels) -> int:
         """Return the most items of a batch of such pixels."""
@@ -144,7 +101,8 @@ class ShardEncoder:
         write_shard(self._dest, self._info, shard.name, items, rows)
         write_manifest(self._dest, shard.name, records)
         failed = sum(record["status"] == "failed" for record in records)
-        return Report(shard.name, len(records), failed, len(rows), self._busy(), self._name)
+        seconds = time.perf_counter() - self._ready
+        return Report(shard.name, len(records), failed, len(rows), self._busy(), self._name, seconds)
 
     def _items(self, shard: Shard) -> tuple[Rows, list[dict[str, Any]]]:
         """Read, encode and describe the items of a shard."""

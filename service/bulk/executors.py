@@ -3,12 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from model.codes.info import CodesInfo
-from service.bulk.encoder import Report, Workplace
 from service.bulk.plan import Shard
+
+SHARDS_AT_ONCE = 3  # of a tokenizer: its device has work while the last rows of a shard are read and written
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """The device of a tokenizer, and what feeds it.
+
+    Args:
+        device: "cuda" or "cpu".
+        dtype: precision of the networks.
+        threads: CPU threads of the networks.
+        readers: processes that read items.
+        device_resize: pictures are resized on a GPU, which gives the same pixels; else where they are read.
+    """
+
+    device: str
+    dtype: str
+    threads: int
+    readers: int
+    device_resize: bool = True
+
+
+@dataclass(frozen=True)
+class Report:
+    """A shard that is done.
+
+    Args:
+        name: of the shard.
+        items, failed, rows: counts.
+        busy: share of the last second or so in which the device computed.
+        worker: the process that did it, with its node.
+        seconds: since that process was ready to encode.
+    """
+
+    name: str
+    items: int
+    failed: int
+    rows: int
+    busy: float
+    worker: str
+    seconds: float
 
 
 class Executor(Protocol):
@@ -34,7 +76,7 @@ class Executor(Protocol):
             report: called for each that is done.
 
         Raises:
-            BulkError: a tokenizer failed for another reason than an item.
+            BulkError: a tokenizer could not be made, or failed for another reason than an item.
         """
         ...
 

@@ -8,19 +8,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from media.kinds import KINDS, Kind
-from model.bundle_files import read_config
+from model.bundle_header import read_tokenizer
 from model.codes.info import SUFFIXES, CodesInfo, Container, EncodingOptions
 from model.codes.writer import complete
-from model.tokenizer.config import TokenizerConfig, VQConfig
+from model.tokenizer.config import VQConfig
 from service.bulk import destination
-from service.bulk.encoder import Report, ShardEncoder, Workplace
 from service.bulk.errors import BulkError
-from service.bulk.executors import Executor
+from service.bulk.executors import Executor, Report, Workplace
 from service.bulk.plan import Shard, is_done, plan_shards, write_quarantine
 from service.bulk.sources import Listing, list_source
+
+if TYPE_CHECKING:
+    from service.bulk.encoder import ShardEncoder
 
 SHARD_ITEMS: dict[Kind, int] = {"images": 1024, "clips": 128}
 VIDEO_SHARD_ITEMS = 16
@@ -63,7 +65,7 @@ class Outcome:
         items: number in the source.
         kept: items of shards that an earlier run had done.
         failed: items in the quarantine list, and damaged tars.
-        seconds: of the encoding alone.
+        seconds: of the encoding, from when a tokenizer was ready.
     """
 
     info: CodesInfo
@@ -106,10 +108,8 @@ class Job:
         _check(request)
         self._request = request
         self.listing = _chosen(list_source(request.source), request)
-        self._record = read_config(request.bundle)
-        if self._record.kind != "tokenizer":
-            raise BulkError(f"{request.bundle} is a {self._record.kind}: name the bundle of a tokenizer.")
-        self._config = TokenizerConfig.from_dict(self._record.network)
+        self._bundle = read_tokenizer(request.bundle)
+        self._config = self._bundle.config
         self._check_bundle()
         self._shard_items = {kind: self._items_of_shard(kind) for kind in self.listing.items}
         self.shards = plan_shards(self.listing, self._shard_items)
@@ -141,10 +141,15 @@ class Job:
             missing = [shard for shard in self.shards if not is_done(dest, shard, info)]
             kept = self.items - sum(len(shard.items) for shard in missing)
             begun(self.items, kept, executor)
-            started = time.perf_counter()
+            seconds = 0.0
+
+            def note(shard: Report) -> None:
+                nonlocal seconds
+                seconds = max(seconds, shard.seconds)
+                report(shard)
+
             if missing:
-                executor.run(self._request.bundle, dest, info, missing, report)
-            seconds = time.perf_counter() - started
+                executor.run(self._request.bundle, dest, info, missing, note)
             failed = write_quarantine(dest, self.shards, self.listing.damaged)
             return Outcome(complete(dest, info), self.items, kept, failed, seconds)
 
@@ -174,8 +179,8 @@ class Job:
         """Return the description of the data set before any shard is written."""
         config, request = self._config, self._request
         return CodesInfo(
-            tokenizer=request.bundle.resolve().name,
-            tokenizer_hash=self._record.hash,
+            tokenizer=self._bundle.name,
+            tokenizer_hash=self._bundle.hash,
             dtype=place.dtype,
             kind=self._want,
             size=config.head.codes if self._want == "tokens" and isinstance(config.head, VQConfig) else config.head.dim,
@@ -248,6 +253,8 @@ def _chosen(listing: Listing, request: Request) -> Listing:
 
 @contextmanager
 def _encoder(bundle: Path, info: CodesInfo, place: Workplace) -> Iterator[tuple[ShardEncoder, Path]]:
+    from service.bulk.encoder import ShardEncoder  # needs torch
+
     with tempfile.TemporaryDirectory(prefix="omnitok-sample-") as folder:
         encoder = ShardEncoder(bundle, Path(folder), info, place)
         try:

@@ -12,14 +12,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from model.bundle_files import BundleError
 from model.codes.info import CodesInfo
-from service.bulk.encoder import SHARDS_AT_ONCE, Report, ShardEncoder
 from service.bulk.errors import BulkError
-from service.bulk.executors import workplace_of
+from service.bulk.executors import SHARDS_AT_ONCE, Report, Workplace, workplace_of
 from service.bulk.plan import Shard
 
+if TYPE_CHECKING:
+    from service.bulk.encoder import ShardEncoder
+
+MAX_ERROR_CHARS = 500
 OBJECT_STORE_BYTES = 256 * 2**20
 SHARDS_PER_TOKENIZER = SHARDS_AT_ONCE + 1  # one more waits at each
 
@@ -107,7 +111,7 @@ class RayExecutor:
         logging.getLogger("ray.data").setLevel(logging.ERROR)
         rows = [{"shard": pickle.dumps(shard)} for shard in shards]
         reports = ray_data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            ShardEncoder,
+            EncoderActor,
             fn_constructor_args=(bundle.resolve(), dest.resolve(), info, self.workplace),
             batch_size=1,
             compute=ActorPoolStrategy(
@@ -121,15 +125,68 @@ class RayExecutor:
         )
         try:
             for row in reports.iter_rows():
-                report(pickle.loads(row["report"]))
-        except self._ray.exceptions.RayError as error:
-            text = f"{_cause(error)}. What is done stays; run the command again."
-            raise BulkError(f"A tokenizer failed: {text}") from error
+                report(read_report(row["report"]))
+        except self._ray.exceptions.RayError as error:  # an actor died
+            raise _failure(one_line(error)) from error
 
 
-def _cause(error: BaseException) -> str:
-    cause = getattr(error, "cause", None) or error.__cause__ or error
-    return f"{type(cause).__name__}: {' '.join(str(cause).split())[:500]}".rstrip(".")
+class EncoderActor:
+    """A shard encoder as an actor of Ray Data.
+
+    A failure is an answer, since Ray hides the sentence of an exception in its own; torch is loaded here alone.
+
+    Args:
+        bundle, dest, info, workplace: as of a `ShardEncoder`.
+    """
+
+    def __init__(self, bundle: Path, dest: Path, info: CodesInfo, workplace: Workplace) -> None:
+        self._encoder: ShardEncoder | None = None
+        self._failure = ""
+        try:
+            from service.bulk.encoder import ShardEncoder
+
+            self._encoder = ShardEncoder(bundle, dest, info, workplace)
+        except Exception as error:
+            self._failure = one_line(error)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Encode the shards of a batch: pickled `Shard` objects to pickled reports, or sentences of failures."""
+        return {"report": [pickle.dumps(self._encode(pickle.loads(shard))) for shard in batch["shard"]]}
+
+    def close(self) -> None:
+        """End its processes."""
+        if self._encoder is not None:
+            self._encoder.close()
+
+    def _encode(self, shard: Shard) -> Report | str:
+        if self._encoder is None:
+            return self._failure
+        try:
+            return self._encoder.encode(shard)
+        except Exception as error:
+            return one_line(error)
+
+
+def read_report(pickled: bytes) -> Report:
+    """Return the report of a shard.
+
+    Raises:
+        BulkError: it is the sentence of a failure.
+    """
+    found: Report | str = pickle.loads(pickled)
+    if isinstance(found, str):
+        raise _failure(found)
+    return found
+
+
+def one_line(error: Exception) -> str:
+    """Return an exception in a line; those of bundles and runs are sentences, others need the name of their kind."""
+    text = " ".join(str(error).split())[:MAX_ERROR_CHARS]
+    return text if isinstance(error, BundleError | BulkError) else f"{type(error).__name__}: {text}"
+
+
+def _failure(text: str) -> BulkError:
+    return BulkError(f"A tokenizer failed: {text.rstrip('.')}. What is done stays; run the command again.")
 
 
 @contextmanager

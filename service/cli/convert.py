@@ -41,7 +41,17 @@ def convert(
     """
     from rich.console import Console
 
-    from model.bundle import BundleError
+    from model.bundle_files import BundleError
+    from model.bundle_header import read_tokenizer
+
+    try:  # before torch is loaded
+        for file in filter(None, (source, classes)):
+            file.open("rb").close()
+        if tokenizer is not None:
+            read_tokenizer(tokenizer)
+    except BundleError as error:
+        raise CommandError(str(error)) from error
+
     from model.convert.generator import convert_checkpoint, read_class_names
     from model.convert.published import ConversionError, ConversionReport
 

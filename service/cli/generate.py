@@ -10,7 +10,7 @@ import typer
 from service.cli.batch import STANDARD
 from service.cli.errors import CommandError, sentence
 from service.cli.generators import GeneratorLocation, Prefix
-from service.cli.options import PICTURE_SUFFIXES, PIXEL_SUFFIXES, RESULT_SUFFIXES, grouped
+from service.cli.options import CLIP_SUFFIXES, LOSSY, PICTURE_SUFFIXES, PIXEL_SUFFIXES, RESULT_SUFFIXES, grouped
 from service.operations.options_generate import GenerateOptions
 
 if TYPE_CHECKING:
@@ -46,8 +46,7 @@ def generate(
     location.check(options.model)
     prefix = chosen_prefix(image, video, tokens)
     suffix = _suffix(out, grid, format, options.n)
-    if suffix in PICTURE_SUFFIXES and (options.frames or 1) > 1:
-        raise typer.BadParameter(f"A file {suffix} holds one picture, not {options.frames} frames.", param_hint="--out")
+    options = _for_file(options, suffix)
     in_tokens = suffix in RESULT_SUFFIXES
     output = "pixels" if not in_tokens else "both" if grid else "tokens"
 
@@ -108,6 +107,22 @@ def _suffix(out: Path | None, grid: Path | None, format: str | None, n: int) -> 
     if format is not None and SUFFIXES[suffix] != SUFFIXES[f".{format}"]:
         raise typer.BadParameter(f"{out.name!r} does not go with --format {format}.", param_hint="--out")
     return suffix
+
+
+def _for_file(options: GenerateOptions, suffix: str | None) -> GenerateOptions:
+    """Return the options with the kind that the files can hold, where they name none.
+
+    Raises:
+        typer.BadParameter: the files cannot hold what is asked for.
+    """
+    if suffix in PICTURE_SUFFIXES and (options.frames or (options.kind == "video") + 1) > 1:
+        what = f"{options.frames} frames" if options.frames else "a video"
+        raise typer.BadParameter(f"A file {suffix} holds one picture, not {what}.", param_hint="--out")
+    if options.quality is not None and PIXEL_SUFFIXES.get(suffix or "") not in LOSSY:
+        raise typer.BadParameter(f"It is for files that are {' or '.join(LOSSY)}.", param_hint="--quality")
+    if options.kind is None and options.frames is None and suffix in {**PICTURE_SUFFIXES, **CLIP_SUFFIXES}:
+        return options.model_copy(update={"kind": "image" if suffix in PICTURE_SUFFIXES else "video"})
+    return options
 
 
 def _is_folder(out: Path) -> bool:

@@ -76,11 +76,10 @@ def opened(location: GeneratorLocation, samples: int) -> Iterator[CommandGenerat
         CommandError: a bundle is not sound, its device is not there, or the service does not answer.
     """
     if location.server is None:
-        from service.cli.generate_offline import local_generator  # needs torch
+        from service.cli.generate_offline import LocalGenerator
 
         bundle = choose_bundle(location.bundle, DEFAULT_GENERATOR)
-        with local_generator(bundle, location.tokenizer, location.device, samples) as generator:
-            yield generator
+        yield LocalGenerator(bundle, location.tokenizer, location.device, samples)
         return
     from service.cli.generate_remote import ServiceGenerator
     from service.cli.remote import connected

@@ -41,20 +41,19 @@ def models(
 
 
 def _read(bundles: list[Path]) -> tuple[list[ModelCard], list[GeneratorCard]]:
-    import torch
-
-    from model.bundle import BundleError, load_bundle, load_generator, read_config
+    from model.bundle_files import BundleError, read_config
+    from model.bundle_header import read_generator, read_tokenizer
     from service.engine.card import generator_card, model_card
     from service.engine.lane import LaneOptions
 
-    device, options = torch.device("cpu"), LaneOptions(slots=2, prefill_tokens=1)
+    options = LaneOptions(slots=2, prefill_tokens=1)
     cards, generators = [], []
     try:
         for path in bundles:
             if read_config(path).kind == "generator":
-                generators.append(generator_card(load_generator(path), device, options))
+                generators.append(generator_card(read_generator(path), "cpu", options))
             else:
-                cards.append(model_card(load_bundle(path), device, "float32"))
+                cards.append(model_card(read_tokenizer(path), "cpu", "float32"))
     except BundleError as error:
         raise CommandError(str(error)) from error
     return cards, generators

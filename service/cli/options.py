@@ -29,6 +29,7 @@ DEFAULT_BUNDLE = Path("bundles/demo-vq")
 Device = Literal["auto", "cpu", "cuda"]
 
 PICTURE_SUFFIXES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp"}
+LOSSY = ("image/jpeg", "image/webp")
 CLIP_SUFFIXES = {".mp4": "video/mp4", ".webm": "video/webm", ".gif": "image/gif"}
 ARRAY_SUFFIX = ".npy"
 PIXEL_SUFFIXES = {**PICTURE_SUFFIXES, **CLIP_SUFFIXES, ARRAY_SUFFIX: NPY}

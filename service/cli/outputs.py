@@ -18,9 +18,8 @@ from model.atomic_write import replacing
 from service.cli.batch import STANDARD
 from service.cli.destination import Target
 from service.cli.errors import CommandError
-from service.cli.options import ARRAY_SUFFIX, CLIP_SUFFIXES, PICTURE_SUFFIXES
+from service.cli.options import ARRAY_SUFFIX, CLIP_SUFFIXES, LOSSY, PICTURE_SUFFIXES
 
-LOSSY = ("image/jpeg", "image/webp")
 Part = NDArray[np.uint8]  # (n, H, W, 3)
 
 

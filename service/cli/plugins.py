@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -21,7 +23,7 @@ class PluginCommand(TyperCommand):
     """A placeholder in `omnitok --help`, which becomes the other package's command when it is called."""
 
     def __init__(self, entry: EntryPoint) -> None:
-        super().__init__(name=entry.name, help=f"Run `omnitok {entry.name} --help` for its commands and options.")
+        super().__init__(name=entry.name, help=_summary(entry))
         self._entry = entry
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
@@ -63,6 +65,22 @@ class Commands(TyperGroup):
         for entry in entry_points(group=GROUP, name=cmd_name):
             return PluginCommand(entry)
         return None
+
+
+def _summary(entry: EntryPoint) -> str:
+    """Return the first line of a command's own help, from its source: importing it may load torch."""
+    package, *parts = entry.module.split(".")
+    spec = find_spec(package)
+    file = Path(spec.origin or "") if spec is not None else Path()
+    if parts:
+        file = file.parent.joinpath(*parts).with_suffix(".py")
+    for node in ast.parse(file.read_text(encoding="utf-8")).body if file.is_file() else ():
+        match node:
+            case ast.FunctionDef(name=entry.attr):
+                return (ast.get_docstring(node) or "").partition("\n")[0]
+            case ast.Assign(targets=[ast.Name(id=entry.attr)], value=ast.Call(keywords=keywords)):
+                return next((str(ast.literal_eval(word.value)) for word in keywords if word.arg == "help"), "")
+    return ""
 
 
 def _missing(entry: EntryPoint) -> list[str]:

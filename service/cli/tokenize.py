@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,8 +12,8 @@ from service.cli.errors import CommandError
 from service.cli.options import BundleOption, Device, choose_bundle
 
 if TYPE_CHECKING:
-    from service.bulk.encoder import Report, Workplace
-    from service.bulk.executors import Executor
+    from service.bulk.executors import Executor, Report, Workplace
+    from service.bulk.job import Outcome
 
 
 def tokenize(
@@ -63,11 +64,12 @@ def tokenize(
     from rich.console import Console
 
     from media.kinds import KINDS
-    from model.bundle import BundleError
+    from model.bundle_files import BundleError
     from model.codes.info import CodesError, EncodingOptions
     from service.bulk.errors import BulkError
     from service.bulk.job import Job, Request
 
+    began = time.perf_counter()
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         height, width = _sides(size)
@@ -98,14 +100,20 @@ def tokenize(
             outcome = job.run(executor, progress.begin, progress.report)
     except (BulkError, BundleError, CodesError) as error:
         raise CommandError(str(error)) from error
-    rows = " and ".join(f"{count:,} rows of {name}" for name, count in (outcome.info.rows or {}).items())
-    fresh = outcome.items - outcome.kept
-    console.print(
-        f"{dest}: {rows}; {fresh:,} items in {duration(outcome.seconds)}"
-        f"{f', {outcome.kept:,} were done before' if outcome.kept else ''}"
-    )
+    console.print(f"{dest}: {summary(outcome, time.perf_counter() - began)}")
     if outcome.failed:
         console.print(f"{outcome.failed:,} items failed; {dest / 'quarantine.jsonl'} says why")
+
+
+def summary(outcome: Outcome, seconds: float) -> str:
+    """Describe a run that took so many seconds, its start included."""
+    parts = [" and ".join(f"{count:,} rows of {name}" for name, count in (outcome.info.rows or {}).items())]
+    if fresh := outcome.items - outcome.kept:
+        rate = rate_text(fresh / outcome.seconds)
+        parts.append(f"{fresh:,} items in {duration(outcome.seconds)} at {rate}, {duration(seconds)} with the start")
+    if outcome.kept:
+        parts.append(f"{outcome.kept:,} items were done before")
+    return "; ".join(filter(None, parts))
 
 
 class _Progress:
@@ -125,7 +133,7 @@ class _Progress:
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._busy: dict[str, float] = {}
         self._done = self._items = self._total = self._failed = 0
-        self._device, self._started, self._spoke = "", 0.0, 0.0
+        self._device, self._spoke, self._seconds = "", 0.0, 0.0
 
     def __enter__(self) -> _Progress:
         self._bar.start()
@@ -137,11 +145,9 @@ class _Progress:
 
     def begin(self, items: int, kept: int, executor: Executor) -> None:
         """Show how much is to be done, and where."""
-        import time
-
         place = executor.workplace
-        self._total, self._done, self._started = items, kept, time.perf_counter()
-        self._spoke, self._device = self._started, "GPU" if place.device == "cuda" else "CPU"
+        self._total, self._done, self._spoke = items, kept, time.perf_counter()
+        self._device = "GPU" if place.device == "cuda" else "CPU"
         self._bar.update(self._task, total=items, completed=kept, description="encoding")
         done = f", {kept:,} of them done before" if kept else ""
         self._console.print(
@@ -151,17 +157,15 @@ class _Progress:
 
     def report(self, report: Report) -> None:
         """Show a shard that is done."""
-        import time
-
         self._busy[report.worker] = report.busy
         self._items += report.items
         self._failed += report.failed
         now = time.perf_counter()
-        rate = self._items / (now - self._started)
+        self._seconds = max(self._seconds, report.seconds)
+        rate = self._items / self._seconds
         busy = sum(self._busy.values()) / len(self._busy)
-        state = f"{rate:,.{0 if rate >= 10 else 1}f} items/s, {self._device} busy {busy:.0%}" + (
-            f", {self._failed:,} failed" if self._failed else ""
-        )
+        state = f"{rate_text(rate)}, {self._device} busy {busy:.0%}"
+        state += f", {self._failed:,} failed" if self._failed else ""
         self._bar.update(self._task, completed=self._done + self._items, description=state)
         if not self._console.is_terminal and now - self._spoke > self.SILENT_SECONDS:
             self._spoke = now
@@ -169,6 +173,11 @@ class _Progress:
             self._console.print(
                 f"{self._done + self._items:,} of {self._total:,} items, {state}, {duration(left)} left"
             )
+
+
+def rate_text(rate: float) -> str:
+    """Return a rate for people, which is above 0 where it is slow."""
+    return f"{rate:,.{0 if rate >= 10 else 1}f} items/s"
 
 
 def duration(seconds: float) -> str:

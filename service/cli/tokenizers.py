@@ -39,7 +39,7 @@ def opened(location: TokenizerLocation) -> Iterator[CommandTokenizer]:
         CommandError: the bundle is not sound, its device is not there, or the service does not answer.
     """
     if location.server is None:
-        from service.cli.offline import LocalTokenizer  # needs torch
+        from service.cli.offline import LocalTokenizer
 
         yield LocalTokenizer(choose_bundle(location.bundle), location.device)
         return

@@ -1,19 +1,17 @@
-"""The cards of loaded bundles."""
+"""The cards of bundles, which need no network."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
-import torch
-
-from model.bundle import Bundle, GeneratorBundle
+from model.bundle_header import GeneratorHeader, TokenizerHeader
 from model.generator.config import LanguageModelConfig
 from model.tokenizer.config import VQConfig
 from service.engine.lane import LaneOptions
 from service.types import GenerateParams, GeneratorCard, Kind, ModelCard
 
 
-def model_card(bundle: Bundle, device: torch.device, dtype: str) -> ModelCard:
+def model_card(bundle: TokenizerHeader, device: str, dtype: str) -> ModelCard:
     """Describe a bundle and how it runs.
 
     Args:
@@ -32,14 +30,14 @@ def model_card(bundle: Bundle, device: torch.device, dtype: str) -> ModelCard:
         temporal_patch=config.temporal_patch,
         temporal_order=config.temporal_order,
         streaming=config.streams,
-        parameters=sum(parameter.numel() for parameter in bundle.tokenizer.parameters()),
-        device=str(device),
+        parameters=bundle.parameters,
+        device=device,
         dtype=dtype,
         licence=bundle.licence,
     )
 
 
-def generator_card(bundle: GeneratorBundle, device: torch.device, options: LaneOptions) -> GeneratorCard:
+def generator_card(bundle: GeneratorHeader, device: str, options: LaneOptions) -> GeneratorCard:
     """Describe a generator and how it runs.
 
     Args:
@@ -74,9 +72,9 @@ def generator_card(bundle: GeneratorBundle, device: torch.device, options: LaneO
         guided=guided,
         defaults=GenerateParams(**asdict(config.sampling)),
         slots=options.slots,
-        parameters=sum(parameter.numel() for parameter in bundle.generator.parameters()),
-        device=str(device),
-        dtype=options.dtype if device.type == "cuda" else "float32",
+        parameters=bundle.parameters,
+        device=device,
+        dtype=options.dtype if device.startswith("cuda") else "float32",
         licence=bundle.licence,
         max_steps=max_steps,
     )

@@ -47,7 +47,7 @@ class DiffusionLane:
         self._ahead = StepsAhead(STEPS_AHEAD)
         self._runs: dict[int, DiffusionRun] = {}
         self.capacity = Capacity(options.slots, options.prefill_tokens, ROUNDS)
-        self.card = generator_card(bundle, device, options)
+        self.card = generator_card(bundle, str(device), options)
 
     def warm_up(self) -> None:
         """Capture every shape of a step, and measure one of one sample."""

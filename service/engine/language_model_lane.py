@@ -51,7 +51,7 @@ class LanguageModelLane:
         self._sequences: dict[int, Sequence] = {}
         self._handles: dict[int, int] = {}
         self.capacity = Capacity(options.slots, options.prefill_tokens)
-        self.card = generator_card(bundle, device, options)
+        self.card = generator_card(bundle, str(device), options)
 
     def warm_up(self) -> None:
         """Capture every graph, and measure a step of one sample."""

@@ -103,7 +103,7 @@ class Engine:
             self._tokenizers[bundle.name] = bundle.tokenizer
             if self._device.type == "cuda":
                 self._compiled[bundle.name] = CompiledTokenizer(bundle.tokenizer)
-            self.cards.append(model_card(bundle, self._device, dtype))
+            self.cards.append(model_card(bundle, str(self._device), dtype))
         self._transfers.settle()
 
     @property

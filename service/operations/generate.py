@@ -21,7 +21,17 @@ from service.operations.generators import served
 from service.operations.options import DecodeOptions
 from service.operations.options_generate import MAX_SAMPLES, GenerateOptions
 from service.settings import Limits
-from service.types import Backend, Generated, GenerateJob, GeneratorBackend, JobProgress, Media, Timing
+from service.types import (
+    Backend,
+    Generated,
+    GenerateJob,
+    GeneratorBackend,
+    GeneratorCard,
+    JobProgress,
+    Media,
+    ModelCard,
+    Timing,
+)
 
 GREY = 128
 
@@ -95,7 +105,23 @@ async def planned(
 ) -> GeneratePlan:
     """Return the plan of a generation; the arguments are those of `generate`, and so are the errors."""
     cards, generator_cards = await served(backend, generators)
-    return plan_generate(cards, generator_cards, options, limits, source is not None, _source_frames(source))
+    return plan_source(cards, generator_cards, source, options, limits)
+
+
+def plan_source(
+    cards: Sequence[ModelCard],
+    generators: Sequence[GeneratorCard],
+    source: ClipSource | EncodeResult | None,
+    options: GenerateOptions,
+    limits: Limits,
+) -> GeneratePlan:
+    """Return the plan of a generation by these bundles.
+
+    Raises:
+        ProblemError: what `plan_generate` raises, and tokens that cannot be continued.
+    """
+    plan = plan_generate(cards, generators, options, limits, source is not None, _source_frames(source))
+    return _of_tokens(source, options, plan)[1] if isinstance(source, EncodeResult) else plan
 
 
 def _source_frames(source: ClipSource | EncodeResult | None) -> int | None:
@@ -113,24 +139,28 @@ async def _prefix(
     plan: GeneratePlan,
 ) -> tuple[_Prefix, GeneratePlan]:
     """Return the tokens that every sample begins with, and the plan for as many frames as there are."""
-    asked = options.prefix_frames is not None
     if source is None:
         return _Prefix(), plan
     if isinstance(source, EncodeResult):
-        decode = plan_decode([plan.card], source, DecodeOptions())
-        plan = shortened(plan, decode.size[0], asked)
-        if decode.codes.dtype.kind == "f":
-            raise ProblemError("invalid-tensor", f"The generator {plan.generator.id} continues tokens, not latents.")
-        _check_extents(plan, plan.card.geometry.size(decode.codes.shape))
-        return _Prefix(decode.codes[: plan.windows[0].context], source.meta.fps), plan
+        return _of_tokens(source, options, plan)
     _, height, width = plan.size
     in_file = source.media is not None
     request = options.prefix_request(height, width, plan.prefix_frames) if in_file else options.array_request()
     clip = await source.read(media, request)
     _check_extents(plan, clip.info.size)
-    plan = shortened(plan, len(clip.pixels), asked)
+    plan = shortened(plan, len(clip.pixels), options.prefix_frames is not None)
     encoded = await backend.encode(plan.card.id, clip.pixels[: plan.prefix_frames], "tokens")
     return _Prefix(encoded.tokens, clip.info.fps, clip.decode_ms), plan
+
+
+def _of_tokens(source: EncodeResult, options: GenerateOptions, plan: GeneratePlan) -> tuple[_Prefix, GeneratePlan]:
+    """Return the tokens that every sample begins with, and the plan for as many frames as they are."""
+    decode = plan_decode([plan.card], source, DecodeOptions())
+    plan = shortened(plan, decode.size[0], options.prefix_frames is not None)
+    if decode.codes.dtype.kind == "f":
+        raise ProblemError("invalid-tensor", f"The generator {plan.generator.id} continues tokens, not latents.")
+    _check_extents(plan, plan.card.geometry.size(decode.codes.shape))
+    return _Prefix(decode.codes[: plan.windows[0].context], source.meta.fps), plan
 
 
 def _check_extents(plan: GeneratePlan, size: Sequence[int]) -> None:

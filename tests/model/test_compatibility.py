@@ -16,7 +16,7 @@ from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS, VAEConfig, VQConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from service.cli.errors import CommandError
-from service.cli.generate_offline import local_generator
+from service.cli.generate_offline import LocalGenerator
 
 HEADS = {"vq": CONFIGS["debug"].head, "fewer": VQConfig(codes=32, dim=8), "vae": VAEConfig(dim=4), "wide": VAEConfig(8)}
 
@@ -54,5 +54,5 @@ def test_what_does_not_fit_is_refused_with_both_values(
     says = re.escape(f"{made} makes {makes}, and its tokenizer {speaks} has {has}.")
     with pytest.raises(BundleError, match=says):
         check_compatible([made], [speaks])
-    with pytest.raises(CommandError, match=says), local_generator(made, None, "cpu", 1):
-        pass
+    with pytest.raises(CommandError, match=says):
+        LocalGenerator(made, None, "cpu", 1)

@@ -180,7 +180,7 @@ def test_broken_bundles_get_one_sentence(bundle: Path, kind: str) -> None:
         ({"network": {"kind": "gan"}}, "kind must be one of"),
         ({"network": LANGUAGE_MODELS["lm-debug"].to_dict() | {"depth": 1}}, "Unknown"),
         ({"network": LANGUAGE_MODELS["lm-debug"].to_dict() | {"layers": 3}}, "tensors are missing"),
-        ({"network": LANGUAGE_MODELS["lm-debug"].to_dict() | {"classes": 5}}, "do not fit the config"),
+        ({"network": LANGUAGE_MODELS["lm-debug"].to_dict() | {"codes": 65}}, "do not fit the config"),
         ({"network": LANGUAGE_MODELS["lm-debug"].to_dict() | {"classes": 3, "codes": 65}}, "4 names for 3 classes"),
         ({"classes_sha256": None}, "0 names for 4 classes"),
     ],

@@ -192,7 +192,8 @@ def test_the_command_writes_codes(files: Path, vq: Bundle, tmp_path: Path) -> No
     arguments = ["data", "codes", files, "--tokenizer", tmp_path / "bundle", "--out", tmp_path / "codes", "--side", 32]
     command = [*map(str, arguments), "--frames", "5", "--device", "cpu"]
     refused = CliRunner().invoke(app, [*command, "--fps", "nan"])
-    assert (refused.exit_code, refused.output) == (1, "error: fps=nan must be above 0, and finite.\n")
+    assert refused.exit_code == 2
+    assert "--fps" in refused.output
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert open_encoded_codes(tmp_path / "codes").info.tokenizer_hash == vq.hash

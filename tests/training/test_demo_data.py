@@ -16,8 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from training.data import open_set
-from training.data.shards import SetInfo, shard_path, write_info, write_shard
+from training.data.shards import SetInfo, open_set, shard_path, write_info, write_shard
 from training.demo_data import held_out, packages, photographs, procgen, vizdoom
 from training.demo_data.demo import DEMO, Job, SetPlan, build_demo, run_job, scaled
 from training.errors import TrainingError

@@ -22,8 +22,7 @@ from model.metrics.ssim import ssim
 from model.tokenizer.config import CONFIGS, VAEConfig
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app
-from training.data import open_set
-from training.data.shards import SetInfo, write_info, write_shard
+from training.data.shards import SetInfo, open_set, write_info, write_shard
 from training.errors import TrainingError
 from training.evaluation.datasets import open_datasets
 from training.evaluation.suite import MetricSuite, NetworkPaths

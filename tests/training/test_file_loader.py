@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -188,6 +189,17 @@ def test_the_report_tells_of_files_and_rates(files: Path) -> None:
     assert report["clips"]["per_second_and_worker"] > 0
     assert report["broken"] == []
     assert report["skipped"] == 0
+
+
+def test_the_report_is_sentences_for_people(files: Path, tmp_path: Path) -> None:
+    loader = loader_of(files)
+    list(loader.stream(PLAN))
+    images, clips, waited = loader.describe()
+    assert re.fullmatch(r"data: 12 images, read 14 times, [\d,.]+ a second by each process", images)
+    assert re.fullmatch(r"data: 6 clips, read 8 times, [\d,.]+ a second by each process", clips)
+    assert re.fullmatch(r"data: training waited [\d.]+ s for it", waited)
+    (colours(tmp_path, 3) / "images" / "bad.tar").write_bytes(b"x" * 2000)
+    assert loader_of(tmp_path).describe()[-1].startswith(f"skipped {tmp_path / 'images' / 'bad.tar'}: ")
 
 
 def test_damaged_shards_are_in_the_report(tmp_path: Path) -> None:

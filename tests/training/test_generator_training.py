@@ -23,6 +23,7 @@ from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app
+from training.budget import Budget
 from training.checkpoint import CHECKPOINT_FILE
 from training.data.loaders.batch import BatchSpec
 from training.distributed import Ranks
@@ -35,7 +36,6 @@ from training.generator.step import GeneratorStep
 from training.generator.task import GeneratorTask, fit_recipe
 from training.generator.token_dataset import CodeBatch, CodeLoader
 from training.recipes import GENERATOR_RECIPES, GeneratorRecipe
-from training.schedule import Budget
 from training.tokenizer.head_transfer import with_head
 from training.trainer import Trainer
 

@@ -17,7 +17,7 @@ from model.bundle import load_bundle
 from model.metrics.psnr import psnr
 from training import trainer
 from training.__main__ import app
-from training.data import open_set
+from training.data.shards import open_set
 from training.logging import MetricsLogger
 
 run = CliRunner()

@@ -21,13 +21,13 @@ from torch import Tensor
 from benchmarks.service.process import free_port
 from model.tokenizer.tokenizer import OmniTokenizer
 from training import gradients, runner
+from training.budget import Budget
 from training.checkpoint import CHECKPOINT_FILE
-from training.data import open_set
 from training.data.loaders.device_loader import DeviceLoader
+from training.data.shards import open_set
 from training.distributed import Ranks, init_distributed
 from training.recipes import RECIPES, Recipe
 from training.runner import RunConfig, StartedStage, run_recipe
-from training.schedule import Budget
 from training.tokenizer.head_transfer import with_head
 from training.tokenizer.start import StageStart
 from training.trainer import Trainer

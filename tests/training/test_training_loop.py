@@ -18,13 +18,14 @@ from rich.console import Console
 from torch import Tensor
 
 from model.tokenizer.tokenizer import OmniTokenizer, is_encoding_weight
+from training.budget import Budget
 from training.checkpoint import CHECKPOINT_FILE
 from training.data.loaders.batch import BatchSpec
 from training.data.loaders.device_loader import DeviceLoader
 from training.errors import TrainingError
 from training.logging import METRICS_FILE
 from training.recipes import RECIPES, RENAMED_SETTINGS, LossWeights
-from training.schedule import Budget, Phase
+from training.schedule import Phase
 from training.tokenizer.head_transfer import with_head
 from training.tokenizer.start import StageStart
 from training.trainer import Trainer

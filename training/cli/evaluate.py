@@ -11,7 +11,10 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.table import Table
 
+from model.bundle_files import read_config
+from model.bundle_header import read_tokenizer
 from training.cli.errors import exit_on_error, refuse_others
+from training.cli.options import DeviceOption
 
 if TYPE_CHECKING:
     from training.evaluation.evaluate import Evaluation
@@ -27,50 +30,65 @@ OF_SWEEPS = COMMON | {"sweep"}
 
 def evaluate(
     context: typer.Context,
-    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle: of a tokenizer, or of a generator.")],
+    bundle: Annotated[Path, typer.Argument(help="Bundle of a tokenizer or of a generator.")],
     data: Annotated[
         Path, typer.Argument(help="Data folder with held-out sets, or any folder of images and videos.")
     ] = Path("data/demo"),
     out: Annotated[Path, typer.Option(help="Folder for results and pictures.")] = Path("runs/evaluation"),
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one by default.")] = None,
-    side: Annotated[int, typer.Option(help="Pixels of the squares that a user's files are cut to.")] = 256,
-    frames: Annotated[int, typer.Option(help="Frames of the clips that a user's videos are cut to.")] = 17,
-    items: Annotated[int | None, typer.Option(help="At most so many items of each set, evenly spread.")] = None,
+    device: DeviceOption = None,
+    side: Annotated[int, typer.Option(min=16, help="Cut files to squares of this many pixels a side.")] = 256,
+    frames: Annotated[int, typer.Option(min=1, help="Cut videos to clips of this many frames.")] = 17,
+    items: Annotated[
+        int | None,
+        typer.Option(min=1, help="At most so many items of each set, evenly spread.", show_default="all"),
+    ] = None,
     networks: Annotated[Path, typer.Option(help="Folder of `omnitok data networks`.")] = Path("data/networks"),
     inception: Annotated[Path | None, typer.Option(help="Weights of the FID Inception-v3, for rFID.")] = None,
     i3d: Annotated[Path | None, typer.Option(help="Weights of Inception-I3D (Kinetics-400), for rFVD.")] = None,
     lpips: Annotated[Path | None, typer.Option(help="Weights of LPIPS on VGG16: a file or a folder.")] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Bundle of a generator's tokenizer.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Generators: bundle of the tokenizer; required.")] = None,
     held_out: Annotated[
-        Path | None, typer.Option(help="Labelled items to measure samples from, in place of DATA, which trained them.")
+        Path | None,
+        typer.Option(help="Generators: labelled items to compare samples with, where DATA was trained on."),
     ] = None,
     sweep: Annotated[
-        bool, typer.Option("--sweep", help="Instead: PSNR by resolution and by frame, with plots.")
+        bool, typer.Option("--sweep", help="Tokenizers: measure PSNR by resolution and by frame instead, with plots.")
     ] = False,
     guidance: Annotated[
         list[float] | None,
-        typer.Option(help="Instead: scores of a generator's samples by guidance, with a plot; repeat it."),
+        typer.Option(help="Generators: score samples at this guidance instead, with a plot; repeat for more."),
     ] = None,
-    top_k: Annotated[list[int] | None, typer.Option(help="The same by top-k, of a language model; repeat it.")] = None,
+    top_k: Annotated[
+        list[int] | None, typer.Option(help="Language models: the same at this top-k; repeat for more.")
+    ] = None,
 ) -> None:
-    """Measure reconstructions: PSNR, SSIM, the use of codes or latents, and distances of networks' features.
+    """Measure a tokenizer's reconstructions, or a generator's samples.
 
-    Without weights of the standard networks the packaged ones give metrics of their own: FID-lite, KID-lite, FVD-lite
-    and the VGG distance. Samples of a generator are compared with labelled items instead, and shown with their nearest
-    training items.
+    Of a tokenizer: PSNR, SSIM, the use of its codes or latents, and distances of networks' features. Without weights
+    of the standard networks the packaged ones give metrics of their own: FID-lite, KID-lite, FVD-lite and the VGG
+    distance.
+
+    Of a generator: the same distances between its samples and labelled items, and samples beside their nearest training
+    items.
+
+    `omnitok evaluate bundles/demo-vq FOLDER` measures files of your own.
     """
-    from model.bundle import read_config
-    from training.evaluation.evaluate import evaluate_bundle
-    from training.evaluation.suite import NetworkPaths
-    from training.evaluation.sweep import sweep_bundle
+    from training.data.files import check_exists
+    from training.evaluation.pair import check_pair
 
     with exit_on_error():
         if generates := read_config(bundle).kind == "generator":
             refuse_others(context, "A generator", OF_GENERATORS)
-        elif sweep:
-            refuse_others(context, "--sweep", OF_SWEEPS)
+            check_pair(bundle, tokenizer)
         else:
-            refuse_others(context, "A tokenizer", OF_TOKENIZERS)
+            read_tokenizer(bundle)
+            measured, options = ("--sweep", OF_SWEEPS) if sweep else ("A tokenizer", OF_TOKENIZERS)
+            refuse_others(context, measured, options)
+        for path in filter(None, (data, held_out, inception, i3d, lpips)):
+            check_exists(path)
+
+        from training.evaluation.suite import NetworkPaths
+
         paths = NetworkPaths(networks, inception, i3d, lpips)
         if guidance or top_k:
             from training.evaluation.sampling_curve import sampling_curve
@@ -86,8 +104,12 @@ def evaluate(
             Console().print(Markdown(markdown(scores)))
             _print_missing(scores.missing)
         elif sweep:
+            from training.evaluation.sweep import sweep_bundle
+
             _print_sweep(sweep_bundle(bundle, data, out, device))
         else:
+            from training.evaluation.evaluate import evaluate_bundle
+
             _print_evaluation(evaluate_bundle(bundle, data, out, device, paths, side, frames, items))
     typer.echo(f"wrote {out}")
 

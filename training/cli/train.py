@@ -12,62 +12,84 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from model.bundle_header import read_tokenizer
 from training.cli.errors import exit_on_error, refuse_others
+from training.cli.options import DeviceOption, FpsOption
 from training.errors import TrainingError
 
 if TYPE_CHECKING:
+    from training.budget import Budget
     from training.data.loaders.batch import Loader
     from training.recipes import AnyRecipe
-    from training.schedule import Budget
     from training.trainer import Trainer
 
-MAX_SKIPPED_SHOWN = 10
 OF_TOKENIZERS = frozenset({"source", "workers", "perceptual_weights"})  # and not of generators
 OF_GENERATORS = frozenset({"tokenizer", "held_out"})
 
 
 def train(
     context: typer.Context,
-    recipe: Annotated[str, typer.Argument(help="Name of the recipe; a wrong one lists them.")],
-    data: Annotated[Path | None, typer.Option(help="Folder of the data; data/RECIPE by default.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; runs/RECIPE by default.")] = None,
-    stage: Annotated[str | None, typer.Option(help="Run this stage alone.")] = None,
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="Recipe: debug, demo or paper-imagenet-ucf of a tokenizer; lm-debug, dit-debug and others of a "
+            "generator. Any other name lists them all."
+        ),
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of images and videos, or of built sets.", show_default="data/RECIPE")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/RECIPE")] = None,
+    stage: Annotated[str | None, typer.Option(help="Run this stage alone.", show_default="all")] = None,
     tokenizer: Annotated[
-        Path | None, typer.Option(help="Bundle of the tokenizer whose codes a generator is trained on.")
+        Path | None, typer.Option(help="Generators: bundle of the tokenizer whose codes are trained on; required.")
     ] = None,
     held_out: Annotated[
-        Path | None, typer.Option(help="Other labelled data, or its codes, whose loss is measured at checkpoints.")
+        Path | None,
+        typer.Option(help="Generators: other labelled data, or its codes, whose loss is measured at checkpoints."),
     ] = None,
-    source: Annotated[Path | None, typer.Option("--from", help="Bundle to begin from, of either head.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Tokenizers: bundle to begin from, VQ or VAE.", show_default="random weights"),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT.")] = False,
     steps: Annotated[
-        int | None, typer.Option(help="Length in steps of what is run; the stages share it as in the recipe.")
+        int | None,
+        typer.Option(help="Length of the run, shared by its stages as in the recipe.", show_default="the recipe's"),
     ] = None,
-    seconds: Annotated[float | None, typer.Option(help="Length in seconds of training, shared likewise.")] = None,
-    pause_after: Annotated[float | None, typer.Option(help="Stop with a checkpoint after this many seconds.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; cuda where there is one by default.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Length of the run in seconds instead, shared likewise.")
+    ] = None,
+    pause_after: Annotated[
+        float | None, typer.Option(help="Stop with a checkpoint after this many seconds; --resume goes on.")
+    ] = None,
+    device: DeviceOption = None,
     workers: Annotated[
         int | None,
-        typer.Option(help="Processes of each rank that decode files; by default its share of the cores less one."),
+        typer.Option(
+            min=0, help="Processes of each rank that decode files.", show_default="its share of the cores, less 1"
+        ),
     ] = None,
-    fps: Annotated[float | None, typer.Option(help="Frames per second of clips; as recorded by default.")] = None,
+    fps: FpsOption = None,
     perceptual_weights: Annotated[
         Path, typer.Option(help="VGG16 of `omnitok data networks`, or LPIPS weights, where the recipe asks for them.")
     ] = Path("data/networks/vgg16.safetensors"),
     save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 120.0,
-    log_every: Annotated[int, typer.Option(help="Steps between rows of the table.")] = 50,
+    log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of the printed table.")] = 50,
 ) -> None:
-    """Train a tokenizer through the stages of a recipe, or a generator. Needs the extra `train` of the package.
+    """Train a tokenizer through the stages of a recipe, or a generator on a tokenizer's codes.
 
-    Each stage has a folder OUT/<number>-<stage>; the bundles of the run are OUT/RECIPE-vq and OUT/RECIPE-vae. A stage
-    that is done is not run again, and a resumed run keeps its lengths. `torchrun -m training train ...` runs on several
-    GPUs. A generator needs --tokenizer; its data is a labelled folder, whose codes go to OUT/codes, or a folder of
-    codes; its bundle is OUT/RECIPE.
+    `omnitok train debug --data FOLDER --steps 30` tries a tokenizer in seconds on a CPU; `omnitok train lm-debug --data
+    FOLDER --tokenizer bundles/demo-vq` a generator.
+
+    Each stage has a folder OUT/NUMBER-STAGE. The bundles of a tokenizer are OUT/RECIPE-vq and OUT/RECIPE-vae, that of a
+    generator is OUT/RECIPE. A stage that is done is not run again, and a resumed run keeps its lengths. Ctrl-C stops
+    with a checkpoint. `torchrun -m training train ...` runs on several GPUs.
+
+    The data of a generator is a folder of labelled files, whose codes go to OUT/codes, or a folder of codes.
     """
-    from training.devices import cores
-    from training.distributed import init_distributed
+    from training.data.files import check_exists
     from training.recipes import GENERATOR_RECIPES, RECIPES, GeneratorRecipe
-    from training.runner import RunConfig, Task, run_recipe
 
     with exit_on_error():
         known: dict[str, AnyRecipe] = {**RECIPES, **GENERATOR_RECIPES}
@@ -78,17 +100,28 @@ def train(
             ("generator", OF_TOKENIZERS) if isinstance(chosen, GeneratorRecipe) else ("tokenizer", OF_GENERATORS)
         )
         refuse_others(context, f"The recipe of a {what}", context.params.keys() - others)
-        for name, value in (("--pause-after", pause_after), ("--save-every", save_every), ("--log-every", log_every)):
+        for name, value in (("--pause-after", pause_after), ("--save-every", save_every)):
             if value is not None and not value > 0:
                 raise TrainingError(f"{name} must be positive, not {value}.")
+        if stage is not None:
+            chosen.stage(stage)
+        budgets = _budgets(chosen, stage, steps, seconds)
+        _check_bundles(chosen, tokenizer, source)
         data = data or Path("data") / recipe
+        for path in (data, *filter(None, [held_out])):
+            check_exists(path)
+
+        from training.devices import cores
+        from training.distributed import init_distributed
+        from training.runner import RunConfig, Task, run_recipe
+
         run = RunConfig(
             name=recipe,
             recipe=chosen,
             out=out or Path("runs") / recipe,
             only_stage=stage,
             resume=resume,
-            budgets=_budgets(chosen, stage, steps, seconds),
+            budgets=budgets,
             stop_after=math.inf if pause_after is None else pause_after,
             save_every=save_every,
             log_every=log_every,
@@ -105,6 +138,7 @@ def train(
                 if isinstance(chosen, GeneratorRecipe):
                     from training.generator.preparation import prepare
 
+                    assert tokenizer is not None
                     task, loader, on_checkpoint = prepare(
                         chosen, tokenizer, data, run.out, rank_device, ranks, console, fps, held_out
                     )
@@ -122,22 +156,28 @@ def train(
                 run_recipe(run, task, loader, rank_device, ranks, on_checkpoint, console)
 
 
+def _check_bundles(recipe: AnyRecipe, tokenizer: Path | None, source: Path | None) -> None:
+    """Refuse bundles that the recipe cannot use, whose weights are not read."""
+    from training.recipes import GeneratorRecipe
+
+    if source is not None:
+        read_tokenizer(source)
+    if isinstance(recipe, GeneratorRecipe):
+        if tokenizer is None:
+            raise TrainingError("A generator is trained on the codes of a tokenizer: name its bundle with --tokenizer.")
+        recipe.check_kind("tokens" if read_tokenizer(tokenizer).config.is_vq else "latents")
+
+
 def _close(loader: Loader, console: Console) -> None:
-    """Stop a loader and print its report: items and their rates, time waited for data, files that were skipped."""
+    """Stop a loader, and print what it has read."""
     loader.close()
-    report = loader.report()
-    broken = report.pop("broken", [])
-    lines = ["data: " + ", ".join(f"{name} {value}" for name, value in report.items())]
-    lines += [f"skipped {entry['file']}: {entry['reason']}" for entry in broken[:MAX_SKIPPED_SHOWN]]
-    if len(broken) > MAX_SKIPPED_SHOWN:
-        lines.append(f"and {len(broken) - MAX_SKIPPED_SHOWN} broken files more: `omnitok data inspect` lists them")
-    for line in lines:
+    for line in loader.describe():
         console.print(line, highlight=False, markup=False)
 
 
 def _budgets(recipe: AnyRecipe, only: str | None, steps: int | None, seconds: float | None) -> dict[str, Budget]:
     """Share a length among the stages as they share the recipe's steps; none where none is given."""
-    from training.schedule import Budget
+    from training.budget import Budget
 
     if steps is None and seconds is None:
         return {}

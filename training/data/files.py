@@ -203,6 +203,17 @@ def find_sources(data: Path) -> tuple[Source | None, Source | None]:
     return sources
 
 
+def check_exists(data: Path) -> None:
+    """Refuse data that is not there.
+
+    Raises:
+        TrainingError: it is not, and what makes it.
+    """
+    if not data.exists():
+        remedy = f": `omnitok data build {data.name}` makes it" if data in BUILT else ""
+        raise TrainingError(f"{data} does not exist{remedy}.")
+
+
 def find_files(root: Path) -> FoundFiles:
     """List the files below a folder, or in a tar file. Hidden files are left out, links are followed.
 
@@ -215,9 +226,7 @@ def find_files(root: Path) -> FoundFiles:
     Raises:
         TrainingError: no such folder, a compressed shard, or labels that are wrong.
     """
-    if not root.exists():
-        remedy = f": `omnitok data build {root.name}` makes it" if root in BUILT else ""
-        raise TrainingError(f"{root} does not exist{remedy}.")
+    check_exists(root)
     paths = [root] if root.is_file() else [root / name for name in walk_files(root)]
     base = root.parent if root.is_file() else root
     tars = tuple(path for path in paths if path.name.lower().endswith(".tar"))

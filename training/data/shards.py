@@ -6,14 +6,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from model.atomic_write import replace_file, replacing
 from training.errors import TrainingError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INFO_FILE = "set.json"
 
@@ -83,6 +85,8 @@ class PixelSet:
 
     def pixels(self) -> Tensor:
         """Return all items in memory: uint8 (N, T, H, W, 3)."""
+        import torch
+
         return torch.cat(self.shards)
 
 
@@ -115,6 +119,8 @@ def open_set(folder: Path) -> PixelSet:
 
 
 def _open_shard(path: Path, item: tuple[int, ...]) -> Tensor:
+    import torch  # which those who write sets can do without
+
     try:
         pixels = np.load(path, mmap_mode="c", allow_pickle=False)  # copy on write: torch wants writable memory
     except (ValueError, OSError, EOFError) as error:

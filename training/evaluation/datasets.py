@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data import open_set
-from training.data.shards import INFO_FILE, PixelSet
+from training.data.shards import INFO_FILE, PixelSet, open_set
 from training.devices import cores
 from training.errors import TrainingError
 

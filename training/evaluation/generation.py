@@ -16,7 +16,6 @@ from torch import Tensor
 from media.kinds import Kind
 from model.atomic_write import replace_file
 from model.bundle import Bundle, GeneratorBundle, load_bundle, load_generator
-from model.compatibility import check_compatible
 from model.tokenizer.patches import to_float
 from training.card import code_version, machine_name
 from training.devices import resolve_device
@@ -32,6 +31,7 @@ from training.evaluation.distances import (
 )
 from training.evaluation.features import SEED, Features, frame_features
 from training.evaluation.labelled import LabelledItems, find_labelled
+from training.evaluation.pair import check_pair
 from training.evaluation.preprocessing import INCEPTION, LITE
 from training.evaluation.recognition import Classifier, held_out_accuracy
 from training.evaluation.report import number
@@ -165,15 +165,8 @@ def load_pair(
         BundleError: a bundle cannot be loaded, or the generator does not fit its tokenizer.
         TrainingError: no or another tokenizer.
     """
+    decoder = load_bundle(check_pair(bundle, tokenizer), device)
     generator = load_generator(bundle, device)
-    if tokenizer is None:
-        raise TrainingError("Samples of a generator are decoded by its tokenizer: name its bundle with --tokenizer.")
-    decoder = load_bundle(tokenizer, device)
-    if decoder.hash != generator.tokenizer_hash:
-        raise TrainingError(
-            f"{bundle} was trained on the tokenizer {generator.tokenizer_hash[:12]}, not on {decoder.hash[:12]}."
-        )
-    check_compatible([bundle], [tokenizer])
     length, side, _ = decoder.config.geometry.size(generator.config.grid)
     return generator, decoder, ExtractionOptions(side, length)
 

@@ -18,7 +18,7 @@ from model.bundle import load_bundle
 from model.metrics.psnr import psnr
 from model.tokenizer.streaming import stream_decode, stream_encode
 from model.tokenizer.tokenizer import OmniTokenizer
-from training.data import open_set
+from training.data.shards import open_set
 from training.devices import resolve_device
 from training.errors import TrainingError
 from training.evaluation.datasets import PIXELS_AT_ONCE

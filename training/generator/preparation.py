@@ -16,7 +16,7 @@ from training.errors import TrainingError
 from training.generator.code_set import CodeSet, ExtractionOptions, relabelled
 from training.generator.encoded import open_encoded_codes
 from training.generator.extraction import extract
-from training.generator.task import GeneratorTask, check_kind, fit_recipe
+from training.generator.task import GeneratorTask, fit_recipe
 from training.generator.token_dataset import CodeLoader
 from training.generator.validation import GeneratorValidator
 from training.recipes import GeneratorRecipe
@@ -34,7 +34,7 @@ class GeneratorRun(NamedTuple):
 
 def prepare(
     recipe: GeneratorRecipe,
-    tokenizer: Path | None,
+    tokenizer: Path,
     data: Path,
     out: Path,
     device: torch.device,
@@ -58,15 +58,13 @@ def prepare(
         held_out: items whose loss is measured at every checkpoint, as for `data`; codes go to `OUT/held-out-codes`.
 
     Raises:
-        TrainingError: no tokenizer is named, or one of the other kind; the codes are another tokenizer's, or held-out
+        TrainingError: the tokenizer is of the other kind; the codes are another tokenizer's, or held-out
             ones have other classes.
         BundleError: the tokenizer's bundle cannot be loaded.
         CodesError: codes are incomplete, damaged or of another format.
     """
-    if tokenizer is None:
-        raise TrainingError("A generator is trained on the codes of a tokenizer: name its bundle with --tokenizer.")
     bundle = load_bundle(tokenizer, device)
-    check_kind(recipe, "tokens" if bundle.config.is_vq else "latents")
+    recipe.check_kind("tokens" if bundle.config.is_vq else "latents")
     (stage,) = recipe.stages
 
     def codes_of(path: Path, cache: Path, options: ExtractionOptions) -> CodeSet:

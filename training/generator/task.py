@@ -80,18 +80,6 @@ class GeneratorTask:
         return run.out / run.name
 
 
-def check_kind(recipe: GeneratorRecipe, kind: str) -> None:
-    """Refuse "tokens" for a diffusion model and "latents" for a language model.
-
-    Raises:
-        TrainingError: the recipe trains on the other kind.
-    """
-    wanted = "tokens" if isinstance(recipe.network, LanguageModelConfig) else "latents"
-    if kind != wanted:
-        head = {"tokens": "VQ", "latents": "VAE"}[wanted]
-        raise TrainingError(f"This recipe trains on {wanted}, not on {kind}: name a {head} tokenizer.")
-
-
 def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
     """Return the recipe with the sizes of the codes: codebook, classes, grid, resolution, frames.
 
@@ -101,7 +89,7 @@ def fit_recipe(recipe: GeneratorRecipe, codes: CodesInfo) -> GeneratorRecipe:
         TrainingError: tokens for a diffusion model or latents for a language model, or no items of any kind.
     """
     network, (stage,) = recipe.network, recipe.stages
-    check_kind(recipe, codes.kind)
+    recipe.check_kind(codes.kind)
     rows = codes.rows or {}
     has_images = rows.get("images") or (codes.causal and rows.get("clips"))
     if not (stage.image_batch_size and has_images) and not (stage.clip_batch_size and rows.get("clips")):

@@ -90,6 +90,10 @@ class CodeLoader:
         """Return the number of rows of each kind."""
         return {kind: sum(len(labels) for _, labels in parts) for kind, parts in self._rows.items()}
 
+    def describe(self) -> list[str]:
+        """Return the number of rows of each kind in a line."""
+        return ["data: codes of " + " and ".join(f"{rows:,} {kind}" for kind, rows in self.report().items())]
+
     def _batch(self, spec: BatchSpec) -> CodeBatch:
         share = spec.share(self.ranks.rank, self.ranks.world)
         parts = self._rows[spec.kind]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from media.kinds import Kind
-from model.generator.config import GENERATOR_CONFIGS, GeneratorConfig
+from model.generator.config import GENERATOR_CONFIGS, GeneratorConfig, LanguageModelConfig
 from training.errors import TrainingError
 from training.recipes.stage import BaseStage
 
@@ -75,6 +75,17 @@ class GeneratorRecipe:
         if stage.name != name:
             raise TrainingError(f"There is no stage {name!r}; known are {stage.name}.")
         return stage
+
+    def check_kind(self, kind: Literal["tokens", "latents"]) -> None:
+        """Refuse "tokens" for a diffusion model and "latents" for a language model.
+
+        Raises:
+            TrainingError: the recipe trains on the other kind.
+        """
+        wanted = "tokens" if isinstance(self.network, LanguageModelConfig) else "latents"
+        if kind != wanted:
+            head = {"tokens": "VQ", "latents": "VAE"}[wanted]
+            raise TrainingError(f"This recipe trains on {wanted}, not on {kind}: name a {head} tokenizer.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the recipe as JSON gives it back."""

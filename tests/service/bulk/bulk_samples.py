@@ -13,7 +13,8 @@ from PIL import Image
 
 from media.write import encode_video
 from model.codes.info import CodesInfo, EncodingOptions
-from service.bulk.encoder import SHARDS_AT_ONCE, Report, ShardEncoder, Workplace
+from service.bulk.encoder import ShardEncoder
+from service.bulk.executors import SHARDS_AT_ONCE, Report, Workplace
 from service.bulk.job import Outcome
 from service.bulk.plan import Shard
 

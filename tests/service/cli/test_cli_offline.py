@@ -19,7 +19,7 @@ from media.types import MediaOptions
 from model.bundle import load_bundle
 from model.metrics.psnr import psnr
 from model.metrics.ssim import ssim
-from service.cli import offline
+from service.cli import offline, offline_network
 from service.cli.inputs import open_media
 from service.formats.codes import read_codes, sniff_codes, write_codes
 from service.formats.media_types import NPZ
@@ -264,7 +264,7 @@ def test_parts_of_a_reconstruction_belong_together(
     bundles: Path, tmp_path: Path, frames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A chunk's last frames wait for the next one, and so do their reconstructions."""
-    monkeypatch.setattr(offline, "CHUNK_PIXELS", 1)
+    monkeypatch.setattr(offline_network, "CHUNK_PIXELS", 1)
     clip = np.random.default_rng(0).integers(0, 256, (frames, 21, 35, 3), np.uint8)
     tokenizer = offline.LocalTokenizer(bundles / "debug", "cpu")
     np.save(tmp_path / "clip.npy", clip)

@@ -1,4 +1,4 @@
-"""`omnitok --help` is light, and lists commands of other packages without importing them."""
+"""`omnitok --help` is light, and lists commands and summaries of other packages without importing them."""
 
 from __future__ import annotations
 
@@ -94,6 +94,12 @@ def test_help_lists_the_commands_that_can_run_here(omnitok: Omnitok, house: None
         "keys",
         *sorted(HERE),
     ]
+
+
+def test_help_has_the_summaries_of_other_packages(omnitok: Omnitok, house: None) -> None:
+    out = omnitok("--help").out
+    assert re.search(r"garden +The garden\.", out)
+    assert re.search(r"kitchen +Cook a dish\.", out)
 
 
 def test_help_says_how_to_get_the_other_commands(omnitok: Omnitok, house: None) -> None:

@@ -79,5 +79,5 @@ class Loader(Protocol):
     def close(self) -> None:
         """Stop what works in the background; the loader is not used afterwards."""
 
-    def report(self) -> dict[str, Any]:
-        """Return the report so far, JSON-ready: broken files, decode rates."""
+    def describe(self) -> list[str]:
+        """Return lines for people on what was read so far, and on what could not be."""

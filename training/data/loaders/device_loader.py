@@ -76,6 +76,10 @@ class DeviceLoader:
         """Return the number of items of every set."""
         return {"photos": [len(data) for data in self.photos], "clips": [len(data) for data in self.clips]}
 
+    def describe(self) -> list[str]:
+        """Return the number of items of each kind in a line."""
+        return [f"data: {_count(self.photos):,} photos and {_count(self.clips):,} clips, in the device's memory"]
+
     def _batch(self, spec: BatchSpec) -> Tensor:
         share = spec.share(self.ranks.rank, self.ranks.world)
         numbers = item_uniforms(self.seed, spec.kind, share)

@@ -27,6 +27,7 @@ from training.distributed import Ranks
 from training.errors import TrainingError, one_line
 
 FLIP, PLACE, TIME = range(3)  # places of an item's random numbers
+MAX_BROKEN_SHOWN = 10
 PREFETCH_FACTOR = 2  # batches that each worker prepares in advance
 
 
@@ -151,6 +152,19 @@ class FileLoader:
             "workers": self._workers,
             "waited_seconds": round(totals.waited, 3),
         }
+
+    def describe(self) -> list[str]:
+        """Return lines on items and their rates, on the time waited for data, and on broken files."""
+        totals, lines = self._totals, []
+        for kind, source in self._sources.items():
+            made, rate = totals.made[kind], totals.made[kind] / max(totals.seconds[kind], 1e-9)
+            lines.append(f"data: {len(source):,} {kind}, read {made:,} times, {rate:,.1f} a second by each process")
+        lines.append(f"data: training waited {totals.waited:.1f} s for it")
+        broken = sorted(totals.broken.items())
+        lines += [f"skipped {place}: {reason}" for place, reason in broken[:MAX_BROKEN_SHOWN]]
+        if len(broken) > MAX_BROKEN_SHOWN:
+            lines.append(f"and {len(broken) - MAX_BROKEN_SHOWN} broken files more: `omnitok data inspect` lists them")
+        return lines
 
 
 class Decoded(NamedTuple):
