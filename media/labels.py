@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,7 +93,7 @@ def _read(table: Path, known: set[str]) -> dict[str, str]:
         text = table.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(f"{table} cannot be read as text: {error}") from error
-    lines = csv.reader(text.splitlines(), delimiter=LABEL_FILES[table.name])
+    lines = csv.reader(io.StringIO(text), delimiter=LABEL_FILES[table.name])
     for row in lines:
         where = f"{table}, line {lines.line_num}"
         if not row or (lines.line_num == 1 and [cell.strip().lower() for cell in row] == ["path", "label"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def _of_list(source: Path) -> tuple[Path, list[_Found], Labels]:
         text = source.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise BulkError(f"{source} cannot be read as text: {error}.") from error
-    lines = csv.reader(text.splitlines(), delimiter=LISTS[source.suffix.lower()])
+    lines = csv.reader(io.StringIO(text), delimiter=LISTS[source.suffix.lower()])
     seen: set[str] = set()
     for row in lines:
         if not row or not row[0].strip() or (lines.line_num == 1 and row[0].strip().lower() == "path"):

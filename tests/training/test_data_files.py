@@ -147,15 +147,18 @@ def test_compressed_shards_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_table_names_the_classes(tmp_path: Path) -> None:
-    put(tmp_path, "x/1.jpg", "x/2.jpg", "y/3.mp4")
-    (tmp_path / "labels.csv").write_text('path,label\nx/1.jpg,sea\n"x/2.jpg","sky, cloudy"\n\ny/3.mp4,sea\n')
+    """Lines end as on any system, and not at other characters that separate lines."""
+    put(tmp_path, "x/1.jpg", "x/2\u2028\x85.jpg", "y/3.mp4", "z/4\n.jpg")
+    rows = ["path,label", "x/1.jpg,sea", '"x/2\u2028\x85.jpg","sky, cloudy"', "", "y/3.mp4,sea", '"z/4\n.jpg",sky']
+    (tmp_path / "labels.csv").write_bytes("\r\n".join(rows).encode())
     found = find_files(tmp_path)
     assert found.images is not None
     assert found.clips is not None
-    assert [label for _, label in listed(found.images).values()] == ["sea", "sky, cloudy"]
+    assert [label for _, label in listed(found.images).values()] == ["sea", "sky, cloudy", "sky"]
     assert [label for _, label in listed(found.clips).values()] == ["sea"]
     (tmp_path / "labels.csv").rename(tmp_path / "labels.tsv")
-    (tmp_path / "labels.tsv").write_text("x/1.jpg\tsea\nx/2.jpg\tsky\ny/3.mp4\tsea\n")
+    (tmp_path / "z" / "4\n.jpg").unlink()
+    (tmp_path / "labels.tsv").write_text("x/1.jpg\tsea\nx/2\u2028\x85.jpg\tsky\ny/3.mp4\tsea\n")
     assert images(tmp_path).classes == ("sea", "sky")
 
 

@@ -101,3 +101,12 @@ def test_lists_that_are_wrong_are_refused(tmp_path: Path, name: str, text: str, 
     (tmp_path / name).write_text(text)
     with pytest.raises(BulkError, match=message):
         list_source(tmp_path / name)
+
+
+def test_lines_of_a_list_end_at_no_other_separator(tmp_path: Path) -> None:
+    names = ["a\u2028b.jpg", "c\x85.jpg"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"\xff\xd8")
+    (tmp_path / "list.txt").write_bytes("\r\n".join(names).encode())
+    listing = list_source(tmp_path / "list.txt")
+    assert [item.key for item in listing.items["images"]] == names
