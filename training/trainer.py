@@ -43,7 +43,6 @@ class Trainer:
         ranks: the processes that train together.
         drawn: items of each kind that the run has drawn before.
         history: sentences on what came before, for the model card.
-        compiled: compile the network's blocks on a CUDA device, which takes half a minute for each shape of batch.
 
     Raises:
         TrainingError: TensorBoard is not installed, or a batch does not divide among the ranks.
@@ -59,7 +58,6 @@ class Trainer:
         ranks: Ranks | None = None,
         drawn: dict[Kind, int] | None = None,
         history: tuple[str, ...] = (),
-        compiled: bool = True,
     ) -> None:
         self.recipe, self.stage, self.loader, self.out = recipe, stage, loader, out
         self.ranks = ranks or Ranks()
@@ -75,8 +73,7 @@ class Trainer:
             self.metrics_logger = MetricsLogger(out)
         self.call: Callable[[Any, Any], dict[str, Tensor]] = train_step
         if self.device.type == "cuda":
-            if compiled:
-                train_step.compile()
+            train_step.compile()  # half a minute for each shape of batch
             self.call = CapturedStep(train_step, self.device)
 
     def run(

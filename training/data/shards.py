@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +84,16 @@ class PixelSet:
     labels: tuple[int, ...]
 
     def __len__(self) -> int:
-        return sum(len(shard) for shard in self.shards)
+        return self._ends[-1]
+
+    def item(self, index: int) -> NDArray[np.uint8]:
+        """Return one item, uint8 (T, H, W, 3), mapped."""
+        shard = bisect_right(self._ends, index)
+        return self.shards[shard][index - self._ends[shard]].numpy()  # counted from the shard's end
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(map(len, self.shards)))
 
     def pixels(self) -> Tensor:
         """Return all items in memory: uint8 (N, T, H, W, 3)."""

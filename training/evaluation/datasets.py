@@ -72,12 +72,11 @@ class PixelDataset(Dataset):
     def __init__(self, title: str, pixels: PixelSet, limit: int | None) -> None:
         info = pixels.info
         super().__init__(title, info.name, info.frames, info.height, len(pixels), limit)
-        self._shards, self._ends = pixels.shards, np.cumsum([len(shard) for shard in pixels.shards])
+        self._pixels = pixels
 
     def read(self, index: int) -> NDArray[np.uint8]:
         """Return one item."""
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        return self._shards[shard][index - self._ends[shard]].numpy()  # counted from the shard's end
+        return self._pixels.item(index)
 
 
 class FileDataset(Dataset):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.kinds import KINDS, Kind
+from media.labels import number_classes
 from media.types import SampleWindow
 from training.data.loaders.item_rng import item_uniforms
 from training.data.shards import INFO_FILE, PixelSet, open_set
@@ -92,7 +93,7 @@ class SetItems:
         self.kind: Kind = "images" if info.frames == 1 else "clips"
         self.classes, self.labels = info.classes, pixels.labels
         self._name, self.sentence = info.name, f"{info.name}, {len(pixels):,} items: {info.source}"
-        self._shards, self._ends = pixels.shards, np.cumsum([len(shard) for shard in pixels.shards])
+        self._pixels = pixels
         self._frames = 1 if info.frames == 1 else options.frames
         if min(info.height, info.width) < options.side or info.frames < self._frames:
             raise TrainingError(
@@ -101,11 +102,11 @@ class SetItems:
             )
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return len(self._pixels)
 
     def read(self, index: int, options: ExtractionOptions) -> list[NDArray[np.uint8]]:
         """Return the views of an item, each uint8 (T, side, side, 3); one where the set is too small for others."""
-        item = self._item(index)
+        item = self._pixels.item(index)
         free = np.array(item.shape[:3]) - [self._frames, options.side, options.side]
         views = []
         for number, uniforms in enumerate(_uniforms(self.kind, index, options) if free.any() else [np.zeros(4)]):
@@ -124,7 +125,7 @@ class SetItems:
 
     def digest(self, index: int) -> bytes:
         """Return the SHA-256 hash of an item's pixels."""
-        return hashlib.sha256(np.ascontiguousarray(self._item(index)).data).digest()
+        return hashlib.sha256(np.ascontiguousarray(self._pixels.item(index)).data).digest()
 
     def place(self, index: int) -> str:
         """Return the place of an item, for people."""
@@ -133,11 +134,6 @@ class SetItems:
     def key(self, index: int) -> str:
         """Return the name of the set and the number of an item in it."""
         return f"{self._name}/{index}"
-
-    def _item(self, index: int) -> NDArray[np.uint8]:
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        pixels: NDArray[np.uint8] = self._shards[shard][index - self._ends[shard]].numpy()  # counted from its end
-        return pixels
 
 
 Items = FileItems | SetItems
@@ -171,9 +167,7 @@ def find_items(data: Path, options: ExtractionOptions) -> tuple[list[Items], tup
         found = [FileItems(source, data) for source in find_sources(data) if source is not None]
         labelled = any(items.classes for items in found)
         found = [items for items in found if bool(items.classes) == labelled]
-    names = {name for items in found for name in items.classes}
-    whole = all(name.isdecimal() for name in names)
-    classes = tuple(sorted(names, key=lambda name: (int(name), name) if whole else (0, name)))
+    classes = number_classes([name for items in found for name in items.classes]).classes
     for items in found:
         number = [classes.index(name) for name in items.classes]
         items.labels = [number[label] for label in items.labels]
