@@ -16,7 +16,7 @@ from media.errors import MediaError
 from media.ycgco import YCGCO, to_rgb
 
 # Matrices of ITU-T H.273. Those derived from primaries, and with constant luminance, are shown by the nearest others.
-_BT709, UNSPECIFIED, _BT601 = 1, 2, 5
+_RGB, _BT709, UNSPECIFIED, _BT601 = 0, 1, 2, 5
 _DERIVED, _BT2020_CONSTANT = (12, 13), 10
 _UNREADABLE = (11, 14)  # of light by PQ, which need more than a matrix
 _LIMITED, FULL = 1, 2  # ranges of samples
@@ -157,12 +157,14 @@ def tags_of(frame: Any, stated: StatedColours) -> Tags:
     Raises:
         MediaError: "unsupported-codec".
     """
+    # That of RGB says nothing of luma and chroma: some muxers write it for want of another.
+    unsaid = (UNSPECIFIED,) if frame.format.is_rgb else (UNSPECIFIED, _RGB)
     matrix, primaries, transfer = (
-        next((value for value in values if value != UNSPECIFIED), UNSPECIFIED)
-        for values in (
-            (frame.colorspace, stated.matrix),
-            (frame.color_primaries, stated.primaries),
-            (frame.color_trc, stated.transfer),
+        next((value for value in values if value not in nothing), UNSPECIFIED)
+        for values, nothing in (
+            ((frame.colorspace, stated.matrix), unsaid),
+            ((frame.color_primaries, stated.primaries), (UNSPECIFIED,)),
+            ((frame.color_trc, stated.transfer), (UNSPECIFIED,)),
         )
     )
     if matrix in _UNREADABLE:

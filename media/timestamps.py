@@ -112,7 +112,7 @@ def from_frames(stamps: Sequence[int | None], base: Fraction, fps: float | None,
     places = [number for number, stamp in enumerate(stamps) if stamp is not None]
     step = 1 / (fps or DEFAULT_FPS)
     known = np.sort(_joined([float(stamp * base) for stamp in stamps if stamp is not None], step))
-    if len(places):
+    if len(set(known)) > 1:  # one for all says nothing
         times = np.interp(numbers, places, known)
         times += step * (np.minimum(numbers - places[0], 0) + np.maximum(numbers - places[-1], 0))
     else:

@@ -8,7 +8,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from media_samples import pattern
+from av.bitstream import BitStreamFilterContext
+from media_samples import pattern, video
 from numpy.typing import NDArray
 
 from media.errors import MediaError
@@ -70,3 +71,22 @@ def test_others_are_refused_by_name(matrix: int) -> None:
     with pytest.raises(MediaError, match=f"matrix {matrix}") as caught:
         read(tagged(np.moveaxis(PHOTO, -1, 0).copy(), matrix))
     assert caught.value.code == "unsupported-codec"
+
+
+@pytest.mark.parametrize("size", [(48, 64), (720, 1280)])
+def test_that_of_rgb_says_nothing_of_luma_and_chroma(size: tuple[int, int]) -> None:
+    """Players take such clips for those without a matrix."""
+    without = video(pattern(1, *size))
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(without)) as source, av.open(buffer, "w", format="matroska") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        stating = BitStreamFilterContext("h264_metadata=matrix_coefficients=0", stream, copy)
+        for packet in source.demux(stream):
+            for changed in stating.filter(packet if packet.size else None):
+                changed.stream = copy
+                target.mux_one(changed)
+    reader = open_frames(io.BytesIO(buffer.getvalue()), MediaLimits())
+    (frame,) = reader
+    assert "no matrix" in reader.details().colour
+    assert np.array_equal(frame, read(without))

@@ -268,6 +268,10 @@ def test_decoded_frames_always_get_ascending_times(stamps: list[int | None]) -> 
     assert min(np.diff(timeline.times), default=0) >= 0
 
 
+def test_one_stamp_for_all_frames_says_nothing() -> None:
+    assert from_frames([7] * 4, TICK, 10.0, is_complete=True).times == pytest.approx([0, 0.1, 0.2, 0.3])
+
+
 @given(st.sets(st.integers(0, 29), max_size=25))
 def test_missing_stamps_are_filled_at_the_rate_of_the_clip(missing: set[int]) -> None:
     stamps: list[int | None] = [None if number in missing else 40 * number for number in range(30)]
