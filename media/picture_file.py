@@ -36,6 +36,7 @@ FORMATS = {
 # A process reads one file at a time; the service's workers may start no threads.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
+_UNREAD = ("Unsupported", "raw mode")  # words of Pillow's errors
 _ORIENTATION = 0x0112
 _HEAD_BYTES = 1 << 16  # what comes before the pixels, but for very large profiles
 _RIFF_HEAD_BYTES = 12
@@ -50,11 +51,12 @@ def reading(media_type: str, limits: MediaLimits | None) -> Iterator[None]:
     except (MediaError, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        limit = Image.MAX_IMAGE_PIXELS if limits is None else limits.image_pixels
+        # Of trusted files Pillow refuses those of twice what it warns of.
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) if limits is None else limits.image_pixels
         raise MediaError("too-many-pixels", f"A picture may have {limit} pixels; this one has more.", limit) from error
     except Exception as error:  # damaged pictures raise OSError, SyntaxError, ValueError, struct.error and more
         why = "it is damaged or cut off"
-        if isinstance(error, Image.UnidentifiedImageError) or "Unsupported" in str(error):
+        if isinstance(error, Image.UnidentifiedImageError) or any(word in str(error) for word in _UNREAD):
             why += ", or stores its pixels in a way that is not read"
         raise MediaError("corrupt-media", f"The {media_type} file cannot be decoded: {why}.") from error
 

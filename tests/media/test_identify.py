@@ -93,6 +93,13 @@ def test_other_formats_are_nothing_to_us(head: bytes) -> None:
         (b"qoif\0\0\0\1", "a QOI picture"),
         (b"YUV4MPEG2 W8 H8", "a raw video stream"),
         (bytes(128) + b"DICM", "a DICOM file"),
+        (b"P6\n8 8\n255\n", "a Netpbm picture"),
+        (b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
+        (b"\x1f\x07\0\xbf", "a raw DV stream"),
+        (b"\0\0\1\x67\x42", "a raw video stream without a container"),
+        (b"\x12\0\x0a\x0b", "a raw video stream without a container"),
+        (b"\0\0\1\xba\x44", "an MPEG program stream"),
+        (b"\xff\xfb\x90", "sound"),
         (bytes(range(64)), "not known here"),
     ],
 )

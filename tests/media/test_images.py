@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -182,6 +183,13 @@ def test_pixel_limits_hold_before_anything_is_decoded() -> None:
         with pytest.raises(MediaError) as caught:
             read(data, limits=limits)
         assert caught.value.code == "too-many-pixels"
+
+
+def test_the_limit_of_trusted_pictures_is_stated_as_it_is() -> None:
+    small = picture(PHOTO, "GIF")
+    with pytest.raises(MediaError) as caught:
+        open_frames(io.BytesIO(small[:6] + struct.pack("<2H", 20_000, 9_000) + small[10:]), None)
+    assert (caught.value.code, caught.value.limit) == ("too-many-pixels", 178_956_970)
 
 
 def test_animation_limits() -> None:

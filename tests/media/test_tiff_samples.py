@@ -19,18 +19,19 @@ SHORT, LONG = 3, 4
 TURNED = 6
 
 
-def planar(pixels: NDArray[np.uint16], photometric: int, order: str, **tags: int) -> bytes:
-    """Write a file of 16 bits, each channel by itself."""
+def planar(pixels: NDArray[np.unsignedinteger], photometric: int, order: str, **tags: int) -> bytes:
+    """Write a file with each channel by itself."""
     height, width, channels = pixels.shape
-    planes = [np.ascontiguousarray(pixels[..., k]).astype(f"{order}u2").tobytes() for k in range(channels)]
+    kind, bits = pixels.dtype.newbyteorder(order), 8 * pixels.itemsize
+    planes = [np.ascontiguousarray(pixels[..., k]).astype(kind).tobytes() for k in range(channels)]
     size, start = len(planes[0]), 8 + len(planes) * len(planes[0])
-    arrays = struct.pack(f"{order}{channels}H", *[16] * channels)
+    arrays = struct.pack(f"{order}{channels}H", *[bits] * channels)
     arrays += struct.pack(f"{order}{2 * channels}I", *[8 + k * size for k in range(channels)], *[size] * channels)
     offsets = start + 2 * channels
     entries: dict[int, tuple[int, int, int]] = {
         256: (LONG, 1, width),
         257: (LONG, 1, height),
-        258: (SHORT, channels, start),
+        258: (SHORT, channels, start if channels > 2 else bits | bits << 16),
         259: (SHORT, 1, 1),
         262: (SHORT, 1, photometric),
         273: (LONG, channels, offsets),
@@ -114,6 +115,7 @@ def test_signed_samples_are_refused() -> None:
     ("data", "words"),
     [
         (tiff(DEEP[..., :2], 1, extra=((338, 2),)), "stores its pixels in a way that is not read"),
+        (planar(PHOTO[..., :2], 1, "<", t338=2), "stores its pixels in a way that is not read"),
         (b"MM\0+\0\x08\0\0" + bytes(200), "BigTIFF whose first bytes are the high ones"),
     ],
 )
