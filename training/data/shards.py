@@ -112,7 +112,9 @@ def open_set(folder: Path) -> PixelSet:
         TrainingError: no set there, no shards, or a damaged file, which is named.
     """
     if not (folder / INFO_FILE).is_file():
-        raise TrainingError(f"{folder} is not a data set: it has no {INFO_FILE}; `omnitok data build demo` makes one.")
+        raise TrainingError(
+            f"{folder} is not a data set: it has no {INFO_FILE}; `omnitok data build` makes one, or ends it."
+        )
     try:
         values = json.loads((folder / INFO_FILE).read_text())
         if unknown := sorted(set(values) ^ {field.name for field in fields(SetInfo)}):

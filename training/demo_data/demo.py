@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from training.data.shards import SetInfo, shard_path, write_info, write_shard
+from training.data.shards import INFO_FILE, SetInfo, shard_path, write_info, write_shard
 from training.demo_data import held_out, photographs, procgen, vizdoom
 from training.demo_data.packages import procgen_path, vizdoom_path
 from training.errors import TrainingError
@@ -108,6 +108,8 @@ class Job:
 def build_demo(root: Path, cache: Path, plans: Sequence[SetPlan], workers: int) -> None:
     """Make every shard that is missing; what exists is kept, so that a stopped build goes on where it was.
 
+    Sets are described at the end, so that nobody trains on a part of one.
+
     Args:
         root: folder of the data.
         cache: folder of downloaded packages.
@@ -117,18 +119,23 @@ def build_demo(root: Path, cache: Path, plans: Sequence[SetPlan], workers: int) 
     Raises:
         TrainingError: a source is missing or damaged.
     """
-    jobs = []
+    jobs, infos = [], {}
     for plan in plans:
         folder, source = root / plan.name, SOURCES[plan.source]
         source.fetch(cache)
         classes: tuple[str, ...] = procgen.GAMES if plan.source in ("procgen", "play") else ()
         if plan.source == "camera":
             classes = tuple(path.stem for path in held_out.camera_recordings(cache))
-        write_info(folder, SetInfo(folder.name, plan.frames, plan.size, plan.size, classes, source.sentence))
+        infos[folder] = SetInfo(folder.name, plan.frames, plan.size, plan.size, classes, source.sentence)
         missing = [index for index in range(plan.shards) if not shard_path(folder, index).exists()]
         jobs += [Job(plan, index, root, cache) for index in missing]
+        folder.mkdir(parents=True, exist_ok=True)
+        if missing:
+            (folder / INFO_FILE).unlink(missing_ok=True)
     if jobs:
         _run_jobs(jobs, workers)
+    for folder, info in infos.items():
+        write_info(folder, info)
 
 
 def _run_jobs(jobs: Sequence[Job], workers: int) -> None:
