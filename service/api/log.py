@@ -116,8 +116,6 @@ def configure(path: Path | None = None, replica: str | None = None) -> None:
         LOGGER.addHandler(_Bridge())
         LOGGER.setLevel(logging.INFO)
         LOGGER.propagate = False
-        # The multipart parser warns of every malformed body; the request's own line says so already.
-        logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 def flush() -> None:

@@ -53,7 +53,7 @@ def parse_media(body: Body, limits: Limits) -> MediaUpload:
         parts = read_parts(body, "media")
         part = parts["media"]
         declared = parse_content_type(part.content_type, (*MEDIA_TYPES, OCTET_STREAM)).media_type
-        upload = MediaUpload(ClipSource(bytes(part.data), _declared(declared)), options_part(parts))
+        upload = MediaUpload(ClipSource(part.data, _declared(declared)), options_part(parts))
     elif media_type == MSGPACK:
         upload = _from_map(unpack(body.data, limits.tensor_bytes), limits, in_json=False)
     elif media_type == JSON:
@@ -86,7 +86,7 @@ def parse_codes(body: Body, limits: Limits) -> CodesUpload | Items[EncodeResult]
     if media_type == MULTIPART:
         parts = read_parts(body, "tokens")
         part = parts["tokens"]
-        data, options = bytes(part.data), options_part(parts)
+        data, options = part.data, options_part(parts)
         media_type = parse_content_type(part.content_type, (*FORMATS, OCTET_STREAM)).media_type
     if media_type == OCTET_STREAM:
         found = sniff_codes(data[:64])

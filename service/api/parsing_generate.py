@@ -44,7 +44,7 @@ def parse_generate(body: Body, limits: Limits) -> GenerateUpload:
     if media_type == MULTIPART:
         parts = read_parts(body, "media")
         declared = parse_content_type(parts["media"].content_type, (*MEDIA_TYPES, *FILES_OF_CODES, OCTET_STREAM))
-        return GenerateUpload(_file(bytes(parts["media"].data), declared.media_type, limits), options_part(parts))
+        return GenerateUpload(_file(parts["media"].data, declared.media_type, limits), options_part(parts))
     if media_type not in (JSON, MSGPACK):
         return GenerateUpload(_file(body.data, media_type, limits))
     in_json = media_type == JSON

@@ -9,6 +9,10 @@ from service.api.deadline import HEADER as TIMEOUT
 from service.formats.media_types import MSGPACK_SEQUENCE
 
 DISCONNECT_DISABLED = "X-Request-Disconnect-Disabled"
+# Headers of Ray's, with "-" or "_" between their words, that mean nothing here. It reads these and the bound of a
+# request as UTF-8: what is none becomes a plain 500.
+RAYS_OWN = frozenset({DISCONNECT_DISABLED.lower().encode(), b"x-session-id", b"serve-multiplexed-model-id"})
+TIMEOUT_NAME = TIMEOUT.lower().encode()
 # Routes whose bodies are large. They watch the connection themselves, by reading: a body that nobody reads is not sent,
 # and its pieces do not pass through a task and a queue of Ray's.
 WATCHED = {"/encode", "/decode", "/reconstruct"}
@@ -28,6 +32,11 @@ class RayHeaders:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any ASGI kind."""
+        scope["headers"] = [
+            (name, value.decode("latin-1").encode() if name == TIMEOUT_NAME else value)
+            for name, value in scope["headers"]
+            if name.replace(b"_", b"-") not in RAYS_OWN
+        ]
         if scope["type"] == "http" and (path := scope["path"].removeprefix("/v1")) in WATCHED:
             headers = MutableHeaders(scope=scope)
             headers[DISCONNECT_DISABLED] = "?1"

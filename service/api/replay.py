@@ -27,6 +27,7 @@ REPLAYED = "Idempotent-Replayed"
 CACHE_STATUS = "Cache-Status"  # RFC 9211
 CACHE_NAME = "omnitok"
 INLINE_BYTES = 2**18  # hashed at once: a thread costs as much
+MAX_PIECES = 64  # of a multipart body that are hashed each by itself; no form has as many parts
 # A request whose process dies holds its key for so long. Others renew theirs.
 LEASE_SECONDS, RENEW_SECONDS = 10.0, 3.0
 
@@ -253,7 +254,7 @@ async def _fingerprint(request: Request, body: Body) -> bytes:
     path = request.url.path.removeprefix("/v1")
     kind, boundary = body.content_type.media_type, body.content_type.boundary
     if boundary:  # most programs draw a new one for each attempt
-        content = body.data.split(b"--" + boundary)
+        content = body.data.split(b"--" + boundary, MAX_PIECES)
     else:
         kind, content = request.headers.get("content-type", ""), [body.data]
     parts = [path.encode(), request.scope["query_string"], *(value.encode() for value in (*headers, kind)), *content]

@@ -7,14 +7,15 @@ from importlib.resources import files
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse
-from starlette.staticfiles import StaticFiles
+
+from service.api.routes.files import Files
 
 ASSETS = "/docs/assets"
 
 
 def add_docs(app: FastAPI) -> None:
     """Add the page and its assets to an application."""
-    assets = StaticFiles(directory=str(files("fastapi_offline") / "static"))
+    assets = Files(directory=str(files("fastapi_offline") / "static"))
     app.mount(ASSETS, assets, name="docs-assets")
 
     @app.get("/docs", include_in_schema=False)

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.responses import FileResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.responses import HTMLResponse, Response
+
+from service.api.routes.files import Files
 
 STATIC = Path(__file__).parents[1] / "static"
 ASSETS = "/static"
@@ -34,7 +35,7 @@ HEADERS = {
 }
 
 
-class Assets(StaticFiles):
+class Assets(Files):
     """The files of the page, with its headers."""
 
     def file_response(self, *arguments: Any, **options: Any) -> Response:
@@ -47,7 +48,8 @@ class Assets(StaticFiles):
 def add_page(app: FastAPI) -> None:
     """Add the page and its files to an application."""
     app.mount(ASSETS, Assets(directory=STATIC), name="static")
+    html = (STATIC / "index.html").read_bytes()
 
     @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(STATIC / "index.html", headers=HEADERS)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(html, headers=HEADERS)

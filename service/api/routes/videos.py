@@ -93,7 +93,7 @@ def parse_video_request(body: Body, limits: Limits) -> GenerateUpload:
     names = (REFERENCE, *VideoOptions.model_fields)
     parts = read_form(body, names, f"The parts of the form are {', '.join(names)}.")
     file = parts.pop(REFERENCE, None)
-    source = None if file is None else check_media(ClipSource(bytes(file.data)), limits)
+    source = None if file is None else check_media(ClipSource(file.data), limits)
     return GenerateUpload(source, {name: part.data.decode(errors="replace") for name, part in parts.items()})
 
 

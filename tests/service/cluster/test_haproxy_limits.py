@@ -46,7 +46,7 @@ frontend prometheus
     mode http
     http-request use-service prometheus-exporter
 backend answer
-    http-request return status 200 content-type text/plain string "%[req.body_len]"
+    http-request return status 200 content-type text/plain lf-string "%[url]%[req.hdr(upgrade)]"
 backend replica
     server replica 127.0.0.1:{replica}
 """
@@ -236,6 +236,12 @@ def test_headers_that_do_not_fit_are_refused_before_they_end(port: int, headers:
         except ConnectionError:  # it was closed while the rest was on its way
             answer = b" 400 "
         assert b" 400 " in answer
+
+
+def test_replicas_see_plain_requests_of_paths(port: int) -> None:
+    """They would read no body after `Upgrade: websocket`, and answer an empty authority in plain text."""
+    head = b"POST http:///a?b=http://c HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket"
+    assert ask(port, head + b"\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==") == (200, b"/a?b=http://c")
 
 
 class Caller:
