@@ -93,10 +93,10 @@ class Place(Transfer):
 
 
 class StreamPlace(Transfer):
-    """The place of one stream. Its pace is that of its sender while nothing else held it up.
+    """The place of one stream. Its pace is that of its caller, who sends and reads, while nothing else held it up.
 
     Args:
-        caller: who sends it.
+        caller: whose stream it is.
         clock: seconds.
 
     Attributes:
@@ -107,21 +107,30 @@ class StreamPlace(Transfer):
         super().__init__(clock)
         self.caller, self.gave_way = caller, False
         self._waited = 0.0
+        self._waits: list[Callable[[], None]] = []
 
     @contextmanager
     def waiting(self, give_way: Callable[[], None]) -> Iterator[None]:
-        """Note that its sender is waited for while the context lasts."""
-        self.since, self.give_way = self._clock(), give_way
+        """Note that its caller is waited for, on one side or on both, while the context lasts."""
+        if not self._waits:
+            self.since, self.give_way = self._clock(), self._end_waits
+        self._waits.append(give_way)
         try:
             yield
         finally:
-            self._waited += self._clock() - self.since
-            self.give_way = None
+            self._waits.remove(give_way)
+            if not self._waits:
+                self._waited += self._clock() - self.since
+                self.give_way = None
 
     def pace(self) -> float:
-        """Return the bytes for each second in which its sender was waited for, infinite in the first ones."""
-        waited = self._waited + (self._clock() - self.since if self.give_way else 0.0)
+        """Return the bytes for each second in which its caller was waited for, infinite in the first ones."""
+        waited = self._waited + (self._clock() - self.since if self._waits else 0.0)
         return self.size / waited if waited >= SLOW_BODY_SECONDS else math.inf
+
+    def _end_waits(self) -> None:
+        for give_way in [*self._waits]:
+            give_way()
 
 
 class Admission:
@@ -190,7 +199,7 @@ class Admission:
     def stream(self, caller: str = "") -> Iterator[StreamPlace]:
         """Hold a place among the requests and among the streams. Who holds one leaves the last place to others.
 
-        Where all are taken, the one with the slowest sender gives way, if that is slow at all.
+        Where all are taken, the one with the slowest caller gives way, if that is slow at all.
 
         Raises:
             ProblemError: `overloaded`.
@@ -214,7 +223,7 @@ class Admission:
                     self._streams.remove(place)
 
     def _slowest_stream(self, caller: str | None) -> StreamPlace | None:
-        """Return the stream whose sender is slowest, of a caller if one is given; None if none is slow."""
+        """Return the stream whose caller is slowest, of one caller if it is given; None if none is slow."""
         streams = [place for place in self._streams if caller in (None, place.caller)]
         return slowest(streams, self._settings.limits.body_bytes_per_second)
 

@@ -19,7 +19,7 @@ from service.api.admission import SLOW_BODY_SECONDS, Place
 from service.api.deadline import Deadline
 from service.api.errors import ClientGoneError
 from service.api.negotiation import MSGPACK_ALIASES
-from service.api.transfer import end_wait
+from service.api.transfer import Transfer, end_wait
 from service.errors import ProblemError
 from service.formats.media_types import JSON, OCTET_STREAM
 from service.settings import Limits
@@ -233,20 +233,30 @@ async def inflated(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield tail
 
 
-async def send_piece(send: Send, data: bytes, stall_seconds: float, more: bool = True) -> None:
+async def send_piece(
+    send: Send, data: bytes, stall_seconds: float, more: bool = True, transfer: Transfer | None = None
+) -> None:
     """Send a piece of an answer, in slices: a slow reader of a large piece is not one that takes nothing.
+
+    Args:
+        send: of the server.
+        data: the piece.
+        stall_seconds: without a slice taken, after which the reader counts as gone.
+        more: whether another piece follows.
+        transfer: counts the bytes that were taken.
 
     Raises:
         ClientGoneError: its reader takes no slice for `stall_seconds`.
     """
     for start in range(0, max(1, len(data)), SLICE_BYTES):
-        end = start + SLICE_BYTES
+        piece, follows = data[start : start + SLICE_BYTES], more or start + SLICE_BYTES < len(data)
         try:
             async with asyncio.timeout(stall_seconds):
-                message = {"body": data[start:end], "more_body": more or end < len(data)}
-                await send({"type": "http.response.body"} | message)
+                await send({"type": "http.response.body", "body": piece, "more_body": follows})
         except TimeoutError as error:
             raise ClientGoneError from error
+        if transfer is not None:
+            transfer.size += len(piece)
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

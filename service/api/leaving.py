@@ -60,14 +60,9 @@ class Leaving:
             async with asyncio.timeout(None) as timer:
                 mine = Transfer(self._clock, partial(end_wait, timer))
                 self._answers[mine] = len(data)
-
-                async def count(message: Message) -> None:
-                    await send(message)
-                    mine.size += len(message["body"])
-
                 try:
                     self._make_place()
-                    await send_piece(count, data, STALL_SECONDS, more=False)
+                    await send_piece(send, data, STALL_SECONDS, more=False, transfer=mine)
                 finally:
                     self._answers.pop(mine, None)
 

@@ -48,11 +48,11 @@ class BodyStream:
     Args:
         request: not read so far.
         limits: how long its sender may be silent, and how slow in a crowd.
-        place: of the stream, which it may lose to another one while its sender is slow.
+        place: of the stream, which it may lose to another one while its caller is slow.
     """
 
     def __init__(self, request: Request, limits: Limits, place: StreamPlace) -> None:
-        self._request, self._limits, self._place = request, limits, place
+        self._request, self._limits, self.place = request, limits, place
         self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(PIECES)
         self._packed = is_gzip(request)
         self._pump = asyncio.ensure_future(self._read())
@@ -85,7 +85,7 @@ class BodyStream:
             while not self._pieces.empty():
                 waiting.append(self._pieces.get_nowait())
             if data := b"".join(piece for piece in waiting if piece is not None):
-                self._place.size += len(data)
+                self.place.size += len(data)
                 yield data
             if waiting[-1] is None:
                 return
@@ -94,11 +94,11 @@ class BodyStream:
         idle_seconds = self._limits.stream_idle_seconds
         with suppress(TimeoutError):
             async with asyncio.timeout(idle_seconds) as timer:
-                with self._place.waiting(partial(end_wait, timer)):
+                with self.place.waiting(partial(end_wait, timer)):
                     piece = await self._pieces.get()
-                if not self._place.gave_way:  # which it may do at the moment when a piece comes
+                if not self.place.gave_way:  # which it may do at the moment when a piece comes
                     return piece
-        if self._place.gave_way:
+        if self.place.gave_way:
             detail = "All places of streams are taken, and this one's body was the slowest. Send it faster."
             raise ProblemError("slow-body", detail, limit=self._limits.body_bytes_per_second)
         detail = f"No byte of the body arrived for {idle_seconds:g} s."
@@ -185,9 +185,7 @@ class StreamResponse(Response):
             await self._body.while_connected(asyncio.ensure_future(self._send_all(scope, send)))
 
     async def _send_all(self, scope: Scope, send: Send) -> None:
-        async def write(data: bytes, more: bool = True) -> None:
-            await send_piece(send, data, self._idle_seconds, more)
-
+        write = partial(self._write, send)
         try:
             async with aclosing(self._records) as records:
                 await write(self._first)
@@ -203,6 +201,19 @@ class StreamResponse(Response):
             await write(write_problem(problem.document(self._request_id)))
         self.release.close()  # the reader may begin its next stream as soon as this one has ended
         await write(b"", more=False)
+
+    async def _write(self, send: Send, data: bytes, more: bool = True) -> None:
+        """Send a piece. While its reader is waited for, the stream may lose its place as while its sender is."""
+        place = self._body.place
+        had_place = not place.gave_way
+        try:
+            async with asyncio.timeout(None) as timer:
+                with place.waiting(partial(end_wait, timer)):
+                    await send_piece(send, data, self._idle_seconds, more, place)
+        except TimeoutError as error:
+            raise ClientGoneError from error
+        if place.gave_way and had_place:  # at the moment when the last slice was taken
+            raise ClientGoneError
 
     def _written(self, record: Record) -> bytes:
         if isinstance(record, Begin):

@@ -195,6 +195,25 @@ def test_the_slowest_stream_gives_way_if_it_is_slow_and_waited_for() -> None:
             assert ended == ["a"]
 
 
+def test_a_caller_who_is_waited_for_on_both_sides_is_waited_for_once() -> None:
+    now, ended = 0.0, list[str]()
+    admission = Admission(Settings(max_streams=2), lambda: now)
+    with admission.stream("a") as place, admission.stream("b"), ExitStack() as sender:
+        sender.enter_context(place.waiting(lambda: ended.append("sender")))
+        now = 4.0
+        with place.waiting(lambda: ended.append("reader")):
+            now = 6.0
+            place.size = 3 * 16_384 * 4
+            assert place.pace() == place.size / 6
+            sender.close()
+            now = 12.0
+            assert place.pace() == 16_384
+            place.size -= 1
+            sender.enter_context(place.waiting(lambda: ended.append("sender")))
+            with admission.stream("c"):
+                assert sorted(ended) == ["reader", "sender"]
+
+
 def test_a_caller_ends_no_stream_but_its_own_for_a_second_one() -> None:
     now, ended = 0.0, list[str]()
     admission = Admission(Settings(max_streams=3), lambda: now)

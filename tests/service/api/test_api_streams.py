@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +238,21 @@ def test_a_stream_that_drips_gives_way_to_another(
         two.send(data[40_000:])
         two.end()
         two.read_until(b"frames")
+
+
+def test_streams_that_are_hardly_read_give_way_to_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.admission.SLOW_BODY_SECONDS", 0.05)
+    writer, tokens = RecordWriter(), np.zeros((4, 32, 32), np.uint16)
+    part = writer.part(Part("tokens", tokens))  # of 3 MB of pixels; a few fill every buffer on their way
+    limits = Limits(stream_idle_seconds=600.0, body_bytes_per_second=1e9)
+    with Server(SETTINGS.model_copy(update={"limits": limits})) as own, ExitStack() as stack:
+        for _ in range(2):
+            one = stack.enter_context(exchange(own, "/decode", CODES, receive_buffer=4096))
+            one.send(writer.begin(Begin(bundle=VQ.hash)) + 20 * part)
+        client = stack.enter_context(httpx.Client(base_url=own.url, timeout=60))
+        eventually(lambda: sum(own.counts.flying.values()) == 2)
+        eventually(lambda: client.post("/encode", content=short(5), headers=VIDEO).status_code == 200)
+        eventually(lambda: own.counts.requests["/decode", "POST", "499"] >= 1)
 
 
 def test_a_full_queue_holds_a_stream_up_and_does_not_end_it(streams: Server, http: httpx.Client) -> None:
