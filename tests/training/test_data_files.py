@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import pickle
@@ -143,6 +144,23 @@ def test_a_damaged_shard_is_used_up_to_the_damage(tmp_path: Path) -> None:
 def test_compressed_shards_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "a.tar.gz")
     with pytest.raises(TrainingError, match=r"a\.tar\.gz is compressed"):
+        find_files(tmp_path)
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(tmp_path, "a/1.jpg", "b/2.jpg", "lost+found/3.jpg")
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if Path(path).name in refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    refused = {"lost+found"}
+    assert images(tmp_path).classes == ("a", "b")
+    refused = {"a"}
+    with pytest.raises(PermissionError, match=r"Permission denied: .*a'"):
         find_files(tmp_path)
 
 
