@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from service.api.transfer import Transfer, slowest
@@ -13,6 +13,7 @@ from service.errors import ProblemError
 from service.settings import Settings
 
 STREAM_RETRY_SECONDS = 10.0  # nobody knows how long a video is
+LONG_SHARE = 0.75  # of the places and of the bytes that work of minutes may hold: work of seconds finds the rest free
 SLOW_BODY_SECONDS = 5.0  # a line may stall for so long before its sender is called slow
 
 
@@ -57,12 +58,14 @@ class Place(Transfer):
     """The place of one request, and its body.
 
     Args:
-        bodies: the bound of the bytes of all bodies.
+        bodies: the bounds of the bytes of all bodies.
         clock: seconds.
         admit: takes a place among the requests that are worked on, once the body is there; None if it has one.
     """
 
-    def __init__(self, bodies: Bound, clock: Callable[[], float], admit: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, bodies: Sequence[Bound], clock: Callable[[], float], admit: Callable[[], None] | None = None
+    ) -> None:
         super().__init__(clock)
         self._bodies, self._admit = bodies, admit
 
@@ -81,14 +84,16 @@ class Place(Transfer):
         Raises:
             ProblemError: `overloaded`.
         """
-        if not self._bodies.fits(size, self.size):
-            detail = f"The service holds {self._bodies.held} bytes of other bodies already. Try again later."
-            raise self._bodies.refusal(detail, size)
+        for bound in self._bodies:
+            if not bound.fits(size, self.size):
+                detail = f"The service holds {bound.held} bytes of other bodies already. Try again later."
+                raise bound.refusal(detail, size)
 
     def take(self, size: int) -> None:
         """Hold that many bytes more; errors as `expect`."""
         self.expect(size)
-        self._bodies.take(size)
+        for bound in self._bodies:
+            bound.take(size)
         self.size += size
 
 
@@ -145,19 +150,26 @@ class Admission:
         self._settings, self._clock = settings, clock
         self._requests = Bound(settings.max_inflight_requests, clock)
         self._bodies = Bound(settings.held_body_bytes, clock)
+        self._long_requests = Bound(int(LONG_SHARE * settings.max_inflight_requests), clock)
+        self._long_bodies = Bound(int(LONG_SHARE * settings.held_body_bytes), clock)
         self._streams: list[StreamPlace] = []
         self._arriving: set[Place] = set()
 
     @contextmanager
-    def receiving(self) -> Iterator[Place]:
+    def receiving(self, long: bool = False) -> Iterator[Place]:
         """Yield a place for a body that is on its way; it becomes one among the requests when the body has arrived.
 
         Where too many are on their way, the slowest gives way.
 
+        Args:
+            long: whether its work may take minutes.
+
         Raises:
             ProblemError: `overloaded`.
         """
-        self._check_requests()
+        requests = (self._requests, self._long_requests) if long else (self._requests,)
+        bodies = (self._bodies, self._long_bodies) if long else (self._bodies,)
+        _check(requests)
         if len(self._arriving) >= self._settings.max_arriving_requests:
             self._drop_slowest()
         admitted = False
@@ -165,19 +177,22 @@ class Admission:
         def admit() -> None:
             nonlocal admitted
             self._arriving.discard(place)
-            self._check_requests()
-            self._requests.take(1)
+            _check(requests)
+            for bound in requests:
+                bound.take(1)
             admitted = True
 
-        place = Place(self._bodies, self._clock, admit)
+        place = Place(bodies, self._clock, admit)
         self._arriving.add(place)
         try:
             yield place
         finally:
             self._arriving.discard(place)
-            self._bodies.give_back(place.size)
+            for bound in bodies:
+                bound.give_back(place.size)
             if admitted:
-                self._requests.give_back(1)
+                for bound in requests:
+                    bound.give_back(1)
 
     @contextmanager
     def admitted(self) -> Iterator[Place]:
@@ -186,9 +201,9 @@ class Admission:
         Raises:
             ProblemError: `overloaded`.
         """
-        self._check_requests()
+        _check((self._requests,))
         self._requests.take(1)
-        place = Place(self._bodies, self._clock)
+        place = Place((self._bodies,), self._clock)
         try:
             yield place
         finally:
@@ -232,11 +247,6 @@ class Admission:
         place.gave_way = True
         place.end()
 
-    def _check_requests(self) -> None:
-        if not self._requests.fits(1):
-            detail = f"The service works on {self._requests.held} requests already. Try again later."
-            raise self._requests.refusal(detail, 1)
-
     def _drop_slowest(self) -> None:
         place, held = slowest(self._arriving), len(self._arriving)
         if place is None:
@@ -244,3 +254,9 @@ class Admission:
             raise ProblemError("overloaded", detail, self._settings.max_arriving_requests, held + 1, [], 1.0)
         self._arriving.discard(place)
         place.end()
+
+
+def _check(requests: Sequence[Bound]) -> None:
+    for bound in requests:
+        if not bound.fits(1):
+            raise bound.refusal(f"The service works on {bound.held} requests already. Try again later.", 1)

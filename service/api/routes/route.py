@@ -116,7 +116,7 @@ class Route:
             if _media_type(request) in MEDIA_TYPES:
                 services.media.check_load(caller_of(request), services.pace.expected() if paced else 0.0)
         with ExitStack() as stack:
-            place = stack.enter_context(services.admission.receiving())
+            place = stack.enter_context(services.admission.receiving(long=not (self.pure or as_job)))
             body = await read_body(request, self.takes, limits, place, deadline)
             if paced:
                 stack.enter_context(services.pace.passing(request.state.notes))

@@ -154,6 +154,26 @@ TestAdmission = AdmissionMachine.TestCase
 TestAdmission.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
+def test_work_of_minutes_leaves_places_and_bytes_to_work_of_seconds() -> None:
+    admission = Admission(Settings(max_inflight_requests=4, held_body_bytes=400))
+    with ExitStack() as stack:
+        places = [stack.enter_context(admission.receiving(long=True)) for _ in range(4)]
+        for place in places[:3]:
+            place.take(100)
+            place.arrived()
+        for refused in (lambda: places[3].expect(1), places[3].arrived):
+            with pytest.raises(ProblemError, match="overloaded"):
+                refused()
+        with pytest.raises(ProblemError, match="overloaded"), admission.receiving(long=True):
+            pass
+        with admission.receiving() as other:
+            other.take(100)
+            other.arrived()
+    with admission.receiving(long=True) as alone:
+        alone.take(1000)
+        alone.arrived()
+
+
 @pytest.mark.parametrize("rate", [0.5, 3.0, 40.0])
 def test_a_refused_caller_learns_when_half_of_the_places_will_be_free(rate: float) -> None:
     now = 0.0

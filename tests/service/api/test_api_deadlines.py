@@ -110,6 +110,24 @@ def test_a_full_service_refuses_before_the_body_and_its_probes_still_pass(small:
     eventually(lambda: client.post("/encode", content=body, headers=PNG).status_code == 200)
 
 
+def test_generations_leave_a_place_to_other_work(small: Server, client: httpx.Client) -> None:
+    small.generators.stall = forever
+    generate = b"POST /generate?class=0 HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    working = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(2)]
+    for connection in working:
+        connection.sendall(generate)
+    eventually(lambda: small.generators.running == 2)
+    assert client.post("/generate?class=0").json()["code"] == "overloaded"
+    assert client.post("/encode", content=picture(), headers=PNG).status_code == 200
+    job = client.post("/generate?class=0", headers={"Prefer": "respond-async"})
+    assert job.status_code == 202
+    assert client.delete(job.json()["links"]["self"]).json()["status"] == "cancelled"
+    for connection in working:
+        connection.close()
+    small.generators.stall = None
+    eventually(lambda: client.post("/generate?class=0").status_code == 200)
+
+
 def test_slow_bodies_take_no_place_of_the_work(small: Server, client: httpx.Client) -> None:
     slow = [socket.create_connection(("127.0.0.1", small.port)) for _ in range(4)]
     for connection in slow:
