@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from media.kinds import Kind
 from model.codes.info import CodesError
-from model.codes.reader import open_encoded, read_kind, shard_files
+from model.codes.reader import check_rows, open_encoded, read_kind, shard_files
 
 
 class CodesDataset(Dataset[tuple[Tensor, int]]):
@@ -63,4 +63,6 @@ def hugging_face(folder: str | Path, kind: Kind = "images") -> Any:
     if not files:
         raise CodesError(f"{folder} holds no shards of {kind} in Parquet or tar.")
     reader = "parquet" if info.container == "parquet" else "webdataset"
-    return datasets.load_dataset(reader, data_files=files, split="train").with_format("numpy")
+    found = datasets.load_dataset(reader, data_files=files, split="train").with_format("numpy")
+    check_rows(Path(folder), info, kind, len(found))
+    return found

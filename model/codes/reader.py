@@ -64,10 +64,19 @@ def read_kind(folder: Path, info: CodesInfo, kind: Kind) -> Rows:
         _read_tree(folder, info, kind, rows)
     else:
         rows.extend([READERS[info.container](path)[0] for path in shard_files(folder, info, kind)])
-    wanted = (info.rows or {}).get(kind)
-    if wanted is not None and len(rows) != wanted:
-        raise CodesError(f"{folder} holds {len(rows)} rows of {kind}, not {wanted}: tokenize again.")
+    check_rows(folder, info, kind, len(rows))
     return rows
+
+
+def check_rows(folder: Path, info: CodesInfo, kind: Kind, count: int) -> None:
+    """Refuse another number of rows of a kind than was written.
+
+    Raises:
+        CodesError: a shard is missing.
+    """
+    wanted = (info.rows or {}).get(kind)
+    if wanted is not None and count != wanted:
+        raise CodesError(f"{folder} holds {count} rows of {kind}, not {wanted}: tokenize again.")
 
 
 def _read_tree(folder: Path, info: CodesInfo, kind: Kind, rows: Rows) -> None:

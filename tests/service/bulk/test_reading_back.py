@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,20 @@ def test_datasets_of_hugging_face_load_the_shards(codes: Path, tmp_path: Path, m
     assert len(rows) == len(own)
     name = "tokens" if "tokens" in rows.column_names else "tokens.npy"
     assert np.array_equal(np.asarray(rows[0][name]).ravel(), own.codes[0].ravel())
+
+
+def test_a_data_set_without_one_of_its_shards_is_refused(
+    codes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    rows = len(CodesDataset(codes))
+    shutil.copytree(codes, tmp_path / "codes")
+    min((tmp_path / "codes").glob("images-*.*")).unlink()
+    for load in (CodesDataset, hugging_face):
+        with pytest.raises(CodesError, match=f"rows of images, not {rows}"):
+            load(tmp_path / "codes")
 
 
 def test_a_run_that_has_not_ended_is_not_read(tokenize: Tokenize, tmp_path: Path) -> None:
