@@ -103,7 +103,7 @@ def read(
             flat = np.load(codes_folder / f"{item}.npy", allow_pickle=False)[0]
             label = int(np.load(labels_folder / f"{item}.npy", allow_pickle=False)[0])
             parts = list(flat.reshape(len(flat), *grid, *flat.shape[2:]))
-        except (OSError, ValueError, IndexError) as error:
+        except (OSError, EOFError, ValueError, IndexError) as error:
             raise CodesError(f"Item {item} of {root} is damaged ({error}): tokenize again.") from error
         codes += parts
         labels += [label] * len(parts)

@@ -9,7 +9,7 @@ from typing import Any
 
 from media.kinds import Kind
 from model.codes import npy_tree, parquet, webdataset
-from model.codes.info import MANIFEST_FOLDER, SUFFIXES, CodesError, CodesInfo, read_info, shard_name
+from model.codes.info import MANIFEST_FOLDER, SUFFIXES, CodesError, CodesInfo, read_info, refuse_damaged, shard_name
 from model.codes.rows import Rows
 
 READERS = {"parquet": parquet.read, "tar": webdataset.read}
@@ -36,15 +36,13 @@ def manifest(folder: Path, info: CodesInfo, kind: Kind) -> Iterator[dict[str, An
     """Yield the records of a kind's items, done and failed, in their order.
 
     Raises:
-        CodesError: a part of it is missing.
+        CodesError: a part of it is missing or damaged.
     """
     for name in shard_names(info, kind):
         path = folder / MANIFEST_FOLDER / f"{name}.jsonl"
-        try:
-            lines = path.read_bytes().splitlines()
-        except OSError as error:
-            raise CodesError(f"{path} cannot be read: {error.strerror}. Tokenize again.") from error
-        yield from map(json.loads, lines)
+        with refuse_damaged(path, json.JSONDecodeError):
+            records = [json.loads(line) for line in path.read_bytes().splitlines()]
+        yield from records
 
 
 def shard_files(folder: Path, info: CodesInfo, kind: Kind) -> list[Path]:

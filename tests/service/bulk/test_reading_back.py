@@ -61,6 +61,21 @@ def test_a_data_set_without_one_of_its_shards_is_refused(
             load(tmp_path / "codes")
 
 
+@pytest.mark.parametrize(
+    "damaged", ["manifest/images-00000.jsonl", "imagenet32_codes/0.npy", "imagenet32_labels/0.npy"]
+)
+@pytest.mark.parametrize("content", [b"", b"{\n", None])
+def test_a_damaged_tree_of_npy_is_refused(
+    tokenize: Tokenize, tmp_path: Path, damaged: str, content: bytes | None
+) -> None:
+    tokenize(tmp_path, container="npy", kinds=("images",))
+    (tmp_path / damaged).unlink()
+    if content is not None:
+        (tmp_path / damaged).write_bytes(content)
+    with pytest.raises(CodesError, match=str(tmp_path)):
+        CodesDataset(tmp_path)
+
+
 def test_a_run_that_has_not_ended_is_not_read(tokenize: Tokenize, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         tokenize(tmp_path, shard_items=1, executor=Stopping(1))
