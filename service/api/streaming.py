@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.admission import StreamPlace
-from service.api.body import STREAM_HEADERS, content_type_of, inflated, is_gzip, send_piece
+from service.api.body import INLINE_BYTES, STREAM_HEADERS, content_type_of, inflated, is_gzip, send_piece
 from service.api.caller import caller_of
 from service.api.deadline import ChunkDeadline
 from service.api.drain import RETRY_SECONDS
@@ -162,7 +162,7 @@ class StreamResponse(Response):
         async def first() -> None:
             record = await _next(self._records, self._ending)
             assert record is not None
-            self._first = self._written(record)
+            self._first = await self._written(record)
 
         try:
             await self._body.while_connected(asyncio.ensure_future(first()))
@@ -192,7 +192,7 @@ class StreamResponse(Response):
                 while (record := await _next(records, self._ending)) is not None:
                     if isinstance(record, End):
                         scope["state"]["notes"]["frames"] = record.frames  # chunks were counted with their padding
-                    await write(self._written(record))
+                    await write(await self._written(record))
         except ClientGoneError:
             raise
         except Exception as error:
@@ -215,11 +215,13 @@ class StreamResponse(Response):
         if place.gave_way and had_place:  # at the moment when the last slice was taken
             raise ClientGoneError
 
-    def _written(self, record: Record) -> bytes:
+    async def _written(self, record: Record) -> bytes:
         if isinstance(record, Begin):
             return self._writer.begin(record)
         if isinstance(record, Part):
-            return self._writer.part(record)
+            if record.array.nbytes <= INLINE_BYTES:
+                return self._writer.part(record)
+            return await asyncio.to_thread(self._writer.part, record)
         return self._writer.end(record.frames, record.meta)
 
     def _problem(self, failure: Exception) -> ProblemError:
@@ -312,8 +314,17 @@ async def read_records(pieces: AsyncIterator[bytes], max_bytes: int) -> AsyncIte
         ProblemError: a record is malformed, out of order, missing or damaged.
         FailedStreamError: the stream ends with a problem.
     """
-    reader = RecordReader(max_bytes)
+    reader, waiting_bytes = RecordReader(max_bytes), 0
     async for piece in pieces:
-        for record in reader.feed(piece):
+        waiting_bytes += len(piece)
+        records = reader.feed(piece)
+        while record := await _following(records, waiting_bytes):
+            waiting_bytes = len(piece)  # at most: what follows the record came with it
             yield record
     reader.close()
+
+
+async def _following(records: Iterator[Record], waiting_bytes: int) -> Record | None:
+    if waiting_bytes <= INLINE_BYTES:
+        return next(records, None)
+    return await asyncio.to_thread(next, records, None)

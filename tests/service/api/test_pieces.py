@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
+import httpx
+import numpy as np
 import pytest
+from api_server import VQ, Server
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
@@ -15,6 +19,9 @@ from service.api.admission import Admission
 from service.api.body import send_piece
 from service.api.streaming import BodyStream
 from service.errors import ProblemError
+from service.formats import records
+from service.formats.media_types import MSGPACK_SEQUENCE
+from service.formats.records import Begin, Part, RecordReader, RecordWriter
 from service.settings import Limits, Settings
 
 
@@ -56,3 +63,30 @@ async def test_a_stream_that_gave_way_ends_even_if_a_piece_came_at_that_moment()
         with pytest.raises(ProblemError, match="the slowest"):
             await piece
         body.close()
+
+
+def test_large_parts_of_streams_are_read_and_written_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_loop = list[str]()
+
+    def spy(name: str) -> None:
+        original = getattr(records, name)
+
+        def call(*arguments: Any) -> Any:
+            with suppress(RuntimeError):
+                asyncio.get_running_loop()
+                on_loop.append(name)
+            return original(*arguments)
+
+        monkeypatch.setattr(records, name, call)
+
+    writer = RecordWriter()
+    parts = [writer.part(Part("tokens", np.zeros((2, 2, 2), np.uint16))) for _ in range(3)]
+    body = b"".join([writer.begin(Begin(bundle=VQ.hash)), *parts, writer.end(21)])
+    monkeypatch.setattr("service.api.streaming.INLINE_BYTES", 40)
+    spy("pack_tensor")
+    spy("unpack_tensor")
+    with Server(Settings()) as server:
+        headers = {"Content-Type": MSGPACK_SEQUENCE}
+        answer = httpx.post(f"{server.url}/decode", content=body, headers=headers, timeout=SECONDS)
+    assert not on_loop
+    assert sum(len(record.array) for record in RecordReader().feed(answer.content) if isinstance(record, Part)) == 21
