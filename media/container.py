@@ -10,6 +10,7 @@ import av
 from av.stream import Disposition
 
 from media.errors import MediaError
+from media.hidden_frames import holds_picture
 from media.limits import MediaLimits, check_picture
 from media.vpx import frame_sizes
 
@@ -145,7 +146,9 @@ def decoder(stream: Any, limits: MediaLimits | None, may_reorder: bool) -> Any:
     context.options = {"strict": "1"} if may_reorder and name == "h264" else {}
     if limits is not None:
         context.options |= {"max_pixels": str(int(limits.video_pixels * _BLOCK_FACTOR) + _BLOCK_PIXELS)}
-    return _AlphaDecoder(context, name, limits, stated) if has_alpha else context
+    if has_alpha:
+        return _AlphaDecoder(context, name, limits, stated)
+    return _H264Decoder(context) if name == "h264" else context
 
 
 class _AlphaDecoder:
@@ -177,6 +180,27 @@ class _AlphaDecoder:
             if height * width > self._most:
                 raise ValueError(f"A frame of {height}x{width} pixels is far larger than its clip.")
         frames: list[Any] = self._context.decode(packet)
+        return frames
+
+
+class _H264Decoder:
+    """A decoder of H.264, which FFmpeg lets fail at packets that hold parameters or messages alone.
+
+    Args:
+        context: PyAV's.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._context, self._extradata = context, context.extradata
+
+    def decode(self, packet: Any) -> list[Any]:
+        """Decode a packet of PyAV's, or None for the end."""
+        try:
+            frames: list[Any] = self._context.decode(packet)
+        except av.error.InvalidDataError:
+            if packet is None or holds_picture("h264", packet, self._extradata):
+                raise
+            return []
         return frames
 
 

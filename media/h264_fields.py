@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from media.bits import Bits
 from media.h264 import HEAD_BYTES, LENGTH_PLACE, length_bytes, units
 
 _SLICES, _SEQUENCE, _PICTURE = (1, 2, 5), 7, 8  # kinds of units
@@ -86,26 +87,11 @@ class FieldPairs:
             return None
 
 
-class _Bits:
-    """The bits of a unit, read from the first to the last; reading on raises ValueError."""
+class _Bits(Bits):
+    """The bits of a unit, without the bytes that keep it apart from marks."""
 
     def __init__(self, data: bytes) -> None:
-        self._bits = "".join(f"{byte:08b}" for byte in data[:_HEAD_BYTES].replace(b"\0\0\3", b"\0\0"))
-        self._at = 0
-
-    def take(self, count: int) -> int:
-        taken = self._bits[self._at : self._at + count]
-        if len(taken) < count:
-            raise ValueError("The unit is cut off.")
-        self._at += count
-        return int(taken or "0", 2)
-
-    def golomb(self) -> int:
-        zeros = self._bits.find("1", self._at) - self._at
-        if zeros < 0:
-            raise ValueError("The unit is cut off.")
-        self._at += zeros
-        return self.take(zeros + 1) - 1
+        super().__init__(data[:_HEAD_BYTES].replace(b"\0\0\3", b"\0\0"))
 
     def signed(self) -> int:
         number = self.golomb()

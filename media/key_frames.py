@@ -7,7 +7,7 @@ from typing import Any
 from media.h264 import HEAD_BYTES, length_bytes, units
 
 _LOOKED_INTO = frozenset({"hevc", "mpeg4", "msmpeg4v2", "msmpeg4v3", "h263"})
-_HEVC_LENGTH_PLACE = 21
+HEVC_LENGTH_PLACE = 21
 _HEVC_SLICES, _HEVC_KEYS = range(32), range(16, 24)  # kinds of units
 _VVC_SLICES = range(12)
 # Kinds of slices that refer to nothing in front of the key frame that they follow, though shown before it.
@@ -51,7 +51,7 @@ class LeadingFrames:
 
     def __init__(self, codec: str, extradata: bytes | None) -> None:
         self._codec, self._is_closed = codec, False
-        self._width = length_bytes(extradata, _HEVC_LENGTH_PLACE)
+        self._width = length_bytes(extradata, HEVC_LENGTH_PLACE)
         if codec == "vvc" and extradata and extradata[0]:
             self._width = (extradata[0] >> 1 & 3) + 1
 
@@ -84,7 +84,7 @@ def _is_intra(frame: bytes) -> bool:
 
 
 def _is_hevc_key(head: bytes, extradata: bytes | None) -> bool:
-    kind = _slice_kind("hevc", head, length_bytes(extradata, _HEVC_LENGTH_PLACE))
+    kind = _slice_kind("hevc", head, length_bytes(extradata, HEVC_LENGTH_PLACE))
     return kind is None or kind in _HEVC_KEYS
 
 

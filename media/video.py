@@ -29,6 +29,7 @@ from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
 from media.h264 import HEAD_BYTES, recovery_frames
 from media.h264_fields import FieldPairs
+from media.hidden_frames import HiddenFrames
 from media.key_frames import LeadingFrames, is_key
 from media.limits import check_decoded, check_duration, check_kept, check_picture
 from media.presentation import Presentation, presentation
@@ -202,7 +203,7 @@ class ClipReader(FrameReader):
         packets: list[Packet] = []
         extradata = context.extradata  # which PyAV copies each time
         fields = FieldPairs(extradata) if codec == "h264" else None
-        leading, begin = LeadingFrames(codec, extradata), None
+        hidden, leading, begin = HiddenFrames(codec, extradata), LeadingFrames(codec, extradata), None
         for packet in self._packets(container, stream):
             if packet.size == 0:
                 if packets:  # the last frame is shown for longer
@@ -210,7 +211,7 @@ class ClipReader(FrameReader):
                 continue
             check_encryption(packet)
             completes = fields is not None and fields.completes(packet)
-            is_shown = not (packet.is_discard or completes or (codec == "vp8" and is_hidden_vp8(packet)))
+            is_shown = not (hidden.hides(packet) or packet.is_discard or completes)
             may_be_gradual = codec == "h264" and packet.is_keyframe
             can_begin = not completes and is_key(codec, packet, extradata)
             recovery = recovery_frames(bytes(memoryview(packet)[:HEAD_BYTES]), extradata) if may_be_gradual else 0
@@ -318,8 +319,3 @@ class ClipReader(FrameReader):
 
     def _fail(self, why: str) -> NoReturn:
         raise corrupt(self._media_type, why)
-
-
-def is_hidden_vp8(packet: Any) -> bool:
-    """Return whether a packet of VP8 only serves as a reference for others."""
-    return not memoryview(packet)[0] & 0x10

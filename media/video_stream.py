@@ -26,6 +26,7 @@ from media.frame_choice import check_streams
 from media.frame_conversion import FrameConversion
 from media.frame_reader import FrameReader
 from media.h264_fields import FieldPairs
+from media.hidden_frames import HiddenFrames
 from media.key_frames import LEADING_CODECS, is_key
 from media.limits import check_picture
 from media.presentation import presentation
@@ -167,6 +168,7 @@ class ClipStream(FrameReader):
         stamps = _Stamps(stream.codec_context.has_b_frames)
         extradata = stream.codec_context.extradata  # which PyAV copies each time
         fields = FieldPairs(extradata) if self._codec == "h264" else None
+        hidden = HiddenFrames(self._codec, extradata)
         self._key_pts: int | None = None
         started = False
         # Decoders would take an empty packet for the end.
@@ -180,7 +182,7 @@ class ClipStream(FrameReader):
                     if not is_key(self._codec, packet, extradata):
                         continue
                     started, self._key_pts = True, packet.pts
-                if fields is None or not fields.completes(packet):
+                if not (hidden.hides(packet) or (fields is not None and fields.completes(packet))):
                     stamps.note(packet)
             for frame in context.decode(packet):
                 check_picture(limits, frame.height, frame.width, is_video=True)

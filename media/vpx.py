@@ -6,23 +6,12 @@ import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
+from media.bits import Bits
+
 _VP8_MARK, _VP8_SIDE = b"\x9d\x01\x2a", 0x3FFF
 _VP9_FRAME, _VP9_SYNC, _VP9_RGB = 2, 0x498342, 7
 _REFERENCES = 3
 _HEADER_BYTES = 32  # more than any header has before its size
-
-
-class _Bits:
-    """The bits of a header, read from the first to the last; reading on raises ValueError."""
-
-    def __init__(self, data: bytes) -> None:
-        self._value, self._left = int.from_bytes(data, "big"), 8 * len(data)
-
-    def take(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
-            raise ValueError("The header is cut off.")
-        return self._value >> self._left & ((1 << count) - 1)
 
 
 def frame_sizes(codec: str, packet: bytes) -> Iterator[tuple[int, int]]:
@@ -39,7 +28,7 @@ def frame_sizes(codec: str, packet: bytes) -> Iterator[tuple[int, int]]:
         return
     for frame in _vp9_frames(packet):
         with suppress(ValueError):
-            size = _vp9_size(_Bits(frame[:_HEADER_BYTES]))
+            size = _vp9_size(Bits(frame[:_HEADER_BYTES]))
             if size is not None:
                 yield size
 
@@ -60,7 +49,7 @@ def _vp9_frames(packet: bytes) -> Iterator[bytes]:
         at += size
 
 
-def _vp9_size(bits: _Bits) -> tuple[int, int] | None:
+def _vp9_size(bits: Bits) -> tuple[int, int] | None:
     """Return the (height, width) in a header.
 
     Raises:
@@ -94,7 +83,7 @@ def _vp9_size(bits: _Bits) -> tuple[int, int] | None:
     return height, width
 
 
-def _pass_colours(bits: _Bits, profile: int) -> None:
+def _pass_colours(bits: Bits, profile: int) -> None:
     if profile >= 2:
         bits.take(1)
     has_subsampling = profile in (1, 3)
