@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from media.types import DEFAULT_FPS
 MAX_REORDERED_FRAMES = 16  # the most that a decoder of H.264 or HEVC holds back
 # Stamps that go back further, and by more frames than are reordered, start anew: transport streams were joined.
 _RESET_S = 0.5
+_JUMP_S = 10.0  # ahead, likewise; as FFmpeg's own command
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,14 @@ class Timeline:
     is_complete: bool = True
 
 
-def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool) -> Timeline | None:
+def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool, may_jump: bool = False) -> Timeline | None:
     """Read the times of a clip off its packets, which is right for nearly all files.
 
     Args:
         packets: in file order.
         base: seconds in a unit of the time stamps.
         reorders: the decoder may put frames into another order.
+        may_jump: stamps that are far ahead of those before are of another recording, which was joined to the first.
 
     Returns:
         None if only decoding shows which frames there are, and when: stamps are missing or repeated, or start anew,
@@ -78,6 +80,8 @@ def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool) -> T
         return None
     reset = max(_RESET_S / base, MAX_REORDERED_FRAMES * max(packet.duration for packet in packets))
     if any(highest - stamp > reset for highest, stamp in zip(accumulate(known, max), known, strict=True)):
+        return None
+    if may_jump and any(later - stamp > _JUMP_S / base for stamp, later in pairwise(sorted(known))):
         return None
     # Other frames that are shown before the first key frame refer to ones that the file does not hold.
     marks = sorted(stamp for stamp, packet in zip(known, shown, strict=True) if stamp >= begin or packet.leads)
@@ -98,7 +102,9 @@ def may_reorder(packets: Sequence[Packet], reorders: bool) -> bool:
     return reorders and ascends
 
 
-def from_frames(stamps: Sequence[int | None], base: Fraction, fps: float | None, is_complete: bool) -> Timeline:
+def from_frames(
+    stamps: Sequence[int | None], base: Fraction, fps: float | None, is_complete: bool, may_jump: bool = False
+) -> Timeline:
     """Read the times of a clip off its decoded frames.
 
     Args:
@@ -107,11 +113,12 @@ def from_frames(stamps: Sequence[int | None], base: Fraction, fps: float | None,
         base: seconds in a unit of the time stamps.
         fps: frames per second, for frames without a neighbour that has a stamp; None if unknown.
         is_complete: the clip has no further frames.
+        may_jump: as for `from_packets`.
     """
     numbers = np.arange(len(stamps))
     places = [number for number, stamp in enumerate(stamps) if stamp is not None]
     step = 1 / (fps or DEFAULT_FPS)
-    known = np.sort(_joined([float(stamp * base) for stamp in stamps if stamp is not None], step))
+    known = np.sort(_joined([float(stamp * base) for stamp in stamps if stamp is not None], step, may_jump))
     if len(set(known)) > 1:  # one for all says nothing
         times = np.interp(numbers, places, known)
         times += step * (np.minimum(numbers - places[0], 0) + np.maximum(numbers - places[-1], 0))
@@ -121,12 +128,12 @@ def from_frames(stamps: Sequence[int | None], base: Fraction, fps: float | None,
     return Timeline(range(len(stamps)), (times - times[0]).round(9).tolist(), by_number=True, is_complete=is_complete)
 
 
-def _joined(seconds: Sequence[float], step: float) -> list[float]:
+def _joined(seconds: Sequence[float], step: float, may_jump: bool) -> list[float]:
     """Move the times behind each start of new ones so that they go on a step after the last."""
     joined: list[float] = []
-    highest, shift = -math.inf, 0.0
+    highest, shift = seconds[0] if seconds else 0.0, 0.0
     for second in seconds:
-        if second + shift < highest - _RESET_S:
+        if second + shift < highest - _RESET_S or (may_jump and second + shift > highest + _JUMP_S):
             shift = highest + step - second
         joined.append(second + shift)
         highest = max(highest, joined[-1])
@@ -150,5 +157,8 @@ def duration(packets: Sequence[Packet], base: Fraction, timeline: Timeline, fps:
     ]
     if not timed:
         return timeline.times[-1] + step
+    if timeline.by_number and timeline.is_complete:
+        start, end = max(timed)
+        return timeline.times[-1] + float((end - start) * base)
     begin = min(start for start, _ in timed) if timeline.by_number else timeline.marks[0]
     return max(timeline.times[-1], float((max(end for _, end in timed) - begin) * base))

@@ -11,7 +11,7 @@ from av.video.frame import PictureType
 from media_samples import pattern, psnr
 from numpy.typing import NDArray
 
-from media.h264_fields import _Bits
+from media.bits import Bits
 from media.limits import MediaLimits
 from media.reader import open_frames
 from media.timestamps import Packet, may_reorder
@@ -26,7 +26,7 @@ CODING = {"crf": "10", "x264-params": "bframes=3:b-pyramid=normal:b-adapt=0:keyi
 def without_usability(unit: bytes) -> bytes:
     """Return a sequence's parameters without what is said about how to show it, filled up to the same length."""
     plain = unit[1:].replace(b"\0\0\3", b"\0\0")
-    bits = _Bits(plain)
+    bits = Bits(plain)
     bits.take(24)
     bits.golomb()
     if plain[0] == 100:  # High
@@ -44,7 +44,7 @@ def without_usability(unit: bytes) -> bytes:
     if bits.take(1):
         for _ in ("left", "right", "top", "bottom"):
             bits.golomb()
-    kept = "".join(f"{byte:08b}" for byte in plain)[: bits._at] + "01"
+    kept = "".join(f"{byte:08b}" for byte in plain)[: -bits._left] + "01"
     made = int(kept.ljust(-(-len(kept) // 8) * 8, "0"), 2).to_bytes(-(-len(kept) // 8), "big")
     assert b"\0\0" not in made
     return (unit[:1] + made).ljust(len(unit), b"\0")

@@ -166,11 +166,12 @@ def test_a_clip_that_is_refreshed_bit_by_bit_can_be_entered_anywhere(container: 
     assert info.sampled_pts == pytest.approx(np.arange(6) / 24, abs=0.002)
 
 
+@pytest.mark.parametrize("begins", [(0, 0), (0, 12_000), (12_000, 0)])
 @pytest.mark.parametrize("coding", [B_FRAMES, NO_B_FRAMES])
-def test_transport_streams_may_be_joined(coding: dict[str, str]) -> None:
-    """The time goes on where the second one starts its stamps anew; the packet at the joint may be lost."""
-    one = video(CLIP, options=coding, container="mpegts")
-    reader = open_frames(io.BytesIO(one + one), None)
+def test_transport_streams_may_be_joined(coding: dict[str, str], begins: tuple[int, int]) -> None:
+    """The time goes on where the second one has other stamps; the packet at the joint may be lost."""
+    parts = [video(CLIP, options=coding, container="mpegts", pts=list(range(begin, begin + 30))) for begin in begins]
+    reader = open_frames(io.BytesIO(b"".join(parts)), None)
     frames = [int(np.argmax([psnr(frame, original) for original in CLIP])) for frame in reader]
     assert frames[-30:] == list(range(30))
     assert len(frames) >= 59
@@ -178,6 +179,9 @@ def test_transport_streams_may_be_joined(coding: dict[str, str]) -> None:
     times = reader.info().sampled_pts
     assert np.diff(times).min() > 0.04
     assert times[-1] == pytest.approx(59 / 24, abs=2 / 24)
+    assert reader.info().duration_s == pytest.approx(times[-1] + 1 / 24)
+    window = open_frames(io.BytesIO(b"".join(parts)), None, MediaOptions(start_s=1.5, end_s=2))
+    assert len(list(window)) == sum(1.5 <= time < 2 for time in times)
 
 
 @pytest.mark.parametrize("packets", [1, 7, 28])
