@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 from starlette.datastructures import Headers
@@ -22,6 +23,10 @@ from service.trace import stages as current_stages
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 TRACE_RESPONSE = b"traceresponse"  # https://w3c.github.io/trace-context/#traceresponse-header
 LONGEST_LABEL = 64  # characters; a path may have thousands, each of them a slash
+
+
+class _HeadAnsweredError(Exception):
+    """The answer to a HEAD has been sent; the route that goes on as for a GET ends here."""
 
 
 class RequestMiddleware:
@@ -115,7 +120,7 @@ class _Exchange:
         mine = {"request_id": self._id, "started": self._started, "notes": self._notes, "body_read": False}
         self._state = dict(scope.get("state") or {}) | mine
         scope["state"] = self._state
-        # HEAD runs as the GET of its path, so that its headers are the same; the answer's body stays here.
+        # HEAD runs as the GET of its path until its headers are there.
         self._method = scope["method"]
         self._inner = {**scope, "method": "GET"} if self._method == "HEAD" else scope
 
@@ -123,7 +128,16 @@ class _Exchange:
         if self._metrics is not None:
             self._metrics.in_flight(self._route, 1)
         try:
+            with suppress(_HeadAnsweredError):
+                await self._answer()
+        finally:
+            self._report()
+
+    async def _answer(self) -> None:
+        try:
             await self._app(self._inner, self._count_in, self._count_out)
+        except _HeadAnsweredError:
+            raise
         except ClientGoneError:
             self._status = CLIENT_CLOSED_STATUS
         except Exception as error:
@@ -132,8 +146,6 @@ class _Exchange:
                 raise
             self._state["problem"] = refusal.code
             await problem_response(refusal, self._id, close=True)(self._scope, self._count_in, self._count_out)
-        finally:
-            self._report()
 
     def _report(self) -> None:
         """Count the request, log it and export its span."""
@@ -183,10 +195,11 @@ class _Exchange:
                 "headers": [*message.get("headers", ()), (TRACE_RESPONSE, self._trace.header.encode())],
             }
         elif message["type"] == "http.response.body":
-            if self._method == "HEAD":
-                message = {**message, "body": b""}
             self._bytes_out += len(message.get("body", b""))
         await self._send(message)
+        if self._method == "HEAD":  # HAProxy gives the connection to another request now, which would wait for a stream
+            await self._send({"type": "http.response.body"})
+            raise _HeadAnsweredError
 
 
 def route_labels(routes: Iterable[BaseRoute]) -> frozenset[str]:

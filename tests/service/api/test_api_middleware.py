@@ -19,10 +19,10 @@ from service.api.request_id import RequestId
 PATHS = st.lists(st.sampled_from(["", "v1", "vae", "encode", "models", "x", "y" * 70]), max_size=6).map("/".join)
 
 
-async def serve(app: Any, receive: Any = None) -> tuple[Counts, list[dict[str, Any]]]:
+async def serve(app: Any, receive: Any = None, method: str = "POST") -> tuple[Counts, list[dict[str, Any]]]:
     """Send one request through the layer; return what was counted, and the messages of the answer."""
     counts, sent = Counts(), []
-    scope = {"type": "http", "method": "POST", "path": "/encode", "headers": [], "query_string": b""}
+    scope = {"type": "http", "method": method, "path": "/encode", "headers": [], "query_string": b""}
 
     async def empty() -> dict[str, Any]:
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -59,6 +59,30 @@ async def test_a_connection_that_fails_is_a_client_that_left() -> None:
 
     counts, sent = await serve(app, receive)
     assert (counts.codes, counts.flying["/encode"], sent) == (["499"], 0, [])
+
+
+async def test_a_head_ends_what_goes_on_for_a_get() -> None:
+    """A proxy gives the connection to another request, which would wait until a stream of events has ended."""
+    went_on = False
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal went_on
+        assert scope["method"] == "GET"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        went_on = True
+
+    counts, sent = await serve(app, method="HEAD")
+    assert (counts.codes, counts.bytes_out, went_on) == (["200"], 0, False)
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+
+
+async def test_a_head_that_fails_is_answered() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise LookupError
+
+    counts, sent = await serve(app, method="HEAD")
+    assert (counts.codes, counts.bytes_out) == (["500"], 0)
+    assert [message.get("body", b"") for message in sent] == [b"", b""]
 
 
 async def test_an_answer_that_breaks_off_is_counted_as_it_began() -> None:
