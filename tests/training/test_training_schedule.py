@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
+from training.budget import Budget
 from training.errors import TrainingError
 from training.recipes import MULTI_RESOLUTIONS, RECIPES, Discriminators, LossWeights, Recipe, Stage
 from training.rng import random_int, random_ints, random_normal
 from training.schedule import (
-    Budget,
     batch_at,
     batch_shapes,
     batches_after,
