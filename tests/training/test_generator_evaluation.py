@@ -21,8 +21,8 @@ from model.tokenizer.tokenizer import OmniTokenizer
 from training.__main__ import app
 from training.demo_data.debug import build_debug
 from training.errors import TrainingError
-from training.evaluation.distances import count_copies, nearest, precision_recall
-from training.evaluation.recognition import Classifier, held_out_accuracy
+from training.evaluation.distances import Features, Indices, count_copies, nearest, precision_recall
+from training.evaluation.recognition import Classifier, classifier_of_views, held_out_accuracy
 from training.networks.efficientnet import EfficientNetLite0
 from training.tokenizer.head_transfer import with_head
 
@@ -69,15 +69,30 @@ def test_classes_are_recognised_where_they_differ(width: int) -> None:
     centres = rng.normal(size=(6, width))
     apart = 3 * centres[labels] + rng.normal(size=(60, width))
     assert (Classifier(apart, labels)(3 * centres[labels] + rng.normal(size=(60, width))) == labels).mean() > 0.95
-    accuracy = held_out_accuracy(apart, labels, 0)
+    accuracy = held_out_accuracy([apart], labels, 0)
     assert accuracy is not None
-    assert accuracy > 0.95
+    assert accuracy[0] > 0.95
     rare = np.array([0] * 4 + [2] * 76)  # of noise; all are taken for the frequent class
-    assert held_out_accuracy(1e-3 * rng.normal(size=(80, 1)), rare, 0) == 0.5
-    by_chance = held_out_accuracy(rng.normal(size=(60, width)), labels, 0)
+    assert held_out_accuracy([1e-3 * rng.normal(size=(80, 1))], rare, 0) == (0.5,)
+    by_chance = held_out_accuracy([rng.normal(size=(60, width))], labels, 0)
     assert by_chance is not None
-    assert by_chance < 0.6
-    assert held_out_accuracy(apart[:23], labels[:23], 0) is None  # three of a class do not fill four folds
+    assert by_chance[0] < 0.6
+    assert held_out_accuracy([apart[:23]], labels[:23], 0) is None  # three of a class do not fill four folds
+
+
+def test_a_class_is_recognised_without_the_texture_that_the_tokenizer_smooths() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 40)
+    objects, texture = (labels - 0.5)[:, None] * 6 + rng.normal(size=(80, 4)), (labels - 0.5)[:, None] * np.ones(60)
+    noise = 0.1 * rng.normal(size=(2, 80, 60))
+    real, smooth = np.hstack([objects, texture + noise[0]]), np.hstack([objects, noise[1] - 0.5])
+    samples = smooth + 0.1 * rng.normal(size=smooth.shape)
+    assert (Classifier(real, labels)(samples) == labels)[labels == 1].mean() < 0.5
+    assert (classifier_of_views([real, smooth], labels)(samples) == labels).mean() > 0.95
+    accuracy = held_out_accuracy([real, smooth], labels, 0)
+    assert accuracy is not None
+    assert min(accuracy) > 0.95
+    assert held_out_accuracy([real, rng.permutation(smooth)], labels, 0)[1] < 0.7  # each view has a share of its own
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +152,8 @@ def test_without_networks_pixels_are_compared_and_classes_have_a_floor(bundles: 
     assert images["classes"]["sky"]["half_split"] < images["classes"]["sky"]["value"]
     assert 0 <= images["precision"] <= 1
     assert images["recognised"] == {"sky": 1.0}  # there is one class to choose from
-    assert images["recognised_real"] == 1.0
+    assert images["recognised_real"] == images["recognised_reconstructed"] == 1.0
+    assert "of real items 100.0%, of their reconstructions 100.0%" in (tmp_path / "out" / "metrics.md").read_text()
     assert 0 <= images["copies"] <= 9
 
 
@@ -151,6 +167,23 @@ def test_the_generators_own_tokenizer_is_asked_for(
     result = evaluate(bundles, tmp_path, tokenizer=tokenizer)
     assert result.exit_code == 1
     assert message in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("arguments", [[], ["--top-k", "1"]])
+def test_reconstructions_teach_the_classifier_too(
+    bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    taught: list[tuple[int, int]] = []
+
+    class Spy(Classifier):
+        def __init__(self, features: Features, labels: Indices) -> None:
+            taught.append((len(np.unique(features, axis=0)), len(labels)))
+            super().__init__(features, labels)
+
+    monkeypatch.setattr("training.evaluation.recognition.Classifier", Spy)
+    result = evaluate(bundles, tmp_path / "out", "--networks", tmp_path / "none", "--items", 5, *arguments)
+    assert result.exit_code == 0, result.output
+    assert (10, 10) in taught  # five pictures and their five reconstructions
 
 
 def test_a_curve_scores_samples_by_their_settings(bundles: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from training.evaluation.features import SEED, Features, frame_features
 from training.evaluation.labelled import LabelledItems, find_labelled
 from training.evaluation.pair import check_pair
 from training.evaluation.preprocessing import INCEPTION, LITE
-from training.evaluation.recognition import Classifier, held_out_accuracy
+from training.evaluation.recognition import classifier_of_views, held_out_accuracy
 from training.evaluation.report import number
 from training.evaluation.set_metrics import MetricValue, PairedMetric
 from training.evaluation.suite import MetricSuite, NetworkPaths
@@ -59,9 +59,10 @@ class KindScores:
         metrics: distances of all samples from all real items.
         precision, recall: shares of samples near real items, and of real items near samples; None for too few items.
         classes: distance of each class from its real items, where there are enough.
-        recognised: share of the samples of each class that a classifier of the real items recognises.
-        recognised_real: share of real items that a classifier of other real items recognises, the mean over classes;
-            None for too few.
+        recognised: share of the samples of each class that a classifier of the real items and of their reconstructions
+            recognises.
+        recognised_real, recognised_reconstructed: share of real items, and of their reconstructions, that such a
+            classifier of other items recognises, the means over classes; None for too few.
         copies: samples that are nearer to a searched training item than any real item is; None where real items are
             those of training.
         searched: training items among which neighbours were looked for.
@@ -76,6 +77,7 @@ class KindScores:
     classes: dict[str, MetricValue]
     recognised: dict[str, float]
     recognised_real: float | None
+    recognised_reconstructed: float | None
     copies: int | None
     searched: int
     features: str
@@ -188,7 +190,8 @@ def _score(
         one for one in suite.metrics(real.options.frames if frames > 1 else 1) if not isinstance(one, PairedMetric)
     ]
     by, extract = extractor(suite)
-    labels, originals, samples = np.array(real.labels), list[Features](), list[Features]()
+    labels = np.array(real.labels)
+    originals, reconstructed, samples = list[Features](), list[Features](), list[Features]()
     sampler = Sampler(generator.generator)
     # a row for each class, up to the height of a sheet
     rows = np.unique(labels, return_index=True)[1][:MAX_ROWS]
@@ -199,10 +202,13 @@ def _score(
         for metric in metrics:
             metric.update(pair[0], pair[1])
         originals.append(extract(pair[0]))
+        reconstructed.append(extract(tokenizer.tokenizer.reconstruct(pair[0])))
         samples.append(extract(pair[1]))
         shown |= {row: made[row - count] for row in rows if count <= row < count + len(made)}
         count += len(made)
-    first, second = np.concatenate(originals), np.concatenate(samples)
+    first, rebuilt, second = (np.concatenate(parts) for parts in (originals, reconstructed, samples))
+    views = (first, rebuilt)
+    accuracy = held_out_accuracy(views, labels, SEED) or (None, None)
     training = features_of(trained, extract, suite.device)
     close = nearest(second[rows], training, SHOWN_NEIGHBOURS)
     _write_sheet(out / f"{kind}-neighbours.png", [shown[row] for row in rows], trained, close)
@@ -216,8 +222,9 @@ def _score(
         precision=precision,
         recall=recall,
         classes=_by_class(generator.classes, labels, first, second),
-        recognised=_recognised(generator.classes, labels, first, second),
-        recognised_real=held_out_accuracy(first, labels, SEED),
+        recognised=_recognised(generator.classes, labels, views, second),
+        recognised_real=accuracy[0],
+        recognised_reconstructed=accuracy[1],
         copies=count_copies(second, first, training) if others else None,
         searched=len(trained),
         features=by,
@@ -258,8 +265,8 @@ def _by_class(names: Sequence[str], labels: Indices, real: Features, made: Featu
     return found
 
 
-def _recognised(names: Sequence[str], labels: Indices, real: Features, made: Features) -> dict[str, float]:
-    right = Classifier(real, labels)(made) == labels
+def _recognised(names: Sequence[str], labels: Indices, views: Sequence[Features], made: Features) -> dict[str, float]:
+    right = classifier_of_views(views, labels)(made) == labels
     return {name: float(right[labels == label].mean()) for label, name in enumerate(names) if (labels == label).any()}
 
 
@@ -283,8 +290,9 @@ def markdown(found: GeneratorEvaluation) -> str:
         if scores.precision is not None and scores.recall is not None:
             lines += [f"| precision | {scores.precision:.1%} | |", f"| recall | {scores.recall:.1%} | |"]
         share = sum(scores.recognised.values()) / len(scores.recognised)
-        of_real = "" if scores.recognised_real is None else f"; of real items {scores.recognised_real:.1%}"
-        lines.append(f"| class recognised | {share:.1%}{of_real} | |")
+        real, rebuilt = scores.recognised_real, scores.recognised_reconstructed
+        bounds = "" if real is None else f"; of real items {real:.1%}, of their reconstructions {rebuilt:.1%}"
+        lines.append(f"| class recognised | {share:.1%}{bounds} | |")
         if weak := [f"{name} {value:.0%}" for name, value in scores.recognised.items() if value < MIN_RECOGNISED]:
             lines.append(f"| recognised less often | {', '.join(weak)} | |")
         if scores.copies is not None:
@@ -293,8 +301,8 @@ def markdown(found: GeneratorEvaluation) -> str:
         parts.append(
             f"{scores.items:,} samples against as many real {scores.kind} of the same classes. Precision, recall, the "
             f"kernel distance of each class, and neighbours among {scores.searched:,} training items are by "
-            f"{scores.features} of the middle frame, and so is the classifier of real items that recognises the "
-            "classes of samples. The half-split is the metric of two random halves of the real "
-            "items."
+            f"{scores.features} of the middle frame, and so is the classifier of real items and of their "
+            "reconstructions that recognises the classes of samples. The half-split is the metric of two random halves "
+            "of the real items."
         )
     return "\n\n".join(parts)

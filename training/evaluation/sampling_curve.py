@@ -22,7 +22,7 @@ from training.evaluation.distances import kernel_distance, kernel_floor, precisi
 from training.evaluation.features import SEED
 from training.evaluation.generation import extractor, features_of, load_pair
 from training.evaluation.labelled import find_labelled
-from training.evaluation.recognition import Classifier
+from training.evaluation.recognition import classifier_of_views
 from training.evaluation.suite import MetricSuite, NetworkPaths
 from training.generator.sampling import Sampler
 from training.plots import plotting
@@ -36,7 +36,7 @@ class CurvePoint:
         guidance, top_k: what was set; None for a top_k of diffusion.
         distance: kernel distance of the samples from the real items.
         precision, recall: shares of samples near real items, and of real items near samples.
-        recognised: share of samples whose class a classifier of the real items recognises.
+        recognised: share of samples whose class a classifier of the real items and of their reconstructions recognises.
     """
 
     guidance: float
@@ -87,7 +87,8 @@ def sampling_curve(
     labels, frames = np.array(real.labels), generator.config.grid[0] if kind == "clips" else 1
     by, extract = extractor(MetricSuite(networks, chosen))
     originals = features_of(real, extract, chosen)
-    classify, points = Classifier(originals, labels), list[CurvePoint]()
+    rebuilt = features_of(real, lambda pixels: extract(decoder.tokenizer.reconstruct(pixels)), chosen)
+    classify, points = classifier_of_views((originals, rebuilt), labels), list[CurvePoint]()
     for one in settings:
         sampler.settings = one
         made = sampler.pixels(decoder.tokenizer, real.labels, frames, SEED)
