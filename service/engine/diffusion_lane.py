@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +18,7 @@ from model.inference.diffusion import DiffusionRun, DiffusionSampler
 from model.inference.graphs import StepsAhead
 from service.engine.card import generator_card
 from service.engine.device import DTYPES
-from service.engine.lane import LaneOptions
+from service.engine.lane import LaneOptions, quickest
 from service.scheduling.step_executor import StepRequest
 from service.scheduling.stepper import Capacity
 from service.types import GenerateJob
@@ -27,6 +26,7 @@ from service.types import GenerateJob
 BATCHES = (1, 2, 4, 8, 16, 32)  # samples of a captured step; more take several
 SHORT_BATCHES = (1, 4)  # of fewer frames than the model was trained on, which few ask for
 ROUNDS = 8  # of steps that reach all samples held: a long request then holds up no other
+MEASURED_STEPS = 3  # each takes long enough on a CPU to even out
 STEPS_AHEAD = 2  # of the device; what shares it waits no longer than for these
 
 
@@ -61,13 +61,14 @@ class DiffusionLane:
         with self._ordered():
             self._sampler.prepare(sizes)
             item = DiffusionItem(None, 0, config.sampling.guidance)
-            run = self._sampler.begin(item, DiffusionParams(2, config.sampling.sampler))
-            self._sampler.step([run])
-            run.latents().cpu()
-            started = time.perf_counter()
-            self._sampler.step([run])
-            run.latents().cpu()
-        self.card = replace(self.card, step_seconds=time.perf_counter() - started)
+            run = self._sampler.begin(item, DiffusionParams(1 + MEASURED_STEPS, config.sampling.sampler))
+
+            def step() -> None:
+                self._sampler.step([run])
+                run.latents().cpu()
+
+            step()
+            self.card = replace(self.card, step_seconds=quickest(step, MEASURED_STEPS))
 
     def request(self, job: GenerateJob) -> StepRequest:
         """Return the steps and slots of a job."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection
 from dataclasses import replace
 
@@ -18,13 +17,13 @@ from model.inference.decoder import Decoder
 from model.inference.sequence import Sequence
 from service.engine.card import generator_card
 from service.engine.device import DTYPES
-from service.engine.lane import LaneOptions
+from service.engine.lane import LaneOptions, quickest
 from service.scheduling.step_executor import StepRequest
 from service.scheduling.stepper import Capacity
 from service.types import GenerateJob
 
 WARM_UP_CODES = 8
-MEASURED_STEPS = 5  # the quickest counts: other programs slow single ones down
+MEASURED_STEPS = 5
 
 
 class LanguageModelLane:
@@ -63,14 +62,13 @@ class LanguageModelLane:
         handle = self._decoder.join(sequence)
         self._decoder.step(sequence.steps - MEASURED_STEPS)
         self._decoder.read(handle)
-        taken = []
-        for _ in range(MEASURED_STEPS):
-            started = time.perf_counter()
+
+        def step() -> None:
             self._decoder.step()
             self._decoder.read(handle)
-            taken.append(time.perf_counter() - started)
+
+        self.card = replace(self.card, step_seconds=quickest(step, MEASURED_STEPS))
         self._decoder.leave(handle)
-        self.card = replace(self.card, step_seconds=min(taken))
 
     def request(self, job: GenerateJob) -> StepRequest:
         """Return the steps and slots of a job."""

@@ -7,14 +7,17 @@ holds up the rest. Where more sequences are held than one step can take, they st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any, NamedTuple
 
 from service.drain_rate import retry_after
 from service.errors import ProblemError
 
-STEP_MEMORY = 0.9  # weight of the past in the time of a step; about ten turns are remembered
+# Turns whose median is the time of a step: one that the host held up, as it does at the first one, changes nothing.
+MIN_TURNS, MAX_TURNS = 3, 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +113,20 @@ class _Lane:
     live: dict[int, int] = field(default_factory=dict)  # id -> steps left, those that step next first
     joined: dict[int, Sequence] = field(default_factory=dict)
     leaving: dict[int, Sequence] = field(default_factory=dict)  # resolved already; they hold slots until the next turn
-    step_seconds: float | None = None
-    sample_seconds: float | None = None  # its share in a step
+    turns: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=MAX_TURNS))  # seconds, samples
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Return the usual time of a turn, seconds."""
+        return self._median(seconds for seconds, _ in self.turns)
+
+    @property
+    def sample_seconds(self) -> float | None:
+        """Return the usual share of a sample in a turn, seconds."""
+        return self._median(seconds / samples for seconds, samples in self.turns)
+
+    def _median(self, values: Iterable[float]) -> float | None:
+        return median(values) if len(self.turns) >= MIN_TURNS else None
 
 
 class Stepper:
@@ -165,7 +180,7 @@ class Stepper:
         return min((sequence.deadline for lane in every for sequence in lane.values()), default=None)
 
     def step_seconds(self, model: str) -> float | None:
-        """Return the recent time of a turn in which a model stepped, seconds; None before the first."""
+        """Return the recent time of a turn in which a model stepped, seconds; None before a few."""
         return self._lanes[model].step_seconds
 
     def sample_seconds(self, model: str) -> float | None:
@@ -206,7 +221,7 @@ class Stepper:
         return lane.joined[sequence_id].steps - lane.live[sequence_id]
 
     def wait_seconds(self, model: str) -> float | None:
-        """Return the time until a model has finished all that it has, estimated; None before its first step."""
+        """Return the time until a model has finished all that it has, estimated; None before a few steps."""
         lane = self._lanes[model]
         if lane.step_seconds is None:
             return None
@@ -258,9 +273,7 @@ class Stepper:
         finished: list[Sequence] = []
         for model, sequences in turn.steps:
             lane = self._lanes[model]
-            seconds = now - turn.started
-            lane.step_seconds = _remembered(lane.step_seconds, seconds)
-            lane.sample_seconds = _remembered(lane.sample_seconds, seconds / len(sequences))
+            lane.turns.append((now - turn.started, len(sequences)))
             for sequence in sequences:
                 left = lane.live.pop(sequence.id, None)
                 if left is None:  # cancelled meanwhile
@@ -313,7 +326,3 @@ class Stepper:
                 del lane.prefilling[sequence_id]
                 lane.live[sequence_id] = lane.joined[sequence_id].steps
         return chunks
-
-
-def _remembered(past: float | None, seconds: float) -> float:
-    return seconds if past is None else STEP_MEMORY * past + (1 - STEP_MEMORY) * seconds

@@ -13,9 +13,10 @@ from model.bundle import load_generator, save_generator
 from model.generator.config import GENERATOR_CONFIGS
 from model.generator.networks import make_generator
 from model.inference.diffusion_network import DenoisingNetwork
+from service.engine import diffusion_lane
 from service.engine.diffusion_lane import DiffusionLane
 from service.engine.generator import GeneratorEngine
-from service.engine.lane import LaneOptions
+from service.engine.lane import LaneOptions, quickest
 from service.in_process import LocalGenerators, Unobserved
 from service.settings import Settings
 from service.types import GenerateJob, GenerateParams, JobProgress
@@ -67,6 +68,13 @@ def run(lane: DiffusionLane, jobs: dict[int, GenerateJob]) -> dict[int, np.ndarr
             lane.leave(number)
         left = {number: steps - 1 for number, steps in left.items() if steps > 1}
     return made
+
+
+def test_the_step_of_a_start_is_the_quickest_of_a_few(lane: DiffusionLane, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 9.0, 10.0, 10.5, 11.0, 15.0])
+    monkeypatch.setattr(diffusion_lane, "quickest", lambda step, count: quickest(step, count, lambda: next(times)))
+    lane.warm_up()
+    assert lane.card.step_seconds == 0.5
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])

@@ -153,6 +153,12 @@ def sequence(sequence_id: int, slots: int = 1, steps: int = 4, **changes: Any) -
     return Sequence(sequence_id, changes.pop("model", "lm"), slots, changes.pop("prefill", 0), steps, 100.0, **changes)
 
 
+def steps(stepper: Stepper, *seconds: float) -> None:
+    """Take a turn of each of these lengths."""
+    for taken in seconds:
+        stepper.complete(stepper.plan(0.0), taken)
+
+
 def ids(sequences: Any) -> list[int]:
     return [sequence.id for sequence in sequences]
 
@@ -173,25 +179,36 @@ def test_the_samples_of_a_step_share_its_time() -> None:
     stepper = Stepper({"lm": Capacity(4, 8)}, 10)
     for number in range(2):
         stepper.submit(sequence(number))
-    stepper.complete(stepper.plan(0.0), 0.5)
+    steps(stepper, 0.5, 0.5)
+    assert stepper.step_seconds("lm") is None, "two may both have been held up"
+    steps(stepper, 0.5)
     assert (stepper.step_seconds("lm"), stepper.sample_seconds("lm")) == (0.5, 0.25)
+
+
+def test_a_turn_that_the_host_holds_up_leaves_the_time_of_a_step() -> None:
+    stepper = Stepper({"lm": Capacity(1, 8)}, 10)
+    stepper.submit(sequence(0, steps=99))
+    steps(stepper, 30.0, 0.5, 0.5, 0.5, 30.0)
+    assert stepper.step_seconds("lm") == 0.5
+    steps(stepper, *[2.0] * 15)
+    assert stepper.step_seconds("lm") == 2.0, "a lasting change is followed"
 
 
 def test_the_time_of_the_queue_follows_from_its_steps() -> None:
     stepper = Stepper({"lm": Capacity(2, 8)}, 2)
     assert stepper.wait_seconds("lm") is None
     for number in range(2):
-        stepper.submit(sequence(number, slots=2, steps=10))
-    stepper.complete(stepper.plan(0.0), 0.5)
+        stepper.submit(sequence(number, slots=2, steps=12))
+    steps(stepper, 0.5, 0.5, 0.5)
     assert stepper.step_seconds("lm") == 0.5
     assert stepper.sample_seconds("lm") == 0.5
-    assert stepper.wait_seconds("lm") == pytest.approx(0.5 * (9 + 10))
+    assert stepper.wait_seconds("lm") == pytest.approx(0.5 * (9 + 12))
     stepper.submit(sequence(2))
     waits: set[float | None] = set()
     for _ in range(5):
         with pytest.raises(ProblemError) as refused:
             stepper.submit(sequence(3))
-        assert refused.value.retry_after_seconds == pytest.approx(0.5 * 21, rel=0.3)
+        assert refused.value.retry_after_seconds == pytest.approx(0.5 * 23, rel=0.3)
         waits.add(refused.value.retry_after_seconds)
     assert len(waits) > 1, "those that are refused together do not come back together"
 
