@@ -1,5 +1,7 @@
 """`python -m training`: the training commands on machines that have not installed the service."""
 
+import os
+
 import typer
 
 from training.cli.data import data
@@ -14,4 +16,5 @@ app.command()(evaluate)
 app.command()(rebind)
 
 if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as of `omnitok`
     app()

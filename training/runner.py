@@ -124,7 +124,7 @@ def run_recipe(
     loader: Loader,
     device: torch.device,
     ranks: Ranks,
-    on_checkpoint: Callable[[Trainer], None] | None = None,
+    validate: Callable[[Trainer], None] | None = None,
     console: Console | None = None,
 ) -> bool:
     """Train the stages of a run that are not done.
@@ -135,7 +135,7 @@ def run_recipe(
         loader: the data.
         device: of this process.
         ranks: the processes that train together.
-        on_checkpoint: as for `Trainer.run`.
+        validate: as for `Trainer.run`.
         console: for progress.
 
     Returns:
@@ -176,12 +176,10 @@ def run_recipe(
         left = run.stop_after - (time.monotonic() - begun)
         latest = folder / LATEST
 
-        def checkpointed(trainer: Trainer, latest: Path = latest) -> None:
+        def write_latest(trainer: Trainer, latest: Path = latest) -> None:
             _write_bundles(run, task, trainer, [latest])  # before validation, during which a run may be killed
-            if on_checkpoint is not None:
-                on_checkpoint(trainer)
 
-        if not trainer.run(budget, left, run.save_every, run.log_every, checkpointed, console):
+        if not trainer.run(budget, left, run.save_every, run.log_every, write_latest, console, validate):
             console.print(f"stopped at step {trainer.step} of stage {stage.name}; --resume goes on", highlight=False)
             return False
         if ranks.is_main:
@@ -192,6 +190,9 @@ def run_recipe(
             for path in paths:
                 console.print(f"wrote {path}", highlight=False)
         ranks.barrier()  # the next stage reads what rank 0 wrote
+        if trainer.interrupted and stage is not wanted[-1]:
+            console.print(f"stopped after stage {stage.name}; --resume goes on", highlight=False)
+            return False
     return True
 
 

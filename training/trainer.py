@@ -24,7 +24,7 @@ from training.logging import MetricsLogger
 from training.progress import format_row, progress_bar
 from training.recipes import AnyRecipe, AnyStage
 from training.schedule import batches_after, check_divisible, learning_rate
-from training.signals import stop_requests
+from training.signals import StopRequests, stop_requests
 from training.step import Step
 
 LOG_EVERY_STEPS = 50  # each log waits for the device
@@ -64,6 +64,7 @@ class Trainer:
         check_divisible(stage, self.ranks.world)
         self.train_step, self.device = train_step, train_step.device
         self.step, self.seconds = 0, 0.0
+        self.interrupted = False  # by a stop request to any rank
         self.drawn: dict[Kind, int] = drawn.copy() if drawn else {"images": 0, "clips": 0}
         self.earlier_history = history
         self.budget: Budget | None = None  # known once the stage has begun
@@ -84,6 +85,7 @@ class Trainer:
         log_every: int = LOG_EVERY_STEPS,
         on_checkpoint: Callable[[Trainer], None] | None = None,
         console: Console | None = None,
+        validate: Callable[[Trainer], None] | None = None,
     ) -> bool:
         """Train until the budget is spent, or for `stop_after` more seconds.
 
@@ -95,6 +97,7 @@ class Trainer:
                 alternate, an even number is raised by one, so that both kinds have rows.
             on_checkpoint: called by rank 0 whenever a checkpoint was written.
             console: for progress.
+            validate: called by rank 0 thereafter; a stop request ends it, and none begins after one.
 
         Returns:
             Whether the budget is spent. SIGINT and SIGTERM to any rank end the run early, with a checkpoint.
@@ -120,28 +123,30 @@ class Trainer:
         logged = (self.step, clock)
         log_every |= self.stage.alternates
         stopping = False
-        with stop_requests() as stop, progress_bar(console, self.step) as show_progress:
-            while (share := self.spent) < 1 and not stopping:
-                batch = next(batches)
-                metrics = self._step(batch, next(inputs), share)
-                now = time.monotonic()
-                stopping, self.seconds = self.ranks.agree(
-                    bool(stop) or now - begun >= stop_after, self.seconds + now - clock
-                )
-                clock = now
-                if self.step % log_every == 0 or self.step == 1 or self.spent >= 1:
-                    row = self._row(batch, metrics, share)
-                    row["steps_per_second"] = (self.step - logged[0]) / max(time.monotonic() - logged[1], 1e-9)
-                    logged = (self.step, time.monotonic())
-                    if self.metrics_logger is not None:
-                        self.metrics_logger.log_step(row)
-                    line = format_row(self.stage.name, row, self.spent, self.train_step.describe(row))
-                    console.print(line, highlight=False)
-                show_progress(self.spent, self.step)
-                if clock - saved > save_every:
-                    self._checkpoint(on_checkpoint)
-                    saved = time.monotonic()
-        self._checkpoint(on_checkpoint)
+        with stop_requests() as stop:
+            with progress_bar(console, self.step) as show_progress:
+                while (share := self.spent) < 1 and not stopping:
+                    batch = next(batches)
+                    metrics = self._step(batch, next(inputs), share)
+                    now = time.monotonic()
+                    stopping, self.seconds = self.ranks.agree(
+                        stop.received or now - begun >= stop_after, self.seconds + now - clock
+                    )
+                    clock = now
+                    if self.step % log_every == 0 or self.step == 1 or self.spent >= 1:
+                        row = self._row(batch, metrics, share)
+                        row["steps_per_second"] = (self.step - logged[0]) / max(time.monotonic() - logged[1], 1e-9)
+                        logged = (self.step, time.monotonic())
+                        if self.metrics_logger is not None:
+                            self.metrics_logger.log_step(row)
+                        line = format_row(self.stage.name, row, self.spent, self.train_step.describe(row))
+                        console.print(line, highlight=False)
+                    show_progress(self.spent, self.step)
+                    if clock - saved > save_every:
+                        self._checkpoint(stop, on_checkpoint, validate)
+                        saved = time.monotonic()
+            self._checkpoint(stop, on_checkpoint, validate)
+            self.interrupted, _ = self.ranks.agree(stop.received, self.seconds)
         return self.spent >= 1
 
     @property
@@ -191,10 +196,19 @@ class Trainer:
         """Return sentences on how the weights came about, this stage last."""
         return stage_history(self.earlier_history, self.stage.name, self.step, self.seconds, self.ranks.world)
 
-    def _checkpoint(self, on_checkpoint: Callable[[Trainer], None] | None) -> None:
+    def _checkpoint(
+        self,
+        stop: StopRequests,
+        on_checkpoint: Callable[[Trainer], None] | None,
+        validate: Callable[[Trainer], None] | None,
+    ) -> None:
         self.save()
-        if on_checkpoint is not None and self.ranks.is_main:
+        if not self.ranks.is_main:
+            return
+        if on_checkpoint is not None:
             on_checkpoint(self)
+        if validate is not None:
+            stop.unless_stopped(lambda: validate(self))
 
     def _step(self, batch: BatchSpec, inputs: Any, share: float) -> dict[str, Tensor]:
         self.step += 1

@@ -58,6 +58,8 @@ def omnitok(
 
 def main() -> None:
     """Run `omnitok`: exit code 0 when done, 1 with one sentence on stderr, 2 for wrong usage, 130 when interrupted."""
+    # Before torch is loaded: its threads would spin while they wait, which on a busy host takes most of its time.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _open_closed_streams()
     signal.signal(signal.SIGTERM, _terminate)
     try:

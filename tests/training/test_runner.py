@@ -31,6 +31,7 @@ from service.in_process import LocalBackend
 from service.settings import Settings
 from training.__main__ import app
 from training.data.loaders.batch import BatchSpec
+from training.tokenizer.validation import Validator
 from training.trainer import Trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -91,6 +92,17 @@ def test_a_run_that_is_killed_in_every_stage_ends_in_the_same_bits(files: Path, 
         assert len((out / folder / "metrics.csv").read_text().splitlines()) == 1 + 1 + 40 // 5
     for name in ("debug-vq", "debug-vae"):
         assert load_bundle(whole / name).hash == load_bundle(out / name).hash
+
+
+def test_a_stop_request_after_a_stage_ends_the_run_there(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Validator, "__call__", lambda self, trainer: signal.raise_signal(signal.SIGINT))
+    result = train("--data", files, "--out", tmp_path, "--steps", 3)
+    assert result.exit_code == 0, result.output
+    assert "stopped after stage image; --resume goes on" in result.output
+    assert load_bundle(tmp_path / "1-image" / "bundle").config.is_vq
+    assert not (tmp_path / "2-joint").exists()
 
 
 def test_a_run_leaves_what_a_person_wants_to_see(whole: Path) -> None:

@@ -186,6 +186,25 @@ def test_checkpoints_are_written_as_often_as_is_asked(
     assert on_disk == saved
 
 
+def test_a_stop_request_ends_a_validation_and_none_begins_after_it(loader: DeviceLoader, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def validate(trainer: Trainer) -> None:
+        seen.append(f"validation at {trainer.step}")
+        signal.raise_signal(signal.SIGINT)
+        seen.append("its end")
+
+    def save(trainer: Trainer) -> None:
+        seen.append(f"bundle at {trainer.step}")
+
+    trainer = trainer_of(loader, tmp_path, **BARE)
+    assert not trainer.run(Budget(steps=9), save_every=0.0, on_checkpoint=save, validate=validate, console=QUIET)
+    assert trainer.interrupted
+    assert seen[:2] == ["bundle at 1", "validation at 1"]
+    assert set(seen[2:]) == {"bundle at 2"}
+    assert state_of(tmp_path)["step"] == 2
+
+
 def test_a_checkpoint_of_other_bits_is_seen(loader: DeviceLoader, tmp_path: Path) -> None:
     """The comparison above can fail: at one bit of any state."""
     trainer = trainer_of(loader, tmp_path, discriminators=replace(DEBUG.stage("joint").discriminators, start=0))

@@ -75,7 +75,7 @@ def train(
         Path, typer.Option(help="VGG16 of `omnitok data networks`, or LPIPS weights, where the recipe asks for them.")
     ] = Path("data/networks/vgg16.safetensors"),
     save_every: Annotated[float, typer.Option(help="Seconds between checkpoints.")] = 120.0,
-    log_every: Annotated[int, typer.Option(min=1, help="Steps between rows of the printed table.")] = 50,
+    log_every: Annotated[int, typer.Option(help="Steps between rows of the printed table.")] = 50,
 ) -> None:
     """Train a tokenizer through the stages of a recipe, or a generator on a tokenizer's codes.
 
@@ -100,7 +100,7 @@ def train(
             ("generator", OF_TOKENIZERS) if isinstance(chosen, GeneratorRecipe) else ("tokenizer", OF_GENERATORS)
         )
         refuse_others(context, f"The recipe of a {what}", context.params.keys() - others)
-        for name, value in (("--pause-after", pause_after), ("--save-every", save_every)):
+        for name, value in (("--pause-after", pause_after), ("--save-every", save_every), ("--log-every", log_every)):
             if value is not None and not value > 0:
                 raise TrainingError(f"{name} must be positive, not {value}.")
         if stage is not None:
@@ -133,13 +133,13 @@ def train(
                 workers = max(0, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1)
             task: Task
             loader: Loader
-            on_checkpoint: Callable[[Trainer], None]
+            validate: Callable[[Trainer], None]
             with ExitStack() as on_exit:
                 if isinstance(chosen, GeneratorRecipe):
                     from training.generator.preparation import prepare
 
                     assert tokenizer is not None
-                    task, loader, on_checkpoint = prepare(
+                    task, loader, validate = prepare(
                         chosen, tokenizer, data, run.out, rank_device, ranks, console, fps, held_out
                     )
                     on_exit.callback(_close, loader, console)
@@ -152,8 +152,8 @@ def train(
                     loader = open_loader(data, rank_device, chosen.seed, ranks, workers, fps)
                     on_exit.callback(_close, loader, console)
                     stages = chosen.stages if stage is None else (chosen.stage(stage),)
-                    on_checkpoint = Validator(validation_sets(data, loader, stages), console)
-                run_recipe(run, task, loader, rank_device, ranks, on_checkpoint, console)
+                    validate = Validator(validation_sets(data, loader, stages), console)
+                run_recipe(run, task, loader, rank_device, ranks, validate, console)
 
 
 def _check_bundles(recipe: AnyRecipe, tokenizer: Path | None, source: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -137,6 +138,22 @@ def test_a_plugin_that_is_not_installed_is_one_sentence(omnitok: Omnitok, house:
 def test_no_plugin_replaces_a_command_of_the_service(omnitok: Omnitok, house: None) -> None:
     assert omnitok("encode soup").code == 2
     assert calls == []
+
+
+@pytest.mark.parametrize(("given", "taken"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_threads_of_networks_sleep_while_they_wait(given: str | None, taken: str) -> None:
+    """OpenMP reads its policy when torch is loaded."""
+    program = (
+        "import os, sys; sys.argv = ['omnitok', '--version']\n"
+        "from service.cli import main\n"
+        "assert 'torch' not in sys.modules\n"
+        "try: main()\n"
+        "except SystemExit: print(os.environ['OMP_WAIT_POLICY'])\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == taken, done.stderr
 
 
 def test_help_imports_nothing_heavy() -> None:
