@@ -6,15 +6,19 @@ from typing import Any
 
 from media.h264 import HEAD_BYTES, length_bytes, units
 
-_LOOKED_INTO = frozenset({"hevc", "mpeg4", "msmpeg4v2", "msmpeg4v3", "h263"})
+_MPEG = frozenset({"mpeg1video", "mpeg2video"})
+_LOOKED_INTO = _MPEG | {"hevc", "vvc", "mpeg4", "msmpeg4v2", "msmpeg4v3", "h263"}
+# Here or by FFmpeg. Of other codecs all packets may be called key frames while only the first one is.
+KNOWN_BY_CONTENT = _LOOKED_INTO | {"h264", "vp8", "vp9", "av1", "ffv1", "theora", "png"}
 HEVC_LENGTH_PLACE = 21
-_HEVC_SLICES, _HEVC_KEYS = range(32), range(16, 24)  # kinds of units
-_VVC_SLICES = range(12)
+_SLICES = {"hevc": range(32), "vvc": range(12)}  # kinds of units
+_KEYS = {"hevc": range(16, 24), "vvc": range(7, 10)}
 # Kinds of slices that refer to nothing in front of the key frame that they follow, though shown before it.
 _DECODABLE = {"hevc": (6, 7), "vvc": (2,)}
 _MPEG_GROUP, _CLOSED = b"\0\0\1\xb8", 0x40  # its mark, and the bit of its fourth byte that says the same of its frames
 # Decoders of these leave out frames that are shown before a key frame and refer to what is not there.
-LEADING_CODECS = frozenset({*_DECODABLE, "mpeg1video", "mpeg2video"})
+LEADING_CODECS = _MPEG | _DECODABLE.keys()
+_MPEG_PICTURE, _MPEG_INTRA = b"\0\0\1\0", 1
 _MPEG4_FRAME = b"\0\0\1\xb6"
 _H263_FORMAT, _H263_EXTENDED = 35, 7  # place of the picture's format in the bits of its header, and one of them
 
@@ -31,8 +35,12 @@ def is_key(codec: str, packet: Any, extradata: bytes | None) -> bool:
         return bool(packet.is_keyframe)
     head = bytes(memoryview(packet)[:HEAD_BYTES])
     match codec:
-        case "hevc":
-            return _is_hevc_key(head, extradata)
+        case "hevc" | "vvc":
+            kind = _slice_kind(codec, head, _length_bytes(codec, extradata))
+            return kind is None or kind in _KEYS[codec]
+        case "mpeg1video" | "mpeg2video":
+            picture = head[head.find(_MPEG_PICTURE) + len(_MPEG_PICTURE) :] if _MPEG_PICTURE in head else b""
+            return len(picture) < 2 or picture[1] >> 3 & 7 == _MPEG_INTRA
         case "mpeg4":
             return _is_intra(head[head.find(_MPEG4_FRAME) + len(_MPEG4_FRAME) :]) if _MPEG4_FRAME in head else True
         case "msmpeg4v2" | "msmpeg4v3":
@@ -51,9 +59,7 @@ class LeadingFrames:
 
     def __init__(self, codec: str, extradata: bytes | None) -> None:
         self._codec, self._is_closed = codec, False
-        self._width = length_bytes(extradata, HEVC_LENGTH_PLACE)
-        if codec == "vvc" and extradata and extradata[0]:
-            self._width = (extradata[0] >> 1 & 3) + 1
+        self._width = _length_bytes(codec, extradata)
 
     def can_be_decoded(self, packet: Any) -> bool:
         """Return whether a frame could be such a one; packets of PyAV's come in file order, from a key frame on."""
@@ -68,12 +74,19 @@ class LeadingFrames:
         return self._is_closed
 
 
+def _length_bytes(codec: str, extradata: bytes | None) -> int:
+    """Return how many bytes before each unit of HEVC or VVC say how long it is, as `length_bytes`."""
+    if codec == "vvc" and extradata and extradata[0]:
+        return (extradata[0] >> 1 & 3) + 1
+    return length_bytes(extradata, HEVC_LENGTH_PLACE)
+
+
 def _slice_kind(codec: str, packet: bytes, width: int) -> int | None:
     """Return the kind of the first slice in a packet of HEVC or VVC."""
     for unit in units(packet, width):
         if len(unit) > 1:
-            kind, slices = (unit[1] >> 3, _VVC_SLICES) if codec == "vvc" else (unit[0] >> 1 & 0x3F, _HEVC_SLICES)
-            if kind in slices:
+            kind = unit[1] >> 3 if codec == "vvc" else unit[0] >> 1 & 0x3F
+            if kind in _SLICES[codec]:
                 return kind
     return None
 
@@ -81,11 +94,6 @@ def _slice_kind(codec: str, packet: bytes, width: int) -> int | None:
 def _is_intra(frame: bytes) -> bool:
     """Return whether the two bits that begin a frame say that it refers to no other."""
     return frame[:1] < b"\x40"
-
-
-def _is_hevc_key(head: bytes, extradata: bytes | None) -> bool:
-    kind = _slice_kind("hevc", head, length_bytes(extradata, HEVC_LENGTH_PLACE))
-    return kind is None or kind in _HEVC_KEYS
 
 
 def _is_h263_key(head: bytes) -> bool:

@@ -30,7 +30,7 @@ from media.frame_reader import FrameReader
 from media.h264 import HEAD_BYTES, recovery_frames
 from media.h264_fields import FieldPairs
 from media.hidden_frames import HiddenFrames
-from media.key_frames import LeadingFrames, is_key
+from media.key_frames import KNOWN_BY_CONTENT, LeadingFrames, is_key
 from media.limits import check_decoded, check_duration, check_kept, check_picture
 from media.presentation import Presentation, presentation
 from media.resize import plan
@@ -232,6 +232,9 @@ class ClipReader(FrameReader):
                 )
         if not any(packet.is_shown for packet in packets):
             raise MediaError("no-video-stream", "The video stream of the file holds no frames.")
+        is_doubtful = not (context.codec.intra_only or codec in KNOWN_BY_CONTENT)
+        if is_doubtful and all(packet.is_key for packet in packets):
+            packets[1:] = [replace(packet, is_key=False) for packet in packets[1:]]
         return Survey(
             packets=packets,
             base=stream.time_base,

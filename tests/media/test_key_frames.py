@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from media_samples import pattern, video
 
-from media.limits import MediaLimits
 from media.reader import open_frames
 from media.types import MediaOptions
 
 CLIP = pattern(40, 144, 176)
 GROUP = 16
+RGB = {"cinepak": "rgb24", "qtrle": "rgb24"}
 PLAIN = {"b": "4M", "g": str(GROUP)}
 X265 = {"x265-params": f"keyint={GROUP}:bframes=0:scenecut=0:log-level=none"}
 WINDOW = MediaOptions(start_s=0.9, frames=4)
@@ -34,7 +34,7 @@ def called_keys(data: bytes, container: str) -> bytes:
 
 
 def frames(data: bytes, options: MediaOptions | None = None) -> Iterator[np.ndarray]:
-    return iter(open_frames(io.BytesIO(data), MediaLimits(), options))
+    return iter(open_frames(io.BytesIO(data), None, options))
 
 
 @pytest.mark.parametrize(
@@ -49,10 +49,15 @@ def frames(data: bytes, options: MediaOptions | None = None) -> Iterator[np.ndar
         ("msmpeg4v2", "avi", PLAIN),
         ("msmpeg4", "avi", PLAIN),
         ("libvpx-vp9", "webm", {"deadline": "realtime"} | PLAIN),
+        ("mpeg2video", "mov", PLAIN),
+        ("flv", "avi", PLAIN),
+        ("wmv2", "asf", PLAIN),
+        ("cinepak", "avi", PLAIN),
+        ("qtrle", "mov", PLAIN),
     ],
 )
 def test_a_window_begins_at_a_true_key_frame(codec: str, container: str, options: dict[str, str]) -> None:
-    data = video(CLIP, codec, container, fps=25, options=options)
+    data = video(CLIP, codec, container, fps=25, options=options, pixel_format=RGB.get(codec, "yuv420p"))
     expected = list(frames(data, WINDOW))
     assert len(expected) == 4
     assert np.array_equal(list(frames(called_keys(data, container), WINDOW)), expected)
