@@ -107,14 +107,8 @@ def open_datasets(data: Path, side: int, frames: int, limit: int | None) -> list
         limit: at most so many items of each kind or set, evenly spread; None for all.
 
     Raises:
-        TrainingError: there is nothing, one of several sets must be named, a held-out set is missing or damaged, or a
-            number is too small.
+        TrainingError: there is nothing, one of several sets must be named, or a held-out set is missing or damaged.
     """
-    if side < 16 or frames < 1 or (limit is not None and limit < 1):
-        raise TrainingError(
-            f"Squares have 16 pixels or more, clips a frame and sets an item: not side {side}, frames {frames}, "
-            f"items {limit}."
-        )
     if (data / INFO_FILE).is_file():
         opened = open_set(data)
         return [PixelDataset(opened.info.name, opened, limit)]
