@@ -250,13 +250,18 @@ async def send_piece(
     """
     for start in range(0, max(1, len(data)), SLICE_BYTES):
         piece, follows = data[start : start + SLICE_BYTES], more or start + SLICE_BYTES < len(data)
-        try:
-            async with asyncio.timeout(stall_seconds):
-                await send({"type": "http.response.body", "body": piece, "more_body": follows})
-        except TimeoutError as error:
-            raise ClientGoneError from error
+        await send_slice(send, piece, stall_seconds, follows)
         if transfer is not None:
             transfer.size += len(piece)
+
+
+async def send_slice(send: Send, data: bytes, stall_seconds: float, more: bool = True) -> None:
+    """Send one message of an answer; arguments and errors as for `send_piece`."""
+    try:
+        async with asyncio.timeout(stall_seconds):
+            await send({"type": "http.response.body", "body": data, "more_body": more})
+    except TimeoutError as error:
+        raise ClientGoneError from error
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import STREAM_HEADERS, send_piece, while_connected
+from service.api.body import SLICE_BYTES, STREAM_HEADERS, send_slice, while_connected
 from service.api.errors import problem_of
 from service.errors import ProblemError
 from service.formats.media_types import EVENT_STREAM
@@ -69,6 +69,12 @@ class Channel:
         self._closed = True
         self._changed.set()
 
+    def rest(self) -> list[Event]:
+        """Take all events that matter and have not been iterated over."""
+        events = [*self._kept]
+        self._kept.clear()
+        return events
+
     async def __aiter__(self) -> AsyncIterator[Event | None]:
         clock = asyncio.get_running_loop().time
         spare_from = 0.0
@@ -97,7 +103,7 @@ class EventStream(Response):
     """The answer that sends the events of a channel while the work that fills it runs.
 
     The work is cancelled when the reader leaves or takes nothing for too long. Its failure becomes the event `error`,
-    and `done` is the last event.
+    and `done` is the last event. What has not left when the work ends is the last message, for `Leaving` to send.
 
     Args:
         channel: the events.
@@ -144,16 +150,22 @@ class EventStream(Response):
             self.release()
 
     async def _send_all(self, request: Request, send: Send) -> None:
-        async def write(data: bytes, more: bool = True) -> None:
-            await send_piece(send, data, self._stall_seconds, more)
-
+        unsent = memoryview(b"")
         async for event in self._channel:
-            await write(b":\n\n" if event is None else _written(*event))
-        if failure := self._work.exception():
+            unsent = memoryview(b":\n\n" if event is None else _written(*event))
+            while unsent and not self._work.done():
+                await send_slice(send, bytes(unsent[:SLICE_BYTES]), self._stall_seconds)
+                unsent = unsent[SLICE_BYTES:]
+            if self._work.done():
+                break
+        failure, last = self._work.exception(), self._channel.rest()
+        if failure:
             problem = problem_of(failure, self._request_id)
             request.state.problem = problem.code
-            await write(_written("error", problem.document(self._request_id)))
-        await write(_written("done", {"id": self._request_id, "ok": failure is None}), more=False)
+            last.append(("error", problem.document(self._request_id)))
+        last.append(("done", {"id": self._request_id, "ok": failure is None}))
+        rest = await asyncio.to_thread(lambda: b"".join([unsent, *(_written(*event) for event in last)]))
+        await send_slice(send, rest, self._stall_seconds, more=False)
 
 
 async def open_stream(

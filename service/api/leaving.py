@@ -20,7 +20,9 @@ MAX_LEAVING_BYTES = 256 * MIB  # in a replica
 
 
 class Leaving:
-    """Middleware that sends answers of more than a slice in slices, so that a server's buffers hold a slice of each.
+    """Middleware that sends last messages of more than a slice in slices, so that a server's buffers hold one of each.
+
+    The last message is all of most answers, and of a stream of events what its reader has not taken.
 
     Readers that take none for long are given up. Where more bytes wait than the bound, the slowest reader is.
 
@@ -38,14 +40,13 @@ class Leaving:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any ASGI kind."""
-        begun, large = False, b""
+        large = b""
 
         async def answer(message: Message) -> None:
-            nonlocal begun, large
-            if message["type"] == "http.response.body":
-                data, alone = message.get("body", b""), not begun and not message.get("more_body", False)
-                begun = True
-                if alone and len(data) > SLICE_BYTES:
+            nonlocal large
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                data = message.get("body", b"")
+                if len(data) > SLICE_BYTES:
                     large = data
                     return
             await send(message)

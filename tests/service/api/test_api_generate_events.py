@@ -19,6 +19,7 @@ from bad_inputs import LIMITS
 from PIL import Image
 from waiting import eventually
 
+from service.api.body import SLICE_BYTES
 from service.api.errors import ClientGoneError
 from service.api.event_stream import Channel, EventStream, open_stream
 from service.errors import ProblemError
@@ -232,6 +233,39 @@ async def test_a_reader_that_takes_nothing_counts_as_gone() -> None:
     with pytest.raises(ClientGoneError):
         await stream({"type": "http", "method": "POST", "headers": []}, receive, send)
     assert ended == ["work", "body"]
+
+
+async def test_what_has_not_left_when_the_work_ends_is_the_last_message() -> None:
+    channel, slow, ended = Channel(), asyncio.Event(), asyncio.Event()
+    results = [{"index": index, "data": "x" * 3 * SLICE_BYTES} for index in range(2)]
+    bodies, begun = list[dict[str, Any]](), asyncio.Event()
+
+    async def work() -> None:
+        for result in results:
+            channel.put("result", result)
+        await ended.wait()
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            bodies.append(message)
+            begun.set()
+            await slow.wait()
+
+    stream = EventStream(channel, asyncio.create_task(work()), "id", {})
+    sending = asyncio.create_task(stream({"type": "http", "method": "POST", "headers": []}, receive, send))
+    await begun.wait()
+    ended.set()
+    await asyncio.sleep(0.01)
+    slow.set()
+    await sending
+    assert [len(body["body"]) for body in bodies[:-1]] == [SLICE_BYTES]
+    assert [body["more_body"] for body in bodies] == [True, False]
+    found = events(b"".join(body["body"] for body in bodies).decode())
+    assert found == [*(("result", result) for result in results), ("done", {"id": "id", "ok": True})]
 
 
 async def test_a_caller_that_leaves_before_the_first_event_leaves_no_task() -> None:
