@@ -97,12 +97,13 @@ def video_stream(container: Any, limits: MediaLimits | None) -> Any:
     Raises:
         MediaError: "decode-budget", "no-video-stream" or "unsupported-codec".
     """
-    if limits is not None and len(container.streams) > limits.streams:
+    count = sum(stream.type != "attachment" for stream in container.streams)  # fonts of subtitles
+    if limits is not None and count > limits.streams:
         raise MediaError(
             "decode-budget",
-            f"A file may hold {limits.streams} streams; this one has {len(container.streams)}.",
+            f"A file may hold {limits.streams} streams; this one has {count}.",
             limit=limits.streams,
-            actual=len(container.streams),
+            actual=count,
         )
     streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     streams.sort(key=lambda stream: (stream.frames == 1, not stream.disposition & Disposition.default))

@@ -53,6 +53,7 @@ _STILL_BRANDS = frozenset(
 ) | {b"crx ", b"jp2 ", b"jpx ", b"jpm ", b"jxl "}
 _SOUND_BRANDS = (b"M4A ", b"M4B ", b"M4P ", b"F4A ", b"F4B ")
 _MP4_BRAND = re.compile(rb"iso[m2-9]|mp4[12]|avc1|hvc1|hev1|av01|M4V[ HP]|dash|cmf[2cf]")
+_FRAGMENTS = (b"styp", b"sidx", b"moof")  # boxes that begin them
 _BRAND = re.compile(rb"[\x20-\x7e]{4}")
 # QuickTime files older than brands start with one of these boxes; the second kind may come before brands too.
 _QUICKTIME_BOXES = (b"moov", b"mdat", b"wide")
@@ -74,6 +75,7 @@ _CANON_RAW = b"II*\0\x10\0\0\0CR"
 _OTHERS = (
     (0, b"RIFF", "another RIFF file than WebP or AVI"),
     (0, b"\x1a\x45\xdf\xa3", "another EBML file than WebM or Matroska"),
+    (0, b"\x1f\x43\xb6\x75", "a part of a WebM or Matroska file without its beginning"),
     (0, b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
     (0, b"\xff\x0a", "a JPEG XL picture"),
@@ -190,6 +192,8 @@ def describe(head: bytes) -> str:
         if major in _SOUND_BRANDS:
             return "sound"
         return "a HEIF picture or another file of its family"
+    if head[4:8] in _FRAGMENTS:
+        return "a fragment of an MP4; put the part that begins it, the initialization segment, in front"
     names = (name for position, magic, name in _OTHERS if head.startswith(magic, position))
     unnamed = "of a format that is not known here"
     return next(names, _TEXT if head.removeprefix(_BYTE_ORDER_MARK).lstrip()[:1] == b"<" else unnamed)

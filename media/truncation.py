@@ -21,6 +21,8 @@ _ESSENTIAL_BOXES = (b"ftyp", b"moov", b"mdat", b"moof")
 # Writers count the head of a RIFF chunk and its padding or not.
 _RIFF_SLACK = 9
 _START_BYTES = 4096
+_ELEMENT_BYTES = 16  # no name and size are longer
+_MAX_VOIDS = 64
 # One row in this many may be missing at the bottom of a JPEG that was cut off.
 _MISSING = 16
 
@@ -135,16 +137,22 @@ def _chunks_fit(file: BinaryIO, end: int) -> bool:
 
 
 def _segment_fits(file: BinaryIO, end: int) -> bool:
-    head = file.read(4096)
-    size, start = ebml_size(head, len(_EBML))
-    segment = start + (size or 0)
-    while head[segment : segment + 1] == _VOID:
-        size, start = ebml_size(head, segment + len(_VOID))
-        segment = start + (size or 0)
-    if head[segment : segment + 4] != _SEGMENT:
+    size, start = ebml_size(file.read(_ELEMENT_BYTES), len(_EBML))
+    at = start + (size or 0)
+    head = b""
+    for _ in range(_MAX_VOIDS):
+        file.seek(at)
+        head = file.read(_ELEMENT_BYTES)
+        if head[:1] != _VOID:
+            break
+        size, start = ebml_size(head, len(_VOID))
+        at += start + (size or 0)
+    if not head:  # of a file that passes by only the start is there
+        return at < end
+    if head[:4] != _SEGMENT:
         return False
-    size, start = ebml_size(head, segment + len(_SEGMENT))
-    return size is None or start + size <= end
+    size, start = ebml_size(head, len(_SEGMENT))
+    return size is None or at + start + size <= end
 
 
 def without_end(data: bytes, decode: Callable[[BinaryIO], Image.Image]) -> Image.Image:

@@ -100,6 +100,8 @@ def test_other_formats_are_nothing_to_us(head: bytes) -> None:
         (b"\x12\0\x0a\x0b", "a raw video stream without a container"),
         (b"\0\0\1\xba\x44", "an MPEG program stream"),
         (b"\xff\xfb\x90", "sound"),
+        (b"\0\0\0\x18stypmsdh\0\0\0\0msdhmsix", "a fragment of an MP4"),
+        (b"\x1f\x43\xb6\x75\x01\xff", "a part of a WebM or Matroska file"),
         (bytes(range(64)), "not known here"),
     ],
 )

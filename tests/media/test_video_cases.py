@@ -18,6 +18,7 @@ from media.errors import MediaError
 from media.identify import sniff
 from media.reader import open_frames
 from media.types import MediaOptions
+from media.video_stream import ClipStream
 from service.settings import Limits
 
 CLIP = pattern(3, 64, 96)
@@ -269,13 +270,29 @@ def test_other_ebml_headers_are_nothing_to_us(body: bytes) -> None:
     assert sniff(EBML + bytes([0x80 | len(body)]) + body) is None
 
 
-def test_what_is_void_before_the_segment_is_skipped() -> None:
+@pytest.mark.parametrize("size", [100, 7000])
+def test_what_is_void_before_the_segment_is_skipped(size: int) -> None:
     data = video(CLIP, container="matroska")
     at = data.index(b"\x18\x53\x80\x67")
-    padded = data[:at] + b"\xec\x85" + bytes(5) + b"\xec\x40\x64" + bytes(100) + data[at:]
+    padded = data[:at] + b"\xec\x85" + bytes(5) + b"\xec" + (0x4000 | size).to_bytes(2, "big") + bytes(size) + data[at:]
     assert read(padded).shape == CLIP.shape
+    arriving = ClipStream(io.BytesIO(padded).read, "video/x-matroska", MediaOptions(), None)
+    assert len(list(arriving)) == len(CLIP)
     with pytest.raises(MediaError, match="cut off"):
         read(padded[:-10])
+
+
+def test_fonts_of_subtitles_are_no_streams() -> None:
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(video(CLIP))) as source, av.open(buffer, "w", format="matroska") as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for number in range(Limits().streams):
+            target.add_attachment(f"{number}.ttf", "application/x-truetype-font", b"font")
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = copy
+                target.mux_one(packet)
+    assert read(buffer.getvalue()).shape == CLIP.shape
 
 
 @pytest.mark.parametrize(
