@@ -241,7 +241,7 @@ class GeneratorCard:
         id: the bundle's name, as callers use it.
         hash: content hash of the bundle, 64 hex digits.
         kind: "lm" over tokens, or "diffusion" over latents.
-        makes: the kinds of results; a clip model that also makes pictures lists both.
+        makes: the kinds of results, first the one of a request that asks for none.
         tokenizer_hash: content hash of the tokenizer bundle whose codes it makes.
         classes: names by class id, empty where the bundle has none.
         class_count: number of classes, 0 for an unconditional model.

@@ -83,6 +83,7 @@ def read_sizes(state: Mapping[Any, object], heads: int | None) -> DiffusionConfi
             patch=patch,
             channels=channels,
             mlp_ratio=_shape(state, "blocks.0.mlp.fc1.weight", 2)[0] // width,
+            images=frames == 1,
             guidance_channels=IMAGE_GUIDANCE_CHANNELS if frames == 1 else CLIP_GUIDANCE_CHANNELS,
             sampling=SAMPLING,
         )

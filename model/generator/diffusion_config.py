@@ -62,6 +62,7 @@ class DiffusionConfig:
         guidance_channels: leading latent channels that guidance acts on; None is all of them, the published samplers
             took 3 (DiT) and 4 (Latte).
         timesteps: of the noise schedule, whose betas are linear from 1e-4 to 0.02.
+        images: whether a model of clips was trained on images too, clips of one latent frame.
         sampling: defaults of sampling.
     """
 
@@ -77,6 +78,7 @@ class DiffusionConfig:
     latent_shift: float | tuple[float, ...] = 0.0
     guidance_channels: int | None = None
     timesteps: int = 1000
+    images: bool = True
     sampling: DiffusionDefaults = DiffusionDefaults()
 
     def __post_init__(self) -> None:
@@ -92,6 +94,8 @@ class DiffusionConfig:
             self._check_latent(name)
         if self.guidance_channels is not None:
             check_counts(self, ("guidance_channels",), most=self.channels)
+        if type(self.images) is not bool or (self.grid[0] == 1 and not self.images):
+            raise ConfigError(f"images must be true or, of a model of clips, false, not {self.images!r}.")
         if not isinstance(self.sampling, DiffusionDefaults):
             raise ConfigError(f"sampling must be DiffusionDefaults, not {self.sampling!r}.")
         if self.sampling.steps > self.timesteps:

@@ -55,6 +55,8 @@ def generator_card(bundle: GeneratorHeader, device: str, options: LaneOptions) -
         takes_prefix, max_steps = config.grid[0] > 1, None
     else:
         needs_prefix = takes_prefix = False
+        if makes == ("video",) and config.images:
+            makes = ("video", "image")
         unconditional = guided = True
         max_steps = config.timesteps
     return GeneratorCard(

@@ -172,7 +172,7 @@ def _kind(generators: Sequence[GeneratorCard], options: GenerateOptions, has_sou
     if has_source or options.prefix_frames is not None or (options.frames or 1) > 1:
         return "video"
     named = [card for card in generators if card.id == options.model] or generators
-    return "image" if not named or any("image" in card.makes for card in named) else "video"
+    return "image" if not named or any(card.makes[0] == "image" for card in named) else "video"
 
 
 def _generator(
@@ -181,12 +181,11 @@ def _generator(
     """Return the generator that is named, or the first that can do the work."""
     able = [card for card in generators if kind in card.makes and (card.takes_prefix if has_source else True)]
     able = [card for card in able if card.tokenizer and (has_source or not card.needs_prefix)] or able
+    able.sort(key=lambda card: (kind, card.makes[0]) == ("image", "video"))  # those that are for images come first
     generator = find_generator(generators if options.model else (able or generators), options.model)
     if kind not in generator.makes:
-        wrong = f"The generator {generator.id} makes no {kind}s. GET /models lists what each makes."
-        if kind == "image" and not generator.needs_prefix:
-            wrong = f"The generator {generator.id} makes videos. A video of one frame is a picture: ask for frames=1."
-        raise ProblemError.of_option("kind", wrong)
+        detail = f"The generator {generator.id} makes no {kind}s. GET /models lists what each makes."
+        raise ProblemError.of_option("kind", detail)
     if has_source and not generator.takes_prefix:
         detail = f"The generator {generator.id} continues no frames. Leave the picture or clip out."
         raise ProblemError.of_option("model", detail)

@@ -40,7 +40,10 @@ class GenerateOptions(RouteOptions):
 
     kind: Annotated[
         Literal["image", "video"] | None,
-        Field(description="what to make; by default a video where frames or a prefix ask for one"),
+        Field(
+            description="what to make; by default a video where frames or a prefix ask for one, "
+            "else what the model makes first"
+        ),
     ] = None
     class_: Annotated[
         Class | None,

@@ -54,3 +54,9 @@ def test_heads_are_given_where_no_released_kind_has_the_width(state: dict[str, A
     with pytest.raises(ConversionError, match="give them for a width of 40"):
         read_sizes(state, None)
     assert read_sizes(state, 10).heads == 10
+
+
+def test_released_models_of_clips_make_no_images(state: dict[str, Any]) -> None:
+    assert not read_sizes(state, 4).images, "they were trained on clips alone"
+    image = dict(read_checkpoint(GOLDEN / "dit.pt")["ema"])
+    assert read_sizes(image, 4).images

@@ -212,6 +212,10 @@ def test_codes_of_the_other_head_are_refused_and_missing_kinds_are_left_out() ->
     assert images.network.grid == (1, 4, 4)
     with pytest.raises(TrainingError, match="0 images and 32 clips a step, and the codes hold 4 images and 0 clips"):
         fit_recipe(GENERATOR_RECIPES["latte-xl"], replace(info, rows={"images": 4}))
+    for name, images_too in (("latte-xl", False), ("latte-demo", True)):
+        latte = fit_recipe(GENERATOR_RECIPES[name], replace(info, rows={"clips": 4})).network
+        assert isinstance(latte, DiffusionConfig)
+        assert latte.images == images_too
     large = fit_recipe(GENERATOR_RECIPES["dit-xl"], info).network
     assert isinstance(large, DiffusionConfig)
     assert large.guidance_channels is None  # the published files' rule is for these

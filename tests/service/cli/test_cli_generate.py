@@ -133,6 +133,17 @@ def test_offline_clips_of_a_diffusion_model(omnitok: Omnitok) -> None:
     assert (np.load("decoded.npy") == np.load("clip.npy")).all()
 
 
+@pytest.mark.parametrize("name", ["lm", "latte"])
+def test_the_file_says_whether_a_picture_or_a_clip_is_made(omnitok: Omnitok, name: str) -> None:
+    made = f"generate -b {{b}}/{name} --class bee" + (" --steps 2" if name == "latte" else "")
+    for file in ("bee.png", "bee.gif"):
+        run = omnitok(f"{made} -o {file}")
+        assert run.code == 0, run.err
+    with Image.open("bee.png") as picture, Image.open("bee.gif") as clip:
+        assert picture.size == clip.size
+        assert getattr(clip, "n_frames", 1) > 1
+
+
 @pytest.mark.parametrize("prefix", ["--image {m}/picture.png", "--video {m}/clip.mp4", "--tokens short.npz"])
 def test_offline_continuation(omnitok: Omnitok, prefix: str) -> None:
     made = "generate -b {b}/lm --tokenizer {b}/debug --class 0 --seed 3"
@@ -201,6 +212,7 @@ def test_models_lists_all_that_come_with_the_service(omnitok: Omnitok, bundles: 
     run = omnitok("models")
     assert run.code == 0, run.err
     assert re.findall("^demo-[a-z]+", run.out, re.MULTILINE) == ["demo-vq", "demo-latte", "demo-lm"]
+    assert re.search(r"demo-latte +video, image \(diffusion\)", run.out)
 
 
 def test_models_lists_generators(omnitok: Omnitok, server: str) -> None:

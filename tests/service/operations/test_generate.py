@@ -307,7 +307,7 @@ def plan(*generators: GeneratorCard, source: bool = False, **options: Any) -> An
 
 LM = replace(plain_lane("a" * 64).card, tokenizer="tiny")
 DIT = replace(LM, id="dit", kind="diffusion", makes=("image",), grid=(1, 4, 4), takes_prefix=False, max_steps=100)
-LATTE = replace(DIT, id="latte", makes=("video",), grid=(3, 4, 4))
+LATTE = replace(DIT, id="latte", makes=("video", "image"), grid=(3, 4, 4))
 PREDICTOR = replace(LM, id="predictor", makes=("video",), class_count=0, guided=False, needs_prefix=True)
 
 
@@ -323,12 +323,15 @@ def test_a_generator_is_named_or_the_first_that_can() -> None:
     assert plan(LM).params.guidance == 1.0, "guidance leads towards a class"
 
 
-def test_a_picture_of_a_generator_of_clips_is_a_clip_of_one_frame() -> None:
-    assert plan(LATTE, model="latte", frames=1).size == (1, 32, 32)
-    for card, asks in ((LATTE, True), (PREDICTOR, False)):
-        with pytest.raises(ProblemError) as refused:
+def test_a_generator_of_clips_makes_pictures_where_it_is_asked_for_them() -> None:
+    for options in ({"kind": "image"}, {"frames": 1}):
+        assert plan(LATTE, model="latte", **options).size == (1, 32, 32)
+    assert plan(LATTE, LM).generator is LM, "which is for pictures"
+    assert plan(LATTE, LM, kind="image").generator is LM
+    assert plan(LATTE, LM, kind="video").generator is LATTE
+    for card in (replace(LATTE, makes=("video",)), PREDICTOR):
+        with pytest.raises(ProblemError, match="makes no images"):
             plan(card, kind="image")
-        assert ("ask for frames=1" in refused.value.detail) == asks
 
 
 @pytest.mark.parametrize(
