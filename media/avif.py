@@ -44,10 +44,12 @@ def shown_properties(data: bytes) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         for table in (content for kind, content in _inside(shared) if kind == b"ipma"):
             for owner, places in _associations(table):
+                if owner not in (item, tile):
+                    continue
                 held = dict(_named(known[place - 1]) for place in reversed(places) if 0 < place <= len(known))
                 if owner == item:
                     found |= held
-                elif owner == tile and _CODE_POINTS in held:  # where the whole says nothing of its colours
+                elif _CODE_POINTS in held:  # where the whole says nothing of its colours
                     found = {_CODE_POINTS: held[_CODE_POINTS]} | found
         return found
     return {}

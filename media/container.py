@@ -117,6 +117,8 @@ def video_stream(container: Any, limits: MediaLimits | None) -> Any:
         raise MediaError(
             "unsupported-codec", f"The video codec is {codec_name(streams[0])}; accepted are {', '.join(CODECS)}."
         )
+    if "enc_key_id" in stream.metadata:  # of WebM, whose packets say nothing
+        raise _encrypted()
     return stream
 
 
@@ -208,4 +210,8 @@ class _H264Decoder:
 def check_encryption(packet: Any) -> None:
     """Refuse a packet that nobody without a key can decode with "unsupported-codec"."""
     if packet.has_sidedata("encryption_info"):
-        raise MediaError("unsupported-codec", "The clip is encrypted; send one that plays without a key.")
+        raise _encrypted()
+
+
+def _encrypted() -> MediaError:
+    return MediaError("unsupported-codec", "The clip is encrypted; send one that plays without a key.")

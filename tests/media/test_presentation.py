@@ -14,6 +14,7 @@ from media_samples import pattern, psnr, video
 from numpy.typing import NDArray
 from variants import MATRICES, with_matrix
 
+from media.ebml import ebml_size
 from media.errors import MediaError
 from media.faststart import faststart
 from media.limits import MediaLimits
@@ -222,6 +223,32 @@ def test_an_encrypted_clip_is_called_so(codec: str) -> None:
     assert caught.value.code == "unsupported-codec"
     with pytest.raises(MediaError, match="encrypted"):
         list(ClipStream(io.BytesIO(data).read, "video/mp4", MediaOptions(), MediaLimits()))
+
+
+def element(name: str, body: bytes) -> bytes:
+    return bytes.fromhex(name) + (0x4000 | len(body)).to_bytes(2, "big") + body
+
+
+def test_an_encrypted_webm_is_called_so() -> None:
+    """Its key is named in the header of its track, and its packets are noise."""
+    data = video(CLIP, "libvpx", "webm", options={"deadline": "realtime"})
+    key = element("5033", b"\1") + element("5035", element("47e1", b"\5") + element("47e2", bytes(16)))
+    encodings = element("6d80", element("6240", key))
+    segment, tracks = data.index(bytes.fromhex("18538067")), data.rindex(bytes.fromhex("1654ae6b"))
+    size, start = ebml_size(data, tracks + 4)
+    entry = data.index(b"\xae", start)
+    entry_size, entry_start = ebml_size(data, entry + 1)
+    assert size is not None
+    assert entry_size is not None
+    end = entry_start + entry_size
+    body = data[start:entry] + element("ae", data[entry_start:end] + encodings) + data[end : start + size]
+    unknown = b"\x01" + 7 * b"\xff"
+    made = (
+        data[: segment + 4] + unknown + data[segment + 12 : tracks] + element("1654ae6b", body) + data[start + size :]
+    )
+    with pytest.raises(MediaError, match="encrypted") as caught:
+        open_frames(io.BytesIO(made), MediaLimits())
+    assert caught.value.code == "unsupported-codec"
 
 
 def test_fields_of_hevc_have_the_height_of_their_frames() -> None:
