@@ -10,6 +10,7 @@ import pytest
 from media_samples import animation, pattern, picture
 from numpy.typing import NDArray
 
+from media.avif import code_points, shown_properties
 from media.limits import MediaLimits
 from media.reader import open_frames
 from media.types import MediaOptions
@@ -137,3 +138,38 @@ def test_properties_of_other_items_do_not_count() -> None:
 def test_properties_are_found_behind_a_large_profile() -> None:
     data = picture(PHOTO, "AVIF", quality=100, subsampling="4:4:4", icc_profile=bytes(100_000))
     assert read(with_properties(data, clap(40, 30, 3, -2))).shape == (1, 30, 40, 3)
+
+
+def box(name: bytes, *parts: bytes) -> bytes:
+    body = b"".join(parts)
+    return struct.pack(">I4s", 8 + len(body), name) + body
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("stated", [False, True])
+def test_a_picture_of_tiles_has_their_colours_unless_it_states_its_own(wide: bool, stated: bool) -> None:
+    number, full = ("I", b"\1\0\0\0") if wide else ("H", bytes(4))
+    own, tile, other = ((b"nclx" + struct.pack(">3HB", primaries, 13, 6, 0x80)) for primaries in (1, 12, 9))
+    places = {1: (1,), 2: (2,), 3: (3,) if stated else ()}
+    table = b"".join(
+        struct.pack(f">{number}B", item, len(held)) + bytes(0x80 | place for place in held)
+        for item, held in places.items()
+    )
+    shared = box(b"ipco", *(box(b"colr", colours) for colours in (other, tile, own)))
+    made = box(b"ftyp", b"avif", bytes(4)) + box(
+        b"meta",
+        bytes(4),
+        box(b"pitm", full, struct.pack(">" + number, 3)),
+        box(b"iref", full, box(b"dimg", struct.pack(f">{number}H2{number}", 3, 2, 2, 2))),
+        box(b"iprp", shared, box(b"ipma", full, struct.pack(">I", len(places)), table)),
+    )
+    points = code_points(shown_properties(made))
+    assert points is not None
+    assert points.primaries == (1 if stated else 12)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", STORED[:100], STORED.replace(b"ipma", b"free"), STORED.replace(b"pitm", b"free")]
+)
+def test_a_damaged_file_states_nothing(data: bytes) -> None:
+    assert code_points(shown_properties(data)) is None
