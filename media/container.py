@@ -151,7 +151,7 @@ def decoder(stream: Any, limits: MediaLimits | None, may_reorder: bool) -> Any:
         context.options |= {"max_pixels": str(int(limits.video_pixels * _BLOCK_FACTOR) + _BLOCK_PIXELS)}
     if has_alpha:
         return _AlphaDecoder(context, name, limits, stated)
-    return _H264Decoder(context) if name == "h264" else context
+    return _PatientDecoder(context, name) if name in ("h264", "mpeg4") else context
 
 
 class _AlphaDecoder:
@@ -186,22 +186,23 @@ class _AlphaDecoder:
         return frames
 
 
-class _H264Decoder:
-    """A decoder of H.264, which FFmpeg lets fail at packets that hold parameters or messages alone.
+class _PatientDecoder:
+    """A decoder that FFmpeg lets fail at packets which hold parameters or messages alone.
 
     Args:
         context: PyAV's.
+        codec: canonical name.
     """
 
-    def __init__(self, context: Any) -> None:
-        self._context, self._extradata = context, context.extradata
+    def __init__(self, context: Any, codec: str) -> None:
+        self._context, self._codec, self._extradata = context, codec, context.extradata
 
     def decode(self, packet: Any) -> list[Any]:
         """Decode a packet of PyAV's, or None for the end."""
         try:
             frames: list[Any] = self._context.decode(packet)
         except av.error.InvalidDataError:
-            if packet is None or holds_picture("h264", packet, self._extradata):
+            if packet is None or holds_picture(self._codec, packet, self._extradata):
                 raise
             return []
         return frames

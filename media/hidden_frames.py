@@ -40,7 +40,7 @@ class HiddenFrames:
             case "h264" | "hevc":
                 return not holds_picture(self._codec, packet, self._extradata)
             case "mpeg4":
-                return self._repeats(bytes(packet))
+                return not holds_picture("mpeg4", packet, None) or self._repeats(bytes(packet))
             case _:
                 return False
 
@@ -48,9 +48,9 @@ class HiddenFrames:
         """Return whether a packet of MPEG-4 only says that the last frame is shown for longer."""
         self._learn(packet[:HEAD_BYTES])
         self._kept_back += max(0, packet.count(_FRAME) - 1)
-        at = packet.find(_FRAME) + len(_FRAME)
-        if self._time_bits is None or at < len(_FRAME):
+        if self._time_bits is None:
             return False
+        at = packet.index(_FRAME) + len(_FRAME)
         bits = Bits(packet[at : at + _HEADER_BYTES])
         with suppress(ValueError):
             bits.take(2)
@@ -71,13 +71,15 @@ class HiddenFrames:
 
 
 def holds_picture(codec: str, packet: Any, extradata: bytes | None) -> bool:
-    """Return whether a packet of H.264 or HEVC holds a part of a picture, not parameters or messages alone.
+    """Return whether a packet of H.264, HEVC or MPEG-4 holds a part of a picture, not parameters or messages alone.
 
     Args:
         codec: canonical name.
         packet: PyAV's.
         extradata: of the stream.
     """
+    if codec == "mpeg4":
+        return _FRAME in bytes(packet)
     if packet.size > HEAD_BYTES:
         return True
     if codec == "hevc":

@@ -138,6 +138,9 @@ def parameters(extradata: bytes) -> bytes:
     return unit(extradata[8 : 8 + size]) + unit(pictures[2 : 2 + int.from_bytes(pictures[:2], "big")])
 
 
+KNOWN = {"libx264": ("bf", "crf"), "libx265": ("crf", "x265-params"), "mpeg4": ("b",)}
+
+
 @pytest.mark.parametrize("container", ["mp4", "matroska"])
 @pytest.mark.parametrize(
     ("codec", "others"),
@@ -145,16 +148,15 @@ def parameters(extradata: bytes) -> bytes:
         ("libx264", lambda _: unit(b"\x06\x05\x12" + bytes(16) + b"hi\x80")),
         ("libx264", lambda _: unit(b"\x09\xf0")),
         ("libx264", parameters),
+        ("mpeg4", lambda extradata: extradata),
         ("libx265", lambda _: unit(b"\x4e\x01\x05\x12" + bytes(16) + b"hi\x80")),
     ],
 )
 def test_packets_without_any_part_of_a_picture_are_no_frames(
     container: str, codec: str, others: Callable[[bytes], bytes]
 ) -> None:
-    options = {"bf": "0", "crf": "10", "x265-params": "log-level=none:bframes=0"}
-    plain = video(
-        LONG, codec, options={name: options[name] for name in options if codec == "libx265" or name[0] != "x"}
-    )
+    options = {"bf": "0", "crf": "10", "b": "4M", "x265-params": "log-level=none:bframes=0"}
+    plain = video(LONG, codec, options={name: options[name] for name in KNOWN[codec]})
     data = changed(
         plain, container, lambda number, body, extradata: [others(extradata), body] if number % 7 == 3 else [body]
     )
