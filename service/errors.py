@@ -10,7 +10,7 @@ from media.errors import MediaError
 
 # code -> (HTTP status, title). A caller branches on the code; the status follows from it.
 PROBLEMS: dict[str, tuple[int, str]] = {
-    "malformed-body": (400, "The body is not what its content type says"),
+    "malformed-body": (400, "The body has a wrong form"),
     "bad-header": (400, "A header cannot be understood"),
     "missing-part": (400, "A required part of the request is missing"),
     "unauthorized": (401, "The request needs valid credentials"),

@@ -49,7 +49,7 @@ def parse_items(fields: dict[str, Any], limits: Limits, parse: Callable[[dict[st
     items = fields["items"]
     if not set(fields) <= {"items", "options"} or not isinstance(items, list) or not items:
         detail = "A body of many items must hold `items`, a list of one map or more, and perhaps `options`."
-        raise ProblemError("missing-part", detail)
+        raise ProblemError("missing-part" if items == [] else "malformed-body", detail)
     if len(items) > limits.body_items:
         detail = f"A body may have {limits.body_items} items; this one has {len(items)}. Send several bodies."
         raise ProblemError("body-too-large", detail, limits.body_items, len(items))

@@ -140,16 +140,17 @@ def check_media(source: ClipSource, limits: Limits) -> ClipSource:
 
 
 def _from_map(fields: dict[str, Any], limits: Limits, in_json: bool) -> MediaUpload:
-    if not set(fields) <= {"media", "array", "options"} or ("media" in fields) == ("array" in fields):
-        raise ProblemError("missing-part", "The body must hold either `media` or `array`, and perhaps `options`.")
-    has_array = "array" in fields
+    has_array, has_media = "array" in fields, "media" in fields
+    if has_array == has_media or not set(fields) <= {"media", "array", "options"}:
+        code = "malformed-body" if has_array or has_media else "missing-part"
+        raise ProblemError(code, "The body must hold either `media` or `array`, and perhaps `options`.")
     source = array_from(fields["array"], limits, in_json) if has_array else media_from(fields["media"], in_json)
     return MediaUpload(source, fields.get("options"))
 
 
 def _item(fields: dict[str, Any], limits: Limits) -> ClipSource:
     if "options" in fields:
-        raise ProblemError("missing-part", "An item holds `media` or `array`; `options` are those of the whole body.")
+        raise ProblemError("malformed-body", "An item holds `media` or `array`; `options` are those of the whole body.")
     return check_media(_from_map(fields, limits, in_json=False).source, limits)
 
 

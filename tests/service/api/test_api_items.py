@@ -78,7 +78,7 @@ def test_each_refusal_is_that_of_its_item(http: httpx.Client) -> None:
     first, *refused, last = items_of(post(http, "/encode", {"items": [array(PICTURES[0]), *bad, array(PICTURES[2])]}))
     assert first["grid"] == [1, 2, 3]
     assert last["grid"] == [1, 1, 1]
-    codes = ["invalid-tensor", "unsupported-media-type", "missing-part", "malformed-body", "missing-part"]
+    codes = ["invalid-tensor", "unsupported-media-type", "missing-part", "malformed-body", "malformed-body"]
     assert [item["problem"]["code"] for item in refused] == codes
     alone = post(http, "/encode", bad[0])
     assert refused[0]["problem"]["detail"] == alone.json()["detail"]
@@ -92,8 +92,8 @@ def test_each_refusal_is_that_of_its_item(http: httpx.Client) -> None:
     ("path", "body", "code"),
     [
         ("/encode", {"items": []}, "missing-part"),
-        ("/encode", {"items": {}}, "missing-part"),
-        ("/encode", {"items": [array(PICTURES[2])], "media": b""}, "missing-part"),
+        ("/encode", {"items": {}}, "malformed-body"),
+        ("/encode", {"items": [array(PICTURES[2])], "media": b""}, "malformed-body"),
         ("/encode", {"items": [array(PICTURES[2])] * 9}, "body-too-large"),
         ("/encode?nonsense=1", {"items": [array(PICTURES[2])]}, "invalid-options"),
         ("/reconstruct", {"items": [array(PICTURES[2])]}, "missing-part"),
