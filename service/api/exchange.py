@@ -76,6 +76,11 @@ class Exchange:
         return idempotency_key(self._request)
 
     @property
+    def submission(self) -> str | None:
+        """Return HAProxy's name of this request, which it keeps when it is sent to another replica; None without it."""
+        return self._request.headers.get("X-Submission")
+
+    @property
     def owner(self) -> str:
         """Return the name of the caller's key, which owns its jobs, "" where there are no keys."""
         return owner_of(self._request)

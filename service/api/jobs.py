@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import secrets
 from collections.abc import Callable
@@ -66,7 +67,7 @@ async def submit(
     request = replace(given, options=given.options.model_copy(update=fixed))
     data, fingerprint = await asyncio.to_thread(lambda: (request.pack(), given.fingerprint))  # of a clip, perhaps
     new = NewJob(
-        f"{kind}_{secrets.token_hex(ID_BYTES)}",
+        f"{kind}_{_name(exchange.owner, exchange.submission)}",
         exchange.owner,
         kind,
         _facts(plan) | (facts or {}),
@@ -79,6 +80,13 @@ async def submit(
     if job.id == new.id:
         exchange.charge(plan.samples * plan.card.geometry.positions(plan.size))
     return job
+
+
+def _name(owner: str, submission: str | None) -> str:
+    """Return the name of a job: a replica that dies before it answers may have queued the same request already."""
+    if submission is None:
+        return secrets.token_hex(ID_BYTES)
+    return hashlib.sha256(json.dumps([owner, submission]).encode()).hexdigest()[: 2 * ID_BYTES]
 
 
 def accepted(job: Job) -> Response:

@@ -17,7 +17,7 @@ from service.errors import ProblemError
 
 HEADER = "X-Request-ID"
 MAX_HEADERS, MAX_HEADER_BYTES = 64, 2**14
-ADDED_HEADERS = 1  # by HAProxy, to those that it has counted
+ADDED_HEADERS = 2  # by HAProxy, to those that it has counted
 BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 WELL_FORMED = re.compile(r"[A-Za-z0-9._-]{1,128}")
 

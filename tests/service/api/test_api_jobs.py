@@ -281,6 +281,10 @@ def test_a_busy_service_only_delays_a_job(http: httpx.Client, server: Server) ->
 
 
 def test_a_repeated_submission_makes_one_job(http: httpx.Client) -> None:
+    sent = {"X-Submission": "6f2a"}  # as HAProxy does, also when it sends a request to a second replica
+    first = submit(http, "class=1", sent)
+    assert submit(http, "class=1", sent)["id"] == first["id"]
+    assert first["id"] != submit(http, "class=1", {"X-Submission": "6f2b"})["id"] != submit(http, "class=1")["id"]
     key = {"Idempotency-Key": "5c1f"}
     first = submit(http, "class=0", key)
     assert submit(http, "class=0", key)["id"] == first["id"]

@@ -48,6 +48,7 @@ frontend prometheus
 backend answer
     http-request return status 200 content-type text/plain lf-string "%[url]%[req.hdr(upgrade)]"
 backend replica
+    retry-on conn-failure empty-response
     server replica 127.0.0.1:{replica}
 """
 
@@ -58,12 +59,19 @@ class Full(BaseHTTPRequestHandler):
     asked = 0
     held: ClassVar[dict[str, threading.Event]] = {}
     groups: ClassVar[set[str | None]] = set()
+    submissions: ClassVar[list[str | None]] = []
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"] or 0))
         while self.headers["Transfer-Encoding"] and self.rfile.readline().strip():
             pass
-        if self.headers["X-Hold"]:
+        if self.path == "/full/dies":
+            Full.submissions.append(self.headers["X-Submission"])
+            if len(Full.submissions) % 2:  # it dies at the first attempt of each request
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            self.send_response(200)
+        elif self.headers["X-Hold"]:
             Full.groups.add(self.headers["X-Caller-Group"])
             released = Full.held[self.headers["X-Hold"]] = threading.Event()
             released.wait()
@@ -185,6 +193,14 @@ def test_long_headers_get_a_problem_document(port: int, metrics: int) -> None:
     eventually(lambda: counted(metrics, "headers-too-large") == 1)
     status, body = ask(port, b"GET /?" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x")
     assert (status, json.loads(body)["code"]) == (431, "headers-too-large"), "a path is as long as headers"
+
+
+def test_a_request_that_is_sent_again_keeps_its_name(port: int) -> None:
+    head = b"POST /full/dies HTTP/1.1\r\nHost: x\r\nX-Submission: a caller's\r\nContent-Length: 2"
+    assert [ask(port, head, b"{}")[0] for _ in range(2)] == [200, 200]
+    first, again, other, other_again = Full.submissions
+    assert first == again != other == other_again
+    assert "a caller's" not in Full.submissions
 
 
 def test_http_2_is_not_spoken(port: int) -> None:
