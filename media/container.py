@@ -112,11 +112,11 @@ def video_stream(container: Any, limits: MediaLimits | None) -> Any:
         pictures = ["cover pictures"] if container.streams.video else []
         found = " and ".join([*others, *pictures]) or "nothing"
         raise MediaError("no-video-stream", f"The file holds no video stream; it holds {found}.")
-    stream = next((stream for stream in streams if limits is None or codec_name(stream) in CODECS), None)
+    known = (stream for stream in streams if stream.codec_context is not None)
+    stream = next((stream for stream in known if limits is None or codec_name(stream) in CODECS), None)
     if stream is None:
-        raise MediaError(
-            "unsupported-codec", f"The video codec is {codec_name(streams[0])}; accepted are {', '.join(CODECS)}."
-        )
+        name, accepted = codec_name(streams[0]), "" if limits is None else f"; accepted are {', '.join(CODECS)}"
+        raise MediaError("unsupported-codec", f"The video codec is {name}{accepted}.")
     if "enc_key_id" in stream.metadata:  # of WebM, whose packets say nothing
         raise _encrypted()
     return stream

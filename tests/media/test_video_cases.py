@@ -231,6 +231,14 @@ def test_a_refused_codec_is_named() -> None:
     assert caught.value.code == "unsupported-codec"
 
 
+@pytest.mark.parametrize("limits", [None, Limits()])
+def test_a_codec_that_nobody_knows_is_no_damage(limits: Limits | None) -> None:
+    data = video(CLIP, "mjpeg", "avi", options={}, pixel_format="yuvj420p").replace(b"MJPG", b"Zzz9")
+    with pytest.raises(MediaError, match="The video codec is unknown") as caught:
+        open_frames(io.BytesIO(data), limits)
+    assert caught.value.code == "unsupported-codec"
+
+
 def test_a_file_without_moving_pictures_says_what_it_holds() -> None:
     with pytest.raises(MediaError, match="holds audio and cover pictures") as caught:
         read(audio_only(cover=True))
