@@ -23,6 +23,7 @@ _MAX_STEPS = 1024
 _CLIP_PIXELS_PER_BYTE = 4
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_SHORT = 256, 257, 3
+TIFF_TILE = (323, 322)  # height and width
 
 
 def decoded_pixels(data: bytes, media_type: str, options: MediaOptions, limits: MediaLimits) -> int:
@@ -118,7 +119,16 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
         sides[tag] = struct.unpack_from(order + ("H" if kind == _TIFF_SHORT else "I"), data, at + 8)[0]
     if not {_TIFF_WIDTH, _TIFF_HEIGHT} <= sides.keys():
         raise ValueError("The TIFF states no size.")
-    return sides[_TIFF_WIDTH], sides[_TIFF_HEIGHT]
+    tile = (sides.get(tag, 0) for tag in TIFF_TILE)
+    height, width = padded_size(sides[_TIFF_HEIGHT], sides[_TIFF_WIDTH], *tile)
+    return width, height
+
+
+def padded_size(height: int, width: int, tile_height: int, tile_width: int) -> tuple[int, int]:
+    """Return the (height, width) of a picture in whole tiles, all of which are decoded; without tiles they are 0."""
+    if not (tile_height and tile_width):
+        return height, width
+    return -(-height // tile_height) * tile_height, -(-width // tile_width) * tile_width
 
 
 def _avif_size(data: bytes) -> tuple[int, int]:

@@ -70,7 +70,7 @@ def open_picture(file: BinaryIO, media_type: str, limits: MediaLimits | None) ->
     image = _open_webp(file) if media_type == "image/webp" else _open(file, media_type)
     check_picture(limits, image.height, image.width, is_video=False)
     if image.format == "TIFF":
-        check_tiff(image)
+        check_tiff(image, limits)
         correct_tiff(image)
     scale_key(image)
     return image

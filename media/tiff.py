@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ImageFile, ImagePalette, TiffImagePlugin
+from PIL import Image, ImageFile, ImagePalette, TiffImagePlugin
 
+from media.cost import TIFF_TILE, padded_size
 from media.errors import MediaError
+from media.limits import check_picture
+
+if TYPE_CHECKING:
+    from media.limits import MediaLimits
 
 # Tags; cameras set some of them in raw files, whose first picture is a preview.
 _SUBFILE_TYPE, _WIDTH, _HEIGHT, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES = 0x00FE, 0x0100, 0x0101, 0x0102, 0x0106, 0x011C
 _COLOUR_MAP, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _DNG_VERSION = 0x0140, 0x0152, 0x0153, 0xC612
+_MAX_PADDING = 2
 _REDUCED, _WHITE_IS_ZERO, _YCBCR, _SEPARATE, _PREMULTIPLIED, _SIGNED = 1, 0, 6, 2, 1, 2
 _DEEP = ("RGB", "RGBA", "CMYK")
 # Pillow knows white as zero in 16 bits of the other byte order only.
 TiffImagePlugin.OPEN_INFO[(TiffImagePlugin.MM, _WHITE_IS_ZERO, (1,), 1, (16,), ())] = ("I;16B", "I;16B")
 
 
-def check_tiff(image: Any) -> None:
-    """Refuse what a TIFF may hold besides a picture to look at.
+def check_tiff(image: Any, limits: MediaLimits | None) -> None:
+    """Refuse what a TIFF may hold besides a picture to look at, and tiles that are far larger than their picture.
+
+    Args:
+        image: an opened file.
+        limits: bounds, None for trusted files.
 
     Raises:
-        MediaError: "unsupported-container".
+        MediaError: "unsupported-container" or "too-many-pixels".
+        DecompressionBombError: a trusted file is too large.
     """
-    if image.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED or _DNG_VERSION in image.tag_v2:
+    tags = image.tag_v2
+    height, width = padded_size(tags[_HEIGHT], tags[_WIDTH], *(int(tags.get(tag, 0)) for tag in TIFF_TILE))
+    if height * width > _MAX_PADDING * tags[_HEIGHT] * tags[_WIDTH]:
+        check_picture(limits, height, width, is_video=False)
+        if height * width > 2 * (Image.MAX_IMAGE_PIXELS or height * width):
+            raise Image.DecompressionBombError(f"Tiles of {height}x{width} pixels.")
+    if tags.get(_SUBFILE_TYPE, 0) & _REDUCED or _DNG_VERSION in tags:
         detail = "The TIFF holds a camera's raw picture; develop it into a PNG, JPEG or plain TIFF."
         raise MediaError("unsupported-container", detail)
-    if image.mode in ("F", "I") or _SIGNED in image.tag_v2.get(_SAMPLE_FORMAT, ()):
+    if image.mode in ("F", "I") or _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
         detail = "The TIFF holds numbers whose range is a guess; accepted are 1, 8 and 16 bits a channel."
         raise MediaError("unsupported-container", detail)
 

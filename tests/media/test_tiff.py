@@ -12,6 +12,7 @@ from media_samples import pattern, picture, psnr, saved
 from numpy.typing import NDArray
 from PIL import Image
 
+from media.cost import decoded_pixels
 from media.errors import MediaError
 from media.reader import open_frames
 from media.types import MediaOptions
@@ -143,6 +144,17 @@ def test_what_is_no_picture_to_look_at_is_refused(data: bytes, code: str, words:
     with pytest.raises(MediaError, match=words) as caught:
         read(data)
     assert caught.value.code == code
+
+
+def test_tiles_far_larger_than_their_picture_are_refused_before_they_take_memory() -> None:
+    data = tiff(PHOTO, 2, extra=((322, 16_384), (323, 16_384)))
+    for limits in (LIMITS, None):
+        with pytest.raises(MediaError, match="too-many-pixels"):
+            open_frames(io.BytesIO(data), limits)
+    small = tiff(PHOTO, 2, extra=((322, 512), (323, 512)))
+    assert np.array_equal(read(small)[0], PHOTO)
+    sizes = [decoded_pixels(file, "image/tiff", MediaOptions(), LIMITS) for file in (data, small, tiff(PHOTO, 2))]
+    assert sizes == [16_384**2, 512**2, 48 * 64]
 
 
 def test_a_size_over_the_limit_is_refused_by_its_header() -> None:
