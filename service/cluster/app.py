@@ -28,6 +28,7 @@ from service.api.drain import drain
 from service.api.readers import MAX_READERS
 from service.cluster.autoscaling import tokenizer_scale
 from service.cluster.generators import Generator
+from service.cluster.haproxy import wait_until_taken
 from service.cluster.jobs import JobOwner
 from service.cluster.local import APP_NAME, cluster, end_orphans, private_folder
 from service.cluster.log_relay import OptionalConsole, log_relay
@@ -217,7 +218,9 @@ def serve_forever(settings: Settings, start: StartLog | None = None) -> None:
             _abandon(error, folder)
         except KeyboardInterrupt:
             console.print("draining")
-            if not drain(folder, settings.drain_notice_seconds + settings.drain_seconds):
+            deadline = time.monotonic() + settings.drain_notice_seconds + settings.drain_seconds
+            drained = drain(folder, deadline - time.monotonic())
+            if not (drained and wait_until_taken(folder, deadline - time.monotonic())):
                 console.print(f"some requests did not end within {settings.drain_seconds:g} s", style="yellow")
     console.print("stopped")
 

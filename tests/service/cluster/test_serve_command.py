@@ -26,6 +26,7 @@ from cluster_service import Service, eventually
 from PIL import Image
 
 from benchmarks.service.process import free_port
+from media.write import encode_video
 from model.bundle import save_bundle
 from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
@@ -40,6 +41,10 @@ class Command:
     process: subprocess.Popen[str]
     service: Service
     output: Path
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.service.settings.port
 
     def start(self) -> list[dict[str, Any]]:
         """Return the lines of its log that tell of its start."""
@@ -109,6 +114,21 @@ def command(tmp_path: Path) -> Iterator[Command]:
         yield command
 
 
+@contextlib.contextmanager
+def large_answer(command: Command) -> Iterator[HTTPResponse]:
+    """Yield an answer that is made; most of its 40 MB wait in the service for their reader."""
+    video = encode_video((np.full((384, 384, 3), step, np.uint8) for step in range(96)), "video/mp4", 12)
+    head = "POST /reconstruct HTTP/1.1\r\nHost: x\r\nContent-Type: video/mp4\r\nAccept: application/x-npy\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(command.address)
+        connection.sendall(f"{head}Content-Length: {len(video)}\r\n\r\n".encode() + video)
+        with HTTPResponse(connection) as answer:
+            answer.begin()
+            assert answer.status == 200, answer.read()
+            yield answer
+
+
 def session(leader: int) -> dict[int, str]:
     """Return the names of the living processes of a session."""
     found = {}
@@ -162,7 +182,7 @@ def test_its_log_shows_the_start_and_sigterm_answers_what_was_accepted(command: 
     Image.fromarray(noise).save(file, "PNG")
     body = file.getvalue()  # so large that HAProxy does not wait for it, for a time that a busy machine exceeds
     head = f"POST /encode HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\nContent-Length: {len(body)}\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", command.service.settings.port)) as connection:
+    with large_answer(command) as large, socket.create_connection(command.address) as connection:
         connection.sendall(head.encode() + body[:10])
         eventually(command.works)
         eventually(lambda: command.ready() == 200)
@@ -173,6 +193,9 @@ def test_its_log_shows_the_start_and_sigterm_answers_what_was_accepted(command: 
             answer.begin()
             assert answer.status == 200
             assert answer.read()
+        with pytest.raises(subprocess.TimeoutExpired):
+            command.process.wait(timeout=2)
+        assert len(large.read()) == int(large.headers["Content-Length"])
     assert command.process.wait(timeout=300) == 0
     assert command.ready() == 0
 
