@@ -25,16 +25,11 @@ def ray_token(folder: Path) -> Iterator[None]:
     path = folder / "ray-token"
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(TOKEN_BYTES))
-    with environment({"RAY_AUTH_TOKEN_PATH": str(path)}):
-        _forget()
-        try:
-            yield
-        finally:
-            _forget()
-
-
-def _forget() -> None:
-    """Have Ray read the token again, which it keeps for as long as its process lives."""
     from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
-    AuthenticationTokenLoader.instance().reset_cache()
+    loader = AuthenticationTokenLoader.instance()
+    with environment({"RAY_AUTH_TOKEN_PATH": str(path)}):
+        loader.reset_cache()  # it would keep one for as long as its process lives
+        loader.has_token(ignore_auth_mode=True)  # which reads it
+        yield
+    loader.reset_cache()  # not after a failure: a start that a signal stops goes on until its process ends

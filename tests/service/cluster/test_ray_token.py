@@ -9,6 +9,7 @@ import pytest
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 
 from service.cluster.ray_token import ray_token
+from service.cluster.shielded import StoppedError
 
 
 def known() -> str:
@@ -28,6 +29,16 @@ def test_each_cluster_has_its_own_and_needs_no_home(tmp_path: Path, monkeypatch:
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
             tokens.add(known())
     assert len(tokens) == 2
+
+
+def test_a_start_that_is_stopped_keeps_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StoppedError), ray_token(tmp_path):
+        raise StoppedError
+    (file,) = tmp_path.iterdir()
+    assert file.read_text() == known()
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def test_that_of_the_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
