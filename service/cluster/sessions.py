@@ -1,4 +1,4 @@
-"""Folders of Ray's sessions, which Ray never removes: each start leaves half a megabyte of them, or more logs."""
+"""Folders of Ray's sessions, which Ray never removes, and lets all users change: half a megabyte each, or more logs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ KEPT_SESSIONS = 4  # that have ended: their logs say why
 def held_session(folder: Path) -> Iterator[None]:
     """Hold a session by a lock for as long as the context lasts, and remove old ones that were held so.
 
+    It is closed to other users, who could put sockets of their own in the place of Ray's and run code in its workers.
+
     Args:
         folder: of the session, among others.
     """
+    folder.chmod(0o700)
+    with contextlib.suppress(PermissionError):  # it is another user's
+        folder.parent.chmod(0o1777)  # nobody else moves a session away
     lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:

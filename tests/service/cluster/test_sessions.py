@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from service.cluster.sessions import KEPT_SESSIONS, held_session
@@ -12,6 +13,14 @@ def session(parent: Path, number: int) -> Path:
     (path / "logs").mkdir(parents=True)
     (path / "logs" / "raylet.out").touch()
     return path
+
+
+def test_a_session_is_closed_to_other_users(tmp_path: Path) -> None:
+    folder = session(tmp_path, 0)
+    for path in (tmp_path, folder):
+        path.chmod(0o777)  # as Ray does
+    with held_session(folder):
+        assert (stat.S_IMODE(tmp_path.stat().st_mode), stat.S_IMODE(folder.stat().st_mode)) == (0o1777, 0o700)
 
 
 def test_old_sessions_of_services_go_and_the_last_ones_stay(tmp_path: Path) -> None:
