@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Literal, NoReturn, Protocol
+from typing import Any, BinaryIO, NoReturn, Protocol
 
 import av
 from av.stream import Disposition
 
+from media.alpha_decoder import AlphaDecoder
 from media.errors import MediaError
 from media.hidden_frames import holds_picture
-from media.limits import MediaLimits, check_picture
-from media.vpx import frame_sizes
+from media.limits import MediaLimits
 
 CODECS = (
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "h263", "mjpeg", "mpeg1video", "mpeg2video", "msmpeg4v2", "msmpeg4v3"
@@ -20,10 +20,7 @@ CODECS = (
 DEMUXERS = ("mov", "matroska", "avi")
 TRUSTED_DEMUXERS = (*DEMUXERS, "mpeg", "mpegts", "ogg", "flv", "asf")
 
-# FFmpeg's own decoders of these drop the alpha channel.
-_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
-_ALPHA: Literal["matroska_block_additional"] = "matroska_block_additional"  # behind its number
-_ALPHA_NUMBER_BYTES = 8
+_WITH_ALPHA = ("vp8", "vp9")
 # Decoders round sides up to whole blocks before they compare with max_pixels; the exact limit is ours to check.
 _BLOCK_FACTOR, _BLOCK_PIXELS = 1.25, 128 * 128
 
@@ -136,54 +133,22 @@ def decoder(stream: Any, limits: MediaLimits | None, may_reorder: bool) -> Any:
         may_reorder: H.264 that does not say by how many frames it is reordered is taken for what its level allows;
             FFmpeg goes by its first frames, and loses later ones that are reordered by more.
     """
-    context = stream.codec_context
-    name = codec_name(stream)
+    name, colours = codec_name(stream), stream.codec_context
     # In capitals where FFmpeg's own muxer repeats it as a tag.
-    has_alpha = name in _ALPHA_DECODERS and "1" in map(stream.metadata.get, ("alpha_mode", "ALPHA_MODE"))
-    stated = context.height * context.width
+    has_alpha = name in _WITH_ALPHA and "1" in map(stream.metadata.get, ("alpha_mode", "ALPHA_MODE"))
+    # What a damaged frame of a trusted file states could take many GiB.
+    most = max(colours.height * colours.width, MediaLimits().video_pixels) if limits is None else limits.video_pixels
+    contexts = [colours, av.CodecContext.create(name, "r")] if has_alpha else [colours]
+    for context in contexts:
+        context.thread_type = "NONE"
+        context.thread_count = 1
+        # The only place where the decoder obeys them: as options of `av.open` they are silently ignored.
+        context.options = {"max_pixels": str(int(most * _BLOCK_FACTOR) + _BLOCK_PIXELS)}
+        if may_reorder and name == "h264":
+            context.options |= {"strict": "1"}
     if has_alpha:
-        context = av.CodecContext.create(_ALPHA_DECODERS[name], "r")
-    context.thread_type = "NONE"
-    context.thread_count = 1
-    # The only place where the decoder obeys them: as options of `av.open` they are silently ignored.
-    context.options = {"strict": "1"} if may_reorder and name == "h264" else {}
-    if limits is not None:
-        context.options |= {"max_pixels": str(int(limits.video_pixels * _BLOCK_FACTOR) + _BLOCK_PIXELS)}
-    if has_alpha:
-        return _AlphaDecoder(context, name, limits, stated)
-    return _PatientDecoder(context, name) if name in ("h264", "mpeg4") else context
-
-
-class _AlphaDecoder:
-    """A decoder of libvpx, which knows no `max_pixels`: what a damaged frame states could take many GiB.
-
-    Args:
-        context: PyAV's.
-        codec: canonical name.
-        limits: bounds, None for trusted files.
-        stated: pixels of a frame by the container.
-    """
-
-    def __init__(self, context: Any, codec: str, limits: MediaLimits | None, stated: int) -> None:
-        self._context, self._codec, self._limits = context, codec, limits
-        self._most = max(stated, MediaLimits().video_pixels)
-
-    def decode(self, packet: Any) -> list[Any]:
-        """Decode a packet of PyAV's, or None for the end.
-
-        Raises:
-            MediaError: "too-many-pixels".
-            ValueError: a frame of a trusted file is far larger than its clip.
-        """
-        parts = [] if packet is None else [bytes(packet)]
-        if parts and packet.has_sidedata(_ALPHA):
-            parts.append(bytes(packet.get_sidedata(_ALPHA))[_ALPHA_NUMBER_BYTES:])
-        for height, width in (size for part in parts for size in frame_sizes(self._codec, part)):
-            check_picture(self._limits, height, width, is_video=True)
-            if height * width > self._most:
-                raise ValueError(f"A frame of {height}x{width} pixels is far larger than its clip.")
-        frames: list[Any] = self._context.decode(packet)
-        return frames
+        return AlphaDecoder(*contexts)
+    return _PatientDecoder(colours, name) if name in ("h264", "mpeg4") else colours
 
 
 class _PatientDecoder:
