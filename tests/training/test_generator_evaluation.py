@@ -22,7 +22,7 @@ from training.__main__ import app
 from training.demo_data.debug import build_debug
 from training.errors import TrainingError
 from training.evaluation.distances import Features, Indices, count_copies, nearest, precision_recall
-from training.evaluation.recognition import Classifier, classifier_of_views, held_out_accuracy
+from training.evaluation.recognition import Classifier, held_out_accuracy, recognise
 from training.networks.efficientnet import EfficientNetLite0
 from training.tokenizer.head_transfer import with_head
 
@@ -69,15 +69,16 @@ def test_classes_are_recognised_where_they_differ(width: int) -> None:
     centres = rng.normal(size=(6, width))
     apart = 3 * centres[labels] + rng.normal(size=(60, width))
     assert (Classifier(apart, labels)(3 * centres[labels] + rng.normal(size=(60, width))) == labels).mean() > 0.95
-    accuracy = held_out_accuracy([apart], labels, 0)
+    accuracy = held_out_accuracy([apart], [apart], labels, 0)
     assert accuracy is not None
     assert accuracy[0] > 0.95
     rare = np.array([0] * 4 + [2] * 76)  # of noise; all are taken for the frequent class
-    assert held_out_accuracy([1e-3 * rng.normal(size=(80, 1))], rare, 0) == (0.5,)
-    by_chance = held_out_accuracy([rng.normal(size=(60, width))], labels, 0)
+    assert held_out_accuracy([noise := 1e-3 * rng.normal(size=(80, 1))], [noise], rare, 0) == (0.5,)
+    by_chance = held_out_accuracy([noise := rng.normal(size=(60, width))], [noise], labels, 0)
     assert by_chance is not None
     assert by_chance[0] < 0.6
-    assert held_out_accuracy([apart[:23]], labels[:23], 0) is None  # three of a class do not fill four folds
+    few = [apart[:23]]  # three of a class do not fill four folds
+    assert held_out_accuracy(few, few, labels[:23], 0) is None
 
 
 def test_a_class_is_recognised_without_the_texture_that_the_tokenizer_smooths() -> None:
@@ -87,12 +88,15 @@ def test_a_class_is_recognised_without_the_texture_that_the_tokenizer_smooths() 
     noise = 0.1 * rng.normal(size=(2, 80, 60))
     real, smooth = np.hstack([objects, texture + noise[0]]), np.hstack([objects, noise[1] - 0.5])
     samples = smooth + 0.1 * rng.normal(size=smooth.shape)
-    assert (Classifier(real, labels)(samples) == labels)[labels == 1].mean() < 0.5
-    assert (classifier_of_views([real, smooth], labels)(samples) == labels).mean() > 0.95
-    accuracy = held_out_accuracy([real, smooth], labels, 0)
-    assert accuracy is not None
-    assert min(accuracy) > 0.95
-    assert held_out_accuracy([real, rng.permutation(smooth)], labels, 0)[1] < 0.7  # each view has a share of its own
+    views = real, smooth
+    by_real = recognise([real], views, samples, labels, ["a", "b"], 0)
+    assert by_real.samples["b"] < 0.5
+    assert by_real.real is not None
+    assert by_real.reconstructions is not None
+    assert by_real.real > 0.95
+    assert by_real.reconstructions < 0.8  # which says that the judge, not the generator, is at fault
+    by_both = recognise(views, views, samples, labels, ["a", "b"], 0)
+    assert min(*by_both.samples.values(), by_both.real or 0, by_both.reconstructions or 0) > 0.95
 
 
 @pytest.fixture(scope="module")
@@ -151,9 +155,11 @@ def test_without_networks_pixels_are_compared_and_classes_have_a_floor(bundles: 
     assert set(images["classes"]) == {"sky"}
     assert images["classes"]["sky"]["half_split"] < images["classes"]["sky"]["value"]
     assert 0 <= images["precision"] <= 1
-    assert images["recognised"] == {"sky": 1.0}  # there is one class to choose from
-    assert images["recognised_real"] == images["recognised_reconstructed"] == 1.0
-    assert "of real items 100.0%, of their reconstructions 100.0%" in (tmp_path / "out" / "metrics.md").read_text()
+    every = {"samples": {"sky": 1.0}, "real": 1.0, "reconstructions": 1.0}  # there is one class to choose from
+    assert images["recognised_by_real"] == images["recognised_by_both"] == every
+    written = (tmp_path / "out" / "metrics.md").read_text()
+    for known in ("real items alone", "real items and reconstructions"):
+        assert f"by {known} | 100.0%; of real items 100.0%; of their reconstructions 100.0% |" in written
     assert 0 <= images["copies"] <= 9
 
 
@@ -170,7 +176,7 @@ def test_the_generators_own_tokenizer_is_asked_for(
 
 
 @pytest.mark.parametrize("arguments", [[], ["--top-k", "1"]])
-def test_reconstructions_teach_the_classifier_too(
+def test_reconstructions_teach_the_second_classifier(
     bundles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     taught: list[tuple[int, int]] = []
@@ -184,6 +190,7 @@ def test_reconstructions_teach_the_classifier_too(
     result = evaluate(bundles, tmp_path / "out", "--networks", tmp_path / "none", "--items", 5, *arguments)
     assert result.exit_code == 0, result.output
     assert (10, 10) in taught  # five pictures and their five reconstructions
+    assert ((5, 5) in taught) == (not arguments)  # and, but for a curve, the five pictures alone
 
 
 def test_a_curve_scores_samples_by_their_settings(bundles: Path, tmp_path: Path) -> None:

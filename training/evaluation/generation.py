@@ -33,7 +33,7 @@ from training.evaluation.features import SEED, Features, frame_features
 from training.evaluation.labelled import LabelledItems, find_labelled
 from training.evaluation.pair import check_pair
 from training.evaluation.preprocessing import INCEPTION, LITE
-from training.evaluation.recognition import classifier_of_views, held_out_accuracy
+from training.evaluation.recognition import Recognition, recognise
 from training.evaluation.report import number
 from training.evaluation.set_metrics import MetricValue, PairedMetric
 from training.evaluation.suite import MetricSuite, NetworkPaths
@@ -59,10 +59,8 @@ class KindScores:
         metrics: distances of all samples from all real items.
         precision, recall: shares of samples near real items, and of real items near samples; None for too few items.
         classes: distance of each class from its real items, where there are enough.
-        recognised: share of the samples of each class that a classifier of the real items and of their reconstructions
-            recognises.
-        recognised_real, recognised_reconstructed: share of real items, and of their reconstructions, that such a
-            classifier of other items recognises, the means over classes; None for too few.
+        recognised_by_real, recognised_by_both: what a classifier of real items alone recognises, and one of real items
+            and of their reconstructions.
         copies: samples that are nearer to a searched training item than any real item is; None where real items are
             those of training.
         searched: training items among which neighbours were looked for.
@@ -75,9 +73,8 @@ class KindScores:
     precision: float | None
     recall: float | None
     classes: dict[str, MetricValue]
-    recognised: dict[str, float]
-    recognised_real: float | None
-    recognised_reconstructed: float | None
+    recognised_by_real: Recognition
+    recognised_by_both: Recognition
     copies: int | None
     searched: int
     features: str
@@ -207,8 +204,7 @@ def _score(
         shown |= {row: made[row - count] for row in rows if count <= row < count + len(made)}
         count += len(made)
     first, rebuilt, second = (np.concatenate(parts) for parts in (originals, reconstructed, samples))
-    views = (first, rebuilt)
-    accuracy = held_out_accuracy(views, labels, SEED) or (None, None)
+    views, names = (first, rebuilt), generator.classes
     training = features_of(trained, extract, suite.device)
     close = nearest(second[rows], training, SHOWN_NEIGHBOURS)
     _write_sheet(out / f"{kind}-neighbours.png", [shown[row] for row in rows], trained, close)
@@ -221,10 +217,9 @@ def _score(
         ),
         precision=precision,
         recall=recall,
-        classes=_by_class(generator.classes, labels, first, second),
-        recognised=_recognised(generator.classes, labels, views, second),
-        recognised_real=accuracy[0],
-        recognised_reconstructed=accuracy[1],
+        classes=_by_class(names, labels, first, second),
+        recognised_by_real=recognise(views[:1], views, second, labels, names, SEED),
+        recognised_by_both=recognise(views, views, second, labels, names, SEED),
         copies=count_copies(second, first, training) if others else None,
         searched=len(trained),
         features=by,
@@ -265,11 +260,6 @@ def _by_class(names: Sequence[str], labels: Indices, real: Features, made: Featu
     return found
 
 
-def _recognised(names: Sequence[str], labels: Indices, views: Sequence[Features], made: Features) -> dict[str, float]:
-    right = classifier_of_views(views, labels)(made) == labels
-    return {name: float(right[labels == label].mean()) for label, name in enumerate(names) if (labels == label).any()}
-
-
 def _write_sheet(path: Path, shown: Sequence[NDArray[np.uint8]], trained: LabelledItems, close: Indices) -> None:
     """Write a row for each sample: the sample, then its nearest training items."""
     pictures = []
@@ -289,20 +279,26 @@ def markdown(found: GeneratorEvaluation) -> str:
         lines += [f"| {name} | {number(value.value)} | {number(value.half_split)} |" for name, value in rows]
         if scores.precision is not None and scores.recall is not None:
             lines += [f"| precision | {scores.precision:.1%} | |", f"| recall | {scores.recall:.1%} | |"]
-        share = sum(scores.recognised.values()) / len(scores.recognised)
-        real, rebuilt = scores.recognised_real, scores.recognised_reconstructed
-        bounds = "" if real is None else f"; of real items {real:.1%}, of their reconstructions {rebuilt:.1%}"
-        lines.append(f"| class recognised | {share:.1%}{bounds} | |")
-        if weak := [f"{name} {value:.0%}" for name, value in scores.recognised.items() if value < MIN_RECOGNISED]:
-            lines.append(f"| recognised less often | {', '.join(weak)} | |")
+        lines += _recognition_lines("real items alone", scores.recognised_by_real)
+        lines += _recognition_lines("real items and reconstructions", scores.recognised_by_both)
         if scores.copies is not None:
             lines.append(f"| nearer to training than any real item | {scores.copies} | |")
         parts.append("\n".join(lines))
         parts.append(
             f"{scores.items:,} samples against as many real {scores.kind} of the same classes. Precision, recall, the "
             f"kernel distance of each class, and neighbours among {scores.searched:,} training items are by "
-            f"{scores.features} of the middle frame, and so is the classifier of real items and of their "
-            "reconstructions that recognises the classes of samples. The half-split is the metric of two random halves "
-            "of the real items."
+            f"{scores.features} of the middle frame, and so are both classifiers of classes: "
+            "one knows real items alone, the other their reconstructions by the tokenizer too. The half-split is the "
+            "metric of two random halves of the real items."
         )
     return "\n\n".join(parts)
+
+
+def _recognition_lines(known: str, found: Recognition) -> list[str]:
+    share = sum(found.samples.values()) / len(found.samples)
+    in_folds = zip(("real items", "their reconstructions"), (found.real, found.reconstructions), strict=True)
+    bounds = [f"of {items} {value:.1%}" for items, value in in_folds if value is not None]
+    lines = [f"| class recognised, by {known} | {'; '.join([f'{share:.1%}', *bounds])} | |"]
+    if weak := [f"{name} {value:.0%}" for name, value in found.samples.items() if value < MIN_RECOGNISED]:
+        lines.append(f"| recognised less often | {', '.join(weak)} | |")
+    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ def classifier_of_views(views: Sequence[Features], labels: Indices) -> Classifie
 
     Samples of a generator are decoded by its tokenizer, which smooths fine texture. A classifier of real items alone
     may know a class by that texture, and then does not recognise even reconstructions that show all objects of the
-    class. So the views are the items and their reconstructions.
+    class. So the views may be the items and their reconstructions.
 
     Args:
         views: each float (N, d), of the same items in the same order.
@@ -55,15 +56,58 @@ def classifier_of_views(views: Sequence[Features], labels: Indices) -> Classifie
     return Classifier(np.concatenate(views), np.tile(labels, len(views)))
 
 
-def held_out_accuracy(views: Sequence[Features], labels: Indices, seed: int) -> tuple[float, ...] | None:
+@dataclass(frozen=True)
+class Recognition:
+    """Shares of what one classifier recognises.
+
+    Args:
+        samples: of each class, by its name.
+        real, reconstructions: of real items and of their reconstructions, by classifiers of the other items in four
+            folds, the means over classes; None for too few.
+    """
+
+    samples: dict[str, float]
+    real: float | None
+    reconstructions: float | None
+
+
+def recognise(
+    taught: Sequence[Features],
+    pairs: tuple[Features, Features],
+    samples: Features,
+    labels: Indices,
+    names: Sequence[str],
+    seed: int,
+) -> Recognition:
+    """Return the shares of a classifier of the views `taught`.
+
+    Args:
+        taught: as `views` of `classifier_of_views`.
+        pairs: real items and their reconstructions, both float (N, d).
+        samples: float (N, d), of the same classes.
+        labels: class of each real item and of each sample.
+        names: of the classes.
+        seed: of the folds.
+    """
+    right = classifier_of_views(taught, labels)(samples) == labels
+    shares = {name: float(right[labels == label].mean()) for label, name in enumerate(names) if (labels == label).any()}
+    real, reconstructions = held_out_accuracy(taught, pairs, labels, seed) or (None, None)
+    return Recognition(shares, real, reconstructions)
+
+
+def held_out_accuracy(
+    taught: Sequence[Features], judged: Sequence[Features], labels: Indices, seed: int
+) -> tuple[float, ...] | None:
     """Return the share of items that a classifier of the others recognises, in four folds: the means over classes.
 
     Args:
-        views, labels: as for `classifier_of_views`; all views of an item are in one fold.
+        taught: as `views` of `classifier_of_views`.
+        judged: views of the same items that are recognised; all views of an item are in one fold.
+        labels: class of each item.
         seed: of the folds.
 
     Returns:
-        The share of each view; None where a class has fewer items than folds.
+        The share of each judged view; None where a class has fewer items than folds.
     """
     if np.unique(labels, return_counts=True)[1].min() < FOLDS:
         return None
@@ -73,10 +117,10 @@ def held_out_accuracy(views: Sequence[Features], labels: Indices, seed: int) -> 
     for label in classes:
         own = rng.permutation(np.flatnonzero(labels == label))
         fold[own] = np.arange(len(own)) % FOLDS
-    right = np.zeros((len(views), len(labels)), bool)
+    right = np.zeros((len(judged), len(labels)), bool)
     for index in range(FOLDS):
         out = fold == index
-        classify = classifier_of_views([view[~out] for view in views], labels[~out])
-        for row, view in zip(right, views, strict=True):
+        classify = classifier_of_views([view[~out] for view in taught], labels[~out])
+        for row, view in zip(right, judged, strict=True):
             row[out] = classify(view[out]) == labels[out]
     return tuple(float(np.mean([row[labels == label].mean() for label in classes])) for row in right)
