@@ -94,7 +94,8 @@ def video_stream(container: Any, limits: MediaLimits | None) -> Any:
     Raises:
         MediaError: "decode-budget", "no-video-stream" or "unsupported-codec".
     """
-    count = sum(stream.type != "attachment" for stream in container.streams)  # fonts of subtitles
+    # Fonts of subtitles, and what phones measure meanwhile, have no decoder.
+    count = sum(stream.type not in ("attachment", "data") for stream in container.streams)
     if limits is not None and count > limits.streams:
         raise MediaError(
             "decode-budget",

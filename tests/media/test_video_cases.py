@@ -303,6 +303,15 @@ def test_fonts_of_subtitles_are_no_streams() -> None:
     assert read(buffer.getvalue()).shape == CLIP.shape
 
 
+def test_what_a_phone_measures_is_no_stream() -> None:
+    tracks = video(CLIP, tracks=Limits().streams + 2)
+    second = tracks.index(b"trak", tracks.index(b"trak") + 4)
+    measured = tracks[second:].replace(b"vide", b"meta").replace(b"avc1", b"mebx")
+    assert read(tracks[:second] + measured).shape == CLIP.shape
+    with pytest.raises(MediaError, match="may hold 8 streams; this one has 10"):
+        read(tracks)
+
+
 @pytest.mark.parametrize(
     ("pixel_format", "tolerance"), [("yuv420p", 2), ("yuvj420p", 3), ("yuv420p10le", 1), ("yuv444p10le", 1)]
 )
