@@ -1,4 +1,4 @@
-"""A call that signals cannot disturb: SIGINT, SIGTERM and SIGHUP end the wait for it instead."""
+"""A call that signals cannot disturb: SIGINT, SIGTERM, SIGQUIT and SIGHUP end the wait for it instead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from concurrent.futures import Future
 from types import FrameType
 from typing import NoReturn, TypeVar
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+OURS_ALONE = (signal.SIGQUIT, signal.SIGHUP)  # a terminal sends them to Ray's processes too, which would end at once
 RETURNED = signal.SIGURG  # ignored where nobody waits for it
 T = TypeVar("T")
 
@@ -25,9 +26,9 @@ def shielded(call: Callable[[], T]) -> Iterator[T]:
 
     Whoever starts Ray on the main thread cannot stop it cleanly. A handler's exception may get lost in a callback, or
     crash half a driver at its exit, or wait for C++; Ray's own handler of SIGTERM prints a stack and aborts. SIGTERM
-    is as Ctrl-C from here on, and so is SIGHUP, unless it is ignored, as by nohup. A terminal that closes sends it, and
-    its shell once more: only the first one counts. Ray's processes get it too, and would end at once. They end with
-    the thread that started them, so that one stays.
+    and SIGQUIT are as Ctrl-C from here on, and so is SIGHUP, unless it is ignored, as by nohup. A terminal that closes
+    sends it, and its shell once more: only the first one counts. Ray's processes end with the thread that started them,
+    so that one stays.
 
     To be called on the main thread: the kernel gives a signal to no other while that one waits for it.
 
@@ -40,7 +41,7 @@ def shielded(call: Callable[[], T]) -> Iterator[T]:
     before, waiting = signal.pthread_sigmask(signal.SIG_BLOCK, {*signals, RETURNED}), threading.get_ident()
 
     def run() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, {*before, signal.SIGHUP})  # Ray's processes inherit it
+        signal.pthread_sigmask(signal.SIG_SETMASK, {*before, *OURS_ALONE})  # Ray's processes inherit it
         try:
             outcome.set_result(call())
         except BaseException as error:
@@ -66,7 +67,8 @@ def shielded(call: Callable[[], T]) -> Iterator[T]:
 
 
 def _take_as_ctrl_c(signals: set[signal.Signals]) -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, signal.default_int_handler)
     if signal.SIGHUP in signals:
         signal.signal(signal.SIGHUP, _hang_up)
 

@@ -100,7 +100,7 @@ def test_sighup_stays_ignored_as_nohup_has_it() -> None:
         signal.raise_signal(signal.SIGHUP)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP])
 def test_a_signal_is_as_ctrl_c_after_the_call(number: signal.Signals) -> None:
     with shielded(lambda: None), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(number)
@@ -137,7 +137,7 @@ def test_what_it_starts_knows_its_signals_and_lives_as_long_as_the_context() -> 
 
     with shielded(call) as process:
         status = Path(f"/proc/{process.pid}/status").read_text()
-        assert re.search(r"^SigBlk:\s*0+1$", status, re.MULTILINE), "SIGHUP of a terminal is for the service alone"
+        assert re.search(r"^SigBlk:\s*0+5$", status, re.MULTILINE), "SIGHUP and SIGQUIT are for the service alone"
         assert process.poll() is None
     assert process.wait() == -signal.SIGKILL
 
