@@ -19,7 +19,8 @@ from media.orientation import UPRIGHT, Crop, Orientation, from_projection
 # Ratios of sizes that were rounded to whole blocks: players show such pixels as squares.
 _SQUARE_TOLERANCE = Fraction(1, 50)
 _ROUNDED = 0.001
-_FILLED = ("avi", "rawvideo")  # container and codec whose fourth byte of a pixel only fills it up
+# A container, and in others a tag, of pixels whose fourth byte only fills them up.
+_AVI, _WINDOWS_BITMAP = "avi", "\0\0\0\0"
 # Elements of Matroska that hold others, and those that are looked for.
 _MASTERS = frozenset(map(bytes.fromhex, ("18538067", "1654ae6b", "ae", "e0", "41e4", "7670")))
 _CROPPED = tuple(map(bytes.fromhex, ("54cc", "54bb", "54dd", "54aa")))  # left, top, right, bottom
@@ -71,7 +72,8 @@ def presentation(stream: Any) -> Presentation:
         roll, yaw = (struct.unpack(">d", header.get(name, bytes(8)))[0] for name in (_ROLL, _YAW))
         orientation = from_projection(roll, is_mirrored=yaw != 0)
     colours = StatedColours(context.colorspace, context.color_primaries, context.color_trc)
-    is_filled = (stream.container.format.name, context.name) == _FILLED
+    is_bitmap = stream.container.format.name == _AVI or context.codec_tag == _WINDOWS_BITMAP
+    is_filled = context.name == "rawvideo" and is_bitmap
     aspect, splits_fields = _pixel_aspect(stream, crop), context.name == "hevc"
     is_full = context.name == "vp8" and context.color_range == FULL
     return Presentation(orientation, aspect, crop, colours, is_full, not is_filled, splits_fields)

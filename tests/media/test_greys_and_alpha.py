@@ -91,14 +91,15 @@ def test_wide_colours_with_alpha_are_those_without(transfer: int, opacity: float
     assert np.abs(shown - (opaque * opacity + 255 * (1 - opacity))).max() <= 2
 
 
-@pytest.mark.parametrize(("container", "is_shown"), [("avi", False), ("mov", True)])
-def test_what_fills_up_the_pixels_of_an_avi_is_no_alpha(container: str, is_shown: bool) -> None:
+@pytest.mark.parametrize(("container", "is_shown"), [("avi", False), ("matroska", False), ("mov", True)])
+def test_what_fills_up_the_pixels_of_a_windows_bitmap_is_no_alpha(container: str, is_shown: bool) -> None:
     pixels = np.zeros((32, 48, 4), np.uint8)
     pixels[..., :3] = 10, 200, 90
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format=container) as file:
+    options = {"allow_raw_vfw": "1"} if container == "matroska" else {}
+    with av.open(buffer, "w", format=container, container_options=options) as file:
         stream: Any = file.add_stream("rawvideo", rate=24)
-        stream.height, stream.width, stream.pix_fmt = 32, 48, "bgra" if container == "avi" else "argb"
+        stream.height, stream.width, stream.pix_fmt = 32, 48, "argb" if is_shown else "bgra"
         frame = av.VideoFrame.from_ndarray(pixels, format="rgba").reformat(format=stream.pix_fmt)
         file.mux(stream.encode(frame))
     assert (read(buffer.getvalue()) == (255 if is_shown else pixels[..., :3])).all()
