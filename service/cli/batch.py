@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from media.walk import LOST
 from service.cli.errors import EXPECTED, CommandError, SkipError, StopError, sentence
 
 STANDARD = Path("-")  # standard input, or standard output
@@ -41,12 +42,14 @@ class Batch:
     Args:
         sources: files to work on.
         skipped: files of folders that are left alone.
+        unread: folders that cannot be read, by the errors of their listing.
         many: whether more than one file was asked for, as a folder does.
         reason: why files are skipped.
     """
 
     sources: list[InputFile]
     skipped: list[Path]
+    unread: list[OSError]
     many: bool
     reason: str
 
@@ -59,9 +62,11 @@ class Batch:
                 standard error, but for the failure of an only input, which is raised.
 
         Raises:
-            CommandError: an input failed, after all others were worked on; `StopError` ends it at once.
+            CommandError: an input or a folder failed, after all others were worked on; `StopError` ends it at once.
         """
-        failed = 0
+        failed = len(self.unread)
+        for error in self.unread:
+            (report or _print)("failed", str(error.filename), sentence(error))
         for source in self.sources:
             try:
                 work(source)
@@ -77,7 +82,7 @@ class Batch:
         for path in self.skipped:
             (report or _print)("skipped", str(path), self.reason)
         if failed:
-            raise CommandError(f"{failed} of {len(self.sources)} files failed.")
+            raise CommandError(f"{failed} of {len(self.sources) + len(self.unread)} files failed.")
 
 
 def _print(event: str, name: str, reason: str) -> None:
@@ -99,6 +104,7 @@ def gather(arguments: list[Path], takes: Callable[[Path], bool], noun: str) -> I
         CommandError: folders hold no input; standard input is a terminal or named twice.
     """
     sources, skipped = [], []
+    unread: list[OSError] = []
     with ExitStack() as stack:
         if arguments.count(STANDARD) > 1:
             raise CommandError("Standard input can be read once only; name - once.")
@@ -106,22 +112,22 @@ def gather(arguments: list[Path], takes: Callable[[Path], bool], noun: str) -> I
             if argument == STANDARD:
                 sources.append(InputFile(stack.enter_context(_standard_input()), "standard input", Path("stdin")))
             elif argument.is_dir():
-                for path in _files(argument):
+                for path in _files(argument, unread.append):
                     if _is_taken(path, takes):
                         sources.append(InputFile(path, str(path), path.relative_to(argument)))
                     else:
                         skipped.append(path)
             else:
                 sources.append(InputFile(argument, str(argument), Path(argument.name)))
-        if not sources:
+        if not sources and not unread:
             raise CommandError(f"{', '.join(map(str, arguments))}: there is no file that is {noun}.")
         many = len(arguments) > 1 or arguments[0].is_dir()
-        yield Batch(sources, skipped, many, f"not {noun}")
+        yield Batch(sources, skipped, unread, many, f"not {noun}")
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+def _files(folder: Path, unread: Callable[[OSError], None]) -> Iterable[Path]:
+    for parent, folders, names in os.walk(folder, onerror=unread):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != LOST)
         links = [name for name in folders if Path(parent, name).is_symlink()]  # not searched, which could go in circles
         yield from (Path(parent, name) for name in sorted(names + links) if not name.startswith("."))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import shutil
@@ -87,6 +88,28 @@ def test_pipes_and_links_of_a_folder_are_skipped(omnitok: Omnitok, media: Path) 
     skipped = ["skipped odd/gone.png", "skipped odd/pipe.png", "skipped odd/self"]
     assert [line.split(":")[0] for line in run.err.splitlines()] == skipped
     assert files(Path("tokens")) == {"picture.png.npz"}
+
+
+def test_a_folder_that_cannot_be_read_fails(omnitok: Omnitok, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "lost+found").mkdir()
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if Path(path).name in refused:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    refused = {"rome", "lost+found"}
+    run = omnitok("inspect holiday -o seen")
+    assert run.code == 1
+    assert "holiday/rome: Permission denied" in run.out
+    assert files(Path("seen")) == {"b.png.npy", "a [1].jfif.npy"}
+    assert run.err.splitlines()[-1] == "error: 1 of 3 files failed."
+    refused = {"holiday"}  # there is nothing else to work on
+    run = omnitok("encode holiday -o tokens -b {b}/debug")
+    assert run.code == 1
+    assert run.err.splitlines() == ["failed holiday: Permission denied", "error: 1 of 1 files failed."]
 
 
 def test_files_and_folders_are_reconstructed_into_one(omnitok: Omnitok, folder: Path, media: Path) -> None:
