@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import islice
 
@@ -14,7 +15,7 @@ from model.tokenizer.config import CONFIGS
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.budget import Budget
 from training.errors import TrainingError
-from training.recipes import MULTI_RESOLUTIONS, RECIPES, Discriminators, LossWeights, Recipe, Stage
+from training.recipes import GENERATOR_RECIPES, MULTI_RESOLUTIONS, RECIPES, Discriminators, LossWeights, Recipe, Stage
 from training.rng import random_int, random_ints, random_normal
 from training.schedule import (
     batch_at,
@@ -156,6 +157,11 @@ def test_ranks_and_micro_batches_share_batches_equally() -> None:
         ({"image_batch_size": 0, "clip_batch_size": 0}, "no images and no clips"),
         ({"resolutions": ()}, "needs resolutions"),
         ({"learning_rate": 0.0}, "above 0"),
+        ({"learning_rate": math.nan}, "learning_rate must be above 0, not nan"),
+        ({"max_grad_norm": math.nan}, "max_grad_norm must be above 0, not nan"),
+        ({"warmup_steps": math.nan}, "warmup_steps must be at least 1, not nan"),
+        ({"ema_decay": math.nan}, "ema_decay must be in .* not nan"),
+        ({"resolutions": (64, math.nan)}, "needs resolutions in pixels, not .*nan"),
         ({"ema_decay": 1.0}, "ema_decay must be in"),
         ({"betas": (0.9, 1.0)}, "betas must be in"),
         ({"codebook_update": "kmeans"}, "codebook_update is"),
@@ -165,6 +171,17 @@ def test_ranks_and_micro_batches_share_batches_equally() -> None:
 def test_a_stage_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         replace(JOINT, **changes)
+
+
+@pytest.mark.parametrize("name", ["start", "every", "learning_rate", "layers"])
+def test_discriminators_have_numbers(name: str) -> None:
+    with pytest.raises(TrainingError, match=f"{name}=nan"):
+        Discriminators(**{name: math.nan})
+
+
+def test_a_generator_decays_by_a_number() -> None:
+    with pytest.raises(TrainingError, match="weight_decay must be at least 0, not nan"):
+        replace(GENERATOR_RECIPES["lm-debug"].stages[0], weight_decay=math.nan)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class BaseStage:
             raise TrainingError(f"Stage {self.name} trains on no images and no clips: give it a batch size.")
         self._check_choice("precision", ("fp32", "bf16"))
         for name in ("learning_rate", "max_grad_norm"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:  # NaN compares false
                 raise TrainingError(f"Stage {self.name}: {name} must be above 0, not {getattr(self, name)}.")
         self._check_shares({"betas": self.betas, "ema_decay": (self.ema_decay,)})
 
@@ -66,7 +66,7 @@ class BaseStage:
 
     def _check_least(self, least: int, names: Sequence[str]) -> None:
         for name in names:
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:
                 raise TrainingError(f"Stage {self.name}: {name} must be at least {least}, not {getattr(self, name)}.")
 
     def _check_choice(self, name: str, known: Sequence[str]) -> None:

@@ -96,8 +96,8 @@ class Discriminators:
     layers: int = 3
 
     def __post_init__(self) -> None:
-        counts = (self.every, self.channels, self.layers)
-        if self.start < 0 or min(counts) < 1 or self.channels % 32 or self.learning_rate <= 0:
+        are_counts = self.start >= 0 and all(count >= 1 for count in (self.every, self.channels, self.layers))
+        if not (are_counts and self.learning_rate > 0) or self.channels % 32:
             raise TrainingError(
                 f"{self} must have start of at least 0, every and layers of at least 1, channels a multiple of 32, "
                 "and learning_rate above 0."
@@ -168,7 +168,7 @@ class Stage(BaseStage):
             raise TrainingError(f"Stage {self.name}: {self.latent_channels} latent channels need the head vae, not vq.")
         self._check_shares({"codebook_decay": (self.codebook_decay,)})
         resolutions = (*self.resolutions, *self.clip_resolutions)
-        if not self.resolutions or min(resolutions) < 1:
+        if not self.resolutions or not all(side >= 1 for side in resolutions):
             raise TrainingError(f"Stage {self.name} needs resolutions in pixels, not {resolutions}.")
         smallest = 3 * 2**self.discriminators.layers
         if self.adversarial and min(resolutions) < smallest:
