@@ -56,14 +56,24 @@ class Timeline:
     is_complete: bool = True
 
 
-def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool, may_jump: bool = False) -> Timeline | None:
+def jumps(packets: Sequence[Packet], base: Fraction) -> bool:
+    """Return whether stamps of a clip are far ahead of those before, as where transport streams were joined.
+
+    Args:
+        packets: in file order.
+        base: seconds in a unit of the time stamps.
+    """
+    known = sorted(packet.pts for packet in packets if packet.pts is not None)
+    return any(later - stamp > _JUMP_S / base for stamp, later in pairwise(known))
+
+
+def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool) -> Timeline | None:
     """Read the times of a clip off its packets, which is right for nearly all files.
 
     Args:
         packets: in file order.
         base: seconds in a unit of the time stamps.
         reorders: the decoder may put frames into another order.
-        may_jump: stamps that are far ahead of those before are of another recording, which was joined to the first.
 
     Returns:
         None if only decoding shows which frames there are, and when: stamps are missing or repeated, or start anew,
@@ -80,8 +90,6 @@ def from_packets(packets: Sequence[Packet], base: Fraction, reorders: bool, may_
         return None
     reset = max(_RESET_S / base, MAX_REORDERED_FRAMES * max(packet.duration for packet in packets))
     if any(highest - stamp > reset for highest, stamp in zip(accumulate(known, max), known, strict=True)):
-        return None
-    if may_jump and any(later - stamp > _JUMP_S / base for stamp, later in pairwise(sorted(known))):
         return None
     # Other frames that are shown before the first key frame refer to ones that the file does not hold.
     marks = sorted(stamp for stamp, packet in zip(known, shown, strict=True) if stamp >= begin or packet.leads)
@@ -103,7 +111,7 @@ def may_reorder(packets: Sequence[Packet], reorders: bool) -> bool:
 
 
 def from_frames(
-    stamps: Sequence[int | None], base: Fraction, fps: float | None, is_complete: bool, may_jump: bool = False
+    stamps: Sequence[int | None], base: Fraction, fps: float | None, is_complete: bool, is_joined: bool = False
 ) -> Timeline:
     """Read the times of a clip off its decoded frames.
 
@@ -113,12 +121,12 @@ def from_frames(
         base: seconds in a unit of the time stamps.
         fps: frames per second, for frames without a neighbour that has a stamp; None if unknown.
         is_complete: the clip has no further frames.
-        may_jump: as for `from_packets`.
+        is_joined: stamps that are far ahead of those before are of another recording, which was joined to the first.
     """
     numbers = np.arange(len(stamps))
     places = [number for number, stamp in enumerate(stamps) if stamp is not None]
     step = 1 / (fps or DEFAULT_FPS)
-    known = np.sort(_joined([float(stamp * base) for stamp in stamps if stamp is not None], step, may_jump))
+    known = np.sort(_joined([float(stamp * base) for stamp in stamps if stamp is not None], step, is_joined))
     if len(set(known)) > 1:  # one for all says nothing
         times = np.interp(numbers, places, known)
         times += step * (np.minimum(numbers - places[0], 0) + np.maximum(numbers - places[-1], 0))
@@ -128,12 +136,12 @@ def from_frames(
     return Timeline(range(len(stamps)), (times - times[0]).round(9).tolist(), by_number=True, is_complete=is_complete)
 
 
-def _joined(seconds: Sequence[float], step: float, may_jump: bool) -> list[float]:
+def _joined(seconds: Sequence[float], step: float, is_joined: bool) -> list[float]:
     """Move the times behind each start of new ones so that they go on a step after the last."""
     joined: list[float] = []
     highest, shift = seconds[0] if seconds else 0.0, 0.0
     for second in seconds:
-        if second + shift < highest - _RESET_S or (may_jump and second + shift > highest + _JUMP_S):
+        if second + shift < highest - _RESET_S or (is_joined and second + shift > highest + _JUMP_S):
             shift = highest + step - second
         joined.append(second + shift)
         highest = max(highest, joined[-1])

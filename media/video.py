@@ -93,7 +93,6 @@ class ClipReader(FrameReader):
         self, file: BinaryIO, media_type: str, options: MediaOptions, limits: MediaLimits | None, window: SampleWindow
     ) -> None:
         self._file, self._media_type, self._options, self._limits = file, media_type, options, limits
-        self._may_jump = media_type in _JOINED_TYPES
         if not is_whole(file, media_type):
             self._fail("it is cut off")
         with self._open() as (container, stream):
@@ -258,14 +257,15 @@ class ClipReader(FrameReader):
         survey = self._survey
         # AVI holds no time stamps, and those that FFmpeg makes up for frames that share a packet are out of order.
         is_made_up = survey.reorders and self._media_type == "video/x-msvideo"
+        is_joined = self._media_type in _JOINED_TYPES and timestamps.jumps(survey.packets, survey.base)
         timeline = None
-        if not is_made_up:
-            timeline = timestamps.from_packets(survey.packets, survey.base, survey.reorders, self._may_jump)
-        return self._decode_times() if timeline is None else timeline
+        if not (is_made_up or is_joined):
+            timeline = timestamps.from_packets(survey.packets, survey.base, survey.reorders)
+        return self._decode_times(is_joined) if timeline is None else timeline
 
-    def _decode_times(self) -> Timeline:
-        """Decode the clip up to the end of the window to learn its frames."""
-        end, base = None if self._may_jump else self._options.end_s, self._survey.base
+    def _decode_times(self, is_joined: bool) -> Timeline:
+        """Decode the clip up to the end of the window to learn its frames; of one that was joined, all."""
+        end, base = None if is_joined else self._options.end_s, self._survey.base
         stamps: list[int | None] = []
         late = 0
         with self._open() as (container, stream):
@@ -280,7 +280,7 @@ class ClipReader(FrameReader):
         is_complete = late <= MAX_REORDERED_FRAMES
         if is_complete and len(stamps) * _MAX_PACKETS_PER_FRAME < self._decodable_packets():
             self._fail("most of its frames are damaged")
-        return timestamps.from_frames(stamps, base, self._survey.fps, is_complete, self._may_jump)
+        return timestamps.from_frames(stamps, base, self._survey.fps, is_complete, is_joined)
 
     def _decodable_packets(self) -> int:
         """Count the packets from the first key frame on."""
