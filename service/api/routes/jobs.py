@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from service.api.body import STREAM_HEADERS, send_piece, while_connected
+from service.api.body import SLICE_BYTES, STREAM_HEADERS, send_piece, while_connected
 from service.api.caller import owner_of
 from service.api.errors import ClientGoneError
 from service.api.event_stream import STALL_SECONDS
@@ -29,7 +29,7 @@ from service.formats.media_types import EVENT_STREAM
 from service.jobs.records import Job
 from service.operations.options import JobsOptions
 
-PIECE_BYTES = 2**22
+PIECE_BYTES = SLICE_BYTES  # of a content: its slow readers, of whom there may be many, hold a piece each
 HEARTBEAT_POLLS = 20
 # A stream ends before proxies lose patience and before a service that stops does; browsers then resume it.
 STREAM_SECONDS = 30.0
@@ -136,9 +136,9 @@ class JobContent(Response):
     """
 
     def __init__(self, services: Services, job: Job, first: bytes) -> None:
-        super().__init__(first, media_type=job.media_type)
+        super().__init__(media_type=job.media_type)
         self.headers["Content-Length"] = str(job.content_bytes)
-        self._jobs, self._job, self._readers = services.jobs, job, services.readers
+        self._jobs, self._job, self._readers, self._first = services.jobs, job, services.readers, first
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the pieces.
@@ -155,7 +155,7 @@ class JobContent(Response):
             raise ClientGoneError from error
 
     async def _send_all(self, send: Send) -> None:
-        sent, piece = 0, bytes(self.body)
+        sent, piece, self._first = 0, self._first, b""
         while True:
             sent += len(piece)
             more = sent < (self._job.content_bytes or 0)

@@ -21,7 +21,8 @@ from bad_inputs import LIMITS
 from waiting import eventually
 
 from service.api.errors import ClientGoneError
-from service.api.readers import Readers
+from service.api.leaving import MAX_LEAVING_BYTES
+from service.api.readers import MAX_READERS, Readers
 from service.api.routes import jobs as job_routes
 from service.errors import ProblemError
 from service.formats.codes import read_codes
@@ -160,6 +161,28 @@ def test_long_content_comes_in_pieces(http: httpx.Client, monkeypatch: pytest.Mo
     assert [sample.pixels.tolist() for sample in made.samples] == [sample.pixels.tolist() for sample in same.samples]
     head = http.head(job["links"]["content"])
     assert (head.status_code, head.headers["content-length"]) == (200, answer.headers["content-length"])
+
+
+async def test_a_crowd_of_slow_readers_holds_little_of_a_content() -> None:
+    """Each holds the piece that it has not taken, and not the first one for as long as it reads."""
+    assert MAX_READERS * job_routes.PIECE_BYTES <= MAX_LEAVING_BYTES / 2
+    held: list[bool] = []
+
+    async def read(*arguments: Any) -> bytes:
+        held.append(any(first is value for value in vars(response).values()))
+        return b"last"
+
+    async def wait_for_ever() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None: ...
+
+    first = bytes(bytearray(b"first"))
+    services: Any = SimpleNamespace(jobs=SimpleNamespace(read=read), readers=Readers())
+    job: Any = SimpleNamespace(id="job_1", owner="", media_type="image/png", content_bytes=9)
+    response = job_routes.JobContent(services, job, first)
+    await response({"type": "http"}, wait_for_ever, send)
+    assert held == [False]
 
 
 async def test_content_that_is_shorter_than_its_record_ends_its_answer() -> None:
