@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from service.api.errors import problem_response
 from service.api.request_id import HEADER
 from service.errors import ProblemError
+from service.failures import LoopFailures
 
 POLL_SECONDS = 0.1
 FLUSH_SECONDS = 0.5  # for the last answers on their way through the proxy
@@ -44,6 +45,7 @@ class Gate:
         self._draining = self._closed = False
         self._ending = asyncio.Event()  # ends streams, which would outlast any time for draining
         self._watcher: asyncio.Task[None] | None = None
+        self._failures = LoopFailures("the look for the sign to drain")
 
     def start(self) -> None:
         """Begin to look for the sign to drain."""
@@ -76,7 +78,7 @@ class Gate:
 
     async def _watch(self, sign: Path, lock: int) -> None:
         try:
-            while not sign.exists():
+            while not self._sees(sign):
                 await asyncio.sleep(POLL_SECONDS)
             self._draining = True
             await asyncio.sleep(self._notice)
@@ -86,6 +88,11 @@ class Gate:
                 await asyncio.sleep(POLL_SECONDS)
         finally:
             os.close(lock)
+
+    def _sees(self, sign: Path) -> bool:
+        with self._failures.logged():
+            return sign.exists()
+        return False
 
 
 def drain(folder: Path, seconds: float) -> bool:

@@ -18,6 +18,7 @@ from service.api.body import Body
 from service.api.caller import owner_of
 from service.api.event_stream import EventStream
 from service.errors import ProblemError
+from service.failures import LoopFailures
 from service.stored_answer import Begun, BoundedStore, KeyedAnswers, StoredAnswer
 from service.types import Backend
 
@@ -187,9 +188,11 @@ class Replays:
                 await asyncio.shield(finishing)
 
     async def _renew(self, key: str, ticket: int) -> None:
+        failures = LoopFailures("the renewal of an idempotency key's lease")
         while self._keyed is not None:
             await asyncio.sleep(RENEW_SECONDS)
-            await self._keyed.renew(key, ticket, LEASE_SECONDS)
+            with failures.logged():
+                await self._keyed.renew(key, ticket, LEASE_SECONDS)
 
     async def _give_up(self, key: str, beginning: asyncio.Future[Begun]) -> None:
         with suppress(ProblemError):  # the store has nothing to free then

@@ -55,6 +55,7 @@ class Coalescer(Generic[Item]):
 
         Raises:
             Exception: what `send` raised for the call that took the item.
+            RuntimeError: the call has not an answer for each of its items.
         """
         entry = _Entry(item, size, asyncio.get_running_loop().create_future())
         queue = self._queues.setdefault(kind, _Queue())
@@ -84,8 +85,14 @@ class Coalescer(Generic[Item]):
             size += taken[-1].size
         return taken
 
+    async def _answers(self, entries: list[_Entry[Item]]) -> Sequence[Any]:
+        answers = await self._send([entry.item for entry in entries])
+        if len(answers) != len(entries):  # whose is whose is not known then
+            raise RuntimeError(f"A call of {len(entries)} items has {len(answers)} answers.")
+        return answers
+
     async def _carry(self, kind: Hashable, queue: _Queue[Item], entries: list[_Entry[Item]]) -> None:
-        call = asyncio.ensure_future(self._send([entry.item for entry in entries]))
+        call = asyncio.ensure_future(self._answers(entries))
 
         def left(_: asyncio.Future[Any]) -> None:
             if all(entry.answer.cancelled() for entry in entries):

@@ -42,6 +42,7 @@ from service.cluster.refusals import answer_of
 from service.cluster.remote import Remote, traceparent
 from service.cluster.start_log import StartLog
 from service.errors import ProblemError
+from service.failures import LoopFailures
 from service.flow import NOBODY, Flow
 from service.flow import current as current_flow
 from service.in_process import LocalBackend, job_runner
@@ -387,8 +388,10 @@ class Ingress:
         log.flush()
 
     async def _report(self) -> None:
+        failures = LoopFailures("the report of an ingress replica's metrics")
         while True:
-            self._report_once()
+            with failures.logged():
+                self._report_once()
             await asyncio.sleep(REPORT_SECONDS)
 
     def _report_once(self) -> None:

@@ -18,6 +18,7 @@ import ray
 from ray import serve
 
 from service.cluster.process_tree import descendants, ended_children, signal_all
+from service.failures import LoopFailures
 
 CHECK_SECONDS = 1.0
 PROXY_SECONDS = 30.0  # Ray has a new proxy within five; on a busy machine that takes longer, and a start much longer
@@ -73,12 +74,14 @@ class Watchdog:
         started = threading.Event()
 
         def look() -> None:
+            failures = LoopFailures("the look at Ray's processes")
             while not started.wait(CHECK_SECONDS):
-                try:
-                    self.check_ray()
-                except LostError as error:
-                    lost(error)
-                    return
+                with failures.logged():
+                    try:
+                        self.check_ray()
+                    except LostError as error:
+                        lost(error)
+                        return
 
         thread = threading.Thread(target=look, daemon=True)
         thread.start()

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.errors import ProblemError
+from service.failures import LoopFailures
 from service.flow import current as current_flow
 from service.link.directory import SUFFIX
 from service.link.dispatch import Call, Dispatcher
@@ -342,19 +343,22 @@ class LinkClient:
             self._fail(call, NoTokenizerError())
 
     async def _watch(self) -> None:
+        looking, expiring = LoopFailures("the search for tokenizers"), LoopFailures("the end of calls that are late")
         while True:
-            try:
+            with looking.logged():  # no descriptor is free, perhaps; deadlines hold all the same
                 self._look()
-            except OSError as error:  # no descriptor is free, perhaps; deadlines hold all the same
-                log.warning("the folder of tokenizers cannot be read: %s", error)
             await asyncio.sleep(WATCH_SECONDS)
-            now = self._loop.time()
-            for call in list(self._calls.values()):
-                if call.payload.deadline <= now:
-                    detail = "The deadline passed before a tokenizer answered."
-                    self._fail(call, ProblemError("deadline-exceeded", detail))
-            if not self._patient:
-                self._give_up()
+            with expiring.logged():
+                self._expire()
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        for call in list(self._calls.values()):
+            if call.payload.deadline <= now:
+                detail = "The deadline passed before a tokenizer answered."
+                self._fail(call, ProblemError("deadline-exceeded", detail))
+        if not self._patient:
+            self._give_up()
 
     def _look(self) -> None:
         names = {name for name in os.listdir(self._directory) if name.endswith(SUFFIX)}
@@ -379,7 +383,7 @@ class LinkClient:
         except ConnectionRefusedError:  # its process is dead
             path.unlink(missing_ok=True)
             connection.close()
-        except OSError as error:
+        except Exception as error:  # of any kind: nobody waits for this task
             log.warning("a tokenizer replica could not be linked: %s", error)
             self._refused[name] = self._loop.time() + REFUSED_SECONDS
             connection.close()

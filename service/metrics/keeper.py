@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from service.failures import LoopFailures
 from service.metrics.exporter import LOCK
 
 POLL_SECONDS = 1.0
@@ -49,9 +50,11 @@ class Keeper:
     def _run(self) -> None:
         if (running := _running(self._folder)) is not None and running[1] != self._command[3:]:
             stop(self._folder)
+        failures = LoopFailures("the start of the exporter of metrics")
         while self._folder.is_dir() and not self._closed.is_set():
-            if _running(self._folder) is None:
-                self._start_exporter()
+            with failures.logged():
+                if _running(self._folder) is None:
+                    self._start_exporter()
             self._closed.wait(POLL_SECONDS)
 
     def _start_exporter(self) -> None:

@@ -92,6 +92,27 @@ async def test_nobody_waits_for_replicas_that_are_gone_or_never_were(tmp_path: P
     assert await asyncio.to_thread(drain, tmp_path, SECONDS)
 
 
+async def test_a_sign_that_cannot_be_looked_for_is_looked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.api.drain.POLL_SECONDS", 0.01)
+    exists, looks = Path.exists, 0
+
+    def broken(path: Path) -> bool:
+        nonlocal looks
+        looks += path.name == "draining"
+        if looks == 1:
+            raise PermissionError(path)
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", broken)
+    gate = Gate(Slow(), tmp_path, notice_seconds=0.0)
+    gate.start()
+    async with client(gate) as http:
+        assert await asyncio.to_thread(drain, tmp_path, SECONDS)
+        assert (await http.get("/models")).status_code == 503
+
+
 async def test_a_replica_of_a_larger_cluster_is_drained_by_ray(tmp_path: Path) -> None:
     gate = Gate(Slow(), None, notice_seconds=0.0)
     gate.start()

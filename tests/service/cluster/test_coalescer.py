@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+from waiting import SECONDS
 
 from service.cluster.coalescer import Coalescer
 
@@ -112,3 +113,19 @@ async def test_a_caller_that_leaves_takes_its_item_or_the_whole_call_along() -> 
     [fifth] = await start(coalescer, 5)
     wire.gates[2].set()
     assert await fifth == 50
+
+
+@pytest.mark.parametrize("answers", [[10], [10, 20, 30, 40]])
+async def test_answers_that_are_too_few_or_too_many_fail_their_call(answers: list[int]) -> None:
+    gate = asyncio.Event()
+
+    async def send(items: Sequence[int]) -> list[int]:
+        await gate.wait()
+        return [1] if list(items) == [0] else answers
+
+    coalescer = Coalescer(send, outstanding=1, items=9, size=100)
+    first, *others = await start(coalescer, 0, 1, 2, 3)
+    gate.set()
+    assert await first == 1
+    failed = await asyncio.wait_for(asyncio.gather(*others, return_exceptions=True), SECONDS)
+    assert {str(error) for error in failed} == {f"A call of 3 items has {len(answers)} answers."}

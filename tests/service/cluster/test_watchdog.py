@@ -57,6 +57,20 @@ def test_a_raylet_that_dies_during_the_start_ends_it(monkeypatch: pytest.MonkeyP
     assert "raylet died" in reasons[0]
 
 
+def test_the_look_during_the_start_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CHECK_SECONDS", 0.0)
+    lost, looks = threading.Event(), iter([[], LookupError("nobody foresaw this"), ["raylet"]])
+
+    def dead() -> list[str]:
+        found = next(looks)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    with Watchdog(dead, lambda: False, lambda: None).during_start(lambda _: lost.set()):
+        assert lost.wait(60)
+
+
 EARLY = """
 import os, subprocess, sys
 from service.cluster.watchdog import local_watchdog

@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -288,6 +289,22 @@ def test_of_many_replicas_one_starts_the_exporter(folder: Path, monkeypatch: pyt
             one.close()
         stop(folder)
     assert set(most) == {1}
+
+
+def test_an_exporter_is_started_after_what_nobody_foresaw(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "POLL_SECONDS", 0.0)
+    starts, started = iter([LookupError("nobody foresaw this")]), threading.Event()
+
+    def start(self: Keeper) -> None:
+        if error := next(starts, None):
+            raise error
+        started.set()
+
+    monkeypatch.setattr(Keeper, "_start_exporter", start)
+    one = Keeper(folder, "127.0.0.1", free_port(), {})
+    one.start()
+    assert started.wait(waiting.SECONDS)
+    one.close()
 
 
 def fetch(port: int) -> str:
