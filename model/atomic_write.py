@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Args:
         path: the file to write; its folder must exist. The temporary name has its suffix, which decides formats.
     """
-    fresh = path.with_name(f".{os.getpid()}.{path.name}")
+    # random, as threads may write one path, and so may hosts that share a disk
+    fresh = path.with_name(f".{secrets.token_hex(4)}.{path.name}")
     try:
         yield fresh
         with fresh.open("rb") as file:
