@@ -138,9 +138,11 @@ def machine_name(device: torch.device) -> str:
 
 
 def code_version() -> str:
-    """Return the short commit of the code, or "an unknown version" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    """Return the short commit of the code, or "an unknown version" outside a checkout of its own."""
+    command = ["git", "-C", str(Path(__file__).parents[1]), "rev-parse", "--show-prefix", "--short", "HEAD"]
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        prefix, commit = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
-        return "an unknown version"
+        prefix, commit = "", ""
+    # a prefix is the way from the root of another repository, such as a home folder with an environment in it
+    return commit if commit and not prefix else "an unknown version"
