@@ -219,15 +219,12 @@ def load_bundle(path: str | Path, device: str | torch.device = "cpu", dtype: tor
     return Bundle(**vars(header), tokenizer=tokenizer)
 
 
-def load_generator(
-    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> GeneratorBundle:
-    """Load a generator bundle.
+def load_generator(path: str | Path, device: str | torch.device = "cpu") -> GeneratorBundle:
+    """Load a generator bundle in float32.
 
     Args:
         path: the folder.
         device: where the network shall run.
-        dtype: precision of its weights.
 
     Raises:
         BundleError: the folder is not a generator bundle, or was damaged or changed.
@@ -235,5 +232,5 @@ def load_generator(
     path = Path(path)
     header = read_generator(path)
     generator = _build(path, header, lambda: make_generator(header.config))
-    generator.to(device, dtype)
+    generator.to(device, torch.float32)
     return GeneratorBundle(**vars(header), generator=generator)
