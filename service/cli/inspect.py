@@ -71,9 +71,9 @@ def inspect(
 
 def _inspect(source: InputFile, options: MediaOptions, target: Target, console: Console, rows: ContactSheet) -> None:
     """Write one file's pixels, print its description and add its row to the sheet."""
-    import numpy as np
     from rich.text import Text
 
+    from media.spread import spread
     from service.cli.contact_sheet import THUMBS
     from service.cli.inputs import open_media
     from service.cli.outputs import writing_pixels
@@ -84,7 +84,7 @@ def _inspect(source: InputFile, options: MediaOptions, target: Target, console: 
         open_media(source.path, options, source.name) as reader,
         writing_pixels(target, reader.expected, 1.0) as write,
     ):
-        shown = set(np.linspace(0, reader.expected - 1, THUMBS).round().astype(int).tolist())
+        shown = set(spread(reader.expected, THUMBS))
         for frame in tracked(reader, source.name, reader.expected):
             write(frame[None])
             if kept in shown:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from media.spread import spread
+
 MAX_FRAMES = 9  # of a clip in its row
 GAP = 2
 WHITE = 255
@@ -22,8 +24,8 @@ def sample_grid(samples: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     if len(samples[0]) == 1:
         tiles, columns = [sample[0] for sample in samples], math.ceil(math.sqrt(len(samples)))
     else:
-        columns = min(MAX_FRAMES, len(samples[0]))
-        chosen = np.linspace(0, len(samples[0]) - 1, columns).round().astype(int)
+        chosen = spread(len(samples[0]), MAX_FRAMES)
+        columns = len(chosen)
         tiles = [frame for sample in samples for frame in sample[chosen]]
     height, width, _ = tiles[0].shape
     rows = math.ceil(len(tiles) / columns)

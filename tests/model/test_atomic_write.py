@@ -24,7 +24,6 @@ def test_what_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     path.write_text("before")
     with pytest.raises(ZeroDivisionError), replacing(path) as fresh:
-        assert fresh.suffix == ".txt"
-        fresh.write_text(f"{1 / 0}")
+        fresh.write_text(f"half of it {1 / 0}")
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]

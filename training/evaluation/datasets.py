@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from media.spread import spread
 from training.data.shards import INFO_FILE, PixelSet, open_set
 from training.devices import cores
 from training.errors import TrainingError
@@ -45,9 +46,7 @@ class Dataset(ABC):
     def __init__(self, title: str, name: str, frames: int, side: int, count: int, limit: int | None) -> None:
         self.title, self.name, self.frames, self.side = title, name, frames, side
         self.broken: list[str] = []
-        self.chosen = list(range(count))
-        if limit is not None and limit < count:
-            self.chosen = np.linspace(0, count - 1, limit).round().astype(int).tolist()
+        self.chosen = spread(count, count if limit is None else limit)
 
     def __len__(self) -> int:
         return len(self.chosen)

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from media.spread import spread
 from model.atomic_write import replace_file
 from model.bundle import load_bundle
 from model.metrics.psnr import psnr
@@ -131,7 +132,7 @@ class _Sheet:
     """
 
     def __init__(self, count: int, frames: int) -> None:
-        self.chosen = {count // 2} if frames > 1 else set(_spread(count))
+        self.chosen = {count // 2} if frames > 1 else set(spread(count, COLUMNS))
         self.frames, self.seen = frames, 0
         self.rows: tuple[list[NDArray[np.uint8]], list[NDArray[np.uint8]]] = ([], [])
 
@@ -141,12 +142,8 @@ class _Sheet:
                 for row, item in zip(self.rows, pair, strict=True):
                     if self.frames > 1:
                         row.clear()
-                    row += list(item[_spread(self.frames)])
+                    row += list(item[spread(self.frames, COLUMNS)])
             self.seen += 1
-
-
-def _spread(count: int) -> list[int]:
-    return np.linspace(0, count - 1, min(COLUMNS, count)).round().astype(int).tolist()
 
 
 def evaluate(

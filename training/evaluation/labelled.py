@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from media.kinds import KINDS, Kind
+from media.spread import spread
 from training.generator.code_set import ExtractionOptions
 from training.generator.items import Items, find_items
 
@@ -40,8 +41,7 @@ class LabelledItems:
         """Return at most so many items, evenly spread; all for None."""
         if count is None or count >= len(self):
             return self
-        chosen = np.linspace(0, len(self) - 1, count).round().astype(int)
-        return LabelledItems(self.options, tuple(self.places[place] for place in chosen))
+        return LabelledItems(self.options, tuple(self.places[place] for place in spread(len(self), count)))
 
     def read(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Return some items, uint8 (N, T, side, side, 3)."""

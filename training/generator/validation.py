@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from media.kinds import Kind
+from media.spread import spread
 from model.tokenizer.tokenizer import OmniTokenizer
 from training.data.loaders.batch import BatchSpec
 from training.generator.sampling import Sampler
@@ -41,7 +42,9 @@ class GeneratorValidator:
         held_out: CodeLoader | None = None,
     ) -> None:
         self.tokenizer, self.console, self.held_out = tokenizer, console, held_out
-        self.labels = {kind: _spread(found) for kind, found in labels.items()}
+        self.labels = {
+            kind: [found[place] for place in spread(len(found), MAX_CLASSES)] for kind, found in labels.items()
+        }
 
     def __call__(self, trainer: Trainer) -> None:
         """Measure held-out items; write a row for each class: images, or the frames of a clip, also as an animation."""
@@ -81,8 +84,3 @@ class GeneratorValidator:
         self.console.print(f"step {trainer.step:>6} held-out loss: {listed}", highlight=False)
         if trainer.metrics_logger is not None:
             trainer.metrics_logger.log_scalars("held-out loss", losses, trainer.step)
-
-
-def _spread(labels: Sequence[int]) -> list[int]:
-    places = np.linspace(0, len(labels) - 1, min(MAX_CLASSES, len(labels))).round().astype(int)
-    return [labels[place] for place in places]

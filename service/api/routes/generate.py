@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from starlette.responses import Response
 
 from media.identify import IMAGE_OUTPUTS, VIDEO_OUTPUTS
+from media.spread import spread
 from service.api.event_stream import Channel, Event, EventStream, open_stream
 from service.api.exchange import Exchange
 from service.api.jobs import accepted, submit
@@ -160,8 +161,7 @@ async def _preview(exchange: Exchange, event: Preview) -> Event:
 
 def _side_by_side(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return frames of a clip (T, H, W, 3), a few over its whole length, as one picture (1, H, n W, 3)."""
-    chosen = np.linspace(0, len(pixels) - 1, min(len(pixels), PREVIEW_FRAMES)).round().astype(int)
-    return np.concatenate(list(pixels[chosen]), axis=1)[None]
+    return np.concatenate(list(pixels[spread(len(pixels), PREVIEW_FRAMES)]), axis=1)[None]
 
 
 ROUTE = Route(
