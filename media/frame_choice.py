@@ -9,6 +9,7 @@ import numpy as np
 
 from media.errors import MediaError
 from media.identify import VIDEO_TYPES
+from media.spread import spread
 from media.types import MediaOptions, SampleWindow
 
 _ROUNDED_S = 0.001  # Matroska's unit of time: where a tick is half way between two frames, rounding must not decide
@@ -43,7 +44,7 @@ def choose_frames(times: Sequence[float], options: MediaOptions, window: SampleW
         return [inside[index] for index in _at_rate([times[index] for index in inside], options.frames, window)]
     wanted = len(inside) if options.frames is None else min(options.frames, len(inside))
     if options.sampling == "uniform" and wanted < len(inside):
-        return [inside[round(position)] for position in np.linspace(0, len(inside) - 1, wanted)]
+        return [inside[place] for place in spread(len(inside), wanted)]
     first = int(window.start_position * (len(inside) - wanted + 1))
     return inside[first : first + wanted]
 
