@@ -185,7 +185,10 @@ def write_table(path: Path, gpu: str, versions: dict[str, str], table: Table) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        partial.write_text("{\n" + head + ' "tiles": {\n' + ",\n".join(launches) + "\n }\n}\n", encoding="utf-8")
+        with partial.open("w", encoding="utf-8") as file:
+            file.write("{\n" + head + ' "tiles": {\n' + ",\n".join(launches) + "\n }\n}\n")
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut could leave an empty table, which no launch could read
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

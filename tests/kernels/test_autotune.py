@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
 
@@ -87,6 +88,13 @@ def test_a_gpu_falls_back_to_the_table_of_one_with_the_same_multiprocessors(gpu,
     assert [found("a"), found("b"), found("c"), found("c", torch.float32)] == [1, 2, 2, 0]
     gpu("NVIDIA H100 80GB HBM3")
     assert [found("a"), found("b"), found("c")] == [1, 2, 2]
+
+
+def test_a_table_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    path, synced = tmp_path / "gpu.json", []
+    monkeypatch.setattr(table.os, "fsync", lambda file: synced.append((os.fstat(file).st_size, path.exists())))
+    write_table(path, "A GPU", {}, {})
+    assert synced == [(path.stat().st_size, False)]
 
 
 def test_tables_are_sorted_and_read_back(tmp_path):
