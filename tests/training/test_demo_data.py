@@ -183,6 +183,25 @@ def test_a_part_of_a_set_is_not_trained_on(tmp_path: Path) -> None:
         open_set(tmp_path / "data" / plan.name)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_shards_of_a_trial_are_no_part_of_the_whole_set(tmp_path: Path, whole: bool) -> None:
+    """Whether the trial ended or was stopped; a set of the same scale goes on."""
+    cache = tmp_path / "cache"
+    small_cache(cache)
+    plan = SetPlan("train/photographs-256", "crops", 1, 32, 2, 8)
+    trial = scaled([plan], 0.25)
+    build_demo(tmp_path / "data", cache, trial, workers=1)
+    folder = tmp_path / "data" / plan.name
+    if not whole:
+        shard_path(folder, 1).unlink()
+        (folder / "set.json").unlink()
+    with pytest.raises(TrainingError, match=r"another --scale: 2 clips a shard, or crops a photograph, not 8\."):
+        build_demo(tmp_path / "data", cache, [plan], workers=1)
+    assert open_set(folder) if whole else not (folder / "set.json").exists()
+    build_demo(tmp_path / "data", cache, trial, workers=1)
+    assert len(open_set(folder).shards) == 2
+
+
 def test_large_crops_come_from_large_photographs(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     small_cache(cache)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -12,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from model.atomic_write import replace_file
 from training.data.shards import INFO_FILE, SetInfo, shard_path, write_info, write_shard
 from training.demo_data import held_out, photographs, procgen, vizdoom
 from training.demo_data.packages import procgen_path, vizdoom_path
@@ -21,6 +23,7 @@ from training.processes import end_with_parent
 FRAMES = 17
 LONG_FRAMES = 33
 SEED = 20_241
+SCALE_FILE = "scale.json"  # of a set's folder, there before its description is
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class Job:
 def build_demo(root: Path, cache: Path, plans: Sequence[SetPlan], workers: int) -> None:
     """Make every shard that is missing; what exists is kept, so that a stopped build goes on where it was.
 
-    Sets are described at the end, so that nobody trains on a part of one.
+    Sets are described at the end, so that nobody trains on a part of one. Their scale is written before the shards.
 
     Args:
         root: folder of the data.
@@ -117,8 +120,10 @@ def build_demo(root: Path, cache: Path, plans: Sequence[SetPlan], workers: int) 
         workers: processes.
 
     Raises:
-        TrainingError: a source is missing or damaged.
+        TrainingError: a source is missing or damaged, or a set was begun at another scale.
     """
+    for plan in plans:
+        _check_scale(root / plan.name, plan)
     jobs, infos = [], {}
     for plan in plans:
         folder, source = root / plan.name, SOURCES[plan.source]
@@ -130,12 +135,25 @@ def build_demo(root: Path, cache: Path, plans: Sequence[SetPlan], workers: int) 
         missing = [index for index in range(plan.shards) if not shard_path(folder, index).exists()]
         jobs += [Job(plan, index, root, cache) for index in missing]
         folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / SCALE_FILE, json.dumps({"items": plan.items}).encode())
         if missing:
             (folder / INFO_FILE).unlink(missing_ok=True)
     if jobs:
         _run_jobs(jobs, workers)
     for folder, info in infos.items():
         write_info(folder, info)
+
+
+def _check_scale(folder: Path, plan: SetPlan) -> None:
+    """Refuse shards of another scale, such as those of a trial, which would be a part of the set unnoticed."""
+    if not (folder / SCALE_FILE).is_file() or not any(folder.glob("[0-9]*.npy")):
+        return  # no shards yet, or of an earlier version
+    items = json.loads((folder / SCALE_FILE).read_text())["items"]
+    if items != plan.items:
+        raise TrainingError(
+            f"{folder} was built at another --scale: {items} clips a shard, or crops a photograph, not {plan.items}. "
+            "Give the same --scale, choose another folder with --out, or delete this one."
+        )
 
 
 def _run_jobs(jobs: Sequence[Job], workers: int) -> None:
