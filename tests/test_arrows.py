@@ -91,7 +91,7 @@ KNOWS_TOKENIZER = {"training.cli.train", "training.evaluation.code_statistics"}
 # Facts and helpers that every tier may know.
 TORCH_FREE = (
     *("model", "model.atomic_write", "model.generator", "model.generator.limits", "model.geometry", "model.metrics"),
-    "model.metrics.psnr",
+    *("model.metrics.psnr", "model.bundle_files", "model.bundle_header", "model.compatibility"),
 )
 
 

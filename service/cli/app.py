@@ -50,7 +50,7 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def omnitok(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version, and end.")
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Images and videos to tokens or latents, and back, and new ones by class."""

@@ -39,7 +39,10 @@ def decode(
     ] = None,
     skip_existing: SkipOption = False,
 ) -> None:
-    """Decode tokens or latents into images or videos."""
+    """Decode tokens or latents into images or videos.
+
+    `omnitok decode photo.npz -o photo.png` writes a file, `omnitok decode codes -o pixels` one for each of a folder.
+    """
     location.check(options.model)
 
     from rich.console import Console

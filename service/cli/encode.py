@@ -29,7 +29,11 @@ def encode(
     ] = None,
     skip_existing: SkipOption = False,
 ) -> None:
-    """Encode images and videos into tokens. Videos of any length stream through bundles that are causal in time."""
+    """Encode images and videos into tokens, or into latents.
+
+    Videos of any length stream through bundles that are causal in time.
+    `omnitok encode photo.jpg -o photo.npz` writes a file, `omnitok encode photos -o codes` one for each of a folder.
+    """
     location.check(options.model)
 
     from rich.console import Console

@@ -42,7 +42,10 @@ def generate(
         typer.Option(help="png, webp, mp4, npy, npz ...", show_default="by the file, or png of pictures, mp4 of clips"),
     ] = None,
 ) -> None:
-    """Generate images or videos of a class, or continue a picture or a clip."""
+    """Generate images or videos of a class, or continue a picture or a clip.
+
+    `omnitok generate --class coinrun -o coinrun.png` makes a picture, `-o coinrun.mp4` a clip.
+    """
     location.check(options.model)
     prefix = chosen_prefix(image, video, tokens)
     suffix = _suffix(out, grid, format, options.n)

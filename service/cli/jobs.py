@@ -86,7 +86,10 @@ def list_jobs(
 @app.command()
 def fetch(
     job_id: JobId,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="File, or - for standard output.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="File, or - for standard output.", show_default="ID.png, ID.mp4 ..."),
+    ] = None,
     server: Server = LOCAL,
     api_key: KeyOption = None,
 ) -> None:

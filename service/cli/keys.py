@@ -22,7 +22,12 @@ def add(
     name: Annotated[str, typer.Argument(help="Name of the caller: letters, digits, `.`, `_` and `-`.")],
     scope: Annotated[
         list[str] | None,
-        typer.Option("--scope", "-s", help=f"Routes that it opens, of {', '.join(SCOPES)} (all); repeat for more."),
+        typer.Option(
+            "--scope",
+            "-s",
+            help=f"Routes that it opens: {', '.join(SCOPES)} (all); repeat for more.",
+            show_default="all but admin",
+        ),
     ] = None,
     budget: Annotated[
         int | None, typer.Option("--budget", min=1, help="Latent positions a minute.", show_default="any number")

@@ -7,18 +7,25 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.options import Device, read_settings
+from service.cli.options import DEFAULT_BUNDLE, Device, read_settings
 from service.cluster.start_log import StartLog
 
 
 def serve(
     bundle: Annotated[
         list[Path] | None,
-        typer.Option("--bundle", "-b", help="Bundle folder; repeat for more, the default first."),
+        typer.Option(
+            "--bundle",
+            "-b",
+            help="Tokenizer bundle; repeat for more, the default first.",
+            show_default=str(DEFAULT_BUNDLE),
+        ),
     ] = None,
     generator: Annotated[
         list[Path] | None,
-        typer.Option("--generator", "-g", help="Generator bundle; repeat for more, the default first."),
+        typer.Option(
+            "--generator", "-g", help="Generator bundle; repeat for more, the default first.", show_default="none"
+        ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.", show_default="127.0.0.1")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.", show_default="8000")] = None,
@@ -30,7 +37,11 @@ def serve(
     ] = None,
     device: Annotated[Device | None, typer.Option(help="Where the tokenizers run.", show_default="auto")] = None,
 ) -> None:
-    """Start the service and stay until Ctrl-C. What is not given here comes from OMNITOK_* variables."""
+    """Start the service and stay until Ctrl-C.
+
+    What is not given here comes from OMNITOK_* variables (docs/settings.md).
+    `omnitok serve --bundle bundles/demo-vq --generator bundles/demo-lm` serves the demo.
+    """
     start = StartLog()
     given: dict[str, Any] = {
         "bundles": tuple(bundle) if bundle else None,

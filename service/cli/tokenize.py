@@ -20,28 +20,32 @@ def tokenize(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Folder (class folders give labels), WebDataset tar, Parquet with bytes, or list of files."
+            help="Folder of images and videos (by class), WebDataset tar, Parquet with bytes, or list of files."
         ),
     ],
     dest: Annotated[Path, typer.Argument(help="Folder of the shards; an interrupted run goes on there.")],
     bundle: BundleOption = None,
     size: Annotated[
-        str | None, typer.Option(help="Side, or HEIGHTxWIDTH, in pixels; each keeps its own without.")
+        str | None, typer.Option(help="Side, or HEIGHTxWIDTH, in pixels.", show_default="each item's own")
     ] = None,
     fit: Annotated[Literal["cover", "contain", "stretch"], typer.Option(help="How pictures fill the size.")] = "cover",
     frames: Annotated[
-        int | None, typer.Option(min=1, help="Frames of every clip; each is encoded as long as it is without.")
+        int | None, typer.Option(min=1, help="Frames of every clip.", show_default="each clip's own")
     ] = None,
-    fps: Annotated[float | None, typer.Option(min=0.1, help="Frames per second of clips; as recorded without.")] = None,
+    fps: Annotated[
+        float | None, typer.Option(min=0.1, help="Frames per second of clips.", show_default="as recorded")
+    ] = None,
     flips: Annotated[bool, typer.Option("--flips", help="Encode mirror images too.")] = False,
-    views: Annotated[int, typer.Option(min=1, help="Crops, and windows in time, of each item.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Of the crops after the first.")] = 0,
+    views: Annotated[int, typer.Option(min=1, help="Views of each item: crops, and windows in time.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the views after the first.")] = 0,
     output: Annotated[
         Literal["tokens", "latents"] | None,
         typer.Option(help="What to write.", show_default="as the bundle is made for"),
     ] = None,
     format: Annotated[Literal["parquet", "tar", "npy"], typer.Option(help="Form of the shards.")] = "parquet",
-    kind: Annotated[Literal["images", "clips"] | None, typer.Option(help="Encode one kind alone.")] = None,
+    kind: Annotated[
+        Literal["images", "clips"] | None, typer.Option(help="Encode one kind alone.", show_default="both")
+    ] = None,
     shard_items: Annotated[
         int | None, typer.Option(min=1, help="Items of a shard.", show_default="1024 images, 128 clips, 16 whole clips")
     ] = None,
@@ -50,9 +54,12 @@ def tokenize(
     ] = False,
     device: Annotated[Device, typer.Option(help="Where to encode.")] = "auto",
     dtype: Annotated[
-        Literal["float32", "bfloat16"] | None, typer.Option(help="Precision.", show_default="bfloat16 on a GPU")
+        Literal["float32", "bfloat16"] | None,
+        typer.Option(help="Precision.", show_default="bfloat16 on a GPU, else float32"),
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Ray cluster to work on, such as 10.0.0.1:6379.")] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to work on, such as 10.0.0.1:6379.", show_default="this machine")
+    ] = None,
     cpus: Annotated[
         int | None, typer.Option(min=1, help="CPUs to use; on a cluster, of each tokenizer.", show_default="all")
     ] = None,
@@ -60,7 +67,11 @@ def tokenize(
         bool, typer.Option("--dry-run", help="Measure a sample, say how long it takes, write nothing.")
     ] = False,
 ) -> None:
-    """Encode a data set for training: every item once, whatever fails or is interrupted. Failed items are listed."""
+    """Encode a data set for training, once, into shards of tokens or latents.
+
+    Items that fail are listed in DEST/quarantine.jsonl; a run that was stopped goes on by the same command.
+    `omnitok tokenize photos codes --size 256` encodes a folder, and `--dry-run` says how long that takes.
+    """
     from rich.console import Console
 
     from media.kinds import KINDS

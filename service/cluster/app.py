@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from model.bundle_files import BundleError
+from model.compatibility import check_compatible
 from service.api import log
 from service.api.drain import drain
 from service.api.readers import MAX_READERS
@@ -248,11 +250,10 @@ def _find_bundles(settings: Settings) -> Settings:
     found = {}
     for name in ("bundles", "generators"):
         found[name] = tuple(path.resolve() for path in getattr(settings, name))  # replicas may run elsewhere
-        for path in found[name]:
-            if not path.is_dir():
-                raise StartError(f"{path} is not a bundle: there is no such folder.")
-            if not (path / "config.json").is_file():
-                raise StartError(f"{path} is not a bundle: it has no config.json.")
+    try:
+        check_compatible(found["generators"], found["bundles"])
+    except BundleError as error:
+        raise StartError(str(error)) from error
     return settings.model_copy(update=found)
 
 
@@ -266,12 +267,10 @@ def _bundle_check(settings: Settings) -> Iterator[Callable[[], None]]:
         "import sys\n"
         "from pathlib import Path\n"
         "from model.bundle import BundleError, load_bundle, load_generator\n"
-        "from model.compatibility import check_compatible\n"
         "count, *paths = int(sys.argv[1]), *map(Path, sys.argv[2:])\n"
         "try:\n"
         "    for path in paths[:count]: load_bundle(path)\n"
         "    for path in paths[count:]: load_generator(path)\n"
-        "    check_compatible(paths[count:], paths[:count])\n"
         "except BundleError as error: sys.exit(str(error))"
     )
     paths = map(str, (*settings.bundles, *settings.generators))

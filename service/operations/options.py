@@ -88,7 +88,9 @@ class MediaRequest(RouteOptions):
 class EncodeOptions(MediaRequest):
     """Options of encode."""
 
-    output: Annotated[Want | None, Field(description="default: tokens of a vq bundle, latents of a vae bundle")] = None
+    output: Annotated[
+        Want | None, Field(description="what to give; by default tokens of a VQ bundle, latents of a VAE bundle")
+    ] = None
 
 
 class ReconstructOptions(MediaRequest):

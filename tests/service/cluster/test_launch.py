@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import pytest
 
 from benchmarks.service.process import free_port
-from model.bundle import save_bundle, save_generator
+from model.bundle import read_config, save_bundle, save_generator
 from model.generator.config import GENERATOR_CONFIGS
 from model.generator.networks import make_generator
 from model.tokenizer.config import CONFIGS, VQConfig
@@ -27,8 +27,9 @@ from service.settings import Settings
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    (tmp_path / "config.json").write_text("{}")
-    return tmp_path
+    path = tmp_path / "debug"
+    save_bundle(path, OmniTokenizer(CONFIGS["debug"]).eval(), card="Random weights for tests.")
+    return path
 
 
 @pytest.mark.parametrize("taken", [("port",), ("metrics_port", "ray_metrics_port")])
@@ -93,6 +94,11 @@ def test_a_missing_bundle_is_named(tmp_path: Path) -> None:
         serve_forever(settings)
     with pytest.raises(StartError, match="none is not a bundle: there is no such folder"):
         build({"bundles": [str(tmp_path / "none")]})
+
+
+def test_a_bundle_of_the_other_kind_is_refused_before_anything_starts(bundle: Path) -> None:
+    with pytest.raises(StartError, match="name a generator bundle"):
+        build({"bundles": [str(bundle)], "generators": [str(bundle)]})
 
 
 def test_an_address_of_redis_without_its_scheme_is_refused_and_not_shown() -> None:
@@ -178,7 +184,9 @@ def test_ray_is_asked_for_what_the_settings_say(bundle: Path, device: str, monke
 def test_generators_have_replicas_of_their_own_or_the_tokenizers(
     bundle: Path, replicas: int, gpus: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    named = {"bundles": [str(bundle)], "generators": [str(bundle)], "device": "cuda"}
+    generator, network = bundle.with_name("lm"), make_generator(GENERATOR_CONFIGS["lm-debug"]).eval()
+    save_generator(generator, network, "Random.", read_config(bundle).hash, ("ant", "bee", "cow", "dog"))
+    named = {"bundles": [str(bundle)], "generators": [str(generator)], "device": "cuda"}
     settings = Settings(**named, tokenizer_replicas=3, generator_replicas=replicas)
     bound = app.application(settings)
     found = {deployment.name for deployment in _deployments(bound)}
