@@ -43,11 +43,11 @@ SERVICE = {
     "keys": {"loopback", "settings"},
     "api": {
         *("chunks", "drain_rate", "errors", "failures", "finished_request", "flow", "formats", "jobs", "keys"),
-        *("operations", "sandbox", "settings", "shared_task", "stored_answer", "trace", "types"),
+        *("offload", "operations", "sandbox", "settings", "shared_task", "stored_answer", "trace", "types"),
     },
     "cluster": {
         *("allocator", "api", "chunks", "drain_rate", "engine", "errors", "failures", "flow"),
-        *("held_directory", "in_process", "jobs", "link", "loopback", "metrics"),
+        *("held_directory", "in_process", "jobs", "link", "loopback", "metrics", "offload"),
         *("sandbox", "scheduling", "settings", "shared_task", "stored_answer", "trace", "tracing", "types"),
     },
     "client": {"errors", "formats", "loopback", "types"},

@@ -22,6 +22,7 @@ from service.api.negotiation import MSGPACK_ALIASES
 from service.api.transfer import Transfer, end_wait
 from service.errors import ProblemError
 from service.formats.media_types import JSON, OCTET_STREAM
+from service.offload import offload
 from service.settings import Limits
 
 MULTIPART = "multipart/form-data"
@@ -37,8 +38,6 @@ SLICE_BYTES = 2**18  # of an answer; a server takes the next one when this one h
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}  # or nginx would hold a stream back
 
 MAX_LENGTH_DIGITS = 18
-# of a body or an answer that is parsed or written at once: 16 pictures take half a millisecond, and a thread as long
-INLINE_BYTES = 2**22
 
 T = TypeVar("T")
 
@@ -186,7 +185,7 @@ async def read_body(request: Request, kind: BodyKind, limits: Limits, place: Pla
     place.arrived()
     if not size and not kind.optional:
         raise ProblemError("malformed-body", "The body is empty: 0 bytes arrived.")
-    return Body(content_type, b"".join(pieces))
+    return Body(content_type, await offload(size, b"".join, pieces))
 
 
 def declared_bytes(request: Request) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -10,12 +9,12 @@ from typing import Any, Generic, TypeVar
 from starlette.responses import Response
 
 from media.errors import MediaError
-from service.api.body import INLINE_BYTES
 from service.api.caller import NOT_BEGUN
 from service.api.exchange import Exchange
 from service.errors import ProblemError
 from service.formats.media_types import MSGPACK
 from service.formats.msgpack import pack
+from service.offload import offload
 from service.settings import Limits
 
 Upload = TypeVar("Upload")
@@ -102,7 +101,7 @@ async def answer_items(
         ]
         return pack({"items": answers})
 
-    data = write() if sum(map(_bytes, outcomes)) <= INLINE_BYTES else await asyncio.to_thread(write)
+    data = await offload(sum(map(_bytes, outcomes)), write)
     kind = PartialResponse if refused else Response
     return kind(data, headers={"Vary": "Accept"}, media_type=MSGPACK)
 

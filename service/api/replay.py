@@ -27,7 +27,7 @@ IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 REPLAYED = "Idempotent-Replayed"
 CACHE_STATUS = "Cache-Status"  # RFC 9211
 CACHE_NAME = "omnitok"
-INLINE_BYTES = 2**18  # hashed at once: a thread costs as much
+HASH_INLINE_BYTES = 2**18  # hashed at once: a thread costs as much
 MAX_PIECES = 64  # of a multipart body that are hashed each by itself; no form has as many parts
 # A request whose process dies holds its key for so long. Others renew theirs.
 LEASE_SECONDS, RENEW_SECONDS = 10.0, 3.0
@@ -261,7 +261,7 @@ async def _fingerprint(request: Request, body: Body) -> bytes:
     else:
         kind, content = request.headers.get("content-type", ""), [body.data]
     parts = [path.encode(), request.scope["query_string"], *(value.encode() for value in (*headers, kind)), *content]
-    if len(body.data) <= INLINE_BYTES:
+    if len(body.data) <= HASH_INLINE_BYTES:
         return _digest(parts)
     return await asyncio.to_thread(_digest, parts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import ExitStack, aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service.api.admission import StreamPlace
-from service.api.body import INLINE_BYTES, STREAM_HEADERS, content_type_of, inflated, is_gzip, send_piece
+from service.api.body import STREAM_HEADERS, content_type_of, inflated, is_gzip, send_piece
 from service.api.caller import caller_of
 from service.api.deadline import ChunkDeadline
 from service.api.drain import RETRY_SECONDS
@@ -36,6 +36,7 @@ from service.formats.records import (
     RecordWriter,
     write_problem,
 )
+from service.offload import offload
 from service.operations.options import RouteOptions
 from service.settings import Limits
 
@@ -219,9 +220,7 @@ class StreamResponse(Response):
         if isinstance(record, Begin):
             return self._writer.begin(record)
         if isinstance(record, Part):
-            if record.array.nbytes <= INLINE_BYTES:
-                return self._writer.part(record)
-            return await asyncio.to_thread(self._writer.part, record)
+            return await offload(record.array.nbytes, self._writer.part, record)
         return self._writer.end(record.frames, record.meta)
 
     def _problem(self, failure: Exception) -> ProblemError:
@@ -318,13 +317,7 @@ async def read_records(pieces: AsyncIterator[bytes], max_bytes: int) -> AsyncIte
     async for piece in pieces:
         waiting_bytes += len(piece)
         records = reader.feed(piece)
-        while record := await _following(records, waiting_bytes):
+        while record := await offload(waiting_bytes, next, records, None):
             waiting_bytes = len(piece)  # at most: what follows the record came with it
             yield record
     reader.close()
-
-
-async def _following(records: Iterator[Record], waiting_bytes: int) -> Record | None:
-    if waiting_bytes <= INLINE_BYTES:
-        return next(records, None)
-    return await asyncio.to_thread(next, records, None)

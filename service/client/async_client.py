@@ -35,7 +35,7 @@ from service.formats.result import EncodeResult
 from service.formats.samples import Samples
 from service.types import GeneratorCard, ModelCard
 
-INLINE_BYTES = 2**20
+CALL_INLINE_BYTES = 2**20  # of the data of a call that is made at once
 
 
 class AsyncClient:
@@ -313,8 +313,10 @@ class AsyncClient:
 async def _made(make: Callable[..., Call], given: object, *arguments: Any) -> Call:
     """Return a call; what reads files or copies much is made on a thread, which costs as much as a small call."""
     array = given.tokens if isinstance(given, EncodeResult) else given
-    size = len(given) if isinstance(given, bytes) else array.nbytes if isinstance(array, np.ndarray) else INLINE_BYTES
-    return make(*arguments) if size < INLINE_BYTES else await asyncio.to_thread(make, *arguments)
+    size = (
+        len(given) if isinstance(given, bytes) else array.nbytes if isinstance(array, np.ndarray) else CALL_INLINE_BYTES
+    )
+    return make(*arguments) if size < CALL_INLINE_BYTES else await asyncio.to_thread(make, *arguments)
 
 
 def _content(body: bytes | Path | None) -> bytes | AsyncIterator[bytes] | None:

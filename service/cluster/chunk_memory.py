@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from service.chunks import ChunkInput, ChunkOutput, ClipState
 from service.errors import ProblemError
+from service.offload import offload
 
 ALIGNMENT = 64
 NAME_BYTES = 8
@@ -119,11 +120,8 @@ class ChunkPlaces:
 
     def __init__(self, chunk: ChunkInput) -> None:
         self._chunk, self._memory = chunk, Memory()
-        arrays: list[NDArray[Any] | None] = [chunk.array]
         state = chunk.state
-        if state is not None and not isinstance(state, PlacedState):  # it came from another node
-            arrays += state.arrays
-        form, *forms = write(self._memory.descriptor, arrays)
+        form, *forms = write(self._memory.descriptor, _unplaced(chunk))
         self._array = PlacedArrays(self._memory.place, (form,))
         self._state = None if state is None else PlacedArrays(self._memory.place, tuple(forms))
         if isinstance(state, PlacedState):
@@ -133,6 +131,19 @@ class ChunkPlaces:
         """Return the chunk as a tokenizer gets it; each has a memory of its own for the outcome."""
         frames = 0 if self._chunk.state is None else self._chunk.state.frames
         return PlacedChunk(self._array, self._state, frames, self._chunk.final, out.place)
+
+
+async def place(chunk: ChunkInput) -> ChunkPlaces:
+    """Write a chunk to memory, a large one on a thread."""
+    size = sum(array.nbytes for array in _unplaced(chunk) if array is not None)
+    return await offload(size, ChunkPlaces, chunk)
+
+
+def _unplaced(chunk: ChunkInput) -> Sequence[NDArray[Any] | None]:
+    state = chunk.state
+    if state is None or isinstance(state, PlacedState):
+        return [chunk.array]
+    return [chunk.array, *state.arrays]  # it came from another node
 
 
 def outcome(out: Memory, answer: PlacedOutput) -> ChunkOutput:

@@ -10,7 +10,6 @@ from functools import partial
 from starlette.responses import Response
 
 from media.identify import VIDEO_TYPES
-from service.api.body import INLINE_BYTES
 from service.api.exchange import Exchange
 from service.api.items import Claim, Items, Outcome, answer_items
 from service.api.negotiation import accepts_by_name
@@ -21,6 +20,7 @@ from service.formats.codes import CODES_TYPES, write_codes
 from service.formats.media_types import MSGPACK, MSGPACK_SEQUENCE, OCTET_STREAM
 from service.formats.msgpack import result_map
 from service.formats.records import Record
+from service.offload import offload
 from service.operations.clip import ClipSource
 from service.operations.encode import EncodePlan, Encoding, encode_many
 from service.operations.encode import encode as run
@@ -40,8 +40,8 @@ async def encode(exchange: Exchange, upload: MediaUpload | Items[ClipSource], op
     tiers = (exchange.backend, exchange.media)
     encoded = await run(*tiers, upload.source, options, exchange.limits, accept, exchange.id, exchange.started)
     rendering = time.perf_counter()
-    if encoded.result.nbytes <= INLINE_BYTES and exchange.media_type == MSGPACK:
-        data = write_codes(encoded.result, MSGPACK)
+    if exchange.media_type == MSGPACK:
+        data = await offload(encoded.result.nbytes, write_codes, encoded.result, MSGPACK)
     else:
         data = await asyncio.to_thread(write_codes, encoded.result, exchange.media_type)
     return exchange.respond(data, encoded.card, encoded.decode_ms, encoded.timing, rendering)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from media.identify import MEDIA_TYPES
-from service.api.body import ALIASES, INLINE_BYTES, Body, BodyKind, declared_bytes, read_body, while_connected
+from service.api.body import ALIASES, Body, BodyKind, declared_bytes, read_body, while_connected
 from service.api.caller import caller_of, flow_of, group_of
 from service.api.deadline import Deadline
 from service.api.event_stream import EventStream
@@ -28,6 +28,7 @@ from service.api.streaming import StreamForm, answer_stream
 from service.errors import ProblemError
 from service.flow import current as current_flow
 from service.formats.media_types import MSGPACK_SEQUENCE
+from service.offload import offload
 from service.operations.options import RouteOptions
 from service.settings import Limits, Settings
 
@@ -164,6 +165,6 @@ def _media_type(request: Request) -> str:
 
 
 async def _parse(kind: BodyKind, body: Body, limits: Limits) -> Any:
-    if len(body.data) <= INLINE_BYTES and body.content_type.media_type in kind.inline:
-        return kind.parse(body, limits)
+    if body.content_type.media_type in kind.inline:
+        return await offload(len(body.data), kind.parse, body, limits)
     return await asyncio.to_thread(kind.parse, body, limits)

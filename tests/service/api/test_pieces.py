@@ -82,7 +82,7 @@ def test_large_parts_of_streams_are_read_and_written_on_threads(monkeypatch: pyt
     writer = RecordWriter()
     parts = [writer.part(Part("tokens", np.zeros((2, 2, 2), np.uint16))) for _ in range(3)]
     body = b"".join([writer.begin(Begin(bundle=VQ.hash)), *parts, writer.end(21)])
-    monkeypatch.setattr("service.api.streaming.INLINE_BYTES", 40)
+    monkeypatch.setattr("service.offload.COPY_INLINE_BYTES", 40)
     spy("pack_tensor")
     spy("unpack_tensor")
     with Server(Settings()) as server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import pickle
+import threading
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
@@ -26,10 +27,10 @@ from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
 from waiting import until
 
 from service.chunks import ChunkInput, ChunkOutput, ClipState
-from service.cluster import remote
+from service.cluster import chunk_memory, remote
 from service.cluster.chunk_memory import PlacedOutput, load, store
+from service.cluster.ray_backend import HandleCall, RayBackend
 from service.cluster.remote import CARDS_SECONDS
-from service.cluster.replicas import HandleCall, RayBackend
 from service.errors import ProblemError
 from service.scheduling.executor import DeviceFault
 from service.settings import Settings
@@ -202,6 +203,23 @@ async def test_chunks_of_this_node_are_in_shared_memory_whatever_replica_is_lost
         np.testing.assert_array_equal(done.array, frames)
         np.testing.assert_array_equal(state.arrays[0], PIXELS + turn)
     assert retries.count == 1
+
+
+async def test_large_chunks_are_written_to_memory_on_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, write = set[bool](), chunk_memory.write
+
+    def noted(*arguments: Any) -> Any:
+        if arguments[1][0] is PIXELS:  # the chunk's own
+            threads.add(threading.current_thread() is threading.main_thread())
+        return write(*arguments)
+
+    monkeypatch.setattr(chunk_memory, "write", noted)
+    for bound, on_loop in ((PIXELS.nbytes, True), (PIXELS.nbytes - 1, False)):
+        monkeypatch.setattr("service.offload.COPY_INLINE_BYTES", bound)
+        threads.clear()
+        backend, _, _ = make(count_up, link=Link())
+        await backend.encode_chunk("m", ChunkInput(PIXELS))
+        assert threads == {on_loop}
 
 
 async def test_a_chunk_that_comes_to_another_node_is_sent_there() -> None:

@@ -29,7 +29,8 @@ from service.chunks import ChunkInput
 from service.cluster import replicas
 from service.cluster.chunk_memory import ChunkPlaces, Memory, outcome, store
 from service.cluster.generators import Generator
-from service.cluster.replicas import HandleCall, Ingress, Tokenizer
+from service.cluster.ray_backend import HandleCall
+from service.cluster.replicas import Ingress, Tokenizer
 from service.engine.language_model_lane import LanguageModelLane
 from service.errors import ProblemError
 from service.metrics.tokenizer import KernelMetrics
